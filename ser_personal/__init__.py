@@ -1,0 +1,71 @@
+"""Personalised continuous speech emotion recognition: PAPT, CCC fine-tuning and PLDC."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ser_personal.audio import num_frames
+    from ser_personal.calibration.callback import PLDCCallback
+    from ser_personal.calibration.pldc import calibrate
+    from ser_personal.corpus.csv_corpus import CSVCorpus
+    from ser_personal.corpus.msp_podcast import MSPPodcast
+    from ser_personal.data.emotion_datamodule import EmotionDataModule
+    from ser_personal.data.pretrain_datamodule import PretrainDataModule
+    from ser_personal.finetune.concordance import ccc, ccc_loss
+    from ser_personal.finetune.module import EmotionFineTuning
+    from ser_personal.pretrain.masked_prediction import PredictionHead, masked_prediction_loss
+    from ser_personal.pretrain.papt import PAPT
+    from ser_personal.pretrain.span_mask import span_mask
+    from ser_personal.speakers.bank import SpeakerBank
+    from ser_personal.types import Utterance
+
+__all__ = [
+    "PAPT",
+    "CSVCorpus",
+    "EmotionDataModule",
+    "EmotionFineTuning",
+    "MSPPodcast",
+    "PLDCCallback",
+    "PredictionHead",
+    "PretrainDataModule",
+    "SpeakerBank",
+    "Utterance",
+    "calibrate",
+    "ccc",
+    "ccc_loss",
+    "masked_prediction_loss",
+    "num_frames",
+    "span_mask",
+]
+
+# Imported at first use: torch, lightning and transformers take 10 to 20 s, and `ser --help` needs none of them.
+_HOMES = {
+    "PAPT": "pretrain.papt",
+    "CSVCorpus": "corpus.csv_corpus",
+    "EmotionDataModule": "data.emotion_datamodule",
+    "EmotionFineTuning": "finetune.module",
+    "MSPPodcast": "corpus.msp_podcast",
+    "PLDCCallback": "calibration.callback",
+    "PredictionHead": "pretrain.masked_prediction",
+    "PretrainDataModule": "data.pretrain_datamodule",
+    "SpeakerBank": "speakers.bank",
+    "Utterance": "types",
+    "calibrate": "calibration.pldc",
+    "ccc": "finetune.concordance",
+    "ccc_loss": "finetune.concordance",
+    "masked_prediction_loss": "pretrain.masked_prediction",
+    "num_frames": "audio",
+    "span_mask": "pretrain.span_mask",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,114 @@
+"""Sound files -> mono 16 kHz waveforms, and how many frames HuBERT makes of them."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+import soundfile
+
+from ser_personal.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+SAMPLE_RATE = 16_000
+WINDOW = 400
+HOP = 320
+FRAME_RATE = SAMPLE_RATE // HOP
+
+
+@overload
+def num_frames(num_samples: int) -> int: ...
+@overload
+def num_frames(num_samples: Tensor) -> Tensor: ...
+def num_frames(num_samples: int | Tensor) -> int | Tensor:
+    """Count HuBERT's frames: a window of 400 samples every 320 samples, none in under 400 samples."""
+    frames = (num_samples - WINDOW) // HOP + 1
+    return max(0, frames) if isinstance(frames, int) else frames.clamp(min=0)
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    what = f"can't be decoded ({error})" if path.exists() else "no such audio file"
+    return UserError(what, where=path, remedy="`ser check CORPUS` lists every such file")
+
+
+def num_samples_of(path: Path) -> int:
+    """Read from a file's header how many samples it has once at 16 kHz.
+
+    Raises:
+        UserError: the file is missing or no sound file.
+    """
+    try:
+        info = soundfile.info(path)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise _unreadable(path, error) from error
+    rate: int = info.samplerate
+    return ceil(int(info.frames) * SAMPLE_RATE / rate)
+
+
+def decode(path: Path, start: int = 0, num_samples: int | None = None) -> NDArray[np.float32]:
+    """Decode a file, or a part of it, to mono at 16 kHz.
+
+    A 16 kHz file is read from `start` on; a file at another rate is resampled whole and then cut, so that a part
+    equals the same part of the whole.
+
+    Args:
+        path: any format that libsndfile reads (wav, flac, ogg, mp3, ...).
+        start: first sample, at 16 kHz.
+        num_samples: how many samples at 16 kHz; to the end if None.
+
+    Returns:
+        (samples,), fewer than `num_samples` where the file ends before.
+
+    Raises:
+        UserError: the file is missing or can't be decoded.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            if file.samplerate == SAMPLE_RATE:
+                file.seek(min(start, file.frames))
+                return _mono(file.read(-1 if num_samples is None else num_samples, dtype="float32", always_2d=True))
+            whole = _mono(file.read(dtype="float32", always_2d=True))
+            rate = file.samplerate
+    except (soundfile.SoundFileError, OSError) as error:
+        raise _unreadable(path, error) from error
+    return _resample(whole, rate)[start : None if num_samples is None else start + num_samples]
+
+
+def _mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
+
+
+def _resample(waveform: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    # Imported here because only files at other rates need it, and label files can be checked without torch.
+    import torch
+    import torchaudio
+
+    resampled: NDArray[np.float32] = torchaudio.functional.resample(
+        torch.from_numpy(waveform), rate, SAMPLE_RATE
+    ).numpy()
+    return resampled
+
+
+def normalize(waveforms: Tensor, num_samples: Tensor) -> Tensor:
+    """Bring each utterance to zero mean and unit variance over its real samples, padding left at zero.
+
+    Source: the preprocessing of HuBERT-large (transformers' `Wav2Vec2FeatureExtractor`).
+
+    Args:
+        waveforms: (batch, samples).
+        num_samples: (batch,).
+
+    Returns:
+        (batch, samples).
+    """
+    length = num_samples[:, None].to(waveforms.dtype)
+    real = num_samples.new_ones(waveforms.shape).cumsum(1) <= num_samples[:, None]
+    mean = (waveforms * real).sum(1, keepdim=True) / length
+    centred = (waveforms - mean) * real
+    return centred / ((centred.square().sum(1, keepdim=True) / length) + 1e-7).sqrt()

@@ -1,0 +1,142 @@
+"""What travels between the rooms, each thing under one name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypedDict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+ATTRIBUTES = ("arousal", "valence", "dominance")
+
+Attribute = Literal["arousal", "valence", "dominance"]
+FusionName = Literal["none", "first", "prefix", "concat", "last"]
+UnseenPolicy = Literal["mean", "zero", "error"]
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording of one speaker and what is annotated of it.
+
+    Attributes:
+        utterance_id: unique in its corpus.
+        path: the audio file.
+        split: train, validation, test1, test2, ...
+        speaker_id: None when unknown.
+        gender: as the corpus spells it, None when unknown.
+        seconds: duration, NaN where the audio can't be read.
+        labels: attribute -> value on the corpus's scale, NaN where missing.
+        emotion: categorical emotion, None when there is none.
+    """
+
+    utterance_id: str
+    path: Path
+    split: str
+    speaker_id: str | None = None
+    gender: str | None = None
+    seconds: float = float("nan")
+    labels: dict[str, float] = field(default_factory=dict)
+    emotion: str | None = None
+
+
+class SpeechBatch(TypedDict):
+    """Audio of one batch, padded at the end.
+
+    Attributes:
+        waveforms: (batch, samples), 16 kHz, zeros after each utterance's end.
+        num_samples: (batch,), real samples of each.
+        speaker_ids: (batch,), None where unknown.
+        indices: (batch,), positions in the datamodule's `utterances`.
+    """
+
+    waveforms: Tensor
+    num_samples: Tensor
+    speaker_ids: list[str | None]
+    indices: Tensor
+
+
+class PretrainBatch(SpeechBatch):
+    """Audio and its k-means ids.
+
+    Attributes:
+        pseudo_labels: (batch, frames), -100 after each utterance's end.
+    """
+
+    pseudo_labels: Tensor
+
+
+class EmotionBatch(SpeechBatch):
+    """Audio and its emotion annotations.
+
+    Attributes:
+        labels: (batch, attributes) in the order of `ATTRIBUTES`, NaN where missing.
+    """
+
+    labels: Tensor
+
+
+class EncoderOutput(NamedTuple):
+    """What an encoder makes of a batch.
+
+    Attributes:
+        frames: (batch, frames, dim), already personalised.
+        frame_mask: (batch, frames), True on real frames.
+        time_mask: (batch, frames), True on masked frames; None where nothing is masked.
+        feature_penalty: scalar, mean square of the front end's output over real frames; None where nobody asked.
+    """
+
+    frames: Tensor
+    frame_mask: Tensor
+    time_mask: Tensor | None = None
+    feature_penalty: Tensor | None = None
+
+
+class PredictionBatch(TypedDict):
+    """What a fine-tuned model says of one batch.
+
+    Attributes:
+        indices: (batch,), positions in the datamodule's `utterances`.
+        speaker_ids: (batch,), None where unknown.
+        pooled: (batch, dim), mean of the personalised frames over real frames.
+        predictions: (batch, attributes), the model's attributes in its own order.
+        labels: (batch, attributes), NaN where missing.
+    """
+
+    indices: Tensor
+    speaker_ids: list[str | None]
+    pooled: Tensor
+    predictions: Tensor
+    labels: Tensor
+
+
+class TrainingSet(Protocol):
+    """What a LightningModule may ask the trainer's datamodule for when a fit begins."""
+
+    @property
+    def train_speaker_ids(self) -> list[str]:
+        """Known training speakers, sorted."""
+
+    @property
+    def train_label_mean(self) -> dict[str, float]:
+        """Attribute -> mean label of the training set; attributes without labels are left out."""
+
+    def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
+        """At most `limit` training waveforms (samples,), spread evenly over the set, the same on every rank."""
+
+
+class PretrainingSet(TrainingSet, Protocol):
+    """What PAPT asks for besides."""
+
+    @property
+    def num_clusters(self) -> int:
+        """Size of the codebook that the pseudo-labels come from."""
+
+    @property
+    def splits(self) -> list[str]:
+        """Sets whose audio is pre-trained on."""
