@@ -1,0 +1,160 @@
+"""What every corpus is: labelled utterances, speaker-checked splits, and the scale of the labels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from functools import cached_property
+from hashlib import blake2b
+from itertools import pairwise
+from multiprocessing.pool import ThreadPool
+from typing import TYPE_CHECKING
+
+from ser_personal.audio import SAMPLE_RATE, num_samples_of
+from ser_personal.corpus.splits import (
+    SpeakerSplits,
+    by_split,
+    canonical_split,
+    cut_adaptation,
+    first_few,
+    require_split,
+)
+from ser_personal.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ser_personal.types import Utterance
+
+# More than cores: on network storage the threads wait for the disk, not for a core.
+HEADER_THREADS = 16
+
+
+class Corpus(ABC):
+    """Labelled recordings on disk; nothing is read before the first property is.
+
+    Args:
+        scale: lowest and highest value of a label.
+        splits: names of the wanted splits, in any spelling; all if None.
+        allow_overlap: names of sets that may share speakers with train.
+        cut_test: a set to cut by speaker into `<name>_adaptation` and `<name>_evaluation`; none if None.
+        adaptation_seconds: audio that each speaker of that set gives to adaptation, at most.
+
+    Raises:
+        UserError: the scale is empty, or `adaptation_seconds` isn't positive.
+    """
+
+    def __init__(
+        self,
+        *,
+        scale: tuple[float, float] = (1, 7),
+        splits: Sequence[str] | None = None,
+        allow_overlap: Sequence[str] = (),
+        cut_test: str | None = None,
+        adaptation_seconds: float = 200.0,
+    ) -> None:
+        if not scale[0] < scale[1]:
+            raise UserError(f"{scale} is no scale", where="scale", remedy="Give the lowest, then the highest label")
+        if not adaptation_seconds > 0:
+            what = f"{adaptation_seconds} s is no duration"
+            raise UserError(what, where="adaptation_seconds", remedy="Give seconds a speaker, above 0")
+        self.scale = (float(scale[0]), float(scale[1]))
+        self._wanted = None if splits is None else [canonical_split(name) for name in splits]
+        self.allow_overlap = tuple(canonical_split(name) for name in allow_overlap)
+        self._cut_test = None if cut_test is None else canonical_split(cut_test)
+        self._adaptation_seconds = adaptation_seconds
+
+    @property
+    @abstractmethod
+    def label_file(self) -> Path:
+        """The file that lists the utterances and their labels."""
+
+    @abstractmethod
+    def read_labels(self) -> list[Utterance]:
+        """Read every utterance that the label file lists, splits under canonical names, without touching audio."""
+
+    @cached_property
+    def utterances(self) -> list[Utterance]:
+        """Utterances of the wanted splits, ordered by id; `seconds` is NaN where the audio can't be read.
+
+        Raises:
+            UserError: the label file can't be read, lists an id twice, or holds a label outside the scale.
+        """
+        listed = self.listed()
+        _refuse_duplicates(listed, self.label_file)
+        _refuse_outside_scale(listed, self.scale, self.label_file)
+        return self.arranged(listed)
+
+    @cached_property
+    def splits(self) -> SpeakerSplits:
+        """The utterances by set.
+
+        Raises:
+            UserError: a speaker stands in train and in a set that may not share speakers with it.
+        """
+        return SpeakerSplits.from_utterances(self.utterances, self.allow_overlap)
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of the utterance ids, equal for equal sets of utterances."""
+        ids = "\n".join(utterance.utterance_id for utterance in self.utterances)
+        return blake2b(ids.encode(), digest_size=8).hexdigest()
+
+    def listed(self) -> list[Utterance]:
+        """Read the wanted splits as the label file lists them, ordered by id, neither validated nor measured."""
+        utterances = sorted(self.read_labels(), key=lambda utterance: utterance.utterance_id)
+        if self._wanted is None:
+            return utterances
+        existing = by_split(utterances)
+        for name in self._wanted:
+            require_split(name, existing)
+        return [utterance for utterance in utterances if utterance.split in self._wanted]
+
+    def arranged(self, listed: Sequence[Utterance]) -> list[Utterance]:
+        """Fill in durations from the audio headers, then cut the test set where that was asked for."""
+        measured = measure(listed)
+        if self._cut_test is None:
+            return measured
+        return cut_adaptation(measured, self._cut_test, self._adaptation_seconds)
+
+
+def measure(utterances: Sequence[Utterance]) -> list[Utterance]:
+    """Fill in each utterance's `seconds` from its audio header, NaN where the file is missing or unreadable."""
+    with ThreadPool(HEADER_THREADS) as threads:
+        seconds = threads.map(_seconds, [utterance.path for utterance in utterances])
+    return [replace(utterance, seconds=length) for utterance, length in zip(utterances, seconds, strict=True)]
+
+
+def duplicates(utterances: Sequence[Utterance]) -> list[str]:
+    """Find ids that stand more than once in a list ordered by id."""
+    ids = [utterance.utterance_id for utterance in utterances]
+    return sorted({first for first, second in pairwise(ids) if first == second})
+
+
+def labels_outside(utterance: Utterance, scale: tuple[float, float]) -> dict[str, float]:
+    """Find an utterance's labels, by attribute, that lie outside the scale; a missing label never does."""
+    return {name: label for name, label in utterance.labels.items() if label < scale[0] or label > scale[1]}
+
+
+def _seconds(path: Path) -> float:
+    try:
+        return num_samples_of(path) / SAMPLE_RATE
+    except UserError:
+        return float("nan")
+
+
+def _refuse_duplicates(utterances: Sequence[Utterance], label_file: Path) -> None:
+    if twice := duplicates(utterances):
+        what = f"lists {len(twice)} utterance ids more than once: {first_few(twice)}"
+        raise UserError(what, where=label_file, remedy="Keep one row of each, or give each its own id")
+
+
+def _refuse_outside_scale(utterances: Sequence[Utterance], scale: tuple[float, float], label_file: Path) -> None:
+    for utterance in utterances:
+        for attribute, label in labels_outside(utterance, scale).items():
+            what = f"{attribute} is {label:g}, outside the scale {scale[0]:g} to {scale[1]:g}"
+            where = f"{label_file}, {utterance.utterance_id}"
+            raise UserError(
+                what, where=where, remedy="Correct the label, leave it blank, or give the corpus's own scale"
+            )

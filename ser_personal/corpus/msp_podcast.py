@@ -1,0 +1,174 @@
+"""MSP-Podcast on disk, every release from 1.6 on."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from ser_personal.corpus.base import Corpus
+from ser_personal.corpus.splits import canonical_split, first_few
+from ser_personal.corpus.table import attribute_labels, known, read_csv_rows, read_json_rows, read_text
+from ser_personal.errors import UserError
+from ser_personal.types import Utterance
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ser_personal.corpus.table import Row
+
+logger = logging.getLogger(__name__)
+
+# Releases 1.6 and 1.8 spell it "concensus".
+LABEL_FILES = ("labels_consensus.csv", "labels_concensus.csv", "labels_consensus.json", "labels_concensus.json")
+AUDIO_FOLDERS = ("Audios", "Audio")
+
+ATTRIBUTE_COLUMNS = {"arousal": "EmoAct", "valence": "EmoVal", "dominance": "EmoDom"}
+REQUIRED = ("FileName", *ATTRIBUTE_COLUMNS.values(), "SpkrID")
+
+EMOTIONS: dict[str, str | None] = {
+    "A": "anger",
+    "S": "sadness",
+    "H": "happiness",
+    "U": "surprise",
+    "F": "fear",
+    "D": "disgust",
+    "C": "contempt",
+    "N": "neutral",
+    "O": "other",
+    "X": None,
+}
+
+
+class MSPPodcast(Corpus):
+    """A release of MSP-Podcast: a folder with `Labels/` and `Audios/` (or `Audio/`).
+
+    Labels come from `labels_consensus` or `labels_concensus`, CSV before JSON, and lie on a scale from 1 to 7; hidden
+    ones (Test3) are NaN. `Development` is validation and `Test` is test1. An utterance's id is its file name without
+    suffix. The class letters become words (anger, sadness, ...); X, no agreement, is no emotion.
+
+    Args:
+        root: the release's folder.
+        splits: names of the wanted splits, in any spelling; all if None.
+        partitions: a split file in the form of `Partitions.txt` that replaces the release's own splits. Utterances must
+            stand in both it and the label file, so an older release can be rebuilt from a newer one's audio.
+        allow_overlap: names of sets that may share speakers with train.
+        cut_test: a set to cut by speaker into `<name>_adaptation` and `<name>_evaluation`; none if None.
+        adaptation_seconds: audio that each speaker of that set gives to adaptation, at most.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        splits: Sequence[str] | None = None,
+        partitions: str | None = None,
+        allow_overlap: Sequence[str] = (),
+        cut_test: str | None = None,
+        adaptation_seconds: float = 200.0,
+    ) -> None:
+        super().__init__(
+            scale=(1, 7),
+            splits=splits,
+            allow_overlap=allow_overlap,
+            cut_test=cut_test,
+            adaptation_seconds=adaptation_seconds,
+        )
+        self._root = Path(root)
+        self._partitions = None if partitions is None else Path(partitions)
+
+    @property
+    def label_file(self) -> Path:
+        """The label file that the release has.
+
+        Raises:
+            UserError: it has none.
+        """
+        folder = self._root / "Labels"
+        for name in LABEL_FILES:
+            if (folder / name).is_file():
+                return folder / name
+        what = f"no label file (looked for {', '.join(LABEL_FILES)})"
+        raise UserError(what, where=folder, remedy="Give the release's folder, the one that holds Labels and Audios")
+
+    @property
+    def audio_folder(self) -> Path:
+        """The folder of the recordings; the usual name where none exists."""
+        folders = [self._root / name for name in AUDIO_FOLDERS]
+        return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+    def read_labels(self) -> list[Utterance]:
+        """Read every row of the label file, those that the split file names where there is one.
+
+        Raises:
+            UserError: the label file or the split file can't be read, or they have no utterance in common.
+        """
+        label_file, audio_folder = self.label_file, self.audio_folder
+        if self._partitions is None:
+            rows = _read_rows(label_file, (*REQUIRED, "Split_Set"), filled=("FileName", "Split_Set"))
+            return [_utterance(row, row["Split_Set"], audio_folder, label_file) for row in rows]
+        rows = _read_rows(label_file, REQUIRED, filled=("FileName",))
+        partitions = read_partitions(self._partitions)
+        _report_unlabelled(partitions, rows, self._partitions, label_file)
+        return [
+            _utterance(row, partitions[_id(row["FileName"])], audio_folder, label_file)
+            for row in rows
+            if _id(row["FileName"]) in partitions
+        ]
+
+
+def read_partitions(path: Path) -> dict[str, str]:
+    """Read a split file: lines of `Train; NAME.wav`.
+
+    Returns:
+        Utterance id -> split as the file spells it.
+
+    Raises:
+        UserError: the file can't be read, a line has another form, or an utterance stands in two splits.
+    """
+    splits: dict[str, str] = {}
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        split, _, name = (part.strip() for part in line.partition(";"))
+        where = f"{path}, line {number}"
+        if not (split and name):
+            raise UserError(f"{line!r} is no split and file", where=where, remedy="Write lines like `Train; NAME.wav`")
+        if splits.setdefault(_id(name), split) != split:
+            what = f"{name} stands in {splits[_id(name)]} and in {split}"
+            raise UserError(what, where=where, remedy="Keep one of the lines")
+    return splits
+
+
+def _read_rows(label_file: Path, required: Sequence[str], filled: Sequence[str]) -> list[Row]:
+    if label_file.suffix == ".json":
+        return read_json_rows(label_file, "FileName", required, filled)
+    return read_csv_rows(label_file, required, filled)
+
+
+def _id(file_name: str) -> str:
+    return PurePosixPath(file_name).stem
+
+
+def _utterance(row: Row, split: str, audio_folder: Path, label_file: Path) -> Utterance:
+    name, emotion = row["FileName"], row.get("EmoClass", "")
+    return Utterance(
+        utterance_id=_id(name),
+        path=audio_folder / name,
+        split=canonical_split(split),
+        speaker_id=known(row["SpkrID"]),
+        gender=known(row.get("Gender", "")),
+        labels=attribute_labels(row, ATTRIBUTE_COLUMNS, f"{label_file}, {name}"),
+        emotion=EMOTIONS.get(emotion, known(emotion)),
+    )
+
+
+def _report_unlabelled(partitions: dict[str, str], rows: Sequence[Row], split_file: Path, label_file: Path) -> None:
+    unlabelled = sorted(partitions.keys() - {_id(row["FileName"]) for row in rows})
+    if len(unlabelled) == len(partitions):
+        what = f"names no utterance of {label_file}"
+        raise UserError(what, where=split_file, remedy="Give a split file of this corpus, lines like `Train; NAME.wav`")
+    if unlabelled:
+        count, names = len(unlabelled), first_few(unlabelled)
+        logger.warning(
+            "%s: %d utterances have no labels in %s, left out: %s", split_file, count, label_file.name, names
+        )

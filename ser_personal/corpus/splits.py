@@ -1,0 +1,161 @@
+"""Which utterances train, validate and test, and which speakers those sets may share."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from math import isnan
+from typing import TYPE_CHECKING
+
+from ser_personal.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ser_personal.types import Utterance
+
+_SYNONYMS = {
+    "training": "train",
+    "development": "validation",
+    "dev": "validation",
+    "val": "validation",
+    "valid": "validation",
+}
+_NUMBERED_TEST = re.compile(r"test[ _-]?(\d*)")
+
+
+def canonical_split(name: str) -> str:
+    """Bring a split's name to the one spelling used here, whatever release or table it comes from.
+
+    Args:
+        name: Train, Validation, Development, dev, val, Test, Test1, Test2, ... in any case.
+
+    Returns:
+        train, validation, test1 (for `Test` too), test2, ...; any other name in lower case.
+    """
+    name = name.strip().lower()
+    if numbered := _NUMBERED_TEST.fullmatch(name):
+        return f"test{int(numbered[1] or 1)}"
+    return _SYNONYMS.get(name, name)
+
+
+@dataclass(frozen=True)
+class SpeakerSplits:
+    """A corpus's sets, checked for speakers that stand both in training and in another set.
+
+    Attributes:
+        train: utterances to learn from.
+        validation: utterances that choose the checkpoint.
+        test: set name -> utterances, for every other set.
+        allow_overlap: canonical names of sets that may share speakers with training.
+
+    Raises:
+        UserError: a set that isn't allowed to shares a known speaker with training.
+    """
+
+    train: tuple[Utterance, ...]
+    validation: tuple[Utterance, ...]
+    test: dict[str, tuple[Utterance, ...]]
+    allow_overlap: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, speakers in shared_speakers(self.sets).items():
+            if name not in self.allow_overlap:
+                what = f"{len(speakers)} of its speakers stand in train as well: {first_few(speakers)}"
+                remedy = f"Move them to one set, or allow it with allow_overlap: [{name}]"
+                raise UserError(what, where=f"split {name}", remedy=remedy)
+
+    @classmethod
+    def from_utterances(cls, utterances: Iterable[Utterance], allow_overlap: Iterable[str] = ()) -> SpeakerSplits:
+        """Gather utterances by the split each one names, in the order given."""
+        sets = by_split(utterances)
+        return cls(sets.pop("train", ()), sets.pop("validation", ()), sets, tuple(allow_overlap))
+
+    @property
+    def sets(self) -> dict[str, tuple[Utterance, ...]]:
+        """Every set by its name, train and validation first."""
+        return {"train": self.train, "validation": self.validation, **self.test}
+
+
+def by_split(utterances: Iterable[Utterance]) -> dict[str, tuple[Utterance, ...]]:
+    """Gather utterances by the split each one names: train, validation, then the others by name."""
+    sets = defaultdict(list)
+    for utterance in utterances:
+        sets[utterance.split].append(utterance)
+    order = sorted(sets, key=lambda name: (name != "train", name != "validation", name))
+    return {name: tuple(sets[name]) for name in order}
+
+
+def shared_speakers(sets: Mapping[str, Sequence[Utterance]]) -> dict[str, list[str]]:
+    """Find the known speakers, sorted, that each set shares with train; sets that share none are left out."""
+    train = known_speakers(sets.get("train", ()))
+    shared = {name: sorted(train & known_speakers(sets[name])) for name in sets if name != "train"}
+    return {name: speakers for name, speakers in shared.items() if speakers}
+
+
+def known_speakers(utterances: Iterable[Utterance]) -> set[str]:
+    """Gather the speakers of some utterances, unknown ones left out."""
+    return {utterance.speaker_id for utterance in utterances if utterance.speaker_id is not None}
+
+
+def cut_adaptation(utterances: Sequence[Utterance], name: str, seconds: float = 200.0) -> list[Utterance]:
+    """Cut a set's speakers into an adaptation and an evaluation part, as the paper's test-a and test-b seem to be.
+
+    Each speaker's whole utterances enter `<name>_adaptation` in the order of their ids, as long as they fit in
+    `seconds`; the rest make up `<name>_evaluation`. Ours: the adaptation part never exceeds half of a speaker's audio,
+    so that nobody drops out of the evaluation, and unknown speakers are only evaluated. Ids that follow the recordings
+    in time keep neighbouring utterances of one conversation together.
+
+    Args:
+        utterances: of any sets, with durations; utterances without a duration are only evaluated.
+        name: the set to cut.
+        seconds: audio a speaker gives to adaptation, at most.
+
+    Returns:
+        The same utterances in the same order, those of the set under their new split names.
+
+    Raises:
+        UserError: there is no set of that name.
+    """
+    sets = by_split(utterances)
+    require_split(name, sets)
+    of_speaker = defaultdict(list)
+    for utterance in sorted(sets[name], key=lambda utterance: utterance.utterance_id):
+        if utterance.speaker_id is not None and not isnan(utterance.seconds):
+            of_speaker[utterance.speaker_id].append(utterance)
+    adaptation = {id_ for speaker in of_speaker.values() for id_ in _first_seconds(speaker, seconds)}
+
+    def renamed(utterance: Utterance) -> Utterance:
+        part = "adaptation" if utterance.utterance_id in adaptation else "evaluation"
+        return replace(utterance, split=f"{name}_{part}") if utterance.split == name else utterance
+
+    return [renamed(utterance) for utterance in utterances]
+
+
+def _first_seconds(utterances: Sequence[Utterance], seconds: float) -> list[str]:
+    room = min(seconds, sum(utterance.seconds for utterance in utterances) / 2)
+    chosen = []
+    for utterance in utterances:
+        room -= utterance.seconds
+        if room < 0:
+            break
+        chosen.append(utterance.utterance_id)
+    return chosen
+
+
+def require_split(name: str, existing: Iterable[str]) -> None:
+    """Refuse a split that a corpus doesn't have.
+
+    Raises:
+        UserError: `name` isn't among `existing`.
+    """
+    existing = list(existing)
+    if name not in existing:
+        raise UserError("no such split", where=f"split {name}", remedy=f"Choose among {', '.join(existing)}")
+
+
+def first_few(names: Sequence[str], count: int = 3) -> str:
+    """Write out the first names of a list, and how many more there are."""
+    more = len(names) - count
+    return ", ".join(names[:count]) + (f" and {more:,} more" if more > 0 else "")

@@ -1,0 +1,167 @@
+"""Label files -> rows of text, with errors that name the file, the line and the cell."""
+
+from __future__ import annotations
+
+import csv
+import json
+from io import StringIO
+from math import isnan
+from typing import TYPE_CHECKING, Any
+
+from ser_personal.errors import UserError
+from ser_personal.types import ATTRIBUTES
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from pathlib import Path
+
+Row = dict[str, str]
+
+_NO_LABEL = frozenset({"", "-", "na", "n/a", "nan", "none", "null", "unknown", "hidden"})
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text file, with or without a byte order mark.
+
+    Raises:
+        UserError: there is no such file, or it isn't UTF-8 text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError("no such file", where=path, remedy="Check the spelling of the path") from error
+    except UnicodeDecodeError as error:
+        what = f"isn't UTF-8 text (byte {error.start} is {error.object[error.start]:#04x})"
+        raise UserError(what, where=path, remedy="Save the file again as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"can't be read ({error.strerror})", where=path, remedy="Give a readable file") from error
+
+
+def read_csv_rows(path: Path, required: Collection[str], filled: Collection[str] = ()) -> list[Row]:
+    """Read a comma-separated table whose columns are known by name, in any order.
+
+    Args:
+        path: the table, with a header line.
+        required: columns it must have.
+        filled: those of them without a blank cell.
+
+    Returns:
+        Column -> cell of each row, surrounding blanks removed; lines without any cell are left out.
+
+    Raises:
+        UserError: the file can't be read, lacks a column or a cell, holds no row, or a row has more or fewer cells than
+            the header.
+    """
+    reader = csv.reader(StringIO(read_text(path), newline=""), strict=True)
+    rows = []
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        _require_columns(header, required, path)
+        for cells in filter(None, reader):
+            where = f"{path}, line {reader.line_num}"
+            if len(cells) != len(header):
+                what = f"{len(cells)} cells where the header has {len(header)}"
+                raise UserError(what, where=where, remedy="Give every row one cell a column, commas in quotes")
+            row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+            _require_filled(row, filled, where)
+            rows.append(row)
+    except csv.Error as error:
+        where = f"{path}, line {reader.line_num}"
+        raise UserError(f"broken CSV ({error})", where=where, remedy="Mend or remove the line") from error
+    return _require_rows(rows, path)
+
+
+def read_json_rows(path: Path, key: str, required: Collection[str], filled: Collection[str] = ()) -> list[Row]:
+    """Read a JSON object of objects as the table it is a twin of.
+
+    Args:
+        path: a file such as `{"NAME.wav": {"EmoAct": 4.0, ...}, ...}`.
+        key: the column that the outer keys fill.
+        required: columns that every row must have.
+        filled: those of them without a blank cell.
+
+    Returns:
+        Column -> cell of each row, as text; null and NaN become blank.
+
+    Raises:
+        UserError: the file can't be read, isn't such JSON, names a key twice, lacks a column or a cell, or is empty.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in members if names.count(name) > 1)
+            raise UserError(f"{twice!r} is listed more than once", where=path, remedy="Keep one of them")
+        return members
+
+    try:
+        table = json.loads(read_text(path), object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        remedy = "Mend the file or fetch it again"
+        raise UserError(f"broken JSON ({error})", where=path, remedy=remedy) from error
+    if not isinstance(table, dict) or not all(isinstance(fields, dict) for fields in table.values()):
+        remedy = f"Give one object, from {key} to an object of fields"
+        raise UserError("isn't a JSON object of objects", where=path, remedy=remedy)
+    rows = [{key: name} | {column: _cell(value) for column, value in fields.items()} for name, fields in table.items()]
+    for row in rows:
+        where = f"{path}, {row[key]}"
+        _require_columns(row, required, where)
+        _require_filled(row, filled, where)
+    return _require_rows(rows, path)
+
+
+def attribute_labels(row: Row, columns: Mapping[str, str], where: object) -> dict[str, float]:
+    """Read a row's emotion annotations.
+
+    Args:
+        row: column -> cell.
+        columns: attribute -> the column that holds it.
+        where: what an error calls the row.
+
+    Returns:
+        Attribute -> value for each of `ATTRIBUTES`, NaN where the column or the label is missing or hidden.
+
+    Raises:
+        UserError: a label isn't a number.
+    """
+    return {attribute: _label(row.get(columns[attribute], ""), columns[attribute], where) for attribute in ATTRIBUTES}
+
+
+def known(cell: str) -> str | None:
+    """Turn a blank cell or `Unknown` into None."""
+    return None if cell.lower() in {"", "unknown"} else cell
+
+
+def _label(cell: str, column: str, where: object) -> float:
+    if cell.lower() in _NO_LABEL:
+        return float("nan")
+    try:
+        return float(cell)
+    except ValueError as error:
+        remedy = "Write a number, or leave the cell blank where there is no label"
+        raise UserError(f"{column} is {cell!r}, not a number", where=where, remedy=remedy) from error
+
+
+def _cell(value: object) -> str:
+    blank = value is None or (isinstance(value, float) and isnan(value))
+    return "" if blank else str(value).strip()
+
+
+def _require_columns(found: Collection[str], required: Collection[str], where: object) -> None:
+    missing = [name for name in required if name not in found]
+    if missing:
+        what = f"no column {', '.join(missing)} (found: {', '.join(found) or 'none'})"
+        raise UserError(what, where=where, remedy="Name the columns as listed, separated by commas")
+
+
+def _require_filled(row: Row, filled: Collection[str], where: object) -> None:
+    for column in filled:
+        if not row[column]:
+            raise UserError(f"blank {column}", where=where, remedy="Fill it in or remove the row")
+
+
+def _require_rows(rows: list[Row], path: Path) -> list[Row]:
+    if not rows:
+        raise UserError("lists no utterance", where=path, remedy="Give a table with at least one row")
+    return rows

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import soundfile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Row = Sequence[object]
+
+MSP_COLUMNS = ["FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set"]
+
+
+def write_wav(path: Path, num_samples: int = 1600, rate: int = 16_000, channels: int = 1) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.zeros((num_samples, channels)), rate, subtype="PCM_16")
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+
+
+@pytest.fixture
+def wav() -> Callable[..., None]:
+    """Writes silence: `wav(path, num_samples=, rate=, channels=)`."""
+    return write_wav
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a release in MSP-Podcast's layout, with audio for every row."""
+
+    def write(rows: Sequence[Row], label_file: str = "labels_consensus.csv", audio: str = "Audios") -> Path:
+        root = tmp_path / "release"
+        for row in rows:
+            write_wav(root / audio / str(row[0]))
+        path = root / "Labels" / label_file
+        if path.suffix == ".csv":
+            write_table(path, MSP_COLUMNS, rows)
+        else:
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps({row[0]: dict(zip(MSP_COLUMNS[1:], row[1:], strict=True)) for row in rows}))
+        return root
+
+    return write
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Callable[..., str]:
+    """Writes a corpus.csv, with audio for every row."""
+
+    def write(columns: Sequence[str], *rows: Row) -> str:
+        for row in rows:
+            if name := str(row[list(columns).index("path")] if "path" in columns else ""):
+                write_wav(tmp_path / name)
+        write_table(tmp_path / "corpus.csv", columns, rows)
+        return str(tmp_path / "corpus.csv")
+
+    return write

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ser_personal.corpus import problems as kinds
+from ser_personal.corpus.check import check
+from ser_personal.corpus.csv_corpus import CSVCorpus
+from ser_personal.corpus.problems import find_problems
+from ser_personal.errors import UserError
+
+COLUMNS = ["path", "speaker", "split", "arousal"]
+GOOD = [["a.wav", "s", "train", 2], ["b.wav", "", "train", 4], ["c.wav", "t", "dev", 3]]
+
+Table = Callable[..., str]
+Wav = Callable[..., None]
+
+
+def found(path: str, **options: object) -> list[tuple[str, str, str]]:
+    corpus = CSVCorpus(path, **options)
+    problems = find_problems(corpus.arranged(corpus.listed()), corpus.scale, corpus.allow_overlap)
+    return [(problem.kind.title, Path(problem.where).name, problem.detail) for problem in problems]
+
+
+def test_a_sound_corpus(table: Table, capsys: pytest.CaptureFixture[str]) -> None:
+    path = table(COLUMNS, *GOOD)
+    assert found(path) == []
+    assert check(path) == 0
+    lines = [line.split() for line in capsys.readouterr().out.replace("│", " ").splitlines()]
+    assert ["train", "2", "0.00", "1", "1"] in lines
+    assert ["train", "0.10", "0.10", "0.10", "0.10", "0.10"] in lines
+    assert ["train", *["3.00", "(2.00", "to", "4.00)", "none", "none"]] in lines
+    assert ["No", "problem", "found."] in lines
+
+
+def test_every_kind_of_bad_audio_is_found(table: Table, wav: Wav, tmp_path: Path) -> None:
+    names = ["missing", "unreadable", "hollow", "empty", "short", "stereo", "long_enough"]
+    path = table(COLUMNS, *GOOD, *([f"{name}.wav", "s", "train", 2] for name in names))
+    (tmp_path / "missing.wav").unlink()
+    (tmp_path / "unreadable.wav").write_bytes(b"no sound at all")
+    (tmp_path / "hollow.wav").write_bytes(b"")
+    wav(tmp_path / "empty.wav", num_samples=0)
+    wav(tmp_path / "short.wav", num_samples=399)
+    wav(tmp_path / "stereo.wav", num_samples=4410, rate=44_100, channels=2)
+    wav(tmp_path / "long_enough.wav", num_samples=400)
+    problems = {name: (title, detail) for title, name, detail in found(path)}
+    assert problems.pop("unreadable.wav")[0] == kinds.UNREADABLE.title
+    assert problems == {
+        "missing.wav": (kinds.MISSING.title, ""),
+        "hollow.wav": (kinds.EMPTY.title, ""),
+        "empty.wav": (kinds.EMPTY.title, ""),
+        "short.wav": (kinds.TOO_SHORT.title, "399 samples"),
+        "stereo.wav": (kinds.OTHER_FORMAT.title, "44100 Hz, 2 channels"),
+    }
+
+
+def test_problems_of_labels_and_sets(table: Table) -> None:
+    rows = [
+        ["x.wav", "s", "test", 9],
+        ["y.wav", "u", "test", ""],
+        ["y.flac", "u", "test", 1],
+        ["z.wav", "u", "test", 1],
+    ]
+    path = table(COLUMNS, *GOOD[:2], *rows)
+    expected = [
+        (kinds.EMPTY_SET.title, "validation", ""),
+        (kinds.SHARED_SPEAKER.title, "s", "test1"),
+        (kinds.DUPLICATE_ID.title, "y", ""),
+        (kinds.LABEL_OUTSIDE.title, "x", "arousal 9"),
+        (kinds.LABEL_MISSING.title, "y", "arousal"),
+    ]
+    assert found(path) == expected
+    assert found(path, allow_overlap=["test"])[1] == (kinds.ALLOWED_SPEAKER.title, "s", "test1")
+
+
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [(["d.wav", "s", "train", 9], 1), (["d.wav", "s", "dev", 2], 1), (["d.wav", "v", "dev", ""], 0)],
+)
+def test_exit_code_says_whether_training_would_fail(row: list[object], code: int, table: Table) -> None:
+    assert check(table(COLUMNS, *GOOD, row)) == code
+
+
+def test_a_line_a_kind_with_the_first_names(
+    table: Table, wav: Wav, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = table(COLUMNS, *GOOD, ["stereo.wav", "s", "train", 1], *([f"[{n}].wav", "s", "train", 1] for n in range(5)))
+    wav(tmp_path / "stereo.wav", channels=2)
+    for n in range(5):
+        (tmp_path / f"[{n}].wav").unlink()
+    assert check(path) == 1
+    error, note = capsys.readouterr().out.splitlines()[-2:]
+    names = ", ".join(str(tmp_path / f"[{n}].wav") for n in range(3))
+    assert error == f"error: audio file missing: 5: {names} and 2 more"
+    assert note.startswith("note: audio not 16 kHz mono, converted on the fly: 1: ")
+
+
+def test_a_table_that_cannot_be_read_is_the_users_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        check(str(tmp_path / "corpus.csv"))
