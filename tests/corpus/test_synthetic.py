@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from ser_personal.corpus.synthetic import _emotion, _rng, _split, synth
+from ser_personal.corpus.synthetic_language import SEGMENTS, WORDS, idiolect, lexicon
+from ser_personal.corpus.synthetic_speakers import HIGHEST, LOWEST, SHARED_EXPRESSION, Population
+from ser_personal.corpus.synthetic_speech import FREQUENCIES, Delivery, _vocal_tract, speak
+from ser_personal.errors import UserError
+
+SHORT = {"min_seconds": 0.5, "max_seconds": 0.8}
+# Without any noise but friction, so that what is left is voice.
+PLAIN = Delivery(150, 0, -30, -6, 1, 1, -200, -200, words=np.full(WORDS, 1 / WORDS))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("synthetic") / "corpus"
+    synth(str(folder), speakers=10, utterances=3, seed=5, **SHORT)
+    return folder
+
+
+def population(link=0.7, *, shared=False, seed=0):
+    return Population.draw(_rng(seed), link, shared_expression=shared)
+
+
+def people(how_many, **switches):
+    drawn = population(**switches)
+    return [drawn.speaker(number, _rng(0, number)) for number in range(1, how_many + 1)]
+
+
+def audio_bytes(folder):
+    return {path.name: path.read_bytes() for path in sorted((folder / "Audios").iterdir())}
+
+
+def decibels(waveform):
+    return 20 * np.log10(np.sqrt(np.mean(np.square(waveform))))
+
+
+def test_layout_is_msp_podcasts(corpus):
+    labels = pd.read_csv(corpus / "Labels" / "labels_consensus.csv")
+    assert list(labels) == ["FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set"]
+    assert set(labels.FileName) == set(audio_bytes(corpus))
+    assert labels.FileName[0] == "MSP-PODCAST_0001_0001.wav"
+    assert set(labels.EmoClass) <= set("ASHN")
+    assert labels[["EmoAct", "EmoVal", "EmoDom"]].stack().between(1, 7).all()
+    assert (labels.groupby("SpkrID").Split_Set.nunique() == 1).all()
+    assert set(labels.Split_Set) == {"Train", "Development", "Test1"}
+
+
+def test_audio_is_16_khz_mono_pcm16_of_the_wanted_length(corpus):
+    for path in (corpus / "Audios").iterdir():
+        info = soundfile.info(path)
+        assert (info.samplerate, info.channels, info.subtype) == (16_000, 1, "PCM_16")
+        assert 0.5 <= info.duration <= 0.8
+
+
+def test_default_shares_of_the_splits():
+    assert Counter(_split(number, 80) for number in range(1, 81)) == {"Train": 52, "Development": 8, "Test1": 20}
+    assert Counter(_split(number, 4) for number in range(1, 5)) == {"Train": 2, "Development": 1, "Test1": 1}
+
+
+def test_one_seed_gives_the_same_bytes(corpus, tmp_path):
+    synth(str(tmp_path / "again"), speakers=10, utterances=3, seed=5, **SHORT)
+    files = [path.relative_to(corpus) for path in corpus.rglob("*.*")]
+    assert len(files) == 32
+    assert all((corpus / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in files)
+
+
+def test_another_seed_gives_other_speech(corpus, tmp_path):
+    synth(str(tmp_path / "other"), speakers=10, utterances=3, seed=6, **SHORT)
+    other = audio_bytes(tmp_path / "other")
+    assert all(other[name] != content for name, content in audio_bytes(corpus).items())
+
+
+def test_an_utterance_does_not_depend_on_the_corpus_size(corpus, tmp_path):
+    synth(str(tmp_path / "smaller"), speakers=4, utterances=2, seed=5, **SHORT)
+    whole = audio_bytes(corpus)
+    smaller = audio_bytes(tmp_path / "smaller")
+    assert len(smaller) == 8
+    assert all(whole[name] == content for name, content in smaller.items())
+
+
+def test_truth_agrees_with_the_labels(tmp_path):
+    synth(str(tmp_path / "corpus"), speakers=4, utterances=60, seed=1, min_seconds=0.5, max_seconds=0.5)
+    truth = pd.read_csv(tmp_path / "corpus" / "Truth" / "speakers.csv", index_col="SpkrID")
+    labels = pd.read_csv(tmp_path / "corpus" / "Labels" / "labels_consensus.csv").groupby("SpkrID")
+    for attribute, column in (("arousal", "EmoAct"), ("valence", "EmoVal"), ("dominance", "EmoDom")):
+        error = 4 * truth[f"{attribute}_std"] / np.sqrt(60)
+        assert ((labels[column].mean() - truth[f"{attribute}_mean"]).abs() < error).all()
+        assert ((labels[column].std() / truth[f"{attribute}_std"]).between(0.65, 1.35)).all()
+
+
+def test_linked_label_distributions_follow_from_the_voice_and_unlinked_ones_do_not():
+    def explained(link):
+        speakers = people(400, link=link)
+        voices = np.column_stack([np.stack([speaker.voice for speaker in speakers]), np.ones(400)])
+        targets = np.stack([[*speaker.label_mean, *np.log(speaker.label_std)] for speaker in speakers])
+        left = targets - voices @ np.linalg.lstsq(voices, targets)[0]
+        return 1 - left.var(0) / targets.var(0)
+
+    assert explained(1.0) == pytest.approx(np.ones(6))
+    assert explained(0.7) == pytest.approx(np.full(6, 0.49), abs=0.12)
+    assert (explained(0.0) < 0.06).all()
+
+
+@pytest.mark.parametrize("link", [0.0, 0.7, 1.0])
+def test_label_distributions_vary_as_much_whatever_the_link(link):
+    means = np.stack([speaker.label_mean for speaker in people(400, link=link)])
+    assert means.std(0) == pytest.approx(np.full(3, 0.45), abs=0.07)
+
+
+def test_expression_differs_by_group_around_the_shared_one():
+    groups = population().group_expression
+    assert groups.mean(0) == pytest.approx(SHARED_EXPRESSION)
+    assert np.abs(groups[0] - groups[1]).max() > 0.1
+
+
+def test_shared_expression_is_the_same_for_everyone():
+    assert all(np.array_equal(speaker.expression, SHARED_EXPRESSION) for speaker in people(8, shared=True))
+
+
+def test_gender_follows_pitch():
+    speakers = people(200)
+    pitch = {gender: np.mean([s.voice[0] for s in speakers if s.gender == gender]) for gender in ("Female", "Male")}
+    assert pitch["Female"] - pitch["Male"] > 5
+
+
+def test_arousal_is_louder():
+    speaker = people(1, shared=True)[0]
+    calm, excited = (
+        [decibels(speak(speaker.deliver(np.array([arousal, 4, 4]), _rng(i)), 32_000, _rng(i))) for i in range(10)]
+        for arousal in (2, 6)
+    )
+    assert np.mean(excited) - np.mean(calm) == pytest.approx(4 * SHARED_EXPRESSION[2, 0], abs=2)
+
+
+@pytest.mark.parametrize("extreme", [LOWEST, HIGHEST])
+def test_the_loudest_speech_keeps_headroom(extreme):
+    speaker = replace(people(1, shared=True)[0], voice=extreme * 1.0)
+    deliveries = [replace(speaker.deliver(np.array([4, 4, 4]), _rng(i)), level=HIGHEST[2]) for i in range(20)]
+    peaks = [np.abs(speak(delivery, 32_000, _rng(i))).max() for i, delivery in enumerate(deliveries)]
+    assert max(peaks) < 1
+
+
+def test_level_is_in_decibels():
+    quiet, loud = (speak(replace(PLAIN, level=level), 32_000, _rng(1)) for level in (-36, -30))
+    assert decibels(loud) - decibels(quiet) == pytest.approx(6, abs=1e-3)
+
+
+def test_tilt_is_in_decibels_an_octave():
+    vowel = np.array([[500, 1500, 2500]], dtype=np.float32)
+    flat, steep = (np.abs(_vocal_tract(vowel, replace(PLAIN, tilt=tilt)))[0] for tilt in (-3, -6))
+    change = 20 * np.log10(steep[16:] / flat[16:])  # from 500 Hz on
+    assert change[[16, 48]] - change[[0, 16]] == pytest.approx([-3, -3], abs=1e-3)  # to 1 kHz, and on to 2 kHz
+
+
+def test_formants_are_the_peaks_of_the_vocal_tract():
+    response = np.abs(
+        _vocal_tract(np.array([[500, 1500, 2500]], dtype=np.float32), replace(PLAIN, formants=1.25, tilt=0))
+    )[0]
+    peaks = FREQUENCIES[1:-1][(response[1:-1] > response[:-2]) & (response[1:-1] > response[2:])]
+    assert peaks[:3] == pytest.approx([625, 1875, 3125], abs=32)
+
+
+@pytest.mark.parametrize("pitch", [90, 150, 240])
+def test_pitch_is_heard_at_its_frequency(pitch):
+    waveform = speak(replace(PLAIN, pitch=pitch), 64_000, _rng(3))
+    correlation = np.fft.irfft(np.abs(np.fft.rfft(waveform, 131_072)) ** 2)
+    shortest, longest = int(16_000 / pitch / 1.3), int(16_000 / pitch * 1.3)
+    period = shortest + correlation[shortest:longest].argmax()
+    assert 16_000 / period == pytest.approx(pitch, rel=0.06)
+
+
+def test_words_are_made_of_the_inventory():
+    assert len(lexicon()) == WORDS
+    for word in lexicon():
+        assert len(word.segments) == len(word.syllables)
+        assert set(word.segments) <= set(SEGMENTS)
+
+
+def test_speakers_have_favourite_words_and_the_language_common_ones():
+    shares = np.stack([idiolect(_rng(number)) for number in range(300)])
+    assert shares.sum(1) == pytest.approx(np.ones(300))
+    assert len(set(shares.argmax(1))) > 20
+    assert shares[:, :30].mean() > 1.5 * shares[:, 30:].mean()
+
+
+def test_emotion_is_the_nearest_of_arousal_and_valence():
+    assert [_emotion(np.array(labels)) for labels in ((6, 2, 6), (6, 6, 4), (2, 2, 2), (4, 4, 4))] == list("AHSN")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"speakers": 3}, r"--speakers: 3 is below 4.*Give 4 or more"),
+        ({"utterances": 1}, r"--utterances: 1 is below 2.*Give 2 or more"),
+        ({"seed": -1}, r"--seed: -1 is below 0"),
+        ({"min_seconds": 0.1}, r"--min-seconds: 0.1 is below 0.5"),
+        ({"max_seconds": 1}, r"--max-seconds: 1 is below 2.0, and that is --min-seconds"),
+        ({"voice_label_link": 1.5}, r"--voice-label-link: 1.5 is no share. Give a number from 0 to 1"),
+    ],
+)
+def test_refuses_what_makes_no_corpus(tmp_path, arguments, line):
+    with pytest.raises(UserError, match=line):
+        synth(str(tmp_path / "corpus"), **arguments)
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_refuses_a_folder_with_something_in_it(tmp_path):
+    (tmp_path / "precious.txt").touch()
+    with pytest.raises(UserError, match="is not an empty folder"):
+        synth(str(tmp_path))
+
+
+def test_needs_no_network_library():
+    script = "import sys, ser_personal.corpus.synthetic; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
