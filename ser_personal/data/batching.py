@@ -1,0 +1,143 @@
+"""Which utterances share a batch: similar lengths, a budget of seconds, the same plan on every rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import cycle, islice
+from math import ceil
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from ser_personal.audio import SAMPLE_RATE
+from ser_personal.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+# Lengths are blurred by up to this share before sorting: utterances meet others of about their length in every epoch.
+JITTER = 0.03
+
+
+@dataclass(frozen=True)
+class ExampleKey:
+    """What a dataset is asked for; the epoch travels along since workers that persist see no `set_epoch`.
+
+    Attributes:
+        index: position in the datamodule's `utterances`.
+        epoch: decides the crop.
+    """
+
+    index: int
+    epoch: int
+
+
+class BucketBatchSampler(Sampler[list[ExampleKey]]):
+    """Batches of similar lengths, each within a budget of padded audio, dealt to the ranks in turn.
+
+    The plan of an epoch is a pure function of the seed and the epoch, whatever the number of ranks. Every rank gets
+    equally many batches, as many in every epoch; where the plan doesn't divide, its first batches are repeated (in
+    evaluation, drop repeats by index). Batches of one, which batch normalisation can't train on, occur only where the
+    budget allows no other way. Evaluation goes from the longest utterance to the shortest.
+
+    Args:
+        indices: positions in the datamodule's `utterances`.
+        num_samples: how many samples of each a batch holds, in the same order.
+        batch_seconds: seconds of a batch, padding included, at most.
+        max_batch: utterances of a batch, at most; no limit if None.
+        shuffle: anew in every epoch; else sorted by length.
+        seed: of the shuffling.
+        rank: which of the processes this one is.
+        world_size: how many processes there are.
+
+    Raises:
+        UserError: the longest utterance is longer than the budget.
+    """
+
+    def __init__(
+        self,
+        indices: Sequence[int],
+        num_samples: Sequence[int],
+        *,
+        batch_seconds: float,
+        max_batch: int | None = None,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._indices = np.asarray(indices, dtype=np.int64)
+        self._num_samples = np.asarray(num_samples, dtype=np.int64)
+        self._shuffle, self._seed = shuffle, seed
+        self._rank, self._world_size = rank, world_size
+        self._epoch = 0
+        self.first_batch = 0
+        longest = self._num_samples.max(initial=0)
+        if longest > batch_seconds * SAMPLE_RATE:
+            raise UserError(
+                f"the longest utterance, {longest / SAMPLE_RATE:.2f} s, doesn't fit a batch of {batch_seconds:g} s",
+                where="batch_seconds",
+                remedy="Raise data.batch_seconds to at least its length, or lower data.max_samples",
+            )
+        in_order = np.sort(self._num_samples)[::-1]
+        # Blurred lengths put at rank r no utterance longer than this, so one plan of sizes holds in every epoch.
+        at_most = np.minimum(in_order * (1 + JITTER) / (1 - JITTER), longest) if shuffle else in_order
+        self._sizes = batch_sizes(at_most, int(batch_seconds * SAMPLE_RATE), max_batch)
+
+    @property
+    def sampler(self) -> Self:
+        """Itself: Lightning calls `set_epoch` on `batch_sampler.sampler` only."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration is of."""
+        self._epoch = epoch
+
+    def plan(self, epoch: int) -> list[list[int]]:
+        """List the batches of all ranks in an epoch, as positions in `utterances`."""
+        keys = self._num_samples.astype(np.float64)
+        rng = np.random.default_rng((self._seed, epoch))
+        if self._shuffle:
+            keys *= 1 + rng.uniform(-JITTER, JITTER, len(keys))
+        order = self._indices[np.argsort(-keys, kind="stable")]
+        batches = [batch.tolist() for batch in np.split(order, np.cumsum(self._sizes)[:-1])] if self._sizes else []
+        return [batches[i] for i in rng.permutation(len(batches))] if self._shuffle else batches
+
+    def __len__(self) -> int:
+        """Count the batches of this rank in a whole epoch."""
+        return ceil(len(self._sizes) / self._world_size)
+
+    def __iter__(self) -> Iterator[list[ExampleKey]]:
+        """Go through this rank's batches of the epoch, from `first_batch` on."""
+        epoch = self._epoch if self._shuffle else 0
+        dealt = islice(cycle(self.plan(epoch)), self._rank, len(self) * self._world_size, self._world_size)
+        return ([ExampleKey(index, epoch) for index in batch] for batch in islice(dealt, self.first_batch, None))
+
+
+def batch_sizes(num_samples: NDArray[np.number], budget: int, max_batch: int | None = None) -> list[int]:
+    """Cut a list of lengths, longest first, into batches.
+
+    Args:
+        num_samples: (utterances,), descending, none above the budget.
+        budget: samples of a batch, padding included, at most.
+        max_batch: utterances of a batch, at most; no limit if None.
+
+    Returns:
+        The sizes of consecutive batches. The last one takes utterances from an earlier one where it would be smaller.
+    """
+    sizes: list[int] = []
+    start = 0
+    while start < len(num_samples):
+        size = min(int(budget // num_samples[start]), len(num_samples) - start, max_batch or len(num_samples))
+        sizes.append(size)
+        start += size
+    # Between the giving batch and the last one lie pairs at most, which two longer utterances still fit.
+    giving = next((i for i in reversed(range(len(sizes) - 1)) if sizes[i] >= 3), None)
+    if giving is not None and sizes[giving] > sizes[-1]:
+        moved = (sizes[giving] - sizes[-1]) // 2
+        sizes[giving] -= moved
+        sizes[-1] += moved
+    return sizes

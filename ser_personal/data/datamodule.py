@@ -1,0 +1,191 @@
+"""What both datamodules share: which utterances of a split are used, and loaders over them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from functools import cached_property
+from math import isnan
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+
+from ser_personal.audio import WINDOW
+from ser_personal.corpus.resolve import open_corpus
+from ser_personal.corpus.splits import canonical_split, require_split
+from ser_personal.data.batching import BucketBatchSampler, ExampleKey
+from ser_personal.data.dataset import SpeechExample, samples_of
+from ser_personal.data.loader import SpeechLoader
+from ser_personal.errors import UserError
+from ser_personal.types import ATTRIBUTES, SpeechBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from ser_personal.corpus.base import Corpus
+    from ser_personal.data.dataset import SpeechDataset
+    from ser_personal.types import Utterance
+
+Example = TypeVar("Example", bound=SpeechExample)
+Batch = TypeVar("Batch", bound=SpeechBatch)
+
+
+class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
+    """Loaders over a corpus, which is read at the first use, not here.
+
+    Args:
+        corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
+        batch_seconds: seconds of a batch, padding included, at most.
+        max_batch: utterances of a batch, at most; no limit if None.
+        max_samples: samples of an utterance, at most.
+        known_speakers_only: leave out utterances whose speaker is unknown.
+        num_workers: processes that decode audio, for each loader.
+        seed: of the shuffling.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus | str,
+        *,
+        batch_seconds: float,
+        max_batch: int | None,
+        max_samples: int,
+        known_speakers_only: bool,
+        num_workers: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self._corpus_or_path = corpus
+        self.batch_seconds, self.max_batch, self.max_samples = batch_seconds, max_batch, max_samples
+        self.known_speakers_only = known_speakers_only
+        self.num_workers, self.seed = num_workers, seed
+        self._indices_of: dict[str, list[int]] = {}
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The corpus, opened."""
+        return open_corpus(self._corpus_or_path)
+
+    @property
+    def utterances(self) -> list[Utterance]:
+        """All utterances of the corpus, used or not: what a batch's `indices` point to."""
+        return self.corpus.utterances
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Lowest and highest value of a label."""
+        return self.corpus.scale
+
+    @property
+    @abstractmethod
+    def train_indices(self) -> list[int]:
+        """Positions of the training utterances in `utterances`."""
+
+    @property
+    def train_speaker_ids(self) -> list[str]:
+        """Known training speakers, sorted."""
+        return sorted({id_ for i in self.train_indices if (id_ := self.utterances[i].speaker_id) is not None})
+
+    @property
+    def train_label_mean(self) -> dict[str, float]:
+        """Attribute -> mean label of the training set; attributes without labels are left out."""
+        labels = {
+            attribute: [self.utterances[i].labels.get(attribute, np.nan) for i in self.train_indices]
+            for attribute in ATTRIBUTES
+        }
+        return {name: float(np.nanmean(values)) for name, values in labels.items() if not np.isnan(values).all()}
+
+    def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
+        """Decode at most `limit` training waveforms (samples,), spread evenly over the set, the same on every rank."""
+        count = min(limit, len(self.train_indices))
+        for k in range(count):
+            yield self.dataset[ExampleKey(self.train_indices[k * len(self.train_indices) // count], epoch=0)].waveform
+
+    @property
+    @abstractmethod
+    def dataset(self) -> SpeechDataset[Example]:
+        """Examples of all utterances, whatever their split."""
+
+    @property
+    @abstractmethod
+    def collate(self) -> Callable[[Sequence[Example]], Batch]:
+        """Examples -> batch."""
+
+    @abstractmethod
+    def reason_to_drop(self, utterance: Utterance) -> str | None:
+        """Say why an utterance with readable audio isn't used; None where it is."""
+
+    def split_indices(self, split: str) -> list[int]:
+        """Find the utterances of a split that are used, as positions in `utterances`; the others are counted once.
+
+        Raises:
+            UserError: there is no such split, or audio of it is missing, unreadable or shorter than one frame.
+        """
+        name = canonical_split(split)
+        if name not in self._indices_of:
+            self._indices_of[name] = self._select(name)
+        return self._indices_of[name]
+
+    def wanted_indices(self, splits: Sequence[str]) -> list[int]:
+        """Find the utterances of several splits that are used.
+
+        Raises:
+            UserError: there are none.
+        """
+        indices = [index for split in splits for index in self.split_indices(split)]
+        if not indices:
+            raise UserError(
+                "no utterance is left to use",
+                where=f"split {', '.join(splits)}" if splits else "splits",
+                remedy="See what `ser check CORPUS` lists; data.known_speakers_only=false keeps unknown speakers",
+            )
+        return indices
+
+    def loader(self, indices: Sequence[int], *, shuffle: bool) -> SpeechLoader[Batch]:
+        """Load some utterances in batches, this rank's share of them."""
+        sampler = BucketBatchSampler(
+            indices,
+            [min(samples_of(self.utterances[i]), self.max_samples) for i in indices],
+            batch_seconds=self.batch_seconds,
+            max_batch=self.max_batch,
+            shuffle=shuffle,
+            seed=self.seed,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+        )
+        return SpeechLoader(self.dataset, sampler, self.collate, num_workers=self.num_workers, persistent=shuffle)
+
+    def _select(self, split: str) -> list[int]:
+        sets = self.corpus.splits.sets
+        require_split(split, sets)
+        known = [u for u in sets[split] if u.speaker_id is not None or not self.known_speakers_only]
+        _refuse_unusable_audio(known, split)
+        reasons = {utterance.utterance_id: self.reason_to_drop(utterance) for utterance in known}
+        dropped = Counter(reason for reason in reasons.values() if reason is not None)
+        if unknown := len(sets[split]) - len(known):
+            dropped["unknown speaker"] = unknown
+        kept = [self._position[id_] for id_, reason in reasons.items() if reason is None]
+        if dropped:
+            listed = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+            rank_zero_info(f"{split}: {len(kept)} utterances used; left out: {listed}")
+        return kept
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {utterance.utterance_id: i for i, utterance in enumerate(self.utterances)}
+
+
+def _refuse_unusable_audio(utterances: Sequence[Utterance], split: str) -> None:
+    unusable = [utterance for utterance in utterances if samples_of(utterance) < WINDOW]
+    if unusable:
+        first = unusable[0]
+        wrong = "missing or unreadable" if isnan(first.seconds) else f"shorter than {WINDOW} samples"
+        raise UserError(
+            f"audio is {wrong}, the first of {len(unusable)} such utterances in split {split}",
+            where=first.path,
+            remedy="`ser check CORPUS` lists them all; restore the files or remove their rows",
+        )

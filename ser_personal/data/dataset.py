@@ -1,0 +1,179 @@
+"""Utterance -> example: the wanted part of its audio, and what is known of that part."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from ser_personal.audio import HOP, SAMPLE_RATE, decode, num_frames
+from ser_personal.errors import UserError
+from ser_personal.types import ATTRIBUTES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from ser_personal.data.batching import ExampleKey
+    from ser_personal.data.pseudo_labels import PseudoLabels
+    from ser_personal.types import Utterance
+
+
+@dataclass(frozen=True)
+class SpeechExample:
+    """One utterance, or a part of it.
+
+    Attributes:
+        index: position in the datamodule's `utterances`.
+        speaker_id: None when unknown.
+        waveform: (samples,), 16 kHz.
+    """
+
+    index: int
+    speaker_id: str | None
+    waveform: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PretrainExample(SpeechExample):
+    """With the k-means id of each frame.
+
+    Attributes:
+        pseudo_labels: (frames,).
+    """
+
+    pseudo_labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EmotionExample(SpeechExample):
+    """With emotion annotations.
+
+    Attributes:
+        labels: (attributes,) in the order of `ATTRIBUTES`, NaN where missing.
+    """
+
+    labels: NDArray[np.float32]
+
+
+class Fault(NamedTuple):
+    """A UserError on its way out of a loader's worker: torch would turn the exception into its traceback's text."""
+
+    what: str
+    where: object
+    remedy: str
+
+
+Example = TypeVar("Example", bound=SpeechExample)
+
+
+class SpeechDataset(Dataset[Example], ABC, Generic[Example]):
+    """Utterances by position; audio is decoded when asked for, and not normalised.
+
+    Args:
+        utterances: the datamodule's.
+        max_samples: samples of an example, at most.
+    """
+
+    def __init__(self, utterances: Sequence[Utterance], *, max_samples: int) -> None:
+        self.utterances, self.max_samples = utterances, max_samples
+
+    @abstractmethod
+    def __getitem__(self, key: ExampleKey) -> Example: ...
+
+    def __getitems__(self, keys: Sequence[ExampleKey]) -> list[Example] | Fault:
+        """Fetch a batch's examples, as torch's loader prefers to."""
+        try:
+            return [self[key] for key in keys]
+        except UserError as error:
+            return Fault(error.what, error.where, error.remedy)
+
+
+class PretrainDataset(SpeechDataset[PretrainExample]):
+    """Random crops and their pseudo-labels.
+
+    Args:
+        utterances: the datamodule's.
+        pseudo_labels: of all of them that are asked for.
+        max_samples: samples of a crop, at most.
+        seed: of the crops.
+    """
+
+    def __init__(
+        self, utterances: Sequence[Utterance], pseudo_labels: PseudoLabels, *, max_samples: int = 250_000, seed: int = 0
+    ) -> None:
+        super().__init__(utterances, max_samples=max_samples)
+        self.pseudo_labels, self.seed = pseudo_labels, seed
+
+    def __getitem__(self, key: ExampleKey) -> PretrainExample:
+        utterance = self.utterances[key.index]
+        start = crop_start(utterance, self.max_samples, seed=self.seed, epoch=key.epoch)
+        waveform = decode_part(utterance, start, min(samples_of(utterance), self.max_samples))
+        first = start // HOP
+        ids = self.pseudo_labels[utterance.utterance_id][first : first + num_frames(len(waveform))]
+        return PretrainExample(key.index, utterance.speaker_id, waveform, ids.astype(np.int64))
+
+
+class EmotionDataset(SpeechDataset[EmotionExample]):
+    """Whole utterances and their annotations; of a longer one the last `max_samples` (the authors' code)."""
+
+    def __getitem__(self, key: ExampleKey) -> EmotionExample:
+        utterance = self.utterances[key.index]
+        total = samples_of(utterance)
+        size = min(total, self.max_samples)
+        labels = np.array([utterance.labels.get(attribute, np.nan) for attribute in ATTRIBUTES], dtype=np.float32)
+        return EmotionExample(key.index, utterance.speaker_id, decode_part(utterance, total - size, size), labels)
+
+
+def samples_of(utterance: Utterance) -> int:
+    """Count the samples at 16 kHz that the audio's header promised, 0 where it couldn't be read."""
+    return 0 if np.isnan(utterance.seconds) else round(utterance.seconds * SAMPLE_RATE)
+
+
+def crop_start(utterance: Utterance, max_samples: int, *, seed: int, epoch: int) -> int:
+    """Draw the first sample of an utterance's crop, always where a frame starts, so that pseudo-labels slice exactly.
+
+    A pure function of seed, epoch and utterance: a resumed run sees the same crops.
+    """
+    starts = max(0, samples_of(utterance) - max_samples) // HOP + 1
+    drawn = blake2b(f"{seed}/{epoch}/{utterance.utterance_id}".encode(), digest_size=8)
+    return int.from_bytes(drawn.digest()) % starts * HOP
+
+
+def decode_part(utterance: Utterance, start: int, num_samples: int) -> NDArray[np.float32]:
+    """Decode a part of an utterance's audio.
+
+    Raises:
+        UserError: it can't be decoded, or ends before the part does.
+    """
+    waveform = decode(utterance.path, start, num_samples)
+    if len(waveform) < num_samples:
+        raise UserError(
+            f"audio ends {num_samples - len(waveform)} samples before its header says",
+            where=utterance.path,
+            remedy="Copy the file again; `ser check CORPUS` lists every such file",
+        )
+    return waveform
+
+
+def check_pseudo_labels(utterances: Sequence[Utterance], pseudo_labels: PseudoLabels) -> None:
+    """Refuse pseudo-labels that were not made from these utterances.
+
+    Raises:
+        UserError: an utterance has none, or not one for each of its frames.
+    """
+    remedy = "Run `ser kmeans` on this corpus with the same splits, or give the folder it wrote for this corpus"
+    missing = [utterance.utterance_id for utterance in utterances if utterance.utterance_id not in pseudo_labels]
+    if missing:
+        what = f"no pseudo-labels for {len(missing)} of {len(utterances)} utterances, {missing[0]} the first"
+        raise UserError(what, where=pseudo_labels.folder, remedy=remedy)
+    for utterance in utterances:
+        labelled, frames = len(pseudo_labels[utterance.utterance_id]), num_frames(samples_of(utterance))
+        if labelled != frames:
+            what = f"{labelled} pseudo-labels for the {frames} frames of {utterance.utterance_id}: of another version"
+            raise UserError(what, where=pseudo_labels.folder, remedy=remedy)

@@ -1,0 +1,131 @@
+"""Annotated speech for CCC fine-tuning and its test."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from math import isnan
+from typing import TYPE_CHECKING
+
+from ser_personal.data.collate import collate_emotion
+from ser_personal.data.datamodule import SpeechDataModule
+from ser_personal.data.dataset import EmotionDataset, EmotionExample
+from ser_personal.errors import UserError
+from ser_personal.types import EmotionBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ser_personal.corpus.base import Corpus
+    from ser_personal.data.loader import SpeechLoader
+    from ser_personal.types import Utterance
+
+
+class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
+    """Whole utterances with their labels.
+
+    Training and validation utterances without any label are left out; test utterances are kept, for some releases hide
+    their labels. The paper's batches are of 32 utterances, which MSP-Podcast's durations (at most 11 s) keep within the
+    default budget.
+
+    Args:
+        corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
+        batch_seconds: seconds of a batch, padding included, at most.
+        max_batch: utterances of a batch, at most.
+        max_samples: longer audio keeps its last `max_samples` (the authors' code).
+        test_splits: sets to test on; all but train and validation if None.
+        known_speakers_only: leave out utterances whose speaker is unknown, as the paper does.
+        num_workers: processes that decode audio, for each loader.
+        seed: of the shuffling.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus | str,
+        *,
+        batch_seconds: float = 360.0,
+        max_batch: int = 32,
+        max_samples: int = 250_000,
+        test_splits: list[str] | None = None,
+        known_speakers_only: bool = True,
+        num_workers: int = 2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            corpus,
+            batch_seconds=batch_seconds,
+            max_batch=max_batch,
+            max_samples=max_samples,
+            known_speakers_only=known_speakers_only,
+            num_workers=num_workers,
+            seed=seed,
+        )
+        self.test_splits = test_splits
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the corpus and refuse what the stage can't use, before a model is built.
+
+        Raises:
+            UserError: the corpus can't be read, or a split that the stage needs is missing, empty or without its audio.
+        """
+        if stage in ("fit", None):
+            self.wanted_indices(["train"])
+        if stage in ("fit", "validate", None):
+            self.wanted_indices(["validation"])
+        if stage in ("test", "predict", None):
+            self.wanted_indices(self.wanted_test_splits)
+
+    @property
+    def train_indices(self) -> list[int]:
+        """Positions of the training utterances in `utterances`."""
+        return self.split_indices("train")
+
+    @cached_property
+    def dataset(self) -> EmotionDataset:
+        """Examples of all utterances, whatever their split."""
+        return EmotionDataset(self.utterances, max_samples=self.max_samples)
+
+    @property
+    def collate(self) -> Callable[[Sequence[EmotionExample]], EmotionBatch]:
+        """Examples -> batch."""
+        return collate_emotion
+
+    def reason_to_drop(self, utterance: Utterance) -> str | None:
+        """Say why an utterance isn't used: nothing is annotated of it."""
+        annotated = any(not isnan(label) for label in utterance.labels.values())
+        return None if annotated or utterance.split not in ("train", "validation") else "without labels"
+
+    def train_dataloader(self) -> SpeechLoader[EmotionBatch]:
+        """Shuffle the training set."""
+        return self.loader(self.train_indices, shuffle=True)
+
+    def val_dataloader(self) -> SpeechLoader[EmotionBatch]:
+        """Go through the validation set."""
+        return self.split_dataloader("validation")
+
+    def test_dataloader(self) -> SpeechLoader[EmotionBatch]:
+        """Go through all wanted test sets, as one."""
+        return self.loader(self.wanted_indices(self.wanted_test_splits), shuffle=False)
+
+    def predict_dataloader(self) -> SpeechLoader[EmotionBatch]:
+        """Go through the wanted test sets."""
+        return self.test_dataloader()
+
+    def split_dataloader(self, split: str) -> SpeechLoader[EmotionBatch]:
+        """Go through any set once, from the longest utterance to the shortest."""
+        return self.loader(self.wanted_indices([split]), shuffle=False)
+
+    @property
+    def wanted_test_splits(self) -> list[str]:
+        """Names of the sets to test on.
+
+        Raises:
+            UserError: the corpus has none.
+        """
+        names = list(self.corpus.splits.test) if self.test_splits is None else self.test_splits
+        if not names:
+            raise UserError(
+                "the corpus has no test set",
+                where="data.test_splits",
+                remedy="Name the sets to test on, for example data.test_splits=[validation]",
+            )
+        return names

@@ -1,0 +1,98 @@
+"""The loader of one set: workers, mistakes that arrive as themselves, and where in the epoch it stands."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import torch
+from torch.utils.data import DataLoader
+
+from ser_personal.data.dataset import Fault, SpeechExample
+from ser_personal.errors import UserError
+from ser_personal.types import SpeechBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ser_personal.data.batching import BucketBatchSampler
+    from ser_personal.data.dataset import SpeechDataset
+
+Example = TypeVar("Example", bound=SpeechExample)
+Batch = TypeVar("Batch", bound=SpeechBatch)
+
+
+class SpeechLoader(Generic[Batch]):
+    """Iterates over the batches of this rank.
+
+    No DataLoader itself, so that Lightning never rebuilds it around a sampler of its own. Lightning sets the epoch
+    through `batch_sampler`, and saves and restores the position inside an epoch through `state_dict`.
+
+    Args:
+        dataset: what batches are made of.
+        batch_sampler: which examples share a batch.
+        collate: examples -> batch.
+        num_workers: processes that decode; 0 decodes in this one.
+        persistent: keep them from epoch to epoch.
+
+    Raises:
+        UserError: while iterating, what a dataset raised in any process.
+    """
+
+    def __init__(
+        self,
+        dataset: SpeechDataset[Example],
+        batch_sampler: BucketBatchSampler,
+        collate: Callable[[Sequence[Example]], Batch],
+        *,
+        num_workers: int = 0,
+        persistent: bool = False,
+    ) -> None:
+        self.batch_sampler = batch_sampler
+        self._position = 0
+        self._resume_at = 0
+        self._loader: DataLoader[Batch | Fault] = DataLoader(
+            dataset,  # type: ignore[arg-type]  # torch types a loader by its examples, this one by its batches
+            batch_sampler=batch_sampler,
+            collate_fn=partial(_collate_unless_fault, collate),
+            num_workers=num_workers,
+            persistent_workers=persistent and num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def __len__(self) -> int:
+        """Count the batches of this rank in a whole epoch."""
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator: the plan is made at the first batch, after Lightning has set the epoch.
+        self._position = self.batch_sampler.first_batch = self._resume_at
+        self._resume_at = 0
+        for batch in self._loader:
+            if isinstance(batch, Fault):
+                raise UserError(batch.what, where=batch.where, remedy=batch.remedy)
+            self._position += 1
+            yield batch
+
+    @property
+    def _iterator(self) -> object:
+        """A DataLoader's attribute by which Lightning ends the workers; the garbage collector hangs 5 s on each."""
+        return self._loader._iterator  # noqa: SLF001
+
+    @_iterator.setter
+    def _iterator(self, iterator: None) -> None:
+        self._loader._iterator = iterator  # noqa: SLF001
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch were given out."""
+        return {"position": self._position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next iteration start where a run was interrupted; after a whole epoch, at the start of the next."""
+        self._resume_at = state["position"] % len(self)
+
+
+def _collate_unless_fault(
+    collate: Callable[[Sequence[Example]], Batch], examples: Sequence[Example] | Fault
+) -> Batch | Fault:
+    return examples if isinstance(examples, Fault) else collate(examples)

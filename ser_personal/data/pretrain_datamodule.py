@@ -1,0 +1,182 @@
+"""Speech with pseudo-labels for PAPT."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import cached_property
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from ser_personal.audio import SAMPLE_RATE
+from ser_personal.corpus.splits import canonical_split
+from ser_personal.data.collate import collate_pretrain
+from ser_personal.data.datamodule import SpeechDataModule
+from ser_personal.data.dataset import PretrainDataset, PretrainExample, check_pseudo_labels, samples_of
+from ser_personal.data.pseudo_labels import PseudoLabels
+from ser_personal.errors import UserError
+from ser_personal.types import PretrainBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ser_personal.corpus.base import Corpus
+    from ser_personal.data.loader import SpeechLoader
+    from ser_personal.types import Utterance
+
+
+class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
+    """Random crops with their pseudo-labels.
+
+    Validation looks at two sets apart: held-out utterances of the pre-training speakers, which show what a speaker
+    embedding learns, and speakers that pre-training doesn't hear. The default budget is fairseq's for HuBERT base,
+    1,400,000 samples.
+
+    Args:
+        corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
+        pseudo_labels: the folder that `ser kmeans` wrote.
+        splits: sets to pre-train on.
+        unseen_splits: sets of speakers not in `splits`, for validation.
+        held_out: share of each pre-training speaker's utterances kept for validation, at least one of two or more.
+        batch_seconds: seconds of a batch, padding included, at most.
+        max_samples: samples of a crop, at most.
+        min_samples: shorter utterances are left out.
+        known_speakers_only: leave out utterances whose speaker is unknown.
+        num_workers: processes that decode audio, for each loader.
+        seed: of the shuffling and the crops.
+
+    Raises:
+        UserError: `held_out` isn't between 0 and 1.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus | str,
+        *,
+        pseudo_labels: str = "pseudo_labels",
+        splits: Sequence[str] = ("train",),
+        unseen_splits: Sequence[str] = ("validation",),
+        held_out: float = 0.05,
+        batch_seconds: float = 87.5,
+        max_samples: int = 250_000,
+        min_samples: int = 32_000,
+        known_speakers_only: bool = True,
+        num_workers: int = 2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            corpus,
+            batch_seconds=batch_seconds,
+            max_batch=None,
+            max_samples=max_samples,
+            known_speakers_only=known_speakers_only,
+            num_workers=num_workers,
+            seed=seed,
+        )
+        if not 0 < held_out < 1:
+            raise UserError(f"{held_out} is no share", where="held_out", remedy="Give a share between 0 and 1")
+        self.splits, self.unseen_splits = list(splits), list(unseen_splits)
+        self.held_out, self.min_samples = held_out, min_samples
+        self._pseudo_labels_folder = pseudo_labels
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read corpus and pseudo-labels and refuse what pre-training can't use, before a model is built.
+
+        Raises:
+            UserError: the corpus or the pseudo-labels can't be read or don't belong together, a wanted split is missing
+                or empty or without its audio, or no speaker has two utterances.
+        """
+        if stage in ("fit", "validate", None):
+            indices = [*self.train_indices, *self.held_out_indices, *self.unseen_indices]
+            check_pseudo_labels([self.utterances[i] for i in indices], self.pseudo_labels)
+
+    @cached_property
+    def pseudo_labels(self) -> PseudoLabels:
+        """The k-means ids of the corpus."""
+        return PseudoLabels.load(self._pseudo_labels_folder)
+
+    @property
+    def num_clusters(self) -> int:
+        """Size of the codebook that the pseudo-labels come from."""
+        return self.pseudo_labels.num_clusters
+
+    @cached_property
+    def train_indices(self) -> list[int]:
+        """Positions in `utterances` of what is pre-trained on."""
+        held_out = set(self.held_out_indices)
+        return [index for index in self.wanted_indices(self.splits) if index not in held_out]
+
+    @cached_property
+    def held_out_indices(self) -> list[int]:
+        """Positions in `utterances` of the pre-training speakers' held-out utterances."""
+        indices = self.wanted_indices(self.splits)
+        held_out = hold_out([self.utterances[i] for i in indices], self.held_out)
+        if not held_out:
+            raise UserError(
+                "no speaker has two utterances, so none can be held out",
+                where=f"split {', '.join(self.splits)}",
+                remedy="Pre-train on a set with several utterances a speaker",
+            )
+        return [index for index in indices if self.utterances[index].utterance_id in held_out]
+
+    @cached_property
+    def unseen_indices(self) -> list[int]:
+        """Positions in `utterances` of the speakers that pre-training doesn't hear; empty where the corpus has none."""
+        existing = [name for name in self.unseen_splits if self.corpus.splits.sets.get(canonical_split(name)) != ()]
+        indices = [index for split in existing for index in self.split_indices(split)]
+        seen_speakers = {self.utterances[i].speaker_id for i in self.wanted_indices(self.splits)} - {None}
+        unseen = [index for index in indices if self.utterances[index].speaker_id not in seen_speakers]
+        if len(unseen) < len(indices):
+            rank_zero_info(
+                f"unseen speakers: left out {len(indices) - len(unseen)} utterances of pre-training speakers"
+            )
+        return unseen
+
+    @cached_property
+    def dataset(self) -> PretrainDataset:
+        """Examples of all utterances, whatever their split."""
+        return PretrainDataset(self.utterances, self.pseudo_labels, max_samples=self.max_samples, seed=self.seed)
+
+    @property
+    def collate(self) -> Callable[[Sequence[PretrainExample]], PretrainBatch]:
+        """Examples -> batch."""
+        return collate_pretrain
+
+    def reason_to_drop(self, utterance: Utterance) -> str | None:
+        """Say why an utterance isn't used: it is too short."""
+        too_short = samples_of(utterance) < self.min_samples
+        return f"shorter than {self.min_samples / SAMPLE_RATE:g} s" if too_short else None
+
+    def train_dataloader(self) -> SpeechLoader[PretrainBatch]:
+        """Shuffle the pre-training utterances, cropped anew in every epoch."""
+        return self.loader(self.train_indices, shuffle=True)
+
+    def val_dataloader(self) -> list[SpeechLoader[PretrainBatch]]:
+        """Go through the held-out utterances, then, where there are any, through those of unseen speakers."""
+        sets = [self.held_out_indices, *([self.unseen_indices] if self.unseen_indices else [])]
+        return [self.loader(indices, shuffle=False) for indices in sets]
+
+
+def hold_out(utterances: Sequence[Utterance], share: float) -> set[str]:
+    """Choose utterances of every speaker by a hash of their ids, the same in every run and on every machine.
+
+    Args:
+        utterances: of any speakers; those of unknown speakers count as one speaker's.
+        share: of each speaker's utterances; at least one and never all of two or more, none of a single one.
+
+    Returns:
+        Ids of the held-out utterances.
+    """
+    of_speaker: dict[str | None, list[str]] = defaultdict(list)
+    for utterance in utterances:
+        of_speaker[utterance.speaker_id].append(utterance.utterance_id)
+    held_out: set[str] = set()
+    for ids in of_speaker.values():
+        count = min(max(1, round(share * len(ids))), len(ids) - 1)
+        held_out.update(sorted(ids, key=_hash)[:count])
+    return held_out
+
+
+def _hash(utterance_id: str) -> bytes:
+    return blake2b(utterance_id.encode(), digest_size=8).digest()

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import settings
+from toy_teacher import energy_labels
+
+from ser_personal.corpus.csv_corpus import CSVCorpus
+from ser_personal.data.pseudo_labels import PseudoLabelSource, PseudoLabelWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# A busy machine is no failure.
+settings.register_profile("steady", deadline=None)
+settings.load_profile("steady")
+
+ROWS = (
+    [("train", f"s{k % 4}", 0.5 + 0.05 * k) for k in range(24)]
+    + [("train", "", 1.0), ("train", "s0", 0.1)]
+    + [("validation", "v0", 0.6 + 0.1 * k) for k in range(4)]
+    + [("test1", "t1", 0.7 + 0.1 * k) for k in range(3)]
+    + [("test2", "t2", 0.9)]
+)
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of noise: 26 training utterances of four speakers, one of nobody, one of 0.1 s and without labels."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    with (folder / "corpus.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "speaker", "split", "arousal", "valence"])
+        for k, (split, speaker, seconds) in enumerate(ROWS):
+            soundfile.write(folder / f"u{k:02}.wav", rng.uniform(-0.5, 0.5, round(seconds * 16_000)), 16_000)
+            table.writerow([f"u{k:02}.wav", speaker, split, "" if seconds == 0.1 else 1 + k % 7, ""])
+    return folder
+
+
+@pytest.fixture
+def corpus(corpus_folder: Path) -> CSVCorpus:
+    return CSVCorpus(str(corpus_folder / "corpus.csv"))
+
+
+@pytest.fixture
+def pseudo_labels_folder(corpus: CSVCorpus, tmp_path: Path) -> Path:
+    source = PseudoLabelSource(num_clusters=8, teacher="energy", codebook_hash="none")
+    with PseudoLabelWriter(tmp_path / "pseudo_labels", source) as writer:
+        for utterance in corpus.utterances:
+            waveform, _ = soundfile.read(utterance.path, dtype="float32")
+            writer.write(utterance.utterance_id, energy_labels(waveform))
+        writer.finish()
+    return tmp_path / "pseudo_labels"

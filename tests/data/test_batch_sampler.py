@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from itertools import chain
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ser_personal.data.batching import BucketBatchSampler, batch_sizes
+from ser_personal.errors import UserError
+
+LENGTHS = st.lists(st.integers(400, 250_000), min_size=1, max_size=80)
+SHUFFLE = st.booleans()
+
+
+def sampler(lengths: list[int], **options: object) -> BucketBatchSampler:
+    options = {"batch_seconds": 40.0, "max_batch": 8, "shuffle": True, **options}
+    return BucketBatchSampler([10 * i for i in range(len(lengths))], lengths, **options)
+
+
+def msp_podcast_lengths(count: int) -> list[int]:
+    return np.random.default_rng(1).uniform(2.75 * 16_000, 11 * 16_000, count).astype(int).tolist()
+
+
+@given(lengths=LENGTHS, shuffle=SHUFFLE, epoch=st.integers(0, 3))
+def test_plan_holds_every_utterance_once_within_the_budget(lengths: list[int], shuffle: bool, epoch: int) -> None:
+    plan = sampler(lengths, shuffle=shuffle).plan(epoch)
+    assert sorted(chain.from_iterable(plan)) == [10 * i for i in range(len(lengths))]
+    for batch in plan:
+        assert 1 <= len(batch) <= 8
+        assert len(batch) * max(lengths[i // 10] for i in batch) <= 40 * 16_000
+
+
+@given(lengths=LENGTHS, shuffle=SHUFFLE, world_size=st.integers(1, 5), epoch=st.integers(0, 2))
+def test_ranks_share_the_plan_evenly(lengths: list[int], shuffle: bool, world_size: int, epoch: int) -> None:
+    ranks = [sampler(lengths, shuffle=shuffle, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for rank in ranks:
+        rank.sampler.set_epoch(epoch)
+    dealt = [[[key.index for key in batch] for batch in rank] for rank in ranks]
+    assert {len(batches) for batches in dealt} == {len(ranks[0])}
+    in_turn = list(chain.from_iterable(zip(*dealt, strict=True)))
+    plan = sampler(lengths, shuffle=shuffle).plan(epoch)
+    assert in_turn[: len(plan)] == plan
+    assert len(in_turn) - len(plan) < world_size
+    repeated = in_turn[len(plan) :]
+    assert repeated == (plan * world_size)[: len(repeated)]
+
+
+def test_plan_depends_on_seed_and_epoch_alone() -> None:
+    lengths = msp_podcast_lengths(300)
+    plans = [sampler(lengths, seed=seed).plan(epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert plans[0] == sampler(lengths, seed=0, rank=1, world_size=3).plan(0)
+    assert all(plans[i] != plans[j] for i in range(4) for j in range(i))
+    assert len({len(plan) for plan in plans}) == 1
+    composition = [{frozenset(batch) for batch in plan} for plan in plans]
+    assert len(composition[0] & composition[1]) < 0.2 * len(composition[0])
+
+
+def test_epoch_travels_in_the_keys_of_training_only() -> None:
+    for shuffle, expected in ((True, {7}), (False, {0})):
+        batches = sampler([16_000] * 20, shuffle=shuffle)
+        batches.set_epoch(7)
+        assert {key.epoch for batch in batches for key in batch} == expected
+
+
+def test_evaluation_goes_from_longest_to_shortest() -> None:
+    lengths = msp_podcast_lengths(100)
+    plan = sampler(lengths, shuffle=False).plan(5)
+    ordered = [lengths[i // 10] for i in chain.from_iterable(plan)]
+    assert ordered == sorted(lengths, reverse=True)
+
+
+@pytest.mark.parametrize("count", [1_000, 26_470])
+def test_padding_at_msp_podcast_durations(count: int) -> None:
+    lengths = msp_podcast_lengths(count)
+    plan = sampler(lengths, batch_seconds=200.0, max_batch=None).plan(0)
+    padded = sum(len(batch) * max(lengths[i // 10] for i in batch) for batch in plan)
+    assert 1 - sum(lengths) / padded <= 0.05
+
+
+@pytest.mark.parametrize("count", [33, 65, 17, 9])
+def test_no_batch_of_one_where_it_can_be_avoided(count: int) -> None:
+    plan = sampler([16_000] * count).plan(0)
+    assert min(len(batch) for batch in plan) >= 4
+
+
+@given(lengths=LENGTHS, budget=st.integers(250_000, 900_000), max_batch=st.integers(3, 10))
+def test_a_last_batch_of_one_means_no_other_batch_could_give(lengths: list[int], budget: int, max_batch: int) -> None:
+    sizes = batch_sizes(np.sort(lengths)[::-1], budget, max_batch)
+    assert sum(sizes) == len(lengths)
+    if sizes[-1] == 1:
+        assert max(sizes) <= 2
+
+
+def test_utterance_longer_than_the_budget() -> None:
+    with pytest.raises(UserError, match=r"15\.62 s, doesn't fit a batch of 10 s.*Raise data\.batch_seconds"):
+        sampler([250_000, 16_000], batch_seconds=10.0)

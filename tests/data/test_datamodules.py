@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from shutil import copytree
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ser_personal.corpus.csv_corpus import CSVCorpus
+from ser_personal.data.emotion_datamodule import EmotionDataModule
+from ser_personal.data.pretrain_datamodule import PretrainDataModule, hold_out
+from ser_personal.errors import UserError
+from ser_personal.types import Utterance
+
+if TYPE_CHECKING:
+    from ser_personal.data.loader import SpeechLoader
+
+
+def indices(loader: SpeechLoader) -> list[int]:
+    return [index for batch in loader for index in batch["indices"].tolist()]
+
+
+def pretrain(corpus: CSVCorpus | str, folder: Path, **options: object) -> PretrainDataModule:
+    options = {"min_samples": 9_600, "num_workers": 0, **options}
+    return PretrainDataModule(corpus, pseudo_labels=str(folder), **options)
+
+
+def test_nothing_is_read_before_setup() -> None:
+    EmotionDataModule("nowhere/corpus.csv")
+    PretrainDataModule("nowhere/corpus.csv")
+
+
+def test_emotion_sets(corpus_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    datamodule = EmotionDataModule(str(corpus_folder), max_batch=4, num_workers=0)
+    with caplog.at_level("INFO"):
+        datamodule.setup("fit")
+        datamodule.setup("test")
+    assert caplog.messages == ["train: 24 utterances used; left out: 1 without labels, 1 unknown speaker"]
+    assert sorted(indices(datamodule.train_dataloader())) == list(range(24))
+    assert sorted(indices(datamodule.val_dataloader())) == list(range(26, 30))
+    assert sorted(indices(datamodule.test_dataloader())) == list(range(30, 34))
+    assert indices(datamodule.split_dataloader("Test2")) == [33]
+    assert indices(datamodule.split_dataloader("train")) == list(range(23, -1, -1))
+    batch = next(iter(datamodule.train_dataloader()))
+    for row, index in enumerate(batch["indices"].tolist()):
+        assert batch["speaker_ids"][row] == datamodule.utterances[index].speaker_id
+        assert batch["labels"][row, 0] == datamodule.utterances[index].labels["arousal"]
+
+
+def test_wanted_test_sets_and_unknown_speakers(corpus: CSVCorpus) -> None:
+    datamodule = EmotionDataModule(corpus, test_splits=["test2"], known_speakers_only=False, num_workers=0)
+    assert indices(datamodule.test_dataloader()) == [33]
+    assert sorted(indices(datamodule.train_dataloader())) == list(range(25))
+
+
+def test_what_a_model_may_ask(corpus: CSVCorpus) -> None:
+    datamodule = EmotionDataModule(corpus)
+    assert datamodule.train_speaker_ids == ["s0", "s1", "s2", "s3"]
+    assert datamodule.train_label_mean == {"arousal": pytest.approx(np.mean([1 + k % 7 for k in range(24)]))}
+    assert datamodule.scale == (1, 7)
+    expected = [round((0.5 + 0.05 * k) * 16_000) for k in (0, 6, 12, 18)]
+    assert [len(waveform) for waveform in datamodule.training_audio(4)] == expected
+    assert len(list(datamodule.training_audio(1_000))) == 24
+
+
+def test_pretrain_sets(corpus: CSVCorpus, pseudo_labels_folder: Path) -> None:
+    datamodule = pretrain(corpus, pseudo_labels_folder)
+    datamodule.setup("fit")
+    held_out, unseen = (indices(loader) for loader in datamodule.val_dataloader())
+    train = indices(datamodule.train_dataloader())
+    assert sorted(train + held_out) == list(range(2, 24))
+    assert Counter(datamodule.utterances[i].speaker_id for i in held_out) == {f"s{k}": 1 for k in range(4)}
+    assert sorted(unseen) == list(range(26, 30))
+    assert datamodule.train_speaker_ids == ["s0", "s1", "s2", "s3"]
+
+
+def test_pretrain_on_a_test_set_as_well(corpus: CSVCorpus, pseudo_labels_folder: Path) -> None:
+    datamodule = pretrain(corpus, pseudo_labels_folder, splits=["train", "test1"], unseen_splits=["test1"])
+    assert "t1" in datamodule.train_speaker_ids
+    assert len(datamodule.val_dataloader()) == 1
+
+
+IDS = st.lists(st.tuples(st.sampled_from([None, "a", "b", "c"]), st.integers(0, 10**6)), max_size=60, unique=True)
+
+
+@given(rows=IDS, share=st.floats(0.01, 0.99))
+def test_hold_out_leaves_every_speaker_on_both_sides(rows: list[tuple[str | None, int]], share: float) -> None:
+    utterances = [Utterance(f"{speaker}-{k}", Path(), "train", speaker_id=speaker) for speaker, k in rows]
+    held_out = hold_out(utterances, share)
+    assert held_out == hold_out(utterances[::-1], share)
+    for speaker, count in Counter(speaker for speaker, _ in rows).items():
+        kept_out = sum(f"{speaker}-{k}" in held_out for s, k in rows if s == speaker)
+        assert kept_out == (0 if count == 1 else min(max(1, round(share * count)), count - 1))
+
+
+def test_mistakes_in_the_arguments(corpus: CSVCorpus, pseudo_labels_folder: Path) -> None:
+    with pytest.raises(UserError, match="no such split"):
+        EmotionDataModule(corpus, test_splits=["test9"]).setup("test")
+    with pytest.raises(UserError, match="no such split"):
+        pretrain(corpus, pseudo_labels_folder, unseen_splits=["test9"]).setup("fit")
+    with pytest.raises(UserError, match=r"1\.0 is no share"):
+        PretrainDataModule(corpus, held_out=1.0)
+    with pytest.raises(UserError, match="no utterance is left"):
+        pretrain(corpus, pseudo_labels_folder, min_samples=100_000).setup("fit")
+    with pytest.raises(UserError, match="none can be held out"):
+        pretrain(corpus, pseudo_labels_folder, splits=["test2"]).setup("fit")
+    with pytest.raises(UserError, match="no pseudo-labels here"):
+        pretrain(corpus, pseudo_labels_folder / "elsewhere").setup("fit")
+    with pytest.raises(UserError, match="no test set"):
+        EmotionDataModule(CSVCorpus(str(corpus.label_file), splits=["train"])).setup("test")
+
+
+def test_audio_that_training_would_stumble_over(corpus_folder: Path, tmp_path: Path) -> None:
+    folder = copytree(corpus_folder, tmp_path / "corpus")
+    EmotionDataModule(str(folder)).setup("fit")
+    (folder / "u03.wav").unlink()
+    (folder / "u05.wav").write_bytes(b"noise")
+    with pytest.raises(UserError, match=r"u03\.wav: audio is missing or unreadable, the first of 2 .*`ser check"):
+        EmotionDataModule(str(folder)).setup("fit")
+    EmotionDataModule(str(folder)).setup("test")

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import soundfile
+from toy_teacher import energy_labels
+
+from ser_personal.audio import num_frames
+from ser_personal.data.batching import ExampleKey
+from ser_personal.data.collate import collate_emotion, collate_pretrain
+from ser_personal.data.dataset import EmotionDataset, PretrainDataset, check_pseudo_labels, crop_start, samples_of
+from ser_personal.data.pseudo_labels import PseudoLabels
+from ser_personal.errors import UserError
+from ser_personal.types import Utterance
+
+if TYPE_CHECKING:
+    from ser_personal.corpus.csv_corpus import CSVCorpus
+
+
+def whole(utterance: Utterance) -> np.ndarray:
+    return soundfile.read(utterance.path, dtype="float32")[0]
+
+
+def test_crop_and_its_pseudo_labels_agree(corpus: CSVCorpus, pseudo_labels_folder: Path) -> None:
+    labels = PseudoLabels.load(pseudo_labels_folder)
+    dataset = PretrainDataset(corpus.utterances, labels, max_samples=9_000)
+    moved = 0
+    for index, utterance in enumerate(corpus.utterances):
+        example = dataset[ExampleKey(index, epoch=2)]
+        start = crop_start(utterance, 9_000, seed=0, epoch=2)
+        assert len(example.waveform) == min(9_000, samples_of(utterance))
+        np.testing.assert_array_equal(example.waveform, whole(utterance)[start : start + 9_000])
+        np.testing.assert_array_equal(example.pseudo_labels, energy_labels(example.waveform))
+        moved += start > 0
+    assert moved > len(corpus.utterances) / 2
+
+
+def test_crops_start_on_frames_everywhere_they_fit() -> None:
+    utterance = Utterance("u", Path("u.wav"), "train", seconds=(10_000 + 3 * 320 + 50) / 16_000)
+    starts = [crop_start(utterance, 10_000, seed=0, epoch=epoch) for epoch in range(200)]
+    assert set(starts) == {0, 320, 640, 960}
+    assert starts == [crop_start(utterance, 10_000, seed=0, epoch=epoch) for epoch in range(200)]
+    assert starts != [crop_start(utterance, 10_000, seed=1, epoch=epoch) for epoch in range(200)]
+    assert crop_start(utterance, 250_000, seed=0, epoch=0) == 0
+
+
+def test_fine_tuning_keeps_the_last_samples(corpus: CSVCorpus) -> None:
+    dataset = EmotionDataset(corpus.utterances, max_samples=9_000)
+    for index in (0, 20):
+        utterance = corpus.utterances[index]
+        example = dataset[ExampleKey(index, epoch=3)]
+        np.testing.assert_array_equal(example.waveform, whole(utterance)[-9_000:])
+        np.testing.assert_array_equal(example.labels, np.float32([utterance.labels["arousal"], np.nan, np.nan]))
+
+
+def test_batch_is_padded_at_the_end(corpus: CSVCorpus, pseudo_labels_folder: Path) -> None:
+    dataset = PretrainDataset(corpus.utterances, PseudoLabels.load(pseudo_labels_folder))
+    examples = [dataset[ExampleKey(index, 0)] for index in (2, 24, 0)]
+    batch = collate_pretrain(examples)
+    assert batch["speaker_ids"] == ["s2", None, "s0"]
+    assert batch["indices"].tolist() == [2, 24, 0]
+    assert batch["num_samples"].tolist() == [len(example.waveform) for example in examples]
+    assert batch["waveforms"].shape == (3, 16_000)
+    assert batch["pseudo_labels"].shape == (3, num_frames(16_000))
+    for row, example in enumerate(examples):
+        samples, frames = len(example.waveform), len(example.pseudo_labels)
+        assert frames == num_frames(samples)
+        np.testing.assert_array_equal(batch["waveforms"][row, :samples], example.waveform)
+        assert not batch["waveforms"][row, samples:].any()
+        np.testing.assert_array_equal(batch["pseudo_labels"][row, :frames], example.pseudo_labels)
+        assert (batch["pseudo_labels"][row, frames:] == -100).all()
+
+
+def test_missing_labels_are_nan(corpus: CSVCorpus) -> None:
+    dataset = EmotionDataset(corpus.utterances, max_samples=250_000)
+    batch = collate_emotion([dataset[ExampleKey(index, 0)] for index in (0, 25)])
+    np.testing.assert_array_equal(batch["labels"], np.float32([[1, np.nan, np.nan], [np.nan, np.nan, np.nan]]))
+
+
+def test_audio_shorter_than_its_header_said(corpus: CSVCorpus) -> None:
+    longer = replace(corpus.utterances[0], seconds=corpus.utterances[0].seconds + 0.001)
+    with pytest.raises(UserError, match=r"u00\.wav: audio ends 16 samples before"):
+        EmotionDataset([longer], max_samples=250_000)[ExampleKey(0, 0)]
+
+
+def test_pseudo_labels_of_another_corpus_or_version(corpus: CSVCorpus, pseudo_labels_folder: Path) -> None:
+    labels = PseudoLabels.load(pseudo_labels_folder)
+    check_pseudo_labels(corpus.utterances, labels)
+    other = [*corpus.utterances, replace(corpus.utterances[0], utterance_id="new")]
+    with pytest.raises(UserError, match=r"no pseudo-labels for 1 of 35 utterances, new the first.*ser kmeans"):
+        check_pseudo_labels(other, labels)
+    longer = replace(corpus.utterances[0], seconds=corpus.utterances[0].seconds + 0.02)
+    with pytest.raises(UserError, match="24 pseudo-labels for the 25 frames of u00"):
+        check_pseudo_labels([longer], labels)
