@@ -1,0 +1,119 @@
+"""Waveforms -> the frames that a Transformer reads: HuBERT's convolutions, or log-mel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torchaudio
+from torch import nn
+from torch.nn import functional
+
+from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+
+class ConvFrontEnd(nn.Module):
+    """The convolutions of a transformers model, with a group norm that doesn't see padding.
+
+    The first norm of base-size models takes its statistics over time; over padding as well, a clip's features would
+    depend on its batch mates (by about 1 on random weights). Taken over real frames alone they don't, since every
+    later window of a real frame lies inside real frames. Ours.
+
+    Args:
+        layers: a transformers model's `feature_extractor.conv_layers`.
+        gradient_scale: factor on the gradient that reaches the convolutions (fairseq's feature_grad_mult).
+    """
+
+    def __init__(self, layers: nn.ModuleList, gradient_scale: float = 1.0) -> None:
+        super().__init__()
+        self.conv_layers = layers
+        self.gradient_scale = gradient_scale
+
+    def forward(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
+        """Run the convolutions, (batch, samples) -> (batch, frames, channels)."""
+        hidden = waveforms[:, None]
+        trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in self.parameters())
+        with torch.set_grad_enabled(trained):
+            layer: Any
+            for layer in self.conv_layers:
+                norm = getattr(layer, "layer_norm", None)
+                if isinstance(norm, nn.GroupNorm):
+                    hidden = layer.conv(hidden)
+                    lengths = (num_samples - layer.conv.kernel_size[0]) // layer.conv.stride[0] + 1
+                    hidden = layer.activation(_norm_over_real_frames(hidden, lengths, norm))
+                else:
+                    hidden = layer(hidden)
+        if trained and self.gradient_scale != 1.0:
+            hidden = hidden * self.gradient_scale + hidden.detach() * (1 - self.gradient_scale)
+        return hidden.transpose(1, 2)
+
+
+def _norm_over_real_frames(hidden: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
+    if bool((lengths >= hidden.shape[2]).all()):
+        normed: Tensor = norm(hidden)
+        return normed
+    real = (torch.arange(hidden.shape[2], device=hidden.device) < lengths[:, None])[:, None]
+    count = lengths[:, None, None]
+    values = hidden.float()
+    mean = (values * real).sum(2, keepdim=True) / count
+    variance = ((values - mean).square() * real).sum(2, keepdim=True) / count
+    normed = (values - mean) * torch.rsqrt(variance + norm.eps)
+    return (normed * norm.weight[:, None] + norm.bias[:, None]).to(hidden.dtype)
+
+
+class LogMelFrontEnd(nn.Module):
+    """Log-mel frames of a 400-sample window every 320 samples, uncentred, so that their number is HuBERT's.
+
+    Each mel bin is standardised over the training set. A layer norm over the bins would erase the energy that
+    carries arousal.
+
+    Args:
+        num_mels: mel bins.
+    """
+
+    mean: Tensor
+    std: Tensor
+    filters: Tensor
+    window: Tensor
+
+    def __init__(self, num_mels: int) -> None:
+        super().__init__()
+        filters = torchaudio.functional.melscale_fbanks(
+            WINDOW // 2 + 1, 0.0, SAMPLE_RATE / 2, num_mels, SAMPLE_RATE, norm=None, mel_scale="htk"
+        )
+        self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+        self.register_buffer("mean", torch.zeros(num_mels))
+        self.register_buffer("std", torch.ones(num_mels))
+
+    def forward(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
+        """Compute standardised log-mel frames, (batch, samples) -> (batch, frames, mels)."""
+        return (self.log_mel(waveforms) - self.mean) / self.std
+
+    def log_mel(self, waveforms: Tensor) -> Tensor:
+        """Compute log-mel frames, (batch, samples) -> (batch, frames, mels), natural logarithm of power."""
+        with torch.autocast(waveforms.device.type, enabled=False):
+            windows = waveforms.float().unfold(-1, WINDOW, HOP) * self.window
+            power = torch.fft.rfft(windows).abs().square()
+            return functional.threshold(power @ self.filters, 1e-6, 1e-6).log()
+
+    def fit(self, training_audio: Iterable[NDArray[np.float32]]) -> None:
+        """Take the mean and deviation of each mel bin from waveforms (samples,)."""
+        count = 0
+        total = torch.zeros_like(self.mean, dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for waveform in training_audio:
+            frames = self.log_mel(torch.from_numpy(waveform).to(self.mean.device)[None])[0].double()
+            count += frames.shape[0]
+            total += frames.sum(0)
+            squares += frames.square().sum(0)
+        mean = total / max(count, 1)
+        self.mean.copy_(mean)
+        self.std.copy_((squares / max(count, 1) - mean.square()).clamp(min=1e-4).sqrt())

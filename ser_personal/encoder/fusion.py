@@ -1,0 +1,90 @@
+"""Where the speaker embedding e_s meets the utterance's frames."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ser_personal.types import FusionName
+
+
+class NoFusion(nn.Module):
+    """No speaker embedding: TAPT and Vanilla-FT."""
+
+    uses_speakers = False
+
+    def enter(self, hidden: Tensor, speaker_embedding: Tensor) -> Tensor:
+        """Personalise the Transformer's input, (batch, frames, dim) -> (batch, frames or more, dim)."""
+        return hidden
+
+    def leave(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
+        """Personalise the Transformer's output, back to (batch, frames, dim)."""
+        return frames
+
+
+class First(NoFusion):
+    """e_s is added after feature projection and masking, before the positional convolution (paper: First)."""
+
+    uses_speakers = True
+
+    def enter(self, hidden: Tensor, speaker_embedding: Tensor) -> Tensor:
+        """Add e_s to every frame."""
+        return hidden + speaker_embedding[:, None]
+
+
+class Prefix(NoFusion):
+    """e_s is prepended to the Transformer's input sequence and its frame dropped from the output (paper: Prefix)."""
+
+    uses_speakers = True
+
+    def enter(self, hidden: Tensor, speaker_embedding: Tensor) -> Tensor:
+        """Prepend e_s as a frame."""
+        return torch.cat([speaker_embedding[:, None].to(hidden.dtype), hidden], dim=1)
+
+    def leave(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
+        """Drop the speaker's frame."""
+        return frames[:, 1:]
+
+
+class Concat(NoFusion):
+    """e_s stands beside the features of every frame, and both are projected to `dim` (ours).
+
+    The projection starts as the sum of the two, which is Last, so that pre-trained features aren't lost.
+    """
+
+    uses_speakers = True
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(2 * dim, dim)
+        with torch.no_grad():
+            self.projection.weight.copy_(torch.eye(dim).repeat(1, 2))
+            self.projection.bias.zero_()
+
+    def leave(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
+        """Project [frame; e_s]."""
+        beside = speaker_embedding[:, None].expand(-1, frames.shape[1], -1)
+        projected: Tensor = self.projection(torch.cat([frames, beside.to(frames.dtype)], dim=-1))
+        return projected
+
+
+class Last(NoFusion):
+    """e_s is added to every frame after the last Transformer layer (paper: Last, equation 1)."""
+
+    uses_speakers = True
+
+    def leave(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
+        """Add e_s to every frame."""
+        return frames + speaker_embedding[:, None]
+
+
+def make_fusion(name: FusionName, dim: int) -> NoFusion:
+    """Make the fusion of that name for an encoder of width `dim`."""
+    if name == "concat":
+        return Concat(dim)
+    return {"none": NoFusion, "first": First, "prefix": Prefix, "last": Last}[name]()

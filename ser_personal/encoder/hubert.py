@@ -1,0 +1,235 @@
+"""HuBERT and its relatives, by hub name or local folder."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ser_personal.audio import normalize, num_frames
+from ser_personal.encoder.front_end import ConvFrontEnd, LogMelFrontEnd
+from ser_personal.encoder.fusion import NoFusion
+from ser_personal.errors import UserError
+from ser_personal.types import EncoderOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+LOG_MEL = "log_mel"
+STATISTICS_UTTERANCES = 500
+MODEL_TYPES = ("hubert", "wavlm", "wav2vec2", "unispeech-sat")
+
+
+class HubertEncoder(nn.Module):
+    """A pre-trained HuBERT, WavLM, wav2vec 2.0 or UniSpeech-SAT from transformers.
+
+    Nothing is read or built until `build`, so that a configuration can be checked without weights.
+
+    Args:
+        pretrained: name on the Hugging Face hub, or a local folder.
+        freeze_cnn: keep the convolutions as they are, and run them without autograd.
+        freeze_layers: keep that many of the first Transformer layers as they are, and the projection before them.
+        normalize: bring each waveform to zero mean and unit variance; None means as the model was pre-trained
+            (large: yes, base: no).
+        gradient_scale: factor on the gradient of the convolutions (fairseq's feature_grad_mult: large 1, base 0.1).
+        dropout: of the Transformer; 0 as in HuBERT-large's pre-training (base: 0.1).
+        layerdrop: chance to skip a layer; anything but 0 breaks DDP and gradient checkpointing.
+        gradient_checkpointing: recompute activations in the backward pass, for less memory.
+    """
+
+    def __init__(
+        self,
+        pretrained: str = "facebook/hubert-large-ll60k",
+        *,
+        freeze_cnn: bool = False,
+        freeze_layers: int = 0,
+        normalize: bool | None = None,
+        gradient_scale: float = 1.0,
+        dropout: float = 0.0,
+        layerdrop: float = 0.0,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.pretrained = pretrained
+        self.freeze_cnn = freeze_cnn
+        self.freeze_layers = freeze_layers
+        self.normalize = normalize
+        self.gradient_scale = gradient_scale
+        self.overrides = {
+            "hidden_dropout": dropout,
+            "attention_dropout": dropout,
+            "activation_dropout": dropout,
+            "feat_proj_dropout": dropout,
+            "layerdrop": layerdrop,
+            # masked_spec_embed exists only where one of transformers' own masking probabilities isn't zero
+            "mask_time_prob": 0.05,
+        }
+        self.gradient_checkpointing = gradient_checkpointing
+        self.network: Any = None
+        self.front_end: ConvFrontEnd | LogMelFrontEnd | None = None
+
+    @property
+    def dim(self) -> int:
+        """Width of the frames."""
+        return int(self.network.config.hidden_size)
+
+    @property
+    def config(self) -> str:
+        """The architecture as JSON, enough to `build` it again without hub or folder."""
+        return str(self.network.config.to_json_string(use_diff=False))
+
+    def build(self, config: str | None = None) -> None:
+        """Make the network: with its pre-trained weights, or with random ones from a saved `config`.
+
+        Raises:
+            UserError: the model can't be loaded or is of an unknown type.
+        """
+        self.network = self._load() if config is None else self._from_config(json.loads(config))
+        self.front_end = self._take_front_end()
+        if self.gradient_checkpointing:
+            self.network.gradient_checkpointing_enable()
+        frozen = [self.front_end] if self.freeze_cnn else []
+        if self.freeze_layers:
+            frozen += [self.network.feature_projection, self.network.encoder.pos_conv_embed]
+            frozen += self.network.encoder.layers[: self.freeze_layers]
+        for module in frozen:
+            module.requires_grad_(requires_grad=False)
+
+    def _load(self) -> nn.Module:
+        from transformers import AutoConfig, AutoModel
+
+        try:
+            config = AutoConfig.from_pretrained(self.pretrained)
+            self._check(config.model_type)
+            network: nn.Module = AutoModel.from_pretrained(self.pretrained, config=self._override(config))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"can't be loaded ({str(error).splitlines()[0][:120]})",
+                where=f"encoder {self.pretrained}",
+                remedy="give a hub name that this machine can reach, a local folder, or --model.encoder TinyEncoder",
+            ) from error
+        return network
+
+    def _from_config(self, config: dict[str, Any]) -> nn.Module:
+        from transformers import AutoConfig, AutoModel
+
+        self._check(config.get("model_type", "none"))
+        kind = config.pop("model_type")
+        network: nn.Module = AutoModel.from_config(self._override(AutoConfig.for_model(kind, **config)))
+        return network
+
+    def _check(self, model_type: str) -> None:
+        if model_type not in MODEL_TYPES:
+            raise UserError(
+                f"is of type {model_type}",
+                where=f"encoder {self.pretrained}",
+                remedy=f"use one of {', '.join(MODEL_TYPES)}",
+            )
+
+    def _override(self, config: Any) -> Any:
+        config.update(self.overrides)
+        return config
+
+    def _take_front_end(self) -> ConvFrontEnd | LogMelFrontEnd:
+        layers = self.network.feature_extractor.conv_layers
+        # Our front end holds the convolutions; transformers' container would list their weights a second time.
+        self.network.feature_extractor = nn.Identity()
+        if getattr(self.network.config, "front_end", None) == LOG_MEL:
+            return LogMelFrontEnd(self.network.config.conv_dim[-1])
+        return ConvFrontEnd(layers, self.gradient_scale)
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether waveforms are brought to zero mean and unit variance."""
+        if self.normalize is not None:
+            return self.normalize
+        return bool(self.network.config.feat_extract_norm == "layer")
+
+    def fit_front_end(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
+        """Standardise log-mel bins over at most 500 evenly spread training waveforms (samples,)."""
+        if isinstance(self.front_end, LogMelFrontEnd):
+            self.front_end.fit(training_audio(STATISTICS_UTTERANCES))
+
+    def forward(
+        self,
+        waveforms: Tensor,
+        num_samples: Tensor,
+        *,
+        time_mask: Tensor | None = None,
+        fusion: NoFusion | None = None,
+        speaker_embedding: Tensor | None = None,
+    ) -> EncoderOutput:
+        """Encode a padded batch; each utterance's frames don't depend on its batch mates.
+
+        Args:
+            waveforms: (batch, samples).
+            num_samples: (batch,).
+            time_mask: (batch, frames), frames to replace by the mask embedding.
+            fusion: where the speaker embedding enters.
+            speaker_embedding: e_s, (batch, dim).
+        """
+        if self.front_end is None:
+            raise RuntimeError("build() the encoder before using it")
+        if self.normalizes:
+            waveforms = normalize(waveforms, num_samples)
+        features = self.front_end(waveforms, num_samples)
+        frame_mask = torch.arange(features.shape[1], device=features.device) < num_frames(num_samples)[:, None]
+        hidden = self.network.feature_projection(features)
+        # wav2vec 2.0 and WavLM give the normalised features as well
+        hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        if time_mask is not None:
+            hidden = torch.where(time_mask[..., None], self.network.masked_spec_embed.to(hidden.dtype), hidden)
+        if fusion is not None and speaker_embedding is not None:
+            hidden = fusion.enter(hidden, speaker_embedding)
+        frames = self._transform(hidden, frame_mask)
+        if fusion is not None and speaker_embedding is not None:
+            frames = fusion.leave(frames, speaker_embedding)
+        return EncoderOutput(frames, frame_mask, time_mask, _penalty(features, frame_mask))
+
+    def _transform(self, hidden: Tensor, frame_mask: Tensor) -> Tensor:
+        mask = None
+        # Without a mask the fast attention kernel runs.
+        if not bool(frame_mask.all()):
+            ahead = frame_mask.new_ones(frame_mask.shape[0], hidden.shape[1] - frame_mask.shape[1])
+            mask = torch.cat([ahead, frame_mask], dim=1)
+        frames: Tensor = self.network.encoder(hidden, attention_mask=mask).last_hidden_state
+        return frames
+
+    def hidden_states(self, waveforms: Tensor, num_samples: Tensor, layer: int) -> EncoderOutput:
+        """Encode up to a layer, as a k-means teacher does.
+
+        Args:
+            waveforms: (batch, samples).
+            num_samples: (batch,).
+            layer: 1-based, transformers' `hidden_states[layer]`.
+
+        Raises:
+            UserError: the encoder has no such layer.
+        """
+        layers = self.network.encoder.layers
+        if not 1 <= layer <= len(layers):
+            raise UserError(
+                f"no layer {layer}", where=f"encoder of {len(layers)} layers", remedy="choose a teacher_layer from 1 on"
+            )
+        kept: list[Tensor] = []
+
+        def keep(_module: nn.Module, _inputs: object, output: Any) -> None:
+            kept.append(output[0] if isinstance(output, tuple) else output)
+
+        hook = layers[layer - 1].register_forward_hook(keep)
+        try:
+            output = self(waveforms, num_samples)
+        finally:
+            hook.remove()
+        return EncoderOutput(kept[0], output.frame_mask)
+
+
+def _penalty(features: Tensor, frame_mask: Tensor) -> Tensor:
+    real = features.float().square().mean(-1) * frame_mask
+    return real.sum() / frame_mask.sum().clamp(min=1)

@@ -1,0 +1,86 @@
+"""What the LightningModules of PAPT and fine-tuning share: a personalised encoder that a checkpoint can rebuild."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, cast
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+
+from ser_personal.encoder.checkpoint import DESCRIPTION
+from ser_personal.errors import UserError
+
+if TYPE_CHECKING:
+    from ser_personal.encoder.personalized import EncoderDescription, PersonalizedEncoder
+    from ser_personal.types import TrainingSet
+
+
+class PersonalizedModule(LightningModule):
+    """Builds its networks when a fit begins, or as its checkpoint describes them.
+
+    Nothing is built in `__init__`: a configuration can be checked without weights, and a checkpoint needs neither hub
+    nor the files it was started from.
+
+    Attributes:
+        starts_from_checkpoint: set where a fit is resumed, so that no pre-trained weights are read only to be replaced.
+    """
+
+    def __init__(self, personalized: PersonalizedEncoder) -> None:
+        super().__init__()
+        self.personalized = personalized
+        self.starts_from_checkpoint = False
+
+    @abstractmethod
+    def build(self, training_set: TrainingSet) -> None:
+        """Make all networks afresh for a fit."""
+
+    @abstractmethod
+    def rebuild(self, checkpoint: dict[str, Any]) -> None:
+        """Make the networks beside the encoder in the shape of the checkpoint's."""
+
+    def configure_model(self) -> None:
+        """Build the networks where a fresh fit begins; else the checkpoint does."""
+        if self._trainer is None or self.personalized.is_built or self.starts_from_checkpoint:
+            return
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.build(self.training_set)
+
+    @property
+    def training_set(self) -> TrainingSet:
+        """The trainer's datamodule, for what a fit needs to know of its training speakers."""
+        return cast("TrainingSet", self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the architecture and the speakers of the table."""
+        checkpoint[DESCRIPTION] = dict(self.personalized.describe())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build the networks that the checkpoint describes.
+
+        Raises:
+            UserError: the checkpoint isn't one of this project, or a fit is resumed on other speakers.
+        """
+        description: EncoderDescription | None = checkpoint.get(DESCRIPTION)
+        if description is None:
+            raise UserError("isn't one of ser_personal", where="the checkpoint", remedy="give one written by `ser fit`")
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self._check_same_speakers(description["speaker_ids"])
+        if not self.personalized.is_built or self.personalized.describe() != description:
+            self.personalized.rebuild(description)
+            self.rebuild(checkpoint)
+
+    def _check_same_speakers(self, speaker_ids: list[str]) -> None:
+        now = set(self.training_set.train_speaker_ids)
+        if speaker_ids and set(speaker_ids) != now and not self.keeps_foreign_speakers:
+            differing = sorted(set(speaker_ids) ^ now)
+            raise UserError(
+                f"was trained on other speakers than this corpus has ({len(differing)} differ, first {differing[0]})",
+                where="the checkpoint to resume",
+                remedy="resume on the same corpus, or start a fresh fit",
+            )
+
+    @property
+    def keeps_foreign_speakers(self) -> bool:
+        """Whether the table may hold other speakers than the training set, as one that came from PAPT may."""
+        return False

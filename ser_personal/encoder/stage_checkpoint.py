@@ -1,0 +1,37 @@
+"""The file that a stage leaves for the next one: papt.ckpt, finetune.ckpt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+
+class StageCheckpoint(ModelCheckpoint):
+    """Keeps the best model as NAME.ckpt and the newest as NAME-last.ckpt, in `--trainer.default_root_dir`.
+
+    Args:
+        name: of the stage.
+        monitor: what "best" goes by.
+        mode: whether less or more of it is better.
+    """
+
+    def __init__(self, name: str, monitor: str, mode: Literal["min", "max"]) -> None:
+        super().__init__(
+            filename=name,
+            monitor=monitor,
+            mode=mode,
+            save_last=True,
+            enable_version_counter=False,
+            auto_insert_metric_name=False,
+        )
+        self.CHECKPOINT_NAME_LAST = f"{name}-last"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Choose the folder."""
+        self.dirpath = str(Path(trainer.default_root_dir).absolute())
+        super().setup(trainer, pl_module, stage)
