@@ -1,0 +1,1 @@
+"""Personalised adaptive pre-training (PAPT) and its pseudo-labels."""

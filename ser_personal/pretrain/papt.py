@@ -1,0 +1,183 @@
+"""PAPT: personalised adaptive pre-training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch.optim.lr_scheduler import LambdaLR
+
+from ser_personal.audio import num_frames
+from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.encoder.module import PersonalizedModule
+from ser_personal.encoder.personalized import PersonalizedEncoder
+from ser_personal.errors import UserError
+from ser_personal.pretrain.masked_prediction import PredictionHead, masked_prediction_loss
+from ser_personal.pretrain.metric import MaskedPredictionMetric
+from ser_personal.pretrain.span_mask import span_mask
+from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.types import FusionName
+
+if TYPE_CHECKING:
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+    from torch import Tensor
+
+    from ser_personal.pretrain.masked_prediction import MaskedPredictionLoss
+    from ser_personal.types import EncoderOutput, PretrainBatch, PretrainingSet, TrainingSet
+
+VALIDATION_SETS = ("", "_unseen_speakers")
+
+
+class PAPT(PersonalizedModule):
+    """HuBERT's masked cluster prediction continued on a corpus, with a speaker embedding learnt beside it.
+
+    Source: the paper, section 2; what it leaves to HuBERT's own pre-training is fairseq's configuration of
+    HuBERT-large. TAPT is the same with `fusion` none.
+
+    Args:
+        encoder: what is adapted; HuBERT-large if None.
+        speakers: the table of e_s; one with its defaults if None.
+        fusion: where e_s enters: none, first, prefix, concat or last.
+        final_dim: width in which frames and clusters are compared; 768 in HuBERT-large, 256 in base.
+        released_head: prediction_head.safetensors from `ser import`, to keep the released head and its codebook.
+        mask_prob: masked frames to aim for before spans overlap, as a share.
+        mask_length: length of a span, in frames.
+        mask_min: spans in every utterance, at least.
+        feature_penalty: weight of the mean square of the convolutions' output.
+        learning_rate: the peak.
+        warmup_share: share of all steps in which the rate climbs; it falls to 0, linearly, over the rest.
+        weight_decay: decoupled, as fairseq's Adam has it.
+        seed: of the span masks, which are a function of it, the step and the rank.
+    """
+
+    def __init__(
+        self,
+        encoder: HubertEncoder | None = None,
+        speakers: SpeakerEmbedding | None = None,
+        fusion: FusionName = "last",
+        final_dim: int = 768,
+        released_head: str | None = None,
+        mask_prob: float = 0.8,
+        mask_length: int = 10,
+        mask_min: int = 2,
+        feature_penalty: float = 10.0,
+        learning_rate: float = 1e-5,
+        warmup_share: float = 0.05,
+        weight_decay: float = 0.01,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(PersonalizedEncoder(encoder or HubertEncoder(), speakers or SpeakerEmbedding(), fusion))
+        self.save_hyperparameters(ignore=["encoder", "speakers"])
+        self.head: PredictionHead | None = None
+        self.metrics = torch.nn.ModuleList()
+
+    def build(self, training_set: TrainingSet) -> None:
+        """Make encoder, speaker table and head for the speakers and clusters of the training set."""
+        pretraining_set = cast("PretrainingSet", training_set)
+        num_clusters = pretraining_set.num_clusters
+        self.personalized.pretraining_splits = pretraining_set.splits
+        self.personalized.build(training_set.train_speaker_ids)
+        self.personalized.encoder.fit_front_end(training_set.training_audio)
+        self._build_head(num_clusters)
+        if self.hparams["released_head"] is not None:
+            self._keep_released_head(num_clusters)
+
+    def rebuild(self, checkpoint: dict[str, Any]) -> None:
+        """Make the head in the shape of the checkpoint's."""
+        self._build_head(checkpoint["state_dict"]["head.label_embeddings"].shape[0])
+
+    def _build_head(self, num_clusters: int) -> None:
+        self.head = PredictionHead(self.personalized.dim, num_clusters, self.hparams["final_dim"])
+        self.metrics = torch.nn.ModuleList(MaskedPredictionMetric(num_clusters) for _ in VALIDATION_SETS)
+
+    def _keep_released_head(self, num_clusters: int) -> None:
+        path = self.hparams["released_head"]
+        head = PredictionHead.load_released(path)
+        clusters, dim = len(head.label_embeddings), head.final_proj.in_features
+        if (clusters, dim) != (num_clusters, self.personalized.dim):
+            raise UserError(
+                f"scores {clusters} clusters for frames of width {dim}, the pseudo-labels have {num_clusters} "
+                f"and the encoder {self.personalized.dim}",
+                where=path,
+                remedy="use the codebook and encoder that the head was released with, or leave released_head out",
+            )
+        self.head = head
+
+    def forward(self, batch: PretrainBatch, time_mask: Tensor) -> EncoderOutput:
+        """Encode a batch with its masked frames replaced."""
+        output: EncoderOutput = self.personalized(batch, time_mask)
+        return output
+
+    def _predict(self, batch: PretrainBatch, mask_seed: int) -> tuple[MaskedPredictionLoss, EncoderOutput]:
+        if self.head is None:
+            raise RuntimeError("build() the model before using it")
+        time_mask = span_mask(
+            num_frames(batch["num_samples"]),
+            self.hparams["mask_prob"],
+            self.hparams["mask_length"],
+            self.hparams["mask_min"],
+            torch.Generator().manual_seed(mask_seed),
+        )
+        output = self(batch, time_mask)
+        return masked_prediction_loss(output.frames, batch["pseudo_labels"], time_mask, self.head), output
+
+    def training_step(self, batch: PretrainBatch, batch_idx: int) -> Tensor:
+        """Predict the pseudo-labels of masked frames; the loss is divided by the masked frames of all devices.
+
+        DDP averages gradients over ranks, so the sum over this rank's frames is multiplied by the number of ranks.
+        """
+        step_seed = (self.hparams["seed"] * 1_000_003 + self.global_step) * self.trainer.world_size + self.global_rank
+        prediction, output = self._predict(batch, step_seed)
+        masked = self.trainer.strategy.reduce(prediction.masked.float(), reduce_op="sum").clamp(min=1)
+        loss = prediction.loss * self.trainer.world_size / masked
+        self.log("train_loss", loss, prog_bar=True)
+        self.log("train_accuracy", prediction.correct / prediction.masked.clamp(min=1))
+        penalty = output.feature_penalty
+        # A frozen front end's penalty is a constant.
+        if penalty is not None and penalty.requires_grad:
+            loss = loss + self.hparams["feature_penalty"] * penalty
+            self.log("feature_penalty", penalty)
+        return loss
+
+    def validation_step(self, batch: PretrainBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Predict under masks that depend on the batch alone, so that epochs and models are compared on the same."""
+        first = int(batch["indices"][0]) if len(batch["indices"]) else batch_idx
+        prediction, _ = self._predict(batch, first)
+        self._metric(dataloader_idx).update(prediction)
+
+    def _metric(self, number: int) -> MaskedPredictionMetric:
+        return cast("MaskedPredictionMetric", self.metrics[number])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss (nats a masked frame), accuracy and codebook usage; unseen speakers apart."""
+        for number, name in enumerate(VALIDATION_SETS):
+            metric = self._metric(number)
+            if metric.update_called:
+                scores = metric.compute()
+                self.log(f"val_loss{name}", scores.loss, prog_bar=True)
+                self.log(f"val_accuracy{name}", scores.accuracy)
+                self.log(f"val_codebook_usage{name}", scores.codebook_usage)
+                metric.reset()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam (0.9, 0.98) as in fairseq, with linear warm-up and linear decay to 0."""
+        weights = [weight for weight in self.parameters() if weight.requires_grad]
+        optimizer = torch.optim.AdamW(
+            weights,
+            lr=self.hparams["learning_rate"],
+            betas=(0.9, 0.98),
+            eps=1e-6,
+            weight_decay=self.hparams["weight_decay"],
+        )
+        total = int(self.trainer.estimated_stepping_batches)
+        warmup = max(1, round(total * self.hparams["warmup_share"]))
+        rank_zero_info(f"{total} steps, {warmup} of them warm-up")
+
+        def scale(step: int) -> float:
+            return float(min((step + 1) / warmup, max(0.0, (total - step) / max(1, total - warmup))))
+
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, scale), "interval": "step"},
+        }

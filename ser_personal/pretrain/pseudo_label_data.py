@@ -1,0 +1,100 @@
+"""The audio that gets pseudo-labels: whole utterances, in batches that are the same in every run."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ser_personal.audio import num_frames
+from ser_personal.corpus.resolve import open_corpus
+from ser_personal.corpus.splits import require_split
+from ser_personal.data.batching import BucketBatchSampler
+from ser_personal.data.collate import collate_speech
+from ser_personal.data.dataset import SpeechDataset, SpeechExample, decode_part, samples_of
+from ser_personal.data.loader import SpeechLoader
+from ser_personal.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ser_personal.corpus.base import Corpus
+    from ser_personal.data.batching import ExampleKey
+    from ser_personal.types import SpeechBatch, Utterance
+
+
+@dataclass(frozen=True)
+class PseudoLabelData:
+    """Which utterances get pseudo-labels, and which of them the codebook is fitted on.
+
+    Attributes:
+        corpus: a corpus, a folder in MSP-Podcast's layout, or a corpus.csv.
+        splits: sets that get pseudo-labels; all if None.
+        fit_splits: sets that the codebook is fitted on, by default none of which a model is tested on.
+        batch_seconds: audio of a batch, padding included.
+        num_workers: processes that decode audio.
+    """
+
+    corpus: Corpus | str
+    splits: list[str] | None = None
+    fit_splits: list[str] = field(default_factory=lambda: ["train"])
+    batch_seconds: float = 120.0
+    num_workers: int = 0
+
+    @cached_property
+    def utterances(self) -> list[Utterance]:
+        """Everything that gets pseudo-labels.
+
+        Raises:
+            UserError: no such split, or audio that has no frame.
+        """
+        sets = {name: utterances for name, utterances in open_corpus(self.corpus).splits.sets.items() if utterances}
+        for name in [*(self.splits or ()), *self.fit_splits]:
+            require_split(name, sets)
+        wanted = [utterance for name in self.splits or sets for utterance in sets[name]]
+        empty = [utterance for utterance in wanted if not num_frames(samples_of(utterance))]
+        if empty:
+            what = f"{len(empty)} audio files are unreadable or shorter than one frame of 25 ms, this one the first"
+            raise UserError(
+                what, where=empty[0].path, remedy="`ser check CORPUS` lists them; take them out of the corpus"
+            )
+        return wanted
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies utterances, their lengths, and which of them the codebook is fitted on."""
+        digest = hashlib.sha256(repr(sorted(self.fit_splits)).encode())
+        for utterance in self.utterances:
+            digest.update(f"{utterance.utterance_id}\t{samples_of(utterance)}\n".encode())
+        return f"{len(self.utterances)} utterances, {digest.hexdigest()[:16]}"
+
+    def fit_loader(self) -> SpeechLoader[SpeechBatch]:
+        """Load what the codebook is fitted on.
+
+        Raises:
+            UserError: nothing of `splits` lies in `fit_splits`.
+        """
+        indices = [i for i, utterance in enumerate(self.utterances) if utterance.split in self.fit_splits]
+        if not indices:
+            remedy = f"Add one of {', '.join(self.fit_splits)} to data.splits, or give a codebook"
+            raise UserError("no audio to fit the codebook on", where="data.fit_splits", remedy=remedy)
+        return self._loader(indices)
+
+    def loader(self) -> SpeechLoader[SpeechBatch]:
+        """Load everything that gets pseudo-labels."""
+        return self._loader(range(len(self.utterances)))
+
+    def _loader(self, indices: Sequence[int]) -> SpeechLoader[SpeechBatch]:
+        num_samples = [samples_of(self.utterances[i]) for i in indices]
+        sampler = BucketBatchSampler(indices, num_samples, batch_seconds=self.batch_seconds, shuffle=False)
+        dataset = WholeUtterances(self.utterances, max_samples=max(num_samples))
+        return SpeechLoader(dataset, sampler, collate_speech, num_workers=self.num_workers)
+
+
+class WholeUtterances(SpeechDataset[SpeechExample]):
+    """Utterances from their first sample to their last."""
+
+    def __getitem__(self, key: ExampleKey) -> SpeechExample:
+        utterance = self.utterances[key.index]
+        return SpeechExample(key.index, utterance.speaker_id, decode_part(utterance, 0, samples_of(utterance)))

@@ -1,0 +1,136 @@
+"""Teachers: the features whose clusters become pseudo-labels."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from torchaudio.functional import compute_deltas
+from torchaudio.transforms import MFCC
+
+from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW, num_frames
+from ser_personal.types import EncoderOutput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ser_personal.encoder.hubert import HubertEncoder
+
+COEFFICIENTS = 13
+MELS = 40
+
+
+class Teacher(nn.Module, ABC):
+    """Makes from waveforms the frames that k-means clusters."""
+
+    def build(self) -> None:
+        """Make ready what `__init__` only names, such as weights on a hub."""
+
+    @property
+    @abstractmethod
+    def description(self) -> dict[str, str | int]:
+        """What identifies the teacher once built; "teacher" is its name. Two that agree here give the same frames."""
+
+    @property
+    def teacher_layer(self) -> int | None:
+        """Which encoder layer, 1-based; None where there are no layers."""
+        return None
+
+    @abstractmethod
+    def forward(self, waveforms: Tensor, num_samples: Tensor) -> EncoderOutput:
+        """Make frames.
+
+        Args:
+            waveforms: (batch, samples), 16 kHz.
+            num_samples: (batch,).
+
+        Returns:
+            `num_frames(num_samples)` real frames a clip, the same whatever it is batched with.
+        """
+
+
+class MFCCTeacher(Teacher):
+    """13 MFCC with deltas and delta-deltas: what HuBERT's first iteration clusters, in 39 dimensions.
+
+    Windows of 25 ms every 20 ms, uncentred, so that MFCC and HuBERT frames coincide (fairseq: every 10 ms by Kaldi,
+    every second one used). Not standardised, which would remove the speaker.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        spectrum = {"n_fft": WINDOW, "win_length": WINDOW, "hop_length": HOP, "n_mels": MELS, "center": False}
+        # torchaudio's decibels are cut relative to the loudest frame of the whole batch; plain logarithms aren't
+        self.mfcc = MFCC(SAMPLE_RATE, n_mfcc=COEFFICIENTS, log_mels=True, melkwargs=spectrum)
+
+    @property
+    def description(self) -> dict[str, str | int]:
+        """See `Teacher`."""
+        return {"teacher": "mfcc", "mels": MELS, "coefficients": COEFFICIENTS}
+
+    def forward(self, waveforms: Tensor, num_samples: Tensor) -> EncoderOutput:
+        """See `Teacher`."""
+        # One clip at a time, so that the deltas at its end and the rounding of its products can't depend on the batch.
+        clips = [self._frames(waveform[:n]) for waveform, n in zip(waveforms, num_samples.tolist(), strict=True)]
+        return EncoderOutput(pad_sequence(clips, batch_first=True), _frame_mask(num_samples))
+
+    def _frames(self, waveform: Tensor) -> Tensor:
+        if len(waveform) < WINDOW:
+            return waveform.new_zeros(0, 3 * COEFFICIENTS)
+        coefficients = self.mfcc(waveform)
+        deltas = compute_deltas(coefficients)
+        return torch.cat([coefficients, deltas, compute_deltas(deltas)]).T
+
+
+class EncoderTeacher(Teacher):
+    """A layer of a speech encoder: HuBERT's later iterations (base: layer 6; large: layer 9 of base).
+
+    Args:
+        encoder: any encoder; one that has its weights already, say from a checkpoint, keeps them.
+        teacher_layer: 1-based, transformers' `hidden_states[L]`.
+    """
+
+    def __init__(self, encoder: HubertEncoder, teacher_layer: int = 9) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self._teacher_layer = teacher_layer
+
+    def build(self) -> None:
+        """Load the encoder's weights where it has none."""
+        if next(self.encoder.parameters(), None) is None:
+            self.encoder.build()
+
+    @property
+    def description(self) -> dict[str, str | int]:
+        """See `Teacher`; the weights count, not where they came from."""
+        return {
+            "teacher": self.encoder.pretrained,
+            "teacher_layer": self._teacher_layer,
+            "weights": _hash_of_weights(self.encoder),
+        }
+
+    @property
+    def teacher_layer(self) -> int:
+        """Which encoder layer, 1-based."""
+        return self._teacher_layer
+
+    def forward(self, waveforms: Tensor, num_samples: Tensor) -> EncoderOutput:
+        """See `Teacher`."""
+        return self.encoder.hidden_states(waveforms, num_samples, self._teacher_layer)
+
+
+def _frame_mask(num_samples: Tensor) -> Tensor:
+    frames = num_frames(num_samples)
+    positions = torch.arange(int(frames.max()), device=frames.device)
+    return positions < frames[:, None]
+
+
+def _hash_of_weights(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, weight in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import save_file
+
+from ser_personal.data.pseudo_labels import PseudoLabels, PseudoLabelWriter
+from ser_personal.errors import UserError
+from ser_personal.pretrain.codebook import Codebook
+from ser_personal.pretrain.kmeans import CodebookUsage, codebook_usage, kmeans
+from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
+from ser_personal.pretrain.teachers import EncoderTeacher, MFCCTeacher
+
+FILES = ["ids.uint16", "utterances.jsonl", "meta.json", "codebook.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Fourteen clips of noise and tones of different lengths."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    rows = ["path,speaker,split,arousal"]
+    for number in range(14):
+        samples = int(rng.integers(6_000, 20_000))
+        tone = np.sin(np.arange(samples) * (0.02 + 0.03 * number)) * 0.2
+        soundfile.write(folder / f"{number}.wav", tone + 0.02 * rng.normal(size=samples), 16_000)
+        split = "train" if number < 10 else "validation"
+        rows.append(f"{number}.wav,{split[0]}{number % 3},{split},4")
+    (folder / "corpus.csv").write_text("\n".join(rows))
+    return str(folder / "corpus.csv")
+
+
+@pytest.fixture
+def data(corpus):
+    return PseudoLabelData(corpus, batch_seconds=3)
+
+
+@pytest.fixture
+def make(data, tmp_path):
+    def run(out="labels", **changes):
+        settings = {"data": data, "num_clusters": 6, "sample_share": 0.5, "iterations": 10, "accelerator": "cpu"}
+        kmeans(**(settings | changes), out=str(tmp_path / out))
+        return tmp_path / out
+
+    return run
+
+
+def contents(folder):
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+def test_every_frame_gets_its_nearest_centroid(make, data):
+    folder = make()
+    labels, codebook = PseudoLabels.load(folder), Codebook.load(folder / "codebook.safetensors")
+    assert len(labels) == len(data.utterances) == 14
+    for utterance in data.utterances:
+        waveform, _ = soundfile.read(utterance.path, dtype="float32")
+        frames = MFCCTeacher()(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)])).frames[0].double()
+        distances = [((frames - torch.from_numpy(centroid)) ** 2).sum(1) for centroid in codebook.centroids]
+        assert labels[utterance.utterance_id].tolist() == torch.stack(distances).argmin(0).tolist()
+
+
+def test_source_says_what_made_the_ids(make):
+    folder = make()
+    source = PseudoLabels.load(folder).source
+    assert (source.num_clusters, source.teacher, source.teacher_layer, source.frame_rate) == (6, "mfcc", None, 50)
+    assert source.codebook_hash == Codebook.load(folder / "codebook.safetensors").hash
+
+
+def test_the_same_settings_give_the_same_bytes_and_another_seed_others(make):
+    assert contents(make("first")) == contents(make("again"))
+    assert contents(make("first")) != contents(make("other", seed=1))
+
+
+def test_codebook_does_not_depend_on_batches(make, corpus):
+    wide = make("wide", data=PseudoLabelData(corpus, batch_seconds=60))
+    assert contents(make("narrow"))["codebook.safetensors"] == contents(wide)["codebook.safetensors"]
+
+
+def test_codebook_is_fitted_on_the_training_set_alone(make, corpus, monkeypatch):
+    sampled = []
+    fit = Codebook.fit.__func__
+    spy = classmethod(lambda cls, frames, *settings: sampled.append(len(frames)) or fit(cls, frames, *settings))
+    monkeypatch.setattr(Codebook, "fit", spy)
+    data = PseudoLabelData(corpus)
+    labels = PseudoLabels.load(make(data=data, sample_share=1.0))
+    assert sampled == [sum(len(labels[u.utterance_id]) for u in data.utterances if u.split == "train")]
+
+
+@pytest.mark.parametrize("written", [0, 1, 5, 13])
+def test_an_interrupted_run_ends_with_the_same_bytes(make, monkeypatch, written):
+    whole = make("whole")
+    write = PseudoLabelWriter.write
+
+    def interrupted(writer, *arguments):
+        if len(writer._written) == written:
+            raise InterruptedError
+        write(writer, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PseudoLabelWriter, "write", interrupted)
+        with pytest.raises(InterruptedError):
+            make("broken")
+    with pytest.raises(UserError, match="half written"):
+        PseudoLabels.load(whole.parent / "broken")
+    assert contents(make("broken")) == contents(whole)
+
+
+def test_a_finished_folder_is_left_alone(make, monkeypatch):
+    before = contents(make())
+    monkeypatch.setattr(MFCCTeacher, "forward", None)
+    assert contents(make()) == before
+
+
+def test_other_settings_in_an_existing_folder_are_named(make, corpus):
+    make()
+    with pytest.raises(
+        UserError, match=r"labels: was made with other settings \(num_clusters 6, now 4; seed 0, now 3\)"
+    ):
+        make(num_clusters=4, seed=3)
+    with pytest.raises(UserError, match=r"\(data 14 utterances, \w+, now 10 utterances, \w+\)"):
+        make(data=PseudoLabelData(corpus, splits=["train"]))
+
+
+def test_an_external_codebook_is_used_as_it_is(make, tmp_path):
+    external = Codebook(np.random.default_rng(0).normal(size=(3, 39)).astype(np.float32))
+    external.save(tmp_path / "external.safetensors")
+    folder = make(codebook=str(tmp_path / "external.safetensors"))
+    assert PseudoLabels.load(folder).source.codebook_hash == external.hash
+    assert PseudoLabels.load(folder).num_clusters == 3
+
+
+def test_a_codebook_of_another_width_is_refused(make, tmp_path):
+    Codebook(np.zeros((3, 768), dtype=np.float32)).save(tmp_path / "wide.safetensors")
+    with pytest.raises(UserError, match="codebook: 3 clusters of 768 dimensions for frames of 39"):
+        make(codebook=str(tmp_path / "wide.safetensors"))
+
+
+def test_what_is_no_codebook_is_refused(make, tmp_path):
+    save_file({"other": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="not a codebook"):
+        make(codebook=str(tmp_path / "other.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_clusters": 65_537}, "num_clusters: 65537 clusters"),
+        ({"num_clusters": 0}, "num_clusters: 0 clusters"),
+        ({"num_clusters": 60_000}, r"60000 clusters for \d+ sampled frames"),
+        ({"sample_share": 0.0}, "sample_share"),
+        ({"iterations": 0}, "iterations"),
+        ({"devices": 2}, "devices: pseudo-labels are made on one device"),
+    ],
+)
+def test_impossible_settings_are_refused(make, change, message):
+    with pytest.raises(UserError, match=message):
+        make(**change)
+
+
+def test_wrong_splits_and_empty_audio_are_refused(corpus, tmp_path):
+    with pytest.raises(UserError, match="split test9: no such split"):
+        _ = PseudoLabelData(corpus, splits=["test9"]).utterances
+    with pytest.raises(UserError, match=r"data\.fit_splits: no audio to fit the codebook on"):
+        PseudoLabelData(corpus, splits=["validation"]).fit_loader()
+    soundfile.write(tmp_path / "short.wav", np.zeros(399), 16_000)
+    (tmp_path / "corpus.csv").write_text("path,speaker,split\nshort.wav,a,train\n")
+    with pytest.raises(UserError, match=r"short\.wav: 1 audio files are unreadable or shorter than one frame"):
+        _ = PseudoLabelData(str(tmp_path / "corpus.csv")).utterances
+
+
+def test_an_encoder_layer_teaches(make):
+    from ser_personal.encoder.tiny import TinyEncoder
+
+    torch.manual_seed(0)
+    encoder = TinyEncoder(dim=8, layers=2, heads=2, feed_forward_dim=8)
+    encoder.build()
+    encoder.fit_front_end(lambda _limit: iter(np.random.default_rng(0).normal(size=(5, 8_000)).astype(np.float32)))
+    folder = make(teacher=EncoderTeacher(encoder, teacher_layer=1))
+    assert PseudoLabels.load(folder).source.teacher_layer == 1
+    with pytest.raises(UserError, match="teacher_layer 1, now 2"):
+        make(teacher=EncoderTeacher(encoder, teacher_layer=2))
+
+
+def test_usage_of_hand_made_counts():
+    assert CodebookUsage.from_counts(np.array([4, 4, 0, 8])) == CodebookUsage(16, 3, 1.5)
+    assert CodebookUsage.from_counts(np.array([0, 5])) == CodebookUsage(5, 1, 0.0)
+
+
+def test_usage_counts_every_frame_once(make, data, monkeypatch):
+    monkeypatch.setattr("ser_personal.pretrain.kmeans.UTTERANCES_AT_ONCE", 4)
+    labels = PseudoLabels.load(make())
+    ids = [utterance.utterance_id for utterance in data.utterances]
+    every = np.concatenate([labels[utterance_id] for utterance_id in ids])
+    assert codebook_usage(labels, ids) == CodebookUsage.from_counts(np.bincount(every))

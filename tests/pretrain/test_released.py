@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+from collections import OrderedDict
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from sklearn.cluster import MiniBatchKMeans
+
+from ser_personal.errors import UserError
+from ser_personal.pretrain.codebook import Codebook
+from ser_personal.pretrain.masked_prediction import PredictionHead
+from ser_personal.pretrain.released import import_released
+
+
+class Exploit:
+    """Unpickled by pickle, makes a folder."""
+
+    def __init__(self, victim) -> None:
+        self.victim = victim
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.victim),))
+
+
+@pytest.fixture
+def head():
+    torch.manual_seed(0)
+    return {
+        "final_proj.weight": torch.randn(6, 10),
+        "final_proj.bias": torch.randn(6),
+        "label_embs_concat": torch.nn.Parameter(torch.randn(504, 6)),
+    }
+
+
+def fairseq_checkpoint(head):
+    model = OrderedDict({"encoder.layers.0.fc1.weight": torch.randn(4, 4), **head})
+    model._metadata = OrderedDict({"": {"version": 1}})
+    cfg = argparse.Namespace(arch="hubert", task=argparse.Namespace(rate=np.float64(50.0)), weights=np.arange(3))
+    return {"args": argparse.Namespace(lr=[1e-4]), "cfg": cfg, "model": model, "optimizer_history": [{"n": 1}]}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sklearn_codebook_becomes_ours(tmp_path, dtype, capsys):
+    frames = np.random.default_rng(0).normal(size=(200, 7)).astype(dtype)
+    model = MiniBatchKMeans(5, n_init=2, random_state=np.random.RandomState(0)).fit(frames)
+    joblib.dump(model, tmp_path / "km5.bin")
+    import_released(str(tmp_path / "km5.bin"), str(tmp_path / "out" / "deeper"))
+    codebook = Codebook.load(tmp_path / "out" / "deeper" / "codebook.safetensors")
+    np.testing.assert_array_equal(codebook.centroids, model.cluster_centers_.astype(np.float32))
+    assert "5 clusters of 7 dimensions" in " ".join(capsys.readouterr().out.split())
+
+
+def test_fortran_ordered_centres_of_an_older_joblib(tmp_path):
+    # joblib before 1.2 wrote arrays without alignment
+    centres = np.asfortranarray(np.arange(12, dtype=np.float32).reshape(3, 4))
+    model = MiniBatchKMeans(3)
+    model.cluster_centers_ = centres
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("joblib.numpy_pickle.NUMPY_ARRAY_ALIGNMENT_BYTES", None)
+        patch.setattr("joblib.numpy_pickle.NumpyArrayWrapper.__init__.__defaults__", (False, None))
+        joblib.dump(model, tmp_path / "old.bin")
+    import_released(str(tmp_path / "old.bin"), str(tmp_path))
+    np.testing.assert_array_equal(Codebook.load(tmp_path / "codebook.safetensors").centroids, centres)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_fairseq_head_loses_its_special_tokens(tmp_path, head, zipped):
+    path = tmp_path / "hubert.pt"
+    torch.save(fairseq_checkpoint(head), path, _use_new_zipfile_serialization=zipped)
+    import_released(str(path), str(tmp_path))
+    written = load_file(tmp_path / "prediction_head.safetensors")
+    assert written["label_embeddings"].shape == (500, 6)
+    np.testing.assert_array_equal(written["label_embeddings"][7], head["label_embs_concat"][11].detach())
+    np.testing.assert_array_equal(written["final_proj.weight"], head["final_proj.weight"])
+    np.testing.assert_array_equal(written["final_proj.bias"], head["final_proj.bias"])
+
+
+def test_imported_head_scores_frames_as_its_checkpoint_would(tmp_path, head):
+    torch.save(fairseq_checkpoint(head), tmp_path / "hubert.pt")
+    import_released(str(tmp_path / "hubert.pt"), str(tmp_path))
+    loaded = PredictionHead.load_released(tmp_path / "prediction_head.safetensors")
+    frames = torch.randn(3, 10)
+    projected = frames @ head["final_proj.weight"].T + head["final_proj.bias"]
+    expected = torch.cosine_similarity(projected[:, None], head["label_embs_concat"][None, 4:], dim=2) / 0.1
+    torch.testing.assert_close(loaded(frames), expected)
+
+
+def test_half_precision_heads_become_float32(tmp_path, head):
+    torch.save({"model": {name: weight.detach().half() for name, weight in head.items()}}, tmp_path / "hubert.pt")
+    import_released(str(tmp_path / "hubert.pt"), str(tmp_path))
+    assert {array.dtype for array in load_file(tmp_path / "prediction_head.safetensors").values()} == {np.dtype("f4")}
+
+
+def dump_pickle(value, path):
+    path.write_bytes(pickle.dumps(value))
+
+
+@pytest.mark.parametrize(
+    "dump",
+    [
+        dump_pickle,
+        joblib.dump,
+        torch.save,
+        lambda value, path: torch.save(value, path, _use_new_zipfile_serialization=False),
+    ],
+    ids=["pickle", "joblib", "torch zip", "torch legacy"],
+)
+def test_a_malicious_file_is_refused_and_not_executed(tmp_path, dump):
+    dump({"model": {"final_proj.bias": [1.0]}, "extra": Exploit(tmp_path / "victim")}, tmp_path / "evil.pt")
+    with pytest.raises(UserError, match=r"names (posix|nt)\.mkdir"):
+        import_released(str(tmp_path / "evil.pt"), str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["evil.pt"]
+
+
+def test_a_malicious_array_of_objects_is_not_executed(tmp_path):
+    model = MiniBatchKMeans(3)
+    model.cluster_centers_ = np.array([[Exploit(tmp_path / "victim")]], dtype=object)
+    joblib.dump(model, tmp_path / "evil.bin")
+    with pytest.raises(UserError, match="array of objects"):
+        import_released(str(tmp_path / "evil.bin"), str(tmp_path))
+    assert not (tmp_path / "victim").exists()
+
+
+@pytest.mark.parametrize("attribute", ["eval", "exec", "getattr", "__import__", "open"])
+def test_builtins_that_act_are_refused(tmp_path, attribute):
+    (tmp_path / "evil.bin").write_bytes(f"cbuiltins\n{attribute}\n.".encode())
+    with pytest.raises(UserError, match=f"names builtins.{attribute}"):
+        import_released(str(tmp_path / "evil.bin"), str(tmp_path))
+
+
+def test_state_for_a_function_is_refused(tmp_path):
+    (tmp_path / "evil.bin").write_bytes(b"c_codecs\nencode\n}S'__doc__'\nS'changed'\nsb.")
+    with pytest.raises(UserError, match="state for function"):
+        import_released(str(tmp_path / "evil.bin"), str(tmp_path))
+
+
+def test_a_torchscript_program_is_refused(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "script.pt")
+    with pytest.raises(UserError, match=r"script\.pt: is a TorchScript program"):
+        import_released(str(tmp_path / "script.pt"), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04 half a zip", b"RIFF....WAVE", b"\x80\x04N.", b"\x80\x04}.", b"\x1f\x8b"]
+)
+def test_other_files_are_refused_in_one_line(tmp_path, content):
+    (tmp_path / "other.bin").write_bytes(content)
+    with pytest.raises(UserError, match=r"other\.bin: (is neither|can't be read)") as caught:
+        import_released(str(tmp_path / "other.bin"), str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"none\.pt: no such file"):
+        import_released(str(tmp_path / "none.pt"), str(tmp_path))
+
+
+def test_a_truncated_codebook_is_refused(tmp_path):
+    model = MiniBatchKMeans(3)
+    model.cluster_centers_ = np.zeros((3, 400))
+    joblib.dump(model, tmp_path / "km.bin")
+    whole = (tmp_path / "km.bin").read_bytes()
+    (tmp_path / "km.bin").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="can't be read"):
+        import_released(str(tmp_path / "km.bin"), str(tmp_path))
+
+
+def test_a_checkpoint_without_a_head_is_refused(tmp_path, head):
+    del head["label_embs_concat"]
+    torch.save(fairseq_checkpoint(head), tmp_path / "finetuned.pt")
+    with pytest.raises(UserError, match="is neither a k-means codebook nor a fairseq HuBERT checkpoint"):
+        import_released(str(tmp_path / "finetuned.pt"), str(tmp_path))
+    head |= {"label_embs_concat": torch.zeros(504, 3)}
+    torch.save(fairseq_checkpoint(head), tmp_path / "two.pt")
+    with pytest.raises(UserError, match="several label sets"):
+        import_released(str(tmp_path / "two.pt"), str(tmp_path))

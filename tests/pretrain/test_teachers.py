@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torchaudio.functional import compute_deltas
+from transformers import HubertConfig, HubertModel
+
+from ser_personal.audio import num_frames
+from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.encoder.tiny import TinyEncoder
+from ser_personal.pretrain.teachers import EncoderTeacher, MFCCTeacher
+
+
+def padded(*lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    waveforms = torch.zeros(len(lengths), max(lengths))
+    for row, length in zip(waveforms, lengths, strict=True):
+        row[:length] = 0.1 * torch.randn(length)
+    return waveforms, torch.tensor(lengths)
+
+
+@pytest.mark.parametrize("samples", [0, 399, 400, 719, 720, 16_000, 33_333])
+def test_mfcc_frames_coincide_with_huberts(samples):
+    frames, frame_mask, *_ = MFCCTeacher()(torch.randn(1, samples), torch.tensor([samples]))
+    assert frames.shape == (1, num_frames(samples), 39)
+    assert frame_mask.shape == (1, num_frames(samples))
+    assert frame_mask.all()
+
+
+def test_mfcc_of_a_clip_is_the_same_bits_alone_and_in_a_batch():
+    waveforms, num_samples = padded(16_000, 399, 7_000, 24_001)
+    batch = MFCCTeacher()(waveforms, num_samples)
+    for row, n in enumerate(num_samples.tolist()):
+        alone = MFCCTeacher()(waveforms[row : row + 1, :n], num_samples[row : row + 1])
+        assert batch.frame_mask[row].sum() == num_frames(n)
+        assert torch.equal(batch.frames[row, : num_frames(n)], alone.frames[0])
+
+
+def test_a_loud_batch_mate_changes_nothing():
+    waveforms, num_samples = padded(8_000, 8_000)
+    quiet = MFCCTeacher()(waveforms * torch.tensor([[1e-3], [1e-3]]), num_samples).frames[0]
+    beside_loud = MFCCTeacher()(waveforms * torch.tensor([[1e-3], [50.0]]), num_samples).frames[0]
+    assert torch.equal(quiet, beside_loud)
+
+
+def test_mfcc_first_coefficients_are_a_cosine_transform_of_log_mel_and_the_rest_their_deltas():
+    waveform = torch.randn(1, 4_000)
+    teacher = MFCCTeacher()
+    frames = teacher(waveform, torch.tensor([4_000])).frames[0]
+    first_window = waveform[0, :400] * torch.hann_window(400)
+    power = torch.fft.rfft(first_window).abs() ** 2
+    log_mel = (power @ teacher.mfcc.MelSpectrogram.mel_scale.fb + 1e-6).log()
+    bins = torch.arange(40) + 0.5
+    by_hand = [(log_mel * torch.cos(torch.pi * k * bins / 40)).sum() * (2 / 40) ** 0.5 for k in range(1, 13)]
+    torch.testing.assert_close(frames[0, 1:13], torch.stack(by_hand), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(frames[0, 0], log_mel.sum() / 40**0.5, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(frames[:, 13:26], compute_deltas(frames[:, :13].T[None])[0].T)
+    torch.testing.assert_close(frames[:, 26:], compute_deltas(frames[:, 13:26].T[None])[0].T)
+
+
+def test_mfcc_are_not_standardised():
+    waveforms, num_samples = padded(16_000)
+    teacher = MFCCTeacher()
+    loud, quiet = teacher(waveforms, num_samples).frames, teacher(waveforms / 10, num_samples).frames
+    assert (loud[..., 0] - quiet[..., 0]).min() > 5
+
+
+@pytest.fixture(scope="module")
+def hubert_folder(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("hubert")
+    config = HubertConfig(
+        hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, conv_dim=(8,) * 7
+    )
+    HubertModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_encoder_teacher_gives_transformers_hidden_state(hubert_folder):
+    teacher = EncoderTeacher(HubertEncoder(str(hubert_folder)), teacher_layer=2)
+    teacher.build()
+    waveforms, num_samples = padded(8_000)
+    frames = teacher.eval()(waveforms, num_samples).frames
+    reference = HubertModel.from_pretrained(hubert_folder).eval()
+    expected = reference(waveforms, output_hidden_states=True).hidden_states[2]
+    torch.testing.assert_close(frames, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_encoder_teacher_is_identified_by_layer_and_weights(hubert_folder):
+    teachers = [EncoderTeacher(HubertEncoder(str(hubert_folder)), layer) for layer in (1, 1, 2)]
+    for teacher in teachers:
+        teacher.build()
+    first, again, other_layer = (teacher.description for teacher in teachers)
+    assert first == again
+    assert first != other_layer
+    assert (other_layer["teacher_layer"], teachers[2].teacher_layer) == (2, 2)
+    with torch.no_grad():
+        next(teachers[0].parameters()).add_(1)
+    assert teachers[0].description["weights"] != first["weights"]
+
+
+def test_build_keeps_the_weights_of_an_encoder_that_has_them():
+    encoder = TinyEncoder(dim=8, layers=1, heads=2, feed_forward_dim=8)
+    encoder.build()
+    weights = {name: weight.clone() for name, weight in encoder.state_dict().items()}
+    EncoderTeacher(encoder, 1).build()
+    assert all(torch.equal(weight, weights[name]) for name, weight in encoder.state_dict().items())
