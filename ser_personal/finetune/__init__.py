@@ -1,0 +1,1 @@
+"""Fine-tuning by the concordance correlation coefficient."""

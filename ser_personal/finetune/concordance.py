@@ -1,0 +1,107 @@
+"""The concordance correlation coefficient (CCC) and the loss made of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from ser_personal.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LEAST_DENOMINATOR = 1e-8
+
+
+class _Concordance(NamedTuple):
+    """Numerator and denominator of the CCC, each (...), apart because 0 / 0 means something else to score and loss."""
+
+    numerator: Tensor
+    denominator: Tensor
+
+
+def ccc(predictions: Tensor, labels: Tensor) -> Tensor:
+    r"""Concordance correlation coefficient, by the population formula (Lin 1989; variances divide by n, not n - 1).
+
+    .. math::
+
+        \mathrm{CCC}(x, y) = \frac{2 \, \mathrm{cov}(x, y)}{\sigma_x^2 + \sigma_y^2 + (\mu_x - \mu_y)^2}
+
+    Args:
+        predictions: (n,) or (n, attributes), label points; half precision is computed in float32.
+        labels: the same shape.
+
+    Returns:
+        Scalar, or (attributes,). NaN where it is undefined, 0 / 0: no utterance at all, or predictions and labels all
+        equal to one value. Constant predictions elsewhere, and a single utterance, score 0, as the formula has it.
+
+    Raises:
+        UserError: the shapes differ, or are neither (n,) nor (n, attributes).
+    """
+    _check_shapes(predictions, labels)
+    numerator, denominator = _concordance(*_at_least_float32(predictions, labels))
+    return numerator / denominator
+
+
+def ccc_loss(predictions: Tensor, labels: Tensor) -> Tensor:
+    """Mean of 1 - CCC over attributes (paper, fine-tuning), finite with finite gradients for any batch.
+
+    Missing labels (NaN) are left out attribute by attribute. An attribute without a label in the batch is left out of
+    the mean; without any label at all the loss is 0. Where the CCC is undefined the attribute costs 1 and pulls at
+    nothing, as for a single utterance (all ours).
+
+    Args:
+        predictions: (n,) or (n, attributes), label points; half precision is computed in float32.
+        labels: the same shape, NaN where missing.
+
+    Returns:
+        Scalar, differentiable with respect to `predictions`.
+
+    Raises:
+        UserError: the shapes differ, or are neither (n,) nor (n, attributes).
+    """
+    _check_shapes(predictions, labels)
+    predictions, labels = _at_least_float32(predictions, labels)
+    if predictions.ndim == 1:
+        predictions, labels = predictions[:, None], labels[:, None]
+    labelled = ~labels.isnan()
+    losses = []
+    for attribute in torch.nonzero(labelled.any(dim=0)).flatten().tolist():
+        rows = labelled[:, attribute]
+        numerator, denominator = _concordance(predictions[rows, attribute], labels[rows, attribute])
+        losses.append(1 - numerator / denominator.clamp_min(_LEAST_DENOMINATOR))
+    # an empty selection sums to 0 and still leads backwards, so that DDP finds a gradient for every weight
+    return torch.stack(losses).mean() if losses else predictions[labelled].sum()
+
+
+def _concordance(predictions: Tensor, labels: Tensor) -> _Concordance:
+    """Both parts of the CCC along the first dimension, each (...).
+
+    The first row is subtracted before any mean is taken: constant columns then have a deviation of exactly 0, which the
+    rounding of their mean would deny them.
+    """
+    if len(predictions) == 0:
+        nothing = (predictions * labels).sum(dim=0)
+        return _Concordance(nothing, nothing)
+    first_prediction, first_label = predictions[0], labels[0]
+    predictions, labels = predictions - first_prediction, labels - first_label
+    prediction_mean, label_mean = predictions.mean(dim=0), labels.mean(dim=0)
+    predictions, labels = predictions - prediction_mean, labels - label_mean
+    distance = (first_prediction - first_label) + (prediction_mean - label_mean)
+    variances = predictions.square().mean(dim=0) + labels.square().mean(dim=0)
+    return _Concordance(2 * (predictions * labels).mean(dim=0), variances + distance.square())
+
+
+def _at_least_float32(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(torch.promote_types(predictions.dtype, labels.dtype), torch.float32)
+    return predictions.to(dtype), labels.to(dtype)
+
+
+def _check_shapes(predictions: Tensor, labels: Tensor) -> None:
+    if predictions.shape != labels.shape or predictions.ndim not in {1, 2}:
+        raise UserError(
+            f"predictions {tuple(predictions.shape)} and labels {tuple(labels.shape)} don't match",
+            where="CCC",
+            remedy="Give both as (n,) or both as (n, attributes)",
+        )

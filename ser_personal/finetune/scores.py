@@ -1,0 +1,165 @@
+"""O-CCC and A-CCC: how well predictions follow the labels over everyone, and within the average speaker."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ser_personal.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True)
+class AttributeScores:
+    """The scores of one attribute; NaN where undefined, never 0.
+
+    Attributes:
+        overall_ccc: O-CCC, one CCC over all labelled utterances, of unknown speakers too.
+        average_ccc: A-CCC, mean over the counted speakers of each one's own CCC.
+        average_ccc_std: population deviation of those CCCs over the counted speakers.
+        speakers: how many speakers A-CCC counts.
+        undefined_speakers: speakers with enough utterances whose CCC is 0 / 0; A-CCC leaves them out.
+        utterances: labelled utterances.
+        per_speaker: speaker -> CCC for every speaker with enough labelled utterances, NaN where undefined.
+    """
+
+    overall_ccc: float
+    average_ccc: float
+    average_ccc_std: float
+    speakers: int
+    undefined_speakers: int
+    utterances: int
+    per_speaker: dict[str, float]
+
+
+Scores = dict[str, AttributeScores]
+
+
+def score(
+    predictions: ArrayLike,
+    labels: ArrayLike,
+    speaker_ids: Sequence[str | None],
+    attributes: Sequence[str],
+    *,
+    min_utterances: int = 10,
+) -> Scores:
+    """O-CCC and A-CCC of every attribute, in float64 (paper, section 4; the least number of utterances is ours).
+
+    Args:
+        predictions: (utterances, attributes), label points.
+        labels: (utterances, attributes), NaN where missing; left out attribute by attribute.
+        speaker_ids: (utterances,), None where unknown.
+        attributes: names of the columns.
+        min_utterances: labelled utterances a speaker must have to count in A-CCC; the CCC of a few is mostly chance.
+
+    Returns:
+        Attribute -> its scores.
+
+    Raises:
+        UserError: the shapes don't match, or a prediction is NaN or infinite.
+    """
+    predicted, labelled = np.asarray(predictions, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    shape = (len(speaker_ids), len(attributes))
+    if predicted.shape != shape or labelled.shape != shape:
+        raise UserError(
+            f"predictions {predicted.shape} and labels {labelled.shape} are not (utterances, attributes) = {shape}",
+            where="scores",
+            remedy="Give one row an utterance and one column an attribute, in one order",
+        )
+    if not np.isfinite(predicted).all():
+        row = int(np.argmin(np.isfinite(predicted).all(axis=1)))
+        raise UserError(
+            f"the prediction for utterance {row} (speaker {speaker_ids[row]}) is not a finite number",
+            where="scores",
+            remedy="The model may have diverged; try a lower learning rate",
+        )
+    rows = rows_by_speaker(speaker_ids)
+    return {
+        attribute: _score_attribute(predicted[:, column], labelled[:, column], rows, min_utterances)
+        for column, attribute in enumerate(attributes)
+    }
+
+
+def concordance(predictions: NDArray[np.float64], labels: NDArray[np.float64]) -> float:
+    """The CCC of (n,) predictions and labels as `ser_personal.finetune.concordance.ccc` defines it, without torch."""
+    if len(predictions) == 0:
+        return math.nan
+    # constants have a deviation of exactly 0 only where no rounded mean is subtracted from them
+    from_first, labels_from_first = predictions - predictions[0], labels - labels[0]
+    distance = (predictions[0] - labels[0]) + (from_first.mean() - labels_from_first.mean())
+    covariance = np.mean((from_first - from_first.mean()) * (labels_from_first - labels_from_first.mean()))
+    denominator = from_first.var() + labels_from_first.var() + distance**2
+    return float(2 * covariance / denominator) if denominator > 0 else math.nan
+
+
+def rows_by_speaker(speaker_ids: Sequence[str | None]) -> dict[str, NDArray[np.int64]]:
+    """Known speakers, sorted -> their rows, ascending."""
+    rows: dict[str, list[int]] = {}
+    for row, speaker_id in enumerate(speaker_ids):
+        if speaker_id is not None:
+            rows.setdefault(speaker_id, []).append(row)
+    return {speaker_id: np.asarray(rows[speaker_id], dtype=np.int64) for speaker_id in sorted(rows)}
+
+
+def mean_scores(draws: Sequence[Scores]) -> Scores:
+    """Mean of the scores of several random draws over the same utterances; the counts are the first draw's."""
+    first = draws[0]
+    return {attribute: _mean_of([draw[attribute] for draw in draws]) for attribute in first}
+
+
+def as_json(scores: Scores) -> dict[str, dict[str, Any]]:
+    """The scores as JSON can hold them: NaN becomes None."""
+    return {attribute: _without_nan(asdict(scores_of)) for attribute, scores_of in scores.items()}
+
+
+def _score_attribute(
+    predictions: NDArray[np.float64],
+    labels: NDArray[np.float64],
+    rows_of: dict[str, NDArray[np.int64]],
+    min_utterances: int,
+) -> AttributeScores:
+    labelled = ~np.isnan(labels)
+    per_speaker = {}
+    for speaker_id, all_rows in rows_of.items():
+        rows = all_rows[labelled[all_rows]]
+        if len(rows) >= min_utterances:
+            per_speaker[speaker_id] = concordance(predictions[rows], labels[rows])
+    defined = [value for value in per_speaker.values() if not math.isnan(value)]
+    return AttributeScores(
+        overall_ccc=concordance(predictions[labelled], labels[labelled]),
+        average_ccc=float(np.mean(defined)) if defined else math.nan,
+        average_ccc_std=float(np.std(defined)) if defined else math.nan,
+        speakers=len(defined),
+        undefined_speakers=len(per_speaker) - len(defined),
+        utterances=int(labelled.sum()),
+        per_speaker=per_speaker,
+    )
+
+
+def _mean_of(draws: Sequence[AttributeScores]) -> AttributeScores:
+    first = draws[0]
+    return AttributeScores(
+        overall_ccc=float(np.mean([draw.overall_ccc for draw in draws])),
+        average_ccc=float(np.mean([draw.average_ccc for draw in draws])),
+        average_ccc_std=float(np.mean([draw.average_ccc_std for draw in draws])),
+        speakers=first.speakers,
+        undefined_speakers=first.undefined_speakers,
+        utterances=first.utterances,
+        per_speaker={
+            speaker_id: float(np.mean([draw.per_speaker[speaker_id] for draw in draws]))
+            for speaker_id in first.per_speaker
+        },
+    )
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value

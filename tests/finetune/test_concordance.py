@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import audmetric
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ser_personal.errors import UserError
+from ser_personal.finetune.concordance import ccc, ccc_loss
+
+NAN = float("nan")
+
+
+def slow_ccc(predictions, labels):
+    n = len(predictions)
+    x_mean, y_mean = sum(predictions) / n, sum(labels) / n
+    covariance = sum((x - x_mean) * (y - y_mean) for x, y in zip(predictions, labels, strict=True)) / n
+    x_variance = sum((x - x_mean) ** 2 for x in predictions) / n
+    y_variance = sum((y - y_mean) ** 2 for y in labels) / n
+    return 2 * covariance / (x_variance + y_variance + (x_mean - y_mean) ** 2)
+
+
+def loss_and_gradient(predictions, labels):
+    predictions = torch.tensor(predictions, dtype=torch.float32, requires_grad=True)
+    loss = ccc_loss(predictions, torch.tensor(labels, dtype=torch.float32))
+    loss.backward()
+    return loss.item(), predictions.grad
+
+
+def test_population_formula_by_hand():
+    # means 1 and 2/3, variances 2/3 and 2/9, covariance 1/3: (2/3) / (8/9 + 1/9); with n - 1 it would be 0.692
+    assert ccc(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0.0, 1.0, 1.0])).item() == pytest.approx(2 / 3)
+
+
+def test_agrees_with_a_slow_loop_and_audmetric():
+    rng = np.random.default_rng(0)
+    predictions, labels = rng.normal(4, 1, (40, 3)), rng.normal(4, 1, (40, 3))
+    ours = ccc(torch.from_numpy(predictions), torch.from_numpy(labels))
+    assert ours.shape == (3,)
+    for column in range(3):
+        x, y = predictions[:, column], labels[:, column]
+        assert ours[column].item() == pytest.approx(slow_ccc(x, y), abs=1e-12)
+        assert ours[column].item() == pytest.approx(audmetric.concordance_cc(y, x), abs=1e-12)
+        assert ccc(torch.from_numpy(x), torch.from_numpy(y)).item() == pytest.approx(ours[column].item(), abs=1e-15)
+
+
+@given(
+    labels=st.lists(st.floats(1, 7), min_size=2, max_size=30),
+    seed=st.integers(0, 1000),
+    slope=st.floats(0.1, 3),
+    shift=st.floats(-5, 5),
+)
+@settings(max_examples=50, deadline=None)
+def test_symmetric_bounded_and_blind_to_a_common_affine_map(labels, seed, slope, shift):
+    y = torch.tensor(labels, dtype=torch.float64)
+    x = y + torch.randn(len(y), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    value = ccc(x, y).item()
+    assert -1 - 1e-12 <= value <= 1 + 1e-12
+    assert ccc(y, x).item() == pytest.approx(value, abs=1e-12)
+    assert ccc(slope * x + shift, slope * y + shift).item() == pytest.approx(value, abs=1e-9)
+
+
+def test_undefined_is_nan_and_constant_predictions_score_zero():
+    constant = torch.full((7,), 0.1)
+    assert ccc(constant, constant).isnan()
+    assert ccc(torch.empty(0), torch.empty(0)).isnan()
+    assert ccc(torch.empty(0, 2), torch.empty(0, 2)).isnan().tolist() == [True, True]
+    assert ccc(constant, torch.arange(7.0)).item() == 0
+    assert ccc(torch.tensor([3.0]), torch.tensor([4.0])).item() == 0
+
+
+def test_half_precision_is_computed_in_float32():
+    x, y = torch.linspace(3.9, 4.1, 2000).half(), torch.linspace(3.8, 4.2, 2000).half()
+    assert ccc(x, y).dtype == torch.float32
+    assert ccc(x, y).item() == pytest.approx(slow_ccc(x.double().tolist(), y.double().tolist()), abs=1e-5)
+
+
+def test_loss_is_one_minus_the_mean_over_attributes_with_nan_left_out_of_each():
+    predictions = torch.tensor([[1.0, 2.0], [3.0, 5.0], [2.0, 1.0], [6.0, 4.0]])
+    labels = torch.tensor([[2.0, 3.0], [NAN, 6.0], [4.0, NAN], [5.0, 3.0]])
+    first = slow_ccc([1.0, 2.0, 6.0], [2.0, 4.0, 5.0])
+    second = slow_ccc([2.0, 5.0, 4.0], [3.0, 6.0, 3.0])
+    assert ccc_loss(predictions, labels).item() == pytest.approx(1 - (first + second) / 2, abs=1e-6)
+    assert ccc_loss(predictions[:, 1], labels[:, 1]).item() == pytest.approx(1 - second, abs=1e-6)
+
+
+def test_an_attribute_without_labels_leaves_the_loss_of_the_others():
+    predictions, labels = torch.randn(5, 2), torch.randn(5, 2)
+    labels[:, 1] = NAN
+    assert ccc_loss(predictions, labels).item() == pytest.approx(ccc_loss(predictions[:, 0], labels[:, 0]).item())
+
+
+def test_gradient_agrees_with_finite_differences():
+    predictions = torch.tensor([[1.0, 2.0], [3.0, 5.0], [2.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([[2.0, 3.0], [4.0, NAN], [4.0, 1.0]], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda p: ccc_loss(p, labels), predictions)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "labels", "expected"),
+    [
+        ([[3.0]], [[4.0]], 1.0),
+        ([[3.0]], [[3.0]], 1.0),
+        ([[0.1], [0.1], [0.1]], [[0.1], [0.1], [0.1]], 1.0),
+        ([[0.1], [0.1], [0.1]], [[1.0], [2.0], [3.0]], 1.0),
+        ([[1.0], [2.0], [3.0]], [[0.1], [0.1], [0.1]], 1.0),
+        ([[1.0], [2.0]], [[NAN], [NAN]], 0.0),
+        ([[1.0], [NAN]], [[NAN], [NAN]], 0.0),
+        (np.zeros((0, 2)), np.zeros((0, 2)), 0.0),
+    ],
+)
+def test_loss_and_gradient_are_finite_where_ccc_is_not_defined(predictions, labels, expected):
+    loss, gradient = loss_and_gradient(predictions, labels)
+    assert loss == expected
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gradients_are_finite_close_to_the_undefined(dtype):
+    predictions = (torch.ones(8, 1) + 1e-2 * torch.arange(8.0)[:, None] % 0.02).to(dtype).requires_grad_()
+    loss = ccc_loss(predictions, torch.ones(8, 1, dtype=dtype))
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert predictions.grad.isfinite().all()
+
+
+def test_descending_the_loss_reaches_concordance():
+    labels = torch.linspace(1, 7, 20)
+    predictions = torch.randn(20, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    optimizer = torch.optim.Adam([predictions], lr=0.1)
+    for _ in range(200):
+        optimizer.zero_grad()
+        ccc_loss(predictions, labels).backward()
+        optimizer.step()
+    assert ccc(predictions, labels).item() > 0.99
+
+
+@pytest.mark.parametrize("function", [ccc, ccc_loss])
+@pytest.mark.parametrize("shapes", [((4, 1), (4,)), ((4,), (5,)), ((4, 2, 1), (4, 2, 1)), ((), ())])
+def test_shapes_that_would_broadcast_are_refused(function, shapes):
+    with pytest.raises(UserError, match="don't match"):
+        function(torch.zeros(shapes[0]), torch.zeros(shapes[1]))

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import math
+
+import audmetric
+import numpy as np
+import pytest
+import torch
+
+from ser_personal.errors import UserError
+from ser_personal.finetune.concordance import ccc
+from ser_personal.finetune.scores import as_json, concordance, mean_scores, rows_by_speaker, score
+
+
+@pytest.fixture
+def table():
+    rng = np.random.default_rng(1)
+    speaker_ids = [str(s) for s in rng.integers(0, 4, 80)]
+    labels = rng.uniform(1, 7, (80, 2))
+    labels[rng.random((80, 2)) < 0.1] = np.nan
+    return rng.normal(4, 1, (80, 2)), labels, speaker_ids
+
+
+def test_agrees_with_audmetric_over_everyone_and_within_speakers(table):
+    predictions, labels, speaker_ids = table
+    scores = score(predictions, labels, speaker_ids, ("arousal", "valence"))
+    for column, attribute in enumerate(("arousal", "valence")):
+        x, y, of = predictions[:, column], labels[:, column], scores[attribute]
+        expected = {}
+        for speaker in sorted(set(speaker_ids)):
+            rows = np.array([s == speaker for s in speaker_ids])
+            expected[speaker] = audmetric.concordance_cc(y[rows], x[rows], ignore_nan=True)
+        assert of.overall_ccc == pytest.approx(audmetric.concordance_cc(y, x, ignore_nan=True), abs=1e-12)
+        assert of.per_speaker == pytest.approx(expected, abs=1e-12)
+        assert of.average_ccc == pytest.approx(np.mean(list(expected.values())), abs=1e-12)
+        assert of.average_ccc_std == pytest.approx(np.std(list(expected.values()), ddof=0), abs=1e-12)
+        assert of.utterances == np.isfinite(y).sum()
+        assert (of.speakers, of.undefined_speakers) == (4, 0)
+
+
+def test_concordance_equals_the_tensor_one_where_defined_and_where_not():
+    rng = np.random.default_rng(2)
+    for x, y in [
+        (rng.normal(size=30), rng.normal(size=30)),
+        (np.full(7, 0.1), np.full(7, 0.1)),
+        (np.full(7, 0.1), np.arange(7.0)),
+        (np.array([3.0]), np.array([4.0])),
+        (np.zeros(0), np.zeros(0)),
+    ]:
+        theirs = ccc(torch.from_numpy(x), torch.from_numpy(y)).item()
+        assert concordance(x, y) == pytest.approx(theirs, abs=1e-12, nan_ok=True)
+
+
+def test_speakers_with_few_labelled_utterances_and_unknown_ones_count_in_overall_alone():
+    rng = np.random.default_rng(3)
+    speaker_ids = ["many"] * 10 + ["few"] * 10 + [None] * 10
+    predictions, labels = rng.normal(size=(30, 1)), rng.normal(size=(30, 1))
+    labels[10, 0] = np.nan
+    of = score(predictions, labels, speaker_ids, ["valence"])["valence"]
+    assert set(of.per_speaker) == {"many"}
+    assert of.average_ccc == pytest.approx(audmetric.concordance_cc(labels[:10, 0], predictions[:10, 0]))
+    assert of.average_ccc_std == 0
+    assert of.utterances == 29
+    assert of.overall_ccc == pytest.approx(audmetric.concordance_cc(labels[:, 0], predictions[:, 0], ignore_nan=True))
+    assert set(score(predictions, labels, speaker_ids, ["valence"], min_utterances=9)["valence"].per_speaker) == {
+        "many",
+        "few",
+    }
+
+
+def test_undefined_speakers_are_left_out_and_counted():
+    predictions = np.array([[4.0]] * 10 + [[float(v)] for v in range(10)])
+    labels = predictions.copy()
+    of = score(predictions, labels, ["constant"] * 10 + ["other"] * 10, ["arousal"])["arousal"]
+    assert math.isnan(of.per_speaker["constant"])
+    assert (of.speakers, of.undefined_speakers, of.average_ccc) == (1, 1, 1.0)
+
+
+def test_without_labels_everything_is_nan_and_json_says_null():
+    scores = score(np.ones((3, 1)), np.full((3, 1), np.nan), ["a"] * 3, ["arousal"])
+    of = scores["arousal"]
+    assert all(math.isnan(value) for value in (of.overall_ccc, of.average_ccc, of.average_ccc_std))
+    read_back = json.loads(json.dumps(as_json(scores), allow_nan=False))["arousal"]
+    assert read_back["overall_ccc"] is None
+    assert read_back["utterances"] == 0
+
+
+def test_json_reaches_into_the_speakers():
+    scores = score(np.full((10, 1), 4.0), np.full((10, 1), 4.0), ["a"] * 10, ["arousal"])
+    assert as_json(scores)["arousal"]["per_speaker"] == {"a": None}
+
+
+def test_mean_over_draws(table):
+    predictions, labels, speaker_ids = table
+    draws = [score(p, labels, speaker_ids, ("arousal", "valence")) for p in (predictions, predictions[::-1])]
+    mean = mean_scores(draws)["valence"]
+    assert mean.overall_ccc == pytest.approx((draws[0]["valence"].overall_ccc + draws[1]["valence"].overall_ccc) / 2)
+    assert mean.per_speaker["2"] == pytest.approx(np.mean([draw["valence"].per_speaker["2"] for draw in draws]))
+    assert mean.utterances == draws[0]["valence"].utterances
+
+
+def test_rows_by_speaker_sorts_and_leaves_unknown_out():
+    rows = rows_by_speaker(["b", None, "a", "b"])
+    assert {speaker: list(found) for speaker, found in rows.items()} == {"a": [2], "b": [0, 3]}
+    assert list(rows) == ["a", "b"]
+
+
+def test_bad_input_is_named():
+    with pytest.raises(UserError, match=r"\(2, 1\)"):
+        score(np.ones((2, 2)), np.ones((2, 2)), ["a", "b"], ["arousal"])
+    with pytest.raises(UserError, match=r"utterance 1 .speaker b. is not a finite"):
+        score(np.array([[1.0], [np.nan]]), np.ones((2, 1)), ["a", "b"], ["arousal"])
