@@ -1,0 +1,1 @@
+"""Personalised label distribution calibration (PLDC) and its controls."""

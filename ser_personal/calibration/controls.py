@@ -1,0 +1,187 @@
+"""What PLDC is held against: the raw predictions, one affine map for everyone, random speakers, and an oracle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, Self
+
+import numpy as np
+
+from ser_personal.calibration.neighbours import Neighbours
+from ser_personal.calibration.pldc import Statistics, calibrate, calibrate_towards
+from ser_personal.errors import UserError
+from ser_personal.finetune.scores import rows_by_speaker
+from ser_personal.speakers.bank import SpeakerBank, as_float64
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+    from torch import Tensor
+
+
+class Calibrator(Protocol):
+    """Changes predictions without seeing a label of their set."""
+
+    def __call__(
+        self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Calibrated predictions, (utterances, attributes); (draws, utterances, attributes) where chance takes part."""
+
+
+@dataclass(frozen=True)
+class PLDC:
+    """`calibrate` with its settings, which that function explains."""
+
+    bank: SpeakerBank
+    attributes: tuple[str, ...]
+    k: int = 15
+    shift_mean: bool = False
+    scale_std: bool = True
+    statistics: Statistics = "average"
+    center: bool = False
+    clip: bool = False
+
+    def __call__(
+        self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Calibrated predictions, (utterances, attributes)."""
+        return calibrate(
+            predictions,
+            speaker_ids,
+            pooled,
+            self.bank,
+            attributes=self.attributes,
+            k=self.k,
+            shift_mean=self.shift_mean,
+            scale_std=self.scale_std,
+            statistics=self.statistics,
+            center=self.center,
+            clip=self.clip,
+        ).predictions
+
+    def towards(
+        self,
+        neighbours: Mapping[str, Neighbours],
+        predictions: NDArray[np.float64],
+        rows_of: Mapping[str, NDArray[np.int64]],
+    ) -> NDArray[np.float64]:
+        """Predictions calibrated towards given bank speakers, (utterances, attributes)."""
+        return calibrate_towards(
+            predictions,
+            rows_of,
+            neighbours,
+            self.bank,
+            attributes=self.attributes,
+            shift_mean=self.shift_mean,
+            scale_std=self.scale_std,
+            statistics=self.statistics,
+            clip=self.clip,
+        ).predictions
+
+
+class Raw:
+    """The model's predictions as they are."""
+
+    def __call__(
+        self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """The predictions, (utterances, attributes)."""
+        del speaker_ids, pooled
+        return predictions
+
+
+@dataclass(frozen=True, eq=False)
+class AffineMap:
+    """One line per attribute for everyone: does PLDC do more than rescale a model that is off on all speakers?
+
+    Attributes:
+        slope: (attributes,).
+        intercept: (attributes,), label points.
+    """
+
+    slope: NDArray[np.float64]
+    intercept: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, predictions: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> Self:
+        r"""The affine map of the greatest CCC on validation speakers: it matches the moments.
+
+        For :math:`a y + b` the CCC is at most :math:`|\rho|`, reached where mean and deviation equal the labels', hence
+        :math:`a = \mathrm{sign}(\rho) \sigma_l / \sigma_y` and :math:`b = \mu_l - a \mu_y`. Least squares would shrink
+        the slope by :math:`|\rho|`, which lowers the CCC. Constant predictions keep slope 1; an attribute without
+        labels keeps its predictions.
+
+        Args:
+            predictions: (utterances, attributes), label points.
+            labels: (utterances, attributes), NaN where missing; left out attribute by attribute.
+        """
+        predicted, labelled = as_float64(predictions), as_float64(labels)
+        slope, intercept = np.ones(predicted.shape[1]), np.zeros(predicted.shape[1])
+        for column in range(predicted.shape[1]):
+            rows = ~np.isnan(labelled[:, column])
+            x, y = predicted[rows, column], labelled[rows, column]
+            if len(x) == 0:
+                continue
+            if (x != x[0]).any():
+                sign = -1.0 if np.mean((x - x.mean()) * (y - y.mean())) < 0 else 1.0
+                slope[column] = sign * y.std() / x.std()
+            intercept[column] = y.mean() - slope[column] * x.mean()
+        return cls(slope, intercept)
+
+    def __call__(
+        self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Mapped predictions, (utterances, attributes)."""
+        del speaker_ids, pooled
+        return self.slope * predictions + self.intercept
+
+
+@dataclass(frozen=True)
+class RandomSpeakers:
+    """PLDC towards k training speakers drawn at random, for each test speaker anew: does it matter who sounds alike?
+
+    Attributes:
+        pldc: the settings; its k is the number drawn, without repeats.
+        draws: how often.
+        seed: the same seed draws the same speakers, in whatever order the utterances come.
+    """
+
+    pldc: PLDC
+    draws: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise UserError(f"{self.draws} draws of random speakers", where="draws", remedy="Ask for at least one")
+
+    def __call__(
+        self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Calibrated predictions, (draws, utterances, attributes)."""
+        del pooled
+        rng = np.random.default_rng(self.seed)
+        rows_of, speakers = rows_by_speaker(speaker_ids), len(self.pldc.bank.speaker_ids)
+        calibrated = np.empty((self.draws, *predictions.shape))
+        for draw in range(self.draws):
+            drawn = {s: rng.choice(speakers, min(self.pldc.k, speakers), replace=False) for s in rows_of}
+            neighbours = {s: Neighbours(rows, np.full(len(rows), np.nan)) for s, rows in drawn.items()}
+            calibrated[draw] = self.pldc.towards(neighbours, predictions, rows_of)
+        return calibrated
+
+
+def own_statistics(
+    pldc: PLDC,
+    predictions: NDArray[np.float64],
+    speaker_ids: Sequence[str | None],
+    pooled: NDArray[np.float64],
+    labels: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """The oracle: PLDC towards each test speaker's own label mean and deviation, (utterances, attributes).
+
+    It reads the labels of the test set, so it is never a result. It shows what PLDC would reach if similar speakers
+    told a speaker's moments without error.
+    """
+    own = SpeakerBank.from_utterances(speaker_ids, pooled, labels, pldc.attributes, pldc.bank.scale)
+    neighbours = {s: Neighbours(np.array([row]), np.ones(1)) for row, s in enumerate(own.speaker_ids)}
+    return replace(pldc, bank=own).towards(neighbours, predictions, rows_by_speaker(speaker_ids))

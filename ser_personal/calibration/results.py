@@ -1,0 +1,94 @@
+"""predictions.csv, metrics.json and the table on the screen: what a calibrated test leaves behind."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from ser_personal.finetune.scores import as_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from ser_personal.calibration.collect import CollectedSet
+    from ser_personal.calibration.table import CalibrationRow
+    from ser_personal.types import Utterance
+
+LEGEND = (
+    "raw: uncalibrated. mu, sigma, both: PLDC by mean shift, deviation scale, both. Controls: affine, one map for "
+    "everyone, fitted on validation speakers; population, k = all speakers; random_speakers, k at random. "
+    "own_statistics reads the test labels: an oracle, never a result."
+)
+
+
+def predictions_frame(
+    collected: CollectedSet,
+    calibrated: NDArray[Any],
+    attributes: Sequence[str],
+    utterances: Sequence[Utterance],
+) -> pd.DataFrame:
+    """One row an utterance: utterance, speaker, split, and label, raw and calibrated prediction of each attribute."""
+    import pandas as pd
+
+    rows = [utterances[index] for index in collected.indices]
+    frame = pd.DataFrame(
+        {
+            "utterance": [row.utterance_id for row in rows],
+            "speaker": [row.speaker_id for row in rows],
+            "split": [row.split for row in rows],
+        }
+    )
+    for column, attribute in enumerate(attributes):
+        frame[f"{attribute}_label"] = collected.predicted.labels[:, column]
+        frame[f"{attribute}_raw"] = collected.predicted.predictions[:, column]
+        frame[f"{attribute}_calibrated"] = calibrated[:, column]
+    return frame
+
+
+def rows_as_json(rows: Sequence[CalibrationRow]) -> dict[str, Any]:
+    """Row name -> whether it is an oracle, and attribute -> scores."""
+    return {row.name: {"is_oracle": row.is_oracle, "attributes": as_json(row.scores)} for row in rows}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON, the whole file or nothing."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def show(title: str, rows: Sequence[CalibrationRow]) -> None:
+    """Print O-CCC and A-CCC, with its deviation over speakers, of each row and attribute."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    attributes = list(rows[0].scores)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table.add_column("")
+    for attribute in attributes:
+        table.add_column(f"{attribute}\nO-CCC", justify="right", no_wrap=True)
+        table.add_column("\nA-CCC (std)", justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row.name, *cells(row), style="dim" if row.is_oracle else None)
+    console = Console()
+    console.print(table)
+    counted = sorted({scores.speakers for scores in rows[0].scores.values()})
+    console.print(f"A-CCC over {' or '.join(map(str, counted))} speakers. {LEGEND}", style="dim")
+
+
+def cells(row: CalibrationRow) -> list[str]:
+    """Format a row's scores: O-CCC, then A-CCC and its deviation, attribute by attribute; a dash where undefined."""
+    formatted: list[str] = []
+    for scores in row.scores.values():
+        formatted += [_points(scores.overall_ccc), f"{_points(scores.average_ccc)} ({_points(scores.average_ccc_std)})"]
+    return formatted
+
+
+def _points(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"

@@ -1,0 +1,104 @@
+"""PLDC, its controls and the oracle, scored side by side.
+
+A calibrator sees predictions, speakers and pooled vectors of the test set. The test set's labels go to the scores and,
+by name, to the oracle alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ser_personal.calibration.controls import AffineMap, RandomSpeakers, Raw, own_statistics
+from ser_personal.finetune.scores import Scores, mean_scores, score
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ser_personal.calibration.controls import PLDC, Calibrator
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedSet:
+    """What a fine-tuned model says of a whole set, each utterance once.
+
+    Attributes:
+        predictions: (utterances, attributes), label points.
+        speaker_ids: (utterances,), None where unknown.
+        pooled: (utterances, dim).
+        labels: (utterances, attributes), label points, NaN where missing.
+    """
+
+    predictions: NDArray[np.float64]
+    speaker_ids: tuple[str | None, ...]
+    pooled: NDArray[np.float64]
+    labels: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationRow:
+    """One row of the table.
+
+    Attributes:
+        name: raw, mu, sigma, both, affine, population, random_speakers, own_statistics, or a caller's own.
+        scores: attribute -> scores; their mean over draws where there are several.
+        predictions: (draws, utterances, attributes), label points; one draw unless chance takes part.
+        is_oracle: it read labels of the test set, so it is never a result.
+    """
+
+    name: str
+    scores: Scores
+    predictions: NDArray[np.float64]
+    is_oracle: bool = False
+
+
+def standard_calibrators(
+    pldc: PLDC, validation: PredictedSet | None = None, *, draws: int = 20, seed: int = 0
+) -> dict[str, Calibrator]:
+    """The rows that every test prints, the oracle aside.
+
+    raw, mu, sigma and both are the paper's. The controls (ours) move the same moments as `pldc`: population has
+    k = all, random_speakers k at random. affine is fitted on validation speakers, and left out where there is no such
+    set.
+    """
+    calibrators: dict[str, Calibrator] = {
+        "raw": Raw(),
+        "mu": replace(pldc, shift_mean=True, scale_std=False),
+        "sigma": replace(pldc, shift_mean=False, scale_std=True),
+        "both": replace(pldc, shift_mean=True, scale_std=True),
+    }
+    if validation is not None:
+        calibrators["affine"] = AffineMap.fit(validation.predictions, validation.labels)
+    calibrators["population"] = replace(pldc, k=len(pldc.bank.speaker_ids))
+    calibrators["random_speakers"] = RandomSpeakers(pldc, draws, seed)
+    return calibrators
+
+
+def calibration_table(
+    test: PredictedSet, pldc: PLDC, calibrators: Mapping[str, Calibrator], *, min_utterances: int = 10
+) -> list[CalibrationRow]:
+    """Scores of every calibrator on a test set, and of the oracle, last.
+
+    Args:
+        test: the test set.
+        pldc: attributes, and the settings of the oracle.
+        calibrators: row name -> calibrator: `standard_calibrators(...)`, and any of the caller's beside them.
+        min_utterances: labelled utterances a speaker must have to count in A-CCC.
+    """
+
+    def row(name: str, calibrated: NDArray[np.float64], *, is_oracle: bool = False) -> CalibrationRow:
+        draws = calibrated if calibrated.ndim == 3 else calibrated[None]
+        scores = [
+            score(draw, test.labels, test.speaker_ids, pldc.attributes, min_utterances=min_utterances) for draw in draws
+        ]
+        return CalibrationRow(name, mean_scores(scores), draws, is_oracle)
+
+    rows = [
+        row(name, calibrator(test.predictions, test.speaker_ids, test.pooled))
+        for name, calibrator in calibrators.items()
+    ]
+    oracle = own_statistics(pldc, test.predictions, test.speaker_ids, test.pooled, test.labels)
+    return [*rows, row("own_statistics", oracle, is_oracle=True)]

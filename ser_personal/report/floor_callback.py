@@ -1,0 +1,49 @@
+"""The ridge floor in `ser test`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch import Callback
+from lightning.pytorch.utilities import rank_zero_only
+
+from ser_personal.calibration.results import rows_as_json, show, write_json
+from ser_personal.calibration.table import CalibrationRow
+from ser_personal.data.batching import ExampleKey
+from ser_personal.finetune.scores import score
+from ser_personal.report.floor import mfcc_functionals, ridge_floor
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+
+class RidgeFloorCallback(Callback):
+    """Prints what a ridge regression on MFCC functionals reaches on the same test sets, and writes floor.json.
+
+    It is fitted on the training split, by the first process alone.
+    """
+
+    @rank_zero_only
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fit, score and print the floor."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        attributes: list[str] = pl_module.attributes  # type: ignore[assignment]
+        train = data.train_indices
+        test = sorted(index for split in data.wanted_test_splits for index in data.split_indices(split))
+        features = {index: mfcc_functionals(data.dataset[ExampleKey(index, 0)].waveform) for index in {*train, *test}}
+        labels = np.array([[u.labels.get(attribute, np.nan) for attribute in attributes] for u in data.utterances])
+        predictions = ridge_floor(
+            np.stack([features[index] for index in train]),
+            labels[train],
+            np.stack([features[index] for index in test]),
+        )
+        speakers = [data.utterances[index].speaker_id for index in test]
+        metric: Any = pl_module.test_metric
+        scores = score(predictions, labels[test], speakers, attributes, min_utterances=metric.min_utterances)
+        row = CalibrationRow("ridge", scores, predictions[None])
+        show("ridge regression on MFCC functionals", [row])
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "floor.json", rows_as_json([row]))

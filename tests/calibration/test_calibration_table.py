@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ser_personal.calibration.controls import PLDC
+from ser_personal.calibration.pldc import calibrate
+from ser_personal.calibration.table import PredictedSet, calibration_table, standard_calibrators
+from ser_personal.finetune.scores import score
+from ser_personal.speakers.bank import SpeakerBank
+
+ATTRIBUTES = ("arousal", "valence")
+PAPER = {"mu": (True, False), "sigma": (False, True), "both": (True, True)}
+
+
+def people(prefix, num_speakers, seed):
+    """Speakers whose voice tells the mean and deviation of their labels, and a model blind to both."""
+    rng = np.random.default_rng(seed)
+    speakers = np.repeat(np.arange(num_speakers), 25)
+    voices = rng.normal(size=(num_speakers, 2))
+    means, stds = 4 + voices, np.exp(0.5 * voices)
+    emotions = rng.normal(size=(len(speakers), 2))
+    return PredictedSet(
+        predictions=4 + 0.5 * emotions + 0.2 * rng.normal(size=emotions.shape),
+        speaker_ids=tuple(f"{prefix} {s:02}" for s in speakers),
+        pooled=voices[speakers] + 0.1 * rng.normal(size=emotions.shape),
+        labels=means[speakers] + stds[speakers] * emotions,
+    )
+
+
+@pytest.fixture(scope="module")
+def pldc():
+    train = people("train", 60, 1)
+    bank = SpeakerBank.from_utterances(train.speaker_ids, train.pooled, train.labels, ATTRIBUTES)
+    return PLDC(bank, ATTRIBUTES, k=5, shift_mean=True)
+
+
+@pytest.fixture(scope="module")
+def validation():
+    return people("validation", 10, 2)
+
+
+@pytest.fixture(scope="module")
+def test_set():
+    return people("test", 20, 3)
+
+
+@pytest.fixture(scope="module")
+def rows(pldc, validation, test_set):
+    return {row.name: row for row in calibration_table(test_set, pldc, standard_calibrators(pldc, validation))}
+
+
+def test_rows_by_name_with_the_oracle_last_and_marked(rows):
+    assert list(rows) == [
+        "raw",
+        "mu",
+        "sigma",
+        "both",
+        "affine",
+        "population",
+        "random_speakers",
+        "own_statistics",
+    ]
+    assert [name for name, row in rows.items() if row.is_oracle] == ["own_statistics"]
+
+
+def test_rows_of_the_paper_are_calibrate(rows, test_set, pldc):
+    np.testing.assert_array_equal(rows["raw"].predictions[0], test_set.predictions)
+    inputs = test_set.predictions, test_set.speaker_ids, test_set.pooled, pldc.bank
+    for name, (shift_mean, scale_std) in PAPER.items():
+        expected = calibrate(*inputs, k=5, shift_mean=shift_mean, scale_std=scale_std).predictions
+        np.testing.assert_array_equal(rows[name].predictions, expected[None])
+    population = calibrate(*inputs, k=60, shift_mean=True).predictions
+    np.testing.assert_array_equal(rows["population"].predictions, population[None])
+
+
+def test_scores_are_those_of_the_predictions_and_means_over_draws(rows, test_set):
+    for row in rows.values():
+        draws = [score(p, test_set.labels, test_set.speaker_ids, ATTRIBUTES) for p in row.predictions]
+        for attribute in ATTRIBUTES:
+            for name in ("overall_ccc", "average_ccc", "average_ccc_std"):
+                expected = np.mean([getattr(draw[attribute], name) for draw in draws])
+                assert getattr(row.scores[attribute], name) == pytest.approx(expected)
+    assert len(rows["random_speakers"].predictions) == 20
+
+
+def test_similar_voices_help_where_voices_tell_the_labels(rows):
+    for attribute in ATTRIBUTES:
+        average = {name: row.scores[attribute].average_ccc for name, row in rows.items()}
+        assert average["own_statistics"] > average["both"] > average["population"]
+        assert average["both"] > average["random_speakers"]
+        assert average["both"] > average["affine"]
+
+
+def test_no_row_but_the_oracle_sees_a_test_label(rows, pldc, validation, test_set):
+    order = np.random.default_rng(4).permutation(len(test_set.labels))
+    blind = calibration_table(
+        replace(test_set, labels=test_set.labels[order]), pldc, standard_calibrators(pldc, validation)
+    )
+    for row in blind:
+        same = np.array_equal(row.predictions, rows[row.name].predictions)
+        assert same != row.is_oracle, row.name
+
+
+def test_a_callers_own_calibrator_is_one_more_row(pldc, test_set):
+    def constant(predictions, speaker_ids, pooled):
+        return np.full_like(predictions, 4.0)
+
+    rows = calibration_table(test_set, pldc, standard_calibrators(pldc) | {"posterior": constant})
+    by_name = {row.name: row for row in rows}
+    assert "affine" not in by_name
+    assert by_name["posterior"].scores["valence"].overall_ccc == 0
+    assert by_name["posterior"].predictions.shape == (1, *test_set.predictions.shape)

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import audmetric
+import numpy as np
+import pytest
+
+from ser_personal.calibration.controls import PLDC, AffineMap, RandomSpeakers, Raw, own_statistics
+from ser_personal.calibration.pldc import calibrate
+from ser_personal.errors import UserError
+from ser_personal.speakers.bank import SpeakerBank
+
+NAN = float("nan")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(11)
+
+
+@pytest.fixture
+def pldc(rng):
+    ids = [f"train {s:02}" for s in rng.integers(0, 20, 400)]
+    labels = rng.integers(1, 8, (400, 2)).astype(float)
+    bank = SpeakerBank.from_utterances(ids, rng.normal(size=(400, 5)), labels, ("arousal", "valence"))
+    return PLDC(bank, bank.attributes, k=4, shift_mean=True)
+
+
+@pytest.fixture
+def inputs(rng):
+    speaker_ids = ["b"] * 10 + ["a"] * 15 + [None] * 3
+    return rng.normal(4, 1, (28, 2)), speaker_ids, rng.normal(size=(28, 5))
+
+
+def test_pldc_is_calibrate_with_every_setting(pldc, inputs):
+    changed = replace(pldc, k=2, scale_std=False, statistics="pooled", center=True, clip=True)
+    options = {"k": 2, "scale_std": False, "statistics": "pooled", "center": True, "clip": True, "shift_mean": True}
+    np.testing.assert_array_equal(changed(*inputs), calibrate(*inputs, pldc.bank, **options).predictions)
+
+
+def test_raw_changes_nothing(inputs):
+    np.testing.assert_array_equal(Raw()(*inputs), inputs[0])
+
+
+def test_affine_map_matches_the_moments_on_validation(rng, inputs):
+    predictions, labels = rng.normal(3, 0.5, (50, 2)), rng.uniform(1, 7, (50, 2))
+    labels[:5, 0] = NAN
+    mapped = AffineMap.fit(predictions, labels)(predictions, [None] * 50, np.zeros((50, 1)))
+    np.testing.assert_allclose(mapped[5:, 0].mean(), labels[5:, 0].mean())
+    np.testing.assert_allclose(mapped[5:, 0].std(), labels[5:, 0].std())
+    np.testing.assert_allclose(mapped[:, 1].std(), labels[:, 1].std())
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_no_other_line_has_a_greater_ccc_and_it_equals_the_correlation(rng, sign):
+    predictions = rng.normal(size=(200, 1))
+    labels = 4 + sign * predictions + rng.normal(size=(200, 1))
+    best = AffineMap.fit(predictions, labels)
+
+    def ccc_of(slope, intercept):
+        return audmetric.concordance_cc(labels[:, 0], slope * predictions[:, 0] + intercept)
+
+    reached = ccc_of(best.slope[0], best.intercept[0])
+    assert reached == pytest.approx(abs(np.corrcoef(predictions[:, 0], labels[:, 0])[0, 1]))
+    for slope in np.linspace(-3, 3, 25):
+        for intercept in np.linspace(2, 6, 17):
+            assert ccc_of(slope, intercept) <= reached
+    least_squares = np.polyfit(predictions[:, 0], labels[:, 0], 1)
+    assert ccc_of(*least_squares) < reached
+
+
+def test_affine_map_where_nothing_can_be_fitted():
+    # constant predictions, a single label, no label
+    predictions = np.array([[0.1, 2.0, 3.0]] * 3) + np.array([[0.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 2.0, 2.0]])
+    labels = np.array([[1.0, NAN, NAN], [4.0, 6.0, NAN], [7.0, NAN, NAN]])
+    fitted = AffineMap.fit(predictions, labels)
+    assert fitted.slope.tolist() == [1, 1, 1]
+    np.testing.assert_allclose(fitted.intercept, [3.9, 3.0, 0.0])
+
+
+def test_random_speakers_take_k_of_the_bank_anew_for_each_draw_and_speaker(pldc, inputs):
+    one = replace(pldc, k=1)
+    draws = RandomSpeakers(one, draws=50)(*inputs)
+    assert draws.shape == (50, 28, 2)
+    np.testing.assert_array_equal(draws[:, 25:], np.broadcast_to(inputs[0][25:], (50, 3, 2)))
+    means = {speaker: draws[:, rows].mean(axis=1) for speaker, rows in (("b", slice(0, 10)), ("a", slice(10, 25)))}
+    for reached in means.values():
+        nearest = np.abs(reached[:, None] - pldc.bank.label_mean[None]).max(axis=2).min(axis=1)
+        assert nearest.max() < 1e-9
+        assert len(np.unique(reached.round(9), axis=0)) > 10
+    assert not np.allclose(means["a"], means["b"])
+
+
+def test_random_speakers_of_the_whole_bank_are_the_population(pldc, inputs):
+    everyone = replace(pldc, k=1000)
+    draws = RandomSpeakers(everyone, draws=2)(*inputs)
+    np.testing.assert_allclose(draws, np.broadcast_to(everyone(*inputs), draws.shape), atol=1e-12)
+
+
+def test_random_speakers_are_told_by_their_seed_and_not_by_the_order_of_utterances(pldc, inputs, rng):
+    draws = RandomSpeakers(pldc, draws=3, seed=5)(*inputs)
+    np.testing.assert_array_equal(draws, RandomSpeakers(pldc, draws=3, seed=5)(*inputs))
+    assert not np.allclose(draws, RandomSpeakers(pldc, draws=3, seed=6)(*inputs))
+    predictions, speaker_ids, pooled = inputs
+    order = rng.permutation(28)
+    shuffled = RandomSpeakers(pldc, draws=3, seed=5)(predictions[order], [speaker_ids[i] for i in order], pooled[order])
+    np.testing.assert_allclose(shuffled, draws[:, order], atol=1e-12)
+
+
+def test_no_draws_is_a_mistake(pldc):
+    with pytest.raises(UserError, match="0 draws"):
+        RandomSpeakers(pldc, draws=0)
+
+
+def test_own_statistics_are_the_speakers_own_labels(pldc, inputs, rng):
+    predictions, speaker_ids, pooled = inputs
+    labels = rng.uniform(1, 7, (28, 2))
+    labels[:4, 0] = NAN
+    labels[10:25, 1] = NAN
+    oracle = own_statistics(pldc, predictions, speaker_ids, pooled, labels)
+    np.testing.assert_allclose(oracle[:10].mean(axis=0), np.nanmean(labels[:10], axis=0))
+    np.testing.assert_allclose(oracle[:10].std(axis=0), np.nanstd(labels[:10], axis=0))
+    np.testing.assert_array_equal(oracle[10:25, 1], predictions[10:25, 1])
+    np.testing.assert_array_equal(oracle[25:], predictions[25:])
+    sigma = own_statistics(replace(pldc, shift_mean=False), predictions, speaker_ids, pooled, labels)
+    np.testing.assert_allclose(sigma[:10].mean(axis=0), predictions[:10].mean(axis=0))

@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import inspect
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ser_personal.calibration.pldc import calibrate
+from ser_personal.errors import UserError
+from ser_personal.speakers.bank import SpeakerBank
+
+ATTRIBUTES = ("arousal", "valence")
+NAN = float("nan")
+VARIANTS = [(False, False), (True, False), (False, True), (True, True)]
+
+
+def some_bank(num_speakers=12, seed=0):
+    rng = np.random.default_rng(seed)
+    speakers = rng.integers(0, num_speakers, 30 * num_speakers)
+    voices, means = rng.normal(size=(num_speakers, 8)), rng.uniform(2, 6, (num_speakers, 2))
+    labels = (means[speakers] + rng.normal(size=(len(speakers), 2))).clip(1, 7)
+    labels[rng.random(labels.shape) < 0.1] = NAN
+    pooled = voices[speakers] + 0.1 * rng.normal(size=(len(speakers), 8))
+    return SpeakerBank.from_utterances([f"train {s:02}" for s in speakers], pooled, labels, ATTRIBUTES)
+
+
+def some_test_set(num=40, seed=1):
+    rng = np.random.default_rng(seed)
+    speaker_ids = [None if s == 3 else f"test {s}" for s in rng.integers(0, 4, num)]
+    return rng.normal(4, 1, (num, 2)), speaker_ids, rng.normal(size=(num, 8))
+
+
+BANK = some_bank()
+
+
+def slow_calibrate(predictions, speaker_ids, pooled, bank, k, shift_mean, scale_std, statistics, center):
+    """The equation, utterance by utterance and number by number."""
+    origin = [sum(column) / len(column) for column in bank.vectors.T] if center else [0.0] * bank.vectors.shape[1]
+    result = [list(row) for row in predictions]
+    for speaker in {s for s in speaker_ids if s is not None}:
+        rows = [i for i, s in enumerate(speaker_ids) if s == speaker]
+        vector = [sum(pooled[i][d] for i in rows) / len(rows) - origin[d] for d in range(len(origin))]
+        ranking = []
+        for row, training_vector in enumerate(bank.vectors):
+            other = [value - origin[d] for d, value in enumerate(training_vector)]
+            dot = sum(a * b for a, b in zip(vector, other, strict=True))
+            lengths = math.sqrt(sum(a * a for a in vector)) * math.sqrt(sum(b * b for b in other))
+            ranking.append((-dot / lengths, bank.speaker_ids[row], row))
+        nearest = [row for _, _, row in sorted(ranking)[:k]]
+        for a in range(predictions.shape[1]):
+            own = [predictions[i][a] for i in rows]
+            mu = sum(own) / len(own)
+            sigma = math.sqrt(sum((y - mu) ** 2 for y in own) / len(own))
+            counts, means, stds = bank.count[nearest, a], bank.label_mean[nearest, a], bank.label_std[nearest, a]
+            if statistics == "average":
+                mu_bar, sigma_bar = sum(means) / len(means), sum(stds) / len(stds)
+            else:
+                mu_bar = sum(counts * means) / sum(counts)
+                sigma_bar = math.sqrt(sum(counts * (stds**2 + means**2)) / sum(counts) - mu_bar**2)
+            for i in rows:
+                y = (predictions[i][a] - mu) / sigma * (sigma_bar if scale_std else sigma)
+                result[i][a] = y + (mu_bar if shift_mean else mu)
+    return result
+
+
+@pytest.mark.parametrize(("shift_mean", "scale_std"), VARIANTS)
+@pytest.mark.parametrize("statistics", ["average", "pooled"])
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("k", [1, 5, 100])
+def test_agrees_with_a_slow_loop(shift_mean, scale_std, statistics, center, k):
+    switches = {"shift_mean": shift_mean, "scale_std": scale_std, "statistics": statistics, "center": center}
+    predictions, speaker_ids, pooled = some_test_set()
+    found = calibrate(predictions, speaker_ids, pooled, BANK, k=k, **switches)
+    expected = slow_calibrate(predictions, speaker_ids, pooled, BANK, k=k, **switches)
+    np.testing.assert_allclose(found.predictions, expected, rtol=1e-9)
+
+
+def test_pooled_statistics_are_those_of_the_neighbours_labels_together():
+    labels = np.array([[1.0], [2.0], [6.0], [7.0], [5.0]])
+    bank = SpeakerBank.from_utterances(["a", "a", "b", "b", "b"], np.ones((5, 2)), labels, ["arousal"])
+    switches = {"k": 2, "shift_mean": True, "statistics": "pooled"}
+    calibration = calibrate(np.array([[3.0], [4.0]]), ["t", "t"], np.ones((2, 2)), bank, **switches)
+    np.testing.assert_allclose(calibration.predictions.mean(), labels.mean())
+    np.testing.assert_allclose(calibration.predictions.std(), labels.std())
+
+
+def test_default_is_the_sigma_shift_of_fifteen_averaged_neighbours():
+    bank, (predictions, speaker_ids, pooled) = some_bank(30), some_test_set()
+    explicit = {"k": 15, "shift_mean": False, "scale_std": True, "statistics": "average"}
+    default = calibrate(predictions, speaker_ids, pooled, bank)
+    expected = calibrate(predictions, speaker_ids, pooled, bank, center=False, clip=False, **explicit)
+    np.testing.assert_array_equal(default.predictions, expected.predictions)
+    assert all(len(speaker.neighbours) == 15 for speaker in default.speakers)
+
+
+def test_what_is_told_of_each_speaker():
+    predictions, speaker_ids, pooled = some_test_set()
+    calibration = calibrate(predictions, speaker_ids, pooled, BANK, k=3)
+    assert [s.speaker_id for s in calibration.speakers] == ["test 0", "test 1", "test 2"]
+    assert calibration.attributes == ATTRIBUTES
+    for speaker in calibration.speakers:
+        mine = np.array([s == speaker.speaker_id for s in speaker_ids])
+        vector = pooled[mine].mean(axis=0)
+        lengths = np.linalg.norm(BANK.vectors, axis=1) * np.linalg.norm(vector)
+        cosines = dict(zip(BANK.speaker_ids, BANK.vectors @ vector / lengths, strict=True))
+        assert list(speaker.neighbours) == sorted(cosines, key=lambda s: -cosines[s])[:3]
+        np.testing.assert_allclose(speaker.cosines, [cosines[s] for s in speaker.neighbours])
+        rows = [BANK.speaker_ids.index(s) for s in speaker.neighbours]
+        assert speaker.utterances == mine.sum()
+        np.testing.assert_allclose(speaker.mu, predictions[mine].mean(axis=0))
+        np.testing.assert_allclose(speaker.sigma, predictions[mine].std(axis=0))
+        np.testing.assert_allclose(speaker.mu_bar, BANK.label_mean[rows].mean(axis=0))
+        np.testing.assert_allclose(speaker.sigma_bar, BANK.label_std[rows].mean(axis=0))
+
+
+def affine(predictions, slope, shift):
+    return slope * predictions + shift
+
+
+SLOPES, SHIFTS, SEEDS = st.floats(0.05, 20), st.floats(-50, 50), st.integers(0, 1000)
+
+
+@given(slope=SLOPES, shift=SHIFTS, seed=SEEDS)
+@settings(max_examples=25, deadline=None)
+def test_both_moments_forget_any_rising_affine_map_and_once_is_enough(slope, shift, seed):
+    predictions, speaker_ids, pooled = some_test_set(seed=seed)
+    known = [s is not None for s in speaker_ids]
+
+    def both(p):
+        return calibrate(p, speaker_ids, pooled, BANK, shift_mean=True).predictions[known]
+
+    once = calibrate(predictions, speaker_ids, pooled, BANK, shift_mean=True).predictions
+    np.testing.assert_allclose(both(affine(predictions, slope, shift)), once[known], atol=1e-8)
+    np.testing.assert_allclose(both(once), once[known], atol=1e-10)
+
+
+@given(slope=SLOPES, shift=SHIFTS, seed=SEEDS)
+@settings(max_examples=25, deadline=None)
+def test_sigma_moves_with_a_shift_and_forgets_the_scale(slope, shift, seed):
+    predictions, speaker_ids, pooled = some_test_set(seed=seed)
+    sigma = calibrate(predictions, speaker_ids, pooled, BANK)
+    shifted = calibrate(predictions + shift, speaker_ids, pooled, BANK)
+    np.testing.assert_allclose(shifted.predictions, sigma.predictions + shift, atol=1e-8)
+    scaled = calibrate(slope * predictions, speaker_ids, pooled, BANK)
+    for speaker in sigma.speakers:
+        mine = np.array([s == speaker.speaker_id for s in speaker_ids])
+        deviations = [c.predictions[mine] - c.predictions[mine].mean(axis=0) for c in (scaled, sigma)]
+        np.testing.assert_allclose(*deviations, atol=1e-9)
+
+
+@given(shift=SHIFTS, seed=SEEDS)
+@settings(max_examples=25, deadline=None)
+def test_mu_forgets_a_shift(shift, seed):
+    predictions, speaker_ids, pooled = some_test_set(seed=seed)
+    known = [s is not None for s in speaker_ids]
+    plain, shifted = (
+        calibrate(p, speaker_ids, pooled, BANK, shift_mean=True, scale_std=False).predictions[known]
+        for p in (predictions, predictions + shift)
+    )
+    np.testing.assert_allclose(shifted, plain, atol=1e-9)
+
+
+@given(seed=SEEDS, variant=st.sampled_from(VARIANTS))
+@settings(max_examples=25, deadline=None)
+def test_order_of_utterances_and_names_of_speakers_do_not_matter(seed, variant):
+    predictions, speaker_ids, pooled = some_test_set(seed=seed)
+    switches = dict(zip(("shift_mean", "scale_std"), variant, strict=True))
+    plain = calibrate(predictions, speaker_ids, pooled, BANK, **switches).predictions
+    order = np.random.default_rng(seed).permutation(len(speaker_ids))
+    shuffled_ids = [speaker_ids[i] for i in order]
+    shuffled = calibrate(predictions[order], shuffled_ids, pooled[order], BANK, **switches).predictions
+    np.testing.assert_allclose(shuffled, plain[order], atol=1e-12)
+    names = {"test 0": "z", "test 1": "y", "test 2": "x", None: None}
+    renamed = calibrate(predictions, [names[s] for s in speaker_ids], pooled, BANK, **switches).predictions
+    np.testing.assert_array_equal(renamed, plain)
+
+
+def test_there_is_no_way_to_hand_it_labels():
+    assert not any("label" in name for name in inspect.signature(calibrate).parameters)
+
+
+def test_equally_near_speakers_are_taken_by_name():
+    names = [f"{i:03}" for i in np.random.default_rng(0).permutation(300)]
+    query, near, far = np.random.default_rng(1).normal(size=(3, 17))
+    near = query + 0.1 * near
+    vectors = np.array([near if int(name) % 3 else far for name in names])
+    bank = SpeakerBank.from_utterances(names, vectors, np.ones((300, 1)), ["arousal"])
+    expected = sorted(names, key=lambda name: (int(name) % 3 == 0, name))
+    for k in (3, 150, 250, 300):
+        assert list(calibrate([[4.0]], ["t"], query[None], bank, k=k).speakers[0].neighbours) == expected[:k]
+
+
+def test_neighbours_closer_together_than_float32_tells_are_ranked():
+    angles = 1e-4 + 1e-5 * np.arange(20)[::-1]
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    bank = SpeakerBank.from_utterances([f"{i:02}" for i in range(20)], vectors, np.ones((20, 1)), ["arousal"])
+    speaker = calibrate([[4.0]], ["t"], [[1.0, 0.0]], bank, k=4).speakers[0]
+    assert speaker.neighbours == ("19", "18", "17", "16")
+
+
+def test_centering_subtracts_the_bank_mean_from_both_sides():
+    # seen from the origin c is nearest, seen from the bank's mean (10, 10) b is
+    vectors = np.array([[11.0, 9.0], [8.0, 11.0], [11.0, 10.0]])
+    bank = SpeakerBank.from_utterances(["a", "b", "c"], vectors, np.ones((3, 1)), ["arousal"])
+    query = [[9.9, 10.1]]
+    assert bank.vectors.mean(axis=0).tolist() == [10, 10]
+    assert calibrate([[4.0]], ["t"], query, bank, k=1).speakers[0].neighbours == ("c",)
+    assert calibrate([[4.0]], ["t"], query, bank, k=1, center=True).speakers[0].neighbours == ("b",)
+
+
+def test_clip_keeps_calibrated_predictions_on_the_scale_and_leaves_unknown_speakers_raw():
+    predictions, speaker_ids, pooled = some_test_set()
+    predictions = predictions * 5
+    known = np.array([s is not None for s in speaker_ids])
+    free = calibrate(predictions, speaker_ids, pooled, BANK).predictions
+    clipped = calibrate(predictions, speaker_ids, pooled, BANK, clip=True).predictions
+    assert free[known].max() > 7
+    np.testing.assert_array_equal(clipped[known], free[known].clip(1, 7))
+    np.testing.assert_array_equal(clipped[~known], predictions[~known])
+
+
+@pytest.mark.parametrize("predictions", [[[4.1, 2.0]], [[0.1, 0.3]] * 7, [[4.1 + 1e-7, 2.0], [4.1, 2.0 + 1e-7]]])
+def test_where_there_is_nothing_to_scale_the_deviation_stays(predictions):
+    predictions = np.array(predictions)
+    inputs = predictions, ["t"] * len(predictions), np.ones((len(predictions), 8)), BANK
+    np.testing.assert_allclose(calibrate(*inputs).predictions, predictions, rtol=1e-15)
+    both = calibrate(*inputs, shift_mean=True)
+    np.testing.assert_allclose(both.predictions.mean(axis=0), both.speakers[0].mu_bar)
+    np.testing.assert_allclose(both.predictions.std(axis=0), predictions.std(axis=0), atol=1e-15)
+
+
+def test_neighbours_without_labels_are_left_out_and_raw_is_kept_where_none_is_left():
+    labels = np.array([[1.0, NAN], [3.0, NAN], [NAN, NAN]])
+    bank = SpeakerBank.from_utterances(["a", "a", "b"], np.ones((3, 2)), labels, ATTRIBUTES)
+    predictions = np.array([[4.0, 5.0], [5.0, 3.0]])
+    for statistics in ("average", "pooled"):
+        switches = {"shift_mean": True, "clip": True, "statistics": statistics}
+        calibration = calibrate(predictions, ["t", "t"], np.ones((2, 2)), bank, **switches)
+        np.testing.assert_allclose(calibration.predictions, [[1.0, 5.0], [3.0, 3.0]])
+        assert calibration.speakers[0].mu_bar[0] == 2
+        assert np.isnan([calibration.speakers[0].mu_bar[1], calibration.speakers[0].sigma_bar[1]]).all()
+
+
+def test_unknown_speakers_keep_their_predictions():
+    predictions, _, pooled = some_test_set()
+    calibration = calibrate(predictions, [None] * 40, pooled, BANK, shift_mean=True)
+    np.testing.assert_array_equal(calibration.predictions, predictions)
+    assert calibration.speakers == ()
+
+
+def test_a_test_speaker_who_is_in_the_bank_is_a_neighbour_like_any_other():
+    known = BANK.speaker_ids[5]
+    calibration = calibrate(np.array([[3.0, 3.0], [4.0, 5.0]]), [known] * 2, BANK.vectors[[5, 5]], BANK, k=1)
+    assert calibration.speakers[0].neighbours == (known,)
+    np.testing.assert_allclose(calibration.predictions.std(axis=0), BANK.label_std[5])
+
+
+def test_one_attribute_of_the_bank_can_be_calibrated_alone():
+    predictions, speaker_ids, pooled = some_test_set()
+    both = calibrate(predictions, speaker_ids, pooled, BANK, shift_mean=True)
+    valence = calibrate(predictions[:, 1:], speaker_ids, pooled, BANK, attributes=["valence"], shift_mean=True)
+    np.testing.assert_array_equal(valence.predictions, both.predictions[:, 1:])
+    assert valence.attributes == ("valence",)
+
+
+def test_tensors_are_taken_and_nothing_is_changed_in_place():
+    predictions, speaker_ids, pooled = (torch.tensor(v) if isinstance(v, np.ndarray) else v for v in some_test_set())
+    before = predictions.clone()
+    calibration = calibrate(predictions, speaker_ids, pooled, BANK, shift_mean=True)
+    expected = calibrate(*some_test_set(), BANK, shift_mean=True)
+    np.testing.assert_array_equal(calibration.predictions, expected.predictions)
+    assert torch.equal(predictions, before)
+
+
+def test_no_utterances_give_no_predictions():
+    assert calibrate(np.zeros((0, 2)), [], np.zeros((0, 8)), BANK).predictions.shape == (0, 2)
+
+
+def test_mistakes_are_one_line_each():
+    predictions, speaker_ids, pooled = some_test_set()
+    broken, where = predictions.copy(), speaker_ids.index("test 2")
+    broken[where] = NAN
+    infinite = pooled.copy()
+    infinite[speaker_ids.index(None), 0] = np.inf
+    empty = SpeakerBank.from_utterances([None], np.ones((1, 8)), np.ones((1, 2)), ATTRIBUTES)
+    for arguments, settings_, message in [
+        ((broken, speaker_ids, pooled, BANK), {}, f"speaker test 2: the prediction of utterance {where} holds NaN"),
+        ((predictions, speaker_ids, infinite, BANK), {}, "an unknown speaker: the pooled vector"),
+        ((predictions, speaker_ids, pooled, empty), {}, "the bank holds no speaker"),
+        (
+            (predictions, speaker_ids, pooled, BANK),
+            {"attributes": ("arousal", "dominance")},
+            "predictions of arousal, dominance, but label statistics of arousal, valence",
+        ),
+        ((predictions[:, :1], speaker_ids, pooled, BANK), {}, r"predictions \(40, 1\)"),
+        ((predictions, speaker_ids[:-1], pooled, BANK), {}, r"are not \(39, 2\)"),
+        ((predictions, speaker_ids, pooled[:, :-1], BANK), {}, r"pooled \(40, 7\)"),
+        ((predictions, speaker_ids, pooled, BANK), {"k": 0}, "k is 0"),
+        ((predictions, speaker_ids, pooled, BANK), {"statistics": "median"}, "unknown statistics 'median'"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            calibrate(*arguments, **settings_)
+
+
+def test_calibration_needs_no_torch():
+    code = (
+        "import sys, numpy as np\n"
+        "from ser_personal.calibration.pldc import calibrate\n"
+        "from ser_personal.calibration import controls, table\n"
+        "from ser_personal.speakers.bank import SpeakerBank\n"
+        "bank = SpeakerBank.from_utterances(['a'], [[1., 2.]], [[4.]], ['arousal'])\n"
+        "calibrate(np.ones((2, 1)), ['t', 't'], np.ones((2, 2)), bank)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from ser_personal.errors import UserError
+from ser_personal.speakers import bank as bank_module
+from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
+
+ATTRIBUTES = ("arousal", "valence")
+NAN = float("nan")
+
+
+def some_utterances(num=50):
+    rng = np.random.default_rng(7)
+    speaker_ids = [None if s == 4 else f"speaker {s}" for s in rng.integers(0, 5, num)]
+    labels = rng.uniform(1, 7, (num, 2))
+    labels[rng.random((num, 2)) < 0.2] = NAN
+    return speaker_ids, rng.normal(size=(num, 6)), labels
+
+
+def assert_same(a, b):
+    assert (a.speaker_ids, a.attributes, a.scale, a.fingerprint) == (
+        b.speaker_ids,
+        b.attributes,
+        b.scale,
+        b.fingerprint,
+    )
+    for name in ("vectors", "count", "label_mean", "label_std"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+        assert getattr(a, name).dtype == getattr(b, name).dtype
+
+
+def test_by_hand():
+    bank = SpeakerBank.from_utterances(
+        ["b", None, "a", "b", "b"],
+        [[1.0, 0.0], [9.0, 9.0], [2.0, 2.0], [3.0, 0.0], [5.0, 3.0]],
+        [[2.0, NAN], [7.0, 7.0], [NAN, NAN], [4.0, 5.0], [NAN, 5.0]],
+        ATTRIBUTES,
+    )
+    assert bank.speaker_ids == ("a", "b")
+    assert bank.vectors.tolist() == [[2, 2], [3, 1]]
+    assert bank.count.tolist() == [[0, 0], [2, 2]]
+    np.testing.assert_array_equal(bank.label_mean, [[NAN, NAN], [3, 5]])
+    np.testing.assert_array_equal(bank.label_std, [[NAN, NAN], [1, 0]])
+    assert (bank.attributes, bank.scale, bank.fingerprint) == (ATTRIBUTES, (1, 7), "")
+
+
+def test_agrees_with_numpy_speaker_by_speaker():
+    speaker_ids, pooled, labels = some_utterances()
+    bank = SpeakerBank.from_utterances(speaker_ids, pooled, labels, ATTRIBUTES)
+    for row, speaker in enumerate(bank.speaker_ids):
+        mine = np.array([s == speaker for s in speaker_ids])
+        np.testing.assert_allclose(bank.vectors[row], pooled[mine].mean(axis=0), rtol=1e-12)
+        np.testing.assert_array_equal(bank.count[row], np.isfinite(labels[mine]).sum(axis=0))
+        np.testing.assert_allclose(bank.label_mean[row], np.nanmean(labels[mine], axis=0), rtol=1e-12)
+        np.testing.assert_allclose(bank.label_std[row], np.nanstd(labels[mine], axis=0), rtol=1e-12)
+
+
+def test_batch_by_batch_is_the_same_as_at_once():
+    speaker_ids, pooled, labels = some_utterances()
+    builder = SpeakerBankBuilder(ATTRIBUTES, scale=(0, 10), fingerprint="model")
+    for start in range(0, 50, 7):
+        part = slice(start, start + 7)
+        builder.add(speaker_ids[part], pooled[part], labels[part])
+    whole = SpeakerBank.from_utterances(speaker_ids, pooled, labels, ATTRIBUTES, scale=(0, 10), fingerprint="model")
+    assert_same(builder.build(), whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_are_taken(dtype):
+    speaker_ids, pooled, labels = some_utterances()
+    pooled, labels = torch.tensor(pooled, dtype=dtype, requires_grad=True), torch.tensor(labels, dtype=dtype)
+    bank = SpeakerBank.from_utterances(speaker_ids, pooled, labels, ATTRIBUTES)
+    arrays = pooled.detach().double().numpy(), labels.double().numpy()
+    assert_same(bank, SpeakerBank.from_utterances(speaker_ids, *arrays, ATTRIBUTES))
+
+
+@given(offset=st.sampled_from([0.0, 1e3, 1e6]), seed=st.integers(0, 100), num=st.integers(1, 40))
+@settings(max_examples=30, deadline=None)
+def test_deviation_keeps_its_digits_far_from_zero(offset, seed, num):
+    labels = np.random.default_rng(seed).integers(1, 8, (num, 1)).astype(float)
+    bank = SpeakerBank.from_utterances(["a"] * num, np.ones((num, 3)), labels + offset, ["arousal"])
+    np.testing.assert_allclose(bank.label_std[0], labels.std(axis=0), atol=1e-8)
+
+
+@pytest.mark.parametrize("label", [0.1, 4.3, 6.999])
+def test_equal_labels_deviate_by_exactly_nothing(label):
+    bank = SpeakerBank.from_utterances(["a"] * 37, np.ones((37, 3)), np.full((37, 1), label), ["arousal"])
+    assert bank.label_std.tolist() == [[0.0]]
+
+
+def test_save_and_load_give_the_same_bank(tmp_path):
+    bank = SpeakerBank.from_utterances(*some_utterances(), ATTRIBUTES, scale=(0.5, 5), fingerprint="abc é")
+    bank.save(tmp_path / "new" / "bank.safetensors")
+    assert_same(SpeakerBank.load(tmp_path / "new" / "bank.safetensors"), bank)
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["bank.safetensors"]
+
+
+def test_a_bank_without_known_speakers_travels_too(tmp_path):
+    bank = SpeakerBank.from_utterances([None], np.ones((1, 3)), np.ones((1, 2)), ATTRIBUTES)
+    assert bank.vectors.shape == (0, 3)
+    bank.save(tmp_path / "bank")
+    assert_same(SpeakerBank.load(tmp_path / "bank"), bank)
+
+
+def test_saving_again_replaces_the_file_and_never_writes_into_it(tmp_path):
+    path, reader = tmp_path / "bank", tmp_path / "reader"
+    old = SpeakerBank.from_utterances(*some_utterances(), ATTRIBUTES, fingerprint="old")
+    old.save(path)
+    reader.hardlink_to(path)
+    SpeakerBank.from_utterances(*some_utterances(20), ATTRIBUTES, fingerprint="new").save(path)
+    assert SpeakerBank.load(path).fingerprint == "new"
+    assert_same(SpeakerBank.load(reader), old)
+
+
+def test_a_failed_save_leaves_the_old_bank_and_no_rubbish(tmp_path, monkeypatch):
+    path = tmp_path / "bank.safetensors"
+    old = SpeakerBank.from_utterances(*some_utterances(), ATTRIBUTES, fingerprint="old")
+    old.save(path)
+
+    def full_disk(_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(bank_module.os, "fsync", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        SpeakerBank.from_utterances(*some_utterances(20), ATTRIBUTES, fingerprint="new").save(path)
+    assert_same(SpeakerBank.load(path), old)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_that_are_no_bank_are_refused(tmp_path):
+    good = tmp_path / "good"
+    SpeakerBank.from_utterances(*some_utterances(), ATTRIBUTES).save(good)
+    (tmp_path / "truncated").write_bytes(good.read_bytes()[:-9])
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "text").write_text("speaker,mean\n1,4\n")
+    save_file({"weight": np.ones(3)}, tmp_path / "foreign")
+    save_file(load_file(good), tmp_path / "newer", {"format": bank_module.FORMAT, "version": "2"})
+    save_file({"vectors": np.ones((1, 2))}, tmp_path / "partial", {"format": bank_module.FORMAT, "version": "1"})
+    for name, message in {
+        "missing": "no speaker bank here",
+        "truncated": "not a whole safetensors file",
+        "empty": "not a whole safetensors file",
+        "text": "not a whole safetensors file",
+        "foreign": "not a speaker bank",
+        "newer": "format 2; this version reads up to 1",
+        "partial": "incomplete speaker bank",
+        ".": "no speaker bank here",
+    }.items():
+        with pytest.raises(UserError, match=message) as error:
+            SpeakerBank.load(tmp_path / name)
+        assert str(tmp_path / name) in str(error.value)
+
+
+def test_shapes_and_values_that_do_not_fit_are_named():
+    with pytest.raises(UserError, match="arousal, valence"):
+        SpeakerBank.from_utterances(["a"], np.ones((1, 3)), np.ones((1, 3)), ATTRIBUTES)
+    with pytest.raises(UserError, match=r"\(2, 3\)"):
+        SpeakerBank.from_utterances(["a"], np.ones((2, 3)), np.ones((1, 2)), ATTRIBUTES)
+    with pytest.raises(UserError, match="speaker b: a pooled vector holds NaN"):
+        SpeakerBank.from_utterances(["a", "b"], [[1.0], [NAN]], np.ones((2, 2)), ATTRIBUTES)
+    builder = SpeakerBankBuilder(ATTRIBUTES)
+    builder.add(["a"], np.ones((1, 3)), np.ones((1, 2)))
+    with pytest.raises(UserError, match=r"\(1, 3\)"):
+        builder.add(["a"], np.ones((1, 4)), np.ones((1, 2)))
+
+
+def test_importing_the_bank_imports_no_torch():
+    code = "import sys, ser_personal.speakers.bank; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
