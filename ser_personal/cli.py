@@ -1,0 +1,168 @@
+"""The command `ser`: finds the command, checks what can be checked without torch, and only then imports it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ser_personal.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+@dataclass(frozen=True)
+class Command:
+    """A plain command: a typed function whose signature is its command line.
+
+    Attributes:
+        function: where it is, `module:name`; imported when it is called.
+        summary: one line for `ser --help`.
+        positional: parameters given without a flag.
+    """
+
+    function: str
+    summary: str
+    positional: tuple[str, ...] = ()
+
+    def load(self) -> Callable[..., int | None]:
+        """Import the function."""
+        module, name = self.function.split(":")
+        function: Callable[..., int | None] = getattr(importlib.import_module(module), name)
+        return function
+
+
+COMMANDS = {
+    "synth": Command("ser_personal.corpus.synthetic:synth", "write a synthetic corpus in MSP-Podcast's layout"),
+    "check": Command(
+        "ser_personal.corpus.check:check", "list what is in a corpus and what is wrong with it", ("corpus",)
+    ),
+    "kmeans": Command("ser_personal.pretrain.kmeans:kmeans", "fit the codebook and write pseudo-labels"),
+    "import": Command(
+        "ser_personal.pretrain.released:import_released",
+        "turn a released fairseq checkpoint or sklearn codebook into safetensors",
+        ("file",),
+    ),
+    "demo": Command("ser_personal.demo:demo", "run the whole pipeline on a synthetic corpus"),
+}
+STAGES = {
+    "fit": "train: PAPT or TAPT, or fine-tuning",
+    "validate": "score a checkpoint on the validation set",
+    "test": "score a checkpoint on the test sets, calibrated with configs/pldc.yaml",
+    "predict": "predict with a checkpoint",
+}
+
+
+def main() -> int:
+    """Run `ser` on `sys.argv`; 0 on success, 2 where the user can mend what went wrong."""
+    argv = sys.argv[1:]
+    try:
+        return _dispatch(argv)
+    except UserError as error:
+        return _fail(error)
+    except Exception as error:
+        # jsonargparse and Lightning wrap what is raised inside the classes they instantiate
+        mistake = user_error_behind(error)
+        if mistake is None:
+            raise
+        return _fail(mistake)
+
+
+def _fail(error: UserError) -> int:
+    sys.stderr.write(f"ser: {error}\n")
+    return 2
+
+
+def user_error_behind(error: BaseException) -> UserError | None:
+    """Find the user's mistake that an exception was raised from."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, UserError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    if not argv or argv[0] in {"-h", "--help"}:
+        sys.stdout.write(overview())
+        return 0
+    name, *rest = argv
+    if name == "--version":
+        from importlib.metadata import version
+
+        sys.stdout.write(f"{version('ser_personal')}\n")
+        return 0
+    if name in STAGES:
+        check_before_imports(name, rest)
+        from ser_personal.stages import run
+
+        run()
+        return 0
+    if name in COMMANDS:
+        return run_command(name, rest)
+    known = ", ".join([*STAGES, *COMMANDS])
+    raise UserError("no such command", where=name, remedy=f"Choose one of {known}; `ser --help` says what they do")
+
+
+def overview() -> str:
+    """Text of `ser --help`."""
+    lines = ["usage: ser COMMAND ...", "", "Personalised continuous speech emotion recognition: PAPT and PLDC.", ""]
+    lines += ["stages (LightningCLI; `ser fit --config configs/papt.yaml --data.corpus CORPUS`):"]
+    lines += [f"  {name:10}{summary}" for name, summary in STAGES.items()]
+    lines += ["", "commands:"]
+    lines += [f"  {name:10}{command.summary}" for name, command in COMMANDS.items()]
+    lines += ["", "`ser COMMAND --help` lists its arguments."]
+    return "\n".join(lines) + "\n"
+
+
+def run_command(name: str, arguments: Sequence[str]) -> int:
+    """Parse a plain command's arguments by its function's signature and call it."""
+    from ser_personal.arguments import parse
+
+    command = COMMANDS[name]
+    function = command.load()
+    return function(**parse(function, f"ser {name}", command.positional, arguments)) or 0
+
+
+def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
+    """Refuse what would fail anyway, before the 10 to 20 seconds that lightning and transformers take to import.
+
+    Raises:
+        UserError: a config file or the checkpoint is missing, or evaluation was asked for without a checkpoint.
+    """
+    from ser_personal.arguments import values_of
+
+    configs = values_of("--config", arguments) + values_of("-c", arguments)
+    for config in configs:
+        if not Path(config).is_file() and "\n" not in config and "{" not in config:
+            raise UserError(
+                "no such config file", where=config, remedy="configs/ in the repository holds those that ship"
+            )
+    if stage == "fit" or {"-h", "--help", "--print_config"} & {argument.split("=")[0] for argument in arguments}:
+        return
+    checkpoint = (values_of("--ckpt_path", arguments) or [_checkpoint_in(configs)])[-1]
+    if checkpoint in {None, "null"}:
+        raise UserError(
+            "no checkpoint given, and random weights are nothing to score",
+            where=f"ser {stage}",
+            remedy="Give --ckpt_path, such as --ckpt_path finetune.ckpt",
+        )
+    if not Path(str(checkpoint)).is_file():
+        raise UserError(
+            "no such checkpoint", where=checkpoint, remedy="`ser fit` writes it; give its path to --ckpt_path"
+        )
+
+
+def _checkpoint_in(configs: Sequence[str]) -> Any:
+    import yaml
+
+    found = None
+    for config in configs:
+        if Path(config).is_file():
+            content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+            found = content.get("ckpt_path", found) if isinstance(content, dict) else found
+    return found

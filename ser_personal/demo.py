@@ -1,0 +1,165 @@
+"""`ser demo`: the whole method on a synthetic corpus, by the very commands that it prints."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ser_personal.errors import UserError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SYSTEMS = {"vanilla": "Vanilla-FT", "tapt": "TAPT-FT", "papt": "PAPT-FT"}
+CAVEAT = "These results are of synthetic speech: they show that the method runs, and say nothing about people."
+
+
+def demo(out: str, speakers: int = 80, utterances: int = 24, seed: int = 0, configs: str | None = None) -> None:
+    """Run the whole pipeline on a synthetic corpus, printing each command that it stands for.
+
+    Synthetic corpus, k-means, TAPT and PAPT, fine-tuning without them and from each, and a test of all three with PLDC
+    and its controls. Every printed line works when pasted. The stages run in one process, since lightning and
+    transformers take 10 to 20 s to import.
+
+    Args:
+        out: an empty or new folder for everything that is made.
+        speakers: of the corpus, in all three sets together.
+        utterances: of each speaker.
+        seed: of the corpus.
+        configs: folder of the YAMLs that ship with the repository; the repository's own if None.
+
+    Raises:
+        UserError: the folder isn't empty, or the YAMLs aren't there.
+    """
+    folder, yaml = Path(out), _configs(configs)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError("isn't empty", where=out, remedy="Give --out another folder, or delete this one")
+    started = time.perf_counter()
+    corpus, labels = folder / "corpus", folder / "pseudo_labels"
+    data = ["--data.corpus", str(corpus)]
+    root = ["--trainer.default_root_dir", str(folder)]
+
+    def config(*names: str) -> list[str]:
+        return [piece for name in names for piece in ("--config", str(yaml / name))]
+
+    _plain("synth", "--out", corpus, "--speakers", speakers, "--utterances", utterances, "--seed", seed)
+    _plain("check", corpus)
+    _plain("kmeans", *config("kmeans.yaml", "tiny/kmeans.yaml"), *data, "--out", labels)
+
+    masked_prediction = {}
+    pretrain = [*config("papt.yaml", "tiny/papt.yaml"), *data, "--data.pseudo_labels", str(labels), *root]
+    tapt = config("tapt.yaml")
+    _stage("fit", *pretrain, *tapt)
+    _stage("fit", *pretrain)
+    for name, arguments in {
+        "TAPT": [*tapt, "--ckpt_path", str(folder / "tapt.ckpt")],
+        "PAPT": ["--ckpt_path", str(folder / "papt.ckpt")],
+        "PAPT, speakers permuted": [
+            *("--ckpt_path", str(folder / "papt.ckpt")),
+            *("--model.speakers", "SpeakerEmbedding", "--model.speakers.permute", "true"),
+        ],
+    }.items():
+        masked_prediction[name] = _stage("validate", *pretrain, *arguments)
+
+    finetune = [*config("finetune.yaml", "tiny/finetune.yaml"), *data]
+    metrics, floor = {}, {}
+    for system in SYSTEMS:
+        system_root = ["--trainer.default_root_dir", str(folder / system)]
+        source = [] if system == "vanilla" else ["--model.papt_checkpoint", str(folder / f"{system}.ckpt")]
+        _stage("fit", *finetune, *source, *system_root)
+        ridge = config("ridge.yaml") if system == "vanilla" else []
+        checkpoint = ["--ckpt_path", str(folder / system / "finetune.ckpt")]
+        _stage("test", *finetune, *config("pldc.yaml"), *ridge, *checkpoint, *system_root)
+        metrics[system] = _newest(folder / system, "metrics.json")
+        if ridge:
+            floor = _newest(folder / system, "floor.json")
+    seconds = time.perf_counter() - started
+    results = {"masked_prediction": masked_prediction, "floor": floor, "systems": metrics, "seconds": seconds}
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    _summary(results, folder)
+
+
+def _configs(configs: str | None) -> Path:
+    folder = CONFIGS if configs is None else Path(configs)
+    if not (folder / "papt.yaml").is_file():
+        raise UserError("no configs here", where=folder, remedy="Run it in the repository, or give --configs FOLDER")
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
+
+
+def _announce(arguments: list[str]) -> None:
+    from rich.console import Console
+
+    Console().print(f"\n[bold]$ {shlex.join(['ser', *arguments])}[/bold]", soft_wrap=True, highlight=False)
+
+
+def _plain(name: str, *arguments: object) -> None:
+    from ser_personal.cli import run_command
+
+    words = [str(argument) for argument in arguments]
+    _announce([name, *words])
+    code = run_command(name, words)
+    if code:
+        raise UserError(f"ended with exit code {code}", where=f"ser {name}", remedy="What it printed says why")
+
+
+def _stage(name: str, *arguments: str) -> dict[str, float]:
+    from ser_personal.stages import run
+
+    _announce([name, *arguments])
+    before = sys.argv
+    sys.argv = ["ser", name, *arguments]
+    try:
+        trainer = run().trainer
+    finally:
+        sys.argv = before
+    return {metric: float(value) for metric, value in trainer.callback_metrics.items()}
+
+
+def _newest(folder: Path, name: str) -> dict[str, Any]:
+    newest = max(folder.rglob(name), key=lambda path: path.stat().st_mtime_ns)
+    content: dict[str, Any] = json.loads(newest.read_text(encoding="utf-8"))
+    return content
+
+
+def _summary(results: dict[str, Any], folder: Path) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    losses = Table(title="Masked prediction, nats a masked frame", title_justify="left", box=box.SIMPLE)
+    for heading in ("", "held-out utterances", "unseen speakers"):
+        losses.add_column(heading, justify="right" if heading else "left")
+    for name, metrics in results["masked_prediction"].items():
+        losses.add_row(name, f"{metrics['val_loss']:.3f}", f"{metrics['val_loss_unseen_speakers']:.3f}")
+    console.print(losses)
+
+    attributes = list(results["floor"]["ridge"]["attributes"])
+    table = Table(title="Emotion, unseen speakers", title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table.add_column("")
+    for attribute in attributes:
+        table.add_column(f"{attribute}\nO-CCC", justify="right", no_wrap=True)
+        table.add_column("\nA-CCC (std)", justify="right", no_wrap=True)
+    table.add_row("ridge on MFCC", *_cells(results["floor"]["ridge"]), end_section=True)
+    for system, metrics in results["systems"].items():
+        for split in metrics["splits"].values():
+            table.add_row(SYSTEMS[system], style="bold")
+            for name, row in split["rows"].items():
+                table.add_row(f"  {name}", *_cells(row), style="dim" if row["is_oracle"] else None)
+    console.print(table)
+    console.print(f"{results['seconds'] / 60:.1f} minutes; everything is in {folder}, the figures in results.json.")
+    console.print(CAVEAT, style="bold")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    cells = []
+    for scores in row["attributes"].values():
+        overall, average, std = (scores[name] for name in ("overall_ccc", "average_ccc", "average_ccc_std"))
+        cells += [
+            "-" if overall is None else f"{overall:.3f}",
+            "-" if average is None else f"{average:.3f} ({std:.3f})",
+        ]
+    return cells
