@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
@@ -13,19 +14,58 @@ from ser_personal.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+_KEY = re.compile(r'Parser key "(?P<key>[^"]+)"[^:]*:(?P<rest>.*)', re.DOTALL)
+_PLAIN = {
+    r"^Expected a <class '(\w+)'>\. Got value: (.*)": r"\2 is no \1",
+    r"^Expected a typing\.Literal\[(.*)\]\. Got value: (.*)": r"\2 is none of \1",
+    r"^Expected a dot import path string: (.*)": r"\1 is no class to choose here",
+    r"\b(?:fit|validate|test|predict)\.(data|model)\b": r"--\1",
+}
 
-class OneLineParser(ArgumentParser):
-    """A parser whose errors are one line."""
+
+class OneLineErrors:
+    """What makes a parser's errors one line each."""
+
+    prog: str
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong as the user's mistake."""
-        raise UserError(one_line(message), remedy=f"`{self.prog} --help` lists the arguments") from ex
+        prog = self.prog.replace(" [options]", "")
+        where, what = mistake_in(message, ex)
+        command = "ser COMMAND" if prog == "ser" else prog
+        raise UserError(what, where=where, remedy=f"`{command} --help` lists the arguments") from ex
 
 
-def one_line(message: str) -> str:
-    """Cut jsonargparse's nested report to its first and its innermost line."""
-    lines = [line.strip(" -\t") for line in message.splitlines() if line.strip(" -\t")]
-    return " ".join(lines if len(lines) <= 2 else [lines[0], lines[-1]]).rstrip(".")
+class OneLineParser(OneLineErrors, ArgumentParser):
+    """A parser whose errors are one line."""
+
+
+def mistake_in(message: str, ex: Exception | None = None) -> tuple[str | None, str]:
+    """Find in jsonargparse's report, which nests one parser's in another's, the argument and what is wrong with it.
+
+    Args:
+        message: the report.
+        ex: what it was made from; the innermost of its causes says what is wrong.
+
+    Returns:
+        The argument, None where the mistake is in none, and the reason.
+    """
+    keys: list[str] = []
+    reason = message
+    cause: BaseException | None = ex
+    while cause is not None:
+        if isinstance(cause, UserError):
+            keys += [str(cause.where).removeprefix("--")] if cause.where else []
+            reason = cause.what
+            break
+        reason = str(cause) or reason
+        if named := _KEY.match(reason):
+            keys.append(named["key"])
+            reason = named["rest"]
+        cause = cause.__cause__
+    for pattern, plain in _PLAIN.items():
+        reason = re.sub(pattern, plain, reason)
+    return f"--{'.'.join(keys)}" if keys else None, reason.strip().rstrip(".")
 
 
 def parse(
@@ -44,7 +84,6 @@ def parse(
     for name in positional:
         parser.add_argument(name, type=hints[name])
     parser.add_function_arguments(function, as_group=False, skip=set(positional), fail_untyped=False)
-    keep_tables_whole(parser)
     booleans = {name for name, hint in hints.items() if hint is bool}
     values = parser.instantiate(parser.parse_args(_plain(arguments, booleans)))
     wanted = inspect.signature(function).parameters
@@ -55,14 +94,6 @@ def values_of(flag: str, arguments: Sequence[str]) -> list[str]:
     """Every value given to a flag, as `--flag value` or `--flag=value`."""
     following = [value for given, value in pairwise(arguments) if given == flag]
     return following + [given.removeprefix(f"{flag}=") for given in arguments if given.startswith(f"{flag}=")]
-
-
-def keep_tables_whole(parser: ArgumentParser) -> None:
-    """Stop jsonargparse from taking an existing corpus.csv for a config file and passing on its text."""
-    for action in parser._actions:  # noqa: SLF001
-        kwargs = getattr(action, "sub_add_kwargs", None)
-        if kwargs is not None:
-            kwargs["sub_configs"] = False
 
 
 def _plain(arguments: Sequence[str], booleans: set[str]) -> list[str]:

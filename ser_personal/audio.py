@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import ceil
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -20,6 +19,8 @@ SAMPLE_RATE = 16_000
 WINDOW = 400
 HOP = 320
 FRAME_RATE = SAMPLE_RATE // HOP
+# formats in which libsndfile lands only near the sample it seeks
+INEXACT_SEEKING = ("OGG", "MP3")
 
 
 @overload
@@ -47,15 +48,14 @@ def num_samples_of(path: Path) -> int:
         info = soundfile.info(path)
     except (soundfile.SoundFileError, OSError) as error:
         raise _unreadable(path, error) from error
-    rate: int = info.samplerate
-    return ceil(int(info.frames) * SAMPLE_RATE / rate)
+    return _resampled_length(info.frames, info.samplerate)
 
 
 def decode(path: Path, start: int = 0, num_samples: int | None = None) -> NDArray[np.float32]:
     """Decode a file, or a part of it, to mono at 16 kHz.
 
-    A 16 kHz file is read from `start` on; a file at another rate is resampled whole and then cut, so that a part
-    equals the same part of the whole.
+    A part equals the same part of the whole: a 16 kHz file is read from `start` on where its format seeks exactly; an
+    ogg, an mp3 or a file at another rate is decoded whole and then cut.
 
     Args:
         path: any format that libsndfile reads (wav, flac, ogg, mp3, ...).
@@ -70,7 +70,7 @@ def decode(path: Path, start: int = 0, num_samples: int | None = None) -> NDArra
     """
     try:
         with soundfile.SoundFile(path) as file:
-            if file.samplerate == SAMPLE_RATE:
+            if file.samplerate == SAMPLE_RATE and file.format not in INEXACT_SEEKING:
                 file.seek(min(start, file.frames))
                 return _mono(file.read(-1 if num_samples is None else num_samples, dtype="float32", always_2d=True))
             whole = _mono(file.read(dtype="float32", always_2d=True))
@@ -89,10 +89,14 @@ def _resample(waveform: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
     import torch
     import torchaudio
 
-    resampled: NDArray[np.float32] = torchaudio.functional.resample(
-        torch.from_numpy(waveform), rate, SAMPLE_RATE
-    ).numpy()
-    return resampled
+    # torchaudio rounds the length in float32, which would cost some files their last sample.
+    padded = torch.from_numpy(np.pad(waveform, (0, rate // 100)))
+    resampled: NDArray[np.float32] = torchaudio.functional.resample(padded, rate, SAMPLE_RATE).numpy()
+    return resampled[: _resampled_length(len(waveform), rate)]
+
+
+def _resampled_length(num_samples: int, rate: int) -> int:
+    return -(-num_samples * SAMPLE_RATE // rate)
 
 
 def normalize(waveforms: Tensor, num_samples: Tensor) -> Tensor:

@@ -96,6 +96,7 @@ def _dispatch(argv: Sequence[str]) -> int:
 
         sys.stdout.write(f"{version('ser_personal')}\n")
         return 0
+    read_configs(rest)
     if name in STAGES:
         check_before_imports(name, rest)
         from ser_personal.stages import run
@@ -132,20 +133,17 @@ def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
     """Refuse what would fail anyway, before the 10 to 20 seconds that lightning and transformers take to import.
 
     Raises:
-        UserError: a config file or the checkpoint is missing, or evaluation was asked for without a checkpoint.
+        UserError: the checkpoint is missing, or evaluation was asked for without one.
     """
     from ser_personal.arguments import values_of
 
-    configs = values_of("--config", arguments) + values_of("-c", arguments)
-    for config in configs:
-        if not Path(config).is_file() and "\n" not in config and "{" not in config:
-            raise UserError(
-                "no such config file", where=config, remedy="configs/ in the repository holds those that ship"
-            )
-    if stage == "fit" or {"-h", "--help", "--print_config"} & {argument.split("=")[0] for argument in arguments}:
+    if {"-h", "--help", "--print_config"} & {argument.split("=")[0] for argument in arguments}:
         return
-    checkpoint = (values_of("--ckpt_path", arguments) or [_checkpoint_in(configs)])[-1]
+    in_configs = [content["ckpt_path"] for content in read_configs(arguments).values() if "ckpt_path" in content]
+    checkpoint = [None, *in_configs, *values_of("--ckpt_path", arguments)][-1]
     if checkpoint in {None, "null"}:
+        if stage == "fit":
+            return
         raise UserError(
             "no checkpoint given, and random weights are nothing to score",
             where=f"ser {stage}",
@@ -157,12 +155,34 @@ def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
         )
 
 
-def _checkpoint_in(configs: Sequence[str]) -> Any:
+def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Read the YAMLs that a command line gives, path -> content.
+
+    Raises:
+        UserError: one is missing, isn't YAML, or holds no values by name.
+    """
     import yaml
 
-    found = None
-    for config in configs:
-        if Path(config).is_file():
-            content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-            found = content.get("ckpt_path", found) if isinstance(content, dict) else found
-    return found
+    from ser_personal.arguments import values_of
+
+    configs = {}
+    for path in values_of("--config", arguments) + values_of("-c", arguments):
+        # the value may also be the YAML itself
+        if not Path(path).is_file() and ("\n" in path or "{" in path):
+            continue
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(
+                "no such config file", where=path, remedy="configs/ in the repository holds those that ship"
+            ) from error
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f"{path}, line {mark.line + 1}" if mark else path
+            raise UserError(
+                f"isn't YAML ({getattr(error, 'problem', error)})", where=where, remedy="Mend it there"
+            ) from error
+        if not isinstance(content, dict):
+            raise UserError("holds no values by name", where=path, remedy="Write lines such as `model:`")
+        configs[path] = content
+    return configs

@@ -139,7 +139,7 @@ def _summary(results: dict[str, Any], folder: Path) -> None:
 
     attributes = list(results["floor"]["ridge"]["attributes"])
     table = Table(title="Emotion, unseen speakers", title_justify="left", box=box.SIMPLE, pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for attribute in attributes:
         table.add_column(f"{attribute}\nO-CCC", justify="right", no_wrap=True)
         table.add_column("\nA-CCC (std)", justify="right", no_wrap=True)
@@ -155,11 +155,12 @@ def _summary(results: dict[str, Any], folder: Path) -> None:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
+    from ser_personal.calibration.results import points
+
     cells = []
     for scores in row["attributes"].values():
-        overall, average, std = (scores[name] for name in ("overall_ccc", "average_ccc", "average_ccc_std"))
         cells += [
-            "-" if overall is None else f"{overall:.3f}",
-            "-" if average is None else f"{average:.3f} ({std:.3f})",
+            points(scores["overall_ccc"]),
+            f"{points(scores['average_ccc'])} ({points(scores['average_ccc_std'])})",
         ]
     return cells

@@ -6,8 +6,9 @@ import json
 import logging
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
@@ -23,7 +24,7 @@ import ser_personal.encoder.tiny
 import ser_personal.finetune.module
 import ser_personal.pretrain.papt
 import ser_personal.report.floor_callback  # noqa: F401
-from ser_personal.arguments import keep_tables_whole, one_line, values_of
+from ser_personal.arguments import OneLineErrors, values_of
 from ser_personal.encoder.checkpoint import read_checkpoint
 from ser_personal.encoder.module import PersonalizedModule
 from ser_personal.errors import UserError
@@ -32,9 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class _Parser(LightningArgumentParser):
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(one_line(message), remedy=f"`{self.prog} --help` lists the arguments") from ex
+class _Parser(OneLineErrors, LightningArgumentParser):
+    """LightningCLI's parser, whose errors are one line."""
 
 
 class StageCLI(LightningCLI):
@@ -42,7 +42,14 @@ class StageCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Leave tables alone that are given where a class could stand."""
-        keep_tables_whole(parser)
+        _keep_tables_whole(parser)
+
+    def instantiate_classes(self) -> None:
+        """Have checkpoints hold the classes inside the model, too: modules can't be saved as arguments, these can."""
+        super().instantiate_classes()
+        arguments = self.config[self.config["subcommand"]].model.init_args.as_dict()
+        saved = self.model.hparams
+        saved.update({name: value for name, value in arguments.items() if name not in saved})
 
     def _parse_ckpt_path(self) -> None:
         """Read the model's arguments from the checkpoint: they win over the YAML, the command line over them.
@@ -51,17 +58,16 @@ class StageCLI(LightningCLI):
         """
         stage = self.config["subcommand"]
         path = self.config[stage].get("ckpt_path")
-        if path is None or path in {"last", "best", "hpc"}:
+        if path is None:
             return
         saved = dict(read_checkpoint(path)["hyper_parameters"])
         saved.pop("_instantiator", None)
-        kind = saved.pop("_class_path", None)
-        if kind is None:
-            return
         asked = self.config[stage].model.class_path
+        # one that was trained without the command line doesn't name its class
+        kind = saved.pop("_class_path", asked)
         if kind != asked:
             raise UserError(
-                f"holds a {kind.rpartition('.')[2]}, the config asks for a {asked.rpartition('.')[2]}",
+                f"holds {kind.rpartition('.')[2]}, the config asks for {asked.rpartition('.')[2]}",
                 where=path,
                 remedy="Give the config that the checkpoint was trained with",
             )
@@ -76,6 +82,14 @@ class StageCLI(LightningCLI):
     def before_fit(self) -> None:
         """Spare a resumed fit the reading of weights that its checkpoint replaces."""
         self.model.starts_from_checkpoint = self.config["fit"].get("ckpt_path") is not None
+
+
+def _keep_tables_whole(parser: LightningArgumentParser) -> None:
+    """Stop jsonargparse from taking an existing corpus.csv for a config file and passing on its text."""
+    for action in parser._actions:  # noqa: SLF001
+        kwargs = getattr(action, "sub_add_kwargs", None)
+        if kwargs is not None:
+            kwargs["sub_configs"] = False
 
 
 def _with_config(arguments: list[str], config: dict[str, Any]) -> list[str]:
@@ -108,12 +122,27 @@ def quieten() -> None:
     """Leave out what Lightning says on every run that no user of this project can act on."""
     warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
+    # scores are computed over all devices before they are logged
+    warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
 
 
 def run() -> StageCLI:
-    """Run the stage that `sys.argv` names (not an argument: DDP starts the other processes with the same one)."""
+    """Run the stage that `sys.argv` names (not an argument: DDP starts the other processes with the same one).
+
+    Raises:
+        UserError: Lightning refuses the combination of arguments.
+    """
     quieten()
+    try:
+        return _run()
+    except MisconfigurationException as error:
+        stage = f"ser {sys.argv[1]}"
+        raise UserError(str(error).rstrip("."), where=stage, remedy=f"`{stage} --help` lists the arguments") from error
+
+
+def _run() -> StageCLI:
     return StageCLI(
         model_class=PersonalizedModule,
         datamodule_class=LightningDataModule,

@@ -22,6 +22,8 @@ from ser_personal.speakers.bank import SpeakerBank
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
+    from ser_personal.types import Utterance
+
 
 class PLDCCallback(Callback):
     """Personalised label distribution calibration of a test run (paper, section 2.3).
@@ -73,29 +75,26 @@ class PLDCCallback(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Load the bank that matches the checkpoint, or build it over the training split; predict validation."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        training_ids = [data.utterances[index].utterance_id for index in data.train_indices]
-        model = fingerprint(pl_module.personalized.state_dict().items(), training_ids)  # type: ignore[union-attr]
+        attributes = _attributes(pl_module)
+        training_set = [data.utterances[index] for index in data.train_indices]
+        model = fingerprint(pl_module.personalized.state_dict().items(), training_set)  # type: ignore[union-attr]
         path = bank_path(trainer)
-        self.bank = self._matching_bank(path, model, pl_module)
-        if self.bank is None:
-            rank_zero_info(f"building the speaker bank over {len(training_ids)} training utterances")
+        self.bank = _matching_bank(path, model, attributes, data.scale)
+        # The first process decides for all: one on another machine may not see the file.
+        if trainer.strategy.broadcast(self.bank is None):
+            rank_zero_info(f"building the speaker bank over {len(training_set)} training utterances")
             training = self._predict(trainer, pl_module, "train")
             if training is not None:
                 predicted = training.predicted
                 self.bank = SpeakerBank.from_utterances(
-                    predicted.speaker_ids, predicted.pooled, predicted.labels, _attributes(pl_module), data.scale, model
+                    predicted.speaker_ids, predicted.pooled, predicted.labels, attributes, data.scale, model
                 )
                 self.bank.save(path)
+        self.validation = None
         if data.corpus.splits.validation:
             validation = self._predict(trainer, pl_module, "validation")
             self.validation = None if validation is None else validation.predicted
         self.test = Collector()
-
-    def _matching_bank(self, path: Path, model: str, pl_module: LightningModule) -> SpeakerBank | None:
-        if not path.is_file():
-            return None
-        bank = SpeakerBank.load(path)
-        return bank if bank.fingerprint == model and bank.attributes == _attributes(pl_module) else None
 
     def _predict(self, trainer: Trainer, pl_module: LightningModule, split: str) -> CollectedSet | None:
         collector = Collector()
@@ -124,12 +123,18 @@ class PLDCCallback(Callback):
             return
         folder.mkdir(parents=True, exist_ok=True)
         pldc = PLDC(self.bank, _attributes(pl_module), **self.settings)
-        chosen = pldc(collected.predicted.predictions, collected.predicted.speaker_ids, collected.predicted.pooled)
-        frame = predictions_frame(collected, chosen, pldc.attributes, data.utterances)
+        split_of = np.array([data.utterances[index].split for index in collected.indices])
+        calibrated = np.empty_like(collected.predicted.predictions)
+        splits = {}
+        # Each set by itself: a speaker may stand in several.
+        for split in sorted(set(split_of.tolist())):
+            rows = split_of == split
+            test = _subset(collected.predicted, rows)
+            calibrated[rows] = pldc(test.predictions, test.speaker_ids, test.pooled)
+            utterances = [data.utterances[index] for index in collected.indices[rows]]
+            splits[split] = self._score_split(split, test, utterances, pldc, pl_module, data)
+        frame = predictions_frame(collected, calibrated, pldc.attributes, data.utterances)
         frame.to_csv(folder / "predictions.csv", index=False)
-        splits = {
-            split: self._score_split(split, collected, pldc, pl_module, data) for split in sorted(set(frame["split"]))
-        }
         write_json(
             folder / "metrics.json",
             {
@@ -143,16 +148,20 @@ class PLDCCallback(Callback):
         rank_zero_info(f"written: {folder / 'predictions.csv'} and {folder / 'metrics.json'}")
 
     def _score_split(
-        self, split: str, collected: CollectedSet, pldc: PLDC, pl_module: LightningModule, data: Any
+        self,
+        split: str,
+        test: PredictedSet,
+        utterances: list[Utterance],
+        pldc: PLDC,
+        pl_module: LightningModule,
+        data: Any,
     ) -> dict[str, Any]:
-        chosen = np.array([data.utterances[index].split == split for index in collected.indices])
-        test = _subset(collected.predicted, chosen)
         calibrators = standard_calibrators(pldc, self.validation, draws=self.draws, seed=self.seed)
         rows = calibration_table(test, pldc, calibrators, min_utterances=pl_module.test_metric.min_utterances)  # type: ignore[union-attr,arg-type]
         show(f"{split}: {len(test.predictions)} utterances", rows)
         personalized: Any = pl_module.personalized
         conditions = count_conditions(
-            [data.utterances[index] for index in collected.indices[chosen]],
+            utterances,
             set(data.train_speaker_ids),
             set(personalized.speakers.ids),
             personalized.pretraining_splits,
@@ -165,6 +174,15 @@ def bank_path(trainer: Trainer) -> Path:
     if trainer.ckpt_path:
         return Path(trainer.ckpt_path).with_suffix(".speaker_bank.safetensors")
     return Path(trainer.log_dir or trainer.default_root_dir) / "speaker_bank.safetensors"
+
+
+def _matching_bank(
+    path: Path, model: str, attributes: tuple[str, ...], scale: tuple[float, float]
+) -> SpeakerBank | None:
+    if not path.is_file():
+        return None
+    bank = SpeakerBank.load(path)
+    return bank if (bank.fingerprint, bank.attributes, bank.scale) == (model, attributes, scale) else None
 
 
 def _attributes(pl_module: LightningModule) -> tuple[str, ...]:

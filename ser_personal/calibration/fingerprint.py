@@ -12,13 +12,16 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ser_personal.types import Utterance
 
-def fingerprint(weights: Iterable[tuple[str, Tensor]], training_utterances: Iterable[str]) -> str:
-    """Hash weights and the training set's utterance ids, 32 hex digits."""
+
+def fingerprint(weights: Iterable[tuple[str, Tensor]], training_utterances: Iterable[Utterance]) -> str:
+    """Hash weights and the ids, speakers and labels of the training set, 32 hex digits."""
     state = blake2b(digest_size=16)
     for name, weight in weights:
         state.update(name.encode())
         state.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    for utterance_id in training_utterances:
-        state.update(f"{utterance_id}\n".encode())
+    for utterance in training_utterances:
+        annotated = (utterance.utterance_id, utterance.speaker_id, sorted(utterance.labels.items()))
+        state.update(f"{annotated}\n".encode())
     return state.hexdigest()

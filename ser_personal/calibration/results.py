@@ -70,7 +70,7 @@ def show(title: str, rows: Sequence[CalibrationRow]) -> None:
 
     attributes = list(rows[0].scores)
     table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for attribute in attributes:
         table.add_column(f"{attribute}\nO-CCC", justify="right", no_wrap=True)
         table.add_column("\nA-CCC (std)", justify="right", no_wrap=True)
@@ -83,12 +83,13 @@ def show(title: str, rows: Sequence[CalibrationRow]) -> None:
 
 
 def cells(row: CalibrationRow) -> list[str]:
-    """Format a row's scores: O-CCC, then A-CCC and its deviation, attribute by attribute; a dash where undefined."""
+    """Format a row's scores: O-CCC, then A-CCC and its deviation, attribute by attribute."""
     formatted: list[str] = []
     for scores in row.scores.values():
-        formatted += [_points(scores.overall_ccc), f"{_points(scores.average_ccc)} ({_points(scores.average_ccc_std)})"]
+        formatted += [points(scores.overall_ccc), f"{points(scores.average_ccc)} ({points(scores.average_ccc_std)})"]
     return formatted
 
 
-def _points(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
+def points(value: float | None) -> str:
+    """Format a score as papers do, .734; a dash where it is undefined."""
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}".replace("0.", ".", 1)

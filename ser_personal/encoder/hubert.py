@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from ser_personal.audio import normalize, num_frames
@@ -59,9 +60,8 @@ class HubertEncoder(nn.Module):
         self.pretrained = pretrained
         self.freeze_cnn = freeze_cnn
         self.freeze_layers = freeze_layers
-        self.normalize = normalize
         self.gradient_scale = gradient_scale
-        self.overrides = {
+        self.overrides: dict[str, Any] = {
             "hidden_dropout": dropout,
             "attention_dropout": dropout,
             "activation_dropout": dropout,
@@ -69,7 +69,11 @@ class HubertEncoder(nn.Module):
             "layerdrop": layerdrop,
             # masked_spec_embed exists only where one of transformers' own masking probabilities isn't zero
             "mask_time_prob": 0.05,
+            # weights released in half precision are trained in full precision, under autocast
+            "dtype": "float32",
         }
+        if normalize is not None:
+            self.overrides["normalize"] = normalize
         self.gradient_checkpointing = gradient_checkpointing
         self.network: Any = None
         self.front_end: ConvFrontEnd | LogMelFrontEnd | None = None
@@ -92,14 +96,22 @@ class HubertEncoder(nn.Module):
         """
         self.network = self._load() if config is None else self._from_config(json.loads(config))
         self.front_end = self._take_front_end()
+        # transformers hands out pre-trained models in evaluation mode, which turns checkpointing and dropout off.
+        self.train(self.training)
         if self.gradient_checkpointing:
             self.network.gradient_checkpointing_enable()
-        frozen = [self.front_end] if self.freeze_cnn else []
-        if self.freeze_layers:
-            frozen += [self.network.feature_projection, self.network.encoder.pos_conv_embed]
-            frozen += self.network.encoder.layers[: self.freeze_layers]
-        for module in frozen:
+        for module in self._frozen():
             module.requires_grad_(requires_grad=False)
+
+    def _frozen(self) -> Iterator[nn.Module]:
+        if self.freeze_cnn and self.front_end is not None:
+            yield self.front_end
+        if self.freeze_layers:
+            encoder = self.network.encoder
+            yield from (self.network.feature_projection, encoder.pos_conv_embed, *encoder.layers[: self.freeze_layers])
+            # In post-norm models this norm stands before the layers.
+            if not self.network.config.do_stable_layer_norm:
+                yield encoder.layer_norm
 
     def _load(self) -> nn.Module:
         from transformers import AutoConfig, AutoModel
@@ -108,7 +120,7 @@ class HubertEncoder(nn.Module):
             config = AutoConfig.from_pretrained(self.pretrained)
             self._check(config.model_type)
             network: nn.Module = AutoModel.from_pretrained(self.pretrained, config=self._override(config))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(
                 f"can't be loaded ({str(error).splitlines()[0][:120]})",
                 where=f"encoder {self.pretrained}",
@@ -147,9 +159,8 @@ class HubertEncoder(nn.Module):
     @property
     def normalizes(self) -> bool:
         """Whether waveforms are brought to zero mean and unit variance."""
-        if self.normalize is not None:
-            return self.normalize
-        return bool(self.network.config.feat_extract_norm == "layer")
+        config = self.network.config
+        return bool(getattr(config, "normalize", config.feat_extract_norm == "layer"))
 
     def fit_front_end(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
         """Standardise log-mel bins over at most 500 evenly spread training waveforms (samples,)."""

@@ -74,6 +74,8 @@ class PersonalizedEncoder(nn.Module):
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim)
         if self.fusion.uses_speakers:
             self.speakers.build(speaker_ids, self.encoder.dim)
+        else:
+            self.speakers.clear()
 
     def describe(self) -> EncoderDescription:
         """Describe the networks for a checkpoint."""

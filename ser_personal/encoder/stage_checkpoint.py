@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
+    from torch import Tensor
 
 
 class StageCheckpoint(ModelCheckpoint):
@@ -35,3 +36,8 @@ class StageCheckpoint(ModelCheckpoint):
         """Choose the folder."""
         self.dirpath = str(Path(trainer.default_root_dir).absolute())
         super().setup(trainer, pl_module, stage)
+
+    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        super()._save_topk_checkpoint(trainer, monitor_candidates)
+        # Lightning renews the last checkpoint only where it has just saved a best one.
+        self._last_global_step_saved = trainer.global_step

@@ -12,6 +12,7 @@ from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import PersonalizedModule
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.encoder.pooling import mean_pool
+from ser_personal.encoder.schedule import linear_warmup_and_decay
 from ser_personal.errors import UserError
 from ser_personal.finetune.concordance import ccc_loss
 from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter
@@ -43,9 +44,13 @@ class EmotionFineTuning(PersonalizedModule):
         attributes: what to predict; the paper trains one model an attribute.
         papt_checkpoint: brings encoder and speaker table from PAPT or TAPT; needed on disk at fit only.
         train_speaker_embedding: go on learning e_s; frozen otherwise (ours, the paper doesn't say).
+        unseen_share: chance that a training utterance counts as an unseen speaker's, so that the policy for those is
+            in distribution at test time (ours; the paper's is 0).
         learning_rate: of everything but the interpreter.
         interpreter_learning_rate: of the interpreter; None means the same.
         weight_decay: of AdamW.
+        warmup_share: share of all steps in which both rates climb, to fall to 0, linearly, over the rest (ours); None
+            keeps them constant, as the authors do.
         min_utterances: labelled utterances a speaker must have to count in A-CCC (ours).
     """
 
@@ -59,9 +64,11 @@ class EmotionFineTuning(PersonalizedModule):
         papt_checkpoint: str | None = None,
         *,
         train_speaker_embedding: bool = False,
+        unseen_share: float = 0.0,
         learning_rate: float = 5e-5,
         interpreter_learning_rate: float | None = None,
         weight_decay: float = 1e-4,
+        warmup_share: float | None = None,
         min_utterances: int = 10,
     ) -> None:
         encoder = encoder or HubertEncoder(freeze_cnn=True)
@@ -151,10 +158,15 @@ class EmotionFineTuning(PersonalizedModule):
 
     def training_step(self, batch: EmotionBatch, batch_idx: int) -> Tensor:
         """1 - CCC of this device's batch, the mean over attributes."""
-        result = self(batch)
+        result = self(self._with_unseen_speakers(batch))
         loss = ccc_loss(result["predictions"], result["labels"])
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch["indices"]))
         return loss
+
+    def _with_unseen_speakers(self, batch: EmotionBatch) -> EmotionBatch:
+        drawn = torch.rand(len(batch["speaker_ids"])) < self.hparams["unseen_share"]
+        speakers = [None if unseen else speaker for speaker, unseen in zip(batch["speaker_ids"], drawn, strict=True)]
+        return {**batch, "speaker_ids": speakers}
 
     def validation_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
         """Predict, for O-CCC and A-CCC over the whole set."""
@@ -189,16 +201,21 @@ class EmotionFineTuning(PersonalizedModule):
         self.log(f"{stage}_ccc", float(overall), prog_bar=prog_bar)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW, the interpreter at its own rate."""
-        rate = self.hparams["learning_rate"]
+        """AdamW, the interpreter at its own rate; constant, or with warm-up and decay."""
+        rate, interpreter_rate = self.hparams["learning_rate"], self.hparams["interpreter_learning_rate"]
         body = [weight for weight in self.personalized.parameters() if weight.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": body, "lr": rate},
             {
                 "params": list(self.interpreter.parameters()),
-                "lr": self.hparams["interpreter_learning_rate"] or rate,
+                "lr": rate if interpreter_rate is None else interpreter_rate,
             },
         ]
-        return torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]], weight_decay=self.hparams["weight_decay"]
         )
+        if self.hparams["warmup_share"] is None:
+            return optimizer
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = linear_warmup_and_decay(optimizer, total, self.hparams["warmup_share"])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

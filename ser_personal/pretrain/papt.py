@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from math import isinf
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
-from torch.optim.lr_scheduler import LambdaLR
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import PersonalizedModule
 from ser_personal.encoder.personalized import PersonalizedEncoder
+from ser_personal.encoder.schedule import linear_warmup_and_decay
 from ser_personal.errors import UserError
 from ser_personal.pretrain.masked_prediction import PredictionHead, masked_prediction_loss
 from ser_personal.pretrain.metric import MaskedPredictionMetric
@@ -79,16 +79,16 @@ class PAPT(PersonalizedModule):
         self.personalized.pretraining_splits = pretraining_set.splits
         self.personalized.build(training_set.train_speaker_ids)
         self.personalized.encoder.fit_front_end(training_set.training_audio)
-        self._build_head(num_clusters)
+        self._build_head(num_clusters, self.hparams["final_dim"])
         if self.hparams["released_head"] is not None:
             self._keep_released_head(num_clusters)
 
     def rebuild(self, checkpoint: dict[str, Any]) -> None:
         """Make the head in the shape of the checkpoint's."""
-        self._build_head(checkpoint["state_dict"]["head.label_embeddings"].shape[0])
+        self._build_head(*checkpoint["state_dict"]["head.label_embeddings"].shape)
 
-    def _build_head(self, num_clusters: int) -> None:
-        self.head = PredictionHead(self.personalized.dim, num_clusters, self.hparams["final_dim"])
+    def _build_head(self, num_clusters: int, final_dim: int) -> None:
+        self.head = PredictionHead(self.personalized.dim, num_clusters, final_dim)
         self.metrics = torch.nn.ModuleList(MaskedPredictionMetric(num_clusters) for _ in VALIDATION_SETS)
 
     def _keep_released_head(self, num_clusters: int) -> None:
@@ -170,14 +170,12 @@ class PAPT(PersonalizedModule):
             eps=1e-6,
             weight_decay=self.hparams["weight_decay"],
         )
+        if isinf(self.trainer.estimated_stepping_batches):
+            raise UserError(
+                "the learning rate falls to 0 at the end, and there is none",
+                where="--trainer.max_epochs",
+                remedy="give max_epochs or max_steps",
+            )
         total = int(self.trainer.estimated_stepping_batches)
-        warmup = max(1, round(total * self.hparams["warmup_share"]))
-        rank_zero_info(f"{total} steps, {warmup} of them warm-up")
-
-        def scale(step: int) -> float:
-            return float(min((step + 1) / warmup, max(0.0, (total - step) / max(1, total - warmup))))
-
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": LambdaLR(optimizer, scale), "interval": "step"},
-        }
+        schedule = linear_warmup_and_decay(optimizer, total, self.hparams["warmup_share"])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

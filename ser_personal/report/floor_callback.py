@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lightning.pytorch import Callback
-from lightning.pytorch.utilities import rank_zero_only
 
 from ser_personal.calibration.results import rows_as_json, show, write_json
 from ser_personal.calibration.table import CalibrationRow
@@ -25,9 +24,12 @@ class RidgeFloorCallback(Callback):
     It is fitted on the training split, by the first process alone.
     """
 
-    @rank_zero_only
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fit, score and print the floor."""
+        # Every process has to ask for the folder, or the first one waits for the others' answer for ever.
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        if not trainer.is_global_zero:
+            return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         attributes: list[str] = pl_module.attributes  # type: ignore[assignment]
         train = data.train_indices
@@ -44,6 +46,5 @@ class RidgeFloorCallback(Callback):
         scores = score(predictions, labels[test], speakers, attributes, min_utterances=metric.min_utterances)
         row = CalibrationRow("ridge", scores, predictions[None])
         show("ridge regression on MFCC functionals", [row])
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "floor.json", rows_as_json([row]))

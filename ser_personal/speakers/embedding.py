@@ -53,6 +53,10 @@ class SpeakerEmbedding(nn.Module):
         nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
 
+    def clear(self) -> None:
+        """Forget the table, where nothing is fused."""
+        self.ids, self.embedding, self.fc = [], None, None
+
     def rows(self, speaker_ids: Sequence[str | None]) -> list[int]:
         """Look up each speaker's row, -1 for one outside the table.
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import settings
 from toy_teacher import energy_labels
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
@@ -14,10 +13,6 @@ from ser_personal.data.pseudo_labels import PseudoLabelSource, PseudoLabelWriter
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-# A busy machine is no failure.
-settings.register_profile("steady", deadline=None)
-settings.load_profile("steady")
 
 ROWS = (
     [("train", f"s{k % 4}", 0.5 + 0.05 * k) for k in range(24)]

@@ -1,0 +1,47 @@
+# `make help` says what there is. Every target makes .venv and installs what it needs, once.
+
+PYTHON ?= python3
+FAISS ?= cpu
+OUT ?= demo
+BIN := .venv/bin
+INSTALLED := .venv/installed-$(FAISS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## Make .venv and install (FAISS=gpu puts faiss-gpu in the place of faiss-cpu)
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Python 3.11 or newer is needed: give one, as in `make setup PYTHON=python3.12`'; exit 1; }
+	@echo 'Installing into .venv; the first time this downloads PyTorch, which takes some minutes.'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+ifeq ($(FAISS),gpu)
+	$(BIN)/pip uninstall --quiet --yes faiss-cpu
+	$(BIN)/pip install --quiet 'faiss-gpu>=1.9'
+endif
+	@rm -f .venv/installed-*
+	@touch $@
+
+demo: setup ## Run the whole method on a synthetic corpus, into OUT=demo
+	$(BIN)/ser demo --out $(OUT)
+
+test: setup ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: setup ## Check style, types and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## Run the benchmarks, each against its peer, and add rows to benchmarks/RESULTS.md
+	for benchmark in prediction_head papt_step start_up; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
+
+clean: ## Remove .venv and caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+from shutil import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from tiny_models import emotion_data, finetuning, trainer
+
+from ser_personal.calibration.callback import PLDCCallback
+from ser_personal.calibration.pldc import calibrate
+from ser_personal.errors import UserError
+from ser_personal.finetune.scores import score
+from ser_personal.speakers.bank import SpeakerBank
+
+ATTRIBUTES = ("arousal", "valence")
+SETTINGS = {"k": 3, "shift_mean": True, "draws": 2}
+
+
+@pytest.fixture
+def checkpoint(finetuned_checkpoint, tmp_path):
+    return copy(finetuned_checkpoint, tmp_path / "finetune.ckpt")
+
+
+def run_test(folder, corpus, checkpoint, callback=None, **data):
+    """Test with PLDC; -> what it left behind."""
+    callback = callback or PLDCCallback(**SETTINGS)
+    module = finetuning()
+    running = trainer(folder, callbacks=[callback])
+    running.test(module, datamodule=emotion_data(corpus, **data), ckpt_path=checkpoint, verbose=False)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    frame = pd.read_csv(folder / "predictions.csv", dtype={"speaker": str})
+    logged = {name: float(value) for name, value in running.callback_metrics.items()}
+    return SimpleNamespace(metrics=metrics, frame=frame, bank=callback.bank, logged=logged, module=module)
+
+
+def predict(module, data, split, folder):
+    outputs = trainer(folder).predict(module, dataloaders=data.split_dataloader(split))
+    joined = {
+        name: torch.cat([out[name] for out in outputs]) for name in ("indices", "pooled", "predictions", "labels")
+    }
+    return SimpleNamespace(**joined, speaker_ids=[id_ for out in outputs for id_ in out["speaker_ids"]])
+
+
+def test_bank_beside_the_checkpoint_is_that_of_the_training_predictions(synthetic_corpus, checkpoint, tmp_path):
+    left = run_test(tmp_path / "run", synthetic_corpus, checkpoint)
+    bank = SpeakerBank.load(tmp_path / "finetune.speaker_bank.safetensors")
+    train = predict(left.module, emotion_data(synthetic_corpus), "train", tmp_path)
+    expected = SpeakerBank.from_utterances(train.speaker_ids, train.pooled, train.labels, ATTRIBUTES)
+    assert bank.speaker_ids == expected.speaker_ids == tuple(str(number) for number in range(1, 9))
+    for name in ("vectors", "count", "label_mean", "label_std"):
+        np.testing.assert_allclose(getattr(bank, name), getattr(expected, name), rtol=1e-5, atol=1e-5)
+    assert bank.scale == (1, 7)
+    assert bank.fingerprint == left.metrics["model"]
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """Counts how often a bank is built."""
+    calls, build = [], SpeakerBank.from_utterances
+
+    def spy(*arguments):
+        # the oracle makes a bank of the test speakers, without a fingerprint
+        if len(arguments) == 6:
+            calls.append(arguments[-1])
+        return build(*arguments)
+
+    monkeypatch.setattr(SpeakerBank, "from_utterances", staticmethod(spy))
+    return calls
+
+
+def test_bank_is_built_once_for_a_model_and_a_training_set(synthetic_corpus, checkpoint, tmp_path, built, relabelled):
+    first = run_test(tmp_path / "first", synthetic_corpus, checkpoint)
+    again = run_test(tmp_path / "again", synthetic_corpus, checkpoint)
+    assert len(built) == 1
+    assert again.metrics["splits"] == first.metrics["splits"]
+    pd.testing.assert_frame_equal(again.frame, first.frame)
+
+    weights = torch.load(checkpoint, weights_only=True)
+    weights["state_dict"]["personalized.encoder.network.masked_spec_embed"] += 1
+    torch.save(weights, checkpoint)
+    run_test(tmp_path / "changed", synthetic_corpus, checkpoint)
+    assert len(set(built)) == len(built) == 2
+
+    other = relabelled(lambda row: row.update(EmoAct="7.0") if row["SpkrID"] == "1" else None)
+    assert run_test(tmp_path / "other", other, checkpoint).bank.label_mean[0, 0] == 7
+    assert len(set(built)) == len(built) == 3
+
+
+def test_bank_of_other_attributes_is_not_taken(synthetic_corpus, checkpoint, tmp_path, built):
+    run_test(tmp_path, synthetic_corpus, checkpoint)
+    path = tmp_path / "finetune.speaker_bank.safetensors"
+    bank = SpeakerBank.load(path)
+    SpeakerBank(**{**vars(bank), "attributes": ("valence", "arousal")}).save(path)
+    run_test(tmp_path, synthetic_corpus, checkpoint)
+    assert len(built) == 2
+    assert SpeakerBank.load(path).attributes == ATTRIBUTES
+
+
+def test_first_process_decides_whether_all_build(synthetic_corpus, checkpoint, tmp_path, built, monkeypatch):
+    run_test(tmp_path, synthetic_corpus, checkpoint)
+    # this process finds a bank, the first one doesn't
+    monkeypatch.setattr(SingleDeviceStrategy, "broadcast", lambda _self, value, *_: True if value is False else value)
+    run_test(tmp_path, synthetic_corpus, checkpoint)
+    assert len(built) == 2
+
+
+def test_predictions_csv(synthetic_corpus, checkpoint, tmp_path):
+    left = run_test(tmp_path, synthetic_corpus, checkpoint)
+    frame, data = left.frame, emotion_data(synthetic_corpus)
+    test = predict(left.module, data, "test1", tmp_path)
+    order = test.indices.argsort()
+    utterances = [data.utterances[index] for index in test.indices[order]]
+    assert frame["utterance"].tolist() == [utterance.utterance_id for utterance in utterances]
+    assert frame["speaker"].tolist() == [utterance.speaker_id for utterance in utterances]
+    assert set(frame["split"]) == {"test1"}
+    calibrated = calibrate(test.predictions, test.speaker_ids, test.pooled, left.bank, k=3, shift_mean=True)
+    for column, attribute in enumerate(ATTRIBUTES):
+        expected = {
+            "label": [utterance.labels[attribute] for utterance in utterances],
+            "raw": test.predictions[order, column],
+            "calibrated": calibrated.predictions[order, column],
+        }
+        for name, values in expected.items():
+            np.testing.assert_allclose(frame[f"{attribute}_{name}"], values, rtol=1e-4, atol=1e-4)
+    assert len(frame.columns) == 3 + 3 * len(ATTRIBUTES)
+
+
+def test_metrics_json(synthetic_corpus, checkpoint, tmp_path):
+    left = run_test(tmp_path, synthetic_corpus, checkpoint)
+    metrics, frame = left.metrics, left.frame
+    assert metrics["checkpoint"] == str(checkpoint)
+    assert metrics["attributes"] == list(ATTRIBUTES)
+    assert metrics["pldc"] == {
+        "k": 3,
+        "shift_mean": True,
+        "scale_std": True,
+        "statistics": "average",
+        "center": False,
+        "clip": False,
+    }
+    assert list(metrics["splits"]) == ["test1"]
+    split = metrics["splits"]["test1"]
+    assert (split["utterances"], split["speakers"]) == (18, {"unseen": 3})
+    rows = split["rows"]
+    calibrated = ["mu", "sigma", "both", "affine", "population", "random_speakers"]
+    assert list(rows) == ["raw", *calibrated, "own_statistics"]
+    assert [name for name, row in rows.items() if row["is_oracle"]] == ["own_statistics"]
+    for attribute in ATTRIBUTES:
+        for name, column in (("raw", "raw"), ("both", "calibrated")):
+            inputs = frame[f"{attribute}_{column}"].to_numpy()[:, None], frame[f"{attribute}_label"].to_numpy()[:, None]
+            expected = score(*inputs, frame["speaker"].tolist(), [attribute], min_utterances=3)[attribute]
+            reached = rows[name]["attributes"][attribute]
+            assert reached["overall_ccc"] == pytest.approx(expected.overall_ccc, abs=1e-6)
+            assert reached["average_ccc"] == pytest.approx(expected.average_ccc, abs=1e-6)
+        logged = left.logged[f"test_{attribute}_overall_ccc"]
+        assert rows["raw"]["attributes"][attribute]["overall_ccc"] == pytest.approx(logged, abs=1e-6)
+
+
+def test_predictions_never_see_a_label_of_the_test_set(synthetic_corpus, checkpoint, tmp_path, relabelled):
+    def turn(row):
+        if row["Split_Set"] == "Test1":
+            row.update(EmoAct=str(8 - float(row["EmoAct"])), EmoVal=row["EmoDom"], EmoDom="")
+
+    honest = run_test(tmp_path / "honest", synthetic_corpus, checkpoint)
+    turned = run_test(tmp_path / "turned", relabelled(turn), checkpoint)
+    assert not np.allclose(honest.frame["arousal_label"], turned.frame["arousal_label"])
+    unlabelled = ["utterance", "arousal_raw", "arousal_calibrated", "valence_raw", "valence_calibrated"]
+    pd.testing.assert_frame_equal(honest.frame[unlabelled], turned.frame[unlabelled], check_exact=True)
+    scores = [left.metrics["splits"]["test1"]["rows"] for left in (honest, turned)]
+    assert scores[0]["raw"] != scores[1]["raw"]
+
+
+def test_each_test_set_is_calibrated_by_itself(synthetic_corpus, checkpoint, tmp_path, relabelled):
+    def cut(row):
+        # speaker 11 stands in both sets
+        if row["SpkrID"] == "12" or (row["SpkrID"] == "11" and row["FileName"].endswith(("1.wav", "2.wav", "3.wav"))):
+            row["Split_Set"] = "Test2"
+
+    left = run_test(tmp_path, relabelled(cut), checkpoint)
+    assert {name: (of["utterances"], of["speakers"]) for name, of in left.metrics["splits"].items()} == {
+        "test1": (9, {"unseen": 2}),
+        "test2": (9, {"unseen": 2}),
+    }
+    for split, frame in left.frame.groupby("split"):
+        rows = left.metrics["splits"][split]["rows"]
+        inputs = frame[["arousal_calibrated"]].to_numpy(), frame[["arousal_label"]].to_numpy()
+        expected = score(*inputs, frame["speaker"].tolist(), ["arousal"], min_utterances=3)["arousal"]
+        assert rows["both"]["attributes"]["arousal"]["overall_ccc"] == pytest.approx(expected.overall_ccc, abs=1e-6)
+    only = run_test(tmp_path / "only", tmp_path / "relabelled", checkpoint, test_splits=["test2"])
+    assert list(only.metrics["splits"]) == ["test2"]
+    of_both = left.frame[left.frame["split"] == "test2"].reset_index(drop=True)
+    np.testing.assert_allclose(only.frame["arousal_calibrated"], of_both["arousal_calibrated"], rtol=1e-4, atol=1e-4)
+
+
+def test_conditions_of_the_test_speakers(synthetic_corpus, checkpoint, tmp_path, relabelled):
+    left = run_test(tmp_path, synthetic_corpus, checkpoint, test_splits=["validation", "train"])
+    assert left.metrics["splits"]["validation"]["speakers"] == {"unseen": 1}
+    assert left.metrics["splits"]["train"]["speakers"] == {"transductive": 8}
+
+    # speaker 8 was in PAPT, but its labels are no longer trained on
+    corpus = relabelled(lambda row: row.update(Split_Set="Test1") if row["SpkrID"] == "8" else None)
+    left = run_test(tmp_path, corpus, checkpoint)
+    assert left.metrics["splits"]["test1"]["speakers"] == {"adaptation": 1, "unseen": 3}
+
+    no_pretraining = torch.load(checkpoint, weights_only=True)
+    no_pretraining["personalized_encoder"]["pretraining_splits"] = []
+    torch.save(no_pretraining, checkpoint)
+    left = run_test(tmp_path, synthetic_corpus, checkpoint, test_splits=["train"])
+    assert left.metrics["splits"]["train"]["speakers"] == {"labelled": 8}
+
+
+def test_hidden_test_labels(synthetic_corpus, checkpoint, tmp_path, relabelled):
+    def hide(row):
+        if row["Split_Set"] == "Test1":
+            row.update(EmoAct="", EmoVal="", EmoDom="")
+
+    left = run_test(tmp_path, relabelled(hide), checkpoint)
+    assert left.frame["arousal_label"].isna().all()
+    assert left.frame["arousal_calibrated"].notna().all()
+    assert left.metrics["splits"]["test1"]["rows"]["raw"]["attributes"]["arousal"]["overall_ccc"] is None
+
+
+def test_without_a_validation_set_there_is_no_affine_row(synthetic_corpus, checkpoint, tmp_path, relabelled):
+    corpus = relabelled(lambda row: row.update(Split_Set="Train") if row["Split_Set"] == "Development" else None)
+    callback = PLDCCallback(**SETTINGS)
+    assert "affine" in run_test(tmp_path, synthetic_corpus, checkpoint, callback).metrics["splits"]["test1"]["rows"]
+    assert "affine" not in run_test(tmp_path, corpus, checkpoint, callback).metrics["splits"]["test1"]["rows"]
+
+
+class NoEmotion(LightningModule):
+    def test_step(self, batch, batch_idx):
+        return None
+
+
+def test_a_model_without_attributes(synthetic_corpus, tmp_path):
+    running = trainer(tmp_path, callbacks=[PLDCCallback()])
+    with pytest.raises(UserError, match=r"NoEmotion predicts no emotion attributes.*--config configs/finetune\.yaml"):
+        running.test(NoEmotion(), datamodule=emotion_data(synthetic_corpus), verbose=False)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import emotion_data, trainer
+
+from ser_personal.calibration.collect import Collector, predict_split
+from ser_personal.finetune.module import EmotionFineTuning
+from ser_personal.types import Utterance
+
+UTTERANCES = [Utterance(f"u{i}", Path(), "test1", speaker_id=None if i % 4 == 3 else f"s{i % 4}") for i in range(40)]
+
+
+def batch(indices):
+    """Every value tells its utterance."""
+    rows = torch.tensor(indices)
+    return {
+        "indices": rows,
+        "speaker_ids": [UTTERANCES[index].speaker_id for index in indices],
+        "pooled": rows[:, None] + torch.arange(3) / 4,
+        "predictions": (rows[:, None] + torch.arange(2) / 2).bfloat16().float(),
+        "labels": torch.where(rows[:, None] % 5 == 0, torch.nan, rows[:, None].double()),
+    }
+
+
+def joined(batches, trainer_):
+    collector = Collector()
+    for indices in batches:
+        collector.add(batch(indices))
+    return collector.join(trainer_, UTTERANCES)
+
+
+def check(collected, indices):
+    expected = batch(sorted(indices))
+    assert collected.indices.tolist() == sorted(indices)
+    assert collected.predicted.speaker_ids == tuple(expected["speaker_ids"])
+    for name in ("pooled", "predictions", "labels"):
+        array = getattr(collected.predicted, name)
+        assert array.dtype == np.float64
+        np.testing.assert_array_equal(array, expected[name].double().numpy())
+
+
+@given(order=st.permutations(range(10)), cut=st.integers(1, 9), repeated=st.lists(st.integers(0, 9), min_size=1))
+def test_one_device_gives_each_utterance_once_in_order(order, cut, repeated):
+    alone = SimpleNamespace(world_size=1, is_global_zero=True)
+    check(joined([order[:cut], order[cut:], repeated], alone), range(10))
+
+
+def devices(world_size, folder):
+    """Trainers of several processes, here threads."""
+    barrier = threading.Barrier(world_size, timeout=20)
+    strategy = SimpleNamespace(broadcast=lambda value: value, barrier=lambda _name: barrier.wait())
+    return [
+        SimpleNamespace(
+            world_size=world_size,
+            global_rank=rank,
+            is_global_zero=rank == 0,
+            strategy=strategy,
+            default_root_dir=str(folder),
+        )
+        for rank in range(world_size)
+    ]
+
+
+def test_several_devices_are_joined_on_the_first(tmp_path):
+    dealt = [[[39, 2], [7, 30]], [[0, 1], [39, 2]], [[20]]]
+    with ThreadPoolExecutor(3) as threads:
+        first, *others = threads.map(joined, dealt, devices(3, tmp_path))
+    check(first, [0, 1, 2, 7, 20, 30, 39])
+    assert others == [None, None]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_collector_starts_anew_after_a_join(tmp_path):
+    collector, alone = Collector(), SimpleNamespace(world_size=1, is_global_zero=True)
+    for indices in ([3, 1], [2]):
+        collector.add(batch(indices))
+        check(collector.join(alone, UTTERANCES), indices)
+
+
+def test_predict_split_is_the_trainers_own_prediction(synthetic_corpus, finetuned_checkpoint, tmp_path):
+    data = emotion_data(synthetic_corpus)
+    module = EmotionFineTuning.load_from_checkpoint(finetuned_checkpoint).eval()
+    running = trainer(tmp_path)
+    expected = running.predict(module, datamodule=data)
+    with torch.no_grad():
+        given_ = list(predict_split(running, module, "test1"))
+    for mine, theirs in zip(given_, expected, strict=True):
+        for name in ("indices", "pooled", "predictions", "labels"):
+            assert torch.equal(mine[name], theirs[name])

@@ -1,0 +1,54 @@
+"""Running `ser` in this process, on stages small enough for a test."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+from ser_personal.cli import main
+
+if TYPE_CHECKING:
+    from ser_personal.stages import StageCLI
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def ser(*arguments: object) -> int:
+    """Run `ser ARGUMENTS` and return its exit code."""
+    with patch.object(sys, "argv", ["ser", *map(str, arguments)]):
+        return main()
+
+
+def stage(*arguments: object) -> StageCLI:
+    """Run a stage and return what it ran, for a look at its model, data and trainer."""
+    from ser_personal.stages import run
+
+    with patch.object(sys, "argv", ["ser", *map(str, arguments)]):
+        return run()
+
+
+def configs(*names: str) -> list[str]:
+    return [piece for name in names for piece in ("--config", str(REPOSITORY / "configs" / name))]
+
+
+def trainer_flags(folder: Path, max_epochs: int = 1) -> list[str]:
+    flags = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "default_root_dir": folder,
+        "max_epochs": max_epochs,
+        "enable_progress_bar": "false",
+        "enable_model_summary": "false",
+    }
+    return [piece for name, value in flags.items() for piece in (f"--trainer.{name}", str(value))]
+
+
+def papt_arguments(corpus: Path, pseudo_labels: Path) -> list[str]:
+    data = ["--data.corpus", str(corpus), "--data.pseudo_labels", str(pseudo_labels)]
+    return [*configs("papt.yaml", "tiny/papt.yaml"), *data, "--data.min_samples", "8000"]
+
+
+def finetune_arguments(corpus: Path) -> list[str]:
+    return [*configs("finetune.yaml", "tiny/finetune.yaml"), "--data.corpus", str(corpus)]

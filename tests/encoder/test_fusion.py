@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_networks import padded_noise
+
+from ser_personal.audio import num_frames
+from ser_personal.encoder.fusion import make_fusion
+from ser_personal.encoder.hubert import HubertEncoder
+
+LENGTHS = torch.tensor([8000, 5000])
+DIM = 32
+NAMES = ("none", "first", "prefix", "concat", "last")
+
+
+@pytest.fixture
+def encoder(hubert_folder: str) -> HubertEncoder:
+    encoder = HubertEncoder(hubert_folder).eval()
+    encoder.build()
+    return encoder
+
+
+@pytest.fixture
+def speaker_embedding() -> torch.Tensor:
+    return torch.randn(2, DIM, generator=torch.Generator().manual_seed(2))
+
+
+def fused(encoder: HubertEncoder, name: str, e_s: torch.Tensor, **options: object) -> torch.Tensor:
+    fusion = make_fusion(name, DIM)
+    output = encoder(padded_noise(LENGTHS), LENGTHS, fusion=fusion, speaker_embedding=e_s, **options)
+    assert output.frames.shape == (2, num_frames(8000), DIM)
+    assert output.frame_mask.sum(1).tolist() == num_frames(LENGTHS).tolist()
+    return output.frames
+
+
+def transformer_input(encoder: HubertEncoder) -> torch.Tensor:
+    """What the positional convolution reads where nothing is fused: (batch, frames, dim)."""
+    inputs = []
+    hook = encoder.network.encoder.register_forward_pre_hook(lambda _, args: inputs.append(args[0].clone()))
+    encoder(padded_noise(LENGTHS), LENGTHS)
+    hook.remove()
+    return inputs[0]
+
+
+@torch.no_grad()
+def test_last_is_f_plus_e_s(encoder, speaker_embedding):
+    plain = encoder(padded_noise(LENGTHS), LENGTHS).frames
+    wanted = plain + speaker_embedding[:, None]
+    torch.testing.assert_close(fused(encoder, "last", speaker_embedding), wanted, atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_none_ignores_the_speaker(encoder, speaker_embedding):
+    plain = encoder(padded_noise(LENGTHS), LENGTHS).frames
+    torch.testing.assert_close(fused(encoder, "none", speaker_embedding), plain, atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_first_adds_before_the_positional_convolution(encoder, speaker_embedding):
+    hidden = transformer_input(encoder) + speaker_embedding[:, None]
+    frame_mask = torch.arange(num_frames(8000)) < num_frames(LENGTHS)[:, None]
+    wanted = encoder.network.encoder(hidden, attention_mask=frame_mask).last_hidden_state
+    torch.testing.assert_close(fused(encoder, "first", speaker_embedding), wanted, atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_first_adds_to_masked_frames_too(encoder, speaker_embedding):
+    everything = torch.ones(2, num_frames(8000), dtype=torch.bool)
+    hidden = (encoder.network.masked_spec_embed + speaker_embedding[:, None]).repeat(1, num_frames(8000), 1)
+    frame_mask = torch.arange(num_frames(8000)) < num_frames(LENGTHS)[:, None]
+    wanted = encoder.network.encoder(hidden, attention_mask=frame_mask).last_hidden_state
+    torch.testing.assert_close(fused(encoder, "first", speaker_embedding, time_mask=everything), wanted)
+
+
+@torch.no_grad()
+def test_prefix_is_one_more_frame_ahead_that_leaves_again(encoder, speaker_embedding):
+    hidden = torch.cat([speaker_embedding[:, None], transformer_input(encoder)], dim=1)
+    mask = torch.arange(num_frames(8000) + 1) < num_frames(LENGTHS)[:, None] + 1
+    wanted = encoder.network.encoder(hidden, attention_mask=mask).last_hidden_state[:, 1:]
+    torch.testing.assert_close(fused(encoder, "prefix", speaker_embedding), wanted, atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_concat_starts_as_last(encoder, speaker_embedding):
+    concat, last = (fused(encoder, name, speaker_embedding) for name in ("concat", "last"))
+    torch.testing.assert_close(concat, last)
+
+
+def test_concat_projects_frame_beside_embedding():
+    fusion = make_fusion("concat", 3)
+    torch.nn.init.normal_(fusion.projection.weight)
+    torch.nn.init.normal_(fusion.projection.bias)
+    frames, e_s = torch.randn(2, 4, 3), torch.randn(2, 3)
+    for row in range(2):
+        for frame in range(4):
+            beside = torch.cat([frames[row, frame], e_s[row]])
+            wanted = fusion.projection.weight @ beside + fusion.projection.bias
+            torch.testing.assert_close(fusion.leave(frames, e_s)[row, frame], wanted)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_only_the_own_embedding_reaches_an_utterance(encoder, speaker_embedding, name):
+    before = fused(encoder, name, speaker_embedding)
+    changed = fused(encoder, name, speaker_embedding * torch.tensor([[1.0], [-3.0]]))
+    torch.testing.assert_close(changed[0], before[0], atol=1e-6, rtol=0)
+    assert torch.equal(changed[1], before[1]) == (name == "none")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_fused_frames_do_not_depend_on_batch_mates(encoder, speaker_embedding, name):
+    fusion, waveforms = make_fusion(name, DIM), padded_noise(LENGTHS)
+    alone = encoder(waveforms[1:, :5000], LENGTHS[1:], fusion=fusion, speaker_embedding=speaker_embedding[1:])
+    batched = fused(encoder, name, speaker_embedding)[1, : num_frames(5000)]
+    torch.testing.assert_close(batched, alone.frames[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_the_embedding_learns_wherever_it_enters(encoder, speaker_embedding, name):
+    fused(encoder, name, speaker_embedding.requires_grad_())[..., 0].square().sum().backward()
+    assert (speaker_embedding.grad.abs().sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_concat_has_weights_and_only_none_no_speakers(name):
+    fusion = make_fusion(name, DIM)
+    assert bool(list(fusion.parameters())) == (name == "concat")
+    assert fusion.uses_speakers == (name != "none")

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_networks import padded_noise
+from torchaudio.models.wav2vec2.utils import import_huggingface_model
+from transformers import AutoModel, BertConfig
+
+from ser_personal.audio import normalize, num_frames
+from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.encoder.tiny import TinyEncoder
+from ser_personal.errors import UserError
+
+LENGTHS = torch.tensor([8000, 5000, 6161])
+
+
+def built(pretrained: str, **options: object) -> HubertEncoder:
+    encoder = HubertEncoder(pretrained, **options).eval()
+    encoder.build()
+    return encoder
+
+
+def as_pretrained(network: torch.nn.Module, waveforms: torch.Tensor) -> torch.Tensor:
+    """Unpadded waveforms as that model's pre-training prepared them."""
+    if network.config.feat_extract_norm == "group":
+        return waveforms
+    return normalize(waveforms, torch.full((len(waveforms),), waveforms.shape[1]))
+
+
+@pytest.fixture
+def unpadded() -> tuple[torch.Tensor, torch.Tensor]:
+    lengths = torch.tensor([8000, 8000])
+    return padded_noise(lengths), lengths
+
+
+@torch.no_grad()
+def test_unpadded_frames_and_layers_are_those_of_transformers(any_folder, unpadded):
+    encoder, network = built(any_folder), AutoModel.from_pretrained(any_folder).eval()
+    wanted = network(as_pretrained(network, unpadded[0]), output_hidden_states=True)
+    torch.testing.assert_close(encoder(*unpadded).frames, wanted.last_hidden_state, atol=0, rtol=0)
+    for layer in (1, 2):
+        hidden = encoder.hidden_states(*unpadded, layer)
+        torch.testing.assert_close(hidden.frames, wanted.hidden_states[layer], atol=0, rtol=0)
+        assert hidden.frame_mask.all()
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_unpadded_frames_and_layers_are_those_of_torchaudio(hubert_folder, unpadded):
+    encoder, network = built(hubert_folder), AutoModel.from_pretrained(hubert_folder).eval()
+    oracle = import_huggingface_model(network).eval()
+    waveforms = as_pretrained(network, unpadded[0])
+    torch.testing.assert_close(encoder(*unpadded).frames, oracle(waveforms)[0], atol=1e-5, rtol=1e-4)
+    for layer, wanted in enumerate(oracle.extract_features(waveforms)[0], start=1):
+        torch.testing.assert_close(encoder.hidden_states(*unpadded, layer).frames, wanted, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_clip_has_the_same_frames_alone_and_in_any_batch(any_folder):
+    encoder, waveforms = built(any_folder), padded_noise(LENGTHS)
+    batched, layer = encoder(waveforms, LENGTHS), encoder.hidden_states(waveforms, LENGTHS, 1)
+    assert batched.frame_mask.sum(1).tolist() == num_frames(LENGTHS).tolist()
+    for row, length in enumerate(LENGTHS.tolist()):
+        alone = waveforms[row : row + 1, :length], LENGTHS[row : row + 1]
+        real = batched.frame_mask[row]
+        torch.testing.assert_close(batched.frames[row, real], encoder(*alone).frames[0], atol=1e-5, rtol=1e-4)
+        hidden = encoder.hidden_states(*alone, 1).frames[0]
+        torch.testing.assert_close(layer.frames[row, real], hidden, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_attention_has_a_mask_only_where_something_is_padded(hubert_folder, unpadded, monkeypatch):
+    encoder, masks = built(hubert_folder), []
+    forward = encoder.network.encoder.forward
+
+    def spy(hidden, attention_mask):
+        masks.append(attention_mask)
+        return forward(hidden, attention_mask=attention_mask)
+
+    monkeypatch.setattr(encoder.network.encoder, "forward", spy)
+    encoder(*unpadded)
+    assert masks == [None]
+    frame_mask = encoder(padded_noise(LENGTHS), LENGTHS).frame_mask
+    assert masks[1].tolist() == frame_mask.tolist()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("normalizes", [None, True, False])
+def test_normalisation_follows_the_model_unless_told(hubert_folder, unpadded, normalizes):
+    waveforms, lengths = unpadded
+    encoder = built(hubert_folder, normalize=normalizes)
+    network = AutoModel.from_pretrained(hubert_folder).eval()
+    wanted = (network.config.feat_extract_norm == "layer") if normalizes is None else normalizes
+    prepared = normalize(5 * waveforms + 1, lengths) if wanted else 5 * waveforms + 1
+    torch.testing.assert_close(encoder(5 * waveforms + 1, lengths).frames, network(prepared).last_hidden_state)
+
+
+@torch.no_grad()
+def test_masked_frames_are_replaced_by_the_mask_embedding(hubert_folder, unpadded):
+    encoder = built(hubert_folder)
+    time_mask = torch.rand(2, num_frames(8000), generator=torch.Generator().manual_seed(0)) < 0.5
+    inputs = []
+    encoder.network.encoder.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    encoder(*unpadded)
+    output = encoder(*unpadded, time_mask=time_mask)
+    plain, masked = inputs
+    assert output.time_mask is time_mask
+    assert (masked[time_mask] == encoder.network.masked_spec_embed).all()
+    torch.testing.assert_close(masked[~time_mask], plain[~time_mask], atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_with_every_frame_masked_nothing_of_the_audio_is_left(hubert_folder, unpadded):
+    encoder, (waveforms, lengths) = built(hubert_folder), unpadded
+    everything = torch.ones(2, num_frames(8000), dtype=torch.bool)
+    first = encoder(waveforms, lengths, time_mask=everything).frames
+    torch.testing.assert_close(encoder(waveforms.flip(1), lengths, time_mask=everything).frames, first)
+
+
+def test_mask_embedding_learns(hubert_folder, unpadded):
+    encoder = built(hubert_folder).train()
+    time_mask = torch.arange(num_frames(8000)).expand(2, -1) < 5
+    encoder(*unpadded, time_mask=time_mask).frames.square().sum().backward()
+    assert encoder.network.masked_spec_embed.grad.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_feature_penalty_is_the_mean_square_over_real_frames(hubert_folder):
+    encoder, waveforms = built(hubert_folder), padded_noise(LENGTHS)
+    prepared = normalize(waveforms, LENGTHS) if encoder.normalizes else waveforms
+    features = encoder.front_end(prepared, LENGTHS)
+    squares = [features[row, : num_frames(length)].square() for row, length in enumerate(LENGTHS.tolist())]
+    torch.testing.assert_close(encoder(waveforms, LENGTHS).feature_penalty, torch.cat(squares).mean())
+
+
+def frozen_names(encoder: HubertEncoder) -> set[str]:
+    return {name for name, weight in encoder.named_parameters() if not weight.requires_grad}
+
+
+def test_freezing_stops_exactly_the_right_parameters(hubert_folder):
+    assert not frozen_names(built(hubert_folder))
+    convolutions = frozen_names(built(hubert_folder, freeze_cnn=True))
+    assert convolutions == {name for name, _ in built(hubert_folder).named_parameters() if "conv_layers" in name}
+    beneath = ["network.feature_projection.", "network.encoder.pos_conv_embed.", "network.encoder.layers.0."]
+    if "group" in hubert_folder:
+        beneath.append("network.encoder.layer_norm.")
+    layers = frozen_names(built(hubert_folder, freeze_layers=1))
+    assert layers == {name for name, _ in built(hubert_folder).named_parameters() if name.startswith(tuple(beneath))}
+
+
+def test_frozen_layers_give_the_same_frames_after_a_step(hubert_folder, unpadded):
+    encoder = built(hubert_folder, freeze_cnn=True, freeze_layers=1)
+    before, last = encoder.hidden_states(*unpadded, 1).frames, encoder(*unpadded).frames
+    optimizer = torch.optim.SGD([weight for weight in encoder.parameters() if weight.requires_grad], 0.1)
+    last[..., 0].square().sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(encoder.hidden_states(*unpadded, 1).frames, before, atol=0, rtol=0)
+    assert not torch.allclose(encoder(*unpadded).frames, last, atol=1e-4)
+
+
+def test_parameters_are_listed_once(any_folder):
+    encoder, network = built(any_folder), AutoModel.from_pretrained(any_folder)
+    assert sum(weight.numel() for weight in encoder.parameters()) == network.num_parameters()
+    assert sum(tensor.numel() for tensor in encoder.state_dict().values()) == sum(
+        tensor.numel() for tensor in network.state_dict().values()
+    )
+
+
+@torch.no_grad()
+def test_a_saved_config_rebuilds_the_architecture_without_the_folder(any_folder, unpadded):
+    encoder = built(any_folder, normalize=True)
+    json.loads(encoder.config)
+    rebuilt = HubertEncoder("nowhere/at-all").eval()
+    rebuilt.build(encoder.config)
+    rebuilt.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(rebuilt(*unpadded).frames, encoder(*unpadded).frames, atol=0, rtol=0)
+    assert rebuilt.config == encoder.config
+
+
+def test_a_network_trains_as_its_encoder_does(hubert_folder, unpadded):
+    encoder = HubertEncoder(hubert_folder, dropout=0.5)
+    encoder.build()
+    assert all(module.training for module in encoder.modules())
+    assert not torch.equal(encoder(*unpadded).frames, encoder(*unpadded).frames)
+    assert not any(module.training for module in built(hubert_folder).modules())
+
+
+def test_nothing_is_random_in_training_by_default(any_folder, unpadded):
+    encoder = built(any_folder)
+    evaluated = encoder(*unpadded).frames
+    torch.testing.assert_close(encoder.train()(*unpadded).frames, evaluated)
+
+
+def test_gradient_checkpointing_recomputes_and_changes_no_gradient(hubert_folder, unpadded):
+    gradients, calls = [], []
+    for checkpointing in (False, True):
+        encoder = HubertEncoder(hubert_folder, gradient_checkpointing=checkpointing)
+        encoder.build()
+        seen: list[None] = []
+        encoder.network.encoder.layers[0].feed_forward.register_forward_pre_hook(
+            lambda *_, seen=seen: seen.append(None)
+        )
+        encoder(*unpadded).frames[..., 0].square().sum().backward()
+        calls.append(len(seen))
+        gradients.append(encoder.network.encoder.layers[0].feed_forward.output_dense.weight.grad)
+    assert calls == [1, 2]
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_half_precision_weights_are_brought_to_full_precision(hubert_folder, tmp_path, unpadded):
+    AutoModel.from_pretrained(hubert_folder).half().save_pretrained(tmp_path)
+    encoder = built(str(tmp_path))
+    rebuilt = HubertEncoder("nowhere/at-all")
+    rebuilt.build(encoder.config)
+    assert {weight.dtype for weight in (*encoder.parameters(), *rebuilt.parameters())} == {torch.float32}
+    assert encoder(*unpadded).frames.dtype == torch.float32
+
+
+def test_only_log_mel_takes_statistics(hubert_folder):
+    built(hubert_folder).fit_front_end(lambda _: pytest.fail("asked for audio"))
+    tiny, limits = TinyEncoder(), []
+    tiny.build()
+    tiny.fit_front_end(lambda limit: limits.append(limit) or iter([]))
+    assert limits == [500]
+
+
+@pytest.mark.parametrize("layer", [-1, 0, 3])
+def test_no_such_layer(hubert_folder, unpadded, layer):
+    with pytest.raises(UserError, match=f"encoder of 2 layers: no layer {layer}"):
+        built(hubert_folder).hidden_states(*unpadded, layer)
+
+
+def test_a_hook_is_gone_after_hidden_states(hubert_folder, unpadded):
+    encoder = built(hubert_folder)
+    encoder.hidden_states(*unpadded, 1)
+    with pytest.raises(RuntimeError):
+        encoder.hidden_states(torch.zeros(1, 100), torch.tensor([100]), 1)
+    assert not encoder.network.encoder.layers[0]._forward_hooks
+
+
+def refusal(pretrained: str) -> str:
+    with pytest.raises(UserError) as caught:
+        HubertEncoder(pretrained).build()
+    assert str(caught.value).startswith(f"encoder {pretrained}: ")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_can_not_be_loaded_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "can't be loaded" in refusal("nobody/nothing")
+    assert "can't be loaded" in refusal(str(tmp_path / "missing"))
+    assert "can't be loaded" in refusal(str(tmp_path))
+    BertConfig().save_pretrained(tmp_path)
+    assert "is of type bert. use one of hubert, wavlm, wav2vec2, unispeech-sat" in refusal(str(tmp_path))
+
+
+def test_damaged_weights_are_one_line(hubert_folder, tmp_path):
+    config = (Path(hubert_folder) / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config)
+    weights = (Path(hubert_folder) / "model.safetensors").read_bytes()
+    for length in (0, 100, len(weights) // 2):
+        (tmp_path / "model.safetensors").write_bytes(weights[:length])
+        assert "can't be loaded" in refusal(str(tmp_path))
+    tensors = load_file(Path(hubert_folder) / "model.safetensors")
+    tensors["masked_spec_embed"] = torch.zeros(7)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert "can't be loaded" in refusal(str(tmp_path))
+    (tmp_path / "config.json").write_text(config[:50])
+    assert "can't be loaded" in refusal(str(tmp_path))
+
+
+def test_nothing_is_read_before_build():
+    encoder = HubertEncoder("nowhere/at-all")
+    assert not list(encoder.parameters())
+    with pytest.raises(RuntimeError, match="build"):
+        encoder(torch.zeros(1, 400), torch.tensor([400]))

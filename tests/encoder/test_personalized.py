@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_networks import padded_noise
+
+from ser_personal.encoder.fusion import make_fusion
+from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.encoder.personalized import PersonalizedEncoder
+from ser_personal.encoder.tiny import TinyEncoder
+from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.types import SpeechBatch
+
+LENGTHS = torch.tensor([4000, 2000])
+NAMES = ("none", "first", "prefix", "concat", "last")
+
+
+def batch(*speaker_ids: str | None) -> SpeechBatch:
+    return SpeechBatch(
+        waveforms=padded_noise(LENGTHS), num_samples=LENGTHS, speaker_ids=list(speaker_ids), indices=torch.arange(2)
+    )
+
+
+def personalized(fusion: str = "last") -> PersonalizedEncoder:
+    """A built network whose e_s isn't zero any more."""
+    torch.manual_seed(0)
+    encoder = TinyEncoder(dim=16, layers=1, heads=2, feed_forward_dim=32)
+    network = PersonalizedEncoder(encoder, SpeakerEmbedding(8), fusion)
+    network.build(["anna", "bela"])
+    if fusion != "none":
+        torch.nn.init.normal_(network.speakers.fc.weight)
+    return network
+
+
+@pytest.mark.parametrize("fusion", NAMES)
+def test_frames_are_the_encoders_with_e_s_fused_in(fusion):
+    network = personalized(fusion)
+    output = network(batch("bela", "anna"))
+    e_s = network.speakers(["bela", "anna"]) if fusion != "none" else None
+    wanted = network.encoder(
+        padded_noise(LENGTHS), LENGTHS, fusion=make_fusion(fusion, network.dim), speaker_embedding=e_s
+    )
+    torch.testing.assert_close(output.frames, wanted.frames)
+    same = torch.allclose(network(batch("anna", "bela")).frames, output.frames)
+    assert same == (fusion == "none")
+
+
+def test_time_mask_is_handed_on():
+    network, time_mask = personalized(), torch.ones(2, 12, dtype=torch.bool)
+    masked = network(batch("anna", "bela"), time_mask)
+    assert masked.time_mask is time_mask
+    assert not torch.allclose(masked.frames, network(batch("anna", "bela")).frames)
+
+
+def test_without_fusion_there_is_no_table():
+    network = personalized("none")
+    assert network.describe()["speaker_ids"] == []
+    assert not list(network.speakers.parameters())
+    assert network(batch("stranger", None)).frames.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fusion", NAMES)
+def test_a_description_rebuilds_the_network(fusion):
+    network = personalized(fusion)
+    network.pretraining_splits = ["train", "test1"]
+    rebuilt = PersonalizedEncoder(HubertEncoder("nowhere/at-all"), SpeakerEmbedding(99), "first")
+    assert not rebuilt.is_built
+    rebuilt.rebuild(network.describe())
+    rebuilt.load_state_dict(network.state_dict())
+    assert rebuilt.is_built
+    assert rebuilt.describe() == network.describe() | {"encoder": "HubertEncoder"}
+    assert rebuilt.pretraining_splits == ["train", "test1"]
+    speakers = batch("bela", "stranger")
+    torch.testing.assert_close(rebuilt(speakers).frames, network(speakers).frames, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("before", NAMES)
+def test_a_built_network_becomes_what_is_described(before):
+    network, described = personalized(before), personalized("none")
+    network.rebuild(described.describe())
+    network.load_state_dict(described.state_dict())
+    assert network.describe() == described.describe()
+
+
+def test_use_before_build():
+    with pytest.raises(RuntimeError, match="build"):
+        PersonalizedEncoder(TinyEncoder(), SpeakerEmbedding(), "last")(batch("anna", "bela"))

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from tiny_networks import padded_noise
+from torch.utils.data import DataLoader
+
+from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
+from ser_personal.encoder.module import PersonalizedModule
+from ser_personal.encoder.personalized import PersonalizedEncoder
+from ser_personal.encoder.pooling import mean_pool
+from ser_personal.encoder.tiny import TinyEncoder
+from ser_personal.errors import UserError
+from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.types import SpeechBatch
+
+LENGTHS = torch.tensor([4000, 2000])
+
+
+def batch() -> SpeechBatch:
+    return SpeechBatch(
+        waveforms=padded_noise(LENGTHS), num_samples=LENGTHS, speaker_ids=["anna", "bela"], indices=torch.arange(2)
+    )
+
+
+class Speech(LightningDataModule):
+    """One batch, and the training speakers it is told."""
+
+    def __init__(self, *speaker_ids: str) -> None:
+        super().__init__()
+        self.train_speaker_ids = list(speaker_ids)
+
+    def training_audio(self, limit: int) -> Iterator[np.ndarray]:
+        return iter([padded_noise(LENGTHS)[0].numpy()])
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader([batch()], batch_size=None)
+
+    def test_dataloader(self) -> DataLoader:
+        return self.train_dataloader()
+
+
+class Energy(PersonalizedModule):
+    """The smallest stage: pulls the pooled frames through a head towards one."""
+
+    def __init__(self, fusion: str = "last", head_dim: int = 3) -> None:
+        encoder = TinyEncoder(dim=16, layers=1, heads=2, feed_forward_dim=32)
+        super().__init__(PersonalizedEncoder(encoder, SpeakerEmbedding(8), fusion))
+        self.head_dim = head_dim
+        self.builds = 0
+
+    def build(self, training_set: Speech) -> None:
+        self.builds += 1
+        self.personalized.build(training_set.train_speaker_ids)
+        self.personalized.encoder.fit_front_end(training_set.training_audio)
+        self.head = torch.nn.Linear(self.personalized.dim, self.head_dim)
+
+    def rebuild(self, checkpoint: dict) -> None:
+        self.head = torch.nn.Linear(self.personalized.dim, len(checkpoint["state_dict"]["head.bias"]))
+
+    def forward(self, speech: SpeechBatch) -> torch.Tensor:
+        return self.head(mean_pool(self.personalized(speech)))
+
+    def training_step(self, speech: SpeechBatch, batch_idx: int) -> torch.Tensor:
+        return (self(speech) - 1).square().mean()
+
+    def test_step(self, speech: SpeechBatch, batch_idx: int) -> None:
+        self.log("score", self(speech).mean(), batch_size=2)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def trainer(folder: Path, max_steps: int = 1) -> Trainer:
+    return Trainer(
+        max_steps=max_steps,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+
+
+@pytest.fixture
+def fitted(tmp_path: Path) -> tuple[Energy, Path]:
+    module, running = Energy(), trainer(tmp_path)
+    running.fit(module, datamodule=Speech("anna", "bela"))
+    running.save_checkpoint(tmp_path / "energy.ckpt")
+    return module, tmp_path / "energy.ckpt"
+
+
+def test_nothing_is_built_before_a_fit(tmp_path):
+    module = Energy()
+    module.configure_model()
+    assert not list(module.parameters())
+    trainer(tmp_path).fit(module, datamodule=Speech("anna", "bela"))
+    assert module.builds == 1
+    assert module.personalized.speakers.ids == ["anna", "bela"]
+    assert module.personalized.encoder.front_end.std.ne(1).all()
+
+
+def test_a_checkpoint_describes_its_networks(fitted):
+    module, path = fitted
+    description = read_checkpoint(path)[DESCRIPTION]
+    assert description == module.personalized.describe()
+    assert description["speaker_ids"] == ["anna", "bela"]
+    assert description["encoder"] == "TinyEncoder"
+
+
+def test_a_checkpoint_loads_without_trainer_or_corpus(fitted):
+    module, path = fitted
+    loaded = Energy.load_from_checkpoint(path, fusion="prefix", head_dim=7)
+    assert loaded.builds == 0
+    torch.testing.assert_close(loaded(batch()), module(batch()), atol=0, rtol=0)
+
+
+def test_a_test_keeps_the_speakers_of_the_checkpoint(fitted, tmp_path):
+    module, path = fitted
+    tested = Energy("none")
+    (scores,) = trainer(tmp_path).test(tested, datamodule=Speech("carl"), ckpt_path=path, verbose=False)
+    assert tested.personalized.speakers.ids == ["anna", "bela"]
+    assert scores["score"] == pytest.approx(module(batch()).mean().item(), abs=1e-6)
+
+
+def test_a_fit_resumes_on_the_same_speakers(fitted, tmp_path):
+    uninterrupted = Energy.load_from_checkpoint(fitted[1])
+    trainer(tmp_path).fit(uninterrupted, datamodule=Speech("anna", "bela"))
+    resumed = Energy()
+    resumed.starts_from_checkpoint = True
+    running = trainer(tmp_path, max_steps=2)
+    running.fit(resumed, datamodule=Speech("bela", "anna"), ckpt_path=fitted[1])
+    assert (resumed.builds, running.global_step) == (0, 2)
+    torch.testing.assert_close(resumed(batch()), uninterrupted(batch()))
+
+
+def test_resuming_on_other_speakers_is_refused(fitted, tmp_path):
+    message = "the checkpoint to resume: was trained on other speakers than this corpus has (2 differ, first bela)"
+    with pytest.raises(UserError, match=re.escape(message)):
+        trainer(tmp_path, 2).fit(Energy(), datamodule=Speech("anna", "carl"), ckpt_path=fitted[1])
+
+
+def test_a_table_that_came_from_elsewhere_may_differ(fitted, tmp_path, monkeypatch):
+    monkeypatch.setattr(Energy, "keeps_foreign_speakers", True)
+    resumed = Energy()
+    trainer(tmp_path, 2).fit(resumed, datamodule=Speech("anna", "carl"), ckpt_path=fitted[1])
+    assert resumed.personalized.speakers.ids == ["anna", "bela"]
+
+
+def test_a_foreign_checkpoint_is_refused():
+    with pytest.raises(UserError, match="the checkpoint: isn't one of ser_personal"):
+        Energy().on_load_checkpoint({"state_dict": {}})

@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny_models import fit, papt, pretrain_data, trainer
+from transformers import HubertConfig, HubertModel
+
+from ser_personal.audio import num_frames
+from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.errors import UserError
+from ser_personal.pretrain.masked_prediction import PredictionHead
+from ser_personal.pretrain.papt import PAPT
+from ser_personal.pretrain.span_mask import span_mask
+from ser_personal.speakers.embedding import SpeakerEmbedding
+
+
+@pytest.fixture
+def data(synthetic_corpus, synthetic_pseudo_labels):
+    return pretrain_data(synthetic_corpus, synthetic_pseudo_labels)
+
+
+@pytest.fixture
+def batch(data):
+    return next(iter(data.train_dataloader()))
+
+
+def build(module, data):
+    """The module as a fit begins it, but with speaker embeddings that aren't zero."""
+    torch.manual_seed(0)
+    module.build(data)
+    if module.personalized.speakers.fc is not None:
+        torch.nn.init.normal_(module.personalized.speakers.fc.weight)
+    return module
+
+
+def place(module, *, step=0, rank=0, world_size=1, masked_of_others=0.0):
+    """Give the module a trainer that stands at a step, on one of several ranks; -> what is logged."""
+    strategy = SimpleNamespace(reduce=lambda masked, reduce_op: {"sum": masked + masked_of_others}[reduce_op])
+    module.trainer = SimpleNamespace(global_step=step, global_rank=rank, world_size=world_size, strategy=strategy)
+    logged = {}
+    module.log = lambda name, value, **_: logged.update({name: torch.as_tensor(value).item()})
+    return logged
+
+
+def mask_of_step(module, batch):
+    """The mask that a training step draws."""
+    drawn = []
+    hook = module.personalized.register_forward_hook(lambda _module, _inputs, output: drawn.append(output.time_mask))
+    module.training_step(batch, 0)
+    hook.remove()
+    return drawn[0]
+
+
+def slow_losses(module, batch, time_mask):
+    """Cross-entropy of each masked frame, one after the other."""
+    head = module.head
+    frames = module.personalized(batch, time_mask).frames
+    losses = []
+    for row, length in enumerate(num_frames(batch["num_samples"]).tolist()):
+        for frame in range(length):
+            if time_mask[row, frame]:
+                projected = head.final_proj.weight @ frames[row, frame] + head.final_proj.bias
+                cosines = torch.cosine_similarity(projected[None], head.label_embeddings)
+                likelihood = torch.softmax(cosines / 0.1, 0)
+                losses.append(-likelihood[batch["pseudo_labels"][row, frame]].log())
+    return torch.stack(losses)
+
+
+def test_loss_is_the_mean_cross_entropy_over_the_masked_frames(data, batch):
+    module = build(papt(), data)
+    logged = place(module, step=3)
+    losses = slow_losses(module, batch, mask_of_step(module, batch))
+    assert 0.3 * num_frames(batch["num_samples"]).sum() < len(losses) < 0.9 * num_frames(batch["num_samples"]).sum()
+    torch.testing.assert_close(module.training_step(batch, 0), losses.mean())
+    assert logged["train_loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
+
+
+def test_masks_are_told_by_seed_step_and_rank(data, batch):
+    def drawn(step, rank, seed, noise):
+        module = build(papt(seed=seed), data)
+        place(module, step=step, rank=rank, world_size=2)
+        torch.manual_seed(noise)
+        return mask_of_step(module, batch)
+
+    where = [(step, rank, seed) for step in (0, 1, 2) for rank in (0, 1) for seed in (0, 1)]
+    masks = [drawn(*place_, noise=0) for place_ in where]
+    for i, place_ in enumerate(where):
+        assert torch.equal(masks[i], drawn(*place_, noise=i))
+        assert not any(torch.equal(masks[i], other) for other in masks[:i])
+
+
+def test_averaged_gradients_of_two_ranks_are_those_of_the_global_mean(data):
+    module = build(papt(), data)
+    batches = [batch for _, batch in zip(range(2), data.train_dataloader(), strict=False)]
+    masks, gradients = [], []
+    for rank, batch in enumerate(batches):
+        place(module, rank=rank, world_size=2)
+        masks.append(mask_of_step(module, batch))
+    masked = [int(time_mask.sum()) for time_mask in masks]
+    assert masked[0] != masked[1]
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    for rank, batch in enumerate(batches):
+        place(module, rank=rank, world_size=2, masked_of_others=masked[1 - rank])
+        gradients.append(torch.autograd.grad(module.training_step(batch, 0), weights))
+    everywhere = [slow_losses(module, batch, mask) for batch, mask in zip(batches, masks, strict=True)]
+    expected = torch.autograd.grad(torch.cat(everywhere).mean(), weights)
+    for first, second, whole in zip(*gradients, expected, strict=True):
+        torch.testing.assert_close((first + second) / 2, whole, rtol=1e-3, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def hubert_folder(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("hubert")
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    HubertModel(HubertConfig(**shape, conv_dim=(8,) * 7)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("freeze_cnn", [False, True])
+def test_feature_penalty_enters_where_the_convolutions_are_trained(hubert_folder, data, batch, freeze_cnn):
+    module = build(papt(encoder=HubertEncoder(str(hubert_folder), freeze_cnn=freeze_cnn), feature_penalty=7.0), data)
+    module.eval()
+    logged = place(module)
+    loss = module.training_step(batch, 0).item()
+    if freeze_cnn:
+        assert "feature_penalty" not in logged
+        assert loss == pytest.approx(logged["train_loss"])
+    else:
+        features = module.personalized.encoder.front_end(batch["waveforms"], batch["num_samples"])
+        real = torch.cat([row[:n] for row, n in zip(features, num_frames(batch["num_samples"]), strict=True)])
+        penalty = real.square().mean().item()
+        assert logged["feature_penalty"] == pytest.approx(penalty, rel=1e-4)
+        assert loss == pytest.approx(logged["train_loss"] + 7 * penalty, rel=1e-4)
+
+
+def rates(module, steps):
+    module.trainer = SimpleNamespace(estimated_stepping_batches=steps)
+    configured = module.configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]
+    assert schedule["interval"] == "step"
+    used = []
+    for _ in range(steps):
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule["scheduler"].step()
+    return [*used, optimizer.param_groups[0]["lr"]]
+
+
+def test_rate_climbs_to_the_peak_and_falls_to_0(data):
+    by_hand = [0.2, 0.4, 0.6, 0.8, 1, *[step / 15 for step in range(15, 0, -1)], 0]
+    assert rates(build(papt(learning_rate=2.0, warmup_share=0.25), data), 20) == pytest.approx([2 * r for r in by_hand])
+    assert rates(build(papt(learning_rate=1.0), data), 200)[9:12] == pytest.approx([1, 1, 189 / 190])
+    assert rates(build(papt(learning_rate=1.0), data), 1) == [1, 0]
+
+
+def test_a_schedule_without_an_end_is_refused(data, tmp_path):
+    with pytest.raises(UserError, match="give max_epochs or max_steps"):
+        fit(papt(), data, tmp_path, max_epochs=-1, max_time="00:00:01:00")
+
+
+def write_head(path, dim=16, clusters=12, final_dim=5):
+    torch.manual_seed(1)
+    head = PredictionHead(dim, clusters, final_dim)
+    save_file(head.state_dict(), path)
+    return head
+
+
+def test_released_head_is_kept_and_found_again_in_the_checkpoint(data, tmp_path):
+    released = write_head(tmp_path / "head.safetensors")
+    module = papt(released_head=str(tmp_path / "head.safetensors"), learning_rate=0.0)
+    running = fit(module, data, tmp_path, max_steps=1)
+    assert torch.equal(module.head.label_embeddings, released.label_embeddings)
+    assert torch.equal(module.head.final_proj.weight, released.final_proj.weight)
+    running.save_checkpoint(tmp_path / "papt.ckpt")
+    (tmp_path / "head.safetensors").unlink()
+    reloaded = PAPT.load_from_checkpoint(tmp_path / "papt.ckpt")
+    assert torch.equal(reloaded.head.label_embeddings, released.label_embeddings)
+
+
+@pytest.mark.parametrize("shape", [{"clusters": 500}, {"dim": 1024}])
+def test_released_head_of_another_codebook_or_encoder(data, tmp_path, shape):
+    write_head(tmp_path / "head.safetensors", **shape)
+    module = papt(released_head=str(tmp_path / "head.safetensors"))
+    with pytest.raises(UserError, match="the pseudo-labels have 12 and the encoder 16"):
+        module.build(data)
+
+
+def validate(module, data, folder, **options):
+    running = trainer(folder)
+    running.validate(module, datamodule=data, verbose=False, **options)
+    return {name: float(value) for name, value in running.callback_metrics.items()}
+
+
+def test_validation_is_the_same_each_time_and_tells_unseen_speakers_apart(data, papt_checkpoint, tmp_path):
+    first = validate(papt(seed=0), data, tmp_path, ckpt_path=papt_checkpoint)
+    torch.manual_seed(17)
+    assert validate(papt(seed=1), data, tmp_path, ckpt_path=papt_checkpoint) == first
+    names = {
+        f"val_{score}{which}" for score in ("loss", "accuracy", "codebook_usage") for which in ("", "_unseen_speakers")
+    }
+    assert set(first) == names
+
+    module = PAPT.load_from_checkpoint(papt_checkpoint, speakers=SpeakerEmbedding(8)).eval()
+    for loader, name in zip(data.val_dataloader(), ("val_loss", "val_loss_unseen_speakers"), strict=True):
+        losses = []
+        for batch in loader:
+            source = torch.Generator().manual_seed(int(batch["indices"][0]))
+            losses.append(slow_losses(module, batch, span_mask(num_frames(batch["num_samples"]), generator=source)))
+        assert first[name] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-4)
+
+
+def test_without_unseen_speakers_nothing_is_said_of_them(
+    synthetic_corpus, synthetic_pseudo_labels, papt_checkpoint, tmp_path
+):
+    data = pretrain_data(synthetic_corpus, synthetic_pseudo_labels, unseen_splits=[])
+    assert set(validate(papt(), data, tmp_path, ckpt_path=papt_checkpoint)) == {
+        "val_loss",
+        "val_accuracy",
+        "val_codebook_usage",
+    }
+
+
+def test_checkpoint_names_what_was_pre_trained_on(data, papt_checkpoint):
+    description = torch.load(papt_checkpoint, weights_only=True)["personalized_encoder"]
+    assert description["speaker_ids"] == data.train_speaker_ids == [str(number) for number in range(1, 9)]
+    assert description["pretraining_splits"] == ["train"]
+    assert description["fusion"] == "last"
+
+
+def test_tapt_has_no_speaker_table(data, batch):
+    module = build(papt(fusion="none"), data)
+    assert not [name for name, _ in module.named_parameters() if "speakers" in name]
+    place(module)
+    strangers = {**batch, "speaker_ids": ["nobody"] * len(batch["speaker_ids"])}
+    assert torch.equal(module.training_step(batch, 0), module.training_step(strangers, 0))
+
+
+def test_gradient_reaches_the_rows_of_the_batchs_speakers_alone(data, batch):
+    module = build(papt(), data)
+    place(module)
+    batch = {
+        **batch,
+        "speaker_ids": ["3", "5"] * (len(batch["speaker_ids"]) // 2) + ["3"] * (len(batch["speaker_ids"]) % 2),
+    }
+    module.training_step(batch, 0).backward()
+    reached = module.personalized.speakers.embedding.weight.grad.abs().sum(1) > 0
+    assert [id_ for id_, hit in zip(module.personalized.speakers.ids, reached, strict=True) if hit] == ["3", "5"]
+
+
+@pytest.mark.parametrize("fusion", ["first", "prefix", "concat", "last", "none"])
+def test_embedding_learns_what_only_the_speaker_tells(data, fusion):
+    """Everybody says the same, but whose frames belong to which cluster differs by speaker."""
+    module = build(papt(fusion=fusion), data)
+    speakers = data.train_speaker_ids
+    batch = {
+        "waveforms": 0.1 * torch.randn(16_000).repeat(8, 1),
+        "num_samples": torch.full((8,), 16_000),
+        "speaker_ids": speakers,
+        "indices": torch.arange(8),
+        "pseudo_labels": torch.arange(8)[:, None].repeat(1, 49),
+    }
+    optimizer = torch.optim.Adam(module.parameters(), 1e-2)
+    for step in range(60):
+        logged = place(module, step=step)
+        optimizer.zero_grad()
+        module.training_step(batch, 0).backward()
+        optimizer.step()
+    guess = torch.tensor(8.0).log()
+    if fusion == "none":
+        assert logged["train_loss"] > 0.95 * guess
+    else:
+        assert logged["train_loss"] < 0.5 * guess
+
+
+def test_fit_lowers_the_loss_of_held_out_utterances(data, tmp_path):
+    module = papt()
+    fit(module, data, tmp_path, max_steps=1)
+    before = validate(module, data, tmp_path)["val_loss"]
+    running = fit(module, data, tmp_path, max_epochs=15)
+    assert validate(module, data, tmp_path)["val_loss"] < before - 0.2
+    assert running.global_step == 15 * len(data.train_dataloader())

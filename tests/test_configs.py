@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+
+import pytest
+import yaml
+from command_line import REPOSITORY, stage, trainer_flags
+
+import ser_personal
+from ser_personal.arguments import parse
+from ser_personal.cli import COMMANDS, STAGES
+from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.pretrain.kmeans import kmeans
+from ser_personal.pretrain.teachers import EncoderTeacher, MFCCTeacher
+
+CONFIGS = sorted(path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "configs").rglob("*.yaml"))
+
+
+def command_in(config: str) -> list[str]:
+    """The command that a YAML's own comment gives, of those that use it."""
+    commands = re.findall(r"^#\s+(ser .*?)(?:\s+->.*|\s+\.\.\.)?$", (REPOSITORY / config).read_text(), re.MULTILINE)
+    return next(words for command in commands if config in (words := shlex.split(command)))
+
+
+@pytest.fixture
+def build(monkeypatch, tmp_path, synthetic_corpus, finetuned_checkpoint):
+    """Parses and instantiates what a command line names, and runs nothing."""
+    monkeypatch.chdir(REPOSITORY)
+    files = {"CORPUS": synthetic_corpus, "finetune.ckpt": finetuned_checkpoint}
+
+    def run(words, *more):
+        _, name, *rest = (str(files.get(word, word)) for word in words)
+        if name in COMMANDS:
+            return parse(COMMANDS[name].load(), f"ser {name}", COMMANDS[name].positional, rest)
+        with monkeypatch.context() as patch:
+            patch.setattr("ser_personal.stages.StageCLI._run_subcommand", lambda *_: None)
+            return stage(name, *rest, "--trainer.accelerator", "cpu", "--trainer.default_root_dir", tmp_path)
+
+    return run
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_config_names_a_command_that_can_be_built(config, build):
+    words = command_in(config)
+    assert words[1] in {**STAGES, **COMMANDS}
+    built = build(words)
+    if words[1] in STAGES:
+        asked = yaml.safe_load((REPOSITORY / config).read_text())
+        wanted = asked["trainer"].get("callbacks") or asked["trainer"].get("callbacks+") or []
+        assert {entry["class_path"] for entry in wanted} <= {type(each).__name__ for each in built.trainer.callbacks}
+
+
+@pytest.mark.parametrize("config", ["configs/tiny/papt.yaml", "configs/tiny/finetune.yaml"])
+def test_tiny_configs_run(config, monkeypatch, tmp_path, synthetic_corpus, synthetic_pseudo_labels):
+    monkeypatch.chdir(REPOSITORY)
+    _, name, *rest = (str(synthetic_corpus) if word == "CORPUS" else word for word in command_in(config))
+    labels = ["--data.pseudo_labels", synthetic_pseudo_labels] if "papt" in config else []
+    cli = stage(name, *rest, *labels, *trainer_flags(tmp_path), "--trainer.limit_train_batches", "1")
+    assert cli.trainer.global_step == 1
+    assert sum(weight.numel() for weight in cli.model.personalized.encoder.parameters()) < 300_000
+
+
+def test_the_tiny_teacher_needs_no_network(build):
+    assert isinstance(build(command_in("configs/tiny/kmeans.yaml"))["teacher"], MFCCTeacher)
+    assert isinstance(build(command_in("configs/kmeans.yaml"))["teacher"], EncoderTeacher)
+
+
+def values(config: str, *keys: str) -> dict[str, object]:
+    content = yaml.load((REPOSITORY / "configs" / config).read_text(), Loader=yaml.FullLoader)  # noqa: S506
+    for key in keys:
+        content = content[key]
+    return content
+
+
+def defaults_of(owner: object) -> dict[str, object]:
+    return {name: parameter.default for name, parameter in inspect.signature(owner).parameters.items()}
+
+
+def assert_are_defaults(given: dict[str, object], owner: object) -> None:
+    defaults = defaults_of(owner)
+    for name, value in given.items():
+        expected = defaults[name]
+        assert value == (list(expected) if isinstance(expected, tuple) else expected), name
+
+
+@pytest.mark.parametrize(("config", "name"), [("papt.yaml", "PAPT"), ("finetune.yaml", "EmotionFineTuning")])
+def test_the_papers_recipe_is_the_default_of_the_signatures(config, name):
+    model = values(config, "model", "init_args")
+    encoder = model.pop("encoder")["init_args"]
+    assert_are_defaults(model, getattr(ser_personal, name))
+    assert encoder.pop("pretrained") == defaults_of(HubertEncoder)["pretrained"]
+    built = getattr(ser_personal, name)().personalized.encoder
+    assert {flag: getattr(built, flag) for flag in encoder} == encoder
+
+
+def test_pldc_and_batches_are_the_defaults():
+    (callback,) = values("pldc.yaml", "trainer", "callbacks+")
+    assert_are_defaults(callback["init_args"], ser_personal.PLDCCallback)
+    assert_are_defaults(
+        {"max_batch": values("finetune.yaml", "data", "init_args", "max_batch")}, ser_personal.EmotionDataModule
+    )
+    assert values("tiny/kmeans.yaml")["num_clusters"] == defaults_of(kmeans)["num_clusters"]

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import ser_personal
+
+SIGNATURES = {
+    "ccc": ["predictions", "labels"],
+    "ccc_loss": ["predictions", "labels"],
+    "span_mask": ["lengths", "prob", "length", "min_masks", "generator"],
+    "PredictionHead": ["dim", "num_clusters", "final_dim", "temperature"],
+    "masked_prediction_loss": ["frames", "pseudo_labels", "time_mask", "head"],
+    "num_frames": ["num_samples"],
+    "calibrate": [
+        *("predictions", "speaker_ids", "pooled", "bank", "attributes", "k", "shift_mean", "scale_std", "statistics"),
+        *("center", "clip"),
+    ],
+}
+DEFAULTS = {
+    "span_mask": {"prob": 0.8, "length": 10, "min_masks": 2, "generator": None},
+    "PredictionHead": {"final_dim": 256, "temperature": 0.1},
+    "calibrate": {
+        "attributes": None,
+        "k": 15,
+        "shift_mean": False,
+        "scale_std": True,
+        "statistics": "average",
+        "center": False,
+        "clip": False,
+    },
+}
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def test_all_names_exist():
+    names: dict[str, object] = {}
+    exec("from ser_personal import *", names)  # noqa: S102
+    assert set(ser_personal.__all__) <= set(names)
+
+
+def test_every_public_name_has_a_home_and_no_other_name_has():
+    assert sorted(ser_personal._HOMES) == sorted(ser_personal.__all__)
+    assert dir(ser_personal) == sorted(ser_personal.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = ser_personal.nonsense
+
+
+def test_importing_the_package_imports_no_network():
+    code = "import sys, ser_personal, ser_personal.cli; print([m for m in sys.modules if m.split('.')[0] in %r])"
+    assert run_python(code % {"torch", "lightning", "transformers", "numpy", "jsonargparse"}).strip() == "[]"
+
+
+def test_the_label_statistics_need_no_torch():
+    code = "import sys; from ser_personal import SpeakerBank, calibrate, CSVCorpus; print('torch' in sys.modules)"
+    assert run_python(code).strip() == "False"
+
+
+def test_calibrate_is_the_function_whatever_was_imported_before():
+    code = "import ser_personal.calibration.pldc; from ser_personal import calibrate; print(callable(calibrate))"
+    assert run_python(code).strip() == "True"
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_public_signatures(name):
+    parameters = inspect.signature(getattr(ser_personal, name)).parameters
+    assert list(parameters)[: len(SIGNATURES[name])] == SIGNATURES[name]
+    for parameter, default in DEFAULTS.get(name, {}).items():
+        assert parameters[parameter].default == default
+
+
+def test_a_speaker_bank_comes_from_utterances_and_goes_to_disk():
+    parameters = inspect.signature(ser_personal.SpeakerBank.from_utterances).parameters
+    assert list(parameters)[:5] == ["speaker_ids", "pooled", "labels", "attributes", "scale"]
+    assert parameters["scale"].default == (1, 7)
+    assert {"save", "load"} <= set(vars(ser_personal.SpeakerBank))

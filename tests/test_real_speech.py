@@ -1,0 +1,47 @@
+"""Real recordings through the corpus, the decoder and the floor; they aren't part of the repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ser_personal.audio import SAMPLE_RATE, decode
+from ser_personal.corpus.check import check
+from ser_personal.corpus.csv_corpus import CSVCorpus
+from ser_personal.finetune.scores import score
+from ser_personal.report.floor import mfcc_functionals, ridge_floor
+
+SPEECH = Path(os.environ.get("SER_TEST_SPEECH", "speech"))
+needs_speech = pytest.mark.skipif(
+    not SPEECH.is_dir(), reason="no real speech here: SER_TEST_SPEECH names a folder with ravdess/ and emodb/"
+)
+
+
+@needs_speech
+@pytest.mark.parametrize(("name", "utterances", "speakers"), [("ravdess", 1440, 24), ("emodb", 535, 10)])
+def test_a_real_corpus_has_no_problem_and_decodes_to_its_headers_length(
+    name: str, utterances: int, speakers: int
+) -> None:
+    table = SPEECH / name / "corpus.csv"
+    assert check(str(table)) == 0
+    corpus = CSVCorpus(str(table))
+    assert len(corpus.utterances) == utterances
+    assert len({utterance.speaker_id for utterance in corpus.utterances}) == speakers
+    for utterance in corpus.utterances[::40]:
+        waveform = decode(utterance.path)
+        assert len(waveform) == round(utterance.seconds * SAMPLE_RATE)
+        assert np.isfinite(waveform).all()
+
+
+@needs_speech
+def test_ridge_regression_hears_arousal_in_speakers_it_was_not_trained_on() -> None:
+    splits = CSVCorpus(str(SPEECH / "ravdess" / "corpus.csv")).splits
+    train, test = splits.train[::3], splits.test["test1"][::3]
+    features = [np.stack([mfcc_functionals(decode(u.path)) for u in part]) for part in (train, test)]
+    labels = [np.array([[u.labels["arousal"]] for u in part]) for part in (train, test)]
+    predictions = ridge_floor(features[0], labels[0], features[1])
+    scores = score(predictions, labels[1], [u.speaker_id for u in test], ["arousal"])
+    assert scores["arousal"].overall_ccc > 0.6

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import csv
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from command_line import configs, finetune_arguments, papt_arguments, ser, stage, trainer_flags
+from lightning.pytorch.callbacks import EarlyStopping
+
+from ser_personal.arguments import parse
+from ser_personal.calibration.callback import PLDCCallback
+from ser_personal.data.emotion_datamodule import EmotionDataModule
+from ser_personal.encoder.stage_checkpoint import StageCheckpoint
+from ser_personal.encoder.tiny import TinyEncoder
+from ser_personal.errors import UserError
+from ser_personal.finetune.module import EmotionFineTuning
+from ser_personal.pretrain.kmeans import kmeans
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+INTERPRETER = ["--model.interpreter", "MLPInterpreter", "--model.interpreter.hidden_dims", "[16]"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, synthetic_corpus, synthetic_pseudo_labels) -> Path:
+    """PAPT and, from it, fine-tuning for valence with a small interpreter, by the command line."""
+    folder = tmp_path_factory.mktemp("run")
+    flags = trainer_flags(folder)
+    assert ser("fit", *papt_arguments(synthetic_corpus, synthetic_pseudo_labels), *flags) == 0
+    changes = ["--model.attributes", "[valence]", "--model.min_utterances", "4", *INTERPRETER]
+    source = ["--model.papt_checkpoint", folder / "papt.ckpt"]
+    assert ser("fit", *finetune_arguments(synthetic_corpus), *source, *changes, *flags) == 0
+    return folder
+
+
+@pytest.fixture
+def said(monkeypatch) -> list[str]:
+    """What a stage tells the user of values that a checkpoint replaced."""
+    lines: list[str] = []
+    monkeypatch.setattr("ser_personal.stages.rank_zero_info", lines.append)
+    return lines
+
+
+def test_a_fit_leaves_the_best_and_the_newest_model(run):
+    assert {"papt.ckpt", "papt-last.ckpt", "finetune.ckpt", "finetune-last.ckpt"} <= {p.name for p in run.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["validate", "test", "predict"])
+def test_the_checkpoint_wins_over_the_yaml_and_the_command_line_over_both(run, said, tmp_path, synthetic_corpus, name):
+    checkpoint = ["--ckpt_path", run / "finetune.ckpt", "--model.min_utterances", "2"]
+    cli = stage(name, *finetune_arguments(synthetic_corpus), *checkpoint, *trainer_flags(tmp_path))
+    assert cli.model.attributes == ["valence"]
+    assert cli.model.interpreter.hidden_dims == (16,)
+    assert cli.model.test_metric.min_utterances == 2
+    path = run / "finetune.ckpt"
+    replaced = f"from {path}: model.attributes = ('valence',) (the config had ('arousal', 'valence', 'dominance'))"
+    assert replaced in said
+    assert not [line for line in said if "min_utterances" in line]
+
+
+def test_the_encoder_comes_from_the_checkpoint_too(run, said, tmp_path, synthetic_corpus):
+    large = [*configs("finetune.yaml"), "--data.corpus", synthetic_corpus, "--trainer.precision", "32-true"]
+    cli = stage("test", *large, "--ckpt_path", run / "finetune.ckpt", *trainer_flags(tmp_path))
+    assert isinstance(cli.model.personalized.encoder, TinyEncoder)
+    assert any("model.encoder = ser_personal.encoder.tiny.TinyEncoder" in line for line in said)
+
+
+def test_what_an_unseen_speaker_gets_comes_from_the_checkpoint(run, tmp_path, synthetic_corpus):
+    flags = [*finetune_arguments(synthetic_corpus), *trainer_flags(tmp_path)]
+    policy = ["--model.speakers", "SpeakerEmbedding", "--model.speakers.unseen", "zero"]
+    stage("fit", *flags, *policy, "--model.papt_checkpoint", run / "papt.ckpt")
+    cli = stage("test", *flags, "--ckpt_path", tmp_path / "finetune.ckpt")
+    assert cli.model.personalized.speakers.unseen == "zero"
+
+
+def test_a_checkpoint_of_the_library_wins_as_well(finetuned_checkpoint, said, tmp_path, synthetic_corpus):
+    arguments = finetune_arguments(synthetic_corpus)
+    cli = stage("test", *arguments, "--ckpt_path", finetuned_checkpoint, *trainer_flags(tmp_path))
+    assert cli.model.attributes == ["arousal", "valence"]
+    assert any("model.attributes" in line for line in said)
+
+
+def test_a_checkpoint_of_another_class_is_refused(run, tmp_path, synthetic_corpus):
+    checkpoint = ["--ckpt_path", run / "papt.ckpt"]
+    with pytest.raises(UserError, match=r"papt\.ckpt: holds PAPT, the config asks for EmotionFineTuning"):
+        stage("test", *finetune_arguments(synthetic_corpus), *checkpoint, *trainer_flags(tmp_path))
+
+
+def test_fine_tuning_takes_encoder_and_speakers_from_papt(run):
+    papt, finetuned = (torch.load(run / f"{name}.ckpt", weights_only=True) for name in ("papt", "finetune"))
+    assert finetuned["hyper_parameters"]["papt_checkpoint"] == str(run / "papt.ckpt")
+    assert finetuned["personalized_encoder"]["fusion"] == "last"
+    assert finetuned["personalized_encoder"]["speaker_ids"] == papt["personalized_encoder"]["speaker_ids"]
+    table = "personalized.speakers.embedding.weight"
+    assert torch.equal(finetuned["state_dict"][table], papt["state_dict"][table])
+
+
+@pytest.fixture
+def table(synthetic_corpus, tmp_path) -> Path:
+    """The synthetic corpus as a corpus.csv."""
+    with (synthetic_corpus / "Labels" / "labels_consensus.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = [
+        f"{synthetic_corpus / 'Audios' / row['FileName']},{row['SpkrID']},{row['Split_Set']},{row['EmoAct']}"
+        for row in rows
+    ]
+    (tmp_path / "corpus.csv").write_text("\n".join(["path,speaker,split,arousal", *lines]))
+    return tmp_path / "corpus.csv"
+
+
+def test_a_table_stays_a_path_in_a_stage(table, tmp_path):
+    flags = ["--model.attributes", "[arousal]", *trainer_flags(tmp_path)]
+    cli = stage("fit", *finetune_arguments(table), *flags)
+    assert cli.config["fit"].data.init_args.corpus == str(table)
+    assert cli.datamodule.corpus.label_file == table
+
+
+def test_a_table_stays_a_path_in_kmeans(table):
+    arguments = [*configs("kmeans.yaml", "tiny/kmeans.yaml"), "--data.corpus", str(table)]
+    assert parse(kmeans, "ser kmeans", (), arguments)["data"].corpus == str(table)
+
+
+def test_a_corpus_can_be_a_class_with_its_arguments(table, tmp_path):
+    corpus = ["--data.corpus", "CSVCorpus", "--data.corpus.path", table, "--data.corpus.scale", "[0,10]"]
+    arguments = [*configs("finetune.yaml", "tiny/finetune.yaml"), *corpus, "--model.attributes", "[arousal]"]
+    assert stage("fit", *arguments, *trainer_flags(tmp_path)).datamodule.scale == (0.0, 10.0)
+
+
+def test_pldc_joins_the_callbacks_of_fine_tuning(run, tmp_path, synthetic_corpus):
+    arguments = [*finetune_arguments(synthetic_corpus), *configs("pldc.yaml"), "--ckpt_path", run / "finetune.ckpt"]
+    cli = stage("test", *arguments, "--trainer.callbacks.k", "3", *trainer_flags(tmp_path))
+    for kind in (StageCheckpoint, EarlyStopping, PLDCCallback):
+        assert [type(callback) for callback in cli.trainer.callbacks].count(kind) == 1
+    calibration = next(callback for callback in cli.trainer.callbacks if isinstance(callback, PLDCCallback))
+    assert calibration.settings["k"] == 3
+    assert list(tmp_path.rglob("predictions.csv"))
+    assert list(tmp_path.rglob("metrics.json"))
+
+
+def test_the_same_fit_can_be_run_again_and_gives_the_same_weights(run, tmp_path, synthetic_corpus):
+    arguments = ["fit", *finetune_arguments(synthetic_corpus), *trainer_flags(tmp_path)]
+    weights = []
+    for _ in range(2):
+        assert ser(*arguments) == 0
+        weights.append(torch.load(tmp_path / "finetune-last.ckpt", weights_only=True)["state_dict"])
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["finetune-last.ckpt", "finetune.ckpt"]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_resumed_papt_goes_on_without_reading_pretrained_weights(
+    run, tmp_path, monkeypatch, synthetic_corpus, synthetic_pseudo_labels
+):
+    def unreachable(_):
+        raise AssertionError("pre-trained weights were asked for")
+
+    monkeypatch.setattr(TinyEncoder, "_load", unreachable)
+    arguments = papt_arguments(synthetic_corpus, synthetic_pseudo_labels)
+    checkpoint = run / "papt-last.ckpt"
+    before = torch.load(checkpoint, weights_only=True)
+    cli = stage("fit", *arguments, "--ckpt_path", checkpoint, *trainer_flags(tmp_path, max_epochs=2))
+    after = torch.load(tmp_path / "papt-last.ckpt", weights_only=True)
+    assert cli.trainer.current_epoch == 2
+    assert (before["epoch"], after["epoch"]) == (0, 1)
+    assert after["global_step"] == 2 * before["global_step"] > 0
+
+
+def test_a_resumed_fine_tuning_needs_no_papt_checkpoint(run, tmp_path, synthetic_corpus):
+    source = tmp_path / "moved.ckpt"
+    shutil.copy(run / "papt.ckpt", source)
+    arguments = [*finetune_arguments(synthetic_corpus), "--model.papt_checkpoint", source]
+    assert ser("fit", *arguments, *trainer_flags(tmp_path)) == 0
+    source.unlink()
+    flags = trainer_flags(tmp_path, max_epochs=2)
+    assert stage("fit", *arguments, "--ckpt_path", tmp_path / "finetune-last.ckpt", *flags).trainer.current_epoch == 2
+
+
+def test_a_checkpoint_loads_without_a_trainer_to_the_same_predictions(run, tmp_path, synthetic_corpus):
+    path = run / "finetune.ckpt"
+    arguments = [*finetune_arguments(synthetic_corpus), "--ckpt_path", path, *trainer_flags(tmp_path)]
+    tested = stage("test", *arguments).model.eval()
+    loaded = EmotionFineTuning.load_from_checkpoint(path).eval()
+    data = EmotionDataModule(str(synthetic_corpus), num_workers=0)
+    batch = next(iter(data.split_dataloader("test1")))
+    with torch.no_grad():
+        assert torch.equal(loaded(batch)["predictions"], tested(batch)["predictions"])
+    assert loaded.personalized.speakers.ids == tested.personalized.speakers.ids
+
+
+@pytest.mark.parametrize("name", ["papt", "papt-last", "finetune", "finetune-last"])
+def test_checkpoints_hold_nothing_but_weights_and_plain_values(run, name):
+    assert "state_dict" in torch.load(run / f"{name}.ckpt", weights_only=True)

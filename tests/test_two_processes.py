@@ -1,0 +1,115 @@
+"""The stages on two processes of one machine, as on two devices."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from command_line import configs, finetune_arguments, papt_arguments, ser, trainer_flags
+from lightning.pytorch import Callback
+from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data
+
+FUSIONS = ["none", "first", "prefix", "concat", "last"]
+
+
+def run_on_two(*arguments: object) -> None:
+    """Run `ser` as a user would; a hang ends in a timeout."""
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    command = [str(word) for word in (Path(sys.executable).parent / "ser", *arguments, *two)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=150, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "distributed_backend=gloo" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, synthetic_corpus, synthetic_pseudo_labels) -> Path:
+    """PAPT, then fine-tuning from it, then a test with PLDC, each on two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    flags = trainer_flags(folder)
+    run_on_two("fit", *papt_arguments(synthetic_corpus, synthetic_pseudo_labels), *flags)
+    source = ["--model.papt_checkpoint", folder / "papt.ckpt", "--data.max_batch", "8"]
+    run_on_two("fit", *finetune_arguments(synthetic_corpus), *source, *flags)
+    run_on_two("test", *arguments_of_test(synthetic_corpus, folder), *trainer_flags(folder / "tested"))
+    return folder
+
+
+def arguments_of_test(corpus: Path, folder: Path) -> list[object]:
+    changes = ["--data.max_batch", "5", "--model.min_utterances", "3", "--trainer.callbacks.k", "3"]
+    pldc = configs("pldc.yaml")
+    return [*finetune_arguments(corpus), *pldc, *changes, "--ckpt_path", folder / "finetune.ckpt"]
+
+
+def only(folder: Path, name: str) -> Path:
+    (path,) = folder.rglob(name)
+    return path
+
+
+def assert_close(one: object, two: object) -> None:
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for key in one:
+            assert_close(one[key], two[key])
+    elif isinstance(one, float):
+        assert two == pytest.approx(one, abs=1e-5)
+    else:
+        assert two == one
+
+
+def test_two_processes_score_a_checkpoint_as_one_does(run, tmp_path, synthetic_corpus):
+    (run / "finetune.speaker_bank.safetensors").unlink()
+    assert ser("test", *arguments_of_test(synthetic_corpus, run), *trainer_flags(tmp_path)) == 0
+    one, two = (json.loads(only(folder, "metrics.json").read_text()) for folder in (tmp_path, run / "tested"))
+    assert one["splits"]["test1"]["rows"]["raw"]["attributes"]["arousal"]["speakers"] == 3
+    assert_close(one, two)
+    one, two = (pd.read_csv(only(folder, "predictions.csv")) for folder in (tmp_path, run / "tested"))
+    assert len(one) == one["utterance"].nunique() == 18
+    pd.testing.assert_frame_equal(one, two, rtol=0, atol=1e-5)
+
+
+def test_no_shard_is_left_behind(run):
+    assert not list(run.rglob("*.npz"))
+
+
+@pytest.mark.parametrize("stage", ["papt", "finetune"])
+def test_training_on_two_processes_changes_weights(run, stage):
+    checkpoint = torch.load(run / f"{stage}-last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] > 0
+    assert all(torch.isfinite(weight).all() for weight in checkpoint["state_dict"].values())
+
+
+class Ungraded(Callback):
+    """Lists weights that should learn and get no gradient, at which DDP would stop."""
+
+    names: list[str] | None = None
+
+    def on_after_backward(self, trainer, pl_module):
+        weights = pl_module.named_parameters()
+        self.names = [name for name, weight in weights if weight.requires_grad and weight.grad is None]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_weight_of_papt_gets_a_gradient(fusion, synthetic_corpus, synthetic_pseudo_labels, tmp_path):
+    ungraded = Ungraded()
+    data = pretrain_data(synthetic_corpus, synthetic_pseudo_labels)
+    fit(papt(fusion=fusion), data, tmp_path, max_steps=1, callbacks=[ungraded])
+    assert ungraded.names == []
+
+
+@pytest.mark.parametrize("learnt", [True, False])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_weight_of_fine_tuning_gets_a_gradient(
+    fusion, learnt, synthetic_corpus, synthetic_pseudo_labels, tmp_path
+):
+    data = pretrain_data(synthetic_corpus, synthetic_pseudo_labels)
+    fit(papt(fusion=fusion), data, tmp_path, max_steps=1).save_checkpoint(tmp_path / "papt.ckpt")
+    ungraded = Ungraded()
+    module = finetuning(papt_checkpoint=str(tmp_path / "papt.ckpt"), train_speaker_embedding=learnt)
+    fit(module, emotion_data(synthetic_corpus), tmp_path, max_steps=1, callbacks=[ungraded])
+    assert ungraded.names == []

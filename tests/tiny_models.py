@@ -1,0 +1,66 @@
+"""The smallest models, datamodules and trainers that run a whole stage, on the CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch import Trainer
+
+from ser_personal.data.emotion_datamodule import EmotionDataModule
+from ser_personal.data.pretrain_datamodule import PretrainDataModule
+from ser_personal.encoder.tiny import TinyEncoder
+from ser_personal.finetune.module import EmotionFineTuning
+from ser_personal.pretrain.papt import PAPT
+from ser_personal.speakers.embedding import SpeakerEmbedding
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lightning.pytorch import LightningDataModule, LightningModule
+
+
+def encoder() -> TinyEncoder:
+    return TinyEncoder(dim=16, layers=1, heads=2, feed_forward_dim=32)
+
+
+def papt(**options: object) -> PAPT:
+    return PAPT(
+        **{"encoder": encoder(), "speakers": SpeakerEmbedding(8), "final_dim": 8, "learning_rate": 1e-2} | options
+    )
+
+
+def finetuning(**options: object) -> EmotionFineTuning:
+    defaults = {"attributes": ("arousal", "valence"), "learning_rate": 1e-2, "min_utterances": 3}
+    return EmotionFineTuning(**{"encoder": encoder(), "speakers": SpeakerEmbedding(8)} | defaults | options)
+
+
+def pretrain_data(corpus: Path, pseudo_labels: Path, **options: object) -> PretrainDataModule:
+    defaults = {"min_samples": 16_000, "batch_seconds": 40.0, "num_workers": 0}
+    return PretrainDataModule(str(corpus), pseudo_labels=str(pseudo_labels), **defaults | options)
+
+
+def emotion_data(corpus: Path, **options: object) -> EmotionDataModule:
+    return EmotionDataModule(str(corpus), **{"max_batch": 16, "num_workers": 0} | options)
+
+
+def trainer(folder: Path, **options: object) -> Trainer:
+    defaults = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+        "default_root_dir": folder,
+    }
+    return Trainer(**defaults | options)
+
+
+def fit(module: LightningModule, data: LightningDataModule, folder: Path, **options: object) -> Trainer:
+    """Fit, always from the same random weights."""
+    torch.manual_seed(0)
+    running = trainer(folder, **{"limit_val_batches": 0, "num_sanity_val_steps": 0} | options)
+    running.fit(module, datamodule=data)
+    return running
