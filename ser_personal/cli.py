@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser_personal.errors import UserError
+from ser_personal.quiet import quieten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,6 +60,7 @@ STAGES = {
 def main() -> int:
     """Run `ser` on `sys.argv`; 0 on success, 2 where the user can mend what went wrong."""
     argv = sys.argv[1:]
+    quieten()
     try:
         return _dispatch(argv)
     except UserError as error:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -118,23 +116,12 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield name, value
 
 
-def quieten() -> None:
-    """Leave out what Lightning says on every run that no user of this project can act on."""
-    warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated")
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    warnings.filterwarnings("ignore", message="The dirpath has changed from")
-    # scores are computed over all devices before they are logged
-    warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
-
-
 def run() -> StageCLI:
     """Run the stage that `sys.argv` names (not an argument: DDP starts the other processes with the same one).
 
     Raises:
         UserError: Lightning refuses the combination of arguments.
     """
-    quieten()
     try:
         return _run()
     except MisconfigurationException as error:

@@ -138,7 +138,6 @@ def test_pseudo_labels_of_another_corpus(given, refused, relabelled):
     refused([*given.papt, "--data.corpus", corpus], r"pseudo-labels for the \d+ frames of", "Run `ser kmeans`")
 
 
-@pytest.mark.xfail(strict=True, reason="checkpoints of PAPT don't name their codebook yet")
 @pytest.mark.parametrize("change", [{"num_clusters": 9}, {"num_clusters": 12, "seed": 1}], ids=["K", "codebook"])
 def test_pseudo_labels_of_another_codebook_than_the_checkpoints(given, refused, change):
     other = given.folder / "other"

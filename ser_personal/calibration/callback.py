@@ -191,7 +191,7 @@ def _attributes(pl_module: LightningModule) -> tuple[str, ...]:
         raise UserError(
             f"{type(pl_module).__name__} predicts no emotion attributes",
             where="PLDCCallback",
-            remedy="test a fine-tuned model: --config configs/finetune.yaml --config configs/pldc.yaml",
+            remedy="Test a fine-tuned model: --config configs/finetune.yaml --config configs/pldc.yaml",
         )
     return tuple(attributes)
 

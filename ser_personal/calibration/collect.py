@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -68,8 +69,8 @@ class Collector:
             trainer.strategy.barrier("predictions written")
             if trainer.is_global_zero:
                 shards = [_read(folder / f"{rank}.npz") for rank in range(trainer.world_size)]
+                shutil.rmtree(folder)
             trainer.strategy.barrier("predictions read")
-            (folder / f"{trainer.global_rank}.npz").unlink()
         return _in_order(shards, utterances) if trainer.is_global_zero else None
 
 

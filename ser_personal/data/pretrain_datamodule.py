@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from functools import cached_property
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -76,7 +76,8 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         )
         if not 0 < held_out < 1:
             raise UserError(f"{held_out} is no share", where="held_out", remedy="Give a share between 0 and 1")
-        self.splits, self.unseen_splits = list(splits), list(unseen_splits)
+        self.splits = [canonical_split(split) for split in splits]
+        self.unseen_splits = [canonical_split(split) for split in unseen_splits]
         self.held_out, self.min_samples = held_out, min_samples
         self._pseudo_labels_folder = pseudo_labels
 
@@ -147,6 +148,24 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         """Say why an utterance isn't used: it is too short."""
         too_short = samples_of(utterance) < self.min_samples
         return f"shorter than {self.min_samples / SAMPLE_RATE:g} s" if too_short else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Have a checkpoint say which codebook it was trained on."""
+        return {"codebook": self.pseudo_labels.source.codebook_hash}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse a checkpoint that was trained on another codebook.
+
+        Raises:
+            UserError: it was; its predictions would be scored against other clusters.
+        """
+        now = self.pseudo_labels.source.codebook_hash
+        if state_dict["codebook"] != now:
+            raise UserError(
+                f"come from codebook {now}, the checkpoint was trained on codebook {state_dict['codebook']}",
+                where=self._pseudo_labels_folder,
+                remedy="Give the pseudo-labels it was trained on, or start a fresh fit",
+            )
 
     def train_dataloader(self) -> SpeechLoader[PretrainBatch]:
         """Shuffle the pre-training utterances, cropped anew in every epoch."""

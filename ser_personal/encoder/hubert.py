@@ -124,7 +124,7 @@ class HubertEncoder(nn.Module):
             raise UserError(
                 f"can't be loaded ({str(error).splitlines()[0][:120]})",
                 where=f"encoder {self.pretrained}",
-                remedy="give a hub name that this machine can reach, a local folder, or --model.encoder TinyEncoder",
+                remedy="Give a hub name that this machine can reach, a local folder, or --model.encoder TinyEncoder",
             ) from error
         return network
 
@@ -141,7 +141,7 @@ class HubertEncoder(nn.Module):
             raise UserError(
                 f"is of type {model_type}",
                 where=f"encoder {self.pretrained}",
-                remedy=f"use one of {', '.join(MODEL_TYPES)}",
+                remedy=f"Use one of {', '.join(MODEL_TYPES)}",
             )
 
     def _override(self, config: Any) -> Any:
@@ -226,7 +226,7 @@ class HubertEncoder(nn.Module):
         layers = self.network.encoder.layers
         if not 1 <= layer <= len(layers):
             raise UserError(
-                f"no layer {layer}", where=f"encoder of {len(layers)} layers", remedy="choose a teacher_layer from 1 on"
+                f"no layer {layer}", where=f"encoder of {len(layers)} layers", remedy="Choose a teacher_layer from 1 on"
             )
         kept: list[Tensor] = []
 

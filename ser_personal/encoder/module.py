@@ -63,7 +63,7 @@ class PersonalizedModule(LightningModule):
         """
         description: EncoderDescription | None = checkpoint.get(DESCRIPTION)
         if description is None:
-            raise UserError("isn't one of ser_personal", where="the checkpoint", remedy="give one written by `ser fit`")
+            raise UserError("isn't one of ser_personal", where="the checkpoint", remedy="Give one written by `ser fit`")
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             self._check_same_speakers(description["speaker_ids"])
         if not self.personalized.is_built or self.personalized.describe() != description:
@@ -77,7 +77,7 @@ class PersonalizedModule(LightningModule):
             raise UserError(
                 f"was trained on other speakers than this corpus has ({len(differing)} differ, first {differing[0]})",
                 where="the checkpoint to resume",
-                remedy="resume on the same corpus, or start a fresh fit",
+                remedy="Resume on the same corpus, or start a fresh fit",
             )
 
     @property

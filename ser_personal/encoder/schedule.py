@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from math import isinf
 from typing import TYPE_CHECKING
 
 from torch.optim.lr_scheduler import LambdaLR
+
+from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-def linear_warmup_and_decay(optimizer: Optimizer, total_steps: int, warmup_share: float) -> LambdaLR:
-    """Let each group's rate climb linearly to its peak over a share of all steps, and fall to 0 over the rest."""
+def linear_warmup_and_decay(optimizer: Optimizer, total_steps: float, warmup_share: float) -> LambdaLR:
+    """Let each group's rate climb linearly to its peak over a share of all steps, and fall to 0 over the rest.
+
+    Raises:
+        UserError: the steps are infinite, as the trainer estimates them where a fit has no end.
+    """
+    if isinf(total_steps):
+        raise UserError(
+            "the learning rate falls to 0 at the end, and there is none",
+            where="--trainer.max_epochs",
+            remedy="Give max_epochs or max_steps",
+        )
     warmup = max(1, round(total_steps * warmup_share))
 
     def scale(step: int) -> float:

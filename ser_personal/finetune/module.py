@@ -109,13 +109,13 @@ class EmotionFineTuning(PersonalizedModule):
             raise UserError(
                 "isn't a checkpoint of PAPT or TAPT",
                 where=path,
-                remedy="give one written by `ser fit --config configs/papt.yaml`",
+                remedy="Give one written by `ser fit --config configs/papt.yaml`",
             )
         if self.hparams["fusion"] not in {None, description["fusion"]}:
             raise UserError(
                 f"was pre-trained with fusion {description['fusion']}, not {self.hparams['fusion']}",
                 where=path,
-                remedy="leave --model.fusion out, or pre-train with that fusion",
+                remedy="Leave --model.fusion out, or pre-train with that fusion",
             )
         self.personalized.rebuild(description)
         self.personalized.load_state_dict(
@@ -127,7 +127,7 @@ class EmotionFineTuning(PersonalizedModule):
             raise UserError(
                 "speaker embeddings are neither pre-trained nor learnt here",
                 where=f"--model.fusion {self.personalized.fusion_name}",
-                remedy="give --model.papt_checkpoint, or set --model.train_speaker_embedding true",
+                remedy="Give --model.papt_checkpoint, or set --model.train_speaker_embedding true",
             )
 
     def _label_means(self, label_mean: dict[str, float]) -> list[float]:
@@ -136,7 +136,7 @@ class EmotionFineTuning(PersonalizedModule):
                 raise UserError(
                     f"no training utterance has a label of {attribute}",
                     where="--model.attributes",
-                    remedy=f"choose among {', '.join(label_mean) or 'none: this corpus has no labels'}",
+                    remedy=f"Choose among {', '.join(label_mean) or 'none: this corpus has no labels'}",
                 )
         return [label_mean[attribute] for attribute in self.attributes]
 
@@ -216,6 +216,6 @@ class EmotionFineTuning(PersonalizedModule):
         )
         if self.hparams["warmup_share"] is None:
             return optimizer
-        total = int(self.trainer.estimated_stepping_batches)
+        total = self.trainer.estimated_stepping_batches
         schedule = linear_warmup_and_decay(optimizer, total, self.hparams["warmup_share"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isinf
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -100,7 +99,7 @@ class PAPT(PersonalizedModule):
                 f"scores {clusters} clusters for frames of width {dim}, the pseudo-labels have {num_clusters} "
                 f"and the encoder {self.personalized.dim}",
                 where=path,
-                remedy="use the codebook and encoder that the head was released with, or leave released_head out",
+                remedy="Use the codebook and encoder that the head was released with, or leave released_head out",
             )
         self.head = head
 
@@ -170,12 +169,6 @@ class PAPT(PersonalizedModule):
             eps=1e-6,
             weight_decay=self.hparams["weight_decay"],
         )
-        if isinf(self.trainer.estimated_stepping_batches):
-            raise UserError(
-                "the learning rate falls to 0 at the end, and there is none",
-                where="--trainer.max_epochs",
-                remedy="give max_epochs or max_steps",
-            )
-        total = int(self.trainer.estimated_stepping_batches)
+        total = self.trainer.estimated_stepping_batches
         schedule = linear_warmup_and_decay(optimizer, total, self.hparams["warmup_share"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

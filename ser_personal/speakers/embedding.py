@@ -45,7 +45,7 @@ class SpeakerEmbedding(nn.Module):
             raise UserError(
                 "no known speaker to embed",
                 where="speaker table",
-                remedy="name the speakers in the corpus, or train without embeddings (--model.fusion none)",
+                remedy="Name the speakers in the corpus, or train without embeddings (--model.fusion none)",
             )
         self.ids = list(speaker_ids)
         self.embedding = nn.Embedding(len(self.ids), self.embedding_dim)
@@ -71,7 +71,7 @@ class SpeakerEmbedding(nn.Module):
             raise UserError(
                 "not among the speakers of the embedding table",
                 where=f"speaker {speaker_ids[rows.index(-1)]}",
-                remedy="choose a policy for unseen speakers: --model.speakers.unseen mean or zero",
+                remedy="Choose a policy for unseen speakers: --model.speakers.unseen mean or zero",
             )
         return rows
 

@@ -257,7 +257,7 @@ def test_what_can_not_be_loaded_is_one_line(tmp_path, monkeypatch):
     assert "can't be loaded" in refusal(str(tmp_path / "missing"))
     assert "can't be loaded" in refusal(str(tmp_path))
     BertConfig().save_pretrained(tmp_path)
-    assert "is of type bert. use one of hubert, wavlm, wav2vec2, unispeech-sat" in refusal(str(tmp_path))
+    assert "is of type bert. Use one of hubert, wavlm, wav2vec2, unispeech-sat" in refusal(str(tmp_path))
 
 
 def test_damaged_weights_are_one_line(hubert_folder, tmp_path):

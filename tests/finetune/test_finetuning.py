@@ -116,7 +116,7 @@ def test_missing_labels_are_left_out(relabelled, tmp_path):
 def test_an_attribute_without_training_labels(relabelled, tmp_path):
     data = emotion_data(relabelled(lambda row: row.update(EmoDom="")))
     with pytest.raises(
-        UserError, match=r"no training utterance has a label of dominance\. choose among arousal, valence"
+        UserError, match=r"no training utterance has a label of dominance\. Choose among arousal, valence"
     ):
         fit(finetuning(attributes=("dominance",)), data, tmp_path, max_steps=1)
 

@@ -158,7 +158,7 @@ def test_rate_climbs_to_the_peak_and_falls_to_0(data):
 
 
 def test_a_schedule_without_an_end_is_refused(data, tmp_path):
-    with pytest.raises(UserError, match="give max_epochs or max_steps"):
+    with pytest.raises(UserError, match="Give max_epochs or max_steps"):
         fit(papt(), data, tmp_path, max_epochs=-1, max_time="00:00:01:00")
 
 

@@ -1,0 +1,31 @@
+"""What the command line leaves out, and what it doesn't."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+from ser_personal.quiet import quieten
+
+
+def test_lightnings_advertisement_is_left_out_and_its_other_lines_are_not(caplog):
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    before = list(logger.filters)
+    try:
+        with warnings.catch_warnings():
+            quieten()
+        with caplog.at_level(logging.INFO, logger=logger.name):
+            logger.info("Tip: for seamless logging, install litlogger")
+            logger.info("GPU available: False")
+    finally:
+        logger.filters = before
+    assert caplog.messages == ["GPU available: False"]
+
+
+def test_a_new_run_in_an_old_folder_is_not_warned_of():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        quieten()
+        warnings.warn("Checkpoint directory /x exists and is not empty.", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+    assert [str(warning.message) for warning in caught] == ["something else"]
