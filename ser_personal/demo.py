@@ -129,6 +129,9 @@ def _summary(results: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ser_personal.calibration.results import cells, score_table
+    from ser_personal.finetune.scores import from_json
+
     console = Console()
     losses = Table(title="Masked prediction, nats a masked frame", title_justify="left", box=box.SIMPLE)
     for heading in ("", "held-out utterances", "unseen speakers"):
@@ -137,30 +140,15 @@ def _summary(results: dict[str, Any], folder: Path) -> None:
         losses.add_row(name, f"{metrics['val_loss']:.3f}", f"{metrics['val_loss_unseen_speakers']:.3f}")
     console.print(losses)
 
-    attributes = list(results["floor"]["ridge"]["attributes"])
-    table = Table(title="Emotion, unseen speakers", title_justify="left", box=box.SIMPLE, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for attribute in attributes:
-        table.add_column(f"{attribute}\nO-CCC", justify="right", no_wrap=True)
-        table.add_column("\nA-CCC (std)", justify="right", no_wrap=True)
-    table.add_row("ridge on MFCC", *_cells(results["floor"]["ridge"]), end_section=True)
+    floor = from_json(results["floor"]["ridge"]["attributes"])
+    table = score_table("Emotion, unseen speakers", list(floor))
+    table.add_row("ridge on MFCC", *cells(floor.values()), end_section=True)
     for system, metrics in results["systems"].items():
         for split in metrics["splits"].values():
             table.add_row(SYSTEMS[system], style="bold")
             for name, row in split["rows"].items():
-                table.add_row(f"  {name}", *_cells(row), style="dim" if row["is_oracle"] else None)
+                scores = from_json(row["attributes"])
+                table.add_row(f"  {name}", *cells(scores.values()), style="dim" if row["is_oracle"] else None)
     console.print(table)
     console.print(f"{results['seconds'] / 60:.1f} minutes; everything is in {folder}, the figures in results.json.")
     console.print(CAVEAT, style="bold")
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    from ser_personal.calibration.results import points
-
-    cells = []
-    for scores in row["attributes"].values():
-        cells += [
-            points(scores["overall_ccc"]),
-            f"{points(scores['average_ccc'])} ({points(scores['average_ccc_std'])})",
-        ]
-    return cells

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 from ser_personal.finetune.scores import as_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     import pandas as pd
     from numpy.typing import NDArray
+    from rich.table import Table
 
     from ser_personal.calibration.collect import CollectedSet
     from ser_personal.calibration.table import CalibrationRow
+    from ser_personal.finetune.scores import AttributeScores
     from ser_personal.types import Utterance
 
 LEGEND = (
@@ -64,32 +66,38 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def show(title: str, rows: Sequence[CalibrationRow]) -> None:
     """Print O-CCC and A-CCC, with its deviation over speakers, of each row and attribute."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
-    attributes = list(rows[0].scores)
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for attribute in attributes:
-        table.add_column(f"{attribute}\nO-CCC", justify="right", no_wrap=True)
-        table.add_column("\nA-CCC (std)", justify="right", no_wrap=True)
+    table = score_table(title, list(rows[0].scores))
     for row in rows:
-        table.add_row(row.name, *cells(row), style="dim" if row.is_oracle else None)
+        table.add_row(row.name, *cells(row.scores.values()), style="dim" if row.is_oracle else None)
     console = Console()
     console.print(table)
     counted = sorted({scores.speakers for scores in rows[0].scores.values()})
     console.print(f"A-CCC over {' or '.join(map(str, counted))} speakers. {LEGEND}", style="dim")
 
 
-def cells(row: CalibrationRow) -> list[str]:
-    """Format a row's scores: O-CCC, then A-CCC and its deviation, attribute by attribute."""
+def score_table(title: str, attributes: Sequence[str]) -> Table:
+    """Make a table for O-CCC and A-CCC of each attribute, of which three fit into 80 columns."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_edge=False, padding=0)
+    table.add_column("", no_wrap=True)
+    for attribute in attributes:
+        table.add_column(f"{attribute}\nO-CCC", justify="right", no_wrap=True)
+        table.add_column("\nA-CCC (std)", justify="right", no_wrap=True)
+    return table
+
+
+def cells(of_attributes: Iterable[AttributeScores]) -> list[str]:
+    """Format scores: O-CCC, then A-CCC and its deviation, attribute by attribute."""
     formatted: list[str] = []
-    for scores in row.scores.values():
+    for scores in of_attributes:
         formatted += [points(scores.overall_ccc), f"{points(scores.average_ccc)} ({points(scores.average_ccc_std)})"]
     return formatted
 
 
-def points(value: float | None) -> str:
+def points(value: float) -> str:
     """Format a score as papers do, .734; a dash where it is undefined."""
-    return "-" if value is None or math.isnan(value) else f"{value:.3f}".replace("0.", ".", 1)
+    return "-" if math.isnan(value) else f"{value:.3f}".replace("0.", ".", 1)

@@ -119,6 +119,11 @@ def as_json(scores: Scores) -> dict[str, dict[str, Any]]:
     return {attribute: _without_nan(asdict(scores_of)) for attribute, scores_of in scores.items()}
 
 
+def from_json(content: dict[str, dict[str, Any]]) -> Scores:
+    """The scores that `as_json` wrote."""
+    return {attribute: AttributeScores(**_with_nan(scores_of)) for attribute, scores_of in content.items()}
+
+
 def _score_attribute(
     predictions: NDArray[np.float64],
     labels: NDArray[np.float64],
@@ -163,3 +168,9 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_nan(item) for key, item in value.items()}
+    return math.nan if value is None else value
