@@ -140,7 +140,7 @@ def _summary(results: dict[str, Any], folder: Path) -> None:
         losses.add_row(name, f"{metrics['val_loss']:.3f}", f"{metrics['val_loss_unseen_speakers']:.3f}")
     console.print(losses)
 
-    floor = from_json(results["floor"]["ridge"]["attributes"])
+    (floor,) = (from_json(split["rows"]["ridge"]["attributes"]) for split in results["floor"]["splits"].values())
     table = score_table("Emotion, unseen speakers", list(floor))
     table.add_row("ridge on MFCC", *cells(floor.values()), end_section=True)
     for system, metrics in results["systems"].items():

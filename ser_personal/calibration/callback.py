@@ -14,7 +14,7 @@ from ser_personal.calibration.conditions import count_conditions
 from ser_personal.calibration.controls import PLDC
 from ser_personal.calibration.fingerprint import fingerprint
 from ser_personal.calibration.pldc import Statistics
-from ser_personal.calibration.results import predictions_frame, rows_as_json, show, write_json
+from ser_personal.calibration.results import LEGEND, predictions_frame, rows_as_json, show, write_json
 from ser_personal.calibration.table import PredictedSet, calibration_table, standard_calibrators
 from ser_personal.errors import UserError
 from ser_personal.speakers.bank import SpeakerBank
@@ -158,7 +158,7 @@ class PLDCCallback(Callback):
     ) -> dict[str, Any]:
         calibrators = standard_calibrators(pldc, self.validation, draws=self.draws, seed=self.seed)
         rows = calibration_table(test, pldc, calibrators, min_utterances=pl_module.test_metric.min_utterances)  # type: ignore[union-attr,arg-type]
-        show(f"{split}: {len(test.predictions)} utterances", rows)
+        show(f"{split}: {len(test.predictions)} utterances", rows, LEGEND)
         personalized: Any = pl_module.personalized
         conditions = count_conditions(
             utterances,

@@ -64,8 +64,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def show(title: str, rows: Sequence[CalibrationRow]) -> None:
-    """Print O-CCC and A-CCC, with its deviation over speakers, of each row and attribute."""
+def show(title: str, rows: Sequence[CalibrationRow], legend: str = "") -> None:
+    """Print O-CCC and A-CCC, with its deviation over speakers, of each row and attribute, and what the rows are."""
     from rich.console import Console
 
     table = score_table(title, list(rows[0].scores))
@@ -74,7 +74,7 @@ def show(title: str, rows: Sequence[CalibrationRow]) -> None:
     console = Console()
     console.print(table)
     counted = sorted({scores.speakers for scores in rows[0].scores.values()})
-    console.print(f"A-CCC over {' or '.join(map(str, counted))} speakers. {LEGEND}", style="dim")
+    console.print(f"A-CCC over {' or '.join(map(str, counted))} speakers. {legend}", style="dim")
 
 
 def score_table(title: str, attributes: Sequence[str]) -> Table:

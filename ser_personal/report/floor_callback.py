@@ -33,18 +33,19 @@ class RidgeFloorCallback(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         attributes: list[str] = pl_module.attributes  # type: ignore[assignment]
         train = data.train_indices
-        test = sorted(index for split in data.wanted_test_splits for index in data.split_indices(split))
-        features = {index: mfcc_functionals(data.dataset[ExampleKey(index, 0)].waveform) for index in {*train, *test}}
+        tests = {split: data.split_indices(split) for split in data.wanted_test_splits}
+        wanted = {index for indices in (train, *tests.values()) for index in indices}
+        features = {index: mfcc_functionals(data.dataset[ExampleKey(index, 0)].waveform) for index in wanted}
         labels = np.array([[u.labels.get(attribute, np.nan) for attribute in attributes] for u in data.utterances])
-        predictions = ridge_floor(
-            np.stack([features[index] for index in train]),
-            labels[train],
-            np.stack([features[index] for index in test]),
-        )
-        speakers = [data.utterances[index].speaker_id for index in test]
+        of_training = np.stack([features[index] for index in train])
         metric: Any = pl_module.test_metric
-        scores = score(predictions, labels[test], speakers, attributes, min_utterances=metric.min_utterances)
-        row = CalibrationRow("ridge", scores, predictions[None])
-        show("ridge regression on MFCC functionals", [row])
+        splits = {}
+        for split, indices in tests.items():
+            predictions = ridge_floor(of_training, labels[train], np.stack([features[index] for index in indices]))
+            speakers = [data.utterances[index].speaker_id for index in indices]
+            scores = score(predictions, labels[indices], speakers, attributes, min_utterances=metric.min_utterances)
+            row = CalibrationRow("ridge", scores, predictions[None])
+            show(f"{split}: ridge regression on MFCC functionals, the floor", [row])
+            splits[split] = {"rows": rows_as_json([row])}
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "floor.json", rows_as_json([row]))
+        write_json(folder / "floor.json", {"splits": splits})

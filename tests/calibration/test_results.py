@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from ser_personal.calibration.collect import CollectedSet
-from ser_personal.calibration.results import cells, predictions_frame, rows_as_json, show, write_json
+from ser_personal.calibration.results import LEGEND, cells, predictions_frame, rows_as_json, show, write_json
 from ser_personal.calibration.table import CalibrationRow, PredictedSet
 from ser_personal.finetune.scores import AttributeScores
 from ser_personal.types import Utterance
@@ -71,7 +71,7 @@ def test_cells_show_three_digits_and_a_dash_where_undefined():
 
 
 def test_table_on_the_screen_says_what_is_no_result(capsys):
-    show("test1: 30 utterances", [row("raw"), row("own_statistics", is_oracle=True)])
+    show("test1: 30 utterances", [row("raw"), row("own_statistics", is_oracle=True)], LEGEND)
     printed = " ".join(capsys.readouterr().out.split())
     assert "test1: 30 utterances" in printed
     assert "own_statistics .500 .250 (.125) .500 .250 (.125)" in printed

@@ -31,7 +31,7 @@ def test_floor_is_a_ridge_regression_of_the_training_set(synthetic_corpus, finet
     )
     speakers = [utterance.speaker_id for utterance in test]
     expected = score(predictions, labels, speakers, ("arousal", "valence"), min_utterances=3)
-    written = json.loads((tmp_path / "floor.json").read_text())["ridge"]
+    written = json.loads((tmp_path / "floor.json").read_text())["splits"]["test1"]["rows"]["ridge"]
     assert written["is_oracle"] is False
     for attribute, scores in expected.items():
         reached = written["attributes"][attribute]
