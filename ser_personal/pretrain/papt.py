@@ -141,9 +141,9 @@ class PAPT(PersonalizedModule):
 
     def validation_step(self, batch: PretrainBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Predict under masks that depend on the batch alone, so that epochs and models are compared on the same."""
-        first = int(batch["indices"][0]) if len(batch["indices"]) else batch_idx
+        first = int(batch["indices"][0])
         prediction, _ = self._predict(batch, first)
-        self._metric(dataloader_idx).update(prediction)
+        self._metric(dataloader_idx).update(prediction, first)
 
     def _metric(self, number: int) -> MaskedPredictionMetric:
         return cast("MaskedPredictionMetric", self.metrics[number])
