@@ -1,7 +1,8 @@
 # `make help` says what there is. Every target makes .venv and installs what it needs, once.
 
 PYTHON ?= python3
-FAISS ?= cpu
+# what is installed stays, unless told otherwise
+FAISS ?= $(if $(wildcard .venv/installed-gpu),gpu,cpu)
 OUT ?= demo
 BIN := .venv/bin
 INSTALLED := .venv/installed-$(FAISS)
@@ -20,6 +21,7 @@ $(INSTALLED): pyproject.toml
 	@echo 'Installing into .venv; the first time this downloads PyTorch, which takes some minutes.'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
+	@[ ! -e .venv/installed-gpu ] || $(BIN)/pip uninstall --quiet --yes faiss-gpu
 	$(BIN)/pip install --quiet --editable '.[dev]'
 ifeq ($(FAISS),gpu)
 	$(BIN)/pip uninstall --quiet --yes faiss-cpu

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from command_line import configs, finetune_arguments, papt_arguments, ser, stage, trainer_flags
-from lightning.pytorch.callbacks import EarlyStopping
 
 from ser_personal.arguments import parse
 from ser_personal.calibration.callback import PLDCCallback
@@ -132,7 +131,7 @@ def test_a_corpus_can_be_a_class_with_its_arguments(table, tmp_path):
 def test_pldc_joins_the_callbacks_of_fine_tuning(run, tmp_path, synthetic_corpus):
     arguments = [*finetune_arguments(synthetic_corpus), *configs("pldc.yaml"), "--ckpt_path", run / "finetune.ckpt"]
     cli = stage("test", *arguments, "--trainer.callbacks.k", "3", *trainer_flags(tmp_path))
-    for kind in (StageCheckpoint, EarlyStopping, PLDCCallback):
+    for kind in (StageCheckpoint, PLDCCallback):
         assert [type(callback) for callback in cli.trainer.callbacks].count(kind) == 1
     calibration = next(callback for callback in cli.trainer.callbacks if isinstance(callback, PLDCCallback))
     assert calibration.settings["k"] == 3

@@ -77,7 +77,9 @@ class PLDCCallback(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         attributes = _attributes(pl_module)
         training_set = [data.utterances[index] for index in data.train_indices]
-        model = fingerprint(pl_module.personalized.state_dict().items(), training_set)  # type: ignore[union-attr]
+        personalized: Any = pl_module.personalized
+        settings = (personalized.settings, data.max_samples)
+        model = fingerprint(personalized.state_dict().items(), settings, training_set)
         path = bank_path(trainer)
         self.bank = _matching_bank(path, model, attributes, data.scale)
         # The first process decides for all: one on another machine may not see the file.

@@ -6,6 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from ser_personal.files import write_whole
 from ser_personal.finetune.scores import as_json
 
 if TYPE_CHECKING:
@@ -59,9 +60,7 @@ def rows_as_json(rows: Sequence[CalibrationRow]) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON, the whole file or nothing."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
 
 
 def show(title: str, rows: Sequence[CalibrationRow], legend: str = "") -> None:

@@ -97,8 +97,7 @@ class EmotionFineTuning(PersonalizedModule):
 
     def _build_interpreter(self) -> None:
         self.interpreter.build(self.personalized.dim, len(self.attributes))
-        # Nothing is masked here; a weight without gradient would stop DDP.
-        self.personalized.encoder.network.masked_spec_embed.requires_grad_(requires_grad=False)
+        self.personalized.encoder.freeze_mask_embedding()
         self.personalized.speakers.requires_grad_(requires_grad=self.hparams["train_speaker_embedding"])
 
     def _take_from_papt(self, path: str) -> None:
