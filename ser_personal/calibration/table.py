@@ -40,6 +40,15 @@ class PredictedSet:
     pooled: NDArray[np.float64]
     labels: NDArray[np.float64]
 
+    def part(self, rows: NDArray[np.bool_]) -> PredictedSet:
+        """The utterances of some rows, a mask (utterances,)."""
+        return PredictedSet(
+            predictions=self.predictions[rows],
+            speaker_ids=tuple(speaker for speaker, wanted in zip(self.speaker_ids, rows, strict=True) if wanted),
+            pooled=self.pooled[rows],
+            labels=self.labels[rows],
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class CalibrationRow:

@@ -37,17 +37,19 @@ def test_strength_has_its_price():
 
 
 def test_what_lowers_either_score_is_not_taken_however_much_it_raises_the_other():
-    speaker_ids, labels, predictions, _ = validation(1)
+    speaker_ids, labels, predictions, biases = validation()
     rng = np.random.default_rng(2)
-    per_speaker = np.array(speaker_ids)
-    means = {speaker: predictions[per_speaker == speaker].mean() for speaker in set(speaker_ids)}
-    within = np.array([means[speaker] for speaker in speaker_ids]) * 4 + predictions
-    candidates = np.column_stack([labels + 0.5 * rng.normal(size=len(labels)), labels, within])
-    assert choose(candidates[:, [0, 2]], [0, 0], labels, speaker_ids) == 0
-    matched = AffineMap.fit(candidates, np.column_stack([labels] * 3))(candidates, (), candidates)
-    scores = score(matched, np.column_stack([labels] * 3), speaker_ids, ["a", "b", "c"])
-    assert scores["c"].average_ccc < scores["a"].average_ccc
-    assert choose(candidates[:, [0, 1]], [0, 0], labels, speaker_ids) == 1
+    talker = 4 + rng.normal(size=600)
+    speaker_ids, labels = [*speaker_ids, *["talker"] * 600], np.append(labels, talker)
+    before = np.append(predictions, talker + 0.1 * rng.normal(size=600))
+    # good for eight speakers, bad for the one who says the most
+    after = np.append(predictions - biases, talker + 0.5 * rng.normal(size=600))
+    candidates, repeated = np.column_stack([before, after]), np.column_stack([labels, labels])
+    matched = AffineMap.fit(candidates, repeated)(candidates, (), candidates)
+    first, second = score(matched, repeated, speaker_ids, ["first", "second"]).values()
+    lost, gained = first.overall_ccc - second.overall_ccc, second.average_ccc - first.average_ccc
+    assert gained > lost + 0.01 > 0.01
+    assert choose(candidates, [0, 0], labels, speaker_ids) == 0
 
 
 def test_speakers_of_few_labels_are_judged_by_the_overall_score_alone():
