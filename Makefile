@@ -43,7 +43,7 @@ lint: setup ## Check style, types and the import contract
 	$(BIN)/lint-imports
 
 bench: setup ## Run the benchmarks, each against its peer, and add rows to benchmarks/RESULTS.md
-	for benchmark in prediction_head papt_step start_up; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
+	for benchmark in prediction_head papt_step start_up calibration_simulation; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 
 clean: ## Remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info

@@ -7,6 +7,7 @@ import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
+from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
 from ser_personal.errors import UserError
@@ -81,8 +82,9 @@ def parse(
     parser = OneLineParser(prog=prog, description=(inspect.getdoc(function) or "").split("\n")[0])
     parser.add_argument("--config", action="config", help="YAML with values for the arguments below")
     hints = get_type_hints(function)
+    described = {entry.arg_name: entry.description for entry in parse_docstring(inspect.getdoc(function) or "").params}
     for name in positional:
-        parser.add_argument(name, type=hints[name])
+        parser.add_argument(name, type=hints[name], help=described.get(name))
     parser.add_function_arguments(function, as_group=False, skip=set(positional), fail_untyped=False)
     booleans = {name for name, hint in hints.items() if hint is bool}
     values = parser.instantiate(parser.parse_args(_plain(arguments, booleans)))

@@ -47,6 +47,11 @@ COMMANDS = {
         "turn a released fairseq checkpoint or sklearn codebook into safetensors",
         ("file",),
     ),
+    "calibrate": Command(
+        "ser_personal.calibration.command:calibrate_tables",
+        "calibrate a table of predictions by PLDC and its controls, without a model",
+        ("predictions",),
+    ),
     "demo": Command("ser_personal.demo:demo", "run the whole pipeline on a synthetic corpus"),
 }
 STAGES = {

@@ -131,7 +131,7 @@ class PLDCCallback(Callback):
         # Each set by itself: a speaker may stand in several.
         for split in sorted(set(split_of.tolist())):
             rows = split_of == split
-            test = _subset(collected.predicted, rows)
+            test = collected.predicted.part(rows)
             calibrated[rows] = pldc(test.predictions, test.speaker_ids, test.pooled)
             utterances = [data.utterances[index] for index in collected.indices[rows]]
             splits[split] = self._score_split(split, test, utterances, pldc, pl_module, data)
@@ -196,12 +196,3 @@ def _attributes(pl_module: LightningModule) -> tuple[str, ...]:
             remedy="Test a fine-tuned model: --config configs/finetune.yaml --config configs/pldc.yaml",
         )
     return tuple(attributes)
-
-
-def _subset(whole: PredictedSet, rows: np.ndarray[Any, np.dtype[np.bool_]]) -> PredictedSet:
-    return PredictedSet(
-        predictions=whole.predictions[rows],
-        speaker_ids=tuple(speaker for speaker, wanted in zip(whole.speaker_ids, rows, strict=True) if wanted),
-        pooled=whole.pooled[rows],
-        labels=whole.labels[rows],
-    )
