@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from docstring_parser import parse as parse_docstring
@@ -13,8 +12,9 @@ from jsonargparse import ArgumentParser
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
+CONFIG_FLAGS = ("--config", "-c")
 _KEY = re.compile(r'Parser key "(?P<key>[^"]+)"[^:]*:(?P<rest>.*)', re.DOTALL)
 _PLAIN = {
     r"^Expected a <class '(\w+)'>\. Got value: (.*)": r"\2 is no \1",
@@ -92,10 +92,14 @@ def parse(
     return {name: value for name, value in vars(values).items() if name in wanted}
 
 
-def values_of(flag: str, arguments: Sequence[str]) -> list[str]:
-    """Every value given to a flag, as `--flag value` or `--flag=value`."""
-    following = [value for given, value in pairwise(arguments) if given == flag]
-    return following + [given.removeprefix(f"{flag}=") for given in arguments if given.startswith(f"{flag}=")]
+def values_of(flags: Collection[str], arguments: Sequence[str]) -> list[str]:
+    """Every value given to a flag under any of its names, as `--flag value` or `--flag=value`, in their order."""
+    values: list[str] = []
+    for place, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in flags:
+            values += [value] if equals else arguments[place + 1 : place + 2]
+    return values
 
 
 def _plain(arguments: Sequence[str], booleans: set[str]) -> list[str]:

@@ -32,11 +32,11 @@ LEGEND = (
 
 def predictions_frame(
     collected: CollectedSet,
-    calibrated: NDArray[Any],
+    calibrated: NDArray[Any] | None,
     attributes: Sequence[str],
     utterances: Sequence[Utterance],
 ) -> pd.DataFrame:
-    """One row an utterance: utterance, speaker, split, and label, raw and calibrated prediction of each attribute."""
+    """One row an utterance: id, speaker, split; of each attribute label, raw and, if given, calibrated prediction."""
     import pandas as pd
 
     rows = [utterances[index] for index in collected.indices]
@@ -50,7 +50,8 @@ def predictions_frame(
     for column, attribute in enumerate(attributes):
         frame[f"{attribute}_label"] = collected.predicted.labels[:, column]
         frame[f"{attribute}_raw"] = collected.predicted.predictions[:, column]
-        frame[f"{attribute}_calibrated"] = calibrated[:, column]
+        if calibrated is not None:
+            frame[f"{attribute}_calibrated"] = calibrated[:, column]
     return frame
 
 
