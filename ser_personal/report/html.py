@@ -14,7 +14,7 @@ from ser_personal.report.group_scores import METRICS
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from ser_personal.report.audit import Audit, PartitionAudit, SetAudit
+    from ser_personal.report.audit import Audit
     from ser_personal.report.figures.all_figures import Figures
     from ser_personal.report.figures.canvas import Drawing
     from ser_personal.report.run_folder import RunFolder
@@ -48,33 +48,8 @@ def render(run: RunFolder, fits: list[Fit], found: Audit, figures: Figures) -> s
             meaning=MEANING,
             systems=SYSTEMS,
             metrics=METRICS,
-            reasons=refusals,
             probe_pairs=_probe_pairs(found),
         )
-
-
-def refusals(audited: SetAudit) -> dict[str, list[str]]:
-    """Reason why there is no interval -> the figures that it concerns."""
-    concerned: dict[str, list[str]] = {}
-    for partition in audited.partitions:
-        for group, metric, reason in _refused(partition):
-            names = concerned.setdefault(reason, [])
-            if (name := f"{partition.name} {group}, {metric}") not in names:
-                names.append(name)
-    return concerned
-
-
-def _refused(partition: PartitionAudit) -> list[tuple[str, str, str]]:
-    return [
-        (group, words.METRICS[metric] + name, estimate.refused)
-        for systems in partition.groups.values()
-        for groups in systems.values()
-        for group, compared in groups.items()
-        for name, scores in (("", compared.scores), (" gap", compared.gap))
-        if scores is not None
-        for metric in METRICS
-        if (estimate := getattr(scores, metric)).refused is not None
-    ]
 
 
 def _probe_pairs(found: Audit) -> list[dict[str, Any]]:

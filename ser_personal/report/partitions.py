@@ -55,7 +55,11 @@ def by_label_region(test: ScoredSet, attribute: str, scale: tuple[float, float])
     labels = test.values(attribute, "label")
     low, high = scale
     first, second = low + (high - low) / 3, low + 2 * (high - low) / 3
-    names = (f"low (below {first:g})", f"middle ({first:g} to {second:g})", f"high (above {second:g})")
+    names = (
+        f"low labels (below {first:g})",
+        f"middle labels ({first:g} to {second:g})",
+        f"high labels (above {second:g})",
+    )
     region = np.where(labels < first, 0, np.where(labels <= second, 1, 2))
     return Partition(
         f"label of {attribute}",
@@ -116,7 +120,7 @@ def _cut(values: NDArray[np.float64], speakers: int, unit: str) -> tuple[tuple[s
     """Cut values at their quantiles: names of the parts in use, in order, and of each value's part."""
     parts = 3 if speakers >= _ENOUGH_FOR_THIRDS else 2
     cuts = np.unique(np.quantile(values, np.arange(1, parts) / parts))
-    texts = [f"{cut:.4g} {unit}".strip() for cut in cuts]
+    texts = [f"{cut:.3g} {unit}".strip() for cut in cuts]
     names = [f"up to {texts[0]}", *(f"{a} to {b}" for a, b in pairwise(texts)), f"over {texts[-1]}"]
     part = np.searchsorted(cuts, values, side="left")
     return tuple(names[which] for which in np.unique(part)), [names[which] for which in part]

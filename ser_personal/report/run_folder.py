@@ -138,6 +138,11 @@ class RunFolder:
         return "/".join(self.folder.absolute().parts[-3:])
 
     @property
+    def checkpoint_name(self) -> str:
+        """The end of the checkpoint's path."""
+        return "not recorded" if self.checkpoint is None else "/".join(Path(self.checkpoint).parts[-2:])
+
+    @property
     def chosen(self) -> str:
         """The score table's name for the calibration in predictions.csv."""
         names = {(False, False): "raw", (True, False): "mu", (False, True): "sigma", (True, True): "both"}

@@ -66,19 +66,17 @@ def decimal(value: float) -> str:
 
 def signed(value: float) -> str:
     """A difference with its sign: +.021."""
-    return f"+{decimal(value)}" if value >= 0 else decimal(value)
+    return f"+{decimal(value)}" if value > 0 else decimal(value)
 
 
 def interval(estimate: Estimate) -> str:
-    """A figure and its interval: .683 (.532 to .815)."""
-    ends = "" if estimate.refused else f" ({decimal(estimate.low)} to {decimal(estimate.high)})"
-    return f"{decimal(estimate.value)}{ends}"
+    """A figure and its interval, or why it has none: .683 (.532 to .815)."""
+    return f"{decimal(estimate.value)} ({estimate.refused or f'{decimal(estimate.low)} to {decimal(estimate.high)}'})"
 
 
 def signed_interval(estimate: Estimate) -> str:
-    """A difference and its interval, with their signs."""
-    ends = "" if estimate.refused else f" ({signed(estimate.low)} to {signed(estimate.high)})"
-    return f"{signed(estimate.value)}{ends}"
+    """A difference and its interval, with their signs, or why it has none."""
+    return f"{signed(estimate.value)} ({estimate.refused or f'{signed(estimate.low)} to {signed(estimate.high)}'})"
 
 
 def duration(seconds: float) -> str:

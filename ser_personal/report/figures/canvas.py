@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 4.5  # inches
+WIDTH = 4.0  # inches
 INK = "#1b2127"
 
 # Okabe and Ito's colours, told apart by colour-blind people and on both backgrounds.

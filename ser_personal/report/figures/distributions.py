@@ -29,6 +29,8 @@ def chosen_speakers(run: RunFolder, test: ScoredSet, attribute: str) -> dict[str
 
 def distributions(run: RunFolder, test: ScoredSet, attribute: str) -> Drawing | None:
     """Draw histograms of labels, raw and calibrated predictions for the three; None where no speaker has a CCC."""
+    from matplotlib.ticker import MaxNLocator
+
     chosen = chosen_speakers(run, test, attribute)
     if not chosen:
         return None
@@ -45,6 +47,7 @@ def distributions(run: RunFolder, test: ScoredSet, attribute: str) -> Drawing | 
         axes.hist(calibrated, bins=bins, histtype="step", color=CALIBRATED, linewidth=1.8, label="calibrated")
         axes.set_xlim(*run.scale)
         axes.set_ylabel("utterances")
+        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.text(1, 0.97, f"{name}: {speaker}\nCCC {ccc[speaker]:.2f}", transform=axes.transAxes, ha="right", va="top")
     plots[-1].set_xlabel(f"{attribute}, label points")
     legend_above(plots[0], 3)

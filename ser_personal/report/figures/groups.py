@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ser_personal.report.audit import SetAudit
     from ser_personal.report.bootstrap import Estimate
 
-QUANTITIES = {"mean_absolute_error": "mean absolute error", "bias": "bias (prediction minus label)"}
+QUANTITIES = {"mean_absolute_error": "mean absolute error", "bias": "bias"}
 _SYSTEMS = {"raw": (RAW, "s", 0.17), "calibrated": (CALIBRATED, "o", -0.17)}
 
 
@@ -37,7 +37,7 @@ def group_figure(audited: SetAudit, attribute: str, quantity: str) -> Drawing:
     axes.set_yticks(places, [name for name, _ in rows])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel(f"{QUANTITIES[quantity]} of {attribute}, label points")
+    figure.supxlabel(f"{QUANTITIES[quantity]} of {attribute}, label points", fontsize="medium")
     axes.grid(axis="x")
     legend_above(axes, 2)
     told = "; ".join(f"{name} {of['raw'].value:.2f} raw, {of['calibrated'].value:.2f} calibrated" for name, of in rows)
