@@ -96,7 +96,7 @@ def as_svg(drawing: Drawing) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    svg = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", svg)
-    svg = re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", svg)
+    opening, _, rest = svg.partition(">")
+    svg = re.sub(r' (width|height)="[^"]*"', "", opening) + ">" + rest
     svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
     return svg.replace(INK, "currentColor")
