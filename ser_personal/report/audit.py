@@ -106,6 +106,19 @@ def audit(
     )
 
 
+def small_groups(found: Audit) -> list[str]:
+    """Groups of too few speakers for any interval, with their numbers."""
+    named = {
+        f"{of_set.name}, {partition.name} {group} ({compared.scores.speakers})"
+        for of_set in found.sets
+        for partition in of_set.partitions
+        for systems in partition.groups.values()
+        for group, compared in systems["raw"].items()
+        if compared.scores.speakers < found.bootstrap.fewest
+    }
+    return sorted(named)
+
+
 def write_audit(path: Path, found: Audit, run: RunFolder) -> None:
     """Write audit.json; NaN becomes null."""
     content = {

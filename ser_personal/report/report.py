@@ -28,7 +28,7 @@ def report(
     """
     from rich.console import Console
 
-    from ser_personal.report.audit import audit, write_audit
+    from ser_personal.report.audit import audit, small_groups, write_audit
     from ser_personal.report.bootstrap import Bootstrap
     from ser_personal.report.figures.all_figures import draw_all
     from ser_personal.report.html import render
@@ -49,4 +49,7 @@ def report(
     page.write_text(render(read, fits, found, figures), encoding="utf-8")
     write_audit(read.folder / "audit.json", found, read)
     write_tensorboard(read, figures)
-    Console().print(f"written: {page}, audit.json and TensorBoard images beside it", soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False)
+    if few := small_groups(found):
+        console.print(f"No interval under {found.bootstrap.fewest} speakers: {'; '.join(few)}", style="dim")
+    console.print(f"written: {page}, audit.json and TensorBoard images beside it")

@@ -89,7 +89,7 @@ def test_figures_stretch_and_take_the_page_s_ink(folder, page):
 def test_the_score_table_holds_every_row_and_says_what_it_is(folder, page):
     rows = json.loads((folder / "metrics.json").read_text())["splits"]["test1"]["rows"]
     for name in rows:
-        assert name in page.text
+        assert name.replace("_", " ") in page.text
     raw = rows["raw"]["attributes"]["valence"]
     assert f"{raw['overall_ccc']:.3f}".lstrip("0") in page.text
     assert f"{raw['average_ccc']:.3f} ({raw['average_ccc_std']:.3f})".replace("0.", ".") in page.text
@@ -167,12 +167,13 @@ def test_a_column_and_another_run(tmp_path, capsys):
     assert "north" in Page(run / "report.html").text
 
 
-def test_a_miniature_run(synthetic_corpus, finetuned_checkpoint, tmp_path):
+def test_a_miniature_run(synthetic_corpus, finetuned_checkpoint, tmp_path, capsys):
     checkpoint = copy(finetuned_checkpoint, tmp_path / "finetune.ckpt")
     running = trainer(tmp_path / "run", callbacks=[PLDCCallback(k=3, draws=2)])
     running.test(finetuning(), datamodule=emotion_data(synthetic_corpus), ckpt_path=checkpoint, verbose=False)
     assert ser("report", tmp_path / "run", "--resamples", "100") == 0
     page = Page(tmp_path / "run" / "report.html")
+    assert "No interval under 10 speakers: test1, amount of speech" in capsys.readouterr().out
     assert "18 utterances of 3 known speakers" in page.text
     assert "3 speakers, an interval takes 10" in page.text
     audit = json.loads((tmp_path / "run" / "audit.json").read_text())

@@ -18,6 +18,8 @@ _SYSTEMS = {"raw": (RAW, "s", 0.17), "calibrated": (CALIBRATED, "o", -0.17)}
 
 def group_figure(audited: SetAudit, attribute: str, quantity: str) -> Drawing:
     """Draw one figure of all groups of all partitions, raw and calibrated; without a bar where none was made."""
+    from matplotlib.ticker import MaxNLocator
+
     rows: list[tuple[str, dict[str, Estimate]]] = []
     for partition in audited.partitions:
         for group in partition.groups.get(attribute, {"raw": {}})["raw"]:
@@ -37,6 +39,7 @@ def group_figure(audited: SetAudit, attribute: str, quantity: str) -> Drawing:
     axes.set_yticks(places, [name for name, _ in rows])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     figure.supxlabel(f"{QUANTITIES[quantity]} of {attribute}, label points", fontsize="medium")
     axes.grid(axis="x")
     legend_above(axes, 2)
