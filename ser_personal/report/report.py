@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ser_personal.errors import UserError
+from ser_personal.files import write_whole
 
 
 def report(
@@ -46,7 +47,7 @@ def report(
     found = audit(read, Bootstrap(resamples, seed), by=by, table=table, before=earlier)
     figures = draw_all(read, fits, found)
     page = read.folder / "report.html"
-    page.write_text(render(read, fits, found, figures), encoding="utf-8")
+    write_whole(page, render(read, fits, found, figures).encode())
     write_audit(read.folder / "audit.json", found, read)
     write_tensorboard(read, figures)
     console = Console(soft_wrap=True, highlight=False)

@@ -12,7 +12,10 @@ from ser_personal.calibration.results import write_json
 from ser_personal.calibration.speaker_record import SpeakerVectors, write_speakers
 from ser_personal.finetune.scores import as_json, score
 
-ROWS = ("raw", "mu", "sigma", "both", "affine", "population", "random_speakers", "own_statistics")
+ROWS = (
+    *("raw", "mu", "sigma", "both", "affine", "pldc_selected", "posterior", "population", "random_speakers"),
+    "own_statistics",
+)
 
 
 def invent(
