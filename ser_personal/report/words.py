@@ -24,8 +24,8 @@ ROWS = {
     "validation speakers teach",
     "population": "control: PLDC towards all training speakers alike; what similarity adds shows against it",
     "random_speakers": "control: PLDC towards training speakers drawn at random, mean of the draws",
-    "own_statistics": "oracle, never a result: PLDC with the test labels' own mean and deviation; the most that this "
-    "calibration could do",
+    "own_statistics": "oracle, never a result: PLDC if similar voices told a speaker's label mean and deviation "
+    "without error; it reads the test labels",
 }
 METRICS = {
     "overall_ccc": "O-CCC",
