@@ -52,6 +52,7 @@ COMMANDS = {
         "calibrate a table of predictions by PLDC and its controls, without a model",
         ("predictions",),
     ),
+    "report": Command("ser_personal.report.report:report", "write report.html and an audit of a test run", ("run",)),
     "demo": Command("ser_personal.demo:demo", "run the whole pipeline on a synthetic corpus"),
 }
 STAGES = {

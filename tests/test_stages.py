@@ -91,7 +91,8 @@ def test_predict_writes_what_test_predicts(run, tmp_path, synthetic_corpus):
     small = ["--trainer.callbacks.k", "3"]
     assert ser("test", *arguments, *configs("pldc.yaml"), *small, *trainer_flags(tmp_path / "test")) == 0
     predicted, tested = (pd.read_csv(*(tmp_path / name).rglob("predictions.csv")) for name in ("predict", "test"))
-    assert list(predicted) == ["utterance", "speaker", "split", "valence_label", "valence_raw"]
+    described = ["gender", "seconds", "emotion"]
+    assert list(predicted) == ["utterance", "speaker", "split", "valence_label", "valence_raw", *described]
     pd.testing.assert_frame_equal(predicted, tested[list(predicted)])
 
 

@@ -36,7 +36,7 @@ def predictions_frame(
     attributes: Sequence[str],
     utterances: Sequence[Utterance],
 ) -> pd.DataFrame:
-    """One row an utterance: id, speaker, split; of each attribute label, raw and, if given, calibrated prediction."""
+    """One row an utterance: labels, raw and, if given, calibrated predictions, and at the end what the corpus says."""
     import pandas as pd
 
     rows = [utterances[index] for index in collected.indices]
@@ -52,6 +52,8 @@ def predictions_frame(
         frame[f"{attribute}_raw"] = collected.predicted.predictions[:, column]
         if calibrated is not None:
             frame[f"{attribute}_calibrated"] = calibrated[:, column]
+    for name in ("gender", "seconds", "emotion"):
+        frame[name] = [getattr(row, name) for row in rows]
     return frame
 
 
