@@ -47,6 +47,9 @@ COMMANDS = {
         "turn a released fairseq checkpoint or sklearn codebook into safetensors",
         ("file",),
     ),
+    "export": Command(
+        "ser_personal.recognition.export:export", "turn a fine-tuned checkpoint into a bundle to share", ("checkpoint",)
+    ),
     "demo": Command("ser_personal.demo:demo", "run the whole pipeline on a synthetic corpus"),
 }
 STAGES = {
