@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from math import gcd
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -26,6 +27,9 @@ INEXACT_SEEKING = ("OGG", "MP3")
 UNREADABLE = (soundfile.SoundFileError, OSError, TypeError)
 # read at once, all channels together: many channels must not take many times the memory of one
 BLOCK_VALUES = 4_000_000
+RESAMPLED_SECONDS = 60
+# how far torchaudio's filter reaches, in the steps that both rates have in common: 6 / .99 and one to round up, at most
+FILTER_STEPS = 8
 
 
 @overload
@@ -119,10 +123,19 @@ def resample(waveform: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
     import torch
     import torchaudio
 
-    # torchaudio rounds the length in float32, which would cost some files their last sample.
-    padded = torch.from_numpy(np.pad(waveform, (0, rate // 100)))
-    resampled: NDArray[np.float32] = torchaudio.functional.resample(padded, rate, SAMPLE_RATE).numpy()
-    return resampled[: _resampled_length(len(waveform), rate)]
+    # In blocks, for torchaudio takes many times the memory of what it is given; as one piece it gives the same.
+    common = gcd(rate, SAMPLE_RATE)
+    step, step_after = rate // common, SAMPLE_RATE // common
+    block, context = RESAMPLED_SECONDS * rate, FILTER_STEPS * step
+    pieces = [np.zeros(0, dtype=np.float32)]
+    for start in range(0, len(waveform), block):
+        first = max(0, start - context)
+        # torchaudio rounds the length in float32, which would cost some files their last sample.
+        piece = np.pad(waveform[first : start + block + context], (0, rate // 100))
+        resampled = torchaudio.functional.resample(torch.from_numpy(piece), rate, SAMPLE_RATE).numpy()
+        skipped = (start - first) // step * step_after
+        pieces.append(resampled[skipped : skipped + RESAMPLED_SECONDS * SAMPLE_RATE])
+    return np.concatenate(pieces)[: _resampled_length(len(waveform), rate)]
 
 
 def _resampled_length(num_samples: int, rate: int) -> int:
