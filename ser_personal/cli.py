@@ -50,6 +50,9 @@ COMMANDS = {
     "export": Command(
         "ser_personal.recognition.export:export", "turn a fine-tuned checkpoint into a bundle to share", ("checkpoint",)
     ),
+    "annotate": Command(
+        "ser_personal.recognition.annotate:annotate", "predict the emotion of raw audio with a bundle", ("audio",)
+    ),
     "demo": Command("ser_personal.demo:demo", "run the whole pipeline on a synthetic corpus"),
 }
 STAGES = {

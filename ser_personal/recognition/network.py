@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ser_personal.finetune.interpreters import Interpreter
     from ser_personal.types import SpeechBatch
 
-BATCH_SECONDS = 120
+BATCH_SECONDS = 60
 MAX_BATCH = 32
 
 
@@ -81,21 +82,35 @@ class EmotionNetwork(nn.Module):
         """
         if len(waveforms) == 0:
             return Recognized(np.zeros((0, self.dim)), np.zeros((0, 0)))
-        device = next(self.parameters()).device
         lengths = np.array([len(waveform) for waveform in waveforms], dtype=np.int64)
         order = np.argsort(-lengths, kind="stable")
         budget = max(BATCH_SECONDS * SAMPLE_RATE, int(lengths.max(initial=0)))
         cuts = np.cumsum(batch_sizes(lengths[order], budget, MAX_BATCH))
-        pooled: list[Any] = []
-        predictions: list[Any] = []
+        batches = [
+            collate_speech([SpeechExample(int(row), speaker_ids[row], waveforms[row]) for row in rows])
+            for rows in np.split(order, cuts)[:-1]
+        ]
         self.eval()
-        with torch.inference_mode():
-            for rows in np.split(order, cuts)[:-1]:
-                batch = collate_speech([SpeechExample(int(row), speaker_ids[row], waveforms[row]) for row in rows])
-                batch["waveforms"] = batch["waveforms"].to(device)
-                batch["num_samples"] = batch["num_samples"].to(device)
-                vectors, values = self(batch)
-                pooled.append(vectors.double().cpu().numpy())
-                predictions.append(values.double().cpu().numpy())
+        recognized = self._side_by_side(batches)
         back = np.argsort(order)
-        return Recognized(np.concatenate(pooled)[back], np.concatenate(predictions)[back])
+        return Recognized(*(np.concatenate(parts)[back] for parts in zip(*recognized, strict=True)))
+
+    def _side_by_side(self, batches: Sequence[SpeechBatch]) -> list[Recognized]:
+        """A core a batch: cores that share a small model's products wait for each other more than they compute."""
+        cores = torch.get_num_threads() if self._device.type == "cpu" else 1
+        try:
+            with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+                return list(threads.map(self._recognize, batches))
+        finally:
+            torch.set_num_threads(cores)
+
+    def _recognize(self, batch: SpeechBatch) -> Recognized:
+        batch["waveforms"] = batch["waveforms"].to(self._device)
+        batch["num_samples"] = batch["num_samples"].to(self._device)
+        with torch.inference_mode():
+            pooled, predictions = self(batch)
+        return Recognized(pooled.double().cpu().numpy(), predictions.double().cpu().numpy())
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
