@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ser_personal.pretrain.masked_prediction import PredictionHead, masked_prediction_loss
     from ser_personal.pretrain.papt import PAPT
     from ser_personal.pretrain.span_mask import span_mask
+    from ser_personal.recognition.recognizer import EmotionRecognizer
     from ser_personal.speakers.bank import SpeakerBank
     from ser_personal.types import Utterance
 
@@ -27,6 +28,7 @@ __all__ = [
     "CSVCorpus",
     "EmotionDataModule",
     "EmotionFineTuning",
+    "EmotionRecognizer",
     "MSPPodcast",
     "PLDCCallback",
     "PosteriorCalibrator",
@@ -48,6 +50,7 @@ _HOMES = {
     "CSVCorpus": "corpus.csv_corpus",
     "EmotionDataModule": "data.emotion_datamodule",
     "EmotionFineTuning": "finetune.module",
+    "EmotionRecognizer": "recognition.recognizer",
     "MSPPodcast": "corpus.msp_podcast",
     "PLDCCallback": "calibration.callback",
     "PosteriorCalibrator": "calibration.posterior",

@@ -53,6 +53,12 @@ COMMANDS = {
         ("predictions",),
     ),
     "report": Command("ser_personal.report.report:report", "write report.html and an audit of a test run", ("run",)),
+    "export": Command(
+        "ser_personal.recognition.export:export", "turn a fine-tuned checkpoint into a bundle to share", ("checkpoint",)
+    ),
+    "annotate": Command(
+        "ser_personal.recognition.annotate:annotate", "predict the emotion of raw audio with a bundle", ("audio",)
+    ),
     "demo": Command("ser_personal.demo:demo", "run the whole pipeline on a synthetic corpus"),
 }
 STAGES = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import HubertConfig, Wav2Vec2FeatureExtractor
 from transformers.models.hubert.modeling_hubert import HubertFeatureEncoder
 
-from ser_personal.audio import SAMPLE_RATE, decode, normalize, num_frames, num_samples_of
+from ser_personal.audio import SAMPLE_RATE, decode, normalize, num_frames, num_samples_of, resample
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,6 +83,15 @@ def test_stereo_is_averaged_and_resampled_as_torchaudio_does(tmp_path):
     left, right = soundfile.read(path, dtype="float32")[0].T
     by_hand = torchaudio.functional.resample(torch.from_numpy((left + right) / 2), 44_100, SAMPLE_RATE)
     np.testing.assert_allclose(decode(path), by_hand.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [8000, 11_025, 15_900, 44_100, 48_000])
+@pytest.mark.parametrize("seconds", [0.9, 2, 4.3])
+def test_resampling_in_blocks_is_resampling_as_one_piece(rate, seconds, monkeypatch):
+    monkeypatch.setattr("ser_personal.audio.RESAMPLED_SECONDS", 1)
+    waveform = np.random.default_rng(0).normal(size=int(rate * seconds)).astype(np.float32)
+    whole = torchaudio.functional.resample(torch.from_numpy(waveform), rate, SAMPLE_RATE).numpy()
+    np.testing.assert_allclose(resample(waveform, rate)[: len(whole)], whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("rate", [8000, 11_025, 22_050, 44_100, 48_000])

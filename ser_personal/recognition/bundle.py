@@ -1,0 +1,286 @@
+"""Bundles: a trained model as a folder that can be shared, without pickle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ser_personal.audio import SAMPLE_RATE, WINDOW
+from ser_personal.calibration.conformal import ConformalTable
+from ser_personal.errors import UserError
+from ser_personal.recognition.causal import PLDCSettings
+from ser_personal.speakers.bank import SpeakerBank
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ser_personal.encoder.personalized import EncoderDescription
+    from ser_personal.finetune.interpreters import Interpreter
+    from ser_personal.recognition.network import EmotionNetwork
+
+FORMAT = "ser_personal.bundle"
+FORMAT_VERSION = 1
+CONFIG = "config.json"
+PREPROCESSOR = "preprocessor_config.json"
+WEIGHTS = "model.safetensors"
+BANK = "speaker_bank.safetensors"
+CONFORMAL = "conformal.json"
+CARD = "README.md"
+FILES = (CONFIG, PREPROCESSOR, WEIGHTS, BANK, CONFORMAL, CARD)
+_REMEDY = "Give a folder that `ser export` wrote"
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A trained model and what its predictions are calibrated and judged by.
+
+    Attributes:
+        network: encoder, speaker table and interpreter.
+        model: names the weights, 32 hex digits.
+        attributes: what it predicts, in the order of its outputs.
+        scale: least and greatest label, None where nobody said.
+        max_samples: the longest utterance that it was trained on, in samples.
+        pldc: how its predictions are calibrated.
+        bank: the training speakers; None where predictions can't be calibrated.
+        conformal: half-widths of intervals; None where they weren't measured.
+    """
+
+    network: EmotionNetwork
+    model: str
+    attributes: tuple[str, ...]
+    scale: tuple[float, float] | None
+    max_samples: int
+    pldc: PLDCSettings
+    bank: SpeakerBank | None = None
+    conformal: ConformalTable | None = None
+
+
+def weights_name(network: EmotionNetwork) -> str:
+    """Hash of the weights, 32 hex digits."""
+    import torch
+
+    state = blake2b(digest_size=16)
+    for name, weight in network.state_dict().items():
+        state.update(name.encode())
+        state.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
+
+
+def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], None]) -> None:
+    """Write a bundle, the whole folder or nothing.
+
+    Args:
+        bundle: what to write.
+        folder: a new or empty one.
+        finish: adds the model card, and what else there is, before the folder gets its name.
+
+    Raises:
+        UserError: the folder isn't empty.
+    """
+    from safetensors.torch import save_file
+
+    check_free(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        weights = {name: weight.cpu().contiguous().clone() for name, weight in bundle.network.state_dict().items()}
+        save_file(weights, temporary / WEIGHTS, {"format": "pt"})
+        _write_json(temporary / CONFIG, _config(bundle))
+        # safetensors lets nobody else read what it writes
+        shutil.copymode(temporary / CONFIG, temporary / WEIGHTS)
+        _write_json(temporary / PREPROCESSOR, _preprocessor(bundle))
+        if bundle.bank is not None:
+            bundle.bank.save(temporary / BANK)
+        if bundle.conformal is not None:
+            bundle.conformal.save(temporary / CONFORMAL)
+        finish(temporary)
+        if folder.exists():
+            folder.rmdir()
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder with something in it.
+
+    Raises:
+        UserError: it isn't empty, or is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError("isn't an empty folder", where=folder, remedy="Give --out another one, or delete it")
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read a bundle.
+
+    Raises:
+        UserError: a file is missing or damaged, the format is newer, or the parts don't belong together.
+    """
+    config = _read_json(folder / CONFIG)
+    if config.get("format") != FORMAT:
+        raise UserError("isn't a bundle of ser_personal", where=folder, remedy=_REMEDY)
+    if config["format_version"] > FORMAT_VERSION:
+        raise UserError(
+            f"bundle of format {config['format_version']}; this version reads up to {FORMAT_VERSION}",
+            where=folder,
+            remedy="Update ser_personal",
+        )
+    rate = _read_json(folder / PREPROCESSOR).get("sampling_rate")
+    if rate != SAMPLE_RATE:
+        raise UserError(f"expects audio at {rate} Hz, not {SAMPLE_RATE}", where=folder / PREPROCESSOR, remedy=_REMEDY)
+    try:
+        bundle = Bundle(
+            network=_read_network(folder, config),
+            model=config["model"],
+            attributes=tuple(config["attributes"]),
+            scale=None if config["scale"] is None else (config["scale"][0], config["scale"][1]),
+            max_samples=config["max_samples"],
+            pldc=PLDCSettings(**config["pldc"]),
+            bank=SpeakerBank.load(folder / BANK) if (folder / BANK).is_file() else None,
+            conformal=ConformalTable.load(folder / CONFORMAL) if (folder / CONFORMAL).is_file() else None,
+        )
+    except (KeyError, TypeError, IndexError, ImportError) as error:
+        raise UserError(f"lacks or misspells {error}", where=folder / CONFIG, remedy=_REMEDY) from error
+    check_belongs(bundle, folder)
+    return bundle
+
+
+def check_belongs(bundle: Bundle, where: object) -> None:
+    """Refuse a bank or a table of another model.
+
+    Raises:
+        UserError: attributes or the width of the vectors differ.
+    """
+    bank = bundle.bank
+    if bank is not None and bank.vectors.shape[1] != bundle.network.dim:
+        raise UserError(
+            f"the speaker bank's vectors have {bank.vectors.shape[1]} values, the model's {bundle.network.dim}",
+            where=where,
+            remedy="Give the bank that `ser test` wrote beside this checkpoint",
+        )
+    for what, has in (
+        ("speaker bank", None if bank is None else bank.attributes),
+        ("table of intervals", None if bundle.conformal is None else tuple(bundle.conformal.attributes)),
+    ):
+        if has is not None and not set(bundle.attributes) <= set(has):
+            raise UserError(
+                f"the {what} is of {', '.join(has)}, the model of {', '.join(bundle.attributes)}",
+                where=where,
+                remedy="Give the one that was made with this model",
+            )
+
+
+def _config(bundle: Bundle) -> dict[str, Any]:
+    description = bundle.network.personalized.describe()
+    interpreter = bundle.network.interpreter
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "model": bundle.model,
+        "attributes": list(bundle.attributes),
+        "scale": None if bundle.scale is None else list(bundle.scale),
+        "max_samples": bundle.max_samples,
+        "pldc": bundle.pldc.as_json(),
+        "interpreter": {
+            "class_path": f"{type(interpreter).__module__}.{type(interpreter).__qualname__}",
+            "init_args": _arguments(interpreter),
+        },
+        "unseen_speakers": bundle.network.personalized.speakers.unseen,
+        "personalized_encoder": {**description, "encoder_config": json.loads(description["encoder_config"])},
+    }
+
+
+def _arguments(interpreter: Interpreter) -> dict[str, Any]:
+    """An interpreter's arguments, which it keeps under their own names."""
+    names = [name for name in signature(type(interpreter)).parameters if name != "self"]
+    missing = [name for name in names if not hasattr(interpreter, name)]
+    if missing:
+        raise UserError(
+            f"doesn't keep its argument {missing[0]}",
+            where=f"interpreter {type(interpreter).__name__}",
+            remedy=f"Set self.{missing[0]} in its __init__, so that it can be made again",
+        )
+    return {name: getattr(interpreter, name) for name in names}
+
+
+def _preprocessor(bundle: Bundle) -> dict[str, Any]:
+    """What transformers' `Wav2Vec2FeatureExtractor` calls the preparation that the encoder does by itself."""
+    return {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "sampling_rate": SAMPLE_RATE,
+        "feature_size": 1,
+        "do_normalize": bundle.network.personalized.encoder.normalizes,
+        "return_attention_mask": True,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "min_samples": WINDOW,
+    }
+
+
+def _read_network(folder: Path, config: dict[str, Any]) -> EmotionNetwork:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from ser_personal.encoder.hubert import HubertEncoder
+    from ser_personal.encoder.personalized import PersonalizedEncoder
+    from ser_personal.recognition.network import EmotionNetwork
+    from ser_personal.speakers.embedding import SpeakerEmbedding
+
+    described = config["personalized_encoder"]
+    description = cast("EncoderDescription", {**described, "encoder_config": json.dumps(described["encoder_config"])})
+    speakers = SpeakerEmbedding(unseen=config["unseen_speakers"])
+    encoder = PersonalizedEncoder(HubertEncoder(str(folder)), speakers, description["fusion"])
+    encoder.rebuild(description)
+    interpreter = _interpreter(config["interpreter"], folder)
+    interpreter.build(encoder.dim, len(config["attributes"]))
+    network = EmotionNetwork(encoder, interpreter)
+    try:
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"can't be loaded ({reason})", where=folder / WEIGHTS, remedy=_REMEDY) from error
+    return network.eval()
+
+
+def _interpreter(config: dict[str, Any], folder: Path) -> Interpreter:
+    """Make an interpreter; a config from elsewhere must not choose which modules are imported."""
+    from ser_personal.finetune.interpreters import Interpreter
+
+    module, _, name = config["class_path"].rpartition(".")
+    if not module.startswith("ser_personal.") and module not in sys.modules:
+        raise UserError(
+            f"has an interpreter of {module}, which isn't part of ser_personal",
+            where=folder / CONFIG,
+            remedy=f"Where you trust it, `import {module}` before",
+        )
+    kind = getattr(import_module(module), name, None)
+    if not (isinstance(kind, type) and issubclass(kind, Interpreter)):
+        raise UserError(f"{config['class_path']} is no interpreter", where=folder / CONFIG, remedy=_REMEDY)
+    made: Interpreter = kind(**config["init_args"])
+    return made
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError("no such file in the bundle", where=path, remedy=_REMEDY)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError("isn't whole JSON", where=path, remedy=_REMEDY) from error
+    if not isinstance(content, dict):
+        raise UserError("isn't a JSON object", where=path, remedy=_REMEDY)
+    return content

@@ -1,0 +1,158 @@
+"""`ser export`: a fine-tuned checkpoint -> a bundle, with what its runs tell of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+
+from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
+from ser_personal.corpus.resolve import open_corpus
+from ser_personal.errors import UserError
+from ser_personal.recognition.anonymise import anonymised_bank, anonymised_network
+from ser_personal.recognition.bundle import CARD, Bundle, check_belongs, check_free, weights_name, write_bundle
+from ser_personal.recognition.causal import PLDCSettings
+from ser_personal.recognition.intervals import measure_intervals
+from ser_personal.recognition.model_card import CardOptions, model_card
+from ser_personal.speakers.bank import SpeakerBank
+
+if TYPE_CHECKING:
+    from ser_personal.finetune.module import EmotionFineTuning
+
+MAX_SAMPLES = 250_000
+
+
+def export(
+    checkpoint: str,
+    out: str,
+    bank: str | None = None,
+    corpus: Corpus | str | None = None,
+    run: str | None = None,
+    card: CardOptions = CardOptions(),  # noqa: B008  frozen
+    *,
+    coverage: float = 0.9,
+    anonymise: bool = False,
+) -> None:
+    """Write a bundle: weights, config, speaker bank, intervals and a model card, to be loaded by EmotionRecognizer.
+
+    Args:
+        checkpoint: a fine-tuned one, such as finetune.ckpt.
+        out: a new or empty folder.
+        bank: the speaker bank; the one that `ser test` wrote beside the checkpoint if None.
+        corpus: what the model was trained on, for intervals measured on its validation speakers; none without it.
+        run: folder of the test run whose metrics.json fills the card; the newest beside the checkpoint if None.
+        card: what the model card can't know by itself.
+        coverage: of the intervals.
+        anonymise: new names for the training speakers, and none of their embeddings; vectors in the bank stay what
+            they are, biometric data.
+
+    Raises:
+        UserError: the checkpoint isn't a fine-tuned one, the bank or the run isn't of it, or `out` isn't empty.
+    """
+    folder, console = Path(out), Console()
+    check_free(folder)
+    module = load_finetuned(checkpoint)
+    speaker_bank = _find_bank(checkpoint, bank)
+    metrics = _find_metrics(checkpoint, run, speaker_bank)
+    bundle = _bundle(module, speaker_bank, metrics, where=bank or checkpoint)
+    trained_on = len(bundle.network.personalized.speakers.ids)
+    if speaker_bank is None:
+        console.print("no speaker bank: predictions of this bundle can't be calibrated (--bank)", soft_wrap=True)
+    if corpus is None:
+        console.print("no intervals: they are measured on a corpus's validation speakers (--corpus)", soft_wrap=True)
+    else:
+        corpus = open_corpus(corpus)
+        bundle = replace(bundle, scale=bundle.scale or corpus.scale)
+        bundle = replace(bundle, conformal=measure_intervals(bundle, corpus, coverage, console))
+    if anonymise:
+        bundle = _anonymise(bundle)
+    text = model_card(bundle, card, metrics, module.hparams, trained_on)
+
+    def finish(temporary: Path) -> None:
+        (temporary / CARD).write_text(text, encoding="utf-8")
+
+    write_bundle(bundle, folder, finish)
+    console.print(f"written: {folder}", soft_wrap=True, highlight=False)
+
+
+def load_finetuned(checkpoint: str) -> EmotionFineTuning:
+    """Load a fine-tuned checkpoint.
+
+    Raises:
+        UserError: it is missing, damaged, or of another stage.
+    """
+    from ser_personal.encoder.checkpoint import read_checkpoint
+    from ser_personal.finetune.module import EmotionFineTuning
+
+    if not any(name.startswith("interpreter.") for name in read_checkpoint(checkpoint)["state_dict"]):
+        raise UserError(
+            "isn't fine-tuned for emotion",
+            where=checkpoint,
+            remedy="Give one written by `ser fit --config configs/finetune.yaml`",
+        )
+    module = EmotionFineTuning.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+    return module.eval()
+
+
+def _bundle(
+    module: EmotionFineTuning, bank: SpeakerBank | None, metrics: dict[str, Any] | None, where: object
+) -> Bundle:
+    from ser_personal.recognition.network import EmotionNetwork
+
+    network = EmotionNetwork(module.personalized, module.interpreter).eval()
+    bundle = Bundle(
+        network=network,
+        model=weights_name(network),
+        attributes=tuple(module.attributes),
+        scale=None if bank is None else bank.scale,
+        max_samples=MAX_SAMPLES,
+        pldc=PLDCSettings(**metrics["pldc"]) if metrics else PLDCSettings(),
+        bank=bank,
+    )
+    check_belongs(bundle, where)
+    return bundle
+
+
+def _find_bank(checkpoint: str, given: str | None) -> SpeakerBank | None:
+    if given is not None:
+        return SpeakerBank.load(given)
+    beside = Path(checkpoint).with_suffix(".speaker_bank.safetensors")
+    return SpeakerBank.load(beside) if beside.is_file() else None
+
+
+def _find_metrics(checkpoint: str, run: str | None, bank: SpeakerBank | None) -> dict[str, Any] | None:
+    """The metrics.json of a test of this checkpoint; None where there is none."""
+    if run is not None:
+        metrics = _read_metrics(Path(run) / "metrics.json")
+        if bank is not None and metrics["model"] != bank.fingerprint:
+            raise UserError(
+                "is a test of another checkpoint than the speaker bank's",
+                where=run,
+                remedy="Give the run whose `ser test` wrote the bank",
+            )
+        return metrics
+    if bank is None or not bank.fingerprint:
+        return None
+    found = sorted(Path(checkpoint).parent.rglob("metrics.json"), key=lambda path: path.stat().st_mtime_ns)
+    tests = [metrics for metrics in map(_read_metrics, found) if metrics["model"] == bank.fingerprint]
+    return tests[-1] if tests else None
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError("no metrics.json to read", where=path, remedy="Give the folder of a `ser test` run") from error
+    if not isinstance(content, dict) or not {"model", "splits", "pldc"} <= content.keys():
+        raise UserError("isn't the metrics.json of a test", where=path, remedy="Give the folder of a `ser test` run")
+    return content
+
+
+def _anonymise(bundle: Bundle) -> Bundle:
+    network = anonymised_network(bundle.network)
+    bank = None if bundle.bank is None else anonymised_bank(bundle.bank, np.random.default_rng())
+    return replace(bundle, network=network, model=weights_name(network), bank=bank)

@@ -1,0 +1,219 @@
+"""What is kept of the speakers whose own recordings are recognised: sums, no audio and no single utterance."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from ser_personal.calibration.pldc import PredictionMoments
+from ser_personal.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+FORMAT = "ser_personal.speaker_profiles"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class SpeakerProfile:
+    """Running sums over what one speaker has said, enough to calibrate the speaker's next utterance.
+
+    Moments go by Welford's update: equal predictions have a deviation of exactly 0.
+
+    Attributes:
+        utterances: how many.
+        vector_sum: (dim,), sum over utterances of `pooled`.
+        prediction_mean: (attributes,), label points.
+        prediction_squares: (attributes,), summed squared deviations from that mean.
+        prediction_magnitude: (attributes,), label points, the greatest absolute prediction.
+    """
+
+    utterances: int
+    vector_sum: NDArray[np.float64]
+    prediction_mean: NDArray[np.float64]
+    prediction_squares: NDArray[np.float64]
+    prediction_magnitude: NDArray[np.float64]
+
+    @classmethod
+    def empty(cls, dim: int, num_attributes: int) -> Self:
+        """A speaker who has said nothing yet."""
+        return cls(0, np.zeros(dim), np.zeros(num_attributes), np.zeros(num_attributes), np.zeros(num_attributes))
+
+    def heard(self, pooled: NDArray[np.float64], prediction: NDArray[np.float64]) -> Self:
+        """The profile after one more utterance, of `pooled` (dim,) and prediction (attributes,)."""
+        return self.merged(type(self)(1, pooled, prediction, np.zeros_like(prediction), np.abs(prediction)))
+
+    def merged(self, other: Self) -> Self:
+        """The profile of both speakers' utterances together (Chan, Golub and LeVeque, 1983)."""
+        utterances = self.utterances + other.utterances
+        share = other.utterances / max(utterances, 1)
+        apart = other.prediction_mean - self.prediction_mean
+        return type(self)(
+            utterances=utterances,
+            vector_sum=self.vector_sum + other.vector_sum,
+            prediction_mean=self.prediction_mean + share * apart,
+            prediction_squares=self.prediction_squares + other.prediction_squares + apart**2 * self.utterances * share,
+            prediction_magnitude=np.maximum(self.prediction_magnitude, other.prediction_magnitude),
+        )
+
+    @property
+    def vector(self) -> NDArray[np.float64]:
+        """v_s, (dim,): the mean of `pooled`."""
+        return self.vector_sum / max(self.utterances, 1)
+
+    @property
+    def moments(self) -> PredictionMoments:
+        """Moments of the speaker's predictions."""
+        deviation = np.sqrt(self.prediction_squares / max(self.utterances, 1))
+        return PredictionMoments(self.prediction_mean, deviation, self.prediction_magnitude)
+
+
+_ARRAYS = tuple(field.name for field in fields(SpeakerProfile) if field.name != "utterances")
+
+
+class SpeakerProfiles:
+    """Profiles by speaker id, made by one model.
+
+    Voice vectors are biometric data: keep them only with the speaker's consent, and `delete` them on request.
+
+    Args:
+        model: names the model that the profiles are of; those of another model can't be read with it.
+        path: where every change is saved at once; None keeps profiles in memory alone.
+    """
+
+    def __init__(self, model: str, path: Path | None = None) -> None:
+        self.model = model
+        self.path = path
+        self._profiles: dict[str, SpeakerProfile] = {}
+
+    @classmethod
+    def open(cls, model: str, path: Path) -> Self:
+        """Read the profiles that lie at `path`, where some do; from then on every change is saved there.
+
+        Raises:
+            UserError: the file is damaged, holds no profiles, is of a newer format or of another model.
+        """
+        profiles = cls(model, path)
+        if path.exists():
+            profiles._profiles = _read(path, model)
+        return profiles
+
+    @property
+    def ids(self) -> list[str]:
+        """Enrolled speakers, sorted."""
+        return sorted(self._profiles)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    def __len__(self) -> int:
+        return len(self._profiles)
+
+    def __contains__(self, speaker_id: object) -> bool:
+        return speaker_id in self._profiles
+
+    def __getitem__(self, speaker_id: str) -> SpeakerProfile:
+        """A speaker's profile.
+
+        Raises:
+            UserError: the speaker isn't enrolled.
+        """
+        if speaker_id not in self._profiles:
+            raise UserError(
+                "no such speaker is enrolled",
+                where=f"speaker {speaker_id}",
+                remedy=f"Enrolled: {', '.join(self.ids[:10]) or 'nobody yet'}{', ...' if len(self) > 10 else ''}",
+            )
+        return self._profiles[speaker_id]
+
+    def update(self, profiles: dict[str, SpeakerProfile]) -> None:
+        """Put profiles in the place of those under the same ids, or beside them, and save."""
+        self._profiles = {**self._profiles, **profiles}
+        self._save()
+
+    def merge(self, speaker_id: str, other_id: str) -> SpeakerProfile:
+        """Turn two ids of one person into the first of them, and save.
+
+        Raises:
+            UserError: either isn't enrolled, or both are one.
+        """
+        merged = self[speaker_id].merged(self[other_id])
+        if speaker_id == other_id:
+            raise UserError("can't be merged with itself", where=f"speaker {speaker_id}", remedy="Give two ids")
+        self._profiles[speaker_id] = merged
+        self.delete(other_id)
+        return merged
+
+    def delete(self, speaker_id: str) -> None:
+        """Forget a speaker, and save.
+
+        Raises:
+            UserError: the speaker isn't enrolled.
+        """
+        _ = self[speaker_id]
+        del self._profiles[speaker_id]
+        self._save()
+
+    def save(self, path: Path) -> None:
+        """Write all profiles as safetensors; a reader finds the whole file or the one before it, never a part."""
+        from safetensors.numpy import save
+
+        arrays = {
+            f"{row}.{name}": getattr(self._profiles[id_], name) for row, id_ in enumerate(self) for name in _ARRAYS
+        }
+        metadata = {
+            "format": FORMAT,
+            "version": str(FORMAT_VERSION),
+            "model": self.model,
+            "speaker_ids": json.dumps(self.ids),
+            "utterances": json.dumps([self._profiles[speaker_id].utterances for speaker_id in self]),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _save(self) -> None:
+        if self.path is not None:
+            self.save(self.path)
+
+
+def _read(path: Path, model: str) -> dict[str, SpeakerProfile]:
+    from safetensors import SafetensorError, safe_open
+
+    remedy = "Give the file that was saved with this model, or the name of a new one"
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"not a whole file of speaker profiles ({error})", where=path, remedy=remedy) from error
+    if metadata.get("format") != FORMAT:
+        raise UserError("safetensors, but no speaker profiles", where=path, remedy=remedy)
+    if int(metadata["version"]) > FORMAT_VERSION:
+        raise UserError(
+            f"speaker profiles of format {metadata['version']}; this version reads up to {FORMAT_VERSION}",
+            where=path,
+            remedy="Update ser_personal",
+        )
+    if metadata["model"] != model:
+        raise UserError("holds speaker profiles of another model", where=path, remedy=remedy)
+    utterances = json.loads(metadata["utterances"])
+    return {
+        speaker_id: SpeakerProfile(utterances[row], **{name: arrays[f"{row}.{name}"] for name in _ARRAYS})
+        for row, speaker_id in enumerate(json.loads(metadata["speaker_ids"]))
+    }

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from tiny_models import emotion_data, finetuning, trainer
+
+from ser_personal import EmotionRecognizer, PLDCCallback
+from ser_personal.recognition.bundle import read_bundle
+from ser_personal.recognition.export import export
+from ser_personal.recognition.profiles import SpeakerProfile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ser_personal.recognition.bundle import Bundle
+
+
+@pytest.fixture(scope="session")
+def tested_checkpoint(synthetic_corpus: Path, finetuned_checkpoint: Path, tmp_path_factory) -> Path:
+    """With its speaker bank beside it, and metrics.json of its test in the folder below."""
+    path = tmp_path_factory.mktemp("tested") / "finetune.ckpt"
+    shutil.copy(finetuned_checkpoint, path)
+    running = trainer(path.parent / "run", callbacks=[PLDCCallback(k=3, draws=1)])
+    running.test(finetuning(), datamodule=emotion_data(synthetic_corpus), ckpt_path=path, verbose=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(tested_checkpoint: Path, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "bundle"
+    export(str(tested_checkpoint), str(folder))
+    return folder
+
+
+@pytest.fixture
+def bundle(bundle_folder: Path) -> Bundle:
+    return read_bundle(bundle_folder)
+
+
+@pytest.fixture
+def recognizer(bundle: Bundle) -> EmotionRecognizer:
+    return EmotionRecognizer(bundle, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def recordings(synthetic_corpus: Path) -> list[Path]:
+    return sorted((synthetic_corpus / "Audios").glob("*.wav"))[-18:]
+
+
+@pytest.fixture
+def some_profile() -> Callable[..., SpeakerProfile]:
+    """A profile of random utterances."""
+
+    def make(seed: int = 0, utterances: int = 5) -> SpeakerProfile:
+        rng = np.random.default_rng(seed)
+        profile = SpeakerProfile.empty(4, 2)
+        for _ in range(utterances):
+            profile = profile.heard(rng.normal(size=4), rng.normal(4, 1, size=2))
+        return profile
+
+    return make

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from command_line import ser
+
+from ser_personal import EmotionRecognizer
+from ser_personal.recognition.journal import LINES, Journal
+from ser_personal.recognition.tables import write_table
+
+
+class Killed(BaseException):
+    """Ends a run as a signal would."""
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr("ser_personal.recognition.annotate.CHUNK_RECORDINGS", 4)
+
+
+@pytest.fixture
+def talk(recordings, tmp_path):
+    """A folder a speaker, names in several scripts."""
+    names = ["anna", "Борис", "林"]
+    for number, path in enumerate(recordings):
+        folder = tmp_path / "talk" / names[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / f"é {number:02}.wav")
+    return tmp_path / "talk"
+
+
+@pytest.fixture
+def annotate(bundle_folder, talk, tmp_path):
+    def run(*flags, audio=talk, out="predictions.csv", code=0, speaker_from="folder"):
+        arguments = [
+            "--model",
+            bundle_folder,
+            "--out",
+            tmp_path / out,
+            "--speaker-from",
+            speaker_from,
+            "--device",
+            "cpu",
+        ]
+        assert ser("annotate", audio, *arguments, *flags) == code
+        return tmp_path / out
+
+    return run
+
+
+def test_rows_are_those_of_predict(annotate, bundle_folder, talk):
+    frame = pd.read_csv(annotate(), dtype={"speaker": str})
+    paths = sorted(talk.rglob("*.wav"))
+    expected = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu").predict(
+        paths, [path.parent.name for path in paths]
+    )
+    pd.testing.assert_frame_equal(frame, expected, atol=1e-5, check_dtype=False)
+    assert set(frame["calibration_utterances"]) == {1, 2, 3, 4, 5, 6}
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(annotate, monkeypatch, tmp_path, capsys):
+    whole = annotate(out="whole.csv").read_bytes()
+    add = Journal.add
+
+    def killed_at(moment, after):
+        def killed(self, rows, failures, recordings):
+            if self.done < 8:
+                return add(self, rows, failures, recordings)
+            if after:
+                add(self, rows, failures, recordings)
+            raise Killed
+
+        monkeypatch.setattr(Journal, "add", killed)
+        with pytest.raises(Killed):
+            annotate(out=moment)
+        monkeypatch.setattr(Journal, "add", add)
+        assert not (tmp_path / moment).exists()
+
+    for moment, after, done in (("before.csv", False, 8), ("after.csv", True, 12)):
+        killed_at(moment, after)
+        with (tmp_path / f"{moment}.partial" / LINES).open("ab") as file:
+            file.write(b'{"row": {"source": "hal')
+        capsys.readouterr()
+        assert annotate(out=moment).read_bytes() == whole
+        assert f"going on after {done}" in capsys.readouterr().out
+        assert not (tmp_path / f"{moment}.partial").exists()
+    killed_at("cut.csv", False)
+    lines = tmp_path / "cut.csv.partial" / LINES
+    lines.write_bytes(lines.read_bytes()[:-7])
+    assert annotate(out="cut.csv").read_bytes() == whole
+
+
+def test_a_run_broken_off_before_anything_was_done_hinders_no_other(annotate, monkeypatch):
+    def killed(*_):
+        raise Killed
+
+    monkeypatch.setattr(Journal, "add", killed)
+    with pytest.raises(Killed):
+        annotate()
+    monkeypatch.undo()
+    folder = annotate("--calibrate", "false").with_name("predictions.csv.partial")
+    assert not folder.exists()
+
+
+def test_another_command_in_the_place_of_a_broken_off_one_is_refused(annotate, monkeypatch, capsys):
+    add = Journal.add
+
+    def killed(self, *arguments):
+        add(self, *arguments)
+        raise Killed
+
+    monkeypatch.setattr(Journal, "add", killed)
+    with pytest.raises(Killed):
+        annotate()
+    annotate("--calibrate", "false", code=2)
+    assert "with another calibration. Repeat that run's command" in capsys.readouterr().err
+    annotate(speaker_from="none", code=2)
+    assert "with another list of recordings" in capsys.readouterr().err
+
+
+def test_every_format_holds_the_same(annotate):
+    table = pd.read_csv(annotate(), dtype={"speaker": str})
+    lines = pd.read_json(annotate(out="predictions.jsonl"), lines=True, dtype={"speaker": str})
+    pd.testing.assert_frame_equal(lines, table, check_dtype=False)
+    pytest.importorskip("pyarrow", reason="pyarrow isn't installed (the extra parquet)")
+    parquet = pd.read_parquet(annotate(out="predictions.parquet"))
+    pd.testing.assert_frame_equal(parquet, table, check_dtype=False)
+
+
+def spoil(talk):
+    """Every kind of recording that fails: name -> why."""
+    tone = 0.1 * np.sin(np.arange(16_000) / 5)
+    soundfile.write(talk / "anna" / "silent.wav", np.zeros(16_000), 16_000)
+    soundfile.write(talk / "anna" / "short.wav", tone[:300], 16_000)
+    soundfile.write(talk / "anna" / "tone.wav", tone, 16_000)
+    soundfile.write(talk / "anna" / "nan.wav", np.full(1000, np.nan), 16_000, subtype="FLOAT")
+    (talk / "anna" / "жук\n.wav").write_bytes(b"nothing")
+    soundfile.write(talk / "anna" / "channels.wav", tone, 16_000)
+    header = bytearray((talk / "anna" / "channels.wav").read_bytes())
+    header[22:24] = (60_000).to_bytes(2, "little")
+    (talk / "anna" / "channels.wav").write_bytes(header)
+    return {
+        "silent.wav": "is silent",
+        "short.wav": "shorter than one frame",
+        "tone.wav": "no speech was found",
+        "nan.wav": "NaN or infinite",
+        "жук\n.wav": "can't be decoded",
+        "channels.wav": "Too many channels",
+    }
+
+
+def test_recordings_that_fail_are_listed_and_the_others_done(annotate, talk, capsys):
+    good = pd.read_csv(annotate(out="good.csv"))
+    reasons = spoil(talk)
+    capsys.readouterr()
+    out = annotate(code=1)
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed: ")]
+    pd.testing.assert_frame_equal(pd.read_csv(out), good, atol=1e-4)
+    with out.with_name("predictions.failed.csv").open(newline="") as file:
+        failed = {row["source"].rpartition("/")[2]: row["reason"] for row in csv.DictReader(file)}
+    assert failed.keys() == reasons.keys()
+    assert len(shown) == len(reasons)
+    for name, reason in reasons.items():
+        assert reason in failed[name]
+        assert "\n" not in failed[name]
+
+
+def test_a_mended_folder_leaves_no_list_of_failures(annotate, talk):
+    (talk / "broken.wav").write_bytes(b"nothing")
+    out = annotate(code=1)
+    out.unlink()
+    (talk / "broken.wav").unlink()
+    annotate()
+    assert not out.with_name("predictions.failed.csv").exists()
+
+
+def test_where_all_fail_the_table_has_its_header(annotate, tmp_path):
+    (tmp_path / "broken.wav").write_bytes(b"nothing")
+    assert (
+        annotate(audio=tmp_path / "broken.wav", code=1).read_text().startswith("source,start,end,speaker,arousal_raw")
+    )
+
+
+def test_speakers_of_a_table(annotate, talk, tmp_path):
+    paths = sorted(talk.rglob("*.wav"))[:3]
+    lines = [
+        f"{path.relative_to(tmp_path)},{speaker}" for path, speaker in zip(paths, ["a", "Unknown", "a"], strict=True)
+    ]
+    (tmp_path / "corpus.csv").write_text("\n".join(["path,speaker", *lines, "nowhere.wav,a"]) + "\n")
+    frame = pd.read_csv(annotate(audio=tmp_path / "corpus.csv", speaker_from="column", code=1))
+    assert frame["calibration_utterances"].tolist() == [1, 0, 2]
+    assert frame["arousal_raw"][1] == frame["arousal_calibrated"][1]
+    assert (tmp_path / "predictions.failed.csv").read_text() == "source,reason\nnowhere.wav,no such audio file\n"
+
+
+def test_enrolled_speakers_go_on_from_their_profiles(annotate, bundle_folder, talk, tmp_path):
+    profiles = tmp_path / "profiles.safetensors"
+    recognizer = EmotionRecognizer.from_pretrained(bundle_folder, profiles=profiles, device="cpu")
+    recognizer.enroll("anna", sorted((talk / "anna").iterdir())[:2])
+    frame = pd.read_csv(annotate("--profiles", profiles, audio=talk))
+    assert frame.query("speaker == 'anna'")["calibration_utterances"].tolist() == [3, 4, 5, 6, 7, 8]
+    again = EmotionRecognizer.from_pretrained(bundle_folder, profiles=profiles, device="cpu")
+    assert (again.profiles.ids, again.profiles["anna"].utterances) == (["anna"], 8)
+
+
+def test_windows_and_raw_predictions(annotate):
+    frame = pd.read_csv(annotate("--cut", "windows", "--window-seconds", "0.5", "--calibrate", "false"))
+    assert (frame["end"] - frame["start"] <= 0.5 + 0.025).all()
+    assert (frame["arousal_raw"] == frame["arousal_calibrated"]).all()
+    assert len(frame) > 18
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (["--out", "p.txt"], "p.txt: ends in '.txt'. Choose a name that ends in .csv, .jsonl, .parquet"),
+        (["--model", "nowhere"], "nowhere: no such folder"),
+        (["--speaker-from", "column"], "corpus.csv: no such file"),
+        (["--speaker-from", "name"], "--speaker_from: name is none of 'folder', 'column', 'none'"),
+        (["--pldc.k", "0"], "k is 0"),
+        (["--pldc.statistics", "median"], "--pldc"),
+    ],
+)
+def test_what_can_not_be_annotated(annotate, flags, what, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    annotate(*flags, code=2)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ser: ")]
+    assert what in line
+
+
+def test_an_output_that_is_there_stays(annotate, capsys):
+    annotate().write_text("mine")
+    assert annotate(code=2).read_text() == "mine"
+    assert "predictions.csv: is there already. Delete it" in capsys.readouterr().err
+
+
+def test_a_bundle_without_a_bank_calibrates_nobody(annotate, bundle_folder, tmp_path, capsys):
+    copy = shutil.copytree(bundle_folder, tmp_path / "copy")
+    (copy / "speaker_bank.safetensors").unlink()
+    annotate("--model", copy, code=2)
+    assert "holds no speaker bank, so nobody can be calibrated" in capsys.readouterr().err
+    assert "nothing is calibrated" not in capsys.readouterr().out
+    annotate("--model", copy, speaker_from="none")
+    assert "no speakers, so nothing is calibrated" in capsys.readouterr().out
+
+
+def test_a_bundle_of_a_newer_version(annotate, bundle_folder, tmp_path, capsys):
+    copy = shutil.copytree(bundle_folder, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"format_version": 2}))
+    annotate("--model", copy, code=2)
+    assert "bundle of format 2; this version reads up to 1. Update ser_personal" in capsys.readouterr().err
+
+
+def test_nothing_half_written_takes_the_tables_name(tmp_path):
+    def rows():
+        yield {"source": "a"}
+        raise Killed
+
+    for name in ("a.csv", "a.jsonl"):
+        with pytest.raises(Killed):
+            write_table(tmp_path / name, rows(), ["source"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parquet_without_pyarrow_is_one_line(annotate, monkeypatch, capsys):
+    monkeypatch.setattr("ser_personal.recognition.tables.find_spec", lambda _: None)
+    annotate(out="p.parquet", code=2)
+    assert "needs the package pyarrow. `pip install pyarrow`" in capsys.readouterr().err

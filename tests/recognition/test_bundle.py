@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from torch import nn
+
+from ser_personal import EmotionRecognizer, SpeakerBank
+from ser_personal.errors import UserError
+from ser_personal.finetune.interpreters import MLPInterpreter
+from ser_personal.recognition.bundle import FILES, read_bundle, weights_name, write_bundle
+from ser_personal.recognition.hub import find_bundle
+
+
+@pytest.fixture
+def copy(bundle_folder, tmp_path):
+    return shutil.copytree(bundle_folder, tmp_path / "bundle")
+
+
+def edit(path, **changes):
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | changes))
+
+
+def test_a_bundle_holds_no_pickle(bundle_folder):
+    assert {path.name for path in bundle_folder.iterdir()} == {*FILES} - {"conformal.json"}
+    assert not any(
+        b"PK\x03\x04" in path.read_bytes() or path.read_bytes()[:1] == b"\x80" for path in bundle_folder.iterdir()
+    )
+
+
+def test_a_bundle_written_and_read_again_is_the_same(bundle, tmp_path):
+    write_bundle(bundle, tmp_path / "again", lambda _: None)
+    again = read_bundle(tmp_path / "again")
+    assert again.model == bundle.model == weights_name(again.network)
+    assert (again.attributes, again.scale, again.pldc) == (("arousal", "valence"), (1.0, 7.0), bundle.pldc)
+    assert again.pldc.k == 3
+    np.testing.assert_array_equal(again.bank.vectors, bundle.bank.vectors)
+
+
+def test_nothing_half_written_is_left(bundle, tmp_path):
+    def fails(folder):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_bundle(bundle, tmp_path / "b", fails)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "b").mkdir()
+    write_bundle(bundle, tmp_path / "b", lambda _: None)
+    with pytest.raises(UserError, match="isn't an empty folder"):
+        write_bundle(bundle, tmp_path / "b", lambda _: None)
+
+
+def test_a_bundle_without_a_bank(copy):
+    (copy / "speaker_bank.safetensors").unlink()
+    assert read_bundle(copy).bank is None
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "what"),
+    [
+        ("config.json", {"format_version": 99}, "bundle of format 99; this version reads up to 1. Update ser_personal"),
+        ("config.json", {"format": "other"}, "isn't a bundle of ser_personal"),
+        ("config.json", {"pldc": {"kk": 3}}, "lacks or misspells .*kk"),
+        ("config.json", {"interpreter": {"class_path": "os.system", "init_args": {}}}, "no interpreter"),
+        ("config.json", {"interpreter": {"class_path": "antigravity.Head", "init_args": {}}}, "isn't part of ser_pers"),
+        ("config.json", {"attributes": ["arousal", "dominance"]}, "lacks|made with|Give"),
+        ("preprocessor_config.json", {"sampling_rate": 8000}, "expects audio at 8000 Hz"),
+    ],
+)
+def test_what_this_version_can_not_read(copy, name, changes, what):
+    edit(copy / name, **changes)
+    with pytest.raises(UserError, match=what) as caught:
+        read_bundle(copy)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "model.safetensors"])
+def test_damaged_or_missing_files(copy, name):
+    content = (copy / name).read_bytes()
+    (copy / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=name):
+        read_bundle(copy)
+    (copy / name).unlink()
+    with pytest.raises(UserError, match=name):
+        read_bundle(copy)
+
+
+def test_a_bank_of_another_model(bundle, copy):
+    other = SpeakerBank.from_utterances(["a"], np.ones((1, 3)), np.ones((1, 2)), ("arousal", "valence"))
+    other.save(copy / "speaker_bank.safetensors")
+    with pytest.raises(UserError, match="vectors have 3 values, the model's 16"):
+        read_bundle(copy)
+    replace(bundle.bank, attributes=("valence", "dominance")).save(copy / "speaker_bank.safetensors")
+    with pytest.raises(UserError, match="bank is of valence, dominance, the model of arousal, valence"):
+        read_bundle(copy)
+
+
+class Forgetful(MLPInterpreter):
+    def __init__(self, width: int) -> None:
+        super().__init__((width,))
+
+
+class Own(MLPInterpreter):
+    def __init__(self, width: int) -> None:
+        super().__init__((width,))
+        self.width = width
+
+
+def test_interpreters_of_other_packages(bundle, tmp_path):
+    for kind in (Own, Forgetful):
+        interpreter = kind(5)
+        interpreter.build(bundle.network.dim, 2)
+        bundle.network.interpreter = interpreter
+        if kind is Own:
+            write_bundle(bundle, tmp_path / "own", lambda _: None)
+            assert isinstance(read_bundle(tmp_path / "own").network.interpreter.layers, nn.Sequential)
+        else:
+            with pytest.raises(UserError, match="interpreter Forgetful: doesn't keep its argument width"):
+                write_bundle(bundle, tmp_path / "forgetful", lambda _: None)
+
+
+def test_where_no_bundle_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="isn't a bundle"):
+        EmotionRecognizer.from_pretrained(tmp_path)
+    for name in ("a/b/c", "nowhere", str(tmp_path / "x"), "../up"):
+        with pytest.raises(UserError, match="no such folder"):
+            find_bundle(name)
+    with pytest.raises(UserError, match="nobody/nothing: neither a folder nor to be had from the Hugging Face hub"):
+        find_bundle("nobody/nothing")
+
+
+def test_a_hub_name_is_downloaded(bundle_folder, monkeypatch):
+    asked = []
+
+    def snapshot_download(name, allow_patterns):
+        asked.append((name, allow_patterns))
+        return str(bundle_folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert EmotionRecognizer.from_pretrained("some/model").attributes == ("arousal", "valence")
+    assert asked == [("some/model", list(FILES))]

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+from command_line import ser
+
+from ser_personal import EmotionRecognizer, SpeakerBank
+from ser_personal.errors import UserError
+from ser_personal.recognition.export import export
+from ser_personal.recognition.model_card import CardOptions
+
+
+def card_of(folder):
+    _, metadata, text = (folder / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(metadata), text
+
+
+def test_the_card_is_filled_from_the_run(tested_checkpoint, tmp_path):
+    card = CardOptions(name="Ours", language=["en"], license="cc-by-nc-4.0", datasets=["MSP-Podcast"])
+    export(str(tested_checkpoint), str(tmp_path / "bundle"), card=card)
+    metadata, text = card_of(tmp_path / "bundle")
+    assert (metadata["language"], metadata["license"], metadata["datasets"]) == (
+        ["en"],
+        "cc-by-nc-4.0",
+        ["MSP-Podcast"],
+    )
+    assert metadata["library_name"] == "ser_personal"
+    (metrics,) = tested_checkpoint.parent.rglob("metrics.json")
+    rows = json.loads(metrics.read_text())["splits"]["test1"]["rows"]
+    listed = {entry["name"]: entry["value"] for entry in metadata["model-index"][0]["results"][0]["metrics"]}
+    assert listed["O-CCC of valence, raw"] == round(rows["raw"]["attributes"]["valence"]["overall_ccc"], 4)
+    assert listed["A-CCC of arousal, calibrated"] == round(rows["sigma"]["attributes"]["arousal"]["average_ccc"], 4)
+    assert f"| sigma | {rows['sigma']['attributes']['arousal']['overall_ccc']:.3f} |" in text
+    assert "own_statistics" not in text
+    assert "Order of the outputs: arousal, then valence." in text
+    assert "Label scale: 1 (least) to 7 (most)" in text
+    assert "of 8 speakers" in text
+    assert str(tested_checkpoint.parent) not in text
+
+
+def test_the_card_states_what_is_prohibited_and_what_stays_biometric(bundle_folder):
+    _, text = card_of(bundle_folder)
+    text = " ".join(text.split())
+    for words in (
+        "Inferring emotions of people at work or in education",
+        "AI Act, Regulation (EU) 2024/1689, Article 5(1)(f)",
+        "Decisions about a person",
+        "Use without the consent",
+        "Voice vectors are biometric data, with or without names",
+    ):
+        assert words in text
+
+
+def test_a_card_without_any_test(finetuned_checkpoint, tmp_path, capsys):
+    export(str(finetuned_checkpoint), str(tmp_path / "bundle"))
+    shown = capsys.readouterr().out
+    assert "no speaker bank: predictions of this bundle can't be calibrated" in shown
+    assert "no intervals" in shown
+    metadata, text = card_of(tmp_path / "bundle")
+    assert "model-index" not in metadata
+    assert "No test was at hand" in text
+    assert not (tmp_path / "bundle" / "speaker_bank.safetensors").exists()
+
+
+def test_intervals_are_measured_on_validation_speakers(tested_checkpoint, synthetic_corpus, tmp_path, capsys):
+    flags = ["--out", tmp_path / "bundle", "--corpus", synthetic_corpus, "--coverage", 0.5]
+    assert ser("export", tested_checkpoint, *flags) == 0
+    assert "intervals of 50% measured on 1 validation speakers" in capsys.readouterr().out
+    frame = EmotionRecognizer.from_pretrained(tmp_path / "bundle").predict(
+        sorted((synthetic_corpus / "Audios").glob("*_0009_*.wav")), "anna"
+    )
+    labels = {
+        line.split(",")[0]: line.split(",")
+        for line in (synthetic_corpus / "Labels" / "labels_consensus.csv").read_text().splitlines()
+    }
+    column = labels["FileName"].index("EmoAct")
+    truth = np.array([float(labels[source.rpartition("/")[2]][column]) for source in frame["source"]])
+    errors = (truth - frame["arousal_calibrated"]).abs()
+    # half of two speakers, one of them still to come, is all of the one: the greatest error from 5 utterances on
+    widths = json.loads((tmp_path / "bundle" / "conformal.json").read_text())["attributes"]["arousal"]
+    assert widths["half_width"][-1] == pytest.approx(errors[4:].max(), abs=1e-4)
+    assert "Half-width of 50% intervals" in card_of(tmp_path / "bundle")[1]
+
+
+def test_too_few_speakers_for_an_interval_are_told(tested_checkpoint, synthetic_corpus, tmp_path, capsys):
+    assert ser("export", tested_checkpoint, "--out", tmp_path / "bundle", "--corpus", synthetic_corpus) == 0
+    assert "fewer than 9 speakers" in capsys.readouterr().out
+    frame = EmotionRecognizer.from_pretrained(tmp_path / "bundle").predict(
+        next((synthetic_corpus / "Audios").glob("*.wav"))
+    )
+    assert frame[["arousal_low", "arousal_high"]].to_numpy().tolist() == [[1, 7]]
+
+
+def test_anonymised_bundles_name_nobody_and_predict_strangers_the_same(tested_checkpoint, bundle, recordings, tmp_path):
+    export(str(tested_checkpoint), str(tmp_path / "bundle"), anonymise=True)
+    recognizer = EmotionRecognizer.from_pretrained(tmp_path / "bundle", device="cpu")
+    bank = recognizer.bundle.bank
+    assert bank.speaker_ids == tuple(f"speaker-{n}" for n in range(1, 9))
+    assert bank.fingerprint == ""
+    rows = [np.abs(bundle.bank.vectors - vector).sum(axis=1).argmin() for vector in bank.vectors]
+    assert sorted(rows) == list(range(8))
+    np.testing.assert_array_equal(bank.label_mean, bundle.bank.label_mean[rows])
+    assert recognizer.bundle.network.personalized.speakers.ids == ["anyone"]
+    ours, theirs = (
+        recognizer.predict(recordings, "anna"),
+        EmotionRecognizer(bundle, device="cpu").predict(recordings, "anna"),
+    )
+    columns = [column for column in ours if column.endswith(("raw", "calibrated"))]
+    np.testing.assert_allclose(ours[columns], theirs[columns], atol=1e-5)
+
+
+@pytest.fixture
+def refused(capsys, tmp_path):
+    def run(checkpoint, *flags, what):
+        assert ser("export", checkpoint, "--out", tmp_path / "bundle", *flags) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ser: ")]
+        assert what in line
+        assert not (tmp_path / "bundle").exists()
+
+    return run
+
+
+def test_what_can_not_be_exported(refused, tested_checkpoint, papt_checkpoint, synthetic_corpus, tmp_path):
+    refused(papt_checkpoint, what="papt.ckpt: isn't fine-tuned for emotion")
+    refused(tmp_path / "no.ckpt", what="no such checkpoint")
+    refused(tested_checkpoint, "--bank", tmp_path / "no.safetensors", what="no speaker bank here")
+    refused(tested_checkpoint, "--run", tmp_path, what="no metrics.json to read")
+    (tmp_path / "metrics.json").write_text("{}")
+    refused(tested_checkpoint, "--run", tmp_path, what="isn't the metrics.json of a test")
+    (tmp_path / "metrics.json").write_text(json.dumps({"model": "other", "splits": {}, "pldc": {}}))
+    refused(tested_checkpoint, "--run", tmp_path, what="test of another checkpoint")
+    refused(tested_checkpoint, "--corpus", tmp_path / "nowhere", what="no such corpus")
+    refused(tested_checkpoint, "--coverage", "90", "--corpus", synthetic_corpus, what="coverage is 90")
+    bank = SpeakerBank.load(tested_checkpoint.with_suffix(".speaker_bank.safetensors"))
+    replace(bank, vectors=bank.vectors[:, :3]).save(tmp_path / "other.safetensors")
+    refused(tested_checkpoint, "--bank", tmp_path / "other.safetensors", what="vectors have 3 values, the model's 16")
+    replace(bank, scale=(1, 5)).save(tmp_path / "scale.safetensors")
+    flags = ("--bank", tmp_path / "scale.safetensors", "--corpus", synthetic_corpus)
+    refused(tested_checkpoint, *flags, what="labels are on a scale of (1.0, 7.0)")
+
+
+def test_a_folder_with_something_in_it_stays_as_it_is(tested_checkpoint, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="isn't an empty folder"):
+        export(str(tested_checkpoint), str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_moved_checkpoint_needs_its_run_named(tested_checkpoint, tmp_path):
+    bank = ".speaker_bank.safetensors"
+    moved = shutil.copy(tested_checkpoint, tmp_path / "moved.ckpt")
+    shutil.copy(tested_checkpoint.with_suffix(bank), tmp_path / f"moved{bank}")
+    export(str(moved), str(tmp_path / "without"))
+    assert "No test was at hand" in card_of(tmp_path / "without")[1]
+    (metrics,) = tested_checkpoint.parent.rglob("metrics.json")
+    export(str(moved), str(tmp_path / "with"), run=str(metrics.parent))
+    assert "test1: 18 utterances; speakers: 3 unseen." in card_of(tmp_path / "with")[1]

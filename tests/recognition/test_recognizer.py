@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from tiny_models import emotion_data, encoder, finetuning, trainer
+
+from ser_personal import EmotionFineTuning, EmotionRecognizer, calibrate
+from ser_personal.audio import decode
+from ser_personal.calibration.conformal import ConformalTable, HalfWidths
+from ser_personal.errors import UserError
+from ser_personal.recognition.causal import CausalPLDC, PLDCSettings
+from ser_personal.recognition.segments import ByWindows
+
+RAW = ["arousal_raw", "valence_raw"]
+CALIBRATED = ["arousal_calibrated", "valence_calibrated"]
+
+
+@pytest.fixture
+def lightning(synthetic_corpus, tested_checkpoint, tmp_path):
+    """What Trainer.predict says of the test set: path -> predictions, pooled, speaker."""
+    data = emotion_data(synthetic_corpus)
+    batches = trainer(tmp_path).predict(finetuning(), datamodule=data, ckpt_path=tested_checkpoint)
+    return {
+        data.utterances[int(index)].path: (prediction.numpy(), pooled.numpy(), speaker)
+        for batch in batches
+        for index, prediction, pooled, speaker in zip(
+            batch["indices"], batch["predictions"], batch["pooled"], batch["speaker_ids"], strict=True
+        )
+    }
+
+
+def test_predictions_are_those_of_the_trainer(recognizer, lightning):
+    frame = recognizer.predict(list(lightning))
+    assert list(frame["source"]) == [str(path) for path in lightning]
+    np.testing.assert_allclose(frame[RAW], [prediction for prediction, _, _ in lightning.values()], atol=1e-5)
+    np.testing.assert_array_equal(frame[CALIBRATED], frame[RAW])
+    assert (frame["calibration_utterances"] == 0).all()
+    assert frame["speaker"].isna().all()
+    assert frame[["arousal_low", "valence_high"]].isna().all(axis=None)
+
+
+def test_training_speakers_get_their_own_embeddings_only_when_asked(bundle, synthetic_corpus, tested_checkpoint):
+    data = emotion_data(synthetic_corpus)
+    utterances = [data.utterances[index] for index in data.train_indices[:5]]
+    module = EmotionFineTuning.load_from_checkpoint(tested_checkpoint, encoder=encoder()).eval()
+    recordings = {"audio": [u.path for u in utterances], "speaker_ids": [u.speaker_id for u in utterances]}
+
+    def expected(speakers):
+        waveforms = [torch.from_numpy(decode(path)) for path in recordings["audio"]]
+        rows = [
+            module(
+                {
+                    "waveforms": waveform[None],
+                    "num_samples": torch.tensor([len(waveform)]),
+                    "speaker_ids": [speaker],
+                    "indices": torch.tensor([0]),
+                    "labels": torch.zeros(1, 3),
+                }
+            )["predictions"][0]
+            for waveform, speaker in zip(waveforms, speakers, strict=True)
+        ]
+        return torch.stack(rows).detach()
+
+    known, unseen = expected(recordings["speaker_ids"]), expected([None] * 5)
+    assert (known - unseen).abs().max() > 1e-4
+    mine = EmotionRecognizer(bundle, device="cpu").predict(**recordings, calibrate=False)
+    np.testing.assert_allclose(mine[RAW], unseen, atol=1e-5)
+    theirs = EmotionRecognizer(bundle, training_speakers=True, device="cpu").predict(**recordings, calibrate=False)
+    np.testing.assert_allclose(theirs[RAW], known, atol=1e-5)
+
+
+def test_a_recording_is_predicted_the_same_in_any_company(recognizer, recordings):
+    together = recognizer.predict(recordings)
+    alone = pd.concat([recognizer.predict(path) for path in reversed(recordings)][::-1], ignore_index=True)
+    pd.testing.assert_frame_equal(together, alone, atol=1e-5)
+
+
+def test_calibration_is_causal(recognizer, lightning):
+    """Of each speaker, the n-th utterance comes out as PLDC over the first n has it, whatever follows."""
+    paths, speakers = list(lightning), [speaker for _, _, speaker in lightning.values()]
+    frame = recognizer.predict(paths, speakers)
+    seen: dict[str, list[int]] = {}
+    for row, speaker in enumerate(speakers):
+        seen.setdefault(speaker, []).append(row)
+        mine = [list(lightning.values())[r] for r in seen[speaker]]
+        whole = calibrate(
+            [m[0] for m in mine], [speaker] * len(mine), [m[1] for m in mine], recognizer.bundle.bank, k=3
+        )
+        np.testing.assert_allclose(frame.loc[row, CALIBRATED].astype(float), whole.predictions[-1], atol=1e-4)
+        assert frame.loc[row, "calibration_utterances"] == len(mine)
+    first = recognizer.predict(paths[:7], speakers[:7])
+    pd.testing.assert_frame_equal(frame[:7], first, atol=1e-5)
+
+
+def test_enrolling_at_once_or_in_parts_and_merging_are_one(bundle, recordings):
+    once, parts, merged = (EmotionRecognizer(bundle, device="cpu") for _ in range(3))
+    once.enroll("anna", recordings[:6])
+    parts.enroll("anna", recordings[0])
+    parts.enroll("anna", recordings[1:6])
+    merged.enroll("anna", recordings[:2])
+    merged.enroll("nana", recordings[2:6])
+    merged.profiles.merge("anna", "nana")
+    frames = [each.predict(recordings[6:9], "anna") for each in (once, parts, merged)]
+    assert list(frames[0]["calibration_utterances"]) == [7, 8, 9]
+    for frame in frames[1:]:
+        pd.testing.assert_frame_equal(frame, frames[0], atol=1e-4)
+    straight = EmotionRecognizer(bundle, device="cpu").predict(recordings[:9], "anna")[6:].reset_index(drop=True)
+    pd.testing.assert_frame_equal(straight, frames[0], atol=1e-4)
+
+
+def test_profiles_of_the_enrolled_go_on_from_call_to_call_and_no_others(bundle_folder, recordings, tmp_path):
+    path = tmp_path / "profiles.safetensors"
+    options = {"profiles": path, "device": "cpu"}
+    first = EmotionRecognizer.from_pretrained(bundle_folder, **options)
+    first.enroll("anna", recordings[:3])
+    first.predict(recordings[3:6], ["anna", "bela", "anna"])
+    again = EmotionRecognizer.from_pretrained(bundle_folder, **options)
+    assert again.profiles.ids == ["anna"]
+    assert again.profiles["anna"].utterances == 5
+    again.predict(recordings[3:6], "anna", calibrate=False)
+    assert again.profiles["anna"].utterances == 5
+    again.profiles.delete("anna")
+    assert list(again.predict(recordings[3], "anna")["calibration_utterances"]) == [1]
+
+
+def test_options_of_calibration_and_other_calibrators_pass_through(bundle, bundle_folder, recordings):
+    settings = PLDCSettings(k=2, shift_mean=True, scale_std=False)
+    frame = EmotionRecognizer.from_pretrained(bundle_folder, pldc=settings, device="cpu").predict(recordings[:3], "a")
+    other = EmotionRecognizer(bundle, calibrator=CausalPLDC(bundle.bank, bundle.attributes, settings), device="cpu")
+    pd.testing.assert_frame_equal(other.predict(recordings[:3], "a"), frame)
+    other.calibrator = lambda prediction, profile: prediction + profile.utterances
+    shifted = other.predict(recordings[:3], "a")
+    np.testing.assert_allclose(shifted[CALIBRATED] - shifted[RAW].to_numpy(), [[1, 1], [2, 2], [3, 3]])
+
+
+def test_intervals_stand_around_the_calibrated_value_within_the_scale(bundle, recordings):
+    table = ConformalTable(
+        0.9, {"arousal": HalfWidths((0, 1, 3), (0.5, 1.0, 9.0), (9, 9, 9)), "valence": HalfWidths((0,), (inf,), (3,))}
+    )
+    recognizer = EmotionRecognizer(replace(bundle, conformal=table), device="cpu")
+    raw = recognizer.predict(recordings[0]).iloc[0]
+    assert raw["arousal_high"] - raw["arousal_low"] == pytest.approx(1.0)
+    assert (raw["valence_low"], raw["valence_high"]) == (1, 7)
+    frame = recognizer.predict(recordings[:3], "anna")
+    middle = (frame["arousal_low"] + frame["arousal_high"]) / 2
+    np.testing.assert_allclose(middle[:2], frame["arousal_calibrated"][:2])
+    np.testing.assert_allclose((frame["arousal_high"] - frame["arousal_low"])[:2], 2.0)
+    assert (frame["arousal_low"][2], frame["arousal_high"][2]) == (1, 7)
+
+
+def test_a_long_recording_is_cut_into_its_utterances(bundle, recordings):
+    parts = [decode(path) for path in recordings]
+    bundle = replace(bundle, max_samples=40_000)
+    pause = np.zeros(16_000, dtype=np.float32)
+    long = np.concatenate([piece for part in parts for piece in (part, pause)])
+    frame = EmotionRecognizer(bundle, device="cpu").predict(long, "anna")
+    assert len(parts) // 2 <= len(frame) <= 2 * len(parts)
+    assert (frame["end"] > frame["start"]).all()
+    assert (frame["start"].to_numpy()[1:] >= frame["end"].to_numpy()[:-1]).all()
+    assert (frame["end"] - frame["start"]).max() <= 2.5
+    assert frame["source"].unique().tolist() == ["array 0"]
+    assert frame["calibration_utterances"].tolist() == list(range(1, len(frame) + 1))
+    windows = EmotionRecognizer(bundle, segmenter=ByWindows(32_000), device="cpu").predict(long)
+    assert windows["start"][:3].tolist() == [0, 2, 4]
+
+
+def test_each_cut_is_predicted_as_that_part_alone(bundle, recordings):
+    long = np.concatenate([decode(path) for path in recordings[:4]])
+    recognizer = EmotionRecognizer(bundle, segmenter=ByWindows(20_000), device="cpu")
+    frame = recognizer.predict(long)
+    alone = [recognizer.predict(long[int(r.start * 16_000) : int(r.end * 16_000)]) for r in frame.itertuples()]
+    np.testing.assert_allclose(frame[RAW], np.concatenate([one[RAW] for one in alone]), atol=1e-5)
+
+
+def test_what_can_not_be_recognised_is_one_line(recognizer, recordings, tmp_path):
+    soundfile.write(tmp_path / "silent.wav", np.zeros(16_000), 16_000)
+    soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).normal(0, 0.1, 48_000), 16_000)
+    told = {"silent": "is silent", "noise": "no speech was found in it", "missing": "no such audio file"}
+    for name, what in told.items():
+        with pytest.raises(UserError, match=f"{name}.wav: {what}") as caught:
+            recognizer.predict([recordings[0], tmp_path / f"{name}.wav"])
+        assert "\n" not in str(caught.value)
+        with pytest.raises(UserError, match=what):
+            recognizer.enroll("anna", tmp_path / f"{name}.wav")
+    assert recognizer.profiles.ids == []
+
+
+def test_without_a_bank_nobody_is_calibrated_unnoticed(bundle, recordings):
+    recognizer = EmotionRecognizer(replace(bundle, bank=None), device="cpu")
+    with pytest.raises(UserError, match="holds no speaker bank"):
+        recognizer.predict(recordings[0], "anna")
+    assert len(recognizer.predict(recordings[0], "anna", calibrate=False)) == 1
+    assert len(recognizer.predict(recordings[0])) == 1
+
+
+def test_a_model_of_its_training_speakers_alone_refuses_others(bundle, recordings):
+    bundle.network.personalized.speakers.unseen = "error"
+    with pytest.raises(UserError, match="speaker anna: not among the speakers of the embedding table"):
+        EmotionRecognizer(bundle, training_speakers=True, device="cpu").predict(recordings[0], "anna")
+
+
+def test_no_recording_makes_no_row(recognizer):
+    assert list(recognizer.predict([]).columns) == recognizer.columns

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from ser_personal.errors import UserError
+from ser_personal.recognition.recordings import Recording, chunks, find_recordings, recordings_of
+
+TONE = (0.1 * np.sin(np.arange(16_000) / 5)).astype(np.float32)
+
+
+def write(path: Path, samples=TONE, rate: int = 16_000) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate, subtype="FLOAT" if path.suffix == ".wav" else None)
+    return path
+
+
+def named(recordings):
+    return {Path(recording.source).name: recording.speaker_id for recording in recordings}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("anna/b.wav", "anna/a.flac", "Борис/日本 語.wav", "top.WAV", "anna/.hidden.wav", "anna/notes.txt"):
+        write(tmp_path / "talk" / name) if not name.endswith("txt") else (tmp_path / "talk" / name).write_text("x")
+    (tmp_path / "talk" / "anna" / "film.m4a").write_bytes(b"no sound")
+    return tmp_path / "talk"
+
+
+def test_a_folder_holds_its_sound_files_in_order(folder):
+    found = find_recordings(folder, "none")
+    assert [Path(recording.source).relative_to(folder).as_posix() for recording in found] == [
+        *("anna/a.flac", "anna/b.wav", "anna/film.m4a", "top.WAV", "Борис/日本 語.wav")
+    ]
+    assert {recording.speaker_id for recording in found} == {None}
+
+
+def test_speakers_are_the_folders_that_files_lie_in(folder, monkeypatch):
+    expected = {"a.flac": "anna", "b.wav": "anna", "film.m4a": "anna", "top.WAV": "talk", "日本 語.wav": "Борис"}
+    assert named(find_recordings(folder, "folder")) == expected
+    monkeypatch.chdir(folder / "anna")
+    assert named(find_recordings(Path("b.wav"), "folder")) == {"b.wav": "anna"}
+    assert named(find_recordings(Path(), "folder"))["a.flac"] == "anna"
+
+
+def test_a_table_names_files_and_speakers(folder):
+    table = folder / "corpus.csv"
+    table.write_text("path,speaker,split\nanna/b.wav,A,train\nanna/a.flac,,test\nnowhere.wav,B,test\n")
+    for given in (table, folder):
+        found = find_recordings(given, "column")
+        assert [(recording.source, recording.speaker_id) for recording in found] == [
+            *(("anna/b.wav", "A"), ("anna/a.flac", None), ("nowhere.wav", "B"))
+        ]
+    assert named(find_recordings(table, "none")) == {"b.wav": None, "a.flac": None, "nowhere.wav": None}
+    assert named(find_recordings(table, "folder"))["b.wav"] == "anna"
+
+
+def test_where_nothing_is(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for audio, speaker_from, what in (
+        (tmp_path / "nowhere", "none", "no such file or folder"),
+        (tmp_path / "empty", "none", "holds no sound file"),
+        (folder, "column", "corpus.csv: no such file"),
+        (folder / "top.WAV", "column", "has no columns"),
+    ):
+        with pytest.raises(UserError, match=what):
+            find_recordings(audio, speaker_from)
+
+
+def test_a_name_that_is_no_text_gets_escapes(tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xff\xfe.wav"
+    Path(os.fsdecode(path)).write_bytes(write(tmp_path / "ok.wav").read_bytes())
+    (strange,) = [one for one in find_recordings(tmp_path, "folder") if "ok" not in one.source]
+    assert strange.source.endswith(r"/\xff\xfe.wav")
+    strange.source.encode()
+    assert len(strange.load()) == 16_000
+
+
+def many_channels(path: Path) -> Path:
+    return write(path, np.repeat(TONE[:2000, None], 1000, axis=1))
+
+
+def test_many_channels_are_averaged(tmp_path):
+    np.testing.assert_allclose(Recording("a", many_channels(tmp_path / "a.wav")).load(), TONE[:2000], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("samples", "what"),
+    [
+        (np.zeros(16_000), "is silent"),
+        (TONE[:399], r"shorter than one frame \(399 samples"),
+        (np.array([0.1, np.nan] * 500), "NaN or infinite"),
+        (np.zeros(0), r"\(0 samples"),
+    ],
+)
+def test_unusable_sound(tmp_path, samples, what):
+    for audio in (write(tmp_path / "a.wav", samples), samples.astype(np.float32)):
+        with pytest.raises(UserError, match=rf"^name: .*{what}"):
+            Recording("name", audio).load()
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.raw", "a.mp3"])
+def test_what_is_no_sound(tmp_path, name):
+    with pytest.raises(UserError, match=r"^name: no such audio file. Leave it out"):
+        Recording("name", tmp_path / name).load()
+    (tmp_path / name).write_bytes(b"not sound at all")
+    with pytest.raises(UserError, match=r"^name: can't be decoded .* Leave it out"):
+        Recording("name", tmp_path / name).load()
+    assert Recording("name", tmp_path / name).seconds() == 0
+
+
+def test_callers_give_paths_or_waveforms_one_or_many():
+    for one in (TONE, torch.from_numpy(TONE), TONE.astype(np.float64)):
+        (recording,) = recordings_of(one, "anna")
+        assert (recording.source, recording.speaker_id) == ("array 0", "anna")
+        np.testing.assert_array_equal(recording.audio, TONE)
+    several = recordings_of(["x.wav", TONE, Path("y.wav")], ["a", None, "b"])
+    assert [recording.source for recording in several] == ["x.wav", "array 1", "y.wav"]
+    assert [recording.speaker_id for recording in several] == ["a", None, "b"]
+    (halved,) = recordings_of(np.repeat(TONE, 2), sample_rate=32_000)
+    assert len(halved.audio) == 16_000
+
+
+def test_waveforms_of_another_form_are_refused():
+    for wrong in (TONE[None], np.zeros(500, dtype=np.int16)):
+        with pytest.raises(UserError, match=r"array 1: is of shape .*Give one channel of floats"):
+            recordings_of([TONE, wrong])
+    with pytest.raises(UserError, match="2 speakers for 1 recordings"):
+        recordings_of([TONE], ["a", "b"])
+
+
+def test_chunks_are_the_same_from_any_cut_on():
+    recordings = [Recording(str(n), np.zeros(16_000 * (n % 5 + 1))) for n in range(30)]
+    whole = list(chunks(recordings, 8, 4))
+    assert [recording for chunk in whole for recording in chunk] == recordings
+    assert all(len(chunk) <= 4 and (sum(r.seconds() for r in chunk) <= 8 or len(chunk) == 1) for chunk in whole)
+    done = sum(map(len, whole[:3]))
+    assert list(chunks(recordings[done:], 8, 4)) == whole[3:]
