@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -21,6 +22,10 @@ HOP = 320
 FRAME_RATE = SAMPLE_RATE // HOP
 # formats in which libsndfile lands only near the sample it seeks
 INEXACT_SEEKING = ("OGG", "MP3")
+# TypeError: raw audio without a header
+UNREADABLE = (soundfile.SoundFileError, OSError, TypeError)
+# read at once, all channels together: many channels must not take many times the memory of one
+BLOCK_VALUES = 4_000_000
 
 
 @overload
@@ -31,6 +36,16 @@ def num_frames(num_samples: int | Tensor) -> int | Tensor:
     """Count HuBERT's frames: a window of 400 samples every 320 samples, none in under 400 samples."""
     frames = (num_samples - WINDOW) // HOP + 1
     return max(0, frames) if isinstance(frames, int) else frames.clamp(min=0)
+
+
+def _name(path: Path) -> str | bytes:
+    """The path as soundfile takes it, which encodes no name that isn't text."""
+    name = str(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return name
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
@@ -45,8 +60,8 @@ def num_samples_of(path: Path) -> int:
         UserError: the file is missing or no sound file.
     """
     try:
-        info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError) as error:
+        info = soundfile.info(_name(path))
+    except UNREADABLE as error:
         raise _unreadable(path, error) from error
     return _resampled_length(info.frames, info.samplerate)
 
@@ -69,22 +84,37 @@ def decode(path: Path, start: int = 0, num_samples: int | None = None) -> NDArra
         UserError: the file is missing or can't be decoded.
     """
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(_name(path)) as file:
             if file.samplerate == SAMPLE_RATE and file.format not in INEXACT_SEEKING:
                 file.seek(min(start, file.frames))
-                return _mono(file.read(-1 if num_samples is None else num_samples, dtype="float32", always_2d=True))
-            whole = _mono(file.read(dtype="float32", always_2d=True))
+                return _read_mono(file, num_samples)
+            whole = _read_mono(file)
             rate = file.samplerate
-    except (soundfile.SoundFileError, OSError) as error:
+    except UNREADABLE as error:
         raise _unreadable(path, error) from error
-    return _resample(whole, rate)[start : None if num_samples is None else start + num_samples]
+    return resample(whole, rate)[start : None if num_samples is None else start + num_samples]
+
+
+def _read_mono(file: soundfile.SoundFile, num_samples: int | None = None) -> NDArray[np.float32]:
+    left = file.frames if num_samples is None else num_samples
+    blocks = []
+    while left > 0:
+        block = file.read(min(left, max(1, BLOCK_VALUES // file.channels)), dtype="float32", always_2d=True)
+        if len(block) == 0:
+            break
+        blocks.append(_mono(block))
+        left -= len(block)
+    if len(blocks) == 1:
+        return blocks[0]
+    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
 
 
 def _mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
 
 
-def _resample(waveform: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+def resample(waveform: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    """Bring a waveform (samples,) at another rate, Hz, to 16 kHz."""
     # Imported here because only files at other rates need it, and label files can be checked without torch.
     import torch
     import torchaudio

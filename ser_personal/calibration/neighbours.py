@@ -37,7 +37,7 @@ def nearest_speakers(
     import faiss
 
     origin = bank.vectors.mean(axis=0) if center else 0.0
-    vectors, queries = _normalised(bank.vectors - origin), _normalised(speaker_vectors - origin)
+    vectors, queries = normalised(bank.vectors - origin), normalised(speaker_vectors - origin)
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(np.ascontiguousarray(vectors, dtype=np.float32))
     neighbours = []
@@ -52,6 +52,7 @@ def nearest_speakers(
     return neighbours
 
 
-def _normalised(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+def normalised(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Vectors (..., dim) at length 1; those of zeros stay so."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,20 @@ if TYPE_CHECKING:
 Statistics = Literal["average", "pooled"]
 
 _FLOAT32_ROUNDING = 1e-6
+
+
+class PredictionMoments(NamedTuple):
+    """What PLDC needs to know of one speaker's own predictions.
+
+    Attributes:
+        mu: (attributes,), label points, mean.
+        sigma: (attributes,), label points, population deviation.
+        magnitude: (attributes,), label points, the greatest absolute prediction.
+    """
+
+    mu: NDArray[np.float64]
+    sigma: NDArray[np.float64]
+    magnitude: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,13 +184,16 @@ def calibrate_towards(
         own, chosen = predictions[rows], neighbours[speaker_id]
         deviations = own - own[0]  # not own - mean: equal predictions must deviate by exactly 0
         mu, sigma = own[0] + deviations.mean(axis=0), deviations.std(axis=0)
-        mu_bar, sigma_bar = _label_statistics(bank, chosen.rows, columns, statistics)
-        scalable = scale_std & (sigma > _FLOAT32_ROUNDING * np.abs(own).max(axis=0))
-        ratio = np.where(scalable, sigma_bar / np.where(scalable, sigma, 1.0), 1.0)
-        shifted = (own - mu) * ratio + (mu_bar if shift_mean else mu)
-        if clip:
-            shifted = shifted.clip(*bank.scale)
-        calibrated[rows] = np.where(np.isnan(mu_bar), own, shifted)
+        mu_bar, sigma_bar = label_statistics(bank, chosen.rows, columns, statistics)
+        calibrated[rows] = take_on(
+            own,
+            PredictionMoments(mu, sigma, np.abs(own).max(axis=0)),
+            mu_bar,
+            sigma_bar,
+            shift_mean=shift_mean,
+            scale_std=scale_std,
+            limits=bank.scale if clip else None,
+        )
         speakers.append(
             CalibratedSpeaker(
                 speaker_id=speaker_id,
@@ -192,8 +209,37 @@ def calibrate_towards(
     return Calibration(calibrated, attributes, tuple(speakers))
 
 
-def _label_statistics(
-    bank: SpeakerBank, rows: NDArray[np.int64], columns: list[int], statistics: Statistics
+def take_on(
+    predictions: NDArray[np.float64],
+    own: PredictionMoments,
+    mu_bar: NDArray[np.float64],
+    sigma_bar: NDArray[np.float64],
+    *,
+    shift_mean: bool,
+    scale_std: bool,
+    limits: tuple[float, float] | None,
+) -> NDArray[np.float64]:
+    """The equation of `calibrate` for some predictions (..., attributes) of one speaker.
+
+    Args:
+        predictions: label points.
+        own: moments of the speaker's predictions.
+        mu_bar: (attributes,), label points, the mean to take on; predictions stay raw where it is NaN.
+        sigma_bar: (attributes,), label points, the deviation to take on.
+        shift_mean: replace the mean.
+        scale_std: replace the deviation.
+        limits: least and greatest value; None for no limits.
+    """
+    scalable = scale_std & (own.sigma > _FLOAT32_ROUNDING * own.magnitude)
+    ratio = np.where(scalable, sigma_bar / np.where(scalable, own.sigma, 1.0), 1.0)
+    shifted = (predictions - own.mu) * ratio + (mu_bar if shift_mean else own.mu)
+    if limits is not None:
+        shifted = shifted.clip(*limits)
+    return np.where(np.isnan(mu_bar), predictions, shifted)
+
+
+def label_statistics(
+    bank: SpeakerBank, rows: NDArray[np.int64], columns: Sequence[int], statistics: Statistics
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and deviation (attributes,) of the labels of some bank speakers, NaN where none has any."""
     count = bank.count[rows][:, columns]

@@ -1,0 +1,211 @@
+"""How far off a prediction may be: conformal intervals that hold for a new speaker."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from dataclasses import dataclass
+from math import ceil, inf, isinf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from ser_personal.errors import UserError
+from ser_personal.speakers.bank import as_float64
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+    from torch import Tensor
+
+FORMAT = "ser_personal.conformal"
+FORMAT_VERSION = 1
+BINS = (0, 1, 2, 5, 10, 20, 40)
+
+
+@dataclass(frozen=True)
+class HalfWidths:
+    """Half-widths of one attribute's intervals, by the number of utterances behind a calibration.
+
+    Attributes:
+        from_utterances: (bins,), ascending: the least number of utterances in each bin; the last one is open.
+        half_width: (bins,), label points; infinite where too few speakers were measured.
+        speakers: (bins,), how many were measured.
+    """
+
+    from_utterances: tuple[int, ...]
+    half_width: tuple[float, ...]
+    speakers: tuple[int, ...]
+
+    def at(self, utterances: int) -> float:
+        """Half-width for a prediction with that many utterances behind its calibration, infinite before all bins."""
+        row = bisect_right(self.from_utterances, utterances) - 1
+        return self.half_width[row] if row >= 0 else inf
+
+
+@dataclass(frozen=True)
+class ConformalTable:
+    r"""Half-widths of intervals that hold the label of a new speaker's utterance with a given probability.
+
+    Hierarchical conformal prediction (Lee, Barber and Willett, 2023, arXiv 2306.06342; Dunn, Wasserman and Ramdas,
+    2023): speakers, not utterances, are exchangeable, so every speaker weighs the same, however much they said. With
+    :math:`K` speakers, :math:`N_s` utterances of speaker :math:`s` and :math:`r_{si}` their absolute errors, the
+    half-width is the `coverage` quantile of
+
+    .. math::
+
+        \sum_{s=1}^{K} \frac{1}{(K + 1) N_s} \sum_{i=1}^{N_s} \delta_{r_{si}} + \frac{1}{K + 1} \delta_{\infty}
+
+    where the last term stands for the speaker to come. A random utterance of a new speaker then falls inside with at
+    least that probability, over speakers: one speaker's own share may be lower. Below `coverage / (1 - coverage)`
+    speakers (9 for 90 %) the quantile is infinite, and the interval is the whole label scale.
+
+    Attributes:
+        coverage: wanted probability.
+        attributes: attribute -> half-widths.
+    """
+
+    coverage: float
+    attributes: dict[str, HalfWidths]
+
+    @classmethod
+    def fit(
+        cls,
+        predictions: ArrayLike | Tensor,
+        labels: ArrayLike | Tensor,
+        speaker_ids: Sequence[str | None],
+        attributes: Sequence[str],
+        *,
+        utterances: Sequence[int] | NDArray[np.int64] | None = None,
+        coverage: float = 0.9,
+        bins: Sequence[int] = BINS,
+    ) -> Self:
+        """Measure errors on speakers that neither the model nor the bank has seen.
+
+        A bin with too few speakers for a finite half-width joins the one below it.
+
+        Args:
+            predictions: (utterances, attributes), label points, calibrated as they will be.
+            labels: (utterances, attributes), label points, NaN where missing; left out attribute by attribute.
+            speaker_ids: (utterances,); those of unknown speakers (None) are left out.
+            attributes: names of the columns.
+            utterances: (utterances,), the number behind each prediction's calibration, 0 for raw ones; one bin for all
+                if None.
+            coverage: wanted probability, above 0 and below 1.
+            bins: the least number of utterances in each bin.
+
+        Raises:
+            UserError: an impossible coverage, or shapes that don't match.
+        """
+        if not 0 < coverage < 1:
+            raise UserError(f"coverage is {coverage}", where="intervals", remedy="Give one above 0 and below 1")
+        predicted, labelled = as_float64(predictions), as_float64(labels)
+        shape = (len(speaker_ids), len(attributes))
+        if predicted.shape != shape or labelled.shape != shape:
+            raise UserError(
+                f"predictions {predicted.shape} and labels {labelled.shape} are not {shape}",
+                where="intervals",
+                remedy="Give one row an utterance and one column an attribute",
+            )
+        counts = np.zeros(len(speaker_ids), dtype=np.int64) if utterances is None else np.asarray(utterances)
+        edges = (0,) if utterances is None else tuple(sorted(bins))
+        speakers = np.array(["" if speaker is None else f"={speaker}" for speaker in speaker_ids])
+        errors = np.abs(predicted - labelled)
+        fitted = {}
+        for column, attribute in enumerate(attributes):
+            rows = (speakers != "") & ~np.isnan(errors[:, column])
+            fitted[attribute] = _fit_bins(errors[rows, column], speakers[rows], counts[rows], edges, coverage)
+        return cls(coverage, fitted)
+
+    def half_width(self, attribute: str, utterances: int) -> float:
+        """Half-width in label points, for a prediction with that many utterances behind its calibration."""
+        return self.attributes[attribute].at(utterances)
+
+    def save(self, path: Path) -> None:
+        """Write the table as JSON; an infinite half-width is null."""
+        attributes = {
+            name: {
+                "from_utterances": list(widths.from_utterances),
+                "half_width": [None if isinf(width) else width for width in widths.half_width],
+                "speakers": list(widths.speakers),
+            }
+            for name, widths in self.attributes.items()
+        }
+        content = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "coverage": self.coverage,
+            "attributes": attributes,
+        }
+        path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a table that `save` wrote.
+
+        Raises:
+            UserError: the file isn't one, or is of a newer format.
+        """
+        remedy = "Give the one that `ser export` wrote"
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            version = content["version"]
+            if content["format"] == FORMAT and version > FORMAT_VERSION:
+                raise UserError(
+                    f"intervals of format {version}; this version reads up to {FORMAT_VERSION}",
+                    where=path,
+                    remedy="Update ser_personal",
+                )
+            attributes = {
+                name: HalfWidths(
+                    tuple(widths["from_utterances"]),
+                    tuple(inf if width is None else float(width) for width in widths["half_width"]),
+                    tuple(widths["speakers"]),
+                )
+                for name, widths in content["attributes"].items()
+            }
+            return cls(float(content["coverage"]), attributes)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError("isn't a table of intervals", where=path, remedy=remedy) from error
+
+
+def speakers_needed(coverage: float) -> int:
+    """The least number of speakers for a finite half-width."""
+    return ceil(coverage / (1 - coverage) - 1e-9)
+
+
+def conformal_quantile(errors: NDArray[np.float64], speakers: NDArray[Any], coverage: float) -> float:
+    """The half-width that `ConformalTable` defines, of errors (n,) by speakers (n,); infinite for too few speakers."""
+    _, speaker, said = np.unique(speakers, return_inverse=True, return_counts=True)
+    order = np.argsort(errors, kind="stable")
+    # the share of a whole speaker that lies at or below each error, in speakers
+    reached = (1.0 / said[speaker])[order].cumsum()
+    # rounding of the sum must not ask for a greater error than the definition does
+    enough = np.searchsorted(reached, coverage * (len(said) + 1) - 1e-9)
+    return float(errors[order][enough]) if enough < len(errors) else inf
+
+
+def _fit_bins(
+    errors: NDArray[np.float64],
+    speakers: NDArray[Any],
+    counts: NDArray[np.int64],
+    edges: tuple[int, ...],
+    coverage: float,
+) -> HalfWidths:
+    kept: list[int] = []
+    widths: list[float] = []
+    measured: list[int] = []
+    above: float = inf
+    for edge in reversed(edges):
+        rows = (counts >= edge) & (counts < above)
+        width = conformal_quantile(errors[rows], speakers[rows], coverage)
+        # raw predictions (0) and those of a first utterance (1) have no bin of their kind below them to join
+        if isinf(width) and edge > 1:
+            continue
+        kept.append(edge)
+        widths.append(width)
+        measured.append(len(np.unique(speakers[rows])))
+        above = edge
+    return HalfWidths(tuple(reversed(kept)), tuple(reversed(widths)), tuple(reversed(measured)))

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+from math import inf, isinf
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ser_personal.calibration.conformal import ConformalTable, HalfWidths, conformal_quantile, speakers_needed
+from ser_personal.errors import UserError
+
+
+def slow_quantile(errors, speakers, coverage):
+    """The definition: least value that a share `coverage` of the weights reaches, each speaker 1 / (K + 1)."""
+    groups = [[e for e, s in zip(errors, speakers, strict=True) if s == g] for g in sorted(set(speakers))]
+    for value in sorted(errors):
+        weight = sum(sum(e <= value for e in group) / len(group) for group in groups) / (len(groups) + 1)
+        if weight >= coverage - 1e-10:
+            return value
+    return inf
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 12)), min_size=1, max_size=60),
+    st.sampled_from([0.5, 0.8, 0.9]),
+)
+def test_the_quantile_is_the_definitions(pairs, coverage):
+    errors, speakers = np.array([error / 7 for error, _ in pairs]), np.array([str(speaker) for _, speaker in pairs])
+    assert conformal_quantile(errors, speakers, coverage) == slow_quantile(errors.tolist(), list(speakers), coverage)
+
+
+def test_one_utterance_a_speaker_is_the_textbooks_split_conformal():
+    errors = np.arange(19.0)
+    # the ceil(0.9 * 20) = 18th of 19
+    assert conformal_quantile(errors, errors.astype(str), 0.9) == 17
+
+
+def test_a_talkative_speaker_weighs_as_much_as_a_quiet_one():
+    errors = np.array([10.0] * 1000 + list(range(9)))
+    speakers = np.array(["loud"] * 1000 + list("abcdefghi"))
+    assert conformal_quantile(errors, speakers, 0.8) == 8
+
+
+@pytest.mark.parametrize(("coverage", "needed"), [(0.9, 9), (0.8, 4), (0.5, 1), (0.95, 19)])
+def test_too_few_speakers_have_no_finite_half_width(coverage, needed):
+    errors = np.ones(needed)
+    assert speakers_needed(coverage) == needed
+    assert conformal_quantile(errors, np.arange(needed).astype(str), coverage) == 1
+    assert isinf(conformal_quantile(errors[1:], np.arange(1, needed).astype(str), coverage))
+
+
+def draw(rng, speakers, most):
+    """Exchangeable speakers: each with an own bias, spread and number of utterances."""
+    ids, predictions, labels = [], [], []
+    for speaker in range(speakers):
+        said = rng.integers(2, most)
+        bias, spread = rng.normal(), rng.gamma(2.0)
+        truth = rng.normal(4, 1, size=said)
+        ids += [str(speaker)] * said
+        labels += truth.tolist()
+        predictions += (truth + bias + spread * rng.normal(size=said)).tolist()
+    return ids, np.array(predictions)[:, None], np.array(labels)[:, None]
+
+
+def test_new_speakers_utterances_are_covered_as_often_as_promised():
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(300):
+        ids, predictions, labels = draw(rng, 25, 30)
+        table = ConformalTable.fit(predictions, labels, ids, ["arousal"], coverage=0.8)
+        new, predicted, truth = draw(rng, 4, 30)
+        inside = np.abs(predicted - truth)[:, 0] <= table.half_width("arousal", 0)
+        covered += [inside[np.array(new) == speaker].mean() for speaker in set(new)]
+    error = np.std(covered) / np.sqrt(len(covered))
+    assert np.mean(covered) > 0.8 - 3 * error
+    # and not by being far too wide: at most one speaker's worth more
+    assert np.mean(covered) < 0.8 + 1 / 26 + 3 * error
+
+
+def test_bins_of_too_few_speakers_join_the_one_below():
+    rows = [(speaker, n) for speaker in range(10) for n in range(4)]
+    rows += [(speaker, n) for speaker in range(3) for n in (4, 9)]
+    ids, utterances = [str(speaker) for speaker, _ in rows], [n for _, n in rows]
+    predictions = np.array([[float(n)] for n in utterances])
+    labels, bins = np.zeros_like(predictions), (0, 1, 2, 4, 8)
+    table = ConformalTable.fit(predictions, labels, ids, ["valence"], utterances=utterances, bins=bins)
+    widths = table.attributes["valence"]
+    assert widths.from_utterances == (0, 1, 2)
+    assert widths.speakers == (10, 10, 10)
+    assert [table.half_width("valence", n) for n in (0, 1, 2, 3, 100)] == [0, 1, 9, 9, 9]
+
+
+def test_unlabelled_and_unknown_are_left_out():
+    ids = [*map(str, range(9)), None, "10"]
+    predictions, labels = np.ones((11, 1)), np.zeros((11, 1))
+    predictions[9] = 100
+    labels[10] = np.nan
+    table = ConformalTable.fit(predictions, labels, ids, ["arousal"])
+    assert table.attributes["arousal"] == HalfWidths((0,), (1.0,), (9,))
+
+
+def test_the_table_comes_back_from_disk(tmp_path):
+    table = ConformalTable(0.9, {"arousal": HalfWidths((0, 1, 5), (inf, 1.5, 0.1 + 0.2), (3, 9, 9))})
+    table.save(tmp_path / "conformal.json")
+    assert ConformalTable.load(tmp_path / "conformal.json") == table
+    assert "Infinity" not in (tmp_path / "conformal.json").read_text()
+
+
+def test_what_is_no_table(tmp_path):
+    path = tmp_path / "conformal.json"
+    for text in ("{", "[]", "{}", '{"format": "x", "version": 1}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match="isn't a table of intervals"):
+            ConformalTable.load(path)
+    path.write_text(json.dumps({"format": "ser_personal.conformal", "version": 2}))
+    with pytest.raises(UserError, match="of format 2; this version reads up to 1"):
+        ConformalTable.load(path)
+
+
+def test_impossible_wishes():
+    with pytest.raises(UserError, match="coverage is 90"):
+        ConformalTable.fit(np.zeros((1, 1)), np.zeros((1, 1)), ["a"], ["arousal"], coverage=90)
+    with pytest.raises(UserError, match=r"are not \(2, 1\)"):
+        ConformalTable.fit(np.zeros((1, 1)), np.zeros((1, 1)), ["a", "b"], ["arousal"])
