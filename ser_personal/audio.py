@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from os import SEEK_CUR
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -21,6 +23,10 @@ HOP = 320
 FRAME_RATE = SAMPLE_RATE // HOP
 # formats in which libsndfile lands only near the sample it seeks
 INEXACT_SEEKING = ("OGG", "MP3")
+# full scale is 1, and 32,768 in files that hold integers as floats
+LOUDEST = 1e6
+# what stands for the length of a WAV's samples where a stream's writer couldn't know it (sox; ffmpeg's is larger)
+STREAMED = 0x7FFFF000
 
 
 @overload
@@ -42,9 +48,10 @@ def num_samples_of(path: Path) -> int:
     """Read from a file's header how many samples it has once at 16 kHz.
 
     Raises:
-        UserError: the file is missing or no sound file.
+        UserError: the file is missing, truncated or no sound file.
     """
     try:
+        _refuse_truncated(path)
         info = soundfile.info(path)
     except (soundfile.SoundFileError, OSError) as error:
         raise _unreadable(path, error) from error
@@ -66,9 +73,39 @@ def decode(path: Path, start: int = 0, num_samples: int | None = None) -> NDArra
         (samples,), fewer than `num_samples` where the file ends before.
 
     Raises:
-        UserError: the file is missing or can't be decoded.
+        UserError: the file is missing or truncated, can't be decoded, or holds what is no sound.
     """
+    waveform = _decode(path, start, num_samples)
+    # NaN compares as neither
+    if not (waveform.max(initial=0) <= LOUDEST and waveform.min(initial=0) >= -LOUDEST):
+        what = f"holds NaN, infinity or samples above {LOUDEST:g}"
+        raise UserError(what, where=path, remedy="Write the file again, or remove its row from the corpus")
+    return waveform
+
+
+def is_truncated(path: Path) -> bool:
+    """Tell whether a WAV's header announces more samples than the file holds; libsndfile calls it a shorter WAV."""
+    with path.open("rb") as file:
+        if file.read(4) != b"RIFF":
+            return False
+        file.seek(12)
+        while len(chunk := file.read(8)) == 8:
+            name, size = struct.unpack("<4sI", chunk)
+            if name == b"data":
+                return bool(size < STREAMED and file.tell() + size > path.stat().st_size)
+            file.seek(size + size % 2, SEEK_CUR)
+    return False
+
+
+def _refuse_truncated(path: Path) -> None:
+    if is_truncated(path):
+        what = "is truncated: its header announces more than it holds"
+        raise UserError(what, where=path, remedy="Copy the file again; `ser check CORPUS` lists every such file")
+
+
+def _decode(path: Path, start: int, num_samples: int | None) -> NDArray[np.float32]:
     try:
+        _refuse_truncated(path)
         with soundfile.SoundFile(path) as file:
             if file.samplerate == SAMPLE_RATE and file.format not in INEXACT_SEEKING:
                 file.seek(min(start, file.frames))

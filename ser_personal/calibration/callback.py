@@ -17,6 +17,7 @@ from ser_personal.calibration.pldc import Statistics
 from ser_personal.calibration.results import LEGEND, predictions_frame, rows_as_json, show, write_json
 from ser_personal.calibration.table import PredictedSet, calibration_table, standard_calibrators
 from ser_personal.errors import UserError
+from ser_personal.ranges import LARGEST_SEED, require_range
 from ser_personal.speakers.bank import SpeakerBank
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class PLDCCallback(Callback):
         clip: keep predictions within the corpus's label scale (ours).
         draws: of the control with random speakers.
         seed: of these draws.
+
+    Raises:
+        UserError: a number is out of its range.
     """
 
     def __init__(
@@ -57,6 +61,9 @@ class PLDCCallback(Callback):
         draws: int = 20,
         seed: int = 0,
     ) -> None:
+        require_range("k", k, 1)
+        require_range("draws", draws, 1)
+        require_range("seed", seed, 0, LARGEST_SEED)
         super().__init__()
         self.settings: dict[str, Any] = {
             "k": k,
