@@ -11,9 +11,11 @@ from ser_personal.data.pretrain_datamodule import PretrainDataModule
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.tiny import TinyEncoder
 from ser_personal.errors import UserError
+from ser_personal.finetune.interpreters import MLPInterpreter
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.pretrain.papt import PAPT
 from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
+from ser_personal.pretrain.teachers import EncoderTeacher
 from ser_personal.ranges import require_range, require_scale
 from ser_personal.speakers.embedding import SpeakerEmbedding
 
@@ -75,6 +77,8 @@ IMPOSSIBLE: dict[str, tuple[Callable[..., object], dict[str, tuple[float, ...]]]
             "seed": (-1,),
         },
     ),
+    "interpreter": (MLPInterpreter, {"dropout": (-0.1, 1.1)}),
+    "teacher": (lambda **options: EncoderTeacher(TinyEncoder(), **options), {"teacher_layer": (0,)}),
     "speakers": (SpeakerEmbedding, {"embedding_dim": (0,)}),
     "HuBERT": (
         HubertEncoder,
@@ -126,6 +130,11 @@ def test_impossible_arguments_are_refused_by_name(make, argument):
     (name,) = argument
     with pytest.raises(UserError, match=rf"^{name}: .+\. Give a "):
         make(**argument)
+
+
+def test_hidden_layers_have_a_width():
+    with pytest.raises(UserError, match="hidden_dims: 0 is out of range"):
+        MLPInterpreter((128, 0))
 
 
 @pytest.mark.parametrize("attributes", [(), ("arousal", "valence", "arousal")])

@@ -39,7 +39,8 @@ LABEL_OUTSIDE = Kind("label outside the scale", fatal=True)
 LABEL_MISSING = Kind("label missing", fatal=False)
 NO_LABEL = Kind("set without any label: pre-training goes without, fine-tuning doesn't", fatal=False)
 NO_SPEAKER = Kind(
-    "set without a known speaker: no PAPT with its speakers, fine-tuning with known_speakers_only false alone",
+    "set without a known speaker: PAPT learns no speaker from it, and training leaves it out unless "
+    "data.known_speakers_only is false",
     fatal=False,
 )
 SHARED_SPEAKER = Kind("speaker in train and in another set", fatal=True)
