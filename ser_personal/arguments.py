@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from docstring_parser import parse as parse_docstring
@@ -74,7 +76,8 @@ def parse(
 ) -> dict[str, Any]:
     """Parse a function's arguments, objects instantiated.
 
-    Dashes in flags are as good as underscores, and a boolean's flag alone means true.
+    Dashes in flags are as good as underscores, a boolean's flag alone means true, and a positional argument may also be
+    given by its name, and where it is a class, that class's arguments by theirs: `CSVCorpus --corpus.path corpus.csv`.
 
     Raises:
         UserError: an argument is unknown, missing or of the wrong type.
@@ -87,7 +90,10 @@ def parse(
         parser.add_argument(name, type=hints[name], help=described.get(name))
     parser.add_function_arguments(function, as_group=False, skip=set(positional), fail_untyped=False)
     booleans = {name for name, hint in hints.items() if hint is bool}
-    values = parser.instantiate(parser.parse_args(_plain(arguments, booleans)))
+    words = _plain(arguments, booleans)
+    for name in positional:
+        words = _by_place(words, name, is_class=hints[name] is not str)
+    values = parser.instantiate(parser.parse_args(words))
     wanted = inspect.signature(function).parameters
     return {name: value for name, value in vars(values).items() if name in wanted}
 
@@ -115,3 +121,28 @@ def _plain(arguments: Sequence[str], booleans: set[str]) -> list[str]:
         if flag[2:] in booleans and not equals and following.startswith("--"):
             plain.append("true")
     return plain
+
+
+def _by_place(words: Sequence[str], name: str, *, is_class: bool) -> list[str]:
+    """Put what was given by name where argparse looks for it: it knows no names, nor options, of a positional."""
+    kept: list[str] = []
+    options: dict[str, str] = {}
+    place: int | None = None
+    following = iter(words)
+    for word in following:
+        flag, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            place = len(kept) if place is None else place
+            kept.append(word)
+            continue
+        values = [value] if equals else list(islice(following, 1))
+        if flag == f"--{name}":
+            place = len(kept) if place is None else place
+            kept += values
+        elif is_class and flag.startswith(f"--{name}.") and flag != f"--{name}.help":
+            options[flag.removeprefix(f"--{name}.")] = "".join(values)
+        else:
+            kept += [word] if equals else [flag, *values]
+    if options and place is not None:
+        kept[place] = json.dumps({"class_path": kept[place], "init_args": options})
+    return kept

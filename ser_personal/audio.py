@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from math import gcd
 from typing import TYPE_CHECKING, overload
 
@@ -30,6 +31,10 @@ BLOCK_VALUES = 4_000_000
 RESAMPLED_SECONDS = 60
 # how far torchaudio's filter reaches, in the steps that both rates have in common: 6 / .99 and one to round up, at most
 FILTER_STEPS = 8
+# full scale is 1, and 32,768 in files that hold integers as floats
+LOUDEST = 1e6
+# what stands for the length of a WAV's samples where a stream's writer couldn't know it (sox; ffmpeg's is larger)
+STREAMED = 0x7FFFF000
 
 
 @overload
@@ -61,9 +66,10 @@ def num_samples_of(path: Path) -> int:
     """Read from a file's header how many samples it has once at 16 kHz.
 
     Raises:
-        UserError: the file is missing or no sound file.
+        UserError: the file is missing, truncated or no sound file.
     """
     try:
+        _refuse_truncated(path)
         info = soundfile.info(_name(path))
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
@@ -85,9 +91,39 @@ def decode(path: Path, start: int = 0, num_samples: int | None = None) -> NDArra
         (samples,), fewer than `num_samples` where the file ends before.
 
     Raises:
-        UserError: the file is missing or can't be decoded.
+        UserError: the file is missing or truncated, can't be decoded, or holds what is no sound.
     """
+    waveform = _decode(path, start, num_samples)
+    # NaN compares as neither
+    if not (waveform.max(initial=0) <= LOUDEST and waveform.min(initial=0) >= -LOUDEST):
+        what = f"holds NaN, infinity or samples above {LOUDEST:g}"
+        raise UserError(what, where=path, remedy="Write the file again, or remove its row from the corpus")
+    return waveform
+
+
+def is_truncated(path: Path) -> bool:
+    """Tell whether a WAV's header announces more samples than the file holds; libsndfile calls it a shorter WAV."""
+    with path.open("rb") as file:
+        if file.read(4) != b"RIFF":
+            return False
+        file.seek(12)
+        while len(chunk := file.read(8)) == 8:
+            name, size = struct.unpack("<4sI", chunk)
+            if name == b"data":
+                return bool(size < STREAMED and file.tell() + size > path.stat().st_size)
+            file.seek(size + size % 2, os.SEEK_CUR)
+    return False
+
+
+def _refuse_truncated(path: Path) -> None:
+    if is_truncated(path):
+        what = "is truncated: its header announces more than it holds"
+        raise UserError(what, where=path, remedy="Copy the file again; `ser check CORPUS` lists every such file")
+
+
+def _decode(path: Path, start: int, num_samples: int | None) -> NDArray[np.float32]:
     try:
+        _refuse_truncated(path)
         with soundfile.SoundFile(_name(path)) as file:
             if file.samplerate == SAMPLE_RATE and file.format not in INEXACT_SEEKING:
                 file.seek(min(start, file.frames))

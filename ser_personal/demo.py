@@ -94,7 +94,9 @@ def _configs(configs: str | None) -> Path:
 def _announce(arguments: list[str]) -> None:
     from rich.console import Console
 
-    Console().print(f"\n[bold]$ {shlex.join(['ser', *arguments])}[/bold]", soft_wrap=True, highlight=False)
+    Console().print(
+        f"\n$ {shlex.join(['ser', *arguments])}", style="bold", markup=False, soft_wrap=True, highlight=False
+    )
 
 
 def _plain(name: str, *arguments: object) -> None:
@@ -129,6 +131,7 @@ def _newest(folder: Path, name: str) -> dict[str, Any]:
 def _summary(results: dict[str, Any], folder: Path) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from ser_personal.calibration.results import cells, score_table
@@ -152,5 +155,7 @@ def _summary(results: dict[str, Any], folder: Path) -> None:
                 scores = from_json(row["attributes"])
                 table.add_row(f"  {name}", *cells(scores.values()), style="dim" if row["is_oracle"] else None)
     console.print(table)
-    console.print(f"{results['seconds'] / 60:.1f} minutes; everything is in {folder}, the figures in results.json.")
+    console.print(
+        f"{results['seconds'] / 60:.1f} minutes; everything is in {escape(str(folder))}, the figures in results.json."
+    )
     console.print(CAVEAT, style="bold")

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from ser_personal.arguments import parse, values_of
+from ser_personal.corpus.check import check
+from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
@@ -90,3 +92,37 @@ def test_mistakes_are_one_line(arguments, message):
 def test_values_of_a_flag_in_either_form():
     assert values_of(["--config"], ["--config", "a", "--config=b", "--configs", "c", "--config"]) == ["a", "b"]
     assert values_of(["--config", "-c"], ["--config=a", "-c", "b", "--config", "c", "-c=d"]) == ["a", "b", "c", "d"]
+
+
+CLASS_FORMS = [
+    ["CSVCorpus", "--corpus.path", "c.csv", "--corpus.scale", "[1,5]"],
+    ["--corpus.path=c.csv", "CSVCorpus", "--corpus.scale=[1,5]"],
+    ["--corpus.scale", "[1,5]", "--corpus", "CSVCorpus", "--corpus.path", "c.csv"],
+    ['{"class_path": "CSVCorpus", "init_args": {"path": "c.csv", "scale": [1, 5]}}'],
+]
+
+
+@pytest.mark.parametrize("arguments", CLASS_FORMS)
+def test_a_class_may_stand_where_a_positional_is_wanted(arguments):
+    corpus = parse(check, "ser check", ("corpus",), arguments)["corpus"]
+    assert isinstance(corpus, CSVCorpus)
+    assert (str(corpus.label_file), corpus.scale) == ("c.csv", (1, 5))
+
+
+@pytest.mark.parametrize("arguments", [["--corpus", "c"], ["--corpus=c"], ["c"]])
+def test_a_positional_may_be_given_by_name(arguments):
+    assert parse(check, "ser check", ("corpus",), arguments) == {"corpus": "c"}
+    assert parsed(*arguments, "--out", "o")["corpus"] == "c"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["c.csv", "--corpus", "d.csv"], "unrecognized arguments: d.csv"),
+        (["--corpus"], "the following arguments are required: corpus"),
+        (["--corpus.path", "c.csv"], "the following arguments are required: corpus"),
+    ],
+)
+def test_mistakes_with_a_positional_by_name(arguments, message):
+    with pytest.raises(UserError, match=message):
+        parse(check, "ser check", ("corpus",), arguments)

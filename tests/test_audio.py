@@ -138,3 +138,46 @@ def test_normalize_is_the_preprocessing_of_hubert_large(lengths, seed):
 
 def test_silence_normalizes_to_silence():
     assert normalize(torch.full((1, 500), 0.25), torch.tensor([500])).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 2e6, -2e6])
+@pytest.mark.parametrize("rate", [16_000, 8_000])
+def test_samples_that_are_no_sound(tmp_path, wrong, rate):
+    samples = np.full(2000, 0.1)
+    samples[1500] = wrong
+    soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
+    with pytest.raises(UserError, match=r"a\.wav: holds NaN, infinity or samples above 1e\+06"):
+        decode(tmp_path / "a.wav")
+
+
+def test_samples_may_be_integers_in_a_file_of_floats(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.full(1000, 32_768.0), 16_000, subtype="FLOAT")
+    assert decode(tmp_path / "a.wav").max() == 32_768
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+def test_a_truncated_wav_is_refused_as_a_truncated_flac_is(tmp_path, subtype):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.zeros(1001), 16_000, subtype=subtype)
+    whole = path.read_bytes()
+    for lost in (1, 500):
+        path.write_bytes(whole[:-lost])
+        for read in (decode, num_samples_of):
+            with pytest.raises(UserError, match=r"a\.wav: is truncated.*`ser check"):
+                read(path)
+    # what follows the samples isn't sound
+    path.write_bytes(whole + b"LIST\x10\x00\x00\x00INFO")
+    assert len(decode(path)) == 1001
+
+
+@pytest.mark.parametrize("announced", [0, 0x7FFFF000, 0xFFFFFFFF])
+def test_a_streamed_wav_does_not_know_its_length(tmp_path, announced):
+    path = write_noise(tmp_path / "a.wav", 1000)
+    content = bytearray(path.read_bytes())
+    size = announced.to_bytes(4, "little")
+    content[4:8] = size
+    place = content.index(b"data") + 4
+    content[place : place + 4] = size
+    path.write_bytes(content)
+    # libsndfile takes 0 at its word
+    assert num_samples_of(path) == len(decode(path)) == (1000 if announced else 0)

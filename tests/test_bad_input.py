@@ -87,6 +87,8 @@ def test_no_corpus(given, refused):
         refused([*command, *nowhere], "nowhere: no such corpus", "Give a folder with Labels and Audios")
     refused(["check", given.folder / "nowhere"], "no such corpus")
     refused([*given.finetune, "--data.corpus", given.folder / "c.csv"], r"c\.csv: no such file", "Check the spelling")
+    arguments = ["check", given.folder / "c.csv", "--corpus.scale", "[1,5]"]
+    refused(arguments, "no corpus class has this name", "such as CSVCorpus --corpus.path")
 
 
 def test_no_label_file(given, refused):
@@ -273,6 +275,35 @@ def test_an_unreachable_hub_name(given, refused, monkeypatch):
     hub = ["--data.corpus", given.corpus, "--model.encoder.pretrained", "nobody/nothing"]
     arguments = ["fit", *configs("finetune.yaml"), *hub, *trainer_flags(given.folder)]
     refused(arguments, "encoder nobody/nothing: can't be loaded", "--model.encoder TinyEncoder")
+
+
+OUT_OF_RANGE = {
+    "finetune": ["--model.learning_rate", "--model.encoder.layers", "--data.batch_seconds"],
+    "papt": ["--model.mask_length", "--data.max_samples"],
+    "test": ["--trainer.callbacks.k"],
+    "kmeans": ["--iterations", "--data.batch_seconds"],
+}
+
+
+@pytest.mark.parametrize(("command", "flag"), [(name, flag) for name, flags in OUT_OF_RANGE.items() for flag in flags])
+def test_numbers_out_of_range(given, refused, command, flag):
+    corpus = ["--data.corpus", given.corpus] if command == "kmeans" else []
+    checkpoint = ["--ckpt_path", given.finetuned_checkpoint] if command == "test" else []
+    name = flag.rpartition(".")[2].removeprefix("--")
+    refused([*getattr(given, command), *corpus, *checkpoint, flag, "0"], rf"{name}: 0(\.0)? is out of range", "Give a")
+
+
+def test_an_accelerator_that_is_none(given, refused):
+    command = [*given.kmeans, "--data.corpus", given.corpus, "--accelerator", "quantum"]
+    refused(command, "accelerator quantum, precision 32-true: You selected an invalid accelerator name")
+
+
+def test_damaged_pseudo_labels(given, refused):
+    folder = shutil.copytree(given.pseudo_labels, given.folder / "damaged")
+    path = folder / "utterances.jsonl"
+    path.write_text("rubbish\n" + path.read_text())
+    command = [*given.papt, "--data.pseudo_labels", folder]
+    refused(command, r"utterances\.jsonl, line 1: pseudo-labels are damaged", "`ser kmeans` again into a new one")
 
 
 def test_what_lightning_refuses(given, refused):

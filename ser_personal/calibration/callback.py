@@ -26,6 +26,7 @@ from ser_personal.calibration.speaker_record import (
 )
 from ser_personal.calibration.table import PredictedSet, calibration_table, standard_calibrators
 from ser_personal.errors import UserError
+from ser_personal.ranges import LARGEST_SEED, require_range
 from ser_personal.speakers.bank import SpeakerBank
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class PLDCCallback(Callback):
         clip: keep predictions within the corpus's label scale (ours).
         draws: of the control with random speakers.
         seed: of these draws.
+
+    Raises:
+        UserError: a number is out of its range.
     """
 
     def __init__(
@@ -67,6 +71,9 @@ class PLDCCallback(Callback):
         draws: int = 20,
         seed: int = 0,
     ) -> None:
+        require_range("k", k, 1)
+        require_range("draws", draws, 1)
+        require_range("seed", seed, 0, LARGEST_SEED)
         super().__init__()
         self.settings: dict[str, Any] = {
             "k": k,

@@ -15,6 +15,7 @@ from ser_personal.calibration.results import show
 from ser_personal.calibration.table import CalibrationRow, calibration_table, standard_calibrators
 from ser_personal.calibration.vector_files import Vectors, read_vectors
 from ser_personal.errors import UserError
+from ser_personal.ranges import LARGEST_SEED, require_range, require_scale
 from ser_personal.speakers.bank import SpeakerBank
 
 if TYPE_CHECKING:
@@ -65,8 +66,13 @@ def calibrate_tables(
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
 
     Raises:
-        UserError: a table or file can't be read or doesn't fit the others.
+        UserError: a table or file can't be read or doesn't fit the others, or a number is out of its range.
     """
+    require_scale(scale)
+    require_range("k", k, 1)
+    require_range("draws", draws, 1)
+    require_range("seed", seed, 0, LARGEST_SEED)
+    require_range("min_utterances", min_utterances, 1)
     pooled = read_vectors(Path(vectors))
     table = read_predictions(Path(predictions), pooled, named_by="raw", default_split="test")
     of_bank = pooled if bank_vectors is None else read_vectors(Path(bank_vectors))

@@ -83,12 +83,13 @@ def show(title: str, rows: Sequence[CalibrationRow], legend: str = "") -> None:
 def score_table(title: str, attributes: Sequence[str]) -> Table:
     """Make a table for O-CCC and A-CCC of each attribute, of which three fit into 80 columns."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_edge=False, padding=0)
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE, show_edge=False, padding=0)
     table.add_column("", no_wrap=True)
     for attribute in attributes:
-        table.add_column(f"{attribute}\nO-CCC", justify="right", no_wrap=True)
+        table.add_column(f"{escape(attribute)}\nO-CCC", justify="right", no_wrap=True)
         table.add_column("\nA-CCC (std)", justify="right", no_wrap=True)
     return table
 

@@ -75,7 +75,8 @@ def standard_calibrators(
 
     raw, mu, sigma and both are the paper's. The controls (ours) move the same moments as `pldc`: population has
     k = all, random_speakers k at random. affine, pldc_selected and posterior (ours) are fitted on validation speakers.
-    They are left out where there is no such set, and the last two where few of its speakers have labels.
+    They are left out where there is no such set, the last two where few of its speakers have labels, and posterior
+    where no training speaker has a label of an attribute.
     """
     calibrators: dict[str, Calibrator] = {
         "raw": Raw(),
@@ -89,7 +90,9 @@ def standard_calibrators(
         if min(map(len, labelled)) >= MIN_SPEAKERS:
             fitted_on = validation.predictions, validation.speaker_ids, validation.pooled, validation.labels
             calibrators["pldc_selected"] = SelectedPLDC.fit(pldc, *fitted_on)
-            calibrators["posterior"] = PosteriorCalibrator(pldc.bank, pldc.attributes).fit(*fitted_on)
+            columns = [pldc.bank.attributes.index(attribute) for attribute in pldc.attributes]
+            if (pldc.bank.count[:, columns] > 0).any(axis=0).all():
+                calibrators["posterior"] = PosteriorCalibrator(pldc.bank, pldc.attributes).fit(*fitted_on)
     calibrators["population"] = replace(pldc, k=len(pldc.bank.speaker_ids))
     calibrators["random_speakers"] = RandomSpeakers(pldc, draws, seed)
     return calibrators

@@ -20,6 +20,7 @@ from ser_personal.corpus.splits import (
     require_split,
 )
 from ser_personal.errors import UserError
+from ser_personal.ranges import require_range, require_scale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,11 +55,8 @@ class Corpus(ABC):
         cut_test: str | None = None,
         adaptation_seconds: float = 200.0,
     ) -> None:
-        if not scale[0] < scale[1]:
-            raise UserError(f"{scale} is no scale", where="scale", remedy="Give the lowest, then the highest label")
-        if not adaptation_seconds > 0:
-            what = f"{adaptation_seconds} s is no duration"
-            raise UserError(what, where="adaptation_seconds", remedy="Give seconds a speaker, above 0")
+        require_scale(scale)
+        require_range("adaptation_seconds", adaptation_seconds, 0, above=True)
         self.scale = (float(scale[0]), float(scale[1]))
         self._wanted = None if splits is None else [canonical_split(name) for name in splits]
         self.allow_overlap = tuple(canonical_split(name) for name in allow_overlap)

@@ -53,7 +53,7 @@ def contents_table(sets: Mapping[str, Sequence[Utterance]]) -> Table:
     table = _table("Contents", ("utterances", "hours", "speakers", "of unknown speakers"))
     for name, utterances in sets.items():
         table.add_row(
-            name,
+            escape(name),
             f"{len(utterances):,}",
             f"{_present([utterance.seconds for utterance in utterances]).sum() / 3600:,.2f}",
             f"{len(known_speakers(utterances)):,}",
@@ -68,7 +68,7 @@ def durations_table(sets: Mapping[str, Sequence[Utterance]]) -> Table:
     for name, utterances in sets.items():
         seconds = _present([utterance.seconds for utterance in utterances])
         cells = [f"{value:.2f}" for value in np.quantile(seconds, list(QUANTILES.values()))] if seconds.size else []
-        table.add_row(name, *cells)
+        table.add_row(escape(name), *cells)
     return table
 
 
@@ -78,7 +78,7 @@ def labels_table(sets: Mapping[str, Sequence[Utterance]]) -> Table:
     for name, utterances in sets.items():
         columns = [_present([utterance.labels[attribute] for utterance in utterances]) for attribute in ATTRIBUTES]
         table.add_row(
-            name, *(f"{x.mean():.2f} ({x.min():.2f} to {x.max():.2f})" if x.size else "none" for x in columns)
+            escape(name), *(f"{x.mean():.2f} ({x.min():.2f} to {x.max():.2f})" if x.size else "none" for x in columns)
         )
     return table
 

@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
     from ser_personal.corpus.table import Row
 
+COLUMNS = ("path", "speaker", "split", *ATTRIBUTES, "gender", "emotion", "id")
+
 
 class CSVCorpus(Corpus):
     """A table with one row a recording.
 
-    Its columns, in any order: path (relative to the table), speaker (blank or Unknown where unknown) and split; and any
-    of arousal, valence, dominance (blank where missing), gender, emotion and id (the path without its suffix where
-    missing). Other columns are ignored.
+    Its columns, in any order, their names in any case: path (relative to the table), speaker (blank or Unknown where
+    unknown) and split; and any of arousal, valence, dominance (blank where missing), gender, emotion and id (the path
+    without its suffix where missing). Other columns are ignored.
 
     Args:
         path: the table, UTF-8 and separated by commas.
@@ -61,7 +63,7 @@ class CSVCorpus(Corpus):
         Raises:
             UserError: the table can't be read, lacks a column, or a row lacks its path or split.
         """
-        rows = read_csv_rows(self._path, required=("path", "speaker", "split"), filled=("path", "split"))
+        rows = read_csv_rows(self._path, required=COLUMNS[:3], filled=("path", "split"), any_case=COLUMNS)
         return [self._utterance(row) for row in rows]
 
     def _utterance(self, row: Row) -> Utterance:
@@ -78,4 +80,6 @@ class CSVCorpus(Corpus):
         )
 
     def _audio_path(self, cell: str) -> Path:
-        return self._path.parent / cell
+        path = self._path.parent / cell
+        # a table that was written on Windows
+        return self._path.parent / cell.replace("\\", "/") if "\\" in cell and not path.is_file() else path

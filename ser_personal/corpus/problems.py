@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import soundfile
 
-from ser_personal.audio import SAMPLE_RATE, WINDOW
+from ser_personal.audio import SAMPLE_RATE, WINDOW, is_truncated
 from ser_personal.corpus.base import HEADER_THREADS, duplicates, labels_outside
-from ser_personal.corpus.splits import by_split, shared_speakers
+from ser_personal.corpus.splits import by_split, known_speakers, shared_speakers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,10 +37,17 @@ EMPTY_SET = Kind("set without utterances", fatal=True)
 DUPLICATE_ID = Kind("utterance id listed more than once", fatal=True)
 LABEL_OUTSIDE = Kind("label outside the scale", fatal=True)
 LABEL_MISSING = Kind("label missing", fatal=False)
+NO_LABEL = Kind("set without any label: pre-training goes without, fine-tuning doesn't", fatal=False)
+NO_SPEAKER = Kind(
+    "set without a known speaker: PAPT learns no speaker from it, and training leaves it out unless "
+    "data.known_speakers_only is false",
+    fatal=False,
+)
 SHARED_SPEAKER = Kind("speaker in train and in another set", fatal=True)
 ALLOWED_SPEAKER = Kind("speaker in train and in another set, as allowed", fatal=False)
 MISSING = Kind("audio file missing", fatal=True)
 UNREADABLE = Kind("audio file unreadable", fatal=True)
+TRUNCATED = Kind("audio file truncated", fatal=True)
 EMPTY = Kind("audio file empty", fatal=True)
 TOO_SHORT = Kind(f"audio shorter than {WINDOW} samples", fatal=True)
 OTHER_FORMAT = Kind("audio not 16 kHz mono, converted on the fly", fatal=False)
@@ -98,6 +105,11 @@ def _set_problems(utterances: Sequence[Utterance], allow_overlap: Sequence[str])
     for name in ("train", "validation"):
         if name not in sets:
             yield Problem(EMPTY_SET, name)
+            continue
+        if not known_speakers(sets[name]):
+            yield Problem(NO_SPEAKER, name)
+        if all(isnan(label) for utterance in sets[name] for label in utterance.labels.values()):
+            yield Problem(NO_LABEL, name)
     for name, speakers in shared_speakers(sets).items():
         kind = ALLOWED_SPEAKER if name in allow_overlap else SHARED_SPEAKER
         for speaker in speakers:
@@ -128,6 +140,8 @@ def _audio_problem(utterance: Utterance) -> Problem | None:
     if path.stat().st_size == 0:
         return Problem(EMPTY, str(path))
     try:
+        if is_truncated(path):
+            return Problem(TRUNCATED, str(path))
         info = soundfile.info(path)
     except (soundfile.SoundFileError, OSError) as error:
         return Problem(UNREADABLE, str(path), str(error))

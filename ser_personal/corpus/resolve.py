@@ -24,6 +24,10 @@ def open_corpus(corpus: Corpus | str) -> Corpus:
     """
     if isinstance(corpus, Corpus):
         return corpus
+    if corpus.startswith("{"):
+        what = "no corpus class has this name and these arguments"
+        remedy = "Give a class and what it takes, such as CSVCorpus --corpus.path corpus.csv --corpus.scale [1,5]"
+        raise UserError(what, where=corpus, remedy=remedy)
     path = Path(corpus)
     if path.suffix.lower() == ".csv":
         return CSVCorpus(corpus)

@@ -40,6 +40,11 @@ def canonical_split(name: str) -> str:
     return _SYNONYMS.get(name, name)
 
 
+def canonical_splits(names: Iterable[str]) -> list[str]:
+    """Bring splits' names to their one spelling, each once, in the order given."""
+    return list(dict.fromkeys(canonical_split(name) for name in names))
+
+
 @dataclass(frozen=True)
 class SpeakerSplits:
     """A corpus's sets, checked for speakers that stand both in training and in another set.

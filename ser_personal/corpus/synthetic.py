@@ -118,7 +118,8 @@ def _check_empty(folder: Path) -> None:
 
 
 def _check_at_least(argument: str, value: float, least: float, reason: str) -> None:
-    if value < least:
+    # NaN compares as neither
+    if not value >= least:
         raise UserError(f"{value} is below {least}, and {reason}", where=argument, remedy=f"Give {least} or more")
 
 

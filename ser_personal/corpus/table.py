@@ -12,7 +12,7 @@ from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
 Row = dict[str, str]
@@ -37,25 +37,31 @@ def read_text(path: Path) -> str:
         raise UserError(f"can't be read ({error.strerror})", where=path, remedy="Give a readable file") from error
 
 
-def read_csv_rows(path: Path, required: Collection[str], filled: Collection[str] = ()) -> list[Row]:
+def read_csv_rows(
+    path: Path, required: Collection[str], filled: Collection[str] = (), any_case: Collection[str] = ()
+) -> list[Row]:
     """Read a comma-separated table whose columns are known by name, in any order.
 
     Args:
         path: the table, with a header line.
         required: columns it must have.
         filled: those of them without a blank cell.
+        any_case: columns that are known by whatever case their names are in, in lower case.
 
     Returns:
         Column -> cell of each row, surrounding blanks removed; lines without any cell are left out.
 
     Raises:
-        UserError: the file can't be read, lacks a column or a cell, holds no row, or a row has more or fewer cells than
-            the header.
+        UserError: the file can't be read, lacks a column or a cell, names a column twice, holds no row, or a row has
+            more or fewer cells than the header.
     """
     reader = csv.reader(StringIO(read_text(path), newline=""), strict=True)
     rows = []
     try:
         header = [name.strip() for name in next(reader, [])]
+        folded = {name.lower() for name in header} & set(any_case) - set(header)
+        header = [name.lower() if name.lower() in folded else name for name in header]
+        _refuse_repeated(header, path)
         _require_columns(header, required, path)
         for cells in filter(None, reader):
             where = f"{path}, line {reader.line_num}"
@@ -153,6 +159,14 @@ def _require_columns(found: Collection[str], required: Collection[str], where: o
     if missing:
         what = f"no column {', '.join(missing)} (found: {', '.join(found) or 'none'})"
         raise UserError(what, where=where, remedy="Name the columns as listed, separated by commas")
+
+
+def _refuse_repeated(header: Sequence[str], path: Path) -> None:
+    # spreadsheets leave columns without a name behind
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        what = f"has column {', '.join(twice)} more than once"
+        raise UserError(what, where=path, remedy="Rename or remove one of them")
 
 
 def _require_filled(row: Row, filled: Collection[str], where: object) -> None:

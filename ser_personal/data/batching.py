@@ -80,7 +80,7 @@ class BucketBatchSampler(Sampler[list[ExampleKey]]):
             raise UserError(
                 f"the longest utterance, {longest / SAMPLE_RATE:.2f} s, doesn't fit a batch of {batch_seconds:g} s",
                 where="batch_seconds",
-                remedy="Raise data.batch_seconds to at least its length, or lower data.max_samples",
+                remedy="Raise data.batch_seconds to at least that",
             )
         in_order = np.sort(self._num_samples)[::-1]
         # Blurred lengths put at rank r no utterance longer than this, so one plan of sizes holds in every epoch.

@@ -14,11 +14,12 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ser_personal.audio import WINDOW
 from ser_personal.corpus.resolve import open_corpus
-from ser_personal.corpus.splits import canonical_split, require_split
+from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
 from ser_personal.data.batching import BucketBatchSampler, ExampleKey
 from ser_personal.data.dataset import SpeechExample, samples_of
 from ser_personal.data.loader import SpeechLoader
 from ser_personal.errors import UserError
+from ser_personal.ranges import LARGEST_SEED, require_range
 from ser_personal.types import ATTRIBUTES, SpeechBatch
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         known_speakers_only: leave out utterances whose speaker is unknown.
         num_workers: processes that decode audio, for each loader.
         seed: of the shuffling.
+
+    Raises:
+        UserError: a number is out of its range.
     """
 
     def __init__(
@@ -58,6 +62,12 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         num_workers: int,
         seed: int,
     ) -> None:
+        require_range("batch_seconds", batch_seconds, 0, above=True)
+        if max_batch is not None:
+            require_range("max_batch", max_batch, 1)
+        require_range("max_samples", max_samples, WINDOW)
+        require_range("num_workers", num_workers, 0)
+        require_range("seed", seed, 0, LARGEST_SEED)
         super().__init__()
         self._corpus_or_path = corpus
         self.batch_seconds, self.max_batch, self.max_samples = batch_seconds, max_batch, max_samples
@@ -131,12 +141,12 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         return self._indices_of[name]
 
     def wanted_indices(self, splits: Sequence[str]) -> list[int]:
-        """Find the utterances of several splits that are used.
+        """Find the utterances of several splits that are used, each once however often its split is named.
 
         Raises:
             UserError: there are none.
         """
-        indices = [index for split in splits for index in self.split_indices(split)]
+        indices = [index for split in canonical_splits(splits) for index in self.split_indices(split)]
         if not indices:
             raise UserError(
                 "no utterance is left to use",

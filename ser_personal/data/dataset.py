@@ -165,7 +165,7 @@ def check_pseudo_labels(utterances: Sequence[Utterance], pseudo_labels: PseudoLa
     """Refuse pseudo-labels that were not made from these utterances.
 
     Raises:
-        UserError: an utterance has none, or not one for each of its frames.
+        UserError: an utterance has none, not one for each of its frames, or one that is no cluster.
     """
     remedy = "Run `ser kmeans` on this corpus with the same splits, or give the folder it wrote for this corpus"
     missing = [utterance.utterance_id for utterance in utterances if utterance.utterance_id not in pseudo_labels]
@@ -173,7 +173,10 @@ def check_pseudo_labels(utterances: Sequence[Utterance], pseudo_labels: PseudoLa
         what = f"no pseudo-labels for {len(missing)} of {len(utterances)} utterances, {missing[0]} the first"
         raise UserError(what, where=pseudo_labels.folder, remedy=remedy)
     for utterance in utterances:
-        labelled, frames = len(pseudo_labels[utterance.utterance_id]), num_frames(samples_of(utterance))
-        if labelled != frames:
-            what = f"{labelled} pseudo-labels for the {frames} frames of {utterance.utterance_id}: of another version"
+        ids, frames = pseudo_labels[utterance.utterance_id], num_frames(samples_of(utterance))
+        if ids.max(initial=0) >= pseudo_labels.num_clusters:
+            what = f"pseudo-labels of {utterance.utterance_id} are damaged: {ids.max()} is no cluster"
+            raise UserError(what, where=pseudo_labels.folder, remedy=remedy)
+        if len(ids) != frames:
+            what = f"{len(ids)} pseudo-labels for the {frames} frames of {utterance.utterance_id}: of another version"
             raise UserError(what, where=pseudo_labels.folder, remedy=remedy)

@@ -6,6 +6,7 @@ from functools import cached_property
 from math import isnan
 from typing import TYPE_CHECKING
 
+from ser_personal.corpus.splits import canonical_splits
 from ser_personal.data.collate import collate_emotion
 from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.data.dataset import EmotionDataset, EmotionExample
@@ -65,14 +66,24 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         """Read the corpus and refuse what the stage can't use, before a model is built.
 
         Raises:
-            UserError: the corpus can't be read, or a split that the stage needs is missing, empty or without its audio.
+            UserError: the corpus can't be read, a split that the stage needs is missing, empty or without its audio, or
+                a training batch would be a single utterance.
         """
         if stage in ("fit", None):
-            self.wanted_indices(["train"])
+            self._refuse_single_utterances(self.wanted_indices(["train"]))
         if stage in ("fit", "validate", None):
             self.wanted_indices(["validation"])
         if stage in ("test", "predict", None):
             self.wanted_indices(self.wanted_test_splits)
+
+    def _refuse_single_utterances(self, indices: Sequence[int]) -> None:
+        plan = self.loader(indices, shuffle=True).batch_sampler.plan(0)
+        if any(len(batch) < 2 for batch in plan):
+            raise UserError(
+                "a training batch would be a single utterance, which has neither a CCC nor batch statistics",
+                where="batch_seconds, max_batch",
+                remedy="Raise data.batch_seconds or data.max_batch, and train on two utterances at least",
+            )
 
     @property
     def train_indices(self) -> list[int]:
@@ -121,7 +132,7 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         Raises:
             UserError: the corpus has none.
         """
-        names = list(self.corpus.splits.test) if self.test_splits is None else self.test_splits
+        names = list(self.corpus.splits.test) if self.test_splits is None else canonical_splits(self.test_splits)
         if not names:
             raise UserError(
                 "the corpus has no test set",

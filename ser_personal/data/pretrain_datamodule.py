@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from ser_personal.audio import SAMPLE_RATE
-from ser_personal.corpus.splits import canonical_split
+from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
+from ser_personal.corpus.splits import canonical_splits
 from ser_personal.data.collate import collate_pretrain
 from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.data.dataset import PretrainDataset, PretrainExample, check_pseudo_labels, samples_of
 from ser_personal.data.pseudo_labels import PseudoLabels
 from ser_personal.errors import UserError
+from ser_personal.ranges import require_range
 from ser_personal.types import PretrainBatch
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from ser_personal.corpus.base import Corpus
     from ser_personal.data.loader import SpeechLoader
     from ser_personal.types import Utterance
+
+# holds a masked span of HuBERT's ten frames, and a frame beside it
+SHORTEST_CROP = WINDOW + 10 * HOP
 
 
 class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
@@ -47,7 +51,7 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         seed: of the shuffling and the crops.
 
     Raises:
-        UserError: `held_out` isn't between 0 and 1.
+        UserError: a number is out of its range.
     """
 
     def __init__(
@@ -76,8 +80,9 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         )
         if not 0 < held_out < 1:
             raise UserError(f"{held_out} is no share", where="held_out", remedy="Give a share between 0 and 1")
-        self.splits = [canonical_split(split) for split in splits]
-        self.unseen_splits = [canonical_split(split) for split in unseen_splits]
+        require_range("max_samples", max_samples, SHORTEST_CROP)
+        require_range("min_samples", min_samples, 0)
+        self.splits, self.unseen_splits = canonical_splits(splits), canonical_splits(unseen_splits)
         self.held_out, self.min_samples = held_out, min_samples
         self._pseudo_labels_folder = pseudo_labels
 

@@ -89,11 +89,7 @@ class PseudoLabels:
         ids_path = folder / "ids.uint16"
         size = ids_path.stat().st_size if ids_path.exists() else 0
         if not total or size != total * BYTES_PER_ID:
-            raise UserError(
-                f"pseudo-labels are damaged: {size} bytes of ids for {total} frames",
-                where=folder,
-                remedy="Delete the folder and run `ser kmeans` again, or copy it again",
-            )
+            raise _damaged(folder, f"{size} bytes of ids for {total} frames")
         return cls(folder, source, np.memmap(ids_path, dtype="<u2", mode="r"), _places(counts))
 
     @property
@@ -199,8 +195,18 @@ def _read_counts(folder: Path) -> dict[str, int]:
     path = folder / "utterances.jsonl"
     if not path.exists():
         return {}
-    whole = path.read_bytes().rpartition(b"\n")[0]
-    return dict(json.loads(line) for line in whole.splitlines())
+    lines = path.read_bytes().rpartition(b"\n")[0].splitlines()
+    return dict(_count(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1))
+
+
+def _count(line: bytes, where: str) -> tuple[str, int]:
+    try:
+        match json.loads(line):
+            case [str(utterance_id), int(frames)] if frames >= 0:
+                return utterance_id, frames
+    except ValueError as error:
+        raise _damaged(where, "no utterance and its frames") from error
+    raise _damaged(where, "no utterance and its frames")
 
 
 def _fitting(counts: dict[str, int], ids_path: Path) -> dict[str, int]:
@@ -225,16 +231,30 @@ def _read_meta(folder: Path) -> dict[str, Any] | None:
     try:
         meta = json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(
-            "isn't valid JSON", where=path, remedy="Delete the folder and run `ser kmeans` again"
-        ) from error
+        raise _damaged(path, "isn't valid JSON") from error
     if not isinstance(meta, dict) or meta.get("format_version") != FORMAT_VERSION:
         raise UserError(
             f"these are not pseudo-labels of format {FORMAT_VERSION}",
             where=folder,
             remedy="Write them again with this version's `ser kmeans`",
         )
+    if not isinstance(meta.get("finished"), bool) or not _describes_source(meta.get("source")):
+        raise _damaged(path, "doesn't say what made them")
     return meta
+
+
+def _describes_source(source: object) -> bool:
+    wanted = {"num_clusters": int, "teacher": str, "codebook_hash": str, "teacher_layer": int | None, "frame_rate": int}
+    return (
+        isinstance(source, dict)
+        and source.keys() == wanted.keys()
+        and all(isinstance(source[name], kind) for name, kind in wanted.items())
+    )
+
+
+def _damaged(where: object, what: str) -> UserError:
+    remedy = "Copy the folder again, or run `ser kmeans` again into a new one"
+    return UserError(f"pseudo-labels are damaged: {what}", where=where, remedy=remedy)
 
 
 def _write_meta(folder: Path, source: PseudoLabelSource, *, finished: bool) -> None:

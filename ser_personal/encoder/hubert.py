@@ -14,6 +14,7 @@ from ser_personal.encoder.front_end import ConvFrontEnd, LogMelFrontEnd
 from ser_personal.encoder.fusion import NoFusion
 from ser_personal.encoder.pooling import real_frames
 from ser_personal.errors import UserError
+from ser_personal.ranges import require_range
 from ser_personal.types import EncoderOutput
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class HubertEncoder(nn.Module):
         dropout: of the Transformer; 0 as in HuBERT-large's pre-training (base: 0.1).
         layerdrop: chance to skip a layer; anything but 0 breaks DDP and gradient checkpointing.
         gradient_checkpointing: recompute activations in the backward pass, for less memory.
+
+    Raises:
+        UserError: a number is out of its range.
     """
 
     def __init__(
@@ -57,6 +61,10 @@ class HubertEncoder(nn.Module):
         layerdrop: float = 0.0,
         gradient_checkpointing: bool = False,
     ) -> None:
+        require_range("freeze_layers", freeze_layers, 0)
+        require_range("gradient_scale", gradient_scale, 0)
+        require_range("dropout", dropout, 0, 1)
+        require_range("layerdrop", layerdrop, 0, 1)
         super().__init__()
         self.pretrained = pretrained
         self.freeze_cnn = freeze_cnn
@@ -93,9 +101,10 @@ class HubertEncoder(nn.Module):
         """Make the network: with its pre-trained weights, or with random ones from a saved `config`.
 
         Raises:
-            UserError: the model can't be loaded or is of an unknown type.
+            UserError: the model can't be loaded, is of an unknown type, or has fewer layers than are to be frozen.
         """
         self.network = self._load() if config is None else self._from_config(json.loads(config))
+        require_range("freeze_layers", self.freeze_layers, 0, len(self.network.encoder.layers))
         self.front_end = self._take_front_end()
         # transformers hands out pre-trained models in evaluation mode, which turns checkpointing and dropout off.
         self.train(self.training)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from ser_personal.audio import HOP, WINDOW
 from ser_personal.encoder.hubert import LOG_MEL, HubertEncoder
+from ser_personal.errors import UserError
+from ser_personal.ranges import require_range
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +27,9 @@ class TinyEncoder(HubertEncoder):
         num_mels: mel bins.
         dropout: of the Transformer.
         freeze_layers: keep that many of the first Transformer layers as they are, and the projection before them.
+
+    Raises:
+        UserError: a number is out of its range, or `heads` doesn't divide `dim`.
     """
 
     def __init__(
@@ -37,6 +42,17 @@ class TinyEncoder(HubertEncoder):
         dropout: float = 0.0,
         freeze_layers: int = 0,
     ) -> None:
+        for name, value in {
+            "dim": dim,
+            "layers": layers,
+            "heads": heads,
+            "feed_forward_dim": feed_forward_dim,
+            "num_mels": num_mels,
+        }.items():
+            require_range(name, value, 1)
+        if dim % heads:
+            raise UserError(f"{heads} don't divide dim, {dim}", where="heads", remedy="Give a divisor of dim")
+        require_range("freeze_layers", freeze_layers, 0, layers)
         super().__init__("tiny", freeze_layers=freeze_layers, dropout=dropout)
         self.architecture = {
             "model_type": "hubert",

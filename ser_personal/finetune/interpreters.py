@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ser_personal.encoder.pooling import mean_pool
+from ser_personal.ranges import require_range
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,9 +41,15 @@ class MLPInterpreter(Interpreter):
     Args:
         hidden_dims: width of each hidden layer.
         dropout: of each hidden layer.
+
+    Raises:
+        UserError: a number is out of its range.
     """
 
     def __init__(self, hidden_dims: tuple[int, ...] = (128, 32), dropout: float = 0.1) -> None:
+        for width in hidden_dims:
+            require_range("hidden_dims", width, 1)
+        require_range("dropout", dropout, 0, 1)
         super().__init__()
         self.hidden_dims = hidden_dims
         self.dropout = dropout

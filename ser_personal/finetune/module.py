@@ -17,10 +17,13 @@ from ser_personal.errors import UserError
 from ser_personal.finetune.concordance import ccc_loss
 from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter
 from ser_personal.finetune.metric import ConcordanceMetric
+from ser_personal.ranges import require_range
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.types import ATTRIBUTES, Attribute, FusionName, PredictionBatch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
     from torch import Tensor
 
@@ -52,6 +55,9 @@ class EmotionFineTuning(PersonalizedModule):
         warmup_share: share of all steps in which both rates climb, to fall to 0, linearly, over the rest (ours); None
             keeps them constant, as the authors do.
         min_utterances: labelled utterances a speaker must have to count in A-CCC (ours).
+
+    Raises:
+        UserError: no attribute or one twice, or a number out of its range.
     """
 
     def __init__(
@@ -71,6 +77,15 @@ class EmotionFineTuning(PersonalizedModule):
         warmup_share: float | None = None,
         min_utterances: int = 10,
     ) -> None:
+        _require_distinct(attributes)
+        require_range("unseen_share", unseen_share, 0, 1)
+        require_range("learning_rate", learning_rate, 0, above=True)
+        if interpreter_learning_rate is not None:
+            require_range("interpreter_learning_rate", interpreter_learning_rate, 0, above=True)
+        require_range("weight_decay", weight_decay, 0)
+        if warmup_share is not None:
+            require_range("warmup_share", warmup_share, 0, 1)
+        require_range("min_utterances", min_utterances, 1)
         encoder = encoder or HubertEncoder(freeze_cnn=True)
         super().__init__(PersonalizedEncoder(encoder, speakers or SpeakerEmbedding(), fusion or "none"))
         self.save_hyperparameters(ignore=["encoder", "speakers", "interpreter"])
@@ -219,3 +234,12 @@ class EmotionFineTuning(PersonalizedModule):
         total = self.trainer.estimated_stepping_batches
         schedule = linear_warmup_and_decay(optimizer, total, self.hparams["warmup_share"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _require_distinct(attributes: Sequence[Attribute]) -> None:
+    if not attributes or len(set(attributes)) < len(attributes):
+        raise UserError(
+            "names no attribute" if not attributes else f"names an attribute twice: {', '.join(attributes)}",
+            where="attributes",
+            remedy=f"Choose among {', '.join(ATTRIBUTES)}, each once",
+        )

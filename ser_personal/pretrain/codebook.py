@@ -75,7 +75,7 @@ class Codebook:
         """Read what `save` or `ser import` wrote.
 
         Raises:
-            UserError: no such file, or no codebook in it.
+            UserError: no such file, no codebook in it, or a damaged one.
         """
         try:
             with safe_open(path, framework="numpy") as file:
@@ -89,6 +89,8 @@ class Codebook:
         codebook = cls(np.ascontiguousarray(centroids, dtype=np.float32), provenance.get("made_with", {}))
         if provenance.get("hash", codebook.hash) != codebook.hash:
             raise UserError("codebook doesn't match its own hash", where=path, remedy="Copy or write it again")
+        if not np.isfinite(codebook.centroids).all():
+            raise UserError("codebook holds NaN or infinity", where=path, remedy="Write it again with `ser kmeans`")
         return codebook
 
     def save(self, path: str | Path) -> None:

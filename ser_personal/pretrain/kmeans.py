@@ -21,6 +21,7 @@ from ser_personal.pretrain.codebook import Codebook
 from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
 from ser_personal.pretrain.reservoir import FrameReservoir
 from ser_personal.pretrain.teachers import MFCCTeacher, Teacher
+from ser_personal.ranges import LARGEST_SEED, require_range
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,7 +93,14 @@ def kmeans(
     from ser_personal.pretrain.teacher_pass import FrameSampler, IdWriter, run_teacher
 
     started = time.perf_counter()
-    _check(num_clusters, sample_share, max_sampled_frames, iterations, restarts, devices)
+    # an id takes two bytes
+    require_range("num_clusters", num_clusters, 1, MAX_CLUSTERS)
+    require_range("sample_share", sample_share, 0, 1, above=True)
+    require_range("max_sampled_frames", max_sampled_frames, 1)
+    require_range("iterations", iterations, 1)
+    require_range("restarts", restarts, 1)
+    require_range("seed", seed, 0, LARGEST_SEED)
+    _require_one_device(devices)
     teacher = teacher or MFCCTeacher()
     teacher.build()
     run = partial(run_teacher, teacher, accelerator=accelerator, precision=precision)
@@ -185,21 +193,7 @@ def _existing(path: Path, made_with: dict[str, str | int | float]) -> Codebook |
     return codebook
 
 
-def _check(
-    num_clusters: int, sample_share: float, max_sampled_frames: int, iterations: int, restarts: int, devices: int
-) -> None:
-    if not 1 <= num_clusters <= MAX_CLUSTERS:
-        remedy = f"Ask for 1 to {MAX_CLUSTERS:,}: an id takes two bytes"
-        raise UserError(f"{num_clusters} clusters", where="num_clusters", remedy=remedy)
-    if not 0 < sample_share <= 1:
-        raise UserError(f"{sample_share} is no share", where="sample_share", remedy="Give one above 0 and at most 1")
-    for name, value in {
-        "max_sampled_frames": max_sampled_frames,
-        "iterations": iterations,
-        "restarts": restarts,
-    }.items():
-        if value < 1:
-            raise UserError(f"{value} is too few", where=name, remedy="Give at least 1")
+def _require_one_device(devices: int) -> None:
     if devices != 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             "pseudo-labels are made on one device", where="devices", remedy="Run one process with --devices 1"

@@ -15,6 +15,7 @@ from ser_personal.errors import UserError
 from ser_personal.pretrain.masked_prediction import PredictionHead, masked_prediction_loss
 from ser_personal.pretrain.metric import MaskedPredictionMetric
 from ser_personal.pretrain.span_mask import span_mask
+from ser_personal.ranges import LARGEST_SEED, require_range
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.types import FusionName
 
@@ -48,6 +49,9 @@ class PAPT(PersonalizedModule):
         warmup_share: share of all steps in which the rate climbs; it falls to 0, linearly, over the rest.
         weight_decay: decoupled, as fairseq's Adam has it.
         seed: of the span masks, which are a function of it, the batch and the rank.
+
+    Raises:
+        UserError: a number is out of its range.
     """
 
     def __init__(
@@ -66,6 +70,15 @@ class PAPT(PersonalizedModule):
         weight_decay: float = 0.01,
         seed: int = 0,
     ) -> None:
+        require_range("final_dim", final_dim, 1)
+        require_range("mask_prob", mask_prob, 0, 1, above=True)
+        require_range("mask_length", mask_length, 1)
+        require_range("mask_min", mask_min, 0)
+        require_range("feature_penalty", feature_penalty, 0)
+        require_range("learning_rate", learning_rate, 0, above=True)
+        require_range("warmup_share", warmup_share, 0, 1)
+        require_range("weight_decay", weight_decay, 0)
+        require_range("seed", seed, 0, LARGEST_SEED)
         super().__init__(PersonalizedEncoder(encoder or HubertEncoder(), speakers or SpeakerEmbedding(), fusion))
         self.save_hyperparameters(ignore=["encoder", "speakers"])
         self.head: PredictionHead | None = None

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from ser_personal.audio import num_frames
 from ser_personal.corpus.resolve import open_corpus
-from ser_personal.corpus.splits import require_split
+from ser_personal.corpus.splits import canonical_splits, require_split
 from ser_personal.data.batching import BucketBatchSampler
 from ser_personal.data.collate import collate_speech
 from ser_personal.data.dataset import SpeechDataset, SpeechExample, decode_part, samples_of
 from ser_personal.data.loader import SpeechLoader
 from ser_personal.errors import UserError
+from ser_personal.ranges import require_range
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +35,9 @@ class PseudoLabelData:
         fit_splits: sets that the codebook is fitted on, by default none of which a model is tested on.
         batch_seconds: audio of a batch, padding included.
         num_workers: processes that decode audio.
+
+    Raises:
+        UserError: a number is out of its range.
     """
 
     corpus: Corpus | str
@@ -41,6 +45,14 @@ class PseudoLabelData:
     fit_splits: list[str] = field(default_factory=lambda: ["train"])
     batch_seconds: float = 120.0
     num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        require_range("batch_seconds", self.batch_seconds, 0, above=True)
+        require_range("num_workers", self.num_workers, 0)
+
+    @cached_property
+    def _fit_splits(self) -> list[str]:
+        return canonical_splits(self.fit_splits)
 
     @cached_property
     def utterances(self) -> list[Utterance]:
@@ -50,9 +62,10 @@ class PseudoLabelData:
             UserError: no such split, or audio that has no frame.
         """
         sets = {name: utterances for name, utterances in open_corpus(self.corpus).splits.sets.items() if utterances}
-        for name in [*(self.splits or ()), *self.fit_splits]:
+        splits = canonical_splits(self.splits or sets)
+        for name in [*splits, *self._fit_splits]:
             require_split(name, sets)
-        wanted = [utterance for name in self.splits or sets for utterance in sets[name]]
+        wanted = [utterance for name in splits for utterance in sets[name]]
         empty = [utterance for utterance in wanted if not num_frames(samples_of(utterance))]
         if empty:
             what = f"{len(empty)} audio files are unreadable or shorter than one frame of 25 ms, this one the first"
@@ -64,7 +77,7 @@ class PseudoLabelData:
     @property
     def fingerprint(self) -> str:
         """Identifies utterances, their lengths, and which of them the codebook is fitted on."""
-        digest = hashlib.sha256(repr(sorted(self.fit_splits)).encode())
+        digest = hashlib.sha256(repr(sorted(self._fit_splits)).encode())
         for utterance in self.utterances:
             digest.update(f"{utterance.utterance_id}\t{samples_of(utterance)}\n".encode())
         return f"{len(self.utterances)} utterances, {digest.hexdigest()[:16]}"
@@ -75,9 +88,9 @@ class PseudoLabelData:
         Raises:
             UserError: nothing of `splits` lies in `fit_splits`.
         """
-        indices = [i for i, utterance in enumerate(self.utterances) if utterance.split in self.fit_splits]
+        indices = [i for i, utterance in enumerate(self.utterances) if utterance.split in self._fit_splits]
         if not indices:
-            remedy = f"Add one of {', '.join(self.fit_splits)} to data.splits, or give a codebook"
+            remedy = "Name one of data.splits there, or give a codebook"
             raise UserError("no audio to fit the codebook on", where="data.fit_splits", remedy=remedy)
         return self._loader(indices)
 

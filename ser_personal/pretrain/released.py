@@ -53,6 +53,8 @@ def import_released(file: str, out: str) -> None:
 def _centroids(centres: Any, path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
     if not (isinstance(centres, np.ndarray) and centres.ndim == 2 and centres.dtype.kind == "f" and len(centres)):
         raise UserError("its cluster_centers_ are no (clusters, dim) array", where=path, remedy="Download it again")
+    if not np.isfinite(centres).all():
+        raise UserError("its cluster_centers_ hold NaN or infinity", where=path, remedy="Download it again")
     return np.ascontiguousarray(centres, dtype=np.float32)
 
 

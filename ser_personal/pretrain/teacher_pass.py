@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
@@ -92,16 +93,27 @@ def run_teacher(
     accelerator: str,
     precision: Any,
 ) -> None:
-    """Run the teacher over every batch of the loader on one device, under a progress bar of that title."""
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=1,
-        precision=precision,
-        callbacks=[_Progress(title)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-    )
+    """Run the teacher over every batch of the loader on one device, under a progress bar of that title.
+
+    Raises:
+        UserError: Lightning refuses the accelerator or the precision, or lacks a package for it.
+    """
+    try:
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=1,
+            precision=precision,
+            callbacks=[_Progress(title)],
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
+        raise UserError(
+            str(error).rstrip(".!"),
+            where=f"accelerator {accelerator}, precision {precision}",
+            remedy="Leave both out for what this machine has, at full precision",
+        ) from error
     trainer.predict(TeacherPass(teacher, consumer), loader, return_predictions=False)
 
 

@@ -14,6 +14,7 @@ from torchaudio.transforms import MFCC
 
 from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
 from ser_personal.encoder.pooling import real_frames
+from ser_personal.ranges import require_range
 from ser_personal.types import EncoderOutput
 
 if TYPE_CHECKING:
@@ -93,9 +94,13 @@ class EncoderTeacher(Teacher):
     Args:
         encoder: any encoder; one that has its weights already, say from a checkpoint, keeps them.
         teacher_layer: 1-based, transformers' `hidden_states[L]`.
+
+    Raises:
+        UserError: `teacher_layer` is below 1.
     """
 
     def __init__(self, encoder: HubertEncoder, teacher_layer: int = 9) -> None:
+        require_range("teacher_layer", teacher_layer, 1)
         super().__init__()
         self.encoder = encoder
         self._teacher_layer = teacher_layer

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities import rank_zero_info
 
 from ser_personal.calibration.results import rows_as_json, show, write_json
 from ser_personal.calibration.table import CalibrationRow
@@ -33,6 +34,9 @@ class RidgeFloorCallback(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         train = data.train_indices
         attributes = [name for name in pl_module.attributes if name in data.train_label_mean]  # type: ignore[union-attr]
+        if not attributes:
+            rank_zero_info("no ridge floor: no training utterance has a label that the model predicts")
+            return
         tests = {split: data.split_indices(split) for split in data.wanted_test_splits}
         wanted = {index for indices in (train, *tests.values()) for index in indices}
         features = {index: mfcc_functionals(data.dataset[ExampleKey(index, 0)].waveform) for index in wanted}

@@ -92,9 +92,10 @@ class SpeakerBank:
         from safetensors import SafetensorError, safe_open
 
         path = Path(path)
-        remedy = "Build the bank again with `ser test`, or give the file that it wrote"
         if not path.is_file():
+            remedy = "Build the bank with `ser test`, or give the file that it wrote"
             raise UserError("no speaker bank here", where=path, remedy=remedy)
+        remedy = "Delete the file, and `ser test` builds it again"
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
@@ -104,7 +105,7 @@ class SpeakerBank:
             raise UserError(f"not a whole safetensors file ({error})", where=path, remedy=remedy) from error
         if metadata.get("format") != FORMAT:
             raise UserError("safetensors, but not a speaker bank", where=path, remedy=remedy)
-        if int(metadata.get("version", 0)) > FORMAT_VERSION:
+        if metadata.get("version", "1") != str(FORMAT_VERSION):
             raise UserError(
                 f"speaker bank of format {metadata['version']}; this version reads up to {FORMAT_VERSION}",
                 where=path,
@@ -112,13 +113,30 @@ class SpeakerBank:
             )
         if len(arrays) < len(_ARRAYS) or not {*_METADATA} <= metadata.keys():
             raise UserError("incomplete speaker bank", where=path, remedy=remedy)
-        low, high = json.loads(metadata["scale"])
-        return cls(
-            speaker_ids=tuple(json.loads(metadata["speaker_ids"])),
-            attributes=tuple(json.loads(metadata["attributes"])),
-            scale=(low, high),
-            fingerprint=metadata["fingerprint"],
-            **arrays,
+        try:
+            low, high = json.loads(metadata["scale"])
+            bank = cls(
+                speaker_ids=tuple(json.loads(metadata["speaker_ids"])),
+                attributes=tuple(json.loads(metadata["attributes"])),
+                scale=(low, high),
+                fingerprint=metadata["fingerprint"],
+                **arrays,
+            )
+        except (ValueError, TypeError) as error:
+            raise UserError(f"damaged speaker bank ({error})", where=path, remedy=remedy) from error
+        if not bank._is_whole:
+            raise UserError("damaged speaker bank (its arrays don't fit)", where=path, remedy=remedy)
+        return bank
+
+    @property
+    def _is_whole(self) -> bool:
+        of_labels = (len(self.speaker_ids), len(self.attributes))
+        return (
+            self.vectors.ndim == 2
+            and len(self.vectors) == len(self.speaker_ids)
+            and self.count.shape == self.label_mean.shape == self.label_std.shape == of_labels
+            and bool(np.isfinite(self.vectors).all())
+            and bool(np.isfinite(np.where(self.count > 0, [self.label_mean, self.label_std], 0.0)).all())
         )
 
     def _metadata(self) -> dict[str, str]:

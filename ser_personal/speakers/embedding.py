@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ser_personal.errors import UserError
+from ser_personal.ranges import require_range
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,9 +29,13 @@ class SpeakerEmbedding(nn.Module):
         embedding_dim: width of the table; the paper doesn't give it.
         unseen: what a speaker outside the table gets: the `mean` of all e_s, `zero`, or an `error`.
         permute: control: every speaker gets another speaker's row, the same one each time.
+
+    Raises:
+        UserError: `embedding_dim` is below 1.
     """
 
     def __init__(self, embedding_dim: int = 128, unseen: UnseenPolicy = "mean", *, permute: bool = False) -> None:
+        require_range("embedding_dim", embedding_dim, 1)
         super().__init__()
         self.embedding_dim = embedding_dim
         self.unseen = unseen

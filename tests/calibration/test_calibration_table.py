@@ -121,3 +121,18 @@ def test_where_validation_speakers_are_few_nothing_is_chosen_by_them(pldc):
     four = people("validation", 4, 2)
     assert "affine" in standard_calibrators(pldc, four)
     assert {"pldc_selected", "posterior"}.isdisjoint(standard_calibrators(pldc, four))
+
+
+def test_an_attribute_without_training_labels_stays_as_it_is(pldc, validation, test_set):
+    none = {
+        name: np.where([True, False], value, getattr(pldc.bank, name))
+        for name, value in {"count": 0, "label_mean": np.nan, "label_std": np.nan}.items()
+    }
+    unlabelled = replace(pldc, bank=replace(pldc.bank, **none))
+    calibrators = standard_calibrators(unlabelled, validation)
+    assert "posterior" not in calibrators
+    for row in calibration_table(test_set, unlabelled, calibrators):
+        if row.name in {"mu", "sigma", "both", "population", "random_speakers"}:
+            for draw in row.predictions:
+                np.testing.assert_array_equal(draw[:, 0], test_set.predictions[:, 0])
+                assert (draw[:, 1] != test_set.predictions[:, 1]).any()

@@ -6,9 +6,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import rich
 
 from ser_personal.calibration.collect import CollectedSet
-from ser_personal.calibration.results import LEGEND, cells, predictions_frame, rows_as_json, show, write_json
+from ser_personal.calibration.results import (
+    LEGEND,
+    cells,
+    predictions_frame,
+    rows_as_json,
+    score_table,
+    show,
+    write_json,
+)
 from ser_personal.calibration.table import CalibrationRow, PredictedSet
 from ser_personal.finetune.scores import AttributeScores
 from ser_personal.types import Utterance
@@ -78,3 +87,10 @@ def test_table_on_the_screen_says_what_is_no_result(capsys):
     assert "own_statistics .500 .250 (.125) .500 .250 (.125)" in printed
     assert "A-CCC over 3 speakers" in printed
     assert "own_statistics reads the test labels: an oracle, never a result." in printed
+
+
+def test_names_are_no_markup(capsys):
+    rich.print(score_table("[red]test[/red]", ["[/odd]"]))
+    shown = capsys.readouterr().out
+    assert "[red]test[/red]" in shown
+    assert "[/odd]" in shown

@@ -100,3 +100,26 @@ def test_a_line_a_kind_with_the_first_names(
 def test_a_table_that_cannot_be_read_is_the_users_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         check(str(tmp_path / "corpus.csv"))
+
+
+def test_a_truncated_wav_is_named(table: Table, tmp_path: Path) -> None:
+    path = table(COLUMNS, *GOOD)
+    (tmp_path / "a.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:-100])
+    assert found(path) == [(kinds.TRUNCATED.title, "a.wav", "")]
+
+
+def test_names_are_no_markup(table: Table, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(table(COLUMNS, *GOOD, ["d.wav", "v", "[red]odd[/red]", 2], ["e.wav", "v", "[/x]", ""])) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("[red]odd[/red]") == shown.count("[/x] ") == 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind"), [({"arousal": ""}, kinds.NO_LABEL), ({"speaker": "Unknown"}, kinds.NO_SPEAKER)]
+)
+def test_sets_that_some_stage_cannot_use(table: Table, changed: dict[str, str], kind: kinds.Kind) -> None:
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in GOOD]
+    rows = [row | changed if row["split"] == "train" else row for row in rows]
+    path = table(COLUMNS, *(list(row.values()) for row in rows))
+    assert (kind.title, "train", "") in found(path)
+    assert check(path) == 0

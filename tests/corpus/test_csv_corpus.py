@@ -97,3 +97,26 @@ def test_arguments_come_from_a_config() -> None:
     corpus = parser.instantiate(parser.parse_object({"corpus": config})).corpus
     assert isinstance(corpus, CSVCorpus)
     assert (corpus.scale, corpus.allow_overlap, str(corpus.label_file)) == ((1, 5), ("validation",), "x.csv")
+
+
+def test_columns_are_known_in_any_case(table: Table) -> None:
+    path = table(["ID", "PATH", "Speaker", "Split", "AROUSAL"], ["a", "a.wav", "s", "train", 3])
+    (Path(path).parent / "a.wav").touch()
+    (utterance,) = CSVCorpus(path).utterances
+    assert (utterance.utterance_id, utterance.speaker_id, utterance.labels["arousal"]) == ("a", "s", 3.0)
+    path = table([*COLUMNS, "Arousal"], ["a.wav", "s", "train", 1, 2])
+    assert CSVCorpus(path).utterances[0].labels["arousal"] == 1
+
+
+def test_a_column_that_stands_twice(table: Table) -> None:
+    for columns in ([*COLUMNS, "arousal"], [*COLUMNS[:3], "AROUSAL", "Arousal"]):
+        with pytest.raises(UserError, match=r"corpus\.csv: has column arousal more than once"):
+            _ = CSVCorpus(table(columns, ["a.wav", "s", "train", 1, 2][: len(columns)])).utterances
+
+
+def test_paths_from_windows(table: Table, tmp_path: Path) -> None:
+    path = table(COLUMNS, ["sub/a.wav", "s", "train", 1])
+    Path(path).write_text(Path(path).read_text().replace("sub/a.wav", "sub\\a.wav"))
+    (utterance,) = CSVCorpus(path).utterances
+    assert utterance.path == tmp_path / "sub" / "a.wav"
+    assert utterance.seconds == 0.1

@@ -21,6 +21,7 @@ COLUMNS = {attribute: attribute for attribute in ATTRIBUTES}
         (b"", r"no column path, split \(found: none\)"),
         (b"path;split\na;b\n", r"no column path, split \(found: path;split\)"),
         (b"path,split\n", "lists no utterance"),
+        (b"path,split, path\na,b,c\n", "has column path more than once"),
         (b"path,split\na\n", "line 2: 1 cells where the header has 2"),
         (b"path,split\na,b\nc,d,e\n", "line 3: 3 cells where the header has 2"),
         (b"path,split\n,b\n", "line 2: blank path"),

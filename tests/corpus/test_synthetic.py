@@ -206,6 +206,7 @@ def test_emotion_is_the_nearest_of_arousal_and_valence():
         ({"seed": -1}, r"--seed: -1 is below 0"),
         ({"min_seconds": 0.1}, r"--min-seconds: 0.1 is below 0.5"),
         ({"max_seconds": 1}, r"--max-seconds: 1 is below 2.0, and that is --min-seconds"),
+        ({"max_seconds": float("nan")}, r"--max-seconds: nan is below 2.0"),
         ({"voice_label_link": 1.5}, r"--voice-label-link: 1.5 is no share. Give a number from 0 to 1"),
     ],
 )

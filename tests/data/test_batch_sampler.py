@@ -96,3 +96,10 @@ def test_a_last_batch_of_one_means_no_other_batch_could_give(lengths: list[int],
 def test_utterance_longer_than_the_budget() -> None:
     with pytest.raises(UserError, match=r"15\.62 s, doesn't fit a batch of 10 s.*Raise data\.batch_seconds"):
         sampler([250_000, 16_000], batch_seconds=10.0)
+
+
+def test_too_long_an_utterance_is_answered_by_what_every_command_has() -> None:
+    with pytest.raises(
+        UserError, match=r"the longest utterance, 2\.00 s.* 1 s\. Raise data\.batch_seconds to at least that\.$"
+    ):
+        BucketBatchSampler([0], [32_000], batch_seconds=1, shuffle=False)

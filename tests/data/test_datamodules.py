@@ -122,3 +122,21 @@ def test_audio_that_training_would_stumble_over(corpus_folder: Path, tmp_path: P
     with pytest.raises(UserError, match=r"u03\.wav: audio is missing or unreadable, the first of 2 .*`ser check"):
         EmotionDataModule(str(folder)).setup("fit")
     EmotionDataModule(str(folder)).setup("test")
+
+
+def test_a_split_named_twice_counts_once(corpus: CSVCorpus, pseudo_labels_folder: Path) -> None:
+    datamodule = pretrain(corpus, pseudo_labels_folder, splits=["train", "Train"], unseen_splits=["dev", "validation"])
+    assert datamodule.splits == ["train"]
+    assert sorted(datamodule.unseen_indices) == list(range(26, 30))
+    assert sorted(datamodule.train_indices + datamodule.held_out_indices) == list(range(2, 24))
+    tests = EmotionDataModule(corpus, test_splits=["test2", "Test2", "test1"], num_workers=0)
+    assert tests.wanted_test_splits == ["test2", "test1"]
+    assert sorted(indices(tests.test_dataloader())) == list(range(30, 34))
+
+
+@pytest.mark.parametrize("options", [{"max_batch": 1}, {"batch_seconds": 1.7}])
+def test_training_on_single_utterances(corpus: CSVCorpus, options: dict[str, float]) -> None:
+    datamodule = EmotionDataModule(corpus, num_workers=0, **options)
+    with pytest.raises(UserError, match="a training batch would be a single utterance"):
+        datamodule.setup("fit")
+    datamodule.setup("test")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -123,3 +124,33 @@ def test_what_load_refuses(tmp_path: Path) -> None:
 def test_more_clusters_than_two_bytes_hold() -> None:
     with pytest.raises(UserError, match="two bytes"):
         PseudoLabelSource(num_clusters=65_537, teacher="mfcc", codebook_hash="abc")
+
+
+@pytest.mark.parametrize("line", ["rubbish", "[]", '["a"]', '["a", "b"]', '["a", -1]', '{"a": 3}', "\x00"])
+def test_a_damaged_list_of_utterances(tmp_path: Path, line: str) -> None:
+    write(tmp_path, IDS)
+    path = tmp_path / "utterances.jsonl"
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([first, line, *others]) + "\n")
+    for read in (PseudoLabels.load, lambda folder: PseudoLabelWriter(folder, SOURCE)):
+        with pytest.raises(UserError, match=r"jsonl, line 2: pseudo-labels are damaged: .*again into a new one"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"format_version": 1},
+        {"format_version": 1, "finished": True},
+        {"format_version": 1, "finished": True, "source": {"num_clusters": 3}},
+        {"format_version": 1, "finished": "yes", "source": asdict(SOURCE)},
+        {"format_version": 1, "finished": True, "source": asdict(SOURCE) | {"num_clusters": "many"}},
+        {"format_version": 1, "finished": True, "source": asdict(SOURCE) | {"more": 1}},
+    ],
+)
+def test_a_damaged_description(tmp_path: Path, meta: dict[str, object]) -> None:
+    write(tmp_path, IDS)
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    for read in (PseudoLabels.load, lambda folder: PseudoLabelWriter(folder, SOURCE)):
+        with pytest.raises(UserError, match=r"meta\.json: pseudo-labels are damaged"):
+            read(tmp_path)

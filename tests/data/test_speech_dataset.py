@@ -96,3 +96,7 @@ def test_pseudo_labels_of_another_corpus_or_version(corpus: CSVCorpus, pseudo_la
     longer = replace(corpus.utterances[0], seconds=corpus.utterances[0].seconds + 0.02)
     with pytest.raises(UserError, match="24 pseudo-labels for the 25 frames of u00"):
         check_pseudo_labels([longer], labels)
+    with (pseudo_labels_folder / "ids.uint16").open("r+b") as file:
+        file.write(b"\x08\x00")
+    with pytest.raises(UserError, match="pseudo-labels of u00 are damaged: 8 is no cluster"):
+        check_pseudo_labels(corpus.utterances, PseudoLabels.load(pseudo_labels_folder))

@@ -280,3 +280,9 @@ def test_nothing_is_read_before_build():
     assert not list(encoder.parameters())
     with pytest.raises(RuntimeError, match="build"):
         encoder(torch.zeros(1, 400), torch.tensor([400]))
+
+
+def test_more_layers_to_freeze_than_there_are(hubert_folder):
+    built(hubert_folder, freeze_layers=2)
+    with pytest.raises(UserError, match=r"freeze_layers: 3 is out of range\. Give a number from 0 to 2"):
+        built(hubert_folder, freeze_layers=3)

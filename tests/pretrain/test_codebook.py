@@ -85,3 +85,11 @@ def test_a_damaged_codebook_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(UserError, match="doesn't match its own hash"):
         Codebook.load(path)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_centroids_that_are_no_numbers(tmp_path, wrong):
+    path = tmp_path / "codebook.safetensors"
+    Codebook(np.array([[1.0, wrong]], dtype=np.float32)).save(path)
+    with pytest.raises(UserError, match=r"codebook\.safetensors: codebook holds NaN or infinity"):
+        Codebook.load(path)

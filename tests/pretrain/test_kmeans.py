@@ -147,11 +147,15 @@ def test_what_is_no_codebook_is_refused(make, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_clusters": 65_537}, "num_clusters: 65537 clusters"),
-        ({"num_clusters": 0}, "num_clusters: 0 clusters"),
+        ({"num_clusters": 65_537}, "num_clusters: 65537 is out of range. Give a number from 1 to 65536"),
+        ({"num_clusters": 0}, "num_clusters: 0 is out of range"),
         ({"num_clusters": 60_000}, r"60000 clusters for \d+ sampled frames"),
         ({"sample_share": 0.0}, "sample_share"),
-        ({"iterations": 0}, "iterations"),
+        ({"iterations": 0}, "iterations: 0 is out of range"),
+        ({"seed": -1}, "seed: -1 is out of range"),
+        ({"seed": 2**31}, "seed: 2147483648 is out of range"),
+        ({"accelerator": "quantum"}, "accelerator quantum, precision 32-true: You selected an invalid accelerator"),
+        ({"precision": "7-true"}, "accelerator cpu, precision 7-true: Precision '7-true' is invalid"),
         ({"devices": 2}, "devices: pseudo-labels are made on one device"),
     ],
 )
@@ -195,3 +199,10 @@ def test_usage_counts_every_frame_once(make, data, monkeypatch):
     ids = [utterance.utterance_id for utterance in data.utterances]
     every = np.concatenate([labels[utterance_id] for utterance_id in ids])
     assert codebook_usage(labels, ids) == CodebookUsage.from_counts(np.bincount(every))
+
+
+def test_splits_in_any_spelling_each_once(corpus):
+    data = PseudoLabelData(corpus, splits=["Train", "dev", "train"], fit_splits=["TRAIN"])
+    assert len(data.utterances) == 14
+    assert len(data.fit_loader().batch_sampler.plan(0)[0]) > 0
+    assert data.fingerprint == PseudoLabelData(corpus, splits=["train", "validation"]).fingerprint

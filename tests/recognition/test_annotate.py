@@ -149,7 +149,7 @@ def spoil(talk):
         "silent.wav": "is silent",
         "short.wav": "shorter than one frame",
         "tone.wav": "no speech was found",
-        "nan.wav": "NaN or infinite",
+        "nan.wav": "NaN, infinity",
         "жук\n.wav": "can't be decoded",
         "channels.wav": "Too many channels",
     }

@@ -94,7 +94,7 @@ def test_many_channels_are_averaged(tmp_path):
     [
         (np.zeros(16_000), "is silent"),
         (TONE[:399], r"shorter than one frame \(399 samples"),
-        (np.array([0.1, np.nan] * 500), "NaN or infinite"),
+        (np.array([0.1, np.nan] * 500), "NaN, infinity"),
         (np.zeros(0), r"\(0 samples"),
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -57,3 +58,22 @@ def test_other_processes_answer_the_first_ones_question_for_the_folder():
     running = OtherRank()
     RidgeFloorCallback().on_test_end(running, finetuning())
     assert running.asked == 1
+
+
+def test_attributes_without_training_labels_have_no_floor(relabelled, finetuned_checkpoint, tmp_path, capsys):
+    def hide(row, columns):
+        if row["Split_Set"] == "Train":
+            row.update(dict.fromkeys(columns, ""))
+
+    def floor(*columns):
+        data = emotion_data(relabelled(lambda row: hide(row, columns)))
+        running = trainer(tmp_path, callbacks=[RidgeFloorCallback()])
+        running.test(finetuning(), datamodule=data, ckpt_path=finetuned_checkpoint, verbose=False)
+
+    floor("EmoVal")
+    written = json.loads((tmp_path / "floor.json").read_text())["splits"]["test1"]["rows"]["ridge"]
+    assert set(written["attributes"]) == {"arousal"}
+    shutil.rmtree(tmp_path / "relabelled")
+    (tmp_path / "floor.json").unlink()
+    floor("EmoVal", "EmoAct", "EmoDom")
+    assert not (tmp_path / "floor.json").exists()

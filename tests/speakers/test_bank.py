@@ -176,3 +176,25 @@ def test_shapes_and_values_that_do_not_fit_are_named():
 def test_importing_the_bank_imports_no_torch():
     code = "import sys, ser_personal.speakers.bank; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arrays", "metadata"),
+    [
+        ({"vectors": np.full((1, 2), NAN)}, {}),
+        ({"vectors": np.ones((2, 2))}, {}),
+        ({"label_mean": np.ones((1, 3))}, {}),
+        ({"label_std": np.full((1, 2), NAN)}, {}),
+        ({}, {"speaker_ids": "[a"}),
+        ({}, {"scale": "[1]"}),
+        ({}, {"attributes": "3"}),
+    ],
+)
+def test_a_damaged_bank_is_to_be_deleted(arrays, metadata, tmp_path):
+    bank = SpeakerBank.from_utterances(["a"], np.ones((1, 2)), np.ones((1, 2)), ATTRIBUTES)
+    bank.save(tmp_path / "bank")
+    save_file(load_file(tmp_path / "bank") | arrays, tmp_path / "bank", bank._metadata() | metadata)
+    with pytest.raises(
+        UserError, match=r"bank: damaged speaker bank \(.*\)\. Delete the file, and `ser test` builds it"
+    ):
+        SpeakerBank.load(tmp_path / "bank")

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from math import inf, nan
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ser_personal.calibration.callback import PLDCCallback
+from ser_personal.data.emotion_datamodule import EmotionDataModule
+from ser_personal.data.pretrain_datamodule import PretrainDataModule
+from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.encoder.tiny import TinyEncoder
+from ser_personal.errors import UserError
+from ser_personal.finetune.interpreters import MLPInterpreter
+from ser_personal.finetune.module import EmotionFineTuning
+from ser_personal.pretrain.papt import PAPT
+from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
+from ser_personal.pretrain.teachers import EncoderTeacher
+from ser_personal.ranges import require_range, require_scale
+from ser_personal.speakers.embedding import SpeakerEmbedding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NUMBERS = (-inf, -1, 0, 0.5, 1, 2, inf, nan)
+
+
+@pytest.mark.parametrize(
+    ("options", "inside", "allowed"),
+    [
+        ({"low": 0}, (0, 0.5, 1, 2), "of at least 0"),
+        ({"low": 0, "above": True}, (0.5, 1, 2), "above 0"),
+        ({"low": 0, "high": 1}, (0, 0.5, 1), "from 0 to 1"),
+        ({"low": 0, "high": 1, "above": True}, (0.5, 1), "above 0 and at most 1"),
+    ],
+)
+def test_what_a_range_holds(options, inside, allowed):
+    for number in NUMBERS:
+        if number in inside:
+            require_range("share", number, **options)
+        else:
+            with pytest.raises(UserError) as caught:
+                require_range("share", number, **options)
+            assert str(caught.value) == f"share: {number} is out of range. Give a number {allowed}."
+
+
+@pytest.mark.parametrize("scale", [(7, 1), (3, 3), (nan, 7)])
+def test_what_is_no_scale(scale):
+    require_scale((-1, 1))
+    with pytest.raises(UserError, match="is no scale"):
+        require_scale(scale)
+
+
+IMPOSSIBLE: dict[str, tuple[Callable[..., object], dict[str, tuple[float, ...]]]] = {
+    "fine-tuning": (
+        EmotionFineTuning,
+        {
+            "unseen_share": (-0.1, 1.1),
+            "learning_rate": (0, -1),
+            "interpreter_learning_rate": (0, -1),
+            "weight_decay": (-0.1,),
+            "warmup_share": (-0.1, 1.1),
+            "min_utterances": (0,),
+        },
+    ),
+    "PAPT": (
+        PAPT,
+        {
+            "final_dim": (0,),
+            "mask_prob": (0, 1.1),
+            "mask_length": (0,),
+            "mask_min": (-1,),
+            "feature_penalty": (-1,),
+            "learning_rate": (0,),
+            "warmup_share": (-0.1, 1.1),
+            "weight_decay": (-0.1,),
+            "seed": (-1,),
+        },
+    ),
+    "interpreter": (MLPInterpreter, {"dropout": (-0.1, 1.1)}),
+    "teacher": (lambda **options: EncoderTeacher(TinyEncoder(), **options), {"teacher_layer": (0,)}),
+    "speakers": (SpeakerEmbedding, {"embedding_dim": (0,)}),
+    "HuBERT": (
+        HubertEncoder,
+        {"freeze_layers": (-1,), "gradient_scale": (-1,), "dropout": (-0.1, 1.1), "layerdrop": (-0.1, 1.1)},
+    ),
+    "tiny": (
+        TinyEncoder,
+        {
+            "dim": (0,),
+            "layers": (0,),
+            "heads": (0, 3),
+            "feed_forward_dim": (0,),
+            "num_mels": (0,),
+            "dropout": (1.1,),
+            "freeze_layers": (-1, 5),
+        },
+    ),
+    "emotion data": (
+        lambda **options: EmotionDataModule("corpus", **options),
+        {"batch_seconds": (0, inf), "max_batch": (0,), "max_samples": (399,), "num_workers": (-1,), "seed": (-1,)},
+    ),
+    "pre-training data": (
+        lambda **options: PretrainDataModule("corpus", **options),
+        {
+            "batch_seconds": (0,),
+            "max_samples": (3599,),
+            "min_samples": (-1,),
+            "held_out": (0, 1),
+            "num_workers": (-1,),
+            "seed": (-1, 2**31),
+        },
+    ),
+    "pseudo-label data": (
+        lambda **options: PseudoLabelData("corpus", **options),
+        {"batch_seconds": (0,), "num_workers": (-1,)},
+    ),
+    "PLDC": (PLDCCallback, {"k": (0,), "draws": (0,), "seed": (-1,)}),
+}
+CASES = [
+    pytest.param(make, {name: value}, id=f"{what}-{name}-{value}")
+    for what, (make, arguments) in IMPOSSIBLE.items()
+    for name, values in arguments.items()
+    for value in values
+]
+
+
+@pytest.mark.parametrize(("make", "argument"), CASES)
+def test_impossible_arguments_are_refused_by_name(make, argument):
+    (name,) = argument
+    with pytest.raises(UserError, match=rf"^{name}: .+\. Give a "):
+        make(**argument)
+
+
+def test_hidden_layers_have_a_width():
+    with pytest.raises(UserError, match="hidden_dims: 0 is out of range"):
+        MLPInterpreter((128, 0))
+
+
+@pytest.mark.parametrize("attributes", [(), ("arousal", "valence", "arousal")])
+def test_no_attribute_or_one_twice(attributes):
+    with pytest.raises(UserError, match=r"^attributes: names .*\. Choose among arousal, valence, dominance, each once"):
+        EmotionFineTuning(attributes=attributes)
+
+
+def test_the_ends_of_the_ranges_are_inside():
+    EmotionFineTuning(unseen_share=1, weight_decay=0, warmup_share=0, min_utterances=1)
+    PAPT(mask_prob=1, mask_length=1, mask_min=0, feature_penalty=0, warmup_share=1)
+    TinyEncoder(layers=2, freeze_layers=2, dropout=1)
+    EmotionDataModule("corpus", max_batch=1, max_samples=400)
+    PretrainDataModule("corpus", max_samples=3600, min_samples=0)
