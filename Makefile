@@ -1,7 +1,8 @@
 # `make help` says what there is. Every target makes .venv and installs what it needs, once.
 
 PYTHON ?= python3
-FAISS ?= cpu
+# what is installed stays, unless told otherwise
+FAISS ?= $(if $(wildcard .venv/installed-gpu),gpu,cpu)
 OUT ?= demo
 BIN := .venv/bin
 INSTALLED := .venv/installed-$(FAISS)
@@ -20,6 +21,7 @@ $(INSTALLED): pyproject.toml
 	@echo 'Installing into .venv; the first time this downloads PyTorch, which takes some minutes.'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
+	@[ ! -e .venv/installed-gpu ] || $(BIN)/pip uninstall --quiet --yes faiss-gpu
 	$(BIN)/pip install --quiet --editable '.[dev]'
 ifeq ($(FAISS),gpu)
 	$(BIN)/pip uninstall --quiet --yes faiss-cpu
@@ -41,7 +43,7 @@ lint: setup ## Check style, types and the import contract
 	$(BIN)/lint-imports
 
 bench: setup ## Run the benchmarks, each against its peer, and add rows to benchmarks/RESULTS.md
-	for benchmark in prediction_head papt_step start_up; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
+	for benchmark in prediction_head papt_step start_up calibration_simulation; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 
 clean: ## Remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info

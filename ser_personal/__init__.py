@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ser_personal.audio import num_frames
     from ser_personal.calibration.callback import PLDCCallback
     from ser_personal.calibration.pldc import calibrate
+    from ser_personal.calibration.posterior import PosteriorCalibrator
     from ser_personal.corpus.csv_corpus import CSVCorpus
     from ser_personal.corpus.msp_podcast import MSPPodcast
     from ser_personal.data.emotion_datamodule import EmotionDataModule
@@ -30,6 +31,7 @@ __all__ = [
     "EmotionRecognizer",
     "MSPPodcast",
     "PLDCCallback",
+    "PosteriorCalibrator",
     "PredictionHead",
     "PretrainDataModule",
     "SpeakerBank",
@@ -51,6 +53,7 @@ _HOMES = {
     "EmotionRecognizer": "recognition.recognizer",
     "MSPPodcast": "corpus.msp_podcast",
     "PLDCCallback": "calibration.callback",
+    "PosteriorCalibrator": "calibration.posterior",
     "PredictionHead": "pretrain.masked_prediction",
     "PretrainDataModule": "data.pretrain_datamodule",
     "SpeakerBank": "speakers.bank",

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 import re
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
+from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
+CONFIG_FLAGS = ("--config", "-c")
 _KEY = re.compile(r'Parser key "(?P<key>[^"]+)"[^:]*:(?P<rest>.*)', re.DOTALL)
 _PLAIN = {
     r"^Expected a <class '(\w+)'>\. Got value: (.*)": r"\2 is no \1",
@@ -81,8 +82,9 @@ def parse(
     parser = OneLineParser(prog=prog, description=(inspect.getdoc(function) or "").split("\n")[0])
     parser.add_argument("--config", action="config", help="YAML with values for the arguments below")
     hints = get_type_hints(function)
+    described = {entry.arg_name: entry.description for entry in parse_docstring(inspect.getdoc(function) or "").params}
     for name in positional:
-        parser.add_argument(name, type=hints[name])
+        parser.add_argument(name, type=hints[name], help=described.get(name))
     parser.add_function_arguments(function, as_group=False, skip=set(positional), fail_untyped=False)
     booleans = {name for name, hint in hints.items() if hint is bool}
     values = parser.instantiate(parser.parse_args(_plain(arguments, booleans)))
@@ -90,10 +92,14 @@ def parse(
     return {name: value for name, value in vars(values).items() if name in wanted}
 
 
-def values_of(flag: str, arguments: Sequence[str]) -> list[str]:
-    """Every value given to a flag, as `--flag value` or `--flag=value`."""
-    following = [value for given, value in pairwise(arguments) if given == flag]
-    return following + [given.removeprefix(f"{flag}=") for given in arguments if given.startswith(f"{flag}=")]
+def values_of(flags: Collection[str], arguments: Sequence[str]) -> list[str]:
+    """Every value given to a flag under any of its names, as `--flag value` or `--flag=value`, in their order."""
+    values: list[str] = []
+    for place, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in flags:
+            values += [value] if equals else arguments[place + 1 : place + 2]
+    return values
 
 
 def _plain(arguments: Sequence[str], booleans: set[str]) -> list[str]:

@@ -12,7 +12,7 @@ from ser_personal.errors import UserError
 from ser_personal.quiet import quieten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,12 @@ COMMANDS = {
         "turn a released fairseq checkpoint or sklearn codebook into safetensors",
         ("file",),
     ),
+    "calibrate": Command(
+        "ser_personal.calibration.command:calibrate_tables",
+        "calibrate a table of predictions by PLDC and its controls, without a model",
+        ("predictions",),
+    ),
+    "report": Command("ser_personal.report.report:report", "write report.html and an audit of a test run", ("run",)),
     "export": Command(
         "ser_personal.recognition.export:export", "turn a fine-tuned checkpoint into a bundle to share", ("checkpoint",)
     ),
@@ -73,7 +79,7 @@ def main() -> int:
         return _fail(error)
     except Exception as error:
         # jsonargparse and Lightning wrap what is raised inside the classes they instantiate
-        mistake = user_error_behind(error)
+        mistake = user_error_behind(error) or file_error_behind(error)
         if mistake is None:
             raise
         return _fail(mistake)
@@ -86,12 +92,23 @@ def _fail(error: UserError) -> int:
 
 def user_error_behind(error: BaseException) -> UserError | None:
     """Find the user's mistake that an exception was raised from."""
+    return next((seen for seen in _causes(error) if isinstance(seen, UserError)), None)
+
+
+def file_error_behind(error: BaseException) -> UserError | None:
+    """Find the file or folder that couldn't be read or written, as the user's mistake."""
+    for seen in _causes(error):
+        if isinstance(seen, OSError) and seen.filename is not None:
+            remedy = "Check the path, its permissions and the space left, or give another"
+            return UserError(str(seen.strerror), where=seen.filename, remedy=remedy)
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, UserError):
-            return seen
+        yield seen
         seen = seen.__cause__ or seen.__context__
-    return None
 
 
 def _dispatch(argv: Sequence[str]) -> int:
@@ -148,7 +165,7 @@ def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
     if {"-h", "--help", "--print_config"} & {argument.split("=")[0] for argument in arguments}:
         return
     in_configs = [content["ckpt_path"] for content in read_configs(arguments).values() if "ckpt_path" in content]
-    checkpoint = [None, *in_configs, *values_of("--ckpt_path", arguments)][-1]
+    checkpoint = [None, *in_configs, *values_of(["--ckpt_path"], arguments)][-1]
     if checkpoint in {None, "null"}:
         if stage == "fit":
             return
@@ -171,10 +188,10 @@ def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
     """
     import yaml
 
-    from ser_personal.arguments import values_of
+    from ser_personal.arguments import CONFIG_FLAGS, values_of
 
     configs = {}
-    for path in values_of("--config", arguments) + values_of("-c", arguments):
+    for path in values_of(CONFIG_FLAGS, arguments):
         # the value may also be the YAML itself
         if not Path(path).is_file() and ("\n" in path or "{" in path):
             continue

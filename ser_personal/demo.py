@@ -39,7 +39,9 @@ def demo(out: str, speakers: int = 80, utterances: int = 24, seed: int = 0, conf
     started = time.perf_counter()
     corpus, labels = folder / "corpus", folder / "pseudo_labels"
     data = ["--data.corpus", str(corpus)]
-    root = ["--trainer.default_root_dir", str(folder)]
+    # the stages share this process, which a second device would leave
+    one_device = ["--trainer.devices", "1"]
+    root = [*one_device, "--trainer.default_root_dir", str(folder)]
 
     def config(*names: str) -> list[str]:
         return [piece for name in names for piece in ("--config", str(yaml / name))]
@@ -66,7 +68,7 @@ def demo(out: str, speakers: int = 80, utterances: int = 24, seed: int = 0, conf
     finetune = [*config("finetune.yaml", "tiny/finetune.yaml"), *data]
     metrics, floor = {}, {}
     for system in SYSTEMS:
-        system_root = ["--trainer.default_root_dir", str(folder / system)]
+        system_root = [*one_device, "--trainer.default_root_dir", str(folder / system)]
         source = [] if system == "vanilla" else ["--model.papt_checkpoint", str(folder / f"{system}.ckpt")]
         _stage("fit", *finetune, *source, *system_root)
         ridge = config("ridge.yaml") if system == "vanilla" else []

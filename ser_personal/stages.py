@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -22,13 +22,30 @@ import ser_personal.encoder.tiny
 import ser_personal.finetune.module
 import ser_personal.pretrain.papt
 import ser_personal.report.floor_callback  # noqa: F401
-from ser_personal.arguments import OneLineErrors, values_of
-from ser_personal.encoder.checkpoint import read_checkpoint
+from ser_personal.arguments import CONFIG_FLAGS, OneLineErrors, values_of
+from ser_personal.calibration.prediction_writer import PredictionWriter
+from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
 from ser_personal.encoder.module import PersonalizedModule
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ser_personal.encoder.personalized import EncoderDescription
+
+
+ARCHITECTURE = {
+    "attributes",
+    "encoder",
+    "encoder.dim",
+    "encoder.layers",
+    "encoder.heads",
+    "encoder.feed_forward_dim",
+    "encoder.num_mels",
+    "final_dim",
+    "fusion",
+    "speakers.embedding_dim",
+}
 
 
 class _Parser(OneLineErrors, LightningArgumentParser):
@@ -58,7 +75,8 @@ class StageCLI(LightningCLI):
         path = self.config[stage].get("ckpt_path")
         if path is None:
             return
-        saved = dict(read_checkpoint(path)["hyper_parameters"])
+        checkpoint = read_checkpoint(path)
+        saved = dict(checkpoint["hyper_parameters"])
         saved.pop("_instantiator", None)
         asked = self.config[stage].model.class_path
         # one that was trained without the command line doesn't name its class
@@ -73,13 +91,49 @@ class StageCLI(LightningCLI):
         self.config = self.parser.parse_args(
             _with_config(sys.argv[1:], {"model": {"class_path": kind, "init_args": saved}})
         )
-        for name, value in _leaves(self.config[stage].model.as_dict()):
+        now = dict(_leaves(self.config[stage].model.as_dict()))
+        _refuse_other_architecture(now, dict(_leaves(saved)), checkpoint[DESCRIPTION], path)
+        for name, value in now.items():
             if before.get(name) != value:
                 rank_zero_info(f"from {path}: model.{name} = {value} (the config had {before.get(name)})")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer.
+
+        Raises:
+            UserError: Lightning knows no such accelerator, strategy or number of devices.
+        """
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:
+            stage = f"ser {self.config['subcommand']}"
+            remedy = f"`{stage} --help` lists the arguments under --trainer"
+            raise UserError(str(error).rstrip("."), where=stage, remedy=remedy) from error
+
+    def before_predict(self) -> None:
+        """Have predictions written down."""
+        self.trainer.callbacks.append(PredictionWriter())  # type: ignore[attr-defined]
 
     def before_fit(self) -> None:
         """Spare a resumed fit the reading of weights that its checkpoint replaces."""
         self.model.starts_from_checkpoint = self.config["fit"].get("ckpt_path") is not None
+
+
+def _refuse_other_architecture(
+    now: dict[str, Any], saved: dict[str, Any], description: EncoderDescription, path: object
+) -> None:
+    """Refuse what the command line can't change of a trained model: its weights would be read as something else."""
+    # what training found out stands in the description alone: PAPT's fusion, say, when fine-tuning from it
+    found = {"fusion": description["fusion"], "speakers.embedding_dim": description["embedding_dim"]}
+    trained = {**saved, **found}
+    for name, value in now.items():
+        fixed = name.startswith("interpreter") or name in ARCHITECTURE
+        if fixed and name in trained and value not in (trained[name], saved.get(name)):
+            raise UserError(
+                f"was trained with {name} {trained[name]}, not {value}",
+                where=path,
+                remedy=f"Leave --model.{name} out, or train a model with it",
+            )
 
 
 def _keep_tables_whole(parser: LightningArgumentParser) -> None:
@@ -93,17 +147,14 @@ def _keep_tables_whole(parser: LightningArgumentParser) -> None:
 def _with_config(arguments: list[str], config: dict[str, Any]) -> list[str]:
     """Put a config behind those given and before every other flag, so that it wins over the former alone."""
     stage, *rest = arguments
-    paths = values_of("--config", rest) + values_of("-c", rest)
     others: list[str] = []
     skip = False
     for argument in rest:
-        if skip or argument.startswith(("--config=", "-c=")):
-            skip = False
-        elif argument in {"--config", "-c"}:
-            skip = True
+        if skip or argument.partition("=")[0] in CONFIG_FLAGS:
+            skip = argument in CONFIG_FLAGS
         else:
             others.append(argument)
-    given = [piece for path in paths for piece in ("--config", path)]
+    given = [piece for path in values_of(CONFIG_FLAGS, rest) for piece in ("--config", path)]
     return [stage, *given, "--config", json.dumps(config), *others]
 
 
@@ -113,7 +164,8 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
         if isinstance(value, dict):
             yield from _leaves(value, name)
         else:
-            yield name, value
+            # a checkpoint keeps lists where the parser makes tuples
+            yield name, list(value) if isinstance(value, tuple) else value
 
 
 def run() -> StageCLI:

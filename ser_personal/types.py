@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ATTRIBUTES = ("arousal", "valence", "dominance")
+# pads pseudo-labels, and is no cluster
+NO_PSEUDO_LABEL = -100
 
 Attribute = Literal["arousal", "valence", "dominance"]
 FusionName = Literal["none", "first", "prefix", "concat", "last"]

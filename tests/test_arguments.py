@@ -88,4 +88,5 @@ def test_mistakes_are_one_line(arguments, message):
 
 
 def test_values_of_a_flag_in_either_form():
-    assert values_of("--config", ["--config", "a", "--config=b", "--configs", "c", "--config"]) == ["a", "b"]
+    assert values_of(["--config"], ["--config", "a", "--config=b", "--configs", "c", "--config"]) == ["a", "b"]
+    assert values_of(["--config", "-c"], ["--config=a", "-c", "b", "--config", "c", "-c=d"]) == ["a", "b", "c", "d"]

@@ -280,3 +280,10 @@ def test_what_lightning_refuses(given, refused):
     refused(logger, "ser fit: Cannot use `LearningRateMonitor` callback with `Trainer` that has no logger")
     papt = ["test", *given.papt[1:], "--ckpt_path", given.papt_checkpoint]
     refused(papt, "ser test: No `test_step")
+    refused([*given.papt, "--trainer.accelerator", "abacus"], "ser fit: .*abacus", "--help` lists the arguments")
+
+
+def test_a_folder_that_is_a_file(given, refused):
+    (given.folder / "taken").write_text("")
+    folder = ["--trainer.default_root_dir", given.folder / "taken"]
+    refused([*given.papt, *folder], "taken.*: (Not a directory|File exists)", "Check the path")

@@ -59,6 +59,12 @@ def test_commands_explain_their_arguments(name, capsys):
         assert parameter in shown
 
 
+def test_arguments_without_a_flag_are_explained_as_well(capsys):
+    with pytest.raises(SystemExit):
+        ser("calibrate", "--help")
+    assert "arousal_raw" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_stages_explain_their_arguments(name, capsys):
     with pytest.raises(SystemExit) as caught:

@@ -58,7 +58,8 @@ def test_importing_the_package_imports_no_network():
 
 
 def test_the_label_statistics_need_no_torch():
-    code = "import sys; from ser_personal import SpeakerBank, calibrate, CSVCorpus; print('torch' in sys.modules)"
+    names = "SpeakerBank, calibrate, PosteriorCalibrator, CSVCorpus"
+    code = f"import sys; from ser_personal import {names}; print('torch' in sys.modules)"
     assert run_python(code).strip() == "False"
 
 
@@ -73,6 +74,15 @@ def test_public_signatures(name):
     assert list(parameters)[: len(SIGNATURES[name])] == SIGNATURES[name]
     for parameter, default in DEFAULTS.get(name, {}).items():
         assert parameters[parameter].default == default
+
+
+def test_the_posterior_calibrator_is_fitted_and_then_calibrates():
+    calibrator = ser_personal.PosteriorCalibrator
+    assert next(iter(inspect.signature(calibrator).parameters)) == "bank"
+    assert list(inspect.signature(calibrator.fit).parameters)[1:] == ["predictions", "speaker_ids", "pooled", "labels"]
+    parameters = inspect.signature(calibrator.calibrate).parameters
+    assert list(parameters)[1:4] == ["predictions", "speaker_ids", "pooled"]
+    assert parameters["causal"].default is False
 
 
 def test_a_speaker_bank_comes_from_utterances_and_goes_to_disk():

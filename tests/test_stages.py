@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import pytest
 import torch
 from command_line import configs, finetune_arguments, papt_arguments, ser, stage, trainer_flags
-from lightning.pytorch.callbacks import EarlyStopping
 
 from ser_personal.arguments import parse
 from ser_personal.calibration.callback import PLDCCallback
@@ -56,9 +57,51 @@ def test_the_checkpoint_wins_over_the_yaml_and_the_command_line_over_both(run, s
     assert cli.model.interpreter.hidden_dims == (16,)
     assert cli.model.test_metric.min_utterances == 2
     path = run / "finetune.ckpt"
-    replaced = f"from {path}: model.attributes = ('valence',) (the config had ('arousal', 'valence', 'dominance'))"
+    replaced = f"from {path}: model.attributes = ['valence'] (the config had ['arousal', 'valence', 'dominance'])"
     assert replaced in said
     assert not [line for line in said if "min_utterances" in line]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (["--model.attributes", "[arousal]"], r"was trained with attributes \['valence'\], not \['arousal'\]"),
+        (["--model.fusion", "none"], "was trained with fusion last, not none"),
+        (["--model.encoder.dim", "32"], "was trained with encoder.dim 64, not 32"),
+        (["--model.speakers", "SpeakerEmbedding", "--model.speakers.embedding_dim", "8"], "embedding_dim 128, not 8"),
+        (["--model.interpreter", "MLPInterpreter", "--model.interpreter.hidden_dims", "[8]"], "hidden_dims"),
+    ],
+)
+def test_the_command_line_can_not_change_what_was_trained(run, tmp_path, synthetic_corpus, capsys, changed, told):
+    arguments = [*finetune_arguments(synthetic_corpus), "--ckpt_path", run / "finetune.ckpt", *changed]
+    assert ser("test", *arguments, *trainer_flags(tmp_path)) == 2
+    printed = capsys.readouterr().err
+    assert re.search(told, printed)
+    assert "Leave --model." in printed
+
+
+def test_naming_the_fusion_that_papt_brought_is_no_change(run, tmp_path, synthetic_corpus):
+    arguments = [*finetune_arguments(synthetic_corpus), "--ckpt_path", run / "finetune.ckpt", "--model.fusion", "last"]
+    assert ser("validate", *arguments, *trainer_flags(tmp_path)) == 0
+
+
+def test_predict_writes_what_test_predicts(run, tmp_path, synthetic_corpus):
+    arguments = [*finetune_arguments(synthetic_corpus), "--ckpt_path", run / "finetune.ckpt"]
+    assert ser("predict", *arguments, *trainer_flags(tmp_path / "predict")) == 0
+    small = ["--trainer.callbacks.k", "3"]
+    assert ser("test", *arguments, *configs("pldc.yaml"), *small, *trainer_flags(tmp_path / "test")) == 0
+    predicted, tested = (pd.read_csv(*(tmp_path / name).rglob("predictions.csv")) for name in ("predict", "test"))
+    described = ["gender", "seconds", "emotion"]
+    assert list(predicted) == ["utterance", "speaker", "split", "valence_label", "valence_raw", *described]
+    pd.testing.assert_frame_equal(predicted, tested[list(predicted)])
+
+
+def test_configs_count_in_their_order_however_they_are_written(run, tmp_path, synthetic_corpus):
+    finetune, tiny, pldc = (configs(name)[1] for name in ("finetune.yaml", "tiny/finetune.yaml", "pldc.yaml"))
+    mixed = [f"--config={finetune}", "--config", tiny, "-c", pldc]
+    arguments = [*mixed, "--data.corpus", synthetic_corpus, "--ckpt_path", run / "finetune.ckpt"]
+    cli = stage("test", *arguments, "--trainer.callbacks.k", "3", *trainer_flags(tmp_path))
+    assert any(isinstance(callback, PLDCCallback) for callback in cli.trainer.callbacks)
 
 
 def test_the_encoder_comes_from_the_checkpoint_too(run, said, tmp_path, synthetic_corpus):
@@ -132,7 +175,7 @@ def test_a_corpus_can_be_a_class_with_its_arguments(table, tmp_path):
 def test_pldc_joins_the_callbacks_of_fine_tuning(run, tmp_path, synthetic_corpus):
     arguments = [*finetune_arguments(synthetic_corpus), *configs("pldc.yaml"), "--ckpt_path", run / "finetune.ckpt"]
     cli = stage("test", *arguments, "--trainer.callbacks.k", "3", *trainer_flags(tmp_path))
-    for kind in (StageCheckpoint, EarlyStopping, PLDCCallback):
+    for kind in (StageCheckpoint, PLDCCallback):
         assert [type(callback) for callback in cli.trainer.callbacks].count(kind) == 1
     calibration = next(callback for callback in cli.trainer.callbacks if isinstance(callback, PLDCCallback))
     assert calibration.settings["k"] == 3

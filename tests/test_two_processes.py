@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from command_line import configs, finetune_arguments, papt_arguments, ser, trainer_flags
+from command_line import configs, finetune_arguments, papt_arguments, ser, stage, trainer_flags
 from lightning.pytorch import Callback
 from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data
 
@@ -73,13 +73,21 @@ def test_two_processes_score_a_checkpoint_as_one_does(run, tmp_path, synthetic_c
     pd.testing.assert_frame_equal(one, two, rtol=0, atol=1e-5)
 
 
+def test_masked_prediction_on_two_processes_is_that_of_one(run, tmp_path, synthetic_corpus, synthetic_pseudo_labels):
+    arguments = papt_arguments(synthetic_corpus, synthetic_pseudo_labels)
+    one = stage("validate", *arguments, "--ckpt_path", run / "papt.ckpt", *trainer_flags(tmp_path))
+    states = torch.load(run / "papt.ckpt", weights_only=True)["callbacks"].values()
+    (two,) = (state["best_model_score"] for state in states if "best_model_score" in state)
+    assert float(one.trainer.callback_metrics["val_loss"]) == pytest.approx(float(two), abs=1e-5)
+
+
 def test_no_shard_is_left_behind(run):
-    assert not list(run.rglob("*.npz"))
+    assert not list(run.rglob(".gather*"))
 
 
-@pytest.mark.parametrize("stage", ["papt", "finetune"])
-def test_training_on_two_processes_changes_weights(run, stage):
-    checkpoint = torch.load(run / f"{stage}-last.ckpt", weights_only=True)
+@pytest.mark.parametrize("name", ["papt", "finetune"])
+def test_training_on_two_processes_changes_weights(run, name):
+    checkpoint = torch.load(run / f"{name}-last.ckpt", weights_only=True)
     assert checkpoint["global_step"] > 0
     assert all(torch.isfinite(weight).all() for weight in checkpoint["state_dict"].values())
 

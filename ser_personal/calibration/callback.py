@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +14,16 @@ from ser_personal.calibration.collect import CollectedSet, Collector, predict_sp
 from ser_personal.calibration.conditions import count_conditions
 from ser_personal.calibration.controls import PLDC
 from ser_personal.calibration.fingerprint import fingerprint
+from ser_personal.calibration.model_record import cost, fusion_name, learnt_embeddings
 from ser_personal.calibration.pldc import Statistics
 from ser_personal.calibration.results import LEGEND, predictions_frame, rows_as_json, show, write_json
+from ser_personal.calibration.speaker_record import (
+    TRAINING,
+    SpeakerVectors,
+    describe_calibration,
+    describe_speakers,
+    write_speakers,
+)
 from ser_personal.calibration.table import PredictedSet, calibration_table, standard_calibrators
 from ser_personal.errors import UserError
 from ser_personal.speakers.bank import SpeakerBank
@@ -32,7 +41,8 @@ class PLDCCallback(Callback):
     that scale the deviation raise A-CCC. `shift_mean` and `scale_std` together are the paper's full equation. Every
     variant is scored in each test; the switches choose the one that predictions.csv holds.
 
-    Writes predictions.csv and metrics.json to the run's folder, and the speaker bank beside the checkpoint.
+    Writes predictions.csv, metrics.json, cost.json, speakers.json and speakers.safetensors (who calibrated whom) to the
+    run's folder, and the speaker bank beside the checkpoint.
 
     Args:
         k: training speakers, the nearest by cosine, whose label statistics are taken (the authors' late script: 15).
@@ -71,13 +81,16 @@ class PLDCCallback(Callback):
         self.bank: SpeakerBank | None = None
         self.validation: PredictedSet | None = None
         self.test = Collector()
+        self._started = 0.0
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Load the bank that matches the checkpoint, or build it over the training split; predict validation."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         attributes = _attributes(pl_module)
         training_set = [data.utterances[index] for index in data.train_indices]
-        model = fingerprint(pl_module.personalized.state_dict().items(), training_set)  # type: ignore[union-attr]
+        personalized: Any = pl_module.personalized
+        settings = (personalized.settings, data.max_samples)
+        model = fingerprint(personalized.state_dict().items(), settings, training_set)
         path = bank_path(trainer)
         self.bank = _matching_bank(path, model, attributes, data.scale)
         # The first process decides for all: one on another machine may not see the file.
@@ -95,6 +108,7 @@ class PLDCCallback(Callback):
             validation = self._predict(trainer, pl_module, "validation")
             self.validation = None if validation is None else validation.predicted
         self.test = Collector()
+        self._started = perf_counter()
 
     def _predict(self, trainer: Trainer, pl_module: LightningModule, split: str) -> CollectedSet | None:
         collector = Collector()
@@ -115,7 +129,8 @@ class PLDCCallback(Callback):
         self.test.add(outputs)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Calibrate each test set, print its table, and write both files."""
+        """Calibrate each test set, print its table, and write the files."""
+        seconds = perf_counter() - self._started
         data = trainer.datamodule  # type: ignore[attr-defined]
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         collected = self.test.join(trainer, data.utterances)
@@ -125,13 +140,18 @@ class PLDCCallback(Callback):
         pldc = PLDC(self.bank, _attributes(pl_module), **self.settings)
         split_of = np.array([data.utterances[index].split for index in collected.indices])
         calibrated = np.empty_like(collected.predicted.predictions)
-        splits = {}
+        splits, speakers = {}, {}
+        vectors = {TRAINING: SpeakerVectors(self.bank.speaker_ids, self.bank.vectors)} | learnt_embeddings(pl_module)
         # Each set by itself: a speaker may stand in several.
         for split in sorted(set(split_of.tolist())):
             rows = split_of == split
-            test = _subset(collected.predicted, rows)
-            calibrated[rows] = pldc(test.predictions, test.speaker_ids, test.pooled)
+            test = collected.predicted.part(rows)
+            calibration = pldc.calibration(test.predictions, test.speaker_ids, test.pooled)
+            calibrated[rows] = calibration.predictions
             utterances = [data.utterances[index] for index in collected.indices[rows]]
+            described, how = describe_speakers(utterances), describe_calibration(calibration)
+            speakers[split] = {speaker_id: described[speaker_id] | how[speaker_id] for speaker_id in described}
+            vectors[split] = SpeakerVectors.of_utterances(test.speaker_ids, test.pooled)
             splits[split] = self._score_split(split, test, utterances, pldc, pl_module, data)
         frame = predictions_frame(collected, calibrated, pldc.attributes, data.utterances)
         frame.to_csv(folder / "predictions.csv", index=False)
@@ -142,9 +162,16 @@ class PLDCCallback(Callback):
                 "model": self.bank.fingerprint,
                 "attributes": list(pldc.attributes),
                 "pldc": self.settings,
+                "scale": list(data.scale),
+                "min_utterances": pl_module.test_metric.min_utterances,  # type: ignore[union-attr]
                 "splits": splits,
             },
         )
+        training = [data.utterances[index] for index in data.train_indices]
+        record = {"fusion": fusion_name(pl_module), "splits": speakers, "training": describe_speakers(training)}
+        write_speakers(folder, record, vectors)
+        tested = [data.utterances[index].seconds for index in collected.indices]
+        write_json(folder / "cost.json", cost(trainer, pl_module, seconds, float(np.nansum(tested))))
         rank_zero_info(f"written: {folder / 'predictions.csv'} and {folder / 'metrics.json'}")
 
     def _score_split(
@@ -194,12 +221,3 @@ def _attributes(pl_module: LightningModule) -> tuple[str, ...]:
             remedy="Test a fine-tuned model: --config configs/finetune.yaml --config configs/pldc.yaml",
         )
     return tuple(attributes)
-
-
-def _subset(whole: PredictedSet, rows: np.ndarray[Any, np.dtype[np.bool_]]) -> PredictedSet:
-    return PredictedSet(
-        predictions=whole.predictions[rows],
-        speaker_ids=tuple(speaker for speaker, wanted in zip(whole.speaker_ids, rows, strict=True) if wanted),
-        pooled=whole.pooled[rows],
-        labels=whole.labels[rows],
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -63,15 +64,23 @@ class Collector:
         self._batches = []
         shards = [mine]
         if trainer.world_size > 1:
-            folder = Path(trainer.strategy.broadcast(str(trainer.default_root_dir)), ".gather")
-            folder.mkdir(parents=True, exist_ok=True)
-            np.savez(folder / f"{trainer.global_rank}.npz", allow_pickle=False, **mine)
+            folder = Path(trainer.strategy.broadcast(_new_folder(trainer)))
+            np.savez(folder / f"{trainer.global_rank}.npz", **mine)  # type: ignore[arg-type]  # its stubs take arrays for flags
             trainer.strategy.barrier("predictions written")
             if trainer.is_global_zero:
                 shards = [_read(folder / f"{rank}.npz") for rank in range(trainer.world_size)]
                 shutil.rmtree(folder)
             trainer.strategy.barrier("predictions read")
         return _in_order(shards, utterances) if trainer.is_global_zero else None
+
+
+def _new_folder(trainer: Trainer) -> str:
+    """Make a folder that every process sees and no other run has; the first process's answer counts."""
+    if not trainer.is_global_zero:
+        return ""
+    root = Path(trainer.default_root_dir)
+    root.mkdir(parents=True, exist_ok=True)
+    return tempfile.mkdtemp(prefix=".gather-", dir=root)
 
 
 def _read(path: Path) -> dict[str, NDArray[np.float32]]:

@@ -25,8 +25,8 @@ def condition(
         pretraining_splits: sets whose audio was pre-trained on.
 
     Returns:
-        `transductive` where this very audio was pre-trained on, `labelled` where the speaker was in PAPT and in
-        training, `adaptation` where other audio of theirs was in PAPT, else `unseen`.
+        `transductive` where this set's audio was pre-trained on, `labelled` where the speaker's labels were trained
+        on, `adaptation` where other audio of theirs was in PAPT, else `unseen`.
     """
     if utterance.split in pretraining_splits:
         return "transductive"

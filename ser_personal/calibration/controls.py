@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
 
+    from ser_personal.calibration.pldc import Calibration
+
 
 class Calibrator(Protocol):
     """Changes predictions without seeing a label of their set."""
@@ -46,6 +48,12 @@ class PLDC:
         self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """Calibrated predictions, (utterances, attributes)."""
+        return self.calibration(predictions, speaker_ids, pooled).predictions
+
+    def calibration(
+        self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
+    ) -> Calibration:
+        """Calibrated predictions and how they came about."""
         return calibrate(
             predictions,
             speaker_ids,
@@ -58,7 +66,7 @@ class PLDC:
             statistics=self.statistics,
             center=self.center,
             clip=self.clip,
-        ).predictions
+        )
 
     def towards(
         self,

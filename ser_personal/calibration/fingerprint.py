@@ -15,9 +15,17 @@ if TYPE_CHECKING:
     from ser_personal.types import Utterance
 
 
-def fingerprint(weights: Iterable[tuple[str, Tensor]], training_utterances: Iterable[Utterance]) -> str:
-    """Hash weights and the ids, speakers and labels of the training set, 32 hex digits."""
-    state = blake2b(digest_size=16)
+def fingerprint(
+    weights: Iterable[tuple[str, Tensor]], settings: object, training_utterances: Iterable[Utterance]
+) -> str:
+    """Hash all that a bank depends on, 32 hex digits.
+
+    Args:
+        weights: of the personalised encoder, by name.
+        settings: what else its frames depend on, as `repr` tells it.
+        training_utterances: whose ids, speakers and labels count.
+    """
+    state = blake2b(f"{settings}\n".encode(), digest_size=16)
     for name, weight in weights:
         state.update(name.encode())
         state.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -143,7 +143,11 @@ def calibrate(
     """
     predicted, vectors = as_float64(predictions), as_float64(pooled)
     attributes = bank.attributes if attributes is None else tuple(attributes)
-    _check(predicted, speaker_ids, vectors, bank, attributes, k, statistics)
+    check_inputs(predicted, speaker_ids, vectors, bank, attributes)
+    if k < 1:
+        raise UserError(f"k is {k}", where="PLDC", remedy="Ask for at least one neighbour")
+    if statistics not in {"average", "pooled"}:
+        raise UserError(f"unknown statistics {statistics!r}", where="PLDC", remedy='Use "average" or "pooled"')
     rows_of = rows_by_speaker(speaker_ids)
     speaker_vectors = [vectors[rows].mean(axis=0) for rows in rows_of.values()]
     nearest = nearest_speakers(np.reshape(speaker_vectors, (-1, bank.vectors.shape[1])), bank, k, center=center)
@@ -248,15 +252,18 @@ def label_statistics(
     return mu_bar, np.sqrt((weights * (std**2 + (mean - mu_bar) ** 2)).sum(axis=0) / total)
 
 
-def _check(
+def check_inputs(
     predictions: NDArray[np.float64],
     speaker_ids: Sequence[str | None],
     pooled: NDArray[np.float64],
     bank: SpeakerBank,
     attributes: tuple[str, ...],
-    k: int,
-    statistics: str,
 ) -> None:
+    """Refuse predictions that a bank can't calibrate.
+
+    Raises:
+        UserError: an empty bank, attributes that aren't the bank's, shapes that don't match, or a NaN or infinity.
+    """
     if not bank.speaker_ids:
         raise UserError(
             "the bank holds no speaker",
@@ -273,13 +280,9 @@ def _check(
     if predictions.shape != shape or pooled.shape != (len(speaker_ids), dim):
         raise UserError(
             f"predictions {predictions.shape} and pooled {pooled.shape} are not {shape} and {(len(speaker_ids), dim)}",
-            where="PLDC",
+            where="calibration",
             remedy="Give one row an utterance, pooled by the model that made the bank",
         )
-    if k < 1:
-        raise UserError(f"k is {k}", where="PLDC", remedy="Ask for at least one neighbour")
-    if statistics not in {"average", "pooled"}:
-        raise UserError(f"unknown statistics {statistics!r}", where="PLDC", remedy='Use "average" or "pooled"')
     for name, array in (("prediction", predictions), ("pooled vector", pooled)):
         finite = np.isfinite(array).all(axis=1)
         if not finite.all():

@@ -6,6 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from ser_personal.files import write_whole
 from ser_personal.finetune.scores import as_json
 
 if TYPE_CHECKING:
@@ -23,18 +24,19 @@ if TYPE_CHECKING:
 
 LEGEND = (
     "raw: uncalibrated. mu, sigma, both: PLDC by mean shift, deviation scale, both. Controls: affine, one map for "
-    "everyone, fitted on validation speakers; population, k = all speakers; random_speakers, k at random. "
+    "everyone, fitted on validation speakers; population, k = all speakers; random_speakers, k at random. Ours, chosen "
+    "on validation speakers: pldc_selected, a variant of PLDC or none; posterior, by voice and predictions together. "
     "own_statistics reads the test labels: an oracle, never a result."
 )
 
 
 def predictions_frame(
     collected: CollectedSet,
-    calibrated: NDArray[Any],
+    calibrated: NDArray[Any] | None,
     attributes: Sequence[str],
     utterances: Sequence[Utterance],
 ) -> pd.DataFrame:
-    """One row an utterance: utterance, speaker, split, and label, raw and calibrated prediction of each attribute."""
+    """One row an utterance: labels, raw and, if given, calibrated predictions, and at the end what the corpus says."""
     import pandas as pd
 
     rows = [utterances[index] for index in collected.indices]
@@ -48,7 +50,10 @@ def predictions_frame(
     for column, attribute in enumerate(attributes):
         frame[f"{attribute}_label"] = collected.predicted.labels[:, column]
         frame[f"{attribute}_raw"] = collected.predicted.predictions[:, column]
-        frame[f"{attribute}_calibrated"] = calibrated[:, column]
+        if calibrated is not None:
+            frame[f"{attribute}_calibrated"] = calibrated[:, column]
+    for name in ("gender", "seconds", "emotion"):
+        frame[name] = [getattr(row, name) for row in rows]
     return frame
 
 
@@ -59,9 +64,7 @@ def rows_as_json(rows: Sequence[CalibrationRow]) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON, the whole file or nothing."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
 
 
 def show(title: str, rows: Sequence[CalibrationRow], legend: str = "") -> None:

@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ser_personal.calibration.controls import AffineMap, RandomSpeakers, Raw, own_statistics
+from ser_personal.calibration.posterior import PosteriorCalibrator
+from ser_personal.calibration.selected_pldc import SelectedPLDC
+from ser_personal.calibration.selection import MIN_SPEAKERS, labelled_speakers
 from ser_personal.finetune.scores import Scores, mean_scores, score
 
 if TYPE_CHECKING:
@@ -37,13 +40,23 @@ class PredictedSet:
     pooled: NDArray[np.float64]
     labels: NDArray[np.float64]
 
+    def part(self, rows: NDArray[np.bool_]) -> PredictedSet:
+        """The utterances of some rows, a mask (utterances,)."""
+        return PredictedSet(
+            predictions=self.predictions[rows],
+            speaker_ids=tuple(speaker for speaker, wanted in zip(self.speaker_ids, rows, strict=True) if wanted),
+            pooled=self.pooled[rows],
+            labels=self.labels[rows],
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class CalibrationRow:
     """One row of the table.
 
     Attributes:
-        name: raw, mu, sigma, both, affine, population, random_speakers, own_statistics, or a caller's own.
+        name: raw, mu, sigma, both, affine, pldc_selected, posterior, population, random_speakers, own_statistics, or a
+            caller's own.
         scores: attribute -> scores; their mean over draws where there are several.
         predictions: (draws, utterances, attributes), label points; one draw unless chance takes part.
         is_oracle: it read labels of the test set, so it is never a result.
@@ -61,8 +74,8 @@ def standard_calibrators(
     """The rows that every test prints, the oracle aside.
 
     raw, mu, sigma and both are the paper's. The controls (ours) move the same moments as `pldc`: population has
-    k = all, random_speakers k at random. affine is fitted on validation speakers, and left out where there is no such
-    set.
+    k = all, random_speakers k at random. affine, pldc_selected and posterior (ours) are fitted on validation speakers.
+    They are left out where there is no such set, and the last two where few of its speakers have labels.
     """
     calibrators: dict[str, Calibrator] = {
         "raw": Raw(),
@@ -72,6 +85,11 @@ def standard_calibrators(
     }
     if validation is not None:
         calibrators["affine"] = AffineMap.fit(validation.predictions, validation.labels)
+        labelled = labelled_speakers(validation.speaker_ids, validation.labels)
+        if min(map(len, labelled)) >= MIN_SPEAKERS:
+            fitted_on = validation.predictions, validation.speaker_ids, validation.pooled, validation.labels
+            calibrators["pldc_selected"] = SelectedPLDC.fit(pldc, *fitted_on)
+            calibrators["posterior"] = PosteriorCalibrator(pldc.bank, pldc.attributes).fit(*fitted_on)
     calibrators["population"] = replace(pldc, k=len(pldc.bank.speaker_ids))
     calibrators["random_speakers"] = RandomSpeakers(pldc, draws, seed)
     return calibrators

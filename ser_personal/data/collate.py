@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ser_personal.types import EmotionBatch, PretrainBatch, SpeechBatch
+from ser_personal.types import NO_PSEUDO_LABEL, EmotionBatch, PretrainBatch, SpeechBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ser_personal.data.dataset import EmotionExample, PretrainExample, SpeechExample
 
 # What cross-entropy leaves out.
-PADDING_LABEL = -100
 
 
 def collate_speech(examples: Sequence[SpeechExample]) -> SpeechBatch:
@@ -32,7 +31,7 @@ def collate_speech(examples: Sequence[SpeechExample]) -> SpeechBatch:
 def collate_pretrain(examples: Sequence[PretrainExample]) -> PretrainBatch:
     """Pad crops and their pseudo-labels; fairseq crops a batch to its shortest instead, which wastes audio."""
     pseudo_labels = [torch.from_numpy(example.pseudo_labels) for example in examples]
-    padded = pad_sequence(pseudo_labels, batch_first=True, padding_value=PADDING_LABEL)
+    padded = pad_sequence(pseudo_labels, batch_first=True, padding_value=NO_PSEUDO_LABEL)
     return PretrainBatch(**collate_speech(examples), pseudo_labels=padded)
 
 

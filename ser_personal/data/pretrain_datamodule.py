@@ -124,7 +124,7 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
     @cached_property
     def unseen_indices(self) -> list[int]:
         """Positions in `utterances` of the speakers that pre-training doesn't hear; empty where the corpus has none."""
-        existing = [name for name in self.unseen_splits if self.corpus.splits.sets.get(canonical_split(name)) != ()]
+        existing = [name for name in self.unseen_splits if self.corpus.splits.sets.get(name) != ()]
         indices = [index for split in existing for index in self.split_indices(split)]
         seen_speakers = {self.utterances[i].speaker_id for i in self.wanted_indices(self.splits)} - {None}
         unseen = [index for index in indices if self.utterances[index].speaker_id not in seen_speakers]

@@ -22,6 +22,7 @@ import numpy as np
 
 from ser_personal.audio import FRAME_RATE
 from ser_personal.errors import UserError
+from ser_personal.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -237,12 +238,8 @@ def _read_meta(folder: Path) -> dict[str, Any] | None:
 
 
 def _write_meta(folder: Path, source: PseudoLabelSource, *, finished: bool) -> None:
-    temporary = folder / "meta.json.tmp"
-    with temporary.open("w") as file:
-        json.dump({"format_version": FORMAT_VERSION, "finished": finished, "source": asdict(source)}, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / "meta.json")
+    meta = {"format_version": FORMAT_VERSION, "finished": finished, "source": asdict(source)}
+    write_whole(folder / "meta.json", json.dumps(meta, indent=2).encode())
 
 
 def _finished_source(folder: Path) -> PseudoLabelSource:

@@ -9,9 +9,10 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from ser_personal.audio import normalize, num_frames
+from ser_personal.audio import normalize
 from ser_personal.encoder.front_end import ConvFrontEnd, LogMelFrontEnd
 from ser_personal.encoder.fusion import NoFusion
+from ser_personal.encoder.pooling import real_frames
 from ser_personal.errors import UserError
 from ser_personal.types import EncoderOutput
 
@@ -122,7 +123,7 @@ class HubertEncoder(nn.Module):
             network: nn.Module = AutoModel.from_pretrained(self.pretrained, config=self._override(config))
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(
-                f"can't be loaded ({str(error).splitlines()[0][:120]})",
+                f"can't be loaded ({str(error).splitlines()[0][:300]})",
                 where=f"encoder {self.pretrained}",
                 remedy="Give a hub name that this machine can reach, a local folder, or --model.encoder TinyEncoder",
             ) from error
@@ -162,6 +163,10 @@ class HubertEncoder(nn.Module):
         config = self.network.config
         return bool(getattr(config, "normalize", config.feat_extract_norm == "layer"))
 
+    def freeze_mask_embedding(self) -> None:
+        """Stop learning what stands for masked frames, where nothing is masked: DDP stops at unused weights."""
+        self.network.masked_spec_embed.requires_grad_(requires_grad=False)
+
     def fit_front_end(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
         """Standardise log-mel bins over at most 500 evenly spread training waveforms (samples,)."""
         if isinstance(self.front_end, LogMelFrontEnd):
@@ -190,7 +195,7 @@ class HubertEncoder(nn.Module):
         if self.normalizes:
             waveforms = normalize(waveforms, num_samples)
         features = self.front_end(waveforms, num_samples)
-        frame_mask = torch.arange(features.shape[1], device=features.device) < num_frames(num_samples)[:, None]
+        frame_mask = real_frames(num_samples, features.shape[1])
         hidden = self.network.feature_projection(features)
         # wav2vec 2.0 and WavLM give the normalised features as well
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
@@ -234,10 +239,13 @@ class HubertEncoder(nn.Module):
             kept.append(output[0] if isinstance(output, tuple) else output)
 
         hook = layers[layer - 1].register_forward_hook(keep)
+        # Without those above it, whose work would be thrown away.
+        self.network.encoder.layers = layers[:layer]
         try:
             output = self(waveforms, num_samples)
         finally:
             hook.remove()
+            self.network.encoder.layers = layers
         return EncoderOutput(kept[0], output.frame_mask)
 
 

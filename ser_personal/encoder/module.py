@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -44,7 +45,10 @@ class PersonalizedModule(LightningModule):
         if self._trainer is None or self.personalized.is_built or self.starts_from_checkpoint:
             return
         if self.trainer.state.fn == TrainerFn.FITTING:
-            self.build(self.training_set)
+            # Lightning calls this under the training device, which transformers would load the weights to by way of
+            # a package of its own; all devices get the finished networks instead.
+            with torch.device("cpu"):
+                self.build(self.training_set)
 
     @property
     def training_set(self) -> TrainingSet:

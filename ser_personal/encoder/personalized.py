@@ -77,6 +77,11 @@ class PersonalizedEncoder(nn.Module):
         else:
             self.speakers.clear()
 
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What frames depend on beside the weights."""
+        return (*self.describe().items(), self.speakers.unseen, self.speakers.permute)
+
     def describe(self) -> EncoderDescription:
         """Describe the networks for a checkpoint."""
         return EncoderDescription(

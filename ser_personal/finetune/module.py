@@ -97,8 +97,7 @@ class EmotionFineTuning(PersonalizedModule):
 
     def _build_interpreter(self) -> None:
         self.interpreter.build(self.personalized.dim, len(self.attributes))
-        # Nothing is masked here; a weight without gradient would stop DDP.
-        self.personalized.encoder.network.masked_spec_embed.requires_grad_(requires_grad=False)
+        self.personalized.encoder.freeze_mask_embedding()
         self.personalized.speakers.requires_grad_(requires_grad=self.hparams["train_speaker_embedding"])
 
     def _take_from_papt(self, path: str) -> None:
@@ -186,7 +185,7 @@ class EmotionFineTuning(PersonalizedModule):
         return result
 
     def on_validation_epoch_end(self) -> None:
-        """Log each attribute's O-CCC and A-CCC, and `val_ccc`, the mean O-CCC that training goes by."""
+        """Log each attribute's O-CCC and A-CCC, and `val_ccc`, the mean of the defined O-CCC, that training goes by."""
         self._log_scores("val", self.validation_metric, prog_bar=True)
 
     def on_test_epoch_end(self) -> None:
@@ -197,8 +196,9 @@ class EmotionFineTuning(PersonalizedModule):
         scores = metric.compute()
         metric.reset()
         self.log_dict({f"{stage}_{name}": value for name, value in scores.items()}, rank_zero_only=False)
-        overall = np.mean([scores[f"{attribute}_overall_ccc"] for attribute in self.attributes])
-        self.log(f"{stage}_ccc", float(overall), prog_bar=prog_bar)
+        overall = np.array([scores[f"{attribute}_overall_ccc"] for attribute in self.attributes])
+        defined = overall[~np.isnan(overall)]
+        self.log(f"{stage}_ccc", float(defined.mean()) if len(defined) else np.nan, prog_bar=prog_bar)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, the interpreter at its own rate; constant, or with warm-up and decay."""

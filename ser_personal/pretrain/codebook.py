@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ser_personal.errors import UserError
+from ser_personal.files import write_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,13 +93,9 @@ class Codebook:
 
     def save(self, path: str | Path) -> None:
         """Write safetensors; whoever is interrupted leaves no half file behind."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         # One entry: safetensors writes several in an order that changes from run to run.
         provenance = json.dumps({"hash": self.hash, "made_with": self.made_with}, sort_keys=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(save({"codebook": self.centroids}, metadata={"provenance": provenance}))
-        temporary.replace(path)
+        write_whole(path, save({"codebook": self.centroids}, metadata={"provenance": provenance}))
 
 
 def nearest_centroid(frames: Tensor, centroids: Tensor) -> Tensor:

@@ -11,14 +11,13 @@ from torch import nn
 from torch.nn import functional
 
 from ser_personal.errors import UserError
+from ser_personal.types import NO_PSEUDO_LABEL
 
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
     from torch import Tensor
-
-IGNORED = -100
 
 
 class PredictionHead(nn.Module):
@@ -103,7 +102,7 @@ def masked_prediction_loss(
     Returns:
         Sums over the batch; with nothing masked a loss of 0 that still reaches every parameter.
     """
-    predictable = time_mask & (pseudo_labels != IGNORED)
+    predictable = time_mask & (pseudo_labels != NO_PSEUDO_LABEL)
     wanted = pseudo_labels[predictable]
     logits = head(frames[predictable])
     predicted = logits.argmax(dim=1)

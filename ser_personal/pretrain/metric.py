@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,37 +29,42 @@ class MaskedPredictionScores(NamedTuple):
 
 
 class MaskedPredictionMetric(Metric):
-    """Adds up masked prediction over batches and devices.
+    """Adds up masked prediction over batches and devices, each batch once.
+
+    Samplers repeat whole batches so that devices get equal numbers of them; repeats are known by their key.
 
     Args:
         num_clusters: size of the codebook.
     """
 
     full_state_update = False
-    loss: Tensor
-    masked: Tensor
-    correct: Tensor
+    keys: list[Tensor]
+    losses: list[Tensor]
+    masked: list[Tensor]
+    correct: list[Tensor]
     counts: Tensor
 
     def __init__(self, num_clusters: int) -> None:
         super().__init__()
-        self.add_state("loss", torch.zeros(()), dist_reduce_fx="sum")
-        for name in ("masked", "correct"):
-            self.add_state(name, torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        for name in ("keys", "losses", "masked", "correct"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
         self.add_state("counts", torch.zeros(num_clusters), dist_reduce_fx="sum")
 
-    def update(self, prediction: MaskedPredictionLoss) -> None:
-        """Add a batch."""
-        self.loss += prediction.loss.detach()
-        self.masked += prediction.masked
-        self.correct += prediction.correct
+    def update(self, prediction: MaskedPredictionLoss, key: int) -> None:
+        """Add a batch, whose key is the same for its repeats alone."""
+        self.keys.append(torch.tensor([key], device=self.device))
+        self.losses.append(prediction.loss.detach().view(1))
+        self.masked.append(prediction.masked.view(1))
+        self.correct.append(prediction.correct.view(1))
         self.counts += torch.bincount(prediction.predicted, minlength=len(self.counts))
 
     def compute(self) -> MaskedPredictionScores:
         """Average over masked frames."""
-        masked = self.masked.clamp(min=1)
+        keys = dim_zero_cat(self.keys).tolist()
+        once = [keys.index(key) for key in dict.fromkeys(keys)]
+        masked = dim_zero_cat(self.masked)[once].sum().clamp(min=1)
         return MaskedPredictionScores(
-            loss=self.loss / masked,
-            accuracy=self.correct / masked,
+            loss=dim_zero_cat(self.losses)[once].sum() / masked,
+            accuracy=dim_zero_cat(self.correct)[once].sum() / masked,
             codebook_usage=(self.counts > 0).float().mean(),
         )

@@ -47,7 +47,7 @@ class PAPT(PersonalizedModule):
         learning_rate: the peak.
         warmup_share: share of all steps in which the rate climbs; it falls to 0, linearly, over the rest.
         weight_decay: decoupled, as fairseq's Adam has it.
-        seed: of the span masks, which are a function of it, the step and the rank.
+        seed: of the span masks, which are a function of it, the batch and the rank.
     """
 
     def __init__(
@@ -126,7 +126,8 @@ class PAPT(PersonalizedModule):
 
         DDP averages gradients over ranks, so the sum over this rank's frames is multiplied by the number of ranks.
         """
-        step_seed = (self.hparams["seed"] * 1_000_003 + self.global_step) * self.trainer.world_size + self.global_rank
+        batches = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+        step_seed = (self.hparams["seed"] * 1_000_003 + batches) * self.trainer.world_size + self.global_rank
         prediction, output = self._predict(batch, step_seed)
         masked = self.trainer.strategy.reduce(prediction.masked.float(), reduce_op="sum").clamp(min=1)
         loss = prediction.loss * self.trainer.world_size / masked
@@ -141,9 +142,9 @@ class PAPT(PersonalizedModule):
 
     def validation_step(self, batch: PretrainBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Predict under masks that depend on the batch alone, so that epochs and models are compared on the same."""
-        first = int(batch["indices"][0]) if len(batch["indices"]) else batch_idx
+        first = int(batch["indices"][0])
         prediction, _ = self._predict(batch, first)
-        self._metric(dataloader_idx).update(prediction)
+        self._metric(dataloader_idx).update(prediction, first)
 
     def _metric(self, number: int) -> MaskedPredictionMetric:
         return cast("MaskedPredictionMetric", self.metrics[number])

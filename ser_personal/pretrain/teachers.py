@@ -12,7 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torchaudio.functional import compute_deltas
 from torchaudio.transforms import MFCC
 
-from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW, num_frames
+from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
+from ser_personal.encoder.pooling import real_frames
 from ser_personal.types import EncoderOutput
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class MFCCTeacher(Teacher):
         """See `Teacher`."""
         # One clip at a time, so that the deltas at its end and the rounding of its products can't depend on the batch.
         clips = [self._frames(waveform[:n]) for waveform, n in zip(waveforms, num_samples.tolist(), strict=True)]
-        return EncoderOutput(pad_sequence(clips, batch_first=True), _frame_mask(num_samples))
+        frames = pad_sequence(clips, batch_first=True)
+        return EncoderOutput(frames, real_frames(num_samples, frames.shape[1]))
 
     def _frames(self, waveform: Tensor) -> Tensor:
         if len(waveform) < WINDOW:
@@ -120,12 +122,6 @@ class EncoderTeacher(Teacher):
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> EncoderOutput:
         """See `Teacher`."""
         return self.encoder.hidden_states(waveforms, num_samples, self._teacher_layer)
-
-
-def _frame_mask(num_samples: Tensor) -> Tensor:
-    frames = num_frames(num_samples)
-    positions = torch.arange(int(frames.max()), device=frames.device)
-    return positions < frames[:, None]
 
 
 def _hash_of_weights(module: nn.Module) -> str:

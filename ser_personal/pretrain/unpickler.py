@@ -184,6 +184,8 @@ class RestrictedUnpickler(_Unpickler):
         Raises:
             UserError: it isn't there.
         """
+        # torch.save writes a protocol that names builtins as Python 2 did
+        module = "builtins" if module == "__builtin__" else module
         full = f"{module}.{name}"
         if full in ALLOWED:
             return ALLOWED[full]

@@ -31,8 +31,8 @@ class RidgeFloorCallback(Callback):
         if not trainer.is_global_zero:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        attributes: list[str] = pl_module.attributes  # type: ignore[assignment]
         train = data.train_indices
+        attributes = [name for name in pl_module.attributes if name in data.train_label_mean]  # type: ignore[union-attr]
         tests = {split: data.split_indices(split) for split in data.wanted_test_splits}
         wanted = {index for indices in (train, *tests.values()) for index in indices}
         features = {index: mfcc_functionals(data.dataset[ExampleKey(index, 0)].waveform) for index in wanted}

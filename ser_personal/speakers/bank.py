@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ser_personal.errors import UserError
+from ser_personal.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,19 +78,9 @@ class SpeakerBank:
         """Write the bank as safetensors; a reader finds the whole file or the one before it, never a part."""
         from safetensors.numpy import save
 
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, self._metadata())
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

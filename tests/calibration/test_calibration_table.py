@@ -59,6 +59,8 @@ def test_rows_by_name_with_the_oracle_last_and_marked(rows):
         "sigma",
         "both",
         "affine",
+        "pldc_selected",
+        "posterior",
         "population",
         "random_speakers",
         "own_statistics",
@@ -110,6 +112,12 @@ def test_a_callers_own_calibrator_is_one_more_row(pldc, test_set):
 
     rows = calibration_table(test_set, pldc, standard_calibrators(pldc) | {"posterior": constant})
     by_name = {row.name: row for row in rows}
-    assert "affine" not in by_name
+    assert {"affine", "pldc_selected"}.isdisjoint(by_name)
     assert by_name["posterior"].scores["valence"].overall_ccc == 0
     assert by_name["posterior"].predictions.shape == (1, *test_set.predictions.shape)
+
+
+def test_where_validation_speakers_are_few_nothing_is_chosen_by_them(pldc):
+    four = people("validation", 4, 2)
+    assert "affine" in standard_calibrators(pldc, four)
+    assert {"pldc_selected", "posterior"}.isdisjoint(standard_calibrators(pldc, four))

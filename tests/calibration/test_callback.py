@@ -14,6 +14,7 @@ from tiny_models import emotion_data, finetuning, trainer
 
 from ser_personal.calibration.callback import PLDCCallback
 from ser_personal.calibration.pldc import calibrate
+from ser_personal.calibration.speaker_record import read_vectors
 from ser_personal.errors import UserError
 from ser_personal.finetune.scores import score
 from ser_personal.speakers.bank import SpeakerBank
@@ -128,7 +129,9 @@ def test_predictions_csv(synthetic_corpus, checkpoint, tmp_path):
         }
         for name, values in expected.items():
             np.testing.assert_allclose(frame[f"{attribute}_{name}"], values, rtol=1e-4, atol=1e-4)
-    assert len(frame.columns) == 3 + 3 * len(ATTRIBUTES)
+    for name in ("gender", "seconds", "emotion"):
+        assert frame[name].tolist() == [getattr(utterance, name) for utterance in utterances]
+    assert len(frame.columns) == 3 + 3 * len(ATTRIBUTES) + 3
 
 
 def test_metrics_json(synthetic_corpus, checkpoint, tmp_path):
@@ -160,6 +163,45 @@ def test_metrics_json(synthetic_corpus, checkpoint, tmp_path):
             assert reached["average_ccc"] == pytest.approx(expected.average_ccc, abs=1e-6)
         logged = left.logged[f"test_{attribute}_overall_ccc"]
         assert rows["raw"]["attributes"][attribute]["overall_ccc"] == pytest.approx(logged, abs=1e-6)
+
+
+def test_speakers_and_what_calibrated_them(synthetic_corpus, checkpoint, tmp_path):
+    left = run_test(tmp_path, synthetic_corpus, checkpoint)
+    data = emotion_data(synthetic_corpus)
+    test = predict(left.module, data, "test1", tmp_path)
+    record = json.loads((tmp_path / "speakers.json").read_text())
+    vectors = read_vectors(tmp_path / "speakers.safetensors")
+    calibrated = calibrate(test.predictions, test.speaker_ids, test.pooled, left.bank, k=3, shift_mean=True).speakers
+    assert list(record["splits"]["test1"]) == [speaker.speaker_id for speaker in calibrated] == ["10", "11", "12"]
+    for row, speaker in enumerate(calibrated):
+        own = [u for u in data.utterances if u.speaker_id == speaker.speaker_id]
+        written = record["splits"]["test1"][speaker.speaker_id]
+        assert (written["gender"], written["utterances"]) == (own[0].gender, 6)
+        assert written["seconds"] == pytest.approx(sum(u.seconds for u in own))
+        assert written["neighbours"] == list(speaker.neighbours)
+        np.testing.assert_allclose(written["cosines"], speaker.cosines, atol=1e-5)
+        for name in ("mu", "sigma", "mu_bar", "sigma_bar"):
+            np.testing.assert_allclose([written[name][a] for a in ATTRIBUTES], getattr(speaker, name), atol=1e-4)
+        mine = [id_ == speaker.speaker_id for id_ in test.speaker_ids]
+        np.testing.assert_allclose(vectors["test1"].vectors[row], test.pooled[mine].mean(0), atol=1e-5)
+    assert vectors["training"].speaker_ids == tuple(record["training"]) == left.bank.speaker_ids
+    np.testing.assert_allclose(vectors["training"].vectors, left.bank.vectors, rtol=1e-6)
+    known = left.module.personalized.speakers
+    assert vectors["embeddings"].speaker_ids == tuple(known.ids)
+    np.testing.assert_allclose(vectors["embeddings"].vectors, known(known.ids).detach(), rtol=1e-6)
+
+
+def test_cost(synthetic_corpus, checkpoint, tmp_path):
+    left = run_test(tmp_path, synthetic_corpus, checkpoint)
+    cost = json.loads((tmp_path / "cost.json").read_text())
+    assert cost["parameters"] == sum(weight.numel() for weight in left.module.parameters())
+    frozen = [
+        left.module.personalized.encoder.network.masked_spec_embed,
+        *left.module.personalized.speakers.parameters(),
+    ]
+    assert cost["parameters"] - cost["trained_parameters"] == sum(weight.numel() for weight in frozen)
+    assert cost["test_speech_seconds"] == pytest.approx(left.frame["seconds"].sum())
+    assert cost["test_seconds"] > 0
 
 
 def test_predictions_never_see_a_label_of_the_test_set(synthetic_corpus, checkpoint, tmp_path, relabelled):

@@ -55,14 +55,22 @@ def test_one_device_gives_each_utterance_once_in_order(order, cut, repeated):
 
 def devices(world_size, folder):
     """Trainers of several processes, here threads."""
-    barrier = threading.Barrier(world_size, timeout=20)
-    strategy = SimpleNamespace(broadcast=lambda value: value, barrier=lambda _name: barrier.wait())
+    barrier, sent = threading.Barrier(world_size, timeout=20), {}
+
+    def broadcast_by(rank):
+        def broadcast(value):
+            sent[rank] = value
+            barrier.wait()
+            return sent[0]
+
+        return broadcast
+
     return [
         SimpleNamespace(
             world_size=world_size,
             global_rank=rank,
             is_global_zero=rank == 0,
-            strategy=strategy,
+            strategy=SimpleNamespace(broadcast=broadcast_by(rank), barrier=lambda _name: barrier.wait()),
             default_root_dir=str(folder),
         )
         for rank in range(world_size)
@@ -75,7 +83,7 @@ def test_several_devices_are_joined_on_the_first(tmp_path):
         first, *others = threads.map(joined, dealt, devices(3, tmp_path))
     check(first, [0, 1, 2, 7, 20, 30, 39])
     assert others == [None, None]
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_collector_starts_anew_after_a_join(tmp_path):

@@ -22,7 +22,8 @@ def row(name="sigma", average=0.25, *, is_oracle=False):
 
 
 def test_predictions_csv_has_a_row_an_utterance(tmp_path):
-    utterances = [Utterance(f"u{i}", Path(), "test1", speaker_id=None if i == 2 else f"s{i}") for i in range(4)]
+    utterances = [Utterance(f"u{i}", Path(), "test1", speaker_id=None if i == 2 else f"s{i}") for i in range(3)]
+    utterances.append(Utterance("u3", Path(), "test1", "s3", gender="Female", seconds=2.5, emotion="anger"))
     predicted = PredictedSet(
         predictions=np.array([[1.0, 2.0], [3.0, 4.0]]),
         speaker_ids=(None, "s3"),
@@ -34,9 +35,9 @@ def test_predictions_csv_has_a_row_an_utterance(tmp_path):
     frame.to_csv(tmp_path / "predictions.csv", index=False)
     assert (tmp_path / "predictions.csv").read_text().splitlines() == [
         "utterance,speaker,split,arousal_label,arousal_raw,arousal_calibrated,"
-        "valence_label,valence_raw,valence_calibrated",
-        "u2,,test1,,1.0,1.1,6.0,2.0,2.1",
-        "u3,s3,test1,7.0,3.0,3.1,5.0,4.0,4.1",
+        "valence_label,valence_raw,valence_calibrated,gender,seconds,emotion",
+        "u2,,test1,,1.0,1.1,6.0,2.0,2.1,,,",
+        "u3,s3,test1,7.0,3.0,3.1,5.0,4.0,4.1,Female,2.5,anger",
     ]
     assert pd.read_csv(tmp_path / "predictions.csv")["speaker"].isna().tolist() == [True, False]
 

@@ -3,11 +3,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from tiny_networks import padded_noise
 from torch.utils.data import DataLoader
 
@@ -157,3 +159,13 @@ def test_a_table_that_came_from_elsewhere_may_differ(fitted, tmp_path, monkeypat
 def test_a_foreign_checkpoint_is_refused():
     with pytest.raises(UserError, match="the checkpoint: isn't one of ser_personal"):
         Energy().on_load_checkpoint({"state_dict": {}})
+
+
+def test_networks_are_made_in_main_memory_whatever_device_they_train_on():
+    """A GPU's context would have transformers ask for `accelerate`; `meta` stands for the GPU."""
+    module, devices = Energy(), []
+    module.build = lambda _: devices.append(torch.empty(1).device.type)
+    module.trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING), datamodule=Speech("anna"))
+    with torch.device("meta"):
+        module.configure_model()
+    assert devices == ["cpu"]

@@ -39,7 +39,15 @@ def build(module, data):
 def place(module, *, step=0, rank=0, world_size=1, masked_of_others=0.0):
     """Give the module a trainer that stands at a step, on one of several ranks; -> what is logged."""
     strategy = SimpleNamespace(reduce=lambda masked, reduce_op: {"sum": masked + masked_of_others}[reduce_op])
-    module.trainer = SimpleNamespace(global_step=step, global_rank=rank, world_size=world_size, strategy=strategy)
+    epoch, batch_idx = divmod(step, 2)
+    module.trainer = SimpleNamespace(
+        current_epoch=epoch,
+        num_training_batches=2,
+        batch_idx=batch_idx,
+        global_rank=rank,
+        world_size=world_size,
+        strategy=strategy,
+    )
     logged = {}
     module.log = lambda name, value, **_: logged.update({name: torch.as_tensor(value).item()})
     return logged
@@ -49,7 +57,7 @@ def mask_of_step(module, batch):
     """The mask that a training step draws."""
     drawn = []
     hook = module.personalized.register_forward_hook(lambda _module, _inputs, output: drawn.append(output.time_mask))
-    module.training_step(batch, 0)
+    module.training_step(batch, module.trainer.batch_idx)
     hook.remove()
     return drawn[0]
 
@@ -74,7 +82,7 @@ def test_loss_is_the_mean_cross_entropy_over_the_masked_frames(data, batch):
     logged = place(module, step=3)
     losses = slow_losses(module, batch, mask_of_step(module, batch))
     assert 0.3 * num_frames(batch["num_samples"]).sum() < len(losses) < 0.9 * num_frames(batch["num_samples"]).sum()
-    torch.testing.assert_close(module.training_step(batch, 0), losses.mean())
+    torch.testing.assert_close(module.training_step(batch, module.trainer.batch_idx), losses.mean())
     assert logged["train_loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
 
 
@@ -104,7 +112,7 @@ def test_averaged_gradients_of_two_ranks_are_those_of_the_global_mean(data):
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     for rank, batch in enumerate(batches):
         place(module, rank=rank, world_size=2, masked_of_others=masked[1 - rank])
-        gradients.append(torch.autograd.grad(module.training_step(batch, 0), weights))
+        gradients.append(torch.autograd.grad(module.training_step(batch, module.trainer.batch_idx), weights))
     everywhere = [slow_losses(module, batch, mask) for batch, mask in zip(batches, masks, strict=True)]
     expected = torch.autograd.grad(torch.cat(everywhere).mean(), weights)
     for first, second, whole in zip(*gradients, expected, strict=True):
@@ -125,7 +133,7 @@ def test_feature_penalty_enters_where_the_convolutions_are_trained(hubert_folder
     module = build(papt(encoder=HubertEncoder(str(hubert_folder), freeze_cnn=freeze_cnn), feature_penalty=7.0), data)
     module.eval()
     logged = place(module)
-    loss = module.training_step(batch, 0).item()
+    loss = module.training_step(batch, module.trainer.batch_idx).item()
     if freeze_cnn:
         assert "feature_penalty" not in logged
         assert loss == pytest.approx(logged["train_loss"])
@@ -236,7 +244,7 @@ def test_tapt_has_no_speaker_table(data, batch):
     assert not [name for name, _ in module.named_parameters() if "speakers" in name]
     place(module)
     strangers = {**batch, "speaker_ids": ["nobody"] * len(batch["speaker_ids"])}
-    assert torch.equal(module.training_step(batch, 0), module.training_step(strangers, 0))
+    assert torch.equal(module.training_step(batch, module.trainer.batch_idx), module.training_step(strangers, 0))
 
 
 def test_gradient_reaches_the_rows_of_the_batchs_speakers_alone(data, batch):
@@ -246,7 +254,7 @@ def test_gradient_reaches_the_rows_of_the_batchs_speakers_alone(data, batch):
         **batch,
         "speaker_ids": ["3", "5"] * (len(batch["speaker_ids"]) // 2) + ["3"] * (len(batch["speaker_ids"]) % 2),
     }
-    module.training_step(batch, 0).backward()
+    module.training_step(batch, module.trainer.batch_idx).backward()
     reached = module.personalized.speakers.embedding.weight.grad.abs().sum(1) > 0
     assert [id_ for id_, hit in zip(module.personalized.speakers.ids, reached, strict=True) if hit] == ["3", "5"]
 
@@ -267,7 +275,7 @@ def test_embedding_learns_what_only_the_speaker_tells(data, fusion):
     for step in range(60):
         logged = place(module, step=step)
         optimizer.zero_grad()
-        module.training_step(batch, 0).backward()
+        module.training_step(batch, module.trainer.batch_idx).backward()
         optimizer.step()
     guess = torch.tensor(8.0).log()
     if fusion == "none":

@@ -127,6 +127,15 @@ def test_a_malicious_array_of_objects_is_not_executed(tmp_path):
     assert not (tmp_path / "victim").exists()
 
 
+@pytest.mark.parametrize("kind", [dict, set, list])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_types_may_be_named_as_torch_names_them(tmp_path, head, kind, zipped):
+    checkpoint = {**fairseq_checkpoint(head), "types": kind}
+    torch.save(checkpoint, tmp_path / "typed.pt", _use_new_zipfile_serialization=zipped)
+    import_released(str(tmp_path / "typed.pt"), str(tmp_path / "out"))
+    assert len(PredictionHead.load_released(tmp_path / "out" / "prediction_head.safetensors").label_embeddings) == 500
+
+
 @pytest.mark.parametrize("attribute", ["eval", "exec", "getattr", "__import__", "open"])
 def test_builtins_that_act_are_refused(tmp_path, attribute):
     (tmp_path / "evil.bin").write_bytes(f"cbuiltins\n{attribute}\n.".encode())

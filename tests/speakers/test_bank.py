@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -11,8 +12,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from ser_personal.errors import UserError
-from ser_personal.speakers import bank as bank_module
-from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
+from ser_personal.speakers.bank import FORMAT, SpeakerBank, SpeakerBankBuilder
 
 ATTRIBUTES = ("arousal", "valence")
 NAN = float("nan")
@@ -129,7 +129,7 @@ def test_a_failed_save_leaves_the_old_bank_and_no_rubbish(tmp_path, monkeypatch)
     def full_disk(_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(bank_module.os, "fsync", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="no space"):
         SpeakerBank.from_utterances(*some_utterances(20), ATTRIBUTES, fingerprint="new").save(path)
     assert_same(SpeakerBank.load(path), old)
@@ -143,8 +143,8 @@ def test_files_that_are_no_bank_are_refused(tmp_path):
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "text").write_text("speaker,mean\n1,4\n")
     save_file({"weight": np.ones(3)}, tmp_path / "foreign")
-    save_file(load_file(good), tmp_path / "newer", {"format": bank_module.FORMAT, "version": "2"})
-    save_file({"vectors": np.ones((1, 2))}, tmp_path / "partial", {"format": bank_module.FORMAT, "version": "1"})
+    save_file(load_file(good), tmp_path / "newer", {"format": FORMAT, "version": "2"})
+    save_file({"vectors": np.ones((1, 2))}, tmp_path / "partial", {"format": FORMAT, "version": "1"})
     for name, message in {
         "missing": "no speaker bank here",
         "truncated": "not a whole safetensors file",

@@ -1,0 +1,82 @@
+"""What the model of one fold says of the fold's three sets: trained once, then read from its file."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from ser_personal.calibration.table import PredictedSet
+from ser_personal.corpus.folds import write_table
+from ser_personal.files import write_whole
+
+if TYPE_CHECKING:
+    from ser_personal.corpus.splits import SpeakerSplits
+    from ser_personal.types import PredictionBatch
+
+SER = str(Path(sys.executable).with_name("ser"))
+CONFIGS = Path(__file__).parents[1] / "configs"
+FILE = "predictions.npz"
+
+Fold = dict[str, PredictedSet]
+
+
+def predict_fold(splits: SpeakerSplits, folder: Path, epochs: int) -> None:
+    """Fine-tune the tiny encoder on a fold and write down what it says of every utterance; nothing if that is done."""
+    if (folder / FILE).exists():
+        return
+    table = folder / "corpus.csv"
+    write_table((utterance for part in splits.sets.values() for utterance in part), table)
+    command = [SER, "fit", "--config", str(CONFIGS / "finetune.yaml"), "--config", str(CONFIGS / "tiny/finetune.yaml")]
+    command += ["--data.corpus", str(table), "--trainer.default_root_dir", str(folder)]
+    command += ["--trainer.max_epochs", str(epochs), "--trainer.devices", "1", "--trainer.enable_progress_bar", "false"]
+    subprocess.run(command, check=True)
+    write_whole(folder / FILE, _predictions(str(table), folder / "finetune.ckpt"))
+
+
+def read_fold(folder: Path) -> Fold:
+    """Set name -> its predictions, ordered by utterance id."""
+    with np.load(folder / FILE, allow_pickle=False) as file:
+        arrays = dict(file)
+    whole = PredictedSet(
+        predictions=arrays["predictions"],
+        speaker_ids=tuple(arrays["speaker_ids"].tolist()),
+        pooled=arrays["pooled"],
+        labels=arrays["labels"],
+    )
+    return {name: whole.part(arrays["splits"] == name) for name in np.unique(arrays["splits"]).tolist()}
+
+
+def _predictions(table: str, checkpoint: Path) -> bytes:
+    """The .npz file: utterance_ids, speaker_ids, splits, predictions, pooled and labels, a row an utterance."""
+    from lightning.pytorch import Trainer
+
+    from ser_personal.calibration.collect import Collector
+    from ser_personal.data.emotion_datamodule import EmotionDataModule
+    from ser_personal.finetune.module import EmotionFineTuning
+
+    data = EmotionDataModule(table, num_workers=0)
+    model = EmotionFineTuning.load_from_checkpoint(checkpoint)
+    trainer = Trainer(devices=1, logger=False, enable_progress_bar=False, use_distributed_sampler=False)
+    collector = Collector()
+    for split in data.corpus.splits.sets:
+        for batch in trainer.predict(model, data.split_dataloader(split)) or []:
+            collector.add(cast("PredictionBatch", batch))
+    collected = collector.join(trainer, data.utterances)
+    assert collected is not None, "more than one process"
+    utterances = [data.utterances[index] for index in collected.indices]
+    content = io.BytesIO()
+    np.savez(
+        content,
+        utterance_ids=[utterance.utterance_id for utterance in utterances],
+        speaker_ids=[str(utterance.speaker_id) for utterance in utterances],
+        splits=[utterance.split for utterance in utterances],
+        predictions=collected.predicted.predictions,
+        pooled=collected.predicted.pooled,
+        labels=collected.predicted.labels,
+    )
+    return content.getvalue()

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from command_line import ser
+from safetensors.numpy import save_file
+
+from ser_personal.calibration.pldc import calibrate
+from ser_personal.calibration.posterior import PosteriorCalibrator
+from ser_personal.speakers.bank import SpeakerBank
+
+ATTRIBUTES = ("arousal", "valence")
+
+
+def utterances(split, num_speakers, seed, *, each=12):
+    """A table of utterances and their vectors."""
+    rng = np.random.default_rng(seed)
+    speaker = np.repeat(np.arange(num_speakers), each)
+    voices = rng.normal(size=(num_speakers, 4))
+    labels = 4 + (voices[:, :2])[speaker] + rng.normal(size=(len(speaker), 2))
+    raw = 0.7 * labels + 0.5 * rng.normal(size=labels.shape)
+    frame = pd.DataFrame({"utterance": [f"{split}_{row}" for row in range(len(speaker))]})
+    frame["speaker"] = [f"{split} {number}" for number in speaker]
+    frame["split"] = split
+    for column, attribute in enumerate(ATTRIBUTES):
+        frame[f"{attribute}_label"] = labels[:, column]
+        frame[f"{attribute}_raw"] = raw[:, column]
+    pooled = voices[speaker] + 0.1 * rng.normal(size=(len(speaker), 4))
+    return frame, dict(zip(frame["utterance"], pooled, strict=True))
+
+
+TRAIN, TRAIN_VECTORS = utterances("train", 40, 1)
+VALIDATION, VALIDATION_VECTORS = utterances("validation", 10, 2)
+TEST, TEST_VECTORS = utterances("test1", 6, 3)
+VECTORS = TRAIN_VECTORS | VALIDATION_VECTORS | TEST_VECTORS
+
+
+def arrays(frame, kind, vectors=VECTORS):
+    columns = [f"{attribute}_{kind}" for attribute in ATTRIBUTES]
+    return (
+        frame[columns].to_numpy(),
+        frame["speaker"].tolist(),
+        np.stack([vectors[name] for name in frame["utterance"]]),
+    )
+
+
+def bank():
+    labels, speaker_ids, pooled = arrays(TRAIN, "label")
+    return SpeakerBank.from_utterances(speaker_ids, pooled, labels, ATTRIBUTES)
+
+
+@pytest.fixture
+def given(tmp_path):
+    """Both tables, vectors and bank; -> the arguments that name them."""
+    pd.concat([VALIDATION, TEST]).to_csv(tmp_path / "predictions.csv", index=False)
+    TRAIN.to_csv(tmp_path / "train.csv", index=False)
+    save_file(VECTORS, tmp_path / "vectors.safetensors")
+    bank().save(tmp_path / "bank.safetensors")
+    return {
+        "predictions": tmp_path / "predictions.csv",
+        "vectors": tmp_path / "vectors.safetensors",
+        "bank": tmp_path / "bank.safetensors",
+        "out": tmp_path / "made" / "calibrated.csv",
+    }
+
+
+def run(given, **changes):
+    predictions, *flags = (given | changes).items()
+    code = ser("calibrate", predictions[1], *[piece for name, value in flags for piece in (f"--{name}", value)])
+    return code, pd.read_csv((given | changes)["out"], dtype={"speaker": str}) if code == 0 else None
+
+
+def test_calibrated_columns_are_those_of_the_library(given, capsys):
+    _, frame = run(given, k=3)
+    assert frame["utterance"].tolist() == TEST["utterance"].tolist()
+    names = ["label", "raw", "mu", "sigma", "both", "affine", "pldc_selected", "posterior", "population"]
+    assert list(frame) == [
+        "utterance", "speaker", "split", *(f"{attribute}_{name}" for attribute in ATTRIBUTES for name in names)
+    ]  # fmt: skip
+    raw, speaker_ids, pooled = arrays(TEST, "raw")
+    expected = {
+        "sigma": calibrate(raw, speaker_ids, pooled, bank(), k=3).predictions,
+        "population": calibrate(raw, speaker_ids, pooled, bank(), k=40).predictions,
+        "posterior": PosteriorCalibrator(bank()).fit(*arrays(VALIDATION, "raw"), arrays(VALIDATION, "label")[0])(
+            raw, speaker_ids, pooled
+        ),
+        "raw": raw,
+        "label": arrays(TEST, "label")[0],
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(arrays(frame, name)[0], values, atol=1e-6)
+    shown = capsys.readouterr().out
+    assert "test1: 72 utterances" in shown
+    assert all(
+        re.search(rf"^ *{row} ", shown, re.MULTILINE) for row in ("posterior", "random_speakers", "own_statistics")
+    )
+
+
+def test_a_bank_may_be_the_table_of_training_utterances(given, tmp_path):
+    _, expected = run(given)
+    _, frame = run(given, bank=tmp_path / "train.csv")
+    pd.testing.assert_frame_equal(frame, expected)
+    save_file(TRAIN_VECTORS, tmp_path / "train.safetensors")
+    save_file(VALIDATION_VECTORS | TEST_VECTORS, tmp_path / "vectors.safetensors")
+    pd.concat([TRAIN, VALIDATION, TEST]).to_csv(tmp_path / "all.csv", index=False)
+    save_file(VECTORS, tmp_path / "all.safetensors")
+    both = {"bank": tmp_path / "all.csv", "bank_vectors": tmp_path / "all.safetensors"}
+    pd.testing.assert_frame_equal(run(given, **both)[1], expected)
+    alone = {"bank": tmp_path / "train.csv", "bank_vectors": tmp_path / "train.safetensors"}
+    pd.testing.assert_frame_equal(run(given, **alone)[1], expected)
+
+
+def test_vectors_in_any_of_three_files(given, tmp_path):
+    _, expected = run(given)
+    np.savez(tmp_path / "vectors.npz", **VECTORS)
+    pd.testing.assert_frame_equal(run(given, vectors=tmp_path / "vectors.npz")[1], expected)
+    table = pd.DataFrame([{"utterance": name} | dict(enumerate(vector)) for name, vector in VECTORS.items()])
+    table.to_csv(tmp_path / "vectors.csv", index=False)
+    pd.testing.assert_frame_equal(run(given, vectors=tmp_path / "vectors.csv")[1], expected)
+
+
+def test_without_labels_split_or_speakers_it_is_still_calibrated(given, tmp_path, capsys):
+    bare = TEST[["utterance", "speaker", "arousal_raw"]].copy()
+    bare.loc[:11, "speaker"] = None
+    bare.to_csv(tmp_path / "bare.csv", index=False)
+    _, frame = run(given, predictions=tmp_path / "bare.csv")
+    assert "O-CCC" not in capsys.readouterr().out
+    assert "arousal_affine" not in frame
+    assert set(frame["split"]) == {"test1"}
+    assert frame["arousal_label"].isna().all()
+    assert frame["speaker"][:12].isna().all()
+    np.testing.assert_allclose(frame["arousal_sigma"][:12], bare["arousal_raw"][:12])
+    raw, speaker_ids, pooled = (array[12:] for array in arrays(TEST, "raw"))
+    expected = calibrate(raw[:, :1], speaker_ids, pooled, bank(), attributes=["arousal"]).predictions[:, 0]
+    np.testing.assert_allclose(frame["arousal_sigma"][12:], expected)
+
+
+def test_what_ser_test_writes_can_be_calibrated_again(given, tmp_path):
+    _, frame = run(given)
+    frame.rename(columns={"arousal_sigma": "arousal_calibrated"}).to_csv(tmp_path / "again.csv", index=False)
+    _, again = run(given, predictions=tmp_path / "again.csv")
+    np.testing.assert_allclose(again["arousal_sigma"], frame["arousal_sigma"])
+
+
+def changed(tmp_path, **columns):
+    TEST.assign(**columns).to_csv(tmp_path / "changed.csv", index=False)
+    return {"predictions": tmp_path / "changed.csv"}
+
+
+def first(value, rest):
+    return [value, *[rest] * (len(TEST) - 1)]
+
+
+MISTAKES = {
+    "no number": (
+        lambda p: changed(p, arousal_raw=first("high", 4)),
+        "arousal_raw of utterance test1_0 is 'high', not",
+    ),
+    "blank": (lambda p: changed(p, arousal_raw=first("", 4)), "arousal_raw of utterance test1_0 is '', not a finite"),
+    "infinite": (lambda p: changed(p, arousal_label=first("inf", 4)), "arousal_label of utterance test1_0 is 'inf'"),
+    "twice": (lambda p: changed(p, utterance="test1_0"), "lists utterance test1_0 72 times.*Keep one"),
+    "vector": (lambda p: changed(p, utterance=[f"u{n}" for n in range(72)]), "utterance u0 has no vector"),
+    "attribute": (lambda p: changed(p, anger_raw=4.0), "predictions of arousal, valence, anger, but label statistics"),
+    "split": (lambda p: changed(p, split="validation"), "no row to calibrate.*another split"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_in_the_predictions(given, tmp_path, capsys, mistake):
+    change, what = MISTAKES[mistake]
+    assert run(given, **change(tmp_path))[0] == 2
+    assert re.search(rf"^ser: .*{what}", capsys.readouterr().err)
+
+
+def test_mistakes_in_the_other_files(given, tmp_path, capsys):
+    def refused(what, **changes):
+        assert run(given, **changes)[0] == 2
+        assert re.search(rf"^ser: .*{what}", capsys.readouterr().err)
+
+    TEST[["utterance", "speaker"]].to_csv(tmp_path / "bare.csv", index=False)
+    refused("no column whose name ends in _raw", predictions=tmp_path / "bare.csv")
+    refused("no column whose name ends in _label", bank=tmp_path / "bare.csv")
+    refused(r"predictions.csv: no training row", bank=given["predictions"])
+    refused("no column utterance", predictions=tmp_path / "train.csv", vectors=shifted(tmp_path))
+    for suffix in ("npz", "safetensors", "csv"):
+        refused(f"none.{suffix}: no such file", vectors=tmp_path / f"none.{suffix}")
+        (tmp_path / f"noise.{suffix}").write_bytes(b"\xffnoise")
+        refused(rf"noise.{suffix}: isn't", vectors=tmp_path / f"noise.{suffix}")
+    np.savez(tmp_path / "ragged.npz", a=np.zeros(3), b=np.zeros(4))
+    refused(r"ragged.npz: holds arrays of the shapes \(3,\), \(4,\)", vectors=tmp_path / "ragged.npz")
+    (tmp_path / "words.csv").write_text("utterance,0\ntest1_0,loud\n")
+    refused("the vector of utterance test1_0 holds what is no number", vectors=tmp_path / "words.csv")
+    save_file({name: vector[:3] for name, vector in VECTORS.items()}, tmp_path / "short.safetensors")
+    refused("are not .*pooled by the model that made the bank", vectors=tmp_path / "short.safetensors")
+    refused("no speaker bank here", bank=tmp_path / "none.safetensors")
+
+
+def shifted(folder):
+    (folder / "shifted.csv").write_text("name,0\ntrain_0,1.0\n")
+    return folder / "shifted.csv"
+
+
+def test_calibrating_tables_imports_no_torch(given):
+    flags = [piece for name, value in list(given.items())[1:] for piece in (f"--{name}", str(value))]
+    code = "import sys; from ser_personal.cli import main; print(main(), 'torch' in sys.modules)"
+    command = [sys.executable, "-c", code, "calibrate", str(given["predictions"]), *flags]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    assert shown.endswith("0 False\n")

@@ -1,0 +1,87 @@
+"""The folder of a test run, written by hand: speakers, labels and predictions as a test wants them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ser_personal.calibration.results import write_json
+from ser_personal.calibration.speaker_record import SpeakerVectors, write_speakers
+from ser_personal.finetune.scores import as_json, score
+
+ROWS = (
+    *("raw", "mu", "sigma", "both", "affine", "pldc_selected", "posterior", "population", "random_speakers"),
+    "own_statistics",
+)
+
+
+def invent(
+    folder: Path, *, speakers: int = 24, utterances: int = 12, attributes: tuple[str, ...] = ("arousal",), seed: int = 0
+) -> Path:
+    """Write a run whose every second test speaker is Female, and whose calibration halves the error of even ones."""
+    rng = np.random.default_rng(seed)
+    ids = [f"s{number:02}" for number in range(speakers)]
+    frame = pd.DataFrame({"utterance": [f"{id_}_{n}" for id_ in ids for n in range(utterances)]})
+    frame["speaker"] = np.repeat(ids, utterances)
+    frame["split"] = "test1"
+    even = np.repeat(np.arange(speakers) % 2 == 0, utterances)
+    for attribute in attributes:
+        label = rng.uniform(1, 7, len(frame))
+        error = rng.normal(0.3, 1, len(frame))
+        frame[f"{attribute}_label"] = label
+        frame[f"{attribute}_raw"] = label + error
+        frame[f"{attribute}_calibrated"] = label + np.where(even, 0.5, 2.0) * error
+    genders = ["Female" if number % 2 == 0 else "Male" for number in range(speakers)]
+    frame["gender"] = np.repeat(genders, utterances)
+    frame["seconds"] = np.repeat(np.arange(speakers) + 1.0, utterances)
+    frame["emotion"] = np.where(np.arange(len(frame)) % 3 == 0, None, "anger")
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(folder / "predictions.csv", index=False)
+    _write_rest(folder, frame, ids, genders, attributes)
+    return folder
+
+
+def _write_rest(folder: Path, frame: pd.DataFrame, ids: list[str], genders: list[str], attributes) -> None:
+    rng = np.random.default_rng(1)
+    columns = {kind: frame[[f"{a}_{kind}" for a in attributes]].to_numpy() for kind in ("label", "raw", "calibrated")}
+    rows = {}
+    for name in ROWS:
+        predicted = columns["calibrated" if name == "sigma" else "raw"]
+        scores = score(predicted, columns["label"], list(frame["speaker"]), attributes)
+        rows[name] = {"is_oracle": name == "own_statistics", "attributes": as_json(scores)}
+    pldc = {"k": 2, "shift_mean": False, "scale_std": True, "statistics": "average", "center": False, "clip": False}
+    metrics = {
+        "checkpoint": None,
+        "model": "",
+        "attributes": list(attributes),
+        "pldc": pldc,
+        "scale": [1, 7],
+        "min_utterances": 10,
+        "splits": {"test1": {"utterances": len(frame), "speakers": {"unseen": len(ids)}, "rows": rows}},
+    }
+    write_json(folder / "metrics.json", metrics)
+    moments = {name: dict.fromkeys(attributes, 1.0) for name in ("mu", "sigma", "mu_bar", "sigma_bar")}
+    of_speaker = {
+        id_: {"gender": gender, "utterances": int((frame["speaker"] == id_).sum()), "seconds": 10.0 * (number + 1)}
+        | {"neighbours": ["t1", f"t{number % 3 + 2}"], "cosines": [0.9, 0.5]}
+        | moments
+        for number, (id_, gender) in enumerate(zip(ids, genders, strict=True))
+    }
+    training = {f"t{n}": {"gender": "Female", "utterances": 5, "seconds": 9.0} for n in range(1, 5)}
+    vectors = {
+        "test1": SpeakerVectors(tuple(ids), rng.normal(size=(len(ids), 8))),
+        "training": SpeakerVectors(tuple(training), rng.normal(size=(4, 8))),
+        "embeddings": SpeakerVectors(tuple(training), rng.normal(size=(4, 8))),
+    }
+    write_speakers(folder, {"fusion": "last", "splits": {"test1": of_speaker}, "training": training}, vectors)
+    cost = {"parameters": 12345, "trained_parameters": 2345, "test_seconds": 90.0, "test_speech_seconds": 7200.0}
+    write_json(folder / "cost.json", cost | {"device": "cpu", "devices": 1})
+
+
+def edit_json(path: Path, edit) -> None:
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))

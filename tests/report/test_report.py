@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from shutil import copy
+
+import pytest
+from command_line import ser
+from invented_run import invent
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_models import emotion_data, finetuning, trainer
+
+from ser_personal.calibration.callback import PLDCCallback
+from ser_personal.errors import UserError
+from ser_personal.report.report import report
+
+VOID = {"meta", "br", "link", "img"}
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order, and keeps text, attributes and figures."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.open, self.text, self.figures, self.links, self.tags = [], "", [], [], set()
+        self.feed(path.read_text())
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.tags.add(tag)
+        self.links += [value for name, value in attrs if name in {"src", "href", "data", "action"}]
+        if tag == "svg":
+            self.figures.append(attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.links += [value for name, value in attrs if name in {"src", "href"}]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An invented run of two attributes, reported."""
+    folder = invent(tmp_path_factory.mktemp("run"), attributes=("arousal", "valence"))
+    report(str(folder), resamples=200)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return Page(folder / "report.html")
+
+
+def test_the_page_needs_no_network(folder, page):
+    assert all(link.startswith(("#", "data:image/")) for link in page.links)
+    text = (folder / "report.html").read_text()
+    assert re.findall(r"https?:|@import|url\((?!#)", text) == []
+    assert page.tags.isdisjoint({"script", "link", "iframe", "img"})
+    assert len(text) < 2_000_000
+
+
+def test_every_figure_says_what_it_shows(page):
+    labels = [figure["aria-label"] for figure in page.figures]
+    # speakers, single speakers, calibration and two of groups for each attribute; two of neighbours
+    assert len(labels) == 2 * 5 + 2
+    assert all(figure["role"] == "img" for figure in page.figures)
+    assert all(len(label) > 40 for label in labels)
+    assert len(set(labels)) == len(labels)
+    assert "CCC of arousal of 24 speakers before and after calibration: it rises for 12 and falls for 12." in labels
+
+
+def test_figures_stretch_and_take_the_page_s_ink(folder, page):
+    assert all("viewbox" in figure and "width" not in figure for figure in page.figures)
+    text = (folder / "report.html").read_text()
+    assert "#1b2127" not in text.split("</style>")[1].split("</head>")[1]
+    assert 'name="viewport"' in text
+
+
+def test_the_score_table_holds_every_row_and_says_what_it_is(folder, page):
+    rows = json.loads((folder / "metrics.json").read_text())["splits"]["test1"]["rows"]
+    for name in rows:
+        assert name.replace("_", " ") in page.text
+    raw = rows["raw"]["attributes"]["valence"]
+    assert f"{raw['overall_ccc']:.3f}".lstrip("0") in page.text
+    assert f"{raw['average_ccc']:.3f} ({raw['average_ccc_std']:.3f})".replace("0.", ".") in page.text
+    assert "oracle, never a result" in page.text
+    assert "drawn at random" in page.text
+
+
+def test_the_page_says_what_an_audit_can_t_show(page):
+    for said in ("perceived", "no difference says that a group's trait causes it", "once in twenty", "--before RUN"):
+        assert said in page.text
+    assert "a probe takes two genders of 10 speakers each; here: 4 Female" in page.text
+
+
+def test_the_cost_is_what_was_recorded(page):
+    text = " ".join(page.text.split())
+    assert "12,345, of which training changed 2,345" in text
+    assert "90 s for 2 h of speech, on 1 cpu device" in text
+    assert "No event files of the fit" in text
+
+
+def test_the_audit_in_json(folder):
+    audit = json.loads((folder / "audit.json").read_text(), parse_constant=pytest.fail)
+    (of_set,) = audit["sets"]
+    assert [partition["name"] for partition in of_set["partitions"]] == [
+        "gender",
+        "amount of speech",
+        "label of arousal",
+        "label of valence",
+    ]
+    assert of_set["harm"]["arousal"]["harmed"] == 12
+    gender = of_set["partitions"][0]["groups"]["arousal"]
+    gap = gender["calibrated"]["Female"]["gap"]["mean_absolute_error"]
+    # the invented calibration halves the error of Female speakers and doubles that of Male ones
+    assert gap["value"] < gap["low"] + 1 < 1
+    assert gap["high"] < -0.5
+    assert audit["bootstrap"] == {"resamples": 200, "seed": 0, "fewest": 10}
+    assert "perceived" in audit["meaning"]
+
+
+def test_the_same_figures_in_tensorboard_however_often_it_is_reported(folder, page):
+    report(str(folder), resamples=100)
+    assert len(list(folder.glob("events.*"))) == 1
+    events = EventAccumulator(str(folder), size_guidance={"images": 0})
+    events.Reload()
+    assert len(events.Tags()["images"]) == len(page.figures)
+    assert "report/test1/speakers/arousal" in events.Tags()["images"]
+    assert (folder / "projector_config.pbtxt").read_text().count("embeddings") == 1
+    (metadata,) = folder.rglob("metadata.tsv")
+    lines = metadata.read_text().splitlines()
+    assert lines[:2] == ["speaker\tset\tgender", "t1\ttraining\tFemale"]
+    assert len(lines) == 1 + 4 + 24
+
+
+def test_names_of_the_corpus_are_text_and_no_markup(tmp_path):
+    invent(tmp_path)
+    text = (tmp_path / "predictions.csv").read_text().replace("Female", "<script>alert(1)</script>")
+    (tmp_path / "predictions.csv").write_text(text)
+    report(str(tmp_path), resamples=100)
+    page = Page(tmp_path / "report.html")
+    assert "script" not in page.tags
+    assert "<script>alert(1)</script>" in page.text
+
+
+def test_a_column_and_another_run(tmp_path, capsys):
+    run, before = invent(tmp_path / "run"), invent(tmp_path / "before", seed=5)
+    table = tmp_path / "speakers.csv"
+    table.write_text("speaker,accent\n" + "".join(f"s{n:02},{'north' if n < 12 else 'south'}\n" for n in range(24)))
+    options = ["--by", "accent", "--table", table, "--before", before, "--resamples", "100"]
+    assert ser("report", run, *options) == 0
+    assert "report.html, audit.json" in capsys.readouterr().out
+    audit = json.loads((run / "audit.json").read_text())
+    accent = next(partition for partition in audit["sets"][0]["partitions"] if partition["name"] == "accent")
+    assert accent["groups"]["arousal"]["raw"]["north"]["scores"]["speakers"] == 12
+    assert audit["before"][0]["of_run"].endswith("before")
+    assert "north" in Page(run / "report.html").text
+
+
+def test_a_miniature_run(synthetic_corpus, finetuned_checkpoint, tmp_path, capsys):
+    checkpoint = copy(finetuned_checkpoint, tmp_path / "finetune.ckpt")
+    running = trainer(tmp_path / "run", callbacks=[PLDCCallback(k=3, draws=2)])
+    running.test(finetuning(), datamodule=emotion_data(synthetic_corpus), ckpt_path=checkpoint, verbose=False)
+    assert ser("report", tmp_path / "run", "--resamples", "100") == 0
+    page = Page(tmp_path / "run" / "report.html")
+    assert "No interval under 10 speakers: test1, amount of speech" in capsys.readouterr().out
+    assert "18 utterances of 3 known speakers" in page.text
+    assert "3 speakers, an interval takes 10" in page.text
+    audit = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert audit["sets"][0]["harm"]["arousal"]["speakers"] == 3
+
+
+def test_mistakes(tmp_path, capsys):
+    assert ser("report", tmp_path) == 2
+    assert "isn't a test run" in capsys.readouterr().err
+    with pytest.raises(UserError, match="--table: says nothing without a column"):
+        report(str(tmp_path), table="corpus.csv")
+    with pytest.raises(UserError, match="--resamples: 5 is too few"):
+        report(str(tmp_path), resamples=5)
+    invent(tmp_path, speakers=2, utterances=2)
+    assert ser("report", tmp_path, "--by", "height") == 2
+    assert "no column height in predictions.csv" in capsys.readouterr().err

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from invented_run import invent
+
+from ser_personal.report.figures.canvas import INK, Drawing, as_svg, blank, style
+from ser_personal.report.figures.distributions import chosen_speakers, distributions
+from ser_personal.report.figures.dumbbells import dumbbells
+from ser_personal.report.figures.neighbour_map import neighbour_matrix, neighbour_plane
+from ser_personal.report.figures.reliability import binned_means
+from ser_personal.report.run_folder import read_run
+
+
+@pytest.fixture
+def run(tmp_path):
+    return read_run(invent(tmp_path))
+
+
+def test_matplotlib_s_settings_come_back():
+    before = dict(mpl.rcParams)
+    with style():
+        assert mpl.rcParams["svg.fonttype"] == "none"
+    assert dict(mpl.rcParams) == before
+
+
+def test_an_svg_is_self_contained_and_of_the_page_s_ink():
+    with style():
+        figure, (axes,) = blank(2)
+        axes.set_xlabel("a < b & c")
+        svg = as_svg(Drawing("toy", "a toy", figure))
+    assert svg.startswith("<svg ")
+    assert "http" not in svg
+    assert INK not in svg
+    assert "currentColor" in svg
+    assert "a &lt; b &amp; c" in svg
+
+
+def test_dumbbells_hold_both_scores_of_each_speaker(run):
+    test = run.sets[0]
+    with style():
+        (axes,) = dumbbells(run, test, "arousal").figure.axes
+    raw, calibrated = (line.get_xdata() for line in axes.lines[-2:])
+    for drawn, name in ((raw, "raw"), (calibrated, "sigma")):
+        np.testing.assert_allclose(sorted(drawn), sorted(test.row(name).scores["arousal"].per_speaker.values()))
+    assert (np.diff(raw) >= 0).all()
+    dotted = [line.get_linestyle() == ":" for line in axes.lines[:-2]]
+    assert dotted == [after < before for before, after in zip(raw, calibrated, strict=True)]
+
+
+def test_best_median_and_worst(run):
+    test = run.sets[0]
+    ccc = test.row("sigma").scores["arousal"].per_speaker
+    chosen = chosen_speakers(run, test, "arousal")
+    assert chosen["best"] == max(ccc, key=ccc.get)
+    assert chosen["worst"] == min(ccc, key=ccc.get)
+    assert sum(value > ccc[chosen["median"]] for value in ccc.values()) == 12
+
+
+def test_as_many_single_speakers_as_there_are(tmp_path):
+    one = read_run(invent(tmp_path / "one", speakers=1))
+    assert list(chosen_speakers(one, one.sets[0], "arousal")) == ["best"]
+    few = read_run(invent(tmp_path / "few", utterances=5))
+    assert distributions(few, few.sets[0], "arousal") is None
+
+
+def test_bins_are_equally_full_and_leave_out_what_is_unlabelled():
+    predictions = np.arange(101.0)
+    labels = predictions / 2
+    labels[100] = np.nan
+    predicted, labelled = binned_means(predictions[::-1], labels[::-1])
+    np.testing.assert_allclose(predicted, np.arange(10) * 10 + 4.5)
+    np.testing.assert_allclose(labelled, predicted / 2)
+
+
+def test_who_calibrated_whom(run):
+    with style():
+        plane, matrix = neighbour_plane(run, run.sets[0]), neighbour_matrix(run.sets[0])
+    assert "4 training and 24 test speakers" in plane.alt
+    assert "the most used, t1, calibrated 24" in matrix.alt
+    cosines = np.ma.filled(matrix.figure.axes[0].images[0].get_array(), np.nan)
+    assert cosines.shape == (24, 4)
+    np.testing.assert_allclose(cosines[:, 0], 0.9)
+    assert (np.isnan(cosines).sum(axis=1) == 2).all()

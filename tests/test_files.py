@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ser_personal.files import write_whole
+
+
+def test_a_file_is_written_into_a_new_folder_and_replaced(tmp_path):
+    path = tmp_path / "new" / "file.bin"
+    write_whole(path, b"first, longer")
+    write_whole(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace"])
+def test_what_fails_midway_leaves_the_former_file(tmp_path, monkeypatch, fails):
+    def full(*_arguments: object) -> None:
+        raise OSError("no space left on device")
+
+    path = tmp_path / "file.bin"
+    write_whole(path, b"former")
+    monkeypatch.setattr(*{"fsync": (os, "fsync"), "replace": (Path, "replace")}[fails], full)
+    with pytest.raises(OSError, match="no space"):
+        write_whole(path, b"latter")
+    assert path.read_bytes() == b"former"
+    assert list(tmp_path.iterdir()) == [path]
