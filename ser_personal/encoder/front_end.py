@@ -56,7 +56,7 @@ class ConvFrontEnd(nn.Module):
 
 
 def _norm_over_real_frames(hidden: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
-    if bool((lengths >= hidden.shape[2]).all()):
+    if not torch.compiler.is_exporting() and bool((lengths >= hidden.shape[2]).all()):
         normed: Tensor = norm(hidden)
         return normed
     real = (torch.arange(hidden.shape[2], device=hidden.device) < lengths[:, None])[:, None]

@@ -219,8 +219,8 @@ class HubertEncoder(nn.Module):
 
     def _transform(self, hidden: Tensor, frame_mask: Tensor) -> Tensor:
         mask = None
-        # Without a mask the fast attention kernel runs.
-        if not bool(frame_mask.all()):
+        # Without a mask the fast attention kernel runs; an exported graph can't ask.
+        if torch.compiler.is_exporting() or not bool(frame_mask.all()):
             ahead = frame_mask.new_ones(frame_mask.shape[0], hidden.shape[1] - frame_mask.shape[1])
             mask = torch.cat([ahead, frame_mask], dim=1)
         frames: Tensor = self.network.encoder(hidden, attention_mask=mask).last_hidden_state

@@ -33,6 +33,7 @@ WEIGHTS = "model.safetensors"
 BANK = "speaker_bank.safetensors"
 CONFORMAL = "conformal.json"
 CARD = "README.md"
+ONNX = "model.onnx"
 FILES = (CONFIG, PREPROCESSOR, WEIGHTS, BANK, CONFORMAL, CARD)
 _REMEDY = "Give a folder that `ser export` wrote"
 

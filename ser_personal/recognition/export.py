@@ -14,7 +14,7 @@ from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run t
 from ser_personal.corpus.resolve import open_corpus
 from ser_personal.errors import UserError
 from ser_personal.recognition.anonymise import anonymised_bank, anonymised_network
-from ser_personal.recognition.bundle import CARD, Bundle, check_belongs, check_free, weights_name, write_bundle
+from ser_personal.recognition.bundle import CARD, ONNX, Bundle, check_belongs, check_free, weights_name, write_bundle
 from ser_personal.recognition.causal import PLDCSettings
 from ser_personal.recognition.intervals import measure_intervals
 from ser_personal.recognition.model_card import CardOptions, model_card
@@ -35,6 +35,7 @@ def export(
     card: CardOptions = CardOptions(),  # noqa: B008  frozen
     *,
     coverage: float = 0.9,
+    onnx: bool = False,
     anonymise: bool = False,
 ) -> None:
     """Write a bundle: weights, config, speaker bank, intervals and a model card, to be loaded by EmotionRecognizer.
@@ -47,6 +48,7 @@ def export(
         run: folder of the test run whose metrics.json fills the card; the newest beside the checkpoint if None.
         card: what the model card can't know by itself.
         coverage: of the intervals.
+        onnx: write model.onnx besides, encoder and interpreter, for speakers outside the embedding table.
         anonymise: new names for the training speakers, and none of their embeddings; vectors in the bank stay what
             they are, biometric data.
 
@@ -55,6 +57,10 @@ def export(
     """
     folder, console = Path(out), Console()
     check_free(folder)
+    if onnx:
+        from ser_personal.recognition.onnx_export import check_installed
+
+        check_installed()
     module = load_finetuned(checkpoint)
     speaker_bank = _find_bank(checkpoint, bank)
     metrics = _find_metrics(checkpoint, run, speaker_bank)
@@ -74,6 +80,11 @@ def export(
 
     def finish(temporary: Path) -> None:
         (temporary / CARD).write_text(text, encoding="utf-8")
+        if onnx:
+            from ser_personal.recognition.onnx_export import write_onnx
+
+            apart = write_onnx(bundle.network, temporary / ONNX)
+            console.print(f"{ONNX}: onnxruntime's outputs differ by {apart:.0e} at most", highlight=False)
 
     write_bundle(bundle, folder, finish)
     console.print(f"written: {folder}", soft_wrap=True, highlight=False)
