@@ -13,7 +13,6 @@ of 90 % intervals; causal_calibration.png; and each fold's corpus.csv, checkpoin
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 from causal_figure import draw
@@ -38,7 +37,6 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=10, help="random orders of time")
     parser.add_argument("--seed", type=int, default=0, help="of the folds")
     arguments = parser.parse_args()
-    started = time.perf_counter()
     corpus = open_corpus(arguments.corpus)
     assignments = leave_speakers_out(
         corpus.utterances, arguments.folds, validation_folds=arguments.validation_folds, seed=arguments.seed
@@ -58,8 +56,7 @@ def main() -> None:
     draw(measured, arguments.out / "causal_calibration.png")
     print("\n".join(tables))
     speakers = len(everyone.speaker_ids)
-    seconds = time.perf_counter() - started
-    record(f"{headline(measured)}; {speakers} speakers, {arguments.folds} folds, {seconds:.0f} s", ("torch", "numpy"))
+    record(f"{headline(measured)}; {speakers} speakers, {arguments.folds} folds", ("torch", "numpy"))
 
 
 if __name__ == "__main__":

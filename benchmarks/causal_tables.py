@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TITLES = ("O-CCC", "A-CCC")
 WANTED = 0.9
 STEADY = ("raw", "affine")
-COVERED = ("raw", "affine", "sigma", "both", "posterior")
+COVERED = ("raw", "both", "posterior")
 
 
 def gain_tables(enrolled: Enrolled, measured: Mapping[str, Gain]) -> list[str]:

@@ -58,8 +58,13 @@ def gains(enrolled: Enrolled, over: str = "raw") -> dict[str, Gain]:
 
 
 def alike(measured: Mapping[str, Gain], name: str) -> list[str]:
-    """The calibrators whose scores equal those of `name`, itself included."""
-    return [other for other in measured if np.allclose(measured[other].scores, measured[name].scores)]
+    """The calibrators whose scores and gains equal those of `name`, itself included."""
+    one = measured[name]
+    return [
+        other
+        for other, gain in measured.items()
+        if np.allclose(gain.scores, one.scores) and np.allclose(gain.gain, one.gain)
+    ]
 
 
 def weighted_scores(
