@@ -33,6 +33,7 @@ RESAMPLED_SECONDS = 60
 FILTER_STEPS = 8
 # full scale is 1, and 32,768 in files that hold integers as floats
 LOUDEST = 1e6
+NO_SOUND = f"holds NaN, infinity or samples above {LOUDEST:g}"
 # what stands for the length of a WAV's samples where a stream's writer couldn't know it (sox; ffmpeg's is larger)
 STREAMED = 0x7FFFF000
 
@@ -94,11 +95,15 @@ def decode(path: Path, start: int = 0, num_samples: int | None = None) -> NDArra
         UserError: the file is missing or truncated, can't be decoded, or holds what is no sound.
     """
     waveform = _decode(path, start, num_samples)
-    # NaN compares as neither
-    if not (waveform.max(initial=0) <= LOUDEST and waveform.min(initial=0) >= -LOUDEST):
-        what = f"holds NaN, infinity or samples above {LOUDEST:g}"
-        raise UserError(what, where=path, remedy="Write the file again, or remove its row from the corpus")
+    if not is_sound(waveform):
+        raise UserError(NO_SOUND, where=path, remedy="Write the file again, or remove its row from the corpus")
     return waveform
+
+
+def is_sound(waveform: NDArray[np.float32]) -> bool:
+    """Tell whether samples (samples,) are finite, and in any range that sound comes in."""
+    # NaN compares as neither
+    return bool(waveform.max(initial=0) <= LOUDEST and waveform.min(initial=0) >= -LOUDEST)
 
 
 def is_truncated(path: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ser_personal.audio import SAMPLE_RATE, WINDOW, decode, num_samples_of
+from ser_personal.audio import NO_SOUND, SAMPLE_RATE, WINDOW, decode, is_sound, num_samples_of
 from ser_personal.corpus.table import known, read_csv_rows
 from ser_personal.errors import UserError
 from ser_personal.recognition.segments import is_silent
@@ -53,8 +53,8 @@ class Recording:
         wrong = None
         if len(waveform) < WINDOW:
             wrong = f"is shorter than one frame ({len(waveform)} samples at 16 kHz, {WINDOW} needed)"
-        elif not np.isfinite(waveform).all():
-            wrong = "holds samples that are NaN or infinite"
+        elif not is_sound(waveform):
+            wrong = NO_SOUND
         elif is_silent(waveform):
             wrong = "is silent"
         if wrong is not None:
