@@ -11,10 +11,15 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from ser_personal.encoder.checkpoint import DESCRIPTION
 from ser_personal.errors import UserError
+from ser_personal.speakers.representation import KnownSpeakers
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ser_personal.encoder.personalized import EncoderDescription, PersonalizedEncoder
     from ser_personal.types import TrainingSet
+
+PREFIX = "personalized."
 
 
 class PersonalizedModule(LightningModule):
@@ -50,6 +55,10 @@ class PersonalizedModule(LightningModule):
             with torch.device("cpu"):
                 self.build(self.training_set)
 
+    def known_speakers(self, speaker_ids: list[str]) -> KnownSpeakers:
+        """Speakers with what features the trainer's datamodule has of them."""
+        return KnownSpeakers(speaker_ids, self.training_set.speaker_features_of(speaker_ids))
+
     @property
     def training_set(self) -> TrainingSet:
         """The trainer's datamodule, for what a fit needs to know of its training speakers."""
@@ -69,10 +78,20 @@ class PersonalizedModule(LightningModule):
         if description is None:
             raise UserError("isn't one of ser_personal", where="the checkpoint", remedy="Give one written by `ser fit`")
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            self._check_same_speakers(description["speaker_ids"])
+            self._check_same_speakers(description["speakers"]["speaker_ids"])
         if not self.personalized.is_built or self.personalized.describe() != description:
             self.personalized.rebuild(description)
             self.rebuild(checkpoint)
+        if self._trainer is not None:
+            self.complete_speakers(checkpoint["state_dict"])
+
+    def complete_speakers(self, weights: dict[str, Tensor]) -> None:
+        """Add to a checkpoint's weights the features of its speakers, for a policy that goes by them and came later."""
+        speakers = self.personalized.speakers
+        if speakers.lacks_features:
+            speakers.know_features(self.known_speakers(speakers.ids))
+            prefix = f"{PREFIX}speakers."
+            weights.update({f"{prefix}{name}": buffer for name, buffer in speakers.named_buffers()})
 
     def _check_same_speakers(self, speaker_ids: list[str]) -> None:
         now = set(self.training_set.train_speaker_ids)

@@ -17,6 +17,7 @@ from ser_personal.pretrain.metric import MaskedPredictionMetric
 from ser_personal.pretrain.span_mask import span_mask
 from ser_personal.ranges import LARGEST_SEED, require_range
 from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.speakers.representation import SpeakerRepresentation
 from ser_personal.types import FusionName
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class PAPT(PersonalizedModule):
 
     Args:
         encoder: what is adapted; HuBERT-large if None.
-        speakers: the table of e_s; one with its defaults if None.
+        speakers: what e_s is; a table with its defaults if None.
         fusion: where e_s enters: none, first, prefix, concat or last.
         final_dim: width in which frames and clusters are compared; 768 in HuBERT-large, 256 in base.
         released_head: prediction_head.safetensors from `ser import`, to keep the released head and its codebook.
@@ -57,7 +58,7 @@ class PAPT(PersonalizedModule):
     def __init__(
         self,
         encoder: HubertEncoder | None = None,
-        speakers: SpeakerEmbedding | None = None,
+        speakers: SpeakerRepresentation | None = None,
         fusion: FusionName = "last",
         final_dim: int = 768,
         released_head: str | None = None,
@@ -89,7 +90,7 @@ class PAPT(PersonalizedModule):
         pretraining_set = cast("PretrainingSet", training_set)
         num_clusters = pretraining_set.num_clusters
         self.personalized.pretraining_splits = pretraining_set.splits
-        self.personalized.build(training_set.train_speaker_ids)
+        self.personalized.build(self.known_speakers(training_set.train_speaker_ids))
         self.personalized.encoder.fit_front_end(training_set.training_audio)
         self._build_head(num_clusters, self.hparams["final_dim"])
         if self.hparams["released_head"] is not None:
