@@ -21,6 +21,7 @@ import ser_personal.data.speaker_features
 import ser_personal.encoder.stage_checkpoint
 import ser_personal.encoder.tiny
 import ser_personal.finetune.module
+import ser_personal.pretrain.adapt
 import ser_personal.pretrain.papt
 import ser_personal.report.floor_callback
 import ser_personal.speakers.features  # noqa: F401
@@ -127,7 +128,8 @@ def _refuse_other_architecture(
 ) -> None:
     """Refuse what the command line can't change of a trained model: its weights would be read as something else."""
     # what training found out stands in the description alone: PAPT's fusion, say, when fine-tuning from it
-    sizes = {f"speakers.{name}": size for name, size in description["speakers"]["sizes"].items()}
+    speakers = description["speakers"]
+    sizes = {} if speakers is None else {f"speakers.{name}": size for name, size in speakers["sizes"].items()}
     found = {"fusion": description["fusion"], **sizes}
     trained = {**saved, **found}
     for name, value in now.items():

@@ -147,5 +147,9 @@ class PretrainingSet(TrainingSet, Protocol):
         """Size of the codebook that the pseudo-labels come from."""
 
     @property
+    def codebook_hash(self) -> str:
+        """Names that codebook."""
+
+    @property
     def splits(self) -> list[str]:
         """Sets whose audio is pre-trained on."""

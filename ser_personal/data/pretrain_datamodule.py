@@ -114,6 +114,11 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         """Size of the codebook that the pseudo-labels come from."""
         return self.pseudo_labels.num_clusters
 
+    @property
+    def codebook_hash(self) -> str:
+        """Names the codebook that the pseudo-labels come from."""
+        return self.pseudo_labels.source.codebook_hash
+
     @cached_property
     def train_indices(self) -> list[int]:
         """Positions in `utterances` of what is pre-trained on."""

@@ -25,7 +25,7 @@ class EncoderDescription(TypedDict):
     encoder: str
     encoder_config: str
     fusion: FusionName
-    speakers: SpeakerDescription
+    speakers: SpeakerDescription | None
     pretraining_splits: list[str]
 
 
@@ -78,17 +78,17 @@ class PersonalizedEncoder(nn.Module):
         self.pretraining_splits = description["pretraining_splits"]
         self.encoder.build(description["encoder_config"])
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim)
-        if not self.fusion.uses_speakers:
+        speakers = description["speakers"]
+        if speakers is None:
             self.speakers.clear()
             return
-        name, ours = description["speakers"]["name"], type(self.speakers).__name__
-        if name != ours:
+        if speakers["name"] != type(self.speakers).__name__:
             raise UserError(
-                f"was trained with speakers as {name}, not {ours}",
+                f"was trained with speakers as {speakers['name']}, not {type(self.speakers).__name__}",
                 where="the checkpoint",
-                remedy=f"Give --model.speakers {name}",
+                remedy=f"Give --model.speakers {speakers['name']}",
             )
-        self.speakers.rebuild(description["speakers"], self.encoder.dim)
+        self.speakers.rebuild(speakers, self.encoder.dim)
 
     @property
     def settings(self) -> tuple[object, ...]:
@@ -101,7 +101,7 @@ class PersonalizedEncoder(nn.Module):
             encoder=type(self.encoder).__name__,
             encoder_config=self.encoder.config,
             fusion=self.fusion_name,
-            speakers=self.speakers.describe(),
+            speakers=self.speakers.describe() if self.speakers.ids else None,
             pretraining_splits=self.pretraining_splits,
         )
 

@@ -10,7 +10,7 @@ import torch
 from ser_personal.encoder.base import Encoder
 from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
 from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.module import PREFIX, PersonalizedModule
+from ser_personal.encoder.module import PREFIX, PersonalizedModule, known_speakers
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.encoder.schedule import linear_warmup_and_decay
 from ser_personal.errors import UserError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
     from ser_personal.encoder.personalized import EncoderDescription
-    from ser_personal.types import EncoderOutput, TrainingSet
+    from ser_personal.types import TrainingSet
 
 
 class FineTuning(PersonalizedModule):
@@ -91,10 +91,10 @@ class FineTuning(PersonalizedModule):
     def build(self, training_set: TrainingSet) -> None:
         """Make encoder and speakers, from PAPT where it is given, and the interpreter."""
         if self.hparams["papt_checkpoint"] is not None:
-            self._take_from_papt(self.hparams["papt_checkpoint"])
+            self._take_from_papt(self.hparams["papt_checkpoint"], training_set)
         else:
             self._check_embedding_is_learnt()
-            self.personalized.build(self.known_speakers(training_set.train_speaker_ids))
+            self.personalized.build(known_speakers(training_set, training_set.train_speaker_ids))
             self.personalized.encoder.fit_front_end(training_set.training_audio)
         self._build_interpreter()
         self.interpreter.start_at(self.first_outputs(training_set))
@@ -108,7 +108,7 @@ class FineTuning(PersonalizedModule):
         self.personalized.encoder.freeze_mask_embedding()
         self.personalized.speakers.requires_grad_(requires_grad=self.hparams["train_speaker_embedding"])
 
-    def _take_from_papt(self, path: str) -> None:
+    def _take_from_papt(self, path: str, training_set: TrainingSet) -> None:
         checkpoint = read_checkpoint(path)
         weights = checkpoint["state_dict"]
         description: EncoderDescription = checkpoint[DESCRIPTION]
@@ -125,7 +125,7 @@ class FineTuning(PersonalizedModule):
                 remedy="Leave --model.fusion out, or pre-train with that fusion",
             )
         self.personalized.rebuild(description)
-        self.complete_speakers(weights)
+        self.complete_speakers(weights, training_set)
         self.personalized.load_state_dict(
             {name.removeprefix(PREFIX): weights[name] for name in weights if name.startswith(PREFIX)}
         )
@@ -144,13 +144,10 @@ class FineTuning(PersonalizedModule):
         """The table may come from PAPT, which other speakers may have taken part in."""
         return self.hparams["papt_checkpoint"] is not None
 
-    def encode(self, batch: SpeechBatch) -> EncoderOutput:
-        """Encode a batch; while training, some utterances as if their speakers were never seen before."""
-        as_unseen = None
-        if self.training and self.hparams["unseen_share"] > 0:
-            as_unseen = (torch.rand(len(batch["speaker_ids"])) < self.hparams["unseen_share"]).tolist()
-        output: EncoderOutput = self.personalized(batch, as_unseen=as_unseen)
-        return output
+    def draw_unseen(self, batch: SpeechBatch) -> list[bool]:
+        """Draw whose speakers count as never seen before, (batch,)."""
+        drawn = torch.rand(len(batch["speaker_ids"])) < self.hparams["unseen_share"]
+        return [bool(unseen) for unseen in drawn]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, the interpreter at its own rate; constant, or with warm-up and decay."""

@@ -68,9 +68,9 @@ class EmotionFineTuning(FineTuning):
                 )
         return [label_mean[attribute] for attribute in self.attributes]
 
-    def forward(self, batch: EmotionBatch) -> PredictionBatch:
-        """Predict a batch."""
-        output = self.encode(batch)
+    def forward(self, batch: EmotionBatch, as_unseen: Sequence[bool] | None = None) -> PredictionBatch:
+        """Predict a batch, some of it as if its speakers had never been seen before."""
+        output = self.personalized(batch, as_unseen=as_unseen)
         return PredictionBatch(
             indices=batch["indices"],
             speaker_ids=batch["speaker_ids"],
@@ -81,7 +81,7 @@ class EmotionFineTuning(FineTuning):
 
     def training_step(self, batch: EmotionBatch, batch_idx: int) -> Tensor:
         """The loss of this device's batch."""
-        result = self(batch)
+        result = self(batch, self.draw_unseen(batch))
         loss: Tensor = self.loss(result["predictions"], result["labels"])
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch["indices"]))
         return loss

@@ -87,6 +87,15 @@ class SpeakerEmbedding(SpeakerRepresentation):
         nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
 
+    def extend(self, speaker_ids: Sequence[str]) -> None:
+        """Add rows for speakers outside the table, each at the mean of those in it."""
+        if self.embedding is None:
+            raise RuntimeError("build() the speaker table before extending it")
+        rows = self.embedding.weight.detach()
+        added = rows.mean(0).expand(len(speaker_ids), -1)
+        self.ids = [*self.ids, *speaker_ids]
+        self.embedding = nn.Embedding.from_pretrained(torch.cat([rows, added]), freeze=False)
+
     def clear(self) -> None:
         """Forget the table, where nothing is fused."""
         self.ids, self.embedding, self.fc, self.known_features = [], None, None, None
@@ -136,7 +145,7 @@ class SpeakerEmbedding(SpeakerRepresentation):
             rows=[rows[place] for place in places],
             features=None if asked.features is None else asked.features[places],
         )
-        table = SpeakerTable(self.ids, self.fc(self.embedding.weight), self.known_features)
+        table = SpeakerTable(self.ids, self.fc(self.embedding.weight), self.fc, self.known_features)
         fallback = self.unseen.embed(unseen, table).to(embeddings.dtype)
         return embeddings.index_copy(0, torch.tensor(places, device=embeddings.device), fallback)
 

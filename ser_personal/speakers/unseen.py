@@ -15,7 +15,7 @@ from ser_personal.ranges import require_range
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +25,13 @@ class SpeakerTable:
     Attributes:
         ids: (speakers,).
         embeddings: e_s of each, (speakers, dim).
+        fc: from the table's rows to e_s.
         features: (speakers, feature_dim); None where the table has none.
     """
 
     ids: Sequence[str]
     embeddings: Tensor
+    fc: nn.Linear
     features: Tensor | None
 
 
@@ -51,7 +53,10 @@ class UnseenSpeakers:
 class UnseenPolicy(ABC):
     """From the table to an embedding for speakers outside it."""
 
-    reads_features = False
+    @property
+    def reads_features(self) -> bool:
+        """Whether it goes by speaker features."""
+        return False
 
     @abstractmethod
     def embed(self, unseen: UnseenSpeakers, table: SpeakerTable) -> Tensor:
@@ -109,11 +114,14 @@ class Nearest(UnseenPolicy):
         UserError: `k` is below 1.
     """
 
-    reads_features = True
-
     def __init__(self, k: int = 10) -> None:
         require_range("k", k, 1)
         self.k = k
+
+    @property
+    def reads_features(self) -> bool:
+        """It does."""
+        return True
 
     def embed(self, unseen: UnseenSpeakers, table: SpeakerTable) -> Tensor:
         """Embed speakers outside the table, -> (unseen, dim)."""
