@@ -8,7 +8,13 @@ from torch import nn
 
 from ser_personal.encoder.fusion import NoFusion, make_fusion
 from ser_personal.errors import UserError
-from ser_personal.speakers.representation import AskedSpeakers, KnownSpeakers, SpeakerDescription, SpeakerRepresentation
+from ser_personal.speakers.representation import (
+    AskedSpeakers,
+    Heard,
+    KnownSpeakers,
+    SpeakerDescription,
+    SpeakerRepresentation,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,6 +95,12 @@ class PersonalizedEncoder(nn.Module):
                 remedy=f"Give --model.speakers {speakers['name']}",
             )
         self.speakers.rebuild(speakers, self.encoder.dim)
+
+    @property
+    def heard(self) -> Heard:
+        """Whose audio made e_s, and of which sets."""
+        by_policy = self.speakers.heard if self.speakers.ids else Heard()
+        return Heard(by_policy.speaker_ids | {*self.speakers.ids}, by_policy.splits | {*self.pretraining_splits})
 
     @property
     def settings(self) -> tuple[object, ...]:
