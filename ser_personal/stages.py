@@ -20,7 +20,9 @@ import ser_personal.data.pretrain_datamodule
 import ser_personal.data.speaker_features
 import ser_personal.encoder.stage_checkpoint
 import ser_personal.encoder.tiny
+import ser_personal.finetune.losses
 import ser_personal.finetune.module
+import ser_personal.finetune.transformer_interpreter
 import ser_personal.pretrain.adapt
 import ser_personal.pretrain.papt
 import ser_personal.report.floor_callback
