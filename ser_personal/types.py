@@ -80,9 +80,13 @@ class EmotionBatch(SpeechBatch):
 
     Attributes:
         labels: (batch, attributes) in the order of `ATTRIBUTES`, NaN where missing.
+        emotions: (batch,), categorical emotion, None where there is none.
+        weights: (batch,), what each utterance counts in the loss; absent where all count alike.
     """
 
     labels: Tensor
+    emotions: list[str | None]
+    weights: NotRequired[Tensor]
 
 
 class EncoderOutput(NamedTuple):
@@ -110,8 +114,9 @@ class PredictionBatch(TypedDict):
         indices: (batch,), positions in the datamodule's `utterances`.
         speaker_ids: (batch,), None where unknown.
         pooled: (batch, dim), mean of the personalised frames over real frames.
-        predictions: (batch, attributes), the model's attributes in its own order.
-        labels: (batch, attributes), NaN where missing.
+        predictions: (batch, attributes), the model's attributes in its own order; (batch, emotions) where it predicts
+            categorical emotion: logits while it trains, else probabilities.
+        labels: (batch, attributes), NaN where missing; or (batch, emotions), 1 for an utterance's own, else 0.
     """
 
     indices: Tensor
@@ -131,6 +136,10 @@ class TrainingSet(Protocol):
     @property
     def train_label_mean(self) -> dict[str, float]:
         """Attribute -> mean label of the training set; attributes without labels are left out."""
+
+    @property
+    def train_emotions(self) -> dict[str, int]:
+        """Categorical emotion -> how many training utterances have it, sorted."""
 
     def speaker_features_of(self, speaker_ids: Sequence[str]) -> NDArray[np.float32] | None:
         """Features of speakers, (speakers, feature_dim); None where the datamodule has none."""

@@ -38,4 +38,6 @@ def collate_pretrain(examples: Sequence[PretrainExample]) -> PretrainBatch:
 def collate_emotion(examples: Sequence[EmotionExample]) -> EmotionBatch:
     """Pad utterances and stack their annotations."""
     labels = torch.stack([torch.from_numpy(example.labels) for example in examples])
-    return EmotionBatch(**collate_speech(examples), labels=labels)
+    emotions = [example.emotion for example in examples]
+    # mypy takes the speech for what might hold weights of its own
+    return EmotionBatch(**collate_speech(examples), labels=labels, emotions=emotions)  # type: ignore[typeddict-item]

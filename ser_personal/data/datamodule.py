@@ -127,6 +127,11 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         }
         return {name: float(np.nanmean(values)) for name, values in labels.items() if not np.isnan(values).all()}
 
+    @property
+    def train_emotions(self) -> dict[str, int]:
+        """Categorical emotion -> how many training utterances have it, sorted."""
+        return dict(sorted(Counter(e for i in self.train_indices if (e := self.utterances[i].emotion)).items()))
+
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
         """Decode at most `limit` training waveforms (samples,), spread evenly over the set, the same on every rank."""
         count = min(limit, len(self.train_indices))

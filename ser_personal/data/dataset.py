@@ -56,9 +56,11 @@ class EmotionExample(SpeechExample):
 
     Attributes:
         labels: (attributes,) in the order of `ATTRIBUTES`, NaN where missing.
+        emotion: categorical emotion, None where there is none.
     """
 
     labels: NDArray[np.float32]
+    emotion: str | None = None
 
 
 class Fault(NamedTuple):
@@ -127,7 +129,8 @@ class EmotionDataset(SpeechDataset[EmotionExample]):
         total = samples_of(utterance)
         size = min(total, self.max_samples)
         labels = np.array([utterance.labels.get(attribute, np.nan) for attribute in ATTRIBUTES], dtype=np.float32)
-        return EmotionExample(key.index, utterance.speaker_id, decode_part(utterance, total - size, size), labels)
+        waveform = decode_part(utterance, total - size, size)
+        return EmotionExample(key.index, utterance.speaker_id, waveform, labels, utterance.emotion)
 
 
 def samples_of(utterance: Utterance) -> int:

@@ -99,7 +99,14 @@ def load_finetuned(checkpoint: str) -> EmotionFineTuning:
     from ser_personal.encoder.checkpoint import read_checkpoint
     from ser_personal.finetune.module import EmotionFineTuning
 
-    if not any(name.startswith("interpreter.") for name in read_checkpoint(checkpoint)["state_dict"]):
+    read = read_checkpoint(checkpoint)
+    if "emotions" in read["hyper_parameters"]:
+        raise UserError(
+            "predicts categorical emotion, bundles hold models of emotion attributes alone",
+            where=checkpoint,
+            remedy="Use it by `ser predict --config configs/emotion.yaml`, or give one of configs/finetune.yaml",
+        )
+    if not any(name.startswith("interpreter.") for name in read["state_dict"]):
         raise UserError(
             "isn't fine-tuned for emotion",
             where=checkpoint,

@@ -9,11 +9,13 @@ import numpy as np
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
+from ser_personal.acoustics import mfcc_functionals
 from ser_personal.calibration.results import rows_as_json, show, write_json
 from ser_personal.calibration.table import CalibrationRow
 from ser_personal.data.batching import ExampleKey
+from ser_personal.errors import UserError
 from ser_personal.finetune.scores import score
-from ser_personal.report.floor import mfcc_functionals, ridge_floor
+from ser_personal.report.floor import ridge_floor
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -24,6 +26,19 @@ class RidgeFloorCallback(Callback):
 
     It is fitted on the training split, by the first process alone.
     """
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a model without emotion attributes.
+
+        Raises:
+            UserError: it predicts something else.
+        """
+        if not hasattr(pl_module, "attributes"):
+            raise UserError(
+                f"{type(pl_module).__name__} predicts no emotion attributes",
+                where="RidgeFloorCallback",
+                remedy="Leave it out, or test a model of them, trained with configs/finetune.yaml",
+            )
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fit, score and print the floor."""
