@@ -178,8 +178,14 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             )
         return indices
 
-    def loader(self, indices: Sequence[int], *, shuffle: bool) -> SpeechLoader[Batch]:
-        """Load some utterances in batches, this rank's share of them."""
+    def loader(
+        self,
+        indices: Sequence[int],
+        *,
+        shuffle: bool,
+        collate: Callable[[Sequence[Example]], Batch] | None = None,
+    ) -> SpeechLoader[Batch]:
+        """Load some utterances in batches, this rank's share of them; one that stands several times, as often."""
         sampler = BucketBatchSampler(
             indices,
             [min(samples_of(self.utterances[i]), self.max_samples) for i in indices],
@@ -190,7 +196,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )
-        collate = self.collate
+        collate = collate or self.collate
         if self.speaker_features is not None:
             self.speaker_features.of([self.utterances[i].speaker_id for i in indices])
             collate = AddSpeakerFeatures(collate, self.speaker_features)

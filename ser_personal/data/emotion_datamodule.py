@@ -114,9 +114,8 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
 
     @property
     def collate(self) -> Callable[[Sequence[EmotionExample]], EmotionBatch]:
-        """Examples -> batch, with loss weights where an adaptation gives some."""
-        weights = self.adaptation_set.weights if self.adaptation_set is not None else {}
-        return AddWeights(collate_emotion, weights) if weights else collate_emotion
+        """Examples -> batch."""
+        return collate_emotion
 
     def reason_to_drop(self, utterance: Utterance) -> str | None:
         """Say why an utterance isn't used: what is to be predicted isn't annotated."""
@@ -132,7 +131,8 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         if chosen is None:
             return self.loader(self.train_indices, shuffle=True)
         copies = [(i, chosen.copies.get(self.utterances[i].speaker_id or "", 0)) for i in self.train_indices]
-        return self.loader([i for i, count in copies for _ in range(count)], shuffle=True)
+        collate = AddWeights(self.collate, chosen.weights) if chosen.weights else self.collate
+        return self.loader([i for i, count in copies for _ in range(count)], shuffle=True, collate=collate)
 
     @cached_property
     def adaptation_set(self) -> AdaptationSet | None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,12 +15,6 @@ from ser_personal.finetune.emotion_classification import EmotionClassification, 
 
 def classification(**options):
     return EmotionClassification(**{"encoder": encoder(), "learning_rate": 1e-2} | options)
-
-
-def build(module, data):
-    module._trainer = SimpleNamespace(datamodule=data)
-    module.build(data)
-    return module
 
 
 @pytest.fixture
@@ -63,7 +55,8 @@ def test_cross_entropy_is_torchs_over_labelled_rows():
 
 
 def test_emotions_are_those_of_the_training_set_and_start_at_their_shares(data):
-    module = build(classification(), data)
+    module = classification()
+    module.build(data)
     found = [data.utterances[index].emotion for index in data.train_indices]
     assert module.emotions == sorted(set(found))
     shares = [found.count(emotion) / len(found) for emotion in module.emotions]
@@ -144,9 +137,9 @@ def test_no_bundle_is_made_of_it(checkpoint, tmp_path, capsys):
 
 def test_emotions_that_can_not_be_told_apart(relabelled, data):
     with pytest.raises(UserError, match=r"no training utterance is of envy\. Choose among "):
-        build(classification(emotions=["envy", "anger"]), data)
+        classification(emotions=["envy", "anger"]).build(data)
     with pytest.raises(UserError, match="anger, anger is too little to tell apart, or names one twice"):
         classification(emotions=["anger", "anger"])
     nothing = emotion_data(relabelled(lambda row: row.update(EmoClass="X")))
     with pytest.raises(UserError, match="the training set has 0 categorical emotions"):
-        build(classification(), nothing)
+        classification().build(nothing)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from command_line import finetune_arguments, stage, trainer_flags
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,3 +95,11 @@ def test_half_precision_is_computed_in_float32(name):
 def test_a_negative_weight_of_the_squares():
     with pytest.raises(UserError, match="weight: -1"):
         CCCPlusMSE(-1)
+
+
+def test_a_loss_is_chosen_by_its_short_name(monkeypatch, synthetic_corpus, tmp_path):
+    monkeypatch.setattr("ser_personal.stages.StageCLI._run_subcommand", lambda *_: None)
+    arguments = ["fit", *finetune_arguments(synthetic_corpus), *trainer_flags(tmp_path)]
+    assert isinstance(stage(*arguments, "--model.loss", "MSELoss").model.loss, MSELoss)
+    chosen = stage(*arguments, "--model.loss", "CCCPlusMSE", "--model.loss.weight", "0.2").model.loss
+    assert (type(chosen), chosen.weight) == (CCCPlusMSE, 0.2)

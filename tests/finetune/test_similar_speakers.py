@@ -161,3 +161,10 @@ def test_nobody_to_choose_for(relabelled):
     data = emotion_data(relabelled(without_speaker), known_speakers_only=False, adaptation=SimilarSpeakers())
     with pytest.raises(UserError, match="no test utterance has a known speaker"):
         data.setup("fit")
+
+
+def test_a_test_listens_to_nobody(synthetic_corpus, monkeypatch):
+    monkeypatch.setattr(SimilarSpeakers, "choose", None)
+    data = emotion_data(synthetic_corpus, adaptation=SimilarSpeakers("weighting"))
+    data.setup("test")
+    assert "weights" not in next(iter(data.test_dataloader()))
