@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from command_line import REPOSITORY
-from tiny_models import emotion_data, finetuning, trainer
+from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data, trainer
 
 from ser_personal import MSPPodcast, PLDCCallback
 from ser_personal.recognition.export import export
+from ser_personal.speakers.embedding import SpeakerEmbedding
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 def after_the_quick_start(
     synthetic_corpus: Path,
     synthetic_pseudo_labels: Path,
-    papt_checkpoint: Path,
     finetuned_checkpoint: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
@@ -29,7 +29,10 @@ def after_the_quick_start(
         (folder / name).symlink_to(synthetic_corpus)
     (folder / "configs").symlink_to(REPOSITORY / "configs")
     (folder / "pseudo_labels").symlink_to(synthetic_pseudo_labels)
-    shutil.copy(papt_checkpoint, folder)
+    # with speaker embeddings of the width that the shipped configs have
+    pretrained = papt(speakers=SpeakerEmbedding())
+    data = pretrain_data(synthetic_corpus, synthetic_pseudo_labels)
+    fit(pretrained, data, folder / "run", max_steps=1).save_checkpoint(folder / "papt.ckpt")
     shutil.copy(finetuned_checkpoint, folder)
     checkpoint = folder / "finetune.ckpt"
     running = trainer(folder / "run", callbacks=[PLDCCallback(k=3, draws=1)])

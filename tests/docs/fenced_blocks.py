@@ -1,9 +1,11 @@
-"""Code that the documentation shows: every fenced block of every page, and the command lines in them."""
+"""Code that the documentation shows: every fenced block of every page, and what its shell blocks call."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,13 @@ PAGES = sorted(
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 TITLE = re.compile(r'title="([^"]+)"')
 SHELLS = {"", "bash", "sh", "console"}
-# what a dots' worth of arguments stands for
+STARTS = re.compile(r"^(#!/bin/bash|(\w+=\S+ )?(ser|make|pip|python|sbatch|srun|hf|torchrun) )", re.MULTILINE)
+RECORDER = """
+command_not_found_handle() { printf '%q ' "$@" >> "$CALLS"; printf '\\n' >> "$CALLS"; }
+srun() { "$@"; }
+source() { :; }
+"""
+# what three dots among the arguments stand for
 USUAL_TEST = "--config configs/finetune.yaml --config configs/pldc.yaml --data.corpus CORPUS --ckpt_path finetune.ckpt"
 
 
@@ -61,15 +69,22 @@ def show_files(page: str, folder: Path) -> None:
             (folder / block.title).write_text(block.code, encoding="utf-8")
 
 
-def command_lines(page: str) -> dict[str, list[str]]:
-    """Where each command line of a page stands -> its words, without variables set before it and `srun`."""
-    found = {}
+def command_lines(page: str, folder: Path) -> list[tuple[str, list[str]]]:
+    """Each command of a page's shell blocks, in order: where its block stands, and the words that the shell makes of it."""
+    found = []
     for block in blocks(page):
-        if block.language in SHELLS:
-            for number, line in enumerate(block.code.replace("\\\n", " ").splitlines()):
-                words = shlex.split(line.replace(" ... ", f" {USUAL_TEST} "), comments=True)
-                while words and ("=" in words[0] or words[0] == "srun"):
-                    words = words[1:]
-                if words:
-                    found[f"{block.where}, command {number + 1}"] = words
+        if block.language in SHELLS and STARTS.search(block.code):
+            script = block.code.replace(" ... ", f" {USUAL_TEST} ")
+            found += [(block.where, shlex.split(line)) for line in _what_a_shell_calls(script, folder)]
     return found
+
+
+def _what_a_shell_calls(script: str, folder: Path) -> list[str]:
+    """Run a script in a shell that finds no program and writes down what it was asked for."""
+    bash = shutil.which("bash")
+    assert bash is not None
+    calls = folder / ".calls"
+    calls.unlink(missing_ok=True)
+    environment = {"PATH": "/nowhere", "CALLS": str(calls), "SLURM_ARRAY_TASK_ID": "0"}
+    subprocess.run([bash, "-c", RECORDER + script], cwd=folder, env=environment, check=True, timeout=20)
+    return calls.read_text(encoding="utf-8").splitlines() if calls.exists() else []
