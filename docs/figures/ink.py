@@ -29,7 +29,6 @@ class Ink:
         page: `light` or `dark`.
         text: words and arrows.
         faint: lines and words that stand back.
-        paper: the page itself, behind labels.
         speaker: all that a speaker embedding or one speaker is.
         speaker_fill: a quiet ground of it.
         network: what the network is.
@@ -41,7 +40,6 @@ class Ink:
     page: str
     text: str
     faint: str
-    paper: str
     speaker: str
     speaker_fill: str
     network: str
@@ -51,8 +49,8 @@ class Ink:
 
 
 INKS = (
-    Ink("light", "#24292f", "#8a939d", "#ffffff", "#b4530a", "#fdeedd", "#0b7a75", "#e1f3f1", "#3b5bab", "#e8edf9"),
-    Ink("dark", "#e4e6eb", "#8b93a1", "#1e2129", "#f2a35e", "#46311f", "#5fc7bf", "#173b3c", "#93b1f5", "#27345a"),
+    Ink("light", "#24292f", "#8a939d", "#b4530a", "#fdeedd", "#0b7a75", "#e1f3f1", "#3b5bab", "#e8edf9"),
+    Ink("dark", "#e4e6eb", "#8b93a1", "#f2a35e", "#46311f", "#5fc7bf", "#173b3c", "#93b1f5", "#27345a"),
 )
 
 
@@ -89,7 +87,16 @@ def canvas(figure: Figure, width: float, height: float) -> Axes:
 
 
 def box(
-    axes: Axes, x: float, y: float, width: float, height: float, words: str, edge: str, fill: str, *, dashed: bool = False
+    axes: Axes,
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    words: str,
+    edge: str,
+    fill: str,
+    *,
+    dashed: bool = False,
 ) -> None:
     """A rounded box with words in its middle; x and y are its lower left corner."""
     axes.add_patch(
@@ -107,7 +114,9 @@ def box(
     axes.text(x + width / 2, y + height / 2, words, ha="center", va="center", linespacing=1.35)
 
 
-def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str, *, dashed: bool = False) -> None:
+def arrow(
+    axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str, *, dashed: bool = False
+) -> None:
     """An arrow from point to point."""
     axes.add_patch(
         FancyArrowPatch(

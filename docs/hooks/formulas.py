@@ -1,4 +1,4 @@
-"""Formulas as MathML, which browsers draw by themselves: those of docstrings (`.. math::`, `:math:`) and ```math fences."""
+"""Formulas as MathML, which browsers draw by themselves: `.. math::` and `:math:` of docstrings, ```math of pages."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ class FormulaPreprocessor(Preprocessor):
 
     def run(self, lines: list[str]) -> list[str]:
         """Replace the formulas of a text."""
-        text = DISPLAYED.sub(lambda found: f"\n{self._keep(found[1] or found[2], 'block')}\n\n", "\n".join(lines) + "\n")
+        text = DISPLAYED.sub(self._displayed, "\n".join(lines) + "\n")
         # a formula may be broken over two lines
         return INLINE.sub(lambda found: self._keep(found[1], "inline"), text).split("\n")
+
+    def _displayed(self, found: re.Match[str]) -> str:
+        return f"\n{self._keep(found[1] or found[2], 'block')}\n\n"
 
     def _keep(self, latex: str, display: str) -> str:
         return self.md.htmlStash.store(convert(" ".join(latex.split()), display=display))
@@ -34,8 +37,8 @@ class FormulaExtension(Extension):
     """Registers the preprocessor."""
 
     def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802
-        """Register it before fences are taken for code."""
-        md.preprocessors.register(FormulaPreprocessor(md), "formulas", priority=100)
+        """Register it after whitespace is normalised, and before fences are taken for code."""
+        md.preprocessors.register(FormulaPreprocessor(md), "formulas", priority=28)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:

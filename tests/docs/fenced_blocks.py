@@ -70,7 +70,7 @@ def show_files(page: str, folder: Path) -> None:
 
 
 def command_lines(page: str, folder: Path) -> list[tuple[str, list[str]]]:
-    """Each command of a page's shell blocks, in order: where its block stands, and the words that the shell makes of it."""
+    """Each command of a page's shell blocks, in order: where its block stands, and its words as a shell reads them."""
     found = []
     for block in blocks(page):
         if block.language in SHELLS and STARTS.search(block.code):
