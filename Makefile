@@ -45,8 +45,9 @@ lint: setup ## Check style, types and the import contract
 bench: setup ## Run the benchmarks, each against its peer, and add rows to benchmarks/RESULTS.md
 	for benchmark in prediction_head papt_step start_up calibration_simulation; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 
+# --quiet would hide warnings from --strict
 docs: setup ## Build the documentation into site/; a broken link or reference fails
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo 'Open site/index.html; its search needs a server: $(BIN)/python -m http.server --directory site'
 
 clean: ## Remove .venv and caches
