@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 def after_the_quick_start(
     synthetic_corpus: Path,
     synthetic_pseudo_labels: Path,
-    finetuned_checkpoint: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The folder in which a reader of the quick start stands at its end, and recordings of Anna."""
@@ -33,8 +32,9 @@ def after_the_quick_start(
     pretrained = papt(speakers=SpeakerEmbedding())
     data = pretrain_data(synthetic_corpus, synthetic_pseudo_labels)
     fit(pretrained, data, folder / "run", max_steps=1).save_checkpoint(folder / "papt.ckpt")
-    shutil.copy(finetuned_checkpoint, folder)
     checkpoint = folder / "finetune.ckpt"
+    finetuned = finetuning(speakers=SpeakerEmbedding(), papt_checkpoint=str(folder / "papt.ckpt"))
+    fit(finetuned, emotion_data(synthetic_corpus), folder / "run", max_steps=1).save_checkpoint(checkpoint)
     running = trainer(folder / "run", callbacks=[PLDCCallback(k=3, draws=1)])
     running.test(finetuning(), datamodule=emotion_data(synthetic_corpus), ckpt_path=checkpoint, verbose=False)
     export(str(checkpoint), str(folder / "bundle"))
