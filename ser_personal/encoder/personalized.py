@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_personal.encoder.base import Encoder
-    from ser_personal.types import EncoderOutput, FusionName, SpeechBatch
+    from ser_personal.types import CachedBatch, EncoderOutput, FusionName, SpeechBatch
 
 
 class EncoderDescription(TypedDict):
@@ -118,12 +118,15 @@ class PersonalizedEncoder(nn.Module):
         )
 
     def forward(
-        self, batch: SpeechBatch, time_mask: Tensor | None = None, as_unseen: Sequence[bool] | None = None
+        self,
+        batch: SpeechBatch | CachedBatch,
+        time_mask: Tensor | None = None,
+        as_unseen: Sequence[bool] | None = None,
     ) -> EncoderOutput:
         """Encode a batch.
 
         Args:
-            batch: waveforms and their speakers.
+            batch: waveforms, or cached frames, and their speakers.
             time_mask: (batch, frames), frames to mask.
             as_unseen: (batch,), whose speaker is to be treated as if never seen before.
         """
