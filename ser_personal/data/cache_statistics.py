@@ -70,9 +70,7 @@ class Beside(SpeakerFeatureSource):
 
     def __init__(self, sources: list[SpeakerFeatureSource]) -> None:
         if not sources:
-            raise UserError(
-                "no source", where="--data.speaker_features Beside", remedy="Name at least one in `sources`"
-            )
+            raise UserError("no sources", where="--data.speaker_features Beside", remedy="Name one at least")
         self.sources = sources
 
     def read(self, utterances: Sequence[Utterance]) -> SpeakerFeatures:

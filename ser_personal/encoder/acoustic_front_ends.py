@@ -58,6 +58,9 @@ class EGeMAPSFrontEnd(StandardizedFrontEnd):
     Clips too short for them, of less than about 0.1 s, count as the average one.
     """
 
+    # jitter and ratios vary by hundredths
+    smallest_variance = 1e-8
+
     def __init__(self) -> None:
         super().__init__(EGEMAPS)
         self._smile: Any = None

@@ -77,8 +77,12 @@ class StandardizedFrontEnd(nn.Module, ABC):
 
     Args:
         dim: number of features.
+
+    Attributes:
+        smallest_variance: what divides a feature that hardly varies.
     """
 
+    smallest_variance = 1e-4
     mean: Tensor
     std: Tensor
 
@@ -113,7 +117,7 @@ class StandardizedFrontEnd(nn.Module, ABC):
             squares += frames.square().sum(0)
         mean = total / max(count, 1)
         self.mean.copy_(mean)
-        self.std.copy_((squares / max(count, 1) - mean.square()).clamp(min=1e-4).sqrt())
+        self.std.copy_((squares / max(count, 1) - mean.square()).clamp(min=self.smallest_variance).sqrt())
 
 
 class LogMelFrontEnd(StandardizedFrontEnd):

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 SOURCE = FeatureSource(encoder="test", dim=3, frame_seconds=0.2)
 FRAMES = {
-    name: np.random.default_rng(k).normal(size=(k + 1, 3)).astype(np.float32) for k, name in enumerate(["a", "ü b", "c"])
+    name: np.random.default_rng(k).normal(size=(k + 1, 3)).astype(np.float32)
+    for k, name in enumerate(["a", "ü b", "c"])
 }
 FILES = ("frames.float16", "utterances.jsonl", "meta.json")
 
