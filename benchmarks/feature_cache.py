@@ -2,9 +2,9 @@
 
     python benchmarks/feature_cache.py
 
-Random weights and 6 s of noise an utterance: only speed is looked at. Both sides train the same interpreter on batches of
-the same utterances by the same Trainer; the encoder's side decodes audio and runs the network, the cache's side reads
-frames at stride 10. Prints also how long it took to build the cache, and how large it is.
+Random weights and 6 s of noise an utterance: only speed is looked at. Both sides train the same interpreter on batches
+of the same utterances by the same Trainer; the encoder's side decodes audio and runs the network, the cache's side
+reads frames at stride 10. Prints also how long it took to build the cache, and how large it is.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> str:
         f"{typical['encoder'] / typical['cache']:.0f} x faster from the cache: an epoch of {arguments.utterances} "
         f"utterances of 6 s took {typical['encoder']:.2f} s through the encoder of {arguments.layers} layers, "
         f"{typical['cache']:.3f} s from the cache (medians of {arguments.turns}); built in {built:.1f} s, "
-        f"{size / (arguments.utterances + HELD_OUT) / 1e3:.1f} kB an utterance; {arguments.device}, {arguments.threads} threads"
+        f"{size / (arguments.utterances + HELD_OUT) / 1e3:.1f} kB an utterance; "
+        f"{arguments.device}, {arguments.threads} threads"
     )
 
 
