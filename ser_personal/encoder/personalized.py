@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 from torch import nn
 
 from ser_personal.encoder.fusion import NoFusion, make_fusion
+from ser_personal.encoder.saved import fitting_encoder
 from ser_personal.errors import UserError
 from ser_personal.speakers.representation import (
     AskedSpeakers,
@@ -82,6 +83,7 @@ class PersonalizedEncoder(nn.Module):
         """
         self.fusion_name = description["fusion"]
         self.pretraining_splits = description["pretraining_splits"]
+        self.encoder = fitting_encoder(self.encoder, description["encoder_config"])
         self.encoder.build(description["encoder_config"])
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim)
         speakers = description["speakers"]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
+from ser_personal.encoder.base import Encoder
 from ser_personal.encoder.cached import CachedFeatures
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.raw import EGeMAPSEncoder, LogMelEncoder, MFCCEncoder
 
-if TYPE_CHECKING:
-    from ser_personal.encoder.base import Encoder
-
-_OTHERS = {kind.model_type: kind for kind in (LogMelEncoder, MFCCEncoder, EGeMAPSEncoder, CachedFeatures)}
+_OTHERS: dict[str, type[Encoder]] = {
+    kind.model_type: kind for kind in (LogMelEncoder, MFCCEncoder, EGeMAPSEncoder, CachedFeatures)
+}
 
 
 def saved_encoder(config: str, name: str) -> Encoder:
@@ -22,5 +21,14 @@ def saved_encoder(config: str, name: str) -> Encoder:
         config: what `Encoder.config` said.
         name: of the checkpoint or bundle, for messages.
     """
-    kind = _OTHERS.get(json.loads(config).get("model_type"))
-    return HubertEncoder(name) if kind is None else kind()
+    kind = _kind(config)
+    return HubertEncoder(name) if kind is HubertEncoder else kind()
+
+
+def fitting_encoder(asked: Encoder, config: str) -> Encoder:
+    """Keep an encoder, and what it says of freezing and dropout, where it is of the saved kind; else make that kind."""
+    return asked if isinstance(asked, _kind(config)) else saved_encoder(config, "the checkpoint's")
+
+
+def _kind(config: str) -> type[Encoder]:
+    return _OTHERS.get(json.loads(config).get("model_type"), HubertEncoder)

@@ -41,7 +41,7 @@ def test_a_bundle_of_raw_features_predicts_as_its_checkpoint(
     with torch.inference_mode():
         expected = module.interpreter(module.personalized(batch))[0]
     predicted = EmotionRecognizer.from_pretrained(tmp_path / "bundle").predict([waveform], calibrate=False)
-    np.testing.assert_allclose(predicted[["arousal", "valence"]].to_numpy()[0], expected, rtol=1e-4)
+    np.testing.assert_allclose(predicted[["arousal_raw", "valence_raw"]].to_numpy()[0], expected, rtol=1e-4)
 
 
 def test_raw_features_are_not_written_as_onnx(synthetic_corpus: Path, tmp_path: Path) -> None:
