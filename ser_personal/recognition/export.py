@@ -62,6 +62,7 @@ def export(
 
         check_installed()
     module = load_finetuned(checkpoint)
+    _check_reads_audio(module, checkpoint, onnx=onnx)
     speaker_bank = _find_bank(checkpoint, bank)
     metrics = _find_metrics(checkpoint, run, speaker_bank)
     bundle = _bundle(module, speaker_bank, metrics, where=bank or checkpoint)
@@ -114,6 +115,22 @@ def load_finetuned(checkpoint: str) -> EmotionFineTuning:
         )
     module = EmotionFineTuning.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     return module.eval()
+
+
+def _check_reads_audio(module: EmotionFineTuning, checkpoint: str, *, onnx: bool) -> None:
+    from ser_personal.encoder.cached import CachedFeatures
+    from ser_personal.encoder.hubert import HubertEncoder
+
+    encoder = module.personalized.encoder
+    if isinstance(encoder, CachedFeatures) and encoder.source is not None:
+        raise UserError(
+            f"reads cached features of {encoder.source.encoder}, a bundle's model reads audio",
+            where=checkpoint,
+            remedy="Fine-tune on audio with that encoder, frozen, to share the model",
+        )
+    if onnx and not isinstance(encoder, HubertEncoder):
+        what = f"{type(encoder).__name__} can't be written as ONNX"
+        raise UserError(what, where="--onnx", remedy="Leave --onnx out")
 
 
 def _bundle(
