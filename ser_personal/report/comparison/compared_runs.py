@@ -44,7 +44,7 @@ def find_runs(given: Sequence[str]) -> list[ComparedRun]:
     """Read every run in some folders: whole runs of a study where there are any, else all test runs.
 
     Raises:
-        UserError: a folder holds no test run, two recipes would have one name, or a file is damaged.
+        UserError: a folder holds no test run, or a file is damaged.
     """
     runs: list[ComparedRun] = []
     for folder in map(Path, given):
@@ -54,11 +54,6 @@ def find_runs(given: Sequence[str]) -> list[ComparedRun]:
                 f"holds no test run with {SPEAKER_MOMENTS}",
                 where=folder,
                 remedy="Give folders of `ser test ... --config configs/pldc.yaml`, or of a study whose runs have ended",
-            )
-        twice = {run.recipe for run in found} & {run.recipe for run in runs}
-        if twice:
-            raise UserError(
-                f"recipe {min(twice)} stands in another folder, too", where=folder, remedy="Rename one of the folders"
             )
         runs += found
     return runs
@@ -85,7 +80,10 @@ def _by_hand(folder: Path) -> list[ComparedRun]:
     paths = sorted(folder.rglob(SPEAKER_MOMENTS))
     names = [_LIGHTNING.sub("", path.parent.absolute().as_posix()) for path in paths]
     # a folder tested twice has two versions, which need their numbers
-    full = [name if names.count(name) == 1 else path.parent.absolute().as_posix() for path, name in zip(paths, names, strict=True)]
+    full = [
+        name if names.count(name) == 1 else path.parent.absolute().as_posix()
+        for path, name in zip(paths, names, strict=True)
+    ]
     start = folder.absolute().as_posix()
     return [
         ComparedRun(
@@ -120,7 +118,9 @@ def read_moments(path: Path) -> pd.DataFrame:
 
     text = {"split": str, "row": str, "attribute": str, "speaker": str}
     try:
-        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"ccc": [""]}, float_precision="round_trip")
+        table = pd.read_csv(
+            path, dtype=text, keep_default_na=False, na_values={"ccc": [""]}, float_precision="round_trip"
+        )
     except (OSError, ValueError) as error:
         raise UserError("can't be read", where=path, remedy="Run `ser test` again") from error
     missing = [name for name in (*KEYS, "utterances", *MOMENTS, "ccc") if name not in table.columns]

@@ -56,7 +56,7 @@ def join_runs(runs: Sequence[ComparedRun]) -> list[TestSet]:
         raise UserError(
             f"speaker {first['speaker']} is tested twice on {first['split']}",
             where=first["recipe"],
-            remedy="Give each recipe's runs once; folds must leave out other speakers each",
+            remedy="Give each run once, under a folder name of its own",
         )
     found = table.groupby(["split", "attribute"], sort=False)
     order = {attribute: place for place, attribute in enumerate(ATTRIBUTES)}
