@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback
-from torch.utils.flop_counter import FlopCounterMode
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.calibration.results import write_json
 from ser_personal.ranges import require_range
+from ser_personal.report.flops import FlopCounter
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -23,7 +23,8 @@ class CostRecorder(Callback):
     """Writes fit_cost.json or test_cost.json to `--trainer.default_root_dir` when the stage ends.
 
     A resumed fit goes on counting from its checkpoint, so the record is that of one whole fit, whatever broke it off.
-    Operations are counted on the first batches of training, validation and test, and scaled by the audio of all.
+    Operations are counted on the first batches of training, validation and test, and scaled by the audio of all. What
+    PLDC predicts besides in a test, to build its bank, counts as time alone.
 
     Args:
         counted_batches: of each kind, whose operations are counted.
@@ -37,8 +38,9 @@ class CostRecorder(Callback):
         super().__init__()
         self.counted_batches = counted_batches
         self._counts: dict[str, _Counts] = {}
+        self._stage = ""
         self._clock = _Clock()
-        self._counter: FlopCounterMode | None = None
+        self._counter: FlopCounter | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed fit goes on from."""
@@ -46,17 +48,15 @@ class CostRecorder(Callback):
         return {"counts": counts, "seconds": self._clock.seconds, "cpu_seconds": self._clock.cpu_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint; a test of it begins anew."""
+        if self._stage != "fit":
+            return
         self._counts = {kind: _Counts(**counted) for kind, counted in state_dict["counts"].items()}
         self._clock = _Clock(state_dict["seconds"], state_dict["cpu_seconds"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start the clock, before weights are loaded."""
-        self._clock = _Clock()
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget what the tested checkpoint's fit cost."""
-        self._counts, self._clock = {}, _Clock()
+        self._stage, self._clock = stage, _Clock()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin to count."""
@@ -114,7 +114,7 @@ class CostRecorder(Callback):
 
     def _begin(self, kind: str) -> None:
         if self._counts.setdefault(kind, _Counts()).counted_batches < self.counted_batches:
-            self._counter = FlopCounterMode(display=False)
+            self._counter = FlopCounter()
             self._counter.__enter__()
 
     def _end(self, kind: str, batch: Any, trainer: Trainer) -> None:
@@ -124,7 +124,7 @@ class CostRecorder(Callback):
             self._counter.__exit__(None, None, None)
             counts.counted_batches += 1
             counts.counted_speech += speech
-            counts.counted_flops += float(self._counter.get_total_flops())
+            counts.counted_flops += self._counter.flops
             self._counter = None
 
     def _write(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -135,6 +135,7 @@ class CostRecorder(Callback):
         if not trainer.is_global_zero:
             return
         weights = list(pl_module.parameters())
+        trained = sum(weight.numel() for weight in weights if weight.requires_grad)
         on_cuda = pl_module.device.type == "cuda"
         write_json(
             Path(trainer.default_root_dir) / f"{stage}_cost.json",
@@ -146,7 +147,7 @@ class CostRecorder(Callback):
                 "speech_seconds": speech,
                 "flops": flops,
                 "parameters": sum(weight.numel() for weight in weights),
-                "trained_parameters": sum(weight.numel() for weight in weights if weight.requires_grad),
+                "trained_parameters": trained if stage == "fit" else None,
                 "device": pl_module.device.type,
                 "devices": trainer.world_size,
             },

@@ -193,9 +193,8 @@ def _entries(study: Study) -> Iterator[_Entry]:
         )
 
     for step in steps:
-        stage = (
-            _fit(study, step, "out") if step.command == "fit" else _plain(step.command, step.configs, step.arguments)
-        )
+        is_fit = step.command == "fit"
+        stage = _fit(study, step) if is_fit else _plain(step.command, step.configs, step.arguments)
         yield _Entry(step.name, "preparation", filled([stage]), frozenset())
     for recipe in study.recipes:
         if recipe.command is not None:
@@ -211,9 +210,9 @@ def _plain(command: str, configs: list[str], arguments: dict[str, Any]) -> Stage
     return Stage(command, (command, *_configs(configs), "--out", "{out}", *_flags(arguments)), tuple(configs), "out")
 
 
-def _fit(study: Study, step: Preparation, out: str) -> Stage:
+def _fit(study: Study, step: Preparation) -> Stage:
     configs = (*step.configs, *study.fit_configs)
-    return Stage("fit", ("fit", *_configs(configs), *_stage_flags(study), *_flags(step.arguments)), configs, out)
+    return Stage("fit", ("fit", *_configs(configs), *_stage_flags(study), *_flags(step.arguments)), configs, "out")
 
 
 def _fit_and_test(study: Study, recipe: Recipe) -> list[Stage]:

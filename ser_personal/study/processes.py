@@ -113,7 +113,7 @@ class SubprocessRunner:
         """Run `ser WORDS` in a new interpreter."""
         started = time.perf_counter()
         with log.open("ab") as file:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "ser_personal.cli", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=file,

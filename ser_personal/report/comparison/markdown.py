@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ser_personal.report.comparison.paper import PAPER, SOURCE
-from ser_personal.report.words import decimal, duration, interval, signed_interval
+from ser_personal.report.words import decimal, duration, interval, signed, signed_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,9 +45,10 @@ def page(
     if costs:
         parts += ["## Cost", _costs(costs)]
         parts.append(
-            "Of one model, the mean over a recipe's runs; peak memory is the largest run's. Audio counts every time that it "
-            "went through the model. Floating-point operations are counted on some batches and scaled by audio. Shared "
-            "steps serve several recipes, and are listed with each that needs them; a dash is what nothing counted."
+            "Of one model, the mean over a recipe's runs; peak memory is the largest run's. Audio counts every time that "
+            "it went through the model. Floating-point operations are counted on some batches and scaled by audio. "
+            "Shared steps serve several recipes, and are listed with each that needs them. A dash stands for what "
+            "nothing counted."
         )
     return "\n\n".join(parts) + "\n"
 
@@ -57,8 +58,12 @@ def _section(compared: ComparedSet, baseline: str | None, min_utterances: int) -
     headings = ["recipe", "calibration", "seeds", "O-CCC", "A-CCC"]
     headings += ["O-CCC difference", "A-CCC difference"] if baseline else []
     rows = [_cells(row, with_gains=baseline is not None) for row in compared.rows]
-    told = f"{compared.speakers} speakers; A-CCC over {counted[min_utterances]} of them."
-    parts = [f"## {compared.split}: {compared.attribute}", " ".join([told, *(f"{note}." for note in compared.notes)])]
+    notes = [*refusals(compared), *(f"{note}." for note in compared.notes)]
+    told = " ".join([f"{compared.speakers} speakers; A-CCC over {counted[min_utterances]} of them.", *notes])
+    parts = [
+        f"## {compared.split}: {compared.attribute}",
+        " ".join([told, *refusals(compared), *(f"{note}." for note in compared.notes)]),
+    ]
     parts.append(_table(headings, rows))
     others = [least for least in counted if least != min_utterances]
     parts.append(
@@ -74,13 +79,27 @@ def _section(compared: ComparedSet, baseline: str | None, min_utterances: int) -
 
 
 def _cells(row: ComparedRow, *, with_gains: bool) -> list[str]:
-    gains = [_gain(row.overall_gain), _gain(row.average_gain)] if with_gains else []
-    scores = [interval(row.overall_ccc), interval(row.average_ccc)]
+    gains = [gain(row.overall_gain), gain(row.average_gain)] if with_gains else []
+    scores = [with_interval(row.overall_ccc), with_interval(row.average_ccc)]
     return [row.recipe, _calibration(row), str(row.seeds), *scores, *gains]
 
 
-def _gain(estimate: Estimate | None) -> str:
-    return "baseline" if estimate is None else signed_interval(estimate)
+def with_interval(estimate: Estimate) -> str:
+    """A figure and its interval, alone where it has none."""
+    return interval(estimate) if estimate.refused is None else decimal(estimate.value)
+
+
+def gain(estimate: Estimate | None) -> str:
+    """A difference and its interval, alone where it has none."""
+    if estimate is None:
+        return "baseline"
+    return signed_interval(estimate) if estimate.refused is None else signed(estimate.value)
+
+
+def refusals(compared: ComparedSet) -> list[str]:
+    """Why figures of a set have no interval, each reason once."""
+    estimates = [estimate for row in compared.rows for estimate in (row.overall_ccc, row.average_ccc)]
+    return [f"No interval: {reason}." for reason in dict.fromkeys(each.refused for each in estimates) if reason]
 
 
 def _calibration(row: ComparedRow) -> str:

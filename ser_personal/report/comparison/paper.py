@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SOURCE = (
-    "Tran, Yin and Soleymani (Interspeech 2023), MSP-Podcast v1.6, test-b: 8,434 utterances of 50 speakers, HuBERT-large. "
-    "Another test set than the one above, unless that is it: no paired difference can be taken."
+    "Tran, Yin and Soleymani (Interspeech 2023), MSP-Podcast v1.6, test-b: 8,434 utterances of 50 speakers, "
+    "HuBERT-large. Without the paper's predictions no paired difference can be taken, and on another test set none would "
+    "mean anything."
 )
 
 

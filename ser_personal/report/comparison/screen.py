@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ser_personal.report.words import interval, signed_interval
+from ser_personal.report.comparison.markdown import gain, refusals, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,14 +29,13 @@ def show_sets(sets: Sequence[ComparedSet], baseline: str | None, min_utterances:
             recipe = escape(row.recipe) if row.recipe != before else ""
             before = row.recipe
             of_row = [(row.overall_ccc, row.overall_gain), (row.average_ccc, row.average_gain)]
-            scores = [
-                interval(score) + ("" if gain is None else f"\n{signed_interval(gain)}") for score, gain in of_row
-            ]
+            scores = [with_interval(score) + (f"\n{gain(than)}" if baseline else "") for score, than in of_row]
             table.add_row(recipe, row.calibration, *scores, style="dim" if row.is_oracle else None)
         console.print(table)
         under = f" Under each score its difference to {baseline}." if baseline else ""
         console.print(
             f"{compared.speakers} speakers, A-CCC over {compared.counted[min_utterances]}.{under}",
+            *refusals(compared),
             *(f"{note}." for note in compared.notes),
             style="dim",
             markup=False,

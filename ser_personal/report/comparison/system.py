@@ -58,7 +58,7 @@ class System:
         return np.stack(np.broadcast_arrays(n, n * p, n * label, *(n * each for each in squares)), axis=-1)
 
     def overall_ccc(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """O-CCC (draws,) over the utterances of all speakers, each speaker as often as weights (draws, speakers) say."""
+        """O-CCC (draws,) over all utterances, each speaker taken as often as weights (draws, speakers) say."""
         with np.errstate(invalid="ignore", divide="ignore"):
             n, p, label, pp, ll, pl = np.moveaxis(weights @ self._sums, -1, 0)
             mean_p, mean_l = p / n, label / n
