@@ -33,8 +33,8 @@ def page(
     parts = [
         "# Comparison",
         f"O-CCC is one CCC over all utterances, A-CCC the mean of speakers' own, over those with at least "
-        f"{min_utterances} utterances. In brackets 95 % intervals from {bootstrap.resamples} draws of the test speakers, "
-        "the same draws for every row, each speaker's CCC averaged over seeds first; they tell how far other speakers "
+        f"{min_utterances} utterances. In brackets 95 % intervals from {bootstrap.resamples} draws of the test "
+        "speakers, the same draws for every row, each speaker's CCC averaged over seeds first; they tell how far other speakers "
         f"could change a figure, not other seeds.{against} An oracle reads test labels and is never a result.",
     ]
     for compared in sets:
@@ -45,8 +45,8 @@ def page(
     if costs:
         parts += ["## Cost", _costs(costs)]
         parts.append(
-            "Of one model, the mean over a recipe's runs; peak memory is the largest run's. Audio counts every time that "
-            "it went through the model. Floating-point operations are counted on some batches and scaled by audio. "
+            "Of one model, the mean over a recipe's runs; peak memory is the largest run's. Audio counts every time "
+            "that it went through the model. Floating-point operations are counted on some batches and scaled by audio. "
             "Shared steps serve several recipes, and are listed with each that needs them. A dash stands for what "
             "nothing counted."
         )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 SOURCE = (
     "Tran, Yin and Soleymani (Interspeech 2023), MSP-Podcast v1.6, test-b: 8,434 utterances of 50 speakers, "
-    "HuBERT-large. Without the paper's predictions no paired difference can be taken, and on another test set none would "
-    "mean anything."
+    "HuBERT-large. Without the paper's predictions no paired difference can be taken, and on another test set none "
+    "would mean anything."
 )
 
 

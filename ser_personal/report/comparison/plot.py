@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ser_personal.report.comparison.compare_systems import ComparedRow, ComparedSet
     from ser_personal.report.comparison.recipe_cost import RecipeCost
 
+LEGEND = "recipe, its predictions uncalibrated, with 95 % intervals"
 WIDTH, HEIGHT = 4.2, 3.2  # inches, of one plot
 _MARKERS = "osD^vP<>X*"
 _COLOURS = ("#0a84c6", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#6b4fa0", "#8a8f98")
@@ -38,7 +39,7 @@ def draw_costs(sets: Sequence[ComparedSet], costs: Sequence[RecipeCost], path: P
         return False
     recipes = list(dict.fromkeys(row.recipe for _, rows in drawn for row in rows))
     with style():
-        legend = 0.25 * len(recipes) / 2 + 0.4
+        legend = 0.25 * len(recipes) / 4 + 0.6
         figure = Figure(figsize=(2 * WIDTH, HEIGHT * len(drawn) + legend), layout="constrained", dpi=150)
         grid = figure.subplots(len(drawn), 2, squeeze=False, sharex=True)
         for (compared, rows), line in zip(drawn, grid, strict=True):
@@ -47,7 +48,7 @@ def draw_costs(sets: Sequence[ComparedSet], costs: Sequence[RecipeCost], path: P
         for axes in grid[-1]:
             axes.set_xlabel("seconds to train a model, preparation included")
         handles, names = grid[0][0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower left", ncols=2)
+        figure.legend(handles, names, loc="outside lower left", ncols=4, title=LEGEND, alignment="left")
         figure.savefig(path)
     return True
 
