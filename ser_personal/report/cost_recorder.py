@@ -71,8 +71,9 @@ class CostRecorder(Callback):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Begin to count."""
-        self._begin("validation")
+        """Begin to count, but in the sanity check, which each resumption repeats."""
+        if not trainer.sanity_checking:
+            self._begin("validation")
 
     def on_validation_batch_end(
         self,
@@ -84,7 +85,8 @@ class CostRecorder(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count a validation batch."""
-        self._end("validation", batch, trainer)
+        if not trainer.sanity_checking:
+            self._end("validation", batch, trainer)
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0

@@ -7,13 +7,13 @@ from pathlib import Path
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
 from ser_personal.errors import UserError
 from ser_personal.ranges import require_range
-from ser_personal.types import ATTRIBUTES, Attribute
+from ser_personal.types import Attribute
 
 
 def floor(
     corpus: Corpus | str,
     out: str = "floor",
-    attributes: tuple[Attribute, ...] = ATTRIBUTES,
+    attributes: tuple[Attribute, ...] = ("arousal", "valence", "dominance"),
     test_splits: list[str] | None = None,
     min_utterances: int = 10,
     *,

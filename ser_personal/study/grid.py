@@ -152,7 +152,7 @@ def _run(entry: _Entry, place: Mapping[str, Value], needs: list[GridRun]) -> Gri
     for stage in entry.stages:
         out = f"{folder}/{stage.out}"
         of_stage = values | {"out": f"{ROOT}/{out}", "run": f"{ROOT}/{folder}"}
-        words = tuple(_BRACES.sub(lambda match, known=of_stage: known[match[1]], word) for word in stage.words)
+        words = tuple(_fill(word, of_stage) for word in stage.words)
         stages.append(Stage(stage.name, words, stage.configs, out))
     seed, fold, attribute = place["seed"], place["fold"], place["attribute"]
     return GridRun(
@@ -165,6 +165,11 @@ def _run(entry: _Entry, place: Mapping[str, Value], needs: list[GridRun]) -> Gri
         stages=tuple(stages),
         needs=tuple(dict.fromkeys(folder for run in needs for folder in (*run.needs, run.folder))),
     )
+
+
+def _fill(word: str, values: Mapping[str, str]) -> str:
+    """Put values in the place of names in braces; other names stay."""
+    return _BRACES.sub(lambda match: values.get(match[1], match[0]), word)
 
 
 def _entries(study: Study) -> Iterator[_Entry]:
@@ -185,7 +190,7 @@ def _entries(study: Study) -> Iterator[_Entry]:
         return tuple(
             Stage(
                 stage.name,
-                tuple(_BRACES.sub(lambda match: stands_for.get(match[1], match[0]), word) for word in stage.words),
+                tuple(_fill(word, stands_for) for word in stage.words),
                 stage.configs,
                 stage.out,
             )

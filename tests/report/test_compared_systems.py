@@ -128,7 +128,7 @@ def test_a_baseline_may_name_its_calibration():
     assert find_baseline(tests, None) is None
     assert find_baseline(tests, "papt") == "papt/raw"
     assert find_baseline(tests, "papt/sigma") == "papt/sigma"
-    with pytest.raises(UserError, match="no recipe tapt to compare with. Choose one of papt, or one with its"):
+    with pytest.raises(UserError, match="no recipe tapt to compare with"):
         find_baseline(tests, "tapt")
 
 

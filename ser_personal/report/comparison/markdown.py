@@ -34,8 +34,8 @@ def page(
         "# Comparison",
         f"O-CCC is one CCC over all utterances, A-CCC the mean of speakers' own, over those with at least "
         f"{min_utterances} utterances. In brackets 95 % intervals from {bootstrap.resamples} draws of the test "
-        "speakers, the same draws for every row, each speaker's CCC averaged over seeds first; they tell how far other speakers "
-        f"could change a figure, not other seeds.{against} An oracle reads test labels and is never a result.",
+        "speakers, the same draws for every row, each speaker's CCC averaged over seeds first; they tell how far other "
+        f"speakers could change a figure, not other seeds.{against} An oracle reads test labels and is never a result.",
     ]
     for compared in sets:
         parts += _section(compared, baseline, min_utterances)
@@ -46,9 +46,9 @@ def page(
         parts += ["## Cost", _costs(costs)]
         parts.append(
             "Of one model, the mean over a recipe's runs; peak memory is the largest run's. Audio counts every time "
-            "that it went through the model. Floating-point operations are counted on some batches and scaled by audio. "
-            "Shared steps serve several recipes, and are listed with each that needs them. A dash stands for what "
-            "nothing counted."
+            "that it went through the model. Floating-point operations are counted on some batches and scaled by "
+            "audio. Shared steps serve several recipes, and are listed with each that needs them. A dash stands for "
+            "what nothing counted."
         )
     return "\n\n".join(parts) + "\n"
 
@@ -141,7 +141,7 @@ def flat(sets: Sequence[ComparedSet], costs: Sequence[RecipeCost], *, paper: boo
     import pandas as pd
 
     seconds = {cost.recipe: cost.training_seconds for cost in costs}
-    lines = [
+    lines: list[dict[str, object]] = [
         {
             "split": compared.split,
             "attribute": compared.attribute,

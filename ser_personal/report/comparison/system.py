@@ -45,8 +45,7 @@ class System:
     @cached_property
     def defined(self) -> NDArray[np.bool_]:
         """Speakers (speakers,) whose own CCC is defined in every replicate."""
-        every: NDArray[np.bool_] = ~np.isnan(self.ccc).any(axis=0)
-        return every
+        return np.asarray(~np.isnan(self.ccc).any(axis=0))
 
     @cached_property
     def _sums(self) -> NDArray[np.float64]:

@@ -60,11 +60,12 @@ def join_runs(runs: Sequence[ComparedRun]) -> list[TestSet]:
         )
     found = table.groupby(["split", "attribute"], sort=False)
     order = {attribute: place for place, attribute in enumerate(ATTRIBUTES)}
-    sets = [_join(part, *key) for key, part in found]
+    sets = [_join(part) for _, part in found]
     return sorted(sets, key=lambda test: (test.split, order.get(test.attribute, len(order))))
 
 
-def _join(table: pd.DataFrame, split: str, attribute: str) -> TestSet:
+def _join(table: pd.DataFrame) -> TestSet:
+    split, attribute = str(table["split"].iloc[0]), str(table["attribute"].iloc[0])
     speakers = sorted(table["speaker"].unique())
     left_out, whole = [], []
     for (recipe, seed), part in table.groupby(["recipe", "seed"], sort=False):
