@@ -73,7 +73,7 @@ def _in_fork(words: list[str], log: str, measured: str, threads: int) -> None:
 
     from ser_personal.cli import main
 
-    _end_with_parent()
+    _end_with_study()
     with Path(log).open("ab", buffering=0) as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
@@ -86,13 +86,16 @@ def _in_fork(words: list[str], log: str, measured: str, threads: int) -> None:
     sys.exit(code)
 
 
-def _end_with_parent() -> None:
-    """End when the study does, however it does: another one may take over the folder."""
-    parent = os.getppid()
+def _end_with_study() -> None:
+    """End when the study does, however it does: another one may take over the folder.
+
+    The server is no help there: it lives as long as any of its forks.
+    """
+    study = multiprocessing.parent_process()
+    assert study is not None, "runs in a fork alone"  # noqa: S101
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
+        study.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

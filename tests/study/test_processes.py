@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -37,3 +40,40 @@ def test_a_mistake_is_its_exit_code_and_a_line_in_the_log(runner, tmp_path, capf
     assert code == 2
     assert (tmp_path / "log.txt").read_text().startswith(f"ser: {tmp_path / 'nowhere'}: no such corpus")
     assert capfd.readouterr().out == ""
+
+
+STUDY = """
+import sys
+from pathlib import Path
+from ser_personal.study import processes
+processes.WARM = []
+folder = Path(sys.argv[1])
+words = ["synth", "--out", str(folder / "corpus"), "--speakers", "4000", "--utterances", "1000"]
+processes.ForkRunner(threads=1).run(words, folder / "log.txt")
+"""
+
+
+def files(folder):
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
+def wait_until(condition, seconds=120):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_a_fork_ends_with_the_study_that_was_killed(tmp_path):
+    audio = tmp_path / "corpus" / "Audios"
+    study = subprocess.Popen([sys.executable, "-c", STUDY, str(tmp_path)])
+    wait_until(lambda: files(audio) > 3)
+    study.kill()
+    study.wait()
+
+    def stands_still():
+        before = files(audio)
+        time.sleep(1)
+        return files(audio) == before
+
+    wait_until(stands_still, seconds=20)
