@@ -53,7 +53,7 @@ def candidates(bundle: Bundle, bank: SpeakerBank | None, heard: PredictedSet) ->
     if bundle.bank is not None:
         found["pldc"] = causally(CausalPLDC(bundle.bank, bundle.attributes, bundle.pldc), heard)
     if bank is not None and can_leave_out(bank, bundle.attributes, heard):
-        found["posterior"] = _by_left_out_posteriors(bank, bundle.attributes, heard)
+        found["posterior"] = by_left_out_posteriors(bank, bundle.attributes, heard)
     return found
 
 
@@ -103,7 +103,8 @@ def causally(calibrator: CausalCalibrator, heard: PredictedSet) -> NDArray[np.fl
     return calibrated
 
 
-def _by_left_out_posteriors(bank: SpeakerBank, attributes: tuple[str, ...], heard: PredictedSet) -> NDArray[np.float64]:
+def by_left_out_posteriors(bank: SpeakerBank, attributes: tuple[str, ...], heard: PredictedSet) -> NDArray[np.float64]:
+    """The set causally by the posterior, (utterances, attributes), each speaker by one fitted without the speaker."""
     calibrator = PosteriorCalibrator(bank, attributes)
     calibrated = np.empty_like(heard.predictions)
     for rows in _folds(heard):

@@ -183,9 +183,8 @@ def _data(bundle: Bundle, options: CardOptions, embedded_speakers: int, training
         lines.append(f"Labelled training utterances: {counts}, of {training_speakers:,} speakers.")
         rows = len(bundle.bank.speaker_ids)
         if rows < training_speakers:
-            lines.append(
-                f"`speaker_bank.safetensors` holds {rows:,} groups of similar ones, no single speaker; results by PLDC are by single ones."
-            )
+            lines.append(f"`speaker_bank.safetensors` holds {rows:,} groups of similar ones, no single speaker;")
+            lines.append("the results of PLDC below are by single speakers.")
     if embedded_speakers:
         lines.append(f"Speakers with an embedding learnt in pre-training: {embedded_speakers:,}.")
     return "\n".join(lines) + "\n"

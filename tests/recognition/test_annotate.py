@@ -223,8 +223,10 @@ def test_windows_and_raw_predictions(annotate):
         (["--model", "nowhere"], "nowhere: no such folder"),
         (["--speaker-from", "column"], "corpus.csv: no such file"),
         (["--speaker-from", "name"], "--speaker_from: name is none of 'folder', 'column', 'none'"),
-        (["--pldc.k", "0"], "k is 0"),
+        (["--pldc.k", "0"], "k: 0 is out of range"),
         (["--pldc.statistics", "median"], "--pldc"),
+        (["--calibration", "posterior"], "the bundle: holds no posterior. Export it with --corpus"),
+        (["--calibration", "mean"], "--calibration"),
     ],
 )
 def test_what_can_not_be_annotated(annotate, flags, what, capsys, monkeypatch, tmp_path):
@@ -250,12 +252,19 @@ def test_a_bundle_without_a_bank_calibrates_nobody(annotate, bundle_folder, tmp_
     assert "no speakers, so nothing is calibrated" in capsys.readouterr().out
 
 
+def test_no_calibration_on_request_keeps_named_speakers_raw(annotate, capsys):
+    frame = pd.read_csv(annotate("--calibration", "none"))
+    assert (frame["arousal_raw"] == frame["arousal_calibrated"]).all()
+    assert (frame["calibration_utterances"] == 0).all()
+    assert "nobody is calibrated" in capsys.readouterr().out
+
+
 def test_a_bundle_of_a_newer_version(annotate, bundle_folder, tmp_path, capsys):
     copy = shutil.copytree(bundle_folder, tmp_path / "copy")
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"format_version": 2}))
+    (copy / "config.json").write_text(json.dumps(config | {"format_version": 99}))
     annotate("--model", copy, code=2)
-    assert "bundle of format 2; this version reads up to 1. Update ser_personal" in capsys.readouterr().err
+    assert "bundle of format 99; this version reads up to 2. Update ser_personal" in capsys.readouterr().err
 
 
 def test_nothing_half_written_takes_the_tables_name(tmp_path):
