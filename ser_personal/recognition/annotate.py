@@ -7,6 +7,7 @@ from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import category
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -177,4 +178,6 @@ def _rounded(row: Row) -> Row:
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(" ".join(line.split()), markup=False, highlight=False, soft_wrap=True)
+    """Print one line, whatever a file's name holds: newlines, or what a terminal would obey."""
+    plain = "".join(repr(sign)[1:-1] if category(sign) == "Cc" else sign for sign in " ".join(line.split()))
+    console.print(plain, markup=False, highlight=False, soft_wrap=True)

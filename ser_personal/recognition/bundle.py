@@ -138,9 +138,12 @@ def read_bundle(folder: Path) -> Bundle:
     config = _read_json(folder / CONFIG)
     if config.get("format") != FORMAT:
         raise UserError("isn't a bundle of ser_personal", where=folder, remedy=_REMEDY)
-    if config["format_version"] > FORMAT_VERSION:
+    version = config.get("format_version")
+    if not isinstance(version, int):
+        raise UserError("doesn't say which format it is of", where=folder / CONFIG, remedy=_REMEDY)
+    if version > FORMAT_VERSION:
         raise UserError(
-            f"bundle of format {config['format_version']}; this version reads up to {FORMAT_VERSION}",
+            f"bundle of format {version}; this version reads up to {FORMAT_VERSION}",
             where=folder,
             remedy="Update ser_personal",
         )

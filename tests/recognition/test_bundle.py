@@ -63,6 +63,7 @@ def test_a_bundle_without_a_bank(copy):
     ("name", "changes", "what"),
     [
         ("config.json", {"format_version": 99}, "bundle of format 99; this version reads up to 2. Update ser_personal"),
+        ("config.json", {"format_version": "2"}, "doesn't say which format"),
         ("config.json", {"format": "other"}, "isn't a bundle of ser_personal"),
         ("config.json", {"pldc": {"kk": 3}}, "lacks or misspells .*kk"),
         ("config.json", {"interpreter": {"class_path": "os.system", "init_args": {}}}, "no class"),
