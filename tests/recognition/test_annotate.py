@@ -15,6 +15,7 @@ from command_line import ser
 
 from ser_personal import EmotionRecognizer
 from ser_personal.audio import decode
+from ser_personal.recognition.bundle import read_bundle
 from ser_personal.recognition.journal import LINES, Journal
 from ser_personal.recognition.tables import write_table
 
@@ -211,8 +212,9 @@ def test_a_speaker_whom_the_model_does_not_know(annotate, bundle_folder, talk, t
     """Of a model of its training speakers alone, by their own embeddings, the known are done and the others listed."""
     copy = shutil.copytree(bundle_folder, tmp_path / "copy")
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"unseen_speakers": "error"}))
-    known = config["personalized_encoder"]["speaker_ids"][0]
+    config["speakers"]["init_args"]["unseen"]["class_path"] = "ser_personal.speakers.unseen.Refuse"
+    (copy / "config.json").write_text(json.dumps(config))
+    known = read_bundle(copy).network.personalized.speakers.ids[0]
     (talk / "anna").rename(talk / known)
     flags = ("--model", copy, "--training-speakers", "true")
     assert set(pd.read_csv(annotate(*flags, code=1), dtype={"speaker": str})["speaker"]) == {known}
