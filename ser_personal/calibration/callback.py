@@ -237,6 +237,6 @@ def _attributes(pl_module: LightningModule) -> tuple[str, ...]:
         raise UserError(
             f"{type(pl_module).__name__} predicts no emotion attributes",
             where="PLDCCallback",
-            remedy="Test a fine-tuned model: --config configs/finetune.yaml --config configs/pldc.yaml",
+            remedy="Leave it out, or test a model of them: --config configs/finetune.yaml --config configs/pldc.yaml",
         )
     return tuple(attributes)

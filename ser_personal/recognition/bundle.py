@@ -213,8 +213,8 @@ def _read_network(folder: Path, config: dict[str, Any]) -> EmotionNetwork:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from ser_personal.encoder.hubert import HubertEncoder
     from ser_personal.encoder.personalized import PersonalizedEncoder
+    from ser_personal.encoder.saved import saved_encoder
     from ser_personal.finetune.interpreters import Interpreter
     from ser_personal.recognition.network import EmotionNetwork
     from ser_personal.speakers.representation import SpeakerRepresentation
@@ -222,7 +222,8 @@ def _read_network(folder: Path, config: dict[str, Any]) -> EmotionNetwork:
     described = config["personalized_encoder"]
     description = cast("EncoderDescription", {**described, "encoder_config": json.dumps(described["encoder_config"])})
     speakers = make_part(config["speakers"], SpeakerRepresentation, folder / CONFIG)  # type: ignore[type-abstract]
-    encoder = PersonalizedEncoder(HubertEncoder(str(folder)), speakers, description["fusion"])
+    unbuilt = saved_encoder(description["encoder_config"], str(folder))
+    encoder = PersonalizedEncoder(unbuilt, speakers, description["fusion"])
     encoder.rebuild(description)
     interpreter = make_part(config["interpreter"], Interpreter, folder / CONFIG)  # type: ignore[type-abstract]
     interpreter.build(encoder.dim, len(config["attributes"]))

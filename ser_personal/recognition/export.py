@@ -62,6 +62,7 @@ def export(
 
         check_installed()
     module = load_finetuned(checkpoint)
+    _check_reads_audio(module, checkpoint, onnx=onnx)
     speaker_bank = _find_bank(checkpoint, bank)
     metrics = _find_metrics(checkpoint, run, speaker_bank)
     bundle = _bundle(module, speaker_bank, metrics, where=bank or checkpoint)
@@ -99,7 +100,14 @@ def load_finetuned(checkpoint: str) -> EmotionFineTuning:
     from ser_personal.encoder.checkpoint import read_checkpoint
     from ser_personal.finetune.module import EmotionFineTuning
 
-    if not any(name.startswith("interpreter.") for name in read_checkpoint(checkpoint)["state_dict"]):
+    read = read_checkpoint(checkpoint)
+    if "emotions" in read["hyper_parameters"]:
+        raise UserError(
+            "predicts categorical emotion, bundles hold models of emotion attributes alone",
+            where=checkpoint,
+            remedy="Use it by `ser predict --config configs/emotion.yaml`, or give one of configs/finetune.yaml",
+        )
+    if not any(name.startswith("interpreter.") for name in read["state_dict"]):
         raise UserError(
             "isn't fine-tuned for emotion",
             where=checkpoint,
@@ -107,6 +115,22 @@ def load_finetuned(checkpoint: str) -> EmotionFineTuning:
         )
     module = EmotionFineTuning.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     return module.eval()
+
+
+def _check_reads_audio(module: EmotionFineTuning, checkpoint: str, *, onnx: bool) -> None:
+    from ser_personal.encoder.cached import CachedFeatures
+    from ser_personal.encoder.hubert import HubertEncoder
+
+    encoder = module.personalized.encoder
+    if isinstance(encoder, CachedFeatures) and encoder.source is not None:
+        raise UserError(
+            f"reads cached features of {encoder.source.encoder}, a bundle's model reads audio",
+            where=checkpoint,
+            remedy="Fine-tune on audio with that encoder, frozen, to share the model",
+        )
+    if onnx and not isinstance(encoder, HubertEncoder):
+        what = f"{type(encoder).__name__} can't be written as ONNX"
+        raise UserError(what, where="--onnx", remedy="Leave --onnx out")
 
 
 def _bundle(

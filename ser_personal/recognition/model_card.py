@@ -194,11 +194,13 @@ def _training(bundle: Bundle, settings: Mapping[str, Any]) -> str:
     personalized = bundle.network.personalized
     config = json.loads(personalized.encoder.config)
     start = {False: "Vanilla-FT", True: "PAPT" if personalized.fusion_name != "none" else "TAPT"}
+    # raw features have none
+    layers = f"{config['num_hidden_layers']} layers of " if "num_hidden_layers" in config else ""
     parameters = sum(weight.numel() for weight in bundle.network.parameters())
     lines = [
         "## Training",
         "",
-        f"- Encoder: {config['model_type']}, {config['num_hidden_layers']} layers of width {config['hidden_size']};"
+        f"- Encoder: {config['model_type']}, {layers}width {personalized.dim};"
         f" {parameters / 1e6:.1f} million parameters with the interpreter.",
         f"- Pre-training: {start[settings.get('papt_checkpoint') is not None]}, fusion {personalized.fusion_name}.",
         f"- Fine-tuning by 1 - CCC: learning rate {settings.get('learning_rate')}, weight decay"

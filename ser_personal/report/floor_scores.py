@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ser_personal.acoustics import mfcc_functionals
 from ser_personal.calibration.table import CalibrationRow
 from ser_personal.data.batching import ExampleKey
 from ser_personal.finetune.scores import score
-from ser_personal.report.floor import mfcc_functionals, ridge_floor
+from ser_personal.report.floor import ridge_floor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

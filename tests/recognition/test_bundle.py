@@ -123,6 +123,19 @@ def test_interpreters_of_other_packages(bundle, tmp_path):
                 write_bundle(bundle, tmp_path / "forgetful", lambda _: None)
 
 
+class Layered(MLPInterpreter):
+    def __init__(self, dropout: float) -> None:
+        super().__init__((4,))
+        self.dropout = nn.Dropout(dropout)
+
+
+def test_an_argument_kept_as_something_else(bundle, tmp_path):
+    interpreter = Layered(0.5)
+    bundle.network.interpreter = interpreter
+    with pytest.raises(UserError, match=r"Layered\.dropout: is kept as a Dropout, which a bundle can't hold"):
+        write_bundle(bundle, tmp_path / "layered", lambda _: None)
+
+
 def test_where_no_bundle_is(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="isn't a bundle"):
