@@ -28,6 +28,7 @@ import ser_personal.finetune.similar_speakers
 import ser_personal.finetune.transformer_interpreter
 import ser_personal.pretrain.adapt
 import ser_personal.pretrain.papt
+import ser_personal.report.cost_recorder
 import ser_personal.report.floor_callback
 import ser_personal.speakers.features  # noqa: F401
 from ser_personal.arguments import CONFIG_FLAGS, OneLineErrors, values_of
