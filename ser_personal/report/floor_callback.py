@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from ser_personal.acoustics import mfcc_functionals
 from ser_personal.calibration.results import rows_as_json, show, write_json
 from ser_personal.errors import UserError
 from ser_personal.report.floor_scores import TITLE, score_floor

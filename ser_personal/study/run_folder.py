@@ -141,6 +141,8 @@ class RunFolder:
             results=str(found[-1].parent.relative_to(self.path)) if found else None,
             needs=run.needs,
             stages=tuple(costs),
+            training_speakers=run.training_speakers,
+            side=run.side,
         ).write(self.path)
 
     def last_line(self) -> str:

@@ -56,6 +56,8 @@ class RunRecord:
         results: folder of speaker_moments.csv, relative to the run's; None for a preparation step.
         needs: folders of the preparation runs that it used, theirs included, relative to the study's.
         stages: in their order.
+        training_speakers: how many, where the personalisation gap is studied.
+        side: of the gap, dependent or independent.
     """
 
     name: str
@@ -67,6 +69,8 @@ class RunRecord:
     results: str | None
     needs: tuple[str, ...]
     stages: tuple[StageCost, ...]
+    training_speakers: int | None = None
+    side: str | None = None
 
     def write(self, folder: Path) -> None:
         """Write done.json."""
