@@ -22,7 +22,8 @@ def compare(
 ) -> None:
     """Compare test runs: O-CCC and A-CCC of each recipe and calibration with 95 % intervals, beside their cost.
 
-    Where the runs are of a study of the personalisation gap, the gap over the number of training speakers comes beside.
+    Where the runs are of a study of the personalisation gap, the gap over the number of training speakers comes beside;
+    where a study pre-trained, how well each of its pre-trainings predicts masked frames.
 
     Args:
         runs: folders of test runs, or one with many, such as a study's.
@@ -47,6 +48,7 @@ def compare(
     from ser_personal.report.comparison.gap_page import draw_gaps, flat_gaps, gap_section
     from ser_personal.report.comparison.markdown import flat, page
     from ser_personal.report.comparison.plot import draw_costs
+    from ser_personal.report.comparison.pretraining import flat_pretraining, pretraining_rows, pretraining_section
     from ser_personal.report.comparison.recipe_cost import recipe_costs
     from ser_personal.report.comparison.screen import show_sets
     from ser_personal.report.comparison.systems import join_runs
@@ -63,6 +65,10 @@ def compare(
     stem = Path(runs[0] if out is None else out) / name
     text = page(sets, costs, baseline=base, bootstrap=bootstrap, min_utterances=min_utterances, paper=paper)
     gaps = find_gaps(tests, found, bootstrap, min_utterances)
+    pretrained = pretraining_rows(found)
+    if pretrained:
+        text += pretraining_section(pretrained)
+        write_whole(f"{stem}_pretraining.csv", flat_pretraining(pretrained).to_csv(index=False).encode())
     if gaps:
         text += gap_section(gaps)
         write_whole(f"{stem}_gap.csv", flat_gaps(gaps).to_csv(index=False).encode())
@@ -72,5 +78,6 @@ def compare(
     drawn = draw_costs(sets, costs, Path(f"{stem}.png"))
     show_sets(sets, base, min_utterances)
     written = f"{stem}.md and .csv" if not drawn else f"{stem}.md, .csv and .png"
+    written += f", {stem}_pretraining.csv" if pretrained else ""
     written += f", {stem}_gap.csv and .png" if gaps else ""
     Console(soft_wrap=True, highlight=False).print(f"written: {written}", markup=False)

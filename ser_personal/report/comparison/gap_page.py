@@ -91,7 +91,7 @@ def draw_gaps(sets: Sequence[GapSet], path: Path) -> None:
         for axes in grid[-1]:
             axes.set_xlabel("training speakers")
         handles, names = grid[0][0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower left", ncols=2)
+        figure.legend(handles, names, loc="outside lower left", ncols=2, handlelength=3.5)
         figure.savefig(path)
 
 
