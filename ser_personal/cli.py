@@ -42,6 +42,7 @@ COMMANDS = {
         "ser_personal.corpus.check:check", "list what is in a corpus and what is wrong with it", ("corpus",)
     ),
     "kmeans": Command("ser_personal.pretrain.kmeans:kmeans", "fit the codebook and write pseudo-labels"),
+    "cache": Command("ser_personal.pretrain.cache:cache", "run an encoder once and keep its frames for training"),
     "import": Command(
         "ser_personal.pretrain.released:import_released",
         "turn a released fairseq checkpoint or sklearn codebook into safetensors",

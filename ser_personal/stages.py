@@ -15,9 +15,13 @@ from lightning.pytorch.utilities import rank_zero_info
 import ser_personal.calibration.callback
 import ser_personal.corpus.csv_corpus
 import ser_personal.corpus.msp_podcast
+import ser_personal.data.cache_statistics
+import ser_personal.data.cached_datamodule
 import ser_personal.data.emotion_datamodule
 import ser_personal.data.pretrain_datamodule
 import ser_personal.data.speaker_features
+import ser_personal.encoder.cached
+import ser_personal.encoder.raw
 import ser_personal.encoder.stage_checkpoint
 import ser_personal.encoder.tiny
 import ser_personal.finetune.adversary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ser_personal.calibration.collect import CollectedSet, Collector, predict_split
 from ser_personal.calibration.conditions import condition, count_conditions
 from ser_personal.calibration.controls import PLDC
+from ser_personal.calibration.coverage import intervals_as_json
 from ser_personal.calibration.fingerprint import fingerprint
 from ser_personal.calibration.model_record import cost, fusion_name, learnt_embeddings
 from ser_personal.calibration.pldc import Statistics
@@ -212,6 +214,10 @@ class PLDCCallback(Callback):
         conditions = count_conditions(utterances, of_utterance)
         raw = rows[0].scores
         record = {"utterances": len(test.predictions), "speakers": conditions, "rows": rows_as_json(rows)}
+        if self.validation is not None:
+            record["intervals"] = intervals_as_json(
+                _calibrated(self.validation, pldc), _calibrated(test, pldc), pldc.attributes, data.scale
+            )
         # a speaker that training knew and one that it didn't are different tasks
         apart = {}
         for name in conditions if len(conditions) > 1 else ():
@@ -224,6 +230,10 @@ class PLDCCallback(Callback):
             for attribute, of_row in raw.items()
         }
         return {**record, "conditions": apart, "shift": correlated}
+
+
+def _calibrated(predicted: PredictedSet, pldc: PLDC) -> PredictedSet:
+    return replace(predicted, predictions=pldc(predicted.predictions, predicted.speaker_ids, predicted.pooled))
 
 
 def bank_path(trainer: Trainer) -> Path:

@@ -139,6 +139,7 @@ class FineTuning(PersonalizedModule):
             self._take_from_papt(self.hparams["papt_checkpoint"], training_set)
         else:
             self._check_embedding_is_learnt()
+            self.personalized.encoder.prepare(training_set)
             self.personalized.build(known_speakers(training_set, training_set.train_speaker_ids))
             self.personalized.encoder.fit_front_end(training_set.training_audio)
         self._build_interpreter()

@@ -87,7 +87,7 @@ class EmotionClassification(FineTuning):
     def labels_of(self, batch: EmotionBatch) -> Tensor:
         """1 for an utterance's own emotion, else 0; NaN for one that isn't told apart."""
         rows = [[float(emotion == own) for emotion in self.emotions] for own in batch["emotions"]]
-        labels = torch.tensor(rows, device=batch["num_samples"].device).reshape(-1, self.outputs)
+        labels = torch.tensor(rows, device=batch["indices"].device).reshape(-1, self.outputs)
         return labels.masked_fill(labels.sum(1, keepdim=True) == 0, torch.nan)
 
     def task_loss(self, outputs: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
