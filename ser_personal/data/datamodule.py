@@ -155,9 +155,9 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             )
         return indices
 
-    def loader(self, indices: Sequence[int], *, shuffle: bool) -> SpeechLoader[Batch]:
-        """Load some utterances in batches, this rank's share of them."""
-        sampler = BucketBatchSampler(
+    def sampler(self, indices: Sequence[int], *, shuffle: bool) -> BucketBatchSampler:
+        """Put some utterances into batches."""
+        return BucketBatchSampler(
             indices,
             [min(samples_of(self.utterances[i]), self.max_samples) for i in indices],
             batch_seconds=self.batch_seconds,
@@ -167,6 +167,16 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )
+
+    def loader(self, indices: Sequence[int], *, shuffle: bool) -> SpeechLoader[Batch]:
+        """Load some utterances in batches, this rank's share of them.
+
+        Raises:
+            UserError: training on fewer utterances than there are processes.
+        """
+        sampler = self.sampler(indices, shuffle=shuffle)
+        if shuffle:
+            _refuse_idle_processes(sampler, len(indices))
         return SpeechLoader(self.dataset, sampler, self.collate, num_workers=self.num_workers, persistent=shuffle)
 
     def _select(self, split: str) -> list[int]:
@@ -187,6 +197,21 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
     @cached_property
     def _position(self) -> dict[str, int]:
         return {utterance.utterance_id: i for i, utterance in enumerate(self.utterances)}
+
+
+def _refuse_idle_processes(sampler: BucketBatchSampler, utterances: int) -> None:
+    processes = sampler.world_size
+    if processes > utterances:
+        raise UserError(
+            f"{processes} processes for {utterances} training utterances",
+            where="trainer.devices",
+            remedy="Ask for fewer devices or nodes, or give more audio",
+        )
+    if repeated := sampler.repeated:
+        rank_zero_info(
+            f"{len(repeated)} batches of an epoch ({sum(map(len, repeated))} of {utterances} utterances) are trained on"
+            f" twice, so that {processes} processes have equally many"
+        )
 
 
 def _refuse_unusable_audio(utterances: Sequence[Utterance], split: str) -> None:

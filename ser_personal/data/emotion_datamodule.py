@@ -77,7 +77,7 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
             self.wanted_indices(self.wanted_test_splits)
 
     def _refuse_single_utterances(self, indices: Sequence[int]) -> None:
-        plan = self.loader(indices, shuffle=True).batch_sampler.plan(0)
+        plan = self.sampler(indices, shuffle=True).plan(0)
         if any(len(batch) < 2 for batch in plan):
             raise UserError(
                 "a training batch would be a single utterance, which has neither a CCC nor batch statistics",

@@ -22,7 +22,7 @@ import numpy as np
 
 from ser_personal.audio import FRAME_RATE
 from ser_personal.errors import UserError
-from ser_personal.files import write_whole
+from ser_personal.files import named_in_errors, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,6 +92,26 @@ class PseudoLabels:
             raise _damaged(folder, f"{size} bytes of ids for {total} frames")
         return cls(folder, source, np.memmap(ids_path, dtype="<u2", mode="r"), _places(counts))
 
+    @classmethod
+    def load_part(cls, folder: str | Path, source: PseudoLabelSource) -> Self:
+        """Map the utterances that a writer has written whole by now, whether it was killed, goes on or is done.
+
+        Raises:
+            UserError: the folder holds the pseudo-labels of another source, or is damaged.
+        """
+        folder = Path(folder)
+        _refuse_other_source(folder, source)
+        ids_path = folder / "ids.uint16"
+        counts = _fitting(_read_counts(folder), ids_path)
+        whole = any(counts.values())
+        ids = np.memmap(ids_path, dtype="<u2", mode="r") if whole else np.empty(0, dtype=np.uint16)
+        return cls(folder, source, ids, _places(counts))
+
+    @property
+    def utterance_ids(self) -> list[str]:
+        """Whose ids these are, in the order they lie in."""
+        return list(self._places)
+
     @property
     def num_clusters(self) -> int:
         """K; ids run from 0 to K - 1."""
@@ -129,13 +149,7 @@ class PseudoLabelWriter:
     def __init__(self, folder: str | Path, source: PseudoLabelSource) -> None:
         self.folder, self.source = Path(folder), source
         self.folder.mkdir(parents=True, exist_ok=True)
-        meta = _read_meta(self.folder)
-        if meta is not None and meta["source"] != asdict(source):
-            raise UserError(
-                "holds pseudo-labels of another teacher or codebook",
-                where=self.folder,
-                remedy="Give another folder, or delete this one",
-            )
+        _refuse_other_source(self.folder, source)
         counts = _fitting(_read_counts(self.folder), self.folder / "ids.uint16")
         self._written = set(counts)
         _write_meta(self.folder, source, finished=False)
@@ -159,10 +173,11 @@ class PseudoLabelWriter:
         if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.source.num_clusters:
             msg = f"{utterance_id}: ids outside 0..{self.source.num_clusters - 1}"
             raise ValueError(msg)
-        self._ids_file.write(ids.astype("<u2").tobytes())
-        self._ids_file.flush()
-        self._lines_file.write(_line(utterance_id, len(ids)))
-        self._lines_file.flush()
+        with named_in_errors(self.folder):
+            self._ids_file.write(ids.astype("<u2").tobytes())
+            self._ids_file.flush()
+            self._lines_file.write(_line(utterance_id, len(ids)))
+            self._lines_file.flush()
         self._written.add(utterance_id)
 
     def finish(self) -> None:
@@ -174,8 +189,10 @@ class PseudoLabelWriter:
 
     def close(self) -> None:
         """Close the files; the folder stays unfinished unless `finish` was called."""
-        self._ids_file.close()
-        self._lines_file.close()
+        try:
+            self._ids_file.close()
+        finally:
+            self._lines_file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -184,6 +201,12 @@ class PseudoLabelWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def is_finished(folder: Path, source: PseudoLabelSource) -> bool:
+    """Whether a folder holds all pseudo-labels of a source."""
+    meta = _read_meta(folder)
+    return meta is not None and meta["finished"] and meta["source"] == asdict(source)
 
 
 def _line(utterance_id: str, frames: int) -> bytes:
@@ -241,6 +264,16 @@ def _read_meta(folder: Path) -> dict[str, Any] | None:
     if not isinstance(meta.get("finished"), bool) or not _describes_source(meta.get("source")):
         raise _damaged(path, "doesn't say what made them")
     return meta
+
+
+def _refuse_other_source(folder: Path, source: PseudoLabelSource) -> None:
+    meta = _read_meta(folder)
+    if meta is not None and meta["source"] != asdict(source):
+        raise UserError(
+            "holds pseudo-labels of another teacher or codebook",
+            where=folder,
+            remedy="Give another folder, or delete this one",
+        )
 
 
 def _describes_source(source: object) -> bool:
