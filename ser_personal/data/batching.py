@@ -137,6 +137,11 @@ class BucketBatchSampler(BatchSampler):
         return [batches[i] for i in rng.permutation(len(batches))] if self._shuffle else batches
 
     @property
+    def share(self) -> list[list[int]]:
+        """The first epoch's batches that are dealt to this rank, repeats left out."""
+        return self.plan(epoch=0)[self._rank :: self.world_size]
+
+    @property
     def repeated(self) -> list[list[int]]:
         """The first epoch's batches that are dealt a second time, so that every rank has equally many."""
         plan = self.plan(epoch=0)

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ser_personal.audio import WINDOW
 from ser_personal.corpus.resolve import open_corpus
 from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
-from ser_personal.data.batching import BucketBatchSampler, ExampleKey
+from ser_personal.data.batching import BucketBatchSampler, ExampleKey, GivenBatches
 from ser_personal.data.dataset import SpeechExample, samples_of
 from ser_personal.data.loader import SpeechLoader
 from ser_personal.errors import UserError
@@ -178,6 +178,11 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         if shuffle:
             _refuse_idle_processes(sampler, len(indices))
         return SpeechLoader(self.dataset, sampler, self.collate, num_workers=self.num_workers, persistent=shuffle)
+
+    def share(self, indices: Sequence[int]) -> SpeechLoader[Batch]:
+        """Load this rank's share of some utterances, each on one rank alone; ranks may differ by a batch."""
+        sampler = self.sampler(indices, shuffle=False)
+        return SpeechLoader(self.dataset, GivenBatches(sampler.share), self.collate, num_workers=self.num_workers)
 
     def _select(self, split: str) -> list[int]:
         sets = self.corpus.splits.sets
