@@ -15,8 +15,8 @@ def gather_rows(rows: Tensor) -> Tensor:
     """Join the rows of all processes, so that a CCC is that of the whole batch; the rows themselves where there is one.
 
     The mean of the devices' CCCs is not the CCC of their utterances. Where every process computes one loss from all
-    rows, its gradient is the sum over processes of what reaches their own rows. DDP takes the mean instead, so gradients
-    are multiplied by the number of processes on their way back; nothing is sent there. Ours.
+    rows, its gradient is the sum over processes of what reaches their own rows. DDP takes the mean instead, so the
+    gradient is multiplied by the number of processes on its way back; nothing is sent there. Ours.
 
     Args:
         rows: (n, columns); n may differ between processes and be 0, columns and type may not.
