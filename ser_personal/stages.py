@@ -17,11 +17,14 @@ import ser_personal.corpus.csv_corpus
 import ser_personal.corpus.msp_podcast
 import ser_personal.data.emotion_datamodule
 import ser_personal.data.pretrain_datamodule
+import ser_personal.data.speaker_features
 import ser_personal.encoder.stage_checkpoint
 import ser_personal.encoder.tiny
 import ser_personal.finetune.module
+import ser_personal.pretrain.adapt
 import ser_personal.pretrain.papt
-import ser_personal.report.floor_callback  # noqa: F401
+import ser_personal.report.floor_callback
+import ser_personal.speakers.features  # noqa: F401
 from ser_personal.arguments import CONFIG_FLAGS, OneLineErrors, values_of
 from ser_personal.calibration.prediction_writer import PredictionWriter
 from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
@@ -45,6 +48,7 @@ ARCHITECTURE = {
     "final_dim",
     "fusion",
     "speakers.embedding_dim",
+    "speakers.hidden_dims",
 }
 
 
@@ -124,7 +128,9 @@ def _refuse_other_architecture(
 ) -> None:
     """Refuse what the command line can't change of a trained model: its weights would be read as something else."""
     # what training found out stands in the description alone: PAPT's fusion, say, when fine-tuning from it
-    found = {"fusion": description["fusion"], "speakers.embedding_dim": description["embedding_dim"]}
+    speakers = description["speakers"]
+    sizes = {} if speakers is None else {f"speakers.{name}": size for name, size in speakers["sizes"].items()}
+    found = {"fusion": description["fusion"], **sizes}
     trained = {**saved, **found}
     for name, value in now.items():
         fixed = name.startswith("interpreter") or name in ARCHITECTURE

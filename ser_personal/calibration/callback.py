@@ -99,7 +99,8 @@ class PLDCCallback(Callback):
         attributes = _attributes(pl_module)
         training_set = [data.utterances[index] for index in data.train_indices]
         personalized: Any = pl_module.personalized
-        settings = (personalized.settings, data.max_samples)
+        features = data.speaker_features
+        settings = (personalized.settings, data.max_samples, features and features.fingerprint())
         model = fingerprint(personalized.state_dict().items(), settings, training_set)
         path = bank_path(trainer)
         self.bank = _matching_bank(path, model, attributes, data.scale)

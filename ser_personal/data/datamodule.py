@@ -18,6 +18,7 @@ from ser_personal.corpus.splits import canonical_split, canonical_splits, requir
 from ser_personal.data.batching import BucketBatchSampler, ExampleKey, GivenBatches
 from ser_personal.data.dataset import SpeechExample, samples_of
 from ser_personal.data.loader import SpeechLoader
+from ser_personal.data.speaker_features import AddSpeakerFeatures, SpeakerFeatures, SpeakerFeatureSource
 from ser_personal.errors import UserError
 from ser_personal.ranges import LARGEST_SEED, require_range
 from ser_personal.types import ATTRIBUTES, SpeechBatch
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ser_personal.corpus.base import Corpus
+    from ser_personal.data.batching import BatchSampler
     from ser_personal.data.dataset import SpeechDataset
     from ser_personal.types import Utterance
 
@@ -46,6 +48,8 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         known_speakers_only: leave out utterances whose speaker is unknown.
         num_workers: processes that decode audio, for each loader.
         seed: of the shuffling.
+        speaker_features: a vector a speaker, for what makes e_s of such; None where nothing asks for them.
+        permute_speaker_features: control: every speaker gets another one's, the same each time.
 
     Raises:
         UserError: a number is out of its range.
@@ -61,6 +65,8 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         known_speakers_only: bool,
         num_workers: int,
         seed: int,
+        speaker_features: SpeakerFeatureSource | None = None,
+        permute_speaker_features: bool = False,
     ) -> None:
         require_range("batch_seconds", batch_seconds, 0, above=True)
         if max_batch is not None:
@@ -73,6 +79,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         self.batch_seconds, self.max_batch, self.max_samples = batch_seconds, max_batch, max_samples
         self.known_speakers_only = known_speakers_only
         self.num_workers, self.seed = num_workers, seed
+        self._feature_source, self._permute_features = speaker_features, permute_speaker_features
         self._indices_of: dict[str, list[int]] = {}
 
     @cached_property
@@ -99,6 +106,18 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
     def train_speaker_ids(self) -> list[str]:
         """Known training speakers, sorted."""
         return sorted({id_ for i in self.train_indices if (id_ := self.utterances[i].speaker_id) is not None})
+
+    @cached_property
+    def speaker_features(self) -> SpeakerFeatures | None:
+        """Features of the corpus's speakers; None where nobody asked for any."""
+        if self._feature_source is None:
+            return None
+        features = self._feature_source.read(self.utterances)
+        return features.permuted() if self._permute_features else features
+
+    def speaker_features_of(self, speaker_ids: Sequence[str]) -> NDArray[np.float32] | None:
+        """Features of speakers, (speakers, feature_dim); None where nobody asked for any."""
+        return None if self.speaker_features is None else self.speaker_features.of(speaker_ids)
 
     @property
     def train_label_mean(self) -> dict[str, float]:
@@ -177,12 +196,18 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         sampler = self.sampler(indices, shuffle=shuffle)
         if shuffle:
             _refuse_idle_processes(sampler, len(indices))
-        return SpeechLoader(self.dataset, sampler, self.collate, num_workers=self.num_workers, persistent=shuffle)
+        return self._load(sampler, indices, persistent=shuffle)
 
     def share(self, indices: Sequence[int]) -> SpeechLoader[Batch]:
         """Load this rank's share of some utterances, each on one rank alone; ranks may differ by a batch."""
-        sampler = self.sampler(indices, shuffle=False)
-        return SpeechLoader(self.dataset, GivenBatches(sampler.share), self.collate, num_workers=self.num_workers)
+        return self._load(GivenBatches(self.sampler(indices, shuffle=False).share), indices)
+
+    def _load(self, sampler: BatchSampler, indices: Sequence[int], *, persistent: bool = False) -> SpeechLoader[Batch]:
+        collate = self.collate
+        if self.speaker_features is not None:
+            self.speaker_features.of([self.utterances[i].speaker_id for i in indices])
+            collate = AddSpeakerFeatures(collate, self.speaker_features)
+        return SpeechLoader(self.dataset, sampler, collate, num_workers=self.num_workers, persistent=persistent)
 
     def _select(self, split: str) -> list[int]:
         sets = self.corpus.splits.sets
