@@ -20,6 +20,7 @@ import ser_personal.data.pretrain_datamodule
 import ser_personal.data.speaker_features
 import ser_personal.encoder.stage_checkpoint
 import ser_personal.encoder.tiny
+import ser_personal.finetune.global_batch
 import ser_personal.finetune.module
 import ser_personal.pretrain.adapt
 import ser_personal.pretrain.papt

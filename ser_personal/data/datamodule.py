@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from functools import cached_property
 from math import isnan
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
@@ -26,6 +26,7 @@ from ser_personal.types import ATTRIBUTES, SpeechBatch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import torch
     from numpy.typing import NDArray
 
     from ser_personal.corpus.base import Corpus
@@ -133,6 +134,10 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         count = min(limit, len(self.train_indices))
         for k in range(count):
             yield self.dataset[ExampleKey(self.train_indices[k * len(self.train_indices) // count], epoch=0)].waveform
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch but for its lengths: what is asked of them on the CPU waits for no device."""
+        return {**super().transfer_batch_to_device(batch, device, dataloader_idx), "num_samples": batch["num_samples"]}
 
     @property
     @abstractmethod

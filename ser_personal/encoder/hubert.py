@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from ser_personal.audio import normalize
+from ser_personal.audio import normalize, num_frames
 from ser_personal.encoder.base import Encoder
 from ser_personal.encoder.front_end import ConvFrontEnd, LogMelFrontEnd
 from ser_personal.encoder.fusion import NoFusion
@@ -195,7 +195,7 @@ class HubertEncoder(Encoder):
 
         Args:
             waveforms: (batch, samples).
-            num_samples: (batch,).
+            num_samples: (batch,); on the CPU, asking for them doesn't wait for the waveforms' device.
             time_mask: (batch, frames), frames to replace by the mask embedding.
             fusion: where the speaker embedding enters.
             speaker_embedding: e_s, (batch, dim).
@@ -205,7 +205,7 @@ class HubertEncoder(Encoder):
         if self.normalizes:
             waveforms = normalize(waveforms, num_samples)
         features = self.front_end(waveforms, num_samples)
-        frame_mask = real_frames(num_samples, features.shape[1])
+        frame_mask = real_frames(num_samples.to(features.device, non_blocking=True), features.shape[1])
         hidden = self.network.feature_projection(features)
         # wav2vec 2.0 and WavLM give the normalised features as well
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
@@ -213,15 +213,16 @@ class HubertEncoder(Encoder):
             hidden = torch.where(time_mask[..., None], self.network.masked_spec_embed.to(hidden.dtype), hidden)
         if fusion is not None and speaker_embedding is not None:
             hidden = fusion.enter(hidden, speaker_embedding)
-        frames = self._transform(hidden, frame_mask)
+        # Without a mask the fast attention kernel runs; an exported graph can't ask.
+        is_padded = torch.compiler.is_exporting() or bool((num_frames(num_samples) < features.shape[1]).any())
+        frames = self._transform(hidden, frame_mask if is_padded else None)
         if fusion is not None and speaker_embedding is not None:
             frames = fusion.leave(frames, speaker_embedding)
         return EncoderOutput(frames, frame_mask, time_mask, _penalty(features, frame_mask))
 
-    def _transform(self, hidden: Tensor, frame_mask: Tensor) -> Tensor:
+    def _transform(self, hidden: Tensor, frame_mask: Tensor | None) -> Tensor:
         mask = None
-        # Without a mask the fast attention kernel runs; an exported graph can't ask.
-        if torch.compiler.is_exporting() or not bool(frame_mask.all()):
+        if frame_mask is not None:
             ahead = frame_mask.new_ones(frame_mask.shape[0], hidden.shape[1] - frame_mask.shape[1])
             mask = torch.cat([ahead, frame_mask], dim=1)
         frames: Tensor = self.network.encoder(hidden, attention_mask=mask).last_hidden_state

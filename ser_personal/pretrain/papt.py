@@ -141,7 +141,7 @@ class PAPT(PersonalizedModule):
             self.hparams["mask_min"],
             torch.Generator().manual_seed(mask_seed),
         )
-        output = self(batch, time_mask)
+        output = self(batch, time_mask.to(batch["waveforms"].device, non_blocking=True))
         return masked_prediction_loss(output.frames, batch["pseudo_labels"], time_mask, self.head), output
 
     def training_step(self, batch: PretrainBatch, batch_idx: int) -> Tensor:
