@@ -2,9 +2,9 @@
 
     python benchmarks/evaluation.py
 
-The authors' evaluation goes through the speakers one by one, each in batches of its own, padded as the files come, and reads
-and encodes all audio a second time for the speaker vectors. Ours is one pass in which both come from the same frames. The
-two take turns in one process with the same random HuBERT.
+The authors' evaluation goes through the speakers one by one, each in batches of its own, padded as the files come, and
+reads and encodes all audio a second time for the speaker vectors. Ours is one pass in which both come from the same
+frames. The two take turns in one process with the same random HuBERT.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ Predictions = dict[int, "Tensor"]
 def main() -> None:
     """Time both sides in turns, check that they agree, print the ratio and record it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speakers", type=int, default=30, help="of 8 utterances of 2.75 to 11 s, half of them tested")
+    parser.add_argument(
+        "--speakers", type=int, default=20, help="of 8 utterances of 2.75 to 11 s, an eighth of them tested"
+    )
     parser.add_argument("--turns", type=int, default=3, help="counted runs of each side")
     parser.add_argument("--batch", type=int, default=32, help="utterances of a batch, at most")
     parser.add_argument("--threads", type=int, default=2, help="processor threads")
@@ -46,6 +48,8 @@ def main() -> None:
         synth(f"{folder}/corpus", speakers=arguments.speakers, utterances=8, min_seconds=2.75, max_seconds=11.0)
         data = EmotionDataModule(f"{folder}/corpus", max_batch=arguments.batch, num_workers=0)
         ours, theirs = [], []
+        # the first pass also sets up libraries
+        one_pass(model, data)
         for _ in range(arguments.turns):
             seconds, mine = timed(one_pass, model, data)
             ours.append(seconds)
@@ -55,8 +59,8 @@ def main() -> None:
     difference = max(float((mine[index] - others[index]).abs().max()) for index in mine)
     result = (
         f"{median(other / own for own, other in zip(ours, theirs, strict=True)):.2f} x faster than a speaker at a time "
-        f"with files read twice ({median(ours):.1f} s, {median(theirs):.1f} s, medians of {arguments.turns}); predictions "
-        f"differ by {difference:.0e} at most; {len(mine)} utterances, {arguments.threads} threads"
+        f"with files read twice ({median(ours):.1f} s, {median(theirs):.1f} s, medians of {arguments.turns}); "
+        f"predictions differ by {difference:.0e} at most; {len(mine)} utterances, {arguments.threads} threads"
     )
     print(result)
     assert difference < 1e-4, "the two sides don't predict the same"
@@ -71,13 +75,13 @@ def timed(side: object, *arguments: object) -> tuple[float, Predictions]:
 
 
 def random_model() -> EmotionFineTuning:
-    """A HuBERT of four layers of the base model's width, with a fresh head."""
+    """A HuBERT of two layers of the base model's width, with a fresh head."""
     torch.manual_seed(0)
     model = EmotionFineTuning(encoder=HubertEncoder())
     model.personalized.rebuild(
         {
             "encoder": "HubertEncoder",
-            "encoder_config": HubertConfig(num_hidden_layers=4).to_json_string(use_diff=False),
+            "encoder_config": HubertConfig(num_hidden_layers=2).to_json_string(use_diff=False),
             "fusion": "none",
             "speakers": None,
             "pretraining_splits": [],

@@ -2,9 +2,9 @@
 
     python benchmarks/kmeans.py
 
-The features are those of a randomly initialised HuBERT of the base model's width over a synthetic corpus. Dump-then-cluster
-writes all of them as float32, fits scikit-learn's MiniBatchKMeans with fairseq's settings on a sample, and labels. Both
-sides fit on the same sampled frames; inertia is the mean square distance of all frames to their nearest centroid.
+The features are those of one random Transformer layer of HuBERT-base's width over a synthetic corpus. Dump-then-cluster
+writes all of them as float32 and fits scikit-learn's MiniBatchKMeans with fairseq's settings. Both sides fit on the same
+sampled frames; inertia is the mean square distance of all frames to their nearest centroid.
 """
 
 from __future__ import annotations
@@ -52,9 +52,10 @@ class RandomTeacher(EncoderTeacher):
 def main() -> None:
     """Run both sides, print the ratios and record them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speakers", type=int, default=40, help="of 10 utterances of 2 to 6 s each")
-    parser.add_argument("--clusters", type=int, default=300, help="K")
+    parser.add_argument("--speakers", type=int, default=12, help="of 10 utterances each")
+    parser.add_argument("--clusters", type=int, default=100, help="K")
     parser.add_argument("--sample_share", type=float, default=0.75, help="of the training frames that are fitted on")
+    parser.add_argument("--iterations", type=int, default=100, help="of our k-means; 100 is what `ser kmeans` does")
     parser.add_argument("--threads", type=int, default=2, help="processor threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -76,6 +77,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> str:
         out=str(folder / "ours"),
         num_clusters=arguments.clusters,
         sample_share=arguments.sample_share,
+        iterations=arguments.iterations,
         accelerator="cpu",
     )
     frames = dump(teacher, data, folder / "theirs.npy")
@@ -126,7 +128,7 @@ def dump(teacher: EncoderTeacher, data: PseudoLabelData, path: Path) -> np.ndarr
 def inertia(frames: np.ndarray, centroids: np.ndarray) -> float:
     """Mean square distance to the nearest centroid."""
     wanted = torch.from_numpy(centroids)
-    nearest = [torch.cdist(torch.from_numpy(part), wanted).amin(1).square() for part in np.array_split(frames, 20)]
+    nearest = [torch.cdist(torch.tensor(part), wanted).amin(1).square() for part in np.array_split(frames, 20)]
     return float(torch.cat(nearest).double().mean())
 
 

@@ -32,7 +32,8 @@ def main() -> None:
     random = padding(in_random_order(num_samples, arguments.batch_seconds), num_samples)
     result = (
         f"{ours:.1%} padding, {random:.1%} in random order: {random / ours:.0f} x less; "
-        f"{arguments.utterances} utterances, {arguments.batch_seconds:g} s a batch, the worst of {arguments.epochs} epochs"
+        f"{arguments.utterances} utterances, {arguments.batch_seconds:g} s a batch, the worst "
+        f"of {arguments.epochs} epochs"
     )
     print(result)
     record(result, ("numpy",))

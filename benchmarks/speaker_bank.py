@@ -37,8 +37,8 @@ def main() -> None:
     sums, vectors = (run_side("sums", arguments.utterances), run_side("vectors", arguments.utterances // 10))
     result = (
         f"{sums['mebibytes']:.0f} MiB more for {arguments.utterances} utterances of width {DIM} by sums, "
-        f"{vectors['mebibytes']:.0f} MiB for a tenth of them by vectors: {10 * vectors['mebibytes'] / sums['mebibytes']:.0f} "
-        f"x less; {1e6 * sums['seconds'] / arguments.utterances:.0f} us an utterance; {SPEAKERS} speakers"
+        f"{vectors['mebibytes']:.0f} MiB for a tenth of them by vectors: "
+        f"{10 * vectors['mebibytes'] / sums['mebibytes']:.0f} x less; {1e6 * sums['seconds'] / arguments.utterances:.0f} us an utterance; {SPEAKERS} speakers"
     )
     print(result)
     assert sums["mebibytes"] < 1024

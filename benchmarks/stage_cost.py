@@ -51,7 +51,12 @@ def main() -> None:
 
 
 def count(
-    shape: dict[str, object], seconds: float, *, layers: int | None = None, trains: bool = False, freeze_cnn: bool = False
+    shape: dict[str, object],
+    seconds: float,
+    *,
+    layers: int | None = None,
+    trains: bool = False,
+    freeze_cnn: bool = False,
 ) -> str:
     """Count one utterance through a HuBERT of that shape."""
     encoder = HubertEncoder(freeze_cnn=freeze_cnn)

@@ -51,6 +51,10 @@ class BatchSampler(Sampler[list[ExampleKey]], ABC):
         return self
 
     @abstractmethod
+    def plan(self, epoch: int) -> list[list[int]]:
+        """List the batches of all ranks in an epoch, as positions in `utterances`."""
+
+    @abstractmethod
     def __len__(self) -> int:
         """Count the batches of this rank in a whole epoch."""
 
@@ -58,8 +62,12 @@ class BatchSampler(Sampler[list[ExampleKey]], ABC):
 class GivenBatches(BatchSampler):
     """Batches as they are given, positions in `utterances`, the same in every epoch."""
 
-    def __init__(self, batches: Sequence[Sequence[int]]) -> None:
+    def __init__(self, batches: Sequence[list[int]]) -> None:
         self._batches = batches
+
+    def plan(self, epoch: int) -> list[list[int]]:
+        """List the batches."""
+        return list(self._batches)
 
     def __len__(self) -> int:
         """Count the batches."""

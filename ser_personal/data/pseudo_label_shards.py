@@ -11,7 +11,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ser_personal.data.pseudo_labels import PseudoLabels, PseudoLabelSource, PseudoLabelWriter, is_finished
+from ser_personal.data.growing_folder import GrowingFolder
+from ser_personal.data.pseudo_labels import PSEUDO_LABELS, PseudoLabels, PseudoLabelSource, PseudoLabelWriter
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class PseudoLabelShards:
     @property
     def are_joined(self) -> bool:
         """Whether the folder is finished."""
-        return is_finished(self.folder, self.source)
+        return GrowingFolder(self.folder, PSEUDO_LABELS).is_finished(self.source)
 
     def begin(self) -> set[str]:
         """Declare the folder unfinished, and say which utterances are written already.

@@ -45,6 +45,7 @@ class HubertEncoder(Encoder):
         dropout: of the Transformer; 0 as in HuBERT-large's pre-training (base: 0.1).
         layerdrop: chance to skip a layer; anything but 0 breaks DDP and gradient checkpointing.
         gradient_checkpointing: recompute activations in the backward pass, for less memory.
+        compiled: have torch.compile make the Transformer's kernels; worth its minutes for long fits.
 
     Raises:
         UserError: a number is out of its range.
@@ -61,6 +62,7 @@ class HubertEncoder(Encoder):
         dropout: float = 0.0,
         layerdrop: float = 0.0,
         gradient_checkpointing: bool = False,
+        compiled: bool = False,
     ) -> None:
         require_range("freeze_layers", freeze_layers, 0)
         require_range("gradient_scale", gradient_scale, 0)
@@ -84,7 +86,7 @@ class HubertEncoder(Encoder):
         }
         if normalize is not None:
             self.overrides["normalize"] = normalize
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing, self.compiled = gradient_checkpointing, compiled
         self.network: Any = None
         self.front_end: ConvFrontEnd | LogMelFrontEnd | None = None
 
@@ -111,6 +113,9 @@ class HubertEncoder(Encoder):
         self.train(self.training)
         if self.gradient_checkpointing:
             self.network.gradient_checkpointing_enable()
+        if self.compiled:
+            # in place, so that weights keep their names; lengths differ from batch to batch
+            self.network.encoder.compile(dynamic=True)
         for module in self._frozen():
             module.requires_grad_(requires_grad=False)
 

@@ -10,7 +10,7 @@ from ser_personal.audio import num_frames
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import PersonalizedModule, known_speakers
 from ser_personal.encoder.personalized import PersonalizedEncoder
-from ser_personal.encoder.schedule import linear_warmup_and_decay
+from ser_personal.encoder.schedule import adamw, linear_warmup_and_decay
 from ser_personal.errors import UserError
 from ser_personal.pretrain.masked_prediction import PredictionHead, masked_prediction_loss
 from ser_personal.pretrain.metric import MaskedPredictionMetric
@@ -186,8 +186,9 @@ class PAPT(PersonalizedModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam (0.9, 0.98) as in fairseq, with linear warm-up and linear decay to 0."""
         weights = [weight for weight in self.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(
+        optimizer = adamw(
             weights,
+            self.trainer,
             lr=self.hparams["learning_rate"],
             betas=(0.9, 0.98),
             eps=1e-6,

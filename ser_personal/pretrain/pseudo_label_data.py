@@ -106,7 +106,7 @@ class PseudoLabelData:
         num_samples = [samples_of(self.utterances[i]) for i in indices]
         return BucketBatchSampler(indices, num_samples, batch_seconds=self.batch_seconds, shuffle=False).plan(epoch=0)
 
-    def loader(self, batches: Sequence[Sequence[int]]) -> SpeechLoader[SpeechBatch]:
+    def loader(self, batches: Sequence[list[int]]) -> SpeechLoader[SpeechBatch]:
         """Load some of the batches."""
         longest = max((samples_of(self.utterances[i]) for batch in batches for i in batch), default=0)
         dataset = WholeUtterances(self.utterances, max_samples=longest)

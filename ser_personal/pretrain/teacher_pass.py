@@ -13,10 +13,9 @@ from ser_personal.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ser_personal.data.loader import SpeechLoader
-    from ser_personal.pretrain.teachers import Teacher
     from ser_personal.types import EncoderOutput, SpeechBatch
 
 
@@ -46,7 +45,7 @@ class PassTask(Protocol[Result_co]):
 class TeacherPass(LightningModule):
     """A teacher as Lightning runs it; its frames go to the task and are then forgotten."""
 
-    def __init__(self, teacher: Teacher, task: PassTask[object]) -> None:
+    def __init__(self, teacher: nn.Module, task: PassTask[object]) -> None:
         super().__init__()
         self.teacher, self.task = teacher, task
         # a process may find nothing left to do
@@ -62,7 +61,7 @@ class TeacherPass(LightningModule):
         return batch["indices"]
 
 
-def run_pass(teacher: Teacher, task: PassTask[Result], **devices: Any) -> Result:
+def run_pass(teacher: nn.Module, task: PassTask[Result], **devices: Any) -> Result:
     """Run the teacher over the audio, on the devices that Lightning's `accelerator`, `devices` and so on name.
 
     Raises:
