@@ -3,8 +3,8 @@
     python benchmarks/kmeans.py
 
 The features are those of one random Transformer layer of HuBERT-base's width over a synthetic corpus. Dump-then-cluster
-writes all of them as float32 and fits scikit-learn's MiniBatchKMeans with fairseq's settings. Both sides fit on the same
-sampled frames; inertia is the mean square distance of all frames to their nearest centroid.
+writes all of them as float32 and fits scikit-learn's MiniBatchKMeans with fairseq's settings. Both sides fit on the
+same sampled frames; inertia is the mean square distance of all frames to their nearest centroid.
 """
 
 from __future__ import annotations

@@ -35,10 +35,11 @@ def main() -> None:
         print(json.dumps(measure(arguments.side, arguments.utterances)))
         return
     sums, vectors = (run_side("sums", arguments.utterances), run_side("vectors", arguments.utterances // 10))
+    ratio = 10 * vectors["mebibytes"] / sums["mebibytes"]
     result = (
         f"{sums['mebibytes']:.0f} MiB more for {arguments.utterances} utterances of width {DIM} by sums, "
-        f"{vectors['mebibytes']:.0f} MiB for a tenth of them by vectors: "
-        f"{10 * vectors['mebibytes'] / sums['mebibytes']:.0f} x less; {1e6 * sums['seconds'] / arguments.utterances:.0f} us an utterance; {SPEAKERS} speakers"
+        f"{vectors['mebibytes']:.0f} MiB for a tenth of them by vectors: {ratio:.0f} x less; "
+        f"{1e6 * sums['seconds'] / arguments.utterances:.0f} us an utterance; {SPEAKERS} speakers"
     )
     print(result)
     assert sums["mebibytes"] < 1024

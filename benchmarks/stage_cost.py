@@ -2,8 +2,8 @@
 
     python benchmarks/stage_cost.py
 
-Operations are counted by PyTorch's counter on tensors without values, so that no weights are needed. Activations are the
-tensors that autograd keeps for the backward pass.
+Operations are counted by PyTorch's counter on tensors without values, so that no weights are needed. Activations are
+the tensors that autograd keeps for the backward pass, with gradient checkpointing those that it keeps until then.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def main() -> None:
         "k-means teacher (base, 9 of 12 layers)": count({}, arguments.seconds, layers=9),
         "large, forward": count(LARGE, arguments.seconds),
         "large, PAPT step": count(LARGE, arguments.seconds, trains=True),
+        "large, PAPT step, checkpointed": count(LARGE, arguments.seconds, trains=True, checkpointing=True),
         "large, fine-tuning step, CNN frozen": count(LARGE, arguments.seconds, trains=True, freeze_cnn=True),
     }
     for name, cost in counts.items():
@@ -57,9 +58,10 @@ def count(
     layers: int | None = None,
     trains: bool = False,
     freeze_cnn: bool = False,
+    checkpointing: bool = False,
 ) -> str:
     """Count one utterance through a HuBERT of that shape."""
-    encoder = HubertEncoder(freeze_cnn=freeze_cnn)
+    encoder = HubertEncoder(freeze_cnn=freeze_cnn, gradient_checkpointing=checkpointing)
     with torch.device("meta"):
         encoder.build(HubertConfig(**shape).to_json_string(use_diff=False))
     encoder.train(trains)
@@ -67,7 +69,7 @@ def count(
     batch = torch.empty(1, samples, device="meta"), torch.tensor([samples])
     if layers is not None:
         encoder.network.encoder.layers = encoder.network.encoder.layers[:layers]
-    kept = Kept(encoder)
+    kept = Kept()
     with FlopCounterMode(display=False) as flops, torch.set_grad_enabled(trains):
         with saved_tensors_hooks(kept, lambda tensor: tensor):
             output = encoder(*batch)
@@ -83,19 +85,20 @@ def count(
 class Kept:
     """Adds up what autograd keeps, each tensor once and no weights."""
 
-    def __init__(self, encoder: torch.nn.Module) -> None:
-        self.bytes = 0
-        self._seen = {id(weight.untyped_storage()._cdata) for weight in encoder.parameters()}  # noqa: SLF001
-        self._weights = {weight.data_ptr() for weight in encoder.parameters()}
-        self._tensors: list[Tensor] = []
+    def __init__(self) -> None:
+        self._tensors: dict[int, Tensor] = {}
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        """Count a tensor."""
-        is_new = all(tensor is not other for other in self._tensors)
-        if is_new and not isinstance(tensor, torch.nn.Parameter) and not tensor.is_leaf:
-            self._tensors.append(tensor)
-            self.bytes += tensor.nbytes
+        """Note a tensor."""
+        if not isinstance(tensor, torch.nn.Parameter):
+            # held, so that no other gets its number
+            self._tensors[id(tensor)] = tensor
         return tensor
+
+    @property
+    def bytes(self) -> int:
+        """Of all tensors noted."""
+        return sum(tensor.nbytes for tensor in self._tensors.values())
 
 
 if __name__ == "__main__":
