@@ -52,7 +52,7 @@ class RandomTeacher(EncoderTeacher):
 def main() -> None:
     """Run both sides, print the ratios and record them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speakers", type=int, default=12, help="of 10 utterances each")
+    parser.add_argument("--speakers", type=int, default=8, help="of 10 utterances each")
     parser.add_argument("--clusters", type=int, default=100, help="K")
     parser.add_argument("--sample_share", type=float, default=0.75, help="of the training frames that are fitted on")
     parser.add_argument("--iterations", type=int, default=100, help="of our k-means; 100 is what `ser kmeans` does")
