@@ -114,7 +114,7 @@ def file_error_behind(error: BaseException) -> UserError | None:
     for seen in _causes(error):
         if isinstance(seen, OSError) and seen.filename is not None:
             remedy = "Check the path, its permissions and the space left, or give another"
-            return UserError(str(seen.strerror), where=seen.filename, remedy=remedy)
+            return UserError(str(seen.strerror or seen), where=seen.filename, remedy=remedy)
     return None
 
 

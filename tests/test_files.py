@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from ser_personal.files import write_whole
+from ser_personal.files import named_in_errors, write_whole
 
 
 def test_a_file_is_written_into_a_new_folder_and_replaced(tmp_path):
@@ -28,3 +29,11 @@ def test_what_fails_midway_leaves_the_former_file(tmp_path, monkeypatch, fails):
         write_whole(path, b"latter")
     assert path.read_bytes() == b"former"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_without_a_file_gets_its_name_and_another_keeps_its_own():
+    with pytest.raises(OSError, match=r"No space left on device: 'ids'") as caught, named_in_errors("ids"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == "ids"
+    with pytest.raises(FileNotFoundError, match="other"), named_in_errors("ids"):
+        Path("other").read_bytes()

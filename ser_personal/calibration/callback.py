@@ -32,10 +32,13 @@ from ser_personal.calibration.speaker_record import (
 )
 from ser_personal.calibration.table import PredictedSet, calibration_table, standard_calibrators
 from ser_personal.errors import UserError
+from ser_personal.gathering import gather_files
 from ser_personal.ranges import LARGEST_SEED, require_range
-from ser_personal.speakers.bank import SpeakerBank
+from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from lightning.pytorch import LightningModule, Trainer
 
@@ -112,12 +115,11 @@ class PLDCCallback(Callback):
         # The first process decides for all: one on another machine may not see the file.
         if trainer.strategy.broadcast(self.bank is None):
             rank_zero_info(f"building the speaker bank over {len(training_set)} training utterances")
-            training = self._predict(trainer, pl_module, "train")
-            if training is not None:
-                predicted = training.predicted
-                self.bank = SpeakerBank.from_utterances(
-                    predicted.speaker_ids, predicted.pooled, predicted.labels, attributes, data.scale, model
-                )
+            builder = SpeakerBankBuilder(attributes, data.scale, model)
+            for batch in predict_split(trainer, pl_module, "train"):
+                builder.add(batch["speaker_ids"], batch["pooled"], batch["labels"])
+            self.bank = _bank_of_all(trainer, builder)
+            if self.bank is not None:
                 self.bank.save(path)
         self.validation = None
         if data.corpus.splits.validation:
@@ -241,6 +243,18 @@ def bank_path(trainer: Trainer) -> Path:
     if trainer.ckpt_path:
         return Path(trainer.ckpt_path).with_suffix(".speaker_bank.safetensors")
     return Path(trainer.log_dir or trainer.default_root_dir) / "speaker_bank.safetensors"
+
+
+def _bank_of_all(trainer: Trainer, builder: SpeakerBankBuilder) -> SpeakerBank | None:
+    """Join the sums of all devices; the first gets the bank, the others None."""
+
+    def merge(paths: Sequence[Path]) -> None:
+        for path in paths[1:]:
+            builder.merge(path)
+
+    if trainer.world_size > 1:
+        gather_files(trainer, trainer.default_root_dir, builder.save, merge)
+    return builder.build() if trainer.is_global_zero else None
 
 
 def _matching_bank(

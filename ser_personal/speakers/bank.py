@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ser_personal.errors import UserError
-from ser_personal.files import write_whole
+from ser_personal.files import named_in_errors, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +22,7 @@ FORMAT = "ser_personal.speaker_bank"
 FORMAT_VERSION = 1
 _ARRAYS = ("vectors", "count", "label_mean", "label_std")
 _OPTIONAL = ("training_mean", "training_std")
+_SUMS = ("utterances", "vector_sum", "vector_squares", "count", "label_mean", "label_squares")
 _METADATA = ("speaker_ids", "attributes", "scale", "fingerprint")
 
 
@@ -192,8 +193,29 @@ class SpeakerBankBuilder:
                     remedy="Check the speaker's audio files and that the model's weights are finite",
                 )
             if speaker_id not in self._speakers:
-                self._speakers[speaker_id] = _SpeakerSums(self._dim, len(self.attributes))
+                self._speakers[speaker_id] = _SpeakerSums.nothing(self._dim, len(self.attributes))
             self._speakers[speaker_id].add(vector, utterance_labels)
+
+    def save(self, path: Path) -> None:
+        """Write the sums, for a builder of another process to `merge`."""
+        ids = sorted(self._speakers)
+        sums = [self._speakers[speaker_id] for speaker_id in ids]
+        arrays = {name: np.array([getattr(of, name) for of in sums]) for name in _SUMS}
+        with named_in_errors(path), path.open("wb") as file:
+            np.savez(file, allow_pickle=False, speaker_ids=np.array(ids, dtype=str), **arrays)
+
+    def merge(self, path: Path) -> None:
+        """Count in what another process added, exact but for the rounding of float64 sums, in whatever order."""
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        for row, speaker_id in enumerate(arrays.pop("speaker_ids").tolist()):
+            theirs = _SpeakerSums(*(arrays[name][row] for name in _SUMS))
+            self._dim = len(theirs.vector_sum)
+            ours = self._speakers.get(speaker_id)
+            if ours is None:
+                self._speakers[speaker_id] = theirs
+            else:
+                ours.merge(theirs)
 
     def build(self) -> SpeakerBank:
         """The bank of all that was added."""
@@ -236,6 +258,7 @@ class SpeakerBankBuilder:
             )
 
 
+@dataclass(eq=False)
 class _SpeakerSums:
     """One speaker's running sums.
 
@@ -243,13 +266,17 @@ class _SpeakerSums:
     are those of distances to the speaker's mean.
     """
 
-    def __init__(self, dim: int, num_attributes: int) -> None:
-        self.utterances = 0
-        self.vector_sum = np.zeros(dim)
-        self.vector_squares = np.zeros(dim)
-        self.count = np.zeros(num_attributes, dtype=np.int64)
-        self.label_mean = np.zeros(num_attributes)
-        self.label_squares = np.zeros(num_attributes)
+    utterances: int
+    vector_sum: NDArray[np.float64]
+    vector_squares: NDArray[np.float64]
+    count: NDArray[np.int64]
+    label_mean: NDArray[np.float64]
+    label_squares: NDArray[np.float64]
+
+    @classmethod
+    def nothing(cls, dim: int, num_attributes: int) -> Self:
+        count = np.zeros(num_attributes, dtype=np.int64)
+        return cls(0, np.zeros(dim), np.zeros(dim), count, np.zeros(num_attributes), np.zeros(num_attributes))
 
     def add(self, vector: NDArray[np.float64], labels: NDArray[np.float64]) -> None:
         before_it = max(self.utterances, 1)
@@ -261,6 +288,19 @@ class _SpeakerSums:
         before = np.where(labelled, labels - self.label_mean, 0.0)
         self.label_mean += before / np.maximum(self.count, 1)
         self.label_squares += before * np.where(labelled, labels - self.label_mean, 0.0)
+
+    def merge(self, other: _SpeakerSums) -> None:
+        """Add another's (Chan et al. 1983); exactly nothing where it has no label, or equal means."""
+        total = np.maximum(self.count + other.count, 1)
+        distance = np.where((self.count > 0) & (other.count > 0), other.label_mean - self.label_mean, 0.0)
+        self.label_squares += other.label_squares + distance**2 * self.count * other.count / total
+        self.label_mean = np.where(self.count > 0, self.label_mean + distance * other.count / total, other.label_mean)
+        self.count += other.count
+        ours, theirs = self.utterances, other.utterances
+        apart = self.vector_sum / max(ours, 1) - other.vector_sum / max(theirs, 1)
+        self.vector_squares += other.vector_squares + apart**2 * ours * theirs / max(ours + theirs, 1)
+        self.vector_sum += other.vector_sum
+        self.utterances += other.utterances
 
 
 def as_float64(array: ArrayLike | Tensor | Any) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from ser_personal.calibration.shift import speaker_shifts
 from ser_personal.calibration.speaker_record import read_vectors
 from ser_personal.errors import UserError
 from ser_personal.finetune.scores import score
-from ser_personal.speakers.bank import SpeakerBank
+from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 from ser_personal.speakers.representation import AskedSpeakers
 
 ATTRIBUTES = ("arousal", "valence")
@@ -65,15 +65,15 @@ def test_bank_beside_the_checkpoint_is_that_of_the_training_predictions(syntheti
 @pytest.fixture
 def built(monkeypatch):
     """Counts how often a bank is built."""
-    calls, build = [], SpeakerBank.from_utterances
+    calls, build = [], SpeakerBankBuilder.build
 
-    def spy(*arguments):
+    def spy(builder):
         # the oracle makes a bank of the test speakers, without a fingerprint
-        if len(arguments) == 6:
-            calls.append(arguments[-1])
-        return build(*arguments)
+        if builder.fingerprint:
+            calls.append(builder.fingerprint)
+        return build(builder)
 
-    monkeypatch.setattr(SpeakerBank, "from_utterances", staticmethod(spy))
+    monkeypatch.setattr(SpeakerBankBuilder, "build", spy)
     return calls
 
 
