@@ -48,8 +48,8 @@ def num_frames(num_samples: int | Tensor) -> int | Tensor:
     return max(0, frames) if isinstance(frames, int) else frames.clamp(min=0)
 
 
-def _name(path: Path) -> str | bytes:
-    """The path as soundfile takes it, which encodes no name that isn't text."""
+def library_name(path: Path) -> str | bytes:
+    """Write a path as soundfile takes it, which encodes no name that isn't text."""
     name = str(path)
     try:
         name.encode()
@@ -71,10 +71,10 @@ def num_samples_of(path: Path) -> int:
     """
     try:
         _refuse_truncated(path)
-        info = soundfile.info(_name(path))
+        info = soundfile.info(library_name(path))
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
-    return _resampled_length(info.frames, info.samplerate)
+    return resampled_length(info.frames, info.samplerate)
 
 
 def decode(path: Path, start: int = 0, num_samples: int | None = None) -> NDArray[np.float32]:
@@ -129,7 +129,7 @@ def _refuse_truncated(path: Path) -> None:
 def _decode(path: Path, start: int, num_samples: int | None) -> NDArray[np.float32]:
     try:
         _refuse_truncated(path)
-        with soundfile.SoundFile(_name(path)) as file:
+        with soundfile.SoundFile(library_name(path)) as file:
             if file.samplerate == SAMPLE_RATE and file.format not in INEXACT_SEEKING:
                 file.seek(min(start, file.frames))
                 return _read_mono(file, num_samples)
@@ -176,10 +176,11 @@ def resample(waveform: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
         resampled = torchaudio.functional.resample(torch.from_numpy(piece), rate, SAMPLE_RATE).numpy()
         skipped = (start - first) // step * step_after
         pieces.append(resampled[skipped : skipped + RESAMPLED_SECONDS * SAMPLE_RATE])
-    return np.concatenate(pieces)[: _resampled_length(len(waveform), rate)]
+    return np.concatenate(pieces)[: resampled_length(len(waveform), rate)]
 
 
-def _resampled_length(num_samples: int, rate: int) -> int:
+def resampled_length(num_samples: int, rate: int) -> int:
+    """Count the samples at 16 kHz of a waveform at another rate, Hz."""
     return -(-num_samples * SAMPLE_RATE // rate)
 
 
