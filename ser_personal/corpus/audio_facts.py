@@ -56,7 +56,7 @@ class AudioFacts:
 class _Samples(NamedTuple):
     """What was read of a file: samples a channel, and the range they lie in."""
 
-    count: int
+    num_samples: int
     lowest: float
     highest: float
 
@@ -93,10 +93,10 @@ def _problems_of(file: soundfile.SoundFile, path: Path, num_samples: int, *, dec
     samples = _read(file) if decode else None
     if num_samples == 0:
         yield Problem(kinds.EMPTY, str(path))
-    elif samples is not None and samples.count < file.frames:
-        yield Problem(kinds.TRUNCATED, str(path), f"ends {file.frames - samples.count} samples early")
+    elif samples is not None and samples.num_samples < file.frames:
+        yield Problem(kinds.TRUNCATED, str(path), f"ends {file.frames - samples.num_samples} samples early")
     # NaN compares as neither
-    elif samples is not None and not (-LOUDEST <= samples.lowest and samples.highest <= LOUDEST):
+    elif samples is not None and not (samples.lowest >= -LOUDEST and samples.highest <= LOUDEST):
         yield Problem(kinds.NO_SOUND, str(path))
     elif num_samples < WINDOW:
         yield Problem(kinds.TOO_SHORT, str(path), f"{num_samples} samples")
