@@ -193,7 +193,9 @@ class PLDCCallback(Callback):
     ) -> dict[str, Any]:
         calibrators = standard_calibrators(pldc, self.validation, draws=self.draws, seed=self.seed)
         rows = calibration_table(test, pldc, calibrators, min_utterances=pl_module.test_metric.min_utterances)  # type: ignore[union-attr,arg-type]
-        show(f"{split}: {len(test.predictions)} utterances", rows, LEGEND)
+        left_out = data.left_out(split, len(test.predictions))
+        title = f"{split}: {len(test.predictions)} utterances" + (f", {left_out} left out" if left_out else "")
+        show(title, rows, LEGEND)
         personalized: Any = pl_module.personalized
         conditions = count_conditions(
             utterances,
@@ -201,7 +203,12 @@ class PLDCCallback(Callback):
             set(personalized.speakers.ids),
             personalized.pretraining_splits,
         )
-        return {"utterances": len(test.predictions), "speakers": conditions, "rows": rows_as_json(rows)}
+        return {
+            "utterances": len(test.predictions),
+            "left_out": left_out,
+            "speakers": conditions,
+            "rows": rows_as_json(rows),
+        }
 
 
 def bank_path(trainer: Trainer) -> Path:

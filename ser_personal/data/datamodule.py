@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from functools import cached_property
+from functools import cached_property, partial
 from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
@@ -15,8 +16,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from ser_personal.audio import WINDOW
 from ser_personal.corpus.resolve import open_corpus
 from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
+from ser_personal.data.bad_audio import BadAudio, BadAudioTally, OnBadAudio, SkippedAudio
 from ser_personal.data.batching import BucketBatchSampler, ExampleKey
 from ser_personal.data.dataset import SpeechExample, samples_of
+from ser_personal.data.lenient_dataset import LenientDataset
 from ser_personal.data.loader import SpeechLoader
 from ser_personal.data.speaker_features import AddSpeakerFeatures, SpeakerFeatures, SpeakerFeatureSource
 from ser_personal.errors import UserError
@@ -49,6 +52,8 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         seed: of the shuffling.
         speaker_features: a vector a speaker, for what makes e_s of such; None where nothing asks for them.
         permute_speaker_features: control: every speaker gets another one's, the same each time.
+        on_bad_audio: raise an error at audio that can't be used, or skip it.
+        max_bad_share: of a set that may be skipped.
 
     Raises:
         UserError: a number is out of its range.
@@ -66,6 +71,8 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         seed: int,
         speaker_features: SpeakerFeatureSource | None = None,
         permute_speaker_features: bool = False,
+        on_bad_audio: OnBadAudio,
+        max_bad_share: float,
     ) -> None:
         require_range("batch_seconds", batch_seconds, 0, above=True)
         if max_batch is not None:
@@ -73,13 +80,17 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         require_range("max_samples", max_samples, WINDOW)
         require_range("num_workers", num_workers, 0)
         require_range("seed", seed, 0, LARGEST_SEED)
+        require_range("max_bad_share", max_bad_share, 0, 1)
         super().__init__()
         self._corpus_or_path = corpus
         self.batch_seconds, self.max_batch, self.max_samples = batch_seconds, max_batch, max_samples
         self.known_speakers_only = known_speakers_only
         self.num_workers, self.seed = num_workers, seed
         self._feature_source, self._permute_features = speaker_features, permute_speaker_features
+        self.skipped_audio = SkippedAudio(max_bad_share) if on_bad_audio == "skip" else None
         self._indices_of: dict[str, list[int]] = {}
+        # split -> utterances that were left out for what their headers show
+        self._left_out: Counter[str] = Counter()
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -131,7 +142,23 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         """Decode at most `limit` training waveforms (samples,), spread evenly over the set, the same on every rank."""
         count = min(limit, len(self.train_indices))
         for k in range(count):
-            yield self.dataset[ExampleKey(self.train_indices[k * len(self.train_indices) // count], epoch=0)].waveform
+            example = self.example(self.train_indices[k * len(self.train_indices) // count])
+            if example is not None:
+                yield example.waveform
+
+    def example(self, index: int) -> Example | None:
+        """Fetch the utterance at a position in `utterances` by itself; None where its audio is bad and skipped.
+
+        Raises:
+            UserError: its audio is bad, and bad audio isn't skipped.
+        """
+        try:
+            return self.dataset[ExampleKey(index, epoch=0)]
+        except UserError as error:
+            if self.skipped_audio is None:
+                raise
+            self.skipped_audio.add([BadAudio.of(index, self.utterances[index], error.what)])
+            return None
 
     @property
     @abstractmethod
@@ -147,6 +174,14 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
     def reason_to_drop(self, utterance: Utterance) -> str | None:
         """Say why an utterance with readable audio isn't used; None where it is."""
 
+    def setup(self, stage: str | None = None) -> None:
+        """Choose the file that lists skipped audio, in the run's folder."""
+        # Every process has to ask for the folder, or the first one waits for the others' answer for ever.
+        if self.skipped_audio is not None and self.trainer is not None:
+            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+            rank = f".rank{self.trainer.global_rank}" if self.trainer.global_rank else ""
+            self.skipped_audio.keep_in(folder / f"skipped_audio{rank}.json")
+
     def split_indices(self, split: str) -> list[int]:
         """Find the utterances of a split that are used, as positions in `utterances`; the others are counted once.
 
@@ -157,6 +192,10 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         if name not in self._indices_of:
             self._indices_of[name] = self._select(name)
         return self._indices_of[name]
+
+    def left_out(self, split: str, predicted: int) -> int:
+        """Count the utterances of a set that should have been predicted and weren't, their audio being bad."""
+        return self._left_out[split] + len(self.split_indices(split)) - predicted
 
     def wanted_indices(self, splits: Sequence[str]) -> list[int]:
         """Find the utterances of several splits that are used, each once however often its split is named.
@@ -175,49 +214,85 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
 
     def loader(self, indices: Sequence[int], *, shuffle: bool) -> SpeechLoader[Batch]:
         """Load some utterances in batches, this rank's share of them."""
+        num_samples = [min(samples_of(self.utterances[i]), self.max_samples) for i in indices]
+        world_size = self.trainer.world_size if self.trainer else 1
         sampler = BucketBatchSampler(
             indices,
-            [min(samples_of(self.utterances[i]), self.max_samples) for i in indices],
+            num_samples,
             batch_seconds=self.batch_seconds,
             max_batch=self.max_batch,
             shuffle=shuffle,
             seed=self.seed,
             rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
+            world_size=world_size,
         )
         collate = self.collate
         if self.speaker_features is not None:
             self.speaker_features.of([self.utterances[i].speaker_id for i in indices])
             collate = AddSpeakerFeatures(collate, self.speaker_features)
-        return SpeechLoader(self.dataset, sampler, collate, num_workers=self.num_workers, persistent=shuffle)
+        load = partial(
+            SpeechLoader,
+            batch_sampler=sampler,
+            collate=collate,
+            num_workers=self.num_workers,
+            persistent=shuffle,
+        )
+        if self.skipped_audio is None:
+            return load(self.dataset)
+        splits = Counter(self.utterances[i].split for i in indices)
+        # a part of a split, such as held-out utterances, takes its part of what the split lacks
+        lacking = [self._left_out[split] * splits[split] / len(self.split_indices(split)) for split in splits]
+        tally = BadAudioTally(
+            self.skipped_audio,
+            utterances=len(indices),
+            left_out_before=sum(lacking),
+            processes=world_size,
+            where=f"split {', '.join(sorted(splits))}",
+        )
+        return load(LenientDataset(self.dataset, indices, num_samples, self.skipped_audio.max_share), tally=tally)
 
     def _select(self, split: str) -> list[int]:
         sets = self.corpus.splits.sets
         require_split(split, sets)
         known = [u for u in sets[split] if u.speaker_id is not None or not self.known_speakers_only]
-        _refuse_unusable_audio(known, split)
-        reasons = {utterance.utterance_id: self.reason_to_drop(utterance) for utterance in known}
+        usable = self._with_usable_audio(known, split)
+        reasons = {utterance.utterance_id: self.reason_to_drop(utterance) for utterance in usable}
         dropped = Counter(reason for reason in reasons.values() if reason is not None)
         if unknown := len(sets[split]) - len(known):
             dropped["unknown speaker"] = unknown
+        if bad := len(known) - len(usable):
+            dropped["with bad audio"] = bad
         kept = [self._position[id_] for id_, reason in reasons.items() if reason is None]
         if dropped:
             listed = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
             rank_zero_info(f"{split}: {len(kept)} utterances used; left out: {listed}")
         return kept
 
+    def _with_usable_audio(self, utterances: Sequence[Utterance], split: str) -> list[Utterance]:
+        """Leave out what headers show to be unusable, where it may be skipped."""
+        unusable = [utterance for utterance in utterances if samples_of(utterance) < WINDOW]
+        if not unusable:
+            return list(utterances)
+        if self.skipped_audio is None:
+            raise _unusable_audio(unusable, split)
+        self.skipped_audio.add([BadAudio.of(self._position[u.utterance_id], u, _wrong(u)) for u in unusable])
+        self.skipped_audio.refuse_too_many(len(unusable), len(utterances), f"split {split}")
+        self._left_out[split] = len(unusable)
+        return [utterance for utterance in utterances if samples_of(utterance) >= WINDOW]
+
     @cached_property
     def _position(self) -> dict[str, int]:
         return {utterance.utterance_id: i for i, utterance in enumerate(self.utterances)}
 
 
-def _refuse_unusable_audio(utterances: Sequence[Utterance], split: str) -> None:
-    unusable = [utterance for utterance in utterances if samples_of(utterance) < WINDOW]
-    if unusable:
-        first = unusable[0]
-        wrong = "missing or unreadable" if isnan(first.seconds) else f"shorter than {WINDOW} samples"
-        raise UserError(
-            f"audio is {wrong}, the first of {len(unusable)} such utterances in split {split}",
-            where=first.path,
-            remedy="`ser check CORPUS` lists them all; restore the files or remove their rows",
-        )
+def _wrong(utterance: Utterance) -> str:
+    return "missing or unreadable" if isnan(utterance.seconds) else f"shorter than {WINDOW} samples"
+
+
+def _unusable_audio(unusable: Sequence[Utterance], split: str) -> UserError:
+    first = unusable[0]
+    return UserError(
+        f"audio is {_wrong(first)}, the first of {len(unusable)} such utterances in split {split}",
+        where=first.path,
+        remedy="`ser check CORPUS` lists them all; restore the files, remove their rows, or set data.on_bad_audio=skip",
+    )

@@ -7,6 +7,7 @@ from math import isnan
 from typing import TYPE_CHECKING
 
 from ser_personal.corpus.splits import canonical_splits
+from ser_personal.data.bad_audio import OnBadAudio
 from ser_personal.data.collate import collate_emotion
 from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.data.dataset import EmotionDataset, EmotionExample
@@ -40,6 +41,8 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         speaker_features: a vector a speaker, for what makes e_s of such; None where nothing asks for them.
         permute_speaker_features: control: every speaker gets another one's, the same each time.
         seed: of the shuffling.
+        on_bad_audio: raise an error at audio that can't be used, or skip it: a batch goes on with what is left.
+        max_bad_share: of a set that may be skipped; more stops the run.
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         speaker_features: SpeakerFeatureSource | None = None,
         permute_speaker_features: bool = False,
         seed: int = 0,
+        on_bad_audio: OnBadAudio = "raise",
+        max_bad_share: float = 0.01,
     ) -> None:
         super().__init__(
             corpus,
@@ -66,6 +71,8 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
             seed=seed,
             speaker_features=speaker_features,
             permute_speaker_features=permute_speaker_features,
+            on_bad_audio=on_bad_audio,
+            max_bad_share=max_bad_share,
         )
         self.test_splits = test_splits
 
@@ -76,6 +83,7 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
             UserError: the corpus can't be read, a split that the stage needs is missing, empty or without its audio, or
                 a training batch would be a single utterance.
         """
+        super().setup(stage)
         if stage in ("fit", None):
             self._refuse_single_utterances(self.wanted_indices(["train"]))
         if stage in ("fit", "validate", None):

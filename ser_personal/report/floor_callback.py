@@ -11,11 +11,12 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ser_personal.calibration.results import rows_as_json, show, write_json
 from ser_personal.calibration.table import CalibrationRow
-from ser_personal.data.batching import ExampleKey
 from ser_personal.finetune.scores import score
 from ser_personal.report.floor import mfcc_functionals, ridge_floor
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from lightning.pytorch import LightningModule, Trainer
 
 
@@ -39,7 +40,9 @@ class RidgeFloorCallback(Callback):
             return
         tests = {split: data.split_indices(split) for split in data.wanted_test_splits}
         wanted = {index for indices in (train, *tests.values()) for index in indices}
-        features = {index: mfcc_functionals(data.dataset[ExampleKey(index, 0)].waveform) for index in wanted}
+        examples = ((index, data.example(index)) for index in wanted)
+        features = {index: mfcc_functionals(example.waveform) for index, example in examples if example is not None}
+        train, tests = _known(train, features), {split: _known(tests[split], features) for split in tests}
         labels = np.array([[u.labels.get(attribute, np.nan) for attribute in attributes] for u in data.utterances])
         of_training = np.stack([features[index] for index in train])
         metric: Any = pl_module.test_metric
@@ -53,3 +56,8 @@ class RidgeFloorCallback(Callback):
             splits[split] = {"rows": rows_as_json([row])}
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "floor.json", {"splits": splits})
+
+
+def _known(indices: list[int], features: Collection[int]) -> list[int]:
+    """Leave out what has no features: audio that is bad, and skipped."""
+    return [index for index in indices if index in features]
