@@ -139,7 +139,9 @@ def test_fine_tuning_leaves_bad_audio_out(folder: Path, num_workers: int) -> Non
     data.setup("fit")
     for _ in range(2):
         batches = seen(data.train_dataloader())
-        assert sorted(index for batch in batches for index in batch) == [index for index in range(24) if index not in {3, 5, 6}]
+        assert sorted(index for batch in batches for index in batch) == [
+            index for index in range(24) if index not in {3, 5, 6}
+        ]
         assert len(batches) == len(data.train_dataloader())
     assert sorted(one.index for one in data.skipped_audio) == [3, 5, 6]
     assert data.left_out("train", 21) == 3
