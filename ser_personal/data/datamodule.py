@@ -7,10 +7,11 @@ from collections import Counter
 from functools import cached_property, partial
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from ser_personal.audio import WINDOW
@@ -181,6 +182,27 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
             rank = f".rank{self.trainer.global_rank}" if self.trainer.global_rank else ""
             self.skipped_audio.keep_in(folder / f"skipped_audio{rank}.json")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Have a checkpoint say which speakers it was trained on."""
+        return {"train_speakers": self.train_speaker_ids}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on with a fit on other speakers.
+
+        Raises:
+            UserError: the checkpoint was trained on others than this corpus has.
+        """
+        # one of before speakers were written down says nothing of them
+        before = state_dict.get("train_speakers")
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING or before is None:
+            return
+        if differing := sorted({*before} ^ {*self.train_speaker_ids}):
+            raise UserError(
+                f"was trained on other speakers than this corpus has ({len(differing)} differ, first {differing[0]})",
+                where="the checkpoint to resume",
+                remedy="Resume on the same corpus, or start a fresh fit",
+            )
 
     def split_indices(self, split: str) -> list[int]:
         """Find the utterances of a split that are used, as positions in `utterances`; the others are counted once.

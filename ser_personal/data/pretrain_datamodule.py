@@ -175,15 +175,16 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         return f"shorter than {self.min_samples / SAMPLE_RATE:g} s" if too_short else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Have a checkpoint say which codebook it was trained on."""
-        return {"codebook": self.pseudo_labels.source.codebook_hash}
+        """Have a checkpoint say which speakers and which codebook it was trained on."""
+        return {**super().state_dict(), "codebook": self.pseudo_labels.source.codebook_hash}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse a checkpoint that was trained on another codebook.
+        """Refuse a checkpoint that was trained on another codebook, and to go on with one of other speakers.
 
         Raises:
             UserError: it was; its predictions would be scored against other clusters.
         """
+        super().load_state_dict(state_dict)
         now = self.pseudo_labels.source.codebook_hash
         if state_dict["codebook"] != now:
             raise UserError(

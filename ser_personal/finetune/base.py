@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ser_personal.encoder.base import Encoder
-from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
+from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint, using
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import PREFIX, PersonalizedModule, known_speakers
 from ser_personal.encoder.personalized import PersonalizedEncoder
@@ -124,11 +124,12 @@ class FineTuning(PersonalizedModule):
                 where=path,
                 remedy="Leave --model.fusion out, or pre-train with that fusion",
             )
-        self.personalized.rebuild(description)
-        self.complete_speakers(weights, training_set)
-        self.personalized.load_state_dict(
-            {name.removeprefix(PREFIX): weights[name] for name in weights if name.startswith(PREFIX)}
-        )
+        with using(path):
+            self.personalized.rebuild(description)
+            self.complete_speakers(weights, training_set)
+            self.personalized.load_state_dict(
+                {name.removeprefix(PREFIX): weights[name] for name in weights if name.startswith(PREFIX)}
+            )
 
     def _check_embedding_is_learnt(self) -> None:
         is_learnt = self.personalized.fusion_name != "none" and self.personalized.speakers.is_learnt

@@ -102,6 +102,7 @@ def kmeans(
     require_range("seed", seed, 0, LARGEST_SEED)
     _require_one_device(devices)
     teacher = teacher or MFCCTeacher()
+    teacher.check_precision(precision)
     teacher.build()
     run = partial(run_teacher, teacher, accelerator=accelerator, precision=precision)
     external = None if codebook is None else Codebook.load(codebook)
@@ -126,7 +127,8 @@ def kmeans(
         if external:
             centroids = external.centroids
         else:
-            reservoir = FrameReservoir(sample_share, max_sampled_frames, seed)
+            # room for no more frames than there are
+            reservoir = FrameReservoir(sample_share, min(max_sampled_frames, data.fit_frames), seed)
             run(data.fit_loader(), FrameSampler(reservoir), "Sampling frames")
             centroids = Codebook.fit(reservoir.sample(), num_clusters, iterations, restarts, seed).centroids
         chosen = Codebook(centroids, made_with)

@@ -82,6 +82,11 @@ class PseudoLabelData:
             digest.update(f"{utterance.utterance_id}\t{samples_of(utterance)}\n".encode())
         return f"{len(self.utterances)} utterances, {digest.hexdigest()[:16]}"
 
+    @property
+    def fit_frames(self) -> int:
+        """How many frames the audio has that the codebook is fitted on."""
+        return sum(num_frames(samples_of(u)) for u in self.utterances if u.split in self._fit_splits)
+
     def fit_loader(self) -> SpeechLoader[SpeechBatch]:
         """Load what the codebook is fitted on.
 

@@ -14,6 +14,7 @@ from torchaudio.transforms import MFCC
 
 from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
 from ser_personal.encoder.pooling import real_frames
+from ser_personal.errors import UserError
 from ser_personal.ranges import require_range
 from ser_personal.types import EncoderOutput
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from ser_personal.encoder.hubert import HubertEncoder
 
+HALF_PRECISIONS = ("bf16-true", "16-true")
 COEFFICIENTS = 13
 MELS = 40
 
@@ -31,6 +33,9 @@ class Teacher(nn.Module, ABC):
 
     def build(self) -> None:
         """Make ready what `__init__` only names, such as weights on a hub."""
+
+    def check_precision(self, precision: str) -> None:
+        """Refuse a precision, as Lightning names it, that the teacher can't compute in."""
 
     @property
     @abstractmethod
@@ -67,6 +72,19 @@ class MFCCTeacher(Teacher):
         spectrum = {"n_fft": WINDOW, "win_length": WINDOW, "hop_length": HOP, "n_mels": MELS, "center": False}
         # torchaudio's decibels are cut relative to the loudest frame of the whole batch; plain logarithms aren't
         self.mfcc = MFCC(SAMPLE_RATE, n_mfcc=COEFFICIENTS, log_mels=True, melkwargs=spectrum)
+
+    def check_precision(self, precision: str) -> None:
+        """Refuse half precision, which has no Fourier transform of 400 samples.
+
+        Raises:
+            UserError: the weights would be in half precision.
+        """
+        if precision in HALF_PRECISIONS:
+            raise UserError(
+                "MFCC can't be computed in half precision",
+                where=f"precision {precision}",
+                remedy="Leave it out; a network as teacher can do with it",
+            )
 
     @property
     def description(self) -> dict[str, str | int]:

@@ -96,7 +96,7 @@ def load_finetuned(checkpoint: str) -> EmotionFineTuning:
     Raises:
         UserError: it is missing, damaged, or of another stage.
     """
-    from ser_personal.encoder.checkpoint import read_checkpoint
+    from ser_personal.encoder.checkpoint import read_checkpoint, using
     from ser_personal.finetune.module import EmotionFineTuning
 
     if not any(name.startswith("interpreter.") for name in read_checkpoint(checkpoint)["state_dict"]):
@@ -105,7 +105,8 @@ def load_finetuned(checkpoint: str) -> EmotionFineTuning:
             where=checkpoint,
             remedy="Give one written by `ser fit --config configs/finetune.yaml`",
         )
-    module = EmotionFineTuning.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+    with using(checkpoint):
+        module = EmotionFineTuning.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     return module.eval()
 
 

@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_checkpoint_comes_back(path):
-    torch.save({DESCRIPTION: {"fusion": "last"}, "state_dict": {"w": torch.arange(6.0)}}, path)
+    torch.save({DESCRIPTION: {"fusion": "last"}, "state_dict": {"w": torch.arange(6.0)}, "hyper_parameters": {}}, path)
     checkpoint = read_checkpoint(str(path))
     assert checkpoint[DESCRIPTION] == {"fusion": "last"}
     assert checkpoint["state_dict"]["w"].tolist() == [0, 1, 2, 3, 4, 5]
