@@ -1,9 +1,12 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and are known by their content."""
 
 from __future__ import annotations
 
 import os
+from hashlib import blake2b
 from pathlib import Path
+
+BYTES_AT_ONCE = 2**20
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
@@ -19,3 +22,19 @@ def write_whole(path: str | Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the files of a folder written to the disk itself, before the folder gets its name."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def content_hash(path: Path) -> str:
+    """Hash a file's bytes, 32 hex digits."""
+    digest = blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(BYTES_AT_ONCE):
+            digest.update(block)
+    return digest.hexdigest()

@@ -224,7 +224,10 @@ def _matching_bank(
     if not path.is_file():
         return None
     bank = SpeakerBank.load(path)
-    return bank if (bank.fingerprint, bank.attributes, bank.scale) == (model, attributes, scale) else None
+    if (bank.fingerprint, bank.attributes, bank.scale) == (model, attributes, scale):
+        return bank
+    rank_zero_info(f"{path}: is of another model, corpus or scale, so it is built anew")
+    return None
 
 
 def _attributes(pl_module: LightningModule) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from hashlib import blake2b
 from multiprocessing.pool import ThreadPool
 from stat import S_ISREG
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -17,6 +16,7 @@ from ser_personal.audio import LOUDEST, SAMPLE_RATE, UNREADABLE, WINDOW, is_trun
 from ser_personal.corpus import problem_kinds as kinds
 from ser_personal.corpus.base import HEADER_THREADS
 from ser_personal.corpus.problem_kinds import Problem
+from ser_personal.files import content_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 SILENCE = 1e-4
 BLOCK_VALUES = 4_000_000
 FILES_AT_ONCE = 32
-BYTES_AT_ONCE = 2**20
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -144,16 +143,12 @@ def same_files(utterances: Sequence[Utterance], facts: Sequence[AudioFacts], con
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _hash(path: Path) -> bytes:
+def _hash(path: Path) -> str:
     """Hash a file's bytes; nothing where it can't be read, which is another problem's to say."""
-    digest = blake2b(digest_size=16)
     try:
-        with path.open("rb") as file:
-            while block := file.read(BYTES_AT_ONCE):
-                digest.update(block)
+        return content_hash(path)
     except OSError:
-        return b""
-    return digest.digest()
+        return ""
 
 
 def _in_parallel(

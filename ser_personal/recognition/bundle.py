@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ser_personal.audio import SAMPLE_RATE, WINDOW
 from ser_personal.calibration.conformal import ConformalTable
 from ser_personal.errors import UserError
+from ser_personal.files import content_hash, sync_folder
 from ser_personal.recognition.causal import PLDCSettings
 from ser_personal.recognition.parts import describe_part, make_part
 from ser_personal.speakers.bank import SpeakerBank
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ser_personal.recognition.network import EmotionNetwork
 
 FORMAT = "ser_personal.bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = "model.safetensors"
@@ -31,6 +32,8 @@ BANK = "speaker_bank.safetensors"
 CONFORMAL = "conformal.json"
 CARD = "README.md"
 ONNX = "model.onnx"
+# what config.json names by its content, so that no file of another bundle passes for it
+HASHED = (WEIGHTS, BANK, CONFORMAL)
 FILES = (CONFIG, PREPROCESSOR, WEIGHTS, BANK, CONFORMAL, CARD)
 _REMEDY = "Give a folder that `ser export` wrote"
 
@@ -92,15 +95,17 @@ def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], None]) -
     try:
         weights = {name: weight.cpu().contiguous().clone() for name, weight in bundle.network.state_dict().items()}
         save_file(weights, temporary / WEIGHTS, {"format": "pt"})
-        _write_json(temporary / CONFIG, _config(bundle))
-        # safetensors lets nobody else read what it writes
-        shutil.copymode(temporary / CONFIG, temporary / WEIGHTS)
         _write_json(temporary / PREPROCESSOR, _preprocessor(bundle))
+        # safetensors lets nobody else read what it writes
+        shutil.copymode(temporary / PREPROCESSOR, temporary / WEIGHTS)
         if bundle.bank is not None:
             bundle.bank.save(temporary / BANK)
         if bundle.conformal is not None:
             bundle.conformal.save(temporary / CONFORMAL)
         finish(temporary)
+        files = {name: content_hash(temporary / name) for name in HASHED if (temporary / name).exists()}
+        _write_json(temporary / CONFIG, {**_config(bundle), "files": files})
+        sync_folder(temporary)
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)
@@ -127,12 +132,13 @@ def read_bundle(folder: Path) -> Bundle:
     config = _read_json(folder / CONFIG)
     if config.get("format") != FORMAT:
         raise UserError("isn't a bundle of ser_personal", where=folder, remedy=_REMEDY)
-    if config["format_version"] > FORMAT_VERSION:
+    if config.get("format_version") != FORMAT_VERSION:
         raise UserError(
-            f"bundle of format {config['format_version']}; this version reads up to {FORMAT_VERSION}",
+            f"bundle of format {config.get('format_version')}; this version reads format {FORMAT_VERSION}",
             where=folder,
-            remedy="Update ser_personal",
+            remedy="Update ser_personal, or write the bundle again with `ser export`",
         )
+    _check_files(folder, config.get("files"))
     rate = _read_json(folder / PREPROCESSOR).get("sampling_rate")
     if rate != SAMPLE_RATE:
         raise UserError(f"expects audio at {rate} Hz, not {SAMPLE_RATE}", where=folder / PREPROCESSOR, remedy=_REMEDY)
@@ -151,6 +157,16 @@ def read_bundle(folder: Path) -> Bundle:
         raise UserError(f"lacks or misspells {error}", where=folder / CONFIG, remedy=_REMEDY) from error
     check_belongs(bundle, folder)
     return bundle
+
+
+def _check_files(folder: Path, hashes: object) -> None:
+    """Refuse files that aren't those that the bundle was written with; one that was taken away is no other file."""
+    if not isinstance(hashes, dict):
+        raise UserError("doesn't say what its files hold", where=folder / CONFIG, remedy=_REMEDY)
+    for name in HASHED:
+        path = folder / name
+        if path.is_file() and content_hash(path) != hashes.get(name):
+            raise UserError("isn't the file that the bundle was written with", where=path, remedy=_REMEDY)
 
 
 def check_belongs(bundle: Bundle, where: object) -> None:

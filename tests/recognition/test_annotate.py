@@ -253,9 +253,9 @@ def test_a_bundle_without_a_bank_calibrates_nobody(annotate, bundle_folder, tmp_
 def test_a_bundle_of_a_newer_version(annotate, bundle_folder, tmp_path, capsys):
     copy = shutil.copytree(bundle_folder, tmp_path / "copy")
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"format_version": 2}))
+    (copy / "config.json").write_text(json.dumps(config | {"format_version": 3}))
     annotate("--model", copy, code=2)
-    assert "bundle of format 2; this version reads up to 1. Update ser_personal" in capsys.readouterr().err
+    assert "bundle of format 3; this version reads format 2. Update ser_personal" in capsys.readouterr().err
 
 
 def test_nothing_half_written_takes_the_tables_name(tmp_path):
