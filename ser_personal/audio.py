@@ -24,8 +24,8 @@ HOP = 320
 FRAME_RATE = SAMPLE_RATE // HOP
 # formats in which libsndfile lands only near the sample it seeks
 INEXACT_SEEKING = ("OGG", "MP3")
-# TypeError: raw audio without a header
-UNREADABLE = (soundfile.SoundFileError, OSError, TypeError)
+# TypeError: raw audio without a header; ValueError: a path that holds a zero byte
+UNREADABLE = (soundfile.SoundFileError, OSError, TypeError, ValueError)
 # read at once, all channels together: many channels must not take many times the memory of one
 BLOCK_VALUES = 4_000_000
 RESAMPLED_SECONDS = 60
@@ -70,7 +70,7 @@ def num_samples_of(path: Path) -> int:
         UserError: the file is missing, truncated or no sound file.
     """
     try:
-        _refuse_truncated(path)
+        _refuse_damaged(path)
         info = soundfile.info(library_name(path))
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
@@ -120,7 +120,10 @@ def is_truncated(path: Path) -> bool:
     return False
 
 
-def _refuse_truncated(path: Path) -> None:
+def _refuse_damaged(path: Path) -> None:
+    # opening a pipe would wait for ever for who writes into it
+    if path.exists() and not path.is_file():
+        raise UserError("isn't a file", where=path, remedy="Give a sound file; `ser check CORPUS` lists every such path")
     if is_truncated(path):
         what = "is truncated: its header announces more than it holds"
         raise UserError(what, where=path, remedy="Copy the file again; `ser check CORPUS` lists every such file")
@@ -128,7 +131,7 @@ def _refuse_truncated(path: Path) -> None:
 
 def _decode(path: Path, start: int, num_samples: int | None) -> NDArray[np.float32]:
     try:
-        _refuse_truncated(path)
+        _refuse_damaged(path)
         with soundfile.SoundFile(library_name(path)) as file:
             if file.samplerate == SAMPLE_RATE and file.format not in INEXACT_SEEKING:
                 file.seek(min(start, file.frames))
