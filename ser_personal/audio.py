@@ -59,7 +59,9 @@ def library_name(path: Path) -> str | bytes:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    what = f"can't be decoded ({error})" if path.exists() else "no such audio file"
+    # libsndfile's own words, without the path that stands before them anyway
+    reason = str(getattr(error, "error_string", error)).rstrip(".")
+    what = f"can't be decoded ({reason})" if path.exists() else "no such audio file"
     return UserError(what, where=path, remedy="`ser check CORPUS` lists every such file")
 
 
@@ -123,7 +125,9 @@ def is_truncated(path: Path) -> bool:
 def _refuse_damaged(path: Path) -> None:
     # opening a pipe would wait for ever for who writes into it
     if path.exists() and not path.is_file():
-        raise UserError("isn't a file", where=path, remedy="Give a sound file; `ser check CORPUS` lists every such path")
+        raise UserError(
+            "isn't a file", where=path, remedy="Give a sound file; `ser check CORPUS` lists every such path"
+        )
     if is_truncated(path):
         what = "is truncated: its header announces more than it holds"
         raise UserError(what, where=path, remedy="Copy the file again; `ser check CORPUS` lists every such file")

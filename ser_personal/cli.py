@@ -45,6 +45,7 @@ COMMANDS = {
         "ser_personal.corpus.check:check", "list what is in a corpus and what is wrong with it", ("corpus",)
     ),
     "kmeans": Command("ser_personal.pretrain.kmeans:kmeans", "fit the codebook and write pseudo-labels"),
+    "cache": Command("ser_personal.pretrain.cache:cache", "run an encoder once and keep its frames for training"),
     "import": Command(
         "ser_personal.pretrain.released:import_released",
         "turn a released fairseq checkpoint or sklearn codebook into safetensors",
@@ -54,6 +55,14 @@ COMMANDS = {
         "ser_personal.calibration.command:calibrate_tables",
         "calibrate a table of predictions by PLDC and its controls, without a model",
         ("predictions",),
+    ),
+    "floor": Command("ser_personal.report.floor_command:floor", "score a ridge regression on a corpus", ("corpus",)),
+    "folds": Command("ser_personal.corpus.folds:folds", "write leave-speakers-out folds of a corpus", ("corpus",)),
+    "study": Command("ser_personal.study.command:study", "run a grid of recipes and seeds, and compare them"),
+    "compare": Command(
+        "ser_personal.report.comparison.command:compare",
+        "compare test runs: scores with intervals, beside what they cost",
+        ("runs",),
     ),
     "report": Command("ser_personal.report.report:report", "write report.html and an audit of a test run", ("run",)),
     "export": Command(
@@ -232,3 +241,8 @@ def _refuse_endless(content: object, path: str) -> None:
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value
+
+
+# Lightning starts its other processes by this module's name
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BYTES_AT_ONCE = 2**20
 
@@ -15,7 +20,7 @@ def write_whole(path: str | Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with named_in_errors(path), temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -38,3 +43,14 @@ def content_hash(path: Path) -> str:
         while block := file.read(BYTES_AT_ONCE):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextmanager
+def named_in_errors(path: str | Path) -> Iterator[None]:
+    """Have an error of the file system say which file it is about, which that of a full disk doesn't."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise

@@ -7,7 +7,7 @@ from collections import Counter
 from functools import cached_property, partial
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
@@ -19,13 +19,13 @@ from ser_personal.corpus.resolve import open_corpus
 from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
 from ser_personal.data.bad_audio import BadAudio, BadAudioTally, OnBadAudio, SkippedAudio
 from ser_personal.data.batching import BucketBatchSampler, ExampleKey
-from ser_personal.data.dataset import SpeechExample, samples_of
+from ser_personal.data.dataset import SpeechExample, UtteranceExample, samples_of
 from ser_personal.data.lenient_dataset import LenientDataset
 from ser_personal.data.loader import SpeechLoader
 from ser_personal.data.speaker_features import AddSpeakerFeatures, SpeakerFeatures, SpeakerFeatureSource
 from ser_personal.errors import UserError
 from ser_personal.ranges import LARGEST_SEED, require_range
-from ser_personal.types import ATTRIBUTES, SpeechBatch
+from ser_personal.types import ATTRIBUTES, SpeakerBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ser_personal.corpus.base import Corpus
-    from ser_personal.data.dataset import SpeechDataset
-    from ser_personal.types import Utterance
+    from ser_personal.data.dataset import UtteranceDataset
+    from ser_personal.types import FeatureSource, Utterance
 
-Example = TypeVar("Example", bound=SpeechExample)
-Batch = TypeVar("Batch", bound=SpeechBatch)
+Example = TypeVar("Example", bound=UtteranceExample)
+Batch = TypeVar("Batch", bound=SpeakerBatch)
 
 
 class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
@@ -72,8 +72,8 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         seed: int,
         speaker_features: SpeakerFeatureSource | None = None,
         permute_speaker_features: bool = False,
-        on_bad_audio: OnBadAudio,
-        max_bad_share: float,
+        on_bad_audio: OnBadAudio = "raise",
+        max_bad_share: float = 0.01,
     ) -> None:
         require_range("batch_seconds", batch_seconds, 0, above=True)
         if max_batch is not None:
@@ -139,13 +139,18 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         }
         return {name: float(np.nanmean(values)) for name, values in labels.items() if not np.isnan(values).all()}
 
+    @property
+    def train_emotions(self) -> dict[str, int]:
+        """Categorical emotion -> how many training utterances have it, sorted."""
+        return dict(sorted(Counter(e for i in self.train_indices if (e := self.utterances[i].emotion)).items()))
+
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
         """Decode at most `limit` training waveforms (samples,), spread evenly over the set, the same on every rank."""
         count = min(limit, len(self.train_indices))
         for k in range(count):
             example = self.example(self.train_indices[k * len(self.train_indices) // count])
             if example is not None:
-                yield example.waveform
+                yield cast("SpeechExample", example).waveform
 
     def example(self, index: int) -> Example | None:
         """Fetch the utterance at a position in `utterances` by itself; None where its audio is bad and skipped.
@@ -162,8 +167,17 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             return None
 
     @property
+    def feature_source(self) -> FeatureSource | None:
+        """What made the frames that batches hold in place of audio; None, for they hold audio."""
+        return None
+
+    def length_of(self, utterance: Utterance) -> int:
+        """How much of an utterance a batch holds, in samples."""
+        return min(samples_of(utterance), self.max_samples)
+
+    @property
     @abstractmethod
-    def dataset(self) -> SpeechDataset[Example]:
+    def dataset(self) -> UtteranceDataset[Example]:
         """Examples of all utterances, whatever their split."""
 
     @property
@@ -234,13 +248,19 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             )
         return indices
 
-    def loader(self, indices: Sequence[int], *, shuffle: bool) -> SpeechLoader[Batch]:
-        """Load some utterances in batches, this rank's share of them."""
-        num_samples = [min(samples_of(self.utterances[i]), self.max_samples) for i in indices]
+    def loader(
+        self,
+        indices: Sequence[int],
+        *,
+        shuffle: bool,
+        collate: Callable[[Sequence[Example]], Batch] | None = None,
+    ) -> SpeechLoader[Batch]:
+        """Load some utterances in batches, this rank's share of them; one that stands several times, as often."""
+        lengths = [self.length_of(self.utterances[i]) for i in indices]
         world_size = self.trainer.world_size if self.trainer else 1
         sampler = BucketBatchSampler(
             indices,
-            num_samples,
+            lengths,
             batch_seconds=self.batch_seconds,
             max_batch=self.max_batch,
             shuffle=shuffle,
@@ -248,7 +268,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=world_size,
         )
-        collate = self.collate
+        collate = collate or self.collate
         if self.speaker_features is not None:
             self.speaker_features.of([self.utterances[i].speaker_id for i in indices])
             collate = AddSpeakerFeatures(collate, self.speaker_features)
@@ -271,13 +291,17 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             processes=world_size,
             where=f"split {', '.join(sorted(splits))}",
         )
-        return load(LenientDataset(self.dataset, indices, num_samples, self.skipped_audio.max_share), tally=tally)
+        return load(LenientDataset(self.dataset, indices, lengths, self.skipped_audio.max_share), tally=tally)
 
     def _select(self, split: str) -> list[int]:
         sets = self.corpus.splits.sets
         require_split(split, sets)
         known = [u for u in sets[split] if u.speaker_id is not None or not self.known_speakers_only]
-        usable = self._with_usable_audio(known, split)
+        if self.skipped_audio is None:
+            self.refuse_unusable(known, split)
+            usable = known
+        else:
+            usable = self._with_usable_audio(known, split, self.skipped_audio)
         reasons = {utterance.utterance_id: self.reason_to_drop(utterance) for utterance in usable}
         dropped = Counter(reason for reason in reasons.values() if reason is not None)
         if unknown := len(sets[split]) - len(known):
@@ -290,17 +314,31 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             rank_zero_info(f"{split}: {len(kept)} utterances used; left out: {listed}")
         return kept
 
-    def _with_usable_audio(self, utterances: Sequence[Utterance], split: str) -> list[Utterance]:
-        """Leave out what headers show to be unusable, where it may be skipped."""
+    def _with_usable_audio(
+        self, utterances: Sequence[Utterance], split: str, skipped_audio: SkippedAudio
+    ) -> list[Utterance]:
+        """Leave out what headers show to be unusable."""
         unusable = [utterance for utterance in utterances if samples_of(utterance) < WINDOW]
-        if not unusable:
-            return list(utterances)
-        if self.skipped_audio is None:
-            raise _unusable_audio(unusable, split)
-        self.skipped_audio.add([BadAudio.of(self._position[u.utterance_id], u, _wrong(u)) for u in unusable])
-        self.skipped_audio.refuse_too_many(len(unusable), len(utterances), f"split {split}")
+        skipped_audio.add([BadAudio.of(self._position[u.utterance_id], u, _wrong(u)) for u in unusable])
+        if unusable:
+            skipped_audio.refuse_too_many(len(unusable), len(utterances), f"split {split}")
         self._left_out[split] = len(unusable)
         return [utterance for utterance in utterances if samples_of(utterance) >= WINDOW]
+
+    def refuse_unusable(self, utterances: Sequence[Utterance], split: str) -> None:
+        """Refuse a split of which something can't be read.
+
+        Raises:
+            UserError: audio is missing, unreadable or shorter than one frame.
+        """
+        unusable = [utterance for utterance in utterances if samples_of(utterance) < WINDOW]
+        if unusable:
+            first = unusable[0]
+            raise UserError(
+                f"audio is {_wrong(first)}, the first of {len(unusable)} such utterances in split {split}",
+                where=first.path,
+                remedy="`ser check CORPUS` lists them all; restore or remove them, or set data.on_bad_audio=skip",
+            )
 
     @cached_property
     def _position(self) -> dict[str, int]:
@@ -309,12 +347,3 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
 
 def _wrong(utterance: Utterance) -> str:
     return "missing or unreadable" if isnan(utterance.seconds) else f"shorter than {WINDOW} samples"
-
-
-def _unusable_audio(unusable: Sequence[Utterance], split: str) -> UserError:
-    first = unusable[0]
-    return UserError(
-        f"audio is {_wrong(first)}, the first of {len(unusable)} such utterances in split {split}",
-        where=first.path,
-        remedy="`ser check CORPUS` lists them all; restore the files, remove their rows, or set data.on_bad_audio=skip",
-    )

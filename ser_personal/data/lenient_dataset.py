@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from torch.utils.data import Dataset
 
 from ser_personal.data.bad_audio import BadAudio, too_many
-from ser_personal.data.dataset import Fault, SpeechExample
+from ser_personal.data.dataset import Fault, UtteranceExample
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ser_personal.data.batching import ExampleKey
-    from ser_personal.data.dataset import SpeechDataset
+    from ser_personal.data.dataset import UtteranceDataset
 
-Example = TypeVar("Example", bound=SpeechExample)
+Example = TypeVar("Example", bound=UtteranceExample)
 
 # a smaller batch has neither a CCC nor batch statistics
 LEAST_LEFT = 2
@@ -51,7 +51,7 @@ class LenientDataset(Dataset[Example], Generic[Example]):
     """
 
     def __init__(
-        self, dataset: SpeechDataset[Example], indices: Sequence[int], num_samples: Sequence[int], max_share: float
+        self, dataset: UtteranceDataset[Example], indices: Sequence[int], num_samples: Sequence[int], max_share: float
     ) -> None:
         self.dataset, self.max_share = dataset, max_share
         ordered = sorted(zip(num_samples, indices, strict=True))

@@ -9,21 +9,21 @@ import torch
 from torch.utils.data import DataLoader
 
 from ser_personal.data.bad_audio import BadAudio
-from ser_personal.data.dataset import Fault, SpeechExample
+from ser_personal.data.dataset import Fault, UtteranceExample
 from ser_personal.data.lenient_dataset import Remainder
 from ser_personal.errors import UserError
-from ser_personal.types import SpeechBatch
+from ser_personal.types import SpeakerBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ser_personal.data.bad_audio import BadAudioTally
     from ser_personal.data.batching import BucketBatchSampler
-    from ser_personal.data.dataset import SpeechDataset
+    from ser_personal.data.dataset import UtteranceDataset
     from ser_personal.data.lenient_dataset import LenientDataset
 
-Example = TypeVar("Example", bound=SpeechExample)
-Batch = TypeVar("Batch", bound=SpeechBatch)
+Example = TypeVar("Example", bound=UtteranceExample)
+Batch = TypeVar("Batch", bound=SpeakerBatch)
 
 
 class _Partial(NamedTuple, Generic[Batch]):
@@ -53,7 +53,7 @@ class SpeechLoader(Generic[Batch]):
 
     def __init__(
         self,
-        dataset: SpeechDataset[Example] | LenientDataset[Example],
+        dataset: UtteranceDataset[Example] | LenientDataset[Example],
         batch_sampler: BucketBatchSampler,
         collate: Callable[[Sequence[Example]], Batch],
         *,

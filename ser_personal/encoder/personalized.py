@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, TypedDict
 from torch import nn
 
 from ser_personal.encoder.fusion import NoFusion, make_fusion
+from ser_personal.encoder.saved import fitting_encoder
 from ser_personal.errors import UserError
-from ser_personal.speakers.representation import AskedSpeakers, KnownSpeakers, SpeakerDescription, SpeakerRepresentation
+from ser_personal.speakers.representation import (
+    AskedSpeakers,
+    Heard,
+    KnownSpeakers,
+    SpeakerDescription,
+    SpeakerRepresentation,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_personal.encoder.base import Encoder
-    from ser_personal.types import EncoderOutput, FusionName, SpeechBatch
+    from ser_personal.types import CachedBatch, EncoderOutput, FusionName, SpeechBatch
 
 
 class EncoderDescription(TypedDict):
@@ -76,6 +83,7 @@ class PersonalizedEncoder(nn.Module):
         """
         self.fusion_name = description["fusion"]
         self.pretraining_splits = description["pretraining_splits"]
+        self.encoder = fitting_encoder(self.encoder, description["encoder_config"])
         self.encoder.build(description["encoder_config"])
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim)
         speakers = description["speakers"]
@@ -89,6 +97,12 @@ class PersonalizedEncoder(nn.Module):
                 remedy=f"Give --model.speakers {speakers['name']}",
             )
         self.speakers.rebuild(speakers, self.encoder.dim)
+
+    @property
+    def heard(self) -> Heard:
+        """Whose audio made e_s, and of which sets."""
+        by_policy = self.speakers.heard if self.speakers.ids else Heard()
+        return Heard(by_policy.speaker_ids | {*self.speakers.ids}, by_policy.splits | {*self.pretraining_splits})
 
     @property
     def settings(self) -> tuple[object, ...]:
@@ -106,12 +120,15 @@ class PersonalizedEncoder(nn.Module):
         )
 
     def forward(
-        self, batch: SpeechBatch, time_mask: Tensor | None = None, as_unseen: Sequence[bool] | None = None
+        self,
+        batch: SpeechBatch | CachedBatch,
+        time_mask: Tensor | None = None,
+        as_unseen: Sequence[bool] | None = None,
     ) -> EncoderOutput:
         """Encode a batch.
 
         Args:
-            batch: waveforms and their speakers.
+            batch: waveforms, or cached frames, and their speakers.
             time_mask: (batch, frames), frames to mask.
             as_unseen: (batch,), whose speaker is to be treated as if never seen before.
         """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -12,6 +14,7 @@ from ser_personal.encoder.module import known_speakers
 from ser_personal.errors import UserError
 from ser_personal.pretrain.papt import CODEBOOK, PAPT
 from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.speakers.representation import Heard
 from ser_personal.speakers.unseen import Mean, UnseenPolicy
 
 if TYPE_CHECKING:
@@ -64,9 +67,6 @@ class SpeakerAdaptation(PAPT):
             mask_prob=mask_prob,
             mask_length=mask_length,
             mask_min=mask_min,
-            # what isn't learnt can't be penalised, and rows that no batch asks for must stay as they are
-            feature_penalty=0.0,
-            weight_decay=0.0,
             learning_rate=learning_rate,
             warmup_share=warmup_share,
             seed=seed,
@@ -122,9 +122,42 @@ class SpeakerAdaptation(PAPT):
         weight.register_hook(of_new_rows)
 
     @property
+    def weight_decay(self) -> float:
+        """None: rows that no batch asks for must stay as they are."""
+        return 0.0
+
+    @property
     def keeps_foreign_speakers(self) -> bool:
         """The table holds PAPT's speakers as well."""
         return True
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptedRows:
+    """What `SpeakerAdaptation` learnt.
+
+    Attributes:
+        rows: speaker -> row of the table, (embedding_dim,).
+        splits: sets whose audio PAPT or adaptation heard.
+    """
+
+    rows: dict[str, Tensor]
+    splits: frozenset[str]
+
+    @classmethod
+    def read(cls, path: str) -> AdaptedRows:
+        """Read them from a checkpoint.
+
+        Raises:
+            UserError: it is none of PAPT with a speaker table.
+        """
+        checkpoint = read_checkpoint(path)
+        description: EncoderDescription = checkpoint[DESCRIPTION]
+        if CODEBOOK not in checkpoint or description["speakers"] is None:
+            raise UserError("holds no rows of speakers", where=path, remedy=_REMEDY)
+        ids = description["speakers"]["speaker_ids"]
+        rows = dict(zip(ids, checkpoint["state_dict"][_TABLE], strict=True))
+        return cls(rows, frozenset(description["pretraining_splits"]))
 
 
 class Adapted(UnseenPolicy):
@@ -138,7 +171,10 @@ class Adapted(UnseenPolicy):
     def __init__(self, checkpoint: str, otherwise: UnseenPolicy | None = None) -> None:
         self.checkpoint = checkpoint
         self.otherwise = otherwise or Mean()
-        self._rows: dict[str, Tensor] = {}
+
+    @cached_property
+    def _adapted(self) -> AdaptedRows:
+        return AdaptedRows.read(self.checkpoint)
 
     @property
     def reads_features(self) -> bool:
@@ -146,9 +182,15 @@ class Adapted(UnseenPolicy):
         return self.otherwise.reads_features
 
     @property
+    def heard(self) -> Heard:
+        """Audio that the rows were learnt on."""
+        return Heard(frozenset(self._adapted.rows), self._adapted.splits)
+
+    @property
     def settings(self) -> tuple[object, ...]:
         """What its embeddings depend on beside the table."""
-        return (type(self).__name__, self.checkpoint, self.otherwise.settings)
+        rows = {speaker: row.tolist() for speaker, row in self._adapted.rows.items()}
+        return (type(self).__name__, rows, self.otherwise.settings)
 
     def embed(self, unseen: UnseenSpeakers, table: SpeakerTable) -> Tensor:
         """Embed speakers outside the table, -> (unseen, dim).
@@ -156,23 +198,12 @@ class Adapted(UnseenPolicy):
         Raises:
             UserError: the checkpoint is none of adaptation, or its rows have another width than the table's.
         """
-        rows = self._read(table.fc.in_features)
+        rows, width = self._adapted.rows, table.fc.in_features
+        if len(next(iter(rows.values()))) != width:
+            raise UserError(f"holds no rows of {width} values", where=self.checkpoint, remedy=_REMEDY)
         embeddings = self.otherwise.embed(unseen, table).clone()
         for place, (speaker_id, row) in enumerate(zip(unseen.ids, unseen.rows, strict=True)):
             # whoever stands in the table is only treated as unseen
             if row < 0 and speaker_id in rows:
                 embeddings[place] = table.fc(rows[speaker_id].to(embeddings.device))
         return embeddings
-
-    def _read(self, width: int) -> dict[str, Tensor]:
-        if not self._rows:
-            checkpoint = read_checkpoint(self.checkpoint)
-            speakers = checkpoint[DESCRIPTION]["speakers"]
-            if speakers is None or CODEBOOK not in checkpoint or checkpoint["state_dict"][_TABLE].shape[1] != width:
-                raise UserError(
-                    f"has no rows of {width} values to take",
-                    where=self.checkpoint,
-                    remedy="Give one written by `ser fit --config configs/adapt.yaml` from this model's PAPT run",
-                )
-            self._rows = dict(zip(speakers["speaker_ids"], checkpoint["state_dict"][_TABLE], strict=True))
-        return self._rows

@@ -11,6 +11,7 @@ from ser_personal.errors import UserError
 from ser_personal.ranges import require_range
 from ser_personal.speakers.representation import (
     AskedSpeakers,
+    Heard,
     KnownSpeakers,
     SpeakerDescription,
     SpeakerRepresentation,
@@ -69,6 +70,11 @@ class SpeakerEmbedding(SpeakerRepresentation):
         self._make(description["speaker_ids"], dim)
         if description["feature_dim"]:
             self.known_features = torch.zeros(len(self.ids), description["feature_dim"])
+
+    @property
+    def heard(self) -> Heard:
+        """Audio that the policy's embeddings were made from."""
+        return self.unseen.heard
 
     @property
     def lacks_features(self) -> bool:

@@ -29,6 +29,19 @@ class KnownSpeakers:
     features: NDArray[np.float32] | None = None
 
 
+@dataclass(frozen=True)
+class Heard:
+    """Unlabelled audio that e_s was made from.
+
+    Attributes:
+        speaker_ids: whose it was.
+        splits: sets that it belonged to.
+    """
+
+    speaker_ids: frozenset[str] = frozenset()
+    splits: frozenset[str] = frozenset()
+
+
 class SpeakerDescription(TypedDict):
     """What a checkpoint says of its representation, enough to build it before its weights are loaded.
 
@@ -98,6 +111,11 @@ class SpeakerRepresentation(nn.Module, ABC):
     @abstractmethod
     def is_learnt(self) -> bool:
         """Whether e_s means nothing before it has been learnt, in pre-training or in fine-tuning."""
+
+    @property
+    def heard(self) -> Heard:
+        """Audio that e_s of speakers beyond its own was made from."""
+        return Heard()
 
     @property
     def lacks_features(self) -> bool:

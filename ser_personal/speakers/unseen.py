@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ser_personal.errors import UserError
 from ser_personal.ranges import require_range
+from ser_personal.speakers.representation import Heard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +58,11 @@ class UnseenPolicy(ABC):
     def reads_features(self) -> bool:
         """Whether it goes by speaker features."""
         return False
+
+    @property
+    def heard(self) -> Heard:
+        """Audio of speakers outside the table that its embeddings were made from."""
+        return Heard()
 
     @abstractmethod
     def embed(self, unseen: UnseenSpeakers, table: SpeakerTable) -> Tensor:

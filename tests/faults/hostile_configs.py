@@ -16,11 +16,33 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 
 CONFIGS = [
-    Fault("a command in YAML", CONFIG, "c.yaml, line 1: isn't YAML", yaml('!!python/object/apply:os.system ["touch touched"]\n')),
-    Fault("a command deeper in YAML", CONFIG, "c.yaml, line 2: isn't YAML", yaml("model:\n  x: !!python/name:os.system\n")),
-    Fault("a command as a model", CONFIG, "--model: ", yaml("model: {class_path: os.system, init_args: {command: touch touched}}\n")),
-    Fault("a process as a callback", CONFIG, "--trainer.callbacks", yaml("trainer: {callbacks: [{class_path: subprocess.Popen, init_args: {args: [touch, touched]}}]}\n")),
-    Fault("a process as a corpus", CONFIG, "--data", yaml("data: {init_args: {corpus: {class_path: subprocess.Popen, init_args: {args: [touch, touched]}}}}\n")),
+    Fault(
+        "a command in YAML",
+        CONFIG,
+        "c.yaml, line 1: isn't YAML",
+        yaml('!!python/object/apply:os.system ["touch touched"]\n'),
+    ),
+    Fault(
+        "a command deeper in YAML", CONFIG, "c.yaml, line 2: isn't YAML", yaml("model:\n  x: !!python/name:os.system\n")
+    ),
+    Fault(
+        "a command as a model",
+        CONFIG,
+        "--model: ",
+        yaml("model: {class_path: os.system, init_args: {command: touch touched}}\n"),
+    ),
+    Fault(
+        "a process as a callback",
+        CONFIG,
+        "--trainer.callbacks",
+        yaml("trainer: {callbacks: [{class_path: subprocess.Popen, init_args: {args: [touch, touched]}}]}\n"),
+    ),
+    Fault(
+        "a process as a corpus",
+        CONFIG,
+        "--data",
+        yaml("data: {init_args: {corpus: {class_path: subprocess.Popen, init_args: {args: [touch, touched]}}}}\n"),
+    ),
     Fault("an empty config", CONFIG, "c.yaml: holds no values by name", yaml("")),
     Fault("a config of bytes", CONFIG, "c.yaml: isn't YAML", yaml(b"\x80\x81\xff\xfe")),
     Fault("a config of zero bytes", CONFIG, "c.yaml.*: isn't YAML", yaml(b"a: \x00\n")),
@@ -32,8 +54,18 @@ CONFIGS = [
     Fault("a trainer that is a number", CONFIG, "--trainer|trainer", yaml("trainer: 5\n")),
     Fault("callbacks that are a number", CONFIG, "--trainer.callbacks", yaml("trainer: {callbacks: 3}\n")),
     Fault("data that is a list", CONFIG, "--data", yaml("data: [1, 2]\n")),
-    Fault("null for a number", CONFIG, "--model.learning_rate|learning_rate", yaml("model: {init_args: {learning_rate: null}}\n")),
+    Fault(
+        "null for a number",
+        CONFIG,
+        "--model.learning_rate|learning_rate",
+        yaml("model: {init_args: {learning_rate: null}}\n"),
+    ),
     Fault("NaN for a number", [*FIT, "--model.learning_rate", "nan"], "learning_rate: nan is out of range"),
     Fault("infinity for a number", [*FIT, "--data.batch_seconds", "inf"], "batch_seconds: inf is out of range"),
-    Fault("a config of another command", [*KMEANS, "--config", "{here}/c.yaml"], "Option 'trainer' is not accepted", yaml("trainer: {max_epochs: 1}\n")),
+    Fault(
+        "a config of another command",
+        [*KMEANS, "--config", "{here}/c.yaml"],
+        "Option 'trainer' is not accepted",
+        yaml("trainer: {max_epochs: 1}\n"),
+    ),
 ]

@@ -111,7 +111,7 @@ def test_the_policy_finds_the_rows_for_a_model_that_was_fine_tuned_before(papt_c
 def test_a_checkpoint_that_holds_no_such_rows(adapted):
     fc = torch.nn.Linear(3, 4)
     table = SpeakerTable(["a"], fc(torch.zeros(1, 3)), fc, None)
-    with pytest.raises(UserError, match=r"adapted\.ckpt: has no rows of 3 values to take"):
+    with pytest.raises(UserError, match=r"adapted\.ckpt: holds no rows of 3 values"):
         Adapted(str(adapted)).embed(UnseenSpeakers(["b"], [-1], None), table)
 
 
