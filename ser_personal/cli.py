@@ -176,6 +176,10 @@ def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
 
     if {"-h", "--help", "--print_config"} & {argument.split("=")[0] for argument in arguments}:
         return
+    for path, content in read_configs(arguments).items():
+        if "trainer" in content and not isinstance(content["trainer"], dict):
+            what = "holds no values by name under trainer"
+            raise UserError(what, where=path, remedy="Write lines such as `max_epochs: 10` below it")
     in_configs = [content["ckpt_path"] for content in read_configs(arguments).values() if "ckpt_path" in content]
     checkpoint = [None, *in_configs, *values_of(["--ckpt_path"], arguments)][-1]
     if checkpoint in {None, "null"}:

@@ -84,7 +84,9 @@ def look_at(path: Path, *, decode: bool) -> AudioFacts:
             problems = _problems_of(file, path, round(seconds * SAMPLE_RATE), decode=decode)
             return AudioFacts(seconds, file.samplerate, size, tuple(problems))
     except UNREADABLE as error:
-        return AudioFacts(bytes=size, problems=(Problem(kinds.UNREADABLE, str(path), str(error)),))
+        # libsndfile's own words, without the path that stands before them anyway
+        reason = str(getattr(error, "error_string", error)).rstrip(".")
+        return AudioFacts(bytes=size, problems=(Problem(kinds.UNREADABLE, str(path), reason),))
 
 
 def _problems_of(file: soundfile.SoundFile, path: Path, num_samples: int, *, decode: bool) -> Iterator[Problem]:

@@ -95,7 +95,7 @@ class Codebook:
                 where=path,
                 remedy="Update ser_personal, or write it again with `ser kmeans`",
             )
-        if centroids.ndim != 2:
+        if centroids.ndim != 2 or not centroids.size:
             raise UserError("codebook isn't (clusters, dim)", where=path, remedy="Write it again with `ser kmeans`")
         codebook = cls(np.ascontiguousarray(centroids, dtype=np.float32), provenance.get("made_with", {}))
         if provenance.get("hash", codebook.hash) != codebook.hash:

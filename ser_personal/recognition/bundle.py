@@ -170,7 +170,7 @@ def read_bundle(folder: Path) -> Bundle:
             calibration=_calibration(config, folder),
             conformal=ConformalTable.load(folder / CONFORMAL) if (folder / CONFORMAL).is_file() else None,
         )
-    except (KeyError, TypeError, IndexError, ImportError) as error:
+    except (AttributeError, KeyError, TypeError, IndexError, ImportError) as error:
         raise UserError(f"lacks or misspells {error}", where=folder / CONFIG, remedy=_REMEDY) from error
     check_belongs(bundle, folder)
     return bundle

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import numpy as np
 import soundfile
@@ -106,7 +107,7 @@ def edited(**changes: object) -> Callable[[Path], object]:
 
 def sound(path: Path, samples: int = 16_000, value: float | None = None) -> None:
     """Write noise, one of its samples replaced by a value."""
-    noise = np.random.default_rng(0).uniform(-0.5, 0.5, samples)
+    noise = np.random.default_rng(crc32(path.name.encode())).uniform(-0.5, 0.5, samples)
     if value is not None:
         noise[samples // 2] = value
     soundfile.write(path, noise, 16_000, subtype="FLOAT" if path.suffix == ".wav" else None)

@@ -26,7 +26,6 @@ ARGUMENTS = [
     ),
     Fault("no device", [*FIT, "--trainer.devices", "0"], "devices='0'"),
     Fault("no node", [*FIT, "--trainer.num_nodes", "0"], "`num_nodes` must be a positive integer"),
-    Fault("a device that isn't here", [*FIT, "--trainer.accelerator", "cuda"], "ser fit: .*CUDA"),
     Fault("a device without its package", [*FIT, "--trainer.accelerator", "tpu"], "ser fit: .*torch_xla"),
     Fault("a strategy that isn't", [*FIT, "--trainer.strategy", "nope"], "invalid strategy name"),
     Fault("negative epochs", [*FIT, "--trainer.max_epochs", "-5"], "`max_epochs` must be a non-negative integer or -1"),

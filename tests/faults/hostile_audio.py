@@ -75,7 +75,7 @@ def half_and_sound(path: Path) -> None:
 AUDIO = [
     Fault("words as sound", CHECK, "audio file unreadable: 1: {here}/bad.wav", with_audio(raw(b"not a sound")), code=1),
     Fault("nothing as sound", CHECK, "audio file empty", with_audio(raw(b"")), code=1),
-    Fault("a header alone", CHECK, "audio file (truncated|empty|unreadable)", with_audio(raw(header()[:44])), code=1),
+    Fault("a header alone", CHECK, "audio file truncated", with_audio(raw(header()[:44])), code=1),
     Fault("half a header", CHECK, "audio file unreadable", with_audio(raw(header()[:20])), code=1),
     Fault(
         "more announced than there is",
@@ -88,28 +88,28 @@ AUDIO = [
     Fault(
         "65,535 channels",
         CHECK,
-        "audio file (unreadable|empty|truncated)|audio shorter",
+        "audio file unreadable: .*Too many channels",
         with_audio(raw(header(channels=65_535))),
         code=1,
     ),
     Fault(
         "no sample rate",
         CHECK,
-        "audio file unreadable|audio (file empty|shorter)",
+        "audio file unreadable",
         with_audio(raw(header(rate=0))),
         code=1,
     ),
     Fault(
         "a sample rate of 4 GHz",
         CHECK,
-        "audio file unreadable|audio (file empty|shorter)",
+        "audio file unreadable",
         with_audio(raw(header(rate=2**32 - 1))),
         code=1,
     ),
     Fault(
         "a chunk of 4 GB before the sound",
         CHECK,
-        "audio file (unreadable|empty|truncated)",
+        "audio file unreadable",
         with_audio(raw(header(chunk=2**32 - 1))),
         code=1,
     ),
@@ -130,7 +130,6 @@ AUDIO = [
     Fault(
         "half a FLAC", CHECK, r"audio file (truncated|unreadable): 1: .*bad\.flac", with_audio(half, "bad.flac"), code=1
     ),
-    Fault("half an OGG", CHECK, r"bad\.ogg", with_audio(half, "bad.ogg"), code=0),
     Fault("noise as MP3", CHECK, "audio file unreadable", with_audio(raw(bytes(range(256)) * 40), "bad.mp3"), code=1),
     Fault("a pipe as sound", CHECK, "unreadable: 1: .*isn't a file", with_audio(os.mkfifo), code=1),
     Fault("a folder as sound", CHECK, "unreadable: 1: .*isn't a file", with_audio(lambda path: path.mkdir()), code=1),
@@ -144,7 +143,7 @@ AUDIO = [
     ),
     Fault("a pipe to train on", FIT, "bad.wav: audio is missing or unreadable", bad_test(os.mkfifo)),
     Fault("NaN to train on", FIT, "bad.wav: holds NaN", bad_test(lambda path: sound(path, value=float("nan")))),
-    Fault("half a FLAC to train on", FIT, r"bad\.flac: ", bad_test(half_and_sound, "bad.flac")),
+    Fault("half a FLAC to train on", FIT, r"bad\.flac: can't be decoded", bad_test(half_and_sound, "bad.flac")),
     Fault(
         "too many bad headers to skip",
         SKIP,
@@ -164,5 +163,5 @@ AUDIO = [
         "--data.*on_bad_audio: ignore is none of 'raise', 'skip'",
     ),
     Fault("words to annotate", ANNOTATE, "failed: .*bad.wav", with_audio(raw(b"words")), code=1),
-    Fault("a pipe to annotate", ANNOTATE, "bad.wav", with_audio(os.mkfifo)),
+    Fault("a pipe to annotate", ANNOTATE, "failed: .*bad.wav: isn't a regular file", with_audio(os.mkfifo), code=1),
 ]

@@ -133,7 +133,7 @@ CHECKPOINTS = [
     Fault("no loops to resume", RESUMED, "holds no loops", checkpoint("finetune", without("loops"))),
     Fault(
         "another optimiser to resume",
-        RESUMED,
+        [*RESUMED, "--trainer.max_epochs", "9"],
         DAMAGED,
         checkpoint("finetune", holding([{"state": {}, "param_groups": []}], "optimizer_states")),
     ),

@@ -50,7 +50,7 @@ CORPORA = [
     Fault("a blank path", CHECK, "line 4: blank path", table(",s,train,4")),
     Fault("a blank split", CHECK, "line 4: blank split", table("x.wav,s,,4")),
     Fault("a cell of a million letters", CHECK, "line 4: broken CSV", table(f"{'x' * 1_000_000},s,train,4")),
-    Fault("a path of zero bytes", CHECK, "(missing|broken CSV)", table("x\0.wav,s,train,4"), code=1),
+    Fault("a path of zero bytes", CHECK, "audio file missing", table("x\0.wav,s,train,4"), code=1),
     Fault("a path longer than any", CHECK, "audio file missing", table(f"{'x' * 5000}.wav,s,train,4"), code=1),
     Fault(
         "a label of infinity",
@@ -69,13 +69,16 @@ CORPORA = [
         table("x.wav,s,dev,4"),
     ),
     Fault(
-        "no training set", FIT_TABLE, "split train", text("corpus.csv", "path,speaker,split,arousal\nx.wav,s,test,2\n")
+        "no training set",
+        FIT_TABLE,
+        "split train: no utterance is left to use",
+        text("corpus.csv", "path,speaker,split,arousal\nx.wav,s,test,2\n"),
     ),
-    Fault("a folder called a table", CHECK, "can't be read|no such", lambda _good, here: (here / "corpus.csv").mkdir()),
+    Fault("a folder called a table", CHECK, "can't be read", lambda _good, here: (here / "corpus.csv").mkdir()),
     Fault(
         "a scale upside down",
         [*CHECK[:1], "CSVCorpus", "--corpus.path", "{here}/corpus.csv", "--corpus.scale", "[7,1]"],
-        "scale",
+        r"scale: \(7.0, 1.0\) is no scale",
         table(),
     ),
     Fault(
@@ -84,16 +87,14 @@ CORPORA = [
         "split nope: no such split",
         table(),
     ),
-    Fault(
-        "a result that can't be written", [*CHECK, "--json", "{here}"], "{here}.*(Is a directory|directory)", table()
-    ),
+    Fault("a result that can't be written", [*CHECK, "--json", "{here}"], "{here}: Is a directory", table()),
     Fault("broken JSON labels", MSP, "broken JSON", labels("labels_consensus.json", '{"a.wav": {')),
     Fault("JSON labels in a list", MSP, "isn't a JSON object of objects", labels("labels_consensus.json", "[1, 2]")),
-    Fault("JSON labels nested without end", MSP, "broken JSON|nested", labels("labels_consensus.json", "[" * 100_000)),
+    Fault("JSON labels nested without end", MSP, "broken JSON", labels("labels_consensus.json", "[" * 100_000)),
     Fault(
         "labels without a split",
         MSP,
-        "no column Split_Set",
+        "no column EmoVal, EmoDom, Split_Set",
         labels("labels_consensus.csv", "FileName,EmoAct,SpkrID\na.wav,1,2\n"),
     ),
     Fault("labels of no utterance", MSP, "lists no utterance", labels("labels_consensus.csv", HEADER)),

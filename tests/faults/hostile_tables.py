@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from fault import Fault, copied, cut, edited, text
+import pandas as pd
+from fault import Fault, Good, copied, cut, edited, text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 CALIBRATE = ["calibrate", "{here}/p.csv", "--vectors", "{vectors}", "--bank", "{bank}", "--out", "{here}/out.csv"]
 VECTORS = [
@@ -19,7 +26,19 @@ VECTORS = [
 REPORT = ["report", "{here}/run"]
 
 
-def in_run(name: str, change) -> object:
+def first_prediction(cell: str) -> Callable[[Good, Path], object]:
+    """Predictions of the run, the first of them replaced."""
+
+    def make(good: Good, here: Path) -> None:
+        frame = pd.read_csv(good.run / "predictions.csv", dtype=str)
+        frame.loc[0, "arousal_raw"] = cell
+        frame.to_csv(here / "p.csv", index=False)
+
+    return make
+
+
+def in_run(name: str, change: Callable[[Path], object]) -> Callable[[Good, Path], object]:
+    """A copy of the run, one of its files changed."""
     return copied("run", "run", lambda folder: change(folder / name))
 
 
@@ -34,14 +53,14 @@ TABLES = [
     Fault(
         "predictions in words",
         CALIBRATE,
-        "arousal_raw of utterance u is 'high'",
-        text("p.csv", "utterance,speaker,arousal_raw\nu,s,high\n"),
+        "arousal_raw of utterance .* is 'high', not a finite number",
+        first_prediction("high"),
     ),
     Fault(
         "predictions of NaN",
         CALIBRATE,
-        "(not a finite number|no vector)",
-        text("p.csv", "utterance,speaker,arousal_raw\nu,s,nan\n"),
+        "arousal_raw of utterance .* is 'nan', not a finite number",
+        first_prediction("nan"),
     ),
     Fault(
         "predictions without vectors",
@@ -78,36 +97,39 @@ TABLES = [
     Fault(
         "vectors of NaN",
         VECTORS,
-        "NaN|finite",
+        "the pooled vector of utterance 0 holds NaN",
         lambda good, here: np.savez(here / "v.npz", **{name: np.full(16, np.nan) for name in np.load(good.vectors)}),
     ),
     Fault(
         "vectors of another width",
         VECTORS,
-        "16",
+        r"pooled \(18, 3\) are not",
         lambda good, here: np.savez(here / "v.npz", **{name: np.ones(3) for name in np.load(good.vectors)}),
     ),
     Fault("a run that is none", ["report", "{here}"], "isn't a test run, it has no predictions.csv"),
     Fault("a run with broken metrics", REPORT, "metrics.json: broken JSON", in_run("metrics.json", cut)),
     Fault(
-        "a run with foreign metrics", REPORT, "metrics.json", in_run("metrics.json", lambda path: path.write_text("[]"))
+        "a run with foreign metrics",
+        REPORT,
+        "run: isn't the whole of one test run",
+        in_run("metrics.json", lambda path: path.write_text("[]")),
     ),
     Fault(
         "a run with metrics of nothing",
         REPORT,
-        "metrics.json",
+        r"isn't the whole of one test run \(KeyError: 'attributes'\)",
         in_run("metrics.json", lambda path: path.write_text("{}")),
     ),
     Fault(
         "a run with another's splits",
         REPORT,
-        "(metrics|speakers).json|predictions.csv",
+        "isn't the whole of one test run",
         in_run("metrics.json", edited(splits={"test9": {}})),
     ),
     Fault(
         "a run with broken predictions",
         REPORT,
-        "predictions.csv",
+        "isn't the whole of one test run .ParserError",
         in_run("predictions.csv", lambda path: path.write_text('a,"b\n1')),
     ),
     Fault(
