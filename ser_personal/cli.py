@@ -58,6 +58,11 @@ COMMANDS = {
     ),
     "floor": Command("ser_personal.report.floor_command:floor", "score a ridge regression on a corpus", ("corpus",)),
     "folds": Command("ser_personal.corpus.folds:folds", "write leave-speakers-out folds of a corpus", ("corpus",)),
+    "gap": Command(
+        "ser_personal.corpus.personalization_gap:gap",
+        "write speaker-dependent and speaker-independent corpora of equal size",
+        ("corpus",),
+    ),
     "study": Command("ser_personal.study.command:study", "run a grid of recipes and seeds, and compare them"),
     "compare": Command(
         "ser_personal.report.comparison.command:compare",

@@ -19,11 +19,14 @@ from ser_personal.calibration.fingerprint import fingerprint
 from ser_personal.calibration.model_record import cost, fusion_name, learnt_embeddings
 from ser_personal.calibration.pldc import Statistics
 from ser_personal.calibration.results import LEGEND, predictions_frame, rows_as_json, show, write_json
+from ser_personal.calibration.shift import ShiftTable, SpeakerShift, speaker_shifts
 from ser_personal.calibration.speaker_moments import speaker_moments, write_moments
 from ser_personal.calibration.speaker_record import (
     TRAINING,
     SpeakerVectors,
     describe_calibration,
+    describe_correlations,
+    describe_shifts,
     describe_speakers,
     write_speakers,
 )
@@ -163,10 +166,12 @@ class PLDCCallback(Callback):
             calibration = pldc.calibration(test.predictions, test.speaker_ids, test.pooled)
             calibrated[rows] = calibration.predictions
             utterances = [data.utterances[index] for index in collected.indices[rows]]
+            shifts = speaker_shifts(test.speaker_ids, test.pooled, test.labels, self.bank, pldc.attributes)
             described, how = describe_speakers(utterances), describe_calibration(calibration)
-            speakers[split] = {speaker_id: described[speaker_id] | how[speaker_id] for speaker_id in described}
+            how_far = describe_shifts(shifts)
+            speakers[split] = {each: described[each] | how[each] | how_far[each] for each in described}
             vectors[split] = SpeakerVectors.of_utterances(test.speaker_ids, test.pooled)
-            splits[split] = self._score_split(split, test, utterances, pldc, pl_module, data)
+            splits[split] = self._score_split(split, test, utterances, shifts, pldc, pl_module, data)
         frame = predictions_frame(collected, calibrated, pldc.attributes, data.utterances)
         frame.to_csv(folder / "predictions.csv", index=False)
         write_json(
@@ -194,6 +199,7 @@ class PLDCCallback(Callback):
         split: str,
         test: PredictedSet,
         utterances: list[Utterance],
+        shifts: dict[str, SpeakerShift],
         pldc: PLDC,
         pl_module: LightningModule,
         data: Any,
@@ -208,6 +214,7 @@ class PLDCCallback(Callback):
         labelled = set(data.train_speaker_ids)
         of_utterance = [condition(each, labelled, heard.speaker_ids, heard.splits) for each in utterances]
         conditions = count_conditions(utterances, of_utterance)
+        raw = rows[0].scores
         record = {
             "utterances": len(test.predictions),
             "left_out": left_out,
@@ -225,7 +232,11 @@ class PLDCCallback(Callback):
             rows = calibration_table(part, pldc, calibrators, min_utterances=pl_module.test_metric.min_utterances)  # type: ignore[union-attr,arg-type]
             show(f"{split}, {name} speakers: {len(part.predictions)} utterances", rows, LEGEND)
             apart[name] = {"utterances": len(part.predictions), "rows": rows_as_json(rows)}
-        return {**record, "conditions": apart}
+        correlated = {
+            attribute: describe_correlations(ShiftTable.join(shifts, of_row.per_speaker, attribute))
+            for attribute, of_row in raw.items()
+        }
+        return {**record, "conditions": apart, "shift": correlated}
 
 
 def _calibrated(predicted: PredictedSet, pldc: PLDC) -> PredictedSet:
@@ -245,9 +256,10 @@ def _matching_bank(
     if not path.is_file():
         return None
     bank = SpeakerBank.load(path)
-    if (bank.fingerprint, bank.attributes, bank.scale) == (model, attributes, scale):
+    matches = (bank.fingerprint, bank.attributes, bank.scale) == (model, attributes, scale)
+    if matches and bank.training_mean is not None:
         return bank
-    rank_zero_info(f"{path}: is of another model, corpus or scale, so it is built anew")
+    rank_zero_info(f"{path}: is of another model, corpus, scale or version, so it is built anew")
     return None
 
 

@@ -50,7 +50,7 @@ CONFIGS = [
     Fault("a config with tabs", CONFIG, "c.yaml, line 2: isn't YAML", yaml("model:\n\tspeed: 1\n")),
     Fault("a config nested without end", CONFIG, "c.yaml", yaml("[" * 5000)),
     Fault("aliases of aliases of aliases", CONFIG, "c.yaml: holds more than 10,000 values", yaml(LAUGHS)),
-    Fault("numbers as names", CONFIG, "accept", yaml("1: 2\n")),
+    Fault("numbers as names", CONFIG, "Key must be a string, got: 1", yaml("1: 2\n")),
     Fault("a trainer that is a number", CONFIG, "c.yaml: holds no values by name under trainer", yaml("trainer: 5\n")),
     Fault("callbacks that are a number", CONFIG, "--trainer.callbacks", yaml("trainer: {callbacks: 3}\n")),
     Fault("data that is a list", CONFIG, "--data: Not a valid subclass of LightningDataModule", yaml("data: [1, 2]\n")),

@@ -33,7 +33,7 @@ def assert_same(a, b):
         b.scale,
         b.fingerprint,
     )
-    for name in ("vectors", "count", "label_mean", "label_std"):
+    for name in ("vectors", "count", "label_mean", "label_std", "training_mean", "training_std"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
         assert getattr(a, name).dtype == getattr(b, name).dtype
 
@@ -51,6 +51,8 @@ def test_by_hand():
     np.testing.assert_array_equal(bank.label_mean, [[NAN, NAN], [3, 5]])
     np.testing.assert_array_equal(bank.label_std, [[NAN, NAN], [1, 0]])
     assert (bank.attributes, bank.scale, bank.fingerprint) == (ATTRIBUTES, (1, 7), "")
+    np.testing.assert_allclose(bank.training_mean, [11 / 4, 5 / 4])
+    np.testing.assert_allclose(bank.training_std, np.sqrt([39 / 4 - (11 / 4) ** 2, 13 / 4 - (5 / 4) ** 2]))
 
 
 def test_agrees_with_numpy_speaker_by_speaker():
