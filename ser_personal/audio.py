@@ -24,8 +24,8 @@ HOP = 320
 FRAME_RATE = SAMPLE_RATE // HOP
 # formats in which libsndfile lands only near the sample it seeks
 INEXACT_SEEKING = ("OGG", "MP3")
-# TypeError: raw audio without a header
-UNREADABLE = (soundfile.SoundFileError, OSError, TypeError)
+# TypeError: raw audio without a header; ValueError: a path that holds a zero byte
+UNREADABLE = (soundfile.SoundFileError, OSError, TypeError, ValueError)
 # read at once, all channels together: many channels must not take many times the memory of one
 BLOCK_VALUES = 4_000_000
 RESAMPLED_SECONDS = 60
@@ -48,8 +48,8 @@ def num_frames(num_samples: int | Tensor) -> int | Tensor:
     return max(0, frames) if isinstance(frames, int) else frames.clamp(min=0)
 
 
-def _name(path: Path) -> str | bytes:
-    """The path as soundfile takes it, which encodes no name that isn't text."""
+def library_name(path: Path) -> str | bytes:
+    """Write a path as soundfile takes it, which encodes no name that isn't text."""
     name = str(path)
     try:
         name.encode()
@@ -72,11 +72,11 @@ def num_samples_of(path: Path) -> int:
         UserError: the file is missing, truncated or no sound file.
     """
     try:
-        _refuse_truncated(path)
-        info = soundfile.info(_name(path))
+        _refuse_damaged(path)
+        info = soundfile.info(library_name(path))
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
-    return _resampled_length(info.frames, info.samplerate)
+    return resampled_length(info.frames, info.samplerate)
 
 
 def decode(path: Path, start: int = 0, num_samples: int | None = None) -> NDArray[np.float32]:
@@ -122,7 +122,12 @@ def is_truncated(path: Path) -> bool:
     return False
 
 
-def _refuse_truncated(path: Path) -> None:
+def _refuse_damaged(path: Path) -> None:
+    # opening a pipe would wait for ever for who writes into it
+    if path.exists() and not path.is_file():
+        raise UserError(
+            "isn't a file", where=path, remedy="Give a sound file; `ser check CORPUS` lists every such path"
+        )
     if is_truncated(path):
         what = "is truncated: its header announces more than it holds"
         raise UserError(what, where=path, remedy="Copy the file again; `ser check CORPUS` lists every such file")
@@ -130,8 +135,8 @@ def _refuse_truncated(path: Path) -> None:
 
 def _decode(path: Path, start: int, num_samples: int | None) -> NDArray[np.float32]:
     try:
-        _refuse_truncated(path)
-        with soundfile.SoundFile(_name(path)) as file:
+        _refuse_damaged(path)
+        with soundfile.SoundFile(library_name(path)) as file:
             if file.samplerate == SAMPLE_RATE and file.format not in INEXACT_SEEKING:
                 file.seek(min(start, file.frames))
                 return _read_mono(file, num_samples)
@@ -178,10 +183,11 @@ def resample(waveform: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
         resampled = torchaudio.functional.resample(torch.from_numpy(piece), rate, SAMPLE_RATE).numpy()
         skipped = (start - first) // step * step_after
         pieces.append(resampled[skipped : skipped + RESAMPLED_SECONDS * SAMPLE_RATE])
-    return np.concatenate(pieces)[: _resampled_length(len(waveform), rate)]
+    return np.concatenate(pieces)[: resampled_length(len(waveform), rate)]
 
 
-def _resampled_length(num_samples: int, rate: int) -> int:
+def resampled_length(num_samples: int, rate: int) -> int:
+    """Count the samples at 16 kHz of a waveform at another rate, Hz."""
     return -(-num_samples * SAMPLE_RATE // rate)
 
 

@@ -36,6 +36,9 @@ class Command:
         return function
 
 
+# of a config; those that ship hold a few dozen
+MOST_VALUES = 10_000
+
 COMMANDS = {
     "synth": Command("ser_personal.corpus.synthetic:synth", "write a synthetic corpus in MSP-Podcast's layout"),
     "check": Command(
@@ -178,6 +181,10 @@ def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
 
     if {"-h", "--help", "--print_config"} & {argument.split("=")[0] for argument in arguments}:
         return
+    for path, content in read_configs(arguments).items():
+        if "trainer" in content and not isinstance(content["trainer"], dict):
+            what = "holds no values by name under trainer"
+            raise UserError(what, where=path, remedy="Write lines such as `max_epochs: 10` below it")
     in_configs = [content["ckpt_path"] for content in read_configs(arguments).values() if "ckpt_path" in content]
     checkpoint = [None, *in_configs, *values_of(["--ckpt_path"], arguments)][-1]
     if checkpoint in {None, "null"}:
@@ -198,7 +205,7 @@ def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Read the YAMLs that a command line gives, path -> content.
 
     Raises:
-        UserError: one is missing, isn't YAML, or holds no values by name.
+        UserError: one is missing, isn't YAML, holds no values by name, or more of them than any config.
     """
     import yaml
 
@@ -221,10 +228,28 @@ def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
             raise UserError(
                 f"isn't YAML ({getattr(error, 'problem', error)})", where=where, remedy="Mend it there"
             ) from error
+        except RecursionError as error:
+            raise UserError("is nested too deeply", where=path, remedy="Give a config of this project") from error
         if not isinstance(content, dict):
             raise UserError("holds no values by name", where=path, remedy="Write lines such as `model:`")
+        _refuse_endless(content, path)
         configs[path] = content
     return configs
+
+
+def _refuse_endless(content: object, path: str) -> None:
+    """Refuse aliases of aliases: a few lines of YAML can stand for more values than any memory holds."""
+    values, waiting = 0, [content]
+    while waiting:
+        value = waiting.pop()
+        values += 1
+        if values > MOST_VALUES:
+            what = f"holds more than {MOST_VALUES:,} values"
+            raise UserError(what, where=path, remedy="Write them out without aliases of aliases")
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
 
 
 # Lightning starts its other processes by this module's name

@@ -1,19 +1,25 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and are known by their content."""
 
 from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from errno import EISDIR
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+BYTES_AT_ONCE = 2**20
+
 
 def write_whole(path: str | Path, content: bytes) -> None:
     """Write a file; a reader, also after a crash, finds all of it or what was there before, never a part."""
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -24,6 +30,22 @@ def write_whole(path: str | Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the files of a folder written to the disk itself, before the folder gets its name."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def content_hash(path: Path) -> str:
+    """Hash a file's bytes, 32 hex digits."""
+    digest = blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(BYTES_AT_ONCE):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf, isfinite
+from numbers import Real
 
 from ser_personal.errors import UserError
 
@@ -23,7 +24,8 @@ def require_range(name: str, value: float, low: float, high: float = inf, *, abo
     Raises:
         UserError: the number lies outside.
     """
-    if not isfinite(value) or not low <= value <= high or (above and value == low):
+    # null in a YAML comes through where a number is due
+    if not isinstance(value, Real) or not isfinite(value) or not low <= value <= high or (above and value == low):
         if isfinite(high):
             allowed = f"above {low} and at most {high}" if above else f"from {low} to {high}"
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -38,10 +39,11 @@ import ser_personal.report.floor_callback
 import ser_personal.speakers.features  # noqa: F401
 from ser_personal.arguments import CONFIG_FLAGS, OneLineErrors, values_of
 from ser_personal.calibration.prediction_writer import EmotionPredictionWriter, PredictionWriter
-from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
+from ser_personal.encoder.checkpoint import DESCRIPTION, UNFIT, read_checkpoint, require_training_state, unfit
 from ser_personal.encoder.module import PersonalizedModule
 from ser_personal.errors import UserError
 from ser_personal.finetune.emotion_classification import EmotionClassification
+from ser_personal.ranges import require_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,6 +68,10 @@ ARCHITECTURE = {
 }
 
 
+LARGEST_SEED = 2**32 - 1
+RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
+
+
 class _Parser(OneLineErrors, LightningArgumentParser):
     """LightningCLI's parser, whose errors are one line."""
 
@@ -76,6 +82,29 @@ class StageCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Leave tables alone that are given where a class could stand."""
         _keep_tables_whole(parser)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Leave `--weights_only` out: nothing in a checkpoint is ever run."""
+        return {name: {*skipped, "weights_only"} for name, skipped in LightningCLI.subcommands().items()}
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+
+    def _set_seed(self) -> None:
+        seed = self.config[self.config["subcommand"]]["seed_everything"]
+        if not isinstance(seed, bool):
+            require_range("--seed_everything", seed, 0, LARGEST_SEED)
+        super()._set_seed()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except UNFIT as error:
+            path = self.config[subcommand].get("ckpt_path")
+            if path is not None and _while_restoring(error):
+                raise unfit(path, error) from error
+            raise
 
     def instantiate_classes(self) -> None:
         """Have checkpoints hold the classes inside the model, too: modules can't be saved as arguments, these can."""
@@ -94,6 +123,8 @@ class StageCLI(LightningCLI):
         if path is None:
             return
         checkpoint = read_checkpoint(path)
+        if stage == "fit":
+            require_training_state(checkpoint, path)
         saved = dict(checkpoint["hyper_parameters"])
         saved.pop("_instantiator", None)
         asked = self.config[stage].model.class_path
@@ -106,9 +137,15 @@ class StageCLI(LightningCLI):
                 remedy="Give the config that the checkpoint was trained with",
             )
         before = dict(_leaves(self.config[stage].model.as_dict()))
-        self.config = self.parser.parse_args(
-            _with_config(sys.argv[1:], {"model": {"class_path": kind, "init_args": saved}})
-        )
+        arguments = _with_config(sys.argv[1:], {"model": {"class_path": kind, "init_args": saved}})
+        try:
+            self.config = self.parser.parse_args(arguments)
+        except UserError as error:
+            raise UserError(
+                f"holds settings that aren't those of {asked.rpartition('.')[2]} ({error.what})",
+                where=path,
+                remedy="Give the config that the checkpoint was trained with",
+            ) from error
         now = dict(_leaves(self.config[stage].model.as_dict()))
         _refuse_other_architecture(now, dict(_leaves(saved)), checkpoint[DESCRIPTION], path)
         for name, value in now.items():
@@ -119,11 +156,11 @@ class StageCLI(LightningCLI):
         """Make the trainer.
 
         Raises:
-            UserError: Lightning knows no such accelerator, strategy or number of devices.
+            UserError: Lightning knows no such accelerator, strategy or number of devices, or lacks a package for it.
         """
         try:
             return super().instantiate_trainer(**kwargs)
-        except ValueError as error:
+        except (ValueError, ModuleNotFoundError) as error:
             stage = f"ser {self.config['subcommand']}"
             remedy = f"`{stage} --help` lists the arguments under --trainer"
             raise UserError(str(error).rstrip("."), where=stage, remedy=remedy) from error
@@ -136,7 +173,24 @@ class StageCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Spare a resumed fit the reading of weights that its checkpoint replaces."""
+        require_range("--trainer.accumulate_grad_batches", self.trainer.accumulate_grad_batches, 1)
+        if self.trainer.check_val_every_n_epoch is not None:
+            require_range("--trainer.check_val_every_n_epoch", self.trainer.check_val_every_n_epoch, 1)
         self.model.starts_from_checkpoint = self.config["fit"].get("ckpt_path") is not None
+
+
+def _while_restoring(error: BaseException) -> bool:
+    """Whether Lightning was putting a checkpoint's content to use when it failed."""
+    return any(
+        frame.f_globals["__name__"] == RESTORING and frame.f_code.co_name.lstrip("_").startswith(("restore", "resume"))
+        for frame, _ in walk_tb(error.__traceback__)
+    )
+
+
+def _by_lightning(error: BaseException) -> bool:
+    """Whether the line that raised an error is Lightning's own."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return str(frame.f_globals["__name__"]).startswith("lightning.")
 
 
 def _refuse_other_architecture(
@@ -198,9 +252,14 @@ def run() -> StageCLI:
     """
     try:
         return _run()
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ValueError) as error:
+        # it refuses some arguments by plain errors
+        if not _by_lightning(error):
+            raise
         stage = f"ser {sys.argv[1]}"
-        raise UserError(str(error).rstrip("."), where=stage, remedy=f"`{stage} --help` lists the arguments") from error
+        raise UserError(
+            str(error).strip().rstrip("."), where=stage, remedy=f"`{stage} --help` lists the arguments"
+        ) from error
 
 
 def _run() -> StageCLI:

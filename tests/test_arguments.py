@@ -111,7 +111,7 @@ def test_a_class_may_stand_where_a_positional_is_wanted(arguments):
 
 @pytest.mark.parametrize("arguments", [["--corpus", "c"], ["--corpus=c"], ["c"]])
 def test_a_positional_may_be_given_by_name(arguments):
-    assert parse(check, "ser check", ("corpus",), arguments) == {"corpus": "c"}
+    assert parse(check, "ser check", ("corpus",), arguments)["corpus"] == "c"
     assert parsed(*arguments, "--out", "o")["corpus"] == "c"
 
 

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import errno
 import os
+from hashlib import blake2b
 from pathlib import Path
 
 import pytest
 
-from ser_personal.files import named_in_errors, write_whole
+from ser_personal.files import content_hash, named_in_errors, write_whole
 
 
 def test_a_file_is_written_into_a_new_folder_and_replaced(tmp_path):
@@ -37,3 +38,17 @@ def test_an_error_without_a_file_gets_its_name_and_another_keeps_its_own():
     assert caught.value.filename == "ids"
     with pytest.raises(FileNotFoundError, match="other"), named_in_errors("ids"):
         Path("other").read_bytes()
+
+
+def test_a_hash_is_of_the_content_alone(tmp_path):
+    for name, content in (("a", b"x" * 3_000_000), ("b", b"x" * 3_000_000), ("c", b"x" * 2_999_999 + b"y")):
+        (tmp_path / name).write_bytes(content)
+    hashes = [content_hash(tmp_path / name) for name in "abc"]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert hashes[0] == blake2b(b"x" * 3_000_000, digest_size=16).hexdigest()
+
+
+def test_a_folder_in_the_files_place_is_named(tmp_path):
+    with pytest.raises(IsADirectoryError) as caught:
+        write_whole(tmp_path, b"")
+    assert caught.value.filename == str(tmp_path)

@@ -103,6 +103,15 @@ def test_configs_count_in_their_order_however_they_are_written(run, tmp_path, sy
     assert any(isinstance(callback, PLDCCallback) for callback in cli.trainer.callbacks)
 
 
+def test_a_fine_tuning_from_papt_is_not_resumed_on_other_speakers(run, tmp_path, relabelled):
+    corpus = relabelled(lambda row: row.update(SpkrID=f"new{row['SpkrID']}"))
+    arguments = [*finetune_arguments(corpus), "--model.papt_checkpoint", run / "papt.ckpt"]
+    resumed = ["--ckpt_path", run / "finetune-last.ckpt", *trainer_flags(tmp_path, max_epochs=2)]
+    with pytest.raises(UserError, match=r"was trained on other speakers than this corpus has \(16 differ, first 1\)"):
+        stage("fit", *arguments, *resumed)
+    assert stage("test", *arguments, "--ckpt_path", run / "finetune.ckpt", *trainer_flags(tmp_path)).trainer
+
+
 def test_the_encoder_comes_from_the_checkpoint_too(run, said, tmp_path, synthetic_corpus):
     large = [*configs("finetune.yaml"), "--data.corpus", synthetic_corpus, "--trainer.precision", "32-true"]
     cli = stage("test", *large, "--ckpt_path", run / "finetune.ckpt", *trainer_flags(tmp_path))

@@ -208,14 +208,21 @@ class PLDCCallback(Callback):
     ) -> dict[str, Any]:
         calibrators = standard_calibrators(pldc, self.validation, draws=self.draws, seed=self.seed)
         rows = calibration_table(test, pldc, calibrators, min_utterances=pl_module.test_metric.min_utterances)  # type: ignore[union-attr,arg-type]
-        show(f"{split}: {len(test.predictions)} utterances", rows, LEGEND)
+        left_out = data.left_out(split, len(test.predictions))
+        title = f"{split}: {len(test.predictions)} utterances" + (f", {left_out} left out" if left_out else "")
+        show(title, rows, LEGEND)
         self._moments.append(speaker_moments(split, rows, test.labels, test.speaker_ids))
         heard: Any = pl_module.personalized.heard  # type: ignore[union-attr]
         labelled = set(data.train_speaker_ids)
         of_utterance = [condition(each, labelled, heard.speaker_ids, heard.splits) for each in utterances]
         conditions = count_conditions(utterances, of_utterance)
         raw = rows[0].scores
-        record = {"utterances": len(test.predictions), "speakers": conditions, "rows": rows_as_json(rows)}
+        record = {
+            "utterances": len(test.predictions),
+            "left_out": left_out,
+            "speakers": conditions,
+            "rows": rows_as_json(rows),
+        }
         if self.validation is not None:
             record["intervals"] = intervals_as_json(
                 _calibrated(self.validation, pldc), _calibrated(test, pldc), pldc.attributes, data.scale
@@ -264,7 +271,10 @@ def _matching_bank(
         return None
     bank = SpeakerBank.load(path)
     matches = (bank.fingerprint, bank.attributes, bank.scale) == (model, attributes, scale)
-    return bank if matches and bank.training_mean is not None else None
+    if matches and bank.training_mean is not None:
+        return bank
+    rank_zero_info(f"{path}: is of another model, corpus, scale or version, so it is built anew")
+    return None
 
 
 def _attributes(pl_module: LightningModule) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ser_personal.errors import UserError
+from ser_personal.files import write_whole
 from ser_personal.speakers.bank import as_float64
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class ConformalTable:
             "coverage": self.coverage,
             "attributes": attributes,
         }
-        path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_whole(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
 
     @classmethod
     def load(cls, path: Path) -> Self:

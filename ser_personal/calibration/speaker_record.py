@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ser_personal.calibration.results import write_json
+from ser_personal.errors import UserError
 from ser_personal.files import write_whole
 from ser_personal.finetune.scores import rows_by_speaker
 
@@ -119,11 +120,20 @@ def write_speakers(folder: Path, record: dict[str, Any], vectors: Mapping[str, S
 
 
 def read_vectors(path: Path) -> dict[str, SpeakerVectors]:
-    """Read the vectors that `write_speakers` wrote."""
-    from safetensors import safe_open
+    """Read the vectors that `write_speakers` wrote.
 
-    with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata() or {}
-        return {
-            name: SpeakerVectors(tuple(json.loads(metadata[name])), file.get_tensor(name)) for name in sorted(metadata)
-        }
+    Raises:
+        UserError: the file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            return {
+                name: SpeakerVectors(tuple(json.loads(metadata[name])), file.get_tensor(name))
+                for name in sorted(metadata)
+            }
+    except SafetensorError as error:
+        what = f"not a whole file of speakers' vectors ({error})"
+        raise UserError(what, where=path, remedy="Run `ser test` again") from error

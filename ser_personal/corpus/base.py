@@ -82,7 +82,7 @@ class Corpus(ABC):
         listed = self.listed()
         _refuse_duplicates(listed, self.label_file)
         _refuse_outside_scale(listed, self.scale, self.label_file)
-        return self.arranged(listed)
+        return self.cut(measure(listed))
 
     @cached_property
     def splits(self) -> SpeakerSplits:
@@ -109,11 +109,10 @@ class Corpus(ABC):
             require_split(name, existing)
         return [utterance for utterance in utterances if utterance.split in self._wanted]
 
-    def arranged(self, listed: Sequence[Utterance]) -> list[Utterance]:
-        """Fill in durations from the audio headers, then cut the test set where that was asked for."""
-        measured = measure(listed)
+    def cut(self, measured: Sequence[Utterance]) -> list[Utterance]:
+        """Cut the test set of utterances with durations where that was asked for."""
         if self._cut_test is None:
-            return measured
+            return list(measured)
         return cut_adaptation(measured, self._cut_test, self._adaptation_seconds)
 
 

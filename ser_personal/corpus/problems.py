@@ -2,82 +2,46 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass
 from math import isnan
-from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING
 
-import soundfile
-
-from ser_personal.audio import SAMPLE_RATE, WINDOW, is_truncated
-from ser_personal.corpus.base import HEADER_THREADS, duplicates, labels_outside
-from ser_personal.corpus.splits import by_split, known_speakers, shared_speakers
+from ser_personal.corpus.base import duplicates, labels_outside
+from ser_personal.corpus.problem_kinds import (
+    ALLOWED_SPEAKER,
+    DUPLICATE_ID,
+    EMPTY_SET,
+    LABEL_MISSING,
+    LABEL_OUTSIDE,
+    LEAKED_AUDIO,
+    NO_LABEL,
+    NO_SPEAKER,
+    SAME_AUDIO,
+    SHARED_SPEAKER,
+    VALIDATION_SPEAKER,
+    Problem,
+)
+from ser_personal.corpus.splits import by_split, first_few, known_speakers, shared_speakers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ser_personal.corpus.audio_facts import AudioFacts
     from ser_personal.types import Utterance
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A sort of problem.
-
-    Attributes:
-        title: what it is called.
-        fatal: whether training would fail for it.
-    """
-
-    title: str
-    fatal: bool
-
-
-EMPTY_SET = Kind("set without utterances", fatal=True)
-DUPLICATE_ID = Kind("utterance id listed more than once", fatal=True)
-LABEL_OUTSIDE = Kind("label outside the scale", fatal=True)
-LABEL_MISSING = Kind("label missing", fatal=False)
-NO_LABEL = Kind("set without any label: pre-training goes without, fine-tuning doesn't", fatal=False)
-NO_SPEAKER = Kind(
-    "set without a known speaker: PAPT learns no speaker from it, and training leaves it out unless "
-    "data.known_speakers_only is false",
-    fatal=False,
-)
-SHARED_SPEAKER = Kind("speaker in train and in another set", fatal=True)
-ALLOWED_SPEAKER = Kind("speaker in train and in another set, as allowed", fatal=False)
-MISSING = Kind("audio file missing", fatal=True)
-UNREADABLE = Kind("audio file unreadable", fatal=True)
-TRUNCATED = Kind("audio file truncated", fatal=True)
-EMPTY = Kind("audio file empty", fatal=True)
-TOO_SHORT = Kind(f"audio shorter than {WINDOW} samples", fatal=True)
-OTHER_FORMAT = Kind("audio not 16 kHz mono, converted on the fly", fatal=False)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong.
-
-    Attributes:
-        kind: what sort of problem.
-        where: the utterance, file, speaker or set.
-        detail: what was found there, empty where the kind says it all.
-    """
-
-    kind: Kind
-    where: str
-    detail: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.where} ({self.detail})" if self.detail else self.where
-
-
 def find_problems(
-    utterances: Sequence[Utterance], scale: tuple[float, float], allow_overlap: Sequence[str] = ()
+    utterances: Sequence[Utterance],
+    facts: Sequence[AudioFacts],
+    same_files: Sequence[Sequence[Utterance]],
+    scale: tuple[float, float],
+    allow_overlap: Sequence[str] = (),
 ) -> list[Problem]:
-    """Find everything wrong with a corpus's labels, splits and audio headers.
+    """Find everything wrong with a corpus's labels, splits and audio.
 
     Args:
         utterances: measured, ordered by id, not yet validated.
+        facts: of their files, in the same order.
+        same_files: utterances whose files hold the same bytes, group by group.
         scale: lowest and highest value of a label.
         allow_overlap: sets that may share speakers with train.
 
@@ -88,16 +52,9 @@ def find_problems(
         *_set_problems(utterances, allow_overlap),
         *(Problem(DUPLICATE_ID, utterance_id) for utterance_id in duplicates(utterances)),
         *_label_problems(utterances, scale),
-        *_audio_problems(utterances),
+        *(problem for fact in facts for problem in fact.problems),
+        *_same_file_problems(same_files),
     ]
-
-
-def by_kind(problems: Sequence[Problem]) -> dict[Kind, list[Problem]]:
-    """Gather problems by kind, fatal kinds first."""
-    groups = defaultdict(list)
-    for problem in sorted(problems, key=lambda problem: not problem.kind.fatal):
-        groups[problem.kind].append(problem)
-    return dict(groups)
 
 
 def _set_problems(utterances: Sequence[Utterance], allow_overlap: Sequence[str]) -> Iterator[Problem]:
@@ -114,6 +71,10 @@ def _set_problems(utterances: Sequence[Utterance], allow_overlap: Sequence[str])
         kind = ALLOWED_SPEAKER if name in allow_overlap else SHARED_SPEAKER
         for speaker in speakers:
             yield Problem(kind, speaker, name)
+    validation = known_speakers(sets.get("validation", ()))
+    for name in set(sets) - {"train", "validation"}:
+        for speaker in sorted(validation & known_speakers(sets[name])):
+            yield Problem(VALIDATION_SPEAKER, speaker, name)
 
 
 def _label_problems(utterances: Sequence[Utterance], scale: tuple[float, float]) -> Iterator[Problem]:
@@ -127,33 +88,9 @@ def _label_problems(utterances: Sequence[Utterance], scale: tuple[float, float])
             yield Problem(LABEL_MISSING, utterance.utterance_id, ", ".join(missing))
 
 
-def _audio_problems(utterances: Sequence[Utterance]) -> list[Problem]:
-    with ThreadPool(HEADER_THREADS) as threads:
-        found = threads.map(_audio_problem, utterances)
-    return [problem for problem in found if problem is not None]
-
-
-def _audio_problem(utterance: Utterance) -> Problem | None:
-    path = utterance.path
-    if not path.is_file():
-        return Problem(MISSING, str(path))
-    if path.stat().st_size == 0:
-        return Problem(EMPTY, str(path))
-    try:
-        if is_truncated(path):
-            return Problem(TRUNCATED, str(path))
-        info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError) as error:
-        return Problem(UNREADABLE, str(path), str(error))
-    return _format_problem(utterance, info.samplerate, info.channels)
-
-
-def _format_problem(utterance: Utterance, rate: int, channels: int) -> Problem | None:
-    samples = round(utterance.seconds * SAMPLE_RATE)
-    if samples == 0:
-        return Problem(EMPTY, str(utterance.path))
-    if samples < WINDOW:
-        return Problem(TOO_SHORT, str(utterance.path), f"{samples} samples")
-    if (rate, channels) != (SAMPLE_RATE, 1):
-        return Problem(OTHER_FORMAT, str(utterance.path), f"{rate} Hz, {channels} channels")
-    return None
+def _same_file_problems(groups: Sequence[Sequence[Utterance]]) -> Iterator[Problem]:
+    for first, *others in groups:
+        splits = {utterance.split for utterance in (first, *others)}
+        kind = LEAKED_AUDIO if "train" in splits and len(splits) > 1 else SAME_AUDIO
+        names = [f"{utterance.utterance_id} in {utterance.split}" for utterance in (first, *others)]
+        yield Problem(kind, str(first.path), first_few(names))

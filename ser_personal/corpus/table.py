@@ -103,7 +103,7 @@ def read_json_rows(path: Path, key: str, required: Collection[str], filled: Coll
 
     try:
         table = json.loads(read_text(path), object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         remedy = "Mend the file or fetch it again"
         raise UserError(f"broken JSON ({error})", where=path, remedy=remedy) from error
     if not isinstance(table, dict) or not all(isinstance(fields, dict) for fields in table.values()):

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from functools import cached_property
+from functools import cached_property, partial
 from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from ser_personal.audio import WINDOW
 from ser_personal.corpus.resolve import open_corpus
 from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
+from ser_personal.data.bad_audio import BadAudio, BadAudioTally, OnBadAudio, SkippedAudio
 from ser_personal.data.batching import BucketBatchSampler, ExampleKey, GivenBatches
 from ser_personal.data.dataset import SpeechExample, UtteranceExample, samples_of
+from ser_personal.data.lenient_dataset import LenientDataset
 from ser_personal.data.loader import SpeechLoader
 from ser_personal.data.speaker_features import AddSpeakerFeatures, SpeakerFeatures, SpeakerFeatureSource
 from ser_personal.errors import UserError
@@ -51,6 +55,8 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         seed: of the shuffling.
         speaker_features: a vector a speaker, for what makes e_s of such; None where nothing asks for them.
         permute_speaker_features: control: every speaker gets another one's, the same each time.
+        on_bad_audio: raise an error at audio that can't be used, or skip it.
+        max_bad_share: of a set that may be skipped.
 
     Raises:
         UserError: a number is out of its range.
@@ -68,6 +74,8 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         seed: int,
         speaker_features: SpeakerFeatureSource | None = None,
         permute_speaker_features: bool = False,
+        on_bad_audio: OnBadAudio = "raise",
+        max_bad_share: float = 0.01,
     ) -> None:
         require_range("batch_seconds", batch_seconds, 0, above=True)
         if max_batch is not None:
@@ -75,14 +83,18 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         require_range("max_samples", max_samples, WINDOW)
         require_range("num_workers", num_workers, 0)
         require_range("seed", seed, 0, LARGEST_SEED)
+        require_range("max_bad_share", max_bad_share, 0, 1)
         super().__init__()
         self._corpus_or_path = corpus
         self.batch_seconds, self.max_batch, self.max_samples = batch_seconds, max_batch, max_samples
         self.known_speakers_only = known_speakers_only
         self.num_workers, self.seed = num_workers, seed
         self._feature_source, self._permute_features = speaker_features, permute_speaker_features
+        self.skipped_audio = SkippedAudio(max_bad_share) if on_bad_audio == "skip" else None
         self._indices_of: dict[str, list[int]] = {}
         self._told_of_repeats = False
+        # split -> utterances that were left out for what their headers show
+        self._left_out: Counter[str] = Counter()
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -139,8 +151,23 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         """Decode at most `limit` training waveforms (samples,), spread evenly over the set, the same on every rank."""
         count = min(limit, len(self.train_indices))
         for k in range(count):
-            key = ExampleKey(self.train_indices[k * len(self.train_indices) // count], epoch=0)
-            yield cast("SpeechExample", self.dataset[key]).waveform
+            example = self.example(self.train_indices[k * len(self.train_indices) // count])
+            if example is not None:
+                yield cast("SpeechExample", example).waveform
+
+    def example(self, index: int) -> Example | None:
+        """Fetch the utterance at a position in `utterances` by itself; None where its audio is bad and skipped.
+
+        Raises:
+            UserError: its audio is bad, and bad audio isn't skipped.
+        """
+        try:
+            return self.dataset[ExampleKey(index, epoch=0)]
+        except UserError as error:
+            if self.skipped_audio is None:
+                raise
+            self.skipped_audio.add([BadAudio.of(index, self.utterances[index], error.what)])
+            return None
 
     @property
     def feature_source(self) -> FeatureSource | None:
@@ -169,6 +196,35 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
     def reason_to_drop(self, utterance: Utterance) -> str | None:
         """Say why an utterance with readable audio isn't used; None where it is."""
 
+    def setup(self, stage: str | None = None) -> None:
+        """Choose the file that lists skipped audio, in the run's folder."""
+        # Every process has to ask for the folder, or the first one waits for the others' answer for ever.
+        if self.skipped_audio is not None and self.trainer is not None:
+            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+            rank = f".rank{self.trainer.global_rank}" if self.trainer.global_rank else ""
+            self.skipped_audio.keep_in(folder / f"skipped_audio{rank}.json")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Have a checkpoint say which speakers it was trained on."""
+        return {"train_speakers": self.train_speaker_ids}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on with a fit on other speakers.
+
+        Raises:
+            UserError: the checkpoint was trained on others than this corpus has.
+        """
+        # one of before speakers were written down says nothing of them
+        before = state_dict.get("train_speakers")
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING or before is None:
+            return
+        if differing := sorted({*before} ^ {*self.train_speaker_ids}):
+            raise UserError(
+                f"was trained on other speakers than this corpus has ({len(differing)} differ, first {differing[0]})",
+                where="the checkpoint to resume",
+                remedy="Resume on the same corpus, or start a fresh fit",
+            )
+
     def split_indices(self, split: str) -> list[int]:
         """Find the utterances of a split that are used, as positions in `utterances`; the others are counted once.
 
@@ -179,6 +235,10 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         if name not in self._indices_of:
             self._indices_of[name] = self._select(name)
         return self._indices_of[name]
+
+    def left_out(self, split: str, predicted: int) -> int:
+        """Count the utterances of a set that should have been predicted and weren't, their audio being bad."""
+        return self._left_out[split] + len(self.split_indices(split)) - predicted
 
     def wanted_indices(self, splits: Sequence[str]) -> list[int]:
         """Find the utterances of several splits that are used, each once however often its split is named.
@@ -199,14 +259,21 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         """Put some utterances into batches."""
         return BucketBatchSampler(
             indices,
-            [self.length_of(self.utterances[i]) for i in indices],
+            self._lengths(indices),
             batch_seconds=self.batch_seconds,
             max_batch=self.max_batch,
             shuffle=shuffle,
             seed=self.seed,
             rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
+            world_size=self._world_size,
         )
+
+    def _lengths(self, indices: Sequence[int]) -> list[int]:
+        return [self.length_of(self.utterances[i]) for i in indices]
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
 
     def loader(
         self,
@@ -240,22 +307,59 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         if self.speaker_features is not None:
             self.speaker_features.of([self.utterances[i].speaker_id for i in indices])
             collate = AddSpeakerFeatures(collate, self.speaker_features)
-        return SpeechLoader(self.dataset, sampler, collate, num_workers=self.num_workers, persistent=persistent)
+        load = partial(
+            SpeechLoader,
+            batch_sampler=sampler,
+            collate=collate,
+            num_workers=self.num_workers,
+            persistent=persistent,
+        )
+        if self.skipped_audio is None:
+            return load(self.dataset)
+        splits = Counter(self.utterances[i].split for i in indices)
+        # a part of a split, such as held-out utterances, takes its part of what the split lacks
+        lacking = [self._left_out[split] * splits[split] / len(self.split_indices(split)) for split in splits]
+        tally = BadAudioTally(
+            self.skipped_audio,
+            utterances=len(indices),
+            left_out_before=sum(lacking),
+            processes=self._world_size,
+            where=f"split {', '.join(sorted(splits))}",
+        )
+        lenient = LenientDataset(self.dataset, indices, self._lengths(indices), self.skipped_audio.max_share)
+        return load(lenient, tally=tally)
 
     def _select(self, split: str) -> list[int]:
         sets = self.corpus.splits.sets
         require_split(split, sets)
         known = [u for u in sets[split] if u.speaker_id is not None or not self.known_speakers_only]
-        self.refuse_unusable(known, split)
-        reasons = {utterance.utterance_id: self.reason_to_drop(utterance) for utterance in known}
+        if self.skipped_audio is None:
+            self.refuse_unusable(known, split)
+            usable = known
+        else:
+            usable = self._with_usable_audio(known, split, self.skipped_audio)
+        reasons = {utterance.utterance_id: self.reason_to_drop(utterance) for utterance in usable}
         dropped = Counter(reason for reason in reasons.values() if reason is not None)
         if unknown := len(sets[split]) - len(known):
             dropped["unknown speaker"] = unknown
+        if bad := len(known) - len(usable):
+            dropped["with bad audio"] = bad
         kept = [self._position[id_] for id_, reason in reasons.items() if reason is None]
         if dropped:
             listed = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
             rank_zero_info(f"{split}: {len(kept)} utterances used; left out: {listed}")
         return kept
+
+    def _with_usable_audio(
+        self, utterances: Sequence[Utterance], split: str, skipped_audio: SkippedAudio
+    ) -> list[Utterance]:
+        """Leave out what headers show to be unusable."""
+        unusable = [utterance for utterance in utterances if samples_of(utterance) < WINDOW]
+        skipped_audio.add([BadAudio.of(self._position[u.utterance_id], u, _wrong(u)) for u in unusable])
+        if unusable:
+            skipped_audio.refuse_too_many(len(unusable), len(utterances), f"split {split}")
+        self._left_out[split] = len(unusable)
+        return [utterance for utterance in utterances if samples_of(utterance) >= WINDOW]
 
     def refuse_unusable(self, utterances: Sequence[Utterance], split: str) -> None:
         """Refuse a split of which something can't be read.
@@ -266,11 +370,10 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         unusable = [utterance for utterance in utterances if samples_of(utterance) < WINDOW]
         if unusable:
             first = unusable[0]
-            wrong = "missing or unreadable" if isnan(first.seconds) else f"shorter than {WINDOW} samples"
             raise UserError(
-                f"audio is {wrong}, the first of {len(unusable)} such utterances in split {split}",
+                f"audio is {_wrong(first)}, the first of {len(unusable)} such utterances in split {split}",
                 where=first.path,
-                remedy="`ser check CORPUS` lists them all; restore the files or remove their rows",
+                remedy="`ser check CORPUS` lists them all; restore or remove them, or set data.on_bad_audio=skip",
             )
 
     @cached_property
@@ -291,3 +394,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
                 f"{len(sampler.repeated)} batches of an epoch ({sum(map(len, sampler.repeated))} of {utterances}"
                 f" utterances) are trained on twice, so that {processes} processes have equally many"
             )
+
+
+def _wrong(utterance: Utterance) -> str:
+    return "missing or unreadable" if isnan(utterance.seconds) else f"shorter than {WINDOW} samples"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from ser_personal.audio import HOP, SAMPLE_RATE, decode, num_frames
 from ser_personal.errors import UserError
-from ser_personal.types import ATTRIBUTES
+from ser_personal.types import ATTRIBUTES, NO_PSEUDO_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,6 +96,10 @@ class UtteranceDataset(Dataset[Example], ABC, Generic[Example]):
     @abstractmethod
     def __getitem__(self, key: ExampleKey) -> Example: ...
 
+    def stand_in(self, key: ExampleKey) -> Example:
+        """Fetch an example once more, where the audio of a whole batch is bad."""
+        return self[key]
+
     def __getitems__(self, keys: Sequence[ExampleKey]) -> list[Example] | Fault:
         """Fetch a batch's examples, as torch's loader prefers to."""
         try:
@@ -140,6 +144,11 @@ class PretrainDataset(SpeechDataset[PretrainExample]):
         first = start // HOP
         ids = self.pseudo_labels[utterance.utterance_id][first : first + num_frames(len(waveform))]
         return PretrainExample(key.index, utterance.speaker_id, waveform, ids.astype(np.int64))
+
+    def stand_in(self, key: ExampleKey) -> PretrainExample:
+        """Fetch an example without pseudo-labels: masked prediction goes by batch, and would count them twice."""
+        example = self[key]
+        return replace(example, pseudo_labels=np.full_like(example.pseudo_labels, NO_PSEUDO_LABEL))
 
 
 class EmotionDataset(SpeechDataset[EmotionExample]):

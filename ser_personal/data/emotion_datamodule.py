@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ser_personal.corpus.splits import canonical_splits
 from ser_personal.data.adaptation import Adaptation, AdaptationSet, AddWeights
+from ser_personal.data.bad_audio import OnBadAudio
 from ser_personal.data.collate import collate_emotion
 from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.data.dataset import EmotionDataset, EmotionExample
@@ -45,6 +46,8 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         target: what is predicted: the emotion attributes, or categorical emotion.
         adaptation: chooses the training speakers that are trained on for the test's speakers; all of them if None.
         seed: of the shuffling.
+        on_bad_audio: raise an error at audio that can't be used, or skip it: a batch goes on with what is left.
+        max_bad_share: of a set that may be skipped; more stops the run.
     """
 
     def __init__(
@@ -62,6 +65,8 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         target: Literal["attributes", "emotion"] = "attributes",
         adaptation: Adaptation | None = None,
         seed: int = 0,
+        on_bad_audio: OnBadAudio = "raise",
+        max_bad_share: float = 0.01,
     ) -> None:
         super().__init__(
             corpus,
@@ -73,6 +78,8 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
             seed=seed,
             speaker_features=speaker_features,
             permute_speaker_features=permute_speaker_features,
+            on_bad_audio=on_bad_audio,
+            max_bad_share=max_bad_share,
         )
         self.test_splits = test_splits
         self.target = target
@@ -85,6 +92,7 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
             UserError: the corpus can't be read, a split that the stage needs is missing, empty or without its audio, or
                 a training batch would be a single utterance.
         """
+        super().setup(stage)
         if stage in ("fit", None):
             self.wanted_indices(["train"])
             self._refuse_single_utterances()

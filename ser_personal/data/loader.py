@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import torch
 from torch.utils.data import DataLoader
 
+from ser_personal.data.bad_audio import BadAudio
 from ser_personal.data.dataset import Fault, UtteranceExample
+from ser_personal.data.lenient_dataset import Remainder
 from ser_personal.errors import UserError
 from ser_personal.types import SpeakerBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from ser_personal.data.bad_audio import BadAudioTally
     from ser_personal.data.batching import BatchSampler
     from ser_personal.data.dataset import UtteranceDataset
+    from ser_personal.data.lenient_dataset import LenientDataset
 
 Example = TypeVar("Example", bound=UtteranceExample)
 Batch = TypeVar("Batch", bound=SpeakerBatch)
+
+
+class _Partial(NamedTuple, Generic[Batch]):
+    """A batch on its way out of a loader's worker, and what was left out of it."""
+
+    batch: Batch
+    bad: list[BadAudio]
 
 
 class SpeechLoader(Generic[Batch]):
@@ -34,27 +45,30 @@ class SpeechLoader(Generic[Batch]):
         collate: examples -> batch.
         num_workers: processes that decode; 0 decodes in this one.
         persistent: keep them from epoch to epoch.
+        tally: counts what a lenient dataset leaves out.
 
     Raises:
-        UserError: while iterating, what a dataset raised in any process.
+        UserError: while iterating, what a dataset raised in any process, or what the tally does.
     """
 
     def __init__(
         self,
-        dataset: UtteranceDataset[Example],
+        dataset: UtteranceDataset[Example] | LenientDataset[Example],
         batch_sampler: BatchSampler,
         collate: Callable[[Sequence[Example]], Batch],
         *,
         num_workers: int = 0,
         persistent: bool = False,
+        tally: BadAudioTally | None = None,
     ) -> None:
         self.batch_sampler = batch_sampler
+        self._tally = tally
         self._position = 0
         self._resume_at = 0
-        self._loader: DataLoader[Batch | Fault] = DataLoader(
+        self._loader: DataLoader[Batch | _Partial[Batch] | Fault] = DataLoader(
             dataset,  # type: ignore[arg-type]  # torch types a loader by its examples, this one by its batches
             batch_sampler=batch_sampler,
-            collate_fn=partial(_collate_unless_fault, collate),
+            collate_fn=partial(_collate, collate),
             num_workers=num_workers,
             persistent_workers=persistent and num_workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -68,9 +82,12 @@ class SpeechLoader(Generic[Batch]):
         # A generator: the plan is made at the first batch, after Lightning has set the epoch.
         self._position = self.batch_sampler.first_batch = self._resume_at
         self._resume_at = 0
-        for batch in self._loader:
-            if isinstance(batch, Fault):
-                raise UserError(batch.what, where=batch.where, remedy=batch.remedy)
+        for fetched in self._loader:
+            if isinstance(fetched, Fault):
+                raise UserError(fetched.what, where=fetched.where, remedy=fetched.remedy)
+            batch, bad = fetched if isinstance(fetched, _Partial) else (fetched, [])
+            if self._tally is not None:
+                self._tally.add(batch["indices"].tolist(), bad)
             self._position += 1
             yield batch
 
@@ -92,7 +109,11 @@ class SpeechLoader(Generic[Batch]):
         self._resume_at = state["position"] % len(self)
 
 
-def _collate_unless_fault(
-    collate: Callable[[Sequence[Example]], Batch], examples: Sequence[Example] | Fault
-) -> Batch | Fault:
-    return examples if isinstance(examples, Fault) else collate(examples)
+def _collate(
+    collate: Callable[[Sequence[Example]], Batch], fetched: Sequence[Example] | Remainder[Example] | Fault
+) -> Batch | _Partial[Batch] | Fault:
+    if isinstance(fetched, Fault):
+        return fetched
+    if isinstance(fetched, Remainder):
+        return _Partial(collate(fetched.examples), fetched.bad)
+    return collate(fetched)

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
 from ser_personal.corpus.splits import canonical_splits
+from ser_personal.data.bad_audio import OnBadAudio
 from ser_personal.data.collate import collate_pretrain
 from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.data.dataset import PretrainDataset, PretrainExample, check_pseudo_labels, samples_of
@@ -52,6 +53,8 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         speaker_features: a vector a speaker, for what makes e_s of such; None where nothing asks for them.
         permute_speaker_features: control: every speaker gets another one's, the same each time.
         seed: of the shuffling and the crops.
+        on_bad_audio: raise an error at audio that can't be used, or skip it: a batch goes on with what is left.
+        max_bad_share: of a set that may be skipped; more stops the run.
 
     Raises:
         UserError: a number is out of its range.
@@ -73,6 +76,8 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         speaker_features: SpeakerFeatureSource | None = None,
         permute_speaker_features: bool = False,
         seed: int = 0,
+        on_bad_audio: OnBadAudio = "raise",
+        max_bad_share: float = 0.01,
     ) -> None:
         super().__init__(
             corpus,
@@ -84,6 +89,8 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
             seed=seed,
             speaker_features=speaker_features,
             permute_speaker_features=permute_speaker_features,
+            on_bad_audio=on_bad_audio,
+            max_bad_share=max_bad_share,
         )
         if not 0 < held_out < 1:
             raise UserError(f"{held_out} is no share", where="held_out", remedy="Give a share between 0 and 1")
@@ -100,6 +107,7 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
             UserError: the corpus or the pseudo-labels can't be read or don't belong together, a wanted split is missing
                 or empty or without its audio, or no speaker has two utterances.
         """
+        super().setup(stage)
         if stage in ("fit", "validate", None):
             indices = [*self.train_indices, *self.held_out_indices, *self.unseen_indices]
             check_pseudo_labels([self.utterances[i] for i in indices], self.pseudo_labels)
@@ -167,15 +175,16 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         return f"shorter than {self.min_samples / SAMPLE_RATE:g} s" if too_short else None
 
     def state_dict(self) -> dict[str, Any]:
-        """Have a checkpoint say which codebook it was trained on."""
-        return {"codebook": self.pseudo_labels.source.codebook_hash}
+        """Have a checkpoint say which speakers and which codebook it was trained on."""
+        return {**super().state_dict(), "codebook": self.pseudo_labels.source.codebook_hash}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse a checkpoint that was trained on another codebook.
+        """Refuse a checkpoint that was trained on another codebook, and to go on with one of other speakers.
 
         Raises:
             UserError: it was; its predictions would be scored against other clusters.
         """
+        super().load_state_dict(state_dict)
         now = self.pseudo_labels.source.codebook_hash
         if state_dict["codebook"] != now:
             raise UserError(

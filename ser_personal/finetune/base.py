@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ser_personal.encoder.base import Encoder
-from ser_personal.encoder.checkpoint import DESCRIPTION
+from ser_personal.encoder.checkpoint import DESCRIPTION, using
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import PREFIX, PersonalizedModule, known_speakers
 from ser_personal.encoder.personalized import PersonalizedEncoder
@@ -171,11 +171,12 @@ class FineTuning(PersonalizedModule):
     def _take_from_papt(self, path: str, training_set: TrainingSet) -> None:
         checkpoint = read_pretrained(path, self.hparams["fusion"])
         weights = checkpoint["state_dict"]
-        self.personalized.rebuild(checkpoint[DESCRIPTION])
-        self.complete_speakers(weights, training_set)
-        self.personalized.load_state_dict(
-            {name.removeprefix(PREFIX): weights[name] for name in weights if name.startswith(PREFIX)}
-        )
+        with using(path):
+            self.personalized.rebuild(checkpoint[DESCRIPTION])
+            self.complete_speakers(weights, training_set)
+            self.personalized.load_state_dict(
+                {name.removeprefix(PREFIX): weights[name] for name in weights if name.startswith(PREFIX)}
+            )
 
     def _go_on_from(self, path: str, training_set: TrainingSet) -> None:
         if self.hparams["papt_checkpoint"] is not None:

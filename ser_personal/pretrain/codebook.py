@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+FORMAT = "ser_personal.codebook"
+FORMAT_VERSION = 1
 DISTANCES_AT_ONCE = 2**24
 
 
@@ -75,7 +77,7 @@ class Codebook:
         """Read what `save` or `ser import` wrote.
 
         Raises:
-            UserError: no such file, no codebook in it, or a damaged one.
+            UserError: no such file, no codebook in it, a damaged one, or one of another format.
         """
         try:
             with safe_open(path, framework="numpy") as file:
@@ -84,7 +86,16 @@ class Codebook:
         except (OSError, SafetensorError, ValueError) as error:
             remedy = "Give a codebook.safetensors that `ser kmeans` or `ser import` wrote"
             raise UserError("not a codebook", where=path, remedy=remedy) from error
-        if centroids.ndim != 2:
+        if not isinstance(provenance, dict) or not isinstance(provenance.get("made_with", {}), dict):
+            raise UserError("codebook doesn't say what made it", where=path, remedy="Write it again with `ser kmeans`")
+        version = provenance.get("format_version", FORMAT_VERSION)
+        if (provenance.get("format", FORMAT), version) != (FORMAT, FORMAT_VERSION):
+            raise UserError(
+                f"codebook of format {version}; this version reads format {FORMAT_VERSION}",
+                where=path,
+                remedy="Update ser_personal, or write it again with `ser kmeans`",
+            )
+        if centroids.ndim != 2 or not centroids.size:
             raise UserError("codebook isn't (clusters, dim)", where=path, remedy="Write it again with `ser kmeans`")
         codebook = cls(np.ascontiguousarray(centroids, dtype=np.float32), provenance.get("made_with", {}))
         if provenance.get("hash", codebook.hash) != codebook.hash:
@@ -96,8 +107,14 @@ class Codebook:
     def save(self, path: str | Path) -> None:
         """Write safetensors; whoever is interrupted leaves no half file behind."""
         # One entry: safetensors writes several in an order that changes from run to run.
-        provenance = json.dumps({"hash": self.hash, "made_with": self.made_with}, sort_keys=True)
-        write_whole(path, save({"codebook": self.centroids}, metadata={"provenance": provenance}))
+        provenance = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "hash": self.hash,
+            "made_with": self.made_with,
+        }
+        metadata = {"provenance": json.dumps(provenance, sort_keys=True)}
+        write_whole(path, save({"codebook": self.centroids}, metadata=metadata))
 
 
 def nearest_centroid(frames: Tensor, centroids: Tensor) -> Tensor:

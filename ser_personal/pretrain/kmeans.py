@@ -110,6 +110,7 @@ def kmeans(
     require_range("devices", devices, 1)
     require_range("num_nodes", num_nodes, 1)
     teacher = teacher or MFCCTeacher()
+    teacher.check_precision(precision)
     teacher.build()
     run = partial(run_pass, teacher, accelerator=accelerator, devices=devices, num_nodes=num_nodes, precision=precision)
     external = None if codebook is None else Codebook.load(codebook)

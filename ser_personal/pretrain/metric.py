@@ -60,7 +60,8 @@ class MaskedPredictionMetric(Metric):
 
     def compute(self) -> MaskedPredictionScores:
         """Average over masked frames."""
-        keys = dim_zero_cat(self.keys).tolist()
+        # a batch that stands in for bad audio has nothing masked, and may have another batch's key
+        keys = [(key, masked > 0) for key, masked in zip(*map(_values, (self.keys, self.masked)), strict=True)]
         once = [keys.index(key) for key in dict.fromkeys(keys)]
         masked = dim_zero_cat(self.masked)[once].sum().clamp(min=1)
         return MaskedPredictionScores(
@@ -68,3 +69,8 @@ class MaskedPredictionMetric(Metric):
             accuracy=dim_zero_cat(self.correct)[once].sum() / masked,
             codebook_usage=(self.counts > 0).float().mean(),
         )
+
+
+def _values(states: list[Tensor]) -> list[int]:
+    values: list[int] = dim_zero_cat(states).tolist()
+    return values

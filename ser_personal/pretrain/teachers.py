@@ -11,6 +11,7 @@ from torch import nn
 
 from ser_personal.encoder.acoustic_front_ends import COEFFICIENTS, MELS, MFCCFrontEnd
 from ser_personal.encoder.pooling import real_frames
+from ser_personal.errors import UserError
 from ser_personal.ranges import require_range
 from ser_personal.types import EncoderOutput
 
@@ -19,12 +20,17 @@ if TYPE_CHECKING:
 
     from ser_personal.encoder.hubert import HubertEncoder
 
+HALF_PRECISIONS = ("bf16-true", "16-true")
+
 
 class Teacher(nn.Module, ABC):
     """Makes from waveforms the frames that k-means clusters."""
 
     def build(self) -> None:
         """Make ready what `__init__` only names, such as weights on a hub."""
+
+    def check_precision(self, precision: str) -> None:
+        """Refuse a precision, as Lightning names it, that the teacher can't compute in."""
 
     @property
     @abstractmethod
@@ -58,6 +64,19 @@ class MFCCTeacher(Teacher):
     def __init__(self) -> None:
         super().__init__()
         self.front_end = MFCCFrontEnd()
+
+    def check_precision(self, precision: str) -> None:
+        """Refuse half precision, which has no Fourier transform of 400 samples.
+
+        Raises:
+            UserError: the weights would be in half precision.
+        """
+        if precision in HALF_PRECISIONS:
+            raise UserError(
+                "MFCC can't be computed in half precision",
+                where=f"precision {precision}",
+                remedy="Leave it out; a network as teacher can do with it",
+            )
 
     @property
     def description(self) -> dict[str, str | int]:

@@ -69,6 +69,9 @@ def read_arrays(path: Path) -> Any:
             return RestrictedUnpickler(file).load()
     except FileNotFoundError as error:
         raise UserError("no such file", where=path, remedy="Give a released checkpoint or codebook") from error
+    except UserError as error:
+        # what torch reads from within its archive has no name
+        raise UserError(error.what, where=path, remedy=error.remedy) from error
     except DAMAGE as error:
         what = f"can't be read as a torch checkpoint or a joblib dump ({type(error).__name__}: {error})"
         raise UserError(

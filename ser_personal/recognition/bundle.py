@@ -13,6 +13,7 @@ from ser_personal.audio import SAMPLE_RATE, WINDOW
 from ser_personal.calibration.conformal import ConformalTable
 from ser_personal.calibration.posterior_file import Fitted, load_posterior, save_posterior
 from ser_personal.errors import UserError
+from ser_personal.files import content_hash, sync_folder
 from ser_personal.recognition.bundle_check import check_belongs
 from ser_personal.recognition.causal import PLDCSettings
 from ser_personal.recognition.parts import describe_part, make_part
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from ser_personal.recognition.network import EmotionNetwork
 
 FORMAT = "ser_personal.bundle"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+FIRST_WITH_HASHES = 3
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = "model.safetensors"
@@ -34,6 +36,8 @@ POSTERIOR = "posterior.json"
 CONFORMAL = "conformal.json"
 CARD = "README.md"
 ONNX = "model.onnx"
+# what config.json names by its content, so that no file of another bundle passes for it
+HASHED = (WEIGHTS, BANK, POSTERIOR, CONFORMAL)
 FILES = (CONFIG, PREPROCESSOR, WEIGHTS, BANK, POSTERIOR, CONFORMAL, CARD)
 _REMEDY = "Give a folder that `ser export` wrote"
 
@@ -101,10 +105,9 @@ def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], None]) -
     try:
         weights = {name: weight.cpu().contiguous().clone() for name, weight in bundle.network.state_dict().items()}
         save_file(weights, temporary / WEIGHTS, {"format": "pt"})
-        _write_json(temporary / CONFIG, _config(bundle))
-        # safetensors lets nobody else read what it writes
-        shutil.copymode(temporary / CONFIG, temporary / WEIGHTS)
         _write_json(temporary / PREPROCESSOR, _preprocessor(bundle))
+        # safetensors lets nobody else read what it writes
+        shutil.copymode(temporary / PREPROCESSOR, temporary / WEIGHTS)
         if bundle.bank is not None:
             bundle.bank.save(temporary / BANK)
         if bundle.posterior is not None:
@@ -112,6 +115,9 @@ def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], None]) -
         if bundle.conformal is not None:
             bundle.conformal.save(temporary / CONFORMAL)
         finish(temporary)
+        files = {name: content_hash(temporary / name) for name in HASHED if (temporary / name).exists()}
+        _write_json(temporary / CONFIG, {**_config(bundle), "files": files})
+        sync_folder(temporary)
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)
@@ -147,6 +153,7 @@ def read_bundle(folder: Path) -> Bundle:
             where=folder,
             remedy="Update ser_personal",
         )
+    _check_files(folder, config)
     rate = _read_json(folder / PREPROCESSOR).get("sampling_rate")
     if rate != SAMPLE_RATE:
         raise UserError(f"expects audio at {rate} Hz, not {SAMPLE_RATE}", where=folder / PREPROCESSOR, remedy=_REMEDY)
@@ -163,10 +170,23 @@ def read_bundle(folder: Path) -> Bundle:
             calibration=_calibration(config, folder),
             conformal=ConformalTable.load(folder / CONFORMAL) if (folder / CONFORMAL).is_file() else None,
         )
-    except (KeyError, TypeError, IndexError, ImportError) as error:
+    except (AttributeError, KeyError, TypeError, IndexError, ImportError) as error:
         raise UserError(f"lacks or misspells {error}", where=folder / CONFIG, remedy=_REMEDY) from error
     check_belongs(bundle, folder)
     return bundle
+
+
+def _check_files(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse files that aren't those that the bundle was written with; one that was taken away is no other file."""
+    if config["format_version"] < FIRST_WITH_HASHES:
+        return
+    hashes = config.get("files")
+    if not isinstance(hashes, dict):
+        raise UserError("doesn't say what its files hold", where=folder / CONFIG, remedy=_REMEDY)
+    for name in HASHED:
+        path = folder / name
+        if path.is_file() and content_hash(path) != hashes.get(name):
+            raise UserError("isn't the file that the bundle was written with", where=path, remedy=_REMEDY)
 
 
 def _calibration(config: dict[str, Any], folder: Path) -> CalibrationName:

@@ -117,7 +117,7 @@ def load_finetuned(checkpoint: str) -> EmotionFineTuning:
     Raises:
         UserError: it is missing, damaged, or of another stage.
     """
-    from ser_personal.encoder.checkpoint import read_checkpoint
+    from ser_personal.encoder.checkpoint import read_checkpoint, using
     from ser_personal.finetune.module import EmotionFineTuning
 
     read = read_checkpoint(checkpoint)
@@ -133,7 +133,8 @@ def load_finetuned(checkpoint: str) -> EmotionFineTuning:
             where=checkpoint,
             remedy="Give one written by `ser fit --config configs/finetune.yaml`",
         )
-    module = EmotionFineTuning.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+    with using(checkpoint):
+        module = EmotionFineTuning.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     return module.eval()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ser_personal.errors import UserError
+from ser_personal.files import write_whole
 from ser_personal.recognition.profiles import SpeakerProfiles
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Journal:
         return journal
 
     def _go_on(self) -> None:
-        progress = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
+        progress = _progress(self.folder / PROGRESS)
         differing = [name for name, value in self.settings.items() if progress["settings"].get(name) != value]
         if differing:
             raise UserError(
@@ -86,10 +87,8 @@ class Journal:
         profiles = SpeakerProfiles(self.model)
         profiles.update(self.profiles)
         profiles.save(self._profiles_path(self.done))
-        temporary = self.folder / f"{PROGRESS}.tmp"
         progress = {"settings": self.settings, "done": self.done, "bytes": self._bytes}
-        temporary.write_text(json.dumps(progress, ensure_ascii=False), encoding="utf-8")
-        temporary.replace(self.folder / PROGRESS)
+        write_whole(self.folder / PROGRESS, json.dumps(progress, ensure_ascii=False).encode())
         before.unlink(missing_ok=True)
 
     def rows(self) -> Iterator[Row]:
@@ -111,3 +110,18 @@ class Journal:
 
     def _profiles_path(self, done: int) -> Path:
         return self.folder / f"profiles.{done}.safetensors"
+
+
+def _progress(path: Path) -> dict[str, Any]:
+    try:
+        match json.loads(path.read_text(encoding="utf-8")):
+            case {"settings": dict(settings), "done": int(done), "bytes": int(size)}:
+                return {"settings": settings, "done": done, "bytes": size}
+    except ValueError as error:
+        raise _damaged(path) from error
+    raise _damaged(path)
+
+
+def _damaged(path: Path) -> UserError:
+    remedy = "Delete its folder, and the recordings are annotated from the first again"
+    return UserError("doesn't say how far an annotation has come", where=path, remedy=remedy)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -12,6 +11,7 @@ import numpy as np
 
 from ser_personal.calibration.pldc import PredictionMoments
 from ser_personal.errors import UserError
+from ser_personal.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -196,16 +196,8 @@ class SpeakerProfiles:
             "speaker_ids": json.dumps(self.ids),
             "utterances": json.dumps([self._profiles[speaker_id].utterances for speaker_id in self]),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata)
+        write_whole(path, content)
 
     def _save(self) -> None:
         if self.path is not None:
@@ -224,20 +216,23 @@ def _read(path: Path, model: str) -> dict[str, SpeakerProfile]:
         raise UserError(f"not a whole file of speaker profiles ({error})", where=path, remedy=remedy) from error
     if metadata.get("format") != FORMAT:
         raise UserError("safetensors, but no speaker profiles", where=path, remedy=remedy)
-    if int(metadata["version"]) > FORMAT_VERSION:
+    if metadata.get("version") != str(FORMAT_VERSION):
         raise UserError(
-            f"speaker profiles of format {metadata['version']}; this version reads up to {FORMAT_VERSION}",
+            f"speaker profiles of format {metadata.get('version')}; this version reads format {FORMAT_VERSION}",
             where=path,
-            remedy="Update ser_personal",
+            remedy="Update ser_personal, or enrol the speakers again",
         )
-    if metadata["model"] != model:
+    if metadata.get("model") != model:
         raise UserError("holds speaker profiles of another model", where=path, remedy=remedy)
-    utterances = json.loads(metadata["utterances"])
-    return {
-        speaker_id: SpeakerProfile(
-            utterances[row],
-            **{name: arrays[f"{row}.{name}"] for name in _SUMS},
-            embedding=arrays.get(f"{row}.embedding"),
-        )
-        for row, speaker_id in enumerate(json.loads(metadata["speaker_ids"]))
-    }
+    try:
+        utterances = json.loads(metadata["utterances"])
+        return {
+            speaker_id: SpeakerProfile(
+                int(utterances[row]),
+                **{name: arrays[f"{row}.{name}"] for name in _SUMS},
+                embedding=arrays.get(f"{row}.embedding"),
+            )
+            for row, speaker_id in enumerate(json.loads(metadata["speaker_ids"]))
+        }
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise UserError(f"damaged speaker profiles (no {error})", where=path, remedy=remedy) from error

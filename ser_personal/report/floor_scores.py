@@ -9,12 +9,11 @@ import numpy as np
 
 from ser_personal.acoustics import mfcc_functionals
 from ser_personal.calibration.table import CalibrationRow
-from ser_personal.data.batching import ExampleKey
 from ser_personal.finetune.scores import score
 from ser_personal.report.floor import ridge_floor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
 
@@ -50,7 +49,9 @@ def score_floor(data: Any, wanted: Sequence[str], min_utterances: int) -> dict[s
         return {}
     tests = {split: data.split_indices(split) for split in data.wanted_test_splits}
     used = {index for indices in (train, *tests.values()) for index in indices}
-    features = {index: mfcc_functionals(data.dataset[ExampleKey(index, 0)].waveform) for index in used}
+    examples = ((index, data.example(index)) for index in used)
+    features = {index: mfcc_functionals(example.waveform) for index, example in examples if example is not None}
+    train, tests = _known(train, features), {split: _known(tests[split], features) for split in tests}
     labels = np.array([[u.labels.get(attribute, np.nan) for attribute in attributes] for u in data.utterances])
     of_training = np.stack([features[index] for index in train])
     floor = {}
@@ -60,3 +61,8 @@ def score_floor(data: Any, wanted: Sequence[str], min_utterances: int) -> dict[s
         scores = score(predictions, labels[indices], speakers, attributes, min_utterances=min_utterances)
         floor[split] = FloorSet(CalibrationRow(RIDGE, scores, predictions[None]), labels[indices], speakers)
     return floor
+
+
+def _known(indices: list[int], features: Collection[int]) -> list[int]:
+    """Leave out what has no features: audio that is bad, and skipped."""
+    return [index for index in indices if index in features]

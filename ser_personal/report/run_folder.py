@@ -164,6 +164,14 @@ def read_run(folder: str | Path) -> RunFolder:
     for name in (PREDICTIONS, METRICS, RECORD, VECTORS, COST):
         if not (folder / name).is_file():
             raise UserError(f"isn't a test run, it has no {name}", where=folder, remedy=_REMEDY)
+    try:
+        return _read_whole(folder)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        what = f"isn't the whole of one test run ({type(error).__name__}: {error})"
+        raise UserError(what, where=folder, remedy="Run `ser test` again") from error
+
+
+def _read_whole(folder: Path) -> RunFolder:
     metrics, record = _read_json(folder / METRICS), _read_json(folder / RECORD)
     vectors = read_vectors(folder / VECTORS)
     attributes = tuple(metrics["attributes"])

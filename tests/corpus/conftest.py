@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ MSP_COLUMNS = ["FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "
 
 def write_wav(path: Path, num_samples: int = 1600, rate: int = 16_000, channels: int = 1) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.zeros((num_samples, channels)), rate, subtype="PCM_16")
+    rng = np.random.default_rng(crc32(path.name.encode()))
+    soundfile.write(path, rng.uniform(-0.5, 0.5, (num_samples, channels)), rate, subtype="PCM_16")
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
@@ -30,7 +32,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None
 
 @pytest.fixture
 def wav() -> Callable[..., None]:
-    """Writes silence: `wav(path, num_samples=, rate=, channels=)`."""
+    """Writes noise, every file its own: `wav(path, num_samples=, rate=, channels=)`."""
     return write_wav
 
 

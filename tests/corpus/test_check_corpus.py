@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copy
 
+import numpy as np
 import pytest
+import soundfile
+from rich.console import Console
 
-from ser_personal.corpus import problems as kinds
-from ser_personal.corpus.check import check
+from ser_personal.corpus import problem_kinds as kinds
+from ser_personal.corpus.check import check, examine
 from ser_personal.corpus.csv_corpus import CSVCorpus
-from ser_personal.corpus.problems import find_problems
 from ser_personal.errors import UserError
 
 COLUMNS = ["path", "speaker", "split", "arousal"]
@@ -18,10 +23,9 @@ Table = Callable[..., str]
 Wav = Callable[..., None]
 
 
-def found(path: str, **options: object) -> list[tuple[str, str, str]]:
-    corpus = CSVCorpus(path, **options)
-    problems = find_problems(corpus.arranged(corpus.listed()), corpus.scale, corpus.allow_overlap)
-    return [(problem.kind.title, Path(problem.where).name, problem.detail) for problem in problems]
+def found(path: str, *, decode: bool = True, **options: object) -> list[tuple[str, str, str]]:
+    finding = examine(CSVCorpus(path, **options), Console(quiet=True), decode=decode)
+    return [(problem.kind.title, Path(problem.where).name, problem.detail) for problem in finding.problems]
 
 
 def test_a_sound_corpus(table: Table, capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,7 +33,7 @@ def test_a_sound_corpus(table: Table, capsys: pytest.CaptureFixture[str]) -> Non
     assert found(path) == []
     assert check(path) == 0
     lines = [line.split() for line in capsys.readouterr().out.replace("│", " ").splitlines()]
-    assert ["train", "2", "0.00", "1", "1"] in lines
+    assert ["train", "2", "0.00", "1", "1", "16,000"] in lines
     assert ["train", "0.10", "0.10", "0.10", "0.10", "0.10"] in lines
     assert ["train", *["3.00", "(2.00", "to", "4.00)", "none", "none"]] in lines
     assert ["No", "problem", "found."] in lines
@@ -91,10 +95,11 @@ def test_a_line_a_kind_with_the_first_names(
     for n in range(5):
         (tmp_path / f"[{n}].wav").unlink()
     assert check(path) == 1
-    error, note = capsys.readouterr().out.splitlines()[-2:]
+    error, note, looked_at = capsys.readouterr().out.splitlines()[-3:]
     names = ", ".join(str(tmp_path / f"[{n}].wav") for n in range(3))
     assert error == f"error: audio file missing: 5: {names} and 2 more"
     assert note.startswith("note: audio not 16 kHz mono, converted on the fly: 1: ")
+    assert looked_at.endswith("and every sample.")
 
 
 def test_a_table_that_cannot_be_read_is_the_users_error(tmp_path: Path) -> None:
@@ -123,3 +128,81 @@ def test_sets_that_some_stage_cannot_use(table: Table, changed: dict[str, str], 
     path = table(COLUMNS, *(list(row.values()) for row in rows))
     assert (kind.title, "train", "") in found(path)
     assert check(path) == 0
+
+
+def test_what_only_the_samples_show(table: Table, tmp_path: Path) -> None:
+    names = ["silent.wav", "offset.wav", "nan.wav", "half.flac", "loud.wav"]
+    path = table(COLUMNS, *GOOD, *([name, "s", "train", 2] for name in names))
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(1600), 16_000)
+    soundfile.write(tmp_path / "offset.wav", np.full(1600, 0.25), 16_000)
+    for name, number in (("nan.wav", np.nan), ("loud.wav", 1e7)):
+        samples = rng.uniform(-0.5, 0.5, 1600)
+        samples[800] = number
+        soundfile.write(tmp_path / name, samples, 16_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "half.flac", rng.uniform(-0.5, 0.5, 32_000), 16_000)
+    whole = (tmp_path / "half.flac").read_bytes()
+    (tmp_path / "half.flac").write_bytes(whole[: len(whole) // 2])
+    problems = {name: title for title, name, _ in found(path)}
+    assert problems.pop("half.flac") in {kinds.TRUNCATED.title, kinds.UNREADABLE.title}
+    assert problems == {
+        "silent.wav": kinds.SILENT.title,
+        "offset.wav": kinds.SILENT.title,
+        "nan.wav": kinds.NO_SOUND.title,
+        "loud.wav": kinds.NO_SOUND.title,
+    }
+    assert found(path, decode=False) == []
+
+
+def test_long_audio(table: Table, wav: Wav, tmp_path: Path) -> None:
+    path = table(COLUMNS, *GOOD, ["long.wav", "s", "train", 2], ["hour.wav", "s", "train", 2])
+    wav(tmp_path / "long.wav", num_samples=16 * 16_000)
+    wav(tmp_path / "hour.wav", num_samples=121 * 8_000, rate=8_000)
+    assert {(title, detail) for title, _, detail in found(path)} == {
+        (kinds.CROPPED.title, "16.0 s"),
+        (kinds.TOO_LONG.title, "121.0 s"),
+        (kinds.OTHER_FORMAT.title, "8000 Hz, 1 channels"),
+    }
+
+
+def test_the_same_audio_under_several_ids(table: Table, tmp_path: Path) -> None:
+    path = table(COLUMNS, *GOOD, *([f"{name}.wav", "s", "train", 2] for name in "defg"), ["h.wav", "v", "test", 2])
+    for original, twin in ("de", "ah"):
+        copy(tmp_path / f"{original}.wav", tmp_path / f"{twin}.wav")
+    (tmp_path / "g.wav").unlink()
+    (tmp_path / "g.wav").symlink_to(tmp_path / "f.wav")
+    assert found(path, decode=False) == [
+        (kinds.LEAKED_AUDIO.title, "a.wav", "a in train, h in test1"),
+        (kinds.SAME_AUDIO.title, "d.wav", "d in train, e in train"),
+        (kinds.SAME_AUDIO.title, "f.wav", "f in train, g in train"),
+    ]
+
+
+def test_a_speaker_that_chooses_the_checkpoint_and_is_tested(table: Table) -> None:
+    assert found(table(COLUMNS, *GOOD, ["d.wav", "t", "test", 1])) == [(kinds.VALIDATION_SPEAKER.title, "t", "test1")]
+
+
+def test_what_is_no_file_does_not_stop_the_check(table: Table, tmp_path: Path) -> None:
+    path = table(COLUMNS, *GOOD, ["pipe.wav", "s", "train", 2], ["folder.wav", "s", "train", 2])
+    for name in ("pipe.wav", "folder.wav"):
+        (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "folder.wav").mkdir()
+    assert found(path) == [(kinds.UNREADABLE.title, f"{name}.wav", "isn't a file") for name in ("folder", "pipe")]
+
+
+def test_json_holds_every_problem_and_what_was_looked_at(table: Table, tmp_path: Path) -> None:
+    path = table(COLUMNS, *GOOD, *([f"{n}.wav", "s", "train", 1] for n in range(5)), ["9.wav", "s", "train", 9])
+    for n in range(5):
+        (tmp_path / f"{n}.wav").unlink()
+    out = tmp_path / "found" / "problems.json"
+    assert check(path, str(out), decode=False) == 1
+    content = json.loads(out.read_text())
+    assert content["looked_at"] == {"headers": True, "equal_sizes": True, "samples": False}
+    assert content["training_would_fail"]
+    missing = next(group for group in content["problems"] if group["kind"] == kinds.MISSING.title)
+    assert missing["count"] == 5
+    assert [Path(place["where"]).name for place in missing["places"]] == [f"{n}.wav" for n in range(5)]
+    train = content["sets"]["train"]
+    assert (train["utterances"], train["sample_rates"]) == (8, {"16000": 3})
+    assert train["labels"] == {"arousal": {"utterances": 8, "mean": 2.5, "lowest": 1.0, "highest": 9.0}}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
+from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint, require_training_state, using
 from ser_personal.errors import UserError
 
 
@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_checkpoint_comes_back(path):
-    torch.save({DESCRIPTION: {"fusion": "last"}, "state_dict": {"w": torch.arange(6.0)}}, path)
+    torch.save({DESCRIPTION: {"fusion": "last"}, "state_dict": {"w": torch.arange(6.0)}, "hyper_parameters": {}}, path)
     checkpoint = read_checkpoint(str(path))
     assert checkpoint[DESCRIPTION] == {"fusion": "last"}
     assert checkpoint["state_dict"]["w"].tolist() == [0, 1, 2, 3, 4, 5]
@@ -78,3 +78,33 @@ def test_nothing_in_a_checkpoint_is_run(path, tmp_path):
 def test_a_foreign_checkpoint(path, foreign):
     torch.save(foreign, path)
     assert "isn't a checkpoint of ser_personal" in refusal(path)
+
+
+@pytest.mark.parametrize("part", [DESCRIPTION, "state_dict", "hyper_parameters"])
+def test_a_checkpoint_without_a_part(path, part):
+    whole = {DESCRIPTION: {}, "state_dict": {}, "hyper_parameters": {}}
+    torch.save(whole | {part: None}, path)
+    if part == DESCRIPTION:
+        torch.save({name: value for name, value in whole.items() if name != part}, path)
+        assert "isn't a checkpoint of ser_personal" in refusal(path)
+    else:
+        assert f"is a checkpoint without its {part}" in refusal(path)
+
+
+def test_weights_alone_are_no_state_to_resume(path):
+    whole = {"optimizer_states": [{}], "lr_schedulers": [], "loops": {}}
+    require_training_state(whole, path)
+    for part in whole:
+        with pytest.raises(UserError, match=f"papt.ckpt: holds no {part}, so a fit can't go on from it"):
+            require_training_state({name: value for name, value in whole.items() if name != part}, path)
+    with pytest.raises(UserError, match="holds no optimizer_states"):
+        require_training_state(whole | {"optimizer_states": []}, path)
+
+
+def test_what_does_not_fit_is_the_checkpoints_mistake(path):
+    with pytest.raises(UserError, match=r"papt.ckpt: is damaged, .* \(RuntimeError: .*size mismatch"), using(path):
+        torch.nn.Linear(2, 2).load_state_dict({"weight": torch.ones(3, 3), "bias": torch.ones(2)})
+    with pytest.raises(UserError, match="holds NaN"), using(path):
+        raise UserError("holds NaN", remedy="Mend it")
+    with pytest.raises(torch.OutOfMemoryError), using(path):
+        raise torch.OutOfMemoryError

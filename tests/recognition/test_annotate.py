@@ -316,7 +316,7 @@ def test_a_bundle_of_a_newer_version(annotate, bundle_folder, tmp_path, capsys):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"format_version": 99}))
     annotate("--model", copy, code=2)
-    assert "bundle of format 99; this version reads up to 2. Update ser_personal" in capsys.readouterr().err
+    assert "bundle of format 99; this version reads up to 3. Update ser_personal" in capsys.readouterr().err
 
 
 def test_nothing_half_written_takes_the_tables_name(tmp_path):

@@ -10,6 +10,7 @@ from torch import nn
 
 from ser_personal import EmotionRecognizer, SpeakerBank
 from ser_personal.errors import UserError
+from ser_personal.files import content_hash
 from ser_personal.finetune.interpreters import MLPInterpreter
 from ser_personal.recognition.bundle import FILES, read_bundle, weights_name, write_bundle
 from ser_personal.recognition.hub import find_bundle
@@ -62,7 +63,7 @@ def test_a_bundle_without_a_bank(copy):
 @pytest.mark.parametrize(
     ("name", "changes", "what"),
     [
-        ("config.json", {"format_version": 99}, "bundle of format 99; this version reads up to 2. Update ser_personal"),
+        ("config.json", {"format_version": 99}, "bundle of format 99; this version reads up to 3. Update ser_personal"),
         ("config.json", {"format_version": "2"}, "doesn't say which format"),
         ("config.json", {"format": "other"}, "isn't a bundle of ser_personal"),
         ("config.json", {"pldc": {"kk": 3}}, "lacks or misspells .*kk"),
@@ -92,12 +93,28 @@ def test_damaged_or_missing_files(copy, name):
         read_bundle(copy)
 
 
+def with_bank(copy, bank):
+    bank.save(copy / "speaker_bank.safetensors")
+    files = json.loads((copy / "config.json").read_text())["files"]
+    edit(
+        copy / "config.json",
+        files=files | {"speaker_bank.safetensors": content_hash(copy / "speaker_bank.safetensors")},
+    )
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "speaker_bank.safetensors", "conformal.json"])
+def test_a_file_of_another_bundle_is_refused_by_name(copy, name):
+    (copy / name).write_bytes(b"other")
+    with pytest.raises(UserError, match=rf"{name}: isn't the file that the bundle was written with"):
+        read_bundle(copy)
+
+
 def test_a_bank_of_another_model(bundle, copy):
     other = SpeakerBank.from_utterances(["a"], np.ones((1, 3)), np.ones((1, 2)), ("arousal", "valence"))
-    other.save(copy / "speaker_bank.safetensors")
+    with_bank(copy, other)
     with pytest.raises(UserError, match="vectors have 3 values, the model's 16"):
         read_bundle(copy)
-    replace(bundle.bank, attributes=("valence", "dominance")).save(copy / "speaker_bank.safetensors")
+    with_bank(copy, replace(bundle.bank, attributes=("valence", "dominance")))
     with pytest.raises(UserError, match="bank is of valence, dominance, the model of arousal, valence"):
         read_bundle(copy)
 

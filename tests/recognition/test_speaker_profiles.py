@@ -92,5 +92,5 @@ def test_what_are_no_profiles_of_this_model(tmp_path, some_profile):
     with pytest.raises(UserError, match="no speaker profiles"):
         SpeakerProfiles.open("model", path)
     save_file({}, path, {"format": "ser_personal.speaker_profiles", "version": "2"})
-    with pytest.raises(UserError, match="of format 2; this version reads up to 1"):
+    with pytest.raises(UserError, match="of format 2; this version reads format 1"):
         SpeakerProfiles.open("model", path)

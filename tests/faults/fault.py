@@ -1,0 +1,145 @@
+"""One hostile input: what makes it, the command it is given to, and what the command must say and return."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import numpy as np
+import soundfile
+import torch
+from command_line import configs, trainer_flags
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Good:
+    """What is right, made once; a fault changes a copy of one thing.
+
+    Attributes:
+        corpus: in MSP-Podcast's layout.
+        pseudo_labels: of that corpus.
+        papt: a checkpoint.
+        finetune: a checkpoint.
+        bank: of that checkpoint.
+        run: folder of its test.
+        bundle: of it.
+        vectors: of the run's utterances.
+    """
+
+    corpus: Path
+    pseudo_labels: Path
+    papt: Path
+    finetune: Path
+    bank: Path
+    run: Path
+    bundle: Path
+    vectors: Path
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A hostile input.
+
+    Attributes:
+        name: what is hostile.
+        command: words after `ser`; {corpus} and the other names of `Good` stand for what is right, {here} for the
+            folder that the input is made in.
+        says: what the one line on it must match, with {here} for the folder.
+        make: makes the input in a folder, from what is right.
+        code: exit code.
+    """
+
+    name: str
+    command: list[str]
+    says: str
+    make: Callable[[Good, Path], object] = field(default=lambda _good, _here: None)
+    code: int = 2
+
+
+FLAGS = trainer_flags("{here}/run")
+FINETUNE = [*configs("finetune.yaml", "tiny/finetune.yaml"), *FLAGS]
+FIT = ["fit", *FINETUNE, "--data.corpus", "{corpus}"]
+TEST = ["test", *FINETUNE, "--data.corpus", "{corpus}"]
+PAPT = ["fit", *configs("papt.yaml", "tiny/papt.yaml"), *FLAGS, "--data.corpus", "{corpus}"]
+PAPT = [*PAPT, "--data.min_samples", "8000", "--data.pseudo_labels"]
+KMEANS = ["kmeans", *configs("kmeans.yaml", "tiny/kmeans.yaml"), "--data.corpus", "{corpus}", "--out", "{here}/out"]
+CHECK = ["check", "{here}/corpus.csv"]
+
+
+def text(name: str, content: str | bytes) -> Callable[[Good, Path], object]:
+    """Make a file of this content."""
+    raw = content if isinstance(content, bytes) else content.encode()
+    return lambda _good, here: (here / name).write_bytes(raw)
+
+
+def copied(what: str, name: str, change: Callable[[Path], object]) -> Callable[[Good, Path], object]:
+    """Make a changed copy of something right: `change` gets the copy."""
+
+    def make(good: Good, here: Path) -> None:
+        source = getattr(good, what)
+        copy = here / name
+        if source.is_dir():
+            shutil.copytree(source, copy)
+        else:
+            shutil.copy(source, copy)
+        change(copy)
+
+    return make
+
+
+def cut(path: Path) -> None:
+    """Keep the first half of a file."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def edited(**changes: object) -> Callable[[Path], object]:
+    """Change members of a JSON object."""
+    return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def sound(path: Path, samples: int = 16_000, value: float | None = None) -> None:
+    """Write noise, one of its samples replaced by a value."""
+    noise = np.random.default_rng(crc32(path.name.encode())).uniform(-0.5, 0.5, samples)
+    if value is not None:
+        noise[samples // 2] = value
+    soundfile.write(path, noise, 16_000, subtype="FLOAT" if path.suffix == ".wav" else None)
+
+
+def table(*rows: str, columns: str = "path,speaker,split,arousal") -> Callable[[Good, Path], object]:
+    """Make a corpus.csv of two sound rows and these, with audio for the former."""
+
+    def make(_good: Good, here: Path) -> None:
+        for name in ("good.wav", "dev.wav"):
+            sound(here / name)
+        (here / "corpus.csv").write_text("\n".join([columns, "good.wav,s,train,2", "dev.wav,t,dev,3", *rows]) + "\n")
+
+    return make
+
+
+def with_audio(content: Callable[[Path], object], name: str = "bad.wav") -> Callable[[Good, Path], object]:
+    """Make a corpus.csv, one of whose files `content` writes."""
+
+    def make(good: Good, here: Path) -> None:
+        table(f"{name},s,train,4")(good, here)
+        content(here / name)
+
+    return make
+
+
+def checkpoint(what: str, change: Callable[[dict], object]) -> Callable[[Good, Path], object]:
+    """Make bad.ckpt: a right checkpoint whose content `change` changes."""
+
+    def make(good: Good, here: Path) -> None:
+        content = torch.load(getattr(good, what), weights_only=True)
+        change(content)
+        torch.save(content, here / "bad.ckpt")
+
+    return make

@@ -1,0 +1,69 @@
+"""Command lines."""
+
+from __future__ import annotations
+
+from fault import FIT, KMEANS, TEST, Fault
+
+ARGUMENTS = [
+    Fault("a negative seed", [*FIT, "--seed_everything", "-1"], "--seed_everything: -1 is out of range"),
+    Fault(
+        "a seed of many digits", [*FIT, "--seed_everything", "1" + "0" * 30], "--seed_everything: .* is out of range"
+    ),
+    Fault(
+        "validation beyond the epoch",
+        [*FIT, "--trainer.val_check_interval", "1000"],
+        "`val_check_interval` .1000. must be less",
+    ),
+    Fault(
+        "validation at no epoch",
+        [*FIT, "--trainer.check_val_every_n_epoch", "0"],
+        "check_val_every_n_epoch: 0 is out of range",
+    ),
+    Fault(
+        "gradients of no batch",
+        [*FIT, "--trainer.accumulate_grad_batches", "0"],
+        "accumulate_grad_batches: 0 is out of range",
+    ),
+    Fault("no device", [*FIT, "--trainer.devices", "0"], "devices='0'"),
+    Fault("no node", [*FIT, "--trainer.num_nodes", "0"], "`num_nodes` must be a positive integer"),
+    Fault("a device without its package", [*FIT, "--trainer.accelerator", "tpu"], "ser fit: .*torch_xla"),
+    Fault("a strategy that isn't", [*FIT, "--trainer.strategy", "nope"], "invalid strategy name"),
+    Fault("negative epochs", [*FIT, "--trainer.max_epochs", "-5"], "`max_epochs` must be a non-negative integer or -1"),
+    Fault("a time in words", [*FIT, "--trainer.max_time", "soon"], "is not a valid duration"),
+    Fault(
+        "negative batches", [*FIT, "--trainer.limit_train_batches", "-3"], "invalid value -3 for limit_train_batches"
+    ),
+    Fault("a profiler that isn't", [*FIT, "--trainer.profiler", "nope"], "profiler"),
+    Fault("a checkpoint on the web", [*TEST, "--ckpt_path", "http://127.0.0.1/x.ckpt"], "no such checkpoint"),
+    Fault("a checkpoint that is a folder", [*TEST, "--ckpt_path", "{here}"], "no such checkpoint"),
+    Fault(
+        "MFCC in half precision", [*KMEANS, "--precision", "bf16-true"], "precision bf16-true: MFCC can't be computed"
+    ),
+    Fault("a precision that isn't", [*KMEANS, "--precision", "7-bit"], "precision 7-bit"),
+    Fault(
+        "more clusters than two bytes count",
+        [*KMEANS, "--num_clusters", "100000"],
+        "num_clusters: 100000 is out of range",
+    ),
+    Fault(
+        "more clusters than frames",
+        [*KMEANS, "--num_clusters", "60000"],
+        "num_clusters: 60000 clusters for .* sampled frames",
+    ),
+    Fault(
+        "two devices for pseudo-labels", [*KMEANS, "--devices", "2"], "devices: pseudo-labels are made on one device"
+    ),
+    Fault("a negative speaker", ["synth", "--out", "{here}/s", "--speakers", "-3"], "--speakers: -3"),
+    Fault("a switch that is neither", ["check", "{corpus}", "--decode", "maybe"], "--decode: maybe is no bool"),
+    Fault("a word too many", ["check", "{corpus}", "and", "more"], "(unrecognized|Unrecognized) arguments: and more"),
+    Fault(
+        "an unknown format to write",
+        ["annotate", "{corpus}/Audios", "--model", "{bundle}", "--out", "{here}/out.xls"],
+        "out.xls",
+    ),
+    Fault(
+        "a folder that holds something to export to",
+        ["export", "{finetune}", "--out", "{run}"],
+        "isn't an empty folder",
+    ),
+]

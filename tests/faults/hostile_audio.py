@@ -1,0 +1,167 @@
+"""Sound files, or what says it is one."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import TYPE_CHECKING
+
+from fault import CHECK, FINETUNE, Fault, Good, cut, sound, table, with_audio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+FIT = [
+    "fit",
+    *FINETUNE,
+    "--data.num_workers",
+    "0",
+    "--model.attributes",
+    "[arousal]",
+    "--data.corpus",
+    "{here}/corpus.csv",
+]
+SKIP = [*FIT, "--data.on_bad_audio", "skip"]
+ANNOTATE = ["annotate", "{here}/bad.wav", "--model", "{bundle}", "--out", "{here}/out.csv"]
+
+
+def raw(content: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(content)
+
+
+def header(*, channels: int = 1, rate: int = 16_000, bits: int = 16, size: int = 3200, chunk: int = 16) -> bytes:
+    """A WAV of 1,600 samples, its header saying what it is told to."""
+    form = struct.pack(
+        "<HHIIHH", 1, channels, rate, rate * channels * bits // 8 % 2**32, channels * bits // 8 % 2**16, bits
+    )
+    return (
+        b"RIFF"
+        + struct.pack("<I", 36 + size)
+        + b"WAVEfmt "
+        + struct.pack("<I", chunk)
+        + form
+        + b"data"
+        + struct.pack("<I", size)
+        + bytes(3200)
+    )
+
+
+def half(path: Path) -> None:
+    sound(path, 64_000)
+    cut(path)
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def bad_test(content: Callable[[Path], object], name: str = "bad.wav") -> Callable[[Good, Path], object]:
+    """Four training utterances, one of them bad."""
+
+    def make(good: Good, here: Path) -> None:
+        for number in range(3):
+            sound(here / f"{number}.wav", 16_000 + number)
+        table(f"{name},s,train,4", "0.wav,u,train,4", "1.wav,u,train,5", "2.wav,v,dev,3")(good, here)
+        content(here / name)
+
+    return make
+
+
+def half_and_sound(path: Path) -> None:
+    half(path)
+
+
+AUDIO = [
+    Fault("words as sound", CHECK, "audio file unreadable: 1: {here}/bad.wav", with_audio(raw(b"not a sound")), code=1),
+    Fault("nothing as sound", CHECK, "audio file empty", with_audio(raw(b"")), code=1),
+    Fault("a header alone", CHECK, "audio file truncated", with_audio(raw(header()[:44])), code=1),
+    Fault("half a header", CHECK, "audio file unreadable", with_audio(raw(header()[:20])), code=1),
+    Fault(
+        "more announced than there is",
+        CHECK,
+        "audio file truncated",
+        with_audio(raw(header(size=2**31 - 2**20))),
+        code=1,
+    ),
+    Fault("no channel", CHECK, "audio file unreadable", with_audio(raw(header(channels=0))), code=1),
+    Fault(
+        "65,535 channels",
+        CHECK,
+        "audio file unreadable: .*Too many channels",
+        with_audio(raw(header(channels=65_535))),
+        code=1,
+    ),
+    Fault(
+        "no sample rate",
+        CHECK,
+        "audio file unreadable",
+        with_audio(raw(header(rate=0))),
+        code=1,
+    ),
+    Fault(
+        "a sample rate of 4 GHz",
+        CHECK,
+        "audio file unreadable",
+        with_audio(raw(header(rate=2**32 - 1))),
+        code=1,
+    ),
+    Fault(
+        "a chunk of 4 GB before the sound",
+        CHECK,
+        "audio file unreadable",
+        with_audio(raw(header(chunk=2**32 - 1))),
+        code=1,
+    ),
+    Fault(
+        "a sample that is no number",
+        CHECK,
+        "audio of NaN, infinity",
+        with_audio(lambda path: sound(path, value=float("nan"))),
+        code=1,
+    ),
+    Fault(
+        "a sample of infinity",
+        CHECK,
+        "audio of NaN, infinity",
+        with_audio(lambda path: sound(path, value=float("inf"))),
+        code=1,
+    ),
+    Fault(
+        "half a FLAC", CHECK, r"audio file (truncated|unreadable): 1: .*bad\.flac", with_audio(half, "bad.flac"), code=1
+    ),
+    Fault("noise as MP3", CHECK, "audio file unreadable", with_audio(raw(bytes(range(256)) * 40), "bad.mp3"), code=1),
+    Fault("a pipe as sound", CHECK, "unreadable: 1: .*isn't a file", with_audio(os.mkfifo), code=1),
+    Fault("a folder as sound", CHECK, "unreadable: 1: .*isn't a file", with_audio(lambda path: path.mkdir()), code=1),
+    Fault("a link to itself", CHECK, "audio file missing", with_audio(loop), code=1),
+    Fault(
+        "399 samples",
+        CHECK,
+        r"audio shorter than 400 samples: 1: .*\(399 samples\)",
+        with_audio(lambda path: sound(path, 399)),
+        code=1,
+    ),
+    Fault("a pipe to train on", FIT, "bad.wav: audio is missing or unreadable", bad_test(os.mkfifo)),
+    Fault("NaN to train on", FIT, "bad.wav: holds NaN", bad_test(lambda path: sound(path, value=float("nan")))),
+    Fault("half a FLAC to train on", FIT, r"bad\.flac: can't be decoded", bad_test(half_and_sound, "bad.flac")),
+    Fault(
+        "too many bad headers to skip",
+        SKIP,
+        "split train: 25.0% of the audio can't be used, more than the 1.0%",
+        bad_test(raw(b"x")),
+    ),
+    Fault(
+        "too much bad sound to skip",
+        SKIP,
+        "25.0% of the audio can't be used",
+        bad_test(lambda path: sound(path, value=float("nan"))),
+    ),
+    Fault("a share that is none", [*SKIP, "--data.max_bad_share", "2"], "max_bad_share: 2.0 is out of range"),
+    Fault(
+        "a way with bad audio that isn't",
+        [*FIT, "--data.on_bad_audio", "ignore"],
+        "--data.*on_bad_audio: ignore is none of 'raise', 'skip'",
+    ),
+    Fault("words to annotate", ANNOTATE, "failed: .*bad.wav", with_audio(raw(b"words")), code=1),
+    Fault("a pipe to annotate", ANNOTATE, "failed: .*bad.wav: isn't a regular file", with_audio(os.mkfifo), code=1),
+]

@@ -1,0 +1,48 @@
+"""Every hostile input ends in one line that says what is wrong, and in its exit code; never in a traceback."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+
+import pytest
+from command_line import ser
+from hostile_arguments import ARGUMENTS
+from hostile_artefacts import ARTEFACTS
+from hostile_audio import AUDIO
+from hostile_checkpoints import CHECKPOINTS
+from hostile_configs import CONFIGS
+from hostile_corpora import CORPORA
+from hostile_tables import TABLES
+
+FAULTS = [*CORPORA, *AUDIO, *TABLES, *CONFIGS, *CHECKPOINTS, *ARTEFACTS, *ARGUMENTS]
+
+
+def filled(word: str, places: dict[str, object]) -> str:
+    for name, place in places.items():
+        word = word.replace(f"{{{name}}}", str(place))
+    return word
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_hostile_input_ends_in_its_line(fault, good, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    places = {**asdict(good), "here": tmp_path}
+    fault.make(good, tmp_path)
+    capsys.readouterr()
+    code = ser(*(filled(word, places) for word in fault.command))
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.out + shown.err
+    lines = shown.err.splitlines() if fault.code == 2 else shown.out.splitlines()
+    told = [line for line in lines if line.startswith("ser: ")] if fault.code == 2 else lines
+    assert any(re.search(filled(fault.says, places), line) for line in told), shown.err + shown.out
+    assert code == fault.code
+    if fault.code == 2:
+        assert len(told) == 1
+        assert lines[-1] == told[0]
+    assert not (tmp_path / "touched").exists()
+
+
+def test_there_are_enough_of_them_and_each_has_its_name():
+    assert len(FAULTS) >= 60
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
