@@ -174,6 +174,8 @@ def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
             where=f"ser {stage}",
             remedy="Give --ckpt_path, such as --ckpt_path finetune.ckpt",
         )
+    if stage == "fit" and checkpoint == "last":
+        return
     if not Path(str(checkpoint)).is_file():
         raise UserError(
             "no such checkpoint", where=checkpoint, remedy="`ser fit` writes it; give its path to --ckpt_path"

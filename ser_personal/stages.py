@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -17,16 +21,21 @@ import ser_personal.corpus.csv_corpus
 import ser_personal.corpus.msp_podcast
 import ser_personal.data.emotion_datamodule
 import ser_personal.data.pretrain_datamodule
-import ser_personal.encoder.stage_checkpoint
 import ser_personal.encoder.tiny
 import ser_personal.finetune.module
 import ser_personal.pretrain.papt
-import ser_personal.report.floor_callback  # noqa: F401
+import ser_personal.report.floor_callback
+import ser_personal.training.stage_checkpoint  # noqa: F401
 from ser_personal.arguments import CONFIG_FLAGS, OneLineErrors, values_of
 from ser_personal.calibration.prediction_writer import PredictionWriter
 from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
 from ser_personal.encoder.module import PersonalizedModule
 from ser_personal.errors import UserError
+from ser_personal.training.going_on import LAST, command_to_go_on, newest_checkpoint, was_requeued
+from ser_personal.training.interruption import Interruption, requeue
+from ser_personal.training.exact_resumption import ExactResumption
+from ser_personal.training.stopping import Interrupted
+from ser_personal.training.whole_checkpoints import WholeCheckpoints
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +81,8 @@ class StageCLI(LightningCLI):
         If the YAML won, a model trained with `--model.fusion last` would run as the shipped YAML's `first`, unnoticed.
         """
         stage = self.config["subcommand"]
-        path = self.config[stage].get("ckpt_path")
+        path = self._checkpoint_to_read()
+        self.config[stage]["ckpt_path"] = path
         if path is None:
             return
         checkpoint = read_checkpoint(path)
@@ -91,24 +101,38 @@ class StageCLI(LightningCLI):
         self.config = self.parser.parse_args(
             _with_config(sys.argv[1:], {"model": {"class_path": kind, "init_args": saved}})
         )
+        self.config[stage]["ckpt_path"] = path
         now = dict(_leaves(self.config[stage].model.as_dict()))
         _refuse_other_architecture(now, dict(_leaves(saved)), checkpoint[DESCRIPTION], path)
         for name, value in now.items():
             if before.get(name) != value:
                 rank_zero_info(f"from {path}: model.{name} = {value} (the config had {before.get(name)})")
 
+    def _checkpoint_to_read(self) -> str | None:
+        """Find the checkpoint that is asked for; `last`, or a job that SLURM runs again, means the newest of a fit."""
+        stage = self.config["subcommand"]
+        path: str | None = self.config[stage].get("ckpt_path")
+        if stage != "fit" or (path != LAST and not (path is None and was_requeued())):
+            return path
+        newest = newest_checkpoint(self.config[stage].trainer.as_dict())
+        rank_zero_info("No checkpoint to go on from: starting afresh" if newest is None else f"Going on from {newest}")
+        return None if newest is None else str(newest)
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Make the trainer.
+        """Make the trainer, which writes checkpoints whole.
 
         Raises:
             UserError: Lightning knows no such accelerator, strategy or number of devices.
         """
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except ValueError as error:
             stage = f"ser {self.config['subcommand']}"
             remedy = f"`{stage} --help` lists the arguments under --trainer"
             raise UserError(str(error).rstrip("."), where=stage, remedy=remedy) from error
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
+        return trainer
 
     def before_predict(self) -> None:
         """Have predictions written down."""
@@ -117,6 +141,33 @@ class StageCLI(LightningCLI):
     def before_fit(self) -> None:
         """Spare a resumed fit the reading of weights that its checkpoint replaces."""
         self.model.starts_from_checkpoint = self.config["fit"].get("ckpt_path") is not None
+
+    def fit(self, **arguments: Any) -> None:
+        """Train; where a signal ends that, say how to go on.
+
+        Raises:
+            SystemExit: with 128 and the signal's number, on a device's own process with 0.
+        """
+        try:
+            self.trainer.fit(**arguments)
+        except Interrupted as stop:
+            # Lightning kills the first process where another one ends with anything else
+            if not self.trainer.is_global_zero:
+                raise SystemExit(0) from stop
+            _say_how_to_go_on(stop, self.trainer)
+            if stop.signal == signal.SIGUSR1:
+                requeue()
+            raise
+
+
+def _say_how_to_go_on(stop: Interrupted, trainer: Trainer) -> None:
+    newest = getattr(trainer.checkpoint_callback, "last_model_path", "")
+    if newest:
+        here = Path(os.path.relpath(newest))
+        saved = f"{here} holds it. Go on with: {command_to_go_on(sys.argv[1:], here)}"
+    else:
+        saved = "no callback of the config saves it"
+    sys.stderr.write(f"ser: stopped by {stop.signal.name} after step {trainer.global_step}; {saved}\n")
 
 
 def _refuse_other_architecture(
@@ -189,7 +240,7 @@ def _run() -> StageCLI:
         subclass_mode_data=True,
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        trainer_defaults={"use_distributed_sampler": False},
+        trainer_defaults={"use_distributed_sampler": False, "callbacks": [ExactResumption(), Interruption()]},
         save_config_kwargs={"overwrite": True},
         parser_class=_Parser,
         parser_kwargs={"prog": "ser"},
