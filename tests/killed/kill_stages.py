@@ -1,9 +1,8 @@
-"""The stages that are killed; another one is one entry of `stages`."""
+"""The stages that are killed; another one is one entry of `STAGES`."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,50 +11,61 @@ from command_line import configs, finetune_arguments, papt_arguments, trainer_fl
 from killing import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 TINY = ["--model.encoder", "TinyEncoder", "--model.encoder.dim", "16", "--model.encoder.layers", "1"]
 
 
-def stages(corpus: Path, pseudo_labels: Path) -> Mapping[str, Stage]:
-    """Everything that goes on where it was killed, by name."""
+def kmeans(corpus: Path, pseudo_labels: Path) -> Stage:
+    """MFCC, clustered; every byte is compared."""
 
-    def kmeans(folder: Path) -> list[str]:
-        data = ["--data.corpus", str(corpus), "--data.batch_seconds", "4", "--data.num_workers", "0"]
-        return ["kmeans", *configs("kmeans.yaml", "tiny/kmeans.yaml"), *data, "--num_clusters", "12", "--out", f"{folder}/ids"]
+    def arguments(folder: Path) -> list[str]:
+        data = ["--data.corpus", f"{corpus}", "--data.batch_seconds", "4", "--data.num_workers", "0"]
+        settings = ["--num_clusters", "12", "--out", f"{folder / 'ids'}"]
+        return ["kmeans", *configs("kmeans.yaml", "tiny/kmeans.yaml"), *data, *settings]
 
-    def papt(folder: Path) -> list[str]:
-        small = ["--data.batch_seconds", "12", *TINY]
-        return ["fit", *papt_arguments(corpus, pseudo_labels), *small, *trainer_flags(folder, 3), *broken("papt", "val_loss", "min")]
+    def result(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (folder / "ids").iterdir() if path.suffix != ".tmp"}
 
-    def finetune(folder: Path) -> list[str]:
-        # dropout, and a chance that a speaker counts as unseen: randomness that has to go on, too
-        small = ["--data.max_batch", "8", "--model.encoder.dropout", "0.1", "--model.unseen_share", "0.5", *TINY]
-        return ["fit", *finetune_arguments(corpus), *small, *trainer_flags(folder, 3), *broken("finetune", "val_ccc", "max")]
-
-    return {
-        "kmeans": Stage(kmeans, every_byte, lambda one, two: one == two),
-        "papt": Stage(papt, trained("papt"), close),
-        "finetune": Stage(finetune, trained("finetune"), close),
-    }
+    return Stage(arguments, result, lambda one, two: one == two)
 
 
-def broken(name: str, monitor: str, mode: str) -> list[str]:
+def papt(corpus: Path, pseudo_labels: Path) -> Stage:
+    """Three epochs of a tiny encoder."""
+
+    def arguments(folder: Path) -> list[str]:
+        small = ["--data.batch_seconds", "12", *TINY, *trainer_flags(folder, 3)]
+        return ["fit", *papt_arguments(corpus, pseudo_labels), *small, *going_on("papt", "val_loss", "min")]
+
+    return Stage(arguments, trained("papt"), close)
+
+
+def finetune(corpus: Path, pseudo_labels: Path) -> Stage:
+    """Three epochs with what is drawn at random: dropout, and speakers that count as unseen."""
+
+    def arguments(folder: Path) -> list[str]:
+        drawn = ["--model.encoder.dropout", "0.1", "--model.unseen_share", "0.5"]
+        small = ["--data.max_batch", "8", *TINY, *drawn, *trainer_flags(folder, 3)]
+        return ["fit", *finetune_arguments(corpus), *small, *going_on("finetune", "val_ccc", "max")]
+
+    return Stage(arguments, trained("finetune"), close)
+
+
+def going_on(name: str, monitor: str, mode: str) -> list[str]:
     """Keep a checkpoint after every step, and go on from the newest where there is one."""
     arguments = {"name": name, "monitor": monitor, "mode": mode, "every_n_steps": 1}
     callbacks = [{"class_path": "StageCheckpoint", "init_args": arguments}]
     return ["--config", json.dumps({"trainer": {"callbacks": callbacks}}), "--ckpt_path", "last"]
 
 
-def every_byte(folder: Path) -> dict[str, bytes]:
-    """Read codebook and pseudo-labels."""
-    return {path.name: path.read_bytes() for path in sorted((folder / "ids").iterdir()) if path.suffix != ".tmp"}
+def trained(name: str) -> Callable[[Path], dict[str, NDArray[np.generic]]]:
+    """Read the weights of the best and the newest model, how far they are, and the scores they were chosen by."""
 
-
-def trained(name: str):
-    def read(folder: Path) -> dict[str, np.ndarray]:
-        """Read the weights of the best and the newest model, and the scores they were chosen by."""
-        values: dict[str, np.ndarray] = {}
+    def result(folder: Path) -> dict[str, NDArray[np.generic]]:
+        values = {}
         for which in (name, f"{name}-last"):
             checkpoint = torch.load(folder / f"{which}.ckpt", weights_only=True)
             (kept,) = (state for key, state in checkpoint["callbacks"].items() if "StageCheckpoint" in key)
@@ -64,8 +74,11 @@ def trained(name: str):
             values |= {f"{which} {key}": np.array(checkpoint[key]) for key in ("epoch", "global_step")}
         return values
 
-    return read
+    return result
 
 
-def close(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> bool:
+def close(one: dict[str, NDArray[np.generic]], two: dict[str, NDArray[np.generic]]) -> bool:
     return one.keys() == two.keys() and all(np.allclose(one[key], two[key], rtol=0, atol=1e-6) for key in one)
+
+
+STAGES = {"kmeans": kmeans, "papt": papt, "finetune": finetune}

@@ -13,11 +13,13 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable
+    from multiprocessing.context import ForkServerContext
     from multiprocessing.process import BaseProcess
 
 IMPORTED = [
@@ -79,7 +81,7 @@ class Unbroken:
     changes: int
 
 
-def context() -> multiprocessing.context.ForkServerContext:
+def context() -> ForkServerContext:
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(IMPORTED)
     return server
@@ -97,23 +99,32 @@ def unbroken(stage: Stage, folder: Path) -> Unbroken:
     return Unbroken(first, seconds, changes)
 
 
-def moments(whole: Unbroken, kills: int, seed: int) -> list[Moment]:
-    """Spread moments over a run: every other by the clock, every other at a change to a file, in a drawn order."""
-    rng = random.Random(seed)
-    shares = [(kill + rng.random()) / kills for kill in range(kills)]
-    drawn = [
-        Moment(seconds=share * whole.seconds) if kill % 2 else Moment(change=1 + int(share * whole.changes))
-        for kill, share in enumerate(shares)
-    ]
-    rng.shuffle(drawn)
-    return drawn
+def survives(stage: Stage, whole: Unbroken, folder: Path, rng: random.Random, share: float) -> Moment:
+    """Kill a run somewhere in a part of it, run it again, and compare; -> when it was killed.
+
+    Args:
+        stage: to run.
+        whole: an unbroken run of it.
+        folder: a new one for each try.
+        rng: draws whether to go by the clock or by changes to files, and the moment.
+        share: of the run that lies before, 0 to 1.
+    """
+    by_clock = rng.random() < 0.5
+    for attempt in count():
+        moment = Moment(seconds=share * whole.seconds) if by_clock else Moment(change=1 + int(share * whole.changes))
+        here = folder / f"{attempt}"
+        if finish(stage, here, moment) == -signal.SIGKILL:
+            break
+        # it was done before: today the machine is faster than it was for the unbroken run
+        share *= 0.8
+    assert finish(stage, here) == 0, output(here)
+    assert stage.same(stage.result(here), whole.result), f"killed at {moment}\n{output(here)}"
+    return moment
 
 
 def finish(stage: Stage, folder: Path, moment: Moment = Moment()) -> int | None:  # noqa: B008
     """Run a stage, perhaps until it is killed; -> its exit code, negative for a signal."""
-    folder.mkdir(parents=True, exist_ok=True)
-    process = context().Process(target=_run, args=(stage.arguments(folder), folder, moment.change))
-    process.start()
+    process = start(stage.arguments(folder), folder, moment.change)
     process.join(LONGEST if moment.seconds is None else moment.seconds)
     alive = process.is_alive()
     if alive:
@@ -123,11 +134,22 @@ def finish(stage: Stage, folder: Path, moment: Moment = Moment()) -> int | None:
     return process.exitcode
 
 
+def start(
+    arguments: list[str], folder: Path, change: int | None = None, environment: dict[str, str] | None = None
+) -> BaseProcess:
+    """Run `ser` in a process of its own, with its output in output.txt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    process = context().Process(target=_run, args=(arguments, folder, change, environment or {}))
+    process.start()
+    return process
+
+
 def output(folder: Path) -> str:
     return (folder / "output.txt").read_text()
 
 
-def _run(arguments: list[str], folder: Path, change: int | None) -> None:
+def _run(arguments: list[str], folder: Path, change: int | None, environment: dict[str, str]) -> None:
+    os.environ |= environment
     # the file, not Python's object alone: whatever prints, C++ included
     descriptor = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
