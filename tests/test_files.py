@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,3 +31,18 @@ def test_what_fails_midway_leaves_the_former_file(tmp_path, monkeypatch, fails):
         write_whole(path, b"latter")
     assert path.read_bytes() == b"former"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_writer_killed_midway_leaves_the_former_file(tmp_path):
+    path = tmp_path / "file.bin"
+    write_whole(path, b"former")
+    writes = f"""
+import os, signal
+from ser_personal.files import whole_file
+with whole_file({str(path)!r}) as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", writes], check=False, timeout=60).returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"former"
