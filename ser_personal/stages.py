@@ -21,10 +21,13 @@ import ser_personal.corpus.csv_corpus
 import ser_personal.corpus.msp_podcast
 import ser_personal.data.emotion_datamodule
 import ser_personal.data.pretrain_datamodule
+import ser_personal.data.speaker_features
 import ser_personal.encoder.tiny
 import ser_personal.finetune.module
+import ser_personal.pretrain.adapt
 import ser_personal.pretrain.papt
 import ser_personal.report.floor_callback
+import ser_personal.speakers.features
 import ser_personal.training.stage_checkpoint  # noqa: F401
 from ser_personal.arguments import CONFIG_FLAGS, OneLineErrors, values_of
 from ser_personal.calibration.prediction_writer import PredictionWriter
@@ -33,6 +36,7 @@ from ser_personal.encoder.module import PersonalizedModule
 from ser_personal.errors import UserError
 from ser_personal.training.going_on import LAST, command_to_go_on, newest_checkpoint, was_requeued
 from ser_personal.training.interruption import Interruption, requeue
+from ser_personal.training.bad_loss import BadLoss
 from ser_personal.training.exact_resumption import ExactResumption
 from ser_personal.training.stopping import Interrupted
 from ser_personal.training.whole_checkpoints import WholeCheckpoints
@@ -54,6 +58,7 @@ ARCHITECTURE = {
     "final_dim",
     "fusion",
     "speakers.embedding_dim",
+    "speakers.hidden_dims",
 }
 
 
@@ -65,7 +70,8 @@ class StageCLI(LightningCLI):
     """LightningCLI over this project's modules and datamodules, which differs in what a checkpoint may change."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Leave tables alone that are given where a class could stand."""
+        """Let `--bad_loss` say what a bad loss does, and leave tables alone that are given where a class could stand."""
+        parser.add_lightning_class_args(BadLoss, "bad_loss")
         _keep_tables_whole(parser)
 
     def instantiate_classes(self) -> None:
@@ -175,7 +181,9 @@ def _refuse_other_architecture(
 ) -> None:
     """Refuse what the command line can't change of a trained model: its weights would be read as something else."""
     # what training found out stands in the description alone: PAPT's fusion, say, when fine-tuning from it
-    found = {"fusion": description["fusion"], "speakers.embedding_dim": description["embedding_dim"]}
+    speakers = description["speakers"]
+    sizes = {} if speakers is None else {f"speakers.{name}": size for name, size in speakers["sizes"].items()}
+    found = {"fusion": description["fusion"], **sizes}
     trained = {**saved, **found}
     for name, value in now.items():
         fixed = name.startswith("interpreter") or name in ARCHITECTURE

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypedDict
+from typing import TYPE_CHECKING, Literal, NamedTuple, NotRequired, Protocol, TypedDict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -19,7 +19,6 @@ NO_PSEUDO_LABEL = -100
 
 Attribute = Literal["arousal", "valence", "dominance"]
 FusionName = Literal["none", "first", "prefix", "concat", "last"]
-UnseenPolicy = Literal["mean", "zero", "error"]
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,15 @@ class SpeechBatch(TypedDict):
         num_samples: (batch,), real samples of each.
         speaker_ids: (batch,), None where unknown.
         indices: (batch,), positions in the datamodule's `utterances`.
+        speaker_features: (batch, feature_dim), what is known of each speaker beside the name, NaN for an unknown one;
+            absent where the datamodule has no such features.
     """
 
     waveforms: Tensor
     num_samples: Tensor
     speaker_ids: list[str | None]
     indices: Tensor
+    speaker_features: NotRequired[Tensor]
 
 
 class PretrainBatch(SpeechBatch):
@@ -91,12 +93,14 @@ class EncoderOutput(NamedTuple):
         frame_mask: (batch, frames), True on real frames.
         time_mask: (batch, frames), True on masked frames; None where nothing is masked.
         feature_penalty: scalar, mean square of the front end's output over real frames; None where nobody asked.
+        speaker_embedding: e_s, (batch, dim), for interpreters that read it as a token; None where nothing is fused.
     """
 
     frames: Tensor
     frame_mask: Tensor
     time_mask: Tensor | None = None
     feature_penalty: Tensor | None = None
+    speaker_embedding: Tensor | None = None
 
 
 class PredictionBatch(TypedDict):
@@ -128,6 +132,9 @@ class TrainingSet(Protocol):
     def train_label_mean(self) -> dict[str, float]:
         """Attribute -> mean label of the training set; attributes without labels are left out."""
 
+    def speaker_features_of(self, speaker_ids: Sequence[str]) -> NDArray[np.float32] | None:
+        """Features of speakers, (speakers, feature_dim); None where the datamodule has none."""
+
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
         """At most `limit` training waveforms (samples,), spread evenly over the set, the same on every rank."""
 
@@ -138,6 +145,10 @@ class PretrainingSet(TrainingSet, Protocol):
     @property
     def num_clusters(self) -> int:
         """Size of the codebook that the pseudo-labels come from."""
+
+    @property
+    def codebook_hash(self) -> str:
+        """Names that codebook."""
 
     @property
     def splits(self) -> list[str]:

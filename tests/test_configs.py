@@ -75,7 +75,8 @@ def values(config: str, *keys: str) -> dict[str, object]:
 
 
 def defaults_of(owner: object) -> dict[str, object]:
-    return {name: parameter.default for name, parameter in inspect.signature(owner).parameters.items()}
+    owners = [cls.__init__ for cls in reversed(owner.__mro__)] if isinstance(owner, type) else [owner]
+    return {name: parameter.default for o in owners for name, parameter in inspect.signature(o).parameters.items()}
 
 
 def assert_are_defaults(given: dict[str, object], owner: object) -> None:

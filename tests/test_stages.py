@@ -18,6 +18,7 @@ from ser_personal.encoder.tiny import TinyEncoder
 from ser_personal.errors import UserError
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.pretrain.kmeans import kmeans
+from ser_personal.speakers.unseen import Zero
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,10 +114,10 @@ def test_the_encoder_comes_from_the_checkpoint_too(run, said, tmp_path, syntheti
 
 def test_what_an_unseen_speaker_gets_comes_from_the_checkpoint(run, tmp_path, synthetic_corpus):
     flags = [*finetune_arguments(synthetic_corpus), *trainer_flags(tmp_path)]
-    policy = ["--model.speakers", "SpeakerEmbedding", "--model.speakers.unseen", "zero"]
+    policy = ["--model.speakers", "SpeakerEmbedding", "--model.speakers.unseen", "Zero"]
     stage("fit", *flags, *policy, "--model.papt_checkpoint", run / "papt.ckpt")
     cli = stage("test", *flags, "--ckpt_path", tmp_path / "finetune.ckpt")
-    assert cli.model.personalized.speakers.unseen == "zero"
+    assert isinstance(cli.model.personalized.speakers.unseen, Zero)
 
 
 def test_a_checkpoint_of_the_library_wins_as_well(finetuned_checkpoint, said, tmp_path, synthetic_corpus):
@@ -136,7 +137,7 @@ def test_fine_tuning_takes_encoder_and_speakers_from_papt(run):
     papt, finetuned = (torch.load(run / f"{name}.ckpt", weights_only=True) for name in ("papt", "finetune"))
     assert finetuned["hyper_parameters"]["papt_checkpoint"] == str(run / "papt.ckpt")
     assert finetuned["personalized_encoder"]["fusion"] == "last"
-    assert finetuned["personalized_encoder"]["speaker_ids"] == papt["personalized_encoder"]["speaker_ids"]
+    assert finetuned["personalized_encoder"]["speakers"] == papt["personalized_encoder"]["speakers"]
     table = "personalized.speakers.embedding.weight"
     assert torch.equal(finetuned["state_dict"][table], papt["state_dict"][table])
 

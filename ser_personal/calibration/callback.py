@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from ser_personal.calibration.collect import CollectedSet, Collector, predict_split
-from ser_personal.calibration.conditions import count_conditions
+from ser_personal.calibration.conditions import condition, count_conditions
 from ser_personal.calibration.controls import PLDC
 from ser_personal.calibration.fingerprint import fingerprint
 from ser_personal.calibration.model_record import cost, fusion_name, learnt_embeddings
@@ -96,7 +96,8 @@ class PLDCCallback(Callback):
         attributes = _attributes(pl_module)
         training_set = [data.utterances[index] for index in data.train_indices]
         personalized: Any = pl_module.personalized
-        settings = (personalized.settings, data.max_samples)
+        features = data.speaker_features
+        settings = (personalized.settings, data.max_samples, features and features.fingerprint())
         model = fingerprint(personalized.state_dict().items(), settings, training_set)
         path = bank_path(trainer)
         self.bank = _matching_bank(path, model, attributes, data.scale)
@@ -193,14 +194,19 @@ class PLDCCallback(Callback):
         calibrators = standard_calibrators(pldc, self.validation, draws=self.draws, seed=self.seed)
         rows = calibration_table(test, pldc, calibrators, min_utterances=pl_module.test_metric.min_utterances)  # type: ignore[union-attr,arg-type]
         show(f"{split}: {len(test.predictions)} utterances", rows, LEGEND)
-        personalized: Any = pl_module.personalized
-        conditions = count_conditions(
-            utterances,
-            set(data.train_speaker_ids),
-            set(personalized.speakers.ids),
-            personalized.pretraining_splits,
-        )
-        return {"utterances": len(test.predictions), "speakers": conditions, "rows": rows_as_json(rows)}
+        heard: Any = pl_module.personalized.heard  # type: ignore[union-attr]
+        labelled = set(data.train_speaker_ids)
+        of_utterance = [condition(each, labelled, heard.speaker_ids, heard.splits) for each in utterances]
+        conditions = count_conditions(utterances, of_utterance)
+        record = {"utterances": len(test.predictions), "speakers": conditions, "rows": rows_as_json(rows)}
+        # a speaker that training knew and one that it didn't are different tasks
+        apart = {}
+        for name in conditions if len(conditions) > 1 else ():
+            part = test.part(np.array([its == name for its in of_utterance]))
+            rows = calibration_table(part, pldc, calibrators, min_utterances=pl_module.test_metric.min_utterances)  # type: ignore[union-attr,arg-type]
+            show(f"{split}, {name} speakers: {len(part.predictions)} utterances", rows, LEGEND)
+            apart[name] = {"utterances": len(part.predictions), "rows": rows_as_json(rows)}
+        return {**record, "conditions": apart}
 
 
 def bank_path(trainer: Trainer) -> Path:

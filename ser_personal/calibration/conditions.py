@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence, Set
+    from collections.abc import Sequence, Set
 
     from ser_personal.types import Utterance
 
@@ -35,16 +35,11 @@ def condition(
     return "adaptation" if utterance.speaker_id in embedded_speakers else "unseen"
 
 
-def count_conditions(
-    utterances: Iterable[Utterance],
-    training_speakers: Set[str],
-    embedded_speakers: Set[str],
-    pretraining_splits: Sequence[str],
-) -> dict[Condition, int]:
-    """Count the speakers in each condition; unknown speakers aren't counted."""
+def count_conditions(utterances: Sequence[Utterance], conditions: Sequence[Condition]) -> dict[Condition, int]:
+    """Count the speakers in each condition, given that of each utterance; unknown speakers aren't counted."""
     of_speaker = {
-        utterance.speaker_id: condition(utterance, training_speakers, embedded_speakers, pretraining_splits)
-        for utterance in utterances
+        utterance.speaker_id: its_condition
+        for utterance, its_condition in zip(utterances, conditions, strict=True)
         if utterance.speaker_id is not None
     }
     return dict(Counter(of_speaker.values()))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ser_personal.calibration.speaker_record import EMBEDDINGS, SpeakerVectors
+from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.speakers.representation import AskedSpeakers
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -22,10 +24,10 @@ def learnt_embeddings(pl_module: LightningModule) -> dict[str, SpeakerVectors]:
     """The learnt e_s of the speakers in the table, under `embeddings`; nothing where there is no table."""
     personalized: Any = pl_module.personalized
     speakers = personalized.speakers
-    if not speakers.ids:
+    if not speakers.ids or not isinstance(speakers, SpeakerEmbedding):
         return {}
     with torch.inference_mode():
-        learnt = speakers(speakers.ids).float().cpu().numpy()
+        learnt = speakers(AskedSpeakers(speakers.ids)).float().cpu().numpy()
     return {EMBEDDINGS: SpeakerVectors(tuple(speakers.ids), learnt)}
 
 

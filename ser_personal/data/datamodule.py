@@ -18,6 +18,7 @@ from ser_personal.corpus.splits import canonical_split, canonical_splits, requir
 from ser_personal.data.batching import BucketBatchSampler, ExampleKey
 from ser_personal.data.dataset import SpeechExample, samples_of
 from ser_personal.data.loader import SpeechLoader
+from ser_personal.data.speaker_features import AddSpeakerFeatures, SpeakerFeatures, SpeakerFeatureSource
 from ser_personal.errors import UserError
 from ser_personal.ranges import LARGEST_SEED, require_range
 from ser_personal.types import ATTRIBUTES, SpeechBatch
@@ -46,6 +47,8 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         known_speakers_only: leave out utterances whose speaker is unknown.
         num_workers: processes that decode audio, for each loader.
         seed: of the shuffling.
+        speaker_features: a vector a speaker, for what makes e_s of such; None where nothing asks for them.
+        permute_speaker_features: control: every speaker gets another one's, the same each time.
 
     Raises:
         UserError: a number is out of its range.
@@ -61,6 +64,8 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         known_speakers_only: bool,
         num_workers: int,
         seed: int,
+        speaker_features: SpeakerFeatureSource | None = None,
+        permute_speaker_features: bool = False,
     ) -> None:
         require_range("batch_seconds", batch_seconds, 0, above=True)
         if max_batch is not None:
@@ -73,6 +78,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         self.batch_seconds, self.max_batch, self.max_samples = batch_seconds, max_batch, max_samples
         self.known_speakers_only = known_speakers_only
         self.num_workers, self.seed = num_workers, seed
+        self._feature_source, self._permute_features = speaker_features, permute_speaker_features
         self._indices_of: dict[str, list[int]] = {}
 
     @cached_property
@@ -99,6 +105,18 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
     def train_speaker_ids(self) -> list[str]:
         """Known training speakers, sorted."""
         return sorted({id_ for i in self.train_indices if (id_ := self.utterances[i].speaker_id) is not None})
+
+    @cached_property
+    def speaker_features(self) -> SpeakerFeatures | None:
+        """Features of the corpus's speakers; None where nobody asked for any."""
+        if self._feature_source is None:
+            return None
+        features = self._feature_source.read(self.utterances)
+        return features.permuted() if self._permute_features else features
+
+    def speaker_features_of(self, speaker_ids: Sequence[str]) -> NDArray[np.float32] | None:
+        """Features of speakers, (speakers, feature_dim); None where nobody asked for any."""
+        return None if self.speaker_features is None else self.speaker_features.of(speaker_ids)
 
     @property
     def train_label_mean(self) -> dict[str, float]:
@@ -167,7 +185,11 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )
-        return SpeechLoader(self.dataset, sampler, self.collate, num_workers=self.num_workers, persistent=shuffle)
+        collate = self.collate
+        if self.speaker_features is not None:
+            self.speaker_features.of([self.utterances[i].speaker_id for i in indices])
+            collate = AddSpeakerFeatures(collate, self.speaker_features)
+        return SpeechLoader(self.dataset, sampler, collate, num_workers=self.num_workers, persistent=shuffle)
 
     def _select(self, split: str) -> list[int]:
         sets = self.corpus.splits.sets

@@ -10,6 +10,7 @@ from ser_personal.corpus.splits import canonical_splits
 from ser_personal.data.collate import collate_emotion
 from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.data.dataset import EmotionDataset, EmotionExample
+from ser_personal.data.speaker_features import SpeakerFeatureSource
 from ser_personal.errors import UserError
 from ser_personal.types import EmotionBatch
 
@@ -36,6 +37,8 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         test_splits: sets to test on; all but train and validation if None.
         known_speakers_only: leave out utterances whose speaker is unknown, as the paper does.
         num_workers: processes that decode audio, for each loader.
+        speaker_features: a vector a speaker, for what makes e_s of such; None where nothing asks for them.
+        permute_speaker_features: control: every speaker gets another one's, the same each time.
         seed: of the shuffling.
     """
 
@@ -49,6 +52,8 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         test_splits: list[str] | None = None,
         known_speakers_only: bool = True,
         num_workers: int = 2,
+        speaker_features: SpeakerFeatureSource | None = None,
+        permute_speaker_features: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -59,6 +64,8 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
             known_speakers_only=known_speakers_only,
             num_workers=num_workers,
             seed=seed,
+            speaker_features=speaker_features,
+            permute_speaker_features=permute_speaker_features,
         )
         self.test_splits = test_splits
 

@@ -15,6 +15,7 @@ from ser_personal.data.collate import collate_pretrain
 from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.data.dataset import PretrainDataset, PretrainExample, check_pseudo_labels, samples_of
 from ser_personal.data.pseudo_labels import PseudoLabels
+from ser_personal.data.speaker_features import SpeakerFeatureSource
 from ser_personal.errors import UserError
 from ser_personal.ranges import require_range
 from ser_personal.types import PretrainBatch
@@ -48,6 +49,8 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         min_samples: shorter utterances are left out.
         known_speakers_only: leave out utterances whose speaker is unknown.
         num_workers: processes that decode audio, for each loader.
+        speaker_features: a vector a speaker, for what makes e_s of such; None where nothing asks for them.
+        permute_speaker_features: control: every speaker gets another one's, the same each time.
         seed: of the shuffling and the crops.
 
     Raises:
@@ -67,6 +70,8 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         min_samples: int = 32_000,
         known_speakers_only: bool = True,
         num_workers: int = 2,
+        speaker_features: SpeakerFeatureSource | None = None,
+        permute_speaker_features: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -77,6 +82,8 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
             known_speakers_only=known_speakers_only,
             num_workers=num_workers,
             seed=seed,
+            speaker_features=speaker_features,
+            permute_speaker_features=permute_speaker_features,
         )
         if not 0 < held_out < 1:
             raise UserError(f"{held_out} is no share", where="held_out", remedy="Give a share between 0 and 1")
@@ -106,6 +113,11 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
     def num_clusters(self) -> int:
         """Size of the codebook that the pseudo-labels come from."""
         return self.pseudo_labels.num_clusters
+
+    @property
+    def codebook_hash(self) -> str:
+        """Names the codebook that the pseudo-labels come from."""
+        return self.pseudo_labels.source.codebook_hash
 
     @cached_property
     def train_indices(self) -> list[int]:

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ser_personal.audio import normalize
+from ser_personal.encoder.base import Encoder
 from ser_personal.encoder.front_end import ConvFrontEnd, LogMelFrontEnd
 from ser_personal.encoder.fusion import NoFusion
 from ser_personal.encoder.pooling import real_frames
@@ -29,7 +30,7 @@ STATISTICS_UTTERANCES = 500
 MODEL_TYPES = ("hubert", "wavlm", "wav2vec2", "unispeech-sat")
 
 
-class HubertEncoder(nn.Module):
+class HubertEncoder(Encoder):
     """A pre-trained HuBERT, WavLM, wav2vec 2.0 or UniSpeech-SAT from transformers.
 
     Nothing is read or built until `build`, so that a configuration can be checked without weights.

@@ -11,10 +11,20 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from ser_personal.encoder.checkpoint import DESCRIPTION
 from ser_personal.errors import UserError
+from ser_personal.speakers.representation import KnownSpeakers
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ser_personal.encoder.personalized import EncoderDescription, PersonalizedEncoder
     from ser_personal.types import TrainingSet
+
+PREFIX = "personalized."
+
+
+def known_speakers(training_set: TrainingSet, speaker_ids: list[str]) -> KnownSpeakers:
+    """Speakers with what features the training set has of them."""
+    return KnownSpeakers(speaker_ids, training_set.speaker_features_of(speaker_ids))
 
 
 class PersonalizedModule(LightningModule):
@@ -69,15 +79,26 @@ class PersonalizedModule(LightningModule):
         if description is None:
             raise UserError("isn't one of ser_personal", where="the checkpoint", remedy="Give one written by `ser fit`")
         if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            self._check_same_speakers(description["speaker_ids"])
+            self._check_same_speakers(description)
         if not self.personalized.is_built or self.personalized.describe() != description:
             self.personalized.rebuild(description)
             self.rebuild(checkpoint)
+        if self._trainer is not None:
+            self.complete_speakers(checkpoint["state_dict"], self.training_set)
 
-    def _check_same_speakers(self, speaker_ids: list[str]) -> None:
-        now = set(self.training_set.train_speaker_ids)
-        if speaker_ids and set(speaker_ids) != now and not self.keeps_foreign_speakers:
-            differing = sorted(set(speaker_ids) ^ now)
+    def complete_speakers(self, weights: dict[str, Tensor], training_set: TrainingSet) -> None:
+        """Add to a checkpoint's weights the features of its speakers, for a policy that goes by them and came later."""
+        speakers = self.personalized.speakers
+        if speakers.lacks_features:
+            speakers.know_features(known_speakers(training_set, speakers.ids))
+            prefix = f"{PREFIX}speakers."
+            weights.update({f"{prefix}{name}": buffer for name, buffer in speakers.named_buffers()})
+
+    def _check_same_speakers(self, description: EncoderDescription) -> None:
+        if description["speakers"] is None or self.keeps_foreign_speakers:
+            return
+        differing = sorted({*description["speakers"]["speaker_ids"]} ^ {*self.training_set.train_speaker_ids})
+        if differing:
             raise UserError(
                 f"was trained on other speakers than this corpus has ({len(differing)} differ, first {differing[0]})",
                 where="the checkpoint to resume",

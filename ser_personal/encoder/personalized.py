@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, TypedDict
 from torch import nn
 
 from ser_personal.encoder.fusion import NoFusion, make_fusion
+from ser_personal.errors import UserError
+from ser_personal.speakers.representation import (
+    AskedSpeakers,
+    Heard,
+    KnownSpeakers,
+    SpeakerDescription,
+    SpeakerRepresentation,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
-    from ser_personal.encoder.hubert import HubertEncoder
-    from ser_personal.speakers.embedding import SpeakerEmbedding
+    from ser_personal.encoder.base import Encoder
     from ser_personal.types import EncoderOutput, FusionName, SpeechBatch
 
 
@@ -22,8 +31,7 @@ class EncoderDescription(TypedDict):
     encoder: str
     encoder_config: str
     fusion: FusionName
-    embedding_dim: int
-    speaker_ids: list[str]
+    speakers: SpeakerDescription | None
     pretraining_splits: list[str]
 
 
@@ -32,14 +40,14 @@ class PersonalizedEncoder(nn.Module):
 
     Args:
         encoder: frames of a batch.
-        speakers: e_s of its speakers.
+        speakers: what stands for its speakers, e_s.
         fusion: where the two meet.
 
     Attributes:
         pretraining_splits: sets whose audio PAPT or TAPT heard, whatever their labels were used for.
     """
 
-    def __init__(self, encoder: HubertEncoder, speakers: SpeakerEmbedding, fusion: FusionName) -> None:
+    def __init__(self, encoder: Encoder, speakers: SpeakerRepresentation, fusion: FusionName) -> None:
         super().__init__()
         self.encoder = encoder
         self.speakers = speakers
@@ -57,30 +65,47 @@ class PersonalizedEncoder(nn.Module):
         """Width of the frames."""
         return self.encoder.dim
 
-    def build(self, speaker_ids: list[str]) -> None:
-        """Make the networks afresh, the encoder with its pre-trained weights, the table for these speakers."""
+    def build(self, speakers: KnownSpeakers) -> None:
+        """Make the networks afresh, the encoder with its pre-trained weights, e_s for these speakers."""
         self.encoder.build()
-        self._build_rest(speaker_ids)
-
-    def rebuild(self, description: EncoderDescription) -> None:
-        """Make the networks that a checkpoint describes, their weights to be loaded."""
-        self.fusion_name = description["fusion"]
-        self.speakers.embedding_dim = description["embedding_dim"]
-        self.pretraining_splits = description["pretraining_splits"]
-        self.encoder.build(description["encoder_config"])
-        self._build_rest(description["speaker_ids"])
-
-    def _build_rest(self, speaker_ids: list[str]) -> None:
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim)
         if self.fusion.uses_speakers:
-            self.speakers.build(speaker_ids, self.encoder.dim)
+            self.speakers.build(speakers, self.encoder.dim)
         else:
             self.speakers.clear()
+
+    def rebuild(self, description: EncoderDescription) -> None:
+        """Make the networks that a checkpoint describes, their weights to be loaded.
+
+        Raises:
+            UserError: speakers are represented otherwise in the checkpoint.
+        """
+        self.fusion_name = description["fusion"]
+        self.pretraining_splits = description["pretraining_splits"]
+        self.encoder.build(description["encoder_config"])
+        self.fusion = make_fusion(self.fusion_name, self.encoder.dim)
+        speakers = description["speakers"]
+        if speakers is None:
+            self.speakers.clear()
+            return
+        if speakers["name"] != type(self.speakers).__name__:
+            raise UserError(
+                f"was trained with speakers as {speakers['name']}, not {type(self.speakers).__name__}",
+                where="the checkpoint",
+                remedy=f"Give --model.speakers {speakers['name']}",
+            )
+        self.speakers.rebuild(speakers, self.encoder.dim)
+
+    @property
+    def heard(self) -> Heard:
+        """Whose audio made e_s, and of which sets."""
+        by_policy = self.speakers.heard if self.speakers.ids else Heard()
+        return Heard(by_policy.speaker_ids | {*self.speakers.ids}, by_policy.splits | {*self.pretraining_splits})
 
     @property
     def settings(self) -> tuple[object, ...]:
         """What frames depend on beside the weights."""
-        return (*self.describe().items(), self.speakers.unseen, self.speakers.permute)
+        return (*self.describe().items(), self.speakers.settings)
 
     def describe(self) -> EncoderDescription:
         """Describe the networks for a checkpoint."""
@@ -88,26 +113,26 @@ class PersonalizedEncoder(nn.Module):
             encoder=type(self.encoder).__name__,
             encoder_config=self.encoder.config,
             fusion=self.fusion_name,
-            embedding_dim=self.speakers.embedding_dim,
-            speaker_ids=self.speakers.ids,
+            speakers=self.speakers.describe() if self.speakers.ids else None,
             pretraining_splits=self.pretraining_splits,
         )
 
-    def forward(self, batch: SpeechBatch, time_mask: Tensor | None = None) -> EncoderOutput:
+    def forward(
+        self, batch: SpeechBatch, time_mask: Tensor | None = None, as_unseen: Sequence[bool] | None = None
+    ) -> EncoderOutput:
         """Encode a batch.
 
         Args:
             batch: waveforms and their speakers.
             time_mask: (batch, frames), frames to mask.
+            as_unseen: (batch,), whose speaker is to be treated as if never seen before.
         """
         if self.fusion is None:
             raise RuntimeError("build() the encoder before using it")
-        embedding = self.speakers(batch["speaker_ids"]) if self.fusion.uses_speakers else None
-        output: EncoderOutput = self.encoder(
-            batch["waveforms"],
-            batch["num_samples"],
-            time_mask=time_mask,
-            fusion=self.fusion,
-            speaker_embedding=embedding,
+        embedding = None
+        if self.fusion.uses_speakers:
+            embedding = self.speakers(AskedSpeakers(batch["speaker_ids"], batch.get("speaker_features"), as_unseen))
+        output: EncoderOutput = self.encoder.encode(
+            batch, time_mask=time_mask, fusion=self.fusion, speaker_embedding=embedding
         )
-        return output
+        return output._replace(speaker_embedding=embedding)

@@ -5,56 +5,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
-from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.module import PersonalizedModule
-from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.encoder.pooling import mean_pool
-from ser_personal.encoder.schedule import linear_warmup_and_decay
 from ser_personal.errors import UserError
-from ser_personal.finetune.concordance import ccc_loss
-from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter
+from ser_personal.finetune.base import FineTuning
+from ser_personal.finetune.losses import CCCLoss, EmotionLoss
 from ser_personal.finetune.metric import ConcordanceMetric
 from ser_personal.ranges import require_range
-from ser_personal.speakers.embedding import SpeakerEmbedding
-from ser_personal.types import ATTRIBUTES, Attribute, FusionName, PredictionBatch
+from ser_personal.types import ATTRIBUTES, Attribute, PredictionBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lightning.pytorch.utilities.types import OptimizerLRScheduler
     from torch import Tensor
 
-    from ser_personal.encoder.personalized import EncoderDescription
     from ser_personal.types import EmotionBatch, TrainingSet
 
-PREFIX = "personalized."
 
-
-class EmotionFineTuning(PersonalizedModule):
+class EmotionFineTuning(FineTuning):
     """Predicts emotion attributes of an utterance; trained by 1 - CCC (paper, section 2.2, and the authors' code).
 
-    Without `papt_checkpoint` this is Vanilla-FT; from a PAPT run with `fusion` none it is TAPT-FT, else PAPT-FT.
-
     Args:
-        encoder: what to fine-tune; HuBERT-large with its convolutions frozen if None. With `papt_checkpoint` only what
-            it says of freezing, dropout and normalisation counts: architecture and weights come from there.
-        speakers: the table of e_s and what unseen speakers get; one with its defaults if None.
-        interpreter: the head; the paper's MLP if None.
-        fusion: where e_s enters; None means as in PAPT, or none without it.
         attributes: what to predict; the paper trains one model an attribute.
-        papt_checkpoint: brings encoder and speaker table from PAPT or TAPT; needed on disk at fit only.
-        train_speaker_embedding: go on learning e_s; frozen otherwise (ours, the paper doesn't say).
-        unseen_share: chance that a training utterance counts as an unseen speaker's, so that the policy for those is
-            in distribution at test time (ours; the paper's is 0).
-        learning_rate: of everything but the interpreter.
-        interpreter_learning_rate: of the interpreter; None means the same.
-        weight_decay: of AdamW.
-        warmup_share: share of all steps in which both rates climb, to fall to 0, linearly, over the rest (ours); None
-            keeps them constant, as the authors do.
+        loss: what is minimised; the paper's 1 - CCC if None.
         min_utterances: labelled utterances a speaker must have to count in A-CCC (ours).
+        **kwargs: encoder, speakers, interpreter and how they learn, as in `FineTuning`.
 
     Raises:
         UserError: no attribute or one twice, or a number out of its range.
@@ -62,89 +37,28 @@ class EmotionFineTuning(PersonalizedModule):
 
     def __init__(
         self,
-        encoder: HubertEncoder | None = None,
-        speakers: SpeakerEmbedding | None = None,
-        interpreter: Interpreter | None = None,
-        fusion: FusionName | None = None,
         attributes: tuple[Attribute, ...] = ("arousal",),
-        papt_checkpoint: str | None = None,
-        *,
-        train_speaker_embedding: bool = False,
-        unseen_share: float = 0.0,
-        learning_rate: float = 5e-5,
-        interpreter_learning_rate: float | None = None,
-        weight_decay: float = 1e-4,
-        warmup_share: float | None = None,
+        loss: EmotionLoss | None = None,
         min_utterances: int = 10,
+        **kwargs: Any,
     ) -> None:
         _require_distinct(attributes)
-        require_range("unseen_share", unseen_share, 0, 1)
-        require_range("learning_rate", learning_rate, 0, above=True)
-        if interpreter_learning_rate is not None:
-            require_range("interpreter_learning_rate", interpreter_learning_rate, 0, above=True)
-        require_range("weight_decay", weight_decay, 0)
-        if warmup_share is not None:
-            require_range("warmup_share", warmup_share, 0, 1)
         require_range("min_utterances", min_utterances, 1)
-        encoder = encoder or HubertEncoder(freeze_cnn=True)
-        super().__init__(PersonalizedEncoder(encoder, speakers or SpeakerEmbedding(), fusion or "none"))
-        self.save_hyperparameters(ignore=["encoder", "speakers", "interpreter"])
+        super().__init__(**kwargs)
         self.attributes = list(attributes)
         self.columns = [ATTRIBUTES.index(attribute) for attribute in attributes]
-        self.interpreter = interpreter or MLPInterpreter()
+        self.loss = loss or CCCLoss()
         self.validation_metric = ConcordanceMetric(self.attributes, min_utterances)
         self.test_metric = ConcordanceMetric(self.attributes, min_utterances)
 
-    def build(self, training_set: TrainingSet) -> None:
-        """Make encoder and speaker table, from PAPT where it is given, and the interpreter."""
-        if self.hparams["papt_checkpoint"] is not None:
-            self._take_from_papt(self.hparams["papt_checkpoint"])
-        else:
-            self._check_embedding_is_learnt()
-            self.personalized.build(training_set.train_speaker_ids)
-            self.personalized.encoder.fit_front_end(training_set.training_audio)
-        self._build_interpreter()
-        self.interpreter.start_at(self._label_means(training_set.train_label_mean))
+    @property
+    def outputs(self) -> int:
+        """One value an attribute."""
+        return len(self.attributes)
 
-    def rebuild(self, checkpoint: dict[str, Any]) -> None:
-        """Make the interpreter for the encoder that the checkpoint described."""
-        self._build_interpreter()
-
-    def _build_interpreter(self) -> None:
-        self.interpreter.build(self.personalized.dim, len(self.attributes))
-        self.personalized.encoder.freeze_mask_embedding()
-        self.personalized.speakers.requires_grad_(requires_grad=self.hparams["train_speaker_embedding"])
-
-    def _take_from_papt(self, path: str) -> None:
-        checkpoint = read_checkpoint(path)
-        weights = checkpoint["state_dict"]
-        description: EncoderDescription = checkpoint[DESCRIPTION]
-        if "head.label_embeddings" not in weights:
-            raise UserError(
-                "isn't a checkpoint of PAPT or TAPT",
-                where=path,
-                remedy="Give one written by `ser fit --config configs/papt.yaml`",
-            )
-        if self.hparams["fusion"] not in {None, description["fusion"]}:
-            raise UserError(
-                f"was pre-trained with fusion {description['fusion']}, not {self.hparams['fusion']}",
-                where=path,
-                remedy="Leave --model.fusion out, or pre-train with that fusion",
-            )
-        self.personalized.rebuild(description)
-        self.personalized.load_state_dict(
-            {name.removeprefix(PREFIX): weights[name] for name in weights if name.startswith(PREFIX)}
-        )
-
-    def _check_embedding_is_learnt(self) -> None:
-        if self.personalized.fusion_name != "none" and not self.hparams["train_speaker_embedding"]:
-            raise UserError(
-                "speaker embeddings are neither pre-trained nor learnt here",
-                where=f"--model.fusion {self.personalized.fusion_name}",
-                remedy="Give --model.papt_checkpoint, or set --model.train_speaker_embedding true",
-            )
-
-    def _label_means(self, label_mean: dict[str, float]) -> list[float]:
+    def first_outputs(self, training_set: TrainingSet) -> list[float]:
+        """The training labels' means: from 0, training by CCC stalls on labels of 1 to 7."""
+        label_mean = training_set.train_label_mean
         for attribute in self.attributes:
             if attribute not in label_mean:
                 raise UserError(
@@ -154,14 +68,9 @@ class EmotionFineTuning(PersonalizedModule):
                 )
         return [label_mean[attribute] for attribute in self.attributes]
 
-    @property
-    def keeps_foreign_speakers(self) -> bool:
-        """The table may come from PAPT, which other speakers may have taken part in."""
-        return self.hparams["papt_checkpoint"] is not None
-
-    def forward(self, batch: EmotionBatch) -> PredictionBatch:
-        """Predict a batch."""
-        output = self.personalized(batch)
+    def forward(self, batch: EmotionBatch, as_unseen: Sequence[bool] | None = None) -> PredictionBatch:
+        """Predict a batch, some of it as if its speakers had never been seen before."""
+        output = self.personalized(batch, as_unseen=as_unseen)
         return PredictionBatch(
             indices=batch["indices"],
             speaker_ids=batch["speaker_ids"],
@@ -171,16 +80,11 @@ class EmotionFineTuning(PersonalizedModule):
         )
 
     def training_step(self, batch: EmotionBatch, batch_idx: int) -> Tensor:
-        """1 - CCC of this device's batch, the mean over attributes."""
-        result = self(self._with_unseen_speakers(batch))
-        loss = ccc_loss(result["predictions"], result["labels"])
+        """The loss of this device's batch."""
+        result = self(batch, self.draw_unseen(batch))
+        loss: Tensor = self.loss(result["predictions"], result["labels"])
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch["indices"]))
         return loss
-
-    def _with_unseen_speakers(self, batch: EmotionBatch) -> EmotionBatch:
-        drawn = torch.rand(len(batch["speaker_ids"])) < self.hparams["unseen_share"]
-        speakers = [None if unseen else speaker for speaker, unseen in zip(batch["speaker_ids"], drawn, strict=True)]
-        return {**batch, "speaker_ids": speakers}
 
     def validation_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
         """Predict, for O-CCC and A-CCC over the whole set."""
@@ -214,26 +118,6 @@ class EmotionFineTuning(PersonalizedModule):
         overall = np.array([scores[f"{attribute}_overall_ccc"] for attribute in self.attributes])
         defined = overall[~np.isnan(overall)]
         self.log(f"{stage}_ccc", float(defined.mean()) if len(defined) else np.nan, prog_bar=prog_bar)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW, the interpreter at its own rate; constant, or with warm-up and decay."""
-        rate, interpreter_rate = self.hparams["learning_rate"], self.hparams["interpreter_learning_rate"]
-        body = [weight for weight in self.personalized.parameters() if weight.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": body, "lr": rate},
-            {
-                "params": list(self.interpreter.parameters()),
-                "lr": rate if interpreter_rate is None else interpreter_rate,
-            },
-        ]
-        optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]], weight_decay=self.hparams["weight_decay"]
-        )
-        if self.hparams["warmup_share"] is None:
-            return optimizer
-        total = self.trainer.estimated_stepping_batches
-        schedule = linear_warmup_and_decay(optimizer, total, self.hparams["warmup_share"])
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def _require_distinct(attributes: Sequence[Attribute]) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.module import PersonalizedModule
+from ser_personal.encoder.module import PersonalizedModule, known_speakers
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.encoder.schedule import linear_warmup_and_decay
 from ser_personal.errors import UserError
@@ -17,6 +17,7 @@ from ser_personal.pretrain.metric import MaskedPredictionMetric
 from ser_personal.pretrain.span_mask import span_mask
 from ser_personal.ranges import LARGEST_SEED, require_range
 from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.speakers.representation import SpeakerRepresentation
 from ser_personal.types import FusionName
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ser_personal.types import EncoderOutput, PretrainBatch, PretrainingSet, TrainingSet
 
 VALIDATION_SETS = ("", "_unseen_speakers")
+CODEBOOK = "codebook_hash"
 
 
 class PAPT(PersonalizedModule):
@@ -37,7 +39,7 @@ class PAPT(PersonalizedModule):
 
     Args:
         encoder: what is adapted; HuBERT-large if None.
-        speakers: the table of e_s; one with its defaults if None.
+        speakers: what e_s is; a table with its defaults if None.
         fusion: where e_s enters: none, first, prefix, concat or last.
         final_dim: width in which frames and clusters are compared; 768 in HuBERT-large, 256 in base.
         released_head: prediction_head.safetensors from `ser import`, to keep the released head and its codebook.
@@ -57,7 +59,7 @@ class PAPT(PersonalizedModule):
     def __init__(
         self,
         encoder: HubertEncoder | None = None,
-        speakers: SpeakerEmbedding | None = None,
+        speakers: SpeakerRepresentation | None = None,
         fusion: FusionName = "last",
         final_dim: int = 768,
         released_head: str | None = None,
@@ -82,14 +84,16 @@ class PAPT(PersonalizedModule):
         super().__init__(PersonalizedEncoder(encoder or HubertEncoder(), speakers or SpeakerEmbedding(), fusion))
         self.save_hyperparameters(ignore=["encoder", "speakers"])
         self.head: PredictionHead | None = None
+        self.codebook_hash = ""
         self.metrics = torch.nn.ModuleList()
 
     def build(self, training_set: TrainingSet) -> None:
         """Make encoder, speaker table and head for the speakers and clusters of the training set."""
         pretraining_set = cast("PretrainingSet", training_set)
         num_clusters = pretraining_set.num_clusters
+        self.codebook_hash = pretraining_set.codebook_hash
         self.personalized.pretraining_splits = pretraining_set.splits
-        self.personalized.build(training_set.train_speaker_ids)
+        self.personalized.build(known_speakers(training_set, training_set.train_speaker_ids))
         self.personalized.encoder.fit_front_end(training_set.training_audio)
         self._build_head(num_clusters, self.hparams["final_dim"])
         if self.hparams["released_head"] is not None:
@@ -97,7 +101,13 @@ class PAPT(PersonalizedModule):
 
     def rebuild(self, checkpoint: dict[str, Any]) -> None:
         """Make the head in the shape of the checkpoint's."""
+        self.codebook_hash = checkpoint[CODEBOOK]
         self._build_head(*checkpoint["state_dict"]["head.label_embeddings"].shape)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add which codebook the head predicts."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[CODEBOOK] = self.codebook_hash
 
     def _build_head(self, num_clusters: int, final_dim: int) -> None:
         self.head = PredictionHead(self.personalized.dim, num_clusters, final_dim)

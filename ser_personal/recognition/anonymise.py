@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 
 from ser_personal.errors import UserError
+from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.speakers.unseen import Mean, Zero
 
 if TYPE_CHECKING:
     from ser_personal.recognition.network import EmotionNetwork
@@ -41,16 +43,20 @@ def anonymised_network(network: EmotionNetwork) -> EmotionNetwork:
         UserError: the model knows no other than its training speakers.
     """
     speakers = network.personalized.speakers
+    if not isinstance(speakers, SpeakerEmbedding):
+        anonymous = deepcopy(network)
+        anonymous.personalized.speakers.ids = []
+        return anonymous
     if speakers.embedding is None:
         return network
-    if speakers.unseen == "error":
+    if not isinstance(speakers.unseen, Mean | Zero):
         raise UserError(
-            "predicts training speakers alone, so it can't forget them",
+            f"needs its training speakers, for its policy for unseen ones is {type(speakers.unseen).__name__}",
             where="--anonymise",
-            remedy="Train with --model.speakers.unseen mean or zero",
+            remedy="Train with --model.speakers.unseen Mean or Zero",
         )
     anonymous = deepcopy(network)
-    table = anonymous.personalized.speakers
+    table = cast("SpeakerEmbedding", anonymous.personalized.speakers)
     with torch.no_grad():
         mean = speakers.embedding.weight.mean(0, keepdim=True)
         table.ids = ["anyone"]

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from dataclasses import dataclass
 from hashlib import blake2b
-from importlib import import_module
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,13 +13,13 @@ from ser_personal.audio import SAMPLE_RATE, WINDOW
 from ser_personal.calibration.conformal import ConformalTable
 from ser_personal.errors import UserError
 from ser_personal.recognition.causal import PLDCSettings
+from ser_personal.recognition.parts import describe_part, make_part
 from ser_personal.speakers.bank import SpeakerBank
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ser_personal.encoder.personalized import EncoderDescription
-    from ser_personal.finetune.interpreters import Interpreter
     from ser_personal.recognition.network import EmotionNetwork
 
 FORMAT = "ser_personal.bundle"
@@ -192,26 +189,10 @@ def _config(bundle: Bundle) -> dict[str, Any]:
         "scale": None if bundle.scale is None else list(bundle.scale),
         "max_samples": bundle.max_samples,
         "pldc": bundle.pldc.as_json(),
-        "interpreter": {
-            "class_path": f"{type(interpreter).__module__}.{type(interpreter).__qualname__}",
-            "init_args": _arguments(interpreter),
-        },
-        "unseen_speakers": bundle.network.personalized.speakers.unseen,
+        "interpreter": describe_part(interpreter),
+        "speakers": describe_part(bundle.network.personalized.speakers),
         "personalized_encoder": {**description, "encoder_config": json.loads(description["encoder_config"])},
     }
-
-
-def _arguments(interpreter: Interpreter) -> dict[str, Any]:
-    """An interpreter's arguments, which it keeps under their own names."""
-    names = [name for name in signature(type(interpreter)).parameters if name != "self"]
-    missing = [name for name in names if not hasattr(interpreter, name)]
-    if missing:
-        raise UserError(
-            f"doesn't keep its argument {missing[0]}",
-            where=f"interpreter {type(interpreter).__name__}",
-            remedy=f"Set self.{missing[0]} in its __init__, so that it can be made again",
-        )
-    return {name: getattr(interpreter, name) for name in names}
 
 
 def _preprocessor(bundle: Bundle) -> dict[str, Any]:
@@ -234,15 +215,16 @@ def _read_network(folder: Path, config: dict[str, Any]) -> EmotionNetwork:
 
     from ser_personal.encoder.hubert import HubertEncoder
     from ser_personal.encoder.personalized import PersonalizedEncoder
+    from ser_personal.finetune.interpreters import Interpreter
     from ser_personal.recognition.network import EmotionNetwork
-    from ser_personal.speakers.embedding import SpeakerEmbedding
+    from ser_personal.speakers.representation import SpeakerRepresentation
 
     described = config["personalized_encoder"]
     description = cast("EncoderDescription", {**described, "encoder_config": json.dumps(described["encoder_config"])})
-    speakers = SpeakerEmbedding(unseen=config["unseen_speakers"])
+    speakers = make_part(config["speakers"], SpeakerRepresentation, folder / CONFIG)  # type: ignore[type-abstract]
     encoder = PersonalizedEncoder(HubertEncoder(str(folder)), speakers, description["fusion"])
     encoder.rebuild(description)
-    interpreter = _interpreter(config["interpreter"], folder)
+    interpreter = make_part(config["interpreter"], Interpreter, folder / CONFIG)  # type: ignore[type-abstract]
     interpreter.build(encoder.dim, len(config["attributes"]))
     network = EmotionNetwork(encoder, interpreter)
     try:
@@ -251,24 +233,6 @@ def _read_network(folder: Path, config: dict[str, Any]) -> EmotionNetwork:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"can't be loaded ({reason})", where=folder / WEIGHTS, remedy=_REMEDY) from error
     return network.eval()
-
-
-def _interpreter(config: dict[str, Any], folder: Path) -> Interpreter:
-    """Make an interpreter; a config from elsewhere must not choose which modules are imported."""
-    from ser_personal.finetune.interpreters import Interpreter
-
-    module, _, name = config["class_path"].rpartition(".")
-    if not module.startswith("ser_personal.") and module not in sys.modules:
-        raise UserError(
-            f"has an interpreter of {module}, which isn't part of ser_personal",
-            where=folder / CONFIG,
-            remedy=f"Where you trust it, `import {module}` before",
-        )
-    kind = getattr(import_module(module), name, None)
-    if not (isinstance(kind, type) and issubclass(kind, Interpreter)):
-        raise UserError(f"{config['class_path']} is no interpreter", where=folder / CONFIG, remedy=_REMEDY)
-    made: Interpreter = kind(**config["init_args"])
-    return made
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from math import isinf, isnan
 from typing import TYPE_CHECKING, Any
@@ -191,13 +192,13 @@ def _data(bundle: Bundle, options: CardOptions, embedded_speakers: int) -> str:
 
 def _training(bundle: Bundle, settings: Mapping[str, Any]) -> str:
     personalized = bundle.network.personalized
-    config = personalized.encoder.network.config
+    config = json.loads(personalized.encoder.config)
     start = {False: "Vanilla-FT", True: "PAPT" if personalized.fusion_name != "none" else "TAPT"}
     parameters = sum(weight.numel() for weight in bundle.network.parameters())
     lines = [
         "## Training",
         "",
-        f"- Encoder: {config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size};"
+        f"- Encoder: {config['model_type']}, {config['num_hidden_layers']} layers of width {config['hidden_size']};"
         f" {parameters / 1e6:.1f} million parameters with the interpreter.",
         f"- Pre-training: {start[settings.get('papt_checkpoint') is not None]}, fusion {personalized.fusion_name}.",
         f"- Fine-tuning by 1 - CCC: learning rate {settings.get('learning_rate')}, weight decay"

@@ -14,6 +14,7 @@ from ser_personal.data.batching import batch_sizes
 from ser_personal.data.collate import collate_speech
 from ser_personal.data.dataset import SpeechExample
 from ser_personal.encoder.pooling import mean_pool
+from ser_personal.speakers.representation import AskedSpeakers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,10 +69,20 @@ class EmotionNetwork(nn.Module):
         """Refuse a speaker outside the embedding table where the model wants one inside it.
 
         Raises:
-            UserError: the policy for unseen speakers is `error`, and this is one.
+            UserError: the policy for unseen speakers refuses this one.
         """
         if self.personalized.fusion_name != "none":
-            self.personalized.speakers.rows([speaker_id])
+            self.embed([speaker_id])
+
+    def embed(self, speaker_ids: Sequence[str | None]) -> Tensor:
+        """e_s of speakers of whom nothing is known beside their names, (speakers, dim)."""
+        embeddings: Tensor = self.personalized.speakers(AskedSpeakers(speaker_ids, self._unknown(len(speaker_ids))))
+        return embeddings
+
+    def _unknown(self, speakers: int) -> Tensor:
+        """Features of unknown speakers, (speakers, feature_dim): a recording brings none along."""
+        width = self.personalized.speakers.describe()["feature_dim"]
+        return torch.full((speakers, width), torch.nan, device=self._device)
 
     def recognize(self, waveforms: Sequence[NDArray[np.float32]], speaker_ids: Sequence[str | None]) -> Recognized:
         """Predict utterances; what comes out of each doesn't depend on the others.
@@ -107,6 +118,7 @@ class EmotionNetwork(nn.Module):
     def _recognize(self, batch: SpeechBatch) -> Recognized:
         batch["waveforms"] = batch["waveforms"].to(self._device)
         batch["num_samples"] = batch["num_samples"].to(self._device)
+        batch["speaker_features"] = self._unknown(len(batch["speaker_ids"]))
         with torch.inference_mode():
             pooled, predictions = self(batch)
         return Recognized(pooled.double().cpu().numpy(), predictions.double().cpu().numpy())

@@ -41,19 +41,16 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         self.network = network
         personalized = network.personalized
-        uses_speakers = personalized.fusion is not None and personalized.fusion.uses_speakers
-        embedding = personalized.speakers([None]).detach() if uses_speakers else torch.zeros(1, network.dim)
+        self.uses_speakers = personalized.fusion is not None and personalized.fusion.uses_speakers
+        embedding = network.embed([None]).detach() if self.uses_speakers else torch.zeros(1, network.dim)
         self.register_buffer("embedding", embedding)
 
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
         """Predictions (batch, attributes) and `pooled` (batch, dim) of waveforms (batch, samples), padded by zeros."""
         personalized = self.network.personalized
-        output = personalized.encoder(
-            waveforms,
-            num_samples,
-            fusion=personalized.fusion,
-            speaker_embedding=cast("Tensor", self.embedding).expand(waveforms.shape[0], -1),
-        )
+        embedding = cast("Tensor", self.embedding).expand(waveforms.shape[0], -1)
+        output = personalized.encoder(waveforms, num_samples, fusion=personalized.fusion, speaker_embedding=embedding)
+        output = output._replace(speaker_embedding=embedding if self.uses_speakers else None)
         return self.network.interpreter(output), mean_pool(output)
 
 

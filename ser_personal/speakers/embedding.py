@@ -9,16 +9,22 @@ from torch import nn
 
 from ser_personal.errors import UserError
 from ser_personal.ranges import require_range
+from ser_personal.speakers.representation import (
+    AskedSpeakers,
+    Heard,
+    KnownSpeakers,
+    SpeakerDescription,
+    SpeakerRepresentation,
+)
+from ser_personal.speakers.unseen import Mean, SpeakerTable, UnseenPolicy, UnseenSpeakers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from ser_personal.types import UnseenPolicy
 
-
-class SpeakerEmbedding(nn.Module):
+class SpeakerEmbedding(SpeakerRepresentation):
     """`Embedding(speakers, embedding_dim)` and a fully connected layer -> e_s (paper, section 2.1).
 
     The table goes by speaker id and is saved in the checkpoint with its ids, so that neither another corpus nor a
@@ -27,74 +33,127 @@ class SpeakerEmbedding(nn.Module):
 
     Args:
         embedding_dim: width of the table; the paper doesn't give it.
-        unseen: what a speaker outside the table gets: the `mean` of all e_s, `zero`, or an `error`.
+        unseen: what a speaker outside the table gets; the mean of all e_s if None.
         permute: control: every speaker gets another speaker's row, the same one each time.
 
     Raises:
         UserError: `embedding_dim` is below 1.
     """
 
-    def __init__(self, embedding_dim: int = 128, unseen: UnseenPolicy = "mean", *, permute: bool = False) -> None:
+    known_features: Tensor | None
+
+    def __init__(self, embedding_dim: int = 128, unseen: UnseenPolicy | None = None, *, permute: bool = False) -> None:
         require_range("embedding_dim", embedding_dim, 1)
         super().__init__()
         self.embedding_dim = embedding_dim
-        self.unseen = unseen
+        self.unseen = unseen or Mean()
         self.permute = permute
         self.ids: list[str] = []
         self.embedding: nn.Embedding | None = None
         self.fc: nn.Linear | None = None
+        self.register_buffer("known_features", None)
 
-    def build(self, speaker_ids: Sequence[str], dim: int) -> None:
+    def build(self, speakers: KnownSpeakers, dim: int) -> None:
         """Make a fresh table for these speakers, for an encoder of width `dim`."""
-        if not speaker_ids:
+        if not speakers.speaker_ids:
             raise UserError(
                 "no known speaker to embed",
                 where="speaker table",
                 remedy="Name the speakers in the corpus, or train without embeddings (--model.fusion none)",
             )
+        self._make(speakers.speaker_ids, dim)
+        self.know_features(speakers)
+
+    def rebuild(self, description: SpeakerDescription, dim: int) -> None:
+        """Make the table that a checkpoint describes."""
+        self.embedding_dim = description["sizes"]["embedding_dim"]
+        self._make(description["speaker_ids"], dim)
+        if description["feature_dim"]:
+            self.known_features = torch.zeros(len(self.ids), description["feature_dim"])
+
+    @property
+    def heard(self) -> Heard:
+        """Audio that the policy's embeddings were made from."""
+        return self.unseen.heard
+
+    @property
+    def lacks_features(self) -> bool:
+        """Whether the policy for unseen speakers goes by features of the table's, and there are none yet."""
+        return bool(self.ids) and self.unseen.reads_features and self.known_features is None
+
+    def know_features(self, speakers: KnownSpeakers) -> None:
+        """Take the features of the table's speakers, where they are lacking."""
+        if self.lacks_features and speakers.features is not None:
+            self.known_features = torch.from_numpy(speakers.features)
+
+    def _make(self, speaker_ids: Sequence[str], dim: int) -> None:
         self.ids = list(speaker_ids)
         self.embedding = nn.Embedding(len(self.ids), self.embedding_dim)
         self.fc = nn.Linear(self.embedding_dim, dim)
         nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
 
+    def extend(self, speaker_ids: Sequence[str]) -> None:
+        """Add rows for speakers outside the table, each at the mean of those in it."""
+        if self.embedding is None:
+            raise RuntimeError("build() the speaker table before extending it")
+        rows = self.embedding.weight.detach()
+        added = rows.mean(0).expand(len(speaker_ids), -1)
+        self.ids = [*self.ids, *speaker_ids]
+        self.embedding = nn.Embedding.from_pretrained(torch.cat([rows, added]), freeze=False)
+
     def clear(self) -> None:
         """Forget the table, where nothing is fused."""
-        self.ids, self.embedding, self.fc = [], None, None
+        self.ids, self.embedding, self.fc, self.known_features = [], None, None, None
+
+    def describe(self) -> SpeakerDescription:
+        """Describe the table for a checkpoint."""
+        return SpeakerDescription(
+            name=type(self).__name__,
+            sizes={"embedding_dim": self.embedding_dim},
+            speaker_ids=self.ids,
+            feature_dim=0 if self.known_features is None else self.known_features.shape[1],
+        )
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What e_s depends on beside weights and description."""
+        return (self.unseen.settings, self.permute)
+
+    @property
+    def is_learnt(self) -> bool:
+        """A fresh table says nothing."""
+        return True
 
     def rows(self, speaker_ids: Sequence[str | None]) -> list[int]:
-        """Look up each speaker's row, -1 for one outside the table.
-
-        Raises:
-            UserError: a speaker is outside the table and the policy is `error`.
-        """
+        """Look up each speaker's row, -1 for one outside the table."""
         row_of = {speaker: row for row, speaker in enumerate(self.ids)}
         if self.permute:
             row_of = _derange(row_of)
-        rows = [-1 if speaker is None else row_of.get(speaker, -1) for speaker in speaker_ids]
-        if self.unseen == "error" and -1 in rows:
-            raise UserError(
-                "not among the speakers of the embedding table",
-                where=f"speaker {speaker_ids[rows.index(-1)]}",
-                remedy="Choose a policy for unseen speakers: --model.speakers.unseen mean or zero",
-            )
-        return rows
+        return [-1 if speaker is None else row_of.get(speaker, -1) for speaker in speaker_ids]
 
-    def forward(self, speaker_ids: Sequence[str | None]) -> Tensor:
-        """Embed speakers.
+    def forward(self, asked: AskedSpeakers) -> Tensor:
+        """Embed speakers, -> e_s (batch, dim).
 
-        Args:
-            speaker_ids: (batch,), None where unknown.
-
-        Returns:
-            e_s, (batch, dim).
+        Raises:
+            UserError: a speaker is outside the table, and the policy refuses that or lacks features to go by.
         """
         if self.embedding is None or self.fc is None:
             raise RuntimeError("build() the speaker table before using it")
-        rows = torch.tensor(self.rows(speaker_ids), device=self.fc.weight.device)
-        known = (rows >= 0)[:, None]
-        fallback = self.fc(self.embedding.weight.mean(0)) if self.unseen == "mean" else self.fc.bias.new_zeros(())
-        return torch.where(known, self.fc(self.embedding(rows.clamp(min=0))), fallback)
+        rows = self.rows(asked.speaker_ids)
+        embeddings: Tensor = self.fc(self.embedding(torch.tensor(rows, device=self.fc.weight.device).clamp(min=0)))
+        as_unseen = asked.as_unseen or [False] * len(rows)
+        places = [place for place, row in enumerate(rows) if row < 0 or as_unseen[place]]
+        if not places:
+            return embeddings
+        unseen = UnseenSpeakers(
+            ids=[asked.speaker_ids[place] for place in places],
+            rows=[rows[place] for place in places],
+            features=None if asked.features is None else asked.features[places],
+        )
+        table = SpeakerTable(self.ids, self.fc(self.embedding.weight), self.fc, self.known_features)
+        fallback = self.unseen.embed(unseen, table).to(embeddings.dtype)
+        return embeddings.index_copy(0, torch.tensor(places, device=embeddings.device), fallback)
 
 
 def _derange(row_of: dict[str, int]) -> dict[str, int]:

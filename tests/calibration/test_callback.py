@@ -18,6 +18,7 @@ from ser_personal.calibration.speaker_record import read_vectors
 from ser_personal.errors import UserError
 from ser_personal.finetune.scores import score
 from ser_personal.speakers.bank import SpeakerBank
+from ser_personal.speakers.representation import AskedSpeakers
 
 ATTRIBUTES = ("arousal", "valence")
 SETTINGS = {"k": 3, "shift_mean": True, "draws": 2}
@@ -188,7 +189,7 @@ def test_speakers_and_what_calibrated_them(synthetic_corpus, checkpoint, tmp_pat
     np.testing.assert_allclose(vectors["training"].vectors, left.bank.vectors, rtol=1e-6)
     known = left.module.personalized.speakers
     assert vectors["embeddings"].speaker_ids == tuple(known.ids)
-    np.testing.assert_allclose(vectors["embeddings"].vectors, known(known.ids).detach(), rtol=1e-6)
+    np.testing.assert_allclose(vectors["embeddings"].vectors, known(AskedSpeakers(known.ids)).detach(), rtol=1e-6)
 
 
 def test_cost(synthetic_corpus, checkpoint, tmp_path):
@@ -244,11 +245,21 @@ def test_conditions_of_the_test_speakers(synthetic_corpus, checkpoint, tmp_path,
     left = run_test(tmp_path, synthetic_corpus, checkpoint, test_splits=["validation", "train"])
     assert left.metrics["splits"]["validation"]["speakers"] == {"unseen": 1}
     assert left.metrics["splits"]["train"]["speakers"] == {"transductive": 8}
+    assert left.metrics["splits"]["train"]["conditions"] == {}
 
     # speaker 8 was in PAPT, but its labels are no longer trained on
     corpus = relabelled(lambda row: row.update(Split_Set="Test1") if row["SpkrID"] == "8" else None)
     left = run_test(tmp_path, corpus, checkpoint)
     assert left.metrics["splits"]["test1"]["speakers"] == {"adaptation": 1, "unseen": 3}
+    apart = left.metrics["splits"]["test1"]["conditions"]
+    raw, labels = [[f"{name}_{kind}" for name in ATTRIBUTES] for kind in ("raw", "label")]
+    for name, mine in (("adaptation", left.frame["speaker"] == "8"), ("unseen", left.frame["speaker"] != "8")):
+        part = left.frame[mine]
+        expected = score(part[raw], part[labels], part["speaker"].tolist(), ATTRIBUTES)
+        assert apart[name]["utterances"] == len(part)
+        for attribute in ATTRIBUTES:
+            found = apart[name]["rows"]["raw"]["attributes"][attribute]["overall_ccc"]
+            assert found == pytest.approx(expected[attribute].overall_ccc, abs=1e-5)
 
     no_pretraining = torch.load(checkpoint, weights_only=True)
     no_pretraining["personalized_encoder"]["pretraining_splits"] = []

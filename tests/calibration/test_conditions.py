@@ -35,5 +35,6 @@ def test_what_training_knew_of_a_speaker(speaker_id, pretraining_splits, expecte
 def test_speakers_are_counted_once_and_unknown_ones_not_at_all():
     speaker_ids = ["labelled", "adaptation", "adaptation", "a", "b", "b", "b", None, None]
     utterances = [utterance(speaker_id, number=number) for number, speaker_id in enumerate(speaker_ids)]
-    counted = count_conditions(utterances, TRAINING, EMBEDDED, ["train"])
+    conditions = [condition(utterance, TRAINING, EMBEDDED, ["train"]) for utterance in utterances]
+    counted = count_conditions(utterances, conditions)
     assert counted == {"labelled": 1, "adaptation": 1, "unseen": 2}

@@ -9,6 +9,7 @@ from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.encoder.tiny import TinyEncoder
 from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.speakers.representation import AskedSpeakers, KnownSpeakers
 from ser_personal.types import SpeechBatch
 
 LENGTHS = torch.tensor([4000, 2000])
@@ -26,7 +27,7 @@ def personalized(fusion: str = "last") -> PersonalizedEncoder:
     torch.manual_seed(0)
     encoder = TinyEncoder(dim=16, layers=1, heads=2, feed_forward_dim=32)
     network = PersonalizedEncoder(encoder, SpeakerEmbedding(8), fusion)
-    network.build(["anna", "bela"])
+    network.build(KnownSpeakers(["anna", "bela"]))
     if fusion != "none":
         torch.nn.init.normal_(network.speakers.fc.weight)
     return network
@@ -36,7 +37,7 @@ def personalized(fusion: str = "last") -> PersonalizedEncoder:
 def test_frames_are_the_encoders_with_e_s_fused_in(fusion):
     network = personalized(fusion)
     output = network(batch("bela", "anna"))
-    e_s = network.speakers(["bela", "anna"]) if fusion != "none" else None
+    e_s = network.speakers(AskedSpeakers(["bela", "anna"])) if fusion != "none" else None
     wanted = network.encoder(
         padded_noise(LENGTHS), LENGTHS, fusion=make_fusion(fusion, network.dim), speaker_embedding=e_s
     )
@@ -54,7 +55,7 @@ def test_time_mask_is_handed_on():
 
 def test_without_fusion_there_is_no_table():
     network = personalized("none")
-    assert network.describe()["speaker_ids"] == []
+    assert network.describe()["speakers"] is None
     assert not list(network.speakers.parameters())
     assert network(batch("stranger", None)).frames.isfinite().all()
 

@@ -14,7 +14,7 @@ from tiny_networks import padded_noise
 from torch.utils.data import DataLoader
 
 from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
-from ser_personal.encoder.module import PersonalizedModule
+from ser_personal.encoder.module import PersonalizedModule, known_speakers
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.encoder.pooling import mean_pool
 from ser_personal.encoder.tiny import TinyEncoder
@@ -38,6 +38,9 @@ class Speech(LightningDataModule):
         super().__init__()
         self.train_speaker_ids = list(speaker_ids)
 
+    def speaker_features_of(self, speaker_ids: list[str]) -> None:
+        return None
+
     def training_audio(self, limit: int) -> Iterator[np.ndarray]:
         return iter([padded_noise(LENGTHS)[0].numpy()])
 
@@ -59,7 +62,7 @@ class Energy(PersonalizedModule):
 
     def build(self, training_set: Speech) -> None:
         self.builds += 1
-        self.personalized.build(training_set.train_speaker_ids)
+        self.personalized.build(known_speakers(training_set, training_set.train_speaker_ids))
         self.personalized.encoder.fit_front_end(training_set.training_audio)
         self.head = torch.nn.Linear(self.personalized.dim, self.head_dim)
 
@@ -113,7 +116,7 @@ def test_a_checkpoint_describes_its_networks(fitted):
     module, path = fitted
     description = read_checkpoint(path)[DESCRIPTION]
     assert description == module.personalized.describe()
-    assert description["speaker_ids"] == ["anna", "bela"]
+    assert description["speakers"]["speaker_ids"] == ["anna", "bela"]
     assert description["encoder"] == "TinyEncoder"
 
 

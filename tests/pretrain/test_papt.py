@@ -234,7 +234,7 @@ def test_without_unseen_speakers_nothing_is_said_of_them(
 
 def test_checkpoint_names_what_was_pre_trained_on(data, papt_checkpoint):
     description = torch.load(papt_checkpoint, weights_only=True)["personalized_encoder"]
-    assert description["speaker_ids"] == data.train_speaker_ids == [str(number) for number in range(1, 9)]
+    assert description["speakers"]["speaker_ids"] == data.train_speaker_ids == [str(number) for number in range(1, 9)]
     assert description["pretraining_splits"] == ["train"]
     assert description["fusion"] == "last"
 

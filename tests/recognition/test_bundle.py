@@ -65,7 +65,7 @@ def test_a_bundle_without_a_bank(copy):
         ("config.json", {"format_version": 99}, "bundle of format 99; this version reads up to 1. Update ser_personal"),
         ("config.json", {"format": "other"}, "isn't a bundle of ser_personal"),
         ("config.json", {"pldc": {"kk": 3}}, "lacks or misspells .*kk"),
-        ("config.json", {"interpreter": {"class_path": "os.system", "init_args": {}}}, "no interpreter"),
+        ("config.json", {"interpreter": {"class_path": "os.system", "init_args": {}}}, "no class"),
         ("config.json", {"interpreter": {"class_path": "antigravity.Head", "init_args": {}}}, "isn't part of ser_pers"),
         ("config.json", {"attributes": ["arousal", "dominance"]}, "lacks|made with|Give"),
         ("preprocessor_config.json", {"sampling_rate": 8000}, "expects audio at 8000 Hz"),
@@ -119,7 +119,7 @@ def test_interpreters_of_other_packages(bundle, tmp_path):
             write_bundle(bundle, tmp_path / "own", lambda _: None)
             assert isinstance(read_bundle(tmp_path / "own").network.interpreter.layers, nn.Sequential)
         else:
-            with pytest.raises(UserError, match="interpreter Forgetful: doesn't keep its argument width"):
+            with pytest.raises(UserError, match="Forgetful: doesn't keep its argument width"):
                 write_bundle(bundle, tmp_path / "forgetful", lambda _: None)
 
 

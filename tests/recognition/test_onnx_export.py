@@ -50,8 +50,12 @@ def test_a_base_size_architecture_with_speakers_at_its_input(onnxruntime, tmp_pa
             "encoder": "HubertEncoder",
             "encoder_config": config.to_json_string(use_diff=False),
             "fusion": "prefix",
-            "embedding_dim": 4,
-            "speaker_ids": ["a", "b"],
+            "speakers": {
+                "name": "SpeakerEmbedding",
+                "sizes": {"embedding_dim": 4},
+                "speaker_ids": ["a", "b"],
+                "feature_dim": 0,
+            },
             "pretraining_splits": [],
         }
     )

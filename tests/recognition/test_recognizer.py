@@ -16,6 +16,7 @@ from ser_personal.calibration.conformal import ConformalTable, HalfWidths
 from ser_personal.errors import UserError
 from ser_personal.recognition.causal import CausalPLDC, PLDCSettings
 from ser_personal.recognition.segments import ByWindows
+from ser_personal.speakers.unseen import Refuse
 
 RAW = ["arousal_raw", "valence_raw"]
 CALIBRATED = ["arousal_calibrated", "valence_calibrated"]
@@ -200,7 +201,7 @@ def test_without_a_bank_nobody_is_calibrated_unnoticed(bundle, recordings):
 
 
 def test_a_model_of_its_training_speakers_alone_refuses_others(bundle, recordings):
-    bundle.network.personalized.speakers.unseen = "error"
+    bundle.network.personalized.speakers.unseen = Refuse()
     with pytest.raises(UserError, match="speaker anna: not among the speakers of the embedding table"):
         EmotionRecognizer(bundle, training_speakers=True, device="cpu").predict(recordings[0], "anna")
 

@@ -1,0 +1,89 @@
+"""What every encoder is: a batch -> frames, with a place for the speaker embedding to enter."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from ser_personal.encoder.fusion import NoFusion
+    from ser_personal.types import EncoderOutput, SpeechBatch
+
+
+class Encoder(nn.Module, ABC):
+    """From a batch to frames; nothing is read or built before `build`."""
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Width of the frames."""
+
+    @property
+    @abstractmethod
+    def config(self) -> str:
+        """What it is, as JSON, enough to `build` it again without hub or folder."""
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether waveforms are brought to zero mean and unit variance."""
+        return False
+
+    @abstractmethod
+    def build(self, config: str | None = None) -> None:
+        """Make the network: with its pre-trained weights, or those of a saved `config`, to be loaded.
+
+        Raises:
+            UserError: it can't be made.
+        """
+
+    def freeze_mask_embedding(self) -> None:
+        """Stop learning what stands for masked frames, where nothing is masked: DDP stops at unused weights."""
+
+    def fit_front_end(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
+        """Take what statistics the front end needs from training waveforms (samples,)."""
+
+    def encode(
+        self,
+        batch: SpeechBatch,
+        *,
+        time_mask: Tensor | None = None,
+        fusion: NoFusion | None = None,
+        speaker_embedding: Tensor | None = None,
+    ) -> EncoderOutput:
+        """Encode a batch; `forward` on its waveforms, unless it holds something else."""
+        output: EncoderOutput = self(
+            batch["waveforms"],
+            batch["num_samples"],
+            time_mask=time_mask,
+            fusion=fusion,
+            speaker_embedding=speaker_embedding,
+        )
+        return output
+
+    @abstractmethod
+    def forward(
+        self,
+        waveforms: Tensor,
+        num_samples: Tensor,
+        *,
+        time_mask: Tensor | None = None,
+        fusion: NoFusion | None = None,
+        speaker_embedding: Tensor | None = None,
+    ) -> EncoderOutput:
+        """Encode padded waveforms; each utterance's frames don't depend on its batch mates.
+
+        Args:
+            waveforms: (batch, samples).
+            num_samples: (batch,).
+            time_mask: (batch, frames), frames to replace by the mask embedding.
+            fusion: where the speaker embedding enters.
+            speaker_embedding: e_s, (batch, dim).
+        """

@@ -1,0 +1,190 @@
+"""Speaker embeddings made of speaker features: fixed, or by a trained embedder. Both cover speakers never seen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ser_personal.errors import UserError
+from ser_personal.ranges import require_range
+from ser_personal.speakers.representation import (
+    AskedSpeakers,
+    KnownSpeakers,
+    SpeakerDescription,
+    SpeakerRepresentation,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class FeatureRepresentation(SpeakerRepresentation):
+    """What is made of `--data.speaker_features`, standardised over the training speakers.
+
+    An unknown speaker counts as the average one.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.register_buffer("mean", torch.zeros(0))
+        self.register_buffer("std", torch.ones(0))
+
+    def build(self, speakers: KnownSpeakers, dim: int) -> None:
+        """Take mean and deviation of the training speakers' features, and make fresh weights.
+
+        Raises:
+            UserError: the datamodule has no speaker features.
+        """
+        if speakers.features is None:
+            raise UserError(
+                "there are no speaker features",
+                where=f"--model.speakers {type(self).__name__}",
+                remedy="Give --data.speaker_features, such as a feature cache or a table of speaker vectors",
+            )
+        self.ids = list(speakers.speaker_ids)
+        features = torch.from_numpy(speakers.features).double()
+        self.mean = features.mean(0).float()
+        # a column that is alike for all training speakers says nothing, and mustn't blow up for others
+        deviation = features.std(0, correction=0).float()
+        self.std = torch.where(deviation > 1e-6, deviation, torch.inf)
+        self._make(dim)
+
+    def rebuild(self, description: SpeakerDescription, dim: int) -> None:
+        """Make the weights that a checkpoint describes."""
+        self.ids = description["speaker_ids"]
+        self.mean, self.std = torch.zeros(description["feature_dim"]), torch.ones(description["feature_dim"])
+        self._make(dim)
+
+    def _make(self, dim: int) -> None:
+        """Make weights from as many features as `mean` has to e_s."""
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """Forget the speakers, where nothing is fused."""
+        self.ids = []
+        self.mean, self.std = torch.zeros(0), torch.ones(0)
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """Nothing but weights and description."""
+        return ()
+
+    def standardize(self, asked: AskedSpeakers) -> Tensor:
+        """Standardise features, (batch, feature_dim); unknown speakers' are 0.
+
+        Raises:
+            UserError: there are none, or of another width than in training.
+        """
+        width = 0 if asked.features is None else asked.features.shape[1]
+        if asked.features is None or width != len(self.mean):
+            raise UserError(
+                f"the model reads {len(self.mean)} speaker features, the data has {width}",
+                where="--data.speaker_features",
+                remedy="Give features of the kind that the model was trained with",
+            )
+        return ((asked.features - self.mean) / self.std).nan_to_num(0.0)
+
+
+class FixedSpeakerFeatures(FeatureRepresentation):
+    """e_s is the speaker's features themselves; nothing of it is learnt. Ours.
+
+    Features of another width than the frames' are brought to it by a random projection that is the same in every run
+    (and keeps distances, on the average).
+    """
+
+    projection: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("projection", None)
+
+    def _make(self, dim: int) -> None:
+        width = len(self.mean)
+        if width == dim:
+            self.projection = None
+        else:
+            drawn = torch.randn(width, dim, generator=torch.Generator().manual_seed(0))
+            self.projection = drawn / dim**0.5
+
+    def describe(self) -> SpeakerDescription:
+        """Describe the features for a checkpoint."""
+        return SpeakerDescription(name=type(self).__name__, sizes={}, speaker_ids=self.ids, feature_dim=len(self.mean))
+
+    @property
+    def is_learnt(self) -> bool:
+        """Features mean something by themselves."""
+        return False
+
+    def forward(self, asked: AskedSpeakers) -> Tensor:
+        """Embed speakers, -> e_s (batch, dim)."""
+        features = self.standardize(asked)
+        return features if self.projection is None else features @ self.projection
+
+
+class SpeakerEmbedder(FeatureRepresentation):
+    """e_s is made of the speaker's features by a small MLP, which unlike a table covers speakers never seen. Ours.
+
+    Its last layer starts at zero, as the table's does: training begins without personalisation.
+
+    Args:
+        hidden_dims: width of each hidden layer.
+        dropout: of each hidden layer.
+
+    Raises:
+        UserError: a number is out of its range.
+    """
+
+    def __init__(self, hidden_dims: tuple[int, ...] = (128,), dropout: float = 0.1) -> None:
+        for width in hidden_dims:
+            require_range("hidden_dims", width, 1)
+        require_range("dropout", dropout, 0, 1)
+        super().__init__()
+        self.hidden_dims = hidden_dims
+        self.dropout = dropout
+        self.layers = nn.Sequential()
+
+    def rebuild(self, description: SpeakerDescription, dim: int) -> None:
+        """Make the weights that a checkpoint describes."""
+        self.hidden_dims = tuple(description["sizes"]["hidden_dims"])
+        super().rebuild(description, dim)
+
+    def _make(self, dim: int) -> None:
+        layers: list[nn.Module] = []
+        width = len(self.mean)
+        for hidden in self.hidden_dims:
+            layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(self.dropout)]
+            width = hidden
+        last = nn.Linear(width, dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(*layers, last)
+
+    def clear(self) -> None:
+        """Forget speakers and weights, where nothing is fused."""
+        super().clear()
+        self.layers = nn.Sequential()
+
+    def describe(self) -> SpeakerDescription:
+        """Describe features and layers for a checkpoint."""
+        return SpeakerDescription(
+            name=type(self).__name__,
+            sizes={"hidden_dims": list(self.hidden_dims)},
+            speaker_ids=self.ids,
+            feature_dim=len(self.mean),
+        )
+
+    @property
+    def is_learnt(self) -> bool:
+        """A fresh embedder gives zeros."""
+        return True
+
+    def forward(self, asked: AskedSpeakers) -> Tensor:
+        """Embed speakers, -> e_s (batch, dim)."""
+        embeddings: Tensor = self.layers(self.standardize(asked))
+        return embeddings

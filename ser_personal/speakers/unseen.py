@@ -1,0 +1,156 @@
+"""What a speaker outside the embedding table gets: policies, each a class (all but the mean are ours)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+from ser_personal.errors import UserError
+from ser_personal.ranges import require_range
+from ser_personal.speakers.representation import Heard
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class SpeakerTable:
+    """The table that a policy may draw on.
+
+    Attributes:
+        ids: (speakers,).
+        embeddings: e_s of each, (speakers, dim).
+        fc: from the table's rows to e_s.
+        features: (speakers, feature_dim); None where the table has none.
+    """
+
+    ids: Sequence[str]
+    embeddings: Tensor
+    fc: nn.Linear
+    features: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class UnseenSpeakers:
+    """Who has no row in the table, or is treated so.
+
+    Attributes:
+        ids: (unseen,), None where unknown.
+        rows: (unseen,), the row of one who is only treated as unseen, else -1.
+        features: (unseen, feature_dim), NaN for unknown speakers; None where there are none.
+    """
+
+    ids: Sequence[str | None]
+    rows: Sequence[int]
+    features: Tensor | None
+
+
+class UnseenPolicy(ABC):
+    """From the table to an embedding for speakers outside it."""
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether it goes by speaker features."""
+        return False
+
+    @property
+    def heard(self) -> Heard:
+        """Audio of speakers outside the table that its embeddings were made from."""
+        return Heard()
+
+    @abstractmethod
+    def embed(self, unseen: UnseenSpeakers, table: SpeakerTable) -> Tensor:
+        """Embed speakers outside the table, -> (unseen, dim)."""
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What its embeddings depend on beside the table."""
+        return (type(self).__name__, *sorted(vars(self).items()))
+
+
+class Mean(UnseenPolicy):
+    """The mean of all e_s."""
+
+    def embed(self, unseen: UnseenSpeakers, table: SpeakerTable) -> Tensor:
+        """Embed speakers outside the table, -> (unseen, dim)."""
+        return table.embeddings.mean(0).expand(len(unseen.ids), -1)
+
+
+class Zero(UnseenPolicy):
+    """No embedding: frames as the encoder makes them."""
+
+    def embed(self, unseen: UnseenSpeakers, table: SpeakerTable) -> Tensor:
+        """Embed speakers outside the table, -> (unseen, dim)."""
+        return table.embeddings.new_zeros(len(unseen.ids), table.embeddings.shape[1])
+
+
+class Refuse(UnseenPolicy):
+    """An error, where every speaker is meant to be known."""
+
+    def embed(self, unseen: UnseenSpeakers, table: SpeakerTable) -> Tensor:
+        """Refuse speakers outside the table.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "not among the speakers of the embedding table",
+            where=f"speaker {unseen.ids[0]}",
+            remedy="Choose a policy for unseen speakers: --model.speakers.unseen Mean, Zero, Nearest or Adapted",
+        )
+
+
+class Nearest(UnseenPolicy):
+    """The embeddings of the k speakers of the table whose features are closest, weighted by their cosines.
+
+    Features of both sides come from one source (`--data.speaker_features`), standardised over the table's speakers. One
+    who is only treated as unseen doesn't count among the nearest. Cosines below 0 weigh nothing; where none is above,
+    and for unknown speakers, it is the mean.
+
+    Args:
+        k: how many speakers; all where the table has fewer.
+
+    Raises:
+        UserError: `k` is below 1.
+    """
+
+    def __init__(self, k: int = 10) -> None:
+        require_range("k", k, 1)
+        self.k = k
+
+    @property
+    def reads_features(self) -> bool:
+        """It does."""
+        return True
+
+    def embed(self, unseen: UnseenSpeakers, table: SpeakerTable) -> Tensor:
+        """Embed speakers outside the table, -> (unseen, dim)."""
+        weights = self.weights(unseen, table)
+        mean = table.embeddings.mean(0).expand(len(weights), -1)
+        return torch.where(weights.sum(1, keepdim=True) > 0, weights @ table.embeddings, mean)
+
+    def weights(self, unseen: UnseenSpeakers, table: SpeakerTable) -> Tensor:
+        """What each speaker of the table counts, (unseen, speakers); rows sum to 1, or to 0 where nobody is near."""
+        if unseen.features is None or table.features is None:
+            raise UserError(
+                "no features to find the nearest speakers by",
+                where="--model.speakers.unseen Nearest",
+                remedy="Give --data.speaker_features, such as a feature cache or a table of speaker vectors",
+            )
+        centre, scale = table.features.mean(0), table.features.std(0, correction=0).clamp(min=1e-8)
+        known = functional.normalize((table.features - centre) / scale, dim=1)
+        # an unknown speaker's features are NaN, and near nobody
+        asked = functional.normalize(((unseen.features - centre) / scale).nan_to_num(0.0), dim=1)
+        cosines = asked @ known.T
+        for place, row in enumerate(unseen.rows):
+            if row >= 0:
+                cosines[place, row] = -1.0
+        nearest = cosines.topk(min(self.k, cosines.shape[1]), dim=1)
+        weights = torch.zeros_like(cosines).scatter(1, nearest.indices, nearest.values.clamp(min=0))
+        return weights / weights.sum(1, keepdim=True).clamp(min=1e-8)

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from tiny_models import emotion_data, encoder, fit
+
+from ser_personal.errors import UserError
+from ser_personal.finetune.module import EmotionFineTuning
+from ser_personal.training.bad_loss import BadLoss
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ser_personal.types import EmotionBatch
+
+SPOILED = 2
+
+
+class Spoiled(EmotionFineTuning):
+    """Fine-tuning in which some batches spoil weights and running means, on one of the devices."""
+
+    def __init__(self, batches: tuple[int, ...], value: float, rank: int = 0) -> None:
+        super().__init__(encoder=encoder(), attributes=("arousal",), learning_rate=1e-2, min_utterances=3)
+        self.batches, self.value, self.rank = batches, value, rank
+
+    def training_step(self, batch: EmotionBatch, batch_idx: int) -> torch.Tensor:
+        if batch_idx not in self.batches or self.global_rank != self.rank:
+            return super().training_step(batch, batch_idx)
+        return super().training_step({**batch, "waveforms": batch["waveforms"] * self.value}, batch_idx)
+
+
+class Weights(BadLoss):
+    """Keeps what a model was after each step."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.after: list[dict[str, torch.Tensor]] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        state = {name: value.clone() for name, value in pl_module.state_dict().items() if "num_batches" not in name}
+        self.after.append(state)
+
+
+def run(corpus: Path, folder: Path, callback: BadLoss, batches: tuple[int, ...], **options: Any) -> None:
+    module = Spoiled(batches, math.nan)
+    fit(module, emotion_data(corpus, max_batch=8), folder, max_epochs=1, callbacks=[callback], **options)
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_fit_stops_and_names_step_and_utterances(synthetic_corpus, tmp_path, value):
+    data = emotion_data(synthetic_corpus, max_batch=8)
+    with pytest.raises(UserError) as caught:
+        fit(Spoiled((SPOILED,), value), data, tmp_path, max_epochs=1, callbacks=[BadLoss()])
+    batch = data.train_dataloader().batch_sampler.plan(0)[SPOILED]
+    ids = [data.utterances[index].utterance_id for index in batch]
+    assert str(caught.value).startswith(f"step {SPOILED}: the loss is nan for {', '.join(ids)}. ")
+    assert "--bad_loss.action skip" in str(caught.value)
+
+
+def test_a_step_that_is_left_out_changes_nothing_and_the_next_one_does(synthetic_corpus, tmp_path, capsys):
+    kept = Weights(action="skip")
+    run(synthetic_corpus, tmp_path, kept, (SPOILED,))
+    assert same(kept.after[SPOILED - 1], kept.after[SPOILED])
+    assert not same(kept.after[SPOILED], kept.after[SPOILED + 1])
+    assert all(torch.isfinite(value).all() for value in kept.after[-1].values())
+    assert re.fullmatch(r"ser: step 2 is left out: the loss is nan for \w.*\n", capsys.readouterr().err)
+
+
+def test_one_bad_batch_leaves_out_all_that_it_is_accumulated_with(synthetic_corpus, tmp_path):
+    kept = Weights(action="skip")
+    run(synthetic_corpus, tmp_path, kept, (SPOILED,), accumulate_grad_batches=2)
+    weights = [{name: value for name, value in state.items() if "running" not in name} for state in kept.after]
+    assert same(weights[1], weights[3])
+    assert not same(weights[3], weights[5])
+    assert all(torch.isfinite(value).all() for value in kept.after[-1].values())
+
+
+def test_a_fit_whose_weights_are_lost_stops_all_the_same(synthetic_corpus, tmp_path):
+    with pytest.raises(UserError, match="step 3: the loss is nan .*, and 2 steps before it were left out for theirs"):
+        run(synthetic_corpus, tmp_path, BadLoss(action="skip", most_in_a_row=2), (1, 2, 3))
+
+
+def test_good_steps_between_them_forgive_bad_ones(synthetic_corpus, tmp_path):
+    run(synthetic_corpus, tmp_path, BadLoss(action="skip", most_in_a_row=1), (1, 3, 5))
