@@ -217,7 +217,8 @@ def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
             raise UserError(
                 "no such config file", where=path, remedy="configs/ in the repository holds those that ship"
             ) from error
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
+        # a ValueError is of bytes that are no text, or of a date that doesn't exist
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
             mark = getattr(error, "problem_mark", None)
             where = f"{path}, line {mark.line + 1}" if mark else path
             raise UserError(

@@ -46,7 +46,7 @@ def _read_npz(path: Path) -> Vectors:
             return {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays.files}
     except FileNotFoundError as error:
         raise _missing(path) from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(
             f"isn't a whole .npz file of numbers ({error})", where=path, remedy="Write it with numpy.savez"
         ) from error

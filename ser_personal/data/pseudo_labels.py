@@ -204,7 +204,7 @@ def _count(line: bytes, where: str) -> tuple[str, int]:
         match json.loads(line):
             case [str(utterance_id), int(frames)] if frames >= 0:
                 return utterance_id, frames
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(where, "no utterance and its frames") from error
     raise _damaged(where, "no utterance and its frames")
 
@@ -230,7 +230,7 @@ def _read_meta(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         meta = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, "isn't valid JSON") from error
     if not isinstance(meta, dict) or meta.get("format_version") != FORMAT_VERSION:
         raise UserError(
