@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.strategies import DDPStrategy
 from tiny_models import emotion_data, encoder, fit
+from torch.multiprocessing import ProcessRaisedException
 
 from ser_personal.errors import UserError
 from ser_personal.finetune.module import EmotionFineTuning
@@ -90,3 +94,28 @@ def test_a_fit_whose_weights_are_lost_stops_all_the_same(synthetic_corpus, tmp_p
 
 def test_good_steps_between_them_forgive_bad_ones(synthetic_corpus, tmp_path):
     run(synthetic_corpus, tmp_path, BadLoss(action="skip", most_in_a_row=1), (1, 3, 5))
+
+
+class WritesWeights(Callback):
+    """Writes down what a device's weights are after each step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        torch.save(dict(pl_module.named_parameters()), self.folder / f"{trainer.global_rank} {batch_idx}.pt")
+
+
+def test_two_devices_leave_the_same_steps_out_and_stop_at_the_same(synthetic_corpus, tmp_path):
+    """The second one alone has bad losses; a hang ends in another error."""
+    strategy = DDPStrategy(start_method="spawn", timeout=timedelta(seconds=60))
+    callbacks = [BadLoss(action="skip", most_in_a_row=1), WritesWeights(tmp_path)]
+    module, data = Spoiled((1, 3, 4), math.nan, rank=1), emotion_data(synthetic_corpus, max_batch=4)
+    told = "step 4: the loss (is nan for .*|of another device is NaN or infinite), and 1 steps before it"
+    with pytest.raises(ProcessRaisedException, match=told):
+        fit(module, data, tmp_path, devices=2, strategy=strategy, max_epochs=1, callbacks=callbacks)
+    after = {path.stem: torch.load(path, weights_only=True) for path in tmp_path.glob("*.pt")}
+    assert sorted(after) == [f"{rank} {step}" for rank in (0, 1) for step in range(4)]
+    assert all(same(after[f"0 {step}"], after[f"1 {step}"]) for step in range(4))
+    assert [same(after[f"0 {step}"], after[f"0 {step + 1}"]) for step in range(3)] == [True, False, True]
+    assert all(torch.isfinite(weight).all() for weight in after["1 3"].values())
