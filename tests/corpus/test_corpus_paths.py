@@ -27,6 +27,12 @@ def test_a_path_inside_is_taken(cell):
     assert audio_path(ROOT, cell, "corpus.csv, u") == ROOT / cell.replace("\\", "/")
 
 
+@pytest.mark.parametrize("cell", ["a\0.wav", "9" * 300, f"a/{'é' * 130}.wav", "\ud800.wav"])
+def test_what_no_file_can_be_called_is_refused(cell):
+    with pytest.raises(UserError, match=r"can't be a file's name\. Mend the row"):
+        audio_path(ROOT, cell, "corpus.csv, u")
+
+
 @given(st.lists(st.sampled_from(["..", ".", "a", "/", "\\", "b.wav", ""])).map("/".join))
 def test_what_is_taken_stays_inside(cell):
     try:
