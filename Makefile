@@ -9,7 +9,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed-$(FAISS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fuzz soak audit bench clean
+.PHONY: help setup demo test lint fuzz soak audit bench docs clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,5 +55,10 @@ audit: setup ## Look up known vulnerabilities of what is installed
 bench: setup ## Run the benchmarks, each against its peer, and add rows to benchmarks/RESULTS.md
 	for benchmark in prediction_head papt_step start_up calibration_simulation; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 
+# --quiet would hide warnings from --strict
+docs: setup ## Build the documentation into site/; a broken link or reference fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo 'Open site/index.html; its search needs a server: $(BIN)/python -m http.server --directory site'
+
 clean: ## Remove .venv and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
+	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info

@@ -87,12 +87,13 @@ def parse(
     hints = get_type_hints(function)
     described = {entry.arg_name: entry.description for entry in parse_docstring(inspect.getdoc(function) or "").params}
     for name in positional:
-        parser.add_argument(name, type=hints[name], help=described.get(name))
+        several = {"type": str, "nargs": "+"} if hints[name] == list[str] else {"type": hints[name]}
+        parser.add_argument(name, help=described.get(name), **several)
     parser.add_function_arguments(function, as_group=False, skip=set(positional), fail_untyped=False)
     booleans = {name for name, hint in hints.items() if hint is bool}
     words = _plain(arguments, booleans)
     for name in positional:
-        words = _by_place(words, name, is_class=hints[name] is not str)
+        words = _by_place(words, name, is_class=hints[name] not in (str, list[str]))
     values = parser.instantiate(parser.parse_args(words))
     wanted = inspect.signature(function).parameters
     return {name: value for name, value in vars(values).items() if name in wanted}

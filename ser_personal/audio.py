@@ -59,7 +59,9 @@ def _name(path: Path) -> str | bytes:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    what = f"can't be decoded ({error})" if path.exists() else "no such audio file"
+    # libsndfile's own words, without the path that stands before them anyway
+    reason = str(getattr(error, "error_string", error)).rstrip(".")
+    what = f"can't be decoded ({reason})" if path.exists() else "no such audio file"
     return UserError(what, where=path, remedy="`ser check CORPUS` lists every such file")
 
 

@@ -49,6 +49,9 @@ COMMANDS = {
     "kmeans": Command(
         "ser_personal.pretrain.kmeans:kmeans", "fit the codebook and write pseudo-labels", goes_on=True
     ),
+    "cache": Command(
+        "ser_personal.pretrain.cache:cache", "run an encoder once and keep its frames for training", goes_on=True
+    ),
     "import": Command(
         "ser_personal.pretrain.released:import_released",
         "turn a released fairseq checkpoint or sklearn codebook into safetensors",
@@ -58,6 +61,14 @@ COMMANDS = {
         "ser_personal.calibration.command:calibrate_tables",
         "calibrate a table of predictions by PLDC and its controls, without a model",
         ("predictions",),
+    ),
+    "floor": Command("ser_personal.report.floor_command:floor", "score a ridge regression on a corpus", ("corpus",)),
+    "folds": Command("ser_personal.corpus.folds:folds", "write leave-speakers-out folds of a corpus", ("corpus",)),
+    "study": Command("ser_personal.study.command:study", "run a grid of recipes and seeds, and compare them", goes_on=True),
+    "compare": Command(
+        "ser_personal.report.comparison.command:compare",
+        "compare test runs: scores with intervals, beside what they cost",
+        ("runs",),
     ),
     "report": Command("ser_personal.report.report:report", "write report.html and an audit of a test run", ("run",)),
     "export": Command(
@@ -228,3 +239,8 @@ def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
             raise UserError("holds no values by name", where=path, remedy="Write lines such as `model:`")
         configs[path] = content
     return configs
+
+
+# Lightning starts its other processes by this module's name
+if __name__ == "__main__":
+    sys.exit(main())

@@ -18,7 +18,7 @@ def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with named_in_errors(path), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -31,3 +31,14 @@ def write_whole(path: str | Path, content: bytes) -> None:
     """Write a file in the way of `whole_file`."""
     with whole_file(path) as file:
         file.write(content)
+
+
+@contextmanager
+def named_in_errors(path: str | Path) -> Iterator[None]:
+    """Have an error of the file system say which file it is about, which that of a full disk doesn't."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise

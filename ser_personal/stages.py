@@ -19,21 +19,32 @@ from lightning.pytorch.utilities import rank_zero_info
 import ser_personal.calibration.callback
 import ser_personal.corpus.csv_corpus
 import ser_personal.corpus.msp_podcast
+import ser_personal.data.cache_statistics
+import ser_personal.data.cached_datamodule
 import ser_personal.data.emotion_datamodule
 import ser_personal.data.pretrain_datamodule
 import ser_personal.data.speaker_features
+import ser_personal.encoder.cached
+import ser_personal.encoder.raw
 import ser_personal.encoder.tiny
+import ser_personal.finetune.adversary
+import ser_personal.finetune.emotion_classification
+import ser_personal.finetune.losses
 import ser_personal.finetune.module
+import ser_personal.finetune.similar_speakers
+import ser_personal.finetune.transformer_interpreter
 import ser_personal.pretrain.adapt
 import ser_personal.pretrain.papt
+import ser_personal.report.cost_recorder
 import ser_personal.report.floor_callback
 import ser_personal.speakers.features
 import ser_personal.training.stage_checkpoint  # noqa: F401
 from ser_personal.arguments import CONFIG_FLAGS, OneLineErrors, values_of
-from ser_personal.calibration.prediction_writer import PredictionWriter
+from ser_personal.calibration.prediction_writer import EmotionPredictionWriter, PredictionWriter
 from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
 from ser_personal.encoder.module import PersonalizedModule
 from ser_personal.errors import UserError
+from ser_personal.finetune.emotion_classification import EmotionClassification
 from ser_personal.training.going_on import LAST, command_to_go_on, newest_checkpoint, was_requeued
 from ser_personal.training.interruption import Interruption, requeue
 from ser_personal.training.bad_loss import BadLoss
@@ -48,7 +59,9 @@ if TYPE_CHECKING:
 
 
 ARCHITECTURE = {
+    "adversary.hidden_dim",
     "attributes",
+    "emotions",
     "encoder",
     "encoder.dim",
     "encoder.layers",
@@ -142,7 +155,9 @@ class StageCLI(LightningCLI):
 
     def before_predict(self) -> None:
         """Have predictions written down."""
-        self.trainer.callbacks.append(PredictionWriter())  # type: ignore[attr-defined]
+        writes_emotions = isinstance(self.model, EmotionClassification)
+        writer = EmotionPredictionWriter() if writes_emotions else PredictionWriter()
+        self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
 
     def before_fit(self) -> None:
         """Spare a resumed fit the reading of weights that its checkpoint replaces."""

@@ -46,23 +46,68 @@ class Utterance:
     emotion: str | None = None
 
 
-class SpeechBatch(TypedDict):
-    """Audio of one batch, padded at the end.
+@dataclass(frozen=True)
+class FeatureSource:
+    """What made the frames of a feature cache; two that agree here give the same frames.
 
     Attributes:
-        waveforms: (batch, samples), 16 kHz, zeros after each utterance's end.
-        num_samples: (batch,), real samples of each.
+        encoder: as a person would name it ("HubertEncoder facebook/hubert-large-ll60k", "openai/whisper-small").
+        dim: width of the frames.
+        frame_seconds: from one frame to the next.
+        encoder_hash: of the encoder's weights, configuration and precision; empty where the name says it all.
+        layer: 1-based layer of the encoder, None for its output.
+        stride: how many of the encoder's frames became one.
+        reduction: how: their `mean`, or the `first` of them.
+        max_samples: how many samples, the last ones, of longer audio were encoded; 0 for all.
+    """
+
+    encoder: str
+    dim: int
+    frame_seconds: float
+    encoder_hash: str = ""
+    layer: int | None = None
+    stride: int = 1
+    reduction: str = "mean"
+    max_samples: int = 0
+
+
+class SpeakerBatch(TypedDict):
+    """Whose utterances a batch holds, whatever it holds of them.
+
+    Attributes:
         speaker_ids: (batch,), None where unknown.
         indices: (batch,), positions in the datamodule's `utterances`.
         speaker_features: (batch, feature_dim), what is known of each speaker beside the name, NaN for an unknown one;
             absent where the datamodule has no such features.
     """
 
-    waveforms: Tensor
-    num_samples: Tensor
     speaker_ids: list[str | None]
     indices: Tensor
     speaker_features: NotRequired[Tensor]
+
+
+class SpeechBatch(SpeakerBatch):
+    """Audio of one batch, padded at the end.
+
+    Attributes:
+        waveforms: (batch, samples), 16 kHz, zeros after each utterance's end.
+        num_samples: (batch,), real samples of each.
+    """
+
+    waveforms: Tensor
+    num_samples: Tensor
+
+
+class CachedBatch(SpeakerBatch):
+    """Cached frames of one batch in place of audio, padded at the end.
+
+    Attributes:
+        features: (batch, frames, dim), float16, zeros after each utterance's end.
+        num_frames: (batch,), real frames of each.
+    """
+
+    features: Tensor
+    num_frames: Tensor
 
 
 class PretrainBatch(SpeechBatch):
@@ -80,9 +125,27 @@ class EmotionBatch(SpeechBatch):
 
     Attributes:
         labels: (batch, attributes) in the order of `ATTRIBUTES`, NaN where missing.
+        emotions: (batch,), categorical emotion, None where there is none.
+        weights: (batch,), what each utterance counts in the loss; absent where all count alike.
     """
 
     labels: Tensor
+    emotions: list[str | None]
+    weights: NotRequired[Tensor]
+
+
+class CachedEmotionBatch(CachedBatch):
+    """Cached frames and their emotion annotations.
+
+    Attributes:
+        labels: (batch, attributes) in the order of `ATTRIBUTES`, NaN where missing.
+        emotions: (batch,), categorical emotion, None where there is none.
+        weights: (batch,), what each utterance counts in the loss; absent where all count alike.
+    """
+
+    labels: Tensor
+    emotions: list[str | None]
+    weights: NotRequired[Tensor]
 
 
 class EncoderOutput(NamedTuple):
@@ -110,8 +173,9 @@ class PredictionBatch(TypedDict):
         indices: (batch,), positions in the datamodule's `utterances`.
         speaker_ids: (batch,), None where unknown.
         pooled: (batch, dim), mean of the personalised frames over real frames.
-        predictions: (batch, attributes), the model's attributes in its own order.
-        labels: (batch, attributes), NaN where missing.
+        predictions: (batch, attributes), the model's attributes in its own order; (batch, emotions) where it predicts
+            categorical emotion: logits while it trains, else probabilities.
+        labels: (batch, attributes), NaN where missing; or (batch, emotions), 1 for an utterance's own, else 0.
     """
 
     indices: Tensor
@@ -132,8 +196,16 @@ class TrainingSet(Protocol):
     def train_label_mean(self) -> dict[str, float]:
         """Attribute -> mean label of the training set; attributes without labels are left out."""
 
+    @property
+    def train_emotions(self) -> dict[str, int]:
+        """Categorical emotion -> how many training utterances have it, sorted."""
+
     def speaker_features_of(self, speaker_ids: Sequence[str]) -> NDArray[np.float32] | None:
         """Features of speakers, (speakers, feature_dim); None where the datamodule has none."""
+
+    @property
+    def feature_source(self) -> FeatureSource | None:
+        """What made the frames that batches hold in place of audio; None where they hold audio."""
 
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
         """At most `limit` training waveforms (samples,), spread evenly over the set, the same on every rank."""

@@ -48,11 +48,14 @@ def test_every_config_names_a_command_that_can_be_built(config, build):
     built = build(words)
     if words[1] in STAGES:
         asked = yaml.safe_load((REPOSITORY / config).read_text())
-        wanted = asked["trainer"].get("callbacks") or asked["trainer"].get("callbacks+") or []
+        trainer = asked.get("trainer", {})
+        wanted = trainer.get("callbacks") or trainer.get("callbacks+") or []
         assert {entry["class_path"] for entry in wanted} <= {type(each).__name__ for each in built.trainer.callbacks}
 
 
-@pytest.mark.parametrize("config", ["configs/tiny/papt.yaml", "configs/tiny/finetune.yaml"])
+@pytest.mark.parametrize(
+    "config", ["configs/tiny/papt.yaml", "configs/tiny/finetune.yaml", "configs/tiny/emotion.yaml"]
+)
 def test_tiny_configs_run(config, monkeypatch, tmp_path, synthetic_corpus, synthetic_pseudo_labels):
     monkeypatch.chdir(REPOSITORY)
     _, name, *rest = (str(synthetic_corpus) if word == "CORPUS" else word for word in command_in(config))

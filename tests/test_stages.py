@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -19,9 +20,6 @@ from ser_personal.errors import UserError
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.pretrain.kmeans import kmeans
 from ser_personal.speakers.unseen import Zero
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 INTERPRETER = ["--model.interpreter", "MLPInterpreter", "--model.interpreter.hidden_dims", "[16]"]
 
@@ -118,6 +116,19 @@ def test_what_an_unseen_speaker_gets_comes_from_the_checkpoint(run, tmp_path, sy
     stage("fit", *flags, *policy, "--model.papt_checkpoint", run / "papt.ckpt")
     cli = stage("test", *flags, "--ckpt_path", tmp_path / "finetune.ckpt")
     assert isinstance(cli.model.personalized.speakers.unseen, Zero)
+
+
+def test_new_speakers_join_the_table_and_are_used_downstream(run, tmp_path, synthetic_corpus, synthetic_pseudo_labels):
+    labels = ["--data.corpus", synthetic_corpus, "--data.pseudo_labels", synthetic_pseudo_labels]
+    sets = ["--data.splits", "[validation]", "--model.papt_checkpoint", run / "papt.ckpt"]
+    stage("fit", *configs("adapt.yaml", "tiny/adapt.yaml"), *labels, *sets, *trainer_flags(tmp_path))
+    adapted = tmp_path / "adapted.ckpt"
+    policy = ["--model.speakers", "SpeakerEmbedding", "--model.speakers.unseen", "Adapted"]
+    policy += ["--model.speakers.unseen.checkpoint", adapted]
+    tested = [*finetune_arguments(synthetic_corpus), "--data.test_splits", "[validation]", *trainer_flags(tmp_path)]
+    cli = stage("test", *tested, *configs("pldc.yaml"), "--ckpt_path", run / "finetune.ckpt", *policy)
+    written = json.loads((Path(cli.trainer.log_dir) / "metrics.json").read_text())
+    assert written["splits"]["validation"]["speakers"] == {"transductive": 1}
 
 
 def test_a_checkpoint_of_the_library_wins_as_well(finetuned_checkpoint, said, tmp_path, synthetic_corpus):

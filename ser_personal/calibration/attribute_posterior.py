@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 
 from ser_personal.calibration.controls import AffineMap
-from ser_personal.calibration.correction import Correction, Estimate
+from ser_personal.calibration.correction import Correction, Estimate, FittedCorrection
 from ser_personal.calibration.measured import measured_log_std, measured_mean
 from ser_personal.calibration.selection import choose
-from ser_personal.calibration.spoken import spoken, spoken_by
+from ser_personal.calibration.spoken import Spoken, spoken, spoken_by
 from ser_personal.finetune.scores import rows_by_speaker
 
 if TYPE_CHECKING:
@@ -99,13 +99,14 @@ class AttributePosterior:
         mapped = map_column(affine, predictions)
         rows_of = rows_by_speaker(speaker_ids)
         mean, log_std = _fit_corrections(np.column_stack([mapped, voice(pooled)]), labels, rows_of)
-        unmoved = cls(affine, voice, mean, log_std, Amounts(0.0, 0.0), AffineMap(np.ones(1), np.zeros(1)))
-        estimates = unmoved._estimates(mapped, rows_of, pooled, causal=False)
+        identity = AffineMap(np.ones(1), np.zeros(1))
+        unmoved = cls(affine, voice, mean.correction, log_std.correction, Amounts(0.0, 0.0), identity)
+        estimates = unmoved._estimates(unmoved._told(mapped, rows_of, pooled, causal=False))
         # the amounts have to hold for speakers whom no correction was fitted on
         speaker = np.unique(speaker_ids, return_inverse=True)[1]
         left_out = Estimates(
-            estimates.mean._replace(correction=mean.ridge.left_out[speaker]),
-            estimates.log_std._replace(correction=log_std.ridge.left_out[speaker]),
+            estimates.mean._replace(correction=mean.left_out[speaker]),
+            estimates.log_std._replace(correction=log_std.left_out[speaker]),
         )
         candidates = np.column_stack([_correct(mapped, left_out, amounts) for amounts in CHOICES])
         amounts = CHOICES[choose(candidates, [sum(amounts) for amounts in CHOICES], labels, speaker_ids, price)]
@@ -122,26 +123,52 @@ class AttributePosterior:
     ) -> CalibratedAttribute:
         """Calibrate (utterances,) predictions, every one of a speaker in `rows_of`."""
         mapped = map_column(self.affine, predictions)
-        estimates = self._estimates(mapped, rows_of, pooled, causal=causal)
+        return self._calibrated(mapped, self._told(mapped, rows_of, pooled, causal=causal))
+
+    def by_moments(
+        self, prediction: float, utterances: int, mean: float, std: float, vector: NDArray[np.float64]
+    ) -> float:
+        """Calibrate one prediction by what its speaker has said so far.
+
+        Args:
+            prediction: label points.
+            utterances: how many the speaker has said, this one included.
+            mean: of their predictions, label points.
+            std: of their predictions, label points.
+            vector: (dim,), mean of their `pooled`.
+        """
+        slope, intercept = float(self.affine.slope[0]), float(self.affine.intercept[0])
+        moments = Spoken(
+            counts=np.array([float(utterances)]),
+            means=np.column_stack([[slope * mean + intercept], self.voice(vector[None])]),
+            variances=np.array([[(slope * std) ** 2]]),
+        )
+        return float(self._calibrated(np.array([slope * prediction + intercept]), moments).predictions[0])
+
+    def _calibrated(self, mapped: NDArray[np.float64], told: Spoken) -> CalibratedAttribute:
+        estimates = self._estimates(told)
         return CalibratedAttribute(
             predictions=map_column(self.rematch, _correct(mapped, estimates, self.amounts)),
             label_mean=estimates.mean.expected,
             label_std=np.exp(estimates.log_std.expected),
         )
 
-    def _estimates(
+    def _told(
         self,
         mapped: NDArray[np.float64],
         rows_of: Mapping[str, NDArray[np.int64]],
         pooled: NDArray[np.float64],
         *,
         causal: bool,
-    ) -> Estimates:
-        moments = spoken(np.column_stack([mapped, self.voice(pooled)]), rows_of, causal=causal)
-        own_log_std = measured_log_std(moments, 0, usual=self.mean.own.noise)
+    ) -> Spoken:
+        """Moments of mapped predictions and of the voice's two estimates, in columns."""
+        return spoken(np.column_stack([mapped, self.voice(pooled)]), rows_of, causal=causal)
+
+    def _estimates(self, told: Spoken) -> Estimates:
+        own_log_std = measured_log_std(told, 0, usual=self.mean.own.noise)
         return Estimates(
-            mean=self.mean(moments.means[:, 0], moments.means[:, 1], moments.counts),
-            log_std=self.log_std(own_log_std.values, moments.means[:, 2], moments.counts),
+            mean=self.mean(told.means[:, 0], told.means[:, 1], told.counts),
+            log_std=self.log_std(own_log_std.values, told.means[:, 2], told.counts),
         )
 
 
@@ -152,7 +179,7 @@ def map_column(affine: AffineMap, predictions: NDArray[np.float64]) -> NDArray[n
 
 def _fit_corrections(
     values: NDArray[np.float64], labels: NDArray[np.float64], rows_of: Mapping[str, NDArray[np.int64]]
-) -> tuple[Correction, Correction]:
+) -> tuple[FittedCorrection, FittedCorrection]:
     """Fit those of mean and log-deviation; columns of `values` are the prediction and the voice's two estimates."""
     told = spoken_by(values, rows_of)
     true = spoken_by(labels[:, None], {speaker: rows[~np.isnan(labels[rows])] for speaker, rows in rows_of.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from ser_personal.calibration.collect import CollectedSet, Collector, predict_split
 from ser_personal.calibration.conditions import condition, count_conditions
 from ser_personal.calibration.controls import PLDC
+from ser_personal.calibration.coverage import intervals_as_json
 from ser_personal.calibration.fingerprint import fingerprint
 from ser_personal.calibration.model_record import cost, fusion_name, learnt_embeddings
 from ser_personal.calibration.pldc import Statistics
 from ser_personal.calibration.results import LEGEND, predictions_frame, rows_as_json, show, write_json
+from ser_personal.calibration.speaker_moments import speaker_moments, write_moments
 from ser_personal.calibration.speaker_record import (
     TRAINING,
     SpeakerVectors,
@@ -30,6 +33,7 @@ from ser_personal.ranges import LARGEST_SEED, require_range
 from ser_personal.speakers.bank import SpeakerBank
 
 if TYPE_CHECKING:
+    import pandas as pd
     from lightning.pytorch import LightningModule, Trainer
 
     from ser_personal.types import Utterance
@@ -42,8 +46,8 @@ class PLDCCallback(Callback):
     that scale the deviation raise A-CCC. `shift_mean` and `scale_std` together are the paper's full equation. Every
     variant is scored in each test; the switches choose the one that predictions.csv holds.
 
-    Writes predictions.csv, metrics.json, cost.json, speakers.json and speakers.safetensors (who calibrated whom) to the
-    run's folder, and the speaker bank beside the checkpoint.
+    Writes predictions.csv, metrics.json, speaker_moments.csv (for `ser compare`), cost.json, speakers.json and
+    speakers.safetensors (who calibrated whom) to the run's folder, and the speaker bank beside the checkpoint.
 
     Args:
         k: training speakers, the nearest by cosine, whose label statistics are taken (the authors' late script: 15).
@@ -88,6 +92,7 @@ class PLDCCallback(Callback):
         self.bank: SpeakerBank | None = None
         self.validation: PredictedSet | None = None
         self.test = Collector()
+        self._moments: list[pd.DataFrame] = []
         self._started = 0.0
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -116,6 +121,7 @@ class PLDCCallback(Callback):
             validation = self._predict(trainer, pl_module, "validation")
             self.validation = None if validation is None else validation.predicted
         self.test = Collector()
+        self._moments = []
         self._started = perf_counter()
 
     def _predict(self, trainer: Trainer, pl_module: LightningModule, split: str) -> CollectedSet | None:
@@ -175,6 +181,7 @@ class PLDCCallback(Callback):
                 "splits": splits,
             },
         )
+        write_moments(folder, self._moments)
         training = [data.utterances[index] for index in data.train_indices]
         record = {"fusion": fusion_name(pl_module), "splits": speakers, "training": describe_speakers(training)}
         write_speakers(folder, record, vectors)
@@ -194,11 +201,16 @@ class PLDCCallback(Callback):
         calibrators = standard_calibrators(pldc, self.validation, draws=self.draws, seed=self.seed)
         rows = calibration_table(test, pldc, calibrators, min_utterances=pl_module.test_metric.min_utterances)  # type: ignore[union-attr,arg-type]
         show(f"{split}: {len(test.predictions)} utterances", rows, LEGEND)
+        self._moments.append(speaker_moments(split, rows, test.labels, test.speaker_ids))
         heard: Any = pl_module.personalized.heard  # type: ignore[union-attr]
         labelled = set(data.train_speaker_ids)
         of_utterance = [condition(each, labelled, heard.speaker_ids, heard.splits) for each in utterances]
         conditions = count_conditions(utterances, of_utterance)
         record = {"utterances": len(test.predictions), "speakers": conditions, "rows": rows_as_json(rows)}
+        if self.validation is not None:
+            record["intervals"] = intervals_as_json(
+                _calibrated(self.validation, pldc), _calibrated(test, pldc), pldc.attributes, data.scale
+            )
         # a speaker that training knew and one that it didn't are different tasks
         apart = {}
         for name in conditions if len(conditions) > 1 else ():
@@ -207,6 +219,10 @@ class PLDCCallback(Callback):
             show(f"{split}, {name} speakers: {len(part.predictions)} utterances", rows, LEGEND)
             apart[name] = {"utterances": len(part.predictions), "rows": rows_as_json(rows)}
         return {**record, "conditions": apart}
+
+
+def _calibrated(predicted: PredictedSet, pldc: PLDC) -> PredictedSet:
+    return replace(predicted, predictions=pldc(predicted.predictions, predicted.speaker_ids, predicted.pooled))
 
 
 def bank_path(trainer: Trainer) -> Path:
@@ -231,6 +247,6 @@ def _attributes(pl_module: LightningModule) -> tuple[str, ...]:
         raise UserError(
             f"{type(pl_module).__name__} predicts no emotion attributes",
             where="PLDCCallback",
-            remedy="Test a fine-tuned model: --config configs/finetune.yaml --config configs/pldc.yaml",
+            remedy="Leave it out, or test a model of them: --config configs/finetune.yaml --config configs/pldc.yaml",
         )
     return tuple(attributes)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ser_personal.calibration.measured import Shrinkage
-from ser_personal.calibration.ridge import Ridge
+from ser_personal.calibration.ridge import LinearMap, Ridge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,24 +40,43 @@ class Correction:
     Attributes:
         own: shrinks the moment of the speaker's predictions.
         voice: shrinks the moment that the voice tells.
-        ridge: (own, voice) -> the labels' moment less the own one.
+        regression: (own, voice) -> the labels' moment less the own one.
+        least: of the validation speakers' corrections, which none is below.
+        greatest: of them, which none exceeds.
     """
 
     own: Shrinkage
     voice: Shrinkage
-    ridge: Ridge
+    regression: LinearMap
+    least: float
+    greatest: float
 
     @classmethod
-    def fit(cls, own: Measured, voice: Measured, labels: Measured) -> Self:
+    def fit(cls, own: Measured, voice: Measured, labels: Measured) -> FittedCorrection:
         """Regress over speakers; one weighs by how well so many labels tell the moment."""
         shrink_own, shrink_voice = Shrinkage.fit(own), Shrinkage.fit(voice)
         shrunken = shrink_own(own.values, own.counts)
         lacking = labels._replace(values=labels.values - shrink_own.center - shrunken)
         features = np.column_stack([shrunken, shrink_voice(voice.values, voice.counts)])
-        return cls(shrink_own, shrink_voice, Ridge.fit(features, lacking.values, lacking.precisions()))
+        ridge = Ridge.fit(features, lacking.values, lacking.precisions())
+        regression = LinearMap(ridge.coefficients, ridge.intercept)
+        least, greatest = float(ridge.fitted.min()), float(ridge.fitted.max())
+        return FittedCorrection(cls(shrink_own, shrink_voice, regression, least, greatest), ridge.left_out)
 
     def __call__(self, own: NDArray[np.float64], voice: NDArray[np.float64], counts: NDArray[np.float64]) -> Estimate:
         """Estimate from (n,) moments over (n,) counts of utterances; no correction exceeds the validation speakers'."""
         shrunken = self.own(own, counts)
-        correction = self.ridge(np.column_stack([shrunken, self.voice(voice, counts)]))
-        return Estimate(self.own.center + shrunken, correction.clip(self.ridge.fitted.min(), self.ridge.fitted.max()))
+        correction = self.regression(np.column_stack([shrunken, self.voice(voice, counts)]))
+        return Estimate(self.own.center + shrunken, correction.clip(self.least, self.greatest))
+
+
+class FittedCorrection(NamedTuple):
+    """A correction and what it is worth.
+
+    Attributes:
+        correction: fitted on all speakers.
+        left_out: (speakers,), correction of each by a regression fitted without the speaker.
+    """
+
+    correction: Correction
+    left_out: NDArray[np.float64]

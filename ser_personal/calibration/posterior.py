@@ -65,6 +65,7 @@ class PosteriorCalibrator:
         self.attributes = bank.attributes if attributes is None else tuple(attributes)
         self.price = price
         self.fitted: dict[str, AttributePosterior] = {}
+        self._voices: dict[str, VoiceEstimate] = {}
 
     def fit(
         self,
@@ -93,7 +94,7 @@ class PosteriorCalibrator:
         for column, attribute in enumerate(self.attributes):
             rows = [row for row, speaker in enumerate(speaker_ids) if speaker in labelled[column]]
             fitted[attribute] = AttributePosterior.fit(
-                VoiceEstimate.fit(self.bank, attribute),
+                self._voice(attribute),
                 predicted[rows, column],
                 [str(speaker_ids[row]) for row in rows],
                 vectors[rows],
@@ -102,6 +103,12 @@ class PosteriorCalibrator:
             )
         self.fitted = fitted
         return self
+
+    def _voice(self, attribute: str) -> VoiceEstimate:
+        """The regressions over the bank, which are the same for whatever validation speakers."""
+        if attribute not in self._voices:
+            self._voices[attribute] = VoiceEstimate.fit(self.bank, attribute)
+        return self._voices[attribute]
 
     def calibrate(
         self,

@@ -37,21 +37,34 @@ def predictions_frame(
     utterances: Sequence[Utterance],
 ) -> pd.DataFrame:
     """One row an utterance: labels, raw and, if given, calibrated predictions, and at the end what the corpus says."""
+    columns = {}
+    for column, attribute in enumerate(attributes):
+        columns[f"{attribute}_label"] = collected.predicted.labels[:, column]
+        columns[f"{attribute}_raw"] = collected.predicted.predictions[:, column]
+        if calibrated is not None:
+            columns[f"{attribute}_calibrated"] = calibrated[:, column]
+    return _frame([utterances[index] for index in collected.indices], columns)
+
+
+def emotion_frame(collected: CollectedSet, emotions: Sequence[str], utterances: Sequence[Utterance]) -> pd.DataFrame:
+    """One row an utterance: the likeliest emotion, the probability of each, and at the end what the corpus says."""
+    probabilities = collected.predicted.predictions
+    columns: dict[str, Any] = {"predicted": [emotions[place] for place in probabilities.argmax(1)]}
+    columns |= {f"{emotion}_probability": probabilities[:, place] for place, emotion in enumerate(emotions)}
+    return _frame([utterances[index] for index in collected.indices], columns)
+
+
+def _frame(rows: Sequence[Utterance], columns: dict[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
-    rows = [utterances[index] for index in collected.indices]
     frame = pd.DataFrame(
         {
             "utterance": [row.utterance_id for row in rows],
             "speaker": [row.speaker_id for row in rows],
             "split": [row.split for row in rows],
+            **columns,
         }
     )
-    for column, attribute in enumerate(attributes):
-        frame[f"{attribute}_label"] = collected.predicted.labels[:, column]
-        frame[f"{attribute}_raw"] = collected.predicted.predictions[:, column]
-        if calibrated is not None:
-            frame[f"{attribute}_calibrated"] = calibrated[:, column]
     for name in ("gender", "seconds", "emotion"):
         frame[name] = [getattr(row, name) for row in rows]
     return frame

@@ -16,19 +16,33 @@ _GREATEST_LEVERAGE = 1 - 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class Ridge:
-    """A fitted regression.
+class LinearMap:
+    """What a regression comes to.
 
     Attributes:
         coefficients: (features,).
         intercept: the prediction for features of 0.
+    """
+
+    coefficients: NDArray[np.float64]
+    intercept: float
+
+    def __call__(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Predictions (rows,) for (rows, features)."""
+        predictions: NDArray[np.float64] = features @ self.coefficients + self.intercept
+        return predictions
+
+
+@dataclass(frozen=True, eq=False)
+class Ridge(LinearMap):
+    """A regression and the rows that it was fitted on.
+
+    Attributes:
         strength: the chosen one of `STRENGTHS`; infinity where the features tell nothing.
         fitted: (rows,), predictions for the rows that it was fitted on.
         left_out: (rows,), predictions for them, each by a regression of this strength fitted without it.
     """
 
-    coefficients: NDArray[np.float64]
-    intercept: float
     strength: float
     fitted: NDArray[np.float64]
     left_out: NDArray[np.float64]
@@ -55,8 +69,3 @@ class Ridge:
         coefficients = right.T @ (kept[best] * projected / singular)
         intercept = float(target_mean - feature_mean @ coefficients)
         return cls(coefficients, intercept, float(STRENGTHS[best]), fitted[:, best], left_out[:, best])
-
-    def __call__(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Predictions (rows,) for (rows, features)."""
-        predictions: NDArray[np.float64] = features @ self.coefficients + self.intercept
-        return predictions

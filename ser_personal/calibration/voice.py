@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from ser_personal.calibration.measured import measured_log_std, measured_mean
-from ser_personal.calibration.ridge import Ridge
+from ser_personal.calibration.ridge import LinearMap, Ridge
 from ser_personal.calibration.spoken import Spoken
 from ser_personal.errors import UserError
 
@@ -29,8 +29,8 @@ class VoiceEstimate:
         log_std: speaker vector -> log of the label deviation.
     """
 
-    mean: Ridge
-    log_std: Ridge
+    mean: LinearMap
+    log_std: LinearMap
 
     @classmethod
     def fit(cls, bank: SpeakerBank, attribute: str) -> Self:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
+from ser_personal.corpus.resolve import open_corpus
 from ser_personal.corpus.splits import SpeakerSplits, known_speakers
 from ser_personal.errors import UserError
 from ser_personal.files import write_whole
@@ -61,6 +63,24 @@ def leave_speakers_out(
             )
         )
     return assignments
+
+
+def folds(corpus: Corpus | str, count: int = 6, out: str = "folds", validation_folds: int = 1, seed: int = 0) -> None:
+    """Write a corpus.csv a fold, fold_0.csv and so on, each with other speakers to test on.
+
+    Args:
+        corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus class with its arguments.
+        count: of folds.
+        out: folder of the tables.
+        validation_folds: folds that validate, of those that don't test.
+        seed: of the shuffling.
+
+    Raises:
+        UserError: fewer speakers than folds, or no fold left to train on.
+    """
+    utterances = open_corpus(corpus).utterances
+    for fold, splits in enumerate(leave_speakers_out(utterances, count, validation_folds=validation_folds, seed=seed)):
+        write_table((utterance for part in splits.sets.values() for utterance in part), Path(out) / f"fold_{fold}.csv")
 
 
 def write_table(utterances: Iterable[Utterance], path: Path) -> None:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ser_personal.types import NO_PSEUDO_LABEL, EmotionBatch, PretrainBatch, SpeechBatch
+from ser_personal.types import NO_PSEUDO_LABEL, CachedEmotionBatch, EmotionBatch, PretrainBatch, SpeechBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ser_personal.data.cached_dataset import CachedExample
     from ser_personal.data.dataset import EmotionExample, PretrainExample, SpeechExample
 
 # What cross-entropy leaves out.
@@ -38,4 +39,19 @@ def collate_pretrain(examples: Sequence[PretrainExample]) -> PretrainBatch:
 def collate_emotion(examples: Sequence[EmotionExample]) -> EmotionBatch:
     """Pad utterances and stack their annotations."""
     labels = torch.stack([torch.from_numpy(example.labels) for example in examples])
-    return EmotionBatch(**collate_speech(examples), labels=labels)
+    emotions = [example.emotion for example in examples]
+    # mypy takes the speech for what might hold weights of its own
+    return EmotionBatch(**collate_speech(examples), labels=labels, emotions=emotions)  # type: ignore[typeddict-item]
+
+
+def collate_cached(examples: Sequence[CachedExample]) -> CachedEmotionBatch:
+    """Pad cached frames and stack annotations; widened to full precision where they are used, not on their way."""
+    features = [torch.from_numpy(example.features) for example in examples]
+    return CachedEmotionBatch(
+        features=pad_sequence(features, batch_first=True),
+        num_frames=torch.tensor([len(frames) for frames in features]),
+        speaker_ids=[example.speaker_id for example in examples],
+        indices=torch.tensor([example.index for example in examples]),
+        labels=torch.stack([torch.from_numpy(example.labels) for example in examples]),
+        emotions=[example.emotion for example in examples],
+    )

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from functools import cached_property
 from math import isnan
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
@@ -16,12 +16,12 @@ from ser_personal.audio import WINDOW
 from ser_personal.corpus.resolve import open_corpus
 from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
 from ser_personal.data.batching import BucketBatchSampler, ExampleKey
-from ser_personal.data.dataset import SpeechExample, samples_of
+from ser_personal.data.dataset import SpeechExample, UtteranceExample, samples_of
 from ser_personal.data.loader import SpeechLoader
 from ser_personal.data.speaker_features import AddSpeakerFeatures, SpeakerFeatures, SpeakerFeatureSource
 from ser_personal.errors import UserError
 from ser_personal.ranges import LARGEST_SEED, require_range
-from ser_personal.types import ATTRIBUTES, SpeechBatch
+from ser_personal.types import ATTRIBUTES, SpeakerBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ser_personal.corpus.base import Corpus
-    from ser_personal.data.dataset import SpeechDataset
-    from ser_personal.types import Utterance
+    from ser_personal.data.dataset import UtteranceDataset
+    from ser_personal.types import FeatureSource, Utterance
 
-Example = TypeVar("Example", bound=SpeechExample)
-Batch = TypeVar("Batch", bound=SpeechBatch)
+Example = TypeVar("Example", bound=UtteranceExample)
+Batch = TypeVar("Batch", bound=SpeakerBatch)
 
 
 class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
@@ -127,15 +127,30 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         }
         return {name: float(np.nanmean(values)) for name, values in labels.items() if not np.isnan(values).all()}
 
+    @property
+    def train_emotions(self) -> dict[str, int]:
+        """Categorical emotion -> how many training utterances have it, sorted."""
+        return dict(sorted(Counter(e for i in self.train_indices if (e := self.utterances[i].emotion)).items()))
+
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
         """Decode at most `limit` training waveforms (samples,), spread evenly over the set, the same on every rank."""
         count = min(limit, len(self.train_indices))
         for k in range(count):
-            yield self.dataset[ExampleKey(self.train_indices[k * len(self.train_indices) // count], epoch=0)].waveform
+            key = ExampleKey(self.train_indices[k * len(self.train_indices) // count], epoch=0)
+            yield cast("SpeechExample", self.dataset[key]).waveform
+
+    @property
+    def feature_source(self) -> FeatureSource | None:
+        """What made the frames that batches hold in place of audio; None, for they hold audio."""
+        return None
+
+    def length_of(self, utterance: Utterance) -> int:
+        """How much of an utterance a batch holds, in samples."""
+        return min(samples_of(utterance), self.max_samples)
 
     @property
     @abstractmethod
-    def dataset(self) -> SpeechDataset[Example]:
+    def dataset(self) -> UtteranceDataset[Example]:
         """Examples of all utterances, whatever their split."""
 
     @property
@@ -173,11 +188,17 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             )
         return indices
 
-    def loader(self, indices: Sequence[int], *, shuffle: bool) -> SpeechLoader[Batch]:
-        """Load some utterances in batches, this rank's share of them."""
+    def loader(
+        self,
+        indices: Sequence[int],
+        *,
+        shuffle: bool,
+        collate: Callable[[Sequence[Example]], Batch] | None = None,
+    ) -> SpeechLoader[Batch]:
+        """Load some utterances in batches, this rank's share of them; one that stands several times, as often."""
         sampler = BucketBatchSampler(
             indices,
-            [min(samples_of(self.utterances[i]), self.max_samples) for i in indices],
+            [self.length_of(self.utterances[i]) for i in indices],
             batch_seconds=self.batch_seconds,
             max_batch=self.max_batch,
             shuffle=shuffle,
@@ -185,7 +206,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )
-        collate = self.collate
+        collate = collate or self.collate
         if self.speaker_features is not None:
             self.speaker_features.of([self.utterances[i].speaker_id for i in indices])
             collate = AddSpeakerFeatures(collate, self.speaker_features)
@@ -195,7 +216,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         sets = self.corpus.splits.sets
         require_split(split, sets)
         known = [u for u in sets[split] if u.speaker_id is not None or not self.known_speakers_only]
-        _refuse_unusable_audio(known, split)
+        self.refuse_unusable(known, split)
         reasons = {utterance.utterance_id: self.reason_to_drop(utterance) for utterance in known}
         dropped = Counter(reason for reason in reasons.values() if reason is not None)
         if unknown := len(sets[split]) - len(known):
@@ -206,18 +227,22 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             rank_zero_info(f"{split}: {len(kept)} utterances used; left out: {listed}")
         return kept
 
+    def refuse_unusable(self, utterances: Sequence[Utterance], split: str) -> None:
+        """Refuse a split of which something can't be read.
+
+        Raises:
+            UserError: audio is missing, unreadable or shorter than one frame.
+        """
+        unusable = [utterance for utterance in utterances if samples_of(utterance) < WINDOW]
+        if unusable:
+            first = unusable[0]
+            wrong = "missing or unreadable" if isnan(first.seconds) else f"shorter than {WINDOW} samples"
+            raise UserError(
+                f"audio is {wrong}, the first of {len(unusable)} such utterances in split {split}",
+                where=first.path,
+                remedy="`ser check CORPUS` lists them all; restore the files or remove their rows",
+            )
+
     @cached_property
     def _position(self) -> dict[str, int]:
         return {utterance.utterance_id: i for i, utterance in enumerate(self.utterances)}
-
-
-def _refuse_unusable_audio(utterances: Sequence[Utterance], split: str) -> None:
-    unusable = [utterance for utterance in utterances if samples_of(utterance) < WINDOW]
-    if unusable:
-        first = unusable[0]
-        wrong = "missing or unreadable" if isnan(first.seconds) else f"shorter than {WINDOW} samples"
-        raise UserError(
-            f"audio is {wrong}, the first of {len(unusable)} such utterances in split {split}",
-            where=first.path,
-            remedy="`ser check CORPUS` lists them all; restore the files or remove their rows",
-        )

@@ -25,17 +25,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SpeechExample:
-    """One utterance, or a part of it.
+class UtteranceExample:
+    """One utterance, whatever is taken of it.
 
     Attributes:
         index: position in the datamodule's `utterances`.
         speaker_id: None when unknown.
-        waveform: (samples,), 16 kHz.
     """
 
     index: int
     speaker_id: str | None
+
+
+@dataclass(frozen=True)
+class SpeechExample(UtteranceExample):
+    """Its audio, or a part of that.
+
+    Attributes:
+        waveform: (samples,), 16 kHz.
+    """
+
     waveform: NDArray[np.float32]
 
 
@@ -56,9 +65,11 @@ class EmotionExample(SpeechExample):
 
     Attributes:
         labels: (attributes,) in the order of `ATTRIBUTES`, NaN where missing.
+        emotion: categorical emotion, None where there is none.
     """
 
     labels: NDArray[np.float32]
+    emotion: str | None = None
 
 
 class Fault(NamedTuple):
@@ -69,19 +80,18 @@ class Fault(NamedTuple):
     remedy: str
 
 
-Example = TypeVar("Example", bound=SpeechExample)
+Example = TypeVar("Example", bound=UtteranceExample)
 
 
-class SpeechDataset(Dataset[Example], ABC, Generic[Example]):
-    """Utterances by position; audio is decoded when asked for, and not normalised.
+class UtteranceDataset(Dataset[Example], ABC, Generic[Example]):
+    """Utterances by position.
 
     Args:
         utterances: the datamodule's.
-        max_samples: samples of an example, at most.
     """
 
-    def __init__(self, utterances: Sequence[Utterance], *, max_samples: int) -> None:
-        self.utterances, self.max_samples = utterances, max_samples
+    def __init__(self, utterances: Sequence[Utterance]) -> None:
+        self.utterances = utterances
 
     @abstractmethod
     def __getitem__(self, key: ExampleKey) -> Example: ...
@@ -92,6 +102,19 @@ class SpeechDataset(Dataset[Example], ABC, Generic[Example]):
             return [self[key] for key in keys]
         except UserError as error:
             return Fault(error.what, error.where, error.remedy)
+
+
+class SpeechDataset(UtteranceDataset[Example]):
+    """Audio, decoded when asked for, and not normalised.
+
+    Args:
+        utterances: the datamodule's.
+        max_samples: samples of an example, at most.
+    """
+
+    def __init__(self, utterances: Sequence[Utterance], *, max_samples: int) -> None:
+        super().__init__(utterances)
+        self.max_samples = max_samples
 
 
 class PretrainDataset(SpeechDataset[PretrainExample]):
@@ -126,8 +149,13 @@ class EmotionDataset(SpeechDataset[EmotionExample]):
         utterance = self.utterances[key.index]
         total = samples_of(utterance)
         size = min(total, self.max_samples)
-        labels = np.array([utterance.labels.get(attribute, np.nan) for attribute in ATTRIBUTES], dtype=np.float32)
-        return EmotionExample(key.index, utterance.speaker_id, decode_part(utterance, total - size, size), labels)
+        waveform = decode_part(utterance, total - size, size)
+        return EmotionExample(key.index, utterance.speaker_id, waveform, labels_of(utterance), utterance.emotion)
+
+
+def labels_of(utterance: Utterance) -> NDArray[np.float32]:
+    """Annotations (attributes,) in the order of `ATTRIBUTES`, NaN where missing."""
+    return np.array([utterance.labels.get(attribute, np.nan) for attribute in ATTRIBUTES], dtype=np.float32)
 
 
 def samples_of(utterance: Utterance) -> int:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from functools import cached_property
 from math import isnan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from lightning.pytorch.utilities import rank_zero_info
 
 from ser_personal.corpus.splits import canonical_splits
+from ser_personal.data.adaptation import Adaptation, AdaptationSet, AddWeights
 from ser_personal.data.collate import collate_emotion
 from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.data.dataset import EmotionDataset, EmotionExample
@@ -25,9 +28,9 @@ if TYPE_CHECKING:
 class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
     """Whole utterances with their labels.
 
-    Training and validation utterances without any label are left out; test utterances are kept, for some releases hide
-    their labels. The paper's batches are of 32 utterances, which MSP-Podcast's durations (at most 11 s) keep within the
-    default budget.
+    Training and validation utterances without what is to be predicted are left out; test utterances are kept, for some
+    releases hide their labels. The paper's batches are of 32 utterances, which MSP-Podcast's durations (at most 11 s)
+    keep within the default budget.
 
     Args:
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
@@ -39,6 +42,8 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         num_workers: processes that decode audio, for each loader.
         speaker_features: a vector a speaker, for what makes e_s of such; None where nothing asks for them.
         permute_speaker_features: control: every speaker gets another one's, the same each time.
+        target: what is predicted: the emotion attributes, or categorical emotion.
+        adaptation: chooses the training speakers that are trained on for the test's speakers; all of them if None.
         seed: of the shuffling.
     """
 
@@ -54,6 +59,8 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         num_workers: int = 2,
         speaker_features: SpeakerFeatureSource | None = None,
         permute_speaker_features: bool = False,
+        target: Literal["attributes", "emotion"] = "attributes",
+        adaptation: Adaptation | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -68,6 +75,8 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
             permute_speaker_features=permute_speaker_features,
         )
         self.test_splits = test_splits
+        self.target = target
+        self._adaptation = adaptation
 
     def setup(self, stage: str | None = None) -> None:
         """Read the corpus and refuse what the stage can't use, before a model is built.
@@ -77,14 +86,15 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
                 a training batch would be a single utterance.
         """
         if stage in ("fit", None):
-            self._refuse_single_utterances(self.wanted_indices(["train"]))
+            self.wanted_indices(["train"])
+            self._refuse_single_utterances()
         if stage in ("fit", "validate", None):
             self.wanted_indices(["validation"])
         if stage in ("test", "predict", None):
             self.wanted_indices(self.wanted_test_splits)
 
-    def _refuse_single_utterances(self, indices: Sequence[int]) -> None:
-        plan = self.loader(indices, shuffle=True).batch_sampler.plan(0)
+    def _refuse_single_utterances(self) -> None:
+        plan = self.train_dataloader().batch_sampler.plan(0)
         if any(len(batch) < 2 for batch in plan):
             raise UserError(
                 "a training batch would be a single utterance, which has neither a CCC nor batch statistics",
@@ -108,13 +118,38 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         return collate_emotion
 
     def reason_to_drop(self, utterance: Utterance) -> str | None:
-        """Say why an utterance isn't used: nothing is annotated of it."""
-        annotated = any(not isnan(label) for label in utterance.labels.values())
-        return None if annotated or utterance.split not in ("train", "validation") else "without labels"
+        """Say why an utterance isn't used: what is to be predicted isn't annotated."""
+        if utterance.split not in ("train", "validation"):
+            return None
+        if self.target == "emotion":
+            return "without emotion" if utterance.emotion is None else None
+        return None if any(not isnan(label) for label in utterance.labels.values()) else "without labels"
 
     def train_dataloader(self) -> SpeechLoader[EmotionBatch]:
-        """Shuffle the training set."""
-        return self.loader(self.train_indices, shuffle=True)
+        """Shuffle the training set, or what the adaptation makes of it."""
+        chosen = self.adaptation_set
+        if chosen is None:
+            return self.loader(self.train_indices, shuffle=True)
+        copies = [(i, chosen.copies.get(self.utterances[i].speaker_id or "", 0)) for i in self.train_indices]
+        collate = AddWeights(self.collate, chosen.weights) if chosen.weights else self.collate
+        return self.loader([i for i, count in copies for _ in range(count)], shuffle=True, collate=collate)
+
+    @cached_property
+    def adaptation_set(self) -> AdaptationSet | None:
+        """Training speakers that were chosen for the test's; None where all are trained on.
+
+        Raises:
+            UserError: there is nobody to choose for.
+        """
+        if self._adaptation is None:
+            return None
+        targets = self.wanted_indices(self.wanted_test_splits)
+        training, asking = ([self.utterances[i] for i in indices] for indices in (self.train_indices, targets))
+        chosen = self._adaptation.choose(training, asking)
+        rank_zero_info(
+            f"adaptation: {len(chosen.copies)} of {len(self.train_speaker_ids)} training speakers were chosen"
+        )
+        return chosen
 
     def val_dataloader(self) -> SpeechLoader[EmotionBatch]:
         """Go through the validation set."""

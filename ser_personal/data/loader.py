@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader
 
-from ser_personal.data.dataset import Fault, SpeechExample
+from ser_personal.data.dataset import Fault, UtteranceExample
 from ser_personal.errors import UserError
-from ser_personal.types import SpeechBatch
+from ser_personal.types import SpeakerBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ser_personal.data.batching import BucketBatchSampler
-    from ser_personal.data.dataset import SpeechDataset
+    from ser_personal.data.dataset import UtteranceDataset
 
-Example = TypeVar("Example", bound=SpeechExample)
-Batch = TypeVar("Batch", bound=SpeechBatch)
+Example = TypeVar("Example", bound=UtteranceExample)
+Batch = TypeVar("Batch", bound=SpeakerBatch)
 
 
 class SpeechLoader(Generic[Batch]):
@@ -41,7 +41,7 @@ class SpeechLoader(Generic[Batch]):
 
     def __init__(
         self,
-        dataset: SpeechDataset[Example],
+        dataset: UtteranceDataset[Example],
         batch_sampler: BucketBatchSampler,
         collate: Callable[[Sequence[Example]], Batch],
         *,

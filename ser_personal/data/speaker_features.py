@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ser_personal.errors import UserError
-from ser_personal.types import SpeechBatch
+from ser_personal.types import SpeakerBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ser_personal.types import Utterance
 
 Example = TypeVar("Example")
-Batch = TypeVar("Batch", bound=SpeechBatch)
+Batch = TypeVar("Batch", bound=SpeakerBatch)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import nn
+
+from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_personal.encoder.fusion import NoFusion
-    from ser_personal.types import EncoderOutput, SpeechBatch
+    from ser_personal.types import CachedBatch, EncoderOutput, SpeechBatch, TrainingSet
 
 
 class Encoder(nn.Module, ABC):
@@ -36,6 +38,9 @@ class Encoder(nn.Module, ABC):
         """Whether waveforms are brought to zero mean and unit variance."""
         return False
 
+    def prepare(self, training_set: TrainingSet) -> None:
+        """Learn of the training set, before `build`, what the network's shape depends on."""
+
     @abstractmethod
     def build(self, config: str | None = None) -> None:
         """Make the network: with its pre-trained weights, or those of a saved `config`, to be loaded.
@@ -52,16 +57,27 @@ class Encoder(nn.Module, ABC):
 
     def encode(
         self,
-        batch: SpeechBatch,
+        batch: SpeechBatch | CachedBatch,
         *,
         time_mask: Tensor | None = None,
         fusion: NoFusion | None = None,
         speaker_embedding: Tensor | None = None,
     ) -> EncoderOutput:
-        """Encode a batch; `forward` on its waveforms, unless it holds something else."""
+        """Encode a batch; `forward` on its waveforms, unless it holds something else.
+
+        Raises:
+            UserError: the batch holds something else than this encoder reads.
+        """
+        if "waveforms" not in batch:
+            raise UserError(
+                "the model reads audio, the batch holds cached features",
+                where=f"--model.encoder {type(self).__name__}",
+                remedy="Give --data EmotionDataModule, or train with --model.encoder CachedFeatures",
+            )
+        speech = cast("SpeechBatch", batch)
         output: EncoderOutput = self(
-            batch["waveforms"],
-            batch["num_samples"],
+            speech["waveforms"],
+            speech["num_samples"],
             time_mask=time_mask,
             fusion=fusion,
             speaker_embedding=speaker_embedding,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
+from ser_personal.encoder.pooling import real_frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,34 +70,77 @@ def _norm_over_real_frames(hidden: Tensor, lengths: Tensor, norm: nn.GroupNorm) 
     return (normed * norm.weight[:, None] + norm.bias[:, None]).to(hidden.dtype)
 
 
-class LogMelFrontEnd(nn.Module):
-    """Log-mel frames of a 400-sample window every 320 samples, uncentred, so that their number is HuBERT's.
+class StandardizedFrontEnd(nn.Module, ABC):
+    """Acoustic features, each standardised over the training set.
 
-    Each mel bin is standardised over the training set. A layer norm over the bins would erase the energy that
-    carries arousal.
+    A norm over each utterance, or over the features of each frame, would erase the energy that carries arousal.
+
+    Args:
+        dim: number of features.
+
+    Attributes:
+        smallest_variance: what divides a feature that hardly varies.
+    """
+
+    smallest_variance = 1e-4
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+
+    @abstractmethod
+    def features(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
+        """Compute features as they come, (batch, samples) -> (batch, frames, dim)."""
+
+    def frame_mask(self, num_samples: Tensor, frames: int) -> Tensor:
+        """Mark the real ones among so many padded frames, (batch, frames)."""
+        return real_frames(num_samples, frames)
+
+    def forward(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
+        """Compute standardised features, (batch, samples) -> (batch, frames, dim)."""
+        return (self.features(waveforms, num_samples) - self.mean) / self.std
+
+    def fit(self, training_audio: Iterable[NDArray[np.float32]]) -> None:
+        """Take the mean and deviation of each feature from waveforms (samples,)."""
+        count = 0
+        total = torch.zeros_like(self.mean, dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for waveform in training_audio:
+            samples = torch.from_numpy(waveform).to(self.mean.device)[None]
+            frames = self.features(samples, torch.tensor([samples.shape[1]], device=samples.device))[0].double()
+            count += frames.shape[0]
+            total += frames.sum(0)
+            squares += frames.square().sum(0)
+        mean = total / max(count, 1)
+        self.mean.copy_(mean)
+        self.std.copy_((squares / max(count, 1) - mean.square()).clamp(min=self.smallest_variance).sqrt())
+
+
+class LogMelFrontEnd(StandardizedFrontEnd):
+    """Log-mel frames of a 400-sample window every 320 samples, uncentred, so that their number is HuBERT's.
 
     Args:
         num_mels: mel bins.
     """
 
-    mean: Tensor
-    std: Tensor
     filters: Tensor
     window: Tensor
 
     def __init__(self, num_mels: int) -> None:
-        super().__init__()
+        super().__init__(num_mels)
         filters = torchaudio.functional.melscale_fbanks(
             WINDOW // 2 + 1, 0.0, SAMPLE_RATE / 2, num_mels, SAMPLE_RATE, norm=None, mel_scale="htk"
         )
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
-        self.register_buffer("mean", torch.zeros(num_mels))
-        self.register_buffer("std", torch.ones(num_mels))
 
-    def forward(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
-        """Compute standardised log-mel frames, (batch, samples) -> (batch, frames, mels)."""
-        return (self.log_mel(waveforms) - self.mean) / self.std
+    def features(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
+        """Compute log-mel frames, (batch, samples) -> (batch, frames, mels)."""
+        return self.log_mel(waveforms)
 
     def log_mel(self, waveforms: Tensor) -> Tensor:
         """Compute log-mel frames, (batch, samples) -> (batch, frames, mels), natural logarithm of power."""
@@ -103,17 +148,3 @@ class LogMelFrontEnd(nn.Module):
             windows = waveforms.float().unfold(-1, WINDOW, HOP) * self.window
             power = torch.fft.rfft(windows).abs().square()
             return functional.threshold(power @ self.filters, 1e-6, 1e-6).log()
-
-    def fit(self, training_audio: Iterable[NDArray[np.float32]]) -> None:
-        """Take the mean and deviation of each mel bin from waveforms (samples,)."""
-        count = 0
-        total = torch.zeros_like(self.mean, dtype=torch.float64)
-        squares = torch.zeros_like(total)
-        for waveform in training_audio:
-            frames = self.log_mel(torch.from_numpy(waveform).to(self.mean.device)[None])[0].double()
-            count += frames.shape[0]
-            total += frames.sum(0)
-            squares += frames.square().sum(0)
-        mean = total / max(count, 1)
-        self.mean.copy_(mean)
-        self.std.copy_((squares / max(count, 1) - mean.square()).clamp(min=1e-4).sqrt())

@@ -83,6 +83,16 @@ class Last(NoFusion):
         return frames + speaker_embedding[:, None]
 
 
+def fuse(frames: Tensor, fusion: NoFusion | None, speaker_embedding: Tensor | None) -> Tensor:
+    """Personalise frames (batch, frames, dim) that no Transformer follows: what enters leaves at once.
+
+    So `first` is `last`, and `prefix` changes no frame: there e_s reaches none but an interpreter that reads it.
+    """
+    if fusion is None or speaker_embedding is None:
+        return frames
+    return fusion.leave(fusion.enter(frames, speaker_embedding), speaker_embedding)
+
+
 def make_fusion(name: FusionName, dim: int) -> NoFusion:
     """Make the fusion of that name for an encoder of width `dim`."""
     if name == "concat":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 from torch import nn
 
 from ser_personal.encoder.fusion import NoFusion, make_fusion
+from ser_personal.encoder.saved import fitting_encoder
 from ser_personal.errors import UserError
 from ser_personal.speakers.representation import (
     AskedSpeakers,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_personal.encoder.base import Encoder
-    from ser_personal.types import EncoderOutput, FusionName, SpeechBatch
+    from ser_personal.types import CachedBatch, EncoderOutput, FusionName, SpeechBatch
 
 
 class EncoderDescription(TypedDict):
@@ -82,6 +83,7 @@ class PersonalizedEncoder(nn.Module):
         """
         self.fusion_name = description["fusion"]
         self.pretraining_splits = description["pretraining_splits"]
+        self.encoder = fitting_encoder(self.encoder, description["encoder_config"])
         self.encoder.build(description["encoder_config"])
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim)
         speakers = description["speakers"]
@@ -118,12 +120,15 @@ class PersonalizedEncoder(nn.Module):
         )
 
     def forward(
-        self, batch: SpeechBatch, time_mask: Tensor | None = None, as_unseen: Sequence[bool] | None = None
+        self,
+        batch: SpeechBatch | CachedBatch,
+        time_mask: Tensor | None = None,
+        as_unseen: Sequence[bool] | None = None,
     ) -> EncoderOutput:
         """Encode a batch.
 
         Args:
-            batch: waveforms and their speakers.
+            batch: waveforms, or cached frames, and their speakers.
             time_mask: (batch, frames), frames to mask.
             as_unseen: (batch,), whose speaker is to be treated as if never seen before.
         """

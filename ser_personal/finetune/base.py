@@ -8,23 +8,34 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ser_personal.encoder.base import Encoder
-from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
+from ser_personal.encoder.checkpoint import DESCRIPTION
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import PREFIX, PersonalizedModule, known_speakers
 from ser_personal.encoder.personalized import PersonalizedEncoder
+from ser_personal.encoder.pooling import mean_pool
 from ser_personal.encoder.schedule import linear_warmup_and_decay
 from ser_personal.errors import UserError
+from ser_personal.finetune.adversary import SpeakerAdversary
 from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter
+from ser_personal.finetune.starting_checkpoint import (
+    ADVERSARY,
+    read_finetuned,
+    read_pretrained,
+    without_adversary,
+)
 from ser_personal.ranges import require_range
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerRepresentation
-from ser_personal.types import FusionName, SpeechBatch
+from ser_personal.types import FusionName, PredictionBatch
 
 if TYPE_CHECKING:
-    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+    from collections.abc import Sequence
 
-    from ser_personal.encoder.personalized import EncoderDescription
-    from ser_personal.types import TrainingSet
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+    from torch import Tensor
+    from torchmetrics import Metric
+
+    from ser_personal.types import EmotionBatch, TrainingSet
 
 
 class FineTuning(PersonalizedModule):
@@ -39,18 +50,28 @@ class FineTuning(PersonalizedModule):
         interpreter: the head; the paper's MLP if None.
         fusion: where e_s enters; None means as in PAPT, or none without it.
         papt_checkpoint: brings encoder and speakers from PAPT or TAPT; needed on disk at fit only.
+        initial_checkpoint: a fine-tuned one to go on from, with all its weights, on other data or by another loss;
+            needed on disk at fit only. (`--ckpt_path` resumes the same fit.)
+        adversary: what the encoder unlearns to tell speakers by, beside its task; none if None.
         train_speaker_embedding: go on learning e_s; frozen otherwise (ours, the paper doesn't say).
         unseen_share: chance that a training utterance counts as an unseen speaker's, so that the policy for those is
             in distribution at test time (ours; the paper's is 0).
         learning_rate: of everything but the interpreter.
-        interpreter_learning_rate: of the interpreter; None means the same.
+        interpreter_learning_rate: of the interpreter, and of the adversary; None means the same.
         weight_decay: of AdamW.
         warmup_share: share of all steps in which both rates climb, to fall to 0, linearly, over the rest (ours); None
             keeps them constant, as the authors do.
 
+    Attributes:
+        targets: the argument that says what is predicted.
+
     Raises:
         UserError: a number is out of its range.
     """
+
+    targets: str
+    validation_metric: Metric
+    test_metric: Metric
 
     def __init__(
         self,
@@ -59,6 +80,8 @@ class FineTuning(PersonalizedModule):
         interpreter: Interpreter | None = None,
         fusion: FusionName | None = None,
         papt_checkpoint: str | None = None,
+        initial_checkpoint: str | None = None,
+        adversary: SpeakerAdversary | None = None,
         *,
         train_speaker_embedding: bool = False,
         unseen_share: float = 0.0,
@@ -76,8 +99,9 @@ class FineTuning(PersonalizedModule):
             require_range("warmup_share", warmup_share, 0, 1)
         encoder = encoder or HubertEncoder(freeze_cnn=True)
         super().__init__(PersonalizedEncoder(encoder, speakers or SpeakerEmbedding(), fusion or "none"))
-        self.save_hyperparameters(ignore=["encoder", "speakers", "interpreter", "loss"])
+        self.save_hyperparameters(ignore=["encoder", "speakers", "interpreter", "loss", "adversary"])
         self.interpreter = interpreter or MLPInterpreter()
+        self.adversary = adversary
 
     @property
     @abstractmethod
@@ -88,20 +112,56 @@ class FineTuning(PersonalizedModule):
     def first_outputs(self, training_set: TrainingSet) -> list[float]:
         """What a fresh interpreter gives for any utterance, (outputs,)."""
 
+    @abstractmethod
+    def labels_of(self, batch: EmotionBatch) -> Tensor:
+        """What the outputs should be, (batch, outputs), NaN where nobody said."""
+
+    @abstractmethod
+    def task_loss(self, outputs: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """Compare outputs and labels, both (batch, outputs); `weights` (batch,) say what each utterance counts."""
+
+    @abstractmethod
+    def log_scores(self, stage: str, scores: dict[str, float]) -> None:
+        """Log what a metric found under the stage's name."""
+
     def build(self, training_set: TrainingSet) -> None:
-        """Make encoder and speakers, from PAPT where it is given, and the interpreter."""
+        """Make all networks: afresh, with encoder and speakers from PAPT, or as a fine-tuned checkpoint has them."""
+        if self.hparams["initial_checkpoint"] is not None:
+            self._go_on_from(self.hparams["initial_checkpoint"], training_set)
+        else:
+            self._build_afresh(training_set)
+        if self.adversary is not None:
+            # its speakers are these, whatever another fit's were
+            self.adversary.build(self.personalized.dim, training_set.train_speaker_ids)
+
+    def _build_afresh(self, training_set: TrainingSet) -> None:
         if self.hparams["papt_checkpoint"] is not None:
             self._take_from_papt(self.hparams["papt_checkpoint"], training_set)
         else:
             self._check_embedding_is_learnt()
+            self.personalized.encoder.prepare(training_set)
             self.personalized.build(known_speakers(training_set, training_set.train_speaker_ids))
             self.personalized.encoder.fit_front_end(training_set.training_audio)
         self._build_interpreter()
         self.interpreter.start_at(self.first_outputs(training_set))
 
     def rebuild(self, checkpoint: dict[str, Any]) -> None:
-        """Make the interpreter for the encoder that the checkpoint described."""
+        """Make interpreter and adversary for the encoder that the checkpoint described."""
         self._build_interpreter()
+        if self.adversary is not None and ADVERSARY in checkpoint:
+            self.adversary.build(self.personalized.dim, checkpoint[ADVERSARY])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the architecture, the speakers of the table and those of the adversary."""
+        super().on_save_checkpoint(checkpoint)
+        if self.adversary is not None:
+            checkpoint[ADVERSARY] = self.adversary.speaker_ids
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build the networks that the checkpoint describes, without its adversary where this model has none."""
+        super().on_load_checkpoint(checkpoint)
+        if self.adversary is None:
+            checkpoint["state_dict"] = without_adversary(checkpoint["state_dict"])
 
     def _build_interpreter(self) -> None:
         self.interpreter.build(self.personalized.dim, self.outputs)
@@ -109,26 +169,34 @@ class FineTuning(PersonalizedModule):
         self.personalized.speakers.requires_grad_(requires_grad=self.hparams["train_speaker_embedding"])
 
     def _take_from_papt(self, path: str, training_set: TrainingSet) -> None:
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_pretrained(path, self.hparams["fusion"])
         weights = checkpoint["state_dict"]
-        description: EncoderDescription = checkpoint[DESCRIPTION]
-        if "head.label_embeddings" not in weights:
-            raise UserError(
-                "isn't a checkpoint of PAPT or TAPT",
-                where=path,
-                remedy="Give one written by `ser fit --config configs/papt.yaml`",
-            )
-        if self.hparams["fusion"] not in {None, description["fusion"]}:
-            raise UserError(
-                f"was pre-trained with fusion {description['fusion']}, not {self.hparams['fusion']}",
-                where=path,
-                remedy="Leave --model.fusion out, or pre-train with that fusion",
-            )
-        self.personalized.rebuild(description)
+        self.personalized.rebuild(checkpoint[DESCRIPTION])
         self.complete_speakers(weights, training_set)
         self.personalized.load_state_dict(
             {name.removeprefix(PREFIX): weights[name] for name in weights if name.startswith(PREFIX)}
         )
+
+    def _go_on_from(self, path: str, training_set: TrainingSet) -> None:
+        if self.hparams["papt_checkpoint"] is not None:
+            raise UserError(
+                "two checkpoints to start from",
+                where="--model.initial_checkpoint, --model.papt_checkpoint",
+                remedy="Give one of them: what came from PAPT is in the fine-tuned one",
+            )
+        checkpoint = read_finetuned(path, self.hparams["fusion"], self.targets, self.hparams[self.targets])
+        weights = without_adversary(checkpoint["state_dict"])
+        self.personalized.rebuild(checkpoint[DESCRIPTION])
+        self.rebuild(checkpoint)
+        self.complete_speakers(weights, training_set)
+        own = without_adversary(self.state_dict())
+        if _shapes(own) != _shapes(weights):
+            raise UserError(
+                "was trained with another interpreter, or other sizes of it",
+                where=path,
+                remedy="Give the --model.interpreter that it was trained with",
+            )
+        self.load_state_dict(weights, strict=False)
 
     def _check_embedding_is_learnt(self) -> None:
         is_learnt = self.personalized.fusion_name != "none" and self.personalized.speakers.is_learnt
@@ -141,22 +209,73 @@ class FineTuning(PersonalizedModule):
 
     @property
     def keeps_foreign_speakers(self) -> bool:
-        """The table may come from PAPT, which other speakers may have taken part in."""
-        return self.hparams["papt_checkpoint"] is not None
+        """The table may come from a checkpoint, which other speakers may have taken part in."""
+        return self.hparams["papt_checkpoint"] is not None or self.hparams["initial_checkpoint"] is not None
 
-    def draw_unseen(self, batch: SpeechBatch) -> list[bool]:
+    def draw_unseen(self, batch: EmotionBatch) -> list[bool]:
         """Draw whose speakers count as never seen before, (batch,)."""
         drawn = torch.rand(len(batch["speaker_ids"])) < self.hparams["unseen_share"]
         return [bool(unseen) for unseen in drawn]
+
+    def forward(self, batch: EmotionBatch, as_unseen: Sequence[bool] | None = None) -> PredictionBatch:
+        """Predict a batch, some of it as if its speakers had never been seen before."""
+        output = self.personalized(batch, as_unseen=as_unseen)
+        return PredictionBatch(
+            indices=batch["indices"],
+            speaker_ids=batch["speaker_ids"],
+            pooled=mean_pool(output),
+            predictions=self.interpreter(output),
+            labels=self.labels_of(batch),
+        )
+
+    def training_step(self, batch: EmotionBatch, batch_idx: int) -> Tensor:
+        """The loss of this device's batch."""
+        result = self(batch, self.draw_unseen(batch))
+        loss = self.task_loss(result["predictions"], result["labels"], batch.get("weights"))
+        self.log("train_loss", loss, prog_bar=True, batch_size=len(batch["indices"]))
+        if self.adversary is None:
+            return loss
+        progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
+        speaker_loss: Tensor = self.adversary(result["pooled"], batch["speaker_ids"], progress)
+        self.log("train_speaker_loss", speaker_loss, batch_size=len(batch["indices"]))
+        return loss + speaker_loss
+
+    def validation_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
+        """Predict, for scores over the whole set."""
+        result = self.predict_step(batch, batch_idx)
+        self.validation_metric.update(result)
+        return result
+
+    def test_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
+        """Predict, for scores over the whole set, and for callbacks such as PLDC."""
+        result = self.predict_step(batch, batch_idx)
+        self.test_metric.update(result)
+        return result
+
+    def predict_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
+        """Predict."""
+        result: PredictionBatch = self(batch)
+        return result
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores that training goes by."""
+        self.log_scores("val", self.validation_metric.compute())
+        self.validation_metric.reset()
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores."""
+        self.log_scores("test", self.test_metric.compute())
+        self.test_metric.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, the interpreter at its own rate; constant, or with warm-up and decay."""
         rate, interpreter_rate = self.hparams["learning_rate"], self.hparams["interpreter_learning_rate"]
         body = [weight for weight in self.personalized.parameters() if weight.requires_grad]
+        heads = [self.interpreter, *([] if self.adversary is None else [self.adversary])]
         groups: list[dict[str, Any]] = [
             {"params": body, "lr": rate},
             {
-                "params": list(self.interpreter.parameters()),
+                "params": [weight for head in heads for weight in head.parameters()],
                 "lr": rate if interpreter_rate is None else interpreter_rate,
             },
         ]
@@ -168,3 +287,7 @@ class FineTuning(PersonalizedModule):
         total = self.trainer.estimated_stepping_batches
         schedule = linear_warmup_and_decay(optimizer, total, self.hparams["warmup_share"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in weights.items()}

@@ -44,7 +44,7 @@ def ccc(predictions: Tensor, labels: Tensor) -> Tensor:
     return numerator / denominator
 
 
-def ccc_loss(predictions: Tensor, labels: Tensor) -> Tensor:
+def ccc_loss(predictions: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean of 1 - CCC over attributes (paper, fine-tuning), finite with finite gradients for any batch.
 
     Missing labels (NaN) are left out attribute by attribute. An attribute without a label in the batch is left out of
@@ -54,6 +54,7 @@ def ccc_loss(predictions: Tensor, labels: Tensor) -> Tensor:
     Args:
         predictions: (n,) or (n, attributes), label points; half precision is computed in float32.
         labels: the same shape, NaN where missing.
+        weights: (n,), what each utterance counts in means, variances and covariance, not below 0; all alike if None.
 
     Returns:
         Scalar, differentiable with respect to `predictions`.
@@ -66,17 +67,21 @@ def ccc_loss(predictions: Tensor, labels: Tensor) -> Tensor:
     if predictions.ndim == 1:
         predictions, labels = predictions[:, None], labels[:, None]
     labelled = ~labels.isnan()
+    if weights is not None:
+        weights = weights.to(labels.dtype)
+        labelled &= (weights > 0)[:, None]
     losses = []
     for attribute in torch.nonzero(labelled.any(dim=0)).flatten().tolist():
         rows = labelled[:, attribute]
-        numerator, denominator = _concordance(predictions[rows, attribute], labels[rows, attribute])
+        counts = None if weights is None else weights[rows]
+        numerator, denominator = _concordance(predictions[rows, attribute], labels[rows, attribute], counts)
         losses.append(1 - numerator / denominator.clamp_min(_LEAST_DENOMINATOR))
     # an empty selection sums to 0 and still leads backwards, so that DDP finds a gradient for every weight
     return torch.stack(losses).mean() if losses else predictions[labelled].sum()
 
 
-def _concordance(predictions: Tensor, labels: Tensor) -> _Concordance:
-    """Both parts of the CCC along the first dimension, each (...).
+def _concordance(predictions: Tensor, labels: Tensor, weights: Tensor | None = None) -> _Concordance:
+    """Both parts of the CCC along the first dimension, each (...); with `weights` (n,) of (n,) alone.
 
     The first row is subtracted before any mean is taken: constant columns then have a deviation of exactly 0, which the
     rounding of their mean would deny them.
@@ -84,13 +89,17 @@ def _concordance(predictions: Tensor, labels: Tensor) -> _Concordance:
     if len(predictions) == 0:
         nothing = (predictions * labels).sum(dim=0)
         return _Concordance(nothing, nothing)
+
+    def mean(values: Tensor) -> Tensor:
+        return values.mean(dim=0) if weights is None else (values * weights).sum(dim=0) / weights.sum()
+
     first_prediction, first_label = predictions[0], labels[0]
     predictions, labels = predictions - first_prediction, labels - first_label
-    prediction_mean, label_mean = predictions.mean(dim=0), labels.mean(dim=0)
+    prediction_mean, label_mean = mean(predictions), mean(labels)
     predictions, labels = predictions - prediction_mean, labels - label_mean
     distance = (first_prediction - first_label) + (prediction_mean - label_mean)
-    variances = predictions.square().mean(dim=0) + labels.square().mean(dim=0)
-    return _Concordance(2 * (predictions * labels).mean(dim=0), variances + distance.square())
+    variances = mean(predictions.square()) + mean(labels.square())
+    return _Concordance(2 * mean(predictions * labels), variances + distance.square())
 
 
 def _at_least_float32(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

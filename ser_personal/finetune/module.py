@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ser_personal.encoder.pooling import mean_pool
 from ser_personal.errors import UserError
 from ser_personal.finetune.base import FineTuning
 from ser_personal.finetune.losses import CCCLoss, EmotionLoss
 from ser_personal.finetune.metric import ConcordanceMetric
 from ser_personal.ranges import require_range
-from ser_personal.types import ATTRIBUTES, Attribute, PredictionBatch
+from ser_personal.types import ATTRIBUTES, Attribute
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +33,8 @@ class EmotionFineTuning(FineTuning):
     Raises:
         UserError: no attribute or one twice, or a number out of its range.
     """
+
+    targets = "attributes"
 
     def __init__(
         self,
@@ -68,56 +69,21 @@ class EmotionFineTuning(FineTuning):
                 )
         return [label_mean[attribute] for attribute in self.attributes]
 
-    def forward(self, batch: EmotionBatch, as_unseen: Sequence[bool] | None = None) -> PredictionBatch:
-        """Predict a batch, some of it as if its speakers had never been seen before."""
-        output = self.personalized(batch, as_unseen=as_unseen)
-        return PredictionBatch(
-            indices=batch["indices"],
-            speaker_ids=batch["speaker_ids"],
-            pooled=mean_pool(output),
-            predictions=self.interpreter(output),
-            labels=batch["labels"][:, self.columns],
-        )
+    def labels_of(self, batch: EmotionBatch) -> Tensor:
+        """The attributes' labels."""
+        return batch["labels"][:, self.columns]
 
-    def training_step(self, batch: EmotionBatch, batch_idx: int) -> Tensor:
-        """The loss of this device's batch."""
-        result = self(batch, self.draw_unseen(batch))
-        loss: Tensor = self.loss(result["predictions"], result["labels"])
-        self.log("train_loss", loss, prog_bar=True, batch_size=len(batch["indices"]))
+    def task_loss(self, outputs: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """The chosen loss."""
+        loss: Tensor = self.loss(outputs, labels, weights)
         return loss
 
-    def validation_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
-        """Predict, for O-CCC and A-CCC over the whole set."""
-        result: PredictionBatch = self(batch)
-        self.validation_metric.update(result)
-        return result
-
-    def test_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
-        """Predict, for O-CCC and A-CCC over the whole set, and for callbacks such as PLDC."""
-        result: PredictionBatch = self(batch)
-        self.test_metric.update(result)
-        return result
-
-    def predict_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
-        """Predict."""
-        result: PredictionBatch = self(batch)
-        return result
-
-    def on_validation_epoch_end(self) -> None:
-        """Log each attribute's O-CCC and A-CCC, and `val_ccc`, the mean of the defined O-CCC, that training goes by."""
-        self._log_scores("val", self.validation_metric, prog_bar=True)
-
-    def on_test_epoch_end(self) -> None:
-        """Log each attribute's O-CCC and A-CCC."""
-        self._log_scores("test", self.test_metric)
-
-    def _log_scores(self, stage: str, metric: ConcordanceMetric, *, prog_bar: bool = False) -> None:
-        scores = metric.compute()
-        metric.reset()
+    def log_scores(self, stage: str, scores: dict[str, float]) -> None:
+        """Log each attribute's O-CCC and A-CCC, and the mean of the defined O-CCC, by which training goes."""
         self.log_dict({f"{stage}_{name}": value for name, value in scores.items()}, rank_zero_only=False)
         overall = np.array([scores[f"{attribute}_overall_ccc"] for attribute in self.attributes])
         defined = overall[~np.isnan(overall)]
-        self.log(f"{stage}_ccc", float(defined.mean()) if len(defined) else np.nan, prog_bar=prog_bar)
+        self.log(f"{stage}_ccc", float(defined.mean()) if len(defined) else np.nan, prog_bar=stage == "val")
 
 
 def _require_distinct(attributes: Sequence[Attribute]) -> None:

@@ -67,9 +67,6 @@ class SpeakerAdaptation(PAPT):
             mask_prob=mask_prob,
             mask_length=mask_length,
             mask_min=mask_min,
-            # what isn't learnt can't be penalised, and rows that no batch asks for must stay as they are
-            feature_penalty=0.0,
-            weight_decay=0.0,
             learning_rate=learning_rate,
             warmup_share=warmup_share,
             seed=seed,
@@ -123,6 +120,11 @@ class SpeakerAdaptation(PAPT):
             return torch.cat([torch.zeros_like(gradient[:first]), gradient[first:]])
 
         weight.register_hook(of_new_rows)
+
+    @property
+    def weight_decay(self) -> float:
+        """None: rows that no batch asks for must stay as they are."""
+        return 0.0
 
     @property
     def keeps_foreign_speakers(self) -> bool:

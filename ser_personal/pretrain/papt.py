@@ -183,6 +183,11 @@ class PAPT(PersonalizedModule):
                 self.log(f"val_codebook_usage{name}", scores.codebook_usage)
                 metric.reset()
 
+    @property
+    def weight_decay(self) -> float:
+        """Decoupled, of all that is learnt."""
+        return float(self.hparams["weight_decay"])
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam (0.9, 0.98) as in fairseq, with linear warm-up and linear decay to 0."""
         weights = [weight for weight in self.parameters() if weight.requires_grad]
@@ -191,7 +196,7 @@ class PAPT(PersonalizedModule):
             lr=self.hparams["learning_rate"],
             betas=(0.9, 0.98),
             eps=1e-6,
-            weight_decay=self.hparams["weight_decay"],
+            weight_decay=self.weight_decay,
         )
         total = self.trainer.estimated_stepping_batches
         schedule = linear_warmup_and_decay(optimizer, total, self.hparams["warmup_share"])

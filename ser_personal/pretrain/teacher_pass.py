@@ -16,13 +16,12 @@ from ser_personal.pretrain.codebook import nearest_centroid
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ser_personal.data.loader import SpeechLoader
     from ser_personal.data.pseudo_labels import PseudoLabelWriter
     from ser_personal.pretrain.codebook import Codebook
     from ser_personal.pretrain.reservoir import FrameReservoir
-    from ser_personal.pretrain.teachers import Teacher
     from ser_personal.types import EncoderOutput, SpeechBatch, Utterance
 
 
@@ -74,7 +73,7 @@ class IdWriter:
 class TeacherPass(LightningModule):
     """A teacher as Lightning runs it; its frames go to the consumer and are then forgotten."""
 
-    def __init__(self, teacher: Teacher, consumer: FrameConsumer) -> None:
+    def __init__(self, teacher: nn.Module, consumer: FrameConsumer) -> None:
         super().__init__()
         self.teacher, self.consumer = teacher, consumer
 
@@ -85,7 +84,7 @@ class TeacherPass(LightningModule):
 
 
 def run_teacher(
-    teacher: Teacher,
+    teacher: nn.Module,
     loader: SpeechLoader[SpeechBatch],
     consumer: FrameConsumer,
     title: str,

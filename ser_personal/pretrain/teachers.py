@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
-from torchaudio.functional import compute_deltas
-from torchaudio.transforms import MFCC
 
-from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
+from ser_personal.encoder.acoustic_front_ends import COEFFICIENTS, MELS, MFCCFrontEnd
 from ser_personal.encoder.pooling import real_frames
 from ser_personal.ranges import require_range
 from ser_personal.types import EncoderOutput
@@ -21,9 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_personal.encoder.hubert import HubertEncoder
-
-COEFFICIENTS = 13
-MELS = 40
 
 
 class Teacher(nn.Module, ABC):
@@ -58,15 +52,12 @@ class Teacher(nn.Module, ABC):
 class MFCCTeacher(Teacher):
     """13 MFCC with deltas and delta-deltas: what HuBERT's first iteration clusters, in 39 dimensions.
 
-    Windows of 25 ms every 20 ms, uncentred, so that MFCC and HuBERT frames coincide (fairseq: every 10 ms by Kaldi,
-    every second one used). Not standardised, which would remove the speaker.
+    Frames as `MFCCFrontEnd` computes them, not standardised.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        spectrum = {"n_fft": WINDOW, "win_length": WINDOW, "hop_length": HOP, "n_mels": MELS, "center": False}
-        # torchaudio's decibels are cut relative to the loudest frame of the whole batch; plain logarithms aren't
-        self.mfcc = MFCC(SAMPLE_RATE, n_mfcc=COEFFICIENTS, log_mels=True, melkwargs=spectrum)
+        self.front_end = MFCCFrontEnd()
 
     @property
     def description(self) -> dict[str, str | int]:
@@ -75,17 +66,8 @@ class MFCCTeacher(Teacher):
 
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> EncoderOutput:
         """See `Teacher`."""
-        # One clip at a time, so that the deltas at its end and the rounding of its products can't depend on the batch.
-        clips = [self._frames(waveform[:n]) for waveform, n in zip(waveforms, num_samples.tolist(), strict=True)]
-        frames = pad_sequence(clips, batch_first=True)
+        frames = self.front_end.features(waveforms, num_samples)
         return EncoderOutput(frames, real_frames(num_samples, frames.shape[1]))
-
-    def _frames(self, waveform: Tensor) -> Tensor:
-        if len(waveform) < WINDOW:
-            return waveform.new_zeros(0, 3 * COEFFICIENTS)
-        coefficients = self.mfcc(waveform)
-        deltas = compute_deltas(coefficients)
-        return torch.cat([coefficients, deltas, compute_deltas(deltas)]).T
 
 
 class EncoderTeacher(Teacher):
@@ -116,7 +98,7 @@ class EncoderTeacher(Teacher):
         return {
             "teacher": self.encoder.pretrained,
             "teacher_layer": self._teacher_layer,
-            "weights": _hash_of_weights(self.encoder),
+            "weights": hash_of_weights(self.encoder),
         }
 
     @property
@@ -129,7 +111,8 @@ class EncoderTeacher(Teacher):
         return self.encoder.hidden_states(waveforms, num_samples, self._teacher_layer)
 
 
-def _hash_of_weights(module: nn.Module) -> str:
+def hash_of_weights(module: nn.Module) -> str:
+    """Identify weights and buffers, 16 hex digits."""
     digest = hashlib.sha256()
     for name, weight in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())

@@ -7,11 +7,13 @@ from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import category
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ser_personal.errors import UserError
+from ser_personal.recognition.bundle import CalibrationName
 from ser_personal.recognition.causal import PLDCSettings
 from ser_personal.recognition.journal import Journal
 from ser_personal.recognition.recognizer import EmotionRecognizer, Row
@@ -34,6 +36,7 @@ def annotate(
     speaker_from: SpeakerFrom = "none",
     cut: CutName = "speech",
     window_seconds: float = 5.0,
+    calibration: CalibrationName | None = None,
     pldc: PLDCSettings | None = None,
     profiles: str | None = None,
     device: str | None = None,
@@ -55,7 +58,8 @@ def annotate(
         cut: how long recordings are cut: by `speech` (`silero`, or `energy` where silero-vad isn't installed), or into
             `windows`.
         window_seconds: of a window.
-        pldc: how to calibrate; as the bundle says if null.
+        calibration: `pldc`, `posterior` or `none`; as the bundle says if null.
+        pldc: settings of PLDC, which then calibrates unless another is named; the bundle's if null.
         profiles: file of enrolled speakers, to go on from and to add to.
         device: to run on; a GPU where there is one, if null.
         calibrate: false leaves all predictions raw.
@@ -73,6 +77,7 @@ def annotate(
     recognizer = EmotionRecognizer.from_pretrained(
         model,
         profiles=profiles,
+        calibration=calibration,
         pldc=pldc,
         cut=cut,
         window_seconds=window_seconds,
@@ -85,11 +90,13 @@ def annotate(
         "model": recognizer.bundle.model,
         "list of recordings": _hash(recordings),
         "cut": [cutter, window_seconds],
-        "calibration": [calibrate, (pldc or recognizer.bundle.pldc).as_json()],
+        "calibration": [calibrate, calibration, (pldc or recognizer.bundle.pldc).as_json()],
         "training_speakers": training_speakers,
     }
     journal = _journal(target, recognizer.bundle.model, settings)
     _say(console, _opening(recordings, journal.done, cutter))
+    if calibrate and recognizer.calibrator is None:
+        _say(console, "nobody is calibrated: the bundle or the command says so (--calibration)")
     seconds, audio_seconds = _run(recognizer, recordings, journal, console, calibrate=calibrate)
     write_table(target, journal.rows(), recognizer.columns)
     failures = journal.failures()
@@ -171,4 +178,6 @@ def _rounded(row: Row) -> Row:
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(" ".join(line.split()), markup=False, highlight=False, soft_wrap=True)
+    """Print one line, whatever a file's name holds: newlines, or what a terminal would obey."""
+    plain = "".join(repr(sign)[1:-1] if category(sign) == "Cc" else sign for sign in " ".join(line.split()))
+    console.print(plain, markup=False, highlight=False, soft_wrap=True)

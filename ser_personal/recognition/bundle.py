@@ -7,11 +7,13 @@ import shutil
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from ser_personal.audio import SAMPLE_RATE, WINDOW
 from ser_personal.calibration.conformal import ConformalTable
+from ser_personal.calibration.posterior_file import Fitted, load_posterior, save_posterior
 from ser_personal.errors import UserError
+from ser_personal.recognition.bundle_check import check_belongs
 from ser_personal.recognition.causal import PLDCSettings
 from ser_personal.recognition.parts import describe_part, make_part
 from ser_personal.speakers.bank import SpeakerBank
@@ -23,16 +25,19 @@ if TYPE_CHECKING:
     from ser_personal.recognition.network import EmotionNetwork
 
 FORMAT = "ser_personal.bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = "model.safetensors"
 BANK = "speaker_bank.safetensors"
+POSTERIOR = "posterior.json"
 CONFORMAL = "conformal.json"
 CARD = "README.md"
 ONNX = "model.onnx"
-FILES = (CONFIG, PREPROCESSOR, WEIGHTS, BANK, CONFORMAL, CARD)
+FILES = (CONFIG, PREPROCESSOR, WEIGHTS, BANK, POSTERIOR, CONFORMAL, CARD)
 _REMEDY = "Give a folder that `ser export` wrote"
+
+CalibrationName = Literal["pldc", "posterior", "none"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +50,11 @@ class Bundle:
         attributes: what it predicts, in the order of its outputs.
         scale: least and greatest label, None where nobody said.
         max_samples: the longest utterance that it was trained on, in samples.
-        pldc: how its predictions are calibrated.
-        bank: the training speakers; None where predictions can't be calibrated.
-        conformal: half-widths of intervals; None where they weren't measured.
+        pldc: settings of PLDC.
+        bank: the training speakers, or groups of them; None where PLDC can't calibrate.
+        posterior: attribute -> fitted posterior; None where none was fitted.
+        calibration: which of these calibrates unless another is asked for.
+        conformal: half-widths of intervals around predictions calibrated so; None where they weren't measured.
     """
 
     network: EmotionNetwork
@@ -57,6 +64,8 @@ class Bundle:
     max_samples: int
     pldc: PLDCSettings
     bank: SpeakerBank | None = None
+    posterior: Fitted | None = None
+    calibration: CalibrationName = "pldc"
     conformal: ConformalTable | None = None
 
 
@@ -98,6 +107,8 @@ def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], None]) -
         _write_json(temporary / PREPROCESSOR, _preprocessor(bundle))
         if bundle.bank is not None:
             bundle.bank.save(temporary / BANK)
+        if bundle.posterior is not None:
+            save_posterior(bundle.posterior, temporary / POSTERIOR)
         if bundle.conformal is not None:
             bundle.conformal.save(temporary / CONFORMAL)
         finish(temporary)
@@ -127,9 +138,12 @@ def read_bundle(folder: Path) -> Bundle:
     config = _read_json(folder / CONFIG)
     if config.get("format") != FORMAT:
         raise UserError("isn't a bundle of ser_personal", where=folder, remedy=_REMEDY)
-    if config["format_version"] > FORMAT_VERSION:
+    version = config.get("format_version")
+    if not isinstance(version, int):
+        raise UserError("doesn't say which format it is of", where=folder / CONFIG, remedy=_REMEDY)
+    if version > FORMAT_VERSION:
         raise UserError(
-            f"bundle of format {config['format_version']}; this version reads up to {FORMAT_VERSION}",
+            f"bundle of format {version}; this version reads up to {FORMAT_VERSION}",
             where=folder,
             remedy="Update ser_personal",
         )
@@ -145,6 +159,8 @@ def read_bundle(folder: Path) -> Bundle:
             max_samples=config["max_samples"],
             pldc=PLDCSettings(**config["pldc"]),
             bank=SpeakerBank.load(folder / BANK) if (folder / BANK).is_file() else None,
+            posterior=load_posterior(folder / POSTERIOR) if (folder / POSTERIOR).is_file() else None,
+            calibration=_calibration(config, folder),
             conformal=ConformalTable.load(folder / CONFORMAL) if (folder / CONFORMAL).is_file() else None,
         )
     except (KeyError, TypeError, IndexError, ImportError) as error:
@@ -153,29 +169,15 @@ def read_bundle(folder: Path) -> Bundle:
     return bundle
 
 
-def check_belongs(bundle: Bundle, where: object) -> None:
-    """Refuse a bank or a table of another model.
-
-    Raises:
-        UserError: attributes or the width of the vectors differ.
-    """
-    bank = bundle.bank
-    if bank is not None and bank.vectors.shape[1] != bundle.network.dim:
-        raise UserError(
-            f"the speaker bank's vectors have {bank.vectors.shape[1]} values, the model's {bundle.network.dim}",
-            where=where,
-            remedy="Give the bank that `ser test` wrote beside this checkpoint",
-        )
-    for what, has in (
-        ("speaker bank", None if bank is None else bank.attributes),
-        ("table of intervals", None if bundle.conformal is None else tuple(bundle.conformal.attributes)),
-    ):
-        if has is not None and not set(bundle.attributes) <= set(has):
-            raise UserError(
-                f"the {what} is of {', '.join(has)}, the model of {', '.join(bundle.attributes)}",
-                where=where,
-                remedy="Give the one that was made with this model",
-            )
+def _calibration(config: dict[str, Any], folder: Path) -> CalibrationName:
+    """What the config says; format 1 knew PLDC alone."""
+    name = config.get("calibration", "pldc")
+    if name not in get_args(CalibrationName):
+        raise UserError(f"unknown calibration {name!r}", where=folder / CONFIG, remedy=_REMEDY)
+    chosen: CalibrationName = name
+    if chosen == "posterior" and not (folder / POSTERIOR).is_file():
+        raise UserError("no such file in the bundle", where=folder / POSTERIOR, remedy=_REMEDY)
+    return chosen
 
 
 def _config(bundle: Bundle) -> dict[str, Any]:
@@ -188,6 +190,7 @@ def _config(bundle: Bundle) -> dict[str, Any]:
         "attributes": list(bundle.attributes),
         "scale": None if bundle.scale is None else list(bundle.scale),
         "max_samples": bundle.max_samples,
+        "calibration": bundle.calibration,
         "pldc": bundle.pldc.as_json(),
         "interpreter": describe_part(interpreter),
         "speakers": describe_part(bundle.network.personalized.speakers),
@@ -213,8 +216,8 @@ def _read_network(folder: Path, config: dict[str, Any]) -> EmotionNetwork:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from ser_personal.encoder.hubert import HubertEncoder
     from ser_personal.encoder.personalized import PersonalizedEncoder
+    from ser_personal.encoder.saved import saved_encoder
     from ser_personal.finetune.interpreters import Interpreter
     from ser_personal.recognition.network import EmotionNetwork
     from ser_personal.speakers.representation import SpeakerRepresentation
@@ -222,7 +225,8 @@ def _read_network(folder: Path, config: dict[str, Any]) -> EmotionNetwork:
     described = config["personalized_encoder"]
     description = cast("EncoderDescription", {**described, "encoder_config": json.dumps(described["encoder_config"])})
     speakers = make_part(config["speakers"], SpeakerRepresentation, folder / CONFIG)  # type: ignore[type-abstract]
-    encoder = PersonalizedEncoder(HubertEncoder(str(folder)), speakers, description["fusion"])
+    unbuilt = saved_encoder(description["encoder_config"], str(folder))
+    encoder = PersonalizedEncoder(unbuilt, speakers, description["fusion"])
     encoder.rebuild(description)
     interpreter = make_part(config["interpreter"], Interpreter, folder / CONFIG)  # type: ignore[type-abstract]
     interpreter.build(encoder.dim, len(config["attributes"]))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ser_personal.calibration.neighbours import normalised
-from ser_personal.calibration.pldc import Statistics, label_statistics, take_on
-from ser_personal.errors import UserError
+from ser_personal.calibration.pldc import PredictionMoments, Statistics, label_statistics, take_on
+from ser_personal.ranges import require_range
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,9 +31,42 @@ class CausalCalibrator(Protocol):
         """
 
 
+class InTurn(NamedTuple):
+    """A speaker's utterances, calibrated one after the other.
+
+    Attributes:
+        predictions: (utterances, attributes), label points.
+        profile: of all that the speaker has said by the last of them.
+    """
+
+    predictions: NDArray[np.float64]
+    profile: SpeakerProfile
+
+
+def calibrate_in_turn(
+    calibrator: CausalCalibrator,
+    predictions: NDArray[np.float64],
+    pooled: NDArray[np.float64],
+    profile: SpeakerProfile,
+) -> InTurn:
+    """Calibrate one speaker's utterances, each by what was said up to and including it.
+
+    Args:
+        calibrator: of one utterance.
+        predictions: (utterances, attributes), label points, in the order of time.
+        pooled: (utterances, dim).
+        profile: of what the speaker said before.
+    """
+    calibrated = np.empty_like(predictions)
+    for row, (vector, prediction) in enumerate(zip(pooled, predictions, strict=True)):
+        profile = profile.heard(vector, prediction)
+        calibrated[row] = calibrator(prediction, profile)
+    return InTurn(calibrated, profile)
+
+
 @dataclass(frozen=True)
 class PLDCSettings:
-    """The options of `calibrate`, which that function explains.
+    """The options of `calibrate`, which that function explains, and what a speaker's first utterances are worth.
 
     Args:
         k: training speakers, the nearest by cosine.
@@ -42,6 +75,8 @@ class PLDCSettings:
         statistics: average the neighbours' statistics, or pool their labels.
         center: subtract the bank's mean vector before taking cosines.
         clip: keep calibrated predictions within the label scale.
+        prior_utterances: so many imagined utterances with the neighbours' label moments stand beside those heard of a
+            speaker, so that calibration sets in gradually (ours); 0 is `calibrate` from the first utterance on.
     """
 
     k: int = 15
@@ -50,10 +85,11 @@ class PLDCSettings:
     statistics: Statistics = "average"
     center: bool = False
     clip: bool = False
+    prior_utterances: float = 5.0
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UserError(f"k is {self.k}", where="PLDC", remedy="Ask for at least one neighbour")
+        require_range("k", self.k, 1)
+        require_range("prior_utterances", self.prior_utterances, 0)
 
     def as_json(self) -> dict[str, Any]:
         """The settings by name."""
@@ -62,7 +98,19 @@ class PLDCSettings:
 
 @dataclass(frozen=True, eq=False)
 class CausalPLDC:
-    """PLDC by running sums: the last utterance comes out as `calibrate` over all of the speaker's so far has it.
+    r"""PLDC by running sums, from a speaker's first utterance on.
+
+    The deviation of two or three predictions says little, and the mean of one is that one. So :math:`\mu` and
+    :math:`\sigma` of the :math:`n` predictions so far are drawn towards the neighbours' :math:`\bar\mu` and
+    :math:`\bar\sigma`, as if :math:`\kappa` more utterances had just these (ours; `prior_utterances`):
+
+    .. math::
+
+        \mu' = \frac{n \mu + \kappa \bar\mu}{n + \kappa} \qquad
+        \sigma'^2 = \frac{n \sigma^2 + \kappa \bar\sigma^2}{n - 1 + \kappa}
+
+    A first utterance keeps its deviation, and the more are heard, the nearer this comes to `calibrate`. With
+    :math:`\kappa = 0` an utterance comes out as `calibrate` over all of the speaker's so far has it.
 
     Attributes:
         bank: the training speakers.
@@ -82,12 +130,26 @@ class CausalPLDC:
         )
         return take_on(
             prediction,
-            profile.moments,
+            self._own(profile, mu_bar, sigma_bar),
             mu_bar,
             sigma_bar,
             shift_mean=settings.shift_mean,
             scale_std=settings.scale_std,
             limits=self.bank.scale if settings.clip else None,
+        )
+
+    def _own(
+        self, profile: SpeakerProfile, mu_bar: NDArray[np.float64], sigma_bar: NDArray[np.float64]
+    ) -> PredictionMoments:
+        """Moments of the speaker's predictions, drawn towards the neighbours' while few are heard."""
+        heard, imagined = profile.utterances, self.settings.prior_utterances
+        if imagined == 0:
+            return profile.moments
+        squares = profile.prediction_squares + imagined * sigma_bar**2
+        return PredictionMoments(
+            mu=(heard * profile.prediction_mean + imagined * mu_bar) / (heard + imagined),
+            sigma=np.sqrt(squares / (heard - 1 + imagined)),
+            magnitude=profile.prediction_magnitude,
         )
 
     def neighbours(self, vector: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -14,10 +14,12 @@ from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run t
 from ser_personal.corpus.resolve import open_corpus
 from ser_personal.errors import UserError
 from ser_personal.recognition.anonymise import anonymised_bank, anonymised_network
-from ser_personal.recognition.bundle import CARD, ONNX, Bundle, check_belongs, check_free, weights_name, write_bundle
+from ser_personal.recognition.bundle import CARD, ONNX, Bundle, check_free, weights_name, write_bundle
+from ser_personal.recognition.bundle_check import check_belongs
+from ser_personal.recognition.calibrated_bundle import Asked, unvalidated, validated, with_groups
 from ser_personal.recognition.causal import PLDCSettings
-from ser_personal.recognition.intervals import measure_intervals
 from ser_personal.recognition.model_card import CardOptions, model_card
+from ser_personal.recognition.validation import predict_validation
 from ser_personal.speakers.bank import SpeakerBank
 
 if TYPE_CHECKING:
@@ -32,20 +34,26 @@ def export(
     bank: str | None = None,
     corpus: Corpus | str | None = None,
     run: str | None = None,
+    calibration: Asked = "auto",
+    group_speakers: int | None = None,
     card: CardOptions = CardOptions(),  # noqa: B008  frozen
     *,
     coverage: float = 0.9,
     onnx: bool = False,
     anonymise: bool = False,
 ) -> None:
-    """Write a bundle: weights, config, speaker bank, intervals and a model card, to be loaded by EmotionRecognizer.
+    """Write a bundle: weights, config, speaker bank, posterior, intervals and a model card, for EmotionRecognizer.
 
     Args:
         checkpoint: a fine-tuned one, such as finetune.ckpt.
         out: a new or empty folder.
         bank: the speaker bank; the one that `ser test` wrote beside the checkpoint if None.
-        corpus: what the model was trained on, for intervals measured on its validation speakers; none without it.
+        corpus: what the model was trained on; on its validation speakers the posterior is fitted, calibration chosen
+            and intervals are measured, all of which is left out without it.
         run: folder of the test run whose metrics.json fills the card; the newest beside the checkpoint if None.
+        calibration: what speakers get unless another is asked for: `pldc`, `posterior`, `none`, or `auto`: what gains
+            most on the validation speakers, heard one by one, and pldc without --corpus or with too few of them.
+        group_speakers: put groups of at least so many similar training speakers in their place, anonymised.
         card: what the model card can't know by itself.
         coverage: of the intervals.
         onnx: write model.onnx besides, encoder and interpreter, for speakers outside the embedding table.
@@ -53,7 +61,8 @@ def export(
             they are, biometric data.
 
     Raises:
-        UserError: the checkpoint isn't a fine-tuned one, the bank or the run isn't of it, or `out` isn't empty.
+        UserError: the checkpoint isn't a fine-tuned one, the bank or the run isn't of it, `out` isn't empty, or what is
+            to calibrate isn't there.
     """
     folder, console = Path(out), Console()
     check_free(folder)
@@ -62,21 +71,33 @@ def export(
 
         check_installed()
     module = load_finetuned(checkpoint)
+    _check_reads_audio(module, checkpoint, onnx=onnx)
     speaker_bank = _find_bank(checkpoint, bank)
     metrics = _find_metrics(checkpoint, run, speaker_bank)
     bundle = _bundle(module, speaker_bank, metrics, where=bank or checkpoint)
-    trained_on = len(bundle.network.personalized.speakers.ids)
+    embedded = len(bundle.network.personalized.speakers.ids)
     if speaker_bank is None:
         console.print("no speaker bank: predictions of this bundle can't be calibrated (--bank)", soft_wrap=True)
+    elif group_speakers is not None:
+        bundle = with_groups(bundle, group_speakers)
     if corpus is None:
         console.print("no intervals: they are measured on a corpus's validation speakers (--corpus)", soft_wrap=True)
+        bundle = unvalidated(bundle, calibration)
     else:
         corpus = open_corpus(corpus)
         bundle = replace(bundle, scale=bundle.scale or corpus.scale)
-        bundle = replace(bundle, conformal=measure_intervals(bundle, corpus, coverage, console))
-    if anonymise:
+        heard = predict_validation(bundle, corpus, console)
+        bundle = validated(bundle, speaker_bank, heard, calibration, coverage, console)
+    if anonymise or group_speakers is not None:
         bundle = _anonymise(bundle)
-    text = model_card(bundle, card, metrics, module.hparams, trained_on)
+    text = model_card(
+        bundle,
+        card,
+        metrics,
+        module.hparams,
+        embedded_speakers=embedded,
+        training_speakers=0 if speaker_bank is None else len(speaker_bank.speaker_ids),
+    )
 
     def finish(temporary: Path) -> None:
         (temporary / CARD).write_text(text, encoding="utf-8")
@@ -99,7 +120,14 @@ def load_finetuned(checkpoint: str) -> EmotionFineTuning:
     from ser_personal.encoder.checkpoint import read_checkpoint
     from ser_personal.finetune.module import EmotionFineTuning
 
-    if not any(name.startswith("interpreter.") for name in read_checkpoint(checkpoint)["state_dict"]):
+    read = read_checkpoint(checkpoint)
+    if "emotions" in read["hyper_parameters"]:
+        raise UserError(
+            "predicts categorical emotion, bundles hold models of emotion attributes alone",
+            where=checkpoint,
+            remedy="Use it by `ser predict --config configs/emotion.yaml`, or give one of configs/finetune.yaml",
+        )
+    if not any(name.startswith("interpreter.") for name in read["state_dict"]):
         raise UserError(
             "isn't fine-tuned for emotion",
             where=checkpoint,
@@ -107,6 +135,22 @@ def load_finetuned(checkpoint: str) -> EmotionFineTuning:
         )
     module = EmotionFineTuning.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     return module.eval()
+
+
+def _check_reads_audio(module: EmotionFineTuning, checkpoint: str, *, onnx: bool) -> None:
+    from ser_personal.encoder.cached import CachedFeatures
+    from ser_personal.encoder.hubert import HubertEncoder
+
+    encoder = module.personalized.encoder
+    if isinstance(encoder, CachedFeatures) and encoder.source is not None:
+        raise UserError(
+            f"reads cached features of {encoder.source.encoder}, a bundle's model reads audio",
+            where=checkpoint,
+            remedy="Fine-tune on audio with that encoder, frozen, to share the model",
+        )
+    if onnx and not isinstance(encoder, HubertEncoder):
+        what = f"{type(encoder).__name__} can't be written as ONNX"
+        raise UserError(what, where="--onnx", remedy="Leave --onnx out")
 
 
 def _bundle(

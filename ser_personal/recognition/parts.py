@@ -8,6 +8,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ser_personal.errors import UserError
+from ser_personal.speakers.unseen import UnseenPolicy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,14 +31,20 @@ def describe_part(part: object) -> dict[str, Any]:
             where=kind.__name__,
             remedy=f"Set self.{missing[0]} in its __init__, so that it can be made again",
         )
-    arguments = {name: getattr(part, name) for name in names}
-    plain = (bool, int, float, str, list, tuple, dict, type(None))
-    return {
-        "class_path": f"{kind.__module__}.{kind.__qualname__}",
-        "init_args": {
-            name: value if isinstance(value, plain) else describe_part(value) for name, value in arguments.items()
-        },
-    }
+    arguments = {name: _described(getattr(part, name), f"{kind.__name__}.{name}") for name in names}
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+
+
+def _described(value: object, where: str) -> object:
+    if isinstance(value, UnseenPolicy):
+        return describe_part(value)
+    if not isinstance(value, (bool, int, float, str, list, tuple, dict, type(None))):
+        raise UserError(
+            f"is kept as a {type(value).__name__}, which a bundle can't hold",
+            where=where,
+            remedy="Keep the argument itself under its name, and what is made of it under another",
+        )
+    return value
 
 
 def make_part(described: dict[str, Any], family: type[Part], where: Path) -> Part:
@@ -65,8 +72,6 @@ def make_part(described: dict[str, Any], family: type[Part], where: Path) -> Par
 
 
 def _made_inside(described: dict[str, Any], where: Path) -> object:
-    from ser_personal.speakers.unseen import UnseenPolicy
-
     # the one family of parts that others are made of
     return make_part(described, UnseenPolicy, where)  # type: ignore[type-abstract]
 

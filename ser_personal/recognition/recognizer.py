@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.errors import UserError
-from ser_personal.recognition.bundle import Bundle, read_bundle
-from ser_personal.recognition.causal import CausalCalibrator, CausalPLDC, PLDCSettings
+from ser_personal.recognition.bundle import Bundle, CalibrationName, read_bundle
+from ser_personal.recognition.calibrators import make_calibrator
+from ser_personal.recognition.causal import CausalCalibrator, PLDCSettings, calibrate_in_turn
 from ser_personal.recognition.hub import find_bundle
 from ser_personal.recognition.profiles import SpeakerProfile, SpeakerProfiles
 from ser_personal.recognition.recordings import Recording, recordings_of
@@ -51,7 +52,8 @@ class EmotionRecognizer:
 
     Args:
         bundle: the model.
-        calibrator: what calibrates; the bundle's PLDC if None, or nothing where the bundle holds no bank.
+        calibration: `pldc`, `posterior` or `none`; as the bundle says if None.
+        pldc: settings of PLDC, which then calibrates unless another is named; the bundle's own if None.
         segmenter: finds the utterances; by speech if None.
         profiles: enrolled speakers; nobody, and in memory alone, if None.
         training_speakers: ids are those of the training corpus, whose embeddings are then used. Otherwise everyone is
@@ -60,14 +62,19 @@ class EmotionRecognizer:
 
     Attributes:
         raw: predicts, before any calibration.
-        calibrator: may be replaced by anything that calibrates an utterance by its speaker's profile.
+        calibrator: may be replaced by anything that calibrates an utterance by its speaker's profile. The bundle's
+            intervals are measured with its own: around another's predictions there are none.
+
+    Raises:
+        UserError: the bundle holds nothing for the calibration asked for.
     """
 
     def __init__(
         self,
         bundle: Bundle,
         *,
-        calibrator: CausalCalibrator | None = None,
+        calibration: CalibrationName | None = None,
+        pldc: PLDCSettings | None = None,
         segmenter: Segmenter | None = None,
         profiles: SpeakerProfiles | None = None,
         training_speakers: bool = False,
@@ -76,9 +83,12 @@ class EmotionRecognizer:
         import torch
 
         self.bundle = bundle
-        if calibrator is None and bundle.bank is not None:
-            calibrator = CausalPLDC(bundle.bank, bundle.attributes, bundle.pldc)
-        self.calibrator = calibrator
+        own = calibration is None and pldc is None
+        self._measured_with = make_calibrator(bundle)
+        self.calibrator: CausalCalibrator | None = (
+            self._measured_with if own else make_calibrator(bundle, calibration, pldc)
+        )
+        self._raw_is_meant = (calibration or bundle.calibration) == "none"
         self.profiles = profiles if profiles is not None else SpeakerProfiles(bundle.model)
         segmenter = segmenter or make_segmenter("speech", max_samples=bundle.max_samples, window_seconds=5.0)
         self.raw = RawRecognizer(bundle.network, segmenter, training_speakers)
@@ -90,6 +100,7 @@ class EmotionRecognizer:
         name: str | Path,
         *,
         profiles: str | Path | None = None,
+        calibration: CalibrationName | None = None,
         pldc: PLDCSettings | None = None,
         cut: CutName = "speech",
         window_seconds: float = 5.0,
@@ -101,7 +112,8 @@ class EmotionRecognizer:
         Args:
             name: a folder that `ser export` wrote, or the name of one on the Hugging Face hub.
             profiles: file for enrolled speakers, read where it exists; in memory alone if None.
-            pldc: how to calibrate; as the bundle says if None.
+            calibration: see the class.
+            pldc: see the class.
             cut: how long recordings are cut: by `speech` (`silero`, or `energy` where silero-vad isn't installed), or
                 into `windows`.
             window_seconds: of a window.
@@ -109,15 +121,14 @@ class EmotionRecognizer:
             device: to run on; a GPU where there is one, if None.
 
         Raises:
-            UserError: the bundle or the profiles can't be read, or are of a newer version.
+            UserError: the bundle or the profiles can't be read, or are of a newer version, or the bundle holds
+                nothing for the calibration asked for.
         """
         bundle = read_bundle(find_bundle(name))
-        calibrator = None
-        if pldc is not None and bundle.bank is not None:
-            calibrator = CausalPLDC(bundle.bank, bundle.attributes, pldc)
         return cls(
             bundle,
-            calibrator=calibrator,
+            calibration=calibration,
+            pldc=pldc,
             segmenter=make_segmenter(cut, max_samples=bundle.max_samples, window_seconds=window_seconds),
             profiles=None if profiles is None else SpeakerProfiles.open(bundle.model, Path(profiles)),
             training_speakers=training_speakers,
@@ -210,7 +221,7 @@ class EmotionRecognizer:
             UserError: speakers are named and there is nothing to calibrate them by.
         """
         named = any(recording.speaker_id is not None for recording in recordings)
-        if calibrate and named and self.calibrator is None:
+        if calibrate and named and self.calibrator is None and not self._raw_is_meant:
             raise UserError(
                 "holds no speaker bank, so nobody can be calibrated",
                 where="the bundle",
@@ -231,10 +242,10 @@ class EmotionRecognizer:
         values, behind = utterances.predictions.copy(), [0] * len(utterances.segments)
         if calibrate and speaker_id is not None and self.calibrator is not None:
             profile = profiles[speaker_id] if speaker_id in profiles else self._start(speaker_id)
-            for row, (pooled, raw) in enumerate(zip(utterances.pooled, utterances.predictions, strict=True)):
-                profile = profile.heard(pooled, raw)
-                values[row], behind[row] = self.calibrator(raw, profile), profile.utterances
-            profiles[speaker_id] = profile
+            behind = [profile.utterances + number + 1 for number in range(len(behind))]
+            values, profiles[speaker_id] = calibrate_in_turn(
+                self.calibrator, utterances.predictions, utterances.pooled, profile
+            )
         return CalibratedUtterances(values, behind)
 
     def rows(self, utterances: Utterances, profiles: dict[str, SpeakerProfile], *, calibrate: bool = True) -> list[Row]:
@@ -283,7 +294,7 @@ class EmotionRecognizer:
         return row
 
     def _interval(self, attribute: str, value: float, behind: int) -> tuple[float, float]:
-        if self.bundle.conformal is None:
+        if self.bundle.conformal is None or (behind and self.calibrator is not self._measured_with):
             return nan, nan
         width = self.bundle.conformal.half_width(attribute, behind)
         low, high = self.bundle.scale or (-inf, inf)

@@ -46,6 +46,9 @@ class Recording:
         Raises:
             UserError: it can't be decoded, is shorter than one frame, silent, or holds values that aren't finite.
         """
+        # a pipe's name may end in .wav, and opening one waits for its writer
+        if isinstance(self.audio, Path) and self.audio.exists() and not self.audio.is_file():
+            raise UserError("isn't a regular file", where=self.source, remedy=_REMEDY)
         try:
             waveform = decode(self.audio) if isinstance(self.audio, Path) else self.audio
         except UserError as error:
@@ -65,6 +68,8 @@ class Recording:
         """Duration by the file's header, 0 where it can't be read."""
         if not isinstance(self.audio, Path):
             return len(self.audio) / SAMPLE_RATE
+        if not self.audio.is_file():
+            return 0.0
         try:
             return num_samples_of(self.audio) / SAMPLE_RATE
         except UserError:
@@ -153,7 +158,7 @@ def printable(path: Path) -> str:
 
 
 def _is_sound(path: Path) -> bool:
-    return path.suffix.lower() in SOUND_FILES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in SOUND_FILES and not path.name.startswith(".") and not path.is_dir()
 
 
 def _folder_of(path: Path, speaker_from: SpeakerFrom) -> str | None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from ser_personal.calibration.results import rows_as_json, show, write_json
-from ser_personal.calibration.table import CalibrationRow
-from ser_personal.data.batching import ExampleKey
-from ser_personal.finetune.scores import score
-from ser_personal.report.floor import mfcc_functionals, ridge_floor
+from ser_personal.errors import UserError
+from ser_personal.report.floor_scores import TITLE, score_floor
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -25,31 +22,33 @@ class RidgeFloorCallback(Callback):
     It is fitted on the training split, by the first process alone.
     """
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a model without emotion attributes.
+
+        Raises:
+            UserError: it predicts something else.
+        """
+        if not hasattr(pl_module, "attributes"):
+            raise UserError(
+                f"{type(pl_module).__name__} predicts no emotion attributes",
+                where="RidgeFloorCallback",
+                remedy="Leave it out, or test a model of them, trained with configs/finetune.yaml",
+            )
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fit, score and print the floor."""
         # Every process has to ask for the folder, or the first one waits for the others' answer for ever.
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         if not trainer.is_global_zero:
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        train = data.train_indices
-        attributes = [name for name in pl_module.attributes if name in data.train_label_mean]  # type: ignore[union-attr]
-        if not attributes:
+        metric: Any = pl_module.test_metric
+        attributes: Any = pl_module.attributes
+        floor = score_floor(trainer.datamodule, attributes, metric.min_utterances)  # type: ignore[attr-defined]
+        if not floor:
             rank_zero_info("no ridge floor: no training utterance has a label that the model predicts")
             return
-        tests = {split: data.split_indices(split) for split in data.wanted_test_splits}
-        wanted = {index for indices in (train, *tests.values()) for index in indices}
-        features = {index: mfcc_functionals(data.dataset[ExampleKey(index, 0)].waveform) for index in wanted}
-        labels = np.array([[u.labels.get(attribute, np.nan) for attribute in attributes] for u in data.utterances])
-        of_training = np.stack([features[index] for index in train])
-        metric: Any = pl_module.test_metric
-        splits = {}
-        for split, indices in tests.items():
-            predictions = ridge_floor(of_training, labels[train], np.stack([features[index] for index in indices]))
-            speakers = [data.utterances[index].speaker_id for index in indices]
-            scores = score(predictions, labels[indices], speakers, attributes, min_utterances=metric.min_utterances)
-            row = CalibrationRow("ridge", scores, predictions[None])
-            show(f"{split}: ridge regression on MFCC functionals, the floor", [row])
-            splits[split] = {"rows": rows_as_json([row])}
+        for split, reached in floor.items():
+            show(f"{split}: {TITLE}", [reached.row])
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "floor.json", {"splits": splits})
+        rows = {split: {"rows": rows_as_json([reached.row])} for split, reached in floor.items()}
+        write_json(folder / "floor.json", {"splits": rows})

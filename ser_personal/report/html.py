@@ -31,6 +31,7 @@ def render(run: RunFolder, fits: list[Fit], found: Audit, figures: Figures) -> s
     environment.filters |= {
         "points": points,
         "decimal": words.decimal,
+        "amount": words.amount,
         "signed": words.signed,
         "interval": words.interval,
         "signed_interval": words.signed_interval,

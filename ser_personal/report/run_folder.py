@@ -75,6 +75,7 @@ class ScoredSet:
         utterances: predictions.csv's rows of this set, its index 0, 1, ...; the speaker None where unknown.
         speakers: known speaker -> what is recorded of them.
         vectors: the speakers' vectors.
+        intervals: how often intervals hold the labels, as metrics.json has it; None where nothing was measured.
     """
 
     name: str
@@ -83,6 +84,7 @@ class ScoredSet:
     utterances: pd.DataFrame
     speakers: dict[str, Speaker]
     vectors: SpeakerVectors
+    intervals: dict[str, Any] | None = None
 
     @property
     def speaker_ids(self) -> list[str | None]:
@@ -174,6 +176,7 @@ def read_run(folder: str | Path) -> RunFolder:
             utterances=table[table["split"] == name].reset_index(drop=True),
             speakers={speaker: _speaker(content) for speaker, content in record["splits"][name].items()},
             vectors=vectors[name],
+            intervals=split.get("intervals"),
         )
         for name, split in metrics["splits"].items()
     ]

@@ -17,7 +17,7 @@ def speakers(voice_noise, seed=0, number=400):
 
 def test_both_are_weighed_by_their_precision():
     own, voice, true = speakers(voice_noise=0.2)
-    estimate = Correction.fit(own, voice, true)(own.values, voice.values, own.counts)
+    estimate = Correction.fit(own, voice, true).correction(own.values, voice.values, own.counts)
     # precisions 25, 25 and, of what is usual, 4
     expected = (25 * own.values + 25 * voice.values + 4 * 4.0) / 54
     np.testing.assert_allclose(estimate.own, own.values)
@@ -27,13 +27,13 @@ def test_both_are_weighed_by_their_precision():
 def test_a_voice_that_tells_nothing_gets_no_weight():
     own, voice, true = speakers(voice_noise=0.2)
     unrelated = voice._replace(values=np.random.default_rng(1).permutation(voice.values))
-    correction = Correction.fit(own, unrelated, true)
-    assert abs(correction.ridge.coefficients[1]) < 0.05
+    correction = Correction.fit(own, unrelated, true).correction
+    assert abs(correction.regression.coefficients[1]) < 0.05
 
 
 def test_no_correction_exceeds_those_it_was_fitted_on():
     own, voice, true = speakers(voice_noise=0.2, number=30)
-    correction = Correction.fit(own, voice, true)
+    correction = Correction.fit(own, voice, true).correction
     fitted = correction(own.values, voice.values, own.counts).correction
     far = correction(own.values, voice.values + 1000, own.counts).correction
     assert far.max() == pytest.approx(fitted.max())

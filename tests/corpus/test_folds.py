@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
-from ser_personal.corpus.folds import leave_speakers_out, write_table
+from ser_personal.corpus.folds import folds, leave_speakers_out, write_table
 from ser_personal.corpus.splits import SpeakerSplits, known_speakers
 from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES, Utterance
@@ -113,3 +113,11 @@ def test_relative_paths_are_of_the_place_where_the_table_was_written(tmp_path: P
     monkeypatch.chdir(tmp_path / "elsewhere")
     (read,) = CSVCorpus("corpus.csv").utterances
     assert read.path.resolve() == tmp_path / "here" / "a.wav"
+
+
+def test_the_command_writes_a_table_a_fold(synthetic_corpus, tmp_path):
+    folds(str(synthetic_corpus), count=4, out=str(tmp_path), seed=3)
+    corpora = [CSVCorpus(str(tmp_path / f"fold_{number}.csv")) for number in range(4)]
+    tested = [known_speakers(corpus.splits.test["test1"]) for corpus in corpora]
+    assert sorted(speaker for speakers in tested for speaker in speakers) == sorted(map(str, range(1, 13)))
+    assert all(len(corpus.utterances) == 72 for corpus in corpora)

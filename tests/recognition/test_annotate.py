@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import struct
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +14,8 @@ import soundfile
 from command_line import ser
 
 from ser_personal import EmotionRecognizer
+from ser_personal.audio import decode
+from ser_personal.recognition.bundle import read_bundle
 from ser_personal.recognition.journal import LINES, Journal
 from ser_personal.recognition.tables import write_table
 
@@ -141,6 +146,14 @@ def spoil(talk):
     soundfile.write(talk / "anna" / "tone.wav", tone, 16_000)
     soundfile.write(talk / "anna" / "nan.wav", np.full(1000, np.nan), 16_000, subtype="FLOAT")
     (talk / "anna" / "жук\n.wav").write_bytes(b"nothing")
+    (talk / "anna" / "\x1b[31mred.wav").write_bytes(b"nothing")
+    (talk / "anna" / "\U0001f399.mp4").write_bytes(b"nothing")
+    (talk / "anna" / "empty.flac").touch()
+    (talk / "anna" / "dangling.wav").symlink_to("nowhere")
+    os.mkfifo(talk / "anna" / "pipe.wav")
+    Path(os.fsdecode(os.fsencode(talk / "anna") + b"/\xff\xfe.wav")).write_bytes(b"nothing")
+    million = b".snd" + struct.pack(">IIIII", 24, 0xFFFFFFFF, 3, 16_000, 1_000_000) + bytes(4_000_000)
+    (talk / "anna" / "million.au").write_bytes(million)
     soundfile.write(talk / "anna" / "channels.wav", tone, 16_000)
     header = bytearray((talk / "anna" / "channels.wav").read_bytes())
     header[22:24] = (60_000).to_bytes(2, "little")
@@ -151,7 +164,14 @@ def spoil(talk):
         "tone.wav": "no speech was found",
         "nan.wav": "NaN, infinity",
         "жук\n.wav": "can't be decoded",
+        "\x1b[31mred.wav": "can't be decoded",
+        "\U0001f399.mp4": "can't be decoded",
+        "empty.flac": "can't be decoded",
+        "dangling.wav": "no such audio file",
+        "pipe.wav": "isn't a regular file",
+        "\\xff\\xfe.wav": "can't be decoded",
         "channels.wav": "Too many channels",
+        "million.au": "Too many channels",
     }
 
 
@@ -166,9 +186,41 @@ def test_recordings_that_fail_are_listed_and_the_others_done(annotate, talk, cap
         failed = {row["source"].rpartition("/")[2]: row["reason"] for row in csv.DictReader(file)}
     assert failed.keys() == reasons.keys()
     assert len(shown) == len(reasons)
+    assert not any("\x1b" in line for line in shown)
     for name, reason in reasons.items():
         assert reason in failed[name]
         assert "\n" not in failed[name]
+        assert name not in failed[name]
+
+
+def test_an_hour_in_one_recording(annotate, recordings, tmp_path):
+    """Its utterances come out in the order of time, whatever else is there."""
+    speech = np.concatenate([decode(path) for path in recordings])
+    hour = np.concatenate([speech, np.zeros(3600 * 16_000 - 2 * len(speech)), speech])
+    (tmp_path / "long").mkdir()
+    soundfile.write(tmp_path / "long" / "hour.wav", hour, 16_000)
+    (tmp_path / "long" / "broken.wav").write_bytes(b"nothing")
+    frame = pd.read_csv(annotate("--cut", "energy", audio=tmp_path / "long", code=1))
+    assert set(frame["source"]) == {str(tmp_path / "long" / "hour.wav")}
+    assert frame["start"].is_monotonic_increasing
+    assert frame["start"].iloc[0] < 10
+    assert 3590 < frame["end"].iloc[-1] <= 3600
+    assert frame["calibration_utterances"].tolist() == list(range(1, len(frame) + 1))
+
+
+def test_a_speaker_whom_the_model_does_not_know(annotate, bundle_folder, talk, tmp_path):
+    """Of a model of its training speakers alone, by their own embeddings, the known are done and the others listed."""
+    copy = shutil.copytree(bundle_folder, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    config["speakers"]["init_args"]["unseen"]["class_path"] = "ser_personal.speakers.unseen.Refuse"
+    (copy / "config.json").write_text(json.dumps(config))
+    known = read_bundle(copy).network.personalized.speakers.ids[0]
+    (talk / "anna").rename(talk / known)
+    flags = ("--model", copy, "--training-speakers", "true")
+    assert set(pd.read_csv(annotate(*flags, code=1), dtype={"speaker": str})["speaker"]) == {known}
+    reasons = pd.read_csv(tmp_path / "predictions.failed.csv")["reason"]
+    assert len(reasons) == 12
+    assert reasons.str.startswith("not among the speakers of the embedding table").all()
 
 
 def test_a_mended_folder_leaves_no_list_of_failures(annotate, talk):
@@ -223,8 +275,10 @@ def test_windows_and_raw_predictions(annotate):
         (["--model", "nowhere"], "nowhere: no such folder"),
         (["--speaker-from", "column"], "corpus.csv: no such file"),
         (["--speaker-from", "name"], "--speaker_from: name is none of 'folder', 'column', 'none'"),
-        (["--pldc.k", "0"], "k is 0"),
+        (["--pldc.k", "0"], "k: 0 is out of range"),
         (["--pldc.statistics", "median"], "--pldc"),
+        (["--calibration", "posterior"], "the bundle: holds no posterior. Export it with --corpus"),
+        (["--calibration", "mean"], "--calibration"),
     ],
 )
 def test_what_can_not_be_annotated(annotate, flags, what, capsys, monkeypatch, tmp_path):
@@ -250,12 +304,19 @@ def test_a_bundle_without_a_bank_calibrates_nobody(annotate, bundle_folder, tmp_
     assert "no speakers, so nothing is calibrated" in capsys.readouterr().out
 
 
+def test_no_calibration_on_request_keeps_named_speakers_raw(annotate, capsys):
+    frame = pd.read_csv(annotate("--calibration", "none"))
+    assert (frame["arousal_raw"] == frame["arousal_calibrated"]).all()
+    assert (frame["calibration_utterances"] == 0).all()
+    assert "nobody is calibrated" in capsys.readouterr().out
+
+
 def test_a_bundle_of_a_newer_version(annotate, bundle_folder, tmp_path, capsys):
     copy = shutil.copytree(bundle_folder, tmp_path / "copy")
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"format_version": 2}))
+    (copy / "config.json").write_text(json.dumps(config | {"format_version": 99}))
     annotate("--model", copy, code=2)
-    assert "bundle of format 2; this version reads up to 1. Update ser_personal" in capsys.readouterr().err
+    assert "bundle of format 99; this version reads up to 2. Update ser_personal" in capsys.readouterr().err
 
 
 def test_nothing_half_written_takes_the_tables_name(tmp_path):

@@ -26,7 +26,7 @@ def edit(path, **changes):
 
 
 def test_a_bundle_holds_no_pickle(bundle_folder):
-    assert {path.name for path in bundle_folder.iterdir()} == {*FILES} - {"conformal.json"}
+    assert {path.name for path in bundle_folder.iterdir()} == {*FILES} - {"conformal.json", "posterior.json"}
     assert not any(
         b"PK\x03\x04" in path.read_bytes() or path.read_bytes()[:1] == b"\x80" for path in bundle_folder.iterdir()
     )
@@ -62,10 +62,13 @@ def test_a_bundle_without_a_bank(copy):
 @pytest.mark.parametrize(
     ("name", "changes", "what"),
     [
-        ("config.json", {"format_version": 99}, "bundle of format 99; this version reads up to 1. Update ser_personal"),
+        ("config.json", {"format_version": 99}, "bundle of format 99; this version reads up to 2. Update ser_personal"),
+        ("config.json", {"format_version": "2"}, "doesn't say which format"),
         ("config.json", {"format": "other"}, "isn't a bundle of ser_personal"),
         ("config.json", {"pldc": {"kk": 3}}, "lacks or misspells .*kk"),
         ("config.json", {"interpreter": {"class_path": "os.system", "init_args": {}}}, "no class"),
+        ("config.json", {"calibration": "mean"}, "unknown calibration 'mean'"),
+        ("config.json", {"calibration": "posterior"}, "posterior.json: no such file in the bundle"),
         ("config.json", {"interpreter": {"class_path": "antigravity.Head", "init_args": {}}}, "isn't part of ser_pers"),
         ("config.json", {"attributes": ["arousal", "dominance"]}, "lacks|made with|Give"),
         ("preprocessor_config.json", {"sampling_rate": 8000}, "expects audio at 8000 Hz"),
@@ -121,6 +124,19 @@ def test_interpreters_of_other_packages(bundle, tmp_path):
         else:
             with pytest.raises(UserError, match="Forgetful: doesn't keep its argument width"):
                 write_bundle(bundle, tmp_path / "forgetful", lambda _: None)
+
+
+class Layered(MLPInterpreter):
+    def __init__(self, dropout: float) -> None:
+        super().__init__((4,))
+        self.dropout = nn.Dropout(dropout)
+
+
+def test_an_argument_kept_as_something_else(bundle, tmp_path):
+    interpreter = Layered(0.5)
+    bundle.network.interpreter = interpreter
+    with pytest.raises(UserError, match=r"Layered\.dropout: is kept as a Dropout, which a bundle can't hold"):
+        write_bundle(bundle, tmp_path / "layered", lambda _: None)
 
 
 def test_where_no_bundle_is(tmp_path, monkeypatch):

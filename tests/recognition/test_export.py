@@ -11,6 +11,7 @@ from command_line import ser
 
 from ser_personal import EmotionRecognizer, SpeakerBank
 from ser_personal.errors import UserError
+from ser_personal.recognition.causal_posterior import CausalPosterior
 from ser_personal.recognition.export import export
 from ser_personal.recognition.model_card import CardOptions
 
@@ -89,11 +90,62 @@ def test_intervals_are_measured_on_validation_speakers(tested_checkpoint, synthe
 
 def test_too_few_speakers_for_an_interval_are_told(tested_checkpoint, synthetic_corpus, tmp_path, capsys):
     assert ser("export", tested_checkpoint, "--out", tmp_path / "bundle", "--corpus", synthetic_corpus) == 0
-    assert "fewer than 9 speakers" in capsys.readouterr().out
+    assert "fewer than 9 tell no width" in capsys.readouterr().out
+    text = " ".join(card_of(tmp_path / "bundle")[1].split())
+    assert text.count("take 9 validation speakers. There were fewer") == 1
+    assert "whole scale (" not in text
     frame = EmotionRecognizer.from_pretrained(tmp_path / "bundle").predict(
         next((synthetic_corpus / "Audios").glob("*.wav"))
     )
     assert frame[["arousal_low", "arousal_high"]].to_numpy().tolist() == [[1, 7]]
+
+
+@pytest.fixture
+def many_validate(relabelled):
+    """A corpus whose last nine speakers validate."""
+
+    def edit(row):
+        if int(row["SpkrID"]) > 3:
+            row["Split_Set"] = "Development"
+
+    return relabelled(edit)
+
+
+def test_a_posterior_is_fitted_and_the_calibration_chosen_on_validation(
+    tested_checkpoint, many_validate, recordings, tmp_path, capsys
+):
+    assert ser("export", tested_checkpoint, "--out", tmp_path / "bundle", "--corpus", many_validate) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("calibration ")]
+    chosen = json.loads((tmp_path / "bundle" / "config.json").read_text())["calibration"]
+    assert line.startswith(f"calibration {chosen}; O-CCC and A-CCC of 9 validation speakers")
+    assert all(f"{name} " in line for name in ("none", "pldc", "posterior"))
+    posterior = EmotionRecognizer.from_pretrained(tmp_path / "bundle", calibration="posterior", device="cpu")
+    assert isinstance(posterior.calibrator, CausalPosterior)
+    frame = posterior.predict(recordings[:4], "anna")
+    assert frame["calibration_utterances"].tolist() == [1, 2, 3, 4]
+    assert "The bundle holds pldc and posterior." in card_of(tmp_path / "bundle")[1]
+    for name in ("posterior", "none"):
+        flags = ("--corpus", many_validate, "--calibration", name, "--out", tmp_path / name)
+        assert ser("export", tested_checkpoint, *flags) == 0
+        again = EmotionRecognizer.from_pretrained(tmp_path / name, device="cpu")
+        assert again.bundle.calibration == name
+        assert (
+            again.predict(recordings[0], "a")["arousal_calibrated"] == again.predict(recordings[0], "a")["arousal_raw"]
+        ).all() == (name == "none")
+
+
+def test_groups_in_the_place_of_training_speakers(tested_checkpoint, bundle, recordings, tmp_path):
+    assert ser("export", tested_checkpoint, "--out", tmp_path / "bundle", "--group_speakers", 3) == 0
+    recognizer = EmotionRecognizer.from_pretrained(tmp_path / "bundle", device="cpu")
+    bank = recognizer.bundle.bank
+    assert sorted(bank.speaker_ids) == ["speaker-1", "speaker-2"]
+    assert bank.count.sum() == bundle.bank.count.sum()
+    assert not any(np.isclose(bank.vectors, vector).all(axis=1).any() for vector in bundle.bank.vectors)
+    assert recognizer.bundle.network.personalized.speakers.ids == ["anyone"]
+    assert recognizer.bundle.pldc.k == 1
+    assert recognizer.predict(recordings[:3], "anna")["arousal_calibrated"].notna().all()
+    text = " ".join(card_of(tmp_path / "bundle")[1].split())
+    assert "of 8 speakers. `speaker_bank.safetensors` holds 2 groups of similar ones, no single speaker" in text
 
 
 def test_anonymised_bundles_name_nobody_and_predict_strangers_the_same(tested_checkpoint, bundle, recordings, tmp_path):
@@ -135,6 +187,11 @@ def test_what_can_not_be_exported(refused, tested_checkpoint, papt_checkpoint, s
     (tmp_path / "metrics.json").write_text(json.dumps({"model": "other", "splits": {}, "pldc": {}}))
     refused(tested_checkpoint, "--run", tmp_path, what="test of another checkpoint")
     refused(tested_checkpoint, "--corpus", tmp_path / "nowhere", what="no such corpus")
+    refused(tested_checkpoint, "--calibration", "posterior", what="holds no posterior. Export it with --corpus")
+    few = ("--calibration", "posterior", "--corpus", synthetic_corpus)
+    refused(tested_checkpoint, *few, what="the posterior: can't be fitted on 1 validation speakers")
+    refused(tested_checkpoint, "--group_speakers", "1", what="1 speakers are no group")
+    refused(tested_checkpoint, "--group_speakers", "9", what="speaker bank: holds 8 speakers")
     refused(tested_checkpoint, "--coverage", "90", "--corpus", synthetic_corpus, what="coverage is 90")
     bank = SpeakerBank.load(tested_checkpoint.with_suffix(".speaker_bank.safetensors"))
     replace(bank, vectors=bank.vectors[:, :3]).save(tmp_path / "other.safetensors")

@@ -82,8 +82,10 @@ def test_a_recording_is_predicted_the_same_in_any_company(recognizer, recordings
     pd.testing.assert_frame_equal(together, alone, atol=1e-5)
 
 
-def test_calibration_is_causal(recognizer, lightning):
+def test_calibration_is_causal(bundle_folder, lightning):
     """Of each speaker, the n-th utterance comes out as PLDC over the first n has it, whatever follows."""
+    settings = PLDCSettings(k=3, prior_utterances=0)
+    recognizer = EmotionRecognizer.from_pretrained(bundle_folder, pldc=settings, device="cpu")
     paths, speakers = list(lightning), [speaker for _, _, speaker in lightning.values()]
     frame = recognizer.predict(paths, speakers)
     seen: dict[str, list[int]] = {}
@@ -133,11 +135,20 @@ def test_profiles_of_the_enrolled_go_on_from_call_to_call_and_no_others(bundle_f
 def test_options_of_calibration_and_other_calibrators_pass_through(bundle, bundle_folder, recordings):
     settings = PLDCSettings(k=2, shift_mean=True, scale_std=False)
     frame = EmotionRecognizer.from_pretrained(bundle_folder, pldc=settings, device="cpu").predict(recordings[:3], "a")
-    other = EmotionRecognizer(bundle, calibrator=CausalPLDC(bundle.bank, bundle.attributes, settings), device="cpu")
+    other = EmotionRecognizer(bundle, device="cpu")
+    other.calibrator = CausalPLDC(bundle.bank, bundle.attributes, settings)
     pd.testing.assert_frame_equal(other.predict(recordings[:3], "a"), frame)
     other.calibrator = lambda prediction, profile: prediction + profile.utterances
     shifted = other.predict(recordings[:3], "a")
     np.testing.assert_allclose(shifted[CALIBRATED] - shifted[RAW].to_numpy(), [[1, 1], [2, 2], [3, 3]])
+
+
+def test_intervals_are_those_of_the_bundles_own_calibration(bundle, recordings):
+    table = ConformalTable(0.9, {name: HalfWidths((0, 1), (0.5, 1.0), (9, 9)) for name in ("arousal", "valence")})
+    bundle = replace(bundle, conformal=table)
+    for options, widths in (({}, [2.0]), ({"pldc": PLDCSettings(k=1)}, [np.nan]), ({"calibration": "none"}, [1.0])):
+        frame = EmotionRecognizer(bundle, **options, device="cpu").predict(recordings[:1], "anna")
+        np.testing.assert_allclose(frame["arousal_high"] - frame["arousal_low"], widths)
 
 
 def test_intervals_stand_around_the_calibrated_value_within_the_scale(bundle, recordings):

@@ -10,8 +10,9 @@ from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
 from tiny_models import emotion_data, finetuning, trainer
 
+from ser_personal.acoustics import mfcc_functionals
 from ser_personal.finetune.scores import score
-from ser_personal.report.floor import PENALTIES, mfcc_functionals
+from ser_personal.report.floor import PENALTIES
 from ser_personal.report.floor_callback import RidgeFloorCallback
 
 

@@ -7,7 +7,7 @@ from shutil import copy
 
 import pytest
 from command_line import ser
-from invented_run import invent
+from invented_run import edit_json, invent
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_models import emotion_data, finetuning, trainer
 
@@ -141,6 +141,29 @@ def test_the_same_figures_in_tensorboard_however_often_it_is_reported(folder, pa
     lines = metadata.read_text().splitlines()
     assert lines[:2] == ["speaker\tset\tgender", "t1\ttraining\tFemale"]
     assert len(lines) == 1 + 4 + 24
+
+
+def intervals(speakers, half_width):
+    found = {"half_width": half_width, "mean_width": 2.5, "mean": 0.91, "of_speakers": [0.41, 0.6, 0.92, 1.0, 1.0]}
+    told = {"coverage": 0.9, "speakers_needed": 9, "validation_speakers": speakers, "attributes": {"arousal": found}}
+    return lambda metrics: metrics["splits"]["test1"].update(intervals=told)
+
+
+def test_how_often_intervals_hold_or_that_they_can_not(tmp_path):
+    def text(**changed):
+        folder = invent(tmp_path / "run")
+        if changed:
+            edit_json(folder / "metrics.json", intervals(**changed))
+        report(str(folder), resamples=100)
+        return " ".join(Page(folder / "report.html").text.split())
+
+    assert "No validation speakers were at hand" in text()
+    few = text(speakers=8, half_width=None)
+    assert few.count("take 9 validation speakers. There were 8, so every interval would be the whole label scale") == 1
+    assert "half-width mean width" not in few
+    enough = text(speakers=12, half_width=1.25)
+    assert "measured on 12 validation speakers" in enough
+    assert ".410 .600 .920 1.000 1.000" in enough
 
 
 def test_names_of_the_corpus_are_text_and_no_markup(tmp_path):

@@ -1,0 +1,287 @@
+"""Folders of arrays that grow utterance by utterance; whenever their writer is killed, what is whole is known.
+
+A folder holds three files:
+
+- the rows of all utterances one after another, little-endian, memory-mapped when read;
+- `utterances.jsonl`: one `["utterance_id", rows]` a line, in the order of the rows, perhaps with a note behind;
+- `meta.json`: the format's version, where the rows come from, and whether they are complete.
+
+Rows are flushed before the line that counts them, so that whatever moment a writer is killed at, the whole lines whose
+rows exist are what was written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, get_type_hints
+
+import numpy as np
+
+from ser_personal.errors import UserError
+from ser_personal.files import named_in_errors, write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+# a frozen dataclass of plain values
+Source = TypeVar("Source")
+LINES, META = "utterances.jsonl", "meta.json"
+
+
+@dataclass(frozen=True)
+class FolderKind(Generic[Source]):
+    """What is kept in such a folder, and what messages call it.
+
+    Attributes:
+        source: the class that says where rows come from.
+        rows_file: name of the file of rows.
+        contents: what they are, in the plural.
+        made_by: the command that writes them.
+        made_from: what must not be mixed in one folder.
+        format_version: of what is written now, the only one that is read.
+    """
+
+    source: type[Source]
+    rows_file: str
+    contents: str
+    made_by: str
+    made_from: str
+    format_version: int = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One utterance of a folder.
+
+    Attributes:
+        utterance_id: whose rows.
+        rows: how many.
+        note: what else its writer said of it, None where nothing.
+    """
+
+    utterance_id: str
+    rows: int
+    note: str | None = None
+
+    @property
+    def line(self) -> bytes:
+        """As it stands in `utterances.jsonl`."""
+        note = [] if self.note is None else [self.note]
+        return json.dumps([self.utterance_id, self.rows, *note]).encode() + b"\n"
+
+
+class GrowingFolder(Generic[Source]):
+    """Reads such a folder, finished or not.
+
+    Args:
+        folder: where it is, or will be.
+        kind: what is kept in it.
+    """
+
+    def __init__(self, folder: str | Path, kind: FolderKind[Source]) -> None:
+        self.folder, self.kind = Path(folder), kind
+
+    @property
+    def rows_path(self) -> Path:
+        """The file of rows."""
+        return self.folder / self.kind.rows_file
+
+    @property
+    def lines_path(self) -> Path:
+        """The list of utterances."""
+        return self.folder / LINES
+
+    @property
+    def bytes_of_rows(self) -> int:
+        """Size of the file of rows, 0 where there is none."""
+        return self.rows_path.stat().st_size if self.rows_path.exists() else 0
+
+    def finished_source(self) -> Source:
+        """Read what the rows come from.
+
+        Raises:
+            UserError: the folder is missing, unfinished, damaged, or of another format.
+        """
+        meta, contents, made_by = self._read_meta(), self.kind.contents, self.kind.made_by
+        if meta is None:
+            remedy = f"Write them with {made_by}, or give the folder it wrote"
+            raise UserError(f"no {contents} here", where=self.folder, remedy=remedy)
+        if not meta["finished"]:
+            raise UserError(
+                f"these {contents} are only half written",
+                where=self.folder,
+                remedy=f"Run the same {made_by} again: it goes on where it stopped",
+            )
+        return self.kind.source(**meta["source"])
+
+    def is_finished(self, source: Source) -> bool:
+        """Whether the folder holds all rows of a source."""
+        meta = self._read_meta()
+        return meta is not None and meta["finished"] and meta["source"] == _plain(source)
+
+    def refuse_other_source(self, source: Source) -> None:
+        """Keep the rows of two sources apart.
+
+        Raises:
+            UserError: the folder holds those of another one.
+        """
+        meta = self._read_meta()
+        if meta is not None and meta["source"] != _plain(source):
+            raise UserError(
+                f"holds {self.kind.contents} of another {self.kind.made_from}",
+                where=self.folder,
+                remedy="Give another folder, or delete this one",
+            )
+
+    def declare(self, source: Source, *, finished: bool) -> None:
+        """Say where the rows come from, and whether they are complete."""
+        meta = {"format_version": self.kind.format_version, "finished": finished, "source": _plain(source)}
+        write_whole(self.folder / META, json.dumps(meta, indent=2).encode())
+
+    def entries(self) -> list[Entry]:
+        """List the utterances in the order of writing; a line that a killed writer left half is left out."""
+        if not self.lines_path.exists():
+            return []
+        lines = self.lines_path.read_bytes().rpartition(b"\n")[0].splitlines()
+        return [self._entry(line, number) for number, line in enumerate(lines, start=1)]
+
+    def whole_entries(self, row_bytes: int) -> list[Entry]:
+        """List the utterances whose rows are there, which a crash of the machine may have lost."""
+        entries = self.entries()
+        ends = row_bytes * np.cumsum([entry.rows for entry in entries], dtype=np.int64)
+        return entries[: int(np.searchsorted(ends, self.bytes_of_rows, side="right"))]
+
+    def damaged(self, what: str, where: object = None) -> UserError:
+        """Make the error that says what is wrong with the files."""
+        return UserError(
+            f"{self.kind.contents} are damaged: {what}",
+            where=where or self.folder,
+            remedy=f"Copy the folder again, or run {self.kind.made_by} again into a new one",
+        )
+
+    def _entry(self, line: bytes, number: int) -> Entry:
+        where = f"{self.lines_path}, line {number}"
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise self.damaged("no utterance and its frames", where) from error
+        match entry:
+            case [str(utterance_id), int(rows)] if rows >= 0:
+                return Entry(utterance_id, rows)
+            case [str(utterance_id), int(rows), str(note)] if rows >= 0:
+                return Entry(utterance_id, rows, note)
+        raise self.damaged("no utterance and its frames", where)
+
+    def _read_meta(self) -> dict[str, Any] | None:
+        path = self.folder / META
+        if not path.exists():
+            return None
+        try:
+            meta = json.loads(path.read_text())
+        except (ValueError, RecursionError) as error:
+            raise self.damaged("isn't valid JSON", path) from error
+        version = self.kind.format_version
+        if not isinstance(meta, dict) or meta.get("format_version") != version:
+            raise UserError(
+                f"these are not {self.kind.contents} of format {version}",
+                where=self.folder,
+                remedy=f"Write them again with this version's {self.kind.made_by}",
+            )
+        if not isinstance(meta.get("finished"), bool) or not self._describes_source(meta.get("source")):
+            raise self.damaged("doesn't say what made them", path)
+        return meta
+
+    def _describes_source(self, source: object) -> bool:
+        wanted = get_type_hints(self.kind.source)
+        return (
+            isinstance(source, dict)
+            and source.keys() == wanted.keys()
+            and all(isinstance(source[name], (int, float) if kind is float else kind) for name, kind in wanted.items())
+        )
+
+
+class GrowingWriter(Generic[Source]):
+    """Appends utterance after utterance; opened again after an interruption, goes on after the last whole one.
+
+    `utterance_id in writer` says what is written already. Used as a context manager it closes its files; only `finish`
+    declares the folder complete.
+
+    Args:
+        place: the folder, created where missing.
+        source: must be the same as what the folder already holds.
+        row_bytes: size of a row.
+
+    Raises:
+        UserError: the folder holds the rows of another source.
+    """
+
+    def __init__(self, place: GrowingFolder[Source], source: Source, row_bytes: int) -> None:
+        self._place, self.source = place, source
+        self.folder = place.folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        place.refuse_other_source(source)
+        entries = place.whole_entries(row_bytes)
+        self._written = {entry.utterance_id: entry.note for entry in entries}
+        place.declare(source, finished=False)
+        self._rows_file = place.rows_path.open("ab")
+        self._rows_file.truncate(sum(entry.rows for entry in entries) * row_bytes)
+        self._lines_file = place.lines_path.open("ab")
+        self._lines_file.truncate(sum(len(entry.line) for entry in entries))
+
+    def __contains__(self, utterance_id: object) -> bool:
+        return utterance_id in self._written
+
+    def append(self, rows: NDArray[np.generic], utterance_id: str, note: str | None = None) -> None:
+        """Append the rows (rows, ...) of one utterance, as they are to lie on disk.
+
+        Raises:
+            ValueError: the utterance is written already.
+        """
+        if utterance_id in self._written:
+            msg = f"{utterance_id} is written already"
+            raise ValueError(msg)
+        with named_in_errors(self.folder):
+            self._rows_file.write(rows.tobytes())
+            self._rows_file.flush()
+            self._lines_file.write(Entry(utterance_id, len(rows), note).line)
+            self._lines_file.flush()
+        self._written[utterance_id] = note
+
+    def finish(self) -> None:
+        """Declare the folder complete: only from now on is it read."""
+        with named_in_errors(self.folder):
+            for file in (self._rows_file, self._lines_file):
+                os.fsync(file.fileno())
+        self.close()
+        self._place.declare(self.source, finished=True)
+
+    def close(self) -> None:
+        """Close the files; the folder stays unfinished unless `finish` was called."""
+        try:
+            self._rows_file.close()
+        finally:
+            self._lines_file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def places(entries: Sequence[Entry]) -> dict[str, slice]:
+    """Find the rows of each utterance."""
+    ends = np.cumsum([entry.rows for entry in entries]).tolist()
+    return {entry.utterance_id: slice(end - entry.rows, end) for entry, end in zip(entries, ends, strict=True)}
+
+
+def _plain(source: Any) -> dict[str, Any]:
+    return asdict(source)

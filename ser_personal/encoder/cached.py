@@ -1,0 +1,117 @@
+"""Cached features in the place of an encoder that has run once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, NoReturn, cast
+
+import torch
+
+from ser_personal.encoder.base import Encoder
+from ser_personal.encoder.fusion import NoFusion, fuse
+from ser_personal.encoder.raw import refuse_masks
+from ser_personal.errors import UserError
+from ser_personal.types import EncoderOutput, FeatureSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ser_personal.types import CachedBatch, SpeechBatch, TrainingSet
+
+
+class CachedFeatures(Encoder):
+    """Frames as batches of `CachedEmotionDataModule` bring them.
+
+    e_s enters after them: `last` (and `first`, for no Transformer follows) adds it, `concat` projects both; with
+    `prefix` none but an interpreter that reads e_s as a token sees it.
+
+    Attributes:
+        source: what made the frames; checkpoints name it.
+    """
+
+    model_type = "cached_features"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source: FeatureSource | None = None
+
+    @property
+    def _known_source(self) -> FeatureSource:
+        if self.source is None:
+            raise UserError(
+                "there is no feature cache to read",
+                where="--model.encoder CachedFeatures",
+                remedy="Give --data CachedEmotionDataModule with --data.cache, the folder that `ser cache` wrote",
+            )
+        return self.source
+
+    @property
+    def dim(self) -> int:
+        """Width of the frames."""
+        return self._known_source.dim
+
+    @property
+    def config(self) -> str:
+        """What made the frames, as JSON."""
+        return json.dumps({"model_type": self.model_type, "source": asdict(self._known_source)})
+
+    def prepare(self, training_set: TrainingSet) -> None:
+        """Learn what made the frames of the training set."""
+        self.source = training_set.feature_source
+
+    def build(self, config: str | None = None) -> None:
+        """Check that a cache is known, or take the one that a saved `config` names.
+
+        Raises:
+            UserError: the datamodule has no cache.
+        """
+        if config is not None:
+            self.source = FeatureSource(**json.loads(config)["source"])
+        _ = self._known_source
+
+    def encode(
+        self,
+        batch: SpeechBatch | CachedBatch,
+        *,
+        time_mask: Tensor | None = None,
+        fusion: NoFusion | None = None,
+        speaker_embedding: Tensor | None = None,
+    ) -> EncoderOutput:
+        """Take a batch's frames, (batch, frames, dim).
+
+        Raises:
+            UserError: it holds audio, or frames are to be masked.
+        """
+        refuse_masks(self, time_mask)
+        if "features" not in batch:
+            self._refuse_audio()
+        cached = cast("CachedBatch", batch)
+        features = cached["features"]
+        # half precision is how they are kept; what is computed with them is the trainer's precision
+        frames = features.float() if features.dtype == torch.float16 else features
+        frame_mask = torch.arange(frames.shape[1], device=frames.device) < cached["num_frames"][:, None]
+        return EncoderOutput(fuse(frames, fusion, speaker_embedding), frame_mask)
+
+    def forward(
+        self,
+        waveforms: Tensor,
+        num_samples: Tensor,
+        *,
+        time_mask: Tensor | None = None,
+        fusion: NoFusion | None = None,
+        speaker_embedding: Tensor | None = None,
+    ) -> EncoderOutput:
+        """Refuse audio.
+
+        Raises:
+            UserError: always.
+        """
+        self._refuse_audio()
+
+    def _refuse_audio(self) -> NoReturn:
+        raise UserError(
+            f"reads cached features of {self._known_source.encoder}, not audio",
+            where="--model.encoder CachedFeatures",
+            remedy="Give --data CachedEmotionDataModule, or train with the encoder itself",
+        )

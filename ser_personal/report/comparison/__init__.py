@@ -1,0 +1,1 @@
+"""`ser compare`: recipes side by side, their accuracy with intervals beside what they cost."""

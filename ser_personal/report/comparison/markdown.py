@@ -1,0 +1,176 @@
+"""The comparison as a page of Markdown, and as one flat table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ser_personal.report.comparison.paper import PAPER, SOURCE
+from ser_personal.report.words import decimal, duration, interval, signed, signed_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from ser_personal.report.bootstrap import Bootstrap, Estimate
+    from ser_personal.report.comparison.compare_systems import ComparedRow, ComparedSet
+    from ser_personal.report.comparison.recipe_cost import RecipeCost, RecipeStage
+
+ORACLE = " (oracle)"
+
+
+def page(
+    sets: Sequence[ComparedSet],
+    costs: Sequence[RecipeCost],
+    *,
+    baseline: str | None,
+    bootstrap: Bootstrap,
+    min_utterances: int,
+    paper: bool,
+) -> str:
+    """Write the whole page: a section a test set and attribute, the costs, and how to read them."""
+    against = f" Differences are to {baseline}, over the same draws." if baseline else ""
+    parts = [
+        "# Comparison",
+        f"O-CCC is one CCC over all utterances, A-CCC the mean of speakers' own, over those with at least "
+        f"{min_utterances} utterances. In brackets 95 % intervals from {bootstrap.resamples} draws of the test "
+        "speakers, the same draws for every row, each speaker's CCC averaged over seeds first; they tell how far other "
+        f"speakers could change a figure, not other seeds.{against} An oracle reads test labels and is never a result.",
+    ]
+    for compared in sets:
+        parts += _section(compared, baseline, min_utterances)
+        if paper and (rows := [row for row in PAPER if row.attribute == compared.attribute]):
+            cells = [[row.system, decimal(row.overall_ccc), decimal(row.average_ccc)] for row in rows]
+            parts += [f"### The paper's {compared.attribute}", _table(["system", "O-CCC", "A-CCC"], cells), SOURCE]
+    if costs:
+        parts += ["## Cost", _costs(costs)]
+        parts.append(
+            "Of one model, the mean over a recipe's runs; peak memory is the largest run's. Audio counts every time "
+            "that it went through the model. Floating-point operations are counted on some batches and scaled by "
+            "audio. Shared steps serve several recipes, and are listed with each that needs them. A dash stands for "
+            "what nothing counted."
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(compared: ComparedSet, baseline: str | None, min_utterances: int) -> list[str]:
+    counted = compared.counted
+    headings = ["recipe", "calibration", "seeds", "O-CCC", "A-CCC"]
+    headings += ["O-CCC difference", "A-CCC difference"] if baseline else []
+    rows = [_cells(row, with_gains=baseline is not None) for row in compared.rows]
+    notes = [*refusals(compared), *(f"{note}." for note in compared.notes)]
+    told = " ".join([f"{compared.speakers} speakers; A-CCC over {counted[min_utterances]} of them.", *notes])
+    parts = [
+        f"## {compared.split}: {compared.attribute}",
+        " ".join([told, *refusals(compared), *(f"{note}." for note in compared.notes)]),
+    ]
+    parts.append(_table(headings, rows))
+    others = [least for least in counted if least != min_utterances]
+    parts.append(
+        f"A-CCC over speakers with at least {' or '.join(map(str, others))} utterances instead, "
+        f"{' or '.join(str(counted[least]) for least in others)} speakers:"
+    )
+    sensitive = [
+        [row.recipe, _calibration(row), *(decimal(row.sensitivity[least]) for least in sorted(counted))]
+        for row in compared.rows
+    ]
+    parts.append(_table(["recipe", "calibration", *(f"at least {least}" for least in sorted(counted))], sensitive))
+    return parts
+
+
+def _cells(row: ComparedRow, *, with_gains: bool) -> list[str]:
+    gains = [gain(row.overall_gain), gain(row.average_gain)] if with_gains else []
+    scores = [with_interval(row.overall_ccc), with_interval(row.average_ccc)]
+    return [row.recipe, _calibration(row), str(row.seeds), *scores, *gains]
+
+
+def with_interval(estimate: Estimate) -> str:
+    """A figure and its interval, alone where it has none."""
+    return interval(estimate) if estimate.refused is None else decimal(estimate.value)
+
+
+def gain(estimate: Estimate | None) -> str:
+    """A difference and its interval, alone where it has none."""
+    if estimate is None:
+        return "baseline"
+    return signed_interval(estimate) if estimate.refused is None else signed(estimate.value)
+
+
+def refusals(compared: ComparedSet) -> list[str]:
+    """Why figures of a set have no interval, each reason once."""
+    estimates = [estimate for row in compared.rows for estimate in (row.overall_ccc, row.average_ccc)]
+    return [f"No interval: {reason}." for reason in dict.fromkeys(each.refused for each in estimates) if reason]
+
+
+def _calibration(row: ComparedRow) -> str:
+    return row.calibration + (ORACLE if row.is_oracle else "")
+
+
+def _costs(costs: Sequence[RecipeCost]) -> str:
+    headings = ["recipe", "stage", "trained parameters", "time", "CPU time", "audio", "operations", "peak memory"]
+    return _table(headings, [[cost.recipe, *_stage(stage)] for cost in costs for stage in cost.stages])
+
+
+def _stage(stage: RecipeStage) -> list[str]:
+    return [
+        stage.name + (" (shared)" if stage.is_shared else ""),
+        "-" if stage.trained_parameters is None else f"{stage.trained_parameters:,}",
+        duration(stage.seconds),
+        "-" if stage.cpu_seconds is None else duration(stage.cpu_seconds),
+        "-" if stage.speech_hours is None else duration(stage.speech_hours * 3600),
+        "-" if stage.flops is None else operations(stage.flops),
+        "-" if stage.peak_memory is None else f"{stage.peak_memory / 2**30:.2f} GiB",
+    ]
+
+
+def operations(flops: float) -> str:
+    """Floating-point operations as people say them: 3.4 T, 1.2 P."""
+    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9)):
+        if flops >= size:
+            return f"{flops / size:.3g} {unit}"
+    return f"{flops:.3g}"
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+
+
+def flat(sets: Sequence[ComparedSet], costs: Sequence[RecipeCost], *, paper: bool) -> pd.DataFrame:
+    """One line a system, test set and attribute, with what its recipe costs; blank where undefined."""
+    import pandas as pd
+
+    seconds = {cost.recipe: cost.training_seconds for cost in costs}
+    lines: list[dict[str, object]] = [
+        {
+            "split": compared.split,
+            "attribute": compared.attribute,
+            "recipe": row.recipe,
+            "calibration": row.calibration,
+            "is_oracle": row.is_oracle,
+            "seeds": row.seeds,
+            "speakers": compared.speakers,
+            **_numbers("overall_ccc", row.overall_ccc),
+            **_numbers("average_ccc", row.average_ccc),
+            **_numbers("overall_ccc_difference", row.overall_gain),
+            **_numbers("average_ccc_difference", row.average_gain),
+            **{f"average_ccc_from_{least}_utterances": value for least, value in row.sensitivity.items()},
+            **{f"speakers_from_{least}_utterances": number for least, number in compared.counted.items()},
+            "training_seconds": seconds.get(row.recipe),
+        }
+        for compared in sets
+        for row in compared.rows
+    ]
+    if paper:
+        lines += [
+            {"split": "paper, test-b", "attribute": row.attribute, "recipe": row.system, "is_oracle": False}
+            | {"overall_ccc": row.overall_ccc, "average_ccc": row.average_ccc}
+            for row in PAPER
+        ]
+    return pd.DataFrame(lines)
+
+
+def _numbers(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    if estimate is None:
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

@@ -1,0 +1,1 @@
+"""`ser study`: a grid of recipes, seeds and folds, each run in a process and folder of its own."""

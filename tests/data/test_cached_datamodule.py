@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import soundfile
+
+from ser_personal.corpus.csv_corpus import CSVCorpus
+from ser_personal.data.cache_statistics import Beside, CacheStatistics
+from ser_personal.data.cached_datamodule import CachedEmotionDataModule
+from ser_personal.data.feature_cache import FeatureCache, FeatureCacheWriter
+from ser_personal.errors import UserError
+from ser_personal.types import FeatureSource
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SOURCE = FeatureSource(encoder="noise", dim=4, frame_seconds=0.02)
+
+
+def write(folder: Path, corpus: CSVCorpus, source: FeatureSource = SOURCE, leave_out: str = "") -> Path:
+    rng = np.random.default_rng(0)
+    with FeatureCacheWriter(folder, source) as writer:
+        for number, utterance in enumerate(corpus.utterances):
+            if utterance.utterance_id != leave_out:
+                frames = rng.normal(number, 1 + number / 10, size=(3 + number % 5, source.dim))
+                writer.write(utterance.utterance_id, frames, utterance.path)
+        writer.finish()
+    return folder
+
+
+@pytest.fixture
+def cache_folder(corpus: CSVCorpus, tmp_path: Path) -> Path:
+    return write(tmp_path / "cache", corpus)
+
+
+def module(corpus: CSVCorpus, folder: Path, **options: object) -> CachedEmotionDataModule:
+    return CachedEmotionDataModule(corpus, cache=str(folder), **{"num_workers": 0, "max_batch": 5} | options)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_batches_hold_each_utterances_own_frames(corpus: CSVCorpus, cache_folder: Path, num_workers: int) -> None:
+    data = module(corpus, cache_folder, num_workers=num_workers)
+    data.setup("fit")
+    cache = FeatureCache.load(cache_folder)
+    seen = []
+    for batch in data.train_dataloader():
+        assert batch["features"].dtype.itemsize == 2
+        assert "waveforms" not in batch
+        for index, features, frames, labels in zip(
+            batch["indices"].tolist(), batch["features"], batch["num_frames"].tolist(), batch["labels"], strict=True
+        ):
+            utterance = data.utterances[index]
+            np.testing.assert_array_equal(features[:frames], cache[utterance.utterance_id])
+            assert not features[frames:].any()
+            assert labels[0].item() == utterance.labels["arousal"]
+            seen.append(index)
+    assert sorted(seen) == data.train_indices
+
+
+def test_the_budget_of_a_batch_is_in_seconds_of_frames(corpus: CSVCorpus, cache_folder: Path) -> None:
+    data = module(corpus, cache_folder, batch_seconds=0.32, max_batch=100)
+    for batch in data.train_dataloader():
+        assert batch["features"].shape[0] * batch["features"].shape[1] * 0.02 <= 0.32 + 1e-9
+
+
+def test_speakers_are_normalised_by_their_own_frames(corpus: CSVCorpus, cache_folder: Path) -> None:
+    data = module(corpus, cache_folder, normalize_speakers=True, known_speakers_only=False)
+    cache = FeatureCache.load(cache_folder)
+    frames_of: dict[str | None, list[np.ndarray]] = {}
+    for utterance in corpus.utterances:
+        frames_of.setdefault(utterance.speaker_id, []).append(cache[utterance.utterance_id].astype(np.float64))
+    training = np.concatenate([cache[data.utterances[i].utterance_id].astype(np.float64) for i in data.train_indices])
+    for split in ("train", "validation"):
+        for batch in data.split_dataloader(split):
+            for index, speaker, features, frames in zip(
+                batch["indices"].tolist(), batch["speaker_ids"], batch["features"], batch["num_frames"], strict=True
+            ):
+                own = training if speaker is None else np.concatenate(frames_of[speaker])
+                raw = cache[data.utterances[index].utterance_id].astype(np.float64)
+                expected = (raw - own.mean(0)) / own.std(0)
+                np.testing.assert_allclose(features[:frames].double(), expected, atol=5e-3)
+
+
+def test_what_the_cache_does_not_hold_is_refused(corpus: CSVCorpus, tmp_path: Path) -> None:
+    lacking = write(tmp_path / "lacking", corpus, leave_out=corpus.utterances[3].utterance_id)
+    with pytest.raises(UserError, match=f"no features of 1 of .* split train, {corpus.utterances[3].utterance_id} the"):
+        module(corpus, lacking).setup("fit")
+
+
+def test_changed_audio_is_refused_and_missing_audio_is_not(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = ["path,speaker,split,arousal"]
+    for name, split in (("a", "train"), ("b", "train"), ("c", "validation")):
+        soundfile.write(tmp_path / f"{name}.wav", rng.uniform(-0.5, 0.5, 8_000), 16_000)
+        rows.append(f"{name}.wav,{name},{split},4")
+    (tmp_path / "corpus.csv").write_text("\n".join(rows))
+    folder = write(tmp_path / "cache", CSVCorpus(str(tmp_path / "corpus.csv")))
+    (tmp_path / "a.wav").unlink()
+    data = module(CSVCorpus(str(tmp_path / "corpus.csv")), folder)
+    data.setup("fit")
+    assert len(data.train_indices) == 2
+    soundfile.write(tmp_path / "b.wav", rng.uniform(-0.5, 0.5, 8_000), 16_000)
+    with pytest.raises(UserError, match=r"b\.wav: audio has changed since its features were made, in split train"):
+        module(CSVCorpus(str(tmp_path / "corpus.csv")), folder).setup("fit")
+
+
+def test_a_checkpoint_of_other_features_is_refused(corpus: CSVCorpus, cache_folder: Path, tmp_path: Path) -> None:
+    state = module(corpus, cache_folder).state_dict()
+    module(corpus, cache_folder).load_state_dict(state)
+    other = write(tmp_path / "other", corpus, replace(SOURCE, encoder="silence", layer=6))
+    with pytest.raises(UserError, match=r"another encoder .* \(encoder silence, not noise; layer 6, not None\)"):
+        module(corpus, other).load_state_dict(state)
+    with pytest.raises(UserError, match=r"normalize_speakers true: the checkpoint was trained with false"):
+        module(corpus, cache_folder, normalize_speakers=True).load_state_dict(state)
+
+
+def test_statistics_of_speakers(corpus: CSVCorpus, cache_folder: Path) -> None:
+    cache = FeatureCache.load(cache_folder)
+    utterances = [u for u in corpus.utterances if u.speaker_id == "s1"]
+    frames = [cache[u.utterance_id].astype(np.float64) for u in utterances]
+    means = np.array([of_one.mean(0) for of_one in frames])
+    every = np.concatenate(frames)
+    expected = {
+        "mean": means.mean(0),
+        "max": means.max(0),
+        "moments": np.concatenate([every.mean(0), every.std(0)]),
+    }
+    for statistics, vector in expected.items():
+        features = CacheStatistics(str(cache_folder), statistics).read(corpus.utterances)
+        assert features.speaker_ids == ("s0", "s1", "s2", "s3", "t1", "t2", "v0")
+        np.testing.assert_allclose(features.of(["s1"])[0], vector, rtol=1e-3)
+    beside = Beside([CacheStatistics(str(cache_folder)), CacheStatistics(str(cache_folder), "moments")])
+    joined = beside.read(corpus.utterances).of(["s1"])[0]
+    np.testing.assert_allclose(joined, np.concatenate([expected["mean"], expected["moments"]]), rtol=1e-3)
+
+
+def test_statistics_without_a_speaker_are_refused(corpus: CSVCorpus, cache_folder: Path) -> None:
+    strangers = [replace(utterance, speaker_id=None) for utterance in corpus.utterances]
+    with pytest.raises(UserError, match="holds no utterance of a known speaker"):
+        CacheStatistics(str(cache_folder)).read(strangers)
+    with pytest.raises(UserError, match="Beside: no sources"):
+        Beside([])

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+from command_line import REPOSITORY, stage
+from fenced_blocks import PAGES, SHELLS, blocks, command_lines, show_files
+
+from ser_personal.arguments import parse, values_of
+from ser_personal.cli import COMMANDS, STAGES, check_before_imports, read_configs
+from ser_personal.stages import StageCLI
+
+WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks(page))]
+WITH_COMMANDS = [page for page in PAGES if any(block.language in SHELLS for block in blocks(page))]
+MAKE_TARGETS = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+SUBCOMMANDS = StageCLI.subcommands()
+EXTRAS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON)
+def test_python_runs_from_the_top_of_the_page_to_its_end(page, desk):
+    show_files(page, desk)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks(page):
+        if block.language == "python" and block.title is None:
+            exec(compile(block.code, block.where, "exec"), names)  # noqa: S102
+
+
+@pytest.fixture(scope="module")
+def seen() -> set[tuple[str, ...]]:
+    return set()
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS)
+def test_command_lines_parse(page, desk, seen, monkeypatch):
+    monkeypatch.setattr("ser_personal.stages.StageCLI._run_subcommand", lambda *_: None)
+    show_files(page, desk)
+    for where, words in command_lines(page, desk):
+        if tuple(words) in seen:
+            continue
+        seen.add(tuple(words))
+        if words[0] == "ser" and words[1] in STAGES:
+            # parsers of the other stages would take half the time
+            monkeypatch.setattr(StageCLI, "subcommands", staticmethod(lambda name=words[1]: {name: SUBCOMMANDS[name]}))
+        leave_checkpoints(words, desk)
+        try:
+            understand(words)
+        except Exception as error:
+            raise AssertionError(f"{where}: {shlex.join(words)}") from error
+
+
+def leave_checkpoints(words: list[str], desk: Path) -> None:
+    """Put checkpoints where the fits of a page would have left them."""
+    for path in values_of(["--ckpt_path"], words):
+        if not (desk / path).exists():
+            (desk / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(desk / ("papt.ckpt" if "apt" in Path(path).stem else "finetune.ckpt"), desk / path)
+
+
+def understand(words: list[str]) -> None:
+    """Parse what is ours to parse, instantiate what it names, and run nothing."""
+    program, *rest = words
+    if program == "make":
+        assert set(rest) <= {*MAKE_TARGETS, "FAISS=gpu"}
+    elif program == "pip":
+        assert all(set(re.findall(r"\w+", extras)) <= set(EXTRAS) for extras in re.findall(r"\[(.*)\]", " ".join(rest)))
+    elif program == "python" and rest[0].endswith(".py"):
+        assert (REPOSITORY / rest[0]).is_file()
+    elif program == "ser" and rest[0] in STAGES:
+        check_before_imports(rest[0], rest[1:])
+        stage(*rest, "--trainer.accelerator", "cpu")
+    elif program == "ser" and not rest[0].startswith("--"):
+        name, *arguments = rest
+        read_configs(arguments)
+        if "--help" not in arguments:
+            parse(COMMANDS[name].load(), f"ser {name}", COMMANDS[name].positional, arguments)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from urllib.parse import unquote
+
+import pytest
+from command_line import REPOSITORY
+
+import ser_personal
+
+REQUESTED = re.compile(
+    r"<(?:link|script|img|iframe)\b[^>]*?\b(?:href|src)=\"?(https?:[^\s\">]+)|url\([\"']?(https?:[^)]+)"
+)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole site, by `make docs`' own command: a broken link or reference fails."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    ran = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[str, str]:
+    return {path.relative_to(site).as_posix(): path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
+
+
+def test_every_public_name_is_in_the_reference(pages):
+    anchors = {anchor for page in pages.values() for anchor in re.findall(r'id="(ser_personal\.[\w.]+)"', page)}
+    assert {f"ser_personal.{name}" for name in ser_personal.__all__} <= anchors
+
+
+def test_no_page_or_style_asks_the_network_for_anything(site, pages):
+    styles = [path.read_text(encoding="utf-8") for path in site.rglob("*.css")]
+    assert [found for text in [*pages.values(), *styles] for found in REQUESTED.findall(text)] == []
+
+
+def test_formulas_of_pages_and_docstrings_are_drawn(pages):
+    for name in ("concepts/papt.html", "concepts/pldc.html", "reference/finetuning.html", "reference/calibration.html"):
+        assert '<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">' in pages[name]
+    assert not [name for name, page in pages.items() if "wzxhzdk" in page or ":math:" in page or ".. math::" in page]
+
+
+def test_every_image_is_there(site, pages):
+    for name, page in pages.items():
+        for source in re.findall(r'<img[^>]*? src="([^"#]+)', page):
+            assert (site / name).parent.joinpath(unquote(source)).is_file(), (name, source)
+
+
+@pytest.fixture
+def measured_pages() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("hook", REPOSITORY / "docs" / "hooks" / "measured_pages.py")
+    hook = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(hook)
+    return hook
+
+
+def test_pages_that_no_entry_names_stand_under_measured(tmp_path, measured_pages):
+    nav = [{"Start": "index.md"}, {"Reference": ["reference/index.md"]}]
+    (tmp_path / "index.md").touch()
+    config = SimpleNamespace(docs_dir=str(tmp_path), nav=list(nav))
+    assert measured_pages.on_config(config).nav == nav
+    (tmp_path / "study.md").touch()
+    assert measured_pages.on_config(config).nav == [nav[0], {"Measured": ["study.md"]}, nav[1]]
+
+
+def test_measured_pages_alone_may_name_one_that_has_not_been_made(tmp_path, measured_pages):
+    (tmp_path / "ledger.md").touch()
+    config = SimpleNamespace(docs_dir=str(tmp_path))
+    text = "[this](ledger.md#a), [that](study.md#b), [there](concepts/papt.md)"
+    measured = SimpleNamespace(parent=SimpleNamespace(title="Measured"))
+    expected = "[this](ledger.md#a), that, [there](concepts/papt.md)"
+    assert measured_pages.on_page_markdown(text, measured, config, files=None) == expected
+    for parent in (None, SimpleNamespace(title="Concepts")):
+        assert measured_pages.on_page_markdown(text, SimpleNamespace(parent=parent), config, files=None) == text

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ser_personal.audio import num_frames
+from ser_personal.encoder.acoustic_front_ends import EGeMAPSFrontEnd
+from ser_personal.encoder.base import Encoder
+from ser_personal.encoder.fusion import make_fusion
+from ser_personal.encoder.raw import EGeMAPSEncoder, LogMelEncoder, MFCCEncoder
+from ser_personal.encoder.saved import saved_encoder
+from ser_personal.errors import UserError
+
+LENGTHS = torch.tensor([9_000, 16_000, 6_000])
+KINDS = [(LogMelEncoder, 80), (MFCCEncoder, 39), (EGeMAPSEncoder, 88)]
+
+
+def clips() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    times = np.arange(16_000) / 16_000
+    return [
+        (0.3 * np.sin(2 * np.pi * (120 + 40 * k) * times) + 0.02 * rng.normal(size=16_000)).astype(np.float32)[:length]
+        for k, length in enumerate(LENGTHS.tolist())
+    ]
+
+
+def padded() -> torch.Tensor:
+    return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(clip) for clip in clips()], batch_first=True)
+
+
+def built(kind: type[Encoder]) -> Encoder:
+    if kind is EGeMAPSEncoder:
+        pytest.importorskip("opensmile", reason="needs the extra egemaps")
+    encoder = kind()
+    encoder.build()
+    encoder.fit_front_end(lambda limit: iter(clips()[:limit]))
+    return encoder
+
+
+@pytest.mark.parametrize(("kind", "dim"), KINDS)
+def test_frames_are_standardised_over_training_audio(kind: type[Encoder], dim: int) -> None:
+    encoder = built(kind)
+    output = encoder(padded(), LENGTHS)
+    real = output.frames[output.frame_mask]
+    assert encoder.dim == real.shape[1] == dim
+    assert torch.allclose(real.mean(0), torch.zeros(dim), atol=1e-2)
+    varied = real.std(0, correction=0) > 0.5
+    assert torch.allclose(real.std(0, correction=0)[varied], torch.ones(int(varied.sum())), atol=1e-2)
+    frames = [1, 1, 1] if kind is EGeMAPSEncoder else num_frames(LENGTHS).tolist()
+    assert output.frame_mask.sum(1).tolist() == frames
+
+
+@pytest.mark.parametrize(("kind", "dim"), KINDS)
+def test_a_clip_does_not_depend_on_its_batch_mates(kind: type[Encoder], dim: int) -> None:
+    encoder = built(kind)
+    together = encoder(padded(), LENGTHS)
+    for row, clip in enumerate(clips()):
+        alone = encoder(torch.from_numpy(clip)[None], LENGTHS[row : row + 1]).frames[0]
+        torch.testing.assert_close(together.frames[row][together.frame_mask[row]], alone)
+
+
+@pytest.mark.parametrize(("kind", "dim"), KINDS)
+def test_a_saved_one_comes_back(kind: type[Encoder], dim: int) -> None:
+    encoder = built(kind)
+    again = saved_encoder(encoder.config, "saved")
+    again.build(encoder.config)
+    again.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(again(padded(), LENGTHS).frames, encoder(padded(), LENGTHS).frames)
+
+
+def test_sizes_are_saved() -> None:
+    encoder = LogMelEncoder(num_mels=24)
+    encoder.build()
+    again = saved_encoder(encoder.config, "saved")
+    again.build(encoder.config)
+    assert again.dim == 24
+
+
+@pytest.mark.parametrize("name", ["none", "first", "prefix", "last", "concat"])
+def test_speaker_embeddings_enter_as_their_fusion_says(name: str) -> None:
+    encoder = built(MFCCEncoder)
+    plain = encoder(padded(), LENGTHS).frames
+    embedding = torch.arange(39.0).expand(3, -1)
+    fused = encoder(padded(), LENGTHS, fusion=make_fusion(name, 39), speaker_embedding=embedding).frames
+    torch.testing.assert_close(fused, plain if name in {"none", "prefix"} else plain + embedding[:, None])
+
+
+def test_egemaps_are_opensmiles_and_a_clip_too_short_is_the_average_one() -> None:
+    opensmile = pytest.importorskip("opensmile", reason="needs the extra egemaps")
+    smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
+    front_end = EGeMAPSFrontEnd()
+    clip = torch.from_numpy(clips()[1])[None]
+    expected = smile.process_signal(clip[0].numpy(), 16_000).to_numpy()[0]
+    np.testing.assert_allclose(front_end.features(clip, torch.tensor([16_000]))[0, 0], expected, rtol=1e-5)
+    assert not front_end(clip, torch.tensor([500])).any()
+
+
+def test_samples_above_full_scale_are_clipped_and_not_turned_around() -> None:
+    pytest.importorskip("opensmile", reason="needs the extra egemaps")
+    front_end, clip = EGeMAPSFrontEnd(), torch.from_numpy(clips()[1])[None]
+    lengths = torch.tensor([16_000])
+    torch.testing.assert_close(
+        front_end.features(4 * clip, lengths), front_end.features((4 * clip).clamp(-1, 1), lengths)
+    )
+
+
+def test_raw_features_cannot_be_pre_trained() -> None:
+    with pytest.raises(UserError, match="MFCCEncoder: has nothing that pre-training could learn"):
+        built(MFCCEncoder)(padded(), LENGTHS, time_mask=torch.zeros(3, 49, dtype=torch.bool))

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from command_line import configs, ser, trainer_flags
+from tiny_models import emotion_data, encoder, finetuning, fit, trainer
+
+from ser_personal.calibration.callback import PLDCCallback
+from ser_personal.data.audio_datamodule import AudioDataModule
+from ser_personal.data.cached_datamodule import CachedEmotionDataModule
+from ser_personal.encoder.cached import CachedFeatures
+from ser_personal.encoder.tiny import TinyEncoder
+from ser_personal.finetune.interpreters import MLPInterpreter
+from ser_personal.pretrain.cache import cache
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lightning.pytorch import LightningDataModule
+
+    from ser_personal.encoder.base import Encoder
+
+
+class FrozenEncoder(TinyEncoder):
+    """All weights as they are drawn."""
+
+    def build(self, config: str | None = None) -> None:
+        super().build(config)
+        self.requires_grad_(requires_grad=False)
+
+
+class SeededInterpreter(MLPInterpreter):
+    """The same first weights, whatever was drawn before."""
+
+    def build(self, dim: int, outputs: int) -> None:
+        torch.manual_seed(1)
+        super().build(dim, outputs)
+
+
+@pytest.fixture(scope="module")
+def cache_folder(synthetic_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cached") / "cache"
+    cache(AudioDataModule(str(synthetic_corpus)), encoder(), stride=1, out=str(folder), accelerator="cpu")
+    return folder
+
+
+def predict(encoder: Encoder, data: LightningDataModule, folder: Path) -> pd.DataFrame:
+    """Fit in batches of the whole set, so that the two sides' batches agree, test, and read what was written."""
+    module = finetuning(encoder=encoder, interpreter=SeededInterpreter(dropout=0.0))
+    running = fit(module, data, folder, max_steps=12)
+    running.save_checkpoint(folder / "finetune.ckpt")
+    testing = trainer(folder, callbacks=[PLDCCallback(k=3, draws=2)])
+    testing.test(finetuning(encoder=encoder), datamodule=data, ckpt_path=folder / "finetune.ckpt", weights_only=True)
+    return pd.read_csv(folder / "predictions.csv")
+
+
+def test_a_fit_and_test_from_the_cache_are_those_of_the_live_frozen_encoder(
+    synthetic_corpus: Path, cache_folder: Path, tmp_path: Path
+) -> None:
+    small = {"dim": 16, "layers": 1, "heads": 2, "feed_forward_dim": 32}
+    live = predict(FrozenEncoder(**small), emotion_data(synthetic_corpus, max_batch=100), tmp_path / "live")
+    data = CachedEmotionDataModule(str(synthetic_corpus), cache=str(cache_folder), max_batch=100, num_workers=0)
+    cached = predict(CachedFeatures(), data, tmp_path / "cached")
+    assert live["utterance"].tolist() == cached["utterance"].tolist()
+    # PLDC multiplies what half precision leaves out
+    for kind, tolerance in (("raw", 0.02), ("calibrated", 0.1)):
+        columns = [f"{attribute}_{kind}" for attribute in ("arousal", "valence")]
+        assert (live[columns].std() > 2 * tolerance).all()
+        np.testing.assert_allclose(cached[columns], live[columns], atol=tolerance)
+
+
+def test_every_stage_runs_from_the_cache_and_another_cache_is_refused(
+    synthetic_corpus: Path, cache_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = configs("finetune.yaml", "cached.yaml", "tiny/cached.yaml", "speakers/embedder.yaml")
+    features = ["--data.speaker_features.cache", cache_folder]
+    data = ["--data.corpus", synthetic_corpus, "--data.cache", cache_folder, *features]
+    flags = trainer_flags(tmp_path)
+    assert ser("fit", *recipe, *data, *flags) == 0
+    given = ["--ckpt_path", tmp_path / "finetune.ckpt", *flags]
+    assert ser("validate", *recipe, *data, *given) == 0
+    assert ser("predict", *recipe, *data, *given) == 0
+    assert ser("test", *recipe, *configs("pldc.yaml"), *data, *given) == 0
+    (run,) = tmp_path.rglob("metrics.json")
+    assert ser("report", run.parent) == 0
+    assert (run.parent / "report.html").is_file()
+    capsys.readouterr()
+    assert ser("export", tmp_path / "finetune.ckpt", "--out", tmp_path / "bundle") == 2
+    assert "reads cached features of TinyEncoder tiny, a bundle's model reads audio" in capsys.readouterr().err
+    other = tmp_path / "other"
+    cache(AudioDataModule(str(synthetic_corpus)), encoder(), seed=5, stride=1, out=str(other), accelerator="cpu")
+    capsys.readouterr()
+    assert ser("test", *recipe, *data, "--data.cache", other, *given) == 2
+    assert "features of another encoder than the checkpoint was trained on (encoder_hash" in capsys.readouterr().err

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from command_line import configs, ser, trainer_flags
+from sklearn.metrics import recall_score
+from tiny_models import emotion_data, encoder, fit, trainer
+from torch.nn import functional
+
+from ser_personal.errors import UserError
+from ser_personal.finetune.emotion_classification import EmotionClassification, cross_entropy
+
+
+def classification(**options):
+    return EmotionClassification(**{"encoder": encoder(), "learning_rate": 1e-2} | options)
+
+
+@pytest.fixture
+def data(synthetic_corpus):
+    return emotion_data(synthetic_corpus, target="emotion")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(synthetic_corpus, tmp_path_factory):
+    path = tmp_path_factory.mktemp("emotion") / "emotion.ckpt"
+    arguments = [*configs("emotion.yaml", "tiny/emotion.yaml"), "--data.corpus", synthetic_corpus]
+    assert ser("fit", *arguments, *trainer_flags(path.parent, max_epochs=2)) == 0
+    return path
+
+
+def arguments(corpus, checkpoint, folder):
+    return [
+        *configs("emotion.yaml", "tiny/emotion.yaml"),
+        *("--data.corpus", corpus, "--ckpt_path", checkpoint),
+        *trainer_flags(folder),
+    ]
+
+
+def test_cross_entropy_is_torchs_over_labelled_rows():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 4, generator=generator, requires_grad=True)
+    emotions, weights = torch.tensor([0, 3, -1, 1, 1, -1]), torch.tensor([1.0, 2.0, 9.0, 0.0, 0.5, 1.0])
+    labels = torch.eye(4)[emotions].masked_fill((emotions < 0)[:, None], torch.nan)
+    rows = emotions >= 0
+    each = functional.cross_entropy(logits[rows], emotions[rows], reduction="none")
+    torch.testing.assert_close(cross_entropy(logits, labels), each.mean())
+    weighted = (each * weights[rows]).sum() / weights[rows].sum()
+    torch.testing.assert_close(cross_entropy(logits, labels, weights), weighted)
+    nothing = cross_entropy(logits, torch.full_like(labels, torch.nan))
+    nothing.backward()
+    assert nothing == 0
+    assert not logits.grad.any()
+
+
+def test_emotions_are_those_of_the_training_set_and_start_at_their_shares(data):
+    module = classification()
+    module.build(data)
+    found = [data.utterances[index].emotion for index in data.train_indices]
+    assert module.emotions == sorted(set(found))
+    shares = [found.count(emotion) / len(found) for emotion in module.emotions]
+    assert module.interpreter.layers[-1].bias.softmax(0).tolist() == pytest.approx(shares)
+
+
+def test_chosen_emotions_alone_are_labelled(data):
+    first, second, third = list(data.train_emotions)[:3]
+    module = classification(emotions=[second, first])
+    labels = module.labels_of({"emotions": [first, None, third, second], "num_samples": torch.ones(4)})
+    assert torch.equal(labels.nan_to_num(-1), torch.tensor([[0.0, 1], [-1, -1], [-1, -1], [1, 0]]))
+
+
+def test_utterances_without_emotion_are_left_out_of_training_alone(relabelled):
+    def drop(row):
+        if row["FileName"].endswith("1.wav"):
+            row["EmoClass"] = "X"
+
+    corpus = relabelled(drop)
+    data, attributes = emotion_data(corpus, target="emotion"), emotion_data(corpus)
+    for split in ("train", "validation", "test1"):
+        dropped = [i for i in attributes.split_indices(split) if data.utterances[i].emotion is None]
+        assert dropped
+        kept = set(attributes.split_indices(split)) - set(dropped if split != "test1" else [])
+        assert set(data.split_indices(split)) == kept
+
+
+def test_predictions_are_probabilities_and_scores_are_theirs(synthetic_corpus, checkpoint, tmp_path):
+    assert ser("predict", *arguments(synthetic_corpus, checkpoint, tmp_path)) == 0
+    (table,) = (pd.read_csv(path) for path in tmp_path.rglob("predictions.csv"))
+    emotions = torch.load(checkpoint, weights_only=True)["hyper_parameters"]["emotions"]
+    probabilities = table[[f"{emotion}_probability" for emotion in emotions]].to_numpy()
+    assert np.allclose(probabilities.sum(1), 1)
+    assert list(table["predicted"]) == [emotions[place] for place in probabilities.argmax(1)]
+
+    running, module = trainer(tmp_path), classification()
+    data = emotion_data(synthetic_corpus, target="emotion")
+    running.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
+    assert module.emotions == emotions
+    told_apart = table[table["emotion"].isin(emotions)]
+    uar = recall_score(
+        told_apart["emotion"], told_apart["predicted"], average="macro", labels=told_apart["emotion"].unique()
+    )
+    assert float(running.callback_metrics["test_uar"]) == pytest.approx(uar, abs=1e-6)
+
+
+def test_a_checkpoint_loads_without_a_trainer(checkpoint):
+    module = EmotionClassification.load_from_checkpoint(checkpoint)
+    assert module.interpreter.layers[-1].out_features == len(module.emotions) > 1
+
+
+def test_it_learns(data, tmp_path):
+    module, losses = classification(learning_rate=3e-3), []
+    module.on_train_batch_end = lambda outputs, *_: losses.append(float(outputs["loss"]))
+    fit(module, data, tmp_path, max_epochs=15)
+    per_epoch = len(losses) // 15
+    assert np.mean(losses[-per_epoch:]) < 0.8 * np.mean(losses[:per_epoch])
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (configs("pldc.yaml"), "PLDCCallback: EmotionClassification predicts no emotion attributes"),
+        (configs("ridge.yaml"), "RidgeFloorCallback: EmotionClassification predicts no emotion attributes"),
+        (["--model.emotions", "[joy,anger]"], "was trained with emotions"),
+    ],
+)
+def test_what_a_test_refuses(synthetic_corpus, checkpoint, tmp_path, capsys, more, line):
+    assert ser("test", *arguments(synthetic_corpus, checkpoint, tmp_path), *more) == 2
+    assert line in capsys.readouterr().err
+
+
+def test_no_bundle_is_made_of_it(checkpoint, tmp_path, capsys):
+    assert ser("export", checkpoint, "--out", tmp_path / "bundle") == 2
+    assert "emotion.ckpt: predicts categorical emotion, bundles hold" in capsys.readouterr().err
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_emotions_that_can_not_be_told_apart(relabelled, data):
+    with pytest.raises(UserError, match=r"no training utterance is of envy\. Choose among "):
+        classification(emotions=["envy", "anger"]).build(data)
+    with pytest.raises(UserError, match="anger, anger is too little to tell apart, or names one twice"):
+        classification(emotions=["anger", "anger"])
+    nothing = emotion_data(relabelled(lambda row: row.update(EmoClass="X")))
+    with pytest.raises(UserError, match="the training set has 0 categorical emotions"):
+        classification().build(nothing)

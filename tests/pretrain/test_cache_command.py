@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from command_line import configs, ser
+
+from ser_personal.data.audio_datamodule import AudioDataModule
+from ser_personal.data.feature_cache import FeatureCache, FeatureCacheWriter
+from ser_personal.data.growing_folder import GrowingWriter
+from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
+from ser_personal.encoder.raw import LogMelEncoder, MFCCEncoder
+from ser_personal.encoder.tiny import TinyEncoder
+from ser_personal.errors import UserError
+from ser_personal.pretrain.cache import cache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ser_personal.encoder.base import Encoder
+
+FILES = ("frames.float16", "utterances.jsonl", "meta.json")
+
+
+@pytest.fixture
+def make(synthetic_corpus: Path, tmp_path: Path) -> Callable[..., Path]:
+    def run(out: str = "cache", **changes: object) -> Path:
+        settings = {
+            "data": AudioDataModule(str(synthetic_corpus), batch_seconds=20),
+            "encoder": None if "checkpoint" in changes else tiny(),
+            "accelerator": "cpu",
+        }
+        cache(**settings | changes, out=str(tmp_path / out))
+        return tmp_path / out
+
+    return run
+
+
+def tiny() -> TinyEncoder:
+    return TinyEncoder(dim=16, layers=2, heads=2, feed_forward_dim=32)
+
+
+def contents(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in FILES]
+
+
+def assert_holds_frames_of(folder: Path, encoder: Encoder, data: AudioDataModule, stride: int) -> None:
+    """Against the encoder's own frames, an utterance at a time."""
+    held = FeatureCache.load(folder)
+    assert len(held) == len(data.utterances)
+    for utterance in data.utterances:
+        waveform, _ = soundfile.read(utterance.path, dtype="float32")
+        with torch.inference_mode():
+            frames = encoder.eval()(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)])).frames[0].numpy()
+        expected = [frames[start : start + stride].mean(0) for start in range(0, len(frames), stride)]
+        np.testing.assert_allclose(held[utterance.utterance_id], expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("stride", [1, 7])
+def test_holds_the_means_of_the_encoders_own_frames(
+    make: Callable[..., Path], synthetic_corpus: Path, stride: int
+) -> None:
+    encoder = tiny()
+    folder = make(encoder=encoder, stride=stride)
+    assert_holds_frames_of(folder, encoder, AudioDataModule(str(synthetic_corpus)), stride)
+    assert FeatureCache.load(folder).source.frame_seconds == pytest.approx(stride * 0.02)
+
+
+def test_raw_features_are_held(make: Callable[..., Path], synthetic_corpus: Path) -> None:
+    encoder = LogMelEncoder(24)
+    assert_holds_frames_of(make(encoder=encoder, stride=1), encoder, AudioDataModule(str(synthetic_corpus)), 1)
+
+
+def test_the_encoder_of_a_checkpoint_without_its_speakers(
+    make: Callable[..., Path], synthetic_corpus: Path, papt_checkpoint: Path
+) -> None:
+    saved = read_checkpoint(papt_checkpoint)
+    encoder = TinyEncoder()
+    encoder.build(saved[DESCRIPTION]["encoder_config"])
+    prefix = "personalized.encoder."
+    encoder.load_state_dict({k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)})
+    folder = make(checkpoint=str(papt_checkpoint), stride=3)
+    assert_holds_frames_of(folder, encoder, AudioDataModule(str(synthetic_corpus)), 3)
+    assert FeatureCache.load(folder).source.encoder == f"TinyEncoder of {papt_checkpoint}"
+
+
+def test_a_layer(make: Callable[..., Path], synthetic_corpus: Path) -> None:
+    encoder = tiny()
+    held = FeatureCache.load(make(encoder=encoder, layer=1, stride=1))
+    assert held.source.layer == 1
+    utterance = AudioDataModule(str(synthetic_corpus)).utterances[0]
+    waveform = torch.from_numpy(soundfile.read(utterance.path, dtype="float32")[0])[None]
+    with torch.inference_mode():
+        expected = encoder.eval().hidden_states(waveform, torch.tensor([waveform.shape[1]]), 1).frames[0]
+    np.testing.assert_allclose(held[utterance.utterance_id], expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("written", [0, 1, 30, 71])
+def test_an_interrupted_run_ends_with_the_same_bytes(
+    make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    whole = make("whole")
+    append = GrowingWriter.append
+
+    def interrupted(writer: FeatureCacheWriter, *arguments: object) -> None:
+        if len(writer._written) == written:
+            raise InterruptedError
+        append(writer, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GrowingWriter, "append", interrupted)
+        with pytest.raises(InterruptedError):
+            make("broken")
+    with pytest.raises(UserError, match="half written"):
+        FeatureCache.load(whole.parent / "broken")
+    assert contents(make("broken")) == contents(whole)
+
+
+def test_a_finished_folder_is_left_alone(make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = contents(make())
+    monkeypatch.setattr(TinyEncoder, "forward", None)
+    assert contents(make()) == before
+
+
+def test_what_does_not_belong_into_a_folder_is_refused(make: Callable[..., Path], papt_checkpoint: Path) -> None:
+    make()
+    for change in ({"seed": 1}, {"stride": 5}, {"encoder": MFCCEncoder()}, {"layer": 1}):
+        with pytest.raises(UserError, match="holds cached features of another encoder"):
+            make(**change)
+    with pytest.raises(UserError, match="--layer 2: MFCCEncoder has no layers"):
+        make("other", encoder=MFCCEncoder(), layer=2)
+    with pytest.raises(UserError, match="stride: 0 is out of range"):
+        make("other", stride=0)
+    with pytest.raises(UserError, match="Give either --encoder or --checkpoint"):
+        make("other", encoder=tiny(), checkpoint=str(papt_checkpoint))
+
+
+def test_a_full_disk_is_one_line(
+    synthetic_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class FullDisk:
+        def __init__(self, file: object) -> None:
+            self._file = file
+
+        def write(self, _content: bytes) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._file, name)
+
+    begin = GrowingWriter.__init__
+
+    def begin_full(writer: GrowingWriter[object], *arguments: object) -> None:
+        begin(writer, *arguments)
+        writer._rows_file = FullDisk(writer._rows_file)
+
+    monkeypatch.setattr(GrowingWriter, "__init__", begin_full)
+    arguments = ["--data.corpus", synthetic_corpus, "--out", tmp_path / "cache", "--accelerator", "cpu"]
+    assert ser("cache", *configs("cache.yaml", "tiny/cache.yaml"), *arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"ser: {tmp_path / 'cache'}: No space left on device. Check the path")

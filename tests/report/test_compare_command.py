@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from command_line import ser
+from invented_moments import Utterances
+
+from ser_personal.calibration.results import write_json
+from ser_personal.report.comparison.command import compare
+from ser_personal.report.comparison.paper import PAPER
+from ser_personal.report.comparison.run_record import RunRecord, StageCost
+
+MADE = Utterances(14)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two test runs by hand, and what each cost."""
+    for name, error in (("vanilla", 0.9), ("papt", 0.5)):
+        folder = tmp_path / name / "lightning_logs" / "version_0"
+        MADE.write(folder, MADE.row(error), MADE.row(0.4, "own_statistics"))
+        cost = {"trained_parameters": 1234, "test_seconds": 90.0, "test_speech_seconds": 720.0, "device": "cpu"}
+        write_json(folder / "cost.json", cost)
+    return tmp_path
+
+
+def test_runs_by_hand_are_named_by_their_folders(runs, capsys):
+    assert ser("compare", runs, "--baseline", "vanilla", "--resamples", "200") == 0
+    page = (runs / "comparison.md").read_text()
+    table = pd.read_csv(runs / "comparison.csv")
+    assert set(table.recipe) == {"papt", "vanilla"}
+    best = table[(table.recipe == "papt") & (table.calibration == "raw")].iloc[0]
+    assert best.overall_ccc_low < best.overall_ccc < best.overall_ccc_high
+    assert best.overall_ccc_difference_low > 0
+    assert "| papt | own_statistics (oracle) | 1 |" in page
+    assert "| vanilla | raw | 1 |" in page
+    assert page.count("baseline | baseline") == 1
+    assert "| papt | test | 1,234 | 90 s | - | 12 min | - | - |" in page
+    assert "the paper" not in page.lower()
+    # nothing was trained that could be put on the axis of costs
+    assert not (runs / "comparison.png").exists()
+    assert "14 speakers, A-CCC over 7" in capsys.readouterr().out
+
+
+def test_several_folders_and_another_place(runs, tmp_path):
+    out = tmp_path / "elsewhere"
+    assert ser("compare", runs / "papt", runs / "vanilla", "--out", out, "--name", "both", "--paper") == 0
+    page = (out / "both.md").read_text()
+    assert "| PAPT-FT, sigma | .732 | .541 |" in page
+    # the invented runs predict arousal alone
+    assert ".663" not in page
+    assert len(pd.read_csv(out / "both.csv")) == 4 + len(PAPER)
+
+
+def record(study, name, folder, kind, stages, needs=(), results=None):
+    (study / folder).mkdir(parents=True, exist_ok=True)
+    RunRecord(name, kind, "hash", 0, None, None, results, needs, tuple(stages)).write(study / folder)
+
+
+def test_a_study_s_costs_hold_what_its_recipes_share(tmp_path):
+    papt = StageCost("fit", 100.0, 90.0, 2**30, speech_seconds=7200.0, flops=3.2e13, trained_parameters=99)
+    record(tmp_path, "papt", "prepare/papt/seed_0", "preparation", [papt])
+    fits = {"vanilla": StageCost("fit", 40.0), "tuned": StageCost("fit", 60.0)}
+    for name, fit in fits.items():
+        needs = ("prepare/papt/seed_0",) if name == "tuned" else ()
+        MADE.write(tmp_path / "runs" / name / "test", MADE.row(0.5 if needs else 0.9))
+        record(tmp_path, name, f"runs/{name}", "recipe", [fit, StageCost("test", 5.0)], needs, "test")
+    compare([str(tmp_path)], name="study", resamples=200)
+    table = pd.read_csv(tmp_path / "study.csv").set_index("recipe")
+    assert table.training_seconds.to_dict() == {"vanilla": 40.0, "tuned": 160.0}
+    page = (tmp_path / "study.md").read_text()
+    assert "| tuned | papt (shared) | 99 | 100 s | 90 s | 2 h | 32 T | 1.00 GiB |" in page
+    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_no_run_is_refused_in_a_line(tmp_path, capsys, runs):
+    assert ser("compare", tmp_path / "vanilla" / "nothing") == 2
+    assert "holds no test run with speaker_moments.csv. Give folders of `ser test" in capsys.readouterr().err
+    assert ser("compare", runs, "--baseline", "tapt") == 2
+    assert "--baseline: no recipe tapt to compare with. Choose one of" in capsys.readouterr().err
+    path = runs / "papt" / "lightning_logs" / "version_0" / "speaker_moments.csv"
+    path.write_text("split,row\n")
+    assert ser("compare", runs) == 2
+    assert "no column is_oracle, draw" in capsys.readouterr().err
+    (runs / "papt" / "done.json").write_text("{}")
+    assert ser("compare", runs) == 2
+    assert "isn't the record of a run" in capsys.readouterr().err
+    assert ser("compare", runs, "--resamples", "5") == 2
+    assert "5 is too few for an interval" in capsys.readouterr().err

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.flop_counter import FlopCounterMode
+
+from ser_personal.report.flops import FlopCounter
+
+
+def test_a_linear_layer_is_hand_arithmetic():
+    layer, inputs = torch.nn.Linear(5, 7), torch.randn(3, 5)
+    with FlopCounter() as forward:
+        loss = layer(inputs).sum()
+    assert forward.flops == 2 * 3 * 5 * 7
+    with FlopCounter() as backward:
+        loss.backward()
+    # the inputs need no gradient
+    assert backward.flops == 2 * 3 * 5 * 7
+
+
+def test_attention_is_two_products_of_queries_keys_and_values():
+    query, key = torch.randn(2, 3, 5, 8, requires_grad=True), torch.randn(2, 3, 11, 8, requires_grad=True)
+    with FlopCounter() as counter:
+        out = scaled_dot_product_attention(query, key, key)
+    product = 2 * 2 * 3 * 5 * 11 * 8
+    assert counter.flops == 2 * product
+    with FlopCounter() as counter:
+        out.sum().backward()
+    # both once more for each of their sides, and the first one recomputed
+    assert counter.flops == 5 * product
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_counts_what_torch_s_counter_counts(mode):
+    convolution = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(4, 6, 3, groups=2))
+    network = torch.nn.Sequential(convolution, torch.nn.GELU(), torch.nn.Flatten(), torch.nn.Linear(6 * 8, 2))
+    waveform = torch.randn(2, 4, 10)
+    with FlopCounterMode(display=False) as reference:
+        network(waveform)
+    with mode(), FlopCounter() as counter:
+        out = network(waveform)
+    assert counter.flops == reference.get_total_flops()
+    with mode():
+        torch.testing.assert_close(network(waveform), out)

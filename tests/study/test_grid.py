@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import pytest
+
+from ser_personal.errors import UserError
+from ser_personal.study.grid import expand
+from ser_personal.study.schema import Preparation, Recipe, Study
+
+SYNTH = Preparation("synth", "synth", arguments={"speakers": 8})
+LABELS = Preparation("labels", "kmeans", ["kmeans.yaml"], {"data.corpus": "{corpus}"})
+PAPT = Preparation("papt", "fit", ["papt.yaml"], {"data.pseudo_labels": "{labels}", "seed_everything": "{seed}"})
+TUNED = Recipe("tuned", ["finetune.yaml"], fit_arguments={"model.papt_checkpoint": "{papt}/papt.ckpt"})
+
+
+def folders(study):
+    return [run.folder for run in expand(study)]
+
+
+def flag(words, name):
+    return words[len(words) - 1 - words[::-1].index(f"--{name}") + 1]
+
+
+def test_a_step_runs_once_or_once_a_seed_as_it_mentions_it():
+    study = Study("{synth}", (TUNED,), (SYNTH, LABELS, PAPT), seeds=(3, 4))
+    assert folders(study) == [
+        "prepare/synth",
+        "prepare/labels",
+        "prepare/papt/seed_3",
+        "prepare/papt/seed_4",
+        "runs/tuned/seed_3",
+        "runs/tuned/seed_4",
+    ]
+    tuned = expand(study)[-1]
+    assert tuned.needs == ("prepare/synth", "prepare/labels", "prepare/papt/seed_4")
+    fit, test = tuned.stages
+    assert flag(fit.words, "model.papt_checkpoint") == "{root}/prepare/papt/seed_4/out/papt.ckpt"
+    assert flag(fit.words, "data.corpus") == flag(test.words, "data.corpus") == "{root}/prepare/synth/out"
+    assert flag(fit.words, "seed_everything") == "4"
+    assert flag(test.words, "ckpt_path") == "{root}/runs/tuned/seed_4/fit/finetune.ckpt"
+    assert "--model.papt_checkpoint" not in test.words
+
+
+def test_folds_divide_all_that_reads_their_corpus():
+    once = Preparation("cache", "cache", arguments={"corpus": "{whole_corpus}"})
+    floor = Recipe("ridge", command="floor", arguments={"corpus": "{corpus}"})
+    study = Study("{synth}", (floor, TUNED), (SYNTH, once, LABELS, PAPT), seeds=(0, 1), folds=3)
+    names = folders(study)
+    assert names[:3] == ["prepare/synth", "prepare/folds", "prepare/cache"]
+    assert names.count("prepare/labels/fold_2") == 1
+    assert "prepare/papt/seed_1/fold_2" in names
+    # one floor serves all seeds
+    assert [name for name in names if name.startswith("runs/ridge")] == [f"runs/ridge/fold_{n}" for n in range(3)]
+    assert len([name for name in names if name.startswith("runs/tuned")]) == 2 * 3
+    last = expand(study)[-1]
+    assert flag(last.stages[0].words, "data.corpus") == "{root}/prepare/folds/out/fold_2.csv"
+    assert "prepare/papt/seed_1/fold_2" in last.needs
+    assert "prepare/cache" not in last.needs
+
+
+def test_a_model_for_each_attribute():
+    study = Study("corpus", (Recipe("vanilla"),), attributes=("arousal", "valence"))
+    runs = expand(study)
+    assert [run.title for run in runs] == ["vanilla, seed 0, arousal", "vanilla, seed 0, valence"]
+    assert [flag(run.stages[0].words, "model.attributes") for run in runs] == ["[arousal]", "[valence]"]
+
+
+def test_values_become_words_of_a_command_line():
+    arguments = {"model.speakers.permute": True, "data.test_splits": ["test1"], "x": None, "rate": 1e-3}
+    (run,) = expand(Study("corpus", (Recipe("vanilla", arguments=arguments),), devices=2))
+    words = run.stages[0].words
+    assert flag(words, "model.speakers.permute") == "true"
+    assert flag(words, "data.test_splits") == '["test1"]'
+    assert flag(words, "x") == "null"
+    assert flag(words, "trainer.devices") == "2"
+
+
+def test_a_recipe_without_training_tests_what_another_left():
+    made = Preparation("finetuned", "fit", ["finetune.yaml"])
+    recipe = Recipe("again", ["finetune.yaml"], checkpoint="{finetuned}/finetune.ckpt", fit=False)
+    run = expand(Study("corpus", (recipe,), (made,)))[-1]
+    (test,) = run.stages
+    assert flag(test.words, "ckpt_path") == "{root}/prepare/finetuned/out/finetune.ckpt"
+
+
+def test_what_braces_cannot_name():
+    unknown = Study("corpus", (TUNED,), (SYNTH,))
+    with pytest.raises(UserError, match=r"tuned: refers to \{papt\}, and no preparation step of this name .* synth"):
+        expand(unknown)
+    # a step stands after those that it refers to
+    with pytest.raises(UserError, match=r"papt: refers to \{labels\}"):
+        expand(Study("corpus", (TUNED,), (PAPT, LABELS)))
+    with pytest.raises(UserError, match=r"refers to \{fold\}, and the study has no folds"):
+        expand(Study("corpus", (Recipe("vanilla", arguments={"seed": "{fold}"}),)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"recipes": (Recipe("papt"), Recipe("papt"))}, "2 times recipe papt"),
+        ({"prepare": (SYNTH, SYNTH)}, "2 times preparation step synth"),
+        ({"prepare": (Preparation("corpus", "synth"),)}, "no step may be named corpus"),
+        ({"recipes": (Recipe("../up"),)}, "'../up' can't name a recipe"),
+        ({"baseline": "vanilla"}, "baseline vanilla is no recipe of this study. Choose one of papt"),
+        ({"seeds": (1, 1)}, "2 times seed 1"),
+        ({"seeds": (-1,)}, "seeds: -1 is out of range"),
+        ({"seeds": ()}, "has nothing to run"),
+        ({"jobs": 2, "devices": 2}, "2 jobs of 2 devices each would share them"),
+        ({"jobs": 0}, "jobs: 0 is out of range"),
+    ],
+)
+def test_contradictions_are_one_line(change, said):
+    with pytest.raises(UserError) as caught:
+        Study(**{"corpus": "corpus", "recipes": (Recipe("papt"),), **change})
+    assert said in str(caught.value)
