@@ -46,9 +46,7 @@ COMMANDS = {
     "check": Command(
         "ser_personal.corpus.check:check", "list what is in a corpus and what is wrong with it", ("corpus",)
     ),
-    "kmeans": Command(
-        "ser_personal.pretrain.kmeans:kmeans", "fit the codebook and write pseudo-labels", goes_on=True
-    ),
+    "kmeans": Command("ser_personal.pretrain.kmeans:kmeans", "fit the codebook and write pseudo-labels", goes_on=True),
     "cache": Command(
         "ser_personal.pretrain.cache:cache", "run an encoder once and keep its frames for training", goes_on=True
     ),
@@ -64,7 +62,9 @@ COMMANDS = {
     ),
     "floor": Command("ser_personal.report.floor_command:floor", "score a ridge regression on a corpus", ("corpus",)),
     "folds": Command("ser_personal.corpus.folds:folds", "write leave-speakers-out folds of a corpus", ("corpus",)),
-    "study": Command("ser_personal.study.command:study", "run a grid of recipes and seeds, and compare them", goes_on=True),
+    "study": Command(
+        "ser_personal.study.command:study", "run a grid of recipes and seeds, and compare them", goes_on=True
+    ),
     "compare": Command(
         "ser_personal.report.comparison.command:compare",
         "compare test runs: scores with intervals, beside what they cost",

@@ -45,10 +45,10 @@ from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
 from ser_personal.encoder.module import PersonalizedModule
 from ser_personal.errors import UserError
 from ser_personal.finetune.emotion_classification import EmotionClassification
-from ser_personal.training.going_on import LAST, command_to_go_on, newest_checkpoint, was_requeued
-from ser_personal.training.interruption import Interruption, requeue
 from ser_personal.training.bad_loss import BadLoss
 from ser_personal.training.exact_resumption import ExactResumption
+from ser_personal.training.going_on import LAST, command_to_go_on, newest_checkpoint, was_requeued
+from ser_personal.training.interruption import Interruption, requeue
 from ser_personal.training.stopping import Interrupted
 from ser_personal.training.whole_checkpoints import WholeCheckpoints
 
@@ -83,7 +83,7 @@ class StageCLI(LightningCLI):
     """LightningCLI over this project's modules and datamodules, which differs in what a checkpoint may change."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Let `--bad_loss` say what a bad loss does, and leave tables alone that are given where a class could stand."""
+        """Let `--bad_loss` say what a bad loss does; leave tables alone that are given where a class could stand."""
         parser.add_lightning_class_args(BadLoss, "bad_loss")
         _keep_tables_whole(parser)
 

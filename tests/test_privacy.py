@@ -6,12 +6,11 @@ import ast
 import shutil
 import socket
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from command_line import REPOSITORY, configs, ser
+from command_line import REPOSITORY, ser
 
 from ser_personal.demo import demo
 from ser_personal.errors import UserError

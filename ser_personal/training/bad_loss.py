@@ -73,7 +73,9 @@ class BadLoss(Callback):
         whose = f"is {loss.item()} for {self._utterances(trainer)}" if here else "of another device is NaN or infinite"
         what = f"the loss {whose}"
         if self.action == "stop":
-            remedy = "Look at these recordings, lower --model.learning_rate, or leave such steps out: --bad_loss.action skip"
+            remedy = (
+                "Look at these recordings, lower --model.learning_rate, or leave such steps out: --bad_loss.action skip"
+            )
             raise UserError(what, where=f"step {trainer.global_step}", remedy=remedy)
         if self._in_a_row > self.most_in_a_row:
             what = f"{what}, and {self.most_in_a_row} steps before it were left out for theirs"

@@ -28,9 +28,7 @@ class StageCheckpoint(ModelCheckpoint):
         UserError: every_n_steps is out of its range.
     """
 
-    def __init__(
-        self, name: str, monitor: str, mode: Literal["min", "max"], every_n_steps: int | None = 1000
-    ) -> None:
+    def __init__(self, name: str, monitor: str, mode: Literal["min", "max"], every_n_steps: int | None = 1000) -> None:
         if every_n_steps is not None:
             require_range("every_n_steps", every_n_steps, 1)
         super().__init__(

@@ -12,7 +12,16 @@ from ser_personal.corpus.paths import audio_path
 from ser_personal.errors import UserError
 
 ROOT = Path("/corpus/audio")
-OUTSIDE = ["/etc/passwd", "../u.wav", "a/../../u.wav", "a/..", r"..\u.wav", r"a\..\..\u.wav", r"C:\u.wav", r"\\host\u.wav"]
+OUTSIDE = [
+    "/etc/passwd",
+    "../u.wav",
+    "a/../../u.wav",
+    "a/..",
+    r"..\u.wav",
+    r"a\..\..\u.wav",
+    r"C:\u.wav",
+    r"\\host\u.wav",
+]
 
 
 @pytest.mark.parametrize("cell", OUTSIDE)

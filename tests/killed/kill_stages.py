@@ -6,8 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
-from command_line import configs, finetune_arguments, papt_arguments, trainer_flags
+from command_line import REPOSITORY, configs, finetune_arguments, papt_arguments, trainer_flags
 from killing import Stage
 
 if TYPE_CHECKING:
@@ -27,10 +28,17 @@ def kmeans(corpus: Path, pseudo_labels: Path) -> Stage:
         settings = ["--num_clusters", "12", "--out", f"{folder / 'ids'}"]
         return ["kmeans", *configs("kmeans.yaml", "tiny/kmeans.yaml"), *data, *settings]
 
-    def result(folder: Path) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in (folder / "ids").iterdir() if path.suffix != ".tmp"}
+    return Stage(arguments, every_byte("ids"), lambda one, two: one == two)
 
-    return Stage(arguments, result, lambda one, two: one == two)
+
+def cache(corpus: Path, pseudo_labels: Path) -> Stage:
+    """MFCC, kept frame by frame; every byte is compared."""
+
+    def arguments(folder: Path) -> list[str]:
+        data = ["--data.corpus", f"{corpus}", "--data.batch_seconds", "4", "--out", f"{folder / 'frames'}"]
+        return ["cache", *configs("cache.yaml", "tiny/cache.yaml"), "--encoder", "MFCCEncoder", *data]
+
+    return Stage(arguments, every_byte("frames"), lambda one, two: one == two)
 
 
 def papt(corpus: Path, pseudo_labels: Path) -> Stage:
@@ -61,6 +69,41 @@ def going_on(name: str, monitor: str, mode: str) -> list[str]:
     return ["--config", json.dumps({"trainer": {"callbacks": callbacks}}), "--ckpt_path", "last"]
 
 
+def study(corpus: Path, pseudo_labels: Path) -> Stage:
+    """Two recipes, one of them trained; the scores of all are compared."""
+
+    def arguments(folder: Path) -> list[str]:
+        fit = {"trainer.max_epochs": 1, "trainer.accelerator": "cpu", "data.max_batch": 16}
+        tiny = [str(REPOSITORY / "configs" / name) for name in ("finetune.yaml", "tiny/finetune.yaml")]
+        recipes = [
+            {"name": "ridge", "command": "floor", "arguments": {"corpus": "{corpus}"}},
+            {"name": "vanilla", "configs": tiny, "arguments": fit},
+        ]
+        content = {"corpus": str(corpus), "min_utterances": 3, "seeds": [0, 1], "recipes": recipes}
+        config = corpus.with_name("study.yaml")
+        config.write_text(json.dumps(content))
+        return ["study", "--config", str(config), "--out", f"{folder / 'study'}"]
+
+    def result(folder: Path) -> pd.DataFrame:
+        table = pd.read_csv(folder / "study" / "study.csv")
+        return table[[name for name in table if "seconds" not in name and "memory" not in name]]
+
+    return Stage(arguments, result, lambda one, two: np.allclose(numbers(one), numbers(two), 0, 1e-6, equal_nan=True))
+
+
+def numbers(table: pd.DataFrame) -> NDArray[np.float64]:
+    return table.select_dtypes("number").to_numpy(dtype=np.float64)
+
+
+def every_byte(name: str) -> Callable[[Path], dict[str, bytes]]:
+    """Read all files of a folder that a stage fills."""
+
+    def result(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (folder / name).iterdir() if path.suffix != ".tmp"}
+
+    return result
+
+
 def trained(name: str) -> Callable[[Path], dict[str, NDArray[np.generic]]]:
     """Read the weights of the best and the newest model, how far they are, and the scores they were chosen by."""
 
@@ -81,4 +124,6 @@ def close(one: dict[str, NDArray[np.generic]], two: dict[str, NDArray[np.generic
     return one.keys() == two.keys() and all(np.allclose(one[key], two[key], rtol=0, atol=1e-6) for key in one)
 
 
-STAGES = {"kmeans": kmeans, "papt": papt, "finetune": finetune}
+STAGES = {"kmeans": kmeans, "cache": cache, "papt": papt, "finetune": finetune}
+# each run imports everything anew
+SLOW_STAGES = {"study": study}

@@ -35,7 +35,7 @@ IMPORTED = [
 ]
 CHANGES = {"os.rename", "os.truncate", "os.remove"}
 WRITING = os.O_WRONLY | os.O_RDWR
-LONGEST = 120.0
+LONGEST = 600.0
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def survives(stage: Stage, whole: Unbroken, folder: Path, rng: random.Random, sh
     return moment
 
 
-def finish(stage: Stage, folder: Path, moment: Moment = Moment()) -> int | None:  # noqa: B008
+def finish(stage: Stage, folder: Path, moment: Moment = Moment()) -> int | None:
     """Run a stage, perhaps until it is killed; -> its exit code, negative for a signal."""
     process = start(stage.arguments(folder), folder, moment.change)
     process.join(LONGEST if moment.seconds is None else moment.seconds)
@@ -170,10 +170,10 @@ def _counting(folder: Path, seen: list[int], change: int | None) -> Callable[[st
     root = str(folder)
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if event in CHANGES or (event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING):
-            if str(arguments[0]).startswith(root):
-                seen[0] += 1
-                if seen[0] == change:
-                    os.kill(os.getpid(), signal.SIGKILL)
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
+        if (writes or event in CHANGES) and str(arguments[0]).startswith(root):
+            seen[0] += 1
+            if seen[0] == change:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     return hook

@@ -1,7 +1,7 @@
 """Kills every stage many times, at moments spread over the run, and says what came of it.
 
-    make soak
-    make soak KILLS=200
+make soak
+make soak KILLS=200
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
-from kill_stages import STAGES
+from kill_stages import SLOW_STAGES, STAGES
 from killing import survives, unbroken
 from rich.console import Console
 from rich.table import Table
@@ -30,6 +30,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     arguments.add_argument("--kills", type=int, default=50, help="of each stage")
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--stages", nargs="+", choices=(every := STAGES | SLOW_STAGES), default=list(STAGES))
     given = arguments.parse_args()
     table = Table("stage", "kills", "by the clock", "before a change to a file", "other results", "seconds")
     console = Console()
@@ -38,8 +39,8 @@ def main() -> int:
         corpus, labels = Path(root) / "corpus", Path(root) / "pseudo_labels"
         synth(str(corpus), speakers=12, utterances=6, min_seconds=1.0, max_seconds=2.0)
         kmeans(PseudoLabelData(str(corpus)), out=str(labels), num_clusters=12, iterations=10)
-        for name, make in STAGES.items():
-            started, stage = time.perf_counter(), make(corpus, labels)
+        for name in given.stages:
+            started, stage = time.perf_counter(), every[name](corpus, labels)
             whole = unbroken(stage, Path(root) / name / "unbroken")
             rng = random.Random(f"{given.seed} {name}")
             outcomes: Counter[str] = Counter()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-import signal
 from typing import TYPE_CHECKING
 
 import pytest
 from kill_stages import STAGES
-from killing import Moment, finish, output, survives, unbroken
+from killing import survives, unbroken
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -88,7 +88,7 @@ def test_one_bad_batch_leaves_out_all_that_it_is_accumulated_with(synthetic_corp
 
 
 def test_a_fit_whose_weights_are_lost_stops_all_the_same(synthetic_corpus, tmp_path):
-    with pytest.raises(UserError, match="step 3: the loss is nan .*, and 2 steps before it were left out for theirs"):
+    with pytest.raises(UserError, match=r"step 3: the loss is nan .*, and 2 steps before it were left out for theirs"):
         run(synthetic_corpus, tmp_path, BadLoss(action="skip", most_in_a_row=2), (1, 2, 3))
 
 
