@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from ser_personal.cli import file_error_behind, user_error_behind
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,12 +44,14 @@ def files(whole: bytes) -> SearchStrategy[bytes]:
 
 
 def is_read_or_refused(read: Callable[[], object]) -> bool:
-    """Read a file; -> whether it could be read. Any other error than one line for the user fails the test."""
+    """Read a file; -> whether it could be read. An error that `ser` doesn't make one line of fails the test."""
     refusal: UserError | None = None
     try:
         read()
-    except UserError as error:
-        refusal = error
+    except (UserError, OSError) as error:
+        refusal = user_error_behind(error) or file_error_behind(error)
+        if refusal is None:
+            raise
     if refusal is not None:
         assert "\n" not in str(refusal)
         assert refusal.remedy
