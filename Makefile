@@ -4,11 +4,12 @@ PYTHON ?= python3
 # what is installed stays, unless told otherwise
 FAISS ?= $(if $(wildcard .venv/installed-gpu),gpu,cpu)
 OUT ?= demo
+KILLS ?= 50
 BIN := .venv/bin
 INSTALLED := .venv/installed-$(FAISS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench docs clean
+.PHONY: help setup demo test lint fuzz soak audit bench docs clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +42,15 @@ lint: setup ## Check style, types and the import contract
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: setup ## Give every parser 20,000 spoilt files, instead of the 250 of `make test`
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -k garbage
+
+soak: setup ## Kill every stage KILLS=50 times and compare what it ends with
+	OMP_NUM_THREADS=1 $(BIN)/python tests/killed/soak.py --kills $(KILLS)
+
+audit: setup ## Look up known vulnerabilities of what is installed
+	.ci/audit
 
 bench: setup ## Run the benchmarks, each against its peer, and add rows to benchmarks/RESULTS.md
 	for benchmark in prediction_head papt_step start_up calibration_simulation \

@@ -14,6 +14,9 @@ from ser_personal.quiet import quieten
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+# 128 and SIGINT's number, as shells have it
+CTRL_C = 130
+
 
 @dataclass(frozen=True)
 class Command:
@@ -23,11 +26,13 @@ class Command:
         function: where it is, `module:name`; imported when it is called.
         summary: one line for `ser --help`.
         positional: parameters given without a flag.
+        goes_on: run again after it was broken off, it goes on.
     """
 
     function: str
     summary: str
     positional: tuple[str, ...] = ()
+    goes_on: bool = False
 
     def load(self) -> Callable[..., int | None]:
         """Import the function."""
@@ -44,8 +49,10 @@ COMMANDS = {
     "check": Command(
         "ser_personal.corpus.check:check", "list what is in a corpus and what is wrong with it", ("corpus",)
     ),
-    "kmeans": Command("ser_personal.pretrain.kmeans:kmeans", "fit the codebook and write pseudo-labels"),
-    "cache": Command("ser_personal.pretrain.cache:cache", "run an encoder once and keep its frames for training"),
+    "kmeans": Command("ser_personal.pretrain.kmeans:kmeans", "fit the codebook and write pseudo-labels", goes_on=True),
+    "cache": Command(
+        "ser_personal.pretrain.cache:cache", "run an encoder once and keep its frames for training", goes_on=True
+    ),
     "import": Command(
         "ser_personal.pretrain.released:import_released",
         "turn a released fairseq checkpoint or sklearn codebook into safetensors",
@@ -63,7 +70,9 @@ COMMANDS = {
         "write speaker-dependent and speaker-independent corpora of equal size",
         ("corpus",),
     ),
-    "study": Command("ser_personal.study.command:study", "run a grid of recipes and seeds, and compare them"),
+    "study": Command(
+        "ser_personal.study.command:study", "run a grid of recipes and seeds, and compare them", goes_on=True
+    ),
     "compare": Command(
         "ser_personal.report.comparison.command:compare",
         "compare test runs: scores with intervals, beside what they cost",
@@ -87,13 +96,20 @@ STAGES = {
 
 
 def main() -> int:
-    """Run `ser` on `sys.argv`; 0 on success, 2 where the user can mend what went wrong."""
+    """Run `ser` on `sys.argv`; 0 on success, 2 where the user can mend what went wrong, 130 after Ctrl-C."""
     argv = sys.argv[1:]
     quieten()
     try:
         return _dispatch(argv)
     except UserError as error:
         return _fail(error)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning makes an exit of a Ctrl-C
+        if not any(isinstance(seen, KeyboardInterrupt) for seen in _causes(stop)):
+            raise
+        goes_on = argv[0] in COMMANDS and COMMANDS[argv[0]].goes_on
+        sys.stderr.write(f"ser: stopped by Ctrl-C{'; the same command goes on' if goes_on else ''}\n")
+        return CTRL_C
     except Exception as error:
         # jsonargparse and Lightning wrap what is raised inside the classes they instantiate
         mistake = user_error_behind(error) or file_error_behind(error)
@@ -195,6 +211,8 @@ def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
             where=f"ser {stage}",
             remedy="Give --ckpt_path, such as --ckpt_path finetune.ckpt",
         )
+    if stage == "fit" and checkpoint == "last":
+        return
     if not Path(str(checkpoint)).is_file():
         raise UserError(
             "no such checkpoint", where=checkpoint, remedy="`ser fit` writes it; give its path to --ckpt_path"
@@ -222,7 +240,8 @@ def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
             raise UserError(
                 "no such config file", where=path, remedy="configs/ in the repository holds those that ship"
             ) from error
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
+        # a ValueError is of bytes that are no text, or of a date that doesn't exist
+        except (ValueError, yaml.YAMLError) as error:
             mark = getattr(error, "problem_mark", None)
             where = f"{path}, line {mark.line + 1}" if mark else path
             raise UserError(

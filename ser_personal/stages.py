@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -23,7 +27,6 @@ import ser_personal.data.pretrain_datamodule
 import ser_personal.data.speaker_features
 import ser_personal.encoder.cached
 import ser_personal.encoder.raw
-import ser_personal.encoder.stage_checkpoint
 import ser_personal.encoder.tiny
 import ser_personal.finetune.adversary
 import ser_personal.finetune.emotion_classification
@@ -36,7 +39,8 @@ import ser_personal.pretrain.adapt
 import ser_personal.pretrain.papt
 import ser_personal.report.cost_recorder
 import ser_personal.report.floor_callback
-import ser_personal.speakers.features  # noqa: F401
+import ser_personal.speakers.features
+import ser_personal.training.stage_checkpoint  # noqa: F401
 from ser_personal.arguments import CONFIG_FLAGS, OneLineErrors, values_of
 from ser_personal.calibration.prediction_writer import EmotionPredictionWriter, PredictionWriter
 from ser_personal.encoder.checkpoint import DESCRIPTION, UNFIT, read_checkpoint, require_training_state, unfit
@@ -44,6 +48,12 @@ from ser_personal.encoder.module import PersonalizedModule
 from ser_personal.errors import UserError
 from ser_personal.finetune.emotion_classification import EmotionClassification
 from ser_personal.ranges import require_range
+from ser_personal.training.bad_loss import BadLoss
+from ser_personal.training.exact_resumption import ExactResumption
+from ser_personal.training.going_on import LAST, command_to_go_on, newest_checkpoint, was_requeued
+from ser_personal.training.interruption import Interruption, requeue
+from ser_personal.training.stopping import Interrupted
+from ser_personal.training.whole_checkpoints import WholeCheckpoints
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +90,8 @@ class StageCLI(LightningCLI):
     """LightningCLI over this project's modules and datamodules, which differs in what a checkpoint may change."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Leave tables alone that are given where a class could stand."""
+        """Let `--bad_loss` say what a bad loss does; leave tables alone that are given where a class could stand."""
+        parser.add_lightning_class_args(BadLoss, "bad_loss")
         _keep_tables_whole(parser)
 
     @staticmethod
@@ -119,7 +130,8 @@ class StageCLI(LightningCLI):
         If the YAML won, a model trained with `--model.fusion last` would run as the shipped YAML's `first`, unnoticed.
         """
         stage = self.config["subcommand"]
-        path = self.config[stage].get("ckpt_path")
+        path = self._checkpoint_to_read()
+        self.config[stage]["ckpt_path"] = path
         if path is None:
             return
         checkpoint = read_checkpoint(path)
@@ -146,24 +158,38 @@ class StageCLI(LightningCLI):
                 where=path,
                 remedy="Give the config that the checkpoint was trained with",
             ) from error
+        self.config[stage]["ckpt_path"] = path
         now = dict(_leaves(self.config[stage].model.as_dict()))
         _refuse_other_architecture(now, dict(_leaves(saved)), checkpoint[DESCRIPTION], path)
         for name, value in now.items():
             if before.get(name) != value:
                 rank_zero_info(f"from {path}: model.{name} = {value} (the config had {before.get(name)})")
 
+    def _checkpoint_to_read(self) -> str | None:
+        """Find the checkpoint that is asked for; `last`, or a job that SLURM runs again, means the newest of a fit."""
+        stage = self.config["subcommand"]
+        path: str | None = self.config[stage].get("ckpt_path")
+        if stage != "fit" or (path != LAST and not (path is None and was_requeued())):
+            return path
+        newest = newest_checkpoint(self.config[stage].trainer.as_dict())
+        rank_zero_info("No checkpoint to go on from: starting afresh" if newest is None else f"Going on from {newest}")
+        return None if newest is None else str(newest)
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Make the trainer.
+        """Make the trainer, which writes checkpoints whole.
 
         Raises:
             UserError: Lightning knows no such accelerator, strategy or number of devices, or lacks a package for it.
         """
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, ModuleNotFoundError) as error:
             stage = f"ser {self.config['subcommand']}"
             remedy = f"`{stage} --help` lists the arguments under --trainer"
             raise UserError(str(error).rstrip("."), where=stage, remedy=remedy) from error
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
+        return trainer
 
     def before_predict(self) -> None:
         """Have predictions written down."""
@@ -177,6 +203,33 @@ class StageCLI(LightningCLI):
         if self.trainer.check_val_every_n_epoch is not None:
             require_range("--trainer.check_val_every_n_epoch", self.trainer.check_val_every_n_epoch, 1)
         self.model.starts_from_checkpoint = self.config["fit"].get("ckpt_path") is not None
+
+    def fit(self, **arguments: Any) -> None:
+        """Train; where a signal ends that, say how to go on.
+
+        Raises:
+            SystemExit: with 128 and the signal's number, on a device's own process with 0.
+        """
+        try:
+            self.trainer.fit(**arguments)
+        except Interrupted as stop:
+            # Lightning kills the first process where another one ends with anything else
+            if not self.trainer.is_global_zero:
+                raise SystemExit(0) from stop
+            _say_how_to_go_on(stop, self.trainer)
+            if stop.signal == signal.SIGUSR1:
+                requeue()
+            raise
+
+
+def _say_how_to_go_on(stop: Interrupted, trainer: Trainer) -> None:
+    newest = getattr(trainer.checkpoint_callback, "last_model_path", "")
+    if newest:
+        here = Path(os.path.relpath(newest))
+        saved = f"{here} holds it. Go on with: {command_to_go_on(sys.argv[1:], here)}"
+    else:
+        saved = "no callback of the config saves it"
+    sys.stderr.write(f"ser: stopped by {stop.signal.name} after step {trainer.global_step}; {saved}\n")
 
 
 def _while_restoring(error: BaseException) -> bool:
@@ -270,7 +323,7 @@ def _run() -> StageCLI:
         subclass_mode_data=True,
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        trainer_defaults={"use_distributed_sampler": False},
+        trainer_defaults={"use_distributed_sampler": False, "callbacks": [ExactResumption(), Interruption()]},
         save_config_kwargs={"overwrite": True},
         parser_class=_Parser,
         parser_kwargs={"prog": "ser"},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 # A busy machine is no failure.
 settings.register_profile("steady", deadline=None)
-settings.load_profile("steady")
+settings.register_profile("fuzz", deadline=None, max_examples=20_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 # Models this small spend several threads' time on waiting for each other.
 torch.set_num_threads(1)

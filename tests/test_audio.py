@@ -32,12 +32,23 @@ def convolutions() -> HubertFeatureEncoder:
     return HubertFeatureEncoder(HubertConfig(conv_dim=[1] * 7))
 
 
+@pytest.fixture(scope="module")
+def shapes() -> HubertFeatureEncoder:
+    """The convolutions without their numbers."""
+    return HubertFeatureEncoder(HubertConfig(conv_dim=[1] * 7)).to("meta")
+
+
 @pytest.mark.parametrize(
     "num_samples", [400, 401, 719, 720, 721, 1039, 1040, 5000, *range(16_000, 16_321, 64), 47_999, 250_000]
 )
 def test_frames_are_as_many_as_the_convolutions_of_hubert_make(convolutions, num_samples):
     with torch.no_grad():
         assert num_frames(num_samples) == convolutions(torch.zeros(1, num_samples)).shape[2]
+
+
+@given(num_samples=st.integers(400, 10**7))
+def test_frames_of_any_length_are_as_many_as_the_convolutions_make(shapes, num_samples):
+    assert num_frames(num_samples) == shapes(torch.empty(1, num_samples, device="meta")).shape[-1]
 
 
 @pytest.mark.parametrize("num_samples", [0, 1, 79, 80, 399])

@@ -202,8 +202,11 @@ def test_no_checkpoint_to_score(given, refused, stage):
 
 @pytest.mark.parametrize("word", ["last", "best"])
 def test_lightnings_words_for_checkpoints_are_no_files(given, refused, word):
-    for command in (given.test, given.papt):
-        refused([*command, "--ckpt_path", word], f"{word}: no such checkpoint", "give its path")
+    refused([*given.test, "--ckpt_path", word], f"{word}: no such checkpoint", "give its path")
+
+
+def test_a_fit_knows_no_best_checkpoint_to_go_on_from(given, refused):
+    refused([*given.papt, "--ckpt_path", "best"], "best: no such checkpoint", "give its path")
 
 
 def test_a_checkpoint_to_resume_with_other_speakers(given, refused, relabelled):

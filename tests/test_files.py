@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from hashlib import blake2b
 from pathlib import Path
 
@@ -52,3 +55,18 @@ def test_a_folder_in_the_files_place_is_named(tmp_path):
     with pytest.raises(IsADirectoryError) as caught:
         write_whole(tmp_path, b"")
     assert caught.value.filename == str(tmp_path)
+
+
+def test_a_writer_killed_midway_leaves_the_former_file(tmp_path):
+    path = tmp_path / "file.bin"
+    write_whole(path, b"former")
+    writes = f"""
+import os, signal
+from ser_personal.files import whole_file
+with whole_file({str(path)!r}) as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", writes], check=False, timeout=60).returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"former"

@@ -14,12 +14,12 @@ from command_line import configs, finetune_arguments, papt_arguments, ser, stage
 from ser_personal.arguments import parse
 from ser_personal.calibration.callback import PLDCCallback
 from ser_personal.data.emotion_datamodule import EmotionDataModule
-from ser_personal.encoder.stage_checkpoint import StageCheckpoint
 from ser_personal.encoder.tiny import TinyEncoder
 from ser_personal.errors import UserError
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.pretrain.kmeans import kmeans
 from ser_personal.speakers.unseen import Zero
+from ser_personal.training.stage_checkpoint import StageCheckpoint
 
 INTERPRETER = ["--model.interpreter", "MLPInterpreter", "--model.interpreter.hidden_dims", "[16]"]
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +21,30 @@ from lightning.pytorch import Callback
 from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data
 from transformers import HubertConfig, HubertModel
 
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+EACH_STEP = {"name": "papt", "monitor": "val_loss", "mode": "min", "every_n_steps": 1}
 FUSIONS = ["none", "first", "prefix", "concat", "last"]
 
 
-def on_two(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run `ser` as a user would; a hang ends in a timeout."""
-    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    command = [str(word) for word in (Path(sys.executable).parent / "ser", *arguments, *two)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=150, env=environment)
-
-
 def run_on_two(*arguments: object) -> None:
-    done = on_two(*arguments)
+    """Run `ser` as a user would; a hang ends in a timeout."""
+    run_words(command_on_two(*arguments))
+
+
+def command_on_two(*arguments: object) -> list[str]:
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    return [str(word) for word in (Path(sys.executable).parent / "ser", *arguments, *two)]
+
+
+def on_two(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run `ser` likewise, whatever comes of it."""
+    return subprocess.run(
+        command_on_two(*arguments), check=False, capture_output=True, text=True, timeout=150, env=ONE_THREAD
+    )
+
+
+def run_words(command: list[str]) -> None:
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=150, env=ONE_THREAD)
     assert done.returncode == 0, done.stderr
     assert "distributed_backend=gloo" in done.stderr
 
@@ -120,6 +133,28 @@ def test_masked_prediction_on_two_processes_is_that_of_one(run, tmp_path, synthe
     states = torch.load(run / "papt.ckpt", weights_only=True)["callbacks"].values()
     (two,) = (state["best_model_score"] for state in states if "best_model_score" in state)
     assert float(one.trainer.callback_metrics["val_loss"]) == pytest.approx(float(two), abs=1e-5)
+
+
+def test_sigterm_ends_both_processes_and_the_command_it_names_goes_on(
+    tmp_path, synthetic_corpus, synthetic_pseudo_labels
+):
+    arguments = ["fit", *papt_arguments(synthetic_corpus, synthetic_pseudo_labels), "--data.batch_seconds", "10"]
+    config = {"trainer": {"callbacks": [{"class_path": "StageCheckpoint", "init_args": EACH_STEP}]}}
+    words = command_on_two(*arguments, *trainer_flags(tmp_path, max_epochs=200), "--config", json.dumps(config))
+    with (tmp_path / "error.txt").open("w") as error:
+        process = subprocess.Popen(words, stderr=error, stdout=error, env=ONE_THREAD)
+        while not (tmp_path / "papt-last.ckpt").exists():
+            assert process.poll() is None, (tmp_path / "error.txt").read_text()
+            time.sleep(0.05)
+        process.terminate()
+        code = process.wait(timeout=60)
+    told = (tmp_path / "error.txt").read_text()
+    assert code == 143, told
+    (line,) = [line for line in told.splitlines() if line.startswith("ser: stopped by SIGTERM after step ")]
+    _, _, command = line.partition("Go on with: ser ")
+    step = torch.load(tmp_path / "papt-last.ckpt", weights_only=True)["global_step"]
+    run_words([words[0], *shlex.split(command), "--trainer.max_steps", str(step + 2)])
+    assert torch.load(tmp_path / "papt-last.ckpt", weights_only=True)["global_step"] == step + 2
 
 
 def test_no_shard_is_left_behind(run):

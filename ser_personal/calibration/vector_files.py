@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,7 +47,8 @@ def _read_npz(path: Path) -> Vectors:
             return {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays.files}
     except FileNotFoundError as error:
         raise _missing(path) from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    # a RuntimeError is of an entry that is encrypted or compressed in a way that nobody supports
+    except (OSError, EOFError, MemoryError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"isn't a whole .npz file of numbers ({error})", where=path, remedy="Write it with numpy.savez"
         ) from error

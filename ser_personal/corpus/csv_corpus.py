@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ser_personal.corpus.base import Corpus
+from ser_personal.corpus.paths import audio_path
 from ser_personal.corpus.splits import canonical_split
 from ser_personal.corpus.table import attribute_labels, known, read_csv_rows
 from ser_personal.types import ATTRIBUTES, Utterance
@@ -32,6 +33,7 @@ class CSVCorpus(Corpus):
         allow_overlap: names of sets that may share speakers with train.
         cut_test: a set to cut by speaker into `<name>_adaptation` and `<name>_evaluation`; none if None.
         adaptation_seconds: audio that each speaker of that set gives to adaptation, at most.
+        allow_outside: read audio outside the table's folder, too.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class CSVCorpus(Corpus):
         allow_overlap: Sequence[str] = (),
         cut_test: str | None = None,
         adaptation_seconds: float = 200.0,
+        *,
+        allow_outside: bool = False,
     ) -> None:
         super().__init__(
             scale=scale,
@@ -50,7 +54,7 @@ class CSVCorpus(Corpus):
             cut_test=cut_test,
             adaptation_seconds=adaptation_seconds,
         )
-        self._path = Path(path)
+        self._path, self._allow_outside = Path(path), allow_outside
 
     @property
     def label_file(self) -> Path:
@@ -61,7 +65,7 @@ class CSVCorpus(Corpus):
         """Read every row of the table.
 
         Raises:
-            UserError: the table can't be read, lacks a column, or a row lacks its path or split.
+            UserError: the table can't be read, lacks a column, or a row lacks its path or split or leaves the folder.
         """
         rows = read_csv_rows(self._path, required=COLUMNS[:3], filled=("path", "split"), any_case=COLUMNS)
         return [self._utterance(row) for row in rows]
@@ -69,17 +73,13 @@ class CSVCorpus(Corpus):
     def _utterance(self, row: Row) -> Utterance:
         relative = PurePosixPath(row["path"])
         utterance_id = row.get("id") or str(relative.parent / relative.stem)
+        where = f"{self._path}, {utterance_id}"
         return Utterance(
             utterance_id=utterance_id,
-            path=self._audio_path(row["path"]),
+            path=audio_path(self._path.parent, row["path"], where, allow_outside=self._allow_outside),
             split=canonical_split(row["split"]),
             speaker_id=known(row["speaker"]),
             gender=known(row.get("gender", "")),
-            labels=attribute_labels(row, {name: name for name in ATTRIBUTES}, f"{self._path}, {utterance_id}"),
+            labels=attribute_labels(row, {name: name for name in ATTRIBUTES}, where),
             emotion=known(row.get("emotion", "")),
         )
-
-    def _audio_path(self, cell: str) -> Path:
-        path = self._path.parent / cell
-        # a table that was written on Windows
-        return self._path.parent / cell.replace("\\", "/") if "\\" in cell and not path.is_file() else path

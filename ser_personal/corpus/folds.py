@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 from dataclasses import replace
+from hashlib import blake2b
 from io import StringIO
 from math import isnan
 from pathlib import Path
@@ -82,7 +84,16 @@ def folds(corpus: Corpus | str, count: int = 6, out: str = "folds", validation_f
 
 
 def write_table(utterances: Iterable[Utterance], path: Path) -> None:
-    """Write a corpus.csv that `CSVCorpus` reads, its paths absolute; missing labels and names are blank."""
+    """Write a corpus.csv that `CSVCorpus` reads; missing labels and names are blank.
+
+    Beside it goes a link to the recordings, and the paths lead through that: a table may not leave its folder.
+    """
+    utterances = list(utterances)
+    recordings = Path(os.path.commonpath([utterance.path.absolute().parent for utterance in utterances]))
+    link = path.with_name(f"recordings-{blake2b(str(recordings).encode(), digest_size=4).hexdigest()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink():
+        link.symlink_to(recordings, target_is_directory=True)
     text = StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(_COLUMNS)
@@ -91,7 +102,7 @@ def write_table(utterances: Iterable[Utterance], path: Path) -> None:
         table.writerow(
             [
                 utterance.utterance_id,
-                utterance.path.absolute(),
+                (link.name / utterance.path.absolute().relative_to(recordings)).as_posix(),
                 utterance.speaker_id or "",
                 utterance.split,
                 *("" if isnan(label) else repr(label) for label in labels),

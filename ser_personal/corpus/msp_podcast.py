@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ser_personal.corpus.base import Corpus
+from ser_personal.corpus.paths import audio_path
 from ser_personal.corpus.splits import canonical_split, first_few
 from ser_personal.corpus.table import attribute_labels, known, read_csv_rows, read_json_rows, read_text
 from ser_personal.errors import UserError
@@ -153,7 +154,7 @@ def _utterance(row: Row, split: str, audio_folder: Path, label_file: Path) -> Ut
     name, emotion = row["FileName"], row.get("EmoClass", "")
     return Utterance(
         utterance_id=_id(name),
-        path=audio_folder / name,
+        path=audio_path(audio_folder, name, f"{label_file}, {name}"),
         split=canonical_split(split),
         speaker_id=known(row["SpkrID"]),
         gender=known(row.get("Gender", "")),

@@ -22,7 +22,7 @@ _SYNONYMS = {
     "val": "validation",
     "valid": "validation",
 }
-_NUMBERED_TEST = re.compile(r"test[ _-]?(\d*)")
+_NUMBERED_TEST = re.compile(r"test[ _-]?(\d{0,9})")
 
 
 def canonical_split(name: str) -> str:

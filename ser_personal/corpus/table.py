@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from io import StringIO
-from math import isnan
+from math import inf, isfinite, isnan
 from typing import TYPE_CHECKING, Any
 
 from ser_personal.errors import UserError
@@ -103,7 +103,7 @@ def read_json_rows(path: Path, key: str, required: Collection[str], filled: Coll
 
     try:
         table = json.loads(read_text(path), object_pairs_hook=unique)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         remedy = "Mend the file or fetch it again"
         raise UserError(f"broken JSON ({error})", where=path, remedy=remedy) from error
     if not isinstance(table, dict) or not all(isinstance(fields, dict) for fields in table.values()):
@@ -143,10 +143,13 @@ def _label(cell: str, column: str, where: object) -> float:
     if cell.lower() in _NO_LABEL:
         return float("nan")
     try:
-        return float(cell)
-    except ValueError as error:
+        label = float(cell)
+    except ValueError:
+        label = inf
+    if not isfinite(label):
         remedy = "Write a number, or leave the cell blank where there is no label"
-        raise UserError(f"{column} is {cell!r}, not a number", where=where, remedy=remedy) from error
+        raise UserError(f"{column} is {cell!r}, not a number", where=where, remedy=remedy)
+    return label
 
 
 def _cell(value: object) -> str:

@@ -169,7 +169,7 @@ class GrowingFolder(Generic[Source]):
         where = f"{self.lines_path}, line {number}"
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self.damaged("no utterance and its frames", where) from error
         match entry:
             case [str(utterance_id), int(rows)] if rows >= 0:
@@ -184,7 +184,7 @@ class GrowingFolder(Generic[Source]):
             return None
         try:
             meta = json.loads(path.read_text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self.damaged("isn't valid JSON", path) from error
         version = self.kind.format_version
         if not isinstance(meta, dict) or meta.get("format_version") != version:

@@ -1,0 +1,58 @@
+"""Files that nobody meant to write, for whatever reads files: bytes at random, and whole files with parts spoilt."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from ser_personal.cli import file_error_behind, user_error_behind
+from ser_personal.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hypothesis.strategies import SearchStrategy
+
+# `make fuzz` asks for more
+INPUTS = max(250, settings.get_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady")).max_examples)
+WORDS = [b'"', b",", b";", b"\n", b"\r", b"\0", b"\xff", b"\xef\xbb\xbf", b"nan", b"inf", b"-1e999", b"1_0", b"{", b"["]
+WORDS += [b"null", b"..", b"/", b"\\", b":", b"\t", b"\xe2\x80\xa8", b"9" * 5000, b"[" * 5000, b"true", b"- ", b"&a *a"]
+
+
+def many_inputs(test: Callable[..., None]) -> Callable[..., None]:
+    return settings(max_examples=INPUTS)(test)
+
+
+@st.composite
+def spoilt(draw: st.DrawFn, whole: bytes) -> bytes:
+    """A file some of whose parts are removed, doubled or replaced."""
+    content = whole
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(content)))
+        end = min(len(content), start + draw(st.integers(0, 12)))
+        part = draw(st.sampled_from([*WORDS, content[start:end] * 2, b""]) | st.binary(max_size=6))
+        content = content[:start] + part + content[end:]
+    return content
+
+
+def files(whole: bytes) -> SearchStrategy[bytes]:
+    """Anything that may lie where a file such as `whole` should."""
+    return st.binary(max_size=200) | st.text(max_size=100).map(str.encode) | spoilt(whole)
+
+
+def is_read_or_refused(read: Callable[[], object]) -> bool:
+    """Read a file; -> whether it could be read. An error that `ser` doesn't make one line of fails the test."""
+    refusal: UserError | None = None
+    try:
+        read()
+    except (UserError, OSError) as error:
+        refusal = user_error_behind(error) or file_error_behind(error)
+        if refusal is None:
+            raise
+    if refusal is not None:
+        assert "\n" not in str(refusal)
+        assert refusal.remedy
+    return refusal is None

@@ -1,0 +1,179 @@
+"""Runs `ser` in processes of their own, and kills them without warning.
+
+A process is forked off a server that has imported everything, so that it starts in no time. It dies by SIGKILL, which
+nothing can catch: at a moment of the clock, or just before it opens, renames, truncates or removes its nth file.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.context import ForkServerContext
+    from multiprocessing.process import BaseProcess
+
+IMPORTED = [
+    "command_line",
+    "faiss",
+    "killing",
+    "ser_personal.arguments",
+    "ser_personal.pretrain.kmeans",
+    "ser_personal.pretrain.teacher_pass",
+    "ser_personal.stages",
+    "torch.utils.tensorboard",
+    "transformers.models.hubert.modeling_hubert",
+]
+CHANGES = {"os.rename", "os.truncate", "os.remove"}
+WRITING = os.O_WRONLY | os.O_RDWR
+LONGEST = 600.0
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a process is killed.
+
+    Attributes:
+        seconds: after its start; None where it is killed by `change`.
+        change: before its nth change to the files of its folder.
+    """
+
+    seconds: float | None = None
+    change: int | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage that may be killed.
+
+    Attributes:
+        arguments: folder to write in -> `ser`'s, the same however often it is broken off.
+        result: folder -> what has to be the same as that of an unbroken run.
+        same: compares two results.
+    """
+
+    arguments: Callable[[Path], list[str]]
+    result: Callable[[Path], object]
+    same: Callable[[object, object], bool]
+
+
+@dataclass(frozen=True)
+class Unbroken:
+    """A run that nobody killed.
+
+    Attributes:
+        result: of it.
+        seconds: it took.
+        changes: it made to files.
+    """
+
+    result: object
+    seconds: float
+    changes: int
+
+
+def context() -> ForkServerContext:
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(IMPORTED)
+    return server
+
+
+def unbroken(stage: Stage, folder: Path) -> Unbroken:
+    """Run a stage twice, the second time on the clock, when everything has been read once."""
+    for name in ("first", "second"):
+        started = time.perf_counter()
+        assert finish(stage, folder / name) == 0, output(folder / name)
+        seconds = time.perf_counter() - started
+    first, second = (stage.result(folder / name) for name in ("first", "second"))
+    assert stage.same(first, second), "not even two unbroken runs agree"
+    changes = int((folder / "second" / "changes.txt").read_text())
+    return Unbroken(first, seconds, changes)
+
+
+def survives(stage: Stage, whole: Unbroken, folder: Path, rng: random.Random, share: float) -> Moment:
+    """Kill a run somewhere in a part of it, run it again, and compare; -> when it was killed.
+
+    Args:
+        stage: to run.
+        whole: an unbroken run of it.
+        folder: a new one for each try.
+        rng: draws whether to go by the clock or by changes to files, and the moment.
+        share: of the run that lies before, 0 to 1.
+    """
+    by_clock = rng.random() < 0.5
+    for attempt in count():
+        moment = Moment(seconds=share * whole.seconds) if by_clock else Moment(change=1 + int(share * whole.changes))
+        here = folder / f"{attempt}"
+        if finish(stage, here, moment) == -signal.SIGKILL:
+            break
+        # it was done before: today the machine is faster than it was for the unbroken run
+        share *= 0.8
+    assert finish(stage, here) == 0, output(here)
+    assert stage.same(stage.result(here), whole.result), f"killed at {moment}\n{output(here)}"
+    return moment
+
+
+def finish(stage: Stage, folder: Path, moment: Moment = Moment()) -> int | None:
+    """Run a stage, perhaps until it is killed; -> its exit code, negative for a signal."""
+    process = start(stage.arguments(folder), folder, moment.change)
+    process.join(LONGEST if moment.seconds is None else moment.seconds)
+    alive = process.is_alive()
+    if alive:
+        process.kill()
+        process.join()
+    assert not alive or moment.seconds is not None, f"hangs\n{output(folder)}"
+    return process.exitcode
+
+
+def start(
+    arguments: list[str], folder: Path, change: int | None = None, environment: dict[str, str] | None = None
+) -> BaseProcess:
+    """Run `ser` in a process of its own, with its output in output.txt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    process = context().Process(target=_run, args=(arguments, folder, change, environment or {}))
+    process.start()
+    return process
+
+
+def output(folder: Path) -> str:
+    return (folder / "output.txt").read_text()
+
+
+def _run(arguments: list[str], folder: Path, change: int | None, environment: dict[str, str]) -> None:
+    os.environ |= environment
+    # the file, not Python's object alone: whatever prints, C++ included
+    descriptor = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    # what a process of a user's has; one from a fork server would take others from a server of its own
+    multiprocessing.set_start_method("fork", force=True)
+    from command_line import ser
+
+    seen = [0]
+    sys.addaudithook(_counting(folder, seen, change))
+    code = ser(*arguments)
+    changes = seen[0]
+    (folder / "changes.txt").write_text(str(changes))
+    sys.exit(code)
+
+
+def _counting(folder: Path, seen: list[int], change: int | None) -> Callable[[str, tuple[object, ...]], None]:
+    root = str(folder)
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
+        if (writes or event in CHANGES) and str(arguments[0]).startswith(root):
+            seen[0] += 1
+            if seen[0] == change:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return hook

@@ -1,0 +1,128 @@
+"""Nothing leaves the machine, and nothing that came with a file is run."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from command_line import REPOSITORY, ser
+
+from ser_personal.demo import demo
+from ser_personal.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
+watching: list[str] = []
+
+
+class Forbidden(BaseException):
+    """No Exception, so that nothing can take it for a network that is down."""
+
+
+def _watch(event: str, arguments: tuple[object, ...]) -> None:
+    if not watching or not event.startswith("socket."):
+        return
+    to_network = event in {"socket.getaddrinfo", "socket.gethostbyname"} or (
+        event in {"socket.connect", "socket.sendto", "socket.bind"} and arguments[0].family in FAMILIES
+    )
+    if to_network:
+        watching.append(f"{event} {arguments[1:]}")
+        raise Forbidden(watching[-1])
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    watching.append("on")
+    yield
+    asked = watching[1:]
+    watching.clear()
+    assert not asked
+
+
+def test_the_watch_sees_who_asks_for_the_network(no_network):
+    for ask in (
+        lambda: socket.getaddrinfo("huggingface.co", 443),
+        lambda: socket.socket().connect(("192.0.2.1", 80)),
+        lambda: socket.socket(type=socket.SOCK_DGRAM).sendto(b"", ("192.0.2.1", 80)),
+    ):
+        with pytest.raises(Forbidden):
+            ask()
+        watching.pop()
+
+
+def test_a_hub_name_is_what_asks_for_it(no_network, tmp_path):
+    from ser_personal.encoder.hubert import HubertEncoder
+
+    with pytest.raises((Forbidden, UserError)):
+        HubertEncoder("facebook/hubert-base-ls960").build()
+    assert watching[1:]
+    del watching[1:]
+
+
+def test_the_whole_demo_an_export_and_an_annotation_ask_for_no_network(no_network, tmp_path):
+    ours = tmp_path / "configs"
+    shutil.copytree(REPOSITORY / "configs", ours)
+    for name in ("papt", "finetune"):
+        path = ours / "tiny" / f"{name}.yaml"
+        content = yaml.safe_load(path.read_text())
+        content["trainer"]["max_epochs"] = 1
+        content["model"]["init_args"]["encoder"] = {"class_path": "TinyEncoder", "init_args": {"dim": 16, "layers": 1}}
+        path.write_text(yaml.safe_dump(content))
+    out = tmp_path / "demo"
+    demo(str(out), speakers=10, utterances=4, configs=str(ours))
+    assert (out / "results.json").is_file()
+    assert ser("export", out / "papt" / "finetune.ckpt", "--out", tmp_path / "bundle") == 0
+    rows = tmp_path / "predictions.csv"
+    assert ser("annotate", out / "corpus" / "Audios", "--model", tmp_path / "bundle", "--out", rows) == 0
+    assert rows.is_file()
+
+
+def calls() -> Iterator[tuple[str, ast.Call]]:
+    for path in sorted((REPOSITORY / "ser_personal").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                yield str(path.relative_to(REPOSITORY)), node
+
+
+def imported() -> Iterator[tuple[str, str]]:
+    for path in sorted((REPOSITORY / "ser_personal").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            yield from ((path.name, name.split(".")[0]) for name in names)
+
+
+def test_pickle_is_imported_to_restrict_it_alone():
+    found = {pair for pair in imported() if pair[1] in {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}}
+    # one names the error of torch's restricted reader, the other is `ser import`'s own
+    assert found == {("checkpoint.py", "pickle"), ("unpickler.py", "pickle")}
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "safe"), [("torch.load", "weights_only", True), ("np.load", "allow_pickle", False)]
+)
+def test_readers_that_could_run_code_are_told_not_to(function, argument, safe):
+    found = [(path, call) for path, call in calls() if ast.unparse(call.func) == function]
+    assert found
+    for path, call in found:
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        # `ser import` brings an unpickler of its own, which allows arrays only
+        restricted = path.endswith("unpickler.py") and "pickle_module" in given
+        assert restricted or given.get(argument) == str(safe), f"{path}, line {call.lineno}"
+
+
+def test_no_code_is_made_of_text():
+    dangerous = {"eval", "exec", "compile", "__import__", "os.system", "yaml.load", "yaml.unsafe_load"}
+    assert not [f"{path}, line {call.lineno}" for path, call in calls() if ast.unparse(call.func) in dangerous]
