@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ser_personal.calibration.results import write_json
-from ser_personal.training.stage_checkpoint import SCORES
 from ser_personal.errors import UserError
+from ser_personal.training.stage_checkpoint import SCORES
 
 if TYPE_CHECKING:
     from pathlib import Path
