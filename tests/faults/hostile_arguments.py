@@ -50,9 +50,7 @@ ARGUMENTS = [
         [*KMEANS, "--num_clusters", "60000"],
         "num_clusters: 60000 clusters for .* sampled frames",
     ),
-    Fault(
-        "two devices for pseudo-labels", [*KMEANS, "--devices", "2"], "devices: pseudo-labels are made on one device"
-    ),
+    Fault("no device for pseudo-labels", [*KMEANS, "--devices", "0"], "devices: 0"),
     Fault("a negative speaker", ["synth", "--out", "{here}/s", "--speakers", "-3"], "--speakers: -3"),
     Fault("a switch that is neither", ["check", "{corpus}", "--decode", "maybe"], "--decode: maybe is no bool"),
     Fault("a word too many", ["check", "{corpus}", "and", "more"], "(unrecognized|Unrecognized) arguments: and more"),
