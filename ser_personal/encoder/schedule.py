@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-def adamw(groups: Iterable[Any], trainer: Trainer, **settings: Any) -> AdamW:
+def adamw(groups: Iterable[Any], trainer: Trainer | None, **settings: Any) -> AdamW:
     """Make AdamW, on a GPU as one fused kernel, but for float16: what scales its gradients can't be clipped then."""
-    on_gpu = trainer.strategy.root_device.type == "cuda"
-    scales = getattr(trainer.precision_plugin, "scaler", None) is not None
-    return AdamW(groups, fused=True if on_gpu and not scales else None, **settings)
+    fuses = (
+        trainer is not None
+        and trainer.strategy.root_device.type == "cuda"
+        and getattr(trainer.precision_plugin, "scaler", None) is None
+    )
+    return AdamW(groups, fused=True if fuses else None, **settings)
 
 
 def is_fused(optimizer: Optimizer) -> bool:

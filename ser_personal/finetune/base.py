@@ -281,7 +281,7 @@ class FineTuning(PersonalizedModule):
             },
         ]
         optimizer = adamw(
-            [group for group in groups if group["params"]], self.trainer, weight_decay=self.hparams["weight_decay"]
+            [group for group in groups if group["params"]], self._trainer, weight_decay=self.hparams["weight_decay"]
         )
         if self.hparams["warmup_share"] is None:
             return optimizer

@@ -193,7 +193,7 @@ class PAPT(PersonalizedModule):
         weights = [weight for weight in self.parameters() if weight.requires_grad]
         optimizer = adamw(
             weights,
-            self.trainer,
+            self._trainer,
             lr=self.hparams["learning_rate"],
             betas=(0.9, 0.98),
             eps=1e-6,
