@@ -180,7 +180,8 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch but for its lengths: what is asked of them on the CPU waits for no device."""
-        return {**super().transfer_batch_to_device(batch, device, dataloader_idx), "num_samples": batch["num_samples"]}
+        lengths = {name: batch[name] for name in ("num_samples",) if name in batch}
+        return {**super().transfer_batch_to_device(batch, device, dataloader_idx), **lengths}
 
     @property
     @abstractmethod

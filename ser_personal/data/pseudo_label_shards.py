@@ -68,6 +68,10 @@ class PseudoLabelShards:
                     )
                 writer.write(utterance_id, part[utterance_id])
             writer.finish()
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove the shards of a finished folder; a run that was killed at the very end leaves them."""
         shutil.rmtree(self._shards, ignore_errors=True)
 
     @property

@@ -57,6 +57,7 @@ class Energy(PersonalizedModule):
     def __init__(self, fusion: str = "last", head_dim: int = 3) -> None:
         encoder = TinyEncoder(dim=16, layers=1, heads=2, feed_forward_dim=32)
         super().__init__(PersonalizedEncoder(encoder, SpeakerEmbedding(8), fusion))
+        self.save_hyperparameters()
         self.head_dim = head_dim
         self.builds = 0
 

@@ -66,7 +66,7 @@ def test_emotions_are_those_of_the_training_set_and_start_at_their_shares(data):
 def test_chosen_emotions_alone_are_labelled(data):
     first, second, third = list(data.train_emotions)[:3]
     module = classification(emotions=[second, first])
-    labels = module.labels_of({"emotions": [first, None, third, second], "num_samples": torch.ones(4)})
+    labels = module.labels_of({"emotions": [first, None, third, second], "indices": torch.ones(4)})
     assert torch.equal(labels.nan_to_num(-1), torch.tensor([[0.0, 1], [-1, -1], [-1, -1], [1, 0]]))
 
 
