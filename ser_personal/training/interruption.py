@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,6 +37,9 @@ class Interruption(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals over from Lightning, which gives them back to whom they belonged when the fit ends."""
         self._received = 0
+        # only there does Python let anyone listen
+        if threading.current_thread() is not threading.main_thread():
+            return
         signals = [signal.SIGINT, signal.SIGTERM]
         for signum in [*signals, signal.SIGUSR1] if SLURM_JOB in os.environ else signals:
             signal.signal(signum, self._note)
