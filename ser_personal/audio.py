@@ -192,11 +192,12 @@ def normalize(waveforms: Tensor, num_samples: Tensor) -> Tensor:
 
     Args:
         waveforms: (batch, samples).
-        num_samples: (batch,).
+        num_samples: (batch,), on any device.
 
     Returns:
         (batch, samples).
     """
+    num_samples = num_samples.to(waveforms.device, non_blocking=True)
     length = num_samples[:, None].to(waveforms.dtype)
     real = num_samples.new_ones(waveforms.shape).cumsum(1) <= num_samples[:, None]
     mean = (waveforms * real).sum(1, keepdim=True) / length

@@ -62,6 +62,11 @@ COMMANDS = {
     ),
     "floor": Command("ser_personal.report.floor_command:floor", "score a ridge regression on a corpus", ("corpus",)),
     "folds": Command("ser_personal.corpus.folds:folds", "write leave-speakers-out folds of a corpus", ("corpus",)),
+    "gap": Command(
+        "ser_personal.corpus.personalization_gap:gap",
+        "write speaker-dependent and speaker-independent corpora of equal size",
+        ("corpus",),
+    ),
     "study": Command(
         "ser_personal.study.command:study", "run a grid of recipes and seeds, and compare them", goes_on=True
     ),
@@ -125,7 +130,7 @@ def file_error_behind(error: BaseException) -> UserError | None:
     for seen in _causes(error):
         if isinstance(seen, OSError) and seen.filename is not None:
             remedy = "Check the path, its permissions and the space left, or give another"
-            return UserError(str(seen.strerror), where=seen.filename, remedy=remedy)
+            return UserError(str(seen.strerror or seen), where=seen.filename, remedy=remedy)
     return None
 
 

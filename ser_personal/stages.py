@@ -29,6 +29,7 @@ import ser_personal.encoder.raw
 import ser_personal.encoder.tiny
 import ser_personal.finetune.adversary
 import ser_personal.finetune.emotion_classification
+import ser_personal.finetune.global_batch
 import ser_personal.finetune.losses
 import ser_personal.finetune.module
 import ser_personal.finetune.similar_speakers

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ser_personal.files import write_whole
+from ser_personal.files import named_in_errors, write_whole
 
 
 def test_a_file_is_written_into_a_new_folder_and_replaced(tmp_path):
@@ -46,3 +47,11 @@ with whole_file({str(path)!r}) as file:
 """
     assert subprocess.run([sys.executable, "-c", writes], check=False, timeout=60).returncode == -signal.SIGKILL
     assert path.read_bytes() == b"former"
+
+
+def test_an_error_without_a_file_gets_its_name_and_another_keeps_its_own():
+    with pytest.raises(OSError, match=r"No space left on device: 'ids'") as caught, named_in_errors("ids"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.filename == "ids"
+    with pytest.raises(FileNotFoundError, match="other"), named_in_errors("ids"):
+        Path("other").read_bytes()

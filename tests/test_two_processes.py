@@ -16,6 +16,7 @@ import torch
 from command_line import configs, finetune_arguments, papt_arguments, ser, stage, trainer_flags
 from lightning.pytorch import Callback
 from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data
+from transformers import HubertConfig, HubertModel
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 EACH_STEP = {"name": "papt", "monitor": "val_loss", "mode": "min", "every_n_steps": 1}
@@ -45,13 +46,15 @@ def run(tmp_path_factory, synthetic_corpus, synthetic_pseudo_labels) -> Path:
     flags = trainer_flags(folder)
     run_on_two("fit", *papt_arguments(synthetic_corpus, synthetic_pseudo_labels), *flags)
     source = ["--model.papt_checkpoint", folder / "papt.ckpt", "--data.max_batch", "8"]
+    source += ["--model.loss", "GlobalBatchLoss", "--trainer.precision", "bf16-mixed"]
     run_on_two("fit", *finetune_arguments(synthetic_corpus), *source, *flags)
     run_on_two("test", *arguments_of_test(synthetic_corpus, folder), *trainer_flags(folder / "tested"))
     return folder
 
 
-def arguments_of_test(corpus: Path, folder: Path) -> list[object]:
-    changes = ["--data.max_batch", "5", "--model.min_utterances", "3", "--trainer.callbacks.k", "3"]
+def arguments_of_test(corpus: Path, folder: Path, max_batch: int = 7) -> list[object]:
+    # 18 utterances in batches of 7 are three batches, which two processes can't share evenly
+    changes = ["--data.max_batch", str(max_batch), "--model.min_utterances", "3", "--trainer.callbacks.k", "3"]
     pldc = configs("pldc.yaml")
     return [*finetune_arguments(corpus), *pldc, *changes, "--ckpt_path", folder / "finetune.ckpt"]
 
@@ -81,6 +84,37 @@ def test_two_processes_score_a_checkpoint_as_one_does(run, tmp_path, synthetic_c
     one, two = (pd.read_csv(only(folder, "predictions.csv")) for folder in (tmp_path, run / "tested"))
     assert len(one) == one["utterance"].nunique() == 18
     pd.testing.assert_frame_equal(one, two, rtol=0, atol=1e-5)
+
+
+def test_a_process_with_nothing_to_do_changes_nothing(run, tmp_path, synthetic_corpus):
+    (run / "finetune.speaker_bank.safetensors").unlink()
+    arguments = arguments_of_test(synthetic_corpus, run, max_batch=60)
+    run_on_two("test", *arguments, *trainer_flags(tmp_path / "two"))
+    (run / "finetune.speaker_bank.safetensors").unlink()
+    assert ser("test", *arguments, *trainer_flags(tmp_path / "one")) == 0
+    one, two = (json.loads(only(tmp_path / name, "metrics.json").read_text()) for name in ("one", "two"))
+    assert_close(one, two)
+    one, two = (pd.read_csv(only(tmp_path / name, "predictions.csv")) for name in ("one", "two"))
+    pd.testing.assert_frame_equal(one, two, rtol=0, atol=1e-6)
+
+
+def test_checkpointing_and_bfloat16_work_with_ddp(synthetic_corpus, synthetic_pseudo_labels, tmp_path):
+    config = HubertConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=[8] * 7,
+        num_conv_pos_embedding_groups=2,
+    )
+    HubertModel(config).save_pretrained(tmp_path / "hubert")
+    encoder = {"class_path": "HubertEncoder", "init_args.pretrained": tmp_path / "hubert"}
+    encoder["init_args.gradient_checkpointing"] = "true"
+    flags = [word for name, value in encoder.items() for word in (f"--model.encoder.{name}", value)]
+    arguments = papt_arguments(synthetic_corpus, synthetic_pseudo_labels)
+    run_on_two("fit", *arguments, *flags, "--trainer.precision", "bf16-mixed", *trainer_flags(tmp_path))
+    weights = torch.load(tmp_path / "papt-last.ckpt", weights_only=True)["state_dict"].values()
+    assert all(torch.isfinite(weight).all() for weight in weights)
 
 
 def test_masked_prediction_on_two_processes_is_that_of_one(run, tmp_path, synthetic_corpus, synthetic_pseudo_labels):

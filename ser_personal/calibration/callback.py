@@ -19,20 +19,26 @@ from ser_personal.calibration.fingerprint import fingerprint
 from ser_personal.calibration.model_record import cost, fusion_name, learnt_embeddings
 from ser_personal.calibration.pldc import Statistics
 from ser_personal.calibration.results import LEGEND, predictions_frame, rows_as_json, show, write_json
+from ser_personal.calibration.shift import ShiftTable, SpeakerShift, speaker_shifts
 from ser_personal.calibration.speaker_moments import speaker_moments, write_moments
 from ser_personal.calibration.speaker_record import (
     TRAINING,
     SpeakerVectors,
     describe_calibration,
+    describe_correlations,
+    describe_shifts,
     describe_speakers,
     write_speakers,
 )
 from ser_personal.calibration.table import PredictedSet, calibration_table, standard_calibrators
 from ser_personal.errors import UserError
+from ser_personal.gathering import gather_files
 from ser_personal.ranges import LARGEST_SEED, require_range
-from ser_personal.speakers.bank import SpeakerBank
+from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from lightning.pytorch import LightningModule, Trainer
 
@@ -109,12 +115,11 @@ class PLDCCallback(Callback):
         # The first process decides for all: one on another machine may not see the file.
         if trainer.strategy.broadcast(self.bank is None):
             rank_zero_info(f"building the speaker bank over {len(training_set)} training utterances")
-            training = self._predict(trainer, pl_module, "train")
-            if training is not None:
-                predicted = training.predicted
-                self.bank = SpeakerBank.from_utterances(
-                    predicted.speaker_ids, predicted.pooled, predicted.labels, attributes, data.scale, model
-                )
+            builder = SpeakerBankBuilder(attributes, data.scale, model)
+            for batch in predict_split(trainer, pl_module, "train"):
+                builder.add(batch["speaker_ids"], batch["pooled"], batch["labels"])
+            self.bank = _bank_of_all(trainer, builder)
+            if self.bank is not None:
                 self.bank.save(path)
         self.validation = None
         if data.corpus.splits.validation:
@@ -163,10 +168,12 @@ class PLDCCallback(Callback):
             calibration = pldc.calibration(test.predictions, test.speaker_ids, test.pooled)
             calibrated[rows] = calibration.predictions
             utterances = [data.utterances[index] for index in collected.indices[rows]]
+            shifts = speaker_shifts(test.speaker_ids, test.pooled, test.labels, self.bank, pldc.attributes)
             described, how = describe_speakers(utterances), describe_calibration(calibration)
-            speakers[split] = {speaker_id: described[speaker_id] | how[speaker_id] for speaker_id in described}
+            how_far = describe_shifts(shifts)
+            speakers[split] = {each: described[each] | how[each] | how_far[each] for each in described}
             vectors[split] = SpeakerVectors.of_utterances(test.speaker_ids, test.pooled)
-            splits[split] = self._score_split(split, test, utterances, pldc, pl_module, data)
+            splits[split] = self._score_split(split, test, utterances, shifts, pldc, pl_module, data)
         frame = predictions_frame(collected, calibrated, pldc.attributes, data.utterances)
         frame.to_csv(folder / "predictions.csv", index=False)
         write_json(
@@ -194,6 +201,7 @@ class PLDCCallback(Callback):
         split: str,
         test: PredictedSet,
         utterances: list[Utterance],
+        shifts: dict[str, SpeakerShift],
         pldc: PLDC,
         pl_module: LightningModule,
         data: Any,
@@ -206,6 +214,7 @@ class PLDCCallback(Callback):
         labelled = set(data.train_speaker_ids)
         of_utterance = [condition(each, labelled, heard.speaker_ids, heard.splits) for each in utterances]
         conditions = count_conditions(utterances, of_utterance)
+        raw = rows[0].scores
         record = {"utterances": len(test.predictions), "speakers": conditions, "rows": rows_as_json(rows)}
         if self.validation is not None:
             record["intervals"] = intervals_as_json(
@@ -218,7 +227,11 @@ class PLDCCallback(Callback):
             rows = calibration_table(part, pldc, calibrators, min_utterances=pl_module.test_metric.min_utterances)  # type: ignore[union-attr,arg-type]
             show(f"{split}, {name} speakers: {len(part.predictions)} utterances", rows, LEGEND)
             apart[name] = {"utterances": len(part.predictions), "rows": rows_as_json(rows)}
-        return {**record, "conditions": apart}
+        correlated = {
+            attribute: describe_correlations(ShiftTable.join(shifts, of_row.per_speaker, attribute))
+            for attribute, of_row in raw.items()
+        }
+        return {**record, "conditions": apart, "shift": correlated}
 
 
 def _calibrated(predicted: PredictedSet, pldc: PLDC) -> PredictedSet:
@@ -232,13 +245,26 @@ def bank_path(trainer: Trainer) -> Path:
     return Path(trainer.log_dir or trainer.default_root_dir) / "speaker_bank.safetensors"
 
 
+def _bank_of_all(trainer: Trainer, builder: SpeakerBankBuilder) -> SpeakerBank | None:
+    """Join the sums of all devices; the first gets the bank, the others None."""
+
+    def merge(paths: Sequence[Path]) -> None:
+        for path in paths[1:]:
+            builder.merge(path)
+
+    if trainer.world_size > 1:
+        gather_files(trainer, trainer.default_root_dir, builder.save, merge)
+    return builder.build() if trainer.is_global_zero else None
+
+
 def _matching_bank(
     path: Path, model: str, attributes: tuple[str, ...], scale: tuple[float, float]
 ) -> SpeakerBank | None:
     if not path.is_file():
         return None
     bank = SpeakerBank.load(path)
-    return bank if (bank.fingerprint, bank.attributes, bank.scale) == (model, attributes, scale) else None
+    matches = (bank.fingerprint, bank.attributes, bank.scale) == (model, attributes, scale)
+    return bank if matches and bank.training_mean is not None else None
 
 
 def _attributes(pl_module: LightningModule) -> tuple[str, ...]:

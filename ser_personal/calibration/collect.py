@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from ser_personal.calibration.table import PredictedSet
+from ser_personal.files import named_in_errors
+from ser_personal.gathering import gather_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from lightning.pytorch import LightningModule, Trainer
     from numpy.typing import NDArray
 
     from ser_personal.types import PredictionBatch, Utterance
+
+    Arrays = dict[str, NDArray[Any]]
+
+ARRAYS = ("indices", "pooled", "predictions", "labels")
 
 
 class CollectedSet(NamedTuple):
@@ -57,54 +61,56 @@ class Collector:
 
     def join(self, trainer: Trainer, utterances: Sequence[Utterance]) -> CollectedSet | None:
         """Join the predictions of all devices; the first gets the set, the others None. Call it on every device."""
-        mine = {
-            name: torch.cat([batch[name] for batch in self._batches]).numpy()
-            for name in ("indices", "pooled", "predictions", "labels")
-        }
-        self._batches = []
-        shards = [mine]
-        if trainer.world_size > 1:
-            folder = Path(trainer.strategy.broadcast(_new_folder(trainer)))
-            np.savez(folder / f"{trainer.global_rank}.npz", **mine)  # type: ignore[arg-type]  # its stubs take arrays for flags
-            trainer.strategy.barrier("predictions written")
-            if trainer.is_global_zero:
-                shards = [_read(folder / f"{rank}.npz") for rank in range(trainer.world_size)]
-                shutil.rmtree(folder)
-            trainer.strategy.barrier("predictions read")
-        return _in_order(shards, utterances) if trainer.is_global_zero else None
+        if trainer.world_size == 1:
+            return _in_order([self._take_all()], utterances)
+        return gather_files(
+            trainer,
+            trainer.default_root_dir,
+            lambda path: _write(path, self._take_all()),
+            lambda paths: _in_order([_read(path) for path in paths], utterances),
+        )
+
+    def _take_all(self) -> Arrays:
+        """Give away what was kept."""
+        batches, self._batches = self._batches, []
+        if not batches:
+            return {}
+        return {name: torch.cat([batch[name] for batch in batches]).numpy() for name in ARRAYS}  # type: ignore[literal-required]
 
 
-def _new_folder(trainer: Trainer) -> str:
-    """Make a folder that every process sees and no other run has; the first process's answer counts."""
-    if not trainer.is_global_zero:
-        return ""
-    root = Path(trainer.default_root_dir)
-    root.mkdir(parents=True, exist_ok=True)
-    return tempfile.mkdtemp(prefix=".gather-", dir=root)
+def _write(path: Path, arrays: Arrays) -> None:
+    with named_in_errors(path), path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
-def _read(path: Path) -> dict[str, NDArray[np.float32]]:
+def _read(path: Path) -> Arrays:
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
 
 
-def _in_order(shards: Sequence[dict[str, NDArray[np.float32]]], utterances: Sequence[Utterance]) -> CollectedSet:
-    joined = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
-    indices, first = np.unique(joined["indices"].astype(np.int64), return_index=True)
+def _in_order(shards: Sequence[Arrays], utterances: Sequence[Utterance]) -> CollectedSet:
+    # a device without a batch has no arrays
+    held = [shard for shard in shards if shard]
+    indices, first = np.unique(np.concatenate([shard["indices"] for shard in held]), return_index=True)
+
+    def column(name: str) -> NDArray[np.float64]:
+        # taken out, so that no more than one column is held twice
+        return np.concatenate([shard.pop(name) for shard in held])[first].astype(np.float64)
+
     return CollectedSet(
         indices,
         PredictedSet(
-            predictions=joined["predictions"][first].astype(np.float64),
+            predictions=column("predictions"),
             speaker_ids=tuple(utterances[index].speaker_id for index in indices),
-            pooled=joined["pooled"][first].astype(np.float64),
-            labels=joined["labels"][first].astype(np.float64),
+            pooled=column("pooled"),
+            labels=column("labels"),
         ),
     )
 
 
 def predict_split(trainer: Trainer, module: LightningModule, split: str) -> Iterator[PredictionBatch]:
-    """Predict this device's share of a set, outside the trainer's own loop over the test set."""
-    loader = trainer.datamodule.split_dataloader(split)  # type: ignore[attr-defined]
+    """Predict this device's share of a set, outside the trainer's own loop; no utterance goes to two devices."""
+    loader = trainer.datamodule.share_dataloader(split)  # type: ignore[attr-defined]
     for number, batch in enumerate(loader):
         moved = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
         with trainer.precision_plugin.forward_context():

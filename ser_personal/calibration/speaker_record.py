@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ser_personal.calibration.pldc import Calibration
+    from ser_personal.calibration.shift import ShiftTable, SpeakerShift
     from ser_personal.types import Utterance
 
 RECORD, VECTORS = "speakers.json", "speakers.safetensors"
@@ -64,7 +65,7 @@ def describe_calibration(calibration: Calibration) -> dict[str, dict[str, Any]]:
 
     def named(values: NDArray[np.float64]) -> dict[str, float | None]:
         pairs = zip(calibration.attributes, values.tolist(), strict=True)
-        return {attribute: None if np.isnan(value) else value for attribute, value in pairs}
+        return {attribute: _or_none(value) for attribute, value in pairs}
 
     return {
         speaker.speaker_id: {
@@ -77,6 +78,27 @@ def describe_calibration(calibration: Calibration) -> dict[str, dict[str, Any]]:
         }
         for speaker in calibration.speakers
     }
+
+
+def describe_shifts(shifts: Mapping[str, SpeakerShift]) -> dict[str, dict[str, Any]]:
+    """Known speaker -> how far from the training set their features and, attribute by attribute, their labels lie."""
+    return {
+        speaker_id: {
+            "feature_shift": _or_none(shift.feature),
+            "label_shift": {attribute: _or_none(value) for attribute, value in shift.label.items()},
+        }
+        for speaker_id, shift in shifts.items()
+    }
+
+
+def describe_correlations(table: ShiftTable) -> dict[str, float | int | None]:
+    """How many speakers the correlations of shifts and CCC are over, and each of them."""
+    found = {name: _or_none(float(value[0])) for name, value in table.correlations().items()}
+    return {"speakers": len(table.speakers), **found}
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
 def write_speakers(folder: Path, record: dict[str, Any], vectors: Mapping[str, SpeakerVectors]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import cycle, islice
 from math import ceil
@@ -35,7 +36,50 @@ class ExampleKey:
     epoch: int
 
 
-class BucketBatchSampler(Sampler[list[ExampleKey]]):
+class BatchSampler(Sampler[list[ExampleKey]], ABC):
+    """What a loader asks for batches.
+
+    Attributes:
+        first_batch: where the next iteration begins.
+    """
+
+    first_batch = 0
+
+    @property
+    def sampler(self) -> Self:
+        """Itself: Lightning calls `set_epoch` on `batch_sampler.sampler` only."""
+        return self
+
+    @abstractmethod
+    def plan(self, epoch: int) -> list[list[int]]:
+        """List the batches of all ranks in an epoch, as positions in `utterances`."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Count the batches of this rank in a whole epoch."""
+
+
+class GivenBatches(BatchSampler):
+    """Batches as they are given, positions in `utterances`, the same in every epoch."""
+
+    def __init__(self, batches: Sequence[list[int]]) -> None:
+        self._batches = batches
+
+    def plan(self, epoch: int) -> list[list[int]]:
+        """List the batches."""
+        return list(self._batches)
+
+    def __len__(self) -> int:
+        """Count the batches."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[ExampleKey]]:
+        """Go through the batches, from `first_batch` on."""
+        for batch in islice(self._batches, self.first_batch, None):
+            yield [ExampleKey(index, epoch=0) for index in batch]
+
+
+class BucketBatchSampler(BatchSampler):
     """Batches of similar lengths, each within a budget of padded audio, dealt to the ranks in turn.
 
     The plan of an epoch is a pure function of the seed and the epoch, whatever the number of ranks. Every rank gets
@@ -72,9 +116,8 @@ class BucketBatchSampler(Sampler[list[ExampleKey]]):
         self._indices = np.asarray(indices, dtype=np.int64)
         self._num_samples = np.asarray(num_samples, dtype=np.int64)
         self._shuffle, self._seed = shuffle, seed
-        self._rank, self._world_size = rank, world_size
+        self._rank, self.world_size = rank, world_size
         self._epoch = 0
-        self.first_batch = 0
         longest = self._num_samples.max(initial=0)
         if longest > batch_seconds * SAMPLE_RATE:
             raise UserError(
@@ -86,11 +129,6 @@ class BucketBatchSampler(Sampler[list[ExampleKey]]):
         # Blurred lengths put at rank r no utterance longer than this, so one plan of sizes holds in every epoch.
         at_most = np.minimum(in_order * (1 + JITTER) / (1 - JITTER), longest) if shuffle else in_order
         self._sizes = batch_sizes(at_most, int(batch_seconds * SAMPLE_RATE), max_batch)
-
-    @property
-    def sampler(self) -> Self:
-        """Itself: Lightning calls `set_epoch` on `batch_sampler.sampler` only."""
-        return self
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration is of."""
@@ -106,14 +144,25 @@ class BucketBatchSampler(Sampler[list[ExampleKey]]):
         batches = [batch.tolist() for batch in np.split(order, np.cumsum(self._sizes)[:-1])] if self._sizes else []
         return [batches[i] for i in rng.permutation(len(batches))] if self._shuffle else batches
 
+    @property
+    def share(self) -> list[list[int]]:
+        """The first epoch's batches that are dealt to this rank, repeats left out."""
+        return self.plan(epoch=0)[self._rank :: self.world_size]
+
+    @property
+    def repeated(self) -> list[list[int]]:
+        """The first epoch's batches that are dealt a second time, so that every rank has equally many."""
+        plan = self.plan(epoch=0)
+        return list(islice(cycle(plan), len(plan), len(self) * self.world_size))
+
     def __len__(self) -> int:
         """Count the batches of this rank in a whole epoch."""
-        return ceil(len(self._sizes) / self._world_size)
+        return ceil(len(self._sizes) / self.world_size)
 
     def __iter__(self) -> Iterator[list[ExampleKey]]:
         """Go through this rank's batches of the epoch, from `first_batch` on."""
         epoch = self._epoch if self._shuffle else 0
-        dealt = islice(cycle(self.plan(epoch)), self._rank, len(self) * self._world_size, self._world_size)
+        dealt = islice(cycle(self.plan(epoch)), self._rank, len(self) * self.world_size, self.world_size)
         return ([ExampleKey(index, epoch) for index in batch] for batch in islice(dealt, self.first_batch, None))
 
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from functools import cached_property
 from math import isnan
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ser_personal.audio import WINDOW
 from ser_personal.corpus.resolve import open_corpus
 from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
-from ser_personal.data.batching import BucketBatchSampler, ExampleKey
+from ser_personal.data.batching import BucketBatchSampler, ExampleKey, GivenBatches
 from ser_personal.data.dataset import SpeechExample, UtteranceExample, samples_of
 from ser_personal.data.loader import SpeechLoader
 from ser_personal.data.speaker_features import AddSpeakerFeatures, SpeakerFeatures, SpeakerFeatureSource
@@ -26,9 +26,11 @@ from ser_personal.types import ATTRIBUTES, SpeakerBatch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import torch
     from numpy.typing import NDArray
 
     from ser_personal.corpus.base import Corpus
+    from ser_personal.data.batching import BatchSampler
     from ser_personal.data.dataset import UtteranceDataset
     from ser_personal.types import FeatureSource, Utterance
 
@@ -80,6 +82,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         self.num_workers, self.seed = num_workers, seed
         self._feature_source, self._permute_features = speaker_features, permute_speaker_features
         self._indices_of: dict[str, list[int]] = {}
+        self._told_of_repeats = False
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -148,6 +151,10 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         """How much of an utterance a batch holds, in samples."""
         return min(samples_of(utterance), self.max_samples)
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch but for its lengths: what is asked of them on the CPU waits for no device."""
+        return {**super().transfer_batch_to_device(batch, device, dataloader_idx), "num_samples": batch["num_samples"]}
+
     @property
     @abstractmethod
     def dataset(self) -> UtteranceDataset[Example]:
@@ -188,15 +195,9 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             )
         return indices
 
-    def loader(
-        self,
-        indices: Sequence[int],
-        *,
-        shuffle: bool,
-        collate: Callable[[Sequence[Example]], Batch] | None = None,
-    ) -> SpeechLoader[Batch]:
-        """Load some utterances in batches, this rank's share of them; one that stands several times, as often."""
-        sampler = BucketBatchSampler(
+    def sampler(self, indices: Sequence[int], *, shuffle: bool) -> BucketBatchSampler:
+        """Put some utterances into batches."""
+        return BucketBatchSampler(
             indices,
             [self.length_of(self.utterances[i]) for i in indices],
             batch_seconds=self.batch_seconds,
@@ -206,11 +207,40 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )
-        collate = collate or self.collate
+
+    def loader(
+        self,
+        indices: Sequence[int],
+        *,
+        shuffle: bool,
+        collate: Callable[[Sequence[Example]], Batch] | None = None,
+    ) -> SpeechLoader[Batch]:
+        """Load some utterances in batches, this rank's share of them; one that stands several times, as often.
+
+        Raises:
+            UserError: training on fewer utterances than there are processes.
+        """
+        sampler = self.sampler(indices, shuffle=shuffle)
+        if shuffle:
+            self._refuse_idle_processes(sampler, len(indices))
+        return self._load(sampler, indices, collate or self.collate, persistent=shuffle)
+
+    def share(self, indices: Sequence[int]) -> SpeechLoader[Batch]:
+        """Load this rank's share of some utterances, each on one rank alone; ranks may differ by a batch."""
+        return self._load(GivenBatches(self.sampler(indices, shuffle=False).share), indices, self.collate)
+
+    def _load(
+        self,
+        sampler: BatchSampler,
+        indices: Sequence[int],
+        collate: Callable[[Sequence[Example]], Batch],
+        *,
+        persistent: bool = False,
+    ) -> SpeechLoader[Batch]:
         if self.speaker_features is not None:
             self.speaker_features.of([self.utterances[i].speaker_id for i in indices])
             collate = AddSpeakerFeatures(collate, self.speaker_features)
-        return SpeechLoader(self.dataset, sampler, collate, num_workers=self.num_workers, persistent=shuffle)
+        return SpeechLoader(self.dataset, sampler, collate, num_workers=self.num_workers, persistent=persistent)
 
     def _select(self, split: str) -> list[int]:
         sets = self.corpus.splits.sets
@@ -246,3 +276,18 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
     @cached_property
     def _position(self) -> dict[str, int]:
         return {utterance.utterance_id: i for i, utterance in enumerate(self.utterances)}
+
+    def _refuse_idle_processes(self, sampler: BucketBatchSampler, utterances: int) -> None:
+        processes = sampler.world_size
+        if processes > utterances:
+            raise UserError(
+                f"{processes} processes for {utterances} training utterances",
+                where="trainer.devices",
+                remedy="Ask for fewer devices or nodes, or give more audio",
+            )
+        if sampler.repeated and not self._told_of_repeats:
+            self._told_of_repeats = True
+            rank_zero_info(
+                f"{len(sampler.repeated)} batches of an epoch ({sum(map(len, sampler.repeated))} of {utterances}"
+                f" utterances) are trained on twice, so that {processes} processes have equally many"
+            )

@@ -167,6 +167,10 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         """Go through any set once, from the longest utterance to the shortest."""
         return self.loader(self.wanted_indices([split]), shuffle=False)
 
+    def share_dataloader(self, split: str) -> SpeechLoader[EmotionBatch]:
+        """Go through this device's share of any set; unlike in a stage, none is repeated to make shares even."""
+        return self.share(self.wanted_indices([split]))
+
     @property
     def wanted_test_splits(self) -> list[str]:
         """Names of the sets to test on.

@@ -15,7 +15,7 @@ from ser_personal.types import SpeakerBatch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from ser_personal.data.batching import BucketBatchSampler
+    from ser_personal.data.batching import BatchSampler
     from ser_personal.data.dataset import UtteranceDataset
 
 Example = TypeVar("Example", bound=UtteranceExample)
@@ -42,7 +42,7 @@ class SpeechLoader(Generic[Batch]):
     def __init__(
         self,
         dataset: UtteranceDataset[Example],
-        batch_sampler: BucketBatchSampler,
+        batch_sampler: BatchSampler,
         collate: Callable[[Sequence[Example]], Batch],
         *,
         num_workers: int = 0,

@@ -88,6 +88,25 @@ class PseudoLabels:
             raise place.damaged(f"{place.bytes_of_rows} bytes of ids for {total} frames")
         return cls(place.folder, source, np.memmap(place.rows_path, dtype="<u2", mode="r"), places(entries))
 
+    @classmethod
+    def load_part(cls, folder: str | Path, source: PseudoLabelSource) -> Self:
+        """Map the utterances that a writer has written whole by now, whether it was killed, goes on or is done.
+
+        Raises:
+            UserError: the folder holds the pseudo-labels of another source, or is damaged.
+        """
+        place = GrowingFolder(folder, PSEUDO_LABELS)
+        place.refuse_other_source(source)
+        entries = place.whole_entries(BYTES_PER_ID)
+        holds_any = any(entry.rows for entry in entries)
+        ids = np.memmap(place.rows_path, dtype="<u2", mode="r") if holds_any else np.empty(0, dtype=np.uint16)
+        return cls(place.folder, source, ids, places(entries))
+
+    @property
+    def utterance_ids(self) -> list[str]:
+        """Whose ids these are, in the order they lie in."""
+        return list(self._places)
+
     @property
     def num_clusters(self) -> int:
         """K; ids run from 0 to K - 1."""

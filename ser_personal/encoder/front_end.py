@@ -61,6 +61,7 @@ def _norm_over_real_frames(hidden: Tensor, lengths: Tensor, norm: nn.GroupNorm) 
     if not torch.compiler.is_exporting() and bool((lengths >= hidden.shape[2]).all()):
         normed: Tensor = norm(hidden)
         return normed
+    lengths = lengths.to(hidden.device, non_blocking=True)
     real = (torch.arange(hidden.shape[2], device=hidden.device) < lengths[:, None])[:, None]
     count = lengths[:, None, None]
     values = hidden.float()

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from ser_personal.audio import normalize
+from ser_personal.audio import normalize, num_frames
 from ser_personal.encoder.base import Encoder
 from ser_personal.encoder.front_end import ConvFrontEnd, LogMelFrontEnd
 from ser_personal.encoder.fusion import NoFusion
@@ -45,6 +45,7 @@ class HubertEncoder(Encoder):
         dropout: of the Transformer; 0 as in HuBERT-large's pre-training (base: 0.1).
         layerdrop: chance to skip a layer; anything but 0 breaks DDP and gradient checkpointing.
         gradient_checkpointing: recompute activations in the backward pass, for less memory.
+        compiled: have torch.compile make the Transformer's kernels; worth its minutes for long fits.
 
     Raises:
         UserError: a number is out of its range.
@@ -61,6 +62,7 @@ class HubertEncoder(Encoder):
         dropout: float = 0.0,
         layerdrop: float = 0.0,
         gradient_checkpointing: bool = False,
+        compiled: bool = False,
     ) -> None:
         require_range("freeze_layers", freeze_layers, 0)
         require_range("gradient_scale", gradient_scale, 0)
@@ -84,7 +86,7 @@ class HubertEncoder(Encoder):
         }
         if normalize is not None:
             self.overrides["normalize"] = normalize
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing, self.compiled = gradient_checkpointing, compiled
         self.network: Any = None
         self.front_end: ConvFrontEnd | LogMelFrontEnd | None = None
 
@@ -111,6 +113,9 @@ class HubertEncoder(Encoder):
         self.train(self.training)
         if self.gradient_checkpointing:
             self.network.gradient_checkpointing_enable()
+        if self.compiled:
+            # in place, so that weights keep their names; lengths differ from batch to batch
+            self.network.encoder.compile(dynamic=True)
         for module in self._frozen():
             module.requires_grad_(requires_grad=False)
 
@@ -195,7 +200,7 @@ class HubertEncoder(Encoder):
 
         Args:
             waveforms: (batch, samples).
-            num_samples: (batch,).
+            num_samples: (batch,); on the CPU, asking for them doesn't wait for the waveforms' device.
             time_mask: (batch, frames), frames to replace by the mask embedding.
             fusion: where the speaker embedding enters.
             speaker_embedding: e_s, (batch, dim).
@@ -205,7 +210,7 @@ class HubertEncoder(Encoder):
         if self.normalizes:
             waveforms = normalize(waveforms, num_samples)
         features = self.front_end(waveforms, num_samples)
-        frame_mask = real_frames(num_samples, features.shape[1])
+        frame_mask = real_frames(num_samples.to(features.device, non_blocking=True), features.shape[1])
         hidden = self.network.feature_projection(features)
         # wav2vec 2.0 and WavLM give the normalised features as well
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
@@ -213,15 +218,16 @@ class HubertEncoder(Encoder):
             hidden = torch.where(time_mask[..., None], self.network.masked_spec_embed.to(hidden.dtype), hidden)
         if fusion is not None and speaker_embedding is not None:
             hidden = fusion.enter(hidden, speaker_embedding)
-        frames = self._transform(hidden, frame_mask)
+        # Without a mask the fast attention kernel runs; an exported graph can't ask.
+        is_padded = torch.compiler.is_exporting() or bool((num_frames(num_samples) < features.shape[1]).any())
+        frames = self._transform(hidden, frame_mask if is_padded else None)
         if fusion is not None and speaker_embedding is not None:
             frames = fusion.leave(frames, speaker_embedding)
         return EncoderOutput(frames, frame_mask, time_mask, _penalty(features, frame_mask))
 
-    def _transform(self, hidden: Tensor, frame_mask: Tensor) -> Tensor:
+    def _transform(self, hidden: Tensor, frame_mask: Tensor | None) -> Tensor:
         mask = None
-        # Without a mask the fast attention kernel runs; an exported graph can't ask.
-        if torch.compiler.is_exporting() or not bool(frame_mask.all()):
+        if frame_mask is not None:
             ahead = frame_mask.new_ones(frame_mask.shape[0], hidden.shape[1] - frame_mask.shape[1])
             mask = torch.cat([ahead, frame_mask], dim=1)
         frames: Tensor = self.network.encoder(hidden, attention_mask=mask).last_hidden_state

@@ -10,11 +10,13 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ser_personal.encoder.checkpoint import DESCRIPTION
+from ser_personal.encoder.schedule import is_fused
 from ser_personal.errors import UserError
 from ser_personal.speakers.representation import KnownSpeakers
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.optim import Optimizer
 
     from ser_personal.encoder.personalized import EncoderDescription, PersonalizedEncoder
     from ser_personal.types import TrainingSet
@@ -59,6 +61,19 @@ class PersonalizedModule(LightningModule):
             # a package of its own; all devices get the finished networks instead.
             with torch.device("cpu"):
                 self.build(self.training_set)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as Lightning does; it refuses a fused optimizer even where nothing scales gradients."""
+        if gradient_clip_val and is_fused(optimizer) and gradient_clip_algorithm in {None, "norm"}:
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            torch.nn.utils.clip_grad_norm_(weights, gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     @property
     def training_set(self) -> TrainingSet:

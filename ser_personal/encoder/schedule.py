@@ -1,16 +1,32 @@
-"""The learning rate over a fit."""
+"""The optimizer of a fit, and its learning rate."""
 
 from __future__ import annotations
 
 from math import isinf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lightning.pytorch import Trainer
     from torch.optim import Optimizer
+
+
+def adamw(groups: Iterable[Any], trainer: Trainer, **settings: Any) -> AdamW:
+    """Make AdamW, on a GPU as one fused kernel, but for float16: what scales its gradients can't be clipped then."""
+    on_gpu = trainer.strategy.root_device.type == "cuda"
+    scales = getattr(trainer.precision_plugin, "scaler", None) is not None
+    return AdamW(groups, fused=True if on_gpu and not scales else None, **settings)
+
+
+def is_fused(optimizer: Optimizer) -> bool:
+    """Whether the optimizer runs as one fused kernel."""
+    return bool(optimizer.defaults.get("fused"))
 
 
 def linear_warmup_and_decay(optimizer: Optimizer, total_steps: float, warmup_share: float) -> LambdaLR:

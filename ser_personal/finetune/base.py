@@ -13,7 +13,7 @@ from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import PREFIX, PersonalizedModule, known_speakers
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.encoder.pooling import mean_pool
-from ser_personal.encoder.schedule import linear_warmup_and_decay
+from ser_personal.encoder.schedule import adamw, linear_warmup_and_decay
 from ser_personal.errors import UserError
 from ser_personal.finetune.adversary import SpeakerAdversary
 from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter
@@ -279,8 +279,8 @@ class FineTuning(PersonalizedModule):
                 "lr": rate if interpreter_rate is None else interpreter_rate,
             },
         ]
-        optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]], weight_decay=self.hparams["weight_decay"]
+        optimizer = adamw(
+            [group for group in groups if group["params"]], self.trainer, weight_decay=self.hparams["weight_decay"]
         )
         if self.hparams["warmup_share"] is None:
             return optimizer

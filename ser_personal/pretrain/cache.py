@@ -24,8 +24,10 @@ from ser_personal.types import FeatureSource
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lightning.pytorch import Trainer
     from torch import nn
 
+    from ser_personal.data.loader import SpeechLoader
     from ser_personal.types import EncoderOutput, SpeechBatch, Utterance
 
 
@@ -60,7 +62,7 @@ def cache(
     Raises:
         UserError: a setting is impossible, or `out` holds the features of another encoder or of other audio.
     """
-    from ser_personal.pretrain.teacher_pass import run_teacher
+    from ser_personal.pretrain.teacher_pass import run_pass
 
     started = time.perf_counter()
     require_range("stride", stride, 1)
@@ -84,8 +86,8 @@ def cache(
         left = [number for number, batch in enumerate(batches) if not _is_written(batch, data.utterances, writer)]
         if left:
             loader.load_state_dict({"position": left[0]})
-            consumer = FrameWriter(data.utterances, writer)
-            run_teacher(network, loader, consumer, "Encoding", accelerator=accelerator, precision=precision)
+            task = FrameTask(data.utterances, loader, writer)
+            run_pass(network, task, accelerator=accelerator, devices=1, precision=precision)
         writer.finish()
     written = FeatureCache.load(out)
     print(
@@ -94,14 +96,25 @@ def cache(
     )
 
 
-class FrameWriter:
-    """Writes the frames of utterances that have none yet."""
+class FrameTask:
+    """Writes the frames of utterances that have none yet, on one process."""
 
-    def __init__(self, utterances: Sequence[Utterance], writer: FeatureCacheWriter) -> None:
-        self.utterances, self.writer = utterances, writer
+    title = "Encoding"
 
-    def __call__(self, batch: SpeechBatch, output: EncoderOutput) -> None:
-        """Write a batch."""
+    def __init__(
+        self, utterances: Sequence[Utterance], loader: SpeechLoader[SpeechBatch], writer: FeatureCacheWriter
+    ) -> None:
+        self.utterances, self._loader, self.writer = utterances, loader, writer
+
+    def loader(self, trainer: Trainer) -> SpeechLoader[SpeechBatch]:
+        """See `PassTask`."""
+        return self._loader
+
+    def finish(self, trainer: Trainer) -> None:
+        """See `PassTask`."""
+
+    def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:
+        """See `PassTask`."""
         source = self.writer.source
         for index, frames, real in zip(batch["indices"].tolist(), output.frames, output.frame_mask, strict=True):
             utterance = self.utterances[index]

@@ -1,12 +1,11 @@
 """`ser kmeans`: a teacher's frames -> a codebook -> pseudo-labels.
 
 Two passes over the audio: the first samples frames for faiss to cluster, the second writes the nearest cluster of every
-frame. Features are never stored.
+frame. Features are never stored. Several processes share both passes and come to the same bytes as one.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -15,18 +14,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ser_personal.data.pseudo_labels import MAX_CLUSTERS, PseudoLabels, PseudoLabelSource, PseudoLabelWriter
+from ser_personal.audio import num_frames
+from ser_personal.data.dataset import samples_of
+from ser_personal.data.pseudo_label_shards import PseudoLabelShards
+from ser_personal.data.pseudo_labels import MAX_CLUSTERS, PseudoLabels, PseudoLabelSource
 from ser_personal.errors import UserError
 from ser_personal.pretrain.codebook import Codebook
+from ser_personal.pretrain.frame_sample import FrameDraw, FrameSample
 from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
-from ser_personal.pretrain.reservoir import FrameReservoir
 from ser_personal.pretrain.teachers import MFCCTeacher, Teacher
 from ser_personal.ranges import LARGEST_SEED, require_range
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from ser_personal.types import Utterance
 
 UTTERANCES_AT_ONCE = 1000
 
@@ -65,12 +65,14 @@ def kmeans(
     seed: int = 0,
     accelerator: str = "auto",
     devices: int = 1,
+    num_nodes: int = 1,
     precision: str = "32-true",
 ) -> None:
     """Fit a codebook on a teacher's frames, and write the pseudo-labels of every utterance.
 
-    Goes on where an interrupted run with the same settings stopped, to the same bytes on the same machine. HuBERT
-    clusters by scikit-learn's mini-batches on a tenth of the utterances; we use faiss on a tenth of the frames.
+    Goes on where an interrupted run with the same settings stopped, on any number of devices, and comes to the same
+    bytes on machines of the same kind. (One that was sampling samples anew.) HuBERT clusters by scikit-learn's
+    mini-batches on a tenth of the utterances; we use faiss on a tenth of the frames.
 
     Args:
         data: which audio.
@@ -84,13 +86,18 @@ def kmeans(
         codebook: a codebook.safetensors to use instead of fitting one; num_clusters is then its own.
         seed: of the sample and the fit.
         accelerator: what the teacher runs on, as Lightning names it.
-        devices: must be 1.
+        devices: of each machine, among which the audio is divided; what comes out doesn't depend on their number.
+        num_nodes: machines, which must share `out`.
         precision: of the teacher, as Lightning names it.
 
     Raises:
         UserError: a setting is impossible, or `out` was made with other settings.
     """
-    from ser_personal.pretrain.teacher_pass import FrameSampler, IdWriter, run_teacher
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from ser_personal.pretrain.codebook_task import CodebookTask
+    from ser_personal.pretrain.label_task import LabelTask
+    from ser_personal.pretrain.teacher_pass import run_pass
 
     started = time.perf_counter()
     # an id takes two bytes
@@ -100,10 +107,11 @@ def kmeans(
     require_range("iterations", iterations, 1)
     require_range("restarts", restarts, 1)
     require_range("seed", seed, 0, LARGEST_SEED)
-    _require_one_device(devices)
+    require_range("devices", devices, 1)
+    require_range("num_nodes", num_nodes, 1)
     teacher = teacher or MFCCTeacher()
     teacher.build()
-    run = partial(run_teacher, teacher, accelerator=accelerator, precision=precision)
+    run = partial(run_pass, teacher, accelerator=accelerator, devices=devices, num_nodes=num_nodes, precision=precision)
     external = None if codebook is None else Codebook.load(codebook)
     description = teacher.description
     made_with: dict[str, str | int | float] = {**description, "precision": precision, "data": data.fingerprint}
@@ -122,15 +130,19 @@ def kmeans(
 
     path = Path(out) / "codebook.safetensors"
     chosen = _existing(path, made_with)
-    if chosen is None:
-        if external:
-            centroids = external.centroids
-        else:
-            reservoir = FrameReservoir(sample_share, max_sampled_frames, seed)
-            run(data.fit_loader(), FrameSampler(reservoir), "Sampling frames")
-            centroids = Codebook.fit(reservoir.sample(), num_clusters, iterations, restarts, seed).centroids
-        chosen = Codebook(centroids, made_with)
+    if chosen is None and external:
+        chosen = Codebook(external.centroids, made_with)
         chosen.save(path)
+    if chosen is None:
+        frame_counts = {index: num_frames(samples_of(data.utterances[index])) for index in data.fit_indices()}
+        draw = FrameDraw.of(frame_counts, sample_share, max_sampled_frames, seed)
+
+        def fit(frames: NDArray[np.float32]) -> Codebook:
+            codebook = Codebook(Codebook.fit(frames, num_clusters, iterations, restarts, seed).centroids, made_with)
+            codebook.save(path)
+            return codebook
+
+        chosen = run(CodebookTask(data, FrameSample(draw), fit, Path(out)))
 
     source = PseudoLabelSource(
         num_clusters=len(chosen.centroids),
@@ -138,17 +150,15 @@ def kmeans(
         codebook_hash=chosen.hash,
         teacher_layer=teacher.teacher_layer,
     )
-    loader = data.loader()
-    with PseudoLabelWriter(out, source) as writer:
-        # Batches keep their make-up, on which a network's rounding depends: the one broken off is run again whole.
-        first = _first_unwritten(loader.batch_sampler.plan(0), data.utterances, writer)
-        if first is not None:
-            loader.load_state_dict({"position": first})
-            run(loader, IdWriter(data.utterances, chosen, writer), "Writing pseudo-labels")
-        writer.finish()
+    shards = PseudoLabelShards(out, source)
+    if not shards.are_joined:
+        run(LabelTask(data, chosen, shards))
+    rank_zero_only(_report)(out, [utterance.utterance_id for utterance in data.utterances], started)
 
-    usage = codebook_usage(PseudoLabels.load(out), [utterance.utterance_id for utterance in data.utterances])
-    clusters = len(chosen.centroids)
+
+def _report(out: str, utterance_ids: list[str], started: float) -> None:
+    pseudo_labels = PseudoLabels.load(out)
+    clusters, usage = pseudo_labels.num_clusters, codebook_usage(pseudo_labels, utterance_ids)
     print(
         f"{out}: K = {clusters}, {usage.frames:,} frames, {usage.used} clusters used, entropy {usage.entropy:.2f} of "
         f"{np.log2(clusters):.2f} bits, {time.perf_counter() - started:.1f} s"
@@ -162,14 +172,6 @@ def codebook_usage(pseudo_labels: PseudoLabels, utterance_ids: list[str]) -> Cod
         ids = [pseudo_labels[utterance_id] for utterance_id in utterance_ids[start : start + UTTERANCES_AT_ONCE]]
         counts += np.bincount(np.concatenate(ids), minlength=len(counts))
     return CodebookUsage.from_counts(counts)
-
-
-def _first_unwritten(batches: list[list[int]], utterances: list[Utterance], writer: PseudoLabelWriter) -> int | None:
-    """Find the first batch that isn't written whole; None if all are."""
-    for number, batch in enumerate(batches):
-        if any(utterances[index].utterance_id not in writer for index in batch):
-            return number
-    return None
 
 
 def _existing(path: Path, made_with: dict[str, str | int | float]) -> Codebook | None:
@@ -191,10 +193,3 @@ def _existing(path: Path, made_with: dict[str, str | int | float]) -> Codebook |
         what = f"was made with other settings ({'; '.join(differing)})"
         raise UserError(what, where=path.parent, remedy="Give another --out, the same settings, or delete the folder")
     return codebook
-
-
-def _require_one_device(devices: int) -> None:
-    if devices != 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "pseudo-labels are made on one device", where="devices", remedy="Run one process with --devices 1"
-        )

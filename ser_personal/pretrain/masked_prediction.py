@@ -96,19 +96,20 @@ def masked_prediction_loss(
     Args:
         frames: (batch, frames, dim), already personalised.
         pseudo_labels: (batch, frames); masked frames at -100 are left out.
-        time_mask: (batch, frames), True on masked frames.
+        time_mask: (batch, frames), True on masked frames; on any device.
         head: scores the clusters.
 
     Returns:
         Sums over the batch; with nothing masked a loss of 0 that still reaches every parameter.
     """
-    predictable = time_mask & (pseudo_labels != NO_PSEUDO_LABEL)
-    wanted = pseudo_labels[predictable]
-    logits = head(frames[predictable])
+    # found on the mask's own device: on the CPU, nothing waits for that of the frames
+    chosen = time_mask.flatten().nonzero()[:, 0].to(frames.device, non_blocking=True)
+    wanted = pseudo_labels.flatten()[chosen]
+    logits = head(frames.flatten(0, 1)[chosen])
     predicted = logits.argmax(dim=1)
     return MaskedPredictionLoss(
-        loss=functional.cross_entropy(logits, wanted, reduction="sum"),
-        masked=predictable.sum(),
+        loss=functional.cross_entropy(logits, wanted, reduction="sum", ignore_index=NO_PSEUDO_LABEL),
+        masked=(wanted != NO_PSEUDO_LABEL).sum(),
         correct=(predicted == wanted).sum(),
         predicted=predicted,
     )

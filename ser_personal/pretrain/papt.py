@@ -10,7 +10,7 @@ from ser_personal.audio import num_frames
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import PersonalizedModule, known_speakers
 from ser_personal.encoder.personalized import PersonalizedEncoder
-from ser_personal.encoder.schedule import linear_warmup_and_decay
+from ser_personal.encoder.schedule import adamw, linear_warmup_and_decay
 from ser_personal.errors import UserError
 from ser_personal.pretrain.masked_prediction import PredictionHead, masked_prediction_loss
 from ser_personal.pretrain.metric import MaskedPredictionMetric
@@ -141,7 +141,7 @@ class PAPT(PersonalizedModule):
             self.hparams["mask_min"],
             torch.Generator().manual_seed(mask_seed),
         )
-        output = self(batch, time_mask)
+        output = self(batch, time_mask.to(batch["waveforms"].device, non_blocking=True))
         return masked_prediction_loss(output.frames, batch["pseudo_labels"], time_mask, self.head), output
 
     def training_step(self, batch: PretrainBatch, batch_idx: int) -> Tensor:
@@ -191,8 +191,9 @@ class PAPT(PersonalizedModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam (0.9, 0.98) as in fairseq, with linear warm-up and linear decay to 0."""
         weights = [weight for weight in self.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(
+        optimizer = adamw(
             weights,
+            self.trainer,
             lr=self.hparams["learning_rate"],
             betas=(0.9, 0.98),
             eps=1e-6,

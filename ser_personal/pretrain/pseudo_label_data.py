@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ser_personal.audio import num_frames
 from ser_personal.corpus.resolve import open_corpus
 from ser_personal.corpus.splits import canonical_splits, require_split
-from ser_personal.data.batching import BucketBatchSampler
+from ser_personal.data.batching import BucketBatchSampler, GivenBatches
 from ser_personal.data.collate import collate_speech
 from ser_personal.data.dataset import SpeechDataset, SpeechExample, decode_part, samples_of
 from ser_personal.data.loader import SpeechLoader
@@ -82,8 +82,8 @@ class PseudoLabelData:
             digest.update(f"{utterance.utterance_id}\t{samples_of(utterance)}\n".encode())
         return f"{len(self.utterances)} utterances, {digest.hexdigest()[:16]}"
 
-    def fit_loader(self) -> SpeechLoader[SpeechBatch]:
-        """Load what the codebook is fitted on.
+    def fit_indices(self) -> list[int]:
+        """Find what the codebook is fitted on, as positions in `utterances`.
 
         Raises:
             UserError: nothing of `splits` lies in `fit_splits`.
@@ -92,17 +92,25 @@ class PseudoLabelData:
         if not indices:
             remedy = "Name one of data.splits there, or give a codebook"
             raise UserError("no audio to fit the codebook on", where="data.fit_splits", remedy=remedy)
-        return self._loader(indices)
+        return indices
 
-    def loader(self) -> SpeechLoader[SpeechBatch]:
-        """Load everything that gets pseudo-labels."""
-        return self._loader(range(len(self.utterances)))
+    def fit_batches(self) -> list[list[int]]:
+        """Put what the codebook is fitted on into batches, from the longest utterances to the shortest."""
+        return self._batches(self.fit_indices())
 
-    def _loader(self, indices: Sequence[int]) -> SpeechLoader[SpeechBatch]:
+    def batches(self) -> list[list[int]]:
+        """Put everything that gets pseudo-labels into batches, from the longest utterances to the shortest."""
+        return self._batches(range(len(self.utterances)))
+
+    def _batches(self, indices: Sequence[int]) -> list[list[int]]:
         num_samples = [samples_of(self.utterances[i]) for i in indices]
-        sampler = BucketBatchSampler(indices, num_samples, batch_seconds=self.batch_seconds, shuffle=False)
-        dataset = WholeUtterances(self.utterances, max_samples=max(num_samples))
-        return SpeechLoader(dataset, sampler, collate_speech, num_workers=self.num_workers)
+        return BucketBatchSampler(indices, num_samples, batch_seconds=self.batch_seconds, shuffle=False).plan(epoch=0)
+
+    def loader(self, batches: Sequence[list[int]]) -> SpeechLoader[SpeechBatch]:
+        """Load some of the batches."""
+        longest = max((samples_of(self.utterances[i]) for batch in batches for i in batch), default=0)
+        dataset = WholeUtterances(self.utterances, max_samples=longest)
+        return SpeechLoader(dataset, GivenBatches(batches), collate_speech, num_workers=self.num_workers)
 
 
 class WholeUtterances(SpeechDataset[SpeechExample]):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FORMAT = "ser_personal.speaker_profiles"
 FORMAT_VERSION = 1
+# no speaker of a corpus is called so: another corpus's speaker 12 isn't the enrolled one
+_ENROLLED = "enrolled\0"
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,7 @@ class SpeakerProfile:
         prediction_mean: (attributes,), label points.
         prediction_squares: (attributes,), summed squared deviations from that mean.
         prediction_magnitude: (attributes,), label points, the greatest absolute prediction.
+        embedding: (embedding_dim,), the speaker's own row for the model's table; None where there is none.
     """
 
     utterances: int
@@ -41,6 +44,7 @@ class SpeakerProfile:
     prediction_mean: NDArray[np.float64]
     prediction_squares: NDArray[np.float64]
     prediction_magnitude: NDArray[np.float64]
+    embedding: NDArray[np.float64] | None = None
 
     @classmethod
     def empty(cls, dim: int, num_attributes: int) -> Self:
@@ -62,6 +66,7 @@ class SpeakerProfile:
             prediction_mean=self.prediction_mean + share * apart,
             prediction_squares=self.prediction_squares + other.prediction_squares + apart**2 * self.utterances * share,
             prediction_magnitude=np.maximum(self.prediction_magnitude, other.prediction_magnitude),
+            embedding=other.embedding if self.embedding is None else self.embedding,
         )
 
     @property
@@ -76,7 +81,7 @@ class SpeakerProfile:
         return PredictionMoments(self.prediction_mean, deviation, self.prediction_magnitude)
 
 
-_ARRAYS = tuple(field.name for field in fields(SpeakerProfile) if field.name != "utterances")
+_SUMS = tuple(field.name for field in fields(SpeakerProfile) if field.name not in {"utterances", "embedding"})
 
 
 class SpeakerProfiles:
@@ -134,6 +139,18 @@ class SpeakerProfiles:
             )
         return self._profiles[speaker_id]
 
+    def name_in_network(self, speaker_id: str | None) -> str | None:
+        """What the network calls a speaker: a name of its own where there is an embedding, else None."""
+        if speaker_id is None or speaker_id not in self or self[speaker_id].embedding is None:
+            return None
+        return f"{_ENROLLED}{speaker_id}"
+
+    def row_of(self, name: str | None) -> NDArray[np.float64] | None:
+        """The embedding (embedding_dim,) of whom the network calls so; None where there is none."""
+        if name is None or not name.startswith(_ENROLLED):
+            return None
+        return self[name.removeprefix(_ENROLLED)].embedding
+
     def update(self, profiles: dict[str, SpeakerProfile]) -> None:
         """Put profiles in the place of those under the same ids, or beside them, and save."""
         self._profiles = {**self._profiles, **profiles}
@@ -167,7 +184,10 @@ class SpeakerProfiles:
         from safetensors.numpy import save
 
         arrays = {
-            f"{row}.{name}": getattr(self._profiles[id_], name) for row, id_ in enumerate(self) for name in _ARRAYS
+            f"{row}.{name}": array
+            for row, id_ in enumerate(self)
+            for name in (*_SUMS, "embedding")
+            if (array := getattr(self._profiles[id_], name)) is not None
         }
         metadata = {
             "format": FORMAT,
@@ -214,6 +234,10 @@ def _read(path: Path, model: str) -> dict[str, SpeakerProfile]:
         raise UserError("holds speaker profiles of another model", where=path, remedy=remedy)
     utterances = json.loads(metadata["utterances"])
     return {
-        speaker_id: SpeakerProfile(utterances[row], **{name: arrays[f"{row}.{name}"] for name in _ARRAYS})
+        speaker_id: SpeakerProfile(
+            utterances[row],
+            **{name: arrays[f"{row}.{name}"] for name in _SUMS},
+            embedding=arrays.get(f"{row}.embedding"),
+        )
         for row, speaker_id in enumerate(json.loads(metadata["speaker_ids"]))
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -82,6 +83,8 @@ class EmotionRecognizer:
     ) -> None:
         import torch
 
+        from ser_personal.recognition.enrolled import listen_to_profiles
+
         self.bundle = bundle
         own = calibration is None and pldc is None
         self._measured_with = make_calibrator(bundle)
@@ -91,7 +94,8 @@ class EmotionRecognizer:
         self._raw_is_meant = (calibration or bundle.calibration) == "none"
         self.profiles = profiles if profiles is not None else SpeakerProfiles(bundle.model)
         segmenter = segmenter or make_segmenter("speech", max_samples=bundle.max_samples, window_seconds=5.0)
-        self.raw = RawRecognizer(bundle.network, segmenter, training_speakers)
+        self.raw = RawRecognizer(bundle.network, segmenter, self.profiles, training_speakers)
+        listen_to_profiles(bundle.network, self.profiles)
         bundle.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @classmethod
@@ -191,6 +195,7 @@ class EmotionRecognizer:
         speaker_id: str,
         audio: str | Path | ArrayLike | Tensor | Sequence[str | Path | ArrayLike | Tensor],
         *,
+        adapted: str | None = None,
         sample_rate: int = SAMPLE_RATE,
     ) -> SpeakerProfile:
         """Add recordings of a speaker to the speaker's profile, and save it where profiles are saved.
@@ -200,12 +205,18 @@ class EmotionRecognizer:
         Args:
             speaker_id: any name; a new one starts a profile.
             audio: a path, a waveform (samples,), or several of either.
+            adapted: checkpoint of `ser fit --config configs/adapt.yaml` with a row learnt on this speaker's audio, by
+                which the model knows the voice from then on.
             sample_rate: of waveforms, Hz.
 
         Raises:
-            UserError: a recording can't be decoded or holds no speech.
+            UserError: a recording can't be decoded or holds no speech, or there is no such row, or it comes when the
+                speaker has been heard without it.
         """
-        profile = self.profiles[speaker_id] if speaker_id in self.profiles else self._empty()
+        profile = self._start(speaker_id)
+        if adapted is not None:
+            profile = self._with_embedding(speaker_id, profile, adapted)
+            self.profiles.update({speaker_id: profile})
         for outcome in self.raw(recordings_of(audio, speaker_id, sample_rate=sample_rate)):
             if isinstance(outcome, UserError):
                 raise outcome
@@ -213,6 +224,17 @@ class EmotionRecognizer:
                 profile = profile.heard(pooled, prediction)
         self.profiles.update({speaker_id: profile})
         return profile
+
+    def _with_embedding(self, speaker_id: str, profile: SpeakerProfile, adapted: str) -> SpeakerProfile:
+        if profile.utterances:
+            raise UserError(
+                "has been heard without this embedding, and what was heard doesn't go with it",
+                where=f"speaker {speaker_id}",
+                remedy="Delete the profile, and enrol the speaker anew with `adapted`",
+            )
+        from ser_personal.recognition.enrolled import adapted_row
+
+        return replace(profile, embedding=adapted_row(self.bundle.network, adapted, speaker_id))
 
     def check_calibrates(self, recordings: Iterable[Recording], *, calibrate: bool) -> None:
         """Refuse what would leave named speakers uncalibrated unnoticed.

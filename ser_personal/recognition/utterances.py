@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ser_personal.recognition.network import EmotionNetwork
+    from ser_personal.recognition.profiles import SpeakerProfiles
     from ser_personal.recognition.segments import Segmenter
     from ser_personal.recognition.voice_activity import Segment
 
@@ -65,11 +66,13 @@ class RawRecognizer:
     Attributes:
         network: the model.
         segmenter: finds the utterances.
+        profiles: of enrolled speakers, who may have embeddings of their own.
         training_speakers: speaker ids are those of the embedding table; otherwise everyone is outside it.
     """
 
     network: EmotionNetwork
     segmenter: Segmenter
+    profiles: SpeakerProfiles
     training_speakers: bool = False
 
     def __call__(self, recordings: Iterable[Recording]) -> Iterator[Utterances | UserError]:
@@ -112,4 +115,6 @@ class RawRecognizer:
         return CutRecording(recording, waveform, segments)
 
     def _embedded(self, recording: Recording) -> str | None:
-        return recording.speaker_id if self.training_speakers else None
+        if self.training_speakers:
+            return recording.speaker_id
+        return self.profiles.name_in_network(recording.speaker_id)

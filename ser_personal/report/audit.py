@@ -13,6 +13,7 @@ from ser_personal.report.group_scores import GroupComparison, compare_groups
 from ser_personal.report.harm import Harm, harm
 from ser_personal.report.partitions import Partition, by_amount_of_speech, by_column, by_gender, by_label_region
 from ser_personal.report.probe import Probe, probes
+from ser_personal.report.shifts import ShiftAnalysis, analyse_shifts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,11 +58,13 @@ class SetAudit:
         name: of the set.
         partitions: its groups.
         harm: attribute -> whom calibration harms.
+        shifts: attribute -> how shifts from the training set go with CCC.
     """
 
     name: str
     partitions: tuple[PartitionAudit, ...]
     harm: dict[str, Harm]
+    shifts: dict[str, ShiftAnalysis]
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,7 @@ def _audit_set(run: RunFolder, test: ScoredSet, bootstrap: Bootstrap, by: str | 
         name=test.name,
         partitions=tuple(_audit_partition(run, test, partition, bootstrap) for partition in partitions),
         harm={attribute: harm(run, test, attribute, bootstrap) for attribute in run.attributes},
+        shifts={attribute: analyse_shifts(test, attribute, bootstrap) for attribute in run.attributes},
     )
 
 

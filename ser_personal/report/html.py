@@ -10,6 +10,7 @@ from ser_personal.report import words
 from ser_personal.report.audit import MEANING, SYSTEMS
 from ser_personal.report.figures.canvas import as_svg, style
 from ser_personal.report.group_scores import METRICS
+from ser_personal.report.shifts import NAMES
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -49,6 +50,7 @@ def render(run: RunFolder, fits: list[Fit], found: Audit, figures: Figures) -> s
             meaning=MEANING,
             systems=SYSTEMS,
             metrics=METRICS,
+            shift_names=NAMES,
             probe_pairs=_probe_pairs(found),
         )
 

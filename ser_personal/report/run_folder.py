@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ser_personal.calibration.shift import SpeakerShift
 from ser_personal.calibration.speaker_record import EMBEDDINGS, RECORD, TRAINING, VECTORS, SpeakerVectors, read_vectors
 from ser_personal.errors import UserError
 from ser_personal.finetune.scores import Scores, from_json
@@ -51,6 +52,7 @@ class Speaker:
         sigma: their deviation.
         mu_bar: the neighbours' mean label.
         sigma_bar: the neighbours' deviation.
+        shift: how far the speaker is from the training set; NaN where an earlier version recorded none.
     """
 
     gender: str | None
@@ -62,6 +64,7 @@ class Speaker:
     sigma: dict[str, float]
     mu_bar: dict[str, float]
     sigma_bar: dict[str, float]
+    shift: SpeakerShift
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,6 +237,8 @@ def _speaker(content: dict[str, Any]) -> Speaker:
     def numbers(name: str) -> dict[str, float]:
         return {attribute: np.nan if value is None else value for attribute, value in content[name].items()}
 
+    feature, label = content.get("feature_shift"), content.get("label_shift", dict.fromkeys(content["mu"]))
+
     return Speaker(
         gender=content["gender"],
         utterances=content["utterances"],
@@ -244,4 +249,8 @@ def _speaker(content: dict[str, Any]) -> Speaker:
         sigma=numbers("sigma"),
         mu_bar=numbers("mu_bar"),
         sigma_bar=numbers("sigma_bar"),
+        shift=SpeakerShift(
+            np.nan if feature is None else feature,
+            {attribute: np.nan if value is None else value for attribute, value in label.items()},
+        ),
     )

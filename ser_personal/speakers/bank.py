@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ser_personal.errors import UserError
-from ser_personal.files import write_whole
+from ser_personal.files import named_in_errors, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FORMAT = "ser_personal.speaker_bank"
 FORMAT_VERSION = 1
 _ARRAYS = ("vectors", "count", "label_mean", "label_std")
+_OPTIONAL = ("training_mean", "training_std")
+_SUMS = ("utterances", "vector_sum", "vector_squares", "count", "label_mean", "label_squares")
 _METADATA = ("speaker_ids", "attributes", "scale", "fingerprint")
 
 
@@ -37,6 +39,9 @@ class SpeakerBank:
         label_mean: (speakers, attributes), label points, NaN where count is 0.
         label_std: (speakers, attributes), label points, population deviation (ddof 0), NaN where count is 0.
         fingerprint: names the model that made the vectors; "" where nobody said.
+        training_mean: (dim,), mean of `pooled` over all utterances of known speakers; None where an earlier version
+            wrote the bank.
+        training_std: (dim,), its deviation (ddof 0).
     """
 
     speaker_ids: tuple[str, ...]
@@ -47,6 +52,8 @@ class SpeakerBank:
     label_mean: NDArray[np.float64]
     label_std: NDArray[np.float64]
     fingerprint: str = ""
+    training_mean: NDArray[np.float64] | None = None
+    training_std: NDArray[np.float64] | None = None
 
     @staticmethod
     def from_utterances(
@@ -78,7 +85,7 @@ class SpeakerBank:
         """Write the bank as safetensors; a reader finds the whole file or the one before it, never a part."""
         from safetensors.numpy import save
 
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        arrays = {name: array for name in (*_ARRAYS, *_OPTIONAL) if (array := getattr(self, name)) is not None}
         content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, self._metadata())
         write_whole(path, content)
 
@@ -100,7 +107,7 @@ class SpeakerBank:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 present = file.keys()
-                arrays = {name: file.get_tensor(name) for name in _ARRAYS if name in present}
+                arrays = {name: file.get_tensor(name) for name in (*_ARRAYS, *_OPTIONAL) if name in present}
         except SafetensorError as error:
             raise UserError(f"not a whole safetensors file ({error})", where=path, remedy=remedy) from error
         if metadata.get("format") != FORMAT:
@@ -111,7 +118,7 @@ class SpeakerBank:
                 where=path,
                 remedy="Update ser_personal, or build the bank again",
             )
-        if len(arrays) < len(_ARRAYS) or not {*_METADATA} <= metadata.keys():
+        if not {*_ARRAYS} <= arrays.keys() or not {*_METADATA} <= metadata.keys():
             raise UserError("incomplete speaker bank", where=path, remedy=remedy)
         try:
             low, high = json.loads(metadata["scale"])
@@ -135,9 +142,14 @@ class SpeakerBank:
             self.vectors.ndim == 2
             and len(self.vectors) == len(self.speaker_ids)
             and self.count.shape == self.label_mean.shape == self.label_std.shape == of_labels
+            and all(array is None or array.shape == self.vectors.shape[1:] for array in self._training_moments)
             and bool(np.isfinite(self.vectors).all())
             and bool(np.isfinite(np.where(self.count > 0, [self.label_mean, self.label_std], 0.0)).all())
         )
+
+    @property
+    def _training_moments(self) -> tuple[NDArray[np.float64] | None, ...]:
+        return self.training_mean, self.training_std
 
     def _metadata(self) -> dict[str, str]:
         return {
@@ -181,8 +193,29 @@ class SpeakerBankBuilder:
                     remedy="Check the speaker's audio files and that the model's weights are finite",
                 )
             if speaker_id not in self._speakers:
-                self._speakers[speaker_id] = _SpeakerSums(self._dim, len(self.attributes))
+                self._speakers[speaker_id] = _SpeakerSums.nothing(self._dim, len(self.attributes))
             self._speakers[speaker_id].add(vector, utterance_labels)
+
+    def save(self, path: Path) -> None:
+        """Write the sums, for a builder of another process to `merge`."""
+        ids = sorted(self._speakers)
+        sums = [self._speakers[speaker_id] for speaker_id in ids]
+        arrays = {name: np.array([getattr(of, name) for of in sums]) for name in _SUMS}
+        with named_in_errors(path), path.open("wb") as file:
+            np.savez(file, allow_pickle=False, speaker_ids=np.array(ids, dtype=str), **arrays)
+
+    def merge(self, path: Path) -> None:
+        """Count in what another process added, exact but for the rounding of float64 sums, in whatever order."""
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        for row, speaker_id in enumerate(arrays.pop("speaker_ids").tolist()):
+            theirs = _SpeakerSums(*(arrays[name][row] for name in _SUMS))
+            self._dim = len(theirs.vector_sum)
+            ours = self._speakers.get(speaker_id)
+            if ours is None:
+                self._speakers[speaker_id] = theirs
+            else:
+                ours.merge(theirs)
 
     def build(self) -> SpeakerBank:
         """The bank of all that was added."""
@@ -193,6 +226,11 @@ class SpeakerBankBuilder:
         label_mean = np.array([s.label_mean for s in sums], dtype=np.float64).reshape(-1, width)
         squares = np.array([s.label_squares for s in sums], dtype=np.float64).reshape(-1, width)
         vectors = np.array([s.vector_sum / s.utterances for s in sums], dtype=np.float64).reshape(-1, self._dim or 0)
+        vector_squares = np.array([s.vector_squares for s in sums], dtype=np.float64).reshape(vectors.shape)
+        utterances = np.array([s.utterances for s in sums], dtype=np.float64)
+        total = max(float(utterances.sum()), 1.0)
+        training_mean = utterances @ vectors / total
+        between = utterances @ (vectors - training_mean) ** 2
         return SpeakerBank(
             speaker_ids=speaker_ids,
             vectors=vectors,
@@ -202,6 +240,8 @@ class SpeakerBankBuilder:
             label_mean=np.where(count > 0, label_mean, np.nan),
             label_std=np.where(count > 0, np.sqrt(squares / np.maximum(count, 1)), np.nan),
             fingerprint=self.fingerprint,
+            training_mean=training_mean,
+            training_std=np.sqrt((vector_squares.sum(axis=0) + between) / total),
         )
 
     def _check(
@@ -218,20 +258,29 @@ class SpeakerBankBuilder:
             )
 
 
+@dataclass(eq=False)
 class _SpeakerSums:
     """One speaker's running sums.
 
-    Label moments by Welford's update: unlike a sum of squares it loses no digits, and equal labels have deviation 0.
+    Moments by Welford's update: unlike a sum of squares it loses no digits, and equal labels have deviation 0. Squares
+    are those of distances to the speaker's mean.
     """
 
-    def __init__(self, dim: int, num_attributes: int) -> None:
-        self.utterances = 0
-        self.vector_sum = np.zeros(dim)
-        self.count = np.zeros(num_attributes, dtype=np.int64)
-        self.label_mean = np.zeros(num_attributes)
-        self.label_squares = np.zeros(num_attributes)
+    utterances: int
+    vector_sum: NDArray[np.float64]
+    vector_squares: NDArray[np.float64]
+    count: NDArray[np.int64]
+    label_mean: NDArray[np.float64]
+    label_squares: NDArray[np.float64]
+
+    @classmethod
+    def nothing(cls, dim: int, num_attributes: int) -> Self:
+        count = np.zeros(num_attributes, dtype=np.int64)
+        return cls(0, np.zeros(dim), np.zeros(dim), count, np.zeros(num_attributes), np.zeros(num_attributes))
 
     def add(self, vector: NDArray[np.float64], labels: NDArray[np.float64]) -> None:
+        before_it = max(self.utterances, 1)
+        self.vector_squares += (vector - self.vector_sum / before_it) ** 2 * self.utterances / (self.utterances + 1)
         self.utterances += 1
         self.vector_sum += vector
         labelled = ~np.isnan(labels)
@@ -239,6 +288,19 @@ class _SpeakerSums:
         before = np.where(labelled, labels - self.label_mean, 0.0)
         self.label_mean += before / np.maximum(self.count, 1)
         self.label_squares += before * np.where(labelled, labels - self.label_mean, 0.0)
+
+    def merge(self, other: _SpeakerSums) -> None:
+        """Add another's (Chan et al. 1983); exactly nothing where it has no label, or equal means."""
+        total = np.maximum(self.count + other.count, 1)
+        distance = np.where((self.count > 0) & (other.count > 0), other.label_mean - self.label_mean, 0.0)
+        self.label_squares += other.label_squares + distance**2 * self.count * other.count / total
+        self.label_mean = np.where(self.count > 0, self.label_mean + distance * other.count / total, other.label_mean)
+        self.count += other.count
+        ours, theirs = self.utterances, other.utterances
+        apart = self.vector_sum / max(ours, 1) - other.vector_sum / max(theirs, 1)
+        self.vector_squares += other.vector_squares + apart**2 * ours * theirs / max(ours + theirs, 1)
+        self.vector_sum += other.vector_sum
+        self.utterances += other.utterances
 
 
 def as_float64(array: ArrayLike | Tensor | Any) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ser_personal.errors import UserError
 from ser_personal.study.grid import expand
-from ser_personal.study.schema import Preparation, Recipe, Study
+from ser_personal.study.schema import PersonalizationGap, Preparation, Recipe, Study
 from ser_personal.types import Attribute
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def study(
     seeds: tuple[int, ...] = (0,),
     folds: int | None = None,
     validation_folds: int = 1,
+    personalization_gap: PersonalizationGap | None = None,
     attributes: tuple[Attribute, ...] | None = None,
     baseline: str | None = None,
     fit_configs: tuple[str, ...] = ("configs/cost.yaml",),
@@ -53,6 +54,7 @@ def study(
         seeds: of each recipe.
         folds: leave-speakers-out folds of the corpus, each trained and tested by itself; None keeps its own splits.
         validation_folds: folds that validate, of those that don't test.
+        personalization_gap: train with the test speakers among the training speakers and without, at equal size.
         attributes: train a model for each of them, as the paper does; None leaves them to the configs.
         baseline: recipe, or recipe/calibration, that the others are held against.
         fit_configs: YAMLs behind those of every fit.
@@ -82,6 +84,7 @@ def study(
         seeds=tuple(seeds),
         folds=folds,
         validation_folds=validation_folds,
+        personalization_gap=personalization_gap,
         attributes=attributes,
         baseline=baseline,
         fit_configs=tuple(fit_configs),

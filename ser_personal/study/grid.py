@@ -5,18 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ser_personal.corpus.personalization_gap import SIDES
 from ser_personal.errors import UserError
-from ser_personal.study.schema import FOLDS, Preparation, Recipe, Study
+from ser_personal.study.schema import DIMENSIONS, FOLDS, GAP, Preparation, Recipe, Study
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 _BRACES = re.compile(r"\{(\w+)\}")
 ROOT = "{root}"
-DIMENSIONS = ("seed", "fold", "attribute")
 Value = int | str | None
 
 
@@ -39,7 +39,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class GridRun:
-    """One recipe or preparation step at one seed, fold and attribute; None where one run serves all of them.
+    """One recipe or preparation step at one place of the grid; None where one run serves all places.
 
     Attributes:
         name: of the recipe or step.
@@ -47,6 +47,8 @@ class GridRun:
         seed: of the random numbers.
         fold: that is tested.
         attribute: that is predicted.
+        training_speakers: how many there are, where the personalisation gap is studied.
+        side: whether they are dependent, the test speakers among them, or independent.
         folder: relative to the study's.
         stages: in their order.
         needs: folders of the preparation runs that it uses, theirs included, relative to the study's.
@@ -57,6 +59,8 @@ class GridRun:
     seed: int | None
     fold: int | None
     attribute: str | None
+    training_speakers: int | None
+    side: str | None
     folder: str
     stages: tuple[Stage, ...]
     needs: tuple[str, ...]
@@ -66,7 +70,9 @@ class GridRun:
         """For people: `papt, seed 1, fold 0`."""
         at = [f"seed {self.seed}"] if self.seed is not None else []
         at += [f"fold {self.fold}"] if self.fold is not None else []
-        return ", ".join([self.name, *at, *([self.attribute] if self.attribute is not None else [])])
+        at += [self.attribute] if self.attribute is not None else []
+        at += [f"{self.training_speakers} speakers"] if self.training_speakers is not None else []
+        return ", ".join([self.name, *at, *([self.side] if self.side is not None else [])])
 
 
 @dataclass(frozen=True)
@@ -120,12 +126,14 @@ def expand(study: Study) -> list[GridRun]:
 
 
 def _require_known(entry: _Entry, wanted: set[str], study: Study) -> None:
-    for name, given in (("fold", study.folds), ("attribute", study.attributes)):
+    of_gap = ("personalization_gap", study.personalization_gap)
+    needed = {"fold": ("folds", study.folds), "attribute": ("attributes", study.attributes)}
+    for name, (option, given) in (needed | {"training_speakers": of_gap, "side": of_gap}).items():
         if name in wanted and given is None:
             raise UserError(
-                f"refers to {{{name}}}, and the study has no {name}s",
+                f"refers to {{{name}}}, and the study has no {option}",
                 where=entry.name,
-                remedy=f"Give the study {name}s, or leave it out",
+                remedy=f"Give the study {option}, or leave it out",
             )
 
 
@@ -134,6 +142,8 @@ def _places(study: Study, wanted: Iterable[str]) -> Iterator[dict[str, Value]]:
         "seed": [*study.seeds],
         "fold": [*range(study.folds or 0)],
         "attribute": [*(study.attributes or ())],
+        "training_speakers": [*(study.personalization_gap.speakers if study.personalization_gap else ())],
+        "side": [*SIDES],
     }
     for place in itertools.product(*(values[name] if name in set(wanted) else [None] for name in DIMENSIONS)):
         yield dict(zip(DIMENSIONS, place, strict=True))
@@ -154,13 +164,15 @@ def _run(entry: _Entry, place: Mapping[str, Value], needs: list[GridRun]) -> Gri
         of_stage = values | {"out": f"{ROOT}/{out}", "run": f"{ROOT}/{folder}"}
         words = tuple(_fill(word, of_stage) for word in stage.words)
         stages.append(Stage(stage.name, words, stage.configs, out))
-    seed, fold, attribute = place["seed"], place["fold"], place["attribute"]
+    seed, fold, attribute, speakers, side = (place[name] for name in DIMENSIONS)
     return GridRun(
         name=entry.name,
         kind=entry.kind,
         seed=None if seed is None else int(seed),
         fold=None if fold is None else int(fold),
         attribute=None if attribute is None else str(attribute),
+        training_speakers=None if speakers is None else int(speakers),
+        side=None if side is None else str(side),
         folder=folder,
         stages=tuple(stages),
         needs=tuple(dict.fromkeys(folder for run in needs for folder in (*run.needs, run.folder))),
@@ -175,15 +187,13 @@ def _fill(word: str, values: Mapping[str, str]) -> str:
 def _entries(study: Study) -> Iterator[_Entry]:
     """Steps, then recipes, with {corpus} replaced by what it stands for.
 
-    The folds are a step after the last one that the corpus itself refers to.
+    What divides the corpus is a step after the last one that the corpus itself refers to.
     """
     steps = list(study.prepare)
-    if study.folds is not None:
-        arguments = {"count": study.folds, "validation_folds": study.validation_folds}
-        divide = Preparation(FOLDS, "folds", arguments={"corpus": study.corpus, **arguments})
+    corpus, divide = _divided(study)
+    if divide is not None:
         behind = [number for number, step in enumerate(steps) if step.name in _BRACES.findall(study.corpus)]
         steps.insert(max(behind, default=-1) + 1, divide)
-    corpus = study.corpus if study.folds is None else f"{{{FOLDS}}}/fold_{{fold}}.csv"
     stands_for = {"corpus": corpus, "whole_corpus": study.corpus}
 
     def filled(stages: Iterable[Stage]) -> tuple[Stage, ...]:
@@ -209,6 +219,22 @@ def _entries(study: Study) -> Iterator[_Entry]:
             continue
         forced = {"seed"} | ({"attribute"} if study.attributes is not None else set())
         yield _Entry(recipe.name, "recipe", filled(_fit_and_test(study, recipe)), frozenset(forced))
+
+
+def _divided(study: Study) -> tuple[str, Preparation | None]:
+    """What {corpus} stands for, and the step that writes its tables; None where the corpus is taken as it is."""
+    arguments: dict[str, Any] = {"corpus": study.corpus}
+    if study.folds is not None:
+        arguments |= {"count": study.folds, "validation_folds": study.validation_folds}
+        return f"{{{FOLDS}}}/fold_{{fold}}.csv", Preparation(FOLDS, "folds", arguments=arguments)
+    if study.personalization_gap is not None:
+        arguments |= asdict(study.personalization_gap)
+        table = f"{{{GAP}}}/speakers_{{training_speakers}}_{{side}}.csv"
+        overlap = {"path": table, "allow_overlap": [study.personalization_gap.test_split]}
+        return json.dumps({"class_path": "CSVCorpus", "init_args": overlap}), Preparation(
+            GAP, "gap", arguments=arguments
+        )
+    return study.corpus, None
 
 
 def _plain(command: str, configs: list[str], arguments: dict[str, Any]) -> Stage:

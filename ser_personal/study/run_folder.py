@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 from ser_personal.calibration.results import write_json
 from ser_personal.calibration.speaker_moments import SPEAKER_MOMENTS
 from ser_personal.errors import UserError
-from ser_personal.report.comparison.run_record import DONE, RunRecord, StageCost, read_record, read_stage, write_stage
+from ser_personal.report.comparison.run_record import (
+    DONE,
+    PretrainingScores,
+    RunRecord,
+    StageCost,
+    read_record,
+    read_stage,
+    write_stage,
+)
 from ser_personal.study.grid import ROOT
 
 if TYPE_CHECKING:
@@ -141,6 +149,9 @@ class RunFolder:
             results=str(found[-1].parent.relative_to(self.path)) if found else None,
             needs=run.needs,
             stages=tuple(costs),
+            training_speakers=run.training_speakers,
+            side=run.side,
+            pretraining=PretrainingScores.read(self.root / run.stages[-1].out),
         ).write(self.path)
 
     def last_line(self) -> str:

@@ -11,8 +11,9 @@ from ser_personal.ranges import LARGEST_SEED, require_range
 from ser_personal.types import Attribute
 
 # what stands in braces without being the name of a preparation step
-PLACES = ("corpus", "whole_corpus", "seed", "fold", "attribute", "out", "run", "root")
-FOLDS = "folds"
+DIMENSIONS = ("seed", "fold", "attribute", "training_speakers", "side")
+PLACES = (*DIMENSIONS, "corpus", "whole_corpus", "out", "run", "root")
+FOLDS, GAP = "folds", "gap"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,25 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class PersonalizationGap:
+    """Every recipe trained once with the test speakers among the training speakers and once without (`ser gap`).
+
+    Attributes:
+        speakers: numbers of training speakers.
+        test_split: whose speakers are evaluated.
+        evaluation_speakers: how many of them, those with most utterances; all who have two if None.
+        share: of an evaluation speaker's utterances, that may be trained on.
+        seed: of the draws.
+    """
+
+    speakers: list[int]
+    test_split: str = "test1"
+    evaluation_speakers: int | None = None
+    share: float = 0.5
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Study:
     """The whole grid.
 
@@ -70,6 +90,7 @@ class Study:
         seeds: of each recipe.
         folds: leave-speakers-out folds of the corpus, each trained and tested by itself; None keeps its own splits.
         validation_folds: folds that validate, of those that don't test.
+        personalization_gap: train on the corpora of the personalisation gap; None leaves it out.
         attributes: train a model for each of them, as the paper does; None leaves them to the configs.
         baseline: recipe, or recipe/calibration, that the others are held against.
         fit_configs: YAMLs behind those of every fit.
@@ -86,6 +107,7 @@ class Study:
     seeds: tuple[int, ...] = (0,)
     folds: int | None = None
     validation_folds: int = 1
+    personalization_gap: PersonalizationGap | None = None
     attributes: tuple[Attribute, ...] | None = None
     baseline: str | None = None
     fit_configs: tuple[str, ...] = ()
@@ -112,11 +134,15 @@ class Study:
         _require_single("recipe", [recipe.name for recipe in self.recipes])
         _require_single("preparation step", [step.name for step in self.prepare])
         _require_single("seed", [str(seed) for seed in self.seeds])
-        reserved = {*PLACES, FOLDS} & {step.name for step in self.prepare}
+        reserved = {*PLACES, FOLDS, GAP} & {step.name for step in self.prepare}
         if reserved:
             raise UserError(
                 f"no step may be named {min(reserved)}, which the study fills in", where="prepare", remedy="Rename it"
             )
+        if self.personalization_gap is not None:
+            _require_alone("folds", self.folds)
+            _require_alone("baseline", self.baseline)
+            _require_single("number of speakers", [str(number) for number in self.personalization_gap.speakers])
         names = [recipe.name for recipe in self.recipes]
         if self.baseline is not None and self.baseline.partition("/")[0] not in names:
             raise UserError(
@@ -124,6 +150,15 @@ class Study:
                 where="baseline",
                 remedy=f"Choose one of {', '.join(names)}",
             )
+
+
+def _require_alone(name: str, given: object) -> None:
+    if given is not None:
+        raise UserError(
+            f"goes with no {name}: its corpora are fixed, and its two sides are held against each other",
+            where="personalization_gap",
+            remedy=f"Leave out {name}",
+        )
 
 
 def _require_single(what: str, names: list[str]) -> None:

@@ -72,10 +72,12 @@ class Interruption(Callback):
             self._stop_if_asked(trainer)
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
-        here = torch.tensor(self._received, device=trainer.strategy.root_device)
-        anywhere = int(trainer.strategy.reduce(here, reduce_op="max"))
-        if anywhere:
-            raise Interrupted(anywhere)
+        signum = self._received
+        if trainer.world_size > 1:
+            here = torch.tensor(signum, device=trainer.strategy.root_device)
+            signum = int(trainer.strategy.reduce(here, reduce_op="max"))
+        if signum:
+            raise Interrupted(signum)
 
 
 def requeue() -> None:

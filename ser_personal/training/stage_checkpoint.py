@@ -1,12 +1,15 @@
-"""The file that a stage leaves for the next one: papt.ckpt, finetune.ckpt."""
+"""The file that a stage leaves for the next one, papt.ckpt or finetune.ckpt, and its validation scores beside it."""
 
 from __future__ import annotations
 
+import json
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from ser_personal.files import write_whole
 from ser_personal.ranges import require_range
 from ser_personal.training.stopping import Interrupted, resumes_exactly
 
@@ -15,8 +18,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+SCORES = ".scores.json"
+
+
 class StageCheckpoint(ModelCheckpoint):
     """Keeps the best model as NAME.ckpt and the newest as NAME-last.ckpt, in `--trainer.default_root_dir`.
+
+    NAME.scores.json holds what the best model's validation logged: val_loss, val_ccc, ...; null where it isn't finite.
 
     Args:
         name: of the stage.
@@ -67,6 +75,13 @@ class StageCheckpoint(ModelCheckpoint):
     def _save_newest(self, trainer: Trainer) -> None:
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        if trainer.is_global_zero and Path(filepath).stem == self.filename:
+            logged = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
+            scores = {name: value if isfinite(value) else None for name, value in logged.items()}
+            write_whole(Path(filepath).with_suffix(SCORES), f"{json.dumps(scores, indent=2)}\n".encode())
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         super()._save_topk_checkpoint(trainer, monitor_candidates)

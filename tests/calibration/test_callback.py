@@ -14,10 +14,11 @@ from tiny_models import emotion_data, finetuning, trainer
 
 from ser_personal.calibration.callback import PLDCCallback
 from ser_personal.calibration.pldc import calibrate
+from ser_personal.calibration.shift import speaker_shifts
 from ser_personal.calibration.speaker_record import read_vectors
 from ser_personal.errors import UserError
 from ser_personal.finetune.scores import score
-from ser_personal.speakers.bank import SpeakerBank
+from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 from ser_personal.speakers.representation import AskedSpeakers
 
 ATTRIBUTES = ("arousal", "valence")
@@ -64,15 +65,15 @@ def test_bank_beside_the_checkpoint_is_that_of_the_training_predictions(syntheti
 @pytest.fixture
 def built(monkeypatch):
     """Counts how often a bank is built."""
-    calls, build = [], SpeakerBank.from_utterances
+    calls, build = [], SpeakerBankBuilder.build
 
-    def spy(*arguments):
+    def spy(builder):
         # the oracle makes a bank of the test speakers, without a fingerprint
-        if len(arguments) == 6:
-            calls.append(arguments[-1])
-        return build(*arguments)
+        if builder.fingerprint:
+            calls.append(builder.fingerprint)
+        return build(builder)
 
-    monkeypatch.setattr(SpeakerBank, "from_utterances", staticmethod(spy))
+    monkeypatch.setattr(SpeakerBankBuilder, "build", spy)
     return calls
 
 
@@ -173,6 +174,7 @@ def test_speakers_and_what_calibrated_them(synthetic_corpus, checkpoint, tmp_pat
     record = json.loads((tmp_path / "speakers.json").read_text())
     vectors = read_vectors(tmp_path / "speakers.safetensors")
     calibrated = calibrate(test.predictions, test.speaker_ids, test.pooled, left.bank, k=3, shift_mean=True).speakers
+    shifts = speaker_shifts(test.speaker_ids, test.pooled, test.labels, left.bank, ATTRIBUTES)
     assert list(record["splits"]["test1"]) == [speaker.speaker_id for speaker in calibrated] == ["10", "11", "12"]
     for row, speaker in enumerate(calibrated):
         own = [u for u in data.utterances if u.speaker_id == speaker.speaker_id]
@@ -183,8 +185,14 @@ def test_speakers_and_what_calibrated_them(synthetic_corpus, checkpoint, tmp_pat
         np.testing.assert_allclose(written["cosines"], speaker.cosines, atol=1e-5)
         for name in ("mu", "sigma", "mu_bar", "sigma_bar"):
             np.testing.assert_allclose([written[name][a] for a in ATTRIBUTES], getattr(speaker, name), atol=1e-4)
+        shift = shifts[speaker.speaker_id]
+        assert written["feature_shift"] == pytest.approx(shift.feature, rel=1e-3)
+        assert written["label_shift"] == pytest.approx(shift.label, rel=1e-3)
         mine = [id_ == speaker.speaker_id for id_ in test.speaker_ids]
         np.testing.assert_allclose(vectors["test1"].vectors[row], test.pooled[mine].mean(0), atol=1e-5)
+    correlated = json.loads((tmp_path / "metrics.json").read_text())["splits"]["test1"]["shift"]
+    assert {attribute: found["speakers"] for attribute, found in correlated.items()} == dict.fromkeys(ATTRIBUTES, 3)
+    assert all(-1 <= found["feature_shift_and_ccc"] <= 1 for found in correlated.values())
     assert vectors["training"].speaker_ids == tuple(record["training"]) == left.bank.speaker_ids
     np.testing.assert_allclose(vectors["training"].vectors, left.bank.vectors, rtol=1e-6)
     known = left.module.personalized.speakers

@@ -78,11 +78,12 @@ def devices(world_size, folder):
 
 
 def test_several_devices_are_joined_on_the_first(tmp_path):
-    dealt = [[[39, 2], [7, 30]], [[0, 1], [39, 2]], [[20]]]
-    with ThreadPoolExecutor(3) as threads:
-        first, *others = threads.map(joined, dealt, devices(3, tmp_path))
+    # the last device has nothing
+    dealt = [[[39, 2], [7, 30]], [[0, 1], [39, 2]], [[20]], []]
+    with ThreadPoolExecutor(4) as threads:
+        first, *others = threads.map(joined, dealt, devices(4, tmp_path))
     check(first, [0, 1, 2, 7, 20, 30, 39])
-    assert others == [None, None]
+    assert others == [None, None, None]
     assert not list(tmp_path.iterdir())
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ser_personal.data.batching import BucketBatchSampler, batch_sizes
+from ser_personal.data.batching import BucketBatchSampler, GivenBatches, batch_sizes
 from ser_personal.errors import UserError
 
 LENGTHS = st.lists(st.integers(400, 250_000), min_size=1, max_size=80)
@@ -45,6 +45,8 @@ def test_ranks_share_the_plan_evenly(lengths: list[int], shuffle: bool, world_si
     assert len(in_turn) - len(plan) < world_size
     repeated = in_turn[len(plan) :]
     assert repeated == (plan * world_size)[: len(repeated)]
+    if epoch == 0 or not shuffle:
+        assert ranks[0].repeated == repeated
 
 
 def test_plan_depends_on_seed_and_epoch_alone() -> None:
@@ -71,12 +73,46 @@ def test_evaluation_goes_from_longest_to_shortest() -> None:
     assert ordered == sorted(lengths, reverse=True)
 
 
+def padding(plan: list[list[int]], lengths: list[int]) -> float:
+    """Share of padded audio that is no speech."""
+    padded = sum(len(batch) * max(lengths[i // 10] for i in batch) for batch in plan)
+    return 1 - sum(lengths[i // 10] for batch in plan for i in batch) / padded
+
+
+def msp_podcast_shapes(count: int) -> list[list[int]]:
+    """2.75 to 11 s: evenly spread, mostly short as in MSP-Podcast (median 5 s), and mostly long."""
+    rng = np.random.default_rng(1)
+    mostly_short = 2.75 + 8.25 * rng.beta(1.3, 2.6, count)
+    mostly_long = 2.75 + 8.25 * rng.beta(4, 1, count)
+    return [
+        msp_podcast_lengths(count),
+        *((seconds * 16_000).astype(int).tolist() for seconds in (mostly_short, mostly_long)),
+    ]
+
+
 @pytest.mark.parametrize("count", [1_000, 26_470])
 def test_padding_at_msp_podcast_durations(count: int) -> None:
-    lengths = msp_podcast_lengths(count)
-    plan = sampler(lengths, batch_seconds=200.0, max_batch=None).plan(0)
-    padded = sum(len(batch) * max(lengths[i // 10] for i in batch) for batch in plan)
-    assert 1 - sum(lengths) / padded <= 0.05
+    for lengths in msp_podcast_shapes(count):
+        for epoch in range(2):
+            plan = sampler(lengths, batch_seconds=200.0, max_batch=None).plan(epoch)
+            assert sorted(chain.from_iterable(plan)) == [10 * i for i in range(count)]
+            # random batches under the same budget hold 14 to 39 %
+            assert padding(plan, lengths) <= 0.05
+
+
+def test_an_epoch_that_goes_on_gives_the_batches_not_yet_seen() -> None:
+    batches = sampler(msp_podcast_lengths(200), rank=1, world_size=3)
+    batches.set_epoch(4)
+    whole = list(batches)
+    batches.first_batch = 5
+    assert list(batches) == whole[5:]
+
+
+def test_given_batches_are_those_given() -> None:
+    batches = GivenBatches([[3, 1], [2], [0, 7]])
+    assert len(batches) == 3
+    batches.first_batch = 1
+    assert [[(key.index, key.epoch) for key in batch] for batch in batches] == [[(2, 0)], [(0, 0), (7, 0)]]
 
 
 @pytest.mark.parametrize("count", [33, 65, 17, 9])

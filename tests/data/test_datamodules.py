@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 from shutil import copytree
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -140,3 +141,28 @@ def test_training_on_single_utterances(corpus: CSVCorpus, options: dict[str, flo
     with pytest.raises(UserError, match="a training batch would be a single utterance"):
         datamodule.setup("fit")
     datamodule.setup("test")
+
+
+def on_ranks(corpus_folder: Path, world_size: int, **options: object) -> list[EmotionDataModule]:
+    datamodules = []
+    for rank in range(world_size):
+        datamodule = EmotionDataModule(str(corpus_folder), num_workers=0, **options)
+        datamodule.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
+        datamodules.append(datamodule)
+    return datamodules
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_shares_hold_each_utterance_once_and_may_be_empty(corpus_folder: Path, world_size: int) -> None:
+    shares = [indices(data.share_dataloader("validation")) for data in on_ranks(corpus_folder, world_size, max_batch=1)]
+    assert sorted(index for share in shares for index in share) == list(range(26, 30))
+    assert sum(not share for share in shares) == max(0, world_size - 4)
+
+
+def test_more_processes_than_utterances_and_what_even_shares_repeat(corpus_folder: Path, caplog) -> None:
+    with pytest.raises(UserError, match=r"trainer\.devices: 25 processes for 24 training utterances\. Ask for fewer"):
+        on_ranks(corpus_folder, 25)[0].train_dataloader()
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        on_ranks(corpus_folder, 5, max_batch=4)[0].train_dataloader()
+    assert "4 batches of an epoch (16 of 24 utterances) are trained on twice" in caplog.text

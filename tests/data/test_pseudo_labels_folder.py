@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -154,3 +156,33 @@ def test_a_damaged_description(tmp_path: Path, meta: dict[str, object]) -> None:
     for read in (PseudoLabels.load, lambda folder: PseudoLabelWriter(folder, SOURCE)):
         with pytest.raises(UserError, match=r"meta\.json: pseudo-labels are damaged"):
             read(tmp_path)
+
+
+FULL_DISK = """
+import resource, sys
+import numpy as np
+from ser_personal.cli import file_error_behind
+from ser_personal.data.pseudo_labels import PseudoLabelSource, PseudoLabelWriter
+
+# no file grows beyond 300 bytes: a full disk as a process without special rights can have it
+resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+source = PseudoLabelSource(num_clusters=300, teacher="mfcc", codebook_hash="abc")
+try:
+    with PseudoLabelWriter(sys.argv[1], source) as writer:
+        for number in range(9):
+            writer.write(f"u{number}", np.full(40, number))
+except OSError as error:
+    print(file_error_behind(error))
+"""
+
+
+def test_a_full_disk_is_named_and_leaves_only_whole_utterances(tmp_path: Path) -> None:
+    folder = tmp_path / "labels"
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, folder], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{folder}: File too large. Check the path, its permissions and the space left")
+    assert PseudoLabels.load_part(folder, SOURCE).utterance_ids == ["u0", "u1", "u2"]
+    with pytest.raises(UserError, match="half written"):
+        PseudoLabels.load(folder)
+    ids = {f"u{number}": np.full(40, number) for number in range(9)}
+    write(folder, ids)
+    assert_holds(folder, ids)

@@ -26,6 +26,7 @@ STARTS = re.compile(r"^(#!/bin/bash|(\w+=\S+ )?(ser|make|pip|python|sbatch|srun|
 RECORDER = """
 command_not_found_handle() { printf '%q ' "$@" >> "$CALLS"; printf '\\n' >> "$CALLS"; }
 srun() { "$@"; }
+torchrun() { while [[ $1 == --*=* ]]; do shift; done; ser "${@:2}"; }
 source() { :; }
 """
 # what three dots among the arguments stand for

@@ -7,7 +7,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_networks import padded_noise
+from tiny_networks import padded_noise, tiny_network
 from torchaudio.models.wav2vec2.utils import import_huggingface_model
 from transformers import AutoModel, BertConfig
 
@@ -286,3 +286,15 @@ def test_more_layers_to_freeze_than_there_are(hubert_folder):
     built(hubert_folder, freeze_layers=2)
     with pytest.raises(UserError, match=r"freeze_layers: 3 is out of range\. Give a number from 0 to 2"):
         built(hubert_folder, freeze_layers=3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("norm", "layers"), [("group", 12), ("layer", 24)])
+def test_at_the_depth_of_base_and_large_a_clip_has_the_same_frames_in_any_batch(norm, layers, tmp_path):
+    tiny_network("hubert", norm, num_hidden_layers=layers, num_conv_pos_embeddings=128).save_pretrained(tmp_path)
+    encoder, lengths = built(str(tmp_path)), torch.tensor([48_000, 16_000, 30_161, 47_999])
+    waveforms = padded_noise(lengths)
+    batched = encoder(waveforms, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        alone = encoder(waveforms[row : row + 1, :length], lengths[row : row + 1]).frames[0]
+        torch.testing.assert_close(batched.frames[row, batched.frame_mask[row]], alone, atol=1e-4, rtol=0)

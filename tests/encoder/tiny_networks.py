@@ -11,23 +11,23 @@ if TYPE_CHECKING:
 NORMS = ("group", "layer")
 
 
-def tiny_network(model_type: str, norm: str) -> PreTrainedModel:
+def tiny_network(model_type: str, norm: str, **shape: int) -> PreTrainedModel:
     """A random transformers model: group norm and post-norm as base models have them, or layer norm and pre-norm."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        model_type,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        conv_dim=[16] * 7,
-        conv_bias=norm == "layer",
-        feat_extract_norm=norm,
-        do_stable_layer_norm=norm == "layer",
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4,
-        vocab_size=10,
-    )
+    settings = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "conv_dim": [16] * 7,
+        "conv_bias": norm == "layer",
+        "feat_extract_norm": norm,
+        "do_stable_layer_norm": norm == "layer",
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 4,
+        "vocab_size": 10,
+    }
+    config = AutoConfig.for_model(model_type, **settings | shape)
     return AutoModel.from_config(config).eval()
 
 

@@ -154,9 +154,10 @@ def test_what_is_no_codebook_is_refused(make, tmp_path):
         ({"iterations": 0}, "iterations: 0 is out of range"),
         ({"seed": -1}, "seed: -1 is out of range"),
         ({"seed": 2**31}, "seed: 2147483648 is out of range"),
-        ({"accelerator": "quantum"}, "accelerator quantum, precision 32-true: You selected an invalid accelerator"),
-        ({"precision": "7-true"}, "accelerator cpu, precision 7-true: Precision '7-true' is invalid"),
-        ({"devices": 2}, "devices: pseudo-labels are made on one device"),
+        ({"accelerator": "quantum"}, "accelerator quantum, .*, precision 32-true: You selected an invalid accelerator"),
+        ({"precision": "7-true"}, "accelerator cpu, .*, precision 7-true: Precision '7-true' is invalid"),
+        ({"devices": 0}, "devices: 0 is out of range"),
+        ({"num_nodes": 0}, "num_nodes: 0 is out of range"),
     ],
 )
 def test_impossible_settings_are_refused(make, change, message):
@@ -168,7 +169,7 @@ def test_wrong_splits_and_empty_audio_are_refused(corpus, tmp_path):
     with pytest.raises(UserError, match="split test9: no such split"):
         _ = PseudoLabelData(corpus, splits=["test9"]).utterances
     with pytest.raises(UserError, match=r"data\.fit_splits: no audio to fit the codebook on"):
-        PseudoLabelData(corpus, splits=["validation"]).fit_loader()
+        PseudoLabelData(corpus, splits=["validation"]).fit_batches()
     soundfile.write(tmp_path / "short.wav", np.zeros(399), 16_000)
     (tmp_path / "corpus.csv").write_text("path,speaker,split\nshort.wav,a,train\n")
     with pytest.raises(UserError, match=r"short\.wav: 1 audio files are unreadable or shorter than one frame"):
@@ -204,5 +205,5 @@ def test_usage_counts_every_frame_once(make, data, monkeypatch):
 def test_splits_in_any_spelling_each_once(corpus):
     data = PseudoLabelData(corpus, splits=["Train", "dev", "train"], fit_splits=["TRAIN"])
     assert len(data.utterances) == 14
-    assert len(data.fit_loader().batch_sampler.plan(0)[0]) > 0
+    assert sum(map(len, data.fit_batches())) == 10
     assert data.fingerprint == PseudoLabelData(corpus, splits=["train", "validation"]).fingerprint

@@ -146,7 +146,11 @@ def test_feature_penalty_enters_where_the_convolutions_are_trained(hubert_folder
 
 
 def rates(module, steps):
-    module.trainer = SimpleNamespace(estimated_stepping_batches=steps)
+    module.trainer = SimpleNamespace(
+        estimated_stepping_batches=steps,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        precision_plugin=SimpleNamespace(),
+    )
     configured = module.configure_optimizers()
     optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]
     assert schedule["interval"] == "step"

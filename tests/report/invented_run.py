@@ -66,6 +66,7 @@ def _write_rest(folder: Path, frame: pd.DataFrame, ids: list[str], genders: list
     moments = {name: dict.fromkeys(attributes, 1.0) for name in ("mu", "sigma", "mu_bar", "sigma_bar")}
     of_speaker = {
         id_: {"gender": gender, "utterances": int((frame["speaker"] == id_).sum()), "seconds": 10.0 * (number + 1)}
+        | {"feature_shift": 0.1 + 0.01 * number, "label_shift": dict.fromkeys(attributes, 0.5 / (number + 1))}
         | {"neighbours": ["t1", f"t{number % 3 + 2}"], "cosines": [0.9, 0.5]}
         | moments
         for number, (id_, gender) in enumerate(zip(ids, genders, strict=True))

@@ -8,7 +8,7 @@ from invented_moments import Utterances
 from ser_personal.calibration.results import write_json
 from ser_personal.report.comparison.command import compare
 from ser_personal.report.comparison.paper import PAPER
-from ser_personal.report.comparison.run_record import RunRecord, StageCost
+from ser_personal.report.comparison.run_record import PretrainingScores, RunRecord, StageCost
 
 MADE = Utterances(14)
 
@@ -52,9 +52,10 @@ def test_several_folders_and_another_place(runs, tmp_path):
     assert len(pd.read_csv(out / "both.csv")) == 4 + len(PAPER)
 
 
-def record(study, name, folder, kind, stages, needs=(), results=None):
+def record(study, name, folder, kind, stages, needs=(), results=None, pretraining=None):
     (study / folder).mkdir(parents=True, exist_ok=True)
-    RunRecord(name, kind, "hash", 0, None, None, results, needs, tuple(stages)).write(study / folder)
+    made = RunRecord(name, kind, "hash", 0, None, None, results, needs, tuple(stages), pretraining=pretraining)
+    made.write(study / folder)
 
 
 def test_a_study_s_costs_hold_what_its_recipes_share(tmp_path):
@@ -87,3 +88,37 @@ def test_what_is_no_run_is_refused_in_a_line(tmp_path, capsys, runs):
     assert "isn't the record of a run" in capsys.readouterr().err
     assert ser("compare", runs, "--resamples", "5") == 2
     assert "5 is too few for an interval" in capsys.readouterr().err
+
+
+def test_pre_trainings_are_averaged_over_their_runs(tmp_path, capsys):
+    scores = {
+        "papt/seed_0": PretrainingScores(2.5, 0.25, 3.0, 0.125),
+        "papt/seed_1": PretrainingScores(3.5, 0.5, 4.0, 0.375),
+        "tapt": PretrainingScores(3.25, 0.25),
+        "labels": None,
+    }
+    for folder, of_step in scores.items():
+        record(tmp_path, folder.split("/")[0], f"prepare/{folder}", "preparation", [], pretraining=of_step)
+    for number, name in enumerate(("papt", "tapt", "again")):
+        needs = tuple(f"prepare/{folder}" for folder in scores if folder.startswith(("labels", name[:4])))
+        MADE.write(tmp_path / "runs" / name / "test", MADE.row(0.5 + number))
+        record(tmp_path, name, f"runs/{name}", "recipe", [], needs, "test")
+    compare([str(tmp_path)], name="study", resamples=200)
+    page = (tmp_path / "study.md").read_text()
+    assert "| papt | 2 | 3.000 | .375 | 3.500 | .250 |" in page
+    assert "| tapt | 1 | 3.250 | .250 | - | - |" in page
+    assert page.count("## Pre-training") == 1
+    table = pd.read_csv(tmp_path / "study_pretraining.csv").set_index("step")
+    assert table.runs.to_dict() == {"papt": 2, "tapt": 1}
+    assert table.val_loss_unseen_speakers.isna().to_dict() == {"papt": False, "tapt": True}
+    assert "study_pretraining.csv" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_scores_are_of_pre_trainings_alone(tmp_path):
+    assert PretrainingScores.read(tmp_path) is None
+    write_json(tmp_path / "finetune.scores.json", {"val_ccc": 0.5, "val_loss": 0.5})
+    assert PretrainingScores.read(tmp_path) is None
+    write_json(tmp_path / "papt.scores.json", {"val_loss": 2.0, "val_accuracy": 0.5, "val_codebook_usage": 1.0})
+    assert PretrainingScores.read(tmp_path) == PretrainingScores(2.0, 0.5)
+    write_json(tmp_path / "papt.scores.json", {"val_loss": None, "val_accuracy": 0.5, "val_codebook_usage": 1.0})
+    assert PretrainingScores.read(tmp_path) is None

@@ -71,8 +71,8 @@ def test_the_page_needs_no_network(folder, page):
 
 def test_every_figure_says_what_it_shows(page):
     labels = [figure["aria-label"] for figure in page.figures]
-    # speakers, single speakers, calibration and two of groups for each attribute; two of neighbours
-    assert len(labels) == 2 * 5 + 2
+    # speakers, single speakers, calibration, shifts and two of groups for each attribute; two of neighbours
+    assert len(labels) == 2 * 6 + 2
     assert all(figure["role"] == "img" for figure in page.figures)
     assert all(len(label) > 40 for label in labels)
     assert len(set(labels)) == len(labels)

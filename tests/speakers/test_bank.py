@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def assert_same(a, b):
         b.scale,
         b.fingerprint,
     )
-    for name in ("vectors", "count", "label_mean", "label_std"):
+    for name in ("vectors", "count", "label_mean", "label_std", "training_mean", "training_std"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
         assert getattr(a, name).dtype == getattr(b, name).dtype
 
@@ -51,6 +52,8 @@ def test_by_hand():
     np.testing.assert_array_equal(bank.label_mean, [[NAN, NAN], [3, 5]])
     np.testing.assert_array_equal(bank.label_std, [[NAN, NAN], [1, 0]])
     assert (bank.attributes, bank.scale, bank.fingerprint) == (ATTRIBUTES, (1, 7), "")
+    np.testing.assert_allclose(bank.training_mean, [11 / 4, 5 / 4])
+    np.testing.assert_allclose(bank.training_std, np.sqrt([39 / 4 - (11 / 4) ** 2, 13 / 4 - (5 / 4) ** 2]))
 
 
 def test_agrees_with_numpy_speaker_by_speaker():
@@ -198,3 +201,38 @@ def test_a_damaged_bank_is_to_be_deleted(arrays, metadata, tmp_path):
         UserError, match=r"bank: damaged speaker bank \(.*\)\. Delete the file, and `ser test` builds it"
     ):
         SpeakerBank.load(tmp_path / "bank")
+
+
+@given(owners=st.lists(st.integers(0, 3), min_size=50, max_size=50), order=st.permutations(range(4)))
+def test_sums_of_several_processes_merge_to_the_bank_of_one(tmp_path_factory, owners, order):
+    folder = tmp_path_factory.mktemp("sums")
+    speaker_ids, pooled, labels = some_utterances(50)
+    # equal labels of one speaker keep a deviation of exactly 0
+    labels[[speaker == "speaker 1" for speaker in speaker_ids]] = 0.1
+    builders = [SpeakerBankBuilder(ATTRIBUTES, (1, 7), "model") for _ in range(4)]
+    for owner, *utterance in zip(owners, speaker_ids, pooled, labels, strict=True):
+        builders[owner].add(*([value] for value in utterance))
+    for number, builder in enumerate(builders):
+        builder.save(folder / str(number))
+    first, *others = order
+    for number in others:
+        builders[first].merge(folder / str(number))
+    merged = builders[first].build()
+    expected = SpeakerBank.from_utterances(speaker_ids, pooled, labels, ATTRIBUTES, (1, 7), "model")
+    assert merged.speaker_ids == expected.speaker_ids
+    np.testing.assert_array_equal(merged.count, expected.count)
+    for name in ("vectors", "label_mean", "label_std"):
+        np.testing.assert_allclose(getattr(merged, name), getattr(expected, name), rtol=1e-12, atol=1e-13)
+    assert (merged.label_std[merged.speaker_ids.index("speaker 1")] == 0).all()
+
+
+def test_a_bank_of_many_utterances_needs_the_memory_of_its_speakers(tmp_path):
+    builder, rng = SpeakerBankBuilder(ATTRIBUTES), np.random.default_rng(0)
+    batch = rng.normal(size=(100, 256)).astype(np.float32), rng.uniform(1, 7, (100, 2))
+    tracemalloc.start()
+    for _ in range(50):
+        builder.add([f"s{speaker}" for speaker in rng.integers(0, 40, 100)], *batch)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # 5,000 utterances would be 10 MB in float64, 40 speakers are 82 kB
+    assert peak < 1_000_000

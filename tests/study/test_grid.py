@@ -1,10 +1,16 @@
 from __future__ import annotations
 
-import pytest
+import json
 
+import pytest
+from command_line import REPOSITORY
+
+from ser_personal.arguments import parse
 from ser_personal.errors import UserError
+from ser_personal.study.command import study
 from ser_personal.study.grid import expand
-from ser_personal.study.schema import Preparation, Recipe, Study
+from ser_personal.study.run_folder import hash_inputs
+from ser_personal.study.schema import PersonalizationGap, Preparation, Recipe, Study
 
 SYNTH = Preparation("synth", "synth", arguments={"speakers": 8})
 LABELS = Preparation("labels", "kmeans", ["kmeans.yaml"], {"data.corpus": "{corpus}"})
@@ -112,3 +118,55 @@ def test_contradictions_are_one_line(change, said):
     with pytest.raises(UserError) as caught:
         Study(**{"corpus": "corpus", "recipes": (Recipe("papt"),), **change})
     assert said in str(caught.value)
+
+
+def test_the_gap_trains_both_sides_of_every_number_of_speakers():
+    floor = Recipe("ridge", command="floor", arguments={"corpus": "{corpus}"})
+    gap = PersonalizationGap([5, 9], evaluation_speakers=4)
+    runs = expand(Study("{synth}", (floor, TUNED), (SYNTH, LABELS, PAPT), seeds=(0, 1), personalization_gap=gap))
+    assert [run.folder for run in runs][:3] == [
+        "prepare/synth",
+        "prepare/gap",
+        "prepare/labels/training_speakers_5/side_dependent",
+    ]
+    made = runs[1].stages[0].words
+    assert (flag(made, "speakers"), flag(made, "evaluation_speakers")) == ("[5, 9]", "4")
+    tuned = [run for run in runs if run.name == "tuned"]
+    assert len(tuned) == 2 * 2 * 2
+    assert tuned[-1].title == "tuned, seed 1, 9 speakers, independent"
+    assert "prepare/papt/seed_1/training_speakers_9/side_independent" in tuned[-1].needs
+    assert json.loads(flag(tuned[-1].stages[0].words, "data.corpus"))["init_args"] == {
+        "path": "{root}/prepare/gap/out/speakers_9_independent.csv",
+        "allow_overlap": ["test1"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"folds": 3}, "goes with no folds"),
+        ({"baseline": "tuned"}, "goes with no baseline"),
+        ({"personalization_gap": PersonalizationGap([5, 5])}, "2 times number of speakers 5"),
+        ({"prepare": (Preparation("gap", "synth"),)}, "no step may be named gap"),
+    ],
+)
+def test_what_a_gap_cannot_go_with(changes, line):
+    with pytest.raises(UserError, match=line):
+        Study(**{"corpus": "c", "recipes": (TUNED,), "personalization_gap": PersonalizationGap([5]), **changes})
+
+
+def test_sides_are_known_in_a_gap_alone():
+    with pytest.raises(UserError, match="the study has no personalization_gap"):
+        expand(Study("corpus", (Recipe("one", arguments={"x": "{side}"}),)))
+
+
+SHIPPED = sorted((REPOSITORY / "configs" / "study").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_the_shipped_studies_expand(path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    words = ["--config", str(path), "--out", "nowhere"]
+    values = parse(study, "ser study", (), words)
+    values = {name: value for name, value in values.items() if name != "out" and value is not None}
+    assert hash_inputs(expand(Study(**values)))

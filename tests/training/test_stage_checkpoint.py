@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,8 @@ def test_best_and_newest_model_under_the_stage_s_name(tmp_path, mode, best):
     assert sorted(path.name for path in tmp_path.glob("**/*.ckpt")) == ["papt-last.ckpt", "papt.ckpt"]
     assert epoch_of(tmp_path / "papt.ckpt") == best
     assert epoch_of(tmp_path / "papt-last.ckpt") == 3
+    # those of the best model, not of the newest
+    assert json.loads((tmp_path / "papt.scores.json").read_text()) == {"val_loss": SCORES[best - 1]}
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")

@@ -21,6 +21,26 @@ if TYPE_CHECKING:
 _LIGHTNING = re.compile(r"/lightning_logs/version_\d+$")
 
 
+@dataclass(frozen=True)
+class GapPoint:
+    """One side of the personalisation gap at one number of training speakers.
+
+    Attributes:
+        recipe: name, as the study has it.
+        training_speakers: how many.
+        side: dependent, the test speakers among them, or independent.
+    """
+
+    recipe: str
+    training_speakers: int
+    side: str
+
+    @property
+    def name(self) -> str:
+        """As a row of the comparison: `vanilla, 50 speakers, dependent`."""
+        return f"{self.recipe}, {self.training_speakers} speakers, {self.side}"
+
+
 @dataclass(frozen=True, eq=False)
 class ComparedRun:
     """One test run.
@@ -31,6 +51,7 @@ class ComparedRun:
         moments: its speaker_moments.csv.
         stages: what its commands cost; a test by hand knows its own cost alone.
         needs: what the study wrote of the preparation runs that it used.
+        point: of the personalisation gap, None where the run is of no such study.
     """
 
     recipe: str
@@ -38,6 +59,7 @@ class ComparedRun:
     moments: pd.DataFrame
     stages: tuple[StageCost, ...]
     needs: tuple[RunRecord, ...] = ()
+    point: GapPoint | None = None
 
 
 def find_runs(given: Sequence[str]) -> list[ComparedRun]:
@@ -67,8 +89,16 @@ def _of_study(folder: Path) -> list[ComparedRun]:
             study = _study_of(path.parent)
             needs = tuple(read_record(study / need) for need in record.needs if (study / need / DONE).is_file())
             moments = read_moments(path.parent / record.results / SPEAKER_MOMENTS)
-            runs.append(ComparedRun(record.name, record.seed, moments, record.stages, needs))
+            point = _point(record)
+            name = record.name if point is None else point.name
+            runs.append(ComparedRun(name, record.seed, moments, record.stages, needs, point))
     return runs
+
+
+def _point(record: RunRecord) -> GapPoint | None:
+    if record.training_speakers is None or record.side is None:
+        return None
+    return GapPoint(record.name, record.training_speakers, record.side)
 
 
 def _study_of(run: Path) -> Path:

@@ -41,7 +41,11 @@ def page(
         parts += _section(compared, baseline, min_utterances)
         if paper and (rows := [row for row in PAPER if row.attribute == compared.attribute]):
             cells = [[row.system, decimal(row.overall_ccc), decimal(row.average_ccc)] for row in rows]
-            parts += [f"### The paper's {compared.attribute}", _table(["system", "O-CCC", "A-CCC"], cells), SOURCE]
+            parts += [
+                f"### The paper's {compared.attribute}",
+                markdown_table(["system", "O-CCC", "A-CCC"], cells),
+                SOURCE,
+            ]
     if costs:
         parts += ["## Cost", _costs(costs)]
         parts.append(
@@ -64,7 +68,7 @@ def _section(compared: ComparedSet, baseline: str | None, min_utterances: int) -
         f"## {compared.split}: {compared.attribute}",
         " ".join([told, *refusals(compared), *(f"{note}." for note in compared.notes)]),
     ]
-    parts.append(_table(headings, rows))
+    parts.append(markdown_table(headings, rows))
     others = [least for least in counted if least != min_utterances]
     parts.append(
         f"A-CCC over speakers with at least {' or '.join(map(str, others))} utterances instead, "
@@ -74,7 +78,9 @@ def _section(compared: ComparedSet, baseline: str | None, min_utterances: int) -
         [row.recipe, _calibration(row), *(decimal(row.sensitivity[least]) for least in sorted(counted))]
         for row in compared.rows
     ]
-    parts.append(_table(["recipe", "calibration", *(f"at least {least}" for least in sorted(counted))], sensitive))
+    parts.append(
+        markdown_table(["recipe", "calibration", *(f"at least {least}" for least in sorted(counted))], sensitive)
+    )
     return parts
 
 
@@ -108,7 +114,7 @@ def _calibration(row: ComparedRow) -> str:
 
 def _costs(costs: Sequence[RecipeCost]) -> str:
     headings = ["recipe", "stage", "trained parameters", "time", "CPU time", "audio", "operations", "peak memory"]
-    return _table(headings, [[cost.recipe, *_stage(stage)] for cost in costs for stage in cost.stages])
+    return markdown_table(headings, [[cost.recipe, *_stage(stage)] for cost in costs for stage in cost.stages])
 
 
 def _stage(stage: RecipeStage) -> list[str]:
@@ -131,7 +137,8 @@ def operations(flops: float) -> str:
     return f"{flops:.3g}"
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table, without strokes in its cells."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
@@ -150,10 +157,10 @@ def flat(sets: Sequence[ComparedSet], costs: Sequence[RecipeCost], *, paper: boo
             "is_oracle": row.is_oracle,
             "seeds": row.seeds,
             "speakers": compared.speakers,
-            **_numbers("overall_ccc", row.overall_ccc),
-            **_numbers("average_ccc", row.average_ccc),
-            **_numbers("overall_ccc_difference", row.overall_gain),
-            **_numbers("average_ccc_difference", row.average_gain),
+            **numbers("overall_ccc", row.overall_ccc),
+            **numbers("average_ccc", row.average_ccc),
+            **numbers("overall_ccc_difference", row.overall_gain),
+            **numbers("average_ccc_difference", row.average_gain),
             **{f"average_ccc_from_{least}_utterances": value for least, value in row.sensitivity.items()},
             **{f"speakers_from_{least}_utterances": number for least, number in compared.counted.items()},
             "training_seconds": seconds.get(row.recipe),
@@ -170,7 +177,8 @@ def flat(sets: Sequence[ComparedSet], costs: Sequence[RecipeCost], *, paper: boo
     return pd.DataFrame(lines)
 
 
-def _numbers(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+def numbers(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    """Columns of a figure and the ends of its interval."""
     if estimate is None:
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ser_personal.calibration.results import write_json
 from ser_personal.errors import UserError
+from ser_personal.training.stage_checkpoint import SCORES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +44,32 @@ class StageCost:
 
 
 @dataclass(frozen=True)
+class PretrainingScores:
+    """Masked prediction of the checkpoint that pre-training kept, as its validation logged it.
+
+    Attributes:
+        val_loss: nats a masked frame, on held-out utterances of pre-training speakers.
+        val_accuracy: share of masked frames, on the same.
+        val_loss_unseen_speakers: on speakers that pre-training didn't hear; None where the corpus has none.
+        val_accuracy_unseen_speakers: on the same.
+    """
+
+    val_loss: float
+    val_accuracy: float
+    val_loss_unseen_speakers: float | None = None
+    val_accuracy_unseen_speakers: float | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """Find them in a fit's folder; None where it was no pre-training, or its loss wasn't finite."""
+        for path in sorted(folder.glob(f"*{SCORES}")):
+            scores = json.loads(path.read_text(encoding="utf-8"))
+            if scores.get("val_codebook_usage") is not None and scores["val_loss"] is not None:
+                return cls(**{field.name: scores.get(field.name) for field in fields(cls)})
+        return None
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """A whole run; the file is written last, so what has none is broken.
 
@@ -56,6 +83,9 @@ class RunRecord:
         results: folder of speaker_moments.csv, relative to the run's; None for a preparation step.
         needs: folders of the preparation runs that it used, theirs included, relative to the study's.
         stages: in their order.
+        training_speakers: how many, where the personalisation gap is studied.
+        side: of the gap, dependent or independent.
+        pretraining: its scores; None where the run is no pre-training.
     """
 
     name: str
@@ -67,6 +97,9 @@ class RunRecord:
     results: str | None
     needs: tuple[str, ...]
     stages: tuple[StageCost, ...]
+    training_speakers: int | None = None
+    side: str | None = None
+    pretraining: PretrainingScores | None = None
 
     def write(self, folder: Path) -> None:
         """Write done.json."""
@@ -83,7 +116,10 @@ def read_record(folder: Path) -> RunRecord:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         stages = tuple(StageCost(**stage) for stage in content.pop("stages"))
-        return RunRecord(**content | {"needs": tuple(content["needs"]), "stages": stages})
+        scores = content.pop("pretraining", None)
+        pretraining = None if scores is None else PretrainingScores(**scores)
+        rest = {"needs": tuple(content["needs"]), "stages": stages, "pretraining": pretraining}
+        return RunRecord(**content | rest)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             "isn't the record of a run", where=path, remedy="Delete it, and run `ser study` again"

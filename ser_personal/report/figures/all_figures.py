@@ -12,6 +12,7 @@ from ser_personal.report.figures.dumbbells import dumbbells
 from ser_personal.report.figures.groups import QUANTITIES, group_figure
 from ser_personal.report.figures.neighbour_map import neighbour_matrix, neighbour_plane
 from ser_personal.report.figures.reliability import reliability
+from ser_personal.report.figures.shift_scatter import shift_scatter
 
 if TYPE_CHECKING:
     from ser_personal.report.audit import Audit, SetAudit
@@ -29,6 +30,7 @@ class SetFigures:
         neighbours: who calibrated whom.
         calibration: mean label over prediction.
         groups: of the audit.
+        shifts: from the training set, against CCC.
     """
 
     speakers: tuple[Drawing, ...]
@@ -36,11 +38,12 @@ class SetFigures:
     neighbours: tuple[Drawing, ...]
     calibration: tuple[Drawing, ...]
     groups: tuple[Drawing, ...]
+    shifts: tuple[Drawing, ...]
 
     @property
     def all(self) -> tuple[Drawing, ...]:
         """In the order of the page."""
-        return self.speakers + self.distributions + self.neighbours + self.calibration + self.groups
+        return self.speakers + self.distributions + self.neighbours + self.calibration + self.shifts + self.groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,7 @@ def draw_all(run: RunFolder, fits: list[Fit], found: Audit) -> Figures:
 
 
 def _draw_set(run: RunFolder, test: ScoredSet, audited: SetAudit) -> SetFigures:
+    scattered = [shift_scatter(test, attribute, audited.shifts[attribute]) for attribute in run.attributes]
     single = [distributions(run, test, attribute) for attribute in run.attributes]
     return SetFigures(
         speakers=tuple(dumbbells(run, test, attribute) for attribute in run.attributes),
@@ -78,4 +82,5 @@ def _draw_set(run: RunFolder, test: ScoredSet, audited: SetAudit) -> SetFigures:
         neighbours=(neighbour_plane(run, test), neighbour_matrix(test)) if test.speakers else (),
         calibration=tuple(reliability(run, test, attribute) for attribute in run.attributes),
         groups=tuple(group_figure(audited, attribute, name) for attribute in run.attributes for name in QUANTITIES),
+        shifts=tuple(drawing for drawing in scattered if drawing is not None),
     )

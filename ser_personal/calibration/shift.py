@@ -1,0 +1,190 @@
+"""How far each test speaker lies from the training set, in features and in labels (paper, shift analysis)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import nan
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ser_personal.errors import UserError
+from ser_personal.finetune.scores import rows_by_speaker
+from ser_personal.speakers.bank import as_float64
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+    from torch import Tensor
+
+    from ser_personal.speakers.bank import SpeakerBank
+
+FEWEST = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and deviation of each dimension, population formula (ddof 0).
+
+    Attributes:
+        mean: (dim,).
+        std: (dim,).
+    """
+
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SpeakerShift:
+    """KL(a speaker || the whole training set), nats; NaN where undefined.
+
+    Attributes:
+        feature: of `pooled`, a dimension on average.
+        label: attribute -> of its labels.
+    """
+
+    feature: float
+    label: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class ShiftTable:
+    """Shifts and performance of the speakers of whom all three are defined, for one attribute.
+
+    Attributes:
+        speakers: (speakers,).
+        feature: (speakers,), feature shift.
+        label: (speakers,), label shift.
+        ccc: (speakers,), each speaker's own.
+    """
+
+    speakers: tuple[str, ...]
+    feature: NDArray[np.float64]
+    label: NDArray[np.float64]
+    ccc: NDArray[np.float64]
+
+    @classmethod
+    def join(cls, shifts: Mapping[str, SpeakerShift], ccc_of: Mapping[str, float], attribute: str) -> ShiftTable:
+        """Join shifts with each speaker's CCC of the attribute; `ccc_of` may lack speakers of too few utterances."""
+        rows = {
+            speaker: (shift.feature, shift.label[attribute], ccc_of[speaker])
+            for speaker, shift in shifts.items()
+            if speaker in ccc_of
+        }
+        rows = {speaker: row for speaker, row in rows.items() if not np.isnan(row).any()}
+        feature, label, ccc = np.reshape(list(rows.values()), (-1, 3)).T
+        return cls(tuple(rows), feature, label, ccc)
+
+    def correlations(self, weights: NDArray[np.float64] | None = None) -> dict[str, NDArray[np.float64]]:
+        """Pearson correlations (draws,) of shifts and CCC; weights (draws, speakers) say how often each speaker counts.
+
+        The paper's, of arousal: feature shift and CCC -.714, label shift and CCC -.502, both shifts .285.
+        """
+        return {
+            "feature_shift_and_ccc": pearson(self.feature, self.ccc, weights),
+            "label_shift_and_ccc": pearson(self.label, self.ccc, weights),
+            "feature_shift_and_label_shift": pearson(self.feature, self.label, weights),
+        }
+
+
+def gaussian_kl(of: Moments, training: Moments) -> NDArray[np.float64]:
+    """KL(N(of) || N(training)) of each dimension by itself, (dim,), nats; NaN where the training set is constant."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = (of.std / training.std) ** 2
+        distance = (of.mean - training.mean) / training.std
+        divergence = 0.5 * (ratio + distance**2 - 1 - np.log(ratio))
+    return np.where(training.std > 0, divergence, nan)
+
+
+def shrunken_moments(values: NDArray[np.float64], training: Moments) -> Moments:
+    """Moments of a speaker's values (utterances, dim), the variance drawn towards the training set's.
+
+    The training variance counts as one more utterance (ours): a deviation of a few utterances comes out too small, and
+    of equal ones is 0, which would be infinitely far from everything.
+    """
+    count = len(values)
+    variance = (count * values.var(axis=0) + training.std**2) / (count + 1)
+    return Moments(values.mean(axis=0), np.sqrt(variance))
+
+
+def training_labels(bank: SpeakerBank) -> Moments:
+    """Moments of all training labels (attributes,), from those of each speaker; NaN where there are none."""
+    with np.errstate(invalid="ignore"):
+        share = bank.count / bank.count.sum(axis=0)
+        # a speaker without labels has a share of 0, and moments of NaN
+        mean = np.nansum(share * bank.label_mean, axis=0)
+        variance = np.nansum(share * (bank.label_std**2 + (bank.label_mean - mean) ** 2), axis=0)
+    known = bank.count.sum(axis=0) > 0
+    return Moments(np.where(known, mean, nan), np.where(known, np.sqrt(variance), nan))
+
+
+def speaker_shifts(
+    speaker_ids: Sequence[str | None],
+    pooled: ArrayLike | Tensor,
+    labels: ArrayLike | Tensor,
+    bank: SpeakerBank,
+    attributes: Sequence[str],
+) -> dict[str, SpeakerShift]:
+    """The shifts of every known speaker.
+
+    Both are KL divergences of Gaussians, which the paper leaves open: of `pooled` with a diagonal covariance, averaged
+    over its dimensions so that encoders of other widths compare, and of each attribute's labels.
+
+    Args:
+        speaker_ids: (utterances,), None where unknown.
+        pooled: (utterances, dim), of the model that made the bank.
+        labels: (utterances, attributes), NaN where missing.
+        bank: of the training speakers.
+        attributes: names of the label columns.
+
+    Returns:
+        Speaker -> shifts; the label shift is NaN without labels on either side.
+
+    Raises:
+        UserError: an earlier version wrote the bank, without the moments of the training set.
+    """
+    if bank.training_mean is None or bank.training_std is None:
+        raise UserError(
+            "doesn't know the moments of the training set, for an earlier version wrote it",
+            where="speaker bank",
+            remedy="Delete its file, and `ser test` builds it again",
+        )
+    vectors, given = as_float64(pooled), as_float64(labels)
+    features = Moments(bank.training_mean, bank.training_std)
+    everyone = training_labels(bank)
+    shifts = {}
+    for speaker, rows in rows_by_speaker(speaker_ids).items():
+        divergence = gaussian_kl(shrunken_moments(vectors[rows], features), features)
+        usable = divergence[~np.isnan(divergence)]
+        of_labels = {}
+        for column, attribute in enumerate(attributes):
+            place = bank.attributes.index(attribute)
+            training = Moments(everyone.mean[[place]], everyone.std[[place]])
+            own = given[rows][~np.isnan(given[rows, column])][:, [column]]
+            of_labels[attribute] = float(gaussian_kl(shrunken_moments(own, training), training)[0]) if len(own) else nan
+        shifts[speaker] = SpeakerShift(float(usable.mean()) if len(usable) else nan, of_labels)
+    return shifts
+
+
+def pearson(
+    x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """Pearson correlation of x and y (n,), each pair taken as often as weights (draws, n) say; -> (draws,).
+
+    NaN where one of them is constant, or where there are fewer than three pairs. Without weights there is one draw, of
+    every pair once.
+    """
+    weights = np.ones((1, len(x))) if weights is None else weights
+    if len(x) < FEWEST:
+        return np.full(len(weights), nan)
+    # constants are exactly constant only where no rounded mean is subtracted from them
+    x, y = x - x[0], y - y[0]
+    total = weights.sum(axis=1)
+    mean_x, mean_y = weights @ x / total, weights @ y / total
+    off_x, off_y = x - mean_x[:, None], y - mean_y[:, None]
+    spread_x, spread_y = (weights * off_x**2).sum(axis=1), (weights * off_y**2).sum(axis=1)
+    together = (weights * off_x * off_y).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(together / np.sqrt(spread_x * spread_y))

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ser_personal.calibration.shift import (
+    Moments,
+    ShiftTable,
+    SpeakerShift,
+    gaussian_kl,
+    pearson,
+    shrunken_moments,
+    speaker_shifts,
+    training_labels,
+)
+from ser_personal.errors import UserError
+from ser_personal.speakers.bank import SpeakerBank
+
+ATTRIBUTES = ("arousal", "valence")
+NAN = float("nan")
+
+
+def moments(mean, std):
+    return Moments(np.array(mean, dtype=float), np.array(std, dtype=float))
+
+
+def test_divergence_by_hand():
+    # apart by two and half as wide, the same, twice as wide, and a constant training set
+    got = gaussian_kl(moments([2, 5, 0, 1], [1, 3, 2, 1]), moments([0, 5, 0, 0], [2, 3, 1, 0]))
+    np.testing.assert_allclose(got, [np.log(2) + 0.125, 0, np.log(0.5) + 1.5, NAN], atol=1e-15)
+
+
+def test_divergence_is_the_mean_log_ratio_of_densities():
+    rng = np.random.default_rng(0)
+    of, training = moments([0.7], [0.6]), moments([0.2], [1.1])
+    drawn = rng.normal(of.mean, of.std, 400_000)
+
+    def log_density(at):
+        return -np.log(at.std) - 0.5 * ((drawn - at.mean) / at.std) ** 2
+
+    np.testing.assert_allclose(gaussian_kl(of, training), np.mean(log_density(of) - log_density(training)), atol=0.01)
+
+
+@given(st.floats(-5, 5), st.floats(0.1, 5), st.floats(-5, 5), st.floats(0.1, 5))
+def test_divergence_is_never_negative(mean, std, training_mean, training_std):
+    assert gaussian_kl(moments([mean], [std]), moments([training_mean], [training_std]))[0] >= -1e-12
+
+
+def test_the_training_variance_counts_as_one_more_utterance():
+    training = moments([0, 0], [2, 3])
+    one = shrunken_moments(np.array([[1.0, 7.0]]), training)
+    np.testing.assert_allclose(one.mean, [1, 7])
+    np.testing.assert_allclose(one.std**2, [4 / 2, 9 / 2])
+    several = shrunken_moments(np.array([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]]), training)
+    np.testing.assert_allclose(several.std**2, [(8 + 4) / 4, 9 / 4])
+
+
+@pytest.fixture
+def made():
+    rng = np.random.default_rng(3)
+    speakers = [None if number == 5 else f"t{number}" for number in rng.integers(0, 6, 80)]
+    pooled, labels = rng.normal(2, [1, 2, 3], (80, 3)), rng.uniform(1, 7, (80, 2))
+    labels[rng.random((80, 2)) < 0.3] = NAN
+    return speakers, pooled, labels, SpeakerBank.from_utterances(speakers, pooled, labels, ATTRIBUTES)
+
+
+def test_moments_of_all_training_utterances_come_from_the_bank(made):
+    speakers, pooled, labels, bank = made
+    known = np.array([speaker is not None for speaker in speakers])
+    np.testing.assert_allclose(bank.training_mean, pooled[known].mean(0))
+    np.testing.assert_allclose(bank.training_std, pooled[known].std(0))
+    everyone = training_labels(bank)
+    np.testing.assert_allclose(everyone.mean, np.nanmean(labels[known], 0))
+    np.testing.assert_allclose(everyone.std, np.nanstd(labels[known], 0))
+
+
+def test_shifts_against_a_loop(made):
+    train_speakers, train_pooled, train_labels, bank = made
+    known = [row for row, speaker in enumerate(train_speakers) if speaker is not None]
+    rng = np.random.default_rng(4)
+    speakers = ["b", "a", None, "b", "a", "b", "c"]
+    pooled, labels = rng.normal(1, 2, (7, 3)), rng.uniform(1, 7, (7, 2))
+    labels[[0, 6], 0] = NAN
+    got = speaker_shifts(speakers, pooled, labels, bank, ("valence", "arousal"))
+    assert list(got) == ["a", "b", "c"]
+
+    def divergence(values, training):
+        mean, variance = np.mean(training), np.var(training)
+        own = (len(values) * np.var(values) + variance) / (len(values) + 1)
+        return 0.5 * (np.log(variance / own) + (own + (np.mean(values) - mean) ** 2) / variance - 1)
+
+    for speaker in ("a", "b", "c"):
+        rows = [row for row, each in enumerate(speakers) if each == speaker]
+        features = [divergence(pooled[rows, dim], train_pooled[known, dim]) for dim in range(3)]
+        assert got[speaker].feature == pytest.approx(np.mean(features))
+        # the columns are given in another order than the bank's
+        for column, attribute in enumerate(("valence", "arousal")):
+            own = [value for value in labels[rows, column] if not np.isnan(value)]
+            training = train_labels[known, ATTRIBUTES.index(attribute)]
+            expected = divergence(own, training[~np.isnan(training)]) if own else NAN
+            assert got[speaker].label[attribute] == pytest.approx(expected, nan_ok=True)
+
+
+def test_dimensions_that_never_vary_in_training_say_nothing():
+    bank = SpeakerBank.from_utterances(["t"] * 3, [[0.0, 1], [2, 1], [4, 1]], [[3.0]] * 3, ("arousal",))
+    got = speaker_shifts(["a"], np.array([[2.0, 9.0]]), np.array([[4.0]]), bank, ("arousal",))["a"]
+    # the variance is half of the training set's, the mean the same
+    assert got.feature == pytest.approx(np.log(np.sqrt(2)) + 0.25 - 0.5)
+    assert np.isnan(got.label["arousal"])
+
+
+def test_an_older_bank_is_named(made):
+    bank = replace(made[3], training_mean=None, training_std=None)
+    with pytest.raises(UserError, match="doesn't know the moments of the training set"):
+        speaker_shifts(["a"], np.ones((1, 3)), np.ones((1, 2)), bank, ATTRIBUTES)
+
+
+def test_weighted_correlations_are_those_of_repeated_pairs():
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(2, 9))
+    weights = rng.multinomial(9, np.full(9, 1 / 9), size=20).astype(float)
+    repeated = [np.corrcoef(np.repeat(x, times), np.repeat(y, times))[0, 1] for times in weights.astype(int)]
+    np.testing.assert_allclose(pearson(x, y, weights), repeated)
+    np.testing.assert_allclose(pearson(x, y), np.corrcoef(x, y)[0, 1])
+
+
+@pytest.mark.parametrize(("x", "y"), [([0.1, 0.1, 0.1], [1, 2, 3]), ([1, 2], [2, 3]), ([], [])])
+def test_no_correlation_of_constants_or_of_few(x, y):
+    assert np.isnan(pearson(np.array(x, dtype=float), np.array(y, dtype=float))).all()
+
+
+def test_speakers_count_where_all_three_are_defined():
+    shifts = {
+        "a": SpeakerShift(1.0, {"arousal": 0.5}),
+        "b": SpeakerShift(2.0, {"arousal": NAN}),
+        "c": SpeakerShift(3.0, {"arousal": 0.1}),
+        "d": SpeakerShift(4.0, {"arousal": 0.2}),
+        "e": SpeakerShift(5.0, {"arousal": 0.9}),
+    }
+    table = ShiftTable.join(shifts, {"a": 0.9, "b": 0.8, "c": 0.4, "d": NAN, "e": 0.1}, "arousal")
+    assert table.speakers == ("a", "c", "e")
+    found = {name: float(value[0]) for name, value in table.correlations().items()}
+    assert found == pytest.approx(
+        {
+            "feature_shift_and_ccc": np.corrcoef([1, 3, 5], [0.9, 0.4, 0.1])[0, 1],
+            "label_shift_and_ccc": np.corrcoef([0.5, 0.1, 0.9], [0.9, 0.4, 0.1])[0, 1],
+            "feature_shift_and_label_shift": np.corrcoef([1, 3, 5], [0.5, 0.1, 0.9])[0, 1],
+        }
+    )
+    assert ShiftTable.join(shifts, {}, "arousal").speakers == ()
