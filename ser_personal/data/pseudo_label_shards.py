@@ -68,6 +68,10 @@ class PseudoLabelShards:
                     )
                 writer.write(utterance_id, part[utterance_id])
             writer.finish()
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove the shards, whose ids the finished folder holds."""
         shutil.rmtree(self._shards, ignore_errors=True)
 
     @property

@@ -151,7 +151,10 @@ def kmeans(
         teacher_layer=teacher.teacher_layer,
     )
     shards = PseudoLabelShards(out, source)
-    if not shards.are_joined:
+    if shards.are_joined:
+        # a run that was killed between joining and removing them left them behind
+        shards.remove()
+    else:
         run(LabelTask(data, chosen, shards))
     rank_zero_only(_report)(out, [utterance.utterance_id for utterance in data.utterances], started)
 
