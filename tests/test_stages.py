@@ -167,10 +167,8 @@ def table(synthetic_corpus, tmp_path) -> Path:
     """The synthetic corpus as a corpus.csv."""
     with (synthetic_corpus / "Labels" / "labels_consensus.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    lines = [
-        f"{synthetic_corpus / 'Audios' / row['FileName']},{row['SpkrID']},{row['Split_Set']},{row['EmoAct']}"
-        for row in rows
-    ]
+    (tmp_path / "Audios").symlink_to(synthetic_corpus / "Audios")
+    lines = [f"Audios/{row['FileName']},{row['SpkrID']},{row['Split_Set']},{row['EmoAct']}" for row in rows]
     (tmp_path / "corpus.csv").write_text("\n".join(["path,speaker,split,arousal", *lines]))
     return tmp_path / "corpus.csv"
 

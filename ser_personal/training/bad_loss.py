@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Literal, cast
+from math import isfinite
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -24,6 +25,20 @@ if TYPE_CHECKING:
 NAMED = 8
 
 
+class SeenLoss(NamedTuple):
+    """The loss of a batch, still on its device.
+
+    Attributes:
+        value: scalar.
+        is_bad: scalar, 1 where any device's is NaN or infinite, else 0.
+        indices: (batch,), positions in the datamodule's `utterances`.
+    """
+
+    value: Tensor
+    is_bad: Tensor
+    indices: Tensor | None
+
+
 class BadLoss(Callback):
     """Stops a fit at a loss that is NaN or infinite, or leaves the step out, on all devices alike.
 
@@ -40,9 +55,9 @@ class BadLoss(Callback):
     def __init__(self, action: Literal["stop", "skip"] = "stop", most_in_a_row: int = 10) -> None:
         require_range("most_in_a_row", most_in_a_row, 1)
         self.action, self.most_in_a_row = action, most_in_a_row
-        self._indices: list[int] = []
-        self._is_bad = False
         self._in_a_row = 0
+        self._indices: Tensor | None = None
+        self._seen: list[SeenLoss] = []
         self._running: list[Tensor] = []
         self._before: list[Tensor] = []
 
@@ -55,50 +70,53 @@ class BadLoss(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: SpeechBatch, batch_idx: int
     ) -> None:
         """Remember whose the loss will be, and what it may spoil."""
-        self._indices = batch["indices"].tolist()
+        self._indices = batch["indices"]
         self._before = [buffer.clone() for buffer in self._running]
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Look at the loss of every device.
+        """Compare the losses of all devices; nobody waits for the result yet."""
+        value = loss.detach()
+        is_bad = trainer.strategy.reduce((~value.isfinite()).float(), reduce_op="max")
+        self._seen.append(SeenLoss(value, cast("Tensor", is_bad), self._indices))
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take back what the forward pass of a bad loss changed."""
+        for buffer, before in zip(self._running, self._before, strict=True):
+            buffer.copy_(torch.where(self._seen[-1].is_bad > 0, before, buffer))
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Leave the step out: without gradients an optimiser changes nothing.
 
         Raises:
             UserError: on every device, where one of them has a bad loss and the fit is to stop.
         """
-        here = not bool(torch.isfinite(loss))
-        anywhere = trainer.strategy.reduce(torch.tensor(float(here), device=loss.device), reduce_op="max")
-        if not bool(anywhere):
+        seen, self._seen = self._seen, []
+        bad = [
+            loss
+            for loss, is_bad in zip(seen, torch.stack([one.is_bad for one in seen]).tolist(), strict=True)
+            if is_bad
+        ]
+        if not bad:
             self._in_a_row = 0
             return
         self._in_a_row += 1
-        whose = f"is {loss.item()} for {self._utterances(trainer)}" if here else "of another device is NaN or infinite"
-        what = f"the loss {whose}"
+        what = f"the loss {'; '.join(self._told(trainer, loss) for loss in bad)}"
         if self.action == "stop":
-            remedy = (
-                "Look at these recordings, lower --model.learning_rate, or leave such steps out: --bad_loss.action skip"
-            )
+            remedy = "Look at these recordings, lower --model.learning_rate, or skip such steps: --bad_loss.action skip"
             raise UserError(what, where=f"step {trainer.global_step}", remedy=remedy)
         if self._in_a_row > self.most_in_a_row:
             what = f"{what}, and {self.most_in_a_row} steps before it were left out for theirs"
             remedy = "The weights are lost: start again from an earlier checkpoint with a lower --model.learning_rate"
             raise UserError(what, where=f"step {trainer.global_step}", remedy=remedy)
         sys.stderr.write(f"ser: step {trainer.global_step} is left out: {what}\n")
-        self._is_bad = True
+        optimizer.zero_grad(set_to_none=True)
 
-    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take back what the forward pass of a bad loss changed."""
-        if self._in_a_row:
-            for buffer, before in zip(self._running, self._before, strict=True):
-                buffer.copy_(before)
-
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Leave the step out: without gradients an optimiser changes nothing."""
-        if self._is_bad:
-            optimizer.zero_grad(set_to_none=True)
-        self._is_bad = False
-
-    def _utterances(self, trainer: Trainer) -> str:
-        """Name the utterances of this device's batch."""
+    def _told(self, trainer: Trainer, loss: SeenLoss) -> str:
+        """Say what a loss was and, where it was this device's, of which utterances."""
+        value = loss.value.item()
+        if isfinite(value) or loss.indices is None:
+            return "of another device is NaN or infinite"
         data = cast("SpeechDataModule[SpeechExample, SpeechBatch]", trainer.datamodule)  # type: ignore[attr-defined]
-        ids = [data.utterances[index].utterance_id for index in self._indices]
+        ids = [data.utterances[index].utterance_id for index in loss.indices.tolist()]
         more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
-        return ", ".join(ids[:NAMED]) + more
+        return f"is {value} for {', '.join(ids[:NAMED])}{more}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,6 +37,9 @@ class Interruption(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals over from Lightning, which gives them back to whom they belonged when the fit ends."""
         self._received = 0
+        # only there does Python let anyone listen
+        if threading.current_thread() is not threading.main_thread():
+            return
         signals = [signal.SIGINT, signal.SIGTERM]
         for signum in [*signals, signal.SIGUSR1] if SLURM_JOB in os.environ else signals:
             signal.signal(signum, self._note)
@@ -68,10 +72,12 @@ class Interruption(Callback):
             self._stop_if_asked(trainer)
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
-        here = torch.tensor(self._received, device=trainer.strategy.root_device)
-        anywhere = int(trainer.strategy.reduce(here, reduce_op="max"))
-        if anywhere:
-            raise Interrupted(anywhere)
+        signum = self._received
+        if trainer.world_size > 1:
+            here = torch.tensor(signum, device=trainer.strategy.root_device)
+            signum = int(trainer.strategy.reduce(here, reduce_op="max"))
+        if signum:
+            raise Interrupted(signum)
 
 
 def requeue() -> None:

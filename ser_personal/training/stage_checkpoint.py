@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SCORES = ".scores.json"
 
 
+SCORES = ".scores.json"
+
+
 class StageCheckpoint(ModelCheckpoint):
     """Keeps the best model as NAME.ckpt and the newest as NAME-last.ckpt, in `--trainer.default_root_dir`.
 

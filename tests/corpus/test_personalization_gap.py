@@ -108,7 +108,9 @@ def test_what_cannot_be_made_is_one_line(arguments, line):
 def test_the_command_writes_tables_that_a_corpus_reads(synthetic_corpus, tmp_path):
     out = tmp_path / "gap"
     assert ser("gap", synthetic_corpus, "--speakers", "[3,6]", "--out", out) == 0
-    assert sorted(path.name for path in out.glob("*.csv")) == [f"speakers_{n}_{side}.csv" for n in (3, 6) for side in SIDES]
+    assert sorted(path.name for path in out.glob("*.csv")) == [
+        f"speakers_{n}_{side}.csv" for n in (3, 6) for side in SIDES
+    ]
     path = str(out / "speakers_3_dependent.csv")
     with pytest.raises(UserError, match="stand in train as well"):
         _ = CSVCorpus(path).splits

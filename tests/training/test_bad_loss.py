@@ -51,7 +51,8 @@ class Weights(BadLoss):
 
 def run(corpus: Path, folder: Path, callback: BadLoss, batches: tuple[int, ...], **options: Any) -> None:
     module = Spoiled(batches, math.nan)
-    fit(module, emotion_data(corpus, max_batch=8), folder, max_epochs=1, callbacks=[callback], **options)
+    options = {"max_epochs": 1, "gradient_clip_val": 1.0} | options
+    fit(module, emotion_data(corpus, max_batch=8), folder, callbacks=[callback], **options)
 
 
 def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
