@@ -129,7 +129,7 @@ def test_unreadable_files_are_one_line(tmp_path, read):
         with pytest.raises(UserError, match=rf"{name}: can't be decoded") as caught:
             read(tmp_path / name)
         assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="can't be decoded"):
+    with pytest.raises(UserError, match="isn't a file"):
         read(tmp_path)
 
 

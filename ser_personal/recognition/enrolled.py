@@ -46,9 +46,9 @@ class EnrolledEmbeddings(UnseenPolicy):
 
 
 def listen_to_profiles(network: EmotionNetwork, profiles: SpeakerProfiles) -> None:
-    """Let a network with a speaker table use the embeddings of enrolled speakers."""
+    """Let a network with a speaker table use the embeddings of enrolled speakers, where any brought one."""
     speakers = network.personalized.speakers
-    if isinstance(speakers, SpeakerEmbedding):
+    if isinstance(speakers, SpeakerEmbedding) and any(profiles[id_].embedding is not None for id_ in profiles):
         otherwise = speakers.unseen.otherwise if isinstance(speakers.unseen, EnrolledEmbeddings) else speakers.unseen
         speakers.unseen = EnrolledEmbeddings(profiles, otherwise)
 

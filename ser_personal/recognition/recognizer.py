@@ -83,8 +83,6 @@ class EmotionRecognizer:
     ) -> None:
         import torch
 
-        from ser_personal.recognition.enrolled import listen_to_profiles
-
         self.bundle = bundle
         own = calibration is None and pldc is None
         self._measured_with = make_calibrator(bundle)
@@ -95,7 +93,7 @@ class EmotionRecognizer:
         self.profiles = profiles if profiles is not None else SpeakerProfiles(bundle.model)
         segmenter = segmenter or make_segmenter("speech", max_samples=bundle.max_samples, window_seconds=5.0)
         self.raw = RawRecognizer(bundle.network, segmenter, self.profiles, training_speakers)
-        listen_to_profiles(bundle.network, self.profiles)
+        self._listen_to_profiles()
         bundle.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @classmethod
@@ -217,6 +215,7 @@ class EmotionRecognizer:
         if adapted is not None:
             profile = self._with_embedding(speaker_id, profile, adapted)
             self.profiles.update({speaker_id: profile})
+            self._listen_to_profiles()
         for outcome in self.raw(recordings_of(audio, speaker_id, sample_rate=sample_rate)):
             if isinstance(outcome, UserError):
                 raise outcome
@@ -224,6 +223,11 @@ class EmotionRecognizer:
                 profile = profile.heard(pooled, prediction)
         self.profiles.update({speaker_id: profile})
         return profile
+
+    def _listen_to_profiles(self) -> None:
+        from ser_personal.recognition.enrolled import listen_to_profiles
+
+        listen_to_profiles(self.bundle.network, self.profiles)
 
     def _with_embedding(self, speaker_id: str, profile: SpeakerProfile, adapted: str) -> SpeakerProfile:
         if profile.utterances:
