@@ -327,7 +327,14 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             processes=self._world_size,
             where=f"split {', '.join(sorted(splits))}",
         )
-        lenient = LenientDataset(self.dataset, indices, self._lengths(indices), self.skipped_audio.max_share)
+        lenient = LenientDataset(
+            self.dataset,
+            indices,
+            self._lengths(indices),
+            self.skipped_audio.max_share,
+            # what is given once to one process alone is summed up there, and must not count again as a stand-in
+            fills_up=not isinstance(sampler, GivenBatches),
+        )
         return load(lenient, tally=tally)
 
     def _select(self, split: str) -> list[int]:

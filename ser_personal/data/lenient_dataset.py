@@ -28,7 +28,7 @@ class Remainder(NamedTuple, Generic[Example]):
     """What is left of a planned batch.
 
     Attributes:
-        examples: those with good audio, and what stands in for the others where too few are left; never none.
+        examples: those with good audio, and what stands in for the others where too few are left.
         bad: what was left out.
     """
 
@@ -48,12 +48,20 @@ class LenientDataset(Dataset[Example], Generic[Example]):
         indices: the utterances of the set.
         num_samples: of each of them, in the same order.
         max_share: of bad audio; a batch doesn't look further for what could stand in.
+        fills_up: false where processes needn't have equally many batches and nothing may count twice: nothing stands
+            in, and of a batch of bad audio nothing is left.
     """
 
     def __init__(
-        self, dataset: UtteranceDataset[Example], indices: Sequence[int], num_samples: Sequence[int], max_share: float
+        self,
+        dataset: UtteranceDataset[Example],
+        indices: Sequence[int],
+        num_samples: Sequence[int],
+        max_share: float,
+        *,
+        fills_up: bool = True,
     ) -> None:
-        self.dataset, self.max_share = dataset, max_share
+        self.dataset, self.max_share, self.fills_up = dataset, max_share, fills_up
         ordered = sorted(zip(num_samples, indices, strict=True))
         self._lengths = [length for length, _ in ordered]
         self._indices = [index for _, index in ordered]
@@ -64,6 +72,8 @@ class LenientDataset(Dataset[Example], Generic[Example]):
         remainder: Remainder[Example] = Remainder([], [])
         for key in keys:
             self._fetch(key, remainder, stands_in=False)
+        if not self.fills_up:
+            return remainder
         least = min(LEAST_LEFT, len(keys))
         planned = {key.index for key in keys}
         for index in self._nearest(keys[0].index) if len(remainder.examples) < least else ():

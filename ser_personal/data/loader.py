@@ -27,9 +27,9 @@ Batch = TypeVar("Batch", bound=SpeakerBatch)
 
 
 class _Partial(NamedTuple, Generic[Batch]):
-    """A batch on its way out of a loader's worker, and what was left out of it."""
+    """A batch on its way out of a loader's worker, None where nothing is left of it, and what was left out."""
 
-    batch: Batch
+    batch: Batch | None
     bad: list[BadAudio]
 
 
@@ -87,9 +87,10 @@ class SpeechLoader(Generic[Batch]):
                 raise UserError(fetched.what, where=fetched.where, remedy=fetched.remedy)
             batch, bad = fetched if isinstance(fetched, _Partial) else (fetched, [])
             if self._tally is not None:
-                self._tally.add(batch["indices"].tolist(), bad)
+                self._tally.add([] if batch is None else batch["indices"].tolist(), bad)
             self._position += 1
-            yield batch
+            if batch is not None:
+                yield batch
 
     @property
     def _iterator(self) -> object:
@@ -115,5 +116,5 @@ def _collate(
     if isinstance(fetched, Fault):
         return fetched
     if isinstance(fetched, Remainder):
-        return _Partial(collate(fetched.examples), fetched.bad)
+        return _Partial(collate(fetched.examples) if fetched.examples else None, fetched.bad)
     return collate(fetched)

@@ -73,6 +73,14 @@ def test_what_stands_in_is_nearest_in_length() -> None:
     assert [one.index for one in fetched.bad] == [5, 6, 4]
 
 
+@given(bad=SETS, batch=st.lists(st.integers(0, 11), min_size=1, unique=True))
+def test_nothing_stands_in_where_each_utterance_counts_once(bad: set[int], batch: list[int]) -> None:
+    dataset = LenientDataset(SomeBad(bad), range(12), LENGTHS, 1.0, fills_up=False)
+    fetched = dataset.__getitems__(keys(batch))
+    assert [example.index for example in fetched.examples] == [index for index in batch if index not in bad]
+    assert [one.index for one in fetched.bad] == [index for index in batch if index in bad]
+
+
 def test_nothing_stands_in_once_too_much_is_bad() -> None:
     fetched = lenient(set(range(11)), max_share=0.2).__getitems__(keys([0, 1]))
     assert isinstance(fetched, Fault)
@@ -160,6 +168,12 @@ def test_more_than_the_share_stops_a_run(folder: Path) -> None:
 def test_bad_audio_raises_unless_told_otherwise(folder: Path) -> None:
     with pytest.raises(UserError, match=r"u33\.wav: holds NaN"):
         seen(EmotionDataModule(str(folder), num_workers=0).split_dataloader("test2"))
+
+
+def test_a_share_of_a_set_holds_each_utterance_once_and_no_empty_batch(folder: Path) -> None:
+    options = {"max_batch": 1, "num_workers": 0, "on_bad_audio": "skip"}
+    data = EmotionDataModule(str(folder), max_bad_share=0.2, **options)
+    assert seen(data.share_dataloader("train")) == [[index] for index in range(23, -1, -1) if index not in {3, 5, 6}]
 
 
 def test_a_set_of_nothing_but_bad_audio_stops_a_run(folder: Path) -> None:
