@@ -221,7 +221,7 @@ def test_sums_of_several_processes_merge_to_the_bank_of_one(tmp_path_factory, ow
     expected = SpeakerBank.from_utterances(speaker_ids, pooled, labels, ATTRIBUTES, (1, 7), "model")
     assert merged.speaker_ids == expected.speaker_ids
     np.testing.assert_array_equal(merged.count, expected.count)
-    for name in ("vectors", "label_mean", "label_std"):
+    for name in ("vectors", "label_mean", "label_std", "training_mean", "training_std"):
         np.testing.assert_allclose(getattr(merged, name), getattr(expected, name), rtol=1e-12, atol=1e-13)
     assert (merged.label_std[merged.speaker_ids.index("speaker 1")] == 0).all()
 
