@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Self
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.errors import UserError
-from ser_personal.recognition.bundle import Bundle, CalibrationName, read_bundle
+from ser_personal.recognition.bundle import Bundle, CalibrationName
+from ser_personal.recognition.bundle_reader import read_bundle
 from ser_personal.recognition.calibrators import make_calibrator
 from ser_personal.recognition.causal import CausalCalibrator, PLDCSettings, calibrate_in_turn
 from ser_personal.recognition.hub import find_bundle
