@@ -15,9 +15,9 @@ from ser_personal.calibration.collect import CollectedSet, Collector, predict_sp
 from ser_personal.calibration.conditions import condition, count_conditions
 from ser_personal.calibration.controls import PLDC
 from ser_personal.calibration.coverage import intervals_as_json
+from ser_personal.calibration.equation import Statistics
 from ser_personal.calibration.fingerprint import fingerprint
 from ser_personal.calibration.model_record import cost, fusion_name, learnt_embeddings
-from ser_personal.calibration.pldc import Statistics
 from ser_personal.calibration.results import LEGEND, predictions_frame, rows_as_json, show, write_json
 from ser_personal.calibration.shift import ShiftTable, SpeakerShift, speaker_shifts
 from ser_personal.calibration.speaker_moments import speaker_moments, write_moments
