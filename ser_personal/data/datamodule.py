@@ -105,9 +105,9 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         return self.corpus.scale
 
     @property
-    @abstractmethod
     def train_indices(self) -> list[int]:
         """Positions of the training utterances in `utterances`."""
+        return self.split_indices("train")
 
     @property
     def train_speaker_ids(self) -> list[str]:
