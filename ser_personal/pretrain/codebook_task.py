@@ -29,7 +29,8 @@ class CodebookTask:
         data: what the codebook is fitted on.
         sample: takes the frames.
         fit: (frames, dim) -> the codebook.
-        folder: seen by every process; takes the samples on their way to the first where there are several.
+        folder: seen by every process; takes the list of skipped audio, and the samples on their way to the first
+            process where there are several.
     """
 
     title = "Sampling frames"
@@ -45,6 +46,8 @@ class CodebookTask:
 
     def loader(self, trainer: Trainer) -> SpeechLoader[SpeechBatch]:
         """See `PassTask`."""
+        if trainer.is_global_zero:
+            self.data.list_skipped_in(self.folder)
         return self.data.loader(self.data.fit_batches()[trainer.global_rank :: trainer.world_size])
 
     def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:
@@ -58,4 +61,4 @@ class CodebookTask:
         """See `PassTask`."""
         if trainer.world_size > 1:
             gather_files(trainer, self.folder, self.sample.save, lambda paths: self.sample.take_up(paths[1:]))
-        return on_first_process(trainer, lambda: self.fit(self.sample.frames))
+        return on_first_process(trainer, lambda: self.fit(self.sample.held()))
