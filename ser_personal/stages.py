@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ from ser_personal.training.bad_loss import BadLoss
 from ser_personal.training.exact_resumption import ExactResumption
 from ser_personal.training.going_on import LAST, command_to_go_on, newest_checkpoint, was_requeued
 from ser_personal.training.interruption import Interruption, requeue
+from ser_personal.training.slurm import trainer_for_tasks
 from ser_personal.training.stopping import Interrupted
 from ser_personal.training.whole_checkpoints import WholeCheckpoints
 
@@ -179,10 +181,11 @@ class StageCLI(LightningCLI):
         """Make the trainer, which writes checkpoints whole.
 
         Raises:
-            UserError: Lightning knows no such accelerator, strategy or number of devices, or lacks a package for it.
+            UserError: Lightning knows no such accelerator, strategy or number of devices, or lacks a package for it, or
+                SLURM has other tasks.
         """
         try:
-            trainer = super().instantiate_trainer(**kwargs)
+            trainer = trainer_for_tasks(partial(super().instantiate_trainer, **kwargs))
         except (ValueError, ModuleNotFoundError) as error:
             stage = f"ser {self.config['subcommand']}"
             remedy = f"`{stage} --help` lists the arguments under --trainer"
