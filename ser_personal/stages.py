@@ -201,7 +201,12 @@ class StageCLI(LightningCLI):
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
 
     def before_fit(self) -> None:
-        """Spare a resumed fit the reading of weights that its checkpoint replaces."""
+        """Spare a resumed fit the reading of weights that its checkpoint replaces.
+
+        Raises:
+            UserError: an argument is out of its range, or random weights would be adapted to speakers.
+        """
+        _refuse_adapting_nothing(self.config["fit"])
         require_range("--trainer.accumulate_grad_batches", self.trainer.accumulate_grad_batches, 1)
         if self.trainer.check_val_every_n_epoch is not None:
             require_range("--trainer.check_val_every_n_epoch", self.trainer.check_val_every_n_epoch, 1)
@@ -223,6 +228,15 @@ class StageCLI(LightningCLI):
             if stop.signal == signal.SIGUSR1:
                 requeue()
             raise
+
+
+def _refuse_adapting_nothing(config: Any) -> None:
+    if config.data.init_args.get("adaptation") and config.model.init_args.get("initial_checkpoint") is None:
+        raise UserError(
+            "adapts a fine-tuned model, and none is given",
+            where="--data.adaptation",
+            remedy="Give --model.initial_checkpoint, such as finetune.ckpt, or --data.adaptation null for everyone",
+        )
 
 
 def _say_how_to_go_on(stop: Interrupted, trainer: Trainer) -> None:
