@@ -16,6 +16,7 @@ from ser_personal.encoder.pooling import mean_pool
 from ser_personal.encoder.schedule import adamw, linear_warmup_and_decay
 from ser_personal.errors import UserError
 from ser_personal.finetune.adversary import SpeakerAdversary
+from ser_personal.finetune.fitting_parts import refuse_unseen_prefix
 from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter
 from ser_personal.finetune.starting_checkpoint import (
     ADVERSARY,
@@ -48,7 +49,8 @@ class FineTuning(PersonalizedModule):
             it says of freezing, dropout and normalisation counts: architecture and weights come from there.
         speakers: what e_s is; a table with its defaults if None.
         interpreter: the head; the paper's MLP if None.
-        fusion: where e_s enters; None means as in PAPT, or none without it.
+        fusion: where e_s enters; None means as in PAPT, or none without it. Where no Transformer follows, with raw or
+            cached features, `prefix` needs an interpreter that reads e_s: the mean of frames doesn't change by it.
         papt_checkpoint: brings encoder and speakers from PAPT or TAPT; needed on disk at fit only.
         initial_checkpoint: a fine-tuned one to go on from, with all its weights, on other data or by another loss;
             needed on disk at fit only. (`--ckpt_path` resumes the same fit.)
@@ -66,7 +68,7 @@ class FineTuning(PersonalizedModule):
         targets: the argument that says what is predicted.
 
     Raises:
-        UserError: a number is out of its range.
+        UserError: a number is out of its range, or parts don't go together.
     """
 
     targets: str
@@ -97,10 +99,11 @@ class FineTuning(PersonalizedModule):
         require_range("weight_decay", weight_decay, 0)
         if warmup_share is not None:
             require_range("warmup_share", warmup_share, 0, 1)
-        encoder = encoder or HubertEncoder(freeze_cnn=True)
+        encoder, interpreter = encoder or HubertEncoder(freeze_cnn=True), interpreter or MLPInterpreter()
+        refuse_unseen_prefix(encoder, interpreter, fusion)
         super().__init__(PersonalizedEncoder(encoder, speakers or SpeakerEmbedding(), fusion or "none"))
         self.save_hyperparameters(ignore=["encoder", "speakers", "interpreter", "loss", "adversary"])
-        self.interpreter = interpreter or MLPInterpreter()
+        self.interpreter = interpreter
         self.adversary = adversary
 
     @property
