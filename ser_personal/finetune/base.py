@@ -16,7 +16,7 @@ from ser_personal.encoder.pooling import mean_pool
 from ser_personal.encoder.schedule import adamw, linear_warmup_and_decay
 from ser_personal.errors import UserError
 from ser_personal.finetune.adversary import SpeakerAdversary
-from ser_personal.finetune.fitting_parts import refuse_unseen_prefix
+from ser_personal.finetune.fitting_parts import refuse_papt_of_cached, refuse_unseen_prefix
 from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter
 from ser_personal.finetune.starting_checkpoint import (
     ADVERSARY,
@@ -101,6 +101,7 @@ class FineTuning(PersonalizedModule):
             require_range("warmup_share", warmup_share, 0, 1)
         encoder, interpreter = encoder or HubertEncoder(freeze_cnn=True), interpreter or MLPInterpreter()
         refuse_unseen_prefix(encoder, interpreter, fusion)
+        refuse_papt_of_cached(encoder, papt_checkpoint)
         super().__init__(PersonalizedEncoder(encoder, speakers or SpeakerEmbedding(), fusion or "none"))
         self.save_hyperparameters(ignore=["encoder", "speakers", "interpreter", "loss", "adversary"])
         self.interpreter = interpreter

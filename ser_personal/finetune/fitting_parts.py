@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ser_personal.encoder.cached import CachedFeatures
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,4 +24,18 @@ def refuse_unseen_prefix(encoder: Encoder, interpreter: Interpreter, fusion: Fus
             f"no frame of {type(encoder).__name__} sees e_s, nor does {type(interpreter).__name__} read it",
             where="--model.fusion prefix",
             remedy="Give --model.fusion last, or --model.interpreter TransformerInterpreter",
+        )
+
+
+def refuse_papt_of_cached(encoder: Encoder, papt_checkpoint: str | None) -> None:
+    """Refuse an encoder from PAPT beside its features: what is cached of it is made already.
+
+    Raises:
+        UserError: it is asked for.
+    """
+    if papt_checkpoint is not None and isinstance(encoder, CachedFeatures):
+        raise UserError(
+            "brings an encoder, and CachedFeatures need none",
+            where=f"--model.papt_checkpoint {papt_checkpoint}",
+            remedy=f"Leave it out, and give --data.cache what `ser cache --checkpoint {papt_checkpoint}` wrote",
         )

@@ -118,3 +118,19 @@ def test_an_interpreter_reads_e_s_where_it_says_so(interpreter: MLPInterpreter |
     frames, mask = torch.randn(3, 5, 8), torch.ones(3, 5, dtype=torch.bool)
     first, other = (interpreter.eval()(EncoderOutput(frames, mask, speaker_embedding=torch.randn(3, 8))) for _ in "ab")
     assert torch.equal(first, other) != interpreter.reads_speaker
+
+
+def test_papt_comes_by_its_features(
+    synthetic_corpus: Path,
+    papt_checkpoint: Path,
+    cache_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [*configs("finetune.yaml", "cached.yaml", "tiny/cached.yaml"), "--data.corpus", synthetic_corpus]
+    arguments += ["--data.cache", cache_folder, "--model.papt_checkpoint", papt_checkpoint, *trainer_flags(tmp_path)]
+    assert ser("fit", *arguments) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"ser: --model.papt_checkpoint {papt_checkpoint}: brings an encoder, and CachedFeatures need none. "
+        f"Leave it out, and give --data.cache what `ser cache --checkpoint {papt_checkpoint}` wrote."
+    )
