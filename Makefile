@@ -54,7 +54,7 @@ audit: setup ## Look up known vulnerabilities of what is installed
 
 bench: setup ## Run the benchmarks, each against its peer, and add rows to benchmarks/RESULTS.md
 	for benchmark in prediction_head papt_step start_up calibration_simulation \
-		padding speaker_bank stage_cost evaluation kmeans; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
+		padding speaker_bank stage_cost evaluation feature_cache kmeans; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 
 # --quiet would hide warnings from --strict
 docs: setup ## Build the documentation into site/; a broken link or reference fails

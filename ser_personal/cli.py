@@ -157,7 +157,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     read_configs(rest)
     if name in STAGES:
         check_before_imports(name, rest)
-        from ser_personal.stages import run
+        from ser_personal.stages.stage_cli import run
 
         run()
         return 0

@@ -110,7 +110,7 @@ def _plain(name: str, *arguments: object) -> None:
 
 
 def _stage(name: str, *arguments: str) -> dict[str, float]:
-    from ser_personal.stages import run
+    from ser_personal.stages.stage_cli import run
 
     _announce([name, *arguments])
     before = sys.argv

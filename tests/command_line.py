@@ -10,7 +10,7 @@ from unittest.mock import patch
 from ser_personal.cli import main
 
 if TYPE_CHECKING:
-    from ser_personal.stages import StageCLI
+    from ser_personal.stages.stage_cli import StageCLI
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -23,7 +23,7 @@ def ser(*arguments: object) -> int:
 
 def stage(*arguments: object) -> StageCLI:
     """Run a stage and return what it ran, for a look at its model, data and trainer."""
-    from ser_personal.stages import run
+    from ser_personal.stages.stage_cli import run
 
     with patch.object(sys, "argv", ["ser", *map(str, arguments)]):
         return run()

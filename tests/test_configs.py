@@ -35,7 +35,7 @@ def build(monkeypatch, tmp_path, synthetic_corpus, finetuned_checkpoint):
         if name in COMMANDS:
             return parse(COMMANDS[name].load(), f"ser {name}", COMMANDS[name].positional, rest)
         with monkeypatch.context() as patch:
-            patch.setattr("ser_personal.stages.StageCLI._run_subcommand", lambda *_: None)
+            patch.setattr("ser_personal.stages.stage_cli.StageCLI._run_subcommand", lambda *_: None)
             return stage(name, *rest, "--trainer.accelerator", "cpu", "--trainer.default_root_dir", tmp_path)
 
     return run

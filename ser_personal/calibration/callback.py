@@ -11,13 +11,13 @@ import numpy as np
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
+from ser_personal.calibration.checkpoint_bank import checkpoint_bank
 from ser_personal.calibration.collect import CollectedSet, Collector, predict_split
 from ser_personal.calibration.conditions import condition, count_conditions
 from ser_personal.calibration.controls import PLDC
 from ser_personal.calibration.coverage import intervals_as_json
-from ser_personal.calibration.fingerprint import fingerprint
+from ser_personal.calibration.equation import Statistics
 from ser_personal.calibration.model_record import cost, fusion_name, learnt_embeddings
-from ser_personal.calibration.pldc import Statistics
 from ser_personal.calibration.results import LEGEND, predictions_frame, rows_as_json, show, write_json
 from ser_personal.calibration.shift import ShiftTable, SpeakerShift, speaker_shifts
 from ser_personal.calibration.speaker_moments import speaker_moments, write_moments
@@ -32,16 +32,13 @@ from ser_personal.calibration.speaker_record import (
 )
 from ser_personal.calibration.table import PredictedSet, calibration_table, standard_calibrators
 from ser_personal.errors import UserError
-from ser_personal.gathering import gather_files
 from ser_personal.ranges import LARGEST_SEED, require_range
-from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
     from lightning.pytorch import LightningModule, Trainer
 
+    from ser_personal.speakers.bank import SpeakerBank
     from ser_personal.types import Utterance
 
 
@@ -103,26 +100,9 @@ class PLDCCallback(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Load the bank that matches the checkpoint, or build it over the training split; predict validation."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        attributes = _attributes(pl_module)
-        training_set = [data.utterances[index] for index in data.train_indices]
-        personalized: Any = pl_module.personalized
-        features = data.speaker_features
-        settings = (personalized.settings, data.max_samples, features and features.fingerprint())
-        model = fingerprint(personalized.state_dict().items(), settings, training_set)
-        path = bank_path(trainer)
-        self.bank = _matching_bank(path, model, attributes, data.scale)
-        # The first process decides for all: one on another machine may not see the file.
-        if trainer.strategy.broadcast(self.bank is None):
-            rank_zero_info(f"building the speaker bank over {len(training_set)} training utterances")
-            builder = SpeakerBankBuilder(attributes, data.scale, model)
-            for batch in predict_split(trainer, pl_module, "train"):
-                builder.add(batch["speaker_ids"], batch["pooled"], batch["labels"])
-            self.bank = _bank_of_all(trainer, builder)
-            if self.bank is not None:
-                self.bank.save(path)
+        self.bank = checkpoint_bank(trainer, pl_module, _attributes(pl_module))
         self.validation = None
-        if data.corpus.splits.validation:
+        if trainer.datamodule.corpus.splits.validation:  # type: ignore[attr-defined]
             validation = self._predict(trainer, pl_module, "validation")
             self.validation = None if validation is None else validation.predicted
         self.test = Collector()
@@ -243,38 +223,6 @@ class PLDCCallback(Callback):
 
 def _calibrated(predicted: PredictedSet, pldc: PLDC) -> PredictedSet:
     return replace(predicted, predictions=pldc(predicted.predictions, predicted.speaker_ids, predicted.pooled))
-
-
-def bank_path(trainer: Trainer) -> Path:
-    """Where the speaker bank of the tested checkpoint lies: beside it, or in the run's folder where there is none."""
-    if trainer.ckpt_path:
-        return Path(trainer.ckpt_path).with_suffix(".speaker_bank.safetensors")
-    return Path(trainer.log_dir or trainer.default_root_dir) / "speaker_bank.safetensors"
-
-
-def _bank_of_all(trainer: Trainer, builder: SpeakerBankBuilder) -> SpeakerBank | None:
-    """Join the sums of all devices; the first gets the bank, the others None."""
-
-    def merge(paths: Sequence[Path]) -> None:
-        for path in paths[1:]:
-            builder.merge(path)
-
-    if trainer.world_size > 1:
-        gather_files(trainer, trainer.default_root_dir, builder.save, merge)
-    return builder.build() if trainer.is_global_zero else None
-
-
-def _matching_bank(
-    path: Path, model: str, attributes: tuple[str, ...], scale: tuple[float, float]
-) -> SpeakerBank | None:
-    if not path.is_file():
-        return None
-    bank = SpeakerBank.load(path)
-    matches = (bank.fingerprint, bank.attributes, bank.scale) == (model, attributes, scale)
-    if matches and bank.training_mean is not None:
-        return bank
-    rank_zero_info(f"{path}: is of another model, corpus, scale or version, so it is built anew")
-    return None
 
 
 def _attributes(pl_module: LightningModule) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ser_personal.calibration.controls import PLDC
-from ser_personal.calibration.pldc import Statistics
+from ser_personal.calibration.equation import Statistics
 from ser_personal.calibration.predicted_tables import PredictionTable, read_predictions
 from ser_personal.calibration.results import show
 from ser_personal.calibration.table import CalibrationRow, calibration_table, standard_calibrators

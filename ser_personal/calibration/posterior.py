@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from ser_personal.calibration.attribute_posterior import AttributePosterior, map_column
-from ser_personal.calibration.pldc import CalibratedSpeaker, Calibration, check_inputs
+from ser_personal.calibration.inputs import check_inputs
+from ser_personal.calibration.pldc import CalibratedSpeaker, Calibration
 from ser_personal.calibration.selection import PRICE, check_labels, labelled_speakers
 from ser_personal.calibration.spoken import spoken_by
 from ser_personal.calibration.voice import VoiceEstimate

@@ -60,11 +60,6 @@ class AudioDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
         """Positions in `utterances` of what is passed over."""
         return self.wanted_indices(self.splits)
 
-    @property
-    def train_indices(self) -> list[int]:
-        """Positions of the training utterances in `utterances`."""
-        return self.split_indices("train")
-
     @cached_property
     def dataset(self) -> LastPart:
         """Examples of all utterances, whatever their split."""

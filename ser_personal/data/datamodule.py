@@ -1,28 +1,25 @@
-"""What both datamodules share: which utterances of a split are used, and loaders over them."""
+"""What all datamodules share: a corpus, what a fit needs to know of it, and loaders over parts of it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from functools import cached_property, partial
-from math import isnan
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
 
 from ser_personal.audio import WINDOW
 from ser_personal.corpus.resolve import open_corpus
-from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
-from ser_personal.data.bad_audio import BadAudio, BadAudioTally, OnBadAudio, SkippedAudio
-from ser_personal.data.batching import BucketBatchSampler, ExampleKey, GivenBatches
+from ser_personal.data.bad_audio import BadAudio, OnBadAudio, SkippedAudio
+from ser_personal.data.batching import ExampleKey
 from ser_personal.data.dataset import SpeechExample, UtteranceExample, samples_of
-from ser_personal.data.lenient_dataset import LenientDataset
-from ser_personal.data.loader import SpeechLoader
-from ser_personal.data.speaker_features import AddSpeakerFeatures, SpeakerFeatures, SpeakerFeatureSource
+from ser_personal.data.loader_factory import LoaderFactory, Process
+from ser_personal.data.speaker_features import SpeakerFeatures, SpeakerFeatureSource
+from ser_personal.data.used_utterances import UsedUtterances, refuse_unusable_audio
 from ser_personal.errors import UserError
 from ser_personal.ranges import LARGEST_SEED, require_range
 from ser_personal.types import ATTRIBUTES, SpeakerBatch
@@ -34,8 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ser_personal.corpus.base import Corpus
-    from ser_personal.data.batching import BatchSampler
     from ser_personal.data.dataset import UtteranceDataset
+    from ser_personal.data.loader import SpeechLoader
     from ser_personal.types import FeatureSource, Utterance
 
 Example = TypeVar("Example", bound=UtteranceExample)
@@ -91,10 +88,6 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         self.num_workers, self.seed = num_workers, seed
         self._feature_source, self._permute_features = speaker_features, permute_speaker_features
         self.skipped_audio = SkippedAudio(max_bad_share) if on_bad_audio == "skip" else None
-        self._indices_of: dict[str, list[int]] = {}
-        self._told_of_repeats = False
-        # split -> utterances that were left out for what their headers show
-        self._left_out: Counter[str] = Counter()
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -112,9 +105,9 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         return self.corpus.scale
 
     @property
-    @abstractmethod
     def train_indices(self) -> list[int]:
         """Positions of the training utterances in `utterances`."""
+        return self.split_indices("train")
 
     @property
     def train_speaker_ids(self) -> list[str]:
@@ -226,20 +219,31 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
                 remedy="Resume on the same corpus, or start a fresh fit",
             )
 
+    @cached_property
+    def _used(self) -> UsedUtterances:
+        return UsedUtterances(
+            self.corpus,
+            known_speakers_only=self.known_speakers_only,
+            skipped_audio=self.skipped_audio,
+            refuse_unusable=self.refuse_unusable,
+            reason_to_drop=self.reason_to_drop,
+        )
+
+    def refuse_unusable(self, utterances: Sequence[Utterance], split: str) -> None:
+        """Refuse a split of which something can't be read.
+
+        Raises:
+            UserError: audio is missing, unreadable or shorter than one frame.
+        """
+        refuse_unusable_audio(utterances, split)
+
     def split_indices(self, split: str) -> list[int]:
         """Find the utterances of a split that are used, as positions in `utterances`; the others are counted once.
 
         Raises:
             UserError: there is no such split, or audio of it is missing, unreadable or shorter than one frame.
         """
-        name = canonical_split(split)
-        if name not in self._indices_of:
-            self._indices_of[name] = self._select(name)
-        return self._indices_of[name]
-
-    def left_out(self, split: str, predicted: int) -> int:
-        """Count the utterances of a set that should have been predicted and weren't, their audio being bad."""
-        return self._left_out[split] + len(self.split_indices(split)) - predicted
+        return self._used.of_split(split)
 
     def wanted_indices(self, splits: Sequence[str]) -> list[int]:
         """Find the utterances of several splits that are used, each once however often its split is named.
@@ -247,34 +251,29 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         Raises:
             UserError: there are none.
         """
-        indices = [index for split in canonical_splits(splits) for index in self.split_indices(split)]
-        if not indices:
-            raise UserError(
-                "no utterance is left to use",
-                where=f"split {', '.join(splits)}" if splits else "splits",
-                remedy="See what `ser check CORPUS` lists; data.known_speakers_only=false keeps unknown speakers",
-            )
-        return indices
+        return self._used.of_splits(splits)
 
-    def sampler(self, indices: Sequence[int], *, shuffle: bool) -> BucketBatchSampler:
-        """Put some utterances into batches."""
-        return BucketBatchSampler(
-            indices,
-            self._lengths(indices),
+    def left_out(self, split: str, predicted: int) -> int:
+        """Count the utterances of a set that should have been predicted and weren't, their audio being bad."""
+        return self._used.left_out(split, predicted)
+
+    @cached_property
+    def _loaders(self) -> LoaderFactory[Example, Batch]:
+        return LoaderFactory(
+            self.dataset,
+            self.length_of,
             batch_seconds=self.batch_seconds,
             max_batch=self.max_batch,
-            shuffle=shuffle,
+            num_workers=self.num_workers,
             seed=self.seed,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self._world_size,
+            speaker_features=self.speaker_features,
+            used=self._used,
+            skipped_audio=self.skipped_audio,
         )
 
-    def _lengths(self, indices: Sequence[int]) -> list[int]:
-        return [self.length_of(self.utterances[i]) for i in indices]
-
     @property
-    def _world_size(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
+    def _process(self) -> Process:
+        return Process(self.trainer.global_rank, self.trainer.world_size) if self.trainer else Process(0, 1)
 
     def loader(
         self,
@@ -288,121 +287,8 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         Raises:
             UserError: training on fewer utterances than there are processes.
         """
-        sampler = self.sampler(indices, shuffle=shuffle)
-        if shuffle:
-            self._refuse_idle_processes(sampler, len(indices))
-        return self._load(sampler, indices, collate or self.collate, persistent=shuffle)
+        return self._loaders.even(indices, collate or self.collate, self._process, shuffle=shuffle)
 
     def share(self, indices: Sequence[int]) -> SpeechLoader[Batch]:
         """Load this rank's share of some utterances, each on one rank alone; ranks may differ by a batch."""
-        return self._load(GivenBatches(self.sampler(indices, shuffle=False).share), indices, self.collate)
-
-    def _load(
-        self,
-        sampler: BatchSampler,
-        indices: Sequence[int],
-        collate: Callable[[Sequence[Example]], Batch],
-        *,
-        persistent: bool = False,
-    ) -> SpeechLoader[Batch]:
-        if self.speaker_features is not None:
-            self.speaker_features.of([self.utterances[i].speaker_id for i in indices])
-            collate = AddSpeakerFeatures(collate, self.speaker_features)
-        load = partial(
-            SpeechLoader,
-            batch_sampler=sampler,
-            collate=collate,
-            num_workers=self.num_workers,
-            persistent=persistent,
-        )
-        if self.skipped_audio is None:
-            return load(self.dataset)
-        splits = Counter(self.utterances[i].split for i in indices)
-        # a part of a split, such as held-out utterances, takes its part of what the split lacks
-        lacking = [self._left_out[split] * splits[split] / len(self.split_indices(split)) for split in splits]
-        tally = BadAudioTally(
-            self.skipped_audio,
-            utterances=len(indices),
-            left_out_before=sum(lacking),
-            processes=self._world_size,
-            where=f"split {', '.join(sorted(splits))}",
-        )
-        lenient = LenientDataset(
-            self.dataset,
-            indices,
-            self._lengths(indices),
-            self.skipped_audio.max_share,
-            # what is given once to one process alone is summed up there, and must not count again as a stand-in
-            fills_up=not isinstance(sampler, GivenBatches),
-        )
-        return load(lenient, tally=tally)
-
-    def _select(self, split: str) -> list[int]:
-        sets = self.corpus.splits.sets
-        require_split(split, sets)
-        known = [u for u in sets[split] if u.speaker_id is not None or not self.known_speakers_only]
-        if self.skipped_audio is None:
-            self.refuse_unusable(known, split)
-            usable = known
-        else:
-            usable = self._with_usable_audio(known, split, self.skipped_audio)
-        reasons = {utterance.utterance_id: self.reason_to_drop(utterance) for utterance in usable}
-        dropped = Counter(reason for reason in reasons.values() if reason is not None)
-        if unknown := len(sets[split]) - len(known):
-            dropped["unknown speaker"] = unknown
-        if bad := len(known) - len(usable):
-            dropped["with bad audio"] = bad
-        kept = [self._position[id_] for id_, reason in reasons.items() if reason is None]
-        if dropped:
-            listed = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-            rank_zero_info(f"{split}: {len(kept)} utterances used; left out: {listed}")
-        return kept
-
-    def _with_usable_audio(
-        self, utterances: Sequence[Utterance], split: str, skipped_audio: SkippedAudio
-    ) -> list[Utterance]:
-        """Leave out what headers show to be unusable."""
-        unusable = [utterance for utterance in utterances if samples_of(utterance) < WINDOW]
-        skipped_audio.add([BadAudio.of(self._position[u.utterance_id], u, _wrong(u)) for u in unusable])
-        if unusable:
-            skipped_audio.refuse_too_many(len(unusable), len(utterances), f"split {split}")
-        self._left_out[split] = len(unusable)
-        return [utterance for utterance in utterances if samples_of(utterance) >= WINDOW]
-
-    def refuse_unusable(self, utterances: Sequence[Utterance], split: str) -> None:
-        """Refuse a split of which something can't be read.
-
-        Raises:
-            UserError: audio is missing, unreadable or shorter than one frame.
-        """
-        unusable = [utterance for utterance in utterances if samples_of(utterance) < WINDOW]
-        if unusable:
-            first = unusable[0]
-            raise UserError(
-                f"audio is {_wrong(first)}, the first of {len(unusable)} such utterances in split {split}",
-                where=first.path,
-                remedy="`ser check CORPUS` lists them all; restore or remove them, or set data.on_bad_audio=skip",
-            )
-
-    @cached_property
-    def _position(self) -> dict[str, int]:
-        return {utterance.utterance_id: i for i, utterance in enumerate(self.utterances)}
-
-    def _refuse_idle_processes(self, sampler: BucketBatchSampler, utterances: int) -> None:
-        processes = sampler.world_size
-        if processes > utterances:
-            raise UserError(
-                f"{processes} processes for {utterances} training utterances",
-                where="trainer.devices",
-                remedy="Ask for fewer devices or nodes, or give more audio",
-            )
-        if sampler.repeated and not self._told_of_repeats:
-            self._told_of_repeats = True
-            rank_zero_info(
-                f"{len(sampler.repeated)} batches of an epoch ({sum(map(len, sampler.repeated))} of {utterances}"
-                f" utterances) are trained on twice, so that {processes} processes have equally many"
-            )
-
-
-def _wrong(utterance: Utterance) -> str:
-    return "missing or unreadable" if isnan(utterance.seconds) else f"shorter than {WINDOW} samples"
+        return self._loaders.once(indices, self.collate, self._process)

@@ -110,11 +110,6 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
                 remedy="Raise data.batch_seconds or data.max_batch, and train on two utterances at least",
             )
 
-    @property
-    def train_indices(self) -> list[int]:
-        """Positions of the training utterances in `utterances`."""
-        return self.split_indices("train")
-
     @cached_property
     def dataset(self) -> EmotionDataset:
         """Examples of all utterances, whatever their split."""

@@ -16,8 +16,9 @@ from ser_personal.errors import UserError
 from ser_personal.recognition.bundle import CalibrationName
 from ser_personal.recognition.causal import PLDCSettings
 from ser_personal.recognition.journal import Journal
-from ser_personal.recognition.recognizer import EmotionRecognizer, Row
+from ser_personal.recognition.recognizer import EmotionRecognizer
 from ser_personal.recognition.recordings import Recording, SpeakerFrom, chunks, find_recordings
+from ser_personal.recognition.rows import Row
 from ser_personal.recognition.segments import CutName
 from ser_personal.recognition.tables import check_format, write_table
 from ser_personal.recognition.utterances import CHUNK_RECORDINGS, CHUNK_SECONDS

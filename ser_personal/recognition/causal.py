@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ser_personal.calibration.equation import PredictionMoments, Statistics, label_statistics, take_on
 from ser_personal.calibration.neighbours import normalised
-from ser_personal.calibration.pldc import PredictionMoments, Statistics, label_statistics, take_on
 from ser_personal.ranges import require_range
 
 if TYPE_CHECKING:

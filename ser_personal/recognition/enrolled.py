@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_personal.recognition.network import EmotionNetwork
-    from ser_personal.recognition.profiles import SpeakerProfiles
+    from ser_personal.recognition.profiles import SpeakerProfile, SpeakerProfiles
     from ser_personal.speakers.unseen import SpeakerTable, UnseenSpeakers
 
 
@@ -53,7 +54,24 @@ def listen_to_profiles(network: EmotionNetwork, profiles: SpeakerProfiles) -> No
         speakers.unseen = EnrolledEmbeddings(profiles, otherwise)
 
 
-def adapted_row(network: EmotionNetwork, checkpoint: str, speaker_id: str) -> NDArray[np.float64]:
+def with_adapted_row(
+    profile: SpeakerProfile, network: EmotionNetwork, checkpoint: str, speaker_id: str
+) -> SpeakerProfile:
+    """Give a speaker who hasn't been heard yet the row that a checkpoint of `SpeakerAdaptation` holds.
+
+    Raises:
+        UserError: the speaker has been heard, or there is no such row, or the model has no table that it fits.
+    """
+    if profile.utterances:
+        raise UserError(
+            "has been heard without this embedding, and what was heard doesn't go with it",
+            where=f"speaker {speaker_id}",
+            remedy="Delete the profile, and enrol the speaker anew with `adapted`",
+        )
+    return replace(profile, embedding=_adapted_row(network, checkpoint, speaker_id))
+
+
+def _adapted_row(network: EmotionNetwork, checkpoint: str, speaker_id: str) -> NDArray[np.float64]:
     """Read a speaker's row from a checkpoint of `SpeakerAdaptation`, (embedding_dim,).
 
     Raises:

@@ -14,8 +14,9 @@ from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run t
 from ser_personal.corpus.resolve import open_corpus
 from ser_personal.errors import UserError
 from ser_personal.recognition.anonymise import anonymised_bank, anonymised_network
-from ser_personal.recognition.bundle import CARD, ONNX, Bundle, check_free, weights_name, write_bundle
+from ser_personal.recognition.bundle import CARD, ONNX, Bundle, weights_name
 from ser_personal.recognition.bundle_check import check_belongs
+from ser_personal.recognition.bundle_writer import check_free, write_bundle
 from ser_personal.recognition.calibrated_bundle import Asked, unvalidated, validated, with_groups
 from ser_personal.recognition.causal import PLDCSettings
 from ser_personal.recognition.model_card import CardOptions, model_card

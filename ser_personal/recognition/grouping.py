@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ser_personal.calibration.equation import Statistics, label_statistics
 from ser_personal.calibration.neighbours import normalised
-from ser_personal.calibration.pldc import Statistics, label_statistics
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:

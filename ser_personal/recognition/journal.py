@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ser_personal.recognition.profiles import SpeakerProfile
-    from ser_personal.recognition.recognizer import Row
+    from ser_personal.recognition.rows import Row
 
 LINES = "lines.jsonl"
 PROGRESS = "progress.json"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from ser_personal.calibration.pldc import PredictionMoments
+from ser_personal.calibration.equation import PredictionMoments
 from ser_personal.errors import UserError
 from ser_personal.files import write_whole
 

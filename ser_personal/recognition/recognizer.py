@@ -2,46 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from math import inf, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.errors import UserError
-from ser_personal.recognition.bundle import Bundle, CalibrationName, read_bundle
+from ser_personal.recognition.bundle import Bundle, CalibrationName
+from ser_personal.recognition.bundle_reader import read_bundle
 from ser_personal.recognition.calibrators import make_calibrator
 from ser_personal.recognition.causal import CausalCalibrator, PLDCSettings, calibrate_in_turn
 from ser_personal.recognition.hub import find_bundle
 from ser_personal.recognition.profiles import SpeakerProfile, SpeakerProfiles
 from ser_personal.recognition.recordings import Recording, recordings_of
+from ser_personal.recognition.rows import CalibratedUtterances, Row, RowFormat
 from ser_personal.recognition.segments import CutName, make_segmenter
 from ser_personal.recognition.utterances import RawRecognizer, Utterances
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import numpy as np
     import pandas as pd
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
     from torch import Tensor
 
     from ser_personal.recognition.segments import Segmenter
-    from ser_personal.recognition.voice_activity import Segment
-
-Row = dict[str, str | float | int | None]
-
-
-class CalibratedUtterances(NamedTuple):
-    """Calibrated predictions of one recording.
-
-    Attributes:
-        predictions: (utterances, attributes), label points.
-        behind: (utterances,), how many of the speaker's utterances are behind each calibration, 0 for none.
-    """
-
-    predictions: NDArray[np.float64]
-    behind: list[int]
 
 
 class EmotionRecognizer:
@@ -89,6 +73,7 @@ class EmotionRecognizer:
         self.calibrator: CausalCalibrator | None = (
             self._measured_with if own else make_calibrator(bundle, calibration, pldc)
         )
+        self._format = RowFormat(bundle.attributes, bundle.scale, bundle.conformal)
         self._raw_is_meant = (calibration or bundle.calibration) == "none"
         self.profiles = profiles if profiles is not None else SpeakerProfiles(bundle.model)
         segmenter = segmenter or make_segmenter("speech", max_samples=bundle.max_samples, window_seconds=5.0)
@@ -145,9 +130,7 @@ class EmotionRecognizer:
     @property
     def columns(self) -> list[str]:
         """Columns of a prediction."""
-        of_attribute = ("raw", "calibrated", "low", "high")
-        values = [f"{attribute}_{name}" for attribute in self.attributes for name in of_attribute]
-        return ["source", "start", "end", "speaker", *values, "calibration_utterances"]
+        return self._format.columns
 
     def predict(
         self,
@@ -213,7 +196,9 @@ class EmotionRecognizer:
         """
         profile = self._start(speaker_id)
         if adapted is not None:
-            profile = self._with_embedding(speaker_id, profile, adapted)
+            from ser_personal.recognition.enrolled import with_adapted_row
+
+            profile = with_adapted_row(profile, self.bundle.network, adapted, speaker_id)
             self.profiles.update({speaker_id: profile})
             self._listen_to_profiles()
         for outcome in self.raw(recordings_of(audio, speaker_id, sample_rate=sample_rate)):
@@ -228,17 +213,6 @@ class EmotionRecognizer:
         from ser_personal.recognition.enrolled import listen_to_profiles
 
         listen_to_profiles(self.bundle.network, self.profiles)
-
-    def _with_embedding(self, speaker_id: str, profile: SpeakerProfile, adapted: str) -> SpeakerProfile:
-        if profile.utterances:
-            raise UserError(
-                "has been heard without this embedding, and what was heard doesn't go with it",
-                where=f"speaker {speaker_id}",
-                remedy="Delete the profile, and enrol the speaker anew with `adapted`",
-            )
-        from ser_personal.recognition.enrolled import adapted_row
-
-        return replace(profile, embedding=adapted_row(self.bundle.network, adapted, speaker_id))
 
     def check_calibrates(self, recordings: Iterable[Recording], *, calibrate: bool) -> None:
         """Refuse what would leave named speakers uncalibrated unnoticed.
@@ -276,13 +250,8 @@ class EmotionRecognizer:
 
     def rows(self, utterances: Utterances, profiles: dict[str, SpeakerProfile], *, calibrate: bool = True) -> list[Row]:
         """Rows of `predict` for a recording; arguments as of `calibrated`."""
-        values, behind = self.calibrated(utterances, profiles, calibrate=calibrate)
-        return [
-            self._row(utterances.recording, segment, raw, value, count)
-            for segment, raw, value, count in zip(
-                utterances.segments, utterances.predictions, values, behind, strict=True
-            )
-        ]
+        calibrated = self.calibrated(utterances, profiles, calibrate=calibrate)
+        return self._format.rows(utterances, calibrated, measured=self.calibrator is self._measured_with)
 
     def keep(self, profiles: dict[str, SpeakerProfile]) -> None:
         """Save what was heard of enrolled speakers; forget the others."""
@@ -291,37 +260,6 @@ class EmotionRecognizer:
             self.profiles.update(enrolled)
 
     def _start(self, speaker_id: str) -> SpeakerProfile:
-        return self.profiles[speaker_id] if speaker_id in self.profiles else self._empty()
-
-    def _empty(self) -> SpeakerProfile:
+        if speaker_id in self.profiles:
+            return self.profiles[speaker_id]
         return SpeakerProfile.empty(self.bundle.network.dim, len(self.attributes))
-
-    def _row(
-        self,
-        recording: Recording,
-        segment: Segment,
-        raw: NDArray[np.float64],
-        calibrated: NDArray[np.float64],
-        behind: int,
-    ) -> Row:
-        row: Row = {
-            "source": recording.source,
-            "start": segment.start / SAMPLE_RATE,
-            "end": segment.end / SAMPLE_RATE,
-            "speaker": recording.speaker_id,
-        }
-        for column, attribute in enumerate(self.attributes):
-            low, high = self._interval(attribute, float(calibrated[column]), behind)
-            row[f"{attribute}_raw"] = float(raw[column])
-            row[f"{attribute}_calibrated"] = float(calibrated[column])
-            row[f"{attribute}_low"] = low
-            row[f"{attribute}_high"] = high
-        row["calibration_utterances"] = behind
-        return row
-
-    def _interval(self, attribute: str, value: float, behind: int) -> tuple[float, float]:
-        if self.bundle.conformal is None or (behind and self.calibrator is not self._measured_with):
-            return nan, nan
-        width = self.bundle.conformal.half_width(attribute, behind)
-        low, high = self.bundle.scale or (-inf, inf)
-        return min(max(value - width, low), high), max(min(value + width, high), low)

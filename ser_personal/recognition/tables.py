@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from ser_personal.recognition.recognizer import Row
+    from ser_personal.recognition.rows import Row
 
 ROWS_AT_ONCE = 10_000
 _TEXT = ("source", "speaker")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from ser_personal.errors import UserError
 from ser_personal.files import named_in_errors, write_whole
+from ser_personal.speakers.speaker_sums import SpeakerSums
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,7 @@ FORMAT = "ser_personal.speaker_bank"
 FORMAT_VERSION = 1
 _ARRAYS = ("vectors", "count", "label_mean", "label_std")
 _OPTIONAL = ("training_mean", "training_std")
-_SUMS = ("utterances", "vector_sum", "vector_squares", "count", "label_mean", "label_squares")
+_SUMS = tuple(field.name for field in fields(SpeakerSums))
 _METADATA = ("speaker_ids", "attributes", "scale", "fingerprint")
 
 
@@ -176,7 +177,7 @@ class SpeakerBankBuilder:
         self.scale = scale
         self.fingerprint = fingerprint
         self._dim: int | None = None
-        self._speakers: dict[str, _SpeakerSums] = {}
+        self._speakers: dict[str, SpeakerSums] = {}
 
     def add(self, speaker_ids: Sequence[str | None], pooled: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> None:
         """Count utterances in; shapes and errors as in `SpeakerBank.from_utterances`."""
@@ -193,7 +194,7 @@ class SpeakerBankBuilder:
                     remedy="Check the speaker's audio files and that the model's weights are finite",
                 )
             if speaker_id not in self._speakers:
-                self._speakers[speaker_id] = _SpeakerSums.nothing(self._dim, len(self.attributes))
+                self._speakers[speaker_id] = SpeakerSums.nothing(self._dim, len(self.attributes))
             self._speakers[speaker_id].add(vector, utterance_labels)
 
     def save(self, path: Path) -> None:
@@ -209,7 +210,7 @@ class SpeakerBankBuilder:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         for row, speaker_id in enumerate(arrays.pop("speaker_ids").tolist()):
-            theirs = _SpeakerSums(*(arrays[name][row] for name in _SUMS))
+            theirs = SpeakerSums(*(arrays[name][row] for name in _SUMS))
             self._dim = len(theirs.vector_sum)
             ours = self._speakers.get(speaker_id)
             if ours is None:
@@ -256,51 +257,6 @@ class SpeakerBankBuilder:
                 where="speaker bank",
                 remedy="Give one row an utterance, and one column of labels for each of " + ", ".join(self.attributes),
             )
-
-
-@dataclass(eq=False)
-class _SpeakerSums:
-    """One speaker's running sums.
-
-    Moments by Welford's update: unlike a sum of squares it loses no digits, and equal labels have deviation 0. Squares
-    are those of distances to the speaker's mean.
-    """
-
-    utterances: int
-    vector_sum: NDArray[np.float64]
-    vector_squares: NDArray[np.float64]
-    count: NDArray[np.int64]
-    label_mean: NDArray[np.float64]
-    label_squares: NDArray[np.float64]
-
-    @classmethod
-    def nothing(cls, dim: int, num_attributes: int) -> Self:
-        count = np.zeros(num_attributes, dtype=np.int64)
-        return cls(0, np.zeros(dim), np.zeros(dim), count, np.zeros(num_attributes), np.zeros(num_attributes))
-
-    def add(self, vector: NDArray[np.float64], labels: NDArray[np.float64]) -> None:
-        before_it = max(self.utterances, 1)
-        self.vector_squares += (vector - self.vector_sum / before_it) ** 2 * self.utterances / (self.utterances + 1)
-        self.utterances += 1
-        self.vector_sum += vector
-        labelled = ~np.isnan(labels)
-        self.count += labelled
-        before = np.where(labelled, labels - self.label_mean, 0.0)
-        self.label_mean += before / np.maximum(self.count, 1)
-        self.label_squares += before * np.where(labelled, labels - self.label_mean, 0.0)
-
-    def merge(self, other: _SpeakerSums) -> None:
-        """Add another's (Chan et al. 1983); exactly nothing where it has no label, or equal means."""
-        total = np.maximum(self.count + other.count, 1)
-        distance = np.where((self.count > 0) & (other.count > 0), other.label_mean - self.label_mean, 0.0)
-        self.label_squares += other.label_squares + distance**2 * self.count * other.count / total
-        self.label_mean = np.where(self.count > 0, self.label_mean + distance * other.count / total, other.label_mean)
-        self.count += other.count
-        ours, theirs = self.utterances, other.utterances
-        apart = self.vector_sum / max(ours, 1) - other.vector_sum / max(theirs, 1)
-        self.vector_squares += other.vector_squares + apart**2 * ours * theirs / max(ours + theirs, 1)
-        self.vector_sum += other.vector_sum
-        self.utterances += other.utterances
 
 
 def as_float64(array: ArrayLike | Tensor | Any) -> NDArray[np.float64]:

@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import json
-import re
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from ser_personal.corpus.personalization_gap import SIDES
 from ser_personal.errors import UserError
-from ser_personal.study.schema import DIMENSIONS, FOLDS, GAP, Preparation, Recipe, Study
+from ser_personal.study.entries import Entry, entries
+from ser_personal.study.schema import DIMENSIONS, Study
+from ser_personal.study.stage import ROOT, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-_BRACES = re.compile(r"\{(\w+)\}")
-ROOT = "{root}"
 Value = int | str | None
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One `ser` command of a run.
-
-    Attributes:
-        name: fit, test, or the command.
-        words: behind `ser`; {root} stands for the study's folder.
-        configs: YAMLs among them.
-        out: folder that the command writes to, relative to the study's.
-    """
-
-    name: str
-    words: tuple[str, ...]
-    configs: tuple[str, ...]
-    out: str
 
 
 @dataclass(frozen=True)
@@ -75,22 +56,6 @@ class GridRun:
         return ", ".join([self.name, *at, *([self.side] if self.side is not None else [])])
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A step or recipe with its stages unresolved."""
-
-    name: str
-    kind: Literal["recipe", "preparation"]
-    stages: tuple[Stage, ...]
-    forced: frozenset[str]
-
-    @property
-    def mentions(self) -> list[str]:
-        return list(
-            dict.fromkeys(name for stage in self.stages for word in stage.words for name in _BRACES.findall(word))
-        )
-
-
 def expand(study: Study) -> list[GridRun]:
     """Every run of the grid, each after those that it needs; a recipe's runs follow each other.
 
@@ -100,7 +65,7 @@ def expand(study: Study) -> list[GridRun]:
     dimensions: dict[str, frozenset[str]] = {}
     at: dict[tuple[str, tuple[Value, ...]], GridRun] = {}
     runs = []
-    for entry in _entries(study):
+    for entry in entries(study):
         wanted = set(entry.forced)
         for name in entry.mentions:
             if name in DIMENSIONS:
@@ -125,7 +90,7 @@ def expand(study: Study) -> list[GridRun]:
     return runs
 
 
-def _require_known(entry: _Entry, wanted: set[str], study: Study) -> None:
+def _require_known(entry: Entry, wanted: set[str], study: Study) -> None:
     of_gap = ("personalization_gap", study.personalization_gap)
     needed = {"fold": ("folds", study.folds), "attribute": ("attributes", study.attributes)}
     for name, (option, given) in (needed | {"training_speakers": of_gap, "side": of_gap}).items():
@@ -153,7 +118,7 @@ def _project(place: Mapping[str, Value], dimensions: frozenset[str]) -> tuple[Va
     return tuple(place[name] if name in dimensions else None for name in DIMENSIONS)
 
 
-def _run(entry: _Entry, place: Mapping[str, Value], needs: list[GridRun]) -> GridRun:
+def _run(entry: Entry, place: Mapping[str, Value], needs: list[GridRun]) -> GridRun:
     parts = [f"{name}_{place[name]}" for name in DIMENSIONS if place[name] is not None]
     folder = "/".join(["runs" if entry.kind == "recipe" else "prepare", entry.name, *parts])
     values = {name: str(value) for name, value in place.items()} | {"root": ROOT}
@@ -162,8 +127,7 @@ def _run(entry: _Entry, place: Mapping[str, Value], needs: list[GridRun]) -> Gri
     for stage in entry.stages:
         out = f"{folder}/{stage.out}"
         of_stage = values | {"out": f"{ROOT}/{out}", "run": f"{ROOT}/{folder}"}
-        words = tuple(_fill(word, of_stage) for word in stage.words)
-        stages.append(Stage(stage.name, words, stage.configs, out))
+        stages.append(replace(stage.filled(of_stage), out=out))
     seed, fold, attribute, speakers, side = (place[name] for name in DIMENSIONS)
     return GridRun(
         name=entry.name,
@@ -176,105 +140,4 @@ def _run(entry: _Entry, place: Mapping[str, Value], needs: list[GridRun]) -> Gri
         folder=folder,
         stages=tuple(stages),
         needs=tuple(dict.fromkeys(folder for run in needs for folder in (*run.needs, run.folder))),
-    )
-
-
-def _fill(word: str, values: Mapping[str, str]) -> str:
-    """Put values in the place of names in braces; other names stay."""
-    return _BRACES.sub(lambda match: values.get(match[1], match[0]), word)
-
-
-def _entries(study: Study) -> Iterator[_Entry]:
-    """Steps, then recipes, with {corpus} replaced by what it stands for.
-
-    What divides the corpus is a step after the last one that the corpus itself refers to.
-    """
-    steps = list(study.prepare)
-    corpus, divide = _divided(study)
-    if divide is not None:
-        behind = [number for number, step in enumerate(steps) if step.name in _BRACES.findall(study.corpus)]
-        steps.insert(max(behind, default=-1) + 1, divide)
-    stands_for = {"corpus": corpus, "whole_corpus": study.corpus}
-
-    def filled(stages: Iterable[Stage]) -> tuple[Stage, ...]:
-        return tuple(
-            Stage(
-                stage.name,
-                tuple(_fill(word, stands_for) for word in stage.words),
-                stage.configs,
-                stage.out,
-            )
-            for stage in stages
-        )
-
-    for step in steps:
-        is_fit = step.command == "fit"
-        stage = _fit(study, step) if is_fit else _plain(step.command, step.configs, step.arguments)
-        yield _Entry(step.name, "preparation", filled([stage]), frozenset())
-    for recipe in study.recipes:
-        if recipe.command is not None:
-            yield _Entry(
-                recipe.name, "recipe", filled([_plain(recipe.command, recipe.configs, recipe.arguments)]), frozenset()
-            )
-            continue
-        forced = {"seed"} | ({"attribute"} if study.attributes is not None else set())
-        yield _Entry(recipe.name, "recipe", filled(_fit_and_test(study, recipe)), frozenset(forced))
-
-
-def _divided(study: Study) -> tuple[str, Preparation | None]:
-    """What {corpus} stands for, and the step that writes its tables; None where the corpus is taken as it is."""
-    arguments: dict[str, Any] = {"corpus": study.corpus}
-    if study.folds is not None:
-        arguments |= {"count": study.folds, "validation_folds": study.validation_folds}
-        return f"{{{FOLDS}}}/fold_{{fold}}.csv", Preparation(FOLDS, "folds", arguments=arguments)
-    if study.personalization_gap is not None:
-        arguments |= asdict(study.personalization_gap)
-        table = f"{{{GAP}}}/speakers_{{training_speakers}}_{{side}}.csv"
-        overlap = {"path": table, "allow_overlap": [study.personalization_gap.test_split]}
-        return json.dumps({"class_path": "CSVCorpus", "init_args": overlap}), Preparation(
-            GAP, "gap", arguments=arguments
-        )
-    return study.corpus, None
-
-
-def _plain(command: str, configs: list[str], arguments: dict[str, Any]) -> Stage:
-    return Stage(command, (command, *_configs(configs), "--out", "{out}", *_flags(arguments)), tuple(configs), "out")
-
-
-def _fit(study: Study, step: Preparation) -> Stage:
-    configs = (*step.configs, *study.fit_configs)
-    return Stage("fit", ("fit", *_configs(configs), *_stage_flags(study), *_flags(step.arguments)), configs, "out")
-
-
-def _fit_and_test(study: Study, recipe: Recipe) -> list[Stage]:
-    own = {"seed_everything": "{seed}"}
-    own |= {"model.attributes": "[{attribute}]"} if study.attributes is not None else {}
-    fit, test = (*recipe.configs, *study.fit_configs), (*recipe.configs, *study.test_configs)
-    common = (*_stage_flags(study), *_flags(own), *_flags(recipe.arguments))
-    checkpoint = recipe.checkpoint if recipe.checkpoint.startswith("{") else f"{{run}}/fit/{recipe.checkpoint}"
-    stages = [Stage("fit", ("fit", *_configs(fit), *common, *_flags(recipe.fit_arguments)), fit, "fit")]
-    tested = Stage("test", ("test", *_configs(test), *common, "--ckpt_path", checkpoint), test, "test")
-    return [*(stages if recipe.fit else []), tested]
-
-
-def _stage_flags(study: Study) -> tuple[str, ...]:
-    return _flags(
-        {
-            "data.corpus": "{corpus}",
-            "trainer.default_root_dir": "{out}",
-            "trainer.devices": study.devices,
-            "trainer.enable_progress_bar": False,
-        }
-    )
-
-
-def _configs(paths: Iterable[str]) -> tuple[str, ...]:
-    return tuple(word for path in paths for word in ("--config", path))
-
-
-def _flags(arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(
-        word
-        for name, value in arguments.items()
-        for word in (f"--{name}", value if isinstance(value, str) else json.dumps(value))
     )

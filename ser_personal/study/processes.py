@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
 
 # what takes 10 to 20 s to import
-WARM = ["ser_personal.stages"]
+WARM = ["ser_personal.stages.stage_cli"]
 MEASURED = "process.json"
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 

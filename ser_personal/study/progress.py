@@ -15,9 +15,9 @@ from ser_personal.report.words import duration
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from ser_personal.study.grid import Stage
     from ser_personal.study.run_folder import RunFolder
     from ser_personal.study.schedule import Ended
+    from ser_personal.study.stage import Stage
 
 
 class Progress:

@@ -21,12 +21,13 @@ from ser_personal.report.comparison.run_record import (
     read_stage,
     write_stage,
 )
-from ser_personal.study.grid import ROOT
+from ser_personal.study.stage import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ser_personal.study.grid import GridRun, Stage
+    from ser_personal.study.grid import GridRun
+    from ser_personal.study.stage import Stage
 
 INPUTS, LOG = "inputs.json", "log.txt"
 # commands that go on where they stopped, and would rather find what they had made

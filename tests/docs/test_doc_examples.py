@@ -12,7 +12,7 @@ from fenced_blocks import PAGES, SHELLS, blocks, command_lines, show_files
 
 from ser_personal.arguments import parse, values_of
 from ser_personal.cli import COMMANDS, STAGES, check_before_imports, read_configs
-from ser_personal.stages import StageCLI
+from ser_personal.stages.stage_cli import StageCLI
 
 WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks(page))]
 WITH_COMMANDS = [page for page in PAGES if any(block.language in SHELLS for block in blocks(page))]
@@ -37,7 +37,7 @@ def seen() -> set[tuple[str, ...]]:
 
 @pytest.mark.parametrize("page", WITH_COMMANDS)
 def test_command_lines_parse(page, desk, seen, monkeypatch):
-    monkeypatch.setattr("ser_personal.stages.StageCLI._run_subcommand", lambda *_: None)
+    monkeypatch.setattr("ser_personal.stages.stage_cli.StageCLI._run_subcommand", lambda *_: None)
     show_files(page, desk)
     for where, words in command_lines(page, desk):
         if tuple(words) in seen:

@@ -98,7 +98,7 @@ def test_a_negative_weight_of_the_squares():
 
 
 def test_a_loss_is_chosen_by_its_short_name(monkeypatch, synthetic_corpus, tmp_path):
-    monkeypatch.setattr("ser_personal.stages.StageCLI._run_subcommand", lambda *_: None)
+    monkeypatch.setattr("ser_personal.stages.stage_cli.StageCLI._run_subcommand", lambda *_: None)
     arguments = ["fit", *finetune_arguments(synthetic_corpus), *trainer_flags(tmp_path)]
     assert isinstance(stage(*arguments, "--model.loss", "MSELoss").model.loss, MSELoss)
     chosen = stage(*arguments, "--model.loss", "CCCPlusMSE", "--model.loss.weight", "0.2").model.loss

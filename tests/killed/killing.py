@@ -29,7 +29,7 @@ IMPORTED = [
     "ser_personal.arguments",
     "ser_personal.pretrain.kmeans",
     "ser_personal.pretrain.teacher_pass",
-    "ser_personal.stages",
+    "ser_personal.stages.stage_cli",
     "torch.utils.tensorboard",
     "transformers.models.hubert.modeling_hubert",
 ]

@@ -15,7 +15,7 @@ from command_line import ser
 
 from ser_personal import EmotionRecognizer
 from ser_personal.audio import decode
-from ser_personal.recognition.bundle import read_bundle
+from ser_personal.recognition.bundle_reader import read_bundle
 from ser_personal.recognition.journal import LINES, Journal
 from ser_personal.recognition.tables import write_table
 

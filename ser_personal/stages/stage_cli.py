@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 from functools import partial
 from pathlib import Path
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -17,38 +16,15 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
-# Imported so that their short class names work in configs.
-import ser_personal.calibration.callback
-import ser_personal.corpus.csv_corpus
-import ser_personal.corpus.msp_podcast
-import ser_personal.data.cache_statistics
-import ser_personal.data.cached_datamodule
-import ser_personal.data.emotion_datamodule
-import ser_personal.data.pretrain_datamodule
-import ser_personal.data.speaker_features
-import ser_personal.encoder.cached
-import ser_personal.encoder.raw
-import ser_personal.encoder.tiny
-import ser_personal.finetune.adversary
-import ser_personal.finetune.emotion_classification
-import ser_personal.finetune.global_batch
-import ser_personal.finetune.losses
-import ser_personal.finetune.module
-import ser_personal.finetune.similar_speakers
-import ser_personal.finetune.transformer_interpreter
-import ser_personal.pretrain.adapt
-import ser_personal.pretrain.papt
-import ser_personal.report.cost_recorder
-import ser_personal.report.floor_callback
-import ser_personal.speakers.features
-import ser_personal.training.stage_checkpoint  # noqa: F401
-from ser_personal.arguments import CONFIG_FLAGS, OneLineErrors, values_of
+import ser_personal.stages.short_names  # noqa: F401
+from ser_personal.arguments import OneLineErrors
 from ser_personal.calibration.prediction_writer import EmotionPredictionWriter, PredictionWriter
-from ser_personal.encoder.checkpoint import DESCRIPTION, UNFIT, read_checkpoint, require_training_state, unfit
+from ser_personal.encoder.checkpoint import UNFIT, unfit
 from ser_personal.encoder.module import PersonalizedModule
 from ser_personal.errors import UserError
 from ser_personal.finetune.emotion_classification import EmotionClassification
 from ser_personal.ranges import require_range
+from ser_personal.stages.trained_model import TrainedModel, leaves
 from ser_personal.training.bad_loss import BadLoss
 from ser_personal.training.exact_resumption import ExactResumption
 from ser_personal.training.going_on import LAST, command_to_go_on, newest_checkpoint, was_requeued
@@ -56,29 +32,6 @@ from ser_personal.training.interruption import Interruption, requeue
 from ser_personal.training.slurm import trainer_for_tasks
 from ser_personal.training.stopping import Interrupted
 from ser_personal.training.whole_checkpoints import WholeCheckpoints
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ser_personal.encoder.personalized import EncoderDescription
-
-
-ARCHITECTURE = {
-    "adversary.hidden_dim",
-    "attributes",
-    "emotions",
-    "encoder",
-    "encoder.dim",
-    "encoder.layers",
-    "encoder.heads",
-    "encoder.feed_forward_dim",
-    "encoder.num_mels",
-    "final_dim",
-    "fusion",
-    "speakers.embedding_dim",
-    "speakers.hidden_dims",
-}
-
 
 LARGEST_SEED = 2**32 - 1
 RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
@@ -136,33 +89,15 @@ class StageCLI(LightningCLI):
         self.config[stage]["ckpt_path"] = path
         if path is None:
             return
-        checkpoint = read_checkpoint(path)
-        if stage == "fit":
-            require_training_state(checkpoint, path)
-        saved = dict(checkpoint["hyper_parameters"])
-        saved.pop("_instantiator", None)
-        asked = self.config[stage].model.class_path
-        # one that was trained without the command line doesn't name its class
-        kind = saved.pop("_class_path", asked)
-        if kind != asked:
-            raise UserError(
-                f"holds {kind.rpartition('.')[2]}, the config asks for {asked.rpartition('.')[2]}",
-                where=path,
-                remedy="Give the config that the checkpoint was trained with",
-            )
-        before = dict(_leaves(self.config[stage].model.as_dict()))
-        arguments = _with_config(sys.argv[1:], {"model": {"class_path": kind, "init_args": saved}})
+        trained = TrainedModel.read(path, self.config[stage].model.class_path, resumes=stage == "fit")
+        before = leaves(self.config[stage].model.as_dict())
         try:
-            self.config = self.parser.parse_args(arguments)
+            self.config = self.parser.parse_args(trained.arguments(sys.argv[1:]))
         except UserError as error:
-            raise UserError(
-                f"holds settings that aren't those of {asked.rpartition('.')[2]} ({error.what})",
-                where=path,
-                remedy="Give the config that the checkpoint was trained with",
-            ) from error
+            raise trained.misfit(error) from error
         self.config[stage]["ckpt_path"] = path
-        now = dict(_leaves(self.config[stage].model.as_dict()))
-        _refuse_other_architecture(now, dict(_leaves(saved)), checkpoint[DESCRIPTION], path)
+        now = leaves(self.config[stage].model.as_dict())
+        trained.refuse_other_architecture(now)
         for name, value in now.items():
             if before.get(name) != value:
                 rank_zero_info(f"from {path}: model.{name} = {value} (the config had {before.get(name)})")
@@ -263,55 +198,12 @@ def _by_lightning(error: BaseException) -> bool:
     return str(frame.f_globals["__name__"]).startswith("lightning.")
 
 
-def _refuse_other_architecture(
-    now: dict[str, Any], saved: dict[str, Any], description: EncoderDescription, path: object
-) -> None:
-    """Refuse what the command line can't change of a trained model: its weights would be read as something else."""
-    # what training found out stands in the description alone: PAPT's fusion, say, when fine-tuning from it
-    speakers = description["speakers"]
-    sizes = {} if speakers is None else {f"speakers.{name}": size for name, size in speakers["sizes"].items()}
-    found = {"fusion": description["fusion"], **sizes}
-    trained = {**saved, **found}
-    for name, value in now.items():
-        fixed = name.startswith("interpreter") or name in ARCHITECTURE
-        if fixed and name in trained and value not in (trained[name], saved.get(name)):
-            raise UserError(
-                f"was trained with {name} {trained[name]}, not {value}",
-                where=path,
-                remedy=f"Leave --model.{name} out, or train a model with it",
-            )
-
-
 def _keep_tables_whole(parser: LightningArgumentParser) -> None:
     """Stop jsonargparse from taking an existing corpus.csv for a config file and passing on its text."""
     for action in parser._actions:  # noqa: SLF001
         kwargs = getattr(action, "sub_add_kwargs", None)
         if kwargs is not None:
             kwargs["sub_configs"] = False
-
-
-def _with_config(arguments: list[str], config: dict[str, Any]) -> list[str]:
-    """Put a config behind those given and before every other flag, so that it wins over the former alone."""
-    stage, *rest = arguments
-    others: list[str] = []
-    skip = False
-    for argument in rest:
-        if skip or argument.partition("=")[0] in CONFIG_FLAGS:
-            skip = argument in CONFIG_FLAGS
-        else:
-            others.append(argument)
-    given = [piece for path in values_of(CONFIG_FLAGS, rest) for piece in ("--config", path)]
-    return [stage, *given, "--config", json.dumps(config), *others]
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        name = prefix if key in {"init_args", "class_path"} else f"{prefix}.{key}".lstrip(".")
-        if isinstance(value, dict):
-            yield from _leaves(value, name)
-        else:
-            # a checkpoint keeps lists where the parser makes tuples
-            yield name, list(value) if isinstance(value, tuple) else value
 
 
 def run() -> StageCLI:

@@ -40,7 +40,7 @@ def run(tmp_path_factory, synthetic_corpus, synthetic_pseudo_labels) -> Path:
 def said(monkeypatch) -> list[str]:
     """What a stage tells the user of values that a checkpoint replaced."""
     lines: list[str] = []
-    monkeypatch.setattr("ser_personal.stages.rank_zero_info", lines.append)
+    monkeypatch.setattr("ser_personal.stages.stage_cli.rank_zero_info", lines.append)
     return lines
 
 
