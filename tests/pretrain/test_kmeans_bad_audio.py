@@ -15,6 +15,7 @@ import soundfile
 import torch
 from command_line import configs, ser
 
+from ser_personal.data.pretrain_datamodule import PretrainDataModule
 from ser_personal.data.pseudo_labels import PseudoLabels, PseudoLabelWriter
 from ser_personal.errors import UserError
 from ser_personal.pretrain.codebook import Codebook
@@ -168,3 +169,22 @@ def test_unless_told_otherwise_the_first_bad_header_is_refused(corpus, tmp_path,
     last = capsys.readouterr().err.splitlines()[-1]
     assert f"{bad_ids[0]}.wav: 1 audio files are unreadable or shorter than one frame" in last
     assert last.endswith("or set data.on_bad_audio=skip.")
+
+
+def test_pretraining_skips_what_was_skipped(whole, corpus, bad_ids):
+    options = {"pseudo_labels": str(whole), "min_samples": 8_000, "num_workers": 0, "on_bad_audio": "skip"}
+    data = PretrainDataModule(str(corpus), **options, max_bad_share=0.1)
+    data.setup("fit")
+    used = [data.utterances[i].utterance_id for i in data.wanted_indices(["train"])]
+    assert {*used} == {u.utterance_id for u in data.corpus.splits.sets["train"]} - {*bad_ids}
+    reasons = {one.utterance_id: one.reason for one in data.skipped_audio}
+    assert reasons == {bad_ids[0]: "missing or unreadable"} | dict.fromkeys(bad_ids[1:], "has no pseudo-labels")
+    assert sum(len(batch["indices"]) for batch in data.train_dataloader()) == len(data.train_indices)
+    with pytest.raises(UserError, match=r"split train: 8\.3% of the audio can't be used, more than the 8\.0%"):
+        PretrainDataModule(str(corpus), **options, max_bad_share=0.08).setup("fit")
+
+
+def test_pretraining_refuses_missing_pseudo_labels_unless_told_to_skip(whole, synthetic_corpus):
+    data = PretrainDataModule(str(synthetic_corpus), pseudo_labels=str(whole), min_samples=8_000)
+    with pytest.raises(UserError, match=r"no pseudo-labels for 4 of 54 utterances, .* data\.on_bad_audio=skip skips too"):
+        data.setup("fit")
