@@ -119,6 +119,14 @@ class SkippedAudio:
             write_whole(self._file, f"{json.dumps(content, indent=2)}\n".encode())
 
 
+def list_in(folder: Path, skipped: SkippedAudio | None) -> None:
+    """Keep a list in a folder, in the place of an earlier run's; None where nothing is skipped."""
+    file = folder / SKIPPED_AUDIO
+    file.unlink(missing_ok=True)
+    if skipped is not None:
+        skipped.keep_in(file)
+
+
 class BadAudioTally:
     """Counts what one process's loader of a set leaves out.
 

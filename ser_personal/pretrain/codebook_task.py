@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ser_personal.data.bad_audio import list_in
 from ser_personal.gathering import gather_files, on_first_process
 from ser_personal.pretrain.teacher_pass import by_utterance
 
@@ -47,7 +48,7 @@ class CodebookTask:
     def loader(self, trainer: Trainer) -> SpeechLoader[SpeechBatch]:
         """See `PassTask`."""
         if trainer.is_global_zero:
-            self.data.list_skipped_in(self.folder)
+            list_in(self.folder, self.data.skipped_audio)
         return self.data.loader(self.data.fit_batches()[trainer.global_rank :: trainer.world_size])
 
     def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:

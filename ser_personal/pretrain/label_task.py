@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ser_personal.data.bad_audio import list_in
 from ser_personal.errors import UserError
 from ser_personal.gathering import gather_files, on_first_process
 from ser_personal.pretrain.codebook import nearest_centroid
@@ -45,7 +46,7 @@ class LabelTask:
         Batches keep their make-up, on which a network's rounding depends: one that was broken off is run again whole.
         """
         if trainer.is_global_zero:
-            self.data.list_skipped_in(self.shards.folder)
+            list_in(self.shards.folder, self.data.skipped_audio)
         batches = self.data.batches()
         left = on_first_process(trainer, lambda: self._unwritten(batches))
         self._writer = self.shards.writer(trainer.global_rank)

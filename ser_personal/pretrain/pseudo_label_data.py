@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ser_personal.audio import num_frames
 from ser_personal.corpus.resolve import open_corpus
 from ser_personal.corpus.splits import canonical_splits, require_split
-from ser_personal.data.bad_audio import SKIPPED_AUDIO, BadAudio, BadAudioTally, OnBadAudio, SkippedAudio
+from ser_personal.data.bad_audio import BadAudio, BadAudioTally, OnBadAudio, SkippedAudio
 from ser_personal.data.batching import BucketBatchSampler, GivenBatches
 from ser_personal.data.collate import collate_speech
 from ser_personal.data.dataset import SpeechDataset, SpeechExample, decode_part, samples_of
@@ -21,7 +21,6 @@ from ser_personal.ranges import require_range
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from ser_personal.corpus.base import Corpus
     from ser_personal.data.batching import ExampleKey
@@ -103,13 +102,6 @@ class PseudoLabelData:
     def skipped_ids(self) -> set[str]:
         """Names of the utterances that were left out so far."""
         return {one.utterance_id for one in self.skipped_audio or ()}
-
-    def list_skipped_in(self, folder: Path) -> None:
-        """Keep the list of skipped audio in a folder, in the place of an earlier run's."""
-        file = folder / SKIPPED_AUDIO
-        file.unlink(missing_ok=True)
-        if self.skipped_audio is not None:
-            self.skipped_audio.keep_in(file)
 
     def refuse_too_many_skipped(self) -> None:
         """Stop a run that has left out more than it may.
