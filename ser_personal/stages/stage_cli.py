@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 import ser_personal.stages.short_names  # noqa: F401
 from ser_personal.arguments import OneLineErrors
+from ser_personal.calibration.emotion_test import EmotionTestWriter
 from ser_personal.calibration.prediction_writer import EmotionPredictionWriter, PredictionWriter
 from ser_personal.encoder.checkpoint import UNFIT, unfit
 from ser_personal.encoder.module import PersonalizedModule
@@ -134,6 +135,11 @@ class StageCLI(LightningCLI):
         writes_emotions = isinstance(self.model, EmotionClassification)
         writer = EmotionPredictionWriter() if writes_emotions else PredictionWriter()
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+
+    def before_test(self) -> None:
+        """Have a test of categorical emotion written down; that of attributes is by configs/pldc.yaml."""
+        if isinstance(self.model, EmotionClassification):
+            self.trainer.callbacks.append(EmotionTestWriter())  # type: ignore[attr-defined]
 
     def before_fit(self) -> None:
         """Spare a resumed fit the reading of weights that its checkpoint replaces.
