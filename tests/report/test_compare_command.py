@@ -9,8 +9,10 @@ from ser_personal.calibration.results import write_json
 from ser_personal.report.comparison.command import compare
 from ser_personal.report.comparison.paper import PAPER
 from ser_personal.report.comparison.run_record import PretrainingScores, RunRecord, StageCost
+from ser_personal.report.words import decimal
 
 MADE = Utterances(14)
+SCORES = ["overall_ccc", "average_ccc"]
 
 
 @pytest.fixture
@@ -34,7 +36,13 @@ def test_runs_by_hand_are_named_by_their_folders(runs, capsys):
     assert best.overall_ccc_difference_low > 0
     assert "| papt | own_statistics (oracle) | 1 |" in page
     assert "| vanilla | raw | 1 |" in page
-    assert page.count("baseline | baseline") == 1
+    # once at a glance, once among all calibrations
+    assert page.count("baseline | baseline") == 2
+    raw = best.overall_ccc, best.average_ccc
+    own = table[(table.recipe == "papt") & (table.calibration == "own_statistics")].iloc[0]
+    cells = " | ".join(f"{decimal(overall)} / {decimal(average)}" for overall, average in (raw, own[SCORES]))
+    assert "| O-CCC / A-CCC | raw | own_statistics (oracle) |" in page
+    assert f"| papt | {cells} |" in page
     assert "| papt | test | 1,234 | 90 s | - | 12 min | - | - |" in page
     assert "the paper" not in page.lower()
     # nothing was trained that could be put on the axis of costs
@@ -70,6 +78,11 @@ def test_a_study_s_costs_hold_what_its_recipes_share(tmp_path):
     table = pd.read_csv(tmp_path / "study.csv").set_index("recipe")
     assert table.training_seconds.to_dict() == {"vanilla": 40.0, "tuned": 160.0}
     page = (tmp_path / "study.md").read_text()
+    # what one step doesn't know of its processor's time, the whole doesn't
+    assert "| tuned | 2.67 min | - | 32 T |" in page
+    assert "| vanilla | 40 s | - | - |" in page
+    # nothing was calibrated, so the recipes stand there once
+    assert page.count("| tuned | 1 | ") == 1
     assert "| tuned | papt (shared) | 99 | 100 s | 90 s | 2 h | 32 T | 1.00 GiB |" in page
     assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
 

@@ -68,7 +68,7 @@ def test_compare_tells_of_the_gap_of_a_study(tmp_path, capsys):
         record.write(folder)
     compare([str(tmp_path)], resamples=200)
     page = (tmp_path / "comparison.md").read_text()
-    assert "| vanilla, 20 speakers, dependent | raw | 1 |" in page
+    assert "| vanilla, 20 speakers, dependent | 1 | " in page
     assert "## Personalisation gap" in page
     assert "| vanilla | 100 | 1 |" in page
     table = pd.read_csv(tmp_path / "comparison_gap.csv")

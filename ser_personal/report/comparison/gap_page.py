@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ser_personal.report.comparison.markdown import gain, markdown_table, numbers, with_interval
+from ser_personal.report.comparison.cells import gain, markdown_table, with_interval
+from ser_personal.report.comparison.markdown import numbers
 from ser_personal.report.figures.canvas import CALIBRATED, RAW, style
 
 if TYPE_CHECKING:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ser_personal.report.comparison.cells import calibration_name, gain, markdown_table, with_interval
+from ser_personal.report.comparison.cost_tables import cost_tables
+from ser_personal.report.comparison.glance import calibrated, uncalibrated
 from ser_personal.report.comparison.paper import PAPER, SOURCE
-from ser_personal.report.words import decimal, duration, interval, signed, signed_interval
+from ser_personal.report.words import decimal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,9 +17,7 @@ if TYPE_CHECKING:
 
     from ser_personal.report.bootstrap import Bootstrap, Estimate
     from ser_personal.report.comparison.compare_systems import ComparedRow, ComparedSet
-    from ser_personal.report.comparison.recipe_cost import RecipeCost, RecipeStage
-
-ORACLE = " (oracle)"
+    from ser_personal.report.comparison.recipe_cost import RecipeCost
 
 
 def page(
@@ -47,13 +48,7 @@ def page(
                 SOURCE,
             ]
     if costs:
-        parts += ["## Cost", _costs(costs)]
-        parts.append(
-            "Of one model, the mean over a recipe's runs; peak memory is the largest run's. Audio counts every time "
-            "that it went through the model. Floating-point operations are counted on some batches and scaled by "
-            "audio. Shared steps serve several recipes, and are listed with each that needs them. A dash stands for "
-            "what nothing counted."
-        )
+        parts += ["## Cost", *cost_tables(costs)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -66,16 +61,18 @@ def _section(compared: ComparedSet, baseline: str | None, min_utterances: int) -
     told = " ".join([f"{compared.speakers} speakers; A-CCC over {counted[min_utterances]} of them.", *notes])
     parts = [
         f"## {compared.split}: {compared.attribute}",
-        " ".join([told, *refusals(compared), *(f"{note}." for note in compared.notes)]),
+        told,
+        uncalibrated(compared, baseline),
     ]
-    parts.append(markdown_table(headings, rows))
+    if (at_a_glance := calibrated(compared)) is not None:
+        parts += [at_a_glance, "Each of them with its intervals:", markdown_table(headings, rows)]
     others = [least for least in counted if least != min_utterances]
     parts.append(
         f"A-CCC over speakers with at least {' or '.join(map(str, others))} utterances instead, "
         f"{' or '.join(str(counted[least]) for least in others)} speakers:"
     )
     sensitive = [
-        [row.recipe, _calibration(row), *(decimal(row.sensitivity[least]) for least in sorted(counted))]
+        [row.recipe, calibration_name(row), *(decimal(row.sensitivity[least]) for least in sorted(counted))]
         for row in compared.rows
     ]
     parts.append(
@@ -87,60 +84,13 @@ def _section(compared: ComparedSet, baseline: str | None, min_utterances: int) -
 def _cells(row: ComparedRow, *, with_gains: bool) -> list[str]:
     gains = [gain(row.overall_gain), gain(row.average_gain)] if with_gains else []
     scores = [with_interval(row.overall_ccc), with_interval(row.average_ccc)]
-    return [row.recipe, _calibration(row), str(row.seeds), *scores, *gains]
-
-
-def with_interval(estimate: Estimate) -> str:
-    """A figure and its interval, alone where it has none."""
-    return interval(estimate) if estimate.refused is None else decimal(estimate.value)
-
-
-def gain(estimate: Estimate | None) -> str:
-    """A difference and its interval, alone where it has none."""
-    if estimate is None:
-        return "baseline"
-    return signed_interval(estimate) if estimate.refused is None else signed(estimate.value)
+    return [row.recipe, calibration_name(row), str(row.seeds), *scores, *gains]
 
 
 def refusals(compared: ComparedSet) -> list[str]:
     """Why figures of a set have no interval, each reason once."""
     estimates = [estimate for row in compared.rows for estimate in (row.overall_ccc, row.average_ccc)]
     return [f"No interval: {reason}." for reason in dict.fromkeys(each.refused for each in estimates) if reason]
-
-
-def _calibration(row: ComparedRow) -> str:
-    return row.calibration + (ORACLE if row.is_oracle else "")
-
-
-def _costs(costs: Sequence[RecipeCost]) -> str:
-    headings = ["recipe", "stage", "trained parameters", "time", "CPU time", "audio", "operations", "peak memory"]
-    return markdown_table(headings, [[cost.recipe, *_stage(stage)] for cost in costs for stage in cost.stages])
-
-
-def _stage(stage: RecipeStage) -> list[str]:
-    return [
-        stage.name + (" (shared)" if stage.is_shared else ""),
-        "-" if stage.trained_parameters is None else f"{stage.trained_parameters:,}",
-        duration(stage.seconds),
-        "-" if stage.cpu_seconds is None else duration(stage.cpu_seconds),
-        "-" if stage.speech_hours is None else duration(stage.speech_hours * 3600),
-        "-" if stage.flops is None else operations(stage.flops),
-        "-" if stage.peak_memory is None else f"{stage.peak_memory / 2**30:.2f} GiB",
-    ]
-
-
-def operations(flops: float) -> str:
-    """Floating-point operations as people say them: 3.4 T, 1.2 P."""
-    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9)):
-        if flops >= size:
-            return f"{flops / size:.3g} {unit}"
-    return f"{flops:.3g}"
-
-
-def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table, without strokes in its cells."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
 
 def flat(sets: Sequence[ComparedSet], costs: Sequence[RecipeCost], *, paper: bool) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ser_personal.report.comparison.markdown import markdown_table
+from ser_personal.report.comparison.cells import markdown_table
 from ser_personal.report.comparison.run_record import PretrainingScores
 from ser_personal.report.words import decimal
 

@@ -54,7 +54,21 @@ class RecipeCost:
     @property
     def training_seconds(self) -> float:
         """To train one model from the corpus on, shared preparation included."""
-        return float(sum(stage.seconds for stage in self.stages if stage.command not in _NO_TRAINING))
+        return float(sum(stage.seconds for stage in self._training))
+
+    @property
+    def training_cpu_seconds(self) -> float | None:
+        """The same on the processor, of all threads; None where a stage's wasn't counted."""
+        return _total([stage.cpu_seconds for stage in self._training])
+
+    @property
+    def training_flops(self) -> float | None:
+        """Floating-point operations of the stages that counted them; None where none did."""
+        return _total([stage.flops for stage in self._training if stage.flops is not None])
+
+    @property
+    def _training(self) -> list[RecipeStage]:
+        return [stage for stage in self.stages if stage.command not in _NO_TRAINING]
 
 
 def recipe_costs(runs: Sequence[ComparedRun]) -> list[RecipeCost]:
@@ -93,6 +107,11 @@ def _means(runs: Sequence[Sequence[StageCost]], step: str | None) -> list[Recipe
             )
         )
     return means
+
+
+def _total(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(sum(known)) if known and len(known) == len(values) else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ser_personal.report.comparison.markdown import gain, refusals, with_interval
+from ser_personal.report.comparison.cells import gain, with_interval
+from ser_personal.report.comparison.markdown import refusals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
