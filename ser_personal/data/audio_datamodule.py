@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ser_personal.data.bad_audio import OnBadAudio
 from ser_personal.data.collate import collate_speech
 from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.data.dataset import SpeechDataset, SpeechExample, decode_part, samples_of
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from ser_personal.corpus.base import Corpus
     from ser_personal.data.batching import ExampleKey
+    from ser_personal.data.loader import SpeechLoader
     from ser_personal.types import Utterance
 
 
@@ -27,6 +29,8 @@ class AudioDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
         batch_seconds: seconds of a batch, padding included, at most.
         max_samples: longer audio keeps its last `max_samples`, as in fine-tuning.
         num_workers: processes that decode audio.
+        on_bad_audio: raise an error at audio that can't be used, or skip it.
+        max_bad_share: of a set that may be skipped; more stops the run.
     """
 
     def __init__(
@@ -37,6 +41,8 @@ class AudioDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
         batch_seconds: float = 120.0,
         max_samples: int = 250_000,
         num_workers: int = 0,
+        on_bad_audio: OnBadAudio = "raise",
+        max_bad_share: float = 0.01,
     ) -> None:
         super().__init__(
             corpus,
@@ -46,6 +52,8 @@ class AudioDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
             known_speakers_only=False,
             num_workers=num_workers,
             seed=0,
+            on_bad_audio=on_bad_audio,
+            max_bad_share=max_bad_share,
         )
         self._splits = splits
 
@@ -59,6 +67,14 @@ class AudioDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
     def indices(self) -> list[int]:
         """Positions in `utterances` of what is passed over."""
         return self.wanted_indices(self.splits)
+
+    def batches(self) -> list[list[int]]:
+        """Put what is passed over into batches, from the longest utterances to the shortest."""
+        return self.loader(self.indices, shuffle=False).batch_sampler.plan(0)
+
+    def loader_of(self, batches: Sequence[list[int]]) -> SpeechLoader[SpeechBatch]:
+        """Load some of the batches."""
+        return self._loaders.given(batches, self.indices, self.collate, self._process)
 
     @cached_property
     def dataset(self) -> LastPart:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Literal
 
 from ser_personal.errors import UserError
 from ser_personal.files import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from ser_personal.types import Utterance
 
 OnBadAudio = Literal["raise", "skip"]
+
+SKIPPED_AUDIO = "skipped_audio.json"
 
 FORMAT = "ser_personal.skipped_audio"
 FORMAT_VERSION = 1
@@ -77,6 +80,16 @@ class SkippedAudio:
         if new:
             self._write()
 
+    def save(self, path: Path) -> None:
+        """Write the list for another process to take up."""
+        path.write_text(json.dumps([asdict(one) for one in self]))
+
+    def take_up(self, paths: Iterable[Path]) -> None:
+        """List what other processes left out, which they have said in the log."""
+        for path in paths:
+            self._bad |= {one["index"]: BadAudio(**one) for one in json.loads(path.read_text())}
+        self._write()
+
     def refuse_too_many(self, bad: float, among: float, where: str) -> None:
         """Stop a run that leaves out more than it may.
 
@@ -95,7 +108,7 @@ class SkippedAudio:
         if self._file is not None and self._bad:
             skipped = [
                 {"utterance": one.utterance_id, "path": one.path, "split": one.split, "reason": one.reason}
-                for one in self
+                for one in sorted(self, key=attrgetter("index"))
             ]
             content = {
                 "format": FORMAT,
@@ -104,6 +117,14 @@ class SkippedAudio:
                 "skipped": skipped,
             }
             write_whole(self._file, f"{json.dumps(content, indent=2)}\n".encode())
+
+
+def list_in(folder: Path, skipped: SkippedAudio | None) -> None:
+    """Keep a list in a folder, in the place of an earlier run's; None where nothing is skipped."""
+    file = folder / SKIPPED_AUDIO
+    file.unlink(missing_ok=True)
+    if skipped is not None:
+        skipped.keep_in(file)
 
 
 class BadAudioTally:

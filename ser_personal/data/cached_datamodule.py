@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.data.adaptation import Adaptation
+from ser_personal.data.bad_audio import OnBadAudio
 from ser_personal.data.cached_dataset import CachedDataset
 from ser_personal.data.collate import collate_cached
 from ser_personal.data.emotion_datamodule import EmotionDataModule
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
     from ser_personal.corpus.base import Corpus
     from ser_personal.types import FeatureSource, Utterance
+
+REMEDY = "Run `ser cache` on this corpus, all splits of it, into a new folder, and give that as --data.cache"
+SKIP = "; what it skipped, data.on_bad_audio=skip skips too"
 
 
 class CachedEmotionDataModule(EmotionDataModule):
@@ -46,6 +50,8 @@ class CachedEmotionDataModule(EmotionDataModule):
         target: what is predicted: the emotion attributes, or categorical emotion.
         adaptation: chooses the training speakers that are trained on for the test's speakers; all of them if None.
         seed: of the shuffling.
+        on_bad_audio: raise an error at utterances that the cache doesn't hold, or skip them, as `ser cache` did.
+        max_bad_share: of a set that may be skipped; more stops the run.
     """
 
     def __init__(
@@ -64,6 +70,8 @@ class CachedEmotionDataModule(EmotionDataModule):
         target: Literal["attributes", "emotion"] = "attributes",
         adaptation: Adaptation | None = None,
         seed: int = 0,
+        on_bad_audio: OnBadAudio = "raise",
+        max_bad_share: float = 0.01,
     ) -> None:
         super().__init__(
             corpus,
@@ -77,6 +85,8 @@ class CachedEmotionDataModule(EmotionDataModule):
             target=target,
             adaptation=adaptation,
             seed=seed,
+            on_bad_audio=on_bad_audio,
+            max_bad_share=max_bad_share,
         )
         self._cache_folder, self.normalize_speakers = cache, normalize_speakers
 
@@ -111,15 +121,28 @@ class CachedEmotionDataModule(EmotionDataModule):
         Raises:
             UserError: frames are missing, or were made of other audio than lies there now.
         """
-        remedy = "Run `ser cache` on this corpus, all splits of it, into a new folder, and give that as --data.cache"
         missing = [utterance.utterance_id for utterance in utterances if utterance.utterance_id not in self.cache]
         if missing:
             what = f"no features of {len(missing)} of {len(utterances)} utterances of split {split}"
-            raise UserError(f"{what}, {missing[0]} the first", where=self.cache.folder, remedy=remedy)
+            raise UserError(f"{what}, {missing[0]} the first", where=self.cache.folder, remedy=f"{REMEDY}{SKIP}")
         for utterance in utterances:
-            if not self.cache.is_of(utterance.utterance_id, utterance.path):
-                what = f"audio has changed since its features were made, in split {split}"
-                raise UserError(what, where=utterance.path, remedy=remedy)
+            self._refuse_changed(utterance)
+
+    def wrong_with(self, utterance: Utterance) -> str | None:
+        """Say why an utterance is skipped: the cache doesn't hold it.
+
+        Raises:
+            UserError: it does, but its audio has changed since.
+        """
+        if utterance.utterance_id not in self.cache:
+            return "has no cached features"
+        self._refuse_changed(utterance)
+        return None
+
+    def _refuse_changed(self, utterance: Utterance) -> None:
+        if not self.cache.is_of(utterance.utterance_id, utterance.path):
+            what = f"audio has changed since its features were made, in split {utterance.split}"
+            raise UserError(what, where=utterance.path, remedy=REMEDY)
 
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
         """Refuse an encoder that asks for audio.

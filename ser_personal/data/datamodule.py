@@ -19,7 +19,7 @@ from ser_personal.data.batching import ExampleKey
 from ser_personal.data.dataset import SpeechExample, UtteranceExample, samples_of
 from ser_personal.data.loader_factory import LoaderFactory, Process
 from ser_personal.data.speaker_features import SpeakerFeatures, SpeakerFeatureSource
-from ser_personal.data.used_utterances import UsedUtterances, refuse_unusable_audio
+from ser_personal.data.used_utterances import UsedUtterances, refuse_unusable_audio, wrong_with_audio
 from ser_personal.errors import UserError
 from ser_personal.ranges import LARGEST_SEED, require_range
 from ser_personal.types import ATTRIBUTES, SpeakerBatch
@@ -226,8 +226,13 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             known_speakers_only=self.known_speakers_only,
             skipped_audio=self.skipped_audio,
             refuse_unusable=self.refuse_unusable,
+            wrong_with=self.wrong_with,
             reason_to_drop=self.reason_to_drop,
         )
+
+    def wrong_with(self, utterance: Utterance) -> str | None:
+        """Say why an utterance is skipped before its audio is decoded; None where it isn't."""
+        return wrong_with_audio(utterance)
 
     def refuse_unusable(self, utterances: Sequence[Utterance], split: str) -> None:
         """Refuse a split of which something can't be read.

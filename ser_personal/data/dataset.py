@@ -208,7 +208,8 @@ def check_pseudo_labels(utterances: Sequence[Utterance], pseudo_labels: PseudoLa
     missing = [utterance.utterance_id for utterance in utterances if utterance.utterance_id not in pseudo_labels]
     if missing:
         what = f"no pseudo-labels for {len(missing)} of {len(utterances)} utterances, {missing[0]} the first"
-        raise UserError(what, where=pseudo_labels.folder, remedy=remedy)
+        skip = "; what it skipped, data.on_bad_audio=skip skips too"
+        raise UserError(what, where=pseudo_labels.folder, remedy=remedy + skip)
     for utterance in utterances:
         ids, frames = pseudo_labels[utterance.utterance_id], num_frames(samples_of(utterance))
         if ids.max(initial=0) >= pseudo_labels.num_clusters:

@@ -101,7 +101,17 @@ class LoaderFactory(Generic[Example, Batch]):
     ) -> SpeechLoader[Batch]:
         """Load a process's share, each utterance on one process alone; they may differ by a batch."""
         share = self._sampler(indices, process, shuffle=False).share
-        return self._load(GivenBatches(share), indices, collate, process)
+        return self.given(share, indices, collate, process)
+
+    def given(
+        self,
+        batches: Sequence[list[int]],
+        indices: Sequence[int],
+        collate: Callable[[Sequence[Example]], Batch],
+        process: Process,
+    ) -> SpeechLoader[Batch]:
+        """Load some batches of a set as they are."""
+        return self._load(GivenBatches(batches), indices, collate, process)
 
     def _sampler(self, indices: Sequence[int], process: Process, *, shuffle: bool) -> BucketBatchSampler:
         return BucketBatchSampler(

@@ -53,7 +53,8 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         speaker_features: a vector a speaker, for what makes e_s of such; None where nothing asks for them.
         permute_speaker_features: control: every speaker gets another one's, the same each time.
         seed: of the shuffling and the crops.
-        on_bad_audio: raise an error at audio that can't be used, or skip it: a batch goes on with what is left.
+        on_bad_audio: raise an error at audio that can't be used, or skip it, and with it what `ser kmeans` skipped: a
+            batch goes on with what is left.
         max_bad_share: of a set that may be skipped; more stops the run.
 
     Raises:
@@ -173,6 +174,12 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         """Say why an utterance isn't used: it is too short."""
         too_short = samples_of(utterance) < self.min_samples
         return f"shorter than {self.min_samples / SAMPLE_RATE:g} s" if too_short else None
+
+    def wrong_with(self, utterance: Utterance) -> str | None:
+        """Say why an utterance is skipped: its audio is bad, or was when pseudo-labels were made."""
+        if wrong := super().wrong_with(utterance):
+            return wrong
+        return None if utterance.utterance_id in self.pseudo_labels else "has no pseudo-labels"
 
     def state_dict(self) -> dict[str, Any]:
         """Have a checkpoint say which speakers and which codebook it was trained on."""

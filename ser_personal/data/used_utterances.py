@@ -30,6 +30,7 @@ class UsedUtterances:
         known_speakers_only: leave out utterances whose speaker is unknown.
         skipped_audio: lists unusable audio, which is then left out; None refuses it.
         refuse_unusable: raises an error where something of a split, named beside it, can't be read.
+        wrong_with: says what is wrong with an utterance that is to be skipped; None where nothing is.
         reason_to_drop: says why an utterance with readable audio isn't used; None where it is.
     """
 
@@ -40,11 +41,13 @@ class UsedUtterances:
         known_speakers_only: bool,
         skipped_audio: SkippedAudio | None,
         refuse_unusable: Callable[[Sequence[Utterance], str], None],
+        wrong_with: Callable[[Utterance], str | None],
         reason_to_drop: Callable[[Utterance], str | None],
     ) -> None:
         self._corpus = corpus
         self._known_speakers_only, self._skipped_audio = known_speakers_only, skipped_audio
-        self._refuse_unusable, self._reason_to_drop = refuse_unusable, reason_to_drop
+        self._refuse_unusable, self._wrong_with = refuse_unusable, wrong_with
+        self._reason_to_drop = reason_to_drop
         self._indices_of: dict[str, list[int]] = {}
         # split -> utterances that were left out for what their headers show
         self._left_out: Counter[str] = Counter()
@@ -111,13 +114,14 @@ class UsedUtterances:
     def _with_usable_audio(
         self, utterances: Sequence[Utterance], split: str, skipped_audio: SkippedAudio
     ) -> list[Utterance]:
-        """Leave out what headers show to be unusable."""
-        unusable = [utterance for utterance in utterances if not _is_usable(utterance)]
-        skipped_audio.add([BadAudio.of(self._position[u.utterance_id], u, _wrong(u)) for u in unusable])
+        """Leave out what is known to be unusable before it is read."""
+        wrong = {u.utterance_id: what for u in utterances if (what := self._wrong_with(u)) is not None}
+        unusable = [u for u in utterances if u.utterance_id in wrong]
+        skipped_audio.add([BadAudio.of(self._position[u.utterance_id], u, wrong[u.utterance_id]) for u in unusable])
         if unusable:
             skipped_audio.refuse_too_many(len(unusable), len(utterances), f"split {split}")
         self._left_out[split] = len(unusable)
-        return [utterance for utterance in utterances if _is_usable(utterance)]
+        return [u for u in utterances if u.utterance_id not in wrong]
 
     @cached_property
     def _position(self) -> dict[str, int]:
@@ -130,19 +134,18 @@ def refuse_unusable_audio(utterances: Sequence[Utterance], split: str) -> None:
     Raises:
         UserError: audio is missing, unreadable or shorter than one frame.
     """
-    unusable = [utterance for utterance in utterances if not _is_usable(utterance)]
+    unusable = [utterance for utterance in utterances if wrong_with_audio(utterance) is not None]
     if unusable:
         first = unusable[0]
         raise UserError(
-            f"audio is {_wrong(first)}, the first of {len(unusable)} such utterances in split {split}",
+            f"audio is {wrong_with_audio(first)}, the first of {len(unusable)} such utterances in split {split}",
             where=first.path,
             remedy="`ser check CORPUS` lists them all; restore or remove them, or set data.on_bad_audio=skip",
         )
 
 
-def _is_usable(utterance: Utterance) -> bool:
-    return samples_of(utterance) >= WINDOW
-
-
-def _wrong(utterance: Utterance) -> str:
+def wrong_with_audio(utterance: Utterance) -> str | None:
+    """Say what an audio file's header shows to be wrong; None where nothing is."""
+    if samples_of(utterance) >= WINDOW:
+        return None
     return "missing or unreadable" if isnan(utterance.seconds) else f"shorter than {WINDOW} samples"

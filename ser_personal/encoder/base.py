@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 
 class Encoder(nn.Module, ABC):
-    """From a batch to frames; nothing is read or built before `build`."""
+    """From a batch to frames; nothing is read or built before `build`.
+
+    Attributes:
+        mixes_frames: whether frames depend on those beside them once e_s has entered, so that a prefixed e_s has an
+            effect.
+    """
+
+    mixes_frames = True
 
     @property
     @abstractmethod

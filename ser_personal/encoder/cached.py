@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 class CachedFeatures(Encoder):
     """Frames as batches of `CachedEmotionDataModule` bring them.
 
-    e_s enters after them: `last` (and `first`, for no Transformer follows) adds it, `concat` projects both; with
-    `prefix` none but an interpreter that reads e_s as a token sees it.
+    e_s enters after them: `last` (and `first`, for no Transformer follows) adds it, `concat` projects both; `prefix`
+    is for interpreters that read e_s as a token, and refused with others.
 
     Attributes:
         source: what made the frames; checkpoints name it.
     """
 
     model_type = "cached_features"
+    mixes_frames = False
 
     def __init__(self) -> None:
         super().__init__()

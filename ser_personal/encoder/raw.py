@@ -31,6 +31,7 @@ class RawEncoder(Encoder):
     """Acoustic features, standardised over at most 500 training utterances."""
 
     model_type: ClassVar[str]
+    mixes_frames = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.encoder.pooling import mean_pool
 from ser_personal.encoder.schedule import adamw, linear_warmup_and_decay
 from ser_personal.finetune.adversary import SpeakerAdversary
+from ser_personal.finetune.fitting_parts import refuse_papt_of_cached, refuse_unseen_prefix
 from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter
 from ser_personal.finetune.networks import FineTuningNetworks
 from ser_personal.ranges import require_range
@@ -40,7 +41,8 @@ class FineTuning(FineTuningNetworks):
             it says of freezing, dropout and normalisation counts: architecture and weights come from there.
         speakers: what e_s is; a table with its defaults if None.
         interpreter: the head; the paper's MLP if None.
-        fusion: where e_s enters; None means as in PAPT, or none without it.
+        fusion: where e_s enters; None means as in PAPT, or none without it. Where no Transformer follows, with raw or
+            cached features, `prefix` needs an interpreter that reads e_s: the mean of frames doesn't change by it.
         papt_checkpoint: brings encoder and speakers from PAPT or TAPT; needed on disk at fit only.
         initial_checkpoint: a fine-tuned one to go on from, with all its weights, on other data or by another loss;
             needed on disk at fit only. (`--ckpt_path` resumes the same fit.)
@@ -55,7 +57,7 @@ class FineTuning(FineTuningNetworks):
             keeps them constant, as the authors do.
 
     Raises:
-        UserError: a number is out of its range.
+        UserError: a number is out of its range, or parts don't go together.
     """
 
     validation_metric: Metric
@@ -85,9 +87,11 @@ class FineTuning(FineTuningNetworks):
         require_range("weight_decay", weight_decay, 0)
         if warmup_share is not None:
             require_range("warmup_share", warmup_share, 0, 1)
-        encoder = encoder or HubertEncoder(freeze_cnn=True)
+        encoder, interpreter = encoder or HubertEncoder(freeze_cnn=True), interpreter or MLPInterpreter()
+        refuse_unseen_prefix(encoder, interpreter, fusion)
+        refuse_papt_of_cached(encoder, papt_checkpoint)
         personalized = PersonalizedEncoder(encoder, speakers or SpeakerEmbedding(), fusion or "none")
-        super().__init__(personalized, interpreter or MLPInterpreter(), adversary)
+        super().__init__(personalized, interpreter, adversary)
         self.save_hyperparameters(ignore=["encoder", "speakers", "interpreter", "loss", "adversary"])
 
     @abstractmethod

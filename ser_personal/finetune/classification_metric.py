@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from ser_personal.types import PredictionBatch
@@ -59,14 +60,27 @@ class ClassificationMetric(Metric):
         """
         _, first = np.unique(dim_zero_cat(self.indices).cpu().numpy(), return_index=True)
         labelled = dim_zero_cat(self.labelled).cpu().numpy()[first]
-        predicted = dim_zero_cat(self.predicted).cpu().numpy()[first][labelled != NO_EMOTION]
-        labelled = labelled[labelled != NO_EMOTION]
-        if len(labelled) == 0:
-            return {"macro_f1": math.nan, "weighted_f1": math.nan, "uar": math.nan, "utterances": 0.0}
-        among = {"labels": np.unique(labelled), "zero_division": 0.0}
-        return {
-            "macro_f1": float(f1_score(labelled, predicted, average="macro", **among)),
-            "weighted_f1": float(f1_score(labelled, predicted, average="weighted", **among)),
-            "uar": float(recall_score(labelled, predicted, average="macro", **among)),
-            "utterances": float(len(labelled)),
-        }
+        predicted = dim_zero_cat(self.predicted).cpu().numpy()[first]
+        return classification_scores(predicted, labelled) | {"utterances": float((labelled != NO_EMOTION).sum())}
+
+
+def classification_scores(predicted: NDArray[np.int64], labelled: NDArray[np.int64]) -> dict[str, float]:
+    """Score classes (utterances,) over those that occur among the labels; what has no label counts nowhere.
+
+    Returns:
+        macro_f1, weighted_f1, uar -> score, NaN without any label.
+    """
+    predicted, labelled = predicted[labelled != NO_EMOTION], labelled[labelled != NO_EMOTION]
+    if len(labelled) == 0:
+        return {"macro_f1": math.nan, "weighted_f1": math.nan, "uar": math.nan}
+    among = {"labels": np.unique(labelled), "zero_division": 0.0}
+    return {
+        "macro_f1": float(f1_score(labelled, predicted, average="macro", **among)),
+        "weighted_f1": float(f1_score(labelled, predicted, average="weighted", **among)),
+        "uar": float(recall_score(labelled, predicted, average="macro", **among)),
+    }
+
+
+def emotions_of(labels: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """Labels (utterances, emotions), 1 for an utterance's own -> which that is, `NO_EMOTION` where nobody said."""
+    return np.where(np.isnan(labels).any(1), NO_EMOTION, np.nan_to_num(labels).argmax(1))

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 
 class Interpreter(nn.Module, ABC):
-    """From personalised frames to one value an attribute; built once the encoder's width is known."""
+    """From personalised frames to one value an attribute; built once the encoder's width is known.
+
+    Attributes:
+        reads_speaker: whether it takes e_s beside the frames.
+    """
+
+    reads_speaker = False
 
     @abstractmethod
     def build(self, dim: int, outputs: int) -> None:

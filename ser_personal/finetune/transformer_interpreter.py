@@ -55,6 +55,8 @@ class TransformerInterpreter(Interpreter):
         UserError: a number is out of its range, or `heads` doesn't divide `dim`.
     """
 
+    reads_speaker = True
+
     def __init__(
         self,
         dim: int = 128,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import ser_personal.encoder.tiny  # noqa: F401
 from ser_personal.audio import HOP, SAMPLE_RATE
 from ser_personal.data.audio_datamodule import AudioDataModule
+from ser_personal.data.bad_audio import SKIPPED_AUDIO, list_in
 from ser_personal.data.feature_cache import FeatureCache, FeatureCacheWriter, strided
 from ser_personal.encoder.base import Encoder
 from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
@@ -79,14 +80,13 @@ def cache(
         max_samples=data.max_samples,
     )
     network = built if layer is None else _layer(built, layer)
-    loader = data.loader(data.indices, shuffle=False)
+    batches = data.batches()
     with FeatureCacheWriter(out, source) as writer:
         # Batches keep their make-up, on which a network's rounding depends: the one broken off is run again whole.
-        batches = loader.batch_sampler.plan(0)
-        left = [number for number, batch in enumerate(batches) if not _is_written(batch, data.utterances, writer)]
+        left = [batch for batch in batches if not _is_written(batch, data.utterances, writer)]
+        list_in(writer.folder, data.skipped_audio)
         if left:
-            loader.load_state_dict({"position": left[0]})
-            task = FrameTask(data.utterances, loader, writer)
+            task = FrameTask(data.utterances, data.loader_of(left), writer)
             run_pass(network, task, accelerator=accelerator, devices=1, precision=precision)
         writer.finish()
     written = FeatureCache.load(out)
@@ -94,6 +94,8 @@ def cache(
         f"{out}: {len(written):,} utterances, {written.total_frames:,} frames of {source.dim} values, "
         f"{written.total_frames * source.dim * 2 / 1e6:,.1f} MB, {time.perf_counter() - started:.1f} s"
     )
+    if left_out := len([*(data.skipped_audio or ())]):
+        print(f"{out}: {left_out} utterances left out, {SKIPPED_AUDIO} there lists them")
 
 
 class FrameTask:

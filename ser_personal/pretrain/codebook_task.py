@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ser_personal.data.bad_audio import list_in
 from ser_personal.gathering import gather_files, on_first_process
 from ser_personal.pretrain.teacher_pass import by_utterance
 
@@ -29,7 +30,8 @@ class CodebookTask:
         data: what the codebook is fitted on.
         sample: takes the frames.
         fit: (frames, dim) -> the codebook.
-        folder: seen by every process; takes the samples on their way to the first where there are several.
+        folder: seen by every process; takes the list of skipped audio, and the samples on their way to the first
+            process where there are several.
     """
 
     title = "Sampling frames"
@@ -45,6 +47,8 @@ class CodebookTask:
 
     def loader(self, trainer: Trainer) -> SpeechLoader[SpeechBatch]:
         """See `PassTask`."""
+        if trainer.is_global_zero:
+            list_in(self.folder, self.data.skipped_audio)
         return self.data.loader(self.data.fit_batches()[trainer.global_rank :: trainer.world_size])
 
     def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:
@@ -58,4 +62,4 @@ class CodebookTask:
         """See `PassTask`."""
         if trainer.world_size > 1:
             gather_files(trainer, self.folder, self.sample.save, lambda paths: self.sample.take_up(paths[1:]))
-        return on_first_process(trainer, lambda: self.fit(self.sample.frames))
+        return on_first_process(trainer, lambda: self.fit(self.sample.held()))

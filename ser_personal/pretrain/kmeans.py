@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ser_personal.audio import num_frames
+from ser_personal.data.bad_audio import SKIPPED_AUDIO
 from ser_personal.data.dataset import samples_of
 from ser_personal.data.pseudo_label_shards import PseudoLabelShards
 from ser_personal.data.pseudo_labels import MAX_CLUSTERS, PseudoLabels, PseudoLabelSource
@@ -159,13 +160,17 @@ def kmeans(
     rank_zero_only(_report)(out, [utterance.utterance_id for utterance in data.utterances], started)
 
 
-def _report(out: str, utterance_ids: list[str], started: float) -> None:
+def _report(out: str, wanted: list[str], started: float) -> None:
     pseudo_labels = PseudoLabels.load(out)
-    clusters, usage = pseudo_labels.num_clusters, codebook_usage(pseudo_labels, utterance_ids)
+    labelled = [utterance_id for utterance_id in wanted if utterance_id in pseudo_labels]
+    clusters, usage = pseudo_labels.num_clusters, codebook_usage(pseudo_labels, labelled)
     print(
         f"{out}: K = {clusters}, {usage.frames:,} frames, {usage.used} clusters used, entropy {usage.entropy:.2f} of "
         f"{np.log2(clusters):.2f} bits, {time.perf_counter() - started:.1f} s"
     )
+    if len(labelled) < len(wanted):
+        left_out = len(wanted) - len(labelled)
+        print(f"{out}: {left_out} of {len(wanted)} utterances left out, {SKIPPED_AUDIO} there lists them")
 
 
 def codebook_usage(pseudo_labels: PseudoLabels, utterance_ids: list[str]) -> CodebookUsage:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ser_personal.data.bad_audio import list_in
 from ser_personal.errors import UserError
-from ser_personal.gathering import on_first_process
+from ser_personal.gathering import gather_files, on_first_process
 from ser_personal.pretrain.codebook import nearest_centroid
 from ser_personal.pretrain.teacher_pass import by_utterance
 
@@ -44,6 +45,8 @@ class LabelTask:
 
         Batches keep their make-up, on which a network's rounding depends: one that was broken off is run again whole.
         """
+        if trainer.is_global_zero:
+            list_in(self.shards.folder, self.data.skipped_audio)
         batches = self.data.batches()
         left = on_first_process(trainer, lambda: self._unwritten(batches))
         self._writer = self.shards.writer(trainer.global_rank)
@@ -77,9 +80,21 @@ class LabelTask:
                 self._writer.write(utterance_id, of_utterance.cpu().numpy().astype(np.uint16))
 
     def finish(self, trainer: Trainer) -> None:
-        """See `PassTask`."""
+        """See `PassTask`.
+
+        Raises:
+            UserError: more audio was left out than may be.
+        """
         if self._writer is not None:
             self._writer.close()
         trainer.strategy.barrier("pseudo-labels written")
+        skipped = self.data.skipped_audio
+        if skipped is not None and trainer.world_size > 1:
+            gather_files(trainer, self.shards.folder, skipped.save, skipped.take_up)
+        on_first_process(trainer, self._join)
+
+    def _join(self) -> None:
+        self.data.refuse_too_many_skipped()
+        left_out = self.data.skipped_ids
         in_order = [utterance_id for batch in self.data.batches() for utterance_id in self._ids_of(batch)]
-        on_first_process(trainer, lambda: self.shards.join(in_order))
+        self.shards.join(utterance_id for utterance_id in in_order if utterance_id not in left_out)

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
 from ser_personal.errors import UserError
+from ser_personal.training.slurm import trainer_for_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,16 +66,18 @@ def run_pass(teacher: nn.Module, task: PassTask[Result], **devices: Any) -> Resu
     """Run the teacher over the audio, on the devices that Lightning's `accelerator`, `devices` and so on name.
 
     Raises:
-        UserError: Lightning refuses one of them, or lacks a package for it.
+        UserError: Lightning refuses one of them, or lacks a package for it, or SLURM has other tasks.
     """
     try:
-        trainer = Trainer(
-            callbacks=[_Progress(task.title)],
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            **devices,
+        trainer = trainer_for_tasks(
+            lambda: Trainer(
+                callbacks=[_Progress(task.title)],
+                logger=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+                **devices,
+            )
         )
     except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
         raise UserError(

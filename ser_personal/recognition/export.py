@@ -195,18 +195,32 @@ def _find_metrics(checkpoint: str, run: str | None, bank: SpeakerBank | None) ->
     if bank is None or not bank.fingerprint:
         return None
     found = sorted(Path(checkpoint).parent.rglob("metrics.json"), key=lambda path: path.stat().st_mtime_ns)
-    tests = [metrics for metrics in map(_read_metrics, found) if metrics["model"] == bank.fingerprint]
+    # a test of categorical emotion names no bank's model
+    tests = [metrics for metrics in map(_read_json, found) if metrics.get("model") == bank.fingerprint]
     return tests[-1] if tests else None
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:
+    metrics = _read_json(path)
+    if not {"model", "splits", "pldc"} <= metrics.keys():
+        raise _no_test(path)
+    return metrics
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError("no metrics.json to read", where=path, remedy="Give the folder of a `ser test` run") from error
-    if not isinstance(content, dict) or not {"model", "splits", "pldc"} <= content.keys():
-        raise UserError("isn't the metrics.json of a test", where=path, remedy="Give the folder of a `ser test` run")
+    if not isinstance(content, dict):
+        raise _no_test(path)
     return content
+
+
+def _no_test(path: Path) -> UserError:
+    return UserError(
+        "isn't the metrics.json of a test with PLDC", where=path, remedy="Give the folder of a `ser test` run with PLDC"
+    )
 
 
 def _anonymise(bundle: Bundle) -> Bundle:

@@ -11,12 +11,21 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from torch import Tensor
+
 _ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001
 _ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward  # noqa: SLF001
+# where an operation's weights stand among its arguments
+_FUSED = {
+    torch.ops.aten._transformer_encoder_layer_fwd: (3, 5, 14, 16),  # noqa: SLF001
+    torch.ops.aten._native_multi_head_attention: (5, 7),  # noqa: SLF001
+}
 
 
 class FlopCounter(TorchDispatchMode):
     """Sums up matrix products, convolutions and attention by torch's own formulas.
+
+    A whole Transformer layer, which `torch.nn` runs as one operation where nothing is learnt, counts as its parts.
 
     torch's `FlopCounterMode` also tells modules apart, for which it hooks into autograd, and so it fails in inference
     mode; and it knows no formula of the attention that CPUs run.
@@ -48,4 +57,12 @@ class FlopCounter(TorchDispatchMode):
             self.flops += sdpa_flop_count(query, key, value)
         elif packet is _ATTENTION_BACKWARD:
             self.flops += sdpa_backward_flop_count(*(each.shape for each in args[:4]))
+        elif packet in _FUSED:
+            self.flops += _fused_flops(args[0], [args[place] for place in _FUSED[packet]])
         return out
+
+
+def _fused_flops(tokens: Tensor, weights: Sequence[Tensor]) -> int:
+    """Count self-attention of tokens (batch, tokens, dim) and the products of each with these weights."""
+    batch, length, dim = tokens.shape
+    return 2 * batch * length * sum(weight.numel() for weight in weights) + 4 * batch * length**2 * dim

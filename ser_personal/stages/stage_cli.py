@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any
@@ -17,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 import ser_personal.stages.short_names  # noqa: F401
 from ser_personal.arguments import OneLineErrors
+from ser_personal.calibration.emotion_test import EmotionTestWriter
 from ser_personal.calibration.prediction_writer import EmotionPredictionWriter, PredictionWriter
 from ser_personal.encoder.checkpoint import UNFIT, unfit
 from ser_personal.encoder.module import PersonalizedModule
@@ -28,6 +30,7 @@ from ser_personal.training.bad_loss import BadLoss
 from ser_personal.training.exact_resumption import ExactResumption
 from ser_personal.training.going_on import LAST, command_to_go_on, newest_checkpoint, was_requeued
 from ser_personal.training.interruption import Interruption, requeue
+from ser_personal.training.slurm import trainer_for_tasks
 from ser_personal.training.stopping import Interrupted
 from ser_personal.training.whole_checkpoints import WholeCheckpoints
 
@@ -114,10 +117,11 @@ class StageCLI(LightningCLI):
         """Make the trainer, which writes checkpoints whole.
 
         Raises:
-            UserError: Lightning knows no such accelerator, strategy or number of devices, or lacks a package for it.
+            UserError: Lightning knows no such accelerator, strategy or number of devices, or lacks a package for it, or
+                SLURM has other tasks.
         """
         try:
-            trainer = super().instantiate_trainer(**kwargs)
+            trainer = trainer_for_tasks(partial(super().instantiate_trainer, **kwargs))
         except (ValueError, ModuleNotFoundError) as error:
             stage = f"ser {self.config['subcommand']}"
             remedy = f"`{stage} --help` lists the arguments under --trainer"
@@ -132,8 +136,18 @@ class StageCLI(LightningCLI):
         writer = EmotionPredictionWriter() if writes_emotions else PredictionWriter()
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
 
+    def before_test(self) -> None:
+        """Have a test of categorical emotion written down; that of attributes is by configs/pldc.yaml."""
+        if isinstance(self.model, EmotionClassification):
+            self.trainer.callbacks.append(EmotionTestWriter())  # type: ignore[attr-defined]
+
     def before_fit(self) -> None:
-        """Spare a resumed fit the reading of weights that its checkpoint replaces."""
+        """Spare a resumed fit the reading of weights that its checkpoint replaces.
+
+        Raises:
+            UserError: an argument is out of its range, or random weights would be adapted to speakers.
+        """
+        _refuse_adapting_nothing(self.config["fit"])
         require_range("--trainer.accumulate_grad_batches", self.trainer.accumulate_grad_batches, 1)
         if self.trainer.check_val_every_n_epoch is not None:
             require_range("--trainer.check_val_every_n_epoch", self.trainer.check_val_every_n_epoch, 1)
@@ -155,6 +169,15 @@ class StageCLI(LightningCLI):
             if stop.signal == signal.SIGUSR1:
                 requeue()
             raise
+
+
+def _refuse_adapting_nothing(config: Any) -> None:
+    if config.data.init_args.get("adaptation") and config.model.init_args.get("initial_checkpoint") is None:
+        raise UserError(
+            "adapts a fine-tuned model, and none is given",
+            where="--data.adaptation",
+            remedy="Give --model.initial_checkpoint, such as finetune.ckpt, or --data.adaptation null for everyone",
+        )
 
 
 def _say_how_to_go_on(stop: Interrupted, trainer: Trainer) -> None:

@@ -13,6 +13,7 @@ import pytest
 from command_line import REPOSITORY
 
 import ser_personal
+from ser_personal.cli import COMMANDS
 
 REQUESTED = re.compile(
     r"<(?:link|script|img|iframe)\b[^>]*?\b(?:href|src)=\"?(https?:[^\s\">]+)|url\([\"']?(https?:[^)]+)"
@@ -38,6 +39,14 @@ def pages(site: Path) -> dict[str, str]:
 def test_every_public_name_is_in_the_reference(pages):
     anchors = {anchor for page in pages.values() for anchor in re.findall(r'id="(ser_personal\.[\w.]+)"', page)}
     assert {f"ser_personal.{name}" for name in ser_personal.__all__} <= anchors
+
+
+def test_every_command_is_in_the_reference(pages):
+    headings = re.findall(r'<h2 id="ser-(\w+)"', pages["reference/commands.html"])
+    assert headings == list(COMMANDS)
+    source = (REPOSITORY / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
+    functions = re.findall(r"^## ser (\w+)\n\n::: (\S+)", source, flags=re.MULTILINE)
+    assert dict(functions) == {name: command.function.replace(":", ".") for name, command in COMMANDS.items()}
 
 
 def test_no_page_or_style_asks_the_network_for_anything(site, pages):

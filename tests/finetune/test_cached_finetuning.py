@@ -13,9 +13,13 @@ from ser_personal.calibration.callback import PLDCCallback
 from ser_personal.data.audio_datamodule import AudioDataModule
 from ser_personal.data.cached_datamodule import CachedEmotionDataModule
 from ser_personal.encoder.cached import CachedFeatures
+from ser_personal.encoder.raw import MFCCEncoder
 from ser_personal.encoder.tiny import TinyEncoder
+from ser_personal.errors import UserError
 from ser_personal.finetune.interpreters import MLPInterpreter
+from ser_personal.finetune.transformer_interpreter import TransformerInterpreter
 from ser_personal.pretrain.cache import cache
+from ser_personal.types import EncoderOutput
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,3 +100,37 @@ def test_every_stage_runs_from_the_cache_and_another_cache_is_refused(
     capsys.readouterr()
     assert ser("test", *recipe, *data, "--data.cache", other, *given) == 2
     assert "features of another encoder than the checkpoint was trained on (encoder_hash" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [CachedFeatures, MFCCEncoder])
+def test_a_prefix_that_nothing_would_see_is_refused(kind: type[Encoder]) -> None:
+    with pytest.raises(UserError, match=f"--model.fusion prefix: no frame of {kind.__name__} sees e_s, nor does MLP"):
+        finetuning(encoder=kind(), fusion="prefix")
+    for options in ({"interpreter": TransformerInterpreter()}, {"encoder": encoder()}):
+        assert finetuning(**{"encoder": kind(), "fusion": "prefix"} | options).personalized.fusion_name == "prefix"
+
+
+@pytest.mark.parametrize("interpreter", [MLPInterpreter(), TransformerInterpreter(8, 1, 2)])
+def test_an_interpreter_reads_e_s_where_it_says_so(interpreter: MLPInterpreter | TransformerInterpreter) -> None:
+    interpreter.build(8, 2)
+    for weight in interpreter.parameters():
+        torch.nn.init.normal_(weight)
+    frames, mask = torch.randn(3, 5, 8), torch.ones(3, 5, dtype=torch.bool)
+    first, other = (interpreter.eval()(EncoderOutput(frames, mask, speaker_embedding=torch.randn(3, 8))) for _ in "ab")
+    assert torch.equal(first, other) != interpreter.reads_speaker
+
+
+def test_papt_comes_by_its_features(
+    synthetic_corpus: Path,
+    papt_checkpoint: Path,
+    cache_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [*configs("finetune.yaml", "cached.yaml", "tiny/cached.yaml"), "--data.corpus", synthetic_corpus]
+    arguments += ["--data.cache", cache_folder, "--model.papt_checkpoint", papt_checkpoint, *trainer_flags(tmp_path)]
+    assert ser("fit", *arguments) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"ser: --model.papt_checkpoint {papt_checkpoint}: brings an encoder, and CachedFeatures need none. "
+        f"Leave it out, and give --data.cache what `ser cache --checkpoint {papt_checkpoint}` wrote."
+    )

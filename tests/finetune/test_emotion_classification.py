@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from command_line import configs, ser, trainer_flags
-from sklearn.metrics import recall_score
+from sklearn.metrics import classification_report, recall_score
 from tiny_models import emotion_data, encoder, fit, trainer
 from torch.nn import functional
 
@@ -101,6 +103,61 @@ def test_predictions_are_probabilities_and_scores_are_theirs(synthetic_corpus, c
         told_apart["emotion"], told_apart["predicted"], average="macro", labels=told_apart["emotion"].unique()
     )
     assert float(running.callback_metrics["test_uar"]) == pytest.approx(uar, abs=1e-6)
+
+
+def test_a_test_writes_the_scores_that_scikit_learn_finds_for_each_set_and_condition(relabelled, checkpoint, tmp_path):
+    known = {"1", "2"}
+
+    def move(row):
+        # two speakers of the training set speak in the test set as well; one utterance is of no emotion told apart
+        if row["SpkrID"] in known and row["FileName"].endswith(("5.wav", "6.wav")):
+            row["Split_Set"] = "Test1"
+        if row["Split_Set"] == "Test1" and row["FileName"].endswith("2.wav"):
+            row["EmoClass"] = "X"
+
+    corpus = relabelled(move)
+    overlapping = [
+        "--data.corpus",
+        "MSPPodcast",
+        "--data.corpus.root",
+        corpus,
+        "--data.corpus.allow_overlap",
+        "[test1]",
+    ]
+    assert ser("test", *arguments(corpus, checkpoint, tmp_path), *overlapping) == 0
+    (path,) = tmp_path.rglob("metrics.json")
+    metrics, table = (
+        json.loads(path.read_text()),
+        pd.read_csv(path.with_name("predictions.csv"), dtype={"speaker": str}),
+    )
+    found = metrics["splits"]["test1"]
+    assert metrics["checkpoint"] == str(checkpoint)
+    assert found["speakers"] == {"labelled": 2, "unseen": 3}
+    assert (found["utterances"], found["left_out"]) == (len(table), 0)
+    seen = table["speaker"].isin(known)
+    parts = {"labelled": table[seen], "unseen": table[~seen]}
+    for record, part in [(found, table), *((found["conditions"][name], part) for name, part in parts.items())]:
+        told_apart = part[part["emotion"].isin(metrics["emotions"])]
+        report = classification_report(
+            told_apart["emotion"], told_apart["predicted"], output_dict=True, zero_division=0
+        )
+        among = [row for name, row in report.items() if name in set(told_apart["emotion"])]
+        support = np.array([row["support"] for row in among])
+        f1 = np.array([row["f1-score"] for row in among])
+        assert record["scores"]["macro_f1"] == pytest.approx(f1.mean())
+        assert record["scores"]["weighted_f1"] == pytest.approx((f1 * support).sum() / support.sum())
+        assert record["scores"]["uar"] == pytest.approx(np.mean([row["recall"] for row in among]))
+        assert (record["utterances"], record["labelled"]) == (len(part), len(told_apart))
+    assert found["labelled"] < found["utterances"]
+
+
+def test_a_test_of_a_set_without_emotions_has_no_scores(relabelled, checkpoint, tmp_path):
+    corpus = relabelled(lambda row: row.update(EmoClass="X") if row["Split_Set"].startswith("Test") else None)
+    assert ser("test", *arguments(corpus, checkpoint, tmp_path)) == 0
+    (path,) = tmp_path.rglob("metrics.json")
+    found = json.loads(path.read_text())["splits"]["test1"]
+    assert found["scores"] == {"macro_f1": None, "weighted_f1": None, "uar": None}
+    assert found["labelled"] == 0
 
 
 def test_a_checkpoint_loads_without_a_trainer(checkpoint):

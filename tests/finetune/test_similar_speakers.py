@@ -153,6 +153,15 @@ def test_the_command_line(synthetic_corpus, tmp_path):
     assert ser("test", *arguments, *configs("pldc.yaml"), "--trainer.callbacks.k", "3", *tested) == 0
 
 
+def test_random_weights_are_not_adapted(synthetic_corpus, tmp_path, capsys):
+    arguments = [*configs("finetune.yaml", "tiny/finetune.yaml"), "--data.corpus", synthetic_corpus]
+    adapted = [*arguments, *configs("similar_speakers.yaml"), *trainer_flags(tmp_path)]
+    assert ser("fit", *adapted) == 2
+    assert "--data.adaptation: adapts a fine-tuned model, and none is given. Give --model" in capsys.readouterr().err
+    assert not (tmp_path / "adapted.ckpt").exists()
+    assert ser("fit", *adapted, "--data.adaptation", "null") == 0
+
+
 def test_nobody_to_choose_for(relabelled):
     def without_speaker(row):
         if row["Split_Set"].startswith("Test"):

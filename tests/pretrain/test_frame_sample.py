@@ -46,7 +46,7 @@ def test_the_sample_holds_what_was_drawn_in_whatever_order_it_came(capacity):
     corpus = clips(300)
     draw = draw_from(corpus, 0.4, capacity)
     shuffled = np.random.default_rng(1).permutation(300).tolist()
-    frames = show(FrameSample(draw), corpus, shuffled).frames
+    frames = show(FrameSample(draw), corpus, shuffled).held()
     np.testing.assert_array_equal(frames, np.stack([draw.utterances, draw.positions], axis=1))
 
 
@@ -60,7 +60,17 @@ def test_samples_of_several_processes_are_that_of_one(tmp_path):
     for sample, path in zip(samples, paths, strict=True):
         sample.save(path)
     samples[0].take_up(paths[1:])
-    np.testing.assert_array_equal(samples[0].frames, alone.frames)
+    np.testing.assert_array_equal(samples[0].held(), alone.held())
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 7, 10_000])
+def test_frames_of_audio_that_never_came_are_left_out(monkeypatch, rows_at_once):
+    monkeypatch.setattr("ser_personal.pretrain.frame_sample.ROWS_AT_ONCE", rows_at_once)
+    corpus = clips(60)
+    draw = draw_from(corpus, 0.4, 100_000)
+    good = [number for number in range(60) if number % 5 != 2]
+    expected = [[u, p] for u, p in zip(draw.utterances, draw.positions, strict=True) if u in good]
+    np.testing.assert_array_equal(show(FrameSample(draw), corpus, good[::-1]).held(), expected)
 
 
 def test_a_clip_larger_than_the_whole_sample_is_sampled_evenly():
@@ -84,4 +94,4 @@ def test_every_frame_has_the_same_chance():
 
 def test_nothing_to_draw_from_is_nothing_drawn():
     assert len(FrameDraw.of({}, 0.1, 10, seed=0)) == 0
-    assert len(FrameSample(FrameDraw.of({3: 0}, 0.1, 10, seed=0)).frames) == 0
+    assert len(FrameSample(FrameDraw.of({3: 0}, 0.1, 10, seed=0)).held()) == 0

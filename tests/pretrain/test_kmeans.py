@@ -173,7 +173,7 @@ def test_wrong_splits_and_empty_audio_are_refused(corpus, tmp_path):
     soundfile.write(tmp_path / "short.wav", np.zeros(399), 16_000)
     (tmp_path / "corpus.csv").write_text("path,speaker,split\nshort.wav,a,train\n")
     with pytest.raises(UserError, match=r"short\.wav: 1 audio files are unreadable or shorter than one frame"):
-        _ = PseudoLabelData(str(tmp_path / "corpus.csv")).utterances
+        _ = PseudoLabelData(str(tmp_path / "corpus.csv")).indices
 
 
 def test_an_encoder_layer_teaches(make):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -42,6 +43,14 @@ def test_the_card_is_filled_from_the_run(tested_checkpoint, tmp_path):
     assert "Label scale: 1 (least) to 7 (most)" in text
     assert "of 8 speakers" in text
     assert str(tested_checkpoint.parent) not in text
+
+
+def test_a_later_test_of_categorical_emotion_beside_it_is_passed_over(tested_checkpoint, tmp_path):
+    beside = copytree(tested_checkpoint.parent, tmp_path / "run")
+    (beside / "emotion").mkdir()
+    (beside / "emotion" / "metrics.json").write_text(json.dumps({"emotions": ["joy", "anger"], "splits": {}}))
+    export(str(beside / tested_checkpoint.name), str(tmp_path / "bundle"))
+    assert card_of(tmp_path / "bundle")[0]["model-index"]
 
 
 def test_the_card_states_what_is_prohibited_and_what_stays_biometric(bundle_folder):
