@@ -59,8 +59,8 @@ def library_name(path: Path) -> str | bytes:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    # libsndfile's own words, without the path that stands before them anyway
-    reason = str(getattr(error, "error_string", error)).rstrip(".")
+    # libsndfile's or the system's own words, without the path that stands before them anyway
+    reason = str(getattr(error, "error_string", getattr(error, "strerror", None) or error)).rstrip(".")
     what = f"can't be decoded ({reason})" if path.exists() else "no such audio file"
     return UserError(what, where=path, remedy="`ser check CORPUS` lists every such file")
 

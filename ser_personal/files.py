@@ -16,15 +16,23 @@ BYTES_AT_ONCE = 2**20
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
-    """Open a file to write; a reader, also after a crash, finds all of it or what was there before, never a part."""
+def whole_file(path: str | Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
+    """Open a file to write; a reader, also after a crash, finds all of it or what was there before, never a part.
+
+    Args:
+        path: of the file.
+        mode: its permissions from the first byte on, less those that the umask takes.
+    """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with named_in_errors(path), temporary.open("wb") as file:
+        with (
+            named_in_errors(path),
+            open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file,
+        ):
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -33,9 +41,9 @@ def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: str | Path, content: bytes) -> None:
+def write_whole(path: str | Path, content: bytes, *, mode: int = 0o666) -> None:
     """Write a file in the way of `whole_file`."""
-    with whole_file(path) as file:
+    with whole_file(path, mode=mode) as file:
         file.write(content)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -131,6 +133,17 @@ def test_unreadable_files_are_one_line(tmp_path, read):
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="isn't a file"):
         read(tmp_path)
+
+
+def test_a_reason_is_without_the_path(tmp_path, monkeypatch):
+    def refused(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("ser_personal.audio.is_truncated", refused)
+    (tmp_path / "anna.wav").write_bytes(b"RIFF")
+    with pytest.raises(UserError) as caught:
+        decode(tmp_path / "anna.wav")
+    assert caught.value.what == "can't be decoded (Permission denied)"
 
 
 @given(lengths=st.lists(st.integers(400, 2000), min_size=1, max_size=4), seed=st.integers(0, 2**31))

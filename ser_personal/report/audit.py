@@ -137,7 +137,7 @@ def write_audit(path: Path, found: Audit, run: RunFolder) -> None:
 def _audit_set(run: RunFolder, test: ScoredSet, bootstrap: Bootstrap, by: str | None, table: str | None) -> SetAudit:
     partitions = [by_gender(test), by_amount_of_speech(test)]
     if by is not None:
-        values = column_of(test.utterances, by, table)
+        values = column_of(test.utterances, by, table, run.key)
         partitions.append(by_column(by, values, test.speaker_ids))
     partitions += [by_label_region(test, attribute, run.scale) for attribute in run.attributes]
     return SetAudit(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ser_personal.corpus.table import Row, known, read_csv_rows
 from ser_personal.errors import UserError
+from ser_personal.pseudonyms import pseudonym
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,7 @@ _UTTERANCE_KEYS: dict[str, Callable[[str], str]] = {
 _SPEAKER_KEYS = ("speaker", "SpkrID")
 
 
-def column_of(utterances: pd.DataFrame, column: str, table: str | None) -> list[str | None]:
+def column_of(utterances: pd.DataFrame, column: str, table: str | None, key: bytes | None = None) -> list[str | None]:
     """Look a column up for each utterance, None where it is blank.
 
     Args:
@@ -31,6 +32,7 @@ def column_of(utterances: pd.DataFrame, column: str, table: str | None) -> list[
         column: of the table.
         table: a CSV with a row an utterance (`utterance`, `id`, `path` or `FileName`) or a speaker (`speaker` or
             `SpkrID`); predictions.csv itself if None.
+        key: of the pseudonyms in `utterances`, None where they have ids; the table has ids in either case.
 
     Raises:
         UserError: the table has no such column, no column that names utterances or speakers, or names none of these.
@@ -45,6 +47,8 @@ def column_of(utterances: pd.DataFrame, column: str, table: str | None) -> list[
         present = utterances[column].notna()
         return [known(str(cell)) if there else None for cell, there in zip(utterances[column], present, strict=True)]
     rows = read_csv_rows(Path(table), required=(column,))
+    if key is not None:
+        rows = [_under_pseudonyms(row, key) for row in rows]
     value_of, ids = _by_utterance(rows, column, utterances) or _by_speaker(rows, column, utterances, table)
     if not set(value_of) & set(ids):
         raise UserError(
@@ -71,3 +75,14 @@ def _by_speaker(rows: list[Row], column: str, utterances: pd.DataFrame, table: s
             remedy=f"Give it one of the columns {', '.join([*_UTTERANCE_KEYS, *_SPEAKER_KEYS])}",
         )
     return {row[key]: row[column] for row in rows}, [speaker or "" for speaker in utterances["speaker"]]
+
+
+def _under_pseudonyms(row: Row, key: bytes) -> Row:
+    """Rename the speaker and the utterance in every column that names them."""
+    speakers = {name: pseudonym(key, row[name]) for name in _SPEAKER_KEYS if known(row.get(name, ""))}
+    utterances = {
+        name: pseudonym(key, id_of(row[name]), "utterance")
+        for name, id_of in _UTTERANCE_KEYS.items()
+        if known(row.get(name, ""))
+    }
+    return {**row, **speakers, **utterances}

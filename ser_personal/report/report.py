@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ser_personal.errors import UserError
 from ser_personal.files import write_whole
+from ser_personal.pseudonyms import asked_key
+
+KEY = "anonymise.key"
 
 
 def report(
@@ -13,6 +18,9 @@ def report(
     before: str | None = None,
     resamples: int = 2000,
     seed: int = 0,
+    key: str | None = None,
+    *,
+    anonymise: bool = False,
 ) -> None:
     """Write report.html, audit.json and TensorBoard images of a test run, into its folder.
 
@@ -23,9 +31,16 @@ def report(
         before: test run of a model without personalisation, whose speaker vectors are probed beside this run's.
         resamples: draws of the speakers behind each interval.
         seed: of these draws.
+        key: file of the secret behind the pseudonyms, made where it is missing: anonymise.key in the run's folder if
+            null. Keep it back: whoever has it can tell who is who. Give the one of another report or of `ser annotate`
+            and a speaker has the same name in both.
+        anonymise: show every speaker and utterance under a pseudonym. Hand on report.html, audit.json and TensorBoard's
+            images (events.*.report) and no more: other files of the folder have the real names, and the projector's
+            have voice vectors. The names of the folder, of the checkpoint and of a column's groups stay as they are.
 
     Raises:
-        UserError: a folder isn't a test run, the column isn't there, or too few resamples are asked for.
+        UserError: a folder isn't a test run, the column isn't there, too few resamples are asked for, or the file holds
+            no key.
     """
     from rich.console import Console
 
@@ -33,7 +48,7 @@ def report(
     from ser_personal.report.bootstrap import Bootstrap
     from ser_personal.report.figures.all_figures import draw_all
     from ser_personal.report.html import render
-    from ser_personal.report.run_folder import read_run
+    from ser_personal.report.run_folder import check_is_run, read_run
     from ser_personal.report.tensorboard import write_tensorboard
     from ser_personal.report.training_curves import fits_behind
 
@@ -41,9 +56,11 @@ def report(
         raise UserError("says nothing without a column", where="--table", remedy="Name one: --by COLUMN")
     if resamples < 100:
         raise UserError(f"{resamples} is too few for an interval", where="--resamples", remedy="Give at least 100")
-    read = read_run(run)
+    check_is_run(Path(run))
+    secret = asked_key(key, Path(run) / KEY, anonymise=anonymise)
+    read = read_run(run, secret)
     fits = fits_behind(read)
-    earlier = None if before is None else read_run(before)
+    earlier = None if before is None else read_run(before, secret)
     found = audit(read, Bootstrap(resamples, seed), by=by, table=table, before=earlier)
     figures = draw_all(read, fits, found)
     page = read.folder / "report.html"
@@ -54,3 +71,7 @@ def report(
     if few := small_groups(found):
         console.print(f"No interval under {found.bootstrap.fewest} speakers: {'; '.join(few)}", style="dim")
     console.print(f"written: {page}, audit.json and TensorBoard images beside it")
+    if secret is not None:
+        console.print(
+            f"keep back {key or read.folder / KEY}, the key, and the folder's other files, which have real names"
+        )

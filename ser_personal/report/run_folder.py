@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from ser_personal.calibration.shift import SpeakerShift
 from ser_personal.calibration.speaker_record import EMBEDDINGS, RECORD, TRAINING, VECTORS, SpeakerVectors, read_vectors
 from ser_personal.errors import UserError
 from ser_personal.finetune.scores import Scores, from_json
+from ser_personal.report.under_pseudonyms import under_pseudonyms
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,6 +122,7 @@ class RunFolder:
         embeddings: the learnt e_s; None where the model has none.
         training_gender: training speaker -> gender, None where unknown.
         cost: what the test recorded: parameters, seconds, device.
+        key: of the pseudonyms that speakers and utterances go under, None where they go under their ids.
     """
 
     folder: Path
@@ -136,6 +138,7 @@ class RunFolder:
     embeddings: SpeakerVectors | None
     training_gender: dict[str, str | None]
     cost: dict[str, Any]
+    key: bytes | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -154,18 +157,32 @@ class RunFolder:
         return names[self.pldc["shift_mean"], self.pldc["scale_std"]]
 
 
-def read_run(folder: str | Path) -> RunFolder:
+def check_is_run(folder: Path) -> None:
+    """Refuse a folder that lacks a file which every test run has.
+
+    Raises:
+        UserError: so it is.
+    """
+    for name in (PREDICTIONS, METRICS, RECORD, VECTORS, COST):
+        if not (folder / name).is_file():
+            raise UserError(f"isn't a test run, it has no {name}", where=folder, remedy=_REMEDY)
+
+
+def read_run(folder: str | Path, key: bytes | None = None) -> RunFolder:
     """Read a test run.
+
+    Args:
+        folder: of the run.
+        key: to put its speakers and utterances under pseudonyms with, None to leave them their ids.
 
     Raises:
         UserError: the folder isn't a test run's, or a file in it is damaged, lacks a column, or holds no label.
     """
     folder = Path(folder)
-    for name in (PREDICTIONS, METRICS, RECORD, VECTORS, COST):
-        if not (folder / name).is_file():
-            raise UserError(f"isn't a test run, it has no {name}", where=folder, remedy=_REMEDY)
+    check_is_run(folder)
     try:
-        return _read_whole(folder)
+        run = _read_whole(folder)
+        return run if key is None else under_pseudonyms(run, key)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         what = f"isn't the whole of one test run ({type(error).__name__}: {error})"
         raise UserError(what, where=folder, remedy="Run `ser test` again") from error
