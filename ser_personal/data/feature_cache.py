@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ser_personal.data.growing_folder import FolderKind, GrowingFolder, GrowingWriter, places
+from ser_personal.data.growing_folder import FolderKind, GrowingFolder, places
+from ser_personal.data.growing_writer import GrowingWriter
 from ser_personal.errors import UserError
 from ser_personal.ranges import require_range
 from ser_personal.types import FeatureSource

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from ser_personal.audio import FRAME_RATE
-from ser_personal.data.growing_folder import FolderKind, GrowingFolder, GrowingWriter, places
+from ser_personal.data.growing_folder import FolderKind, GrowingFolder, places
+from ser_personal.data.growing_writer import GrowingWriter
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:

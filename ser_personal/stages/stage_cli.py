@@ -34,7 +34,7 @@ from ser_personal.training.slurm import trainer_for_tasks
 from ser_personal.training.stopping import Interrupted
 from ser_personal.training.whole_checkpoints import WholeCheckpoints
 
-LARGEST_SEED = 2**32 - 1
+LIGHTNINGS_LARGEST_SEED = 2**32 - 1
 RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
 
 
@@ -61,7 +61,7 @@ class StageCLI(LightningCLI):
     def _set_seed(self) -> None:
         seed = self.config[self.config["subcommand"]]["seed_everything"]
         if not isinstance(seed, bool):
-            require_range("--seed_everything", seed, 0, LARGEST_SEED)
+            require_range("--seed_everything", seed, 0, LIGHTNINGS_LARGEST_SEED)
         super()._set_seed()
 
     def _run_subcommand(self, subcommand: str) -> None:

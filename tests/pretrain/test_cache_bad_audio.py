@@ -10,7 +10,7 @@ import pytest
 from ser_personal.data.audio_datamodule import AudioDataModule
 from ser_personal.data.cached_datamodule import CachedEmotionDataModule
 from ser_personal.data.feature_cache import FeatureCache
-from ser_personal.data.growing_folder import GrowingWriter
+from ser_personal.data.growing_writer import GrowingWriter
 from ser_personal.encoder.tiny import TinyEncoder
 from ser_personal.errors import UserError
 from ser_personal.pretrain.cache import cache

@@ -11,7 +11,7 @@ from command_line import configs, ser
 
 from ser_personal.data.audio_datamodule import AudioDataModule
 from ser_personal.data.feature_cache import FeatureCache, FeatureCacheWriter
-from ser_personal.data.growing_folder import GrowingWriter
+from ser_personal.data.growing_writer import GrowingWriter
 from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
 from ser_personal.encoder.raw import LogMelEncoder, MFCCEncoder
 from ser_personal.encoder.tiny import TinyEncoder
