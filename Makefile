@@ -41,6 +41,7 @@ lint: setup ## Check style, types and the import contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=benchmarks $(BIN)/mypy benchmarks/*.py
 	$(BIN)/lint-imports
 
 fuzz: setup ## Give every parser 20,000 spoilt files, instead of the 250 of `make test`

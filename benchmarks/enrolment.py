@@ -95,7 +95,7 @@ def enrol(told: PredictedSet, pldc: PLDC, calibrators: Mapping[str, Calibrator],
     Raises:
         UserError: a speaker has too few labelled utterances.
     """
-    told = told.part(np.isfinite(told.labels).all(axis=1))
+    told = told.part(np.asarray(np.isfinite(told.labels).all(axis=1)))
     rows_of = rows_by_speaker(told.speaker_ids)
     for speaker, rows in rows_of.items():
         if len(rows) < HEARD[-1] + EVALUATED:

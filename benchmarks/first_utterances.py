@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ser_personal.calibration.table import PredictedSet
+    from ser_personal.recognition.causal import CausalCalibrator
 
     Fold = dict[str, PredictedSet]
 
@@ -93,7 +94,7 @@ def in_turn(fold: Fold) -> dict[str, list[NDArray[np.float64]]]:
         validation.predictions, validation.speaker_ids, validation.pooled, validation.labels
     )
     groups = grouped_bank(bank, GROUP, "average") if len(bank.speaker_ids) >= GROUP else bank
-    calibrators = {"posterior": CausalPosterior(fitted.fitted, attributes)}
+    calibrators: dict[str, CausalCalibrator] = {"posterior": CausalPosterior(fitted.fitted, attributes)}
     for name, (shift_mean, scale_std) in SWITCHES.items():
         settings = PLDCSettings(shift_mean=shift_mean, scale_std=scale_std)
         calibrators[f"{name}, plain"] = CausalPLDC(bank, attributes, replace(settings, prior_utterances=0))

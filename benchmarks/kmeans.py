@@ -122,7 +122,8 @@ def dump(teacher: EncoderTeacher, data: PseudoLabelData, path: Path) -> np.ndarr
         output = teacher.eval()(batch["waveforms"], batch["num_samples"])
         parts.append(output.frames[output.frame_mask].numpy())
     np.save(path, np.concatenate(parts))
-    return np.load(path, mmap_mode="r")
+    mapped: np.ndarray = np.load(path, mmap_mode="r")
+    return mapped
 
 
 def inertia(frames: np.ndarray, centroids: np.ndarray) -> float:

@@ -117,8 +117,12 @@ def our_side(device: torch.device, *, freeze_cnn: bool) -> Callable[[], None]:
             "encoder": "HubertEncoder",
             "encoder_config": HubertConfig().to_json_string(use_diff=False),
             "fusion": "last",
-            "embedding_dim": 128,
-            "speaker_ids": [str(speaker) for speaker in range(SPEAKERS)],
+            "speakers": {
+                "name": "SpeakerEmbedding",
+                "sizes": {"embedding_dim": 128},
+                "speaker_ids": [str(speaker) for speaker in range(SPEAKERS)],
+                "feature_dim": 0,
+            },
             "pretraining_splits": ["train"],
         }
     )

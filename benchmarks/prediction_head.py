@@ -23,7 +23,7 @@ from record import record
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
 FRAMES, CLUSTERS, DIM, FINAL_DIM = 1000, 500, 768, 256
 
@@ -96,7 +96,7 @@ def measure(side: str, threads: int, duration: float) -> dict[str, float]:
     }
 
 
-def our_step() -> tuple[object, Callable[[Tensor, Tensor], float]]:
+def our_step() -> tuple[nn.Module, Callable[[Tensor, Tensor], float]]:
     """Make our head and its step on frames (1, n, dim) that are all masked."""
     import torch
 
@@ -114,7 +114,7 @@ def our_step() -> tuple[object, Callable[[Tensor, Tensor], float]]:
     return head, step
 
 
-def torchaudio_step() -> tuple[object, Callable[[Tensor, Tensor], float]]:
+def torchaudio_step() -> tuple[nn.Module, Callable[[Tensor, Tensor], float]]:
     """Make the head of torchaudio's HuBERTPretrainModel, and its step with the loss of torchaudio's recipe."""
     import torch
     from torchaudio.models.wav2vec2.components import LogitGenerator

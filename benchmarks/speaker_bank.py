@@ -72,8 +72,8 @@ def measure(side: str, utterances: int) -> dict[str, float]:
         bank = builder.build()
     else:
         ids = [speaker_id for batch in kept for speaker_id in batch[0]]
-        arrays = (np.concatenate([batch[column] for batch in kept]) for column in (1, 2))
-        bank = SpeakerBank.from_utterances(ids, *arrays, ATTRIBUTES)
+        pooled, labels = (np.concatenate([batch[column] for batch in kept]) for column in (1, 2))
+        bank = SpeakerBank.from_utterances(ids, pooled, labels, ATTRIBUTES)
     assert bank.count.sum() == utterances // BATCH * BATCH * len(ATTRIBUTES)
     return {"mebibytes": peak_mebibytes() - before, "seconds": time.perf_counter() - started}
 

@@ -9,7 +9,7 @@ the tensors that autograd keeps for the backward pass, with gradient checkpointi
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from record import record
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def count(
-    shape: dict[str, object],
+    shape: dict[str, Any],
     seconds: float,
     *,
     layers: int | None = None,
