@@ -36,7 +36,7 @@ def main() -> None:
     """Time both sides in turns, check that they agree, print the ratio and record it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--speakers", type=int, default=20, help="of 8 utterances of 2.75 to 11 s each")
-    parser.add_argument("--turns", type=int, default=3, help="counted runs of each side")
+    parser.add_argument("--turns", type=int, default=2, help="counted runs of each side")
     parser.add_argument("--batch", type=int, default=32, help="utterances of a batch, at most")
     parser.add_argument("--threads", type=int, default=2, help="processor threads")
     arguments = parser.parse_args()
