@@ -135,11 +135,15 @@ def finish(stage: Stage, folder: Path, moment: Moment = Moment()) -> int | None:
 
 
 def start(
-    arguments: list[str], folder: Path, change: int | None = None, environment: dict[str, str] | None = None
+    arguments: list[str],
+    folder: Path,
+    change: int | None = None,
+    environment: dict[str, str] | None = None,
+    signum: int = signal.SIGKILL,
 ) -> BaseProcess:
-    """Run `ser` in a process of its own, with its output in output.txt."""
+    """Run `ser` in a process of its own, with its output in output.txt; it gets a signal before its nth change."""
     folder.mkdir(parents=True, exist_ok=True)
-    process = context().Process(target=_run, args=(arguments, folder, change, environment or {}))
+    process = context().Process(target=_run, args=(arguments, folder, change, environment or {}, signum))
     process.start()
     return process
 
@@ -148,7 +152,7 @@ def output(folder: Path) -> str:
     return (folder / "output.txt").read_text()
 
 
-def _run(arguments: list[str], folder: Path, change: int | None, environment: dict[str, str]) -> None:
+def _run(arguments: list[str], folder: Path, change: int | None, environment: dict[str, str], signum: int) -> None:
     os.environ |= environment
     # the file, not Python's object alone: whatever prints, C++ included
     descriptor = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -159,14 +163,16 @@ def _run(arguments: list[str], folder: Path, change: int | None, environment: di
     from command_line import ser
 
     seen = [0]
-    sys.addaudithook(_counting(folder, seen, change))
+    sys.addaudithook(_counting(folder, seen, change, signum))
     code = ser(*arguments)
     changes = seen[0]
     (folder / "changes.txt").write_text(str(changes))
     sys.exit(code)
 
 
-def _counting(folder: Path, seen: list[int], change: int | None) -> Callable[[str, tuple[object, ...]], None]:
+def _counting(
+    folder: Path, seen: list[int], change: int | None, signum: int
+) -> Callable[[str, tuple[object, ...]], None]:
     root = str(folder)
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
@@ -174,6 +180,6 @@ def _counting(folder: Path, seen: list[int], change: int | None) -> Callable[[st
         if (writes or event in CHANGES) and str(arguments[0]).startswith(root):
             seen[0] += 1
             if seen[0] == change:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), signum)
 
     return hook
