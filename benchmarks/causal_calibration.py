@@ -22,8 +22,8 @@ from enrolment_scores import gains
 from fold_predictions import predict_fold, read_fold
 from record import record
 
+from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.folds import leave_speakers_out
-from ser_personal.corpus.resolve import open_corpus
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from ser_personal.calibration.controls import PLDC, own_statistics
 from ser_personal.calibration.table import PredictedSet, standard_calibrators
 from ser_personal.errors import UserError
-from ser_personal.finetune.scores import rows_by_speaker
+from ser_personal.scores import rows_by_speaker
 from ser_personal.speakers.bank import SpeakerBank
 from ser_personal.types import ATTRIBUTES
 

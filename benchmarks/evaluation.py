@@ -22,7 +22,7 @@ from transformers import HubertConfig
 
 from ser_personal.corpus.synthetic import synth
 from ser_personal.data.batching import ExampleKey
-from ser_personal.data.emotion_datamodule import EmotionDataModule
+from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.finetune.module import EmotionFineTuning
 

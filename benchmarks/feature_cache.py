@@ -26,14 +26,13 @@ from record import record
 from transformers import HubertConfig, HubertModel
 
 from ser_personal.audio import SAMPLE_RATE
-from ser_personal.data.audio_datamodule import AudioDataModule
-from ser_personal.data.cached_datamodule import CachedEmotionDataModule
-from ser_personal.data.emotion_datamodule import EmotionDataModule
+from ser_personal.data.datamodule import AudioDataModule
+from ser_personal.data.emotion import CachedEmotionDataModule, EmotionDataModule
 from ser_personal.encoder.cached import CachedFeatures
 from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.errors import quieten
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.pretrain.cache import cache
-from ser_personal.quiet import quieten
 
 if TYPE_CHECKING:
     from ser_personal.encoder.base import Encoder

@@ -24,11 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ser_personal.calibration.posterior import PosteriorCalibrator
-from ser_personal.finetune.scores import concordance, rows_by_speaker
-from ser_personal.recognition.causal import CausalPLDC, PLDCSettings
-from ser_personal.recognition.causal_posterior import CausalPosterior
-from ser_personal.recognition.choice import causally
-from ser_personal.recognition.grouping import grouped_bank
+from ser_personal.recognition.causal import CausalPLDC, CausalPosterior, PLDCSettings
+from ser_personal.recognition.export import causally, grouped_bank
+from ser_personal.scores import concordance, rows_by_speaker
 from ser_personal.speakers.bank import SpeakerBank
 from ser_personal.types import ATTRIBUTES
 

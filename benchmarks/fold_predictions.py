@@ -56,7 +56,7 @@ def _predictions(table: str, checkpoint: Path) -> bytes:
     from lightning.pytorch import Trainer
 
     from ser_personal.calibration.collect import Collector
-    from ser_personal.data.emotion_datamodule import EmotionDataModule
+    from ser_personal.data.emotion import EmotionDataModule
     from ser_personal.finetune.module import EmotionFineTuning
 
     data = EmotionDataModule(table, num_workers=0)

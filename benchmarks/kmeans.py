@@ -21,7 +21,7 @@ from sklearn.cluster import MiniBatchKMeans
 from transformers import HubertConfig
 
 from ser_personal.corpus.synthetic import synth
-from ser_personal.data.pseudo_labels import PseudoLabels
+from ser_personal.data.frame_store import PseudoLabels
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.pretrain.codebook import Codebook
 from ser_personal.pretrain.kmeans import kmeans

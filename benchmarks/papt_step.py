@@ -23,8 +23,7 @@ from transformers import HubertConfig
 from ser_personal.audio import SAMPLE_RATE, num_frames
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.personalized import PersonalizedEncoder
-from ser_personal.pretrain.masked_prediction import PredictionHead, masked_prediction_loss
-from ser_personal.pretrain.span_mask import span_mask
+from ser_personal.pretrain.masked_prediction import PredictionHead, masked_prediction_loss, span_mask
 from ser_personal.speakers.embedding import SpeakerEmbedding
 
 if TYPE_CHECKING:

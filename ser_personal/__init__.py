@@ -12,13 +12,12 @@ if TYPE_CHECKING:
     from ser_personal.calibration.posterior import PosteriorCalibrator
     from ser_personal.corpus.csv_corpus import CSVCorpus
     from ser_personal.corpus.msp_podcast import MSPPodcast
-    from ser_personal.data.emotion_datamodule import EmotionDataModule
-    from ser_personal.data.pretrain_datamodule import PretrainDataModule
+    from ser_personal.data.emotion import EmotionDataModule
+    from ser_personal.data.pretrain import PretrainDataModule
     from ser_personal.finetune.concordance import ccc, ccc_loss
     from ser_personal.finetune.module import EmotionFineTuning
-    from ser_personal.pretrain.masked_prediction import PredictionHead, masked_prediction_loss
+    from ser_personal.pretrain.masked_prediction import PredictionHead, masked_prediction_loss, span_mask
     from ser_personal.pretrain.papt import PAPT
-    from ser_personal.pretrain.span_mask import span_mask
     from ser_personal.recognition.recognizer import EmotionRecognizer
     from ser_personal.speakers.bank import SpeakerBank
     from ser_personal.types import Utterance
@@ -48,14 +47,14 @@ __all__ = [
 _HOMES = {
     "PAPT": "pretrain.papt",
     "CSVCorpus": "corpus.csv_corpus",
-    "EmotionDataModule": "data.emotion_datamodule",
+    "EmotionDataModule": "data.emotion",
     "EmotionFineTuning": "finetune.module",
     "EmotionRecognizer": "recognition.recognizer",
     "MSPPodcast": "corpus.msp_podcast",
     "PLDCCallback": "calibration.callback",
     "PosteriorCalibrator": "calibration.posterior",
     "PredictionHead": "pretrain.masked_prediction",
-    "PretrainDataModule": "data.pretrain_datamodule",
+    "PretrainDataModule": "data.pretrain",
     "SpeakerBank": "speakers.bank",
     "Utterance": "types",
     "calibrate": "calibration.pldc",
@@ -63,7 +62,7 @@ _HOMES = {
     "ccc_loss": "finetune.concordance",
     "masked_prediction_loss": "pretrain.masked_prediction",
     "num_frames": "audio",
-    "span_mask": "pretrain.span_mask",
+    "span_mask": "pretrain.masked_prediction",
 }
 
 

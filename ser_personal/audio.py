@@ -25,7 +25,7 @@ FRAME_RATE = SAMPLE_RATE // HOP
 # formats in which libsndfile lands only near the sample it seeks
 INEXACT_SEEKING = ("OGG", "MP3")
 # TypeError: raw audio without a header; ValueError: a path that holds a zero byte
-UNREADABLE = (soundfile.SoundFileError, OSError, TypeError, ValueError)
+DECODING_ERRORS = (soundfile.SoundFileError, OSError, TypeError, ValueError)
 # read at once, all channels together: many channels must not take many times the memory of one
 BLOCK_VALUES = 4_000_000
 RESAMPLED_SECONDS = 60
@@ -74,7 +74,7 @@ def num_samples_of(path: Path) -> int:
     try:
         _refuse_damaged(path)
         info = soundfile.info(library_name(path))
-    except UNREADABLE as error:
+    except DECODING_ERRORS as error:
         raise _unreadable(path, error) from error
     return resampled_length(info.frames, info.samplerate)
 
@@ -142,7 +142,7 @@ def _decode(path: Path, start: int, num_samples: int | None) -> NDArray[np.float
                 return _read_mono(file, num_samples)
             whole = _read_mono(file)
             rate = file.samplerate
-    except UNREADABLE as error:
+    except DECODING_ERRORS as error:
         raise _unreadable(path, error) from error
     return resample(whole, rate)[start : None if num_samples is None else start + num_samples]
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser_personal.errors import UserError
-from ser_personal.quiet import quieten
+from ser_personal.errors import UserError, quieten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -63,18 +62,18 @@ COMMANDS = {
         "calibrate a table of predictions by PLDC and its controls, without a model",
         ("predictions",),
     ),
-    "floor": Command("ser_personal.report.floor_command:floor", "score a ridge regression on a corpus", ("corpus",)),
+    "floor": Command("ser_personal.report.baseline:floor", "score a ridge regression on a corpus", ("corpus",)),
     "folds": Command("ser_personal.corpus.folds:folds", "write leave-speakers-out folds of a corpus", ("corpus",)),
     "gap": Command(
-        "ser_personal.corpus.personalization_gap:gap",
+        "ser_personal.corpus.folds:gap",
         "write speaker-dependent and speaker-independent corpora of equal size",
         ("corpus",),
     ),
     "study": Command(
-        "ser_personal.study.command:study", "run a grid of recipes and seeds, and compare them", goes_on=True
+        "ser_personal.study.runner:study", "run a grid of recipes and seeds, and compare them", goes_on=True
     ),
     "compare": Command(
-        "ser_personal.report.comparison.command:compare",
+        "ser_personal.report.compare:compare",
         "compare test runs: scores with intervals, beside what they cost",
         ("runs",),
     ),

@@ -134,8 +134,8 @@ def _summary(results: dict[str, Any], folder: Path) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from ser_personal.calibration.results import cells, score_table
-    from ser_personal.finetune.scores import from_json
+    from ser_personal.calibration.run_files import cells, score_table
+    from ser_personal.scores import from_json
 
     console = Console()
     losses = Table(title="Masked prediction, nats a masked frame", title_justify="left", box=box.SIMPLE)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ser_personal.acoustics import mfcc_functionals
+from ser_personal.encoder.front_end import mfcc_functionals
 from ser_personal.errors import UserError
 
 VALUES = 39

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from ser_personal.errors import UserError
-from ser_personal.gathering import gather_files, on_first_process
+from ser_personal.files import gather_files, on_first_process
 
 
 def trainers(world_size):

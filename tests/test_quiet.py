@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 
-from ser_personal.quiet import quieten
+from ser_personal.errors import quieten
 
 
 def test_lightnings_advertisement_is_left_out_and_its_other_lines_are_not(caplog):

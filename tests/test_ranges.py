@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ser_personal.calibration.callback import PLDCCallback
-from ser_personal.data.emotion_datamodule import EmotionDataModule
-from ser_personal.data.pretrain_datamodule import PretrainDataModule
-from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.tiny import TinyEncoder
-from ser_personal.errors import UserError
+from ser_personal.data.emotion import EmotionDataModule
+from ser_personal.data.pretrain import PretrainDataModule
+from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
+from ser_personal.errors import UserError, require_range, require_scale
 from ser_personal.finetune.interpreters import MLPInterpreter
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.pretrain.papt import PAPT
 from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
 from ser_personal.pretrain.teachers import EncoderTeacher
-from ser_personal.ranges import require_range, require_scale
 from ser_personal.speakers.embedding import SpeakerEmbedding
 
 if TYPE_CHECKING:

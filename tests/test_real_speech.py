@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ser_personal.acoustics import mfcc_functionals
 from ser_personal.audio import SAMPLE_RATE, decode
 from ser_personal.corpus.check import check
 from ser_personal.corpus.csv_corpus import CSVCorpus
-from ser_personal.finetune.scores import score
-from ser_personal.report.floor import ridge_floor
+from ser_personal.encoder.front_end import mfcc_functionals
+from ser_personal.report.baseline import ridge_floor
+from ser_personal.scores import score
 
 SPEECH = Path(os.environ.get("SER_TEST_SPEECH", "speech"))
 needs_speech = pytest.mark.skipif(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from lightning.pytorch import Trainer
 
-from ser_personal.data.emotion_datamodule import EmotionDataModule
-from ser_personal.data.pretrain_datamodule import PretrainDataModule
-from ser_personal.encoder.tiny import TinyEncoder
+from ser_personal.data.emotion import EmotionDataModule
+from ser_personal.data.pretrain import PretrainDataModule
+from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.pretrain.papt import PAPT
 from ser_personal.speakers.embedding import SpeakerEmbedding

@@ -2,44 +2,95 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from math import isnan
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from ser_personal.calibration.checkpoint_bank import checkpoint_bank
-from ser_personal.calibration.collect import CollectedSet, Collector, predict_split
-from ser_personal.calibration.conditions import condition, count_conditions
+from ser_personal.calibration.collect import CollectedSet, Collector, checkpoint_bank, predict_split
+from ser_personal.calibration.conformal import intervals_as_json
 from ser_personal.calibration.controls import PLDC
-from ser_personal.calibration.coverage import intervals_as_json
-from ser_personal.calibration.equation import Statistics
-from ser_personal.calibration.model_record import cost, fusion_name, learnt_embeddings
-from ser_personal.calibration.results import LEGEND, predictions_frame, rows_as_json, show, write_json
-from ser_personal.calibration.shift import ShiftTable, SpeakerShift, speaker_shifts
-from ser_personal.calibration.speaker_moments import speaker_moments, write_moments
-from ser_personal.calibration.speaker_record import (
+from ser_personal.calibration.pldc import Statistics
+from ser_personal.calibration.run_files import (
+    EMBEDDINGS,
+    LEGEND,
     TRAINING,
     SpeakerVectors,
+    condition,
+    count_conditions,
     describe_calibration,
     describe_correlations,
     describe_shifts,
     describe_speakers,
+    emotion_frame,
+    predictions_frame,
+    rows_as_json,
+    show,
+    speaker_moments,
+    write_json,
+    write_moments,
     write_speakers,
 )
+from ser_personal.calibration.shift import ShiftTable, SpeakerShift, speaker_shifts
 from ser_personal.calibration.table import PredictedSet, calibration_table, standard_calibrators
-from ser_personal.errors import UserError
-from ser_personal.ranges import LARGEST_SEED, require_range
+from ser_personal.errors import LARGEST_SEED, UserError, require_range
+from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emotions_of
+from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.speakers.representation import AskedSpeakers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from lightning.pytorch import LightningModule, Trainer
 
+    from ser_personal.calibration.table import PredictedSet
     from ser_personal.speakers.bank import SpeakerBank
     from ser_personal.types import Utterance
+
+
+def fusion_name(pl_module: LightningModule) -> str:
+    """Name where e_s enters."""
+    personalized: Any = pl_module.personalized
+    return str(personalized.fusion_name)
+
+
+def learnt_embeddings(pl_module: LightningModule) -> dict[str, SpeakerVectors]:
+    """The learnt e_s of the speakers in the table, under `embeddings`; nothing where there is no table."""
+    personalized: Any = pl_module.personalized
+    speakers = personalized.speakers
+    if not speakers.ids or not isinstance(speakers, SpeakerEmbedding):
+        return {}
+    with torch.inference_mode():
+        learnt = speakers(AskedSpeakers(speakers.ids)).float().cpu().numpy()
+    return {EMBEDDINGS: SpeakerVectors(tuple(speakers.ids), learnt)}
+
+
+def cost(trainer: Trainer, pl_module: LightningModule, seconds: float, speech_seconds: float) -> dict[str, Any]:
+    """Parameters of the model, those that its training changed, and how long the test took.
+
+    Args:
+        trainer: of the test.
+        pl_module: the tested model.
+        seconds: that the test took, without calibration.
+        speech_seconds: of the tested utterances.
+    """
+    weights = list(pl_module.parameters())
+    return {
+        "parameters": sum(weight.numel() for weight in weights),
+        "trained_parameters": sum(weight.numel() for weight in weights if weight.requires_grad),
+        "test_seconds": seconds,
+        "test_speech_seconds": speech_seconds,
+        "device": pl_module.device.type,
+        "devices": trainer.world_size,
+    }
 
 
 class PLDCCallback(Callback):
@@ -234,3 +285,119 @@ def _attributes(pl_module: LightningModule) -> tuple[str, ...]:
             remedy="Leave it out, or test a model of them: --config configs/finetune.yaml --config configs/pldc.yaml",
         )
     return tuple(attributes)
+
+
+class PredictionWriter(Callback):
+    """Writes predictions.csv to the run's folder: each utterance once, its label, if any, beside its prediction."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._predicted = Collector()
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch's predictions."""
+        self._predicted.add(outputs)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write those of all devices."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        collected = self._predicted.join(trainer, data.utterances)
+        if collected is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self.frame(collected, pl_module, data.utterances).to_csv(folder / "predictions.csv", index=False)
+        rank_zero_info(f"written: {folder / 'predictions.csv'}")
+
+    def frame(
+        self, collected: CollectedSet, pl_module: LightningModule, utterances: Sequence[Utterance]
+    ) -> pd.DataFrame:
+        """Make the table of what a model of emotion attributes predicts."""
+        attributes: Any = pl_module.attributes
+        return predictions_frame(collected, None, attributes, utterances)
+
+
+class EmotionPredictionWriter(PredictionWriter):
+    """Writes the probability of each emotion instead."""
+
+    def frame(
+        self, collected: CollectedSet, pl_module: LightningModule, utterances: Sequence[Utterance]
+    ) -> pd.DataFrame:
+        """Make the table of what a model of categorical emotion predicts."""
+        emotions: Any = pl_module.emotions
+        return emotion_frame(collected, emotions, utterances)
+
+
+class EmotionTestWriter(Callback):
+    """Writes what a test of categorical emotion found, each utterance once, to the run's folder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._test = Collector()
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep a batch's predictions."""
+        self._test.add(outputs)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score each test set, and apart in it the speakers of each condition."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        collected = self._test.join(trainer, data.utterances)
+        if collected is None:
+            return
+        emotions: Any = pl_module.emotions
+        heard: Any = pl_module.personalized.heard  # type: ignore[union-attr]
+        labelled = set(data.train_speaker_ids)
+        utterances = [data.utterances[index] for index in collected.indices]
+        split_of = np.array([utterance.split for utterance in utterances])
+        condition_of = [condition(each, labelled, heard.speaker_ids, heard.splits) for each in utterances]
+        splits = {}
+        for split in sorted(set(split_of.tolist())):
+            rows = np.flatnonzero(split_of == split)
+            record = _score_split(
+                collected.predicted.part(split_of == split),
+                [utterances[row] for row in rows],
+                [condition_of[row] for row in rows],
+            )
+            splits[split] = {**record, "left_out": data.left_out(split, len(rows))}
+        folder.mkdir(parents=True, exist_ok=True)
+        emotion_frame(collected, emotions, data.utterances).to_csv(folder / "predictions.csv", index=False)
+        checkpoint = str(trainer.ckpt_path) if trainer.ckpt_path else None
+        write_json(folder / "metrics.json", {"checkpoint": checkpoint, "emotions": list(emotions), "splits": splits})
+        rank_zero_info(f"written: {folder / 'predictions.csv'} and {folder / 'metrics.json'}")
+
+
+def _score_split(test: PredictedSet, utterances: Sequence[Utterance], condition_of: Sequence[Any]) -> dict[str, Any]:
+    speakers = count_conditions(utterances, condition_of)
+    record: dict[str, Any] = {**_scores(test), "speakers": speakers, "conditions": {}}
+    # a speaker that training knew and one that it didn't are different tasks
+    for name in sorted(Counter(condition_of)) if len(speakers) > 1 else ():
+        record["conditions"][name] = _scores(test.part(np.array([its == name for its in condition_of])))
+    return record
+
+
+def _scores(test: PredictedSet) -> dict[str, Any]:
+    labelled = emotions_of(test.labels)
+    scores = classification_scores(test.predictions.argmax(1), labelled)
+    return {
+        "utterances": len(labelled),
+        "labelled": int((labelled != NO_EMOTION).sum()),
+        "scores": {name: None if isnan(score) else score for name, score in scores.items()},
+    }

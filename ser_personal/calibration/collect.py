@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
 from ser_personal.calibration.table import PredictedSet
-from ser_personal.files import named_in_errors
-from ser_personal.gathering import gather_files
+from ser_personal.files import gather_files, named_in_errors
+from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from lightning.pytorch import LightningModule, Trainer
     from numpy.typing import NDArray
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from ser_personal.types import PredictionBatch, Utterance
 
     Arrays = dict[str, NDArray[Any]]
+    from collections.abc import Iterable
+
+    from torch import Tensor
 
 ARRAYS = ("indices", "pooled", "predictions", "labels")
 
@@ -115,3 +120,83 @@ def predict_split(trainer: Trainer, module: LightningModule, split: str) -> Iter
         moved = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
         with trainer.precision_plugin.forward_context():
             yield module.predict_step(moved, number)
+
+
+def fingerprint(
+    weights: Iterable[tuple[str, Tensor]], settings: object, training_utterances: Iterable[Utterance]
+) -> str:
+    """Hash all that a bank depends on, 32 hex digits.
+
+    Args:
+        weights: of the personalised encoder, by name.
+        settings: what else its frames depend on, as `repr` tells it.
+        training_utterances: whose ids, speakers and labels count.
+    """
+    state = blake2b(f"{settings}\n".encode(), digest_size=16)
+    for name, weight in weights:
+        state.update(name.encode())
+        state.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for utterance in training_utterances:
+        annotated = (utterance.utterance_id, utterance.speaker_id, sorted(utterance.labels.items()))
+        state.update(f"{annotated}\n".encode())
+    return state.hexdigest()
+
+
+def checkpoint_bank(trainer: Trainer, pl_module: LightningModule, attributes: tuple[str, ...]) -> SpeakerBank | None:
+    """Load the bank, or build and save it; None on all devices but the first, where they had to build it.
+
+    Args:
+        trainer: of the test.
+        pl_module: the tested model.
+        attributes: that it predicts.
+    """
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    training_set = [data.utterances[index] for index in data.train_indices]
+    personalized: Any = pl_module.personalized
+    features = data.speaker_features
+    settings = (personalized.settings, data.max_samples, features and features.fingerprint())
+    model = fingerprint(personalized.state_dict().items(), settings, training_set)
+    path = _bank_path(trainer)
+    bank = _matching_bank(path, model, attributes, data.scale)
+    # The first process decides for all: one on another machine may not see the file.
+    if trainer.strategy.broadcast(bank is None):
+        rank_zero_info(f"building the speaker bank over {len(training_set)} training utterances")
+        builder = SpeakerBankBuilder(attributes, data.scale, model)
+        for batch in predict_split(trainer, pl_module, "train"):
+            builder.add(batch["speaker_ids"], batch["pooled"], batch["labels"])
+        bank = _bank_of_all(trainer, builder)
+        if bank is not None:
+            bank.save(path)
+    return bank
+
+
+def _bank_path(trainer: Trainer) -> Path:
+    """Where the speaker bank of the tested checkpoint lies: beside it, or in the run's folder where there is none."""
+    if trainer.ckpt_path:
+        return Path(trainer.ckpt_path).with_suffix(".speaker_bank.safetensors")
+    return Path(trainer.log_dir or trainer.default_root_dir) / "speaker_bank.safetensors"
+
+
+def _bank_of_all(trainer: Trainer, builder: SpeakerBankBuilder) -> SpeakerBank | None:
+    """Join the sums of all devices; the first gets the bank, the others None."""
+
+    def merge(paths: Sequence[Path]) -> None:
+        for path in paths[1:]:
+            builder.merge(path)
+
+    if trainer.world_size > 1:
+        gather_files(trainer, trainer.default_root_dir, builder.save, merge)
+    return builder.build() if trainer.is_global_zero else None
+
+
+def _matching_bank(
+    path: Path, model: str, attributes: tuple[str, ...], scale: tuple[float, float]
+) -> SpeakerBank | None:
+    if not path.is_file():
+        return None
+    bank = SpeakerBank.load(path)
+    matches = (bank.fingerprint, bank.attributes, bank.scale) == (model, attributes, scale)
+    if matches and bank.training_mean is not None:
+        return bank
+    rank_zero_info(f"{path}: is of another model, corpus, scale or version, so it is built anew")
+    return None

@@ -2,24 +2,204 @@
 
 from __future__ import annotations
 
+import math
+import zipfile
+import zlib
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from ser_personal.calibration.controls import PLDC
-from ser_personal.calibration.equation import Statistics
-from ser_personal.calibration.predicted_tables import PredictionTable, read_predictions
-from ser_personal.calibration.results import show
-from ser_personal.calibration.table import CalibrationRow, calibration_table, standard_calibrators
-from ser_personal.calibration.vector_files import Vectors, read_vectors
-from ser_personal.errors import UserError
-from ser_personal.ranges import LARGEST_SEED, require_range, require_scale
+from ser_personal.calibration.pldc import Statistics
+from ser_personal.calibration.run_files import show
+from ser_personal.calibration.table import CalibrationRow, PredictedSet, calibration_table, standard_calibrators
+from ser_personal.corpus.splits import canonical_split
+from ser_personal.corpus.table import known, read_csv_rows
+from ser_personal.errors import LARGEST_SEED, UserError, require_range, require_scale
 from ser_personal.speakers.bank import SpeakerBank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from ser_personal.corpus.table import Row
+
+_BLANK = frozenset({"", "nan"})
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionTable:
+    """A table whose rows are utterances.
+
+    Attributes:
+        utterance_ids: (utterances,).
+        splits: (utterances,), canonical names.
+        attributes: those it holds.
+        predicted: its predictions and labels, NaN where it has none, with the utterances' vectors.
+    """
+
+    utterance_ids: tuple[str, ...]
+    splits: tuple[str, ...]
+    attributes: tuple[str, ...]
+    predicted: PredictedSet
+
+    def part(self, split: str) -> PredictionTable:
+        """The rows of one split."""
+        rows = np.array([name == split for name in self.splits], dtype=bool)
+        return PredictionTable(
+            utterance_ids=tuple(name for name, wanted in zip(self.utterance_ids, rows, strict=True) if wanted),
+            splits=tuple(name for name in self.splits if name == split),
+            attributes=self.attributes,
+            predicted=self.predicted.part(rows),
+        )
+
+
+def read_predictions(
+    path: Path, vectors: Vectors, *, named_by: Literal["raw", "label"], default_split: str
+) -> PredictionTable:
+    """Read columns utterance, speaker, split, ATTRIBUTE_raw and ATTRIBUTE_label; others are ignored.
+
+    Args:
+        path: the table; a blank speaker is unknown, a blank label missing.
+        vectors: utterance -> vector.
+        named_by: which columns it must have, and none of them blank where they are predictions: they name the
+            attributes.
+        default_split: of rows that name none.
+
+    Raises:
+        UserError: the table can't be read, lacks columns, lists an utterance twice, holds a cell that is no finite
+            number, or an utterance has no vector.
+    """
+    rows = read_csv_rows(path, required=("utterance", "speaker"), filled=("utterance",))
+    end = f"_{named_by}"
+    attributes = tuple(column.removesuffix(end) for column in rows[0] if column.endswith(end))
+    if not attributes:
+        raise UserError(
+            f"no column whose name ends in {end} (found: {', '.join(rows[0])})",
+            where=path,
+            remedy=f"Name the columns by attribute, such as arousal{end}",
+        )
+    utterance_ids = tuple(row["utterance"] for row in rows)
+    name, times = Counter(utterance_ids).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"lists utterance {name} {times} times", where=path, remedy="Keep one of the rows")
+    missing = next((name for name in utterance_ids if name not in vectors), None)
+    if missing is not None:
+        raise UserError(
+            f"utterance {missing} has no vector", where=path, remedy="Give a vector for each row, by the same name"
+        )
+    return PredictionTable(
+        utterance_ids=utterance_ids,
+        splits=tuple(canonical_split(row.get("split") or default_split) for row in rows),
+        attributes=attributes,
+        predicted=PredictedSet(
+            predictions=_numbers(rows, [f"{name}_raw" for name in attributes], path, filled=named_by == "raw"),
+            speaker_ids=tuple(known(row["speaker"]) for row in rows),
+            pooled=np.stack([vectors[name] for name in utterance_ids]),
+            labels=_numbers(rows, [f"{name}_label" for name in attributes], path, filled=False),
+        ),
+    )
+
+
+def _numbers(rows: Sequence[Row], columns: Sequence[str], path: Path, *, filled: bool) -> NDArray[np.float64]:
+    numbers = np.full((len(rows), len(columns)), math.nan)
+    for place, row in enumerate(rows):
+        for number, column in enumerate(columns):
+            cell = row.get(column, "")
+            if not filled and cell.lower() in _BLANK:
+                continue
+            numbers[place, number] = _number(cell)
+            if not math.isfinite(numbers[place, number]):
+                raise UserError(
+                    f"{column} of utterance {row['utterance']} is {cell!r}, not a finite number",
+                    where=path,
+                    remedy="Write a number; only a missing label may be blank",
+                )
+    return numbers
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
+
+
+Vectors = dict[str, "NDArray[np.float64]"]
+
+
+def read_vectors(path: Path) -> Vectors:
+    """Read utterance -> vector (dim,).
+
+    Args:
+        path: .npz or .safetensors with an array for each utterance, by its name; or else a table with the column
+            utterance and one column for each dimension, in the vector's order.
+
+    Raises:
+        UserError: the file can't be read or holds no vectors, or vectors of several lengths.
+    """
+    readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
+    vectors = readers.get(path.suffix.lower(), _read_table)(path)
+    shapes = sorted({vector.shape for vector in vectors.values()})
+    if len(shapes) != 1 or len(shapes[0]) != 1:
+        raise UserError(
+            f"holds arrays of the shapes {', '.join(map(str, shapes[:3])) or 'none'}",
+            where=path,
+            remedy="Give one vector for each utterance, all of one length",
+        )
+    return vectors
+
+
+def _read_npz(path: Path) -> Vectors:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays.files}
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    # a RuntimeError is of an entry that is encrypted or compressed in a way that nobody supports
+    except (OSError, EOFError, MemoryError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"isn't a whole .npz file of numbers ({error})", where=path, remedy="Write it with numpy.savez"
+        ) from error
+
+
+def _read_safetensors(path: Path) -> Vectors:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return {name: array.astype(np.float64) for name, array in load_file(path).items()}
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(
+            f"isn't a whole safetensors file of numbers ({error})", where=path, remedy="Write it with safetensors"
+        ) from error
+
+
+def _read_table(path: Path) -> Vectors:
+    rows = read_csv_rows(path, required=("utterance",), filled=("utterance",))
+    vectors = {}
+    for row in rows:
+        name = row.pop("utterance")
+        try:
+            vectors[name] = np.array(list(row.values()), dtype=np.float64)
+        except ValueError as error:
+            raise UserError(
+                f"the vector of utterance {name} holds what is no number ({error})",
+                where=path,
+                remedy="Give the column utterance, and one column of numbers for each dimension",
+            ) from error
+    return vectors
+
+
+def _missing(path: Path) -> UserError:
+    return UserError("no such file", where=path, remedy="Check the spelling of the path")
 
 
 def calibrate_tables(

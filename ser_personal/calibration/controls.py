@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
-from ser_personal.calibration.equation import Statistics
-from ser_personal.calibration.neighbours import Neighbours
-from ser_personal.calibration.pldc import calibrate, calibrate_towards
+from ser_personal.calibration.pldc import Neighbours, Statistics, calibrate, calibrate_towards
 from ser_personal.errors import UserError
-from ser_personal.finetune.scores import rows_by_speaker
+from ser_personal.scores import rows_by_speaker
 from ser_personal.speakers.bank import SpeakerBank, as_float64
 
 if TYPE_CHECKING:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from ser_personal.calibration.equation import PredictionMoments, Statistics, label_statistics, take_on
-from ser_personal.calibration.inputs import check_inputs
-from ser_personal.calibration.neighbours import nearest_speakers
 from ser_personal.errors import UserError
-from ser_personal.finetune.scores import rows_by_speaker
+from ser_personal.scores import rows_by_speaker
 from ser_personal.speakers.bank import as_float64
 
 if TYPE_CHECKING:
@@ -20,8 +17,157 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
 
-    from ser_personal.calibration.neighbours import Neighbours
     from ser_personal.speakers.bank import SpeakerBank
+
+Statistics = Literal["average", "pooled"]
+
+_FLOAT32_ROUNDING = 1e-6
+
+
+class PredictionMoments(NamedTuple):
+    """What PLDC needs to know of one speaker's own predictions.
+
+    Attributes:
+        mu: (attributes,), label points, mean.
+        sigma: (attributes,), label points, population deviation.
+        magnitude: (attributes,), label points, the greatest absolute prediction.
+    """
+
+    mu: NDArray[np.float64]
+    sigma: NDArray[np.float64]
+    magnitude: NDArray[np.float64]
+
+
+def take_on(
+    predictions: NDArray[np.float64],
+    own: PredictionMoments,
+    mu_bar: NDArray[np.float64],
+    sigma_bar: NDArray[np.float64],
+    *,
+    shift_mean: bool,
+    scale_std: bool,
+    limits: tuple[float, float] | None,
+) -> NDArray[np.float64]:
+    """The equation of `calibrate` for some predictions (..., attributes) of one speaker.
+
+    Args:
+        predictions: label points.
+        own: moments of the speaker's predictions.
+        mu_bar: (attributes,), label points, the mean to take on; predictions stay raw where it is NaN.
+        sigma_bar: (attributes,), label points, the deviation to take on.
+        shift_mean: replace the mean.
+        scale_std: replace the deviation.
+        limits: least and greatest value; None for no limits.
+    """
+    scalable = scale_std & (own.sigma > _FLOAT32_ROUNDING * own.magnitude)
+    ratio = np.where(scalable, sigma_bar / np.where(scalable, own.sigma, 1.0), 1.0)
+    shifted = (predictions - own.mu) * ratio + (mu_bar if shift_mean else own.mu)
+    if limits is not None:
+        shifted = shifted.clip(*limits)
+    return np.where(np.isnan(mu_bar), predictions, shifted)
+
+
+def label_statistics(
+    bank: SpeakerBank, rows: NDArray[np.int64], columns: Sequence[int], statistics: Statistics
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and deviation (attributes,) of the labels of some bank speakers, NaN where none has any."""
+    count = bank.count[rows][:, columns]
+    mean, std = (np.where(count > 0, moment[rows][:, columns], 0.0) for moment in (bank.label_mean, bank.label_std))
+    weights = (count > 0).astype(np.float64) if statistics == "average" else count.astype(np.float64)
+    total = np.where(weights.sum(axis=0) > 0, weights.sum(axis=0), np.nan)
+    mu_bar = (weights * mean).sum(axis=0) / total
+    if statistics == "average":
+        return mu_bar, (weights * std).sum(axis=0) / total
+    return mu_bar, np.sqrt((weights * (std**2 + (mean - mu_bar) ** 2)).sum(axis=0) / total)
+
+
+_FLOAT32_COSINE_ERROR = 1e-5
+
+
+class Neighbours(NamedTuple):
+    """Bank speakers near to a test speaker, the nearest first.
+
+    Attributes:
+        rows: (k,), rows of the bank.
+        cosines: (k,), between their speaker vectors and the test speaker's.
+    """
+
+    rows: NDArray[np.int64]
+    cosines: NDArray[np.float64]
+
+
+def nearest_speakers(
+    speaker_vectors: NDArray[np.float64], bank: SpeakerBank, k: int, *, center: bool = False
+) -> list[Neighbours]:
+    """For each of some speaker vectors (speakers, dim), the k bank speakers with the greatest cosine to it.
+
+    faiss retrieves in float32 all that may be among them; their cosines are then taken in float64, so that neither
+    float32 rounding nor the order of rows decides between speakers who are almost equally near.
+    """
+    import faiss
+
+    origin = bank.vectors.mean(axis=0) if center else 0.0
+    vectors, queries = normalised(bank.vectors - origin), normalised(speaker_vectors - origin)
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(np.ascontiguousarray(vectors, dtype=np.float32))
+    neighbours = []
+    for query in queries:
+        query32 = np.ascontiguousarray(query[None], dtype=np.float32)
+        best, _ = index.search(query32, min(k, len(vectors)))
+        _, _, found = index.range_search(query32, float(best[0, -1]) - _FLOAT32_COSINE_ERROR)
+        candidates = np.sort(found)
+        cosines = (vectors[candidates] * query).sum(axis=1)
+        nearest = np.argsort(-cosines, kind="stable")[:k]
+        neighbours.append(Neighbours(candidates[nearest], cosines[nearest]))
+    return neighbours
+
+
+def normalised(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Vectors (..., dim) at length 1; those of zeros stay so."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1.0)
+
+
+def check_inputs(
+    predictions: NDArray[np.float64],
+    speaker_ids: Sequence[str | None],
+    pooled: NDArray[np.float64],
+    bank: SpeakerBank,
+    attributes: tuple[str, ...],
+) -> None:
+    """Refuse predictions that a bank can't calibrate.
+
+    Raises:
+        UserError: an empty bank, attributes that aren't the bank's, shapes that don't match, or a NaN or infinity.
+    """
+    if not bank.speaker_ids:
+        raise UserError(
+            "the bank holds no speaker",
+            where="speaker bank",
+            remedy="Build it over training utterances whose speakers are known",
+        )
+    if not set(attributes) <= set(bank.attributes):
+        raise UserError(
+            f"predictions of {', '.join(attributes)}, but label statistics of {', '.join(bank.attributes)}",
+            where="speaker bank",
+            remedy="Build a bank with the attributes that the model predicts",
+        )
+    shape, dim = (len(speaker_ids), len(attributes)), bank.vectors.shape[1]
+    if predictions.shape != shape or pooled.shape != (len(speaker_ids), dim):
+        raise UserError(
+            f"predictions {predictions.shape} and pooled {pooled.shape} are not {shape} and {(len(speaker_ids), dim)}",
+            where="calibration",
+            remedy="Give one row an utterance, pooled by the model that made the bank",
+        )
+    for name, array in (("prediction", predictions), ("pooled vector", pooled)):
+        finite = np.isfinite(array).all(axis=1)
+        if not finite.all():
+            row = int(np.argmin(finite))
+            raise UserError(
+                f"the {name} of utterance {row} holds NaN or infinity",
+                where="an unknown speaker" if speaker_ids[row] is None else f"speaker {speaker_ids[row]}",
+                remedy="Check the speaker's audio files and that the model's weights are finite",
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Self, get_args
 import numpy as np
 
 from ser_personal.calibration.controls import PLDC, AffineMap
-from ser_personal.calibration.equation import Statistics
-from ser_personal.calibration.inputs import check_inputs
-from ser_personal.calibration.selection import PRICE, check_labels, choose
+from ser_personal.calibration.pldc import Statistics, check_inputs
+from ser_personal.calibration.posterior import PRICE, check_labels, choose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ser_personal.errors import UserError
-from ser_personal.finetune.scores import rows_by_speaker
+from ser_personal.scores import rows_by_speaker
 from ser_personal.speakers.bank import as_float64
 
 if TYPE_CHECKING:

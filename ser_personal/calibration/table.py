@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ser_personal.calibration.controls import AffineMap, RandomSpeakers, Raw, own_statistics
-from ser_personal.calibration.posterior import PosteriorCalibrator
+from ser_personal.calibration.posterior import MIN_SPEAKERS, PosteriorCalibrator, labelled_speakers
 from ser_personal.calibration.selected_pldc import SelectedPLDC
-from ser_personal.calibration.selection import MIN_SPEAKERS, labelled_speakers
-from ser_personal.finetune.scores import Scores, mean_scores, score
+from ser_personal.scores import Scores, mean_scores, score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

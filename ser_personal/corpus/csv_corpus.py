@@ -6,9 +6,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ser_personal.corpus.base import Corpus
-from ser_personal.corpus.paths import audio_path
+from ser_personal.corpus.msp_podcast import AUDIO_FOLDERS, MSPPodcast
 from ser_personal.corpus.splits import canonical_split
-from ser_personal.corpus.table import attribute_labels, known, read_csv_rows
+from ser_personal.corpus.table import attribute_labels, audio_path, known, read_csv_rows
+from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES, Utterance
 
 if TYPE_CHECKING:
@@ -83,3 +84,36 @@ class CSVCorpus(Corpus):
             labels=attribute_labels(row, {name: name for name in ATTRIBUTES}, where),
             emotion=known(row.get("emotion", "")),
         )
+
+
+TABLE = "corpus.csv"
+
+
+def open_corpus(corpus: Corpus | str) -> Corpus:
+    """Turn what the user gave into a corpus, without reading it.
+
+    Args:
+        corpus: a corpus, a folder in MSP-Podcast's layout, a table that `CSVCorpus` reads, or a folder with such a
+            table named corpus.csv.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if isinstance(corpus, Corpus):
+        return corpus
+    if corpus.startswith("{"):
+        what = "no corpus class has this name and these arguments"
+        remedy = "Give a class and what it takes, such as CSVCorpus --corpus.path corpus.csv --corpus.scale [1,5]"
+        raise UserError(what, where=corpus, remedy=remedy)
+    path = Path(corpus)
+    if path.suffix.lower() == ".csv":
+        return CSVCorpus(corpus)
+    if (path / TABLE).is_file():
+        return CSVCorpus(str(path / TABLE))
+    if any((path / name).is_dir() for name in ("Labels", *AUDIO_FOLDERS)):
+        return MSPPodcast(corpus)
+    what = "holds no corpus" if path.is_dir() else "no such corpus"
+    remedy = (
+        f"Give a folder with Labels and Audios (MSP-Podcast's layout), one with {TABLE}, or the path of a .csv table"
+    )
+    raise UserError(what, where=path, remedy=remedy)

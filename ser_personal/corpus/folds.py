@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import csv
 import os
-from dataclasses import replace
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from io import StringIO
+from itertools import chain
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
-from ser_personal.corpus.resolve import open_corpus
-from ser_personal.corpus.splits import SpeakerSplits, known_speakers
-from ser_personal.errors import UserError
+from ser_personal.corpus.csv_corpus import open_corpus
+from ser_personal.corpus.splits import SpeakerSplits, by_split, canonical_split, known_speakers, require_split
+from ser_personal.errors import LARGEST_SEED, UserError, require_range
 from ser_personal.files import write_whole
 from ser_personal.types import ATTRIBUTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ser_personal.types import Utterance
 
@@ -127,3 +129,179 @@ def _deal(utterances: Sequence[Utterance], folds: int, seed: int) -> dict[str | 
     shuffled = np.random.default_rng(seed).permutation(len(speakers))
     order = sorted(shuffled.tolist(), key=lambda number: gender.get(speakers[number], ""))
     return {speakers[number]: place % folds for place, number in enumerate(order)}
+
+
+Side = Literal["dependent", "independent"]
+SIDES: tuple[Side, Side] = ("dependent", "independent")
+
+
+@dataclass(frozen=True)
+class GapSplits:
+    """The two corpora of one number of training speakers.
+
+    Attributes:
+        dependent: the test speakers are among the training speakers, with other utterances.
+        independent: they aren't.
+    """
+
+    dependent: SpeakerSplits
+    independent: SpeakerSplits
+
+
+def personalization_gap(
+    utterances: Sequence[Utterance],
+    speakers: Sequence[int],
+    *,
+    test_split: str = "test1",
+    evaluation_speakers: int | None = None,
+    share: float = 0.5,
+    seed: int = 0,
+) -> dict[int, GapSplits]:
+    """Make speaker-dependent and speaker-independent corpora over numbers of training speakers (paper, section 2.1).
+
+    The paper says that both sides have the same test speakers, disjoint utterances and equal training size. The rest is
+    our reading of it. The evaluation speakers are the test set's with the most utterances. The first part of each one's
+    utterances, in the order of their ids so that neighbours of one recording stay together, may be trained on; the rest
+    is the test set of every corpus. For n training speakers, the independent side takes the first n of the shuffled
+    training speakers; the dependent side takes the evaluation speakers and the first of those others, n in all. The
+    larger side is then thinned by chance to the smaller one's number of utterances, each speaker keeping one at least.
+    Larger sets contain the speakers of smaller ones, and the validation set is the corpus's own.
+
+    Equal utterances, in any order, and an equal seed give equal corpora. Unknown speakers and utterances without any
+    label are left out, for they train nothing.
+
+    Args:
+        utterances: with splits train, validation and the test set.
+        speakers: numbers of training speakers, each at least the number of evaluation speakers.
+        test_split: whose speakers are evaluated.
+        evaluation_speakers: how many of them; all who have two utterances if None.
+        share: of an evaluation speaker's utterances, that may be trained on; one at least, and one is evaluated.
+        seed: of the shuffling and the thinning.
+
+    Returns:
+        Number of training speakers -> both corpora; each has sets train, validation and the test set.
+
+    Raises:
+        UserError: a split is missing, there are too few speakers, or a number is out of its range.
+    """
+    if evaluation_speakers is not None:
+        require_range("evaluation_speakers", evaluation_speakers, 1)
+    require_range("share", share, 0, 1, above=True)
+    require_range("seed", seed, 0, LARGEST_SEED)
+    test_split = canonical_split(test_split)
+    usable = [each for each in utterances if each.speaker_id is not None and not all(map(isnan, each.labels.values()))]
+    sets = by_split(usable)
+    for name in ("train", "validation", test_split):
+        require_split(name, sets)
+    own, evaluation = _cut(_evaluated(_by_speaker(sets[test_split]), evaluation_speakers, test_split), share)
+    others = _by_speaker(each for each in sets["train"] if each.speaker_id not in own)
+    _require_speakers(speakers, len(own), len(others))
+    names = sorted(others)
+    order = [names[place] for place in np.random.default_rng(seed).permutation(len(names))]
+    corpora = {}
+    for number in speakers:
+        sides = {
+            "dependent": own | {name: others[name] for name in order[: number - len(own)]},
+            "independent": {name: others[name] for name in order[:number]},
+        }
+        size = min(sum(map(len, side.values())) for side in sides.values())
+        splits = {
+            name: SpeakerSplits.from_utterances(
+                [*_thin(side, size, np.random.default_rng([seed, number, place])), *sets["validation"], *evaluation],
+                allow_overlap=[test_split] if name == "dependent" else [],
+            )
+            for place, (name, side) in enumerate(sides.items())
+        }
+        corpora[number] = GapSplits(**splits)
+    return corpora
+
+
+def gap(
+    corpus: Corpus | str,
+    speakers: list[int],
+    out: str = "gap",
+    test_split: str = "test1",
+    evaluation_speakers: int | None = None,
+    share: float = 0.5,
+    seed: int = 0,
+) -> None:
+    """Write a corpus.csv for each number of training speakers and side, speakers_50_dependent.csv and so on.
+
+    Args:
+        corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus class with its arguments.
+        speakers: numbers of training speakers, each at least the number of evaluation speakers.
+        out: folder of the tables.
+        test_split: whose speakers are evaluated.
+        evaluation_speakers: how many of them, those with most utterances; all who have two if None.
+        share: of an evaluation speaker's utterances, that may be trained on.
+        seed: of the draws.
+
+    Raises:
+        UserError: a split is missing, there are too few speakers, or a number is out of its range.
+    """
+    corpora = personalization_gap(
+        open_corpus(corpus).utterances,
+        speakers,
+        test_split=test_split,
+        evaluation_speakers=evaluation_speakers,
+        share=share,
+        seed=seed,
+    )
+    for number, both in corpora.items():
+        for side in SIDES:
+            splits: SpeakerSplits = getattr(both, side)
+            write_table(chain(*splits.sets.values()), Path(out) / f"speakers_{number}_{side}.csv")
+
+
+def _by_speaker(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
+    """Speaker -> utterances, by id."""
+    of_speaker = defaultdict(list)
+    for utterance in sorted(utterances, key=lambda utterance: utterance.utterance_id):
+        of_speaker[str(utterance.speaker_id)].append(utterance)
+    return dict(of_speaker)
+
+
+def _evaluated(
+    of_speaker: Mapping[str, list[Utterance]], wanted: int | None, test_split: str
+) -> dict[str, list[Utterance]]:
+    able = [name for name, own in of_speaker.items() if len(own) > 1]
+    if not able or len(able) < (wanted or 1):
+        raise UserError(
+            f"has {len(able)} speakers with two utterances, {wanted or 1} are to be evaluated",
+            where=f"split {test_split}",
+            remedy="Ask for fewer evaluation speakers, or take another test set",
+        )
+    longest = sorted(able, key=lambda name: (-len(of_speaker[name]), name))
+    return {name: of_speaker[name] for name in longest[:wanted]}
+
+
+def _cut(of_speaker: Mapping[str, list[Utterance]], share: float) -> tuple[dict[str, list[Utterance]], list[Utterance]]:
+    """Speaker -> what may be trained on, and what is evaluated of all."""
+    own, evaluation = {}, []
+    for name, utterances in of_speaker.items():
+        first = min(max(1, round(share * len(utterances))), len(utterances) - 1)
+        own[name] = [replace(utterance, split="train") for utterance in utterances[:first]]
+        evaluation += utterances[first:]
+    return own, evaluation
+
+
+def _require_speakers(numbers: Sequence[int], evaluated: int, others: int) -> None:
+    if not numbers:
+        raise UserError("names no number of speakers", where="speakers", remedy="Give one at least, such as [50, 100]")
+    for number in numbers:
+        if not evaluated <= number <= others:
+            raise UserError(
+                f"{number} training speakers, where {evaluated} are evaluated and the training set has {others}",
+                where="speakers",
+                remedy=f"Give numbers from {evaluated} to {others}; fewer evaluation speakers allow smaller ones",
+            )
+
+
+def _thin(of_speaker: Mapping[str, list[Utterance]], size: int, rng: np.random.Generator) -> list[Utterance]:
+    """Choose so many utterances by chance, one of each speaker at least; in the order of their ids."""
+    everyone = [utterance for own in of_speaker.values() for utterance in own]
+    shuffled = [everyone[place] for place in rng.permutation(len(everyone))]
+    first = {utterance.speaker_id: utterance for utterance in reversed(shuffled)}
+    rest = [utterance for utterance in shuffled if first[utterance.speaker_id] is not utterance]
+    chosen = [*first.values(), *rest][:size]
+    return sorted(chosen, key=lambda utterance: utterance.utterance_id)

@@ -7,9 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ser_personal.corpus.base import Corpus
-from ser_personal.corpus.paths import audio_path
 from ser_personal.corpus.splits import canonical_split, first_few
-from ser_personal.corpus.table import attribute_labels, known, read_csv_rows, read_json_rows, read_text
+from ser_personal.corpus.table import attribute_labels, audio_path, known, read_csv_rows, read_json_rows, read_text
 from ser_personal.errors import UserError
 from ser_personal.types import Utterance
 

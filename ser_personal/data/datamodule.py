@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from functools import cached_property
+from functools import cached_property, partial
+from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 
 from ser_personal.audio import WINDOW
-from ser_personal.corpus.resolve import open_corpus
-from ser_personal.data.bad_audio import BadAudio, OnBadAudio, SkippedAudio
-from ser_personal.data.batching import ExampleKey
-from ser_personal.data.dataset import SpeechExample, UtteranceExample, samples_of
-from ser_personal.data.loader_factory import LoaderFactory, Process
-from ser_personal.data.speaker_features import SpeakerFeatures, SpeakerFeatureSource
-from ser_personal.data.used_utterances import UsedUtterances, refuse_unusable_audio, wrong_with_audio
-from ser_personal.errors import UserError
-from ser_personal.ranges import LARGEST_SEED, require_range
-from ser_personal.types import ATTRIBUTES, SpeakerBatch
+from ser_personal.corpus.csv_corpus import open_corpus
+from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
+from ser_personal.data.batching import BucketBatchSampler, ExampleKey, GivenBatches
+from ser_personal.data.dataset import (
+    SpeechDataset,
+    SpeechExample,
+    UtteranceExample,
+    collate_speech,
+    decode_part,
+    samples_of,
+)
+from ser_personal.data.loader import BadAudio, BadAudioTally, LenientDataset, OnBadAudio, SkippedAudio, SpeechLoader
+from ser_personal.data.speaker_features import AddSpeakerFeatures, SpeakerFeatures, SpeakerFeatureSource
+from ser_personal.errors import LARGEST_SEED, UserError, require_range
+from ser_personal.types import ATTRIBUTES, SpeakerBatch, SpeechBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,12 +38,295 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ser_personal.corpus.base import Corpus
+    from ser_personal.data.batching import BatchSampler
     from ser_personal.data.dataset import UtteranceDataset
-    from ser_personal.data.loader import SpeechLoader
+    from ser_personal.data.speaker_features import SpeakerFeatures
     from ser_personal.types import FeatureSource, Utterance
+
+
+class UsedUtterances:
+    """Chooses the utterances of a split when it is first asked for, and says once how many were left out.
+
+    Args:
+        corpus: whose utterances.
+        known_speakers_only: leave out utterances whose speaker is unknown.
+        skipped_audio: lists unusable audio, which is then left out; None refuses it.
+        refuse_unusable: raises an error where something of a split, named beside it, can't be read.
+        wrong_with: says what is wrong with an utterance that is to be skipped; None where nothing is.
+        reason_to_drop: says why an utterance with readable audio isn't used; None where it is.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        *,
+        known_speakers_only: bool,
+        skipped_audio: SkippedAudio | None,
+        refuse_unusable: Callable[[Sequence[Utterance], str], None],
+        wrong_with: Callable[[Utterance], str | None],
+        reason_to_drop: Callable[[Utterance], str | None],
+    ) -> None:
+        self._corpus = corpus
+        self._known_speakers_only, self._skipped_audio = known_speakers_only, skipped_audio
+        self._refuse_unusable, self._wrong_with = refuse_unusable, wrong_with
+        self._reason_to_drop = reason_to_drop
+        self._indices_of: dict[str, list[int]] = {}
+        # split -> utterances that were left out for what their headers show
+        self._left_out: Counter[str] = Counter()
+
+    def of_split(self, split: str) -> list[int]:
+        """Find the utterances of a split that are used, as positions in the corpus.
+
+        Raises:
+            UserError: there is no such split, or audio of it is missing, unreadable or shorter than one frame.
+        """
+        name = canonical_split(split)
+        if name not in self._indices_of:
+            self._indices_of[name] = self._select(name)
+        return self._indices_of[name]
+
+    def of_splits(self, splits: Sequence[str]) -> list[int]:
+        """Find the utterances of several splits that are used, each once however often its split is named.
+
+        Raises:
+            UserError: there are none.
+        """
+        indices = [index for split in canonical_splits(splits) for index in self.of_split(split)]
+        if not indices:
+            raise UserError(
+                "no utterance is left to use",
+                where=f"split {', '.join(splits)}" if splits else "splits",
+                remedy="See what `ser check CORPUS` lists; data.known_speakers_only=false keeps unknown speakers",
+            )
+        return indices
+
+    def left_out(self, split: str, predicted: int) -> int:
+        """Count the utterances of a set that should have been predicted and weren't, their audio being bad."""
+        return self._left_out[split] + len(self.of_split(split)) - predicted
+
+    def lacking(self, size_of: Counter[str]) -> float:
+        """Count what parts of splits lack for bad headers: of what a split lacks, each takes its share.
+
+        Args:
+            size_of: split -> utterances of it that are taken, such as those held out.
+        """
+        return sum(self._left_out[split] * size / len(self.of_split(split)) for split, size in size_of.items())
+
+    def _select(self, split: str) -> list[int]:
+        sets = self._corpus.splits.sets
+        require_split(split, sets)
+        known = [u for u in sets[split] if u.speaker_id is not None or not self._known_speakers_only]
+        if self._skipped_audio is None:
+            self._refuse_unusable(known, split)
+            usable = known
+        else:
+            usable = self._with_usable_audio(known, split, self._skipped_audio)
+        reasons = {utterance.utterance_id: self._reason_to_drop(utterance) for utterance in usable}
+        dropped = Counter(reason for reason in reasons.values() if reason is not None)
+        if unknown := len(sets[split]) - len(known):
+            dropped["unknown speaker"] = unknown
+        if bad := len(known) - len(usable):
+            dropped["with bad audio"] = bad
+        kept = [self._position[id_] for id_, reason in reasons.items() if reason is None]
+        if dropped:
+            listed = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+            rank_zero_info(f"{split}: {len(kept)} utterances used; left out: {listed}")
+        return kept
+
+    def _with_usable_audio(
+        self, utterances: Sequence[Utterance], split: str, skipped_audio: SkippedAudio
+    ) -> list[Utterance]:
+        """Leave out what is known to be unusable before it is read."""
+        wrong = {u.utterance_id: what for u in utterances if (what := self._wrong_with(u)) is not None}
+        unusable = [u for u in utterances if u.utterance_id in wrong]
+        skipped_audio.add([BadAudio.of(self._position[u.utterance_id], u, wrong[u.utterance_id]) for u in unusable])
+        if unusable:
+            skipped_audio.refuse_too_many(len(unusable), len(utterances), f"split {split}")
+        self._left_out[split] = len(unusable)
+        return [u for u in utterances if u.utterance_id not in wrong]
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {utterance.utterance_id: i for i, utterance in enumerate(self._corpus.utterances)}
+
+
+def refuse_unusable_audio(utterances: Sequence[Utterance], split: str) -> None:
+    """Refuse a split of which something can't be read.
+
+    Raises:
+        UserError: audio is missing, unreadable or shorter than one frame.
+    """
+    unusable = [utterance for utterance in utterances if wrong_with_audio(utterance) is not None]
+    if unusable:
+        first = unusable[0]
+        raise UserError(
+            f"audio is {wrong_with_audio(first)}, the first of {len(unusable)} such utterances in split {split}",
+            where=first.path,
+            remedy="`ser check CORPUS` lists them all; restore or remove them, or set data.on_bad_audio=skip",
+        )
+
+
+def wrong_with_audio(utterance: Utterance) -> str | None:
+    """Say what an audio file's header shows to be wrong; None where nothing is."""
+    if samples_of(utterance) >= WINDOW:
+        return None
+    return "missing or unreadable" if isnan(utterance.seconds) else f"shorter than {WINDOW} samples"
+
 
 Example = TypeVar("Example", bound=UtteranceExample)
 Batch = TypeVar("Batch", bound=SpeakerBatch)
+
+
+class Process(NamedTuple):
+    """One of the processes that share a set.
+
+    Attributes:
+        rank: which of them.
+        world_size: how many there are.
+    """
+
+    rank: int
+    world_size: int
+
+
+class LoaderFactory(Generic[Example, Batch]):
+    """Makes loaders of batches of similar lengths, each within a budget of padded audio.
+
+    Args:
+        dataset: examples of all utterances, whatever their split.
+        length_of: how much of an utterance a batch holds, in samples.
+        batch_seconds: seconds of a batch, padding included, at most.
+        max_batch: utterances of a batch, at most; no limit if None.
+        num_workers: processes that decode audio, for each loader.
+        seed: of the shuffling.
+        speaker_features: joined to batches; None where nothing asks for any.
+        used: knows what sets lack already, their audio being bad.
+        skipped_audio: lists bad audio, which is then left out of batches; None raises an error at it.
+    """
+
+    def __init__(
+        self,
+        dataset: UtteranceDataset[Example],
+        length_of: Callable[[Utterance], int],
+        *,
+        batch_seconds: float,
+        max_batch: int | None,
+        num_workers: int,
+        seed: int,
+        speaker_features: SpeakerFeatures | None,
+        used: UsedUtterances,
+        skipped_audio: SkippedAudio | None,
+    ) -> None:
+        self._dataset, self._length_of = dataset, length_of
+        self._batch_seconds, self._max_batch, self._seed = batch_seconds, max_batch, seed
+        self._num_workers = num_workers
+        self._speaker_features = speaker_features
+        self._used, self._skipped_audio = used, skipped_audio
+        self._told_of_repeats = False
+
+    def even(
+        self,
+        indices: Sequence[int],
+        collate: Callable[[Sequence[Example]], Batch],
+        process: Process,
+        *,
+        shuffle: bool,
+    ) -> SpeechLoader[Batch]:
+        """Load a process's share, as many batches as any other's; an utterance that stands several times, as often.
+
+        Raises:
+            UserError: training on fewer utterances than there are processes.
+        """
+        sampler = self._sampler(indices, process, shuffle=shuffle)
+        if shuffle:
+            self._refuse_idle_processes(sampler, len(indices))
+        return self._load(sampler, indices, collate, process, persistent=shuffle)
+
+    def once(
+        self, indices: Sequence[int], collate: Callable[[Sequence[Example]], Batch], process: Process
+    ) -> SpeechLoader[Batch]:
+        """Load a process's share, each utterance on one process alone; they may differ by a batch."""
+        share = self._sampler(indices, process, shuffle=False).share
+        return self.given(share, indices, collate, process)
+
+    def given(
+        self,
+        batches: Sequence[list[int]],
+        indices: Sequence[int],
+        collate: Callable[[Sequence[Example]], Batch],
+        process: Process,
+    ) -> SpeechLoader[Batch]:
+        """Load some batches of a set as they are."""
+        return self._load(GivenBatches(batches), indices, collate, process)
+
+    def _sampler(self, indices: Sequence[int], process: Process, *, shuffle: bool) -> BucketBatchSampler:
+        return BucketBatchSampler(
+            indices,
+            self._lengths(indices),
+            batch_seconds=self._batch_seconds,
+            max_batch=self._max_batch,
+            shuffle=shuffle,
+            seed=self._seed,
+            rank=process.rank,
+            world_size=process.world_size,
+        )
+
+    def _lengths(self, indices: Sequence[int]) -> list[int]:
+        return [self._length_of(self._dataset.utterances[i]) for i in indices]
+
+    def _load(
+        self,
+        sampler: BatchSampler,
+        indices: Sequence[int],
+        collate: Callable[[Sequence[Example]], Batch],
+        process: Process,
+        *,
+        persistent: bool = False,
+    ) -> SpeechLoader[Batch]:
+        if self._speaker_features is not None:
+            self._speaker_features.of([self._dataset.utterances[i].speaker_id for i in indices])
+            collate = AddSpeakerFeatures(collate, self._speaker_features)
+        load = partial(
+            SpeechLoader,
+            batch_sampler=sampler,
+            collate=collate,
+            num_workers=self._num_workers,
+            persistent=persistent,
+        )
+        if self._skipped_audio is None:
+            return load(self._dataset)
+        size_of = Counter(self._dataset.utterances[i].split for i in indices)
+        tally = BadAudioTally(
+            self._skipped_audio,
+            utterances=len(indices),
+            left_out_before=self._used.lacking(size_of),
+            processes=process.world_size,
+            where=f"split {', '.join(sorted(size_of))}",
+        )
+        lenient = LenientDataset(
+            self._dataset,
+            indices,
+            self._lengths(indices),
+            self._skipped_audio.max_share,
+            # what is given once to one process alone is summed up there, and must not count again as a stand-in
+            fills_up=not isinstance(sampler, GivenBatches),
+        )
+        return load(lenient, tally=tally)
+
+    def _refuse_idle_processes(self, sampler: BucketBatchSampler, utterances: int) -> None:
+        processes = sampler.world_size
+        if processes > utterances:
+            raise UserError(
+                f"{processes} processes for {utterances} training utterances",
+                where="trainer.devices",
+                remedy="Ask for fewer devices or nodes, or give more audio",
+            )
+        if sampler.repeated and not self._told_of_repeats:
+            self._told_of_repeats = True
+            rank_zero_info(
+                f"{len(sampler.repeated)} batches of an epoch ({sum(map(len, sampler.repeated))} of {utterances}"
+                f" utterances) are trained on twice, so that {processes} processes have equally many"
+            )
 
 
 class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
@@ -297,3 +587,84 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
     def share(self, indices: Sequence[int]) -> SpeechLoader[Batch]:
         """Load this rank's share of some utterances, each on one rank alone; ranks may differ by a batch."""
         return self._loaders.once(indices, self.collate, self._process)
+
+
+class AudioDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
+    """Every utterance of some sets, of known speakers and others, whatever is annotated of it.
+
+    Args:
+        corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
+        splits: sets to pass over; all if None.
+        batch_seconds: seconds of a batch, padding included, at most.
+        max_samples: longer audio keeps its last `max_samples`, as in fine-tuning.
+        num_workers: processes that decode audio.
+        on_bad_audio: raise an error at audio that can't be used, or skip it.
+        max_bad_share: of a set that may be skipped; more stops the run.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus | str,
+        *,
+        splits: list[str] | None = None,
+        batch_seconds: float = 120.0,
+        max_samples: int = 250_000,
+        num_workers: int = 0,
+        on_bad_audio: OnBadAudio = "raise",
+        max_bad_share: float = 0.01,
+    ) -> None:
+        super().__init__(
+            corpus,
+            batch_seconds=batch_seconds,
+            max_batch=None,
+            max_samples=max_samples,
+            known_speakers_only=False,
+            num_workers=num_workers,
+            seed=0,
+            on_bad_audio=on_bad_audio,
+            max_bad_share=max_bad_share,
+        )
+        self._splits = splits
+
+    @property
+    def splits(self) -> list[str]:
+        """Sets to pass over."""
+        existing = [name for name, utterances in self.corpus.splits.sets.items() if utterances]
+        return existing if self._splits is None else self._splits
+
+    @cached_property
+    def indices(self) -> list[int]:
+        """Positions in `utterances` of what is passed over."""
+        return self.wanted_indices(self.splits)
+
+    def batches(self) -> list[list[int]]:
+        """Put what is passed over into batches, from the longest utterances to the shortest."""
+        return self.loader(self.indices, shuffle=False).batch_sampler.plan(0)
+
+    def loader_of(self, batches: Sequence[list[int]]) -> SpeechLoader[SpeechBatch]:
+        """Load some of the batches."""
+        return self._loaders.given(batches, self.indices, self.collate, self._process)
+
+    @cached_property
+    def dataset(self) -> LastPart:
+        """Examples of all utterances, whatever their split."""
+        return LastPart(self.utterances, max_samples=self.max_samples)
+
+    @property
+    def collate(self) -> Callable[[Sequence[SpeechExample]], SpeechBatch]:
+        """Examples -> batch."""
+        return collate_speech
+
+    def reason_to_drop(self, utterance: Utterance) -> str | None:
+        """Say why an utterance isn't used: all are."""
+        return None
+
+
+class LastPart(SpeechDataset[SpeechExample]):
+    """Whole utterances; of a longer one the last `max_samples`."""
+
+    def __getitem__(self, key: ExampleKey) -> SpeechExample:
+        utterance = self.utterances[key.index]
+        total = samples_of(utterance)
+        size = min(total, self.max_samples)
+        return SpeechExample(key.index, utterance.speaker_id, decode_part(utterance, total - size, size))

@@ -8,11 +8,13 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from ser_personal.audio import HOP, SAMPLE_RATE, decode, num_frames
 from ser_personal.errors import UserError
-from ser_personal.types import ATTRIBUTES, NO_PSEUDO_LABEL
+from ser_personal.types import ATTRIBUTES, NO_PSEUDO_LABEL, CachedEmotionBatch, EmotionBatch, PretrainBatch, SpeechBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ser_personal.data.batching import ExampleKey
-    from ser_personal.data.pseudo_labels import PseudoLabels
+    from ser_personal.data.frame_store import FeatureCache, PseudoLabels
+    from ser_personal.data.speaker_features import SpeakerNormalization
     from ser_personal.types import Utterance
 
 
@@ -218,3 +221,84 @@ def check_pseudo_labels(utterances: Sequence[Utterance], pseudo_labels: PseudoLa
         if len(ids) != frames:
             what = f"{len(ids)} pseudo-labels for the {frames} frames of {utterance.utterance_id}: of another version"
             raise UserError(what, where=pseudo_labels.folder, remedy=remedy)
+
+
+# What cross-entropy leaves out.
+
+
+def collate_speech(examples: Sequence[SpeechExample]) -> SpeechBatch:
+    """Pad what every batch holds."""
+    waveforms = [torch.from_numpy(example.waveform) for example in examples]
+    return SpeechBatch(
+        waveforms=pad_sequence(waveforms, batch_first=True),
+        num_samples=torch.tensor([len(waveform) for waveform in waveforms]),
+        speaker_ids=[example.speaker_id for example in examples],
+        indices=torch.tensor([example.index for example in examples]),
+    )
+
+
+def collate_pretrain(examples: Sequence[PretrainExample]) -> PretrainBatch:
+    """Pad crops and their pseudo-labels; fairseq crops a batch to its shortest instead, which wastes audio."""
+    pseudo_labels = [torch.from_numpy(example.pseudo_labels) for example in examples]
+    padded = pad_sequence(pseudo_labels, batch_first=True, padding_value=NO_PSEUDO_LABEL)
+    return PretrainBatch(**collate_speech(examples), pseudo_labels=padded)
+
+
+def collate_emotion(examples: Sequence[EmotionExample]) -> EmotionBatch:
+    """Pad utterances and stack their annotations."""
+    labels = torch.stack([torch.from_numpy(example.labels) for example in examples])
+    emotions = [example.emotion for example in examples]
+    # mypy takes the speech for what might hold weights of its own
+    return EmotionBatch(**collate_speech(examples), labels=labels, emotions=emotions)  # type: ignore[typeddict-item]
+
+
+def collate_cached(examples: Sequence[CachedExample]) -> CachedEmotionBatch:
+    """Pad cached frames and stack annotations; widened to full precision where they are used, not on their way."""
+    features = [torch.from_numpy(example.features) for example in examples]
+    return CachedEmotionBatch(
+        features=pad_sequence(features, batch_first=True),
+        num_frames=torch.tensor([len(frames) for frames in features]),
+        speaker_ids=[example.speaker_id for example in examples],
+        indices=torch.tensor([example.index for example in examples]),
+        labels=torch.stack([torch.from_numpy(example.labels) for example in examples]),
+        emotions=[example.emotion for example in examples],
+    )
+
+
+@dataclass(frozen=True)
+class CachedExample(UtteranceExample):
+    """An utterance's frames with its annotations.
+
+    Attributes:
+        features: (frames, dim).
+        labels: (attributes,) in the order of `ATTRIBUTES`, NaN where missing.
+        emotion: categorical emotion, None where there is none.
+    """
+
+    features: NDArray[np.float16]
+    labels: NDArray[np.float32]
+    emotion: str | None = None
+
+
+class CachedDataset(UtteranceDataset[CachedExample]):
+    """Frames from a cache.
+
+    Args:
+        utterances: the datamodule's.
+        cache: of all of them that are asked for.
+        normalization: by speaker; None leaves frames as they are.
+    """
+
+    def __init__(
+        self, utterances: Sequence[Utterance], cache: FeatureCache, normalization: SpeakerNormalization | None = None
+    ) -> None:
+        super().__init__(utterances)
+        self.cache, self.normalization = cache, normalization
+
+    def __getitem__(self, key: ExampleKey) -> CachedExample:
+        utterance = self.utterances[key.index]
+        # a copy: read from disk here, in the loader's process
+        frames = np.array(self.cache[utterance.utterance_id])
+        if self.normalization is not None:
+            frames = self.normalization.normalize(frames, utterance.speaker_id)
+        return CachedExample(key.index, utterance.speaker_id, frames, labels_of(utterance), utterance.emotion)

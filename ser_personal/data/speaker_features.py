@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import torch
 
+from ser_personal.data.frame_store import FeatureCache
 from ser_personal.errors import UserError
 from ser_personal.types import SpeakerBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -172,3 +174,138 @@ def _unfit(what: str, path: str) -> UserError:
     return UserError(
         what, where=path, remedy="Give a CSV with a column `speaker` and one number a column, .npz or .safetensors"
     )
+
+
+_SMALLEST_STD = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class FrameMoments:
+    """Mean and population deviation of some frames.
+
+    Attributes:
+        mean: (dim,).
+        std: (dim,).
+    """
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, cache: FeatureCache, utterance_ids: Iterable[str]) -> Self:
+        """Go through the frames of some utterances, at least one."""
+        count = 0
+        total = np.zeros(cache.source.dim)
+        squares = np.zeros(cache.source.dim)
+        for utterance_id in utterance_ids:
+            frames = cache[utterance_id].astype(np.float64)
+            count += len(frames)
+            total += frames.sum(0)
+            squares += np.square(frames).sum(0)
+        mean = total / count
+        std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+        return cls(mean.astype(np.float32), std.astype(np.float32))
+
+    def normalize(self, frames: NDArray[np.floating]) -> NDArray[np.float16]:
+        """Bring frames (frames, dim) to zero mean and unit variance; a constant column to 0."""
+        scale = np.where(self.std > _SMALLEST_STD, self.std, np.inf)
+        return ((frames - self.mean) / scale).astype(np.float16)
+
+
+@dataclass(frozen=True, eq=False)
+class SpeakerNormalization:
+    """Each speaker's own moments; those of the training set for unknown speakers.
+
+    Attributes:
+        moments_of: speaker -> moments over all cached utterances of theirs, labelled or not.
+        training: moments over the training utterances.
+    """
+
+    moments_of: dict[str, FrameMoments]
+    training: FrameMoments
+
+    @classmethod
+    def of(cls, cache: FeatureCache, utterances: Sequence[Utterance], training: Sequence[Utterance]) -> Self:
+        """Take the moments of everyone who speaks in some utterances; nobody's labels are looked at."""
+        moments_of = {speaker: FrameMoments.of(cache, ids) for speaker, ids in by_speaker(cache, utterances).items()}
+        return cls(moments_of, FrameMoments.of(cache, [utterance.utterance_id for utterance in training]))
+
+    def normalize(self, frames: NDArray[np.floating], speaker_id: str | None) -> NDArray[np.float16]:
+        """Normalise an utterance's frames (frames, dim)."""
+        moments = self.training if speaker_id is None else self.moments_of[speaker_id]
+        return moments.normalize(frames)
+
+
+def by_speaker(cache: FeatureCache, utterances: Sequence[Utterance]) -> dict[str, list[str]]:
+    """Known speakers -> their cached utterances."""
+    ids_of: dict[str, list[str]] = defaultdict(list)
+    for utterance in utterances:
+        if utterance.speaker_id is not None and utterance.utterance_id in cache:
+            ids_of[utterance.speaker_id].append(utterance.utterance_id)
+    return dict(ids_of)
+
+
+class CacheStatistics(SpeakerFeatureSource):
+    """Statistics of each speaker's cached frames, over all that is cached of them, labels unseen.
+
+    Args:
+        cache: the folder that `ser cache` wrote, or another tool; it needn't be the one that is trained on.
+        statistics: `mean` or `max` over the speaker's utterances of their mean frames, or `moments`: mean and
+            deviation over all frames, twice the width (MFCC moments, say, of a cache of MFCC).
+    """
+
+    def __init__(self, cache: str, statistics: Literal["mean", "max", "moments"] = "mean") -> None:
+        self.cache, self.statistics = cache, statistics
+
+    def read(self, utterances: Sequence[Utterance]) -> SpeakerFeatures:
+        """Go through the cache once.
+
+        Raises:
+            UserError: it can't be read, or holds nobody of these speakers.
+        """
+        cache = FeatureCache.load(self.cache)
+        ids_of = by_speaker(cache, utterances)
+        if not ids_of:
+            raise UserError(
+                "holds no utterance of a known speaker of this corpus",
+                where=self.cache,
+                remedy="Give the cache that was made of this corpus",
+            )
+        speakers = tuple(sorted(ids_of))
+        vectors = np.stack([self._vector(cache, ids_of[speaker]) for speaker in speakers])
+        return SpeakerFeatures(speakers, vectors.astype(np.float32), f"{self.statistics} of {self.cache}")
+
+    def _vector(self, cache: FeatureCache, utterance_ids: Sequence[str]) -> NDArray[np.float32]:
+        if self.statistics == "moments":
+            moments = FrameMoments.of(cache, utterance_ids)
+            return np.concatenate([moments.mean, moments.std])
+        means = np.stack([cache[utterance_id].astype(np.float32).mean(0) for utterance_id in utterance_ids])
+        vector: NDArray[np.float32] = means.mean(0) if self.statistics == "mean" else means.max(0)
+        return vector
+
+
+class Beside(SpeakerFeatureSource):
+    """Several sources side by side, such as raw statistics beside learnt features.
+
+    Args:
+        sources: at least one.
+
+    Raises:
+        UserError: there is none.
+    """
+
+    def __init__(self, sources: list[SpeakerFeatureSource]) -> None:
+        if not sources:
+            raise UserError("no sources", where="--data.speaker_features Beside", remedy="Name one at least")
+        self.sources = sources
+
+    def read(self, utterances: Sequence[Utterance]) -> SpeakerFeatures:
+        """Read all of them, of the speakers that stand in the first.
+
+        Raises:
+            UserError: one can't be read, or lacks a speaker of the first.
+        """
+        read = [source.read(utterances) for source in self.sources]
+        speakers = read[0].speaker_ids
+        vectors = np.concatenate([features.of(speakers) for features in read], axis=1)
+        return SpeakerFeatures(speakers, vectors, " beside ".join(features.source for features in read))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import nn
 
+from ser_personal.audio import num_frames
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
@@ -110,3 +112,18 @@ class Encoder(nn.Module, ABC):
             fusion: where the speaker embedding enters.
             speaker_embedding: e_s, (batch, dim).
         """
+
+
+def real_frames(num_samples: Tensor, frames: int) -> Tensor:
+    """Mark among `frames` padded frames those of utterances of so many samples (batch,), -> (batch, frames)."""
+    return torch.arange(frames, device=num_samples.device) < num_frames(num_samples)[:, None]
+
+
+def mean_pool(output: EncoderOutput) -> Tensor:
+    """Average the personalised frames over real frames alone, -> `pooled` (batch, dim).
+
+    The authors' code averages over padded frames too, so that a prediction depends on its batch mates; this doesn't.
+    """
+    weights = output.frame_mask[..., None].to(output.frames.dtype)
+    pooled: Tensor = (output.frames * weights).sum(1) / weights.sum(1).clamp(min=1)
+    return pooled

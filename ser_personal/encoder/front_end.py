@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torchaudio
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+from torchaudio.functional import compute_deltas
+from torchaudio.transforms import MFCC
 
 from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
-from ser_personal.encoder.pooling import real_frames
+from ser_personal.encoder.base import real_frames
+from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -149,3 +155,113 @@ class LogMelFrontEnd(StandardizedFrontEnd):
             windows = waveforms.float().unfold(-1, WINDOW, HOP) * self.window
             power = torch.fft.rfft(windows).abs().square()
             return functional.threshold(power @ self.filters, 1e-6, 1e-6).log()
+
+
+COEFFICIENTS = 13
+MELS = 40
+EGEMAPS = 88
+
+
+class MFCCFrontEnd(StandardizedFrontEnd):
+    """13 MFCC with deltas and delta-deltas in 39 dimensions.
+
+    Windows of 25 ms every 20 ms, uncentred, so that MFCC and HuBERT frames coincide (fairseq: every 10 ms by Kaldi,
+    every second one used).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(3 * COEFFICIENTS)
+        spectrum = {"n_fft": WINDOW, "win_length": WINDOW, "hop_length": HOP, "n_mels": MELS, "center": False}
+        # torchaudio's decibels are cut relative to the loudest frame of the whole batch; plain logarithms aren't
+        self.mfcc = MFCC(SAMPLE_RATE, n_mfcc=COEFFICIENTS, log_mels=True, melkwargs=spectrum)
+
+    def features(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
+        """Compute MFCC with deltas, (batch, samples) -> (batch, frames, 39)."""
+        # One clip at a time, so that the deltas at its end and the rounding of its products can't depend on the batch.
+        clips = [self._frames(waveform[:n]) for waveform, n in zip(waveforms, num_samples.tolist(), strict=True)]
+        return pad_sequence(clips, batch_first=True)
+
+    def _frames(self, waveform: Tensor) -> Tensor:
+        if len(waveform) < WINDOW:
+            return waveform.new_zeros(0, 3 * COEFFICIENTS)
+        with torch.autocast(waveform.device.type, enabled=False):
+            coefficients = self.mfcc(waveform.float())
+            deltas = compute_deltas(coefficients)
+            return torch.cat([coefficients, deltas, compute_deltas(deltas)]).T
+
+
+class EGeMAPSFrontEnd(StandardizedFrontEnd):
+    """eGeMAPS v02 (Eyben et al. 2016) by openSMILE: 88 functionals of an utterance, which make one frame.
+
+    Clips too short for them, of less than about 0.1 s, count as the average one.
+    """
+
+    # jitter and ratios vary by hundredths
+    smallest_variance = 1e-8
+
+    def __init__(self) -> None:
+        super().__init__(EGEMAPS)
+        self._smile: Any = None
+
+    def features(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
+        """Compute functionals, (batch, samples) -> (batch, 1, 88)."""
+        waves = waveforms.detach().float().cpu().numpy()
+        lengths = num_samples.tolist()
+        rows = [self._functionals(waveform[:n]) for waveform, n in zip(waves, lengths, strict=True)]
+        computed = torch.from_numpy(np.stack(rows)).to(self.mean.device)[:, None]
+        return torch.where(computed.isfinite(), computed, self.mean)
+
+    def frame_mask(self, num_samples: Tensor, frames: int) -> Tensor:
+        """Mark the one frame."""
+        return num_samples.new_ones(len(num_samples), frames, dtype=torch.bool)
+
+    def _functionals(self, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+        self._smile = self._smile or _open_smile()
+        # it counts in 16 bits, where more than full scale would turn negative
+        samples = np.clip(waveform, -1.0, 1.0 - 2.0**-15)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Segment too short")
+            functionals: NDArray[np.float32] = self._smile(samples, SAMPLE_RATE).reshape(EGEMAPS).astype(np.float32)
+        return functionals
+
+
+def _open_smile() -> Any:
+    try:
+        import opensmile
+    except ImportError as error:
+        raise UserError(
+            "needs the package opensmile", where="EGeMAPSEncoder", remedy="`pip install ser_personal[egemaps]`"
+        ) from error
+    return opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
+
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@cache
+def _mfcc() -> MFCC:
+    mel = {"n_fft": WINDOW, "hop_length": HOP, "n_mels": 40, "center": False}
+    return MFCC(SAMPLE_RATE, n_mfcc=13, melkwargs=mel)
+
+
+def mfcc_functionals(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Describe an utterance by the mean, deviation and quantiles of its MFCC over time.
+
+    Source: ours; 13 coefficients with first and second differences, in frames of 400 samples every 320.
+
+    Args:
+        waveform: (samples,), 16 kHz, at least 400.
+
+    Returns:
+        (features,), the seven functionals of 39 values one after the other.
+
+    Raises:
+        UserError: the waveform is shorter than one frame.
+    """
+    if len(waveform) < WINDOW:
+        raise UserError(f"has {len(waveform)} samples, a frame takes {WINDOW}", where="waveform", remedy="Leave it out")
+    static = _mfcc()(torch.from_numpy(waveform))
+    first = compute_deltas(static)
+    frames = torch.cat([static, first, compute_deltas(first)]).numpy()
+    functionals = [frames.mean(1), frames.std(1), *np.quantile(frames, QUANTILES, axis=1)]
+    return np.concatenate(functionals).astype(np.float32)

@@ -3,23 +3,138 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from contextlib import contextmanager
+from math import isinf
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, cast
+from zipfile import is_zipfile
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
-from ser_personal.encoder.checkpoint import DESCRIPTION
-from ser_personal.encoder.schedule import is_fused
 from ser_personal.errors import UserError
 from ser_personal.speakers.representation import KnownSpeakers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from lightning.pytorch import Trainer
     from torch import Tensor
     from torch.optim import Optimizer
 
     from ser_personal.encoder.personalized import EncoderDescription, PersonalizedEncoder
     from ser_personal.types import TrainingSet
+
+DESCRIPTION = "personalized_encoder"
+# what a fit goes on with, beside the weights
+TRAINING_STATE = ("optimizer_states", "lr_schedulers", "loops")
+# what building networks from a wrong description, or loading wrong weights into them, ends in
+UNFIT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of this project.
+
+    Raises:
+        UserError: the file is missing, truncated, unsafe, or no checkpoint of this project.
+    """
+    remedy = "give a checkpoint written by `ser fit`, such as papt.ckpt"
+    if not Path(path).is_file():
+        raise UserError("no such checkpoint", where=path, remedy=remedy)
+    # What isn't a zip file would go to torch's old unpickler, which fails on junk in a dozen ways.
+    if not is_zipfile(path):
+        raise UserError("is truncated or no checkpoint", where=path, remedy=remedy)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
+        raise UserError("is damaged, or holds more than weights and settings", where=path, remedy=remedy) from error
+    if not isinstance(checkpoint, dict) or DESCRIPTION not in checkpoint:
+        raise UserError("isn't a checkpoint of ser_personal", where=path, remedy=remedy)
+    for part in (DESCRIPTION, "state_dict", "hyper_parameters"):
+        if not isinstance(checkpoint.get(part), dict):
+            raise UserError(f"is a checkpoint without its {part}", where=path, remedy=remedy)
+    return checkpoint
+
+
+def require_training_state(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Refuse to resume a fit from weights alone: it would begin anew, unnoticed.
+
+    Raises:
+        UserError: the checkpoint lacks the state of the optimiser or of the loops.
+    """
+    missing = [part for part in TRAINING_STATE if part not in checkpoint]
+    if missing or not checkpoint["optimizer_states"]:
+        raise UserError(
+            f"holds no {missing[0] if missing else TRAINING_STATE[0]}, so a fit can't go on from it",
+            where=path,
+            remedy="Give the newest checkpoint of the fit, such as papt-last.ckpt, or start a fresh fit",
+        )
+
+
+@contextmanager
+def using(path: object) -> Iterator[None]:
+    """Call it the checkpoint's mistake where its description or weights turn out not to fit.
+
+    Raises:
+        UserError: they don't.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except UNFIT as error:
+        raise unfit(path, error) from error
+
+
+def unfit(path: object, error: Exception) -> UserError:
+    """Say in a line what doesn't fit in a checkpoint."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0] if lines else type(error).__name__
+    return UserError(
+        f"is damaged, or was written by another version ({type(error).__name__}: {reason.rstrip('.')})",
+        where=path,
+        remedy="Give a whole checkpoint that this version's `ser fit` wrote",
+    )
+
+
+def adamw(groups: Iterable[Any], trainer: Trainer | None, **settings: Any) -> AdamW:
+    """Make AdamW, on a GPU as one fused kernel, but for float16: what scales its gradients can't be clipped then."""
+    fuses = (
+        trainer is not None
+        and trainer.strategy.root_device.type == "cuda"
+        and getattr(trainer.precision_plugin, "scaler", None) is None
+    )
+    return AdamW(groups, fused=True if fuses else None, **settings)
+
+
+def is_fused(optimizer: Optimizer) -> bool:
+    """Whether the optimizer runs as one fused kernel."""
+    return bool(optimizer.defaults.get("fused"))
+
+
+def linear_warmup_and_decay(optimizer: Optimizer, total_steps: float, warmup_share: float) -> LambdaLR:
+    """Let each group's rate climb linearly to its peak over a share of all steps, and fall to 0 over the rest.
+
+    Raises:
+        UserError: the steps are infinite, as the trainer estimates them where a fit has no end.
+    """
+    if isinf(total_steps):
+        raise UserError(
+            "the learning rate falls to 0 at the end, and there is none",
+            where="--trainer.max_epochs",
+            remedy="Give max_epochs or max_steps",
+        )
+    warmup = max(1, round(total_steps * warmup_share))
+
+    def scale(step: int) -> float:
+        return min((step + 1) / warmup, max(0.0, (total_steps - step) / max(1, total_steps - warmup)))
+
+    return LambdaLR(optimizer, scale)
+
 
 PREFIX = "personalized."
 

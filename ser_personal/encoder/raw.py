@@ -9,13 +9,11 @@ import json
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from ser_personal.encoder.acoustic_front_ends import EGeMAPSFrontEnd, MFCCFrontEnd
 from ser_personal.encoder.base import Encoder
-from ser_personal.encoder.front_end import LogMelFrontEnd, StandardizedFrontEnd
+from ser_personal.encoder.front_end import EGeMAPSFrontEnd, LogMelFrontEnd, MFCCFrontEnd, StandardizedFrontEnd
 from ser_personal.encoder.fusion import NoFusion, fuse
 from ser_personal.encoder.hubert import STATISTICS_UTTERANCES
-from ser_personal.errors import UserError
-from ser_personal.ranges import require_range
+from ser_personal.errors import UserError, require_range
 from ser_personal.types import EncoderOutput
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ser_personal.ranges import require_range
+from ser_personal.errors import require_range
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

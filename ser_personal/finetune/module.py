@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, require_range
 from ser_personal.finetune.base import FineTuning
 from ser_personal.finetune.losses import CCCLoss, EmotionLoss
-from ser_personal.finetune.metric import ConcordanceMetric
-from ser_personal.ranges import require_range
+from ser_personal.finetune.metrics import ConcordanceMetric
 from ser_personal.types import ATTRIBUTES, Attribute
 
 if TYPE_CHECKING:

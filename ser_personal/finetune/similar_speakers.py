@@ -12,11 +12,10 @@ from sklearn.mixture import GaussianMixture
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ser_personal.acoustics import mfcc_functionals
 from ser_personal.audio import decode
-from ser_personal.data.adaptation import Adaptation, AdaptationSet
-from ser_personal.errors import UserError
-from ser_personal.ranges import LARGEST_SEED, require_range
+from ser_personal.data.emotion import Adaptation, AdaptationSet
+from ser_personal.encoder.front_end import mfcc_functionals
+from ser_personal.errors import LARGEST_SEED, UserError, require_range
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

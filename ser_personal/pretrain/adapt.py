@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
 from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.module import known_speakers
+from ser_personal.encoder.module import DESCRIPTION, known_speakers, read_checkpoint
 from ser_personal.errors import UserError
 from ser_personal.pretrain.papt import CODEBOOK, PAPT
 from ser_personal.speakers.embedding import SpeakerEmbedding

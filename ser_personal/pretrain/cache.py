@@ -7,19 +7,17 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 # Imported so that their short class names work in configs.
-import ser_personal.encoder.tiny  # noqa: F401
+import ser_personal.encoder.hubert  # noqa: F401
 from ser_personal.audio import HOP, SAMPLE_RATE
-from ser_personal.data.audio_datamodule import AudioDataModule
-from ser_personal.data.bad_audio import SKIPPED_AUDIO, list_in
-from ser_personal.data.feature_cache import FeatureCache, FeatureCacheWriter, strided
+from ser_personal.data.datamodule import AudioDataModule
+from ser_personal.data.frame_store import FeatureCache, FeatureCacheWriter, strided
+from ser_personal.data.loader import SKIPPED_AUDIO, list_in
 from ser_personal.encoder.base import Encoder
-from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
 from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.module import PREFIX
-from ser_personal.encoder.saved import saved_encoder
-from ser_personal.errors import UserError
+from ser_personal.encoder.module import DESCRIPTION, PREFIX, read_checkpoint
+from ser_personal.encoder.personalized import saved_encoder
+from ser_personal.errors import LARGEST_SEED, UserError, require_range
 from ser_personal.pretrain.teachers import EncoderTeacher, hash_of_weights
-from ser_personal.ranges import LARGEST_SEED, require_range
 from ser_personal.types import FeatureSource
 
 if TYPE_CHECKING:

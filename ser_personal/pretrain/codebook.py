@@ -14,9 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ser_personal.errors import UserError
-from ser_personal.files import write_whole
+from ser_personal.files import named_in_errors, write_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -123,3 +126,134 @@ def nearest_centroid(frames: Tensor, centroids: Tensor) -> Tensor:
     offset = centroids.square().sum(1) / 2
     rows = max(1, DISTANCES_AT_ONCE // len(centroids))
     return torch.cat([(part @ centroids.T - offset).argmax(1) for part in frames.split(rows)])
+
+
+SLACK = 4096
+ROWS_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class FrameDraw:
+    """Which frames are sampled, in the order of utterances and frames.
+
+    Attributes:
+        utterances: (n,), numbers of their utterances, ascending.
+        positions: (n,), their places in them.
+    """
+
+    utterances: NDArray[np.int64]
+    positions: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, frame_counts: Mapping[int, int], share: float, capacity: int, seed: int) -> Self:
+        """Draw frames, each with the same chance.
+
+        Every frame has a random key in [0, 1), a pure function of seed, utterance and position. Frames with keys below
+        `share` are taken; were they more than `capacity`, those with the smallest keys. So the draw depends neither on
+        batches nor on how many processes there are.
+
+        Source: sampling by random keys (Efraimidis and Spirakis 2006, equal weights). fairseq draws whole utterances.
+
+        Args:
+            frame_counts: number of an utterance -> its frames.
+            share: of all frames, as a chance.
+            capacity: at most so many frames.
+            seed: of the keys.
+        """
+        keys = np.empty(2 * capacity + SLACK)
+        origins = np.empty((len(keys), 2), dtype=np.int64)
+        size, limit = 0, share
+        for utterance, frames in frame_counts.items():
+            drawn = np.random.default_rng([seed, utterance]).random(frames)
+            candidates = np.flatnonzero(drawn < limit)
+            while len(candidates):
+                chosen = candidates[: len(keys) - size]
+                slots = slice(size, size + len(chosen))
+                keys[slots], origins[slots, 0], origins[slots, 1] = drawn[chosen], utterance, chosen
+                size += len(chosen)
+                if size == len(keys):
+                    size, limit = _keep_smallest(keys, origins, size, capacity)
+                candidates = candidates[len(chosen) :]
+                candidates = candidates[drawn[candidates] < limit]
+        if size > capacity:
+            size, _ = _keep_smallest(keys, origins, size, capacity)
+        utterances, positions = origins[:size].T
+        order = np.lexsort((positions, utterances))
+        return cls(utterances[order], positions[order])
+
+    def __len__(self) -> int:
+        """Count the sampled frames."""
+        return len(self.utterances)
+
+    def rows_of(self, utterance: int) -> slice:
+        """Find an utterance's frames among the sampled ones."""
+        first, last = np.searchsorted(self.utterances, [utterance, utterance + 1])
+        return slice(int(first), int(last))
+
+
+class FrameSample:
+    """The drawn frames, as far as this process has seen them.
+
+    The system commits the memory of the whole sample only as it fills: of several processes each holds its share, and
+    the one that takes up the others' files the whole.
+
+    Args:
+        draw: which frames to keep.
+    """
+
+    def __init__(self, draw: FrameDraw) -> None:
+        self.draw = draw
+        self._seen: list[int] = []
+        self._frames: NDArray[np.float32] = np.empty((len(draw), 0), dtype=np.float32)
+        self._is_held = np.zeros(len(draw), dtype=np.bool_)
+
+    def add(self, utterance: int, frames: NDArray[np.float32]) -> None:
+        """Keep an utterance's drawn frames (n, dim), those at the positions `wanted`."""
+        self._seen.append(utterance)
+        self._put(self.draw.rows_of(utterance), frames)
+
+    def wanted(self, utterance: int) -> NDArray[np.int64]:
+        """Which of an utterance's frames are drawn, as positions (n,)."""
+        return self.draw.positions[self.draw.rows_of(utterance)]
+
+    def save(self, path: Path) -> None:
+        """Write the frames that this process has seen."""
+        slices = [self.draw.rows_of(utterance) for utterance in self._seen]
+        rows = np.concatenate([np.arange(part.start, part.stop) for part in slices] or [np.arange(0)])
+        with named_in_errors(path), path.open("wb") as file:
+            np.save(file, rows)
+            np.save(file, self._frames[rows])
+
+    def take_up(self, paths: Iterable[Path]) -> None:
+        """Read the frames that other processes have seen."""
+        for path in paths:
+            with path.open("rb") as file:
+                rows, frames = (np.load(file, allow_pickle=False) for _ in range(2))
+            if len(rows):
+                self._put(rows, frames)
+
+    def held(self) -> NDArray[np.float32]:
+        """Give the frames (n, dim) in the order drawn, without those of audio that was left out; the sample is used up.
+
+        They close up in their place, for a copy would double the memory.
+        """
+        rows = np.flatnonzero(self._is_held)
+        for start in range(0, len(rows) if len(rows) < len(self.draw) else 0, ROWS_AT_ONCE):
+            of_block = rows[start : start + ROWS_AT_ONCE]
+            self._frames[start : start + len(of_block)] = self._frames[of_block]
+        return self._frames[: len(rows)]
+
+    def _put(self, rows: slice | NDArray[np.int64], frames: NDArray[np.float32]) -> None:
+        if not self._frames.shape[1]:
+            self._frames = np.empty((len(self.draw), frames.shape[1]), dtype=np.float32)
+        self._frames[rows] = frames
+        self._is_held[rows] = True
+
+
+def _keep_smallest(
+    keys: NDArray[np.float64], origins: NDArray[np.int64], size: int, capacity: int
+) -> tuple[int, float]:
+    """Bring the `capacity` smallest keys to the front; -> how many there are, and the largest of them."""
+    kept = np.argpartition(keys[:size], capacity - 1)[:capacity]
+    keys[:capacity], origins[:capacity] = keys[kept], origins[kept]
+    return capacity, float(keys[:capacity].max())

@@ -15,16 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ser_personal.audio import num_frames
-from ser_personal.data.bad_audio import SKIPPED_AUDIO
 from ser_personal.data.dataset import samples_of
-from ser_personal.data.pseudo_label_shards import PseudoLabelShards
-from ser_personal.data.pseudo_labels import MAX_CLUSTERS, PseudoLabels, PseudoLabelSource
-from ser_personal.errors import UserError
-from ser_personal.pretrain.codebook import Codebook
-from ser_personal.pretrain.frame_sample import FrameDraw, FrameSample
+from ser_personal.data.frame_store import MAX_CLUSTERS, PseudoLabels, PseudoLabelShards, PseudoLabelSource
+from ser_personal.data.loader import SKIPPED_AUDIO
+from ser_personal.errors import LARGEST_SEED, UserError, require_range
+from ser_personal.pretrain.codebook import Codebook, FrameDraw, FrameSample
 from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
 from ser_personal.pretrain.teachers import MFCCTeacher, Teacher
-from ser_personal.ranges import LARGEST_SEED, require_range
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,9 +93,7 @@ def kmeans(
     """
     from lightning.pytorch.utilities import rank_zero_only
 
-    from ser_personal.pretrain.codebook_task import CodebookTask
-    from ser_personal.pretrain.label_task import LabelTask
-    from ser_personal.pretrain.teacher_pass import run_pass
+    from ser_personal.pretrain.teacher_pass import CodebookTask, LabelTask, run_pass
 
     started = time.perf_counter()
     # an id takes two bytes

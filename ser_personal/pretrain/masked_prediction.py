@@ -9,6 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from ser_personal.errors import UserError
 from ser_personal.types import NO_PSEUDO_LABEL
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 
 class PredictionHead(nn.Module):
@@ -113,3 +115,112 @@ def masked_prediction_loss(
         correct=(predicted == wanted).sum(),
         predicted=predicted,
     )
+
+
+def span_mask(
+    lengths: Tensor,
+    prob: float = 0.8,
+    length: int = 10,
+    min_masks: int = 2,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Draw spans of masked frames for each row, none of them on padding.
+
+    A row of n frames gets max(min_masks, floor(prob * n / length + u)) spans with u uniform in [0, 1). Their starts are
+    drawn without replacement; spans may overlap, which leaves the masked share well below `prob`. A row too short for
+    its spans gets shorter ones, and at last fewer: its last frame always stays unmasked, and with `min_masks` of at
+    least 1 a row of two frames or more always has a masked one. A row of one frame, or of none, has nothing masked.
+
+    Source: fairseq's `compute_mask_indices`, static lengths with overlap, which draws its starts likewise. We depart
+    from it in two places: rows aren't thinned to the batch's smallest number of masked frames, and a short row is never
+    masked whole.
+
+    Args:
+        lengths: (batch,), real frames of each row, on any device.
+        prob: spans times their length, as a share of the row.
+        length: frames of a span.
+        min_masks: least number of spans of a row.
+        generator: source of random numbers, on the CPU or on the device of `lengths`; torch's own if None.
+
+    Returns:
+        (batch, max frames), True on masked frames.
+    """
+    frames = int(lengths.max())
+    batch, device = len(lengths), lengths.device
+    source = device if generator is None else generator.device
+    dither = torch.rand(batch, generator=generator, device=source).to(device)
+    scores = torch.rand(batch, frames, generator=generator, device=source).to(device)
+
+    spans = (prob * lengths / length + dither).long().clamp(min=min_masks).minimum(lengths - 1).clamp(min=0)
+    span_length = (lengths - spans).clamp(max=length)
+    starts_allowed = torch.arange(frames, device=device) < (lengths - span_length)[:, None]
+    most = int(spans.max())
+    starts = scores.masked_fill(~starts_allowed, -1.0).topk(most, dim=1).indices
+    drawn = (torch.arange(most, device=device) < spans[:, None]).int()
+
+    edges = torch.zeros(batch, frames + 1, dtype=torch.int, device=device)
+    edges.scatter_add_(1, starts, drawn)
+    edges.scatter_add_(1, (starts + span_length[:, None]).clamp(max=frames), -drawn)
+    return edges.cumsum(1)[:, :frames] > 0
+
+
+class MaskedPredictionScores(NamedTuple):
+    """How well masked frames are predicted.
+
+    Attributes:
+        loss: nats a masked frame (published losses are base 2: divide by 0.693).
+        accuracy: share of masked frames whose own cluster was the likeliest.
+        codebook_usage: share of the clusters that were predicted at least once; a model that has collapsed uses few.
+    """
+
+    loss: Tensor
+    accuracy: Tensor
+    codebook_usage: Tensor
+
+
+class MaskedPredictionMetric(Metric):
+    """Adds up masked prediction over batches and devices, each batch once.
+
+    Samplers repeat whole batches so that devices get equal numbers of them; repeats are known by their key.
+
+    Args:
+        num_clusters: size of the codebook.
+    """
+
+    full_state_update = False
+    keys: list[Tensor]
+    losses: list[Tensor]
+    masked: list[Tensor]
+    correct: list[Tensor]
+    counts: Tensor
+
+    def __init__(self, num_clusters: int) -> None:
+        super().__init__()
+        for name in ("keys", "losses", "masked", "correct"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+        self.add_state("counts", torch.zeros(num_clusters), dist_reduce_fx="sum")
+
+    def update(self, prediction: MaskedPredictionLoss, key: int) -> None:
+        """Add a batch, whose key is the same for its repeats alone."""
+        self.keys.append(torch.tensor([key], device=self.device))
+        self.losses.append(prediction.loss.detach().view(1))
+        self.masked.append(prediction.masked.view(1))
+        self.correct.append(prediction.correct.view(1))
+        self.counts += torch.bincount(prediction.predicted, minlength=len(self.counts))
+
+    def compute(self) -> MaskedPredictionScores:
+        """Average over masked frames."""
+        # a batch that stands in for bad audio has nothing masked, and may have another batch's key
+        keys = [(key, masked > 0) for key, masked in zip(*map(_values, (self.keys, self.masked)), strict=True)]
+        once = [keys.index(key) for key in dict.fromkeys(keys)]
+        masked = dim_zero_cat(self.masked)[once].sum().clamp(min=1)
+        return MaskedPredictionScores(
+            loss=dim_zero_cat(self.losses)[once].sum() / masked,
+            accuracy=dim_zero_cat(self.correct)[once].sum() / masked,
+            codebook_usage=(self.counts > 0).float().mean(),
+        )
+
+
+def _values(states: list[Tensor]) -> list[int]:
+    values: list[int] = dim_zero_cat(states).tolist()
+    return values

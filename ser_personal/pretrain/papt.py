@@ -8,14 +8,15 @@ import torch
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.module import PersonalizedModule, known_speakers
+from ser_personal.encoder.module import PersonalizedModule, adamw, known_speakers, linear_warmup_and_decay
 from ser_personal.encoder.personalized import PersonalizedEncoder
-from ser_personal.encoder.schedule import adamw, linear_warmup_and_decay
-from ser_personal.errors import UserError
-from ser_personal.pretrain.masked_prediction import PredictionHead, masked_prediction_loss
-from ser_personal.pretrain.metric import MaskedPredictionMetric
-from ser_personal.pretrain.span_mask import span_mask
-from ser_personal.ranges import LARGEST_SEED, require_range
+from ser_personal.errors import LARGEST_SEED, UserError, require_range
+from ser_personal.pretrain.masked_prediction import (
+    MaskedPredictionMetric,
+    PredictionHead,
+    masked_prediction_loss,
+    span_mask,
+)
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerRepresentation
 from ser_personal.types import FusionName

@@ -8,16 +8,12 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from ser_personal.audio import num_frames
-from ser_personal.corpus.resolve import open_corpus
+from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import canonical_splits, require_split
-from ser_personal.data.bad_audio import BadAudio, BadAudioTally, OnBadAudio, SkippedAudio
 from ser_personal.data.batching import BucketBatchSampler, GivenBatches
-from ser_personal.data.collate import collate_speech
-from ser_personal.data.dataset import SpeechDataset, SpeechExample, decode_part, samples_of
-from ser_personal.data.lenient_dataset import LenientDataset
-from ser_personal.data.loader import SpeechLoader
-from ser_personal.errors import UserError
-from ser_personal.ranges import require_range
+from ser_personal.data.dataset import SpeechDataset, SpeechExample, collate_speech, decode_part, samples_of
+from ser_personal.data.loader import BadAudio, BadAudioTally, LenientDataset, OnBadAudio, SkippedAudio, SpeechLoader
+from ser_personal.errors import UserError, require_range
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

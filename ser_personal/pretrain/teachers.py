@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ser_personal.encoder.acoustic_front_ends import COEFFICIENTS, MELS, MFCCFrontEnd
-from ser_personal.encoder.pooling import real_frames
-from ser_personal.errors import UserError
-from ser_personal.ranges import require_range
+from ser_personal.encoder.base import real_frames
+from ser_personal.encoder.front_end import COEFFICIENTS, MELS, MFCCFrontEnd
+from ser_personal.errors import UserError, require_range
 from ser_personal.types import EncoderOutput
 
 if TYPE_CHECKING:

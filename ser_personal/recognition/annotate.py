@@ -2,32 +2,245 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import os
+import shutil
 import time
 from hashlib import blake2b
+from importlib.util import find_spec
+from itertools import islice
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from unicodedata import category
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ser_personal.errors import UserError
-from ser_personal.pseudonyms import asked_key
+from ser_personal.files import write_whole
+from ser_personal.pseudonyms import asked_key, pseudonym
 from ser_personal.recognition.bundle import CalibrationName
 from ser_personal.recognition.causal import PLDCSettings
-from ser_personal.recognition.journal import Journal
-from ser_personal.recognition.recognizer import EmotionRecognizer
-from ser_personal.recognition.recordings import Recording, SpeakerFrom, chunks, find_recordings
-from ser_personal.recognition.rows import Row
-from ser_personal.recognition.segments import CutName
-from ser_personal.recognition.shown_names import in_order_of_names, shown_names
-from ser_personal.recognition.tables import check_format, write_table
-from ser_personal.recognition.utterances import CHUNK_RECORDINGS, CHUNK_SECONDS
-from ser_personal.recognition.voice_activity import has_silero
+from ser_personal.recognition.profiles import SpeakerProfiles
+from ser_personal.recognition.recognizer import CHUNK_RECORDINGS, CHUNK_SECONDS, EmotionRecognizer, Row
+from ser_personal.recognition.recordings import CutName, Recording, SpeakerFrom, chunks, find_recordings, has_silero
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from ser_personal.recognition.profiles import SpeakerProfile
+    from ser_personal.recognition.recognizer import Row
+    from ser_personal.recognition.recordings import Recording
+
+LINES = "lines.jsonl"
+PROGRESS = "progress.json"
+
+
+class Journal:
+    """Rows and failures so far, in a folder beside the output, and the speakers' profiles as they were after them.
+
+    Lines count once progress.json says so, which is replaced in one go after them: whatever a killed run wrote beyond
+    is cut off.
+
+    Args:
+        folder: beside the output.
+        model: names the model that the profiles are of.
+        settings: what the run was asked for.
+    """
+
+    def __init__(self, folder: Path, model: str, settings: dict[str, Any]) -> None:
+        self.folder = folder
+        self.model = model
+        self.settings = settings
+        self.done = 0
+        self.profiles: dict[str, SpeakerProfile] = {}
+        self._bytes = 0
+
+    @classmethod
+    def open(cls, folder: Path, model: str, settings: dict[str, Any]) -> Self:
+        """Start a journal, or go on with the one that lies there.
+
+        Raises:
+            UserError: the one there was asked for something else.
+        """
+        journal = cls(folder, model, settings)
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / PROGRESS).is_file():
+            journal._go_on()
+        with (folder / LINES).open("ab") as file:
+            file.truncate(journal._bytes)
+        return journal
+
+    def _go_on(self) -> None:
+        progress = _progress(self.folder / PROGRESS)
+        differing = [name for name, value in self.settings.items() if progress["settings"].get(name) != value]
+        if differing:
+            raise UserError(
+                f"is of a run that was broken off with another {differing[0]}",
+                where=self.folder,
+                remedy="Repeat that run's command to go on with it, or delete this folder",
+            )
+        if (self.folder / LINES).stat().st_size < progress["bytes"]:
+            return
+        self.done, self._bytes = progress["done"], progress["bytes"]
+        kept = SpeakerProfiles.open(self.model, self._profiles_path(self.done))
+        self.profiles = {speaker_id: kept[speaker_id] for speaker_id in kept}
+
+    def add(self, rows: Sequence[Row], failures: Sequence[tuple[str, str]], recordings: int) -> None:
+        """Add what became of some recordings, rows and (source, reason) of failures, and `profiles` as they are now."""
+        lines: list[dict[str, Any]] = [{"row": row} for row in rows]
+        lines += [{"failed": {"source": source, "reason": reason}} for source, reason in failures]
+        content = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines).encode()
+        with (self.folder / LINES).open("ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        before = self._profiles_path(self.done)
+        self.done += recordings
+        self._bytes += len(content)
+        profiles = SpeakerProfiles(self.model)
+        profiles.update(self.profiles)
+        profiles.save(self._profiles_path(self.done))
+        progress = {"settings": self.settings, "done": self.done, "bytes": self._bytes}
+        write_whole(self.folder / PROGRESS, json.dumps(progress, ensure_ascii=False).encode())
+        before.unlink(missing_ok=True)
+
+    def rows(self) -> Iterator[Row]:
+        """All rows so far, one after the other."""
+        return (line["row"] for line in self._lines() if "row" in line)
+
+    def failures(self) -> list[dict[str, str]]:
+        """All failures so far: source and reason."""
+        return [line["failed"] for line in self._lines() if "failed" in line]
+
+    def delete(self) -> None:
+        """Remove the folder, once its content stands in the output."""
+        shutil.rmtree(self.folder)
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        with (self.folder / LINES).open(encoding="utf-8", newline="\n") as file:
+            for line in file:
+                yield json.loads(line)
+
+    def _profiles_path(self, done: int) -> Path:
+        return self.folder / f"profiles.{done}.safetensors"
+
+
+def _progress(path: Path) -> dict[str, Any]:
+    try:
+        match json.loads(path.read_text(encoding="utf-8")):
+            case {"settings": dict(settings), "done": int(done), "bytes": int(size)}:
+                return {"settings": settings, "done": done, "bytes": size}
+    except ValueError as error:
+        raise _damaged(path) from error
+    raise _damaged(path)
+
+
+def _damaged(path: Path) -> UserError:
+    remedy = "Delete its folder, and the recordings are annotated from the first again"
+    return UserError("doesn't say how far an annotation has come", where=path, remedy=remedy)
+
+
+ROWS_AT_ONCE = 10_000
+_TEXT = ("source", "speaker")
+_COUNTS = ("calibration_utterances",)
+
+
+def check_format(path: Path) -> None:
+    """Refuse a name that says no format, or one whose library is missing.
+
+    Raises:
+        UserError: so it is.
+    """
+    if path.suffix.lower() not in _WRITERS:
+        raise UserError(
+            f"ends in {path.suffix!r}", where=path, remedy=f"Choose a name that ends in {', '.join(_WRITERS)}"
+        )
+    if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
+        raise UserError(
+            "needs the package pyarrow", where=path, remedy="`pip install pyarrow`, or choose .csv or .jsonl"
+        )
+
+
+def write_table(path: Path, rows: Iterable[Row | dict[str, str]], columns: Sequence[str]) -> None:
+    """Write rows one after the other, the whole file or nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _WRITERS[path.suffix.lower()](temporary, rows, columns)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_csv(path: Path, rows: Iterable[Row | dict[str, str]], columns: Sequence[str]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def _write_json_lines(path: Path, rows: Iterable[Row | dict[str, str]], _columns: Sequence[str]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
+def _write_parquet(path: Path, rows: Iterable[Row | dict[str, str]], columns: Sequence[str]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    def kind(column: str) -> Any:
+        if column in _TEXT:
+            return pa.string()
+        return pa.int64() if column in _COUNTS else pa.float64()
+
+    schema = pa.schema([(column, kind(column)) for column in columns])
+    remaining = iter(rows)
+    with parquet.ParquetWriter(path, schema) as writer:
+        while some := list(islice(remaining, ROWS_AT_ONCE)):
+            writer.write_table(pa.Table.from_pylist(some, schema=schema))
+
+
+_WRITERS: dict[str, Callable[[Path, Iterable[Row | dict[str, str]], Sequence[str]], None]] = {
+    ".csv": _write_csv,
+    ".jsonl": _write_json_lines,
+    ".parquet": _write_parquet,
+}
+
+
+class ShownNames(NamedTuple):
+    """Names of one recording.
+
+    Attributes:
+        source: of the recording.
+        speaker: None where unknown.
+    """
+
+    source: str
+    speaker: str | None
+
+
+def shown_names(recording: Recording, key: bytes | None) -> ShownNames:
+    """Name a recording and its speaker: as they are called, or where there is a key by pseudonyms.
+
+    All of a path is hashed: a speaker's name may stand in any folder of it, and in the file's own name.
+    """
+    if key is None:
+        return ShownNames(recording.source, recording.speaker_id)
+    speaker = None if recording.speaker_id is None else pseudonym(key, recording.speaker_id)
+    return ShownNames(pseudonym(key, recording.source, "recording"), speaker)
+
+
+def in_order_of_names(recordings: Sequence[Recording], key: bytes) -> list[Recording]:
+    """Sort recordings by pseudonym, for the order of paths gives speakers away; a speaker's own stay in theirs."""
+
+    def place(recording: Recording) -> str:
+        shown = shown_names(recording, key)
+        return shown.speaker or shown.source
+
+    return sorted(recordings, key=place)
+
 
 DECIMALS = 6
 

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Literal
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
+
+from ser_personal.audio import SAMPLE_RATE, WINDOW
+from ser_personal.calibration.conformal import ConformalTable
+from ser_personal.calibration.posterior import load_posterior, save_posterior
+from ser_personal.errors import UserError
+from ser_personal.files import content_hash, sync_folder
+from ser_personal.recognition.causal import PLDCSettings
+from ser_personal.speakers.bank import SpeakerBank
+from ser_personal.speakers.unseen import UnseenPolicy
 
 if TYPE_CHECKING:
-    from ser_personal.calibration.conformal import ConformalTable
-    from ser_personal.calibration.posterior_file import Fitted
-    from ser_personal.recognition.causal import PLDCSettings
+    from collections.abc import Callable
+
+    from ser_personal.calibration.posterior import Fitted
+    from ser_personal.encoder.personalized import EncoderDescription
     from ser_personal.recognition.network import EmotionNetwork
-    from ser_personal.speakers.bank import SpeakerBank
 
 FORMAT = "ser_personal.bundle"
 FORMAT_VERSION = 3
@@ -68,3 +83,339 @@ def weights_name(network: EmotionNetwork) -> str:
         state.update(name.encode())
         state.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return state.hexdigest()
+
+
+def check_belongs(bundle: Bundle, where: object) -> None:
+    """Refuse a bank, a posterior or a table of another model.
+
+    Raises:
+        UserError: attributes or the width of the vectors differ.
+    """
+    bank = bundle.bank
+    if bank is not None and bank.vectors.shape[1] != bundle.network.dim:
+        raise UserError(
+            f"the speaker bank's vectors have {bank.vectors.shape[1]} values, the model's {bundle.network.dim}",
+            where=where,
+            remedy="Give the bank that `ser test` wrote beside this checkpoint",
+        )
+    for posterior in (bundle.posterior or {}).values():
+        values = len(posterior.voice.mean.coefficients)
+        if values != bundle.network.dim:
+            raise UserError(
+                f"the posterior is of vectors of {values} values, the model's have {bundle.network.dim}",
+                where=where,
+                remedy="Give the one that was made with this model",
+            )
+    for what, has in (
+        ("speaker bank", None if bank is None else bank.attributes),
+        ("posterior", None if bundle.posterior is None else tuple(bundle.posterior)),
+        ("table of intervals", None if bundle.conformal is None else tuple(bundle.conformal.attributes)),
+    ):
+        if has is not None and not set(bundle.attributes) <= set(has):
+            raise UserError(
+                f"the {what} is of {', '.join(has)}, the model of {', '.join(bundle.attributes)}",
+                where=where,
+                remedy="Give the one that was made with this model",
+            )
+
+
+Part = TypeVar("Part")
+
+
+def describe_part(part: object) -> dict[str, Any]:
+    """Name a part's class and the arguments that it keeps under their own names.
+
+    Raises:
+        UserError: it doesn't keep one.
+    """
+    kind = type(part)
+    names = [name for name in signature(kind).parameters if name != "self"]
+    missing = [name for name in names if not hasattr(part, name)]
+    if missing:
+        raise UserError(
+            f"doesn't keep its argument {missing[0]}",
+            where=kind.__name__,
+            remedy=f"Set self.{missing[0]} in its __init__, so that it can be made again",
+        )
+    arguments = {name: _described(getattr(part, name), f"{kind.__name__}.{name}") for name in names}
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+
+
+def _described(value: object, where: str) -> object:
+    if isinstance(value, UnseenPolicy):
+        return describe_part(value)
+    if not isinstance(value, (bool, int, float, str, list, tuple, dict, type(None))):
+        raise UserError(
+            f"is kept as a {type(value).__name__}, which a bundle can't hold",
+            where=where,
+            remedy="Keep the argument itself under its name, and what is made of it under another",
+        )
+    return value
+
+
+def make_part(described: dict[str, Any], family: type[Part], where: Path) -> Part:
+    """Make a part; a config from elsewhere must not choose which modules are imported.
+
+    Args:
+        described: what `describe_part` said.
+        family: the class that it has to belong to.
+        where: the config, for messages.
+
+    Raises:
+        UserError: its class isn't part of ser_personal, or is none of that family.
+    """
+    kind = _named(described["class_path"], where)
+    if not issubclass(kind, family):
+        raise UserError(
+            f"{described['class_path']} is no {family.__name__}", where=where, remedy="Give a bundle of `ser export`"
+        )
+    arguments = {
+        name: _made_inside(value, where) if isinstance(value, dict) and "class_path" in value else value
+        for name, value in described["init_args"].items()
+    }
+    made: Part = kind(**arguments)
+    return made
+
+
+def _made_inside(described: dict[str, Any], where: Path) -> object:
+    # the one family of parts that others are made of
+    return make_part(described, UnseenPolicy, where)  # type: ignore[type-abstract]
+
+
+def _named(class_path: str, where: Path) -> type:
+    module, _, name = class_path.rpartition(".")
+    if not module.startswith("ser_personal.") and module not in sys.modules:
+        raise UserError(
+            f"has a part of {module}, which isn't part of ser_personal",
+            where=where,
+            remedy=f"Where you trust it, `import {module}` before",
+        )
+    kind = getattr(import_module(module), name, None)
+    if not isinstance(kind, type):
+        raise UserError(f"{class_path} is no class", where=where, remedy="Give a bundle of `ser export`")
+    return kind
+
+
+FIRST_WITH_HASHES = 3
+_REMEDY = "Give a folder that `ser export` wrote"
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read a bundle.
+
+    Raises:
+        UserError: a file is missing or damaged, the format is newer, or the parts don't belong together.
+    """
+    config = _read_json(folder / CONFIG)
+    if config.get("format") != FORMAT:
+        raise UserError("isn't a bundle of ser_personal", where=folder, remedy=_REMEDY)
+    version = config.get("format_version")
+    if not isinstance(version, int):
+        raise UserError("doesn't say which format it is of", where=folder / CONFIG, remedy=_REMEDY)
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"bundle of format {version}; this version reads up to {FORMAT_VERSION}",
+            where=folder,
+            remedy="Update ser_personal",
+        )
+    _check_files(folder, config)
+    rate = _read_json(folder / PREPROCESSOR).get("sampling_rate")
+    if rate != SAMPLE_RATE:
+        raise UserError(f"expects audio at {rate} Hz, not {SAMPLE_RATE}", where=folder / PREPROCESSOR, remedy=_REMEDY)
+    try:
+        bundle = Bundle(
+            network=_read_network(folder, config),
+            model=config["model"],
+            attributes=tuple(config["attributes"]),
+            scale=None if config["scale"] is None else (config["scale"][0], config["scale"][1]),
+            max_samples=config["max_samples"],
+            pldc=PLDCSettings(**config["pldc"]),
+            bank=SpeakerBank.load(folder / BANK) if (folder / BANK).is_file() else None,
+            posterior=load_posterior(folder / POSTERIOR) if (folder / POSTERIOR).is_file() else None,
+            calibration=_calibration(config, folder),
+            conformal=ConformalTable.load(folder / CONFORMAL) if (folder / CONFORMAL).is_file() else None,
+        )
+    except (AttributeError, KeyError, TypeError, IndexError, ImportError) as error:
+        raise UserError(f"lacks or misspells {error}", where=folder / CONFIG, remedy=_REMEDY) from error
+    check_belongs(bundle, folder)
+    return bundle
+
+
+def _check_files(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse files that aren't those that the bundle was written with; one that was taken away is no other file."""
+    if config["format_version"] < FIRST_WITH_HASHES:
+        return
+    hashes = config.get("files")
+    if not isinstance(hashes, dict):
+        raise UserError("doesn't say what its files hold", where=folder / CONFIG, remedy=_REMEDY)
+    for name in HASHED:
+        path = folder / name
+        if path.is_file() and content_hash(path) != hashes.get(name):
+            raise UserError("isn't the file that the bundle was written with", where=path, remedy=_REMEDY)
+
+
+def _calibration(config: dict[str, Any], folder: Path) -> CalibrationName:
+    """What the config says; format 1 knew PLDC alone."""
+    name = config.get("calibration", "pldc")
+    if name not in get_args(CalibrationName):
+        raise UserError(f"unknown calibration {name!r}", where=folder / CONFIG, remedy=_REMEDY)
+    chosen: CalibrationName = name
+    if chosen == "posterior" and not (folder / POSTERIOR).is_file():
+        raise UserError("no such file in the bundle", where=folder / POSTERIOR, remedy=_REMEDY)
+    return chosen
+
+
+def _read_network(folder: Path, config: dict[str, Any]) -> EmotionNetwork:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from ser_personal.encoder.personalized import PersonalizedEncoder, saved_encoder
+    from ser_personal.finetune.interpreters import Interpreter
+    from ser_personal.recognition.network import EmotionNetwork
+    from ser_personal.speakers.representation import SpeakerRepresentation
+
+    described = config["personalized_encoder"]
+    description = cast("EncoderDescription", {**described, "encoder_config": json.dumps(described["encoder_config"])})
+    speakers = make_part(config["speakers"], SpeakerRepresentation, folder / CONFIG)  # type: ignore[type-abstract]
+    unbuilt = saved_encoder(description["encoder_config"], str(folder))
+    encoder = PersonalizedEncoder(unbuilt, speakers, description["fusion"])
+    encoder.rebuild(description)
+    interpreter = make_part(config["interpreter"], Interpreter, folder / CONFIG)  # type: ignore[type-abstract]
+    interpreter.build(encoder.dim, len(config["attributes"]))
+    network = EmotionNetwork(encoder, interpreter)
+    try:
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"can't be loaded ({reason})", where=folder / WEIGHTS, remedy=_REMEDY) from error
+    return network.eval()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError("no such file in the bundle", where=path, remedy=_REMEDY)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError("isn't whole JSON", where=path, remedy=_REMEDY) from error
+    if not isinstance(content, dict):
+        raise UserError("isn't a JSON object", where=path, remedy=_REMEDY)
+    return content
+
+
+def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], None]) -> None:
+    """Write a bundle, the whole folder or nothing.
+
+    Args:
+        bundle: what to write.
+        folder: a new or empty one.
+        finish: adds the model card, and what else there is, before the folder gets its name.
+
+    Raises:
+        UserError: the folder isn't empty.
+    """
+    from safetensors.torch import save_file
+
+    check_free(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        weights = {name: weight.cpu().contiguous().clone() for name, weight in bundle.network.state_dict().items()}
+        save_file(weights, temporary / WEIGHTS, {"format": "pt"})
+        _write_json(temporary / PREPROCESSOR, _preprocessor(bundle))
+        # safetensors lets nobody else read what it writes
+        shutil.copymode(temporary / PREPROCESSOR, temporary / WEIGHTS)
+        if bundle.bank is not None:
+            bundle.bank.save(temporary / BANK)
+        if bundle.posterior is not None:
+            save_posterior(bundle.posterior, temporary / POSTERIOR)
+        if bundle.conformal is not None:
+            bundle.conformal.save(temporary / CONFORMAL)
+        finish(temporary)
+        files = {name: content_hash(temporary / name) for name in HASHED if (temporary / name).exists()}
+        _write_json(temporary / CONFIG, {**_config(bundle), "files": files})
+        sync_folder(temporary)
+        if folder.exists():
+            folder.rmdir()
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder with something in it.
+
+    Raises:
+        UserError: it isn't empty, or is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError("isn't an empty folder", where=folder, remedy="Give --out another one, or delete it")
+
+
+def _config(bundle: Bundle) -> dict[str, Any]:
+    description = bundle.network.personalized.describe()
+    interpreter = bundle.network.interpreter
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "model": bundle.model,
+        "attributes": list(bundle.attributes),
+        "scale": None if bundle.scale is None else list(bundle.scale),
+        "max_samples": bundle.max_samples,
+        "calibration": bundle.calibration,
+        "pldc": bundle.pldc.as_json(),
+        "interpreter": describe_part(interpreter),
+        "speakers": describe_part(bundle.network.personalized.speakers),
+        "personalized_encoder": {**description, "encoder_config": json.loads(description["encoder_config"])},
+    }
+
+
+def _preprocessor(bundle: Bundle) -> dict[str, Any]:
+    """What transformers' `Wav2Vec2FeatureExtractor` calls the preparation that the encoder does by itself."""
+    return {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "sampling_rate": SAMPLE_RATE,
+        "feature_size": 1,
+        "do_normalize": bundle.network.personalized.encoder.normalizes,
+        "return_attention_mask": True,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "min_samples": WINDOW,
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def find_bundle(name: str | Path) -> Path:
+    """The folder of a bundle, downloaded where `name` is one of the Hugging Face hub.
+
+    Raises:
+        UserError: neither a folder nor a name that the hub knows.
+    """
+    folder = Path(name)
+    if folder.exists():
+        if not (folder / CONFIG).is_file():
+            raise UserError("isn't a bundle", where=folder, remedy="Give the folder that `ser export` wrote")
+        return folder
+    if len(folder.parts) != 2 or folder.is_absolute() or ".." in folder.parts:
+        raise UserError("no such folder", where=folder, remedy="Give the folder that `ser export` wrote, or a hub name")
+    return _download(str(name))
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:120]
+        raise UserError(
+            f"neither a folder nor to be had from the Hugging Face hub ({reason})",
+            where=name,
+            remedy="Check the spelling, or give the folder that `ser export` wrote",
+        ) from error

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ser_personal.calibration.equation import PredictionMoments, Statistics, label_statistics, take_on
-from ser_personal.calibration.neighbours import normalised
-from ser_personal.ranges import require_range
+from ser_personal.calibration.pldc import PredictionMoments, Statistics, label_statistics, normalised, take_on
+from ser_personal.errors import require_range
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
+    from ser_personal.calibration.posterior import AttributePosterior
     from ser_personal.recognition.profiles import SpeakerProfile
     from ser_personal.speakers.bank import SpeakerBank
 
@@ -172,3 +174,34 @@ class CausalPLDC:
     @cached_property
     def _columns(self) -> list[int]:
         return [self.bank.attributes.index(attribute) for attribute in self.attributes]
+
+
+@dataclass(frozen=True, eq=False)
+class CausalPosterior:
+    """The posterior by running sums: an utterance comes out as `PosteriorCalibrator` has it with `causal`.
+
+    It needs no speaker bank: what voices tell is in its regressions.
+
+    Attributes:
+        fitted: attribute -> posterior, as `PosteriorCalibrator.fit` found it.
+        attributes: names of the predictions' columns, each one of the fitted.
+    """
+
+    fitted: Mapping[str, AttributePosterior]
+    attributes: tuple[str, ...]
+
+    def __call__(self, prediction: NDArray[np.float64], profile: SpeakerProfile) -> NDArray[np.float64]:
+        """The calibrated prediction, (attributes,)."""
+        own = profile.moments
+        return np.array(
+            [
+                self.fitted[attribute].by_moments(
+                    float(prediction[column]),
+                    profile.utterances,
+                    mean=float(own.mu[column]),
+                    std=float(own.sigma[column]),
+                    vector=profile.vector,
+                )
+                for column, attribute in enumerate(self.attributes)
+            ]
+        )

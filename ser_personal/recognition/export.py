@@ -3,28 +3,424 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
+from math import isinf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
+import torch
 from rich.console import Console
 
+from ser_personal.calibration.conformal import ConformalTable, speakers_needed
+from ser_personal.calibration.pldc import Statistics, label_statistics, normalised
+from ser_personal.calibration.posterior import MIN_SPEAKERS, PRICE, PosteriorCalibrator, labelled_speakers
+from ser_personal.calibration.run_files import points
+from ser_personal.calibration.table import PredictedSet
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
-from ser_personal.corpus.resolve import open_corpus
+from ser_personal.corpus.csv_corpus import open_corpus
+from ser_personal.data.dataset import samples_of
 from ser_personal.errors import UserError
-from ser_personal.recognition.anonymise import anonymised_bank, anonymised_network
-from ser_personal.recognition.bundle import CARD, ONNX, Bundle, weights_name
-from ser_personal.recognition.bundle_check import check_belongs
-from ser_personal.recognition.bundle_writer import check_free, write_bundle
-from ser_personal.recognition.calibrated_bundle import Asked, unvalidated, validated, with_groups
-from ser_personal.recognition.causal import PLDCSettings
+from ser_personal.recognition.bundle import CARD, ONNX, Bundle, check_belongs, check_free, weights_name, write_bundle
+from ser_personal.recognition.causal import CausalPLDC, CausalPosterior, PLDCSettings, calibrate_in_turn
 from ser_personal.recognition.model_card import CardOptions, model_card
-from ser_personal.recognition.validation import predict_validation
+from ser_personal.recognition.profiles import SpeakerProfile
+from ser_personal.recognition.recognizer import EmotionRecognizer, make_calibrator
+from ser_personal.recognition.recordings import Recording
+from ser_personal.scores import rows_by_speaker, score
 from ser_personal.speakers.bank import SpeakerBank
+from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.speakers.unseen import Mean, Zero
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from ser_personal.calibration.posterior import Fitted
+    from ser_personal.corpus.base import Corpus
     from ser_personal.finetune.module import EmotionFineTuning
+    from ser_personal.recognition.bundle import CalibrationName
+    from ser_personal.recognition.causal import CausalCalibrator
+    from ser_personal.recognition.network import EmotionNetwork
+    from ser_personal.recognition.recognizer import Utterances
+    from ser_personal.types import Utterance
+
+
+def predict_validation(bundle: Bundle, corpus: Corpus, console: Console) -> PredictedSet:
+    """Raw predictions of the validation set, in the order of utterance ids.
+
+    Utterances longer than those of the training are left out: the recogniser would cut them, their labels can't be cut.
+
+    Raises:
+        UserError: the corpus has no validation speakers with labels, another label scale than the bank, or unusable
+            audio.
+    """
+    if bundle.scale is not None and corpus.scale != bundle.scale:
+        raise UserError(
+            f"labels are on a scale of {corpus.scale}, the speaker bank's on {bundle.scale}",
+            where="--corpus",
+            remedy="Give the corpus that the model was trained on",
+        )
+    utterances = [
+        utterance
+        for utterance in corpus.splits.validation
+        if utterance.speaker_id is not None
+        and samples_of(utterance) <= bundle.max_samples
+        and not all(np.isnan(label) for label in utterance.labels.values())
+    ]
+    recordings = [Recording(str(utterance.path), utterance.path, utterance.speaker_id) for utterance in utterances]
+    heard: list[tuple[Utterance, Utterances]] = []
+    for utterance, outcome in zip(utterances, EmotionRecognizer(bundle).raw(recordings), strict=True):
+        if isinstance(outcome, UserError):
+            console.print(f"left out of the validation: {outcome.where}: {outcome.what}", soft_wrap=True)
+            continue
+        heard.append((utterance, outcome))
+    if not heard:
+        raise UserError(
+            "no labelled validation utterance of a known speaker",
+            where="--corpus",
+            remedy="Give the corpus that the model was trained on, or leave --corpus out: no intervals, no posterior",
+        )
+    return PredictedSet(
+        predictions=np.concatenate([outcome.predictions for _, outcome in heard]),
+        speaker_ids=tuple(utterance.speaker_id for utterance, _ in heard),
+        pooled=np.concatenate([outcome.pooled for _, outcome in heard]),
+        labels=np.array(
+            [[utterance.labels.get(attribute, np.nan) for attribute in bundle.attributes] for utterance, _ in heard]
+        ),
+    )
+
+
+FOLDS = 10
+
+Candidates = dict["CalibrationName", "NDArray[np.float64]"]
+
+
+def fit_posterior(bank: SpeakerBank, attributes: tuple[str, ...], heard: PredictedSet) -> Fitted:
+    """Fit on all validation speakers.
+
+    Raises:
+        UserError: as by `PosteriorCalibrator.fit`.
+    """
+    calibrator = PosteriorCalibrator(bank, attributes)
+    return calibrator.fit(heard.predictions, heard.speaker_ids, heard.pooled, heard.labels).fitted
+
+
+def candidates(bundle: Bundle, bank: SpeakerBank | None, heard: PredictedSet) -> Candidates:
+    """The validation set by each calibration that there is, each utterance by what its speaker has said so far.
+
+    The posterior of a speaker is fitted without the speaker. It is no candidate where speakers are too few for that.
+
+    Args:
+        bundle: its bank and its settings of PLDC.
+        bank: of single training speakers, which the posterior learns from.
+        heard: the validation set, raw.
+    """
+    found: Candidates = {"none": heard.predictions}
+    if bundle.bank is not None:
+        found["pldc"] = causally(CausalPLDC(bundle.bank, bundle.attributes, bundle.pldc), heard)
+    if bank is not None and can_leave_out(bank, bundle.attributes, heard):
+        found["posterior"] = by_left_out_posteriors(bank, bundle.attributes, heard)
+    return found
+
+
+def can_leave_out(bank: SpeakerBank, attributes: tuple[str, ...], heard: PredictedSet) -> bool:
+    """Whether enough validation speakers are left for the posterior wherever some are left out."""
+    columns = [bank.attributes.index(attribute) for attribute in attributes]
+    return bool((bank.count[:, columns] > 0).any(axis=0).all()) and all(
+        min(map(len, labelled_speakers(others.speaker_ids, others.labels))) >= MIN_SPEAKERS
+        for others in (heard.part(~rows) for rows in _folds(heard))
+    )
+
+
+def best(
+    candidates: Mapping[CalibrationName, NDArray[np.float64]], heard: PredictedSet, names: tuple[str, ...]
+) -> CalibrationName:
+    """The candidate that gains most over raw predictions in O-CCC and A-CCC together, `none` where none gains.
+
+    Both are means over the attributes, neither may fall, and a gain of less than `PRICE` is none.
+    """
+    of_raw = mean_scores(candidates["none"], heard, names)
+    chosen: CalibrationName = "none"
+    greatest = PRICE
+    for name, predictions in candidates.items():
+        gain = np.nan_to_num(mean_scores(predictions, heard, names) - of_raw)
+        if gain.sum() > greatest and (gain >= 0).all():
+            chosen, greatest = name, float(gain.sum())
+    return chosen
+
+
+def mean_scores(
+    predictions: NDArray[np.float64], heard: PredictedSet, attributes: tuple[str, ...]
+) -> NDArray[np.float64]:
+    """O-CCC and A-CCC, means over the attributes; NaN where undefined for one."""
+    scores = score(predictions, heard.labels, heard.speaker_ids, attributes).values()
+    means: NDArray[np.float64] = np.array([[one.overall_ccc, one.average_ccc] for one in scores]).mean(axis=0)
+    return means
+
+
+def causally(calibrator: CausalCalibrator, heard: PredictedSet) -> NDArray[np.float64]:
+    """Calibrated predictions of a set, (utterances, attributes), in the order of its rows; all speakers are known."""
+    calibrated = np.empty_like(heard.predictions)
+    for rows in rows_by_speaker(heard.speaker_ids).values():
+        nothing = SpeakerProfile.empty(heard.pooled.shape[1], heard.predictions.shape[1])
+        calibrated[rows] = calibrate_in_turn(
+            calibrator, heard.predictions[rows], heard.pooled[rows], nothing
+        ).predictions
+    return calibrated
+
+
+def by_left_out_posteriors(bank: SpeakerBank, attributes: tuple[str, ...], heard: PredictedSet) -> NDArray[np.float64]:
+    """The set causally by the posterior, (utterances, attributes), each speaker by one fitted without the speaker."""
+    calibrator = PosteriorCalibrator(bank, attributes)
+    calibrated = np.empty_like(heard.predictions)
+    for rows in _folds(heard):
+        others = heard.part(~rows)
+        calibrator.fit(others.predictions, others.speaker_ids, others.pooled, others.labels)
+        calibrated[rows] = causally(CausalPosterior(calibrator.fitted, attributes), heard.part(rows))
+    return calibrated
+
+
+def _folds(heard: PredictedSet) -> Iterator[NDArray[np.bool_]]:
+    """Masks (utterances,) that hold each speaker once, a speaker a fold where they are few."""
+    speakers = list(rows_by_speaker(heard.speaker_ids))
+    folds = min(FOLDS, len(speakers))
+    fold_of = {speaker: number % folds for number, speaker in enumerate(speakers)}
+    for fold in range(folds):
+        yield np.array([speaker is not None and fold_of[speaker] == fold for speaker in heard.speaker_ids])
+
+
+def measure_intervals(
+    heard: PredictedSet, calibrated: NDArray[np.float64] | None, attributes: tuple[str, ...], coverage: float
+) -> ConformalTable:
+    """Fit the table to the errors of a validation set.
+
+    Args:
+        heard: the set, raw, all of its speakers known.
+        calibrated: (utterances, attributes), each utterance by what its speaker has said so far; None where a bundle
+            calibrates nobody.
+        attributes: names of the columns.
+        coverage: of the intervals.
+    """
+    sets, behind = [heard.predictions], [np.zeros(len(heard.predictions), dtype=np.int64)]
+    if calibrated is not None:
+        sets.append(calibrated)
+        behind.append(_said_so_far(heard))
+    return ConformalTable.fit(
+        np.concatenate(sets),
+        np.concatenate([heard.labels] * len(sets)),
+        heard.speaker_ids * len(sets),
+        attributes,
+        utterances=np.concatenate(behind),
+        coverage=coverage,
+    )
+
+
+def describe_intervals(table: ConformalTable, speakers: int) -> str:
+    """One line on what was measured, and what too few speakers come to."""
+    measured = f"intervals of {table.coverage:.0%} measured on {speakers} validation speakers"
+    if any(isinf(width) for widths in table.attributes.values() for width in widths.half_width):
+        needed = speakers_needed(table.coverage)
+        return f"{measured}; fewer than {needed} tell no width, so some are the whole label scale (--coverage)"
+    return measured
+
+
+def _said_so_far(heard: PredictedSet) -> NDArray[np.int64]:
+    """How many utterances each one's speaker has said by then, (utterances,)."""
+    said = np.empty(len(heard.speaker_ids), dtype=np.int64)
+    for rows in rows_by_speaker(heard.speaker_ids).values():
+        said[rows] = np.arange(1, len(rows) + 1)
+    return said
+
+
+def grouped_bank(bank: SpeakerBank, least: int, statistics: Statistics) -> SpeakerBank:
+    """The bank of groups of similar speakers, by microaggregation (Domingo-Ferrer and Mateo-Sanz, 2002).
+
+    A group's vector is its speakers' mean vector, its label statistics are what PLDC makes of its speakers as
+    neighbours, and its count is all of their labels. An attribute that fewer than `least` of them have labels of counts
+    as unlabelled. What is left is less than single speakers, and still made of biometric data: groups don't make anyone
+    anonymous who is known by other means.
+
+    Args:
+        bank: of single speakers.
+        least: speakers in each group, at least.
+        statistics: of PLDC.
+
+    Raises:
+        UserError: there are fewer speakers than that.
+    """
+    if len(bank.speaker_ids) < least:
+        raise UserError(
+            f"holds {len(bank.speaker_ids)} speakers",
+            where="speaker bank",
+            remedy=f"Groups of {least} need as many: ask for smaller ones",
+        )
+    groups = similar_speakers(normalised(bank.vectors), least)
+    columns = list(range(len(bank.attributes)))
+    labelled = np.array([(bank.count[rows] > 0).sum(axis=0) >= least for rows in groups])
+    moments = [label_statistics(bank, rows, columns, statistics) for rows in groups]
+    return replace(
+        bank,
+        speaker_ids=tuple(f"group-{number:0{len(str(len(groups)))}}" for number in range(1, len(groups) + 1)),
+        vectors=np.array([bank.vectors[rows].mean(axis=0) for rows in groups]),
+        count=np.where(labelled, [bank.count[rows].sum(axis=0) for rows in groups], 0),
+        label_mean=np.where(labelled, [mean for mean, _ in moments], np.nan),
+        label_std=np.where(labelled, [std for _, std in moments], np.nan),
+        fingerprint="",
+    )
+
+
+def similar_speakers(vectors: NDArray[np.float64], least: int) -> list[NDArray[np.int64]]:
+    """Divide rows (speakers, dim) into groups of `least` to 2 `least` - 1, near ones together (MDAV).
+
+    Whoever is farthest from the middle of those left makes a group with the nearest to them, and so does who is
+    farthest from that one, until too few are left for two groups more.
+    """
+    left = np.arange(len(vectors))
+    groups = []
+
+    def take(center: NDArray[np.float64]) -> None:
+        nonlocal left
+        order = np.argsort(_distances(vectors[left], center), kind="stable")
+        groups.append(np.sort(left[order[:least]]))
+        left = np.sort(left[order[least:]])
+
+    while len(left) >= 3 * least:
+        far = vectors[left[np.argmax(_distances(vectors[left], vectors[left].mean(axis=0)))]]
+        take(far)
+        take(vectors[left[np.argmax(_distances(vectors[left], far))]])
+    if len(left) >= 2 * least:
+        take(vectors[left[np.argmax(_distances(vectors[left], vectors[left].mean(axis=0)))]])
+    return [*groups, left]
+
+
+def _distances(vectors: NDArray[np.float64], center: NDArray[np.float64]) -> NDArray[np.float64]:
+    distances: NDArray[np.float64] = ((vectors - center) ** 2).sum(axis=1)
+    return distances
+
+
+Asked = Literal["auto", "pldc", "posterior", "none"]
+
+
+def with_groups(bundle: Bundle, least: int) -> Bundle:
+    """The bundle with groups of at least so many speakers in its bank, and so many fewer neighbours in PLDC.
+
+    Raises:
+        UserError: there are no two speakers to a group, or fewer speakers than a group takes.
+    """
+    if bundle.bank is None:
+        return bundle
+    if least < 2:
+        raise UserError(f"{least} speakers are no group", where="--group_speakers", remedy="Give 2 or more")
+    pldc = replace(bundle.pldc, k=max(1, round(bundle.pldc.k / least)))
+    return replace(bundle, bank=grouped_bank(bundle.bank, least, pldc.statistics), pldc=pldc)
+
+
+def unvalidated(bundle: Bundle, asked: Asked) -> Bundle:
+    """The bundle with a calibration that nothing was measured for.
+
+    Raises:
+        UserError: it holds nothing for the calibration asked for.
+    """
+    if asked == "auto":
+        return bundle
+    make_calibrator(bundle, asked)
+    return replace(bundle, calibration=asked)
+
+
+def validated(
+    bundle: Bundle, bank: SpeakerBank | None, heard: PredictedSet, asked: Asked, coverage: float, console: Console
+) -> Bundle:
+    """The bundle with a posterior, where one can be fitted, the calibration asked for, or the best, and its intervals.
+
+    Args:
+        bundle: without these.
+        bank: of single training speakers, which the posterior learns from.
+        heard: the validation set, raw, all of its speakers known.
+        asked: which calibration.
+        coverage: of the intervals.
+        console: told what was found.
+
+    Raises:
+        UserError: what the calibration asked for needs isn't there.
+    """
+    found = candidates(bundle, bank, heard)
+    speakers = len(set(heard.speaker_ids))
+    if bank is not None and "posterior" in found:
+        bundle = replace(bundle, posterior=fit_posterior(bank, bundle.attributes, heard))
+    elif asked == "posterior" and bank is not None:
+        raise UserError(
+            f"can't be fitted on {speakers} validation speakers",
+            where="the posterior",
+            remedy=f"It takes {MIN_SPEAKERS + 1} with labels of every attribute; ask for pldc",
+        )
+    if asked != "auto":
+        bundle = unvalidated(bundle, asked)
+    elif bundle.bank is not None and speakers >= MIN_SPEAKERS:
+        bundle = replace(bundle, calibration=best(found, heard, bundle.attributes))
+    console.print(_described(bundle, found, heard, speakers), soft_wrap=True, highlight=False)
+    calibrated = None if bundle.calibration == "none" else found.get(bundle.calibration)
+    table = measure_intervals(heard, calibrated, bundle.attributes, coverage)
+    console.print(describe_intervals(table, speakers), soft_wrap=True, highlight=False)
+    return replace(bundle, conformal=table)
+
+
+def _described(bundle: Bundle, found: Candidates, heard: PredictedSet, speakers: int) -> str:
+    scores = {name: mean_scores(predictions, heard, bundle.attributes) for name, predictions in found.items()}
+    listed = "; ".join(f"{name} {points(overall)} and {points(average)}" for name, (overall, average) in scores.items())
+    return (
+        f"calibration {bundle.calibration}; O-CCC and A-CCC of {speakers} validation speakers heard one by one, means "
+        f"of the attributes: {listed}"
+    )
+
+
+def anonymised_bank(bank: SpeakerBank, rng: np.random.Generator) -> SpeakerBank:
+    """The bank under new ids in a new order, so that not even the order of the old ones is left.
+
+    Vectors and label statistics stay, for calibration needs them.
+    """
+    order = rng.permutation(len(bank.speaker_ids))
+    width = len(str(len(order)))
+    return replace(
+        bank,
+        speaker_ids=tuple(f"speaker-{row:0{width}}" for row in range(1, len(order) + 1)),
+        vectors=bank.vectors[order],
+        count=bank.count[order],
+        label_mean=bank.label_mean[order],
+        label_std=bank.label_std[order],
+        fingerprint="",
+    )
+
+
+def anonymised_network(network: EmotionNetwork) -> EmotionNetwork:
+    """The network with one row in its speaker table, the mean of all: what unseen speakers get stays the same.
+
+    Raises:
+        UserError: the model knows no other than its training speakers.
+    """
+    speakers = network.personalized.speakers
+    if not isinstance(speakers, SpeakerEmbedding):
+        anonymous = deepcopy(network)
+        anonymous.personalized.speakers.ids = []
+        return anonymous
+    if speakers.embedding is None:
+        return network
+    if not isinstance(speakers.unseen, Mean | Zero):
+        raise UserError(
+            f"needs its training speakers, for its policy for unseen ones is {type(speakers.unseen).__name__}",
+            where="--anonymise",
+            remedy="Train with --model.speakers.unseen Mean or Zero",
+        )
+    anonymous = deepcopy(network)
+    table = cast("SpeakerEmbedding", anonymous.personalized.speakers)
+    with torch.no_grad():
+        mean = speakers.embedding.weight.mean(0, keepdim=True)
+        table.ids = ["anyone"]
+        table.embedding = torch.nn.Embedding.from_pretrained(mean)
+    return anonymous
+
 
 MAX_SAMPLES = 250_000
 
@@ -118,7 +514,7 @@ def load_finetuned(checkpoint: str) -> EmotionFineTuning:
     Raises:
         UserError: it is missing, damaged, or of another stage.
     """
-    from ser_personal.encoder.checkpoint import read_checkpoint, using
+    from ser_personal.encoder.module import read_checkpoint, using
     from ser_personal.finetune.module import EmotionFineTuning
 
     read = read_checkpoint(checkpoint)

@@ -11,9 +11,8 @@ from torch import nn
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.data.batching import batch_sizes
-from ser_personal.data.collate import collate_speech
-from ser_personal.data.dataset import SpeechExample
-from ser_personal.encoder.pooling import mean_pool
+from ser_personal.data.dataset import SpeechExample, collate_speech
+from ser_personal.encoder.base import mean_pool
 from ser_personal.speakers.representation import AskedSpeakers
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ser_personal.encoder.pooling import mean_pool
+from ser_personal.encoder.base import mean_pool
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:

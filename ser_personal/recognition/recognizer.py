@@ -2,30 +2,241 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import inf, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.errors import UserError
-from ser_personal.recognition.bundle import Bundle, CalibrationName
-from ser_personal.recognition.bundle_reader import read_bundle
-from ser_personal.recognition.calibrators import make_calibrator
-from ser_personal.recognition.causal import CausalCalibrator, PLDCSettings, calibrate_in_turn
-from ser_personal.recognition.hub import find_bundle
+from ser_personal.recognition.bundle import Bundle, CalibrationName, find_bundle, read_bundle
+from ser_personal.recognition.causal import (
+    CausalCalibrator,
+    CausalPLDC,
+    CausalPosterior,
+    PLDCSettings,
+    calibrate_in_turn,
+)
 from ser_personal.recognition.profiles import SpeakerProfile, SpeakerProfiles
-from ser_personal.recognition.recordings import Recording, recordings_of
-from ser_personal.recognition.rows import CalibratedUtterances, Row, RowFormat
-from ser_personal.recognition.segments import CutName, make_segmenter
-from ser_personal.recognition.utterances import RawRecognizer, Utterances
+from ser_personal.recognition.recordings import CutName, Recording, chunks, make_segmenter, recordings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    import numpy as np
     import pandas as pd
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
 
-    from ser_personal.recognition.segments import Segmenter
+    from ser_personal.calibration.conformal import ConformalTable
+    from ser_personal.recognition.bundle import Bundle, CalibrationName
+    from ser_personal.recognition.causal import CausalCalibrator, PLDCSettings
+    from ser_personal.recognition.network import EmotionNetwork
+    from ser_personal.recognition.recordings import Segment, Segmenter
+
+
+def make_calibrator(
+    bundle: Bundle, name: CalibrationName | None = None, pldc: PLDCSettings | None = None
+) -> CausalCalibrator | None:
+    """Make a bundle's calibrator; None where nothing is to calibrate.
+
+    Args:
+        bundle: what it is made from.
+        name: which; if None, PLDC where settings of it are given, else the bundle's own choice.
+        pldc: settings of PLDC; the bundle's own if None.
+
+    Raises:
+        UserError: the bundle doesn't hold what a calibration asked for by name needs.
+    """
+    chosen = name or (bundle.calibration if pldc is None else "pldc")
+    if chosen == "posterior":
+        if bundle.posterior is None:
+            raise UserError(
+                "holds no posterior",
+                where="the bundle",
+                remedy="Export it with --corpus, whose validation speakers it is fitted on, or ask for pldc",
+            )
+        return CausalPosterior(bundle.posterior, bundle.attributes)
+    if chosen == "none":
+        return None
+    if bundle.bank is None:
+        if name is None and pldc is None:
+            return None
+        raise UserError("holds no speaker bank", where="the bundle", remedy="Export it with --bank")
+    return CausalPLDC(bundle.bank, bundle.attributes, pldc or bundle.pldc)
+
+
+Row = dict[str, str | float | int | None]
+
+
+class CalibratedUtterances(NamedTuple):
+    """Calibrated predictions of one recording.
+
+    Attributes:
+        predictions: (utterances, attributes), label points.
+        behind: (utterances,), how many of the speaker's utterances are behind each calibration, 0 for none.
+    """
+
+    predictions: NDArray[np.float64]
+    behind: list[int]
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """How a model's predictions are written down.
+
+    Attributes:
+        attributes: what it predicts, in the order of its outputs.
+        scale: least and greatest label, None where nobody said.
+        conformal: half-widths of intervals; None where they weren't measured.
+    """
+
+    attributes: tuple[str, ...]
+    scale: tuple[float, float] | None
+    conformal: ConformalTable | None
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of a row, in their order."""
+        of_attribute = ("raw", "calibrated", "low", "high")
+        values = [f"{attribute}_{name}" for attribute in self.attributes for name in of_attribute]
+        return ["source", "start", "end", "speaker", *values, "calibration_utterances"]
+
+    def rows(self, utterances: Utterances, calibrated: CalibratedUtterances, *, measured: bool) -> list[Row]:
+        """Rows of a recording.
+
+        Args:
+            utterances: of one recording.
+            calibrated: what a calibrator made of them.
+            measured: whether the intervals hold around this calibrator's values; there are none otherwise.
+        """
+        rows: list[Row] = []
+        for segment, raw, values, behind in zip(
+            utterances.segments, utterances.predictions, calibrated.predictions, calibrated.behind, strict=True
+        ):
+            row: Row = {
+                "source": utterances.recording.source,
+                "start": segment.start / SAMPLE_RATE,
+                "end": segment.end / SAMPLE_RATE,
+                "speaker": utterances.recording.speaker_id,
+            }
+            for column, attribute in enumerate(self.attributes):
+                value = float(values[column])
+                row[f"{attribute}_raw"] = float(raw[column])
+                row[f"{attribute}_calibrated"] = value
+                row[f"{attribute}_low"], row[f"{attribute}_high"] = (
+                    self._interval(attribute, value, behind) if measured or not behind else (nan, nan)
+                )
+            row["calibration_utterances"] = behind
+            rows.append(row)
+        return rows
+
+    def _interval(self, attribute: str, value: float, behind: int) -> tuple[float, float]:
+        if self.conformal is None:
+            return nan, nan
+        width = self.conformal.half_width(attribute, behind)
+        low, high = self.scale or (-inf, inf)
+        return min(max(value - width, low), high), max(min(value + width, high), low)
+
+
+CHUNK_SECONDS = 600.0
+CHUNK_RECORDINGS = 256
+DECODING_THREADS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Utterances:
+    """The utterances of one recording and what the model says of them.
+
+    Attributes:
+        recording: which.
+        seconds: of the whole recording.
+        segments: where they are, in the order of time.
+        pooled: (utterances, dim).
+        predictions: (utterances, attributes), label points, raw.
+    """
+
+    recording: Recording
+    seconds: float
+    segments: list[Segment]
+    pooled: NDArray[np.float64]
+    predictions: NDArray[np.float64]
+
+
+class CutRecording(NamedTuple):
+    """A decoded recording and where its utterances are.
+
+    Attributes:
+        recording: which.
+        waveform: (samples,), 16 kHz.
+        segments: in the order of time, at least one.
+    """
+
+    recording: Recording
+    waveform: NDArray[np.float32]
+    segments: list[Segment]
+
+
+@dataclass(frozen=True, eq=False)
+class RawRecognizer:
+    """Decodes recordings, cuts them into utterances and predicts these, many together.
+
+    Attributes:
+        network: the model.
+        segmenter: finds the utterances.
+        profiles: of enrolled speakers, who may have embeddings of their own.
+        training_speakers: speaker ids are those of the embedding table; otherwise everyone is outside it.
+    """
+
+    network: EmotionNetwork
+    segmenter: Segmenter
+    profiles: SpeakerProfiles
+    training_speakers: bool = False
+
+    def __call__(self, recordings: Iterable[Recording]) -> Iterator[Utterances | UserError]:
+        """Raw predictions of each recording, in order, or what is wrong with it; some minutes of audio at a time."""
+        for chunk in chunks(recordings, CHUNK_SECONDS, CHUNK_RECORDINGS):
+            yield from self.together(chunk)
+
+    def together(self, recordings: Sequence[Recording]) -> list[Utterances | UserError]:
+        """Raw predictions of each recording, in order, or what is wrong with it, all of their audio in memory."""
+        with ThreadPoolExecutor(DECODING_THREADS) as threads:
+            found = list(threads.map(self._cut, recordings))
+        cut = [one for one in found if isinstance(one, CutRecording)]
+        recognized = self.network.recognize(
+            [one.waveform[segment.start : segment.end] for one in cut for segment in one.segments],
+            [self._embedded(one.recording) for one in cut for _ in one.segments],
+        )
+        outcomes: list[Utterances | UserError] = []
+        first = 0
+        for one in found:
+            if isinstance(one, UserError):
+                outcomes.append(one)
+                continue
+            mine = slice(first, first + len(one.segments))
+            first = mine.stop
+            seconds = len(one.waveform) / SAMPLE_RATE
+            pooled, predictions = recognized.pooled[mine], recognized.predictions[mine]
+            outcomes.append(Utterances(one.recording, seconds, one.segments, pooled, predictions))
+        return outcomes
+
+    def _cut(self, recording: Recording) -> CutRecording | UserError:
+        try:
+            self.network.check_speaker(self._embedded(recording))
+            waveform = recording.load()
+        except UserError as error:
+            return error
+        segments = self.segmenter(waveform)
+        if not segments:
+            remedy = "Leave it out, or cut it into windows"
+            return UserError("no speech was found in it", where=recording.source, remedy=remedy)
+        return CutRecording(recording, waveform, segments)
+
+    def _embedded(self, recording: Recording) -> str | None:
+        if self.training_speakers:
+            return recording.speaker_id
+        return self.profiles.name_in_network(recording.speaker_id)
 
 
 class EmotionRecognizer:
@@ -196,7 +407,7 @@ class EmotionRecognizer:
         """
         profile = self._start(speaker_id)
         if adapted is not None:
-            from ser_personal.recognition.enrolled import with_adapted_row
+            from ser_personal.recognition.profiles import with_adapted_row
 
             profile = with_adapted_row(profile, self.bundle.network, adapted, speaker_id)
             self.profiles.update({speaker_id: profile})
@@ -210,7 +421,7 @@ class EmotionRecognizer:
         return profile
 
     def _listen_to_profiles(self) -> None:
-        from ser_personal.recognition.enrolled import listen_to_profiles
+        from ser_personal.recognition.profiles import listen_to_profiles
 
         listen_to_profiles(self.bundle.network, self.profiles)
 

@@ -2,20 +2,252 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from ser_personal.audio import NO_SOUND, SAMPLE_RATE, WINDOW, decode, is_sound, num_samples_of
 from ser_personal.corpus.table import known, read_csv_rows
 from ser_personal.errors import UserError
-from ser_personal.recognition.segments import is_silent
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
+
+HOP = 160
+HOPS_A_FRAME = 3
+FRAME = HOPS_A_FRAME * HOP
+# of the energy detector, in dB
+ABOVE_FLOOR = 9.0
+BELOW_PEAK = 35.0
+QUIETEST_SPEECH = -65.0
+PADDING = 0.1
+
+_SILERO = Lock()
+
+
+class Segment(NamedTuple):
+    """A part of a recording, in samples.
+
+    Attributes:
+        start: first sample.
+        end: the sample after the last.
+    """
+
+    start: int
+    end: int
+
+
+class Detector(Protocol):
+    """Finds speech."""
+
+    def __call__(self, waveform: NDArray[np.float32]) -> list[Segment]:
+        """Stretches of speech in the order of time, in samples.
+
+        Args:
+            waveform: (samples,), 16 kHz.
+        """
+
+
+class EnergyDetector:
+    """Takes for speech what stands out from the recording's own floor; a crude stand-in for silero-vad (ours).
+
+    A frame of 30 ms counts where its level is 9 dB above the recording's 10th percentile, within 35 dB of its loudest
+    frame, and above -65 dB of full scale. Steady noise and tones have no such frames; music and slammed doors do.
+    """
+
+    def __call__(self, waveform: NDArray[np.float32]) -> list[Segment]:
+        """Stretches of speech in the order of time, in samples."""
+        level = levels(waveform)
+        if len(level) == 0:
+            return []
+        threshold = max(np.quantile(level, 0.1) + ABOVE_FLOOR, level.max() - BELOW_PEAK, QUIETEST_SPEECH)
+        loud = np.concatenate([[False], level > threshold, [False]])
+        edges = np.flatnonzero(loud[1:] != loud[:-1])
+        padding = int(PADDING * SAMPLE_RATE)
+        found: list[Segment] = []
+        for first, after in edges.reshape(-1, 2).tolist():
+            start = max(0, first * HOP - padding)
+            end = min(len(waveform), (after - 1) * HOP + FRAME + padding)
+            if found and start <= found[-1].end:
+                start = found.pop().start
+            found.append(Segment(start, end))
+        return found
+
+
+class SileroDetector:
+    """silero-vad (https://github.com/snakers4/silero-vad, MIT), whose package brings its weights.
+
+    Raises:
+        UserError: it isn't installed.
+    """
+
+    def __init__(self) -> None:
+        if not has_silero():
+            raise UserError(
+                "needs the package silero-vad",
+                where="cut silero",
+                remedy="`pip install silero-vad`, or cut by energy or windows",
+            )
+
+    def __call__(self, waveform: NDArray[np.float32]) -> list[Segment]:
+        """Stretches of speech in the order of time, in samples."""
+        import torch
+        from silero_vad import get_speech_timestamps
+
+        # the network keeps a state from window to window, and recordings are cut in several threads
+        with _SILERO, torch.inference_mode():
+            found = get_speech_timestamps(torch.from_numpy(waveform), _silero(), sampling_rate=SAMPLE_RATE)
+        return [Segment(stretch["start"], stretch["end"]) for stretch in found]
+
+
+@cache
+def _silero() -> Any:
+    with warnings.catch_warnings():
+        # torch's, of the format that the package's weights come in
+        warnings.simplefilter("ignore", FutureWarning)
+        from silero_vad import load_silero_vad
+
+        return load_silero_vad()
+
+
+def has_silero() -> bool:
+    """Whether silero-vad is installed."""
+    return find_spec("silero_vad") is not None
+
+
+def levels(waveform: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Level of each frame of 30 ms every 10 ms, (frames,), in dB of full scale."""
+    hops = waveform[: len(waveform) // HOP * HOP].reshape(-1, HOP)
+    energy = np.einsum("ij,ij->i", hops, hops).astype(np.float64)
+    frames = max(0, len(energy) - HOPS_A_FRAME + 1)
+    power = np.sum([energy[offset : offset + frames] for offset in range(HOPS_A_FRAME)], axis=0) / FRAME
+    level: NDArray[np.float64] = 10 * np.log10(power + 1e-10)
+    return level
+
+
+CutName = Literal["speech", "silero", "energy", "windows"]
+
+LONGEST_PAUSE = 0.5
+SHORTEST_SPEECH = 0.25
+# below it a recording is taken for silent: 16 bits' last one or two are noise
+SILENCE = 1e-4
+
+
+class Segmenter(Protocol):
+    """Finds the utterances of a recording."""
+
+    def __call__(self, waveform: NDArray[np.float32]) -> list[Segment]:
+        """Utterances in the order of time; none where there is no speech.
+
+        Args:
+            waveform: (samples,), 16 kHz.
+        """
+
+
+@dataclass(frozen=True)
+class BySpeech:
+    """Cuts where a speaker pauses. A recording no longer than an utterance of the training is one utterance, uncut.
+
+    Whether such a short one holds speech at all is asked of the energy detector, whatever cuts the long ones:
+    silero-vad takes longer than a small model does, and misses some single words.
+
+    Attributes:
+        detector: finds speech in long recordings.
+        max_samples: of an utterance.
+    """
+
+    detector: Detector
+    max_samples: int
+
+    def __call__(self, waveform: NDArray[np.float32]) -> list[Segment]:
+        """Utterances in the order of time; none where there is no speech."""
+        if len(waveform) <= self.max_samples:
+            return [Segment(0, len(waveform))] if EnergyDetector()(waveform) else []
+        joined = join(self.detector(waveform), int(LONGEST_PAUSE * SAMPLE_RATE), self.max_samples)
+        cut = [piece for segment in joined for piece in split_evenly(segment, self.max_samples)]
+        long_enough = [segment for segment in cut if segment.end - segment.start >= SHORTEST_SPEECH * SAMPLE_RATE]
+        return long_enough or cut[:1]
+
+
+@dataclass(frozen=True)
+class ByWindows:
+    """Cuts into windows of one length; the last is shorter, and silent ones are left out.
+
+    Attributes:
+        samples: of a window.
+    """
+
+    samples: int
+
+    def __post_init__(self) -> None:
+        if self.samples < WINDOW:
+            raise UserError(
+                f"windows of {self.samples / SAMPLE_RATE:g} s are shorter than one frame",
+                where="window_seconds",
+                remedy="Give some seconds",
+            )
+
+    def __call__(self, waveform: NDArray[np.float32]) -> list[Segment]:
+        """Windows in the order of time; none where all are silent."""
+        starts = range(0, len(waveform), self.samples)
+        windows = [Segment(start, min(start + self.samples, len(waveform))) for start in starts]
+        if len(windows) > 1 and windows[-1].end - windows[-1].start < WINDOW:
+            last = windows.pop()
+            windows[-1] = Segment(windows[-1].start, last.end)
+        return [window for window in windows if not is_silent(waveform[window.start : window.end])]
+
+
+def make_segmenter(name: CutName, *, max_samples: int, window_seconds: float) -> Segmenter:
+    """Make the segmenter of that name.
+
+    Args:
+        name: `speech` by silero-vad where it is installed, else by energy; either of them; or `windows`.
+        max_samples: the longest utterance that the model was trained on.
+        window_seconds: of a window.
+
+    Raises:
+        UserError: silero-vad is asked for by name and not installed.
+    """
+    if name == "windows":
+        return ByWindows(int(window_seconds * SAMPLE_RATE))
+    by_network = name == "silero" or (name == "speech" and has_silero())
+    return BySpeech(SileroDetector() if by_network else EnergyDetector(), max_samples)
+
+
+def is_silent(waveform: NDArray[np.float32]) -> bool:
+    """Whether nothing in a waveform (samples,) is louder than noise of the last bits."""
+    return bool(np.abs(waveform).max(initial=0.0) < SILENCE)
+
+
+def join(speech: Sequence[Segment], longest_pause: int, max_samples: int) -> list[Segment]:
+    """Join stretches of speech across pauses of at most `longest_pause` samples, up to `max_samples` together."""
+    joined: list[Segment] = []
+    for segment in speech:
+        near = joined and segment.start - joined[-1].end <= longest_pause
+        if near and segment.end - joined[-1].start <= max_samples:
+            joined[-1] = Segment(joined[-1].start, segment.end)
+        else:
+            joined.append(segment)
+    return joined
+
+
+def split_evenly(segment: Segment, max_samples: int) -> list[Segment]:
+    """Cut a stretch of speech into the fewest equal parts of at most `max_samples`."""
+    samples = segment.end - segment.start
+    parts = max(1, -(-samples // max_samples))
+    cuts = [segment.start + samples * part // parts for part in range(parts + 1)]
+    return [Segment(start, end) for start, end in pairwise(cuts)]
+
 
 SpeakerFrom = Literal["folder", "column", "none"]
 

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ser_personal.calibration.run_files import points
 from ser_personal.errors import UserError
 from ser_personal.files import write_whole
 from ser_personal.pseudonyms import asked_key
+from ser_personal.report import formatting
+from ser_personal.report.audit import MEANING, METRICS, NAMES, SYSTEMS
+from ser_personal.report.figures import as_svg, style
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from numpy.typing import NDArray
+
+    from ser_personal.report.audit import Audit
+    from ser_personal.report.figures import Drawing, Figures
+    from ser_personal.report.run_folder import RunFolder
+    from ser_personal.report.training_curves import Fit
 
 KEY = "anonymise.key"
 
@@ -46,10 +63,8 @@ def report(
 
     from ser_personal.report.audit import audit, small_groups, write_audit
     from ser_personal.report.bootstrap import Bootstrap
-    from ser_personal.report.figures.all_figures import draw_all
-    from ser_personal.report.html import render
+    from ser_personal.report.figures import draw_all
     from ser_personal.report.run_folder import check_is_run, read_run
-    from ser_personal.report.tensorboard import write_tensorboard
     from ser_personal.report.training_curves import fits_behind
 
     if table is not None and by is None:
@@ -75,3 +90,93 @@ def report(
         console.print(
             f"keep back {key or read.folder / KEY}, the key, and the folder's other files, which have real names"
         )
+
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+
+def render(run: RunFolder, fits: list[Fit], found: Audit, figures: Figures) -> str:
+    """Fill the template."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "points": points,
+        "decimal": formatting.decimal,
+        "amount": formatting.amount,
+        "signed": formatting.signed,
+        "interval": formatting.interval,
+        "signed_interval": formatting.signed_interval,
+        "duration": formatting.duration,
+        "svg": _inline,
+    }
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    with style():
+        return template.render(
+            run=run,
+            fits=fits,
+            found=found,
+            figures=figures,
+            words=formatting,
+            meaning=MEANING,
+            systems=SYSTEMS,
+            metrics=METRICS,
+            shift_names=NAMES,
+            probe_pairs=_probe_pairs(found),
+        )
+
+
+def _probe_pairs(found: Audit) -> list[dict[str, Any]]:
+    """Each probe of this run, beside the same vectors' of the other run, None where there are none."""
+    earlier = {probe.vectors: probe for probe in found.before or ()}
+    return [{"after": probe, "before": earlier.get(probe.vectors)} for probe in found.probes]
+
+
+def _inline(drawing: Drawing) -> Markup:
+    from markupsafe import Markup
+
+    opening, drawn = Markup('<svg role="img" aria-label="{}" '), as_svg(drawing).removeprefix("<svg ")
+    # what matplotlib writes is safe: it escapes all text that it draws
+    return opening.format(drawing.alt) + Markup(drawn)  # noqa: S704
+
+
+_SUFFIX = ".report"
+_PROJECTOR = ("projector_config.pbtxt", "00000")
+_DPI = 130
+
+
+def write_tensorboard(run: RunFolder, figures: Figures) -> None:
+    """Write images and embeddings, in place of those of an earlier report."""
+    import torch
+    from torch.utils.tensorboard import SummaryWriter
+
+    for events in run.folder.glob(f"events.*{_SUFFIX}"):
+        events.unlink()
+    (run.folder / _PROJECTOR[0]).unlink(missing_ok=True)
+    shutil.rmtree(run.folder / _PROJECTOR[1], ignore_errors=True)
+    with SummaryWriter(str(run.folder), filename_suffix=_SUFFIX) as writer, style():
+        for drawing in figures.all:
+            writer.add_image(f"report/{drawing.name}", _pixels(drawing), dataformats="HWC")
+        vectors, rows = _projected(run)
+        writer.add_embedding(
+            torch.from_numpy(vectors), rows, tag="speaker_vectors", metadata_header=["speaker", "set", "gender"]
+        )
+
+
+def _pixels(drawing: Drawing) -> NDArray[np.uint8]:
+    """(height, width, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    drawing.figure.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(drawing.figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _projected(run: RunFolder) -> tuple[NDArray[np.float32], list[list[str]]]:
+    """Vectors of all speakers, and each one's id, set and gender."""
+    vectors = [run.training.vectors, *(test.vectors.vectors for test in run.sets)]
+    rows = [[id_, "training", run.training_gender.get(id_) or "unknown"] for id_ in run.training.speaker_ids]
+    for test in run.sets:
+        rows += [[id_, test.name, test.speakers[id_].gender or "unknown"] for id_ in test.vectors.speaker_ids]
+    return np.concatenate(vectors).astype(np.float32), rows

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ser_personal.calibration.run_files import EMBEDDINGS, RECORD, TRAINING, VECTORS, SpeakerVectors, read_vectors
 from ser_personal.calibration.shift import SpeakerShift
-from ser_personal.calibration.speaker_record import EMBEDDINGS, RECORD, TRAINING, VECTORS, SpeakerVectors, read_vectors
 from ser_personal.errors import UserError
-from ser_personal.finetune.scores import Scores, from_json
 from ser_personal.report.under_pseudonyms import under_pseudonyms
+from ser_personal.scores import Scores, from_json
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from ser_personal.calibration.speaker_record import SpeakerVectors
+from ser_personal.calibration.run_files import SpeakerVectors
 from ser_personal.pseudonyms import pseudonym
 
 if TYPE_CHECKING:

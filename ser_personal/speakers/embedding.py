@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ser_personal.errors import UserError
-from ser_personal.ranges import require_range
+from ser_personal.errors import UserError, require_range
 from ser_personal.speakers.representation import (
     AskedSpeakers,
     Heard,

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from ser_personal.errors import UserError
-from ser_personal.ranges import require_range
+from ser_personal.errors import UserError, require_range
 from ser_personal.speakers.representation import Heard
 
 if TYPE_CHECKING:

@@ -16,23 +16,44 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
-import ser_personal.stages.short_names  # noqa: F401
+import ser_personal.calibration.callback
+import ser_personal.corpus.csv_corpus
+import ser_personal.corpus.msp_podcast
+import ser_personal.data.emotion
+import ser_personal.data.pretrain
+import ser_personal.data.speaker_features
+import ser_personal.encoder.cached
+import ser_personal.encoder.hubert
+import ser_personal.encoder.raw
+import ser_personal.finetune.adversary
+import ser_personal.finetune.classification
+import ser_personal.finetune.interpreters
+import ser_personal.finetune.losses
+import ser_personal.finetune.module
+import ser_personal.finetune.similar_speakers
+import ser_personal.pretrain.adapt
+import ser_personal.pretrain.papt
+import ser_personal.report.baseline
+import ser_personal.report.cost
+import ser_personal.speakers.features
+import ser_personal.training.checkpoints
 from ser_personal.arguments import OneLineErrors
-from ser_personal.calibration.emotion_test import EmotionTestWriter
-from ser_personal.calibration.prediction_writer import EmotionPredictionWriter, PredictionWriter
-from ser_personal.encoder.checkpoint import UNFIT, unfit
-from ser_personal.encoder.module import PersonalizedModule
-from ser_personal.errors import UserError
-from ser_personal.finetune.emotion_classification import EmotionClassification
-from ser_personal.ranges import require_range
+from ser_personal.calibration.callback import EmotionPredictionWriter, EmotionTestWriter, PredictionWriter
+from ser_personal.encoder.module import UNFIT, PersonalizedModule, unfit
+from ser_personal.errors import UserError, require_range
+from ser_personal.finetune.classification import EmotionClassification
 from ser_personal.stages.trained_model import TrainedModel, leaves
-from ser_personal.training.bad_loss import BadLoss
-from ser_personal.training.exact_resumption import ExactResumption
-from ser_personal.training.going_on import LAST, command_to_go_on, newest_checkpoint, was_requeued
-from ser_personal.training.interruption import Interruption, requeue
-from ser_personal.training.slurm import trainer_for_tasks
-from ser_personal.training.stopping import Interrupted
-from ser_personal.training.whole_checkpoints import WholeCheckpoints
+from ser_personal.training.checkpoints import ExactResumption, Interrupted, WholeCheckpoints
+from ser_personal.training.interruption import (
+    LAST,
+    BadLoss,
+    Interruption,
+    command_to_go_on,
+    newest_checkpoint,
+    requeue,
+    trainer_for_tasks,
+    was_requeued,
+)
 
 LIGHTNINGS_LARGEST_SEED = 2**32 - 1
 RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
@@ -243,3 +264,6 @@ def _run() -> StageCLI:
         parser_class=_Parser,
         parser_kwargs={"prog": "ser"},
     )
+
+
+# ruff: noqa: F401

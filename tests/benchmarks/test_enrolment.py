@@ -10,7 +10,7 @@ from enrolment_scores import coverage, gains, weighted_scores
 from ser_personal.calibration.pldc import calibrate
 from ser_personal.calibration.table import PredictedSet
 from ser_personal.errors import UserError
-from ser_personal.finetune.scores import score
+from ser_personal.scores import score
 from ser_personal.types import ATTRIBUTES
 
 ORDERS = 2

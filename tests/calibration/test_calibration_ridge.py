@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as Sklearn
 
-from ser_personal.calibration.ridge import STRENGTHS, Ridge
+from ser_personal.calibration.posterior import STRENGTHS, Ridge
 
 
 def problem(rows, features, seed, noise=1.0):

@@ -8,7 +8,7 @@ import pytest
 from ser_personal.calibration.controls import PLDC
 from ser_personal.calibration.pldc import calibrate
 from ser_personal.calibration.table import PredictedSet, calibration_table, standard_calibrators
-from ser_personal.finetune.scores import score
+from ser_personal.scores import score
 from ser_personal.speakers.bank import SpeakerBank
 
 ATTRIBUTES = ("arousal", "valence")

@@ -14,10 +14,10 @@ from tiny_models import emotion_data, finetuning, trainer
 
 from ser_personal.calibration.callback import PLDCCallback
 from ser_personal.calibration.pldc import calibrate
+from ser_personal.calibration.run_files import read_vectors
 from ser_personal.calibration.shift import speaker_shifts
-from ser_personal.calibration.speaker_record import read_vectors
 from ser_personal.errors import UserError
-from ser_personal.finetune.scores import score
+from ser_personal.scores import score
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 from ser_personal.speakers.representation import AskedSpeakers
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ser_personal.calibration.conditions import condition, count_conditions
+from ser_personal.calibration.run_files import condition, count_conditions
 from ser_personal.types import Utterance
 
 TRAINING = {"labelled", "labelled, not embedded"}

@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ser_personal.calibration.correction import Correction
-from ser_personal.calibration.measured import Measured
+from ser_personal.calibration.posterior import Correction, Measured
 
 
 def speakers(voice_noise, seed=0, number=400):

@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ser_personal.calibration.conformal import ConformalTable
-from ser_personal.calibration.coverage import intervals_as_json
+from ser_personal.calibration.conformal import ConformalTable, intervals_as_json
 from ser_personal.calibration.table import PredictedSet
 
 SCALE = (1.0, 7.0)

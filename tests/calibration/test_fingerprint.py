@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ser_personal.calibration.fingerprint import fingerprint
+from ser_personal.calibration.collect import fingerprint
 from ser_personal.types import Utterance
 
 UTTERANCES = [

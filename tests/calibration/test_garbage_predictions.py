@@ -9,8 +9,7 @@ from garbage import files, is_read_or_refused, many_inputs
 from hypothesis import given
 from safetensors.numpy import save
 
-from ser_personal.calibration.predicted_tables import read_predictions
-from ser_personal.calibration.vector_files import read_vectors
+from ser_personal.calibration.command import read_predictions, read_vectors
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ser_personal.calibration.measured import Measured, Shrinkage, measured_log_std, measured_mean
-from ser_personal.calibration.spoken import Spoken
+from ser_personal.calibration.posterior import Measured, Shrinkage, Spoken, measured_log_std, measured_mean
 
 
 def sample(speakers, between, within, seed=0):

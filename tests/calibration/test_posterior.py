@@ -10,7 +10,7 @@ import torch
 from ser_personal import PosteriorCalibrator
 from ser_personal.calibration.controls import AffineMap
 from ser_personal.errors import UserError
-from ser_personal.finetune.scores import score
+from ser_personal.scores import score
 from ser_personal.speakers.bank import SpeakerBank
 
 ATTRIBUTES = ("arousal", "valence")

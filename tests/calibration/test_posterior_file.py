@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ser_personal import PosteriorCalibrator, SpeakerBank
-from ser_personal.calibration.posterior_file import load_posterior, save_posterior
+from ser_personal.calibration.posterior import load_posterior, save_posterior
 from ser_personal.errors import UserError
 
 ATTRIBUTES = ("arousal", "valence")

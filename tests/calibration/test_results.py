@@ -9,7 +9,7 @@ import pytest
 import rich
 
 from ser_personal.calibration.collect import CollectedSet
-from ser_personal.calibration.results import (
+from ser_personal.calibration.run_files import (
     LEGEND,
     cells,
     predictions_frame,
@@ -19,7 +19,7 @@ from ser_personal.calibration.results import (
     write_json,
 )
 from ser_personal.calibration.table import CalibrationRow, PredictedSet
-from ser_personal.finetune.scores import AttributeScores
+from ser_personal.scores import AttributeScores
 from ser_personal.types import Utterance
 
 NAN = float("nan")

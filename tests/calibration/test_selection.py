@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from ser_personal.calibration.controls import AffineMap
-from ser_personal.calibration.selection import check_labels, choose, labelled_speakers
+from ser_personal.calibration.posterior import check_labels, choose, labelled_speakers
 from ser_personal.errors import UserError
-from ser_personal.finetune.scores import score
+from ser_personal.scores import score
 
 NAN = float("nan")
 

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ser_personal.calibration.speaker_moments import SPEAKER_MOMENTS, speaker_moments, write_moments
+from ser_personal.calibration.run_files import SPEAKER_MOMENTS, speaker_moments, write_moments
 from ser_personal.calibration.table import CalibrationRow
-from ser_personal.finetune.scores import concordance, mean_scores, score
+from ser_personal.scores import concordance, mean_scores, score
 
 SPEAKERS = ["a", "a", "b", None, "b", "a", "c"]
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ser_personal.calibration.spoken import spoken, spoken_by
+from ser_personal.calibration.posterior import spoken, spoken_by
 
 ROWS_OF = {"a": np.array([0, 2, 5]), "b": np.array([1, 3])}
 

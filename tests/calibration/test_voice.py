@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ser_personal.calibration.voice import VoiceEstimate
+from ser_personal.calibration.posterior import VoiceEstimate
 from ser_personal.errors import UserError
 from ser_personal.speakers.bank import SpeakerBank
 

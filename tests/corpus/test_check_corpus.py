@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from ser_personal.corpus import problem_kinds as kinds
+from ser_personal.corpus import check as kinds
 from ser_personal.corpus.check import check, examine
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.errors import UserError

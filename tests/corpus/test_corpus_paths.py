@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.corpus.msp_podcast import MSPPodcast
-from ser_personal.corpus.paths import audio_path
+from ser_personal.corpus.table import audio_path
 from ser_personal.errors import UserError
 
 ROOT = Path("/corpus/audio")

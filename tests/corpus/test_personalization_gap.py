@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
-from ser_personal.corpus.personalization_gap import SIDES, personalization_gap
+from ser_personal.corpus.folds import SIDES, personalization_gap
 from ser_personal.corpus.splits import known_speakers
 from ser_personal.errors import UserError
 from ser_personal.types import Utterance

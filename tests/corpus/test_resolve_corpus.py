@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ser_personal.corpus.csv_corpus import CSVCorpus
+from ser_personal.corpus.csv_corpus import CSVCorpus, open_corpus
 from ser_personal.corpus.msp_podcast import MSPPodcast
-from ser_personal.corpus.resolve import open_corpus
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:

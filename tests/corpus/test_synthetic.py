@@ -10,10 +10,17 @@ import pandas as pd
 import pytest
 import soundfile
 
-from ser_personal.corpus.synthetic import _emotion, _rng, _split, synth
-from ser_personal.corpus.synthetic_language import SEGMENTS, WORDS, idiolect, lexicon
-from ser_personal.corpus.synthetic_speakers import HIGHEST, LOWEST, SHARED_EXPRESSION, Population
-from ser_personal.corpus.synthetic_speech import FREQUENCIES, Delivery, _vocal_tract, speak
+from ser_personal.corpus.synthetic import HIGHEST, LOWEST, SHARED_EXPRESSION, Population, _emotion, _rng, _split, synth
+from ser_personal.corpus.synthetic_speech import (
+    FREQUENCIES,
+    SEGMENTS,
+    WORDS,
+    Delivery,
+    _vocal_tract,
+    idiolect,
+    lexicon,
+    speak,
+)
 from ser_personal.errors import UserError
 
 SHORT = {"min_seconds": 0.5, "max_seconds": 0.8}

@@ -9,7 +9,7 @@ import soundfile
 from toy_teacher import energy_labels
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
-from ser_personal.data.pseudo_labels import PseudoLabelSource, PseudoLabelWriter
+from ser_personal.data.frame_store import PseudoLabelSource, PseudoLabelWriter
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,12 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ser_personal.data.bad_audio import BadAudio, BadAudioTally, SkippedAudio
 from ser_personal.data.batching import ExampleKey
 from ser_personal.data.dataset import Fault, SpeechDataset, SpeechExample
-from ser_personal.data.emotion_datamodule import EmotionDataModule
-from ser_personal.data.lenient_dataset import LenientDataset
-from ser_personal.data.pretrain_datamodule import PretrainDataModule
+from ser_personal.data.emotion import EmotionDataModule
+from ser_personal.data.loader import BadAudio, BadAudioTally, LenientDataset, SkippedAudio
+from ser_personal.data.pretrain import PretrainDataModule
 from ser_personal.errors import UserError
 from ser_personal.types import NO_PSEUDO_LABEL, Utterance
 

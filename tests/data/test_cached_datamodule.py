@@ -8,9 +8,9 @@ import pytest
 import soundfile
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
-from ser_personal.data.cache_statistics import Beside, CacheStatistics
-from ser_personal.data.cached_datamodule import CachedEmotionDataModule
-from ser_personal.data.feature_cache import FeatureCache, FeatureCacheWriter
+from ser_personal.data.emotion import CachedEmotionDataModule
+from ser_personal.data.frame_store import FeatureCache, FeatureCacheWriter
+from ser_personal.data.speaker_features import Beside, CacheStatistics
 from ser_personal.errors import UserError
 from ser_personal.types import FeatureSource
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
-from ser_personal.data.emotion_datamodule import EmotionDataModule
-from ser_personal.data.pretrain_datamodule import PretrainDataModule, hold_out
+from ser_personal.data.emotion import EmotionDataModule
+from ser_personal.data.pretrain import PretrainDataModule, hold_out
 from ser_personal.errors import UserError
 from ser_personal.types import Utterance
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ser_personal.audio import num_frames
-from ser_personal.data.feature_cache import FeatureCache, FeatureCacheWriter, audio_key, strided
+from ser_personal.data.frame_store import FeatureCache, FeatureCacheWriter, audio_key, strided
 from ser_personal.errors import UserError
 from ser_personal.types import FeatureSource
 

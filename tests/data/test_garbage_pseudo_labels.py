@@ -8,7 +8,7 @@ from garbage import files, is_read_or_refused, many_inputs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ser_personal.data.pseudo_labels import PseudoLabels, PseudoLabelWriter
+from ser_personal.data.frame_store import PseudoLabels, PseudoLabelWriter
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ser_personal.data.pseudo_label_shards import PseudoLabelShards
-from ser_personal.data.pseudo_labels import PseudoLabels, PseudoLabelSource
+from ser_personal.data.frame_store import PseudoLabels, PseudoLabelShards, PseudoLabelSource
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:

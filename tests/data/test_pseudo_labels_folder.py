@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ser_personal.data.pseudo_labels import PseudoLabels, PseudoLabelSource, PseudoLabelWriter
+from ser_personal.data.frame_store import PseudoLabels, PseudoLabelSource, PseudoLabelWriter
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ FULL_DISK = """
 import resource, sys
 import numpy as np
 from ser_personal.cli import file_error_behind
-from ser_personal.data.pseudo_labels import PseudoLabelSource, PseudoLabelWriter
+from ser_personal.data.frame_store import PseudoLabelSource, PseudoLabelWriter
 
 # no file grows beyond 300 bytes: a full disk as a process without special rights can have it
 resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ser_personal.data.emotion_datamodule import EmotionDataModule
+from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.data.speaker_features import SpeakerFeatures, SpeakerTable
 from ser_personal.errors import UserError
 

@@ -11,9 +11,16 @@ from toy_teacher import energy_labels
 
 from ser_personal.audio import num_frames
 from ser_personal.data.batching import ExampleKey
-from ser_personal.data.collate import collate_emotion, collate_pretrain
-from ser_personal.data.dataset import EmotionDataset, PretrainDataset, check_pseudo_labels, crop_start, samples_of
-from ser_personal.data.pseudo_labels import PseudoLabels
+from ser_personal.data.dataset import (
+    EmotionDataset,
+    PretrainDataset,
+    check_pseudo_labels,
+    collate_emotion,
+    collate_pretrain,
+    crop_start,
+    samples_of,
+)
+from ser_personal.data.frame_store import PseudoLabels
 from ser_personal.errors import UserError
 from ser_personal.types import Utterance
 

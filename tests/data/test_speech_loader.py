@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
-from ser_personal.data.emotion_datamodule import EmotionDataModule
+from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:

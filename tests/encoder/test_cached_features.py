@@ -5,8 +5,8 @@ import torch
 
 from ser_personal.encoder.cached import CachedFeatures
 from ser_personal.encoder.fusion import make_fusion
-from ser_personal.encoder.saved import saved_encoder
-from ser_personal.encoder.tiny import TinyEncoder
+from ser_personal.encoder.hubert import TinyEncoder
+from ser_personal.encoder.personalized import saved_encoder
 from ser_personal.errors import UserError
 from ser_personal.types import CachedBatch, FeatureSource, SpeechBatch
 

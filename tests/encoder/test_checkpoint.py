@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint, require_training_state, using
+from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, require_training_state, using
 from ser_personal.errors import UserError
 
 

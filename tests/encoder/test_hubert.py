@@ -12,8 +12,7 @@ from torchaudio.models.wav2vec2.utils import import_huggingface_model
 from transformers import AutoModel, BertConfig
 
 from ser_personal.audio import normalize, num_frames
-from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.tiny import TinyEncoder
+from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
 from ser_personal.errors import UserError
 
 LENGTHS = torch.tensor([8000, 5000, 6161])

@@ -5,9 +5,8 @@ import torch
 from tiny_networks import padded_noise
 
 from ser_personal.encoder.fusion import make_fusion
-from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
 from ser_personal.encoder.personalized import PersonalizedEncoder
-from ser_personal.encoder.tiny import TinyEncoder
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import AskedSpeakers, KnownSpeakers
 from ser_personal.types import SpeechBatch

@@ -13,11 +13,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from tiny_networks import padded_noise
 from torch.utils.data import DataLoader
 
-from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
-from ser_personal.encoder.module import PersonalizedModule, known_speakers
+from ser_personal.encoder.base import mean_pool
+from ser_personal.encoder.hubert import TinyEncoder
+from ser_personal.encoder.module import DESCRIPTION, PersonalizedModule, known_speakers, read_checkpoint
 from ser_personal.encoder.personalized import PersonalizedEncoder
-from ser_personal.encoder.pooling import mean_pool
-from ser_personal.encoder.tiny import TinyEncoder
 from ser_personal.errors import UserError
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.types import SpeechBatch

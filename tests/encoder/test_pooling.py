@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from ser_personal.encoder.pooling import mean_pool
+from ser_personal.encoder.base import mean_pool
 from ser_personal.types import EncoderOutput
 
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from ser_personal.audio import num_frames
-from ser_personal.encoder.acoustic_front_ends import EGeMAPSFrontEnd
 from ser_personal.encoder.base import Encoder
+from ser_personal.encoder.front_end import EGeMAPSFrontEnd
 from ser_personal.encoder.fusion import make_fusion
+from ser_personal.encoder.personalized import saved_encoder
 from ser_personal.encoder.raw import EGeMAPSEncoder, LogMelEncoder, MFCCEncoder
-from ser_personal.encoder.saved import saved_encoder
 from ser_personal.errors import UserError
 
 LENGTHS = torch.tensor([9_000, 16_000, 6_000])

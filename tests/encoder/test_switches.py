@@ -11,10 +11,10 @@ from lightning.pytorch import Callback
 from tiny_models import finetuning, fit
 from tiny_networks import padded_noise, tiny_network
 
-from ser_personal.data.emotion_datamodule import EmotionDataModule
-from ser_personal.encoder import schedule
+from ser_personal.data.emotion import EmotionDataModule
+from ser_personal.encoder import module as module_file
 from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.schedule import adamw, is_fused
+from ser_personal.encoder.module import adamw, is_fused
 
 LENGTHS = torch.tensor([8000, 5000, 6161])
 
@@ -81,7 +81,7 @@ def test_a_fused_optimizer_clips_and_learns_as_another(precision, synthetic_corp
     for fused in (False, True):
         if fused:
             monkeypatch.setattr(
-                schedule, "AdamW", lambda *args, **kwargs: torch.optim.AdamW(*args, **kwargs | {"fused": True})
+                module_file, "AdamW", lambda *args, **kwargs: torch.optim.AdamW(*args, **kwargs | {"fused": True})
             )
         data = EmotionDataModule(str(synthetic_corpus), max_batch=16, num_workers=0)
         norms, module = Norms(), finetuning()

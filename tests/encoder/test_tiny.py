@@ -6,8 +6,7 @@ import torch
 from tiny_networks import padded_noise
 
 from ser_personal.audio import num_frames
-from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.tiny import TinyEncoder
+from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
 
 LENGTHS = torch.tensor([400, 719, 720, 5000, 9001])
 

@@ -10,14 +10,13 @@ from command_line import configs, ser, trainer_flags
 from tiny_models import emotion_data, encoder, finetuning, fit, trainer
 
 from ser_personal.calibration.callback import PLDCCallback
-from ser_personal.data.audio_datamodule import AudioDataModule
-from ser_personal.data.cached_datamodule import CachedEmotionDataModule
+from ser_personal.data.datamodule import AudioDataModule
+from ser_personal.data.emotion import CachedEmotionDataModule
 from ser_personal.encoder.cached import CachedFeatures
+from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.encoder.raw import MFCCEncoder
-from ser_personal.encoder.tiny import TinyEncoder
 from ser_personal.errors import UserError
-from ser_personal.finetune.interpreters import MLPInterpreter
-from ser_personal.finetune.transformer_interpreter import TransformerInterpreter
+from ser_personal.finetune.interpreters import MLPInterpreter, TransformerInterpreter
 from ser_personal.pretrain.cache import cache
 from ser_personal.types import EncoderOutput
 

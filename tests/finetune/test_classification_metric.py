@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from ser_personal.finetune.classification_metric import ClassificationMetric
+from ser_personal.finetune.metrics import ClassificationMetric
 
 EMOTIONS = 4
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from ser_personal.finetune.metric import ConcordanceMetric, speaker_key
-from ser_personal.finetune.scores import score
+from ser_personal.finetune.metrics import ConcordanceMetric, speaker_key
+from ser_personal.scores import score
 
 ATTRIBUTES = ("arousal", "valence")
 

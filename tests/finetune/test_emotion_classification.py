@@ -12,7 +12,7 @@ from tiny_models import emotion_data, encoder, fit, trainer
 from torch.nn import functional
 
 from ser_personal.errors import UserError
-from ser_personal.finetune.emotion_classification import EmotionClassification, cross_entropy
+from ser_personal.finetune.classification import EmotionClassification, cross_entropy
 
 
 def classification(**options):

@@ -8,7 +8,7 @@ from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data, trai
 from ser_personal.errors import UserError
 from ser_personal.finetune.concordance import ccc_loss
 from ser_personal.finetune.module import EmotionFineTuning
-from ser_personal.finetune.scores import score
+from ser_personal.scores import score
 from ser_personal.types import ATTRIBUTES
 
 

@@ -6,7 +6,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ser_personal.finetune.concordance import ccc_loss
-from ser_personal.finetune.global_batch import gather_rows
+from ser_personal.finetune.losses import gather_rows
 
 # rows of each of the two processes
 DEALT = [(5, 3), (1, 7), (8, 0)]

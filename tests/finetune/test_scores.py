@@ -10,7 +10,7 @@ import torch
 
 from ser_personal.errors import UserError
 from ser_personal.finetune.concordance import ccc
-from ser_personal.finetune.scores import as_json, concordance, mean_scores, rows_by_speaker, score
+from ser_personal.scores import as_json, concordance, mean_scores, rows_by_speaker, score
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from tiny_models import emotion_data, finetuning, fit
 
 from ser_personal.errors import UserError
 from ser_personal.finetune.adversary import SpeakerAdversary
-from ser_personal.finetune.emotion_classification import EmotionClassification
+from ser_personal.finetune.classification import EmotionClassification
+from ser_personal.finetune.interpreters import TransformerInterpreter
 from ser_personal.finetune.losses import MSELoss
-from ser_personal.finetune.transformer_interpreter import TransformerInterpreter
 
 
 @pytest.fixture

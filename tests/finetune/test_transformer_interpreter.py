@@ -9,11 +9,10 @@ from torch import nn
 
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.errors import UserError
-from ser_personal.finetune.interpreters import Interpreter
-from ser_personal.finetune.transformer_interpreter import AttentivePooling, TransformerInterpreter, average_frames
+from ser_personal.finetune.interpreters import AttentivePooling, Interpreter, TransformerInterpreter, average_frames
+from ser_personal.recognition.bundle import describe_part, make_part
 from ser_personal.recognition.network import EmotionNetwork
 from ser_personal.recognition.onnx_export import ExportedNetwork, difference, write_onnx
-from ser_personal.recognition.parts import describe_part, make_part
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import KnownSpeakers
 from ser_personal.types import EncoderOutput

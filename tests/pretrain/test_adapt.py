@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import emotion_data, encoder, finetuning, fit, papt, pretrain_data
 
-from ser_personal.encoder.checkpoint import DESCRIPTION
+from ser_personal.encoder.module import DESCRIPTION
 from ser_personal.errors import UserError
 from ser_personal.pretrain.adapt import Adapted, SpeakerAdaptation
 from ser_personal.speakers.embedding import SpeakerEmbedding

@@ -7,11 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from ser_personal.data.audio_datamodule import AudioDataModule
-from ser_personal.data.cached_datamodule import CachedEmotionDataModule
-from ser_personal.data.feature_cache import FeatureCache
-from ser_personal.data.growing_writer import GrowingWriter
-from ser_personal.encoder.tiny import TinyEncoder
+from ser_personal.data.datamodule import AudioDataModule
+from ser_personal.data.emotion import CachedEmotionDataModule
+from ser_personal.data.frame_store import FeatureCache, GrowingWriter
+from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.errors import UserError
 from ser_personal.pretrain.cache import cache
 

@@ -9,12 +9,11 @@ import soundfile
 import torch
 from command_line import configs, ser
 
-from ser_personal.data.audio_datamodule import AudioDataModule
-from ser_personal.data.feature_cache import FeatureCache, FeatureCacheWriter
-from ser_personal.data.growing_writer import GrowingWriter
-from ser_personal.encoder.checkpoint import DESCRIPTION, read_checkpoint
+from ser_personal.data.datamodule import AudioDataModule
+from ser_personal.data.frame_store import FeatureCache, FeatureCacheWriter, GrowingWriter
+from ser_personal.encoder.hubert import TinyEncoder
+from ser_personal.encoder.module import DESCRIPTION, read_checkpoint
 from ser_personal.encoder.raw import LogMelEncoder, MFCCEncoder
-from ser_personal.encoder.tiny import TinyEncoder
 from ser_personal.errors import UserError
 from ser_personal.pretrain.cache import cache
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ser_personal.pretrain.frame_sample import FrameDraw, FrameSample
+from ser_personal.pretrain.codebook import FrameDraw, FrameSample
 
 
 def clips(count: int, seed: int = 0) -> list[np.ndarray]:
@@ -65,7 +65,7 @@ def test_samples_of_several_processes_are_that_of_one(tmp_path):
 
 @pytest.mark.parametrize("rows_at_once", [1, 7, 10_000])
 def test_frames_of_audio_that_never_came_are_left_out(monkeypatch, rows_at_once):
-    monkeypatch.setattr("ser_personal.pretrain.frame_sample.ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr("ser_personal.pretrain.codebook.ROWS_AT_ONCE", rows_at_once)
     corpus = clips(60)
     draw = draw_from(corpus, 0.4, 100_000)
     good = [number for number in range(60) if number % 5 != 2]

@@ -6,7 +6,7 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 
-from ser_personal.data.pseudo_labels import PseudoLabels, PseudoLabelWriter
+from ser_personal.data.frame_store import PseudoLabels, PseudoLabelWriter
 from ser_personal.errors import UserError
 from ser_personal.pretrain.codebook import Codebook
 from ser_personal.pretrain.kmeans import CodebookUsage, codebook_usage, kmeans
@@ -177,7 +177,7 @@ def test_wrong_splits_and_empty_audio_are_refused(corpus, tmp_path):
 
 
 def test_an_encoder_layer_teaches(make):
-    from ser_personal.encoder.tiny import TinyEncoder
+    from ser_personal.encoder.hubert import TinyEncoder
 
     torch.manual_seed(0)
     encoder = TinyEncoder(dim=8, layers=2, heads=2, feed_forward_dim=8)

@@ -14,8 +14,8 @@ import soundfile
 import torch
 from command_line import configs, ser
 
-from ser_personal.data.pretrain_datamodule import PretrainDataModule
-from ser_personal.data.pseudo_labels import PseudoLabels, PseudoLabelWriter
+from ser_personal.data.frame_store import PseudoLabels, PseudoLabelWriter
+from ser_personal.data.pretrain import PretrainDataModule
 from ser_personal.errors import UserError
 from ser_personal.pretrain.codebook import Codebook
 from ser_personal.pretrain.kmeans import kmeans

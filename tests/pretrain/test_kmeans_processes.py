@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from command_line import configs, ser
 
-from ser_personal.data.pseudo_labels import PseudoLabels
+from ser_personal.data.frame_store import PseudoLabels
 from ser_personal.errors import UserError
 
 # `ser`, but the process of rank KILLED is shot while it writes its sixth utterance
 SHOT = """
 import os, signal
 from ser_personal.cli import main
-from ser_personal.data.pseudo_labels import PseudoLabelWriter
+from ser_personal.data.frame_store import PseudoLabelWriter
 
 write, written = PseudoLabelWriter.write, []
 

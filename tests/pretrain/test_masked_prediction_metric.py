@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ser_personal.pretrain.masked_prediction import MaskedPredictionLoss
-from ser_personal.pretrain.metric import MaskedPredictionMetric
+from ser_personal.pretrain.masked_prediction import MaskedPredictionLoss, MaskedPredictionMetric
 
 
 def batch(loss: float, wanted: list[int], predicted: list[int]) -> MaskedPredictionLoss:

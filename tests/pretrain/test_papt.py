@@ -11,9 +11,8 @@ from transformers import HubertConfig, HubertModel
 from ser_personal.audio import num_frames
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.errors import UserError
-from ser_personal.pretrain.masked_prediction import PredictionHead
+from ser_personal.pretrain.masked_prediction import PredictionHead, span_mask
 from ser_personal.pretrain.papt import PAPT
-from ser_personal.pretrain.span_mask import span_mask
 from ser_personal.speakers.embedding import SpeakerEmbedding
 
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ser_personal.pretrain.span_mask import span_mask
+from ser_personal.pretrain.masked_prediction import span_mask
 
 
 def fairseq_mask(frames: int, prob: float, length: int, min_masks: int, rng: np.random.Generator) -> np.ndarray:

@@ -6,8 +6,7 @@ from torchaudio.functional import compute_deltas
 from transformers import HubertConfig, HubertModel
 
 from ser_personal.audio import num_frames
-from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.tiny import TinyEncoder
+from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
 from ser_personal.pretrain.teachers import EncoderTeacher, MFCCTeacher
 
 

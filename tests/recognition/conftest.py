@@ -8,7 +8,7 @@ import pytest
 from tiny_models import emotion_data, finetuning, trainer
 
 from ser_personal import EmotionRecognizer, PLDCCallback
-from ser_personal.recognition.bundle_reader import read_bundle
+from ser_personal.recognition.bundle import read_bundle
 from ser_personal.recognition.export import export
 from ser_personal.recognition.profiles import SpeakerProfile
 

@@ -15,9 +15,8 @@ from command_line import ser
 
 from ser_personal import EmotionRecognizer
 from ser_personal.audio import decode
-from ser_personal.recognition.bundle_reader import read_bundle
-from ser_personal.recognition.journal import LINES, Journal
-from ser_personal.recognition.tables import write_table
+from ser_personal.recognition.annotate import LINES, Journal, write_table
+from ser_personal.recognition.bundle import read_bundle
 
 
 class Killed(BaseException):
@@ -331,6 +330,6 @@ def test_nothing_half_written_takes_the_tables_name(tmp_path):
 
 
 def test_parquet_without_pyarrow_is_one_line(annotate, monkeypatch, capsys):
-    monkeypatch.setattr("ser_personal.recognition.tables.find_spec", lambda _: None)
+    monkeypatch.setattr("ser_personal.recognition.annotate.find_spec", lambda _: None)
     annotate(out="p.parquet", code=2)
     assert "needs the package pyarrow. `pip install pyarrow`" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from command_line import ser
 
 from ser_personal import EmotionRecognizer
 from ser_personal.pseudonyms import pseudonym
-from ser_personal.recognition.journal import Journal
+from ser_personal.recognition.annotate import Journal
 
 NAMES = ("anna", "Борис", "林")
 

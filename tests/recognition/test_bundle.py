@@ -12,10 +12,7 @@ from ser_personal import EmotionRecognizer, SpeakerBank
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
 from ser_personal.finetune.interpreters import MLPInterpreter
-from ser_personal.recognition.bundle import FILES, weights_name
-from ser_personal.recognition.bundle_reader import read_bundle
-from ser_personal.recognition.bundle_writer import write_bundle
-from ser_personal.recognition.hub import find_bundle
+from ser_personal.recognition.bundle import FILES, find_bundle, read_bundle, weights_name, write_bundle
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from ser_personal import PosteriorCalibrator, SpeakerBank
-from ser_personal.recognition.causal import calibrate_in_turn
-from ser_personal.recognition.causal_posterior import CausalPosterior
+from ser_personal.recognition.causal import CausalPosterior, calibrate_in_turn
 from ser_personal.recognition.profiles import SpeakerProfile
 
 ATTRIBUTES = ("arousal", "valence")

@@ -5,7 +5,7 @@ import pytest
 
 from ser_personal import PosteriorCalibrator, SpeakerBank
 from ser_personal.calibration.table import PredictedSet
-from ser_personal.recognition.choice import best, by_left_out_posteriors, can_leave_out, causally
+from ser_personal.recognition.export import best, by_left_out_posteriors, can_leave_out, causally
 
 ATTRIBUTES = ("arousal",)
 

@@ -12,7 +12,7 @@ from command_line import ser
 
 from ser_personal import EmotionRecognizer, SpeakerBank
 from ser_personal.errors import UserError
-from ser_personal.recognition.causal_posterior import CausalPosterior
+from ser_personal.recognition.causal import CausalPosterior
 from ser_personal.recognition.export import export
 from ser_personal.recognition.model_card import CardOptions
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ser_personal import SpeakerBank, calibrate
 from ser_personal.errors import UserError
-from ser_personal.recognition.grouping import grouped_bank, similar_speakers
+from ser_personal.recognition.export import grouped_bank, similar_speakers
 
 
 @given(st.integers(2, 6), st.integers(0, 60), st.integers(0, 1000))

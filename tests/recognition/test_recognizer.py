@@ -15,7 +15,7 @@ from ser_personal.audio import decode
 from ser_personal.calibration.conformal import ConformalTable, HalfWidths
 from ser_personal.errors import UserError
 from ser_personal.recognition.causal import CausalPLDC, PLDCSettings
-from ser_personal.recognition.segments import ByWindows
+from ser_personal.recognition.recordings import ByWindows
 from ser_personal.speakers.unseen import Refuse
 
 RAW = ["arousal_raw", "valence_raw"]

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from ser_personal.calibration.conformal import ConformalTable, HalfWidths
-from ser_personal.recognition.recordings import Recording
-from ser_personal.recognition.rows import CalibratedUtterances, RowFormat
-from ser_personal.recognition.utterances import Utterances
-from ser_personal.recognition.voice_activity import Segment
+from ser_personal.recognition.recognizer import CalibratedUtterances, RowFormat, Utterances
+from ser_personal.recognition.recordings import Recording, Segment
 
 # raw predictions +-1, calibrated ones +-2
 TABLE = ConformalTable(0.9, {"arousal": HalfWidths((0, 1), (1.0, 2.0), (20, 20))})

@@ -9,8 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ser_personal.errors import UserError
-from ser_personal.recognition.segments import BySpeech, ByWindows, join, make_segmenter, split_evenly
-from ser_personal.recognition.voice_activity import EnergyDetector, Segment, SileroDetector, has_silero, levels
+from ser_personal.recognition.recordings import (
+    BySpeech,
+    ByWindows,
+    EnergyDetector,
+    Segment,
+    SileroDetector,
+    has_silero,
+    join,
+    levels,
+    make_segmenter,
+    split_evenly,
+)
 
 RATE = 16_000
 
@@ -87,8 +97,8 @@ def test_windows_cover_all_but_silence():
 
 
 def test_without_silero_energy_finds_speech(monkeypatch):
-    monkeypatch.setattr("ser_personal.recognition.voice_activity.has_silero", lambda: False)
-    monkeypatch.setattr("ser_personal.recognition.segments.has_silero", lambda: False)
+    monkeypatch.setattr("ser_personal.recognition.recordings.has_silero", lambda: False)
+    monkeypatch.setattr("ser_personal.recognition.recordings.has_silero", lambda: False)
     segmenter = make_segmenter("speech", max_samples=10, window_seconds=5)
     assert isinstance(segmenter.detector, EnergyDetector)
     with pytest.raises(UserError, match="pip install silero-vad"):

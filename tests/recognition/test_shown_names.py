@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ser_personal.pseudonyms import pseudonym
+from ser_personal.recognition.annotate import in_order_of_names, shown_names
 from ser_personal.recognition.recordings import Recording
-from ser_personal.recognition.shown_names import in_order_of_names, shown_names
 
 KEY = bytes(32)
 SPEAKERS = st.sampled_from(["anna", "boris", "carla", "dora", None])

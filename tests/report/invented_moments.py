@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ser_personal.calibration.speaker_moments import speaker_moments, write_moments
+from ser_personal.calibration.run_files import speaker_moments, write_moments
 from ser_personal.calibration.table import CalibrationRow
-from ser_personal.finetune.scores import score
-from ser_personal.report.comparison.compared_runs import ComparedRun
+from ser_personal.report.compare import ComparedRun
+from ser_personal.scores import score
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ser_personal.calibration.results import write_json
-from ser_personal.calibration.speaker_record import SpeakerVectors, write_speakers
-from ser_personal.finetune.scores import as_json, score
+from ser_personal.calibration.run_files import SpeakerVectors, write_json, write_speakers
+from ser_personal.scores import as_json, score
 
 ROWS = (
     *("raw", "mu", "sigma", "both", "affine", "pldc_selected", "posterior", "population", "random_speakers"),

@@ -5,11 +5,10 @@ import pytest
 from command_line import ser
 from invented_moments import Utterances
 
-from ser_personal.calibration.results import write_json
-from ser_personal.report.comparison.command import compare
-from ser_personal.report.comparison.paper import PAPER
-from ser_personal.report.comparison.run_record import PretrainingScores, RunRecord, StageCost
-from ser_personal.report.words import decimal
+from ser_personal.calibration.run_files import write_json
+from ser_personal.report.compare import PretrainingScores, RunRecord, StageCost, compare
+from ser_personal.report.compare_page import PAPER
+from ser_personal.report.formatting import decimal
 
 MADE = Utterances(14)
 SCORES = ["overall_ccc", "average_ccc"]

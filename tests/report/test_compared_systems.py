@@ -7,10 +7,9 @@ import pytest
 from invented_moments import Utterances
 
 from ser_personal.errors import UserError
-from ser_personal.finetune.scores import concordance
 from ser_personal.report.bootstrap import Bootstrap
-from ser_personal.report.comparison.compare_systems import compare_systems, find_baseline
-from ser_personal.report.comparison.systems import join_runs
+from ser_personal.report.compare import compare_systems, find_baseline, join_runs
+from ser_personal.scores import concordance
 
 MADE = Utterances()
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from ser_personal.errors import UserError
-from ser_personal.report.corpus_column import column_of
+from ser_personal.report.audit import column_of
 
 UTTERANCES = pd.DataFrame(
     {"utterance": ["a/1", "a/2", "b/1"], "speaker": ["a", "a", None], "emotion": ["anger", None, "Unknown"]}

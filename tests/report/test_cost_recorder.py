@@ -6,7 +6,7 @@ import pytest
 from tiny_models import emotion_data, finetuning, fit, trainer
 
 from ser_personal.errors import UserError
-from ser_personal.report.cost_recorder import CostRecorder
+from ser_personal.report.cost import CostRecorder
 
 
 def seconds_of(data, *splits):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ser_personal.report.floor import ridge_floor
+from ser_personal.report.baseline import ridge_floor
 
 
 def task(utterances=300, features=6):

@@ -10,10 +10,9 @@ from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
 from tiny_models import emotion_data, finetuning, trainer
 
-from ser_personal.acoustics import mfcc_functionals
-from ser_personal.finetune.scores import score
-from ser_personal.report.floor import PENALTIES
-from ser_personal.report.floor_callback import RidgeFloorCallback
+from ser_personal.encoder.front_end import mfcc_functionals
+from ser_personal.report.baseline import PENALTIES, RidgeFloorCallback
+from ser_personal.scores import score
 
 
 def features_and_labels(utterances):

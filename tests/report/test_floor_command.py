@@ -7,7 +7,7 @@ import pytest
 from command_line import ser
 from tiny_models import emotion_data, finetuning, trainer
 
-from ser_personal.report.floor_callback import RidgeFloorCallback
+from ser_personal.report.baseline import RidgeFloorCallback
 
 
 def test_floor_is_that_of_a_test_with_the_callback(synthetic_corpus, finetuned_checkpoint, tmp_path):

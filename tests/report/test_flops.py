@@ -5,8 +5,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
-from ser_personal.finetune.transformer_interpreter import TransformerInterpreter
-from ser_personal.report.flops import FlopCounter
+from ser_personal.finetune.interpreters import TransformerInterpreter
+from ser_personal.report.cost import FlopCounter
 from ser_personal.types import EncoderOutput
 
 

@@ -8,11 +8,7 @@ import pytest
 from invented_moments import Utterances
 
 from ser_personal.report.bootstrap import Bootstrap
-from ser_personal.report.comparison.command import compare
-from ser_personal.report.comparison.compared_runs import GapPoint
-from ser_personal.report.comparison.gap import find_gaps
-from ser_personal.report.comparison.run_record import RunRecord
-from ser_personal.report.comparison.systems import join_runs
+from ser_personal.report.compare import GapPoint, RunRecord, compare, find_gaps, join_runs
 
 MADE = Utterances(14)
 ERRORS = {(20, "dependent"): 0.6, (20, "independent"): 0.9, (100, "dependent"): 0.5, (100, "independent"): 0.5}

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ser_personal.finetune.scores import score
+from ser_personal.report.audit import METRICS, SpeakerSums, compare_groups
 from ser_personal.report.bootstrap import Bootstrap
-from ser_personal.report.group_scores import METRICS, SpeakerSums, compare_groups
+from ser_personal.scores import score
 
 MINIMUM = 4
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from invented_run import invent
 
-from ser_personal.calibration.speaker_record import SpeakerVectors
+from ser_personal.calibration.run_files import SpeakerVectors
+from ser_personal.report.audit import probe, probes
 from ser_personal.report.bootstrap import Bootstrap
-from ser_personal.report.probe import probe, probes
 from ser_personal.report.run_folder import read_run
 
 

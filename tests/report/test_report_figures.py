@@ -5,11 +5,19 @@ import numpy as np
 import pytest
 from invented_run import invent
 
-from ser_personal.report.figures.canvas import INK, Drawing, as_svg, blank, style
-from ser_personal.report.figures.distributions import chosen_speakers, distributions
-from ser_personal.report.figures.dumbbells import dumbbells
-from ser_personal.report.figures.neighbour_map import neighbour_matrix, neighbour_plane
-from ser_personal.report.figures.reliability import binned_means
+from ser_personal.report.figures import (
+    INK,
+    Drawing,
+    as_svg,
+    binned_means,
+    blank,
+    chosen_speakers,
+    distributions,
+    dumbbells,
+    neighbour_matrix,
+    neighbour_plane,
+    style,
+)
 from ser_personal.report.run_folder import read_run
 
 

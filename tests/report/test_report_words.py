@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from invented_run import ROWS, invent
 
-from ser_personal.report import words
+from ser_personal.report import formatting
 from ser_personal.report.bootstrap import Estimate
 from ser_personal.report.run_folder import read_run
 
@@ -21,32 +21,32 @@ NAN = float("nan")
     ],
 )
 def test_figures(value, plain, signed):
-    assert words.decimal(value) == plain
-    assert words.signed(value) == signed
+    assert formatting.decimal(value) == plain
+    assert formatting.signed(value) == signed
 
 
 @pytest.mark.parametrize(
     ("value", "said"), [(0.5, ".500"), (-3.25, "-3.250"), (24.0, "24"), (70.474, "70.5"), (-12.0, "-12"), (NAN, "-")]
 )
 def test_amounts(value, said):
-    assert words.amount(value) == said
+    assert formatting.amount(value) == said
 
 
 def test_intervals_or_why_there_is_none():
-    assert words.interval(Estimate(0.5, 0.25, 0.75)) == ".500 (.250 to .750)"
-    assert words.signed_interval(Estimate(0.5, -0.25, 0.75)) == "+.500 (-.250 to +.750)"
-    assert words.interval(Estimate(0.5, refused="3 speakers")) == ".500 (3 speakers)"
+    assert formatting.interval(Estimate(0.5, 0.25, 0.75)) == ".500 (.250 to .750)"
+    assert formatting.signed_interval(Estimate(0.5, -0.25, 0.75)) == "+.500 (-.250 to +.750)"
+    assert formatting.interval(Estimate(0.5, refused="3 speakers")) == ".500 (3 speakers)"
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(45, "45 s"), (720, "12 min"), (12_240, "3.4 h")])
 def test_durations(seconds, said):
-    assert words.duration(seconds) == said
+    assert formatting.duration(seconds) == said
 
 
 def test_every_row_has_its_words(tmp_path):
     run = read_run(invent(tmp_path))
-    assert set(words.ROWS) == set(ROWS)
-    said = words.in_short(run, run.sets[0], "arousal")
+    assert set(formatting.ROWS) == set(ROWS)
+    said = formatting.in_short(run, run.sets[0], "arousal")
     scores = [run.sets[0].row(name).scores["arousal"].overall_ccc for name in ("raw", "sigma")]
-    assert f"O-CCC {words.decimal(scores[0])} falls to {words.decimal(scores[1])}" in said
-    assert words.settings(run) == "sigma, k = 2, average statistics"
+    assert f"O-CCC {formatting.decimal(scores[0])} falls to {formatting.decimal(scores[1])}" in said
+    assert formatting.settings(run) == "sigma, k = 2, average statistics"

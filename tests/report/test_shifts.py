@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from invented_run import edit_json, invent
 
+from ser_personal.report.audit import NAMES, analyse_shifts, shift_table
 from ser_personal.report.bootstrap import Bootstrap
-from ser_personal.report.figures.canvas import style
-from ser_personal.report.figures.shift_scatter import shift_scatter
+from ser_personal.report.figures import shift_scatter, style
 from ser_personal.report.run_folder import read_run
-from ser_personal.report.shifts import NAMES, analyse_shifts, shift_table
 
 
 @pytest.fixture

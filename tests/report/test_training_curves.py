@@ -15,7 +15,7 @@ def log(folder, version, stage, losses, *, start, papt=None, tag="train_loss"):
     with SummaryWriter(str(logs)) as writer:
         for step, loss in enumerate(losses):
             writer.add_scalar(tag, loss, step * 10, walltime=start + step)
-    callback = {"class_path": "ser_personal.training.stage_checkpoint.StageCheckpoint", "init_args": {"name": stage}}
+    callback = {"class_path": "ser_personal.training.checkpoints.StageCheckpoint", "init_args": {"name": stage}}
     config = {"trainer": {"callbacks": [callback]}, "model": {"init_args": {"papt_checkpoint": papt}}}
     (logs / "config.yaml").write_text(yaml.safe_dump(config))
 

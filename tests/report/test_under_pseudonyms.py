@@ -11,7 +11,7 @@ from command_line import ser
 from invented_run import invent
 
 from ser_personal.pseudonyms import pseudonym
-from ser_personal.report.corpus_column import column_of
+from ser_personal.report.audit import column_of
 from ser_personal.report.report import report
 from ser_personal.report.run_folder import read_run
 

@@ -13,13 +13,13 @@ from command_line import configs, finetune_arguments, papt_arguments, ser, stage
 
 from ser_personal.arguments import parse
 from ser_personal.calibration.callback import PLDCCallback
-from ser_personal.data.emotion_datamodule import EmotionDataModule
-from ser_personal.encoder.tiny import TinyEncoder
+from ser_personal.data.emotion import EmotionDataModule
+from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.errors import UserError
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.pretrain.kmeans import kmeans
 from ser_personal.speakers.unseen import Zero
-from ser_personal.training.stage_checkpoint import StageCheckpoint
+from ser_personal.training.checkpoints import StageCheckpoint
 
 INTERPRETER = ["--model.interpreter", "MLPInterpreter", "--model.interpreter.hidden_dims", "[16]"]
 
@@ -116,7 +116,7 @@ def test_the_encoder_comes_from_the_checkpoint_too(run, said, tmp_path, syntheti
     large = [*configs("finetune.yaml"), "--data.corpus", synthetic_corpus, "--trainer.precision", "32-true"]
     cli = stage("test", *large, "--ckpt_path", run / "finetune.ckpt", *trainer_flags(tmp_path))
     assert isinstance(cli.model.personalized.encoder, TinyEncoder)
-    assert any("model.encoder = ser_personal.encoder.tiny.TinyEncoder" in line for line in said)
+    assert any("model.encoder = ser_personal.encoder.hubert.TinyEncoder" in line for line in said)
 
 
 def test_what_an_unseen_speaker_gets_comes_from_the_checkpoint(run, tmp_path, synthetic_corpus):

@@ -7,10 +7,8 @@ from command_line import REPOSITORY
 
 from ser_personal.arguments import parse
 from ser_personal.errors import UserError
-from ser_personal.study.command import study
-from ser_personal.study.grid import expand
-from ser_personal.study.run_folder import hash_inputs
-from ser_personal.study.schema import PersonalizationGap, Preparation, Recipe, Study
+from ser_personal.study.grid import PersonalizationGap, Preparation, Recipe, Study, expand
+from ser_personal.study.runner import hash_inputs, study
 
 SYNTH = Preparation("synth", "synth", arguments={"speakers": 8})
 LABELS = Preparation("labels", "kmeans", ["kmeans.yaml"], {"data.corpus": "{corpus}"})

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from ser_personal.study import processes
-from ser_personal.study.processes import ForkRunner, SubprocessRunner
+from ser_personal.study import runner as runner_file
+from ser_personal.study.runner import ForkRunner, SubprocessRunner
 
 
 @pytest.fixture(params=["fork", "subprocess"])
@@ -17,7 +17,7 @@ def runner(request, monkeypatch):
         yield SubprocessRunner(os.open(os.devnull, os.O_RDONLY))
         return
     # what a warm server imports takes longer than the test
-    monkeypatch.setattr(processes, "WARM", [])
+    monkeypatch.setattr(runner_file, "WARM", [])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield ForkRunner(threads=1)
 
@@ -45,11 +45,11 @@ def test_a_mistake_is_its_exit_code_and_a_line_in_the_log(runner, tmp_path, capf
 STUDY = """
 import sys
 from pathlib import Path
-from ser_personal.study import processes
-processes.WARM = []
+from ser_personal.study import runner as runner_file
+runner_file.WARM = []
 folder = Path(sys.argv[1])
 words = ["synth", "--out", str(folder / "corpus"), "--speakers", "4000", "--utterances", "1000"]
-processes.ForkRunner(threads=1).run(words, folder / "log.txt")
+runner_file.ForkRunner(threads=1).run(words, folder / "log.txt")
 """
 
 

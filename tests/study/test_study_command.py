@@ -10,7 +10,7 @@ import pytest
 import yaml
 from command_line import REPOSITORY, configs, ser
 
-from ser_personal.study import command
+from ser_personal.study import runner
 
 
 class HereRunner:
@@ -28,7 +28,7 @@ class HereRunner:
 @pytest.fixture
 def study(monkeypatch, tmp_path, synthetic_corpus):
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr(command, "_runner", lambda *_: HereRunner())
+    monkeypatch.setattr(runner, "_runner", lambda *_: HereRunner())
 
     def run(*arguments, **content):
         tuned = configs("finetune.yaml", "tiny/finetune.yaml")[1::2]

@@ -10,11 +10,9 @@ from shutil import copy
 import pytest
 
 from ser_personal.errors import UserError
-from ser_personal.report.comparison.run_record import read_record
-from ser_personal.study.grid import expand
-from ser_personal.study.run_folder import RunFolder, hash_inputs
-from ser_personal.study.schedule import run_all
-from ser_personal.study.schema import Preparation, Recipe, Study
+from ser_personal.report.compare import read_record
+from ser_personal.study.grid import Preparation, Recipe, Study, expand
+from ser_personal.study.runner import RunFolder, hash_inputs, run_all
 
 STEP = Preparation("papt", "fit", arguments={"seed_everything": "{seed}"})
 

@@ -14,7 +14,7 @@ from torch.multiprocessing import ProcessRaisedException
 
 from ser_personal.errors import UserError
 from ser_personal.finetune.module import EmotionFineTuning
-from ser_personal.training.bad_loss import BadLoss
+from ser_personal.training.interruption import BadLoss
 
 if TYPE_CHECKING:
     from pathlib import Path

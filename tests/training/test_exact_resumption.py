@@ -10,10 +10,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 
-from ser_personal.training.exact_resumption import ExactResumption
+from ser_personal.training.checkpoints import ExactResumption, Interrupted, StageCheckpoint
 from ser_personal.training.interruption import Interruption
-from ser_personal.training.stage_checkpoint import StageCheckpoint
-from ser_personal.training.stopping import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

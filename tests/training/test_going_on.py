@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from ser_personal.training.going_on import command_to_go_on, newest_checkpoint, was_requeued
+from ser_personal.training.interruption import command_to_go_on, newest_checkpoint, was_requeued
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_the_command_to_paste_names_one_checkpoint(arguments):
 
 
 def test_the_newest_checkpoint_is_the_stages_own(tmp_path):
-    stage = {"class_path": "ser_personal.training.stage_checkpoint.StageCheckpoint", "init_args": {"name": "papt"}}
+    stage = {"class_path": "ser_personal.training.checkpoints.StageCheckpoint", "init_args": {"name": "papt"}}
     other = {"class_path": "lightning.pytorch.callbacks.LearningRateMonitor", "init_args": {}}
     trainer = {"default_root_dir": str(tmp_path), "callbacks": [other, stage]}
     (tmp_path / "finetune-last.ckpt").touch()

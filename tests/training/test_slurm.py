@@ -5,7 +5,7 @@ from command_line import configs, finetune_arguments, ser, trainer_flags
 from lightning.pytorch import Trainer
 
 from ser_personal.errors import UserError
-from ser_personal.training.slurm import trainer_for_tasks
+from ser_personal.training.interruption import trainer_for_tasks
 
 TASK = {"JOB_ID": "1", "JOB_NAME": "x", "NODEID": "0", "PROCID": "0", "LOCALID": "0"}
 

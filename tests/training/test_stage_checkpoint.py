@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from ser_personal.training.stage_checkpoint import StageCheckpoint
+from ser_personal.training.checkpoints import StageCheckpoint
 
 SCORES = [3.0, 1.0, 2.0]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ser_personal.training.whole_checkpoints import WholeCheckpoints
+from ser_personal.training.checkpoints import WholeCheckpoints
 
 
 class Unsaveable:

@@ -1,0 +1,325 @@
+"""predictions.csv, metrics.json and the table on the screen: what a calibrated test leaves behind."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ser_personal.errors import UserError
+from ser_personal.files import write_whole
+from ser_personal.scores import as_json, concordance, rows_by_speaker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence, Set
+    from pathlib import Path
+
+    import pandas as pd
+    from numpy.typing import NDArray
+    from rich.table import Table
+
+    from ser_personal.calibration.collect import CollectedSet
+    from ser_personal.calibration.pldc import Calibration
+    from ser_personal.calibration.shift import ShiftTable, SpeakerShift
+    from ser_personal.calibration.table import CalibrationRow
+    from ser_personal.scores import AttributeScores
+    from ser_personal.types import Utterance
+
+LEGEND = (
+    "raw: uncalibrated. mu, sigma, both: PLDC by mean shift, deviation scale, both. Controls: affine, one map for "
+    "everyone, fitted on validation speakers; population, k = all speakers; random_speakers, k at random. Ours, chosen "
+    "on validation speakers: pldc_selected, a variant of PLDC or none; posterior, by voice and predictions together. "
+    "own_statistics reads the test labels: an oracle, never a result."
+)
+
+
+def predictions_frame(
+    collected: CollectedSet,
+    calibrated: NDArray[Any] | None,
+    attributes: Sequence[str],
+    utterances: Sequence[Utterance],
+) -> pd.DataFrame:
+    """One row an utterance: labels, raw and, if given, calibrated predictions, and at the end what the corpus says."""
+    columns = {}
+    for column, attribute in enumerate(attributes):
+        columns[f"{attribute}_label"] = collected.predicted.labels[:, column]
+        columns[f"{attribute}_raw"] = collected.predicted.predictions[:, column]
+        if calibrated is not None:
+            columns[f"{attribute}_calibrated"] = calibrated[:, column]
+    return _frame([utterances[index] for index in collected.indices], columns)
+
+
+def emotion_frame(collected: CollectedSet, emotions: Sequence[str], utterances: Sequence[Utterance]) -> pd.DataFrame:
+    """One row an utterance: the likeliest emotion, the probability of each, and at the end what the corpus says."""
+    probabilities = collected.predicted.predictions
+    columns: dict[str, Any] = {"predicted": [emotions[place] for place in probabilities.argmax(1)]}
+    columns |= {f"{emotion}_probability": probabilities[:, place] for place, emotion in enumerate(emotions)}
+    return _frame([utterances[index] for index in collected.indices], columns)
+
+
+def _frame(rows: Sequence[Utterance], columns: dict[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        {
+            "utterance": [row.utterance_id for row in rows],
+            "speaker": [row.speaker_id for row in rows],
+            "split": [row.split for row in rows],
+            **columns,
+        }
+    )
+    for name in ("gender", "seconds", "emotion"):
+        frame[name] = [getattr(row, name) for row in rows]
+    return frame
+
+
+def rows_as_json(rows: Sequence[CalibrationRow]) -> dict[str, Any]:
+    """Row name -> whether it is an oracle, and attribute -> scores."""
+    return {row.name: {"is_oracle": row.is_oracle, "attributes": as_json(row.scores)} for row in rows}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON, the whole file or nothing."""
+    write_whole(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
+
+
+def show(title: str, rows: Sequence[CalibrationRow], legend: str = "") -> None:
+    """Print O-CCC and A-CCC, with its deviation over speakers, of each row and attribute, and what the rows are."""
+    from rich.console import Console
+
+    table = score_table(title, list(rows[0].scores))
+    for row in rows:
+        table.add_row(row.name, *cells(row.scores.values()), style="dim" if row.is_oracle else None)
+    console = Console()
+    console.print(table)
+    counted = sorted({scores.speakers for scores in rows[0].scores.values()})
+    console.print(f"A-CCC over {' or '.join(map(str, counted))} speakers. {legend}", style="dim")
+
+
+def score_table(title: str, attributes: Sequence[str]) -> Table:
+    """Make a table for O-CCC and A-CCC of each attribute, of which three fit into 80 columns."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE, show_edge=False, padding=0)
+    table.add_column("", no_wrap=True)
+    for attribute in attributes:
+        table.add_column(f"{escape(attribute)}\nO-CCC", justify="right", no_wrap=True)
+        table.add_column("\nA-CCC (std)", justify="right", no_wrap=True)
+    return table
+
+
+def cells(of_attributes: Iterable[AttributeScores]) -> list[str]:
+    """Format scores: O-CCC, then A-CCC and its deviation, attribute by attribute."""
+    formatted: list[str] = []
+    for scores in of_attributes:
+        formatted += [points(scores.overall_ccc), f"{points(scores.average_ccc)} ({points(scores.average_ccc_std)})"]
+    return formatted
+
+
+def points(value: float) -> str:
+    """Format a score as papers do, .734; a dash where it is undefined."""
+    return "-" if math.isnan(value) else f"{value:.3f}".replace("0.", ".", 1)
+
+
+Condition = Literal["labelled", "adaptation", "transductive", "unseen"]
+
+
+def condition(
+    utterance: Utterance, training_speakers: Set[str], embedded_speakers: Set[str], pretraining_splits: Sequence[str]
+) -> Condition:
+    """Name a test speaker's condition.
+
+    Args:
+        utterance: of the speaker.
+        training_speakers: whose labels were trained on.
+        embedded_speakers: who stand in the embedding table.
+        pretraining_splits: sets whose audio was pre-trained on.
+
+    Returns:
+        `transductive` where this set's audio was pre-trained on, `labelled` where the speaker's labels were trained
+        on, `adaptation` where other audio of theirs was in PAPT, else `unseen`.
+    """
+    if utterance.split in pretraining_splits:
+        return "transductive"
+    if utterance.speaker_id in training_speakers:
+        return "labelled"
+    return "adaptation" if utterance.speaker_id in embedded_speakers else "unseen"
+
+
+def count_conditions(utterances: Sequence[Utterance], conditions: Sequence[Condition]) -> dict[Condition, int]:
+    """Count the speakers in each condition, given that of each utterance; unknown speakers aren't counted."""
+    of_speaker = {
+        utterance.speaker_id: its_condition
+        for utterance, its_condition in zip(utterances, conditions, strict=True)
+        if utterance.speaker_id is not None
+    }
+    return dict(Counter(of_speaker.values()))
+
+
+RECORD, VECTORS = "speakers.json", "speakers.safetensors"
+TRAINING, EMBEDDINGS = "training", "embeddings"
+
+
+@dataclass(frozen=True, eq=False)
+class SpeakerVectors:
+    """One vector a speaker.
+
+    Attributes:
+        speaker_ids: (speakers,).
+        vectors: (speakers, dim).
+    """
+
+    speaker_ids: tuple[str, ...]
+    vectors: NDArray[Any]
+
+    @classmethod
+    def of_utterances(cls, speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]) -> SpeakerVectors:
+        """Average `pooled` (utterances, dim) over each known speaker's utterances."""
+        rows_of = rows_by_speaker(speaker_ids)
+        means = [pooled[rows].mean(axis=0) for rows in rows_of.values()]
+        return cls(tuple(rows_of), np.reshape(means, (-1, pooled.shape[1])))
+
+
+def describe_speakers(utterances: Sequence[Utterance]) -> dict[str, dict[str, Any]]:
+    """Known speaker -> gender (None where unknown), number of utterances, and their seconds (None where unknown)."""
+    described = {}
+    for speaker_id, rows in rows_by_speaker([utterance.speaker_id for utterance in utterances]).items():
+        own = [utterances[row] for row in rows]
+        seconds = float(sum(utterance.seconds for utterance in own))
+        described[speaker_id] = {
+            "gender": next((utterance.gender for utterance in own if utterance.gender), None),
+            "utterances": len(own),
+            "seconds": None if np.isnan(seconds) else seconds,
+        }
+    return described
+
+
+def describe_calibration(calibration: Calibration) -> dict[str, dict[str, Any]]:
+    """Known speaker -> neighbours, cosines and, attribute by attribute, the moments before and after."""
+
+    def named(values: NDArray[np.float64]) -> dict[str, float | None]:
+        pairs = zip(calibration.attributes, values.tolist(), strict=True)
+        return {attribute: _or_none(value) for attribute, value in pairs}
+
+    return {
+        speaker.speaker_id: {
+            "neighbours": list(speaker.neighbours),
+            "cosines": speaker.cosines.tolist(),
+            "mu": named(speaker.mu),
+            "sigma": named(speaker.sigma),
+            "mu_bar": named(speaker.mu_bar),
+            "sigma_bar": named(speaker.sigma_bar),
+        }
+        for speaker in calibration.speakers
+    }
+
+
+def describe_shifts(shifts: Mapping[str, SpeakerShift]) -> dict[str, dict[str, Any]]:
+    """Known speaker -> how far from the training set their features and, attribute by attribute, their labels lie."""
+    return {
+        speaker_id: {
+            "feature_shift": _or_none(shift.feature),
+            "label_shift": {attribute: _or_none(value) for attribute, value in shift.label.items()},
+        }
+        for speaker_id, shift in shifts.items()
+    }
+
+
+def describe_correlations(table: ShiftTable) -> dict[str, float | int | None]:
+    """How many speakers the correlations of shifts and CCC are over, and each of them."""
+    found = {name: _or_none(float(value[0])) for name, value in table.correlations().items()}
+    return {"speakers": len(table.speakers), **found}
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def write_speakers(folder: Path, record: dict[str, Any], vectors: Mapping[str, SpeakerVectors]) -> None:
+    """Write both files.
+
+    Args:
+        folder: of the run.
+        record: what speakers.json holds.
+        vectors: set -> its speaker vectors; beside the test sets `training`, of the bank, and `embeddings`, the e_s of
+            the speakers in the embedding table, where there is one.
+    """
+    from safetensors.numpy import save
+
+    write_json(folder / RECORD, record)
+    arrays = {name: np.ascontiguousarray(of.vectors, dtype=np.float32) for name, of in vectors.items()}
+    ids = {name: json.dumps(of.speaker_ids) for name, of in vectors.items()}
+    write_whole(folder / VECTORS, save(arrays, ids))
+
+
+def read_vectors(path: Path) -> dict[str, SpeakerVectors]:
+    """Read the vectors that `write_speakers` wrote.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            return {
+                name: SpeakerVectors(tuple(json.loads(metadata[name])), file.get_tensor(name))
+                for name in sorted(metadata)
+            }
+    except SafetensorError as error:
+        what = f"not a whole file of speakers' vectors ({error})"
+        raise UserError(what, where=path, remedy="Run `ser test` again") from error
+
+
+SPEAKER_MOMENTS = "speaker_moments.csv"
+MOMENTS = ("prediction_mean", "label_mean", "prediction_variance", "label_variance", "covariance")
+KEYS = ("split", "row", "is_oracle", "draw", "attribute", "speaker")
+
+
+def speaker_moments(
+    split: str, rows: Sequence[CalibrationRow], labels: NDArray[np.float64], speaker_ids: Sequence[str | None]
+) -> pd.DataFrame:
+    """One line a row of the score table, draw, attribute and known speaker with a label.
+
+    Moments are of the population (ddof 0), over labelled utterances, in label points; `ccc` is the speaker's own, blank
+    where undefined. From them O-CCC over any choice of speakers is exact, without the utterances.
+
+    Args:
+        split: name of the test set.
+        rows: of its score table.
+        labels: (utterances, attributes), NaN where missing.
+        speaker_ids: (utterances,), None where unknown; those can't be resampled and are left out.
+    """
+    import pandas as pd
+
+    rows_of = rows_by_speaker(speaker_ids)
+    lines = []
+    for row in rows:
+        for draw, predictions in enumerate(row.predictions):
+            for column, attribute in enumerate(row.scores):
+                for speaker, all_rows in rows_of.items():
+                    own = all_rows[~np.isnan(labels[all_rows, column])]
+                    if len(own):
+                        key = (split, row.name, row.is_oracle, draw, attribute, speaker)
+                        lines.append((*key, *_moments(predictions[own, column], labels[own, column])))
+    return pd.DataFrame(lines, columns=[*KEYS, "utterances", *MOMENTS, "ccc"])
+
+
+def _moments(predictions: NDArray[np.float64], labels: NDArray[np.float64]) -> tuple[float, ...]:
+    covariance = np.mean((predictions - predictions.mean()) * (labels - labels.mean()))
+    moments = (predictions.mean(), labels.mean(), predictions.var(), labels.var(), covariance)
+    return (len(labels), *map(float, moments), concordance(predictions, labels))
+
+
+def write_moments(folder: Path, tables: Sequence[pd.DataFrame]) -> None:
+    """Write speaker_moments.csv, of all test sets, to a run's folder."""
+    import pandas as pd
+
+    write_whole(folder / SPEAKER_MOMENTS, pd.concat(tables).to_csv(index=False).encode())

@@ -1,0 +1,238 @@
+"""Speech with pseudo-labels for PAPT."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import cached_property
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
+from ser_personal.corpus.splits import canonical_splits
+from ser_personal.data.datamodule import SpeechDataModule
+from ser_personal.data.dataset import (
+    PretrainDataset,
+    PretrainExample,
+    check_pseudo_labels,
+    collate_pretrain,
+    samples_of,
+)
+from ser_personal.data.frame_store import PseudoLabels
+from ser_personal.data.loader import OnBadAudio
+from ser_personal.data.speaker_features import SpeakerFeatureSource
+from ser_personal.errors import UserError, require_range
+from ser_personal.types import PretrainBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ser_personal.corpus.base import Corpus
+    from ser_personal.data.loader import SpeechLoader
+    from ser_personal.types import Utterance
+
+# holds a masked span of HuBERT's ten frames, and a frame beside it
+SHORTEST_CROP = WINDOW + 10 * HOP
+
+
+class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
+    """Random crops with their pseudo-labels.
+
+    Validation looks at two sets apart: held-out utterances of the pre-training speakers, which show what a speaker
+    embedding learns, and speakers that pre-training doesn't hear. The default budget is fairseq's for HuBERT base,
+    1,400,000 samples.
+
+    Args:
+        corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
+        pseudo_labels: the folder that `ser kmeans` wrote.
+        splits: sets to pre-train on.
+        unseen_splits: sets of speakers not in `splits`, for validation.
+        held_out: share of each pre-training speaker's utterances kept for validation, at least one of two or more.
+        batch_seconds: seconds of a batch, padding included, at most.
+        max_samples: samples of a crop, at most.
+        min_samples: shorter utterances are left out.
+        known_speakers_only: leave out utterances whose speaker is unknown.
+        num_workers: processes that decode audio, for each loader.
+        speaker_features: a vector a speaker, for what makes e_s of such; None where nothing asks for them.
+        permute_speaker_features: control: every speaker gets another one's, the same each time.
+        seed: of the shuffling and the crops.
+        on_bad_audio: raise an error at audio that can't be used, or skip it, and with it what `ser kmeans` skipped: a
+            batch goes on with what is left.
+        max_bad_share: of a set that may be skipped; more stops the run.
+
+    Raises:
+        UserError: a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus | str,
+        *,
+        pseudo_labels: str = "pseudo_labels",
+        splits: Sequence[str] = ("train",),
+        unseen_splits: Sequence[str] = ("validation",),
+        held_out: float = 0.05,
+        batch_seconds: float = 87.5,
+        max_samples: int = 250_000,
+        min_samples: int = 32_000,
+        known_speakers_only: bool = True,
+        num_workers: int = 2,
+        speaker_features: SpeakerFeatureSource | None = None,
+        permute_speaker_features: bool = False,
+        seed: int = 0,
+        on_bad_audio: OnBadAudio = "raise",
+        max_bad_share: float = 0.01,
+    ) -> None:
+        super().__init__(
+            corpus,
+            batch_seconds=batch_seconds,
+            max_batch=None,
+            max_samples=max_samples,
+            known_speakers_only=known_speakers_only,
+            num_workers=num_workers,
+            seed=seed,
+            speaker_features=speaker_features,
+            permute_speaker_features=permute_speaker_features,
+            on_bad_audio=on_bad_audio,
+            max_bad_share=max_bad_share,
+        )
+        if not 0 < held_out < 1:
+            raise UserError(f"{held_out} is no share", where="held_out", remedy="Give a share between 0 and 1")
+        require_range("max_samples", max_samples, SHORTEST_CROP)
+        require_range("min_samples", min_samples, 0)
+        self.splits, self.unseen_splits = canonical_splits(splits), canonical_splits(unseen_splits)
+        self.held_out, self.min_samples = held_out, min_samples
+        self._pseudo_labels_folder = pseudo_labels
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read corpus and pseudo-labels and refuse what pre-training can't use, before a model is built.
+
+        Raises:
+            UserError: the corpus or the pseudo-labels can't be read or don't belong together, a wanted split is missing
+                or empty or without its audio, or no speaker has two utterances.
+        """
+        super().setup(stage)
+        if stage in ("fit", "validate", None):
+            indices = [*self.train_indices, *self.held_out_indices, *self.unseen_indices]
+            check_pseudo_labels([self.utterances[i] for i in indices], self.pseudo_labels)
+
+    @cached_property
+    def pseudo_labels(self) -> PseudoLabels:
+        """The k-means ids of the corpus."""
+        return PseudoLabels.load(self._pseudo_labels_folder)
+
+    @property
+    def num_clusters(self) -> int:
+        """Size of the codebook that the pseudo-labels come from."""
+        return self.pseudo_labels.num_clusters
+
+    @property
+    def codebook_hash(self) -> str:
+        """Names the codebook that the pseudo-labels come from."""
+        return self.pseudo_labels.source.codebook_hash
+
+    @cached_property
+    def train_indices(self) -> list[int]:
+        """Positions in `utterances` of what is pre-trained on."""
+        held_out = set(self.held_out_indices)
+        return [index for index in self.wanted_indices(self.splits) if index not in held_out]
+
+    @cached_property
+    def held_out_indices(self) -> list[int]:
+        """Positions in `utterances` of the pre-training speakers' held-out utterances."""
+        indices = self.wanted_indices(self.splits)
+        held_out = hold_out([self.utterances[i] for i in indices], self.held_out)
+        if not held_out:
+            raise UserError(
+                "no speaker has two utterances, so none can be held out",
+                where=f"split {', '.join(self.splits)}",
+                remedy="Pre-train on a set with several utterances a speaker",
+            )
+        return [index for index in indices if self.utterances[index].utterance_id in held_out]
+
+    @cached_property
+    def unseen_indices(self) -> list[int]:
+        """Positions in `utterances` of the speakers that pre-training doesn't hear; empty where the corpus has none."""
+        existing = [name for name in self.unseen_splits if self.corpus.splits.sets.get(name) != ()]
+        indices = [index for split in existing for index in self.split_indices(split)]
+        seen_speakers = {self.utterances[i].speaker_id for i in self.wanted_indices(self.splits)} - {None}
+        unseen = [index for index in indices if self.utterances[index].speaker_id not in seen_speakers]
+        if len(unseen) < len(indices):
+            rank_zero_info(
+                f"unseen speakers: left out {len(indices) - len(unseen)} utterances of pre-training speakers"
+            )
+        return unseen
+
+    @cached_property
+    def dataset(self) -> PretrainDataset:
+        """Examples of all utterances, whatever their split."""
+        return PretrainDataset(self.utterances, self.pseudo_labels, max_samples=self.max_samples, seed=self.seed)
+
+    @property
+    def collate(self) -> Callable[[Sequence[PretrainExample]], PretrainBatch]:
+        """Examples -> batch."""
+        return collate_pretrain
+
+    def reason_to_drop(self, utterance: Utterance) -> str | None:
+        """Say why an utterance isn't used: it is too short."""
+        too_short = samples_of(utterance) < self.min_samples
+        return f"shorter than {self.min_samples / SAMPLE_RATE:g} s" if too_short else None
+
+    def wrong_with(self, utterance: Utterance) -> str | None:
+        """Say why an utterance is skipped: its audio is bad, or was when pseudo-labels were made."""
+        if wrong := super().wrong_with(utterance):
+            return wrong
+        return None if utterance.utterance_id in self.pseudo_labels else "has no pseudo-labels"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Have a checkpoint say which speakers and which codebook it was trained on."""
+        return {**super().state_dict(), "codebook": self.pseudo_labels.source.codebook_hash}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse a checkpoint that was trained on another codebook, and to go on with one of other speakers.
+
+        Raises:
+            UserError: it was; its predictions would be scored against other clusters.
+        """
+        super().load_state_dict(state_dict)
+        now = self.pseudo_labels.source.codebook_hash
+        if state_dict["codebook"] != now:
+            raise UserError(
+                f"come from codebook {now}, the checkpoint was trained on codebook {state_dict['codebook']}",
+                where=self._pseudo_labels_folder,
+                remedy="Give the pseudo-labels it was trained on, or start a fresh fit",
+            )
+
+    def train_dataloader(self) -> SpeechLoader[PretrainBatch]:
+        """Shuffle the pre-training utterances, cropped anew in every epoch."""
+        return self.loader(self.train_indices, shuffle=True)
+
+    def val_dataloader(self) -> list[SpeechLoader[PretrainBatch]]:
+        """Go through the held-out utterances, then, where there are any, through those of unseen speakers."""
+        sets = [self.held_out_indices, *([self.unseen_indices] if self.unseen_indices else [])]
+        return [self.loader(indices, shuffle=False) for indices in sets]
+
+
+def hold_out(utterances: Sequence[Utterance], share: float) -> set[str]:
+    """Choose utterances of every speaker by a hash of their ids, the same in every run and on every machine.
+
+    Args:
+        utterances: of any speakers; those of unknown speakers count as one speaker's.
+        share: of each speaker's utterances; at least one and never all of two or more, none of a single one.
+
+    Returns:
+        Ids of the held-out utterances.
+    """
+    of_speaker: dict[str | None, list[str]] = defaultdict(list)
+    for utterance in utterances:
+        of_speaker[utterance.speaker_id].append(utterance.utterance_id)
+    held_out: set[str] = set()
+    for ids in of_speaker.values():
+        count = min(max(1, round(share * len(ids))), len(ids) - 1)
+        held_out.update(sorted(ids, key=_hash)[:count])
+    return held_out
+
+
+def _hash(utterance_id: str) -> bytes:
+    return blake2b(utterance_id.encode(), digest_size=8).digest()

@@ -1,0 +1,131 @@
+"""Fine-tuning for categorical emotion by cross-entropy, for corpora without emotion attributes (ours)."""
+
+from __future__ import annotations
+
+from math import log
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from ser_personal.errors import UserError
+from ser_personal.finetune.base import FineTuning
+from ser_personal.finetune.metrics import ClassificationMetric
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from ser_personal.types import EmotionBatch, PredictionBatch, TrainingSet
+
+
+class EmotionClassification(FineTuning):
+    """Predicts the probability of each emotion; trained by cross-entropy. Ours.
+
+    Utterances of other emotions than these, or of none, are left out of loss and scores.
+
+    Args:
+        emotions: what to tell apart; every emotion of the training set if None.
+        **kwargs: encoder, speakers, interpreter and how they learn, as in `FineTuning`.
+
+    Raises:
+        UserError: fewer than two emotions, one twice, or a number out of its range.
+    """
+
+    targets = "emotions"
+
+    def __init__(self, emotions: list[str] | None = None, **kwargs: Any) -> None:
+        if emotions is not None:
+            _require_distinct(emotions)
+        super().__init__(**kwargs)
+        self.emotions = list(emotions or [])
+        self.validation_metric = ClassificationMetric()
+        self.test_metric = ClassificationMetric()
+
+    @property
+    def outputs(self) -> int:
+        """One value an emotion."""
+        return len(self.emotions)
+
+    def build(self, training_set: TrainingSet) -> None:
+        """Choose the emotions, unless a checkpoint to start from did, and make the networks."""
+        if self.hparams["initial_checkpoint"] is None:
+            self._choose_emotions(training_set)
+        super().build(training_set)
+
+    def _choose_emotions(self, training_set: TrainingSet) -> None:
+        counts = training_set.train_emotions
+        self.emotions = self.emotions or list(counts)
+        for emotion in self.emotions:
+            if emotion not in counts:
+                raise UserError(
+                    f"no training utterance is of {emotion}",
+                    where="--model.emotions",
+                    remedy=f"Choose among {', '.join(counts) or 'none: this corpus has no categorical emotion'}",
+                )
+        if len(self.emotions) < 2:
+            raise UserError(
+                f"the training set has {len(self.emotions)} categorical emotions",
+                where="EmotionClassification",
+                remedy="Give a corpus with two at least, or train on emotion attributes: configs/finetune.yaml",
+            )
+        self.hparams["emotions"] = self.emotions
+
+    def rebuild(self, checkpoint: dict[str, Any]) -> None:
+        """Make the interpreter for the emotions that the checkpoint names."""
+        self.emotions = list(checkpoint["hyper_parameters"]["emotions"])
+        self.hparams["emotions"] = self.emotions
+        super().rebuild(checkpoint)
+
+    def first_outputs(self, training_set: TrainingSet) -> list[float]:
+        """Logits of the emotions' shares in the training set."""
+        counts = training_set.train_emotions
+        total = sum(counts[emotion] for emotion in self.emotions)
+        return [log(counts[emotion] / total) for emotion in self.emotions]
+
+    def labels_of(self, batch: EmotionBatch) -> Tensor:
+        """1 for an utterance's own emotion, else 0; NaN for one that isn't told apart."""
+        rows = [[float(emotion == own) for emotion in self.emotions] for own in batch["emotions"]]
+        labels = torch.tensor(rows, device=batch["indices"].device).reshape(-1, self.outputs)
+        return labels.masked_fill(labels.sum(1, keepdim=True) == 0, torch.nan)
+
+    def task_loss(self, outputs: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """Cross-entropy, in nats an utterance."""
+        return cross_entropy(outputs, labels, weights)
+
+    def predict_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
+        """Predict probabilities."""
+        result = super().predict_step(batch, batch_idx)
+        result["predictions"] = result["predictions"].float().softmax(1)
+        return result
+
+    def log_scores(self, stage: str, scores: dict[str, float]) -> None:
+        """Log macro and weighted F1, and the unweighted average recall (UAR), by which training goes."""
+        self.log_dict({f"{stage}_{name}": value for name, value in scores.items() if name != "uar"})
+        self.log(f"{stage}_uar", scores["uar"], prog_bar=stage == "val")
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy of labelled utterances, finite for any batch; 0 where none is labelled.
+
+    Args:
+        logits: (batch, emotions).
+        labels: (batch, emotions), 1 for an utterance's own; NaN where nobody said.
+        weights: (batch,), what each utterance counts; all alike if None.
+    """
+    counts = (~labels.isnan().any(1)).to(torch.promote_types(logits.dtype, torch.float32))
+    if weights is not None:
+        counts = counts * weights
+    losses = -(functional.log_softmax(logits.to(counts.dtype), dim=1) * labels.nan_to_num()).sum(1)
+    total = counts.sum()
+    return (losses * counts).sum() / total.where(total > 0, 1)
+
+
+def _require_distinct(emotions: Sequence[str]) -> None:
+    if len(emotions) < 2 or len(set(emotions)) < len(emotions):
+        raise UserError(
+            f"{', '.join(emotions) or 'nothing'} is too little to tell apart, or names one twice",
+            where="emotions",
+            remedy="Name two emotions at least, each once",
+        )

@@ -1,0 +1,185 @@
+"""The floor that a network has to reach: ridge regression on functionals of MFCC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch import Callback
+from lightning.pytorch.utilities import rank_zero_info
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ser_personal.calibration.run_files import rows_as_json, show, write_json
+from ser_personal.calibration.table import CalibrationRow
+from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
+from ser_personal.encoder.front_end import mfcc_functionals
+from ser_personal.errors import UserError, require_range
+from ser_personal.scores import score
+from ser_personal.types import Attribute
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from lightning.pytorch import LightningModule, Trainer
+    from numpy.typing import NDArray
+
+PENALTIES = np.logspace(-1, 5, 13)
+
+
+def ridge_floor(
+    train_features: NDArray[np.float32], train_labels: NDArray[np.float64], test_features: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Predict each attribute by a ridge regression whose penalty is chosen by leave-one-out on the training set.
+
+    Args:
+        train_features: (training utterances, features).
+        train_labels: (training utterances, attributes), label points, NaN where missing.
+        test_features: (test utterances, features).
+
+    Returns:
+        (test utterances, attributes), NaN for an attribute that no training utterance is labelled with.
+    """
+    predictions = np.full((len(test_features), train_labels.shape[1]), np.nan)
+    for attribute, labels in enumerate(train_labels.T):
+        labelled = ~np.isnan(labels)
+        if labelled.any():
+            model = make_pipeline(StandardScaler(), RidgeCV(PENALTIES))
+            model.fit(train_features[labelled], labels[labelled])
+            predictions[:, attribute] = model.predict(test_features)
+    return predictions
+
+
+def floor(
+    corpus: Corpus | str,
+    out: str = "floor",
+    attributes: tuple[Attribute, ...] = ("arousal", "valence", "dominance"),
+    test_splits: list[str] | None = None,
+    min_utterances: int = 10,
+    *,
+    known_speakers_only: bool = True,
+) -> None:
+    """Fit a ridge regression on MFCC functionals of the training split, and score it on the test sets.
+
+    Args:
+        corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
+        out: folder for floor.json and speaker_moments.csv.
+        attributes: what to predict; those without training labels are left out.
+        test_splits: sets to test on; all but train and validation if None.
+        min_utterances: labelled utterances a speaker must have to count in A-CCC.
+        known_speakers_only: leave out utterances whose speaker is unknown, as the paper does.
+
+    Raises:
+        UserError: the corpus can't be read, or no training utterance has a label.
+    """
+    require_range("min_utterances", min_utterances, 2)
+    from ser_personal.calibration.run_files import rows_as_json, show, speaker_moments, write_json, write_moments
+    from ser_personal.data.emotion import EmotionDataModule
+
+    data = EmotionDataModule(corpus, test_splits=test_splits, known_speakers_only=known_speakers_only, num_workers=0)
+    reached = score_floor(data, attributes, min_utterances)
+    if not reached:
+        raise UserError(
+            f"no training utterance has a label of {' or '.join(attributes)}",
+            where="ser floor",
+            remedy="Give a corpus with labels, or other --attributes",
+        )
+    for split, of_split in reached.items():
+        show(f"{split}: {TITLE}", [of_split.row])
+    folder = Path(out)
+    rows = {split: {"rows": rows_as_json([of_split.row])} for split, of_split in reached.items()}
+    write_json(folder / "floor.json", {"splits": rows})
+    moments = [speaker_moments(split, [each.row], each.labels, each.speaker_ids) for split, each in reached.items()]
+    write_moments(folder, moments)
+
+
+RIDGE, TITLE = "ridge", "ridge regression on MFCC functionals, the floor"
+
+
+@dataclass(frozen=True, eq=False)
+class FloorSet:
+    """The floor on one test set.
+
+    Attributes:
+        row: its scores.
+        labels: (utterances, attributes), NaN where missing.
+        speaker_ids: (utterances,), None where unknown.
+    """
+
+    row: CalibrationRow
+    labels: NDArray[np.float64]
+    speaker_ids: tuple[str | None, ...]
+
+
+def score_floor(data: Any, wanted: Sequence[str], min_utterances: int) -> dict[str, FloorSet]:
+    """Fit and score the floor: test set -> scores; nothing where no training utterance has a wanted label.
+
+    Args:
+        data: the datamodule of the corpus.
+        wanted: attributes.
+        min_utterances: labelled utterances a speaker must have to count in A-CCC.
+    """
+    train = data.train_indices
+    attributes = [name for name in wanted if name in data.train_label_mean]
+    if not attributes:
+        return {}
+    tests = {split: data.split_indices(split) for split in data.wanted_test_splits}
+    used = {index for indices in (train, *tests.values()) for index in indices}
+    examples = ((index, data.example(index)) for index in used)
+    features = {index: mfcc_functionals(example.waveform) for index, example in examples if example is not None}
+    train, tests = _known(train, features), {split: _known(tests[split], features) for split in tests}
+    labels = np.array([[u.labels.get(attribute, np.nan) for attribute in attributes] for u in data.utterances])
+    of_training = np.stack([features[index] for index in train])
+    floor = {}
+    for split, indices in tests.items():
+        predictions = ridge_floor(of_training, labels[train], np.stack([features[index] for index in indices]))
+        speakers = tuple(data.utterances[index].speaker_id for index in indices)
+        scores = score(predictions, labels[indices], speakers, attributes, min_utterances=min_utterances)
+        floor[split] = FloorSet(CalibrationRow(RIDGE, scores, predictions[None]), labels[indices], speakers)
+    return floor
+
+
+def _known(indices: list[int], features: Collection[int]) -> list[int]:
+    """Leave out what has no features: audio that is bad, and skipped."""
+    return [index for index in indices if index in features]
+
+
+class RidgeFloorCallback(Callback):
+    """Prints what a ridge regression on MFCC functionals reaches on the same test sets, and writes floor.json.
+
+    It is fitted on the training split, by the first process alone.
+    """
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a model without emotion attributes.
+
+        Raises:
+            UserError: it predicts something else.
+        """
+        if not hasattr(pl_module, "attributes"):
+            raise UserError(
+                f"{type(pl_module).__name__} predicts no emotion attributes",
+                where="RidgeFloorCallback",
+                remedy="Leave it out, or test a model of them, trained with configs/finetune.yaml",
+            )
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fit, score and print the floor."""
+        # Every process has to ask for the folder, or the first one waits for the others' answer for ever.
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        if not trainer.is_global_zero:
+            return
+        metric: Any = pl_module.test_metric
+        attributes: Any = pl_module.attributes
+        floor = score_floor(trainer.datamodule, attributes, metric.min_utterances)  # type: ignore[attr-defined]
+        if not floor:
+            rank_zero_info("no ridge floor: no training utterance has a label that the model predicts")
+            return
+        for split, reached in floor.items():
+            show(f"{split}: {TITLE}", [reached.row])
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = {split: {"rows": rows_as_json([reached.row])} for split, reached in floor.items()}
+        write_json(folder / "floor.json", {"splits": rows})

@@ -1,1 +1,0 @@
-"""`ser compare`: recipes side by side, their accuracy with intervals beside what they cost."""

@@ -1,0 +1,462 @@
+"""What all figures share: size, colours, and the way into a page.
+
+Figures are drawn as wide as a phone, so that text keeps its size there, and several stand side by side on a desk. Text
+and axes take the page's text colour, so that they are readable in light and in dark.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ser_personal.report.audit import NAMES, ShiftAnalysis, shift_table, speaker_changes
+from ser_personal.report.formatting import decimal, signed_interval
+from ser_personal.scores import rows_by_speaker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from ser_personal.report.audit import Audit, SetAudit
+    from ser_personal.report.bootstrap import Estimate
+    from ser_personal.report.run_folder import RunFolder, ScoredSet
+    from ser_personal.report.training_curves import Curve, Fit
+
+WIDTH = 4.0  # inches
+INK = "#1b2127"
+
+# Okabe and Ito's colours, told apart by colour-blind people and on both backgrounds.
+RAW = "#d55e00"
+CALIBRATED = "#0a84c6"
+LABELS = "#8a8f98"
+EXTRA = ("#0a84c6", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 9.5,
+    "font.family": "sans-serif",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "grid.color": INK,
+    "grid.alpha": 0.15,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ser_personal",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A figure and its words.
+
+    Attributes:
+        name: for TensorBoard, such as `test1/dumbbells/arousal`.
+        alt: what it shows, for who can't see it.
+        figure: the drawing.
+    """
+
+    name: str
+    alt: str
+    figure: Figure
+
+
+def style() -> AbstractContextManager[None]:
+    """The settings that everything has to be drawn and saved under; matplotlib's own come back after it."""
+    from matplotlib import rc_context
+
+    return rc_context(_STYLE)
+
+
+def blank(height: float, rows: int = 1) -> tuple[Figure, Sequence[Axes]]:
+    """Make a figure of phone width and that height, inches, with so many plots below each other."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, list(figure.subplots(rows, 1, squeeze=False)[:, 0])
+
+
+def legend_above(axes: Axes, columns: int) -> None:
+    """Put the legend over the plot, where it covers nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, handlelength=1.4)
+
+
+def as_svg(drawing: Drawing) -> str:
+    """The figure for a page: no prologue, no link, and its ink in the page's text colour."""
+    text = StringIO()
+    drawing.figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    opening, _, rest = svg.partition(">")
+    svg = re.sub(r' (width|height)="[^"]*"', "", opening) + ">" + rest
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+    return svg.replace(INK, "currentColor")
+
+
+_MARKERS = "os^Dvx"
+
+
+def training_figures(fit: Fit) -> list[Drawing]:
+    """Draw a fit's losses, and its validation CCC where it logged one."""
+    losses = [curve for curve in fit.curves if "loss" in curve.name]
+    scores = [curve for curve in fit.curves if curve.name.endswith(("_overall_ccc", "_average_ccc"))]
+    drawn = [_figure(f"{fit.stage}/loss", "loss", fit, losses)]
+    if scores:
+        drawn.append(_figure(f"{fit.stage}/validation", "validation CCC", fit, scores))
+    return drawn
+
+
+def _figure(name: str, quantity: str, fit: Fit, curves: Sequence[Curve]) -> Drawing:
+    figure, (axes,) = blank(2.9 + 0.16 * len(curves))
+    for place, curve in enumerate(curves):
+        style = "--" if "average" in curve.name or "unseen" in curve.name else "-"
+        colour, marker = EXTRA[place % len(EXTRA)], _MARKERS[place % len(_MARKERS)]
+        axes.plot(
+            curve.steps, curve.values, style, marker=marker, markersize=3.5, color=colour, label=_plain(curve.name)
+        )
+    axes.set_xlabel(f"step of {fit.stage}")
+    axes.set_ylabel(quantity)
+    axes.grid()
+    legend_above(axes, 1 if max(len(_plain(curve.name)) for curve in curves) > 16 else 2)
+    ends = "; ".join(f"{_plain(curve.name)} from {curve.values[0]:.3g} to {curve.values[-1]:.3g}" for curve in curves)
+    return Drawing(f"training/{name}", f"Curves of {fit.stage} over {fit.steps} steps: {ends}.", figure)
+
+
+def _plain(name: str) -> str:
+    words = {"train_": "training ", "val_": "validation ", "overall_ccc": "O-CCC", "average_ccc": "A-CCC", "_": " "}
+    for written, plain in words.items():
+        name = name.replace(written, plain)
+    return name
+
+
+_BINS = 12
+
+
+def chosen_speakers(run: RunFolder, test: ScoredSet, attribute: str) -> dict[str, str]:
+    """`best`, `median` and `worst` by CCC after calibration -> speaker; fewer names where speakers are fewer."""
+    ccc = {s: v for s, v in test.row(run.chosen).scores[attribute].per_speaker.items() if not np.isnan(v)}
+    ordered = sorted(ccc, key=lambda speaker: -ccc[speaker])
+    places = {"best": 0, "median": len(ordered) // 2, "worst": len(ordered) - 1}
+    named: dict[str, str] = {}
+    for name, place in places.items():
+        if ordered and ordered[place] not in named.values():
+            named[name] = ordered[place]
+    return named
+
+
+def distributions(run: RunFolder, test: ScoredSet, attribute: str) -> Drawing | None:
+    """Draw histograms of labels, raw and calibrated predictions for the three; None where no speaker has a CCC."""
+    from matplotlib.ticker import MaxNLocator
+
+    chosen = chosen_speakers(run, test, attribute)
+    if not chosen:
+        return None
+    rows_of, ccc = rows_by_speaker(test.speaker_ids), test.row(run.chosen).scores[attribute].per_speaker
+    figure, plots = blank(0.6 + 1.5 * len(chosen), len(chosen))
+    bins = np.linspace(*run.scale, _BINS + 1).tolist()
+    for axes, (name, speaker) in zip(plots, chosen.items(), strict=True):
+        rows = rows_of[speaker]
+        labels, raw, calibrated = (
+            test.values(attribute, kind)[rows].clip(*run.scale) for kind in ("label", "raw", "calibrated")
+        )
+        axes.hist(labels[~np.isnan(labels)], bins=bins, color=LABELS, alpha=0.45, label="labels")
+        axes.hist(raw, bins=bins, histtype="step", color=RAW, linewidth=1.6, linestyle="--", label="raw")
+        axes.hist(calibrated, bins=bins, histtype="step", color=CALIBRATED, linewidth=1.8, label="calibrated")
+        axes.set_xlim(*run.scale)
+        axes.set_ylabel("utterances")
+        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axes.text(1, 0.97, f"{name}: {speaker}\nCCC {ccc[speaker]:.2f}", transform=axes.transAxes, ha="right", va="top")
+    plots[-1].set_xlabel(f"{attribute}, label points")
+    legend_above(plots[0], 3)
+    told = ", ".join(f"the {name} (speaker {speaker}, {ccc[speaker]:.2f})" for name, speaker in chosen.items())
+    alt = f"Histograms of {attribute}, labels against raw and calibrated predictions, of the speakers by CCC: {told}."
+    return Drawing(f"{test.name}/distributions/{attribute}", alt, figure)
+
+
+_MOST_NAMED = 120
+
+
+def dumbbells(run: RunFolder, test: ScoredSet, attribute: str) -> Drawing:
+    """Draw a line a speaker, from the CCC of raw predictions to that of calibrated ones; dotted where it falls."""
+    change_of = speaker_changes(run, test, attribute)
+    raw = test.row("raw").scores[attribute].per_speaker
+    speakers = sorted(change_of, key=lambda speaker: raw[speaker])
+    row_height = 0.19 if len(speakers) <= _MOST_NAMED else 0.05
+    figure, (axes,) = blank(1.1 + row_height * max(len(speakers), 2))
+    for place, speaker in enumerate(speakers):
+        before, after = raw[speaker], raw[speaker] + change_of[speaker]
+        axes.plot([before, after], [place] * 2, color=INK, linewidth=1.2, linestyle=":" if after < before else "-")
+    places = range(len(speakers))
+    axes.plot([raw[s] for s in speakers], places, "o", markersize=5, color=RAW, markerfacecolor="none", label="raw")
+    axes.plot(
+        [raw[s] + change_of[s] for s in speakers], places, "o", markersize=5, color=CALIBRATED, label="calibrated"
+    )
+    axes.set_yticks(places, speakers if len(speakers) <= _MOST_NAMED else [""] * len(speakers))
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(-0.7, len(speakers) - 0.3)
+    axes.set_xlabel(f"CCC of {attribute}; dotted: calibration lowers it")
+    axes.set_ylabel("speaker")
+    axes.grid(axis="x")
+    legend_above(axes, 2)
+    fallen = sum(change < 0 for change in change_of.values())
+    alt = (
+        f"CCC of {attribute} of {len(speakers)} speakers before and after calibration: it rises for "
+        f"{len(speakers) - fallen} and falls for {fallen}."
+    )
+    return Drawing(f"{test.name}/speakers/{attribute}", alt, figure)
+
+
+QUANTITIES = {"mean_absolute_error": "mean absolute error", "bias": "bias"}
+_SYSTEMS = {"raw": (RAW, "s", 0.17), "calibrated": (CALIBRATED, "o", -0.17)}
+
+
+def group_figure(audited: SetAudit, attribute: str, quantity: str) -> Drawing:
+    """Draw one figure of all groups of all partitions, raw and calibrated; without a bar where none was made."""
+    from matplotlib.ticker import MaxNLocator
+
+    rows: list[tuple[str, dict[str, Estimate]]] = []
+    for partition in audited.partitions:
+        for group in partition.groups.get(attribute, {"raw": {}})["raw"]:
+            scores = {system: partition.groups[attribute][system][group].scores for system in _SYSTEMS}
+            rows.append((f"{group}", {system: getattr(of, quantity) for system, of in scores.items()}))
+    figure, (axes,) = blank(1.2 + 0.36 * len(rows))
+    places = np.arange(len(rows))[::-1]
+    for system, (colour, marker, offset) in _SYSTEMS.items():
+        for place, (_, estimates) in zip(places, rows, strict=True):
+            estimate = estimates[system]
+            if estimate.refused is None:
+                axes.plot([estimate.low, estimate.high], [place + offset] * 2, color=colour, linewidth=1.6)
+        values = [estimates[system].value for _, estimates in rows]
+        axes.plot(values, places + offset, marker, color=colour, markersize=5, label=system)
+    if quantity == "bias":
+        axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
+    axes.set_yticks(places, [name for name, _ in rows])
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    figure.supxlabel(f"{QUANTITIES[quantity]} of {attribute}, label points", fontsize="medium")
+    axes.grid(axis="x")
+    legend_above(axes, 2)
+    told = "; ".join(f"{name} {of['raw'].value:.2f} raw, {of['calibrated'].value:.2f} calibrated" for name, of in rows)
+    alt = f"{QUANTITIES[quantity].capitalize()} of {attribute} by group, with 95 % intervals: {told}."
+    return Drawing(f"{audited.name}/groups/{attribute}_{quantity}", alt, figure)
+
+
+_LINKS = 3
+_MOST_ON_PLANE = 60
+
+
+def neighbour_plane(run: RunFolder, test: ScoredSet) -> Drawing:
+    """Draw all speaker vectors in the plane of their greatest variance, test speakers linked to the nearest three.
+
+    Vectors are taken to length 1, as the cosine takes them.
+    """
+    both = np.concatenate([_unit(run.training.vectors), _unit(test.vectors.vectors)])
+    plane, explained = _principal_plane(both)
+    training, tested = plane[: len(run.training.speaker_ids)], plane[len(run.training.speaker_ids) :]
+    place_of = dict(zip(run.training.speaker_ids, training, strict=True))
+    figure, (axes,) = blank(4.6)
+    for speaker, place in zip(test.vectors.speaker_ids, tested, strict=True):
+        for neighbour in test.speakers[speaker].neighbours[:_LINKS]:
+            axes.plot(*zip(place, place_of[neighbour], strict=True), color=INK, linewidth=0.5, alpha=0.5)
+    axes.plot(*training.T, "o", color=LABELS, markersize=4, label="training speaker")
+    axes.plot(*tested.T, "^", color=CALIBRATED, markersize=6, label=f"{test.name} speaker")
+    if len(tested) <= _MOST_ON_PLANE:
+        for speaker, place in zip(test.vectors.speaker_ids, tested, strict=True):
+            axes.annotate(speaker, place, xytext=(4, 3), textcoords="offset points", fontsize=8.5)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_xlabel(f"two directions that hold {explained:.0%} of the variance")
+    legend_above(axes, 2)
+    alt = (
+        f"Map of {len(training)} training and {len(tested)} test speakers by speaker vector, each test speaker linked "
+        f"to the nearest {_LINKS} of the neighbours that calibrated them."
+    )
+    return Drawing(f"{test.name}/neighbours/map", alt, figure)
+
+
+def neighbour_matrix(test: ScoredSet) -> Drawing:
+    """Draw the cosine of each test speaker to each neighbour used, the most used neighbour first."""
+    used = Counter(neighbour for speaker in test.speakers.values() for neighbour in speaker.neighbours)
+    columns = [neighbour for neighbour, _ in used.most_common()]
+    column_of = {neighbour: column for column, neighbour in enumerate(columns)}
+    cosines = np.full((len(test.speakers), len(columns)), np.nan)
+    for row, speaker in enumerate(test.speakers.values()):
+        cosines[row, [column_of[neighbour] for neighbour in speaker.neighbours]] = speaker.cosines
+    figure, (axes,) = blank(1.5 + 0.17 * min(max(len(cosines), 4), _MOST_ON_PLANE))
+    image = axes.imshow(cosines, aspect="auto", cmap="cividis", interpolation="nearest")
+    axes.set_yticks(range(len(cosines)), list(test.speakers) if len(cosines) <= _MOST_ON_PLANE else [""] * len(cosines))
+    axes.tick_params(axis="y", length=0)
+    shown = range(0, len(columns), max(len(columns) // 8, 1))
+    axes.set_xticks(list(shown), [f"{columns[column]}\n({used[columns[column]]})" for column in shown])
+    axes.set_xlabel("training speaker (test speakers calibrated)")
+    axes.set_ylabel(f"{test.name} speaker")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    bar = figure.colorbar(image, ax=axes, location="top", aspect=40, label="cosine")
+    bar.outline.set_visible(False)
+    name, times = used.most_common(1)[0] if used else ("", 0)
+    alt = (
+        f"Which of {len(columns)} training speakers calibrated each of {len(cosines)} test speakers, by cosine; the "
+        f"most used, {name}, calibrated {times}."
+    )
+    return Drawing(f"{test.name}/neighbours/matrix", alt, figure)
+
+
+def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1.0)
+
+
+def _principal_plane(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """The two principal coordinates (n, 2) and the share of the variance that they hold."""
+    centred = vectors - vectors.mean(axis=0)
+    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    share = float((singular[:2] ** 2).sum() / (singular**2).sum()) if singular.any() else 0.0
+    return left[:, :2] * singular[:2], share
+
+
+_RELIABILITY_BINS = 10
+
+
+def reliability(run: RunFolder, test: ScoredSet, attribute: str) -> Drawing:
+    """Draw the mean label over the mean prediction in ten equally full bins, before and after calibration."""
+    figure, (axes,) = blank(4.2)
+    axes.plot(run.scale, run.scale, color=INK, linewidth=1, linestyle=":", label="label = prediction")
+    labels = test.values(attribute, "label")
+    distance = {}
+    for kind, colour, marker in (("raw", RAW, "s"), ("calibrated", CALIBRATED, "o")):
+        predicted, labelled = binned_means(test.values(attribute, kind), labels)
+        axes.plot(predicted, labelled, marker=marker, color=colour, markersize=5, label=kind)
+        distance[kind] = float(np.mean(np.abs(predicted - labelled)))
+    axes.set_xlim(*run.scale)
+    axes.set_ylim(*run.scale)
+    axes.set_xlabel(f"predicted {attribute}, label points")
+    axes.set_ylabel("mean label")
+    axes.grid()
+    legend_above(axes, 3)
+    alt = (
+        f"Mean label over predicted {attribute} in {_RELIABILITY_BINS} bins; "
+        f"mean distance to the diagonal {distance['raw']:.2f} "
+        f"label points raw, {distance['calibrated']:.2f} calibrated."
+    )
+    return Drawing(f"{test.name}/calibration/{attribute}", alt, figure)
+
+
+def binned_means(
+    predictions: NDArray[np.float64], labels: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean prediction and mean label of each of ten bins, equally full, ordered by prediction."""
+    labelled = ~np.isnan(labels)
+    order = np.argsort(predictions[labelled], kind="stable")
+    bins = [rows for rows in np.array_split(order, _RELIABILITY_BINS) if len(rows)]
+    means = [[values[labelled][rows].mean() for rows in bins] for values in (predictions, labels)]
+    return np.array(means[0]), np.array(means[1])
+
+
+def shift_scatter(test: ScoredSet, attribute: str, found: ShiftAnalysis) -> Drawing | None:
+    """Draw a point a speaker, feature shift above and label shift below; None where fewer than three have both."""
+    table = shift_table(test, attribute)
+    if len(table.speakers) < 3:
+        return None
+    figure, panels = blank(4.2, rows=2)
+    of_panel = (("feature", table.feature, "nats a dimension"), ("label", table.label, "nats"))
+    for axes, (name, shift, unit) in zip(panels, of_panel, strict=True):
+        estimate = found.correlations[f"{name}_shift_and_ccc"]
+        axes.plot(shift, table.ccc, "o", color=RAW, markersize=5, markerfacecolor="none")
+        text = signed_interval(estimate) if estimate.refused is None else decimal(estimate.value)
+        axes.set_title(f"{name} shift: r = {text}")
+        axes.set_xlabel(f"KL(speaker || training set), {unit}")
+        axes.set_ylabel(f"CCC of {attribute}")
+        axes.grid()
+    told = "; ".join(f"{NAMES[name]} {decimal(each.value)}" for name, each in found.correlations.items())
+    alt = f"Shift from the training set and CCC of {attribute}, {found.speakers} speakers. Correlations: {told}."
+    return Drawing(f"{test.name}/shifts/{attribute}", alt, figure)
+
+
+@dataclass(frozen=True, eq=False)
+class SetFigures:
+    """The figures of one test set.
+
+    Attributes:
+        speakers: CCC of each speaker before and after.
+        distributions: of single speakers.
+        neighbours: who calibrated whom.
+        calibration: mean label over prediction.
+        groups: of the audit.
+        shifts: from the training set, against CCC.
+    """
+
+    speakers: tuple[Drawing, ...]
+    distributions: tuple[Drawing, ...]
+    neighbours: tuple[Drawing, ...]
+    calibration: tuple[Drawing, ...]
+    groups: tuple[Drawing, ...]
+    shifts: tuple[Drawing, ...]
+
+    @property
+    def all(self) -> tuple[Drawing, ...]:
+        """In the order of the page."""
+        return self.speakers + self.distributions + self.neighbours + self.calibration + self.shifts + self.groups
+
+
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """All figures.
+
+    Attributes:
+        of_set: test set -> its figures.
+        training: of the fits behind the checkpoint.
+    """
+
+    of_set: dict[str, SetFigures]
+    training: tuple[Drawing, ...]
+
+    @property
+    def all(self) -> tuple[Drawing, ...]:
+        """In the order of the page."""
+        return (*(drawing for figures in self.of_set.values() for drawing in figures.all), *self.training)
+
+
+def draw_all(run: RunFolder, fits: list[Fit], found: Audit) -> Figures:
+    """Draw every figure."""
+    with style():
+        return Figures(
+            {test.name: _draw_set(run, test, of_set) for test, of_set in zip(run.sets, found.sets, strict=True)},
+            tuple(drawing for fit in fits for drawing in training_figures(fit)),
+        )
+
+
+def _draw_set(run: RunFolder, test: ScoredSet, audited: SetAudit) -> SetFigures:
+    scattered = [shift_scatter(test, attribute, audited.shifts[attribute]) for attribute in run.attributes]
+    single = [distributions(run, test, attribute) for attribute in run.attributes]
+    return SetFigures(
+        speakers=tuple(dumbbells(run, test, attribute) for attribute in run.attributes),
+        distributions=tuple(drawing for drawing in single if drawing is not None),
+        neighbours=(neighbour_plane(run, test), neighbour_matrix(test)) if test.speakers else (),
+        calibration=tuple(reliability(run, test, attribute) for attribute in run.attributes),
+        groups=tuple(group_figure(audited, attribute, name) for attribute in run.attributes for name in QUANTITIES),
+        shifts=tuple(drawing for drawing in scattered if drawing is not None),
+    )

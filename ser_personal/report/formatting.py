@@ -1,0 +1,96 @@
+"""Words for what the report's tables hold."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from ser_personal.calibration.run_files import points
+
+if TYPE_CHECKING:
+    from ser_personal.report.bootstrap import Estimate
+    from ser_personal.report.run_folder import RunFolder, ScoredSet
+
+ROWS = {
+    "raw": "what the model predicts, uncalibrated",
+    "mu": "PLDC, mean only: each speaker's mean prediction moves to the mean label of the training speakers who sound "
+    "most alike",
+    "sigma": "PLDC, deviation only: each speaker's predictions are spread as wide as the labels of the training "
+    "speakers who sound most alike",
+    "both": "PLDC, mean and deviation: the paper's full equation",
+    "affine": "control: one line for everyone, fitted on validation speakers; what mere rescaling does",
+    "pldc_selected": "ours: of each attribute the variant of PLDC, or none, that did best on validation speakers",
+    "posterior": "ours: each speaker's label mean and deviation, estimated from voice and predictions together by what "
+    "validation speakers teach",
+    "population": "control: PLDC towards all training speakers alike; what similarity adds shows against it",
+    "random_speakers": "control: PLDC towards training speakers drawn at random, mean of the draws",
+    "own_statistics": "oracle, never a result: PLDC if similar voices told a speaker's label mean and deviation "
+    "without error; it reads the test labels",
+}
+METRICS = {
+    "overall_ccc": "O-CCC",
+    "average_ccc": "A-CCC",
+    "bias": "bias",
+    "mean_absolute_error": "mean absolute error",
+}
+
+
+def settings(run: RunFolder) -> str:
+    """How predictions.csv was calibrated."""
+    pldc = run.pldc
+    extras = [name for name, used in (("centred vectors", pldc["center"]), ("clipped", pldc["clip"])) if used]
+    return ", ".join([f"{run.chosen}, k = {pldc['k']}, {pldc['statistics']} statistics", *extras])
+
+
+def in_short(run: RunFolder, test: ScoredSet, attribute: str) -> str:
+    """One sentence: what calibration did to one attribute."""
+    raw, chosen = (test.row(name).scores[attribute] for name in ("raw", run.chosen))
+    control = test.row("random_speakers").scores[attribute]
+
+    def moved(before: float, after: float) -> str:
+        verb = "stays at" if points(before) == points(after) else "rises to" if after > before else "falls to"
+        return f"{points(before)} {verb} {points(after)}"
+
+    against = chosen.average_ccc - control.average_ccc
+    return (
+        f"O-CCC {moved(raw.overall_ccc, chosen.overall_ccc)}, "
+        f"A-CCC {moved(raw.average_ccc, chosen.average_ccc)} over {raw.speakers} speakers; "
+        f"against random instead of similar training speakers that is {signed(against)} A-CCC."
+    )
+
+
+def decimal(value: float) -> str:
+    """A figure with three decimals and no leading zero, whatever its size; a dash where it is undefined."""
+    if math.isnan(value):
+        return "-"
+    text = f"{abs(value):.3f}"
+    return ("-" if value < 0 else "") + (text[1:] if text.startswith("0") else text)
+
+
+def amount(value: float) -> str:
+    """A figure of any kind: three decimals below ten, one above, none where it is whole."""
+    if math.isnan(value) or abs(value) < 10:
+        return decimal(value)
+    return f"{value:.0f}" if value == round(value) else f"{value:.1f}"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign: +.021."""
+    return f"+{decimal(value)}" if value > 0 else decimal(value)
+
+
+def interval(estimate: Estimate) -> str:
+    """A figure and its interval, or why it has none: .683 (.532 to .815)."""
+    return f"{decimal(estimate.value)} ({estimate.refused or f'{decimal(estimate.low)} to {decimal(estimate.high)}'})"
+
+
+def signed_interval(estimate: Estimate) -> str:
+    """A difference and its interval, with their signs, or why it has none."""
+    return f"{signed(estimate.value)} ({estimate.refused or f'{signed(estimate.low)} to {signed(estimate.high)}'})"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 45 s, 12 min, 3.4 h."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
