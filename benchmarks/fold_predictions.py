@@ -12,7 +12,7 @@ import numpy as np
 
 from ser_personal.calibration.table import PredictedSet
 from ser_personal.corpus.folds import write_table
-from ser_personal.files import write_whole
+from ser_personal.files import atomic_write
 
 if TYPE_CHECKING:
     from ser_personal.corpus.splits import SpeakerSplits
@@ -35,7 +35,7 @@ def predict_fold(splits: SpeakerSplits, folder: Path, epochs: int) -> None:
     command += ["--data.corpus", str(table), "--trainer.default_root_dir", str(folder)]
     command += ["--trainer.max_epochs", str(epochs), "--trainer.devices", "1", "--trainer.enable_progress_bar", "false"]
     subprocess.run(command, check=True)
-    write_whole(folder / FILE, _predictions(str(table), folder / "finetune.ckpt"))
+    atomic_write(folder / FILE, _predictions(str(table), folder / "finetune.ckpt"))
 
 
 def read_fold(folder: Path) -> Fold:

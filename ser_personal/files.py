@@ -22,7 +22,7 @@ BYTES_AT_ONCE = 2**20
 
 
 @contextmanager
-def whole_file(path: str | Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
+def atomic_file(path: str | Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
     """Open a file to write; a reader, also after a crash, finds all of it or what was there before, never a part.
 
     Args:
@@ -47,9 +47,9 @@ def whole_file(path: str | Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: str | Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Write a file in the way of `whole_file`."""
-    with whole_file(path, mode=mode) as file:
+def atomic_write(path: str | Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Write a file as `atomic_file` does."""
+    with atomic_file(path, mode=mode) as file:
         file.write(content)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ser_personal.errors import UserError
-from ser_personal.files import write_whole
+from ser_personal.files import atomic_write
 
 KEY_BYTES = 32
 OWNER_ONLY = 0o600
@@ -47,7 +47,7 @@ def asked_key(path: str | None, default: Path, *, anonymise: bool) -> bytes | No
         return None
     file = default if path is None else Path(path)
     if not file.exists():
-        write_whole(file, f"{secrets.token_hex(KEY_BYTES)}\n".encode(), mode=OWNER_ONLY)
+        atomic_write(file, f"{secrets.token_hex(KEY_BYTES)}\n".encode(), mode=OWNER_ONLY)
     content = file.read_bytes().strip()
     if not re.fullmatch(rb"[0-9a-f]{%d}" % (2 * KEY_BYTES), content):
         raise UserError(

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from ser_personal.files import content_hash, named_in_errors, write_whole
+from ser_personal.files import atomic_write, content_hash, named_in_errors
 
 
 def test_a_file_is_written_into_a_new_folder_and_replaced(tmp_path):
     path = tmp_path / "new" / "file.bin"
-    write_whole(path, b"first, longer")
-    write_whole(path, b"second")
+    atomic_write(path, b"first, longer")
+    atomic_write(path, b"second")
     assert path.read_bytes() == b"second"
     assert list(path.parent.iterdir()) == [path]
 
@@ -27,10 +27,10 @@ def test_what_fails_midway_leaves_the_former_file(tmp_path, monkeypatch, fails):
         raise OSError("no space left on device")
 
     path = tmp_path / "file.bin"
-    write_whole(path, b"former")
+    atomic_write(path, b"former")
     monkeypatch.setattr(*{"fsync": (os, "fsync"), "replace": (Path, "replace")}[fails], full)
     with pytest.raises(OSError, match="no space"):
-        write_whole(path, b"latter")
+        atomic_write(path, b"latter")
     assert path.read_bytes() == b"former"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -53,17 +53,17 @@ def test_a_hash_is_of_the_content_alone(tmp_path):
 
 def test_a_folder_in_the_files_place_is_named(tmp_path):
     with pytest.raises(IsADirectoryError) as caught:
-        write_whole(tmp_path, b"")
+        atomic_write(tmp_path, b"")
     assert caught.value.filename == str(tmp_path)
 
 
 def test_a_writer_killed_midway_leaves_the_former_file(tmp_path):
     path = tmp_path / "file.bin"
-    write_whole(path, b"former")
+    atomic_write(path, b"former")
     writes = f"""
 import os, signal
-from ser_personal.files import whole_file
-with whole_file({str(path)!r}) as file:
+from ser_personal.files import atomic_file
+with atomic_file({str(path)!r}) as file:
     file.write(b"half")
     file.flush()
     os.kill(os.getpid(), signal.SIGKILL)

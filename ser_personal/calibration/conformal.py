@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ser_personal.errors import UserError
-from ser_personal.files import write_whole
+from ser_personal.files import atomic_write
 from ser_personal.scores import rows_by_speaker
 from ser_personal.speakers.bank import as_float64
 
@@ -143,7 +143,7 @@ class ConformalTable:
             "coverage": self.coverage,
             "attributes": attributes,
         }
-        write_whole(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
+        atomic_write(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
 
     @classmethod
     def load(cls, path: Path) -> Self:

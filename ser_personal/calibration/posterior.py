@@ -13,7 +13,7 @@ import numpy as np
 from ser_personal.calibration.controls import AffineMap
 from ser_personal.calibration.pldc import CalibratedSpeaker, Calibration, check_inputs
 from ser_personal.errors import UserError
-from ser_personal.files import write_whole
+from ser_personal.files import atomic_write
 from ser_personal.scores import rows_by_speaker, score
 from ser_personal.speakers.bank import as_float64
 
@@ -731,7 +731,7 @@ def save_posterior(fitted: Mapping[str, AttributePosterior], path: Path) -> None
     """Write what `PosteriorCalibrator.fit` found, attribute -> posterior, as JSON."""
     attributes = {attribute: _as_json(posterior) for attribute, posterior in fitted.items()}
     content = {"format": FORMAT, "version": FORMAT_VERSION, "attributes": attributes}
-    write_whole(path, f"{json.dumps(content, allow_nan=False)}\n".encode())
+    atomic_write(path, f"{json.dumps(content, allow_nan=False)}\n".encode())
 
 
 def load_posterior(path: Path) -> Fitted:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ser_personal.errors import UserError
-from ser_personal.files import write_whole
+from ser_personal.files import atomic_write
 from ser_personal.scores import as_json, concordance, rows_by_speaker
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def rows_as_json(rows: Sequence[CalibrationRow]) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON, the whole file or nothing."""
-    write_whole(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
+    atomic_write(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
 
 
 def show(title: str, rows: Sequence[CalibrationRow], legend: str = "") -> None:
@@ -255,7 +255,7 @@ def write_speakers(folder: Path, record: dict[str, Any], vectors: Mapping[str, S
     write_json(folder / RECORD, record)
     arrays = {name: np.ascontiguousarray(of.vectors, dtype=np.float32) for name, of in vectors.items()}
     ids = {name: json.dumps(of.speaker_ids) for name, of in vectors.items()}
-    write_whole(folder / VECTORS, save(arrays, ids))
+    atomic_write(folder / VECTORS, save(arrays, ids))
 
 
 def read_vectors(path: Path) -> dict[str, SpeakerVectors]:
@@ -322,4 +322,4 @@ def write_moments(folder: Path, tables: Sequence[pd.DataFrame]) -> None:
     """Write speaker_moments.csv, of all test sets, to a run's folder."""
     import pandas as pd
 
-    write_whole(folder / SPEAKER_MOMENTS, pd.concat(tables).to_csv(index=False).encode())
+    atomic_write(folder / SPEAKER_MOMENTS, pd.concat(tables).to_csv(index=False).encode())

@@ -35,7 +35,7 @@ from ser_personal.corpus.base import (
 )
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import by_split, first_few, known_speakers, shared_speakers
-from ser_personal.files import content_hash, write_whole
+from ser_personal.files import atomic_write, content_hash
 from ser_personal.types import ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -548,7 +548,7 @@ def write_finding(path: Path, finding: Finding) -> None:
             for kind, group in by_kind(finding.problems).items()
         ],
     }
-    write_whole(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
+    atomic_write(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
 
 
 def _rates(files: Mapping[int, int]) -> str:

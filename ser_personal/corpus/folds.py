@@ -19,7 +19,7 @@ from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run t
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import SpeakerSplits, by_split, canonical_split, known_speakers, require_split
 from ser_personal.errors import LARGEST_SEED, UserError, require_range
-from ser_personal.files import write_whole
+from ser_personal.files import atomic_write
 from ser_personal.types import ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def write_table(utterances: Iterable[Utterance], path: Path) -> None:
                 utterance.emotion or "",
             ]
         )
-    write_whole(path, text.getvalue().encode())
+    atomic_write(path, text.getvalue().encode())
 
 
 def _deal(utterances: Sequence[Utterance], folds: int, seed: int) -> dict[str | None, int]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from ser_personal.audio import FRAME_RATE
 from ser_personal.errors import UserError, require_range
-from ser_personal.files import named_in_errors, write_whole
+from ser_personal.files import atomic_write, named_in_errors
 from ser_personal.types import FeatureSource
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class GrowingFolder(Generic[Source]):
     def declare(self, source: Source, *, finished: bool) -> None:
         """Say where the rows come from, and whether they are complete."""
         meta = {"format_version": self.kind.format_version, "finished": finished, "source": _plain(source)}
-        write_whole(self.folder / META, json.dumps(meta, indent=2).encode())
+        atomic_write(self.folder / META, json.dumps(meta, indent=2).encode())
 
     def entries(self) -> list[Entry]:
         """List the utterances in the order of writing; a line that a killed writer left half is left out."""

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ser_personal.data.dataset import Fault, UtteranceExample
 from ser_personal.errors import UserError
-from ser_personal.files import write_whole
+from ser_personal.files import atomic_write
 from ser_personal.types import SpeakerBatch
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class SkippedAudio:
                 "max_bad_share": self.max_share,
                 "skipped": skipped,
             }
-            write_whole(self._file, f"{json.dumps(content, indent=2)}\n".encode())
+            atomic_write(self._file, f"{json.dumps(content, indent=2)}\n".encode())
 
 
 def list_in(folder: Path, skipped: SkippedAudio | None) -> None:

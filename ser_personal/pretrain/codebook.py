@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ser_personal.errors import UserError
-from ser_personal.files import named_in_errors, write_whole
+from ser_personal.files import atomic_write, named_in_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -117,7 +117,7 @@ class Codebook:
             "made_with": self.made_with,
         }
         metadata = {"provenance": json.dumps(provenance, sort_keys=True)}
-        write_whole(path, save({"codebook": self.centroids}, metadata=metadata))
+        atomic_write(path, save({"codebook": self.centroids}, metadata=metadata))
 
 
 def nearest_centroid(frames: Tensor, centroids: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ser_personal.errors import UserError
-from ser_personal.files import write_whole
+from ser_personal.files import atomic_write
 from ser_personal.pseudonyms import asked_key, pseudonym
 from ser_personal.recognition.bundle import CalibrationName
 from ser_personal.recognition.causal import PLDCSettings
@@ -104,7 +104,7 @@ class Journal:
         profiles.update(self.profiles)
         profiles.save(self._profiles_path(self.done))
         progress = {"settings": self.settings, "done": self.done, "bytes": self._bytes}
-        write_whole(self.folder / PROGRESS, json.dumps(progress, ensure_ascii=False).encode())
+        atomic_write(self.folder / PROGRESS, json.dumps(progress, ensure_ascii=False).encode())
         before.unlink(missing_ok=True)
 
     def rows(self) -> Iterator[Row]:

@@ -12,7 +12,7 @@ import torch
 
 from ser_personal.calibration.pldc import PredictionMoments
 from ser_personal.errors import UserError
-from ser_personal.files import write_whole
+from ser_personal.files import atomic_write
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.unseen import UnseenPolicy
 
@@ -204,7 +204,7 @@ class SpeakerProfiles:
             "utterances": json.dumps([self._profiles[speaker_id].utterances for speaker_id in self]),
         }
         content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata)
-        write_whole(path, content)
+        atomic_write(path, content)
 
     def _save(self) -> None:
         if self.path is not None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ser_personal.calibration.run_files import KEYS, MOMENTS, SPEAKER_MOMENTS, write_json
 from ser_personal.errors import LARGEST_SEED, UserError, require_range
-from ser_personal.files import write_whole
+from ser_personal.files import atomic_write
 from ser_personal.report.run_folder import COST
 from ser_personal.training.checkpoints import SCORES
 from ser_personal.types import ATTRIBUTES
@@ -88,13 +88,13 @@ def compare(
     pretrained = pretraining_rows(found)
     if pretrained:
         text += pretraining_section(pretrained)
-        write_whole(f"{stem}_pretraining.csv", flat_pretraining(pretrained).to_csv(index=False).encode())
+        atomic_write(f"{stem}_pretraining.csv", flat_pretraining(pretrained).to_csv(index=False).encode())
     if gaps:
         text += gap_section(gaps)
-        write_whole(f"{stem}_gap.csv", flat_gaps(gaps).to_csv(index=False).encode())
+        atomic_write(f"{stem}_gap.csv", flat_gaps(gaps).to_csv(index=False).encode())
         draw_gaps(gaps, Path(f"{stem}_gap.png"))
-    write_whole(f"{stem}.md", text.encode())
-    write_whole(f"{stem}.csv", flat(sets, costs, paper=paper).to_csv(index=False).encode())
+    atomic_write(f"{stem}.md", text.encode())
+    atomic_write(f"{stem}.csv", flat(sets, costs, paper=paper).to_csv(index=False).encode())
     drawn = draw_costs(sets, costs, Path(f"{stem}.png"))
     show_sets(sets, base, min_utterances)
     written = f"{stem}.md and .csv" if not drawn else f"{stem}.md, .csv and .png"

@@ -10,7 +10,7 @@ import numpy as np
 
 from ser_personal.calibration.run_files import points
 from ser_personal.errors import UserError
-from ser_personal.files import write_whole
+from ser_personal.files import atomic_write
 from ser_personal.pseudonyms import asked_key
 from ser_personal.report import formatting
 from ser_personal.report.audit import MEANING, METRICS, NAMES, SYSTEMS
@@ -79,7 +79,7 @@ def report(
     found = audit(read, Bootstrap(resamples, seed), by=by, table=table, before=earlier)
     figures = draw_all(read, fits, found)
     page = read.folder / "report.html"
-    write_whole(page, render(read, fits, found, figures).encode())
+    atomic_write(page, render(read, fits, found, figures).encode())
     write_audit(read.folder / "audit.json", found, read)
     write_tensorboard(read, figures)
     console = Console(soft_wrap=True, highlight=False)

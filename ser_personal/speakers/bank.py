@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ser_personal.errors import UserError
-from ser_personal.files import named_in_errors, write_whole
+from ser_personal.files import atomic_write, named_in_errors
 from ser_personal.speakers.speaker_sums import SpeakerSums
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class SpeakerBank:
 
         arrays = {name: array for name in (*_ARRAYS, *_OPTIONAL) if (array := getattr(self, name)) is not None}
         content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, self._metadata())
-        write_whole(path, content)
+        atomic_write(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -26,7 +26,7 @@ from rich.progress import Progress as RichProgress
 
 from ser_personal.calibration.run_files import SPEAKER_MOMENTS, write_json
 from ser_personal.errors import UserError
-from ser_personal.files import write_whole
+from ser_personal.files import atomic_write
 from ser_personal.report.compare import (
     DONE,
     PretrainingScores,
@@ -586,4 +586,4 @@ def join_predictions(folders: Sequence[RunFolder]) -> None:
             tables.setdefault(name, []).append(table.assign(fold=run.fold))
     for name, of_folds in tables.items():
         path = folders[0].root / "joined" / f"{name}.csv"
-        write_whole(path, pd.concat(of_folds).to_csv(index=False).encode())
+        atomic_write(path, pd.concat(of_folds).to_csv(index=False).encode())

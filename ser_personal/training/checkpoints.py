@@ -15,7 +15,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from ser_personal.errors import require_range
-from ser_personal.files import whole_file, write_whole
+from ser_personal.files import atomic_file, atomic_write
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -114,7 +114,7 @@ class StageCheckpoint(ModelCheckpoint):
         if trainer.is_global_zero and Path(filepath).stem == self.filename:
             logged = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
             scores = {name: value if isfinite(value) else None for name, value in logged.items()}
-            write_whole(Path(filepath).with_suffix(SCORES), f"{json.dumps(scores, indent=2)}\n".encode())
+            atomic_write(Path(filepath).with_suffix(SCORES), f"{json.dumps(scores, indent=2)}\n".encode())
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         super()._save_topk_checkpoint(trainer, monitor_candidates)
@@ -134,7 +134,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         path = Path(path)
         for left in path.parent.glob(f".{path.name}.*.tmp"):
             left.unlink(missing_ok=True)
-        with whole_file(path) as file:
+        with atomic_file(path) as file:
             torch.save(checkpoint, file)
 
 
