@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lightning.pytorch import Trainer
+    from numpy.typing import NDArray
 
 BYTES_AT_ONCE = 2**20
 
@@ -60,12 +61,19 @@ def sync_folder(folder: Path) -> None:
             os.fsync(file.fileno())
 
 
-def content_hash(path: Path) -> str:
-    """Hash a file's bytes, 32 hex digits."""
+def content_hash(*parts: Path | str | NDArray[Any]) -> str:
+    """Hash the bytes of files, texts (a line each) and arrays (with shape and type), in order; 32 hex digits."""
     digest = blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(BYTES_AT_ONCE):
-            digest.update(block)
+    for part in parts:
+        if isinstance(part, Path):
+            with part.open("rb") as file:
+                while block := file.read(BYTES_AT_ONCE):
+                    digest.update(block)
+        elif isinstance(part, str):
+            digest.update(f"{part}\n".encode())
+        else:
+            digest.update(f"{part.dtype.str} {part.shape}\n".encode())
+            digest.update(part.tobytes())
     return digest.hexdigest()
 
 

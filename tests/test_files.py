@@ -8,6 +8,7 @@ import sys
 from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ser_personal.files import atomic_write, content_hash, named_in_errors
@@ -49,6 +50,13 @@ def test_a_hash_is_of_the_content_alone(tmp_path):
     hashes = [content_hash(tmp_path / name) for name in "abc"]
     assert hashes[0] == hashes[1] != hashes[2]
     assert hashes[0] == blake2b(b"x" * 3_000_000, digest_size=16).hexdigest()
+
+
+def test_shape_type_and_order_count_in_a_hash():
+    values = np.arange(6, dtype=np.float32)
+    parts = [(values,), (values.reshape(2, 3),), (values.view(np.int32),), ("a", "b"), ("b", "a"), ("ab",)]
+    assert len({content_hash(*part) for part in parts}) == len(parts)
+    assert content_hash(values.reshape(2, 3).T.copy()) == content_hash(values.reshape(2, 3).T)
 
 
 def test_a_folder_in_the_files_place_is_named(tmp_path):

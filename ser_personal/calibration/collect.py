@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +10,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from ser_personal.calibration.table import PredictedSet
-from ser_personal.files import gather_files, named_in_errors
+from ser_personal.encoder.base import weights_fingerprint
+from ser_personal.files import content_hash, gather_files, named_in_errors
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ser_personal.types import PredictionBatch, Utterance
 
     Arrays = dict[str, NDArray[Any]]
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
@@ -122,24 +122,16 @@ def predict_split(trainer: Trainer, module: LightningModule, split: str) -> Iter
             yield module.predict_step(moved, number)
 
 
-def fingerprint(
-    weights: Iterable[tuple[str, Tensor]], settings: object, training_utterances: Iterable[Utterance]
-) -> str:
-    """Hash all that a bank depends on, 32 hex digits.
+def bank_fingerprint(weights: Mapping[str, Tensor], settings: object, training_utterances: Iterable[Utterance]) -> str:
+    """Hash all that a bank depends on.
 
     Args:
         weights: of the personalised encoder, by name.
         settings: what else its frames depend on, as `repr` tells it.
         training_utterances: whose ids, speakers and labels count.
     """
-    state = blake2b(f"{settings}\n".encode(), digest_size=16)
-    for name, weight in weights:
-        state.update(name.encode())
-        state.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    for utterance in training_utterances:
-        annotated = (utterance.utterance_id, utterance.speaker_id, sorted(utterance.labels.items()))
-        state.update(f"{annotated}\n".encode())
-    return state.hexdigest()
+    annotated = (f"{(each.utterance_id, each.speaker_id, sorted(each.labels.items()))}" for each in training_utterances)
+    return content_hash(f"{settings}", weights_fingerprint(weights), *annotated)
 
 
 def checkpoint_bank(trainer: Trainer, pl_module: LightningModule, attributes: tuple[str, ...]) -> SpeakerBank | None:
@@ -155,7 +147,7 @@ def checkpoint_bank(trainer: Trainer, pl_module: LightningModule, attributes: tu
     personalized: Any = pl_module.personalized
     features = data.speaker_features
     settings = (personalized.settings, data.max_samples, features and features.fingerprint())
-    model = fingerprint(personalized.state_dict().items(), settings, training_set)
+    model = bank_fingerprint(personalized.state_dict(), settings, training_set)
     path = _bank_path(trainer)
     bank = _matching_bank(path, model, attributes, data.scale)
     # The first process decides for all: one on another machine may not see the file.

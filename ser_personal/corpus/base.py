@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import cached_property
-from hashlib import blake2b
 from itertools import pairwise
 from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING
@@ -91,12 +90,6 @@ class Corpus(ABC):
             UserError: a speaker stands in train and in a set that may not share speakers with it.
         """
         return SpeakerSplits.from_utterances(self.utterances, self.allow_overlap)
-
-    @property
-    def fingerprint(self) -> str:
-        """Short hash of the utterance ids, equal for equal sets of utterances."""
-        ids = "\n".join(utterance.utterance_id for utterance in self.utterances)
-        return blake2b(ids.encode(), digest_size=8).hexdigest()
 
     def listed(self) -> list[Utterance]:
         """Read the wanted splits as the label file lists them, ordered by id, neither validated nor measured."""

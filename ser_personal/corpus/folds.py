@@ -6,7 +6,6 @@ import csv
 import os
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from io import StringIO
 from itertools import chain
 from math import isnan
@@ -19,7 +18,7 @@ from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run t
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import SpeakerSplits, by_split, canonical_split, known_speakers, require_split
 from ser_personal.errors import LARGEST_SEED, UserError, require_range
-from ser_personal.files import atomic_write
+from ser_personal.files import atomic_write, content_hash
 from ser_personal.types import ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def write_table(utterances: Iterable[Utterance], path: Path) -> None:
     """
     utterances = list(utterances)
     recordings = Path(os.path.commonpath([utterance.path.absolute().parent for utterance in utterances]))
-    link = path.with_name(f"recordings-{blake2b(str(recordings).encode(), digest_size=4).hexdigest()}")
+    link = path.with_name(f"recordings-{content_hash(str(recordings))[:8]}")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not link.is_symlink():
         link.symlink_to(recordings, target_is_directory=True)

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar
 
@@ -15,6 +14,7 @@ import torch
 
 from ser_personal.data.frame_store import FeatureCache
 from ser_personal.errors import UserError
+from ser_personal.files import content_hash
 from ser_personal.types import SpeakerBatch
 
 if TYPE_CHECKING:
@@ -74,9 +74,7 @@ class SpeakerFeatures:
 
     def fingerprint(self) -> str:
         """Hash of ids and vectors, 32 hex digits."""
-        state = blake2b("\n".join(self.speaker_ids).encode(), digest_size=16)
-        state.update(self.vectors.tobytes())
-        return state.hexdigest()
+        return content_hash(*self.speaker_ids, self.vectors)
 
 
 class SpeakerFeatureSource(ABC):

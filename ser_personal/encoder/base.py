@@ -10,9 +10,10 @@ from torch import nn
 
 from ser_personal.audio import num_frames
 from ser_personal.errors import UserError
+from ser_personal.files import content_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -112,6 +113,17 @@ class Encoder(nn.Module, ABC):
             fusion: where the speaker embedding enters.
             speaker_embedding: e_s, (batch, dim).
         """
+
+
+def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """Hash the names, shapes, types and values of weights, such as a `state_dict`, of any device."""
+
+    def hash_of(weight: Tensor) -> str:
+        return content_hash(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+
+    return content_hash(
+        *(f"{name} {weight.dtype} {tuple(weight.shape)} {hash_of(weight)}" for name, weight in weights.items())
+    )
 
 
 def real_frames(num_samples: Tensor, frames: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from typing import TYPE_CHECKING, Literal
 
@@ -12,12 +11,13 @@ from ser_personal.audio import HOP, SAMPLE_RATE
 from ser_personal.data.datamodule import AudioDataModule
 from ser_personal.data.frame_store import FeatureCache, FeatureCacheWriter, strided
 from ser_personal.data.loader import SKIPPED_AUDIO, list_in
-from ser_personal.encoder.base import Encoder
+from ser_personal.encoder.base import Encoder, weights_fingerprint
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import DESCRIPTION, PREFIX, read_checkpoint
 from ser_personal.encoder.personalized import saved_encoder
 from ser_personal.errors import LARGEST_SEED, UserError, require_range
-from ser_personal.pretrain.teachers import EncoderTeacher, hash_of_weights
+from ser_personal.files import content_hash
+from ser_personal.pretrain.teachers import EncoderTeacher
 from ser_personal.types import FeatureSource
 
 if TYPE_CHECKING:
@@ -164,5 +164,4 @@ def _layer(encoder: Encoder, layer: int) -> nn.Module:
 
 def _hash(encoder: Encoder, precision: str) -> str:
     """Identify what frames depend on: kind, configuration, weights, and the precision they are computed in."""
-    kind = f"{type(encoder).__name__} {encoder.config} {hash_of_weights(encoder)} {precision}"
-    return hashlib.sha256(kind.encode()).hexdigest()[:16]
+    return content_hash(type(encoder).__name__, encoder.config, weights_fingerprint(encoder.state_dict()), precision)

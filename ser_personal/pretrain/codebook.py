@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write, named_in_errors
+from ser_personal.files import atomic_write, content_hash, named_in_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = "ser_personal.codebook"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DISTANCES_AT_ONCE = 2**24
 
 
@@ -42,9 +41,8 @@ class Codebook:
 
     @property
     def hash(self) -> str:
-        """Identifies the centroids: sha256 of their shape and little-endian bytes."""
-        shape = repr(self.centroids.shape).encode()
-        return hashlib.sha256(shape + self.centroids.astype("<f4").tobytes()).hexdigest()[:16]
+        """Identifies the centroids."""
+        return content_hash(self.centroids.astype("<f4"))
 
     @classmethod
     def fit(cls, frames: NDArray[np.float32], num_clusters: int, iterations: int, restarts: int, seed: int) -> Self:

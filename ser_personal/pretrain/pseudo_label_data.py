@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from ser_personal.data.batching import BucketBatchSampler, GivenBatches
 from ser_personal.data.dataset import SpeechDataset, SpeechExample, collate_speech, decode_part, samples_of
 from ser_personal.data.loader import BadAudio, BadAudioTally, LenientDataset, OnBadAudio, SkippedAudio, SpeechLoader
 from ser_personal.errors import UserError, require_range
+from ser_personal.files import content_hash
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,10 +115,9 @@ class PseudoLabelData:
     @property
     def fingerprint(self) -> str:
         """Identifies the utterances with usable audio, their lengths, and which of them the codebook is fitted on."""
-        digest = hashlib.sha256(repr(sorted(self._fit_splits)).encode())
-        for utterance in (self.utterances[i] for i in self.indices):
-            digest.update(f"{utterance.utterance_id}\t{samples_of(utterance)}\n".encode())
-        return f"{len(self.indices)} utterances, {digest.hexdigest()[:16]}"
+        used = (self.utterances[i] for i in self.indices)
+        lengths = (f"{utterance.utterance_id}\t{samples_of(utterance)}" for utterance in used)
+        return f"{len(self.indices)} utterances, {content_hash(f'{sorted(self._fit_splits)}', *lengths)}"
 
     def fit_indices(self) -> list[int]:
         """Find what the codebook is fitted on, as positions in `utterances`.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
-from ser_personal.encoder.base import real_frames
+from ser_personal.encoder.base import real_frames, weights_fingerprint
 from ser_personal.encoder.front_end import COEFFICIENTS, MELS, MFCCFrontEnd
 from ser_personal.errors import UserError, require_range
 from ser_personal.types import EncoderOutput
@@ -116,7 +114,7 @@ class EncoderTeacher(Teacher):
         return {
             "teacher": self.encoder.pretrained,
             "teacher_layer": self._teacher_layer,
-            "weights": hash_of_weights(self.encoder),
+            "weights": weights_fingerprint(self.encoder.state_dict()),
         }
 
     @property
@@ -127,12 +125,3 @@ class EncoderTeacher(Teacher):
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> EncoderOutput:
         """See `Teacher`."""
         return self.encoder.hidden_states(waveforms, num_samples, self._teacher_layer)
-
-
-def hash_of_weights(module: nn.Module) -> str:
-    """Identify weights and buffers, 16 hex digits."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write
+from ser_personal.files import atomic_write, content_hash
 from ser_personal.pseudonyms import asked_key, pseudonym
 from ser_personal.recognition.bundle import CalibrationName
 from ser_personal.recognition.causal import PLDCSettings
@@ -389,10 +389,7 @@ def _run(
 
 
 def _hash(recordings: Sequence[Recording]) -> str:
-    state = blake2b(digest_size=16)
-    for recording in recordings:
-        state.update(f"{(recording.source, recording.speaker_id)}\n".encode())
-    return state.hexdigest()
+    return content_hash(*(f"{(recording.source, recording.speaker_id)}" for recording in recordings))
 
 
 def _opening(recordings: Sequence[Recording], done: int, cutter: str) -> str:

@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 from dataclasses import dataclass
-from hashlib import blake2b
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -72,17 +71,6 @@ class Bundle:
     posterior: Fitted | None = None
     calibration: CalibrationName = "pldc"
     conformal: ConformalTable | None = None
-
-
-def weights_name(network: EmotionNetwork) -> str:
-    """Hash of the weights, 32 hex digits."""
-    import torch
-
-    state = blake2b(digest_size=16)
-    for name, weight in network.state_dict().items():
-        state.update(name.encode())
-        state.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return state.hexdigest()
 
 
 def check_belongs(bundle: Bundle, where: object) -> None:

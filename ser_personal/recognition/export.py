@@ -21,8 +21,9 @@ from ser_personal.calibration.table import PredictedSet
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.data.dataset import samples_of
+from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
-from ser_personal.recognition.bundle import CARD, ONNX, Bundle, check_belongs, check_free, weights_name, write_bundle
+from ser_personal.recognition.bundle import CARD, ONNX, Bundle, check_belongs, check_free, write_bundle
 from ser_personal.recognition.causal import CausalPLDC, CausalPosterior, PLDCSettings, calibrate_in_turn
 from ser_personal.recognition.model_card import CardOptions, model_card
 from ser_personal.recognition.profiles import SpeakerProfile
@@ -559,7 +560,7 @@ def _bundle(
     network = EmotionNetwork(module.personalized, module.interpreter).eval()
     bundle = Bundle(
         network=network,
-        model=weights_name(network),
+        model=weights_fingerprint(network.state_dict()),
         attributes=tuple(module.attributes),
         scale=None if bank is None else bank.scale,
         max_samples=MAX_SAMPLES,
@@ -622,4 +623,4 @@ def _no_test(path: Path) -> UserError:
 def _anonymise(bundle: Bundle) -> Bundle:
     network = anonymised_network(bundle.network)
     bank = None if bundle.bank is None else anonymised_bank(bundle.bank, np.random.default_rng())
-    return replace(bundle, network=network, model=weights_name(network), bank=bank)
+    return replace(bundle, network=network, model=weights_fingerprint(network.state_dict()), bank=bank)

@@ -15,7 +15,6 @@ import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
@@ -26,7 +25,7 @@ from rich.progress import Progress as RichProgress
 
 from ser_personal.calibration.run_files import SPEAKER_MOMENTS, write_json
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write
+from ser_personal.files import atomic_write, content_hash
 from ser_personal.report.compare import (
     DONE,
     PretrainingScores,
@@ -447,7 +446,7 @@ def hash_inputs(runs: Sequence[GridRun]) -> dict[str, str]:
             "configs": [_read(path) for stage in run.stages for path in stage.configs],
             "needs": [hashes[folder] for folder in run.needs],
         }
-        hashes[run.folder] = blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+        hashes[run.folder] = content_hash(json.dumps(content))
     return hashes
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ser_personal.calibration.collect import fingerprint
+from ser_personal.calibration.collect import bank_fingerprint
 from ser_personal.types import Utterance
 
 UTTERANCES = [
@@ -31,11 +31,11 @@ def weights():
 
 @pytest.fixture
 def reference():
-    return fingerprint(weights().items(), SETTINGS, UTTERANCES)
+    return bank_fingerprint(weights(), SETTINGS, UTTERANCES)
 
 
 def test_equal_models_and_training_sets_are_equal(reference):
-    assert fingerprint(weights().items(), SETTINGS, list(UTTERANCES)) == reference
+    assert bank_fingerprint(weights(), SETTINGS, list(UTTERANCES)) == reference
     assert len(reference) == 32
     assert int(reference, 16)
 
@@ -46,12 +46,12 @@ def test_one_bit_of_any_weight_tells(reference, name):
     raw = changed[name].contiguous().reshape(-1).view(torch.uint8)
     raw[0] ^= 1
     changed[name] = raw.view(changed[name].dtype).reshape(changed[name].shape)
-    assert fingerprint(changed.items(), SETTINGS, UTTERANCES) != reference
+    assert bank_fingerprint(changed, SETTINGS, UTTERANCES) != reference
 
 
 def test_names_of_weights_tell(reference):
     renamed = {f"{name}_": weight for name, weight in weights().items()}
-    assert fingerprint(renamed.items(), SETTINGS, UTTERANCES) != reference
+    assert bank_fingerprint(renamed, SETTINGS, UTTERANCES) != reference
 
 
 @pytest.mark.parametrize(
@@ -66,14 +66,14 @@ def test_names_of_weights_tell(reference):
 )
 def test_what_a_bank_takes_from_the_training_set_tells(reference, change):
     first, second = UTTERANCES
-    assert fingerprint(weights().items(), SETTINGS, [first, replace(second, **change)]) != reference
-    assert fingerprint(weights().items(), SETTINGS, [first]) != reference
+    assert bank_fingerprint(weights(), SETTINGS, [first, replace(second, **change)]) != reference
+    assert bank_fingerprint(weights(), SETTINGS, [first]) != reference
 
 
 def test_where_the_audio_lies_does_not_tell(reference):
     moved = [replace(utterance, path=Path("elsewhere")) for utterance in UTTERANCES]
-    assert fingerprint(weights().items(), SETTINGS, moved) == reference
+    assert bank_fingerprint(weights(), SETTINGS, moved) == reference
 
 
 def test_settings_tell(reference):
-    assert fingerprint(weights().items(), ("mean", True), UTTERANCES) != reference
+    assert bank_fingerprint(weights(), ("mean", True), UTTERANCES) != reference

@@ -69,15 +69,6 @@ def test_seconds_of_another_rate(table: Table, wav: Callable[..., None], tmp_pat
     assert CSVCorpus(path).utterances[0].seconds == 1.0
 
 
-def test_fingerprint_depends_on_the_ids_alone(table: Table) -> None:
-    def fingerprint(*rows: list[object]) -> str:
-        return CSVCorpus(table(COLUMNS, *rows)).fingerprint
-
-    first, second = ["a.wav", "s", "train", 1], ["b.wav", "s", "train", 1]
-    assert fingerprint(first, second) == fingerprint(second, ["a.wav", "t", "test", 2])
-    assert fingerprint(first) != fingerprint(first, second)
-
-
 def test_nothing_is_read_before_it_is_asked_for() -> None:
     corpus = CSVCorpus("/nowhere/corpus.csv")
     with pytest.raises(UserError, match=r"/nowhere/corpus\.csv: no such file"):

@@ -5,9 +5,10 @@ import pytest
 import torch
 from tiny_models import emotion_data, encoder, finetuning, fit, papt, pretrain_data
 
+from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.pretrain.adapt import AdaptedRows, SpeakerAdaptation
-from ser_personal.recognition.bundle import Bundle, weights_name
+from ser_personal.recognition.bundle import Bundle
 from ser_personal.recognition.causal import PLDCSettings
 from ser_personal.recognition.network import EmotionNetwork
 from ser_personal.recognition.profiles import SpeakerProfiles
@@ -35,7 +36,9 @@ def bundle(adapted, synthetic_corpus):
     module.build(emotion_data(synthetic_corpus))
     torch.nn.init.normal_(module.personalized.speakers.fc.weight)
     network = EmotionNetwork(module.personalized, module.interpreter).eval()
-    return Bundle(network, weights_name(network), ("arousal", "valence"), (1, 7), 250_000, PLDCSettings())
+    return Bundle(
+        network, weights_fingerprint(network.state_dict()), ("arousal", "valence"), (1, 7), 250_000, PLDCSettings()
+    )
 
 
 @pytest.fixture
