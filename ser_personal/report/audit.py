@@ -15,7 +15,6 @@ from ser_personal.calibration.run_files import write_json
 from ser_personal.calibration.shift import ShiftTable
 from ser_personal.corpus.table import Row, known, read_csv_rows
 from ser_personal.errors import UserError
-from ser_personal.pseudonyms import pseudonym
 from ser_personal.report.bootstrap import COVERAGE, Bootstrap, Estimate
 from ser_personal.scores import concordance, rows_by_speaker
 
@@ -511,7 +510,7 @@ _UTTERANCE_KEYS: dict[str, Callable[[str], str]] = {
 _SPEAKER_KEYS = ("speaker", "SpkrID")
 
 
-def column_of(utterances: pd.DataFrame, column: str, table: str | None, key: bytes | None = None) -> list[str | None]:
+def column_of(utterances: pd.DataFrame, column: str, table: str | None) -> list[str | None]:
     """Look a column up for each utterance, None where it is blank.
 
     Args:
@@ -519,7 +518,6 @@ def column_of(utterances: pd.DataFrame, column: str, table: str | None, key: byt
         column: of the table.
         table: a CSV with a row an utterance (`utterance`, `id`, `path` or `FileName`) or a speaker (`speaker` or
             `SpkrID`); predictions.csv itself if None.
-        key: of the pseudonyms in `utterances`, None where they have ids; the table has ids in either case.
 
     Raises:
         UserError: the table has no such column, no column that names utterances or speakers, or names none of these.
@@ -534,8 +532,6 @@ def column_of(utterances: pd.DataFrame, column: str, table: str | None, key: byt
         present = utterances[column].notna()
         return [known(str(cell)) if there else None for cell, there in zip(utterances[column], present, strict=True)]
     rows = read_csv_rows(Path(table), required=(column,))
-    if key is not None:
-        rows = [_under_pseudonyms(row, key) for row in rows]
     value_of, ids = _by_utterance(rows, column, utterances) or _by_speaker(rows, column, utterances, table)
     if not set(value_of) & set(ids):
         raise UserError(
@@ -562,17 +558,6 @@ def _by_speaker(rows: list[Row], column: str, utterances: pd.DataFrame, table: s
             remedy=f"Give it one of the columns {', '.join([*_UTTERANCE_KEYS, *_SPEAKER_KEYS])}",
         )
     return {row[key]: row[column] for row in rows}, [speaker or "" for speaker in utterances["speaker"]]
-
-
-def _under_pseudonyms(row: Row, key: bytes) -> Row:
-    """Rename the speaker and the utterance in every column that names them."""
-    speakers = {name: pseudonym(key, row[name]) for name in _SPEAKER_KEYS if known(row.get(name, ""))}
-    utterances = {
-        name: pseudonym(key, id_of(row[name]), "utterance")
-        for name, id_of in _UTTERANCE_KEYS.items()
-        if known(row.get(name, ""))
-    }
-    return {**row, **speakers, **utterances}
 
 
 FOLDS, REPEATS = 5, 10
@@ -774,7 +759,7 @@ def write_audit(path: Path, found: Audit, run: RunFolder) -> None:
 def _audit_set(run: RunFolder, test: ScoredSet, bootstrap: Bootstrap, by: str | None, table: str | None) -> SetAudit:
     partitions = [by_gender(test), by_amount_of_speech(test)]
     if by is not None:
-        values = column_of(test.utterances, by, table, run.key)
+        values = column_of(test.utterances, by, table)
         partitions.append(by_column(by, values, test.speaker_ids))
     partitions += [by_label_region(test, attribute, run.scale) for attribute in run.attributes]
     return SetAudit(

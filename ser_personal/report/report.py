@@ -11,7 +11,6 @@ import numpy as np
 from ser_personal.calibration.run_files import points
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
-from ser_personal.pseudonyms import asked_key
 from ser_personal.report import formatting
 from ser_personal.report.audit import MEANING, METRICS, NAMES, SYSTEMS
 from ser_personal.report.figures import as_svg, style
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from ser_personal.report.run_folder import RunFolder
     from ser_personal.report.training_curves import Fit
 
-KEY = "anonymise.key"
-
 
 def report(
     run: str,
@@ -35,9 +32,6 @@ def report(
     before: str | None = None,
     resamples: int = 2000,
     seed: int = 0,
-    key: str | None = None,
-    *,
-    anonymise: bool = False,
 ) -> None:
     """Write report.html, audit.json and TensorBoard images of a test run, into its folder.
 
@@ -48,34 +42,25 @@ def report(
         before: test run of a model without personalisation, whose speaker vectors are probed beside this run's.
         resamples: draws of the speakers behind each interval.
         seed: of these draws.
-        key: file of the secret behind the pseudonyms, made where it is missing: anonymise.key in the run's folder if
-            null. Keep it back: whoever has it can tell who is who. Give the one of another report or of `ser annotate`
-            and a speaker has the same name in both.
-        anonymise: show every speaker and utterance under a pseudonym. Hand on report.html, audit.json and TensorBoard's
-            images (events.*.report) and no more: other files of the folder have the real names, and the projector's
-            have voice vectors. The names of the folder, of the checkpoint and of a column's groups stay as they are.
 
     Raises:
-        UserError: a folder isn't a test run, the column isn't there, too few resamples are asked for, or the file holds
-            no key.
+        UserError: a folder isn't a test run, the column isn't there, or too few resamples are asked for.
     """
     from rich.console import Console
 
     from ser_personal.report.audit import audit, small_groups, write_audit
     from ser_personal.report.bootstrap import Bootstrap
     from ser_personal.report.figures import draw_all
-    from ser_personal.report.run_folder import check_is_run, read_run
+    from ser_personal.report.run_folder import read_run
     from ser_personal.report.training_curves import fits_behind
 
     if table is not None and by is None:
         raise UserError("says nothing without a column", where="--table", remedy="Name one: --by COLUMN")
     if resamples < 100:
         raise UserError(f"{resamples} is too few for an interval", where="--resamples", remedy="Give at least 100")
-    check_is_run(Path(run))
-    secret = asked_key(key, Path(run) / KEY, anonymise=anonymise)
-    read = read_run(run, secret)
+    read = read_run(run)
     fits = fits_behind(read)
-    earlier = None if before is None else read_run(before, secret)
+    earlier = None if before is None else read_run(before)
     found = audit(read, Bootstrap(resamples, seed), by=by, table=table, before=earlier)
     figures = draw_all(read, fits, found)
     page = read.folder / "report.html"
@@ -86,10 +71,6 @@ def report(
     if few := small_groups(found):
         console.print(f"No interval under {found.bootstrap.fewest} speakers: {'; '.join(few)}", style="dim")
     console.print(f"written: {page}, audit.json and TensorBoard images beside it")
-    if secret is not None:
-        console.print(
-            f"keep back {key or read.folder / KEY}, the key, and the folder's other files, which have real names"
-        )
 
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")

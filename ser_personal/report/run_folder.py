@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ import numpy as np
 from ser_personal.calibration.run_files import EMBEDDINGS, RECORD, TRAINING, VECTORS, SpeakerVectors, read_vectors
 from ser_personal.calibration.shift import SpeakerShift
 from ser_personal.errors import UserError
-from ser_personal.report.under_pseudonyms import under_pseudonyms
 from ser_personal.scores import Scores, from_json
 
 if TYPE_CHECKING:
@@ -122,7 +121,6 @@ class RunFolder:
         embeddings: the learnt e_s; None where the model has none.
         training_gender: training speaker -> gender, None where unknown.
         cost: what the test recorded: parameters, seconds, device.
-        key: of the pseudonyms that speakers and utterances go under, None where they go under their ids.
     """
 
     folder: Path
@@ -138,7 +136,6 @@ class RunFolder:
     embeddings: SpeakerVectors | None
     training_gender: dict[str, str | None]
     cost: dict[str, Any]
-    key: bytes | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -168,12 +165,8 @@ def check_is_run(folder: Path) -> None:
             raise UserError(f"isn't a test run, it has no {name}", where=folder, remedy=_REMEDY)
 
 
-def read_run(folder: str | Path, key: bytes | None = None) -> RunFolder:
+def read_run(folder: str | Path) -> RunFolder:
     """Read a test run.
-
-    Args:
-        folder: of the run.
-        key: to put its speakers and utterances under pseudonyms with, None to leave them their ids.
 
     Raises:
         UserError: the folder isn't a test run's, or a file in it is damaged, lacks a column, or holds no label.
@@ -181,8 +174,7 @@ def read_run(folder: str | Path, key: bytes | None = None) -> RunFolder:
     folder = Path(folder)
     check_is_run(folder)
     try:
-        run = _read_whole(folder)
-        return run if key is None else under_pseudonyms(run, key)
+        return _read_whole(folder)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         what = f"isn't the whole of one test run ({type(error).__name__}: {error})"
         raise UserError(what, where=folder, remedy="Run `ser test` again") from error
