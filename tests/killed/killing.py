@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from multiprocessing.context import ForkServerContext
     from multiprocessing.process import BaseProcess
 
@@ -139,11 +139,11 @@ def start(
     folder: Path,
     change: int | None = None,
     environment: dict[str, str] | None = None,
-    signum: int = signal.SIGKILL,
+    signals: Sequence[int] = (signal.SIGKILL,),
 ) -> BaseProcess:
-    """Run `ser` in a process of its own, with its output in output.txt; it gets a signal before its nth change."""
+    """Run `ser` in a process of its own, with its output in output.txt; it gets signals before its nth change."""
     folder.mkdir(parents=True, exist_ok=True)
-    process = context().Process(target=_run, args=(arguments, folder, change, environment or {}, signum))
+    process = context().Process(target=_run, args=(arguments, folder, change, environment or {}, signals))
     process.start()
     return process
 
@@ -152,7 +152,9 @@ def output(folder: Path) -> str:
     return (folder / "output.txt").read_text()
 
 
-def _run(arguments: list[str], folder: Path, change: int | None, environment: dict[str, str], signum: int) -> None:
+def _run(
+    arguments: list[str], folder: Path, change: int | None, environment: dict[str, str], signals: Sequence[int]
+) -> None:
     os.environ |= environment
     # the file, not Python's object alone: whatever prints, C++ included
     descriptor = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -163,7 +165,7 @@ def _run(arguments: list[str], folder: Path, change: int | None, environment: di
     from command_line import ser
 
     seen = [0]
-    sys.addaudithook(_counting(folder, seen, change, signum))
+    sys.addaudithook(_counting(folder, seen, change, signals))
     code = ser(*arguments)
     changes = seen[0]
     (folder / "changes.txt").write_text(str(changes))
@@ -171,7 +173,7 @@ def _run(arguments: list[str], folder: Path, change: int | None, environment: di
 
 
 def _counting(
-    folder: Path, seen: list[int], change: int | None, signum: int
+    folder: Path, seen: list[int], change: int | None, signals: Sequence[int]
 ) -> Callable[[str, tuple[object, ...]], None]:
     root = str(folder)
 
@@ -180,6 +182,7 @@ def _counting(
         if (writes or event in CHANGES) and str(arguments[0]).startswith(root):
             seen[0] += 1
             if seen[0] == change:
-                os.kill(os.getpid(), signum)
+                for signum in signals:
+                    os.kill(os.getpid(), signum)
 
     return hook

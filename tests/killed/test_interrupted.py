@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,19 +30,6 @@ def whole(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
     return unbroken(stage, tmp_path_factory.mktemp("unbroken"))
 
 
-def wait_for(path: Path, process: BaseProcess) -> None:
-    end = time.monotonic() + LONGEST
-    while not path.exists():
-        assert process.is_alive(), output(path.parent)
-        assert time.monotonic() < end, f"no {path.name}\n{output(path.parent)}"
-        time.sleep(0.01)
-
-
-def send(signum: int, process: BaseProcess) -> None:
-    assert process.pid is not None
-    os.kill(process.pid, signum)
-
-
 def join(process: BaseProcess) -> int | None:
     process.join(LONGEST)
     return process.exitcode
@@ -51,9 +37,8 @@ def join(process: BaseProcess) -> int | None:
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_fit_that_is_told_to_stop_says_how_to_go_on_and_that_is_exact(stage, whole, tmp_path, signum, code):
-    process = start(stage.arguments(tmp_path), tmp_path)
-    wait_for(tmp_path / "finetune-last.ckpt", process)
-    send(signum, process)
+    # by the clock it might be done before the signal reaches it
+    process = start(stage.arguments(tmp_path), tmp_path, change=whole.changes // 2, signals=[signum])
     assert join(process) == code, output(tmp_path)
     (line,) = re.findall(r"^ser: stopped by .*$", output(tmp_path), re.MULTILINE)
     said = re.fullmatch(
@@ -65,11 +50,7 @@ def test_a_fit_that_is_told_to_stop_says_how_to_go_on_and_that_is_exact(stage, w
 
 
 def test_a_second_signal_stops_at_once_and_loses_no_checkpoint(stage, whole, tmp_path):
-    process = start(stage.arguments(tmp_path), tmp_path)
-    wait_for(tmp_path / "finetune-last.ckpt", process)
-    for _ in range(2):
-        send(signal.SIGINT, process)
-        time.sleep(0.001)
+    process = start(stage.arguments(tmp_path), tmp_path, change=whole.changes // 2, signals=[signal.SIGINT] * 2)
     assert join(process) == 130, output(tmp_path)
     assert finish(stage, tmp_path) == 0, output(tmp_path)
     assert stage.same(stage.result(tmp_path), whole.result)
@@ -87,15 +68,13 @@ def test_slurm_runs_a_job_again_and_it_goes_on_by_itself(synthetic_corpus, synth
     folder = tmp_path / "broken"
     arguments = stage.arguments(folder)
     assert arguments[-2:] == ["--ckpt_path", "last"]
-    process = start(arguments[:-2], folder, environment=environment)
-    wait_for(folder / "papt-last.ckpt", process)
-    send(signal.SIGUSR1, process)
+    whole = unbroken(stage, tmp_path / "unbroken")
+    process = start(arguments[:-2], folder, whole.changes // 2, environment, [signal.SIGUSR1])
     assert join(process) == 128 + signal.SIGUSR1, output(folder)
     assert asked.read_text() == "requeue 17\n"
 
     assert join(start(arguments[:-2], folder, environment=environment | {"SLURM_RESTART_COUNT": "1"})) == 0
     assert "Going on from" in output(folder)
-    whole = unbroken(stage, tmp_path / "unbroken")
     assert stage.same(stage.result(folder), whole.result)
 
 
@@ -105,8 +84,7 @@ def test_ctrl_c_in_kmeans_is_one_line_and_the_same_command_goes_on(synthetic_cor
     stage = kmeans(synthetic_corpus, tmp_path)
     whole = unbroken(stage, tmp_path / "unbroken")
     folder = tmp_path / "stopped"
-    # by the clock it might be done before the signal reaches it
-    process = start(stage.arguments(folder), folder, change=whole.changes // 2, signum=signal.SIGINT)
+    process = start(stage.arguments(folder), folder, change=whole.changes // 2, signals=[signal.SIGINT])
     assert join(process) == 130, output(folder)
     assert "Traceback" not in output(folder)
     assert "ser: stopped by Ctrl-C; the same command goes on\n" in output(folder)

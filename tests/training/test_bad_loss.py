@@ -109,7 +109,7 @@ class WritesWeights(Callback):
 
 def test_two_devices_leave_the_same_steps_out_and_stop_at_the_same(synthetic_corpus, tmp_path):
     """The second one alone has bad losses; a hang ends in another error."""
-    strategy = DDPStrategy(start_method="spawn", timeout=timedelta(seconds=60))
+    strategy = DDPStrategy(start_method="spawn", timeout=timedelta(seconds=600))
     callbacks = [BadLoss(action="skip", most_in_a_row=1), WritesWeights(tmp_path)]
     module, data = Spoiled((1, 3, 4), math.nan, rank=1), emotion_data(synthetic_corpus, max_batch=4)
     told = "step 4: the loss (is nan for .*|of another device is NaN or infinite), and 1 steps before it"
