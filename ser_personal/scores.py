@@ -1,10 +1,13 @@
-"""O-CCC and A-CCC: how well predictions follow the labels over everyone, and within the average speaker."""
+"""O-CCC and A-CCC: how well predictions follow the labels over everyone, and within the average speaker.
+
+Beneath them the arithmetic that everything here shares: running moments, and the CCC made of moments or of sums.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -14,6 +17,75 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Count, mean and spread of values that come one by one, in parts or all at once; of many columns side by side.
+
+    By the updates of Welford (1962) and of Chan, Golub and LeVeque (1983): unlike a sum of squares they lose no digits,
+    and equal values have a deviation of exactly 0. Missing values (NaN) are left out column by column.
+
+    Attributes:
+        count: (...), how many values.
+        mean: (...), 0 where there are none.
+        m2: (...), summed squared deviations from the mean.
+    """
+
+    count: NDArray[Any]
+    mean: NDArray[np.float64]
+    m2: NDArray[np.float64]
+
+    @classmethod
+    def empty(cls, *shape: int) -> Self:
+        """Moments (...) of no value."""
+        return cls(np.zeros(shape, dtype=np.int64), np.zeros(shape), np.zeros(shape))
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> Self:
+        """Moments (...) of values (n, ...), NaN where missing."""
+        if len(values) == 0:
+            return cls.empty(*values.shape[1:])
+        values = values.astype(np.float64, copy=False)
+        known = ~np.isnan(values)
+        count = known.sum(axis=0)
+        first = np.take_along_axis(values, known.argmax(axis=0)[None], axis=0)[0]
+        from_first = np.where(known, values - first, 0.0)
+        mean = from_first.sum(axis=0) / np.maximum(count, 1)
+        m2 = np.where(known, from_first - mean, 0.0) ** 2
+        return cls(count, np.where(count > 0, first + mean, 0.0), m2.sum(axis=0))
+
+    def add(self, value: NDArray[np.float64]) -> Self:
+        """Moments with one more value (...), NaN where it is missing."""
+        known = ~np.isnan(value)
+        return self.merge(type(self)(known.astype(np.int64), np.where(known, value, 0.0), np.zeros(value.shape)))
+
+    def merge(self, other: Moments) -> Self:
+        """Moments of the values of both."""
+        count = self.count + other.count
+        share = other.count / np.maximum(count, 1)
+        distance = other.mean - self.mean
+        m2 = self.m2 + other.m2 + distance**2 * self.count * share
+        return type(self)(count, self.mean + distance * share, m2)
+
+    def total(self) -> Self:
+        """Moments of the values of all rows together, the rows being the first dimension."""
+        count = self.count.sum(axis=0)
+        mean = (self.count * self.mean).sum(axis=0) / np.maximum(count, 1)
+        return type(self)(count, mean, (self.m2 + self.count * (self.mean - mean) ** 2).sum(axis=0))
+
+    def __getitem__(self, index: Any) -> Self:
+        return type(self)(self.count[index], self.mean[index], self.m2[index])
+
+    @property
+    def variance(self) -> NDArray[np.float64]:
+        """Population variance (ddof 0), (...), NaN where there are no values."""
+        return np.where(self.count > 0, self.m2 / np.where(self.count > 0, self.count, 1), np.nan)
+
+    @property
+    def std(self) -> NDArray[np.float64]:
+        """Population deviation (ddof 0), (...), NaN where there are no values."""
+        return np.sqrt(self.variance)
 
 
 @dataclass(frozen=True)
@@ -95,8 +167,31 @@ def concordance(predictions: NDArray[np.float64], labels: NDArray[np.float64]) -
     from_first, labels_from_first = predictions - predictions[0], labels - labels[0]
     distance = (predictions[0] - labels[0]) + (from_first.mean() - labels_from_first.mean())
     covariance = np.mean((from_first - from_first.mean()) * (labels_from_first - labels_from_first.mean()))
-    denominator = from_first.var() + labels_from_first.var() + distance**2
-    return float(2 * covariance / denominator) if denominator > 0 else math.nan
+    return float(ccc_from_moments(distance, from_first.var() + labels_from_first.var(), covariance))
+
+
+def ccc_from_moments(mean_difference: ArrayLike, variances: ArrayLike, covariance: ArrayLike) -> NDArray[np.float64]:
+    """The CCC (...) of means, summed variances and covariance of predictions and labels, NaN where it is 0 / 0."""
+    denominator = np.asarray(variances) + np.square(mean_difference)
+    defined = denominator > 0
+    return np.where(defined, 2 * np.asarray(covariance) / np.where(defined, denominator, 1.0), np.nan)
+
+
+def ccc_from_sums(
+    n: NDArray[np.float64],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    xx: NDArray[np.float64],
+    yy: NDArray[np.float64],
+    xy: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """The CCC (...) of sums of predictions x, labels y and their products over n pairs, NaN where it is 0 / 0.
+
+    Sums of squares lose digits: subtract something near the mean label from predictions and labels first.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x, y = x / n, y / n
+        return ccc_from_moments(x - y, xx / n - x**2 + yy / n - y**2, xy / n - x * y)
 
 
 def rows_by_speaker(speaker_ids: Sequence[str | None]) -> dict[str, NDArray[np.int64]]:

@@ -16,7 +16,7 @@ from ser_personal.calibration.shift import ShiftTable
 from ser_personal.corpus.table import Row, known, read_csv_rows
 from ser_personal.errors import UserError
 from ser_personal.report.bootstrap import COVERAGE, Bootstrap, Estimate
-from ser_personal.scores import concordance, rows_by_speaker
+from ser_personal.scores import ccc_from_sums, concordance, rows_by_speaker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -108,16 +108,13 @@ class SpeakerSums:
     def figures(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Compute each of `METRICS`, (draws,), for weights (draws, speakers) of the speakers."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            n, p, label, pp, ll, pl, error, absolute = (weights @ self.moments).T
-            mean_p, mean_l = p / n, label / n
-            covariance = pl / n - mean_p * mean_l
-            spread = pp / n - mean_p**2 + ll / n - mean_l**2 + (mean_p - mean_l) ** 2
+            *sums, error, absolute = (weights @ self.moments).T
             defined = ~np.isnan(self.ccc)
             return {
-                "overall_ccc": 2 * covariance / spread,
+                "overall_ccc": ccc_from_sums(*sums),
                 "average_ccc": (weights[:, defined] @ self.ccc[defined]) / weights[:, defined].sum(axis=1),
-                "bias": error / n,
-                "mean_absolute_error": absolute / n,
+                "bias": error / sums[0],
+                "mean_absolute_error": absolute / sums[0],
             }
 
 

@@ -15,6 +15,7 @@ from ser_personal.calibration.run_files import KEYS, MOMENTS, SPEAKER_MOMENTS, w
 from ser_personal.errors import LARGEST_SEED, UserError, require_range
 from ser_personal.files import atomic_write
 from ser_personal.report.run_folder import COST
+from ser_personal.scores import ccc_from_sums
 from ser_personal.training.checkpoints import SCORES
 from ser_personal.types import ATTRIBUTES
 
@@ -414,12 +415,8 @@ class System:
 
     def overall_ccc(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """O-CCC (draws,) over all utterances, each speaker taken as often as weights (draws, speakers) say."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            n, p, label, pp, ll, pl = np.moveaxis(weights @ self._sums, -1, 0)
-            mean_p, mean_l = p / n, label / n
-            covariance = pl / n - mean_p * mean_l
-            spread = pp / n - mean_p**2 + ll / n - mean_l**2 + (mean_p - mean_l) ** 2
-            return np.asarray((2 * covariance / spread).mean(axis=0))
+        of_replicates = ccc_from_sums(*np.moveaxis(weights @ self._sums, -1, 0))
+        return np.asarray(of_replicates.mean(axis=0))
 
     def average_ccc(self, weights: NDArray[np.float64], counted: NDArray[np.bool_]) -> NDArray[np.float64]:
         """A-CCC (draws,) over the counted speakers (speakers,), each one's own CCC averaged over replicates first."""

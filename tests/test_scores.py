@@ -10,7 +10,16 @@ import torch
 
 from ser_personal.errors import UserError
 from ser_personal.finetune.concordance import ccc
-from ser_personal.scores import as_json, concordance, mean_scores, rows_by_speaker, score
+from ser_personal.scores import (
+    Moments,
+    as_json,
+    ccc_from_moments,
+    ccc_from_sums,
+    concordance,
+    mean_scores,
+    rows_by_speaker,
+    score,
+)
 
 
 @pytest.fixture
@@ -111,3 +120,57 @@ def test_bad_input_is_named():
         score(np.ones((2, 2)), np.ones((2, 2)), ["a", "b"], ["arousal"])
     with pytest.raises(UserError, match=r"utterance 1 .speaker b. is not a finite"):
         score(np.array([[1.0], [np.nan]]), np.ones((2, 1)), ["a", "b"], ["arousal"])
+
+
+@pytest.fixture
+def values():
+    """Sixty rows far from 0 in two columns, the second with gaps."""
+    drawn = np.random.default_rng(0).normal(1e6, 1, (60, 2))
+    drawn[::7, 1] = np.nan
+    return drawn
+
+
+def assert_moments(moments, values):
+    assert moments.count.tolist() == (~np.isnan(values)).sum(axis=0).tolist()
+    np.testing.assert_allclose(moments.mean, np.nanmean(values, axis=0), rtol=1e-15)
+    np.testing.assert_allclose(moments.std, np.nanstd(values, axis=0), rtol=1e-9)
+
+
+def test_moments_of_all_one_by_one_in_parts_and_by_rows_are_the_same(values):
+    one_by_one = Moments.empty(2)
+    for row in values:
+        one_by_one = one_by_one.add(row)
+    parts = [Moments.of(values[:13]), Moments.empty(2), Moments.of(values[13:14]), Moments.of(values[14:])]
+    merged = parts[1]
+    for part in parts:
+        merged = merged.merge(part)
+    by_rows = Moments(*(np.stack([getattr(part, name) for part in parts]) for name in ("count", "mean", "m2")))
+    for moments in (Moments.of(values), one_by_one, merged, by_rows.total()):
+        assert_moments(moments, values)
+    assert_moments(by_rows[0], values[:13])
+
+
+def test_equal_values_have_no_deviation_at_all():
+    equal = np.full((10, 1), 0.1)
+    moments = Moments.of(equal).merge(Moments.of(equal)).add(equal[0])
+    assert (moments.mean.item(), moments.std.item()) == (0.1, 0)
+
+
+def test_no_value_has_no_deviation_and_adds_nothing():
+    nothing = Moments.empty(2).add(np.array([np.nan, np.nan]))
+    assert np.isnan(nothing.std).all()
+    assert Moments.of(np.ones((3, 2))).merge(nothing).count.tolist() == [3, 3]
+    assert Moments.of(np.ones((0, 2))).count.tolist() == [0, 0]
+
+
+def test_ccc_of_moments_and_of_sums(table):
+    predictions, labels = table[0][:, 0], np.nan_to_num(table[1][:, 0])
+    covariance = np.cov(predictions, labels, ddof=0)[0, 1]
+    difference, variances = predictions.mean() - labels.mean(), predictions.var() + labels.var()
+    expected = concordance(predictions, labels)
+    assert ccc_from_moments(difference, variances, covariance) == pytest.approx(expected)
+    x, y = predictions - 4, labels - 4
+    sums = [np.array([part.sum()]) for part in (np.ones(80), x, y, x * x, y * y, x * y)]
+    assert ccc_from_sums(*sums) == pytest.approx([expected])
+    assert np.isnan(ccc_from_moments(0.0, 0.0, 0.0))
+    assert np.isnan(ccc_from_sums(*np.zeros((6, 1))))
