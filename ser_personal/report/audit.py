@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from ser_personal.calibration.run_files import SpeakerVectors
+    from ser_personal.calibration.run_files import RunFolder, ScoredSet, SpeakerVectors
     from ser_personal.report.bootstrap import Bootstrap
-    from ser_personal.report.run_folder import RunFolder, ScoredSet
 
 METRICS = ("overall_ccc", "average_ccc", "bias", "mean_absolute_error")
 

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from ser_personal.calibration.run_files import KEYS, MOMENTS, SPEAKER_MOMENTS, write_json
+from ser_personal.calibration.run_files import COST, KEYS, MOMENTS, SPEAKER_MOMENTS, write_json
 from ser_personal.errors import LARGEST_SEED, UserError, require_range
 from ser_personal.files import atomic_write
-from ser_personal.report.run_folder import COST
 from ser_personal.scores import ccc_from_sums
 from ser_personal.training.checkpoints import SCORES
 from ser_personal.types import ATTRIBUTES

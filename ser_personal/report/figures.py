@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from ser_personal.calibration.run_files import RunFolder, ScoredSet
     from ser_personal.report.audit import Audit, SetAudit
     from ser_personal.report.bootstrap import Estimate
-    from ser_personal.report.run_folder import RunFolder, ScoredSet
     from ser_personal.report.training_curves import Curve, Fit
 
 WIDTH = 4.0  # inches

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from ser_personal.calibration.run_files import points
 
 if TYPE_CHECKING:
+    from ser_personal.calibration.run_files import RunFolder, ScoredSet
     from ser_personal.report.bootstrap import Estimate
-    from ser_personal.report.run_folder import RunFolder, ScoredSet
 
 ROWS = {
     "raw": "what the model predicts, uncalibrated",

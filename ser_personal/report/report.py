@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from numpy.typing import NDArray
 
+    from ser_personal.calibration.run_files import RunFolder
     from ser_personal.report.audit import Audit
     from ser_personal.report.figures import Drawing, Figures
-    from ser_personal.report.run_folder import RunFolder
     from ser_personal.report.training_curves import Fit
 
 
@@ -48,10 +48,10 @@ def report(
     """
     from rich.console import Console
 
+    from ser_personal.calibration.run_files import read_run
     from ser_personal.report.audit import audit, small_groups, write_audit
     from ser_personal.report.bootstrap import Bootstrap
     from ser_personal.report.figures import draw_all
-    from ser_personal.report.run_folder import read_run
     from ser_personal.report.training_curves import fits_behind
 
     if table is not None and by is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ser_personal.report.run_folder import RunFolder
+    from ser_personal.calibration.run_files import RunFolder
 
 TRAINED = "train_loss"
 

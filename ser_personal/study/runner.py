@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from ser_personal.calibration.run_files import SPEAKER_MOMENTS, write_json
+from ser_personal.calibration.run_files import PREDICTIONS, SPEAKER_MOMENTS, write_json
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, content_hash
 from ser_personal.report.compare import (
@@ -36,7 +36,6 @@ from ser_personal.report.compare import (
     write_stage,
 )
 from ser_personal.report.formatting import duration
-from ser_personal.report.run_folder import PREDICTIONS
 from ser_personal.study.grid import ROOT, PersonalizationGap, Preparation, Recipe, Study, expand
 from ser_personal.types import Attribute
 

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from invented_run import invent
 
+from ser_personal.calibration.run_files import read_run
 from ser_personal.report.audit import _spearman, harm, speaker_changes
 from ser_personal.report.bootstrap import Bootstrap
-from ser_personal.report.run_folder import read_run
 from ser_personal.scores import concordance
 
 

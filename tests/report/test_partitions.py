@@ -4,8 +4,8 @@ from collections import Counter
 
 from invented_run import edit_json, invent
 
+from ser_personal.calibration.run_files import read_run
 from ser_personal.report.audit import by_amount_of_speech, by_column, by_gender, by_label_region
-from ser_personal.report.run_folder import read_run
 
 
 def the_set(folder, **options):

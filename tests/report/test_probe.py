@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from invented_run import invent
 
-from ser_personal.calibration.run_files import SpeakerVectors
+from ser_personal.calibration.run_files import SpeakerVectors, read_run
 from ser_personal.report.audit import probe, probes
 from ser_personal.report.bootstrap import Bootstrap
-from ser_personal.report.run_folder import read_run
 
 
 @pytest.fixture

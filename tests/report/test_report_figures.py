@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from invented_run import invent
 
+from ser_personal.calibration.run_files import read_run
 from ser_personal.report.figures import (
     INK,
     Drawing,
@@ -18,7 +19,6 @@ from ser_personal.report.figures import (
     neighbour_plane,
     style,
 )
-from ser_personal.report.run_folder import read_run
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from invented_run import edit_json, invent
 
+from ser_personal.calibration.run_files import read_run
 from ser_personal.report.audit import NAMES, analyse_shifts, shift_table
 from ser_personal.report.bootstrap import Bootstrap
 from ser_personal.report.figures import shift_scatter, style
-from ser_personal.report.run_folder import read_run
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 from invented_run import edit_json, invent
 
-from ser_personal.calibration.run_files import read_vectors, write_speakers
+from ser_personal.calibration.run_files import read_run, read_vectors, write_speakers
 from ser_personal.errors import UserError
-from ser_personal.report.run_folder import read_run
 
 
 @pytest.fixture
