@@ -33,6 +33,8 @@ RESAMPLED_SECONDS = 60
 FILTER_STEPS = 8
 # full scale is 1, and 32,768 in files that hold integers as floats
 LOUDEST = 1e6
+# what to do about a file that can't be used
+BAD_AUDIO = "Write it again, or leave it out of the corpus: `ser check CORPUS --write clean.csv`"
 NO_SOUND = f"holds NaN, infinity or samples above {LOUDEST:g}"
 # what stands for the length of a WAV's samples where a stream's writer couldn't know it (sox; ffmpeg's is larger)
 STREAMED = 0x7FFFF000
@@ -62,7 +64,7 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     # libsndfile's or the system's own words, without the path that stands before them anyway
     reason = str(getattr(error, "error_string", getattr(error, "strerror", None) or error)).rstrip(".")
     what = f"can't be decoded ({reason})" if path.exists() else "no such audio file"
-    return UserError(what, where=path, remedy="`ser check CORPUS` lists every such file")
+    return UserError(what, where=path, remedy=BAD_AUDIO)
 
 
 def num_samples_of(path: Path) -> int:
@@ -98,7 +100,7 @@ def decode(path: Path, start: int = 0, num_samples: int | None = None) -> NDArra
     """
     waveform = _decode(path, start, num_samples)
     if not is_sound(waveform):
-        raise UserError(NO_SOUND, where=path, remedy="Write the file again, or remove its row from the corpus")
+        raise UserError(NO_SOUND, where=path, remedy=BAD_AUDIO)
     return waveform
 
 
@@ -125,12 +127,10 @@ def is_truncated(path: Path) -> bool:
 def _refuse_damaged(path: Path) -> None:
     # opening a pipe would wait for ever for who writes into it
     if path.exists() and not path.is_file():
-        raise UserError(
-            "isn't a file", where=path, remedy="Give a sound file; `ser check CORPUS` lists every such path"
-        )
+        raise UserError("isn't a file", where=path, remedy=BAD_AUDIO)
     if is_truncated(path):
         what = "is truncated: its header announces more than it holds"
-        raise UserError(what, where=path, remedy="Copy the file again; `ser check CORPUS` lists every such file")
+        raise UserError(what, where=path, remedy=BAD_AUDIO)
 
 
 def _decode(path: Path, start: int, num_samples: int | None) -> NDArray[np.float32]:

@@ -75,10 +75,14 @@ def with_file(corpus: Path, folder: Path, content: bytes | None, samples: int = 
 )
 def test_unusable_audio(given, refused, content, samples, what):
     corpus = ["--data.corpus", with_file(given.corpus, given.folder, content, samples)]
-    told = (r"Audios/\S+\.wav: ", what, "`ser check CORPUS`")
+    told = (r"Audios/\S+\.wav: ", what, "`ser check CORPUS --write clean.csv`")
     refused([*given.finetune, *corpus], *told)
     refused([*given.papt, *corpus], *told)
-    refused([*given.kmeans, *corpus], r"\.wav: 1 audio files are unreadable or shorter", "`ser check CORPUS`")
+    refused(
+        [*given.kmeans, *corpus],
+        r"\.wav: 1 audio files are unreadable or shorter",
+        "`ser check CORPUS --write clean.csv`",
+    )
 
 
 def test_no_corpus(given, refused):

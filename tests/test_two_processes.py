@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-import soundfile
 import torch
 from command_line import configs, finetune_arguments, papt_arguments, ser, stage, trainer_flags
 from lightning.pytorch import Callback
@@ -168,33 +165,6 @@ def test_training_on_two_processes_changes_weights(run, name):
     checkpoint = torch.load(run / f"{name}-last.ckpt", weights_only=True)
     assert checkpoint["global_step"] > 0
     assert all(torch.isfinite(weight).all() for weight in checkpoint["state_dict"].values())
-
-
-def broken(corpus: Path, folder: Path, count: int) -> Path:
-    """The corpus, whose longest training utterances hold NaN."""
-    copy = shutil.copytree(corpus, folder / "broken")
-    utterances = emotion_data(copy).corpus.splits.train
-    for utterance in sorted(utterances, key=lambda utterance: -utterance.seconds)[:count]:
-        samples, rate = soundfile.read(utterance.path)
-        samples[100] = np.nan
-        soundfile.write(utterance.path, samples, rate, subtype="FLOAT")
-    return copy
-
-
-def test_two_processes_go_on_without_bad_audio_even_of_whole_batches(synthetic_corpus, tmp_path):
-    corpus = broken(synthetic_corpus, tmp_path, 12)
-    skip = ["--data.on_bad_audio", "skip", "--data.max_bad_share", "0.9", "--data.max_batch", "4"]
-    run_on_two("fit", *finetune_arguments(corpus), *skip, *trainer_flags(tmp_path))
-    listed = [json.loads(path.read_text())["skipped"] for path in tmp_path.rglob("skipped_audio*.json")]
-    assert len({one["path"] for skipped in listed for one in skipped}) == 12
-
-
-def test_too_much_bad_audio_in_one_process_stops_both(synthetic_corpus, tmp_path):
-    corpus = broken(synthetic_corpus, tmp_path, 1)
-    skip = ["--data.on_bad_audio", "skip", "--data.max_bad_share", "0.01", "--data.max_batch", "4"]
-    done = on_two("fit", *finetune_arguments(corpus), *skip, *trainer_flags(tmp_path))
-    assert done.returncode != 0
-    assert any("more than the 1.0% that may be skipped" in line for line in done.stderr.splitlines()), done.stderr
 
 
 class Ungraded(Callback):

@@ -239,8 +239,7 @@ class PLDCCallback(Callback):
     ) -> dict[str, Any]:
         calibrators = standard_calibrators(pldc, self.validation, draws=self.draws, seed=self.seed)
         rows = calibration_table(test, pldc, calibrators, min_utterances=pl_module.test_metric.min_utterances)  # type: ignore[union-attr,arg-type]
-        left_out = data.left_out(split, len(test.predictions))
-        title = f"{split}: {len(test.predictions)} utterances" + (f", {left_out} left out" if left_out else "")
+        title = f"{split}: {len(test.predictions)} utterances"
         show(title, rows, LEGEND)
         self._moments.append(speaker_moments(split, rows, test.labels, test.speaker_ids))
         heard: Any = pl_module.personalized.heard  # type: ignore[union-attr]
@@ -250,7 +249,6 @@ class PLDCCallback(Callback):
         raw = rows[0].scores
         record = {
             "utterances": len(test.predictions),
-            "left_out": left_out,
             "speakers": conditions,
             "rows": rows_as_json(rows),
         }
@@ -371,12 +369,11 @@ class EmotionTestWriter(Callback):
         splits = {}
         for split in sorted(set(split_of.tolist())):
             rows = np.flatnonzero(split_of == split)
-            record = _score_split(
+            splits[split] = _score_split(
                 collected.predicted.part(split_of == split),
                 [utterances[row] for row in rows],
                 [condition_of[row] for row in rows],
             )
-            splits[split] = {**record, "left_out": data.left_out(split, len(rows))}
         folder.mkdir(parents=True, exist_ok=True)
         emotion_frame(collected, emotions, data.utterances).to_csv(folder / "predictions.csv", index=False)
         checkpoint = str(trainer.ckpt_path) if trainer.ckpt_path else None

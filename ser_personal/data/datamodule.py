@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from functools import cached_property, partial
+from functools import cached_property
 from math import isnan
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -14,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
-from ser_personal.audio import WINDOW
+from ser_personal.audio import BAD_AUDIO, WINDOW
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
 from ser_personal.data.batching import BucketBatchSampler, ExampleKey, GivenBatches
@@ -26,7 +25,7 @@ from ser_personal.data.dataset import (
     decode_part,
     samples_of,
 )
-from ser_personal.data.loader import BadAudio, BadAudioTally, LenientDataset, OnBadAudio, SkippedAudio, SpeechLoader
+from ser_personal.data.loader import SpeechLoader
 from ser_personal.data.speaker_features import AddSpeakerFeatures, SpeakerFeatures, SpeakerFeatureSource
 from ser_personal.errors import LARGEST_SEED, UserError, require_range
 from ser_personal.types import ATTRIBUTES, SpeakerBatch, SpeechBatch
@@ -50,9 +49,7 @@ class UsedUtterances:
     Args:
         corpus: whose utterances.
         known_speakers_only: leave out utterances whose speaker is unknown.
-        skipped_audio: lists unusable audio, which is then left out; None refuses it.
         refuse_unusable: raises an error where something of a split, named beside it, can't be read.
-        wrong_with: says what is wrong with an utterance that is to be skipped; None where nothing is.
         reason_to_drop: says why an utterance with readable audio isn't used; None where it is.
     """
 
@@ -61,18 +58,13 @@ class UsedUtterances:
         corpus: Corpus,
         *,
         known_speakers_only: bool,
-        skipped_audio: SkippedAudio | None,
         refuse_unusable: Callable[[Sequence[Utterance], str], None],
-        wrong_with: Callable[[Utterance], str | None],
         reason_to_drop: Callable[[Utterance], str | None],
     ) -> None:
         self._corpus = corpus
-        self._known_speakers_only, self._skipped_audio = known_speakers_only, skipped_audio
-        self._refuse_unusable, self._wrong_with = refuse_unusable, wrong_with
-        self._reason_to_drop = reason_to_drop
+        self._known_speakers_only = known_speakers_only
+        self._refuse_unusable, self._reason_to_drop = refuse_unusable, reason_to_drop
         self._indices_of: dict[str, list[int]] = {}
-        # split -> utterances that were left out for what their headers show
-        self._left_out: Counter[str] = Counter()
 
     def of_split(self, split: str) -> list[int]:
         """Find the utterances of a split that are used, as positions in the corpus.
@@ -100,50 +92,20 @@ class UsedUtterances:
             )
         return indices
 
-    def left_out(self, split: str, predicted: int) -> int:
-        """Count the utterances of a set that should have been predicted and weren't, their audio being bad."""
-        return self._left_out[split] + len(self.of_split(split)) - predicted
-
-    def lacking(self, size_of: Counter[str]) -> float:
-        """Count what parts of splits lack for bad headers: of what a split lacks, each takes its share.
-
-        Args:
-            size_of: split -> utterances of it that are taken, such as those held out.
-        """
-        return sum(self._left_out[split] * size / len(self.of_split(split)) for split, size in size_of.items())
-
     def _select(self, split: str) -> list[int]:
         sets = self._corpus.splits.sets
         require_split(split, sets)
         known = [u for u in sets[split] if u.speaker_id is not None or not self._known_speakers_only]
-        if self._skipped_audio is None:
-            self._refuse_unusable(known, split)
-            usable = known
-        else:
-            usable = self._with_usable_audio(known, split, self._skipped_audio)
-        reasons = {utterance.utterance_id: self._reason_to_drop(utterance) for utterance in usable}
+        self._refuse_unusable(known, split)
+        reasons = {utterance.utterance_id: self._reason_to_drop(utterance) for utterance in known}
         dropped = Counter(reason for reason in reasons.values() if reason is not None)
         if unknown := len(sets[split]) - len(known):
             dropped["unknown speaker"] = unknown
-        if bad := len(known) - len(usable):
-            dropped["with bad audio"] = bad
         kept = [self._position[id_] for id_, reason in reasons.items() if reason is None]
         if dropped:
             listed = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
             rank_zero_info(f"{split}: {len(kept)} utterances used; left out: {listed}")
         return kept
-
-    def _with_usable_audio(
-        self, utterances: Sequence[Utterance], split: str, skipped_audio: SkippedAudio
-    ) -> list[Utterance]:
-        """Leave out what is known to be unusable before it is read."""
-        wrong = {u.utterance_id: what for u in utterances if (what := self._wrong_with(u)) is not None}
-        unusable = [u for u in utterances if u.utterance_id in wrong]
-        skipped_audio.add([BadAudio.of(self._position[u.utterance_id], u, wrong[u.utterance_id]) for u in unusable])
-        if unusable:
-            skipped_audio.refuse_too_many(len(unusable), len(utterances), f"split {split}")
-        self._left_out[split] = len(unusable)
-        return [u for u in utterances if u.utterance_id not in wrong]
 
     @cached_property
     def _position(self) -> dict[str, int]:
@@ -162,7 +124,7 @@ def refuse_unusable_audio(utterances: Sequence[Utterance], split: str) -> None:
         raise UserError(
             f"audio is {wrong_with_audio(first)}, the first of {len(unusable)} such utterances in split {split}",
             where=first.path,
-            remedy="`ser check CORPUS` lists them all; restore or remove them, or set data.on_bad_audio=skip",
+            remedy=BAD_AUDIO,
         )
 
 
@@ -200,8 +162,6 @@ class LoaderFactory(Generic[Example, Batch]):
         num_workers: processes that decode audio, for each loader.
         seed: of the shuffling.
         speaker_features: joined to batches; None where nothing asks for any.
-        used: knows what sets lack already, their audio being bad.
-        skipped_audio: lists bad audio, which is then left out of batches; None raises an error at it.
     """
 
     def __init__(
@@ -214,14 +174,11 @@ class LoaderFactory(Generic[Example, Batch]):
         num_workers: int,
         seed: int,
         speaker_features: SpeakerFeatures | None,
-        used: UsedUtterances,
-        skipped_audio: SkippedAudio | None,
     ) -> None:
         self._dataset, self._length_of = dataset, length_of
         self._batch_seconds, self._max_batch, self._seed = batch_seconds, max_batch, seed
         self._num_workers = num_workers
         self._speaker_features = speaker_features
-        self._used, self._skipped_audio = used, skipped_audio
         self._told_of_repeats = False
 
     def even(
@@ -286,32 +243,7 @@ class LoaderFactory(Generic[Example, Batch]):
         if self._speaker_features is not None:
             self._speaker_features.of([self._dataset.utterances[i].speaker_id for i in indices])
             collate = AddSpeakerFeatures(collate, self._speaker_features)
-        load = partial(
-            SpeechLoader,
-            batch_sampler=sampler,
-            collate=collate,
-            num_workers=self._num_workers,
-            persistent=persistent,
-        )
-        if self._skipped_audio is None:
-            return load(self._dataset)
-        size_of = Counter(self._dataset.utterances[i].split for i in indices)
-        tally = BadAudioTally(
-            self._skipped_audio,
-            utterances=len(indices),
-            left_out_before=self._used.lacking(size_of),
-            processes=process.world_size,
-            where=f"split {', '.join(sorted(size_of))}",
-        )
-        lenient = LenientDataset(
-            self._dataset,
-            indices,
-            self._lengths(indices),
-            self._skipped_audio.max_share,
-            # what is given once to one process alone is summed up there, and must not count again as a stand-in
-            fills_up=not isinstance(sampler, GivenBatches),
-        )
-        return load(lenient, tally=tally)
+        return SpeechLoader(self._dataset, sampler, collate, num_workers=self._num_workers, persistent=persistent)
 
     def _refuse_idle_processes(self, sampler: BucketBatchSampler, utterances: int) -> None:
         processes = sampler.world_size
@@ -342,8 +274,6 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         seed: of the shuffling.
         speaker_features: a vector a speaker, for what makes e_s of such; None where nothing asks for them.
         permute_speaker_features: control: every speaker gets another one's, the same each time.
-        on_bad_audio: raise an error at audio that can't be used, or skip it.
-        max_bad_share: of a set that may be skipped.
 
     Raises:
         UserError: a number is out of its range.
@@ -361,8 +291,6 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         seed: int,
         speaker_features: SpeakerFeatureSource | None = None,
         permute_speaker_features: bool = False,
-        on_bad_audio: OnBadAudio = "raise",
-        max_bad_share: float = 0.01,
     ) -> None:
         require_range("batch_seconds", batch_seconds, 0, above=True)
         if max_batch is not None:
@@ -370,14 +298,12 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         require_range("max_samples", max_samples, WINDOW)
         require_range("num_workers", num_workers, 0)
         require_range("seed", seed, 0, LARGEST_SEED)
-        require_range("max_bad_share", max_bad_share, 0, 1)
         super().__init__()
         self._corpus_or_path = corpus
         self.batch_seconds, self.max_batch, self.max_samples = batch_seconds, max_batch, max_samples
         self.known_speakers_only = known_speakers_only
         self.num_workers, self.seed = num_workers, seed
         self._feature_source, self._permute_features = speaker_features, permute_speaker_features
-        self.skipped_audio = SkippedAudio(max_bad_share) if on_bad_audio == "skip" else None
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -435,22 +361,15 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         count = min(limit, len(self.train_indices))
         for k in range(count):
             example = self.example(self.train_indices[k * len(self.train_indices) // count])
-            if example is not None:
-                yield cast("SpeechExample", example).waveform
+            yield cast("SpeechExample", example).waveform
 
-    def example(self, index: int) -> Example | None:
-        """Fetch the utterance at a position in `utterances` by itself; None where its audio is bad and skipped.
+    def example(self, index: int) -> Example:
+        """Fetch the utterance at a position in `utterances` by itself.
 
         Raises:
-            UserError: its audio is bad, and bad audio isn't skipped.
+            UserError: its audio is bad.
         """
-        try:
-            return self.dataset[ExampleKey(index, epoch=0)]
-        except UserError as error:
-            if self.skipped_audio is None:
-                raise
-            self.skipped_audio.add([BadAudio.of(index, self.utterances[index], error.what)])
-            return None
+        return self.dataset[ExampleKey(index, epoch=0)]
 
     @property
     def feature_source(self) -> FeatureSource | None:
@@ -480,14 +399,6 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
     def reason_to_drop(self, utterance: Utterance) -> str | None:
         """Say why an utterance with readable audio isn't used; None where it is."""
 
-    def setup(self, stage: str | None = None) -> None:
-        """Choose the file that lists skipped audio, in the run's folder."""
-        # Every process has to ask for the folder, or the first one waits for the others' answer for ever.
-        if self.skipped_audio is not None and self.trainer is not None:
-            folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-            rank = f".rank{self.trainer.global_rank}" if self.trainer.global_rank else ""
-            self.skipped_audio.keep_in(folder / f"skipped_audio{rank}.json")
-
     def state_dict(self) -> dict[str, Any]:
         """Have a checkpoint say which speakers it was trained on."""
         return {"train_speakers": self.train_speaker_ids}
@@ -514,15 +425,9 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         return UsedUtterances(
             self.corpus,
             known_speakers_only=self.known_speakers_only,
-            skipped_audio=self.skipped_audio,
             refuse_unusable=self.refuse_unusable,
-            wrong_with=self.wrong_with,
             reason_to_drop=self.reason_to_drop,
         )
-
-    def wrong_with(self, utterance: Utterance) -> str | None:
-        """Say why an utterance is skipped before its audio is decoded; None where it isn't."""
-        return wrong_with_audio(utterance)
 
     def refuse_unusable(self, utterances: Sequence[Utterance], split: str) -> None:
         """Refuse a split of which something can't be read.
@@ -548,10 +453,6 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         """
         return self._used.of_splits(splits)
 
-    def left_out(self, split: str, predicted: int) -> int:
-        """Count the utterances of a set that should have been predicted and weren't, their audio being bad."""
-        return self._used.left_out(split, predicted)
-
     @cached_property
     def _loaders(self) -> LoaderFactory[Example, Batch]:
         return LoaderFactory(
@@ -562,8 +463,6 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             num_workers=self.num_workers,
             seed=self.seed,
             speaker_features=self.speaker_features,
-            used=self._used,
-            skipped_audio=self.skipped_audio,
         )
 
     @property
@@ -598,8 +497,6 @@ class AudioDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
         batch_seconds: seconds of a batch, padding included, at most.
         max_samples: longer audio keeps its last `max_samples`, as in fine-tuning.
         num_workers: processes that decode audio.
-        on_bad_audio: raise an error at audio that can't be used, or skip it.
-        max_bad_share: of a set that may be skipped; more stops the run.
     """
 
     def __init__(
@@ -610,8 +507,6 @@ class AudioDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
         batch_seconds: float = 120.0,
         max_samples: int = 250_000,
         num_workers: int = 0,
-        on_bad_audio: OnBadAudio = "raise",
-        max_bad_share: float = 0.01,
     ) -> None:
         super().__init__(
             corpus,
@@ -621,8 +516,6 @@ class AudioDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
             known_speakers_only=False,
             num_workers=num_workers,
             seed=0,
-            on_bad_audio=on_bad_audio,
-            max_bad_share=max_bad_share,
         )
         self._splits = splits
 

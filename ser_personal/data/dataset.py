@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
@@ -12,7 +12,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from ser_personal.audio import HOP, SAMPLE_RATE, decode, num_frames
+from ser_personal.audio import BAD_AUDIO, HOP, SAMPLE_RATE, decode, num_frames
 from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES, NO_PSEUDO_LABEL, CachedEmotionBatch, EmotionBatch, PretrainBatch, SpeechBatch
 
@@ -99,10 +99,6 @@ class UtteranceDataset(Dataset[Example], ABC, Generic[Example]):
     @abstractmethod
     def __getitem__(self, key: ExampleKey) -> Example: ...
 
-    def stand_in(self, key: ExampleKey) -> Example:
-        """Fetch an example once more, where the audio of a whole batch is bad."""
-        return self[key]
-
     def __getitems__(self, keys: Sequence[ExampleKey]) -> list[Example] | Fault:
         """Fetch a batch's examples, as torch's loader prefers to."""
         try:
@@ -148,11 +144,6 @@ class PretrainDataset(SpeechDataset[PretrainExample]):
         ids = self.pseudo_labels[utterance.utterance_id][first : first + num_frames(len(waveform))]
         return PretrainExample(key.index, utterance.speaker_id, waveform, ids.astype(np.int64))
 
-    def stand_in(self, key: ExampleKey) -> PretrainExample:
-        """Fetch an example without pseudo-labels: masked prediction goes by batch, and would count them twice."""
-        example = self[key]
-        return replace(example, pseudo_labels=np.full_like(example.pseudo_labels, NO_PSEUDO_LABEL))
-
 
 class EmotionDataset(SpeechDataset[EmotionExample]):
     """Whole utterances and their annotations; of a longer one the last `max_samples` (the authors' code)."""
@@ -196,7 +187,7 @@ def decode_part(utterance: Utterance, start: int, num_samples: int) -> NDArray[n
         raise UserError(
             f"audio ends {num_samples - len(waveform)} samples before its header says",
             where=utterance.path,
-            remedy="Copy the file again; `ser check CORPUS` lists every such file",
+            remedy=BAD_AUDIO,
         )
     return waveform
 
@@ -211,8 +202,7 @@ def check_pseudo_labels(utterances: Sequence[Utterance], pseudo_labels: PseudoLa
     missing = [utterance.utterance_id for utterance in utterances if utterance.utterance_id not in pseudo_labels]
     if missing:
         what = f"no pseudo-labels for {len(missing)} of {len(utterances)} utterances, {missing[0]} the first"
-        skip = "; what it skipped, data.on_bad_audio=skip skips too"
-        raise UserError(what, where=pseudo_labels.folder, remedy=remedy + skip)
+        raise UserError(what, where=pseudo_labels.folder, remedy=remedy)
     for utterance in utterances:
         ids, frames = pseudo_labels[utterance.utterance_id], num_frames(samples_of(utterance))
         if ids.max(initial=0) >= pseudo_labels.num_clusters:

@@ -16,7 +16,6 @@ from ser_personal.corpus.splits import canonical_splits
 from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.data.dataset import CachedDataset, EmotionDataset, EmotionExample, collate_cached, collate_emotion
 from ser_personal.data.frame_store import FeatureCache
-from ser_personal.data.loader import OnBadAudio
 from ser_personal.data.speaker_features import SpeakerFeatureSource, SpeakerNormalization
 from ser_personal.errors import UserError
 from ser_personal.types import EmotionBatch
@@ -99,8 +98,6 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         target: what is predicted: the emotion attributes, or categorical emotion.
         adaptation: chooses the training speakers that are trained on for the test's speakers; all of them if None.
         seed: of the shuffling.
-        on_bad_audio: raise an error at audio that can't be used, or skip it: a batch goes on with what is left.
-        max_bad_share: of a set that may be skipped; more stops the run.
     """
 
     def __init__(
@@ -118,8 +115,6 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         target: Literal["attributes", "emotion"] = "attributes",
         adaptation: Adaptation | None = None,
         seed: int = 0,
-        on_bad_audio: OnBadAudio = "raise",
-        max_bad_share: float = 0.01,
     ) -> None:
         super().__init__(
             corpus,
@@ -131,8 +126,6 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
             seed=seed,
             speaker_features=speaker_features,
             permute_speaker_features=permute_speaker_features,
-            on_bad_audio=on_bad_audio,
-            max_bad_share=max_bad_share,
         )
         self.test_splits = test_splits
         self.target = target
@@ -245,7 +238,6 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
 
 
 REMEDY = "Run `ser cache` on this corpus, all splits of it, into a new folder, and give that as --data.cache"
-SKIP = "; what it skipped, data.on_bad_audio=skip skips too"
 
 
 class CachedEmotionDataModule(EmotionDataModule):
@@ -268,8 +260,6 @@ class CachedEmotionDataModule(EmotionDataModule):
         target: what is predicted: the emotion attributes, or categorical emotion.
         adaptation: chooses the training speakers that are trained on for the test's speakers; all of them if None.
         seed: of the shuffling.
-        on_bad_audio: raise an error at utterances that the cache doesn't hold, or skip them, as `ser cache` did.
-        max_bad_share: of a set that may be skipped; more stops the run.
     """
 
     def __init__(
@@ -288,8 +278,6 @@ class CachedEmotionDataModule(EmotionDataModule):
         target: Literal["attributes", "emotion"] = "attributes",
         adaptation: Adaptation | None = None,
         seed: int = 0,
-        on_bad_audio: OnBadAudio = "raise",
-        max_bad_share: float = 0.01,
     ) -> None:
         super().__init__(
             corpus,
@@ -303,8 +291,6 @@ class CachedEmotionDataModule(EmotionDataModule):
             target=target,
             adaptation=adaptation,
             seed=seed,
-            on_bad_audio=on_bad_audio,
-            max_bad_share=max_bad_share,
         )
         self._cache_folder, self.normalize_speakers = cache, normalize_speakers
 
@@ -342,20 +328,9 @@ class CachedEmotionDataModule(EmotionDataModule):
         missing = [utterance.utterance_id for utterance in utterances if utterance.utterance_id not in self.cache]
         if missing:
             what = f"no features of {len(missing)} of {len(utterances)} utterances of split {split}"
-            raise UserError(f"{what}, {missing[0]} the first", where=self.cache.folder, remedy=f"{REMEDY}{SKIP}")
+            raise UserError(f"{what}, {missing[0]} the first", where=self.cache.folder, remedy=REMEDY)
         for utterance in utterances:
             self._refuse_changed(utterance)
-
-    def wrong_with(self, utterance: Utterance) -> str | None:
-        """Say why an utterance is skipped: the cache doesn't hold it.
-
-        Raises:
-            UserError: it does, but its audio has changed since.
-        """
-        if utterance.utterance_id not in self.cache:
-            return "has no cached features"
-        self._refuse_changed(utterance)
-        return None
 
     def _refuse_changed(self, utterance: Utterance) -> None:
         if not self.cache.is_of(utterance.utterance_id, utterance.path):

@@ -20,7 +20,6 @@ from ser_personal.data.dataset import (
     samples_of,
 )
 from ser_personal.data.frame_store import PseudoLabels
-from ser_personal.data.loader import OnBadAudio
 from ser_personal.data.speaker_features import SpeakerFeatureSource
 from ser_personal.errors import UserError, require_range
 from ser_personal.types import PretrainBatch
@@ -57,9 +56,6 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         speaker_features: a vector a speaker, for what makes e_s of such; None where nothing asks for them.
         permute_speaker_features: control: every speaker gets another one's, the same each time.
         seed: of the shuffling and the crops.
-        on_bad_audio: raise an error at audio that can't be used, or skip it, and with it what `ser kmeans` skipped: a
-            batch goes on with what is left.
-        max_bad_share: of a set that may be skipped; more stops the run.
 
     Raises:
         UserError: a number is out of its range.
@@ -81,8 +77,6 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         speaker_features: SpeakerFeatureSource | None = None,
         permute_speaker_features: bool = False,
         seed: int = 0,
-        on_bad_audio: OnBadAudio = "raise",
-        max_bad_share: float = 0.01,
     ) -> None:
         super().__init__(
             corpus,
@@ -94,8 +88,6 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
             seed=seed,
             speaker_features=speaker_features,
             permute_speaker_features=permute_speaker_features,
-            on_bad_audio=on_bad_audio,
-            max_bad_share=max_bad_share,
         )
         if not 0 < held_out < 1:
             raise UserError(f"{held_out} is no share", where="held_out", remedy="Give a share between 0 and 1")
@@ -178,12 +170,6 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         """Say why an utterance isn't used: it is too short."""
         too_short = samples_of(utterance) < self.min_samples
         return f"shorter than {self.min_samples / SAMPLE_RATE:g} s" if too_short else None
-
-    def wrong_with(self, utterance: Utterance) -> str | None:
-        """Say why an utterance is skipped: its audio is bad, or was when pseudo-labels were made."""
-        if wrong := super().wrong_with(utterance):
-            return wrong
-        return None if utterance.utterance_id in self.pseudo_labels else "has no pseudo-labels"
 
     def state_dict(self) -> dict[str, Any]:
         """Have a checkpoint say which speakers and which codebook it was trained on."""

@@ -10,7 +10,6 @@ import ser_personal.encoder.hubert  # noqa: F401
 from ser_personal.audio import HOP, SAMPLE_RATE
 from ser_personal.data.datamodule import AudioDataModule
 from ser_personal.data.frame_store import FeatureCache, FeatureCacheWriter, strided
-from ser_personal.data.loader import SKIPPED_AUDIO, list_in
 from ser_personal.encoder.base import Encoder, weights_fingerprint
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import DESCRIPTION, PREFIX, read_checkpoint
@@ -82,7 +81,6 @@ def cache(
     with FeatureCacheWriter(out, source) as writer:
         # Batches keep their make-up, on which a network's rounding depends: the one broken off is run again whole.
         left = [batch for batch in batches if not _is_written(batch, data.utterances, writer)]
-        list_in(writer.folder, data.skipped_audio)
         if left:
             task = FrameTask(data.utterances, data.loader_of(left), writer)
             run_pass(network, task, accelerator=accelerator, devices=1, precision=precision)
@@ -92,8 +90,6 @@ def cache(
         f"{out}: {len(written):,} utterances, {written.total_frames:,} frames of {source.dim} values, "
         f"{written.total_frames * source.dim * 2 / 1e6:,.1f} MB, {time.perf_counter() - started:.1f} s"
     )
-    if left_out := len([*(data.skipped_audio or ())]):
-        print(f"{out}: {left_out} utterances left out, {SKIPPED_AUDIO} there lists them")
 
 
 class FrameTask:

@@ -127,7 +127,6 @@ def nearest_centroid(frames: Tensor, centroids: Tensor) -> Tensor:
 
 
 SLACK = 4096
-ROWS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +202,6 @@ class FrameSample:
         self.draw = draw
         self._seen: list[int] = []
         self._frames: NDArray[np.float32] = np.empty((len(draw), 0), dtype=np.float32)
-        self._is_held = np.zeros(len(draw), dtype=np.bool_)
 
     def add(self, utterance: int, frames: NDArray[np.float32]) -> None:
         """Keep an utterance's drawn frames (n, dim), those at the positions `wanted`."""
@@ -231,21 +229,13 @@ class FrameSample:
                 self._put(rows, frames)
 
     def held(self) -> NDArray[np.float32]:
-        """Give the frames (n, dim) in the order drawn, without those of audio that was left out; the sample is used up.
-
-        They close up in their place, for a copy would double the memory.
-        """
-        rows = np.flatnonzero(self._is_held)
-        for start in range(0, len(rows) if len(rows) < len(self.draw) else 0, ROWS_AT_ONCE):
-            of_block = rows[start : start + ROWS_AT_ONCE]
-            self._frames[start : start + len(of_block)] = self._frames[of_block]
-        return self._frames[: len(rows)]
+        """Give the frames (n, dim) in the order drawn."""
+        return self._frames
 
     def _put(self, rows: slice | NDArray[np.int64], frames: NDArray[np.float32]) -> None:
         if not self._frames.shape[1]:
             self._frames = np.empty((len(self.draw), frames.shape[1]), dtype=np.float32)
         self._frames[rows] = frames
-        self._is_held[rows] = True
 
 
 def _keep_smallest(

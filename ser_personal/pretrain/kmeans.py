@@ -17,7 +17,6 @@ import numpy as np
 from ser_personal.audio import num_frames
 from ser_personal.data.dataset import samples_of
 from ser_personal.data.frame_store import MAX_CLUSTERS, PseudoLabels, PseudoLabelShards, PseudoLabelSource
-from ser_personal.data.loader import SKIPPED_AUDIO
 from ser_personal.errors import LARGEST_SEED, UserError, require_range
 from ser_personal.pretrain.codebook import Codebook, FrameDraw, FrameSample
 from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
@@ -157,15 +156,11 @@ def kmeans(
 
 def _report(out: str, wanted: list[str], started: float) -> None:
     pseudo_labels = PseudoLabels.load(out)
-    labelled = [utterance_id for utterance_id in wanted if utterance_id in pseudo_labels]
-    clusters, usage = pseudo_labels.num_clusters, codebook_usage(pseudo_labels, labelled)
+    clusters, usage = pseudo_labels.num_clusters, codebook_usage(pseudo_labels, wanted)
     print(
         f"{out}: K = {clusters}, {usage.frames:,} frames, {usage.used} clusters used, entropy {usage.entropy:.2f} of "
         f"{np.log2(clusters):.2f} bits, {time.perf_counter() - started:.1f} s"
     )
-    if len(labelled) < len(wanted):
-        left_out = len(wanted) - len(labelled)
-        print(f"{out}: {left_out} of {len(wanted)} utterances left out, {SKIPPED_AUDIO} there lists them")
 
 
 def codebook_usage(pseudo_labels: PseudoLabels, utterance_ids: list[str]) -> CodebookUsage:

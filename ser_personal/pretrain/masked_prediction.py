@@ -210,8 +210,7 @@ class MaskedPredictionMetric(Metric):
 
     def compute(self) -> MaskedPredictionScores:
         """Average over masked frames."""
-        # a batch that stands in for bad audio has nothing masked, and may have another batch's key
-        keys = [(key, masked > 0) for key, masked in zip(*map(_values, (self.keys, self.masked)), strict=True)]
+        keys = _values(self.keys)
         once = [keys.index(key) for key in dict.fromkeys(keys)]
         masked = dim_zero_cat(self.masked)[once].sum().clamp(min=1)
         return MaskedPredictionScores(

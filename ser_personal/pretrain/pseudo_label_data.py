@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ser_personal.audio import num_frames
+from ser_personal.audio import BAD_AUDIO, num_frames
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import canonical_splits, require_split
 from ser_personal.data.batching import BucketBatchSampler, GivenBatches
 from ser_personal.data.dataset import SpeechDataset, SpeechExample, collate_speech, decode_part, samples_of
-from ser_personal.data.loader import BadAudio, BadAudioTally, LenientDataset, OnBadAudio, SkippedAudio, SpeechLoader
+from ser_personal.data.loader import SpeechLoader
 from ser_personal.errors import UserError, require_range
 from ser_personal.files import content_hash
 
@@ -35,8 +35,6 @@ class PseudoLabelData:
         fit_splits: sets that the codebook is fitted on, by default none of which a model is tested on.
         batch_seconds: audio of a batch, padding included.
         num_workers: processes that decode audio.
-        on_bad_audio: raise an error at audio that can't be used, or skip it: it gets no pseudo-labels.
-        max_bad_share: of all audio that may be skipped; more stops the run.
 
     Raises:
         UserError: a number is out of its range.
@@ -47,13 +45,10 @@ class PseudoLabelData:
     fit_splits: list[str] = field(default_factory=lambda: ["train"])
     batch_seconds: float = 120.0
     num_workers: int = 0
-    on_bad_audio: OnBadAudio = "raise"
-    max_bad_share: float = 0.01
 
     def __post_init__(self) -> None:
         require_range("batch_seconds", self.batch_seconds, 0, above=True)
         require_range("num_workers", self.num_workers, 0)
-        require_range("max_bad_share", self.max_bad_share, 0, 1)
 
     @cached_property
     def _fit_splits(self) -> list[str]:
@@ -61,7 +56,7 @@ class PseudoLabelData:
 
     @cached_property
     def utterances(self) -> list[Utterance]:
-        """Everything that should get pseudo-labels, bad audio included.
+        """Everything that gets pseudo-labels.
 
         Raises:
             UserError: no such split.
@@ -73,44 +68,17 @@ class PseudoLabelData:
         return [utterance for name in splits for utterance in sets[name]]
 
     @cached_property
-    def skipped_audio(self) -> SkippedAudio | None:
-        """The list of what this process left out, as far as it has come; None where bad audio is an error."""
-        return SkippedAudio(self.max_bad_share) if self.on_bad_audio == "skip" else None
-
-    @cached_property
     def indices(self) -> list[int]:
-        """Positions in `utterances` of those whose headers show nothing bad.
+        """Positions in `utterances`.
 
         Raises:
-            UserError: audio has no frame, and bad audio isn't skipped, or not so much of it.
+            UserError: audio has no frame.
         """
         empty = [i for i, utterance in enumerate(self.utterances) if not num_frames(samples_of(utterance))]
-        if self.skipped_audio is not None:
-            self.skipped_audio.add([BadAudio.of(i, self.utterances[i], NO_FRAME) for i in empty])
-            self.refuse_too_many_skipped()
-        elif empty:
+        if empty:
             what = f"{len(empty)} audio files are {NO_FRAME}, this one the first"
-            remedy = "`ser check CORPUS` lists them; take them out of the corpus, or set data.on_bad_audio=skip"
-            raise UserError(what, where=self.utterances[empty[0]].path, remedy=remedy)
-        return sorted({*range(len(self.utterances))} - {*empty})
-
-    @property
-    def skipped_ids(self) -> set[str]:
-        """Names of the utterances that were left out so far."""
-        return {one.utterance_id for one in self.skipped_audio or ()}
-
-    def refuse_too_many_skipped(self) -> None:
-        """Stop a run that has left out more than it may.
-
-        Raises:
-            UserError: it is more than the share of all audio.
-        """
-        if self.skipped_audio is not None:
-            self.skipped_audio.refuse_too_many(len(self.skipped_ids), len(self.utterances), self._where)
-
-    @property
-    def _where(self) -> str:
-        return f"split {', '.join(sorted({utterance.split for utterance in self.utterances}))}"
+            raise UserError(what, where=self.utterances[empty[0]].path, remedy=BAD_AUDIO)
+        return [*range(len(self.utterances))]
 
     @property
     def fingerprint(self) -> str:
@@ -144,31 +112,10 @@ class PseudoLabelData:
         return BucketBatchSampler(indices, num_samples, batch_seconds=self.batch_seconds, shuffle=False).plan(epoch=0)
 
     def loader(self, batches: Sequence[list[int]]) -> SpeechLoader[SpeechBatch]:
-        """Load some of the batches.
-
-        A process stops only when what it has left out itself is too much of all: whether a run does depends on its last
-        count alone, not on how many processes share it.
-        """
+        """Load some of the batches."""
         longest = max((samples_of(self.utterances[i]) for batch in batches for i in batch), default=0)
         dataset = WholeUtterances(self.utterances, max_samples=longest)
-        load = partial(
-            SpeechLoader,
-            batch_sampler=GivenBatches(batches),
-            collate=collate_speech,
-            num_workers=self.num_workers,
-        )
-        if self.skipped_audio is None:
-            return load(dataset)
-        num_samples = [samples_of(self.utterances[i]) for i in self.indices]
-        lenient = LenientDataset(dataset, self.indices, num_samples, self.max_bad_share, fills_up=False)
-        tally = BadAudioTally(
-            self.skipped_audio,
-            utterances=len(self.indices),
-            left_out_before=len(self.utterances) - len(self.indices),
-            processes=1,
-            where=self._where,
-        )
-        return load(lenient, tally=tally)
+        return SpeechLoader(dataset, GivenBatches(batches), collate_speech, num_workers=self.num_workers)
 
 
 class WholeUtterances(SpeechDataset[SpeechExample]):

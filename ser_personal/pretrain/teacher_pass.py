@@ -10,7 +10,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
-from ser_personal.data.loader import list_in
 from ser_personal.errors import UserError
 from ser_personal.files import gather_files, on_first_process
 from ser_personal.pretrain.codebook import nearest_centroid
@@ -121,8 +120,7 @@ class CodebookTask:
         data: what the codebook is fitted on.
         sample: takes the frames.
         fit: (frames, dim) -> the codebook.
-        folder: seen by every process; takes the list of skipped audio, and the samples on their way to the first
-            process where there are several.
+        folder: seen by every process; takes the samples on their way to the first process where there are several.
     """
 
     title = "Sampling frames"
@@ -138,8 +136,6 @@ class CodebookTask:
 
     def loader(self, trainer: Trainer) -> SpeechLoader[SpeechBatch]:
         """See `PassTask`."""
-        if trainer.is_global_zero:
-            list_in(self.folder, self.data.skipped_audio)
         return self.data.loader(self.data.fit_batches()[trainer.global_rank :: trainer.world_size])
 
     def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:
@@ -177,8 +173,6 @@ class LabelTask:
 
         Batches keep their make-up, on which a network's rounding depends: one that was broken off is run again whole.
         """
-        if trainer.is_global_zero:
-            list_in(self.shards.folder, self.data.skipped_audio)
         batches = self.data.batches()
         left = on_first_process(trainer, lambda: self._unwritten(batches))
         self._writer = self.shards.writer(trainer.global_rank)
@@ -212,21 +206,11 @@ class LabelTask:
                 self._writer.write(utterance_id, of_utterance.cpu().numpy().astype(np.uint16))
 
     def finish(self, trainer: Trainer) -> None:
-        """See `PassTask`.
-
-        Raises:
-            UserError: more audio was left out than may be.
-        """
+        """See `PassTask`."""
         if self._writer is not None:
             self._writer.close()
         trainer.strategy.barrier("pseudo-labels written")
-        skipped = self.data.skipped_audio
-        if skipped is not None and trainer.world_size > 1:
-            gather_files(trainer, self.shards.folder, skipped.save, skipped.take_up)
         on_first_process(trainer, self._join)
 
     def _join(self) -> None:
-        self.data.refuse_too_many_skipped()
-        left_out = self.data.skipped_ids
-        in_order = [utterance_id for batch in self.data.batches() for utterance_id in self._ids_of(batch)]
-        self.shards.join(utterance_id for utterance_id in in_order if utterance_id not in left_out)
+        self.shards.join(utterance_id for batch in self.data.batches() for utterance_id in self._ids_of(batch))

@@ -22,7 +22,7 @@ from ser_personal.scores import score
 from ser_personal.types import Attribute
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
     from lightning.pytorch import LightningModule, Trainer
     from numpy.typing import NDArray
@@ -128,9 +128,7 @@ def score_floor(data: Any, wanted: Sequence[str], min_utterances: int) -> dict[s
         return {}
     tests = {split: data.split_indices(split) for split in data.wanted_test_splits}
     used = {index for indices in (train, *tests.values()) for index in indices}
-    examples = ((index, data.example(index)) for index in used)
-    features = {index: mfcc_functionals(example.waveform) for index, example in examples if example is not None}
-    train, tests = _known(train, features), {split: _known(tests[split], features) for split in tests}
+    features = {index: mfcc_functionals(data.example(index).waveform) for index in used}
     labels = np.array([[u.labels.get(attribute, np.nan) for attribute in attributes] for u in data.utterances])
     of_training = np.stack([features[index] for index in train])
     floor = {}
@@ -140,11 +138,6 @@ def score_floor(data: Any, wanted: Sequence[str], min_utterances: int) -> dict[s
         scores = score(predictions, labels[indices], speakers, attributes, min_utterances=min_utterances)
         floor[split] = FloorSet(CalibrationRow(RIDGE, scores, predictions[None]), labels[indices], speakers)
     return floor
-
-
-def _known(indices: list[int], features: Collection[int]) -> list[int]:
-    """Leave out what has no features: audio that is bad, and skipped."""
-    return [index for index in indices if index in features]
 
 
 class RidgeFloorCallback(Callback):

@@ -22,7 +22,6 @@ FIT = [
     "--data.corpus",
     "{here}/corpus.csv",
 ]
-SKIP = [*FIT, "--data.on_bad_audio", "skip"]
 ANNOTATE = ["annotate", "{here}/bad.wav", "--model", "{bundle}", "--out", "{here}/out.csv"]
 
 
@@ -144,24 +143,6 @@ AUDIO = [
     Fault("a pipe to train on", FIT, "bad.wav: audio is missing or unreadable", bad_test(os.mkfifo)),
     Fault("NaN to train on", FIT, "bad.wav: holds NaN", bad_test(lambda path: sound(path, value=float("nan")))),
     Fault("half a FLAC to train on", FIT, r"bad\.flac: can't be decoded", bad_test(half_and_sound, "bad.flac")),
-    Fault(
-        "too many bad headers to skip",
-        SKIP,
-        "split train: 25.0% of the audio can't be used, more than the 1.0%",
-        bad_test(raw(b"x")),
-    ),
-    Fault(
-        "too much bad sound to skip",
-        SKIP,
-        "25.0% of the audio can't be used",
-        bad_test(lambda path: sound(path, value=float("nan"))),
-    ),
-    Fault("a share that is none", [*SKIP, "--data.max_bad_share", "2"], "max_bad_share: 2.0 is out of range"),
-    Fault(
-        "a way with bad audio that isn't",
-        [*FIT, "--data.on_bad_audio", "ignore"],
-        "--data.*on_bad_audio: ignore is none of 'raise', 'skip'",
-    ),
     Fault("words to annotate", ANNOTATE, "failed: .*bad.wav", with_audio(raw(b"words")), code=1),
     Fault("a pipe to annotate", ANNOTATE, "failed: .*bad.wav: isn't a regular file", with_audio(os.mkfifo), code=1),
 ]

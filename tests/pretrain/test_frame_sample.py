@@ -63,16 +63,6 @@ def test_samples_of_several_processes_are_that_of_one(tmp_path):
     np.testing.assert_array_equal(samples[0].held(), alone.held())
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 7, 10_000])
-def test_frames_of_audio_that_never_came_are_left_out(monkeypatch, rows_at_once):
-    monkeypatch.setattr("ser_personal.pretrain.codebook.ROWS_AT_ONCE", rows_at_once)
-    corpus = clips(60)
-    draw = draw_from(corpus, 0.4, 100_000)
-    good = [number for number in range(60) if number % 5 != 2]
-    expected = [[u, p] for u, p in zip(draw.utterances, draw.positions, strict=True) if u in good]
-    np.testing.assert_array_equal(show(FrameSample(draw), corpus, good[::-1]).held(), expected)
-
-
 def test_a_clip_larger_than_the_whole_sample_is_sampled_evenly():
     kept = FrameDraw.of({0: 40_000}, 1.0, 2000, seed=0).positions
     assert len(np.unique(kept)) == 2000

@@ -46,10 +46,3 @@ def test_a_batch_that_a_sampler_repeats_counts_once():
         for _ in range(repeats):
             metric.update(batch(6.0, [0, 1, 2], [0, 1, 1]), key=7)
     assert list(map(float, once.compute())) == list(map(float, twice.compute()))
-
-
-def test_a_batch_that_stands_in_for_bad_audio_does_not_replace_the_one_whose_key_it_has():
-    metric = MaskedPredictionMetric(num_clusters=8)
-    metric.update(batch(0.0, [], []), key=3)
-    metric.update(batch(6.0, [0, 1, 2], [0, 1, 1]), key=3)
-    assert metric.compute().loss == pytest.approx(2)
