@@ -138,7 +138,6 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
             UserError: the corpus can't be read, a split that the stage needs is missing, empty or without its audio, or
                 a training batch would be a single utterance.
         """
-        super().setup(stage)
         if stage in ("fit", None):
             self.wanted_indices(["train"])
             self._refuse_single_utterances()

@@ -104,7 +104,6 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
             UserError: the corpus or the pseudo-labels can't be read or don't belong together, a wanted split is missing
                 or empty or without its audio, or no speaker has two utterances.
         """
-        super().setup(stage)
         if stage in ("fit", "validate", None):
             indices = [*self.train_indices, *self.held_out_indices, *self.unseen_indices]
             check_pseudo_labels([self.utterances[i] for i in indices], self.pseudo_labels)
