@@ -62,7 +62,7 @@ COMMANDS = {
         "calibrate a table of predictions by PLDC and its controls, without a model",
         ("predictions",),
     ),
-    "floor": Command("ser_personal.report.baseline:floor", "score a ridge regression on a corpus", ("corpus",)),
+    "baseline": Command("ser_personal.report.baseline:baseline", "score a ridge regression on a corpus", ("corpus",)),
     "folds": Command("ser_personal.corpus.folds:folds", "write leave-speakers-out folds of a corpus", ("corpus",)),
     "gap": Command(
         "ser_personal.corpus.folds:gap",

@@ -66,7 +66,7 @@ def demo(out: str, speakers: int = 80, utterances: int = 24, seed: int = 0, conf
         masked_prediction[name] = _stage("validate", *pretrain, *arguments)
 
     finetune = [*config("finetune.yaml", "tiny/finetune.yaml"), *data]
-    metrics, floor = {}, {}
+    metrics, baseline = {}, {}
     for system in SYSTEMS:
         system_root = [*one_device, "--trainer.default_root_dir", str(folder / system)]
         source = [] if system == "vanilla" else ["--model.papt_checkpoint", str(folder / f"{system}.ckpt")]
@@ -76,9 +76,9 @@ def demo(out: str, speakers: int = 80, utterances: int = 24, seed: int = 0, conf
         _stage("test", *finetune, *config("pldc.yaml"), *ridge, *checkpoint, *system_root)
         metrics[system] = _newest(folder / system, "metrics.json")
         if ridge:
-            floor = _newest(folder / system, "floor.json")
+            baseline = _newest(folder / system, "baseline.json")
     seconds = time.perf_counter() - started
-    results = {"masked_prediction": masked_prediction, "floor": floor, "systems": metrics, "seconds": seconds}
+    results = {"masked_prediction": masked_prediction, "baseline": baseline, "systems": metrics, "seconds": seconds}
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     _summary(results, folder)
 
@@ -145,9 +145,9 @@ def _summary(results: dict[str, Any], folder: Path) -> None:
         losses.add_row(name, f"{metrics['val_loss']:.3f}", f"{metrics['val_loss_unseen_speakers']:.3f}")
     console.print(losses)
 
-    (floor,) = (from_json(split["rows"]["ridge"]["attributes"]) for split in results["floor"]["splits"].values())
-    table = score_table("Emotion, unseen speakers", list(floor))
-    table.add_row("ridge on MFCC", *cells(floor.values()), end_section=True)
+    (baseline,) = (from_json(split["rows"]["ridge"]["attributes"]) for split in results["baseline"]["splits"].values())
+    table = score_table("Emotion, unseen speakers", list(baseline))
+    table.add_row("ridge on MFCC", *cells(baseline.values()), end_section=True)
     for system, metrics in results["systems"].items():
         for split in metrics["splits"].values():
             table.add_row(SYSTEMS[system], style="bold")

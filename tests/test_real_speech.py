@@ -1,4 +1,4 @@
-"""Real recordings through the corpus, the decoder and the floor; they aren't part of the repository."""
+"""Real recordings through the corpus, the decoder and the ridge baseline; they aren't part of the repository."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ser_personal.audio import SAMPLE_RATE, decode
 from ser_personal.corpus.check import check
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.encoder.front_end import mfcc_functionals
-from ser_personal.report.baseline import ridge_floor
+from ser_personal.report.baseline import ridge_baseline
 from ser_personal.scores import score
 
 SPEECH = Path(os.environ.get("SER_TEST_SPEECH", "speech"))
@@ -43,6 +43,6 @@ def test_ridge_regression_hears_arousal_in_speakers_it_was_not_trained_on() -> N
     train, test = splits.train[::3], splits.test["test1"][::3]
     features = [np.stack([mfcc_functionals(decode(u.path)) for u in part]) for part in (train, test)]
     labels = [np.array([[u.labels["arousal"]] for u in part]) for part in (train, test)]
-    predictions = ridge_floor(features[0], labels[0], features[1])
+    predictions = ridge_baseline(features[0], labels[0], features[1])
     scores = score(predictions, labels[1], [u.speaker_id for u in test], ["arousal"])
     assert scores["arousal"].overall_ccc > 0.6

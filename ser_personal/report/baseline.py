@@ -1,4 +1,4 @@
-"""The floor that a network has to reach: ridge regression on functionals of MFCC."""
+"""The baseline of every table: ridge regression on functionals of MFCC, fitted on the training split."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jsonargparse.typing import restricted_number_type
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from typing_extensions import override
 
-from ser_personal.calibration.run_files import rows_as_json, show, write_json
+from ser_personal.calibration.run_files import rows_as_json, show, speaker_moments, write_json, write_moments
 from ser_personal.calibration.table import CalibrationRow
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
 from ser_personal.encoder.front_end import mfcc_functionals
-from ser_personal.errors import UserError, require_range
+from ser_personal.errors import UserError
 from ser_personal.scores import score
 from ser_personal.types import Attribute
 
@@ -28,9 +30,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PENALTIES = np.logspace(-1, 5, 13)
+RIDGE, TITLE, FILE = "ridge", "ridge regression on MFCC functionals, the baseline", "baseline.json"
+MinUtterances = restricted_number_type("MinUtterances", int, (">=", 2))
 
 
-def ridge_floor(
+def ridge_baseline(
     train_features: NDArray[np.float32], train_labels: NDArray[np.float64], test_features: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """Predict each attribute by a ridge regression whose penalty is chosen by leave-one-out on the training set.
@@ -53,12 +57,12 @@ def ridge_floor(
     return predictions
 
 
-def floor(
+def baseline(
     corpus: Corpus | str,
-    out: str = "floor",
+    out: str = "baseline",
     attributes: tuple[Attribute, ...] = ("arousal", "valence", "dominance"),
     test_splits: list[str] | None = None,
-    min_utterances: int = 10,
+    min_utterances: MinUtterances = 10,  # type: ignore[valid-type]
     *,
     known_speakers_only: bool = True,
 ) -> None:
@@ -66,7 +70,7 @@ def floor(
 
     Args:
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
-        out: folder for floor.json and speaker_moments.csv.
+        out: folder for baseline.json and speaker_moments.csv.
         attributes: what to predict; those without training labels are left out.
         test_splits: sets to test on; all but train and validation if None.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
@@ -75,33 +79,24 @@ def floor(
     Raises:
         UserError: the corpus can't be read, or no training utterance has a label.
     """
-    require_range("min_utterances", min_utterances, 2)
-    from ser_personal.calibration.run_files import rows_as_json, show, speaker_moments, write_json, write_moments
     from ser_personal.data.emotion import EmotionDataModule
 
     data = EmotionDataModule(corpus, test_splits=test_splits, known_speakers_only=known_speakers_only, num_workers=0)
-    reached = score_floor(data, attributes, min_utterances)
-    if not reached:
+    scored = score_baseline(data, attributes, min_utterances)
+    if not scored:
         raise UserError(
             f"no training utterance has a label of {' or '.join(attributes)}",
-            where="ser floor",
+            where="ser baseline",
             remedy="Give a corpus with labels, or other --attributes",
         )
-    for split, of_split in reached.items():
-        show(f"{split}: {TITLE}", [of_split.row])
-    folder = Path(out)
-    rows = {split: {"rows": rows_as_json([of_split.row])} for split, of_split in reached.items()}
-    write_json(folder / "floor.json", {"splits": rows})
-    moments = [speaker_moments(split, [each.row], each.labels, each.speaker_ids) for split, each in reached.items()]
-    write_moments(folder, moments)
-
-
-RIDGE, TITLE = "ridge", "ridge regression on MFCC functionals, the floor"
+    _show_and_write(scored, Path(out))
+    moments = [speaker_moments(split, [each.row], each.labels, each.speaker_ids) for split, each in scored.items()]
+    write_moments(Path(out), moments)
 
 
 @dataclass(frozen=True, eq=False)
-class FloorSet:
-    """The floor on one test set.
+class BaselineSet:
+    """The baseline on one test set.
 
     Attributes:
         row: its scores.
@@ -114,8 +109,8 @@ class FloorSet:
     speaker_ids: tuple[str | None, ...]
 
 
-def score_floor(data: Any, wanted: Sequence[str], min_utterances: int) -> dict[str, FloorSet]:
-    """Fit and score the floor: test set -> scores; nothing where no training utterance has a wanted label.
+def score_baseline(data: Any, wanted: Sequence[str], min_utterances: int) -> dict[str, BaselineSet]:
+    """Fit and score the baseline: test set -> scores; nothing where no training utterance has a wanted label.
 
     Args:
         data: the datamodule of the corpus.
@@ -131,48 +126,48 @@ def score_floor(data: Any, wanted: Sequence[str], min_utterances: int) -> dict[s
     features = {index: mfcc_functionals(data.example(index).waveform) for index in used}
     labels = np.array([[u.labels.get(attribute, np.nan) for attribute in attributes] for u in data.utterances])
     of_training = np.stack([features[index] for index in train])
-    floor = {}
+    scored = {}
     for split, indices in tests.items():
-        predictions = ridge_floor(of_training, labels[train], np.stack([features[index] for index in indices]))
+        predictions = ridge_baseline(of_training, labels[train], np.stack([features[index] for index in indices]))
         speakers = tuple(data.utterances[index].speaker_id for index in indices)
         scores = score(predictions, labels[indices], speakers, attributes, min_utterances=min_utterances)
-        floor[split] = FloorSet(CalibrationRow(RIDGE, scores, predictions[None]), labels[indices], speakers)
-    return floor
+        scored[split] = BaselineSet(CalibrationRow(RIDGE, scores, predictions[None]), labels[indices], speakers)
+    return scored
 
 
-class RidgeFloorCallback(Callback):
-    """Prints what a ridge regression on MFCC functionals reaches on the same test sets, and writes floor.json.
+def _show_and_write(scored: dict[str, BaselineSet], folder: Path) -> None:
+    for split, of_split in scored.items():
+        show(f"{split}: {TITLE}", [of_split.row])
+    rows = {split: {"rows": rows_as_json([of_split.row])} for split, of_split in scored.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / FILE, {"splits": rows})
+
+
+class RidgeBaselineCallback(Callback):
+    """Prints what a ridge regression on MFCC functionals reaches on the same test sets, and writes baseline.json.
 
     It is fitted on the training split, by the first process alone.
     """
 
+    @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a model without emotion attributes.
-
-        Raises:
-            UserError: it predicts something else.
-        """
         if not hasattr(pl_module, "attributes"):
             raise UserError(
                 f"{type(pl_module).__name__} predicts no emotion attributes",
-                where="RidgeFloorCallback",
+                where="RidgeBaselineCallback",
                 remedy="Leave it out, or test a model of them, trained with configs/finetune.yaml",
             )
 
+    @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fit, score and print the floor."""
-        # Every process has to ask for the folder, or the first one waits for the others' answer for ever.
+        # log_dir broadcasts: every process has to read it, or the first one waits for ever
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         if not trainer.is_global_zero:
             return
         metric: Any = pl_module.test_metric
         attributes: Any = pl_module.attributes
-        floor = score_floor(trainer.datamodule, attributes, metric.min_utterances)  # type: ignore[attr-defined]
-        if not floor:
-            rank_zero_info("no ridge floor: no training utterance has a label that the model predicts")
-            return
-        for split, reached in floor.items():
-            show(f"{split}: {TITLE}", [reached.row])
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = {split: {"rows": rows_as_json([reached.row])} for split, reached in floor.items()}
-        write_json(folder / "floor.json", {"splits": rows})
+        scored = score_baseline(trainer.datamodule, attributes, metric.min_utterances)  # type: ignore[attr-defined]
+        if scored:
+            _show_and_write(scored, folder)
+        else:
+            rank_zero_info("no ridge baseline: no training utterance has a label that the model predicts")

@@ -177,7 +177,7 @@ def test_it_learns(data, tmp_path):
     ("more", "line"),
     [
         (configs("pldc.yaml"), "PLDCCallback: EmotionClassification predicts no emotion attributes"),
-        (configs("ridge.yaml"), "RidgeFloorCallback: EmotionClassification predicts no emotion attributes"),
+        (configs("ridge.yaml"), "RidgeBaselineCallback: EmotionClassification predicts no emotion attributes"),
         (["--model.emotions", "[joy,anger]"], "was trained with emotions"),
     ],
 )

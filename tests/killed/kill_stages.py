@@ -76,7 +76,7 @@ def study(corpus: Path, pseudo_labels: Path) -> Stage:
         fit = {"trainer.max_epochs": 1, "trainer.accelerator": "cpu", "data.max_batch": 16}
         tiny = [str(REPOSITORY / "configs" / name) for name in ("finetune.yaml", "tiny/finetune.yaml")]
         recipes = [
-            {"name": "ridge", "command": "floor", "arguments": {"corpus": "{corpus}"}},
+            {"name": "ridge", "command": "baseline", "arguments": {"corpus": "{corpus}"}},
             {"name": "vanilla", "configs": tiny, "arguments": fit},
         ]
         content = {"corpus": str(corpus), "min_utterances": 3, "seeds": [0, 1], "recipes": recipes}

@@ -46,13 +46,13 @@ def test_a_step_runs_once_or_once_a_seed_as_it_mentions_it():
 
 def test_folds_divide_all_that_reads_their_corpus():
     once = Preparation("cache", "cache", arguments={"corpus": "{whole_corpus}"})
-    floor = Recipe("ridge", command="floor", arguments={"corpus": "{corpus}"})
-    study = Study("{synth}", (floor, TUNED), (SYNTH, once, LABELS, PAPT), seeds=(0, 1), folds=3)
+    ridge = Recipe("ridge", command="baseline", arguments={"corpus": "{corpus}"})
+    study = Study("{synth}", (ridge, TUNED), (SYNTH, once, LABELS, PAPT), seeds=(0, 1), folds=3)
     names = folders(study)
     assert names[:3] == ["prepare/synth", "prepare/folds", "prepare/cache"]
     assert names.count("prepare/labels/fold_2") == 1
     assert "prepare/papt/seed_1/fold_2" in names
-    # one floor serves all seeds
+    # one ridge regression serves all seeds
     assert [name for name in names if name.startswith("runs/ridge")] == [f"runs/ridge/fold_{n}" for n in range(3)]
     assert len([name for name in names if name.startswith("runs/tuned")]) == 2 * 3
     last = expand(study)[-1]
@@ -119,9 +119,9 @@ def test_contradictions_are_one_line(change, said):
 
 
 def test_the_gap_trains_both_sides_of_every_number_of_speakers():
-    floor = Recipe("ridge", command="floor", arguments={"corpus": "{corpus}"})
+    ridge = Recipe("ridge", command="baseline", arguments={"corpus": "{corpus}"})
     gap = PersonalizationGap([5, 9], evaluation_speakers=4)
-    runs = expand(Study("{synth}", (floor, TUNED), (SYNTH, LABELS, PAPT), seeds=(0, 1), personalization_gap=gap))
+    runs = expand(Study("{synth}", (ridge, TUNED), (SYNTH, LABELS, PAPT), seeds=(0, 1), personalization_gap=gap))
     assert [run.folder for run in runs][:3] == [
         "prepare/synth",
         "prepare/gap",

@@ -36,7 +36,7 @@ def study(monkeypatch, tmp_path, synthetic_corpus):
         whole = {
             "corpus": str(synthetic_corpus),
             "recipes": [
-                {"name": "ridge", "command": "floor", "arguments": {"corpus": "{corpus}"}},
+                {"name": "ridge", "command": "baseline", "arguments": {"corpus": "{corpus}"}},
                 {"name": "vanilla", "configs": tuned, "arguments": flags | {"data.max_batch": 16}},
             ],
             "min_utterances": 3,
@@ -70,9 +70,9 @@ def test_folds_are_trained_tested_and_joined(study, tmp_path, capfd):
 
 
 def test_a_failed_recipe_is_named_and_the_others_are_compared(study, tmp_path, capfd):
-    broken = {"name": "broken", "command": "floor", "arguments": {"corpus": "nowhere"}}
-    floor = {"name": "ridge", "command": "floor", "arguments": {"corpus": "{corpus}"}}
-    assert study(recipes=[broken, floor], baseline="broken") == 1
+    broken = {"name": "broken", "command": "baseline", "arguments": {"corpus": "nowhere"}}
+    ridge = {"name": "ridge", "command": "baseline", "arguments": {"corpus": "{corpus}"}}
+    assert study(recipes=[broken, ridge], baseline="broken") == 1
     said = capfd.readouterr().out
     assert "failed  broken: ended with 2" in said
     assert f"its log: {tmp_path}/out/runs/broken/log.txt" in said

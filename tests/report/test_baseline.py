@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from command_line import ser
+from sklearn.linear_model import RidgeCV
+from sklearn.preprocessing import StandardScaler
+from tiny_models import emotion_data, finetuning, trainer
+
+from ser_personal.encoder.front_end import mfcc_functionals
+from ser_personal.report.baseline import PENALTIES, RidgeBaselineCallback, ridge_baseline
+from ser_personal.scores import score
+
+
+def task(utterances=300, features=6):
+    rng = np.random.default_rng(1)
+    inputs = rng.standard_normal((utterances, features)) * rng.uniform(0.1, 100, features) + 5
+    labels = 4 + inputs / inputs.std(0) @ rng.standard_normal((features, 3))
+    return inputs.astype(np.float32), labels
+
+
+def test_a_linear_relation_is_found():
+    features, labels = task()
+    assert ridge_baseline(features[:200], labels[:200], features[200:]) == pytest.approx(labels[200:], abs=0.02)
+
+
+def test_missing_labels_are_left_out_attribute_by_attribute():
+    features, labels = task()
+    gaps = labels.copy()
+    gaps[:50, 1], gaps[:, 2] = np.nan, np.nan
+    predictions = ridge_baseline(features, gaps, features)
+    assert predictions[:, [1]] == pytest.approx(ridge_baseline(features[50:], labels[50:, [1]], features))
+    assert predictions[:, [0]] == pytest.approx(ridge_baseline(features, labels[:, [0]], features))
+    assert np.isnan(predictions).all(0).tolist() == [False, False, True]
+
+
+def features_and_labels(utterances):
+    features = [mfcc_functionals(soundfile.read(utterance.path, dtype="float32")[0]) for utterance in utterances]
+    return np.stack(features), np.array([[u.labels["arousal"], u.labels["valence"]] for u in utterances])
+
+
+def with_callback(data, checkpoint, folder):
+    """Baseline.json of a test with the callback, None where it wrote none."""
+    running = trainer(folder, callbacks=[RidgeBaselineCallback()])
+    running.test(finetuning(), datamodule=data, ckpt_path=checkpoint, verbose=False)
+    path = folder / "baseline.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def test_callback_and_command_are_a_ridge_regression_of_the_training_set(
+    synthetic_corpus, finetuned_checkpoint, tmp_path, capsys
+):
+    data = emotion_data(synthetic_corpus)
+    written = with_callback(data, finetuned_checkpoint, tmp_path / "test")
+    assert "ridge regression on MFCC functionals" in capsys.readouterr().out
+    train, test = data.corpus.splits.train, data.corpus.splits.test["test1"]
+    (x, y), (unseen, labels) = features_and_labels(train), features_and_labels(test)
+    scaler = StandardScaler().fit(x)
+    predictions = np.column_stack(
+        [RidgeCV(PENALTIES).fit(scaler.transform(x), column).predict(scaler.transform(unseen)) for column in y.T]
+    )
+    speakers = [utterance.speaker_id for utterance in test]
+    row = written["splits"]["test1"]["rows"]["ridge"]
+    assert row["is_oracle"] is False
+    for attribute, scores in score(predictions, labels, speakers, ("arousal", "valence"), min_utterances=3).items():
+        found = row["attributes"][attribute]
+        assert found["overall_ccc"] == pytest.approx(scores.overall_ccc, abs=1e-3)
+        assert found["average_ccc"] == pytest.approx(scores.average_ccc, abs=1e-3)
+        assert found["speakers"] == 3
+
+    arguments = ["--attributes", "[arousal,valence]", "--min-utterances", "3"]
+    assert ser("baseline", synthetic_corpus, "--out", tmp_path / "command", *arguments) == 0
+    assert json.loads((tmp_path / "command" / "baseline.json").read_text()) == written
+    moments = pd.read_csv(tmp_path / "command" / "speaker_moments.csv")
+    assert (moments.row == "ridge").all()
+    assert len(moments) == 2 * 3
+    of_arousal = moments[moments.attribute == "arousal"].set_index("speaker").ccc
+    assert {str(s): ccc for s, ccc in of_arousal.items()} == pytest.approx(row["attributes"]["arousal"]["per_speaker"])
+
+
+class OtherRank:
+    """A trainer of the second process: nothing but what every process has to take part in."""
+
+    is_global_zero = False
+    default_root_dir = "."
+    reads = 0
+
+    @property
+    def log_dir(self):
+        self.reads += 1
+
+
+def test_other_processes_take_part_in_the_broadcast_of_the_folder():
+    running = OtherRank()
+    RidgeBaselineCallback().on_test_end(running, finetuning())
+    assert running.reads == 1
+
+
+def test_attributes_without_training_labels_have_no_baseline(relabelled, finetuned_checkpoint, tmp_path, capsys):
+    def hidden(*columns):
+        shutil.rmtree(tmp_path / "relabelled", ignore_errors=True)
+        return relabelled(lambda row: row.update(dict.fromkeys(columns, "")) if row["Split_Set"] == "Train" else None)
+
+    written = with_callback(emotion_data(hidden("EmoVal")), finetuned_checkpoint, tmp_path / "one")
+    assert set(written["splits"]["test1"]["rows"]["ridge"]["attributes"]) == {"arousal"}
+    corpus = hidden("EmoVal", "EmoAct", "EmoDom")
+    assert with_callback(emotion_data(corpus), finetuned_checkpoint, tmp_path / "none") is None
+    assert ser("baseline", corpus, "--out", tmp_path / "command", "--attributes", "[arousal]") == 2
+    assert "no training utterance has a label of arousal" in capsys.readouterr().err
+    assert not (tmp_path / "command").exists()
