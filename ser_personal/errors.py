@@ -7,6 +7,8 @@ import warnings
 from math import inf, isfinite
 from numbers import Real
 
+from jsonargparse.typing import restricted_number_type
+
 
 class UserError(Exception):
     """A mistake the user can mend: the command line prints it as one line and exits with code 2.
@@ -25,6 +27,7 @@ class UserError(Exception):
 
 # faiss takes no larger one
 LARGEST_SEED = 2**31 - 1
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", LARGEST_SEED)])
 
 
 def require_range(name: str, value: float, low: float, high: float = inf, *, above: bool = False) -> None:

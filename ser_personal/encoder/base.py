@@ -1,4 +1,4 @@
-"""What every encoder is: a batch -> frames, with a place for the speaker embedding to enter."""
+"""What every encoder is: from a batch to frames, with a place for the speaker embedding to enter."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Encoder(nn.Module, ABC):
     """From a batch to frames; nothing is read or built before `build`.
 
     Attributes:
-        mixes_frames: whether frames depend on those beside them once e_s has entered, so that a prefixed e_s has an
+        mixes_frames: whether frames depend on their neighbours once e_s has entered, so that a prefixed e_s has an
             effect.
     """
 
@@ -41,7 +41,7 @@ class Encoder(nn.Module, ABC):
     @property
     @abstractmethod
     def config(self) -> str:
-        """What it is, as JSON, enough to `build` it again without hub or folder."""
+        """The architecture as JSON, enough to `build` it again without hub or folder."""
 
     @property
     def normalizes(self) -> bool:
@@ -49,21 +49,21 @@ class Encoder(nn.Module, ABC):
         return False
 
     def prepare(self, training_set: TrainingSet) -> None:
-        """Learn of the training set, before `build`, what the network's shape depends on."""
+        """Read from the training set, before `build`, what the network's shape depends on."""
 
     @abstractmethod
     def build(self, config: str | None = None) -> None:
-        """Make the network: with its pre-trained weights, or those of a saved `config`, to be loaded.
+        """Make the network: with its pre-trained weights, or as a saved `config` describes it, weights to be loaded.
 
         Raises:
             UserError: it can't be made.
         """
 
     def freeze_mask_embedding(self) -> None:
-        """Stop learning what stands for masked frames, where nothing is masked: DDP stops at unused weights."""
+        """Freeze the embedding of masked frames, where nothing is masked: DDP stops at unused weights."""
 
     def fit_front_end(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
-        """Take what statistics the front end needs from training waveforms (samples,)."""
+        """Compute what statistics the front end needs from training waveforms (samples,)."""
 
     def encode(
         self,
@@ -73,10 +73,10 @@ class Encoder(nn.Module, ABC):
         fusion: NoFusion | None = None,
         speaker_embedding: Tensor | None = None,
     ) -> EncoderOutput:
-        """Encode a batch; `forward` on its waveforms, unless it holds something else.
+        """Encode a batch; `forward` on its waveforms, unless the encoder reads something else.
 
         Raises:
-            UserError: the batch holds something else than this encoder reads.
+            UserError: the batch doesn't hold what this encoder reads.
         """
         if "waveforms" not in batch:
             raise UserError(
@@ -104,11 +104,11 @@ class Encoder(nn.Module, ABC):
         fusion: NoFusion | None = None,
         speaker_embedding: Tensor | None = None,
     ) -> EncoderOutput:
-        """Encode padded waveforms; each utterance's frames don't depend on its batch mates.
+        """Encode padded waveforms; an utterance's frames don't depend on the rest of the batch.
 
         Args:
             waveforms: (batch, samples).
-            num_samples: (batch,).
+            num_samples: (batch,); on the CPU, so that reading them doesn't wait for the waveforms' device.
             time_mask: (batch, frames), frames to replace by the mask embedding.
             fusion: where the speaker embedding enters.
             speaker_embedding: e_s, (batch, dim).
@@ -116,7 +116,7 @@ class Encoder(nn.Module, ABC):
 
 
 def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """Hash the names, shapes, types and values of weights, such as a `state_dict`, of any device."""
+    """Hash the names, shapes, types and values of weights, such as a `state_dict`, on any device; 32 hex digits."""
 
     def hash_of(weight: Tensor) -> str:
         return content_hash(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
@@ -127,14 +127,14 @@ def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 
 def real_frames(num_samples: Tensor, frames: int) -> Tensor:
-    """Mark among `frames` padded frames those of utterances of so many samples (batch,), -> (batch, frames)."""
+    """Mark the real ones among `frames` padded frames of utterances of `num_samples` (batch,), -> (batch, frames)."""
     return torch.arange(frames, device=num_samples.device) < num_frames(num_samples)[:, None]
 
 
 def mean_pool(output: EncoderOutput) -> Tensor:
     """Average the personalised frames over real frames alone, -> `pooled` (batch, dim).
 
-    The authors' code averages over padded frames too, so that a prediction depends on its batch mates; this doesn't.
+    The authors' code averages over padded frames too, so that a prediction depends on its batch; this doesn't.
     """
     weights = output.frame_mask[..., None].to(output.frames.dtype)
     pooled: Tensor = (output.frames * weights).sum(1) / weights.sum(1).clamp(min=1)

@@ -1,4 +1,4 @@
-"""Cached features in the place of an encoder that has run once."""
+"""Cached features in place of an encoder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, NoReturn, cast
 
 import torch
+from typing_extensions import override
 
 from ser_personal.encoder.base import Encoder
 from ser_personal.encoder.fusion import NoFusion, fuse
@@ -48,29 +49,26 @@ class CachedFeatures(Encoder):
         return self.source
 
     @property
+    @override
     def dim(self) -> int:
-        """Width of the frames."""
         return self._known_source.dim
 
     @property
+    @override
     def config(self) -> str:
-        """What made the frames, as JSON."""
         return json.dumps({"model_type": self.model_type, "source": asdict(self._known_source)})
 
+    @override
     def prepare(self, training_set: TrainingSet) -> None:
-        """Learn what made the frames of the training set."""
         self.source = training_set.feature_source
 
+    @override
     def build(self, config: str | None = None) -> None:
-        """Check that a cache is known, or take the one that a saved `config` names.
-
-        Raises:
-            UserError: the datamodule has no cache.
-        """
         if config is not None:
             self.source = FeatureSource(**json.loads(config)["source"])
         _ = self._known_source
 
+    @override
     def encode(
         self,
         batch: SpeechBatch | CachedBatch,
@@ -79,35 +77,18 @@ class CachedFeatures(Encoder):
         fusion: NoFusion | None = None,
         speaker_embedding: Tensor | None = None,
     ) -> EncoderOutput:
-        """Take a batch's frames, (batch, frames, dim).
-
-        Raises:
-            UserError: it holds audio, or frames are to be masked.
-        """
         refuse_masks(self, time_mask)
         if "features" not in batch:
             self._refuse_audio()
         cached = cast("CachedBatch", batch)
         features = cached["features"]
-        # half precision is how they are kept; what is computed with them is the trainer's precision
+        # half precision is how they are stored; the trainer's precision is how they are computed with
         frames = features.float() if features.dtype == torch.float16 else features
         frame_mask = torch.arange(frames.shape[1], device=frames.device) < cached["num_frames"][:, None]
         return EncoderOutput(fuse(frames, fusion, speaker_embedding), frame_mask)
 
-    def forward(
-        self,
-        waveforms: Tensor,
-        num_samples: Tensor,
-        *,
-        time_mask: Tensor | None = None,
-        fusion: NoFusion | None = None,
-        speaker_embedding: Tensor | None = None,
-    ) -> EncoderOutput:
-        """Refuse audio.
-
-        Raises:
-            UserError: always.
-        """
+    @override
+    def forward(self, *_: object, **__: object) -> EncoderOutput:
         self._refuse_audio()
 
     def _refuse_audio(self) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Waveforms -> the frames that a Transformer reads: HuBERT's convolutions, or log-mel."""
+"""From waveforms to features: HuBERT's convolutions, log-mel, MFCC and eGeMAPS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from torchaudio.functional import compute_deltas
-from torchaudio.transforms import MFCC
+from typing_extensions import override
 
 from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
 from ser_personal.encoder.base import real_frames
@@ -44,8 +44,9 @@ class ConvFrontEnd(nn.Module):
         self.conv_layers = layers
         self.gradient_scale = gradient_scale
 
+    @override
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
-        """Run the convolutions, (batch, samples) -> (batch, frames, channels)."""
+        """(batch, samples) -> (batch, frames, channels)."""
         hidden = waveforms[:, None]
         trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in self.parameters())
         with torch.set_grad_enabled(trained):
@@ -77,16 +78,14 @@ def _norm_over_real_frames(hidden: Tensor, lengths: Tensor, norm: nn.GroupNorm) 
     return (normed * norm.weight[:, None] + norm.bias[:, None]).to(hidden.dtype)
 
 
+# whose features a front end's statistics are computed over, at most
+STATISTICS_UTTERANCES = 500
+
+
 class StandardizedFrontEnd(nn.Module, ABC):
     """Acoustic features, each standardised over the training set.
 
     A norm over each utterance, or over the features of each frame, would erase the energy that carries arousal.
-
-    Args:
-        dim: number of features.
-
-    Attributes:
-        smallest_variance: what divides a feature that hardly varies.
     """
 
     smallest_variance = 1e-4
@@ -101,20 +100,20 @@ class StandardizedFrontEnd(nn.Module, ABC):
 
     @abstractmethod
     def features(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
-        """Compute features as they come, (batch, samples) -> (batch, frames, dim)."""
+        """(batch, samples) -> (batch, frames, dim), not standardised."""
 
     def frame_mask(self, num_samples: Tensor, frames: int) -> Tensor:
-        """Mark the real ones among so many padded frames, (batch, frames)."""
+        """Mark the real frames, -> (batch, frames)."""
         return real_frames(num_samples, frames)
 
+    @override
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
-        """Compute standardised features, (batch, samples) -> (batch, frames, dim)."""
+        """(batch, samples) -> standardised (batch, frames, dim)."""
         return (self.features(waveforms, num_samples) - self.mean) / self.std
 
     def fit(self, training_audio: Iterable[NDArray[np.float32]]) -> None:
         """Take the mean and deviation of each feature from waveforms (samples,)."""
-        count = 0
-        total = torch.zeros_like(self.mean, dtype=torch.float64)
+        count, total = 0, torch.zeros_like(self.mean, dtype=torch.float64)
         squares = torch.zeros_like(total)
         for waveform in training_audio:
             samples = torch.from_numpy(waveform).to(self.mean.device)[None]
@@ -128,11 +127,7 @@ class StandardizedFrontEnd(nn.Module, ABC):
 
 
 class LogMelFrontEnd(StandardizedFrontEnd):
-    """Log-mel frames of a 400-sample window every 320 samples, uncentred, so that their number is HuBERT's.
-
-    Args:
-        num_mels: mel bins.
-    """
+    """Log-mel frames of a 400-sample window every 320 samples, uncentred, so that their number is HuBERT's."""
 
     filters: Tensor
     window: Tensor
@@ -145,12 +140,9 @@ class LogMelFrontEnd(StandardizedFrontEnd):
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
 
+    @override
     def features(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
-        """Compute log-mel frames, (batch, samples) -> (batch, frames, mels)."""
-        return self.log_mel(waveforms)
-
-    def log_mel(self, waveforms: Tensor) -> Tensor:
-        """Compute log-mel frames, (batch, samples) -> (batch, frames, mels), natural logarithm of power."""
+        """(batch, samples) -> (batch, frames, mels), natural logarithm of power."""
         with torch.autocast(waveforms.device.type, enabled=False):
             windows = waveforms.float().unfold(-1, WINDOW, HOP) * self.window
             power = torch.fft.rfft(windows).abs().square()
@@ -159,35 +151,51 @@ class LogMelFrontEnd(StandardizedFrontEnd):
 
 COEFFICIENTS = 13
 MELS = 40
-EGEMAPS = 88
 
 
-class MFCCFrontEnd(StandardizedFrontEnd):
-    """13 MFCC with deltas and delta-deltas in 39 dimensions.
+class MFCC(nn.Module):
+    """13 MFCC with deltas and delta-deltas of one utterance, by torchaudio.
 
     Windows of 25 ms every 20 ms, uncentred, so that MFCC and HuBERT frames coincide (fairseq: every 10 ms by Kaldi,
     every second one used).
+
+    Args:
+        decibels: of the mel spectrum, cut 80 dB below the loudest frame of the utterance; else natural logarithms.
     """
 
-    def __init__(self) -> None:
-        super().__init__(3 * COEFFICIENTS)
-        spectrum = {"n_fft": WINDOW, "win_length": WINDOW, "hop_length": HOP, "n_mels": MELS, "center": False}
-        # torchaudio's decibels are cut relative to the loudest frame of the whole batch; plain logarithms aren't
-        self.mfcc = MFCC(SAMPLE_RATE, n_mfcc=COEFFICIENTS, log_mels=True, melkwargs=spectrum)
+    dim = 3 * COEFFICIENTS
 
+    def __init__(self, *, decibels: bool = False) -> None:
+        super().__init__()
+        spectrum = {"n_fft": WINDOW, "win_length": WINDOW, "hop_length": HOP, "n_mels": MELS, "center": False}
+        self.static = torchaudio.transforms.MFCC(SAMPLE_RATE, COEFFICIENTS, log_mels=not decibels, melkwargs=spectrum)
+
+    @override
+    def forward(self, waveform: Tensor) -> Tensor:
+        """(samples,) -> (frames, 39)."""
+        if len(waveform) < WINDOW:
+            return waveform.new_zeros(0, self.dim)
+        with torch.autocast(waveform.device.type, enabled=False):
+            static = self.static(waveform.float())
+            deltas = compute_deltas(static)
+            return torch.cat([static, deltas, compute_deltas(deltas)]).T
+
+
+class MFCCFrontEnd(StandardizedFrontEnd):
+    """MFCC in natural logarithms, so that a frame depends on no other clip."""
+
+    def __init__(self) -> None:
+        super().__init__(MFCC.dim)
+        self.mfcc = MFCC()
+
+    @override
     def features(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
-        """Compute MFCC with deltas, (batch, samples) -> (batch, frames, 39)."""
         # One clip at a time, so that the deltas at its end and the rounding of its products can't depend on the batch.
-        clips = [self._frames(waveform[:n]) for waveform, n in zip(waveforms, num_samples.tolist(), strict=True)]
+        clips = [self.mfcc(waveform[:n]) for waveform, n in zip(waveforms, num_samples.tolist(), strict=True)]
         return pad_sequence(clips, batch_first=True)
 
-    def _frames(self, waveform: Tensor) -> Tensor:
-        if len(waveform) < WINDOW:
-            return waveform.new_zeros(0, 3 * COEFFICIENTS)
-        with torch.autocast(waveform.device.type, enabled=False):
-            coefficients = self.mfcc(waveform.float())
-            deltas = compute_deltas(coefficients)
-            return torch.cat([coefficients, deltas, compute_deltas(deltas)]).T
+
+EGEMAPS = 88
 
 
 class EGeMAPSFrontEnd(StandardizedFrontEnd):
@@ -203,16 +211,17 @@ class EGeMAPSFrontEnd(StandardizedFrontEnd):
         super().__init__(EGEMAPS)
         self._smile: Any = None
 
+    @override
     def features(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
-        """Compute functionals, (batch, samples) -> (batch, 1, 88)."""
+        """(batch, samples) -> (batch, 1, 88)."""
         waves = waveforms.detach().float().cpu().numpy()
         lengths = num_samples.tolist()
         rows = [self._functionals(waveform[:n]) for waveform, n in zip(waves, lengths, strict=True)]
         computed = torch.from_numpy(np.stack(rows)).to(self.mean.device)[:, None]
         return torch.where(computed.isfinite(), computed, self.mean)
 
+    @override
     def frame_mask(self, num_samples: Tensor, frames: int) -> Tensor:
-        """Mark the one frame."""
         return num_samples.new_ones(len(num_samples), frames, dtype=torch.bool)
 
     def _functionals(self, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -239,29 +248,18 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @cache
-def _mfcc() -> MFCC:
-    mel = {"n_fft": WINDOW, "hop_length": HOP, "n_mels": 40, "center": False}
-    return MFCC(SAMPLE_RATE, n_mfcc=13, melkwargs=mel)
+def _mfcc_in_decibels() -> MFCC:
+    return MFCC(decibels=True)
 
 
 def mfcc_functionals(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Describe an utterance by the mean, deviation and quantiles of its MFCC over time.
-
-    Source: ours; 13 coefficients with first and second differences, in frames of 400 samples every 320.
-
-    Args:
-        waveform: (samples,), 16 kHz, at least 400.
-
-    Returns:
-        (features,), the seven functionals of 39 values one after the other.
+    """Mean, deviation and quantiles over time of the MFCC of a waveform (samples,), at 16 kHz; -> (273,). Ours.
 
     Raises:
         UserError: the waveform is shorter than one frame.
     """
     if len(waveform) < WINDOW:
         raise UserError(f"has {len(waveform)} samples, a frame takes {WINDOW}", where="waveform", remedy="Leave it out")
-    static = _mfcc()(torch.from_numpy(waveform))
-    first = compute_deltas(static)
-    frames = torch.cat([static, first, compute_deltas(first)]).numpy()
-    functionals = [frames.mean(1), frames.std(1), *np.quantile(frames, QUANTILES, axis=1)]
+    frames = _mfcc_in_decibels()(torch.from_numpy(waveform)).numpy()
+    functionals = [frames.mean(0), frames.std(0), *np.quantile(frames, QUANTILES, axis=0)]
     return np.concatenate(functionals).astype(np.float32)

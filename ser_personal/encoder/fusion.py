@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +33,8 @@ class First(NoFusion):
 
     uses_speakers = True
 
+    @override
     def enter(self, hidden: Tensor, speaker_embedding: Tensor) -> Tensor:
-        """Add e_s to every frame."""
         return hidden + speaker_embedding[:, None]
 
 
@@ -42,17 +43,17 @@ class Prefix(NoFusion):
 
     uses_speakers = True
 
+    @override
     def enter(self, hidden: Tensor, speaker_embedding: Tensor) -> Tensor:
-        """Prepend e_s as a frame."""
         return torch.cat([speaker_embedding[:, None].to(hidden.dtype), hidden], dim=1)
 
+    @override
     def leave(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
-        """Drop the speaker's frame."""
         return frames[:, 1:]
 
 
 class Concat(NoFusion):
-    """e_s stands beside the features of every frame, and both are projected to `dim` (ours).
+    """e_s is concatenated to the features of every frame, and both are projected to `dim` (ours).
 
     The projection starts as the sum of the two, which is Last, so that pre-trained features aren't lost.
     """
@@ -66,10 +67,10 @@ class Concat(NoFusion):
             self.projection.weight.copy_(torch.eye(dim).repeat(1, 2))
             self.projection.bias.zero_()
 
+    @override
     def leave(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
-        """Project [frame; e_s]."""
-        beside = speaker_embedding[:, None].expand(-1, frames.shape[1], -1)
-        projected: Tensor = self.projection(torch.cat([frames, beside.to(frames.dtype)], dim=-1))
+        of_each_frame = speaker_embedding[:, None].expand(-1, frames.shape[1], -1)
+        projected: Tensor = self.projection(torch.cat([frames, of_each_frame.to(frames.dtype)], dim=-1))
         return projected
 
 
@@ -78,15 +79,15 @@ class Last(NoFusion):
 
     uses_speakers = True
 
+    @override
     def leave(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
-        """Add e_s to every frame."""
         return frames + speaker_embedding[:, None]
 
 
 def fuse(frames: Tensor, fusion: NoFusion | None, speaker_embedding: Tensor | None) -> Tensor:
     """Personalise frames (batch, frames, dim) that no Transformer follows: what enters leaves at once.
 
-    So `first` is `last`, and `prefix` changes no frame: there e_s reaches none but an interpreter that reads it.
+    So `first` is `last`, and `prefix` changes no frame: there e_s reaches only an interpreter that reads it.
     """
     if fusion is None or speaker_embedding is None:
         return frames

@@ -6,12 +6,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt
 from safetensors import SafetensorError
 from torch import nn
+from typing_extensions import override
 
 from ser_personal.audio import HOP, WINDOW, normalize, num_frames
 from ser_personal.encoder.base import Encoder, real_frames
-from ser_personal.encoder.front_end import ConvFrontEnd, LogMelFrontEnd
+from ser_personal.encoder.front_end import STATISTICS_UTTERANCES, ConvFrontEnd, LogMelFrontEnd
 from ser_personal.encoder.fusion import NoFusion
 from ser_personal.errors import UserError, require_range
 from ser_personal.types import EncoderOutput
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOG_MEL = "log_mel"
-STATISTICS_UTTERANCES = 500
 MODEL_TYPES = ("hubert", "wavlm", "wav2vec2", "unispeech-sat")
 
 
@@ -44,9 +45,6 @@ class HubertEncoder(Encoder):
         layerdrop: chance to skip a layer; anything but 0 breaks DDP and gradient checkpointing.
         gradient_checkpointing: recompute activations in the backward pass, for less memory.
         compiled: have torch.compile make the Transformer's kernels; worth its minutes for long fits.
-
-    Raises:
-        UserError: a number is out of its range.
     """
 
     def __init__(
@@ -54,18 +52,14 @@ class HubertEncoder(Encoder):
         pretrained: str = "facebook/hubert-large-ll60k",
         *,
         freeze_cnn: bool = False,
-        freeze_layers: int = 0,
+        freeze_layers: NonNegativeInt = 0,
         normalize: bool | None = None,
-        gradient_scale: float = 1.0,
-        dropout: float = 0.0,
-        layerdrop: float = 0.0,
+        gradient_scale: NonNegativeFloat = 1.0,
+        dropout: ClosedUnitInterval = 0.0,
+        layerdrop: ClosedUnitInterval = 0.0,
         gradient_checkpointing: bool = False,
         compiled: bool = False,
     ) -> None:
-        require_range("freeze_layers", freeze_layers, 0)
-        require_range("gradient_scale", gradient_scale, 0)
-        require_range("dropout", dropout, 0, 1)
-        require_range("layerdrop", layerdrop, 0, 1)
         super().__init__()
         self.pretrained = pretrained
         self.freeze_cnn = freeze_cnn
@@ -89,21 +83,17 @@ class HubertEncoder(Encoder):
         self.front_end: ConvFrontEnd | LogMelFrontEnd | None = None
 
     @property
+    @override
     def dim(self) -> int:
-        """Width of the frames."""
         return int(self.network.config.hidden_size)
 
     @property
+    @override
     def config(self) -> str:
-        """The architecture as JSON, enough to `build` it again without hub or folder."""
         return str(self.network.config.to_json_string(use_diff=False))
 
+    @override
     def build(self, config: str | None = None) -> None:
-        """Make the network: with its pre-trained weights, or with random ones from a saved `config`.
-
-        Raises:
-            UserError: the model can't be loaded, is of an unknown type, or has fewer layers than are to be frozen.
-        """
         self.network = self._load() if config is None else self._from_config(json.loads(config))
         require_range("freeze_layers", self.freeze_layers, 0, len(self.network.encoder.layers))
         self.front_end = self._take_front_end()
@@ -145,8 +135,8 @@ class HubertEncoder(Encoder):
     def _from_config(self, config: dict[str, Any]) -> nn.Module:
         from transformers import AutoConfig, AutoModel
 
-        self._check(config.get("model_type", "none"))
-        kind = config.pop("model_type")
+        kind = config.pop("model_type", "none")
+        self._check(kind)
         network: nn.Module = AutoModel.from_config(self._override(AutoConfig.for_model(kind, **config)))
         return network
 
@@ -171,20 +161,21 @@ class HubertEncoder(Encoder):
         return ConvFrontEnd(layers, self.gradient_scale)
 
     @property
+    @override
     def normalizes(self) -> bool:
-        """Whether waveforms are brought to zero mean and unit variance."""
         config = self.network.config
         return bool(getattr(config, "normalize", config.feat_extract_norm == "layer"))
 
+    @override
     def freeze_mask_embedding(self) -> None:
-        """Stop learning what stands for masked frames, where nothing is masked: DDP stops at unused weights."""
         self.network.masked_spec_embed.requires_grad_(requires_grad=False)
 
+    @override
     def fit_front_end(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
-        """Standardise log-mel bins over at most 500 evenly spread training waveforms (samples,)."""
         if isinstance(self.front_end, LogMelFrontEnd):
             self.front_end.fit(training_audio(STATISTICS_UTTERANCES))
 
+    @override
     def forward(
         self,
         waveforms: Tensor,
@@ -194,15 +185,6 @@ class HubertEncoder(Encoder):
         fusion: NoFusion | None = None,
         speaker_embedding: Tensor | None = None,
     ) -> EncoderOutput:
-        """Encode a padded batch; each utterance's frames don't depend on its batch mates.
-
-        Args:
-            waveforms: (batch, samples).
-            num_samples: (batch,); on the CPU, asking for them doesn't wait for the waveforms' device.
-            time_mask: (batch, frames), frames to replace by the mask embedding.
-            fusion: where the speaker embedding enters.
-            speaker_embedding: e_s, (batch, dim).
-        """
         if self.front_end is None:
             raise RuntimeError("build() the encoder before using it")
         if self.normalizes:
@@ -284,30 +266,21 @@ class TinyEncoder(HubertEncoder):
         freeze_layers: keep that many of the first Transformer layers as they are, and the projection before them.
 
     Raises:
-        UserError: a number is out of its range, or `heads` doesn't divide `dim`.
+        UserError: `heads` doesn't divide `dim`.
     """
 
     def __init__(
         self,
-        dim: int = 64,
-        layers: int = 4,
-        heads: int = 4,
-        feed_forward_dim: int = 256,
-        num_mels: int = 40,
-        dropout: float = 0.0,
-        freeze_layers: int = 0,
+        dim: PositiveInt = 64,
+        layers: PositiveInt = 4,
+        heads: PositiveInt = 4,
+        feed_forward_dim: PositiveInt = 256,
+        num_mels: PositiveInt = 40,
+        dropout: ClosedUnitInterval = 0.0,
+        freeze_layers: NonNegativeInt = 0,
     ) -> None:
-        for name, value in {
-            "dim": dim,
-            "layers": layers,
-            "heads": heads,
-            "feed_forward_dim": feed_forward_dim,
-            "num_mels": num_mels,
-        }.items():
-            require_range(name, value, 1)
         if dim % heads:
             raise UserError(f"{heads} don't divide dim, {dim}", where="heads", remedy="Give a divisor of dim")
-        require_range("freeze_layers", freeze_layers, 0, layers)
         super().__init__("tiny", freeze_layers=freeze_layers, dropout=dropout)
         self.architecture = {
             "model_type": "hubert",
@@ -327,5 +300,6 @@ class TinyEncoder(HubertEncoder):
             "feat_proj_layer_norm": False,
         }
 
+    @override
     def _load(self) -> nn.Module:
         return self._from_config(dict(self.architecture))

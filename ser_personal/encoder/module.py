@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
+from typing_extensions import override
 
 from ser_personal.errors import UserError
 from ser_personal.speakers.representation import KnownSpeakers
@@ -22,7 +23,7 @@ from ser_personal.speakers.representation import KnownSpeakers
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from lightning.pytorch import Trainer
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
     from torch import Tensor
     from torch.optim import Optimizer
 
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from ser_personal.types import TrainingSet
 
 DESCRIPTION = "personalized_encoder"
-# what a fit goes on with, beside the weights
+# of the personalised encoder's weights in a module's
+PREFIX = "personalized."
+# what resuming a fit needs apart from the weights
 TRAINING_STATE = ("optimizer_states", "lr_schedulers", "loops")
 # what building networks from a wrong description, or loading wrong weights into them, ends in
 UNFIT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -61,7 +64,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def require_training_state(checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Refuse to resume a fit from weights alone: it would begin anew, unnoticed.
+    """Refuse to resume a fit from weights alone: it would start again, unnoticed.
 
     Raises:
         UserError: the checkpoint lacks the state of the optimiser or of the loops.
@@ -69,7 +72,7 @@ def require_training_state(checkpoint: dict[str, Any], path: str | Path) -> None
     missing = [part for part in TRAINING_STATE if part not in checkpoint]
     if missing or not checkpoint["optimizer_states"]:
         raise UserError(
-            f"holds no {missing[0] if missing else TRAINING_STATE[0]}, so a fit can't go on from it",
+            f"holds no {missing[0] if missing else TRAINING_STATE[0]}, so no fit can be resumed from it",
             where=path,
             remedy="Give the newest checkpoint of the fit, such as papt-last.ckpt, or start a fresh fit",
         )
@@ -77,7 +80,7 @@ def require_training_state(checkpoint: dict[str, Any], path: str | Path) -> None
 
 @contextmanager
 def using(path: object) -> Iterator[None]:
-    """Call it the checkpoint's mistake where its description or weights turn out not to fit.
+    """Name the checkpoint where its description or weights don't fit the networks.
 
     Raises:
         UserError: they don't.
@@ -91,40 +94,25 @@ def using(path: object) -> Iterator[None]:
 
 
 def unfit(path: object, error: Exception) -> UserError:
-    """Say in a line what doesn't fit in a checkpoint."""
+    """Make one line of what doesn't fit in a checkpoint."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0] if lines else type(error).__name__
     return UserError(
         f"is damaged, or was written by another version ({type(error).__name__}: {reason.rstrip('.')})",
         where=path,
-        remedy="Give a whole checkpoint that this version's `ser fit` wrote",
+        remedy="Give a complete checkpoint that this version's `ser fit` wrote",
     )
-
-
-def adamw(groups: Iterable[Any], trainer: Trainer | None, **settings: Any) -> AdamW:
-    """Make AdamW, on a GPU as one fused kernel, but for float16: what scales its gradients can't be clipped then."""
-    fuses = (
-        trainer is not None
-        and trainer.strategy.root_device.type == "cuda"
-        and getattr(trainer.precision_plugin, "scaler", None) is None
-    )
-    return AdamW(groups, fused=True if fuses else None, **settings)
-
-
-def is_fused(optimizer: Optimizer) -> bool:
-    """Whether the optimizer runs as one fused kernel."""
-    return bool(optimizer.defaults.get("fused"))
 
 
 def linear_warmup_and_decay(optimizer: Optimizer, total_steps: float, warmup_share: float) -> LambdaLR:
-    """Let each group's rate climb linearly to its peak over a share of all steps, and fall to 0 over the rest.
+    """Raise each group's rate linearly to its peak over a share of all steps, then lower it to 0 over the rest.
 
     Raises:
         UserError: the steps are infinite, as the trainer estimates them where a fit has no end.
     """
     if isinf(total_steps):
         raise UserError(
-            "the learning rate falls to 0 at the end, and there is none",
+            "the learning rate falls to 0 at the end of the fit, which has none",
             where="--trainer.max_epochs",
             remedy="Give max_epochs or max_steps",
         )
@@ -136,11 +124,8 @@ def linear_warmup_and_decay(optimizer: Optimizer, total_steps: float, warmup_sha
     return LambdaLR(optimizer, scale)
 
 
-PREFIX = "personalized."
-
-
 def known_speakers(training_set: TrainingSet, speaker_ids: list[str]) -> KnownSpeakers:
-    """Speakers with what features the training set has of them."""
+    """Speakers, with the features that the training set has of them."""
     return KnownSpeakers(speaker_ids, training_set.speaker_features_of(speaker_ids))
 
 
@@ -161,14 +146,14 @@ class PersonalizedModule(LightningModule):
 
     @abstractmethod
     def build(self, training_set: TrainingSet) -> None:
-        """Make all networks afresh for a fit."""
+        """Make all networks for a fresh fit."""
 
     @abstractmethod
     def rebuild(self, checkpoint: dict[str, Any]) -> None:
-        """Make the networks beside the encoder in the shape of the checkpoint's."""
+        """Make the networks other than the encoder in the shape of the checkpoint's."""
 
+    @override
     def configure_model(self) -> None:
-        """Build the networks where a fresh fit begins; else the checkpoint does."""
         if self._trainer is None or self.personalized.is_built or self.starts_from_checkpoint:
             return
         if self.trainer.state.fn == TrainerFn.FITTING:
@@ -177,14 +162,31 @@ class PersonalizedModule(LightningModule):
             with torch.device("cpu"):
                 self.build(self.training_set)
 
+    def adamw(self, groups: Iterable[Any], warmup_share: float | None, **settings: Any) -> OptimizerLRScheduler:
+        """Make AdamW, fused on a GPU, at a constant rate or with linear warm-up and decay over the fit's steps.
+
+        Not fused under float16, whose scaled gradients Lightning can't clip then.
+        """
+        fuses = (
+            self._trainer is not None
+            and self.trainer.strategy.root_device.type == "cuda"
+            and getattr(self.trainer.precision_plugin, "scaler", None) is None
+        )
+        optimizer = AdamW(groups, fused=True if fuses else None, **settings)
+        if warmup_share is None:
+            return optimizer
+        schedule = linear_warmup_and_decay(optimizer, self.trainer.estimated_stepping_batches, warmup_share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @override
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as Lightning does; it refuses a fused optimizer even where nothing scales gradients."""
-        if gradient_clip_val and is_fused(optimizer) and gradient_clip_algorithm in {None, "norm"}:
+        # Lightning refuses a fused optimizer even where nothing scales gradients
+        if gradient_clip_val and optimizer.defaults.get("fused") and gradient_clip_algorithm in {None, "norm"}:
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             torch.nn.utils.clip_grad_norm_(weights, gradient_clip_val)
         else:
@@ -195,16 +197,15 @@ class PersonalizedModule(LightningModule):
         """The trainer's datamodule, for what a fit needs to know of its training speakers."""
         return cast("TrainingSet", self.trainer.datamodule)  # type: ignore[attr-defined]
 
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the architecture and the speakers of the table."""
         checkpoint[DESCRIPTION] = dict(self.personalized.describe())
+        for key in ("hyper_parameters", "datamodule_hyper_parameters"):
+            if key in checkpoint:
+                checkpoint[key] = _plain(checkpoint[key])
 
+    @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the networks that the checkpoint describes.
-
-        Raises:
-            UserError: the checkpoint isn't one of this project, or a fit is resumed on other speakers.
-        """
         description: EncoderDescription | None = checkpoint.get(DESCRIPTION)
         if description is None:
             raise UserError("isn't one of ser_personal", where="the checkpoint", remedy="Give one written by `ser fit`")
@@ -217,7 +218,7 @@ class PersonalizedModule(LightningModule):
             self.complete_speakers(checkpoint["state_dict"], self.training_set)
 
     def complete_speakers(self, weights: dict[str, Tensor], training_set: TrainingSet) -> None:
-        """Add to a checkpoint's weights the features of its speakers, for a policy that goes by them and came later."""
+        """Add to a checkpoint's weights the features of its speakers, where its policy for unseen ones had none."""
         speakers = self.personalized.speakers
         if speakers.lacks_features:
             speakers.know_features(known_speakers(training_set, speakers.ids))
@@ -239,3 +240,12 @@ class PersonalizedModule(LightningModule):
     def keeps_foreign_speakers(self) -> bool:
         """Whether the table may hold other speakers than the training set, as one that came from PAPT may."""
         return False
+
+
+def _plain(value: Any) -> Any:
+    """Turn jsonargparse's restricted numbers into those of Python, which alone can be loaded with `weights_only`."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return next((kind(value) for kind in (bool, int, float) if isinstance(value, kind)), value)

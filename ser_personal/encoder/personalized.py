@@ -1,4 +1,4 @@
-"""Encoder, speaker embedding and their fusion as one network: a batch -> personalised frames f^p."""
+"""Encoder, speaker embedding and their fusion as one network: from a batch to personalised frames f^p."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING, TypedDict
 
 from torch import nn
+from typing_extensions import override
 
-from ser_personal.encoder.base import Encoder
 from ser_personal.encoder.cached import CachedFeatures
 from ser_personal.encoder.fusion import NoFusion, make_fusion
 from ser_personal.encoder.hubert import HubertEncoder
@@ -29,29 +29,24 @@ if TYPE_CHECKING:
     from ser_personal.encoder.base import Encoder
     from ser_personal.types import CachedBatch, EncoderOutput, FusionName, SpeechBatch
 
-_OTHERS: dict[str, type[Encoder]] = {
+_KINDS: dict[str, type[Encoder]] = {
     kind.model_type: kind for kind in (LogMelEncoder, MFCCEncoder, EGeMAPSEncoder, CachedFeatures)
 }
+
+
+def _kind(config: str) -> type[Encoder]:
+    return _KINDS.get(json.loads(config).get("model_type"), HubertEncoder)
 
 
 def saved_encoder(config: str, name: str) -> Encoder:
     """Make an encoder of the kind that a saved `config` describes, to be built from it.
 
     Args:
-        config: what `Encoder.config` said.
+        config: `Encoder.config` as it was saved.
         name: of the checkpoint or bundle, for messages.
     """
     kind = _kind(config)
     return HubertEncoder(name) if kind is HubertEncoder else kind()
-
-
-def fitting_encoder(asked: Encoder, config: str) -> Encoder:
-    """Keep an encoder, and what it says of freezing and dropout, where it is of the saved kind; else make that kind."""
-    return asked if isinstance(asked, _kind(config)) else saved_encoder(config, "the checkpoint's")
-
-
-def _kind(config: str) -> type[Encoder]:
-    return _OTHERS.get(json.loads(config).get("model_type"), HubertEncoder)
 
 
 class EncoderDescription(TypedDict):
@@ -69,11 +64,11 @@ class PersonalizedEncoder(nn.Module):
 
     Args:
         encoder: frames of a batch.
-        speakers: what stands for its speakers, e_s.
+        speakers: the representation of speakers, e_s.
         fusion: where the two meet.
 
     Attributes:
-        pretraining_splits: sets whose audio PAPT or TAPT heard, whatever their labels were used for.
+        pretraining_splits: sets whose audio was used in PAPT or TAPT.
     """
 
     def __init__(self, encoder: Encoder, speakers: SpeakerRepresentation, fusion: FusionName) -> None:
@@ -95,7 +90,7 @@ class PersonalizedEncoder(nn.Module):
         return self.encoder.dim
 
     def build(self, speakers: KnownSpeakers) -> None:
-        """Make the networks afresh, the encoder with its pre-trained weights, e_s for these speakers."""
+        """Make new networks, the encoder with its pre-trained weights, e_s for these speakers."""
         self.encoder.build()
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim)
         if self.fusion.uses_speakers:
@@ -106,13 +101,17 @@ class PersonalizedEncoder(nn.Module):
     def rebuild(self, description: EncoderDescription) -> None:
         """Make the networks that a checkpoint describes, their weights to be loaded.
 
+        An encoder of the saved kind stays, with its settings of freezing and dropout.
+
         Raises:
-            UserError: speakers are represented otherwise in the checkpoint.
+            UserError: the checkpoint has another representation of speakers.
         """
         self.fusion_name = description["fusion"]
         self.pretraining_splits = description["pretraining_splits"]
-        self.encoder = fitting_encoder(self.encoder, description["encoder_config"])
-        self.encoder.build(description["encoder_config"])
+        config = description["encoder_config"]
+        if not isinstance(self.encoder, _kind(config)):
+            self.encoder = saved_encoder(config, "the checkpoint's")
+        self.encoder.build(config)
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim)
         speakers = description["speakers"]
         if speakers is None:
@@ -134,7 +133,7 @@ class PersonalizedEncoder(nn.Module):
 
     @property
     def settings(self) -> tuple[object, ...]:
-        """What frames depend on beside the weights."""
+        """What frames depend on apart from the weights."""
         return (*self.describe().items(), self.speakers.settings)
 
     def describe(self) -> EncoderDescription:
@@ -147,6 +146,7 @@ class PersonalizedEncoder(nn.Module):
             pretraining_splits=self.pretraining_splits,
         )
 
+    @override
     def forward(
         self,
         batch: SpeechBatch | CachedBatch,

@@ -1,4 +1,4 @@
-"""Raw features as encoders: log-mel, MFCC and eGeMAPS in the place of a pre-trained network. Nothing in them is learnt.
+"""Raw features as encoders: log-mel, MFCC and eGeMAPS in place of a pre-trained network. Nothing in them is learnt.
 
 For the question whether embeddings do any better than these.
 """
@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
+
+from jsonargparse.typing import PositiveInt
+from typing_extensions import override
 
 from ser_personal.encoder.base import Encoder
-from ser_personal.encoder.front_end import EGeMAPSFrontEnd, LogMelFrontEnd, MFCCFrontEnd, StandardizedFrontEnd
+from ser_personal.encoder.front_end import (
+    STATISTICS_UTTERANCES,
+    EGeMAPSFrontEnd,
+    LogMelFrontEnd,
+    MFCCFrontEnd,
+    StandardizedFrontEnd,
+)
 from ser_personal.encoder.fusion import NoFusion, fuse
-from ser_personal.encoder.hubert import STATISTICS_UTTERANCES
-from ser_personal.errors import UserError, require_range
+from ser_personal.errors import UserError
 from ser_personal.types import EncoderOutput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import ClassVar
 
     import numpy as np
     from numpy.typing import NDArray
@@ -40,19 +47,14 @@ class RawEncoder(Encoder):
         """Make what computes the features."""
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """Arguments that the shape of the frames depends on."""
-        return {}
-
-    @property
+    @override
     def dim(self) -> int:
-        """Width of the frames."""
         return self._built.dim
 
     @property
+    @override
     def config(self) -> str:
-        """What it is, as JSON."""
-        return json.dumps({"model_type": self.model_type, **self.sizes})
+        return json.dumps({"model_type": self.model_type})
 
     @property
     def _built(self) -> StandardizedFrontEnd:
@@ -60,17 +62,15 @@ class RawEncoder(Encoder):
             raise RuntimeError("build() the encoder before using it")
         return self.front_end
 
+    @override
     def build(self, config: str | None = None) -> None:
-        """Make the front end, of the sizes that a saved `config` tells."""
-        saved: dict[str, Any] = {} if config is None else json.loads(config)
-        for name in self.sizes.keys() & saved.keys():
-            setattr(self, name, saved[name])
         self.front_end = self.make_front_end()
 
+    @override
     def fit_front_end(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
-        """Standardise features over at most 500 evenly spread training waveforms (samples,)."""
         self._built.fit(training_audio(STATISTICS_UTTERANCES))
 
+    @override
     def forward(
         self,
         waveforms: Tensor,
@@ -80,11 +80,6 @@ class RawEncoder(Encoder):
         fusion: NoFusion | None = None,
         speaker_embedding: Tensor | None = None,
     ) -> EncoderOutput:
-        """See `Encoder`.
-
-        Raises:
-            UserError: frames are to be masked.
-        """
         refuse_masks(self, time_mask)
         frames = self._built(waveforms, num_samples)
         return EncoderOutput(
@@ -97,25 +92,27 @@ class LogMelEncoder(RawEncoder):
 
     Args:
         num_mels: mel bins.
-
-    Raises:
-        UserError: a number is out of its range.
     """
 
     model_type = "log_mel"
 
-    def __init__(self, num_mels: int = 80) -> None:
-        require_range("num_mels", num_mels, 1)
+    def __init__(self, num_mels: PositiveInt = 80) -> None:
         super().__init__()
         self.num_mels = num_mels
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """Arguments that the shape of the frames depends on."""
-        return {"num_mels": self.num_mels}
+    @override
+    def config(self) -> str:
+        return json.dumps({"model_type": self.model_type, "num_mels": self.num_mels})
 
+    @override
+    def build(self, config: str | None = None) -> None:
+        if config is not None:
+            self.num_mels = json.loads(config)["num_mels"]
+        super().build()
+
+    @override
     def make_front_end(self) -> LogMelFrontEnd:
-        """Make what computes the features."""
         return LogMelFrontEnd(self.num_mels)
 
 
@@ -124,8 +121,8 @@ class MFCCEncoder(RawEncoder):
 
     model_type = "mfcc"
 
+    @override
     def make_front_end(self) -> MFCCFrontEnd:
-        """Make what computes the features."""
         return MFCCFrontEnd()
 
 
@@ -138,13 +135,13 @@ class EGeMAPSEncoder(RawEncoder):
 
     model_type = "egemaps"
 
+    @override
     def make_front_end(self) -> EGeMAPSFrontEnd:
-        """Make what computes the features."""
         return EGeMAPSFrontEnd()
 
 
 def refuse_masks(encoder: Encoder, time_mask: Tensor | None) -> None:
-    """Refuse pre-training of what has nothing to learn.
+    """Refuse to pre-train an encoder without weights.
 
     Raises:
         UserError: frames are to be masked.

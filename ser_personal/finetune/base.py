@@ -14,9 +14,7 @@ from ser_personal.encoder.module import (
     DESCRIPTION,
     PREFIX,
     PersonalizedModule,
-    adamw,
     known_speakers,
-    linear_warmup_and_decay,
     read_checkpoint,
     using,
 )
@@ -409,11 +407,8 @@ class FineTuning(FineTuningNetworks):
                 "lr": rate if interpreter_rate is None else interpreter_rate,
             },
         ]
-        optimizer = adamw(
-            [group for group in groups if group["params"]], self._trainer, weight_decay=self.hparams["weight_decay"]
+        return self.adamw(
+            [group for group in groups if group["params"]],
+            self.hparams["warmup_share"],
+            weight_decay=self.hparams["weight_decay"],
         )
-        if self.hparams["warmup_share"] is None:
-            return optimizer
-        total = self.trainer.estimated_stepping_batches
-        schedule = linear_warmup_and_decay(optimizer, total, self.hparams["warmup_share"])
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

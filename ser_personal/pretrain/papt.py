@@ -8,7 +8,7 @@ import torch
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.module import PersonalizedModule, adamw, known_speakers, linear_warmup_and_decay
+from ser_personal.encoder.module import PersonalizedModule, known_speakers
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.errors import LARGEST_SEED, UserError, require_range
 from ser_personal.pretrain.masked_prediction import (
@@ -192,14 +192,11 @@ class PAPT(PersonalizedModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam (0.9, 0.98) as in fairseq, with linear warm-up and linear decay to 0."""
         weights = [weight for weight in self.parameters() if weight.requires_grad]
-        optimizer = adamw(
+        return self.adamw(
             weights,
-            self._trainer,
+            self.hparams["warmup_share"],
             lr=self.hparams["learning_rate"],
             betas=(0.9, 0.98),
             eps=1e-6,
             weight_decay=self.weight_decay,
         )
-        total = self.trainer.estimated_stepping_batches
-        schedule = linear_warmup_and_decay(optimizer, total, self.hparams["warmup_share"])
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

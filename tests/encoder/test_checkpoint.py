@@ -95,7 +95,7 @@ def test_weights_alone_are_no_state_to_resume(path):
     whole = {"optimizer_states": [{}], "lr_schedulers": [], "loops": {}}
     require_training_state(whole, path)
     for part in whole:
-        with pytest.raises(UserError, match=f"papt.ckpt: holds no {part}, so a fit can't go on from it"):
+        with pytest.raises(UserError, match=f"papt.ckpt: holds no {part}, so no fit can be resumed from it"):
             require_training_state({name: value for name, value in whole.items() if name != part}, path)
     with pytest.raises(UserError, match="holds no optimizer_states"):
         require_training_state(whole | {"optimizer_states": []}, path)
