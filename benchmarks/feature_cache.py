@@ -94,7 +94,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> str:
     cache(audio, HubertEncoder(str(folder / "hubert")), out=str(folder / "cache"), accelerator=accelerator)
     built = time.perf_counter() - started
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    size = (folder / "cache" / "frames.float16").stat().st_size
+    size = sum(path.stat().st_size for path in (folder / "cache").glob("batch-*"))
     sides: dict[str, tuple[Encoder, LightningDataModule]] = {
         "encoder": (
             FrozenHubert(str(folder / "hubert")),

@@ -307,10 +307,9 @@ def test_an_accelerator_that_is_none(given, refused):
 
 def test_damaged_pseudo_labels(given, refused):
     folder = shutil.copytree(given.pseudo_labels, given.folder / "damaged")
-    path = folder / "utterances.jsonl"
-    path.write_text("rubbish\n" + path.read_text())
+    next(folder.glob("batch-*")).write_bytes(b"rubbish")
     command = [*given.papt, "--data.pseudo_labels", folder]
-    refused(command, r"utterances\.jsonl, line 1: pseudo-labels are damaged", "`ser kmeans` again into a new one")
+    refused(command, r"batch-\w+\.safetensors: pseudo-labels are damaged", "`ser kmeans` again into a new one")
 
 
 def test_what_lightning_refuses(given, refused):

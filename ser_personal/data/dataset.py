@@ -203,7 +203,9 @@ def check_pseudo_labels(utterances: Sequence[Utterance], pseudo_labels: PseudoLa
     if missing:
         what = f"no pseudo-labels for {len(missing)} of {len(utterances)} utterances, {missing[0]} the first"
         raise UserError(what, where=pseudo_labels.folder, remedy=remedy)
-    for utterance in utterances:
+    with_id = {utterance.utterance_id: utterance for utterance in utterances}
+    # in the order of the files, which are then opened once
+    for utterance in (with_id[utterance_id] for utterance_id in pseudo_labels if utterance_id in with_id):
         ids, frames = pseudo_labels[utterance.utterance_id], num_frames(samples_of(utterance))
         if ids.max(initial=0) >= pseudo_labels.num_clusters:
             what = f"pseudo-labels of {utterance.utterance_id} are damaged: {ids.max()} is no cluster"
@@ -287,8 +289,7 @@ class CachedDataset(UtteranceDataset[CachedExample]):
 
     def __getitem__(self, key: ExampleKey) -> CachedExample:
         utterance = self.utterances[key.index]
-        # a copy: read from disk here, in the loader's process
-        frames = np.array(self.cache[utterance.utterance_id])
+        frames = self.cache[utterance.utterance_id]
         if self.normalization is not None:
             frames = self.normalization.normalize(frames, utterance.speaker_id)
         return CachedExample(key.index, utterance.speaker_id, frames, labels_of(utterance), utterance.emotion)

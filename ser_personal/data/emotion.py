@@ -329,12 +329,7 @@ class CachedEmotionDataModule(EmotionDataModule):
             what = f"no features of {len(missing)} of {len(utterances)} utterances of split {split}"
             raise UserError(f"{what}, {missing[0]} the first", where=self.cache.folder, remedy=REMEDY)
         for utterance in utterances:
-            self._refuse_changed(utterance)
-
-    def _refuse_changed(self, utterance: Utterance) -> None:
-        if not self.cache.is_of(utterance.utterance_id, utterance.path):
-            what = f"audio has changed since its features were made, in split {utterance.split}"
-            raise UserError(what, where=utterance.path, remedy=REMEDY)
+            self.cache.refuse_changed(utterance.utterance_id, utterance.path)
 
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
         """Refuse an encoder that asks for audio.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 # Imported so that their short class names work in configs.
 import ser_personal.encoder.hubert  # noqa: F401
 from ser_personal.audio import HOP, SAMPLE_RATE
 from ser_personal.data.datamodule import AudioDataModule
-from ser_personal.data.frame_store import FeatureCache, FeatureCacheWriter, strided
+from ser_personal.data.frame_store import FeatureCache
 from ser_personal.encoder.base import Encoder, weights_fingerprint
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import DESCRIPTION, PREFIX, read_checkpoint
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lightning.pytorch import Trainer
+    from numpy.typing import NDArray
     from torch import nn
 
     from ser_personal.data.loader import SpeechLoader
@@ -78,17 +81,16 @@ def cache(
     )
     network = built if layer is None else _layer(built, layer)
     batches = data.batches()
-    with FeatureCacheWriter(out, source) as writer:
-        # Batches keep their make-up, on which a network's rounding depends: the one broken off is run again whole.
-        left = [batch for batch in batches if not _is_written(batch, data.utterances, writer)]
-        if left:
-            task = FrameTask(data.utterances, data.loader_of(left), writer)
-            run_pass(network, task, accelerator=accelerator, devices=1, precision=precision)
-        writer.finish()
-    written = FeatureCache.load(out)
+    store = FeatureCache.create(out, source)
+    # Batches keep their make-up, on which a network's rounding depends: the one broken off is run again whole.
+    left = [batch for batch in batches if not _is_written(batch, data.utterances, store)]
+    if left:
+        task = FrameTask(data.utterances, data.loader_of(left), store)
+        run_pass(network, task, accelerator=accelerator, devices=1, precision=precision)
+    store.finish()
     print(
-        f"{out}: {len(written):,} utterances, {written.total_frames:,} frames of {source.dim} values, "
-        f"{written.total_frames * source.dim * 2 / 1e6:,.1f} MB, {time.perf_counter() - started:.1f} s"
+        f"{out}: {len(store):,} utterances, {store.total_frames:,} frames of {source.dim} values, "
+        f"{store.total_frames * source.dim * 2 / 1e6:,.1f} MB, {time.perf_counter() - started:.1f} s"
     )
 
 
@@ -97,10 +99,8 @@ class FrameTask:
 
     title = "Encoding"
 
-    def __init__(
-        self, utterances: Sequence[Utterance], loader: SpeechLoader[SpeechBatch], writer: FeatureCacheWriter
-    ) -> None:
-        self.utterances, self._loader, self.writer = utterances, loader, writer
+    def __init__(self, utterances: Sequence[Utterance], loader: SpeechLoader[SpeechBatch], store: FeatureCache) -> None:
+        self.utterances, self._loader, self.store = utterances, loader, store
 
     def loader(self, trainer: Trainer) -> SpeechLoader[SpeechBatch]:
         """See `PassTask`."""
@@ -111,16 +111,31 @@ class FrameTask:
 
     def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:
         """See `PassTask`."""
-        source = self.writer.source
-        for index, frames, real in zip(batch["indices"].tolist(), output.frames, output.frame_mask, strict=True):
+        source = self.store.source
+        frames, audio = {}, {}
+        for index, of_utterance, real in zip(batch["indices"].tolist(), output.frames, output.frame_mask, strict=True):
             utterance = self.utterances[index]
-            if utterance.utterance_id not in self.writer:
-                reduced = strided(frames[real].float().cpu().numpy(), source.stride, source.reduction)
-                self.writer.write(utterance.utterance_id, reduced, utterance.path)
+            whole = of_utterance[real].float().cpu().numpy()
+            frames[utterance.utterance_id] = strided(whole, source.stride, source.reduction)
+            audio[utterance.utterance_id] = utterance.path
+        self.store.write(frames, audio)
 
 
-def _is_written(batch: Sequence[int], utterances: Sequence[Utterance], writer: FeatureCacheWriter) -> bool:
-    return all(writer.holds(utterances[index].utterance_id, utterances[index].path) for index in batch)
+def strided(frames: NDArray[np.float32], stride: int, reduction: str) -> NDArray[np.float32]:
+    """Make one frame of every `stride`: (frames, dim) -> fewer; the last is made of as many as are left."""
+    starts = np.arange(0, len(frames), stride)
+    if reduction == "first":
+        return frames[starts]
+    counts = np.diff(starts, append=len(frames)).astype(np.float32)
+    sums: NDArray[np.float32] = np.add.reduceat(frames, starts, axis=0, dtype=np.float32)
+    return (sums / counts[:, None]).astype(np.float32)
+
+
+def _is_written(batch: Sequence[int], utterances: Sequence[Utterance], store: FeatureCache) -> bool:
+    stored = [utterances[index] for index in batch if utterances[index].utterance_id in store]
+    for utterance in stored:
+        store.refuse_changed(utterance.utterance_id, utterance.path)
+    return len(stored) == len(batch)
 
 
 def _fresh(encoder: Encoder, data: AudioDataModule, seed: int) -> tuple[Encoder, str]:

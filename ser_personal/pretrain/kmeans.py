@@ -16,7 +16,7 @@ import numpy as np
 
 from ser_personal.audio import num_frames
 from ser_personal.data.dataset import samples_of
-from ser_personal.data.frame_store import MAX_CLUSTERS, PseudoLabels, PseudoLabelShards, PseudoLabelSource
+from ser_personal.data.frame_store import MAX_CLUSTERS, PseudoLabels, PseudoLabelSource
 from ser_personal.errors import LARGEST_SEED, UserError, require_range
 from ser_personal.pretrain.codebook import Codebook, FrameDraw, FrameSample
 from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
@@ -24,8 +24,6 @@ from ser_personal.pretrain.teachers import MFCCTeacher, Teacher
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-UTTERANCES_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -146,11 +144,8 @@ def kmeans(
         codebook_hash=chosen.hash,
         teacher_layer=teacher.teacher_layer,
     )
-    shards = PseudoLabelShards(out, source)
-    if shards.are_joined:
-        shards.clear()
-    else:
-        run(LabelTask(data, chosen, shards))
+    if not PseudoLabels.is_complete(out, source):
+        run(LabelTask(data, chosen, Path(out), source))
     rank_zero_only(_report)(out, [utterance.utterance_id for utterance in data.utterances], started)
 
 
@@ -166,9 +161,10 @@ def _report(out: str, wanted: list[str], started: float) -> None:
 def codebook_usage(pseudo_labels: PseudoLabels, utterance_ids: list[str]) -> CodebookUsage:
     """Count over the given utterances how often each cluster occurs."""
     counts = np.zeros(pseudo_labels.num_clusters, dtype=np.int64)
-    for start in range(0, len(utterance_ids), UTTERANCES_AT_ONCE):
-        ids = [pseudo_labels[utterance_id] for utterance_id in utterance_ids[start : start + UTTERANCES_AT_ONCE]]
-        counts += np.bincount(np.concatenate(ids), minlength=len(counts))
+    wanted = set(utterance_ids)
+    # in the order of the files, which are then opened once
+    for utterance_id in (name for name in pseudo_labels if name in wanted):
+        counts += np.bincount(pseudo_labels[utterance_id], minlength=len(counts))
     return CodebookUsage.from_counts(counts)
 
 

@@ -10,6 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
+from ser_personal.data.frame_store import PseudoLabels
 from ser_personal.errors import UserError
 from ser_personal.files import gather_files, on_first_process
 from ser_personal.pretrain.codebook import nearest_centroid
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from ser_personal.data.frame_store import PseudoLabelShards, PseudoLabelWriter
+    from ser_personal.data.frame_store import PseudoLabelSource
     from ser_personal.data.loader import SpeechLoader
     from ser_personal.pretrain.codebook import Codebook, FrameSample
     from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
@@ -153,20 +154,21 @@ class CodebookTask:
 
 
 class LabelTask:
-    """Writes the ids of utterances that have none yet, each process into its own shard, and joins the shards.
+    """Writes the ids of utterances that have none yet, each process those of its share of the batches.
 
     Args:
         data: what gets pseudo-labels.
         codebook: whose centroids.
-        shards: where the ids go.
+        folder: where the ids go, seen by every process.
+        source: what makes them.
     """
 
     title = "Writing pseudo-labels"
 
-    def __init__(self, data: PseudoLabelData, codebook: Codebook, shards: PseudoLabelShards) -> None:
-        self.data, self.shards = data, shards
+    def __init__(self, data: PseudoLabelData, codebook: Codebook, folder: Path, source: PseudoLabelSource) -> None:
+        self.data, self.folder, self.source = data, folder, source
         self._centroids = torch.from_numpy(codebook.centroids)
-        self._writer: PseudoLabelWriter | None = None
+        self._pseudo_labels: PseudoLabels | None = None
 
     def loader(self, trainer: Trainer) -> SpeechLoader[SpeechBatch]:
         """See `PassTask`.
@@ -174,13 +176,13 @@ class LabelTask:
         Batches keep their make-up, on which a network's rounding depends: one that was broken off is run again whole.
         """
         batches = self.data.batches()
-        left = on_first_process(trainer, lambda: self._unwritten(batches))
-        self._writer = self.shards.writer(trainer.global_rank)
+        left = on_first_process(trainer, lambda: self._missing(batches))
+        self._pseudo_labels = PseudoLabels.create(self.folder, self.source)
         return self.data.loader([batches[number] for number in left[trainer.global_rank :: trainer.world_size]])
 
-    def _unwritten(self, batches: list[list[int]]) -> list[int]:
-        written = self.shards.begin()
-        return [number for number, batch in enumerate(batches) if not written.issuperset(self._ids_of(batch))]
+    def _missing(self, batches: list[list[int]]) -> list[int]:
+        stored = set(PseudoLabels.create(self.folder, self.source))
+        return [number for number, batch in enumerate(batches) if not stored.issuperset(self._ids_of(batch))]
 
     def _ids_of(self, batch: list[int]) -> list[str]:
         return [self.data.utterances[index].utterance_id for index in batch]
@@ -191,7 +193,7 @@ class LabelTask:
         Raises:
             UserError: the teacher's frames have another width than the codebook.
         """
-        if self._writer is None:
+        if self._pseudo_labels is None:
             raise RuntimeError("ask for the loader first")
         frames = output.frames.float()
         clusters, dim = self._centroids.shape
@@ -200,17 +202,18 @@ class LabelTask:
             raise UserError(what, where="codebook", remedy="Give the teacher and the teacher_layer it was fitted on")
         self._centroids = self._centroids.to(frames.device)
         ids = nearest_centroid(frames.flatten(0, 1), self._centroids).view(frames.shape[:2])
-        for index, of_utterance in by_utterance(batch, output, ids):
-            utterance_id = self.data.utterances[index].utterance_id
-            if utterance_id not in self._writer:
-                self._writer.write(utterance_id, of_utterance.cpu().numpy().astype(np.uint16))
+        self._pseudo_labels.write(
+            {
+                self.data.utterances[index].utterance_id: of_utterance.cpu().numpy()
+                for index, of_utterance in by_utterance(batch, output, ids)
+            }
+        )
 
     def finish(self, trainer: Trainer) -> None:
         """See `PassTask`."""
-        if self._writer is not None:
-            self._writer.close()
         trainer.strategy.barrier("pseudo-labels written")
-        on_first_process(trainer, self._join)
+        on_first_process(trainer, self._finish)
 
-    def _join(self) -> None:
-        self.shards.join(utterance_id for batch in self.data.batches() for utterance_id in self._ids_of(batch))
+    def _finish(self) -> None:
+        wanted = [utterance.utterance_id for utterance in self.data.utterances]
+        PseudoLabels.create(self.folder, self.source).finish(wanted)

@@ -9,7 +9,7 @@ import soundfile
 from toy_teacher import energy_labels
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
-from ser_personal.data.frame_store import PseudoLabelSource, PseudoLabelWriter
+from ser_personal.data.frame_store import PseudoLabels, PseudoLabelSource
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,9 +45,7 @@ def corpus(corpus_folder: Path) -> CSVCorpus:
 @pytest.fixture
 def pseudo_labels_folder(corpus: CSVCorpus, tmp_path: Path) -> Path:
     source = PseudoLabelSource(num_clusters=8, teacher="energy", codebook_hash="none")
-    with PseudoLabelWriter(tmp_path / "pseudo_labels", source) as writer:
-        for utterance in corpus.utterances:
-            waveform, _ = soundfile.read(utterance.path, dtype="float32")
-            writer.write(utterance.utterance_id, energy_labels(waveform))
-        writer.finish()
+    store = PseudoLabels.create(tmp_path / "pseudo_labels", source)
+    store.write({u.utterance_id: energy_labels(soundfile.read(u.path, dtype="float32")[0]) for u in corpus.utterances})
+    store.finish()
     return tmp_path / "pseudo_labels"

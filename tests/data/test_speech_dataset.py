@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import soundfile
+from safetensors.numpy import load_file, save_file
 from toy_teacher import energy_labels
 
 from ser_personal.audio import num_frames
@@ -103,7 +104,7 @@ def test_pseudo_labels_of_another_corpus_or_version(corpus: CSVCorpus, pseudo_la
     longer = replace(corpus.utterances[0], seconds=corpus.utterances[0].seconds + 0.02)
     with pytest.raises(UserError, match="24 pseudo-labels for the 25 frames of u00"):
         check_pseudo_labels([longer], labels)
-    with (pseudo_labels_folder / "ids.uint16").open("r+b") as file:
-        file.write(b"\x08\x00")
+    (path,) = pseudo_labels_folder.glob("batch-*.safetensors")
+    save_file(load_file(path) | {"u00": np.full(24, 8, dtype=np.uint16)}, path)
     with pytest.raises(UserError, match="pseudo-labels of u00 are damaged: 8 is no cluster"):
         check_pseudo_labels(corpus.utterances, PseudoLabels.load(pseudo_labels_folder))

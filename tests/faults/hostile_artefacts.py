@@ -50,7 +50,7 @@ def codebook(centroids: np.ndarray, **provenance: object):
 
 
 def labels(name: str, change):
-    return copied("pseudo_labels", "labels", lambda folder: change(folder / name))
+    return copied("pseudo_labels", "labels", lambda folder: change(next(folder.glob(name))))
 
 
 def bundle(name: str, change):
@@ -132,7 +132,7 @@ ARTEFACTS = [
     Fault(
         "a codebook of the future",
         CODEBOOK,
-        "codebook of format 9; this version reads format 1",
+        "codebook of format 9; this version reads format 2",
         codebook(ONES, format_version=9),
     ),
     Fault(
@@ -145,7 +145,7 @@ ARTEFACTS = [
     Fault(
         "pseudo-labels of the future",
         LABELS,
-        "labels: these are not pseudo-labels of format 1",
+        "labels: these are not pseudo-labels of format 2",
         labels("meta.json", edited(format_version=9)),
     ),
     Fault("pseudo-labels of nobody", LABELS, "doesn't say what made them", labels("meta.json", edited(source=None))),
@@ -155,7 +155,7 @@ ARTEFACTS = [
         "meta.json: pseudo-labels are damaged",
         labels("meta.json", cut),
     ),
-    Fault("half the pseudo-labels", LABELS, r"\d+ bytes of ids for \d+ frames", labels("ids.uint16", cut)),
+    Fault("half the pseudo-labels", LABELS, r"batch-\w+\.safetensors: .* are damaged", labels("batch-*", cut)),
     Fault(
         "pseudo-labels that aren't finished", LABELS, "only half written", labels("meta.json", edited(finished=False))
     ),
@@ -167,12 +167,7 @@ ARTEFACTS = [
         "clusters don't fit two bytes",
         labels("meta.json", source(num_clusters=10**9)),
     ),
-    Fault(
-        "pseudo-labels of negative length",
-        LABELS,
-        "line 1: pseudo-labels are damaged",
-        labels("utterances.jsonl", lambda path: path.write_text('["a", -3]\n')),
-    ),
+    Fault("pseudo-labels without a batch", LABELS, r"\d+ of \d+ utterances are there", labels("batch-*", Path.unlink)),
     Fault("half a bundle's config", BUNDLE, "config.json: isn't whole JSON", bundle("config.json", cut)),
     Fault(
         "a bundle's config in a list",

@@ -8,22 +8,22 @@ import pytest
 import soundfile
 import torch
 from command_line import configs, ser
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ser_personal.data.datamodule import AudioDataModule
-from ser_personal.data.frame_store import FeatureCache, FeatureCacheWriter, GrowingWriter
+from ser_personal.data.frame_store import FeatureCache
 from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.encoder.module import DESCRIPTION, read_checkpoint
 from ser_personal.encoder.raw import LogMelEncoder, MFCCEncoder
 from ser_personal.errors import UserError
-from ser_personal.pretrain.cache import cache
+from ser_personal.pretrain.cache import cache, strided
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from ser_personal.encoder.base import Encoder
-
-FILES = ("frames.float16", "utterances.jsonl", "meta.json")
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def tiny() -> TinyEncoder:
     return TinyEncoder(dim=16, layers=2, heads=2, feed_forward_dim=32)
 
 
-def contents(folder: Path) -> list[bytes]:
-    return [(folder / name).read_bytes() for name in FILES]
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def assert_holds_frames_of(folder: Path, encoder: Encoder, data: AudioDataModule, stride: int) -> None:
@@ -68,6 +68,15 @@ def test_holds_the_means_of_the_encoders_own_frames(
     folder = make(encoder=encoder, stride=stride)
     assert_holds_frames_of(folder, encoder, AudioDataModule(str(synthetic_corpus)), stride)
     assert FeatureCache.load(folder).source.frame_seconds == pytest.approx(stride * 0.02)
+
+
+@given(frames=st.integers(1, 23), stride=st.integers(1, 12))
+def test_stride_takes_the_mean_or_the_first_of_real_frames(frames: int, stride: int) -> None:
+    values = np.random.default_rng(frames).normal(size=(frames, 2)).astype(np.float32)
+    groups = [values[start : start + stride] for start in range(0, frames, stride)]
+    means = [group.mean(0) for group in groups]
+    np.testing.assert_allclose(strided(values, stride, "mean"), means, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(strided(values, stride, "first"), [group[0] for group in groups])
 
 
 def test_raw_features_are_held(make: Callable[..., Path], synthetic_corpus: Path) -> None:
@@ -99,20 +108,20 @@ def test_a_layer(make: Callable[..., Path], synthetic_corpus: Path) -> None:
     np.testing.assert_allclose(held[utterance.utterance_id], expected, rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("written", [0, 1, 30, 71])
+@pytest.mark.parametrize("written", [0, 1, 50])
 def test_an_interrupted_run_ends_with_the_same_bytes(
     make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, written: int
 ) -> None:
     whole = make("whole")
-    append = GrowingWriter.append
+    write = FeatureCache.write
 
-    def interrupted(writer: FeatureCacheWriter, *arguments: object) -> None:
-        if len(writer._written) == written:
+    def interrupted(store: FeatureCache, *arguments: object) -> None:
+        if len(store) >= written:
             raise InterruptedError
-        append(writer, *arguments)
+        write(store, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(GrowingWriter, "append", interrupted)
+        patch.setattr(FeatureCache, "write", interrupted)
         with pytest.raises(InterruptedError):
             make("broken")
     with pytest.raises(UserError, match="half written"):
@@ -142,23 +151,10 @@ def test_what_does_not_belong_into_a_folder_is_refused(make: Callable[..., Path]
 def test_a_full_disk_is_one_line(
     synthetic_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class FullDisk:
-        def __init__(self, file: object) -> None:
-            self._file = file
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "cache"))
 
-        def write(self, _content: bytes) -> int:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self._file, name)
-
-    begin = GrowingWriter.__init__
-
-    def begin_full(writer: GrowingWriter[object], *arguments: object) -> None:
-        begin(writer, *arguments)
-        writer._rows_file = FullDisk(writer._rows_file)
-
-    monkeypatch.setattr(GrowingWriter, "__init__", begin_full)
+    monkeypatch.setattr("ser_personal.data.frame_store.atomic_write", full_disk)
     arguments = ["--data.corpus", synthetic_corpus, "--out", tmp_path / "cache", "--accelerator", "cpu"]
     assert ser("cache", *configs("cache.yaml", "tiny/cache.yaml"), *arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import resource
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from command_line import REPOSITORY
+from garbage import files, is_read_or_refused, many_inputs
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ser_personal.audio import num_frames
+from ser_personal.cli import file_error_behind
+from ser_personal.data.frame_store import BATCHES, FeatureCache, PseudoLabels, PseudoLabelSource, audio_key
+from ser_personal.errors import UserError
+from ser_personal.types import FeatureSource
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SOURCE = PseudoLabelSource(num_clusters=300, teacher="mfcc", codebook_hash="abc")
+FEATURES = FeatureSource(encoder="test", dim=3, frame_seconds=0.2)
+IDS = {f"ü {k}": np.arange(k + 1) for k in range(8)}
+FRAMES = {"a": np.linspace(-1, 1, 6).reshape(2, 3), "b": np.ones((5, 3)), "c": np.zeros((1, 3))}
+
+
+def write(folder: Path, batches: list[list[int]], source: PseudoLabelSource = SOURCE, **finish: object) -> PseudoLabels:
+    store = PseudoLabels.create(folder, source)
+    names = list(IDS)
+    for batch in batches:
+        store.write({names[k]: IDS[names[k]] for k in batch})
+    store.finish(**finish)
+    return store
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    write(tmp_path / "labels", [[0, 1, 2], [3, 4], [5, 6, 7]])
+    return tmp_path / "labels"
+
+
+def test_pseudo_labels_are_read_as_they_were_written_in_this_process_and_another(labels: Path) -> None:
+    pickled = pickle.dumps(PseudoLabels.load(labels))
+    assert len(pickled) < 1_000
+    for store in (PseudoLabels.load(labels), pickle.loads(pickled)):
+        assert (store.source, store.num_clusters, set(store), len(store)) == (SOURCE, 300, set(IDS), 8)
+        assert "a" not in store
+        assert store.total_frames == sum(range(1, 9))
+        for utterance_id, expected in IDS.items():
+            np.testing.assert_array_equal(store[utterance_id], expected)
+            assert store[utterance_id].dtype == np.uint16
+            assert store.num_frames(utterance_id) == len(expected)
+
+
+def test_features_are_read_in_half_precision(tmp_path: Path) -> None:
+    FeatureCache.create(tmp_path, FEATURES).write(FRAMES)
+    FeatureCache.create(tmp_path, FEATURES).finish(FRAMES)
+    store = FeatureCache.load(tmp_path)
+    assert (store.source, store.total_frames) == (FEATURES, 8)
+    for utterance_id, frames in FRAMES.items():
+        np.testing.assert_array_equal(store[utterance_id], frames.astype(np.float16))
+
+
+@given(done=st.lists(st.sampled_from([0, 1, 2]), unique=True), half=st.booleans())
+def test_what_a_killed_writer_left_is_refused_and_completed_to_the_same_bytes(
+    tmp_path_factory: pytest.TempPathFactory, done: list[int], *, half: bool
+) -> None:
+    batches = [[0, 1, 2], [3, 4], [5, 6, 7]]
+    whole, broken = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("broken")
+    write(whole, batches)
+    killed = PseudoLabels.create(broken, SOURCE)
+    for number in done:
+        killed.write({utterance_id: IDS[utterance_id] for utterance_id in [list(IDS)[k] for k in batches[number]]})
+    leftover = broken / ".batch-0.safetensors.17.tmp"
+    if half:
+        leftover.write_bytes(b"half")
+    with pytest.raises(UserError, match=r"only half written\. Run the same `ser kmeans` again"):
+        PseudoLabels.load(broken)
+    assert not PseudoLabels.is_complete(broken, SOURCE)
+    assert len(PseudoLabels.create(broken, SOURCE)) == sum(len(batches[number]) for number in done)
+    write(broken, batches)
+    assert PseudoLabels.is_complete(broken, SOURCE)
+    leftover.unlink(missing_ok=True)
+    assert contents(broken) == contents(whole)
+
+
+def test_a_complete_folder_takes_new_utterances_and_keeps_what_it_has(labels: Path) -> None:
+    before = PseudoLabels.create(labels, SOURCE)
+    before.write({"ü 0": np.array([7]), "new": np.array([5, 5])})
+    with pytest.raises(UserError, match="half written"):
+        PseudoLabels.load(labels)
+    before.finish()
+    after = PseudoLabels.load(labels)
+    assert (after["ü 0"].tolist(), after["new"].tolist(), len(after)) == ([0], [5, 5], 9)
+
+
+def test_an_utterance_that_no_process_wrote_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no process wrote the pseudo-labels of ü 7.* all machines share"):
+        write(tmp_path, [[0, 1, 2], [3, 4], [5, 6]], utterance_ids=IDS)
+
+
+def test_arrays_of_another_source_never_mix_in(labels: Path, tmp_path: Path) -> None:
+    before = contents(labels)
+    with pytest.raises(UserError, match="holds pseudo-labels of another teacher or codebook"):
+        PseudoLabels.create(labels, replace(SOURCE, codebook_hash="other"))
+    assert contents(labels) == before
+    FeatureCache.create(tmp_path / "cache", FEATURES)
+    with pytest.raises(UserError, match="holds cached features of another encoder, layer, stride or length"):
+        FeatureCache.create(tmp_path / "cache", replace(FEATURES, layer=6))
+
+
+@pytest.mark.parametrize("ids", [[300], [-1]])
+def test_ids_out_of_range_are_refused(tmp_path: Path, ids: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"outside 0\.\.299"):
+        PseudoLabels.create(tmp_path, SOURCE).write({"a": np.array(ids)})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 70_000.0])
+def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path, value: float) -> None:
+    with pytest.raises(UserError, match="features of a: a value is NaN, infinite or above 65504"):
+        FeatureCache.create(tmp_path, FEATURES).write({"a": np.full((2, 3), value)})
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3,), (2, 4)])
+def test_frames_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="is not"):
+        FeatureCache.create(tmp_path, FEATURES).write({"a": np.zeros(shape)})
+
+
+def test_impossible_sources_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="two bytes"):
+        replace(SOURCE, num_clusters=65_537)
+    with pytest.raises(UserError, match="100 frames a second, HuBERT makes 50"):
+        PseudoLabels.create(tmp_path, replace(SOURCE, frame_rate=100))
+    with pytest.raises(UserError, match="dim: 0 is out of range"):
+        FeatureCache.create(tmp_path, replace(FEATURES, dim=0))
+
+
+def test_a_missing_folder_a_missing_file_and_an_older_format_are_one_line_each(labels: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere: no pseudo-labels here"):
+        PseudoLabels.load(tmp_path / "nowhere")
+    next(labels.glob(BATCHES)).unlink()
+    with pytest.raises(UserError, match=r"pseudo-labels are damaged: \d of 8 utterances are there\. Copy the folder"):
+        PseudoLabels.load(labels)
+    (labels / "meta.json").write_text('{"format_version": 1, "finished": true}')
+    for read in (PseudoLabels.load, lambda folder: PseudoLabels.create(folder, SOURCE)):
+        with pytest.raises(UserError, match=r"these are not pseudo-labels of format 2\. Write them into a new folder"):
+            read(labels)
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        "{",
+        {"finished": True},
+        {"finished": True, "source": {"num_clusters": 3}},
+        {"finished": "yes", "source": asdict(SOURCE)},
+        {"finished": True, "source": asdict(SOURCE) | {"num_clusters": "many"}},
+        {"finished": True, "source": asdict(SOURCE) | {"more": 1}},
+    ],
+)
+def test_a_damaged_description(labels: Path, meta: dict[str, object] | str) -> None:
+    text = meta if isinstance(meta, str) else json.dumps({"format_version": 2} | meta)
+    (labels / "meta.json").write_text(text)
+    for read in (PseudoLabels.load, lambda folder: PseudoLabels.create(folder, SOURCE)):
+        with pytest.raises(UserError, match=r"meta\.json: pseudo-labels are damaged"):
+            read(labels)
+
+
+def test_arrays_of_another_type_are_refused(labels: Path, tmp_path: Path) -> None:
+    FeatureCache.create(tmp_path, FEATURES).write(FRAMES)
+    (path,) = tmp_path.glob(BATCHES)
+    path.rename(labels / path.name)
+    with pytest.raises(UserError, match=r"batch-\w+\.safetensors: pseudo-labels are damaged: array a has another type"):
+        PseudoLabels.load(labels)
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("garbage")
+    write(folder, [[1, 2]])
+    return folder
+
+
+@many_inputs
+@given(data=st.data(), which=st.sampled_from(["meta.json", BATCHES]))
+def test_garbage_is_read_or_refused(spoiled: Path, data: st.DataObject, which: str) -> None:
+    (path,) = spoiled.glob(which)
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(data.draw(files(whole)))
+        if is_read_or_refused(lambda: PseudoLabels.load(spoiled)):
+            store = PseudoLabels.load(spoiled)
+            assert sum(len(store[name]) for name in store) == store.total_frames
+        meta = (spoiled / "meta.json").read_bytes()
+        is_read_or_refused(lambda: PseudoLabels.create(spoiled, SOURCE))
+        (spoiled / "meta.json").write_bytes(meta)
+    finally:
+        path.write_bytes(whole)
+
+
+def test_a_full_disk_is_named_and_leaves_only_whole_batches(tmp_path: Path) -> None:
+    store = PseudoLabels.create(tmp_path, SOURCE)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    store.write({"a": np.zeros(40, dtype=int)})
+    try:
+        # no file grows beyond 300 bytes, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
+        with pytest.raises(OSError, match="too large") as raised:
+            store.write({"b": np.zeros(400, dtype=int)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert re.match(rf"{tmp_path}/batch-\w+\.safetensors: File too large\. ", str(file_error_behind(raised.value)))
+    assert list(PseudoLabels.create(tmp_path, SOURCE)) == ["a"]
+
+
+def test_a_hundred_thousand_utterances_of_six_seconds_take_less_than_seven_gigabytes(tmp_path: Path) -> None:
+    frames = np.zeros((-(-num_frames(6 * 16_000) // 10), 1024), dtype=np.float32)
+    audio = tmp_path / "a.wav"
+    audio.write_bytes(b"sound")
+    names = [f"MSP-PODCAST_{number:04}_0001_0001" for number in range(3)]
+    FeatureCache.create(tmp_path, replace(FEATURES, dim=1024)).write(
+        dict.fromkeys(names, frames), dict.fromkeys(names, audio)
+    )
+    assert next(tmp_path.glob(BATCHES)).stat().st_size / 3 * 100_000 <= 7e9
+
+
+def test_audio_is_told_apart_by_its_content_and_not_by_its_date(tmp_path: Path) -> None:
+    audio, copied, louder = (tmp_path / name for name in ("a.wav", "b.wav", "c.wav"))
+    content = bytes(range(256)) * 100
+    audio.write_bytes(content)
+    copied.write_bytes(content)
+    louder.write_bytes(content[:100] + bytes(byte ^ 1 for byte in content[100:]))
+    assert audio_key(audio) == audio_key(copied) != audio_key(louder)
+    FeatureCache.create(tmp_path / "cache", FEATURES).write({"a": FRAMES["a"]}, {"a": audio})
+    store = FeatureCache.create(tmp_path / "cache", FEATURES)
+    store.write({"b": FRAMES["b"]})
+    for unchanged in (copied, tmp_path / "gone.wav"):
+        store.refuse_changed("a", unchanged)
+    store.refuse_changed("b", louder)
+    with pytest.raises(UserError, match=r"c\.wav: audio has changed since its features in .*cache were made"):
+        store.refuse_changed("a", louder)
+
+
+def test_the_documented_example_writes_a_cache(
+    tmp_path: Path, synthetic_corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "corpus").symlink_to(synthetic_corpus)
+    monkeypatch.chdir(tmp_path)
+    text = (REPOSITORY / "docs" / "feature_cache.md").read_text()
+    example = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert example is not None
+    exec(compile(example[1], "feature_cache.md", "exec"), {})  # noqa: S102
+    store = FeatureCache.load("my_cache")
+    assert (len(store), store.source.dim) == (72, 64)
