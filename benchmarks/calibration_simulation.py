@@ -23,7 +23,7 @@ from record import record
 from rich.console import Console
 from rich.table import Table
 
-from ser_personal.calibration.controls import PLDC
+from ser_personal.calibration.pldc import PLDC, PLDCSettings
 from ser_personal.calibration.posterior import PosteriorCalibrator
 from ser_personal.calibration.table import PredictedSet, calibration_table, standard_calibrators
 from ser_personal.speakers.bank import SpeakerBank
@@ -70,7 +70,7 @@ def scores_of(strength: float, seed: int) -> dict[str, NDArray[np.float64]]:
         validation.predictions, validation.speaker_ids, validation.pooled, validation.labels
     )
     calibrators["posterior_causal"] = lambda *inputs: posterior.calibrate(*inputs, causal=True).predictions
-    table = calibration_table(sets["test"], replace(pldc, shift_mean=True), calibrators)
+    table = calibration_table(sets["test"], PLDC(bank, ATTRIBUTES, PLDCSettings(shift_mean=True)), calibrators)
     arousal = {row.name: row.scores["arousal"] for row in table}
     return {name: np.array([scores.overall_ccc, scores.average_ccc]) for name, scores in arousal.items()}
 
@@ -135,7 +135,7 @@ def cells(values: NDArray[np.float64], *, signed: bool) -> list[str]:
 
 def summary(gains: dict[float, dict[str, NDArray[np.float64]]], seeds: range, seconds: float) -> str:
     """Sum up what is recorded: the differences of the rows that matter, strength by strength."""
-    rows = ("posterior", "posterior_causal", "pldc_selected", "sigma", "mu", "own_statistics")
+    rows = ("posterior", "posterior_causal", "sigma", "mu", "own_statistics")
     parts = []
     for name in rows:
         means = np.array([of_calibrator[name].mean(axis=0) for of_calibrator in gains.values()])

@@ -3,7 +3,7 @@
     python benchmarks/causal_calibration.py CORPUS.csv --out DIR
 
 Each fold's model is that of configs/tiny/finetune.yaml, trained on some speakers and chosen on others, who also fit
-affine, pldc_selected and posterior; the fold's test speakers are new to all of them. Each speaker's last 20 utterances
+affine and posterior; the fold's test speakers are new to all of them. Each speaker's last 20 utterances
 are calibrated by the first 0, 10, 20 or 40, in random orders of time. A fold that is done isn't trained again.
 
 Written to DIR: tables.md, with the gains over the raw predictions, their 95 % intervals over speakers and the coverage

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ser_personal.calibration.controls import PLDC, own_statistics
+from ser_personal.calibration.controls import own_statistics
+from ser_personal.calibration.pldc import PLDC, PLDCSettings
 from ser_personal.calibration.table import PredictedSet, standard_calibrators
 from ser_personal.errors import UserError
 from ser_personal.scores import rows_by_speaker
@@ -77,7 +78,7 @@ def calibrators_of(fold: Fold, orders: int) -> tuple[PLDC, dict[str, Calibrator]
     """PLDC by the fold's training speakers, and the rows of every `ser test`."""
     train = fold["train"]
     bank = SpeakerBank.from_utterances(train.speaker_ids, train.pooled, train.labels, ATTRIBUTES)
-    pldc = PLDC(bank, ATTRIBUTES, shift_mean=True)
+    pldc = PLDC(bank, ATTRIBUTES, PLDCSettings(shift_mean=True))
     return pldc, standard_calibrators(pldc, fold["validation"], draws=orders)
 
 

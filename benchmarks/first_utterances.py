@@ -23,8 +23,9 @@ from record import record
 from rich.console import Console
 from rich.table import Table
 
+from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.calibration.posterior import PosteriorCalibrator
-from ser_personal.recognition.causal import CausalPLDC, CausalPosterior, PLDCSettings
+from ser_personal.recognition.causal import CausalPLDC, CausalPosterior
 from ser_personal.recognition.export import causally, grouped_bank
 from ser_personal.scores import concordance, rows_by_speaker
 from ser_personal.speakers.bank import SpeakerBank

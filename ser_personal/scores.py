@@ -14,7 +14,7 @@ import numpy as np
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -54,6 +54,21 @@ class Moments:
         mean = from_first.sum(axis=0) / np.maximum(count, 1)
         m2 = np.where(known, from_first - mean, 0.0) ** 2
         return cls(count, np.where(count > 0, first + mean, 0.0), m2.sum(axis=0))
+
+    @classmethod
+    def by_speaker(cls, values: NDArray[Any], rows_of: Mapping[str, NDArray[np.int64]]) -> Self:
+        """Moments (speakers, ...) of values (n, ...), NaN where missing; `rows_of` maps a speaker to some rows."""
+        each = [cls.of(values[rows]) for rows in rows_of.values()]
+        shape = (-1, *values.shape[1:])
+        return cls(*(np.reshape([getattr(one, name) for one in each], shape) for name in ("count", "mean", "m2")))
+
+    @classmethod
+    def running(cls, values: NDArray[np.float64]) -> Self:
+        """Moments (n, ...) of the first, the first two, ... of values (n, ...), none of which may be missing."""
+        count = np.cumsum(np.ones_like(values, dtype=np.int64), axis=0)
+        from_first = values - values[:1]
+        mean = from_first.cumsum(axis=0) / count
+        return cls(count, values[:1] + mean, np.maximum((from_first**2).cumsum(axis=0) - count * mean**2, 0.0))
 
     def add(self, value: NDArray[np.float64]) -> Self:
         """Moments with one more value (...), NaN where it is missing."""

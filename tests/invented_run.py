@@ -12,7 +12,7 @@ from ser_personal.calibration.run_files import SpeakerVectors, write_json, write
 from ser_personal.scores import as_json, score
 
 ROWS = (
-    *("raw", "mu", "sigma", "both", "affine", "pldc_selected", "posterior", "population", "random_speakers"),
+    *("raw", "mu", "sigma", "both", "affine", "posterior", "population", "random_speakers"),
     "own_statistics",
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import isnan
 from pathlib import Path
 from time import perf_counter
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from ser_personal.calibration.collect import CollectedSet, Collector, checkpoint_bank, predict_split
 from ser_personal.calibration.conformal import intervals_as_json
-from ser_personal.calibration.controls import PLDC
-from ser_personal.calibration.pldc import Statistics
+from ser_personal.calibration.pldc import PLDC, PLDCSettings, Statistics
 from ser_personal.calibration.run_files import (
     EMBEDDINGS,
     LEGEND,
@@ -40,7 +40,7 @@ from ser_personal.calibration.run_files import (
 )
 from ser_personal.calibration.shift import ShiftTable, SpeakerShift, speaker_shifts
 from ser_personal.calibration.table import PredictedSet, calibration_table, standard_calibrators
-from ser_personal.errors import LARGEST_SEED, UserError, require_range
+from ser_personal.errors import UserError
 from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emotions_of
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import AskedSpeakers
@@ -112,35 +112,22 @@ class PLDCCallback(Callback):
         clip: keep predictions within the corpus's label scale (ours).
         draws: of the control with random speakers.
         seed: of these draws.
-
-    Raises:
-        UserError: a number is out of its range.
     """
 
     def __init__(
         self,
-        k: int = 15,
+        k: PositiveInt = 15,
         *,
         shift_mean: bool = False,
         scale_std: bool = True,
         statistics: Statistics = "average",
         center: bool = False,
         clip: bool = False,
-        draws: int = 20,
-        seed: int = 0,
+        draws: PositiveInt = 20,
+        seed: NonNegativeInt = 0,
     ) -> None:
-        require_range("k", k, 1)
-        require_range("draws", draws, 1)
-        require_range("seed", seed, 0, LARGEST_SEED)
         super().__init__()
-        self.settings: dict[str, Any] = {
-            "k": k,
-            "shift_mean": shift_mean,
-            "scale_std": scale_std,
-            "statistics": statistics,
-            "center": center,
-            "clip": clip,
-        }
+        self.settings = PLDCSettings(k, shift_mean, scale_std, statistics, center, clip)
         self.draws = draws
         self.seed = seed
         self.bank: SpeakerBank | None = None
@@ -187,7 +174,7 @@ class PLDCCallback(Callback):
         if collected is None or self.bank is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        pldc = PLDC(self.bank, _attributes(pl_module), **self.settings)
+        pldc = PLDC(self.bank, _attributes(pl_module), self.settings)
         split_of = np.array([data.utterances[index].split for index in collected.indices])
         calibrated = np.empty_like(collected.predicted.predictions)
         splits, speakers = {}, {}
@@ -213,7 +200,7 @@ class PLDCCallback(Callback):
                 "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
                 "model": self.bank.fingerprint,
                 "attributes": list(pldc.attributes),
-                "pldc": self.settings,
+                "pldc": asdict(self.settings),
                 "scale": list(data.scale),
                 "min_utterances": pl_module.test_metric.min_utterances,  # type: ignore[union-attr]
                 "splits": splits,

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from ser_personal.calibration.controls import PLDC
-from ser_personal.calibration.pldc import Statistics
+from ser_personal.calibration.pldc import PLDC, PLDCSettings, Statistics
 from ser_personal.calibration.run_files import show
 from ser_personal.calibration.table import CalibrationRow, PredictedSet, calibration_table, standard_calibrators
 from ser_personal.corpus.splits import canonical_split
 from ser_personal.corpus.table import known, read_csv_rows
-from ser_personal.errors import LARGEST_SEED, UserError, require_range, require_scale
+from ser_personal.errors import UserError, require_scale
 from ser_personal.speakers.bank import SpeakerBank
 
 if TYPE_CHECKING:
@@ -209,21 +209,20 @@ def calibrate_tables(
     out: str,
     bank_vectors: str | None = None,
     scale: tuple[float, float] = (1, 7),
-    k: int = 15,
+    k: PositiveInt = 15,
     *,
     statistics: Statistics = "average",
     center: bool = False,
     clip: bool = False,
-    draws: int = 20,
-    seed: int = 0,
-    min_utterances: int = 10,
+    draws: PositiveInt = 20,
+    seed: NonNegativeInt = 0,
+    min_utterances: PositiveInt = 10,
 ) -> None:
     """Calibrate a table of predictions by PLDC and its controls, without a model.
 
     Writes each test utterance's predictions by every calibrator, in columns such as arousal_sigma, and prints O-CCC and
     A-CCC of each test set whose labels the table has. Where it has labelled validation rows too, those calibrators that
-    are fitted on validation speakers join in: affine, and with five labelled speakers or more pldc_selected and
-    posterior.
+    are fitted on validation speakers join in: affine, and with five labelled speakers or more posterior.
 
     Args:
         predictions: CSV with a row an utterance. Columns: utterance; speaker, blank where unknown; predictions in label
@@ -249,16 +248,11 @@ def calibrate_tables(
         UserError: a table or file can't be read or doesn't fit the others, or a number is out of its range.
     """
     require_scale(scale)
-    require_range("k", k, 1)
-    require_range("draws", draws, 1)
-    require_range("seed", seed, 0, LARGEST_SEED)
-    require_range("min_utterances", min_utterances, 1)
     pooled = read_vectors(Path(vectors))
     table = read_predictions(Path(predictions), pooled, named_by="raw", default_split="test")
     of_bank = pooled if bank_vectors is None else read_vectors(Path(bank_vectors))
-    pldc = PLDC(
-        _read_bank(Path(bank), of_bank, scale), table.attributes, k, statistics=statistics, center=center, clip=clip
-    )
+    settings = PLDCSettings(k, statistics=statistics, center=center, clip=clip)
+    pldc = PLDC(_read_bank(Path(bank), of_bank, scale), table.attributes, settings)
     validation = table.part("validation").predicted
     labelled = not np.isnan(validation.labels).all()
     calibrators = standard_calibrators(pldc, validation if labelled else None, draws=draws, seed=seed)

@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
-from ser_personal.calibration.pldc import Neighbours, Statistics, calibrate, calibrate_towards
+from ser_personal.calibration.pldc import PLDC, Neighbours
 from ser_personal.errors import UserError
 from ser_personal.scores import rows_by_speaker
 from ser_personal.speakers.bank import SpeakerBank, as_float64
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
-
-    from ser_personal.calibration.pldc import Calibration
 
 
 class Calibrator(Protocol):
@@ -30,72 +28,12 @@ class Calibrator(Protocol):
         """Calibrated predictions, (utterances, attributes); (draws, utterances, attributes) where chance takes part."""
 
 
-@dataclass(frozen=True)
-class PLDC:
-    """`calibrate` with its settings, which that function explains."""
-
-    bank: SpeakerBank
-    attributes: tuple[str, ...]
-    k: int = 15
-    shift_mean: bool = False
-    scale_std: bool = True
-    statistics: Statistics = "average"
-    center: bool = False
-    clip: bool = False
-
-    def __call__(
-        self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Calibrated predictions, (utterances, attributes)."""
-        return self.calibration(predictions, speaker_ids, pooled).predictions
-
-    def calibration(
-        self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
-    ) -> Calibration:
-        """Calibrated predictions and how they came about."""
-        return calibrate(
-            predictions,
-            speaker_ids,
-            pooled,
-            self.bank,
-            attributes=self.attributes,
-            k=self.k,
-            shift_mean=self.shift_mean,
-            scale_std=self.scale_std,
-            statistics=self.statistics,
-            center=self.center,
-            clip=self.clip,
-        )
-
-    def towards(
-        self,
-        neighbours: Mapping[str, Neighbours],
-        predictions: NDArray[np.float64],
-        rows_of: Mapping[str, NDArray[np.int64]],
-    ) -> NDArray[np.float64]:
-        """Predictions calibrated towards given bank speakers, (utterances, attributes)."""
-        return calibrate_towards(
-            predictions,
-            rows_of,
-            neighbours,
-            self.bank,
-            attributes=self.attributes,
-            shift_mean=self.shift_mean,
-            scale_std=self.scale_std,
-            statistics=self.statistics,
-            clip=self.clip,
-        ).predictions
-
-
-class Raw:
+def raw(
+    predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """The model's predictions as they are."""
-
-    def __call__(
-        self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """The predictions, (utterances, attributes)."""
-        del speaker_ids, pooled
-        return predictions
+    del speaker_ids, pooled
+    return predictions
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,17 +74,20 @@ class AffineMap:
             intercept[column] = y.mean() - slope[column] * x.mean()
         return cls(slope, intercept)
 
+    def apply(self, predictions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Map predictions (..., attributes), or (utterances,) of one attribute."""
+        return self.slope * predictions + self.intercept
+
     def __call__(
         self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """Mapped predictions, (utterances, attributes)."""
-        del speaker_ids, pooled
-        return self.slope * predictions + self.intercept
+        return self.apply(predictions)
 
 
 @dataclass(frozen=True)
 class RandomSpeakers:
-    """PLDC towards k training speakers drawn at random, for each test speaker anew: does it matter who sounds alike?
+    """PLDC towards k training speakers drawn at random for each test speaker: does it matter who sounds alike?
 
     Attributes:
         pldc: the settings; its k is the number drawn, without repeats.
@@ -169,12 +110,17 @@ class RandomSpeakers:
         del pooled
         rng = np.random.default_rng(self.seed)
         rows_of, speakers = rows_by_speaker(speaker_ids), len(self.pldc.bank.speaker_ids)
-        calibrated = np.empty((self.draws, *predictions.shape))
-        for draw in range(self.draws):
-            drawn = {s: rng.choice(speakers, min(self.pldc.k, speakers), replace=False) for s in rows_of}
-            neighbours = {s: Neighbours(rows, np.full(len(rows), np.nan)) for s, rows in drawn.items()}
-            calibrated[draw] = self.pldc.towards(neighbours, predictions, rows_of)
-        return calibrated
+        k = min(self.pldc.settings.k, speakers)
+
+        def draw() -> Neighbours:
+            return Neighbours(rng.choice(speakers, k, replace=False), np.full(k, np.nan))
+
+        return np.stack(
+            [
+                self.pldc.towards({speaker: draw() for speaker in rows_of}, predictions, rows_of).predictions
+                for _ in range(self.draws)
+            ]
+        )
 
 
 def own_statistics(
@@ -187,8 +133,8 @@ def own_statistics(
     """The oracle: PLDC towards each test speaker's own label mean and deviation, (utterances, attributes).
 
     It reads the labels of the test set, so it is never a result. It shows what PLDC would reach if similar speakers
-    told a speaker's moments without error.
+    gave away a speaker's moments without error.
     """
     own = SpeakerBank.from_utterances(speaker_ids, pooled, labels, pldc.attributes, pldc.bank.scale)
     neighbours = {s: Neighbours(np.array([row]), np.ones(1)) for row, s in enumerate(own.speaker_ids)}
-    return replace(pldc, bank=own).towards(neighbours, predictions, rows_by_speaker(speaker_ids))
+    return replace(pldc, bank=own).towards(neighbours, predictions, rows_by_speaker(speaker_ids)).predictions

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
+from jsonargparse.typing import NonNegativeFloat, PositiveInt
 
 from ser_personal.errors import UserError
-from ser_personal.scores import rows_by_speaker
+from ser_personal.scores import Moments, rows_by_speaker
 from ser_personal.speakers.bank import as_float64
 
 if TYPE_CHECKING:
@@ -22,66 +23,50 @@ if TYPE_CHECKING:
 Statistics = Literal["average", "pooled"]
 
 _FLOAT32_ROUNDING = 1e-6
+_FLOAT32_COSINE_ERROR = 1e-5
 
 
-class PredictionMoments(NamedTuple):
-    """What PLDC needs to know of one speaker's own predictions.
-
-    Attributes:
-        mu: (attributes,), label points, mean.
-        sigma: (attributes,), label points, population deviation.
-        magnitude: (attributes,), label points, the greatest absolute prediction.
-    """
-
-    mu: NDArray[np.float64]
-    sigma: NDArray[np.float64]
-    magnitude: NDArray[np.float64]
-
-
-def take_on(
-    predictions: NDArray[np.float64],
-    own: PredictionMoments,
-    mu_bar: NDArray[np.float64],
-    sigma_bar: NDArray[np.float64],
-    *,
-    shift_mean: bool,
-    scale_std: bool,
-    limits: tuple[float, float] | None,
-) -> NDArray[np.float64]:
-    """The equation of `calibrate` for some predictions (..., attributes) of one speaker.
+@dataclass(frozen=True)
+class PLDCSettings:
+    """The options of `calibrate`, which that function explains.
 
     Args:
-        predictions: label points.
-        own: moments of the speaker's predictions.
-        mu_bar: (attributes,), label points, the mean to take on; predictions stay raw where it is NaN.
-        sigma_bar: (attributes,), label points, the deviation to take on.
+        k: training speakers, the nearest by cosine, whose label statistics are taken.
         shift_mean: replace the mean.
         scale_std: replace the deviation.
-        limits: least and greatest value; None for no limits.
+        statistics: average the neighbours' statistics, or pool their labels.
+        center: subtract the bank's mean vector before taking cosines.
+        clip: keep calibrated predictions within the label scale.
+        prior_utterances: in causal calibration, by a speaker's utterances so far, this many imagined ones with the
+            neighbours' label moments are added, so that calibration sets in gradually (ours); 0 for none.
+
+    Raises:
+        UserError: k below 1, unknown `statistics`, or fewer than 0 imagined utterances.
     """
-    scalable = scale_std & (own.sigma > _FLOAT32_ROUNDING * own.magnitude)
-    ratio = np.where(scalable, sigma_bar / np.where(scalable, own.sigma, 1.0), 1.0)
-    shifted = (predictions - own.mu) * ratio + (mu_bar if shift_mean else own.mu)
-    if limits is not None:
-        shifted = shifted.clip(*limits)
-    return np.where(np.isnan(mu_bar), predictions, shifted)
 
+    k: PositiveInt = 15
+    shift_mean: bool = False
+    scale_std: bool = True
+    statistics: Statistics = "average"
+    center: bool = False
+    clip: bool = False
+    prior_utterances: NonNegativeFloat = 5.0
 
-def label_statistics(
-    bank: SpeakerBank, rows: NDArray[np.int64], columns: Sequence[int], statistics: Statistics
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and deviation (attributes,) of the labels of some bank speakers, NaN where none has any."""
-    count = bank.count[rows][:, columns]
-    mean, std = (np.where(count > 0, moment[rows][:, columns], 0.0) for moment in (bank.label_mean, bank.label_std))
-    weights = (count > 0).astype(np.float64) if statistics == "average" else count.astype(np.float64)
-    total = np.where(weights.sum(axis=0) > 0, weights.sum(axis=0), np.nan)
-    mu_bar = (weights * mean).sum(axis=0) / total
-    if statistics == "average":
-        return mu_bar, (weights * std).sum(axis=0) / total
-    return mu_bar, np.sqrt((weights * (std**2 + (mean - mu_bar) ** 2)).sum(axis=0) / total)
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UserError(f"k is {self.k}", where="PLDC", remedy="Take at least one neighbour")
+        if self.statistics not in get_args(Statistics):
+            raise UserError(f"unknown statistics {self.statistics!r}", where="PLDC", remedy='Use "average" or "pooled"')
+        if not self.prior_utterances >= 0:
+            raise UserError(
+                f"prior_utterances is {self.prior_utterances}", where="PLDC", remedy="Give 0 or a number above it"
+            )
 
-
-_FLOAT32_COSINE_ERROR = 1e-5
+    @property
+    def variant(self) -> str:
+        """The paper's name of the replaced moments: raw, mu, sigma or both."""
+        names = {(False, False): "raw", (True, False): "mu", (False, True): "sigma", (True, True): "both"}
+        return names[self.shift_mean, self.scale_std]
 
 
 class Neighbours(NamedTuple):
@@ -94,80 +79,6 @@ class Neighbours(NamedTuple):
 
     rows: NDArray[np.int64]
     cosines: NDArray[np.float64]
-
-
-def nearest_speakers(
-    speaker_vectors: NDArray[np.float64], bank: SpeakerBank, k: int, *, center: bool = False
-) -> list[Neighbours]:
-    """For each of some speaker vectors (speakers, dim), the k bank speakers with the greatest cosine to it.
-
-    faiss retrieves in float32 all that may be among them; their cosines are then taken in float64, so that neither
-    float32 rounding nor the order of rows decides between speakers who are almost equally near.
-    """
-    import faiss
-
-    origin = bank.vectors.mean(axis=0) if center else 0.0
-    vectors, queries = normalised(bank.vectors - origin), normalised(speaker_vectors - origin)
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(np.ascontiguousarray(vectors, dtype=np.float32))
-    neighbours = []
-    for query in queries:
-        query32 = np.ascontiguousarray(query[None], dtype=np.float32)
-        best, _ = index.search(query32, min(k, len(vectors)))
-        _, _, found = index.range_search(query32, float(best[0, -1]) - _FLOAT32_COSINE_ERROR)
-        candidates = np.sort(found)
-        cosines = (vectors[candidates] * query).sum(axis=1)
-        nearest = np.argsort(-cosines, kind="stable")[:k]
-        neighbours.append(Neighbours(candidates[nearest], cosines[nearest]))
-    return neighbours
-
-
-def normalised(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Vectors (..., dim) at length 1; those of zeros stay so."""
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1.0)
-
-
-def check_inputs(
-    predictions: NDArray[np.float64],
-    speaker_ids: Sequence[str | None],
-    pooled: NDArray[np.float64],
-    bank: SpeakerBank,
-    attributes: tuple[str, ...],
-) -> None:
-    """Refuse predictions that a bank can't calibrate.
-
-    Raises:
-        UserError: an empty bank, attributes that aren't the bank's, shapes that don't match, or a NaN or infinity.
-    """
-    if not bank.speaker_ids:
-        raise UserError(
-            "the bank holds no speaker",
-            where="speaker bank",
-            remedy="Build it over training utterances whose speakers are known",
-        )
-    if not set(attributes) <= set(bank.attributes):
-        raise UserError(
-            f"predictions of {', '.join(attributes)}, but label statistics of {', '.join(bank.attributes)}",
-            where="speaker bank",
-            remedy="Build a bank with the attributes that the model predicts",
-        )
-    shape, dim = (len(speaker_ids), len(attributes)), bank.vectors.shape[1]
-    if predictions.shape != shape or pooled.shape != (len(speaker_ids), dim):
-        raise UserError(
-            f"predictions {predictions.shape} and pooled {pooled.shape} are not {shape} and {(len(speaker_ids), dim)}",
-            where="calibration",
-            remedy="Give one row an utterance, pooled by the model that made the bank",
-        )
-    for name, array in (("prediction", predictions), ("pooled vector", pooled)):
-        finite = np.isfinite(array).all(axis=1)
-        if not finite.all():
-            row = int(np.argmin(finite))
-            raise UserError(
-                f"the {name} of utterance {row} holds NaN or infinity",
-                where="an unknown speaker" if speaker_ids[row] is None else f"speaker {speaker_ids[row]}",
-                remedy="Check the speaker's audio files and that the model's weights are finite",
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +154,7 @@ def calibrate(
 
     Where the equation says nothing (all ours):
 
-    - One utterance, or predictions alike up to float32 rounding (deviation within 1e-6 of their greatest magnitude):
+    - One utterance, or predictions alike up to float32 rounding (deviation within 1e-6 of their mean's magnitude):
       there is nothing to scale, the deviation stays; the mean is shifted if `shift_mean`.
     - A neighbour without labels of an attribute is left out for it; where none has labels, the raw predictions stay.
     - An unknown speaker (None) keeps the raw predictions, unclipped.
@@ -271,69 +182,176 @@ def calibrate(
         UserError: an empty bank, attributes that aren't the bank's, shapes that don't match, k below 1, unknown
             `statistics`, or a NaN or infinity in `predictions` or `pooled`, naming the speaker.
     """
-    predicted, vectors = as_float64(predictions), as_float64(pooled)
-    attributes = bank.attributes if attributes is None else tuple(attributes)
-    check_inputs(predicted, speaker_ids, vectors, bank, attributes)
-    if k < 1:
-        raise UserError(f"k is {k}", where="PLDC", remedy="Ask for at least one neighbour")
-    if statistics not in {"average", "pooled"}:
-        raise UserError(f"unknown statistics {statistics!r}", where="PLDC", remedy='Use "average" or "pooled"')
-    rows_of = rows_by_speaker(speaker_ids)
-    speaker_vectors = [vectors[rows].mean(axis=0) for rows in rows_of.values()]
-    nearest = nearest_speakers(np.reshape(speaker_vectors, (-1, bank.vectors.shape[1])), bank, k, center=center)
-    return calibrate_towards(
-        predicted,
-        rows_of,
-        dict(zip(rows_of, nearest, strict=True)),
-        bank,
-        attributes=attributes,
-        shift_mean=shift_mean,
-        scale_std=scale_std,
-        statistics=statistics,
-        clip=clip,
-    )
+    settings = PLDCSettings(k, shift_mean, scale_std, statistics, center, clip)
+    pldc = PLDC(bank, bank.attributes if attributes is None else tuple(attributes), settings)
+    return pldc.calibration(as_float64(predictions), speaker_ids, as_float64(pooled))
 
 
-def calibrate_towards(
-    predictions: NDArray[np.float64],
-    rows_of: Mapping[str, NDArray[np.int64]],
-    neighbours: Mapping[str, Neighbours],
-    bank: SpeakerBank,
-    *,
-    attributes: tuple[str, ...],
-    shift_mean: bool,
-    scale_std: bool,
-    statistics: Statistics,
-    clip: bool,
-) -> Calibration:
-    """The second half of `calibrate`, towards neighbours already chosen; `rows_of` maps test speaker to utterances."""
-    columns = [bank.attributes.index(attribute) for attribute in attributes]
-    calibrated = predictions.copy()
-    speakers = []
-    for speaker_id, rows in rows_of.items():
-        own, chosen = predictions[rows], neighbours[speaker_id]
-        deviations = own - own[0]  # not own - mean: equal predictions must deviate by exactly 0
-        mu, sigma = own[0] + deviations.mean(axis=0), deviations.std(axis=0)
-        mu_bar, sigma_bar = label_statistics(bank, chosen.rows, columns, statistics)
-        calibrated[rows] = take_on(
-            own,
-            PredictionMoments(mu, sigma, np.abs(own).max(axis=0)),
-            mu_bar,
-            sigma_bar,
-            shift_mean=shift_mean,
-            scale_std=scale_std,
-            limits=bank.scale if clip else None,
-        )
-        speakers.append(
-            CalibratedSpeaker(
-                speaker_id=speaker_id,
-                utterances=len(rows),
-                neighbours=tuple(bank.speaker_ids[row] for row in chosen.rows),
-                cosines=chosen.cosines,
-                mu=mu,
-                sigma=sigma,
-                mu_bar=mu_bar,
-                sigma_bar=sigma_bar,
+@dataclass(frozen=True)
+class PLDC:
+    """`calibrate` with a bank and settings, to be called for any set of predictions."""
+
+    bank: SpeakerBank
+    attributes: tuple[str, ...]
+    settings: PLDCSettings = PLDCSettings()
+
+    def __call__(
+        self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Calibrated predictions, (utterances, attributes)."""
+        return self.calibration(predictions, speaker_ids, pooled).predictions
+
+    def calibration(
+        self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
+    ) -> Calibration:
+        """Calibrated predictions and how they came about."""
+        check_inputs(predictions, speaker_ids, pooled, self.bank, self.attributes)
+        rows_of = rows_by_speaker(speaker_ids)
+        vectors = np.reshape([pooled[rows].mean(axis=0) for rows in rows_of.values()], (-1, pooled.shape[1]))
+        nearest = nearest_speakers(vectors, self.bank, self.settings.k, center=self.settings.center)
+        return self.towards(dict(zip(rows_of, nearest, strict=True)), predictions, rows_of)
+
+    def towards(
+        self,
+        neighbours: Mapping[str, Neighbours],
+        predictions: NDArray[np.float64],
+        rows_of: Mapping[str, NDArray[np.int64]],
+    ) -> Calibration:
+        """Calibrate towards chosen bank speakers; `rows_of` maps a test speaker to the rows of `predictions`."""
+        columns = [self.bank.attributes.index(attribute) for attribute in self.attributes]
+        calibrated = predictions.copy()
+        speakers = []
+        for speaker_id, rows in rows_of.items():
+            chosen, own = neighbours[speaker_id], Moments.of(predictions[rows])
+            mu_bar, sigma_bar = label_statistics(self.bank, chosen.rows, columns, self.settings.statistics)
+            calibrated[rows] = match_moments(
+                predictions[rows], own, mu_bar, sigma_bar, self.settings, scale=self.bank.scale
             )
+            speakers.append(
+                CalibratedSpeaker(
+                    speaker_id=speaker_id,
+                    utterances=len(rows),
+                    neighbours=tuple(self.bank.speaker_ids[row] for row in chosen.rows),
+                    cosines=chosen.cosines,
+                    mu=own.mean,
+                    sigma=own.std,
+                    mu_bar=mu_bar,
+                    sigma_bar=sigma_bar,
+                )
+            )
+        return Calibration(calibrated, self.attributes, tuple(speakers))
+
+
+def match_moments(
+    predictions: NDArray[np.float64],
+    own: Moments,
+    mu_bar: NDArray[np.float64],
+    sigma_bar: NDArray[np.float64],
+    settings: PLDCSettings,
+    *,
+    scale: tuple[float, float],
+) -> NDArray[np.float64]:
+    """The equation of `calibrate` for some predictions (..., attributes) of one speaker.
+
+    Args:
+        predictions: label points.
+        own: moments (attributes,) of the speaker's predictions.
+        mu_bar: (attributes,), label points, the mean to take on; predictions stay raw where it is NaN.
+        sigma_bar: (attributes,), label points, the deviation to take on.
+        settings: which moments to replace, and whether to clip.
+        scale: least and greatest label.
+    """
+    scalable = settings.scale_std & (own.std > _FLOAT32_ROUNDING * np.abs(own.mean))
+    ratio = np.where(scalable, sigma_bar / np.where(scalable, own.std, 1.0), 1.0)
+    shifted = (predictions - own.mean) * ratio + (mu_bar if settings.shift_mean else own.mean)
+    if settings.clip:
+        shifted = shifted.clip(*scale)
+    return np.where(np.isnan(mu_bar), predictions, shifted)
+
+
+def label_statistics(
+    bank: SpeakerBank, rows: NDArray[np.int64], columns: Sequence[int], statistics: Statistics
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and deviation (attributes,) of the labels of some bank speakers, NaN where none has any."""
+    count = bank.count[rows][:, columns]
+    mean, std = (np.where(count > 0, moment[rows][:, columns], 0.0) for moment in (bank.label_mean, bank.label_std))
+    weights = (count > 0).astype(np.float64) if statistics == "average" else count.astype(np.float64)
+    total = np.where(weights.sum(axis=0) > 0, weights.sum(axis=0), np.nan)
+    mu_bar = (weights * mean).sum(axis=0) / total
+    if statistics == "average":
+        return mu_bar, (weights * std).sum(axis=0) / total
+    return mu_bar, np.sqrt((weights * (std**2 + (mean - mu_bar) ** 2)).sum(axis=0) / total)
+
+
+def nearest_speakers(
+    speaker_vectors: NDArray[np.float64], bank: SpeakerBank, k: int, *, center: bool = False
+) -> list[Neighbours]:
+    """For each of some speaker vectors (speakers, dim), the k bank speakers with the greatest cosine to it.
+
+    faiss retrieves in float32 all that may be among them; their cosines are then taken in float64, so that neither
+    float32 rounding nor the order of rows decides between speakers who are almost equally near.
+    """
+    import faiss
+
+    origin = bank.vectors.mean(axis=0) if center else 0.0
+    vectors, queries = normalised(bank.vectors - origin), normalised(speaker_vectors - origin)
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(np.ascontiguousarray(vectors, dtype=np.float32))
+    neighbours = []
+    for query in queries:
+        query32 = np.ascontiguousarray(query[None], dtype=np.float32)
+        best, _ = index.search(query32, min(k, len(vectors)))
+        _, _, found = index.range_search(query32, float(best[0, -1]) - _FLOAT32_COSINE_ERROR)
+        candidates = np.sort(found)
+        cosines = (vectors[candidates] * query).sum(axis=1)
+        nearest = np.argsort(-cosines, kind="stable")[:k]
+        neighbours.append(Neighbours(candidates[nearest], cosines[nearest]))
+    return neighbours
+
+
+def normalised(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Vectors (..., dim) at length 1; those of zeros stay so."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1.0)
+
+
+def check_inputs(
+    predictions: NDArray[np.float64],
+    speaker_ids: Sequence[str | None],
+    pooled: NDArray[np.float64],
+    bank: SpeakerBank,
+    attributes: tuple[str, ...],
+) -> None:
+    """Refuse predictions that a bank can't calibrate.
+
+    Raises:
+        UserError: an empty bank, attributes that aren't the bank's, shapes that don't match, or a NaN or infinity.
+    """
+    if not bank.speaker_ids:
+        raise UserError(
+            "the bank holds no speaker",
+            where="speaker bank",
+            remedy="Build it over training utterances whose speakers are known",
         )
-    return Calibration(calibrated, attributes, tuple(speakers))
+    if not set(attributes) <= set(bank.attributes):
+        raise UserError(
+            f"predictions of {', '.join(attributes)}, but label statistics of {', '.join(bank.attributes)}",
+            where="speaker bank",
+            remedy="Build a bank with the attributes that the model predicts",
+        )
+    shape, dim = (len(speaker_ids), len(attributes)), bank.vectors.shape[1]
+    if predictions.shape != shape or pooled.shape != (len(speaker_ids), dim):
+        raise UserError(
+            f"predictions {predictions.shape} and pooled {pooled.shape} are not {shape} and {(len(speaker_ids), dim)}",
+            where="calibration",
+            remedy="Give one row an utterance, pooled by the model that made the bank",
+        )
+    for name, array in (("prediction", predictions), ("pooled vector", pooled)):
+        finite = np.isfinite(array).all(axis=1)
+        if not finite.all():
+            row = int(np.argmin(finite))
+            raise UserError(
+                f"the {name} of utterance {row} holds NaN or infinity",
+                where="an unknown speaker" if speaker_ids[row] is None else f"speaker {speaker_ids[row]}",
+                remedy="Check the speaker's audio files and that the model's weights are finite",
+            )

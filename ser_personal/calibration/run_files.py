@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 LEGEND = (
     "raw: uncalibrated. mu, sigma, both: PLDC by mean shift, deviation scale, both. Controls: affine, one map for "
-    "everyone, fitted on validation speakers; population, k = all speakers; random_speakers, k at random. Ours, chosen "
-    "on validation speakers: pldc_selected, a variant of PLDC or none; posterior, by voice and predictions together. "
+    "everyone, fitted on validation speakers; population, k = all speakers; random_speakers, k at random. posterior "
+    "(ours): by voice and predictions together, as far as it helps validation speakers. "
     "own_statistics reads the test labels: an oracle, never a result."
 )
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ser_personal.calibration.pldc import label_statistics
 from ser_personal.errors import UserError
-from ser_personal.scores import rows_by_speaker
+from ser_personal.scores import Moments, rows_by_speaker
 from ser_personal.speakers.bank import as_float64
 
 if TYPE_CHECKING:
@@ -21,19 +22,6 @@ if TYPE_CHECKING:
     from ser_personal.speakers.bank import SpeakerBank
 
 FEWEST = 3
-
-
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """Mean and deviation of each dimension, population formula (ddof 0).
-
-    Attributes:
-        mean: (dim,).
-        std: (dim,).
-    """
-
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -89,35 +77,28 @@ class ShiftTable:
         }
 
 
-def gaussian_kl(of: Moments, training: Moments) -> NDArray[np.float64]:
-    """KL(N(of) || N(training)) of each dimension by itself, (dim,), nats; NaN where the training set is constant."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = (of.std / training.std) ** 2
-        distance = (of.mean - training.mean) / training.std
-        divergence = 0.5 * (ratio + distance**2 - 1 - np.log(ratio))
-    return np.where(training.std > 0, divergence, nan)
+def gaussian_kl(
+    values: NDArray[np.float64], training_mean: NDArray[np.float64], training_std: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """KL(N(a speaker) || N(training)) of each dimension by itself, nats.
 
+    The speaker's variance is drawn towards the training set's, which counts as one more utterance (ours): a deviation
+    of a few utterances comes out too small, and of equal ones is 0, which would be infinitely far from everything.
 
-def shrunken_moments(values: NDArray[np.float64], training: Moments) -> Moments:
-    """Moments of a speaker's values (utterances, dim), the variance drawn towards the training set's.
+    Args:
+        values: (utterances, dim), of one speaker, NaN where missing.
+        training_mean: (dim,), NaN where nothing is known of the training set.
+        training_std: (dim,), population deviation.
 
-    The training variance counts as one more utterance (ours): a deviation of a few utterances comes out too small, and
-    of equal ones is 0, which would be infinitely far from everything.
+    Returns:
+        (dim,), NaN where the speaker has no value or the training set is constant.
     """
-    count = len(values)
-    variance = (count * values.var(axis=0) + training.std**2) / (count + 1)
-    return Moments(values.mean(axis=0), np.sqrt(variance))
-
-
-def training_labels(bank: SpeakerBank) -> Moments:
-    """Moments of all training labels (attributes,), from those of each speaker; NaN where there are none."""
-    with np.errstate(invalid="ignore"):
-        share = bank.count / bank.count.sum(axis=0)
-        # a speaker without labels has a share of 0, and moments of NaN
-        mean = np.nansum(share * bank.label_mean, axis=0)
-        variance = np.nansum(share * (bank.label_std**2 + (bank.label_mean - mean) ** 2), axis=0)
-    known = bank.count.sum(axis=0) > 0
-    return Moments(np.where(known, mean, nan), np.where(known, np.sqrt(variance), nan))
+    own = Moments.of(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = (own.m2 + training_std**2) / (own.count + 1) / training_std**2
+        distance = (own.mean - training_mean) / training_std
+        divergence = 0.5 * (ratio + distance**2 - 1 - np.log(ratio))
+    return np.where((own.count > 0) & (training_std > 0), divergence, nan)
 
 
 def speaker_shifts(
@@ -147,24 +128,21 @@ def speaker_shifts(
     """
     if bank.training_mean is None or bank.training_std is None:
         raise UserError(
-            "doesn't know the moments of the training set, for an earlier version wrote it",
+            "holds no moments of the training set: an earlier version wrote it",
             where="speaker bank",
             remedy="Delete its file, and `ser test` builds it again",
         )
-    vectors, given = as_float64(pooled), as_float64(labels)
-    features = Moments(bank.training_mean, bank.training_std)
-    everyone = training_labels(bank)
+    vectors, annotated = as_float64(pooled), as_float64(labels)
+    columns = [bank.attributes.index(attribute) for attribute in attributes]
+    of_training = label_statistics(bank, np.arange(len(bank.speaker_ids)), columns, "pooled")
     shifts = {}
     for speaker, rows in rows_by_speaker(speaker_ids).items():
-        divergence = gaussian_kl(shrunken_moments(vectors[rows], features), features)
-        usable = divergence[~np.isnan(divergence)]
-        of_labels = {}
-        for column, attribute in enumerate(attributes):
-            place = bank.attributes.index(attribute)
-            training = Moments(everyone.mean[[place]], everyone.std[[place]])
-            own = given[rows][~np.isnan(given[rows, column])][:, [column]]
-            of_labels[attribute] = float(gaussian_kl(shrunken_moments(own, training), training)[0]) if len(own) else nan
-        shifts[speaker] = SpeakerShift(float(usable.mean()) if len(usable) else nan, of_labels)
+        feature = gaussian_kl(vectors[rows], bank.training_mean, bank.training_std)
+        defined = feature[~np.isnan(feature)]
+        label = gaussian_kl(annotated[rows], *of_training)
+        shifts[speaker] = SpeakerShift(
+            float(defined.mean()) if len(defined) else nan, dict(zip(attributes, label.tolist(), strict=True))
+        )
     return shifts
 
 
@@ -173,8 +151,7 @@ def pearson(
 ) -> NDArray[np.float64]:
     """Pearson correlation of x and y (n,), each pair taken as often as weights (draws, n) say; -> (draws,).
 
-    NaN where one of them is constant, or where there are fewer than three pairs. Without weights there is one draw, of
-    every pair once.
+    NaN where one of them is constant, or there are fewer than three pairs. Without weights each pair counts once.
     """
     weights = np.ones((1, len(x))) if weights is None else weights
     if len(x) < FEWEST:

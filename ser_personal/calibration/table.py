@@ -6,12 +6,12 @@ by name, to the oracle alone.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ser_personal.calibration.controls import AffineMap, RandomSpeakers, Raw, own_statistics
-from ser_personal.calibration.posterior import MIN_SPEAKERS, PosteriorCalibrator, labelled_speakers
-from ser_personal.calibration.selected_pldc import SelectedPLDC
+from ser_personal.calibration.controls import AffineMap, RandomSpeakers, own_statistics, raw
+from ser_personal.calibration.posterior import PosteriorCalibrator, TooFewLabelsError
 from ser_personal.scores import Scores, mean_scores, score
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ser_personal.calibration.controls import PLDC, Calibrator
+    from ser_personal.calibration.controls import Calibrator
+    from ser_personal.calibration.pldc import PLDC
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +55,7 @@ class CalibrationRow:
     """One row of the table.
 
     Attributes:
-        name: raw, mu, sigma, both, affine, pldc_selected, posterior, population, random_speakers, own_statistics, or a
-            caller's own.
+        name: raw, mu, sigma, both, affine, posterior, population, random_speakers, own_statistics, or a caller's own.
         scores: attribute -> scores; their mean over draws where there are several.
         predictions: (draws, utterances, attributes), label points; one draw unless chance takes part.
         is_oracle: it read labels of the test set, so it is never a result.
@@ -73,26 +73,27 @@ def standard_calibrators(
     """The rows that every test prints, the oracle aside.
 
     raw, mu, sigma and both are the paper's. The controls (ours) move the same moments as `pldc`: population has
-    k = all, random_speakers k at random. affine, pldc_selected and posterior (ours) are fitted on validation speakers.
-    They are left out where there is no such set, the last two where few of its speakers have labels, and posterior
-    where no training speaker has a label of an attribute.
+    k = all, random_speakers k at random. affine and posterior (ours) are fitted on validation speakers. They are left
+    out where there is no such set, posterior also where fewer than five of its speakers or no training speaker have
+    labels of an attribute.
     """
+
+    def variant(**changes: Any) -> PLDC:
+        return replace(pldc, settings=replace(pldc.settings, **changes))
+
     calibrators: dict[str, Calibrator] = {
-        "raw": Raw(),
-        "mu": replace(pldc, shift_mean=True, scale_std=False),
-        "sigma": replace(pldc, shift_mean=False, scale_std=True),
-        "both": replace(pldc, shift_mean=True, scale_std=True),
+        "raw": raw,
+        "mu": variant(shift_mean=True, scale_std=False),
+        "sigma": variant(shift_mean=False, scale_std=True),
+        "both": variant(shift_mean=True, scale_std=True),
     }
     if validation is not None:
         calibrators["affine"] = AffineMap.fit(validation.predictions, validation.labels)
-        labelled = labelled_speakers(validation.speaker_ids, validation.labels)
-        if min(map(len, labelled)) >= MIN_SPEAKERS:
-            fitted_on = validation.predictions, validation.speaker_ids, validation.pooled, validation.labels
-            calibrators["pldc_selected"] = SelectedPLDC.fit(pldc, *fitted_on)
-            columns = [pldc.bank.attributes.index(attribute) for attribute in pldc.attributes]
-            if (pldc.bank.count[:, columns] > 0).any(axis=0).all():
-                calibrators["posterior"] = PosteriorCalibrator(pldc.bank, pldc.attributes).fit(*fitted_on)
-    calibrators["population"] = replace(pldc, k=len(pldc.bank.speaker_ids))
+        with suppress(TooFewLabelsError):
+            calibrators["posterior"] = PosteriorCalibrator(pldc.bank, pldc.attributes).fit(
+                validation.predictions, validation.speaker_ids, validation.pooled, validation.labels
+            )
+    calibrators["population"] = variant(k=len(pldc.bank.speaker_ids))
     calibrators["random_speakers"] = RandomSpeakers(pldc, draws, seed)
     return calibrators
 

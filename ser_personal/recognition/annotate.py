@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from dataclasses import asdict
 from hashlib import blake2b
 from importlib.util import find_spec
 from itertools import islice
@@ -18,11 +19,11 @@ from unicodedata import category
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, content_hash
 from ser_personal.pseudonyms import asked_key, pseudonym
 from ser_personal.recognition.bundle import CalibrationName
-from ser_personal.recognition.causal import PLDCSettings
 from ser_personal.recognition.profiles import SpeakerProfiles
 from ser_personal.recognition.recognizer import CHUNK_RECORDINGS, CHUNK_SECONDS, EmotionRecognizer, Row
 from ser_personal.recognition.recordings import CutName, Recording, SpeakerFrom, chunks, find_recordings, has_silero
@@ -324,7 +325,7 @@ def annotate(
         "--anonymise or --key": None if secret is None else blake2b(secret, digest_size=16).hexdigest(),
         "list of recordings": _hash(recordings),
         "cut": [cutter, window_seconds],
-        "calibration": [calibrate, calibration, (pldc or recognizer.bundle.pldc).as_json()],
+        "calibration": [calibrate, calibration, asdict(pldc or recognizer.bundle.pldc)],
         "training_speakers": training_speakers,
     }
     journal = Journal.open(partial, recognizer.bundle.model, settings)

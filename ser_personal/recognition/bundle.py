@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
 from ser_personal.audio import SAMPLE_RATE, WINDOW
 from ser_personal.calibration.conformal import ConformalTable
+from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.calibration.posterior import load_posterior, save_posterior
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash, sync_folder
-from ser_personal.recognition.causal import PLDCSettings
 from ser_personal.speakers.bank import SpeakerBank
 from ser_personal.speakers.unseen import UnseenPolicy
 
@@ -87,7 +87,7 @@ def check_belongs(bundle: Bundle, where: object) -> None:
             remedy="Give the bank that `ser test` wrote beside this checkpoint",
         )
     for posterior in (bundle.posterior or {}).values():
-        values = len(posterior.voice.mean.coefficients)
+        values = len(posterior.mean.voice.coefficients)
         if values != bundle.network.dim:
             raise UserError(
                 f"the posterior is of vectors of {values} values, the model's have {bundle.network.dim}",
@@ -353,7 +353,7 @@ def _config(bundle: Bundle) -> dict[str, Any]:
         "scale": None if bundle.scale is None else list(bundle.scale),
         "max_samples": bundle.max_samples,
         "calibration": bundle.calibration,
-        "pldc": bundle.pldc.as_json(),
+        "pldc": asdict(bundle.pldc),
         "interpreter": describe_part(interpreter),
         "speakers": describe_part(bundle.network.personalized.speakers),
         "personalized_encoder": {**description, "encoder_config": json.loads(description["encoder_config"])},

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from ser_personal.calibration.pldc import PredictionMoments, Statistics, label_statistics, normalised, take_on
-from ser_personal.errors import require_range
+from ser_personal.calibration.pldc import PLDCSettings, label_statistics, match_moments, normalised
+from ser_personal.scores import Moments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,38 +66,6 @@ def calibrate_in_turn(
     return InTurn(calibrated, profile)
 
 
-@dataclass(frozen=True)
-class PLDCSettings:
-    """The options of `calibrate`, which that function explains, and what a speaker's first utterances are worth.
-
-    Args:
-        k: training speakers, the nearest by cosine.
-        shift_mean: replace the mean.
-        scale_std: replace the deviation.
-        statistics: average the neighbours' statistics, or pool their labels.
-        center: subtract the bank's mean vector before taking cosines.
-        clip: keep calibrated predictions within the label scale.
-        prior_utterances: so many imagined utterances with the neighbours' label moments stand beside those heard of a
-            speaker, so that calibration sets in gradually (ours); 0 is `calibrate` from the first utterance on.
-    """
-
-    k: int = 15
-    shift_mean: bool = False
-    scale_std: bool = True
-    statistics: Statistics = "average"
-    center: bool = False
-    clip: bool = False
-    prior_utterances: float = 5.0
-
-    def __post_init__(self) -> None:
-        require_range("k", self.k, 1)
-        require_range("prior_utterances", self.prior_utterances, 0)
-
-    def as_json(self) -> dict[str, Any]:
-        """The settings by name."""
-        return asdict(self)
-
-
 @dataclass(frozen=True, eq=False)
 class CausalPLDC:
     r"""PLDC by running sums, from a speaker's first utterance on.
@@ -122,7 +90,7 @@ class CausalPLDC:
 
     bank: SpeakerBank
     attributes: tuple[str, ...]
-    settings: PLDCSettings = PLDCSettings()
+    settings: PLDCSettings = field(default_factory=PLDCSettings)
 
     def __call__(self, prediction: NDArray[np.float64], profile: SpeakerProfile) -> NDArray[np.float64]:
         """The calibrated prediction, (attributes,)."""
@@ -130,29 +98,16 @@ class CausalPLDC:
         mu_bar, sigma_bar = label_statistics(
             self.bank, self.neighbours(profile.vector), self._columns, settings.statistics
         )
-        return take_on(
-            prediction,
-            self._own(profile, mu_bar, sigma_bar),
-            mu_bar,
-            sigma_bar,
-            shift_mean=settings.shift_mean,
-            scale_std=settings.scale_std,
-            limits=self.bank.scale if settings.clip else None,
-        )
+        own = self._own(profile, mu_bar, sigma_bar)
+        return match_moments(prediction, own, mu_bar, sigma_bar, settings, scale=self.bank.scale)
 
-    def _own(
-        self, profile: SpeakerProfile, mu_bar: NDArray[np.float64], sigma_bar: NDArray[np.float64]
-    ) -> PredictionMoments:
+    def _own(self, profile: SpeakerProfile, mu_bar: NDArray[np.float64], sigma_bar: NDArray[np.float64]) -> Moments:
         """Moments of the speaker's predictions, drawn towards the neighbours' while few are heard."""
-        heard, imagined = profile.utterances, self.settings.prior_utterances
+        own, imagined = profile.moments, self.settings.prior_utterances
         if imagined == 0:
-            return profile.moments
-        squares = profile.prediction_squares + imagined * sigma_bar**2
-        return PredictionMoments(
-            mu=(heard * profile.prediction_mean + imagined * mu_bar) / (heard + imagined),
-            sigma=np.sqrt(squares / (heard - 1 + imagined)),
-            magnitude=profile.prediction_magnitude,
-        )
+            return own
+        mean = (own.count * own.mean + imagined * mu_bar) / (own.count + imagined)
+        return Moments(own.count - 1 + imagined, mean, own.m2 + imagined * sigma_bar**2)
 
     def neighbours(self, vector: NDArray[np.float64]) -> NDArray[np.int64]:
         """Rows of the bank speakers with the greatest cosines to a vector (dim,), the nearest first.
@@ -195,13 +150,7 @@ class CausalPosterior:
         own = profile.moments
         return np.array(
             [
-                self.fitted[attribute].by_moments(
-                    float(prediction[column]),
-                    profile.utterances,
-                    mean=float(own.mu[column]),
-                    std=float(own.sigma[column]),
-                    vector=profile.vector,
-                )
+                self.fitted[attribute](prediction[[column]], own[[column]], profile.vector[None])[0]
                 for column, attribute in enumerate(self.attributes)
             ]
         )

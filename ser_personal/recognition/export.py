@@ -14,8 +14,8 @@ import torch
 from rich.console import Console
 
 from ser_personal.calibration.conformal import ConformalTable, speakers_needed
-from ser_personal.calibration.pldc import Statistics, label_statistics, normalised
-from ser_personal.calibration.posterior import MIN_SPEAKERS, PRICE, PosteriorCalibrator, labelled_speakers
+from ser_personal.calibration.pldc import PLDCSettings, Statistics, label_statistics, normalised
+from ser_personal.calibration.posterior import MIN_SPEAKERS, PRICE, PosteriorCalibrator
 from ser_personal.calibration.run_files import points
 from ser_personal.calibration.table import PredictedSet
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
@@ -24,7 +24,7 @@ from ser_personal.data.dataset import samples_of
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.recognition.bundle import CARD, ONNX, Bundle, check_belongs, check_free, write_bundle
-from ser_personal.recognition.causal import CausalPLDC, CausalPosterior, PLDCSettings, calibrate_in_turn
+from ser_personal.recognition.causal import CausalPLDC, CausalPosterior, calibrate_in_turn
 from ser_personal.recognition.model_card import CardOptions, model_card
 from ser_personal.recognition.profiles import SpeakerProfile
 from ser_personal.recognition.recognizer import EmotionRecognizer, make_calibrator
@@ -131,7 +131,10 @@ def can_leave_out(bank: SpeakerBank, attributes: tuple[str, ...], heard: Predict
     """Whether enough validation speakers are left for the posterior wherever some are left out."""
     columns = [bank.attributes.index(attribute) for attribute in attributes]
     return bool((bank.count[:, columns] > 0).any(axis=0).all()) and all(
-        min(map(len, labelled_speakers(others.speaker_ids, others.labels))) >= MIN_SPEAKERS
+        all(
+            len({others.speaker_ids[row] for row in np.flatnonzero(~np.isnan(column))}) >= MIN_SPEAKERS
+            for column in others.labels.T
+        )
         for others in (heard.part(~rows) for rows in _folds(heard))
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import isinf, isnan
 from typing import TYPE_CHECKING, Any
 
@@ -280,7 +280,7 @@ def _calibration(bundle: Bundle) -> list[str]:
     held = [name for name, part in (("pldc", bundle.bank), ("posterior", bundle.posterior)) if part is not None]
     lines = [f"- Calibration: {chosen}. The bundle holds {' and '.join(held) or 'nothing to calibrate with'}."]
     if bundle.bank is not None:
-        settings = ", ".join(f"{name} {value}" for name, value in bundle.pldc.as_json().items())
+        settings = ", ".join(f"{name} {value}" for name, value in asdict(bundle.pldc).items())
         lines.append(f"- Settings of PLDC: {settings}.")
     return lines
 

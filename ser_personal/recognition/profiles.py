@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import torch
 
-from ser_personal.calibration.pldc import PredictionMoments
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
+from ser_personal.scores import Moments
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.unseen import UnseenPolicy
 
@@ -82,10 +82,10 @@ class SpeakerProfile:
         return self.vector_sum / max(self.utterances, 1)
 
     @property
-    def moments(self) -> PredictionMoments:
+    def moments(self) -> Moments:
         """Moments of the speaker's predictions."""
-        deviation = np.sqrt(self.prediction_squares / max(self.utterances, 1))
-        return PredictionMoments(self.prediction_mean, deviation, self.prediction_magnitude)
+        count = np.full(self.prediction_mean.shape, self.utterances)
+        return Moments(count, self.prediction_mean, self.prediction_squares)
 
 
 _SUMS = tuple(field.name for field in fields(SpeakerProfile) if field.name not in {"utterances", "embedding"})

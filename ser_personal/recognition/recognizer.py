@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from ser_personal.audio import SAMPLE_RATE
+from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError
 from ser_personal.recognition.bundle import Bundle, CalibrationName, find_bundle, read_bundle
 from ser_personal.recognition.causal import (
     CausalCalibrator,
     CausalPLDC,
     CausalPosterior,
-    PLDCSettings,
     calibrate_in_turn,
 )
 from ser_personal.recognition.profiles import SpeakerProfile, SpeakerProfiles
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ser_personal.calibration.conformal import ConformalTable
     from ser_personal.recognition.bundle import Bundle, CalibrationName
-    from ser_personal.recognition.causal import CausalCalibrator, PLDCSettings
+    from ser_personal.recognition.causal import CausalCalibrator
     from ser_personal.recognition.network import EmotionNetwork
     from ser_personal.recognition.recordings import Segment, Segmenter
 

@@ -19,7 +19,6 @@ ROWS = {
     "speakers who sound most alike",
     "both": "PLDC, mean and deviation: the paper's full equation",
     "affine": "control: one line for everyone, fitted on validation speakers; what mere rescaling does",
-    "pldc_selected": "ours: of each attribute the variant of PLDC, or none, that did best on validation speakers",
     "posterior": "ours: each speaker's label mean and deviation, estimated from voice and predictions together by what "
     "validation speakers teach",
     "population": "control: PLDC towards all training speakers alike; what similarity adds shows against it",

@@ -78,7 +78,7 @@ def run(given, **changes):
 def test_calibrated_columns_are_those_of_the_library(given, capsys):
     _, frame = run(given, k=3)
     assert frame["utterance"].tolist() == TEST["utterance"].tolist()
-    names = ["label", "raw", "mu", "sigma", "both", "affine", "pldc_selected", "posterior", "population"]
+    names = ["label", "raw", "mu", "sigma", "both", "affine", "posterior", "population"]
     assert list(frame) == [
         "utterance", "speaker", "split", *(f"{attribute}_{name}" for attribute in ATTRIBUTES for name in names)
     ]  # fmt: skip

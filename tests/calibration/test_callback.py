@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from shutil import copy
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from tiny_models import emotion_data, finetuning, trainer
 
 from ser_personal.calibration.callback import PLDCCallback
-from ser_personal.calibration.pldc import calibrate
+from ser_personal.calibration.pldc import PLDCSettings, calibrate
 from ser_personal.calibration.run_files import read_vectors
 from ser_personal.calibration.shift import speaker_shifts
 from ser_personal.errors import UserError
@@ -141,14 +142,7 @@ def test_metrics_json(synthetic_corpus, checkpoint, tmp_path):
     metrics, frame = left.metrics, left.frame
     assert metrics["checkpoint"] == str(checkpoint)
     assert metrics["attributes"] == list(ATTRIBUTES)
-    assert metrics["pldc"] == {
-        "k": 3,
-        "shift_mean": True,
-        "scale_std": True,
-        "statistics": "average",
-        "center": False,
-        "clip": False,
-    }
+    assert metrics["pldc"] == asdict(PLDCSettings(k=3, shift_mean=True))
     assert list(metrics["splits"]) == ["test1"]
     split = metrics["splits"]["test1"]
     assert (split["utterances"], split["speakers"]) == (18, {"unseen": 3})

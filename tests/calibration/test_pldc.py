@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ser_personal.calibration.pldc import calibrate
+from ser_personal import SpeakerBank, calibrate
+from ser_personal.calibration.pldc import PLDC, PLDCSettings
 from ser_personal.errors import UserError
-from ser_personal.speakers.bank import SpeakerBank
 
 ATTRIBUTES = ("arousal", "valence")
 NAN = float("nan")
@@ -90,6 +90,14 @@ def test_pooled_statistics_are_those_of_the_neighbours_labels_together():
     np.testing.assert_allclose(calibration.predictions.std(), labels.std())
 
 
+def test_settings_are_the_options_of_calibrate():
+    options = {"k": 2, "shift_mean": True, "scale_std": False, "statistics": "pooled", "center": True, "clip": True}
+    pldc, inputs = PLDC(BANK, ATTRIBUTES, PLDCSettings(**options)), some_test_set()
+    np.testing.assert_array_equal(pldc(*inputs), calibrate(*inputs, BANK, **options).predictions)
+    names = [PLDCSettings(shift_mean=mean, scale_std=std).variant for mean, std in VARIANTS]
+    assert names == ["raw", "mu", "sigma", "both"]
+
+
 def test_default_is_the_sigma_shift_of_fifteen_averaged_neighbours():
     bank, (predictions, speaker_ids, pooled) = some_bank(30), some_test_set()
     explicit = {"k": 15, "shift_mean": False, "scale_std": True, "statistics": "average"}
@@ -99,7 +107,7 @@ def test_default_is_the_sigma_shift_of_fifteen_averaged_neighbours():
     assert all(len(speaker.neighbours) == 15 for speaker in default.speakers)
 
 
-def test_what_is_told_of_each_speaker():
+def test_each_speakers_neighbours_and_moments():
     predictions, speaker_ids, pooled = some_test_set()
     calibration = calibrate(predictions, speaker_ids, pooled, BANK, k=3)
     assert [s.speaker_id for s in calibration.speakers] == ["test 0", "test 1", "test 2"]
@@ -119,10 +127,6 @@ def test_what_is_told_of_each_speaker():
         np.testing.assert_allclose(speaker.sigma_bar, BANK.label_std[rows].mean(axis=0))
 
 
-def affine(predictions, slope, shift):
-    return slope * predictions + shift
-
-
 SLOPES, SHIFTS, SEEDS = st.floats(0.05, 20), st.floats(-50, 50), st.integers(0, 1000)
 
 
@@ -136,7 +140,7 @@ def test_both_moments_forget_any_rising_affine_map_and_once_is_enough(slope, shi
         return calibrate(p, speaker_ids, pooled, BANK, shift_mean=True).predictions[known]
 
     once = calibrate(predictions, speaker_ids, pooled, BANK, shift_mean=True).predictions
-    np.testing.assert_allclose(both(affine(predictions, slope, shift)), once[known], atol=1e-8)
+    np.testing.assert_allclose(both(slope * predictions + shift), once[known], atol=1e-8)
     np.testing.assert_allclose(both(once), once[known], atol=1e-10)
 
 

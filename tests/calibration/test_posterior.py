@@ -1,17 +1,29 @@
 from __future__ import annotations
 
 import inspect
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge as Sklearn
 
-from ser_personal import PosteriorCalibrator
+from ser_personal import PosteriorCalibrator, SpeakerBank
+from ser_personal.calibration import posterior
 from ser_personal.calibration.controls import AffineMap
+from ser_personal.calibration.posterior import (
+    Correction,
+    Measured,
+    Shrinkage,
+    choose,
+    fit_ridge,
+    load_posterior,
+    measure,
+    save_posterior,
+)
 from ser_personal.errors import UserError
-from ser_personal.scores import score
-from ser_personal.speakers.bank import SpeakerBank
+from ser_personal.scores import Moments, score
 
 ATTRIBUTES = ("arousal", "valence")
 NAN = float("nan")
@@ -81,7 +93,7 @@ def test_where_voices_tell_the_labels_both_scores_gain(calibrator, affine, test_
     before, after = scores_of(affine(*test_set.inputs), test_set), scores_of(calibrator(*test_set.inputs), test_set)
     assert after["arousal"].overall_ccc > before["arousal"].overall_ccc + 0.01
     assert after["arousal"].average_ccc > before["arousal"].average_ccc + 0.01
-    assert calibrator.fitted["arousal"].amounts.mean >= 0.5
+    assert calibrator.fitted["arousal"].mean.amount >= 0.5
 
 
 def test_where_they_tell_nothing_the_affine_map_is_left(affine, calibrator, test_set):
@@ -111,8 +123,9 @@ def test_no_harm_on_average_over_corpora_without_a_link(seed):
     assert (np.mean(changes, axis=0) > -0.003).all()
 
 
-def test_too_high_a_price_leaves_the_affine_map_exactly(bank, validation, affine, test_set):
-    dear = PosteriorCalibrator(bank, price=1e6).fit(*validation.inputs, validation.labels)
+def test_too_high_a_price_leaves_the_affine_map_exactly(bank, validation, affine, test_set, monkeypatch):
+    monkeypatch.setattr(posterior, "PRICE", 1e6)
+    dear = PosteriorCalibrator(bank).fit(*validation.inputs, validation.labels)
     np.testing.assert_allclose(dear(*test_set.inputs), affine(*test_set.inputs))
 
 
@@ -208,7 +221,8 @@ def test_missing_labels_count_attribute_by_attribute(bank, validation):
     kept = validation.speaker < 30
     predictions, speaker_ids, pooled = (np.array(array)[kept] for array in validation.inputs)
     fewer = PosteriorCalibrator(bank, ["valence"]).fit(predictions[:, [1]], speaker_ids, pooled, labels[kept][:, [1]])
-    assert fewer.fitted["valence"].amounts == both.fitted["valence"].amounts
+    for moment in ("mean", "log_std"):
+        assert getattr(fewer.fitted["valence"], moment).amount == getattr(both.fitted["valence"], moment).amount
     np.testing.assert_allclose(fewer.fitted["valence"].rematch.slope, both.fitted["valence"].rematch.slope)
 
 
@@ -260,9 +274,8 @@ def test_attributes_in_another_order_than_the_banks(bank, validation, calibrator
 
 def test_tensors_are_as_good_as_arrays(bank, validation, calibrator, test_set):
     predictions, speaker_ids, pooled = validation.inputs
-    fitted = PosteriorCalibrator(bank).fit(
-        torch.tensor(predictions), speaker_ids, torch.tensor(pooled), torch.tensor(validation.labels)
-    )
+    tensors = torch.tensor(predictions), speaker_ids, torch.tensor(pooled), torch.tensor(validation.labels)
+    fitted = PosteriorCalibrator(bank).fit(*tensors)
     np.testing.assert_allclose(fitted(*test_set.inputs), calibrator(*test_set.inputs))
 
 
@@ -305,3 +318,188 @@ def test_what_cannot_be_calibrated(calibrator, test_set):
         calibrator.calibrate(predictions, speaker_ids, np.where(np.arange(len(pooled))[:, None] == 3, NAN, pooled))
     with pytest.raises(UserError, match="are not"):
         calibrator.calibrate(predictions[:, :1], speaker_ids, pooled)
+
+
+def speakers(voice_noise, number=400):
+    """What voice and predictions each say of true means, with an error of their own, and these means."""
+    rng = np.random.default_rng(0)
+    counts, true = rng.integers(5, 200, number).astype(float), 4 + 0.5 * rng.normal(size=number)
+    own, voice = true + 0.2 * rng.normal(size=number), true + voice_noise * rng.normal(size=number)
+    return Measured(own, counts, 0.0), Measured(voice, counts, 0.0), Measured(true, counts, 0.0)
+
+
+def test_predictions_and_voice_are_weighed_by_their_precision():
+    own, voice, true = speakers(voice_noise=0.2)
+    estimate, lacking = Correction.fit(None, own, voice, true)[0](own, voice.values)
+    # precisions 25, 25 and, of what is usual, 4
+    expected = (25 * own.values + 25 * voice.values + 4 * 4.0) / 54
+    np.testing.assert_allclose(estimate, own.values)
+    assert np.sqrt(np.mean((estimate + lacking - expected) ** 2)) < 0.02
+
+
+def test_a_voice_without_relation_to_the_labels_gets_no_weight():
+    own, voice, true = speakers(voice_noise=0.2)
+    unrelated = voice._replace(values=np.random.default_rng(1).permutation(voice.values))
+    assert abs(Correction.fit(None, own, unrelated, true)[0].regression.coefficients[1]) < 0.05
+
+
+def test_no_correction_exceeds_those_it_was_fitted_on():
+    own, voice, true = speakers(voice_noise=0.2, number=30)
+    correction = Correction.fit(None, own, voice, true)[0]
+    fitted, far, near = (correction(own, voice.values + off)[1] for off in (0, 1000, -1000))
+    assert (far.max(), near.min()) == pytest.approx((fitted.max(), fitted.min()))
+
+
+def sample(number, between, within):
+    """Speakers of 2 to 40 utterances; -> their true means, and the moments measured."""
+    rng = np.random.default_rng(0)
+    counts, true = rng.integers(2, 41, number), 4 + between * rng.normal(size=number)
+    values = np.repeat(true, counts) + within * rng.normal(size=counts.sum())
+    rows = np.split(np.arange(counts.sum()), counts.cumsum()[:-1])
+    return true, Moments.by_speaker(values, dict(enumerate(rows)))
+
+
+def test_shrunken_means_are_nearer_to_the_true_ones_most_where_utterances_are_few():
+    true, moments = sample(4000, 0.5, 0.9)
+    mean, _ = measure(moments)
+    shrinkage = Shrinkage.fit(mean)
+    assert (mean.noise, shrinkage.between) == (pytest.approx(0.9**2, rel=0.02), pytest.approx(0.5**2, rel=0.1))
+    assert shrinkage.center == pytest.approx(4, abs=0.02)
+    gain = (mean.values - true) ** 2 - (shrinkage.center + shrinkage(mean) - true) ** 2
+    few = moments.count < 6
+    assert gain[few].mean() > 5 * gain[~few].mean() > 0
+
+
+def test_shrinkage_by_hand():
+    # a quarter of the variance is the speaker's own at one utterance, a half at three
+    shrinkage = Shrinkage(center=4.0, between=1.0, noise=3.0)
+    np.testing.assert_allclose(shrinkage(Measured(np.full(2, 5.0), np.array([1, 3]), 3.0)), [0.25, 0.5])
+    chance = Measured(np.random.default_rng(1).normal(size=50), np.full(50, 10), noise=10.0)
+    assert np.abs(Shrinkage.fit(chance)(chance)).max() < 0.01
+
+
+def test_precisions_grow_with_counts_and_no_faster():
+    values, counts = np.array([1.0, 3.0, 5.0, 2.0]), np.array([1.0, 2.0, 4.0, 1e6])
+    weights = Shrinkage.fit(Measured(values, counts, 1.0)).precisions(counts)
+    assert (np.diff(weights) > 0).all()
+    assert weights[-1] == 1
+    assert (weights[1:] / weights[:-1] <= counts[1:] / counts[:-1]).all()
+
+
+def test_log_deviation_of_few_utterances_is_finite_and_hardly_biased():
+    alone = Moments.of(np.zeros((1, 1)))
+    assert measure(alone, usual=0.25)[1].values[0] == pytest.approx(np.log(0.5))
+    assert np.isfinite(measure(alone)[1].values).all()
+    drawn = 2 * np.random.default_rng(2).normal(size=(5, 20_000))
+    ours = measure(Moments.of(drawn))[1].values.mean()
+    assert abs(ours - np.log(2)) < abs(np.log(drawn.std(axis=0)).mean() - np.log(2)) / 3
+
+
+@pytest.mark.parametrize(("rows", "width"), [(15, 3), (12, 40)])
+def test_left_out_speakers_are_predicted_by_fits_without_them(rows, width):
+    rng = np.random.default_rng(rows)
+    x = rng.normal(size=(rows, width)) * np.linspace(0.5, 2, width) + 3
+    targets = Measured(x @ rng.normal(size=width) + rng.normal(size=rows) + 5, rng.integers(1, 40, rows), 3.0)
+    weights = Shrinkage.fit(targets).precisions(targets.counts)
+    ridge, left_out = fit_ridge(x, targets)
+    # the penalty is found again by trying those that it may be
+    spread = weights @ (x - np.average(x, axis=0, weights=weights)) ** 2
+    for strength in posterior.STRENGTHS:
+        model = Sklearn(alpha=strength * spread.sum() / min(x.shape)).fit(x, targets.values, sample_weight=weights)
+        if np.allclose(model.coef_, ridge.coefficients):
+            break
+    np.testing.assert_allclose(ridge(x), model.predict(x))
+    for row in range(rows):
+        kept = np.arange(rows) != row
+        model.fit(x[kept], targets.values[kept], sample_weight=weights[kept])
+        assert left_out[row] == pytest.approx(model.predict(x[[row]])[0], rel=1e-6)
+
+
+def test_a_single_speaker_is_what_is_predicted():
+    ridge, left_out = fit_ridge(np.array([[1.0, 2.0]]), Measured(np.array([4.0]), np.ones(1), 1.0))
+    assert ridge(np.array([[7.0, -7.0]])).tolist() == left_out.tolist() == [4]
+
+
+def labelled(utterances=20):
+    """Eight speakers; -> ids, labels, and predictions that err on each speaker by a constant."""
+    rng = np.random.default_rng(0)
+    speaker = np.repeat(np.arange(8), utterances)
+    labels = 4 + rng.normal(size=8)[speaker] + rng.normal(size=len(speaker))
+    biases = rng.normal(size=8)[speaker]
+    return [f"s{number}" for number in speaker], labels, labels + biases + 0.5 * rng.normal(size=len(speaker)), biases
+
+
+def test_the_greatest_gain_wins_and_its_map_for_everyone_counts_for_nothing(monkeypatch):
+    speaker_ids, labels, predictions, biases = labelled()
+    better = [predictions, predictions - 0.3 * biases, 0.1 * (predictions - biases) + 7, predictions - 0.6 * biases]
+    assert choose(np.column_stack(better), [0, 1, 1, 1], labels, speaker_ids) == 2
+    assert choose(np.column_stack([predictions, 3 * predictions - 1]), [0, 1], labels, speaker_ids) == 0
+    twice = np.column_stack([predictions, predictions - biases, predictions - biases])
+    assert choose(twice, [0, 2, 1], labels, speaker_ids) == 2
+    monkeypatch.setattr(posterior, "PRICE", 1000.0)
+    assert choose(twice, [0, 2, 1], labels, speaker_ids) == 0
+
+
+def test_what_lowers_either_score_is_not_taken_however_much_it_raises_the_other():
+    speaker_ids, labels, predictions, biases = labelled()
+    rng = np.random.default_rng(2)
+    talker = 4 + rng.normal(size=600)
+    speaker_ids, labels = [*speaker_ids, *["talker"] * 600], np.append(labels, talker)
+    before = np.append(predictions, talker + 0.1 * rng.normal(size=600))
+    # good for eight speakers, bad for the one who says the most
+    after = np.append(predictions - biases, talker + 0.5 * rng.normal(size=600))
+    candidates, repeated = np.column_stack([before, after]), np.column_stack([labels, labels])
+    matched = AffineMap.fit(candidates, repeated).apply(candidates)
+    first, second = score(matched, repeated, speaker_ids, ["first", "second"]).values()
+    lost, gained = first.overall_ccc - second.overall_ccc, second.average_ccc - first.average_ccc
+    assert gained > lost + 0.01 > 0.01
+    assert choose(candidates, [0, 0], labels, speaker_ids) == 0
+
+
+@pytest.mark.parametrize("utterances", [4, 20])
+def test_missing_labels_and_speakers_of_few_are_no_obstacle(utterances):
+    speaker_ids, labels, predictions, biases = labelled(utterances)
+    labels[::3] = NAN
+    assert choose(np.column_stack([predictions, predictions - biases]), [0, 1], labels, speaker_ids) == 1
+    assert choose(np.full((len(labels), 3), 4.0), [0, 0, 0], labels, speaker_ids) == 0
+
+
+def test_what_is_read_calibrates_as_what_was_fitted(calibrator, test_set, tmp_path):
+    save_posterior(calibrator.fitted, tmp_path / "p.json")
+    again = PosteriorCalibrator(calibrator.bank)
+    again.fitted = load_posterior(tmp_path / "p.json")
+    for causal in (False, True):
+        ours, theirs = (one.calibrate(*test_set.inputs, causal=causal) for one in (again, calibrator))
+        np.testing.assert_array_equal(ours.predictions, theirs.predictions)
+
+
+def test_nothing_of_single_speakers_is_written(calibrator, tmp_path):
+    save_posterior(calibrator.fitted, tmp_path / "p.json")
+
+    def lists(content):
+        if isinstance(content, list):
+            yield content
+        for value in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+            yield from lists(value)
+
+    # vectors of 6, and at most three numbers of everyone together
+    assert {len(one) for one in lists(json.loads((tmp_path / "p.json").read_text()))} == {1, 2, 3, 6}
+
+
+@pytest.mark.parametrize(
+    ("edit", "what"),
+    [
+        (lambda content: content | {"version": 1}, "posterior of format 1; this version reads format 2. Export"),
+        (lambda content: content | {"attributes": {"arousal": {}}}, "isn't a posterior"),
+        (lambda _: [], "isn't a posterior"),
+    ],
+)
+def test_what_is_no_posterior(calibrator, tmp_path, edit, what):
+    path = tmp_path / "p.json"
+    save_posterior(calibrator.fitted, path)
+    path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+    with pytest.raises(UserError, match=what):
+        load_posterior(path)
+    path.write_text(path.read_text()[:-3])
+    with pytest.raises(UserError, match="isn't a posterior"):
+        load_posterior(path)

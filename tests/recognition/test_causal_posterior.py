@@ -25,7 +25,7 @@ def test_each_utterance_comes_out_as_from_the_whole_array(constant):
     training, validation = people(60, 0), people(20, 1)
     bank = SpeakerBank.from_utterances([f"t{one}" for one in training[1]], *training[2:], ATTRIBUTES)
     calibrator = PosteriorCalibrator(bank).fit(*validation)
-    assert any(amounts.amounts != (0, 0) for amounts in calibrator.fitted.values())
+    assert any(fitted.mean.amount or fitted.log_std.amount for fitted in calibrator.fitted.values())
     predictions, _, pooled, _ = people(1, 2)
     if constant:
         predictions[:, 0] = 4.2

@@ -5,11 +5,11 @@ import pytest
 import torch
 from tiny_models import emotion_data, encoder, finetuning, fit, papt, pretrain_data
 
+from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.pretrain.adapt import AdaptedRows, SpeakerAdaptation
 from ser_personal.recognition.bundle import Bundle
-from ser_personal.recognition.causal import PLDCSettings
 from ser_personal.recognition.network import EmotionNetwork
 from ser_personal.recognition.profiles import SpeakerProfiles
 from ser_personal.recognition.recognizer import EmotionRecognizer

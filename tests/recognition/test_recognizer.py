@@ -13,8 +13,9 @@ from tiny_models import emotion_data, encoder, finetuning, trainer
 from ser_personal import EmotionFineTuning, EmotionRecognizer, calibrate
 from ser_personal.audio import decode
 from ser_personal.calibration.conformal import ConformalTable, HalfWidths
+from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError
-from ser_personal.recognition.causal import CausalPLDC, PLDCSettings
+from ser_personal.recognition.causal import CausalPLDC
 from ser_personal.recognition.recordings import ByWindows
 from ser_personal.speakers.unseen import Refuse
 
