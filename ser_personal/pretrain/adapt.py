@@ -1,4 +1,4 @@
-"""Speakers that PAPT never heard join its table: a row each, learnt on their unlabelled audio. Ours."""
+"""New speakers join PAPT's table: a row each, learnt on their unlabelled audio. Ours."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
+from typing_extensions import override
 
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import DESCRIPTION, known_speakers, read_checkpoint
-from ser_personal.errors import UserError
+from ser_personal.errors import Seed, Share, UserError
 from ser_personal.pretrain.papt import CODEBOOK, PAPT
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import Heard
@@ -28,14 +30,14 @@ _REMEDY = "Give one written by `ser fit --config configs/papt.yaml`, with a spea
 
 
 class SpeakerAdaptation(PAPT):
-    """PAPT in which nothing is learnt but the rows of new speakers; encoder, head and all other rows stay.
+    """PAPT of the rows of new speakers alone; encoder, head and all other rows are frozen.
 
     Its checkpoint is PAPT's with a longer table: fine-tuning takes it as `papt_checkpoint`, and a model that is already
     fine-tuned finds the new rows by the policy `Adapted`.
 
     Args:
         papt_checkpoint: whose encoder, head and table.
-        encoder: says what of freezing, dropout and normalisation there is; architecture and weights come from PAPT.
+        encoder: its settings of freezing, dropout and normalisation; architecture and weights come from PAPT.
         speakers: the table, as in PAPT.
         mask_prob: as in PAPT.
         mask_length: as in PAPT.
@@ -43,9 +45,6 @@ class SpeakerAdaptation(PAPT):
         learning_rate: of the rows, at its peak.
         warmup_share: share of all steps in which the rate climbs; it falls to 0, linearly, over the rest.
         seed: of the span masks.
-
-    Raises:
-        UserError: a number is out of its range.
     """
 
     def __init__(
@@ -53,12 +52,12 @@ class SpeakerAdaptation(PAPT):
         papt_checkpoint: str,
         encoder: HubertEncoder | None = None,
         speakers: SpeakerEmbedding | None = None,
-        mask_prob: float = 0.8,
-        mask_length: int = 10,
-        mask_min: int = 2,
-        learning_rate: float = 1e-2,
-        warmup_share: float = 0.05,
-        seed: int = 0,
+        mask_prob: Share = 0.8,
+        mask_length: PositiveInt = 10,
+        mask_min: NonNegativeInt = 2,
+        learning_rate: PositiveFloat = 1e-2,
+        warmup_share: ClosedUnitInterval = 0.05,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(
             encoder,
@@ -72,8 +71,8 @@ class SpeakerAdaptation(PAPT):
         )
         self.papt_checkpoint = papt_checkpoint
 
+    @override
     def build(self, training_set: TrainingSet) -> None:
-        """Take all networks from PAPT, and add a row for each speaker that it doesn't know."""
         pretraining_set = cast("PretrainingSet", training_set)
         checkpoint = read_checkpoint(self.papt_checkpoint)
         self._check(checkpoint, pretraining_set)
@@ -85,7 +84,7 @@ class SpeakerAdaptation(PAPT):
             raise UserError(
                 "all speakers are in the table already",
                 where=self.papt_checkpoint,
-                remedy="Name other sets by --data.splits, or go on without adaptation",
+                remedy="Name other sets by --data.splits, or leave adaptation out",
             )
         self.personalized.pretraining_splits = sorted({*self.personalized.pretraining_splits, *pretraining_set.splits})
         known = len(self._table.ids)
@@ -121,23 +120,24 @@ class SpeakerAdaptation(PAPT):
         weight.register_hook(of_new_rows)
 
     @property
+    @override
     def weight_decay(self) -> float:
-        """None: rows that no batch asks for must stay as they are."""
+        # the frozen rows are in the same weight
         return 0.0
 
     @property
+    @override
     def keeps_foreign_speakers(self) -> bool:
-        """The table holds PAPT's speakers as well."""
         return True
 
 
 @dataclass(frozen=True, eq=False)
 class AdaptedRows:
-    """What `SpeakerAdaptation` learnt.
+    """The table that `SpeakerAdaptation` learnt.
 
     Attributes:
         rows: speaker -> row of the table, (embedding_dim,).
-        splits: sets whose audio PAPT or adaptation heard.
+        splits: sets whose audio PAPT or adaptation used.
     """
 
     rows: dict[str, Tensor]
@@ -148,7 +148,7 @@ class AdaptedRows:
         """Read them from a checkpoint.
 
         Raises:
-            UserError: it is none of PAPT with a speaker table.
+            UserError: it isn't one of PAPT with a speaker table.
         """
         checkpoint = read_checkpoint(path)
         description: EncoderDescription = checkpoint[DESCRIPTION]
@@ -164,7 +164,7 @@ class Adapted(UnseenPolicy):
 
     Args:
         checkpoint: of `SpeakerAdaptation`, from the same PAPT run.
-        otherwise: what speakers get who aren't in it either; the mean of all e_s if None.
+        otherwise: policy for speakers who aren't in it either; the mean of all e_s if None.
     """
 
     def __init__(self, checkpoint: str, otherwise: UnseenPolicy | None = None) -> None:
@@ -176,33 +176,29 @@ class Adapted(UnseenPolicy):
         return AdaptedRows.read(self.checkpoint)
 
     @property
+    @override
     def reads_features(self) -> bool:
-        """Whether the other policy does."""
         return self.otherwise.reads_features
 
     @property
+    @override
     def heard(self) -> Heard:
-        """Audio that the rows were learnt on."""
         return Heard(frozenset(self._adapted.rows), self._adapted.splits)
 
     @property
+    @override
     def settings(self) -> tuple[object, ...]:
-        """What its embeddings depend on beside the table."""
         rows = {speaker: row.tolist() for speaker, row in self._adapted.rows.items()}
         return (type(self).__name__, rows, self.otherwise.settings)
 
+    @override
     def embed(self, unseen: UnseenSpeakers, table: SpeakerTable) -> Tensor:
-        """Embed speakers outside the table, -> (unseen, dim).
-
-        Raises:
-            UserError: the checkpoint is none of adaptation, or its rows have another width than the table's.
-        """
         rows, width = self._adapted.rows, table.fc.in_features
         if len(next(iter(rows.values()))) != width:
             raise UserError(f"holds no rows of {width} values", where=self.checkpoint, remedy=_REMEDY)
         embeddings = self.otherwise.embed(unseen, table).clone()
         for place, (speaker_id, row) in enumerate(zip(unseen.ids, unseen.rows, strict=True)):
-            # whoever stands in the table is only treated as unseen
+            # a speaker of the table is only treated as unseen
             if row < 0 and speaker_id in rows:
                 embeddings[place] = table.fc(rows[speaker_id].to(embeddings.device))
         return embeddings

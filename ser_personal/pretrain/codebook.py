@@ -1,17 +1,19 @@
-"""The k-means centroids: fitted by faiss, kept as safetensors, asked which of them is nearest to a frame."""
+"""The k-means centroids: fitted by faiss on a sample of frames, saved as safetensors, looked up by frame."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 import torch
+from jsonargparse.typing import restricted_number_type
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from ser_personal.data.frame_store import MAX_CLUSTERS
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, content_hash, named_in_errors
 
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from torch import Tensor
+
+if TYPE_CHECKING:
+    NumClusters: TypeAlias = int
+else:
+    NumClusters = restricted_number_type("NumClusters", int, [(">", 0), ("<=", MAX_CLUSTERS)])
 
 FORMAT = "ser_personal.codebook"
 FORMAT_VERSION = 2
@@ -33,7 +40,7 @@ class Codebook:
 
     Attributes:
         centroids: (clusters, dim) float32.
-        made_with: the settings that it was fitted with; empty for one from elsewhere.
+        made_with: the settings that it was fitted with; empty for an imported one.
     """
 
     centroids: NDArray[np.float32]
@@ -106,7 +113,7 @@ class Codebook:
         return codebook
 
     def save(self, path: str | Path) -> None:
-        """Write safetensors; whoever is interrupted leaves no half file behind."""
+        """Write safetensors, atomically."""
         # One entry: safetensors writes several in an order that changes from run to run.
         provenance = {
             "format": FORMAT,
@@ -134,8 +141,8 @@ class FrameDraw:
     """Which frames are sampled, in the order of utterances and frames.
 
     Attributes:
-        utterances: (n,), numbers of their utterances, ascending.
-        positions: (n,), their places in them.
+        utterances: (n,), indices of their utterances, ascending.
+        positions: (n,), their positions in them.
     """
 
     utterances: NDArray[np.int64]
@@ -152,7 +159,7 @@ class FrameDraw:
         Source: sampling by random keys (Efraimidis and Spirakis 2006, equal weights). fairseq draws whole utterances.
 
         Args:
-            frame_counts: number of an utterance -> its frames.
+            frame_counts: index of an utterance -> its frames.
             share: of all frames, as a chance.
             capacity: at most so many frames.
             seed: of the keys.
@@ -189,59 +196,58 @@ class FrameDraw:
 
 
 class FrameSample:
-    """The drawn frames, as far as this process has seen them.
+    """The drawn frames that this process has computed or merged.
 
-    The system commits the memory of the whole sample only as it fills: of several processes each holds its share, and
-    the one that takes up the others' files the whole.
+    Memory is reserved for all of them, and used only as they come: of several processes each holds its share, and the
+    one that merges the others' files holds all.
 
     Args:
         draw: which frames to keep.
+
+    Attributes:
+        frames: (n, dim), in the order drawn.
     """
 
     def __init__(self, draw: FrameDraw) -> None:
         self.draw = draw
-        self._seen: list[int] = []
-        self._frames: NDArray[np.float32] = np.empty((len(draw), 0), dtype=np.float32)
+        self._added: list[int] = []
+        self.frames: NDArray[np.float32] = np.empty((len(draw), 0), dtype=np.float32)
 
     def add(self, utterance: int, frames: NDArray[np.float32]) -> None:
-        """Keep an utterance's drawn frames (n, dim), those at the positions `wanted`."""
-        self._seen.append(utterance)
+        """Keep an utterance's drawn frames (n, dim), those at its `positions`."""
+        self._added.append(utterance)
         self._put(self.draw.rows_of(utterance), frames)
 
-    def wanted(self, utterance: int) -> NDArray[np.int64]:
-        """Which of an utterance's frames are drawn, as positions (n,)."""
+    def positions(self, utterance: int) -> NDArray[np.int64]:
+        """Which of an utterance's frames are drawn, (n,)."""
         return self.draw.positions[self.draw.rows_of(utterance)]
 
     def save(self, path: Path) -> None:
-        """Write the frames that this process has seen."""
-        slices = [self.draw.rows_of(utterance) for utterance in self._seen]
+        """Write the frames that this process has added."""
+        slices = [self.draw.rows_of(utterance) for utterance in self._added]
         rows = np.concatenate([np.arange(part.start, part.stop) for part in slices] or [np.arange(0)])
         with named_in_errors(path), path.open("wb") as file:
             np.save(file, rows)
-            np.save(file, self._frames[rows])
+            np.save(file, self.frames[rows])
 
-    def take_up(self, paths: Iterable[Path]) -> None:
-        """Read the frames that other processes have seen."""
+    def merge(self, paths: Iterable[Path]) -> None:
+        """Read the frames that other processes have saved."""
         for path in paths:
             with path.open("rb") as file:
                 rows, frames = (np.load(file, allow_pickle=False) for _ in range(2))
             if len(rows):
                 self._put(rows, frames)
 
-    def held(self) -> NDArray[np.float32]:
-        """Give the frames (n, dim) in the order drawn."""
-        return self._frames
-
     def _put(self, rows: slice | NDArray[np.int64], frames: NDArray[np.float32]) -> None:
-        if not self._frames.shape[1]:
-            self._frames = np.empty((len(self.draw), frames.shape[1]), dtype=np.float32)
-        self._frames[rows] = frames
+        if not self.frames.shape[1]:
+            self.frames = np.empty((len(self.draw), frames.shape[1]), dtype=np.float32)
+        self.frames[rows] = frames
 
 
 def _keep_smallest(
     keys: NDArray[np.float64], origins: NDArray[np.int64], size: int, capacity: int
 ) -> tuple[int, float]:
-    """Bring the `capacity` smallest keys to the front; -> how many there are, and the largest of them."""
+    """Move the `capacity` smallest keys to the front; -> their number, and the largest of them."""
     kept = np.argpartition(keys[:size], capacity - 1)[:capacity]
     keys[:capacity], origins[:capacity] = keys[kept], origins[kept]
     return capacity, float(keys[:capacity].max())

@@ -7,67 +7,45 @@ frame. Features are never stored. Several processes share both passes and come t
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jsonargparse.typing import PositiveInt
 
 from ser_personal.audio import num_frames
 from ser_personal.data.dataset import samples_of
-from ser_personal.data.frame_store import MAX_CLUSTERS, PseudoLabels, PseudoLabelSource
-from ser_personal.errors import LARGEST_SEED, UserError, require_range
-from ser_personal.pretrain.codebook import Codebook, FrameDraw, FrameSample
+from ser_personal.data.frame_store import PseudoLabels, PseudoLabelSource
+from ser_personal.errors import Seed, Share, UserError
+from ser_personal.pretrain.codebook import Codebook, FrameDraw, FrameSample, NumClusters
 from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
 from ser_personal.pretrain.teachers import MFCCTeacher, Teacher
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-
-@dataclass(frozen=True)
-class CodebookUsage:
-    """How evenly the clusters are used.
-
-    Attributes:
-        frames: how many ids were counted.
-        used: clusters that at least one frame belongs to.
-        entropy: of the clusters' shares, in bits; log2 K where all are used alike.
-    """
-
-    frames: int
-    used: int
-    entropy: float
-
-    @classmethod
-    def from_counts(cls, counts: NDArray[np.int64]) -> CodebookUsage:
-        """Sum up frames per cluster (clusters,)."""
-        shares = counts[counts > 0] / counts.sum()
-        return cls(int(counts.sum()), len(shares), float(-(shares * np.log2(shares)).sum()) + 0.0)
-
-
 def kmeans(
     data: PseudoLabelData,
     teacher: Teacher | None = None,
     out: str = "pseudo_labels",
-    num_clusters: int = 100,
-    sample_share: float = 0.1,
-    max_sampled_frames: int = 1_000_000,
-    iterations: int = 100,
-    restarts: int = 1,
+    num_clusters: NumClusters = 100,
+    sample_share: Share = 0.1,
+    max_sampled_frames: PositiveInt = 1_000_000,
+    iterations: PositiveInt = 100,
+    restarts: PositiveInt = 1,
     codebook: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     accelerator: str = "auto",
-    devices: int = 1,
-    num_nodes: int = 1,
+    devices: PositiveInt = 1,
+    num_nodes: PositiveInt = 1,
     precision: str = "32-true",
 ) -> None:
     """Fit a codebook on a teacher's frames, and write the pseudo-labels of every utterance.
 
-    Goes on where an interrupted run with the same settings stopped, on any number of devices, and comes to the same
-    bytes on machines of the same kind. (One that was sampling samples anew.) HuBERT clusters by scikit-learn's
-    mini-batches on a tenth of the utterances; we use faiss on a tenth of the frames.
+    Resumes where an interrupted run with the same settings stopped, on any number of devices, and writes the same bytes
+    on machines of the same kind. (If it was sampling, it samples again.) HuBERT clusters by scikit-learn's mini-batches
+    on a tenth of the utterances; we use faiss on a tenth of the frames.
 
     Args:
         data: which audio.
@@ -77,11 +55,11 @@ def kmeans(
         sample_share: share of the frames that the codebook is fitted on.
         max_sampled_frames: frames that it is fitted on, at most; bounds memory.
         iterations: of k-means.
-        restarts: fit so many times and keep the best.
+        restarts: number of fits, of which the best is kept.
         codebook: a codebook.safetensors to use instead of fitting one; num_clusters is then its own.
         seed: of the sample and the fit.
         accelerator: what the teacher runs on, as Lightning names it.
-        devices: of each machine, among which the audio is divided; what comes out doesn't depend on their number.
+        devices: of each machine, among which the audio is divided; the outcome doesn't depend on their number.
         num_nodes: machines, which must share `out`.
         precision: of the teacher, as Lightning names it.
 
@@ -93,15 +71,6 @@ def kmeans(
     from ser_personal.pretrain.teacher_pass import CodebookTask, LabelTask, run_pass
 
     started = time.perf_counter()
-    # an id takes two bytes
-    require_range("num_clusters", num_clusters, 1, MAX_CLUSTERS)
-    require_range("sample_share", sample_share, 0, 1, above=True)
-    require_range("max_sampled_frames", max_sampled_frames, 1)
-    require_range("iterations", iterations, 1)
-    require_range("restarts", restarts, 1)
-    require_range("seed", seed, 0, LARGEST_SEED)
-    require_range("devices", devices, 1)
-    require_range("num_nodes", num_nodes, 1)
     teacher = teacher or MFCCTeacher()
     teacher.check_precision(precision)
     teacher.build()
@@ -149,27 +118,29 @@ def kmeans(
     rank_zero_only(_report)(out, [utterance.utterance_id for utterance in data.utterances], started)
 
 
-def _report(out: str, wanted: list[str], started: float) -> None:
+def _report(out: str, utterance_ids: list[str], started: float) -> None:
     pseudo_labels = PseudoLabels.load(out)
-    clusters, usage = pseudo_labels.num_clusters, codebook_usage(pseudo_labels, wanted)
+    clusters = pseudo_labels.num_clusters
+    frames, used, entropy = codebook_usage(pseudo_labels, utterance_ids)
     print(
-        f"{out}: K = {clusters}, {usage.frames:,} frames, {usage.used} clusters used, entropy {usage.entropy:.2f} of "
+        f"{out}: K = {clusters}, {frames:,} frames, {used} clusters used, entropy {entropy:.2f} of "
         f"{np.log2(clusters):.2f} bits, {time.perf_counter() - started:.1f} s"
     )
 
 
-def codebook_usage(pseudo_labels: PseudoLabels, utterance_ids: list[str]) -> CodebookUsage:
-    """Count over the given utterances how often each cluster occurs."""
+def codebook_usage(pseudo_labels: PseudoLabels, utterance_ids: list[str]) -> tuple[int, int, float]:
+    """Count over these utterances the frames and the clusters in use, with the entropy of the latter in bits."""
     counts = np.zeros(pseudo_labels.num_clusters, dtype=np.int64)
     wanted = set(utterance_ids)
     # in the order of the files, which are then opened once
     for utterance_id in (name for name in pseudo_labels if name in wanted):
         counts += np.bincount(pseudo_labels[utterance_id], minlength=len(counts))
-    return CodebookUsage.from_counts(counts)
+    shares = counts[counts > 0] / counts.sum()
+    return int(counts.sum()), len(shares), float(-(shares * np.log2(shares)).sum()) + 0.0
 
 
 def _existing(path: Path, made_with: dict[str, str | int | float]) -> Codebook | None:
-    """Take up the codebook that an earlier run left.
+    """Load the codebook of an interrupted run.
 
     Raises:
         UserError: it was made with other settings.

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
+from typing_extensions import override
 
 from ser_personal.errors import UserError
 from ser_personal.types import NO_PSEUDO_LABEL
@@ -59,15 +60,9 @@ class PredictionHead(nn.Module):
             raise UserError("not a prediction head", where=path, remedy=remedy) from error
         return head
 
+    @override
     def forward(self, frames: Tensor) -> Tensor:
-        """Score the clusters, in float32 whatever autocast says: bfloat16 can't tell close cosines apart.
-
-        Args:
-            frames: (n, dim).
-
-        Returns:
-            logits (n, clusters).
-        """
+        """(n, dim) -> logits (n, clusters), in float32 under autocast too: bfloat16 can't tell close cosines apart."""
         with torch.autocast(frames.device.type, enabled=False):
             projected = self.final_proj(frames.to(self.final_proj.weight.dtype)).float()
             clusters = functional.normalize(self.label_embeddings.float(), dim=1)
@@ -75,12 +70,12 @@ class PredictionHead(nn.Module):
 
 
 class MaskedPredictionLoss(NamedTuple):
-    """What masked prediction made of a batch: sums, so that devices and batches add up.
+    """Masked prediction over a batch, as sums, so that devices and batches add up.
 
     Attributes:
         loss: scalar, cross-entropy in nats summed over masked frames.
         masked: scalar, number of masked frames.
-        correct: scalar, how many of them got their own cluster.
+        correct: scalar, how many of them are assigned to their own cluster.
         predicted: (masked,), the likeliest cluster of each.
     """
 
@@ -200,6 +195,7 @@ class MaskedPredictionMetric(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
         self.add_state("counts", torch.zeros(num_clusters), dist_reduce_fx="sum")
 
+    @override
     def update(self, prediction: MaskedPredictionLoss, key: int) -> None:
         """Add a batch, whose key is the same for its repeats alone."""
         self.keys.append(torch.tensor([key], device=self.device))
@@ -208,8 +204,8 @@ class MaskedPredictionMetric(Metric):
         self.correct.append(prediction.correct.view(1))
         self.counts += torch.bincount(prediction.predicted, minlength=len(self.counts))
 
+    @override
     def compute(self) -> MaskedPredictionScores:
-        """Average over masked frames."""
         keys = _values(self.keys)
         once = [keys.index(key) for key in dict.fromkeys(keys)]
         masked = dim_zero_cat(self.masked)[once].sum().clamp(min=1)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from typing_extensions import override
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import PersonalizedModule, known_speakers
 from ser_personal.encoder.personalized import PersonalizedEncoder
-from ser_personal.errors import LARGEST_SEED, UserError, require_range
+from ser_personal.errors import Seed, Share, UserError
 from ser_personal.pretrain.masked_prediction import (
     MaskedPredictionMetric,
     PredictionHead,
@@ -33,7 +35,7 @@ CODEBOOK = "codebook_hash"
 
 
 class PAPT(PersonalizedModule):
-    """HuBERT's masked cluster prediction continued on a corpus, with a speaker embedding learnt beside it.
+    """HuBERT's masked cluster prediction continued on a corpus, with a speaker embedding learnt along with it.
 
     Source: the paper, section 2; what it leaves to HuBERT's own pre-training is fairseq's configuration of
     HuBERT-large. TAPT is the same with `fusion` none.
@@ -52,9 +54,6 @@ class PAPT(PersonalizedModule):
         warmup_share: share of all steps in which the rate climbs; it falls to 0, linearly, over the rest.
         weight_decay: decoupled, as fairseq's Adam has it.
         seed: of the span masks, which are a function of it, the batch and the rank.
-
-    Raises:
-        UserError: a number is out of its range.
     """
 
     def __init__(
@@ -62,34 +61,25 @@ class PAPT(PersonalizedModule):
         encoder: HubertEncoder | None = None,
         speakers: SpeakerRepresentation | None = None,
         fusion: FusionName = "last",
-        final_dim: int = 768,
+        final_dim: PositiveInt = 768,
         released_head: str | None = None,
-        mask_prob: float = 0.8,
-        mask_length: int = 10,
-        mask_min: int = 2,
-        feature_penalty: float = 10.0,
-        learning_rate: float = 1e-5,
-        warmup_share: float = 0.05,
-        weight_decay: float = 0.01,
-        seed: int = 0,
+        mask_prob: Share = 0.8,
+        mask_length: PositiveInt = 10,
+        mask_min: NonNegativeInt = 2,
+        feature_penalty: NonNegativeFloat = 10.0,
+        learning_rate: PositiveFloat = 1e-5,
+        warmup_share: ClosedUnitInterval = 0.05,
+        weight_decay: NonNegativeFloat = 0.01,
+        seed: Seed = 0,
     ) -> None:
-        require_range("final_dim", final_dim, 1)
-        require_range("mask_prob", mask_prob, 0, 1, above=True)
-        require_range("mask_length", mask_length, 1)
-        require_range("mask_min", mask_min, 0)
-        require_range("feature_penalty", feature_penalty, 0)
-        require_range("learning_rate", learning_rate, 0, above=True)
-        require_range("warmup_share", warmup_share, 0, 1)
-        require_range("weight_decay", weight_decay, 0)
-        require_range("seed", seed, 0, LARGEST_SEED)
         super().__init__(PersonalizedEncoder(encoder or HubertEncoder(), speakers or SpeakerEmbedding(), fusion))
         self.save_hyperparameters(ignore=["encoder", "speakers"])
         self.head: PredictionHead | None = None
         self.codebook_hash = ""
         self.metrics = torch.nn.ModuleList()
 
+    @override
     def build(self, training_set: TrainingSet) -> None:
-        """Make encoder, speaker table and head for the speakers and clusters of the training set."""
         pretraining_set = cast("PretrainingSet", training_set)
         num_clusters = pretraining_set.num_clusters
         self.codebook_hash = pretraining_set.codebook_hash
@@ -100,13 +90,13 @@ class PAPT(PersonalizedModule):
         if self.hparams["released_head"] is not None:
             self._keep_released_head(num_clusters)
 
+    @override
     def rebuild(self, checkpoint: dict[str, Any]) -> None:
-        """Make the head in the shape of the checkpoint's."""
         self.codebook_hash = checkpoint[CODEBOOK]
         self._build_head(*checkpoint["state_dict"]["head.label_embeddings"].shape)
 
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add which codebook the head predicts."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[CODEBOOK] = self.codebook_hash
 
@@ -127,8 +117,8 @@ class PAPT(PersonalizedModule):
             )
         self.head = head
 
+    @override
     def forward(self, batch: PretrainBatch, time_mask: Tensor) -> EncoderOutput:
-        """Encode a batch with its masked frames replaced."""
         output: EncoderOutput = self.personalized(batch, time_mask)
         return output
 
@@ -145,6 +135,7 @@ class PAPT(PersonalizedModule):
         output = self(batch, time_mask.to(batch["waveforms"].device, non_blocking=True))
         return masked_prediction_loss(output.frames, batch["pseudo_labels"], time_mask, self.head), output
 
+    @override
     def training_step(self, batch: PretrainBatch, batch_idx: int) -> Tensor:
         """Predict the pseudo-labels of masked frames; the loss is divided by the masked frames of all devices.
 
@@ -164,19 +155,18 @@ class PAPT(PersonalizedModule):
             self.log("feature_penalty", penalty)
         return loss
 
+    @override
     def validation_step(self, batch: PretrainBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Predict under masks that depend on the batch alone, so that epochs and models are compared on the same."""
         first = int(batch["indices"][0])
         prediction, _ = self._predict(batch, first)
-        self._metric(dataloader_idx).update(prediction, first)
+        cast("MaskedPredictionMetric", self.metrics[dataloader_idx]).update(prediction, first)
 
-    def _metric(self, number: int) -> MaskedPredictionMetric:
-        return cast("MaskedPredictionMetric", self.metrics[number])
-
+    @override
     def on_validation_epoch_end(self) -> None:
         """Log loss (nats a masked frame), accuracy and codebook usage; unseen speakers apart."""
-        for number, name in enumerate(VALIDATION_SETS):
-            metric = self._metric(number)
+        for name, module in zip(VALIDATION_SETS, self.metrics, strict=True):
+            metric = cast("MaskedPredictionMetric", module)
             if metric.update_called:
                 scores = metric.compute()
                 self.log(f"val_loss{name}", scores.loss, prog_bar=True)
@@ -186,9 +176,10 @@ class PAPT(PersonalizedModule):
 
     @property
     def weight_decay(self) -> float:
-        """Decoupled, of all that is learnt."""
+        """Decoupled, of all weights that are learnt."""
         return float(self.hparams["weight_decay"])
 
+    @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam (0.9, 0.98) as in fairseq, with linear warm-up and linear decay to 0."""
         weights = [weight for weight in self.parameters() if weight.requires_grad]

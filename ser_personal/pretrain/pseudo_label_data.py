@@ -1,4 +1,4 @@
-"""The audio that gets pseudo-labels: whole utterances, in batches that are the same in every run."""
+"""The audio of `ser kmeans`: whole utterances, in batches that are the same in every run."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from jsonargparse.typing import NonNegativeInt, PositiveFloat
+
 from ser_personal.audio import BAD_AUDIO, num_frames
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import canonical_splits, require_split
 from ser_personal.data.batching import BucketBatchSampler, GivenBatches
 from ser_personal.data.dataset import SpeechDataset, SpeechExample, collate_speech, decode_part, samples_of
 from ser_personal.data.loader import SpeechLoader
-from ser_personal.errors import UserError, require_range
+from ser_personal.errors import UserError
 from ser_personal.files import content_hash
 
 if TYPE_CHECKING:
@@ -35,20 +37,13 @@ class PseudoLabelData:
         fit_splits: sets that the codebook is fitted on, by default none of which a model is tested on.
         batch_seconds: audio of a batch, padding included.
         num_workers: processes that decode audio.
-
-    Raises:
-        UserError: a number is out of its range.
     """
 
     corpus: Corpus | str
     splits: list[str] | None = None
     fit_splits: list[str] = field(default_factory=lambda: ["train"])
-    batch_seconds: float = 120.0
-    num_workers: int = 0
-
-    def __post_init__(self) -> None:
-        require_range("batch_seconds", self.batch_seconds, 0, above=True)
-        require_range("num_workers", self.num_workers, 0)
+    batch_seconds: PositiveFloat = 120.0
+    num_workers: NonNegativeInt = 0
 
     @cached_property
     def _fit_splits(self) -> list[str]:
@@ -59,33 +54,24 @@ class PseudoLabelData:
         """Everything that gets pseudo-labels.
 
         Raises:
-            UserError: no such split.
+            UserError: no such split, or audio has no frame.
         """
         sets = {name: utterances for name, utterances in open_corpus(self.corpus).splits.sets.items() if utterances}
         splits = canonical_splits(self.splits or sets)
         for name in [*splits, *self._fit_splits]:
             require_split(name, sets)
-        return [utterance for name in splits for utterance in sets[name]]
-
-    @cached_property
-    def indices(self) -> list[int]:
-        """Positions in `utterances`.
-
-        Raises:
-            UserError: audio has no frame.
-        """
-        empty = [i for i, utterance in enumerate(self.utterances) if not num_frames(samples_of(utterance))]
+        utterances = [utterance for name in splits for utterance in sets[name]]
+        empty = [utterance for utterance in utterances if not num_frames(samples_of(utterance))]
         if empty:
             what = f"{len(empty)} audio files are {NO_FRAME}, this one the first"
-            raise UserError(what, where=self.utterances[empty[0]].path, remedy=BAD_AUDIO)
-        return [*range(len(self.utterances))]
+            raise UserError(what, where=empty[0].path, remedy=BAD_AUDIO)
+        return utterances
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the utterances with usable audio, their lengths, and which of them the codebook is fitted on."""
-        used = (self.utterances[i] for i in self.indices)
-        lengths = (f"{utterance.utterance_id}\t{samples_of(utterance)}" for utterance in used)
-        return f"{len(self.indices)} utterances, {content_hash(f'{sorted(self._fit_splits)}', *lengths)}"
+        """Identifies the utterances, their lengths, and which of them the codebook is fitted on."""
+        lengths = (f"{utterance.utterance_id}\t{samples_of(utterance)}" for utterance in self.utterances)
+        return f"{len(self.utterances)} utterances, {content_hash(f'{sorted(self._fit_splits)}', *lengths)}"
 
     def fit_indices(self) -> list[int]:
         """Find what the codebook is fitted on, as positions in `utterances`.
@@ -93,21 +79,15 @@ class PseudoLabelData:
         Raises:
             UserError: nothing of `splits` lies in `fit_splits`.
         """
-        indices = [i for i in self.indices if self.utterances[i].split in self._fit_splits]
+        indices = [i for i, utterance in enumerate(self.utterances) if utterance.split in self._fit_splits]
         if not indices:
             remedy = "Name one of data.splits there, or give a codebook"
             raise UserError("no audio to fit the codebook on", where="data.fit_splits", remedy=remedy)
         return indices
 
-    def fit_batches(self) -> list[list[int]]:
-        """Put what the codebook is fitted on into batches, from the longest utterances to the shortest."""
-        return self._batches(self.fit_indices())
-
-    def batches(self) -> list[list[int]]:
-        """Put everything that gets pseudo-labels into batches, from the longest utterances to the shortest."""
-        return self._batches(self.indices)
-
-    def _batches(self, indices: Sequence[int]) -> list[list[int]]:
+    def batches(self, indices: Sequence[int] | None = None) -> list[list[int]]:
+        """Batch these utterances, all if None, from the longest to the shortest."""
+        indices = range(len(self.utterances)) if indices is None else indices
         num_samples = [samples_of(self.utterances[i]) for i in indices]
         return BucketBatchSampler(indices, num_samples, batch_seconds=self.batch_seconds, shuffle=False).plan(epoch=0)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from typing_extensions import override
 
 from ser_personal.data.frame_store import PseudoLabels
 from ser_personal.errors import UserError
@@ -29,12 +30,11 @@ if TYPE_CHECKING:
     from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
     from ser_personal.types import EncoderOutput, SpeechBatch
 
-Result_co = TypeVar("Result_co", covariant=True)
 Result = TypeVar("Result")
 
 
-class PassTask(Protocol[Result_co]):
-    """What a pass is made for, as one process sees it.
+class PassTask(ABC, Generic[Result]):
+    """What one process does with a teacher's frames.
 
     Attributes:
         title: of the progress bar.
@@ -42,37 +42,40 @@ class PassTask(Protocol[Result_co]):
 
     title: str
 
+    @abstractmethod
     def loader(self, trainer: Trainer) -> SpeechLoader[SpeechBatch]:
         """Load this process's share of the batches; it may be empty."""
 
+    @abstractmethod
     def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:
-        """Take a batch and its frames."""
+        """Use the frames of a batch."""
 
-    def finish(self, trainer: Trainer) -> Result_co:
-        """Join what all processes took, after their last batches; the same comes back on each."""
+    @abstractmethod
+    def finish(self, trainer: Trainer) -> Result:
+        """Merge the results of all processes, after their last batches; each returns the same."""
 
 
 class TeacherPass(LightningModule):
-    """A teacher as Lightning runs it; its frames go to the task and are then forgotten."""
+    """A teacher as Lightning runs it; its frames go to the task and aren't kept."""
 
-    def __init__(self, teacher: nn.Module, task: PassTask[object]) -> None:
+    def __init__(self, teacher: nn.Module, task: PassTask[Any]) -> None:
         super().__init__()
         self.teacher, self.task = teacher, task
         # a process may find nothing left to do
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
+    @override
     def predict_dataloader(self) -> SpeechLoader[SpeechBatch]:
-        """Load this process's share."""
         return self.task.loader(self.trainer)
 
+    @override
     def predict_step(self, batch: SpeechBatch) -> Tensor:
-        """Make and pass on the frames of a batch; return which utterances those were."""
         self.task.take(batch, self.teacher(batch["waveforms"], batch["num_samples"]))
         return batch["indices"]
 
 
 def run_pass(teacher: nn.Module, task: PassTask[Result], **devices: Any) -> Result:
-    """Run the teacher over the audio, on the devices that Lightning's `accelerator`, `devices` and so on name.
+    """Run the teacher over the audio, on the devices of Lightning's arguments `accelerator`, `devices` and so on.
 
     Raises:
         UserError: Lightning refuses one of them, or lacks a package for it, or SLURM has other tasks.
@@ -92,7 +95,7 @@ def run_pass(teacher: nn.Module, task: PassTask[Result], **devices: Any) -> Resu
         raise UserError(
             str(error).rstrip(".!"),
             where=", ".join(f"{name} {value}" for name, value in devices.items()),
-            remedy="Leave them out for one device of what this machine has, at full precision",
+            remedy="Leave them out for one device of this machine, at full precision",
         ) from error
     trainer.predict(TeacherPass(teacher, task), return_predictions=False)
     return task.finish(trainer)
@@ -104,6 +107,7 @@ class _Progress(RichProgressBar):
         self._title = title
 
     @property
+    @override
     def predict_description(self) -> str:
         return self._title
 
@@ -114,14 +118,14 @@ def by_utterance(batch: SpeechBatch, output: EncoderOutput, values: Tensor) -> I
         yield index, value[real]
 
 
-class CodebookTask:
+class CodebookTask(PassTask["Codebook"]):
     """Samples frames on every process, and fits the codebook on the first.
 
     Args:
-        data: what the codebook is fitted on.
-        sample: takes the frames.
+        data: the audio.
+        sample: of the frames.
         fit: (frames, dim) -> the codebook.
-        folder: seen by every process; takes the samples on their way to the first process where there are several.
+        folder: seen by every process, for the samples on their way to the first where there are several.
     """
 
     title = "Sampling frames"
@@ -135,29 +139,30 @@ class CodebookTask:
     ) -> None:
         self.data, self.sample, self.fit, self.folder = data, sample, fit, folder
 
+    @override
     def loader(self, trainer: Trainer) -> SpeechLoader[SpeechBatch]:
-        """See `PassTask`."""
-        return self.data.loader(self.data.fit_batches()[trainer.global_rank :: trainer.world_size])
+        batches = self.data.batches(self.data.fit_indices())
+        return self.data.loader(batches[trainer.global_rank :: trainer.world_size])
 
+    @override
     def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:
-        """See `PassTask`."""
         for index, frames in by_utterance(batch, output, output.frames):
-            wanted = self.sample.wanted(index)
-            if len(wanted):
-                self.sample.add(index, frames[wanted].float().cpu().numpy())
+            positions = self.sample.positions(index)
+            if len(positions):
+                self.sample.add(index, frames[positions].float().cpu().numpy())
 
+    @override
     def finish(self, trainer: Trainer) -> Codebook:
-        """See `PassTask`."""
         if trainer.world_size > 1:
-            gather_files(trainer, self.folder, self.sample.save, lambda paths: self.sample.take_up(paths[1:]))
-        return on_first_process(trainer, lambda: self.fit(self.sample.held()))
+            gather_files(trainer, self.folder, self.sample.save, lambda paths: self.sample.merge(paths[1:]))
+        return on_first_process(trainer, lambda: self.fit(self.sample.frames))
 
 
-class LabelTask:
+class LabelTask(PassTask[None]):
     """Writes the ids of utterances that have none yet, each process those of its share of the batches.
 
     Args:
-        data: what gets pseudo-labels.
+        data: the audio.
         codebook: whose centroids.
         folder: where the ids go, seen by every process.
         source: what makes them.
@@ -170,31 +175,23 @@ class LabelTask:
         self._centroids = torch.from_numpy(codebook.centroids)
         self._pseudo_labels: PseudoLabels | None = None
 
+    @override
     def loader(self, trainer: Trainer) -> SpeechLoader[SpeechBatch]:
-        """See `PassTask`.
-
-        Batches keep their make-up, on which a network's rounding depends: one that was broken off is run again whole.
-        """
+        # Batches stay as they are, since a network's rounding depends on them: an unfinished one is run again.
         batches = self.data.batches()
         left = on_first_process(trainer, lambda: self._missing(batches))
         self._pseudo_labels = PseudoLabels.create(self.folder, self.source)
         return self.data.loader([batches[number] for number in left[trainer.global_rank :: trainer.world_size]])
 
     def _missing(self, batches: list[list[int]]) -> list[int]:
-        stored = set(PseudoLabels.create(self.folder, self.source))
-        return [number for number, batch in enumerate(batches) if not stored.issuperset(self._ids_of(batch))]
+        stored = PseudoLabels.create(self.folder, self.source)
+        ids = [utterance.utterance_id for utterance in self.data.utterances]
+        return [number for number, batch in enumerate(batches) if not all(ids[index] in stored for index in batch)]
 
-    def _ids_of(self, batch: list[int]) -> list[str]:
-        return [self.data.utterances[index].utterance_id for index in batch]
-
+    @override
     def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:
-        """See `PassTask`.
-
-        Raises:
-            UserError: the teacher's frames have another width than the codebook.
-        """
         if self._pseudo_labels is None:
-            raise RuntimeError("ask for the loader first")
+            raise RuntimeError("call loader() first")
         frames = output.frames.float()
         clusters, dim = self._centroids.shape
         if frames.shape[2] != dim:
@@ -209,8 +206,8 @@ class LabelTask:
             }
         )
 
+    @override
     def finish(self, trainer: Trainer) -> None:
-        """See `PassTask`."""
         trainer.strategy.barrier("pseudo-labels written")
         on_first_process(trainer, self._finish)
 

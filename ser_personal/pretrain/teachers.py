@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from jsonargparse.typing import PositiveInt
 from torch import nn
+from typing_extensions import override
 
 from ser_personal.encoder.base import real_frames, weights_fingerprint
 from ser_personal.encoder.front_end import COEFFICIENTS, MELS, MFCCFrontEnd
-from ser_personal.errors import UserError, require_range
+from ser_personal.errors import UserError
 from ser_personal.types import EncoderOutput
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ class Teacher(nn.Module, ABC):
     """Makes from waveforms the frames that k-means clusters."""
 
     def build(self) -> None:
-        """Make ready what `__init__` only names, such as weights on a hub."""
+        """Load what `__init__` only names, such as weights on a hub."""
 
     def check_precision(self, precision: str) -> None:
         """Refuse a precision, as Lightning names it, that the teacher can't compute in."""
@@ -62,26 +64,23 @@ class MFCCTeacher(Teacher):
         super().__init__()
         self.front_end = MFCCFrontEnd()
 
+    @override
     def check_precision(self, precision: str) -> None:
-        """Refuse half precision, which has no Fourier transform of 400 samples.
-
-        Raises:
-            UserError: the weights would be in half precision.
-        """
+        # half precision has no Fourier transform of 400 samples
         if precision in HALF_PRECISIONS:
             raise UserError(
                 "MFCC can't be computed in half precision",
                 where=f"precision {precision}",
-                remedy="Leave it out; a network as teacher can do with it",
+                remedy="Leave it out; a network as teacher can be run in it",
             )
 
     @property
+    @override
     def description(self) -> dict[str, str | int]:
-        """See `Teacher`."""
         return {"teacher": "mfcc", "mels": MELS, "coefficients": COEFFICIENTS}
 
+    @override
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> EncoderOutput:
-        """See `Teacher`."""
         frames = self.front_end.features(waveforms, num_samples)
         return EncoderOutput(frames, real_frames(num_samples, frames.shape[1]))
 
@@ -92,25 +91,21 @@ class EncoderTeacher(Teacher):
     Args:
         encoder: any encoder; one that has its weights already, say from a checkpoint, keeps them.
         teacher_layer: 1-based, transformers' `hidden_states[L]`.
-
-    Raises:
-        UserError: `teacher_layer` is below 1.
     """
 
-    def __init__(self, encoder: HubertEncoder, teacher_layer: int = 9) -> None:
-        require_range("teacher_layer", teacher_layer, 1)
+    def __init__(self, encoder: HubertEncoder, teacher_layer: PositiveInt = 9) -> None:
         super().__init__()
         self.encoder = encoder
         self._teacher_layer = teacher_layer
 
+    @override
     def build(self) -> None:
-        """Load the encoder's weights where it has none."""
         if next(self.encoder.parameters(), None) is None:
             self.encoder.build()
 
     @property
+    @override
     def description(self) -> dict[str, str | int]:
-        """See `Teacher`; the weights count, not where they came from."""
         return {
             "teacher": self.encoder.pretrained,
             "teacher_layer": self._teacher_layer,
@@ -118,10 +113,10 @@ class EncoderTeacher(Teacher):
         }
 
     @property
+    @override
     def teacher_layer(self) -> int:
-        """Which encoder layer, 1-based."""
         return self._teacher_layer
 
+    @override
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> EncoderOutput:
-        """See `Teacher`."""
         return self.encoder.hidden_states(waveforms, num_samples, self._teacher_layer)
