@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import Trainer
     from numpy.typing import NDArray
-
     from torch import nn
 
     from ser_personal.data.loader import SpeechLoader

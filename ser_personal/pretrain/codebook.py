@@ -133,9 +133,6 @@ def nearest_centroid(frames: Tensor, centroids: Tensor) -> Tensor:
     return torch.cat([(part @ centroids.T - offset).argmax(1) for part in frames.split(rows)])
 
 
-SLACK = 4096
-
-
 @dataclass(frozen=True, eq=False)
 class FrameDraw:
     """Which frames are sampled, in the order of utterances and frames.
@@ -164,26 +161,18 @@ class FrameDraw:
             capacity: at most so many frames.
             seed: of the keys.
         """
-        keys = np.empty(2 * capacity + SLACK)
-        origins = np.empty((len(keys), 2), dtype=np.int64)
-        size, limit = 0, share
+        # ten deviations above the key that `capacity` frames are expected to lie below
+        enough = (capacity + 10 * capacity**0.5 + 100) / max(1, sum(frame_counts.values()))
+        keys, utterances, positions = [np.empty(0)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for utterance, frames in frame_counts.items():
             drawn = np.random.default_rng([seed, utterance]).random(frames)
-            candidates = np.flatnonzero(drawn < limit)
-            while len(candidates):
-                chosen = candidates[: len(keys) - size]
-                slots = slice(size, size + len(chosen))
-                keys[slots], origins[slots, 0], origins[slots, 1] = drawn[chosen], utterance, chosen
-                size += len(chosen)
-                if size == len(keys):
-                    size, limit = _keep_smallest(keys, origins, size, capacity)
-                candidates = candidates[len(chosen) :]
-                candidates = candidates[drawn[candidates] < limit]
-        if size > capacity:
-            size, _ = _keep_smallest(keys, origins, size, capacity)
-        utterances, positions = origins[:size].T
-        order = np.lexsort((positions, utterances))
-        return cls(utterances[order], positions[order])
+            chosen = np.flatnonzero(drawn < min(share, enough))
+            keys.append(drawn[chosen])
+            utterances.append(np.full(len(chosen), utterance))
+            positions.append(chosen)
+        smallest = np.argsort(np.concatenate(keys))[:capacity]
+        draw = np.stack([np.concatenate(utterances)[smallest], np.concatenate(positions)[smallest]])
+        return cls(*draw[:, np.lexsort(draw[::-1])])
 
     def __len__(self) -> int:
         """Count the sampled frames."""
@@ -242,12 +231,3 @@ class FrameSample:
         if not self.frames.shape[1]:
             self.frames = np.empty((len(self.draw), frames.shape[1]), dtype=np.float32)
         self.frames[rows] = frames
-
-
-def _keep_smallest(
-    keys: NDArray[np.float64], origins: NDArray[np.int64], size: int, capacity: int
-) -> tuple[int, float]:
-    """Move the `capacity` smallest keys to the front; -> their number, and the largest of them."""
-    kept = np.argpartition(keys[:size], capacity - 1)[:capacity]
-    keys[:capacity], origins[:capacity] = keys[kept], origins[kept]
-    return capacity, float(keys[:capacity].max())

@@ -25,6 +25,7 @@ from ser_personal.pretrain.teachers import MFCCTeacher, Teacher
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+
 def kmeans(
     data: PseudoLabelData,
     teacher: Teacher | None = None,
@@ -111,32 +112,24 @@ def kmeans(
         num_clusters=len(chosen.centroids),
         teacher=str(description["teacher"]),
         codebook_hash=chosen.hash,
-        teacher_layer=teacher.teacher_layer,
+        teacher_layer=getattr(teacher, "teacher_layer", None),
     )
     if not PseudoLabels.is_complete(out, source):
         run(LabelTask(data, chosen, Path(out), source))
-    rank_zero_only(_report)(out, [utterance.utterance_id for utterance in data.utterances], started)
+    rank_zero_only(_report)(out, started)
 
 
-def _report(out: str, utterance_ids: list[str], started: float) -> None:
+def _report(out: str, started: float) -> None:
     pseudo_labels = PseudoLabels.load(out)
-    clusters = pseudo_labels.num_clusters
-    frames, used, entropy = codebook_usage(pseudo_labels, utterance_ids)
-    print(
-        f"{out}: K = {clusters}, {frames:,} frames, {used} clusters used, entropy {entropy:.2f} of "
-        f"{np.log2(clusters):.2f} bits, {time.perf_counter() - started:.1f} s"
-    )
-
-
-def codebook_usage(pseudo_labels: PseudoLabels, utterance_ids: list[str]) -> tuple[int, int, float]:
-    """Count over these utterances the frames and the clusters in use, with the entropy of the latter in bits."""
     counts = np.zeros(pseudo_labels.num_clusters, dtype=np.int64)
-    wanted = set(utterance_ids)
-    # in the order of the files, which are then opened once
-    for utterance_id in (name for name in pseudo_labels if name in wanted):
+    for utterance_id in pseudo_labels:
         counts += np.bincount(pseudo_labels[utterance_id], minlength=len(counts))
     shares = counts[counts > 0] / counts.sum()
-    return int(counts.sum()), len(shares), float(-(shares * np.log2(shares)).sum()) + 0.0
+    entropy = -(shares * np.log2(shares)).sum() + 0.0
+    print(
+        f"{out}: K = {len(counts)}, {counts.sum():,} frames, {len(shares)} clusters used, entropy {entropy:.2f} of "
+        f"{np.log2(len(counts)):.2f} bits, {time.perf_counter() - started:.1f} s"
+    )
 
 
 def _existing(path: Path, made_with: dict[str, str | int | float]) -> Codebook | None:

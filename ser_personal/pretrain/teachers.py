@@ -34,12 +34,7 @@ class Teacher(nn.Module, ABC):
     @property
     @abstractmethod
     def description(self) -> dict[str, str | int]:
-        """What identifies the teacher once built; "teacher" is its name. Two that agree here give the same frames."""
-
-    @property
-    def teacher_layer(self) -> int | None:
-        """Which encoder layer, 1-based; None where there are no layers."""
-        return None
+        """What identifies the teacher once built: its name as "teacher", and what its frames depend on."""
 
     @abstractmethod
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> EncoderOutput:
@@ -96,7 +91,7 @@ class EncoderTeacher(Teacher):
     def __init__(self, encoder: HubertEncoder, teacher_layer: PositiveInt = 9) -> None:
         super().__init__()
         self.encoder = encoder
-        self._teacher_layer = teacher_layer
+        self.teacher_layer = teacher_layer
 
     @override
     def build(self) -> None:
@@ -108,15 +103,10 @@ class EncoderTeacher(Teacher):
     def description(self) -> dict[str, str | int]:
         return {
             "teacher": self.encoder.pretrained,
-            "teacher_layer": self._teacher_layer,
+            "teacher_layer": self.teacher_layer,
             "weights": weights_fingerprint(self.encoder.state_dict()),
         }
 
-    @property
-    @override
-    def teacher_layer(self) -> int:
-        return self._teacher_layer
-
     @override
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> EncoderOutput:
-        return self.encoder.hidden_states(waveforms, num_samples, self._teacher_layer)
+        return self.encoder.hidden_states(waveforms, num_samples, self.teacher_layer)

@@ -142,8 +142,6 @@ def test_what_does_not_belong_into_a_folder_is_refused(make: Callable[..., Path]
             make(**change)
     with pytest.raises(UserError, match="--layer 2: MFCCEncoder has no layers"):
         make("other", encoder=MFCCEncoder(), layer=2)
-    with pytest.raises(UserError, match="stride: 0 is out of range"):
-        make("other", stride=0)
     with pytest.raises(UserError, match="Give either --encoder or --checkpoint"):
         make("other", encoder=tiny(), checkpoint=str(papt_checkpoint))
 
