@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from ser_personal.calibration.table import PredictedSet
-from ser_personal.corpus.folds import write_table
+from ser_personal.corpus.csv_corpus import write_corpus
 from ser_personal.files import atomic_write
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def predict_fold(splits: SpeakerSplits, folder: Path, epochs: int) -> None:
     if (folder / FILE).exists():
         return
     table = folder / "corpus.csv"
-    write_table((utterance for part in splits.sets.values() for utterance in part), table)
+    write_corpus((utterance for part in splits.sets.values() for utterance in part), table)
     command = [SER, "fit", "--config", str(CONFIGS / "finetune.yaml"), "--config", str(CONFIGS / "tiny/finetune.yaml")]
     command += ["--data.corpus", str(table), "--trainer.default_root_dir", str(folder)]
     command += ["--trainer.max_epochs", str(epochs), "--trainer.devices", "1", "--trainer.enable_progress_bar", "false"]

@@ -1,10 +1,11 @@
-"""`ser check`: what is in a corpus, and everything wrong with it."""
+"""`ser check`: what is in a corpus, everything wrong with it, and the part of it that is usable."""
 
 from __future__ import annotations
 
-import json
+import json as json_format
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from math import isnan
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -27,14 +28,11 @@ from ser_personal.audio import (
     library_name,
     resampled_length,
 )
-from ser_personal.corpus.base import (
-    HEADER_THREADS,
-    Corpus,  # jsonargparse resolves it at run time
-    duplicates,
-    labels_outside,
-)
-from ser_personal.corpus.csv_corpus import open_corpus
+from ser_personal.corpus.base import HEADER_THREADS, Corpus, duplicates, labels_outside
+from ser_personal.corpus.csv_corpus import open_corpus, write_corpus
 from ser_personal.corpus.splits import by_split, first_few, known_speakers, shared_speakers
+from ser_personal.corpus.table import write_rows
+from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, content_hash
 from ser_personal.types import ATTRIBUTES
 
@@ -45,103 +43,22 @@ if TYPE_CHECKING:
 
     from ser_personal.types import Utterance
 
+FORMAT = "ser_personal.corpus_check"
+FORMAT_VERSION = 1
 QUANTILES = {"shortest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "longest": 1.0}
-
-
-@dataclass(frozen=True)
-class LabelSummary:
-    """The labels of one attribute.
-
-    Attributes:
-        utterances: how many have one.
-        mean: of them, label points.
-        lowest: of them.
-        highest: of them.
-    """
-
-    utterances: int
-    mean: float
-    lowest: float
-    highest: float
-
-
-@dataclass(frozen=True)
-class SetContents:
-    """One set of a corpus.
-
-    Attributes:
-        utterances: how many.
-        hours: of audio whose header can be read.
-        speakers: known ones.
-        of_unknown_speakers: utterances.
-        sample_rates: Hz -> files of it.
-        seconds: name of a quantile -> seconds of an utterance; empty where no header can be read.
-        labels: attribute -> its labels; an attribute without any is left out.
-    """
-
-    utterances: int
-    hours: float
-    speakers: int
-    of_unknown_speakers: int
-    sample_rates: dict[int, int]
-    seconds: dict[str, float]
-    labels: dict[str, LabelSummary]
-
-
-def contents_of(utterances: Sequence[Utterance], facts: Sequence[AudioFacts]) -> dict[str, SetContents]:
-    """Sum up the sets of a corpus, by name: train, validation, then the others.
-
-    Args:
-        utterances: of any sets, with durations.
-        facts: of their files, in the same order.
-    """
-    rates = {utterance.path: fact.sample_rate for utterance, fact in zip(utterances, facts, strict=True)}
-    return {
-        name: _contents_of_set(members, Counter(rates[utterance.path] for utterance in members))
-        for name, members in by_split(utterances).items()
-    }
-
-
-def _contents_of_set(utterances: Sequence[Utterance], rates: Counter[int]) -> SetContents:
-    seconds = _present([utterance.seconds for utterance in utterances])
-    quantiles = np.quantile(seconds, list(QUANTILES.values())).tolist() if seconds.size else []
-    labels = {
-        attribute: _present([utterance.labels.get(attribute, np.nan) for utterance in utterances])
-        for attribute in ATTRIBUTES
-    }
-    return SetContents(
-        utterances=len(utterances),
-        hours=float(seconds.sum()) / 3600,
-        speakers=len(known_speakers(utterances)),
-        of_unknown_speakers=sum(utterance.speaker_id is None for utterance in utterances),
-        sample_rates={rate: rates[rate] for rate in sorted(rates) if rate},
-        seconds=dict(zip(QUANTILES, quantiles, strict=False)),
-        labels={
-            name: LabelSummary(x.size, float(x.mean()), float(x.min()), float(x.max()))
-            for name, x in labels.items()
-            if x.size
-        },
-    )
-
-
-def _present(values: Sequence[float]) -> NDArray[np.float64]:
-    array = np.array(values, dtype=np.float64)
-    return array[~np.isnan(array)]
-
-
-# what the datamodules crop to, and what a batch of `ser kmeans` holds, unless told otherwise
+# what the datamodules crop to, and what a batch of `ser kmeans` holds, unless set otherwise
 CROPPED_ABOVE = 250_000
 KMEANS_SECONDS = 120
+SILENCE = 1e-4  # peak to peak, full scale being 1: three steps of 16 bits, less than dither
+BLOCK_VALUES = 4_000_000
+FILES_AT_ONCE = 32
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A sort of problem.
-
-    Attributes:
-        title: what it is called.
-        fatal: whether training would fail for it.
-    """
+class Kind(NamedTuple):
+    """A sort of problem, and whether training would fail for it."""
 
     title: str
     fatal: bool
@@ -166,9 +83,7 @@ TRUNCATED = Kind("audio file truncated", fatal=True)
 EMPTY = Kind("audio file empty", fatal=True)
 NO_SOUND = Kind("audio of NaN, infinity or numbers beyond any sound", fatal=True)
 TOO_SHORT = Kind(f"audio shorter than {WINDOW} samples", fatal=True)
-CROPPED = Kind(
-    f"audio longer than {CROPPED_ABOVE / SAMPLE_RATE:g} s: training takes a part of it at a time", fatal=False
-)
+CROPPED = Kind(f"audio longer than {CROPPED_ABOVE / SAMPLE_RATE:g} s: training crops it", fatal=False)
 TOO_LONG = Kind(
     f"audio longer than {KMEANS_SECONDS} s: `ser kmeans` needs --data.batch_seconds of its length", fatal=False
 )
@@ -178,58 +93,196 @@ SAME_AUDIO = Kind("the same file under several ids", fatal=False)
 LEAKED_AUDIO = Kind("the same file in train and in another set: scores on it mean nothing", fatal=False)
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing that is wrong.
 
     Attributes:
         kind: what sort of problem.
         where: the utterance, file, speaker or set.
         detail: what was found there, empty where the kind says it all.
+        utterance_id: the utterance that can't be used for it, where it is about one.
     """
 
     kind: Kind
     where: str
     detail: str = ""
+    utterance_id: str | None = None
 
     def __str__(self) -> str:
         return f"{self.where} ({self.detail})" if self.detail else self.where
 
 
-def by_kind(problems: Sequence[Problem]) -> dict[Kind, list[Problem]]:
-    """Gather problems by kind, fatal kinds first."""
-    groups = defaultdict(list)
-    for problem in sorted(problems, key=lambda problem: not problem.kind.fatal):
-        groups[problem.kind].append(problem)
-    return dict(groups)
+class AudioFile(NamedTuple):
+    """What was found out about one file.
+
+    Attributes:
+        seconds: duration, NaN where the header can't be read.
+        sample_rate: Hz, 0 where the header can't be read.
+        bytes: size of the file, 0 where there is none.
+        problems: kind and detail of what prevents its use, or else of what is worth knowing.
+    """
+
+    seconds: float = float("nan")
+    sample_rate: int = 0
+    bytes: int = 0
+    problems: tuple[tuple[Kind, str], ...] = ()
 
 
-def find_problems(
-    utterances: Sequence[Utterance],
-    facts: Sequence[AudioFacts],
-    same_files: Sequence[Sequence[Utterance]],
-    scale: tuple[float, float],
-    allow_overlap: Sequence[str] = (),
-) -> list[Problem]:
-    """Find everything wrong with a corpus's labels, splits and audio.
+@dataclass(frozen=True)
+class Finding:
+    """What `ser check` found.
+
+    Attributes:
+        corpus: its label file.
+        decoded: whether the samples were read as well.
+        utterances: all that are listed, with durations.
+        sets: name -> what is in it, as `_contents` has it.
+        problems: everything wrong, in the order it was found.
+    """
+
+    corpus: str
+    decoded: bool
+    utterances: tuple[Utterance, ...]
+    sets: dict[str, dict[str, Any]]
+    problems: tuple[Problem, ...]
+
+    @property
+    def training_would_fail(self) -> bool:
+        """Whether a problem is fatal."""
+        return any(problem.kind.fatal for problem in self.problems)
+
+
+def check(
+    corpus: Corpus | str,
+    write: str | None = None,
+    json: str | None = None,
+    *,
+    decode: bool = True,
+    replace: bool = False,
+) -> int:
+    """Read a corpus, list what is in it and everything wrong with it, and write what is usable as a table.
 
     Args:
-        utterances: measured, ordered by id, not yet validated.
-        facts: of their files, in the same order.
-        same_files: utterances whose files hold the same bytes, group by group.
-        scale: lowest and highest value of a label.
-        allow_overlap: sets that may share speakers with train.
+        corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus class with its arguments.
+        write: table to write, such as clean.csv: the utterances that training can use, to be given as the corpus from
+            then on. clean.left_out.csv lists the others and why. Speakers in two sets stay: which set they belong to is
+            yours to say.
+        json: file to write everything found to, every problem with its place.
+        decode: read every sample; false stops at the headers, and finds neither silence nor damage inside a file.
+        replace: replace files that exist already.
 
     Returns:
-        Problems of sets, ids, labels, then audio, each in the order of the utterances.
+        1 where training would fail, on the written table where there is one; else 0.
+
+    Raises:
+        UserError: the label file can't be read, no utterance is usable, or a file to write exists already.
     """
-    return [
-        *_set_problems(utterances, allow_overlap),
-        *(Problem(DUPLICATE_ID, utterance_id) for utterance_id in duplicates(utterances)),
-        *_label_problems(utterances, scale),
-        *(problem for fact in facts for problem in fact.problems),
-        *_same_file_problems(same_files),
+    left_out = None if write is None else Path(write).with_suffix(".left_out.csv")
+    for path in (write, left_out, json):
+        if path is not None and Path(path).exists() and not replace:
+            raise UserError("exists already", where=path, remedy="Give another name, or replace it with --replace")
+    console = Console()
+    opened = open_corpus(corpus)
+    finding = examine(opened, console, decode=decode)
+    _show(finding, console)
+    if json is not None:
+        _write_json(Path(json), finding)
+    if write is None or left_out is None:
+        return int(finding.training_would_fail)
+    usable = _write_usable(Path(write), left_out, finding)
+    low, high = opened.scale
+    kept = f"{len(usable):,} of {len(finding.utterances):,} utterances, labels from {low:g} to {high:g}"
+    console.print(f"Wrote {write} ({kept}) and {left_out}.", soft_wrap=True, markup=False)
+    remaining = [problem for problem in _set_problems(usable, opened.allow_overlap) if problem.kind.fatal]
+    for line in _lines(remaining):
+        console.print(line, soft_wrap=True)
+    return int(bool(remaining))
+
+
+def examine(corpus: Corpus, console: Console, *, decode: bool) -> Finding:
+    """Find out everything about a corpus; progress goes to the console.
+
+    Raises:
+        UserError: the label file can't be read.
+    """
+    listed = corpus.listed()
+    paths = [utterance.path for utterance in listed]
+    files = _in_parallel(partial(read_audio, decode=decode), paths, "reading audio", console)
+    measured = [replace(utterance, seconds=file.seconds) for utterance, file in zip(listed, files, strict=True)]
+    utterances = corpus.cut(measured)
+    with_files = list(zip(utterances, files, strict=True))
+    problems = [
+        *_set_problems(utterances, corpus.allow_overlap),
+        *(Problem(DUPLICATE_ID, utterance_id, "", utterance_id) for utterance_id in duplicates(utterances)),
+        *_label_problems(utterances, corpus.scale),
+        *(
+            Problem(kind, str(each.path), detail, each.utterance_id)
+            for each, file in with_files
+            for kind, detail in file.problems
+        ),
+        *_same_files(utterances, files, console),
     ]
+    rate_of = {utterance.path: file.sample_rate for utterance, file in with_files}
+    sets = {name: _contents(members, rate_of) for name, members in by_split(utterances).items()}
+    return Finding(str(corpus.label_file), decode, tuple(utterances), sets, tuple(problems))
+
+
+def read_audio(path: Path, *, decode: bool) -> AudioFile:
+    """Read a file's header and, if wanted, all its samples, which shows silence and damage inside the file."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return AudioFile(problems=((MISSING, ""),))
+    if not S_ISREG(status.st_mode):
+        return AudioFile(problems=((UNREADABLE, "isn't a file"),))
+    size = status.st_size
+    if size == 0:
+        return AudioFile(problems=((EMPTY, ""),))
+    try:
+        if is_truncated(path):
+            return AudioFile(bytes=size, problems=((TRUNCATED, ""),))
+        with soundfile.SoundFile(library_name(path)) as file:
+            num_samples = resampled_length(file.frames, file.samplerate)
+            problems = tuple(_audio_problems(file, num_samples, decode=decode))
+            return AudioFile(num_samples / SAMPLE_RATE, file.samplerate, size, problems)
+    except DECODING_ERRORS as error:
+        # libsndfile's own message, without the path that stands before it anyway
+        reason = str(getattr(error, "error_string", error)).rstrip(".")
+        return AudioFile(bytes=size, problems=((UNREADABLE, reason),))
+
+
+def _audio_problems(file: soundfile.SoundFile, num_samples: int, *, decode: bool) -> Iterator[tuple[Kind, str]]:
+    read, lowest, highest = _read_samples(file) if decode else (file.frames, -1.0, 1.0)
+    if num_samples == 0:
+        yield EMPTY, ""
+    elif read < file.frames:
+        yield TRUNCATED, f"ends {file.frames - read} samples early"
+    # NaN compares as neither
+    elif not (lowest >= -LOUDEST and highest <= LOUDEST):
+        yield NO_SOUND, ""
+    elif num_samples < WINDOW:
+        yield TOO_SHORT, f"{num_samples} samples"
+    else:
+        if highest - lowest <= SILENCE:
+            yield SILENT, ""
+        if num_samples > CROPPED_ABOVE:
+            long = TOO_LONG if num_samples > KMEANS_SECONDS * SAMPLE_RATE else CROPPED
+            yield long, f"{num_samples / SAMPLE_RATE:.1f} s"
+        if (file.samplerate, file.channels) != (SAMPLE_RATE, 1):
+            yield OTHER_FORMAT, f"{file.samplerate} Hz, {file.channels} channels"
+
+
+def _read_samples(file: soundfile.SoundFile) -> tuple[int, float, float]:
+    """Count the samples a channel and find their range; 16-bit ones are read as they are, in a fifth of the time."""
+    as_integers = file.subtype == "PCM_16"
+    size = min(file.frames, max(1, BLOCK_VALUES // file.channels))
+    count, lowest, highest = 0, np.inf, -np.inf
+    while len(block := file.read(size, dtype="int16" if as_integers else "float32")):
+        count += len(block)
+        # unlike Python's min, it keeps a NaN
+        lowest, highest = np.minimum(lowest, block.min()), np.maximum(highest, block.max())
+    full_scale = 2**15 if as_integers else 1
+    return count, float(lowest) / full_scale, float(highest) / full_scale
 
 
 def _set_problems(utterances: Sequence[Utterance], allow_overlap: Sequence[str]) -> Iterator[Problem]:
@@ -244,8 +297,7 @@ def _set_problems(utterances: Sequence[Utterance], allow_overlap: Sequence[str])
             yield Problem(NO_LABEL, name)
     for name, speakers in shared_speakers(sets).items():
         kind = ALLOWED_SPEAKER if name in allow_overlap else SHARED_SPEAKER
-        for speaker in speakers:
-            yield Problem(kind, speaker, name)
+        yield from (Problem(kind, speaker, name) for speaker in speakers)
     validation = known_speakers(sets.get("validation", ()))
     for name in set(sets) - {"train", "validation"}:
         for speaker in sorted(validation & known_speakers(sets[name])):
@@ -256,142 +308,31 @@ def _label_problems(utterances: Sequence[Utterance], scale: tuple[float, float])
     used = {name for utterance in utterances for name, label in utterance.labels.items() if not isnan(label)}
     for utterance in utterances:
         for name, label in labels_outside(utterance, scale).items():
-            yield Problem(LABEL_OUTSIDE, utterance.utterance_id, f"{name} {label:g}")
+            yield Problem(LABEL_OUTSIDE, utterance.utterance_id, f"{name} {label:g}", utterance.utterance_id)
     for utterance in utterances:
         missing = [name for name, label in utterance.labels.items() if name in used and isnan(label)]
         if missing:
             yield Problem(LABEL_MISSING, utterance.utterance_id, ", ".join(missing))
 
 
-def _same_file_problems(groups: Sequence[Sequence[Utterance]]) -> Iterator[Problem]:
-    for first, *others in groups:
-        splits = {utterance.split for utterance in (first, *others)}
-        kind = LEAKED_AUDIO if "train" in splits and len(splits) > 1 else SAME_AUDIO
-        names = [f"{utterance.utterance_id} in {utterance.split}" for utterance in (first, *others)]
-        yield Problem(kind, str(first.path), first_few(names))
-
-
-# peak to peak, full scale being 1: three steps of 16 bits, less than dither
-SILENCE = 1e-4
-BLOCK_VALUES = 4_000_000
-FILES_AT_ONCE = 32
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class AudioFacts:
-    """What was found out about one file.
-
-    Attributes:
-        seconds: duration, NaN where the header can't be read.
-        sample_rate: Hz, 0 where the header can't be read.
-        bytes: size of the file, 0 where there is none.
-        problems: what keeps it from being used, or else what there is to know of it.
-    """
-
-    seconds: float = float("nan")
-    sample_rate: int = 0
-    bytes: int = 0
-    problems: tuple[Problem, ...] = ()
-
-
-class _Samples(NamedTuple):
-    """What was read of a file: samples a channel, and the range they lie in."""
-
-    num_samples: int
-    lowest: float
-    highest: float
-
-
-def look_at(path: Path, *, decode: bool) -> AudioFacts:
-    """Read a file's header and, if wanted, all its samples.
-
-    Args:
-        path: any format that libsndfile reads.
-        decode: read the samples as well, which shows damage inside the file and silence.
-    """
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return AudioFacts(problems=(Problem(MISSING, str(path)),))
-    size = status.st_size
-    if not S_ISREG(status.st_mode):
-        return AudioFacts(problems=(Problem(UNREADABLE, str(path), "isn't a file"),))
-    if size == 0:
-        return AudioFacts(problems=(Problem(EMPTY, str(path)),))
-    try:
-        if is_truncated(path):
-            return AudioFacts(bytes=size, problems=(Problem(TRUNCATED, str(path)),))
-        with soundfile.SoundFile(library_name(path)) as file:
-            seconds = resampled_length(file.frames, file.samplerate) / SAMPLE_RATE
-            problems = _problems_of(file, path, round(seconds * SAMPLE_RATE), decode=decode)
-            return AudioFacts(seconds, file.samplerate, size, tuple(problems))
-    except DECODING_ERRORS as error:
-        # libsndfile's own words, without the path that stands before them anyway
-        reason = str(getattr(error, "error_string", error)).rstrip(".")
-        return AudioFacts(bytes=size, problems=(Problem(UNREADABLE, str(path), reason),))
-
-
-def _problems_of(file: soundfile.SoundFile, path: Path, num_samples: int, *, decode: bool) -> Iterator[Problem]:
-    """Find what is wrong with a file that can be opened: what keeps it from being used, else what there is to know."""
-    samples = _read(file) if decode else None
-    if num_samples == 0:
-        yield Problem(EMPTY, str(path))
-    elif samples is not None and samples.num_samples < file.frames:
-        yield Problem(TRUNCATED, str(path), f"ends {file.frames - samples.num_samples} samples early")
-    # NaN compares as neither
-    elif samples is not None and not (samples.lowest >= -LOUDEST and samples.highest <= LOUDEST):
-        yield Problem(NO_SOUND, str(path))
-    elif num_samples < WINDOW:
-        yield Problem(TOO_SHORT, str(path), f"{num_samples} samples")
-    else:
-        if samples is not None and samples.highest - samples.lowest <= SILENCE:
-            yield Problem(SILENT, str(path))
-        if num_samples > CROPPED_ABOVE:
-            long = TOO_LONG if num_samples > KMEANS_SECONDS * SAMPLE_RATE else CROPPED
-            yield Problem(long, str(path), f"{num_samples / SAMPLE_RATE:.1f} s")
-        if (file.samplerate, file.channels) != (SAMPLE_RATE, 1):
-            yield Problem(OTHER_FORMAT, str(path), f"{file.samplerate} Hz, {file.channels} channels")
-
-
-def _read(file: soundfile.SoundFile) -> _Samples:
-    """Read all samples, 16-bit ones as they are: that takes a fifth of the time."""
-    as_integers = file.subtype == "PCM_16"
-    size = min(file.frames, max(1, BLOCK_VALUES // file.channels))
-    count, lowest, highest = 0, np.inf, -np.inf
-    while len(block := file.read(size, dtype="int16" if as_integers else "float32")):
-        count += len(block)
-        # unlike Python's min, it keeps a NaN
-        lowest, highest = np.minimum(lowest, block.min()), np.maximum(highest, block.max())
-    full_scale = 2**15 if as_integers else 1
-    return _Samples(count, float(lowest) / full_scale, float(highest) / full_scale)
-
-
-def look_at_all(paths: Sequence[Path], console: Console, *, decode: bool) -> list[AudioFacts]:
-    """Look at many files, in their order, under a progress bar where the console is a terminal."""
-    return _in_parallel(lambda path: look_at(path, decode=decode), paths, "reading audio", console)
-
-
-def same_files(utterances: Sequence[Utterance], facts: Sequence[AudioFacts], console: Console) -> list[list[Utterance]]:
+def _same_files(utterances: Sequence[Utterance], files: Sequence[AudioFile], console: Console) -> Iterator[Problem]:
     """Find utterances whose files hold the same bytes; only files of equal size are read for it."""
-    of_size = defaultdict(list)
-    for utterance, fact in zip(utterances, facts, strict=True):
-        if fact.bytes:
-            of_size[fact.bytes].append(utterance)
-    candidates = [utterance for group in of_size.values() if len(group) > 1 for utterance in group]
+    sizes = Counter(file.bytes for file in files)
+    candidates = [each for each, file in zip(utterances, files, strict=True) if file.bytes and sizes[file.bytes] > 1]
     paths = sorted({utterance.path for utterance in candidates})
     hashes = dict(zip(paths, _in_parallel(_hash, paths, "comparing files of equal size", console), strict=True))
     groups = defaultdict(list)
     for utterance in candidates:
-        if found := hashes[utterance.path]:
-            groups[found].append(utterance)
-    return [group for group in groups.values() if len(group) > 1]
+        groups[hashes[utterance.path]].append(utterance)
+    for group in (group for content, group in groups.items() if content and len(group) > 1):
+        splits = {utterance.split for utterance in group}
+        kind = LEAKED_AUDIO if "train" in splits and len(splits) > 1 else SAME_AUDIO
+        names = [f"{utterance.utterance_id} in {utterance.split}" for utterance in group]
+        yield Problem(kind, str(group[0].path), first_few(names))
 
 
 def _hash(path: Path) -> str:
-    """Hash a file's bytes; nothing where it can't be read, which is another problem's to say."""
+    """Hash a file's bytes; nothing where it can't be read, which is a problem of its own."""
     try:
         return content_hash(path)
     except OSError:
@@ -410,151 +351,87 @@ def _in_parallel(
         return list(progress.track(done, total=len(items), description=title))
 
 
-FORMAT = "ser_personal.corpus_check"
-FORMAT_VERSION = 1
+def _contents(utterances: Sequence[Utterance], rate_of: Mapping[Path, int]) -> dict[str, Any]:
+    """Sum up a set: utterances, hours, speakers, files of each rate, quantiles of seconds, labels by attribute.
 
-
-@dataclass(frozen=True)
-class Finding:
-    """What `ser check` found.
-
-    Attributes:
-        corpus: its label file.
-        decoded: whether the samples were read as well.
-        sets: name -> what is in it.
-        problems: everything wrong, in the order it was found.
+    Audio whose header can't be read counts in neither hours nor quantiles; an attribute without labels is left out.
     """
-
-    corpus: str
-    decoded: bool
-    sets: dict[str, SetContents]
-    problems: tuple[Problem, ...]
-
-    @property
-    def training_would_fail(self) -> bool:
-        """Whether a problem is fatal."""
-        return any(problem.kind.fatal for problem in self.problems)
-
-
-def check(corpus: Corpus | str, json: str | None = None, *, decode: bool = True) -> int:
-    """Read a corpus, list what is in it and everything wrong with it.
-
-    Args:
-        corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus class with its arguments.
-        json: file to write all of it to, every problem with its place.
-        decode: read every sample; false stops at the headers, and finds neither silence nor damage inside a file.
-
-    Returns:
-        1 where training would fail, else 0.
-
-    Raises:
-        UserError: the label file can't be read.
-    """
-    console = Console()
-    finding = examine(open_corpus(corpus), console, decode=decode)
-    console.print(contents_table(finding.sets), durations_table(finding.sets), labels_table(finding.sets), sep="\n")
-    for line in problem_lines(finding.problems):
-        console.print(line, soft_wrap=True)
-    console.print(looked_at(finding), soft_wrap=True, style="dim", highlight=False)
-    if json is not None:
-        write_finding(Path(json), finding)
-    return int(finding.training_would_fail)
-
-
-def examine(corpus: Corpus, console: Console, *, decode: bool) -> Finding:
-    """Look at everything in a corpus; progress goes to the console.
-
-    Raises:
-        UserError: the label file can't be read.
-    """
-    listed = corpus.listed()
-    facts = look_at_all([utterance.path for utterance in listed], console, decode=decode)
-    measured = [replace(utterance, seconds=fact.seconds) for utterance, fact in zip(listed, facts, strict=True)]
-    utterances = corpus.cut(measured)
-    same = same_files(utterances, facts, console)
-    problems = find_problems(utterances, facts, same, corpus.scale, corpus.allow_overlap)
-    return Finding(str(corpus.label_file), decode, contents_of(utterances, facts), tuple(problems))
-
-
-def contents_table(sets: Mapping[str, SetContents]) -> Table:
-    """Tabulate the size and speakers of each set."""
-    table = _table("Contents", ("utterances", "hours", "speakers", "of unknown speakers", "Hz"))
-    for name, of_set in sets.items():
-        table.add_row(
-            escape(name),
-            f"{of_set.utterances:,}",
-            f"{of_set.hours:,.2f}",
-            f"{of_set.speakers:,}",
-            f"{of_set.of_unknown_speakers:,}",
-            _rates(of_set.sample_rates),
-        )
-    return table
-
-
-def durations_table(sets: Mapping[str, SetContents]) -> Table:
-    """Tabulate quantiles of the durations of each set."""
-    table = _table("Seconds an utterance", QUANTILES)
-    for name, of_set in sets.items():
-        table.add_row(escape(name), *(f"{value:.2f}" for value in of_set.seconds.values()))
-    return table
-
-
-def labels_table(sets: Mapping[str, SetContents]) -> Table:
-    """Tabulate the mean and range of the labels of each set."""
-    table = _table("Labels: mean (lowest to highest)", ATTRIBUTES)
-    for name, of_set in sets.items():
-        labels = [of_set.labels.get(attribute) for attribute in ATTRIBUTES]
-        cells = [f"{x.mean:.2f} ({x.lowest:.2f} to {x.highest:.2f})" if x else "none" for x in labels]
-        table.add_row(escape(name), *cells)
-    return table
-
-
-def problem_lines(problems: Sequence[Problem]) -> list[str]:
-    """Write one line a kind of problem, with its number and first places, as rich markup."""
-    if not problems:
-        return ["[green]No problem found.[/green]"]
-    lines = []
-    for kind, group in by_kind(problems).items():
-        label = "[red]error[/red]" if kind.fatal else "[yellow]note[/yellow]"
-        places = escape(first_few([str(problem) for problem in group]))
-        lines.append(f"{label}: {kind.title}: {len(group):,}: {places}")
-    return lines
-
-
-def looked_at(finding: Finding) -> str:
-    """Say what was looked at, and what wasn't."""
-    always = "labels, splits, the header of every file, the bytes of files of equal size"
-    if finding.decoded:
-        return f"Looked at: {always}, and every sample."
-    return f"Looked at: {always}. Not looked at: samples, so silence and damage inside a file weren't seen."
-
-
-def write_finding(path: Path, finding: Finding) -> None:
-    """Write all that was found as JSON, the whole file or nothing."""
-    content: dict[str, Any] = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "corpus": finding.corpus,
-        "looked_at": {"headers": True, "equal_sizes": True, "samples": finding.decoded},
-        "training_would_fail": finding.training_would_fail,
-        "sets": {name: asdict(of_set) for name, of_set in finding.sets.items()},
-        "problems": [
-            {
-                "kind": kind.title,
-                "fatal": kind.fatal,
-                "count": len(group),
-                "places": [{"where": problem.where, "detail": problem.detail} for problem in group],
-            }
-            for kind, group in by_kind(finding.problems).items()
-        ],
+    seconds = _present(utterance.seconds for utterance in utterances)
+    quantiles = np.quantile(seconds, list(QUANTILES.values())).tolist() if seconds.size else []
+    rates = Counter(rate_of[utterance.path] for utterance in utterances)
+    labels = {name: _present(each.labels.get(name, np.nan) for each in utterances) for name in ATTRIBUTES}
+    return {
+        "utterances": len(utterances),
+        "hours": float(seconds.sum()) / 3600,
+        "speakers": len(known_speakers(utterances)),
+        "of_unknown_speakers": sum(utterance.speaker_id is None for utterance in utterances),
+        "sample_rates": {rate: rates[rate] for rate in sorted(rates) if rate},
+        "seconds": dict(zip(QUANTILES, quantiles, strict=False)),
+        "labels": {
+            name: {"utterances": x.size, "mean": float(x.mean()), "lowest": float(x.min()), "highest": float(x.max())}
+            for name, x in labels.items()
+            if x.size
+        },
     }
-    atomic_write(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
 
 
-def _rates(files: Mapping[int, int]) -> str:
-    if len(files) == 1:
-        return f"{next(iter(files)):,}"
-    return ", ".join(f"{rate:,} ({count:,} files)" for rate, count in files.items())
+def _present(values: Iterable[float]) -> NDArray[np.float64]:
+    array = np.array(list(values), dtype=np.float64)
+    return array[~np.isnan(array)]
+
+
+def _write_usable(path: Path, left_out: Path, finding: Finding) -> list[Utterance]:
+    """Write the utterances without fatal problems, which it returns, and a list of the others."""
+    reasons = defaultdict(list)
+    for kind, _, detail, utterance_id in finding.problems:
+        if kind.fatal and utterance_id is not None:
+            reasons[utterance_id].append(f"{kind.title} ({detail})" if detail else kind.title)
+    usable = [utterance for utterance in finding.utterances if utterance.utterance_id not in reasons]
+    if not usable:
+        raise UserError("no utterance is usable", where=finding.corpus, remedy="Correct what is listed above")
+    write_corpus(usable, path)
+    others = [each for each in finding.utterances if each.utterance_id in reasons]
+    rows = [(each.utterance_id, each.path, "; ".join(reasons[each.utterance_id])) for each in others]
+    write_rows(left_out, ("utterance", "path", "reason"), rows)
+    return usable
+
+
+def _show(finding: Finding, console: Console) -> None:
+    contents = _table("Contents", ("utterances", "hours", "speakers", "of unknown speakers", "Hz"))
+    durations = _table("Seconds an utterance", QUANTILES)
+    labels = _table("Labels: mean (lowest to highest)", ATTRIBUTES)
+    for name, of in finding.sets.items():
+        counts = (f"{of['utterances']:,}", f"{of['hours']:,.2f}", f"{of['speakers']:,}")
+        files = of["sample_rates"]
+        rates = ", ".join(f"{rate:,}" if len(files) == 1 else f"{rate:,} ({files[rate]:,} files)" for rate in files)
+        contents.add_row(escape(name), *counts, f"{of['of_unknown_speakers']:,}", rates)
+        durations.add_row(escape(name), *(f"{value:.2f}" for value in of["seconds"].values()))
+        means = {each: f"{x['mean']:.2f} ({x['lowest']:.2f} to {x['highest']:.2f})" for each, x in of["labels"].items()}
+        labels.add_row(escape(name), *(means.get(attribute, "none") for attribute in ATTRIBUTES))
+    console.print(contents, durations, labels, sep="\n")
+    for line in _lines(finding.problems):
+        console.print(line, soft_wrap=True)
+    if not finding.problems:
+        console.print("[green]No problem found.[/green]")
+    read = "labels, splits, the header of every file, the bytes of files of equal size"
+    unread = "" if finding.decoded else " Not read: samples, so neither silence nor damage inside a file was seen."
+    samples = ", every sample" if finding.decoded else ""
+    console.print(f"Read: {read}{samples}.{unread}", soft_wrap=True, style="dim", highlight=False)
+
+
+def _by_kind(problems: Iterable[Problem]) -> dict[Kind, list[Problem]]:
+    """Group problems by kind, fatal kinds first."""
+    groups = defaultdict(list)
+    for problem in sorted(problems, key=lambda problem: not problem.kind.fatal):
+        groups[problem.kind].append(problem)
+    return dict(groups)
+
+
+def _lines(problems: Iterable[Problem]) -> Iterator[str]:
+    """Write a line of rich markup for each kind of problem, with its number and first places."""
+    for kind, group in _by_kind(problems).items():
+        label = "[red]error[/red]" if kind.fatal else "[yellow]note[/yellow]"
+        yield f"{label}: {kind.title}: {len(group):,}: {escape(first_few([str(problem) for problem in group]))}"
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:
@@ -562,3 +439,24 @@ def _table(title: str, columns: Iterable[str]) -> Table:
     for name in columns:
         table.add_column(name, justify="right")
     return table
+
+
+def _write_json(path: Path, finding: Finding) -> None:
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "corpus": finding.corpus,
+        "looked_at": {"headers": True, "equal_sizes": True, "samples": finding.decoded},
+        "training_would_fail": finding.training_would_fail,
+        "sets": finding.sets,
+        "problems": [
+            {
+                "kind": kind.title,
+                "fatal": kind.fatal,
+                "count": len(group),
+                "places": [{"where": problem.where, "detail": problem.detail} for problem in group],
+            }
+            for kind, group in _by_kind(finding.problems).items()
+        ],
+    }
+    atomic_write(path, f"{json_format.dumps(content, indent=2, allow_nan=False)}\n".encode())

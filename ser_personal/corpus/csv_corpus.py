@@ -1,22 +1,25 @@
-"""Any corpus, as one table of its recordings."""
+"""Any corpus as one table of its recordings: reader, writer, and what `--data.corpus` accepts."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.msp_podcast import AUDIO_FOLDERS, MSPPodcast
 from ser_personal.corpus.splits import canonical_split
-from ser_personal.corpus.table import attribute_labels, audio_path, known, read_csv_rows
+from ser_personal.corpus.table import attribute_labels, audio_path, known, read_csv_rows, write_rows
 from ser_personal.errors import UserError
+from ser_personal.files import content_hash
 from ser_personal.types import ATTRIBUTES, Utterance
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ser_personal.corpus.table import Row
 
+TABLE = "corpus.csv"
 COLUMNS = ("path", "speaker", "split", *ATTRIBUTES, "gender", "emotion", "id")
 
 
@@ -86,7 +89,35 @@ class CSVCorpus(Corpus):
         )
 
 
-TABLE = "corpus.csv"
+def write_corpus(utterances: Iterable[Utterance], path: Path) -> None:
+    """Write a table that `CSVCorpus` reads; missing labels and names are blank.
+
+    Paths are relative to the table's folder. Audio outside that folder is reached through a link to its own folder,
+    made next to the table.
+    """
+    utterances = list(utterances)
+    files = [Path(os.path.normpath(utterance.path.absolute())) for utterance in utterances]
+    folder = Path(os.path.normpath(path.parent.absolute()))
+    folder.mkdir(parents=True, exist_ok=True)
+    audio, link = Path(os.path.commonpath([folder, *(file.parent for file in files)])), Path()
+    if audio != folder:
+        audio = Path(os.path.commonpath([file.parent for file in files]))
+        link = Path(f"recordings-{content_hash(str(audio))[:8]}")
+        if not (folder / link).is_symlink():
+            (folder / link).symlink_to(audio, target_is_directory=True)
+    rows = [
+        (
+            (link / file.relative_to(audio)).as_posix(),
+            each.speaker_id,
+            each.split,
+            *(each.labels.get(attribute) for attribute in ATTRIBUTES),
+            each.gender,
+            each.emotion,
+            each.utterance_id,
+        )
+        for each, file in zip(utterances, files, strict=True)
+    ]
+    write_rows(path, COLUMNS, rows)
 
 
 def open_corpus(corpus: Corpus | str) -> Corpus:

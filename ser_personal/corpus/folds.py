@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import os
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from io import StringIO
 from itertools import chain
 from math import isnan
 from pathlib import Path
@@ -15,18 +12,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
-from ser_personal.corpus.csv_corpus import open_corpus
+from ser_personal.corpus.csv_corpus import open_corpus, write_corpus
 from ser_personal.corpus.splits import SpeakerSplits, by_split, canonical_split, known_speakers, require_split
 from ser_personal.errors import LARGEST_SEED, UserError, require_range
-from ser_personal.files import atomic_write, content_hash
-from ser_personal.types import ATTRIBUTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ser_personal.types import Utterance
-
-_COLUMNS = ("id", "path", "speaker", "split", *ATTRIBUTES, "gender", "emotion")
 
 
 def leave_speakers_out(
@@ -81,37 +74,7 @@ def folds(corpus: Corpus | str, count: int = 6, out: str = "folds", validation_f
     """
     utterances = open_corpus(corpus).utterances
     for fold, splits in enumerate(leave_speakers_out(utterances, count, validation_folds=validation_folds, seed=seed)):
-        write_table((utterance for part in splits.sets.values() for utterance in part), Path(out) / f"fold_{fold}.csv")
-
-
-def write_table(utterances: Iterable[Utterance], path: Path) -> None:
-    """Write a corpus.csv that `CSVCorpus` reads; missing labels and names are blank.
-
-    Beside it goes a link to the recordings, and the paths lead through that: a table may not leave its folder.
-    """
-    utterances = list(utterances)
-    recordings = Path(os.path.commonpath([utterance.path.absolute().parent for utterance in utterances]))
-    link = path.with_name(f"recordings-{content_hash(str(recordings))[:8]}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not link.is_symlink():
-        link.symlink_to(recordings, target_is_directory=True)
-    text = StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(_COLUMNS)
-    for utterance in utterances:
-        labels = (utterance.labels.get(attribute, float("nan")) for attribute in ATTRIBUTES)
-        table.writerow(
-            [
-                utterance.utterance_id,
-                (link.name / utterance.path.absolute().relative_to(recordings)).as_posix(),
-                utterance.speaker_id or "",
-                utterance.split,
-                *("" if isnan(label) else repr(label) for label in labels),
-                utterance.gender or "",
-                utterance.emotion or "",
-            ]
-        )
-    atomic_write(path, text.getvalue().encode())
+        write_corpus((utterance for part in splits.sets.values() for utterance in part), Path(out) / f"fold_{fold}.csv")
 
 
 def _deal(utterances: Sequence[Utterance], folds: int, seed: int) -> dict[str | None, int]:
@@ -249,7 +212,7 @@ def gap(
     for number, both in corpora.items():
         for side in SIDES:
             splits: SpeakerSplits = getattr(both, side)
-            write_table(chain(*splits.sets.values()), Path(out) / f"speakers_{number}_{side}.csv")
+            write_corpus(chain(*splits.sets.values()), Path(out) / f"speakers_{number}_{side}.csv")
 
 
 def _by_speaker(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections import Counter
 from io import StringIO
 from math import inf, isfinite, isnan
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from ser_personal.errors import UserError
+from ser_personal.files import atomic_write
 from ser_personal.types import ATTRIBUTES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from pandas import DataFrame
 
 Row = dict[str, str]
+
+LONGEST_NAME = 255  # bytes, on all common file systems
 
 _NO_LABEL = frozenset({"", "-", "na", "n/a", "nan", "none", "null", "unknown", "hidden"})
 
@@ -44,14 +49,17 @@ def read_csv_rows(
 ) -> list[Row]:
     """Read a comma-separated table whose columns are known by name, in any order.
 
+    Every cell stays the text that it is: a speaker called NA, None or 007 keeps that name. The csv module, and not
+    pandas, because pandas fills up short rows unnoticed, and its strict engine takes eight times as long.
+
     Args:
         path: the table, with a header line.
         required: columns it must have.
         filled: those of them without a blank cell.
-        any_case: columns that are known by whatever case their names are in, in lower case.
+        any_case: lower-case column names that are accepted in any case.
 
     Returns:
-        Column -> cell of each row, surrounding blanks removed; lines without any cell are left out.
+        Column -> cell of each row, surrounding blanks removed; blank lines are left out.
 
     Raises:
         UserError: the file can't be read, lacks a column or a cell, names a column twice, holds no row, or a row has
@@ -60,10 +68,7 @@ def read_csv_rows(
     reader = csv.reader(StringIO(read_text(path), newline=""), strict=True)
     rows = []
     try:
-        header = [name.strip() for name in next(reader, [])]
-        folded = {name.lower() for name in header} & set(any_case) - set(header)
-        header = [name.lower() if name.lower() in folded else name for name in header]
-        _refuse_repeated(header, path)
+        header = _header(next(reader, []), any_case, path)
         _require_columns(header, required, path)
         for cells in filter(None, reader):
             where = f"{path}, line {reader.line_num}"
@@ -75,8 +80,26 @@ def read_csv_rows(
             rows.append(row)
     except csv.Error as error:
         where = f"{path}, line {reader.line_num}"
-        raise UserError(f"broken CSV ({error})", where=where, remedy="Mend or remove the line") from error
+        raise UserError(f"broken CSV ({error})", where=where, remedy="Correct or remove the line") from error
     return _require_rows(rows, path)
+
+
+def read_table(
+    path: Path, required: Collection[str], filled: Collection[str] = (), any_case: Collection[str] = ()
+) -> DataFrame:
+    """Read a table as `read_csv_rows` does, columns of strings."""
+    import pandas as pd
+
+    return pd.DataFrame(read_csv_rows(path, required, filled, any_case), dtype=str)
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table that the functions above read; None and NaN become blank cells."""
+    text = StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows([[_cell(cell) for cell in row] for row in rows])
+    atomic_write(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def read_json_rows(path: Path, key: str, required: Collection[str], filled: Collection[str] = ()) -> list[Row]:
@@ -96,18 +119,15 @@ def read_json_rows(path: Path, key: str, required: Collection[str], filled: Coll
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        members = dict(pairs)
-        if len(members) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in members if names.count(name) > 1)
-            raise UserError(f"{twice!r} is listed more than once", where=path, remedy="Keep one of them")
-        return members
+        for name, times in Counter(name for name, _ in pairs).items():
+            if times > 1:
+                raise UserError(f"{name!r} is listed more than once", where=path, remedy="Keep one of them")
+        return dict(pairs)
 
     try:
         table = json.loads(read_text(path), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        remedy = "Mend the file or fetch it again"
-        raise UserError(f"broken JSON ({error})", where=path, remedy=remedy) from error
+        raise UserError(f"broken JSON ({error})", where=path, remedy="Correct or copy the file again") from error
     if not isinstance(table, dict) or not all(isinstance(fields, dict) for fields in table.values()):
         remedy = f"Give one object, from {key} to an object of fields"
         raise UserError("isn't a JSON object of objects", where=path, remedy=remedy)
@@ -155,8 +175,7 @@ def _label(cell: str, column: str, where: object) -> float:
 
 
 def _cell(value: object) -> str:
-    blank = value is None or (isinstance(value, float) and isnan(value))
-    return "" if blank else str(value).strip()
+    return "" if value is None or (isinstance(value, float) and isnan(value)) else str(value).strip()
 
 
 def _require_columns(found: Collection[str], required: Collection[str], where: object) -> None:
@@ -166,12 +185,16 @@ def _require_columns(found: Collection[str], required: Collection[str], where: o
         raise UserError(what, where=where, remedy="Name the columns as listed, separated by commas")
 
 
-def _refuse_repeated(header: Sequence[str], path: Path) -> None:
+def _header(cells: Sequence[str], any_case: Collection[str], path: Path) -> list[str]:
+    names = [name.strip() for name in cells]
+    # where both spellings stand, the exact one counts
+    folded = {name.lower() for name in names} & set(any_case) - set(names)
+    header = [name.lower() if name.lower() in folded else name for name in names]
     # spreadsheets leave columns without a name behind
-    twice = sorted({name for name in header if name and header.count(name) > 1})
-    if twice:
+    if twice := sorted({name for name in header if name and header.count(name) > 1}):
         what = f"has column {', '.join(twice)} more than once"
         raise UserError(what, where=path, remedy="Rename or remove one of them")
+    return header
 
 
 def _require_filled(row: Row, filled: Collection[str], where: object) -> None:
@@ -186,28 +209,24 @@ def _require_rows(rows: list[Row], path: Path) -> list[Row]:
     return rows
 
 
-# bytes, on all common file systems
-LONGEST_NAME = 255
-
-
 def audio_path(folder: Path, cell: str, where: object, *, allow_outside: bool = False) -> Path:
     """Find a recording, which has to lie in the corpus's folder or in one below.
 
-    Whoever writes a table could otherwise have any file of the reader's machine decoded and its content passed on.
-    Links inside the folder are followed, wherever they lead: only who unpacked it could have put them there.
+    Otherwise, somebody else's table could have any file of this machine decoded and its content passed on. Links inside
+    the folder are followed wherever they lead, since a table can't make them.
 
     Args:
         folder: that paths are relative to.
         cell: the path as the table has it, with slashes or, on Windows, backslashes.
         where: what an error calls the row.
-        allow_outside: take absolute paths and those through `..`, too.
+        allow_outside: accept absolute paths and those through `..`.
 
     Raises:
         UserError: it lies outside, or no file can be called so.
     """
     parts = PureWindowsPath(cell).parts
     if not all(map(_is_a_name, parts)):
-        raise UserError(f"{cell[:80]!r} can't be a file's name", where=where, remedy="Mend the row, or remove it")
+        raise UserError(f"{cell[:80]!r} can't be a file's name", where=where, remedy="Correct or remove the row")
     path = folder / cell
     if "\\" in cell and not path.is_file():
         path = folder / cell.replace("\\", "/")

@@ -38,7 +38,7 @@ def test_a_path_inside_is_taken(cell):
 
 @pytest.mark.parametrize("cell", ["a\0.wav", "9" * 300, f"a/{'é' * 130}.wav", "\ud800.wav"])
 def test_what_no_file_can_be_called_is_refused(cell):
-    with pytest.raises(UserError, match=r"can't be a file's name\. Mend the row"):
+    with pytest.raises(UserError, match=r"can't be a file's name\. Correct or remove the row"):
         audio_path(ROOT, cell, "corpus.csv, u")
 
 

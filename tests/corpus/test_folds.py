@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ser_personal.corpus.csv_corpus import CSVCorpus
-from ser_personal.corpus.folds import folds, leave_speakers_out, write_table
+from ser_personal.corpus.csv_corpus import CSVCorpus, write_corpus
+from ser_personal.corpus.folds import folds, leave_speakers_out
 from ser_personal.corpus.splits import SpeakerSplits, known_speakers
 from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES, Utterance
@@ -94,7 +94,7 @@ def test_a_written_fold_reads_back(tmp_path: Path) -> None:
     for number, splits in enumerate(leave_speakers_out(utterances, 3)):
         written = [utterance for part in splits.sets.values() for utterance in part]
         path = tmp_path / "folds" / str(number) / "corpus.csv"
-        write_table(written, path)
+        write_corpus(written, path)
         read = {utterance.utterance_id: utterance for utterance in CSVCorpus(str(path)).utterances}
         assert len(read) == 3
         for utterance in written:
@@ -111,7 +111,7 @@ def test_relative_paths_are_of_the_place_where_the_table_was_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_table([Utterance("a", Path("here/a.wav"), "train", "one")], Path("elsewhere/corpus.csv"))
+    write_corpus([Utterance("a", Path("here/a.wav"), "train", "one")], Path("elsewhere/corpus.csv"))
     monkeypatch.chdir(tmp_path / "elsewhere")
     (read,) = CSVCorpus("corpus.csv").utterances
     assert read.path.resolve() == tmp_path / "here" / "a.wav"

@@ -42,7 +42,7 @@ def test_corpora_are_read_and_checked_without_torch(table: Callable[..., str]) -
     path = table(["path", "speaker", "split"], ["a.wav", "s", "train"], ["b.wav", "t", "dev"])
     program = f"""
 import sys
-from ser_personal.corpus import base, check, csv_corpus, msp_podcast, problems, resolve, splits, table
+from ser_personal.corpus import base, check, csv_corpus, msp_podcast, splits, table
 assert check.check({path!r}) == 0
 assert "torch" not in sys.modules
 """
