@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jsonargparse.typing import restricted_number_type
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from sklearn.linear_model import RidgeCV
@@ -20,6 +19,7 @@ from ser_personal.calibration.table import CalibrationRow
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
 from ser_personal.encoder.front_end import mfcc_functionals
 from ser_personal.errors import UserError
+from ser_personal.report.bootstrap import MinUtterances  # resolved at run time
 from ser_personal.scores import score
 from ser_personal.types import Attribute
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 PENALTIES = np.logspace(-1, 5, 13)
 RIDGE, TITLE, FILE = "ridge", "ridge regression on MFCC functionals, the baseline", "baseline.json"
-MinUtterances = restricted_number_type("MinUtterances", int, (">=", 2))
 
 
 def ridge_baseline(
@@ -62,7 +61,7 @@ def baseline(
     out: str = "baseline",
     attributes: tuple[Attribute, ...] = ("arousal", "valence", "dominance"),
     test_splits: list[str] | None = None,
-    min_utterances: MinUtterances = 10,  # type: ignore[valid-type]
+    min_utterances: MinUtterances = 10,
     *,
     known_speakers_only: bool = True,
 ) -> None:

@@ -7,6 +7,7 @@ from math import nan
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jsonargparse.typing import restricted_number_type
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 FEWEST_SPEAKERS = 10
 COVERAGE = 0.95
+# one utterance has no CCC; of fewer than 100 draws hardly any lie beyond either end of a 95 % interval
+MinUtterances = restricted_number_type("MinUtterances", int, (">=", 2))
+Resamples = restricted_number_type("Resamples", int, (">=", 100))
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Bootstrap:
     """How intervals are made.
 
     Attributes:
-        resamples: how often the speakers are drawn anew.
+        resamples: how many draws of the speakers.
         seed: the same seed draws the same speakers.
         fewest: speakers below which there is no interval (ours): the percentiles of a handful of speakers promise a
             certainty that isn't there.
@@ -50,7 +54,7 @@ class Bootstrap:
     fewest: int = FEWEST_SPEAKERS
 
     def weights(self, strata: Sequence[Hashable]) -> NDArray[np.float64]:
-        """How often each speaker is drawn, (resamples, speakers).
+        """How often each speaker counts, (1 + resamples, speakers): once each, and as often as each draw has them.
 
         Args:
             strata: (speakers,), each stratum keeps its number of speakers, so that no group runs empty.
@@ -59,22 +63,22 @@ class Bootstrap:
         rows_of: dict[Hashable, list[int]] = {}
         for row, stratum in enumerate(strata):
             rows_of.setdefault(stratum, []).append(row)
-        weights = np.zeros((self.resamples, len(strata)))
+        weights = np.ones((1 + self.resamples, len(strata)))
         for rows in rows_of.values():
-            weights[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=self.resamples)
+            weights[1:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=self.resamples)
         return weights
 
-    def estimate(self, value: float, resampled: NDArray[np.float64], speakers: int) -> Estimate:
+    def estimate(self, values: NDArray[np.float64], speakers: int) -> Estimate:
         """Give a figure its percentile interval, or the reason why it has none.
 
         Args:
-            value: the figure on the speakers as they are.
-            resampled: (resamples,), the same figure on each draw, NaN where undefined.
+            values: (1 + resamples,), the figure of the speakers as they are, then of each draw; NaN where undefined.
             speakers: behind the figure, of the smaller side where it is a difference.
         """
+        value, drawn = float(values[0]), values[1:]
         if speakers < self.fewest:
             return Estimate(value, refused=f"{speakers} speakers, an interval takes {self.fewest}")
-        if np.isnan(value) or np.isnan(resampled).all():
+        if np.isnan(value) or np.isnan(drawn).all():
             return Estimate(value, refused="undefined")
-        low, high = np.nanquantile(resampled, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+        low, high = np.nanquantile(drawn, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
         return Estimate(value, float(low), float(high))

@@ -608,7 +608,7 @@ def compare_systems(test: TestSet, baseline: str | None, bootstrap: Bootstrap, m
         bootstrap: makes the draws and the intervals.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
     """
-    weights = draws_of(test, bootstrap)
+    weights = bootstrap.weights([None] * len(test.speakers))
     counted = {least: counted_speakers(test, least) for least in sorted({*SENSITIVITY, min_utterances})}
     base = next((system for system in test.systems if system.name == baseline), None)
 
@@ -627,10 +627,10 @@ def compare_systems(test: TestSet, baseline: str | None, bootstrap: Bootstrap, m
                 calibration=system.calibration,
                 is_oracle=system.is_oracle,
                 seeds=system.seeds,
-                overall_ccc=estimate(bootstrap, overall, len(test.speakers)),
-                average_ccc=estimate(bootstrap, average, number),
-                overall_gain=None if gains is None else estimate(bootstrap, gains[0], len(test.speakers)),
-                average_gain=None if gains is None else estimate(bootstrap, gains[1], number),
+                overall_ccc=bootstrap.estimate(overall, len(test.speakers)),
+                average_ccc=bootstrap.estimate(average, number),
+                overall_gain=None if gains is None else bootstrap.estimate(gains[0], len(test.speakers)),
+                average_gain=None if gains is None else bootstrap.estimate(gains[1], number),
                 sensitivity={least: float(system.average_ccc(weights[:1], who)[0]) for least, who in counted.items()},
             )
         )
@@ -644,20 +644,10 @@ def compare_systems(test: TestSet, baseline: str | None, bootstrap: Bootstrap, m
     )
 
 
-def draws_of(test: TestSet, bootstrap: Bootstrap) -> NDArray[np.float64]:
-    """How often each speaker is taken, (1 + resamples, speakers): the speakers as they are, then each draw of them."""
-    return np.vstack([np.ones((1, len(test.speakers))), bootstrap.weights([None] * len(test.speakers))])
-
-
 def counted_speakers(test: TestSet, min_utterances: int) -> NDArray[np.bool_]:
     """Whom (speakers,) A-CCC is over: who has enough utterances, and a CCC of their own in every system."""
     defined = np.all([system.defined for system in test.systems], axis=0)
     return np.asarray(defined & (test.systems[0].utterances >= min_utterances))
-
-
-def estimate(bootstrap: Bootstrap, figures: NDArray[np.float64], speakers: int) -> Estimate:
-    """The first figure is of the speakers as they are, the others of the draws."""
-    return bootstrap.estimate(float(figures[0]), figures[1:], speakers)
 
 
 # making the corpus and looking at the result are no part of training
@@ -840,12 +830,12 @@ def find_gaps(
     for test in tests:
         # the first row of a recipe is its raw predictions
         raw = {system.recipe: system for system in reversed(test.systems)}
-        weights, counted = draws_of(test, bootstrap), counted_speakers(test, min_utterances)
+        weights, counted = bootstrap.weights([None] * len(test.speakers)), counted_speakers(test, min_utterances)
 
         def contrast(sides: Sequence[NDArray[np.float64]], speakers: int) -> Contrast:
             dependent, independent = sides
             compared = (dependent, independent, dependent - independent)
-            return Contrast(*(estimate(bootstrap, figures, speakers) for figures in compared))
+            return Contrast(*(bootstrap.estimate(figures, speakers) for figures in compared))
 
         rows = []
         for recipe in recipes:

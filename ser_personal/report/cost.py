@@ -3,177 +3,141 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from torch.backends import mha
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from typing_extensions import override
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.calibration.run_files import write_json
-from ser_personal.errors import require_range
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from lightning.pytorch import LightningModule, Trainer
-    from torch import Tensor
+    from torch import Size
 
 _ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001
 _ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward  # noqa: SLF001
-# where an operation's weights stand among its arguments
-_FUSED = {
-    torch.ops.aten._transformer_encoder_layer_fwd: (3, 5, 14, 16),  # noqa: SLF001
-    torch.ops.aten._native_multi_head_attention: (5, 7),  # noqa: SLF001
-}
 
 
-class FlopCounter(TorchDispatchMode):
-    """Sums up matrix products, convolutions and attention by torch's own formulas.
+def _attention_flops(query: Size, key: Size, value: Size, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
 
-    A whole Transformer layer, which `torch.nn` runs as one operation where nothing is learnt, counts as its parts.
 
-    torch's `FlopCounterMode` also tells modules apart, for which it hooks into autograd, and so it fails in inference
-    mode; and it knows no formula of the attention that CPUs run.
+def _attention_backward_flops(gradient: Size, query: Size, key: Size, value: Size, *_: Any, **__: Any) -> int:
+    return int(sdpa_backward_flop_count(gradient, query, key, value))
 
-    Attributes:
-        flops: counted so far; a multiplication and an addition are two.
+
+class FlopCounter:
+    """Counts floating-point operations by torch's `FlopCounterMode`, a multiplication and an addition as two.
+
+    It knows neither the attention that CPUs run nor the Transformer layer that torch runs as one operation in
+    evaluation: the one is added to it, the other runs as its parts meanwhile.
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.flops = 0.0
+        formulas = {_ATTENTION: _attention_flops, _ATTENTION_BACKWARD: _attention_backward_flops}
+        self._mode = FlopCounterMode(display=False, custom_mapping=formulas)
+        self._fast, self._modes = True, ExitStack()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Run an operation and count it; one that is made of others is counted as those."""
-        given = dict(kwargs or {})
-        packet = func.overloadpacket
-        if packet not in flop_registry:
-            with self:
-                result = func.decompose(*args, **given)
-            if result is not NotImplemented:
-                return result
-        out = func(*args, **given)
-        if packet in flop_registry:
-            self.flops += flop_registry[packet](*args, **given, out_val=out)
-        elif packet is _ATTENTION:
-            query, key, value = (each.shape for each in args[:3])
-            self.flops += sdpa_flop_count(query, key, value)
-        elif packet is _ATTENTION_BACKWARD:
-            self.flops += sdpa_backward_flop_count(*(each.shape for each in args[:4]))
-        elif packet in _FUSED:
-            self.flops += _fused_flops(args[0], [args[place] for place in _FUSED[packet]])
-        return out
+    @property
+    def flops(self) -> int:
+        """Counted so far."""
+        return int(self._mode.get_total_flops())
 
+    def __enter__(self) -> FlopCounter:
+        if torch.is_inference_mode_enabled():
+            self._modes.enter_context(torch.inference_mode(mode=False))
+            self._modes.enter_context(torch.no_grad())
+        self._fast = mha.get_fastpath_enabled()
+        mha.set_fastpath_enabled(False)
+        self._mode.__enter__()
+        return self
 
-def _fused_flops(tokens: Tensor, weights: Sequence[Tensor]) -> int:
-    """Count self-attention of tokens (batch, tokens, dim) and the products of each with these weights."""
-    batch, length, dim = tokens.shape
-    return 2 * batch * length * sum(weight.numel() for weight in weights) + 4 * batch * length**2 * dim
+    def __exit__(self, *error: Any) -> None:
+        self._mode.__exit__(*error)
+        self._modes.close()
+        mha.set_fastpath_enabled(self._fast)
 
 
 class CostRecorder(Callback):
     """Writes fit_cost.json or test_cost.json to `--trainer.default_root_dir` when the stage ends.
 
-    A resumed fit goes on counting from its checkpoint, so the record is that of one whole fit, whatever broke it off.
-    Operations are counted on the first batches of training, validation and test, and scaled by the audio of all. What
-    PLDC predicts besides in a test, to build its bank, counts as time alone.
-
-    Args:
-        counted_batches: of each kind, whose operations are counted.
-
-    Raises:
-        UserError: no batch is to be counted.
+    A resumed fit continues the record of its checkpoint, so that it covers the whole fit. Operations are counted on the
+    first batch of training, of validation and of test, which runs outside inference mode for that, and scaled by the
+    audio of all batches. What PLDC predicts in a test to build its bank counts as time alone.
     """
 
-    def __init__(self, counted_batches: int = 3) -> None:
-        require_range("counted_batches", counted_batches, 1)
-        super().__init__()
-        self.counted_batches = counted_batches
+    def __init__(self) -> None:
         self._counts: dict[str, _Counts] = {}
         self._stage = ""
         self._clock = _Clock()
         self._counter: FlopCounter | None = None
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed fit goes on from."""
         counts = {kind: asdict(counted) for kind, counted in self._counts.items()}
         return {"counts": counts, "seconds": self._clock.seconds, "cpu_seconds": self._clock.cpu_seconds}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint; a test of it begins anew."""
-        if self._stage != "fit":
-            return
-        self._counts = {kind: _Counts(**counted) for kind, counted in state_dict["counts"].items()}
-        self._clock = _Clock(state_dict["seconds"], state_dict["cpu_seconds"])
+        # a test counts itself, not the fit of its checkpoint
+        if self._stage == "fit":
+            self._counts = {kind: _Counts(**counted) for kind, counted in state_dict["counts"].items()}
+            self._clock = _Clock(state_dict["seconds"], state_dict["cpu_seconds"])
 
+    @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start the clock, before weights are loaded."""
         self._stage, self._clock = stage, _Clock()
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Begin to count."""
+    @override
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
         self._begin("train")
 
+    @override
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        """Count a training batch."""
         self._end("train", batch, trainer)
 
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Begin to count, but in the sanity check, which each resumption repeats."""
+    @override
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        # each resumption repeats the sanity check
         if not trainer.sanity_checking:
             self._begin("validation")
 
+    @override
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
-        """Count a validation batch."""
         if not trainer.sanity_checking:
             self._end("validation", batch, trainer)
 
-    def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Begin to count."""
+    @override
+    def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
         self._begin("test")
 
+    @override
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
-        """Count a test batch."""
         self._end("test", batch, trainer)
 
+    @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write fit_cost.json."""
         self._write("fit", trainer, pl_module)
 
+    @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write test_cost.json."""
         self._write("test", trainer, pl_module)
 
     def _begin(self, kind: str) -> None:
-        if self._counts.setdefault(kind, _Counts()).counted_batches < self.counted_batches:
+        if self._counts.setdefault(kind, _Counts()).counted_flops is None:
             self._counter = FlopCounter()
             self._counter.__enter__()
 
@@ -182,9 +146,7 @@ class CostRecorder(Callback):
         counts.speech += speech
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
-            counts.counted_batches += 1
-            counts.counted_speech += speech
-            counts.counted_flops += self._counter.flops
+            counts.counted_speech, counts.counted_flops = speech, self._counter.flops
             self._counter = None
 
     def _write(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -216,17 +178,16 @@ class CostRecorder(Callback):
 
 @dataclass
 class _Counts:
-    """Of the batches of one kind: seconds of audio in all, and in those whose operations were counted."""
+    """Of the batches of one kind: seconds of audio in all, seconds and operations of the counted one."""
 
     speech: float = 0.0
     counted_speech: float = 0.0
-    counted_flops: float = 0.0
-    counted_batches: int = 0
+    counted_flops: int | None = None
 
     @property
     def flops(self) -> float:
         """Of all batches, by their audio."""
-        return self.counted_flops / self.counted_speech * self.speech if self.counted_speech else 0.0
+        return (self.counted_flops or 0) / self.counted_speech * self.speech if self.counted_speech else 0.0
 
 
 class _Clock:
@@ -237,7 +198,6 @@ class _Clock:
 
     @property
     def seconds(self) -> float:
-        """Wall time."""
         return time.perf_counter() - self._wall
 
     @property

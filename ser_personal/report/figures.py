@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ser_personal.report.audit import NAMES, ShiftAnalysis, shift_table, speaker_changes
+from ser_personal.report.audit import SHIFTS, ShiftAnalysis, shift_table, speaker_changes
 from ser_personal.report.formatting import decimal, signed_interval
 from ser_personal.scores import rows_by_speaker
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ser_personal.calibration.run_files import RunFolder, ScoredSet
     from ser_personal.report.audit import Audit, SetAudit
     from ser_personal.report.bootstrap import Estimate
-    from ser_personal.report.training_curves import Curve, Fit
 
 WIDTH = 4.0  # inches
 INK = "#1b2127"
@@ -38,7 +37,6 @@ INK = "#1b2127"
 RAW = "#d55e00"
 CALIBRATED = "#0a84c6"
 LABELS = "#8a8f98"
-EXTRA = ("#0a84c6", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9")
 
 _STYLE: dict[Any, Any] = {
     "font.size": 9.5,
@@ -71,12 +69,10 @@ class Drawing:
     """A figure and its words.
 
     Attributes:
-        name: for TensorBoard, such as `test1/dumbbells/arousal`.
-        alt: what it shows, for who can't see it.
+        alt: what it shows, for people who can't see it.
         figure: the drawing.
     """
 
-    name: str
     alt: str
     figure: Figure
 
@@ -113,42 +109,6 @@ def as_svg(drawing: Drawing) -> str:
     svg = re.sub(r' (width|height)="[^"]*"', "", opening) + ">" + rest
     svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
     return svg.replace(INK, "currentColor")
-
-
-_MARKERS = "os^Dvx"
-
-
-def training_figures(fit: Fit) -> list[Drawing]:
-    """Draw a fit's losses, and its validation CCC where it logged one."""
-    losses = [curve for curve in fit.curves if "loss" in curve.name]
-    scores = [curve for curve in fit.curves if curve.name.endswith(("_overall_ccc", "_average_ccc"))]
-    drawn = [_figure(f"{fit.stage}/loss", "loss", fit, losses)]
-    if scores:
-        drawn.append(_figure(f"{fit.stage}/validation", "validation CCC", fit, scores))
-    return drawn
-
-
-def _figure(name: str, quantity: str, fit: Fit, curves: Sequence[Curve]) -> Drawing:
-    figure, (axes,) = blank(2.9 + 0.16 * len(curves))
-    for place, curve in enumerate(curves):
-        style = "--" if "average" in curve.name or "unseen" in curve.name else "-"
-        colour, marker = EXTRA[place % len(EXTRA)], _MARKERS[place % len(_MARKERS)]
-        axes.plot(
-            curve.steps, curve.values, style, marker=marker, markersize=3.5, color=colour, label=_plain(curve.name)
-        )
-    axes.set_xlabel(f"step of {fit.stage}")
-    axes.set_ylabel(quantity)
-    axes.grid()
-    legend_above(axes, 1 if max(len(_plain(curve.name)) for curve in curves) > 16 else 2)
-    ends = "; ".join(f"{_plain(curve.name)} from {curve.values[0]:.3g} to {curve.values[-1]:.3g}" for curve in curves)
-    return Drawing(f"training/{name}", f"Curves of {fit.stage} over {fit.steps} steps: {ends}.", figure)
-
-
-def _plain(name: str) -> str:
-    words = {"train_": "training ", "val_": "validation ", "overall_ccc": "O-CCC", "average_ccc": "A-CCC", "_": " "}
-    for written, plain in words.items():
-        name = name.replace(written, plain)
-    return name
 
 
 _BINS = 12
@@ -190,9 +150,9 @@ def distributions(run: RunFolder, test: ScoredSet, attribute: str) -> Drawing | 
         axes.text(1, 0.97, f"{name}: {speaker}\nCCC {ccc[speaker]:.2f}", transform=axes.transAxes, ha="right", va="top")
     plots[-1].set_xlabel(f"{attribute}, label points")
     legend_above(plots[0], 3)
-    told = ", ".join(f"the {name} (speaker {speaker}, {ccc[speaker]:.2f})" for name, speaker in chosen.items())
-    alt = f"Histograms of {attribute}, labels against raw and calibrated predictions, of the speakers by CCC: {told}."
-    return Drawing(f"{test.name}/distributions/{attribute}", alt, figure)
+    listed = ", ".join(f"the {name} (speaker {speaker}, {ccc[speaker]:.2f})" for name, speaker in chosen.items())
+    alt = f"Histograms of {attribute}, labels against raw and calibrated predictions, of the speakers by CCC: {listed}."
+    return Drawing(alt, figure)
 
 
 _MOST_NAMED = 120
@@ -225,7 +185,7 @@ def dumbbells(run: RunFolder, test: ScoredSet, attribute: str) -> Drawing:
         f"CCC of {attribute} of {len(speakers)} speakers before and after calibration: it rises for "
         f"{len(speakers) - fallen} and falls for {fallen}."
     )
-    return Drawing(f"{test.name}/speakers/{attribute}", alt, figure)
+    return Drawing(alt, figure)
 
 
 QUANTITIES = {"mean_absolute_error": "mean absolute error", "bias": "bias"}
@@ -259,42 +219,14 @@ def group_figure(audited: SetAudit, attribute: str, quantity: str) -> Drawing:
     figure.supxlabel(f"{QUANTITIES[quantity]} of {attribute}, label points", fontsize="medium")
     axes.grid(axis="x")
     legend_above(axes, 2)
-    told = "; ".join(f"{name} {of['raw'].value:.2f} raw, {of['calibrated'].value:.2f} calibrated" for name, of in rows)
-    alt = f"{QUANTITIES[quantity].capitalize()} of {attribute} by group, with 95 % intervals: {told}."
-    return Drawing(f"{audited.name}/groups/{attribute}_{quantity}", alt, figure)
-
-
-_LINKS = 3
-_MOST_ON_PLANE = 60
-
-
-def neighbour_plane(run: RunFolder, test: ScoredSet) -> Drawing:
-    """Draw all speaker vectors in the plane of their greatest variance, test speakers linked to the nearest three.
-
-    Vectors are taken to length 1, as the cosine takes them.
-    """
-    both = np.concatenate([_unit(run.training.vectors), _unit(test.vectors.vectors)])
-    plane, explained = _principal_plane(both)
-    training, tested = plane[: len(run.training.speaker_ids)], plane[len(run.training.speaker_ids) :]
-    place_of = dict(zip(run.training.speaker_ids, training, strict=True))
-    figure, (axes,) = blank(4.6)
-    for speaker, place in zip(test.vectors.speaker_ids, tested, strict=True):
-        for neighbour in test.speakers[speaker].neighbours[:_LINKS]:
-            axes.plot(*zip(place, place_of[neighbour], strict=True), color=INK, linewidth=0.5, alpha=0.5)
-    axes.plot(*training.T, "o", color=LABELS, markersize=4, label="training speaker")
-    axes.plot(*tested.T, "^", color=CALIBRATED, markersize=6, label=f"{test.name} speaker")
-    if len(tested) <= _MOST_ON_PLANE:
-        for speaker, place in zip(test.vectors.speaker_ids, tested, strict=True):
-            axes.annotate(speaker, place, xytext=(4, 3), textcoords="offset points", fontsize=8.5)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_xlabel(f"two directions that hold {explained:.0%} of the variance")
-    legend_above(axes, 2)
-    alt = (
-        f"Map of {len(training)} training and {len(tested)} test speakers by speaker vector, each test speaker linked "
-        f"to the nearest {_LINKS} of the neighbours that calibrated them."
+    listed = "; ".join(
+        f"{name} {of['raw'].value:.2f} raw, {of['calibrated'].value:.2f} calibrated" for name, of in rows
     )
-    return Drawing(f"{test.name}/neighbours/map", alt, figure)
+    alt = f"{QUANTITIES[quantity].capitalize()} of {attribute} by group, with 95 % intervals: {listed}."
+    return Drawing(alt, figure)
+
+
+_MOST_ROWS = 60
 
 
 def neighbour_matrix(test: ScoredSet) -> Drawing:
@@ -305,9 +237,9 @@ def neighbour_matrix(test: ScoredSet) -> Drawing:
     cosines = np.full((len(test.speakers), len(columns)), np.nan)
     for row, speaker in enumerate(test.speakers.values()):
         cosines[row, [column_of[neighbour] for neighbour in speaker.neighbours]] = speaker.cosines
-    figure, (axes,) = blank(1.5 + 0.17 * min(max(len(cosines), 4), _MOST_ON_PLANE))
+    figure, (axes,) = blank(1.5 + 0.17 * min(max(len(cosines), 4), _MOST_ROWS))
     image = axes.imshow(cosines, aspect="auto", cmap="cividis", interpolation="nearest")
-    axes.set_yticks(range(len(cosines)), list(test.speakers) if len(cosines) <= _MOST_ON_PLANE else [""] * len(cosines))
+    axes.set_yticks(range(len(cosines)), list(test.speakers) if len(cosines) <= _MOST_ROWS else [""] * len(cosines))
     axes.tick_params(axis="y", length=0)
     shown = range(0, len(columns), max(len(columns) // 8, 1))
     axes.set_xticks(list(shown), [f"{columns[column]}\n({used[columns[column]]})" for column in shown])
@@ -322,20 +254,7 @@ def neighbour_matrix(test: ScoredSet) -> Drawing:
         f"Which of {len(columns)} training speakers calibrated each of {len(cosines)} test speakers, by cosine; the "
         f"most used, {name}, calibrated {times}."
     )
-    return Drawing(f"{test.name}/neighbours/matrix", alt, figure)
-
-
-def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1.0)
-
-
-def _principal_plane(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """The two principal coordinates (n, 2) and the share of the variance that they hold."""
-    centred = vectors - vectors.mean(axis=0)
-    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
-    share = float((singular[:2] ** 2).sum() / (singular**2).sum()) if singular.any() else 0.0
-    return left[:, :2] * singular[:2], share
+    return Drawing(alt, figure)
 
 
 _RELIABILITY_BINS = 10
@@ -362,7 +281,7 @@ def reliability(run: RunFolder, test: ScoredSet, attribute: str) -> Drawing:
         f"mean distance to the diagonal {distance['raw']:.2f} "
         f"label points raw, {distance['calibrated']:.2f} calibrated."
     )
-    return Drawing(f"{test.name}/calibration/{attribute}", alt, figure)
+    return Drawing(alt, figure)
 
 
 def binned_means(
@@ -391,72 +310,24 @@ def shift_scatter(test: ScoredSet, attribute: str, found: ShiftAnalysis) -> Draw
         axes.set_xlabel(f"KL(speaker || training set), {unit}")
         axes.set_ylabel(f"CCC of {attribute}")
         axes.grid()
-    told = "; ".join(f"{NAMES[name]} {decimal(each.value)}" for name, each in found.correlations.items())
-    alt = f"Shift from the training set and CCC of {attribute}, {found.speakers} speakers. Correlations: {told}."
-    return Drawing(f"{test.name}/shifts/{attribute}", alt, figure)
+    listed = "; ".join(f"{SHIFTS[name]} {decimal(each.value)}" for name, each in found.correlations.items())
+    alt = f"Shift from the training set and CCC of {attribute}, {found.speakers} speakers. Correlations: {listed}."
+    return Drawing(alt, figure)
 
 
-@dataclass(frozen=True, eq=False)
-class SetFigures:
-    """The figures of one test set.
-
-    Attributes:
-        speakers: CCC of each speaker before and after.
-        distributions: of single speakers.
-        neighbours: who calibrated whom.
-        calibration: mean label over prediction.
-        groups: of the audit.
-        shifts: from the training set, against CCC.
-    """
-
-    speakers: tuple[Drawing, ...]
-    distributions: tuple[Drawing, ...]
-    neighbours: tuple[Drawing, ...]
-    calibration: tuple[Drawing, ...]
-    groups: tuple[Drawing, ...]
-    shifts: tuple[Drawing, ...]
-
-    @property
-    def all(self) -> tuple[Drawing, ...]:
-        """In the order of the page."""
-        return self.speakers + self.distributions + self.neighbours + self.calibration + self.shifts + self.groups
-
-
-@dataclass(frozen=True, eq=False)
-class Figures:
-    """All figures.
-
-    Attributes:
-        of_set: test set -> its figures.
-        training: of the fits behind the checkpoint.
-    """
-
-    of_set: dict[str, SetFigures]
-    training: tuple[Drawing, ...]
-
-    @property
-    def all(self) -> tuple[Drawing, ...]:
-        """In the order of the page."""
-        return (*(drawing for figures in self.of_set.values() for drawing in figures.all), *self.training)
-
-
-def draw_all(run: RunFolder, fits: list[Fit], found: Audit) -> Figures:
-    """Draw every figure."""
+def draw_all(run: RunFolder, found: Audit) -> dict[str, dict[str, list[Drawing]]]:
+    """Draw every figure: test set -> section of the page -> its figures."""
     with style():
-        return Figures(
-            {test.name: _draw_set(run, test, of_set) for test, of_set in zip(run.sets, found.sets, strict=True)},
-            tuple(drawing for fit in fits for drawing in training_figures(fit)),
-        )
+        return {test.name: _draw_set(run, test, of_set) for test, of_set in zip(run.sets, found.sets, strict=True)}
 
 
-def _draw_set(run: RunFolder, test: ScoredSet, audited: SetAudit) -> SetFigures:
-    scattered = [shift_scatter(test, attribute, audited.shifts[attribute]) for attribute in run.attributes]
-    single = [distributions(run, test, attribute) for attribute in run.attributes]
-    return SetFigures(
-        speakers=tuple(dumbbells(run, test, attribute) for attribute in run.attributes),
-        distributions=tuple(drawing for drawing in single if drawing is not None),
-        neighbours=(neighbour_plane(run, test), neighbour_matrix(test)) if test.speakers else (),
-        calibration=tuple(reliability(run, test, attribute) for attribute in run.attributes),
-        groups=tuple(group_figure(audited, attribute, name) for attribute in run.attributes for name in QUANTITIES),
-        shifts=tuple(drawing for drawing in scattered if drawing is not None),
-    )
+def _draw_set(run: RunFolder, test: ScoredSet, audited: SetAudit) -> dict[str, list[Drawing]]:
+    drawn: dict[str, list[Drawing | None]] = {
+        "speakers": [dumbbells(run, test, attribute) for attribute in run.attributes],
+        "distributions": [distributions(run, test, attribute) for attribute in run.attributes],
+        "neighbours": [neighbour_matrix(test)] if test.speakers else [],
+        "calibration": [reliability(run, test, attribute) for attribute in run.attributes],
+        "groups": [group_figure(audited, attribute, name) for attribute in run.attributes for name in QUANTITIES],
+        "shifts": [shift_scatter(test, attribute, audited.shifts[attribute]) for attribute in run.attributes],
+    }
+    return {section: [drawing for drawing in figures if drawing is not None] for section, figures in drawn.items()}

@@ -66,13 +66,6 @@ def decimal(value: float) -> str:
     return ("-" if value < 0 else "") + (text[1:] if text.startswith("0") else text)
 
 
-def amount(value: float) -> str:
-    """A figure of any kind: three decimals below ten, one above, none where it is whole."""
-    if math.isnan(value) or abs(value) < 10:
-        return decimal(value)
-    return f"{value:.0f}" if value == round(value) else f"{value:.1f}"
-
-
 def signed(value: float) -> str:
     """A difference with its sign: +.021."""
     return f"+{decimal(value)}" if value > 0 else decimal(value)

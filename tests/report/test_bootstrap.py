@@ -9,7 +9,7 @@ from ser_personal.report.bootstrap import Bootstrap, Estimate
 def test_interval_of_a_mean_is_that_of_the_normal_distribution():
     values = np.random.default_rng(0).normal(3, 2, 400)
     weights = Bootstrap(resamples=4000).weights([None] * 400)
-    estimate = Bootstrap().estimate(values.mean(), weights @ values / 400, 400)
+    estimate = Bootstrap().estimate(weights @ values / 400, 400)
     half = 1.96 * values.std() / np.sqrt(400)
     assert (estimate.low, estimate.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.03)
     assert estimate.refused is None
@@ -18,7 +18,8 @@ def test_interval_of_a_mean_is_that_of_the_normal_distribution():
 def test_each_draw_keeps_each_stratum_s_number_of_speakers():
     strata = ["a"] * 3 + ["b"] * 5
     weights = Bootstrap(resamples=50).weights(strata)
-    assert weights.shape == (50, 8)
+    assert weights.shape == (51, 8)
+    assert (weights[0] == 1).all()
     assert (weights[:, :3].sum(axis=1) == 3).all()
     assert (weights[:, 3:].sum(axis=1) == 5).all()
     assert len(np.unique(weights, axis=0)) > 40
@@ -31,18 +32,18 @@ def test_the_seed_makes_the_draws():
 
 
 def test_no_interval_under_ten_speakers():
-    draws = np.linspace(0, 1, 101)
-    assert Bootstrap().estimate(0.5, draws, 10) == Estimate(0.5, pytest.approx(0.025), pytest.approx(0.975))
-    refused = Bootstrap().estimate(0.5, draws, 9)
+    figures = np.append(0.5, np.linspace(0, 1, 101))
+    assert Bootstrap().estimate(figures, 10) == Estimate(0.5, pytest.approx(0.025), pytest.approx(0.975))
+    refused = Bootstrap().estimate(figures, 9)
     assert refused.refused == "9 speakers, an interval takes 10"
     assert np.isnan([refused.low, refused.high]).all()
     assert refused.value == 0.5
 
 
 def test_nothing_is_estimated_of_what_is_undefined():
-    assert Bootstrap().estimate(np.nan, np.array([0.1, 0.2]), 20).refused == "undefined"
-    assert Bootstrap().estimate(0.1, np.full(3, np.nan), 20).refused == "undefined"
+    assert Bootstrap().estimate(np.array([np.nan, 0.1, 0.2]), 20).refused == "undefined"
+    assert Bootstrap().estimate(np.array([0.1, np.nan, np.nan]), 20).refused == "undefined"
 
 
 def test_draws_without_a_value_are_left_out():
-    assert Bootstrap().estimate(1.0, np.array([np.nan, 1.0, 1.0]), 20).high == 1
+    assert Bootstrap().estimate(np.array([1.0, np.nan, 1.0, 1.0]), 20).high == 1

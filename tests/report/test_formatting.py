@@ -25,13 +25,6 @@ def test_figures(value, plain, signed):
     assert formatting.signed(value) == signed
 
 
-@pytest.mark.parametrize(
-    ("value", "said"), [(0.5, ".500"), (-3.25, "-3.250"), (24.0, "24"), (70.474, "70.5"), (-12.0, "-12"), (NAN, "-")]
-)
-def test_amounts(value, said):
-    assert formatting.amount(value) == said
-
-
 def test_intervals_or_why_there_is_none():
     assert formatting.interval(Estimate(0.5, 0.25, 0.75)) == ".500 (.250 to .750)"
     assert formatting.signed_interval(Estimate(0.5, -0.25, 0.75)) == "+.500 (-.250 to +.750)"

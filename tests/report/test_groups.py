@@ -1,10 +1,25 @@
 from __future__ import annotations
 
-import numpy as np
-import pytest
+from collections import Counter
 
-from ser_personal.report.audit import METRICS, SpeakerSums, compare_groups
+import numpy as np
+import pandas as pd
+import pytest
+from invented_run import edit_json, invent
+
+from ser_personal.calibration.run_files import read_run
+from ser_personal.errors import UserError
 from ser_personal.report.bootstrap import Bootstrap
+from ser_personal.report.groups import (
+    METRICS,
+    SpeakerSums,
+    by_amount_of_speech,
+    by_column,
+    by_gender,
+    by_label_region,
+    column_of,
+    compare_groups,
+)
 from ser_personal.scores import score
 
 MINIMUM = 4
@@ -107,3 +122,106 @@ def test_unknown_speakers_and_those_in_no_group_are_left_out(toy):
     expected = by_hand(predictions[16:], labels[16:], speaker_ids[16:])
     assert found.bias.value == pytest.approx(expected["bias"])
     assert found.speakers == 10
+
+
+def the_set(folder, **options):
+    (test,) = read_run(invent(folder, **options)).sets
+    return test
+
+
+def test_gender_is_the_corpus_s_word(tmp_path):
+    partition = by_gender(the_set(tmp_path, speakers=4, utterances=10))
+    assert partition.groups == ("Female", "Male")
+    assert Counter(partition.membership) == {"Female": 20, "Male": 20}
+
+
+def test_label_regions_are_thirds_of_the_scale(tmp_path):
+    test = the_set(tmp_path)
+    partition = by_label_region(test, "arousal", (1, 7))
+    assert partition.groups == ("low labels (below 3)", "middle labels (3 to 5)", "high labels (above 5)")
+    for label, group in zip(test.values("arousal", "label"), partition.membership, strict=True):
+        assert group == partition.groups[0 if label < 3 else 1 if label <= 5 else 2]
+
+
+def test_amount_of_speech_goes_by_speaker(tmp_path):
+    # speakers with 10, 20, ... seconds
+    partition = by_amount_of_speech(the_set(tmp_path, speakers=4, utterances=10))
+    assert partition.groups == ("up to 25 s", "over 25 s")
+    assert partition.membership == ("up to 25 s",) * 20 + ("over 25 s",) * 20
+
+
+def test_amount_of_speech_in_thirds_where_speakers_are_many(tmp_path):
+    partition = by_amount_of_speech(the_set(tmp_path, speakers=30, utterances=10))
+    assert Counter(partition.membership) == dict.fromkeys(partition.groups, 100)
+    assert len(partition.groups) == 3
+
+
+def test_amount_of_speech_in_utterances_where_seconds_are_unknown(tmp_path):
+    invent(tmp_path, speakers=4, utterances=10)
+    edit_json(tmp_path / "speakers.json", lambda r: r["splits"]["test1"]["s00"].update(seconds=None, utterances=3))
+    (test,) = read_run(tmp_path).sets
+    assert by_amount_of_speech(test).groups == ("up to 10 utterances",)
+
+
+def test_a_column_of_words_or_few_numbers_is_taken_as_it_is():
+    words = by_column("dialect", ["north", None, "south", "north"], ["a", "b", "c", "a"])
+    assert (words.groups, words.membership) == (("north", "south"), ("north", None, "south", "north"))
+    assert by_column("session", ["1", "2", "2"], ["a", "b", "c"]).groups == ("1", "2")
+
+
+def test_a_column_of_many_numbers_is_cut():
+    ages = by_column("age", ["20", "25", "30", None, "35", "40", "45", "50", "55"], list("abcdefghi"))
+    assert ages.groups == ("up to 37.5", "over 37.5")
+    assert Counter(ages.membership) == {"up to 37.5": 4, "over 37.5": 4, None: 1}
+
+
+UTTERANCES = pd.DataFrame(
+    {"utterance": ["a/1", "a/2", "b/1"], "speaker": ["a", "a", None], "emotion": ["anger", None, "Unknown"]}
+)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "id,path,accent\na/1,x.wav,north\nb/1,y.wav,south\nc,z.wav,east\n",
+        "path,accent\na/1.wav,north\nb/1.flac,south\n",
+        "utterance,accent\na/1,north\na/2,\nb/1,south\n",
+    ],
+)
+def test_a_table_of_utterances(tmp_path, table):
+    path = tmp_path / "corpus.csv"
+    path.write_text(table)
+    assert column_of(UTTERANCES, "accent", str(path)) == ["north", None, "south"]
+
+
+def test_a_label_file_of_msp_podcast(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("FileName,SpkrID,Show\nu1.wav,9,news\n")
+    utterances = pd.DataFrame({"utterance": ["u1", "u2"], "speaker": ["9", "9"]})
+    assert column_of(utterances, "Show", str(path)) == ["news", None]
+
+
+def test_a_table_of_speakers(tmp_path):
+    path = tmp_path / "speakers.csv"
+    path.write_text("SpkrID,age\na,33\nc,50\n")
+    assert column_of(UTTERANCES, "age", str(path)) == ["33", "33", None]
+
+
+def test_a_column_of_the_predictions():
+    assert column_of(UTTERANCES, "emotion", None) == ["anger", None, None]
+
+
+def test_a_table_without_the_column_or_of_other_ids_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"--by: no column age in predictions.csv. Give .*--table.*utterance, speaker"):
+        column_of(UTTERANCES, "age", None)
+    path = tmp_path / "table.csv"
+    path.write_text("speaker,age\nz,3\n")
+    with pytest.raises(UserError, match="names none of the run's utterances or speakers"):
+        column_of(UTTERANCES, "age", str(path))
+    with pytest.raises(UserError, match=r"table.csv: no column accent \(found: speaker, age\)"):
+        column_of(UTTERANCES, "accent", str(path))
+    path.write_text("name,age\nz,3\n")
+    with pytest.raises(UserError, match="neither utterances nor speakers"):
+        column_of(UTTERANCES, "age", str(path))
+    with pytest.raises(UserError, match="no such file"):
+        column_of(UTTERANCES, "age", str(tmp_path / "none.csv"))

@@ -1,0 +1,306 @@
+"""How well predictions follow the labels of groups of speakers, and what the groups are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ser_personal.corpus.table import known, read_csv_rows
+from ser_personal.errors import UserError
+from ser_personal.scores import ccc_from_sums, concordance, rows_by_speaker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from ser_personal.calibration.run_files import ScoredSet
+    from ser_personal.report.bootstrap import Bootstrap, Estimate
+
+METRICS = ("overall_ccc", "average_ccc", "bias", "mean_absolute_error")
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """How well predictions follow the labels within a group, or how much better than elsewhere.
+
+    Attributes:
+        overall_ccc: one CCC over all utterances.
+        average_ccc: mean over speakers of each one's own CCC.
+        bias: mean of prediction minus label, label points.
+        mean_absolute_error: label points.
+        speakers: with a labelled utterance.
+        counted_speakers: with enough of them to count in A-CCC.
+        utterances: labelled.
+    """
+
+    overall_ccc: Estimate
+    average_ccc: Estimate
+    bias: Estimate
+    mean_absolute_error: Estimate
+    speakers: int
+    counted_speakers: int
+    utterances: int
+
+
+@dataclass(frozen=True, eq=False)
+class SpeakerSums:
+    """What each speaker adds to the figures of a group.
+
+    Attributes:
+        sums: (speakers, 8): count, and the sums of p, l, p², l², pl, p - l and |p - l|, for prediction p and label l
+            minus the mean label, so that no digits are lost.
+        ccc: (speakers,), each one's own CCC, NaN where undefined or of too few utterances.
+    """
+
+    sums: NDArray[np.float64]
+    ccc: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls,
+        predictions: NDArray[np.float64],
+        labels: NDArray[np.float64],
+        rows_of: Sequence[NDArray[np.int64]],
+        min_utterances: int,
+    ) -> SpeakerSums:
+        """Sum up each speaker's rows of predictions and labels (utterances,); rows without a label are left out."""
+        middle = np.nanmean(labels)
+        sums, cccs = np.zeros((len(rows_of), 8)), np.full(len(rows_of), np.nan)
+        for place, all_rows in enumerate(rows_of):
+            rows = all_rows[~np.isnan(labels[all_rows])]
+            p, label = predictions[rows] - middle, labels[rows] - middle
+            error = p - label
+            summands = (np.ones(len(rows)), p, label, p**2, label**2, p * label, error, np.abs(error))
+            sums[place] = [summand.sum() for summand in summands]
+            if len(rows) >= min_utterances:
+                cccs[place] = concordance(predictions[rows], labels[rows])
+        return cls(sums, cccs)
+
+    def figures(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Compute each of `METRICS`, (draws,), for weights (draws, speakers) of the speakers."""
+        defined = ~np.isnan(self.ccc)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            *sums, error, absolute = (weights @ self.sums).T
+            return {
+                "overall_ccc": ccc_from_sums(*sums),
+                "average_ccc": (weights[:, defined] @ self.ccc[defined]) / weights[:, defined].sum(axis=1),
+                "bias": error / sums[0],
+                "mean_absolute_error": absolute / sums[0],
+            }
+
+
+@dataclass(frozen=True)
+class GroupComparison:
+    """A group's scores, and the gap: the group's minus everyone else's; None where there is nobody else."""
+
+    scores: GroupScores
+    gap: GroupScores | None
+
+
+def compare_groups(
+    predictions: NDArray[np.float64],
+    labels: NDArray[np.float64],
+    speaker_ids: Sequence[str | None],
+    membership: Sequence[str | None],
+    groups: Sequence[str],
+    *,
+    min_utterances: int,
+    bootstrap: Bootstrap,
+) -> dict[str, GroupComparison]:
+    """Score each group of utterances and compare it with all others.
+
+    Where each speaker is in one group, groups keep their numbers of speakers in every draw; else all speakers are drawn
+    together, so that a gap within speakers is measured within speakers.
+
+    Args:
+        predictions: (utterances,), label points.
+        labels: (utterances,), NaN where missing.
+        speaker_ids: (utterances,); unknown speakers (None) are left out, they can't be resampled.
+        membership: (utterances,), the group of each, None for none.
+        groups: their names, in the order wanted.
+        min_utterances: labelled utterances a speaker must have within the group to count in A-CCC.
+        bootstrap: makes the intervals.
+    """
+    member = np.array([group or "" for group in membership], dtype=object)
+    rows_of = rows_by_speaker([id_ if group else None for id_, group in zip(speaker_ids, member, strict=True)])
+    groups_of = [frozenset(member[rows]) for rows in rows_of.values()]
+    disjoint = all(len(own) == 1 for own in groups_of)
+    weights = bootstrap.weights(groups_of if disjoint else [None] * len(groups_of))
+
+    compared = {}
+    for name in groups:
+        inside = [rows[member[rows] == name] for rows in rows_of.values()]
+        outside = [rows[member[rows] != name] for rows in rows_of.values()]
+        group, rest = (SpeakerSums.of(predictions, labels, rows, min_utterances) for rows in (inside, outside))
+        of_group, of_rest = group.figures(weights), rest.figures(weights)
+        gap = {metric: of_group[metric] - of_rest[metric] for metric in METRICS}
+        compared[name] = GroupComparison(
+            _scores([group], of_group, bootstrap), None if len(groups) < 2 else _scores([group, rest], gap, bootstrap)
+        )
+    return compared
+
+
+def _scores(sides: Sequence[SpeakerSums], figures: dict[str, NDArray[np.float64]], bootstrap: Bootstrap) -> GroupScores:
+    speakers = min(int((side.sums[:, 0] > 0).sum()) for side in sides)
+    counted = min(int((~np.isnan(side.ccc)).sum()) for side in sides)
+    behind = {metric: counted if metric == "average_ccc" else speakers for metric in METRICS}
+    return GroupScores(
+        **{metric: bootstrap.estimate(figures[metric], behind[metric]) for metric in METRICS},
+        speakers=speakers,
+        counted_speakers=counted,
+        utterances=min(int(side.sums[:, 0].sum()) for side in sides),
+    )
+
+
+_ENOUGH_FOR_THIRDS = 30
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Groups of utterances.
+
+    Attributes:
+        name: what divides them.
+        groups: their names, in order.
+        membership: (utterances,), the group of each, None for none.
+        note: what a reader must know to read the groups rightly.
+        attribute: the only one it is meant for, None for all.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    membership: tuple[str | None, ...]
+    note: str
+    attribute: str | None = None
+
+
+def by_gender(test: ScoredSet) -> Partition:
+    """Divide by the gender that the corpus records."""
+    recorded = tuple(test.utterances["gender"])
+    note = "As the corpus spells it; recorded by its makers, not asked of the speakers."
+    return Partition("gender", _sorted(recorded), recorded, note)
+
+
+def by_label_region(test: ScoredSet, attribute: str, scale: tuple[float, float]) -> Partition:
+    """Divide by thirds of the label scale."""
+    labels = test.values(attribute, "label")
+    low, high = scale
+    first, second = low + (high - low) / 3, low + 2 * (high - low) / 3
+    names = (
+        f"low labels (below {first:g})",
+        f"middle labels ({first:g} to {second:g})",
+        f"high labels (above {second:g})",
+    )
+    region = np.where(labels < first, 0, np.where(labels <= second, 1, 2))
+    return Partition(
+        f"label of {attribute}",
+        names,
+        tuple(None if np.isnan(label) else names[which] for label, which in zip(labels, region, strict=True)),
+        "Thirds of the scale. Within a third the labels hardly differ, which lowers any CCC, and predictions that keep "
+        "to the middle are off in opposite directions at both ends: compare bias and error, not CCC.",
+        attribute,
+    )
+
+
+def by_amount_of_speech(test: ScoredSet) -> Partition:
+    """Divide the speakers by how much speech there is of each, in thirds, or halves where they are few."""
+    amounts, unit = {speaker: recorded.seconds for speaker, recorded in test.speakers.items()}, "s"
+    if any(np.isnan(list(amounts.values()))):
+        amounts = {speaker: float(recorded.utterances) for speaker, recorded in test.speakers.items()}
+        unit = "utterances"
+    groups, names = _cut(np.array(list(amounts.values())), len(amounts), unit)
+    name_of = dict(zip(amounts, names, strict=True))
+    membership = tuple(None if speaker is None else name_of[speaker] for speaker in test.speaker_ids)
+    note = "All test speech of a speaker, which is also what calibrates them."
+    return Partition("amount of speech", groups, membership, note)
+
+
+def by_column(name: str, values: Sequence[str | None], speaker_ids: Sequence[str | None]) -> Partition:
+    """Divide by a column of the corpus; one of many different numbers is cut into thirds, or halves.
+
+    Args:
+        name: of the column.
+        values: (utterances,), None where blank.
+        speaker_ids: (utterances,), None where unknown.
+    """
+    try:
+        amounts = np.array([np.nan if value is None else float(value) for value in values])
+    except ValueError:
+        amounts = np.full(len(values), np.nan)
+    if len(np.unique(amounts[~np.isnan(amounts)])) <= 6:
+        return Partition(name, _sorted(values), tuple(values), "As the table has it.")
+    filled = np.flatnonzero(~np.isnan(amounts))
+    groups, names = _cut(amounts[filled], len(rows_by_speaker(speaker_ids)), "")
+    name_of = dict(zip(filled.tolist(), names, strict=True))
+    membership = tuple(name_of.get(row) for row in range(len(values)))
+    return Partition(name, groups, membership, "Numbers, cut where they divide evenly.")
+
+
+def _sorted(values: Sequence[str | None]) -> tuple[str, ...]:
+    return tuple(sorted({value for value in values if value is not None}))
+
+
+def _cut(values: NDArray[np.float64], speakers: int, unit: str) -> tuple[tuple[str, ...], list[str]]:
+    """Cut values at their quantiles: names of the parts in use, in order, and of each value's part."""
+    parts = 3 if speakers >= _ENOUGH_FOR_THIRDS else 2
+    cuts = np.unique(np.quantile(values, np.arange(1, parts) / parts))
+    texts = [f"{cut:.3g} {unit}".strip() for cut in cuts]
+    names = [f"up to {texts[0]}", *(f"{a} to {b}" for a, b in pairwise(texts)), f"over {texts[-1]}"]
+    part = np.searchsorted(cuts, values, side="left")
+    return tuple(names[which] for which in np.unique(part)), [names[which] for which in part]
+
+
+# column of the table -> what it says of an utterance that it names; CSV corpora and MSP-Podcast
+_UTTERANCE_KEYS: dict[str, Callable[[str], str]] = {
+    "utterance": str,
+    "id": str,
+    "path": lambda cell: str(PurePosixPath(cell).with_suffix("")),
+    "FileName": lambda cell: PurePosixPath(cell).stem,
+}
+_SPEAKER_KEYS: dict[str, Callable[[str], str]] = {"speaker": str, "SpkrID": str}
+
+
+def column_of(utterances: pd.DataFrame, column: str, table: str | None) -> list[str | None]:
+    """Look a column up for each utterance, None where it is blank.
+
+    Args:
+        utterances: rows of predictions.csv.
+        column: of the table.
+        table: a CSV with a row an utterance (`utterance`, `id`, `path` or `FileName`) or a speaker (`speaker` or
+            `SpkrID`); predictions.csv itself if None.
+
+    Raises:
+        UserError: the table has no such column, no column that names utterances or speakers, or names none of these.
+    """
+    if table is None:
+        if column not in utterances.columns:
+            raise UserError(
+                f"no column {column} in predictions.csv",
+                where="--by",
+                remedy=f"Give the table that has it, --table corpus.csv, or one of {', '.join(utterances.columns)}",
+            )
+        present = utterances[column].notna()
+        return [known(str(cell)) if there else None for cell, there in zip(utterances[column], present, strict=True)]
+    rows, keys = read_csv_rows(Path(table), required=(column,)), _UTTERANCE_KEYS | _SPEAKER_KEYS
+    key = next((name for name in keys if name in rows[0]), None)
+    if key is None:
+        raise UserError(
+            "names neither utterances nor speakers",
+            where=table,
+            remedy=f"Give it one of the columns {', '.join(keys)}",
+        )
+    value_of = {keys[key](row[key]): row[column] for row in rows}
+    ids = utterances["utterance" if key in _UTTERANCE_KEYS else "speaker"]
+    if value_of.keys().isdisjoint(ids):
+        raise UserError(
+            "names none of the run's utterances or speakers",
+            where=table,
+            remedy="Give the table of the corpus that was tested, with its own ids",
+        )
+    return [known(value_of.get(id_, "")) for id_ in ids]
