@@ -30,7 +30,7 @@ from ser_personal.data.datamodule import AudioDataModule
 from ser_personal.data.emotion import CachedEmotionDataModule, EmotionDataModule
 from ser_personal.encoder.cached import CachedFeatures
 from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.errors import quieten
+from ser_personal.errors import silence_warnings
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.pretrain.cache import cache
 
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--no-record", action="store_true", help="print alone")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    quieten()
+    silence_warnings()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), arguments)
     print(result)

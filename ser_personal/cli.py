@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser_personal.errors import UserError, quieten
+from ser_personal.errors import UserError, silence_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -97,7 +97,7 @@ STAGES = {
 def main() -> int:
     """Run `ser` on `sys.argv`; 0 on success, 2 where the user can mend what went wrong, 130 after Ctrl-C."""
     argv = sys.argv[1:]
-    quieten()
+    silence_warnings()
     try:
         return _dispatch(argv)
     except UserError as error:

@@ -69,7 +69,7 @@ def require_scale(scale: tuple[float, float]) -> None:
         raise UserError(f"{scale} is no scale", where="scale", remedy="Give the lowest, then the highest label")
 
 
-def quieten() -> None:
+def silence_warnings() -> None:
     """Leave out what Lightning says on every run that no user of this project can act on."""
     warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")

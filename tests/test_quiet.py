@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 
-from ser_personal.errors import quieten
+from ser_personal.errors import silence_warnings
 
 
 def test_lightnings_advertisement_is_left_out_and_its_other_lines_are_not(caplog):
@@ -13,7 +13,7 @@ def test_lightnings_advertisement_is_left_out_and_its_other_lines_are_not(caplog
     before = list(logger.filters)
     try:
         with warnings.catch_warnings():
-            quieten()
+            silence_warnings()
         with caplog.at_level(logging.INFO, logger=logger.name):
             logger.info("Tip: for seamless logging, install litlogger")
             logger.info("GPU available: False")
@@ -25,7 +25,7 @@ def test_lightnings_advertisement_is_left_out_and_its_other_lines_are_not(caplog
 def test_a_new_run_in_an_old_folder_is_not_warned_of():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        quieten()
+        silence_warnings()
         warnings.warn("Checkpoint directory /x exists and is not empty.", stacklevel=1)
         warnings.warn("something else", stacklevel=1)
     assert [str(warning.message) for warning in caught] == ["something else"]

@@ -43,7 +43,7 @@ from ser_personal.calibration.table import PredictedSet, calibration_table, stan
 from ser_personal.errors import UserError
 from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emotions_of
 from ser_personal.speakers.embedding import SpeakerEmbedding
-from ser_personal.speakers.representation import AskedSpeakers
+from ser_personal.speakers.representation import SpeakerQuery
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +69,7 @@ def learnt_embeddings(pl_module: LightningModule) -> dict[str, SpeakerVectors]:
     if not speakers.ids or not isinstance(speakers, SpeakerEmbedding):
         return {}
     with torch.inference_mode():
-        learnt = speakers(AskedSpeakers(speakers.ids)).float().cpu().numpy()
+        learnt = speakers(SpeakerQuery(speakers.ids)).float().cpu().numpy()
     return {EMBEDDINGS: SpeakerVectors(tuple(speakers.ids), learnt)}
 
 
@@ -229,9 +229,9 @@ class PLDCCallback(Callback):
         title = f"{split}: {len(test.predictions)} utterances"
         show(title, rows, LEGEND)
         self._moments.append(speaker_moments(split, rows, test.labels, test.speaker_ids))
-        heard: Any = pl_module.personalized.heard  # type: ignore[union-attr]
+        audio: Any = pl_module.personalized.speaker_audio  # type: ignore[union-attr]
         labelled = set(data.train_speaker_ids)
-        of_utterance = [condition(each, labelled, heard.speaker_ids, heard.splits) for each in utterances]
+        of_utterance = [condition(each, labelled, audio.speaker_ids, audio.splits) for each in utterances]
         conditions = count_conditions(utterances, of_utterance)
         raw = rows[0].scores
         record = {
@@ -348,11 +348,11 @@ class EmotionTestWriter(Callback):
         if collected is None:
             return
         emotions: Any = pl_module.emotions
-        heard: Any = pl_module.personalized.heard  # type: ignore[union-attr]
+        audio: Any = pl_module.personalized.speaker_audio  # type: ignore[union-attr]
         labelled = set(data.train_speaker_ids)
         utterances = [data.utterances[index] for index in collected.indices]
         split_of = np.array([utterance.split for utterance in utterances])
-        condition_of = [condition(each, labelled, heard.speaker_ids, heard.splits) for each in utterances]
+        condition_of = [condition(each, labelled, audio.speaker_ids, audio.splits) for each in utterances]
         splits = {}
         for split in sorted(set(split_of.tolist())):
             rows = np.flatnonzero(split_of == split)

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 from ser_personal.errors import UserError
-from ser_personal.speakers.representation import KnownSpeakers
+from ser_personal.speakers.representation import SpeakerSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -124,9 +124,9 @@ def linear_warmup_and_decay(optimizer: Optimizer, total_steps: float, warmup_sha
     return LambdaLR(optimizer, scale)
 
 
-def known_speakers(training_set: TrainingSet, speaker_ids: list[str]) -> KnownSpeakers:
+def known_speakers(training_set: TrainingSet, speaker_ids: list[str]) -> SpeakerSet:
     """Speakers, with the features that the training set has of them."""
-    return KnownSpeakers(speaker_ids, training_set.speaker_features_of(speaker_ids))
+    return SpeakerSet(speaker_ids, training_set.speaker_features_of(speaker_ids))
 
 
 class PersonalizedModule(LightningModule):
@@ -221,7 +221,7 @@ class PersonalizedModule(LightningModule):
         """Add to a checkpoint's weights the features of its speakers, where its policy for unseen ones had none."""
         speakers = self.personalized.speakers
         if speakers.lacks_features:
-            speakers.know_features(known_speakers(training_set, speakers.ids))
+            speakers.set_features(known_speakers(training_set, speakers.ids))
             prefix = f"{PREFIX}speakers."
             weights.update({f"{prefix}{name}": buffer for name, buffer in speakers.named_buffers()})
 

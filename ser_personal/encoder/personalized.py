@@ -14,11 +14,11 @@ from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.raw import EGeMAPSEncoder, LogMelEncoder, MFCCEncoder
 from ser_personal.errors import UserError
 from ser_personal.speakers.representation import (
-    AskedSpeakers,
-    Heard,
-    KnownSpeakers,
+    SpeakerAudio,
     SpeakerDescription,
+    SpeakerQuery,
     SpeakerRepresentation,
+    SpeakerSet,
 )
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class PersonalizedEncoder(nn.Module):
         """Width of the frames."""
         return self.encoder.dim
 
-    def build(self, speakers: KnownSpeakers) -> None:
+    def build(self, speakers: SpeakerSet) -> None:
         """Make new networks, the encoder with its pre-trained weights, e_s for these speakers."""
         self.encoder.build()
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim)
@@ -126,10 +126,10 @@ class PersonalizedEncoder(nn.Module):
         self.speakers.rebuild(speakers, self.encoder.dim)
 
     @property
-    def heard(self) -> Heard:
+    def speaker_audio(self) -> SpeakerAudio:
         """Whose audio made e_s, and of which sets."""
-        by_policy = self.speakers.heard if self.speakers.ids else Heard()
-        return Heard(by_policy.speaker_ids | {*self.speakers.ids}, by_policy.splits | {*self.pretraining_splits})
+        by_policy = self.speakers.speaker_audio if self.speakers.ids else SpeakerAudio()
+        return SpeakerAudio(by_policy.speaker_ids | {*self.speakers.ids}, by_policy.splits | {*self.pretraining_splits})
 
     @property
     def settings(self) -> tuple[object, ...]:
@@ -164,7 +164,7 @@ class PersonalizedEncoder(nn.Module):
             raise RuntimeError("build() the encoder before using it")
         embedding = None
         if self.fusion.uses_speakers:
-            embedding = self.speakers(AskedSpeakers(batch["speaker_ids"], batch.get("speaker_features"), as_unseen))
+            embedding = self.speakers(SpeakerQuery(batch["speaker_ids"], batch.get("speaker_features"), as_unseen))
         output: EncoderOutput = self.encoder.encode(
             batch, time_mask=time_mask, fusion=self.fusion, speaker_embedding=embedding
         )

@@ -15,14 +15,14 @@ from ser_personal.encoder.module import DESCRIPTION, known_speakers, read_checkp
 from ser_personal.errors import Seed, Share, UserError
 from ser_personal.pretrain.papt import CODEBOOK, PAPT
 from ser_personal.speakers.embedding import SpeakerEmbedding
-from ser_personal.speakers.representation import Heard
+from ser_personal.speakers.representation import SpeakerAudio
 from ser_personal.speakers.unseen import Mean, UnseenPolicy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_personal.encoder.personalized import EncoderDescription
-    from ser_personal.speakers.unseen import SpeakerTable, UnseenSpeakers
+    from ser_personal.speakers.unseen import EmbeddingTable, UnseenSpeakers
     from ser_personal.types import PretrainingSet, TrainingSet
 
 _TABLE = "personalized.speakers.embedding.weight"
@@ -182,8 +182,8 @@ class Adapted(UnseenPolicy):
 
     @property
     @override
-    def heard(self) -> Heard:
-        return Heard(frozenset(self._adapted.rows), self._adapted.splits)
+    def speaker_audio(self) -> SpeakerAudio:
+        return SpeakerAudio(frozenset(self._adapted.rows), self._adapted.splits)
 
     @property
     @override
@@ -192,7 +192,7 @@ class Adapted(UnseenPolicy):
         return (type(self).__name__, rows, self.otherwise.settings)
 
     @override
-    def embed(self, unseen: UnseenSpeakers, table: SpeakerTable) -> Tensor:
+    def embed(self, unseen: UnseenSpeakers, table: EmbeddingTable) -> Tensor:
         rows, width = self._adapted.rows, table.fc.in_features
         if len(next(iter(rows.values()))) != width:
             raise UserError(f"holds no rows of {width} values", where=self.checkpoint, remedy=_REMEDY)

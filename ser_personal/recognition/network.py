@@ -13,7 +13,7 @@ from ser_personal.audio import SAMPLE_RATE
 from ser_personal.data.batching import batch_sizes
 from ser_personal.data.dataset import SpeechExample, collate_speech
 from ser_personal.encoder.base import mean_pool
-from ser_personal.speakers.representation import AskedSpeakers
+from ser_personal.speakers.representation import SpeakerQuery
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +75,7 @@ class EmotionNetwork(nn.Module):
 
     def embed(self, speaker_ids: Sequence[str | None]) -> Tensor:
         """e_s of speakers of whom nothing is known beside their names, (speakers, dim)."""
-        embeddings: Tensor = self.personalized.speakers(AskedSpeakers(speaker_ids, self._unknown(len(speaker_ids))))
+        embeddings: Tensor = self.personalized.speakers(SpeakerQuery(speaker_ids, self._unknown(len(speaker_ids))))
         return embeddings
 
     def _unknown(self, speakers: int) -> Tensor:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_personal.recognition.network import EmotionNetwork
-    from ser_personal.speakers.unseen import SpeakerTable, UnseenSpeakers
+    from ser_personal.speakers.unseen import EmbeddingTable, UnseenSpeakers
 
 FORMAT = "ser_personal.speaker_profiles"
 FORMAT_VERSION = 1
@@ -257,7 +257,7 @@ class EnrolledEmbeddings(UnseenPolicy):
         self.profiles = profiles
         self.otherwise = otherwise
 
-    def embed(self, unseen: UnseenSpeakers, table: SpeakerTable) -> Tensor:
+    def embed(self, unseen: UnseenSpeakers, table: EmbeddingTable) -> Tensor:
         """Embed speakers outside the table, -> (unseen, dim)."""
         rows = [self.profiles.row_of(name) for name in unseen.ids]
         if all(row is not None for row in rows):

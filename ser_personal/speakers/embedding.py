@@ -9,13 +9,13 @@ from torch import nn
 
 from ser_personal.errors import UserError, require_range
 from ser_personal.speakers.representation import (
-    AskedSpeakers,
-    Heard,
-    KnownSpeakers,
+    SpeakerAudio,
     SpeakerDescription,
+    SpeakerQuery,
     SpeakerRepresentation,
+    SpeakerSet,
 )
-from ser_personal.speakers.unseen import Mean, SpeakerTable, UnseenPolicy, UnseenSpeakers
+from ser_personal.speakers.unseen import EmbeddingTable, Mean, UnseenPolicy, UnseenSpeakers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,7 @@ class SpeakerEmbedding(SpeakerRepresentation):
         self.fc: nn.Linear | None = None
         self.register_buffer("known_features", None)
 
-    def build(self, speakers: KnownSpeakers, dim: int) -> None:
+    def build(self, speakers: SpeakerSet, dim: int) -> None:
         """Make a fresh table for these speakers, for an encoder of width `dim`."""
         if not speakers.speaker_ids:
             raise UserError(
@@ -61,7 +61,7 @@ class SpeakerEmbedding(SpeakerRepresentation):
                 remedy="Name the speakers in the corpus, or train without embeddings (--model.fusion none)",
             )
         self._make(speakers.speaker_ids, dim)
-        self.know_features(speakers)
+        self.set_features(speakers)
 
     def rebuild(self, description: SpeakerDescription, dim: int) -> None:
         """Make the table that a checkpoint describes."""
@@ -71,16 +71,16 @@ class SpeakerEmbedding(SpeakerRepresentation):
             self.known_features = torch.zeros(len(self.ids), description["feature_dim"])
 
     @property
-    def heard(self) -> Heard:
+    def speaker_audio(self) -> SpeakerAudio:
         """Audio that the policy's embeddings were made from."""
-        return self.unseen.heard
+        return self.unseen.speaker_audio
 
     @property
     def lacks_features(self) -> bool:
         """Whether the policy for unseen speakers goes by features of the table's, and there are none yet."""
         return bool(self.ids) and self.unseen.reads_features and self.known_features is None
 
-    def know_features(self, speakers: KnownSpeakers) -> None:
+    def set_features(self, speakers: SpeakerSet) -> None:
         """Take the features of the table's speakers, where they are lacking."""
         if self.lacks_features and speakers.features is not None:
             self.known_features = torch.from_numpy(speakers.features)
@@ -131,7 +131,7 @@ class SpeakerEmbedding(SpeakerRepresentation):
             row_of = _derange(row_of)
         return [-1 if speaker is None else row_of.get(speaker, -1) for speaker in speaker_ids]
 
-    def forward(self, asked: AskedSpeakers) -> Tensor:
+    def forward(self, query: SpeakerQuery) -> Tensor:
         """Embed speakers, -> e_s (batch, dim).
 
         Raises:
@@ -139,18 +139,18 @@ class SpeakerEmbedding(SpeakerRepresentation):
         """
         if self.embedding is None or self.fc is None:
             raise RuntimeError("build() the speaker table before using it")
-        rows = self.rows(asked.speaker_ids)
+        rows = self.rows(query.speaker_ids)
         embeddings: Tensor = self.fc(self.embedding(torch.tensor(rows, device=self.fc.weight.device).clamp(min=0)))
-        as_unseen = asked.as_unseen or [False] * len(rows)
+        as_unseen = query.as_unseen or [False] * len(rows)
         places = [place for place, row in enumerate(rows) if row < 0 or as_unseen[place]]
         if not places:
             return embeddings
         unseen = UnseenSpeakers(
-            ids=[asked.speaker_ids[place] for place in places],
+            ids=[query.speaker_ids[place] for place in places],
             rows=[rows[place] for place in places],
-            features=None if asked.features is None else asked.features[places],
+            features=None if query.features is None else query.features[places],
         )
-        table = SpeakerTable(self.ids, self.fc(self.embedding.weight), self.fc, self.known_features)
+        table = EmbeddingTable(self.ids, self.fc(self.embedding.weight), self.fc, self.known_features)
         fallback = self.unseen.embed(unseen, table).to(embeddings.dtype)
         return embeddings.index_copy(0, torch.tensor(places, device=embeddings.device), fallback)
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from ser_personal.errors import UserError, require_range
 from ser_personal.speakers.representation import (
-    AskedSpeakers,
-    KnownSpeakers,
     SpeakerDescription,
+    SpeakerQuery,
     SpeakerRepresentation,
+    SpeakerSet,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class FeatureRepresentation(SpeakerRepresentation):
         self.register_buffer("mean", torch.zeros(0))
         self.register_buffer("std", torch.ones(0))
 
-    def build(self, speakers: KnownSpeakers, dim: int) -> None:
+    def build(self, speakers: SpeakerSet, dim: int) -> None:
         """Take mean and deviation of the training speakers' features, and make fresh weights.
 
         Raises:
@@ -74,20 +74,20 @@ class FeatureRepresentation(SpeakerRepresentation):
         """Nothing but weights and description."""
         return ()
 
-    def standardize(self, asked: AskedSpeakers) -> Tensor:
+    def standardize(self, query: SpeakerQuery) -> Tensor:
         """Standardise features, (batch, feature_dim); unknown speakers' are 0.
 
         Raises:
             UserError: there are none, or of another width than in training.
         """
-        width = 0 if asked.features is None else asked.features.shape[1]
-        if asked.features is None or width != len(self.mean):
+        width = 0 if query.features is None else query.features.shape[1]
+        if query.features is None or width != len(self.mean):
             raise UserError(
                 f"the model reads {len(self.mean)} speaker features, the data has {width}",
                 where="--data.speaker_features",
                 remedy="Give features of the kind that the model was trained with",
             )
-        return ((asked.features - self.mean) / self.std).nan_to_num(0.0)
+        return ((query.features - self.mean) / self.std).nan_to_num(0.0)
 
 
 class FixedSpeakerFeatures(FeatureRepresentation):
@@ -120,9 +120,9 @@ class FixedSpeakerFeatures(FeatureRepresentation):
         """Features mean something by themselves."""
         return False
 
-    def forward(self, asked: AskedSpeakers) -> Tensor:
+    def forward(self, query: SpeakerQuery) -> Tensor:
         """Embed speakers, -> e_s (batch, dim)."""
-        features = self.standardize(asked)
+        features = self.standardize(query)
         return features if self.projection is None else features @ self.projection
 
 
@@ -183,7 +183,7 @@ class SpeakerEmbedder(FeatureRepresentation):
         """A fresh embedder gives zeros."""
         return True
 
-    def forward(self, asked: AskedSpeakers) -> Tensor:
+    def forward(self, query: SpeakerQuery) -> Tensor:
         """Embed speakers, -> e_s (batch, dim)."""
-        embeddings: Tensor = self.layers(self.standardize(asked))
+        embeddings: Tensor = self.layers(self.standardize(query))
         return embeddings

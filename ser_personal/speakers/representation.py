@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class KnownSpeakers:
+class SpeakerSet:
     """The speakers that a representation is built for.
 
     Attributes:
@@ -30,7 +30,7 @@ class KnownSpeakers:
 
 
 @dataclass(frozen=True)
-class Heard:
+class SpeakerAudio:
     """Unlabelled audio that e_s was made from.
 
     Attributes:
@@ -59,8 +59,8 @@ class SpeakerDescription(TypedDict):
 
 
 @dataclass(frozen=True, eq=False)
-class AskedSpeakers:
-    """Whose embeddings are asked for.
+class SpeakerQuery:
+    """Whose embeddings are query for.
 
     Attributes:
         speaker_ids: (batch,), None where unknown.
@@ -83,7 +83,7 @@ class SpeakerRepresentation(nn.Module, ABC):
     ids: list[str]
 
     @abstractmethod
-    def build(self, speakers: KnownSpeakers, dim: int) -> None:
+    def build(self, speakers: SpeakerSet, dim: int) -> None:
         """Make the weights afresh, for these speakers and an encoder of width `dim`.
 
         Raises:
@@ -113,18 +113,18 @@ class SpeakerRepresentation(nn.Module, ABC):
         """Whether e_s means nothing before it has been learnt, in pre-training or in fine-tuning."""
 
     @property
-    def heard(self) -> Heard:
+    def speaker_audio(self) -> SpeakerAudio:
         """Audio that e_s of speakers beyond its own was made from."""
-        return Heard()
+        return SpeakerAudio()
 
     @property
     def lacks_features(self) -> bool:
         """Whether it goes by features of its speakers and has none yet."""
         return False
 
-    def know_features(self, speakers: KnownSpeakers) -> None:
+    def set_features(self, speakers: SpeakerSet) -> None:
         """Take the features of its speakers, where it lacks them."""
 
     @abstractmethod
-    def forward(self, asked: AskedSpeakers) -> Tensor:
+    def forward(self, query: SpeakerQuery) -> Tensor:
         """Embed speakers, -> e_s (batch, dim)."""

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from ser_personal.errors import UserError, require_range
-from ser_personal.speakers.representation import Heard
+from ser_personal.speakers.representation import SpeakerAudio
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class SpeakerTable:
+class EmbeddingTable:
     """The table that a policy may draw on.
 
     Attributes:
@@ -59,12 +59,12 @@ class UnseenPolicy(ABC):
         return False
 
     @property
-    def heard(self) -> Heard:
+    def speaker_audio(self) -> SpeakerAudio:
         """Audio of speakers outside the table that its embeddings were made from."""
-        return Heard()
+        return SpeakerAudio()
 
     @abstractmethod
-    def embed(self, unseen: UnseenSpeakers, table: SpeakerTable) -> Tensor:
+    def embed(self, unseen: UnseenSpeakers, table: EmbeddingTable) -> Tensor:
         """Embed speakers outside the table, -> (unseen, dim)."""
 
     @property
@@ -76,7 +76,7 @@ class UnseenPolicy(ABC):
 class Mean(UnseenPolicy):
     """The mean of all e_s."""
 
-    def embed(self, unseen: UnseenSpeakers, table: SpeakerTable) -> Tensor:
+    def embed(self, unseen: UnseenSpeakers, table: EmbeddingTable) -> Tensor:
         """Embed speakers outside the table, -> (unseen, dim)."""
         return table.embeddings.mean(0).expand(len(unseen.ids), -1)
 
@@ -84,7 +84,7 @@ class Mean(UnseenPolicy):
 class Zero(UnseenPolicy):
     """No embedding: frames as the encoder makes them."""
 
-    def embed(self, unseen: UnseenSpeakers, table: SpeakerTable) -> Tensor:
+    def embed(self, unseen: UnseenSpeakers, table: EmbeddingTable) -> Tensor:
         """Embed speakers outside the table, -> (unseen, dim)."""
         return table.embeddings.new_zeros(len(unseen.ids), table.embeddings.shape[1])
 
@@ -92,7 +92,7 @@ class Zero(UnseenPolicy):
 class Refuse(UnseenPolicy):
     """An error, where every speaker is meant to be known."""
 
-    def embed(self, unseen: UnseenSpeakers, table: SpeakerTable) -> Tensor:
+    def embed(self, unseen: UnseenSpeakers, table: EmbeddingTable) -> Tensor:
         """Refuse speakers outside the table.
 
         Raises:
@@ -128,13 +128,13 @@ class Nearest(UnseenPolicy):
         """It does."""
         return True
 
-    def embed(self, unseen: UnseenSpeakers, table: SpeakerTable) -> Tensor:
+    def embed(self, unseen: UnseenSpeakers, table: EmbeddingTable) -> Tensor:
         """Embed speakers outside the table, -> (unseen, dim)."""
         weights = self.weights(unseen, table)
         mean = table.embeddings.mean(0).expand(len(weights), -1)
         return torch.where(weights.sum(1, keepdim=True) > 0, weights @ table.embeddings, mean)
 
-    def weights(self, unseen: UnseenSpeakers, table: SpeakerTable) -> Tensor:
+    def weights(self, unseen: UnseenSpeakers, table: EmbeddingTable) -> Tensor:
         """What each speaker of the table counts, (unseen, speakers); rows sum to 1, or to 0 where nobody is near."""
         if unseen.features is None or table.features is None:
             raise UserError(

@@ -20,7 +20,7 @@ from ser_personal.calibration.shift import speaker_shifts
 from ser_personal.errors import UserError
 from ser_personal.scores import score
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
-from ser_personal.speakers.representation import AskedSpeakers
+from ser_personal.speakers.representation import SpeakerQuery
 
 ATTRIBUTES = ("arousal", "valence")
 SETTINGS = {"k": 3, "shift_mean": True, "draws": 2}
@@ -191,7 +191,7 @@ def test_speakers_and_what_calibrated_them(synthetic_corpus, checkpoint, tmp_pat
     np.testing.assert_allclose(vectors["training"].vectors, left.bank.vectors, rtol=1e-6)
     known = left.module.personalized.speakers
     assert vectors["embeddings"].speaker_ids == tuple(known.ids)
-    np.testing.assert_allclose(vectors["embeddings"].vectors, known(AskedSpeakers(known.ids)).detach(), rtol=1e-6)
+    np.testing.assert_allclose(vectors["embeddings"].vectors, known(SpeakerQuery(known.ids)).detach(), rtol=1e-6)
 
 
 def test_cost(synthetic_corpus, checkpoint, tmp_path):

@@ -12,7 +12,7 @@ from transformers import masking_utils
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.speakers.representation import KnownSpeakers
+from ser_personal.speakers.representation import SpeakerSet
 
 LENGTHS = [(8_000, 8_000), (8_000, 6_000)]
 
@@ -41,7 +41,7 @@ def test_a_step_of_papt(encoder, lengths, monkeypatch):
     # transformers itself asks once whether a mask that it is given masks anything
     monkeypatch.setattr(masking_utils, "_ignore_bidirectional_mask_sdpa", lambda *_: False)
     module = papt(encoder=encoder)
-    module.personalized.build(KnownSpeakers(["a", "b"]))
+    module.personalized.build(SpeakerSet(["a", "b"]))
     module._build_head(7, 8)
     module.to("meta").train()
     prediction, output = module._predict(batch(lengths), mask_seed=0)

@@ -8,7 +8,7 @@ from ser_personal.encoder.fusion import make_fusion
 from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.speakers.embedding import SpeakerEmbedding
-from ser_personal.speakers.representation import AskedSpeakers, KnownSpeakers
+from ser_personal.speakers.representation import SpeakerQuery, SpeakerSet
 from ser_personal.types import SpeechBatch
 
 LENGTHS = torch.tensor([4000, 2000])
@@ -26,7 +26,7 @@ def personalized(fusion: str = "last") -> PersonalizedEncoder:
     torch.manual_seed(0)
     encoder = TinyEncoder(dim=16, layers=1, heads=2, feed_forward_dim=32)
     network = PersonalizedEncoder(encoder, SpeakerEmbedding(8), fusion)
-    network.build(KnownSpeakers(["anna", "bela"]))
+    network.build(SpeakerSet(["anna", "bela"]))
     if fusion != "none":
         torch.nn.init.normal_(network.speakers.fc.weight)
     return network
@@ -36,7 +36,7 @@ def personalized(fusion: str = "last") -> PersonalizedEncoder:
 def test_frames_are_the_encoders_with_e_s_fused_in(fusion):
     network = personalized(fusion)
     output = network(batch("bela", "anna"))
-    e_s = network.speakers(AskedSpeakers(["bela", "anna"])) if fusion != "none" else None
+    e_s = network.speakers(SpeakerQuery(["bela", "anna"])) if fusion != "none" else None
     wanted = network.encoder(
         padded_noise(LENGTHS), LENGTHS, fusion=make_fusion(fusion, network.dim), speaker_embedding=e_s
     )

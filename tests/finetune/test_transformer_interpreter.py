@@ -14,7 +14,7 @@ from ser_personal.recognition.bundle import describe_part, make_part
 from ser_personal.recognition.network import EmotionNetwork
 from ser_personal.recognition.onnx_export import ExportedNetwork, difference, write_onnx
 from ser_personal.speakers.embedding import SpeakerEmbedding
-from ser_personal.speakers.representation import KnownSpeakers
+from ser_personal.speakers.representation import SpeakerSet
 from ser_personal.types import EncoderOutput
 
 POOLINGS = ("learnt", "attentive")
@@ -140,7 +140,7 @@ def test_onnxruntime_predicts_the_same(tmp_path, fusion, pooling):
         pytest.importorskip(package, reason=f"{package} isn't installed (the extra onnx)")
     torch.manual_seed(0)
     personalized = PersonalizedEncoder(encoder(), SpeakerEmbedding(4), fusion)
-    personalized.build(KnownSpeakers(["a", "b"]))
+    personalized.build(SpeakerSet(["a", "b"]))
     if fusion == "last":
         nn.init.normal_(personalized.speakers.fc.weight)
     interpreter = TransformerInterpreter(16, 2, 2, pooling=pooling)

@@ -8,8 +8,8 @@ from ser_personal.encoder.module import DESCRIPTION
 from ser_personal.errors import UserError
 from ser_personal.pretrain.adapt import Adapted, SpeakerAdaptation
 from ser_personal.speakers.embedding import SpeakerEmbedding
-from ser_personal.speakers.representation import AskedSpeakers
-from ser_personal.speakers.unseen import SpeakerTable, UnseenSpeakers, Zero
+from ser_personal.speakers.representation import SpeakerQuery
+from ser_personal.speakers.unseen import EmbeddingTable, UnseenSpeakers, Zero
 
 TABLE = "personalized.speakers.embedding.weight"
 
@@ -101,16 +101,16 @@ def test_the_policy_finds_the_rows_for_a_model_that_was_fine_tuned_before(papt_c
     stranger = new[DESCRIPTION]["speakers"]["speaker_ids"][-1]
     wanted = speakers.fc(new["state_dict"][TABLE][-1])
     torch.testing.assert_close(
-        speakers(AskedSpeakers([stranger, "nobody", None])), torch.stack([wanted, 0 * wanted, 0 * wanted])
+        speakers(SpeakerQuery([stranger, "nobody", None])), torch.stack([wanted, 0 * wanted, 0 * wanted])
     )
     known = speakers.ids[0]
-    as_unseen = speakers(AskedSpeakers([known], as_unseen=[True]))
+    as_unseen = speakers(SpeakerQuery([known], as_unseen=[True]))
     assert as_unseen.tolist() == [[0] * 16]
 
 
 def test_a_checkpoint_that_holds_no_such_rows(adapted):
     fc = torch.nn.Linear(3, 4)
-    table = SpeakerTable(["a"], fc(torch.zeros(1, 3)), fc, None)
+    table = EmbeddingTable(["a"], fc(torch.zeros(1, 3)), fc, None)
     with pytest.raises(UserError, match=r"adapted\.ckpt: holds no rows of 3 values"):
         Adapted(str(adapted)).embed(UnseenSpeakers(["b"], [-1], None), table)
 

@@ -13,7 +13,7 @@ from ser_personal.recognition.bundle import Bundle
 from ser_personal.recognition.network import EmotionNetwork
 from ser_personal.recognition.profiles import SpeakerProfiles
 from ser_personal.recognition.recognizer import EmotionRecognizer
-from ser_personal.speakers.representation import AskedSpeakers
+from ser_personal.speakers.representation import SpeakerQuery
 
 NEW = "9"
 
@@ -58,7 +58,7 @@ def test_an_enrolled_speaker_is_heard_with_the_own_embedding(bundle, adapted, cl
     np.testing.assert_allclose(ours.profiles[NEW].embedding, row)
 
     speakers = bundle.network.personalized.speakers
-    embedded = speakers(AskedSpeakers([ours.profiles.name_in_network(NEW), None]))
+    embedded = speakers(SpeakerQuery([ours.profiles.name_in_network(NEW), None]))
     torch.testing.assert_close(embedded[0], speakers.fc(row))
     torch.testing.assert_close(embedded[1], speakers.fc(speakers.embedding.weight).mean(0))
     assert (ours.predict(clip, NEW)["arousal_raw"] - stranger["arousal_raw"]).abs().max() > 1e-6

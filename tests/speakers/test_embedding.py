@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ser_personal.errors import UserError
 from ser_personal.speakers.embedding import SpeakerEmbedding
-from ser_personal.speakers.representation import AskedSpeakers, KnownSpeakers
+from ser_personal.speakers.representation import SpeakerQuery, SpeakerSet
 from ser_personal.speakers.unseen import Mean, Refuse, UnseenPolicy, Zero
 
 IDS = ["anna", "bela", "carl"]
@@ -17,14 +17,14 @@ def table(unseen: UnseenPolicy | None = None, *, ids: list[str] = IDS, permute: 
     """A table whose layer isn't at its zeros any more."""
     torch.manual_seed(0)
     speakers = SpeakerEmbedding(5, unseen, permute=permute)
-    speakers.build(KnownSpeakers(ids), dim=4)
+    speakers.build(SpeakerSet(ids), dim=4)
     torch.nn.init.normal_(speakers.fc.weight)
     torch.nn.init.normal_(speakers.fc.bias)
     return speakers
 
 
 def embed(speakers: SpeakerEmbedding, ids: list[str | None]) -> torch.Tensor:
-    return speakers(AskedSpeakers(ids))
+    return speakers(SpeakerQuery(ids))
 
 
 def e_s(speakers: SpeakerEmbedding, row: int) -> torch.Tensor:
@@ -39,14 +39,14 @@ def test_embeddings_go_by_id():
 
 def test_nothing_is_added_at_the_start():
     speakers = SpeakerEmbedding(5)
-    speakers.build(KnownSpeakers(IDS), dim=4)
+    speakers.build(SpeakerSet(IDS), dim=4)
     assert embed(speakers, [*IDS, "dora"]).tolist() == [[0] * 4] * 4
     assert speakers.embedding.weight.abs().min() > 0
 
 
 def test_both_parts_learn_from_the_start():
     speakers = SpeakerEmbedding(5)
-    speakers.build(KnownSpeakers(IDS), dim=4)
+    speakers.build(SpeakerSet(IDS), dim=4)
     optimizer = torch.optim.SGD(speakers.parameters(), 0.1)
     before = speakers.embedding.weight.clone()
     for _ in range(2):
@@ -71,14 +71,14 @@ def test_policy_for_speakers_outside_the_table(stranger):
 
 def test_another_order_of_ids_needs_its_own_table():
     trained, rebuilt = table(), SpeakerEmbedding(5)
-    rebuilt.build(KnownSpeakers(trained.ids), dim=4)
+    rebuilt.build(SpeakerSet(trained.ids), dim=4)
     rebuilt.load_state_dict(trained.state_dict())
     torch.testing.assert_close(embed(rebuilt, IDS[::-1]), embed(trained, IDS[::-1]))
 
 
 def test_build_starts_afresh():
     speakers = table()
-    speakers.build(KnownSpeakers(["x", "y"]), dim=6)
+    speakers.build(SpeakerSet(["x", "y"]), dim=6)
     assert speakers.ids == ["x", "y"]
     assert speakers.embedding.weight.shape == (2, 5)
     assert embed(speakers, ["anna", "x"]).tolist() == [[0] * 6] * 2
@@ -103,7 +103,7 @@ def test_permuted_speakers_get_another_speakers_embedding():
 
 def test_nobody_to_embed():
     with pytest.raises(UserError, match=r"speaker table: no known speaker to embed\. .*--model\.fusion none"):
-        SpeakerEmbedding().build(KnownSpeakers([]), dim=4)
+        SpeakerEmbedding().build(SpeakerSet([]), dim=4)
 
 
 def test_use_before_build():

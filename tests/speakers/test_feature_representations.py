@@ -6,19 +6,19 @@ import torch
 
 from ser_personal.errors import UserError
 from ser_personal.speakers.features import FeatureRepresentation, FixedSpeakerFeatures, SpeakerEmbedder
-from ser_personal.speakers.representation import AskedSpeakers, KnownSpeakers
+from ser_personal.speakers.representation import SpeakerQuery, SpeakerSet
 
 IDS = ["anna", "bela", "carl"]
 FEATURES = np.random.default_rng(0).normal(5, 3, (3, 6)).astype(np.float32)
 
 
 def built(representation: FeatureRepresentation, dim: int) -> FeatureRepresentation:
-    representation.build(KnownSpeakers(IDS, FEATURES), dim)
+    representation.build(SpeakerSet(IDS, FEATURES), dim)
     return representation.eval()
 
 
-def asked(features: np.ndarray) -> AskedSpeakers:
-    return AskedSpeakers(["anyone"] * len(features), torch.from_numpy(features))
+def asked(features: np.ndarray) -> SpeakerQuery:
+    return SpeakerQuery(["anyone"] * len(features), torch.from_numpy(features))
 
 
 def standardized(features: np.ndarray) -> torch.Tensor:
@@ -52,7 +52,7 @@ def test_a_column_alike_for_all_training_speakers_says_nothing():
     features = FEATURES.copy()
     features[:, 2] = 7.0
     fixed = FixedSpeakerFeatures()
-    fixed.build(KnownSpeakers(IDS, features), 6)
+    fixed.build(SpeakerSet(IDS, features), 6)
     features[:, 2] = 1e6
     assert fixed(asked(features))[:, 2].tolist() == [0, 0, 0]
 
@@ -85,8 +85,8 @@ def test_a_description_rebuilds_it(kind, dim):
 @pytest.mark.parametrize("kind", [FixedSpeakerFeatures, SpeakerEmbedder])
 def test_features_that_are_lacking_or_of_another_width(kind):
     with pytest.raises(UserError, match=rf"{kind.__name__}: there are no speaker features\. Give --data\.speaker_feat"):
-        kind().build(KnownSpeakers(IDS), 4)
+        kind().build(SpeakerSet(IDS), 4)
     representation = built(kind(), 4)
     for features, width in ((None, 0), (torch.zeros(1, 5), 5)):
         with pytest.raises(UserError, match=f"the model reads 6 speaker features, the data has {width}"):
-            representation(AskedSpeakers(["anna"], features))
+            representation(SpeakerQuery(["anna"], features))

@@ -6,15 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ser_personal.errors import UserError
-from ser_personal.speakers.unseen import Mean, Nearest, SpeakerTable, UnseenSpeakers, Zero
+from ser_personal.speakers.unseen import EmbeddingTable, Mean, Nearest, UnseenSpeakers, Zero
 
 IDS = ["anna", "bela", "carl", "dora"]
 
 
-def table(features: torch.Tensor | None = None) -> SpeakerTable:
+def table(features: torch.Tensor | None = None) -> EmbeddingTable:
     torch.manual_seed(0)
     fc = torch.nn.Linear(3, 5)
-    return SpeakerTable(IDS, fc(torch.randn(4, 3)), fc, features)
+    return EmbeddingTable(IDS, fc(torch.randn(4, 3)), fc, features)
 
 
 def unseen(*ids: str | None, rows: list[int] | None = None, features: torch.Tensor | None = None) -> UnseenSpeakers:
