@@ -7,7 +7,8 @@ import torchaudio
 from tiny_networks import NORMS, padded_noise, tiny_network
 
 from ser_personal.audio import num_frames
-from ser_personal.encoder.front_end import ConvFrontEnd, LogMelFrontEnd
+from ser_personal.encoder.front_end import ConvFrontEnd, LogMelFrontEnd, mfcc_functionals
+from ser_personal.errors import UserError
 
 LENGTHS = torch.tensor([6000, 16_000, 401])
 
@@ -121,3 +122,37 @@ def test_statistics_are_saved_and_constant_bins_do_not_divide_by_zero():
     assert frames.isfinite().all()
     torch.testing.assert_close(frames, fitted(padded_noise(LENGTHS), LENGTHS))
     assert set(fitted.state_dict()) == {"mean", "std"}
+
+
+VALUES = 39
+
+
+def noise(samples=16_000):
+    return (0.01 * np.random.default_rng(0).standard_normal(samples)).astype(np.float32)
+
+
+def test_ten_decibels_move_only_the_first_coefficient():
+    mean, std, *quantiles = (mfcc_functionals(noise() * np.float32(10**0.5)) - mfcc_functionals(noise())).reshape(7, -1)
+    louder = np.zeros(VALUES)
+    louder[0] = 10 * 40 / np.sqrt(40)  # an orthonormal DCT of 40 mel bins, each 10 dB louder
+    for statistic in (mean, *quantiles):
+        assert statistic == pytest.approx(louder, abs=1e-2)
+    assert std == pytest.approx(np.zeros(VALUES), abs=1e-2)
+
+
+def test_functionals_of_steady_sound_are_its_frame():
+    period = noise(320)  # a hop, so that every frame is the same
+    mean, std, *quantiles = mfcc_functionals(np.tile(period, 20)).reshape(7, -1)
+    assert std == pytest.approx(np.zeros(VALUES), abs=1e-3)
+    for statistic in quantiles:
+        assert statistic == pytest.approx(mean, abs=1e-3)
+    assert mean[13:] == pytest.approx(np.zeros(26), abs=1e-3)
+
+
+def test_samples_after_the_last_whole_frame_do_not_count():
+    assert np.array_equal(mfcc_functionals(noise()[:1039]), mfcc_functionals(noise()[:720]))
+
+
+def test_shorter_than_a_frame_is_refused():
+    with pytest.raises(UserError, match="has 399 samples"):
+        mfcc_functionals(noise(399))

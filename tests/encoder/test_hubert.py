@@ -1,19 +1,24 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from functools import partialmethod
 from pathlib import Path
 
 import huggingface_hub.constants
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_models import papt
 from tiny_networks import padded_noise, tiny_network
 from torchaudio.models.wav2vec2.utils import import_huggingface_model
-from transformers import AutoModel, BertConfig
+from transformers import AutoModel, BertConfig, masking_utils
 
 from ser_personal.audio import normalize, num_frames
 from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
 from ser_personal.errors import UserError
+from ser_personal.speakers.representation import SpeakerSet
 
 LENGTHS = torch.tensor([8000, 5000, 6161])
 
@@ -35,6 +40,15 @@ def as_pretrained(network: torch.nn.Module, waveforms: torch.Tensor) -> torch.Te
 def unpadded() -> tuple[torch.Tensor, torch.Tensor]:
     lengths = torch.tensor([8000, 8000])
     return padded_noise(lengths), lengths
+
+
+@pytest.fixture
+def tiny() -> TinyEncoder:
+    torch.manual_seed(0)
+    encoder = TinyEncoder().eval()
+    encoder.build()
+    encoder.fit_front_end(lambda _: iter([np.random.default_rng(0).normal(size=8000).astype(np.float32)]))
+    return encoder
 
 
 @torch.no_grad()
@@ -60,16 +74,27 @@ def test_unpadded_frames_and_layers_are_those_of_torchaudio(hubert_folder, unpad
 
 
 @torch.no_grad()
-def test_a_clip_has_the_same_frames_alone_and_in_any_batch(any_folder):
-    encoder, waveforms = built(any_folder), padded_noise(LENGTHS)
-    batched, layer = encoder(waveforms, LENGTHS), encoder.hidden_states(waveforms, LENGTHS, 1)
-    assert batched.frame_mask.sum(1).tolist() == num_frames(LENGTHS).tolist()
-    for row, length in enumerate(LENGTHS.tolist()):
-        alone = waveforms[row : row + 1, :length], LENGTHS[row : row + 1]
+def assert_clips_are_the_same_alone_and_batched(encoder: HubertEncoder, lengths: torch.Tensor) -> None:
+    waveforms = padded_noise(lengths)
+    batched, layer = encoder(waveforms, lengths), encoder.hidden_states(waveforms, lengths, 1)
+    assert batched.frame_mask.sum(1).tolist() == num_frames(lengths).tolist()
+    for row, length in enumerate(lengths.tolist()):
+        alone = waveforms[row : row + 1, :length], lengths[row : row + 1]
         real = batched.frame_mask[row]
-        torch.testing.assert_close(batched.frames[row, real], encoder(*alone).frames[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(batched.frames[row, real], encoder(*alone).frames[0], atol=1e-4, rtol=0)
         hidden = encoder.hidden_states(*alone, 1).frames[0]
         torch.testing.assert_close(layer.frames[row, real], hidden, atol=1e-5, rtol=1e-4)
+
+
+def test_a_clip_has_the_same_frames_alone_and_in_any_batch(any_folder, tiny):
+    assert_clips_are_the_same_alone_and_batched(built(any_folder), LENGTHS)
+    assert_clips_are_the_same_alone_and_batched(tiny, torch.tensor([400, 719, 720, 5000, 9001]))
+
+
+@pytest.mark.parametrize(("norm", "layers"), [("group", 12), ("layer", 24)])
+def test_so_it_is_at_the_depth_of_base_and_large(norm, layers, tmp_path):
+    tiny_network("hubert", norm, num_hidden_layers=layers, num_conv_pos_embeddings=128).save_pretrained(tmp_path)
+    assert_clips_are_the_same_alone_and_batched(built(str(tmp_path)), torch.tensor([48_000, 16_000, 30_161, 47_999]))
 
 
 @torch.no_grad()
@@ -121,13 +146,6 @@ def test_with_every_frame_masked_nothing_of_the_audio_is_left(hubert_folder, unp
     torch.testing.assert_close(encoder(waveforms.flip(1), lengths, time_mask=everything).frames, first)
 
 
-def test_mask_embedding_learns(hubert_folder, unpadded):
-    encoder = built(hubert_folder).train()
-    time_mask = torch.arange(num_frames(8000)).expand(2, -1) < 5
-    encoder(*unpadded, time_mask=time_mask).frames.square().sum().backward()
-    assert encoder.network.masked_spec_embed.grad.abs().sum() > 0
-
-
 @torch.no_grad()
 def test_feature_penalty_is_the_mean_square_over_real_frames(hubert_folder):
     encoder, waveforms = built(hubert_folder), padded_noise(LENGTHS)
@@ -171,14 +189,14 @@ def test_parameters_are_listed_once(any_folder):
 
 
 @torch.no_grad()
-def test_a_saved_config_rebuilds_the_architecture_without_the_folder(any_folder, unpadded):
-    encoder = built(any_folder, normalize=True)
-    json.loads(encoder.config)
-    rebuilt = HubertEncoder("nowhere/at-all").eval()
-    rebuilt.build(encoder.config)
-    rebuilt.load_state_dict(encoder.state_dict())
-    torch.testing.assert_close(rebuilt(*unpadded).frames, encoder(*unpadded).frames, atol=0, rtol=0)
-    assert rebuilt.config == encoder.config
+def test_a_saved_config_rebuilds_the_architecture_without_the_folder(any_folder, tiny, unpadded):
+    for encoder in (built(any_folder, normalize=True), tiny):
+        json.loads(encoder.config)
+        rebuilt = HubertEncoder("nowhere/at-all").eval()
+        rebuilt.build(encoder.config)
+        rebuilt.load_state_dict(encoder.state_dict())
+        torch.testing.assert_close(rebuilt(*unpadded).frames, encoder(*unpadded).frames, atol=0, rtol=0)
+        assert rebuilt.config == encoder.config
 
 
 def test_a_network_trains_as_its_encoder_does(hubert_folder, unpadded):
@@ -220,10 +238,9 @@ def test_half_precision_weights_are_brought_to_full_precision(hubert_folder, tmp
     assert encoder(*unpadded).frames.dtype == torch.float32
 
 
-def test_only_log_mel_takes_statistics(hubert_folder):
+def test_only_log_mel_takes_statistics(hubert_folder, tiny):
     built(hubert_folder).fit_front_end(lambda _: pytest.fail("asked for audio"))
-    tiny, limits = TinyEncoder(), []
-    tiny.build()
+    limits = []
     tiny.fit_front_end(lambda limit: limits.append(limit) or iter([]))
     assert limits == [500]
 
@@ -287,13 +304,103 @@ def test_more_layers_to_freeze_than_there_are(hubert_folder):
         built(hubert_folder, freeze_layers=3)
 
 
+def test_the_tiny_encoder_has_a_fifth_of_a_million_weights(tiny):
+    assert 0.19e6 < sum(weight.numel() for weight in tiny.parameters()) < 0.23e6
+
+
 @torch.no_grad()
-@pytest.mark.parametrize(("norm", "layers"), [("group", 12), ("layer", 24)])
-def test_at_the_depth_of_base_and_large_a_clip_has_the_same_frames_in_any_batch(norm, layers, tmp_path):
-    tiny_network("hubert", norm, num_hidden_layers=layers, num_conv_pos_embeddings=128).save_pretrained(tmp_path)
-    encoder, lengths = built(str(tmp_path)), torch.tensor([48_000, 16_000, 30_161, 47_999])
+def test_energy_reaches_the_transformer(tiny):
+    inputs, length = [], torch.tensor([5000])
+    tiny.network.encoder.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    quiet, loud = 0.1 * padded_noise(length), padded_noise(length)
+    for waveforms in (quiet, loud):
+        tiny(waveforms, length)
+    # no norm in between: ten times the amplitude is log 100 more in every bin
+    louder_by = torch.full((40,), 100.0).log() / tiny.front_end.std
+    wanted = tiny.network.feature_projection.projection.weight @ louder_by
+    torch.testing.assert_close(inputs[1] - inputs[0], wanted.expand_as(inputs[0]), atol=1e-4, rtol=1e-3)
+
+
+def test_nothing_is_learnt_from_padding(tiny):
+    lengths = torch.tensor([9001, 5000])
+    noise = torch.randn(2, 9001)
+    gradients = []
+    for padding in (0.0, 1.0):
+        tiny.zero_grad()
+        waveforms = torch.where(torch.arange(9001) < lengths[:, None], noise, padding * noise)
+        output = tiny(waveforms, lengths)
+        output.frames[output.frame_mask].square()[:, 0].sum().backward()
+        gradients.append(tiny.network.feature_projection.projection.weight.grad.clone())
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-4, rtol=1e-4)
+    assert gradients[0].abs().max() > 0
+
+
+def test_every_parameter_that_a_masked_batch_needs_learns(tiny, hubert_folder):
+    for encoder in (tiny, built(hubert_folder).train()):
+        time_mask = torch.arange(num_frames(8000)).expand(3, -1) % 2 == 0
+        encoder(padded_noise(LENGTHS), LENGTHS, time_mask=time_mask).frames[..., 0].square().sum().backward()
+        assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in encoder.parameters())
+
+
+def test_shape_follows_the_arguments():
+    encoder = TinyEncoder(dim=16, layers=1, heads=2, feed_forward_dim=8, num_mels=20)
+    encoder.build()
+    assert encoder(torch.randn(1, 720), torch.tensor([720])).frames.shape == (1, 2, 16)
+    assert len(encoder.network.encoder.layers) == 1
+    with pytest.raises(UserError, match="heads: 3 don't divide dim"):
+        TinyEncoder(heads=3)
+
+
+@pytest.fixture
+def quickly_compiled(monkeypatch):
+    """Graphs are made and run, but not turned into C++."""
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager"))
+
+
+def gradients(encoder, lengths):
     waveforms = padded_noise(lengths)
-    batched = encoder(waveforms, lengths)
-    for row, length in enumerate(lengths.tolist()):
-        alone = encoder(waveforms[row : row + 1, :length], lengths[row : row + 1]).frames[0]
-        torch.testing.assert_close(batched.frames[row, batched.frame_mask[row]], alone, atol=1e-4, rtol=0)
+    output = encoder(waveforms, lengths)
+    output.frames[output.frame_mask].square().sum().backward()
+    return {name: weight.grad for name, weight in encoder.named_parameters() if weight.grad is not None}
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, torch.tensor([6000, 6000])])
+def test_compiled_and_checkpointed_is_the_same_model(hubert_folder, lengths, quickly_compiled):
+    plain, changed = (
+        HubertEncoder(hubert_folder),
+        HubertEncoder(hubert_folder, gradient_checkpointing=True, compiled=True),
+    )
+    for encoder in (plain, changed):
+        encoder.build()
+    assert plain.state_dict().keys() == changed.state_dict().keys()
+    expected, reached = gradients(plain, lengths), gradients(changed, lengths)
+    assert expected.keys() == reached.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(reached[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+def without_values(lengths):
+    """A batch of tensors without values, of which nothing can be read."""
+    samples = max(lengths)
+    return {
+        "waveforms": torch.empty(len(lengths), samples, device="meta"),
+        "num_samples": torch.tensor(lengths),
+        "speaker_ids": ["a", None],
+        "indices": torch.arange(len(lengths)),
+        "pseudo_labels": torch.empty(len(lengths), num_frames(samples), dtype=torch.int64, device="meta"),
+    }
+
+
+@pytest.mark.parametrize("lengths", [(8_000, 8_000), (8_000, 6_000)])
+def test_a_step_of_papt_does_not_wait_for_the_device(hubert_folder, lengths, monkeypatch):
+    # which doesn't know tensors without values
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    # transformers itself asks once whether a mask that it is given masks anything
+    monkeypatch.setattr(masking_utils, "_ignore_bidirectional_mask_sdpa", lambda *_: False)
+    module = papt(encoder=HubertEncoder(hubert_folder, gradient_scale=0.1))
+    module.personalized.build(SpeakerSet(["a", "b"]))
+    module._build_head(7, 8)
+    module.to("meta").train()
+    prediction, output = module._predict(without_values(lengths), mask_seed=0)
+    (prediction.loss / prediction.masked + output.feature_penalty).backward()
+    assert all(weight.grad is not None for weight in module.parameters() if weight.requires_grad)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,14 +9,25 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from jsonargparse.typing import PositiveInt
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from tiny_models import finetuning, fit
 from tiny_networks import padded_noise
 from torch.utils.data import DataLoader
 
+from ser_personal.data.emotion import EmotionDataModule
+from ser_personal.encoder import module as module_file
 from ser_personal.encoder.base import mean_pool
 from ser_personal.encoder.hubert import TinyEncoder
-from ser_personal.encoder.module import DESCRIPTION, PersonalizedModule, known_speakers, read_checkpoint
+from ser_personal.encoder.module import (
+    DESCRIPTION,
+    PersonalizedModule,
+    known_speakers,
+    read_checkpoint,
+    require_training_state,
+    using,
+)
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.errors import UserError
 from ser_personal.speakers.embedding import SpeakerEmbedding
@@ -96,7 +108,8 @@ def trainer(folder: Path, max_steps: int = 1) -> Trainer:
 
 @pytest.fixture
 def fitted(tmp_path: Path) -> tuple[Energy, Path]:
-    module, running = Energy(), trainer(tmp_path)
+    # a number as the command line gives it, which weights_only wouldn't load
+    module, running = Energy(head_dim=PositiveInt(3)), trainer(tmp_path)
     running.fit(module, datamodule=Speech("anna", "bela"))
     running.save_checkpoint(tmp_path / "energy.ckpt")
     return module, tmp_path / "energy.ckpt"
@@ -172,3 +185,138 @@ def test_networks_are_made_in_main_memory_whatever_device_they_train_on():
     with torch.device("meta"):
         module.configure_model()
     assert devices == ["cpu"]
+
+
+class Touch:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        read_checkpoint(path)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert message.endswith("give a checkpoint written by `ser fit`, such as papt.ckpt.")
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "papt.ckpt"
+
+
+def test_truncated(path):
+    torch.save({DESCRIPTION: {}, "state_dict": {"w": torch.randn(100, 10)}}, path)
+    whole = path.read_bytes()
+    for share in range(20):
+        path.write_bytes(whole[: len(whole) * share // 20])
+        assert "is truncated or no checkpoint" in refusal(path)
+    path.write_bytes(whole[:-1])
+    refusal(path)
+
+
+@pytest.mark.parametrize("junk", [b"", b"\x80", b"hello world", b"epoch: 3\n", b"\x80\x02q", pickle.dumps({1: 2})])
+def test_missing_and_junk(path, junk):
+    assert "no such checkpoint" in refusal(path)
+    assert "no such checkpoint" in refusal(path.parent)
+    path.write_bytes(junk)
+    assert "is truncated or no checkpoint" in refusal(path)
+
+
+def test_nothing_in_a_checkpoint_is_run(path, tmp_path):
+    trace = tmp_path / "trace"
+    torch.save({DESCRIPTION: {}, "hyper_parameters": Touch(trace)}, path)
+    assert "holds more than weights and settings" in refusal(path)
+    path.write_bytes(pickle.dumps({DESCRIPTION: Touch(trace)}))
+    refusal(path)
+    assert not trace.exists()
+    pickle.loads(path.read_bytes())
+    assert trace.exists(), "the trap itself works"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"state_dict": {}}, "isn't a checkpoint of ser_personal"),
+        ([1, 2], "isn't a checkpoint of ser_personal"),
+        (torch.ones(3), "isn't a checkpoint of ser_personal"),
+        ({DESCRIPTION: {}, "hyper_parameters": {}}, "is a checkpoint without its state_dict"),
+        ({DESCRIPTION: {}, "state_dict": {}, "hyper_parameters": None}, "is a checkpoint without its hyper_parameters"),
+        ({DESCRIPTION: None, "state_dict": {}, "hyper_parameters": {}}, f"is a checkpoint without its {DESCRIPTION}"),
+    ],
+)
+def test_foreign_and_incomplete_checkpoints(path, content, message):
+    torch.save(content, path)
+    assert message in refusal(path)
+
+
+def test_weights_alone_are_no_state_to_resume(path):
+    whole = {"optimizer_states": [{}], "lr_schedulers": [], "loops": {}}
+    require_training_state(whole, path)
+    for part in whole:
+        with pytest.raises(UserError, match=f"papt.ckpt: holds no {part}, so no fit can be resumed from it"):
+            require_training_state({name: value for name, value in whole.items() if name != part}, path)
+    with pytest.raises(UserError, match="holds no optimizer_states"):
+        require_training_state(whole | {"optimizer_states": []}, path)
+
+
+def test_what_does_not_fit_is_the_checkpoints_mistake(path):
+    with pytest.raises(UserError, match=r"papt.ckpt: is damaged, .* \(RuntimeError: .*size mismatch"), using(path):
+        torch.nn.Linear(2, 2).load_state_dict({"weight": torch.ones(3, 3), "bias": torch.ones(2)})
+    with pytest.raises(UserError, match="holds NaN"), using(path):
+        raise UserError("holds NaN", remedy="Fix it")
+    with pytest.raises(torch.OutOfMemoryError), using(path):
+        raise torch.OutOfMemoryError
+
+
+def placed(device, scaler=None):
+    return SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device(device)), precision_plugin=SimpleNamespace(scaler=scaler)
+    )
+
+
+def test_the_optimizer_is_fused_on_a_gpu_where_nothing_scales_gradients():
+    module = finetuning()
+    for where, fused in ((placed("cuda"), True), (placed("cpu"), None), (placed("cuda", scaler=object()), None)):
+        module.trainer = where
+        optimizer = module.adamw([torch.nn.Parameter(torch.zeros(2))], None, lr=1.0)
+        assert optimizer.defaults["fused"] is fused
+
+
+class Norms(Callback):
+    """Keeps how long gradients are when the optimizer takes them."""
+
+    def __init__(self):
+        self.norms = []
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer):
+        gradients = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
+        if gradients:
+            self.norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_fused_optimizer_clips_and_learns_as_another(precision, synthetic_corpus, tmp_path, monkeypatch):
+    weights = []
+    for fused in (False, True):
+        if fused:
+            monkeypatch.setattr(
+                module_file, "AdamW", lambda *args, **kwargs: torch.optim.AdamW(*args, **kwargs | {"fused": True})
+            )
+        data = EmotionDataModule(str(synthetic_corpus), max_batch=16, num_workers=0)
+        norms, module = Norms(), finetuning()
+        running = fit(
+            module, data, tmp_path, max_steps=3, precision=precision, gradient_clip_val=0.01, callbacks=[norms]
+        )
+        assert bool(running.optimizers[0].defaults["fused"]) is fused
+        assert max(norms.norms) <= 0.0101
+        weights.append([weight.detach().clone() for weight in module.parameters()])
+    for one, other in zip(*weights, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
