@@ -3,144 +3,123 @@
 from __future__ import annotations
 
 import importlib
+import json
+import re
 import sys
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ser_personal.errors import UserError, silence_warnings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
+CONFIG_FLAGS = ("--config", "-c")
+# of a config; those that ship hold a few dozen
+MAX_VALUES = 10_000
 # 128 and SIGINT's number, as shells have it
 CTRL_C = 130
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A plain command: a typed function whose signature is its command line.
 
     Attributes:
         function: where it is, `module:name`; imported when it is called.
         summary: one line for `ser --help`.
         positional: parameters given without a flag.
-        goes_on: run again after it was broken off, it goes on.
+        resumable: the same command resumes what an earlier one left.
     """
 
     function: str
     summary: str
     positional: tuple[str, ...] = ()
-    goes_on: bool = False
+    resumable: bool = False
 
-    def load(self) -> Callable[..., int | None]:
+    def load(self) -> Callable[..., Any]:
         """Import the function."""
         module, name = self.function.split(":")
-        function: Callable[..., int | None] = getattr(importlib.import_module(module), name)
+        function: Callable[..., Any] = getattr(importlib.import_module(f"ser_personal.{module}"), name)
         return function
 
 
-# of a config; those that ship hold a few dozen
-MOST_VALUES = 10_000
-
 COMMANDS = {
-    "synth": Command("ser_personal.corpus.synthetic:synth", "write a synthetic corpus in MSP-Podcast's layout"),
-    "check": Command(
-        "ser_personal.corpus.check:check", "list what is in a corpus and what is wrong with it", ("corpus",)
-    ),
-    "kmeans": Command("ser_personal.pretrain.kmeans:kmeans", "fit the codebook and write pseudo-labels", goes_on=True),
-    "cache": Command(
-        "ser_personal.pretrain.cache:cache", "run an encoder once and keep its frames for training", goes_on=True
-    ),
+    "synth": Command("corpus.synthetic:synth", "write a synthetic corpus in MSP-Podcast's layout"),
+    "check": Command("corpus.check:check", "list what is in a corpus and what is wrong with it", ("corpus",)),
+    "kmeans": Command("pretrain.kmeans:kmeans", "fit the codebook and write pseudo-labels", resumable=True),
+    "cache": Command("pretrain.cache:cache", "run an encoder once and keep its frames for training", resumable=True),
     "import": Command(
-        "ser_personal.pretrain.released:import_released",
+        "pretrain.released:import_released",
         "turn a released fairseq checkpoint or sklearn codebook into safetensors",
         ("file",),
     ),
     "calibrate": Command(
-        "ser_personal.calibration.command:calibrate_tables",
+        "calibration.command:calibrate_tables",
         "calibrate a table of predictions by PLDC and its controls, without a model",
         ("predictions",),
     ),
-    "baseline": Command("ser_personal.report.baseline:baseline", "score a ridge regression on a corpus", ("corpus",)),
-    "folds": Command("ser_personal.corpus.folds:folds", "write leave-speakers-out folds of a corpus", ("corpus",)),
+    "baseline": Command("report.baseline:baseline", "score a ridge regression on a corpus", ("corpus",)),
+    "folds": Command("corpus.folds:folds", "write leave-speakers-out folds of a corpus", ("corpus",)),
     "gap": Command(
-        "ser_personal.corpus.folds:gap",
-        "write speaker-dependent and speaker-independent corpora of equal size",
-        ("corpus",),
+        "corpus.folds:gap", "write speaker-dependent and speaker-independent corpora of equal size", ("corpus",)
     ),
-    "study": Command(
-        "ser_personal.study.runner:study", "run a grid of recipes and seeds, and compare them", goes_on=True
-    ),
-    "compare": Command(
-        "ser_personal.report.compare:compare",
-        "compare test runs: scores with intervals, beside what they cost",
-        ("runs",),
-    ),
-    "report": Command("ser_personal.report.report:report", "write report.html and an audit of a test run", ("run",)),
+    "study": Command("study.runner:study", "run a grid of recipes and seeds, and compare them", resumable=True),
+    "compare": Command("report.compare:compare", "compare test runs: scores with intervals, and their cost", ("runs",)),
+    "report": Command("report.report:report", "write report.html and an audit of a test run", ("run",)),
     "export": Command(
-        "ser_personal.recognition.export:export", "turn a fine-tuned checkpoint into a bundle to share", ("checkpoint",)
+        "recognition.export:export", "turn a fine-tuned checkpoint into a bundle to share", ("checkpoint",)
     ),
-    "annotate": Command(
-        "ser_personal.recognition.annotate:annotate", "predict the emotion of raw audio with a bundle", ("audio",)
-    ),
-    "demo": Command("ser_personal.demo:demo", "run the whole pipeline on a synthetic corpus"),
+    "annotate": Command("recognition.annotate:annotate", "predict the emotion of raw audio with a bundle", ("audio",)),
+    "demo": Command("demo:demo", "run the whole pipeline on a synthetic corpus"),
 }
 STAGES = {
-    "fit": "train: PAPT or TAPT, or fine-tuning",
-    "validate": "score a checkpoint on the validation set",
-    "test": "score a checkpoint on the test sets, calibrated with configs/pldc.yaml",
-    "predict": "predict with a checkpoint",
+    "fit": Command("stages.stage_cli:run", "train: PAPT or TAPT, or fine-tuning"),
+    "validate": Command("stages.stage_cli:run", "score a checkpoint on the validation set"),
+    "test": Command("stages.stage_cli:run", "score a checkpoint on the test sets, calibrated with configs/pldc.yaml"),
+    "predict": Command("stages.stage_cli:run", "predict with a checkpoint"),
 }
 
 
 def main() -> int:
-    """Run `ser` on `sys.argv`; 0 on success, 2 where the user can mend what went wrong, 130 after Ctrl-C."""
+    """Run `ser` on `sys.argv`; 0 on success, 2 after a mistake of the user's, 130 after Ctrl-C."""
     argv = sys.argv[1:]
     silence_warnings()
     try:
         return _dispatch(argv)
-    except UserError as error:
-        return _fail(error)
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning makes an exit of a Ctrl-C
-        if not any(isinstance(seen, KeyboardInterrupt) for seen in _causes(stop)):
+        if not any(isinstance(cause, KeyboardInterrupt) for cause in _causes(stop)):
             raise
-        goes_on = argv[0] in COMMANDS and COMMANDS[argv[0]].goes_on
-        sys.stderr.write(f"ser: stopped by Ctrl-C{'; the same command goes on' if goes_on else ''}\n")
+        resumable = argv[0] in COMMANDS and COMMANDS[argv[0]].resumable
+        sys.stderr.write(f"ser: stopped by Ctrl-C{'; the same command resumes' if resumable else ''}\n")
         return CTRL_C
     except Exception as error:
         # jsonargparse and Lightning wrap what is raised inside the classes they instantiate
-        mistake = user_error_behind(error) or file_error_behind(error)
+        mistake = find_user_error(error)
         if mistake is None:
             raise
-        return _fail(mistake)
+        sys.stderr.write(f"ser: {mistake}\n")
+        return 2
 
 
-def _fail(error: UserError) -> int:
-    sys.stderr.write(f"ser: {error}\n")
-    return 2
-
-
-def user_error_behind(error: BaseException) -> UserError | None:
-    """Find the user's mistake that an exception was raised from."""
-    return next((seen for seen in _causes(error) if isinstance(seen, UserError)), None)
-
-
-def file_error_behind(error: BaseException) -> UserError | None:
-    """Find the file or folder that couldn't be read or written, as the user's mistake."""
-    for seen in _causes(error):
-        if isinstance(seen, OSError) and seen.filename is not None:
+def find_user_error(error: BaseException) -> UserError | None:
+    """The user's mistake that an exception was raised from: a UserError, else a file that can't be read or written."""
+    for cause in _causes(error):
+        if isinstance(cause, UserError):
+            return cause
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.filename is not None:
             remedy = "Check the path, its permissions and the space left, or give another"
-            return UserError(str(seen.strerror or seen), where=seen.filename, remedy=remedy)
+            return UserError(str(cause.strerror or cause), where=cause.filename, remedy=remedy)
     return None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def _dispatch(argv: Sequence[str]) -> int:
@@ -153,14 +132,12 @@ def _dispatch(argv: Sequence[str]) -> int:
 
         sys.stdout.write(f"{version('ser_personal')}\n")
         return 0
-    read_configs(rest)
     if name in STAGES:
         check_before_imports(name, rest)
-        from ser_personal.stages.stage_cli import run
-
-        run()
+        STAGES[name].load()()
         return 0
     if name in COMMANDS:
+        read_configs(rest)
         return run_command(name, rest)
     known = ", ".join([*STAGES, *COMMANDS])
     raise UserError("no such command", where=name, remedy=f"Choose one of {known}; `ser --help` says what they do")
@@ -170,7 +147,7 @@ def overview() -> str:
     """Text of `ser --help`."""
     lines = ["usage: ser COMMAND ...", "", "Personalised continuous speech emotion recognition: PAPT and PLDC.", ""]
     lines += ["stages (LightningCLI; `ser fit --config configs/papt.yaml --data.corpus CORPUS`):"]
-    lines += [f"  {name:10}{summary}" for name, summary in STAGES.items()]
+    lines += [f"  {name:10}{stage.summary}" for name, stage in STAGES.items()]
     lines += ["", "commands:"]
     lines += [f"  {name:10}{command.summary}" for name, command in COMMANDS.items()]
     lines += ["", "`ser COMMAND --help` lists its arguments."]
@@ -179,8 +156,6 @@ def overview() -> str:
 
 def run_command(name: str, arguments: Sequence[str]) -> int:
     """Parse a plain command's arguments by its function's signature and call it."""
-    from ser_personal.arguments import parse
-
     command = COMMANDS[name]
     function = command.load()
     return function(**parse(function, f"ser {name}", command.positional, arguments)) or 0
@@ -190,32 +165,25 @@ def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
     """Refuse what would fail anyway, before the 10 to 20 seconds that lightning and transformers take to import.
 
     Raises:
-        UserError: the checkpoint is missing, or evaluation was asked for without one.
+        UserError: a config can't be read, the checkpoint is missing, or evaluation was asked for without one.
     """
-    from ser_personal.arguments import values_of
-
+    configs = read_configs(arguments)
     if {"-h", "--help", "--print_config"} & {argument.split("=")[0] for argument in arguments}:
         return
-    for path, content in read_configs(arguments).items():
+    for path, content in configs.items():
         if "trainer" in content and not isinstance(content["trainer"], dict):
             what = "holds no values by name under trainer"
             raise UserError(what, where=path, remedy="Write lines such as `max_epochs: 10` below it")
-    in_configs = [content["ckpt_path"] for content in read_configs(arguments).values() if "ckpt_path" in content]
+    in_configs = [content["ckpt_path"] for content in configs.values() if "ckpt_path" in content]
     checkpoint = [None, *in_configs, *values_of(["--ckpt_path"], arguments)][-1]
-    if checkpoint in {None, "null"}:
-        if stage == "fit":
-            return
-        raise UserError(
-            "no checkpoint given, and random weights are nothing to score",
-            where=f"ser {stage}",
-            remedy="Give --ckpt_path, such as --ckpt_path finetune.ckpt",
-        )
-    if stage == "fit" and checkpoint == "last":
+    if stage == "fit" and checkpoint in {None, "null", "last"}:
         return
+    if checkpoint in {None, "null"}:
+        remedy = "Give --ckpt_path, such as --ckpt_path finetune.ckpt"
+        raise UserError("no checkpoint to score", where=f"ser {stage}", remedy=remedy)
     if not Path(str(checkpoint)).is_file():
-        raise UserError(
-            "no such checkpoint", where=checkpoint, remedy="`ser fit` writes it; give its path to --ckpt_path"
-        )
+        remedy = "`ser fit` writes it; give its path to --ckpt_path"
+        raise UserError("no such checkpoint", where=checkpoint, remedy=remedy)
 
 
 def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -226,8 +194,6 @@ def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
     """
     import yaml
 
-    from ser_personal.arguments import CONFIG_FLAGS, values_of
-
     configs = {}
     for path in values_of(CONFIG_FLAGS, arguments):
         # the value may also be the YAML itself
@@ -236,38 +202,164 @@ def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
-            raise UserError(
-                "no such config file", where=path, remedy="configs/ in the repository holds those that ship"
-            ) from error
+            remedy = "configs/ in the repository holds those that ship"
+            raise UserError("no such config file", where=path, remedy=remedy) from error
         # a ValueError is of bytes that are no text, or of a date that doesn't exist
         except (ValueError, yaml.YAMLError) as error:
             mark = getattr(error, "problem_mark", None)
             where = f"{path}, line {mark.line + 1}" if mark else path
-            raise UserError(
-                f"isn't YAML ({getattr(error, 'problem', error)})", where=where, remedy="Mend it there"
-            ) from error
+            what = f"isn't YAML ({getattr(error, 'problem', error)})"
+            raise UserError(what, where=where, remedy="Correct the file") from error
         except RecursionError as error:
             raise UserError("is nested too deeply", where=path, remedy="Give a config of this project") from error
         if not isinstance(content, dict):
             raise UserError("holds no values by name", where=path, remedy="Write lines such as `model:`")
-        _refuse_endless(content, path)
+        # a few lines with aliases of aliases can stand for more values than any memory holds
+        if sum(1 for _ in islice(_values(content), MAX_VALUES + 1)) > MAX_VALUES:
+            what = f"holds more than {MAX_VALUES:,} values"
+            raise UserError(what, where=path, remedy="Write them out without aliases of aliases")
         configs[path] = content
     return configs
 
 
-def _refuse_endless(content: object, path: str) -> None:
-    """Refuse aliases of aliases: a few lines of YAML can stand for more values than any memory holds."""
-    values, waiting = 0, [content]
+def _values(content: object) -> Iterator[object]:
+    waiting = [content]
     while waiting:
         value = waiting.pop()
-        values += 1
-        if values > MOST_VALUES:
-            what = f"holds more than {MOST_VALUES:,} values"
-            raise UserError(what, where=path, remedy="Write them out without aliases of aliases")
+        yield value
         if isinstance(value, dict):
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value
+
+
+def values_of(flags: Collection[str], arguments: Sequence[str]) -> list[str]:
+    """Every value given to a flag under any of its names, as `--flag value` or `--flag=value`, in their order."""
+    values: list[str] = []
+    for place, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in flags:
+            values += [value] if equals else arguments[place + 1 : place + 2]
+    return values
+
+
+class OneLineErrors:
+    """A mixin for jsonargparse's parsers: errors are one line each."""
+
+    prog: str
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise what is wrong as the user's mistake."""
+        prog = self.prog.replace(" [options]", "")
+        where, what = _mistake_in(message, ex)
+        command = "ser COMMAND" if prog == "ser" else prog
+        raise UserError(what, where=where, remedy=f"`{command} --help` lists the arguments") from ex
+
+
+_KEY = re.compile(r'Parser key "(?P<key>[^"]+)"[^:]*:(?P<rest>.*)', re.DOTALL)
+_PLAIN = {
+    r"^Expected a <class '(\w+)'>\. Got value: (.*)": r"\2 is no \1",
+    r"^Expected a typing\.Literal\[(.*)\]\. Got value: (.*)": r"\2 is none of \1",
+    r"^Expected a dot import path string: (.*)": r"\1 is no class to choose here",
+    r"\b(?:fit|validate|test|predict)\.(data|model)\b": r"--\1",
+}
+
+
+def _mistake_in(message: str, ex: Exception | None) -> tuple[str | None, str]:
+    """Find the argument (None where it is no single one) and the reason in jsonargparse's report.
+
+    It nests one parser's report in another's; the innermost cause says what is wrong.
+    """
+    keys: list[str] = []
+    reason = message
+    cause: BaseException | None = ex
+    while cause is not None:
+        if isinstance(cause, UserError):
+            keys += [str(cause.where).removeprefix("--")] if cause.where else []
+            reason = cause.what
+            break
+        reason = str(cause) or reason
+        if named := _KEY.match(reason):
+            keys.append(named["key"])
+            reason = named["rest"]
+        cause = cause.__cause__
+    for pattern, plain in _PLAIN.items():
+        reason = re.sub(pattern, plain, reason)
+    return f"--{'.'.join(keys)}" if keys else None, reason.strip().rstrip(".")
+
+
+def parse(
+    function: Callable[..., Any], prog: str, positional: Sequence[str], arguments: Sequence[str]
+) -> dict[str, Any]:
+    """Parse a function's arguments, objects instantiated.
+
+    Dashes in flags are as good as underscores, a boolean's flag alone means true, and a positional argument may also be
+    given by its name, and where it is a class, that class's arguments by theirs: `CSVCorpus --corpus.path corpus.csv`.
+
+    Raises:
+        UserError: an argument is unknown, missing or of the wrong type.
+    """
+    import inspect
+    from typing import get_type_hints
+
+    from docstring_parser import parse as parse_docstring
+    from jsonargparse import ArgumentParser
+
+    # built here, so that `ser --help` needn't import jsonargparse
+    one_line_parser = type("OneLineParser", (OneLineErrors, ArgumentParser), {})
+    docstring = inspect.getdoc(function) or ""
+    parser = one_line_parser(prog=prog, description=docstring.split("\n")[0])
+    parser.add_argument("--config", action="config", help="YAML with values for the arguments below")
+    hints = get_type_hints(function)
+    described = {entry.arg_name: entry.description for entry in parse_docstring(docstring).params}
+    for name in positional:
+        several = {"type": str, "nargs": "+"} if hints[name] == list[str] else {"type": hints[name]}
+        parser.add_argument(name, help=described.get(name), **several)
+    parser.add_function_arguments(function, as_group=False, skip=set(positional), fail_untyped=False)
+    booleans = {action.dest for action in parser._actions if getattr(action, "_typehint", None) is bool}  # noqa: SLF001
+    words = _plain_flags(arguments, booleans)
+    for name in positional:
+        words = _by_place(words, name, is_class=hints[name] not in (str, list[str]))
+    values = vars(parser.instantiate(parser.parse_args(words)))
+    return {name: value for name, value in values.items() if name != "config"}
+
+
+def _plain_flags(arguments: Sequence[str], booleans: set[str]) -> list[str]:
+    """Write flags with underscores, and `true` after a boolean's that stands alone."""
+    plain: list[str] = []
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        flag, equals, value = argument.partition("=")
+        if flag.startswith("--"):
+            flag = "--" + flag[2:].replace("-", "_")
+        plain.append(flag + equals + value)
+        if flag.startswith("--") and flag[2:] in booleans and not equals and following.startswith("--"):
+            plain.append("true")
+    return plain
+
+
+def _by_place(words: Sequence[str], name: str, *, is_class: bool) -> list[str]:
+    """Put what was given by name where argparse looks for it: it knows no names, nor options, of a positional."""
+    kept: list[str] = []
+    options: dict[str, str] = {}
+    place: int | None = None
+    following = iter(words)
+    for word in following:
+        flag, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            place = len(kept) if place is None else place
+            kept.append(word)
+            continue
+        values = [value] if equals else list(islice(following, 1))
+        if flag == f"--{name}":
+            place = len(kept) if place is None else place
+            kept += values
+        elif is_class and flag.startswith(f"--{name}.") and flag != f"--{name}.help":
+            options[flag.removeprefix(f"--{name}.")] = "".join(values)
+        else:
+            kept += [word] if equals else [flag, *values]
+    if options and place is not None:
+        kept[place] = json.dumps({"class_path": kept[place], "init_args": options})
+    return kept
 
 
 # Lightning starts its other processes by this module's name

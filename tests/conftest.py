@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,41 +29,69 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def synthetic_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Makes a folder once for all of pytest-xdist's workers; each gets a copy of its own."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        made = root / f"made-{name}"
+        try:
+            made.mkdir()
+        except FileExistsError:
+            while not any((made / outcome).exists() for outcome in ("done", "failed")):
+                time.sleep(0.1)
+        else:
+            (made / name).mkdir()
+            try:
+                make(made / name)
+            except BaseException:
+                (made / "failed").touch()
+                raise
+            (made / "done").touch()
+        assert (made / "done").exists(), f"another worker couldn't make {name}"
+        return shutil.copytree(made / name, tmp_path_factory.mktemp(name) / name, symlinks=True)
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def synthetic_corpus(make_once) -> Path:
     """Twelve speakers of six utterances each: speakers 1 to 8 for training, 9 for validation, 10 to 12 for test."""
-    folder = tmp_path_factory.mktemp("synthetic") / "corpus"
-    synth(str(folder), speakers=12, utterances=6, min_seconds=1.0, max_seconds=2.0)
-    return folder
+    options = {"speakers": 12, "utterances": 6, "min_seconds": 1.0, "max_seconds": 2.0}
+    return make_once("corpus", lambda folder: synth(str(folder), **options))
 
 
 @pytest.fixture(scope="session")
-def synthetic_pseudo_labels(synthetic_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def synthetic_pseudo_labels(make_once, synthetic_corpus: Path) -> Path:
     """Twelve clusters of MFCC."""
-    folder = tmp_path_factory.mktemp("synthetic") / "pseudo_labels"
-    kmeans(PseudoLabelData(str(synthetic_corpus)), out=str(folder), num_clusters=12, iterations=10)
-    return folder
+
+    def make(folder: Path) -> None:
+        kmeans(PseudoLabelData(str(synthetic_corpus)), out=str(folder), num_clusters=12, iterations=10)
+
+    return make_once("pseudo_labels", make)
 
 
 @pytest.fixture(scope="session")
-def papt_checkpoint(
-    synthetic_corpus: Path, synthetic_pseudo_labels: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def papt_checkpoint(make_once, synthetic_corpus: Path, synthetic_pseudo_labels: Path) -> Path:
     """PAPT of a few steps, its speaker embeddings no longer zero."""
-    path = tmp_path_factory.mktemp("papt") / "papt.ckpt"
-    data = pretrain_data(synthetic_corpus, synthetic_pseudo_labels)
-    fit(papt(), data, path.parent, max_steps=4).save_checkpoint(path)
-    return path
+
+    def make(folder: Path) -> None:
+        data = pretrain_data(synthetic_corpus, synthetic_pseudo_labels)
+        fit(papt(), data, folder, max_steps=4).save_checkpoint(folder / "papt.ckpt")
+
+    return make_once("papt", make) / "papt.ckpt"
 
 
 @pytest.fixture(scope="session")
-def finetuned_checkpoint(
-    synthetic_corpus: Path, papt_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def finetuned_checkpoint(make_once, synthetic_corpus: Path, papt_checkpoint: Path) -> Path:
     """Fine-tuned from PAPT for arousal and valence, a few steps."""
-    path = tmp_path_factory.mktemp("finetune") / "finetune.ckpt"
-    module = finetuning(papt_checkpoint=str(papt_checkpoint))
-    fit(module, emotion_data(synthetic_corpus), path.parent, max_steps=4).save_checkpoint(path)
-    return path
+
+    def make(folder: Path) -> None:
+        module = finetuning(papt_checkpoint=str(papt_checkpoint))
+        fit(module, emotion_data(synthetic_corpus), folder, max_steps=4).save_checkpoint(folder / "finetune.ckpt")
+
+    return make_once("finetune", make) / "finetune.ckpt"
 
 
 @pytest.fixture

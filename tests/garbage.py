@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from ser_personal.cli import file_error_behind, user_error_behind
+from ser_personal.cli import find_user_error
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def is_read_or_refused(read: Callable[[], object]) -> bool:
     try:
         read()
     except (UserError, OSError) as error:
-        refusal = user_error_behind(error) or file_error_behind(error)
+        refusal = find_user_error(error)
         if refusal is None:
             raise
     if refusal is not None:

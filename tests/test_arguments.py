@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from ser_personal.arguments import parse, values_of
+from ser_personal.cli import parse, values_of
 from ser_personal.corpus.check import check
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.errors import UserError

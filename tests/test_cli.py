@@ -9,7 +9,7 @@ from typing import get_type_hints
 import pytest
 from command_line import ser
 
-from ser_personal.cli import COMMANDS, STAGES, user_error_behind
+from ser_personal.cli import COMMANDS, STAGES, find_user_error
 from ser_personal.errors import UserError
 
 
@@ -91,8 +91,8 @@ def test_a_mistake_is_found_under_what_was_raised_from_it():
     wrapped = ValueError("wrapped")
     wrapped.__cause__ = TypeError("wrapped again")
     wrapped.__cause__.__context__ = mistake
-    assert user_error_behind(wrapped) is mistake
-    assert user_error_behind(ValueError("a bug")) is None
+    assert find_user_error(wrapped) is mistake
+    assert find_user_error(ValueError("a bug")) is None
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

@@ -9,8 +9,7 @@ import yaml
 from command_line import REPOSITORY, stage, trainer_flags
 
 import ser_personal
-from ser_personal.arguments import parse
-from ser_personal.cli import COMMANDS, STAGES
+from ser_personal.cli import COMMANDS, STAGES, parse
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.pretrain.kmeans import kmeans
 from ser_personal.pretrain.teachers import EncoderTeacher, MFCCTeacher

@@ -15,7 +15,6 @@ from ser_personal.calibration.run_files import COST, KEYS, MOMENTS, SPEAKER_MOME
 from ser_personal.errors import LARGEST_SEED, UserError, require_range
 from ser_personal.files import atomic_write
 from ser_personal.scores import ccc_from_sums
-from ser_personal.training.checkpoints import SCORES
 from ser_personal.types import ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -152,6 +151,9 @@ class PretrainingScores:
     @classmethod
     def read(cls, folder: Path) -> Self | None:
         """Find them in a fit's folder; None where it was no pre-training, or its loss wasn't finite."""
+        # imports lightning
+        from ser_personal.training.checkpoints import SCORES
+
         for path in sorted(folder.glob(f"*{SCORES}")):
             scores = json.loads(path.read_text(encoding="utf-8"))
             if scores.get("val_codebook_usage") is not None and scores["val_loss"] is not None:

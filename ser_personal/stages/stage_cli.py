@@ -37,8 +37,8 @@ import ser_personal.report.baseline
 import ser_personal.report.cost
 import ser_personal.speakers.features
 import ser_personal.training.checkpoints
-from ser_personal.arguments import OneLineErrors
 from ser_personal.calibration.callback import EmotionPredictionWriter, EmotionTestWriter, PredictionWriter
+from ser_personal.cli import OneLineErrors
 from ser_personal.encoder.module import UNFIT, PersonalizedModule, unfit
 from ser_personal.errors import UserError, require_range
 from ser_personal.finetune.classification import EmotionClassification

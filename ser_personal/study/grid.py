@@ -1,4 +1,4 @@
-"""What a study's YAML holds."""
+"""A study's YAML, and the grid of runs that it stands for."""
 
 from __future__ import annotations
 
@@ -7,19 +7,52 @@ import json
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from jsonargparse.typing import PositiveInt, restricted_number_type
 
 from ser_personal.corpus.folds import SIDES
-from ser_personal.errors import LARGEST_SEED, UserError, require_range
+from ser_personal.errors import LARGEST_SEED, UserError
 from ser_personal.types import Attribute
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
-# what stands in braces without being the name of a preparation step
-DIMENSIONS = ("seed", "fold", "attribute", "training_speakers", "side")
-PLACES = (*DIMENSIONS, "corpus", "whole_corpus", "out", "run", "root")
 FOLDS, GAP = "folds", "gap"
+# stands for the study's folder in the arguments of a command
+ROOT = "{root}"
+_BRACES = re.compile(r"\{(\w+)\}")
+_NAME = re.compile(r"[\w-][\w.-]*")
+
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", LARGEST_SEED)])
+MinUtterances = restricted_number_type("MinUtterances", int, (">=", 2))
+
+
+class GridPoint(NamedTuple):
+    """Where in the grid a run is; None along a dimension that one run serves as a whole.
+
+    Attributes:
+        seed: of the random numbers.
+        fold: that is tested.
+        attribute: that is predicted.
+        training_speakers: how many there are, where the personalisation gap is studied.
+        side: of that gap: dependent, with the test speakers among the training speakers, or independent.
+    """
+
+    seed: int | None = None
+    fold: int | None = None
+    attribute: str | None = None
+    training_speakers: int | None = None
+    side: str | None = None
+
+    def along(self, dimensions: Collection[str]) -> GridPoint:
+        """The same point, None along all other dimensions."""
+        return GridPoint(**{name: value for name, value in self._asdict().items() if name in dimensions})
+
+
+DIMENSIONS = GridPoint._fields
+# what braces of any command may name, filled in for each run
+OF_EACH_RUN = {"out", "run", "root"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +64,7 @@ class Preparation:
 
     Attributes:
         name: by which others refer to the folder it writes to: {papt}/papt.ckpt.
-        command: synth, kmeans, fit, ... Its --out, or for a fit --trainer.default_root_dir, is given by the study.
+        command: synth, kmeans, fit, ... The study sets its --out, or for a fit --trainer.default_root_dir.
         configs: YAMLs, in their order.
         arguments: flag without dashes -> value.
     """
@@ -51,10 +84,10 @@ class Recipe:
         configs: YAMLs of fit and test, in their order.
         arguments: flag without dashes -> value, of fit and test.
         fit_arguments: of the fit alone.
-        checkpoint: what is tested, in the fit's folder; another step's with its name, {papt_finetuned}/finetune.ckpt.
+        checkpoint: to test, in the fit's folder; another step's with its name, {papt_finetuned}/finetune.ckpt.
         fit: train at all; else `checkpoint` is tested as it is.
-        command: run this in the place of fit and test; it has to leave speaker_moments.csv in its --out. Seeds count
-            where it mentions {seed}.
+        command: run this in place of fit and test; it must leave speaker_moments.csv in its --out. Seeds count where it
+            mentions {seed}.
     """
 
     name: str
@@ -87,101 +120,77 @@ class PersonalizationGap:
 
 @dataclass(frozen=True)
 class Study:
-    """The whole grid.
+    """A grid of recipes and seeds.
 
     Attributes:
-        corpus: what {whole_corpus} stands for, and {corpus} where there are no folds.
+        corpus: what {whole_corpus} stands for, and {corpus} where there are no folds; may name a step, such as {synth}.
         recipes: to compare.
-        prepare: what they share, each step after those that it refers to.
+        prepare: steps that recipes share, each after those that it refers to.
         seeds: of each recipe.
         folds: leave-speakers-out folds of the corpus, each trained and tested by itself; None keeps its own splits.
         validation_folds: folds that validate, of those that don't test.
-        personalization_gap: train on the corpora of the personalisation gap; None leaves it out.
+        personalization_gap: train with the test speakers among the training speakers and without, at equal size.
         attributes: train a model for each of them, as the paper does; None leaves them to the configs.
-        baseline: recipe, or recipe/calibration, that the others are held against.
-        fit_configs: YAMLs behind those of every fit.
-        test_configs: YAMLs behind those of every test.
+        baseline: recipe, or recipe/calibration, that the others are compared with.
+        fit_configs: YAMLs after those of every fit.
+        test_configs: YAMLs after those of every test.
         jobs: runs at a time, which share the cores.
-        devices: of each run; more than one start by themselves and take one job.
+        devices: of each run; more than one take one job.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
-        paper: put the paper's rows beside.
+        paper: show the paper's rows, too.
     """
 
     corpus: str
     recipes: tuple[Recipe, ...]
     prepare: tuple[Preparation, ...] = ()
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)  # type: ignore[valid-type]
     folds: int | None = None
     validation_folds: int = 1
     personalization_gap: PersonalizationGap | None = None
     attributes: tuple[Attribute, ...] | None = None
     baseline: str | None = None
-    fit_configs: tuple[str, ...] = ()
-    test_configs: tuple[str, ...] = ()
-    jobs: int = 1
-    devices: int = 1
-    min_utterances: int = 10
+    fit_configs: tuple[str, ...] = ("configs/cost.yaml",)
+    test_configs: tuple[str, ...] = ("configs/pldc.yaml", "configs/cost.yaml")
+    jobs: PositiveInt = 1
+    devices: PositiveInt = 1
+    min_utterances: MinUtterances = 10  # type: ignore[valid-type]
     paper: bool = False
 
     def __post_init__(self) -> None:
-        for seed in self.seeds:
-            require_range("seeds", seed, 0, LARGEST_SEED)
-        require_range("jobs", self.jobs, 1)
-        require_range("devices", self.devices, 1)
-        require_range("min_utterances", self.min_utterances, 2)
         if not self.recipes or not self.seeds:
             raise UserError("has nothing to run", where="study", remedy="Give it a recipe and a seed at least")
         if self.jobs > 1 and self.devices > 1:
-            raise UserError(
-                f"{self.jobs} jobs of {self.devices} devices each would share them",
-                where="jobs",
-                remedy="Set jobs or devices to 1",
-            )
-        _require_single("recipe", [recipe.name for recipe in self.recipes])
-        _require_single("preparation step", [step.name for step in self.prepare])
-        _require_single("seed", [str(seed) for seed in self.seeds])
-        reserved = {*PLACES, FOLDS, GAP} & {step.name for step in self.prepare}
+            what = f"{self.jobs} jobs of {self.devices} devices each would share them"
+            raise UserError(what, where="jobs", remedy="Set jobs or devices to 1")
+        _require_unique("recipe", [recipe.name for recipe in self.recipes])
+        _require_unique("preparation step", [step.name for step in self.prepare])
+        _require_unique("seed", map(str, self.seeds))
+        reserved = {*DIMENSIONS, *OF_EACH_RUN, "corpus", "whole_corpus", FOLDS, GAP} & {
+            step.name for step in self.prepare
+        }
         if reserved:
-            raise UserError(
-                f"no step may be named {min(reserved)}, which the study fills in", where="prepare", remedy="Rename it"
-            )
+            what = f"no step may be named {min(reserved)}, which the study fills in"
+            raise UserError(what, where="prepare", remedy="Rename it")
         if self.personalization_gap is not None:
-            _require_alone("folds", self.folds)
-            _require_alone("baseline", self.baseline)
-            _require_single("number of speakers", [str(number) for number in self.personalization_gap.speakers])
+            _require_unique("number of speakers", map(str, self.personalization_gap.speakers))
+            for name in ("folds", "baseline"):
+                if getattr(self, name) is not None:
+                    what = f"excludes {name}: its corpora are fixed, and its two sides are compared with each other"
+                    raise UserError(what, where="personalization_gap", remedy=f"Leave out {name}")
         names = [recipe.name for recipe in self.recipes]
         if self.baseline is not None and self.baseline.partition("/")[0] not in names:
-            raise UserError(
-                f"baseline {self.baseline} is no recipe of this study",
-                where="baseline",
-                remedy=f"Choose one of {', '.join(names)}",
-            )
+            what = f"{self.baseline} is no recipe of this study"
+            raise UserError(what, where="baseline", remedy=f"Choose one of {', '.join(names)}")
 
 
-def _require_alone(name: str, given: object) -> None:
-    if given is not None:
-        raise UserError(
-            f"goes with no {name}: its corpora are fixed, and its two sides are held against each other",
-            where="personalization_gap",
-            remedy=f"Leave out {name}",
-        )
-
-
-def _require_single(what: str, names: list[str]) -> None:
-    name, times = Counter(names or [""]).most_common(1)[0]
-    if times > 1:
-        raise UserError(f"{times} times {what} {name}", where="study", remedy="Give each a name of its own")
-    for name in names:
-        if not name.replace("_", "").replace("-", "").replace(".", "").isalnum() or name.startswith("."):
-            raise UserError(
-                f"{name!r} can't name a {what}, and so a folder",
-                where="study",
-                remedy="Use letters, digits, dots, - and _",
-            )
-
-
-_BRACES = re.compile(r"\{(\w+)\}")
-ROOT = "{root}"
+def _require_unique(what: str, names: Iterable[str]) -> None:
+    """Refuse a name that is given twice, or that can't name a folder."""
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise UserError(f"{times} times {what} {name}", where="study", remedy="Give each a name of its own")
+        if not _NAME.fullmatch(name):
+            remedy = "Use letters, digits, dots, - and _"
+            raise UserError(f"{name!r} can't name a {what}, and so a folder", where="study", remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -190,78 +199,115 @@ class Stage:
 
     Attributes:
         name: fit, test, or the command.
-        words: behind `ser`; {root} stands for the study's folder.
+        argv: after `ser`; {root} stands for the study's folder.
         configs: YAMLs among them.
         out: folder that the command writes to, relative to the study's.
     """
 
     name: str
-    words: tuple[str, ...]
+    argv: tuple[str, ...]
     configs: tuple[str, ...]
     out: str
 
     def filled(self, values: Mapping[str, str]) -> Stage:
-        """Put values in the place of names in braces; other names stay."""
-        fill = (_BRACES.sub(lambda match: values.get(match[1], match[0]), word) for word in self.words)
-        return replace(self, words=tuple(fill))
-
-
-def names_in(text: str) -> list[str]:
-    """Names in braces, in their order."""
-    names: list[str] = _BRACES.findall(text)
-    return names
+        """Replace names in braces by their values; other names stay."""
+        fill = (_BRACES.sub(lambda match: values.get(match[1], match[0]), word) for word in self.argv)
+        return replace(self, argv=tuple(fill))
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A preparation step or a recipe.
+class GridRun:
+    """One recipe or preparation step at one point of the grid.
 
     Attributes:
-        name: of the step or recipe.
+        name: of the recipe or step.
         kind: which of the two.
-        stages: its commands, in their order.
-        forced: dimensions of the grid that it runs along whatever its commands refer to.
+        point: of the grid.
+        folder: relative to the study's.
+        stages: in their order.
+        needs: folders of the preparation runs that it uses, theirs included, relative to the study's.
     """
 
     name: str
     kind: Literal["recipe", "preparation"]
+    point: GridPoint
+    folder: str
     stages: tuple[Stage, ...]
-    forced: frozenset[str]
+    needs: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """For people: `papt, seed 1, fold 0`."""
+        shown = {"seed": "seed {}", "fold": "fold {}", "training_speakers": "{} speakers"}
+        at = [(name, value) for name, value in self.point._asdict().items() if value is not None]
+        return ", ".join([self.name, *(shown.get(name, "{}").format(value) for name, value in at)])
+
+
+def expand(study: Study) -> list[GridRun]:
+    """Every run of the grid, each after those that it needs; a recipe's runs follow each other.
+
+    Raises:
+        UserError: braces name neither a preparation step that stands before nor something that the study knows.
+    """
+    dimensions: dict[str, set[str]] = {}
+    prepared: dict[tuple[str, GridPoint], GridRun] = {}
+    runs = []
+    for entry in _entries(study):
+        wanted = _dimensions(entry, dimensions, study)
+        for point in _points(study, wanted):
+            needs = [prepared[name, point.along(dimensions[name])] for name in entry.mentions if name in dimensions]
+            run = _run(entry, point, needs)
+            runs.append(run)
+            if entry.kind == "preparation":
+                prepared[entry.name, point] = run
+        if entry.kind == "preparation":
+            dimensions[entry.name] = wanted
+    return runs
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A preparation step or a recipe; it runs along the `forced` dimensions whatever its commands mention."""
+
+    name: str
+    kind: Literal["recipe", "preparation"]
+    stages: tuple[Stage, ...]
+    forced: frozenset[str] = frozenset()
 
     @property
     def mentions(self) -> list[str]:
-        """Names that its commands refer to, each once."""
-        return list(dict.fromkeys(name for stage in self.stages for word in stage.words for name in names_in(word)))
+        """Names in braces in its commands, each once."""
+        words = (word for stage in self.stages for word in stage.argv)
+        return list(dict.fromkeys(name for word in words for name in _BRACES.findall(word)))
 
 
-def entries(study: Study) -> Iterator[Entry]:
-    """Steps, then recipes, with {corpus} replaced by what it stands for.
-
-    What divides the corpus is a step after the last one that the corpus itself refers to.
-    """
+def _entries(study: Study) -> Iterator[_Entry]:
+    """Steps, then recipes, with {corpus} replaced by what it stands for."""
     steps = list(study.prepare)
-    corpus, divide = _divided(study)
-    if divide is not None:
-        behind = [number for number, step in enumerate(steps) if step.name in names_in(study.corpus)]
-        steps.insert(max(behind, default=-1) + 1, divide)
-    stands_for = {"corpus": corpus, "whole_corpus": study.corpus}
-
+    corpus, division = _division(study)
+    if division is not None:
+        # right after the last step that the corpus itself refers to
+        before = [number for number, step in enumerate(steps) if step.name in _BRACES.findall(study.corpus)]
+        steps.insert(max(before, default=-1) + 1, division)
+    corpora = {"corpus": corpus, "whole_corpus": study.corpus}
     for step in steps:
-        is_fit = step.command == "fit"
-        stage = _fit(study, step) if is_fit else _plain(step.command, step.configs, step.arguments)
-        yield Entry(step.name, "preparation", (stage.filled(stands_for),), frozenset())
+        if step.command == "fit":
+            argv = (*_stage_flags(study), *_flags(step.arguments))
+            stage = _stage("fit", "out", [*step.configs, *study.fit_configs], argv)
+        else:
+            stage = _command(step.command, step)
+        yield _Entry(step.name, "preparation", (stage.filled(corpora),))
     for recipe in study.recipes:
         if recipe.command is not None:
-            stage = _plain(recipe.command, recipe.configs, recipe.arguments)
-            yield Entry(recipe.name, "recipe", (stage.filled(stands_for),), frozenset())
+            yield _Entry(recipe.name, "recipe", (_command(recipe.command, recipe).filled(corpora),))
             continue
-        forced = {"seed"} | ({"attribute"} if study.attributes is not None else set())
-        stages = tuple(stage.filled(stands_for) for stage in _fit_and_test(study, recipe))
-        yield Entry(recipe.name, "recipe", stages, frozenset(forced))
+        forced = frozenset({"seed"} | ({"attribute"} if study.attributes is not None else set()))
+        stages = tuple(stage.filled(corpora) for stage in _fit_and_test(study, recipe))
+        yield _Entry(recipe.name, "recipe", stages, forced)
 
 
-def _divided(study: Study) -> tuple[str, Preparation | None]:
-    """What {corpus} stands for, and the step that writes its tables; None where the corpus is taken as it is."""
+def _division(study: Study) -> tuple[str, Preparation | None]:
+    """What {corpus} stands for, and the step that writes its tables; None where the corpus is used as it is."""
     arguments: dict[str, Any] = {"corpus": study.corpus}
     if study.folds is not None:
         arguments |= {"count": study.folds, "validation_folds": study.validation_folds}
@@ -270,30 +316,28 @@ def _divided(study: Study) -> tuple[str, Preparation | None]:
         arguments |= asdict(study.personalization_gap)
         table = f"{{{GAP}}}/speakers_{{training_speakers}}_{{side}}.csv"
         overlap = {"path": table, "allow_overlap": [study.personalization_gap.test_split]}
-        return json.dumps({"class_path": "CSVCorpus", "init_args": overlap}), Preparation(
-            GAP, "gap", arguments=arguments
-        )
+        corpus = json.dumps({"class_path": "CSVCorpus", "init_args": overlap})
+        return corpus, Preparation(GAP, "gap", arguments=arguments)
     return study.corpus, None
 
 
-def _plain(command: str, configs: list[str], arguments: dict[str, Any]) -> Stage:
-    return Stage(command, (command, *_configs(configs), "--out", "{out}", *_flags(arguments)), tuple(configs), "out")
+def _command(name: str, entry: Preparation | Recipe) -> Stage:
+    return _stage(name, "out", entry.configs, ("--out", "{out}", *_flags(entry.arguments)))
 
 
-def _fit(study: Study, step: Preparation) -> Stage:
-    configs = (*step.configs, *study.fit_configs)
-    return Stage("fit", ("fit", *_configs(configs), *_stage_flags(study), *_flags(step.arguments)), configs, "out")
-
-
-def _fit_and_test(study: Study, recipe: Recipe) -> list[Stage]:
+def _fit_and_test(study: Study, recipe: Recipe) -> Iterator[Stage]:
     own = {"seed_everything": "{seed}"}
     own |= {"model.attributes": "[{attribute}]"} if study.attributes is not None else {}
-    fit, test = (*recipe.configs, *study.fit_configs), (*recipe.configs, *study.test_configs)
     common = (*_stage_flags(study), *_flags(own), *_flags(recipe.arguments))
+    if recipe.fit:
+        yield _stage("fit", "fit", [*recipe.configs, *study.fit_configs], (*common, *_flags(recipe.fit_arguments)))
     checkpoint = recipe.checkpoint if recipe.checkpoint.startswith("{") else f"{{run}}/fit/{recipe.checkpoint}"
-    stages = [Stage("fit", ("fit", *_configs(fit), *common, *_flags(recipe.fit_arguments)), fit, "fit")]
-    tested = Stage("test", ("test", *_configs(test), *common, "--ckpt_path", checkpoint), test, "test")
-    return [*(stages if recipe.fit else []), tested]
+    yield _stage("test", "test", [*recipe.configs, *study.test_configs], (*common, "--ckpt_path", checkpoint))
+
+
+def _stage(name: str, out: str, configs: list[str], argv: tuple[str, ...]) -> Stage:
+    config_flags = (word for path in configs for word in ("--config", path))
+    return Stage(name, (name, *config_flags, *argv), tuple(configs), out)
 
 
 def _stage_flags(study: Study) -> tuple[str, ...]:
@@ -307,141 +351,50 @@ def _stage_flags(study: Study) -> tuple[str, ...]:
     )
 
 
-def _configs(paths: Iterable[str]) -> tuple[str, ...]:
-    return tuple(word for path in paths for word in ("--config", path))
-
-
 def _flags(arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(
-        word
-        for name, value in arguments.items()
-        for word in (f"--{name}", value if isinstance(value, str) else json.dumps(value))
-    )
+    values = ((name, value if isinstance(value, str) else json.dumps(value)) for name, value in arguments.items())
+    return tuple(word for name, value in values for word in (f"--{name}", value))
 
 
-Value = int | str | None
-
-
-@dataclass(frozen=True)
-class GridRun:
-    """One recipe or preparation step at one place of the grid; None where one run serves all places.
-
-    Attributes:
-        name: of the recipe or step.
-        kind: which of the two.
-        seed: of the random numbers.
-        fold: that is tested.
-        attribute: that is predicted.
-        training_speakers: how many there are, where the personalisation gap is studied.
-        side: whether they are dependent, the test speakers among them, or independent.
-        folder: relative to the study's.
-        stages: in their order.
-        needs: folders of the preparation runs that it uses, theirs included, relative to the study's.
-    """
-
-    name: str
-    kind: Literal["recipe", "preparation"]
-    seed: int | None
-    fold: int | None
-    attribute: str | None
-    training_speakers: int | None
-    side: str | None
-    folder: str
-    stages: tuple[Stage, ...]
-    needs: tuple[str, ...]
-
-    @property
-    def title(self) -> str:
-        """For people: `papt, seed 1, fold 0`."""
-        at = [f"seed {self.seed}"] if self.seed is not None else []
-        at += [f"fold {self.fold}"] if self.fold is not None else []
-        at += [self.attribute] if self.attribute is not None else []
-        at += [f"{self.training_speakers} speakers"] if self.training_speakers is not None else []
-        return ", ".join([self.name, *at, *([self.side] if self.side is not None else [])])
-
-
-def expand(study: Study) -> list[GridRun]:
-    """Every run of the grid, each after those that it needs; a recipe's runs follow each other.
-
-    Raises:
-        UserError: braces name neither a preparation step that stands before nor something that the study knows.
-    """
-    dimensions: dict[str, frozenset[str]] = {}
-    at: dict[tuple[str, tuple[Value, ...]], GridRun] = {}
-    runs = []
-    for entry in entries(study):
-        wanted = set(entry.forced)
-        for name in entry.mentions:
-            if name in DIMENSIONS:
-                wanted.add(name)
-            elif name in dimensions:
-                wanted |= dimensions[name]
-            elif name not in {"out", "run", "root"}:
-                raise UserError(
-                    f"refers to {{{name}}}, and no preparation step of this name stands before it",
-                    where=entry.name,
-                    remedy=f"Choose one of {', '.join(['corpus', 'whole_corpus', 'seed', *dimensions])}",
-                )
-        _require_known(entry, wanted, study)
-        for place in _places(study, wanted):
-            needs = [at[name, _project(place, dimensions[name])] for name in entry.mentions if name in dimensions]
-            run = _run(entry, place, needs)
-            runs.append(run)
-            if entry.kind == "preparation":
-                at[entry.name, _project(place, frozenset(wanted))] = run
-        if entry.kind == "preparation":
-            dimensions[entry.name] = frozenset(wanted)
-    return runs
-
-
-def _require_known(entry: Entry, wanted: set[str], study: Study) -> None:
-    of_gap = ("personalization_gap", study.personalization_gap)
-    needed = {"fold": ("folds", study.folds), "attribute": ("attributes", study.attributes)}
-    for name, (option, given) in (needed | {"training_speakers": of_gap, "side": of_gap}).items():
-        if name in wanted and given is None:
+def _dimensions(entry: _Entry, known: Mapping[str, set[str]], study: Study) -> set[str]:
+    """Dimensions that an entry runs along: its own, and those of the steps that it uses."""
+    wanted = set(entry.forced)
+    for name in entry.mentions:
+        if name in DIMENSIONS:
+            wanted.add(name)
+        elif name in known:
+            wanted |= known[name]
+        elif name not in OF_EACH_RUN:
             raise UserError(
-                f"refers to {{{name}}}, and the study has no {option}",
+                f"refers to {{{name}}}, and no preparation step of this name stands before it",
                 where=entry.name,
-                remedy=f"Give the study {option}, or leave it out",
+                remedy=f"Choose one of {', '.join(['corpus', 'whole_corpus', 'seed', *known])}",
             )
+    options = {"fold": "folds", "attribute": "attributes"}
+    options |= {"training_speakers": "personalization_gap", "side": "personalization_gap"}
+    for name, option in options.items():
+        if name in wanted and getattr(study, option) is None:
+            what = f"refers to {{{name}}}, and the study has no {option}"
+            raise UserError(what, where=entry.name, remedy=f"Give the study {option}, or leave {{{name}}} out")
+    return wanted
 
 
-def _places(study: Study, wanted: Iterable[str]) -> Iterator[dict[str, Value]]:
-    values: dict[str, list[Value]] = {
-        "seed": [*study.seeds],
-        "fold": [*range(study.folds or 0)],
-        "attribute": [*(study.attributes or ())],
-        "training_speakers": [*(study.personalization_gap.speakers if study.personalization_gap else ())],
-        "side": [*SIDES],
-    }
-    for place in itertools.product(*(values[name] if name in set(wanted) else [None] for name in DIMENSIONS)):
-        yield dict(zip(DIMENSIONS, place, strict=True))
+def _points(study: Study, wanted: Collection[str]) -> Iterator[GridPoint]:
+    gap = study.personalization_gap
+    values = (study.seeds, range(study.folds or 0), study.attributes or (), gap.speakers if gap else (), SIDES)
+    along = (of if name in wanted else [None] for name, of in zip(DIMENSIONS, values, strict=True))
+    return itertools.starmap(GridPoint, itertools.product(*along))
 
 
-def _project(place: Mapping[str, Value], dimensions: frozenset[str]) -> tuple[Value, ...]:
-    return tuple(place[name] if name in dimensions else None for name in DIMENSIONS)
-
-
-def _run(entry: Entry, place: Mapping[str, Value], needs: list[GridRun]) -> GridRun:
-    parts = [f"{name}_{place[name]}" for name in DIMENSIONS if place[name] is not None]
+def _run(entry: _Entry, point: GridPoint, needs: list[GridRun]) -> GridRun:
+    values = {name: str(value) for name, value in point._asdict().items() if value is not None}
+    parts = [f"{name}_{value}" for name, value in values.items()]
     folder = "/".join(["runs" if entry.kind == "recipe" else "prepare", entry.name, *parts])
-    values = {name: str(value) for name, value in place.items()} | {"root": ROOT}
-    values |= {run.name: f"{ROOT}/{run.stages[-1].out}" for run in needs}
-    stages = []
-    for stage in entry.stages:
-        out = f"{folder}/{stage.out}"
-        of_stage = values | {"out": f"{ROOT}/{out}", "run": f"{ROOT}/{folder}"}
-        stages.append(replace(stage.filled(of_stage), out=out))
-    seed, fold, attribute, speakers, side = (place[name] for name in DIMENSIONS)
-    return GridRun(
-        name=entry.name,
-        kind=entry.kind,
-        seed=None if seed is None else int(seed),
-        fold=None if fold is None else int(fold),
-        attribute=None if attribute is None else str(attribute),
-        training_speakers=None if speakers is None else int(speakers),
-        side=None if side is None else str(side),
-        folder=folder,
-        stages=tuple(stages),
-        needs=tuple(dict.fromkeys(folder for run in needs for folder in (*run.needs, run.folder))),
+    values |= {"root": ROOT, "run": f"{ROOT}/{folder}"} | {run.name: f"{ROOT}/{run.stages[-1].out}" for run in needs}
+    outs = [f"{folder}/{stage.out}" for stage in entry.stages]
+    stages = (
+        replace(stage.filled(values | {"out": f"{ROOT}/{out}"}), out=out)
+        for stage, out in zip(entry.stages, outs, strict=True)
     )
+    all_needs = dict.fromkeys(folder for run in needs for folder in (*run.needs, run.folder))
+    return GridRun(entry.name, entry.kind, point, folder, tuple(stages), tuple(all_needs))

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import multiprocessing
 import os
-import resource
 import shutil
-import subprocess
+import signal
+import socket
 import sys
 import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as RichProgress
+from rich.progress import Progress
 
 from ser_personal.calibration.run_files import PREDICTIONS, SPEAKER_MOMENTS, write_json
 from ser_personal.errors import UserError
@@ -31,252 +29,218 @@ from ser_personal.report.compare import (
     PretrainingScores,
     RunRecord,
     StageCost,
+    compare,
     read_record,
     read_stage,
     write_stage,
 )
 from ser_personal.report.formatting import duration
-from ser_personal.study.grid import ROOT, PersonalizationGap, Preparation, Recipe, Study, expand
-from ser_personal.types import Attribute
+from ser_personal.study.grid import ROOT, Study, expand
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from multiprocessing.context import ForkServerProcess
-    from types import TracebackType
+    from multiprocessing.context import ForkServerProcess, SpawnProcess
 
     import pandas as pd
 
     from ser_personal.study.grid import GridRun, Stage
 
 NAME = "study"
+INPUTS, LOG, LOCK, MEASURED = "inputs.json", "log.txt", ".lock", "process.json"
+# takes 10 to 20 s to import, once where processes can be forked
+PRELOADED = ["ser_personal.stages.stage_cli"]
+# commands that resume, and need what they had made
+RESUMABLE = {"kmeans", "cache"}
 
 
-def study(
-    out: str,
-    corpus: str,
-    recipes: list[Recipe],
-    prepare: list[Preparation] | None = None,
-    seeds: tuple[int, ...] = (0,),
-    folds: int | None = None,
-    validation_folds: int = 1,
-    personalization_gap: PersonalizationGap | None = None,
-    attributes: tuple[Attribute, ...] | None = None,
-    baseline: str | None = None,
-    fit_configs: tuple[str, ...] = ("configs/cost.yaml",),
-    test_configs: tuple[str, ...] = ("configs/pldc.yaml", "configs/cost.yaml"),
-    jobs: int = 1,
-    devices: int = 1,
-    min_utterances: int = 10,
-    *,
-    paper: bool = False,
-) -> int:
+def study(out: str, **settings: Any) -> int:
     """Train and test every recipe with every seed, each run in its own folder, and compare them.
 
-    Killed at any time and run again, it keeps what is whole and goes on with the rest. A run is whole as long as its
-    commands, the YAMLs that they name and the steps that it uses stay the same.
+    Killed at any time and run again, it keeps the runs that are complete and resumes the others. A run stays complete
+    as long as its commands, the YAMLs that they name and the steps that it uses stay the same.
 
     Args:
         out: the study's folder.
-        corpus: what {whole_corpus} stands for, and {corpus} where there are no folds; may name a step, such as {synth}.
-        recipes: to compare.
-        prepare: steps that recipes share, each after those that it refers to.
-        seeds: of each recipe.
-        folds: leave-speakers-out folds of the corpus, each trained and tested by itself; None keeps its own splits.
-        validation_folds: folds that validate, of those that don't test.
-        personalization_gap: train with the test speakers among the training speakers and without, at equal size.
-        attributes: train a model for each of them, as the paper does; None leaves them to the configs.
-        baseline: recipe, or recipe/calibration, that the others are held against.
-        fit_configs: YAMLs behind those of every fit.
-        test_configs: YAMLs behind those of every test.
-        jobs: runs at a time, which share the cores.
-        devices: of each run; more than one take one job.
-        min_utterances: labelled utterances a speaker must have to count in A-CCC.
-        paper: put the paper's rows beside.
+        **settings: of `Study`.
 
     Returns:
         1 where a run failed, else 0.
 
     Raises:
-        UserError: the study contradicts itself, names what doesn't exist, or is at work in this folder already.
+        UserError: the study contradicts itself, names what doesn't exist, or is running in this folder already.
     """
-    from ser_personal.calibration.run_files import write_json
-    from ser_personal.report.compare import compare
-
-    wanted = Study(
-        corpus=corpus,
-        recipes=tuple(recipes),
-        prepare=tuple(prepare or ()),
-        seeds=tuple(seeds),
-        folds=folds,
-        validation_folds=validation_folds,
-        personalization_gap=personalization_gap,
-        attributes=attributes,
-        baseline=baseline,
-        fit_configs=tuple(fit_configs),
-        test_configs=tuple(test_configs),
-        jobs=jobs,
-        devices=devices,
-        min_utterances=min_utterances,
-        paper=paper,
-    )
+    grid = Study(**settings)
     root = Path(out).absolute()
-    runs = expand(wanted)
+    runs = expand(grid)
     hashes = hash_inputs(runs)
-    folders = [RunFolder(root, run, hashes[run.folder]) for run in runs]
-    with _only_one(root) as lock:
-        write_json(root / f"{NAME}.json", asdict(wanted))
-        with Progress(len(runs)) as progress:
-            ended = run_all(folders, _runner(wanted, lock), jobs, progress)
-        whole = [each for each in folders if each.run.kind == "recipe" and ended[each.run.folder].is_whole]
-        if whole:
-            join_predictions(whole)
-            # what there is to see without the baseline is still worth seeing
-            is_there = str(baseline).partition("/")[0] in {each.run.name for each in whole}
-            paths = [str(each.path) for each in whole]
-            compare(paths, baseline if is_there else None, str(root), NAME, min_utterances, paper=paper)
-    return int(not all(each.is_whole for each in ended.values()))
-
-
-def _runner(wanted: Study, lock: int) -> Runner:
-
-    if wanted.devices > 1:
-        return SubprocessRunner(lock)
-    return ForkRunner(threads=max(1, len(os.sched_getaffinity(0)) // wanted.jobs))
+    folders = [StudyRun(root, run, hashes[run.folder]) for run in runs]
+    with locked(root):
+        write_json(root / f"{NAME}.json", asdict(grid))
+        outcomes = run_all(folders, _launcher(grid), grid.jobs)
+        complete = [each for each in folders if each.run.kind == "recipe" and outcomes[each.run.folder].is_complete]
+        if complete:
+            join_predictions(complete)
+            # without the baseline the others are still worth comparing
+            has_baseline = str(grid.baseline).partition("/")[0] in {each.run.name for each in complete}
+            baseline = grid.baseline if has_baseline else None
+            paths = [str(each.path) for each in complete]
+            compare(paths, baseline, str(root), NAME, grid.min_utterances, paper=grid.paper)
+    return int(not all(outcome.is_complete for outcome in outcomes.values()))
 
 
 @contextmanager
-def _only_one(root: Path) -> Iterator[int]:
-    """Keep another study out of the folder, and yield the lock's descriptor; it goes with the process."""
+def locked(root: Path) -> Iterator[None]:
+    """Keep other studies out of a folder; the lock of one that was killed on this machine counts no more."""
     root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                "another study, or a run that one left, is at work in this folder",
-                where=root,
-                remedy="Wait for it or end it, or give --out another folder",
-            ) from error
-        yield lock.fileno()
+    lock = root / LOCK
+    if _is_stale(lock):
+        lock.unlink(missing_ok=True)
+    try:
+        with lock.open("x", encoding="utf-8") as file:
+            json.dump({"host": socket.gethostname(), "process": os.getpid()}, file)
+    except FileExistsError as error:
+        what = "another study is running in this folder, or was killed"
+        remedy = f"Wait for it or end it; if it was killed, delete {lock}"
+        raise UserError(what, where=root, remedy=remedy) from error
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
 
 
-Outcome = Literal["done", "kept", "failed", "blocked"]
+def _is_stale(lock: Path) -> bool:
+    try:
+        holder = json.loads(lock.read_text(encoding="utf-8"))
+        # signal 0 asks whether a process is there; on Windows it would end it
+        if os.name == "posix" and holder["host"] == socket.gethostname():
+            os.kill(holder["process"], 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return False
 
 
 @dataclass(frozen=True)
-class Ended:
+class Outcome:
     """How a run ended.
 
     Attributes:
-        outcome: done now, kept from before, failed, or blocked by one that it needs.
+        status: done now, kept from before, failed, or blocked by one that it needs.
         reason: why it failed or was blocked.
         seconds: that it took now.
     """
 
-    outcome: Outcome
+    status: Literal["done", "kept", "failed", "blocked"]
     reason: str = ""
     seconds: float = 0.0
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether what it makes is there."""
-        return self.outcome in {"done", "kept"}
+        return self.status in {"done", "kept"}
 
 
-def run_all(folders: Sequence[RunFolder], runner: Runner, jobs: int, progress: Progress) -> dict[str, Ended]:
-    """Run what isn't whole; -> folder of each run -> how it ended. A failure stops only the runs that need it."""
-    ended: dict[str, Ended] = {}
-    waiting = list(folders)
-    at_work: dict[Future[Ended], RunFolder] = {}
-    with ThreadPoolExecutor(jobs) as pool:
+def run_all(folders: Sequence[StudyRun], launcher: Launcher, jobs: int) -> dict[str, Outcome]:
+    """Run what isn't complete; -> folder of each run -> its outcome. A failure stops only the runs that need it."""
+    futures: dict[str, Future[Outcome]] = {}
+    console = Console(highlight=False, soft_wrap=True)
+    with ThreadPoolExecutor(jobs) as pool, Progress(console=console, transient=True) as progress:
+        everything = progress.add_task("all runs", total=len(folders))
         try:
-            while waiting or at_work:
-                for folder in list(waiting):
-                    now = _decided(folder, ended)
-                    if now is not None:
-                        waiting.remove(folder)
-                        ended[folder.run.folder] = now
-                        progress.end(folder, now)
-                    elif len(at_work) < jobs and all(need in ended for need in folder.run.needs):
-                        waiting.remove(folder)
-                        at_work[pool.submit(_run, folder, runner, progress)] = folder
-                if not at_work:
-                    continue
-                finished, _ = wait(at_work, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    folder = at_work.pop(future)
-                    ended[folder.run.folder] = future.result()
-                    progress.end(folder, future.result())
+            for folder in folders:
+                needs = {need: futures[need] for need in folder.run.needs}
+                futures[folder.run.folder] = pool.submit(_run, folder, needs, launcher, progress)
+            for folder in folders:
+                _show(console, folder, futures[folder.run.folder].result())
+                progress.advance(everything)
         except BaseException:
             # the pool waits for its threads, and they for their processes
-            runner.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+            launcher.stop()
             raise
-    return ended
+    return {name: future.result() for name, future in futures.items()}
 
 
-def _decided(folder: RunFolder, ended: dict[str, Ended]) -> Ended | None:
-    """How a run has ended without being run, None where it has to be."""
-    broken = next((need for need in folder.run.needs if need in ended and not ended[need].is_whole), None)
-    if broken is not None:
-        return Ended("blocked", f"it needs {broken}, which failed")
-    return Ended("kept") if folder.is_whole() else None
-
-
-def _run(folder: RunFolder, runner: Runner, progress: Progress) -> Ended:
+def _run(folder: StudyRun, needs: Mapping[str, Future[Outcome]], launcher: Launcher, progress: Progress) -> Outcome:
+    # those that it needs were submitted before, so they have ended or are running
+    failed = next((need for need, future in needs.items() if not future.result().is_complete), None)
+    if failed is not None:
+        return Outcome("blocked", f"it needs {failed}, which failed")
+    if folder.is_complete():
+        return Outcome("kept")
     started = time.perf_counter()
     folder.prepare()
-    for stage in folder.run.stages:
-        if folder.stage_cost(stage) is not None:
-            continue
-        progress.begin(folder, stage)
-        flags = folder.clear(stage)
-        code, measured = runner.run([*folder.words(stage), *flags], folder.log)
-        if code != 0:
-            return Ended("failed", folder.last_line(), time.perf_counter() - started)
-        folder.finish_stage(stage, measured)
+    line = progress.add_task("", total=len(folder.run.stages))
     try:
+        for stage in folder.run.stages:
+            progress.update(line, description=f"{escape(folder.run.title)}: {stage.name}")
+            if folder.stage_cost(stage) is None:
+                code, measured = launcher.run([*folder.argv(stage), *folder.resume(stage)], folder.log)
+                if code != 0:
+                    return Outcome("failed", folder.last_line(), time.perf_counter() - started)
+                folder.finish_stage(stage, measured)
+            progress.advance(line)
         folder.finish()
     except UserError as error:
-        return Ended("failed", str(error), time.perf_counter() - started)
-    return Ended("done", seconds=time.perf_counter() - started)
+        return Outcome("failed", str(error), time.perf_counter() - started)
+    finally:
+        progress.remove_task(line)
+    return Outcome("done", seconds=time.perf_counter() - started)
 
 
-# what takes 10 to 20 s to import
-WARM = ["ser_personal.stages.stage_cli"]
-MEASURED = "process.json"
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+def _show(console: Console, folder: StudyRun, outcome: Outcome) -> None:
+    title, reason = escape(folder.run.title), escape(outcome.reason)
+    if outcome.status == "done":
+        console.print(f"[green]done[/]    {title} ({duration(outcome.seconds)})")
+    elif outcome.status == "kept":
+        console.print(f"[dim]kept    {title}[/]")
+    elif outcome.status == "blocked":
+        console.print(f"[yellow]blocked[/] {title}: {reason}")
+    else:
+        console.print(f"[red]failed[/]  {title}: {reason}")
+        console.print(f"        its log: {escape(str(folder.log))}")
 
 
-class Runner(Protocol):
-    """Runs commands."""
-
-    def run(self, words: list[str], log: Path) -> tuple[int, Mapping[str, float]]:
-        """Run `ser WORDS`, its output appended to a log; -> exit code, and seconds, cpu_seconds and peak_memory."""
-
-    def stop(self) -> None:
-        """Kill what runs."""
+def _launcher(grid: Study) -> Launcher:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Launcher(threads=max(1, cores // grid.jobs))
 
 
-class ForkRunner:
-    """Forks each command from a server that has imported everything, so that none waits for imports.
+class Launcher:
+    """Runs `ser` commands in processes of their own, forked where that is possible, so that none waits for imports.
 
     Args:
         threads: of each command.
+        preloaded: modules to import before the fork.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, preloaded: Sequence[str] = tuple(PRELOADED)) -> None:
         self.threads = threads
-        # read once, when the server loads its libraries
+        # read once, when libraries are loaded
         os.environ["OMP_NUM_THREADS"] = str(threads)
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(WARM)
-        self._running: set[ForkServerProcess] = set()
+        forks = "forkserver" in multiprocessing.get_all_start_methods()
+        self._context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
+        if forks:
+            self._context.set_forkserver_preload(list(preloaded))
+        self._running: set[ForkServerProcess | SpawnProcess] = set()
+        self._stopped = False
 
-    def run(self, words: list[str], log: Path) -> tuple[int, Mapping[str, float]]:
-        """Run `ser WORDS` in a fork."""
+    def run(self, argv: list[str], log: Path) -> tuple[int, Mapping[str, float]]:
+        """Run `ser ARGV`, its output appended to a log; -> exit code, and seconds, cpu_seconds and peak_memory.
+
+        What the platform can't measure is left out.
+        """
+        if self._stopped:
+            return -1, {}
         measured = log.with_name(MEASURED)
         measured.unlink(missing_ok=True)
-        process = self._context.Process(target=_in_fork, args=(words, str(log), str(measured), self.threads))
+        process = self._context.Process(target=_in_process, args=(argv, str(log), str(measured), self.threads))
         process.start()
         self._running.add(process)
         process.join()
@@ -286,148 +250,56 @@ class ForkRunner:
 
     def stop(self) -> None:
         """Kill what runs."""
+        self._stopped = True
         for process in list(self._running):
+            _kill_group(process.pid)
             process.kill()
 
 
-def _in_fork(words: list[str], log: str, measured: str, threads: int) -> None:
+def _kill_group(process: int | None) -> None:
+    """Kill a command and the processes that it has started, where the platform has groups of them."""
+    if process is not None and hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(process, signal.SIGKILL)
+
+
+def _in_process(argv: list[str], log: str, measured: str, threads: int) -> None:
+    if hasattr(os, "setsid"):
+        os.setsid()
+    threading.Thread(target=_end_with_study, daemon=True).start()
+    with Path(log).open("ab", buffering=0) as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
     import torch
 
     from ser_personal.cli import main
 
-    _end_with_study()
-    with Path(log).open("ab", buffering=0) as file:
-        for descriptor in (1, 2):
-            os.dup2(file.fileno(), descriptor)
     torch.set_num_threads(threads)
-    sys.argv = ["ser", *words]
+    # Lightning starts the processes of further devices by the name that stands first
+    sys.argv = [sys.argv[0], *argv]
     started = time.perf_counter()
     code = main()
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    write_json(Path(measured), _measure(time.perf_counter() - started, used))
+    write_json(Path(measured), {"seconds": time.perf_counter() - started} | _used())
     sys.exit(code)
 
 
 def _end_with_study() -> None:
-    """End when the study does, however it does: another one may take over the folder.
-
-    The server is no help there: it lives as long as any of its forks.
-    """
+    """End when the study does, however it does, since another one may take over the folder."""
     study = multiprocessing.parent_process()
-    assert study is not None, "runs in a fork alone"  # noqa: S101
-
-    def watch() -> None:
+    if study is not None:
         study.join()
+        _kill_group(os.getpid())
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
 
-
-class SubprocessRunner:
-    """Starts each command anew, as Lightning needs where it starts further processes by `sys.argv`.
-
-    Args:
-        lock: descriptor of the study's lock, which its commands hold with it, should it be killed before them.
-    """
-
-    def __init__(self, lock: int) -> None:
-        self._lock = lock
-        self._running: set[subprocess.Popen[bytes]] = set()
-
-    def run(self, words: list[str], log: Path) -> tuple[int, Mapping[str, float]]:
-        """Run `ser WORDS` in a new interpreter."""
-        started = time.perf_counter()
-        with log.open("ab") as file:
-            process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "ser_personal.cli", *words],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                pass_fds=(self._lock,),
-            )
-        self._running.add(process)
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        self._running.discard(process)
-        return process.returncode, _measure(time.perf_counter() - started, used)
-
-    def stop(self) -> None:
-        """Kill what runs."""
-        for process in list(self._running):
-            process.kill()
-
-
-def _measure(seconds: float, used: resource.struct_rusage) -> dict[str, float]:
-    cpu_seconds = used.ru_utime + used.ru_stime
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_memory": used.ru_maxrss * _RSS_UNIT}
-
-
-class Progress:
-    """Lines of runs, and a bar over all of them.
-
-    Args:
-        runs: how many there are.
-    """
-
-    def __init__(self, runs: int) -> None:
-        self._shown = RichProgress(
-            SpinnerColumn(finished_text=" "),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=Console(highlight=False, soft_wrap=True),
-            transient=True,
-        )
-        self._all = self._shown.add_task("all runs", total=runs)
-        self._lines: dict[str, TaskID] = {}
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        self._shown.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._shown.stop()
-
-    def begin(self, folder: RunFolder, stage: Stage) -> None:
-        """Show a run's stage at work."""
-        done = [each.name for each in folder.run.stages].index(stage.name)
-        text = f"{escape(folder.run.title)}: {stage.name}"
-        with self._lock:
-            line = self._lines.get(folder.run.folder)
-            if line is None:
-                self._lines[folder.run.folder] = self._shown.add_task(
-                    text, total=len(folder.run.stages), completed=done
-                )
-            else:
-                self._shown.update(line, description=text, completed=done)
-
-    def end(self, folder: RunFolder, ended: Ended) -> None:
-        """Put how a run ended in the place of its line."""
-        title = escape(folder.run.title)
-        with self._lock:
-            line = self._lines.pop(folder.run.folder, None)
-            if line is not None:
-                self._shown.remove_task(line)
-            self._shown.advance(self._all)
-        say = self._shown.console.print
-        if ended.outcome == "done":
-            say(f"[green]done[/]    {title} ({duration(ended.seconds)})")
-        elif ended.outcome == "kept":
-            say(f"[dim]kept    {title}[/]")
-        elif ended.outcome == "blocked":
-            say(f"[yellow]blocked[/] {title}: {escape(ended.reason)}")
-        else:
-            say(f"[red]failed[/]  {title}: {escape(ended.reason)}")
-            say(f"        its log: {escape(str(folder.log))}")
-
-
-INPUTS, LOG = "inputs.json", "log.txt"
-# commands that go on where they stopped, and would rather find what they had made
-_GO_ON = {"kmeans", "cache"}
+def _used() -> dict[str, float]:
+    """CPU seconds of this process and of those it started, and the most memory that one of them held, in bytes."""
+    if resource is None:
+        return {"cpu_seconds": time.process_time()}
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    unit = 1 if sys.platform == "darwin" else 1024
+    cpu_seconds = sum(each.ru_utime + each.ru_stime for each in used)
+    return {"cpu_seconds": cpu_seconds, "peak_memory": max(each.ru_maxrss for each in used) * unit}
 
 
 def hash_inputs(runs: Sequence[GridRun]) -> dict[str, str]:
@@ -441,7 +313,7 @@ def hash_inputs(runs: Sequence[GridRun]) -> dict[str, str]:
     hashes: dict[str, str] = {}
     for run in runs:
         content = {
-            "words": [stage.words for stage in run.stages],
+            "argv": [stage.argv for stage in run.stages],
             "configs": [_read(path) for stage in run.stages for path in stage.configs],
             "needs": [hashes[folder] for folder in run.needs],
         }
@@ -453,14 +325,13 @@ def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(
-            "no such config file", where=path, remedy="Paths are as `ser fit --config` takes them: from where you are"
-        ) from error
+        remedy = "Paths are as `ser fit --config` takes them: from where you are"
+        raise UserError("no such config file", where=path, remedy=remedy) from error
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """The folder of one run.
+class StudyRun:
+    """A run of the grid in its folder.
 
     Attributes:
         root: the study's folder.
@@ -474,7 +345,7 @@ class RunFolder:
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """The run's folder."""
         return self.root / self.run.folder
 
     @property
@@ -482,40 +353,36 @@ class RunFolder:
         """What the run's commands print."""
         return self.path / LOG
 
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the run has ended, with these inputs."""
         return (self.path / DONE).is_file() and read_record(self.path).inputs == self.inputs
 
     def prepare(self) -> None:
-        """Keep what was made of the same inputs, clear away anything else, and write down what will be run."""
-        if self._begun_with() == self.inputs:
+        """Keep what was made of the same inputs, delete anything else, and write down what will be run."""
+        path = self.path / INPUTS
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["inputs"] == self.inputs:
             return
         shutil.rmtree(self.path, ignore_errors=True)
-        self.path.mkdir(parents=True)
-        commands = [["ser", *self.words(stage)] for stage in self.run.stages]
-        write_json(self.path / INPUTS, {"inputs": self.inputs, "commands": commands})
+        commands = [["ser", *self.argv(stage)] for stage in self.run.stages]
+        write_json(path, {"inputs": self.inputs, "commands": commands})
 
-    def _begun_with(self) -> str | None:
-        path = self.path / INPUTS
-        return str(json.loads(path.read_text(encoding="utf-8"))["inputs"]) if path.is_file() else None
-
-    def words(self, stage: Stage) -> list[str]:
-        """The command line behind `ser`."""
-        return [word.replace(ROOT, str(self.root)) for word in stage.words]
+    def argv(self, stage: Stage) -> list[str]:
+        """The command line after `ser`."""
+        return [word.replace(ROOT, str(self.root)) for word in stage.argv]
 
     def stage_cost(self, stage: Stage) -> StageCost | None:
-        """What a stage cost; None where it isn't whole."""
+        """What a stage cost; None where it isn't complete."""
         path = self.path / f"{stage.name}.json"
         return read_stage(path) if path.is_file() else None
 
-    def clear(self, stage: Stage) -> list[str]:
-        """Clear away what a broken stage left, but what it can go on from; -> flags to go on with."""
+    def resume(self, stage: Stage) -> list[str]:
+        """Delete what a broken stage left, but what it can resume from; -> flags to resume with."""
         out = self.root / stage.out
         if stage.name == "fit":
             last = next(iter(sorted(out.glob("*-last.ckpt"))), None)
             if last is not None and _is_readable(last):
                 return ["--ckpt_path", str(last)]
-        if stage.name not in _GO_ON:
+        if stage.name not in RESUMABLE:
             shutil.rmtree(out, ignore_errors=True)
         return []
 
@@ -526,36 +393,33 @@ class RunFolder:
         write_stage(self.path / f"{stage.name}.json", {"command": stage.name, **measured, **own})
 
     def finish(self) -> None:
-        """Write done.json."""
-        run = self.run
-        found = sorted((self.root / run.stages[-1].out).rglob(SPEAKER_MOMENTS))
+        """Write done.json.
+
+        Raises:
+            UserError: a recipe left nothing to compare.
+        """
+        run, last = self.run, self.root / self.run.stages[-1].out
+        found = sorted(last.rglob(SPEAKER_MOMENTS))
         if run.kind == "recipe" and not found:
-            raise UserError(
-                f"`ser {run.stages[-1].name}` left no {SPEAKER_MOMENTS}, by which recipes are compared",
-                where=run.title,
-                remedy="Give the study test_configs: [configs/pldc.yaml]",
-            )
+            what = f"`ser {run.stages[-1].name}` left no {SPEAKER_MOMENTS}, by which recipes are compared"
+            raise UserError(what, where=run.title, remedy="Give the study test_configs: [configs/pldc.yaml]")
         costs = [cost for stage in run.stages if (cost := self.stage_cost(stage)) is not None]
         RunRecord(
             name=run.name,
             kind=run.kind,
             inputs=self.inputs,
-            seed=run.seed,
-            fold=run.fold,
-            attribute=run.attribute,
             results=str(found[-1].parent.relative_to(self.path)) if found else None,
             needs=run.needs,
             stages=tuple(costs),
-            training_speakers=run.training_speakers,
-            side=run.side,
-            pretraining=PretrainingScores.read(self.root / run.stages[-1].out),
+            pretraining=PretrainingScores.read(last),
+            **run.point._asdict(),
         ).write(self.path)
 
     def last_line(self) -> str:
-        """What the run said last."""
+        """The last line of the log."""
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "it printed nothing"
 
 
 def _is_readable(checkpoint: Path) -> bool:
@@ -568,7 +432,7 @@ def _is_readable(checkpoint: Path) -> bool:
     return True
 
 
-def join_predictions(folders: Sequence[RunFolder]) -> None:
+def join_predictions(folders: Sequence[StudyRun]) -> None:
     """Write a table a recipe and seed, `joined/RECIPE-seed_0.csv`, with the fold of each utterance.
 
     Models of single attributes have tables of their own. Studies without folds have nothing to join.
@@ -577,11 +441,11 @@ def join_predictions(folders: Sequence[RunFolder]) -> None:
 
     tables: dict[str, list[pd.DataFrame]] = {}
     for folder in folders:
-        run = folder.run
-        for path in sorted(folder.path.glob(f"test/**/{PREDICTIONS}")) if run.fold is not None else ():
+        name, point = folder.run.name, folder.run.point
+        for path in sorted(folder.path.glob(f"test/**/{PREDICTIONS}")) if point.fold is not None else ():
             table = pd.read_csv(path, dtype={"utterance": str, "speaker": str}, float_precision="round_trip")
-            name = "-".join([run.name, f"seed_{run.seed}", *([run.attribute] if run.attribute else [])])
-            tables.setdefault(name, []).append(table.assign(fold=run.fold))
-    for name, of_folds in tables.items():
-        path = folders[0].root / "joined" / f"{name}.csv"
+            title = "-".join([name, f"seed_{point.seed}", *([point.attribute] if point.attribute else [])])
+            tables.setdefault(title, []).append(table.assign(fold=point.fold))
+    for title, of_folds in tables.items():
+        path = folders[0].root / "joined" / f"{title}.csv"
         atomic_write(path, pd.concat(of_folds).to_csv(index=False).encode())

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ser_personal.audio import num_frames
-from ser_personal.cli import file_error_behind
+from ser_personal.cli import find_user_error
 from ser_personal.data.frame_store import BATCHES, FeatureCache, PseudoLabels, PseudoLabelSource, audio_key
 from ser_personal.errors import UserError
 from ser_personal.types import FeatureSource
@@ -219,7 +219,7 @@ def test_a_full_disk_is_named_and_leaves_only_whole_batches(tmp_path: Path) -> N
             store.write({"b": np.zeros(400, dtype=int)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert re.match(rf"{tmp_path}/batch-\w+\.safetensors: File too large\. ", str(file_error_behind(raised.value)))
+    assert re.match(rf"{tmp_path}/batch-\w+\.safetensors: File too large\. ", str(find_user_error(raised.value)))
     assert list(PseudoLabels.create(tmp_path, SOURCE)) == ["a"]
 
 

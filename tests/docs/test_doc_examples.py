@@ -10,8 +10,7 @@ import pytest
 from command_line import REPOSITORY, stage
 from fenced_blocks import PAGES, SHELLS, blocks, command_lines, show_files
 
-from ser_personal.arguments import parse, values_of
-from ser_personal.cli import COMMANDS, STAGES, check_before_imports, read_configs
+from ser_personal.cli import COMMANDS, STAGES, check_before_imports, parse, read_configs, values_of
 from ser_personal.stages.stage_cli import StageCLI
 
 WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks(page))]

@@ -26,7 +26,7 @@ IMPORTED = [
     "command_line",
     "faiss",
     "killing",
-    "ser_personal.arguments",
+    "jsonargparse",
     "ser_personal.pretrain.kmeans",
     "ser_personal.pretrain.teacher_pass",
     "ser_personal.stages.stage_cli",

@@ -11,8 +11,8 @@ import pytest
 import torch
 from command_line import configs, finetune_arguments, papt_arguments, ser, stage, trainer_flags
 
-from ser_personal.arguments import parse
 from ser_personal.calibration.callback import PLDCCallback
+from ser_personal.cli import parse
 from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.errors import UserError

@@ -5,7 +5,7 @@ import json
 import pytest
 from command_line import REPOSITORY
 
-from ser_personal.arguments import parse
+from ser_personal.cli import parse
 from ser_personal.errors import UserError
 from ser_personal.study.grid import PersonalizationGap, Preparation, Recipe, Study, expand
 from ser_personal.study.runner import hash_inputs, study
@@ -37,11 +37,11 @@ def test_a_step_runs_once_or_once_a_seed_as_it_mentions_it():
     tuned = expand(study)[-1]
     assert tuned.needs == ("prepare/synth", "prepare/labels", "prepare/papt/seed_4")
     fit, test = tuned.stages
-    assert flag(fit.words, "model.papt_checkpoint") == "{root}/prepare/papt/seed_4/out/papt.ckpt"
-    assert flag(fit.words, "data.corpus") == flag(test.words, "data.corpus") == "{root}/prepare/synth/out"
-    assert flag(fit.words, "seed_everything") == "4"
-    assert flag(test.words, "ckpt_path") == "{root}/runs/tuned/seed_4/fit/finetune.ckpt"
-    assert "--model.papt_checkpoint" not in test.words
+    assert flag(fit.argv, "model.papt_checkpoint") == "{root}/prepare/papt/seed_4/out/papt.ckpt"
+    assert flag(fit.argv, "data.corpus") == flag(test.argv, "data.corpus") == "{root}/prepare/synth/out"
+    assert flag(fit.argv, "seed_everything") == "4"
+    assert flag(test.argv, "ckpt_path") == "{root}/runs/tuned/seed_4/fit/finetune.ckpt"
+    assert "--model.papt_checkpoint" not in test.argv
 
 
 def test_folds_divide_all_that_reads_their_corpus():
@@ -56,7 +56,7 @@ def test_folds_divide_all_that_reads_their_corpus():
     assert [name for name in names if name.startswith("runs/ridge")] == [f"runs/ridge/fold_{n}" for n in range(3)]
     assert len([name for name in names if name.startswith("runs/tuned")]) == 2 * 3
     last = expand(study)[-1]
-    assert flag(last.stages[0].words, "data.corpus") == "{root}/prepare/folds/out/fold_2.csv"
+    assert flag(last.stages[0].argv, "data.corpus") == "{root}/prepare/folds/out/fold_2.csv"
     assert "prepare/papt/seed_1/fold_2" in last.needs
     assert "prepare/cache" not in last.needs
 
@@ -65,13 +65,13 @@ def test_a_model_for_each_attribute():
     study = Study("corpus", (Recipe("vanilla"),), attributes=("arousal", "valence"))
     runs = expand(study)
     assert [run.title for run in runs] == ["vanilla, seed 0, arousal", "vanilla, seed 0, valence"]
-    assert [flag(run.stages[0].words, "model.attributes") for run in runs] == ["[arousal]", "[valence]"]
+    assert [flag(run.stages[0].argv, "model.attributes") for run in runs] == ["[arousal]", "[valence]"]
 
 
 def test_values_become_words_of_a_command_line():
     arguments = {"model.speakers.permute": True, "data.test_splits": ["test1"], "x": None, "rate": 1e-3}
     (run,) = expand(Study("corpus", (Recipe("vanilla", arguments=arguments),), devices=2))
-    words = run.stages[0].words
+    words = run.stages[0].argv
     assert flag(words, "model.speakers.permute") == "true"
     assert flag(words, "data.test_splits") == '["test1"]'
     assert flag(words, "x") == "null"
@@ -83,7 +83,7 @@ def test_a_recipe_without_training_tests_what_another_left():
     recipe = Recipe("again", ["finetune.yaml"], checkpoint="{finetuned}/finetune.ckpt", fit=False)
     run = expand(Study("corpus", (recipe,), (made,)))[-1]
     (test,) = run.stages
-    assert flag(test.words, "ckpt_path") == "{root}/prepare/finetuned/out/finetune.ckpt"
+    assert flag(test.argv, "ckpt_path") == "{root}/prepare/finetuned/out/finetune.ckpt"
 
 
 def test_what_braces_cannot_name():
@@ -104,12 +104,10 @@ def test_what_braces_cannot_name():
         ({"prepare": (SYNTH, SYNTH)}, "2 times preparation step synth"),
         ({"prepare": (Preparation("corpus", "synth"),)}, "no step may be named corpus"),
         ({"recipes": (Recipe("../up"),)}, "'../up' can't name a recipe"),
-        ({"baseline": "vanilla"}, "baseline vanilla is no recipe of this study. Choose one of papt"),
+        ({"baseline": "vanilla"}, "baseline: vanilla is no recipe of this study. Choose one of papt"),
         ({"seeds": (1, 1)}, "2 times seed 1"),
-        ({"seeds": (-1,)}, "seeds: -1 is out of range"),
         ({"seeds": ()}, "has nothing to run"),
         ({"jobs": 2, "devices": 2}, "2 jobs of 2 devices each would share them"),
-        ({"jobs": 0}, "jobs: 0 is out of range"),
     ],
 )
 def test_contradictions_are_one_line(change, said):
@@ -127,13 +125,13 @@ def test_the_gap_trains_both_sides_of_every_number_of_speakers():
         "prepare/gap",
         "prepare/labels/training_speakers_5/side_dependent",
     ]
-    made = runs[1].stages[0].words
+    made = runs[1].stages[0].argv
     assert (flag(made, "speakers"), flag(made, "evaluation_speakers")) == ("[5, 9]", "4")
     tuned = [run for run in runs if run.name == "tuned"]
     assert len(tuned) == 2 * 2 * 2
     assert tuned[-1].title == "tuned, seed 1, 9 speakers, independent"
     assert "prepare/papt/seed_1/training_speakers_9/side_independent" in tuned[-1].needs
-    assert json.loads(flag(tuned[-1].stages[0].words, "data.corpus"))["init_args"] == {
+    assert json.loads(flag(tuned[-1].stages[0].argv, "data.corpus"))["init_args"] == {
         "path": "{root}/prepare/gap/out/speakers_9_independent.csv",
         "allow_overlap": ["test1"],
     }
@@ -142,8 +140,8 @@ def test_the_gap_trains_both_sides_of_every_number_of_speakers():
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"folds": 3}, "goes with no folds"),
-        ({"baseline": "tuned"}, "goes with no baseline"),
+        ({"folds": 3}, "excludes folds"),
+        ({"baseline": "tuned"}, "excludes baseline"),
         ({"personalization_gap": PersonalizationGap([5, 5])}, "2 times number of speakers 5"),
         ({"prepare": (Preparation("gap", "synth"),)}, "no step may be named gap"),
     ],
@@ -166,5 +164,5 @@ def test_the_shipped_studies_expand(path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     words = ["--config", str(path), "--out", "nowhere"]
     values = parse(study, "ser study", (), words)
-    values = {name: value for name, value in values.items() if name != "out" and value is not None}
+    values.pop("out")
     assert hash_inputs(expand(Study(**values)))

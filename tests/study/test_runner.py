@@ -1,0 +1,299 @@
+"""Runs of a study: complete ones kept, broken ones run again or resumed, failures contained."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from shutil import copy
+
+import pandas as pd
+import pytest
+import yaml
+from command_line import REPOSITORY, configs, ser
+
+from ser_personal.errors import UserError
+from ser_personal.report.compare import read_record
+from ser_personal.study import runner
+from ser_personal.study.grid import Preparation, Recipe, Study, expand
+from ser_personal.study.runner import Launcher, StudyRun, hash_inputs, locked, run_all
+
+STEP = Preparation("papt", "fit", arguments={"seed_everything": "{seed}"})
+
+
+class Killed(BaseException):
+    """The study is killed here."""
+
+
+class FakeLauncher:
+    """Leaves what a stage would, and fails or is killed where it should."""
+
+    def __init__(self, failing=(), killed_at=None):
+        self.ran, self.failing, self.killed_at, self.stopped = [], failing, killed_at, False
+
+    def run(self, argv, log):
+        if self.killed_at is not None and len(self.ran) == self.killed_at:
+            raise Killed
+        place = Path(argv[argv.index("--trainer.default_root_dir") + 1])
+        self.ran.append(argv)
+        place.mkdir(parents=True, exist_ok=True)
+        if len(self.ran) == self.killed_at:
+            (place / "half").touch()
+            raise Killed
+        if any(name in str(place) for name in self.failing):
+            log.write_text("Traceback\nValueError: the loss is NaN\n\n")
+            return 1, {}
+        (place / "speaker_moments.csv").touch()
+        (place / f"{argv[0]}_cost.json").write_text(json.dumps({"seconds": 7.0, "devices": 1}))
+        return 0, {"seconds": 9.0, "cpu_seconds": 1.0, "peak_memory": 5}
+
+    def stop(self):
+        self.stopped = True
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "finetune.yaml"
+    path.write_text("model: {}")
+    return path
+
+
+def study_of(config, **changes):
+    recipes = tuple(Recipe(name, [str(config)], {"data.x": "{papt}"}) for name in ("one", "two"))
+    common = {"corpus": "corpus", "prepare": (STEP,), "seeds": (0, 1), "fit_configs": (), "test_configs": ()}
+    return Study(**common | {"recipes": recipes} | changes)
+
+
+def run_study(root, study, launcher, jobs=1):
+    runs = expand(study)
+    hashes = hash_inputs(runs)
+    return run_all([StudyRun(root, run, hashes[run.folder]) for run in runs], launcher, jobs)
+
+
+def statuses(outcomes):
+    return {folder: outcome.status for folder, outcome in outcomes.items()}
+
+
+def test_a_study_runs_each_stage_once_and_then_nothing(tmp_path, config):
+    launcher = FakeLauncher()
+    assert set(statuses(run_study(tmp_path, study_of(config), launcher, jobs=2)).values()) == {"done"}
+    assert len(launcher.ran) == 2 + 2 * 2 * 2
+    record = read_record(tmp_path / "runs/one/seed_1")
+    assert (record.results, record.needs, record.seed) == ("test", ("prepare/papt/seed_1",), 1)
+    # what the stage itself recorded counts, and the process's memory
+    fit, test = record.stages
+    assert (fit.command, fit.seconds, fit.peak_memory, test.command) == ("fit", 7.0, 5, "test")
+    again = FakeLauncher()
+    assert set(statuses(run_study(tmp_path, study_of(config), again)).values()) == {"kept"}
+    assert again.ran == []
+
+
+@pytest.mark.parametrize("killed_at", range(1, 11))
+def test_killed_anywhere_it_ends_as_if_it_had_not_been(tmp_path, config, killed_at):
+    first, second = FakeLauncher(killed_at=killed_at), FakeLauncher()
+    with pytest.raises(Killed):
+        run_study(tmp_path, study_of(config), first)
+    assert first.stopped
+    assert all(outcome.is_complete for outcome in run_study(tmp_path, study_of(config), second).values())
+    # the broken stage runs again, nothing else twice, and what it had left is gone
+    assert len(first.ran) + len(second.ran) == 10 + 1
+    assert not list(tmp_path.rglob("half"))
+
+
+def test_a_failure_stops_only_what_needs_it(tmp_path, config):
+    outcomes = run_study(tmp_path, study_of(config), FakeLauncher(failing=["papt/seed_0", "two/seed_1"]))
+    assert statuses(outcomes) == {
+        "prepare/papt/seed_0": "failed",
+        "prepare/papt/seed_1": "done",
+        "runs/one/seed_0": "blocked",
+        "runs/one/seed_1": "done",
+        "runs/two/seed_0": "blocked",
+        "runs/two/seed_1": "failed",
+    }
+    assert outcomes["runs/two/seed_1"].reason == "ValueError: the loss is NaN"
+    assert outcomes["runs/one/seed_0"].reason == "it needs prepare/papt/seed_0, which failed"
+
+
+def test_other_inputs_run_again_with_all_that_needs_them(tmp_path, config):
+    run_study(tmp_path, study_of(config), FakeLauncher())
+    other = study_of(config, prepare=(Preparation("papt", "fit", arguments={"seed_everything": "{seed}", "x": 1}),))
+    assert set(statuses(run_study(tmp_path, other, FakeLauncher())).values()) == {"done"}
+    config.write_text("model: {other: 1}")
+    kept = {name for name, status in statuses(run_study(tmp_path, other, FakeLauncher())).items() if status == "kept"}
+    assert kept == {"prepare/papt/seed_0", "prepare/papt/seed_1"}
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_fit_resumes_from_its_last_checkpoint_unless_that_is_damaged(tmp_path, config, finetuned_checkpoint, damaged):
+    study = study_of(config, recipes=(Recipe("one", [str(config)]),), prepare=(), seeds=(0,))
+    with pytest.raises(Killed):
+        run_study(tmp_path, study, FakeLauncher(killed_at=1))
+    last = copy(finetuned_checkpoint, tmp_path / "runs/one/seed_0/fit/finetune-last.ckpt")
+    if damaged:
+        last.write_bytes(b"PK cut off")
+    launcher = FakeLauncher()
+    run_study(tmp_path, study, launcher)
+    assert (launcher.ran[0][-2:] == ["--ckpt_path", str(last)]) != damaged
+    assert (tmp_path / "runs/one/seed_0/fit/half").exists() != damaged
+
+
+def test_a_missing_yaml_is_named():
+    study = Study("corpus", (Recipe("one", ["nowhere.yaml"]),))
+    with pytest.raises(UserError, match=r"nowhere\.yaml: no such config file"):
+        hash_inputs(expand(study))
+
+
+def test_two_studies_do_not_share_a_folder(tmp_path):
+    refused = pytest.raises(UserError, match=r"another study is running .* if it was killed, delete .*\.lock\.")
+    with locked(tmp_path), refused, locked(tmp_path):
+        pass
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    lock = tmp_path / ".lock"
+    lock.write_text(json.dumps({"host": socket.gethostname(), "process": gone.pid}))
+    with locked(tmp_path):
+        assert json.loads(lock.read_text())["process"] == os.getpid()
+    # nobody can tell of another machine's
+    for text in (json.dumps({"host": "elsewhere", "process": gone.pid}), ""):
+        lock.write_text(text)
+        with refused, locked(tmp_path):
+            pass
+
+
+def launcher():
+    # importing everything takes longer than these tests
+    return Launcher(threads=1, preloaded=())
+
+
+def test_a_command_runs_in_a_process_that_is_measured(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    log = tmp_path / "log.txt"
+    log.write_text("before\n")
+    code, measured = launcher().run(
+        ["synth", "--out", str(tmp_path / "corpus"), "--speakers", "4", "--utterances", "2"], log
+    )
+    assert code == 0
+    assert len(list((tmp_path / "corpus" / "Audios").iterdir())) == 8
+    assert log.read_text().startswith("before\nSynthesising")
+    assert measured["cpu_seconds"] > 0
+    assert 2**25 < measured["peak_memory"] < 2**35
+    code, _ = launcher().run(["check", str(tmp_path / "nowhere")], tmp_path / "mistake.txt")
+    assert code == 2
+    assert (tmp_path / "mistake.txt").read_text().startswith(f"ser: {tmp_path / 'nowhere'}: no such corpus")
+    assert capfd.readouterr().out == ""
+
+
+STUDY = """
+import sys
+from pathlib import Path
+from ser_personal.study.runner import Launcher
+folder = Path(sys.argv[1])
+argv = ["synth", "--out", str(folder / "corpus"), "--speakers", "4000", "--utterances", "1000"]
+Launcher(threads=1, preloaded=()).run(argv, folder / "log.txt")
+"""
+
+
+def test_a_command_ends_with_the_study_that_was_killed(tmp_path):
+    audio = tmp_path / "corpus" / "Audios"
+
+    def files():
+        return len(list(audio.iterdir())) if audio.is_dir() else 0
+
+    def stands_still():
+        before = files()
+        time.sleep(1)
+        return files() == before
+
+    def wait_until(condition, seconds):
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until
+            time.sleep(0.1)
+
+    study = subprocess.Popen([sys.executable, "-c", STUDY, str(tmp_path)])
+    wait_until(lambda: files() > 3, 120)
+    study.kill()
+    study.wait()
+    wait_until(stands_still, 20)
+
+
+class InProcess(FakeLauncher):
+    """Runs stages in this process."""
+
+    def run(self, argv, log):
+        code = ser(*argv)
+        log.write_text(f"ended with {code}\n")
+        return code, {"seconds": 1.0, "cpu_seconds": 1.0, "peak_memory": 1}
+
+
+RIDGE = {"name": "ridge", "command": "baseline", "arguments": {"corpus": "{corpus}"}}
+
+
+@pytest.fixture
+def study(monkeypatch, tmp_path, synthetic_corpus):
+    """`ser study`, its stages in this process."""
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(runner, "_launcher", lambda *_: InProcess())
+
+    def run(**content):
+        path = tmp_path / "study.yaml"
+        common = {"corpus": str(synthetic_corpus), "recipes": [RIDGE], "min_utterances": 3}
+        path.write_text(yaml.safe_dump(common | content))
+        return ser("study", "--config", path, "--out", tmp_path / "out")
+
+    return run
+
+
+def test_folds_are_trained_tested_and_joined(study, tmp_path, capfd):
+    flags = {"trainer.max_epochs": 1, "trainer.accelerator": "cpu", "trainer.limit_train_batches": 1}
+    tiny = configs("finetune.yaml", "tiny/finetune.yaml")[1::2]
+    content = {"recipes": [RIDGE, {"name": "vanilla", "configs": tiny, "arguments": flags | {"data.max_batch": 16}}]}
+    content |= {"folds": 3, "baseline": "ridge"}
+    assert study(**content) == 0
+    table = pd.read_csv(tmp_path / "out" / "study.csv")
+    # all twelve speakers are tested, though the corpus has three test speakers
+    assert set(table.speakers) == {12}
+    assert set(table.recipe) == {"ridge", "vanilla"}
+    assert table[table.calibration == "raw"].average_ccc_difference_low.notna().all()
+    joined = pd.read_csv(tmp_path / "out" / "joined" / "vanilla-seed_0.csv", dtype={"speaker": str})
+    assert len(joined) == joined.utterance.nunique() == 72
+    assert (joined.groupby("speaker").fold.nunique() == 1).all()
+    record = json.loads((tmp_path / "out/runs/vanilla/seed_0/fold_2/done.json").read_text())
+    assert [stage["command"] for stage in record["stages"]] == ["fit", "test"]
+    assert all(stage["speech_seconds"] > 0 for stage in record["stages"])
+    assert (tmp_path / "out" / "study.png").is_file()
+    assert "| vanilla | fit | " in (tmp_path / "out" / "study.md").read_text()
+    assert not (tmp_path / "out" / ".lock").exists()
+    capfd.readouterr()
+    assert study(**content) == 0
+    assert capfd.readouterr().out.count("kept") == 1 + 3 + 3
+
+
+def test_a_failed_recipe_is_named_and_the_others_are_compared(study, tmp_path, capfd):
+    broken = {"name": "broken", "command": "baseline", "arguments": {"corpus": "nowhere"}}
+    assert study(recipes=[broken, RIDGE], baseline="broken") == 1
+    said = capfd.readouterr().out
+    assert "failed  broken: ended with 2" in said
+    assert f"its log: {tmp_path}/out/runs/broken/log.txt" in said
+    assert set(pd.read_csv(tmp_path / "out" / "study.csv").recipe) == {"ridge"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"baseline": "papt"}, "baseline: papt is no recipe of this study"),
+        ({"recipes": [{"name": "a", "arguments": {"x": "{papt}"}}]}, "refers to {papt}, and no preparation step"),
+        ({"recipes": [{"nam": "a"}]}, "'nam' is not accepted"),
+        ({"seeds": [-1]}, "seeds"),
+        ({"jobs": 0}, "jobs"),
+    ],
+)
+def test_mistakes_are_one_line(study, capsys, content, said):
+    assert study(**content) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
