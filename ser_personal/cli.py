@@ -327,7 +327,7 @@ def parse(
 def _plain_flags(arguments: Sequence[str], booleans: set[str]) -> list[str]:
     """Write flags with underscores, and `true` after a boolean's that stands alone."""
     plain: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=False):
         flag, equals, value = argument.partition("=")
         if flag.startswith("--"):
             flag = "--" + flag[2:].replace("-", "_")
