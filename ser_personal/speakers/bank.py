@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, named_in_errors
-from ser_personal.speakers.speaker_sums import SpeakerSums
+from ser_personal.scores import Moments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ FORMAT = "ser_personal.speaker_bank"
 FORMAT_VERSION = 1
 _ARRAYS = ("vectors", "count", "label_mean", "label_std")
 _OPTIONAL = ("training_mean", "training_std")
-_SUMS = tuple(field.name for field in fields(SpeakerSums))
+_MOMENTS = ("count", "mean", "m2")
 _METADATA = ("speaker_ids", "attributes", "scale", "fingerprint")
 
 
@@ -39,9 +39,8 @@ class SpeakerBank:
         count: (speakers, attributes), int64, labelled utterances.
         label_mean: (speakers, attributes), label points, NaN where count is 0.
         label_std: (speakers, attributes), label points, population deviation (ddof 0), NaN where count is 0.
-        fingerprint: names the model that made the vectors; "" where nobody said.
-        training_mean: (dim,), mean of `pooled` over all utterances of known speakers; None where an earlier version
-            wrote the bank.
+        fingerprint: names the model that made the vectors; "" where unknown.
+        training_mean: (dim,), mean of `pooled` over all utterances of known speakers; None where unknown.
         training_std: (dim,), its deviation (ddof 0).
     """
 
@@ -65,7 +64,7 @@ class SpeakerBank:
         scale: tuple[float, float] = (1, 7),
         fingerprint: str = "",
     ) -> SpeakerBank:
-        """The bank of the speakers of some utterances; those of unknown speakers (None) are left out.
+        """Make the bank of the speakers of some utterances; those of unknown speakers (None) are left out.
 
         Args:
             speaker_ids: (utterances,), None where unknown.
@@ -103,24 +102,23 @@ class SpeakerBank:
         if not path.is_file():
             remedy = "Build the bank with `ser test`, or give the file that it wrote"
             raise UserError("no speaker bank here", where=path, remedy=remedy)
-        remedy = "Delete the file, and `ser test` builds it again"
+
+        def refusal(what: str) -> UserError:
+            return UserError(what, where=path, remedy="Delete the file, and `ser test` builds it again")
+
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 present = file.keys()
                 arrays = {name: file.get_tensor(name) for name in (*_ARRAYS, *_OPTIONAL) if name in present}
         except SafetensorError as error:
-            raise UserError(f"not a whole safetensors file ({error})", where=path, remedy=remedy) from error
+            raise refusal(f"not a complete safetensors file ({error})") from error
         if metadata.get("format") != FORMAT:
-            raise UserError("safetensors, but not a speaker bank", where=path, remedy=remedy)
-        if metadata.get("version", "1") != str(FORMAT_VERSION):
-            raise UserError(
-                f"speaker bank of format {metadata['version']}; this version reads up to {FORMAT_VERSION}",
-                where=path,
-                remedy="Update ser_personal, or build the bank again",
-            )
+            raise refusal("safetensors, but not a speaker bank")
+        if metadata.get("version") != str(FORMAT_VERSION):
+            raise refusal(f"speaker bank of format {metadata.get('version')}; this version reads {FORMAT_VERSION}")
         if not {*_ARRAYS} <= arrays.keys() or not {*_METADATA} <= metadata.keys():
-            raise UserError("incomplete speaker bank", where=path, remedy=remedy)
+            raise refusal("incomplete speaker bank")
         try:
             low, high = json.loads(metadata["scale"])
             bank = cls(
@@ -131,26 +129,23 @@ class SpeakerBank:
                 **arrays,
             )
         except (ValueError, TypeError) as error:
-            raise UserError(f"damaged speaker bank ({error})", where=path, remedy=remedy) from error
-        if not bank._is_whole:
-            raise UserError("damaged speaker bank (its arrays don't fit)", where=path, remedy=remedy)
+            raise refusal(f"damaged speaker bank ({error})") from error
+        if not bank._is_sound:
+            raise refusal("damaged speaker bank (its arrays don't fit)")
         return bank
 
     @property
-    def _is_whole(self) -> bool:
+    def _is_sound(self) -> bool:
         of_labels = (len(self.speaker_ids), len(self.attributes))
+        training = [array for array in (self.training_mean, self.training_std) if array is not None]
         return (
             self.vectors.ndim == 2
             and len(self.vectors) == len(self.speaker_ids)
             and self.count.shape == self.label_mean.shape == self.label_std.shape == of_labels
-            and all(array is None or array.shape == self.vectors.shape[1:] for array in self._training_moments)
+            and all(array.shape == self.vectors.shape[1:] for array in training)
             and bool(np.isfinite(self.vectors).all())
             and bool(np.isfinite(np.where(self.count > 0, [self.label_mean, self.label_std], 0.0)).all())
         )
-
-    @property
-    def _training_moments(self) -> tuple[NDArray[np.float64] | None, ...]:
-        return self.training_mean, self.training_std
 
     def _metadata(self) -> dict[str, str]:
         return {
@@ -164,7 +159,7 @@ class SpeakerBank:
 
 
 class SpeakerBankBuilder:
-    """Builds a bank while batches stream past, keeping sums for each speaker only: memory grows with speakers.
+    """Builds a bank from a stream of batches, keeping only the moments of each speaker: memory grows with speakers.
 
     Args:
         attributes: names of the label columns.
@@ -177,13 +172,15 @@ class SpeakerBankBuilder:
         self.scale = scale
         self.fingerprint = fingerprint
         self._dim: int | None = None
-        self._speakers: dict[str, SpeakerSums] = {}
+        # speaker -> moments of vectors (dim,), of labels (attributes,)
+        self._speakers: dict[str, tuple[Moments, Moments]] = {}
 
     def add(self, speaker_ids: Sequence[str | None], pooled: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> None:
-        """Count utterances in; shapes and errors as in `SpeakerBank.from_utterances`."""
+        """Add utterances; shapes and errors as in `SpeakerBank.from_utterances`."""
         vectors, labels = as_float64(pooled), as_float64(labels)
         self._check(speaker_ids, vectors, labels)
         self._dim = vectors.shape[1]
+        nothing = Moments.empty(self._dim), Moments.empty(len(self.attributes))
         for speaker_id, vector, utterance_labels in zip(speaker_ids, vectors, labels, strict=True):
             if speaker_id is None:
                 continue
@@ -193,57 +190,56 @@ class SpeakerBankBuilder:
                     where=f"speaker {speaker_id}",
                     remedy="Check the speaker's audio files and that the model's weights are finite",
                 )
-            if speaker_id not in self._speakers:
-                self._speakers[speaker_id] = SpeakerSums.nothing(self._dim, len(self.attributes))
-            self._speakers[speaker_id].add(vector, utterance_labels)
+            of_vectors, of_labels = self._speakers.get(speaker_id, nothing)
+            self._speakers[speaker_id] = of_vectors.add(vector), of_labels.add(utterance_labels)
 
     def save(self, path: Path) -> None:
-        """Write the sums, for a builder of another process to `merge`."""
-        ids = sorted(self._speakers)
-        sums = [self._speakers[speaker_id] for speaker_id in ids]
-        arrays = {name: np.array([getattr(of, name) for of in sums]) for name in _SUMS}
+        """Write the moments, for a builder of another process to `merge`."""
+        speaker_ids, *stacked = self._stacked()
+        arrays = {f"{name}{number}": getattr(of, name) for number, of in enumerate(stacked) for name in _MOMENTS}
         with named_in_errors(path), path.open("wb") as file:
-            np.savez(file, allow_pickle=False, speaker_ids=np.array(ids, dtype=str), **arrays)
+            np.savez(file, allow_pickle=False, speaker_ids=np.array(speaker_ids, dtype=str), **arrays)
 
     def merge(self, path: Path) -> None:
-        """Count in what another process added, exact but for the rounding of float64 sums, in whatever order."""
+        """Add what another process added; the order changes nothing but the rounding in float64."""
         with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        for row, speaker_id in enumerate(arrays.pop("speaker_ids").tolist()):
-            theirs = SpeakerSums(*(arrays[name][row] for name in _SUMS))
-            self._dim = len(theirs.vector_sum)
-            ours = self._speakers.get(speaker_id)
-            if ours is None:
-                self._speakers[speaker_id] = theirs
-            else:
-                ours.merge(theirs)
+            theirs = [Moments(*(file[f"{name}{number}"] for name in _MOMENTS)) for number in range(2)]
+            speaker_ids = file["speaker_ids"].tolist()
+        for row, speaker_id in enumerate(speaker_ids):
+            vectors, labels = (moments[row] for moments in theirs)
+            self._dim = len(vectors.mean)
+            if speaker_id in self._speakers:
+                ours = self._speakers[speaker_id]
+                vectors, labels = ours[0].merge(vectors), ours[1].merge(labels)
+            self._speakers[speaker_id] = vectors, labels
 
     def build(self) -> SpeakerBank:
-        """The bank of all that was added."""
-        speaker_ids = tuple(sorted(self._speakers))
-        sums = [self._speakers[speaker_id] for speaker_id in speaker_ids]
-        width = len(self.attributes)
-        count = np.array([s.count for s in sums], dtype=np.int64).reshape(-1, width)
-        label_mean = np.array([s.label_mean for s in sums], dtype=np.float64).reshape(-1, width)
-        squares = np.array([s.label_squares for s in sums], dtype=np.float64).reshape(-1, width)
-        vectors = np.array([s.vector_sum / s.utterances for s in sums], dtype=np.float64).reshape(-1, self._dim or 0)
-        vector_squares = np.array([s.vector_squares for s in sums], dtype=np.float64).reshape(vectors.shape)
-        utterances = np.array([s.utterances for s in sums], dtype=np.float64)
-        total = max(float(utterances.sum()), 1.0)
-        training_mean = utterances @ vectors / total
-        between = utterances @ (vectors - training_mean) ** 2
+        """Make the bank of all that was added."""
+        speaker_ids, vectors, labels = self._stacked()
+        training = vectors.total()
         return SpeakerBank(
-            speaker_ids=speaker_ids,
-            vectors=vectors,
+            speaker_ids=tuple(speaker_ids),
+            vectors=vectors.mean,
             attributes=self.attributes,
             scale=self.scale,
-            count=count,
-            label_mean=np.where(count > 0, label_mean, np.nan),
-            label_std=np.where(count > 0, np.sqrt(squares / np.maximum(count, 1)), np.nan),
+            count=labels.count.astype(np.int64),
+            label_mean=np.where(labels.count > 0, labels.mean, np.nan),
+            label_std=np.sqrt(labels.variance),
             fingerprint=self.fingerprint,
-            training_mean=training_mean,
-            training_std=np.sqrt((vector_squares.sum(axis=0) + between) / total),
+            training_mean=training.mean,
+            training_std=np.sqrt(np.nan_to_num(training.variance)),
         )
+
+    def _stacked(self) -> tuple[list[str], Moments, Moments]:
+        """Speakers, sorted, and their moments, (speakers, dim) and (speakers, attributes)."""
+        speaker_ids = sorted(self._speakers)
+
+        def stacked(number: int, width: int) -> Moments:
+            each = [self._speakers[speaker_id][number] for speaker_id in speaker_ids]
+            shape = (len(each), width)
+            return Moments(*(np.reshape([getattr(one, name) for one in each], shape) for name in _MOMENTS))
+
+        return speaker_ids, stacked(0, self._dim or 0), stacked(1, len(self.attributes))
 
     def _check(
         self, speaker_ids: Sequence[str | None], vectors: NDArray[np.float64], labels: NDArray[np.float64]
@@ -260,7 +256,7 @@ class SpeakerBankBuilder:
 
 
 def as_float64(array: ArrayLike | Tensor | Any) -> NDArray[np.float64]:
-    """An array or a tensor, of any float type, as a float64 array."""
+    """Turn an array or a tensor of any float type into a float64 array."""
     if hasattr(array, "detach"):
         array = array.detach().cpu().double().numpy()
     return np.asarray(array, dtype=np.float64)

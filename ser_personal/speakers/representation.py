@@ -60,7 +60,7 @@ class SpeakerDescription(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class SpeakerQuery:
-    """Whose embeddings are query for.
+    """Speakers whose embeddings are wanted.
 
     Attributes:
         speaker_ids: (batch,), None where unknown.

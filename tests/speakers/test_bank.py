@@ -150,11 +150,11 @@ def test_files_that_are_no_bank_are_refused(tmp_path):
     save_file({"vectors": np.ones((1, 2))}, tmp_path / "partial", {"format": FORMAT, "version": "1"})
     for name, message in {
         "missing": "no speaker bank here",
-        "truncated": "not a whole safetensors file",
-        "empty": "not a whole safetensors file",
-        "text": "not a whole safetensors file",
+        "truncated": "not a complete safetensors file",
+        "empty": "not a complete safetensors file",
+        "text": "not a complete safetensors file",
         "foreign": "not a speaker bank",
-        "newer": "format 2; this version reads up to 1",
+        "newer": "format 2; this version reads 1",
         "partial": "incomplete speaker bank",
         ".": "no speaker bank here",
     }.items():
