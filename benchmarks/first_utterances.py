@@ -2,10 +2,10 @@
 
     python benchmarks/first_utterances.py [--folds DIR]
 
-Every utterance is calibrated as the recogniser does, by what its speaker has said up to and including it: PLDC taking
-few utterances at their word (`plain`), PLDC as it is (`prior`), the posterior, and PLDC by a bank of groups of five
-training speakers. On the simulation of calibration_simulation.py (voices that tell labels with a correlation of .6), or
-on the folds that causal_calibration.py left in DIR, each speaker in ten random orders of time.
+Every utterance is calibrated as the recogniser does, by what its speaker has said up to and including it: PLDC without
+a prior (`plain`), PLDC as it is (`prior`), the posterior, and PLDC by a bank of groups of five training speakers. On
+the simulation of calibration_simulation.py (voices that tell labels with a correlation of .6), or on the folds that
+causal_calibration.py left in DIR, each speaker in ten random orders of time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from rich.table import Table
 
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.calibration.posterior import PosteriorCalibrator
-from ser_personal.recognition.causal import CausalPLDC, CausalPosterior
-from ser_personal.recognition.export import causally, grouped_bank
+from ser_personal.recognition.anonymise import grouped_bank
+from ser_personal.recognition.causal import CausalPLDC, CausalPosterior, calibrate_causally
 from ser_personal.scores import concordance, rows_by_speaker
 from ser_personal.speakers.bank import SpeakerBank
 from ser_personal.types import ATTRIBUTES
@@ -57,13 +57,13 @@ def main() -> None:
     folds = simulated(arguments.seeds) if arguments.folds is None else recorded(arguments.folds)
     parts: dict[str, list[NDArray[np.float64]]] = {}
     for fold in folds:
-        for name, spoken in in_turn(fold).items():
-            parts.setdefault(name, []).extend(spoken)
+        for name, speakers in in_turn(fold).items():
+            parts.setdefault(name, []).extend(speakers)
     labels = parts.pop("labels")
     table = Table("", *(f"{first + 1} to {last}" for first, last in pairwise(EDGES)), title="O-CCC and error")
     lines = []
-    for name, spoken in parts.items():
-        cells = [cell(spoken, labels, first, last) for first, last in pairwise(EDGES)]
+    for name, speakers in parts.items():
+        cells = [cell(speakers, labels, first, last) for first, last in pairwise(EDGES)]
         table.add_row(name, *cells)
         lines.append(f"{name} {', '.join(one.split()[0] for one in cells)}")
     Console(width=140).print(table)
@@ -101,7 +101,7 @@ def in_turn(fold: Fold) -> dict[str, list[NDArray[np.float64]]]:
         grouped = replace(settings, k=max(1, settings.k // GROUP))
         calibrators[f"{name}, prior, groups"] = CausalPLDC(groups, attributes, grouped)
     rng = np.random.default_rng(0)
-    spoken: dict[str, list[NDArray[np.float64]]] = {}
+    sequences: dict[str, list[NDArray[np.float64]]] = {}
     for _ in range(ORDERS):
         order = rng.permutation(len(test.speaker_ids))
         shuffled = replace(
@@ -112,16 +112,16 @@ def in_turn(fold: Fold) -> dict[str, list[NDArray[np.float64]]]:
             speaker_ids=tuple(test.speaker_ids[row] for row in order),
         )
         by_name = {"labels": shuffled.labels, "raw": shuffled.predictions}
-        by_name |= {name: causally(calibrator, shuffled) for name, calibrator in calibrators.items()}
+        by_name |= {name: calibrate_causally(calibrator, shuffled) for name, calibrator in calibrators.items()}
         for rows in rows_by_speaker(shuffled.speaker_ids).values():
             for name, values in by_name.items():
-                spoken.setdefault(name, []).append(values[rows])
-    return spoken
+                sequences.setdefault(name, []).append(values[rows])
+    return sequences
 
 
-def cell(spoken: list[NDArray[np.float64]], labels: list[NDArray[np.float64]], first: int, last: int) -> str:
+def cell(values: list[NDArray[np.float64]], labels: list[NDArray[np.float64]], first: int, last: int) -> str:
     """O-CCC and mean absolute error of the utterances at some places in each speaker's order, over the attributes."""
-    predicted, true = (np.concatenate([one[first:last] for one in values]) for values in (spoken, labels))
+    predicted, true = (np.concatenate([one[first:last] for one in several]) for several in (values, labels))
     overall = np.mean([concordance(predicted[:, column], true[:, column]) for column in range(true.shape[1])])
     return f"{overall:.3f} {np.abs(predicted - true).mean():.2f}"
 

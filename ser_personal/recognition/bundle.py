@@ -39,9 +39,11 @@ CARD = "README.md"
 ONNX = "model.onnx"
 # what config.json names by its content, so that no file of another bundle passes for it
 HASHED = (WEIGHTS, BANK, POSTERIOR, CONFORMAL)
-FILES = (CONFIG, PREPROCESSOR, WEIGHTS, BANK, POSTERIOR, CONFORMAL, CARD)
+FILES = (CONFIG, PREPROCESSOR, *HASHED, CARD)
+_REMEDY = "Give a folder that `ser export` wrote"
 
 CalibrationName = Literal["pldc", "posterior", "none"]
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +52,14 @@ class Bundle:
 
     Attributes:
         network: encoder, speaker table and interpreter.
-        model: names the weights, 32 hex digits.
+        model: fingerprint of the network's weights.
         attributes: what it predicts, in the order of its outputs.
-        scale: least and greatest label, None where nobody said.
+        scale: least and greatest label, None where unknown.
         max_samples: the longest utterance that it was trained on, in samples.
         pldc: settings of PLDC.
         bank: the training speakers, or groups of them; None where PLDC can't calibrate.
         posterior: attribute -> fitted posterior; None where none was fitted.
-        calibration: which of these calibrates unless another is asked for.
+        calibration: the default one.
         conformal: half-widths of intervals around predictions calibrated so; None where they weren't measured.
     """
 
@@ -73,45 +75,38 @@ class Bundle:
     conformal: ConformalTable | None = None
 
 
-def check_belongs(bundle: Bundle, where: object) -> None:
+def check_consistent(bundle: Bundle, where: object) -> None:
     """Refuse a bank, a posterior or a table of another model.
 
     Raises:
         UserError: attributes or the width of the vectors differ.
     """
-    bank = bundle.bank
-    if bank is not None and bank.vectors.shape[1] != bundle.network.dim:
-        raise UserError(
-            f"the speaker bank's vectors have {bank.vectors.shape[1]} values, the model's {bundle.network.dim}",
-            where=where,
-            remedy="Give the bank that `ser test` wrote beside this checkpoint",
-        )
-    for posterior in (bundle.posterior or {}).values():
-        values = len(posterior.mean.voice.coefficients)
-        if values != bundle.network.dim:
+    posterior = bundle.posterior or {}
+    widths = {f"posterior of {name}": len(fitted.mean.voice.coefficients) for name, fitted in posterior.items()}
+    attributes = {"posterior": tuple(posterior)} if posterior else {}
+    if bundle.bank is not None:
+        widths["speaker bank"] = bundle.bank.vectors.shape[1]
+        attributes["speaker bank"] = bundle.bank.attributes
+    if bundle.conformal is not None:
+        attributes["table of intervals"] = tuple(bundle.conformal.attributes)
+    for name, width in widths.items():
+        if width != bundle.network.dim:
             raise UserError(
-                f"the posterior is of vectors of {values} values, the model's have {bundle.network.dim}",
+                f"the {name} is of vectors of {width} values, the model's have {bundle.network.dim}",
                 where=where,
                 remedy="Give the one that was made with this model",
             )
-    for what, has in (
-        ("speaker bank", None if bank is None else bank.attributes),
-        ("posterior", None if bundle.posterior is None else tuple(bundle.posterior)),
-        ("table of intervals", None if bundle.conformal is None else tuple(bundle.conformal.attributes)),
-    ):
-        if has is not None and not set(bundle.attributes) <= set(has):
+    for name, found in attributes.items():
+        if not set(bundle.attributes) <= set(found):
             raise UserError(
-                f"the {what} is of {', '.join(has)}, the model of {', '.join(bundle.attributes)}",
+                f"the {name} is of {', '.join(found)}, the model of {', '.join(bundle.attributes)}",
                 where=where,
                 remedy="Give the one that was made with this model",
             )
-
-
-Part = TypeVar("Part")
 
 
 def describe_part(part: object) -> dict[str, Any]:
-    """Name a part's class and the arguments that it keeps under their own names.
+    """Class path and arguments of a part of the network, which keeps its arguments under their own names.
 
     Raises:
         UserError: it doesn't keep one.
@@ -125,11 +120,11 @@ def describe_part(part: object) -> dict[str, Any]:
             where=kind.__name__,
             remedy=f"Set self.{missing[0]} in its __init__, so that it can be made again",
         )
-    arguments = {name: _described(getattr(part, name), f"{kind.__name__}.{name}") for name in names}
+    arguments = {name: _describe_argument(getattr(part, name), f"{kind.__name__}.{name}") for name in names}
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
 
 
-def _described(value: object, where: str) -> object:
+def _describe_argument(value: object, where: str) -> object:
     if isinstance(value, UnseenPolicy):
         return describe_part(value)
     if not isinstance(value, (bool, int, float, str, list, tuple, dict, type(None))):
@@ -145,71 +140,61 @@ def make_part(described: dict[str, Any], family: type[Part], where: Path) -> Par
     """Make a part; a config from elsewhere must not choose which modules are imported.
 
     Args:
-        described: what `describe_part` said.
+        described: by `describe_part`.
         family: the class that it has to belong to.
         where: the config, for messages.
 
     Raises:
         UserError: its class isn't part of ser_personal, or is none of that family.
     """
-    kind = _named(described["class_path"], where)
+    kind = _class_at(described["class_path"], where)
     if not issubclass(kind, family):
-        raise UserError(
-            f"{described['class_path']} is no {family.__name__}", where=where, remedy="Give a bundle of `ser export`"
-        )
+        raise UserError(f"{described['class_path']} isn't a {family.__name__}", where=where, remedy=_REMEDY)
     arguments = {
-        name: _made_inside(value, where) if isinstance(value, dict) and "class_path" in value else value
+        # unseen policies are the one family of parts that others are made of
+        name: make_part(value, UnseenPolicy, where)  # type: ignore[type-abstract]
+        if isinstance(value, dict) and "class_path" in value
+        else value
         for name, value in described["init_args"].items()
     }
     made: Part = kind(**arguments)
     return made
 
 
-def _made_inside(described: dict[str, Any], where: Path) -> object:
-    # the one family of parts that others are made of
-    return make_part(described, UnseenPolicy, where)  # type: ignore[type-abstract]
-
-
-def _named(class_path: str, where: Path) -> type:
+def _class_at(class_path: str, where: Path) -> type:
     module, _, name = class_path.rpartition(".")
     if not module.startswith("ser_personal.") and module not in sys.modules:
         raise UserError(
             f"has a part of {module}, which isn't part of ser_personal",
             where=where,
-            remedy=f"Where you trust it, `import {module}` before",
+            remedy=f"If you trust it, `import {module}` first",
         )
     kind = getattr(import_module(module), name, None)
     if not isinstance(kind, type):
-        raise UserError(f"{class_path} is no class", where=where, remedy="Give a bundle of `ser export`")
+        raise UserError(f"{class_path} isn't a class", where=where, remedy=_REMEDY)
     return kind
-
-
-FIRST_WITH_HASHES = 3
-_REMEDY = "Give a folder that `ser export` wrote"
 
 
 def read_bundle(folder: Path) -> Bundle:
     """Read a bundle.
 
     Raises:
-        UserError: a file is missing or damaged, the format is newer, or the parts don't belong together.
+        UserError: a file is missing or damaged, the format is another, or the parts don't belong together.
     """
     config = _read_json(folder / CONFIG)
     if config.get("format") != FORMAT:
         raise UserError("isn't a bundle of ser_personal", where=folder, remedy=_REMEDY)
-    version = config.get("format_version")
-    if not isinstance(version, int):
-        raise UserError("doesn't say which format it is of", where=folder / CONFIG, remedy=_REMEDY)
-    if version > FORMAT_VERSION:
+    if config.get("format_version") != FORMAT_VERSION:
         raise UserError(
-            f"bundle of format {version}; this version reads up to {FORMAT_VERSION}",
+            f"bundle of format {config.get('format_version')}; this version reads format {FORMAT_VERSION}",
             where=folder,
-            remedy="Update ser_personal",
+            remedy="Export it again, or update ser_personal",
         )
-    _check_files(folder, config)
+    _check_hashes(folder, config)
     rate = _read_json(folder / PREPROCESSOR).get("sampling_rate")
     if rate != SAMPLE_RATE:
         raise UserError(f"expects audio at {rate} Hz, not {SAMPLE_RATE}", where=folder / PREPROCESSOR, remedy=_REMEDY)
+    held = {name: folder / name for name in HASHED if (folder / name).is_file()}
     try:
         bundle = Bundle(
             network=_read_network(folder, config),
@@ -218,21 +203,23 @@ def read_bundle(folder: Path) -> Bundle:
             scale=None if config["scale"] is None else (config["scale"][0], config["scale"][1]),
             max_samples=config["max_samples"],
             pldc=PLDCSettings(**config["pldc"]),
-            bank=SpeakerBank.load(folder / BANK) if (folder / BANK).is_file() else None,
-            posterior=load_posterior(folder / POSTERIOR) if (folder / POSTERIOR).is_file() else None,
-            calibration=_calibration(config, folder),
-            conformal=ConformalTable.load(folder / CONFORMAL) if (folder / CONFORMAL).is_file() else None,
+            bank=SpeakerBank.load(held[BANK]) if BANK in held else None,
+            posterior=load_posterior(held[POSTERIOR]) if POSTERIOR in held else None,
+            calibration=config["calibration"],
+            conformal=ConformalTable.load(held[CONFORMAL]) if CONFORMAL in held else None,
         )
     except (AttributeError, KeyError, TypeError, IndexError, ImportError) as error:
         raise UserError(f"lacks or misspells {error}", where=folder / CONFIG, remedy=_REMEDY) from error
-    check_belongs(bundle, folder)
+    if bundle.calibration not in get_args(CalibrationName):
+        raise UserError(f"unknown calibration {bundle.calibration!r}", where=folder / CONFIG, remedy=_REMEDY)
+    if bundle.calibration == "posterior" and bundle.posterior is None:
+        raise UserError("no such file in the bundle", where=folder / POSTERIOR, remedy=_REMEDY)
+    check_consistent(bundle, folder)
     return bundle
 
 
-def _check_files(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse files that aren't those that the bundle was written with; one that was taken away is no other file."""
-    if config["format_version"] < FIRST_WITH_HASHES:
-        return
+def _check_hashes(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse files of another bundle; one that is missing is none of another."""
     hashes = config.get("files")
     if not isinstance(hashes, dict):
         raise UserError("doesn't say what its files hold", where=folder / CONFIG, remedy=_REMEDY)
@@ -240,17 +227,6 @@ def _check_files(folder: Path, config: dict[str, Any]) -> None:
         path = folder / name
         if path.is_file() and content_hash(path) != hashes.get(name):
             raise UserError("isn't the file that the bundle was written with", where=path, remedy=_REMEDY)
-
-
-def _calibration(config: dict[str, Any], folder: Path) -> CalibrationName:
-    """What the config says; format 1 knew PLDC alone."""
-    name = config.get("calibration", "pldc")
-    if name not in get_args(CalibrationName):
-        raise UserError(f"unknown calibration {name!r}", where=folder / CONFIG, remedy=_REMEDY)
-    chosen: CalibrationName = name
-    if chosen == "posterior" and not (folder / POSTERIOR).is_file():
-        raise UserError("no such file in the bundle", where=folder / POSTERIOR, remedy=_REMEDY)
-    return chosen
 
 
 def _read_network(folder: Path, config: dict[str, Any]) -> EmotionNetwork:
@@ -285,26 +261,26 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError("isn't whole JSON", where=path, remedy=_REMEDY) from error
+        raise UserError("isn't complete JSON", where=path, remedy=_REMEDY) from error
     if not isinstance(content, dict):
         raise UserError("isn't a JSON object", where=path, remedy=_REMEDY)
     return content
 
 
-def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], None]) -> None:
+def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], object] = lambda _: None) -> None:
     """Write a bundle, the whole folder or nothing.
 
     Args:
         bundle: what to write.
         folder: a new or empty one.
-        finish: adds the model card, and what else there is, before the folder gets its name.
+        finish: adds further files, such as the model card, before the folder gets its name.
 
     Raises:
         UserError: the folder isn't empty.
     """
     from safetensors.torch import save_file
 
-    check_free(folder)
+    check_empty(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -313,7 +289,7 @@ def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], None]) -
         weights = {name: weight.cpu().contiguous().clone() for name, weight in bundle.network.state_dict().items()}
         save_file(weights, temporary / WEIGHTS, {"format": "pt"})
         _write_json(temporary / PREPROCESSOR, _preprocessor(bundle))
-        # safetensors lets nobody else read what it writes
+        # safetensors makes its files readable by their owner alone
         shutil.copymode(temporary / PREPROCESSOR, temporary / WEIGHTS)
         if bundle.bank is not None:
             bundle.bank.save(temporary / BANK)
@@ -332,7 +308,7 @@ def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], None]) -
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_free(folder: Path) -> None:
+def check_empty(folder: Path) -> None:
     """Refuse a folder with something in it.
 
     Raises:
@@ -344,7 +320,6 @@ def check_free(folder: Path) -> None:
 
 def _config(bundle: Bundle) -> dict[str, Any]:
     description = bundle.network.personalized.describe()
-    interpreter = bundle.network.interpreter
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -354,14 +329,14 @@ def _config(bundle: Bundle) -> dict[str, Any]:
         "max_samples": bundle.max_samples,
         "calibration": bundle.calibration,
         "pldc": asdict(bundle.pldc),
-        "interpreter": describe_part(interpreter),
+        "interpreter": describe_part(bundle.network.interpreter),
         "speakers": describe_part(bundle.network.personalized.speakers),
         "personalized_encoder": {**description, "encoder_config": json.loads(description["encoder_config"])},
     }
 
 
 def _preprocessor(bundle: Bundle) -> dict[str, Any]:
-    """What transformers' `Wav2Vec2FeatureExtractor` calls the preparation that the encoder does by itself."""
+    """In the words of transformers' `Wav2Vec2FeatureExtractor`, what the encoder does by itself."""
     return {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "sampling_rate": SAMPLE_RATE,
@@ -387,23 +362,19 @@ def find_bundle(name: str | Path) -> Path:
     folder = Path(name)
     if folder.exists():
         if not (folder / CONFIG).is_file():
-            raise UserError("isn't a bundle", where=folder, remedy="Give the folder that `ser export` wrote")
+            raise UserError("isn't a bundle", where=folder, remedy=_REMEDY)
         return folder
     if len(folder.parts) != 2 or folder.is_absolute() or ".." in folder.parts:
-        raise UserError("no such folder", where=folder, remedy="Give the folder that `ser export` wrote, or a hub name")
-    return _download(str(name))
-
-
-def _download(name: str) -> Path:
+        raise UserError("no such folder", where=folder, remedy=f"{_REMEDY}, or a hub name")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        return Path(snapshot_download(str(name), allow_patterns=list(FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:120]
         raise UserError(
-            f"neither a folder nor to be had from the Hugging Face hub ({reason})",
+            f"neither a folder nor a model that the Hugging Face hub gives ({reason})",
             where=name,
-            remedy="Check the spelling, or give the folder that `ser export` wrote",
+            remedy="Check the spelling, or give a folder that `ser export` wrote",
         ) from error

@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from ser_personal.calibration.pldc import PLDCSettings, label_statistics, match_moments, normalised
-from ser_personal.scores import Moments
+from ser_personal.calibration.posterior import PosteriorCalibrator
+from ser_personal.recognition.profiles import SpeakerProfile
+from ser_personal.scores import Moments, rows_by_speaker
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from ser_personal.calibration.posterior import AttributePosterior
-    from ser_personal.recognition.profiles import SpeakerProfile
+    from ser_personal.calibration.table import PredictedSet
     from ser_personal.speakers.bank import SpeakerBank
+
+
+FOLDS = 10
 
 
 class CausalCalibrator(Protocol):
@@ -61,9 +66,43 @@ def calibrate_in_turn(
     """
     calibrated = np.empty_like(predictions)
     for row, (vector, prediction) in enumerate(zip(pooled, predictions, strict=True)):
-        profile = profile.heard(vector, prediction)
+        profile = profile.add(vector, prediction)
         calibrated[row] = calibrator(prediction, profile)
     return InTurn(calibrated, profile)
+
+
+def calibrate_causally(calibrator: CausalCalibrator, predicted: PredictedSet) -> NDArray[np.float64]:
+    """Calibrated predictions of a set, (utterances, attributes), each utterance by what its speaker has said so far."""
+    calibrated = predicted.predictions.copy()
+    for rows in rows_by_speaker(predicted.speaker_ids).values():
+        empty = SpeakerProfile.empty(predicted.pooled.shape[1], predicted.predictions.shape[1])
+        in_turn = calibrate_in_turn(calibrator, predicted.predictions[rows], predicted.pooled[rows], empty)
+        calibrated[rows] = in_turn.predictions
+    return calibrated
+
+
+def left_out_posteriors(
+    bank: SpeakerBank, attributes: tuple[str, ...], validation: PredictedSet
+) -> NDArray[np.float64]:
+    """A set causally by the posterior, (utterances, attributes), each speaker by one fitted without the speaker.
+
+    Raises:
+        UserError: too few labelled speakers are left to fit on.
+    """
+    calibrator = PosteriorCalibrator(bank, attributes)
+    calibrated = np.empty_like(validation.predictions)
+    for rows in _folds(validation.speaker_ids):
+        others = validation.part(~rows)
+        calibrator.fit(others.predictions, others.speaker_ids, others.pooled, others.labels)
+        calibrated[rows] = calibrate_causally(CausalPosterior(calibrator.fitted, attributes), validation.part(rows))
+    return calibrated
+
+
+def _folds(speaker_ids: Sequence[str | None]) -> Iterator[NDArray[np.bool_]]:
+    """Masks (utterances,) that hold each speaker once, a speaker a fold where they are few."""
+    fold_of = {speaker: number % FOLDS for number, speaker in enumerate(rows_by_speaker(speaker_ids))}
+    for fold in sorted(set(fold_of.values())):
+        yield np.array([speaker is not None and fold_of[speaker] == fold for speaker in speaker_ids])
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,12 +137,12 @@ class CausalPLDC:
         mu_bar, sigma_bar = label_statistics(
             self.bank, self.neighbours(profile.vector), self._columns, settings.statistics
         )
-        own = self._own(profile, mu_bar, sigma_bar)
+        own = self._own(profile.predictions, mu_bar, sigma_bar)
         return match_moments(prediction, own, mu_bar, sigma_bar, settings, scale=self.bank.scale)
 
-    def _own(self, profile: SpeakerProfile, mu_bar: NDArray[np.float64], sigma_bar: NDArray[np.float64]) -> Moments:
-        """Moments of the speaker's predictions, drawn towards the neighbours' while few are heard."""
-        own, imagined = profile.moments, self.settings.prior_utterances
+    def _own(self, own: Moments, mu_bar: NDArray[np.float64], sigma_bar: NDArray[np.float64]) -> Moments:
+        """Moments of the speaker's predictions, drawn towards the neighbours' while there are few."""
+        imagined = self.settings.prior_utterances
         if imagined == 0:
             return own
         mean = (own.count * own.mean + imagined * mu_bar) / (own.count + imagined)
@@ -147,7 +186,7 @@ class CausalPosterior:
 
     def __call__(self, prediction: NDArray[np.float64], profile: SpeakerProfile) -> NDArray[np.float64]:
         """The calibrated prediction, (attributes,)."""
-        own = profile.moments
+        own = profile.predictions
         return np.array(
             [
                 self.fitted[attribute](prediction[[column]], own[[column]], profile.vector[None])[0]

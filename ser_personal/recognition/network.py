@@ -1,22 +1,28 @@
-"""A trained model without its training: waveforms -> pooled vectors and predictions, in batches of similar lengths."""
+"""A trained model without its training: waveforms -> pooled vectors and predictions, by torch or as model.onnx."""
 
 from __future__ import annotations
 
+import logging
+import warnings
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import nn
+from typing_extensions import override
 
-from ser_personal.audio import SAMPLE_RATE
+from ser_personal.audio import SAMPLE_RATE, WINDOW
 from ser_personal.data.batching import batch_sizes
 from ser_personal.data.dataset import SpeechExample, collate_speech
 from ser_personal.encoder.base import mean_pool
+from ser_personal.errors import UserError
 from ser_personal.speakers.representation import SpeakerQuery
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -27,10 +33,14 @@ if TYPE_CHECKING:
 
 BATCH_SECONDS = 60
 MAX_BATCH = 32
+ONNX_INPUTS = ("waveforms", "num_samples")
+ONNX_OUTPUTS = ("predictions", "pooled")
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+ONNX_TOLERANCE = 1e-3
 
 
 class Recognized(NamedTuple):
-    """What the model says of some utterances.
+    """What the model makes of some utterances.
 
     Attributes:
         pooled: (utterances, dim).
@@ -59,13 +69,14 @@ class EmotionNetwork(nn.Module):
         """Width of `pooled`."""
         return self.personalized.dim
 
+    @override
     def forward(self, batch: SpeechBatch) -> tuple[Tensor, Tensor]:
         """`pooled` (batch, dim) and predictions (batch, attributes)."""
         output = self.personalized(batch)
         return mean_pool(output), self.interpreter(output)
 
     def check_speaker(self, speaker_id: str | None) -> None:
-        """Refuse a speaker outside the embedding table where the model wants one inside it.
+        """Refuse a speaker outside the embedding table where the model has nothing for unseen ones.
 
         Raises:
             UserError: the policy for unseen speakers refuses this one.
@@ -74,12 +85,11 @@ class EmotionNetwork(nn.Module):
             self.embed([speaker_id])
 
     def embed(self, speaker_ids: Sequence[str | None]) -> Tensor:
-        """e_s of speakers of whom nothing is known beside their names, (speakers, dim)."""
-        embeddings: Tensor = self.personalized.speakers(SpeakerQuery(speaker_ids, self._unknown(len(speaker_ids))))
+        """e_s of speakers by their ids alone, (speakers, dim)."""
+        embeddings: Tensor = self.personalized.speakers(SpeakerQuery(speaker_ids, self._no_features(len(speaker_ids))))
         return embeddings
 
-    def _unknown(self, speakers: int) -> Tensor:
-        """Features of unknown speakers, (speakers, feature_dim): a recording brings none along."""
+    def _no_features(self, speakers: int) -> Tensor:
         width = self.personalized.speakers.describe()["feature_dim"]
         return torch.full((speakers, width), torch.nan, device=self._device)
 
@@ -101,11 +111,11 @@ class EmotionNetwork(nn.Module):
             for rows in np.split(order, cuts)[:-1]
         ]
         self.eval()
-        recognized = self._side_by_side(batches)
+        recognized = self._recognize_in_threads(batches)
         back = np.argsort(order)
         return Recognized(*(np.concatenate(parts)[back] for parts in zip(*recognized, strict=True)))
 
-    def _side_by_side(self, batches: Sequence[SpeechBatch]) -> list[Recognized]:
+    def _recognize_in_threads(self, batches: Sequence[SpeechBatch]) -> list[Recognized]:
         """A core a batch: cores that share a small model's products wait for each other more than they compute."""
         cores = torch.get_num_threads() if self._device.type == "cpu" else 1
         try:
@@ -117,7 +127,7 @@ class EmotionNetwork(nn.Module):
     def _recognize(self, batch: SpeechBatch) -> Recognized:
         batch["waveforms"] = batch["waveforms"].to(self._device)
         batch["num_samples"] = batch["num_samples"].to(self._device)
-        batch["speaker_features"] = self._unknown(len(batch["speaker_ids"]))
+        batch["speaker_features"] = self._no_features(len(batch["speaker_ids"]))
         with torch.inference_mode():
             pooled, predictions = self(batch)
         return Recognized(pooled.double().cpu().numpy(), predictions.double().cpu().numpy())
@@ -125,3 +135,94 @@ class EmotionNetwork(nn.Module):
     @property
     def _device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+class OnnxNetwork(nn.Module):
+    """An `EmotionNetwork` of tensors alone; every speaker gets what its policy gives to unseen ones.
+
+    Args:
+        network: the model.
+
+    Raises:
+        UserError: its policy refuses unseen speakers.
+    """
+
+    def __init__(self, network: EmotionNetwork) -> None:
+        super().__init__()
+        self.network = network
+        fusion = network.personalized.fusion
+        self.uses_speakers = fusion is not None and fusion.uses_speakers
+        embedding = network.embed([None]).detach() if self.uses_speakers else torch.zeros(1, network.dim)
+        self.register_buffer("embedding", embedding)
+
+    @override
+    def forward(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictions (batch, attributes) and `pooled` (batch, dim) of waveforms (batch, samples), padded by zeros."""
+        personalized = self.network.personalized
+        embedding = cast("Tensor", self.embedding).expand(waveforms.shape[0], -1)
+        output = personalized.encoder(waveforms, num_samples, fusion=personalized.fusion, speaker_embedding=embedding)
+        output = output._replace(speaker_embedding=embedding if self.uses_speakers else None)
+        return self.network.interpreter(output), mean_pool(output)
+
+
+def check_onnx_installed() -> None:
+    """Refuse `--onnx` where a package is missing.
+
+    Raises:
+        UserError: it names the package.
+    """
+    missing = [package for package in ONNX_PACKAGES if find_spec(package) is None]
+    if missing:
+        remedy = f"`pip install {' '.join(ONNX_PACKAGES)}`"
+        raise UserError(f"needs the package {missing[0]}", where="--onnx", remedy=remedy)
+
+
+def write_onnx(network: EmotionNetwork, path: Path) -> float:
+    """Write a network that takes waveforms (batch, samples) and num_samples (batch,), int64.
+
+    Returns:
+        The greatest difference that onnxruntime's outputs make on a padded batch.
+    """
+    onnx_network = OnnxNetwork(network).eval().cpu()
+    batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=WINDOW)
+    # torch's exporter warns about every operator of torchvision that it can't register
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program: Any = torch.onnx.export(
+                onnx_network,
+                _padded_noise(torch.tensor([20_000, 9_000])),
+                dynamo=True,
+                verbose=False,
+                input_names=ONNX_INPUTS,
+                output_names=ONNX_OUTPUTS,
+                dynamic_shapes={"waveforms": {0: batch, 1: samples}, "num_samples": {0: batch}},
+            )
+    finally:
+        logger.setLevel(level)
+    program.save(str(path))
+    difference = onnx_difference(onnx_network, path, torch.tensor([31_000, WINDOW, 16_001]))
+    if not difference < ONNX_TOLERANCE:
+        raise RuntimeError(f"{path} differs from the network by {difference}")
+    return difference
+
+
+def onnx_difference(network: OnnxNetwork, path: Path, num_samples: Tensor) -> float:
+    """The greatest difference between a network and its file, in label points or units of `pooled`, on noise."""
+    import onnxruntime
+
+    batch = _padded_noise(num_samples)
+    with torch.inference_mode():
+        expected = network(*batch)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    inputs = {name: value.numpy() for name, value in zip(ONNX_INPUTS, batch, strict=True)}
+    outputs = session.run(list(ONNX_OUTPUTS), inputs)
+    return max(float(np.abs(ours.numpy() - theirs).max()) for ours, theirs in zip(expected, outputs, strict=True))
+
+
+def _padded_noise(num_samples: Tensor) -> tuple[Tensor, Tensor]:
+    noise = torch.randn(len(num_samples), int(num_samples.max()), generator=torch.Generator().manual_seed(0)) / 10
+    return noise * (torch.arange(noise.shape[1]) < num_samples[:, None]), num_samples

@@ -1,14 +1,15 @@
-"""What is kept of the speakers whose own recordings are recognised: sums, no audio and no single utterance."""
+"""What is kept of the speakers whose own recordings are recognised: moments, no audio and no single utterance."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
@@ -26,69 +27,70 @@ if TYPE_CHECKING:
     from ser_personal.speakers.unseen import EmbeddingTable, UnseenSpeakers
 
 FORMAT = "ser_personal.speaker_profiles"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # no speaker of a corpus is called so: another corpus's speaker 12 isn't the enrolled one
 _ENROLLED = "enrolled\0"
 
 
 @dataclass(frozen=True, eq=False)
 class SpeakerProfile:
-    """Running sums over what one speaker has said, enough to calibrate the speaker's next utterance.
-
-    Moments go by Welford's update: equal predictions have a deviation of exactly 0.
+    """Moments of what one speaker has said, enough to calibrate the speaker's next utterance.
 
     Attributes:
-        utterances: how many.
         vector_sum: (dim,), sum over utterances of `pooled`.
-        prediction_mean: (attributes,), label points.
-        prediction_squares: (attributes,), summed squared deviations from that mean.
-        prediction_magnitude: (attributes,), label points, the greatest absolute prediction.
+        predictions: moments (attributes,) of the predictions, label points.
         embedding: (embedding_dim,), the speaker's own row for the model's table; None where there is none.
     """
 
-    utterances: int
     vector_sum: NDArray[np.float64]
-    prediction_mean: NDArray[np.float64]
-    prediction_squares: NDArray[np.float64]
-    prediction_magnitude: NDArray[np.float64]
+    predictions: Moments
     embedding: NDArray[np.float64] | None = None
 
     @classmethod
     def empty(cls, dim: int, num_attributes: int) -> Self:
         """A speaker who has said nothing yet."""
-        return cls(0, np.zeros(dim), np.zeros(num_attributes), np.zeros(num_attributes), np.zeros(num_attributes))
+        return cls(np.zeros(dim), Moments.empty(num_attributes))
 
-    def heard(self, pooled: NDArray[np.float64], prediction: NDArray[np.float64]) -> Self:
+    def add(self, pooled: NDArray[np.float64], prediction: NDArray[np.float64]) -> Self:
         """The profile after one more utterance, of `pooled` (dim,) and prediction (attributes,)."""
-        return self.merged(type(self)(1, pooled, prediction, np.zeros_like(prediction), np.abs(prediction)))
+        return replace(
+            self,
+            vector_sum=self.vector_sum + pooled,
+            predictions=self.predictions.add(prediction),
+        )
 
-    def merged(self, other: Self) -> Self:
-        """The profile of both speakers' utterances together (Chan, Golub and LeVeque, 1983)."""
-        utterances = self.utterances + other.utterances
-        share = other.utterances / max(utterances, 1)
-        apart = other.prediction_mean - self.prediction_mean
+    def merge(self, other: Self) -> Self:
+        """The profile of the utterances of both."""
         return type(self)(
-            utterances=utterances,
             vector_sum=self.vector_sum + other.vector_sum,
-            prediction_mean=self.prediction_mean + share * apart,
-            prediction_squares=self.prediction_squares + other.prediction_squares + apart**2 * self.utterances * share,
-            prediction_magnitude=np.maximum(self.prediction_magnitude, other.prediction_magnitude),
+            predictions=self.predictions.merge(other.predictions),
             embedding=other.embedding if self.embedding is None else self.embedding,
         )
+
+    @property
+    def utterances(self) -> int:
+        """How many."""
+        return int(self.predictions.count[0])
 
     @property
     def vector(self) -> NDArray[np.float64]:
         """v_s, (dim,): the mean of `pooled`."""
         return self.vector_sum / max(self.utterances, 1)
 
-    @property
-    def moments(self) -> Moments:
-        """Moments of the speaker's predictions."""
-        count = np.full(self.prediction_mean.shape, self.utterances)
-        return Moments(count, self.prediction_mean, self.prediction_squares)
+    def arrays(self) -> dict[str, NDArray[np.float64]]:
+        """All that a file keeps of it."""
+        arrays = {"vector_sum": self.vector_sum, **vars(self.predictions)}
+        return arrays if self.embedding is None else {**arrays, "embedding": self.embedding}
 
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, NDArray[np.float64]]) -> Self:
+        """The profile of `arrays`.
 
-_SUMS = tuple(field.name for field in fields(SpeakerProfile) if field.name not in {"utterances", "embedding"})
+        Raises:
+            KeyError: one is missing.
+        """
+        predictions = Moments(arrays["count"], arrays["mean"], arrays["m2"])
+        return cls(arrays["vector_sum"], predictions, arrays.get("embedding"))
 
 
 class SpeakerProfiles:
@@ -146,30 +148,30 @@ class SpeakerProfiles:
             )
         return self._profiles[speaker_id]
 
-    def name_in_network(self, speaker_id: str | None) -> str | None:
-        """What the network calls a speaker: a name of its own where there is an embedding, else None."""
+    def id_in_network(self, speaker_id: str | None) -> str | None:
+        """The network's id of a speaker with an embedding of their own; None for others."""
         if speaker_id is None or speaker_id not in self or self[speaker_id].embedding is None:
             return None
         return f"{_ENROLLED}{speaker_id}"
 
-    def row_of(self, name: str | None) -> NDArray[np.float64] | None:
-        """The embedding (embedding_dim,) of whom the network calls so; None where there is none."""
-        if name is None or not name.startswith(_ENROLLED):
+    def embedding_of(self, id_in_network: str | None) -> NDArray[np.float64] | None:
+        """The embedding (embedding_dim,) by the network's id; None where there is none."""
+        if id_in_network is None or not id_in_network.startswith(_ENROLLED):
             return None
-        return self[name.removeprefix(_ENROLLED)].embedding
+        return self[id_in_network.removeprefix(_ENROLLED)].embedding
 
     def update(self, profiles: dict[str, SpeakerProfile]) -> None:
-        """Put profiles in the place of those under the same ids, or beside them, and save."""
+        """Add profiles or replace those of the same ids, and save."""
         self._profiles = {**self._profiles, **profiles}
         self._save()
 
     def merge(self, speaker_id: str, other_id: str) -> SpeakerProfile:
-        """Turn two ids of one person into the first of them, and save.
+        """Merge two ids of one person into the first, and save.
 
         Raises:
-            UserError: either isn't enrolled, or both are one.
+            UserError: either isn't enrolled, or both are the same.
         """
-        merged = self[speaker_id].merged(self[other_id])
+        merged = self[speaker_id].merge(self[other_id])
         if speaker_id == other_id:
             raise UserError("can't be merged with itself", where=f"speaker {speaker_id}", remedy="Give two ids")
         self._profiles[speaker_id] = merged
@@ -186,29 +188,23 @@ class SpeakerProfiles:
         del self._profiles[speaker_id]
         self._save()
 
-    def save(self, path: Path) -> None:
-        """Write all profiles as safetensors; a reader finds the whole file or the one before it, never a part."""
+    def _save(self) -> None:
+        if self.path is None:
+            return
         from safetensors.numpy import save
 
         arrays = {
-            f"{row}.{name}": array
-            for row, id_ in enumerate(self)
-            for name in (*_SUMS, "embedding")
-            if (array := getattr(self._profiles[id_], name)) is not None
+            f"{row}.{name}": np.ascontiguousarray(array)
+            for row, speaker_id in enumerate(self)
+            for name, array in self[speaker_id].arrays().items()
         }
         metadata = {
             "format": FORMAT,
             "version": str(FORMAT_VERSION),
             "model": self.model,
             "speaker_ids": json.dumps(self.ids),
-            "utterances": json.dumps([self._profiles[speaker_id].utterances for speaker_id in self]),
         }
-        content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata)
-        atomic_write(path, content)
-
-    def _save(self) -> None:
-        if self.path is not None:
-            self.save(self.path)
+        atomic_write(self.path, save(arrays, metadata))
 
 
 def _read(path: Path, model: str) -> dict[str, SpeakerProfile]:
@@ -220,7 +216,7 @@ def _read(path: Path, model: str) -> dict[str, SpeakerProfile]:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"not a whole file of speaker profiles ({error})", where=path, remedy=remedy) from error
+        raise UserError(f"not a complete file of speaker profiles ({error})", where=path, remedy=remedy) from error
     if metadata.get("format") != FORMAT:
         raise UserError("safetensors, but no speaker profiles", where=path, remedy=remedy)
     if metadata.get("version") != str(FORMAT_VERSION):
@@ -231,35 +227,32 @@ def _read(path: Path, model: str) -> dict[str, SpeakerProfile]:
         )
     if metadata.get("model") != model:
         raise UserError("holds speaker profiles of another model", where=path, remedy=remedy)
+    of_row: dict[str, dict[str, NDArray[np.float64]]] = {}
+    for name, array in arrays.items():
+        row, _, kind = name.partition(".")
+        of_row.setdefault(row, {})[kind] = array
     try:
-        utterances = json.loads(metadata["utterances"])
-        return {
-            speaker_id: SpeakerProfile(
-                int(utterances[row]),
-                **{name: arrays[f"{row}.{name}"] for name in _SUMS},
-                embedding=arrays.get(f"{row}.embedding"),
-            )
-            for row, speaker_id in enumerate(json.loads(metadata["speaker_ids"]))
-        }
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        ids = json.loads(metadata["speaker_ids"])
+        return {speaker_id: SpeakerProfile.from_arrays(of_row[str(row)]) for row, speaker_id in enumerate(ids)}
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"damaged speaker profiles (no {error})", where=path, remedy=remedy) from error
 
 
 class EnrolledEmbeddings(UnseenPolicy):
-    """The row of an enrolled speaker, under the model's fully connected layer; another policy for everyone else.
+    """The embedding of an enrolled speaker, under the model's fully connected layer; another policy for all others.
 
     Args:
-        profiles: of enrolled speakers, looked up anew each time.
-        otherwise: what speakers get who have no such row.
+        profiles: of enrolled speakers, looked up each time.
+        otherwise: the policy for speakers without such an embedding.
     """
 
     def __init__(self, profiles: SpeakerProfiles, otherwise: UnseenPolicy) -> None:
         self.profiles = profiles
         self.otherwise = otherwise
 
+    @override
     def embed(self, unseen: UnseenSpeakers, table: EmbeddingTable) -> Tensor:
-        """Embed speakers outside the table, -> (unseen, dim)."""
-        rows = [self.profiles.row_of(name) for name in unseen.ids]
+        rows = [self.profiles.embedding_of(name) for name in unseen.ids]
         if all(row is not None for row in rows):
             embeddings = table.embeddings.new_zeros(len(rows), table.embeddings.shape[1])
         else:
@@ -270,39 +263,30 @@ class EnrolledEmbeddings(UnseenPolicy):
         return embeddings
 
 
-def listen_to_profiles(network: EmotionNetwork, profiles: SpeakerProfiles) -> None:
-    """Let a network with a speaker table use the embeddings of enrolled speakers, where any brought one."""
+def use_enrolled_embeddings(network: EmotionNetwork, profiles: SpeakerProfiles) -> None:
+    """Have a network with a speaker table use the embeddings of enrolled speakers, where any has one."""
     speakers = network.personalized.speakers
     if isinstance(speakers, SpeakerEmbedding) and any(profiles[id_].embedding is not None for id_ in profiles):
         otherwise = speakers.unseen.otherwise if isinstance(speakers.unseen, EnrolledEmbeddings) else speakers.unseen
         speakers.unseen = EnrolledEmbeddings(profiles, otherwise)
 
 
-def with_adapted_row(
+def with_adapted_embedding(
     profile: SpeakerProfile, network: EmotionNetwork, checkpoint: str, speaker_id: str
 ) -> SpeakerProfile:
-    """Give a speaker who hasn't been heard yet the row that a checkpoint of `SpeakerAdaptation` holds.
+    """Add the row of a checkpoint of `SpeakerAdaptation` to a profile that has no utterances yet.
 
     Raises:
-        UserError: the speaker has been heard, or there is no such row, or the model has no table that it fits.
-    """
-    if profile.utterances:
-        raise UserError(
-            "has been heard without this embedding, and what was heard doesn't go with it",
-            where=f"speaker {speaker_id}",
-            remedy="Delete the profile, and enrol the speaker anew with `adapted`",
-        )
-    return replace(profile, embedding=_adapted_row(network, checkpoint, speaker_id))
-
-
-def _adapted_row(network: EmotionNetwork, checkpoint: str, speaker_id: str) -> NDArray[np.float64]:
-    """Read a speaker's row from a checkpoint of `SpeakerAdaptation`, (embedding_dim,).
-
-    Raises:
-        UserError: it holds no such row, or the model has no table that the row fits.
+        UserError: the profile has utterances, there is no such row, or the model has no table that it fits.
     """
     from ser_personal.pretrain.adapt import AdaptedRows
 
+    if profile.utterances:
+        raise UserError(
+            "has utterances in the profile that were recognised without this embedding",
+            where=f"speaker {speaker_id}",
+            remedy="Delete the profile, and enrol the speaker again with `adapted`",
+        )
     rows = AdaptedRows.read(checkpoint).rows
     if speaker_id not in rows:
         raise UserError(
@@ -318,5 +302,4 @@ def _adapted_row(network: EmotionNetwork, checkpoint: str, speaker_id: str) -> N
             where=checkpoint,
             remedy="Adapt from the PAPT run that the model was fine-tuned from",
         )
-    row: NDArray[np.float64] = rows[speaker_id].double().numpy()
-    return row
+    return replace(profile, embedding=rows[speaker_id].double().numpy())

@@ -6,19 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import inf, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError
 from ser_personal.recognition.bundle import Bundle, CalibrationName, find_bundle, read_bundle
-from ser_personal.recognition.causal import (
-    CausalCalibrator,
-    CausalPLDC,
-    CausalPosterior,
-    calibrate_in_turn,
+from ser_personal.recognition.causal import CausalPLDC, CausalPosterior, calibrate_in_turn
+from ser_personal.recognition.profiles import (
+    SpeakerProfile,
+    SpeakerProfiles,
+    use_enrolled_embeddings,
+    with_adapted_embedding,
 )
-from ser_personal.recognition.profiles import SpeakerProfile, SpeakerProfiles
 from ser_personal.recognition.recordings import CutName, Recording, chunks, make_segmenter, recordings_of
 
 if TYPE_CHECKING:
@@ -30,10 +30,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_personal.calibration.conformal import ConformalTable
-    from ser_personal.recognition.bundle import Bundle, CalibrationName
     from ser_personal.recognition.causal import CausalCalibrator
     from ser_personal.recognition.network import EmotionNetwork
     from ser_personal.recognition.recordings import Segment, Segmenter
+
+    Audio = str | Path | ArrayLike | Tensor
+
+CHUNK_SECONDS = 600.0
+CHUNK_RECORDINGS = 256
+DECODING_THREADS = 2
+
+Row = dict[str, str | float | int | None]
 
 
 def make_calibrator(
@@ -43,11 +50,11 @@ def make_calibrator(
 
     Args:
         bundle: what it is made from.
-        name: which; if None, PLDC where settings of it are given, else the bundle's own choice.
+        name: which; if None, PLDC where settings of it are given, else the bundle's default.
         pldc: settings of PLDC; the bundle's own if None.
 
     Raises:
-        UserError: the bundle doesn't hold what a calibration asked for by name needs.
+        UserError: the bundle doesn't hold what a calibration chosen here needs.
     """
     chosen = name or (bundle.calibration if pldc is None else "pldc")
     if chosen == "posterior":
@@ -55,99 +62,19 @@ def make_calibrator(
             raise UserError(
                 "holds no posterior",
                 where="the bundle",
-                remedy="Export it with --corpus, whose validation speakers it is fitted on, or ask for pldc",
+                remedy="Export it with --corpus, whose validation speakers it is fitted on, or choose pldc",
             )
         return CausalPosterior(bundle.posterior, bundle.attributes)
-    if chosen == "none":
+    if chosen == "none" or (bundle.bank is None and name is None and pldc is None):
         return None
     if bundle.bank is None:
-        if name is None and pldc is None:
-            return None
         raise UserError("holds no speaker bank", where="the bundle", remedy="Export it with --bank")
     return CausalPLDC(bundle.bank, bundle.attributes, pldc or bundle.pldc)
 
 
-Row = dict[str, str | float | int | None]
-
-
-class CalibratedUtterances(NamedTuple):
-    """Calibrated predictions of one recording.
-
-    Attributes:
-        predictions: (utterances, attributes), label points.
-        behind: (utterances,), how many of the speaker's utterances are behind each calibration, 0 for none.
-    """
-
-    predictions: NDArray[np.float64]
-    behind: list[int]
-
-
-@dataclass(frozen=True)
-class RowFormat:
-    """How a model's predictions are written down.
-
-    Attributes:
-        attributes: what it predicts, in the order of its outputs.
-        scale: least and greatest label, None where nobody said.
-        conformal: half-widths of intervals; None where they weren't measured.
-    """
-
-    attributes: tuple[str, ...]
-    scale: tuple[float, float] | None
-    conformal: ConformalTable | None
-
-    @property
-    def columns(self) -> list[str]:
-        """Columns of a row, in their order."""
-        of_attribute = ("raw", "calibrated", "low", "high")
-        values = [f"{attribute}_{name}" for attribute in self.attributes for name in of_attribute]
-        return ["source", "start", "end", "speaker", *values, "calibration_utterances"]
-
-    def rows(self, utterances: Utterances, calibrated: CalibratedUtterances, *, measured: bool) -> list[Row]:
-        """Rows of a recording.
-
-        Args:
-            utterances: of one recording.
-            calibrated: what a calibrator made of them.
-            measured: whether the intervals hold around this calibrator's values; there are none otherwise.
-        """
-        rows: list[Row] = []
-        for segment, raw, values, behind in zip(
-            utterances.segments, utterances.predictions, calibrated.predictions, calibrated.behind, strict=True
-        ):
-            row: Row = {
-                "source": utterances.recording.source,
-                "start": segment.start / SAMPLE_RATE,
-                "end": segment.end / SAMPLE_RATE,
-                "speaker": utterances.recording.speaker_id,
-            }
-            for column, attribute in enumerate(self.attributes):
-                value = float(values[column])
-                row[f"{attribute}_raw"] = float(raw[column])
-                row[f"{attribute}_calibrated"] = value
-                row[f"{attribute}_low"], row[f"{attribute}_high"] = (
-                    self._interval(attribute, value, behind) if measured or not behind else (nan, nan)
-                )
-            row["calibration_utterances"] = behind
-            rows.append(row)
-        return rows
-
-    def _interval(self, attribute: str, value: float, behind: int) -> tuple[float, float]:
-        if self.conformal is None:
-            return nan, nan
-        width = self.conformal.half_width(attribute, behind)
-        low, high = self.scale or (-inf, inf)
-        return min(max(value - width, low), high), max(min(value + width, high), low)
-
-
-CHUNK_SECONDS = 600.0
-CHUNK_RECORDINGS = 256
-DECODING_THREADS = 2
-
-
 @dataclass(frozen=True, eq=False)
 class Utterances:
-    """The utterances of one recording and what the model says of them.
+    """The utterances of one recording and the model's predictions of them.
 
     Attributes:
         recording: which.
@@ -164,18 +91,64 @@ class Utterances:
     predictions: NDArray[np.float64]
 
 
-class CutRecording(NamedTuple):
-    """A decoded recording and where its utterances are.
+@dataclass(frozen=True)
+class RowFormat:
+    """How a model's predictions are written down.
 
     Attributes:
-        recording: which.
-        waveform: (samples,), 16 kHz.
-        segments: in the order of time, at least one.
+        attributes: what it predicts, in the order of its outputs.
+        scale: least and greatest label, None where unknown.
+        conformal: half-widths of intervals; None where they weren't measured.
     """
 
-    recording: Recording
-    waveform: NDArray[np.float32]
-    segments: list[Segment]
+    attributes: tuple[str, ...]
+    scale: tuple[float, float] | None
+    conformal: ConformalTable | None
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of a row, in their order."""
+        of_attribute = ("raw", "calibrated", "low", "high")
+        values = [f"{attribute}_{name}" for attribute in self.attributes for name in of_attribute]
+        return ["source", "start", "end", "speaker", *values, "calibration_utterances"]
+
+    def rows(
+        self, utterances: Utterances, calibrated: NDArray[np.float64], counts: Sequence[int], *, intervals: bool
+    ) -> list[Row]:
+        """Rows of a recording.
+
+        Args:
+            utterances: of one recording.
+            calibrated: (utterances, attributes), label points.
+            counts: (utterances,), how many of the speaker's utterances each calibration is based on, 0 for none.
+            intervals: whether they hold around calibrated values; around raw ones they always do.
+        """
+        rows: list[Row] = []
+        for segment, raw, values, count in zip(
+            utterances.segments, utterances.predictions, calibrated, counts, strict=True
+        ):
+            row: Row = {
+                "source": utterances.recording.source,
+                "start": segment.start / SAMPLE_RATE,
+                "end": segment.end / SAMPLE_RATE,
+                "speaker": utterances.recording.speaker_id,
+            }
+            for column, attribute in enumerate(self.attributes):
+                value = float(values[column])
+                low, high = self._interval(attribute, value, count) if intervals or not count else (nan, nan)
+                row[f"{attribute}_raw"] = float(raw[column])
+                row[f"{attribute}_calibrated"] = value
+                row[f"{attribute}_low"], row[f"{attribute}_high"] = low, high
+            row["calibration_utterances"] = count
+            rows.append(row)
+        return rows
+
+    def _interval(self, attribute: str, value: float, count: int) -> tuple[float, float]:
+        if self.conformal is None:
+            return nan, nan
+        width = self.conformal.half_width(attribute, count)
+        low, high = self.scale or (-inf, inf)
+        return min(max(value - width, low), high), max(min(value + width, high), low)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,28 +175,32 @@ class RawRecognizer:
     def together(self, recordings: Sequence[Recording]) -> list[Utterances | UserError]:
         """Raw predictions of each recording, in order, or what is wrong with it, all of their audio in memory."""
         with ThreadPoolExecutor(DECODING_THREADS) as threads:
-            found = list(threads.map(self._cut, recordings))
-        cut = [one for one in found if isinstance(one, CutRecording)]
-        recognized = self.network.recognize(
-            [one.waveform[segment.start : segment.end] for one in cut for segment in one.segments],
-            [self._embedded(one.recording) for one in cut for _ in one.segments],
-        )
+            cut = list(threads.map(self._cut, recordings))
+        parts: list[NDArray[np.float32]] = []
+        speaker_ids: list[str | None] = []
+        for recording, found in zip(recordings, cut, strict=True):
+            if not isinstance(found, UserError):
+                waveform, segments = found
+                parts += [waveform[segment.start : segment.end] for segment in segments]
+                speaker_ids += [self._id_in_network(recording)] * len(segments)
+        recognized = self.network.recognize(parts, speaker_ids)
         outcomes: list[Utterances | UserError] = []
         first = 0
-        for one in found:
-            if isinstance(one, UserError):
-                outcomes.append(one)
+        for recording, found in zip(recordings, cut, strict=True):
+            if isinstance(found, UserError):
+                outcomes.append(found)
                 continue
-            mine = slice(first, first + len(one.segments))
-            first = mine.stop
-            seconds = len(one.waveform) / SAMPLE_RATE
-            pooled, predictions = recognized.pooled[mine], recognized.predictions[mine]
-            outcomes.append(Utterances(one.recording, seconds, one.segments, pooled, predictions))
+            waveform, segments = found
+            rows = slice(first, first + len(segments))
+            first = rows.stop
+            seconds = len(waveform) / SAMPLE_RATE
+            pooled, predictions = recognized.pooled[rows], recognized.predictions[rows]
+            outcomes.append(Utterances(recording, seconds, segments, pooled, predictions))
         return outcomes
 
-    def _cut(self, recording: Recording) -> CutRecording | UserError:
+    def _cut(self, recording: Recording) -> tuple[NDArray[np.float32], list[Segment]] | UserError:
         try:
-            self.network.check_speaker(self._embedded(recording))
+            self.network.check_speaker(self._id_in_network(recording))
             waveform = recording.load()
         except UserError as error:
             return error
@@ -231,20 +208,20 @@ class RawRecognizer:
         if not segments:
             remedy = "Leave it out, or cut it into windows"
             return UserError("no speech was found in it", where=recording.source, remedy=remedy)
-        return CutRecording(recording, waveform, segments)
+        return waveform, segments
 
-    def _embedded(self, recording: Recording) -> str | None:
+    def _id_in_network(self, recording: Recording) -> str | None:
         if self.training_speakers:
             return recording.speaker_id
-        return self.profiles.name_in_network(recording.speaker_id)
+        return self.profiles.id_in_network(recording.speaker_id)
 
 
 class EmotionRecognizer:
     """A trained model for people's own recordings.
 
     Speaker ids are the caller's own names. Each utterance of a named speaker is calibrated by what the speaker has said
-    so far in the call, itself included, in the order given. An enrolled speaker starts from what was said before, and
-    every call adds to it; of others nothing is kept.
+    so far in the call, itself included, in the order of the recordings. An enrolled speaker starts from what was said
+    before, and every call adds to it; nothing is kept of others.
 
     Args:
         bundle: the model.
@@ -262,7 +239,7 @@ class EmotionRecognizer:
             intervals are measured with its own: around another's predictions there are none.
 
     Raises:
-        UserError: the bundle holds nothing for the calibration asked for.
+        UserError: the bundle lacks what the chosen calibration needs.
     """
 
     def __init__(
@@ -279,17 +256,16 @@ class EmotionRecognizer:
         import torch
 
         self.bundle = bundle
-        own = calibration is None and pldc is None
-        self._measured_with = make_calibrator(bundle)
-        self.calibrator: CausalCalibrator | None = (
-            self._measured_with if own else make_calibrator(bundle, calibration, pldc)
-        )
+        self._default_calibrator = make_calibrator(bundle)
+        self.calibrator: CausalCalibrator | None = self._default_calibrator
+        if calibration is not None or pldc is not None:
+            self.calibrator = make_calibrator(bundle, calibration, pldc)
         self._format = RowFormat(bundle.attributes, bundle.scale, bundle.conformal)
-        self._raw_is_meant = (calibration or bundle.calibration) == "none"
+        self._raw_on_purpose = (calibration or bundle.calibration) == "none"
         self.profiles = profiles if profiles is not None else SpeakerProfiles(bundle.model)
         segmenter = segmenter or make_segmenter("speech", max_samples=bundle.max_samples, window_seconds=5.0)
         self.raw = RawRecognizer(bundle.network, segmenter, self.profiles, training_speakers)
-        self._listen_to_profiles()
+        use_enrolled_embeddings(bundle.network, self.profiles)
         bundle.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @classmethod
@@ -298,40 +274,28 @@ class EmotionRecognizer:
         name: str | Path,
         *,
         profiles: str | Path | None = None,
-        calibration: CalibrationName | None = None,
-        pldc: PLDCSettings | None = None,
         cut: CutName = "speech",
         window_seconds: float = 5.0,
-        training_speakers: bool = False,
-        device: str | None = None,
+        **options: Any,
     ) -> Self:
         """Load a bundle.
 
         Args:
             name: a folder that `ser export` wrote, or the name of one on the Hugging Face hub.
             profiles: file for enrolled speakers, read where it exists; in memory alone if None.
-            calibration: see the class.
-            pldc: see the class.
             cut: how long recordings are cut: by `speech` (`silero`, or `energy` where silero-vad isn't installed), or
                 into `windows`.
             window_seconds: of a window.
-            training_speakers: see the class.
-            device: to run on; a GPU where there is one, if None.
+            options: calibration, pldc, training_speakers and device, as the class has them.
 
         Raises:
-            UserError: the bundle or the profiles can't be read, or are of a newer version, or the bundle holds
-                nothing for the calibration asked for.
+            UserError: the bundle or the profiles can't be read, are of another version, or lack what the chosen
+                calibration needs.
         """
         bundle = read_bundle(find_bundle(name))
-        return cls(
-            bundle,
-            calibration=calibration,
-            pldc=pldc,
-            segmenter=make_segmenter(cut, max_samples=bundle.max_samples, window_seconds=window_seconds),
-            profiles=None if profiles is None else SpeakerProfiles.open(bundle.model, Path(profiles)),
-            training_speakers=training_speakers,
-            device=device,
-        )
+        segmenter = make_segmenter(cut, max_samples=bundle.max_samples, window_seconds=window_seconds)
+        enrolled = None if profiles is None else SpeakerProfiles.open(bundle.model, Path(profiles))
+        return cls(bundle, segmenter=segmenter, profiles=enrolled, **options)
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -345,7 +309,7 @@ class EmotionRecognizer:
 
     def predict(
         self,
-        audio: str | Path | ArrayLike | Tensor | Sequence[str | Path | ArrayLike | Tensor],
+        audio: Audio | Sequence[Audio],
         speaker_ids: str | Sequence[str | None] | None = None,
         *,
         calibrate: bool = True,
@@ -356,14 +320,14 @@ class EmotionRecognizer:
         Args:
             audio: a path, a waveform (samples,), or several of either.
             speaker_ids: of all recordings, or one each; None where unknown.
-            calibrate: calibrate utterances of named speakers, and go on with the profiles of the enrolled.
+            calibrate: calibrate utterances of named speakers, and update the profiles of the enrolled.
             sample_rate: of waveforms, Hz.
 
         Returns:
             One row an utterance: source (the path, or `array N`), start and end in seconds, speaker, and of each
             attribute, in label points, `_raw`, `_calibrated` (the raw value where nothing calibrates it), `_low` and
             `_high` (an interval around it, within the label scale; NaN where the bundle has no table for it); then
-            calibration_utterances, how many of the speaker's utterances are behind the calibration, 0 for none.
+            calibration_utterances, how many of the speaker's utterances the calibration is based on, 0 for none.
 
         Raises:
             UserError: a recording can't be decoded or holds no speech, or speakers are named and the bundle holds no
@@ -385,7 +349,7 @@ class EmotionRecognizer:
     def enroll(
         self,
         speaker_id: str,
-        audio: str | Path | ArrayLike | Tensor | Sequence[str | Path | ArrayLike | Tensor],
+        audio: Audio | Sequence[Audio],
         *,
         adapted: str | None = None,
         sample_rate: int = SAMPLE_RATE,
@@ -397,33 +361,26 @@ class EmotionRecognizer:
         Args:
             speaker_id: any name; a new one starts a profile.
             audio: a path, a waveform (samples,), or several of either.
-            adapted: checkpoint of `ser fit --config configs/adapt.yaml` with a row learnt on this speaker's audio, by
-                which the model knows the voice from then on.
+            adapted: checkpoint of `ser fit --config configs/adapt.yaml` with an embedding learnt on this speaker's
+                audio, by which the model knows the voice from then on.
             sample_rate: of waveforms, Hz.
 
         Raises:
-            UserError: a recording can't be decoded or holds no speech, or there is no such row, or it comes when the
-                speaker has been heard without it.
+            UserError: a recording can't be decoded or holds no speech, there is no such embedding, or the profile has
+                utterances already that were recognised without it.
         """
-        profile = self._start(speaker_id)
+        profile = self._profile(speaker_id)
         if adapted is not None:
-            from ser_personal.recognition.profiles import with_adapted_row
-
-            profile = with_adapted_row(profile, self.bundle.network, adapted, speaker_id)
+            profile = with_adapted_embedding(profile, self.bundle.network, adapted, speaker_id)
             self.profiles.update({speaker_id: profile})
-            self._listen_to_profiles()
+            use_enrolled_embeddings(self.bundle.network, self.profiles)
         for outcome in self.raw(recordings_of(audio, speaker_id, sample_rate=sample_rate)):
             if isinstance(outcome, UserError):
                 raise outcome
             for pooled, prediction in zip(outcome.pooled, outcome.predictions, strict=True):
-                profile = profile.heard(pooled, prediction)
+                profile = profile.add(pooled, prediction)
         self.profiles.update({speaker_id: profile})
         return profile
-
-    def _listen_to_profiles(self) -> None:
-        from ser_personal.recognition.profiles import listen_to_profiles
-
-        listen_to_profiles(self.bundle.network, self.profiles)
 
     def check_calibrates(self, recordings: Iterable[Recording], *, calibrate: bool) -> None:
         """Refuse what would leave named speakers uncalibrated unnoticed.
@@ -432,45 +389,39 @@ class EmotionRecognizer:
             UserError: speakers are named and there is nothing to calibrate them by.
         """
         named = any(recording.speaker_id is not None for recording in recordings)
-        if calibrate and named and self.calibrator is None and not self._raw_is_meant:
+        if calibrate and named and self.calibrator is None and not self._raw_on_purpose:
             raise UserError(
-                "holds no speaker bank, so nobody can be calibrated",
+                "holds no speaker bank to calibrate by",
                 where="the bundle",
-                remedy="Export it with --bank, or ask for raw predictions: calibrate false, or no speakers",
+                remedy="Export it with --bank, or choose raw predictions: calibrate false, or no speakers",
             )
 
-    def calibrated(
-        self, utterances: Utterances, profiles: dict[str, SpeakerProfile], *, calibrate: bool = True
-    ) -> CalibratedUtterances:
-        """Calibrate a recording's utterances one after the other.
+    def rows(self, utterances: Utterances, profiles: dict[str, SpeakerProfile], *, calibrate: bool = True) -> list[Row]:
+        """Rows of `predict` for a recording, its utterances calibrated one after the other.
 
         Args:
             utterances: of one recording.
-            profiles: of the speakers heard so far, changed in place; who isn't in it starts as enrolled, or afresh.
-            calibrate: whether to; else all is raw and no profile changes.
+            profiles: of the speakers so far, changed in place; others start as enrolled, or empty.
+            calibrate: false leaves predictions raw and profiles as they are.
         """
         speaker_id = utterances.recording.speaker_id
-        values, behind = utterances.predictions.copy(), [0] * len(utterances.segments)
+        calibrated, counts = utterances.predictions, [0] * len(utterances.segments)
         if calibrate and speaker_id is not None and self.calibrator is not None:
-            profile = profiles[speaker_id] if speaker_id in profiles else self._start(speaker_id)
-            behind = [profile.utterances + number + 1 for number in range(len(behind))]
-            values, profiles[speaker_id] = calibrate_in_turn(
+            profile = profiles[speaker_id] if speaker_id in profiles else self._profile(speaker_id)
+            counts = [profile.utterances + number + 1 for number in range(len(counts))]
+            calibrated, profiles[speaker_id] = calibrate_in_turn(
                 self.calibrator, utterances.predictions, utterances.pooled, profile
             )
-        return CalibratedUtterances(values, behind)
-
-    def rows(self, utterances: Utterances, profiles: dict[str, SpeakerProfile], *, calibrate: bool = True) -> list[Row]:
-        """Rows of `predict` for a recording; arguments as of `calibrated`."""
-        calibrated = self.calibrated(utterances, profiles, calibrate=calibrate)
-        return self._format.rows(utterances, calibrated, measured=self.calibrator is self._measured_with)
+        measured = self.calibrator is self._default_calibrator
+        return self._format.rows(utterances, calibrated, counts, intervals=measured)
 
     def keep(self, profiles: dict[str, SpeakerProfile]) -> None:
-        """Save what was heard of enrolled speakers; forget the others."""
+        """Save the profiles of enrolled speakers; forget the others."""
         enrolled = {speaker_id: profile for speaker_id, profile in profiles.items() if speaker_id in self.profiles}
         if enrolled:
             self.profiles.update(enrolled)
 
-    def _start(self, speaker_id: str) -> SpeakerProfile:
+    def _profile(self, speaker_id: str) -> SpeakerProfile:
         if speaker_id in self.profiles:
             return self.profiles[speaker_id]
         return SpeakerProfile.empty(self.bundle.network.dim, len(self.attributes))

@@ -1,38 +1,49 @@
-"""What is given to be recognised: recordings, from a file, a folder, a table, or arrays."""
+"""The recordings to recognise, from a file, a folder, a table or arrays, and where their utterances are."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from ser_personal.audio import NO_SOUND, SAMPLE_RATE, WINDOW, decode, is_sound, num_samples_of
+from ser_personal.audio import NO_SOUND, SAMPLE_RATE, WINDOW, decode, is_sound, num_samples_of, resample
 from ser_personal.corpus.table import known, read_csv_rows
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
+CutName = Literal["speech", "silero", "energy", "windows"]
+SpeakerFrom = Literal["folder", "column", "none"]
+
+# of the energy detector: frames of 30 ms every 10 ms, levels in dB
 HOP = 160
 HOPS_A_FRAME = 3
 FRAME = HOPS_A_FRAME * HOP
-# of the energy detector, in dB
 ABOVE_FLOOR = 9.0
 BELOW_PEAK = 35.0
 QUIETEST_SPEECH = -65.0
-PADDING = 0.1
+PADDING = int(0.1 * SAMPLE_RATE)
 
-_SILERO = Lock()
+LONGEST_PAUSE = int(0.5 * SAMPLE_RATE)
+SHORTEST_SPEECH = int(0.25 * SAMPLE_RATE)
+# the last one or two of 16 bits are noise
+SILENCE = 1e-4
+
+TABLE = "corpus.csv"
+# those that libsndfile reads, and common ones that it doesn't: to be named as failures rather than passed over
+SOUND_FILES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf"}
+SOUND_FILES |= {".w64", ".rf64", ".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr"}
+_REMEDY = "Leave it out, or give sound such as 16 kHz WAV or FLAC"
+_SILERO_LOCK = Lock()
 
 
 class Segment(NamedTuple):
@@ -46,68 +57,57 @@ class Segment(NamedTuple):
     start: int
     end: int
 
-
-class Detector(Protocol):
-    """Finds speech."""
-
-    def __call__(self, waveform: NDArray[np.float32]) -> list[Segment]:
-        """Stretches of speech in the order of time, in samples.
-
-        Args:
-            waveform: (samples,), 16 kHz.
-        """
+    @property
+    def samples(self) -> int:
+        """Its length."""
+        return self.end - self.start
 
 
-class EnergyDetector:
-    """Takes for speech what stands out from the recording's own floor; a crude stand-in for silero-vad (ours).
+# waveform (samples,), 16 kHz -> parts of it in the order of time
+Segmenter = Callable[["NDArray[np.float32]"], list[Segment]]
+
+
+def energy_speech(waveform: NDArray[np.float32]) -> list[Segment]:
+    """Stretches of speech that stand out from the recording's noise floor; a crude stand-in for silero-vad (ours).
 
     A frame of 30 ms counts where its level is 9 dB above the recording's 10th percentile, within 35 dB of its loudest
     frame, and above -65 dB of full scale. Steady noise and tones have no such frames; music and slammed doors do.
     """
-
-    def __call__(self, waveform: NDArray[np.float32]) -> list[Segment]:
-        """Stretches of speech in the order of time, in samples."""
-        level = levels(waveform)
-        if len(level) == 0:
-            return []
-        threshold = max(np.quantile(level, 0.1) + ABOVE_FLOOR, level.max() - BELOW_PEAK, QUIETEST_SPEECH)
-        loud = np.concatenate([[False], level > threshold, [False]])
-        edges = np.flatnonzero(loud[1:] != loud[:-1])
-        padding = int(PADDING * SAMPLE_RATE)
-        found: list[Segment] = []
-        for first, after in edges.reshape(-1, 2).tolist():
-            start = max(0, first * HOP - padding)
-            end = min(len(waveform), (after - 1) * HOP + FRAME + padding)
-            if found and start <= found[-1].end:
-                start = found.pop().start
-            found.append(Segment(start, end))
-        return found
+    level = levels(waveform)
+    if len(level) == 0:
+        return []
+    threshold = max(np.quantile(level, 0.1) + ABOVE_FLOOR, level.max() - BELOW_PEAK, QUIETEST_SPEECH)
+    loud = np.concatenate([[False], level > threshold, [False]])
+    edges = np.flatnonzero(loud[1:] != loud[:-1])
+    found: list[Segment] = []
+    for first, after in edges.reshape(-1, 2).tolist():
+        start = max(0, first * HOP - PADDING)
+        end = min(len(waveform), (after - 1) * HOP + FRAME + PADDING)
+        if found and start <= found[-1].end:
+            start = found.pop().start
+        found.append(Segment(start, end))
+    return found
 
 
-class SileroDetector:
-    """silero-vad (https://github.com/snakers4/silero-vad, MIT), whose package brings its weights.
+def levels(waveform: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Level of each frame of 30 ms every 10 ms, (frames,), in dB of full scale."""
+    hops = waveform[: len(waveform) // HOP * HOP].reshape(-1, HOP)
+    energy = np.einsum("ij,ij->i", hops, hops).astype(np.float64)
+    frames = max(0, len(energy) - HOPS_A_FRAME + 1)
+    power = np.sum([energy[offset : offset + frames] for offset in range(HOPS_A_FRAME)], axis=0) / FRAME
+    level: NDArray[np.float64] = 10 * np.log10(power + 1e-10)
+    return level
 
-    Raises:
-        UserError: it isn't installed.
-    """
 
-    def __init__(self) -> None:
-        if not has_silero():
-            raise UserError(
-                "needs the package silero-vad",
-                where="cut silero",
-                remedy="`pip install silero-vad`, or cut by energy or windows",
-            )
+def silero_speech(waveform: NDArray[np.float32]) -> list[Segment]:
+    """Stretches of speech by silero-vad (https://github.com/snakers4/silero-vad, MIT), which brings its weights."""
+    import torch
+    from silero_vad import get_speech_timestamps
 
-    def __call__(self, waveform: NDArray[np.float32]) -> list[Segment]:
-        """Stretches of speech in the order of time, in samples."""
-        import torch
-        from silero_vad import get_speech_timestamps
-
-        # the network keeps a state from window to window, and recordings are cut in several threads
-        with _SILERO, torch.inference_mode():
-            found = get_speech_timestamps(torch.from_numpy(waveform), _silero(), sampling_rate=SAMPLE_RATE)
-        return [Segment(stretch["start"], stretch["end"]) for stretch in found]
+    # the network keeps a state from window to window, and recordings are cut in several threads
+    with _SILERO_LOCK, torch.inference_mode():
+        found = get_speech_timestamps(torch.from_numpy(waveform), _silero(), sampling_rate=SAMPLE_RATE)
+    return [Segment(stretch["start"], stretch["end"]) for stretch in found]
 
 
 @cache
@@ -125,58 +125,28 @@ def has_silero() -> bool:
     return find_spec("silero_vad") is not None
 
 
-def levels(waveform: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Level of each frame of 30 ms every 10 ms, (frames,), in dB of full scale."""
-    hops = waveform[: len(waveform) // HOP * HOP].reshape(-1, HOP)
-    energy = np.einsum("ij,ij->i", hops, hops).astype(np.float64)
-    frames = max(0, len(energy) - HOPS_A_FRAME + 1)
-    power = np.sum([energy[offset : offset + frames] for offset in range(HOPS_A_FRAME)], axis=0) / FRAME
-    level: NDArray[np.float64] = 10 * np.log10(power + 1e-10)
-    return level
-
-
-CutName = Literal["speech", "silero", "energy", "windows"]
-
-LONGEST_PAUSE = 0.5
-SHORTEST_SPEECH = 0.25
-# below it a recording is taken for silent: 16 bits' last one or two are noise
-SILENCE = 1e-4
-
-
-class Segmenter(Protocol):
-    """Finds the utterances of a recording."""
-
-    def __call__(self, waveform: NDArray[np.float32]) -> list[Segment]:
-        """Utterances in the order of time; none where there is no speech.
-
-        Args:
-            waveform: (samples,), 16 kHz.
-        """
-
-
 @dataclass(frozen=True)
 class BySpeech:
     """Cuts where a speaker pauses. A recording no longer than an utterance of the training is one utterance, uncut.
 
-    Whether such a short one holds speech at all is asked of the energy detector, whatever cuts the long ones:
-    silero-vad takes longer than a small model does, and misses some single words.
+    Whether such a short one holds speech at all is decided by energy, whatever cuts the long ones: silero-vad takes
+    longer than a small model does, and misses some single words.
 
     Attributes:
-        detector: finds speech in long recordings.
+        find_speech: in long recordings.
         max_samples: of an utterance.
     """
 
-    detector: Detector
+    find_speech: Segmenter
     max_samples: int
 
     def __call__(self, waveform: NDArray[np.float32]) -> list[Segment]:
         """Utterances in the order of time; none where there is no speech."""
         if len(waveform) <= self.max_samples:
-            return [Segment(0, len(waveform))] if EnergyDetector()(waveform) else []
-        joined = join(self.detector(waveform), int(LONGEST_PAUSE * SAMPLE_RATE), self.max_samples)
+            return [Segment(0, len(waveform))] if energy_speech(waveform) else []
+        joined = join(self.find_speech(waveform), LONGEST_PAUSE, self.max_samples)
         cut = [piece for segment in joined for piece in split_evenly(segment, self.max_samples)]
-        long_enough = [segment for segment in cut if segment.end - segment.start >= SHORTEST_SPEECH * SAMPLE_RATE]
-        return long_enough or cut[:1]
+        return [segment for segment in cut if segment.samples >= SHORTEST_SPEECH] or cut[:1]
 
 
 @dataclass(frozen=True)
@@ -201,7 +171,7 @@ class ByWindows:
         """Windows in the order of time; none where all are silent."""
         starts = range(0, len(waveform), self.samples)
         windows = [Segment(start, min(start + self.samples, len(waveform))) for start in starts]
-        if len(windows) > 1 and windows[-1].end - windows[-1].start < WINDOW:
+        if len(windows) > 1 and windows[-1].samples < WINDOW:
             last = windows.pop()
             windows[-1] = Segment(windows[-1].start, last.end)
         return [window for window in windows if not is_silent(waveform[window.start : window.end])]
@@ -216,12 +186,17 @@ def make_segmenter(name: CutName, *, max_samples: int, window_seconds: float) ->
         window_seconds: of a window.
 
     Raises:
-        UserError: silero-vad is asked for by name and not installed.
+        UserError: silero-vad is named and not installed, or windows are shorter than a frame.
     """
     if name == "windows":
         return ByWindows(int(window_seconds * SAMPLE_RATE))
-    by_network = name == "silero" or (name == "speech" and has_silero())
-    return BySpeech(SileroDetector() if by_network else EnergyDetector(), max_samples)
+    if name == "silero" and not has_silero():
+        raise UserError(
+            "needs the package silero-vad",
+            where="cut silero",
+            remedy="`pip install silero-vad`, or cut by energy or windows",
+        )
+    return BySpeech(silero_speech if name != "energy" and has_silero() else energy_speech, max_samples)
 
 
 def is_silent(waveform: NDArray[np.float32]) -> bool:
@@ -243,19 +218,9 @@ def join(speech: Sequence[Segment], longest_pause: int, max_samples: int) -> lis
 
 def split_evenly(segment: Segment, max_samples: int) -> list[Segment]:
     """Cut a stretch of speech into the fewest equal parts of at most `max_samples`."""
-    samples = segment.end - segment.start
-    parts = max(1, -(-samples // max_samples))
-    cuts = [segment.start + samples * part // parts for part in range(parts + 1)]
+    parts = max(1, -(-segment.samples // max_samples))
+    cuts = [segment.start + segment.samples * part // parts for part in range(parts + 1)]
     return [Segment(start, end) for start, end in pairwise(cuts)]
-
-
-SpeakerFrom = Literal["folder", "column", "none"]
-
-TABLE = "corpus.csv"
-# those that libsndfile reads, and common ones that it doesn't: to be named as failures rather than passed over
-SOUND_FILES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf"}
-SOUND_FILES |= {".w64", ".rf64", ".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr"}
-_REMEDY = "Leave it out, or give sound such as 16 kHz WAV or FLAC"
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,10 +265,8 @@ class Recording:
         """Duration by the file's header, 0 where it can't be read."""
         if not isinstance(self.audio, Path):
             return len(self.audio) / SAMPLE_RATE
-        if not self.audio.is_file():
-            return 0.0
         try:
-            return num_samples_of(self.audio) / SAMPLE_RATE
+            return num_samples_of(self.audio) / SAMPLE_RATE if self.audio.is_file() else 0.0
         except UserError:
             return 0.0
 
@@ -311,7 +274,7 @@ class Recording:
 def recordings_of(
     audio: Any, speaker_ids: str | Sequence[str | None] | None = None, *, sample_rate: int = SAMPLE_RATE
 ) -> list[Recording]:
-    """Take what a caller of the library gives.
+    """Recordings of what a Python user passes.
 
     Args:
         audio: a path, a waveform (samples,), or several of either; waveforms are arrays or tensors.
@@ -321,35 +284,31 @@ def recordings_of(
     Raises:
         UserError: a waveform isn't mono, or there isn't one speaker a recording.
     """
-    given = [audio] if isinstance(audio, str | Path) or hasattr(audio, "shape") else list(audio)
-    if speaker_ids is None or isinstance(speaker_ids, str):
-        speakers: list[str | None] = [speaker_ids] * len(given)
-    else:
-        speakers = list(speaker_ids)
-    if len(speakers) != len(given):
+    several = [audio] if isinstance(audio, str | Path) or hasattr(audio, "shape") else list(audio)
+    one_for_all = speaker_ids is None or isinstance(speaker_ids, str)
+    speakers: Sequence[Any] = [speaker_ids] * len(several) if one_for_all else list(speaker_ids or ())
+    if len(speakers) != len(several):
         raise UserError(
-            f"{len(speakers)} speakers for {len(given)} recordings",
+            f"{len(speakers)} speakers for {len(several)} recordings",
             where="speaker_ids",
             remedy="Give one id a recording, None where unknown",
         )
     return [
         Recording(str(one), Path(one), speaker)
         if isinstance(one, str | Path)
-        else Recording(f"array {place}", _waveform(one, place, sample_rate), speaker)
-        for place, (one, speaker) in enumerate(zip(given, speakers, strict=True))
+        else Recording(f"array {number}", _waveform(one, number, sample_rate), speaker)
+        for number, (one, speaker) in enumerate(zip(several, speakers, strict=True))
     ]
 
 
-def _waveform(array: Any, place: int, sample_rate: int) -> NDArray[np.float32]:
-    from ser_personal.audio import resample
-
+def _waveform(array: Any, number: int, sample_rate: int) -> NDArray[np.float32]:
     if hasattr(array, "detach"):
         array = array.detach().cpu().numpy()
     waveform = np.asarray(array)
     if waveform.ndim != 1 or waveform.dtype.kind != "f":
         raise UserError(
             f"is of shape {waveform.shape} and type {waveform.dtype}",
-            where=f"array {place}",
+            where=f"array {number}",
             remedy="Give one channel of floats from -1 to 1, (samples,)",
         )
     waveform = np.ascontiguousarray(waveform, dtype=np.float32)
@@ -365,7 +324,7 @@ def find_recordings(audio: Path, speaker_from: SpeakerFrom) -> list[Recording]:
         speaker_from: the name of the folder that a file lies in, the table's column speaker, or none.
 
     Raises:
-        UserError: nothing is there, or no table where a column is asked for.
+        UserError: nothing is there, or speakers come from a column and there is no table.
     """
     if speaker_from == "column" and audio.is_dir():
         audio = audio / TABLE
@@ -374,41 +333,41 @@ def find_recordings(audio: Path, speaker_from: SpeakerFrom) -> list[Recording]:
     if speaker_from == "column":
         raise UserError("has no columns", where=audio, remedy="Give a .csv table with the columns path and speaker")
     if audio.is_dir():
-        files = sorted(path for path in audio.rglob("*") if _is_sound(path))
+        files = sorted(path for path in audio.rglob("*") if _is_sound_file(path))
         if not files:
             raise UserError("holds no sound file", where=audio, remedy="Give a folder with wav, flac, ogg or mp3 files")
     elif audio.exists():
         files = [audio]
     else:
         raise UserError("no such file or folder", where=audio, remedy="Give audio, a folder of it, or a .csv table")
-    return [Recording(printable(path), path, _folder_of(path, speaker_from)) for path in files]
+    return [Recording(_as_text(path), path, _folder_of(path, speaker_from)) for path in files]
 
 
-def printable(path: Path) -> str:
+def _as_text(path: Path) -> str:
     """A path as text that UTF-8 can hold, bytes that aren't in the system's encoding written as escapes."""
     return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _is_sound(path: Path) -> bool:
+def _is_sound_file(path: Path) -> bool:
     return path.suffix.lower() in SOUND_FILES and not path.name.startswith(".") and not path.is_dir()
 
 
 def _folder_of(path: Path, speaker_from: SpeakerFrom) -> str | None:
-    return printable(Path(path.absolute().parent.name)) if speaker_from == "folder" else None
+    return _as_text(Path(path.absolute().parent.name)) if speaker_from == "folder" else None
 
 
 def _from_table(table: Path, speaker_from: SpeakerFrom) -> list[Recording]:
-    wanted = ("path", "speaker") if speaker_from == "column" else ("path",)
+    required = ("path", "speaker") if speaker_from == "column" else ("path",)
     recordings = []
-    for row in read_csv_rows(table, required=wanted, filled=("path",)):
+    for row in read_csv_rows(table, required=required, filled=("path",)):
         path = table.parent / row["path"]
         speaker = known(row["speaker"]) if speaker_from == "column" else _folder_of(path, speaker_from)
         recordings.append(Recording(row["path"], path, speaker))
     return recordings
 
 
-def chunks(recordings: Iterable[Recording], max_seconds: float, max_recordings: int) -> Iterable[list[Recording]]:
-    """Cut a list into runs of recordings to hold in memory together; the same cuts from whichever cut on."""
+def chunks(recordings: Iterable[Recording], max_seconds: float, max_recordings: int) -> Iterator[list[Recording]]:
+    """Cut a list into batches to hold in memory together; the batches after the n-th are those of the list after it."""
     chunk: list[Recording] = []
     total = 0.0
     for recording in recordings:

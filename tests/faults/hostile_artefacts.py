@@ -68,15 +68,10 @@ def source(**changes: object):
 def profiles(arrays: dict[str, np.ndarray] | None = None, **metadata: str):
     def make(good: Good, here: Path) -> None:
         model = json.loads((good.bundle / "config.json").read_text())["model"]
-        known = {"format": "ser_personal.speaker_profiles", "version": "1", "model": model}
+        known = {"format": "ser_personal.speaker_profiles", "version": "2", "model": model}
         save_file(arrays or {}, here / "profiles.safetensors", known | metadata)
 
     return make
-
-
-def broken_off(_good: Good, here: Path) -> None:
-    (here / "out.csv.partial").mkdir()
-    (here / "out.csv.partial" / "progress.json").write_text('{"done": ')
 
 
 ONES = np.ones((4, 39))
@@ -168,7 +163,7 @@ ARTEFACTS = [
         labels("meta.json", source(num_clusters=10**9)),
     ),
     Fault("pseudo-labels without a batch", LABELS, r"\d+ of \d+ utterances are there", labels("batch-*", Path.unlink)),
-    Fault("half a bundle's config", BUNDLE, "config.json: isn't whole JSON", bundle("config.json", cut)),
+    Fault("half a bundle's config", BUNDLE, "config.json: isn't complete JSON", bundle("config.json", cut)),
     Fault(
         "a bundle's config in a list",
         BUNDLE,
@@ -178,13 +173,13 @@ ARTEFACTS = [
     Fault(
         "a bundle of the future",
         BUNDLE,
-        "bundle of format 99; this version reads up to",
+        "bundle of format 99; this version reads format",
         bundle("config.json", edited(format_version=99)),
     ),
     Fault(
         "a bundle of no version",
         BUNDLE,
-        "doesn't say which format it is of",
+        "bundle of format x; this version reads format",
         bundle("config.json", edited(format_version="x")),
     ),
     Fault(
@@ -217,7 +212,7 @@ ARTEFACTS = [
     Fault(
         "a bundle with a command for a head",
         BUNDLE,
-        "os.system is no class",
+        "os.system isn't a class",
         bundle(
             "config.json", edited(interpreter={"class_path": "os.system", "init_args": {"command": "touch touched"}})
         ),
@@ -243,20 +238,25 @@ ARTEFACTS = [
         "lacks or misspells .*kk",
         bundle("config.json", edited(pldc={"kk": 3})),
     ),
-    Fault("a bundle of a negative k", BUNDLE, "k: -3 is out of range", bundle("config.json", edited(pldc={"k": -3}))),
-    Fault("words as profiles", PROFILES, "not a whole file of speaker profiles", text("profiles.safetensors", "words")),
+    Fault("a bundle of a negative k", BUNDLE, "k is -3", bundle("config.json", edited(pldc={"k": -3}))),
+    Fault(
+        "words as profiles", PROFILES, "not a complete file of speaker profiles", text("profiles.safetensors", "words")
+    ),
     Fault("profiles of another model", PROFILES, "of another model", profiles(model="x")),
     Fault("profiles of the future", PROFILES, "speaker profiles of format 9", profiles(version="9")),
     Fault("profiles of a version in words", PROFILES, "speaker profiles of format new", profiles(version="new")),
     Fault("profiles of nobody", PROFILES, "damaged speaker profiles", profiles()),
     Fault(
-        "profiles without sums", PROFILES, "damaged speaker profiles", profiles(speaker_ids='["a"]', utterances="[1]")
+        "profiles without sums",
+        PROFILES,
+        "damaged speaker profiles",
+        profiles(speaker_ids='["a"]'),
     ),
     Fault(
-        "an annotation that doesn't know how far it came",
+        "words as an interrupted annotation",
         [*ANNOTATE, "{bundle}"],
-        "progress.json: doesn't say how far",
-        broken_off,
+        r"out.csv.partial: can't be resumed \(file is not a database\)",
+        text("out.csv.partial", "words"),
     ),
     Fault(
         "a pickle to import",

@@ -11,8 +11,7 @@ from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.errors import UserError
 from ser_personal.finetune.interpreters import AttentivePooling, Interpreter, TransformerInterpreter, average_frames
 from ser_personal.recognition.bundle import describe_part, make_part
-from ser_personal.recognition.network import EmotionNetwork
-from ser_personal.recognition.onnx_export import ExportedNetwork, difference, write_onnx
+from ser_personal.recognition.network import EmotionNetwork, OnnxNetwork, onnx_difference, write_onnx
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerSet
 from ser_personal.types import EncoderOutput
@@ -148,7 +147,7 @@ def test_onnxruntime_predicts_the_same(tmp_path, fusion, pooling):
     network = EmotionNetwork(personalized, interpreter).eval()
     assert write_onnx(network, tmp_path / "m.onnx") < 1e-3
     for lengths in ([5000], [20_000, 400, 3000]):
-        assert difference(ExportedNetwork(network).eval(), tmp_path / "m.onnx", torch.tensor(lengths)) < 1e-3
+        assert onnx_difference(OnnxNetwork(network).eval(), tmp_path / "m.onnx", torch.tensor(lengths)) < 1e-3
 
 
 def test_it_learns_in_a_fit(synthetic_corpus, tmp_path):

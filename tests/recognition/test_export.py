@@ -7,14 +7,20 @@ from shutil import copytree
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from command_line import ser
+from tiny_models import emotion_data, finetuning, fit
 
 from ser_personal import EmotionRecognizer, SpeakerBank
+from ser_personal.audio import decode
+from ser_personal.encoder.raw import EGeMAPSEncoder, LogMelEncoder, MFCCEncoder
 from ser_personal.errors import UserError
-from ser_personal.recognition.causal import CausalPosterior
 from ser_personal.recognition.export import export
 from ser_personal.recognition.model_card import CardOptions
+from ser_personal.types import SpeechBatch
+
+FOLDER = ("--speaker-from", "folder", "--device", "cpu")
 
 
 def card_of(folder):
@@ -66,14 +72,17 @@ def test_the_card_states_what_is_prohibited_and_what_stays_biometric(bundle_fold
         assert words in text
 
 
-def test_a_card_without_any_test(finetuned_checkpoint, tmp_path, capsys):
+def test_without_any_test_a_bundle_is_raw_and_works(finetuned_checkpoint, recordings, tmp_path, capsys):
     export(str(finetuned_checkpoint), str(tmp_path / "bundle"))
     shown = capsys.readouterr().out
-    assert "no speaker bank: predictions of this bundle can't be calibrated" in shown
+    assert "calibration none: there is no speaker bank (--bank)" in shown
     assert "no intervals" in shown
+    assert (
+        ser("annotate", recordings[0].parent, "--model", tmp_path / "bundle", "--out", tmp_path / "p.csv", *FOLDER) == 0
+    )
     metadata, text = card_of(tmp_path / "bundle")
     assert "model-index" not in metadata
-    assert "No test was at hand" in text
+    assert "No test result was found" in text
     assert not (tmp_path / "bundle" / "speaker_bank.safetensors").exists()
 
 
@@ -97,11 +106,11 @@ def test_intervals_are_measured_on_validation_speakers(tested_checkpoint, synthe
     assert "Half-width of 50% intervals" in card_of(tmp_path / "bundle")[1]
 
 
-def test_too_few_speakers_for_an_interval_are_told(tested_checkpoint, synthetic_corpus, tmp_path, capsys):
+def test_too_few_speakers_for_an_interval(tested_checkpoint, synthetic_corpus, tmp_path, capsys):
     assert ser("export", tested_checkpoint, "--out", tmp_path / "bundle", "--corpus", synthetic_corpus) == 0
-    assert "fewer than 9 tell no width" in capsys.readouterr().out
+    assert "fewer than 9 give no width" in capsys.readouterr().out
     text = " ".join(card_of(tmp_path / "bundle")[1].split())
-    assert text.count("take 9 validation speakers. There were fewer") == 1
+    assert text.count("take 9 validation speakers. Where there were fewer") == 1
     assert "whole scale (" not in text
     frame = EmotionRecognizer.from_pretrained(tmp_path / "bundle").predict(
         next((synthetic_corpus / "Audios").glob("*.wav"))
@@ -120,27 +129,25 @@ def many_validate(relabelled):
     return relabelled(edit)
 
 
-def test_a_posterior_is_fitted_and_the_calibration_chosen_on_validation(
+def test_calibrations_are_compared_on_validation_and_the_option_decides(
     tested_checkpoint, many_validate, recordings, tmp_path, capsys
 ):
-    assert ser("export", tested_checkpoint, "--out", tmp_path / "bundle", "--corpus", many_validate) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("calibration ")]
-    chosen = json.loads((tmp_path / "bundle" / "config.json").read_text())["calibration"]
-    assert line.startswith(f"calibration {chosen}; O-CCC and A-CCC of 9 validation speakers")
-    assert all(f"{name} " in line for name in ("none", "pldc", "posterior"))
-    posterior = EmotionRecognizer.from_pretrained(tmp_path / "bundle", calibration="posterior", device="cpu")
-    assert isinstance(posterior.calibrator, CausalPosterior)
-    frame = posterior.predict(recordings[:4], "anna")
-    assert frame["calibration_utterances"].tolist() == [1, 2, 3, 4]
-    assert "The bundle holds pldc and posterior." in card_of(tmp_path / "bundle")[1]
-    for name in ("posterior", "none"):
-        flags = ("--corpus", many_validate, "--calibration", name, "--out", tmp_path / name)
-        assert ser("export", tested_checkpoint, *flags) == 0
-        again = EmotionRecognizer.from_pretrained(tmp_path / name, device="cpu")
-        assert again.bundle.calibration == name
-        assert (
-            again.predict(recordings[0], "a")["arousal_calibrated"] == again.predict(recordings[0], "a")["arousal_raw"]
-        ).all() == (name == "none")
+    for name, flags, reason in (
+        ("pldc", (), "calibration pldc, the default where there is a speaker bank"),
+        ("posterior", ("--calibration", "posterior"), "calibration posterior, as --calibration says"),
+        ("none", ("--calibration", "none"), "calibration none, as --calibration says"),
+    ):
+        assert ser("export", tested_checkpoint, "--corpus", many_validate, "--out", tmp_path / name, *flags) == 0
+        shown = capsys.readouterr().out
+        assert reason in shown
+        (line,) = [line for line in shown.splitlines() if "over 9 validation speakers" in line]
+        assert all(f"{other} " in line for other in ("none", "pldc", "posterior"))
+        recognizer = EmotionRecognizer.from_pretrained(tmp_path / name, device="cpu")
+        assert recognizer.bundle.calibration == name
+        frame = recognizer.predict(recordings[:4], "anna")
+        assert frame["calibration_utterances"].tolist() == ([0] * 4 if name == "none" else [1, 2, 3, 4])
+        assert (frame["arousal_calibrated"] == frame["arousal_raw"]).all() == (name == "none")
+        assert "The bundle holds pldc and posterior." in card_of(tmp_path / name)[1]
 
 
 def test_groups_in_the_place_of_training_speakers(tested_checkpoint, bundle, recordings, tmp_path):
@@ -199,13 +206,20 @@ def test_what_can_not_be_exported(refused, tested_checkpoint, papt_checkpoint, s
     refused(tested_checkpoint, "--calibration", "posterior", what="holds no posterior. Export it with --corpus")
     few = ("--calibration", "posterior", "--corpus", synthetic_corpus)
     refused(tested_checkpoint, *few, what="the posterior: can't be fitted on 1 validation speakers")
-    refused(tested_checkpoint, "--group_speakers", "1", what="1 speakers are no group")
-    refused(tested_checkpoint, "--group_speakers", "9", what="speaker bank: holds 8 speakers")
-    refused(tested_checkpoint, "--coverage", "90", "--corpus", synthetic_corpus, what="coverage is 90")
+    refused(tested_checkpoint, "--group_speakers", "1", what="can't be put in groups of 1")
+    refused(
+        tested_checkpoint,
+        "--group_speakers",
+        "9",
+        what="--group_speakers: 8 training speakers can't be put in groups of 9",
+    )
+    refused(tested_checkpoint, "--coverage", "90", "--corpus", synthetic_corpus, what="--coverage")
     bank = SpeakerBank.load(tested_checkpoint.with_suffix(".speaker_bank.safetensors"))
     narrow = replace(bank, vectors=bank.vectors[:, :3], training_mean=None, training_std=None)
     narrow.save(tmp_path / "other.safetensors")
-    refused(tested_checkpoint, "--bank", tmp_path / "other.safetensors", what="vectors have 3 values, the model's 16")
+    refused(
+        tested_checkpoint, "--bank", tmp_path / "other.safetensors", what="of vectors of 3 values, the model's have 16"
+    )
     replace(bank, scale=(1, 5)).save(tmp_path / "scale.safetensors")
     flags = ("--bank", tmp_path / "scale.safetensors", "--corpus", synthetic_corpus)
     refused(tested_checkpoint, *flags, what="labels are on a scale of (1.0, 7.0)")
@@ -223,7 +237,37 @@ def test_a_moved_checkpoint_needs_its_run_named(tested_checkpoint, tmp_path):
     moved = shutil.copy(tested_checkpoint, tmp_path / "moved.ckpt")
     shutil.copy(tested_checkpoint.with_suffix(bank), tmp_path / f"moved{bank}")
     export(str(moved), str(tmp_path / "without"))
-    assert "No test was at hand" in card_of(tmp_path / "without")[1]
+    assert "No test result was found" in card_of(tmp_path / "without")[1]
     (metrics,) = tested_checkpoint.parent.rglob("metrics.json")
     export(str(moved), str(tmp_path / "with"), run=str(metrics.parent))
     assert "test1: 18 utterances; speakers: 3 unseen." in card_of(tmp_path / "with")[1]
+
+
+@pytest.mark.parametrize("kind", [LogMelEncoder, MFCCEncoder, EGeMAPSEncoder])
+def test_a_bundle_of_raw_features_predicts_as_its_checkpoint(kind, synthetic_corpus, tmp_path):
+    if kind is EGeMAPSEncoder:
+        pytest.importorskip("opensmile", reason="needs the extra egemaps")
+    data = emotion_data(synthetic_corpus)
+    module = finetuning(encoder=kind())
+    fit(module, data, tmp_path, max_steps=3).save_checkpoint(tmp_path / "finetune.ckpt")
+    export(str(tmp_path / "finetune.ckpt"), str(tmp_path / "bundle"))
+    waveform = decode(data.utterances[0].path)
+    batch = SpeechBatch(
+        waveforms=torch.from_numpy(waveform)[None],
+        num_samples=torch.tensor([len(waveform)]),
+        speaker_ids=[None],
+        indices=torch.tensor([0]),
+    )
+    module.eval()
+    with torch.inference_mode():
+        expected = module.interpreter(module.personalized(batch))[0]
+    predicted = EmotionRecognizer.from_pretrained(tmp_path / "bundle").predict([waveform], calibrate=False)
+    np.testing.assert_allclose(predicted[["arousal_raw", "valence_raw"]].to_numpy()[0], expected, rtol=1e-4)
+
+
+def test_raw_features_are_not_written_as_onnx(synthetic_corpus, tmp_path):
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    module = finetuning(encoder=MFCCEncoder())
+    fit(module, emotion_data(synthetic_corpus), tmp_path, max_steps=1).save_checkpoint(tmp_path / "finetune.ckpt")
+    with pytest.raises(UserError, match="--onnx: MFCCEncoder can't be written as ONNX"):
+        export(str(tmp_path / "finetune.ckpt"), str(tmp_path / "bundle"), onnx=True)

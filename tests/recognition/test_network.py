@@ -11,8 +11,7 @@ from ser_personal.audio import decode
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.finetune.interpreters import MLPInterpreter
-from ser_personal.recognition.network import EmotionNetwork
-from ser_personal.recognition.onnx_export import ExportedNetwork, difference, write_onnx
+from ser_personal.recognition.network import EmotionNetwork, OnnxNetwork, onnx_difference, write_onnx
 from ser_personal.speakers.embedding import SpeakerEmbedding
 
 
@@ -65,11 +64,11 @@ def test_a_base_size_architecture_with_speakers_at_its_input(onnxruntime, tmp_pa
     network = EmotionNetwork(encoder, interpreter).eval()
     assert write_onnx(network, tmp_path / "m.onnx") < 1e-3
     for lengths in ([5000], [8000, 8000], [20_000, 400, 3000]):
-        assert difference(ExportedNetwork(network).eval(), tmp_path / "m.onnx", torch.tensor(lengths)) < 1e-3
+        assert onnx_difference(OnnxNetwork(network).eval(), tmp_path / "m.onnx", torch.tensor(lengths)) < 1e-3
 
 
 def test_without_the_packages_nothing_is_written(tested_checkpoint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("ser_personal.recognition.onnx_export.find_spec", lambda _: None)
+    monkeypatch.setattr("ser_personal.recognition.network.find_spec", lambda _: None)
     assert ser("export", tested_checkpoint, "--out", tmp_path / "bundle", "--onnx") == 2
     assert "--onnx: needs the package onnx. `pip install onnx onnxscript onnxruntime`" in capsys.readouterr().err
     assert not (tmp_path / "bundle").exists()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ser_personal import SpeakerBank, calibrate
 from ser_personal.errors import UserError
-from ser_personal.recognition.export import grouped_bank, similar_speakers
+from ser_personal.recognition.anonymise import grouped_bank, similar_speakers
 
 
 @given(st.integers(2, 6), st.integers(0, 60), st.integers(0, 1000))
@@ -62,6 +62,9 @@ def test_labels_of_too_few_count_as_none():
     assert np.isnan(groups.label_mean[:, 1]).all()
 
 
-def test_fewer_speakers_than_a_group_takes():
-    with pytest.raises(UserError, match=r"holds 12 speakers\. Groups of 13 need as many"):
-        grouped_bank(some_bank(np.random.default_rng(0)), 13, "average")
+@pytest.mark.parametrize("size", [0, 1, 13])
+def test_groups_of_an_impossible_size(size):
+    with pytest.raises(
+        UserError, match=rf"12 training speakers can't be put in groups of {size}\. Give a number from 2"
+    ):
+        grouped_bank(some_bank(np.random.default_rng(0)), size, "average")

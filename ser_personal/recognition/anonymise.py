@@ -1,0 +1,138 @@
+"""Training speakers of a bundle without their names: `ser export --anonymise` and `--group_speakers`."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+
+from ser_personal.calibration.pldc import Statistics, label_statistics, normalised
+from ser_personal.encoder.base import weights_fingerprint
+from ser_personal.errors import UserError
+from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.speakers.unseen import Mean, Zero
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ser_personal.recognition.bundle import Bundle
+    from ser_personal.recognition.network import EmotionNetwork
+    from ser_personal.speakers.bank import SpeakerBank
+
+
+def grouped_bank(bank: SpeakerBank, size: int, statistics: Statistics) -> SpeakerBank:
+    """The bank of groups of similar speakers, by microaggregation (Domingo-Ferrer and Mateo-Sanz, 2002).
+
+    A group's vector is its speakers' mean vector, its label statistics are what PLDC makes of its speakers as
+    neighbours, and its count is all of their labels. An attribute that fewer than `size` of them have labels of counts
+    as unlabelled. What is left is less than single speakers, and still made of biometric data: groups don't make anyone
+    anonymous who is known by other means.
+
+    Args:
+        bank: of single speakers.
+        size: speakers in each group, at least.
+        statistics: of PLDC.
+
+    Raises:
+        UserError: groups of one, or of more speakers than there are.
+    """
+    if not 2 <= size <= len(bank.speaker_ids):
+        raise UserError(
+            f"{len(bank.speaker_ids)} training speakers can't be put in groups of {size}",
+            where="--group_speakers",
+            remedy=f"Give a number from 2 to {len(bank.speaker_ids)}",
+        )
+    groups = similar_speakers(normalised(bank.vectors), size)
+    columns = list(range(len(bank.attributes)))
+    labelled = np.array([(bank.count[rows] > 0).sum(axis=0) >= size for rows in groups])
+    moments = [label_statistics(bank, rows, columns, statistics) for rows in groups]
+    return replace(
+        bank,
+        speaker_ids=tuple(f"group-{number:0{len(str(len(groups)))}}" for number in range(1, len(groups) + 1)),
+        vectors=np.array([bank.vectors[rows].mean(axis=0) for rows in groups]),
+        count=np.where(labelled, [bank.count[rows].sum(axis=0) for rows in groups], 0),
+        label_mean=np.where(labelled, [mean for mean, _ in moments], np.nan),
+        label_std=np.where(labelled, [std for _, std in moments], np.nan),
+        fingerprint="",
+    )
+
+
+def similar_speakers(vectors: NDArray[np.float64], size: int) -> list[NDArray[np.int64]]:
+    """Divide rows (speakers, dim) into groups of `size` to 2 `size` - 1, near ones together (MDAV).
+
+    The speaker farthest from the mean of those left makes a group with the nearest to them, and so does the farthest
+    from that speaker, until too few are left for two groups more.
+    """
+    left = np.arange(len(vectors))
+    groups = []
+
+    def farthest(center: NDArray[np.float64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = vectors[left[np.argmax(_distances(vectors[left], center))]]
+        return found
+
+    def take(center: NDArray[np.float64]) -> None:
+        nonlocal left
+        order = np.argsort(_distances(vectors[left], center), kind="stable")
+        groups.append(np.sort(left[order[:size]]))
+        left = np.sort(left[order[size:]])
+
+    while len(left) >= 3 * size:
+        first = farthest(vectors[left].mean(axis=0))
+        take(first)
+        take(farthest(first))
+    if len(left) >= 2 * size:
+        take(farthest(vectors[left].mean(axis=0)))
+    return [*groups, left]
+
+
+def _distances(vectors: NDArray[np.float64], center: NDArray[np.float64]) -> NDArray[np.float64]:
+    distances: NDArray[np.float64] = ((vectors - center) ** 2).sum(axis=1)
+    return distances
+
+
+def anonymised(bundle: Bundle) -> Bundle:
+    """The bundle without names, order and embeddings of its training speakers.
+
+    Raises:
+        UserError: the model knows no other than its training speakers.
+    """
+    network = _anonymised_network(bundle.network)
+    bank = None if bundle.bank is None else _anonymised_bank(bundle.bank, np.random.default_rng())
+    return replace(bundle, network=network, model=weights_fingerprint(network.state_dict()), bank=bank)
+
+
+def _anonymised_bank(bank: SpeakerBank, rng: np.random.Generator) -> SpeakerBank:
+    """The bank under new ids in a new order; vectors and label statistics stay, for calibration needs them."""
+    order = rng.permutation(len(bank.speaker_ids))
+    width = len(str(len(order)))
+    return replace(
+        bank,
+        speaker_ids=tuple(f"speaker-{row:0{width}}" for row in range(1, len(order) + 1)),
+        vectors=bank.vectors[order],
+        count=bank.count[order],
+        label_mean=bank.label_mean[order],
+        label_std=bank.label_std[order],
+        fingerprint="",
+    )
+
+
+def _anonymised_network(network: EmotionNetwork) -> EmotionNetwork:
+    """The network with one row in its speaker table, the mean of all: what unseen speakers get stays the same."""
+    speakers = network.personalized.speakers
+    anonymous = deepcopy(network)
+    if not isinstance(speakers, SpeakerEmbedding):
+        anonymous.personalized.speakers.ids = []
+    elif speakers.embedding is not None:
+        if not isinstance(speakers.unseen, Mean | Zero):
+            raise UserError(
+                f"needs its training speakers, for its policy for unseen ones is {type(speakers.unseen).__name__}",
+                where="--anonymise",
+                remedy="Train with --model.speakers.unseen Mean or Zero",
+            )
+        table = cast("SpeakerEmbedding", anonymous.personalized.speakers)
+        table.ids = ["anyone"]
+        table.embedding = torch.nn.Embedding.from_pretrained(speakers.embedding.weight.detach().mean(0, keepdim=True))
+    return anonymous

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ser_personal import PosteriorCalibrator, SpeakerBank, calibrate
+from ser_personal.calibration.pldc import PLDCSettings
+from ser_personal.calibration.table import PredictedSet
+from ser_personal.errors import UserError
+from ser_personal.recognition.causal import (
+    CausalPLDC,
+    CausalPosterior,
+    calibrate_causally,
+    calibrate_in_turn,
+    left_out_posteriors,
+)
+from ser_personal.recognition.profiles import SpeakerProfile
+
+ATTRIBUTES = ("arousal", "valence")
+SETTINGS = st.builds(
+    PLDCSettings,
+    k=st.integers(1, 9),
+    shift_mean=st.booleans(),
+    scale_std=st.booleans(),
+    statistics=st.sampled_from(["average", "pooled"]),
+    center=st.booleans(),
+    clip=st.booleans(),
+    prior_utterances=st.just(0),
+)
+
+
+def some_bank(rng):
+    labels = rng.uniform(1, 7, size=(60, 3))
+    labels[rng.random(60) < 0.3, 1] = np.nan
+    speakers = [f"s{row % 7}" for row in range(60)]
+    return SpeakerBank.from_utterances(speakers, rng.normal(size=(60, 5)), labels, ("arousal", "valence", "dominance"))
+
+
+@given(st.integers(0, 10_000), SETTINGS, st.booleans())
+def test_without_a_prior_an_utterance_comes_out_as_the_last_of_all_so_far(seed, settings, constant):
+    rng = np.random.default_rng(seed)
+    bank, attributes = some_bank(rng), ("valence", "arousal")
+    predictions, pooled = rng.normal(4, 2, size=(8, 2)), rng.normal(size=(8, 5))
+    if constant:
+        predictions[:, 0] = 4.2
+    causal = CausalPLDC(bank, attributes, settings)
+    options = {name: value for name, value in asdict(settings).items() if name != "prior_utterances"}
+    profile = SpeakerProfile.empty(5, 2)
+    for last in range(8):
+        profile = profile.add(pooled[last], predictions[last])
+        so_far = slice(last + 1)
+        whole = calibrate(
+            predictions[so_far], ["new"] * (last + 1), pooled[so_far], bank, attributes=attributes, **options
+        )
+        np.testing.assert_allclose(causal(predictions[last], profile), whole.predictions[-1], atol=1e-7)
+        rows = causal.neighbours(profile.vector)
+        assert tuple(bank.speaker_ids[row] for row in rows) == whole.speakers[0].neighbours
+
+
+def profile_of(predictions, rng):
+    profile = SpeakerProfile.empty(5, 1)
+    for prediction in predictions:
+        profile = profile.add(rng.normal(size=5), np.array([prediction]))
+    return profile
+
+
+@pytest.mark.parametrize("shift_mean", [False, True])
+def test_the_prior_counts_as_utterances_of_the_neighbours_moments(shift_mean):
+    rng = np.random.default_rng(0)
+    bank = some_bank(rng)
+    said = rng.normal(4, 2, size=6)
+    causal = CausalPLDC(bank, ("arousal",), PLDCSettings(k=7, shift_mean=shift_mean, prior_utterances=3))
+    mu_bar, sigma_bar = bank.label_mean[:, 0].mean(), bank.label_std[:, 0].mean()
+    # three imagined utterances, known mean and deviation; the degree of freedom that the mean takes is the speaker's
+    mu = (said.sum() + 3 * mu_bar) / 9
+    sigma = np.sqrt((((said - said.mean()) ** 2).sum() + 3 * sigma_bar**2) / (6 - 1 + 3))
+    expected = (said[-1] - mu) / sigma * sigma_bar + (mu_bar if shift_mean else mu)
+    assert causal(said[-1:], profile_of(said, rng)) == pytest.approx(expected)
+
+
+def test_a_first_utterance_keeps_its_deviation_and_hundreds_outweigh_the_prior():
+    rng = np.random.default_rng(0)
+    bank = some_bank(rng)
+    causal, plain = (CausalPLDC(bank, ("arousal",), PLDCSettings(prior_utterances=prior)) for prior in (5, 0))
+    assert causal(np.array([6.0]), profile_of([6.0], rng)) == pytest.approx(6.0)
+    said = rng.normal(5, 0.3, size=3000)
+    profile = profile_of(said, rng)
+    assert causal(said[-1:], profile) == pytest.approx(plain(said[-1:], profile), abs=0.05)
+
+
+def test_no_neighbours_are_too_few():
+    with pytest.raises(UserError, match="k is 0"):
+        PLDCSettings(k=0)
+
+
+def test_no_less_than_nothing_is_imagined():
+    with pytest.raises(UserError, match="prior_utterances is -1"):
+        PLDCSettings(prior_utterances=-1)
+
+
+def people(number, seed):
+    rng = np.random.default_rng(seed)
+    speaker = np.repeat(np.arange(number), 15)
+    voices = rng.normal(size=(number, 4))
+    stds = np.exp(0.3 * voices[:, 2:])
+    labels = (4 + 0.5 * voices[:, :2])[speaker] + stds[speaker] * rng.normal(size=(len(speaker), 2))
+    predictions = 1.5 + 0.6 * labels + 0.4 * rng.normal(size=labels.shape)
+    return predictions, [f"s{one:02}" for one in speaker], voices[speaker] + rng.normal(size=(len(speaker), 4)), labels
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_each_utterance_comes_out_as_from_the_whole_array(constant):
+    training, validation = people(60, 0), people(20, 1)
+    bank = SpeakerBank.from_utterances([f"t{one}" for one in training[1]], *training[2:], ATTRIBUTES)
+    calibrator = PosteriorCalibrator(bank).fit(*validation)
+    assert any(fitted.mean.amount or fitted.log_std.amount for fitted in calibrator.fitted.values())
+    predictions, _, pooled, _ = people(1, 2)
+    if constant:
+        predictions[:, 0] = 4.2
+    whole = calibrator.calibrate(predictions, ["new"] * len(predictions), pooled, causal=True)
+    causal = CausalPosterior(calibrator.fitted, ATTRIBUTES)
+    one_by_one = calibrate_in_turn(causal, predictions, pooled, SpeakerProfile.empty(4, 2))
+    np.testing.assert_allclose(one_by_one.predictions, whole.predictions, atol=1e-9)
+    turned = CausalPosterior(calibrator.fitted, ATTRIBUTES[::-1])
+    backwards = calibrate_in_turn(turned, predictions[:, ::-1], pooled, SpeakerProfile.empty(4, 2))
+    np.testing.assert_allclose(backwards.predictions[:, ::-1], whole.predictions, atol=1e-9)
+
+
+@pytest.fixture
+def validation():
+    """Twelve speakers whose predictions are off by a constant each."""
+    rng = np.random.default_rng(0)
+    speaker = np.repeat(np.arange(12), 15)
+    labels = 4 + rng.normal(size=(180, 1))
+    predictions = labels + rng.normal(size=12)[speaker, None] + 0.3 * rng.normal(size=(180, 1))
+    pooled = rng.normal(size=(12, 3))[speaker] + 0.1 * rng.normal(size=(180, 3))
+    return PredictedSet(predictions, tuple(f"s{one:02}" for one in speaker), pooled, labels)
+
+
+def bank_of(labels):
+    rng = np.random.default_rng(1)
+    speakers = [f"t{row % 30}" for row in range(len(labels))]
+    return SpeakerBank.from_utterances(speakers, rng.normal(size=(len(labels), 3)), labels, ("arousal",))
+
+
+def test_a_left_out_posterior_uses_no_label_of_its_speaker(validation):
+    bank = bank_of(np.random.default_rng(2).normal(4, 1, (300, 1)))
+    own = np.array(validation.speaker_ids) == "s04"
+    labels = validation.labels.copy()
+    labels[own] = 1 + 0.1 * labels[own]
+    changed = PredictedSet(validation.predictions, validation.speaker_ids, validation.pooled, labels)
+    before, after = (left_out_posteriors(bank, ("arousal",), one) for one in (validation, changed))
+    np.testing.assert_array_equal(before[own], after[own])
+    assert np.abs(before[~own] - after[~own]).max() > 1e-3
+
+
+@pytest.mark.parametrize(("labels", "last"), [([[4.0], [5.0]], "s05"), ([[np.nan]], "s12")])
+def test_a_left_out_posterior_takes_six_speakers_and_labels_in_the_bank(validation, labels, last):
+    few = validation.part(np.array(validation.speaker_ids) < last)
+    with pytest.raises(UserError):
+        left_out_posteriors(bank_of(np.array(labels)), ("arousal",), few)
+
+
+def test_each_utterance_is_calibrated_by_what_its_speaker_has_said(validation):
+    counts = calibrate_causally(lambda _, profile: np.array([float(profile.utterances)]), validation)
+    assert counts[:, 0].tolist() == list(range(1, 16)) * 12

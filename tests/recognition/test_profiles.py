@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+from tiny_models import emotion_data, encoder, finetuning, fit, papt, pretrain_data
+
+from ser_personal.calibration.pldc import PLDCSettings
+from ser_personal.encoder.base import weights_fingerprint
+from ser_personal.errors import UserError
+from ser_personal.pretrain.adapt import AdaptedRows, SpeakerAdaptation
+from ser_personal.recognition.bundle import Bundle
+from ser_personal.recognition.network import EmotionNetwork
+from ser_personal.recognition.profiles import SpeakerProfile, SpeakerProfiles
+from ser_personal.recognition.recognizer import EmotionRecognizer
+from ser_personal.speakers.representation import SpeakerQuery
+
+NEW = "9"
+
+
+def arrays_of(profile):
+    return np.concatenate(list(profile.arrays().values()))
+
+
+@given(st.integers(0, 10_000), st.integers(0, 6), st.integers(1, 6))
+def test_moments_are_those_of_all_utterances_however_they_were_merged(seed, first, second):
+    rng = np.random.default_rng(seed)
+    vectors, predictions = rng.normal(size=(first + second, 3)), rng.normal(4, 1, size=(first + second, 2))
+    parts = [SpeakerProfile.empty(3, 2), SpeakerProfile.empty(3, 2)]
+    for row, (vector, prediction) in enumerate(zip(vectors, predictions, strict=True)):
+        parts[row >= first] = parts[row >= first].add(vector, prediction)
+    profile = parts[0].merge(parts[1])
+    assert profile.utterances == first + second
+    np.testing.assert_allclose(profile.vector, vectors.mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(profile.predictions.mean, predictions.mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(profile.predictions.std, predictions.std(axis=0), atol=1e-7)
+
+
+def test_equal_predictions_have_no_deviation_at_all():
+    profile = SpeakerProfile.empty(1, 1)
+    for _ in range(7):
+        profile = profile.add(np.ones(1), np.array([0.1]))
+    assert profile.predictions.std == 0
+
+
+def test_every_change_is_on_disk(tmp_path, some_profile):
+    path = tmp_path / "kept" / "profiles.safetensors"
+    profiles = SpeakerProfiles.open("model", path)
+    assert profiles.ids == []
+    profiles.update({"anna": some_profile(0), "Борис": some_profile(1)})
+    profiles.update({"../x": some_profile(2, utterances=1)})
+    again = SpeakerProfiles.open("model", path)
+    assert list(again) == ["../x", "anna", "Борис"]
+    assert len(again) == 3
+    for speaker in again:
+        np.testing.assert_array_equal(arrays_of(again[speaker]), arrays_of(profiles[speaker]))
+    again.delete("anna")
+    assert SpeakerProfiles.open("model", path).ids == ["../x", "Борис"]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_two_ids_of_one_person_become_one(some_profile):
+    profiles = SpeakerProfiles("model")
+    profiles.update({"anna": some_profile(0), "anna b": some_profile(1)})
+    expected = some_profile(0).merge(some_profile(1))
+    np.testing.assert_array_equal(arrays_of(profiles.merge("anna", "anna b")), arrays_of(expected))
+    assert profiles.ids == ["anna"]
+    with pytest.raises(UserError, match="speaker anna: can't be merged with itself"):
+        profiles.merge("anna", "anna")
+    assert "anna" in profiles
+
+
+def test_an_unknown_speaker_is_named(some_profile):
+    profiles = SpeakerProfiles("model")
+    profiles.update({"anna": some_profile()})
+    for change in (profiles.delete, profiles.__getitem__, lambda id_: profiles.merge("anna", id_)):
+        with pytest.raises(UserError, match=r"speaker bela: no such speaker is enrolled. Enrolled: anna"):
+            change("bela")
+
+
+def test_what_are_no_profiles_of_this_model(tmp_path, some_profile):
+    path = tmp_path / "p.safetensors"
+    profiles = SpeakerProfiles("model", path)
+    profiles.update({"anna": some_profile()})
+    with pytest.raises(UserError, match="of another model"):
+        SpeakerProfiles.open("another", path)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(UserError, match="not a complete file"):
+        SpeakerProfiles.open("model", path)
+    save_file({"a": np.zeros(1)}, path)
+    with pytest.raises(UserError, match="no speaker profiles"):
+        SpeakerProfiles.open("model", path)
+    save_file({}, path, {"format": "ser_personal.speaker_profiles", "version": "1"})
+    with pytest.raises(UserError, match="of format 1; this version reads format 2"):
+        SpeakerProfiles.open("model", path)
+
+
+@pytest.fixture(scope="module")
+def adapted(synthetic_corpus, synthetic_pseudo_labels, tmp_path_factory):
+    """PAPT, and speakers of the validation set adapted to it."""
+    folder = tmp_path_factory.mktemp("adapted")
+    data = pretrain_data(synthetic_corpus, synthetic_pseudo_labels)
+    fit(papt(), data, folder, max_steps=4).save_checkpoint(folder / "papt.ckpt")
+    module = SpeakerAdaptation(str(folder / "papt.ckpt"), encoder=encoder())
+    new = pretrain_data(synthetic_corpus, synthetic_pseudo_labels, splits=["validation"], unseen_splits=[])
+    fit(module, new, folder, max_steps=4).save_checkpoint(folder / "adapted.ckpt")
+    return folder
+
+
+@pytest.fixture
+def bundle(adapted, synthetic_corpus):
+    module = finetuning(papt_checkpoint=str(adapted / "papt.ckpt"))
+    module.build(emotion_data(synthetic_corpus))
+    torch.nn.init.normal_(module.personalized.speakers.fc.weight)
+    network = EmotionNetwork(module.personalized, module.interpreter).eval()
+    return Bundle(
+        network, weights_fingerprint(network.state_dict()), ("arousal", "valence"), (1, 7), 250_000, PLDCSettings()
+    )
+
+
+@pytest.fixture
+def clip(synthetic_corpus):
+    return next(emotion_data(synthetic_corpus).training_audio(1))
+
+
+def recognizer(bundle, profiles=None):
+    return EmotionRecognizer(bundle, calibration="none", profiles=profiles, device="cpu")
+
+
+def test_an_enrolled_speaker_is_recognised_with_the_own_embedding(bundle, adapted, clip):
+    ours = recognizer(bundle)
+    stranger = ours.predict(clip, NEW)
+    ours.enroll(NEW, clip, adapted=str(adapted / "adapted.ckpt"))
+    row = AdaptedRows.read(str(adapted / "adapted.ckpt")).rows[NEW]
+    np.testing.assert_allclose(ours.profiles[NEW].embedding, row)
+
+    speakers = bundle.network.personalized.speakers
+    embedded = speakers(SpeakerQuery([ours.profiles.id_in_network(NEW), None]))
+    torch.testing.assert_close(embedded[0], speakers.fc(row))
+    torch.testing.assert_close(embedded[1], speakers.fc(speakers.embedding.weight).mean(0))
+    assert (ours.predict(clip, NEW)["arousal_raw"] - stranger["arousal_raw"]).abs().max() > 1e-6
+    other = ours.predict(clip, "somebody else")
+    np.testing.assert_allclose(other["arousal_raw"], stranger["arousal_raw"], atol=1e-6)
+
+
+def test_the_embedding_is_saved_and_forgotten_with_the_profile(bundle, adapted, clip, tmp_path):
+    path = tmp_path / "profiles.safetensors"
+    ours = recognizer(bundle, SpeakerProfiles.open(bundle.model, path))
+    ours.enroll(NEW, clip, adapted=str(adapted / "adapted.ckpt"))
+    ours.enroll("plain", clip)
+    again = SpeakerProfiles.open(bundle.model, path)
+    np.testing.assert_allclose(again[NEW].embedding, ours.profiles[NEW].embedding)
+    assert again["plain"].embedding is None
+    assert again[NEW].utterances == ours.profiles[NEW].utterances > 0
+    again.delete(NEW)
+    assert again.id_in_network(NEW) is None
+
+
+def test_what_can_not_be_enrolled_so(bundle, adapted, clip):
+    ours = recognizer(bundle)
+    with pytest.raises(UserError, match=r"adapted\.ckpt: holds no row of speaker anna\. Adapt on this speaker's"):
+        ours.enroll("anna", clip, adapted=str(adapted / "adapted.ckpt"))
+    ours.enroll(NEW, clip)
+    with pytest.raises(UserError, match=f"speaker {NEW}: has utterances in the profile that were recognised without"):
+        ours.enroll(NEW, clip, adapted=str(adapted / "adapted.ckpt"))
