@@ -134,7 +134,7 @@ def _summary(results: dict[str, Any], folder: Path) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from ser_personal.calibration.run_files import cells, score_table
+    from ser_personal.calibration.table import format_scores, score_table
     from ser_personal.scores import from_json
 
     console = Console()
@@ -147,13 +147,13 @@ def _summary(results: dict[str, Any], folder: Path) -> None:
 
     (baseline,) = (from_json(split["rows"]["ridge"]["attributes"]) for split in results["baseline"]["splits"].values())
     table = score_table("Emotion, unseen speakers", list(baseline))
-    table.add_row("ridge on MFCC", *cells(baseline.values()), end_section=True)
+    table.add_row("ridge on MFCC", *format_scores(baseline.values()), end_section=True)
     for system, metrics in results["systems"].items():
         for split in metrics["splits"].values():
             table.add_row(SYSTEMS[system], style="bold")
             for name, row in split["rows"].items():
                 scores = from_json(row["attributes"])
-                table.add_row(f"  {name}", *cells(scores.values()), style="dim" if row["is_oracle"] else None)
+                table.add_row(f"  {name}", *format_scores(scores.values()), style="dim" if row["is_oracle"] else None)
     console.print(table)
     console.print(
         f"{results['seconds'] / 60:.1f} minutes; everything is in {escape(str(folder))}, the figures in results.json."

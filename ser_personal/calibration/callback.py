@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict, replace
 from math import isnan
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
 
 from ser_personal.calibration.collect import CollectedSet, Collector, checkpoint_bank, predict_split
 from ser_personal.calibration.conformal import intervals_as_json
 from ser_personal.calibration.pldc import PLDC, PLDCSettings, Statistics
 from ser_personal.calibration.run_files import (
+    COST,
     EMBEDDINGS,
-    LEGEND,
+    METRICS,
+    PREDICTIONS,
     TRAINING,
     SpeakerVectors,
     condition,
     count_conditions,
-    describe_calibration,
     describe_correlations,
-    describe_shifts,
     describe_speakers,
+    describe_training,
     emotion_frame,
     predictions_frame,
     rows_as_json,
-    show,
     speaker_moments,
+    write_csv,
     write_json,
     write_moments,
     write_speakers,
 )
-from ser_personal.calibration.shift import ShiftTable, SpeakerShift, speaker_shifts
-from ser_personal.calibration.table import PredictedSet, calibration_table, standard_calibrators
+from ser_personal.calibration.shift import speaker_shifts
+from ser_personal.calibration.table import (
+    LEGEND,
+    PredictedSet,
+    calibration_table,
+    print_scores,
+    standard_calibrators,
+)
 from ser_personal.errors import UserError
 from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emotions_of
 from ser_personal.speakers.embedding import SpeakerEmbedding
@@ -50,21 +57,36 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from lightning.pytorch import LightningModule, Trainer
+    from numpy.typing import NDArray
 
-    from ser_personal.calibration.table import PredictedSet
+    from ser_personal.calibration.table import CalibrationRow
     from ser_personal.speakers.bank import SpeakerBank
     from ser_personal.types import Utterance
 
 
-def fusion_name(pl_module: LightningModule) -> str:
-    """Name where e_s enters."""
-    personalized: Any = pl_module.personalized
-    return str(personalized.fusion_name)
+class Collecting(Callback):
+    """Keeps the predictions of all batches; a subclass makes `keep` the hook of a stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.collector = Collector()
+
+    def keep(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any, **__: Any) -> None:
+        """Keep a batch's predictions."""
+        self.collector.add(outputs)
+
+    def collected(self, trainer: Trainer) -> CollectedSet | None:
+        """Join the predictions of all devices, on the first; None on the others."""
+        return self.collector.join(trainer, trainer.datamodule.utterances)  # type: ignore[attr-defined]
 
 
-def learnt_embeddings(pl_module: LightningModule) -> dict[str, SpeakerVectors]:
+def run_folder(trainer: Trainer) -> Path:
+    """Where the run's files go."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def learnt_embeddings(personalized: Any) -> dict[str, SpeakerVectors]:
     """The learnt e_s of the speakers in the table, under `embeddings`; nothing where there is no table."""
-    personalized: Any = pl_module.personalized
     speakers = personalized.speakers
     if not speakers.ids or not isinstance(speakers, SpeakerEmbedding):
         return {}
@@ -74,14 +96,7 @@ def learnt_embeddings(pl_module: LightningModule) -> dict[str, SpeakerVectors]:
 
 
 def cost(trainer: Trainer, pl_module: LightningModule, seconds: float, speech_seconds: float) -> dict[str, Any]:
-    """Parameters of the model, those that its training changed, and how long the test took.
-
-    Args:
-        trainer: of the test.
-        pl_module: the tested model.
-        seconds: that the test took, without calibration.
-        speech_seconds: of the tested utterances.
-    """
+    """What a test of so many seconds, without calibration, took, over so many seconds of speech."""
     weights = list(pl_module.parameters())
     return {
         "parameters": sum(weight.numel() for weight in weights),
@@ -93,7 +108,19 @@ def cost(trainer: Trainer, pl_module: LightningModule, seconds: float, speech_se
     }
 
 
-class PLDCCallback(Callback):
+def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) -> NDArray[np.str_]:
+    """The condition (utterances,) of each utterance's speaker."""
+    audio, labelled = pl_module.personalized.speaker_audio, set(data.train_speaker_ids)
+    return np.array([condition(each, labelled, audio.speaker_ids, audio.splits) for each in utterances])
+
+
+def by_condition(test: PredictedSet, conditions: NDArray[np.str_]) -> dict[str, PredictedSet]:
+    """Condition -> its utterances, where there are several: speakers known in training are another task."""
+    names = sorted(set(conditions.tolist()))
+    return {name: test.part(conditions == name) for name in names} if len(names) > 1 else {}
+
+
+class PLDCCallback(Collecting):
     """Personalised label distribution calibration of a test run (paper, section 2.3).
 
     By default the deviation alone is scaled, which the paper found best: every variant lowers O-CCC, and only those
@@ -132,133 +159,109 @@ class PLDCCallback(Callback):
         self.seed = seed
         self.bank: SpeakerBank | None = None
         self.validation: PredictedSet | None = None
-        self.test = Collector()
-        self._moments: list[pd.DataFrame] = []
         self._started = 0.0
 
+    on_test_batch_end = Collecting.keep
+
+    @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Load the bank that matches the checkpoint, or build it over the training split; predict validation."""
         self.bank = checkpoint_bank(trainer, pl_module, _attributes(pl_module))
         self.validation = None
         if trainer.datamodule.corpus.splits.validation:  # type: ignore[attr-defined]
-            validation = self._predict(trainer, pl_module, "validation")
+            for batch in predict_split(trainer, pl_module, "validation"):
+                self.collector.add(batch)
+            validation = self.collected(trainer)
             self.validation = None if validation is None else validation.predicted
-        self.test = Collector()
-        self._moments = []
+        self.collector = Collector()
         self._started = perf_counter()
 
-    def _predict(self, trainer: Trainer, pl_module: LightningModule, split: str) -> CollectedSet | None:
-        collector = Collector()
-        for batch in predict_split(trainer, pl_module, split):
-            collector.add(batch)
-        return collector.join(trainer, trainer.datamodule.utterances)  # type: ignore[attr-defined]
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep a batch's predictions."""
-        self.test.add(outputs)
-
+    @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Calibrate each test set, print its table, and write the files."""
         seconds = perf_counter() - self._started
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
-        collected = self.test.join(trainer, data.utterances)
+        data, model, collected = trainer.datamodule, cast("Any", pl_module), self.collected(trainer)  # type: ignore[attr-defined]
         if collected is None or self.bank is None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = run_folder(trainer)
         pldc = PLDC(self.bank, _attributes(pl_module), self.settings)
-        split_of = np.array([data.utterances[index].split for index in collected.indices])
+        tested = [data.utterances[index] for index in collected.indices]
+        split_of = np.array([utterance.split for utterance in tested])
         calibrated = np.empty_like(collected.predicted.predictions)
-        splits, speakers = {}, {}
-        vectors = {TRAINING: SpeakerVectors(self.bank.speaker_ids, self.bank.vectors)} | learnt_embeddings(pl_module)
-        # Each set by itself: a speaker may stand in several.
+        splits, speakers, moments = {}, {}, []
+        vectors = {TRAINING: SpeakerVectors(self.bank.speaker_ids, self.bank.vectors)}
+        vectors |= learnt_embeddings(model.personalized)
+        # each set by itself: a speaker may stand in several
         for split in sorted(set(split_of.tolist())):
             rows = split_of == split
-            test = collected.predicted.part(rows)
+            test, utterances = collected.predicted.part(rows), [tested[row] for row in np.flatnonzero(rows)]
             calibration = pldc.calibration(test.predictions, test.speaker_ids, test.pooled)
             calibrated[rows] = calibration.predictions
-            utterances = [data.utterances[index] for index in collected.indices[rows]]
             shifts = speaker_shifts(test.speaker_ids, test.pooled, test.labels, self.bank, pldc.attributes)
-            described, how = describe_speakers(utterances), describe_calibration(calibration)
-            how_far = describe_shifts(shifts)
-            speakers[split] = {each: described[each] | how[each] | how_far[each] for each in described}
+            speakers[split] = describe_speakers(utterances, calibration, shifts)
             vectors[split] = SpeakerVectors.of_utterances(test.speaker_ids, test.pooled)
-            splits[split] = self._score_split(split, test, utterances, shifts, pldc, pl_module, data)
-        frame = predictions_frame(collected, calibrated, pldc.attributes, data.utterances)
-        frame.to_csv(folder / "predictions.csv", index=False)
+            conditions = conditions_of(model, data, utterances)
+            table, splits[split] = self._score(split, test, conditions, pldc, model.test_metric.min_utterances)
+            splits[split] |= {
+                "speakers": count_conditions(utterances, conditions),
+                "shift": describe_correlations(shifts, table[0].scores),
+            }
+            moments.append(speaker_moments(split, table, test.labels, test.speaker_ids))
+        write_csv(folder / PREDICTIONS, predictions_frame(collected, calibrated, pldc.attributes, data.utterances))
         write_json(
-            folder / "metrics.json",
+            folder / METRICS,
             {
                 "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
                 "model": self.bank.fingerprint,
                 "attributes": list(pldc.attributes),
                 "pldc": asdict(self.settings),
                 "scale": list(data.scale),
-                "min_utterances": pl_module.test_metric.min_utterances,  # type: ignore[union-attr]
+                "min_utterances": model.test_metric.min_utterances,
                 "splits": splits,
             },
         )
-        write_moments(folder, self._moments)
-        training = [data.utterances[index] for index in data.train_indices]
-        record = {"fusion": fusion_name(pl_module), "splits": speakers, "training": describe_speakers(training)}
+        write_moments(folder, moments)
+        training = describe_training([data.utterances[index] for index in data.train_indices])
+        record = {"fusion": str(model.personalized.fusion_name), "splits": speakers, "training": training}
         write_speakers(folder, record, vectors)
-        tested = [data.utterances[index].seconds for index in collected.indices]
-        write_json(folder / "cost.json", cost(trainer, pl_module, seconds, float(np.nansum(tested))))
-        rank_zero_info(f"written: {folder / 'predictions.csv'} and {folder / 'metrics.json'}")
+        speech_seconds = float(np.nansum([utterance.seconds for utterance in tested]))
+        write_json(folder / COST, cost(trainer, pl_module, seconds, speech_seconds))
+        rank_zero_info(f"written: {folder / PREDICTIONS} and {folder / METRICS}")
 
-    def _score_split(
+    def _score(
         self,
         split: str,
         test: PredictedSet,
-        utterances: list[Utterance],
-        shifts: dict[str, SpeakerShift],
+        conditions: NDArray[np.str_],
         pldc: PLDC,
-        pl_module: LightningModule,
-        data: Any,
-    ) -> dict[str, Any]:
+        min_utterances: int,
+    ) -> tuple[list[CalibrationRow], dict[str, Any]]:
+        """Score and print a test set, and each condition in it; -> the set's table, and its part of metrics.json."""
         calibrators = standard_calibrators(pldc, self.validation, draws=self.draws, seed=self.seed)
-        rows = calibration_table(test, pldc, calibrators, min_utterances=pl_module.test_metric.min_utterances)  # type: ignore[union-attr,arg-type]
-        title = f"{split}: {len(test.predictions)} utterances"
-        show(title, rows, LEGEND)
-        self._moments.append(speaker_moments(split, rows, test.labels, test.speaker_ids))
-        audio: Any = pl_module.personalized.speaker_audio  # type: ignore[union-attr]
-        labelled = set(data.train_speaker_ids)
-        of_utterance = [condition(each, labelled, audio.speaker_ids, audio.splits) for each in utterances]
-        conditions = count_conditions(utterances, of_utterance)
-        raw = rows[0].scores
-        record = {
+
+        def scored(name: str, part: PredictedSet) -> list[CalibrationRow]:
+            rows = calibration_table(part, pldc, calibrators, min_utterances=min_utterances)
+            print_scores(f"{name}: {len(part.predictions)} utterances", rows, LEGEND)
+            return rows
+
+        def calibrated(part: PredictedSet) -> PredictedSet:
+            return replace(part, predictions=pldc(part.predictions, part.speaker_ids, part.pooled))
+
+        table = scored(split, test)
+        record: dict[str, Any] = {
             "utterances": len(test.predictions),
-            "speakers": conditions,
-            "rows": rows_as_json(rows),
+            "rows": rows_as_json(table),
+            "conditions": {
+                name: {
+                    "utterances": len(part.predictions),
+                    "rows": rows_as_json(scored(f"{split}, {name} speakers", part)),
+                }
+                for name, part in by_condition(test, conditions).items()
+            },
         }
         if self.validation is not None:
             record["intervals"] = intervals_as_json(
-                _calibrated(self.validation, pldc), _calibrated(test, pldc), pldc.attributes, data.scale
+                calibrated(self.validation), calibrated(test), pldc.attributes, pldc.bank.scale
             )
-        # a speaker that training knew and one that it didn't are different tasks
-        apart = {}
-        for name in conditions if len(conditions) > 1 else ():
-            part = test.part(np.array([its == name for its in of_utterance]))
-            rows = calibration_table(part, pldc, calibrators, min_utterances=pl_module.test_metric.min_utterances)  # type: ignore[union-attr,arg-type]
-            show(f"{split}, {name} speakers: {len(part.predictions)} utterances", rows, LEGEND)
-            apart[name] = {"utterances": len(part.predictions), "rows": rows_as_json(rows)}
-        correlated = {
-            attribute: describe_correlations(ShiftTable.join(shifts, of_row.per_speaker, attribute))
-            for attribute, of_row in raw.items()
-        }
-        return {**record, "conditions": apart, "shift": correlated}
-
-
-def _calibrated(predicted: PredictedSet, pldc: PLDC) -> PredictedSet:
-    return replace(predicted, predictions=pldc(predicted.predictions, predicted.speaker_ids, predicted.pooled))
+        return table, record
 
 
 def _attributes(pl_module: LightningModule) -> tuple[str, ...]:
@@ -272,112 +275,60 @@ def _attributes(pl_module: LightningModule) -> tuple[str, ...]:
     return tuple(attributes)
 
 
-class PredictionWriter(Callback):
+class PredictionWriter(Collecting):
     """Writes predictions.csv to the run's folder: each utterance once, its label, if any, beside its prediction."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._predicted = Collector()
+    on_predict_batch_end = Collecting.keep
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep a batch's predictions."""
-        self._predicted.add(outputs)
-
+    @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write those of all devices."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
-        collected = self._predicted.join(trainer, data.utterances)
-        if collected is None:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        self.frame(collected, pl_module, data.utterances).to_csv(folder / "predictions.csv", index=False)
-        rank_zero_info(f"written: {folder / 'predictions.csv'}")
+        collected, path = self.collected(trainer), run_folder(trainer) / PREDICTIONS
+        if collected is not None:
+            write_csv(path, self.frame(collected, pl_module, trainer.datamodule.utterances))  # type: ignore[attr-defined]
+            rank_zero_info(f"written: {path}")
 
-    def frame(
-        self, collected: CollectedSet, pl_module: LightningModule, utterances: Sequence[Utterance]
-    ) -> pd.DataFrame:
+    def frame(self, collected: CollectedSet, pl_module: Any, utterances: Sequence[Utterance]) -> pd.DataFrame:
         """Make the table of what a model of emotion attributes predicts."""
-        attributes: Any = pl_module.attributes
-        return predictions_frame(collected, None, attributes, utterances)
+        return predictions_frame(collected, None, pl_module.attributes, utterances)
 
 
 class EmotionPredictionWriter(PredictionWriter):
     """Writes the probability of each emotion instead."""
 
-    def frame(
-        self, collected: CollectedSet, pl_module: LightningModule, utterances: Sequence[Utterance]
-    ) -> pd.DataFrame:
-        """Make the table of what a model of categorical emotion predicts."""
-        emotions: Any = pl_module.emotions
-        return emotion_frame(collected, emotions, utterances)
+    @override
+    def frame(self, collected: CollectedSet, pl_module: Any, utterances: Sequence[Utterance]) -> pd.DataFrame:
+        return emotion_frame(collected, pl_module.emotions, utterances)
 
 
-class EmotionTestWriter(Callback):
-    """Writes what a test of categorical emotion found, each utterance once, to the run's folder."""
+class EmotionTestWriter(Collecting):
+    """Scores a test of categorical emotion and writes what it found, each utterance once, to the run's folder."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._test = Collector()
+    on_test_batch_end = Collecting.keep
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep a batch's predictions."""
-        self._test.add(outputs)
-
+    @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score each test set, and apart in it the speakers of each condition."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
-        collected = self._test.join(trainer, data.utterances)
+        data, model, collected = trainer.datamodule, cast("Any", pl_module), self.collected(trainer)  # type: ignore[attr-defined]
         if collected is None:
             return
-        emotions: Any = pl_module.emotions
-        audio: Any = pl_module.personalized.speaker_audio  # type: ignore[union-attr]
-        labelled = set(data.train_speaker_ids)
-        utterances = [data.utterances[index] for index in collected.indices]
-        split_of = np.array([utterance.split for utterance in utterances])
-        condition_of = [condition(each, labelled, audio.speaker_ids, audio.splits) for each in utterances]
-        splits = {}
+        folder, splits = run_folder(trainer), {}
+        tested = [data.utterances[index] for index in collected.indices]
+        split_of = np.array([utterance.split for utterance in tested])
         for split in sorted(set(split_of.tolist())):
-            rows = np.flatnonzero(split_of == split)
-            splits[split] = _score_split(
-                collected.predicted.part(split_of == split),
-                [utterances[row] for row in rows],
-                [condition_of[row] for row in rows],
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        emotion_frame(collected, emotions, data.utterances).to_csv(folder / "predictions.csv", index=False)
+            rows = split_of == split
+            test, utterances = collected.predicted.part(rows), [tested[row] for row in np.flatnonzero(rows)]
+            conditions = conditions_of(model, data, utterances)
+            splits[split] = {
+                **_emotion_scores(test),
+                "speakers": count_conditions(utterances, conditions),
+                "conditions": {name: _emotion_scores(part) for name, part in by_condition(test, conditions).items()},
+            }
+        write_csv(folder / PREDICTIONS, emotion_frame(collected, model.emotions, data.utterances))
         checkpoint = str(trainer.ckpt_path) if trainer.ckpt_path else None
-        write_json(folder / "metrics.json", {"checkpoint": checkpoint, "emotions": list(emotions), "splits": splits})
-        rank_zero_info(f"written: {folder / 'predictions.csv'} and {folder / 'metrics.json'}")
+        write_json(folder / METRICS, {"checkpoint": checkpoint, "emotions": list(model.emotions), "splits": splits})
+        rank_zero_info(f"written: {folder / PREDICTIONS} and {folder / METRICS}")
 
 
-def _score_split(test: PredictedSet, utterances: Sequence[Utterance], condition_of: Sequence[Any]) -> dict[str, Any]:
-    speakers = count_conditions(utterances, condition_of)
-    record: dict[str, Any] = {**_scores(test), "speakers": speakers, "conditions": {}}
-    # a speaker that training knew and one that it didn't are different tasks
-    for name in sorted(Counter(condition_of)) if len(speakers) > 1 else ():
-        record["conditions"][name] = _scores(test.part(np.array([its == name for its in condition_of])))
-    return record
-
-
-def _scores(test: PredictedSet) -> dict[str, Any]:
+def _emotion_scores(test: PredictedSet) -> dict[str, Any]:
     labelled = emotions_of(test.labels)
     scores = classification_scores(test.predictions.argmax(1), labelled)
     return {

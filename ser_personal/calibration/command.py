@@ -15,8 +15,13 @@ import pandas as pd
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from ser_personal.calibration.pldc import PLDC, PLDCSettings, Statistics
-from ser_personal.calibration.run_files import show
-from ser_personal.calibration.table import CalibrationRow, PredictedSet, calibration_table, standard_calibrators
+from ser_personal.calibration.table import (
+    CalibrationRow,
+    PredictedSet,
+    calibration_table,
+    print_scores,
+    standard_calibrators,
+)
 from ser_personal.corpus.splits import canonical_split
 from ser_personal.corpus.table import known, read_csv_rows
 from ser_personal.errors import UserError, require_scale
@@ -265,7 +270,7 @@ def calibrate_tables(
     for split in splits:
         rows = calibration_table(split.predicted, pldc, calibrators, min_utterances=min_utterances)
         if not np.isnan(split.predicted.labels).all():
-            show(f"{split.splits[0]}: {len(split.utterance_ids)} utterances", rows)
+            print_scores(f"{split.splits[0]}: {len(split.utterance_ids)} utterances", rows)
         frames.append(_frame(split, rows))
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     pd.concat(frames).to_csv(out, index=False)

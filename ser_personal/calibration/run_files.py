@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ser_personal.calibration.shift import SpeakerShift
+from ser_personal.calibration.pldc import PLDCSettings
+from ser_personal.calibration.shift import ShiftTable, SpeakerShift
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
 from ser_personal.scores import Scores, as_json, concordance, from_json, rows_by_speaker
@@ -21,21 +21,22 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from numpy.typing import NDArray
-    from rich.table import Table
 
     from ser_personal.calibration.collect import CollectedSet
     from ser_personal.calibration.pldc import Calibration
-    from ser_personal.calibration.shift import ShiftTable
     from ser_personal.calibration.table import CalibrationRow
-    from ser_personal.scores import AttributeScores
     from ser_personal.types import Utterance
 
-LEGEND = (
-    "raw: uncalibrated. mu, sigma, both: PLDC by mean shift, deviation scale, both. Controls: affine, one map for "
-    "everyone, fitted on validation speakers; population, k = all speakers; random_speakers, k at random. posterior "
-    "(ours): by voice and predictions together, as far as it helps validation speakers. "
-    "own_statistics reads the test labels: an oracle, never a result."
-)
+PREDICTIONS, METRICS, COST, SPEAKER_MOMENTS = "predictions.csv", "metrics.json", "cost.json", "speaker_moments.csv"
+RECORD, VECTORS = "speakers.json", "speakers.safetensors"
+TRAINING, EMBEDDINGS = "training", "embeddings"
+MU_SIGMA = ("mu", "sigma", "mu_bar", "sigma_bar")
+MOMENTS = ("prediction_mean", "label_mean", "prediction_variance", "label_variance", "covariance")
+KEYS = ("split", "row", "is_oracle", "draw", "attribute", "speaker")
+_DESCRIBED = ("utterance", "speaker", "split", "gender", "seconds", "emotion")
+_REMEDY = "Give the folder of a test run: `ser test ... --config configs/pldc.yaml` of this version writes it"
+
+Condition = Literal["labelled", "adaptation", "transductive", "unseen"]
 
 
 def predictions_frame(
@@ -83,52 +84,14 @@ def rows_as_json(rows: Sequence[CalibrationRow]) -> dict[str, Any]:
     return {row.name: {"is_oracle": row.is_oracle, "attributes": as_json(row.scores)} for row in rows}
 
 
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table, the whole file or nothing."""
+    atomic_write(path, frame.to_csv(index=False).encode())
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON, the whole file or nothing."""
     atomic_write(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
-
-
-def show(title: str, rows: Sequence[CalibrationRow], legend: str = "") -> None:
-    """Print O-CCC and A-CCC, with its deviation over speakers, of each row and attribute, and what the rows are."""
-    from rich.console import Console
-
-    table = score_table(title, list(rows[0].scores))
-    for row in rows:
-        table.add_row(row.name, *cells(row.scores.values()), style="dim" if row.is_oracle else None)
-    console = Console()
-    console.print(table)
-    counted = sorted({scores.speakers for scores in rows[0].scores.values()})
-    console.print(f"A-CCC over {' or '.join(map(str, counted))} speakers. {legend}", style="dim")
-
-
-def score_table(title: str, attributes: Sequence[str]) -> Table:
-    """Make a table for O-CCC and A-CCC of each attribute, of which three fit into 80 columns."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE, show_edge=False, padding=0)
-    table.add_column("", no_wrap=True)
-    for attribute in attributes:
-        table.add_column(f"{escape(attribute)}\nO-CCC", justify="right", no_wrap=True)
-        table.add_column("\nA-CCC (std)", justify="right", no_wrap=True)
-    return table
-
-
-def cells(of_attributes: Iterable[AttributeScores]) -> list[str]:
-    """Format scores: O-CCC, then A-CCC and its deviation, attribute by attribute."""
-    formatted: list[str] = []
-    for scores in of_attributes:
-        formatted += [points(scores.overall_ccc), f"{points(scores.average_ccc)} ({points(scores.average_ccc_std)})"]
-    return formatted
-
-
-def points(value: float) -> str:
-    """Format a score as papers do, .734; a dash where it is undefined."""
-    return "-" if math.isnan(value) else f"{value:.3f}".replace("0.", ".", 1)
-
-
-Condition = Literal["labelled", "adaptation", "transductive", "unseen"]
 
 
 def condition(
@@ -153,18 +116,11 @@ def condition(
     return "adaptation" if utterance.speaker_id in embedded_speakers else "unseen"
 
 
-def count_conditions(utterances: Sequence[Utterance], conditions: Sequence[Condition]) -> dict[Condition, int]:
+def count_conditions(utterances: Sequence[Utterance], conditions: Iterable[str]) -> dict[str, int]:
     """Count the speakers in each condition, given that of each utterance; unknown speakers aren't counted."""
-    of_speaker = {
-        utterance.speaker_id: its_condition
-        for utterance, its_condition in zip(utterances, conditions, strict=True)
-        if utterance.speaker_id is not None
-    }
-    return dict(Counter(of_speaker.values()))
-
-
-RECORD, VECTORS = "speakers.json", "speakers.safetensors"
-TRAINING, EMBEDDINGS = "training", "embeddings"
+    of_speaker = {utterance.speaker_id: each for utterance, each in zip(utterances, conditions, strict=True)}
+    of_speaker.pop(None, None)
+    return dict(Counter(map(str, of_speaker.values())))
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,59 +143,51 @@ class SpeakerVectors:
         return cls(tuple(rows_of), np.reshape(means, (-1, pooled.shape[1])))
 
 
-def describe_speakers(utterances: Sequence[Utterance]) -> dict[str, dict[str, Any]]:
+def describe_training(utterances: Sequence[Utterance]) -> dict[str, dict[str, Any]]:
     """Known speaker -> gender (None where unknown), number of utterances, and their seconds (None where unknown)."""
     described = {}
     for speaker_id, rows in rows_by_speaker([utterance.speaker_id for utterance in utterances]).items():
         own = [utterances[row] for row in rows]
-        seconds = float(sum(utterance.seconds for utterance in own))
         described[speaker_id] = {
             "gender": next((utterance.gender for utterance in own if utterance.gender), None),
             "utterances": len(own),
-            "seconds": None if np.isnan(seconds) else seconds,
+            "seconds": _or_none(float(sum(utterance.seconds for utterance in own))),
         }
     return described
 
 
-def describe_calibration(calibration: Calibration) -> dict[str, dict[str, Any]]:
-    """Known speaker -> neighbours, cosines and, attribute by attribute, the moments before and after."""
-
-    def named(values: NDArray[np.float64]) -> dict[str, float | None]:
-        pairs = zip(calibration.attributes, values.tolist(), strict=True)
-        return {attribute: _or_none(value) for attribute, value in pairs}
-
-    return {
-        speaker.speaker_id: {
+def describe_speakers(
+    utterances: Sequence[Utterance], calibration: Calibration, shifts: Mapping[str, SpeakerShift]
+) -> dict[str, dict[str, Any]]:
+    """Known test speaker -> all that speakers.json holds, the moments and the label shift attribute by attribute."""
+    described = describe_training(utterances)
+    for speaker in calibration.speakers:
+        shift = shifts[speaker.speaker_id]
+        moments = {
+            name: {
+                attribute: _or_none(value)
+                for attribute, value in zip(calibration.attributes, getattr(speaker, name).tolist(), strict=True)
+            }
+            for name in MU_SIGMA
+        }
+        described[speaker.speaker_id] |= {
             "neighbours": list(speaker.neighbours),
             "cosines": speaker.cosines.tolist(),
-            "mu": named(speaker.mu),
-            "sigma": named(speaker.sigma),
-            "mu_bar": named(speaker.mu_bar),
-            "sigma_bar": named(speaker.sigma_bar),
-        }
-        for speaker in calibration.speakers
-    }
-
-
-def describe_shifts(shifts: Mapping[str, SpeakerShift]) -> dict[str, dict[str, Any]]:
-    """Known speaker -> how far from the training set their features and, attribute by attribute, their labels lie."""
-    return {
-        speaker_id: {
+            **moments,
             "feature_shift": _or_none(shift.feature),
             "label_shift": {attribute: _or_none(value) for attribute, value in shift.label.items()},
         }
-        for speaker_id, shift in shifts.items()
-    }
+    return described
 
 
-def describe_correlations(table: ShiftTable) -> dict[str, float | int | None]:
-    """How many speakers the correlations of shifts and CCC are over, and each of them."""
-    found = {name: _or_none(float(value[0])) for name, value in table.correlations().items()}
-    return {"speakers": len(table.speakers), **found}
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else value
+def describe_correlations(shifts: Mapping[str, SpeakerShift], raw: Scores) -> dict[str, dict[str, float | int | None]]:
+    """Attribute -> the correlations of shifts and CCC, and over how many speakers."""
+    described = {}
+    for attribute, scores in raw.items():
+        table = ShiftTable.join(shifts, scores.per_speaker, attribute)
+        found = {name: _or_none(float(value[0])) for name, value in table.correlations().items()}
+        described[attribute] = {"speakers": len(table.speakers), **found}
+    return described
 
 
 def write_speakers(folder: Path, record: dict[str, Any], vectors: Mapping[str, SpeakerVectors]) -> None:
@@ -275,13 +223,8 @@ def read_vectors(path: Path) -> dict[str, SpeakerVectors]:
                 for name in sorted(metadata)
             }
     except SafetensorError as error:
-        what = f"not a whole file of speakers' vectors ({error})"
+        what = f"not a complete file of speaker vectors ({error})"
         raise UserError(what, where=path, remedy="Run `ser test` again") from error
-
-
-SPEAKER_MOMENTS = "speaker_moments.csv"
-MOMENTS = ("prediction_mean", "label_mean", "prediction_variance", "label_variance", "covariance")
-KEYS = ("split", "row", "is_oracle", "draw", "attribute", "speaker")
 
 
 def speaker_moments(
@@ -323,23 +266,12 @@ def write_moments(folder: Path, tables: Sequence[pd.DataFrame]) -> None:
     """Write speaker_moments.csv, of all test sets, to a run's folder."""
     import pandas as pd
 
-    atomic_write(folder / SPEAKER_MOMENTS, pd.concat(tables).to_csv(index=False).encode())
-
-
-PREDICTIONS, METRICS, COST = "predictions.csv", "metrics.json", "cost.json"
-_DESCRIBED = ("utterance", "speaker", "split", "gender", "seconds", "emotion")
-_REMEDY = "Give the folder of a test run: `ser test ... --config configs/pldc.yaml` of this version writes it"
+    write_csv(folder / SPEAKER_MOMENTS, pd.concat(tables))
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row of the score table: a calibration, a control or the oracle.
-
-    Attributes:
-        name: as metrics.json has it.
-        scores: attribute -> scores.
-        is_oracle: it read test labels, so it is never a result.
-    """
+    """One row of the score table; an oracle read test labels, so it is never a result."""
 
     name: str
     scores: Scores
@@ -354,13 +286,8 @@ class Speaker:
         gender: as the corpus spells it, None where unknown.
         utterances: of this speaker in the set.
         seconds: of them all, NaN where unknown.
-        neighbours: (k,), training speakers, the nearest first.
-        cosines: (k,), of each neighbour.
-        mu: attribute -> mean of the speaker's predictions, label points; so for the other three.
-        sigma: their deviation.
-        mu_bar: the neighbours' mean label.
-        sigma_bar: the neighbours' deviation.
-        shift: how far the speaker is from the training set; NaN where an earlier version recorded none.
+        neighbours, cosines, mu, sigma, mu_bar, sigma_bar: as in `CalibratedSpeaker`, by attribute, NaN where undefined.
+        shift: how far the speaker is from the training set.
     """
 
     gender: str | None
@@ -435,7 +362,7 @@ class RunFolder:
     checkpoint: str | None
     fusion: str
     attributes: tuple[str, ...]
-    pldc: dict[str, Any]
+    pldc: PLDCSettings
     scale: tuple[float, float]
     min_utterances: int
     sets: tuple[ScoredSet, ...]
@@ -458,16 +385,11 @@ class RunFolder:
     @property
     def chosen(self) -> str:
         """The score table's name for the calibration in predictions.csv."""
-        names = {(False, False): "raw", (True, False): "mu", (False, True): "sigma", (True, True): "both"}
-        return names[self.pldc["shift_mean"], self.pldc["scale_std"]]
+        return self.pldc.variant
 
 
 def check_is_run(folder: Path) -> None:
-    """Refuse a folder that lacks a file which every test run has.
-
-    Raises:
-        UserError: so it is.
-    """
+    """Refuse a folder that lacks a file which every test run has."""
     for name in (PREDICTIONS, METRICS, RECORD, VECTORS, COST):
         if not (folder / name).is_file():
             raise UserError(f"isn't a test run, it has no {name}", where=folder, remedy=_REMEDY)
@@ -482,13 +404,13 @@ def read_run(folder: str | Path) -> RunFolder:
     folder = Path(folder)
     check_is_run(folder)
     try:
-        return _read_whole(folder)
+        return _read(folder)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        what = f"isn't the whole of one test run ({type(error).__name__}: {error})"
+        what = f"isn't one complete test run ({type(error).__name__}: {error})"
         raise UserError(what, where=folder, remedy="Run `ser test` again") from error
 
 
-def _read_whole(folder: Path) -> RunFolder:
+def _read(folder: Path) -> RunFolder:
     metrics, record = _read_json(folder / METRICS), _read_json(folder / RECORD)
     vectors = read_vectors(folder / VECTORS)
     attributes = tuple(metrics["attributes"])
@@ -511,7 +433,7 @@ def _read_whole(folder: Path) -> RunFolder:
     labelled = tuple(test for test in sets if _is_labelled(test, attributes))
     if not labelled:
         raise UserError(
-            f"no test set has labels of {' and '.join(attributes)}, so there is nothing to score against",
+            f"no test set has labels of {' and '.join(attributes)}, so nothing can be scored",
             where=folder / PREDICTIONS,
             remedy="Test on a set with labels, for example --data.test_splits [test1]",
         )
@@ -521,7 +443,7 @@ def _read_whole(folder: Path) -> RunFolder:
         checkpoint=metrics["checkpoint"],
         fusion=record["fusion"],
         attributes=attributes,
-        pldc=metrics["pldc"],
+        pldc=PLDCSettings(**metrics["pldc"]),
         scale=(low, high),
         min_utterances=metrics["min_utterances"],
         sets=labelled,
@@ -559,23 +481,23 @@ def _read_predictions(path: Path, attributes: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _speaker(content: dict[str, Any]) -> Speaker:
-    def numbers(name: str) -> dict[str, float]:
-        return {attribute: np.nan if value is None else value for attribute, value in content[name].items()}
-
-    feature, label = content.get("feature_shift"), content.get("label_shift", dict.fromkeys(content["mu"]))
+    def numbers(values: dict[str, float | None]) -> dict[str, float]:
+        return {attribute: _or_nan(value) for attribute, value in values.items()}
 
     return Speaker(
         gender=content["gender"],
         utterances=content["utterances"],
-        seconds=np.nan if content["seconds"] is None else content["seconds"],
+        seconds=_or_nan(content["seconds"]),
         neighbours=tuple(content["neighbours"]),
         cosines=np.array(content["cosines"], dtype=np.float64),
-        mu=numbers("mu"),
-        sigma=numbers("sigma"),
-        mu_bar=numbers("mu_bar"),
-        sigma_bar=numbers("sigma_bar"),
-        shift=SpeakerShift(
-            np.nan if feature is None else feature,
-            {attribute: np.nan if value is None else value for attribute, value in label.items()},
-        ),
+        shift=SpeakerShift(_or_nan(content["feature_shift"]), numbers(content["label_shift"])),
+        **{name: numbers(content[name]) for name in MU_SIGMA},
     )
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _or_nan(value: float | None) -> float:
+    return np.nan if value is None else value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from ser_personal.calibration.controls import AffineMap, RandomSpeakers, own_statistics, raw
@@ -15,13 +16,23 @@ from ser_personal.calibration.posterior import PosteriorCalibrator, TooFewLabels
 from ser_personal.scores import Scores, mean_scores, score
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
+    from rich.table import Table
 
     from ser_personal.calibration.controls import Calibrator
     from ser_personal.calibration.pldc import PLDC
+    from ser_personal.scores import AttributeScores
+
+
+LEGEND = (
+    "raw: uncalibrated. mu, sigma, both: PLDC by mean shift, deviation scale, both. Controls: affine, one map for "
+    "everyone, fitted on validation speakers; population, k = all speakers; random_speakers, k at random. posterior "
+    "(ours): by voice and predictions together, as far as it helps validation speakers. "
+    "own_statistics reads the test labels: an oracle, never a result."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,3 +134,43 @@ def calibration_table(
     ]
     oracle = own_statistics(pldc, test.predictions, test.speaker_ids, test.pooled, test.labels)
     return [*rows, row("own_statistics", oracle, is_oracle=True)]
+
+
+def print_scores(title: str, rows: Sequence[CalibrationRow], legend: str = "") -> None:
+    """Print O-CCC and A-CCC, with its deviation over speakers, of each row and attribute, and what the rows are."""
+    from rich.console import Console
+
+    table = score_table(title, list(rows[0].scores))
+    for row in rows:
+        table.add_row(row.name, *format_scores(row.scores.values()), style="dim" if row.is_oracle else None)
+    console = Console()
+    console.print(table)
+    counted = sorted({scores.speakers for scores in rows[0].scores.values()})
+    console.print(f"A-CCC over {' or '.join(map(str, counted))} speakers. {legend}", style="dim")
+
+
+def score_table(title: str, attributes: Sequence[str]) -> Table:
+    """Make a table for O-CCC and A-CCC of each attribute, of which three fit into 80 columns."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE, show_edge=False, padding=0)
+    table.add_column("", no_wrap=True)
+    for attribute in attributes:
+        table.add_column(f"{escape(attribute)}\nO-CCC", justify="right", no_wrap=True)
+        table.add_column("\nA-CCC (std)", justify="right", no_wrap=True)
+    return table
+
+
+def format_scores(of_attributes: Iterable[AttributeScores]) -> list[str]:
+    """Format scores: O-CCC, then A-CCC and its deviation, attribute by attribute."""
+    formatted: list[str] = []
+    for scores in of_attributes:
+        formatted += [points(scores.overall_ccc), f"{points(scores.average_ccc)} ({points(scores.average_ccc_std)})"]
+    return formatted
+
+
+def points(value: float) -> str:
+    """Format a score as papers do, .734; a dash where it is undefined."""
+    return "-" if isnan(value) else f"{value:.3f}".replace("0.", ".", 1)

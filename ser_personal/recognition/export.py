@@ -15,8 +15,7 @@ from rich.console import Console
 from ser_personal.calibration.conformal import ConformalTable, speakers_needed
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.calibration.posterior import MIN_SPEAKERS, PosteriorCalibrator
-from ser_personal.calibration.run_files import points
-from ser_personal.calibration.table import PredictedSet
+from ser_personal.calibration.table import PredictedSet, points
 from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.data.dataset import samples_of

@@ -14,8 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from typing_extensions import override
 
-from ser_personal.calibration.run_files import rows_as_json, show, speaker_moments, write_json, write_moments
-from ser_personal.calibration.table import CalibrationRow
+from ser_personal.calibration.run_files import rows_as_json, speaker_moments, write_json, write_moments
+from ser_personal.calibration.table import CalibrationRow, print_scores
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
 from ser_personal.encoder.front_end import mfcc_functionals
 from ser_personal.errors import UserError
@@ -136,7 +136,7 @@ def score_baseline(data: Any, wanted: Sequence[str], min_utterances: int) -> dic
 
 def _show_and_write(scored: dict[str, BaselineSet], folder: Path) -> None:
     for split, of_split in scored.items():
-        show(f"{split}: {TITLE}", [of_split.row])
+        print_scores(f"{split}: {TITLE}", [of_split.row])
     rows = {split: {"rows": rows_as_json([of_split.row])} for split, of_split in scored.items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / FILE, {"splits": rows})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from ser_personal.calibration.run_files import points
+from ser_personal.calibration.table import points
 
 if TYPE_CHECKING:
     from ser_personal.calibration.run_files import RunFolder, ScoredSet
@@ -37,8 +37,8 @@ METRICS = {
 def settings(run: RunFolder) -> str:
     """How predictions.csv was calibrated."""
     pldc = run.pldc
-    extras = [name for name, used in (("centred vectors", pldc["center"]), ("clipped", pldc["clip"])) if used]
-    return ", ".join([f"{run.chosen}, k = {pldc['k']}, {pldc['statistics']} statistics", *extras])
+    extras = [name for name, used in (("centred vectors", pldc.center), ("clipped", pldc.clip)) if used]
+    return ", ".join([f"{run.chosen}, k = {pldc.k}, {pldc.statistics} statistics", *extras])
 
 
 def in_short(run: RunFolder, test: ScoredSet, attribute: str) -> str:

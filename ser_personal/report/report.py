@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse.typing import NonNegativeInt  # resolved at run time
 
-from ser_personal.calibration.run_files import points
+from ser_personal.calibration.table import points
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
 from ser_personal.report import formatting

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from invented_run import edit_json, invent
 
 from ser_personal.calibration.run_files import SpeakerVectors, read_run
+from ser_personal.errors import UserError
 from ser_personal.report.audit import SHIFTS, analyse_shifts, harm, probe, probes, shift_table, speaker_changes
 from ser_personal.report.bootstrap import Bootstrap
 from ser_personal.report.figures import shift_scatter, style
@@ -44,7 +47,7 @@ def test_harmed_speakers_are_counted(run):
 
 def test_nobody_is_harmed_where_nothing_changes(tmp_path):
     run = read_run(invent(tmp_path))
-    object.__setattr__(run, "pldc", {**run.pldc, "scale_std": False})
+    object.__setattr__(run, "pldc", replace(run.pldc, scale_std=False))
     found = harm(run, run.sets[0], "arousal", Bootstrap(100))
     assert (run.chosen, found.harmed, found.worst_loss, found.worst_speaker) == ("raw", 0, 0, None)
     assert np.isnan(found.mean_loss)
@@ -124,14 +127,11 @@ def test_the_scatter_holds_every_speaker(run):
     assert "24 speakers" in drawing.alt
 
 
-def test_a_run_of_an_earlier_version_has_no_shifts(tmp_path):
+def test_a_run_of_an_earlier_version_is_refused(tmp_path):
     def forget(record):
         for speaker in record["splits"]["test1"].values():
             del speaker["feature_shift"], speaker["label_shift"]
 
     edit_json(invent(tmp_path) / "speakers.json", forget)
-    test = read_run(tmp_path).sets[0]
-    found = analyse_shifts(test, "arousal", Bootstrap(300))
-    assert found.speakers == 0
-    assert all(np.isnan(each.value) for each in found.correlations.values())
-    assert shift_scatter(test, "arousal", found) is None
+    with pytest.raises(UserError, match="isn't one complete test run"):
+        read_run(tmp_path)
