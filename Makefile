@@ -34,8 +34,9 @@ endif
 demo: setup ## Run the whole method on a synthetic corpus, into OUT=demo
 	$(BIN)/ser demo --out $(OUT)
 
-test: setup ## Run the tests
-	$(BIN)/python -m pytest
+# models this small gain nothing from a second thread; the processes that finish first take tests of the others
+test: setup ## Run the tests, in a process a core and at most 4
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: setup ## Check style, types and the import contract
 	$(BIN)/ruff check .

@@ -63,6 +63,11 @@ class Fault:
     code: int = 2
 
 
+def faults(command: list[str], rows: list[tuple], code: int = 2) -> list[Fault]:
+    """Faults of one command, each a row of its name, what the command says, and what makes the input."""
+    return [Fault(name, command, *rest, code=code) for name, *rest in rows]
+
+
 FLAGS = trainer_flags("{here}/run")
 FINETUNE = [*configs("finetune.yaml", "tiny/finetune.yaml"), *FLAGS]
 FIT = ["fit", *FINETUNE, "--data.corpus", "{corpus}"]

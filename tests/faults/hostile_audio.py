@@ -6,7 +6,7 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
-from fault import CHECK, FINETUNE, Fault, Good, cut, sound, table, with_audio
+from fault import CHECK, FINETUNE, Good, cut, faults, sound, table, with_audio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,78 +71,37 @@ def half_and_sound(path: Path) -> None:
     half(path)
 
 
+OF_CHECK = [
+    ("words as sound", "audio file unreadable: 1: {here}/bad.wav", with_audio(raw(b"not a sound"))),
+    ("nothing as sound", "audio file empty", with_audio(raw(b""))),
+    ("a header alone", "audio file truncated", with_audio(raw(header()[:44]))),
+    ("half a header", "audio file unreadable", with_audio(raw(header()[:20]))),
+    ("more announced than there is", "audio file truncated", with_audio(raw(header(size=2**31 - 2**20)))),
+    ("no channel", "audio file unreadable", with_audio(raw(header(channels=0)))),
+    ("65,535 channels", "audio file unreadable: .*Too many channels", with_audio(raw(header(channels=65_535)))),
+    ("no sample rate", "audio file unreadable", with_audio(raw(header(rate=0)))),
+    ("a sample rate of 4 GHz", "audio file unreadable", with_audio(raw(header(rate=2**32 - 1)))),
+    ("a chunk of 4 GB before the sound", "audio file unreadable", with_audio(raw(header(chunk=2**32 - 1)))),
+    ("a sample that is no number", "audio of NaN, infinity", with_audio(lambda path: sound(path, value=float("nan")))),
+    ("a sample of infinity", "audio of NaN, infinity", with_audio(lambda path: sound(path, value=float("inf")))),
+    ("half a FLAC", r"audio file (truncated|unreadable): 1: .*bad\.flac", with_audio(half, "bad.flac")),
+    ("noise as MP3", "audio file unreadable", with_audio(raw(bytes(range(256)) * 40), "bad.mp3")),
+    ("a pipe as sound", "unreadable: 1: .*isn't a file", with_audio(os.mkfifo)),
+    ("a folder as sound", "unreadable: 1: .*isn't a file", with_audio(lambda path: path.mkdir())),
+    ("a link to itself", "audio file missing", with_audio(loop)),
+    ("399 samples", r"audio shorter than 400 samples: 1: .*\(399 samples\)", with_audio(lambda path: sound(path, 399))),
+]
+OF_FIT = [
+    ("a pipe to train on", "bad.wav: audio is missing or unreadable", bad_test(os.mkfifo)),
+    ("NaN to train on", "bad.wav: holds NaN", bad_test(lambda path: sound(path, value=float("nan")))),
+    ("half a FLAC to train on", r"bad\.flac: can't be decoded", bad_test(half_and_sound, "bad.flac")),
+]
+OF_ANNOTATE = [
+    ("words to annotate", "failed: .*bad.wav", with_audio(raw(b"words"))),
+    ("a pipe to annotate", "failed: .*bad.wav: isn't a regular file", with_audio(os.mkfifo)),
+]
 AUDIO = [
-    Fault("words as sound", CHECK, "audio file unreadable: 1: {here}/bad.wav", with_audio(raw(b"not a sound")), code=1),
-    Fault("nothing as sound", CHECK, "audio file empty", with_audio(raw(b"")), code=1),
-    Fault("a header alone", CHECK, "audio file truncated", with_audio(raw(header()[:44])), code=1),
-    Fault("half a header", CHECK, "audio file unreadable", with_audio(raw(header()[:20])), code=1),
-    Fault(
-        "more announced than there is",
-        CHECK,
-        "audio file truncated",
-        with_audio(raw(header(size=2**31 - 2**20))),
-        code=1,
-    ),
-    Fault("no channel", CHECK, "audio file unreadable", with_audio(raw(header(channels=0))), code=1),
-    Fault(
-        "65,535 channels",
-        CHECK,
-        "audio file unreadable: .*Too many channels",
-        with_audio(raw(header(channels=65_535))),
-        code=1,
-    ),
-    Fault(
-        "no sample rate",
-        CHECK,
-        "audio file unreadable",
-        with_audio(raw(header(rate=0))),
-        code=1,
-    ),
-    Fault(
-        "a sample rate of 4 GHz",
-        CHECK,
-        "audio file unreadable",
-        with_audio(raw(header(rate=2**32 - 1))),
-        code=1,
-    ),
-    Fault(
-        "a chunk of 4 GB before the sound",
-        CHECK,
-        "audio file unreadable",
-        with_audio(raw(header(chunk=2**32 - 1))),
-        code=1,
-    ),
-    Fault(
-        "a sample that is no number",
-        CHECK,
-        "audio of NaN, infinity",
-        with_audio(lambda path: sound(path, value=float("nan"))),
-        code=1,
-    ),
-    Fault(
-        "a sample of infinity",
-        CHECK,
-        "audio of NaN, infinity",
-        with_audio(lambda path: sound(path, value=float("inf"))),
-        code=1,
-    ),
-    Fault(
-        "half a FLAC", CHECK, r"audio file (truncated|unreadable): 1: .*bad\.flac", with_audio(half, "bad.flac"), code=1
-    ),
-    Fault("noise as MP3", CHECK, "audio file unreadable", with_audio(raw(bytes(range(256)) * 40), "bad.mp3"), code=1),
-    Fault("a pipe as sound", CHECK, "unreadable: 1: .*isn't a file", with_audio(os.mkfifo), code=1),
-    Fault("a folder as sound", CHECK, "unreadable: 1: .*isn't a file", with_audio(lambda path: path.mkdir()), code=1),
-    Fault("a link to itself", CHECK, "audio file missing", with_audio(loop), code=1),
-    Fault(
-        "399 samples",
-        CHECK,
-        r"audio shorter than 400 samples: 1: .*\(399 samples\)",
-        with_audio(lambda path: sound(path, 399)),
-        code=1,
-    ),
-    Fault("a pipe to train on", FIT, "bad.wav: audio is missing or unreadable", bad_test(os.mkfifo)),
-    Fault("NaN to train on", FIT, "bad.wav: holds NaN", bad_test(lambda path: sound(path, value=float("nan")))),
-    Fault("half a FLAC to train on", FIT, r"bad\.flac: can't be decoded", bad_test(half_and_sound, "bad.flac")),
-    Fault("words to annotate", ANNOTATE, "failed: .*bad.wav", with_audio(raw(b"words")), code=1),
-    Fault("a pipe to annotate", ANNOTATE, "failed: .*bad.wav: isn't a regular file", with_audio(os.mkfifo), code=1),
+    *faults(CHECK, OF_CHECK, code=1),
+    *faults(FIT, OF_FIT),
+    *faults(ANNOTATE, OF_ANNOTATE, code=1),
 ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from fault import Fault, Good, copied, cut, edited, text
+from fault import Fault, Good, copied, cut, edited, faults, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,101 +42,83 @@ def in_run(name: str, change: Callable[[Path], object]) -> Callable[[Good, Path]
     return copied("run", "run", lambda folder: change(folder / name))
 
 
-TABLES = [
-    Fault("predictions of nobody", CALIBRATE, "p.csv: no column utterance", text("p.csv", "a,b\n1,2\n")),
-    Fault(
+OF_CALIBRATE = [
+    ("predictions of nobody", "p.csv: no column utterance", text("p.csv", "a,b\n1,2\n")),
+    (
         "predictions without a prediction",
-        CALIBRATE,
         "no column whose name ends in _raw",
         text("p.csv", "utterance,speaker\nu,s\n"),
     ),
-    Fault(
-        "predictions in words",
-        CALIBRATE,
-        "arousal_raw of utterance .* is 'high', not a finite number",
-        first_prediction("high"),
-    ),
-    Fault(
-        "predictions of NaN",
-        CALIBRATE,
-        "arousal_raw of utterance .* is 'nan', not a finite number",
-        first_prediction("nan"),
-    ),
-    Fault(
+    ("predictions in words", "arousal_raw of utterance .* is 'high', not a finite number", first_prediction("high")),
+    ("predictions of NaN", "arousal_raw of utterance .* is 'nan', not a finite number", first_prediction("nan")),
+    (
         "predictions without vectors",
-        CALIBRATE,
         "utterance u has no vector",
         text("p.csv", "utterance,speaker,arousal_raw\nu,s,3\n"),
     ),
-    Fault(
+    (
         "predictions of one utterance twice",
-        CALIBRATE,
         "lists utterance u 2 times",
         text("p.csv", "utterance,speaker,arousal_raw\nu,s,3\nu,s,3\n"),
     ),
-    Fault("vectors that aren't there", VECTORS, "v.npz: no such file"),
-    Fault("vectors cut short", VECTORS, r"v.npz: isn't a whole \.npz file", copied("vectors", "v.npz", cut)),
-    Fault(
+]
+OF_VECTORS = [
+    ("vectors that aren't there", "v.npz: no such file"),
+    ("vectors cut short", r"v.npz: isn't a whole \.npz file", copied("vectors", "v.npz", cut)),
+    (
         "vectors in a pickle",
-        VECTORS,
         "v.npz: isn't a whole",
         lambda _good, here: np.savez(here / "v.npz", a=np.array([{}], dtype=object)),
     ),
-    Fault(
+    (
         "vectors of several lengths",
-        VECTORS,
         r"holds arrays of the shapes \(2,\), \(3,\)",
         lambda _good, here: np.savez(here / "v.npz", a=np.ones(2), b=np.ones(3)),
     ),
-    Fault(
-        "vectors of words",
-        VECTORS,
-        "v.npz: isn't a whole",
-        lambda _good, here: np.savez(here / "v.npz", a=np.array(["x"])),
-    ),
-    Fault(
+    ("vectors of words", "v.npz: isn't a whole", lambda _good, here: np.savez(here / "v.npz", a=np.array(["x"]))),
+    (
         "vectors of NaN",
-        VECTORS,
         "the pooled vector of utterance 0 holds NaN",
         lambda good, here: np.savez(here / "v.npz", **{name: np.full(16, np.nan) for name in np.load(good.vectors)}),
     ),
-    Fault(
+    (
         "vectors of another width",
-        VECTORS,
         r"pooled \(18, 3\) are not",
         lambda good, here: np.savez(here / "v.npz", **{name: np.ones(3) for name in np.load(good.vectors)}),
     ),
-    Fault("a run that is none", ["report", "{here}"], "isn't a test run, it has no predictions.csv"),
-    Fault("a run with broken metrics", REPORT, "metrics.json: broken JSON", in_run("metrics.json", cut)),
-    Fault(
+]
+OF_REPORT = [
+    ("a run with broken metrics", "metrics.json: broken JSON", in_run("metrics.json", cut)),
+    (
         "a run with foreign metrics",
-        REPORT,
         "run: isn't the whole of one test run",
         in_run("metrics.json", lambda path: path.write_text("[]")),
     ),
-    Fault(
+    (
         "a run with metrics of nothing",
-        REPORT,
         r"isn't the whole of one test run \(KeyError: 'attributes'\)",
         in_run("metrics.json", lambda path: path.write_text("{}")),
     ),
-    Fault(
+    (
         "a run with another's splits",
-        REPORT,
         "isn't the whole of one test run",
         in_run("metrics.json", edited(splits={"test9": {}})),
     ),
-    Fault(
+    (
         "a run with broken predictions",
-        REPORT,
         "isn't the whole of one test run .ParserError",
         in_run("predictions.csv", lambda path: path.write_text('a,"b\n1')),
     ),
-    Fault(
+    (
         "a run without its columns",
-        REPORT,
         "predictions.csv: no column",
         in_run("predictions.csv", lambda path: path.write_text("a,b\n1,2\n")),
     ),
-    Fault("a run with half its vectors", REPORT, "speakers.safetensors", in_run("speakers.safetensors", cut)),
+    ("a run with half its vectors", "speakers.safetensors", in_run("speakers.safetensors", cut)),
+]
+TABLES = [
+    *faults(CALIBRATE, OF_CALIBRATE),
+    *faults(VECTORS, OF_VECTORS),
+    Fault("a run that is none", ["report", "{here}"], "isn't a test run, it has no predictions.csv"),
+    *faults(REPORT, OF_REPORT),
 ]
