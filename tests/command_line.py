@@ -1,7 +1,8 @@
-"""Running `ser` in this process, on stages small enough for a test."""
+"""Running `ser` in this process, on stages small enough for a test, and functions in two others."""
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +11,37 @@ from unittest.mock import patch
 from ser_personal.cli import main
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.context import ForkServerContext
+
     from ser_personal.stages.stage_cli import StageCLI
 
 REPOSITORY = Path(__file__).parents[1]
+PRELOADED = [
+    "command_line",
+    "faiss",
+    "jsonargparse",
+    "ser_personal.pretrain.kmeans",
+    "ser_personal.pretrain.teacher_pass",
+    "ser_personal.stages.stage_cli",
+    "torch.utils.tensorboard",
+    "transformers.models.hubert.modeling_hubert",
+]
+
+
+def forkserver() -> ForkServerContext:
+    """Processes forked from one that has imported everything, so that none waits for imports."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(PRELOADED)
+    return server
+
+
+def on_two_ranks(function: Callable[..., None], *arguments: object) -> None:
+    """Call a function with the rank, 0 and 1, in two processes, and wait for them."""
+    from torch.multiprocessing import start_processes
+
+    forkserver()
+    start_processes(function, arguments, nprocs=2, start_method="forkserver")
 
 
 def ser(*arguments: object) -> int:

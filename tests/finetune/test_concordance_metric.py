@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from command_line import on_two_ranks
+from torch import distributed
 
 from ser_personal.finetune.metrics import ConcordanceMetric, speaker_key
 from ser_personal.scores import score
@@ -89,7 +90,7 @@ def _evaluate(rank, folder):
 
 
 def test_two_processes_score_as_one(tmp_path):
-    multiprocessing.spawn(_evaluate, (tmp_path,), nprocs=2)
+    on_two_ranks(_evaluate, tmp_path)
     found = sorted(tmp_path.glob("*.json"))
     assert len(found) == 4
     for file in found:

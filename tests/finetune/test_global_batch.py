@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from command_line import on_two_ranks
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -44,7 +45,7 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path):
     loss = ccc_loss(model(features), labels)
     loss.backward()
     expected = [loss.detach(), *(weight.grad for weight in model.parameters())]
-    torch.multiprocessing.spawn(gradients_of, (str(tmp_path),), nprocs=2)
+    on_two_ranks(gradients_of, str(tmp_path))
     for rank in range(2):
         for dealt in torch.load(tmp_path / f"{rank}.pt", weights_only=True):
             for mine, one in zip(dealt, expected, strict=True):

@@ -17,22 +17,12 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from command_line import forkserver
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from multiprocessing.context import ForkServerContext
     from multiprocessing.process import BaseProcess
 
-IMPORTED = [
-    "command_line",
-    "faiss",
-    "killing",
-    "jsonargparse",
-    "ser_personal.pretrain.kmeans",
-    "ser_personal.pretrain.teacher_pass",
-    "ser_personal.stages.stage_cli",
-    "torch.utils.tensorboard",
-    "transformers.models.hubert.modeling_hubert",
-]
 CHANGES = {"os.rename", "os.truncate", "os.remove"}
 WRITING = os.O_WRONLY | os.O_RDWR
 LONGEST = 600.0
@@ -79,12 +69,6 @@ class Unbroken:
     result: object
     seconds: float
     changes: int
-
-
-def context() -> ForkServerContext:
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(IMPORTED)
-    return server
 
 
 def unbroken(stage: Stage, folder: Path) -> Unbroken:
@@ -143,7 +127,7 @@ def start(
 ) -> BaseProcess:
     """Run `ser` in a process of its own, with its output in output.txt; it gets signals before its nth change."""
     folder.mkdir(parents=True, exist_ok=True)
-    process = context().Process(target=_run, args=(arguments, folder, change, environment or {}, signals))
+    process = forkserver().Process(target=_run, args=(arguments, folder, change, environment or {}, signals))
     process.start()
     return process
 
