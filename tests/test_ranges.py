@@ -7,6 +7,7 @@ import pytest
 from jsonargparse import ArgumentError, ArgumentParser
 
 from ser_personal.calibration.callback import PLDCCallback
+from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.data.pretrain import PretrainDataModule
 from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
@@ -17,6 +18,8 @@ from ser_personal.pretrain.papt import PAPT
 from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
 from ser_personal.pretrain.teachers import EncoderTeacher
 from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.speakers.features import SpeakerEmbedder
+from ser_personal.speakers.unseen import Nearest
 
 NUMBERS = (-inf, -1, 0, 0.5, 1, 2, inf, nan)
 
@@ -75,7 +78,10 @@ IMPOSSIBLE: dict[str, tuple[type, dict[str, tuple[float, ...]]]] = {
     ),
     "interpreter": (MLPInterpreter, {"dropout": (-0.1, 1.1)}),
     "teacher": (EncoderTeacher, {"teacher_layer": (0,)}),
-    "speakers": (SpeakerEmbedding, {"embedding_dim": (0,)}),
+    "speaker table": (SpeakerEmbedding, {"embedding_dim": (0,)}),
+    "speaker embedder": (SpeakerEmbedder, {"hidden_dims": ("[0]",), "dropout": (-0.1, 1.1)}),
+    "nearest speakers": (Nearest, {"k": (0,)}),
+    "corpus": (CSVCorpus, {"adaptation_seconds": (0,)}),
     "HuBERT": (
         HubertEncoder,
         {"freeze_layers": (-1,), "gradient_scale": (-1,), "dropout": (-0.1, 1.1), "layerdrop": (-0.1, 1.1)},

@@ -9,6 +9,8 @@ from itertools import pairwise
 from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING
 
+from jsonargparse.typing import PositiveFloat
+
 from ser_personal.audio import SAMPLE_RATE, num_samples_of
 from ser_personal.corpus.splits import (
     SpeakerSplits,
@@ -18,7 +20,7 @@ from ser_personal.corpus.splits import (
     first_few,
     require_split,
 )
-from ser_personal.errors import UserError, require_range, require_scale
+from ser_personal.errors import UserError, require_scale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +43,7 @@ class Corpus(ABC):
         adaptation_seconds: audio that each speaker of that set gives to adaptation, at most.
 
     Raises:
-        UserError: the scale is empty, or `adaptation_seconds` isn't positive.
+        UserError: the scale is empty.
     """
 
     def __init__(
@@ -51,10 +53,9 @@ class Corpus(ABC):
         splits: Sequence[str] | None = None,
         allow_overlap: Sequence[str] = (),
         cut_test: str | None = None,
-        adaptation_seconds: float = 200.0,
+        adaptation_seconds: PositiveFloat = 200.0,
     ) -> None:
         require_scale(scale)
-        require_range("adaptation_seconds", adaptation_seconds, 0, above=True)
         self.scale = (float(scale[0]), float(scale[1]))
         self._wanted = None if splits is None else [canonical_split(name) for name in splits]
         self.allow_overlap = tuple(canonical_split(name) for name in allow_overlap)

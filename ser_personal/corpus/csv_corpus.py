@@ -6,6 +6,9 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from jsonargparse.typing import PositiveFloat
+from typing_extensions import override
+
 from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.msp_podcast import AUDIO_FOLDERS, MSPPodcast
 from ser_personal.corpus.splits import canonical_split
@@ -47,7 +50,7 @@ class CSVCorpus(Corpus):
         splits: Sequence[str] | None = None,
         allow_overlap: Sequence[str] = (),
         cut_test: str | None = None,
-        adaptation_seconds: float = 200.0,
+        adaptation_seconds: PositiveFloat = 200.0,
         *,
         allow_outside: bool = False,
     ) -> None:
@@ -61,10 +64,11 @@ class CSVCorpus(Corpus):
         self._path, self._allow_outside = Path(path), allow_outside
 
     @property
+    @override
     def label_file(self) -> Path:
-        """The table."""
         return self._path
 
+    @override
     def read_labels(self) -> list[Utterance]:
         """Read every row of the table.
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from jsonargparse.typing import PositiveInt
 
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
 from ser_personal.corpus.csv_corpus import open_corpus, write_corpus
 from ser_personal.corpus.splits import SpeakerSplits, by_split, canonical_split, known_speakers, require_split
-from ser_personal.errors import LARGEST_SEED, UserError, require_range
+from ser_personal.errors import Seed, Share, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -59,7 +60,9 @@ def leave_speakers_out(
     return assignments
 
 
-def folds(corpus: Corpus | str, count: int = 6, out: str = "folds", validation_folds: int = 1, seed: int = 0) -> None:
+def folds(
+    corpus: Corpus | str, count: PositiveInt = 6, out: str = "folds", validation_folds: PositiveInt = 1, seed: Seed = 0
+) -> None:
     """Write a corpus.csv a fold, fold_0.csv and so on, each with other speakers to test on.
 
     Args:
@@ -144,12 +147,8 @@ def personalization_gap(
         Number of training speakers -> both corpora; each has sets train, validation and the test set.
 
     Raises:
-        UserError: a split is missing, there are too few speakers, or a number is out of its range.
+        UserError: a split is missing, or there are too few speakers.
     """
-    if evaluation_speakers is not None:
-        require_range("evaluation_speakers", evaluation_speakers, 1)
-    require_range("share", share, 0, 1, above=True)
-    require_range("seed", seed, 0, LARGEST_SEED)
     test_split = canonical_split(test_split)
     usable = [each for each in utterances if each.speaker_id is not None and not all(map(isnan, each.labels.values()))]
     sets = by_split(usable)
@@ -180,12 +179,12 @@ def personalization_gap(
 
 def gap(
     corpus: Corpus | str,
-    speakers: list[int],
+    speakers: list[PositiveInt],
     out: str = "gap",
     test_split: str = "test1",
-    evaluation_speakers: int | None = None,
-    share: float = 0.5,
-    seed: int = 0,
+    evaluation_speakers: PositiveInt | None = None,
+    share: Share = 0.5,
+    seed: Seed = 0,
 ) -> None:
     """Write a corpus.csv for each number of training speakers and side, speakers_50_dependent.csv and so on.
 
@@ -199,7 +198,7 @@ def gap(
         seed: of the draws.
 
     Raises:
-        UserError: a split is missing, there are too few speakers, or a number is out of its range.
+        UserError: a split is missing, or there are too few speakers.
     """
     corpora = personalization_gap(
         open_corpus(corpus).utterances,

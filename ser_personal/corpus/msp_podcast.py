@@ -6,6 +6,9 @@ import logging
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from jsonargparse.typing import PositiveFloat
+from typing_extensions import override
+
 from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.splits import canonical_split, first_few
 from ser_personal.corpus.table import attribute_labels, audio_path, known, read_csv_rows, read_json_rows, read_text
@@ -64,7 +67,7 @@ class MSPPodcast(Corpus):
         partitions: str | None = None,
         allow_overlap: Sequence[str] = (),
         cut_test: str | None = None,
-        adaptation_seconds: float = 200.0,
+        adaptation_seconds: PositiveFloat = 200.0,
     ) -> None:
         super().__init__(
             scale=(1, 7),
@@ -77,6 +80,7 @@ class MSPPodcast(Corpus):
         self._partitions = None if partitions is None else Path(partitions)
 
     @property
+    @override
     def label_file(self) -> Path:
         """The label file that the release has.
 
@@ -96,6 +100,7 @@ class MSPPodcast(Corpus):
         folders = [self._root / name for name in AUDIO_FOLDERS]
         return next((folder for folder in folders if folder.is_dir()), folders[0])
 
+    @override
     def read_labels(self) -> list[Utterance]:
         """Read every row of the label file, those that the split file names where there is one.
 

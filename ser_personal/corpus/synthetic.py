@@ -1,6 +1,6 @@
 """A synthetic corpus in MSP-Podcast's layout: `ser synth`.
 
-The generative model, top down; each assumption has a name, and none of them is a finding about people.
+The generative model, top down; none of its assumptions is a finding about people.
 
 1. *Groups.* A speaker's voice is of one of four kinds (low or high, tense or lax) and deviates from it. Groups take
    turns, so every split holds all of them.
@@ -22,23 +22,24 @@ The generative model, top down; each assumption has a name, and none of them is 
    for level carries arousal, and clipping would hide it.
 
 Each speaker and each utterance has a random stream of its own, numbered from the seed: corpora of one seed but other
-sizes share their utterances, though a speaker may stand in another split. The numbers of the model stand in
-`synthetic_speakers`; `Truth/speakers.csv` keeps what was drawn, and nothing that trains reads it.
+sizes share their utterances, though a speaker may be in another split. `Truth/speakers.csv` keeps what was drawn, and
+nothing that trains reads it.
 """
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, restricted_number_type
 from rich.progress import track
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.corpus.synthetic_speech import Delivery, idiolect, speak
+from ser_personal.corpus.table import write_rows
 from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES
 
@@ -47,38 +48,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Cue(NamedTuple):
-    """One audible property of an utterance and how it varies; all deviations are in the cue's unit.
-
-    Attributes:
-        neutral: the average speaker's value without emotion.
-        between: deviation between speakers.
-        within: deviation from one utterance of a speaker to the next that no label explains.
-        arousal: how far one label point of arousal moves it, in the average speaker.
-        valence: the same of valence.
-        dominance: the same of dominance.
-        lowest: smallest value that is ever spoken.
-        highest: greatest value that is ever spoken.
-    """
-
-    neutral: float
-    between: float
-    within: float
-    arousal: float
-    valence: float
-    dominance: float
-    lowest: float
-    highest: float
-
-
+# cue -> its neutral value, deviation between speakers, and unexplained deviation within one; how far a label point of
+# arousal, valence and dominance moves it; its lowest and highest value. All in the cue's own unit.
 CUES = {
-    "pitch": Cue(7.5, 5.0, 1.2, 1.2, 0.6, -0.8, -4, 24),  # semitones above 100 Hz
-    "pitch_range": Cue(0.7, 0.20, 0.15, 0.16, 0.24, 0.00, -0.5, 1.8),  # log semitones
-    "level": Cue(-33, 1.5, 1.5, 2.2, 0.0, 0.8, -48, -23),  # dB relative to full scale
-    "tilt": Cue(-4, 1.6, 0.4, 0.7, 0.5, 0.5, -10, 2),  # dB an octave
-    "rate": Cue(0.0, 0.12, 0.07, 0.08, 0.03, -0.04, -0.5, 0.5),  # log factor
-    "formants": Cue(0.07, 0.10, 0.010, 0.0, 0.040, -0.015, -0.25, 0.40),  # log factor
-    "breathiness": Cue(-18, 4.5, 1.5, -0.5, 1.5, -2.5, -40, -6),  # dB relative to voice
+    "pitch": (7.5, 5.0, 1.2, 1.2, 0.6, -0.8, -4, 24),  # semitones above 100 Hz
+    "pitch_range": (0.7, 0.20, 0.15, 0.16, 0.24, 0.00, -0.5, 1.8),  # log semitones
+    "level": (-33, 1.5, 1.5, 2.2, 0.0, 0.8, -48, -23),  # dB relative to full scale
+    "tilt": (-4, 1.6, 0.4, 0.7, 0.5, 0.5, -10, 2),  # dB an octave
+    "rate": (0.0, 0.12, 0.07, 0.08, 0.03, -0.04, -0.5, 0.5),  # log factor
+    "formants": (0.07, 0.10, 0.010, 0.0, 0.040, -0.015, -0.25, 0.40),  # log factor
+    "breathiness": (-18, 4.5, 1.5, -0.5, 1.5, -2.5, -40, -6),  # dB relative to voice
 }
 _TABLE = np.array(list(CUES.values()))
 NEUTRAL, BETWEEN, WITHIN = _TABLE[:, :3].T
@@ -129,7 +108,7 @@ class Speaker:
         """Female for the high groups, Male for the low ones."""
         return "Female" if self.group.startswith("high") else "Male"
 
-    def feel(self, rng: Generator) -> NDArray[np.float64]:
+    def draw_labels(self, rng: Generator) -> NDArray[np.float64]:
         """Draw the labels of an utterance, (attributes,), 1 to 7 with two decimals."""
         deviation = np.linalg.cholesky(LABEL_CORRELATION) @ rng.standard_normal(len(ATTRIBUTES))
         labels: NDArray[np.float64] = (self.label_mean + self.label_std * deviation).clip(1, 7).round(2)
@@ -153,57 +132,36 @@ class Speaker:
         )
 
 
-@dataclass(frozen=True)
 class Population:
-    """What all speakers of one corpus have in common.
+    """What all speakers of one corpus have in common: how groups express emotion, and which voices have which labels.
+
+    Args:
+        rng: the source of chance.
+        voice_label_link: 0 to 1, the part of a label distribution's deviation that the voice determines.
+        shared_expression: whether every speaker expresses emotion alike.
 
     Attributes:
-        voice_label_link: 0 to 1, the part of a label distribution's deviation that the voice determines.
         group_expression: (groups, cues, attributes), how far one label point moves each cue.
-        own_expression: deviation of a speaker's expression from the group's, relative to the shared one.
-        mean_directions: (attributes, cues), maps a voice's deviation to that of the label means.
-        std_directions: (attributes, cues), maps a voice's deviation to that of the label deviations.
     """
 
-    voice_label_link: float
-    group_expression: NDArray[np.float64]
-    own_expression: float
-    mean_directions: NDArray[np.float64]
-    std_directions: NDArray[np.float64]
-
-    @classmethod
-    def draw(cls, rng: Generator, voice_label_link: float, *, shared_expression: bool) -> Population:
-        """Draw how groups express emotion and which voices have which labels.
-
-        Args:
-            rng: the source of chance.
-            voice_label_link: 0 to 1; with 0 similar voices share nothing of their label distributions.
-            shared_expression: whether every speaker expresses emotion alike.
-        """
+    def __init__(self, rng: Generator, voice_label_link: float, *, shared_expression: bool) -> None:
         deviation = rng.standard_normal((len(GROUPS), *SHARED_EXPRESSION.shape))
         deviation -= deviation.mean(0)
         differs = 0.0 if shared_expression else 1.0
-        return cls(
-            voice_label_link=voice_label_link,
-            group_expression=SHARED_EXPRESSION * (1 + differs * GROUP_EXPRESSION * deviation),
-            own_expression=differs * OWN_EXPRESSION,
-            mean_directions=_unit_directions(rng),
-            std_directions=_unit_directions(rng),
-        )
+        self._link = voice_label_link
+        self.group_expression = SHARED_EXPRESSION * (1 + differs * GROUP_EXPRESSION * deviation)
+        self._own_expression = differs * OWN_EXPRESSION
+        # from a voice's deviation to those of label means and deviations, each (attributes, cues)
+        self._mean_directions, self._std_directions = _unit_directions(rng), _unit_directions(rng)
 
     def speaker(self, number: int, rng: Generator) -> Speaker:
-        """Draw a speaker.
-
-        Args:
-            number: groups take turns by it.
-            rng: the source of chance.
-        """
+        """Draw a speaker; groups take turns by number."""
         group = number % len(GROUPS)
         own = rng.standard_normal(len(CUES))
         voice = GROUP_SHARE * _GROUP_VOICES[group] + np.sqrt(1 - GROUP_SHARE**2) * own
-        mean = self._linked(self.mean_directions @ voice, rng)
-        std = self._linked(self.std_directions @ voice, rng)
-        own_expression = self.own_expression * SHARED_EXPRESSION * rng.standard_normal(SHARED_EXPRESSION.shape)
+        mean = self._linked(self._mean_directions @ voice, rng)
+        std = self._linked(self._std_directions @ voice, rng)
+        own_expression = self._own_expression * SHARED_EXPRESSION * rng.standard_normal(SHARED_EXPRESSION.shape)
         return Speaker(
             group=list(GROUPS)[group],
             voice=NEUTRAL + BETWEEN * voice,
@@ -214,10 +172,8 @@ class Population:
         )
 
     def _linked(self, from_voice: NDArray[np.float64], rng: Generator) -> NDArray[np.float64]:
-        own: NDArray[np.float64] = rng.standard_normal(len(ATTRIBUTES))
-        deviation: NDArray[np.float64] = (
-            self.voice_label_link * from_voice + np.sqrt(1 - self.voice_label_link**2) * own
-        )
+        own = rng.standard_normal(len(ATTRIBUTES))
+        deviation: NDArray[np.float64] = self._link * from_voice + np.sqrt(1 - self._link**2) * own
         return deviation
 
 
@@ -225,29 +181,28 @@ def _unit_directions(rng: Generator) -> NDArray[np.float64]:
     """Draw directions in the space of voices along which speakers have unit variance, (attributes, cues)."""
     covariance = GROUP_SHARE**2 * np.cov(_GROUP_VOICES.T, ddof=0) + (1 - GROUP_SHARE**2) * np.eye(len(CUES))
     directions = rng.standard_normal((len(ATTRIBUTES), len(CUES)))
-    unit: NDArray[np.float64] = (
-        directions / np.sqrt(np.einsum("ac,cd,ad->a", directions, covariance, directions))[:, None]
-    )
-    return unit
+    variance: NDArray[np.float64] = np.einsum("ac,cd,ad->a", directions, covariance, directions)
+    return directions / np.sqrt(variance)[:, None]
 
 
-FEWEST_SPEAKERS = 4
-FEWEST_UTTERANCES = 2
-SHORTEST = 0.5  # seconds
+# every group needs a speaker, the labels of a speaker a deviation, and a word half a second
+NumSpeakers = restricted_number_type("NumSpeakers", int, (">=", 4))
+NumUtterances = restricted_number_type("NumUtterances", int, (">=", 2))
+Seconds = restricted_number_type("Seconds", float, (">=", 0.5))
 LABEL_COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set")
 EMOTIONS = {"A": (5, 2.5), "H": (5, 5.5), "S": (2.5, 2.5), "N": (3.5, 4)}  # arousal and valence, label points
 
 
 def synth(
     out: str,
-    speakers: int = 80,
-    utterances: int = 24,
-    seed: int = 0,
+    speakers: NumSpeakers = 80,
+    utterances: NumUtterances = 24,
+    seed: NonNegativeInt = 0,
     *,
-    voice_label_link: float = 0.7,
+    voice_label_link: ClosedUnitInterval = 0.7,
     shared_expression: bool = False,
-    min_seconds: float = 2.0,
-    max_seconds: float = 4.0,
+    min_seconds: Seconds = 2.0,
+    max_seconds: Seconds = 4.0,
 ) -> None:
     """Write a synthetic corpus in MSP-Podcast's layout.
 
@@ -262,50 +217,36 @@ def synth(
         max_seconds: the longest utterance.
 
     Raises:
-        UserError: the folder isn't empty, or an argument is out of its range.
+        UserError: the folder isn't empty, or `max_seconds` is below `min_seconds`.
     """
     folder = Path(out)
-    _check_empty(folder)
-    _check_at_least("--speakers", speakers, FEWEST_SPEAKERS, "every group needs one")
-    _check_at_least("--utterances", utterances, FEWEST_UTTERANCES, "labels of a speaker need a deviation")
-    _check_at_least("--seed", seed, 0, "seeds count up from there")
-    _check_at_least("--min-seconds", min_seconds, SHORTEST, "a word takes as long")
-    _check_at_least("--max-seconds", max_seconds, min_seconds, "that is --min-seconds")
-    if not 0 <= voice_label_link <= 1:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError("is not an empty folder", where=folder, remedy="Give --out a folder that doesn't exist yet")
+    if max_seconds < min_seconds:
         raise UserError(
-            f"{voice_label_link} is no share", where="--voice-label-link", remedy="Give a number from 0 to 1"
+            f"{max_seconds} is below --min-seconds", where="--max-seconds", remedy=f"Give {min_seconds} or more"
         )
     audio, labels, truth = (folder / name for name in ("Audios", "Labels", "Truth"))
     for part in (audio, labels, truth):
         part.mkdir(parents=True)
 
-    population = Population.draw(_rng(seed), voice_label_link, shared_expression=shared_expression)
+    population = Population(_rng(seed), voice_label_link, shared_expression=shared_expression)
     people = {number: population.speaker(number, _rng(seed, number)) for number in range(1, speakers + 1)}
-    _write(truth / "speakers.csv", [_truth(number, speaker) for number, speaker in people.items()])
+    described = [_truth(number, speaker) for number, speaker in people.items()]
+    write_rows(truth / "speakers.csv", list(described[0]), [list(row.values()) for row in described])
 
     rows = []
     pairs = [(number, utterance) for number in people for utterance in range(1, utterances + 1)]
     for number, utterance in track(pairs, description="Synthesising"):
         rng, speaker = _rng(seed, number, utterance), people[number]
-        felt = speaker.feel(rng)
+        drawn = speaker.draw_labels(rng)
         num_samples = round(rng.uniform(min_seconds, max_seconds) * SAMPLE_RATE)
-        waveform = speak(speaker.deliver(felt, rng), num_samples, rng)
+        waveform = speak(speaker.deliver(drawn, rng), num_samples, rng)
         name = f"MSP-PODCAST_{number:04}_{utterance:04}.wav"
         soundfile.write(audio / name, _pcm16(waveform), SAMPLE_RATE, subtype="PCM_16")
-        values = (name, _emotion(felt), *felt.tolist(), number, speaker.gender, _split(number, speakers))
-        rows.append(dict(zip(LABEL_COLUMNS, values, strict=True)))
-    _write(labels / "labels_consensus.csv", rows)
-
-
-def _check_empty(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError("is not an empty folder", where=folder, remedy="Give --out a folder that doesn't exist yet")
-
-
-def _check_at_least(argument: str, value: float, least: float, reason: str) -> None:
-    # NaN compares as neither
-    if not value >= least:
-        raise UserError(f"{value} is below {least}, and {reason}", where=argument, remedy=f"Give {least} or more")
+        values = (name, _emotion(drawn), *drawn.tolist(), number, speaker.gender, _split(number, speakers))
+        rows.append(values)
+    write_rows(labels / "labels_consensus.csv", LABEL_COLUMNS, rows)
 
 
 def _rng(seed: int, *of: int) -> Generator:
@@ -342,10 +283,3 @@ def _truth(number: int, speaker: Speaker) -> dict[str, object]:
         for cue, effects in zip(CUES, speaker.expression, strict=True):
             row[f"{cue}_by_{attribute}"] = round(float(effects[column]), 4)
     return row
-
-
-def _write(path: Path, rows: list[dict[str, object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

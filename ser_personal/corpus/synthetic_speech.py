@@ -50,12 +50,7 @@ class Segment(NamedTuple):
 
 
 class Word(NamedTuple):
-    """A word as it is pronounced.
-
-    Attributes:
-        segments: names in `SEGMENTS`, in order.
-        syllables: for each segment, the number of the syllable it stands in, from 0.
-    """
+    """A word as it is pronounced: names in `SEGMENTS`, and for each the number of its syllable, from 0."""
 
     segments: tuple[str, ...]
     syllables: tuple[int, ...]
@@ -181,17 +176,6 @@ class Delivery:
     words: NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class _Articulation:
-    """Targets that move through an utterance, each `(frames,)` or `(frames, ...)`."""
-
-    formants: Signal
-    voicing: Signal
-    friction: Signal
-    friction_hz: Signal
-    accent: Signal
-
-
 def speak(delivery: Delivery, num_samples: int, rng: Generator) -> NDArray[np.float32]:
     """Say random words of the language for as long as asked.
 
@@ -204,15 +188,16 @@ def speak(delivery: Delivery, num_samples: int, rng: Generator) -> NDArray[np.fl
         (samples,), full scale at 1.
     """
     frames = num_samples // STEP + 4
-    articulation = _articulate(frames, delivery, rng)
+    moving, accent = _articulate(frames, delivery, rng)
+    voicing, friction_amplitude, friction_hz = moving[:, 3:].T
     declination = np.linspace(1, -1, frames, dtype=np.float32)
-    semitones = delivery.pitch_range * articulation.accent + declination
+    semitones = delivery.pitch_range * accent + declination
     source = _spectra(_glottal_pulses(delivery.pitch * 2 ** (semitones / 12), rng))
     noise = _spectra(rng.standard_normal((frames + 3) * STEP, dtype=np.float32))
 
-    level = _amplitude(delivery.level + 2 * articulation.accent)
-    vocal_tract = _vocal_tract(articulation.formants, delivery) * (level * articulation.voicing)[:, None]
-    friction = _friction(articulation.friction_hz) * (level * articulation.friction)[:, None]
+    level = _amplitude(delivery.level + 2 * accent)
+    vocal_tract = _vocal_tract(moving[:, :3], delivery) * (level * voicing)[:, None]
+    friction = _friction(friction_hz) * (level * friction_amplitude)[:, None]
     aspiration = _amplitude(delivery.breathiness)
     spectra = source * vocal_tract + noise * (aspiration * vocal_tract + friction + _amplitude(delivery.background))
     return _overlap_add(spectra)[3 * STEP :][:num_samples].astype(np.float32)
@@ -222,7 +207,8 @@ def _amplitude(decibels: float | Signal) -> Signal:
     return np.float32(10) ** (np.asarray(decibels, dtype=np.float32) / 20)
 
 
-def _articulate(frames: int, delivery: Delivery, rng: Generator) -> _Articulation:
+def _articulate(frames: int, delivery: Delivery, rng: Generator) -> tuple[Signal, Signal]:
+    """Choose words, -> formants, voicing and friction (frames, 6) in `Segment`'s order, and accents (frames,)."""
     # More than enough: no word at the highest rate is as short as four frames.
     words = rng.choice(len(lexicon()), size=frames // 4 + 1, p=delivery.words)
     names, accents = [PAUSE], [0.0]
@@ -238,14 +224,8 @@ def _articulate(frames: int, delivery: Delivery, rng: Generator) -> _Articulatio
     lengths = targets[:, 6] * np.exp(0.2 * rng.standard_normal(len(names))) / delivery.rate
     ends = np.round(np.cumsum(lengths) * SAMPLE_RATE / STEP).astype(int)
     segment = np.searchsorted(ends, np.arange(frames), side="right")
-    moving = _glide(targets[segment, :6], COARTICULATION)
-    return _Articulation(
-        formants=moving[:, :3],
-        voicing=moving[:, 3],
-        friction=moving[:, 4],
-        friction_hz=moving[:, 5],
-        accent=_glide(np.array(accents, dtype=np.float32)[segment, None], INTONATION)[:, 0],
-    )
+    accent = _glide(np.array(accents, dtype=np.float32)[segment, None], INTONATION)[:, 0]
+    return _glide(targets[segment, :6], COARTICULATION), accent
 
 
 def _glide(targets: Signal, width: int) -> Signal:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from jsonargparse.typing import PositiveInt
 from torch import nn
+from typing_extensions import override
 
-from ser_personal.errors import UserError, require_range
+from ser_personal.errors import UserError
 from ser_personal.speakers.representation import (
     SpeakerAudio,
     SpeakerDescription,
@@ -34,15 +36,13 @@ class SpeakerEmbedding(SpeakerRepresentation):
         embedding_dim: width of the table; the paper doesn't give it.
         unseen: what a speaker outside the table gets; the mean of all e_s if None.
         permute: control: every speaker gets another speaker's row, the same one each time.
-
-    Raises:
-        UserError: `embedding_dim` is below 1.
     """
 
     known_features: Tensor | None
 
-    def __init__(self, embedding_dim: int = 128, unseen: UnseenPolicy | None = None, *, permute: bool = False) -> None:
-        require_range("embedding_dim", embedding_dim, 1)
+    def __init__(
+        self, embedding_dim: PositiveInt = 128, unseen: UnseenPolicy | None = None, *, permute: bool = False
+    ) -> None:
         super().__init__()
         self.embedding_dim = embedding_dim
         self.unseen = unseen or Mean()
@@ -52,8 +52,8 @@ class SpeakerEmbedding(SpeakerRepresentation):
         self.fc: nn.Linear | None = None
         self.register_buffer("known_features", None)
 
+    @override
     def build(self, speakers: SpeakerSet, dim: int) -> None:
-        """Make a fresh table for these speakers, for an encoder of width `dim`."""
         if not speakers.speaker_ids:
             raise UserError(
                 "no known speaker to embed",
@@ -63,25 +63,25 @@ class SpeakerEmbedding(SpeakerRepresentation):
         self._make(speakers.speaker_ids, dim)
         self.set_features(speakers)
 
+    @override
     def rebuild(self, description: SpeakerDescription, dim: int) -> None:
-        """Make the table that a checkpoint describes."""
         self.embedding_dim = description["sizes"]["embedding_dim"]
         self._make(description["speaker_ids"], dim)
         if description["feature_dim"]:
             self.known_features = torch.zeros(len(self.ids), description["feature_dim"])
 
     @property
+    @override
     def speaker_audio(self) -> SpeakerAudio:
-        """Audio that the policy's embeddings were made from."""
         return self.unseen.speaker_audio
 
     @property
+    @override
     def lacks_features(self) -> bool:
-        """Whether the policy for unseen speakers goes by features of the table's, and there are none yet."""
         return bool(self.ids) and self.unseen.reads_features and self.known_features is None
 
+    @override
     def set_features(self, speakers: SpeakerSet) -> None:
-        """Take the features of the table's speakers, where they are lacking."""
         if self.lacks_features and speakers.features is not None:
             self.known_features = torch.from_numpy(speakers.features)
 
@@ -101,12 +101,12 @@ class SpeakerEmbedding(SpeakerRepresentation):
         self.ids = [*self.ids, *speaker_ids]
         self.embedding = nn.Embedding.from_pretrained(torch.cat([rows, added]), freeze=False)
 
+    @override
     def clear(self) -> None:
-        """Forget the table, where nothing is fused."""
         self.ids, self.embedding, self.fc, self.known_features = [], None, None, None
 
+    @override
     def describe(self) -> SpeakerDescription:
-        """Describe the table for a checkpoint."""
         return SpeakerDescription(
             name=type(self).__name__,
             sizes={"embedding_dim": self.embedding_dim},
@@ -115,13 +115,13 @@ class SpeakerEmbedding(SpeakerRepresentation):
         )
 
     @property
+    @override
     def settings(self) -> tuple[object, ...]:
-        """What e_s depends on beside weights and description."""
         return (self.unseen.settings, self.permute)
 
     @property
+    @override
     def is_learnt(self) -> bool:
-        """A fresh table says nothing."""
         return True
 
     def rows(self, speaker_ids: Sequence[str | None]) -> list[int]:
@@ -131,6 +131,7 @@ class SpeakerEmbedding(SpeakerRepresentation):
             row_of = _derange(row_of)
         return [-1 if speaker is None else row_of.get(speaker, -1) for speaker in speaker_ids]
 
+    @override
     def forward(self, query: SpeakerQuery) -> Tensor:
         """Embed speakers, -> e_s (batch, dim).
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from torch import nn
+from typing_extensions import override
 
-from ser_personal.errors import UserError, require_range
+from ser_personal.errors import UserError
 from ser_personal.speakers.representation import (
     SpeakerDescription,
     SpeakerQuery,
@@ -34,6 +36,7 @@ class FeatureRepresentation(SpeakerRepresentation):
         self.register_buffer("mean", torch.zeros(0))
         self.register_buffer("std", torch.ones(0))
 
+    @override
     def build(self, speakers: SpeakerSet, dim: int) -> None:
         """Take mean and deviation of the training speakers' features, and make fresh weights.
 
@@ -54,8 +57,8 @@ class FeatureRepresentation(SpeakerRepresentation):
         self.std = torch.where(deviation > 1e-6, deviation, torch.inf)
         self._make(dim)
 
+    @override
     def rebuild(self, description: SpeakerDescription, dim: int) -> None:
-        """Make the weights that a checkpoint describes."""
         self.ids = description["speaker_ids"]
         self.mean, self.std = torch.zeros(description["feature_dim"]), torch.ones(description["feature_dim"])
         self._make(dim)
@@ -64,14 +67,14 @@ class FeatureRepresentation(SpeakerRepresentation):
         """Make weights from as many features as `mean` has to e_s."""
         raise NotImplementedError
 
+    @override
     def clear(self) -> None:
-        """Forget the speakers, where nothing is fused."""
         self.ids = []
         self.mean, self.std = torch.zeros(0), torch.ones(0)
 
     @property
+    @override
     def settings(self) -> tuple[object, ...]:
-        """Nothing but weights and description."""
         return ()
 
     def standardize(self, query: SpeakerQuery) -> Tensor:
@@ -103,6 +106,7 @@ class FixedSpeakerFeatures(FeatureRepresentation):
         super().__init__()
         self.register_buffer("projection", None)
 
+    @override
     def _make(self, dim: int) -> None:
         width = len(self.mean)
         if width == dim:
@@ -111,17 +115,17 @@ class FixedSpeakerFeatures(FeatureRepresentation):
             drawn = torch.randn(width, dim, generator=torch.Generator().manual_seed(0))
             self.projection = drawn / dim**0.5
 
+    @override
     def describe(self) -> SpeakerDescription:
-        """Describe the features for a checkpoint."""
         return SpeakerDescription(name=type(self).__name__, sizes={}, speaker_ids=self.ids, feature_dim=len(self.mean))
 
     @property
+    @override
     def is_learnt(self) -> bool:
-        """Features mean something by themselves."""
         return False
 
+    @override
     def forward(self, query: SpeakerQuery) -> Tensor:
-        """Embed speakers, -> e_s (batch, dim)."""
         features = self.standardize(query)
         return features if self.projection is None else features @ self.projection
 
@@ -134,25 +138,20 @@ class SpeakerEmbedder(FeatureRepresentation):
     Args:
         hidden_dims: width of each hidden layer.
         dropout: of each hidden layer.
-
-    Raises:
-        UserError: a number is out of its range.
     """
 
-    def __init__(self, hidden_dims: tuple[int, ...] = (128,), dropout: float = 0.1) -> None:
-        for width in hidden_dims:
-            require_range("hidden_dims", width, 1)
-        require_range("dropout", dropout, 0, 1)
+    def __init__(self, hidden_dims: tuple[PositiveInt, ...] = (128,), dropout: ClosedUnitInterval = 0.1) -> None:
         super().__init__()
         self.hidden_dims = hidden_dims
         self.dropout = dropout
         self.layers = nn.Sequential()
 
+    @override
     def rebuild(self, description: SpeakerDescription, dim: int) -> None:
-        """Make the weights that a checkpoint describes."""
         self.hidden_dims = tuple(description["sizes"]["hidden_dims"])
         super().rebuild(description, dim)
 
+    @override
     def _make(self, dim: int) -> None:
         layers: list[nn.Module] = []
         width = len(self.mean)
@@ -164,13 +163,13 @@ class SpeakerEmbedder(FeatureRepresentation):
         nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(*layers, last)
 
+    @override
     def clear(self) -> None:
-        """Forget speakers and weights, where nothing is fused."""
         super().clear()
         self.layers = nn.Sequential()
 
+    @override
     def describe(self) -> SpeakerDescription:
-        """Describe features and layers for a checkpoint."""
         return SpeakerDescription(
             name=type(self).__name__,
             sizes={"hidden_dims": list(self.hidden_dims)},
@@ -179,11 +178,11 @@ class SpeakerEmbedder(FeatureRepresentation):
         )
 
     @property
+    @override
     def is_learnt(self) -> bool:
-        """A fresh embedder gives zeros."""
         return True
 
+    @override
     def forward(self, query: SpeakerQuery) -> Tensor:
-        """Embed speakers, -> e_s (batch, dim)."""
         embeddings: Tensor = self.layers(self.standardize(query))
         return embeddings

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from jsonargparse.typing import PositiveInt
 from torch.nn import functional
+from typing_extensions import override
 
-from ser_personal.errors import UserError, require_range
+from ser_personal.errors import UserError
 from ser_personal.speakers.representation import SpeakerAudio
 
 if TYPE_CHECKING:
@@ -76,22 +78,23 @@ class UnseenPolicy(ABC):
 class Mean(UnseenPolicy):
     """The mean of all e_s."""
 
+    @override
     def embed(self, unseen: UnseenSpeakers, table: EmbeddingTable) -> Tensor:
-        """Embed speakers outside the table, -> (unseen, dim)."""
         return table.embeddings.mean(0).expand(len(unseen.ids), -1)
 
 
 class Zero(UnseenPolicy):
     """No embedding: frames as the encoder makes them."""
 
+    @override
     def embed(self, unseen: UnseenSpeakers, table: EmbeddingTable) -> Tensor:
-        """Embed speakers outside the table, -> (unseen, dim)."""
         return table.embeddings.new_zeros(len(unseen.ids), table.embeddings.shape[1])
 
 
 class Refuse(UnseenPolicy):
     """An error, where every speaker is meant to be known."""
 
+    @override
     def embed(self, unseen: UnseenSpeakers, table: EmbeddingTable) -> Tensor:
         """Refuse speakers outside the table.
 
@@ -114,22 +117,18 @@ class Nearest(UnseenPolicy):
 
     Args:
         k: how many speakers; all where the table has fewer.
-
-    Raises:
-        UserError: `k` is below 1.
     """
 
-    def __init__(self, k: int = 10) -> None:
-        require_range("k", k, 1)
+    def __init__(self, k: PositiveInt = 10) -> None:
         self.k = k
 
     @property
+    @override
     def reads_features(self) -> bool:
-        """It does."""
         return True
 
+    @override
     def embed(self, unseen: UnseenSpeakers, table: EmbeddingTable) -> Tensor:
-        """Embed speakers outside the table, -> (unseen, dim)."""
         weights = self.weights(unseen, table)
         mean = table.embeddings.mean(0).expand(len(weights), -1)
         return torch.where(weights.sum(1, keepdim=True) > 0, weights @ table.embeddings, mean)

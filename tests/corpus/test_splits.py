@@ -34,18 +34,18 @@ def utterance(number: int, split: str, speaker: str | None, seconds: float = 3.0
         ("Held-out", "held-out"),
     ],
 )
-def test_split_names_have_one_spelling(spelling: str, name: str) -> None:
+def test_split_names_have_one_spelling(spelling, name):
     assert canonical_split(spelling) == name
     assert canonical_split(name) == name
 
 
-def test_sets_hold_every_utterance_in_order() -> None:
+def test_sets_hold_every_utterance_in_order():
     utterances = [utterance(0, "test2", "a"), utterance(1, "train", "b"), utterance(2, "test2", "c")]
     splits = SpeakerSplits.from_utterances(utterances)
     assert splits.sets == {"train": (utterances[1],), "validation": (), "test2": (utterances[0], utterances[2])}
 
 
-def test_overlap_names_speakers_and_remedy() -> None:
+def test_overlap_names_speakers_and_remedy():
     utterances = [utterance(n, split, f"s{n % 5}") for n, split in enumerate(["train"] * 5 + ["test1"] * 5)]
     with pytest.raises(UserError, match=r"split test1: 5 .* s0, s1, s2 and 2 more.*allow_overlap: \[test1\]"):
         SpeakerSplits.from_utterances(utterances)
@@ -53,20 +53,15 @@ def test_overlap_names_speakers_and_remedy() -> None:
     assert shared_speakers(allowed.sets) == {"test1": ["s0", "s1", "s2", "s3", "s4"]}
 
 
-def test_allowing_one_set_does_not_allow_another() -> None:
+def test_allowing_one_set_does_not_allow_another():
     utterances = [utterance(0, "train", "a"), utterance(1, "test1", "a"), utterance(2, "validation", "a")]
     with pytest.raises(UserError, match="split validation"):
         SpeakerSplits.from_utterances(utterances, allow_overlap=["test1"])
 
 
-def test_unknown_speakers_and_test_sets_among_themselves_do_not_overlap() -> None:
+def test_unknown_speakers_and_test_sets_among_themselves_do_not_overlap():
     known = [utterance(0, "test1", "a"), utterance(1, "test2", "a"), utterance(2, "train", "b")]
     SpeakerSplits.from_utterances([*known, utterance(3, "train", None), utterance(4, "test1", None)])
-
-
-def test_cut_by_hand() -> None:
-    cut = cut_adaptation([utterance(n, "test1", "a", seconds=3.0) for n in range(8)], "test1", seconds=7.0)
-    assert [u.split.removeprefix("test1_") for u in cut] == ["adaptation"] * 2 + ["evaluation"] * 6
 
 
 @given(
@@ -75,7 +70,7 @@ def test_cut_by_hand() -> None:
     ),
     seconds=st.integers(1, 30),
 )
-def test_cut_keeps_utterances_and_budget(rows: list[tuple[str | None, str, int]], seconds: int) -> None:
+def test_cut_keeps_utterances_and_budget(rows, seconds):
     before = [utterance(n, split, speaker, length) for n, (speaker, split, length) in enumerate(rows)]
     before.append(utterance(len(rows), "test1", "c"))
     after = cut_adaptation(before, "test1", seconds)
@@ -95,6 +90,6 @@ def test_cut_keeps_utterances_and_budget(rows: list[tuple[str | None, str, int]]
         assert max((u.utterance_id for u in adaptation), default="") < evaluation[0].utterance_id
 
 
-def test_cut_of_no_such_set() -> None:
+def test_cut_of_no_such_set():
     with pytest.raises(UserError, match=r"test9: no such split. Choose among train, test1\."):
         cut_adaptation([utterance(0, "train", "a"), utterance(1, "test1", "b")], "test9")

@@ -75,5 +75,3 @@ def test_an_unknown_speaker_is_near_nobody_and_gets_the_mean():
 def test_nearest_without_features(features):
     with pytest.raises(UserError, match=r"no features to find the nearest speakers by\. Give --data\.speaker_features"):
         Nearest().embed(unseen("x", features=features), table())
-    with pytest.raises(UserError, match="k"):
-        Nearest(0)

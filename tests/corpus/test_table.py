@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import math
+from math import isnan
+from pathlib import Path
+
+import pytest
+from garbage import files, is_read_or_refused, many_inputs
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ser_personal.corpus.csv_corpus import CSVCorpus
+from ser_personal.corpus.msp_podcast import MSPPodcast, read_partitions
+from ser_personal.corpus.table import attribute_labels, audio_path, read_csv_rows, read_json_rows
+from ser_personal.errors import UserError
+from ser_personal.types import ATTRIBUTES
+
+COLUMNS = {attribute: attribute for attribute in ATTRIBUTES}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"no column path, split \(found: none\)"),
+        (b"path;split\na;b\n", r"no column path, split \(found: path;split\)"),
+        (b"path,split\n", "lists no utterance"),
+        (b"path,split, path\na,b,c\n", "has column path more than once"),
+        (b"path,split\na\n", "line 2: 1 cells where the header has 2"),
+        (b"path,split\na,b\nc,d,e\n", "line 3: 3 cells where the header has 2"),
+        (b"path,split\n,b\n", "line 2: blank path"),
+        (b'path,split\n"a,b\n', "line 2: broken CSV"),
+        (b"path,split\n\xfc.wav,b\n", r"isn't UTF-8 text \(byte 11 is 0xfc\)"),
+    ],
+)
+def test_bad_csv(content, message, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_csv_rows(path, ("path", "split"), filled=("path",))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": {"split": "x"}', "broken JSON"),
+        ('[{"path": "a", "split": "x"}]', "isn't a JSON object of objects"),
+        ('{"a": ["x"]}', "isn't a JSON object of objects"),
+        ("{}", "lists no utterance"),
+        ('{"a": {"set": "x"}}', r"table.json, a: no column split \(found: path, set\)"),
+        ('{"a": {"split": "x"}, "a": {"split": "y"}}', "'a' is listed more than once"),
+    ],
+)
+def test_bad_json(content, message, tmp_path):
+    path = tmp_path / "table.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_json_rows(path, "path", ("path", "split"))
+
+
+def test_a_folder_is_no_table(tmp_path):
+    with pytest.raises(UserError, match="can't be read"):
+        read_csv_rows(tmp_path, ("path",))
+
+
+def test_csv_and_json_twins_read_alike(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b'\xef\xbb\xbfpath, act ,speaker\r\n\r\na, 4.5,127\r\n"b,c",,\r\n')
+    (tmp_path / "t.json").write_text('{"a": {"act": 4.5, "speaker": 127}, "b,c": {"act": NaN, "speaker": null}}')
+    rows = [{"path": "a", "act": "4.5", "speaker": "127"}, {"path": "b,c", "act": "", "speaker": ""}]
+    assert read_csv_rows(tmp_path / "t.csv", ("path", "act")) == rows
+    assert read_json_rows(tmp_path / "t.json", "path", ("path", "act")) == rows
+
+
+def test_labels_of_a_row():
+    labels = attribute_labels({"arousal": "3.25", "valence": "NaN"}, COLUMNS, "here")
+    assert list(labels) == list(ATTRIBUTES)
+    assert labels["arousal"] == 3.25
+    assert isnan(labels["valence"])
+    assert isnan(labels["dominance"])
+    with pytest.raises(UserError, match="here: valence is 'high', not a number"):
+        attribute_labels({"valence": "high"}, COLUMNS, "here")
+
+
+ROOT = Path("/corpus/audio")
+OUTSIDE = [
+    "/etc/passwd",
+    "../u.wav",
+    "a/../../u.wav",
+    "a/..",
+    r"..\u.wav",
+    r"a\..\..\u.wav",
+    r"C:\u.wav",
+    r"\\host\u.wav",
+]
+
+
+@pytest.mark.parametrize("cell", OUTSIDE)
+def test_a_path_out_of_the_corpus_is_refused_unless_allowed(cell):
+    with pytest.raises(UserError, match=r"corpus\.csv, u: .* lies outside the corpus\. .*allow_outside true"):
+        audio_path(ROOT, cell, "corpus.csv, u")
+    audio_path(ROOT, cell, "corpus.csv, u", allow_outside=True)
+
+
+@pytest.mark.parametrize("cell", ["u.wav", "a/b/u.wav", r"a\b\u.wav", "..u.wav", "a..b/u.wav", "./u.wav"])
+def test_a_path_inside_is_taken(cell):
+    assert audio_path(ROOT, cell, "corpus.csv, u") == ROOT / cell.replace("\\", "/")
+
+
+@pytest.mark.parametrize("cell", ["a\0.wav", "9" * 300, f"a/{'é' * 130}.wav", "\ud800.wav"])
+def test_what_no_file_can_be_called_is_refused(cell):
+    with pytest.raises(UserError, match=r"can't be a file's name\. Correct or remove the row"):
+        audio_path(ROOT, cell, "corpus.csv, u")
+
+
+@given(st.lists(st.sampled_from(["..", ".", "a", "/", "\\", "b.wav", ""])).map("/".join))
+def test_what_is_taken_stays_inside(cell):
+    try:
+        path = audio_path(ROOT, cell, "u")
+    except UserError:
+        return
+    assert path.resolve().is_relative_to(ROOT.resolve())
+
+
+def test_a_table_with_such_a_path_is_refused_unless_allowed(tmp_path, wav):
+    wav(tmp_path / "secret.wav")
+    (tmp_path / "corpus").mkdir()
+    table = tmp_path / "corpus" / "corpus.csv"
+    table.write_text("path,speaker,split\n../secret.wav,a,train\n")
+    with pytest.raises(UserError, match=r"\.\./secret\.wav lies outside the corpus"):
+        _ = CSVCorpus(str(table)).utterances
+    (allowed,) = CSVCorpus(str(table), allow_outside=True).utterances
+    assert allowed.seconds == 0.1
+
+
+TABLE = (
+    b"path,speaker,split,arousal,valence,dominance,gender,id\na/u.wav,x,train,1.5,,7,female,u\nv.wav,,test1,2,3,4,,v\n"
+)
+LABELS = b"""FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set
+a.wav,N,1,2.5,3,7,Male,Train
+b.wav,H,,4,5,Unknown,,Test1
+"""
+JSON = b"""{"a.wav": {"EmoClass": "N", "EmoAct": 1, "EmoVal": 2.5, "EmoDom": null, "SpkrID": "7", "Gender": "Male",
+ "Split_Set": "Train"}}"""
+PARTITIONS = b"Train; a.wav\nTest1; b.wav\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("garbage")
+    (folder / "json" / "Labels").mkdir(parents=True)
+    (folder / "csv" / "Labels").mkdir(parents=True)
+    return folder
+
+
+READERS = {
+    "corpus.csv": (TABLE, lambda path: CSVCorpus(str(path)).read_labels()),
+    "csv/Labels/labels_consensus.csv": (LABELS, lambda path: MSPPodcast(str(path.parents[1])).read_labels()),
+    "json/Labels/labels_consensus.json": (JSON, lambda path: MSPPodcast(str(path.parents[1])).read_labels()),
+    "Partitions.txt": (PARTITIONS, read_partitions),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_garbage_is_read_or_refused(folder, name):
+    sound, read = READERS[name]
+
+    @many_inputs
+    @given(content=files(sound))
+    def check(content):
+        (folder / name).write_bytes(content)
+        is_read_or_refused(lambda: read(folder / name))
+
+    (folder / name).write_bytes(sound)
+    assert read(folder / name)
+    check()
+
+
+@many_inputs
+@given(
+    cell=st.text()
+    | st.floats().map(repr)
+    | st.sampled_from(["inf", "-Infinity", "1e999", "0x1", "\uff11", " 4 ", "NaN"])
+)
+def test_garbage_as_a_label_is_missing_finite_or_refused(cell):
+    def read():
+        labels = attribute_labels({"a": cell}, dict.fromkeys(ATTRIBUTES, "a"), "row")
+        assert not any(math.isinf(label) for label in labels.values())
+
+    is_read_or_refused(read)
