@@ -50,7 +50,7 @@ def test_what_is_no_scale(scale):
         require_scale(scale)
 
 
-IMPOSSIBLE: dict[str, tuple[type, dict[str, tuple[float, ...]]]] = {
+IMPOSSIBLE: dict[str, tuple[type, dict[str, tuple[float | str, ...]]]] = {
     "fine-tuning": (
         EmotionFineTuning,
         {
@@ -76,7 +76,7 @@ IMPOSSIBLE: dict[str, tuple[type, dict[str, tuple[float, ...]]]] = {
             "seed": (-1,),
         },
     ),
-    "interpreter": (MLPInterpreter, {"dropout": (-0.1, 1.1)}),
+    "interpreter": (MLPInterpreter, {"dropout": (-0.1, 1.1), "hidden_dims": ("[128,0]",)}),
     "teacher": (EncoderTeacher, {"teacher_layer": (0,)}),
     "speaker table": (SpeakerEmbedding, {"embedding_dim": (0,)}),
     "speaker embedder": (SpeakerEmbedder, {"hidden_dims": ("[0]",), "dropout": (-0.1, 1.1)}),
@@ -137,11 +137,6 @@ def test_impossible_arguments_are_refused_by_name(kind, name, value):
     given += [f"--it.{needed}=corpus" for needed in ("corpus",) if "corpus" in signature(kind).parameters]
     with pytest.raises((ArgumentError, UserError), match=name):
         parser.instantiate(parser.parse_args(given))
-
-
-def test_hidden_layers_have_a_width():
-    with pytest.raises(UserError, match="hidden_dims: 0 is out of range"):
-        MLPInterpreter((128, 0))
 
 
 @pytest.mark.parametrize("attributes", [(), ("arousal", "valence", "arousal")])

@@ -150,7 +150,7 @@ def test_sigterm_ends_both_processes_and_the_command_it_names_goes_on(
     told = (tmp_path / "error.txt").read_text()
     assert code == 143, told
     (line,) = [line for line in told.splitlines() if line.startswith("ser: stopped by SIGTERM after step ")]
-    _, _, command = line.partition("Go on with: ser ")
+    _, _, command = line.partition("Resume with: ser ")
     step = torch.load(tmp_path / "papt-last.ckpt", weights_only=True)["global_step"]
     run_words([words[0], *shlex.split(command), "--trainer.max_steps", str(step + 2)])
     assert torch.load(tmp_path / "papt-last.ckpt", weights_only=True)["global_step"] == step + 2

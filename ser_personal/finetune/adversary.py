@@ -1,4 +1,4 @@
-"""Speaker-adversarial training: the encoder unlearns what tells training speakers apart (a baseline)."""
+"""Speaker-adversarial training: the encoder unlearns what distinguishes training speakers (a baseline)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from math import exp
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveInt
 from torch import nn
 from torch.nn import functional
-
-from ser_personal.errors import require_range
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,22 +19,20 @@ NOT_A_SPEAKER = -100
 
 
 class GradientReversal(torch.autograd.Function):
-    """The identity, whose gradient is turned round and scaled (Ganin and Lempitsky 2015)."""
+    """The identity, whose gradient is multiplied by -weight (Ganin and Lempitsky 2015)."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, weight: float) -> Tensor:
-        """Pass values on."""
+    def forward(ctx: Any, values: Tensor, weight: float) -> Tensor:  # noqa: D102
         ctx.weight = weight
         return values.view_as(values)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Give back -weight times the gradient."""
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: D102
         return -ctx.weight * gradient, None
 
 
 class SpeakerAdversary(nn.Module):
-    """Tells training speakers by `pooled`, behind a gradient reversal: it learns to, the encoder learns to prevent it.
+    """Classifies training speakers by `pooled`, behind a gradient reversal: it learns to, the encoder to prevent it.
 
     Source: Ganin and Lempitsky 2015, their schedule included.
 
@@ -44,18 +41,15 @@ class SpeakerAdversary(nn.Module):
         ramp_share: share of all steps in which the weight climbs to that, from 0, along a sigmoid; 0 starts with it.
         hidden_dim: width of the classifier's hidden layer.
         dropout: of that layer.
-
-    Raises:
-        UserError: a number is out of its range.
     """
 
     def __init__(
-        self, weight: float = 0.1, ramp_share: float = 0.5, hidden_dim: int = 128, dropout: float = 0.1
+        self,
+        weight: NonNegativeFloat = 0.1,
+        ramp_share: ClosedUnitInterval = 0.5,
+        hidden_dim: PositiveInt = 128,
+        dropout: ClosedUnitInterval = 0.1,
     ) -> None:
-        require_range("weight", weight, 0)
-        require_range("ramp_share", ramp_share, 0, 1)
-        require_range("hidden_dim", hidden_dim, 1)
-        require_range("dropout", dropout, 0, 1)
         super().__init__()
         self.weight, self.ramp_share = weight, ramp_share
         self.hidden_dim, self.dropout = hidden_dim, dropout
@@ -74,9 +68,8 @@ class SpeakerAdversary(nn.Module):
 
     def weight_at(self, progress: float) -> float:
         """The reversed gradient's weight after this share of all steps."""
-        if progress >= self.ramp_share:
-            return self.weight
-        return self.weight * (2 / (1 + exp(-10 * progress / self.ramp_share)) - 1)
+        climbs = progress < self.ramp_share
+        return float(self.weight * (2 / (1 + exp(-10 * progress / self.ramp_share)) - 1 if climbs else 1))
 
     def forward(self, pooled: Tensor, speaker_ids: Sequence[str | None], progress: float) -> Tensor:
         """Mean cross-entropy of the known training speakers among a batch, nats; 0 where there are none.
@@ -86,9 +79,8 @@ class SpeakerAdversary(nn.Module):
             speaker_ids: (batch,), None where unknown.
             progress: share of all steps that are done.
         """
-        row_of = {speaker_id: row for row, speaker_id in enumerate(self.speaker_ids)}
-        rows = [NOT_A_SPEAKER if id_ is None else row_of.get(id_, NOT_A_SPEAKER) for id_ in speaker_ids]
-        targets = torch.tensor(rows, device=pooled.device)
+        row_of: dict[str | None, int] = {speaker_id: row for row, speaker_id in enumerate(self.speaker_ids)}
+        targets = torch.tensor([row_of.get(id_, NOT_A_SPEAKER) for id_ in speaker_ids], device=pooled.device)
         logits = self.layers(GradientReversal.apply(pooled, self.weight_at(progress)))
         total = functional.cross_entropy(logits.float(), targets, ignore_index=NOT_A_SPEAKER, reduction="sum")
         return total / (targets != NOT_A_SPEAKER).sum().clamp(min=1)

@@ -7,52 +7,95 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
+from typing_extensions import override
 
 from ser_personal.errors import UserError
-from ser_personal.finetune.base import FineTuning
 from ser_personal.finetune.metrics import ClassificationMetric
+from ser_personal.finetune.module import EmotionFineTuning
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
     from ser_personal.types import EmotionBatch, PredictionBatch, TrainingSet
 
 
-class EmotionClassification(FineTuning):
+class EmotionClassification(EmotionFineTuning):
     """Predicts the probability of each emotion; trained by cross-entropy. Ours.
 
     Utterances of other emotions than these, or of none, are left out of loss and scores.
 
     Args:
-        emotions: what to tell apart; every emotion of the training set if None.
-        **kwargs: encoder, speakers, interpreter and how they learn, as in `FineTuning`.
+        emotions: the classes; every emotion of the training set if None.
+        **kwargs: encoder, speakers, interpreter and how they learn, as in `EmotionFineTuning`.
 
     Raises:
-        UserError: fewer than two emotions, one twice, or a number out of its range.
+        UserError: fewer than two emotions, one twice, or parts that don't go together.
     """
 
     targets = "emotions"
 
     def __init__(self, emotions: list[str] | None = None, **kwargs: Any) -> None:
-        if emotions is not None:
-            _require_distinct(emotions)
-        super().__init__(**kwargs)
+        if emotions is not None and (len(emotions) < 2 or len(set(emotions)) < len(emotions)):
+            raise UserError(
+                f"{', '.join(emotions) or 'nothing'}: fewer than two classes, or one twice",
+                where="emotions",
+                remedy="Name two emotions at least, each once",
+            )
+        super().__init__(attributes=(), loss=None, min_utterances=1, **kwargs)
+        # what others know a model of attributes by
+        del self.attributes
+        for name in ("attributes", "min_utterances"):
+            self.hparams.pop(name, None)
         self.emotions = list(emotions or [])
         self.validation_metric = ClassificationMetric()
         self.test_metric = ClassificationMetric()
 
     @property
+    @override
     def outputs(self) -> int:
-        """One value an emotion."""
         return len(self.emotions)
 
+    @override
+    def first_outputs(self, training_set: TrainingSet) -> list[float]:
+        """Logits of the emotions' shares in the training set."""
+        counts = training_set.train_emotions
+        total = sum(counts[emotion] for emotion in self.emotions)
+        return [log(counts[emotion] / total) for emotion in self.emotions]
+
+    @override
+    def labels_of(self, batch: EmotionBatch) -> Tensor:
+        """1 for an utterance's own emotion, else 0; NaN for one that is none of the classes."""
+        rows = [[float(emotion == own) for emotion in self.emotions] for own in batch["emotions"]]
+        labels = torch.tensor(rows, device=batch["indices"].device).reshape(-1, self.outputs)
+        return labels.masked_fill(labels.sum(1, keepdim=True) == 0, torch.nan)
+
+    @override
+    def task_loss(self, outputs: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        return cross_entropy(outputs, labels, weights)
+
+    @override
+    def log_scores(self, stage: str, scores: dict[str, float]) -> None:
+        """Log macro and weighted F1, and the unweighted average recall (UAR), which chooses the best model."""
+        self.log_dict({f"{stage}_{name}": value for name, value in scores.items() if name != "uar"})
+        self.log(f"{stage}_uar", scores["uar"], prog_bar=stage == "val")
+
+    @override
     def build(self, training_set: TrainingSet) -> None:
-        """Choose the emotions, unless a checkpoint to start from did, and make the networks."""
         if self.hparams["initial_checkpoint"] is None:
             self._choose_emotions(training_set)
         super().build(training_set)
+
+    @override
+    def rebuild(self, checkpoint: dict[str, Any]) -> None:
+        self.emotions = list(checkpoint["hyper_parameters"]["emotions"])
+        self.hparams["emotions"] = self.emotions
+        super().rebuild(checkpoint)
+
+    @override
+    def predict_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
+        result = super().predict_step(batch, batch_idx)
+        result["predictions"] = result["predictions"].float().softmax(1)
+        return result
 
     def _choose_emotions(self, training_set: TrainingSet) -> None:
         counts = training_set.train_emotions
@@ -72,46 +115,13 @@ class EmotionClassification(FineTuning):
             )
         self.hparams["emotions"] = self.emotions
 
-    def rebuild(self, checkpoint: dict[str, Any]) -> None:
-        """Make the interpreter for the emotions that the checkpoint names."""
-        self.emotions = list(checkpoint["hyper_parameters"]["emotions"])
-        self.hparams["emotions"] = self.emotions
-        super().rebuild(checkpoint)
-
-    def first_outputs(self, training_set: TrainingSet) -> list[float]:
-        """Logits of the emotions' shares in the training set."""
-        counts = training_set.train_emotions
-        total = sum(counts[emotion] for emotion in self.emotions)
-        return [log(counts[emotion] / total) for emotion in self.emotions]
-
-    def labels_of(self, batch: EmotionBatch) -> Tensor:
-        """1 for an utterance's own emotion, else 0; NaN for one that isn't told apart."""
-        rows = [[float(emotion == own) for emotion in self.emotions] for own in batch["emotions"]]
-        labels = torch.tensor(rows, device=batch["indices"].device).reshape(-1, self.outputs)
-        return labels.masked_fill(labels.sum(1, keepdim=True) == 0, torch.nan)
-
-    def task_loss(self, outputs: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-        """Cross-entropy, in nats an utterance."""
-        return cross_entropy(outputs, labels, weights)
-
-    def predict_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
-        """Predict probabilities."""
-        result = super().predict_step(batch, batch_idx)
-        result["predictions"] = result["predictions"].float().softmax(1)
-        return result
-
-    def log_scores(self, stage: str, scores: dict[str, float]) -> None:
-        """Log macro and weighted F1, and the unweighted average recall (UAR), by which training goes."""
-        self.log_dict({f"{stage}_{name}": value for name, value in scores.items() if name != "uar"})
-        self.log(f"{stage}_uar", scores["uar"], prog_bar=stage == "val")
-
 
 def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean cross-entropy of labelled utterances, finite for any batch; 0 where none is labelled.
 
     Args:
         logits: (batch, emotions).
-        labels: (batch, emotions), 1 for an utterance's own; NaN where nobody said.
+        labels: (batch, emotions), 1 for an utterance's own; NaN where there is no label.
         weights: (batch,), what each utterance counts; all alike if None.
     """
     counts = (~labels.isnan().any(1)).to(torch.promote_types(logits.dtype, torch.float32))
@@ -120,12 +130,3 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None)
     losses = -(functional.log_softmax(logits.to(counts.dtype), dim=1) * labels.nan_to_num()).sum(1)
     total = counts.sum()
     return (losses * counts).sum() / total.where(total > 0, 1)
-
-
-def _require_distinct(emotions: Sequence[str]) -> None:
-    if len(emotions) < 2 or len(set(emotions)) < len(emotions):
-        raise UserError(
-            f"{', '.join(emotions) or 'nothing'} is too little to tell apart, or names one twice",
-            where="emotions",
-            remedy="Name two emotions at least, each once",
-        )

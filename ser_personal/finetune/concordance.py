@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,14 +11,7 @@ from ser_personal.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LEAST_DENOMINATOR = 1e-8
-
-
-class _Concordance(NamedTuple):
-    """Numerator and denominator of the CCC, each (...), apart because 0 / 0 means something else to score and loss."""
-
-    numerator: Tensor
-    denominator: Tensor
+_MIN_DENOMINATOR = 1e-8
 
 
 def ccc(predictions: Tensor, labels: Tensor) -> Tensor:
@@ -39,8 +32,7 @@ def ccc(predictions: Tensor, labels: Tensor) -> Tensor:
     Raises:
         UserError: the shapes differ, or are neither (n,) nor (n, attributes).
     """
-    _check_shapes(predictions, labels)
-    numerator, denominator = _concordance(*_at_least_float32(predictions, labels))
+    numerator, denominator = _concordance(*_checked(predictions, labels))
     return numerator / denominator
 
 
@@ -62,8 +54,7 @@ def ccc_loss(predictions: Tensor, labels: Tensor, weights: Tensor | None = None)
     Raises:
         UserError: the shapes differ, or are neither (n,) nor (n, attributes).
     """
-    _check_shapes(predictions, labels)
-    predictions, labels = _at_least_float32(predictions, labels)
+    predictions, labels = _checked(predictions, labels)
     if predictions.ndim == 1:
         predictions, labels = predictions[:, None], labels[:, None]
     labelled = ~labels.isnan()
@@ -75,20 +66,22 @@ def ccc_loss(predictions: Tensor, labels: Tensor, weights: Tensor | None = None)
         rows = labelled[:, attribute]
         counts = None if weights is None else weights[rows]
         numerator, denominator = _concordance(predictions[rows, attribute], labels[rows, attribute], counts)
-        losses.append(1 - numerator / denominator.clamp_min(_LEAST_DENOMINATOR))
+        losses.append(1 - numerator / denominator.clamp_min(_MIN_DENOMINATOR))
     # an empty selection sums to 0 and still leads backwards, so that DDP finds a gradient for every weight
     return torch.stack(losses).mean() if losses else predictions[labelled].sum()
 
 
-def _concordance(predictions: Tensor, labels: Tensor, weights: Tensor | None = None) -> _Concordance:
-    """Both parts of the CCC along the first dimension, each (...); with `weights` (n,) of (n,) alone.
+def _concordance(predictions: Tensor, labels: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Numerator and denominator of the CCC along the first dimension, each (...); with `weights` (n,) of (n,) alone.
+
+    They are apart because 0 / 0 means something else to score and loss.
 
     The first row is subtracted before any mean is taken: constant columns then have a deviation of exactly 0, which the
     rounding of their mean would deny them.
     """
     if len(predictions) == 0:
         nothing = (predictions * labels).sum(dim=0)
-        return _Concordance(nothing, nothing)
+        return nothing, nothing
 
     def mean(values: Tensor) -> Tensor:
         return values.mean(dim=0) if weights is None else (values * weights).sum(dim=0) / weights.sum()
@@ -99,18 +92,16 @@ def _concordance(predictions: Tensor, labels: Tensor, weights: Tensor | None = N
     predictions, labels = predictions - prediction_mean, labels - label_mean
     distance = (first_prediction - first_label) + (prediction_mean - label_mean)
     variances = mean(predictions.square()) + mean(labels.square())
-    return _Concordance(2 * mean(predictions * labels), variances + distance.square())
+    return 2 * mean(predictions * labels), variances + distance.square()
 
 
-def _at_least_float32(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(torch.promote_types(predictions.dtype, labels.dtype), torch.float32)
-    return predictions.to(dtype), labels.to(dtype)
-
-
-def _check_shapes(predictions: Tensor, labels: Tensor) -> None:
+def _checked(predictions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float32 at least, their shapes checked."""
     if predictions.shape != labels.shape or predictions.ndim not in {1, 2}:
         raise UserError(
             f"predictions {tuple(predictions.shape)} and labels {tuple(labels.shape)} don't match",
             where="CCC",
             remedy="Give both as (n,) or both as (n, attributes)",
         )
+    dtype = torch.promote_types(torch.promote_types(predictions.dtype, labels.dtype), torch.float32)
+    return predictions.to(dtype), labels.to(dtype)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from jsonargparse.typing import PositiveInt
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from typing_extensions import override
 
 from ser_personal.audio import decode
 from ser_personal.data.emotion import Adaptation, AdaptationSet
 from ser_personal.encoder.front_end import mfcc_functionals
-from ser_personal.errors import LARGEST_SEED, UserError, require_range
+from ser_personal.errors import Seed, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,21 +29,6 @@ Strategy = Literal["unique", "oversampling", "weighting"]
 # a component takes at least that many utterances, and no dimension of it less than this share of everyone's variance
 UTTERANCES_A_COMPONENT = 5
 LEAST_VARIANCE = 0.05
-
-
-@dataclass(frozen=True, eq=False)
-class Mixture:
-    """A speaker's Gaussian mixture with diagonal covariances.
-
-    Attributes:
-        weights: (components,), sum to 1.
-        means: (components, dim).
-        variances: (components, dim).
-    """
-
-    weights: NDArray[np.float64]
-    means: NDArray[np.float64]
-    variances: NDArray[np.float64]
 
 
 class SimilarSpeakers(Adaptation):
@@ -58,36 +44,25 @@ class SimilarSpeakers(Adaptation):
         speakers: chosen for each target speaker.
         dim: principal components.
         components: of a speaker's mixture, at most; one for every 5 utterances.
-        max_utterances: of a speaker that are listened to, spread evenly over theirs.
+        max_utterances: of a speaker that are read, spread evenly over theirs.
         seed: of the mixtures' starts.
-
-    Raises:
-        UserError: a number is out of its range.
     """
 
     def __init__(
         self,
         strategy: Strategy = "unique",
-        speakers: int = 10,
-        dim: int = 10,
-        components: int = 4,
-        max_utterances: int = 50,
-        seed: int = 0,
+        speakers: PositiveInt = 10,
+        dim: PositiveInt = 10,
+        components: PositiveInt = 4,
+        max_utterances: PositiveInt = 50,
+        seed: Seed = 0,
     ) -> None:
-        numbers = {"speakers": speakers, "dim": dim, "components": components, "max_utterances": max_utterances}
-        for name, value in numbers.items():
-            require_range(name, value, 1)
-        require_range("seed", seed, 0, LARGEST_SEED)
         self.strategy: Strategy = strategy
         self.speakers, self.dim, self.components = speakers, dim, components
         self.max_utterances, self.seed = max_utterances, seed
 
+    @override
     def choose(self, training: Sequence[Utterance], targets: Sequence[Utterance]) -> AdaptationSet:
-        """Choose training speakers for the speakers of some target utterances, whose labels aren't looked at.
-
-        Raises:
-            UserError: no speaker of the targets, or of the training utterances, is known.
-        """
         features = acoustics_by_speaker(training, self.max_utterances)
         of_targets = acoustics_by_speaker(targets, self.max_utterances)
         for name, found in {"training": features, "test": of_targets}.items():
@@ -100,7 +75,7 @@ class SimilarSpeakers(Adaptation):
         reduced, reduced_targets = reduce_features(features, of_targets, self.dim)
         mixtures = {id_: fit_mixture(rows, self.components, self.seed) for id_, rows in reduced.items()}
         of_target = {id_: fit_mixture(rows, self.components, self.seed) for id_, rows in reduced_targets.items()}
-        return adaptation_set(nearest_speakers(of_target, mixtures, self.speakers), self.strategy)
+        return adaptation_set(most_similar(of_target, mixtures, self.speakers), self.strategy)
 
 
 def acoustics_by_speaker(utterances: Sequence[Utterance], max_utterances: int) -> dict[str, NDArray[np.float64]]:
@@ -109,26 +84,22 @@ def acoustics_by_speaker(utterances: Sequence[Utterance], max_utterances: int) -
     for utterance in utterances:
         if utterance.speaker_id is not None:
             by_speaker[utterance.speaker_id].append(utterance)
-    return {
-        speaker_id: np.stack(
-            [mfcc_functionals(decode(each.path)) for each in _spread(by_speaker[speaker_id], max_utterances)]
-        )
-        for speaker_id in sorted(by_speaker)
-    }
+    features = {}
+    for speaker_id, own in sorted(by_speaker.items()):
+        count = min(max_utterances, len(own))
+        spread = [own[k * len(own) // count] for k in range(count)]
+        rows = [mfcc_functionals(decode(utterance.path)) for utterance in spread]
+        features[speaker_id] = np.stack(rows, dtype=np.float64)
+    return features
 
 
 def reduce_features(
     training: Mapping[str, NDArray[np.float64]], targets: Mapping[str, NDArray[np.float64]], dim: int
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
-    """Bring features to whitened principal components of the training speakers'.
-
-    Args:
-        training: speaker -> (utterances, features).
-        targets: the same.
-        dim: components; fewer where there are fewer utterances or features.
+    """Bring features, speaker -> (utterances, features), to at most `dim` whitened principal components of training's.
 
     Returns:
-        Both, speaker -> (utterances, dim).
+        Training and targets, speaker -> (utterances, dim).
     """
     rows = np.concatenate(list(training.values()))
     pca = PCA(min(dim, *rows.shape), whiten=True, svd_solver="full")
@@ -140,26 +111,25 @@ def reduce_features(
     return reduced, reduced_targets
 
 
-def fit_mixture(rows: NDArray[np.float64], components: int, seed: int = 0) -> Mixture:
-    """Fit a Gaussian mixture to one speaker's utterances (utterances, dim)."""
+def fit_mixture(rows: NDArray[np.float64], components: int, seed: int = 0) -> GaussianMixture:
+    """Fit a Gaussian mixture with diagonal covariances to one speaker's utterances (utterances, dim)."""
     fitting = max(1, min(components, len(rows) // UTTERANCES_A_COMPONENT))
     model = GaussianMixture(fitting, covariance_type="diag", reg_covar=LEAST_VARIANCE, random_state=seed)
-    # a mixture of one component has no use for the second row that scikit-learn asks for
-    model.fit(rows if len(rows) > 1 else np.repeat(rows, 2, axis=0))
-    return Mixture(model.weights_, model.means_, model.covariances_)
+    # a mixture of one component has no use for the second row that scikit-learn requires
+    return model.fit(rows if len(rows) > 1 else np.repeat(rows, 2, axis=0))
 
 
-def kl_divergence(first: Mixture, second: Mixture) -> float:
+def kl_divergence(first: GaussianMixture, second: GaussianMixture) -> float:
     """KL(first || second) by the variational approximation, nats.
 
     Source: Hershey and Olsen 2007, equation 20: without random draws, exact for single Gaussians, 0 for the same
     mixture. It isn't always above 0.
     """
-    return float(first.weights @ (_log_overlap(first, first) - _log_overlap(first, second)))
+    return float(first.weights_ @ (_log_overlap(first, first) - _log_overlap(first, second)))
 
 
-def nearest_speakers(
-    targets: Mapping[str, Mixture], training: Mapping[str, Mixture], count: int
+def most_similar(
+    targets: Mapping[str, GaussianMixture], training: Mapping[str, GaussianMixture], count: int
 ) -> dict[str, list[str]]:
     """Rank training speakers by KL(target || training speaker), target -> the nearest `count`; never oneself."""
     chosen = {}
@@ -181,16 +151,11 @@ def adaptation_set(chosen: Mapping[str, Sequence[str]], strategy: Strategy) -> A
     return AdaptationSet(copies, {id_: count / mean for id_, count in votes.items()}, chosen)
 
 
-def _log_overlap(first: Mixture, second: Mixture) -> NDArray[np.float64]:
+def _log_overlap(first: GaussianMixture, second: GaussianMixture) -> NDArray[np.float64]:
     """Log of the sum over components b of weight_b exp(-KL(first_a || second_b)), (components of first,)."""
-    mean, variance = first.means[:, None], first.variances[:, None]
-    ratio = variance / second.variances
-    apart = (mean - second.means) ** 2 / second.variances
+    mean, variance = first.means_[:, None], first.covariances_[:, None]
+    ratio = variance / second.covariances_
+    apart = (mean - second.means_) ** 2 / second.covariances_
     kl = 0.5 * (ratio + apart - 1 - np.log(ratio)).sum(2)
-    overlap: NDArray[np.float64] = np.logaddexp.reduce(np.log(second.weights) - kl, axis=1)
+    overlap: NDArray[np.float64] = np.logaddexp.reduce(np.log(second.weights_) - kl, axis=1)
     return overlap
-
-
-def _spread(utterances: Sequence[Utterance], count: int) -> list[Utterance]:
-    count = min(count, len(utterances))
-    return [utterances[k * len(utterances) // count] for k in range(count)]

@@ -11,8 +11,6 @@ from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, require_tr
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ser_personal.encoder.personalized import EncoderDescription
 
 ARCHITECTURE = {
@@ -30,19 +28,12 @@ ARCHITECTURE = {
     "speakers.embedding_dim",
     "speakers.hidden_dims",
 }
-_REMEDY = "Give the config that the checkpoint was trained with"
+REMEDY = "Give the config that the checkpoint was trained with"
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A checkpoint's model, as it was configured and as it was built.
-
-    Attributes:
-        path: of the checkpoint.
-        class_path: names the LightningModule.
-        init_args: its arguments.
-        description: of encoder and speakers.
-    """
+    """A checkpoint's model, as it was configured (`class_path`, `init_args`) and as it was built (`description`)."""
 
     path: str
     class_path: str
@@ -50,16 +41,11 @@ class TrainedModel:
     description: EncoderDescription
 
     @classmethod
-    def read(cls, path: str, asked: str, *, resumes: bool) -> Self:
-        """Read a checkpoint.
-
-        Args:
-            path: of the checkpoint.
-            asked: the class that the config names.
-            resumes: whether a fit is to go on from it.
+    def read(cls, path: str, expected: str, *, resumes: bool) -> Self:
+        """Read a checkpoint of the `expected` class, whole enough to resume a fit if it is to do that.
 
         Raises:
-            UserError: it can't be read, is of another class, or holds too little for a fit to go on from.
+            UserError: it can't be read, is of another class, or holds too little to resume a fit.
         """
         checkpoint = read_checkpoint(path)
         if resumes:
@@ -67,22 +53,14 @@ class TrainedModel:
         saved = dict(checkpoint["hyper_parameters"])
         saved.pop("_instantiator", None)
         # one that was trained without the command line doesn't name its class
-        kind = saved.pop("_class_path", asked)
-        if kind != asked:
-            raise UserError(
-                f"holds {_short(kind)}, the config asks for {_short(asked)}",
-                where=path,
-                remedy=_REMEDY,
-            )
+        kind = saved.pop("_class_path", expected)
+        if kind != expected:
+            raise UserError(f"holds {_short(kind)}, the config names {_short(expected)}", where=path, remedy=REMEDY)
         return cls(path, kind, saved, checkpoint[DESCRIPTION])
 
-    def arguments(self, given: list[str]) -> list[str]:
-        """Put the settings behind the configs of a command line and before every other flag: they win over the former.
-
-        Args:
-            given: the stage and its arguments.
-        """
-        stage, *rest = given
+    def arguments(self, command: list[str]) -> list[str]:
+        """Insert these settings after the configs of a command line (a stage and its arguments), before its flags."""
+        stage, *rest = command
         others: list[str] = []
         skip = False
         for argument in rest:
@@ -90,33 +68,21 @@ class TrainedModel:
                 skip = argument in CONFIG_FLAGS
             else:
                 others.append(argument)
-        configs = [piece for path in values_of(CONFIG_FLAGS, rest) for piece in ("--config", path)]
         trained = {"model": {"class_path": self.class_path, "init_args": self.init_args}}
-        return [stage, *configs, "--config", json.dumps(trained), *others]
-
-    def misfit(self, error: UserError) -> UserError:
-        """Say of settings that the parser refused that they are the checkpoint's."""
-        return UserError(
-            f"holds settings that aren't those of {_short(self.class_path)} ({error.what})",
-            where=self.path,
-            remedy=_REMEDY,
-        )
+        configs = [*values_of(CONFIG_FLAGS, rest), json.dumps(trained)]
+        return [stage, *(word for config in configs for word in ("--config", config)), *others]
 
     def refuse_other_architecture(self, now: dict[str, Any]) -> None:
-        """Refuse what the command line can't change of a trained model: its weights would be read as something else.
-
-        Args:
-            now: name -> value that the model is going to get, as `leaves` gives them.
+        """Refuse to change what the weights depend on; `now` is what the model is going to get, as from `leaves`.
 
         Raises:
-            UserError: a value differs from what was trained.
+            UserError: a value differs from the trained one.
         """
         saved = leaves(self.init_args)
         # what training found out stands in the description alone: PAPT's fusion, say, when fine-tuning from it
         speakers = self.description["speakers"]
         sizes = {} if speakers is None else {f"speakers.{name}": size for name, size in speakers["sizes"].items()}
-        found = {"fusion": self.description["fusion"], **sizes}
-        trained = {**saved, **found}
+        trained = {**saved, "fusion": self.description["fusion"], **sizes}
         for name, value in now.items():
             fixed = name.startswith("interpreter") or name in ARCHITECTURE
             if fixed and name in trained and value not in (trained[name], saved.get(name)):
@@ -127,19 +93,15 @@ class TrainedModel:
                 )
 
 
-def leaves(arguments: dict[str, Any]) -> dict[str, Any]:
+def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten a model's arguments, those of classes inside it included: `encoder.dim` -> 64."""
-    return dict(_leaves(arguments, ""))
-
-
-def _leaves(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    named: dict[str, Any] = {}
     for key, value in tree.items():
         name = prefix if key in {"init_args", "class_path"} else f"{prefix}.{key}".lstrip(".")
-        if isinstance(value, dict):
-            yield from _leaves(value, name)
-        else:
-            # a checkpoint keeps lists where the parser makes tuples
-            yield name, list(value) if isinstance(value, tuple) else value
+        # a checkpoint keeps lists where the parser makes tuples
+        plain = list(value) if isinstance(value, tuple) else value
+        named |= leaves(value, name) if isinstance(value, dict) else {name: plain}
+    return named
 
 
 def _short(class_path: str) -> str:

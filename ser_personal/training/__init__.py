@@ -1,1 +1,1 @@
-"""What every fit needs beside its model: checkpoints that survive, randomness that resumes, signals, bad losses."""
+"""What every fit needs beside its model: checkpoints, exact resumption, interruption."""

@@ -57,7 +57,7 @@ OF_TESTED = [
     ),
     (
         "a command as its class",
-        "bad.ckpt: holds system, the config asks for EmotionFineTuning",
+        "bad.ckpt: holds system, the config names EmotionFineTuning",
         checkpoint("finetune", holding("os.system", "hyper_parameters", "_class_path")),
     ),
     (

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from tiny_models import emotion_data, finetuning, fit
 from torch.nn import functional
 
-from ser_personal.errors import UserError
 from ser_personal.finetune.adversary import GradientReversal, SpeakerAdversary
 from ser_personal.finetune.module import EmotionFineTuning
 
@@ -99,8 +98,3 @@ def test_its_size_can_not_be_changed_afterwards(run, capsys):
     changed = ["--ckpt_path", folder / "finetune.ckpt", "--model.adversary.hidden_dim", "7"]
     assert ser("test", *arguments, *changed, *trainer_flags(folder)) == 2
     assert "was trained with adversary.hidden_dim 128, not 7" in capsys.readouterr().err
-
-
-def test_no_negative_weight():
-    with pytest.raises(UserError, match="weight: -1"):
-        SpeakerAdversary(weight=-1)

@@ -195,7 +195,7 @@ def test_no_bundle_is_made_of_it(checkpoint, tmp_path, capsys):
 def test_emotions_that_can_not_be_told_apart(relabelled, data):
     with pytest.raises(UserError, match=r"no training utterance is of envy\. Choose among "):
         classification(emotions=["envy", "anger"]).build(data)
-    with pytest.raises(UserError, match="anger, anger is too little to tell apart, or names one twice"):
+    with pytest.raises(UserError, match="anger, anger: fewer than two classes, or one twice"):
         classification(emotions=["anger", "anger"])
     nothing = emotion_data(relabelled(lambda row: row.update(EmoClass="X")))
     with pytest.raises(UserError, match="the training set has 0 categorical emotions"):

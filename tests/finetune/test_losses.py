@@ -7,7 +7,6 @@ from command_line import finetune_arguments, stage, trainer_flags
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ser_personal.errors import UserError
 from ser_personal.finetune.concordance import ccc_loss
 from ser_personal.finetune.losses import CCCLoss, CCCPlusMSE, MAELoss, MSELoss
 
@@ -90,11 +89,6 @@ def test_half_precision_is_computed_in_float32(name):
     predictions, labels, _ = (torch.from_numpy(array).float() for array in some(3))
     half = predictions.bfloat16()
     torch.testing.assert_close(LOSSES[name](half, labels), LOSSES[name](half.float(), labels))
-
-
-def test_a_negative_weight_of_the_squares():
-    with pytest.raises(UserError, match="weight: -1"):
-        CCCPlusMSE(-1)
 
 
 def test_a_loss_is_chosen_by_its_short_name(monkeypatch, synthetic_corpus, tmp_path):

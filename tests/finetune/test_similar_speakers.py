@@ -5,26 +5,32 @@ import pytest
 import torch
 from command_line import configs, ser, stage, trainer_flags
 from scipy.stats import multivariate_normal
+from sklearn.mixture import GaussianMixture
 from tiny_models import emotion_data, finetuning
 
 from ser_personal.errors import UserError
 from ser_personal.finetune.concordance import ccc_loss
 from ser_personal.finetune.similar_speakers import (
-    Mixture,
     SimilarSpeakers,
     acoustics_by_speaker,
     adaptation_set,
     fit_mixture,
     kl_divergence,
-    nearest_speakers,
+    most_similar,
     reduce_features,
 )
 
 CHOSEN = {"t1": ["a", "b"], "t2": ["b", "c"], "t3": ["b", "a"]}
 
 
+def mixture(weights, means, variances):
+    model = GaussianMixture(len(weights), covariance_type="diag")
+    model.weights_, model.means_, model.covariances_ = (np.array(v, dtype=float) for v in (weights, means, variances))
+    return model
+
+
 def gaussian(mean, variance):
-    return Mixture(np.ones(1), np.array([mean], dtype=float), np.array([variance], dtype=float))
+    return mixture([1], [mean], [variance])
 
 
 def test_kl_of_single_gaussians_is_the_analytic_one():
@@ -36,15 +42,15 @@ def test_kl_of_single_gaussians_is_the_analytic_one():
 
 
 def test_kl_of_mixtures_is_near_monte_carlos():
-    first = Mixture(np.array([0.3, 0.7]), np.array([[0.0, 0], [6, 1]]), np.array([[1.0, 2], [0.5, 1]]))
-    second = Mixture(np.array([0.6, 0.4]), np.array([[0.5, 0], [5, 2]]), np.array([[1.0, 1], [1, 1]]))
+    first = mixture([0.3, 0.7], [[0, 0], [6, 1]], [[1, 2], [0.5, 1]])
+    second = mixture([0.6, 0.4], [[0.5, 0], [5, 2]], [[1, 1], [1, 1]])
     assert kl_divergence(first, first) == pytest.approx(0)
     rng = np.random.default_rng(0)
-    rows = rng.choice(2, 20_000, p=first.weights)
-    drawn = rng.normal(first.means[rows], np.sqrt(first.variances[rows]))
+    rows = rng.choice(2, 20_000, p=first.weights_)
+    drawn = rng.normal(first.means_[rows], np.sqrt(first.covariances_[rows]))
 
-    def density(mixture):
-        parts = zip(mixture.weights, mixture.means, mixture.variances, strict=True)
+    def density(model):
+        parts = zip(model.weights_, model.means_, model.covariances_, strict=True)
         return sum(weight * multivariate_normal(mean, np.diag(variance)).pdf(drawn) for weight, mean, variance in parts)
 
     drawn_kl = np.mean(np.log(density(first) / density(second)))
@@ -53,13 +59,12 @@ def test_kl_of_mixtures_is_near_monte_carlos():
 
 def test_a_speaker_of_few_utterances_has_one_component():
     rows = np.random.default_rng(0).normal(size=(9, 3))
-    mixture = fit_mixture(rows, 4)
-    assert len(mixture.weights) == 1
-    np.testing.assert_allclose(mixture.means[0], rows.mean(0))
-    np.testing.assert_allclose(mixture.variances[0], rows.var(0) + 0.05)
-    assert len(fit_mixture(np.repeat(rows, 3, axis=0), 4).weights) == 4
-    single = fit_mixture(rows[:1], 4)
-    np.testing.assert_allclose(single.variances, 0.05)
+    fitted = fit_mixture(rows, 4)
+    assert len(fitted.weights_) == 1
+    np.testing.assert_allclose(fitted.means_[0], rows.mean(0))
+    np.testing.assert_allclose(fitted.covariances_[0], rows.var(0) + 0.05)
+    assert len(fit_mixture(np.repeat(rows, 3, axis=0), 4).weights_) == 4
+    np.testing.assert_allclose(fit_mixture(rows[:1], 4).covariances_, 0.05)
 
 
 def test_components_are_the_training_speakers_and_white():
@@ -75,8 +80,8 @@ def test_components_are_the_training_speakers_and_white():
 
 def test_the_nearest_are_found_and_nobody_is_near_oneself():
     training = {name: gaussian([place], [1.0]) for name, place in {"far": 9, "near": 1, "same": 0.1, "t": 0}.items()}
-    assert nearest_speakers({"t": training["t"]}, training, 2) == {"t": ["same", "near"]}
-    assert nearest_speakers({"t": training["t"]}, training, 9)["t"] == ["same", "near", "far"]
+    assert most_similar({"t": training["t"]}, training, 2) == {"t": ["same", "near"]}
+    assert most_similar({"t": training["t"]}, training, 9)["t"] == ["same", "near", "far"]
 
 
 def test_strategies_by_hand():
@@ -157,7 +162,7 @@ def test_random_weights_are_not_adapted(synthetic_corpus, tmp_path, capsys):
     arguments = [*configs("finetune.yaml", "tiny/finetune.yaml"), "--data.corpus", synthetic_corpus]
     adapted = [*arguments, *configs("similar_speakers.yaml"), *trainer_flags(tmp_path)]
     assert ser("fit", *adapted) == 2
-    assert "--data.adaptation: adapts a fine-tuned model, and none is given. Give --model" in capsys.readouterr().err
+    assert "--data.adaptation: adapts a fine-tuned model, and there is none. Give --model" in capsys.readouterr().err
     assert not (tmp_path / "adapted.ckpt").exists()
     assert ser("fit", *adapted, "--data.adaptation", "null") == 0
 

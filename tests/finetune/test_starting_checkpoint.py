@@ -58,7 +58,7 @@ def test_its_file_is_not_needed_after_the_fit(finetuned_checkpoint, synthetic_co
     [
         (
             {"attributes": ("valence", "arousal")},
-            r"was trained for arousal, valence\. Give --model\.attributes as it was",
+            r"was trained for arousal, valence\. Give the config, and --model\.attributes",
         ),
         ({"fusion": "first"}, "was trained with fusion last, not first"),
         ({"interpreter": TransformerInterpreter(16)}, "was trained with another interpreter"),

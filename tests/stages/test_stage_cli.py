@@ -149,7 +149,7 @@ def test_a_checkpoint_of_the_library_wins_as_well(finetuned_checkpoint, said, tm
 
 def test_a_checkpoint_of_another_class_is_refused(run, tmp_path, synthetic_corpus):
     checkpoint = ["--ckpt_path", run / "papt.ckpt"]
-    with pytest.raises(UserError, match=r"papt\.ckpt: holds PAPT, the config asks for EmotionFineTuning"):
+    with pytest.raises(UserError, match=r"papt\.ckpt: holds PAPT, the config names EmotionFineTuning"):
         stage("test", *finetune_arguments(synthetic_corpus), *checkpoint, *trainer_flags(tmp_path))
 
 

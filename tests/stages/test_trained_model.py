@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ser_personal.errors import UserError
+from ser_personal.stages.stage_cli import newest_checkpoint
 from ser_personal.stages.trained_model import TrainedModel, leaves
 
 ENCODER = {"class_path": "TinyEncoder", "init_args": {"dim": 64, "heads": 4}}
@@ -60,16 +61,22 @@ def test_another_architecture_is_refused(trained, changed, told):
         trained.refuse_other_architecture(changed)
 
 
-def test_what_the_parser_refuses_is_the_checkpoints_mistake(trained):
-    error = trained.misfit(UserError("1 is no str", remedy="Mend it"))
-    assert str(error).startswith("finetune.ckpt: holds settings that aren't those of EmotionFineTuning (1 is no str)")
-
-
-def test_a_fit_does_not_go_on_from_weights_alone(finetuned_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_fit_is_not_resumed_from_weights_alone(finetuned_checkpoint: Path, tmp_path: Path) -> None:
     kind = "ser_personal.finetune.module.EmotionFineTuning"
     assert TrainedModel.read(str(finetuned_checkpoint), kind, resumes=True).class_path == kind
     content = torch.load(finetuned_checkpoint, weights_only=True)
     torch.save({**content, "optimizer_states": []}, tmp_path / "weights.ckpt")
     assert TrainedModel.read(str(tmp_path / "weights.ckpt"), kind, resumes=False).class_path == kind
-    with pytest.raises(UserError, match="so a fit can't go on from it"):
+    with pytest.raises(UserError, match="so no fit can be resumed from it"):
         TrainedModel.read(str(tmp_path / "weights.ckpt"), kind, resumes=True)
+
+
+def test_the_newest_checkpoint_is_the_stages_own(tmp_path):
+    stage = {"class_path": "ser_personal.training.checkpoints.StageCheckpoint", "init_args": {"name": "papt"}}
+    other = {"class_path": "lightning.pytorch.callbacks.LearningRateMonitor", "init_args": {}}
+    trainer = {"default_root_dir": str(tmp_path), "callbacks": [other, stage]}
+    (tmp_path / "finetune-last.ckpt").touch()
+    assert newest_checkpoint(trainer) is None
+    (tmp_path / "papt-last.ckpt").touch()
+    assert newest_checkpoint(trainer) == str(tmp_path / "papt-last.ckpt")
+    assert newest_checkpoint({"default_root_dir": str(tmp_path), "callbacks": None}) is None
