@@ -1,29 +1,31 @@
-"""`ser compare`: recipes side by side."""
+"""`ser compare`: recipes side by side, their scores with paired intervals over speakers, and what each costs."""
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ser_personal.calibration.run_files import COST, KEYS, MOMENTS, SPEAKER_MOMENTS, write_json
-from ser_personal.errors import LARGEST_SEED, UserError, require_range
+from ser_personal.calibration.run_files import MOMENTS
+from ser_personal.errors import Seed, UserError  # Seed, MinUtterances and Resamples are resolved at run time
 from ser_personal.files import atomic_write
+from ser_personal.report.bootstrap import MinUtterances, Resamples
+from ser_personal.report.runs import ComparedRun, GapPoint, find_runs, pretraining_rows, recipe_costs
 from ser_personal.scores import ccc_from_sums
 from ser_personal.types import ATTRIBUTES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
 
     from ser_personal.report.bootstrap import Bootstrap, Estimate
+
+SENSITIVITY = (5, 20)
 
 
 def compare(
@@ -31,343 +33,59 @@ def compare(
     baseline: str | None = None,
     out: str | None = None,
     name: str = "comparison",
-    min_utterances: int = 10,
-    resamples: int = 2000,
-    seed: int = 0,
+    min_utterances: MinUtterances = 10,
+    resamples: Resamples = 2000,
+    seed: Seed = 0,
     *,
     paper: bool = False,
 ) -> None:
-    """Compare test runs: O-CCC and A-CCC of each recipe and calibration with 95 % intervals, beside their cost.
+    """Compare test runs: O-CCC and A-CCC of each recipe and calibration with 95 % intervals, and their cost.
 
-    Where the runs are of a study of the personalisation gap, the gap over the number of training speakers comes beside;
-    where a study pre-trained, how well each of its pre-trainings predicts masked frames.
+    Of a study of the personalisation gap, it adds the gap over the number of training speakers; of a study that
+    pre-trained, how well each of its pre-trainings predicts masked frames.
 
     Args:
         runs: folders of test runs, or one with many, such as a study's.
-        baseline: what the others are held against: a recipe, whose raw predictions count, or one with its calibration,
+        baseline: what the others are compared with: a recipe, whose raw predictions count, or one with its calibration,
             such as papt/sigma.
         out: folder for the comparison's .md, .csv and .png; the first of `runs` if None.
         name: of these files.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
-        resamples: draws of the speakers behind each interval.
+        resamples: draws of the speakers for each interval.
         seed: of these draws.
-        paper: put the paper's rows beside.
+        paper: add the paper's rows.
 
     Raises:
         UserError: a folder holds no test run, the runs can't be compared, or the baseline isn't among them.
     """
     from rich.console import Console
 
+    from ser_personal.report import compare_page as pages
     from ser_personal.report.bootstrap import Bootstrap
-    from ser_personal.report.compare_page import (
-        draw_costs,
-        draw_gaps,
-        flat,
-        flat_gaps,
-        flat_pretraining,
-        gap_section,
-        page,
-        pretraining_rows,
-        pretraining_section,
-        show_sets,
-    )
 
-    require_range("min_utterances", min_utterances, 2)
-    require_range("seed", seed, 0, LARGEST_SEED)
-    if resamples < 100:
-        raise UserError(f"{resamples} is too few for an interval", where="--resamples", remedy="Give at least 100")
     found = find_runs(runs)
     tests = join_runs(found)
     base, bootstrap = find_baseline(tests, baseline), Bootstrap(resamples, seed)
-    sets = [compare_systems(test, base, bootstrap, min_utterances) for test in tests]
-    costs = recipe_costs(found)
+    sets = [compare_systems(test, base, bootstrap, min_utterances, gap_points(found)) for test in tests]
+    costs, pretrained = recipe_costs(found), pretraining_rows(found)
     stem = Path(runs[0] if out is None else out) / name
-    text = page(sets, costs, baseline=base, bootstrap=bootstrap, min_utterances=min_utterances, paper=paper)
-    gaps = find_gaps(tests, found, bootstrap, min_utterances)
-    pretrained = pretraining_rows(found)
-    if pretrained:
-        text += pretraining_section(pretrained)
-        atomic_write(f"{stem}_pretraining.csv", flat_pretraining(pretrained).to_csv(index=False).encode())
-    if gaps:
-        text += gap_section(gaps)
-        atomic_write(f"{stem}_gap.csv", flat_gaps(gaps).to_csv(index=False).encode())
-        draw_gaps(gaps, Path(f"{stem}_gap.png"))
-    atomic_write(f"{stem}.md", text.encode())
-    atomic_write(f"{stem}.csv", flat(sets, costs, paper=paper).to_csv(index=False).encode())
-    drawn = draw_costs(sets, costs, Path(f"{stem}.png"))
-    show_sets(sets, base, min_utterances)
-    written = f"{stem}.md and .csv" if not drawn else f"{stem}.md, .csv and .png"
-    written += f", {stem}_pretraining.csv" if pretrained else ""
-    written += f", {stem}_gap.csv and .png" if gaps else ""
-    Console(soft_wrap=True, highlight=False).print(f"written: {written}", markup=False)
 
-
-DONE = "done.json"
-
-
-@dataclass(frozen=True)
-class StageCost:
-    """What one `ser` command took; None where it wasn't counted.
-
-    Attributes:
-        command: fit, test, kmeans, ...
-        seconds: wall time, without imports where the stage is Lightning's.
-        cpu_seconds: of all threads.
-        peak_memory: bytes of the process, at most; of the largest where there are several.
-        device_memory: bytes on the accelerator, at most.
-        speech_seconds: of the audio that went through the model, every epoch counted.
-        flops: floating-point operations, measured on some batches and scaled by their audio.
-        trained_parameters: that training changed.
-        device: cpu, cuda, ...
-    """
-
-    command: str
-    seconds: float
-    cpu_seconds: float | None = None
-    peak_memory: int | None = None
-    device_memory: int | None = None
-    speech_seconds: float | None = None
-    flops: float | None = None
-    trained_parameters: int | None = None
-    device: str | None = None
-
-
-@dataclass(frozen=True)
-class PretrainingScores:
-    """Masked prediction of the checkpoint that pre-training kept, as its validation logged it.
-
-    Attributes:
-        val_loss: nats a masked frame, on held-out utterances of pre-training speakers.
-        val_accuracy: share of masked frames, on the same.
-        val_loss_unseen_speakers: on speakers that pre-training didn't hear; None where the corpus has none.
-        val_accuracy_unseen_speakers: on the same.
-    """
-
-    val_loss: float
-    val_accuracy: float
-    val_loss_unseen_speakers: float | None = None
-    val_accuracy_unseen_speakers: float | None = None
-
-    @classmethod
-    def read(cls, folder: Path) -> Self | None:
-        """Find them in a fit's folder; None where it was no pre-training, or its loss wasn't finite."""
-        # imports lightning
-        from ser_personal.training.checkpoints import SCORES
-
-        for path in sorted(folder.glob(f"*{SCORES}")):
-            scores = json.loads(path.read_text(encoding="utf-8"))
-            if scores.get("val_codebook_usage") is not None and scores["val_loss"] is not None:
-                return cls(**{field.name: scores.get(field.name) for field in fields(cls)})
-        return None
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """A whole run; the file is written last, so what has none is broken.
-
-    Attributes:
-        name: of the recipe, or of the preparation step.
-        kind: which of the two.
-        inputs: hash of all that the run depends on.
-        seed: None where one run serves all seeds.
-        fold: None where one run serves all folds.
-        attribute: None where one model predicts all attributes.
-        results: folder of speaker_moments.csv, relative to the run's; None for a preparation step.
-        needs: folders of the preparation runs that it used, theirs included, relative to the study's.
-        stages: in their order.
-        training_speakers: how many, where the personalisation gap is studied.
-        side: of the gap, dependent or independent.
-        pretraining: its scores; None where the run is no pre-training.
-    """
-
-    name: str
-    kind: Literal["recipe", "preparation"]
-    inputs: str
-    seed: int | None
-    fold: int | None
-    attribute: str | None
-    results: str | None
-    needs: tuple[str, ...]
-    stages: tuple[StageCost, ...]
-    training_speakers: int | None = None
-    side: str | None = None
-    pretraining: PretrainingScores | None = None
-
-    def write(self, folder: Path) -> None:
-        """Write done.json."""
-        write_json(folder / DONE, asdict(self))
-
-
-def read_record(folder: Path) -> RunRecord:
-    """Read done.json.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    path = folder / DONE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        stages = tuple(StageCost(**stage) for stage in content.pop("stages"))
-        scores = content.pop("pretraining", None)
-        pretraining = None if scores is None else PretrainingScores(**scores)
-        rest = {"needs": tuple(content["needs"]), "stages": stages, "pretraining": pretraining}
-        return RunRecord(**content | rest)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            "isn't the record of a run", where=path, remedy="Delete it, and run `ser study` again"
-        ) from error
-
-
-def read_stage(path: Path) -> StageCost:
-    """Read the cost of one stage, as `write_stage` wrote it."""
-    return StageCost(**json.loads(path.read_text(encoding="utf-8")))
-
-
-def write_stage(path: Path, measured: dict[str, Any]) -> None:
-    """Write the cost of one stage; what `StageCost` doesn't know is left out."""
-    known = {field.name for field in fields(StageCost)}
-    write_json(path, {name: value for name, value in measured.items() if name in known})
-
-
-_LIGHTNING = re.compile(r"/lightning_logs/version_\d+$")
-
-
-@dataclass(frozen=True)
-class GapPoint:
-    """One side of the personalisation gap at one number of training speakers.
-
-    Attributes:
-        recipe: name, as the study has it.
-        training_speakers: how many.
-        side: dependent, the test speakers among them, or independent.
-    """
-
-    recipe: str
-    training_speakers: int
-    side: str
-
-    @property
-    def name(self) -> str:
-        """As a row of the comparison: `vanilla, 50 speakers, dependent`."""
-        return f"{self.recipe}, {self.training_speakers} speakers, {self.side}"
-
-
-@dataclass(frozen=True, eq=False)
-class ComparedRun:
-    """One test run.
-
-    Attributes:
-        recipe: name.
-        seed: None where the recipe has one run for all seeds.
-        moments: its speaker_moments.csv.
-        stages: what its commands cost; a test by hand knows its own cost alone.
-        needs: what the study wrote of the preparation runs that it used.
-        point: of the personalisation gap, None where the run is of no such study.
-    """
-
-    recipe: str
-    seed: int | None
-    moments: pd.DataFrame
-    stages: tuple[StageCost, ...]
-    needs: tuple[RunRecord, ...] = ()
-    point: GapPoint | None = None
-
-
-def find_runs(given: Sequence[str]) -> list[ComparedRun]:
-    """Read every run in some folders: whole runs of a study where there are any, else all test runs.
-
-    Raises:
-        UserError: a folder holds no test run, or a file is damaged.
-    """
-    runs: list[ComparedRun] = []
-    for folder in map(Path, given):
-        found = _of_study(folder) or _by_hand(folder)
-        if not found:
-            raise UserError(
-                f"holds no test run with {SPEAKER_MOMENTS}",
-                where=folder,
-                remedy="Give folders of `ser test ... --config configs/pldc.yaml`, or of a study whose runs have ended",
-            )
-        runs += found
-    return runs
-
-
-def _of_study(folder: Path) -> list[ComparedRun]:
-    runs = []
-    for path in sorted(folder.rglob(DONE)):
-        record = read_record(path.parent)
-        if record.kind == "recipe" and record.results is not None:
-            study = _study_of(path.parent)
-            needs = tuple(read_record(study / need) for need in record.needs if (study / need / DONE).is_file())
-            moments = read_moments(path.parent / record.results / SPEAKER_MOMENTS)
-            point = _point(record)
-            name = record.name if point is None else point.name
-            runs.append(ComparedRun(name, record.seed, moments, record.stages, needs, point))
-    return runs
-
-
-def _point(record: RunRecord) -> GapPoint | None:
-    if record.training_speakers is None or record.side is None:
-        return None
-    return GapPoint(record.name, record.training_speakers, record.side)
-
-
-def _study_of(run: Path) -> Path:
-    """The folder that a run's `runs` folder lies in."""
-    return next((parent.parent for parent in run.absolute().parents if parent.name == "runs"), run)
-
-
-def _by_hand(folder: Path) -> list[ComparedRun]:
-    paths = sorted(folder.rglob(SPEAKER_MOMENTS))
-    names = [_LIGHTNING.sub("", path.parent.absolute().as_posix()) for path in paths]
-    # a folder tested twice has two versions, which need their numbers
-    full = [
-        name if names.count(name) == 1 else path.parent.absolute().as_posix()
-        for path, name in zip(paths, names, strict=True)
-    ]
-    start = folder.absolute().as_posix()
-    return [
-        ComparedRun(
-            name.removeprefix(start).strip("/") or folder.absolute().name, None, read_moments(path), _cost(path.parent)
-        )
-        for path, name in zip(paths, full, strict=True)
-    ]
-
-
-def _cost(folder: Path) -> tuple[StageCost, ...]:
-    if not (folder / COST).is_file():
-        return ()
-    cost = json.loads((folder / COST).read_text(encoding="utf-8"))
-    return (
-        StageCost(
-            "test",
-            cost["test_seconds"],
-            speech_seconds=cost["test_speech_seconds"],
-            trained_parameters=cost["trained_parameters"],
-            device=cost["device"],
-        ),
+    atomic_write(
+        f"{stem}.md", pages.page(sets, costs, pretrained, base, bootstrap, min_utterances, paper=paper).encode()
     )
-
-
-def read_moments(path: Path) -> pd.DataFrame:
-    """Read speaker_moments.csv.
-
-    Raises:
-        UserError: it is missing, damaged, or lacks a column.
-    """
-    import pandas as pd
-
-    text = {"split": str, "row": str, "attribute": str, "speaker": str}
-    try:
-        table = pd.read_csv(
-            path, dtype=text, keep_default_na=False, na_values={"ccc": [""]}, float_precision="round_trip"
-        )
-    except (OSError, ValueError) as error:
-        raise UserError("can't be read", where=path, remedy="Run `ser test` again") from error
-    missing = [name for name in (*KEYS, "utterances", *MOMENTS, "ccc") if name not in table.columns]
-    if missing:
-        raise UserError(f"no column {', '.join(missing)}", where=path, remedy="Run `ser test` of this version again")
-    return table
+    tables = {
+        f"{stem}.csv": pages.flat(sets, costs, paper=paper),
+        f"{stem}_pretraining.csv": pages.flat_pretraining(pretrained),
+        f"{stem}_gap.csv": pages.flat_gaps(sets, min_utterances),
+    }
+    tables = {path: table for path, table in tables.items() if len(table)}
+    for path, table in tables.items():
+        atomic_write(path, table.to_csv(index=False).encode())
+    figures = [Path(f"{stem}.png")] if pages.draw_costs(sets, costs, Path(f"{stem}.png")) else []
+    figures += [Path(f"{stem}_gap.png")] if pages.draw_gaps(sets, Path(f"{stem}_gap.png")) else []
+    pages.show_sets(sets, base, min_utterances)
+    written = ", ".join([f"{stem}.md", *tables, *map(str, figures)])
+    Console(soft_wrap=True, highlight=False).print(f"written: {written}", markup=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -401,11 +119,6 @@ class System:
         return f"{self.recipe}/{self.calibration}"
 
     @cached_property
-    def defined(self) -> NDArray[np.bool_]:
-        """Speakers (speakers,) whose own CCC is defined in every replicate."""
-        return np.asarray(~np.isnan(self.ccc).any(axis=0))
-
-    @cached_property
     def _sums(self) -> NDArray[np.float64]:
         """What each speaker adds, (replicates, speakers, 6): n, and sums of p, l, p², l², pl around the mean label."""
         n = self.utterances
@@ -436,9 +149,11 @@ class TestSet:
         split: name of the set.
         attribute: what is predicted.
         speakers: of the set, sorted; the same for all systems.
-        systems: a recipe's calibrations one after the other.
+        systems: a recipe's calibrations one after the other, its raw predictions first.
         left_out: seeds that lack speakers, one sentence each.
     """
+
+    __test__ = False
 
     split: str
     attribute: str
@@ -446,12 +161,17 @@ class TestSet:
     systems: tuple[System, ...]
     left_out: tuple[str, ...]
 
+    def counted(self, min_utterances: int) -> NDArray[np.bool_]:
+        """Whom (speakers,) A-CCC is over: who has enough utterances, and a CCC of their own in every system."""
+        defined = ~np.isnan(np.concatenate([system.ccc for system in self.systems])).any(axis=0)
+        return np.asarray(defined & (self.systems[0].utterances >= min_utterances))
+
 
 def join_runs(runs: Sequence[ComparedRun]) -> list[TestSet]:
     """Join the folds of each seed, then the seeds of each recipe, for every test set and attribute.
 
     Raises:
-        UserError: a speaker is tested twice by one seed, or no recipe met all speakers, or the labels differ.
+        UserError: a speaker is tested twice by one seed, no recipe was tested on all speakers, or the labels differ.
     """
     import pandas as pd
 
@@ -466,38 +186,35 @@ def join_runs(runs: Sequence[ComparedRun]) -> list[TestSet]:
             where=first["recipe"],
             remedy="Give each run once, under a folder name of its own",
         )
-    found = table.groupby(["split", "attribute"], sort=False)
     order = {attribute: place for place, attribute in enumerate(ATTRIBUTES)}
-    sets = [_join(part) for _, part in found]
+    sets = [_join(part) for _, part in table.groupby(["split", "attribute"], sort=False)]
     return sorted(sets, key=lambda test: (test.split, order.get(test.attribute, len(order))))
 
 
 def _join(table: pd.DataFrame) -> TestSet:
     split, attribute = str(table["split"].iloc[0]), str(table["attribute"].iloc[0])
     speakers = sorted(table["speaker"].unique())
-    left_out, whole = [], []
+    left_out: list[str] = []
+    complete: dict[str, list[pd.DataFrame]] = {}
     for (recipe, seed), part in table.groupby(["recipe", "seed"], sort=False):
         missing = len(speakers) - part["speaker"].nunique()
         if missing:
             which = f"{recipe}, seed {seed}" if seed else str(recipe)
             left_out.append(f"{which} was not tested on {missing} of {len(speakers)} speakers")
         else:
-            whole.append(part)
-    if not whole:
+            complete.setdefault(str(recipe), []).append(part)
+    if not complete:
         raise UserError(
             f"no recipe was tested on all {len(speakers)} speakers of {split} that the others were tested on",
             where=attribute,
             remedy="Compare runs on the same test set; a study's missing folds come by running it again",
         )
-    systems, labels = [], None
-    for recipe in dict.fromkeys(part["recipe"].iloc[0] for part in whole):
-        of_recipe = [part for part in whole if part["recipe"].iloc[0] == recipe]
-        for row in dict.fromkeys(name for part in of_recipe for name in part["row"]):
-            having = [part[part["row"] == row] for part in of_recipe]
-            system = _system(recipe, row, [part for part in having if len(part)], speakers)
-            own = (system.utterances, system.moments[0, :, 1])
-            labels = own if labels is None else labels
-            _require_same_labels(labels, own, system, speakers)
+    systems: list[System] = []
+    for recipe, parts in complete.items():
+        for row in dict.fromkeys(name for part in parts for name in part["row"]):
+            of_row = [part[part["row"] == row] for part in parts]
+            system = _system(recipe, row, [part for part in of_row if len(part)], speakers)
+            _require_same_labels(systems[0] if systems else system, system, speakers)
             systems.append(system)
     return TestSet(split, attribute, tuple(speakers), tuple(systems), tuple(left_out))
 
@@ -515,20 +232,15 @@ def _system(recipe: str, row: str, parts: Sequence[pd.DataFrame], speakers: Sequ
     )
 
 
-def _require_same_labels(
-    expected: tuple[np.ndarray, np.ndarray], own: tuple[np.ndarray, np.ndarray], system: System, speakers: Sequence[str]
-) -> None:
-    counts, means = (np.isclose(one, other) for one, other in zip(expected, own, strict=True))
-    same = counts & means
+def _require_same_labels(first: System, system: System, speakers: Sequence[str]) -> None:
+    same_means = np.isclose(first.moments[0, :, 1], system.moments[0, :, 1])
+    same = np.isclose(first.utterances, system.utterances) & same_means
     if not same.all():
         raise UserError(
             f"other utterances or labels of speaker {speakers[int(np.argmin(same))]} than in the first recipe",
             where=system.name,
             remedy="Compare runs on one test set with the same labels",
         )
-
-
-SENSITIVITY = (5, 20)
 
 
 @dataclass(frozen=True)
@@ -559,6 +271,25 @@ class ComparedRow:
 
 
 @dataclass(frozen=True)
+class GapRow:
+    """One recipe at one number of training speakers, its predictions uncalibrated.
+
+    Attributes:
+        recipe: name.
+        training_speakers: on each side.
+        seeds: averaged, of the side that has fewer.
+        overall_ccc: O-CCC of both sides, `independent` and `dependent`, and `gap`, their paired difference.
+        average_ccc: A-CCC likewise.
+    """
+
+    recipe: str
+    training_speakers: int
+    seeds: int
+    overall_ccc: dict[str, Estimate]
+    average_ccc: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
 class ComparedSet:
     """All systems on one test set and attribute.
 
@@ -566,6 +297,7 @@ class ComparedSet:
         split: name of the set.
         attribute: what is predicted.
         rows: one a system.
+        gaps: recipe by recipe, by the number of training speakers; empty where no study of the gap was run.
         speakers: that O-CCC is over, and that are resampled.
         counted: utterances that a speaker must have -> speakers that A-CCC is over, the same for all rows.
         notes: what was left out.
@@ -574,6 +306,7 @@ class ComparedSet:
     split: str
     attribute: str
     rows: tuple[ComparedRow, ...]
+    gaps: tuple[GapRow, ...]
     speakers: int
     counted: dict[int, int]
     notes: tuple[str, ...]
@@ -599,262 +332,88 @@ def find_baseline(tests: Sequence[TestSet], name: str | None) -> str | None:
     return found
 
 
-def compare_systems(test: TestSet, baseline: str | None, bootstrap: Bootstrap, min_utterances: int = 10) -> ComparedSet:
+def compare_systems(
+    test: TestSet,
+    baseline: str | None,
+    bootstrap: Bootstrap,
+    min_utterances: int = 10,
+    points: Sequence[GapPoint] = (),
+) -> ComparedSet:
     """Score every system by the same draws of the speakers.
 
     A-CCC counts, for all systems alike, the speakers with enough utterances whose own CCC is defined in every system.
 
     Args:
         test: the systems.
-        baseline: name of the one that the others are held against; ignored where this set lacks it.
+        baseline: name of the one that the others are compared with; ignored where this set lacks it.
         bootstrap: makes the draws and the intervals.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
+        points: of the personalisation gap, those with one side alone are left out.
     """
     weights = bootstrap.weights([None] * len(test.speakers))
-    counted = {least: counted_speakers(test, least) for least in sorted({*SENSITIVITY, min_utterances})}
+    counted = {least: test.counted(least) for least in sorted({*SENSITIVITY, min_utterances})}
+    number = {"overall_ccc": len(test.speakers), "average_ccc": int(counted[min_utterances].sum())}
     base = next((system for system in test.systems if system.name == baseline), None)
 
-    def figures(system: System) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return system.overall_ccc(weights), system.average_ccc(weights, counted[min_utterances])
+    def figures(system: System) -> dict[str, NDArray[np.float64]]:
+        average = system.average_ccc(weights, counted[min_utterances])
+        return {"overall_ccc": system.overall_ccc(weights), "average_ccc": average}
 
-    of_base = None if base is None else figures(base)
-    number = int(counted[min_utterances].sum())
-    rows = []
-    for system in test.systems:
-        overall, average = figures(system)
-        gains = None if of_base is None or system is base else (overall - of_base[0], average - of_base[1])
-        rows.append(
-            ComparedRow(
-                recipe=system.recipe,
-                calibration=system.calibration,
-                is_oracle=system.is_oracle,
-                seeds=system.seeds,
-                overall_ccc=bootstrap.estimate(overall, len(test.speakers)),
-                average_ccc=bootstrap.estimate(average, number),
-                overall_gain=None if gains is None else bootstrap.estimate(gains[0], len(test.speakers)),
-                average_gain=None if gains is None else bootstrap.estimate(gains[1], number),
-                sensitivity={least: float(system.average_ccc(weights[:1], who)[0]) for least, who in counted.items()},
-            )
+    def estimate(metric: str, drawn: NDArray[np.float64]) -> Estimate:
+        return bootstrap.estimate(drawn, number[metric])
+
+    def row(system: System) -> ComparedRow:
+        own, than = figures(system), None if base is None or system is base else figures(base)
+        gains = {metric: None if than is None else estimate(metric, own[metric] - than[metric]) for metric in own}
+        return ComparedRow(
+            recipe=system.recipe,
+            calibration=system.calibration,
+            is_oracle=system.is_oracle,
+            seeds=system.seeds,
+            overall_ccc=estimate("overall_ccc", own["overall_ccc"]),
+            average_ccc=estimate("average_ccc", own["average_ccc"]),
+            overall_gain=gains["overall_ccc"],
+            average_gain=gains["average_ccc"],
+            sensitivity={least: float(system.average_ccc(weights[:1], who)[0]) for least, who in counted.items()},
         )
+
     return ComparedSet(
         split=test.split,
         attribute=test.attribute,
-        rows=tuple(rows),
+        rows=tuple(row(system) for system in test.systems),
+        gaps=tuple(_gaps(test, points, figures, estimate)),
         speakers=len(test.speakers),
         counted={least: int(who.sum()) for least, who in counted.items()},
         notes=test.left_out,
     )
 
 
-def counted_speakers(test: TestSet, min_utterances: int) -> NDArray[np.bool_]:
-    """Whom (speakers,) A-CCC is over: who has enough utterances, and a CCC of their own in every system."""
-    defined = np.all([system.defined for system in test.systems], axis=0)
-    return np.asarray(defined & (test.systems[0].utterances >= min_utterances))
-
-
-# making the corpus and looking at the result are no part of training
-_NO_TRAINING = {"synth", "folds", "check", "import", "test"}
-
-
-@dataclass(frozen=True)
-class RecipeStage:
-    """A command of a recipe, the mean over its runs; None where it wasn't counted.
-
-    Attributes:
-        name: fit, test, or the preparation step's.
-        command: fit, test, kmeans, ...
-        is_shared: other recipes may use what it made.
-        seconds: wall time of one run.
-        cpu_seconds: of all threads.
-        speech_hours: that went through the model, every epoch counted.
-        flops: floating-point operations.
-        peak_memory: bytes, of the run that took most.
-        trained_parameters: that it changed.
-    """
-
-    name: str
-    command: str
-    is_shared: bool
-    seconds: float
-    cpu_seconds: float | None
-    speech_hours: float | None
-    flops: float | None
-    peak_memory: int | None
-    trained_parameters: int | None
-
-
-@dataclass(frozen=True)
-class RecipeCost:
-    """All commands behind a recipe's models, in their order."""
-
-    recipe: str
-    stages: tuple[RecipeStage, ...]
-
-    @property
-    def training_seconds(self) -> float:
-        """To train one model from the corpus on, shared preparation included."""
-        return float(sum(stage.seconds for stage in self._training))
-
-    @property
-    def training_cpu_seconds(self) -> float | None:
-        """The same on the processor, of all threads; None where a stage's wasn't counted."""
-        return _total([stage.cpu_seconds for stage in self._training])
-
-    @property
-    def training_flops(self) -> float | None:
-        """Floating-point operations of the stages that counted them; None where none did."""
-        return _total([stage.flops for stage in self._training if stage.flops is not None])
-
-    @property
-    def _training(self) -> list[RecipeStage]:
-        return [stage for stage in self.stages if stage.command not in _NO_TRAINING]
-
-
-def recipe_costs(runs: Sequence[ComparedRun]) -> list[RecipeCost]:
-    """Average what the runs of each recipe took; recipes that nothing is recorded of are left out."""
-    costs = []
-    for recipe in dict.fromkeys(run.recipe for run in runs):
-        own = [run for run in runs if run.recipe == recipe]
-        shared: dict[str, list[list[StageCost]]] = {}
-        for record in dict.fromkeys(record for run in own for record in run.needs):
-            shared.setdefault(record.name, []).append(list(record.stages))
-        stages = [stage for name, of_step in shared.items() for stage in _means(of_step, name)]
-        stages += _means([list(run.stages) for run in own], None)
-        if stages:
-            costs.append(RecipeCost(recipe, tuple(stages)))
-    return costs
-
-
-def _means(runs: Sequence[Sequence[StageCost]], step: str | None) -> list[RecipeStage]:
-    means = []
-    for command in dict.fromkeys(stage.command for stages in runs for stage in stages):
-        found = [stage for stages in runs for stage in stages if stage.command == command]
-        speech = _mean([stage.speech_seconds for stage in found])
-        memory = [stage.peak_memory for stage in found if stage.peak_memory is not None]
-        weights = [stage.trained_parameters for stage in found if stage.trained_parameters is not None]
-        means.append(
-            RecipeStage(
-                name=step or command,
-                command=command,
-                is_shared=step is not None,
-                seconds=float(np.mean([stage.seconds for stage in found])),
-                cpu_seconds=_mean([stage.cpu_seconds for stage in found]),
-                speech_hours=None if speech is None else speech / 3600,
-                flops=_mean([stage.flops for stage in found]),
-                peak_memory=max(memory, default=None),
-                trained_parameters=max(weights, default=None),
-            )
-        )
-    return means
-
-
-def _total(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(sum(known)) if known and len(known) == len(values) else None
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """One metric on both sides.
-
-    Attributes:
-        dependent: of models that know the test speakers.
-        independent: of those that don't.
-        gap: dependent minus independent, over the same draws of the speakers.
-    """
-
-    dependent: Estimate
-    independent: Estimate
-    gap: Estimate
-
-
-@dataclass(frozen=True)
-class GapRow:
-    """One recipe at one number of training speakers, its predictions uncalibrated.
-
-    Attributes:
-        recipe: name.
-        training_speakers: on each side.
-        seeds: averaged, of the side that has fewer.
-        overall_ccc: O-CCC.
-        average_ccc: A-CCC.
-    """
-
-    recipe: str
-    training_speakers: int
-    seeds: int
-    overall_ccc: Contrast
-    average_ccc: Contrast
-
-
-@dataclass(frozen=True)
-class GapSet:
-    """The gap on one test set and attribute.
-
-    Attributes:
-        split: name of the set.
-        attribute: what is predicted.
-        speakers: that O-CCC is over, and that are resampled.
-        counted: speakers that A-CCC is over.
-        rows: recipe by recipe, by the number of training speakers.
-    """
-
-    split: str
-    attribute: str
-    speakers: int
-    counted: int
-    rows: tuple[GapRow, ...]
-
-
-def find_gaps(
-    tests: Sequence[TestSet], runs: Sequence[ComparedRun], bootstrap: Bootstrap, min_utterances: int = 10
-) -> list[GapSet]:
-    """Hold both sides of each point against each other; points with one side alone are left out.
-
-    Args:
-        tests: the systems of the runs.
-        runs: of a study of the gap; others have none.
-        bootstrap: makes the draws and the intervals.
-        min_utterances: labelled utterances a speaker must have to count in A-CCC.
-
-    Returns:
-        Test sets that have a gap.
-    """
+def gap_points(runs: Sequence[ComparedRun]) -> list[GapPoint]:
+    """The points of the personalisation gap, recipe by recipe, by the number of training speakers."""
     points = list(dict.fromkeys(run.point for run in runs if run.point is not None))
     recipes = list(dict.fromkeys(point.recipe for point in points))
-    numbers = sorted({point.training_speakers for point in points})
-    sets = []
-    for test in tests:
-        # the first row of a recipe is its raw predictions
-        raw = {system.recipe: system for system in reversed(test.systems)}
-        weights, counted = bootstrap.weights([None] * len(test.speakers)), counted_speakers(test, min_utterances)
+    return sorted(points, key=lambda point: (recipes.index(point.recipe), point.training_speakers))
 
-        def contrast(sides: Sequence[NDArray[np.float64]], speakers: int) -> Contrast:
-            dependent, independent = sides
-            compared = (dependent, independent, dependent - independent)
-            return Contrast(*(bootstrap.estimate(figures, speakers) for figures in compared))
 
-        rows = []
-        for recipe in recipes:
-            for number in numbers:
-                names = [GapPoint(recipe, number, side).name for side in ("dependent", "independent")]
-                if not all(name in raw for name in names):
-                    continue
-                both = [raw[name] for name in names]
-                rows.append(
-                    GapRow(
-                        recipe=recipe,
-                        training_speakers=number,
-                        seeds=min(system.seeds for system in both),
-                        overall_ccc=contrast([each.overall_ccc(weights) for each in both], len(test.speakers)),
-                        average_ccc=contrast([each.average_ccc(weights, counted) for each in both], int(counted.sum())),
-                    )
-                )
-        if rows:
-            sets.append(GapSet(test.split, test.attribute, len(test.speakers), int(counted.sum()), tuple(rows)))
-    return sets
+def _gaps(
+    test: TestSet,
+    points: Sequence[GapPoint],
+    figures: Callable[[System], dict[str, NDArray[np.float64]]],
+    estimate: Callable[[str, NDArray[np.float64]], Estimate],
+) -> list[GapRow]:
+    raw = {system.recipe: system for system in reversed(test.systems)}
+    rows = []
+    for point in (point for point in points if point.side == "dependent"):
+        other = replace(point, side="independent")
+        if point.name not in raw or other.name not in raw:
+            continue
+        sides = {each.side: raw[each.name] for each in (other, point)}
+        of_sides = {side: figures(system) for side, system in sides.items()}
+        contrast: dict[str, dict[str, Estimate]] = {}
+        for metric in ("overall_ccc", "average_ccc"):
+            drawn = {side: own[metric] for side, own in of_sides.items()}
+            drawn["gap"] = drawn["dependent"] - drawn["independent"]
+            contrast[metric] = {what: estimate(metric, values) for what, values in drawn.items()}
+        seeds = min(system.seeds for system in sides.values())
+        rows.append(GapRow(point.recipe, point.training_speakers, seeds, **contrast))
+    return rows

@@ -86,3 +86,23 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+
+
+def with_interval(estimate: Estimate) -> str:
+    """A figure and its interval, alone where it has none."""
+    return interval(estimate) if estimate.refused is None else decimal(estimate.value)
+
+
+def gain(estimate: Estimate | None) -> str:
+    """A difference to the baseline and its interval, alone where it has none; None is the baseline itself."""
+    if estimate is None:
+        return "baseline"
+    return signed_interval(estimate) if estimate.refused is None else signed(estimate.value)
+
+
+def operations(flops: float) -> str:
+    """Floating-point operations with a unit: 3.4 T, 1.2 P."""
+    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9)):
+        if flops >= size:
+            return f"{flops / size:.3g} {unit}"
+    return f"{flops:.3g}"

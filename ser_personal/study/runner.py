@@ -24,17 +24,17 @@ from rich.progress import Progress
 from ser_personal.calibration.run_files import PREDICTIONS, SPEAKER_MOMENTS, write_json
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, content_hash
-from ser_personal.report.compare import (
+from ser_personal.report.compare import compare
+from ser_personal.report.formatting import duration
+from ser_personal.report.runs import (
     DONE,
     PretrainingScores,
     RunRecord,
     StageCost,
-    compare,
     read_record,
     read_stage,
     write_stage,
 )
-from ser_personal.report.formatting import duration
 from ser_personal.study.grid import ROOT, Study, expand
 
 try:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ser_personal.calibration.run_files import speaker_moments, write_moments
 from ser_personal.calibration.table import CalibrationRow
-from ser_personal.report.compare import ComparedRun
+from ser_personal.report.runs import ComparedRun
 from ser_personal.scores import score
 
 if TYPE_CHECKING:

@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from command_line import ser
+from invented_moments import Utterances
+
+from ser_personal.calibration.run_files import write_json
+from ser_personal.errors import UserError
+from ser_personal.report.bootstrap import Bootstrap
+from ser_personal.report.compare import compare, compare_systems, find_baseline, gap_points, join_runs
+from ser_personal.report.compare_page import PAPER
+from ser_personal.report.formatting import decimal
+from ser_personal.report.runs import GapPoint, PretrainingScores, RunRecord, StageCost
+from ser_personal.scores import concordance
+
+MADE, LARGE = Utterances(), Utterances(14)
+
+
+def slow_overall(predictions, labels, speakers, weights) -> float:
+    """O-CCC of the utterances written out, each speaker's as often as drawn."""
+    times = np.repeat(np.arange(len(speakers)), [weights[speaker] for speaker in speakers])
+    return concordance(predictions[times], labels[times])
+
+
+def drawn(seed: int) -> tuple[np.ndarray, dict[str, int]]:
+    names = sorted(set(MADE.speakers))
+    weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)))
+    return weights, dict(zip(names, weights.tolist(), strict=True))
+
+
+def test_resampled_sums_are_the_resampled_utterances():
+    rows = [MADE.row(0.7, seed=seed) for seed in (1, 2, 3)]
+    (test,) = join_runs([MADE.run("papt", row, seed=seed) for seed, row in enumerate(rows)])
+    (system,) = test.systems
+    assert system.seeds == 3
+    weights = np.stack([drawn(seed)[0] for seed in range(20)]).astype(float)
+    expected = [
+        np.mean(
+            [slow_overall(row.predictions[0, :, 0], MADE.labels[:, 0], MADE.speakers, drawn(seed)[1]) for row in rows]
+        )
+        for seed in range(20)
+    ]
+    np.testing.assert_allclose(system.overall_ccc(weights), expected, rtol=1e-12)
+
+
+def test_resampled_speakers_are_averaged_over_seeds_first():
+    rows = [MADE.row(0.7, seed=seed) for seed in (1, 2)]
+    (test,) = join_runs([MADE.run("papt", row, seed=seed) for seed, row in enumerate(rows)])
+    counted = test.systems[0].utterances >= 5
+    weights, times = drawn(4)
+    speakers = np.array(MADE.speakers)
+    own = {
+        speaker: np.mean(
+            [
+                concordance(row.predictions[0, speakers == speaker, 0], MADE.labels[speakers == speaker, 0])
+                for row in rows
+            ]
+        )
+        for speaker, enough in zip(test.speakers, counted, strict=True)
+        if enough
+    }
+    expected = np.mean([value for speaker, value in own.items() for _ in range(times[speaker])])
+    assert test.systems[0].average_ccc(weights[None].astype(float), counted)[0] == pytest.approx(expected, rel=1e-12)
+
+
+def test_draws_of_a_control_are_averaged():
+    row = MADE.row(0.7, "random_speakers", draws=4)
+    (test,) = join_runs([MADE.run("papt", row)])
+    expected = np.mean([concordance(draw[:, 0], MADE.labels[:, 0]) for draw in row.predictions])
+    assert test.systems[0].overall_ccc(np.ones((1, 12)))[0] == pytest.approx(expected)
+
+
+def test_folds_of_a_seed_are_one_system():
+    row = MADE.row(0.5)
+    whole = MADE.moments(row)
+    halves = [whole[whole.speaker < "s06"], whole[whole.speaker >= "s06"]]
+    runs = [MADE.run("papt", row, seed=0)] * 2
+    runs = [type(run)(run.recipe, run.seed, half, ()) for run, half in zip(runs, halves, strict=True)]
+    (joined,) = join_runs(runs)
+    (alone,) = join_runs([MADE.run("papt", row, seed=0)])
+    np.testing.assert_array_equal(joined.systems[0].moments, alone.systems[0].moments)
+    assert joined.systems[0].seeds == 1
+
+
+def test_differences_are_paired():
+    row = MADE.row(0.7)
+    (test,) = join_runs([MADE.run("vanilla", row), MADE.run("same", row), MADE.run("better", MADE.row(0.3))])
+    rows = compare_systems(test, find_baseline([test], "vanilla"), Bootstrap(300), min_utterances=5).rows
+    vanilla, same, better = rows
+    assert vanilla.overall_gain is None
+    assert (same.overall_gain.value, same.overall_gain.low, same.overall_gain.high) == (0, 0, 0)
+    assert better.overall_gain.low > 0
+    # nowhere near what two unpaired intervals would leave open
+    width = better.overall_ccc.high - better.overall_ccc.low + vanilla.overall_ccc.high - vanilla.overall_ccc.low
+    assert better.overall_gain.high - better.overall_gain.low < width
+
+
+def test_average_is_over_the_same_speakers_in_every_row():
+    short = Utterances()
+    constant = short.row(0.5)
+    mine = np.array(short.speakers) == "s11"
+    # of one speaker nothing can be said, by one recipe alone
+    short.labels[mine] = 3.0
+    constant.predictions[0, mine] = 3.0
+    other = short.row(0.5, seed=1)
+    (test,) = join_runs([short.run("one", constant), short.run("two", other)])
+    compared = compare_systems(test, None, Bootstrap(100), min_utterances=10)
+    # s07 has ten utterances, s11 fourteen
+    assert compared.counted == {5: 9, 10: 4, 20: 0}
+    assert compared.speakers == 12
+    assert compared.rows[0].average_ccc.refused == "4 speakers, an interval takes 10"
+    assert compared.rows[0].overall_ccc.refused is None
+    assert np.isnan(compared.rows[0].sensitivity[20])
+
+
+def test_a_seed_without_all_speakers_is_left_out_and_named():
+    row = MADE.row(0.5)
+    part = MADE.moments(row)
+    part = part[part.speaker != "s03"]
+    run = MADE.run("papt", row, seed=0)
+    broken = type(run)("papt", 1, part, ())
+    (test,) = join_runs([run, broken])
+    assert test.systems[0].seeds == 1
+    assert test.left_out == ("papt, seed 1 was not tested on 1 of 12 speakers",)
+
+
+def test_a_baseline_may_name_its_calibration():
+    tests = join_runs([MADE.run("papt", MADE.row(0.5), MADE.row(0.4, "sigma"))])
+    assert find_baseline(tests, None) is None
+    assert find_baseline(tests, "papt") == "papt/raw"
+    assert find_baseline(tests, "papt/sigma") == "papt/sigma"
+    with pytest.raises(UserError, match="no recipe tapt to compare with"):
+        find_baseline(tests, "tapt")
+
+
+def test_runs_that_cannot_be_compared_are_refused():
+    row = MADE.row(0.5)
+    other = Utterances(seed=5)
+    with pytest.raises(UserError, match="other utterances or labels of speaker s00"):
+        join_runs([MADE.run("one", row), other.run("two", other.row(0.5))])
+    with pytest.raises(UserError, match="speaker s00 is tested twice on test1"):
+        join_runs([MADE.run("one", row), MADE.run("one", row)])
+    moments = MADE.moments(row)
+    run = MADE.run("one", row)
+    halves = [moments[moments.speaker < "s06"], moments[moments.speaker >= "s06"]]
+    with pytest.raises(UserError, match="no recipe was tested on all 12 speakers of test1"):
+        join_runs([type(run)(name, None, half, ()) for name, half in zip(["one", "two"], halves, strict=True)])
+
+
+ERRORS = {(20, "dependent"): 0.6, (20, "independent"): 0.9, (100, "dependent"): 0.5, (100, "independent"): 0.5}
+
+
+def run_of(number, side, error, seed=0):
+    point = GapPoint("vanilla", number, side)
+    rows = LARGE.row(error, seed=seed + number), LARGE.row(0.1, "sigma")
+    return replace(LARGE.run(point.name, *rows, seed=seed), point=point)
+
+
+def gaps_of(runs):
+    return [compare_systems(test, None, Bootstrap(200), points=gap_points(runs)) for test in join_runs(runs)]
+
+
+@pytest.fixture
+def gap_runs():
+    return [run_of(*place, error, seed) for place, error in ERRORS.items() for seed in (0, 1)]
+
+
+def test_the_gap_is_the_difference_of_raw_scores(gap_runs):
+    (found,) = gaps_of(gap_runs)
+    assert [row.training_speakers for row in found.gaps] == [20, 100]
+    assert (found.speakers, found.counted[10]) == (14, 7)
+    for row in found.gaps:
+        assert row.seeds == 2
+        for metric in ("overall", "average"):
+            expected = {}
+            for side in ("dependent", "independent"):
+                scores = [
+                    LARGE.row(ERRORS[row.training_speakers, side], seed=seed + row.training_speakers).scores["arousal"]
+                    for seed in (0, 1)
+                ]
+                expected[side] = np.mean([getattr(each, f"{metric}_ccc") for each in scores])
+            contrast = getattr(row, f"{metric}_ccc")
+            assert contrast["dependent"].value == pytest.approx(expected["dependent"])
+            assert contrast["independent"].value == pytest.approx(expected["independent"])
+            assert contrast["gap"].value == pytest.approx(expected["dependent"] - expected["independent"])
+    small, large = found.gaps
+    assert small.overall_ccc["gap"].low > 0
+    # the same predictions on both sides, whatever the draw
+    assert (large.overall_ccc["gap"].low, large.overall_ccc["gap"].high) == (0, 0)
+
+
+def test_a_point_without_its_other_side_is_left_out(gap_runs):
+    kept = [run for run in gap_runs if run.point != GapPoint("vanilla", 20, "independent")]
+    (found,) = gaps_of(kept)
+    assert [row.training_speakers for row in found.gaps] == [100]
+    assert gaps_of(kept[:2])[0].gaps == ()
+
+
+def test_compare_tells_of_the_gap_of_a_study(tmp_path, capsys):
+    for (number, side), error in ERRORS.items():
+        folder = tmp_path / "runs" / "vanilla" / f"{number}_{side}"
+        LARGE.write(folder / "test", LARGE.row(error))
+        record = RunRecord("vanilla", "recipe", "hash", 0, None, None, "test", (), (), number, side)
+        record.write(folder)
+    compare([str(tmp_path)], resamples=200)
+    page = (tmp_path / "comparison.md").read_text()
+    assert "| vanilla, 20 speakers, dependent | 1 | " in page
+    assert "## Personalisation gap" in page
+    assert "| vanilla | 100 | 1 |" in page
+    table = pd.read_csv(tmp_path / "comparison_gap.csv")
+    assert list(table.training_speakers) == [20, 100]
+    assert (table.overall_ccc_gap - table.overall_ccc_dependent + table.overall_ccc_independent).abs().max() < 1e-12
+    assert (tmp_path / "comparison_gap.png").is_file()
+    assert "comparison_gap.csv" in capsys.readouterr().out.replace("\n", "")
+
+
+SCORES = ["overall_ccc", "average_ccc"]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two test runs by hand, and what each cost."""
+    for name, error in (("vanilla", 0.9), ("papt", 0.5)):
+        folder = tmp_path / name / "lightning_logs" / "version_0"
+        LARGE.write(folder, LARGE.row(error), LARGE.row(0.4, "own_statistics"))
+        cost = {"trained_parameters": 1234, "test_seconds": 90.0, "test_speech_seconds": 720.0, "device": "cpu"}
+        write_json(folder / "cost.json", cost)
+    return tmp_path
+
+
+def test_runs_by_hand_are_named_by_their_folders(runs, capsys):
+    assert ser("compare", runs, "--baseline", "vanilla", "--resamples", "200") == 0
+    page = (runs / "comparison.md").read_text()
+    table = pd.read_csv(runs / "comparison.csv")
+    assert set(table.recipe) == {"papt", "vanilla"}
+    best = table[(table.recipe == "papt") & (table.calibration == "raw")].iloc[0]
+    assert best.overall_ccc_low < best.overall_ccc < best.overall_ccc_high
+    assert best.overall_ccc_difference_low > 0
+    assert "| papt | own_statistics (oracle) | 1 |" in page
+    assert "| vanilla | raw | 1 |" in page
+    # once at a glance, once among all calibrations
+    assert page.count("baseline | baseline") == 2
+    raw = best.overall_ccc, best.average_ccc
+    own = table[(table.recipe == "papt") & (table.calibration == "own_statistics")].iloc[0]
+    cells = " | ".join(f"{decimal(overall)} / {decimal(average)}" for overall, average in (raw, own[SCORES]))
+    assert "| O-CCC / A-CCC | raw | own_statistics (oracle) |" in page
+    assert f"| papt | {cells} |" in page
+    assert "| papt | test | 1,234 | 90 s | - | 12 min | - | - |" in page
+    assert "the paper" not in page.lower()
+    # nothing was trained that could be put on the axis of costs
+    assert not (runs / "comparison.png").exists()
+    assert "14 speakers, A-CCC over 7" in capsys.readouterr().out
+
+
+def test_several_folders_and_another_place(runs, tmp_path):
+    out = tmp_path / "elsewhere"
+    assert ser("compare", runs / "papt", runs / "vanilla", "--out", out, "--name", "both", "--paper") == 0
+    page = (out / "both.md").read_text()
+    assert "| PAPT-FT, sigma | .732 | .541 |" in page
+    # the invented runs predict arousal alone
+    assert ".663" not in page
+    assert len(pd.read_csv(out / "both.csv")) == 4 + sum(map(len, PAPER.values()))
+
+
+def record(study, name, folder, kind, stages, needs=(), results=None, pretraining=None):
+    (study / folder).mkdir(parents=True, exist_ok=True)
+    made = RunRecord(name, kind, "hash", 0, None, None, results, needs, tuple(stages), pretraining=pretraining)
+    made.write(study / folder)
+
+
+def test_a_study_s_costs_hold_what_its_recipes_share(tmp_path):
+    papt = StageCost("fit", 100.0, 90.0, 2**30, speech_seconds=7200.0, flops=3.2e13, trained_parameters=99)
+    record(tmp_path, "papt", "prepare/papt/seed_0", "preparation", [papt])
+    fits = {"vanilla": StageCost("fit", 40.0), "tuned": StageCost("fit", 60.0)}
+    for name, fit in fits.items():
+        needs = ("prepare/papt/seed_0",) if name == "tuned" else ()
+        LARGE.write(tmp_path / "runs" / name / "test", LARGE.row(0.5 if needs else 0.9))
+        record(tmp_path, name, f"runs/{name}", "recipe", [fit, StageCost("test", 5.0)], needs, "test")
+    compare([str(tmp_path)], name="study", resamples=200)
+    table = pd.read_csv(tmp_path / "study.csv").set_index("recipe")
+    assert table.training_seconds.to_dict() == {"vanilla": 40.0, "tuned": 160.0}
+    page = (tmp_path / "study.md").read_text()
+    # what one step doesn't know of its processor's time, the whole doesn't
+    assert "| tuned | 2.67 min | - | 32 T |" in page
+    assert "| vanilla | 40 s | - | - |" in page
+    # nothing was calibrated, so the recipes stand there once
+    assert page.count("| tuned | 1 | ") == 1
+    assert "| tuned | papt (shared) | 99 | 100 s | 90 s | 2 h | 32 T | 1.00 GiB |" in page
+    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_no_run_is_refused_in_a_line(tmp_path, capsys, runs):
+    assert ser("compare", tmp_path / "vanilla" / "nothing") == 2
+    assert "holds no test run with speaker_moments.csv. Give folders of `ser test" in capsys.readouterr().err
+    assert ser("compare", runs, "--baseline", "tapt") == 2
+    assert "--baseline: no recipe tapt to compare with. Choose one of" in capsys.readouterr().err
+    path = runs / "papt" / "lightning_logs" / "version_0" / "speaker_moments.csv"
+    path.write_text("split,row\n")
+    assert ser("compare", runs) == 2
+    assert "no column is_oracle, draw" in capsys.readouterr().err
+    (runs / "papt" / "done.json").write_text("{}")
+    assert ser("compare", runs) == 2
+    assert "isn't the record of a run" in capsys.readouterr().err
+    assert ser("compare", runs, "--resamples", "5") == 2
+    assert "resamples" in capsys.readouterr().err
+
+
+def test_pre_trainings_are_averaged_over_their_runs(tmp_path, capsys):
+    scores = {
+        "papt/seed_0": PretrainingScores(2.5, 0.25, 3.0, 0.125),
+        "papt/seed_1": PretrainingScores(3.5, 0.5, 4.0, 0.375),
+        "tapt": PretrainingScores(3.25, 0.25),
+        "labels": None,
+    }
+    for folder, of_step in scores.items():
+        record(tmp_path, folder.split("/")[0], f"prepare/{folder}", "preparation", [], pretraining=of_step)
+    for number, name in enumerate(("papt", "tapt", "again")):
+        needs = tuple(f"prepare/{folder}" for folder in scores if folder.startswith(("labels", name[:4])))
+        LARGE.write(tmp_path / "runs" / name / "test", LARGE.row(0.5 + number))
+        record(tmp_path, name, f"runs/{name}", "recipe", [], needs, "test")
+    compare([str(tmp_path)], name="study", resamples=200)
+    page = (tmp_path / "study.md").read_text()
+    assert "| papt | 2 | 3.000 | .375 | 3.500 | .250 |" in page
+    assert "| tapt | 1 | 3.250 | .250 | - | - |" in page
+    assert page.count("## Pre-training") == 1
+    table = pd.read_csv(tmp_path / "study_pretraining.csv").set_index("step")
+    assert table.runs.to_dict() == {"papt": 2, "tapt": 1}
+    assert table.val_loss_unseen_speakers.isna().to_dict() == {"papt": False, "tapt": True}
+    assert "study_pretraining.csv" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_scores_are_of_pre_trainings_alone(tmp_path):
+    assert PretrainingScores.read(tmp_path) is None
+    write_json(tmp_path / "finetune.scores.json", {"val_ccc": 0.5, "val_loss": 0.5})
+    assert PretrainingScores.read(tmp_path) is None
+    write_json(tmp_path / "papt.scores.json", {"val_loss": 2.0, "val_accuracy": 0.5, "val_codebook_usage": 1.0})
+    assert PretrainingScores.read(tmp_path) == PretrainingScores(2.0, 0.5)
+    write_json(tmp_path / "papt.scores.json", {"val_loss": None, "val_accuracy": 0.5, "val_codebook_usage": 1.0})
+    assert PretrainingScores.read(tmp_path) is None
