@@ -32,9 +32,11 @@ LARGEST_SEED = 2**31 - 1
 if TYPE_CHECKING:
     Seed: TypeAlias = int
     Share: TypeAlias = float
+    AtLeastTwo: TypeAlias = int
 else:
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", LARGEST_SEED)])
     Share = restricted_number_type("Share", float, [(">", 0), ("<=", 1)])
+    AtLeastTwo = restricted_number_type("AtLeastTwo", int, (">=", 2))
 
 
 def require_range(name: str, value: float, low: float, high: float = inf, *, above: bool = False) -> None:

@@ -40,7 +40,7 @@ from rich.progress import track
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.corpus.synthetic_speech import Delivery, idiolect, speak
 from ser_personal.corpus.table import write_rows
-from ser_personal.errors import UserError
+from ser_personal.errors import AtLeastTwo, UserError
 from ser_personal.types import ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -187,7 +187,6 @@ def _unit_directions(rng: Generator) -> NDArray[np.float64]:
 
 # every group needs a speaker, the labels of a speaker a deviation, and a word half a second
 NumSpeakers = restricted_number_type("NumSpeakers", int, (">=", 4))
-NumUtterances = restricted_number_type("NumUtterances", int, (">=", 2))
 Seconds = restricted_number_type("Seconds", float, (">=", 0.5))
 LABEL_COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set")
 EMOTIONS = {"A": (5, 2.5), "H": (5, 5.5), "S": (2.5, 2.5), "N": (3.5, 4)}  # arousal and valence, label points
@@ -196,7 +195,7 @@ EMOTIONS = {"A": (5, 2.5), "H": (5, 5.5), "S": (2.5, 2.5), "N": (3.5, 4)}  # aro
 def synth(
     out: str,
     speakers: NumSpeakers = 80,
-    utterances: NumUtterances = 24,
+    utterances: AtLeastTwo = 24,
     seed: NonNegativeInt = 0,
     *,
     voice_label_link: ClosedUnitInterval = 0.7,

@@ -18,8 +18,7 @@ from ser_personal.calibration.run_files import rows_as_json, speaker_moments, wr
 from ser_personal.calibration.table import CalibrationRow, print_scores
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
 from ser_personal.encoder.front_end import mfcc_functionals
-from ser_personal.errors import UserError
-from ser_personal.report.bootstrap import MinUtterances  # resolved at run time
+from ser_personal.errors import AtLeastTwo, UserError
 from ser_personal.scores import score
 from ser_personal.types import Attribute
 
@@ -61,7 +60,7 @@ def baseline(
     out: str = "baseline",
     attributes: tuple[Attribute, ...] = ("arousal", "valence", "dominance"),
     test_splits: list[str] | None = None,
-    min_utterances: MinUtterances = 10,
+    min_utterances: AtLeastTwo = 10,
     *,
     known_speakers_only: bool = True,
 ) -> None:

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 FEWEST_SPEAKERS = 10
 COVERAGE = 0.95
-# one utterance has no CCC; of fewer than 100 draws hardly any lie beyond either end of a 95 % interval
-MinUtterances = restricted_number_type("MinUtterances", int, (">=", 2))
+# of fewer draws hardly any lie beyond either end of a 95 % interval
 Resamples = restricted_number_type("Resamples", int, (">=", 100))
 
 

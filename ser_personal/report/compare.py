@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ser_personal.calibration.run_files import MOMENTS
-from ser_personal.errors import Seed, UserError  # Seed, MinUtterances and Resamples are resolved at run time
+from ser_personal.errors import AtLeastTwo, Seed, UserError  # resolved at run time, as Resamples is
 from ser_personal.files import atomic_write
-from ser_personal.report.bootstrap import MinUtterances, Resamples
+from ser_personal.report.bootstrap import Resamples
 from ser_personal.report.runs import ComparedRun, GapPoint, find_runs, pretraining_rows, recipe_costs
 from ser_personal.scores import ccc_from_sums
 from ser_personal.types import ATTRIBUTES
@@ -33,7 +33,7 @@ def compare(
     baseline: str | None = None,
     out: str | None = None,
     name: str = "comparison",
-    min_utterances: MinUtterances = 10,
+    min_utterances: AtLeastTwo = 10,
     resamples: Resamples = 2000,
     seed: Seed = 0,
     *,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from jsonargparse.typing import PositiveInt, restricted_number_type
 
 from ser_personal.corpus.folds import SIDES
-from ser_personal.errors import LARGEST_SEED, UserError
+from ser_personal.errors import LARGEST_SEED, AtLeastTwo, UserError
 from ser_personal.types import Attribute
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ _BRACES = re.compile(r"\{(\w+)\}")
 _NAME = re.compile(r"[\w-][\w.-]*")
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", LARGEST_SEED)])
-MinUtterances = restricted_number_type("MinUtterances", int, (">=", 2))
 
 
 class GridPoint(NamedTuple):
@@ -153,7 +152,7 @@ class Study:
     test_configs: tuple[str, ...] = ("configs/pldc.yaml", "configs/cost.yaml")
     jobs: PositiveInt = 1
     devices: PositiveInt = 1
-    min_utterances: MinUtterances = 10  # type: ignore[valid-type]
+    min_utterances: AtLeastTwo = 10
     paper: bool = False
 
     def __post_init__(self) -> None:
