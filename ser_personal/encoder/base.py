@@ -53,11 +53,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def build(self, config: str | None = None) -> None:
-        """Make the network: with its pre-trained weights, or as a saved `config` describes it, weights to be loaded.
-
-        Raises:
-            UserError: it can't be made.
-        """
+        """Make the network: with its pre-trained weights, or as a saved `config` describes it, weights to be loaded."""
 
     def freeze_mask_embedding(self) -> None:
         """Freeze the embedding of masked frames, where nothing is masked: DDP stops at unused weights."""
@@ -73,11 +69,7 @@ class Encoder(nn.Module, ABC):
         fusion: NoFusion | None = None,
         speaker_embedding: Tensor | None = None,
     ) -> EncoderOutput:
-        """Encode a batch; `forward` on its waveforms, unless the encoder reads something else.
-
-        Raises:
-            UserError: the batch doesn't hold what this encoder reads.
-        """
+        """Encode a batch; `forward` on its waveforms, unless the encoder reads something else."""
         if "waveforms" not in batch:
             raise UserError(
                 "the model reads audio, the batch holds cached features",

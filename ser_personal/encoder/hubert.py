@@ -214,16 +214,7 @@ class HubertEncoder(Encoder):
         return frames
 
     def hidden_states(self, waveforms: Tensor, num_samples: Tensor, layer: int) -> EncoderOutput:
-        """Encode up to a layer, as a k-means teacher does.
-
-        Args:
-            waveforms: (batch, samples).
-            num_samples: (batch,).
-            layer: 1-based, transformers' `hidden_states[layer]`.
-
-        Raises:
-            UserError: the encoder has no such layer.
-        """
+        """Encode up to a layer, 1-based: transformers' `hidden_states[layer]`, as a k-means teacher does."""
         layers = self.network.encoder.layers
         if not 1 <= layer <= len(layers):
             raise UserError(
@@ -264,9 +255,6 @@ class TinyEncoder(HubertEncoder):
         num_mels: mel bins.
         dropout: of the Transformer.
         freeze_layers: keep that many of the first Transformer layers as they are, and the projection before them.
-
-    Raises:
-        UserError: `heads` doesn't divide `dim`.
     """
 
     def __init__(

@@ -40,11 +40,7 @@ UNFIT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueErr
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of this project.
-
-    Raises:
-        UserError: the file is missing, truncated, unsafe, or no checkpoint of this project.
-    """
+    """Read a checkpoint of this project; anything else is a UserError."""
     remedy = "give a checkpoint written by `ser fit`, such as papt.ckpt"
     if not Path(path).is_file():
         raise UserError("no such checkpoint", where=path, remedy=remedy)
@@ -64,11 +60,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def require_training_state(checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Refuse to resume a fit from weights alone: it would start again, unnoticed.
-
-    Raises:
-        UserError: the checkpoint lacks the state of the optimiser or of the loops.
-    """
+    """Refuse to resume a fit from weights alone: it would start again, unnoticed."""
     missing = [part for part in TRAINING_STATE if part not in checkpoint]
     if missing or not checkpoint["optimizer_states"]:
         raise UserError(
@@ -80,11 +72,7 @@ def require_training_state(checkpoint: dict[str, Any], path: str | Path) -> None
 
 @contextmanager
 def using(path: object) -> Iterator[None]:
-    """Name the checkpoint where its description or weights don't fit the networks.
-
-    Raises:
-        UserError: they don't.
-    """
+    """Name the checkpoint in the error where its description or weights don't fit the networks."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -105,11 +93,7 @@ def unfit(path: object, error: Exception) -> UserError:
 
 
 def linear_warmup_and_decay(optimizer: Optimizer, total_steps: float, warmup_share: float) -> LambdaLR:
-    """Raise each group's rate linearly to its peak over a share of all steps, then lower it to 0 over the rest.
-
-    Raises:
-        UserError: the steps are infinite, as the trainer estimates them where a fit has no end.
-    """
+    """Raise each group's rate linearly to its peak over a share of all steps, then lower it to 0 over the rest."""
     if isinf(total_steps):
         raise UserError(
             "the learning rate falls to 0 at the end of the fit, which has none",
@@ -124,7 +108,7 @@ def linear_warmup_and_decay(optimizer: Optimizer, total_steps: float, warmup_sha
     return LambdaLR(optimizer, scale)
 
 
-def known_speakers(training_set: TrainingSet, speaker_ids: list[str]) -> SpeakerSet:
+def speaker_set(training_set: TrainingSet, speaker_ids: list[str]) -> SpeakerSet:
     """Speakers, with the features that the training set has of them."""
     return SpeakerSet(speaker_ids, training_set.speaker_features_of(speaker_ids))
 
@@ -221,7 +205,7 @@ class PersonalizedModule(LightningModule):
         """Add to a checkpoint's weights the features of its speakers, where its policy for unseen ones had none."""
         speakers = self.personalized.speakers
         if speakers.lacks_features:
-            speakers.set_features(known_speakers(training_set, speakers.ids))
+            speakers.set_features(speaker_set(training_set, speakers.ids))
             prefix = f"{PREFIX}speakers."
             weights.update({f"{prefix}{name}": buffer for name, buffer in speakers.named_buffers()})
 

@@ -39,12 +39,7 @@ def _kind(config: str) -> type[Encoder]:
 
 
 def saved_encoder(config: str, name: str) -> Encoder:
-    """Make an encoder of the kind that a saved `config` describes, to be built from it.
-
-    Args:
-        config: `Encoder.config` as it was saved.
-        name: of the checkpoint or bundle, for messages.
-    """
+    """Make an encoder of the kind that a saved `Encoder.config` describes; `name` is the checkpoint's, for messages."""
     kind = _kind(config)
     return HubertEncoder(name) if kind is HubertEncoder else kind()
 
@@ -102,9 +97,6 @@ class PersonalizedEncoder(nn.Module):
         """Make the networks that a checkpoint describes, their weights to be loaded.
 
         An encoder of the saved kind stays, with its settings of freezing and dropout.
-
-        Raises:
-            UserError: the checkpoint has another representation of speakers.
         """
         self.fusion_name = description["fusion"]
         self.pretraining_splits = description["pretraining_splits"]

@@ -141,11 +141,7 @@ class EGeMAPSEncoder(RawEncoder):
 
 
 def refuse_masks(encoder: Encoder, time_mask: Tensor | None) -> None:
-    """Refuse to pre-train an encoder without weights.
-
-    Raises:
-        UserError: frames are to be masked.
-    """
+    """Refuse to pre-train an encoder without weights."""
     if time_mask is not None:
         raise UserError(
             "has nothing that pre-training could learn",

@@ -16,7 +16,7 @@ from ser_personal.encoder.module import (
     DESCRIPTION,
     PREFIX,
     PersonalizedModule,
-    known_speakers,
+    speaker_set,
     read_checkpoint,
     using,
 )
@@ -163,7 +163,7 @@ class EmotionFineTuning(PersonalizedModule):
             else:
                 self._require_learnt_embedding()
                 self.personalized.encoder.prepare(training_set)
-                self.personalized.build(known_speakers(training_set, training_set.train_speaker_ids))
+                self.personalized.build(speaker_set(training_set, training_set.train_speaker_ids))
                 self.personalized.encoder.fit_front_end(training_set.training_audio)
             self._build_interpreter()
             self.interpreter.start_at(self.first_outputs(training_set))

@@ -11,7 +11,7 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveFloa
 from typing_extensions import override
 
 from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.module import DESCRIPTION, known_speakers, read_checkpoint
+from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, speaker_set
 from ser_personal.errors import Seed, Share, UserError
 from ser_personal.pretrain.papt import CODEBOOK, PAPT
 from ser_personal.speakers.embedding import SpeakerEmbedding
@@ -21,12 +21,18 @@ from ser_personal.speakers.unseen import Mean, UnseenPolicy
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ser_personal.encoder.personalized import EncoderDescription
     from ser_personal.speakers.unseen import EmbeddingTable, UnseenSpeakers
     from ser_personal.types import PretrainingSet, TrainingSet
 
 _TABLE = "personalized.speakers.embedding.weight"
 _REMEDY = "Give one written by `ser fit --config configs/papt.yaml`, with a speaker table"
+
+
+def _read_papt(path: str) -> dict[str, Any]:
+    checkpoint = read_checkpoint(path)
+    if CODEBOOK not in checkpoint or checkpoint[DESCRIPTION]["speakers"] is None:
+        raise UserError("isn't a checkpoint of PAPT with a speaker table", where=path, remedy=_REMEDY)
+    return checkpoint
 
 
 class SpeakerAdaptation(PAPT):
@@ -74,8 +80,13 @@ class SpeakerAdaptation(PAPT):
     @override
     def build(self, training_set: TrainingSet) -> None:
         pretraining_set = cast("PretrainingSet", training_set)
-        checkpoint = read_checkpoint(self.papt_checkpoint)
-        self._check(checkpoint, pretraining_set)
+        checkpoint = _read_papt(self.papt_checkpoint)
+        if checkpoint[CODEBOOK] != pretraining_set.codebook_hash:
+            raise UserError(
+                "was trained on another codebook than these pseudo-labels come from",
+                where=self.papt_checkpoint,
+                remedy="Run `ser kmeans --codebook CODEBOOK` on the new speakers, with the codebook of PAPT",
+            )
         self.personalized.rebuild(checkpoint[DESCRIPTION])
         self.rebuild(checkpoint)
         self.load_state_dict(checkpoint["state_dict"])
@@ -90,20 +101,9 @@ class SpeakerAdaptation(PAPT):
         known = len(self._table.ids)
         self._table.extend(new)
         if self._table.known_features is not None:
-            added = known_speakers(training_set, self._table.ids).features
+            added = speaker_set(training_set, self._table.ids).features
             self._table.known_features = None if added is None else torch.from_numpy(added)
         self._learn_rows_from(known)
-
-    def _check(self, checkpoint: dict[str, Any], pretraining_set: PretrainingSet) -> None:
-        description: EncoderDescription = checkpoint[DESCRIPTION]
-        if CODEBOOK not in checkpoint or description["speakers"] is None:
-            raise UserError("isn't a checkpoint of PAPT", where=self.papt_checkpoint, remedy=_REMEDY)
-        if checkpoint[CODEBOOK] != pretraining_set.codebook_hash:
-            raise UserError(
-                "was trained on another codebook than these pseudo-labels come from",
-                where=self.papt_checkpoint,
-                remedy="Run `ser kmeans --codebook CODEBOOK` on the new speakers, with the codebook of PAPT",
-            )
 
     @property
     def _table(self) -> SpeakerEmbedding:
@@ -145,15 +145,9 @@ class AdaptedRows:
 
     @classmethod
     def read(cls, path: str) -> AdaptedRows:
-        """Read them from a checkpoint.
-
-        Raises:
-            UserError: it isn't one of PAPT with a speaker table.
-        """
-        checkpoint = read_checkpoint(path)
-        description: EncoderDescription = checkpoint[DESCRIPTION]
-        if CODEBOOK not in checkpoint or description["speakers"] is None:
-            raise UserError("holds no rows of speakers", where=path, remedy=_REMEDY)
+        """Read a checkpoint of `SpeakerAdaptation`."""
+        checkpoint = _read_papt(path)
+        description = checkpoint[DESCRIPTION]
         ids = description["speakers"]["speaker_ids"]
         rows = dict(zip(ids, checkpoint["state_dict"][_TABLE], strict=True))
         return cls(rows, frozenset(description["pretraining_splits"]))
@@ -197,8 +191,8 @@ class Adapted(UnseenPolicy):
         if len(next(iter(rows.values()))) != width:
             raise UserError(f"holds no rows of {width} values", where=self.checkpoint, remedy=_REMEDY)
         embeddings = self.otherwise.embed(unseen, table).clone()
-        for place, (speaker_id, row) in enumerate(zip(unseen.ids, unseen.rows, strict=True)):
+        for number, (speaker_id, row) in enumerate(zip(unseen.ids, unseen.rows, strict=True)):
             # a speaker of the table is only treated as unseen
             if row < 0 and speaker_id in rows:
-                embeddings[place] = table.fc(rows[speaker_id].to(embeddings.device))
+                embeddings[number] = table.fc(rows[speaker_id].to(embeddings.device))
         return embeddings

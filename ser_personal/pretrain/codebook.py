@@ -48,16 +48,12 @@ class Codebook:
 
     @property
     def hash(self) -> str:
-        """Identifies the centroids."""
+        """Hash of the centroids."""
         return content_hash(self.centroids.astype("<f4"))
 
     @classmethod
     def fit(cls, frames: NDArray[np.float32], num_clusters: int, iterations: int, restarts: int, seed: int) -> Self:
-        """Cluster all of `frames` (n, dim) by faiss, on the GPUs where faiss sees any.
-
-        Raises:
-            UserError: fewer frames than clusters.
-        """
+        """Cluster all of `frames` (n, dim) by faiss, on the GPUs where faiss sees any."""
         import faiss
 
         if len(frames) < num_clusters:
@@ -82,11 +78,7 @@ class Codebook:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` or `ser import` wrote.
-
-        Raises:
-            UserError: no such file, no codebook in it, a damaged one, or one of another format.
-        """
+        """Read a file of `save` or `ser import`."""
         try:
             with safe_open(path, framework="numpy") as file:
                 centroids = file.get_tensor("codebook")
@@ -133,34 +125,28 @@ def nearest_centroid(frames: Tensor, centroids: Tensor) -> Tensor:
     return torch.cat([(part @ centroids.T - offset).argmax(1) for part in frames.split(rows)])
 
 
-@dataclass(frozen=True, eq=False)
-class FrameDraw:
-    """Which frames are sampled, in the order of utterances and frames.
+class FrameSample:
+    """A random sample of a corpus's frames, of which this process holds those that it has added or merged.
+
+    Every frame has a random key in [0, 1), a pure function of seed, utterance and position. Frames with keys below
+    `share` are drawn; if they are more than `capacity`, those with the smallest keys. So the draw depends neither on
+    batches nor on the number of processes.
+
+    Source: sampling by random keys (Efraimidis and Spirakis 2006, equal weights). fairseq draws whole utterances.
+
+    Args:
+        frame_counts: index of an utterance -> its frames.
+        share: of all frames, as a chance.
+        capacity: at most so many frames.
+        seed: of the keys.
 
     Attributes:
-        utterances: (n,), indices of their utterances, ascending.
+        utterances: (n,), indices of the drawn frames' utterances, ascending.
         positions: (n,), their positions in them.
+        frames: (n, dim), in this order; memory is reserved for all, and used only as they come.
     """
 
-    utterances: NDArray[np.int64]
-    positions: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, frame_counts: Mapping[int, int], share: float, capacity: int, seed: int) -> Self:
-        """Draw frames, each with the same chance.
-
-        Every frame has a random key in [0, 1), a pure function of seed, utterance and position. Frames with keys below
-        `share` are taken; were they more than `capacity`, those with the smallest keys. So the draw depends neither on
-        batches nor on how many processes there are.
-
-        Source: sampling by random keys (Efraimidis and Spirakis 2006, equal weights). fairseq draws whole utterances.
-
-        Args:
-            frame_counts: index of an utterance -> its frames.
-            share: of all frames, as a chance.
-            capacity: at most so many frames.
-            seed: of the keys.
-        """
+    def __init__(self, frame_counts: Mapping[int, int], share: float, capacity: int, seed: int) -> None:
         # ten deviations above the key that `capacity` frames are expected to lie below
         enough = (capacity + 10 * capacity**0.5 + 100) / max(1, sum(frame_counts.values()))
         keys, utterances, positions = [np.empty(0)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
@@ -171,50 +157,25 @@ class FrameDraw:
             utterances.append(np.full(len(chosen), utterance))
             positions.append(chosen)
         smallest = np.argsort(np.concatenate(keys))[:capacity]
-        draw = np.stack([np.concatenate(utterances)[smallest], np.concatenate(positions)[smallest]])
-        return cls(*draw[:, np.lexsort(draw[::-1])])
+        origins = np.stack([np.concatenate(utterances)[smallest], np.concatenate(positions)[smallest]])
+        self.utterances, self.positions = origins[:, np.lexsort(origins[::-1])]
+        self.frames: NDArray[np.float32] = np.empty((len(smallest), 0), dtype=np.float32)
+        self._added = [np.empty(0, np.int64)]
 
-    def __len__(self) -> int:
-        """Count the sampled frames."""
-        return len(self.utterances)
+    def rows_of(self, utterance: int) -> NDArray[np.int64]:
+        """Find an utterance's frames in the sample."""
+        return np.arange(*np.searchsorted(self.utterances, [utterance, utterance + 1]))
 
-    def rows_of(self, utterance: int) -> slice:
-        """Find an utterance's frames among the sampled ones."""
-        first, last = np.searchsorted(self.utterances, [utterance, utterance + 1])
-        return slice(int(first), int(last))
-
-
-class FrameSample:
-    """The drawn frames that this process has computed or merged.
-
-    Memory is reserved for all of them, and used only as they come: of several processes each holds its share, and the
-    one that merges the others' files holds all.
-
-    Args:
-        draw: which frames to keep.
-
-    Attributes:
-        frames: (n, dim), in the order drawn.
-    """
-
-    def __init__(self, draw: FrameDraw) -> None:
-        self.draw = draw
-        self._added: list[int] = []
-        self.frames: NDArray[np.float32] = np.empty((len(draw), 0), dtype=np.float32)
-
-    def add(self, utterance: int, frames: NDArray[np.float32]) -> None:
-        """Keep an utterance's drawn frames (n, dim), those at its `positions`."""
-        self._added.append(utterance)
-        self._put(self.draw.rows_of(utterance), frames)
-
-    def positions(self, utterance: int) -> NDArray[np.int64]:
-        """Which of an utterance's frames are drawn, (n,)."""
-        return self.draw.positions[self.draw.rows_of(utterance)]
+    def add(self, rows: NDArray[np.int64], frames: NDArray[np.float32]) -> None:
+        """Keep the frames (n, dim) of these rows."""
+        if not self.frames.shape[1]:
+            self.frames = np.empty((len(self.frames), frames.shape[1]), dtype=np.float32)
+        self.frames[rows] = frames
+        self._added.append(rows)
 
     def save(self, path: Path) -> None:
         """Write the frames that this process has added."""
-        slices = [self.draw.rows_of(utterance) for utterance in self._added]
-        rows = np.concatenate([np.arange(part.start, part.stop) for part in slices] or [np.arange(0)])
+        rows = np.concatenate(self._added)
         with named_in_errors(path), path.open("wb") as file:
             np.save(file, rows)
             np.save(file, self.frames[rows])
@@ -225,9 +186,4 @@ class FrameSample:
             with path.open("rb") as file:
                 rows, frames = (np.load(file, allow_pickle=False) for _ in range(2))
             if len(rows):
-                self._put(rows, frames)
-
-    def _put(self, rows: slice | NDArray[np.int64], frames: NDArray[np.float32]) -> None:
-        if not self.frames.shape[1]:
-            self.frames = np.empty((len(self.draw), frames.shape[1]), dtype=np.float32)
-        self.frames[rows] = frames
+                self.add(rows, frames)

@@ -1,7 +1,7 @@
 """`ser kmeans`: a teacher's frames -> a codebook -> pseudo-labels.
 
 Two passes over the audio: the first samples frames for faiss to cluster, the second writes the nearest cluster of every
-frame. Features are never stored. Several processes share both passes and come to the same bytes as one.
+frame. Features are never stored. Several processes share both passes and write the same bytes as one.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from ser_personal.audio import num_frames
 from ser_personal.data.dataset import samples_of
 from ser_personal.data.frame_store import PseudoLabels, PseudoLabelSource
 from ser_personal.errors import Seed, Share, UserError
-from ser_personal.pretrain.codebook import Codebook, FrameDraw, FrameSample, NumClusters
+from ser_personal.pretrain.codebook import Codebook, FrameSample, NumClusters
 from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
 from ser_personal.pretrain.teachers import MFCCTeacher, Teacher
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    MadeWith = dict[str, str | int | float]
 
 
 def kmeans(
@@ -78,20 +80,16 @@ def kmeans(
     run = partial(run_pass, teacher, accelerator=accelerator, devices=devices, num_nodes=num_nodes, precision=precision)
     external = None if codebook is None else Codebook.load(codebook)
     description = teacher.description
-    made_with: dict[str, str | int | float] = {**description, "precision": precision, "data": data.fingerprint}
-    made_with |= (
-        {"codebook": external.hash}
-        if external
-        else {
-            "num_clusters": num_clusters,
-            "sample_share": sample_share,
-            "max_sampled_frames": max_sampled_frames,
-            "iterations": iterations,
-            "restarts": restarts,
-            "seed": seed,
-        }
-    )
-
+    fitted: dict[str, int | float] = {
+        "num_clusters": num_clusters,
+        "sample_share": sample_share,
+        "max_sampled_frames": max_sampled_frames,
+        "iterations": iterations,
+        "restarts": restarts,
+        "seed": seed,
+    }
+    made_with: MadeWith = {**description, "precision": precision, "data": data.fingerprint}
+    made_with |= {"codebook": external.hash} if external else fitted
     path = Path(out) / "codebook.safetensors"
     chosen = _existing(path, made_with)
     if chosen is None and external:
@@ -99,14 +97,14 @@ def kmeans(
         chosen.save(path)
     if chosen is None:
         frame_counts = {index: num_frames(samples_of(data.utterances[index])) for index in data.fit_indices()}
-        draw = FrameDraw.of(frame_counts, sample_share, max_sampled_frames, seed)
+        sample = FrameSample(frame_counts, sample_share, max_sampled_frames, seed)
 
         def fit(frames: NDArray[np.float32]) -> Codebook:
             codebook = Codebook(Codebook.fit(frames, num_clusters, iterations, restarts, seed).centroids, made_with)
             codebook.save(path)
             return codebook
 
-        chosen = run(CodebookTask(data, FrameSample(draw), fit, Path(out)))
+        chosen = run(CodebookTask(data, sample, fit, Path(out)))
 
     source = PseudoLabelSource(
         num_clusters=len(chosen.centroids),
@@ -132,12 +130,7 @@ def _report(out: str, started: float) -> None:
     )
 
 
-def _existing(path: Path, made_with: dict[str, str | int | float]) -> Codebook | None:
-    """Load the codebook of an interrupted run.
-
-    Raises:
-        UserError: it was made with other settings.
-    """
+def _existing(path: Path, made_with: MadeWith) -> Codebook | None:
     if not path.exists():
         return None
     codebook = Codebook.load(path)

@@ -46,11 +46,7 @@ class PredictionHead(nn.Module):
 
     @classmethod
     def load_released(cls, path: str | Path) -> Self:
-        """Build the head of a released checkpoint from what `ser import` wrote.
-
-        Raises:
-            UserError: no such file, or no prediction head in it.
-        """
+        """Read the head of a released checkpoint as `ser import` wrote it."""
         try:
             weights = load_file(path)
             head = cls(weights["final_proj.weight"].shape[1], *weights["label_embeddings"].shape)
@@ -160,7 +156,7 @@ def span_mask(
 
 
 class MaskedPredictionScores(NamedTuple):
-    """How well masked frames are predicted.
+    """Scores over masked frames.
 
     Attributes:
         loss: nats a masked frame (published losses are base 2: divide by 0.693).
@@ -176,10 +172,7 @@ class MaskedPredictionScores(NamedTuple):
 class MaskedPredictionMetric(Metric):
     """Adds up masked prediction over batches and devices, each batch once.
 
-    Samplers repeat whole batches so that devices get equal numbers of them; repeats are known by their key.
-
-    Args:
-        num_clusters: size of the codebook.
+    Samplers repeat whole batches so that devices get equal numbers of them; repeats have the same key.
     """
 
     full_state_update = False
@@ -197,7 +190,6 @@ class MaskedPredictionMetric(Metric):
 
     @override
     def update(self, prediction: MaskedPredictionLoss, key: int) -> None:
-        """Add a batch, whose key is the same for its repeats alone."""
         self.keys.append(torch.tensor([key], device=self.device))
         self.losses.append(prediction.loss.detach().view(1))
         self.masked.append(prediction.masked.view(1))
@@ -206,7 +198,7 @@ class MaskedPredictionMetric(Metric):
 
     @override
     def compute(self) -> MaskedPredictionScores:
-        keys = _values(self.keys)
+        keys: list[int] = dim_zero_cat(self.keys).tolist()
         once = [keys.index(key) for key in dict.fromkeys(keys)]
         masked = dim_zero_cat(self.masked)[once].sum().clamp(min=1)
         return MaskedPredictionScores(
@@ -214,8 +206,3 @@ class MaskedPredictionMetric(Metric):
             accuracy=dim_zero_cat(self.correct)[once].sum() / masked,
             codebook_usage=(self.counts > 0).float().mean(),
         )
-
-
-def _values(states: list[Tensor]) -> list[int]:
-    values: list[int] = dim_zero_cat(states).tolist()
-    return values

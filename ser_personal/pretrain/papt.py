@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.module import PersonalizedModule, known_speakers
+from ser_personal.encoder.module import PersonalizedModule, speaker_set
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.errors import Seed, Share, UserError
 from ser_personal.pretrain.masked_prediction import (
@@ -84,7 +84,7 @@ class PAPT(PersonalizedModule):
         num_clusters = pretraining_set.num_clusters
         self.codebook_hash = pretraining_set.codebook_hash
         self.personalized.pretraining_splits = pretraining_set.splits
-        self.personalized.build(known_speakers(training_set, training_set.train_speaker_ids))
+        self.personalized.build(speaker_set(training_set, training_set.train_speaker_ids))
         self.personalized.encoder.fit_front_end(training_set.training_audio)
         self._build_head(num_clusters, self.hparams["final_dim"])
         if self.hparams["released_head"] is not None:

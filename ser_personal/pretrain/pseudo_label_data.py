@@ -51,11 +51,7 @@ class PseudoLabelData:
 
     @cached_property
     def utterances(self) -> list[Utterance]:
-        """Everything that gets pseudo-labels.
-
-        Raises:
-            UserError: no such split, or audio has no frame.
-        """
+        """Everything that gets pseudo-labels."""
         sets = {name: utterances for name, utterances in open_corpus(self.corpus).splits.sets.items() if utterances}
         splits = canonical_splits(self.splits or sets)
         for name in [*splits, *self._fit_splits]:
@@ -74,11 +70,7 @@ class PseudoLabelData:
         return f"{len(self.utterances)} utterances, {content_hash(f'{sorted(self._fit_splits)}', *lengths)}"
 
     def fit_indices(self) -> list[int]:
-        """Find what the codebook is fitted on, as positions in `utterances`.
-
-        Raises:
-            UserError: nothing of `splits` lies in `fit_splits`.
-        """
+        """Utterances that the codebook is fitted on, as positions in `utterances`."""
         indices = [i for i, utterance in enumerate(self.utterances) if utterance.split in self._fit_splits]
         if not indices:
             remedy = "Name one of data.splits there, or give a codebook"

@@ -1,4 +1,4 @@
-"""`ser import`: what others released as pickles -> safetensors, once."""
+"""`ser import`: released pickles -> safetensors, once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INERT_BUILTINS = frozenset({
 })
 # fmt: on
 TORCH_LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-# What damaged or foreign bytes raise while they are taken for a pickle.
+# Errors that damaged or foreign bytes raise when read as a pickle.
 DAMAGE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
@@ -51,11 +51,7 @@ DAMAGE = (
 
 
 def read_arrays(path: Path) -> Any:
-    """Read a torch checkpoint (zip or legacy) or a joblib dump: plain containers, arrays, tensors and `Inert`.
-
-    Raises:
-        UserError: the file is missing, is neither, or names something that rebuilds no array.
-    """
+    """Read a torch checkpoint (zip or legacy) or a joblib dump: plain containers, arrays, tensors and `Inert`."""
     try:
         with path.open("rb") as file:
             start = file.read(len(TORCH_LEGACY_START))
@@ -68,7 +64,7 @@ def read_arrays(path: Path) -> Any:
     except FileNotFoundError as error:
         raise UserError("no such file", where=path, remedy="Give a released checkpoint or codebook") from error
     except UserError as error:
-        # what torch reads from within its archive has no name
+        # a file within torch's archive has no name
         raise UserError(error.what, where=path, remedy=error.remedy) from error
     except DAMAGE as error:
         what = f"can't be read as a torch checkpoint or a joblib dump ({type(error).__name__}: {error})"
@@ -91,36 +87,23 @@ def _torch_load(path: Path, *, mmap: bool) -> Any:
         Unpickler=RestrictedUnpickler,
         load=lambda file, **options: RestrictedUnpickler(file, **options).load(),
     )
-    # weights_only would refuse the configurations beside the weights; our unpickler makes them inert instead.
+    # weights_only would refuse the configurations in these files; our unpickler makes them inert instead.
     return torch.load(path, "cpu", pickle_module=ours, weights_only=False, mmap=mmap)
 
 
 class Inert:
-    """Stands for an object of a class that isn't imported.
-
-    Attributes:
-        state: what the pickle would have restored it from.
-    """
+    """Stands for an object of a class that isn't imported: keeps its pickled state, ignores arguments and items."""
 
     state: Any = None
 
-    def __init__(self, *_arguments: object, **_options: object) -> None:
-        """Take whatever the class would have been made from, and forget it."""
+    def __init__(self, *_arguments: object, **_options: object) -> None: ...
 
     def __setstate__(self, state: object) -> None:
         self.state = state
 
-    def __setitem__(self, key: object, value: object) -> None:
-        """Forget an entry of what would have been a dict."""
+    def _ignore(self, *_: object) -> None: ...
 
-    def append(self, item: object) -> None:
-        """Forget an item of what would have been a list."""
-
-    def extend(self, items: object) -> None:
-        """Forget items of what would have been a list."""
-
-    def add(self, item: object) -> None:
-        """Forget an item of what would have been a set."""
+    __setitem__ = append = extend = add = _ignore
 
 
 class JoblibArray(Inert):
@@ -180,11 +163,7 @@ class RestrictedUnpickler(_Unpickler):
         self._source = file
 
     def find_class(self, module: str, name: str) -> Any:
-        """Look up what a pickle names, in our own list.
-
-        Raises:
-            UserError: it isn't there.
-        """
+        """Look up a name of the pickle in our own list; anything else is refused."""
         # torch.save writes a protocol that names builtins as Python 2 did
         module = "builtins" if module == "__builtin__" else module
         full = f"{module}.{name}"
@@ -214,10 +193,10 @@ EMBEDDINGS = "label_embs_concat"
 
 
 def import_released(file: str, out: str) -> None:
-    """Bring a released codebook or prediction head into safetensors.
+    """Convert a released codebook or prediction head to safetensors.
 
-    Of scikit-learn's k-means, dumped by joblib (`hubert_base_ls960_L9_km500.bin`), comes codebook.safetensors, for
-    `ser kmeans --codebook`; of a fairseq HuBERT checkpoint prediction_head.safetensors, for PAPT. Of fairseq's 504
+    scikit-learn's k-means, dumped by joblib (`hubert_base_ls960_L9_km500.bin`), becomes codebook.safetensors, for
+    `ser kmeans --codebook`; a fairseq HuBERT checkpoint prediction_head.safetensors, for PAPT. Of fairseq's 504
     label embeddings the first four belong to special tokens: cluster k is row k + 4.
 
     Args:

@@ -35,11 +35,7 @@ Result = TypeVar("Result")
 
 
 class PassTask(ABC, Generic[Result]):
-    """What one process does with a teacher's frames.
-
-    Attributes:
-        title: of the progress bar.
-    """
+    """What one process does with a teacher's frames; `title` is that of the progress bar."""
 
     title: str
 
@@ -122,11 +118,7 @@ def by_utterance(batch: SpeechBatch, output: EncoderOutput, values: Tensor) -> I
 class CodebookTask(PassTask["Codebook"]):
     """Samples frames on every process, and fits the codebook on the first.
 
-    Args:
-        data: the audio.
-        sample: of the frames.
-        fit: (frames, dim) -> the codebook.
-        folder: seen by every process, for the samples on their way to the first where there are several.
+    `folder`, which every process sees, is for the samples on their way to the first one.
     """
 
     title = "Sampling frames"
@@ -148,9 +140,9 @@ class CodebookTask(PassTask["Codebook"]):
     @override
     def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:
         for index, frames in by_utterance(batch, output, output.frames):
-            positions = self.sample.positions(index)
-            if len(positions):
-                self.sample.add(index, frames[positions].float().cpu().numpy())
+            rows = self.sample.rows_of(index)
+            if len(rows):
+                self.sample.add(rows, frames[self.sample.positions[rows]].float().cpu().numpy())
 
     @override
     def finish(self, trainer: Trainer) -> Codebook:
@@ -160,14 +152,7 @@ class CodebookTask(PassTask["Codebook"]):
 
 
 class LabelTask(PassTask[None]):
-    """Writes the ids of utterances that have none yet, each process those of its share of the batches.
-
-    Args:
-        data: the audio.
-        codebook: whose centroids.
-        folder: where the ids go, seen by every process.
-        source: what makes them.
-    """
+    """Writes the ids of utterances that have none yet, each process those of its share of the batches."""
 
     title = "Writing pseudo-labels"
 

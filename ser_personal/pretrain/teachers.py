@@ -38,15 +38,7 @@ class Teacher(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> EncoderOutput:
-        """Make frames.
-
-        Args:
-            waveforms: (batch, samples), 16 kHz.
-            num_samples: (batch,).
-
-        Returns:
-            `num_frames(num_samples)` real frames a clip, the same whatever it is batched with.
-        """
+        """Make of waveforms (batch, samples) `num_frames(num_samples)` real frames each, whatever the batch."""
 
 
 class MFCCTeacher(Teacher):

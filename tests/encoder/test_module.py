@@ -23,9 +23,9 @@ from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.encoder.module import (
     DESCRIPTION,
     PersonalizedModule,
-    known_speakers,
     read_checkpoint,
     require_training_state,
+    speaker_set,
     using,
 )
 from ser_personal.encoder.personalized import PersonalizedEncoder
@@ -74,7 +74,7 @@ class Energy(PersonalizedModule):
 
     def build(self, training_set: Speech) -> None:
         self.builds += 1
-        self.personalized.build(known_speakers(training_set, training_set.train_speaker_ids))
+        self.personalized.build(speaker_set(training_set, training_set.train_speaker_ids))
         self.personalized.encoder.fit_front_end(training_set.training_audio)
         self.head = torch.nn.Linear(self.personalized.dim, self.head_dim)
 

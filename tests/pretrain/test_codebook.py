@@ -8,7 +8,7 @@ import torch
 from safetensors.numpy import save_file
 
 from ser_personal.errors import UserError
-from ser_personal.pretrain.codebook import Codebook, FrameDraw, FrameSample, nearest_centroid
+from ser_personal.pretrain.codebook import Codebook, FrameSample, nearest_centroid
 
 
 def test_fit_finds_well_separated_clusters_again():
@@ -108,15 +108,15 @@ def clips(count: int, seed: int = 0) -> list[np.ndarray]:
     return [np.stack([np.full(n, i), np.arange(n)], axis=1).astype(np.float32) for i, n in enumerate(lengths)]
 
 
-def draw_from(corpus, share, capacity, seed=0):
-    return FrameDraw.of({number: len(frames) for number, frames in enumerate(corpus)}, share, capacity, seed)
+def sample_of(corpus, share, capacity, seed=0):
+    return FrameSample({number: len(frames) for number, frames in enumerate(corpus)}, share, capacity, seed)
 
 
 def show(sample, corpus, order):
     for number in order:
-        positions = sample.positions(number)
-        if len(positions):
-            sample.add(number, corpus[number][positions])
+        rows = sample.rows_of(number)
+        if len(rows):
+            sample.add(rows, corpus[number][sample.positions[rows]])
     return sample
 
 
@@ -133,26 +133,25 @@ def slow_sample(corpus, share, capacity, seed):
 @pytest.mark.parametrize("share", [0.1, 1.0])
 def test_draws_the_frames_with_the_smallest_keys_in_corpus_order(capacity, share):
     corpus = clips(400)
-    draw = draw_from(corpus, share, capacity, seed=5)
-    assert np.stack([draw.utterances, draw.positions], axis=1).tolist() == slow_sample(corpus, share, capacity, 5)
+    sample = sample_of(corpus, share, capacity, seed=5)
+    assert np.stack([sample.utterances, sample.positions], axis=1).tolist() == slow_sample(corpus, share, capacity, 5)
 
 
 @pytest.mark.parametrize("capacity", [50, 100_000])
 def test_the_sample_holds_what_was_drawn_in_whatever_order_it_came(capacity):
     corpus = clips(300)
-    draw = draw_from(corpus, 0.4, capacity)
+    sample = sample_of(corpus, 0.4, capacity)
     shuffled = np.random.default_rng(1).permutation(300).tolist()
-    frames = show(FrameSample(draw), corpus, shuffled).frames
-    np.testing.assert_array_equal(frames, np.stack([draw.utterances, draw.positions], axis=1))
+    frames = show(sample, corpus, shuffled).frames
+    np.testing.assert_array_equal(frames, np.stack([sample.utterances, sample.positions], axis=1))
 
 
 def test_samples_of_several_processes_are_that_of_one(tmp_path):
     corpus = clips(200)
-    draw = draw_from(corpus, 0.3, 800)
-    alone = show(FrameSample(draw), corpus, range(200))
+    alone = show(sample_of(corpus, 0.3, 800), corpus, range(200))
     paths = [tmp_path / str(rank) for rank in range(4)]
     # the last process has seen nothing
-    samples = [show(FrameSample(draw), corpus, range(rank, 200 if rank < 3 else 0, 3)) for rank in range(4)]
+    samples = [show(sample_of(corpus, 0.3, 800), corpus, range(rank, 200 if rank < 3 else 0, 3)) for rank in range(4)]
     for sample, path in zip(samples, paths, strict=True):
         sample.save(path)
     samples[0].merge(paths[1:])
@@ -160,7 +159,7 @@ def test_samples_of_several_processes_are_that_of_one(tmp_path):
 
 
 def test_a_clip_larger_than_the_whole_sample_is_sampled_evenly():
-    kept = FrameDraw.of({0: 40_000}, 1.0, 2000, seed=0).positions
+    kept = FrameSample({0: 40_000}, 1.0, 2000, seed=0).positions
     assert len(np.unique(kept)) == 2000
     assert kept.mean() == pytest.approx(20_000, abs=1000)
 
@@ -170,8 +169,8 @@ def test_every_frame_has_the_same_chance():
     total = sum(map(len, corpus))
     counts = np.zeros((40, 90))
     for seed in range(400):
-        draw = draw_from(corpus, 1.0, total // 4, seed)
-        counts[draw.utterances, draw.positions] += 1
+        sample = sample_of(corpus, 1.0, total // 4, seed)
+        counts[sample.utterances, sample.positions] += 1
     chances = np.concatenate([counts[i, : len(clip)] for i, clip in enumerate(corpus)]) / 400
     assert chances.mean() == pytest.approx(0.25, abs=0.001)
     # binomial deviation of one chance over 400 draws: .0217
@@ -179,5 +178,5 @@ def test_every_frame_has_the_same_chance():
 
 
 def test_nothing_to_draw_from_is_nothing_drawn():
-    assert len(FrameDraw.of({}, 0.1, 10, seed=0)) == 0
-    assert len(FrameSample(FrameDraw.of({3: 0}, 0.1, 10, seed=0)).frames) == 0
+    assert len(FrameSample({}, 0.1, 10, seed=0).frames) == 0
+    assert len(FrameSample({3: 0}, 0.1, 10, seed=0).frames) == 0
