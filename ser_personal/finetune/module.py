@@ -16,8 +16,8 @@ from ser_personal.encoder.module import (
     DESCRIPTION,
     PREFIX,
     PersonalizedModule,
-    speaker_set,
     read_checkpoint,
+    speaker_set,
     using,
 )
 from ser_personal.encoder.personalized import PersonalizedEncoder

@@ -38,14 +38,8 @@ def test_gives_the_cached_frames() -> None:
     assert torch.equal(output.frames, batch()["features"].float())
     assert output.frame_mask.tolist() == [[True, True, True], [True, True, False]]
     assert built().encode(batch(torch.bfloat16)).frames.dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize("name", ["none", "first", "prefix", "last", "concat"])
-def test_speaker_embeddings_enter_as_their_fusion_says(name: str) -> None:
-    embedding = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]])
-    fused = built().encode(batch(), fusion=make_fusion(name, 4), speaker_embedding=embedding).frames
-    plain = batch()["features"].float()
-    torch.testing.assert_close(fused, plain if name in {"none", "prefix"} else plain + embedding[:, None])
+    fused = built().encode(batch(), fusion=make_fusion("last", 4), speaker_embedding=torch.ones(2, 4)).frames
+    assert torch.equal(fused, output.frames + 1)
 
 
 def test_a_checkpoint_names_what_made_the_frames() -> None:

@@ -5,7 +5,7 @@ import torch
 from tiny_networks import padded_noise
 
 from ser_personal.audio import num_frames
-from ser_personal.encoder.fusion import make_fusion
+from ser_personal.encoder.fusion import fuse, make_fusion
 from ser_personal.encoder.hubert import HubertEncoder
 
 LENGTHS = torch.tensor([8000, 5000])
@@ -43,24 +43,32 @@ def transformer_input(encoder: HubertEncoder) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_last_is_f_plus_e_s(encoder, speaker_embedding):
-    plain = encoder(padded_noise(LENGTHS), LENGTHS).frames
-    wanted = plain + speaker_embedding[:, None]
-    torch.testing.assert_close(fused(encoder, "last", speaker_embedding), wanted, atol=0, rtol=0)
+@pytest.mark.parametrize("name", NAMES)
+def test_e_s_enters_as_the_paper_says(encoder, speaker_embedding, name):
+    hidden, plain = transformer_input(encoder), encoder(padded_noise(LENGTHS), LENGTHS).frames
+    prefixed = torch.cat([speaker_embedding[:, None], hidden], dim=1)
+
+    def transformed(sequence, ahead=0):
+        mask = torch.arange(num_frames(8000) + ahead) < num_frames(LENGTHS)[:, None] + ahead
+        return encoder.network.encoder(sequence, attention_mask=mask).last_hidden_state[:, ahead:]
+
+    wanted = {
+        "none": lambda: plain,
+        "first": lambda: transformed(hidden + speaker_embedding[:, None]),
+        "prefix": lambda: transformed(prefixed, ahead=1),
+        "concat": lambda: plain + speaker_embedding[:, None],  # where it starts
+        "last": lambda: plain + speaker_embedding[:, None],
+    }[name]()
+    exact = {"atol": 1e-5, "rtol": 1e-4} if name == "concat" else {"atol": 0, "rtol": 0}
+    torch.testing.assert_close(fused(encoder, name, speaker_embedding), wanted, **exact)
 
 
-@torch.no_grad()
-def test_none_ignores_the_speaker(encoder, speaker_embedding):
-    plain = encoder(padded_noise(LENGTHS), LENGTHS).frames
-    torch.testing.assert_close(fused(encoder, "none", speaker_embedding), plain, atol=0, rtol=0)
-
-
-@torch.no_grad()
-def test_first_adds_before_the_positional_convolution(encoder, speaker_embedding):
-    hidden = transformer_input(encoder) + speaker_embedding[:, None]
-    frame_mask = torch.arange(num_frames(8000)) < num_frames(LENGTHS)[:, None]
-    wanted = encoder.network.encoder(hidden, attention_mask=frame_mask).last_hidden_state
-    torch.testing.assert_close(fused(encoder, "first", speaker_embedding), wanted, atol=0, rtol=0)
+@pytest.mark.parametrize("name", NAMES)
+def test_without_a_transformer_what_enters_leaves_at_once(name):
+    frames, e_s = torch.randn(2, 3, 4), torch.randn(2, 4)
+    wanted = frames if name in {"none", "prefix"} else frames + e_s[:, None]
+    torch.testing.assert_close(fuse(frames, make_fusion(name, 4), e_s), wanted)
+    assert torch.equal(fuse(frames, None, e_s), frames)
 
 
 @torch.no_grad()
@@ -70,20 +78,6 @@ def test_first_adds_to_masked_frames_too(encoder, speaker_embedding):
     frame_mask = torch.arange(num_frames(8000)) < num_frames(LENGTHS)[:, None]
     wanted = encoder.network.encoder(hidden, attention_mask=frame_mask).last_hidden_state
     torch.testing.assert_close(fused(encoder, "first", speaker_embedding, time_mask=everything), wanted)
-
-
-@torch.no_grad()
-def test_prefix_is_one_more_frame_ahead_that_leaves_again(encoder, speaker_embedding):
-    hidden = torch.cat([speaker_embedding[:, None], transformer_input(encoder)], dim=1)
-    mask = torch.arange(num_frames(8000) + 1) < num_frames(LENGTHS)[:, None] + 1
-    wanted = encoder.network.encoder(hidden, attention_mask=mask).last_hidden_state[:, 1:]
-    torch.testing.assert_close(fused(encoder, "prefix", speaker_embedding), wanted, atol=0, rtol=0)
-
-
-@torch.no_grad()
-def test_concat_starts_as_last(encoder, speaker_embedding):
-    concat, last = (fused(encoder, name, speaker_embedding) for name in ("concat", "last"))
-    torch.testing.assert_close(concat, last)
 
 
 def test_concat_projects_frame_beside_embedding():

@@ -49,6 +49,8 @@ def test_frames_are_standardised_over_training_audio(kind: type[Encoder], dim: i
     assert torch.allclose(real.std(0, correction=0)[varied], torch.ones(int(varied.sum())), atol=1e-2)
     frames = [1, 1, 1] if kind is EGeMAPSEncoder else num_frames(LENGTHS).tolist()
     assert output.frame_mask.sum(1).tolist() == frames
+    fused = encoder(padded(), LENGTHS, fusion=make_fusion("last", dim), speaker_embedding=torch.ones(3, dim)).frames
+    torch.testing.assert_close(fused, output.frames + 1)
 
 
 @pytest.mark.parametrize(("kind", "dim"), KINDS)
@@ -75,15 +77,6 @@ def test_sizes_are_saved() -> None:
     again = saved_encoder(encoder.config, "saved")
     again.build(encoder.config)
     assert again.dim == 24
-
-
-@pytest.mark.parametrize("name", ["none", "first", "prefix", "last", "concat"])
-def test_speaker_embeddings_enter_as_their_fusion_says(name: str) -> None:
-    encoder = built(MFCCEncoder)
-    plain = encoder(padded(), LENGTHS).frames
-    embedding = torch.arange(39.0).expand(3, -1)
-    fused = encoder(padded(), LENGTHS, fusion=make_fusion(name, 39), speaker_embedding=embedding).frames
-    torch.testing.assert_close(fused, plain if name in {"none", "prefix"} else plain + embedding[:, None])
 
 
 def test_egemaps_are_opensmiles_and_a_clip_too_short_is_the_average_one() -> None:
