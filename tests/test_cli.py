@@ -4,12 +4,14 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_type_hints
+from typing import Literal, get_type_hints
 
 import pytest
 from command_line import ser
 
-from ser_personal.cli import COMMANDS, STAGES, find_user_error
+from ser_personal.cli import COMMANDS, STAGES, find_user_error, parse, values_of
+from ser_personal.corpus.check import check
+from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.errors import UserError
 
 
@@ -40,29 +42,15 @@ def test_without_arguments_help_is_shown(capsys):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_commands_exist_as_typed_functions(name):
-    command = COMMANDS[name]
-    function = command.load()
-    parameters = inspect.signature(function).parameters
-    assert set(command.positional) <= set(parameters)
-    assert set(parameters) <= set(get_type_hints(function))
-
-
-@pytest.mark.parametrize("name", COMMANDS)
 def test_commands_explain_their_arguments(name, capsys):
     with pytest.raises(SystemExit) as caught:
         ser(name, "--help")
     assert caught.value.code == 0
-    shown = capsys.readouterr().out
+    shown, function = capsys.readouterr().out, COMMANDS[name].load()
     assert f"usage: ser {name}" in shown
-    for parameter in inspect.signature(COMMANDS[name].load()).parameters.values():
+    for parameter in inspect.signature(function).parameters.values():
+        assert parameter.name in get_type_hints(function)
         assert parameter.name in shown or parameter.kind is parameter.VAR_KEYWORD
-
-
-def test_arguments_without_a_flag_are_explained_as_well(capsys):
-    with pytest.raises(SystemExit):
-        ser("calibrate", "--help")
-    assert "arousal_raw" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -102,3 +90,120 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("ser_personal.cli.run_command", broken)
     with pytest.raises(ZeroDivisionError):
         ser("check", "corpus")
+
+
+def command(
+    corpus: str, out: str, num_clusters: int = 3, mode: Literal["mean", "zero"] = "mean", keep_all: bool = False
+) -> None:
+    """Do something.
+
+    Args:
+        corpus: positional.
+        out: required.
+        num_clusters: a number.
+        mode: a choice.
+        keep_all: a switch.
+    """
+
+
+def parsed(*arguments: str) -> dict[str, object]:
+    return parse(command, "ser command", ("corpus",), arguments)
+
+
+def test_defaults_come_from_the_signature():
+    expected = {"corpus": "c", "out": "o", "num_clusters": 3, "mode": "mean", "keep_all": False}
+    assert parsed("c", "--out", "o") == expected
+
+
+@pytest.mark.parametrize("flag", ["--num-clusters", "--num_clusters"])
+def test_dashes_are_as_good_as_underscores(flag):
+    assert parsed("c", "--out", "o", flag, "5")["num_clusters"] == 5
+    assert parsed("c", "--out", "o", f"{flag}=5")["num_clusters"] == 5
+
+
+def test_dashes_in_values_stay():
+    assert parsed("my-corpus", "--out=--my-folder") == parsed("c", "--out", "o") | {
+        "corpus": "my-corpus",
+        "out": "--my-folder",
+    }
+
+
+@pytest.mark.parametrize(
+    "flags", [("--keep-all",), ("--keep_all",), ("--keep-all", "true"), ("--keep-all=true",), ("--keep-all", "--out=p")]
+)
+def test_a_lone_flag_means_true(flags):
+    assert parsed("c", "--out", "o", *flags)["keep_all"] is True
+
+
+def test_a_flag_can_say_false():
+    assert parsed("c", "--out", "o", "--keep-all", "false")["keep_all"] is False
+
+
+def test_a_config_gives_values_that_flags_override(tmp_path: Path):
+    (tmp_path / "c.yaml").write_text("num_clusters: 7\nout: yaml\n")
+    values = parsed("c", "--config", str(tmp_path / "c.yaml"), "--out", "flag")
+    assert (values["num_clusters"], values["out"]) == (7, "flag")
+
+
+def test_an_existing_table_stays_a_path(tmp_path: Path):
+    table = tmp_path / "corpus.csv"
+    table.write_text("path,speaker,split\n")
+    assert parsed(str(table), "--out", str(table)) == parsed(str(table), "--out", str(table)) | {"corpus": str(table)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["c"], "the following arguments are required: out"),
+        (["--out", "o"], "the following arguments are required: corpus"),
+        (["c", "--out", "o", "--foo", "1"], "unrecognized arguments: --foo 1"),
+        (["c", "d", "--out", "o"], "unrecognized arguments: d"),
+        (["c", "--out", "o", "--num-clusters", "many"], "--num_clusters: many is no int"),
+        (["c", "--out", "o", "--mode", "most"], "--mode: most is none of 'mean', 'zero'"),
+        (["c", "--out", "o", "--keep-all", "perhaps"], "--keep_all: perhaps is no bool"),
+        (["c", "--out"], "argument --out: expected one argument"),
+    ],
+)
+def test_mistakes_on_a_command_line_are_one_line(arguments, message):
+    with pytest.raises(UserError) as caught:
+        parsed(*arguments)
+    assert str(caught.value) == f"{message}. `ser command --help` lists the arguments."
+
+
+def test_values_of_a_flag_in_either_form():
+    assert values_of(["--config"], ["--config", "a", "--config=b", "--configs", "c", "--config"]) == ["a", "b"]
+    assert values_of(["--config", "-c"], ["--config=a", "-c", "b", "--config", "c", "-c=d"]) == ["a", "b", "c", "d"]
+
+
+CLASS_FORMS = [
+    ["CSVCorpus", "--corpus.path", "c.csv", "--corpus.scale", "[1,5]"],
+    ["--corpus.path=c.csv", "CSVCorpus", "--corpus.scale=[1,5]"],
+    ["--corpus.scale", "[1,5]", "--corpus", "CSVCorpus", "--corpus.path", "c.csv"],
+    ['{"class_path": "CSVCorpus", "init_args": {"path": "c.csv", "scale": [1, 5]}}'],
+]
+
+
+@pytest.mark.parametrize("arguments", CLASS_FORMS)
+def test_a_class_may_stand_where_a_positional_is_wanted(arguments):
+    corpus = parse(check, "ser check", ("corpus",), arguments)["corpus"]
+    assert isinstance(corpus, CSVCorpus)
+    assert (str(corpus.label_file), corpus.scale) == ("c.csv", (1, 5))
+
+
+@pytest.mark.parametrize("arguments", [["--corpus", "c"], ["--corpus=c"], ["c"]])
+def test_a_positional_may_be_given_by_name(arguments):
+    assert parse(check, "ser check", ("corpus",), arguments)["corpus"] == "c"
+    assert parsed(*arguments, "--out", "o")["corpus"] == "c"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["c.csv", "--corpus", "d.csv"], "unrecognized arguments: d.csv"),
+        (["--corpus"], "the following arguments are required: corpus"),
+        (["--corpus.path", "c.csv"], "the following arguments are required: corpus"),
+    ],
+)
+def test_mistakes_with_a_positional_by_name(arguments, message):
+    with pytest.raises(UserError, match=message):
+        parse(check, "ser check", ("corpus",), arguments)

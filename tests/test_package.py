@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import inspect
 import subprocess
 import sys
@@ -55,6 +56,14 @@ def test_every_public_name_has_a_home_and_no_other_name_has():
 def test_importing_the_package_imports_no_network():
     code = "import sys, ser_personal, ser_personal.cli; print([m for m in sys.modules if m.split('.')[0] in %r])"
     assert run_python(code % {"torch", "lightning", "transformers", "numpy", "jsonargparse"}).strip() == "[]"
+
+
+def test_a_stage_imports_what_a_config_may_name_and_little_else():
+    code = "import sys, ser_personal.stages.stage_cli; print([m for m in sys.modules if m.startswith('ser_personal.')])"
+    rooms = {"corpus", "data", "speakers", "encoder", "finetune", "pretrain", "calibration", "training", "stages"}
+    modules = ast.literal_eval(run_python(code))
+    assert len({module.removeprefix("ser_personal.") for module in modules} - rooms - {"report"}) <= 62
+    assert not [name for name in modules if name.startswith(("ser_personal.recognition", "ser_personal.study"))]
 
 
 def test_the_label_statistics_need_no_torch():
