@@ -260,6 +260,10 @@ _KEY = re.compile(r'Parser key "(?P<key>[^"]+)"[^:]*:(?P<rest>.*)', re.DOTALL)
 _PLAIN = {
     r"^Expected a <class '(\w+)'>\. Got value: (.*)": r"\2 is no \1",
     r"^Expected a typing\.Literal\[(.*)\]\. Got value: (.*)": r"\2 is none of \1",
+    r"^(.*) does not conform to restriction (.*)": r"\1 is out of range (\2)",
+    r"^invalid literal for (int)\(\) with base 10: '(.*)'": r"\2 is no \1",
+    r"^could not convert string to (float): '(.*)'": r"\2 is no \1",
+    r"^(int|float)\(\) argument must be .*, not 'NoneType'": r"null is no \1",
     r"^Expected a dot import path string: (.*)": r"\1 is no class to choose here",
     r"\b(?:fit|validate|test|predict)\.(data|model)\b": r"--\1",
 }

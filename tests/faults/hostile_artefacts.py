@@ -78,9 +78,9 @@ ONES = np.ones((4, 39))
 
 OF_BANK = [
     ("no bank", "bank.safetensors: no speaker bank here"),
-    ("half a bank", "bank.safetensors: not a whole safetensors file", copied("bank", "bank.safetensors", cut)),
-    ("words as a bank", "not a whole safetensors file", text("bank.safetensors", "words")),
-    ("a header of 8 EB as a bank", "not a whole safetensors file", text("bank.safetensors", b"\xff" * 7 + b"\x7f{}")),
+    ("half a bank", "bank.safetensors: not a complete safetensors file", copied("bank", "bank.safetensors", cut)),
+    ("words as a bank", "not a complete safetensors file", text("bank.safetensors", "words")),
+    ("a header of 8 EB as a bank", "not a complete safetensors file", text("bank.safetensors", b"\xff" * 7 + b"\x7f{}")),
     (
         "foreign safetensors as a bank",
         "safetensors, but not a speaker bank",

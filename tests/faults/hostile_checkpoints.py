@@ -93,7 +93,7 @@ OF_TESTED = [
 OF_RESUMED = [
     (
         "weights alone to resume",
-        "bad.ckpt: holds no optimizer_states, so a fit can't go on from it",
+        "bad.ckpt: holds no optimizer_states, so no fit can be resumed from it",
         checkpoint("finetune", without("optimizer_states")),
     ),
     ("no optimiser to resume", "holds no optimizer_states", checkpoint("finetune", holding([], "optimizer_states"))),

@@ -84,7 +84,7 @@ CORPORA = [
         "split nope: no such split",
         table(),
     ),
-    Fault("a result that can't be written", [*CHECK, "--json", "{here}"], "{here}: Is a directory", table()),
+    Fault("a result that can't be written", [*CHECK, "--json", "{here}"], "{here}: exists already", table()),
     *faults(MSP, OF_MSP),
     Fault("a set to pre-train on that isn't", [*KMEANS, "--data.fit_splits", "[nope]"], "split nope: no such split"),
     Fault("attributes twice", [*FIT, "--model.attributes", "[arousal,arousal]"], "attribute twice"),

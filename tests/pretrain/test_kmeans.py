@@ -162,7 +162,7 @@ def test_impossible_settings_are_refused(make, change, message):
 def test_numbers_out_of_range_are_refused(corpus, capsys, flag):
     assert ser("kmeans", "--data.corpus", corpus, f"--{flag}") == 2
     name, value = flag.split("=")
-    assert f"{name}: {value} does not conform to restriction" in capsys.readouterr().err
+    assert f"{name}: {value} is out of range" in capsys.readouterr().err
 
 
 def test_wrong_splits_and_empty_audio_are_refused(corpus, tmp_path):
