@@ -6,9 +6,6 @@ import logging
 import warnings
 from math import inf, isfinite
 from numbers import Real
-from typing import TYPE_CHECKING, TypeAlias
-
-from jsonargparse.typing import restricted_number_type
 
 
 class UserError(Exception):
@@ -28,15 +25,6 @@ class UserError(Exception):
 
 # faiss takes no larger one
 LARGEST_SEED = 2**31 - 1
-
-if TYPE_CHECKING:
-    Seed: TypeAlias = int
-    Share: TypeAlias = float
-    AtLeastTwo: TypeAlias = int
-else:
-    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", LARGEST_SEED)])
-    Share = restricted_number_type("Share", float, [(">", 0), ("<=", 1)])
-    AtLeastTwo = restricted_number_type("AtLeastTwo", int, (">=", 2))
 
 
 def require_range(name: str, value: float, low: float, high: float = inf, *, above: bool = False) -> None:

@@ -15,7 +15,8 @@ from jsonargparse.typing import PositiveInt
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
 from ser_personal.corpus.csv_corpus import open_corpus, write_corpus
 from ser_personal.corpus.splits import SpeakerSplits, by_split, canonical_split, known_speakers, require_split
-from ser_personal.errors import Seed, Share, UserError
+from ser_personal.errors import UserError
+from ser_personal.ranges import Seed, Share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

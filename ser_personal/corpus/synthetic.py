@@ -40,7 +40,8 @@ from rich.progress import track
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.corpus.synthetic_speech import Delivery, idiolect, speak
 from ser_personal.corpus.table import write_rows
-from ser_personal.errors import AtLeastTwo, UserError
+from ser_personal.errors import UserError
+from ser_personal.ranges import AtLeastTwo
 from ser_personal.types import ATTRIBUTES
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from typing_extensions import override
 from ser_personal.audio import decode
 from ser_personal.data.emotion import Adaptation, AdaptationSet
 from ser_personal.encoder.front_end import mfcc_functionals
-from ser_personal.errors import Seed, UserError
+from ser_personal.errors import UserError
+from ser_personal.ranges import Seed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

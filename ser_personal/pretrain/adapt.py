@@ -12,8 +12,9 @@ from typing_extensions import override
 
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, speaker_set
-from ser_personal.errors import Seed, Share, UserError
+from ser_personal.errors import UserError
 from ser_personal.pretrain.papt import CODEBOOK, PAPT
+from ser_personal.ranges import Seed, Share
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerAudio
 from ser_personal.speakers.unseen import Mean, UnseenPolicy

@@ -17,10 +17,11 @@ from ser_personal.encoder.base import Encoder, weights_fingerprint
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import DESCRIPTION, PREFIX, read_checkpoint
 from ser_personal.encoder.personalized import saved_encoder
-from ser_personal.errors import Seed, UserError
+from ser_personal.errors import UserError
 from ser_personal.files import content_hash
 from ser_personal.pretrain.teacher_pass import PassTask, by_utterance, run_pass
 from ser_personal.pretrain.teachers import EncoderTeacher
+from ser_personal.ranges import Seed
 from ser_personal.types import FeatureSource
 
 if TYPE_CHECKING:

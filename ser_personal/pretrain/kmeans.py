@@ -17,10 +17,11 @@ from jsonargparse.typing import PositiveInt
 from ser_personal.audio import num_frames
 from ser_personal.data.dataset import samples_of
 from ser_personal.data.frame_store import PseudoLabels, PseudoLabelSource
-from ser_personal.errors import Seed, Share, UserError
+from ser_personal.errors import UserError
 from ser_personal.pretrain.codebook import Codebook, FrameSample, NumClusters
 from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
 from ser_personal.pretrain.teachers import MFCCTeacher, Teacher
+from ser_personal.ranges import Seed, Share
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,13 +12,14 @@ from ser_personal.audio import num_frames
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import PersonalizedModule, speaker_set
 from ser_personal.encoder.personalized import PersonalizedEncoder
-from ser_personal.errors import Seed, Share, UserError
+from ser_personal.errors import UserError
 from ser_personal.pretrain.masked_prediction import (
     MaskedPredictionMetric,
     PredictionHead,
     masked_prediction_loss,
     span_mask,
 )
+from ser_personal.ranges import Seed, Share
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerRepresentation
 from ser_personal.types import FusionName

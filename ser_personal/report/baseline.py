@@ -18,7 +18,8 @@ from ser_personal.calibration.run_files import rows_as_json, speaker_moments, wr
 from ser_personal.calibration.table import CalibrationRow, print_scores
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
 from ser_personal.encoder.front_end import mfcc_functionals
-from ser_personal.errors import AtLeastTwo, UserError
+from ser_personal.errors import UserError
+from ser_personal.ranges import AtLeastTwo
 from ser_personal.scores import score
 from ser_personal.types import Attribute
 

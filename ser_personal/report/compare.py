@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ser_personal.calibration.run_files import MOMENTS
-from ser_personal.errors import AtLeastTwo, Seed, UserError  # resolved at run time, as Resamples is
+from ser_personal.errors import UserError  # resolved at run time, as Resamples is
 from ser_personal.files import atomic_write
+from ser_personal.ranges import AtLeastTwo, Seed
 from ser_personal.report.bootstrap import Resamples
 from ser_personal.report.runs import ComparedRun, GapPoint, find_runs, pretraining_rows, recipe_costs
 from ser_personal.scores import ccc_from_sums

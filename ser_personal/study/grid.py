@@ -9,10 +9,11 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from jsonargparse.typing import PositiveInt, restricted_number_type
+from jsonargparse.typing import PositiveInt
 
 from ser_personal.corpus.folds import SIDES
-from ser_personal.errors import LARGEST_SEED, AtLeastTwo, UserError
+from ser_personal.errors import UserError
+from ser_personal.ranges import AtLeastTwo, Seed
 from ser_personal.types import Attribute
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ FOLDS, GAP = "folds", "gap"
 ROOT = "{root}"
 _BRACES = re.compile(r"\{(\w+)\}")
 _NAME = re.compile(r"[\w-][\w.-]*")
-
-Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", LARGEST_SEED)])
 
 
 class GridPoint(NamedTuple):
@@ -142,7 +141,7 @@ class Study:
     corpus: str
     recipes: tuple[Recipe, ...]
     prepare: tuple[Preparation, ...] = ()
-    seeds: tuple[Seed, ...] = (0,)  # type: ignore[valid-type]
+    seeds: tuple[Seed, ...] = (0,)
     folds: int | None = None
     validation_folds: int = 1
     personalization_gap: PersonalizationGap | None = None

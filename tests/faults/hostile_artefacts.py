@@ -80,7 +80,11 @@ OF_BANK = [
     ("no bank", "bank.safetensors: no speaker bank here"),
     ("half a bank", "bank.safetensors: not a complete safetensors file", copied("bank", "bank.safetensors", cut)),
     ("words as a bank", "not a complete safetensors file", text("bank.safetensors", "words")),
-    ("a header of 8 EB as a bank", "not a complete safetensors file", text("bank.safetensors", b"\xff" * 7 + b"\x7f{}")),
+    (
+        "a header of 8 EB as a bank",
+        "not a complete safetensors file",
+        text("bank.safetensors", b"\xff" * 7 + b"\x7f{}"),
+    ),
     (
         "foreign safetensors as a bank",
         "safetensors, but not a speaker bank",
