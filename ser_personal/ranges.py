@@ -1,4 +1,4 @@
-"""Numbers that arguments may be, beside those of `jsonargparse.typing`: not in `errors`, as `ser --help` imports that."""
+"""Numbers that arguments may be, beside those of `jsonargparse.typing`; `ser --help` imports `errors` alone."""
 
 from __future__ import annotations
 
