@@ -1,4 +1,4 @@
-"""The one exception a user can cause."""
+"""The one exception a user can cause, ranges of numbers, and warnings that are silenced."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numbers import Real
 
 
 class UserError(Exception):
-    """A mistake the user can mend: the command line prints it as one line and exits with code 2.
+    """A mistake the user can correct: the command line prints it as one line and exits with code 2.
 
     Args:
         what: what is wrong, a clause without a full stop.
@@ -56,11 +56,11 @@ def require_scale(scale: tuple[float, float]) -> None:
         UserError: the second label isn't above the first.
     """
     if not scale[0] < scale[1]:
-        raise UserError(f"{scale} is no scale", where="scale", remedy="Give the lowest, then the highest label")
+        raise UserError(f"{scale} is an empty range", where="scale", remedy="Give the lowest, then the highest label")
 
 
 def silence_warnings() -> None:
-    """Leave out what Lightning says on every run that no user of this project can act on."""
+    """Silence what Lightning says on every run and no user of this project can act on."""
     warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message="The dirpath has changed from")

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and are known by their content."""
+"""Files that are written completely or not at all, hashed by their content, and gathered from several processes."""
 
 from __future__ import annotations
 

@@ -273,7 +273,7 @@ def test_left_out_arguments(refused):
 def test_wrong_arguments_of_a_command(given, refused):
     refused([*given.kmeans, "--num-clusters", "many"], "--num_clusters: many is no int", "`ser kmeans --help`")
     refused([*given.kmeans, "--teacher", "Nobody"], "--teacher: Nobody is no class to choose here")
-    refused(["synth", "--out", given.folder / "s", "--speakers", "-3"], "--speakers: -3 is below")
+    refused(["synth", "--out", given.folder / "s", "--speakers", "-3"], "--speakers: -3 is out of range")
     refused(["fitt"], "fitt: no such command", "Choose one of fit, validate, test, predict, synth")
 
 

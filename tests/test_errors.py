@@ -1,24 +1,47 @@
 from __future__ import annotations
 
-from pathlib import Path
+import logging
+import warnings
 
-from ser_personal.errors import UserError
+import pytest
 
-
-def test_message_says_where_what_and_what_to_do():
-    error = UserError("no such split", where=Path("corpus.csv"), remedy="choose one of train, test1")
-    assert str(error) == "corpus.csv: no such split. choose one of train, test1."
-    assert (error.what, error.where, error.remedy) == (
-        "no such split",
-        Path("corpus.csv"),
-        "choose one of train, test1",
-    )
+from ser_personal.errors import UserError, silence_warnings
 
 
-def test_message_without_a_place():
-    assert str(UserError("nothing to do", remedy="give a command")) == "nothing to do. give a command."
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            UserError("no such split", where="corpus.csv", remedy="choose train"),
+            "corpus.csv: no such split. choose train.",
+        ),
+        (UserError("nothing to do", remedy="give a command"), "nothing to do. give a command."),
+        (UserError("broken (a\n  b\tc)", where="a\nb", remedy="see\n\nthere"), "a b: broken (a b c). see there."),
+    ],
+    ids=["with a place", "without a place", "one line even where a library said many"],
+)
+def test_a_message_says_where_what_and_what_to_do(error, message):
+    assert str(error) == message
 
 
-def test_message_is_one_line_even_where_a_library_spoke_many():
-    error = UserError("can't be decoded (first\n  second\tthird)", where="a\nb", remedy="see\n\nthere")
-    assert str(error) == "a b: can't be decoded (first second third). see there."
+def test_lightnings_advertisement_is_left_out_and_its_other_lines_are_not(caplog):
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    before = list(logger.filters)
+    try:
+        with warnings.catch_warnings():
+            silence_warnings()
+        with caplog.at_level(logging.INFO, logger=logger.name):
+            logger.info("Tip: for seamless logging, install litlogger")
+            logger.info("GPU available: False")
+    finally:
+        logger.filters = before
+    assert caplog.messages == ["GPU available: False"]
+
+
+def test_a_new_run_in_an_old_folder_is_not_warned_of():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        silence_warnings()
+        warnings.warn("Checkpoint directory /x exists and is not empty.", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+    assert [str(warning.message) for warning in caught] == ["something else"]

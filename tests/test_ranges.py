@@ -46,7 +46,7 @@ def test_what_a_range_holds(options, inside, allowed):
 @pytest.mark.parametrize("scale", [(7, 1), (3, 3), (nan, 7)])
 def test_what_is_no_scale(scale):
     require_scale((-1, 1))
-    with pytest.raises(UserError, match="is no scale"):
+    with pytest.raises(UserError, match="is an empty range"):
         require_scale(scale)
 
 

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import soundfile
@@ -187,8 +187,14 @@ def _unit_directions(rng: Generator) -> NDArray[np.float64]:
 
 
 # every group needs a speaker, the labels of a speaker a deviation, and a word half a second
-NumSpeakers = restricted_number_type("NumSpeakers", int, (">=", 4))
-Seconds = restricted_number_type("Seconds", float, (">=", 0.5))
+# not under `if TYPE_CHECKING`, whose names jsonargparse would take for these
+if not TYPE_CHECKING:
+    NumSpeakers = restricted_number_type("NumSpeakers", int, (">=", 4))
+    Seconds = restricted_number_type("Seconds", float, (">=", 0.5))
+else:
+    NumSpeakers: TypeAlias = int
+    Seconds: TypeAlias = float
+
 LABEL_COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set")
 EMOTIONS = {"A": (5, 2.5), "H": (5, 5.5), "S": (2.5, 2.5), "N": (3.5, 4)}  # arousal and valence, label points
 

@@ -75,7 +75,7 @@ CORPORA = [
     Fault(
         "a scale upside down",
         [*CHECK[:1], "CSVCorpus", "--corpus.path", "{here}/corpus.csv", "--corpus.scale", "[7,1]"],
-        r"scale: \(7.0, 1.0\) is no scale",
+        r"scale: \(7.0, 1.0\) is an empty range",
         table(),
     ),
     Fault(
