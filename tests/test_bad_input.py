@@ -297,7 +297,7 @@ def test_numbers_out_of_range(given, refused, command, flag):
     corpus = ["--data.corpus", given.corpus] if command == "kmeans" else []
     checkpoint = ["--ckpt_path", given.finetuned_checkpoint] if command == "test" else []
     name = flag.rpartition(".")[2].removeprefix("--")
-    refused([*getattr(given, command), *corpus, *checkpoint, flag, "0"], rf"{name}: 0(\.0)? is out of range", "Give a")
+    refused([*getattr(given, command), *corpus, *checkpoint, flag, "0"], rf"{name}\b.* 0(\.0)? .*is out of range")
 
 
 def test_an_accelerator_that_is_none(given, refused):

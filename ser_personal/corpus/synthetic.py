@@ -186,7 +186,7 @@ def _unit_directions(rng: Generator) -> NDArray[np.float64]:
     return directions / np.sqrt(variance)[:, None]
 
 
-# every group needs a speaker, the labels of a speaker a deviation, and a word half a second
+# every group needs a speaker, and a word half a second
 # not under `if TYPE_CHECKING`, whose names jsonargparse would take for these
 if not TYPE_CHECKING:
     NumSpeakers = restricted_number_type("NumSpeakers", int, (">=", 4))
