@@ -46,7 +46,7 @@ def papt(corpus: Path, pseudo_labels: Path) -> Stage:
 
     def arguments(folder: Path) -> list[str]:
         small = ["--data.batch_seconds", "12", *TINY, *trainer_flags(folder, 3)]
-        return ["fit", *papt_arguments(corpus, pseudo_labels), *small, *going_on("papt", "val_loss", "min")]
+        return ["fit", *papt_arguments(corpus, pseudo_labels), *small, *resumed("papt", "val_loss", "min")]
 
     return Stage(arguments, trained("papt"), close)
 
@@ -57,13 +57,13 @@ def finetune(corpus: Path, pseudo_labels: Path) -> Stage:
     def arguments(folder: Path) -> list[str]:
         drawn = ["--model.encoder.dropout", "0.1", "--model.unseen_share", "0.5"]
         small = ["--data.max_batch", "8", *TINY, *drawn, *trainer_flags(folder, 3)]
-        return ["fit", *finetune_arguments(corpus), *small, *going_on("finetune", "val_ccc", "max")]
+        return ["fit", *finetune_arguments(corpus), *small, *resumed("finetune", "val_ccc", "max")]
 
     return Stage(arguments, trained("finetune"), close)
 
 
-def going_on(name: str, monitor: str, mode: str) -> list[str]:
-    """Keep a checkpoint after every step, and go on from the newest where there is one."""
+def resumed(name: str, monitor: str, mode: str) -> list[str]:
+    """Keep a checkpoint after every step, and resume from the newest where there is one."""
     arguments = {"name": name, "monitor": monitor, "mode": mode, "every_n_steps": 1}
     callbacks = [{"class_path": "StageCheckpoint", "init_args": arguments}]
     return ["--config", json.dumps({"trainer": {"callbacks": callbacks}}), "--ckpt_path", "last"]

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from command_line import on_two_ranks
+from torch import distributed
+
+from ser_personal.finetune.metrics import ClassificationMetric, ConcordanceMetric, speaker_key
+from ser_personal.scores import score
+
+ATTRIBUTES = ("arousal", "valence")
+EMOTIONS = 4
+
+
+class Concordance:
+    """Attributes' predictions and labels, some missing, of four speakers, one unknown."""
+
+    def __init__(self):
+        rng = np.random.default_rng(5)
+        self.labels = rng.uniform(1, 7, (60, 2)).astype(np.float32)
+        self.labels[::9, 0] = np.nan
+        self.speaker_ids = [None if s == 3 else f"speaker {s}" for s in rng.integers(0, 4, 60)]
+        self.predictions = rng.normal(4, 1, (60, 2)).astype(np.float32)
+        self.metric = ConcordanceMetric(ATTRIBUTES, min_utterances=5)
+
+    def batch(self, indices):
+        return {
+            "indices": torch.tensor(indices, dtype=torch.int64),
+            "speaker_ids": [self.speaker_ids[i] for i in indices],
+            "predictions": torch.from_numpy(self.predictions[indices]),
+            "labels": torch.from_numpy(self.labels[indices]),
+        }
+
+    def expected(self):
+        found = score(self.predictions, self.labels, self.speaker_ids, ATTRIBUTES, min_utterances=5)
+        names = ("overall_ccc", "average_ccc", "average_ccc_std", "speakers", "utterances")
+        return {f"{attribute}_{name}": getattr(of, name) for attribute, of in found.items() for name in names}
+
+
+class Classification:
+    """Probabilities, and labels without emotion 3, some missing."""
+
+    def __init__(self):
+        rng = np.random.default_rng(5)
+        self.emotions = rng.integers(0, 3, 60)
+        self.emotions[::9] = -1
+        self.probabilities = rng.dirichlet(np.ones(EMOTIONS), 60).astype(np.float32)
+        self.probabilities[np.arange(60), self.emotions.clip(0)] += 0.3
+        self.metric = ClassificationMetric()
+
+    def batch(self, indices):
+        labels = torch.eye(EMOTIONS)[self.emotions[indices]]
+        labels[torch.from_numpy(self.emotions[indices] == -1)] = torch.nan
+        predictions = torch.from_numpy(self.probabilities[indices])
+        return {"indices": torch.tensor(indices, dtype=torch.int64), "predictions": predictions, "labels": labels}
+
+    def expected(self):
+        """Recall and F1 of each emotion that occurs, by counting."""
+        pairs = [(e, p) for e, p in zip(self.emotions, self.probabilities.argmax(1), strict=True) if e >= 0]
+        recalls, f1, support = [], [], []
+        for emotion in sorted({truth for truth, _ in pairs}):
+            hits = sum(truth == guess == emotion for truth, guess in pairs)
+            misses = sum(truth == emotion != guess for truth, guess in pairs)
+            false_alarms = sum(guess == emotion != truth for truth, guess in pairs)
+            recalls.append(hits / (hits + misses))
+            f1.append(2 * hits / (2 * hits + misses + false_alarms))
+            support.append(hits + misses)
+        scores = {"macro_f1": np.mean(f1), "weighted_f1": np.average(f1, weights=support), "uar": np.mean(recalls)}
+        return scores | {"utterances": len(pairs)}
+
+
+# torchmetrics computes F1 and recall in float32
+TOLERANCE = {Concordance: 1e-12, Classification: 1e-6}
+
+
+@pytest.mark.parametrize("kind", TOLERANCE)
+def test_batches_and_repeats_score_as_the_whole_set_once(kind):
+    rows = kind()
+    for indices in (list(range(40)), list(range(30, 60)), [0, 0, 0, 59]):
+        rows.metric.update(rows.batch(indices))
+    assert rows.metric.compute() == pytest.approx(rows.expected(), abs=TOLERANCE[kind])
+
+
+def test_without_any_label_or_utterance_nothing_is_defined():
+    rows = Classification()
+    rows.emotions[:] = -1
+    rows.metric.update(rows.batch([0, 1]))
+    scores = rows.metric.compute()
+    assert math.isnan(scores["uar"])
+    assert scores["utterances"] == 0
+    rows = Concordance()
+    rows.metric.update(rows.batch([0, 1, 2]))
+    rows.metric.reset()
+    with pytest.warns(UserWarning, match="before the ``update``"):
+        scores = rows.metric.compute()
+    assert math.isnan(scores["arousal_overall_ccc"])
+    assert scores["arousal_utterances"] == 0
+
+
+def test_half_precision_predictions_are_taken():
+    rows = Concordance()
+    half = torch.from_numpy(rows.predictions).bfloat16()
+    rows.metric.update(rows.batch(list(range(60))) | {"predictions": half})
+    rows.predictions = half.double().numpy()
+    assert rows.metric.compute() == pytest.approx(rows.expected(), abs=1e-12)
+
+
+def test_speaker_keys_are_pinned_and_none_has_its_own():
+    assert speaker_key("1") == 0x7B7E2101CFDD1BBB  # b2sum -l 64, without its last bit
+    assert speaker_key(None) == -1
+    assert len({speaker_key(str(i)) for i in range(1000)} | {speaker_key("")}) == 1001
+    assert all(0 <= speaker_key(str(i)) < 2**63 for i in range(1000))
+
+
+UNEVEN_WITH_REPEATS = [[list(range(20)), list(range(20, 37))], [list(range(37, 60)), [0, 1]]]
+ONE_WITHOUT_A_BATCH = [[list(range(60))], []]
+
+
+def evaluate(rank, folder):
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    for kind in TOLERANCE:
+        for number, shares in enumerate((UNEVEN_WITH_REPEATS, ONE_WITHOUT_A_BATCH)):
+            rows = kind()
+            for indices in shares[rank]:
+                rows.metric.update(rows.batch(indices))
+            with open(f"{folder}/{kind.__name__}-{number}-{rank}.json", "w") as file:  # noqa: PTH123
+                json.dump(rows.metric.compute(), file)
+    distributed.destroy_process_group()
+
+
+def test_two_processes_score_as_one(tmp_path):
+    on_two_ranks(evaluate, str(tmp_path))
+    for kind, tolerance in TOLERANCE.items():
+        files = list(tmp_path.glob(f"{kind.__name__}-*.json"))
+        assert len(files) == 4
+        for file in files:
+            assert json.loads(file.read_text()) == pytest.approx(kind().expected(), abs=tolerance)
