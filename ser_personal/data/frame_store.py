@@ -300,7 +300,8 @@ class FeatureCache(FrameStore[FeatureSource]):
             ValueError: frames are of another shape.
         """
         halves = {utterance_id: self._halved(utterance_id, array) for utterance_id, array in frames.items()}
-        self._write(halves, audio and {utterance_id: audio_key(audio[utterance_id]) for utterance_id in frames})
+        keys = {utterance_id: audio_key(audio[utterance_id]) for utterance_id in frames} if audio else None
+        self._write(halves, keys)
 
     def refuse_changed(self, utterance_id: str, audio: Path) -> None:
         """Compare the audio that a stored utterance's frames come from with a file, where both are there.
