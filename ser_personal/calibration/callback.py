@@ -33,7 +33,6 @@ from ser_personal.calibration.run_files import (
     emotion_frame,
     predictions_frame,
     rows_as_json,
-    speaker_moments,
     write_csv,
     write_json,
     write_moments,
@@ -45,6 +44,7 @@ from ser_personal.calibration.table import (
     PredictedSet,
     calibration_table,
     print_scores,
+    speaker_moments,
     standard_calibrators,
 )
 from ser_personal.errors import UserError

@@ -190,5 +190,5 @@ def _matching_bank(
     matches = (bank.fingerprint, bank.attributes, bank.scale) == (model, attributes, scale)
     if matches and bank.training_mean is not None:
         return bank
-    rank_zero_info(f"{path}: is of another model, corpus, scale or version, so it is built anew")
+    rank_zero_info(f"{path}: is of another model, corpus, scale or version, so it is built again")
     return None

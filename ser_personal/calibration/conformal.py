@@ -224,16 +224,11 @@ def intervals_as_json(
 ) -> dict[str, Any]:
     """Fit intervals to the errors of one set, and count how often they hold the labels of another.
 
-    Args:
-        validation: of speakers who are neither in the test set nor in the bank, calibrated.
-        test: calibrated in the same way.
-        attributes: names of the columns.
-        scale: least and greatest label.
+    Both sets are calibrated in the same way, the first of speakers who are neither in the second nor in the bank.
 
     Returns:
-        What was asked for and how many speakers it takes and had; attribute -> half-width (null where speakers were too
-        few), mean width within the scale, and of the test speakers' own shares the mean and the quantiles, null where
-        nobody has a label.
+        The coverage, how many speakers it takes and had; attribute -> half-width (null where speakers were too few),
+        mean width within the scale, and mean and quantiles of the test speakers' own shares, null without labels.
     """
     table = ConformalTable.fit(
         validation.predictions, validation.labels, validation.speaker_ids, attributes, coverage=COVERAGE

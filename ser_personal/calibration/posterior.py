@@ -102,14 +102,9 @@ class Ridge(NamedTuple):
 
 
 def fit_ridge(features: Values, targets: Measured) -> tuple[Ridge, Values]:
-    """Regress over speakers, by the penalty that predicts left-out ones best; each weighs by their count.
+    """Regress over speakers on (speakers, features), by the penalty that predicts left-out speakers best.
 
-    Args:
-        features: (speakers, features).
-        targets: of these speakers.
-
-    Returns:
-        The map, and predictions (speakers,), each by a regression of that penalty fitted without the speaker.
+    -> the map, and predictions (speakers,), each by a regression of that penalty fitted without the speaker.
     """
     from sklearn.linear_model import RidgeCV
 
@@ -130,13 +125,11 @@ def fit_ridge(features: Values, targets: Measured) -> tuple[Ridge, Values]:
 class Correction:
     """Corrects one moment of a speaker's predictions, mean or log-deviation.
 
-    A regression over the validation speakers, who had no part in training, learns how far to trust the voice.
-
     Attributes:
         voice: pooled vectors -> the moment of the speaker's labels, fitted over the training speakers.
         own: shrinks the moment of the speaker's predictions.
         expected: shrinks the moment that the voice leads to expect.
-        regression: (own, expected) -> the labels' moment less the own one.
+        regression: (own, expected) -> the labels' moment less the own one, fitted over the validation speakers.
         limits: of the validation speakers' corrections, which no correction exceeds.
         amount: how much of the correction is made, 0 to 1.
     """
@@ -150,7 +143,7 @@ class Correction:
 
     @classmethod
     def fit(cls, voice: Ridge, own: Measured, expected: Measured, labels: Measured) -> tuple[Self, Values]:
-        """Regress over speakers; -> the correction, and (speakers,) each one's by a regression fitted without them."""
+        """-> the correction, and (speakers,) each one's by a regression fitted without them."""
         shrink_own, shrink_expected = Shrinkage.fit(own), Shrinkage.fit(expected)
         shrunken = shrink_own(own)
         features = np.column_stack([shrunken, shrink_expected(expected)])
@@ -204,7 +197,7 @@ class AttributePosterior:
     def estimates(self, own: Moments, vectors: Values) -> tuple[Values, Values, Values, Values]:
         """The predictions' own mean and what it lacks, and so for the log-deviation, (n,) each.
 
-        They are of (n,) moments of a speaker's predictions and (n, dim) vectors, means of the speaker's `pooled`.
+        `own` are (n,) moments of a speaker's predictions, `vectors` (n, dim) means of the speaker's `pooled`.
         """
         mapped = Moments(own.count, self.affine.apply(own.mean), self.affine.slope**2 * own.m2)
         mean, log_std = measure(mapped, usual=self.mean.own.noise)
@@ -292,11 +285,8 @@ class PosteriorCalibrator:
     ) -> Self:
         """Fit on validation speakers, none of whom should be in the bank.
 
-        Args:
-            predictions: (utterances, attributes), label points, array or tensor.
-            speaker_ids: (utterances,); utterances of unknown speakers (None) are left out.
-            pooled: (utterances, dim), array or tensor, by the model that made the bank.
-            labels: (utterances, attributes), label points, NaN where missing.
+        The inputs are those of `ser_personal.calibrate`; utterances of unknown speakers (None) are left out. Labels are
+        (utterances, attributes), label points, NaN where missing.
 
         Raises:
             UserError: as by `ser_personal.calibrate`, or labels whose shape doesn't match or which are infinite.
@@ -357,17 +347,10 @@ class PosteriorCalibrator:
     ) -> Calibration:
         """Calibrate, each speaker by the speaker's own utterances in this call.
 
-        Args:
-            predictions: (utterances, attributes), label points, array or tensor.
-            speaker_ids: (utterances,), None where unknown.
-            pooled: (utterances, dim), array or tensor, by the model that made the bank.
-            causal: calibrate each utterance by what its speaker has said up to and including it, as a live system has
-                to; utterances are then in the order of time. A speaker's last utterance comes out as without it.
-
-        Returns:
-            The predictions and, of each known speaker, mean and deviation of the predictions as they came (`mu`,
-            `sigma`) and those expected of the labels (`mu_bar`, `sigma_bar`), however much of the way there the
-            predictions went. There are no neighbours.
+        The inputs are those of `ser_personal.calibrate`, and so are the errors. `causal` calibrates each utterance by
+        what its speaker has said up to and including it, as a live system has to; utterances are then in the order of
+        time. A speaker's `mu_bar` and `sigma_bar` are those expected of the labels, however much of the way there the
+        predictions went. There are no neighbours.
 
         Raises:
             UserError: not fitted, or as by `ser_personal.calibrate`.

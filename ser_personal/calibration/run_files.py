@@ -14,7 +14,7 @@ from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.calibration.shift import ShiftTable, SpeakerShift
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
-from ser_personal.scores import Scores, as_json, concordance, from_json, rows_by_speaker
+from ser_personal.scores import Scores, as_json, from_json, rows_by_speaker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence, Set
@@ -31,8 +31,6 @@ PREDICTIONS, METRICS, COST, SPEAKER_MOMENTS = "predictions.csv", "metrics.json",
 RECORD, VECTORS = "speakers.json", "speakers.safetensors"
 TRAINING, EMBEDDINGS = "training", "embeddings"
 MU_SIGMA = ("mu", "sigma", "mu_bar", "sigma_bar")
-MOMENTS = ("prediction_mean", "label_mean", "prediction_variance", "label_variance", "covariance")
-KEYS = ("split", "row", "is_oracle", "draw", "attribute", "speaker")
 _DESCRIBED = ("utterance", "speaker", "split", "gender", "seconds", "emotion")
 _REMEDY = "Give the folder of a test run: `ser test ... --config configs/pldc.yaml` of this version writes it"
 
@@ -99,15 +97,8 @@ def condition(
 ) -> Condition:
     """Name a test speaker's condition.
 
-    Args:
-        utterance: of the speaker.
-        training_speakers: whose labels were trained on.
-        embedded_speakers: who stand in the embedding table.
-        pretraining_splits: sets whose audio was pre-trained on.
-
-    Returns:
-        `transductive` where this set's audio was pre-trained on, `labelled` where the speaker's labels were trained
-        on, `adaptation` where other audio of theirs was in PAPT, else `unseen`.
+    `transductive` where this set's audio was pre-trained on, `labelled` where the speaker's labels were trained on,
+    `adaptation` where other audio of theirs was in PAPT, so that the embedding table has them, else `unseen`.
     """
     if utterance.split in pretraining_splits:
         return "transductive"
@@ -191,13 +182,9 @@ def describe_correlations(shifts: Mapping[str, SpeakerShift], raw: Scores) -> di
 
 
 def write_speakers(folder: Path, record: dict[str, Any], vectors: Mapping[str, SpeakerVectors]) -> None:
-    """Write both files.
+    """Write speakers.json, and set -> speaker vectors to speakers.safetensors.
 
-    Args:
-        folder: of the run.
-        record: what speakers.json holds.
-        vectors: set -> its speaker vectors; beside the test sets `training`, of the bank, and `embeddings`, the e_s of
-            the speakers in the embedding table, where there is one.
+    Besides the test sets there are `training`, of the bank, and `embeddings`, the e_s of the embedding table.
     """
     from safetensors.numpy import save
 
@@ -225,41 +212,6 @@ def read_vectors(path: Path) -> dict[str, SpeakerVectors]:
     except SafetensorError as error:
         what = f"not a complete file of speaker vectors ({error})"
         raise UserError(what, where=path, remedy="Run `ser test` again") from error
-
-
-def speaker_moments(
-    split: str, rows: Sequence[CalibrationRow], labels: NDArray[np.float64], speaker_ids: Sequence[str | None]
-) -> pd.DataFrame:
-    """One line a row of the score table, draw, attribute and known speaker with a label.
-
-    Moments are of the population (ddof 0), over labelled utterances, in label points; `ccc` is the speaker's own, blank
-    where undefined. From them O-CCC over any choice of speakers is exact, without the utterances.
-
-    Args:
-        split: name of the test set.
-        rows: of its score table.
-        labels: (utterances, attributes), NaN where missing.
-        speaker_ids: (utterances,), None where unknown; those can't be resampled and are left out.
-    """
-    import pandas as pd
-
-    rows_of = rows_by_speaker(speaker_ids)
-    lines = []
-    for row in rows:
-        for draw, predictions in enumerate(row.predictions):
-            for column, attribute in enumerate(row.scores):
-                for speaker, all_rows in rows_of.items():
-                    own = all_rows[~np.isnan(labels[all_rows, column])]
-                    if len(own):
-                        key = (split, row.name, row.is_oracle, draw, attribute, speaker)
-                        lines.append((*key, *_moments(predictions[own, column], labels[own, column])))
-    return pd.DataFrame(lines, columns=[*KEYS, "utterances", *MOMENTS, "ccc"])
-
-
-def _moments(predictions: NDArray[np.float64], labels: NDArray[np.float64]) -> tuple[float, ...]:
-    covariance = np.mean((predictions - predictions.mean()) * (labels - labels.mean()))
-    moments = (predictions.mean(), labels.mean(), predictions.var(), labels.var(), covariance)
-    return (len(labels), *map(float, moments), concordance(predictions, labels))
 
 
 def write_moments(folder: Path, tables: Sequence[pd.DataFrame]) -> None:
@@ -307,8 +259,6 @@ class ScoredSet:
     """One test set of a run.
 
     Attributes:
-        name: test1, test2, ...
-        rows: the score table.
         conditions: condition -> number of speakers in it.
         utterances: predictions.csv's rows of this set, its index 0, 1, ...; the speaker None where unknown.
         speakers: known speaker -> what is recorded of them.
@@ -343,12 +293,9 @@ class RunFolder:
     """A test run.
 
     Attributes:
-        folder: where it lies.
         checkpoint: the tested checkpoint as the run names it, None where it had none.
         fusion: where e_s entered.
-        attributes: what was predicted.
         pldc: settings of the calibration that predictions.csv holds.
-        scale: lowest and highest label.
         min_utterances: that a speaker must have to count in A-CCC.
         sets: the test sets with labels of every attribute.
         unlabelled: names of the other test sets, of which nothing can be said.

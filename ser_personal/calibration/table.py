@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import product
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ser_personal.calibration.controls import AffineMap, RandomSpeakers, own_statistics, raw
 from ser_personal.calibration.posterior import PosteriorCalibrator, TooFewLabelsError
-from ser_personal.scores import Scores, mean_scores, score
+from ser_personal.scores import Scores, concordance, mean_scores, rows_by_speaker, score
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
     from rich.table import Table
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from ser_personal.scores import AttributeScores
 
 
+KEYS = ("split", "row", "is_oracle", "draw", "attribute", "speaker")
+MOMENTS = ("prediction_mean", "label_mean", "prediction_variance", "label_variance", "covariance")
 LEGEND = (
     "raw: uncalibrated. mu, sigma, both: PLDC by mean shift, deviation scale, both. Controls: affine, one map for "
     "everyone, fitted on validation speakers; population, k = all speakers; random_speakers, k at random. posterior "
@@ -134,6 +139,40 @@ def calibration_table(
     ]
     oracle = own_statistics(pldc, test.predictions, test.speaker_ids, test.pooled, test.labels)
     return [*rows, row("own_statistics", oracle, is_oracle=True)]
+
+
+def speaker_moments(
+    split: str, rows: Sequence[CalibrationRow], labels: NDArray[np.float64], speaker_ids: Sequence[str | None]
+) -> pd.DataFrame:
+    """One line a row of the score table, draw, attribute and known speaker with a label.
+
+    Moments are of the population (ddof 0), over labelled utterances, in label points; `ccc` is the speaker's own, blank
+    where undefined. From them O-CCC over any choice of speakers is exact, without the utterances.
+
+    Args:
+        split: name of the test set.
+        rows: of its score table.
+        labels: (utterances, attributes), NaN where missing.
+        speaker_ids: (utterances,), None where unknown; those can't be resampled and are left out.
+    """
+    import pandas as pd
+
+    rows_of = rows_by_speaker(speaker_ids)
+    lines = []
+    for row in rows:
+        for (draw, predictions), (column, attribute) in product(enumerate(row.predictions), enumerate(row.scores)):
+            for speaker, all_rows in rows_of.items():
+                own = all_rows[~np.isnan(labels[all_rows, column])]
+                if len(own):
+                    key = (split, row.name, row.is_oracle, draw, attribute, speaker)
+                    lines.append((*key, *_moments(predictions[own, column], labels[own, column])))
+    return pd.DataFrame(lines, columns=[*KEYS, "utterances", *MOMENTS, "ccc"])
+
+
+def _moments(predictions: NDArray[np.float64], labels: NDArray[np.float64]) -> tuple[float, ...]:
+    covariance = np.mean((predictions - predictions.mean()) * (labels - labels.mean()))
+    moments = (predictions.mean(), labels.mean(), predictions.var(), labels.var(), covariance)
+    return (len(labels), *map(float, moments), concordance(predictions, labels))
 
 
 def print_scores(title: str, rows: Sequence[CalibrationRow], legend: str = "") -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ser_personal.calibration.run_files import MOMENTS
+from ser_personal.calibration.table import MOMENTS
 from ser_personal.errors import UserError  # resolved at run time, as Resamples is
 from ser_personal.files import atomic_write
 from ser_personal.ranges import AtLeastTwo, Seed

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from ser_personal.calibration.run_files import COST, KEYS, MOMENTS, SPEAKER_MOMENTS, write_json
+from ser_personal.calibration.run_files import COST, SPEAKER_MOMENTS, write_json
+from ser_personal.calibration.table import KEYS, MOMENTS
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:

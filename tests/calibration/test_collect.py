@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import emotion_data, trainer
 
-from ser_personal.calibration.collect import Collector, predict_split
+from ser_personal.calibration.collect import Collector, bank_fingerprint, predict_split
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.types import Utterance
 
@@ -19,7 +21,7 @@ UTTERANCES = [Utterance(f"u{i}", Path(), "test1", speaker_id=None if i % 4 == 3 
 
 
 def batch(indices):
-    """Every value tells its utterance."""
+    """A batch whose every value identifies its utterance."""
     rows = torch.tensor(indices)
     return {
         "indices": rows,
@@ -87,7 +89,7 @@ def test_several_devices_are_joined_on_the_first(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_collector_starts_anew_after_a_join(tmp_path):
+def test_a_collector_is_empty_after_a_join(tmp_path):
     collector, alone = Collector(), SimpleNamespace(world_size=1, is_global_zero=True)
     for indices in ([3, 1], [2]):
         collector.add(batch(indices))
@@ -100,7 +102,77 @@ def test_predict_split_is_the_trainers_own_prediction(synthetic_corpus, finetune
     running = trainer(tmp_path)
     expected = running.predict(module, datamodule=data)
     with torch.no_grad():
-        given_ = list(predict_split(running, module, "test1"))
-    for mine, theirs in zip(given_, expected, strict=True):
+        predicted = list(predict_split(running, module, "test1"))
+    for mine, theirs in zip(predicted, expected, strict=True):
         for name in ("indices", "pooled", "predictions", "labels"):
             assert torch.equal(mine[name], theirs[name])
+
+
+TRAINING = [
+    Utterance(name, Path(name), "train", speaker_id="s1", labels={"arousal": 4.0, "valence": float("nan")})
+    for name in ("a", "b")
+]
+
+
+SETTINGS = ("mean", False)
+
+
+def weights():
+    torch.manual_seed(0)
+    return {
+        "linear": torch.randn(3, 4),
+        "half": torch.randn(2).bfloat16(),
+        "scalar": torch.tensor(1.5),
+        "count": torch.tensor(7),
+        "turned": torch.randn(4, 3).T,
+    }
+
+
+@pytest.fixture
+def reference():
+    return bank_fingerprint(weights(), SETTINGS, TRAINING)
+
+
+def test_equal_models_and_training_sets_are_equal(reference):
+    assert bank_fingerprint(weights(), SETTINGS, list(TRAINING)) == reference
+    assert len(reference) == 32
+    assert int(reference, 16)
+
+
+@pytest.mark.parametrize("name", list(weights()))
+def test_one_bit_of_any_weight_tells(reference, name):
+    changed = weights()
+    raw = changed[name].contiguous().reshape(-1).view(torch.uint8)
+    raw[0] ^= 1
+    changed[name] = raw.view(changed[name].dtype).reshape(changed[name].shape)
+    assert bank_fingerprint(changed, SETTINGS, TRAINING) != reference
+
+
+def test_names_of_weights_tell(reference):
+    renamed = {f"{name}_": weight for name, weight in weights().items()}
+    assert bank_fingerprint(renamed, SETTINGS, TRAINING) != reference
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"utterance_id": "c"},
+        {"speaker_id": "s2"},
+        {"speaker_id": None},
+        {"labels": {"arousal": 4.5, "valence": float("nan")}},
+        {"labels": {"arousal": 4.0, "valence": 4.0}},
+    ],
+)
+def test_what_a_bank_takes_from_the_training_set_tells(reference, change):
+    first, second = TRAINING
+    assert bank_fingerprint(weights(), SETTINGS, [first, replace(second, **change)]) != reference
+    assert bank_fingerprint(weights(), SETTINGS, [first]) != reference
+
+
+def test_where_the_audio_lies_does_not_tell(reference):
+    moved = [replace(utterance, path=Path("elsewhere")) for utterance in TRAINING]
+    assert bank_fingerprint(weights(), SETTINGS, moved) == reference
+
+
+def test_settings_tell(reference):
+    assert bank_fingerprint(weights(), ("mean", True), TRAINING) != reference

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ser_personal.calibration.conformal import ConformalTable, HalfWidths, conformal_quantile, speakers_needed
+from ser_personal.calibration.conformal import (
+    ConformalTable,
+    HalfWidths,
+    conformal_quantile,
+    intervals_as_json,
+    speakers_needed,
+)
+from ser_personal.calibration.table import PredictedSet
 from ser_personal.errors import UserError
 
 
@@ -124,3 +131,57 @@ def test_impossible_wishes():
         ConformalTable.fit(np.zeros((1, 1)), np.zeros((1, 1)), ["a"], ["arousal"], coverage=90)
     with pytest.raises(UserError, match=r"are not \(2, 1\)"):
         ConformalTable.fit(np.zeros((1, 1)), np.zeros((1, 1)), ["a", "b"], ["arousal"])
+
+
+def people(speakers, utterances, seed):
+    """Speakers whose errors differ in size, with a missing label each; an unknown one is off by much."""
+    rng = np.random.default_rng(seed)
+    labels = rng.uniform(2, 6, size=(speakers * utterances, 1))
+    size = np.repeat(rng.uniform(0.2, 1.0, speakers), utterances)[:, None]
+    predictions = labels + size * rng.normal(size=labels.shape)
+    labels[::utterances] = np.nan
+    ids = [f"s{row // utterances}" for row in range(len(labels))]
+    unknown = np.array([[99.0]])
+    return PredictedSet(
+        np.concatenate([predictions, unknown]),
+        (*ids, None),
+        np.zeros((len(ids) + 1, 2)),
+        np.concatenate([labels, [[1]]]),
+    )
+
+
+def test_shares_are_counted_speaker_by_speaker():
+    validation, test = people(12, 20, 0), people(7, 20, 1)
+    found = intervals_as_json(validation, test, ("arousal",), (1.0, 7.0))
+    table = ConformalTable.fit(validation.predictions, validation.labels, validation.speaker_ids, ("arousal",))
+    width = table.half_width("arousal", 0)
+    shares = []
+    for speaker in range(7):
+        held = [
+            abs(prediction - label) <= width
+            for prediction, label, own in zip(test.predictions[:, 0], test.labels[:, 0], test.speaker_ids, strict=True)
+            if own == f"s{speaker}" and not np.isnan(label)
+        ]
+        assert len(held) == 19
+        shares.append(sum(held) / 19)
+    its = found["attributes"]["arousal"]
+    assert its["half_width"] == width
+    assert its["mean"] == pytest.approx(np.mean(shares))
+    assert its["of_speakers"] == pytest.approx(np.quantile(shares, [0, 0.1, 0.5, 0.9, 1]))
+    assert 0 < its["mean_width"] <= 2 * width
+    assert (found["validation_speakers"], found["speakers_needed"]) == (12, 9)
+
+
+def test_too_few_validation_speakers_tell_no_width():
+    found = intervals_as_json(people(8, 20, 0), people(3, 20, 1), ("arousal",), (1.0, 7.0))
+    its = found["attributes"]["arousal"]
+    assert (its["half_width"], its["mean"], its["mean_width"]) == (None, 1.0, 6.0)
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_set_without_labels():
+    test = people(3, 5, 0)
+    test.labels[:] = np.nan
+    found = intervals_as_json(people(12, 20, 0), test, ("arousal",), (1.0, 7.0))
+    assert found["attributes"]["arousal"]["mean"] is None
+    json.dumps(found, allow_nan=False)

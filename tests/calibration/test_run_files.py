@@ -19,7 +19,6 @@ from ser_personal.calibration.run_files import (
     read_run,
     read_vectors,
     rows_as_json,
-    speaker_moments,
     write_csv,
     write_json,
     write_moments,
@@ -32,6 +31,7 @@ from ser_personal.calibration.table import (
     format_scores,
     print_scores,
     score_table,
+    speaker_moments,
 )
 from ser_personal.errors import UserError
 from ser_personal.scores import AttributeScores, concordance, mean_scores, score

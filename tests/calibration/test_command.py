@@ -3,13 +3,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from io import BytesIO
 
 import numpy as np
 import pandas as pd
 import pytest
 from command_line import ser
-from safetensors.numpy import save_file
+from garbage import files, is_read_or_refused, many_inputs
+from hypothesis import given
+from safetensors.numpy import save, save_file
 
+from ser_personal.calibration.command import read_predictions, read_vectors
 from ser_personal.calibration.pldc import calibrate
 from ser_personal.calibration.posterior import PosteriorCalibrator
 from ser_personal.speakers.bank import SpeakerBank
@@ -55,7 +59,7 @@ def bank():
 
 
 @pytest.fixture
-def given(tmp_path):
+def tables(tmp_path):
     """Both tables, vectors and bank; -> the arguments that name them."""
     pd.concat([VALIDATION, TEST]).to_csv(tmp_path / "predictions.csv", index=False)
     TRAIN.to_csv(tmp_path / "train.csv", index=False)
@@ -69,14 +73,14 @@ def given(tmp_path):
     }
 
 
-def run(given, **changes):
-    predictions, *flags = (given | changes).items()
+def run(tables, **changes):
+    predictions, *flags = (tables | changes).items()
     code = ser("calibrate", predictions[1], *[piece for name, value in flags for piece in (f"--{name}", value)])
-    return code, pd.read_csv((given | changes)["out"], dtype={"speaker": str}) if code == 0 else None
+    return code, pd.read_csv((tables | changes)["out"], dtype={"speaker": str}) if code == 0 else None
 
 
-def test_calibrated_columns_are_those_of_the_library(given, capsys):
-    _, frame = run(given, k=3)
+def test_calibrated_columns_are_those_of_the_library(tables, capsys):
+    _, frame = run(tables, k=3)
     assert frame["utterance"].tolist() == TEST["utterance"].tolist()
     names = ["label", "raw", "mu", "sigma", "both", "affine", "posterior", "population"]
     assert list(frame) == [
@@ -101,34 +105,34 @@ def test_calibrated_columns_are_those_of_the_library(given, capsys):
     )
 
 
-def test_a_bank_may_be_the_table_of_training_utterances(given, tmp_path):
-    _, expected = run(given)
-    _, frame = run(given, bank=tmp_path / "train.csv")
+def test_a_bank_may_be_the_table_of_training_utterances(tables, tmp_path):
+    _, expected = run(tables)
+    _, frame = run(tables, bank=tmp_path / "train.csv")
     pd.testing.assert_frame_equal(frame, expected)
     save_file(TRAIN_VECTORS, tmp_path / "train.safetensors")
     save_file(VALIDATION_VECTORS | TEST_VECTORS, tmp_path / "vectors.safetensors")
     pd.concat([TRAIN, VALIDATION, TEST]).to_csv(tmp_path / "all.csv", index=False)
     save_file(VECTORS, tmp_path / "all.safetensors")
     both = {"bank": tmp_path / "all.csv", "bank_vectors": tmp_path / "all.safetensors"}
-    pd.testing.assert_frame_equal(run(given, **both)[1], expected)
+    pd.testing.assert_frame_equal(run(tables, **both)[1], expected)
     alone = {"bank": tmp_path / "train.csv", "bank_vectors": tmp_path / "train.safetensors"}
-    pd.testing.assert_frame_equal(run(given, **alone)[1], expected)
+    pd.testing.assert_frame_equal(run(tables, **alone)[1], expected)
 
 
-def test_vectors_in_any_of_three_files(given, tmp_path):
-    _, expected = run(given)
+def test_vectors_in_any_of_three_files(tables, tmp_path):
+    _, expected = run(tables)
     np.savez(tmp_path / "vectors.npz", **VECTORS)
-    pd.testing.assert_frame_equal(run(given, vectors=tmp_path / "vectors.npz")[1], expected)
+    pd.testing.assert_frame_equal(run(tables, vectors=tmp_path / "vectors.npz")[1], expected)
     table = pd.DataFrame([{"utterance": name} | dict(enumerate(vector)) for name, vector in VECTORS.items()])
     table.to_csv(tmp_path / "vectors.csv", index=False)
-    pd.testing.assert_frame_equal(run(given, vectors=tmp_path / "vectors.csv")[1], expected)
+    pd.testing.assert_frame_equal(run(tables, vectors=tmp_path / "vectors.csv")[1], expected)
 
 
-def test_without_labels_split_or_speakers_it_is_still_calibrated(given, tmp_path, capsys):
+def test_without_labels_split_or_speakers_it_is_still_calibrated(tables, tmp_path, capsys):
     bare = TEST[["utterance", "speaker", "arousal_raw"]].copy()
     bare.loc[:11, "speaker"] = None
     bare.to_csv(tmp_path / "bare.csv", index=False)
-    _, frame = run(given, predictions=tmp_path / "bare.csv")
+    _, frame = run(tables, predictions=tmp_path / "bare.csv")
     assert "O-CCC" not in capsys.readouterr().out
     assert "arousal_affine" not in frame
     assert set(frame["split"]) == {"test1"}
@@ -140,10 +144,10 @@ def test_without_labels_split_or_speakers_it_is_still_calibrated(given, tmp_path
     np.testing.assert_allclose(frame["arousal_sigma"][12:], expected)
 
 
-def test_what_ser_test_writes_can_be_calibrated_again(given, tmp_path):
-    _, frame = run(given)
+def test_what_ser_test_writes_can_be_calibrated_again(tables, tmp_path):
+    _, frame = run(tables)
     frame.rename(columns={"arousal_sigma": "arousal_calibrated"}).to_csv(tmp_path / "again.csv", index=False)
-    _, again = run(given, predictions=tmp_path / "again.csv")
+    _, again = run(tables, predictions=tmp_path / "again.csv")
     np.testing.assert_allclose(again["arousal_sigma"], frame["arousal_sigma"])
 
 
@@ -171,21 +175,21 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_in_the_predictions(given, tmp_path, capsys, mistake):
+def test_mistakes_in_the_predictions(tables, tmp_path, capsys, mistake):
     change, what = MISTAKES[mistake]
-    assert run(given, **change(tmp_path))[0] == 2
+    assert run(tables, **change(tmp_path))[0] == 2
     assert re.search(rf"^ser: .*{what}", capsys.readouterr().err)
 
 
-def test_mistakes_in_the_other_files(given, tmp_path, capsys):
+def test_mistakes_in_the_other_files(tables, tmp_path, capsys):
     def refused(what, **changes):
-        assert run(given, **changes)[0] == 2
+        assert run(tables, **changes)[0] == 2
         assert re.search(rf"^ser: .*{what}", capsys.readouterr().err)
 
     TEST[["utterance", "speaker"]].to_csv(tmp_path / "bare.csv", index=False)
     refused("no column whose name ends in _raw", predictions=tmp_path / "bare.csv")
     refused("no column whose name ends in _label", bank=tmp_path / "bare.csv")
-    refused(r"predictions.csv: no training row", bank=given["predictions"])
+    refused(r"predictions.csv: no training row", bank=tables["predictions"])
     refused("no column utterance", predictions=tmp_path / "train.csv", vectors=shifted(tmp_path))
     for suffix in ("npz", "safetensors", "csv"):
         refused(f"none.{suffix}: no such file", vectors=tmp_path / f"none.{suffix}")
@@ -205,9 +209,44 @@ def shifted(folder):
     return folder / "shifted.csv"
 
 
-def test_calibrating_tables_imports_no_torch(given):
-    flags = [piece for name, value in list(given.items())[1:] for piece in (f"--{name}", str(value))]
+def test_calibrating_tables_imports_no_torch(tables):
+    flags = [piece for name, value in list(tables.items())[1:] for piece in (f"--{name}", str(value))]
     code = "import sys; from ser_personal.cli import main; print(main(), 'torch' in sys.modules)"
-    command = [sys.executable, "-c", code, "calibrate", str(given["predictions"]), *flags]
+    command = [sys.executable, "-c", code, "calibrate", str(tables["predictions"]), *flags]
     shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
     assert shown.endswith("0 False\n")
+
+
+def npz(**arrays):
+    file = BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+SPOILT = {
+    "predictions.csv": b"utterance,speaker,split,arousal_raw,arousal_label\nu,x,test1,1.5,\nv,,,2.5,7\n",
+    "vectors.csv": b"utterance,0,1\nu,1,2.5\nv,3,4\n",
+    "vectors.npz": npz(u=np.zeros(2, np.float32), v=np.ones(2, np.float32)),
+    "vectors.safetensors": save({"u": np.zeros(2, np.float32), "v": np.ones(2, np.float32)}),
+}
+
+
+def read(path):
+    if path.name != "predictions.csv":
+        return read_vectors(path)
+    return read_predictions(path, {"u": np.zeros(2), "v": np.ones(2)}, named_by="raw", default_split="test1")
+
+
+@pytest.mark.parametrize("name", list(SPOILT))
+def test_spoilt_files_are_read_or_refused(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(SPOILT[name])
+    read(path)
+
+    @many_inputs
+    @given(content=files(SPOILT[name]))
+    def spoilt(content):
+        path.write_bytes(content)
+        is_read_or_refused(lambda: read(path))
+
+    spoilt()
