@@ -70,7 +70,9 @@ COMMANDS = {
     "export": Command(
         "recognition.export:export", "turn a fine-tuned checkpoint into a bundle to share", ("checkpoint",)
     ),
-    "annotate": Command("recognition.annotate:annotate", "predict the emotion of raw audio with a bundle", ("audio",)),
+    "annotate": Command(
+        "recognition.annotate:annotate", "predict the emotion of raw audio with a bundle", ("audio",), resumable=True
+    ),
     "demo": Command("demo:demo", "run the whole pipeline on a synthetic corpus"),
 }
 STAGES = {

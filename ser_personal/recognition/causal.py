@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ser_personal.calibration.pldc import PLDCSettings, label_statistics, match_moments, normalised
 from ser_personal.calibration.posterior import PosteriorCalibrator
+from ser_personal.errors import UserError
 from ser_personal.recognition.profiles import SpeakerProfile
 from ser_personal.scores import Moments, rows_by_speaker
 
@@ -20,34 +22,15 @@ if TYPE_CHECKING:
 
     from ser_personal.calibration.posterior import AttributePosterior
     from ser_personal.calibration.table import PredictedSet
+    from ser_personal.recognition.bundle import Bundle, CalibrationName
     from ser_personal.speakers.bank import SpeakerBank
-
 
 FOLDS = 10
 
 
-class CausalCalibrator(Protocol):
-    """Calibrates one utterance."""
-
-    def __call__(self, prediction: NDArray[np.float64], profile: SpeakerProfile) -> NDArray[np.float64]:
-        """The calibrated prediction, (attributes,).
-
-        Args:
-            prediction: (attributes,), label points.
-            profile: of all that the speaker has said, this utterance included.
-        """
-
-
-class InTurn(NamedTuple):
-    """A speaker's utterances, calibrated one after the other.
-
-    Attributes:
-        predictions: (utterances, attributes), label points.
-        profile: of all that the speaker has said by the last of them.
-    """
-
-    predictions: NDArray[np.float64]
-    profile: SpeakerProfile
+# prediction (attributes,), label points, and the profile of all that its speaker has said, this utterance included
+# -> the calibrated prediction, (attributes,)
+CausalCalibrator = Callable[["NDArray[np.float64]", SpeakerProfile], "NDArray[np.float64]"]
 
 
 def calibrate_in_turn(
@@ -55,7 +38,7 @@ def calibrate_in_turn(
     predictions: NDArray[np.float64],
     pooled: NDArray[np.float64],
     profile: SpeakerProfile,
-) -> InTurn:
+) -> tuple[NDArray[np.float64], SpeakerProfile]:
     """Calibrate one speaker's utterances, each by what was said up to and including it.
 
     Args:
@@ -63,12 +46,15 @@ def calibrate_in_turn(
         predictions: (utterances, attributes), label points, in the order of time.
         pooled: (utterances, dim).
         profile: of what the speaker said before.
+
+    Returns:
+        Calibrated predictions, and the profile after the last of them.
     """
     calibrated = np.empty_like(predictions)
     for row, (vector, prediction) in enumerate(zip(pooled, predictions, strict=True)):
         profile = profile.add(vector, prediction)
         calibrated[row] = calibrator(prediction, profile)
-    return InTurn(calibrated, profile)
+    return calibrated, profile
 
 
 def calibrate_causally(calibrator: CausalCalibrator, predicted: PredictedSet) -> NDArray[np.float64]:
@@ -76,8 +62,7 @@ def calibrate_causally(calibrator: CausalCalibrator, predicted: PredictedSet) ->
     calibrated = predicted.predictions.copy()
     for rows in rows_by_speaker(predicted.speaker_ids).values():
         empty = SpeakerProfile.empty(predicted.pooled.shape[1], predicted.predictions.shape[1])
-        in_turn = calibrate_in_turn(calibrator, predicted.predictions[rows], predicted.pooled[rows], empty)
-        calibrated[rows] = in_turn.predictions
+        calibrated[rows], _ = calibrate_in_turn(calibrator, predicted.predictions[rows], predicted.pooled[rows], empty)
     return calibrated
 
 
@@ -118,7 +103,7 @@ class CausalPLDC:
         \mu' = \frac{n \mu + \kappa \bar\mu}{n + \kappa} \qquad
         \sigma'^2 = \frac{n \sigma^2 + \kappa \bar\sigma^2}{n - 1 + \kappa}
 
-    A first utterance keeps its deviation, and the more are heard, the nearer this comes to `calibrate`. With
+    A first utterance keeps its deviation, and the more there are, the nearer this comes to `calibrate`. With
     :math:`\kappa = 0` an utterance comes out as `calibrate` over all of the speaker's so far has it.
 
     Attributes:
@@ -174,7 +159,7 @@ class CausalPLDC:
 class CausalPosterior:
     """The posterior by running sums: an utterance comes out as `PosteriorCalibrator` has it with `causal`.
 
-    It needs no speaker bank: what voices tell is in its regressions.
+    It needs no speaker bank: its regressions hold what is known about voices.
 
     Attributes:
         fitted: attribute -> posterior, as `PosteriorCalibrator.fit` found it.
@@ -193,3 +178,32 @@ class CausalPosterior:
                 for column, attribute in enumerate(self.attributes)
             ]
         )
+
+
+def make_calibrator(
+    bundle: Bundle, name: CalibrationName | None = None, pldc: PLDCSettings | None = None
+) -> CausalCalibrator | None:
+    """Make a bundle's calibrator; None where nothing is to calibrate.
+
+    Args:
+        bundle: what it is made from.
+        name: which; if None, PLDC where settings of it are given, else the bundle's default.
+        pldc: settings of PLDC; the bundle's own if None.
+
+    Raises:
+        UserError: the bundle doesn't hold what a calibration chosen here needs.
+    """
+    chosen = name or (bundle.calibration if pldc is None else "pldc")
+    if chosen == "posterior":
+        if bundle.posterior is None:
+            raise UserError(
+                "holds no posterior",
+                where="the bundle",
+                remedy="Export it with --corpus, whose validation speakers it is fitted on, or choose pldc",
+            )
+        return CausalPosterior(bundle.posterior, bundle.attributes)
+    if chosen == "none" or (bundle.bank is None and name is None and pldc is None):
+        return None
+    if bundle.bank is None:
+        raise UserError("holds no speaker bank", where="the bundle", remedy="Export it with --bank")
+    return CausalPLDC(bundle.bank, bundle.attributes, pldc or bundle.pldc)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jsonargparse.typing import OpenUnitInterval, PositiveInt
+from jsonargparse.typing import OpenUnitInterval
 from rich.console import Console
 
 from ser_personal.calibration.conformal import ConformalTable, speakers_needed
@@ -20,7 +20,7 @@ from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.data.dataset import samples_of
 from ser_personal.encoder.base import weights_fingerprint
-from ser_personal.errors import UserError
+from ser_personal.errors import AtLeastTwo, UserError
 from ser_personal.recognition.anonymise import anonymised, grouped_bank
 from ser_personal.recognition.bundle import (
     CARD,
@@ -31,10 +31,10 @@ from ser_personal.recognition.bundle import (
     check_empty,
     write_bundle,
 )
-from ser_personal.recognition.causal import CausalPLDC, calibrate_causally, left_out_posteriors
+from ser_personal.recognition.causal import CausalPLDC, calibrate_causally, left_out_posteriors, make_calibrator
 from ser_personal.recognition.model_card import CardOptions, model_card
 from ser_personal.recognition.network import EmotionNetwork, check_onnx_installed, write_onnx
-from ser_personal.recognition.recognizer import EmotionRecognizer, make_calibrator
+from ser_personal.recognition.recognizer import EmotionRecognizer
 from ser_personal.recognition.recordings import Recording
 from ser_personal.scores import rows_by_speaker, score
 from ser_personal.speakers.bank import SpeakerBank
@@ -56,7 +56,7 @@ def export(
     corpus: Corpus | str | None = None,
     run: str | None = None,
     calibration: CalibrationName | None = None,
-    group_speakers: PositiveInt | None = None,
+    group_speakers: AtLeastTwo | None = None,
     card: CardOptions = CardOptions(),  # noqa: B008  frozen
     *,
     coverage: OpenUnitInterval = 0.9,

@@ -12,7 +12,7 @@ from ser_personal.audio import SAMPLE_RATE
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError
 from ser_personal.recognition.bundle import Bundle, CalibrationName, find_bundle, read_bundle
-from ser_personal.recognition.causal import CausalPLDC, CausalPosterior, calibrate_in_turn
+from ser_personal.recognition.causal import calibrate_in_turn, make_calibrator
 from ser_personal.recognition.profiles import (
     SpeakerProfile,
     SpeakerProfiles,
@@ -43,43 +43,13 @@ DECODING_THREADS = 2
 Row = dict[str, str | float | int | None]
 
 
-def make_calibrator(
-    bundle: Bundle, name: CalibrationName | None = None, pldc: PLDCSettings | None = None
-) -> CausalCalibrator | None:
-    """Make a bundle's calibrator; None where nothing is to calibrate.
-
-    Args:
-        bundle: what it is made from.
-        name: which; if None, PLDC where settings of it are given, else the bundle's default.
-        pldc: settings of PLDC; the bundle's own if None.
-
-    Raises:
-        UserError: the bundle doesn't hold what a calibration chosen here needs.
-    """
-    chosen = name or (bundle.calibration if pldc is None else "pldc")
-    if chosen == "posterior":
-        if bundle.posterior is None:
-            raise UserError(
-                "holds no posterior",
-                where="the bundle",
-                remedy="Export it with --corpus, whose validation speakers it is fitted on, or choose pldc",
-            )
-        return CausalPosterior(bundle.posterior, bundle.attributes)
-    if chosen == "none" or (bundle.bank is None and name is None and pldc is None):
-        return None
-    if bundle.bank is None:
-        raise UserError("holds no speaker bank", where="the bundle", remedy="Export it with --bank")
-    return CausalPLDC(bundle.bank, bundle.attributes, pldc or bundle.pldc)
-
-
 @dataclass(frozen=True, eq=False)
 class Utterances:
     """The utterances of one recording and the model's predictions of them.
 
     Attributes:
-        recording: which.
         seconds: of the whole recording.
-        segments: where they are, in the order of time.
+        segments: in the order of time.
         pooled: (utterances, dim).
         predictions: (utterances, attributes), label points, raw.
     """
@@ -228,7 +198,7 @@ class EmotionRecognizer:
         calibration: `pldc`, `posterior` or `none`; as the bundle says if None.
         pldc: settings of PLDC, which then calibrates unless another is named; the bundle's own if None.
         segmenter: finds the utterances; by speech if None.
-        profiles: enrolled speakers; nobody, and in memory alone, if None.
+        profiles: enrolled speakers; none, and in memory alone, if None.
         training_speakers: ids are those of the training corpus, whose embeddings are then used. Otherwise everyone is
             new to the model, whatever their id: another corpus's speaker 12 isn't the training's.
         device: to run on; a GPU where there is one, if None.

@@ -55,11 +55,6 @@ def test_nothing_half_written_is_left(bundle, tmp_path):
         write_bundle(bundle, tmp_path / "b")
 
 
-def test_a_bundle_without_a_bank(copy):
-    (copy / "speaker_bank.safetensors").unlink()
-    assert read_bundle(copy).bank is None
-
-
 @pytest.mark.parametrize(
     ("name", "changes", "what"),
     [
@@ -130,30 +125,24 @@ class Own(MLPInterpreter):
         self.width = width
 
 
-def test_interpreters_of_other_packages(bundle, tmp_path):
-    for kind in (Own, Forgetful):
-        interpreter = kind(5)
-        interpreter.build(bundle.network.dim, 2)
-        bundle.network.interpreter = interpreter
-        if kind is Own:
-            write_bundle(bundle, tmp_path / "own")
-            assert isinstance(read_bundle(tmp_path / "own").network.interpreter.layers, nn.Sequential)
-        else:
-            with pytest.raises(UserError, match="Forgetful: doesn't keep its argument width"):
-                write_bundle(bundle, tmp_path / "forgetful")
-
-
 class Layered(MLPInterpreter):
     def __init__(self, dropout: float) -> None:
         super().__init__((4,))
         self.dropout = nn.Dropout(dropout)
 
 
-def test_an_argument_kept_as_something_else(bundle, tmp_path):
-    interpreter = Layered(0.5)
-    bundle.network.interpreter = interpreter
-    with pytest.raises(UserError, match=r"Layered\.dropout: is kept as a Dropout, which a bundle can't hold"):
-        write_bundle(bundle, tmp_path / "layered")
+def test_interpreters_of_other_packages(bundle, tmp_path):
+    bundle.network.interpreter = Own(5)
+    bundle.network.interpreter.build(bundle.network.dim, 2)
+    write_bundle(bundle, tmp_path / "own")
+    assert isinstance(read_bundle(tmp_path / "own").network.interpreter.layers, nn.Sequential)
+    for interpreter, what in (
+        (Forgetful(5), "Forgetful: doesn't keep its argument width"),
+        (Layered(0.5), r"Layered\.dropout: is kept as a Dropout, which a bundle can't hold"),
+    ):
+        bundle.network.interpreter = interpreter
+        with pytest.raises(UserError, match=what):
+            write_bundle(bundle, tmp_path / "other")
 
 
 def test_where_no_bundle_is(tmp_path, monkeypatch):

@@ -206,7 +206,7 @@ def test_what_can_not_be_exported(refused, tested_checkpoint, papt_checkpoint, s
     refused(tested_checkpoint, "--calibration", "posterior", what="holds no posterior. Export it with --corpus")
     few = ("--calibration", "posterior", "--corpus", synthetic_corpus)
     refused(tested_checkpoint, *few, what="the posterior: can't be fitted on 1 validation speakers")
-    refused(tested_checkpoint, "--group_speakers", "1", what="can't be put in groups of 1")
+    refused(tested_checkpoint, "--group_speakers", "1", what="--group_speakers")
     refused(
         tested_checkpoint,
         "--group_speakers",

@@ -39,13 +39,6 @@ def test_moments_are_those_of_all_utterances_however_they_were_merged(seed, firs
     np.testing.assert_allclose(profile.predictions.std, predictions.std(axis=0), atol=1e-7)
 
 
-def test_equal_predictions_have_no_deviation_at_all():
-    profile = SpeakerProfile.empty(1, 1)
-    for _ in range(7):
-        profile = profile.add(np.ones(1), np.array([0.1]))
-    assert profile.predictions.std == 0
-
-
 def test_every_change_is_on_disk(tmp_path, some_profile):
     path = tmp_path / "kept" / "profiles.safetensors"
     profiles = SpeakerProfiles.open("model", path)

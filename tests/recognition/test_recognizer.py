@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import inf, isnan
+from math import inf, isnan, nan
 
 import numpy as np
 import pandas as pd
@@ -119,7 +119,7 @@ def test_enrolling_at_once_or_in_parts_and_merging_are_one(bundle, recordings):
     pd.testing.assert_frame_equal(straight, frames[0], atol=1e-4)
 
 
-def test_profiles_of_the_enrolled_go_on_from_call_to_call_and_no_others(bundle_folder, recordings, tmp_path):
+def test_profiles_of_the_enrolled_are_kept_from_call_to_call_and_no_others(bundle_folder, recordings, tmp_path):
     path = tmp_path / "profiles.safetensors"
     options = {"profiles": path, "device": "cpu"}
     first = EmotionRecognizer.from_pretrained(bundle_folder, **options)
@@ -153,21 +153,6 @@ def test_intervals_are_those_of_the_bundles_own_calibration(bundle, recordings):
         np.testing.assert_allclose(frame["arousal_high"] - frame["arousal_low"], widths)
 
 
-def test_intervals_stand_around_the_calibrated_value_within_the_scale(bundle, recordings):
-    table = ConformalTable(
-        0.9, {"arousal": HalfWidths((0, 1, 3), (0.5, 1.0, 9.0), (9, 9, 9)), "valence": HalfWidths((0,), (inf,), (3,))}
-    )
-    recognizer = EmotionRecognizer(replace(bundle, conformal=table), device="cpu")
-    raw = recognizer.predict(recordings[0]).iloc[0]
-    assert raw["arousal_high"] - raw["arousal_low"] == pytest.approx(1.0)
-    assert (raw["valence_low"], raw["valence_high"]) == (1, 7)
-    frame = recognizer.predict(recordings[:3], "anna")
-    middle = (frame["arousal_low"] + frame["arousal_high"]) / 2
-    np.testing.assert_allclose(middle[:2], frame["arousal_calibrated"][:2])
-    np.testing.assert_allclose((frame["arousal_high"] - frame["arousal_low"])[:2], 2.0)
-    assert (frame["arousal_low"][2], frame["arousal_high"][2]) == (1, 7)
-
-
 def test_a_long_recording_is_cut_into_its_utterances(bundle, recordings):
     parts = [decode(path) for path in recordings]
     bundle = replace(bundle, max_samples=40_000)
@@ -195,8 +180,8 @@ def test_each_cut_is_predicted_as_that_part_alone(bundle, recordings):
 def test_what_can_not_be_recognised_is_one_line(recognizer, recordings, tmp_path):
     soundfile.write(tmp_path / "silent.wav", np.zeros(16_000), 16_000)
     soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).normal(0, 0.1, 48_000), 16_000)
-    told = {"silent": "is silent", "noise": "no speech was found in it", "missing": "no such audio file"}
-    for name, what in told.items():
+    reasons = {"silent": "is silent", "noise": "no speech was found in it", "missing": "no such audio file"}
+    for name, what in reasons.items():
         with pytest.raises(UserError, match=f"{name}.wav: {what}") as caught:
             recognizer.predict([recordings[0], tmp_path / f"{name}.wav"])
         assert "\n" not in str(caught.value)
@@ -205,7 +190,7 @@ def test_what_can_not_be_recognised_is_one_line(recognizer, recordings, tmp_path
     assert recognizer.profiles.ids == []
 
 
-def test_without_a_bank_nobody_is_calibrated_unnoticed(bundle, recordings):
+def test_without_a_bank_no_speaker_is_left_uncalibrated_unnoticed(bundle, recordings):
     recognizer = EmotionRecognizer(replace(bundle, bank=None), device="cpu")
     with pytest.raises(UserError, match="holds no speaker bank"):
         recognizer.predict(recordings[0], "anna")
@@ -225,6 +210,7 @@ def test_no_recording_makes_no_row(recognizer):
 
 # raw predictions +-1, calibrated ones +-2
 TABLE = ConformalTable(0.9, {"arousal": HalfWidths((0, 1), (1.0, 2.0), (20, 20))})
+UNKNOWN = ConformalTable(0.9, {"arousal": HalfWidths((0,), (inf,), (3,))})
 SAID = Utterances(
     Recording("talk.wav", np.zeros(0, np.float32), "anna"),
     seconds=3.0,
@@ -240,6 +226,7 @@ def rows(form: RowFormat, values: list[float], counts: list[int], *, intervals: 
 
 def test_a_row_says_where_who_what_and_how_sure():
     first, second = rows(RowFormat(("arousal",), (1, 7), TABLE), [3.0, 5.5], [0, 2])
+    assert list(first) == RowFormat(("arousal",), None, TABLE).columns
     place = {"source": "talk.wav", "start": 0.0, "end": 1.0, "speaker": "anna"}
     values = {"arousal_raw": 4.0, "arousal_calibrated": 3.0, "arousal_low": 2.0, "arousal_high": 4.0}
     assert first == {**place, **values, "calibration_utterances": 0}
@@ -247,22 +234,20 @@ def test_a_row_says_where_who_what_and_how_sure():
     assert (second["arousal_low"], second["arousal_high"]) == (3.5, 7.0)
 
 
-def test_columns_are_those_of_rows_in_their_order():
-    form = RowFormat(("arousal",), None, TABLE)
-    assert list(rows(form, [3.0, 5.5], [0, 0])[0]) == form.columns
-
-
-@pytest.mark.parametrize(("value", "interval"), [(1.5, (1, 2.5)), (0.0, (1, 1)), (9.0, (7, 7))])
-def test_an_interval_keeps_to_the_label_scale_wherever_its_middle_lies(value, interval):
-    row = rows(RowFormat(("arousal",), (1, 7), TABLE), [value, 4.0], [0, 0])[0]
-    assert (row["arousal_low"], row["arousal_high"]) == interval
+@pytest.mark.parametrize(
+    ("table", "value", "interval"),
+    [
+        (TABLE, 1.5, (1, 2.5)),
+        (TABLE, 0.0, (1, 1)),
+        (TABLE, 9.0, (7, 7)),
+        (UNKNOWN, 3.0, (1, 7)),
+        (None, 4.0, (nan, nan)),
+    ],
+)
+def test_an_interval_keeps_to_the_label_scale_wherever_its_middle_lies(table, value, interval):
+    row = rows(RowFormat(("arousal",), (1, 7), table), [value, 4.0], [0, 0])[0]
+    np.testing.assert_equal((row["arousal_low"], row["arousal_high"]), interval)
     assert row["arousal_calibrated"] == value
-
-
-def test_too_few_measured_speakers_leave_the_whole_scale():
-    unknown = ConformalTable(0.9, {"arousal": HalfWidths((0,), (inf,), (3,))})
-    row = rows(RowFormat(("arousal",), (1, 7), unknown), [3.0, 4.0], [0, 0])[0]
-    assert (row["arousal_low"], row["arousal_high"]) == (1, 7)
 
 
 def test_another_calibrators_values_have_no_interval_but_raw_ones_do():
@@ -270,7 +255,3 @@ def test_another_calibrators_values_have_no_interval_but_raw_ones_do():
     assert (raw["arousal_low"], raw["arousal_high"]) == (3, 5)
     assert isnan(calibrated["arousal_low"])
     assert isnan(calibrated["arousal_high"])
-
-
-def test_without_a_table_there_are_no_intervals():
-    assert all(isnan(row["arousal_low"]) for row in rows(RowFormat(("arousal",), (1, 7), None), [4.0, 5.5], [0, 1]))
