@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SILENCE = 0.0  # linear amplitude, for a source that is off
 
 
-class Segment(NamedTuple):
+class Phone(NamedTuple):
     """The articulatory target of one stretch of speech.
 
     Attributes:
@@ -57,41 +57,41 @@ class Word(NamedTuple):
 
 
 VOWELS = {
-    "i": Segment(280, 2250, 2900, 1.0, seconds=0.09),
-    "e": Segment(400, 2050, 2600, 1.0, seconds=0.10),
-    "E": Segment(560, 1780, 2500, 1.0, seconds=0.10),
-    "a": Segment(760, 1300, 2500, 1.0, seconds=0.12),
-    "o": Segment(450, 850, 2450, 1.0, seconds=0.11),
-    "u": Segment(310, 800, 2250, 1.0, seconds=0.09),
-    "y": Segment(280, 1750, 2150, 1.0, seconds=0.09),
-    "@": Segment(500, 1450, 2500, 0.8, seconds=0.06),
+    "i": Phone(280, 2250, 2900, 1.0, seconds=0.09),
+    "e": Phone(400, 2050, 2600, 1.0, seconds=0.10),
+    "E": Phone(560, 1780, 2500, 1.0, seconds=0.10),
+    "a": Phone(760, 1300, 2500, 1.0, seconds=0.12),
+    "o": Phone(450, 850, 2450, 1.0, seconds=0.11),
+    "u": Phone(310, 800, 2250, 1.0, seconds=0.09),
+    "y": Phone(280, 1750, 2150, 1.0, seconds=0.09),
+    "@": Phone(500, 1450, 2500, 0.8, seconds=0.06),
 }
 CONSONANTS = {
-    "m": Segment(260, 1050, 2200, 0.35),
-    "n": Segment(270, 1500, 2450, 0.35),
-    "l": Segment(360, 1150, 2700, 0.55),
-    "r": Segment(420, 1250, 1650, 0.50),
-    "j": Segment(270, 2200, 2950, 0.55, seconds=0.05),
-    "w": Segment(300, 700, 2200, 0.55, seconds=0.05),
-    "v": Segment(300, 1300, 2400, 0.30, 0.05, 5500),
-    "z": Segment(300, 1600, 2500, 0.25, 0.12, 6000),
-    "s": Segment(300, 1600, 2500, SILENCE, 0.25, 6000, 0.10),
-    "S": Segment(300, 1800, 2500, SILENCE, 0.30, 3300, 0.10),
-    "f": Segment(300, 1200, 2400, SILENCE, 0.08, 5500, 0.09),
-    "x": Segment(400, 1400, 2400, SILENCE, 0.18, 1500, 0.08),
+    "m": Phone(260, 1050, 2200, 0.35),
+    "n": Phone(270, 1500, 2450, 0.35),
+    "l": Phone(360, 1150, 2700, 0.55),
+    "r": Phone(420, 1250, 1650, 0.50),
+    "j": Phone(270, 2200, 2950, 0.55, seconds=0.05),
+    "w": Phone(300, 700, 2200, 0.55, seconds=0.05),
+    "v": Phone(300, 1300, 2400, 0.30, 0.05, 5500),
+    "z": Phone(300, 1600, 2500, 0.25, 0.12, 6000),
+    "s": Phone(300, 1600, 2500, SILENCE, 0.25, 6000, 0.10),
+    "S": Phone(300, 1800, 2500, SILENCE, 0.30, 3300, 0.10),
+    "f": Phone(300, 1200, 2400, SILENCE, 0.08, 5500, 0.09),
+    "x": Phone(400, 1400, 2400, SILENCE, 0.18, 1500, 0.08),
 }
 # A stop is a closure and a burst; the voiced ones keep a voice bar while they are closed.
 STOPS = {
-    "p": Segment(300, 900, 2300, SILENCE, 0.15, 1000, 0.025),
-    "t": Segment(300, 1700, 2600, SILENCE, 0.25, 4500, 0.025),
-    "k": Segment(300, 1900, 2300, SILENCE, 0.22, 2200, 0.03),
-    "b": Segment(300, 900, 2300, 0.30, 0.08, 1000, 0.02),
-    "d": Segment(300, 1700, 2600, 0.30, 0.12, 4500, 0.02),
-    "g": Segment(300, 1900, 2300, 0.30, 0.12, 2200, 0.02),
+    "p": Phone(300, 900, 2300, SILENCE, 0.15, 1000, 0.025),
+    "t": Phone(300, 1700, 2600, SILENCE, 0.25, 4500, 0.025),
+    "k": Phone(300, 1900, 2300, SILENCE, 0.22, 2200, 0.03),
+    "b": Phone(300, 900, 2300, 0.30, 0.08, 1000, 0.02),
+    "d": Phone(300, 1700, 2600, 0.30, 0.12, 4500, 0.02),
+    "g": Phone(300, 1900, 2300, 0.30, 0.12, 2200, 0.02),
 }
 PAUSE = "pause"
-CLOSURES = {"closed": Segment(300, 1500, 2500, SILENCE, seconds=0.05), "voice bar": Segment(220, 1200, 2400, 0.12)}
-SEGMENTS = {**VOWELS, **CONSONANTS, **STOPS, **CLOSURES, PAUSE: Segment(450, 1500, 2500, SILENCE, seconds=0.2)}
+CLOSURES = {"closed": Phone(300, 1500, 2500, SILENCE, seconds=0.05), "voice bar": Phone(220, 1200, 2400, 0.12)}
+SEGMENTS = {**VOWELS, **CONSONANTS, **STOPS, **CLOSURES, PAUSE: Phone(450, 1500, 2500, SILENCE, seconds=0.2)}
 
 WORDS = 150
 OWN_ORDER = 2.5  # deviation of a word's log rank between speakers
@@ -208,7 +208,7 @@ def _amplitude(decibels: float | Signal) -> Signal:
 
 
 def _articulate(frames: int, delivery: Delivery, rng: Generator) -> tuple[Signal, Signal]:
-    """Choose words, -> formants, voicing and friction (frames, 6) in `Segment`'s order, and accents (frames,)."""
+    """Choose words, -> formants, voicing and friction (frames, 6) in `Phone`'s order, and accents (frames,)."""
     # More than enough: no word at the highest rate is as short as four frames.
     words = rng.choice(len(lexicon()), size=frames // 4 + 1, p=delivery.words)
     names, accents = [PAUSE], [0.0]

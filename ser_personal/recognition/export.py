@@ -20,7 +20,8 @@ from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.data.dataset import samples_of
 from ser_personal.encoder.base import weights_fingerprint
-from ser_personal.errors import AtLeastTwo, UserError
+from ser_personal.errors import UserError
+from ser_personal.ranges import AtLeastTwo
 from ser_personal.recognition.anonymise import anonymised, grouped_bank
 from ser_personal.recognition.bundle import (
     CARD,
