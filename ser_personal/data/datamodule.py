@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from functools import cached_property
+from itertools import chain
 from math import isnan
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
 
 from ser_personal.audio import BAD_AUDIO, WINDOW
 from ser_personal.corpus.csv_corpus import open_corpus
@@ -26,8 +29,9 @@ from ser_personal.data.dataset import (
     samples_of,
 )
 from ser_personal.data.loader import SpeechLoader
-from ser_personal.data.speaker_features import AddSpeakerFeatures, SpeakerFeatures, SpeakerFeatureSource
-from ser_personal.errors import LARGEST_SEED, UserError, require_range
+from ser_personal.data.speaker_features import AddSpeakerFeatures, SpeakerFeatureSource
+from ser_personal.errors import UserError, require_range
+from ser_personal.ranges import Seed
 from ser_personal.types import ATTRIBUTES, SpeakerBatch, SpeechBatch
 
 if TYPE_CHECKING:
@@ -42,223 +46,8 @@ if TYPE_CHECKING:
     from ser_personal.data.speaker_features import SpeakerFeatures
     from ser_personal.types import FeatureSource, Utterance
 
-
-class UsedUtterances:
-    """Chooses the utterances of a split when it is first asked for, and says once how many were left out.
-
-    Args:
-        corpus: whose utterances.
-        known_speakers_only: leave out utterances whose speaker is unknown.
-        refuse_unusable: raises an error where something of a split, named beside it, can't be read.
-        reason_to_drop: says why an utterance with readable audio isn't used; None where it is.
-    """
-
-    def __init__(
-        self,
-        corpus: Corpus,
-        *,
-        known_speakers_only: bool,
-        refuse_unusable: Callable[[Sequence[Utterance], str], None],
-        reason_to_drop: Callable[[Utterance], str | None],
-    ) -> None:
-        self._corpus = corpus
-        self._known_speakers_only = known_speakers_only
-        self._refuse_unusable, self._reason_to_drop = refuse_unusable, reason_to_drop
-        self._indices_of: dict[str, list[int]] = {}
-
-    def of_split(self, split: str) -> list[int]:
-        """Find the utterances of a split that are used, as positions in the corpus.
-
-        Raises:
-            UserError: there is no such split, or audio of it is missing, unreadable or shorter than one frame.
-        """
-        name = canonical_split(split)
-        if name not in self._indices_of:
-            self._indices_of[name] = self._select(name)
-        return self._indices_of[name]
-
-    def of_splits(self, splits: Sequence[str]) -> list[int]:
-        """Find the utterances of several splits that are used, each once however often its split is named.
-
-        Raises:
-            UserError: there are none.
-        """
-        indices = [index for split in canonical_splits(splits) for index in self.of_split(split)]
-        if not indices:
-            raise UserError(
-                "no utterance is left to use",
-                where=f"split {', '.join(splits)}" if splits else "splits",
-                remedy="See what `ser check CORPUS` lists; data.known_speakers_only=false keeps unknown speakers",
-            )
-        return indices
-
-    def _select(self, split: str) -> list[int]:
-        sets = self._corpus.splits.sets
-        require_split(split, sets)
-        known = [u for u in sets[split] if u.speaker_id is not None or not self._known_speakers_only]
-        self._refuse_unusable(known, split)
-        reasons = {utterance.utterance_id: self._reason_to_drop(utterance) for utterance in known}
-        dropped = Counter(reason for reason in reasons.values() if reason is not None)
-        if unknown := len(sets[split]) - len(known):
-            dropped["unknown speaker"] = unknown
-        kept = [self._position[id_] for id_, reason in reasons.items() if reason is None]
-        if dropped:
-            listed = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-            rank_zero_info(f"{split}: {len(kept)} utterances used; left out: {listed}")
-        return kept
-
-    @cached_property
-    def _position(self) -> dict[str, int]:
-        return {utterance.utterance_id: i for i, utterance in enumerate(self._corpus.utterances)}
-
-
-def refuse_unusable_audio(utterances: Sequence[Utterance], split: str) -> None:
-    """Refuse a split of which something can't be read.
-
-    Raises:
-        UserError: audio is missing, unreadable or shorter than one frame.
-    """
-    unusable = [utterance for utterance in utterances if wrong_with_audio(utterance) is not None]
-    if unusable:
-        first = unusable[0]
-        raise UserError(
-            f"audio is {wrong_with_audio(first)}, the first of {len(unusable)} such utterances in split {split}",
-            where=first.path,
-            remedy=BAD_AUDIO,
-        )
-
-
-def wrong_with_audio(utterance: Utterance) -> str | None:
-    """Say what an audio file's header shows to be wrong; None where nothing is."""
-    if samples_of(utterance) >= WINDOW:
-        return None
-    return "missing or unreadable" if isnan(utterance.seconds) else f"shorter than {WINDOW} samples"
-
-
 Example = TypeVar("Example", bound=UtteranceExample)
 Batch = TypeVar("Batch", bound=SpeakerBatch)
-
-
-class Process(NamedTuple):
-    """One of the processes that share a set.
-
-    Attributes:
-        rank: which of them.
-        world_size: how many there are.
-    """
-
-    rank: int
-    world_size: int
-
-
-class LoaderFactory(Generic[Example, Batch]):
-    """Makes loaders of batches of similar lengths, each within a budget of padded audio.
-
-    Args:
-        dataset: examples of all utterances, whatever their split.
-        length_of: how much of an utterance a batch holds, in samples.
-        batch_seconds: seconds of a batch, padding included, at most.
-        max_batch: utterances of a batch, at most; no limit if None.
-        num_workers: processes that decode audio, for each loader.
-        seed: of the shuffling.
-        speaker_features: joined to batches; None where nothing asks for any.
-    """
-
-    def __init__(
-        self,
-        dataset: UtteranceDataset[Example],
-        length_of: Callable[[Utterance], int],
-        *,
-        batch_seconds: float,
-        max_batch: int | None,
-        num_workers: int,
-        seed: int,
-        speaker_features: SpeakerFeatures | None,
-    ) -> None:
-        self._dataset, self._length_of = dataset, length_of
-        self._batch_seconds, self._max_batch, self._seed = batch_seconds, max_batch, seed
-        self._num_workers = num_workers
-        self._speaker_features = speaker_features
-        self._told_of_repeats = False
-
-    def even(
-        self,
-        indices: Sequence[int],
-        collate: Callable[[Sequence[Example]], Batch],
-        process: Process,
-        *,
-        shuffle: bool,
-    ) -> SpeechLoader[Batch]:
-        """Load a process's share, as many batches as any other's; an utterance that stands several times, as often.
-
-        Raises:
-            UserError: training on fewer utterances than there are processes.
-        """
-        sampler = self._sampler(indices, process, shuffle=shuffle)
-        if shuffle:
-            self._refuse_idle_processes(sampler, len(indices))
-        return self._load(sampler, indices, collate, process, persistent=shuffle)
-
-    def once(
-        self, indices: Sequence[int], collate: Callable[[Sequence[Example]], Batch], process: Process
-    ) -> SpeechLoader[Batch]:
-        """Load a process's share, each utterance on one process alone; they may differ by a batch."""
-        share = self._sampler(indices, process, shuffle=False).share
-        return self.given(share, indices, collate, process)
-
-    def given(
-        self,
-        batches: Sequence[list[int]],
-        indices: Sequence[int],
-        collate: Callable[[Sequence[Example]], Batch],
-        process: Process,
-    ) -> SpeechLoader[Batch]:
-        """Load some batches of a set as they are."""
-        return self._load(GivenBatches(batches), indices, collate, process)
-
-    def _sampler(self, indices: Sequence[int], process: Process, *, shuffle: bool) -> BucketBatchSampler:
-        return BucketBatchSampler(
-            indices,
-            self._lengths(indices),
-            batch_seconds=self._batch_seconds,
-            max_batch=self._max_batch,
-            shuffle=shuffle,
-            seed=self._seed,
-            rank=process.rank,
-            world_size=process.world_size,
-        )
-
-    def _lengths(self, indices: Sequence[int]) -> list[int]:
-        return [self._length_of(self._dataset.utterances[i]) for i in indices]
-
-    def _load(
-        self,
-        sampler: BatchSampler,
-        indices: Sequence[int],
-        collate: Callable[[Sequence[Example]], Batch],
-        process: Process,
-        *,
-        persistent: bool = False,
-    ) -> SpeechLoader[Batch]:
-        if self._speaker_features is not None:
-            self._speaker_features.of([self._dataset.utterances[i].speaker_id for i in indices])
-            collate = AddSpeakerFeatures(collate, self._speaker_features)
-        return SpeechLoader(self._dataset, sampler, collate, num_workers=self._num_workers, persistent=persistent)
-
-    def _refuse_idle_processes(self, sampler: BucketBatchSampler, utterances: int) -> None:
-        processes = sampler.world_size
-        if processes > utterances:
-            raise UserError(
-                f"{processes} processes for {utterances} training utterances",
-                where="trainer.devices",
-                remedy="Ask for fewer devices or nodes, or give more audio",
-            )
-        if sampler.repeated and not self._told_of_repeats:
-            self._told_of_repeats = True
-            rank_zero_info(
-                f"{len(sampler.repeated)} batches of an epoch ({sum(map(len, sampler.repeated))} of {utterances}"
-                f" utterances) are trained on twice, so that {processes} processes have equally many"
-            )
 
 
 class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
@@ -268,42 +57,51 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
         batch_seconds: seconds of a batch, padding included, at most.
         max_batch: utterances of a batch, at most; no limit if None.
-        max_samples: samples of an utterance, at most.
-        known_speakers_only: leave out utterances whose speaker is unknown.
+        max_samples: samples of an utterance, at most; fine-tuning keeps the last ones (the authors' code), PAPT a crop.
+        known_speakers_only: leave out utterances whose speaker is unknown, as the paper does.
         num_workers: processes that decode audio, for each loader.
-        seed: of the shuffling.
+        seed: of the shuffling and the crops.
         speaker_features: a vector a speaker, for what makes e_s of such; None where nothing asks for them.
         permute_speaker_features: control: every speaker gets another one's, the same each time.
 
     Raises:
-        UserError: a number is out of its range.
+        UserError: `max_samples` is less than a frame.
     """
+
+    # a function of examples -> batch
+    collate: ClassVar[Any]
 
     def __init__(
         self,
         corpus: Corpus | str,
         *,
-        batch_seconds: float,
-        max_batch: int | None,
-        max_samples: int,
-        known_speakers_only: bool,
-        num_workers: int,
-        seed: int,
+        batch_seconds: PositiveFloat = 360.0,
+        max_batch: PositiveInt | None = 32,
+        max_samples: PositiveInt = 250_000,
+        known_speakers_only: bool = True,
+        num_workers: NonNegativeInt = 2,
+        seed: Seed = 0,
         speaker_features: SpeakerFeatureSource | None = None,
         permute_speaker_features: bool = False,
     ) -> None:
-        require_range("batch_seconds", batch_seconds, 0, above=True)
-        if max_batch is not None:
-            require_range("max_batch", max_batch, 1)
         require_range("max_samples", max_samples, WINDOW)
-        require_range("num_workers", num_workers, 0)
-        require_range("seed", seed, 0, LARGEST_SEED)
         super().__init__()
         self._corpus_or_path = corpus
         self.batch_seconds, self.max_batch, self.max_samples = batch_seconds, max_batch, max_samples
         self.known_speakers_only = known_speakers_only
         self.num_workers, self.seed = num_workers, seed
         self._feature_source, self._permute_features = speaker_features, permute_speaker_features
+        self._indices_of: dict[str, list[int]] = {}
+        self._repeats_reported = False
+
+    @property
+    @abstractmethod
+    def dataset(self) -> UtteranceDataset[Example]:
+        """Examples of all utterances, whatever their split."""
+
+    @abstractmethod
+    def reason_to_drop(self, utterance: Utterance) -> str | None:
+        """Say why an utterance with readable audio isn't used; None where it is."""
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -330,18 +128,6 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         """Known training speakers, sorted."""
         return sorted({id_ for i in self.train_indices if (id_ := self.utterances[i].speaker_id) is not None})
 
-    @cached_property
-    def speaker_features(self) -> SpeakerFeatures | None:
-        """Features of the corpus's speakers; None where nobody asked for any."""
-        if self._feature_source is None:
-            return None
-        features = self._feature_source.read(self.utterances)
-        return features.permuted() if self._permute_features else features
-
-    def speaker_features_of(self, speaker_ids: Sequence[str]) -> NDArray[np.float32] | None:
-        """Features of speakers, (speakers, feature_dim); None where nobody asked for any."""
-        return None if self.speaker_features is None else self.speaker_features.of(speaker_ids)
-
     @property
     def train_label_mean(self) -> dict[str, float]:
         """Attribute -> mean label of the training set; attributes without labels are left out."""
@@ -356,6 +142,23 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         """Categorical emotion -> how many training utterances have it, sorted."""
         return dict(sorted(Counter(e for i in self.train_indices if (e := self.utterances[i].emotion)).items()))
 
+    @cached_property
+    def speaker_features(self) -> SpeakerFeatures | None:
+        """Features of the corpus's speakers; None where there are none."""
+        if self._feature_source is None:
+            return None
+        features = self._feature_source.read(self.utterances)
+        return features.permuted() if self._permute_features else features
+
+    def speaker_features_of(self, speaker_ids: Sequence[str]) -> NDArray[np.float32] | None:
+        """Features of speakers, (speakers, feature_dim); None where there are none."""
+        return None if self.speaker_features is None else self.speaker_features.of(speaker_ids)
+
+    @property
+    def feature_source(self) -> FeatureSource | None:
+        """What made the frames that batches hold in place of audio; None where they hold audio."""
+        return None
+
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
         """Decode at most `limit` training waveforms (samples,), spread evenly over the set, the same on every rank."""
         count = min(limit, len(self.train_indices))
@@ -364,70 +167,13 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             yield cast("SpeechExample", example).waveform
 
     def example(self, index: int) -> Example:
-        """Fetch the utterance at a position in `utterances` by itself.
-
-        Raises:
-            UserError: its audio is bad.
-        """
+        """Fetch the utterance at a position in `utterances` by itself."""
         return self.dataset[ExampleKey(index, epoch=0)]
-
-    @property
-    def feature_source(self) -> FeatureSource | None:
-        """What made the frames that batches hold in place of audio; None, for they hold audio."""
-        return None
 
     def length_of(self, utterance: Utterance) -> int:
         """How much of an utterance a batch holds, in samples."""
-        return min(samples_of(utterance), self.max_samples)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a batch but for its lengths: what is asked of them on the CPU waits for no device."""
-        lengths = {name: batch[name] for name in ("num_samples",) if name in batch}
-        return {**super().transfer_batch_to_device(batch, device, dataloader_idx), **lengths}
-
-    @property
-    @abstractmethod
-    def dataset(self) -> UtteranceDataset[Example]:
-        """Examples of all utterances, whatever their split."""
-
-    @property
-    @abstractmethod
-    def collate(self) -> Callable[[Sequence[Example]], Batch]:
-        """Examples -> batch."""
-
-    @abstractmethod
-    def reason_to_drop(self, utterance: Utterance) -> str | None:
-        """Say why an utterance with readable audio isn't used; None where it is."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Have a checkpoint say which speakers it was trained on."""
-        return {"train_speakers": self.train_speaker_ids}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to go on with a fit on other speakers.
-
-        Raises:
-            UserError: the checkpoint was trained on others than this corpus has.
-        """
-        # one of before speakers were written down says nothing of them
-        before = state_dict.get("train_speakers")
-        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING or before is None:
-            return
-        if differing := sorted({*before} ^ {*self.train_speaker_ids}):
-            raise UserError(
-                f"was trained on other speakers than this corpus has ({len(differing)} differ, first {differing[0]})",
-                where="the checkpoint to resume",
-                remedy="Resume on the same corpus, or start a fresh fit",
-            )
-
-    @cached_property
-    def _used(self) -> UsedUtterances:
-        return UsedUtterances(
-            self.corpus,
-            known_speakers_only=self.known_speakers_only,
-            refuse_unusable=self.refuse_unusable,
-            reason_to_drop=self.reason_to_drop,
-        )
+        length: int = min(samples_of(utterance), self.max_samples)
+        return length
 
     def refuse_unusable(self, utterances: Sequence[Utterance], split: str) -> None:
         """Refuse a split of which something can't be read.
@@ -435,15 +181,23 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         Raises:
             UserError: audio is missing, unreadable or shorter than one frame.
         """
-        refuse_unusable_audio(utterances, split)
+        unusable = [utterance for utterance in utterances if samples_of(utterance) < WINDOW]
+        if unusable:
+            first = unusable[0]
+            wrong = "missing or unreadable" if isnan(first.seconds) else f"shorter than {WINDOW} samples"
+            what = f"audio is {wrong}, the first of {len(unusable)} such utterances in split {split}"
+            raise UserError(what, where=first.path, remedy=BAD_AUDIO)
 
     def split_indices(self, split: str) -> list[int]:
-        """Find the utterances of a split that are used, as positions in `utterances`; the others are counted once.
+        """Find the utterances of a split that are used, as positions in `utterances`; the others are reported once.
 
         Raises:
             UserError: there is no such split, or audio of it is missing, unreadable or shorter than one frame.
         """
-        return self._used.of_split(split)
+        name = canonical_split(split)
+        if name not in self._indices_of:
+            self._indices_of[name] = self._select(name)
+        return self._indices_of[name]
 
     def wanted_indices(self, splits: Sequence[str]) -> list[int]:
         """Find the utterances of several splits that are used, each once however often its split is named.
@@ -451,41 +205,116 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         Raises:
             UserError: there are none.
         """
-        return self._used.of_splits(splits)
+        indices = [index for split in canonical_splits(splits) for index in self.split_indices(split)]
+        if not indices:
+            raise UserError(
+                "no utterance is left to use",
+                where=f"split {', '.join(splits)}" if splits else "splits",
+                remedy="See what `ser check CORPUS` lists; data.known_speakers_only=false keeps unknown speakers",
+            )
+        return indices
+
+    def _select(self, split: str) -> list[int]:
+        sets = self.corpus.splits.sets
+        require_split(split, sets)
+        known = [u for u in sets[split] if u.speaker_id is not None or not self.known_speakers_only]
+        self.refuse_unusable(known, split)
+        reasons = {utterance.utterance_id: self.reason_to_drop(utterance) for utterance in known}
+        kept = [self._position[id_] for id_, reason in reasons.items() if reason is None]
+        dropped = Counter(reason for reason in reasons.values() if reason is not None)
+        if unknown := len(sets[split]) - len(known):
+            dropped["unknown speaker"] = unknown
+        if dropped:
+            listed = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+            rank_zero_info(f"{split}: {len(kept)} utterances used; left out: {listed}")
+        return kept
 
     @cached_property
-    def _loaders(self) -> LoaderFactory[Example, Batch]:
-        return LoaderFactory(
-            self.dataset,
-            self.length_of,
-            batch_seconds=self.batch_seconds,
-            max_batch=self.max_batch,
-            num_workers=self.num_workers,
-            seed=self.seed,
-            speaker_features=self.speaker_features,
-        )
+    def _position(self) -> dict[str, int]:
+        return {utterance.utterance_id: i for i, utterance in enumerate(self.utterances)}
 
-    @property
-    def _process(self) -> Process:
-        return Process(self.trainer.global_rank, self.trainer.world_size) if self.trainer else Process(0, 1)
-
-    def loader(
-        self,
-        indices: Sequence[int],
-        *,
-        shuffle: bool,
-        collate: Callable[[Sequence[Example]], Batch] | None = None,
+    def train_loader(
+        self, indices: Sequence[int], collate: Callable[[Sequence[Any]], Any] | None = None
     ) -> SpeechLoader[Batch]:
-        """Load some utterances in batches, this rank's share of them; one that stands several times, as often.
+        """Shuffle some utterances, this rank's share; one that stands several times is used as often.
+
+        Every rank gets equally many batches.
 
         Raises:
-            UserError: training on fewer utterances than there are processes.
+            UserError: fewer utterances than there are processes.
         """
-        return self._loaders.even(indices, collate or self.collate, self._process, shuffle=shuffle)
+        sampler = self._sampler(indices, shuffle=True)
+        if sampler.world_size > len(indices):
+            raise UserError(
+                f"{sampler.world_size} processes for {len(indices)} training utterances",
+                where="trainer.devices",
+                remedy="Ask for fewer devices or nodes, or give more audio",
+            )
+        if sampler.repeated and not self._repeats_reported:
+            self._repeats_reported = True
+            rank_zero_info(
+                f"{len(sampler.repeated)} batches of an epoch ({sum(map(len, sampler.repeated))} of {len(indices)}"
+                f" utterances) are trained on twice, so that {sampler.world_size} processes have equally many"
+            )
+        return self._load(sampler, collate, persistent=True)
 
-    def share(self, indices: Sequence[int]) -> SpeechLoader[Batch]:
-        """Load this rank's share of some utterances, each on one rank alone; ranks may differ by a batch."""
-        return self._loaders.once(indices, self.collate, self._process)
+    def eval_loader(self, indices: Sequence[int]) -> SpeechLoader[Batch]:
+        """Go from the longest to the shortest of some utterances, this rank's share.
+
+        Every rank gets equally many batches; those that are repeated for it are known by their indices.
+        """
+        return self._load(self._sampler(indices, shuffle=False))
+
+    def predict_loader(self, batches: Sequence[list[int]]) -> SpeechLoader[Batch]:
+        """Load these batches as they are."""
+        return self._load(GivenBatches(batches))
+
+    def _sampler(self, indices: Sequence[int], *, shuffle: bool) -> BucketBatchSampler:
+        return BucketBatchSampler(
+            indices,
+            [self.length_of(self.utterances[i]) for i in indices],
+            batch_seconds=self.batch_seconds,
+            max_batch=self.max_batch,
+            shuffle=shuffle,
+            seed=self.seed,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+        )
+
+    def _load(
+        self,
+        sampler: BatchSampler,
+        collate: Callable[[Sequence[Any]], Any] | None = None,
+        *,
+        persistent: bool = False,
+    ) -> SpeechLoader[Batch]:
+        collate = collate or self.collate
+        if self.speaker_features is not None:
+            # look up every speaker now, not in the middle of an epoch
+            self.speaker_features.of([self.utterances[i].speaker_id for i in chain(*sampler.plan(0))])
+            collate = AddSpeakerFeatures(collate, self.speaker_features)
+        return SpeechLoader(self.dataset, sampler, collate, num_workers=self.num_workers, persistent=persistent)
+
+    @override
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        # lengths stay on the CPU: what is computed of them there waits for no device
+        lengths = {name: batch[name] for name in ("num_samples",) if name in batch}
+        return {**super().transfer_batch_to_device(batch, device, dataloader_idx), **lengths}
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"train_speakers": self.train_speaker_ids}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        if differing := sorted({*state_dict.get("train_speakers", ())} ^ {*self.train_speaker_ids}):
+            raise UserError(
+                f"was trained on other speakers than this corpus has ({len(differing)} differ, first {differing[0]})",
+                where="the checkpoint to resume",
+                remedy="Resume on the same corpus, or start a fresh fit",
+            )
 
 
 class AudioDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
@@ -493,20 +322,22 @@ class AudioDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
 
     Args:
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
-        splits: sets to pass over; all if None.
+        splits: sets to use; all if None.
         batch_seconds: seconds of a batch, padding included, at most.
         max_samples: longer audio keeps its last `max_samples`, as in fine-tuning.
         num_workers: processes that decode audio.
     """
+
+    collate = staticmethod(collate_speech)
 
     def __init__(
         self,
         corpus: Corpus | str,
         *,
         splits: list[str] | None = None,
-        batch_seconds: float = 120.0,
-        max_samples: int = 250_000,
-        num_workers: int = 0,
+        batch_seconds: PositiveFloat = 120.0,
+        max_samples: PositiveInt = 250_000,
+        num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__(
             corpus,
@@ -515,41 +346,22 @@ class AudioDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
             max_samples=max_samples,
             known_speakers_only=False,
             num_workers=num_workers,
-            seed=0,
         )
         self._splits = splits
 
-    @property
-    def splits(self) -> list[str]:
-        """Sets to pass over."""
-        existing = [name for name, utterances in self.corpus.splits.sets.items() if utterances]
-        return existing if self._splits is None else self._splits
-
-    @cached_property
-    def indices(self) -> list[int]:
-        """Positions in `utterances` of what is passed over."""
-        return self.wanted_indices(self.splits)
-
     def batches(self) -> list[list[int]]:
-        """Put what is passed over into batches, from the longest utterances to the shortest."""
-        return self.loader(self.indices, shuffle=False).batch_sampler.plan(0)
-
-    def loader_of(self, batches: Sequence[list[int]]) -> SpeechLoader[SpeechBatch]:
-        """Load some of the batches."""
-        return self._loaders.given(batches, self.indices, self.collate, self._process)
+        """Put all utterances into batches, from the longest to the shortest."""
+        existing = [name for name, utterances in self.corpus.splits.sets.items() if utterances]
+        indices = self.wanted_indices(existing if self._splits is None else self._splits)
+        return self._sampler(indices, shuffle=False).plan(0)
 
     @cached_property
     def dataset(self) -> LastPart:
-        """Examples of all utterances, whatever their split."""
+        """Whole utterances; of a longer one the last `max_samples`."""
         return LastPart(self.utterances, max_samples=self.max_samples)
 
-    @property
-    def collate(self) -> Callable[[Sequence[SpeechExample]], SpeechBatch]:
-        """Examples -> batch."""
-        return collate_speech
-
+    @override
     def reason_to_drop(self, utterance: Utterance) -> str | None:
-        """Say why an utterance isn't used: all are."""
         return None
 
 

@@ -6,17 +6,19 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import isnan
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
+from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.corpus.splits import canonical_splits
 from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.data.dataset import CachedDataset, EmotionDataset, EmotionExample, collate_cached, collate_emotion
 from ser_personal.data.frame_store import FeatureCache
-from ser_personal.data.speaker_features import SpeakerFeatureSource, SpeakerNormalization
+from ser_personal.data.speaker_features import SpeakerNormalization
 from ser_personal.errors import UserError
 from ser_personal.types import EmotionBatch
 
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from ser_personal.types import FeatureSource, Utterance
 
 Example = TypeVar("Example")
+
+# a smaller one has neither a CCC nor batch statistics
+MIN_BATCH = 2
 
 
 @dataclass(frozen=True)
@@ -87,57 +92,31 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
 
     Args:
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
-        batch_seconds: seconds of a batch, padding included, at most.
-        max_batch: utterances of a batch, at most.
-        max_samples: longer audio keeps its last `max_samples` (the authors' code).
         test_splits: sets to test on; all but train and validation if None.
-        known_speakers_only: leave out utterances whose speaker is unknown, as the paper does.
-        num_workers: processes that decode audio, for each loader.
-        speaker_features: a vector a speaker, for what makes e_s of such; None where nothing asks for them.
-        permute_speaker_features: control: every speaker gets another one's, the same each time.
         target: what is predicted: the emotion attributes, or categorical emotion.
         adaptation: chooses the training speakers that are trained on for the test's speakers; all of them if None.
-        seed: of the shuffling.
+        **kwargs: as in `SpeechDataModule`.
     """
+
+    collate: ClassVar[Any] = staticmethod(collate_emotion)
 
     def __init__(
         self,
         corpus: Corpus | str,
         *,
-        batch_seconds: float = 360.0,
-        max_batch: int = 32,
-        max_samples: int = 250_000,
         test_splits: list[str] | None = None,
-        known_speakers_only: bool = True,
-        num_workers: int = 2,
-        speaker_features: SpeakerFeatureSource | None = None,
-        permute_speaker_features: bool = False,
         target: Literal["attributes", "emotion"] = "attributes",
         adaptation: Adaptation | None = None,
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            corpus,
-            batch_seconds=batch_seconds,
-            max_batch=max_batch,
-            max_samples=max_samples,
-            known_speakers_only=known_speakers_only,
-            num_workers=num_workers,
-            seed=seed,
-            speaker_features=speaker_features,
-            permute_speaker_features=permute_speaker_features,
-        )
+        super().__init__(corpus, **kwargs)
         self.test_splits = test_splits
         self.target = target
         self._adaptation = adaptation
 
+    @override
     def setup(self, stage: str | None = None) -> None:
-        """Read the corpus and refuse what the stage can't use, before a model is built.
-
-        Raises:
-            UserError: the corpus can't be read, a split that the stage needs is missing, empty or without its audio, or
-                a training batch would be a single utterance.
-        """
+        # whatever the stage can't use is refused before a model is built
         if stage in ("fit", None):
             self.wanted_indices(["train"])
             self._refuse_single_utterances()
@@ -148,7 +127,7 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
 
     def _refuse_single_utterances(self) -> None:
         plan = self.train_dataloader().batch_sampler.plan(0)
-        if any(len(batch) < 2 for batch in plan):
+        if any(len(batch) < MIN_BATCH for batch in plan):
             raise UserError(
                 "a training batch would be a single utterance, which has neither a CCC nor batch statistics",
                 where="batch_seconds, max_batch",
@@ -157,30 +136,25 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
 
     @cached_property
     def dataset(self) -> EmotionDataset:
-        """Examples of all utterances, whatever their split."""
+        """Whole utterances; of a longer one the last `max_samples`."""
         return EmotionDataset(self.utterances, max_samples=self.max_samples)
 
-    @property
-    def collate(self) -> Callable[[Sequence[EmotionExample]], EmotionBatch]:
-        """Examples -> batch."""
-        return collate_emotion
-
+    @override
     def reason_to_drop(self, utterance: Utterance) -> str | None:
-        """Say why an utterance isn't used: what is to be predicted isn't annotated."""
         if utterance.split not in ("train", "validation"):
             return None
         if self.target == "emotion":
             return "without emotion" if utterance.emotion is None else None
         return None if any(not isnan(label) for label in utterance.labels.values()) else "without labels"
 
+    @override
     def train_dataloader(self) -> SpeechLoader[EmotionBatch]:
-        """Shuffle the training set, or what the adaptation makes of it."""
         chosen = self.adaptation_set
         if chosen is None:
-            return self.loader(self.train_indices, shuffle=True)
+            return self.train_loader(self.train_indices)
         copies = [(i, chosen.copies.get(self.utterances[i].speaker_id or "", 0)) for i in self.train_indices]
         collate = AddWeights(self.collate, chosen.weights) if chosen.weights else self.collate
-        return self.loader([i for i, count in copies for _ in range(count)], shuffle=True, collate=collate)
+        return self.train_loader([i for i, count in copies for _ in range(count)], collate)
 
     @cached_property
     def adaptation_set(self) -> AdaptationSet | None:
@@ -199,25 +173,25 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         )
         return chosen
 
+    @override
     def val_dataloader(self) -> SpeechLoader[EmotionBatch]:
-        """Go through the validation set."""
         return self.split_dataloader("validation")
 
+    @override
     def test_dataloader(self) -> SpeechLoader[EmotionBatch]:
-        """Go through all wanted test sets, as one."""
-        return self.loader(self.wanted_indices(self.wanted_test_splits), shuffle=False)
+        return self.eval_loader(self.wanted_indices(self.wanted_test_splits))
 
+    @override
     def predict_dataloader(self) -> SpeechLoader[EmotionBatch]:
-        """Go through the wanted test sets."""
         return self.test_dataloader()
 
     def split_dataloader(self, split: str) -> SpeechLoader[EmotionBatch]:
         """Go through any set once, from the longest utterance to the shortest."""
-        return self.loader(self.wanted_indices([split]), shuffle=False)
+        return self.eval_loader(self.wanted_indices([split]))
 
     def share_dataloader(self, split: str) -> SpeechLoader[EmotionBatch]:
         """Go through this device's share of any set; unlike in a stage, none is repeated to make shares even."""
-        return self.share(self.wanted_indices([split]))
+        return self.predict_loader(self._sampler(self.wanted_indices([split]), shuffle=False).share)
 
     @property
     def wanted_test_splits(self) -> list[str]:
@@ -249,17 +223,12 @@ class CachedEmotionDataModule(EmotionDataModule):
         cache: the folder that `ser cache` wrote, or another tool.
         normalize_speakers: baseline: bring each speaker's own frames to zero mean and unit variance, over all that is
             cached of them, labels unseen; unknown speakers by the training set's moments.
-        batch_seconds: seconds of a batch, padding included, at most.
-        max_batch: utterances of a batch, at most.
-        test_splits: sets to test on; all but train and validation if None.
-        known_speakers_only: leave out utterances whose speaker is unknown, as the paper does.
         num_workers: processes that read ahead, for each loader.
-        speaker_features: a vector a speaker, for what makes e_s of such; None where nothing asks for them.
-        permute_speaker_features: control: every speaker gets another one's, the same each time.
-        target: what is predicted: the emotion attributes, or categorical emotion.
-        adaptation: chooses the training speakers that are trained on for the test's speakers; all of them if None.
-        seed: of the shuffling.
+        **kwargs: as in `EmotionDataModule`.
     """
+
+    # batches of the cached kind, which a model reads by `CachedFeatures`
+    collate: ClassVar[Any] = staticmethod(collate_cached)
 
     def __init__(
         self,
@@ -267,30 +236,10 @@ class CachedEmotionDataModule(EmotionDataModule):
         *,
         cache: str = "feature_cache",
         normalize_speakers: bool = False,
-        batch_seconds: float = 360.0,
-        max_batch: int = 32,
-        test_splits: list[str] | None = None,
-        known_speakers_only: bool = True,
-        num_workers: int = 1,
-        speaker_features: SpeakerFeatureSource | None = None,
-        permute_speaker_features: bool = False,
-        target: Literal["attributes", "emotion"] = "attributes",
-        adaptation: Adaptation | None = None,
-        seed: int = 0,
+        num_workers: NonNegativeInt = 1,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            corpus,
-            batch_seconds=batch_seconds,
-            max_batch=max_batch,
-            test_splits=test_splits,
-            known_speakers_only=known_speakers_only,
-            num_workers=num_workers,
-            speaker_features=speaker_features,
-            permute_speaker_features=permute_speaker_features,
-            target=target,
-            adaptation=adaptation,
-            seed=seed,
-        )
+        super().__init__(corpus, num_workers=num_workers, **kwargs)
         self._cache_folder, self.normalize_speakers = cache, normalize_speakers
 
     @cached_property
@@ -299,31 +248,24 @@ class CachedEmotionDataModule(EmotionDataModule):
         return FeatureCache.load(self._cache_folder)
 
     @property
+    @override
     def feature_source(self) -> FeatureSource:
-        """What made the frames that batches hold in place of audio."""
         return self.cache.source
 
     @cached_property
     def dataset(self) -> CachedDataset:  # type: ignore[override]  # frames in place of audio
-        """Examples of all utterances, whatever their split."""
+        """Frames of all utterances, whatever their split."""
         training = [self.utterances[index] for index in self.train_indices] if self.normalize_speakers else []
         normalization = SpeakerNormalization.of(self.cache, self.utterances, training) if training else None
         return CachedDataset(self.utterances, self.cache, normalization)
 
-    # its batches are of the cached kind, which a model reads by `CachedFeatures`
-    collate = staticmethod(collate_cached)  # type: ignore[assignment]
-
+    @override
     def length_of(self, utterance: Utterance) -> int:
-        """How much of an utterance a batch holds, in samples."""
         frames = self.cache.num_frames(utterance.utterance_id)
         return max(1, round(frames * self.cache.source.frame_seconds * SAMPLE_RATE))
 
+    @override
     def refuse_unusable(self, utterances: Sequence[Utterance], split: str) -> None:
-        """Refuse a split that the cache doesn't hold.
-
-        Raises:
-            UserError: frames are missing, or were made of other audio than lies there now.
-        """
         missing = [utterance.utterance_id for utterance in utterances if utterance.utterance_id not in self.cache]
         if missing:
             what = f"no features of {len(missing)} of {len(utterances)} utterances of split {split}"
@@ -331,28 +273,22 @@ class CachedEmotionDataModule(EmotionDataModule):
         for utterance in utterances:
             self.cache.refuse_changed(utterance.utterance_id, utterance.path)
 
+    @override
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
-        """Refuse an encoder that asks for audio.
-
-        Raises:
-            UserError: always.
-        """
         raise UserError(
             "batches hold cached features, not audio",
             where="--data CachedEmotionDataModule",
             remedy="Give --model.encoder CachedFeatures beside it, or --data EmotionDataModule",
         )
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """Have a checkpoint say which features it was trained on."""
-        return {"source": asdict(self.feature_source), "normalize_speakers": self.normalize_speakers}
+        features = {"source": asdict(self.feature_source), "normalize_speakers": self.normalize_speakers}
+        return {**super().state_dict(), **features}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse a checkpoint that was trained on other features.
-
-        Raises:
-            UserError: another encoder, layer or stride made them, or they were normalised otherwise.
-        """
+        super().load_state_dict(state_dict)
         trained, now = state_dict["source"], asdict(self.feature_source)
         differing = [f"{name} {now[name]}, not {trained[name]}" for name in trained if trained[name] != now[name]]
         if differing:

@@ -300,7 +300,7 @@ class FeatureCache(FrameStore[FeatureSource]):
             ValueError: frames are of another shape.
         """
         halves = {utterance_id: self._halved(utterance_id, array) for utterance_id, array in frames.items()}
-        keys = {utterance_id: audio_key(audio[utterance_id]) for utterance_id in frames} if audio else None
+        keys = None if audio is None else {utterance_id: audio_key(audio[utterance_id]) for utterance_id in frames}
         self._write(halves, keys)
 
     def refuse_changed(self, utterance_id: str, audio: Path) -> None:

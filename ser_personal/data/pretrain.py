@@ -7,7 +7,9 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveFloat
 from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
 
 from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
 from ser_personal.corpus.splits import canonical_splits
@@ -20,12 +22,11 @@ from ser_personal.data.dataset import (
     samples_of,
 )
 from ser_personal.data.frame_store import PseudoLabels
-from ser_personal.data.speaker_features import SpeakerFeatureSource
 from ser_personal.errors import UserError, require_range
 from ser_personal.types import PretrainBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from ser_personal.corpus.base import Corpus
     from ser_personal.data.loader import SpeechLoader
@@ -39,7 +40,7 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
     """Random crops with their pseudo-labels.
 
     Validation looks at two sets apart: held-out utterances of the pre-training speakers, which show what a speaker
-    embedding learns, and speakers that pre-training doesn't hear. The default budget is fairseq's for HuBERT base,
+    embedding learns, and speakers outside pre-training. The default budget is fairseq's for HuBERT base,
     1,400,000 samples.
 
     Args:
@@ -49,17 +50,14 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         unseen_splits: sets of speakers not in `splits`, for validation.
         held_out: share of each pre-training speaker's utterances kept for validation, at least one of two or more.
         batch_seconds: seconds of a batch, padding included, at most.
-        max_samples: samples of a crop, at most.
         min_samples: shorter utterances are left out.
-        known_speakers_only: leave out utterances whose speaker is unknown.
-        num_workers: processes that decode audio, for each loader.
-        speaker_features: a vector a speaker, for what makes e_s of such; None where nothing asks for them.
-        permute_speaker_features: control: every speaker gets another one's, the same each time.
-        seed: of the shuffling and the crops.
+        **kwargs: as in `SpeechDataModule`.
 
     Raises:
-        UserError: a number is out of its range.
+        UserError: `max_samples` can't hold a masked span.
     """
+
+    collate = staticmethod(collate_pretrain)
 
     def __init__(
         self,
@@ -68,42 +66,20 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         pseudo_labels: str = "pseudo_labels",
         splits: Sequence[str] = ("train",),
         unseen_splits: Sequence[str] = ("validation",),
-        held_out: float = 0.05,
-        batch_seconds: float = 87.5,
-        max_samples: int = 250_000,
-        min_samples: int = 32_000,
-        known_speakers_only: bool = True,
-        num_workers: int = 2,
-        speaker_features: SpeakerFeatureSource | None = None,
-        permute_speaker_features: bool = False,
-        seed: int = 0,
+        held_out: OpenUnitInterval = 0.05,
+        batch_seconds: PositiveFloat = 87.5,
+        min_samples: NonNegativeInt = 32_000,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            corpus,
-            batch_seconds=batch_seconds,
-            max_batch=None,
-            max_samples=max_samples,
-            known_speakers_only=known_speakers_only,
-            num_workers=num_workers,
-            seed=seed,
-            speaker_features=speaker_features,
-            permute_speaker_features=permute_speaker_features,
-        )
-        if not 0 < held_out < 1:
-            raise UserError(f"{held_out} is no share", where="held_out", remedy="Give a share between 0 and 1")
-        require_range("max_samples", max_samples, SHORTEST_CROP)
-        require_range("min_samples", min_samples, 0)
+        super().__init__(corpus, batch_seconds=batch_seconds, max_batch=None, **kwargs)
+        require_range("max_samples", self.max_samples, SHORTEST_CROP)
         self.splits, self.unseen_splits = canonical_splits(splits), canonical_splits(unseen_splits)
         self.held_out, self.min_samples = held_out, min_samples
         self._pseudo_labels_folder = pseudo_labels
 
+    @override
     def setup(self, stage: str | None = None) -> None:
-        """Read corpus and pseudo-labels and refuse what pre-training can't use, before a model is built.
-
-        Raises:
-            UserError: the corpus or the pseudo-labels can't be read or don't belong together, a wanted split is missing
-                or empty or without its audio, or no speaker has two utterances.
-        """
+        # whatever the stage can't use is refused before a model is built
         if stage in ("fit", "validate", None):
             indices = [*self.train_indices, *self.held_out_indices, *self.unseen_indices]
             check_pseudo_labels([self.utterances[i] for i in indices], self.pseudo_labels)
@@ -124,8 +100,8 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         return self.pseudo_labels.source.codebook_hash
 
     @cached_property
+    @override
     def train_indices(self) -> list[int]:
-        """Positions in `utterances` of what is pre-trained on."""
         held_out = set(self.held_out_indices)
         return [index for index in self.wanted_indices(self.splits) if index not in held_out]
 
@@ -144,7 +120,7 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
 
     @cached_property
     def unseen_indices(self) -> list[int]:
-        """Positions in `utterances` of the speakers that pre-training doesn't hear; empty where the corpus has none."""
+        """Positions in `utterances` of the speakers outside pre-training; empty where the corpus has none."""
         existing = [name for name in self.unseen_splits if self.corpus.splits.sets.get(name) != ()]
         indices = [index for split in existing for index in self.split_indices(split)]
         seen_speakers = {self.utterances[i].speaker_id for i in self.wanted_indices(self.splits)} - {None}
@@ -157,29 +133,20 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
 
     @cached_property
     def dataset(self) -> PretrainDataset:
-        """Examples of all utterances, whatever their split."""
+        """Random crops of all utterances, whatever their split."""
         return PretrainDataset(self.utterances, self.pseudo_labels, max_samples=self.max_samples, seed=self.seed)
 
-    @property
-    def collate(self) -> Callable[[Sequence[PretrainExample]], PretrainBatch]:
-        """Examples -> batch."""
-        return collate_pretrain
-
+    @override
     def reason_to_drop(self, utterance: Utterance) -> str | None:
-        """Say why an utterance isn't used: it is too short."""
         too_short = samples_of(utterance) < self.min_samples
         return f"shorter than {self.min_samples / SAMPLE_RATE:g} s" if too_short else None
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """Have a checkpoint say which speakers and which codebook it was trained on."""
         return {**super().state_dict(), "codebook": self.pseudo_labels.source.codebook_hash}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse a checkpoint that was trained on another codebook, and to go on with one of other speakers.
-
-        Raises:
-            UserError: it was; its predictions would be scored against other clusters.
-        """
         super().load_state_dict(state_dict)
         now = self.pseudo_labels.source.codebook_hash
         if state_dict["codebook"] != now:
@@ -189,14 +156,14 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
                 remedy="Give the pseudo-labels it was trained on, or start a fresh fit",
             )
 
+    @override
     def train_dataloader(self) -> SpeechLoader[PretrainBatch]:
-        """Shuffle the pre-training utterances, cropped anew in every epoch."""
-        return self.loader(self.train_indices, shuffle=True)
+        return self.train_loader(self.train_indices)
 
+    @override
     def val_dataloader(self) -> list[SpeechLoader[PretrainBatch]]:
-        """Go through the held-out utterances, then, where there are any, through those of unseen speakers."""
         sets = [self.held_out_indices, *([self.unseen_indices] if self.unseen_indices else [])]
-        return [self.loader(indices, shuffle=False) for indices in sets]
+        return [self.eval_loader(indices) for indices in sets]
 
 
 def hold_out(utterances: Sequence[Utterance], share: float) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar
 
@@ -15,6 +15,7 @@ import torch
 from ser_personal.data.frame_store import FeatureCache
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
+from ser_personal.scores import Moments
 from ser_personal.types import SpeakerBatch
 
 if TYPE_CHECKING:
@@ -174,40 +175,12 @@ def _unfit(what: str, path: str) -> UserError:
     )
 
 
-_SMALLEST_STD = 1e-4
+SMALLEST_STD = 1e-4
 
 
-@dataclass(frozen=True, eq=False)
-class FrameMoments:
-    """Mean and population deviation of some frames.
-
-    Attributes:
-        mean: (dim,).
-        std: (dim,).
-    """
-
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, cache: FeatureCache, utterance_ids: Iterable[str]) -> Self:
-        """Go through the frames of some utterances, at least one."""
-        count = 0
-        total = np.zeros(cache.source.dim)
-        squares = np.zeros(cache.source.dim)
-        for utterance_id in utterance_ids:
-            frames = cache[utterance_id].astype(np.float64)
-            count += len(frames)
-            total += frames.sum(0)
-            squares += np.square(frames).sum(0)
-        mean = total / count
-        std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-        return cls(mean.astype(np.float32), std.astype(np.float32))
-
-    def normalize(self, frames: NDArray[np.floating]) -> NDArray[np.float16]:
-        """Bring frames (frames, dim) to zero mean and unit variance; a constant column to 0."""
-        scale = np.where(self.std > _SMALLEST_STD, self.std, np.inf)
-        return ((frames - self.mean) / scale).astype(np.float16)
+def frame_moments(cache: FeatureCache, utterance_ids: Iterable[str]) -> Moments:
+    """Moments (dim,) over all frames of some utterances, at least one."""
+    return reduce(Moments.merge, (Moments.of(cache[utterance_id]) for utterance_id in utterance_ids))
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,23 +188,24 @@ class SpeakerNormalization:
     """Each speaker's own moments; those of the training set for unknown speakers.
 
     Attributes:
-        moments_of: speaker -> moments over all cached utterances of theirs, labelled or not.
-        training: moments over the training utterances.
+        moments_of: speaker -> moments (dim,) over all cached utterances of theirs, labelled or not.
+        training: moments (dim,) over the training utterances.
     """
 
-    moments_of: dict[str, FrameMoments]
-    training: FrameMoments
+    moments_of: dict[str, Moments]
+    training: Moments
 
     @classmethod
     def of(cls, cache: FeatureCache, utterances: Sequence[Utterance], training: Sequence[Utterance]) -> Self:
-        """Take the moments of everyone who speaks in some utterances; nobody's labels are looked at."""
-        moments_of = {speaker: FrameMoments.of(cache, ids) for speaker, ids in by_speaker(cache, utterances).items()}
-        return cls(moments_of, FrameMoments.of(cache, [utterance.utterance_id for utterance in training]))
+        """Go through the frames of every known speaker of some utterances; no labels are used."""
+        moments_of = {speaker: frame_moments(cache, ids) for speaker, ids in by_speaker(cache, utterances).items()}
+        return cls(moments_of, frame_moments(cache, [utterance.utterance_id for utterance in training]))
 
     def normalize(self, frames: NDArray[np.floating], speaker_id: str | None) -> NDArray[np.float16]:
-        """Normalise an utterance's frames (frames, dim)."""
+        """Bring an utterance's frames (frames, dim) to zero mean and unit variance; a constant column to 0."""
         moments = self.training if speaker_id is None else self.moments_of[speaker_id]
-        return moments.normalize(frames)
+        scale = np.where(moments.std > SMALLEST_STD, moments.std, np.inf)
+        return ((frames - moments.mean) / scale).astype(np.float16)
 
 
 def by_speaker(cache: FeatureCache, utterances: Sequence[Utterance]) -> dict[str, list[str]]:
@@ -243,7 +217,7 @@ def by_speaker(cache: FeatureCache, utterances: Sequence[Utterance]) -> dict[str
     return dict(ids_of)
 
 
-class CacheStatistics(SpeakerFeatureSource):
+class CachedSpeakerFeatures(SpeakerFeatureSource):
     """Statistics of each speaker's cached frames, over all that is cached of them, labels unseen.
 
     Args:
@@ -275,14 +249,14 @@ class CacheStatistics(SpeakerFeatureSource):
 
     def _vector(self, cache: FeatureCache, utterance_ids: Sequence[str]) -> NDArray[np.float32]:
         if self.statistics == "moments":
-            moments = FrameMoments.of(cache, utterance_ids)
-            return np.concatenate([moments.mean, moments.std])
+            moments = frame_moments(cache, utterance_ids)
+            return np.concatenate([moments.mean, moments.std]).astype(np.float32)
         means = np.stack([cache[utterance_id].astype(np.float32).mean(0) for utterance_id in utterance_ids])
         vector: NDArray[np.float32] = means.mean(0) if self.statistics == "mean" else means.max(0)
         return vector
 
 
-class Beside(SpeakerFeatureSource):
+class ConcatFeatures(SpeakerFeatureSource):
     """Several sources side by side, such as raw statistics beside learnt features.
 
     Args:
@@ -294,7 +268,7 @@ class Beside(SpeakerFeatureSource):
 
     def __init__(self, sources: list[SpeakerFeatureSource]) -> None:
         if not sources:
-            raise UserError("no sources", where="--data.speaker_features Beside", remedy="Name one at least")
+            raise UserError("no sources", where="--data.speaker_features ConcatFeatures", remedy="Name one at least")
         self.sources = sources
 
     def read(self, utterances: Sequence[Utterance]) -> SpeakerFeatures:

@@ -93,7 +93,7 @@ def cache(
     # Batches stay as they are, since a network's rounding depends on them: an unfinished one is run again.
     left = [batch for batch in data.batches() if not _is_written(batch, data.utterances, store)]
     if left:
-        task = FrameTask(data.utterances, data.loader_of(left), store)
+        task = FrameTask(data.utterances, data.predict_loader(left), store)
         run_pass(network, task, accelerator=accelerator, devices=1, precision=precision)
     store.finish()
     print(

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import soundfile
-from toy_teacher import energy_labels
 
+from ser_personal.audio import num_frames
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.data.frame_store import PseudoLabels, PseudoLabelSource
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 ROWS = (
@@ -21,6 +22,17 @@ ROWS = (
     + [("test1", "t1", 0.7 + 0.1 * k) for k in range(3)]
     + [("test2", "t2", 0.9)]
 )
+
+
+def loudest_eighths(waveform: np.ndarray) -> np.ndarray:
+    frames = [waveform[320 * t : 320 * t + 400].reshape(8, 50) for t in range(num_frames(len(waveform)))]
+    return np.array([np.square(frame).sum(1).argmax() for frame in frames], dtype=np.int64)
+
+
+@pytest.fixture(scope="session")
+def energy_labels() -> Callable[[np.ndarray], np.ndarray]:
+    """A teacher: which eighth of a frame's 400 samples is loudest, (frames,)."""
+    return loudest_eighths
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +58,8 @@ def corpus(corpus_folder: Path) -> CSVCorpus:
 def pseudo_labels_folder(corpus: CSVCorpus, tmp_path: Path) -> Path:
     source = PseudoLabelSource(num_clusters=8, teacher="energy", codebook_hash="none")
     store = PseudoLabels.create(tmp_path / "pseudo_labels", source)
-    store.write({u.utterance_id: energy_labels(soundfile.read(u.path, dtype="float32")[0]) for u in corpus.utterances})
+    store.write(
+        {u.utterance_id: loudest_eighths(soundfile.read(u.path, dtype="float32")[0]) for u in corpus.utterances}
+    )
     store.finish()
     return tmp_path / "pseudo_labels"

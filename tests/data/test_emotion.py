@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import soundfile
+from lightning.pytorch.trainer.states import TrainerFn
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.data.emotion import CachedEmotionDataModule
 from ser_personal.data.frame_store import FeatureCache
-from ser_personal.data.speaker_features import Beside, CacheStatistics
+from ser_personal.data.speaker_features import CachedSpeakerFeatures, ConcatFeatures
 from ser_personal.errors import UserError
 from ser_personal.types import FeatureSource
 
@@ -110,6 +112,11 @@ def test_changed_audio_is_refused_and_missing_audio_is_not(tmp_path: Path) -> No
 def test_a_checkpoint_of_other_features_is_refused(corpus: CSVCorpus, cache_folder: Path, tmp_path: Path) -> None:
     state = module(corpus, cache_folder).state_dict()
     module(corpus, cache_folder).load_state_dict(state)
+    resumed = module(corpus, cache_folder)
+    resumed.trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING))
+    resumed.load_state_dict(state)
+    with pytest.raises(UserError, match=r"was trained on other speakers than this corpus has \(1 differ, first s9\)"):
+        resumed.load_state_dict(state | {"train_speakers": [*state["train_speakers"], "s9"]})
     other = write(tmp_path / "other", corpus, replace(SOURCE, encoder="silence", layer=6))
     with pytest.raises(UserError, match=r"another encoder .* \(encoder silence, not noise; layer 6, not None\)"):
         module(corpus, other).load_state_dict(state)
@@ -129,17 +136,19 @@ def test_statistics_of_speakers(corpus: CSVCorpus, cache_folder: Path) -> None:
         "moments": np.concatenate([every.mean(0), every.std(0)]),
     }
     for statistics, vector in expected.items():
-        features = CacheStatistics(str(cache_folder), statistics).read(corpus.utterances)
+        features = CachedSpeakerFeatures(str(cache_folder), statistics).read(corpus.utterances)
         assert features.speaker_ids == ("s0", "s1", "s2", "s3", "t1", "t2", "v0")
         np.testing.assert_allclose(features.of(["s1"])[0], vector, rtol=1e-3)
-    beside = Beside([CacheStatistics(str(cache_folder)), CacheStatistics(str(cache_folder), "moments")])
-    joined = beside.read(corpus.utterances).of(["s1"])[0]
+    both = ConcatFeatures(
+        [CachedSpeakerFeatures(str(cache_folder)), CachedSpeakerFeatures(str(cache_folder), "moments")]
+    )
+    joined = both.read(corpus.utterances).of(["s1"])[0]
     np.testing.assert_allclose(joined, np.concatenate([expected["mean"], expected["moments"]]), rtol=1e-3)
 
 
 def test_statistics_without_a_speaker_are_refused(corpus: CSVCorpus, cache_folder: Path) -> None:
     strangers = [replace(utterance, speaker_id=None) for utterance in corpus.utterances]
     with pytest.raises(UserError, match="holds no utterance of a known speaker"):
-        CacheStatistics(str(cache_folder)).read(strangers)
-    with pytest.raises(UserError, match="Beside: no sources"):
-        Beside([])
+        CachedSpeakerFeatures(str(cache_folder)).read(strangers)
+    with pytest.raises(UserError, match="ConcatFeatures: no sources"):
+        ConcatFeatures([])

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
-from toy_teacher import energy_labels
 
-from ser_personal.audio import num_frames
+from ser_personal.audio import SAMPLE_RATE, num_frames
 from ser_personal.data.batching import ExampleKey
 from ser_personal.data.dataset import (
     EmotionDataset,
@@ -29,11 +30,16 @@ if TYPE_CHECKING:
     from ser_personal.corpus.csv_corpus import CSVCorpus
 
 
+@pytest.fixture(scope="module")
+def noise_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("slices") / "u.wav"
+
+
 def whole(utterance: Utterance) -> np.ndarray:
     return soundfile.read(utterance.path, dtype="float32")[0]
 
 
-def test_crop_and_its_pseudo_labels_agree(corpus: CSVCorpus, pseudo_labels_folder: Path) -> None:
+def test_crop_and_its_pseudo_labels_agree(corpus: CSVCorpus, pseudo_labels_folder: Path, energy_labels) -> None:
     labels = PseudoLabels.load(pseudo_labels_folder)
     dataset = PretrainDataset(corpus.utterances, labels, max_samples=9_000)
     moved = 0
@@ -45,6 +51,24 @@ def test_crop_and_its_pseudo_labels_agree(corpus: CSVCorpus, pseudo_labels_folde
         np.testing.assert_array_equal(example.pseudo_labels, energy_labels(example.waveform))
         moved += start > 0
     assert moved > len(corpus.utterances) / 2
+
+
+@settings(max_examples=200)
+@given(
+    samples=st.integers(400, 12_000),
+    most=st.integers(400, 12_000),
+    epoch=st.integers(0, 50),
+    seed=st.integers(0, 2**31),
+)
+def test_a_crops_pseudo_labels_are_those_that_the_teacher_gives_the_crop(
+    noise_path, energy_labels, samples, most, epoch, seed
+):
+    waveform = np.random.default_rng(seed).uniform(-0.5, 0.5, samples).astype(np.float32)
+    soundfile.write(noise_path, waveform, SAMPLE_RATE, subtype="FLOAT")
+    utterance = Utterance("u", noise_path, "train", seconds=samples / SAMPLE_RATE)
+    whole = {"u": energy_labels(waveform)}
+    example = PretrainDataset([utterance], whole, max_samples=most, seed=seed)[ExampleKey(0, epoch)]
+    np.testing.assert_array_equal(example.pseudo_labels, energy_labels(example.waveform))
 
 
 def test_crops_start_on_frames_everywhere_they_fit() -> None:

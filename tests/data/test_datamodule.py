@@ -103,8 +103,8 @@ def test_mistakes_in_the_arguments(corpus: CSVCorpus, pseudo_labels_folder: Path
         EmotionDataModule(corpus, test_splits=["test9"]).setup("test")
     with pytest.raises(UserError, match="no such split"):
         pretrain(corpus, pseudo_labels_folder, unseen_splits=["test9"]).setup("fit")
-    with pytest.raises(UserError, match=r"1\.0 is no share"):
-        PretrainDataModule(corpus, held_out=1.0)
+    with pytest.raises(UserError, match="max_samples: 3000 is out of range"):
+        PretrainDataModule(corpus, max_samples=3_000)
     with pytest.raises(UserError, match="no utterance is left"):
         pretrain(corpus, pseudo_labels_folder, min_samples=100_000).setup("fit")
     with pytest.raises(UserError, match="none can be held out"):
