@@ -284,20 +284,30 @@ def test_an_unreachable_hub_name(given, refused, monkeypatch):
     refused(arguments, "encoder nobody/nothing: can't be loaded", "--model.encoder TinyEncoder")
 
 
-OUT_OF_RANGE = {
-    "finetune": ["--model.learning_rate", "--model.encoder.layers", "--data.batch_seconds"],
-    "papt": ["--model.mask_length", "--data.max_samples"],
-    "test": ["--trainer.callbacks.k"],
-    "kmeans": ["--iterations", "--data.batch_seconds"],
-}
-
-
-@pytest.mark.parametrize(("command", "flag"), [(name, flag) for name, flags in OUT_OF_RANGE.items() for flag in flags])
-def test_numbers_out_of_range(given, refused, command, flag):
+@pytest.mark.parametrize(
+    ("command", "flag", "value"),
+    [
+        ("finetune", "--model.learning_rate", "0"),
+        ("finetune", "--model.learning_rate", "inf"),
+        ("finetune", "--model.encoder.layers", "0"),
+        ("finetune", "--data.batch_seconds", "0"),
+        ("papt", "--model.mask_length", "0"),
+        ("papt", "--data.max_samples", "0"),
+        ("test", "--trainer.callbacks.k", "0"),
+        ("kmeans", "--iterations", "0"),
+        ("kmeans", "--num_clusters", "0"),
+        ("kmeans", "--num_clusters", "65537"),
+        ("kmeans", "--data.batch_seconds", "0"),
+        ("kmeans", "--data.batch_seconds", "inf"),
+    ],
+)
+def test_numbers_out_of_range(given, refused, command, flag, value):
     corpus = ["--data.corpus", given.corpus] if command == "kmeans" else []
     checkpoint = ["--ckpt_path", given.finetuned_checkpoint] if command == "test" else []
     name = flag.rpartition(".")[2].removeprefix("--")
-    refused([*getattr(given, command), *corpus, *checkpoint, flag, "0"], rf"{name}\b.* 0(\.0)? .*is out of range")
+    refused(
+        [*getattr(given, command), *corpus, *checkpoint, flag, value], rf"{name}\b.* {value}(\.0)? .*is out of range"
+    )
 
 
 def test_an_accelerator_that_is_none(given, refused):

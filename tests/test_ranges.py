@@ -55,8 +55,8 @@ IMPOSSIBLE: dict[str, tuple[type, dict[str, tuple[float | str, ...]]]] = {
         EmotionFineTuning,
         {
             "unseen_share": (-0.1, 1.1),
-            "learning_rate": (0, -1),
-            "interpreter_learning_rate": (0, -1),
+            "learning_rate": (0, -1, inf, nan),
+            "interpreter_learning_rate": (0, -1, inf),
             "weight_decay": (-0.1,),
             "warmup_share": (-0.1, 1.1),
             "min_utterances": (0,),
@@ -70,7 +70,7 @@ IMPOSSIBLE: dict[str, tuple[type, dict[str, tuple[float | str, ...]]]] = {
             "mask_length": (0,),
             "mask_min": (-1,),
             "feature_penalty": (-1,),
-            "learning_rate": (0,),
+            "learning_rate": (0, inf),
             "warmup_share": (-0.1, 1.1),
             "weight_decay": (-0.1,),
             "seed": (-1,),
@@ -81,7 +81,7 @@ IMPOSSIBLE: dict[str, tuple[type, dict[str, tuple[float | str, ...]]]] = {
     "speaker table": (SpeakerEmbedding, {"embedding_dim": (0,)}),
     "speaker embedder": (SpeakerEmbedder, {"hidden_dims": ("[0]",), "dropout": (-0.1, 1.1)}),
     "nearest speakers": (Nearest, {"k": (0,)}),
-    "corpus": (CSVCorpus, {"adaptation_seconds": (0,)}),
+    "corpus": (CSVCorpus, {"adaptation_seconds": (0, inf)}),
     "HuBERT": (
         HubertEncoder,
         {"freeze_layers": (-1,), "gradient_scale": (-1,), "dropout": (-0.1, 1.1), "layerdrop": (-0.1, 1.1)},
@@ -105,7 +105,7 @@ IMPOSSIBLE: dict[str, tuple[type, dict[str, tuple[float | str, ...]]]] = {
     "pre-training data": (
         PretrainDataModule,
         {
-            "batch_seconds": (0,),
+            "batch_seconds": (0, inf),
             "max_samples": (3599,),
             "min_samples": (-1,),
             "held_out": (0, 1),
@@ -115,7 +115,7 @@ IMPOSSIBLE: dict[str, tuple[type, dict[str, tuple[float | str, ...]]]] = {
     ),
     "pseudo-label data": (
         PseudoLabelData,
-        {"batch_seconds": (0,), "num_workers": (-1,)},
+        {"batch_seconds": (0, inf), "num_workers": (-1,)},
     ),
     "PLDC": (PLDCCallback, {"k": (0,), "draws": (0,), "seed": (-1,)}),
 }

@@ -9,8 +9,6 @@ from itertools import pairwise
 from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING
 
-from jsonargparse.typing import PositiveFloat
-
 from ser_personal.audio import SAMPLE_RATE, num_samples_of
 from ser_personal.corpus.splits import (
     SpeakerSplits,
@@ -21,6 +19,7 @@ from ser_personal.corpus.splits import (
     require_split,
 )
 from ser_personal.errors import UserError, require_scale
+from ser_personal.ranges import PositiveFinite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +52,7 @@ class Corpus(ABC):
         splits: Sequence[str] | None = None,
         allow_overlap: Sequence[str] = (),
         cut_test: str | None = None,
-        adaptation_seconds: PositiveFloat = 200.0,
+        adaptation_seconds: PositiveFinite = 200.0,
     ) -> None:
         require_scale(scale)
         self.scale = (float(scale[0]), float(scale[1]))

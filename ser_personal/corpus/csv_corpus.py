@@ -6,7 +6,6 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from jsonargparse.typing import PositiveFloat
 from typing_extensions import override
 
 from ser_personal.corpus.base import Corpus
@@ -15,6 +14,7 @@ from ser_personal.corpus.splits import canonical_split
 from ser_personal.corpus.table import attribute_labels, audio_path, known, read_csv_rows, write_rows
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
+from ser_personal.ranges import PositiveFinite
 from ser_personal.types import ATTRIBUTES, Utterance
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class CSVCorpus(Corpus):
         splits: Sequence[str] | None = None,
         allow_overlap: Sequence[str] = (),
         cut_test: str | None = None,
-        adaptation_seconds: PositiveFloat = 200.0,
+        adaptation_seconds: PositiveFinite = 200.0,
         *,
         allow_outside: bool = False,
     ) -> None:

@@ -6,13 +6,13 @@ import logging
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from jsonargparse.typing import PositiveFloat
 from typing_extensions import override
 
 from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.splits import canonical_split, first_few
 from ser_personal.corpus.table import attribute_labels, audio_path, known, read_csv_rows, read_json_rows, read_text
 from ser_personal.errors import UserError
+from ser_personal.ranges import PositiveFinite
 from ser_personal.types import Utterance
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class MSPPodcast(Corpus):
         partitions: str | None = None,
         allow_overlap: Sequence[str] = (),
         cut_test: str | None = None,
-        adaptation_seconds: PositiveFloat = 200.0,
+        adaptation_seconds: PositiveFinite = 200.0,
     ) -> None:
         super().__init__(
             scale=(1, 7),

@@ -10,7 +10,7 @@ from math import isnan
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
-from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
@@ -31,7 +31,7 @@ from ser_personal.data.dataset import (
 from ser_personal.data.loader import SpeechLoader
 from ser_personal.data.speaker_features import AddSpeakerFeatures, SpeakerFeatureSource
 from ser_personal.errors import UserError, require_range
-from ser_personal.ranges import Seed
+from ser_personal.ranges import PositiveFinite, Seed
 from ser_personal.types import ATTRIBUTES, SpeakerBatch, SpeechBatch
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         self,
         corpus: Corpus | str,
         *,
-        batch_seconds: PositiveFloat = 360.0,
+        batch_seconds: PositiveFinite = 360.0,
         max_batch: PositiveInt | None = 32,
         max_samples: PositiveInt = 250_000,
         known_speakers_only: bool = True,
@@ -335,7 +335,7 @@ class AudioDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
         corpus: Corpus | str,
         *,
         splits: list[str] | None = None,
-        batch_seconds: PositiveFloat = 120.0,
+        batch_seconds: PositiveFinite = 120.0,
         max_samples: PositiveInt = 250_000,
         num_workers: NonNegativeInt = 0,
     ) -> None:

@@ -7,7 +7,7 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveFloat
+from jsonargparse.typing import NonNegativeInt, OpenUnitInterval
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
@@ -23,6 +23,7 @@ from ser_personal.data.dataset import (
 )
 from ser_personal.data.frame_store import PseudoLabels
 from ser_personal.errors import UserError, require_range
+from ser_personal.ranges import PositiveFinite
 from ser_personal.types import PretrainBatch
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         splits: Sequence[str] = ("train",),
         unseen_splits: Sequence[str] = ("validation",),
         held_out: OpenUnitInterval = 0.05,
-        batch_seconds: PositiveFloat = 87.5,
+        batch_seconds: PositiveFinite = 87.5,
         min_samples: NonNegativeInt = 32_000,
         **kwargs: Any,
     ) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveInt
 from typing_extensions import override
 
 from ser_personal.encoder.base import Encoder, mean_pool
@@ -26,6 +26,7 @@ from ser_personal.finetune.adversary import SpeakerAdversary
 from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter
 from ser_personal.finetune.losses import CCCLoss, EmotionLoss
 from ser_personal.finetune.metrics import ConcordanceMetric
+from ser_personal.ranges import PositiveFinite
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerRepresentation
 from ser_personal.types import ATTRIBUTES, Attribute, FusionName, PredictionBatch
@@ -98,8 +99,8 @@ class EmotionFineTuning(PersonalizedModule):
         *,
         train_speaker_embedding: bool = False,
         unseen_share: ClosedUnitInterval = 0.0,
-        learning_rate: PositiveFloat = 5e-5,
-        interpreter_learning_rate: PositiveFloat | None = None,
+        learning_rate: PositiveFinite = 5e-5,
+        interpreter_learning_rate: PositiveFinite | None = None,
         weight_decay: NonNegativeFloat = 1e-4,
         warmup_share: ClosedUnitInterval | None = None,
     ) -> None:

@@ -7,14 +7,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from typing_extensions import override
 
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, speaker_set
 from ser_personal.errors import UserError
 from ser_personal.pretrain.papt import CODEBOOK, PAPT
-from ser_personal.ranges import Seed, Share
+from ser_personal.ranges import PositiveFinite, Seed, Share
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerAudio
 from ser_personal.speakers.unseen import Mean, UnseenPolicy
@@ -62,7 +62,7 @@ class SpeakerAdaptation(PAPT):
         mask_prob: Share = 0.8,
         mask_length: PositiveInt = 10,
         mask_min: NonNegativeInt = 2,
-        learning_rate: PositiveFloat = 1e-2,
+        learning_rate: PositiveFinite = 1e-2,
         warmup_share: ClosedUnitInterval = 0.05,
         seed: Seed = 0,
     ) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from jsonargparse.typing import NonNegativeInt, PositiveFloat
+from jsonargparse.typing import NonNegativeInt
 
 from ser_personal.audio import BAD_AUDIO, num_frames
 from ser_personal.corpus.csv_corpus import open_corpus
@@ -16,6 +16,7 @@ from ser_personal.data.dataset import SpeechDataset, SpeechExample, collate_spee
 from ser_personal.data.loader import SpeechLoader
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
+from ser_personal.ranges import PositiveFinite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,7 @@ class PseudoLabelData:
     corpus: Corpus | str
     splits: list[str] | None = None
     fit_splits: list[str] = field(default_factory=lambda: ["train"])
-    batch_seconds: PositiveFloat = 120.0
+    batch_seconds: PositiveFinite = 120.0
     num_workers: NonNegativeInt = 0
 
     @cached_property

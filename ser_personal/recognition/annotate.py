@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from unicodedata import category
 
-from jsonargparse.typing import PositiveFloat
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.numpy import load, save
@@ -24,6 +23,7 @@ from safetensors.numpy import load, save
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_file, content_hash
+from ser_personal.ranges import PositiveFinite
 from ser_personal.recognition.bundle import CalibrationName
 from ser_personal.recognition.profiles import SpeakerProfile
 from ser_personal.recognition.recognizer import CHUNK_RECORDINGS, CHUNK_SECONDS, EmotionRecognizer
@@ -184,7 +184,7 @@ def annotate(
     out: str,
     speaker_from: SpeakerFrom = "none",
     cut: CutName = "speech",
-    window_seconds: PositiveFloat = 5.0,
+    window_seconds: PositiveFinite = 5.0,
     calibration: CalibrationName | None = None,
     pldc: PLDCSettings | None = None,
     profiles: str | None = None,
