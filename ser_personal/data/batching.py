@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from torch.utils.data import Sampler
+from typing_extensions import override
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.errors import UserError
@@ -25,24 +26,16 @@ JITTER = 0.03
 
 @dataclass(frozen=True)
 class ExampleKey:
-    """What a dataset is asked for; the epoch travels along since workers that persist see no `set_epoch`.
-
-    Attributes:
-        index: position in the datamodule's `utterances`.
-        epoch: decides the crop.
-    """
+    """A position in the datamodule's `utterances`, and the epoch, for workers that persist see no `set_epoch`."""
 
     index: int
     epoch: int
 
 
 class BatchSampler(Sampler[list[ExampleKey]], ABC):
-    """What a loader asks for batches.
+    """Batches of keys, as a loader draws them."""
 
-    Attributes:
-        first_batch: where the next iteration begins.
-    """
-
+    # where the next iteration begins
     first_batch = 0
 
     @property
@@ -55,26 +48,23 @@ class BatchSampler(Sampler[list[ExampleKey]], ABC):
         """List the batches of all ranks in an epoch, as positions in `utterances`."""
 
     @abstractmethod
-    def __len__(self) -> int:
-        """Count the batches of this rank in a whole epoch."""
+    def __len__(self) -> int: ...
 
 
 class GivenBatches(BatchSampler):
-    """Batches as they are given, positions in `utterances`, the same in every epoch."""
+    """Fixed batches of positions in `utterances`, the same in every epoch."""
 
     def __init__(self, batches: Sequence[list[int]]) -> None:
         self._batches = batches
 
+    @override
     def plan(self, epoch: int) -> list[list[int]]:
-        """List the batches."""
         return list(self._batches)
 
     def __len__(self) -> int:
-        """Count the batches."""
         return len(self._batches)
 
     def __iter__(self) -> Iterator[list[ExampleKey]]:
-        """Go through the batches, from `first_batch` on."""
         for batch in islice(self._batches, self.first_batch, None):
             yield [ExampleKey(index, epoch=0) for index in batch]
 
@@ -87,15 +77,8 @@ class BucketBatchSampler(BatchSampler):
     evaluation, drop repeats by index). Batches of one, which batch normalisation can't train on, occur only where the
     budget allows no other way. Evaluation goes from the longest utterance to the shortest.
 
-    Args:
-        indices: positions in the datamodule's `utterances`.
-        num_samples: how many samples of each a batch holds, in the same order.
-        batch_seconds: seconds of a batch, padding included, at most.
-        max_batch: utterances of a batch, at most; no limit if None.
-        shuffle: anew in every epoch; else sorted by length.
-        seed: of the shuffling.
-        rank: which of the processes this one is.
-        world_size: how many processes there are.
+    `indices` are positions in the datamodule's `utterances`, `num_samples` (in the same order) what a batch holds of
+    each, and `batch_seconds` counts padding.
 
     Raises:
         UserError: the longest utterance is longer than the budget.
@@ -131,11 +114,11 @@ class BucketBatchSampler(BatchSampler):
         self._sizes = batch_sizes(at_most, int(batch_seconds * SAMPLE_RATE), max_batch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration is of."""
+        """Set the epoch of the next iteration."""
         self._epoch = epoch
 
+    @override
     def plan(self, epoch: int) -> list[list[int]]:
-        """List the batches of all ranks in an epoch, as positions in `utterances`."""
         keys = self._num_samples.astype(np.float64)
         rng = np.random.default_rng((self._seed, epoch))
         if self._shuffle:
@@ -156,11 +139,9 @@ class BucketBatchSampler(BatchSampler):
         return list(islice(cycle(plan), len(plan), len(self) * self.world_size))
 
     def __len__(self) -> int:
-        """Count the batches of this rank in a whole epoch."""
         return ceil(len(self._sizes) / self.world_size)
 
     def __iter__(self) -> Iterator[list[ExampleKey]]:
-        """Go through this rank's batches of the epoch, from `first_batch` on."""
         epoch = self._epoch if self._shuffle else 0
         dealt = islice(cycle(self.plan(epoch)), self._rank, len(self) * self.world_size, self.world_size)
         return ([ExampleKey(index, epoch) for index in batch] for batch in islice(dealt, self.first_batch, None))
@@ -169,13 +150,12 @@ class BucketBatchSampler(BatchSampler):
 def batch_sizes(num_samples: NDArray[np.number], budget: int, max_batch: int | None = None) -> list[int]:
     """Cut a list of lengths, longest first, into batches.
 
+    The last batch takes utterances from an earlier one where it would be smaller.
+
     Args:
         num_samples: (utterances,), descending, none above the budget.
         budget: samples of a batch, padding included, at most.
-        max_batch: utterances of a batch, at most; no limit if None.
-
-    Returns:
-        The sizes of consecutive batches. The last one takes utterances from an earlier one where it would be smaller.
+        max_batch: utterances of a batch, at most.
     """
     sizes: list[int] = []
     start = 0
@@ -183,10 +163,10 @@ def batch_sizes(num_samples: NDArray[np.number], budget: int, max_batch: int | N
         size = min(int(budget // num_samples[start]), len(num_samples) - start, max_batch or len(num_samples))
         sizes.append(size)
         start += size
-    # Between the giving batch and the last one lie pairs at most, which two longer utterances still fit.
-    giving = next((i for i in reversed(range(len(sizes) - 1)) if sizes[i] >= 3), None)
-    if giving is not None and sizes[giving] > sizes[-1]:
-        moved = (sizes[giving] - sizes[-1]) // 2
-        sizes[giving] -= moved
+    # Only batches of one or two lie between the donor and the last one.
+    donor = next((i for i in reversed(range(len(sizes) - 1)) if sizes[i] >= 3), None)
+    if donor is not None and sizes[donor] > sizes[-1]:
+        moved = (sizes[donor] - sizes[-1]) // 2
+        sizes[donor] -= moved
         sizes[-1] += moved
     return sizes

@@ -1,10 +1,10 @@
-"""What all datamodules share: a corpus, what a fit needs to know of it, and loaders over parts of it."""
+"""The base of all datamodules: a corpus, what a model may know of it, and loaders over parts of it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from math import isnan
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
@@ -21,15 +21,14 @@ from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
 from ser_personal.data.batching import BucketBatchSampler, ExampleKey, GivenBatches
 from ser_personal.data.dataset import (
-    SpeechDataset,
     SpeechExample,
     UtteranceExample,
+    WholeUtterances,
     collate_speech,
-    decode_part,
     samples_of,
 )
 from ser_personal.data.loader import SpeechLoader
-from ser_personal.data.speaker_features import AddSpeakerFeatures, SpeakerFeatureSource
+from ser_personal.data.speaker_features import SpeakerFeatureSource, collate_speaker_features
 from ser_personal.errors import UserError, require_range
 from ser_personal.ranges import PositiveFinite, Seed
 from ser_personal.types import ATTRIBUTES, SpeakerBatch, SpeechBatch
@@ -61,7 +60,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         known_speakers_only: leave out utterances whose speaker is unknown, as the paper does.
         num_workers: processes that decode audio, for each loader.
         seed: of the shuffling and the crops.
-        speaker_features: a vector a speaker, for what makes e_s of such; None where nothing asks for them.
+        speaker_features: a vector a speaker, for speaker embeddings that are made of one.
         permute_speaker_features: control: every speaker gets another one's, the same each time.
 
     Raises:
@@ -101,7 +100,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
 
     @abstractmethod
     def reason_to_drop(self, utterance: Utterance) -> str | None:
-        """Say why an utterance with readable audio isn't used; None where it is."""
+        """Say why an utterance with readable audio is left out; None where it is used."""
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -144,14 +143,14 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
 
     @cached_property
     def speaker_features(self) -> SpeakerFeatures | None:
-        """Features of the corpus's speakers; None where there are none."""
+        """A vector a speaker of the corpus; None without `speaker_features`."""
         if self._feature_source is None:
             return None
         features = self._feature_source.read(self.utterances)
         return features.permuted() if self._permute_features else features
 
     def speaker_features_of(self, speaker_ids: Sequence[str]) -> NDArray[np.float32] | None:
-        """Features of speakers, (speakers, feature_dim); None where there are none."""
+        """Look up (speakers, feature_dim); None without `speaker_features`."""
         return None if self.speaker_features is None else self.speaker_features.of(speaker_ids)
 
     @property
@@ -163,12 +162,8 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         """Decode at most `limit` training waveforms (samples,), spread evenly over the set, the same on every rank."""
         count = min(limit, len(self.train_indices))
         for k in range(count):
-            example = self.example(self.train_indices[k * len(self.train_indices) // count])
-            yield cast("SpeechExample", example).waveform
-
-    def example(self, index: int) -> Example:
-        """Fetch the utterance at a position in `utterances` by itself."""
-        return self.dataset[ExampleKey(index, epoch=0)]
+            index = self.train_indices[k * len(self.train_indices) // count]
+            yield cast("SpeechExample", self.dataset[ExampleKey(index, epoch=0)]).waveform
 
     def length_of(self, utterance: Utterance) -> int:
         """How much of an utterance a batch holds, in samples."""
@@ -176,11 +171,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         return length
 
     def refuse_unusable(self, utterances: Sequence[Utterance], split: str) -> None:
-        """Refuse a split of which something can't be read.
-
-        Raises:
-            UserError: audio is missing, unreadable or shorter than one frame.
-        """
+        """Raise a UserError where a split's audio is missing, unreadable or shorter than one frame."""
         unusable = [utterance for utterance in utterances if samples_of(utterance) < WINDOW]
         if unusable:
             first = unusable[0]
@@ -189,7 +180,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             raise UserError(what, where=first.path, remedy=BAD_AUDIO)
 
     def split_indices(self, split: str) -> list[int]:
-        """Find the utterances of a split that are used, as positions in `utterances`; the others are reported once.
+        """Positions in `utterances` of a split's utterances that are used; how many are left out is logged once.
 
         Raises:
             UserError: there is no such split, or audio of it is missing, unreadable or shorter than one frame.
@@ -200,7 +191,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         return self._indices_of[name]
 
     def wanted_indices(self, splits: Sequence[str]) -> list[int]:
-        """Find the utterances of several splits that are used, each once however often its split is named.
+        """Positions in `utterances` of several splits' utterances that are used, each once.
 
         Raises:
             UserError: there are none.
@@ -236,12 +227,10 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
     def train_loader(
         self, indices: Sequence[int], collate: Callable[[Sequence[Any]], Any] | None = None
     ) -> SpeechLoader[Batch]:
-        """Shuffle some utterances, this rank's share; one that stands several times is used as often.
-
-        Every rank gets equally many batches.
+        """Load this rank's share of some utterances, shuffled; an index that is listed twice is used twice.
 
         Raises:
-            UserError: fewer utterances than there are processes.
+            UserError: there are fewer utterances than processes.
         """
         sampler = self._sampler(indices, shuffle=True)
         if sampler.world_size > len(indices):
@@ -259,14 +248,11 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         return self._load(sampler, collate, persistent=True)
 
     def eval_loader(self, indices: Sequence[int]) -> SpeechLoader[Batch]:
-        """Go from the longest to the shortest of some utterances, this rank's share.
-
-        Every rank gets equally many batches; those that are repeated for it are known by their indices.
-        """
+        """Load this rank's share of some utterances, longest first; batches repeated to even shares repeat indices."""
         return self._load(self._sampler(indices, shuffle=False))
 
     def predict_loader(self, batches: Sequence[list[int]]) -> SpeechLoader[Batch]:
-        """Load these batches as they are."""
+        """Load fixed batches."""
         return self._load(GivenBatches(batches))
 
     def _sampler(self, indices: Sequence[int], *, shuffle: bool) -> BucketBatchSampler:
@@ -292,7 +278,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         if self.speaker_features is not None:
             # look up every speaker now, not in the middle of an epoch
             self.speaker_features.of([self.utterances[i].speaker_id for i in chain(*sampler.plan(0))])
-            collate = AddSpeakerFeatures(collate, self.speaker_features)
+            collate = partial(collate_speaker_features, collate=collate, features=self.speaker_features)
         return SpeechLoader(self.dataset, sampler, collate, num_workers=self.num_workers, persistent=persistent)
 
     @override
@@ -318,7 +304,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
 
 
 class AudioDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
-    """Every utterance of some sets, of known speakers and others, whatever is annotated of it.
+    """Every utterance of some sets, with or without a known speaker and labels.
 
     Args:
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
@@ -350,26 +336,16 @@ class AudioDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
         self._splits = splits
 
     def batches(self) -> list[list[int]]:
-        """Put all utterances into batches, from the longest to the shortest."""
+        """Put all utterances into batches, longest first."""
         existing = [name for name, utterances in self.corpus.splits.sets.items() if utterances]
         indices = self.wanted_indices(existing if self._splits is None else self._splits)
         return self._sampler(indices, shuffle=False).plan(0)
 
     @cached_property
-    def dataset(self) -> LastPart:
-        """Whole utterances; of a longer one the last `max_samples`."""
-        return LastPart(self.utterances, max_samples=self.max_samples)
+    @override
+    def dataset(self) -> WholeUtterances:
+        return WholeUtterances(self.utterances, max_samples=self.max_samples)
 
     @override
     def reason_to_drop(self, utterance: Utterance) -> str | None:
         return None
-
-
-class LastPart(SpeechDataset[SpeechExample]):
-    """Whole utterances; of a longer one the last `max_samples`."""
-
-    def __getitem__(self, key: ExampleKey) -> SpeechExample:
-        utterance = self.utterances[key.index]
-        total = samples_of(utterance)
-        size = min(total, self.max_samples)
-        return SpeechExample(key.index, utterance.speaker_id, decode_part(utterance, total - size, size))

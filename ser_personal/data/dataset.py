@@ -1,4 +1,4 @@
-"""Utterance -> example: the wanted part of its audio, and what is known of that part."""
+"""Utterance -> example -> batch: a part of its audio, or cached frames, with labels."""
 
 from __future__ import annotations
 
@@ -29,12 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UtteranceExample:
-    """One utterance, whatever is taken of it.
-
-    Attributes:
-        index: position in the datamodule's `utterances`.
-        speaker_id: None when unknown.
-    """
+    """One utterance, by its position in the datamodule's `utterances`; `speaker_id` is None where unknown."""
 
     index: int
     speaker_id: str | None
@@ -42,41 +37,37 @@ class UtteranceExample:
 
 @dataclass(frozen=True)
 class SpeechExample(UtteranceExample):
-    """Its audio, or a part of that.
-
-    Attributes:
-        waveform: (samples,), 16 kHz.
-    """
+    """Its audio, or a part of it, (samples,) at 16 kHz."""
 
     waveform: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class PretrainExample(SpeechExample):
-    """With the k-means id of each frame.
-
-    Attributes:
-        pseudo_labels: (frames,).
-    """
+    """With the k-means id of each frame, (frames,)."""
 
     pseudo_labels: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class EmotionExample(SpeechExample):
-    """With emotion annotations.
-
-    Attributes:
-        labels: (attributes,) in the order of `ATTRIBUTES`, NaN where missing.
-        emotion: categorical emotion, None where there is none.
-    """
+    """With labels (attributes,) in the order of `ATTRIBUTES`, NaN where missing, and categorical emotion."""
 
     labels: NDArray[np.float32]
     emotion: str | None = None
 
 
+@dataclass(frozen=True)
+class CachedExample(UtteranceExample):
+    """An utterance's frames (frames, dim), with the labels of an `EmotionExample`."""
+
+    features: NDArray[np.float16]
+    labels: NDArray[np.float32]
+    emotion: str | None = None
+
+
 class Fault(NamedTuple):
-    """A UserError on its way out of a loader's worker: torch would turn the exception into its traceback's text."""
+    """A UserError of a loader's worker; torch would make text of its traceback."""
 
     what: str
     where: object
@@ -87,11 +78,7 @@ Example = TypeVar("Example", bound=UtteranceExample)
 
 
 class UtteranceDataset(Dataset[Example], ABC, Generic[Example]):
-    """Utterances by position.
-
-    Args:
-        utterances: the datamodule's.
-    """
+    """The datamodule's utterances, by position."""
 
     def __init__(self, utterances: Sequence[Utterance]) -> None:
         self.utterances = utterances
@@ -100,7 +87,6 @@ class UtteranceDataset(Dataset[Example], ABC, Generic[Example]):
     def __getitem__(self, key: ExampleKey) -> Example: ...
 
     def __getitems__(self, keys: Sequence[ExampleKey]) -> list[Example] | Fault:
-        """Fetch a batch's examples, as torch's loader prefers to."""
         try:
             return [self[key] for key in keys]
         except UserError as error:
@@ -108,12 +94,7 @@ class UtteranceDataset(Dataset[Example], ABC, Generic[Example]):
 
 
 class SpeechDataset(UtteranceDataset[Example]):
-    """Audio, decoded when asked for, and not normalised.
-
-    Args:
-        utterances: the datamodule's.
-        max_samples: samples of an example, at most.
-    """
+    """Audio of at most `max_samples`, decoded at each access and not normalised."""
 
     def __init__(self, utterances: Sequence[Utterance], *, max_samples: int) -> None:
         super().__init__(utterances)
@@ -121,14 +102,7 @@ class SpeechDataset(UtteranceDataset[Example]):
 
 
 class PretrainDataset(SpeechDataset[PretrainExample]):
-    """Random crops and their pseudo-labels.
-
-    Args:
-        utterances: the datamodule's.
-        pseudo_labels: of all of them that are asked for.
-        max_samples: samples of a crop, at most.
-        seed: of the crops.
-    """
+    """Random crops and their pseudo-labels."""
 
     def __init__(
         self, utterances: Sequence[Utterance], pseudo_labels: PseudoLabels, *, max_samples: int = 250_000, seed: int = 0
@@ -145,15 +119,38 @@ class PretrainDataset(SpeechDataset[PretrainExample]):
         return PretrainExample(key.index, utterance.speaker_id, waveform, ids.astype(np.int64))
 
 
+class WholeUtterances(SpeechDataset[SpeechExample]):
+    """Whole utterances; of a longer one the last `max_samples` (the authors' code)."""
+
+    def __getitem__(self, key: ExampleKey) -> SpeechExample:
+        utterance = self.utterances[key.index]
+        return SpeechExample(key.index, utterance.speaker_id, decode_end(utterance, self.max_samples))
+
+
 class EmotionDataset(SpeechDataset[EmotionExample]):
-    """Whole utterances and their annotations; of a longer one the last `max_samples` (the authors' code)."""
+    """Whole utterances and their labels; of a longer one the last `max_samples` (the authors' code)."""
 
     def __getitem__(self, key: ExampleKey) -> EmotionExample:
         utterance = self.utterances[key.index]
-        total = samples_of(utterance)
-        size = min(total, self.max_samples)
-        waveform = decode_part(utterance, total - size, size)
+        waveform = decode_end(utterance, self.max_samples)
         return EmotionExample(key.index, utterance.speaker_id, waveform, labels_of(utterance), utterance.emotion)
+
+
+class CachedDataset(UtteranceDataset[CachedExample]):
+    """Frames from a cache, normalised by speaker where `normalization` is given."""
+
+    def __init__(
+        self, utterances: Sequence[Utterance], cache: FeatureCache, normalization: SpeakerNormalization | None = None
+    ) -> None:
+        super().__init__(utterances)
+        self.cache, self.normalization = cache, normalization
+
+    def __getitem__(self, key: ExampleKey) -> CachedExample:
+        utterance = self.utterances[key.index]
+        frames = self.cache[utterance.utterance_id]
+        if self.normalization is not None:
+            frames = self.normalization.normalize(frames, utterance.speaker_id)
+        return CachedExample(key.index, utterance.speaker_id, frames, labels_of(utterance), utterance.emotion)
 
 
 def labels_of(utterance: Utterance) -> NDArray[np.float32]:
@@ -162,12 +159,12 @@ def labels_of(utterance: Utterance) -> NDArray[np.float32]:
 
 
 def samples_of(utterance: Utterance) -> int:
-    """Count the samples at 16 kHz that the audio's header promised, 0 where it couldn't be read."""
+    """Count the samples at 16 kHz by the audio's header, 0 where it couldn't be read."""
     return 0 if np.isnan(utterance.seconds) else round(utterance.seconds * SAMPLE_RATE)
 
 
 def crop_start(utterance: Utterance, max_samples: int, *, seed: int, epoch: int) -> int:
-    """Draw the first sample of an utterance's crop, always where a frame starts, so that pseudo-labels slice exactly.
+    """Draw the first sample of an utterance's crop, where a frame starts, so that pseudo-labels slice exactly.
 
     A pure function of seed, epoch and utterance: a resumed run sees the same crops.
     """
@@ -190,6 +187,13 @@ def decode_part(utterance: Utterance, start: int, num_samples: int) -> NDArray[n
             remedy=BAD_AUDIO,
         )
     return waveform
+
+
+def decode_end(utterance: Utterance, max_samples: int) -> NDArray[np.float32]:
+    """Decode an utterance's last `max_samples`, or all of a shorter one."""
+    total = samples_of(utterance)
+    size = min(total, max_samples)
+    return decode_part(utterance, total - size, size)
 
 
 def check_pseudo_labels(utterances: Sequence[Utterance], pseudo_labels: PseudoLabels) -> None:
@@ -215,11 +219,8 @@ def check_pseudo_labels(utterances: Sequence[Utterance], pseudo_labels: PseudoLa
             raise UserError(what, where=pseudo_labels.folder, remedy=remedy)
 
 
-# What cross-entropy leaves out.
-
-
 def collate_speech(examples: Sequence[SpeechExample]) -> SpeechBatch:
-    """Pad what every batch holds."""
+    """Pad waveforms with zeros."""
     waveforms = [torch.from_numpy(example.waveform) for example in examples]
     return SpeechBatch(
         waveforms=pad_sequence(waveforms, batch_first=True),
@@ -237,7 +238,7 @@ def collate_pretrain(examples: Sequence[PretrainExample]) -> PretrainBatch:
 
 
 def collate_emotion(examples: Sequence[EmotionExample]) -> EmotionBatch:
-    """Pad utterances and stack their annotations."""
+    """Pad waveforms and stack labels."""
     labels = torch.stack([torch.from_numpy(example.labels) for example in examples])
     emotions = [example.emotion for example in examples]
     # mypy takes the speech for what might hold weights of its own
@@ -245,7 +246,7 @@ def collate_emotion(examples: Sequence[EmotionExample]) -> EmotionBatch:
 
 
 def collate_cached(examples: Sequence[CachedExample]) -> CachedEmotionBatch:
-    """Pad cached frames and stack annotations; widened to full precision where they are used, not on their way."""
+    """Pad cached frames, in half precision, and stack labels."""
     features = [torch.from_numpy(example.features) for example in examples]
     return CachedEmotionBatch(
         features=pad_sequence(features, batch_first=True),
@@ -255,41 +256,3 @@ def collate_cached(examples: Sequence[CachedExample]) -> CachedEmotionBatch:
         labels=torch.stack([torch.from_numpy(example.labels) for example in examples]),
         emotions=[example.emotion for example in examples],
     )
-
-
-@dataclass(frozen=True)
-class CachedExample(UtteranceExample):
-    """An utterance's frames with its annotations.
-
-    Attributes:
-        features: (frames, dim).
-        labels: (attributes,) in the order of `ATTRIBUTES`, NaN where missing.
-        emotion: categorical emotion, None where there is none.
-    """
-
-    features: NDArray[np.float16]
-    labels: NDArray[np.float32]
-    emotion: str | None = None
-
-
-class CachedDataset(UtteranceDataset[CachedExample]):
-    """Frames from a cache.
-
-    Args:
-        utterances: the datamodule's.
-        cache: of all of them that are asked for.
-        normalization: by speaker; None leaves frames as they are.
-    """
-
-    def __init__(
-        self, utterances: Sequence[Utterance], cache: FeatureCache, normalization: SpeakerNormalization | None = None
-    ) -> None:
-        super().__init__(utterances)
-        self.cache, self.normalization = cache, normalization
-
-    def __getitem__(self, key: ExampleKey) -> CachedExample:
-        utterance = self.utterances[key.index]
-        frames = self.cache[utterance.utterance_id]
-        if self.normalization is not None:
-            frames = self.normalization.normalize(frames, utterance.speaker_id)
-        return CachedExample(key.index, utterance.speaker_id, frames, labels_of(utterance), utterance.emotion)

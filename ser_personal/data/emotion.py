@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from math import isnan
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from jsonargparse.typing import NonNegativeInt
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from ser_personal.data.loader import SpeechLoader
     from ser_personal.types import FeatureSource, Utterance
 
-Example = TypeVar("Example")
-
 # a smaller one has neither a CCC nor batch statistics
 MIN_BATCH = 2
 
@@ -43,9 +41,9 @@ class AdaptationSet:
     """Training speakers to adapt with.
 
     Attributes:
-        copies: speaker -> how often each of their utterances enters an epoch; the others' don't.
-        weights: speaker -> what each of their utterances counts in the loss; 1 where none is given.
-        chosen: target speaker -> training speakers that were chosen for them, nearest first.
+        copies: speaker -> how often an epoch holds each of their utterances; never those of speakers not listed.
+        weights: speaker -> weight of their utterances in the loss, by default 1.
+        chosen: target speaker -> training speakers chosen for them, nearest first.
     """
 
     copies: Mapping[str, int]
@@ -54,33 +52,24 @@ class AdaptationSet:
 
 
 class Adaptation(ABC):
-    """Chooses the training speakers that a fit goes on with."""
+    """Chooses the training speakers to adapt with."""
 
     @abstractmethod
     def choose(self, training: Sequence[Utterance], targets: Sequence[Utterance]) -> AdaptationSet:
-        """Choose training speakers for the speakers of some target utterances, whose labels aren't looked at.
+        """Choose training speakers for the speakers of target utterances, whose labels are unseen.
 
         Raises:
             UserError: there is nobody to choose for, or from.
         """
 
 
-class AddWeights(Generic[Example]):
-    """A collate function that adds to what another one makes what each utterance counts in the loss.
-
-    Args:
-        collate: examples -> batch.
-        weights: speaker -> weight; 1 where none is given.
-    """
-
-    def __init__(self, collate: Callable[[Sequence[Example]], EmotionBatch], weights: Mapping[str, float]) -> None:
-        self.collate, self.weights = collate, weights
-
-    def __call__(self, examples: Sequence[Example]) -> EmotionBatch:
-        """Make a batch."""
-        batch = self.collate(examples)
-        batch["weights"] = torch.tensor([self.weights.get(id_ or "", 1.0) for id_ in batch["speaker_ids"]])
-        return batch
+def collate_weights(
+    examples: Sequence[Any], *, collate: Callable[[Sequence[Any]], EmotionBatch], weights: Mapping[str, float]
+) -> EmotionBatch:
+    """Add each utterance's weight in the loss, by default 1, to the batch that another function makes."""
+    batch = collate(examples)
+    batch["weights"] = torch.tensor([weights.get(id_ or "", 1.0) for id_ in batch["speaker_ids"]])
+    return batch
 
 
 class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
@@ -135,8 +124,8 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
             )
 
     @cached_property
+    @override
     def dataset(self) -> EmotionDataset:
-        """Whole utterances; of a longer one the last `max_samples`."""
         return EmotionDataset(self.utterances, max_samples=self.max_samples)
 
     @override
@@ -153,21 +142,18 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         if chosen is None:
             return self.train_loader(self.train_indices)
         copies = [(i, chosen.copies.get(self.utterances[i].speaker_id or "", 0)) for i in self.train_indices]
-        collate = AddWeights(self.collate, chosen.weights) if chosen.weights else self.collate
-        return self.train_loader([i for i, count in copies for _ in range(count)], collate)
+        collate = partial(collate_weights, collate=self.collate, weights=chosen.weights)
+        return self.train_loader([i for i, count in copies for _ in range(count)], collate if chosen.weights else None)
 
     @cached_property
     def adaptation_set(self) -> AdaptationSet | None:
-        """Training speakers that were chosen for the test's; None where all are trained on.
-
-        Raises:
-            UserError: there is nobody to choose for.
-        """
+        """Training speakers chosen for the test's; None where all are trained on."""
         if self._adaptation is None:
             return None
         targets = self.wanted_indices(self.wanted_test_splits)
-        training, asking = ([self.utterances[i] for i in indices] for indices in (self.train_indices, targets))
-        chosen = self._adaptation.choose(training, asking)
+        chosen = self._adaptation.choose(
+            [self.utterances[i] for i in self.train_indices], [self.utterances[i] for i in targets]
+        )
         rank_zero_info(
             f"adaptation: {len(chosen.copies)} of {len(self.train_speaker_ids)} training speakers were chosen"
         )
@@ -186,20 +172,16 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         return self.test_dataloader()
 
     def split_dataloader(self, split: str) -> SpeechLoader[EmotionBatch]:
-        """Go through any set once, from the longest utterance to the shortest."""
+        """Load any set, longest utterance first."""
         return self.eval_loader(self.wanted_indices([split]))
 
     def share_dataloader(self, split: str) -> SpeechLoader[EmotionBatch]:
-        """Go through this device's share of any set; unlike in a stage, none is repeated to make shares even."""
+        """Load this device's share of any set, without the batches that are repeated to even shares."""
         return self.predict_loader(self._sampler(self.wanted_indices([split]), shuffle=False).share)
 
     @property
     def wanted_test_splits(self) -> list[str]:
-        """Names of the sets to test on.
-
-        Raises:
-            UserError: the corpus has none.
-        """
+        """Names of the sets to test on, at least one."""
         names = list(self.corpus.splits.test) if self.test_splits is None else canonical_splits(self.test_splits)
         if not names:
             raise UserError(
@@ -214,7 +196,7 @@ REMEDY = "Run `ser cache` on this corpus, all splits of it, into a new folder, a
 
 
 class CachedEmotionDataModule(EmotionDataModule):
-    """What `EmotionDataModule` gives, with cached frames in place of audio, which needn't be there any more.
+    """An `EmotionDataModule` of cached frames in place of audio, which needn't be there any more.
 
     For `--model.encoder CachedFeatures`. Frames are read in half precision; the trainer's precision is the model's.
 
@@ -253,8 +235,8 @@ class CachedEmotionDataModule(EmotionDataModule):
         return self.cache.source
 
     @cached_property
+    @override
     def dataset(self) -> CachedDataset:  # type: ignore[override]  # frames in place of audio
-        """Frames of all utterances, whatever their split."""
         training = [self.utterances[index] for index in self.train_indices] if self.normalize_speakers else []
         normalization = SpeakerNormalization.of(self.cache, self.utterances, training) if training else None
         return CachedDataset(self.utterances, self.cache, normalization)

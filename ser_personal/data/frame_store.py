@@ -27,6 +27,7 @@ from ser_personal.types import FeatureSource
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from _typeshed import DataclassInstance
     from numpy.typing import NDArray
 
 META, BATCHES = "meta.json", "batch-*.safetensors"
@@ -36,7 +37,7 @@ MAX_CLUSTERS = 2**16
 KEYED_BYTES = 4096
 
 # a frozen dataclass of plain values
-Source = TypeVar("Source")
+Source = TypeVar("Source", bound="DataclassInstance")
 
 
 class FrameStore(ABC, Generic[Source]):
@@ -68,11 +69,11 @@ class FrameStore(ABC, Generic[Source]):
     @property
     @abstractmethod
     def frame_shape(self) -> tuple[int, ...]:
-        """Shape of one frame."""
+        """Shape of a frame; () for ids."""
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Open a complete folder; 100,000 utterances take seconds.
+        """Open a complete folder.
 
         Raises:
             UserError: the folder is missing, incomplete, damaged or of another format.
@@ -97,7 +98,7 @@ class FrameStore(ABC, Generic[Source]):
             UserError: the folder holds the arrays of another source, or is damaged.
         """
         meta = cls._read_meta(Path(folder))
-        if meta is not None and meta["source"] != _plain(source):
+        if meta is not None and meta["source"] != asdict(source):
             what = f"holds {cls.contents} of another {cls.made_from}"
             raise UserError(what, where=folder, remedy="Give another folder, or delete this one")
         store = cls(folder, source)
@@ -106,12 +107,12 @@ class FrameStore(ABC, Generic[Source]):
 
     @classmethod
     def is_complete(cls, folder: str | Path, source: Source) -> bool:
-        """Whether a folder holds all arrays of a source."""
+        """Whether a folder holds all arrays of this source."""
         meta = cls._read_meta(Path(folder))
-        return meta is not None and meta["finished"] and meta["source"] == _plain(source)
+        return meta is not None and meta["finished"] and meta["source"] == asdict(source)
 
     def _write(self, arrays: Mapping[str, NDArray[Any]], audio: Mapping[str, str] | None = None) -> None:
-        """Write the arrays of a batch of utterances into one file, but for those that are stored already."""
+        # One file for a batch of utterances; those that are stored already stay as they are.
         new = {id_: np.ascontiguousarray(array) for id_, array in arrays.items() if id_ not in self}
         if new:
             path = self.folder / BATCHES.replace("*", content_hash(*new))
@@ -121,7 +122,7 @@ class FrameStore(ABC, Generic[Source]):
             self._index(path)
 
     def finish(self, utterance_ids: Iterable[str] = ()) -> None:
-        """Declare the folder complete: only now can it be loaded.
+        """Declare the folder complete, after which it can be loaded.
 
         Raises:
             UserError: one of these utterances isn't stored.
@@ -144,7 +145,6 @@ class FrameStore(ABC, Generic[Source]):
         return iter(self._file_of)
 
     def __len__(self) -> int:
-        """Count the utterances."""
         return len(self._file_of)
 
     def num_frames(self, utterance_id: str) -> int:
@@ -157,7 +157,7 @@ class FrameStore(ABC, Generic[Source]):
         return sum(self._frames_of.values())
 
     def __reduce__(self) -> tuple[Callable[[Path], FrameStore[Source]], tuple[Path]]:
-        """A loader's worker opens the files itself."""
+        # a loader's worker opens the files itself
         return (type(self).load, (self.folder,))
 
     def _index(self, path: Path) -> None:
@@ -178,7 +178,7 @@ class FrameStore(ABC, Generic[Source]):
             "format_version": FORMAT_VERSION,
             "finished": finished,
             "utterances": len(self) if finished else None,
-            "source": _plain(self.source),
+            "source": asdict(self.source),
         }
         atomic_write(self.folder / META, json.dumps(meta, indent=2).encode())
 
@@ -209,10 +209,6 @@ class FrameStore(ABC, Generic[Source]):
     def _damaged(cls, what: str, where: object) -> UserError:
         remedy = f"Copy the folder again, or run {cls.command} again into a new one"
         return UserError(f"{cls.contents} are damaged: {what}", where=where, remedy=remedy)
-
-
-def _plain(source: Any) -> dict[str, Any]:
-    return asdict(source)
 
 
 @dataclass(frozen=True)
@@ -293,7 +289,7 @@ class FeatureCache(FrameStore[FeatureSource]):
 
         Args:
             frames: utterance -> (frames, dim), at least one frame.
-            audio: utterance -> the file its frames come from, so that training notices where it has changed since.
+            audio: utterance -> the file its frames come from, so that training notices when it changes.
 
         Raises:
             UserError: a value is no finite number of half precision.
@@ -304,11 +300,7 @@ class FeatureCache(FrameStore[FeatureSource]):
         self._write(halves, keys)
 
     def refuse_changed(self, utterance_id: str, audio: Path) -> None:
-        """Compare the audio that a stored utterance's frames come from with a file, where both are there.
-
-        Raises:
-            UserError: the audio has changed since.
-        """
+        """Raise a UserError where audio is another than the stored frames were made from; missing audio is fine."""
         key = self._audio_of.get(utterance_id)
         if key is not None and audio.is_file() and key != audio_key(audio):
             what = f"audio has changed since its features in {self.folder} were made"
@@ -330,7 +322,7 @@ class FeatureCache(FrameStore[FeatureSource]):
 
 
 def audio_key(path: Path) -> str:
-    """Tell apart what audio files hold by their size and 4 KiB of their middle, 32 hex digits."""
+    """Hash a file's size and the 4 KiB in its middle, 32 hex digits."""
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, (size - KEYED_BYTES) // 2))

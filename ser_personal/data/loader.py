@@ -1,4 +1,4 @@
-"""The loader of one set: workers, mistakes that arrive as themselves, and where in the epoch it stands."""
+"""The loader of one set: workers, their errors, and the position inside the epoch."""
 
 from __future__ import annotations
 
@@ -23,17 +23,10 @@ Batch = TypeVar("Batch", bound=SpeakerBatch)
 
 
 class SpeechLoader(Generic[Batch]):
-    """Iterates over the batches of this rank.
+    """Iterates over the batches of this rank; `persistent` keeps the workers from epoch to epoch.
 
     No DataLoader itself, so that Lightning never rebuilds it around a sampler of its own. Lightning sets the epoch
     through `batch_sampler`, and saves and restores the position inside an epoch through `state_dict`.
-
-    Args:
-        dataset: what batches are made of.
-        batch_sampler: which examples share a batch.
-        collate: examples -> batch.
-        num_workers: processes that decode; 0 decodes in this one.
-        persistent: keep them from epoch to epoch.
 
     Raises:
         UserError: while iterating, what a dataset raised in any process.
@@ -61,7 +54,6 @@ class SpeechLoader(Generic[Batch]):
         )
 
     def __len__(self) -> int:
-        """Count the batches of this rank in a whole epoch."""
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -84,7 +76,7 @@ class SpeechLoader(Generic[Batch]):
         self._loader._iterator = iterator  # noqa: SLF001
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of the epoch were given out."""
+        """Say how many batches of the epoch were given out."""
         return {"position": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

@@ -40,7 +40,7 @@ SHORTEST_CROP = WINDOW + 10 * HOP
 class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
     """Random crops with their pseudo-labels.
 
-    Validation looks at two sets apart: held-out utterances of the pre-training speakers, which show what a speaker
+    Validation keeps two sets apart: held-out utterances of the pre-training speakers, which show what a speaker
     embedding learns, and speakers outside pre-training. The default budget is fairseq's for HuBERT base,
     1,400,000 samples.
 
@@ -92,12 +92,12 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
 
     @property
     def num_clusters(self) -> int:
-        """Size of the codebook that the pseudo-labels come from."""
+        """K, the size of the codebook."""
         return self.pseudo_labels.num_clusters
 
     @property
     def codebook_hash(self) -> str:
-        """Names the codebook that the pseudo-labels come from."""
+        """Hash of the codebook's centroids."""
         return self.pseudo_labels.source.codebook_hash
 
     @cached_property
@@ -133,8 +133,8 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         return unseen
 
     @cached_property
+    @override
     def dataset(self) -> PretrainDataset:
-        """Random crops of all utterances, whatever their split."""
         return PretrainDataset(self.utterances, self.pseudo_labels, max_samples=self.max_samples, seed=self.seed)
 
     @override

@@ -1,4 +1,4 @@
-"""What is known of speakers beside their names: a vector each, from any tool, that batches carry to the model."""
+"""Speaker features: a vector a speaker, from any tool, that batches carry to the model."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from ser_personal.data.frame_store import FeatureCache
 from ser_personal.errors import UserError
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 Example = TypeVar("Example")
 Batch = TypeVar("Batch", bound=SpeakerBatch)
+
+# a column of cached frames that varies less is constant
+SMALLEST_STD = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +71,7 @@ class SpeakerFeatures:
         return found
 
     def permuted(self) -> SpeakerFeatures:
-        """The same vectors, each of another speaker, as a control; the same way each time."""
+        """Give every speaker another one's vector, the same each time: a control."""
         order = np.random.default_rng(0).permutation(len(self.speaker_ids))
         moved = np.empty_like(self.vectors)
         moved[order] = self.vectors[np.roll(order, -1)]
@@ -83,10 +87,10 @@ class SpeakerFeatureSource(ABC):
 
     @abstractmethod
     def read(self, utterances: Sequence[Utterance]) -> SpeakerFeatures:
-        """Read, or compute, the features of the speakers of some utterances; nobody's labels are looked at.
+        """Read, or compute, the features of the utterances' speakers, labels unseen.
 
         Raises:
-            UserError: they can't be had.
+            UserError: they can't be read, or lack a speaker.
         """
 
 
@@ -102,12 +106,8 @@ class SpeakerTable(SpeakerFeatureSource):
     def __init__(self, path: str) -> None:
         self.path = path
 
+    @override
     def read(self, utterances: Sequence[Utterance]) -> SpeakerFeatures:
-        """Read the whole table.
-
-        Raises:
-            UserError: it can't be read, or holds something else than one vector of finite numbers a speaker.
-        """
         vectors = _from_csv(self.path) if Path(self.path).suffix == ".csv" else _from_arrays(self.path)
         widths = {vector.shape for vector in vectors.values()}
         if len(widths) != 1 or len(next(iter(widths))) != 1:
@@ -120,22 +120,13 @@ class SpeakerTable(SpeakerFeatureSource):
         return SpeakerFeatures(ids, matrix, self.path)
 
 
-class AddSpeakerFeatures(Generic[Example, Batch]):
-    """A collate function that adds each speaker's features to what another one makes.
-
-    Args:
-        collate: examples -> batch.
-        features: of all speakers that occur.
-    """
-
-    def __init__(self, collate: Callable[[Sequence[Example]], Batch], features: SpeakerFeatures) -> None:
-        self.collate, self.features = collate, features
-
-    def __call__(self, examples: Sequence[Example]) -> Batch:
-        """Make a batch."""
-        batch = self.collate(examples)
-        batch["speaker_features"] = torch.from_numpy(self.features.of(batch["speaker_ids"]))
-        return batch
+def collate_speaker_features(
+    examples: Sequence[Example], *, collate: Callable[[Sequence[Example]], Batch], features: SpeakerFeatures
+) -> Batch:
+    """Add each speaker's features to the batch that another function makes."""
+    batch = collate(examples)
+    batch["speaker_features"] = torch.from_numpy(features.of(batch["speaker_ids"]))
+    return batch
 
 
 def _from_csv(path: str) -> dict[str, NDArray[np.float64]]:
@@ -175,9 +166,6 @@ def _unfit(what: str, path: str) -> UserError:
     )
 
 
-SMALLEST_STD = 1e-4
-
-
 def frame_moments(cache: FeatureCache, utterance_ids: Iterable[str]) -> Moments:
     """Moments (dim,) over all frames of some utterances, at least one."""
     return reduce(Moments.merge, (Moments.of(cache[utterance_id]) for utterance_id in utterance_ids))
@@ -197,19 +185,19 @@ class SpeakerNormalization:
 
     @classmethod
     def of(cls, cache: FeatureCache, utterances: Sequence[Utterance], training: Sequence[Utterance]) -> Self:
-        """Go through the frames of every known speaker of some utterances; no labels are used."""
+        """Compute the moments of every known speaker's frames, labels unseen."""
         moments_of = {speaker: frame_moments(cache, ids) for speaker, ids in by_speaker(cache, utterances).items()}
         return cls(moments_of, frame_moments(cache, [utterance.utterance_id for utterance in training]))
 
     def normalize(self, frames: NDArray[np.floating], speaker_id: str | None) -> NDArray[np.float16]:
-        """Bring an utterance's frames (frames, dim) to zero mean and unit variance; a constant column to 0."""
+        """Bring frames (frames, dim) to zero mean and unit variance; a constant column to 0."""
         moments = self.training if speaker_id is None else self.moments_of[speaker_id]
         scale = np.where(moments.std > SMALLEST_STD, moments.std, np.inf)
         return ((frames - moments.mean) / scale).astype(np.float16)
 
 
 def by_speaker(cache: FeatureCache, utterances: Sequence[Utterance]) -> dict[str, list[str]]:
-    """Known speakers -> their cached utterances."""
+    """Group cached utterances by known speaker."""
     ids_of: dict[str, list[str]] = defaultdict(list)
     for utterance in utterances:
         if utterance.speaker_id is not None and utterance.utterance_id in cache:
@@ -229,12 +217,8 @@ class CachedSpeakerFeatures(SpeakerFeatureSource):
     def __init__(self, cache: str, statistics: Literal["mean", "max", "moments"] = "mean") -> None:
         self.cache, self.statistics = cache, statistics
 
+    @override
     def read(self, utterances: Sequence[Utterance]) -> SpeakerFeatures:
-        """Go through the cache once.
-
-        Raises:
-            UserError: it can't be read, or holds nobody of these speakers.
-        """
         cache = FeatureCache.load(self.cache)
         ids_of = by_speaker(cache, utterances)
         if not ids_of:
@@ -257,27 +241,20 @@ class CachedSpeakerFeatures(SpeakerFeatureSource):
 
 
 class ConcatFeatures(SpeakerFeatureSource):
-    """Several sources side by side, such as raw statistics beside learnt features.
+    """Several sources' vectors joined, of the speakers of the first, such as raw statistics and learnt features.
 
     Args:
         sources: at least one.
-
-    Raises:
-        UserError: there is none.
     """
 
     def __init__(self, sources: list[SpeakerFeatureSource]) -> None:
         if not sources:
-            raise UserError("no sources", where="--data.speaker_features ConcatFeatures", remedy="Name one at least")
+            raise UserError("no sources", where="--data.speaker_features ConcatFeatures", remedy="Name at least one")
         self.sources = sources
 
+    @override
     def read(self, utterances: Sequence[Utterance]) -> SpeakerFeatures:
-        """Read all of them, of the speakers that stand in the first.
-
-        Raises:
-            UserError: one can't be read, or lacks a speaker of the first.
-        """
         read = [source.read(utterances) for source in self.sources]
         speakers = read[0].speaker_ids
         vectors = np.concatenate([features.of(speakers) for features in read], axis=1)
-        return SpeakerFeatures(speakers, vectors, " beside ".join(features.source for features in read))
+        return SpeakerFeatures(speakers, vectors, " and ".join(features.source for features in read))

@@ -12,7 +12,7 @@ from ser_personal.audio import BAD_AUDIO, num_frames
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import canonical_splits, require_split
 from ser_personal.data.batching import BucketBatchSampler, GivenBatches
-from ser_personal.data.dataset import SpeechDataset, SpeechExample, collate_speech, decode_part, samples_of
+from ser_personal.data.dataset import WholeUtterances, collate_speech, samples_of
 from ser_personal.data.loader import SpeechLoader
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ser_personal.corpus.base import Corpus
-    from ser_personal.data.batching import ExampleKey
     from ser_personal.types import SpeechBatch, Utterance
 
 NO_FRAME = "unreadable or shorter than one frame of 25 ms"
@@ -89,11 +88,3 @@ class PseudoLabelData:
         longest = max((samples_of(self.utterances[i]) for batch in batches for i in batch), default=0)
         dataset = WholeUtterances(self.utterances, max_samples=longest)
         return SpeechLoader(dataset, GivenBatches(batches), collate_speech, num_workers=self.num_workers)
-
-
-class WholeUtterances(SpeechDataset[SpeechExample]):
-    """Utterances from their first sample to their last."""
-
-    def __getitem__(self, key: ExampleKey) -> SpeechExample:
-        utterance = self.utterances[key.index]
-        return SpeechExample(key.index, utterance.speaker_id, decode_part(utterance, 0, samples_of(utterance)))
