@@ -88,6 +88,6 @@ def test_ctrl_c_in_kmeans_is_one_line_and_the_same_command_resumes(synthetic_cor
     process = start(stage.arguments(folder), folder, whole.changes // 2, signals=[signal.SIGINT])
     assert join(process) == 130, output(folder)
     assert "Traceback" not in output(folder)
-    assert "ser: stopped by Ctrl-C; the same command goes on\n" in output(folder)
+    assert "ser: stopped by Ctrl-C; the same command resumes\n" in output(folder)
     assert finish(stage, folder) == 0, output(folder)
     assert stage.same(stage.result(folder), whole.result)
