@@ -130,11 +130,13 @@ class PersonalizedEncoder(nn.Module):
 
     def describe(self) -> EncoderDescription:
         """Describe the networks for a checkpoint."""
+        # sizes as plain numbers: torch refuses to load the types by which the command line restricts them
+        speakers = json.loads(json.dumps(self.speakers.describe())) if self.speakers.ids else None
         return EncoderDescription(
             encoder=type(self.encoder).__name__,
             encoder_config=self.encoder.config,
             fusion=self.fusion_name,
-            speakers=self.speakers.describe() if self.speakers.ids else None,
+            speakers=speakers,
             pretraining_splits=self.pretraining_splits,
         )
 

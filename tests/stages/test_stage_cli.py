@@ -29,7 +29,9 @@ def run(tmp_path_factory, synthetic_corpus, synthetic_pseudo_labels) -> Path:
     """PAPT and, from it, fine-tuning for valence with a small interpreter, by the command line."""
     folder = tmp_path_factory.mktemp("run")
     flags = trainer_flags(folder)
-    assert ser("fit", *papt_arguments(synthetic_corpus, synthetic_pseudo_labels), *flags) == 0
+    # a number of a restricted type, which a checkpoint must not hold as such
+    table = ["--model.speakers", "SpeakerEmbedding", "--model.speakers.embedding_dim", "128"]
+    assert ser("fit", *papt_arguments(synthetic_corpus, synthetic_pseudo_labels), *table, *flags) == 0
     changes = ["--model.attributes", "[valence]", "--model.min_utterances", "4", *INTERPRETER]
     source = ["--model.papt_checkpoint", folder / "papt.ckpt"]
     assert ser("fit", *finetune_arguments(synthetic_corpus), *source, *changes, *flags) == 0
@@ -197,7 +199,7 @@ def test_pldc_joins_the_callbacks_of_fine_tuning(run, tmp_path, synthetic_corpus
     for kind in (StageCheckpoint, PLDCCallback):
         assert [type(callback) for callback in cli.trainer.callbacks].count(kind) == 1
     calibration = next(callback for callback in cli.trainer.callbacks if isinstance(callback, PLDCCallback))
-    assert calibration.settings["k"] == 3
+    assert calibration.settings.k == 3
     assert list(tmp_path.rglob("predictions.csv"))
     assert list(tmp_path.rglob("metrics.json"))
 
