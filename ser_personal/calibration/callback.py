@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
@@ -49,6 +49,7 @@ from ser_personal.calibration.table import (
 )
 from ser_personal.errors import UserError
 from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emotions_of
+from ser_personal.ranges import Seed
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerQuery
 
@@ -81,7 +82,7 @@ class Collecting(Callback):
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """Where the run's files go."""
+    """The folder of the run's files."""
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
@@ -96,7 +97,7 @@ def learnt_embeddings(personalized: Any) -> dict[str, SpeakerVectors]:
 
 
 def cost(trainer: Trainer, pl_module: LightningModule, seconds: float, speech_seconds: float) -> dict[str, Any]:
-    """What a test of so many seconds, without calibration, took, over so many seconds of speech."""
+    """Parameters, and the seconds that a test without calibration took over so many seconds of speech."""
     weights = list(pl_module.parameters())
     return {
         "parameters": sum(weight.numel() for weight in weights),
@@ -128,7 +129,7 @@ class PLDCCallback(Collecting):
     variant is scored in each test; the switches choose the one that predictions.csv holds.
 
     Writes predictions.csv, metrics.json, speaker_moments.csv (for `ser compare`), cost.json, speakers.json and
-    speakers.safetensors (who calibrated whom) to the run's folder, and the speaker bank beside the checkpoint.
+    speakers.safetensors (who calibrated whom) to the run's folder, and the speaker bank next to the checkpoint.
 
     Args:
         k: training speakers, the nearest by cosine, whose label statistics are taken (the authors' late script: 15).
@@ -151,7 +152,7 @@ class PLDCCallback(Collecting):
         center: bool = False,
         clip: bool = False,
         draws: PositiveInt = 20,
-        seed: NonNegativeInt = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         self.settings = PLDCSettings(k, shift_mean, scale_std, statistics, center, clip)
@@ -276,7 +277,7 @@ def _attributes(pl_module: LightningModule) -> tuple[str, ...]:
 
 
 class PredictionWriter(Collecting):
-    """Writes predictions.csv to the run's folder: each utterance once, its label, if any, beside its prediction."""
+    """Writes predictions.csv to the run's folder: each utterance once, with its label, if any."""
 
     on_predict_batch_end = Collecting.keep
 

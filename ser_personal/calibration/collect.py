@@ -1,4 +1,4 @@
-"""Predictions of a whole set, gathered from all devices, each utterance once."""
+"""Predictions of a set, gathered from all devices, and the speaker bank of a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,28 +15,21 @@ from ser_personal.files import content_hash, gather_files, named_in_errors
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from lightning.pytorch import LightningModule, Trainer
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from ser_personal.types import PredictionBatch, Utterance
 
     Arrays = dict[str, NDArray[Any]]
-    from collections.abc import Iterable, Mapping
-
-    from torch import Tensor
 
 ARRAYS = ("indices", "pooled", "predictions", "labels")
 
 
 class CollectedSet(NamedTuple):
-    """A predicted set and where its utterances stand.
-
-    Attributes:
-        indices: (utterances,), positions in the datamodule's `utterances`, ascending.
-        predicted: the set, in that order.
-    """
+    """A predicted set, and `indices` (utterances,): its positions in the datamodule's `utterances`, ascending."""
 
     indices: NDArray[np.int64]
     predicted: PredictedSet
@@ -76,7 +69,6 @@ class Collector:
         )
 
     def _take_all(self) -> Arrays:
-        """Give away what was kept."""
         batches, self._batches = self._batches, []
         if not batches:
             return {}
@@ -127,7 +119,7 @@ def bank_fingerprint(weights: Mapping[str, Tensor], settings: object, training_u
 
     Args:
         weights: of the personalised encoder, by name.
-        settings: what else its frames depend on, as `repr` tells it.
+        settings: what else its frames depend on, by its `repr`.
         training_utterances: whose ids, speakers and labels count.
     """
     annotated = (f"{(each.utterance_id, each.speaker_id, sorted(each.labels.items()))}" for each in training_utterances)
@@ -135,13 +127,7 @@ def bank_fingerprint(weights: Mapping[str, Tensor], settings: object, training_u
 
 
 def checkpoint_bank(trainer: Trainer, pl_module: LightningModule, attributes: tuple[str, ...]) -> SpeakerBank | None:
-    """Load the bank, or build and save it; None on all devices but the first, where they had to build it.
-
-    Args:
-        trainer: of the test.
-        pl_module: the tested model.
-        attributes: that it predicts.
-    """
+    """Load the bank of the tested model, or build and save it; after a build, None on all devices but the first."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     training_set = [data.utterances[index] for index in data.train_indices]
     personalized: Any = pl_module.personalized
@@ -163,15 +149,12 @@ def checkpoint_bank(trainer: Trainer, pl_module: LightningModule, attributes: tu
 
 
 def _bank_path(trainer: Trainer) -> Path:
-    """Where the speaker bank of the tested checkpoint lies: beside it, or in the run's folder where there is none."""
     if trainer.ckpt_path:
         return Path(trainer.ckpt_path).with_suffix(".speaker_bank.safetensors")
     return Path(trainer.log_dir or trainer.default_root_dir) / "speaker_bank.safetensors"
 
 
 def _bank_of_all(trainer: Trainer, builder: SpeakerBankBuilder) -> SpeakerBank | None:
-    """Join the sums of all devices; the first gets the bank, the others None."""
-
     def merge(paths: Sequence[Path]) -> None:
         for path in paths[1:]:
             builder.merge(path)
@@ -190,5 +173,5 @@ def _matching_bank(
     matches = (bank.fingerprint, bank.attributes, bank.scale) == (model, attributes, scale)
     if matches and bank.training_mean is not None:
         return bank
-    rank_zero_info(f"{path}: is of another model, corpus, scale or version, so it is built again")
+    rank_zero_info(f"{path}: belongs to another model, corpus, scale or version, so it is built again")
     return None

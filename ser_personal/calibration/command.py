@@ -6,13 +6,14 @@ import math
 import zipfile
 import zlib
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import PositiveInt
 
 from ser_personal.calibration.pldc import PLDC, PLDCSettings, Statistics
 from ser_personal.calibration.table import (
@@ -25,6 +26,7 @@ from ser_personal.calibration.table import (
 from ser_personal.corpus.splits import canonical_split
 from ser_personal.corpus.table import known, read_csv_rows
 from ser_personal.errors import UserError, require_scale
+from ser_personal.ranges import Seed
 from ser_personal.speakers.bank import SpeakerBank
 
 if TYPE_CHECKING:
@@ -34,7 +36,10 @@ if TYPE_CHECKING:
 
     from ser_personal.corpus.table import Row
 
+Vectors = dict[str, "NDArray[np.float64]"]
+
 _BLANK = frozenset({"", "nan"})
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +123,8 @@ def _numbers(rows: Sequence[Row], columns: Sequence[str], path: Path, *, filled:
             cell = row.get(column, "")
             if not filled and cell.lower() in _BLANK:
                 continue
-            numbers[place, number] = _number(cell)
+            with suppress(ValueError):
+                numbers[place, number] = float(cell)
             if not math.isfinite(numbers[place, number]):
                 raise UserError(
                     f"{column} of utterance {row['utterance']} is {cell!r}, not a finite number",
@@ -126,16 +132,6 @@ def _numbers(rows: Sequence[Row], columns: Sequence[str], path: Path, *, filled:
                     remedy="Write a number; only a missing label may be blank",
                 )
     return numbers
-
-
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan
-
-
-Vectors = dict[str, "NDArray[np.float64]"]
 
 
 def read_vectors(path: Path) -> Vectors:
@@ -148,8 +144,7 @@ def read_vectors(path: Path) -> Vectors:
     Raises:
         UserError: the file can't be read or holds no vectors, or vectors of several lengths.
     """
-    readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
-    vectors = readers.get(path.suffix.lower(), _read_table)(path)
+    vectors = _read_arrays(path) if path.suffix.lower() in {".npz", ".safetensors"} else _read_table(path)
     shapes = sorted({vector.shape for vector in vectors.values()})
     if len(shapes) != 1 or len(shapes[0]) != 1:
         raise UserError(
@@ -160,31 +155,21 @@ def read_vectors(path: Path) -> Vectors:
     return vectors
 
 
-def _read_npz(path: Path) -> Vectors:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays.files}
-    except FileNotFoundError as error:
-        raise _missing(path) from error
-    # a RuntimeError is of an entry that is encrypted or compressed in a way that nobody supports
-    except (OSError, EOFError, MemoryError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(
-            f"isn't a whole .npz file of numbers ({error})", where=path, remedy="Write it with numpy.savez"
-        ) from error
-
-
-def _read_safetensors(path: Path) -> Vectors:
+def _read_arrays(path: Path) -> Vectors:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
-        return {name: array.astype(np.float64) for name, array in load_file(path).items()}
+        if path.suffix.lower() == ".safetensors":
+            return {name: array.astype(np.float64) for name, array in load_file(path).items()}
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays.files}
     except FileNotFoundError as error:
-        raise _missing(path) from error
-    except (OSError, SafetensorError, KeyError) as error:
-        raise UserError(
-            f"isn't a whole safetensors file of numbers ({error})", where=path, remedy="Write it with safetensors"
-        ) from error
+        raise UserError("no such file", where=path, remedy="Check the spelling of the path") from error
+    # a RuntimeError is of an .npz entry that is encrypted or compressed in an unsupported way
+    except (OSError, EOFError, KeyError, MemoryError, RuntimeError, ValueError, SafetensorError, *_BROKEN_ZIP) as error:
+        what = f"isn't a complete {path.suffix} file of numbers ({error})"
+        raise UserError(what, where=path, remedy="Write it with numpy.savez or safetensors.numpy.save_file") from error
 
 
 def _read_table(path: Path) -> Vectors:
@@ -203,10 +188,6 @@ def _read_table(path: Path) -> Vectors:
     return vectors
 
 
-def _missing(path: Path) -> UserError:
-    return UserError("no such file", where=path, remedy="Check the spelling of the path")
-
-
 def calibrate_tables(
     predictions: str,
     vectors: str,
@@ -220,14 +201,14 @@ def calibrate_tables(
     center: bool = False,
     clip: bool = False,
     draws: PositiveInt = 20,
-    seed: NonNegativeInt = 0,
+    seed: Seed = 0,
     min_utterances: PositiveInt = 10,
 ) -> None:
     """Calibrate a table of predictions by PLDC and its controls, without a model.
 
     Writes each test utterance's predictions by every calibrator, in columns such as arousal_sigma, and prints O-CCC and
-    A-CCC of each test set whose labels the table has. Where it has labelled validation rows too, those calibrators that
-    are fitted on validation speakers join in: affine, and with five labelled speakers or more posterior.
+    A-CCC of each test set whose labels the table has. Where it has labelled validation rows too, the
+    calibrators fitted on validation speakers are added: affine, and with five labelled speakers or more posterior.
 
     Args:
         predictions: CSV with a row an utterance. Columns: utterance; speaker, blank where unknown; predictions in label

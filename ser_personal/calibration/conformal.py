@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import ceil, inf, isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 FORMAT = "ser_personal.conformal"
 FORMAT_VERSION = 1
 BINS = (0, 1, 2, 5, 10, 20, 40)
+COVERAGE = 0.9
+QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
 
 
 @dataclass(frozen=True)
 class HalfWidths:
-    """Half-widths of one attribute's intervals, by the number of utterances behind a calibration.
+    """Half-widths of one attribute's intervals, by the number of utterances that a calibration is based on.
 
     Attributes:
         from_utterances: (bins,), ascending: the least number of utterances in each bin; the last one is open.
@@ -42,11 +44,6 @@ class HalfWidths:
     from_utterances: tuple[int, ...]
     half_width: tuple[float, ...]
     speakers: tuple[int, ...]
-
-    def at(self, utterances: int) -> float:
-        """Half-width for a prediction with that many utterances behind its calibration, infinite before all bins."""
-        row = bisect_right(self.from_utterances, utterances) - 1
-        return self.half_width[row] if row >= 0 else inf
 
 
 @dataclass(frozen=True)
@@ -95,8 +92,7 @@ class ConformalTable:
             labels: (utterances, attributes), label points, NaN where missing; left out attribute by attribute.
             speaker_ids: (utterances,); those of unknown speakers (None) are left out.
             attributes: names of the columns.
-            utterances: (utterances,), the number behind each prediction's calibration, 0 for raw ones; one bin for all
-                if None.
+            utterances: (utterances,), how many each calibration is based on, 0 for raw; one bin for all if None.
             coverage: wanted probability, above 0 and below 1.
             bins: the least number of utterances in each bin.
 
@@ -124,25 +120,18 @@ class ConformalTable:
         return cls(coverage, fitted)
 
     def half_width(self, attribute: str, utterances: int) -> float:
-        """Half-width in label points, for a prediction with that many utterances behind its calibration."""
-        return self.attributes[attribute].at(utterances)
+        """Half-width in label points, for a calibration based on that many utterances; infinite below all bins."""
+        widths = self.attributes[attribute]
+        row = bisect_right(widths.from_utterances, utterances) - 1
+        return widths.half_width[row] if row >= 0 else inf
 
     def save(self, path: Path) -> None:
         """Write the table as JSON; an infinite half-width is null."""
         attributes = {
-            name: {
-                "from_utterances": list(widths.from_utterances),
-                "half_width": [None if isinf(width) else width for width in widths.half_width],
-                "speakers": list(widths.speakers),
-            }
+            name: asdict(widths) | {"half_width": [None if isinf(width) else width for width in widths.half_width]}
             for name, widths in self.attributes.items()
         }
-        content = {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
-            "coverage": self.coverage,
-            "attributes": attributes,
-        }
+        content = {"format": FORMAT, "version": FORMAT_VERSION, "coverage": self.coverage, "attributes": attributes}
         atomic_write(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
 
     @classmethod
@@ -152,7 +141,6 @@ class ConformalTable:
         Raises:
             UserError: the file isn't one, or is of a newer format.
         """
-        remedy = "Give the one that `ser export` wrote"
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             version = content["version"]
@@ -172,7 +160,8 @@ class ConformalTable:
             }
             return cls(float(content["coverage"]), attributes)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError("isn't a table of intervals", where=path, remedy=remedy) from error
+            what, remedy = "isn't a table of intervals", "Give the one that `ser export` wrote"
+            raise UserError(what, where=path, remedy=remedy) from error
 
 
 def speakers_needed(coverage: float) -> int:
@@ -184,7 +173,7 @@ def conformal_quantile(errors: NDArray[np.float64], speakers: NDArray[Any], cove
     """The half-width that `ConformalTable` defines, of errors (n,) by speakers (n,); infinite for too few speakers."""
     _, speaker, said = np.unique(speakers, return_inverse=True, return_counts=True)
     order = np.argsort(errors, kind="stable")
-    # the share of a whole speaker that lies at or below each error, in speakers
+    # weight at or below each error, where each speaker weighs 1
     reached = (1.0 / said[speaker])[order].cumsum()
     # rounding of the sum must not ask for a greater error than the definition does
     enough = np.searchsorted(reached, coverage * (len(said) + 1) - 1e-9)
@@ -213,10 +202,6 @@ def _fit_bins(
         measured.append(len(np.unique(speakers[rows])))
         above = edge
     return HalfWidths(tuple(reversed(kept)), tuple(reversed(widths)), tuple(reversed(measured)))
-
-
-COVERAGE = 0.9
-QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
 
 
 def intervals_as_json(

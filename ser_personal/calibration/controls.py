@@ -1,4 +1,4 @@
-"""What PLDC is held against: the raw predictions, one affine map for everyone, random speakers, and an oracle."""
+"""What PLDC is compared with: the raw predictions, one affine map for everyone, random speakers, and an oracle."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ def raw(
 class AffineMap:
     """One line per attribute for everyone: does PLDC do more than rescale a model that is off on all speakers?
 
-    Attributes:
-        slope: (attributes,).
-        intercept: (attributes,), label points.
+    `slope` is (attributes,), `intercept` (attributes,) in label points.
     """
 
     slope: NDArray[np.float64]
@@ -132,8 +130,8 @@ def own_statistics(
 ) -> NDArray[np.float64]:
     """The oracle: PLDC towards each test speaker's own label mean and deviation, (utterances, attributes).
 
-    It reads the labels of the test set, so it is never a result. It shows what PLDC would reach if similar speakers
-    gave away a speaker's moments without error.
+    It reads the labels of the test set, so it is never a result. It shows what PLDC would reach if the similar
+    speakers had exactly the test speaker's label moments.
     """
     own = SpeakerBank.from_utterances(speaker_ids, pooled, labels, pldc.attributes, pldc.bank.scale)
     neighbours = {s: Neighbours(np.array([row]), np.ones(1)) for row, s in enumerate(own.speaker_ids)}

@@ -108,7 +108,7 @@ class CalibratedSpeaker:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Calibrated predictions and how they came about.
+    """Calibrated predictions, and each speaker's neighbours and moments.
 
     Attributes:
         predictions: (utterances, attributes), label points; an unknown speaker's are the raw ones.
@@ -152,7 +152,7 @@ def calibrate(
     .578). The full equation is `shift_mean=True, scale_std=True`. Every variant lowers O-CCC in the paper (arousal .740
     to .732 by sigma, .722 by mu, .713 by both).
 
-    Where the equation says nothing (all ours):
+    Where the equation is undefined (all ours):
 
     - One utterance, or predictions alike up to float32 rounding (deviation within 1e-6 of their mean's magnitude):
       there is nothing to scale, the deviation stays; the mean is shifted if `shift_mean`.
@@ -204,7 +204,7 @@ class PLDC:
     def calibration(
         self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
     ) -> Calibration:
-        """Calibrated predictions and how they came about."""
+        """Calibrate, with each speaker's neighbours and moments."""
         check_inputs(predictions, speaker_ids, pooled, self.bank, self.attributes)
         rows_of = rows_by_speaker(speaker_ids)
         vectors = np.reshape([pooled[rows].mean(axis=0) for rows in rows_of.values()], (-1, pooled.shape[1]))

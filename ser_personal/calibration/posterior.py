@@ -1,4 +1,4 @@
-"""`PosteriorCalibrator`: calibrates by what voice and predictions together say about a speaker's labels (ours)."""
+"""`PosteriorCalibrator`: calibrates by what voice and predictions together predict of a speaker's labels (ours)."""
 
 from __future__ import annotations
 
@@ -39,10 +39,7 @@ _TINY = np.finfo(np.float64).tiny
 
 
 class Measured(NamedTuple):
-    """One value a speaker, such as a mean, measured over so many utterances.
-
-    `noise` is the variance of a value measured over one utterance; over n it is the n-th part.
-    """
+    """One value a speaker, measured over `counts` utterances; `noise / counts` is its sampling variance."""
 
     values: Values
     counts: NDArray[Any]
@@ -50,10 +47,10 @@ class Measured(NamedTuple):
 
 
 def measure(moments: Moments, usual: float | None = None) -> tuple[Measured, Measured]:
-    """Mean and log-deviation of each speaker, from the moments (speakers,) of one or more values each.
+    """Mean and log-deviation of each speaker, from moments (speakers,).
 
-    `usual` is the variance within a usual speaker, that of these speakers if None. It counts as one more observation:
-    it makes up for the degree of freedom that the mean took, and equal values keep a finite logarithm.
+    `usual`, the variance within an average speaker (that of these speakers if None), counts as one more observation: it
+    makes up for the mean's degree of freedom, and equal values keep a finite logarithm.
     """
     noise = float(moments.m2.sum() / max((moments.count - 1).sum(), 1))
     variance = (moments.m2 + (noise if usual is None else usual)) / moments.count
@@ -72,7 +69,8 @@ class Shrinkage(NamedTuple):
     def fit(cls, measured: Measured) -> Self:
         """Estimate the true variance between speakers by the method of moments, and the mean by precisions.
 
-        A thousandth of the measured variance is true at least, lest one speaker of many utterances decide alone.
+        At least a thousandth of the measured variance counts as true, so that no single speaker of many utterances
+        decides alone.
         """
         values, counts, noise = measured
         between = max(values.var() - np.mean(noise / counts), _MIN_TRUE_SHARE * values.var())
@@ -161,7 +159,7 @@ class Correction:
 
 @dataclass(frozen=True, eq=False)
 class AttributePosterior:
-    """What calibrates one attribute: a map for everyone, two corrections, and a map for everyone again."""
+    """The calibration of one attribute: a map for everyone, two corrections, and a second map for everyone."""
 
     affine: AffineMap
     mean: Correction
@@ -197,7 +195,7 @@ class AttributePosterior:
     def estimates(self, own: Moments, vectors: Values) -> tuple[Values, Values, Values, Values]:
         """The predictions' own mean and what it lacks, and so for the log-deviation, (n,) each.
 
-        `own` are (n,) moments of a speaker's predictions, `vectors` (n, dim) means of the speaker's `pooled`.
+        `own` holds (n,) moments of a speaker's predictions, `vectors` (n, dim) means of the speaker's `pooled`.
         """
         mapped = Moments(own.count, self.affine.apply(own.mean), self.affine.slope**2 * own.m2)
         mean, log_std = measure(mapped, usual=self.mean.own.noise)
@@ -238,8 +236,8 @@ class TooFewLabelsError(UserError):
 class PosteriorCalibrator:
     r"""Calibration that changes predictions only as far as validation speakers show that it helps (ours).
 
-    PLDC gives a speaker the moments of similar speakers' labels, however little voices say about labels, and discards
-    what the predictions themselves say. Here, for each attribute by itself:
+    PLDC gives a speaker the moments of similar speakers' labels, however little voices predict of labels, and discards
+    the predictions' own moments. Here, for each attribute by itself:
 
     1. One affine map for everyone gives the predictions the labels' moments (`AffineMap`).
     2. Over the *training* speakers, label mean and log-deviation are regressed on the speaker vector.
@@ -348,8 +346,8 @@ class PosteriorCalibrator:
         """Calibrate, each speaker by the speaker's own utterances in this call.
 
         The inputs are those of `ser_personal.calibrate`, and so are the errors. `causal` calibrates each utterance by
-        what its speaker has said up to and including it, as a live system has to; utterances are then in the order of
-        time. A speaker's `mu_bar` and `sigma_bar` are those expected of the labels, however much of the way there the
+        its speaker's utterances up to and including it, as a live system has to; utterances are then in temporal order.
+        A speaker's `mu_bar` and `sigma_bar` are those expected of the labels, however much of the way there the
         predictions went. There are no neighbours.
 
         Raises:
@@ -388,14 +386,14 @@ Fitted = dict[str, AttributePosterior]
 
 
 def save_posterior(fitted: Fitted, path: Path) -> None:
-    """Write what `PosteriorCalibrator.fit` found, attribute -> posterior, as JSON."""
+    """Write `PosteriorCalibrator.fitted` as JSON."""
     attributes = {attribute: asdict(posterior) for attribute, posterior in fitted.items()}
     content = {"format": FORMAT, "version": FORMAT_VERSION, "attributes": attributes}
     atomic_write(path, f"{json.dumps(content, allow_nan=False, default=np.ndarray.tolist)}\n".encode())
 
 
 def load_posterior(path: Path) -> Fitted:
-    """Read what `save_posterior` wrote.
+    """Read a file of `save_posterior`.
 
     Raises:
         UserError: the file isn't one, or is of another format.

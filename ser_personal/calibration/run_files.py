@@ -1,4 +1,4 @@
-"""What `ser test` with PLDC prints and leaves in a run's folder, written and read back."""
+"""The files of a test run with PLDC, written and read."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def predictions_frame(
     attributes: Sequence[str],
     utterances: Sequence[Utterance],
 ) -> pd.DataFrame:
-    """One row an utterance: labels, raw and, if given, calibrated predictions, and at the end what the corpus says."""
+    """One row an utterance: labels, raw and calibrated predictions (where there are any), and the corpus's columns."""
     columns = {}
     for column, attribute in enumerate(attributes):
         columns[f"{attribute}_label"] = collected.predicted.labels[:, column]
@@ -54,7 +54,7 @@ def predictions_frame(
 
 
 def emotion_frame(collected: CollectedSet, emotions: Sequence[str], utterances: Sequence[Utterance]) -> pd.DataFrame:
-    """One row an utterance: the likeliest emotion, the probability of each, and at the end what the corpus says."""
+    """One row an utterance: the likeliest emotion, the probability of each, and the corpus's columns."""
     probabilities = collected.predicted.predictions
     columns: dict[str, Any] = {"predicted": [emotions[place] for place in probabilities.argmax(1)]}
     columns |= {f"{emotion}_probability": probabilities[:, place] for place, emotion in enumerate(emotions)}
@@ -83,12 +83,12 @@ def rows_as_json(rows: Sequence[CalibrationRow]) -> dict[str, Any]:
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table, the whole file or nothing."""
+    """Write a table atomically."""
     atomic_write(path, frame.to_csv(index=False).encode())
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON, the whole file or nothing."""
+    """Write JSON atomically, without NaN."""
     atomic_write(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
 
 
@@ -108,7 +108,7 @@ def condition(
 
 
 def count_conditions(utterances: Sequence[Utterance], conditions: Iterable[str]) -> dict[str, int]:
-    """Count the speakers in each condition, given that of each utterance; unknown speakers aren't counted."""
+    """Condition -> number of known speakers, from the condition of each utterance."""
     of_speaker = {utterance.speaker_id: each for utterance, each in zip(utterances, conditions, strict=True)}
     of_speaker.pop(None, None)
     return dict(Counter(map(str, of_speaker.values())))
@@ -116,12 +116,7 @@ def count_conditions(utterances: Sequence[Utterance], conditions: Iterable[str])
 
 @dataclass(frozen=True, eq=False)
 class SpeakerVectors:
-    """One vector a speaker.
-
-    Attributes:
-        speaker_ids: (speakers,).
-        vectors: (speakers, dim).
-    """
+    """One vector a speaker: `speaker_ids` (speakers,) and `vectors` (speakers, dim)."""
 
     speaker_ids: tuple[str, ...]
     vectors: NDArray[Any]
@@ -150,7 +145,7 @@ def describe_training(utterances: Sequence[Utterance]) -> dict[str, dict[str, An
 def describe_speakers(
     utterances: Sequence[Utterance], calibration: Calibration, shifts: Mapping[str, SpeakerShift]
 ) -> dict[str, dict[str, Any]]:
-    """Known test speaker -> all that speakers.json holds, the moments and the label shift attribute by attribute."""
+    """Known test speaker -> the entry of speakers.json, moments and label shift by attribute."""
     described = describe_training(utterances)
     for speaker in calibration.speakers:
         shift = shifts[speaker.speaker_id]
@@ -321,7 +316,7 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """The end of the folder's path, enough to know it by."""
+        """The last three parts of the folder's path."""
         return "/".join(self.folder.absolute().parts[-3:])
 
     @property

@@ -39,14 +39,7 @@ class SpeakerShift:
 
 @dataclass(frozen=True, eq=False)
 class ShiftTable:
-    """Shifts and performance of the speakers of whom all three are defined, for one attribute.
-
-    Attributes:
-        speakers: (speakers,).
-        feature: (speakers,), feature shift.
-        label: (speakers,), label shift.
-        ccc: (speakers,), each speaker's own.
-    """
+    """Feature shift, label shift and own CCC of one attribute, (speakers,) each, of speakers who have all three."""
 
     speakers: tuple[str, ...]
     feature: NDArray[np.float64]
@@ -55,7 +48,7 @@ class ShiftTable:
 
     @classmethod
     def join(cls, shifts: Mapping[str, SpeakerShift], ccc_of: Mapping[str, float], attribute: str) -> ShiftTable:
-        """Join shifts with each speaker's CCC of the attribute; `ccc_of` may lack speakers of too few utterances."""
+        """Join shifts with each speaker's CCC; `ccc_of` may lack speakers of too few utterances."""
         rows = {
             speaker: (shift.feature, shift.label[attribute], ccc_of[speaker])
             for speaker, shift in shifts.items()

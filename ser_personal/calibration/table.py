@@ -42,7 +42,7 @@ LEGEND = (
 
 @dataclass(frozen=True, eq=False)
 class PredictedSet:
-    """What a fine-tuned model says of a whole set, each utterance once.
+    """What a fine-tuned model predicts of a set, each utterance once.
 
     Attributes:
         predictions: (utterances, attributes), label points.
@@ -122,7 +122,7 @@ def calibration_table(
     Args:
         test: the test set.
         pldc: attributes, and the settings of the oracle.
-        calibrators: row name -> calibrator: `standard_calibrators(...)`, and any of the caller's beside them.
+        calibrators: row name -> calibrator: `standard_calibrators(...)`, and any of the caller's own.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
     """
 
@@ -176,7 +176,7 @@ def _moments(predictions: NDArray[np.float64], labels: NDArray[np.float64]) -> t
 
 
 def print_scores(title: str, rows: Sequence[CalibrationRow], legend: str = "") -> None:
-    """Print O-CCC and A-CCC, with its deviation over speakers, of each row and attribute, and what the rows are."""
+    """Print O-CCC and A-CCC, with its deviation over speakers, of each row and attribute, and the legend."""
     from rich.console import Console
 
     table = score_table(title, list(rows[0].scores))

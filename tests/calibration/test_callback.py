@@ -32,7 +32,7 @@ def checkpoint(finetuned_checkpoint, tmp_path):
 
 
 def run_test(folder, corpus, checkpoint, callback=None, **data):
-    """Test with PLDC; -> what it left behind."""
+    """Test with PLDC; -> what it wrote, the bank and the model."""
     callback = callback or PLDCCallback(**SETTINGS)
     module = finetuning()
     running = trainer(folder, callbacks=[callback])
@@ -40,7 +40,9 @@ def run_test(folder, corpus, checkpoint, callback=None, **data):
     metrics = json.loads((folder / "metrics.json").read_text())
     frame = pd.read_csv(folder / "predictions.csv", dtype={"speaker": str})
     logged = {name: float(value) for name, value in running.callback_metrics.items()}
-    return SimpleNamespace(metrics=metrics, frame=frame, bank=callback.bank, logged=logged, module=module)
+    return SimpleNamespace(
+        folder=folder, metrics=metrics, frame=frame, bank=callback.bank, logged=logged, module=module
+    )
 
 
 def predict(module, data, split, folder):
@@ -51,16 +53,27 @@ def predict(module, data, split, folder):
     return SimpleNamespace(**joined, speaker_ids=[id_ for out in outputs for id_ in out["speaker_ids"]])
 
 
-def test_bank_beside_the_checkpoint_is_that_of_the_training_predictions(synthetic_corpus, checkpoint, tmp_path):
-    left = run_test(tmp_path / "run", synthetic_corpus, checkpoint)
-    bank = SpeakerBank.load(tmp_path / "finetune.speaker_bank.safetensors")
-    train = predict(left.module, emotion_data(synthetic_corpus), "train", tmp_path)
+@pytest.fixture(scope="module")
+def tested(finetuned_checkpoint, synthetic_corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tested")
+    checkpoint = copy(finetuned_checkpoint, folder / "finetune.ckpt")
+    run = run_test(folder, synthetic_corpus, checkpoint)
+    run.checkpoint, run.data = checkpoint, emotion_data(synthetic_corpus)
+    run.predicted = predict(run.module, run.data, "test1", folder)
+    inputs = run.predicted.predictions, run.predicted.speaker_ids, run.predicted.pooled
+    run.calibration = calibrate(*inputs, run.bank, k=3, shift_mean=True)
+    return run
+
+
+def test_bank_next_to_the_checkpoint_is_that_of_the_training_predictions(tested, tmp_path):
+    bank = SpeakerBank.load(tested.folder / "finetune.speaker_bank.safetensors")
+    train = predict(tested.module, tested.data, "train", tmp_path)
     expected = SpeakerBank.from_utterances(train.speaker_ids, train.pooled, train.labels, ATTRIBUTES)
     assert bank.speaker_ids == expected.speaker_ids == tuple(str(number) for number in range(1, 9))
     for name in ("vectors", "count", "label_mean", "label_std"):
         np.testing.assert_allclose(getattr(bank, name), getattr(expected, name), rtol=1e-5, atol=1e-5)
     assert bank.scale == (1, 7)
-    assert bank.fingerprint == left.metrics["model"]
+    assert bank.fingerprint == tested.metrics["model"]
 
 
 @pytest.fixture
@@ -114,21 +127,17 @@ def test_first_process_decides_whether_all_build(synthetic_corpus, checkpoint, t
     assert len(built) == 2
 
 
-def test_predictions_csv(synthetic_corpus, checkpoint, tmp_path):
-    left = run_test(tmp_path, synthetic_corpus, checkpoint)
-    frame, data = left.frame, emotion_data(synthetic_corpus)
-    test = predict(left.module, data, "test1", tmp_path)
-    order = test.indices.argsort()
-    utterances = [data.utterances[index] for index in test.indices[order]]
+def test_predictions_csv(tested):
+    frame, order = tested.frame, tested.predicted.indices.argsort()
+    utterances = [tested.data.utterances[index] for index in tested.predicted.indices[order]]
     assert frame["utterance"].tolist() == [utterance.utterance_id for utterance in utterances]
     assert frame["speaker"].tolist() == [utterance.speaker_id for utterance in utterances]
     assert set(frame["split"]) == {"test1"}
-    calibrated = calibrate(test.predictions, test.speaker_ids, test.pooled, left.bank, k=3, shift_mean=True)
     for column, attribute in enumerate(ATTRIBUTES):
         expected = {
             "label": [utterance.labels[attribute] for utterance in utterances],
-            "raw": test.predictions[order, column],
-            "calibrated": calibrated.predictions[order, column],
+            "raw": tested.predicted.predictions[order, column],
+            "calibrated": tested.calibration.predictions[order, column],
         }
         for name, values in expected.items():
             np.testing.assert_allclose(frame[f"{attribute}_{name}"], values, rtol=1e-4, atol=1e-4)
@@ -137,10 +146,9 @@ def test_predictions_csv(synthetic_corpus, checkpoint, tmp_path):
     assert len(frame.columns) == 3 + 3 * len(ATTRIBUTES) + 3
 
 
-def test_metrics_json(synthetic_corpus, checkpoint, tmp_path):
-    left = run_test(tmp_path, synthetic_corpus, checkpoint)
-    metrics, frame = left.metrics, left.frame
-    assert metrics["checkpoint"] == str(checkpoint)
+def test_metrics_json(tested):
+    metrics, frame = tested.metrics, tested.frame
+    assert metrics["checkpoint"] == str(tested.checkpoint)
     assert metrics["attributes"] == list(ATTRIBUTES)
     assert metrics["pldc"] == asdict(PLDCSettings(k=3, shift_mean=True))
     assert list(metrics["splits"]) == ["test1"]
@@ -157,21 +165,18 @@ def test_metrics_json(synthetic_corpus, checkpoint, tmp_path):
             reached = rows[name]["attributes"][attribute]
             assert reached["overall_ccc"] == pytest.approx(expected.overall_ccc, abs=1e-6)
             assert reached["average_ccc"] == pytest.approx(expected.average_ccc, abs=1e-6)
-        logged = left.logged[f"test_{attribute}_overall_ccc"]
+        logged = tested.logged[f"test_{attribute}_overall_ccc"]
         assert rows["raw"]["attributes"][attribute]["overall_ccc"] == pytest.approx(logged, abs=1e-6)
 
 
-def test_speakers_and_what_calibrated_them(synthetic_corpus, checkpoint, tmp_path):
-    left = run_test(tmp_path, synthetic_corpus, checkpoint)
-    data = emotion_data(synthetic_corpus)
-    test = predict(left.module, data, "test1", tmp_path)
-    record = json.loads((tmp_path / "speakers.json").read_text())
-    vectors = read_vectors(tmp_path / "speakers.safetensors")
-    calibrated = calibrate(test.predictions, test.speaker_ids, test.pooled, left.bank, k=3, shift_mean=True).speakers
-    shifts = speaker_shifts(test.speaker_ids, test.pooled, test.labels, left.bank, ATTRIBUTES)
+def test_speakers_and_their_neighbours(tested):
+    test, calibrated = tested.predicted, tested.calibration.speakers
+    record = json.loads((tested.folder / "speakers.json").read_text())
+    vectors = read_vectors(tested.folder / "speakers.safetensors")
+    shifts = speaker_shifts(test.speaker_ids, test.pooled, test.labels, tested.bank, ATTRIBUTES)
     assert list(record["splits"]["test1"]) == [speaker.speaker_id for speaker in calibrated] == ["10", "11", "12"]
     for row, speaker in enumerate(calibrated):
-        own = [u for u in data.utterances if u.speaker_id == speaker.speaker_id]
+        own = [u for u in tested.data.utterances if u.speaker_id == speaker.speaker_id]
         written = record["splits"]["test1"][speaker.speaker_id]
         assert (written["gender"], written["utterances"]) == (own[0].gender, 6)
         assert written["seconds"] == pytest.approx(sum(u.seconds for u in own))
@@ -184,26 +189,22 @@ def test_speakers_and_what_calibrated_them(synthetic_corpus, checkpoint, tmp_pat
         assert written["label_shift"] == pytest.approx(shift.label, rel=1e-3)
         mine = [id_ == speaker.speaker_id for id_ in test.speaker_ids]
         np.testing.assert_allclose(vectors["test1"].vectors[row], test.pooled[mine].mean(0), atol=1e-5)
-    correlated = json.loads((tmp_path / "metrics.json").read_text())["splits"]["test1"]["shift"]
+    correlated = tested.metrics["splits"]["test1"]["shift"]
     assert {attribute: found["speakers"] for attribute, found in correlated.items()} == dict.fromkeys(ATTRIBUTES, 3)
     assert all(-1 <= found["feature_shift_and_ccc"] <= 1 for found in correlated.values())
-    assert vectors["training"].speaker_ids == tuple(record["training"]) == left.bank.speaker_ids
-    np.testing.assert_allclose(vectors["training"].vectors, left.bank.vectors, rtol=1e-6)
-    known = left.module.personalized.speakers
+    assert vectors["training"].speaker_ids == tuple(record["training"]) == tested.bank.speaker_ids
+    np.testing.assert_allclose(vectors["training"].vectors, tested.bank.vectors, rtol=1e-6)
+    known = tested.module.personalized.speakers
     assert vectors["embeddings"].speaker_ids == tuple(known.ids)
     np.testing.assert_allclose(vectors["embeddings"].vectors, known(SpeakerQuery(known.ids)).detach(), rtol=1e-6)
 
 
-def test_cost(synthetic_corpus, checkpoint, tmp_path):
-    left = run_test(tmp_path, synthetic_corpus, checkpoint)
-    cost = json.loads((tmp_path / "cost.json").read_text())
-    assert cost["parameters"] == sum(weight.numel() for weight in left.module.parameters())
-    frozen = [
-        left.module.personalized.encoder.network.masked_spec_embed,
-        *left.module.personalized.speakers.parameters(),
-    ]
+def test_cost(tested):
+    cost, personalized = json.loads((tested.folder / "cost.json").read_text()), tested.module.personalized
+    assert cost["parameters"] == sum(weight.numel() for weight in tested.module.parameters())
+    frozen = [personalized.encoder.network.masked_spec_embed, *personalized.speakers.parameters()]
     assert cost["parameters"] - cost["trained_parameters"] == sum(weight.numel() for weight in frozen)
-    assert cost["test_speech_seconds"] == pytest.approx(left.frame["seconds"].sum())
+    assert cost["test_speech_seconds"] == pytest.approx(tested.frame["seconds"].sum())
     assert cost["test_seconds"] > 0
 
 

@@ -126,7 +126,7 @@ def test_what_is_no_table(tmp_path):
         ConformalTable.load(path)
 
 
-def test_impossible_wishes():
+def test_mistakes_in_what_is_measured():
     with pytest.raises(UserError, match="coverage is 90"):
         ConformalTable.fit(np.zeros((1, 1)), np.zeros((1, 1)), ["a"], ["arousal"], coverage=90)
     with pytest.raises(UserError, match=r"are not \(2, 1\)"):
@@ -172,7 +172,7 @@ def test_shares_are_counted_speaker_by_speaker():
     assert (found["validation_speakers"], found["speakers_needed"]) == (12, 9)
 
 
-def test_too_few_validation_speakers_tell_no_width():
+def test_too_few_validation_speakers_give_no_width():
     found = intervals_as_json(people(8, 20, 0), people(3, 20, 1), ("arousal",), (1.0, 7.0))
     its = found["attributes"]["arousal"]
     assert (its["half_width"], its["mean"], its["mean_width"]) == (None, 1.0, 6.0)
