@@ -1,4 +1,4 @@
-"""The audit of a test run: whom the model serves worse, whom calibration harms, what speaker vectors give away."""
+"""The audit of a test run: groups that the model serves worse, speakers whom calibration harms, what vectors reveal."""
 
 from __future__ import annotations
 
@@ -34,53 +34,41 @@ if TYPE_CHECKING:
 
 SYSTEMS = ("raw", "calibrated")
 MEANING = (
-    "A group's figures say how well this model followed the labels of these speakers, and the gap says how much better "
-    "or worse than for everyone else. An interval that holds 0 means that these speakers can't tell the groups apart, "
-    "not that they are treated alike; with few speakers only large gaps show at all. Labels are emotion as annotators "
-    "perceived it, not what anyone felt, so a gap may lie in the model, in the labels, or in what was recorded of "
-    "whom, and nothing here tells these apart: no difference says that a group's trait causes it. Each interval misses "
-    "its true value about once in twenty times, more often where speakers are few, and many are listed, so some will "
-    "seem to find something by chance. What isn't recorded can't be audited, and a gap that is absent here may be "
-    "present for other people."
+    "The scores of a group measure how well this model follows the labels of its speakers; the gap is the difference "
+    "to everyone else. If its interval contains 0, these speakers show no difference between the groups, which does not "
+    "mean that there is none; with few speakers only large gaps can be detected. Labels are emotion as annotators "
+    "perceived it, not what anyone felt. A gap may therefore come from the model, from the labels, or from what was "
+    "recorded, and this audit cannot separate these: no difference shows that a group's trait causes it. Each interval "
+    "misses its true value about once in twenty times, more often where speakers are few; many are listed, so some "
+    "gaps will appear by chance. What isn't recorded can't be audited, and a gap that is absent here may exist for "
+    "other people."
 )
 
 
 @dataclass(frozen=True)
 class Harm:
-    """What calibration did to the speakers' CCC of one attribute.
+    """What calibration does to the speakers' CCC of one attribute."""
 
-    Attributes:
-        speakers: that A-CCC counts before and after.
-        harmed: their number whose CCC fell.
-        share: of harmed speakers.
-        mean_change: of the CCC, over all these speakers.
-        mean_loss: among the harmed, NaN where there are none.
-        worst_loss: the greatest.
-        worst_speaker: whose it is, None where nobody is harmed.
-        error_harmed: number of speakers whose mean absolute error rose.
-        harmed_of_gender: gender -> harmed speakers and all, "unknown" where it isn't recorded.
-    """
-
-    speakers: int
-    harmed: int
-    share: Estimate
-    mean_change: Estimate
-    mean_loss: float
+    speakers: int  # with a CCC before and after
+    harmed: int  # whose CCC fell
+    share: Estimate  # of harmed speakers
+    mean_change: Estimate  # of the CCC, over all these speakers
+    mean_loss: float  # of the harmed, NaN where there are none
     worst_loss: float
     worst_speaker: str | None
-    error_harmed: int
-    harmed_of_gender: dict[str, tuple[int, int]]
+    error_harmed: int  # speakers whose mean absolute error rose
+    harmed_of_gender: dict[str, tuple[int, int]]  # gender -> harmed speakers, all speakers
 
 
 def speaker_changes(run: RunFolder, test: ScoredSet, attribute: str) -> dict[str, float]:
-    """Speaker -> CCC after calibration minus CCC before, for those who have both."""
+    """Speaker -> CCC after calibration minus CCC before, where both are defined."""
     before, after = (test.row(name).scores[attribute].per_speaker for name in ("raw", run.chosen))
     changes = {speaker: after[speaker] - before[speaker] for speaker in before}
     return {speaker: change for speaker, change in changes.items() if not np.isnan(change)}
 
 
 def harm(run: RunFolder, test: ScoredSet, attribute: str, bootstrap: Bootstrap) -> Harm:
-    """Count and describe the speakers of a set whom calibration harms."""
+    """Describe the speakers of a set whom calibration harms."""
     change_of = speaker_changes(run, test, attribute)
     speakers, changes = list(change_of), np.array(list(change_of.values()))
     harmed = changes < 0
@@ -120,7 +108,7 @@ SHIFTS = {
 
 @dataclass(frozen=True)
 class ShiftAnalysis:
-    """How one attribute's shifts from the training set go with CCC: Pearson correlations over so many speakers."""
+    """Pearson correlations over speakers between one attribute's shifts from the training set and CCC."""
 
     speakers: int
     correlations: dict[str, Estimate]
@@ -145,21 +133,13 @@ FOLDS, REPEATS = 5, 10
 
 @dataclass(frozen=True)
 class Probe:
-    """How well gender is read from some vectors.
-
-    Attributes:
-        vectors: which ones.
-        of_run: the run that they come from.
-        accuracy: balanced accuracy over speakers whom the probe wasn't fitted on.
-        chance: what guessing reaches.
-        speakers: gender -> number of speakers.
-    """
+    """How well gender can be predicted from speaker vectors."""
 
     vectors: str
     of_run: str
-    accuracy: Estimate
+    accuracy: Estimate  # balanced, over speakers whom the probe was not fitted on
     chance: float
-    speakers: dict[str, int]
+    speakers: dict[str, int]  # gender -> number of speakers
 
 
 def probes(run: RunFolder, bootstrap: Bootstrap) -> list[Probe]:
@@ -176,10 +156,10 @@ def probes(run: RunFolder, bootstrap: Bootstrap) -> list[Probe]:
 def probe(
     name: str, of_run: str, vectors: SpeakerVectors, gender_of: Mapping[str, str | None], bootstrap: Bootstrap
 ) -> Probe:
-    """Guess gender by logistic regression, cross-validated over speakers (ours).
+    """Predict gender by logistic regression, cross-validated over speakers (ours).
 
-    Genders of fewer speakers than an interval takes are left out. The interval resamples speakers among the guesses
-    that the cross-validation made; the probe isn't fitted again.
+    Genders of fewer speakers than an interval needs are left out. The interval resamples speakers among the predictions
+    of the cross-validation; the probe isn't fitted again.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import RepeatedStratifiedKFold
@@ -191,14 +171,13 @@ def probe(
     kept = [gender for gender, n in counted.items() if n >= bootstrap.fewest]
     if len(kept) < 2:
         listed = ", ".join(f"{n} {gender}" for gender, n in counted.items()) or "none with a recorded gender"
-        refused = f"a probe takes two genders of {bootstrap.fewest} speakers each; here: {listed}"
+        refused = f"a probe needs two genders of {bootstrap.fewest} speakers each; here: {listed}"
         return Probe(name, of_run, Estimate(np.nan, refused=refused), np.nan, counted)
     rows = np.isin(genders, kept)
     x, y = vectors.vectors[rows].astype(np.float64), genders[rows]
     right = np.zeros(len(y))
-    for train, test in RepeatedStratifiedKFold(n_splits=FOLDS, n_repeats=REPEATS, random_state=bootstrap.seed).split(
-        x, y
-    ):
+    folds = RepeatedStratifiedKFold(n_splits=FOLDS, n_repeats=REPEATS, random_state=bootstrap.seed)
+    for train, test in folds.split(x, y):
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(x[train], y[train])
         right[test] += model.predict(x[test]) == y[test]
     right /= REPEATS
@@ -210,39 +189,32 @@ def probe(
 
 @dataclass(frozen=True)
 class PartitionAudit:
-    """The groups of one partition.
-
-    Attributes:
-        name: what divides them.
-        note: what a reader must know.
-        left_out: utterances in none of the groups, or of unknown speakers.
-        groups: attribute -> system -> group -> scores and gap; empty where nothing is recorded.
-    """
+    """The groups of one partition."""
 
     name: str
-    note: str
-    left_out: int
-    groups: dict[str, dict[str, dict[str, GroupComparison]]]
+    note: str  # how to read the groups
+    left_out: int  # utterances in no group, or of unknown speakers
+    groups: dict[str, dict[str, dict[str, GroupComparison]]]  # attribute -> system -> group; empty without any record
 
 
 @dataclass(frozen=True)
 class SetAudit:
-    """The audit of one test set; `harm` and `shifts` by attribute."""
+    """The audit of one test set."""
 
     name: str
     partitions: tuple[PartitionAudit, ...]
-    harm: dict[str, Harm]
+    harm: dict[str, Harm]  # by attribute, as shifts
     shifts: dict[str, ShiftAnalysis]
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The audit of a run: its test sets, probes of its speaker vectors and, if there is one, of another run's."""
+    """The audit of a run."""
 
     bootstrap: Bootstrap
     sets: tuple[SetAudit, ...]
-    probes: tuple[Probe, ...]
-    before: tuple[Probe, ...] | None
+    probes: tuple[Probe, ...]  # of its speaker vectors
+    before: tuple[Probe, ...] | None  # of another run's
 
 
 def audit(
@@ -258,7 +230,7 @@ def audit(
     Args:
         run: the run.
         bootstrap: makes the intervals.
-        by: one more column to divide by, None for none.
+        by: one more column to divide by.
         table: the table that has the column; predictions.csv if None.
         before: a run without personalisation, whose speaker vectors are probed for comparison.
     """
@@ -306,7 +278,7 @@ def _audit_partition(run: RunFolder, test: ScoredSet, partition: Partition, boot
 
 
 def small_groups(found: Audit) -> list[str]:
-    """Groups of too few speakers for any interval, with their numbers."""
+    """Groups of too few speakers for an interval, with their numbers."""
     named = {
         f"{of_set.name}, {partition.name} {group} ({compared.scores.speakers})"
         for of_set in found.sets

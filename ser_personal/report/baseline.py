@@ -95,27 +95,15 @@ def baseline(
 
 @dataclass(frozen=True, eq=False)
 class BaselineSet:
-    """The baseline on one test set.
-
-    Attributes:
-        row: its scores.
-        labels: (utterances, attributes), NaN where missing.
-        speaker_ids: (utterances,), None where unknown.
-    """
+    """The baseline on one test set."""
 
     row: CalibrationRow
-    labels: NDArray[np.float64]
-    speaker_ids: tuple[str | None, ...]
+    labels: NDArray[np.float64]  # (utterances, attributes), NaN where missing
+    speaker_ids: tuple[str | None, ...]  # (utterances,), None where unknown
 
 
 def score_baseline(data: Any, wanted: Sequence[str], min_utterances: int) -> dict[str, BaselineSet]:
-    """Fit and score the baseline: test set -> scores; nothing where no training utterance has a wanted label.
-
-    Args:
-        data: the datamodule of the corpus.
-        wanted: attributes.
-        min_utterances: labelled utterances a speaker must have to count in A-CCC.
-    """
+    """Fit and score the baseline: test set -> scores; nothing where no training utterance has a wanted label."""
     train = data.train_indices
     attributes = [name for name in wanted if name in data.train_label_mean]
     if not attributes:
@@ -145,7 +133,7 @@ def _show_and_write(scored: dict[str, BaselineSet], folder: Path) -> None:
 class RidgeBaselineCallback(Callback):
     """Prints what a ridge regression on MFCC functionals reaches on the same test sets, and writes baseline.json.
 
-    It is fitted on the training split, by the first process alone.
+    The first process fits it on the training split.
     """
 
     @override

@@ -22,41 +22,27 @@ Resamples = restricted_number_type("Resamples", int, (">=", 100))
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its interval.
+    """A value and its 95 % interval."""
 
-    Attributes:
-        value: NaN where undefined.
-        low: lower end of the 95 % interval, NaN where there is none.
-        high: upper end.
-        refused: why there is no interval, None where there is one.
-    """
-
-    value: float
-    low: float = nan
+    value: float  # NaN where undefined
+    low: float = nan  # NaN where there is no interval
     high: float = nan
-    refused: str | None = None
+    refused: str | None = None  # why there is no interval
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are made.
+    """How intervals are made."""
 
-    Attributes:
-        resamples: how many draws of the speakers.
-        seed: the same seed draws the same speakers.
-        fewest: speakers below which there is no interval (ours): the percentiles of a handful of speakers promise a
-            certainty that isn't there.
-    """
-
-    resamples: int = 2000
+    resamples: int = 2000  # draws of the speakers
     seed: int = 0
-    fewest: int = FEWEST_SPEAKERS
+    fewest: int = FEWEST_SPEAKERS  # speakers for an interval (ours): the percentiles of a handful look too certain
 
     def weights(self, strata: Sequence[Hashable]) -> NDArray[np.float64]:
-        """How often each speaker counts, (1 + resamples, speakers): once each, and as often as each draw has them.
+        """How often each speaker counts, (1 + resamples, speakers): once each, then as often as each draw has them.
 
         Args:
-            strata: (speakers,), each stratum keeps its number of speakers, so that no group runs empty.
+            strata: (speakers,), each stratum keeps its number of speakers, so that no group is ever empty.
         """
         rng = np.random.default_rng(self.seed)
         rows_of: dict[Hashable, list[int]] = {}
@@ -68,15 +54,15 @@ class Bootstrap:
         return weights
 
     def estimate(self, values: NDArray[np.float64], speakers: int) -> Estimate:
-        """Give a figure its percentile interval, or the reason why it has none.
+        """Make an estimate with a percentile interval, or with the reason why there is none.
 
         Args:
-            values: (1 + resamples,), the figure of the speakers as they are, then of each draw; NaN where undefined.
-            speakers: behind the figure, of the smaller side where it is a difference.
+            values: (1 + resamples,), of the speakers as they are, then of each draw; NaN where undefined.
+            speakers: that the value is computed from, of the smaller side where it is a difference.
         """
         value, drawn = float(values[0]), values[1:]
         if speakers < self.fewest:
-            return Estimate(value, refused=f"{speakers} speakers, an interval takes {self.fewest}")
+            return Estimate(value, refused=f"{speakers} speakers, an interval needs {self.fewest}")
         if np.isnan(value) or np.isnan(drawn).all():
             return Estimate(value, refused="undefined")
         low, high = np.nanquantile(drawn, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])

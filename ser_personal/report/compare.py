@@ -42,8 +42,8 @@ def compare(
 ) -> None:
     """Compare test runs: O-CCC and A-CCC of each recipe and calibration with 95 % intervals, and their cost.
 
-    Of a study of the personalisation gap, it adds the gap over the number of training speakers; of a study that
-    pre-trained, how well each of its pre-trainings predicts masked frames.
+    For a study of the personalisation gap it adds the gap by the number of training speakers, for one that pre-trained
+    the scores of masked prediction.
 
     Args:
         runs: folders of test runs, or one with many, such as a study's.
@@ -93,26 +93,16 @@ def compare(
 class System:
     """A row of the comparison, on one test set and attribute.
 
-    Seeds, and the draws of a control by chance, are replicates: a figure of a system is the mean of its replicates'.
-
-    Attributes:
-        recipe: name.
-        calibration: raw, sigma, posterior, ...
-        is_oracle: it read test labels, so it is never a result.
-        seeds: how many.
-        utterances: (speakers,), labelled, the same in every replicate.
-        moments: (replicates, speakers, 5), the columns of `MOMENTS`: means and variances of predictions and labels, and
-            their covariance.
-        ccc: (replicates, speakers), each speaker's own, NaN where undefined.
+    Seeds, and the draws of a random control, are replicates: a score of a system is the mean over its replicates.
     """
 
     recipe: str
-    calibration: str
-    is_oracle: bool
+    calibration: str  # raw, sigma, posterior, ...
+    is_oracle: bool  # it reads test labels
     seeds: int
-    utterances: NDArray[np.float64]
-    moments: NDArray[np.float64]
-    ccc: NDArray[np.float64]
+    utterances: NDArray[np.float64]  # (speakers,), labelled, the same in every replicate
+    moments: NDArray[np.float64]  # (replicates, speakers, 5), the columns of `MOMENTS`
+    ccc: NDArray[np.float64]  # (replicates, speakers), NaN where undefined
 
     @property
     def name(self) -> str:
@@ -121,7 +111,7 @@ class System:
 
     @cached_property
     def _sums(self) -> NDArray[np.float64]:
-        """What each speaker adds, (replicates, speakers, 6): n, and sums of p, l, p², l², pl around the mean label."""
+        """Each speaker's part, (replicates, speakers, 6): n, and sums of p, l, p², l², pl around the mean label."""
         n = self.utterances
         middle = n @ self.moments[0, :, 1] / n.sum()
         p, label = self.moments[..., 0] - middle, self.moments[..., 1] - middle
@@ -129,12 +119,12 @@ class System:
         return np.stack(np.broadcast_arrays(n, n * p, n * label, *(n * each for each in squares)), axis=-1)
 
     def overall_ccc(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """O-CCC (draws,) over all utterances, each speaker taken as often as weights (draws, speakers) say."""
+        """O-CCC (draws,) over all utterances, each speaker as often as weights (draws, speakers) say."""
         of_replicates = ccc_from_sums(*np.moveaxis(weights @ self._sums, -1, 0))
         return np.asarray(of_replicates.mean(axis=0))
 
     def average_ccc(self, weights: NDArray[np.float64], counted: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """A-CCC (draws,) over the counted speakers (speakers,), each one's own CCC averaged over replicates first."""
+        """A-CCC (draws,) over the counted speakers (speakers,), each speaker's CCC averaged over replicates first."""
         if not counted.any():
             return np.full(len(weights), np.nan)
         own = self.ccc[:, counted].mean(axis=0)
@@ -144,26 +134,18 @@ class System:
 
 @dataclass(frozen=True, eq=False)
 class TestSet:
-    """The systems of one test set and attribute, in the order of the runs.
-
-    Attributes:
-        split: name of the set.
-        attribute: what is predicted.
-        speakers: of the set, sorted; the same for all systems.
-        systems: a recipe's calibrations one after the other, its raw predictions first.
-        left_out: seeds that lack speakers, one sentence each.
-    """
+    """The systems of one test set and attribute, in the order of the runs."""
 
     __test__ = False
 
     split: str
     attribute: str
-    speakers: tuple[str, ...]
-    systems: tuple[System, ...]
-    left_out: tuple[str, ...]
+    speakers: tuple[str, ...]  # sorted; the same for all systems
+    systems: tuple[System, ...]  # a recipe's calibrations together, its raw predictions first
+    left_out: tuple[str, ...]  # seeds that lack speakers, one sentence each
 
     def counted(self, min_utterances: int) -> NDArray[np.bool_]:
-        """Whom (speakers,) A-CCC is over: who has enough utterances, and a CCC of their own in every system."""
+        """Speakers in A-CCC, (speakers,): with enough utterances, and a CCC in every system."""
         defined = ~np.isnan(np.concatenate([system.ccc for system in self.systems])).any(axis=0)
         return np.asarray(defined & (self.systems[0].utterances >= min_utterances))
 
@@ -185,7 +167,7 @@ def join_runs(runs: Sequence[ComparedRun]) -> list[TestSet]:
         raise UserError(
             f"speaker {first['speaker']} is tested twice on {first['split']}",
             where=first["recipe"],
-            remedy="Give each run once, under a folder name of its own",
+            remedy="Name each run once, in a folder of its own",
         )
     order = {attribute: place for place, attribute in enumerate(ATTRIBUTES)}
     sets = [_join(part) for _, part in table.groupby(["split", "attribute"], sort=False)]
@@ -208,7 +190,7 @@ def _join(table: pd.DataFrame) -> TestSet:
         raise UserError(
             f"no recipe was tested on all {len(speakers)} speakers of {split} that the others were tested on",
             where=attribute,
-            remedy="Compare runs on the same test set; a study's missing folds come by running it again",
+            remedy="Compare runs on the same test set; to complete the folds of a study, run it again",
         )
     systems: list[System] = []
     for recipe, parts in complete.items():
@@ -246,75 +228,45 @@ def _require_same_labels(first: System, system: System, speakers: Sequence[str])
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """One system on one test set and attribute.
-
-    Attributes:
-        recipe: name.
-        calibration: raw, sigma, posterior, ...
-        is_oracle: it read test labels, so it is never a result.
-        seeds: how many were averaged.
-        overall_ccc: O-CCC.
-        average_ccc: A-CCC.
-        overall_gain: over the baseline, paired; None where there is no baseline.
-        average_gain: over the baseline, paired; None where there is no baseline.
-        sensitivity: utterances that a speaker must have -> A-CCC over those speakers.
-    """
+    """One system on one test set and attribute."""
 
     recipe: str
     calibration: str
     is_oracle: bool
-    seeds: int
+    seeds: int  # averaged
     overall_ccc: Estimate
     average_ccc: Estimate
-    overall_gain: Estimate | None
+    overall_gain: Estimate | None  # over the baseline, paired; None without a baseline, as average_gain
     average_gain: Estimate | None
-    sensitivity: dict[int, float]
+    sensitivity: dict[int, float]  # utterances that a speaker must have -> A-CCC over those speakers
 
 
 @dataclass(frozen=True)
 class GapRow:
-    """One recipe at one number of training speakers, its predictions uncalibrated.
-
-    Attributes:
-        recipe: name.
-        training_speakers: on each side.
-        seeds: averaged, of the side that has fewer.
-        overall_ccc: O-CCC of both sides, `independent` and `dependent`, and `gap`, their paired difference.
-        average_ccc: A-CCC likewise.
-    """
+    """One recipe at one number of training speakers, uncalibrated: both sides, and `gap`, their paired difference."""
 
     recipe: str
-    training_speakers: int
-    seeds: int
-    overall_ccc: dict[str, Estimate]
+    training_speakers: int  # on each side
+    seeds: int  # of the side that has fewer
+    overall_ccc: dict[str, Estimate]  # independent, dependent, gap
     average_ccc: dict[str, Estimate]
 
 
 @dataclass(frozen=True)
 class ComparedSet:
-    """All systems on one test set and attribute.
-
-    Attributes:
-        split: name of the set.
-        attribute: what is predicted.
-        rows: one a system.
-        gaps: recipe by recipe, by the number of training speakers; empty where no study of the gap was run.
-        speakers: that O-CCC is over, and that are resampled.
-        counted: utterances that a speaker must have -> speakers that A-CCC is over, the same for all rows.
-        notes: what was left out.
-    """
+    """All systems on one test set and attribute."""
 
     split: str
     attribute: str
     rows: tuple[ComparedRow, ...]
-    gaps: tuple[GapRow, ...]
-    speakers: int
-    counted: dict[int, int]
-    notes: tuple[str, ...]
+    gaps: tuple[GapRow, ...]  # by recipe, then by number of training speakers
+    speakers: int  # in O-CCC, and resampled
+    counted: dict[int, int]  # utterances that a speaker must have -> speakers in A-CCC, the same for all rows
+    notes: tuple[str, ...]  # what was left out
 
 
 def find_baseline(tests: Sequence[TestSet], name: str | None) -> str | None:
-    """Complete a baseline's name: `papt/sigma` is one calibration, `papt` its first, the raw predictions.
+    """Complete the name of a baseline: `papt/sigma` is one calibration, `papt` its first, the raw predictions.
 
     Raises:
         UserError: no system has this name.
@@ -342,14 +294,14 @@ def compare_systems(
 ) -> ComparedSet:
     """Score every system by the same draws of the speakers.
 
-    A-CCC counts, for all systems alike, the speakers with enough utterances whose own CCC is defined in every system.
+    A-CCC counts, for all systems alike, the speakers with enough utterances whose CCC is defined in every system.
 
     Args:
         test: the systems.
         baseline: name of the one that the others are compared with; ignored where this set lacks it.
         bootstrap: makes the draws and the intervals.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
-        points: of the personalisation gap, those with one side alone are left out.
+        points: of the personalisation gap; those with only one side are left out.
     """
     weights = bootstrap.weights([None] * len(test.speakers))
     counted = {least: test.counted(least) for least in sorted({*SENSITIVITY, min_utterances})}
@@ -364,8 +316,8 @@ def compare_systems(
         return bootstrap.estimate(drawn, number[metric])
 
     def row(system: System) -> ComparedRow:
-        own, than = figures(system), None if base is None or system is base else figures(base)
-        gains = {metric: None if than is None else estimate(metric, own[metric] - than[metric]) for metric in own}
+        own, other = figures(system), None if base is None or system is base else figures(base)
+        gains = {metric: None if other is None else estimate(metric, own[metric] - other[metric]) for metric in own}
         return ComparedRow(
             recipe=system.recipe,
             calibration=system.calibration,
@@ -390,7 +342,7 @@ def compare_systems(
 
 
 def gap_points(runs: Sequence[ComparedRun]) -> list[GapPoint]:
-    """The points of the personalisation gap, recipe by recipe, by the number of training speakers."""
+    """The points of the personalisation gap, by recipe, then by number of training speakers."""
     points = list(dict.fromkeys(run.point for run in runs if run.point is not None))
     recipes = list(dict.fromkeys(point.recipe for point in points))
     return sorted(points, key=lambda point: (recipes.index(point.recipe), point.training_speakers))

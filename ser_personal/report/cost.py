@@ -36,8 +36,8 @@ def _attention_backward_flops(gradient: Size, query: Size, key: Size, value: Siz
 class FlopCounter:
     """Counts floating-point operations by torch's `FlopCounterMode`, a multiplication and an addition as two.
 
-    It knows neither the attention that CPUs run nor the Transformer layer that torch runs as one operation in
-    evaluation: the one is added to it, the other runs as its parts meanwhile.
+    That counts neither attention on CPUs nor the fused Transformer layer of evaluation: formulas for the first are
+    added to it, the second is switched off while it counts.
     """
 
     def __init__(self) -> None:
@@ -68,9 +68,9 @@ class FlopCounter:
 class CostRecorder(Callback):
     """Writes fit_cost.json or test_cost.json to `--trainer.default_root_dir` when the stage ends.
 
-    A resumed fit continues the record of its checkpoint, so that it covers the whole fit. Operations are counted on the
-    first batch of training, of validation and of test, which runs outside inference mode for that, and scaled by the
-    audio of all batches. What PLDC predicts in a test to build its bank counts as time alone.
+    A resumed fit continues the record of its checkpoint. Operations are counted on the first batch of training, of
+    validation and of test, which therefore runs outside inference mode, and scaled by the audio of all batches. What
+    PLDC predicts in a test to build its bank counts only as time.
     """
 
     def __init__(self) -> None:
@@ -178,21 +178,16 @@ class CostRecorder(Callback):
 
 @dataclass
 class _Counts:
-    """Of the batches of one kind: seconds of audio in all, seconds and operations of the counted one."""
-
-    speech: float = 0.0
-    counted_speech: float = 0.0
+    speech: float = 0.0  # seconds of audio of all batches
+    counted_speech: float = 0.0  # of the batch whose operations were counted
     counted_flops: int | None = None
 
     @property
     def flops(self) -> float:
-        """Of all batches, by their audio."""
         return (self.counted_flops or 0) / self.counted_speech * self.speech if self.counted_speech else 0.0
 
 
 class _Clock:
-    """Wall and CPU time since it was made, and what had passed before."""
-
     def __init__(self, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:
         self._wall, self._cpu = time.perf_counter() - seconds, time.process_time() - cpu_seconds
 
@@ -202,13 +197,12 @@ class _Clock:
 
     @property
     def cpu_seconds(self) -> float:
-        """Of all threads of this process."""
         return time.process_time() - self._cpu
 
 
 def _speech_seconds(batch: Any, trainer: Trainer) -> float:
-    """Of the audio in a batch; of cached features, the audio that they are of."""
     if "num_samples" in batch:
         return float(batch["num_samples"].sum()) / SAMPLE_RATE
+    # cached features have no audio
     utterances = trainer.datamodule.utterances  # type: ignore[attr-defined]
     return float(sum(utterances[index].seconds for index in batch["indices"].tolist()))

@@ -1,7 +1,6 @@
-"""What all figures share: size, colours, and the way into a page.
+"""The report's figures.
 
-Figures are drawn as wide as a phone, so that text keeps its size there, and several stand side by side on a desk. Text
-and axes take the page's text colour, so that they are readable in light and in dark.
+They are as wide as a phone, so that text keeps its size there, and take the page's text colour in light and in dark.
 """
 
 from __future__ import annotations
@@ -66,26 +65,21 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """A figure and its words.
-
-    Attributes:
-        alt: what it shows, for people who can't see it.
-        figure: the drawing.
-    """
+    """A figure and its alternative text, for people who can't see it."""
 
     alt: str
     figure: Figure
 
 
 def style() -> AbstractContextManager[None]:
-    """The settings that everything has to be drawn and saved under; matplotlib's own come back after it."""
+    """Settings to draw and save under; matplotlib's own are restored afterwards."""
     from matplotlib import rc_context
 
     return rc_context(_STYLE)
 
 
 def blank(height: float, rows: int = 1) -> tuple[Figure, Sequence[Axes]]:
-    """Make a figure of phone width and that height, inches, with so many plots below each other."""
+    """A figure of phone width and `height` inches, with plots in `rows` rows."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -93,12 +87,12 @@ def blank(height: float, rows: int = 1) -> tuple[Figure, Sequence[Axes]]:
 
 
 def legend_above(axes: Axes, columns: int) -> None:
-    """Put the legend over the plot, where it covers nothing."""
+    """Put the legend above the plot, where it covers nothing."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, handlelength=1.4)
 
 
 def as_svg(drawing: Drawing) -> str:
-    """The figure for a page: no prologue, no link, and its ink in the page's text colour."""
+    """SVG to embed in a page: without prologue and links, in the page's text colour."""
     text = StringIO()
     drawing.figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
@@ -115,7 +109,7 @@ _BINS = 12
 
 
 def chosen_speakers(run: RunFolder, test: ScoredSet, attribute: str) -> dict[str, str]:
-    """`best`, `median` and `worst` by CCC after calibration -> speaker; fewer names where speakers are fewer."""
+    """`best`, `median` and `worst` by CCC after calibration -> speaker; fewer where speakers are fewer."""
     ccc = {s: v for s, v in test.row(run.chosen).scores[attribute].per_speaker.items() if not np.isnan(v)}
     ordered = sorted(ccc, key=lambda speaker: -ccc[speaker])
     places = {"best": 0, "median": len(ordered) // 2, "worst": len(ordered) - 1}
@@ -127,7 +121,7 @@ def chosen_speakers(run: RunFolder, test: ScoredSet, attribute: str) -> dict[str
 
 
 def distributions(run: RunFolder, test: ScoredSet, attribute: str) -> Drawing | None:
-    """Draw histograms of labels, raw and calibrated predictions for the three; None where no speaker has a CCC."""
+    """Draw histograms of labels, raw and calibrated predictions of `chosen_speakers`; None where there are none."""
     from matplotlib.ticker import MaxNLocator
 
     chosen = chosen_speakers(run, test, attribute)
@@ -193,14 +187,14 @@ _SYSTEMS = {"raw": (RAW, "s", 0.17), "calibrated": (CALIBRATED, "o", -0.17)}
 
 
 def group_figure(audited: SetAudit, attribute: str, quantity: str) -> Drawing:
-    """Draw one figure of all groups of all partitions, raw and calibrated; without a bar where none was made."""
+    """Draw one quantity of all groups, raw and calibrated; without a bar where there is no interval."""
     from matplotlib.ticker import MaxNLocator
 
     rows: list[tuple[str, dict[str, Estimate]]] = []
     for partition in audited.partitions:
         for group in partition.groups.get(attribute, {"raw": {}})["raw"]:
             scores = {system: partition.groups[attribute][system][group].scores for system in _SYSTEMS}
-            rows.append((f"{group}", {system: getattr(of, quantity) for system, of in scores.items()}))
+            rows.append((group, {system: getattr(of, quantity) for system, of in scores.items()}))
     figure, (axes,) = blank(1.2 + 0.36 * len(rows))
     places = np.arange(len(rows))[::-1]
     for system, (colour, marker, offset) in _SYSTEMS.items():
@@ -296,7 +290,7 @@ def binned_means(
 
 
 def shift_scatter(test: ScoredSet, attribute: str, found: ShiftAnalysis) -> Drawing | None:
-    """Draw a point a speaker, feature shift above and label shift below; None where fewer than three have both."""
+    """Draw a point a speaker, feature shift above and label shift below; None for fewer than three speakers."""
     table = shift_table(test, attribute)
     if len(table.speakers) < 3:
         return None

@@ -1,4 +1,4 @@
-"""Words for what the report's tables hold."""
+"""Numbers and names in the form in which the report shows them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ if TYPE_CHECKING:
 
 ROWS = {
     "raw": "what the model predicts, uncalibrated",
-    "mu": "PLDC, mean only: each speaker's mean prediction moves to the mean label of the training speakers who sound "
-    "most alike",
-    "sigma": "PLDC, deviation only: each speaker's predictions are spread as wide as the labels of the training "
-    "speakers who sound most alike",
+    "mu": "PLDC, mean only: the mean prediction moves to the mean label of the most similar training speakers",
+    "sigma": "PLDC, deviation only: each speaker's predictions get the standard deviation of the labels of the most "
+    "similar training speakers",
     "both": "PLDC, mean and deviation: the paper's full equation",
-    "affine": "control: one line for everyone, fitted on validation speakers; what mere rescaling does",
-    "posterior": "ours: each speaker's label mean and deviation, estimated from voice and predictions together by what "
-    "validation speakers teach",
-    "population": "control: PLDC towards all training speakers alike; what similarity adds shows against it",
-    "random_speakers": "control: PLDC towards training speakers drawn at random, mean of the draws",
-    "own_statistics": "oracle, never a result: PLDC if similar voices told a speaker's label mean and deviation "
-    "without error; it reads the test labels",
+    "affine": "control: one affine map for all speakers, fitted on validation speakers; the effect of rescaling alone",
+    "posterior": "ours: each speaker's label mean and deviation, estimated from speaker vectors and predictions by a "
+    "regression fitted on validation speakers",
+    "population": "control: PLDC towards all training speakers equally; similarity must do better than this",
+    "random_speakers": "control: PLDC towards randomly drawn training speakers, mean over draws",
+    "own_statistics": "oracle, never a result: PLDC with each speaker's label mean and deviation, from the test labels",
 }
 METRICS = {
     "overall_ccc": "O-CCC",
@@ -59,7 +57,7 @@ def in_short(run: RunFolder, test: ScoredSet, attribute: str) -> str:
 
 
 def decimal(value: float) -> str:
-    """A figure with three decimals and no leading zero, whatever its size; a dash where it is undefined."""
+    """Three decimals without a leading zero; a dash where undefined."""
     if math.isnan(value):
         return "-"
     text = f"{abs(value):.3f}"
@@ -72,29 +70,29 @@ def signed(value: float) -> str:
 
 
 def interval(estimate: Estimate) -> str:
-    """A figure and its interval, or why it has none: .683 (.532 to .815)."""
+    """A value with its interval, or the reason why it has none: .683 (.532 to .815)."""
     return f"{decimal(estimate.value)} ({estimate.refused or f'{decimal(estimate.low)} to {decimal(estimate.high)}'})"
 
 
 def signed_interval(estimate: Estimate) -> str:
-    """A difference and its interval, with their signs, or why it has none."""
+    """A difference with its interval, signed, or the reason why it has none."""
     return f"{signed(estimate.value)} ({estimate.refused or f'{signed(estimate.low)} to {signed(estimate.high)}'})"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 45 s, 12 min, 3.4 h."""
+    """Seconds in a readable unit: 45 s, 12 min, 3.4 h."""
     if seconds < 120:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
 
 
 def with_interval(estimate: Estimate) -> str:
-    """A figure and its interval, alone where it has none."""
+    """A value with its interval if it has one."""
     return interval(estimate) if estimate.refused is None else decimal(estimate.value)
 
 
 def gain(estimate: Estimate | None) -> str:
-    """A difference to the baseline and its interval, alone where it has none; None is the baseline itself."""
+    """A difference to the baseline with its interval if it has one; None is the baseline itself."""
     if estimate is None:
         return "baseline"
     return signed_interval(estimate) if estimate.refused is None else signed(estimate.value)

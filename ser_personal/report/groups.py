@@ -1,4 +1,4 @@
-"""How well predictions follow the labels of groups of speakers, and what the groups are."""
+"""Scores of groups of speakers, and how utterances are divided into groups."""
 
 from __future__ import annotations
 
@@ -27,39 +27,25 @@ METRICS = ("overall_ccc", "average_ccc", "bias", "mean_absolute_error")
 
 @dataclass(frozen=True)
 class GroupScores:
-    """How well predictions follow the labels within a group, or how much better than elsewhere.
-
-    Attributes:
-        overall_ccc: one CCC over all utterances.
-        average_ccc: mean over speakers of each one's own CCC.
-        bias: mean of prediction minus label, label points.
-        mean_absolute_error: label points.
-        speakers: with a labelled utterance.
-        counted_speakers: with enough of them to count in A-CCC.
-        utterances: labelled.
-    """
+    """A group's scores, or its difference to everyone else."""
 
     overall_ccc: Estimate
     average_ccc: Estimate
-    bias: Estimate
-    mean_absolute_error: Estimate
-    speakers: int
-    counted_speakers: int
-    utterances: int
+    bias: Estimate  # mean of prediction minus label, label points
+    mean_absolute_error: Estimate  # label points
+    speakers: int  # with a labelled utterance
+    counted_speakers: int  # with enough of them for A-CCC
+    utterances: int  # labelled
 
 
 @dataclass(frozen=True, eq=False)
 class SpeakerSums:
-    """What each speaker adds to the figures of a group.
+    """Each speaker's part in the scores of a group."""
 
-    Attributes:
-        sums: (speakers, 8): count, and the sums of p, l, p², l², pl, p - l and |p - l|, for prediction p and label l
-            minus the mean label, so that no digits are lost.
-        ccc: (speakers,), each one's own CCC, NaN where undefined or of too few utterances.
-    """
-
+    # (speakers, 8): count, and sums of p, l, p², l², pl, p - l and |p - l|, for prediction p and label l minus the mean
+    # label, which keeps their precision
     sums: NDArray[np.float64]
-    ccc: NDArray[np.float64]
+    ccc: NDArray[np.float64]  # (speakers,), NaN where undefined or of too few utterances
 
     @classmethod
     def of(
@@ -69,7 +55,7 @@ class SpeakerSums:
         rows_of: Sequence[NDArray[np.int64]],
         min_utterances: int,
     ) -> SpeakerSums:
-        """Sum up each speaker's rows of predictions and labels (utterances,); rows without a label are left out."""
+        """Sum each speaker's rows of predictions and labels (utterances,); rows without a label are left out."""
         middle = np.nanmean(labels)
         sums, cccs = np.zeros((len(rows_of), 8)), np.full(len(rows_of), np.nan)
         for place, all_rows in enumerate(rows_of):
@@ -121,9 +107,9 @@ def compare_groups(
     Args:
         predictions: (utterances,), label points.
         labels: (utterances,), NaN where missing.
-        speaker_ids: (utterances,); unknown speakers (None) are left out, they can't be resampled.
-        membership: (utterances,), the group of each, None for none.
-        groups: their names, in the order wanted.
+        speaker_ids: (utterances,); unknown speakers (None) are left out, since they can't be resampled.
+        membership: (utterances,), group of each, None for none.
+        groups: their names, in order.
         min_utterances: labelled utterances a speaker must have within the group to count in A-CCC.
         bootstrap: makes the intervals.
     """
@@ -149,9 +135,9 @@ def compare_groups(
 def _scores(sides: Sequence[SpeakerSums], figures: dict[str, NDArray[np.float64]], bootstrap: Bootstrap) -> GroupScores:
     speakers = min(int((side.sums[:, 0] > 0).sum()) for side in sides)
     counted = min(int((~np.isnan(side.ccc)).sum()) for side in sides)
-    behind = {metric: counted if metric == "average_ccc" else speakers for metric in METRICS}
+    number = {metric: counted if metric == "average_ccc" else speakers for metric in METRICS}
     return GroupScores(
-        **{metric: bootstrap.estimate(figures[metric], behind[metric]) for metric in METRICS},
+        **{metric: bootstrap.estimate(figures[metric], number[metric]) for metric in METRICS},
         speakers=speakers,
         counted_speakers=counted,
         utterances=min(int(side.sums[:, 0].sum()) for side in sides),
@@ -163,27 +149,19 @@ _ENOUGH_FOR_THIRDS = 30
 
 @dataclass(frozen=True)
 class Partition:
-    """Groups of utterances.
-
-    Attributes:
-        name: what divides them.
-        groups: their names, in order.
-        membership: (utterances,), the group of each, None for none.
-        note: what a reader must know to read the groups rightly.
-        attribute: the only one it is meant for, None for all.
-    """
+    """A division of utterances into groups."""
 
     name: str
     groups: tuple[str, ...]
-    membership: tuple[str | None, ...]
-    note: str
-    attribute: str | None = None
+    membership: tuple[str | None, ...]  # (utterances,), group of each, None for none
+    note: str  # how to read the groups
+    attribute: str | None = None  # the only one that it applies to, None for all
 
 
 def by_gender(test: ScoredSet) -> Partition:
     """Divide by the gender that the corpus records."""
     recorded = tuple(test.utterances["gender"])
-    note = "As the corpus spells it; recorded by its makers, not asked of the speakers."
+    note = "As the corpus records it, which need not be what the speakers would say."
     return Partition("gender", _sorted(recorded), recorded, note)
 
 
@@ -222,13 +200,7 @@ def by_amount_of_speech(test: ScoredSet) -> Partition:
 
 
 def by_column(name: str, values: Sequence[str | None], speaker_ids: Sequence[str | None]) -> Partition:
-    """Divide by a column of the corpus; one of many different numbers is cut into thirds, or halves.
-
-    Args:
-        name: of the column.
-        values: (utterances,), None where blank.
-        speaker_ids: (utterances,), None where unknown.
-    """
+    """Divide by a column of the corpus, (utterances,), None where blank; more than six numbers are cut into ranges."""
     try:
         amounts = np.array([np.nan if value is None else float(value) for value in values])
     except ValueError:
@@ -247,7 +219,7 @@ def _sorted(values: Sequence[str | None]) -> tuple[str, ...]:
 
 
 def _cut(values: NDArray[np.float64], speakers: int, unit: str) -> tuple[tuple[str, ...], list[str]]:
-    """Cut values at their quantiles: names of the parts in use, in order, and of each value's part."""
+    """Cut values at their quantiles -> names of the ranges in use, in order, and the name of each value's range."""
     parts = 3 if speakers >= _ENOUGH_FOR_THIRDS else 2
     cuts = np.unique(np.quantile(values, np.arange(1, parts) / parts))
     texts = [f"{cut:.3g} {unit}".strip() for cut in cuts]
@@ -256,7 +228,7 @@ def _cut(values: NDArray[np.float64], speakers: int, unit: str) -> tuple[tuple[s
     return tuple(names[which] for which in np.unique(part)), [names[which] for which in part]
 
 
-# column of the table -> what it says of an utterance that it names; CSV corpora and MSP-Podcast
+# column of a CSV corpus or MSP-Podcast -> the utterance id in one of its cells
 _UTTERANCE_KEYS: dict[str, Callable[[str], str]] = {
     "utterance": str,
     "id": str,
@@ -267,7 +239,7 @@ _SPEAKER_KEYS: dict[str, Callable[[str], str]] = {"speaker": str, "SpkrID": str}
 
 
 def column_of(utterances: pd.DataFrame, column: str, table: str | None) -> list[str | None]:
-    """Look a column up for each utterance, None where it is blank.
+    """Find a column's value for each utterance of predictions.csv, None where it is blank.
 
     Args:
         utterances: rows of predictions.csv.
@@ -276,7 +248,7 @@ def column_of(utterances: pd.DataFrame, column: str, table: str | None) -> list[
             `SpkrID`); predictions.csv itself if None.
 
     Raises:
-        UserError: the table has no such column, no column that names utterances or speakers, or names none of these.
+        UserError: the table has no such column, no column of utterances or speakers, or none of the run's.
     """
     if table is None:
         if column not in utterances.columns:
@@ -291,16 +263,16 @@ def column_of(utterances: pd.DataFrame, column: str, table: str | None) -> list[
     key = next((name for name in keys if name in rows[0]), None)
     if key is None:
         raise UserError(
-            "names neither utterances nor speakers",
+            "has no column of utterances or speakers",
             where=table,
-            remedy=f"Give it one of the columns {', '.join(keys)}",
+            remedy=f"Add one of the columns {', '.join(keys)}",
         )
     value_of = {keys[key](row[key]): row[column] for row in rows}
     ids = utterances["utterance" if key in _UTTERANCE_KEYS else "speaker"]
     if value_of.keys().isdisjoint(ids):
         raise UserError(
-            "names none of the run's utterances or speakers",
+            "has none of the run's utterances or speakers",
             where=table,
-            remedy="Give the table of the corpus that was tested, with its own ids",
+            remedy="Give the table of the corpus that was tested, with the same ids",
         )
     return [known(value_of.get(id_, "")) for id_ in ids]

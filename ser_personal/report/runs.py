@@ -1,4 +1,4 @@
-"""What is recorded of runs: what each stage cost, how it pre-trained, and its scores speaker by speaker."""
+"""Records of runs: the cost of each stage, pre-training scores, and the scores of each speaker."""
 
 from __future__ import annotations
 
@@ -24,50 +24,31 @@ DONE = "done.json"
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one `ser` command took; None where it wasn't counted.
-
-    Attributes:
-        command: fit, test, kmeans, ...
-        seconds: wall time, without imports where the stage is Lightning's.
-        cpu_seconds: of all threads.
-        peak_memory: bytes of the process, at most; of the largest where there are several.
-        device_memory: bytes on the accelerator, at most.
-        speech_seconds: of the audio that went through the model, every epoch counted.
-        flops: floating-point operations, measured on some batches and scaled by their audio.
-        trained_parameters: that training changed.
-        device: cpu, cuda, ...
-    """
+    """What one `ser` command took; None where it was not measured."""
 
     command: str
-    seconds: float
-    cpu_seconds: float | None = None
-    peak_memory: int | None = None
-    device_memory: int | None = None
-    speech_seconds: float | None = None
-    flops: float | None = None
+    seconds: float  # wall time, without imports in stages that Lightning runs
+    cpu_seconds: float | None = None  # of all threads
+    peak_memory: int | None = None  # bytes, of the largest process
+    device_memory: int | None = None  # bytes on the accelerator, at most
+    speech_seconds: float | None = None  # of audio through the model, every epoch counted
+    flops: float | None = None  # floating-point operations, measured on one batch and scaled by audio
     trained_parameters: int | None = None
     device: str | None = None
 
 
 @dataclass(frozen=True)
 class PretrainingScores:
-    """Masked prediction of the checkpoint that pre-training kept, as its validation logged it.
+    """Masked prediction of the checkpoint that a pre-training kept, as its validation logged it."""
 
-    Attributes:
-        val_loss: nats a masked frame, on held-out utterances of pre-training speakers.
-        val_accuracy: share of masked frames, on the same.
-        val_loss_unseen_speakers: on speakers outside pre-training; None where the corpus has none.
-        val_accuracy_unseen_speakers: on the same.
-    """
-
-    val_loss: float
-    val_accuracy: float
-    val_loss_unseen_speakers: float | None = None
+    val_loss: float  # nats a masked frame, on held-out utterances of pre-training speakers
+    val_accuracy: float  # share of masked frames
+    val_loss_unseen_speakers: float | None = None  # None where the corpus has no such speakers
     val_accuracy_unseen_speakers: float | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """Find them in a fit's folder; None where it was no pre-training, or its loss wasn't finite."""
+        """Find them in a fit's folder; None where it was no pre-training, or its loss was not finite."""
         # imports lightning
         from ser_personal.training.checkpoints import SCORES
 
@@ -80,34 +61,19 @@ class PretrainingScores:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A complete run; its file, done.json, is written last, so a folder without one is an interrupted run.
-
-    Attributes:
-        name: of the recipe, or of the preparation step.
-        kind: which of the two.
-        inputs: hash of all that the run depends on.
-        seed: None where one run serves all seeds.
-        fold: None where one run serves all folds.
-        attribute: None where one model predicts all attributes.
-        results: folder of speaker_moments.csv, relative to the run's; None for a preparation step.
-        needs: folders of the preparation runs that it used, theirs included, relative to the study's.
-        stages: in their order.
-        training_speakers: how many, where the personalisation gap is studied.
-        side: of the gap, dependent or independent.
-        pretraining: its scores; None where the run is no pre-training.
-    """
+    """A complete run. Its file done.json is written last, so a folder without one is an interrupted run."""
 
     name: str
     kind: Literal["recipe", "preparation"]
-    inputs: str
-    seed: int | None
+    inputs: str  # hash of everything that the run depends on
+    seed: int | None  # None where one run serves all seeds; fold and attribute likewise
     fold: int | None
     attribute: str | None
-    results: str | None
-    needs: tuple[str, ...]
+    results: str | None  # folder of speaker_moments.csv, relative to the run's
+    needs: tuple[str, ...]  # folders of the preparation runs that it used, directly or not, relative to the study's
     stages: tuple[StageCost, ...]
-    training_speakers: int | None = None
-    side: str | None = None
+    training_speakers: int | None = None  # in a study of the personalisation gap
+    side: str | None = None  # of the gap: dependent or independent
     pretraining: PretrainingScores | None = None
 
     def write(self, folder: Path) -> None:
@@ -116,11 +82,7 @@ class RunRecord:
 
 
 def read_record(folder: Path) -> RunRecord:
-    """Read done.json.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """Read done.json; a UserError says where it is damaged."""
     path = folder / DONE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -151,17 +113,11 @@ _LIGHTNING = re.compile(r"/lightning_logs/version_\d+$")
 
 @dataclass(frozen=True)
 class GapPoint:
-    """One side of the personalisation gap at one number of training speakers.
-
-    Attributes:
-        recipe: name, as the study has it.
-        training_speakers: how many.
-        side: dependent, the test speakers among them, or independent.
-    """
+    """One side of the personalisation gap at one number of training speakers."""
 
     recipe: str
     training_speakers: int
-    side: str
+    side: str  # dependent, the test speakers among the training speakers, or independent
 
     @property
     def name(self) -> str:
@@ -171,27 +127,18 @@ class GapPoint:
 
 @dataclass(frozen=True, eq=False)
 class ComparedRun:
-    """One test run.
-
-    Attributes:
-        recipe: name.
-        seed: None where the recipe has one run for all seeds.
-        moments: its speaker_moments.csv.
-        stages: what its commands cost; of a test outside a study only its own.
-        needs: what the study wrote of the preparation runs that it used.
-        point: of the personalisation gap, None where the run is of no such study.
-    """
+    """One test run."""
 
     recipe: str
-    seed: int | None
-    moments: pd.DataFrame
-    stages: tuple[StageCost, ...]
-    needs: tuple[RunRecord, ...] = ()
-    point: GapPoint | None = None
+    seed: int | None  # None where the recipe has one run for all seeds
+    moments: pd.DataFrame  # speaker_moments.csv
+    stages: tuple[StageCost, ...]  # of a test outside a study only the test itself
+    needs: tuple[RunRecord, ...] = ()  # preparation runs that it used
+    point: GapPoint | None = None  # None where the study is not of the personalisation gap
 
 
 def find_runs(folders: Sequence[str]) -> list[ComparedRun]:
-    """Read every run in some folders: complete runs of a study where there are any, else all test runs.
+    """Read the complete runs of a study in each folder, or all test runs where it holds no study.
 
     Raises:
         UserError: a folder holds no test run, or a file is damaged.
@@ -230,14 +177,13 @@ def _point(record: RunRecord) -> GapPoint | None:
 
 
 def _study_of(run: Path) -> Path:
-    """The folder that a run's `runs` folder lies in."""
     return next((parent.parent for parent in run.absolute().parents if parent.name == "runs"), run)
 
 
 def _tests_in(folder: Path) -> list[ComparedRun]:
     paths = sorted(folder.rglob(SPEAKER_MOMENTS))
     names = [_LIGHTNING.sub("", path.parent.absolute().as_posix()) for path in paths]
-    # a folder tested twice has two versions, which need their numbers
+    # a folder that was tested twice has two versions, told apart by their numbers
     full = [
         name if names.count(name) == 1 else path.parent.absolute().as_posix()
         for path, name in zip(paths, names, strict=True)
@@ -267,11 +213,7 @@ def _cost(folder: Path) -> tuple[StageCost, ...]:
 
 
 def read_moments(path: Path) -> pd.DataFrame:
-    """Read speaker_moments.csv.
-
-    Raises:
-        UserError: it is missing, damaged, or lacks a column.
-    """
+    """Read speaker_moments.csv; a UserError says where it is missing, damaged, or lacks a column."""
     import pandas as pd
 
     text = {"split": str, "row": str, "attribute": str, "speaker": str}
@@ -283,44 +225,38 @@ def read_moments(path: Path) -> pd.DataFrame:
         raise UserError("can't be read", where=path, remedy="Run `ser test` again") from error
     missing = [name for name in (*KEYS, "utterances", *MOMENTS, "ccc") if name not in table.columns]
     if missing:
-        raise UserError(f"no column {', '.join(missing)}", where=path, remedy="Run `ser test` of this version again")
+        raise UserError(f"no column {', '.join(missing)}", where=path, remedy="Run `ser test` again")
     return table
 
 
-# making the corpus and looking at the result are no part of training
+# not part of training
 _NO_TRAINING = {"synth", "folds", "check", "import", "test"}
 
 
 @dataclass(frozen=True)
 class RecipeStage:
-    """A command of a recipe; `cost` is the mean over its runs, but of memory and trained parameters the greatest.
-
-    Attributes:
-        name: fit, test, or the preparation step's.
-        is_shared: other recipes may use what it made.
-        cost: None where it wasn't counted.
-    """
+    """A command of a recipe: means over its runs, maxima for memory and trained parameters."""
 
     name: str
-    is_shared: bool
     cost: StageCost
+    is_shared: bool  # other recipes may use its result
 
 
 @dataclass(frozen=True)
 class RecipeCost:
-    """All commands that made a recipe's models, in their order; to train one, shared preparation is included."""
+    """All commands that made a recipe's models, in order, shared preparation included."""
 
     recipe: str
     stages: tuple[RecipeStage, ...]
 
     @property
     def training_seconds(self) -> float:
-        """Wall time to train one model from the corpus on."""
+        """Wall time to train one model, starting from the corpus."""
         return float(sum(cost.seconds for cost in self._training))
 
     @property
     def training_cpu_seconds(self) -> float | None:
-        """The same on the processor, of all threads; None where a stage's wasn't counted."""
+        """CPU time of all threads; None where one stage did not measure it."""
         counted = [cost.cpu_seconds for cost in self._training]
         return None if not counted or None in counted else float(sum(filter(None, counted)))
 
@@ -336,16 +272,18 @@ class RecipeCost:
 
 
 def recipe_costs(runs: Sequence[ComparedRun]) -> list[RecipeCost]:
-    """Average what the runs of each recipe took; recipes that nothing is recorded of are left out."""
+    """Average the cost of the runs of each recipe; recipes without any record are left out."""
     costs = []
     for recipe in dict.fromkeys(run.recipe for run in runs):
         own = [run for run in runs if run.recipe == recipe]
         shared: dict[str, list[StageCost]] = {}
         for record in dict.fromkeys(record for run in own for record in run.needs):
             shared.setdefault(record.name, []).extend(record.stages)
-        stages = [RecipeStage(name, True, cost) for name, of_step in shared.items() for cost in _means(of_step)]  # noqa: FBT003
+        stages = [
+            RecipeStage(name, cost, is_shared=True) for name, of_step in shared.items() for cost in _means(of_step)
+        ]
         stages += [
-            RecipeStage(cost.command, False, cost)  # noqa: FBT003
+            RecipeStage(cost.command, cost, is_shared=False)
             for cost in _means([stage for run in own for stage in run.stages])
         ]
         if stages:
@@ -354,7 +292,6 @@ def recipe_costs(runs: Sequence[ComparedRun]) -> list[RecipeCost]:
 
 
 def _means(stages: Sequence[StageCost]) -> list[StageCost]:
-    """One cost a command."""
     means = []
     for command in dict.fromkeys(stage.command for stage in stages):
         found = [stage for stage in stages if stage.command == command]
@@ -381,7 +318,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 @dataclass(frozen=True)
 class PretrainingRow:
-    """One pre-training step of a study: its name, how many runs of all seeds and folds, and their mean scores."""
+    """One pre-training step of a study: mean scores of its runs over seeds and folds."""
 
     step: str
     runs: int

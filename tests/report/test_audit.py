@@ -57,7 +57,7 @@ def test_without_a_speaker_of_enough_utterances(tmp_path):
     run = read_run(invent(tmp_path, speakers=3, utterances=4))
     found = harm(run, run.sets[0], "arousal", Bootstrap(100))
     assert (found.speakers, found.harmed) == (0, 0)
-    assert found.share.refused == "0 speakers, an interval takes 10"
+    assert found.share.refused == "0 speakers, an interval needs 10"
 
 
 def probed(vectors, genders):
@@ -90,7 +90,7 @@ def test_accuracy_is_balanced():
 
 def test_two_genders_of_ten_speakers_are_needed():
     found = probed(np.zeros((30, 3)), ["Female"] * 9 + ["Male"] * 20 + [None])
-    expected = "a probe takes two genders of 10 speakers each; here: 9 Female, 20 Male"
+    expected = "a probe needs two genders of 10 speakers each; here: 9 Female, 20 Male"
     assert found.accuracy.refused == expected
     assert np.isnan(found.accuracy.value)
     assert "none with a recorded gender" in probed(np.zeros((3, 3)), [None] * 3).accuracy.refused

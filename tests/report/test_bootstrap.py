@@ -35,7 +35,7 @@ def test_no_interval_under_ten_speakers():
     figures = np.append(0.5, np.linspace(0, 1, 101))
     assert Bootstrap().estimate(figures, 10) == Estimate(0.5, pytest.approx(0.025), pytest.approx(0.975))
     refused = Bootstrap().estimate(figures, 9)
-    assert refused.refused == "9 speakers, an interval takes 10"
+    assert refused.refused == "9 speakers, an interval needs 10"
     assert np.isnan([refused.low, refused.high]).all()
     assert refused.value == 0.5
 

@@ -112,7 +112,7 @@ def test_average_is_over_the_same_speakers_in_every_row():
     # s07 has ten utterances, s11 fourteen
     assert compared.counted == {5: 9, 10: 4, 20: 0}
     assert compared.speakers == 12
-    assert compared.rows[0].average_ccc.refused == "4 speakers, an interval takes 10"
+    assert compared.rows[0].average_ccc.refused == "4 speakers, an interval needs 10"
     assert compared.rows[0].overall_ccc.refused is None
     assert np.isnan(compared.rows[0].sensitivity[20])
 

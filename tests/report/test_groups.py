@@ -93,9 +93,9 @@ def test_intervals_take_ten_speakers_on_both_sides(toy):
     predictions, labels, speaker_ids = toy
     membership = ["few" if speaker in {"s00", "s01"} else "many" for speaker in speaker_ids]
     found = compare(predictions, labels, speaker_ids, membership)
-    assert found["few"].scores.bias.refused == "2 speakers, an interval takes 10"
+    assert found["few"].scores.bias.refused == "2 speakers, an interval needs 10"
     assert found["many"].scores.bias.refused is None
-    assert found["many"].gap.bias.refused == "2 speakers, an interval takes 10"
+    assert found["many"].gap.bias.refused == "2 speakers, an interval needs 10"
     scores = found["many"].scores
     assert scores.overall_ccc.low < scores.overall_ccc.value < scores.overall_ccc.high
 
@@ -216,12 +216,12 @@ def test_a_table_without_the_column_or_of_other_ids_is_refused(tmp_path):
         column_of(UTTERANCES, "age", None)
     path = tmp_path / "table.csv"
     path.write_text("speaker,age\nz,3\n")
-    with pytest.raises(UserError, match="names none of the run's utterances or speakers"):
+    with pytest.raises(UserError, match="has none of the run's utterances or speakers"):
         column_of(UTTERANCES, "age", str(path))
     with pytest.raises(UserError, match=r"table.csv: no column accent \(found: speaker, age\)"):
         column_of(UTTERANCES, "accent", str(path))
     path.write_text("name,age\nz,3\n")
-    with pytest.raises(UserError, match="neither utterances nor speakers"):
+    with pytest.raises(UserError, match="no column of utterances or speakers"):
         column_of(UTTERANCES, "age", str(path))
     with pytest.raises(UserError, match="no such file"):
         column_of(UTTERANCES, "age", str(tmp_path / "none.csv"))

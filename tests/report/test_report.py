@@ -93,13 +93,13 @@ def test_the_score_table_holds_every_row_and_says_what_it_is(folder, page):
     assert f"{raw['overall_ccc']:.3f}".lstrip("0") in page.text
     assert f"{raw['average_ccc']:.3f} ({raw['average_ccc_std']:.3f})".replace("0.", ".") in page.text
     assert "oracle, never a result" in page.text
-    assert "drawn at random" in page.text
+    assert "randomly drawn" in page.text
 
 
 def test_the_page_says_what_an_audit_can_t_show(page):
-    for said in ("perceived", "no difference says that a group's trait causes it", "once in twenty", "--before RUN"):
+    for said in ("perceived", "no difference shows that a group's trait causes it", "once in twenty", "--before RUN"):
         assert said in page.text
-    assert "a probe takes two genders of 10 speakers each; here: 4 Female" in page.text
+    assert "a probe needs two genders of 10 speakers each; here: 4 Female" in page.text
 
 
 def test_the_cost_is_what_was_recorded(page):
@@ -182,7 +182,7 @@ def test_a_miniature_run(synthetic_corpus, finetuned_checkpoint, tmp_path, capsy
     page = Page(tmp_path / "run" / "report.html")
     assert "No interval under 10 speakers: test1, amount of speech" in capsys.readouterr().out
     assert "18 utterances of 3 known speakers" in page.text
-    assert "3 speakers, an interval takes 10" in page.text
+    assert "3 speakers, an interval needs 10" in page.text
     audit = json.loads((tmp_path / "run" / "audit.json").read_text())
     assert audit["sets"][0]["harm"]["arousal"]["speakers"] == 3
 
