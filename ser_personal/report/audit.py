@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SYSTEMS = ("raw", "calibrated")
 MEANING = (
     "The scores of a group measure how well this model follows the labels of its speakers; the gap is the difference "
-    "to everyone else. If its interval contains 0, these speakers show no difference between the groups, which does not "
+    "to everyone else. If its interval contains 0, these speakers show no difference between the groups, which doesn't "
     "mean that there is none; with few speakers only large gaps can be detected. Labels are emotion as annotators "
     "perceived it, not what anyone felt. A gap may therefore come from the model, from the labels, or from what was "
     "recorded, and this audit cannot separate these: no difference shows that a group's trait causes it. Each interval "
