@@ -27,21 +27,13 @@ _NAME = re.compile(r"[\w-][\w.-]*")
 
 
 class GridPoint(NamedTuple):
-    """Where in the grid a run is; None along a dimension that one run serves as a whole.
-
-    Attributes:
-        seed: of the random numbers.
-        fold: that is tested.
-        attribute: that is predicted.
-        training_speakers: how many there are, where the personalisation gap is studied.
-        side: of that gap: dependent, with the test speakers among the training speakers, or independent.
-    """
+    """Where in the grid a run is; None along a dimension that one run covers completely."""
 
     seed: int | None = None
-    fold: int | None = None
+    fold: int | None = None  # that is tested
     attribute: str | None = None
-    training_speakers: int | None = None
-    side: str | None = None
+    training_speakers: int | None = None  # of a study of the personalisation gap
+    side: str | None = None  # of the gap: dependent or independent
 
     def along(self, dimensions: Collection[str]) -> GridPoint:
         """The same point, None along all other dimensions."""
@@ -49,7 +41,7 @@ class GridPoint(NamedTuple):
 
 
 DIMENSIONS = GridPoint._fields
-# what braces of any command may name, filled in for each run
+# also filled in for each run
 OF_EACH_RUN = {"out", "run", "root"}
 
 
@@ -61,9 +53,9 @@ class Preparation:
     likewise where it uses a step that does.
 
     Attributes:
-        name: by which others refer to the folder it writes to: {papt}/papt.ckpt.
+        name: by which others refer to its output folder: {papt}/papt.ckpt.
         command: synth, kmeans, fit, ... The study sets its --out, or for a fit --trainer.default_root_dir.
-        configs: YAMLs, in their order.
+        configs: YAMLs, in order.
         arguments: flag without dashes -> value.
     """
 
@@ -79,13 +71,13 @@ class Recipe:
 
     Attributes:
         name: its row in the comparison.
-        configs: YAMLs of fit and test, in their order.
+        configs: YAMLs of fit and test, in order.
         arguments: flag without dashes -> value, of fit and test.
         fit_arguments: of the fit alone.
-        checkpoint: to test, in the fit's folder; another step's with its name, {papt_finetuned}/finetune.ckpt.
-        fit: train at all; else `checkpoint` is tested as it is.
-        command: run this in place of fit and test; it must leave speaker_moments.csv in its --out. Seeds count where it
-            mentions {seed}.
+        checkpoint: to test, in the fit's folder, or that of another step: {papt_finetuned}/finetune.ckpt.
+        fit: train; else `checkpoint` is tested as it is.
+        command: run this instead of fit and test; it must write speaker_moments.csv to its --out. It runs once for each
+            seed where it mentions {seed}.
     """
 
     name: str
@@ -104,7 +96,7 @@ class PersonalizationGap:
     Attributes:
         speakers: numbers of training speakers.
         test_split: whose speakers are evaluated.
-        evaluation_speakers: how many of them, those with most utterances; all who have two if None.
+        evaluation_speakers: how many of them, those with most utterances; all with two or more if None.
         share: of an evaluation speaker's utterances, that may be trained on.
         seed: of the draws.
     """
@@ -121,21 +113,21 @@ class Study:
     """A grid of recipes and seeds.
 
     Attributes:
-        corpus: what {whole_corpus} stands for, and {corpus} where there are no folds; may name a step, such as {synth}.
+        corpus: {whole_corpus}, and {corpus} where there are no folds; may name a step, such as {synth}.
         recipes: to compare.
         prepare: steps that recipes share, each after those that it refers to.
         seeds: of each recipe.
-        folds: leave-speakers-out folds of the corpus, each trained and tested by itself; None keeps its own splits.
-        validation_folds: folds that validate, of those that don't test.
+        folds: leave-speakers-out folds of the corpus, trained and tested separately; None keeps its own splits.
+        validation_folds: number of folds for validation, among those that don't test.
         personalization_gap: train with the test speakers among the training speakers and without, at equal size.
         attributes: train a model for each of them, as the paper does; None leaves them to the configs.
         baseline: recipe, or recipe/calibration, that the others are compared with.
         fit_configs: YAMLs after those of every fit.
         test_configs: YAMLs after those of every test.
         jobs: runs at a time, which share the cores.
-        devices: of each run; more than one take one job.
+        devices: of each run; several devices need jobs = 1.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
-        paper: show the paper's rows, too.
+        paper: also show the paper's rows.
     """
 
     corpus: str
@@ -156,19 +148,18 @@ class Study:
 
     def __post_init__(self) -> None:
         if not self.recipes or not self.seeds:
-            raise UserError("has nothing to run", where="study", remedy="Give it a recipe and a seed at least")
+            raise UserError("has nothing to run", where="study", remedy="Add at least one recipe and one seed")
         if self.jobs > 1 and self.devices > 1:
             what = f"{self.jobs} jobs of {self.devices} devices each would share them"
             raise UserError(what, where="jobs", remedy="Set jobs or devices to 1")
         _require_unique("recipe", [recipe.name for recipe in self.recipes])
         _require_unique("preparation step", [step.name for step in self.prepare])
         _require_unique("seed", map(str, self.seeds))
-        reserved = {*DIMENSIONS, *OF_EACH_RUN, "corpus", "whole_corpus", FOLDS, GAP} & {
-            step.name for step in self.prepare
-        }
-        if reserved:
-            what = f"no step may be named {min(reserved)}, which the study fills in"
-            raise UserError(what, where="prepare", remedy="Rename it")
+        reserved = {*DIMENSIONS, *OF_EACH_RUN, "corpus", "whole_corpus", FOLDS, GAP}
+        for step in self.prepare:
+            if step.name in reserved:
+                what = f"no step may be named {step.name}, which the study fills in"
+                raise UserError(what, where="prepare", remedy="Rename it")
         if self.personalization_gap is not None:
             _require_unique("number of speakers", map(str, self.personalization_gap.speakers))
             for name in ("folds", "baseline"):
@@ -182,30 +173,22 @@ class Study:
 
 
 def _require_unique(what: str, names: Iterable[str]) -> None:
-    """Refuse a name that is given twice, or that can't name a folder."""
     for name, times in Counter(names).items():
         if times > 1:
-            raise UserError(f"{times} times {what} {name}", where="study", remedy="Give each a name of its own")
+            raise UserError(f"{times} times {what} {name}", where="study", remedy="Give each its own name")
         if not _NAME.fullmatch(name):
             remedy = "Use letters, digits, dots, - and _"
-            raise UserError(f"{name!r} can't name a {what}, and so a folder", where="study", remedy=remedy)
+            raise UserError(f"{name!r} can't name a {what}, since it also names a folder", where="study", remedy=remedy)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One `ser` command of a run.
+    """One `ser` command of a run."""
 
-    Attributes:
-        name: fit, test, or the command.
-        argv: after `ser`; {root} stands for the study's folder.
-        configs: YAMLs among them.
-        out: folder that the command writes to, relative to the study's.
-    """
-
-    name: str
-    argv: tuple[str, ...]
-    configs: tuple[str, ...]
-    out: str
+    name: str  # fit, test, or the command
+    argv: tuple[str, ...]  # after `ser`; {root} stands for the study's folder
+    configs: tuple[str, ...]  # YAMLs among them
+    out: str  # folder that the command writes to, relative to the study's
 
     def filled(self, values: Mapping[str, str]) -> Stage:
         """Replace names in braces by their values; other names stay."""
@@ -215,37 +198,28 @@ class Stage:
 
 @dataclass(frozen=True)
 class GridRun:
-    """One recipe or preparation step at one point of the grid.
-
-    Attributes:
-        name: of the recipe or step.
-        kind: which of the two.
-        point: of the grid.
-        folder: relative to the study's.
-        stages: in their order.
-        needs: folders of the preparation runs that it uses, theirs included, relative to the study's.
-    """
+    """One recipe or preparation step at one point of the grid."""
 
     name: str
     kind: Literal["recipe", "preparation"]
     point: GridPoint
-    folder: str
+    folder: str  # relative to the study's
     stages: tuple[Stage, ...]
-    needs: tuple[str, ...]
+    needs: tuple[str, ...]  # folders of the preparation runs that it uses, directly or not, relative to the study's
 
     @property
     def title(self) -> str:
-        """For people: `papt, seed 1, fold 0`."""
+        """As the terminal shows it: `papt, seed 1, fold 0`."""
         shown = {"seed": "seed {}", "fold": "fold {}", "training_speakers": "{} speakers"}
         at = [(name, value) for name, value in self.point._asdict().items() if value is not None]
         return ", ".join([self.name, *(shown.get(name, "{}").format(value) for name, value in at)])
 
 
 def expand(study: Study) -> list[GridRun]:
-    """Every run of the grid, each after those that it needs; a recipe's runs follow each other.
+    """Every run of the grid, each after those that it needs; the runs of a recipe are consecutive.
 
     Raises:
-        UserError: braces name neither a preparation step that stands before nor something that the study knows.
+        UserError: braces name neither an earlier preparation step nor something that the study knows.
     """
     dimensions: dict[str, set[str]] = {}
     prepared: dict[tuple[str, GridPoint], GridRun] = {}
@@ -265,16 +239,13 @@ def expand(study: Study) -> list[GridRun]:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A preparation step or a recipe; it runs along the `forced` dimensions whatever its commands mention."""
-
     name: str
     kind: Literal["recipe", "preparation"]
     stages: tuple[Stage, ...]
-    forced: frozenset[str] = frozenset()
+    forced: frozenset[str] = frozenset()  # dimensions that it runs along whether its commands mention them or not
 
     @property
     def mentions(self) -> list[str]:
-        """Names in braces in its commands, each once."""
         words = (word for stage in self.stages for word in stage.argv)
         return list(dict.fromkeys(name for word in words for name in _BRACES.findall(word)))
 
@@ -355,7 +326,6 @@ def _flags(arguments: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _dimensions(entry: _Entry, known: Mapping[str, set[str]], study: Study) -> set[str]:
-    """Dimensions that an entry runs along: its own, and those of the steps that it uses."""
     wanted = set(entry.forced)
     for name in entry.mentions:
         if name in DIMENSIONS:
@@ -364,7 +334,7 @@ def _dimensions(entry: _Entry, known: Mapping[str, set[str]], study: Study) -> s
             wanted |= known[name]
         elif name not in OF_EACH_RUN:
             raise UserError(
-                f"refers to {{{name}}}, and no preparation step of this name stands before it",
+                f"refers to {{{name}}}, and no earlier preparation step has this name",
                 where=entry.name,
                 remedy=f"Choose one of {', '.join(['corpus', 'whole_corpus', 'seed', *known])}",
             )
@@ -373,7 +343,7 @@ def _dimensions(entry: _Entry, known: Mapping[str, set[str]], study: Study) -> s
     for name, option in options.items():
         if name in wanted and getattr(study, option) is None:
             what = f"refers to {{{name}}}, and the study has no {option}"
-            raise UserError(what, where=entry.name, remedy=f"Give the study {option}, or leave {{{name}}} out")
+            raise UserError(what, where=entry.name, remedy=f"Set {option} of the study, or leave {{{name}}} out")
     return wanted
 
 

@@ -1,4 +1,4 @@
-"""`ser study`: the grid of a YAML, run, resumed and compared."""
+"""`ser study`: run the grid of a YAML, resume it, and compare its recipes."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ if TYPE_CHECKING:
 
 NAME = "study"
 INPUTS, LOG, LOCK, MEASURED = "inputs.json", "log.txt", ".lock", "process.json"
-# takes 10 to 20 s to import, once where processes can be forked
+# 10 to 20 s of imports, once where processes can be forked
 PRELOADED = ["ser_personal.stages.stage_cli"]
-# commands that resume, and need what they had made
+# commands that resume from their own output
 RESUMABLE = {"kmeans", "cache"}
 
 
 def study(out: str, **settings: Any) -> int:
     """Train and test every recipe with every seed, each run in its own folder, and compare them.
 
-    Killed at any time and run again, it keeps the runs that are complete and resumes the others. A run stays complete
-    as long as its commands, the YAMLs that they name and the steps that it uses stay the same.
+    When it is interrupted and run again, it keeps complete runs and resumes the others. A run stays complete as long as
+    its commands, their YAMLs and the steps that it uses stay the same.
 
     Args:
         out: the study's folder.
@@ -72,7 +72,7 @@ def study(out: str, **settings: Any) -> int:
         1 where a run failed, else 0.
 
     Raises:
-        UserError: the study contradicts itself, names what doesn't exist, or is running in this folder already.
+        UserError: the study contradicts itself, names what doesn't exist, or is already running in this folder.
     """
     grid = Study(**settings)
     root = Path(out).absolute()
@@ -95,7 +95,7 @@ def study(out: str, **settings: Any) -> int:
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Keep other studies out of a folder; the lock of one that was killed on this machine counts no more."""
+    """Keep other studies out of a folder; a lock left by a killed process of this machine is ignored."""
     root.mkdir(parents=True, exist_ok=True)
     lock = root / LOCK
     if _is_stale(lock):
@@ -105,7 +105,7 @@ def locked(root: Path) -> Iterator[None]:
             json.dump({"host": socket.gethostname(), "process": os.getpid()}, file)
     except FileExistsError as error:
         what = "another study is running in this folder, or was killed"
-        remedy = f"Wait for it or end it; if it was killed, delete {lock}"
+        remedy = f"Wait for it or stop it; if it was killed, delete {lock}"
         raise UserError(what, where=root, remedy=remedy) from error
     try:
         yield
@@ -128,26 +128,20 @@ def _is_stale(lock: Path) -> bool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
-
-    Attributes:
-        status: done now, kept from before, failed, or blocked by one that it needs.
-        reason: why it failed or was blocked.
-        seconds: that it took now.
-    """
+    """How a run ended."""
 
     status: Literal["done", "kept", "failed", "blocked"]
-    reason: str = ""
-    seconds: float = 0.0
+    reason: str = ""  # of failed and blocked
+    seconds: float = 0.0  # of this study, not of an earlier one
 
     @property
     def is_complete(self) -> bool:
-        """Whether what it makes is there."""
+        """Whether its results exist."""
         return self.status in {"done", "kept"}
 
 
 def run_all(folders: Sequence[StudyRun], launcher: Launcher, jobs: int) -> dict[str, Outcome]:
-    """Run what isn't complete; -> folder of each run -> its outcome. A failure stops only the runs that need it."""
+    """Run what isn't complete -> folder of each run -> its outcome. A failure stops only the runs that need it."""
     futures: dict[str, Future[Outcome]] = {}
     console = Console(highlight=False, soft_wrap=True)
     with ThreadPoolExecutor(jobs) as pool, Progress(console=console, transient=True) as progress:
@@ -168,7 +162,7 @@ def run_all(folders: Sequence[StudyRun], launcher: Launcher, jobs: int) -> dict[
 
 
 def _run(folder: StudyRun, needs: Mapping[str, Future[Outcome]], launcher: Launcher, progress: Progress) -> Outcome:
-    # those that it needs were submitted before, so they have ended or are running
+    # needed runs were submitted earlier, so they have ended or are running
     failed = next((need for need, future in needs.items() if not future.result().is_complete), None)
     if failed is not None:
         return Outcome("blocked", f"it needs {failed}, which failed")
@@ -194,16 +188,15 @@ def _run(folder: StudyRun, needs: Mapping[str, Future[Outcome]], launcher: Launc
     return Outcome("done", seconds=time.perf_counter() - started)
 
 
+_COLOURS = {"done": "green", "kept": "dim", "failed": "red", "blocked": "yellow"}
+
+
 def _show(console: Console, folder: StudyRun, outcome: Outcome) -> None:
-    title, reason = escape(folder.run.title), escape(outcome.reason)
-    if outcome.status == "done":
-        console.print(f"[green]done[/]    {title} ({duration(outcome.seconds)})")
-    elif outcome.status == "kept":
-        console.print(f"[dim]kept    {title}[/]")
-    elif outcome.status == "blocked":
-        console.print(f"[yellow]blocked[/] {title}: {reason}")
-    else:
-        console.print(f"[red]failed[/]  {title}: {reason}")
+    after = f" ({duration(outcome.seconds)})" if outcome.status == "done" else ""
+    if outcome.reason:
+        after = f": {escape(outcome.reason)}"
+    console.print(f"[{_COLOURS[outcome.status]}]{outcome.status:7}[/] {escape(folder.run.title)}{after}")
+    if outcome.status == "failed":
         console.print(f"        its log: {escape(str(folder.log))}")
 
 
@@ -213,12 +206,7 @@ def _launcher(grid: Study) -> Launcher:
 
 
 class Launcher:
-    """Runs `ser` commands in processes of their own, forked where that is possible, so that none waits for imports.
-
-    Args:
-        threads: of each command.
-        preloaded: modules to import before the fork.
-    """
+    """Runs `ser` commands in separate processes, forked after the slow imports where the platform can fork."""
 
     def __init__(self, threads: int, preloaded: Sequence[str] = tuple(PRELOADED)) -> None:
         self.threads = threads
@@ -232,9 +220,9 @@ class Launcher:
         self._stopped = False
 
     def run(self, argv: list[str], log: Path) -> tuple[int, Mapping[str, float]]:
-        """Run `ser ARGV`, its output appended to a log; -> exit code, and seconds, cpu_seconds and peak_memory.
+        """Run `ser ARGV`, its output appended to a log -> exit code, and seconds, cpu_seconds and peak_memory.
 
-        What the platform can't measure is left out.
+        Measures that the platform lacks are left out.
         """
         if self._stopped:
             return -1, {}
@@ -249,7 +237,7 @@ class Launcher:
         return code, json.loads(measured.read_text()) if measured.is_file() else {}
 
     def stop(self) -> None:
-        """Kill what runs."""
+        """Kill the running commands."""
         self._stopped = True
         for process in list(self._running):
             _kill_group(process.pid)
@@ -257,7 +245,6 @@ class Launcher:
 
 
 def _kill_group(process: int | None) -> None:
-    """Kill a command and the processes that it has started, where the platform has groups of them."""
     if process is not None and hasattr(os, "killpg"):
         with suppress(ProcessLookupError):
             os.killpg(process, signal.SIGKILL)
@@ -284,7 +271,7 @@ def _in_process(argv: list[str], log: str, measured: str, threads: int) -> None:
 
 
 def _end_with_study() -> None:
-    """End when the study does, however it does, since another one may take over the folder."""
+    # another study may use the folder next
     study = multiprocessing.parent_process()
     if study is not None:
         study.join()
@@ -293,7 +280,7 @@ def _end_with_study() -> None:
 
 
 def _used() -> dict[str, float]:
-    """CPU seconds of this process and of those it started, and the most memory that one of them held, in bytes."""
+    """CPU seconds of this process and its children, and the largest memory of one of them, in bytes."""
     if resource is None:
         return {"cpu_seconds": time.process_time()}
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -303,7 +290,7 @@ def _used() -> dict[str, float]:
 
 
 def hash_inputs(runs: Sequence[GridRun]) -> dict[str, str]:
-    """Folder of each run -> hash of its commands, its YAMLs' contents and the inputs of what it needs.
+    """Folder of each run -> hash of its commands, the contents of its YAMLs and the inputs of what it needs.
 
     Audio and tables that the commands name by path are not read: after a change to those, delete the runs.
 
@@ -325,23 +312,17 @@ def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        remedy = "Paths are as `ser fit --config` takes them: from where you are"
+        remedy = "Give paths relative to the current folder, as for `ser fit --config`"
         raise UserError("no such config file", where=path, remedy=remedy) from error
 
 
 @dataclass(frozen=True)
 class StudyRun:
-    """A run of the grid in its folder.
+    """A run of the grid in its folder."""
 
-    Attributes:
-        root: the study's folder.
-        run: of the grid.
-        inputs: its hash.
-    """
-
-    root: Path
+    root: Path  # the study's folder
     run: GridRun
-    inputs: str
+    inputs: str  # hash of its inputs
 
     @property
     def path(self) -> Path:
@@ -350,7 +331,7 @@ class StudyRun:
 
     @property
     def log(self) -> Path:
-        """What the run's commands print."""
+        """Output of the run's commands."""
         return self.path / LOG
 
     def is_complete(self) -> bool:
@@ -358,7 +339,7 @@ class StudyRun:
         return (self.path / DONE).is_file() and read_record(self.path).inputs == self.inputs
 
     def prepare(self) -> None:
-        """Keep what was made of the same inputs, delete anything else, and write down what will be run."""
+        """Keep results of the same inputs, delete any others, and write inputs.json."""
         path = self.path / INPUTS
         if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["inputs"] == self.inputs:
             return
@@ -371,12 +352,12 @@ class StudyRun:
         return [word.replace(ROOT, str(self.root)) for word in stage.argv]
 
     def stage_cost(self, stage: Stage) -> StageCost | None:
-        """What a stage cost; None where it isn't complete."""
+        """Cost of a stage; None where it isn't complete."""
         path = self.path / f"{stage.name}.json"
         return read_stage(path) if path.is_file() else None
 
     def resume(self, stage: Stage) -> list[str]:
-        """Delete what a broken stage left, but what it can resume from; -> flags to resume with."""
+        """Delete the output of an interrupted stage unless it can be resumed -> flags to resume with."""
         out = self.root / stage.out
         if stage.name == "fit":
             last = next(iter(sorted(out.glob("*-last.ckpt"))), None)
@@ -387,7 +368,7 @@ class StudyRun:
         return []
 
     def finish_stage(self, stage: Stage, measured: Mapping[str, float]) -> None:
-        """Write down what a stage cost: what its process measured, and what the stage itself recorded."""
+        """Record the cost of a stage: measures of its process, and those that the stage recorded itself."""
         recorded = self.root / stage.out / f"{stage.name}_cost.json"
         own = json.loads(recorded.read_text(encoding="utf-8")) if recorded.is_file() else {}
         write_stage(self.path / f"{stage.name}.json", {"command": stage.name, **measured, **own})
@@ -396,13 +377,13 @@ class StudyRun:
         """Write done.json.
 
         Raises:
-            UserError: a recipe left nothing to compare.
+            UserError: a recipe has no scores to compare.
         """
         run, last = self.run, self.root / self.run.stages[-1].out
         found = sorted(last.rglob(SPEAKER_MOMENTS))
         if run.kind == "recipe" and not found:
-            what = f"`ser {run.stages[-1].name}` left no {SPEAKER_MOMENTS}, by which recipes are compared"
-            raise UserError(what, where=run.title, remedy="Give the study test_configs: [configs/pldc.yaml]")
+            what = f"`ser {run.stages[-1].name}` wrote no {SPEAKER_MOMENTS}, by which recipes are compared"
+            raise UserError(what, where=run.title, remedy="Add configs/pldc.yaml to the study's test_configs")
         costs = [cost for stage in run.stages if (cost := self.stage_cost(stage)) is not None]
         RunRecord(
             name=run.name,
@@ -433,9 +414,9 @@ def _is_readable(checkpoint: Path) -> bool:
 
 
 def join_predictions(folders: Sequence[StudyRun]) -> None:
-    """Write a table a recipe and seed, `joined/RECIPE-seed_0.csv`, with the fold of each utterance.
+    """Write joined/RECIPE-seed_0.csv for each recipe and seed of a study in folds, with the fold of each utterance.
 
-    Models of single attributes have tables of their own. Studies without folds have nothing to join.
+    Models of single attributes have their own tables.
     """
     import pandas as pd
 

@@ -88,7 +88,7 @@ def test_a_recipe_without_training_tests_what_another_left():
 
 def test_what_braces_cannot_name():
     unknown = Study("corpus", (TUNED,), (SYNTH,))
-    with pytest.raises(UserError, match=r"tuned: refers to \{papt\}, and no preparation step of this name .* synth"):
+    with pytest.raises(UserError, match=r"tuned: refers to \{papt\}, and no earlier .* synth"):
         expand(unknown)
     # a step stands after those that it refers to
     with pytest.raises(UserError, match=r"papt: refers to \{labels\}"):

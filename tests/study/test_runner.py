@@ -286,7 +286,10 @@ def test_a_failed_recipe_is_named_and_the_others_are_compared(study, tmp_path, c
     ("content", "said"),
     [
         ({"baseline": "papt"}, "baseline: papt is no recipe of this study"),
-        ({"recipes": [{"name": "a", "arguments": {"x": "{papt}"}}]}, "refers to {papt}, and no preparation step"),
+        (
+            {"recipes": [{"name": "a", "arguments": {"x": "{papt}"}}]},
+            "refers to {papt}, and no earlier",
+        ),
         ({"recipes": [{"nam": "a"}]}, "'nam' is not accepted"),
         ({"seeds": [-1]}, "seeds"),
         ({"jobs": 0}, "jobs"),
