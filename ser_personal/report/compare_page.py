@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 METRICS = {"overall_ccc": "O-CCC", "average_ccc": "A-CCC"}
 SIDES = ("independent", "dependent", "gap")
 READ_TOTALS = (
-    "To train one model from the corpus on, shared steps included: the mean over a recipe's runs. Operations are those "
-    "of the steps that count them."
+    "Cost of training one model from the corpus, shared steps included: the mean over a recipe's runs. Operations are "
+    "those of the steps that count them."
 )
 READ_STAGES = (
-    "Peak memory is the largest run's. Audio counts every time that it went through the model. Floating-point "
+    "Peak memory is that of the largest run. Audio is counted each time it passes through the model. Floating-point "
     "operations are counted on one batch and scaled by audio. Shared steps serve several recipes, and are listed with "
-    "each that needs them. A dash stands for what nothing counted."
+    "each that needs them. A dash means: not measured."
 )
 READ_PRETRAINING = (
     "Of the checkpoint that each pre-training kept: cross-entropy in nats a masked frame, and the share of masked "
@@ -44,8 +44,7 @@ READ_GAP = (
 )
 SOURCE = (
     "Tran, Yin and Soleymani (Interspeech 2023), MSP-Podcast v1.6, test-b: 8,434 utterances of 50 speakers, "
-    "HuBERT-large. Without the paper's predictions no paired difference can be taken, and on another test set none "
-    "would mean anything."
+    "HuBERT-large. A paired difference would need the paper's predictions on the same test set."
 )
 # attribute -> system -> O-CCC and A-CCC
 PAPER = {
@@ -80,7 +79,7 @@ def page(
     *,
     paper: bool,
 ) -> str:
-    """Write the whole page: a section a test set and attribute, the costs, and how to read them."""
+    """Write the page: a section for each test set and attribute, then costs, pre-training and gaps."""
     against = f" Differences are to {baseline}, over the same draws." if baseline else ""
     parts = [
         "# Comparison",
@@ -154,7 +153,7 @@ def _figures(row: ComparedRow, *, with_gains: bool) -> list[str]:
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table, without strokes in its cells."""
+    # a | would end the cell
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
@@ -164,7 +163,7 @@ def _or_dash(value: Any, formatted: Callable[[Any], str]) -> str:
 
 
 def refusals(compared: ComparedSet) -> list[str]:
-    """Why figures of a set have no interval, each reason once."""
+    """Reasons why scores of a set have no interval, each once."""
     estimates = [estimate for row in compared.rows for estimate in (row.overall_ccc, row.average_ccc)]
     return [f"No interval: {reason}." for reason in dict.fromkeys(each.refused for each in estimates) if reason]
 
@@ -233,10 +232,8 @@ def flat(sets: Sequence[ComparedSet], costs: Sequence[RecipeCost], *, paper: boo
             "is_oracle": row.is_oracle,
             "seeds": row.seeds,
             "speakers": compared.speakers,
-            **_numbers("overall_ccc", row.overall_ccc),
-            **_numbers("average_ccc", row.average_ccc),
-            **_numbers("overall_ccc_difference", row.overall_gain),
-            **_numbers("average_ccc_difference", row.average_gain),
+            **_numbers({"overall_ccc": row.overall_ccc, "average_ccc": row.average_ccc}),
+            **_numbers({"overall_ccc_difference": row.overall_gain, "average_ccc_difference": row.average_gain}),
             **{f"average_ccc_from_{least}_utterances": value for least, value in row.sensitivity.items()},
             **{f"speakers_from_{least}_utterances": number for least, number in compared.counted.items()},
             "training_seconds": seconds.get(row.recipe),
@@ -265,34 +262,33 @@ def flat_gaps(sets: Sequence[ComparedSet], min_utterances: int) -> pd.DataFrame:
     """One line a recipe, number of training speakers, test set and attribute; blank where undefined."""
     import pandas as pd
 
-    lines: list[dict[str, object]] = []
-    for compared in sets:
-        for row in compared.gaps:
-            line: dict[str, object] = {
-                "split": compared.split,
-                "attribute": compared.attribute,
-                "recipe": row.recipe,
-                "training_speakers": row.training_speakers,
-                "seeds": row.seeds,
-                "speakers": compared.speakers,
-                "average_ccc_speakers": compared.counted[min_utterances],
-            }
-            for metric in METRICS:
-                for what in SIDES:
-                    line |= _numbers(f"{metric}_{what}", getattr(row, metric)[what])
-            lines.append(line)
-    return pd.DataFrame(lines)
+    return pd.DataFrame(
+        {
+            "split": compared.split,
+            "attribute": compared.attribute,
+            "recipe": row.recipe,
+            "training_speakers": row.training_speakers,
+            "seeds": row.seeds,
+            "speakers": compared.speakers,
+            "average_ccc_speakers": compared.counted[min_utterances],
+            **_numbers({f"{metric}_{side}": getattr(row, metric)[side] for metric in METRICS for side in SIDES}),
+        }
+        for compared in sets
+        for row in compared.gaps
+    )
 
 
-def _numbers(name: str, estimate: Estimate | None) -> dict[str, float | None]:
-    """Columns of a figure and the ends of its interval."""
-    if estimate is None:
-        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+def _numbers(estimates: dict[str, Estimate | None]) -> dict[str, float | None]:
+    ends = {"": "value", "_low": "low", "_high": "high"}
+    return {
+        f"{name}{end}": None if estimate is None else getattr(estimate, field)
+        for name, estimate in estimates.items()
+        for end, field in ends.items()
+    }
 
 
 def show_sets(sets: Sequence[ComparedSet], baseline: str | None, min_utterances: int) -> None:
-    """Print a table a test set and attribute; under each score is its difference to the baseline."""
+    """Print a table for each test set and attribute, with differences to the baseline under the scores."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -336,7 +332,7 @@ def _draw_grid(
     entries: Sequence[str],
     **legend: Any,
 ) -> None:
-    """Write a PNG with a row a test set and attribute, O-CCC on the left and A-CCC on the right."""
+    """Write a PNG with a row for each test set and attribute, O-CCC on the left and A-CCC on the right."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
 
@@ -359,7 +355,7 @@ def _draw_grid(
 
 
 def draw_costs(sets: Sequence[ComparedSet], costs: Sequence[RecipeCost], path: Path) -> bool:
-    """Draw each recipe's uncalibrated scores over what training it takes; False where no recipe has both."""
+    """Draw the uncalibrated scores of each recipe by training time; False where no recipe has both."""
     from matplotlib.ticker import LogFormatter, LogLocator
 
     seconds = {cost.recipe: cost.training_seconds for cost in costs if cost.training_seconds > 0}
@@ -384,7 +380,7 @@ def draw_costs(sets: Sequence[ComparedSet], costs: Sequence[RecipeCost], path: P
                 "linestyle": "none",
             }
             axes.plot([cost], [estimate.value], marker, color=colour, label=row.recipe, **edge)
-        # one power of ten can hold all recipes, and would leave the axis without a number
+        # ticks within a power of ten, or an axis shorter than that would have none
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(np.inf, np.inf)))
         axes.margins(x=0.12)
@@ -397,7 +393,7 @@ def draw_costs(sets: Sequence[ComparedSet], costs: Sequence[RecipeCost], path: P
 
 
 def draw_gaps(sets: Sequence[ComparedSet], path: Path) -> bool:
-    """Draw both sides of the personalisation gap over the number of training speakers; False where there is none."""
+    """Draw both sides of the personalisation gap by number of training speakers; False where there is no gap."""
     from matplotlib.ticker import NullLocator
 
     drawn = [compared for compared in sets if compared.gaps]

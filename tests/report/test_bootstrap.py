@@ -40,10 +40,7 @@ def test_no_interval_under_ten_speakers():
     assert refused.value == 0.5
 
 
-def test_nothing_is_estimated_of_what_is_undefined():
-    assert Bootstrap().estimate(np.array([np.nan, 0.1, 0.2]), 20).refused == "undefined"
-    assert Bootstrap().estimate(np.array([0.1, np.nan, np.nan]), 20).refused == "undefined"
-
-
-def test_draws_without_a_value_are_left_out():
+def test_undefined_draws_are_left_out_and_an_undefined_value_has_no_interval():
+    for values in ([np.nan, 0.1, 0.2], [0.1, np.nan, np.nan]):
+        assert Bootstrap().estimate(np.array(values), 20).refused == "undefined"
     assert Bootstrap().estimate(np.array([1.0, np.nan, 1.0, 1.0]), 20).high == 1

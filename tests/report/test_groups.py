@@ -143,15 +143,12 @@ def test_label_regions_are_thirds_of_the_scale(tmp_path):
         assert group == partition.groups[0 if label < 3 else 1 if label <= 5 else 2]
 
 
-def test_amount_of_speech_goes_by_speaker(tmp_path):
+def test_amount_of_speech_goes_by_speaker_in_halves_or_thirds(tmp_path):
     # speakers with 10, 20, ... seconds
-    partition = by_amount_of_speech(the_set(tmp_path, speakers=4, utterances=10))
+    partition = by_amount_of_speech(the_set(tmp_path / "few", speakers=4, utterances=10))
     assert partition.groups == ("up to 25 s", "over 25 s")
     assert partition.membership == ("up to 25 s",) * 20 + ("over 25 s",) * 20
-
-
-def test_amount_of_speech_in_thirds_where_speakers_are_many(tmp_path):
-    partition = by_amount_of_speech(the_set(tmp_path, speakers=30, utterances=10))
+    partition = by_amount_of_speech(the_set(tmp_path / "many", speakers=30, utterances=10))
     assert Counter(partition.membership) == dict.fromkeys(partition.groups, 100)
     assert len(partition.groups) == 3
 
@@ -176,39 +173,32 @@ def test_a_column_of_many_numbers_is_cut():
 
 
 UTTERANCES = pd.DataFrame(
-    {"utterance": ["a/1", "a/2", "b/1"], "speaker": ["a", "a", None], "emotion": ["anger", None, "Unknown"]}
+    {
+        "utterance": ["a/1", "a/2", "b/1", "u1"],
+        "speaker": ["a", "a", None, "9"],
+        "emotion": ["anger", None, "Unknown", None],
+    }
 )
 
 
 @pytest.mark.parametrize(
-    "table",
+    ("table", "values"),
     [
-        "id,path,accent\na/1,x.wav,north\nb/1,y.wav,south\nc,z.wav,east\n",
-        "path,accent\na/1.wav,north\nb/1.flac,south\n",
-        "utterance,accent\na/1,north\na/2,\nb/1,south\n",
+        ("id,path,accent\na/1,x.wav,north\nb/1,y.wav,south\nc,z.wav,east\n", ["north", None, "south", None]),
+        ("path,accent\na/1.wav,north\nb/1.flac,south\n", ["north", None, "south", None]),
+        ("utterance,accent\na/1,north\na/2,\nb/1,south\n", ["north", None, "south", None]),
+        ("FileName,SpkrID,accent\nu1.wav,9,north\n", [None, None, None, "north"]),
+        ("SpkrID,accent\na,north\nc,south\n", ["north", "north", None, None]),
     ],
 )
-def test_a_table_of_utterances(tmp_path, table):
+def test_a_table_of_utterances_or_of_speakers(tmp_path, table, values):
     path = tmp_path / "corpus.csv"
     path.write_text(table)
-    assert column_of(UTTERANCES, "accent", str(path)) == ["north", None, "south"]
-
-
-def test_a_label_file_of_msp_podcast(tmp_path):
-    path = tmp_path / "labels.csv"
-    path.write_text("FileName,SpkrID,Show\nu1.wav,9,news\n")
-    utterances = pd.DataFrame({"utterance": ["u1", "u2"], "speaker": ["9", "9"]})
-    assert column_of(utterances, "Show", str(path)) == ["news", None]
-
-
-def test_a_table_of_speakers(tmp_path):
-    path = tmp_path / "speakers.csv"
-    path.write_text("SpkrID,age\na,33\nc,50\n")
-    assert column_of(UTTERANCES, "age", str(path)) == ["33", "33", None]
+    assert column_of(UTTERANCES, "accent", str(path)) == values
 
 
 def test_a_column_of_the_predictions():
-    assert column_of(UTTERANCES, "emotion", None) == ["anger", None, None]
+    assert column_of(UTTERANCES, "emotion", None) == ["anger", None, None, None]
 
 
 def test_a_table_without_the_column_or_of_other_ids_is_refused(tmp_path):

@@ -13,6 +13,7 @@ from ser_personal.study.runner import hash_inputs, study
 SYNTH = Preparation("synth", "synth", arguments={"speakers": 8})
 LABELS = Preparation("labels", "kmeans", ["kmeans.yaml"], {"data.corpus": "{corpus}"})
 PAPT = Preparation("papt", "fit", ["papt.yaml"], {"data.pseudo_labels": "{labels}", "seed_everything": "{seed}"})
+GAP = PersonalizationGap([5, 9], evaluation_speakers=4)
 TUNED = Recipe("tuned", ["finetune.yaml"], fit_arguments={"model.papt_checkpoint": "{papt}/papt.ckpt"})
 
 
@@ -62,8 +63,7 @@ def test_folds_divide_all_that_reads_their_corpus():
 
 
 def test_a_model_for_each_attribute():
-    study = Study("corpus", (Recipe("vanilla"),), attributes=("arousal", "valence"))
-    runs = expand(study)
+    runs = expand(Study("corpus", (Recipe("vanilla"),), attributes=("arousal", "valence")))
     assert [run.title for run in runs] == ["vanilla, seed 0, arousal", "vanilla, seed 0, valence"]
     assert [flag(run.stages[0].argv, "model.attributes") for run in runs] == ["[arousal]", "[valence]"]
 
@@ -87,14 +87,14 @@ def test_a_recipe_without_training_tests_what_another_left():
 
 
 def test_what_braces_cannot_name():
-    unknown = Study("corpus", (TUNED,), (SYNTH,))
     with pytest.raises(UserError, match=r"tuned: refers to \{papt\}, and no earlier .* synth"):
-        expand(unknown)
+        expand(Study("corpus", (TUNED,), (SYNTH,)))
     # a step stands after those that it refers to
     with pytest.raises(UserError, match=r"papt: refers to \{labels\}"):
         expand(Study("corpus", (TUNED,), (PAPT, LABELS)))
-    with pytest.raises(UserError, match=r"refers to \{fold\}, and the study has no folds"):
-        expand(Study("corpus", (Recipe("vanilla", arguments={"seed": "{fold}"}),)))
+    for name, option in (("fold", "folds"), ("side", "personalization_gap"), ("attribute", "attributes")):
+        with pytest.raises(UserError, match=rf"refers to \{{{name}\}}, and the study has no {option}"):
+            expand(Study("corpus", (Recipe("vanilla", arguments={"x": f"{{{name}}}"}),)))
 
 
 @pytest.mark.parametrize(
@@ -102,12 +102,15 @@ def test_what_braces_cannot_name():
     [
         ({"recipes": (Recipe("papt"), Recipe("papt"))}, "2 times recipe papt"),
         ({"prepare": (SYNTH, SYNTH)}, "2 times preparation step synth"),
-        ({"prepare": (Preparation("corpus", "synth"),)}, "no step may be named corpus"),
+        *(({"prepare": (Preparation(n, "synth"),)}, f"no step may be named {n}") for n in ("corpus", "gap", "seed")),
         ({"recipes": (Recipe("../up"),)}, "'../up' can't name a recipe"),
         ({"baseline": "vanilla"}, "baseline: vanilla is no recipe of this study. Choose one of papt"),
         ({"seeds": (1, 1)}, "2 times seed 1"),
         ({"seeds": ()}, "has nothing to run"),
         ({"jobs": 2, "devices": 2}, "2 jobs of 2 devices each would share them"),
+        ({"personalization_gap": GAP, "folds": 3}, "personalization_gap: excludes folds"),
+        ({"personalization_gap": GAP, "baseline": "papt"}, "personalization_gap: excludes baseline"),
+        ({"personalization_gap": PersonalizationGap([5, 5])}, "2 times number of speakers 5"),
     ],
 )
 def test_contradictions_are_one_line(change, said):
@@ -118,8 +121,7 @@ def test_contradictions_are_one_line(change, said):
 
 def test_the_gap_trains_both_sides_of_every_number_of_speakers():
     ridge = Recipe("ridge", command="baseline", arguments={"corpus": "{corpus}"})
-    gap = PersonalizationGap([5, 9], evaluation_speakers=4)
-    runs = expand(Study("{synth}", (ridge, TUNED), (SYNTH, LABELS, PAPT), seeds=(0, 1), personalization_gap=gap))
+    runs = expand(Study("{synth}", (ridge, TUNED), (SYNTH, LABELS, PAPT), seeds=(0, 1), personalization_gap=GAP))
     assert [run.folder for run in runs][:3] == [
         "prepare/synth",
         "prepare/gap",
@@ -137,32 +139,12 @@ def test_the_gap_trains_both_sides_of_every_number_of_speakers():
     }
 
 
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        ({"folds": 3}, "excludes folds"),
-        ({"baseline": "tuned"}, "excludes baseline"),
-        ({"personalization_gap": PersonalizationGap([5, 5])}, "2 times number of speakers 5"),
-        ({"prepare": (Preparation("gap", "synth"),)}, "no step may be named gap"),
-    ],
-)
-def test_what_a_gap_cannot_go_with(changes, line):
-    with pytest.raises(UserError, match=line):
-        Study(**{"corpus": "c", "recipes": (TUNED,), "personalization_gap": PersonalizationGap([5]), **changes})
-
-
-def test_sides_are_known_in_a_gap_alone():
-    with pytest.raises(UserError, match="the study has no personalization_gap"):
-        expand(Study("corpus", (Recipe("one", arguments={"x": "{side}"}),)))
-
-
 SHIPPED = sorted((REPOSITORY / "configs" / "study").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_the_shipped_studies_expand(path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    words = ["--config", str(path), "--out", "nowhere"]
-    values = parse(study, "ser study", (), words)
+    values = parse(study, "ser study", (), ["--config", str(path), "--out", "nowhere"])
     values.pop("out")
     assert hash_inputs(expand(Study(**values)))

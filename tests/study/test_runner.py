@@ -142,9 +142,8 @@ def test_a_fit_resumes_from_its_last_checkpoint_unless_that_is_damaged(tmp_path,
 
 
 def test_a_missing_yaml_is_named():
-    study = Study("corpus", (Recipe("one", ["nowhere.yaml"]),))
     with pytest.raises(UserError, match=r"nowhere\.yaml: no such config file"):
-        hash_inputs(expand(study))
+        hash_inputs(expand(Study("corpus", (Recipe("one", ["nowhere.yaml"]),))))
 
 
 def test_two_studies_do_not_share_a_folder(tmp_path):
@@ -164,24 +163,18 @@ def test_two_studies_do_not_share_a_folder(tmp_path):
             pass
 
 
-def launcher():
-    # importing everything takes longer than these tests
-    return Launcher(threads=1, preloaded=())
-
-
 def test_a_command_runs_in_a_process_that_is_measured(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    log = tmp_path / "log.txt"
+    # importing everything takes longer than this test
+    run, log = Launcher(threads=1, preloaded=()).run, tmp_path / "log.txt"
     log.write_text("before\n")
-    code, measured = launcher().run(
-        ["synth", "--out", str(tmp_path / "corpus"), "--speakers", "4", "--utterances", "2"], log
-    )
+    code, measured = run(["synth", "--out", str(tmp_path / "corpus"), "--speakers", "4", "--utterances", "2"], log)
     assert code == 0
     assert len(list((tmp_path / "corpus" / "Audios").iterdir())) == 8
     assert log.read_text().startswith("before\nSynthesising")
     assert measured["cpu_seconds"] > 0
     assert 2**25 < measured["peak_memory"] < 2**35
-    code, _ = launcher().run(["check", str(tmp_path / "nowhere")], tmp_path / "mistake.txt")
+    code, _ = run(["check", str(tmp_path / "nowhere")], tmp_path / "mistake.txt")
     assert code == 2
     assert (tmp_path / "mistake.txt").read_text().startswith(f"ser: {tmp_path / 'nowhere'}: no such corpus")
     assert capfd.readouterr().out == ""
@@ -286,10 +279,6 @@ def test_a_failed_recipe_is_named_and_the_others_are_compared(study, tmp_path, c
     ("content", "said"),
     [
         ({"baseline": "papt"}, "baseline: papt is no recipe of this study"),
-        (
-            {"recipes": [{"name": "a", "arguments": {"x": "{papt}"}}]},
-            "refers to {papt}, and no earlier",
-        ),
         ({"recipes": [{"nam": "a"}]}, "'nam' is not accepted"),
         ({"seeds": [-1]}, "seeds"),
         ({"jobs": 0}, "jobs"),
