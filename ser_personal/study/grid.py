@@ -251,7 +251,6 @@ class _Entry:
 
 
 def _entries(study: Study) -> Iterator[_Entry]:
-    """Steps, then recipes, with {corpus} replaced by what it stands for."""
     steps = list(study.prepare)
     corpus, division = _division(study)
     if division is not None:

@@ -195,7 +195,8 @@ def _show(console: Console, folder: StudyRun, outcome: Outcome) -> None:
     after = f" ({duration(outcome.seconds)})" if outcome.status == "done" else ""
     if outcome.reason:
         after = f": {escape(outcome.reason)}"
-    console.print(f"[{_COLOURS[outcome.status]}]{outcome.status:7}[/] {escape(folder.run.title)}{after}")
+    line = f"[{_COLOURS[outcome.status]}]{outcome.status:7}[/] {escape(folder.run.title)}{after}"
+    console.print(line, style="dim" if outcome.status == "kept" else None)
     if outcome.status == "failed":
         console.print(f"        its log: {escape(str(folder.log))}")
 
@@ -210,8 +211,7 @@ class Launcher:
 
     def __init__(self, threads: int, preloaded: Sequence[str] = tuple(PRELOADED)) -> None:
         self.threads = threads
-        # read once, when libraries are loaded
-        os.environ["OMP_NUM_THREADS"] = str(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # libraries read it when they are loaded
         forks = "forkserver" in multiprocessing.get_all_start_methods()
         self._context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
         if forks:
@@ -280,13 +280,12 @@ def _end_with_study() -> None:
 
 
 def _used() -> dict[str, float]:
-    """CPU seconds of this process and its children, and the largest memory of one of them, in bytes."""
     if resource is None:
         return {"cpu_seconds": time.process_time()}
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     unit = 1 if sys.platform == "darwin" else 1024
     cpu_seconds = sum(each.ru_utime + each.ru_stime for each in used)
-    return {"cpu_seconds": cpu_seconds, "peak_memory": max(each.ru_maxrss for each in used) * unit}
+    return {"cpu_seconds": cpu_seconds, "peak_memory": max(each.ru_maxrss for each in used) * unit}  # bytes
 
 
 def hash_inputs(runs: Sequence[GridRun]) -> dict[str, str]:
