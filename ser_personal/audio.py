@@ -36,7 +36,7 @@ LOUDEST = 1e6
 # what to do about a file that can't be used
 BAD_AUDIO = "Write it again, or leave it out of the corpus: `ser check CORPUS --write clean.csv`"
 NO_SOUND = f"holds NaN, infinity or samples above {LOUDEST:g}"
-# what stands for the length of a WAV's samples where a stream's writer couldn't know it (sox; ffmpeg's is larger)
+# length of a WAV's samples as a stream's writer gives it, who can't know it (sox; ffmpeg's is larger)
 STREAMED = 0x7FFFF000
 
 
@@ -61,7 +61,7 @@ def library_name(path: Path) -> str | bytes:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    # libsndfile's or the system's own words, without the path that stands before them anyway
+    # libsndfile's or the system's own words, without the path, which the error names anyway
     reason = str(getattr(error, "error_string", getattr(error, "strerror", None) or error)).rstrip(".")
     what = f"can't be decoded ({reason})" if path.exists() else "no such audio file"
     return UserError(what, where=path, remedy=BAD_AUDIO)
@@ -125,7 +125,7 @@ def is_truncated(path: Path) -> bool:
 
 
 def _refuse_damaged(path: Path) -> None:
-    # opening a pipe would wait for ever for who writes into it
+    # opening a pipe would wait for its writer for ever
     if path.exists() and not path.is_file():
         raise UserError("isn't a file", where=path, remedy=BAD_AUDIO)
     if is_truncated(path):

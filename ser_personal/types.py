@@ -77,7 +77,7 @@ class SpeakerBatch(TypedDict):
     Attributes:
         speaker_ids: (batch,), None where unknown.
         indices: (batch,), positions in the datamodule's `utterances`.
-        speaker_features: (batch, feature_dim), what is known of each speaker beside the name, NaN for an unknown one;
+        speaker_features: (batch, feature_dim), what is known of each speaker besides the name, NaN for an unknown one;
             absent where the datamodule has no such features.
     """
 

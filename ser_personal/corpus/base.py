@@ -87,7 +87,7 @@ class Corpus(ABC):
         """The utterances by set.
 
         Raises:
-            UserError: a speaker stands in train and in a set that may not share speakers with it.
+            UserError: a speaker is in train and in a set that may not share speakers with it.
         """
         return SpeakerSplits.from_utterances(self.utterances, self.allow_overlap)
 
@@ -102,7 +102,7 @@ class Corpus(ABC):
         return [utterance for utterance in utterances if utterance.split in self._wanted]
 
     def cut(self, measured: Sequence[Utterance]) -> list[Utterance]:
-        """Cut the test set of utterances with durations where that was asked for."""
+        """Cut the test set, if any is to be cut, of utterances with durations."""
         if self._cut_test is None:
             return list(measured)
         return cut_adaptation(measured, self._cut_test, self._adaptation_seconds)
@@ -116,7 +116,7 @@ def measure(utterances: Sequence[Utterance]) -> list[Utterance]:
 
 
 def duplicates(utterances: Sequence[Utterance]) -> list[str]:
-    """Find ids that stand more than once in a list ordered by id."""
+    """Find ids that are listed more than once in a list ordered by id."""
     ids = [utterance.utterance_id for utterance in utterances]
     return sorted({first for first, second in pairwise(ids) if first == second})
 

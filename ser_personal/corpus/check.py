@@ -58,7 +58,7 @@ Result = TypeVar("Result")
 
 
 class Kind(NamedTuple):
-    """A sort of problem, and whether training would fail for it."""
+    """A sort of problem; training fails for a fatal one."""
 
     title: str
     fatal: bool
@@ -97,7 +97,6 @@ class Problem(NamedTuple):
     """One thing that is wrong.
 
     Attributes:
-        kind: what sort of problem.
         where: the utterance, file, speaker or set.
         detail: what was found there, empty where the kind says it all.
         utterance_id: the utterance that can't be used for it, where it is about one.
@@ -164,9 +163,8 @@ def check(
 
     Args:
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus class with its arguments.
-        write: table to write, such as clean.csv: the utterances that training can use, to be given as the corpus from
-            then on. clean.left_out.csv lists the others and why. Speakers in two sets stay: which set they belong to is
-            yours to say.
+        write: table to write, such as clean.csv: a corpus of the utterances that training can use. clean.left_out.csv
+            lists the others and why. Speakers in two sets are kept in both.
         json: file to write everything found to, every problem with its place.
         decode: read every sample; false stops at the headers, and finds neither silence nor damage inside a file.
         replace: replace files that exist already.
@@ -200,11 +198,7 @@ def check(
 
 
 def examine(corpus: Corpus, console: Console, *, decode: bool) -> Finding:
-    """Find out everything about a corpus; progress goes to the console.
-
-    Raises:
-        UserError: the label file can't be read.
-    """
+    """Find out everything about a corpus; progress goes to the console."""
     listed = corpus.listed()
     paths = [utterance.path for utterance in listed]
     files = _in_parallel(partial(read_audio, decode=decode), paths, "reading audio", console)
@@ -246,7 +240,7 @@ def read_audio(path: Path, *, decode: bool) -> AudioFile:
             problems = tuple(_audio_problems(file, num_samples, decode=decode))
             return AudioFile(num_samples / SAMPLE_RATE, file.samplerate, size, problems)
     except DECODING_ERRORS as error:
-        # libsndfile's own message, without the path that stands before it anyway
+        # libsndfile's own message, without the path, which the problem names anyway
         reason = str(getattr(error, "error_string", error)).rstrip(".")
         return AudioFile(bytes=size, problems=((UNREADABLE, reason),))
 
@@ -332,10 +326,9 @@ def _same_files(utterances: Sequence[Utterance], files: Sequence[AudioFile], con
 
 
 def _hash(path: Path) -> str:
-    """Hash a file's bytes; nothing where it can't be read, which is a problem of its own."""
     try:
         return content_hash(path)
-    except OSError:
+    except OSError:  # a problem of its own
         return ""
 
 
@@ -352,10 +345,7 @@ def _in_parallel(
 
 
 def _contents(utterances: Sequence[Utterance], rate_of: Mapping[Path, int]) -> dict[str, Any]:
-    """Sum up a set: utterances, hours, speakers, files of each rate, quantiles of seconds, labels by attribute.
-
-    Audio whose header can't be read counts in neither hours nor quantiles; an attribute without labels is left out.
-    """
+    # audio whose header can't be read counts in neither hours nor quantiles
     seconds = _present(utterance.seconds for utterance in utterances)
     quantiles = np.quantile(seconds, list(QUANTILES.values())).tolist() if seconds.size else []
     rates = Counter(rate_of[utterance.path] for utterance in utterances)
@@ -381,7 +371,6 @@ def _present(values: Iterable[float]) -> NDArray[np.float64]:
 
 
 def _write_usable(path: Path, left_out: Path, finding: Finding) -> list[Utterance]:
-    """Write the utterances without fatal problems, which it returns, and a list of the others."""
     reasons = defaultdict(list)
     for kind, _, detail, utterance_id in finding.problems:
         if kind.fatal and utterance_id is not None:
@@ -420,7 +409,6 @@ def _show(finding: Finding, console: Console) -> None:
 
 
 def _by_kind(problems: Iterable[Problem]) -> dict[Kind, list[Problem]]:
-    """Group problems by kind, fatal kinds first."""
     groups = defaultdict(list)
     for problem in sorted(problems, key=lambda problem: not problem.kind.fatal):
         groups[problem.kind].append(problem)
@@ -428,7 +416,6 @@ def _by_kind(problems: Iterable[Problem]) -> dict[Kind, list[Problem]]:
 
 
 def _lines(problems: Iterable[Problem]) -> Iterator[str]:
-    """Write a line of rich markup for each kind of problem, with its number and first places."""
     for kind, group in _by_kind(problems).items():
         label = "[red]error[/red]" if kind.fatal else "[yellow]note[/yellow]"
         yield f"{label}: {kind.title}: {len(group):,}: {escape(first_few([str(problem) for problem in group]))}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
@@ -14,11 +14,10 @@ from ser_personal.corpus.splits import canonical_split
 from ser_personal.corpus.table import attribute_labels, audio_path, known, read_csv_rows, write_rows
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
-from ser_personal.ranges import PositiveFinite
 from ser_personal.types import ATTRIBUTES, Utterance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from ser_personal.corpus.table import Row
 
@@ -35,32 +34,12 @@ class CSVCorpus(Corpus):
 
     Args:
         path: the table, UTF-8 and separated by commas.
-        scale: lowest and highest value of a label.
-        splits: names of the wanted splits, in any spelling; all if None.
-        allow_overlap: names of sets that may share speakers with train.
-        cut_test: a set to cut by speaker into `<name>_adaptation` and `<name>_evaluation`; none if None.
-        adaptation_seconds: audio that each speaker of that set gives to adaptation, at most.
         allow_outside: read audio outside the table's folder, too.
+        **kwargs: see `Corpus`.
     """
 
-    def __init__(
-        self,
-        path: str,
-        scale: tuple[float, float] = (1, 7),
-        splits: Sequence[str] | None = None,
-        allow_overlap: Sequence[str] = (),
-        cut_test: str | None = None,
-        adaptation_seconds: PositiveFinite = 200.0,
-        *,
-        allow_outside: bool = False,
-    ) -> None:
-        super().__init__(
-            scale=scale,
-            splits=splits,
-            allow_overlap=allow_overlap,
-            cut_test=cut_test,
-            adaptation_seconds=adaptation_seconds,
-        )
+    def __init__(self, path: str, *, allow_outside: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self._path, self._allow_outside = Path(path), allow_outside
 
     @property
@@ -70,11 +49,6 @@ class CSVCorpus(Corpus):
 
     @override
     def read_labels(self) -> list[Utterance]:
-        """Read every row of the table.
-
-        Raises:
-            UserError: the table can't be read, lacks a column, or a row lacks its path or split or leaves the folder.
-        """
         rows = read_csv_rows(self._path, required=COLUMNS[:3], filled=("path", "split"), any_case=COLUMNS)
         return [self._utterance(row) for row in rows]
 
@@ -125,7 +99,7 @@ def write_corpus(utterances: Iterable[Utterance], path: Path) -> None:
 
 
 def open_corpus(corpus: Corpus | str) -> Corpus:
-    """Turn what the user gave into a corpus, without reading it.
+    """Open a corpus by its path, without reading it.
 
     Args:
         corpus: a corpus, a folder in MSP-Podcast's layout, a table that `CSVCorpus` reads, or a folder with such a

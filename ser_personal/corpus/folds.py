@@ -1,4 +1,4 @@
-"""Leave-speakers-out folds: every speaker is tested once, by a model that has never met them."""
+"""Leave-speakers-out folds: every speaker is tested once, by a model that wasn't trained on them."""
 
 from __future__ import annotations
 
@@ -33,16 +33,13 @@ def leave_speakers_out(
     gender, differ by at most one between folds. Equal utterances, in any order, and an equal seed give equal folds.
 
     Args:
-        utterances: of any splits, which don't count; those of unknown speakers are left out, for they could be anyone.
+        utterances: of any splits, which don't count; those of unknown speakers are left out.
         folds: how many.
         validation_folds: folds that validate, of those that don't test.
         seed: of the shuffling.
 
     Returns:
         One assignment a fold: sets train, validation and test1, utterances in the order given under their new splits.
-
-    Raises:
-        UserError: fewer speakers than folds, or no fold left to train on.
     """
     if validation_folds < 1 or folds < validation_folds + 2:
         what = f"{folds} folds, {validation_folds} of which validate, leave none for one of the three sets"
@@ -72,9 +69,6 @@ def folds(
         out: folder of the tables.
         validation_folds: folds that validate, of those that don't test.
         seed: of the shuffling.
-
-    Raises:
-        UserError: fewer speakers than folds, or no fold left to train on.
     """
     utterances = open_corpus(corpus).utterances
     for fold, splits in enumerate(leave_speakers_out(utterances, count, validation_folds=validation_folds, seed=seed)):
@@ -146,9 +140,6 @@ def personalization_gap(
 
     Returns:
         Number of training speakers -> both corpora; each has sets train, validation and the test set.
-
-    Raises:
-        UserError: a split is missing, or there are too few speakers.
     """
     test_split = canonical_split(test_split)
     usable = [each for each in utterances if each.speaker_id is not None and not all(map(isnan, each.labels.values()))]
@@ -197,9 +188,6 @@ def gap(
         evaluation_speakers: how many of them, those with most utterances; all who have two if None.
         share: of an evaluation speaker's utterances, that may be trained on.
         seed: of the draws.
-
-    Raises:
-        UserError: a split is missing, or there are too few speakers.
     """
     corpora = personalization_gap(
         open_corpus(corpus).utterances,
@@ -216,7 +204,6 @@ def gap(
 
 
 def _by_speaker(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
-    """Speaker -> utterances, by id."""
     of_speaker = defaultdict(list)
     for utterance in sorted(utterances, key=lambda utterance: utterance.utterance_id):
         of_speaker[str(utterance.speaker_id)].append(utterance)
@@ -260,7 +247,7 @@ def _require_speakers(numbers: Sequence[int], evaluated: int, others: int) -> No
 
 
 def _thin(of_speaker: Mapping[str, list[Utterance]], size: int, rng: np.random.Generator) -> list[Utterance]:
-    """Choose so many utterances by chance, one of each speaker at least; in the order of their ids."""
+    # by chance, one of each speaker at least; in the order of their ids
     everyone = [utterance for own in of_speaker.values() for utterance in own]
     shuffled = [everyone[place] for place in rng.permutation(len(everyone))]
     first = {utterance.speaker_id: utterance for utterance in reversed(shuffled)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
@@ -12,7 +12,6 @@ from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.splits import canonical_split, first_few
 from ser_personal.corpus.table import attribute_labels, audio_path, known, read_csv_rows, read_json_rows, read_text
 from ser_personal.errors import UserError
-from ser_personal.ranges import PositiveFinite
 from ser_personal.types import Utterance
 
 if TYPE_CHECKING:
@@ -52,41 +51,19 @@ class MSPPodcast(Corpus):
 
     Args:
         root: the release's folder.
-        splits: names of the wanted splits, in any spelling; all if None.
         partitions: a split file in the form of `Partitions.txt` that replaces the release's own splits. Utterances must
-            stand in both it and the label file, so an older release can be rebuilt from a newer one's audio.
-        allow_overlap: names of sets that may share speakers with train.
-        cut_test: a set to cut by speaker into `<name>_adaptation` and `<name>_evaluation`; none if None.
-        adaptation_seconds: audio that each speaker of that set gives to adaptation, at most.
+            be in both it and the label file, so an older release can be rebuilt from a newer one's audio.
+        **kwargs: see `Corpus`.
     """
 
-    def __init__(
-        self,
-        root: str,
-        splits: Sequence[str] | None = None,
-        partitions: str | None = None,
-        allow_overlap: Sequence[str] = (),
-        cut_test: str | None = None,
-        adaptation_seconds: PositiveFinite = 200.0,
-    ) -> None:
-        super().__init__(
-            scale=(1, 7),
-            splits=splits,
-            allow_overlap=allow_overlap,
-            cut_test=cut_test,
-            adaptation_seconds=adaptation_seconds,
-        )
+    def __init__(self, root: str, *, partitions: str | None = None, **kwargs: Any) -> None:
+        super().__init__(scale=(1, 7), **kwargs)
         self._root = Path(root)
         self._partitions = None if partitions is None else Path(partitions)
 
     @property
     @override
     def label_file(self) -> Path:
-        """The label file that the release has.
-
-        Raises:
-            UserError: it has none.
-        """
         folder = self._root / "Labels"
         for name in LABEL_FILES:
             if (folder / name).is_file():
@@ -102,11 +79,6 @@ class MSPPodcast(Corpus):
 
     @override
     def read_labels(self) -> list[Utterance]:
-        """Read every row of the label file, those that the split file names where there is one.
-
-        Raises:
-            UserError: the label file or the split file can't be read, or they have no utterance in common.
-        """
         label_file, audio_folder = self.label_file, self.audio_folder
         if self._partitions is None:
             rows = _read_rows(label_file, (*REQUIRED, "Split_Set"), filled=("FileName", "Split_Set"))
@@ -128,7 +100,7 @@ def read_partitions(path: Path) -> dict[str, str]:
         Utterance id -> split as the file spells it.
 
     Raises:
-        UserError: the file can't be read, a line has another form, or an utterance stands in two splits.
+        UserError: the file can't be read, a line has another form, or an utterance is in two splits.
     """
     splits: dict[str, str] = {}
     for number, line in enumerate(read_text(path).splitlines(), start=1):
@@ -137,9 +109,11 @@ def read_partitions(path: Path) -> dict[str, str]:
         split, _, name = (part.strip() for part in line.partition(";"))
         where = f"{path}, line {number}"
         if not (split and name):
-            raise UserError(f"{line!r} is no split and file", where=where, remedy="Write lines like `Train; NAME.wav`")
+            raise UserError(
+                f"{line!r} names no split or no file", where=where, remedy="Write lines like `Train; NAME.wav`"
+            )
         if splits.setdefault(_id(name), split) != split:
-            what = f"{name} stands in {splits[_id(name)]} and in {split}"
+            what = f"{name} is in {splits[_id(name)]} and in {split}"
             raise UserError(what, where=where, remedy="Keep one of the lines")
     return splits
 

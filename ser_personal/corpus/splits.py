@@ -47,11 +47,9 @@ def canonical_splits(names: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class SpeakerSplits:
-    """A corpus's sets, checked for speakers that stand both in training and in another set.
+    """A corpus's sets, none of which shares speakers with training unless allowed.
 
     Attributes:
-        train: utterances to learn from.
-        validation: utterances that choose the checkpoint.
         test: set name -> utterances, for every other set.
         allow_overlap: canonical names of sets that may share speakers with training.
 
@@ -67,7 +65,7 @@ class SpeakerSplits:
     def __post_init__(self) -> None:
         for name, speakers in shared_speakers(self.sets).items():
             if name not in self.allow_overlap:
-                what = f"{len(speakers)} of its speakers stand in train as well: {first_few(speakers)}"
+                what = f"{len(speakers)} of its speakers are in train as well: {first_few(speakers)}"
                 remedy = f"Move them to one set, or allow it with allow_overlap: [{name}]"
                 raise UserError(what, where=f"split {name}", remedy=remedy)
 
@@ -150,11 +148,7 @@ def _first_seconds(utterances: Sequence[Utterance], seconds: float) -> list[str]
 
 
 def require_split(name: str, existing: Iterable[str]) -> None:
-    """Refuse a split that a corpus doesn't have.
-
-    Raises:
-        UserError: `name` isn't among `existing`.
-    """
+    """Refuse a split that a corpus doesn't have."""
     existing = list(existing)
     if name not in existing:
         raise UserError("no such split", where=f"split {name}", remedy=f"Choose among {', '.join(existing)}")

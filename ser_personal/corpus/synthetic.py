@@ -86,7 +86,7 @@ LABEL_CORRELATION = np.array([[1, 0.1, 0.5], [0.1, 1, 0.2], [0.5, 0.2, 1]])
 
 @dataclass(frozen=True)
 class Speaker:
-    """The truth about one speaker.
+    """What was drawn for one speaker.
 
     Attributes:
         group: name in `GROUPS`.
@@ -106,7 +106,7 @@ class Speaker:
 
     @property
     def gender(self) -> str:
-        """Female for the high groups, Male for the low ones."""
+        """By the group's pitch."""
         return "Female" if self.group.startswith("high") else "Male"
 
     def draw_labels(self, rng: Generator) -> NDArray[np.float64]:
@@ -221,9 +221,6 @@ def synth(
         shared_expression: whether everyone expresses emotion alike; the null of what speaker embeddings give emotion.
         min_seconds: the shortest utterance.
         max_seconds: the longest utterance.
-
-    Raises:
-        UserError: the folder isn't empty, or `max_seconds` is below `min_seconds`.
     """
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -270,7 +267,6 @@ def _split(number: int, speakers: int) -> str:
 
 
 def _emotion(labels: NDArray[np.float64]) -> str:
-    """Name the emotion whose typical arousal and valence lie nearest."""
     distance = {name: float(np.hypot(*(labels[:2] - typical))) for name, typical in EMOTIONS.items()}
     return min(distance, key=lambda name: distance[name])
 

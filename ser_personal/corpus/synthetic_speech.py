@@ -35,7 +35,7 @@ class Phone(NamedTuple):
         f2: second formant, Hz.
         f3: third formant, Hz.
         voicing: amplitude of the glottal source, 1 in a vowel.
-        friction: amplitude of the friction noise, beside the vowel's 1.
+        friction: amplitude of the friction noise, relative to a vowel's 1.
         friction_hz: centre of the friction noise's band, Hz.
         seconds: mean duration.
     """
@@ -177,7 +177,7 @@ class Delivery:
 
 
 def speak(delivery: Delivery, num_samples: int, rng: Generator) -> NDArray[np.float32]:
-    """Say random words of the language for as long as asked.
+    """Say random words of the language.
 
     Args:
         delivery: the way of speaking.

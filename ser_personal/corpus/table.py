@@ -28,11 +28,7 @@ _NO_LABEL = frozenset({"", "-", "na", "n/a", "nan", "none", "null", "unknown", "
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 text file, with or without a byte order mark.
-
-    Raises:
-        UserError: there is no such file, or it isn't UTF-8 text.
-    """
+    """Read a UTF-8 text file, with or without a byte order mark."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -113,9 +109,6 @@ def read_json_rows(path: Path, key: str, required: Collection[str], filled: Coll
 
     Returns:
         Column -> cell of each row, as text; null and NaN become blank.
-
-    Raises:
-        UserError: the file can't be read, isn't such JSON, names a key twice, lacks a column or a cell, or is empty.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -140,18 +133,12 @@ def read_json_rows(path: Path, key: str, required: Collection[str], filled: Coll
 
 
 def attribute_labels(row: Row, columns: Mapping[str, str], where: object) -> dict[str, float]:
-    """Read a row's emotion annotations.
+    """Read a row's label of each attribute, NaN where the column or the label is missing or hidden.
 
     Args:
         row: column -> cell.
         columns: attribute -> the column that holds it.
         where: what an error calls the row.
-
-    Returns:
-        Attribute -> value for each of `ATTRIBUTES`, NaN where the column or the label is missing or hidden.
-
-    Raises:
-        UserError: a label isn't a number.
     """
     return {attribute: _label(row.get(columns[attribute], ""), columns[attribute], where) for attribute in ATTRIBUTES}
 
@@ -187,7 +174,7 @@ def _require_columns(found: Collection[str], required: Collection[str], where: o
 
 def _header(cells: Sequence[str], any_case: Collection[str], path: Path) -> list[str]:
     names = [name.strip() for name in cells]
-    # where both spellings stand, the exact one counts
+    # of two spellings, the exact one counts
     folded = {name.lower() for name in names} & set(any_case) - set(names)
     header = [name.lower() if name.lower() in folded else name for name in names]
     # spreadsheets leave columns without a name behind
@@ -220,9 +207,6 @@ def audio_path(folder: Path, cell: str, where: object, *, allow_outside: bool = 
         cell: the path as the table has it, with slashes or, on Windows, backslashes.
         where: what an error calls the row.
         allow_outside: accept absolute paths and those through `..`.
-
-    Raises:
-        UserError: it lies outside, or no file can be called so.
     """
     parts = PureWindowsPath(cell).parts
     if not all(map(_is_a_name, parts)):

@@ -91,11 +91,7 @@ class SpeakerBank:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a bank that `save` wrote.
-
-        Raises:
-            UserError: the file is missing, damaged, no speaker bank, or of a newer format.
-        """
+        """Read a bank that `save` wrote."""
         from safetensors import SafetensorError, safe_open
 
         path = Path(path)
@@ -159,13 +155,7 @@ class SpeakerBank:
 
 
 class SpeakerBankBuilder:
-    """Builds a bank from a stream of batches, keeping only the moments of each speaker: memory grows with speakers.
-
-    Args:
-        attributes: names of the label columns.
-        scale: least and greatest label of the corpus.
-        fingerprint: names the model that makes `pooled`.
-    """
+    """Builds a bank from a stream of batches, keeping only the moments of each speaker: memory grows with speakers."""
 
     def __init__(self, attributes: Sequence[str], scale: tuple[float, float] = (1, 7), fingerprint: str = "") -> None:
         self.attributes = tuple(attributes)

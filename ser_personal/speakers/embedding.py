@@ -133,11 +133,6 @@ class SpeakerEmbedding(SpeakerRepresentation):
 
     @override
     def forward(self, query: SpeakerQuery) -> Tensor:
-        """Embed speakers, -> e_s (batch, dim).
-
-        Raises:
-            UserError: a speaker is outside the table, and the policy refuses that or lacks features to go by.
-        """
         if self.embedding is None or self.fc is None:
             raise RuntimeError("build() the speaker table before using it")
         rows = self.rows(query.speaker_ids)

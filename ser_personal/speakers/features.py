@@ -38,11 +38,6 @@ class FeatureRepresentation(SpeakerRepresentation):
 
     @override
     def build(self, speakers: SpeakerSet, dim: int) -> None:
-        """Take mean and deviation of the training speakers' features, and make fresh weights.
-
-        Raises:
-            UserError: the datamodule has no speaker features.
-        """
         if speakers.features is None:
             raise UserError(
                 "there are no speaker features",
@@ -52,7 +47,7 @@ class FeatureRepresentation(SpeakerRepresentation):
         self.ids = list(speakers.speaker_ids)
         features = torch.from_numpy(speakers.features).double()
         self.mean = features.mean(0).float()
-        # a column that is alike for all training speakers says nothing, and mustn't blow up for others
+        # a column that is alike for all training speakers is ignored
         deviation = features.std(0, correction=0).float()
         self.std = torch.where(deviation > 1e-6, deviation, torch.inf)
         self._make(dim)
@@ -64,7 +59,7 @@ class FeatureRepresentation(SpeakerRepresentation):
         self._make(dim)
 
     def _make(self, dim: int) -> None:
-        """Make weights from as many features as `mean` has to e_s."""
+        """Make the weights from len(self.mean) features to e_s."""
         raise NotImplementedError
 
     @override
@@ -78,11 +73,7 @@ class FeatureRepresentation(SpeakerRepresentation):
         return ()
 
     def standardize(self, query: SpeakerQuery) -> Tensor:
-        """Standardise features, (batch, feature_dim); unknown speakers' are 0.
-
-        Raises:
-            UserError: there are none, or of another width than in training.
-        """
+        """Standardise features, (batch, feature_dim); unknown speakers' are 0."""
         width = 0 if query.features is None else query.features.shape[1]
         if query.features is None or width != len(self.mean):
             raise UserError(
@@ -96,8 +87,8 @@ class FeatureRepresentation(SpeakerRepresentation):
 class FixedSpeakerFeatures(FeatureRepresentation):
     """e_s is the speaker's features themselves; nothing of it is learnt. Ours.
 
-    Features of another width than the frames' are brought to it by a random projection that is the same in every run
-    (and keeps distances, on the average).
+    Features of another width than the frames' pass a random projection, the same in every run, which keeps distances on
+    average.
     """
 
     projection: Tensor | None
@@ -131,7 +122,7 @@ class FixedSpeakerFeatures(FeatureRepresentation):
 
 
 class SpeakerEmbedder(FeatureRepresentation):
-    """e_s is made of the speaker's features by a small MLP, which unlike a table covers speakers never seen. Ours.
+    """e_s is made of the speaker's features by a small MLP, which unlike a table covers unseen speakers. Ours.
 
     Its last layer starts at zero, as the table's does: training begins without personalisation.
 

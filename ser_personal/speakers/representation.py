@@ -1,4 +1,4 @@
-"""What stands for a speaker: one interface from speaker ids and speaker features to e_s."""
+"""The interface from speaker ids and speaker features to e_s."""
 
 from __future__ import annotations
 
@@ -84,11 +84,7 @@ class SpeakerRepresentation(nn.Module, ABC):
 
     @abstractmethod
     def build(self, speakers: SpeakerSet, dim: int) -> None:
-        """Make the weights afresh, for these speakers and an encoder of width `dim`.
-
-        Raises:
-            UserError: it needs speakers or features, and there are none.
-        """
+        """Make new weights, for these speakers and an encoder of width `dim`."""
 
     @abstractmethod
     def rebuild(self, description: SpeakerDescription, dim: int) -> None:
@@ -105,12 +101,12 @@ class SpeakerRepresentation(nn.Module, ABC):
     @property
     @abstractmethod
     def settings(self) -> tuple[object, ...]:
-        """What e_s depends on beside the weights and the description."""
+        """What e_s depends on apart from weights and description."""
 
     @property
     @abstractmethod
     def is_learnt(self) -> bool:
-        """Whether e_s means nothing before it has been learnt, in pre-training or in fine-tuning."""
+        """Whether e_s has to be learnt, in pre-training or in fine-tuning."""
 
     @property
     def speaker_audio(self) -> SpeakerAudio:
@@ -119,7 +115,7 @@ class SpeakerRepresentation(nn.Module, ABC):
 
     @property
     def lacks_features(self) -> bool:
-        """Whether it goes by features of its speakers and has none yet."""
+        """Whether it needs features of its speakers and has none yet."""
         return False
 
     def set_features(self, speakers: SpeakerSet) -> None:

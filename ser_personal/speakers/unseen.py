@@ -57,7 +57,7 @@ class UnseenPolicy(ABC):
 
     @property
     def reads_features(self) -> bool:
-        """Whether it goes by speaker features."""
+        """Whether it needs speaker features."""
         return False
 
     @property
@@ -71,7 +71,7 @@ class UnseenPolicy(ABC):
 
     @property
     def settings(self) -> tuple[object, ...]:
-        """What its embeddings depend on beside the table."""
+        """What its embeddings depend on apart from the table."""
         return (type(self).__name__, *sorted(vars(self).items()))
 
 
@@ -96,11 +96,6 @@ class Refuse(UnseenPolicy):
 
     @override
     def embed(self, unseen: UnseenSpeakers, table: EmbeddingTable) -> Tensor:
-        """Refuse speakers outside the table.
-
-        Raises:
-            UserError: always.
-        """
         raise UserError(
             "not among the speakers of the embedding table",
             where=f"speaker {unseen.ids[0]}",

@@ -57,7 +57,7 @@ def test_duplicate_ids(table):
 
 def test_overlap_is_refused_unless_allowed(table):
     path = table(COLUMNS, ["a.wav", "s", "train", 1], ["b.wav", "s", "test", 1])
-    with pytest.raises(UserError, match="split test1: 1 of its speakers stand in train as well: s"):
+    with pytest.raises(UserError, match="split test1: 1 of its speakers are in train as well: s"):
         _ = CSVCorpus(path).splits
     assert len(CSVCorpus(path, allow_overlap=["Test"]).splits.test["test1"]) == 1
 

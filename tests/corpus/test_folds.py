@@ -209,7 +209,7 @@ def test_the_command_writes_tables_that_a_corpus_reads(synthetic_corpus, tmp_pat
         f"speakers_{n}_{side}.csv" for n in (3, 6) for side in SIDES
     ]
     path = str(out / "speakers_3_dependent.csv")
-    with pytest.raises(UserError, match="stand in train as well"):
+    with pytest.raises(UserError, match="are in train as well"):
         _ = CSVCorpus(path).splits
     dependent = CSVCorpus(path, allow_overlap=["test1"]).splits
     independent = CSVCorpus(str(out / "speakers_3_independent.csv")).splits

@@ -90,8 +90,8 @@ def test_split_file_overrides(release, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Train NAME.wav\n", r"line 1: 'Train NAME.wav' is no split and file"),
-        ("Train; a.wav\nTest; a.wav\n", r"line 2: a.wav stands in Train and in Test"),
+        ("Train NAME.wav\n", r"line 1: 'Train NAME.wav' names no split or no file"),
+        ("Train; a.wav\nTest; a.wav\n", r"line 2: a.wav is in Train and in Test"),
         ("Train; a.wav\n", r"names no utterance of .*labels_consensus.csv"),
     ],
 )

@@ -49,7 +49,7 @@ OF_FIT_TABLE = [
     ("an id twice", "lists 1 utterance ids more than once: good", table("good.flac,s,train,4")),
     (
         "a speaker on both sides",
-        "split validation: 1 of its speakers stand in train as well: s",
+        "split validation: 1 of its speakers are in train as well: s",
         table("x.wav,s,dev,4"),
     ),
     (
