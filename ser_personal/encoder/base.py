@@ -19,18 +19,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ser_personal.encoder.fusion import NoFusion
+    from ser_personal.encoder.fusion import Personalization
     from ser_personal.types import CachedBatch, EncoderOutput, SpeechBatch, TrainingSet
 
 
 class Encoder(nn.Module, ABC):
-    """From a batch to frames; nothing is read or built before `build`.
+    """From a batch to frames; nothing is read or built before `build`."""
 
-    Attributes:
-        mixes_frames: whether frames depend on their neighbours once e_s has entered, so that a prefixed e_s has an
-            effect.
-    """
-
+    # whether frames depend on their neighbours once e_s has entered, so that a prefixed e_s has an effect
     mixes_frames = True
 
     @property
@@ -64,10 +60,8 @@ class Encoder(nn.Module, ABC):
     def encode(
         self,
         batch: SpeechBatch | CachedBatch,
-        *,
         time_mask: Tensor | None = None,
-        fusion: NoFusion | None = None,
-        speaker_embedding: Tensor | None = None,
+        personalization: Personalization | None = None,
     ) -> EncoderOutput:
         """Encode a batch; `forward` on its waveforms, unless the encoder reads something else."""
         if "waveforms" not in batch:
@@ -77,13 +71,7 @@ class Encoder(nn.Module, ABC):
                 remedy="Give --data EmotionDataModule, or train with --model.encoder CachedFeatures",
             )
         speech = cast("SpeechBatch", batch)
-        output: EncoderOutput = self(
-            speech["waveforms"],
-            speech["num_samples"],
-            time_mask=time_mask,
-            fusion=fusion,
-            speaker_embedding=speaker_embedding,
-        )
+        output: EncoderOutput = self(speech["waveforms"], speech["num_samples"], time_mask, personalization)
         return output
 
     @abstractmethod
@@ -91,10 +79,8 @@ class Encoder(nn.Module, ABC):
         self,
         waveforms: Tensor,
         num_samples: Tensor,
-        *,
         time_mask: Tensor | None = None,
-        fusion: NoFusion | None = None,
-        speaker_embedding: Tensor | None = None,
+        personalization: Personalization | None = None,
     ) -> EncoderOutput:
         """Encode padded waveforms; an utterance's frames don't depend on the rest of the batch.
 
@@ -102,8 +88,7 @@ class Encoder(nn.Module, ABC):
             waveforms: (batch, samples).
             num_samples: (batch,); on the CPU, so that reading them doesn't wait for the waveforms' device.
             time_mask: (batch, frames), frames to replace by the mask embedding.
-            fusion: where the speaker embedding enters.
-            speaker_embedding: e_s, (batch, dim).
+            personalization: e_s and where it enters.
         """
 
 

@@ -10,7 +10,7 @@ import torch
 from typing_extensions import override
 
 from ser_personal.encoder.base import Encoder
-from ser_personal.encoder.fusion import NoFusion, fuse
+from ser_personal.encoder.fusion import fuse
 from ser_personal.encoder.raw import refuse_masks
 from ser_personal.errors import UserError
 from ser_personal.types import EncoderOutput, FeatureSource
@@ -18,6 +18,7 @@ from ser_personal.types import EncoderOutput, FeatureSource
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ser_personal.encoder.fusion import Personalization
     from ser_personal.types import CachedBatch, SpeechBatch, TrainingSet
 
 
@@ -26,9 +27,6 @@ class CachedFeatures(Encoder):
 
     e_s enters after them: `last` (and `first`, for no Transformer follows) adds it, `concat` projects both; `prefix`
     is for interpreters that read e_s as a token, and refused with others.
-
-    Attributes:
-        source: what made the frames; checkpoints name it.
     """
 
     model_type = "cached_features"
@@ -72,10 +70,8 @@ class CachedFeatures(Encoder):
     def encode(
         self,
         batch: SpeechBatch | CachedBatch,
-        *,
         time_mask: Tensor | None = None,
-        fusion: NoFusion | None = None,
-        speaker_embedding: Tensor | None = None,
+        personalization: Personalization | None = None,
     ) -> EncoderOutput:
         refuse_masks(self, time_mask)
         if "features" not in batch:
@@ -85,7 +81,7 @@ class CachedFeatures(Encoder):
         # half precision is how they are stored; the trainer's precision is how they are computed with
         frames = features.float() if features.dtype == torch.float16 else features
         frame_mask = torch.arange(frames.shape[1], device=frames.device) < cached["num_frames"][:, None]
-        return EncoderOutput(fuse(frames, fusion, speaker_embedding), frame_mask)
+        return EncoderOutput(fuse(frames, personalization), frame_mask)
 
     @override
     def forward(self, *_: object, **__: object) -> EncoderOutput:

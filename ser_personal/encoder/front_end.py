@@ -157,10 +157,7 @@ class MFCC(nn.Module):
     """13 MFCC with deltas and delta-deltas of one utterance, by torchaudio.
 
     Windows of 25 ms every 20 ms, uncentred, so that MFCC and HuBERT frames coincide (fairseq: every 10 ms by Kaldi,
-    every second one used).
-
-    Args:
-        decibels: of the mel spectrum, cut 80 dB below the loudest frame of the utterance; else natural logarithms.
+    every second one used). The logarithm is natural, or `decibels` cut 80 dB below the utterance's loudest frame.
     """
 
     dim = 3 * COEFFICIENTS
@@ -244,9 +241,6 @@ def _open_smile() -> Any:
     return opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
 
 
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-
-
 @cache
 def _mfcc_in_decibels() -> MFCC:
     return MFCC(decibels=True)
@@ -261,5 +255,5 @@ def mfcc_functionals(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
     if len(waveform) < WINDOW:
         raise UserError(f"has {len(waveform)} samples, a frame takes {WINDOW}", where="waveform", remedy="Leave it out")
     frames = _mfcc_in_decibels()(torch.from_numpy(waveform)).numpy()
-    functionals = [frames.mean(0), frames.std(0), *np.quantile(frames, QUANTILES, axis=0)]
+    functionals = [frames.mean(0), frames.std(0), *np.quantile(frames, (0.05, 0.25, 0.5, 0.75, 0.95), axis=0)]
     return np.concatenate(functionals).astype(np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
@@ -84,14 +84,27 @@ class Last(NoFusion):
         return frames + speaker_embedding[:, None]
 
 
-def fuse(frames: Tensor, fusion: NoFusion | None, speaker_embedding: Tensor | None) -> Tensor:
+class Personalization(NamedTuple):
+    """Speaker embeddings e_s, (batch, dim), and the fusion that brings them in."""
+
+    fusion: NoFusion
+    speaker_embedding: Tensor
+
+    def enter(self, hidden: Tensor) -> Tensor:
+        """Personalise the Transformer's input."""
+        return self.fusion.enter(hidden, self.speaker_embedding)
+
+    def leave(self, frames: Tensor) -> Tensor:
+        """Personalise the Transformer's output."""
+        return self.fusion.leave(frames, self.speaker_embedding)
+
+
+def fuse(frames: Tensor, personalization: Personalization | None) -> Tensor:
     """Personalise frames (batch, frames, dim) that no Transformer follows: what enters leaves at once.
 
     So `first` is `last`, and `prefix` changes no frame: there e_s reaches only an interpreter that reads it.
     """
-    if fusion is None or speaker_embedding is None:
-        return frames
-    return fusion.leave(fusion.enter(frames, speaker_embedding), speaker_embedding)
+    return frames if personalization is None else personalization.leave(personalization.enter(frames))
 
 
 def make_fusion(name: FusionName, dim: int) -> NoFusion:

@@ -14,7 +14,6 @@ from typing_extensions import override
 from ser_personal.audio import HOP, WINDOW, normalize, num_frames
 from ser_personal.encoder.base import Encoder, real_frames
 from ser_personal.encoder.front_end import STATISTICS_UTTERANCES, ConvFrontEnd, LogMelFrontEnd
-from ser_personal.encoder.fusion import NoFusion
 from ser_personal.errors import UserError, require_range
 from ser_personal.types import EncoderOutput
 
@@ -25,14 +24,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from ser_personal.encoder.fusion import Personalization
+
 LOG_MEL = "log_mel"
 MODEL_TYPES = ("hubert", "wavlm", "wav2vec2", "unispeech-sat")
 
 
 class HubertEncoder(Encoder):
     """A pre-trained HuBERT, WavLM, wav2vec 2.0 or UniSpeech-SAT from transformers.
-
-    Nothing is read or built until `build`, so that a configuration can be checked without weights.
 
     Args:
         pretrained: name on the Hugging Face hub, or a local folder.
@@ -180,10 +179,8 @@ class HubertEncoder(Encoder):
         self,
         waveforms: Tensor,
         num_samples: Tensor,
-        *,
         time_mask: Tensor | None = None,
-        fusion: NoFusion | None = None,
-        speaker_embedding: Tensor | None = None,
+        personalization: Personalization | None = None,
     ) -> EncoderOutput:
         if self.front_end is None:
             raise RuntimeError("build() the encoder before using it")
@@ -196,13 +193,13 @@ class HubertEncoder(Encoder):
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
         if time_mask is not None:
             hidden = torch.where(time_mask[..., None], self.network.masked_spec_embed.to(hidden.dtype), hidden)
-        if fusion is not None and speaker_embedding is not None:
-            hidden = fusion.enter(hidden, speaker_embedding)
+        if personalization is not None:
+            hidden = personalization.enter(hidden)
         # Without a mask the fast attention kernel runs; an exported graph can't ask.
         is_padded = torch.compiler.is_exporting() or bool((num_frames(num_samples) < features.shape[1]).any())
         frames = self._transform(hidden, frame_mask if is_padded else None)
-        if fusion is not None and speaker_embedding is not None:
-            frames = fusion.leave(frames, speaker_embedding)
+        if personalization is not None:
+            frames = personalization.leave(frames)
         return EncoderOutput(frames, frame_mask, time_mask, _penalty(features, frame_mask))
 
     def _transform(self, hidden: Tensor, frame_mask: Tensor | None) -> Tensor:

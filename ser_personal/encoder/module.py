@@ -82,7 +82,7 @@ def using(path: object) -> Iterator[None]:
 
 
 def unfit(path: object, error: Exception) -> UserError:
-    """Make one line of what doesn't fit in a checkpoint."""
+    """Say in one line what doesn't fit in a checkpoint."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0] if lines else type(error).__name__
     return UserError(
@@ -118,14 +118,12 @@ class PersonalizedModule(LightningModule):
 
     Nothing is built in `__init__`: a configuration can be checked without weights, and a checkpoint needs neither hub
     nor the files it was started from.
-
-    Attributes:
-        starts_from_checkpoint: set where a fit is resumed, so that no pre-trained weights are read only to be replaced.
     """
 
     def __init__(self, personalized: PersonalizedEncoder) -> None:
         super().__init__()
         self.personalized = personalized
+        # set where a fit is resumed: pre-trained weights aren't read only to be replaced
         self.starts_from_checkpoint = False
 
     @abstractmethod

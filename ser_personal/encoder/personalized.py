@@ -9,7 +9,7 @@ from torch import nn
 from typing_extensions import override
 
 from ser_personal.encoder.cached import CachedFeatures
-from ser_personal.encoder.fusion import NoFusion, make_fusion
+from ser_personal.encoder.fusion import NoFusion, Personalization, make_fusion
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.raw import EGeMAPSEncoder, LogMelEncoder, MFCCEncoder
 from ser_personal.errors import UserError
@@ -55,16 +55,7 @@ class EncoderDescription(TypedDict):
 
 
 class PersonalizedEncoder(nn.Module):
-    """f^p: an encoder's frames with the speaker's embedding fused in (paper, section 2.1).
-
-    Args:
-        encoder: frames of a batch.
-        speakers: the representation of speakers, e_s.
-        fusion: where the two meet.
-
-    Attributes:
-        pretraining_splits: sets whose audio was used in PAPT or TAPT.
-    """
+    """f^p: an encoder's frames with the speaker's embedding e_s fused in (paper, section 2.1)."""
 
     def __init__(self, encoder: Encoder, speakers: SpeakerRepresentation, fusion: FusionName) -> None:
         super().__init__()
@@ -72,6 +63,7 @@ class PersonalizedEncoder(nn.Module):
         self.speakers = speakers
         self.fusion_name: FusionName = fusion
         self.fusion: NoFusion | None = None
+        # sets whose audio was used in PAPT or TAPT
         self.pretraining_splits: list[str] = []
 
     @property
@@ -156,10 +148,8 @@ class PersonalizedEncoder(nn.Module):
         """
         if self.fusion is None:
             raise RuntimeError("build() the encoder before using it")
-        embedding = None
-        if self.fusion.uses_speakers:
-            embedding = self.speakers(SpeakerQuery(batch["speaker_ids"], batch.get("speaker_features"), as_unseen))
-        output: EncoderOutput = self.encoder.encode(
-            batch, time_mask=time_mask, fusion=self.fusion, speaker_embedding=embedding
-        )
+        if not self.fusion.uses_speakers:
+            return self.encoder.encode(batch, time_mask)
+        embedding = self.speakers(SpeakerQuery(batch["speaker_ids"], batch.get("speaker_features"), as_unseen))
+        output = self.encoder.encode(batch, time_mask, Personalization(self.fusion, embedding))
         return output._replace(speaker_embedding=embedding)

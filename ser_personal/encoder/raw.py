@@ -1,7 +1,4 @@
-"""Raw features as encoders: log-mel, MFCC and eGeMAPS in place of a pre-trained network. Nothing in them is learnt.
-
-For the question whether embeddings do any better than these.
-"""
+"""Raw features in place of a pre-trained network, as a baseline: log-mel, MFCC and eGeMAPS, nothing learnt."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from ser_personal.encoder.front_end import (
     MFCCFrontEnd,
     StandardizedFrontEnd,
 )
-from ser_personal.encoder.fusion import NoFusion, fuse
+from ser_personal.encoder.fusion import fuse
 from ser_personal.errors import UserError
 from ser_personal.types import EncoderOutput
 
@@ -30,6 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from ser_personal.encoder.fusion import Personalization
 
 
 class RawEncoder(Encoder):
@@ -43,8 +42,7 @@ class RawEncoder(Encoder):
         self.front_end: StandardizedFrontEnd | None = None
 
     @abstractmethod
-    def make_front_end(self) -> StandardizedFrontEnd:
-        """Make what computes the features."""
+    def _make_front_end(self) -> StandardizedFrontEnd: ...
 
     @property
     @override
@@ -64,7 +62,7 @@ class RawEncoder(Encoder):
 
     @override
     def build(self, config: str | None = None) -> None:
-        self.front_end = self.make_front_end()
+        self.front_end = self._make_front_end()
 
     @override
     def fit_front_end(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
@@ -75,16 +73,13 @@ class RawEncoder(Encoder):
         self,
         waveforms: Tensor,
         num_samples: Tensor,
-        *,
         time_mask: Tensor | None = None,
-        fusion: NoFusion | None = None,
-        speaker_embedding: Tensor | None = None,
+        personalization: Personalization | None = None,
     ) -> EncoderOutput:
         refuse_masks(self, time_mask)
         frames = self._built(waveforms, num_samples)
-        return EncoderOutput(
-            fuse(frames, fusion, speaker_embedding), self._built.frame_mask(num_samples, frames.shape[1])
-        )
+        frame_mask = self._built.frame_mask(num_samples, frames.shape[1])
+        return EncoderOutput(fuse(frames, personalization), frame_mask)
 
 
 class LogMelEncoder(RawEncoder):
@@ -112,7 +107,7 @@ class LogMelEncoder(RawEncoder):
         super().build()
 
     @override
-    def make_front_end(self) -> LogMelFrontEnd:
+    def _make_front_end(self) -> LogMelFrontEnd:
         return LogMelFrontEnd(self.num_mels)
 
 
@@ -122,7 +117,7 @@ class MFCCEncoder(RawEncoder):
     model_type = "mfcc"
 
     @override
-    def make_front_end(self) -> MFCCFrontEnd:
+    def _make_front_end(self) -> MFCCFrontEnd:
         return MFCCFrontEnd()
 
 
@@ -136,7 +131,7 @@ class EGeMAPSEncoder(RawEncoder):
     model_type = "egemaps"
 
     @override
-    def make_front_end(self) -> EGeMAPSFrontEnd:
+    def _make_front_end(self) -> EGeMAPSFrontEnd:
         return EGeMAPSFrontEnd()
 
 

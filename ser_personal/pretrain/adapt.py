@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from typing_extensions import override
 
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, speaker_set
 from ser_personal.errors import UserError
 from ser_personal.pretrain.papt import CODEBOOK, PAPT
-from ser_personal.ranges import PositiveFinite, Seed, Share
+from ser_personal.ranges import PositiveFinite
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerAudio
 from ser_personal.speakers.unseen import Mean, UnseenPolicy
@@ -46,12 +44,8 @@ class SpeakerAdaptation(PAPT):
         papt_checkpoint: whose encoder, head and table.
         encoder: its settings of freezing, dropout and normalisation; architecture and weights come from PAPT.
         speakers: the table, as in PAPT.
-        mask_prob: as in PAPT.
-        mask_length: as in PAPT.
-        mask_min: as in PAPT.
         learning_rate: of the rows, at its peak.
-        warmup_share: share of all steps in which the rate climbs; it falls to 0, linearly, over the rest.
-        seed: of the span masks.
+        kwargs: further arguments of PAPT.
     """
 
     def __init__(
@@ -59,22 +53,20 @@ class SpeakerAdaptation(PAPT):
         papt_checkpoint: str,
         encoder: HubertEncoder | None = None,
         speakers: SpeakerEmbedding | None = None,
-        mask_prob: Share = 0.8,
-        mask_length: PositiveInt = 10,
-        mask_min: NonNegativeInt = 2,
         learning_rate: PositiveFinite = 1e-2,
-        warmup_share: ClosedUnitInterval = 0.05,
-        seed: Seed = 0,
+        **kwargs: Any,
     ) -> None:
+        # named here are no arguments of ours: the checkpoint's, or of weights that are frozen
         super().__init__(
             encoder,
             speakers,
-            mask_prob=mask_prob,
-            mask_length=mask_length,
-            mask_min=mask_min,
+            fusion="last",
+            final_dim=768,
+            released_head=None,
+            feature_penalty=0.0,
             learning_rate=learning_rate,
-            warmup_share=warmup_share,
-            seed=seed,
+            weight_decay=0.0,
+            **kwargs,
         )
         self.papt_checkpoint = papt_checkpoint
 
@@ -132,28 +124,6 @@ class SpeakerAdaptation(PAPT):
         return True
 
 
-@dataclass(frozen=True, eq=False)
-class AdaptedRows:
-    """The table that `SpeakerAdaptation` learnt.
-
-    Attributes:
-        rows: speaker -> row of the table, (embedding_dim,).
-        splits: sets whose audio PAPT or adaptation used.
-    """
-
-    rows: dict[str, Tensor]
-    splits: frozenset[str]
-
-    @classmethod
-    def read(cls, path: str) -> AdaptedRows:
-        """Read a checkpoint of `SpeakerAdaptation`."""
-        checkpoint = _read_papt(path)
-        description = checkpoint[DESCRIPTION]
-        ids = description["speakers"]["speaker_ids"]
-        rows = dict(zip(ids, checkpoint["state_dict"][_TABLE], strict=True))
-        return cls(rows, frozenset(description["pretraining_splits"]))
-
-
 class Adapted(UnseenPolicy):
     """The rows that `SpeakerAdaptation` learnt, under this model's own fully connected layer.
 
@@ -167,8 +137,11 @@ class Adapted(UnseenPolicy):
         self.otherwise = otherwise or Mean()
 
     @cached_property
-    def _adapted(self) -> AdaptedRows:
-        return AdaptedRows.read(self.checkpoint)
+    def _rows_and_splits(self) -> tuple[dict[str, Tensor], frozenset[str]]:
+        checkpoint = _read_papt(self.checkpoint)
+        description = checkpoint[DESCRIPTION]
+        rows = zip(description["speakers"]["speaker_ids"], checkpoint["state_dict"][_TABLE], strict=True)
+        return dict(rows), frozenset(description["pretraining_splits"])
 
     @property
     @override
@@ -178,17 +151,18 @@ class Adapted(UnseenPolicy):
     @property
     @override
     def speaker_audio(self) -> SpeakerAudio:
-        return SpeakerAudio(frozenset(self._adapted.rows), self._adapted.splits)
+        rows, splits = self._rows_and_splits
+        return SpeakerAudio(frozenset(rows), splits)
 
     @property
     @override
     def settings(self) -> tuple[object, ...]:
-        rows = {speaker: row.tolist() for speaker, row in self._adapted.rows.items()}
+        rows = {speaker: row.tolist() for speaker, row in self._rows_and_splits[0].items()}
         return (type(self).__name__, rows, self.otherwise.settings)
 
     @override
     def embed(self, unseen: UnseenSpeakers, table: EmbeddingTable) -> Tensor:
-        rows, width = self._adapted.rows, table.fc.in_features
+        rows, width = self._rows_and_splits[0], table.fc.in_features
         if len(next(iter(rows.values()))) != width:
             raise UserError(f"holds no rows of {width} values", where=self.checkpoint, remedy=_REMEDY)
         embeddings = self.otherwise.embed(unseen, table).clone()

@@ -19,7 +19,6 @@ from ser_personal.files import atomic_write, content_hash, named_in_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -36,12 +35,7 @@ DISTANCES_AT_ONCE = 2**24
 
 @dataclass(frozen=True)
 class Codebook:
-    """K centroids.
-
-    Attributes:
-        centroids: (clusters, dim) float32.
-        made_with: the settings that it was fitted with; empty for an imported one.
-    """
+    """Centroids (clusters, dim), and the settings that they were fitted with, none for imported ones."""
 
     centroids: NDArray[np.float32]
     made_with: dict[str, str | int | float] = field(default_factory=dict)
@@ -139,11 +133,6 @@ class FrameSample:
         share: of all frames, as a chance.
         capacity: at most so many frames.
         seed: of the keys.
-
-    Attributes:
-        utterances: (n,), indices of the drawn frames' utterances, ascending.
-        positions: (n,), their positions in them.
-        frames: (n, dim), in this order; memory is reserved for all, and used only as they come.
     """
 
     def __init__(self, frame_counts: Mapping[int, int], share: float, capacity: int, seed: int) -> None:
@@ -158,7 +147,9 @@ class FrameSample:
             positions.append(chosen)
         smallest = np.argsort(np.concatenate(keys))[:capacity]
         origins = np.stack([np.concatenate(utterances)[smallest], np.concatenate(positions)[smallest]])
+        # (n,), indices of the drawn frames' utterances, ascending, and their positions in them
         self.utterances, self.positions = origins[:, np.lexsort(origins[::-1])]
+        # (n, dim), in this order; memory is reserved for all, and used only as they come
         self.frames: NDArray[np.float32] = np.empty((len(smallest), 0), dtype=np.float32)
         self._added = [np.empty(0, np.int64)]
 

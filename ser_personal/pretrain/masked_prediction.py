@@ -31,11 +31,7 @@ class PredictionHead(nn.Module):
 
     Source: fairseq's HuBERT (`final_proj`, `label_embs_concat`, `compute_nce`), initialised alike.
 
-    Args:
-        dim: width of the frames.
-        num_clusters: size of the codebook.
-        final_dim: width in which frames and clusters are compared; 256 in HuBERT-base, 768 in large.
-        temperature: divides the cosines.
+    They are compared in `final_dim` dimensions: 256 in HuBERT-base, 768 in large.
     """
 
     def __init__(self, dim: int, num_clusters: int, final_dim: int = 256, temperature: float = 0.1) -> None:
@@ -66,18 +62,12 @@ class PredictionHead(nn.Module):
 
 
 class MaskedPredictionLoss(NamedTuple):
-    """Masked prediction over a batch, as sums, so that devices and batches add up.
-
-    Attributes:
-        loss: scalar, cross-entropy in nats summed over masked frames.
-        masked: scalar, number of masked frames.
-        correct: scalar, how many of them are assigned to their own cluster.
-        predicted: (masked,), the likeliest cluster of each.
-    """
+    """Sums over the masked frames of a batch, so that devices and batches add up; the loss is in nats."""
 
     loss: Tensor
     masked: Tensor
     correct: Tensor
+    # (masked,), the likeliest cluster of each
     predicted: Tensor
 
 
@@ -86,14 +76,13 @@ def masked_prediction_loss(
 ) -> MaskedPredictionLoss:
     """Sum the cross-entropy of the pseudo-labels over masked frames alone (paper, section 2).
 
+    With nothing masked the loss is a 0 that still reaches every parameter.
+
     Args:
         frames: (batch, frames, dim), already personalised.
         pseudo_labels: (batch, frames); masked frames at -100 are left out.
         time_mask: (batch, frames), True on masked frames; on any device.
         head: scores the clusters.
-
-    Returns:
-        Sums over the batch; with nothing masked a loss of 0 that still reaches every parameter.
     """
     # found on the mask's own device: on the CPU, nothing waits for that of the frames
     chosen = time_mask.flatten().nonzero()[:, 0].to(frames.device, non_blocking=True)
@@ -156,12 +145,9 @@ def span_mask(
 
 
 class MaskedPredictionScores(NamedTuple):
-    """Scores over masked frames.
+    """Means over masked frames, and the share of the clusters that were predicted at least once.
 
-    Attributes:
-        loss: nats a masked frame (published losses are base 2: divide by 0.693).
-        accuracy: share of masked frames whose own cluster was the likeliest.
-        codebook_usage: share of the clusters that were predicted at least once; a model that has collapsed uses few.
+    The loss is in nats; published losses are base 2: divide by 0.693.
     """
 
     loss: Tensor

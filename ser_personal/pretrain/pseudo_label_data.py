@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ser_personal.corpus.base import Corpus
     from ser_personal.types import SpeechBatch, Utterance
 
-NO_FRAME = "unreadable or shorter than one frame of 25 ms"
-
 
 @dataclass(frozen=True)
 class PseudoLabelData:
@@ -59,7 +57,7 @@ class PseudoLabelData:
         utterances = [utterance for name in splits for utterance in sets[name]]
         empty = [utterance for utterance in utterances if not num_frames(samples_of(utterance))]
         if empty:
-            what = f"{len(empty)} audio files are {NO_FRAME}, this one the first"
+            what = f"{len(empty)} audio files are unreadable or shorter than one frame of 25 ms, this one the first"
             raise UserError(what, where=empty[0].path, remedy=BAD_AUDIO)
         return utterances
 

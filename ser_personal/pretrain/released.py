@@ -189,7 +189,7 @@ class RestrictedUnpickler(_Unpickler):
 
 
 SPECIAL_TOKENS = 4
-EMBEDDINGS = "label_embs_concat"
+HEAD = ("final_proj.weight", "final_proj.bias", "label_embs_concat")
 
 
 def import_released(file: str, out: str) -> None:
@@ -232,9 +232,7 @@ def _centroids(centres: Any, path: Path) -> np.ndarray[Any, np.dtype[np.float32]
 
 def _head(content: Any, path: Path) -> dict[str, Tensor]:
     model = content.get("model") if isinstance(content, dict) else None
-    wanted = ("final_proj.weight", "final_proj.bias", EMBEDDINGS)
-    tensors = [model.get(name) if isinstance(model, dict) else None for name in wanted]
-    weight, bias, embeddings = tensors
+    weight, bias, embeddings = (model.get(name) if isinstance(model, dict) else None for name in HEAD)
     if not (
         isinstance(weight, torch.Tensor) and isinstance(bias, torch.Tensor) and isinstance(embeddings, torch.Tensor)
     ):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ser_personal.encoder.cached import CachedFeatures
-from ser_personal.encoder.fusion import make_fusion
+from ser_personal.encoder.fusion import Personalization, make_fusion
 from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.encoder.personalized import saved_encoder
 from ser_personal.errors import UserError
@@ -38,7 +38,8 @@ def test_gives_the_cached_frames() -> None:
     assert torch.equal(output.frames, batch()["features"].float())
     assert output.frame_mask.tolist() == [[True, True, True], [True, True, False]]
     assert built().encode(batch(torch.bfloat16)).frames.dtype == torch.bfloat16
-    fused = built().encode(batch(), fusion=make_fusion("last", 4), speaker_embedding=torch.ones(2, 4)).frames
+    last = Personalization(make_fusion("last", 4), torch.ones(2, 4))
+    fused = built().encode(batch(), personalization=last).frames
     assert torch.equal(fused, output.frames + 1)
 
 

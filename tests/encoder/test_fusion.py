@@ -5,7 +5,7 @@ import torch
 from tiny_networks import padded_noise
 
 from ser_personal.audio import num_frames
-from ser_personal.encoder.fusion import fuse, make_fusion
+from ser_personal.encoder.fusion import Personalization, fuse, make_fusion
 from ser_personal.encoder.hubert import HubertEncoder
 
 LENGTHS = torch.tensor([8000, 5000])
@@ -26,8 +26,8 @@ def speaker_embedding() -> torch.Tensor:
 
 
 def fused(encoder: HubertEncoder, name: str, e_s: torch.Tensor, **options: object) -> torch.Tensor:
-    fusion = make_fusion(name, DIM)
-    output = encoder(padded_noise(LENGTHS), LENGTHS, fusion=fusion, speaker_embedding=e_s, **options)
+    personalization = Personalization(make_fusion(name, DIM), e_s)
+    output = encoder(padded_noise(LENGTHS), LENGTHS, personalization=personalization, **options)
     assert output.frames.shape == (2, num_frames(8000), DIM)
     assert output.frame_mask.sum(1).tolist() == num_frames(LENGTHS).tolist()
     return output.frames
@@ -67,8 +67,8 @@ def test_e_s_enters_as_the_paper_says(encoder, speaker_embedding, name):
 def test_without_a_transformer_what_enters_leaves_at_once(name):
     frames, e_s = torch.randn(2, 3, 4), torch.randn(2, 4)
     wanted = frames if name in {"none", "prefix"} else frames + e_s[:, None]
-    torch.testing.assert_close(fuse(frames, make_fusion(name, 4), e_s), wanted)
-    assert torch.equal(fuse(frames, None, e_s), frames)
+    torch.testing.assert_close(fuse(frames, Personalization(make_fusion(name, 4), e_s)), wanted)
+    assert torch.equal(fuse(frames, None), frames)
 
 
 @torch.no_grad()
@@ -104,8 +104,8 @@ def test_only_the_own_embedding_reaches_an_utterance(encoder, speaker_embedding,
 @torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
 def test_fused_frames_do_not_depend_on_batch_mates(encoder, speaker_embedding, name):
-    fusion, waveforms = make_fusion(name, DIM), padded_noise(LENGTHS)
-    alone = encoder(waveforms[1:, :5000], LENGTHS[1:], fusion=fusion, speaker_embedding=speaker_embedding[1:])
+    of_one = Personalization(make_fusion(name, DIM), speaker_embedding[1:])
+    alone = encoder(padded_noise(LENGTHS)[1:, :5000], LENGTHS[1:], personalization=of_one)
     batched = fused(encoder, name, speaker_embedding)[1, : num_frames(5000)]
     torch.testing.assert_close(batched, alone.frames[0], atol=1e-5, rtol=1e-4)
 

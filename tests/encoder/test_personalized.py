@@ -5,7 +5,7 @@ import torch
 from tiny_networks import padded_noise
 
 from ser_personal.encoder.base import mean_pool
-from ser_personal.encoder.fusion import make_fusion
+from ser_personal.encoder.fusion import Personalization, make_fusion
 from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.speakers.embedding import SpeakerEmbedding
@@ -37,10 +37,11 @@ def personalized(fusion: str = "last") -> PersonalizedEncoder:
 def test_frames_are_the_encoders_with_e_s_fused_in(fusion):
     network = personalized(fusion)
     output = network(batch("bela", "anna"))
-    e_s = network.speakers(SpeakerQuery(["bela", "anna"])) if fusion != "none" else None
-    wanted = network.encoder(
-        padded_noise(LENGTHS), LENGTHS, fusion=make_fusion(fusion, network.dim), speaker_embedding=e_s
-    )
+    personalization = None
+    if fusion != "none":
+        e_s = network.speakers(SpeakerQuery(["bela", "anna"]))
+        personalization = Personalization(make_fusion(fusion, network.dim), e_s)
+    wanted = network.encoder(padded_noise(LENGTHS), LENGTHS, personalization=personalization)
     torch.testing.assert_close(output.frames, wanted.frames)
     same = torch.allclose(network(batch("anna", "bela")).frames, output.frames)
     assert same == (fusion == "none")

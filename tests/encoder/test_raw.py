@@ -7,7 +7,7 @@ import torch
 from ser_personal.audio import num_frames
 from ser_personal.encoder.base import Encoder
 from ser_personal.encoder.front_end import EGeMAPSFrontEnd
-from ser_personal.encoder.fusion import make_fusion
+from ser_personal.encoder.fusion import Personalization, make_fusion
 from ser_personal.encoder.personalized import saved_encoder
 from ser_personal.encoder.raw import EGeMAPSEncoder, LogMelEncoder, MFCCEncoder
 from ser_personal.errors import UserError
@@ -49,7 +49,8 @@ def test_frames_are_standardised_over_training_audio(kind: type[Encoder], dim: i
     assert torch.allclose(real.std(0, correction=0)[varied], torch.ones(int(varied.sum())), atol=1e-2)
     frames = [1, 1, 1] if kind is EGeMAPSEncoder else num_frames(LENGTHS).tolist()
     assert output.frame_mask.sum(1).tolist() == frames
-    fused = encoder(padded(), LENGTHS, fusion=make_fusion("last", dim), speaker_embedding=torch.ones(3, dim)).frames
+    last = Personalization(make_fusion("last", dim), torch.ones(3, dim))
+    fused = encoder(padded(), LENGTHS, personalization=last).frames
     torch.testing.assert_close(fused, output.frames + 1)
 
 
