@@ -118,22 +118,18 @@ def test_arrays_of_another_source_never_mix_in(labels: Path, tmp_path: Path) -> 
         FeatureCache.create(tmp_path / "cache", replace(FEATURES, layer=6))
 
 
-@pytest.mark.parametrize("ids", [[300], [-1]])
-def test_ids_out_of_range_are_refused(tmp_path: Path, ids: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"outside 0\.\.299"):
-        PseudoLabels.create(tmp_path, SOURCE).write({"a": np.array(ids)})
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, 70_000.0])
-def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path, value: float) -> None:
-    with pytest.raises(UserError, match="features of a: a value is NaN, infinite or above 65504"):
-        FeatureCache.create(tmp_path, FEATURES).write({"a": np.full((2, 3), value)})
-
-
-@pytest.mark.parametrize("shape", [(0, 3), (3,), (2, 4)])
-def test_frames_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="is not"):
-        FeatureCache.create(tmp_path, FEATURES).write({"a": np.zeros(shape)})
+def test_arrays_that_cannot_be_stored_are_refused(tmp_path: Path) -> None:
+    labels, cache = PseudoLabels.create(tmp_path / "labels", SOURCE), FeatureCache.create(tmp_path / "cache", FEATURES)
+    for id_ in (300, -1):
+        with pytest.raises(ValueError, match=r"outside 0\.\.299"):
+            labels.write({"a": np.array([id_])})
+    for value in (np.nan, np.inf, 70_000.0):
+        with pytest.raises(UserError, match="features of a: a value is NaN, infinite or above 65504"):
+            cache.write({"a": np.full((2, 3), value)})
+    for shape in ((0, 3), (3,), (2, 4)):
+        with pytest.raises(ValueError, match="is not"):
+            cache.write({"a": np.zeros(shape)})
+    assert not [*labels, *cache]
 
 
 def test_impossible_sources_are_refused(tmp_path: Path) -> None:

@@ -59,9 +59,9 @@ def test_tables_that_do_not_do(tmp_path, text, message):
         SpeakerTable(str(path)).read([])
 
 
-def test_files_that_are_none(tmp_path):
+def test_unreadable_files(tmp_path):
+    (tmp_path / "broken.safetensors").write_bytes(b"junk")
     for name in ("missing.csv", "missing.npz", "broken.safetensors"):
-        (tmp_path / "broken.safetensors").write_bytes(b"junk")
         with pytest.raises(UserError, match=f"{name}: can't be read"):
             SpeakerTable(str(tmp_path / name)).read([])
 
