@@ -136,6 +136,11 @@ class Adapted(UnseenPolicy):
         self.checkpoint = checkpoint
         self.otherwise = otherwise or Mean()
 
+    @property
+    def rows(self) -> dict[str, Tensor]:
+        """Speaker -> its row of the table, (embedding_dim,)."""
+        return self._rows_and_splits[0]
+
     @cached_property
     def _rows_and_splits(self) -> tuple[dict[str, Tensor], frozenset[str]]:
         checkpoint = _read_papt(self.checkpoint)
@@ -157,12 +162,12 @@ class Adapted(UnseenPolicy):
     @property
     @override
     def settings(self) -> tuple[object, ...]:
-        rows = {speaker: row.tolist() for speaker, row in self._rows_and_splits[0].items()}
+        rows = {speaker: row.tolist() for speaker, row in self.rows.items()}
         return (type(self).__name__, rows, self.otherwise.settings)
 
     @override
     def embed(self, unseen: UnseenSpeakers, table: EmbeddingTable) -> Tensor:
-        rows, width = self._rows_and_splits[0], table.fc.in_features
+        rows, width = self.rows, table.fc.in_features
         if len(next(iter(rows.values()))) != width:
             raise UserError(f"holds no rows of {width} values", where=self.checkpoint, remedy=_REMEDY)
         embeddings = self.otherwise.embed(unseen, table).clone()

@@ -279,7 +279,7 @@ def with_adapted_embedding(
     Raises:
         UserError: the profile has utterances, there is no such row, or the model has no table that it fits.
     """
-    from ser_personal.pretrain.adapt import AdaptedRows
+    from ser_personal.pretrain.adapt import Adapted
 
     if profile.utterances:
         raise UserError(
@@ -287,7 +287,7 @@ def with_adapted_embedding(
             where=f"speaker {speaker_id}",
             remedy="Delete the profile, and enrol the speaker again with `adapted`",
         )
-    rows = AdaptedRows.read(checkpoint).rows
+    rows = Adapted(checkpoint).rows
     if speaker_id not in rows:
         raise UserError(
             f"holds no row of speaker {speaker_id}",
