@@ -199,7 +199,7 @@ def test_a_checkpoint_of_another_stage(given, refused):
 
 @pytest.mark.parametrize("stage", ["test", "validate", "predict"])
 def test_no_checkpoint_to_score(given, refused, stage):
-    told = (f"ser {stage}: no checkpoint given", "Give --ckpt_path")
+    told = (f"ser {stage}: no checkpoint to score", "Give --ckpt_path")
     refused([stage, *given.test[1:]], *told)
     refused([stage, *given.test[1:], "--ckpt_path", "null"], *told)
 
@@ -228,7 +228,7 @@ def test_configs_that_are_none(given, refused, command):
     arguments = getattr(given, command)
     refused([*arguments, "--config", given.folder / "no.yaml"], r"no\.yaml: no such config file", "configs/")
     (given.folder / "bad.yaml").write_text("trainer:\n  max_epochs: [1\nmodel: PAPT\n")
-    refused([*arguments, "--config", given.folder / "bad.yaml"], r"bad\.yaml, line 3: isn't YAML", "Mend it")
+    refused([*arguments, "--config", given.folder / "bad.yaml"], r"bad\.yaml, line 3: isn't YAML", "Correct the file")
     (given.folder / "text.yaml").write_text("just words\n")
     refused([*arguments, f"--config={given.folder / 'text.yaml'}"], r"text\.yaml: holds no values by name")
 

@@ -82,7 +82,7 @@ class Collecting(Callback):
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """The folder of the run's files."""
+    """The folder of the run's files, which all devices have to ask for: the first tells the others."""
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
@@ -180,9 +180,9 @@ class PLDCCallback(Collecting):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seconds = perf_counter() - self._started
         data, model, collected = trainer.datamodule, cast("Any", pl_module), self.collected(trainer)  # type: ignore[attr-defined]
+        folder = run_folder(trainer)
         if collected is None or self.bank is None:
             return
-        folder = run_folder(trainer)
         pldc = PLDC(self.bank, _attributes(pl_module), self.settings)
         tested = [data.utterances[index] for index in collected.indices]
         split_of = np.array([utterance.split for utterance in tested])
@@ -309,9 +309,9 @@ class EmotionTestWriter(Collecting):
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data, model, collected = trainer.datamodule, cast("Any", pl_module), self.collected(trainer)  # type: ignore[attr-defined]
+        folder, splits = run_folder(trainer), {}
         if collected is None:
             return
-        folder, splits = run_folder(trainer), {}
         tested = [data.utterances[index] for index in collected.indices]
         split_of = np.array([utterance.split for utterance in tested])
         for split in sorted(set(split_of.tolist())):

@@ -163,7 +163,11 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         count = min(limit, len(self.train_indices))
         for k in range(count):
             index = self.train_indices[k * len(self.train_indices) // count]
-            yield cast("SpeechExample", self.dataset[ExampleKey(index, epoch=0)]).waveform
+            yield cast("SpeechExample", self.example(index)).waveform
+
+    def example(self, index: int) -> Example:
+        """The utterance at a position in `utterances`, by itself."""
+        return self.dataset[ExampleKey(index, epoch=0)]
 
     def length_of(self, utterance: Utterance) -> int:
         """How much of an utterance a batch holds, in samples."""

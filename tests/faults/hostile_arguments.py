@@ -5,10 +5,8 @@ from __future__ import annotations
 from fault import FIT, KMEANS, TEST, Fault
 
 ARGUMENTS = [
-    Fault("a negative seed", [*FIT, "--seed_everything", "-1"], "--seed_everything: -1 is out of range"),
-    Fault(
-        "a seed of many digits", [*FIT, "--seed_everything", "1" + "0" * 30], "--seed_everything: .* is out of range"
-    ),
+    Fault("a negative seed", [*FIT, "--seed_everything", "-1"], "-1 is not in bounds"),
+    Fault("a seed of many digits", [*FIT, "--seed_everything", "1" + "0" * 30], "is not in bounds"),
     Fault(
         "validation beyond the epoch",
         [*FIT, "--trainer.val_check_interval", "1000"],

@@ -43,13 +43,13 @@ OF_CONFIG = [
     ("a trainer that is a number", "c.yaml: holds no values by name under trainer", yaml("trainer: 5\n")),
     ("callbacks that are a number", "--trainer.callbacks", yaml("trainer: {callbacks: 3}\n")),
     ("data that is a list", "--data: Not a valid subclass of LightningDataModule", yaml("data: [1, 2]\n")),
-    ("null for a number", "learning_rate: None is out of range", yaml("model: {init_args: {learning_rate: null}}\n")),
+    ("null for a number", "learning_rate is null", yaml("model: {init_args: {learning_rate: null}}\n")),
 ]
 CONFIGS = [
     *faults(CONFIG, OF_CONFIG),
     Fault("a folder as a config", [*FIT, "--config", "{here}"], "no such config file"),
-    Fault("NaN for a number", [*FIT, "--model.learning_rate", "nan"], "--model.learning_rate: nan is no float"),
-    Fault("infinity for a number", [*FIT, "--data.batch_seconds", "inf"], "--data.batch_seconds: inf is no float"),
+    Fault("NaN for a number", [*FIT, "--model.learning_rate", "nan"], "--model.learning_rate: nan is out of range"),
+    Fault("infinity for a number", [*FIT, "--data.batch_seconds", "inf"], "--data.batch_seconds: inf is out of range"),
     Fault(
         "a config of another command",
         [*KMEANS, "--config", "{here}/c.yaml"],

@@ -64,10 +64,10 @@ OF_CALIBRATE = [
 ]
 OF_VECTORS = [
     ("vectors that aren't there", "v.npz: no such file"),
-    ("vectors cut short", r"v.npz: isn't a whole \.npz file", copied("vectors", "v.npz", cut)),
+    ("vectors cut short", r"v.npz: isn't a complete \.npz file", copied("vectors", "v.npz", cut)),
     (
         "vectors in a pickle",
-        "v.npz: isn't a whole",
+        "v.npz: isn't a complete",
         lambda _good, here: np.savez(here / "v.npz", a=np.array([{}], dtype=object)),
     ),
     (
@@ -75,7 +75,7 @@ OF_VECTORS = [
         r"holds arrays of the shapes \(2,\), \(3,\)",
         lambda _good, here: np.savez(here / "v.npz", a=np.ones(2), b=np.ones(3)),
     ),
-    ("vectors of words", "v.npz: isn't a whole", lambda _good, here: np.savez(here / "v.npz", a=np.array(["x"]))),
+    ("vectors of words", "v.npz: isn't a complete", lambda _good, here: np.savez(here / "v.npz", a=np.array(["x"]))),
     (
         "vectors of NaN",
         "the pooled vector of utterance 0 holds NaN",
@@ -91,22 +91,22 @@ OF_REPORT = [
     ("a run with broken metrics", "metrics.json: broken JSON", in_run("metrics.json", cut)),
     (
         "a run with foreign metrics",
-        "run: isn't the whole of one test run",
+        "run: isn't one complete test run",
         in_run("metrics.json", lambda path: path.write_text("[]")),
     ),
     (
         "a run with metrics of nothing",
-        r"isn't the whole of one test run \(KeyError: 'attributes'\)",
+        r"isn't one complete test run \(KeyError: 'attributes'\)",
         in_run("metrics.json", lambda path: path.write_text("{}")),
     ),
     (
         "a run with another's splits",
-        "isn't the whole of one test run",
+        "isn't one complete test run",
         in_run("metrics.json", edited(splits={"test9": {}})),
     ),
     (
         "a run with broken predictions",
-        "isn't the whole of one test run .ParserError",
+        "isn't one complete test run .ParserError",
         in_run("predictions.csv", lambda path: path.write_text('a,"b\n1')),
     ),
     (

@@ -11,7 +11,7 @@ from tiny_models import emotion_data, encoder, finetuning, fit, papt, pretrain_d
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
-from ser_personal.pretrain.adapt import AdaptedRows, SpeakerAdaptation
+from ser_personal.pretrain.adapt import Adapted, SpeakerAdaptation
 from ser_personal.recognition.bundle import Bundle
 from ser_personal.recognition.network import EmotionNetwork
 from ser_personal.recognition.profiles import SpeakerProfile, SpeakerProfiles
@@ -127,7 +127,7 @@ def test_an_enrolled_speaker_is_recognised_with_the_own_embedding(bundle, adapte
     ours = recognizer(bundle)
     stranger = ours.predict(clip, NEW)
     ours.enroll(NEW, clip, adapted=str(adapted / "adapted.ckpt"))
-    row = AdaptedRows.read(str(adapted / "adapted.ckpt")).rows[NEW]
+    row = Adapted(str(adapted / "adapted.ckpt")).rows[NEW]
     np.testing.assert_allclose(ours.profiles[NEW].embedding, row)
 
     speakers = bundle.network.personalized.speakers
