@@ -18,7 +18,6 @@ from ser_personal.types import ATTRIBUTES
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from pandas import DataFrame
 
 Row = dict[str, str]
 
@@ -78,15 +77,6 @@ def read_csv_rows(
         where = f"{path}, line {reader.line_num}"
         raise UserError(f"broken CSV ({error})", where=where, remedy="Correct or remove the line") from error
     return _require_rows(rows, path)
-
-
-def read_table(
-    path: Path, required: Collection[str], filled: Collection[str] = (), any_case: Collection[str] = ()
-) -> DataFrame:
-    """Read a table as `read_csv_rows` does, columns of strings."""
-    import pandas as pd
-
-    return pd.DataFrame(read_csv_rows(path, required, filled, any_case), dtype=str)
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -89,7 +89,7 @@ class PAPT(PersonalizedModule):
         self.personalized.encoder.fit_front_end(training_set.training_audio)
         self._build_head(num_clusters, self.hparams["final_dim"])
         if self.hparams["released_head"] is not None:
-            self._keep_released_head(num_clusters)
+            self._load_released_head(num_clusters)
 
     @override
     def rebuild(self, checkpoint: dict[str, Any]) -> None:
@@ -105,7 +105,7 @@ class PAPT(PersonalizedModule):
         self.head = PredictionHead(self.personalized.dim, num_clusters, final_dim)
         self.metrics = torch.nn.ModuleList(MaskedPredictionMetric(num_clusters) for _ in VALIDATION_SETS)
 
-    def _keep_released_head(self, num_clusters: int) -> None:
+    def _load_released_head(self, num_clusters: int) -> None:
         path = self.hparams["released_head"]
         head = PredictionHead.load_released(path)
         clusters, dim = len(head.label_embeddings), head.final_proj.in_features

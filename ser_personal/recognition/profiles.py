@@ -69,7 +69,7 @@ class SpeakerProfile:
 
     @property
     def utterances(self) -> int:
-        """How many."""
+        """Utterances that the profile was made from."""
         return int(self.predictions.count[0])
 
     @property

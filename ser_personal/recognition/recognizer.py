@@ -269,7 +269,7 @@ class EmotionRecognizer:
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """What is predicted."""
+        """Names of the predicted attributes, in the order of their columns."""
         return self.bundle.attributes
 
     @property

@@ -69,7 +69,7 @@ def report(
 
 
 def render(run: RunFolder, found: Audit, figures: dict[str, dict[str, list[Drawing]]]) -> str:
-    """Fill the template."""
+    """Make report.html of a run, its audit and its drawings."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
