@@ -14,51 +14,51 @@ if TYPE_CHECKING:
     from ser_personal.types import FusionName
 
 
-class NoFusion(nn.Module):
-    """No speaker embedding: TAPT and Vanilla-FT."""
+class Fusion(nn.Module):
+    """Where e_s, (batch, dim), meets the frames; either side of the Transformer is left as it is unless overridden."""
 
-    uses_speakers = False
+    uses_speakers = True
 
-    def enter(self, hidden: Tensor, speaker_embedding: Tensor) -> Tensor:
+    def before_transformer(self, hidden: Tensor, speaker_embedding: Tensor) -> Tensor:
         """Personalise the Transformer's input, (batch, frames, dim) -> (batch, frames or more, dim)."""
         return hidden
 
-    def leave(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
+    def after_transformer(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
         """Personalise the Transformer's output, back to (batch, frames, dim)."""
         return frames
 
 
-class First(NoFusion):
+class NoFusion(Fusion):
+    """No speaker embedding: TAPT and Vanilla-FT."""
+
+    uses_speakers = False
+
+
+class First(Fusion):
     """e_s is added after feature projection and masking, before the positional convolution (paper: First)."""
 
-    uses_speakers = True
-
     @override
-    def enter(self, hidden: Tensor, speaker_embedding: Tensor) -> Tensor:
+    def before_transformer(self, hidden: Tensor, speaker_embedding: Tensor) -> Tensor:
         return hidden + speaker_embedding[:, None]
 
 
-class Prefix(NoFusion):
+class Prefix(Fusion):
     """e_s is prepended to the Transformer's input sequence and its frame dropped from the output (paper: Prefix)."""
 
-    uses_speakers = True
-
     @override
-    def enter(self, hidden: Tensor, speaker_embedding: Tensor) -> Tensor:
+    def before_transformer(self, hidden: Tensor, speaker_embedding: Tensor) -> Tensor:
         return torch.cat([speaker_embedding[:, None].to(hidden.dtype), hidden], dim=1)
 
     @override
-    def leave(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
+    def after_transformer(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
         return frames[:, 1:]
 
 
-class Concat(NoFusion):
+class Concat(Fusion):
     """e_s is concatenated to the features of every frame, and both are projected to `dim` (ours).
 
     The projection starts as the sum of the two, which is Last, so that pre-trained features aren't lost.
     """
-
-    uses_speakers = True
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -68,35 +68,33 @@ class Concat(NoFusion):
             self.projection.bias.zero_()
 
     @override
-    def leave(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
+    def after_transformer(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
         of_each_frame = speaker_embedding[:, None].expand(-1, frames.shape[1], -1)
         projected: Tensor = self.projection(torch.cat([frames, of_each_frame.to(frames.dtype)], dim=-1))
         return projected
 
 
-class Last(NoFusion):
+class Last(Fusion):
     """e_s is added to every frame after the last Transformer layer (paper: Last, equation 1)."""
 
-    uses_speakers = True
-
     @override
-    def leave(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
+    def after_transformer(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
         return frames + speaker_embedding[:, None]
 
 
 class Personalization(NamedTuple):
     """Speaker embeddings e_s, (batch, dim), and the fusion that brings them in."""
 
-    fusion: NoFusion
+    fusion: Fusion
     speaker_embedding: Tensor
 
-    def enter(self, hidden: Tensor) -> Tensor:
+    def before_transformer(self, hidden: Tensor) -> Tensor:
         """Personalise the Transformer's input."""
-        return self.fusion.enter(hidden, self.speaker_embedding)
+        return self.fusion.before_transformer(hidden, self.speaker_embedding)
 
-    def leave(self, frames: Tensor) -> Tensor:
+    def after_transformer(self, frames: Tensor) -> Tensor:
         """Personalise the Transformer's output."""
-        return self.fusion.leave(frames, self.speaker_embedding)
+        return self.fusion.after_transformer(frames, self.speaker_embedding)
 
 
 def fuse(frames: Tensor, personalization: Personalization | None) -> Tensor:
@@ -104,10 +102,12 @@ def fuse(frames: Tensor, personalization: Personalization | None) -> Tensor:
 
     So `first` is `last`, and `prefix` changes no frame: there e_s reaches only an interpreter that reads it.
     """
-    return frames if personalization is None else personalization.leave(personalization.enter(frames))
+    if personalization is None:
+        return frames
+    return personalization.after_transformer(personalization.before_transformer(frames))
 
 
-def make_fusion(name: FusionName, dim: int) -> NoFusion:
+def make_fusion(name: FusionName, dim: int) -> Fusion:
     """Make the fusion of that name for an encoder of width `dim`."""
     if name == "concat":
         return Concat(dim)

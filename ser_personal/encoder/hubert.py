@@ -194,12 +194,12 @@ class HubertEncoder(Encoder):
         if time_mask is not None:
             hidden = torch.where(time_mask[..., None], self.network.masked_spec_embed.to(hidden.dtype), hidden)
         if personalization is not None:
-            hidden = personalization.enter(hidden)
+            hidden = personalization.before_transformer(hidden)
         # Without a mask the fast attention kernel runs; an exported graph can't ask.
         is_padded = torch.compiler.is_exporting() or bool((num_frames(num_samples) < features.shape[1]).any())
         frames = self._transform(hidden, frame_mask if is_padded else None)
         if personalization is not None:
-            frames = personalization.leave(frames)
+            frames = personalization.after_transformer(frames)
         return EncoderOutput(frames, frame_mask, time_mask, _penalty(features, frame_mask))
 
     def _transform(self, hidden: Tensor, frame_mask: Tensor | None) -> Tensor:

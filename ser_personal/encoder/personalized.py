@@ -9,7 +9,7 @@ from torch import nn
 from typing_extensions import override
 
 from ser_personal.encoder.cached import CachedFeatures
-from ser_personal.encoder.fusion import NoFusion, Personalization, make_fusion
+from ser_personal.encoder.fusion import Fusion, Personalization, make_fusion
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.raw import EGeMAPSEncoder, LogMelEncoder, MFCCEncoder
 from ser_personal.errors import UserError
@@ -62,7 +62,7 @@ class PersonalizedEncoder(nn.Module):
         self.encoder = encoder
         self.speakers = speakers
         self.fusion_name: FusionName = fusion
-        self.fusion: NoFusion | None = None
+        self.fusion: Fusion | None = None
         # sets whose audio was used in PAPT or TAPT
         self.pretraining_splits: list[str] = []
 

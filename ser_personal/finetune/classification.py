@@ -10,8 +10,8 @@ from torch.nn import functional
 from typing_extensions import override
 
 from ser_personal.errors import UserError
+from ser_personal.finetune.base import FineTuning
 from ser_personal.finetune.metrics import ClassificationMetric
-from ser_personal.finetune.module import EmotionFineTuning
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from ser_personal.types import EmotionBatch, PredictionBatch, TrainingSet
 
 
-class EmotionClassification(EmotionFineTuning):
+class EmotionClassification(FineTuning):
     """Predicts the probability of each emotion; trained by cross-entropy. Ours.
 
     Utterances of other emotions than these, or of none, are left out of loss and scores.
 
     Args:
         emotions: the classes; every emotion of the training set if None.
-        **kwargs: encoder, speakers, interpreter and how they learn, as in `EmotionFineTuning`.
+        **kwargs: encoder, speakers, interpreter and how they learn, as in `FineTuning`.
 
     Raises:
         UserError: fewer than two emotions, one twice, or parts that don't go together.
@@ -41,11 +41,7 @@ class EmotionClassification(EmotionFineTuning):
                 where="emotions",
                 remedy="Name two emotions at least, each once",
             )
-        super().__init__(attributes=(), loss=None, min_utterances=1, **kwargs)
-        # what others know a model of attributes by
-        del self.attributes
-        for name in ("attributes", "min_utterances"):
-            self.hparams.pop(name, None)
+        super().__init__(**kwargs)
         self.emotions = list(emotions or [])
         self.validation_metric = ClassificationMetric()
         self.test_metric = ClassificationMetric()

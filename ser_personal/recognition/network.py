@@ -17,7 +17,7 @@ from ser_personal.audio import SAMPLE_RATE, WINDOW
 from ser_personal.data.batching import batch_sizes
 from ser_personal.data.dataset import SpeechExample, collate_speech
 from ser_personal.encoder.base import mean_pool
-from ser_personal.encoder.fusion import NoFusion, Personalization
+from ser_personal.encoder.fusion import Fusion, Personalization
 from ser_personal.errors import UserError
 from ser_personal.speakers.representation import SpeakerQuery
 
@@ -161,7 +161,7 @@ class OnnxNetwork(nn.Module):
         """Predictions (batch, attributes) and `pooled` (batch, dim) of waveforms (batch, samples), padded by zeros."""
         personalized = self.network.personalized
         embedding = cast("Tensor", self.embedding).expand(waveforms.shape[0], -1)
-        personalization = Personalization(cast("NoFusion", personalized.fusion), embedding)
+        personalization = Personalization(cast("Fusion", personalized.fusion), embedding)
         output = personalized.encoder(waveforms, num_samples, personalization=personalization)
         output = output._replace(speaker_embedding=embedding if self.uses_speakers else None)
         return self.network.interpreter(output), mean_pool(output)

@@ -89,7 +89,7 @@ def test_concat_projects_frame_beside_embedding():
         for frame in range(4):
             beside = torch.cat([frames[row, frame], e_s[row]])
             wanted = fusion.projection.weight @ beside + fusion.projection.bias
-            torch.testing.assert_close(fusion.leave(frames, e_s)[row, frame], wanted)
+            torch.testing.assert_close(fusion.after_transformer(frames, e_s)[row, frame], wanted)
 
 
 @torch.no_grad()

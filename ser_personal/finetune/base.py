@@ -1,0 +1,333 @@
+"""What fine-tuning for attributes and for categorical emotion share: all but targets, loss and scores."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat
+from typing_extensions import override
+
+from ser_personal.encoder.base import Encoder, mean_pool
+from ser_personal.encoder.cached import CachedFeatures
+from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.encoder.module import (
+    DESCRIPTION,
+    PREFIX,
+    PersonalizedModule,
+    read_checkpoint,
+    speaker_set,
+    using,
+)
+from ser_personal.encoder.personalized import PersonalizedEncoder
+from ser_personal.errors import UserError
+from ser_personal.finetune.adversary import SpeakerAdversary
+from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter
+from ser_personal.ranges import PositiveFinite
+from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.speakers.representation import SpeakerRepresentation
+from ser_personal.types import FusionName, PredictionBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+    from torch import Tensor
+    from torchmetrics import Metric
+
+    from ser_personal.types import EmotionBatch, TrainingSet
+
+# the adversary's weights in a checkpoint, and the key of its speakers
+ADVERSARY = "adversary"
+
+
+class FineTuning(PersonalizedModule):
+    """An encoder with its speakers, an interpreter on top, and AdamW.
+
+    Args:
+        encoder: what to fine-tune; HuBERT-large with its convolutions frozen if None. With `papt_checkpoint` only what
+            it says of freezing, dropout and normalisation counts: architecture and weights come from there.
+        speakers: what e_s is; a table with its defaults if None.
+        interpreter: the head; the paper's MLP if None.
+        fusion: where e_s enters; None means as in PAPT, or none without it. Where no Transformer follows, with raw or
+            cached features, `prefix` needs an interpreter that reads e_s: the mean of frames doesn't change by it.
+        papt_checkpoint: brings encoder and speakers from PAPT or TAPT; needed on disk at fit only.
+        initial_checkpoint: a fine-tuned one to start from, with all its weights, on other data or by another loss;
+            needed on disk at fit only. (`--ckpt_path` resumes the same fit.)
+        adversary: what the encoder unlearns to distinguish speakers by, beside its task; none if None.
+        train_speaker_embedding: keep learning e_s; frozen otherwise (ours, the paper doesn't say).
+        unseen_share: chance that a training utterance counts as an unseen speaker's, so that the policy for those is
+            in distribution at test time (ours; the paper's is 0).
+        learning_rate: of everything but the interpreter.
+        interpreter_learning_rate: of the interpreter, and of the adversary; None means the same.
+        weight_decay: of AdamW.
+        warmup_share: share of all steps in which both rates climb, to fall to 0, linearly, over the rest (ours); None
+            keeps them constant, as the authors do.
+
+    Raises:
+        UserError: parts that don't go together.
+    """
+
+    # the hyperparameter that says what is predicted
+    targets: ClassVar[str]
+    validation_metric: Metric
+    test_metric: Metric
+
+    def __init__(
+        self,
+        encoder: Encoder | None = None,
+        speakers: SpeakerRepresentation | None = None,
+        interpreter: Interpreter | None = None,
+        fusion: FusionName | None = None,
+        papt_checkpoint: str | None = None,
+        initial_checkpoint: str | None = None,
+        adversary: SpeakerAdversary | None = None,
+        *,
+        train_speaker_embedding: bool = False,
+        unseen_share: ClosedUnitInterval = 0.0,
+        learning_rate: PositiveFinite = 5e-5,
+        interpreter_learning_rate: PositiveFinite | None = None,
+        weight_decay: NonNegativeFloat = 1e-4,
+        warmup_share: ClosedUnitInterval | None = None,
+    ) -> None:
+        encoder, interpreter = encoder or HubertEncoder(freeze_cnn=True), interpreter or MLPInterpreter()
+        _refuse_contradictions(encoder, interpreter, fusion, papt_checkpoint)
+        super().__init__(PersonalizedEncoder(encoder, speakers or SpeakerEmbedding(), fusion or "none"))
+        self.save_hyperparameters(ignore=["encoder", "speakers", "interpreter", "loss", "adversary"])
+        self.interpreter = interpreter
+        self.adversary = adversary
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """How many values the interpreter gives."""
+
+    @abstractmethod
+    def first_outputs(self, training_set: TrainingSet) -> list[float]:
+        """What a new interpreter gives for any utterance."""
+
+    @abstractmethod
+    def labels_of(self, batch: EmotionBatch) -> Tensor:
+        """What the outputs should be, (batch, outputs), NaN where there is no label."""
+
+    @abstractmethod
+    def task_loss(self, outputs: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """Compare outputs and labels, both (batch, outputs); `weights` (batch,) say what each utterance counts."""
+
+    @abstractmethod
+    def log_scores(self, stage: str, scores: dict[str, float]) -> None:
+        """Log the scores of a set, the one that chooses the best model among them."""
+
+    @override
+    def build(self, training_set: TrainingSet) -> None:
+        if self.hparams["initial_checkpoint"] is not None:
+            self._start_from_finetuned(self.hparams["initial_checkpoint"], training_set)
+        else:
+            if self.hparams["papt_checkpoint"] is not None:
+                self._start_from_papt(self.hparams["papt_checkpoint"], training_set)
+            else:
+                self._require_learnt_embedding()
+                self.personalized.encoder.prepare(training_set)
+                self.personalized.build(speaker_set(training_set, training_set.train_speaker_ids))
+                self.personalized.encoder.fit_front_end(training_set.training_audio)
+            self._build_interpreter()
+            self.interpreter.start_at(self.first_outputs(training_set))
+        if self.adversary is not None:
+            # its speakers are these, whatever another fit's were
+            self.adversary.build(self.personalized.dim, training_set.train_speaker_ids)
+
+    @override
+    def rebuild(self, checkpoint: dict[str, Any]) -> None:
+        self._build_interpreter()
+        if self.adversary is not None and ADVERSARY in checkpoint:
+            self.adversary.build(self.personalized.dim, checkpoint[ADVERSARY])
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.adversary is not None:
+            checkpoint[ADVERSARY] = self.adversary.speaker_ids
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if self.adversary is None:
+            checkpoint["state_dict"] = _without_adversary(checkpoint["state_dict"])
+
+    def _build_interpreter(self) -> None:
+        self.interpreter.build(self.personalized.dim, self.outputs)
+        self.personalized.encoder.freeze_mask_embedding()
+        self.personalized.speakers.requires_grad_(requires_grad=self.hparams["train_speaker_embedding"])
+
+    def _start_from_papt(self, path: str, training_set: TrainingSet) -> None:
+        checkpoint = read_checkpoint(path)
+        weights = checkpoint["state_dict"]
+        if "head.label_embeddings" not in weights:
+            raise UserError(
+                "isn't a checkpoint of PAPT or TAPT",
+                where=path,
+                remedy="Give one written by `ser fit --config configs/papt.yaml`",
+            )
+        self._require_same_fusion(checkpoint, path, "pre-train")
+        with using(path):
+            self.personalized.rebuild(checkpoint[DESCRIPTION])
+            self.complete_speakers(weights, training_set)
+            self.personalized.load_state_dict(
+                {name.removeprefix(PREFIX): weights[name] for name in weights if name.startswith(PREFIX)}
+            )
+
+    def _start_from_finetuned(self, path: str, training_set: TrainingSet) -> None:
+        if self.hparams["papt_checkpoint"] is not None:
+            raise UserError(
+                "two checkpoints to start from",
+                where="--model.initial_checkpoint, --model.papt_checkpoint",
+                remedy="Give one of them: what came from PAPT is in the fine-tuned one",
+            )
+        checkpoint = read_checkpoint(path)
+        weights = _without_adversary(checkpoint["state_dict"])
+        self._require_same_targets(checkpoint, path)
+        self._require_same_fusion(checkpoint, path, "train")
+        self.personalized.rebuild(checkpoint[DESCRIPTION])
+        self.rebuild(checkpoint)
+        self.complete_speakers(weights, training_set)
+        own = _without_adversary(self.state_dict())
+        if {name: weight.shape for name, weight in own.items()} != {name: w.shape for name, w in weights.items()}:
+            raise UserError(
+                "was trained with another interpreter, or other sizes of it",
+                where=path,
+                remedy="Give the --model.interpreter that it was trained with",
+            )
+        self.load_state_dict(weights, strict=False)
+
+    def _require_same_targets(self, checkpoint: dict[str, Any], path: str) -> None:
+        if not any(name.startswith("interpreter.") for name in checkpoint["state_dict"]):
+            raise UserError(
+                "isn't a fine-tuned checkpoint",
+                where=path,
+                remedy="Give one written by `ser fit --config configs/finetune.yaml`, or --model.papt_checkpoint",
+            )
+        wanted, trained = self.hparams[self.targets], checkpoint["hyper_parameters"].get(self.targets)
+        if trained is None or (wanted is not None and list(trained) != list(wanted)):
+            raise UserError(
+                f"was trained for {', '.join(trained)}" if trained else f"wasn't trained for {self.targets}",
+                where=path,
+                remedy=f"Give the config, and --model.{self.targets}, that it was trained with",
+            )
+
+    def _require_same_fusion(self, checkpoint: dict[str, Any], path: str, how: str) -> None:
+        wanted, trained = self.hparams["fusion"], checkpoint[DESCRIPTION]["fusion"]
+        if wanted not in {None, trained}:
+            raise UserError(
+                f"was {how}ed with fusion {trained}, not {wanted}",
+                where=path,
+                remedy=f"Leave --model.fusion out, or {how} with that fusion",
+            )
+
+    def _require_learnt_embedding(self) -> None:
+        is_learnt = self.personalized.fusion_name != "none" and self.personalized.speakers.is_learnt
+        if is_learnt and not self.hparams["train_speaker_embedding"]:
+            raise UserError(
+                "speaker embeddings are neither pre-trained nor learnt here",
+                where=f"--model.fusion {self.personalized.fusion_name}",
+                remedy="Give --model.papt_checkpoint, or set --model.train_speaker_embedding true",
+            )
+
+    @property
+    @override
+    def keeps_foreign_speakers(self) -> bool:
+        return self.hparams["papt_checkpoint"] is not None or self.hparams["initial_checkpoint"] is not None
+
+    @override
+    def forward(self, batch: EmotionBatch, as_unseen: Sequence[bool] | None = None) -> PredictionBatch:
+        """Predict a batch, some of it as if its speakers had never been seen before."""
+        output = self.personalized(batch, as_unseen=as_unseen)
+        return PredictionBatch(
+            indices=batch["indices"],
+            speaker_ids=batch["speaker_ids"],
+            pooled=mean_pool(output),
+            predictions=self.interpreter(output),
+            labels=self.labels_of(batch),
+        )
+
+    @override
+    def training_step(self, batch: EmotionBatch, batch_idx: int) -> Tensor:
+        as_unseen = torch.rand(len(batch["speaker_ids"])) < self.hparams["unseen_share"]
+        result = self(batch, as_unseen.tolist())
+        loss = self.task_loss(result["predictions"], result["labels"], batch.get("weights"))
+        self.log("train_loss", loss, prog_bar=True, batch_size=len(batch["indices"]))
+        if self.adversary is None:
+            return loss
+        progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
+        speaker_loss: Tensor = self.adversary(result["pooled"], batch["speaker_ids"], progress)
+        self.log("train_speaker_loss", speaker_loss, batch_size=len(batch["indices"]))
+        return loss + speaker_loss
+
+    @override
+    def validation_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
+        result = self.predict_step(batch, batch_idx)
+        self.validation_metric.update(result)
+        return result
+
+    @override
+    def test_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
+        result = self.predict_step(batch, batch_idx)
+        self.test_metric.update(result)
+        return result
+
+    @override
+    def predict_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
+        result: PredictionBatch = self(batch)
+        return result
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self.log_scores("val", self.validation_metric.compute())
+        self.validation_metric.reset()
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self.log_scores("test", self.test_metric.compute())
+        self.test_metric.reset()
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW, the interpreter at its own rate; constant, or with warm-up and decay."""
+        rate, interpreter_rate = self.hparams["learning_rate"], self.hparams["interpreter_learning_rate"]
+        body = [weight for weight in self.personalized.parameters() if weight.requires_grad]
+        heads = [self.interpreter, *([] if self.adversary is None else [self.adversary])]
+        groups: list[dict[str, Any]] = [
+            {"params": body, "lr": rate},
+            {
+                "params": [weight for head in heads for weight in head.parameters()],
+                "lr": rate if interpreter_rate is None else interpreter_rate,
+            },
+        ]
+        return self.adamw(
+            [group for group in groups if group["params"]],
+            self.hparams["warmup_share"],
+            weight_decay=self.hparams["weight_decay"],
+        )
+
+
+def _without_adversary(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out what only training needs."""
+    return {name: weight for name, weight in weights.items() if not name.startswith(f"{ADVERSARY}.")}
+
+
+def _refuse_contradictions(
+    encoder: Encoder, interpreter: Interpreter, fusion: FusionName | None, papt_checkpoint: str | None
+) -> None:
+    if fusion == "prefix" and not (encoder.mixes_frames or interpreter.reads_speaker):
+        raise UserError(
+            f"the speaker embedding changes no frame of {type(encoder).__name__}, which has no Transformer, and "
+            f"{type(interpreter).__name__} doesn't read it",
+            where="--model.fusion prefix",
+            remedy="Give --model.fusion last, or --model.interpreter TransformerInterpreter",
+        )
+    if papt_checkpoint is not None and isinstance(encoder, CachedFeatures):
+        raise UserError(
+            "brings an encoder, and CachedFeatures need none",
+            where=f"--model.papt_checkpoint {papt_checkpoint}",
+            remedy=f"Leave it out, and give --data.cache what `ser cache --checkpoint {papt_checkpoint}` wrote",
+        )
