@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from math import isnan
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
@@ -11,29 +10,22 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from ser_personal.calibration.collect import CollectedSet, Collector, checkpoint_bank, predict_split
 from ser_personal.calibration.conformal import intervals_as_json
 from ser_personal.calibration.pldc import PLDC, PLDCSettings, Statistics
 from ser_personal.calibration.run_files import (
     COST,
     EMBEDDINGS,
-    METRICS,
-    PREDICTIONS,
     TRAINING,
     SpeakerVectors,
-    condition,
     count_conditions,
     describe_correlations,
     describe_speakers,
     describe_training,
-    emotion_frame,
     predictions_frame,
     rows_as_json,
-    write_csv,
     write_json,
     write_moments,
     write_speakers,
@@ -47,43 +39,24 @@ from ser_personal.calibration.table import (
     speaker_moments,
     standard_calibrators,
 )
+from ser_personal.calibration.writers import Collecting, Collector, by_condition, conditions_of, run_folder, write_test
+from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
-from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emotions_of
+from ser_personal.files import content_hash, gather_files
 from ser_personal.ranges import Seed
+from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerQuery
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    import pandas as pd
     from lightning.pytorch import LightningModule, Trainer
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from ser_personal.calibration.table import CalibrationRow
-    from ser_personal.speakers.bank import SpeakerBank
-    from ser_personal.types import Utterance
-
-
-class Collecting(Callback):
-    """Keeps the predictions of all batches; a subclass makes `keep` the hook of a stage."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.collector = Collector()
-
-    def keep(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any, **__: Any) -> None:
-        """Keep a batch's predictions."""
-        self.collector.add(outputs)
-
-    def collected(self, trainer: Trainer) -> CollectedSet | None:
-        """Join the predictions of all devices, on the first; None on the others."""
-        return self.collector.join(trainer, trainer.datamodule.utterances)  # type: ignore[attr-defined]
-
-
-def run_folder(trainer: Trainer) -> Path:
-    """The folder of the run's files, which all devices have to ask for: the first tells the others."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
+    from ser_personal.types import PredictionBatch, Utterance
 
 
 def learnt_embeddings(personalized: Any) -> dict[str, SpeakerVectors]:
@@ -107,18 +80,6 @@ def cost(trainer: Trainer, pl_module: LightningModule, seconds: float, speech_se
         "device": pl_module.device.type,
         "devices": trainer.world_size,
     }
-
-
-def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) -> NDArray[np.str_]:
-    """The condition (utterances,) of each utterance's speaker."""
-    audio, labelled = pl_module.personalized.speaker_audio, set(data.train_speaker_ids)
-    return np.array([condition(each, labelled, audio.speaker_ids, audio.splits) for each in utterances])
-
-
-def by_condition(test: PredictedSet, conditions: NDArray[np.str_]) -> dict[str, PredictedSet]:
-    """Condition -> its utterances, where there are several: speakers known in training are another task."""
-    names = sorted(set(conditions.tolist()))
-    return {name: test.part(conditions == name) for name in names} if len(names) > 1 else {}
 
 
 class PLDCCallback(Collecting):
@@ -184,16 +145,12 @@ class PLDCCallback(Collecting):
         if collected is None or self.bank is None:
             return
         pldc = PLDC(self.bank, _attributes(pl_module), self.settings)
-        tested = [data.utterances[index] for index in collected.indices]
-        split_of = np.array([utterance.split for utterance in tested])
         calibrated = np.empty_like(collected.predicted.predictions)
         splits, speakers, moments = {}, {}, []
         vectors = {TRAINING: SpeakerVectors(self.bank.speaker_ids, self.bank.vectors)}
         vectors |= learnt_embeddings(model.personalized)
         # each set by itself: a speaker may stand in several
-        for split in sorted(set(split_of.tolist())):
-            rows = split_of == split
-            test, utterances = collected.predicted.part(rows), [tested[row] for row in np.flatnonzero(rows)]
+        for split, (rows, (utterances, test)) in collected.by_split().items():
             calibration = pldc.calibration(test.predictions, test.speaker_ids, test.pooled)
             calibrated[rows] = calibration.predictions
             shifts = speaker_shifts(test.speaker_ids, test.pooled, test.labels, self.bank, pldc.attributes)
@@ -206,26 +163,21 @@ class PLDCCallback(Collecting):
                 "shift": describe_correlations(shifts, table[0].scores),
             }
             moments.append(speaker_moments(split, table, test.labels, test.speaker_ids))
-        write_csv(folder / PREDICTIONS, predictions_frame(collected, calibrated, pldc.attributes, data.utterances))
-        write_json(
-            folder / METRICS,
-            {
-                "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
-                "model": self.bank.fingerprint,
-                "attributes": list(pldc.attributes),
-                "pldc": asdict(self.settings),
-                "scale": list(data.scale),
-                "min_utterances": model.test_metric.min_utterances,
-                "splits": splits,
-            },
-        )
+        metrics = {
+            "model": self.bank.fingerprint,
+            "attributes": list(pldc.attributes),
+            "pldc": asdict(self.settings),
+            "scale": list(data.scale),
+            "min_utterances": model.test_metric.min_utterances,
+            "splits": splits,
+        }
+        write_test(trainer, folder, predictions_frame(collected, calibrated, pldc.attributes), metrics)
         write_moments(folder, moments)
         training = describe_training([data.utterances[index] for index in data.train_indices])
         record = {"fusion": str(model.personalized.fusion_name), "splits": speakers, "training": training}
         write_speakers(folder, record, vectors)
-        speech_seconds = float(np.nansum([utterance.seconds for utterance in tested]))
+        speech_seconds = float(np.nansum([utterance.seconds for utterance in collected.utterances]))
         write_json(folder / COST, cost(trainer, pl_module, seconds, speech_seconds))
-        rank_zero_info(f"written: {folder / PREDICTIONS} and {folder / METRICS}")
 
     def _score(
         self,
@@ -276,64 +228,73 @@ def _attributes(pl_module: LightningModule) -> tuple[str, ...]:
     return tuple(attributes)
 
 
-class PredictionWriter(Collecting):
-    """Writes predictions.csv to the run's folder: each utterance once, with its label, if any."""
-
-    on_predict_batch_end = Collecting.keep
-
-    @override
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        collected, path = self.collected(trainer), run_folder(trainer) / PREDICTIONS
-        if collected is not None:
-            write_csv(path, self.frame(collected, pl_module, trainer.datamodule.utterances))  # type: ignore[attr-defined]
-            rank_zero_info(f"written: {path}")
-
-    def frame(self, collected: CollectedSet, pl_module: Any, utterances: Sequence[Utterance]) -> pd.DataFrame:
-        """Make the table of what a model of emotion attributes predicts."""
-        return predictions_frame(collected, None, pl_module.attributes, utterances)
+def predict_split(trainer: Trainer, module: LightningModule, split: str) -> Iterator[PredictionBatch]:
+    """Predict this device's share of a set, outside the trainer's own loop; no utterance goes to two devices."""
+    loader = trainer.datamodule.share_dataloader(split)  # type: ignore[attr-defined]
+    for number, batch in enumerate(loader):
+        moved = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+        with trainer.precision_plugin.forward_context():
+            yield module.predict_step(moved, number)
 
 
-class EmotionPredictionWriter(PredictionWriter):
-    """Writes the probability of each emotion instead."""
+def bank_fingerprint(weights: Mapping[str, Tensor], settings: object, training_utterances: Iterable[Utterance]) -> str:
+    """Hash all that a bank depends on.
 
-    @override
-    def frame(self, collected: CollectedSet, pl_module: Any, utterances: Sequence[Utterance]) -> pd.DataFrame:
-        return emotion_frame(collected, pl_module.emotions, utterances)
-
-
-class EmotionTestWriter(Collecting):
-    """Scores a test of categorical emotion and writes what it found, each utterance once, to the run's folder."""
-
-    on_test_batch_end = Collecting.keep
-
-    @override
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data, model, collected = trainer.datamodule, cast("Any", pl_module), self.collected(trainer)  # type: ignore[attr-defined]
-        folder, splits = run_folder(trainer), {}
-        if collected is None:
-            return
-        tested = [data.utterances[index] for index in collected.indices]
-        split_of = np.array([utterance.split for utterance in tested])
-        for split in sorted(set(split_of.tolist())):
-            rows = split_of == split
-            test, utterances = collected.predicted.part(rows), [tested[row] for row in np.flatnonzero(rows)]
-            conditions = conditions_of(model, data, utterances)
-            splits[split] = {
-                **_emotion_scores(test),
-                "speakers": count_conditions(utterances, conditions),
-                "conditions": {name: _emotion_scores(part) for name, part in by_condition(test, conditions).items()},
-            }
-        write_csv(folder / PREDICTIONS, emotion_frame(collected, model.emotions, data.utterances))
-        checkpoint = str(trainer.ckpt_path) if trainer.ckpt_path else None
-        write_json(folder / METRICS, {"checkpoint": checkpoint, "emotions": list(model.emotions), "splits": splits})
-        rank_zero_info(f"written: {folder / PREDICTIONS} and {folder / METRICS}")
+    Args:
+        weights: of the personalised encoder, by name.
+        settings: what else its frames depend on, by its `repr`.
+        training_utterances: whose ids, speakers and labels count.
+    """
+    annotated = (f"{(each.utterance_id, each.speaker_id, sorted(each.labels.items()))}" for each in training_utterances)
+    return content_hash(f"{settings}", weights_fingerprint(weights), *annotated)
 
 
-def _emotion_scores(test: PredictedSet) -> dict[str, Any]:
-    labelled = emotions_of(test.labels)
-    scores = classification_scores(test.predictions.argmax(1), labelled)
-    return {
-        "utterances": len(labelled),
-        "labelled": int((labelled != NO_EMOTION).sum()),
-        "scores": {name: None if isnan(score) else score for name, score in scores.items()},
-    }
+def checkpoint_bank(trainer: Trainer, pl_module: LightningModule, attributes: tuple[str, ...]) -> SpeakerBank | None:
+    """Load the bank of the tested model, or build and save it; after a build, None on all devices but the first."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    training_set = [data.utterances[index] for index in data.train_indices]
+    personalized: Any = pl_module.personalized
+    features = data.speaker_features
+    settings = (personalized.settings, data.max_samples, features and features.fingerprint())
+    model = bank_fingerprint(personalized.state_dict(), settings, training_set)
+    path = _bank_path(trainer)
+    bank = _matching_bank(path, model, attributes, data.scale)
+    # The first process decides for all: one on another machine may not see the file.
+    if trainer.strategy.broadcast(bank is None):
+        rank_zero_info(f"building the speaker bank over {len(training_set)} training utterances")
+        builder = SpeakerBankBuilder(attributes, data.scale, model)
+        for batch in predict_split(trainer, pl_module, "train"):
+            builder.add(batch["speaker_ids"], batch["pooled"], batch["labels"])
+        bank = _bank_of_all(trainer, builder)
+        if bank is not None:
+            bank.save(path)
+    return bank
+
+
+def _bank_path(trainer: Trainer) -> Path:
+    if trainer.ckpt_path:
+        return Path(trainer.ckpt_path).with_suffix(".speaker_bank.safetensors")
+    return Path(trainer.log_dir or trainer.default_root_dir) / "speaker_bank.safetensors"
+
+
+def _bank_of_all(trainer: Trainer, builder: SpeakerBankBuilder) -> SpeakerBank | None:
+    def merge(paths: Sequence[Path]) -> None:
+        for path in paths[1:]:
+            builder.merge(path)
+
+    if trainer.world_size > 1:
+        gather_files(trainer, trainer.default_root_dir, builder.save, merge)
+    return builder.build() if trainer.is_global_zero else None
+
+
+def _matching_bank(
+    path: Path, model: str, attributes: tuple[str, ...], scale: tuple[float, float]
+) -> SpeakerBank | None:
+    if not path.is_file():
+        return None
+    bank = SpeakerBank.load(path)
+    matches = (bank.fingerprint, bank.attributes, bank.scale) == (model, attributes, scale)
+    if matches and bank.training_mean is not None:
+        return bank
+    rank_zero_info(f"{path}: belongs to another model, corpus, scale or version, so it is built again")
+    return None

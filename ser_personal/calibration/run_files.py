@@ -1,4 +1,7 @@
-"""The files of a test run with PLDC, written and read."""
+"""The files of a test run, written and read.
+
+predictions.csv and metrics.json are of every test that writes (writers.py), the others of one with PLDC (callback.py).
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from ser_personal.calibration.collect import CollectedSet
     from ser_personal.calibration.pldc import Calibration
     from ser_personal.calibration.table import CalibrationRow
+    from ser_personal.calibration.writers import CollectedSet
     from ser_personal.types import Utterance
 
 PREDICTIONS, METRICS, COST, SPEAKER_MOMENTS = "predictions.csv", "metrics.json", "cost.json", "speaker_moments.csv"
@@ -38,10 +41,7 @@ Condition = Literal["labelled", "adaptation", "transductive", "unseen"]
 
 
 def predictions_frame(
-    collected: CollectedSet,
-    calibrated: NDArray[Any] | None,
-    attributes: Sequence[str],
-    utterances: Sequence[Utterance],
+    collected: CollectedSet, calibrated: NDArray[Any] | None, attributes: Sequence[str]
 ) -> pd.DataFrame:
     """One row an utterance: labels, raw and calibrated predictions (where there are any), and the corpus's columns."""
     columns = {}
@@ -50,15 +50,15 @@ def predictions_frame(
         columns[f"{attribute}_raw"] = collected.predicted.predictions[:, column]
         if calibrated is not None:
             columns[f"{attribute}_calibrated"] = calibrated[:, column]
-    return _frame([utterances[index] for index in collected.indices], columns)
+    return _frame(collected.utterances, columns)
 
 
-def emotion_frame(collected: CollectedSet, emotions: Sequence[str], utterances: Sequence[Utterance]) -> pd.DataFrame:
+def emotion_frame(collected: CollectedSet, emotions: Sequence[str]) -> pd.DataFrame:
     """One row an utterance: the likeliest emotion, the probability of each, and the corpus's columns."""
     probabilities = collected.predicted.predictions
     columns: dict[str, Any] = {"predicted": [emotions[place] for place in probabilities.argmax(1)]}
     columns |= {f"{emotion}_probability": probabilities[:, place] for place, emotion in enumerate(emotions)}
-    return _frame([utterances[index] for index in collected.indices], columns)
+    return _frame(collected.utterances, columns)
 
 
 def _frame(rows: Sequence[Utterance], columns: dict[str, Any]) -> pd.DataFrame:

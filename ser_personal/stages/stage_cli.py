@@ -27,7 +27,7 @@ import ser_personal.pretrain.adapt
 import ser_personal.report.baseline
 import ser_personal.report.cost
 import ser_personal.speakers.features
-from ser_personal.calibration.callback import EmotionPredictionWriter, EmotionTestWriter, PredictionWriter
+from ser_personal.calibration.writers import EmotionPredictionWriter, EmotionTestWriter, PredictionWriter
 from ser_personal.cli import OneLineErrors
 from ser_personal.encoder.module import UNFIT, PersonalizedModule, unfit
 from ser_personal.errors import UserError, require_range

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from shutil import copy
 from types import SimpleNamespace
 
@@ -13,14 +14,16 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from tiny_models import emotion_data, finetuning, trainer
 
-from ser_personal.calibration.callback import PLDCCallback
+from ser_personal.calibration.callback import PLDCCallback, bank_fingerprint, predict_split
 from ser_personal.calibration.pldc import PLDCSettings, calibrate
 from ser_personal.calibration.run_files import read_vectors
 from ser_personal.calibration.shift import speaker_shifts
 from ser_personal.errors import UserError
+from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.scores import score
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 from ser_personal.speakers.representation import SpeakerQuery
+from ser_personal.types import Utterance
 
 ATTRIBUTES = ("arousal", "valence")
 SETTINGS = {"k": 3, "shift_mean": True, "draws": 2}
@@ -117,6 +120,63 @@ def test_bank_of_other_attributes_is_not_taken(synthetic_corpus, checkpoint, tmp
     run_test(tmp_path, synthetic_corpus, checkpoint)
     assert len(built) == 2
     assert SpeakerBank.load(path).attributes == ATTRIBUTES
+
+
+TRAINING = [
+    Utterance(name, Path(name), "train", speaker_id="s1", labels={"arousal": 4.0, "valence": float("nan")})
+    for name in ("a", "b")
+]
+
+
+def weights():
+    torch.manual_seed(0)
+    return {
+        "linear": torch.randn(3, 4),
+        "half": torch.randn(2).bfloat16(),
+        "scalar": torch.tensor(1.5),
+        "count": torch.tensor(7),
+        "turned": torch.randn(4, 3).T,
+    }
+
+
+def test_a_fingerprint_is_of_all_that_a_bank_depends_on():
+    reference = bank_fingerprint(weights(), ("mean", False), TRAINING)
+    moved = [replace(utterance, path=Path("elsewhere")) for utterance in TRAINING]
+    assert bank_fingerprint(weights(), ("mean", False), moved) == reference
+    assert len(reference) == 32
+    renamed = {f"{name}_": weight for name, weight in weights().items()}
+    others = [
+        bank_fingerprint(weights(), ("mean", True), TRAINING),
+        bank_fingerprint(renamed, ("mean", False), TRAINING),
+        bank_fingerprint(weights(), ("mean", False), TRAINING[:1]),
+    ]
+    for name, weight in weights().items():
+        # one bit of it
+        raw = weight.contiguous().reshape(-1).view(torch.uint8)
+        raw[0] ^= 1
+        changed = weights() | {name: raw.view(weight.dtype).reshape(weight.shape)}
+        others.append(bank_fingerprint(changed, ("mean", False), TRAINING))
+    for name, value in (
+        ("utterance_id", "c"),
+        ("speaker_id", "s2"),
+        ("speaker_id", None),
+        ("labels", {"arousal": 4.5, "valence": float("nan")}),
+        ("labels", {"arousal": 4.0, "valence": 4.0}),
+    ):
+        changed_set = [TRAINING[0], replace(TRAINING[1], **{name: value})]
+        others.append(bank_fingerprint(weights(), ("mean", False), changed_set))
+    assert len({reference, *others}) == 1 + len(others) == 14
+
+
+def test_predict_split_is_the_trainers_own_prediction(synthetic_corpus, finetuned_checkpoint, tmp_path):
+    data, running = emotion_data(synthetic_corpus), trainer(tmp_path)
+    module = EmotionFineTuning.load_from_checkpoint(finetuned_checkpoint).eval()
+    expected = running.predict(module, datamodule=data)
+    with torch.no_grad():
+        predicted = list(predict_split(running, module, "test1"))
+    for mine, theirs in zip(predicted, expected, strict=True):
+        for name in ("indices", "pooled", "predictions", "labels"):
+            assert torch.equal(mine[name], theirs[name])
 
 
 def test_first_process_decides_whether_all_build(synthetic_corpus, checkpoint, tmp_path, built, monkeypatch):

@@ -10,7 +10,6 @@ import pytest
 import rich
 from invented_run import edit_json, invent
 
-from ser_personal.calibration.collect import CollectedSet
 from ser_personal.calibration.run_files import (
     SPEAKER_MOMENTS,
     condition,
@@ -33,6 +32,7 @@ from ser_personal.calibration.table import (
     score_table,
     speaker_moments,
 )
+from ser_personal.calibration.writers import CollectedSet
 from ser_personal.errors import UserError
 from ser_personal.scores import AttributeScores, concordance, mean_scores, score
 from ser_personal.types import Utterance
@@ -57,8 +57,8 @@ def test_predictions_csv_has_a_row_an_utterance(tmp_path):
         pooled=np.zeros((2, 5)),
         labels=np.array([[NAN, 6.0], [7.0, 5.0]]),
     )
-    collected = CollectedSet(np.array([2, 3]), predicted)
-    frame = predictions_frame(collected, predicted.predictions + 0.1, ("arousal", "valence"), utterances)
+    collected = CollectedSet(tuple(utterances[2:]), predicted)
+    frame = predictions_frame(collected, predicted.predictions + 0.1, ("arousal", "valence"))
     write_csv(tmp_path / "predictions.csv", frame)
     assert (tmp_path / "predictions.csv").read_text().splitlines() == [
         "utterance,speaker,split,arousal_label,arousal_raw,arousal_calibrated,"

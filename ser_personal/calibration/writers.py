@@ -1,0 +1,229 @@
+"""What a test or a prediction writes of every utterance, gathered from all devices.
+
+`ser test` with configs/pldc.yaml writes more: that is callback.py; the files themselves are described in run_files.py.
+"""
+
+from __future__ import annotations
+
+from itertools import compress
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
+
+from ser_personal.calibration.run_files import (
+    METRICS,
+    PREDICTIONS,
+    condition,
+    count_conditions,
+    emotion_frame,
+    predictions_frame,
+    write_csv,
+    write_json,
+)
+from ser_personal.calibration.table import PredictedSet
+from ser_personal.files import gather_files, named_in_errors
+from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emotions_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from lightning.pytorch import LightningModule, Trainer
+    from numpy.typing import NDArray
+
+    from ser_personal.types import PredictionBatch, Utterance
+
+    Arrays = dict[str, NDArray[Any]]
+
+ARRAYS = ("indices", "pooled", "predictions", "labels")
+
+
+class CollectedSet(NamedTuple):
+    """Utterances in the order of the datamodule's, and what was predicted of them."""
+
+    utterances: tuple[Utterance, ...]
+    predicted: PredictedSet
+
+    def by_split(self) -> dict[str, tuple[NDArray[np.bool_], CollectedSet]]:
+        """Split -> its rows, a mask (utterances,), and the set of these rows."""
+        split_of = np.array([utterance.split for utterance in self.utterances])
+        return {split: (split_of == split, self.part(split_of == split)) for split in sorted(set(split_of.tolist()))}
+
+    def part(self, rows: NDArray[np.bool_]) -> CollectedSet:
+        """The utterances of some rows, a mask (utterances,)."""
+        return CollectedSet(tuple(compress(self.utterances, rows)), self.predicted.part(rows))
+
+
+class Collector:
+    """Keeps one device's predictions and, at the end, joins those of all devices through files.
+
+    Gathering through files needs the memory of one device's share on each device but the first, and doesn't hang
+    where devices have different numbers of batches.
+    """
+
+    def __init__(self) -> None:
+        self._batches: list[PredictionBatch] = []
+
+    def add(self, batch: PredictionBatch) -> None:
+        """Keep a batch."""
+        self._batches.append(
+            {
+                "indices": batch["indices"].cpu(),
+                "speaker_ids": batch["speaker_ids"],
+                "pooled": batch["pooled"].float().cpu(),
+                "predictions": batch["predictions"].float().cpu(),
+                "labels": batch["labels"].float().cpu(),
+            }
+        )
+
+    def join(self, trainer: Trainer, utterances: Sequence[Utterance]) -> CollectedSet | None:
+        """Join the predictions of all devices; the first gets the set, the others None. Call it on every device."""
+        if trainer.world_size == 1:
+            return _in_order([self._take_all()], utterances)
+        return gather_files(
+            trainer,
+            trainer.default_root_dir,
+            lambda path: _write(path, self._take_all()),
+            lambda paths: _in_order([_read(path) for path in paths], utterances),
+        )
+
+    def _take_all(self) -> Arrays:
+        batches, self._batches = self._batches, []
+        if not batches:
+            return {}
+        return {name: torch.cat([batch[name] for batch in batches]).numpy() for name in ARRAYS}  # type: ignore[literal-required]
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    with named_in_errors(path), path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def _read(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _in_order(shards: Sequence[Arrays], utterances: Sequence[Utterance]) -> CollectedSet:
+    # a device without a batch has no arrays
+    held = [shard for shard in shards if shard]
+    indices, first = np.unique(np.concatenate([shard["indices"] for shard in held]), return_index=True)
+
+    def column(name: str) -> NDArray[np.float64]:
+        # taken out, so that no more than one column is held twice
+        return np.concatenate([shard.pop(name) for shard in held])[first].astype(np.float64)
+
+    kept = tuple(utterances[index] for index in indices)
+    return CollectedSet(
+        kept,
+        PredictedSet(
+            predictions=column("predictions"),
+            speaker_ids=tuple(utterance.speaker_id for utterance in kept),
+            pooled=column("pooled"),
+            labels=column("labels"),
+        ),
+    )
+
+
+class Collecting(Callback):
+    """Keeps the predictions of all batches; a subclass makes `keep` the hook of a stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.collector = Collector()
+
+    def keep(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any, **__: Any) -> None:
+        """Keep a batch's predictions."""
+        self.collector.add(outputs)
+
+    def collected(self, trainer: Trainer) -> CollectedSet | None:
+        """Join the predictions of all devices, on the first; None on the others."""
+        return self.collector.join(trainer, trainer.datamodule.utterances)  # type: ignore[attr-defined]
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """The folder of the run's files, which all devices have to ask for: the first tells the others."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) -> NDArray[np.str_]:
+    """The condition (utterances,) of each utterance's speaker."""
+    audio, labelled = pl_module.personalized.speaker_audio, set(data.train_speaker_ids)
+    return np.array([condition(each, labelled, audio.speaker_ids, audio.splits) for each in utterances])
+
+
+def by_condition(test: PredictedSet, conditions: NDArray[np.str_]) -> dict[str, PredictedSet]:
+    """Condition -> its utterances, where there are several: speakers known in training are another task."""
+    names = sorted(set(conditions.tolist()))
+    return {name: test.part(conditions == name) for name in names} if len(names) > 1 else {}
+
+
+def write_test(trainer: Trainer, folder: Path, frame: pd.DataFrame, metrics: dict[str, Any]) -> None:
+    """Write predictions.csv and metrics.json."""
+    write_csv(folder / PREDICTIONS, frame)
+    write_json(folder / METRICS, {"checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None, **metrics})
+    rank_zero_info(f"written: {folder / PREDICTIONS} and {folder / METRICS}")
+
+
+class PredictionWriter(Collecting):
+    """Writes predictions.csv to the run's folder: each utterance once, with its label, if any."""
+
+    on_predict_batch_end = Collecting.keep
+
+    @override
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        collected, path = self.collected(trainer), run_folder(trainer) / PREDICTIONS
+        if collected is not None:
+            write_csv(path, self.frame(collected, pl_module))
+            rank_zero_info(f"written: {path}")
+
+    def frame(self, collected: CollectedSet, pl_module: Any) -> pd.DataFrame:
+        """Make the table of what a model of emotion attributes predicts."""
+        return predictions_frame(collected, None, pl_module.attributes)
+
+
+class EmotionPredictionWriter(PredictionWriter):
+    """Writes the probability of each emotion instead."""
+
+    @override
+    def frame(self, collected: CollectedSet, pl_module: Any) -> pd.DataFrame:
+        return emotion_frame(collected, pl_module.emotions)
+
+
+class EmotionTestWriter(Collecting):
+    """Scores a test of categorical emotion and writes what it found, each utterance once, to the run's folder."""
+
+    on_test_batch_end = Collecting.keep
+
+    @override
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        model, collected, folder = cast("Any", pl_module), self.collected(trainer), run_folder(trainer)
+        if collected is None:
+            return
+        splits = {}
+        for split, (_, tested) in collected.by_split().items():
+            conditions = conditions_of(model, trainer.datamodule, tested.utterances)  # type: ignore[attr-defined]
+            apart = by_condition(tested.predicted, conditions)
+            splits[split] = {
+                **_emotion_scores(tested.predicted),
+                "speakers": count_conditions(tested.utterances, conditions),
+                "conditions": {name: _emotion_scores(part) for name, part in apart.items()},
+            }
+        frame = emotion_frame(collected, model.emotions)
+        write_test(trainer, folder, frame, {"emotions": list(model.emotions), "splits": splits})
+
+
+def _emotion_scores(test: PredictedSet) -> dict[str, Any]:
+    labelled = emotions_of(test.labels)
+    scores = classification_scores(test.predictions.argmax(1), labelled)
+    return {
+        "utterances": len(labelled),
+        "labelled": int((labelled != NO_EMOTION).sum()),
+        "scores": {name: None if isnan(score) else score for name, score in scores.items()},
+    }

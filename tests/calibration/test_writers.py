@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ser_personal.calibration.writers import Collector
+from ser_personal.types import Utterance
+
+UTTERANCES = [Utterance(f"u{i}", Path(), "test1", speaker_id=None if i % 4 == 3 else f"s{i % 4}") for i in range(40)]
+
+
+def batch(indices):
+    """A batch whose every value identifies its utterance."""
+    rows = torch.tensor(indices)
+    return {
+        "indices": rows,
+        "speaker_ids": [UTTERANCES[index].speaker_id for index in indices],
+        "pooled": rows[:, None] + torch.arange(3) / 4,
+        "predictions": (rows[:, None] + torch.arange(2) / 2).bfloat16().float(),
+        "labels": torch.where(rows[:, None] % 5 == 0, torch.nan, rows[:, None].double()),
+    }
+
+
+def joined(batches, trainer_, collector=None):
+    collector = collector or Collector()
+    for indices in batches:
+        collector.add(batch(indices))
+    return collector.join(trainer_, UTTERANCES)
+
+
+def check(collected, indices):
+    expected = batch(sorted(indices))
+    assert collected.utterances == tuple(UTTERANCES[index] for index in sorted(indices))
+    assert collected.predicted.speaker_ids == tuple(expected["speaker_ids"])
+    for name in ("pooled", "predictions", "labels"):
+        array = getattr(collected.predicted, name)
+        assert array.dtype == np.float64
+        np.testing.assert_array_equal(array, expected[name].double().numpy())
+
+
+ALONE = SimpleNamespace(world_size=1, is_global_zero=True)
+
+
+@given(order=st.permutations(range(10)), cut=st.integers(1, 9), repeated=st.lists(st.integers(0, 9), min_size=1))
+def test_one_device_gives_each_utterance_once_in_order_and_keeps_none(order, cut, repeated):
+    collector = Collector()
+    check(joined([order[:cut], order[cut:], repeated], ALONE, collector), range(10))
+    check(joined([[2]], ALONE, collector), [2])
+
+
+def devices(world_size, folder):
+    """Trainers of several processes, here threads."""
+    barrier, sent = threading.Barrier(world_size, timeout=20), {}
+
+    def broadcast_by(rank):
+        def broadcast(value):
+            sent[rank] = value
+            barrier.wait()
+            return sent[0]
+
+        return broadcast
+
+    return [
+        SimpleNamespace(
+            world_size=world_size,
+            global_rank=rank,
+            is_global_zero=rank == 0,
+            strategy=SimpleNamespace(broadcast=broadcast_by(rank), barrier=lambda _name: barrier.wait()),
+            default_root_dir=str(folder),
+        )
+        for rank in range(world_size)
+    ]
+
+
+def test_several_devices_are_joined_on_the_first(tmp_path):
+    # the last device has nothing
+    dealt = [[[39, 2], [7, 30]], [[0, 1], [39, 2]], [[20]], []]
+    with ThreadPoolExecutor(4) as threads:
+        first, *others = threads.map(joined, dealt, devices(4, tmp_path))
+    check(first, [0, 1, 2, 7, 20, 30, 39])
+    assert others == [None, None, None]
+    assert not list(tmp_path.iterdir())
