@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ser_personal.calibration.conformal import ConformalTable
+from ser_personal.scores import ccc_from_sums
 from ser_personal.types import ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -79,8 +80,9 @@ def weighted_scores(
     x, y = predictions - center, np.broadcast_to(labels - center, predictions.shape)
     # (heard, orders, speakers, attributes) each
     moments = [values.mean(axis=3) for values in (x, y, x * x, y * y, x * y)]
-    of_speaker = _concordance(*moments)
-    overall = _concordance(*(np.einsum("ds,hosa->dhoa", weights, moment, optimize=True) for moment in moments))
+    one = np.ones(())
+    of_speaker = ccc_from_sums(one, *moments)
+    overall = ccc_from_sums(one, *(np.einsum("ds,hosa->dhoa", weights, moment, optimize=True) for moment in moments))
     average = np.einsum("ds,hosa->dhoa", weights, of_speaker, optimize=True)
     return np.stack([overall.mean(axis=2), average.mean(axis=2)], axis=1)
 
@@ -134,15 +136,3 @@ def _half_widths(enrolled: Enrolled, name: str, stage: int, order: int, wanted: 
     shape = (-1, len(ATTRIBUTES))
     table = ConformalTable.fit(predictions.reshape(shape), labels.reshape(shape), speakers, ATTRIBUTES, coverage=wanted)
     return [table.half_width(attribute, 0) for attribute in ATTRIBUTES]
-
-
-def _concordance(
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    xx: NDArray[np.float64],
-    yy: NDArray[np.float64],
-    xy: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """CCC of mean values and mean products."""
-    result: NDArray[np.float64] = 2 * (xy - x * y) / ((xx - x * x) + (yy - y * y) + (x - y) ** 2)
-    return result

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from ser_personal.calibration.conformal import intervals_as_json
+from ser_personal.calibration.divergence import speaker_shifts
 from ser_personal.calibration.pldc import PLDC, PLDCSettings, Statistics
 from ser_personal.calibration.run_files import (
     COST,
@@ -30,7 +31,6 @@ from ser_personal.calibration.run_files import (
     write_moments,
     write_speakers,
 )
-from ser_personal.calibration.shift import speaker_shifts
 from ser_personal.calibration.table import (
     LEGEND,
     PredictedSet,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ser_personal.calibration.divergence import ShiftTable, SpeakerShift
 from ser_personal.calibration.pldc import PLDCSettings
-from ser_personal.calibration.shift import ShiftTable, SpeakerShift
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
 from ser_personal.scores import Scores, as_json, from_json, rows_by_speaker

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ser_personal.calibration.divergence import ShiftTable
 from ser_personal.calibration.run_files import write_json
-from ser_personal.calibration.shift import ShiftTable
 from ser_personal.report.bootstrap import COVERAGE, Bootstrap, Estimate
 from ser_personal.report.groups import (
     GroupComparison,

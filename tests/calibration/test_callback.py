@@ -15,9 +15,9 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from tiny_models import emotion_data, finetuning, trainer
 
 from ser_personal.calibration.callback import PLDCCallback, bank_fingerprint, predict_split
+from ser_personal.calibration.divergence import speaker_shifts
 from ser_personal.calibration.pldc import PLDCSettings, calibrate
 from ser_personal.calibration.run_files import read_vectors
-from ser_personal.calibration.shift import speaker_shifts
 from ser_personal.errors import UserError
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.scores import score

@@ -38,15 +38,11 @@ def test_the_quantile_is_the_definitions(pairs, coverage):
     assert conformal_quantile(errors, speakers, coverage) == slow_quantile(errors.tolist(), list(speakers), coverage)
 
 
-def test_one_utterance_a_speaker_is_the_textbooks_split_conformal():
+def test_split_conformal_where_each_says_one_thing_and_a_talker_weighs_as_much_as_a_quiet_one():
     errors = np.arange(19.0)
     # the ceil(0.9 * 20) = 18th of 19
     assert conformal_quantile(errors, errors.astype(str), 0.9) == 17
-
-
-def test_a_talkative_speaker_weighs_as_much_as_a_quiet_one():
-    errors = np.array([10.0] * 1000 + list(range(9)))
-    speakers = np.array(["loud"] * 1000 + list("abcdefghi"))
+    errors, speakers = np.array([10.0] * 1000 + list(range(9))), np.array(["loud"] * 1000 + list("abcdefghi"))
     assert conformal_quantile(errors, speakers, 0.8) == 8
 
 
@@ -172,14 +168,11 @@ def test_shares_are_counted_speaker_by_speaker():
     assert (found["validation_speakers"], found["speakers_needed"]) == (12, 9)
 
 
-def test_too_few_validation_speakers_give_no_width():
+def test_too_few_validation_speakers_give_no_width_and_no_labels_no_coverage():
     found = intervals_as_json(people(8, 20, 0), people(3, 20, 1), ("arousal",), (1.0, 7.0))
     its = found["attributes"]["arousal"]
     assert (its["half_width"], its["mean"], its["mean_width"]) == (None, 1.0, 6.0)
     json.dumps(found, allow_nan=False)
-
-
-def test_a_set_without_labels():
     test = people(3, 5, 0)
     test.labels[:] = np.nan
     found = intervals_as_json(people(12, 20, 0), test, ("arousal",), (1.0, 7.0))

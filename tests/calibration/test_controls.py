@@ -96,9 +96,6 @@ def test_random_speakers_follow_the_seed_whatever_the_order_of_utterances(pldc, 
     order = rng.permutation(28)
     shuffled = RandomSpeakers(pldc, draws=3, seed=5)(predictions[order], [speaker_ids[i] for i in order], pooled[order])
     np.testing.assert_allclose(shuffled, draws[:, order], atol=1e-12)
-
-
-def test_no_draws_is_a_mistake(pldc):
     with pytest.raises(UserError, match="0 draws"):
         RandomSpeakers(pldc, draws=0)
 

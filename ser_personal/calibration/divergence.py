@@ -1,4 +1,7 @@
-"""How far each test speaker lies from the training set, in features and in labels (paper, shift analysis)."""
+"""How far each test speaker lies from the training set, in features and in labels (the paper's shift analysis).
+
+No shift of PLDC's: those of a speaker's mean and deviation are in pldc.py.
+"""
 
 from __future__ import annotations
 
