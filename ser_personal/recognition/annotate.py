@@ -55,14 +55,11 @@ class Journal:
 
     Args:
         path: of the file, which no other run may have open.
-        settings: name -> value of all that decides what comes out.
+        settings: name -> value of all that decides what comes out; a run with others is refused.
 
     Attributes:
         done: how many recordings.
         profiles: of the speakers of these recordings.
-
-    Raises:
-        UserError: the file is of a run with other settings, is damaged, or another run has it open.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, object]) -> None:
@@ -99,13 +96,7 @@ class Journal:
             self.profiles[speaker_id] = SpeakerProfile.from_arrays(load(content))
 
     def add(self, recordings: Sequence[Recording], rows: Sequence[Row], failures: Sequence[tuple[str, str]]) -> None:
-        """Add what became of some recordings, all of it or nothing.
-
-        Args:
-            recordings: the next ones of the list, whose speakers' `profiles` are kept as well.
-            rows: of the output.
-            failures: source and reason.
-        """
+        """Add what became of the next recordings, and their speakers' profiles: all of it or nothing."""
         speakers = {recording.speaker_id for recording in recordings}
         kept = [
             (one, save(self.profiles[one].arrays())) for one in speakers if one is not None and one in self.profiles
@@ -135,11 +126,7 @@ class Journal:
 
 
 def check_format(path: Path) -> None:
-    """Refuse a name whose ending says no format, or one whose library is missing.
-
-    Raises:
-        UserError: the ending is unknown, or pyarrow isn't installed.
-    """
+    """Refuse a name whose ending says no format, or one whose library is missing."""
     if path.suffix.lower() not in FORMATS:
         raise UserError(
             f"ends in {path.suffix!r}", where=path, remedy=f"Choose a name that ends in {', '.join(FORMATS)}"

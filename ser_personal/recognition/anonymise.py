@@ -30,14 +30,6 @@ def grouped_bank(bank: SpeakerBank, size: int, statistics: Statistics) -> Speake
     neighbours, and its count is all of their labels. An attribute that fewer than `size` of them have labels of counts
     as unlabelled. What is left is less than single speakers, and still made of biometric data: groups don't make anyone
     anonymous who is known by other means.
-
-    Args:
-        bank: of single speakers.
-        size: speakers in each group, at least.
-        statistics: of PLDC.
-
-    Raises:
-        UserError: groups of one, or of more speakers than there are.
     """
     if not 2 <= size <= len(bank.speaker_ids):
         raise UserError(
@@ -69,44 +61,34 @@ def similar_speakers(vectors: NDArray[np.float64], size: int) -> list[NDArray[np
     left = np.arange(len(vectors))
     groups = []
 
-    def farthest(center: NDArray[np.float64]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = vectors[left[np.argmax(_distances(vectors[left], center))]]
-        return found
+    def by_distance(center: NDArray[np.float64]) -> NDArray[np.int64]:
+        return left[np.argsort(((vectors[left] - center) ** 2).sum(axis=1), kind="stable")]
 
-    def take(center: NDArray[np.float64]) -> None:
+    def take_farthest_from(center: NDArray[np.float64]) -> NDArray[np.float64]:
         nonlocal left
-        order = np.argsort(_distances(vectors[left], center), kind="stable")
-        groups.append(np.sort(left[order[:size]]))
-        left = np.sort(left[order[size:]])
+        first: NDArray[np.float64] = vectors[by_distance(center)[-1]]
+        order = by_distance(first)
+        groups.append(np.sort(order[:size]))
+        left = np.sort(order[size:])
+        return first
 
     while len(left) >= 3 * size:
-        first = farthest(vectors[left].mean(axis=0))
-        take(first)
-        take(farthest(first))
+        take_farthest_from(take_farthest_from(vectors[left].mean(axis=0)))
     if len(left) >= 2 * size:
-        take(farthest(vectors[left].mean(axis=0)))
+        take_farthest_from(vectors[left].mean(axis=0))
     return [*groups, left]
 
 
-def _distances(vectors: NDArray[np.float64], center: NDArray[np.float64]) -> NDArray[np.float64]:
-    distances: NDArray[np.float64] = ((vectors - center) ** 2).sum(axis=1)
-    return distances
-
-
 def anonymised(bundle: Bundle) -> Bundle:
-    """The bundle without names, order and embeddings of its training speakers.
-
-    Raises:
-        UserError: the model knows no other than its training speakers.
-    """
+    """The bundle without names, order and embeddings of its training speakers."""
     network = _anonymised_network(bundle.network)
-    bank = None if bundle.bank is None else _anonymised_bank(bundle.bank, np.random.default_rng())
+    bank = None if bundle.bank is None else _anonymised_bank(bundle.bank)
     return replace(bundle, network=network, model=weights_fingerprint(network.state_dict()), bank=bank)
 
 
-def _anonymised_bank(bank: SpeakerBank, rng: np.random.Generator) -> SpeakerBank:
+def _anonymised_bank(bank: SpeakerBank) -> SpeakerBank:
     """The bank under new ids in a new order; vectors and label statistics stay, for calibration needs them."""
-    order = rng.permutation(len(bank.speaker_ids))
+    order = np.random.default_rng().permutation(len(bank.speaker_ids))
     width = len(str(len(order)))
     return replace(
         bank,

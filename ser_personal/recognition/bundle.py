@@ -74,13 +74,15 @@ class Bundle:
     calibration: CalibrationName = "pldc"
     conformal: ConformalTable | None = None
 
+    @property
+    def calibrators(self) -> list[CalibrationName]:
+        """What it can calibrate with."""
+        parts: dict[CalibrationName, object] = {"pldc": self.bank, "posterior": self.posterior}
+        return [name for name, part in parts.items() if part is not None]
+
 
 def check_consistent(bundle: Bundle, where: object) -> None:
-    """Refuse a bank, a posterior or a table of another model.
-
-    Raises:
-        UserError: attributes or the width of the vectors differ.
-    """
+    """Refuse a bank, a posterior or a table of another model: its attributes or the width of its vectors differ."""
     posterior = bundle.posterior or {}
     widths = {f"posterior of {name}": len(fitted.mean.voice.coefficients) for name, fitted in posterior.items()}
     attributes = {"posterior": tuple(posterior)} if posterior else {}
@@ -89,28 +91,22 @@ def check_consistent(bundle: Bundle, where: object) -> None:
         attributes["speaker bank"] = bundle.bank.attributes
     if bundle.conformal is not None:
         attributes["table of intervals"] = tuple(bundle.conformal.attributes)
-    for name, width in widths.items():
-        if width != bundle.network.dim:
-            raise UserError(
-                f"the {name} is of vectors of {width} values, the model's have {bundle.network.dim}",
-                where=where,
-                remedy="Give the one that was made with this model",
-            )
-    for name, found in attributes.items():
-        if not set(bundle.attributes) <= set(found):
-            raise UserError(
-                f"the {name} is of {', '.join(found)}, the model of {', '.join(bundle.attributes)}",
-                where=where,
-                remedy="Give the one that was made with this model",
-            )
+    dim, own = bundle.network.dim, bundle.attributes
+    wrong = [
+        f"the {name} is of vectors of {width} values, the model's have {dim}"
+        for name, width in widths.items()
+        if width != dim
+    ] + [
+        f"the {name} is of {', '.join(found)}, the model of {', '.join(own)}"
+        for name, found in attributes.items()
+        if not set(own) <= set(found)
+    ]
+    if wrong:
+        raise UserError(wrong[0], where=where, remedy="Give the one that was made with this model")
 
 
 def describe_part(part: object) -> dict[str, Any]:
-    """Class path and arguments of a part of the network, which keeps its arguments under their own names.
-
-    Raises:
-        UserError: it doesn't keep one.
-    """
+    """Class path and arguments of a part of the network, which keeps its arguments under their own names."""
     kind = type(part)
     names = [name for name in signature(kind).parameters if name != "self"]
     missing = [name for name in names if not hasattr(part, name)]
@@ -137,16 +133,7 @@ def _describe_argument(value: object, where: str) -> object:
 
 
 def make_part(described: dict[str, Any], family: type[Part], where: Path) -> Part:
-    """Make a part; a config from elsewhere must not choose which modules are imported.
-
-    Args:
-        described: by `describe_part`.
-        family: the class that it has to belong to.
-        where: the config, for messages.
-
-    Raises:
-        UserError: its class isn't part of ser_personal, or is none of that family.
-    """
+    """Make a part of `describe_part`; a config from elsewhere must not choose which modules are imported."""
     kind = _class_at(described["class_path"], where)
     if not issubclass(kind, family):
         raise UserError(f"{described['class_path']} isn't a {family.__name__}", where=where, remedy=_REMEDY)
@@ -176,11 +163,7 @@ def _class_at(class_path: str, where: Path) -> type:
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """Read a bundle.
-
-    Raises:
-        UserError: a file is missing or damaged, the format is another, or the parts don't belong together.
-    """
+    """Read a bundle whose files are complete, of this format and of each other."""
     config = _read_json(folder / CONFIG)
     if config.get("format") != FORMAT:
         raise UserError("isn't a bundle of ser_personal", where=folder, remedy=_REMEDY)
@@ -219,7 +202,6 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def _check_hashes(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse files of another bundle; one that is missing is none of another."""
     hashes = config.get("files")
     if not isinstance(hashes, dict):
         raise UserError("doesn't say what its files hold", where=folder / CONFIG, remedy=_REMEDY)
@@ -268,16 +250,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], object] = lambda _: None) -> None:
-    """Write a bundle, the whole folder or nothing.
-
-    Args:
-        bundle: what to write.
-        folder: a new or empty one.
-        finish: adds further files, such as the model card, before the folder gets its name.
-
-    Raises:
-        UserError: the folder isn't empty.
-    """
+    """Write a bundle, and what `finish` adds, into a new or empty folder: all of it or nothing."""
     from safetensors.torch import save_file
 
     check_empty(folder)
@@ -309,11 +282,7 @@ def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], object] 
 
 
 def check_empty(folder: Path) -> None:
-    """Refuse a folder with something in it.
-
-    Raises:
-        UserError: it isn't empty, or is a file.
-    """
+    """Refuse a folder with something in it."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError("isn't an empty folder", where=folder, remedy="Give --out another one, or delete it")
 
@@ -354,11 +323,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def find_bundle(name: str | Path) -> Path:
-    """The folder of a bundle, downloaded where `name` is one of the Hugging Face hub.
-
-    Raises:
-        UserError: neither a folder nor a name that the hub knows.
-    """
+    """The folder of a bundle, downloaded where `name` is one of the Hugging Face hub."""
     folder = Path(name)
     if folder.exists():
         if not (folder / CONFIG).is_file():

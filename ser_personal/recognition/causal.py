@@ -39,11 +39,11 @@ def calibrate_in_turn(
     pooled: NDArray[np.float64],
     profile: SpeakerProfile,
 ) -> tuple[NDArray[np.float64], SpeakerProfile]:
-    """Calibrate one speaker's utterances, each by what was said up to and including it.
+    """Calibrate one speaker's predictions (utterances, attributes) in the order of time, each by what was said so far.
 
     Args:
         calibrator: of one utterance.
-        predictions: (utterances, attributes), label points, in the order of time.
+        predictions: label points.
         pooled: (utterances, dim).
         profile: of what the speaker said before.
 
@@ -69,11 +69,7 @@ def calibrate_causally(calibrator: CausalCalibrator, predicted: PredictedSet) ->
 def left_out_posteriors(
     bank: SpeakerBank, attributes: tuple[str, ...], validation: PredictedSet
 ) -> NDArray[np.float64]:
-    """A set causally by the posterior, (utterances, attributes), each speaker by one fitted without the speaker.
-
-    Raises:
-        UserError: too few labelled speakers are left to fit on.
-    """
+    """A set causally by the posterior, (utterances, attributes), each speaker by one fitted without the speaker."""
     calibrator = PosteriorCalibrator(bank, attributes)
     calibrated = np.empty_like(validation.predictions)
     for rows in _folds(validation.speaker_ids):
@@ -84,7 +80,7 @@ def left_out_posteriors(
 
 
 def _folds(speaker_ids: Sequence[str | None]) -> Iterator[NDArray[np.bool_]]:
-    """Masks (utterances,) that hold each speaker once, a speaker a fold where they are few."""
+    """Masks (utterances,) that hold each speaker once."""
     fold_of = {speaker: number % FOLDS for number, speaker in enumerate(rows_by_speaker(speaker_ids))}
     for fold in sorted(set(fold_of.values())):
         yield np.array([speaker is not None and fold_of[speaker] == fold for speaker in speaker_ids])
@@ -157,14 +153,7 @@ class CausalPLDC:
 
 @dataclass(frozen=True, eq=False)
 class CausalPosterior:
-    """The posterior by running sums: an utterance comes out as `PosteriorCalibrator` has it with `causal`.
-
-    It needs no speaker bank: its regressions hold what is known about voices.
-
-    Attributes:
-        fitted: attribute -> posterior, as `PosteriorCalibrator.fit` found it.
-        attributes: names of the predictions' columns, each one of the fitted.
-    """
+    """The posterior by running sums: an utterance comes out as `PosteriorCalibrator` has it with `causal`."""
 
     fitted: Mapping[str, AttributePosterior]
     attributes: tuple[str, ...]
@@ -185,10 +174,7 @@ def make_calibrator(
 ) -> CausalCalibrator | None:
     """Make a bundle's calibrator; None where nothing is to calibrate.
 
-    Args:
-        bundle: what it is made from.
-        name: which; if None, PLDC where settings of it are given, else the bundle's default.
-        pldc: settings of PLDC; the bundle's own if None.
+    Where none is named, it is PLDC if settings of it are given, else the bundle's default.
 
     Raises:
         UserError: the bundle doesn't hold what a calibration chosen here needs.

@@ -133,7 +133,7 @@ def _validated(
     coverage: float,
     console: Console,
 ) -> Bundle:
-    """The bundle with a posterior (if validation speakers are enough), its default calibration and intervals."""
+    """The bundle with a posterior where validation speakers are enough, its default calibration and intervals."""
     bundle = replace(bundle, scale=bundle.scale or corpus.scale)
     validation = predict_validation(bundle, corpus, console)
     calibrated = calibrate_validation(bundle, bank, validation, with_posterior=calibration == "posterior")
@@ -150,11 +150,7 @@ def _validated(
 
 
 def load_finetuned(checkpoint: str) -> EmotionFineTuning:
-    """Load a fine-tuned checkpoint.
-
-    Raises:
-        UserError: it is missing, damaged, or of another stage.
-    """
+    """Load a checkpoint of `configs/finetune.yaml`."""
     from ser_personal.encoder.module import read_checkpoint, using
     from ser_personal.finetune.module import EmotionFineTuning
 
@@ -211,58 +207,42 @@ def _uncalibrated(
 
 
 def _find_bank(checkpoint: str, path: str | None) -> SpeakerBank | None:
-    if path is not None:
-        return SpeakerBank.load(path)
     default = Path(checkpoint).with_suffix(".speaker_bank.safetensors")
-    return SpeakerBank.load(default) if default.is_file() else None
+    return SpeakerBank.load(path or default) if path or default.is_file() else None
 
 
 def _find_metrics(checkpoint: str, run: str | None, bank: SpeakerBank | None) -> dict[str, Any] | None:
-    """The metrics.json of a test of this checkpoint; None where there is none."""
+    """The metrics.json of a test of this checkpoint, the newest if no run is named; None where there is none."""
     if run is not None:
         path = Path(run) / "metrics.json"
         metrics = _read_metrics(path)
-        if not {"model", "splits", "pldc"} <= metrics.keys():
-            raise _not_metrics(path)
+        if metrics is None:
+            remedy = "Give the folder of a `ser test` run with PLDC"
+            raise UserError("isn't the metrics.json of a test with PLDC", where=path, remedy=remedy)
         if bank is not None and metrics["model"] != bank.fingerprint:
-            raise UserError(
-                "is a test of another checkpoint than the speaker bank's",
-                where=run,
-                remedy="Give the run whose `ser test` wrote the bank",
-            )
+            what = "is a test of another checkpoint than the speaker bank's"
+            raise UserError(what, where=run, remedy="Give the run whose `ser test` wrote the bank")
         return metrics
     if bank is None or not bank.fingerprint:
         return None
     found = sorted(Path(checkpoint).parent.rglob("metrics.json"), key=lambda path: path.stat().st_mtime_ns)
-    # a test of categorical emotion names no bank's model
-    tests = [metrics for metrics in map(_read_metrics, found) if metrics.get("model") == bank.fingerprint]
+    tests = [metrics for metrics in map(_read_metrics, found) if metrics and metrics["model"] == bank.fingerprint]
     return tests[-1] if tests else None
 
 
-def _read_metrics(path: Path) -> dict[str, Any]:
+def _read_metrics(path: Path) -> dict[str, Any] | None:
+    """The content; None of a test without PLDC, such as one of categorical emotion."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError("no metrics.json to read", where=path, remedy="Give the folder of a `ser test` run") from error
-    if not isinstance(content, dict):
-        raise _not_metrics(path)
-    return content
-
-
-def _not_metrics(path: Path) -> UserError:
-    return UserError(
-        "isn't the metrics.json of a test with PLDC", where=path, remedy="Give the folder of a `ser test` run with PLDC"
-    )
+    return content if isinstance(content, dict) and {"model", "splits", "pldc"} <= content.keys() else None
 
 
 def predict_validation(bundle: Bundle, corpus: Corpus, console: Console) -> PredictedSet:
     """Raw predictions of the validation set, in the order of utterance ids.
 
     Utterances longer than those of the training are left out: the recogniser would cut them, their labels can't be cut.
-
-    Raises:
-        UserError: the corpus has no validation speakers with labels, another label scale than the bank, or unusable
-            audio.
     """
     if bundle.scale is not None and corpus.scale != bundle.scale:
         raise UserError(
@@ -305,14 +285,7 @@ def calibrate_validation(
 ) -> dict[CalibrationName, NDArray[np.float64]]:
     """The validation set by each calibration, (utterances, attributes), each utterance by what was said so far.
 
-    Args:
-        bundle: its bank and its settings of PLDC.
-        bank: of single training speakers, which the posterior learns from.
-        validation: raw predictions, all speakers known.
-        with_posterior: the posterior must be there.
-
-    Raises:
-        UserError: speakers are too few for the posterior.
+    The bundle's bank may be of groups; the posterior learns from `bank`, of single speakers.
     """
     calibrated: dict[CalibrationName, NDArray[np.float64]] = {"none": validation.predictions}
     if bundle.bank is not None:
@@ -367,14 +340,7 @@ def _describe_intervals(table: ConformalTable, speakers: int) -> str:
 def measure_intervals(
     validation: PredictedSet, calibrated: NDArray[np.float64] | None, attributes: tuple[str, ...], coverage: float
 ) -> ConformalTable:
-    """Fit the table to the errors of a validation set.
-
-    Args:
-        validation: raw predictions, all speakers known.
-        calibrated: (utterances, attributes), each by what its speaker has said so far; None for raw ones only.
-        attributes: names of the columns.
-        coverage: of the intervals.
-    """
+    """Fit the table to the errors of a validation set, raw and, where it is calibrated, (utterances, attributes)."""
     sets, utterances = [validation.predictions], [np.zeros(len(validation.predictions), dtype=np.int64)]
     if calibrated is not None:
         said = np.empty(len(validation.speaker_ids), dtype=np.int64)

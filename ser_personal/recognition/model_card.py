@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 LIBRARY = "ser_personal"
 _CALIBRATIONS = {
-    "pldc": "PLDC, by the label statistics of the training speakers who sound most alike",
+    "pldc": "PLDC, by the label statistics of the training speakers with the most similar voices",
     "posterior": "the posterior, by what voice and predictions said about the validation speakers' labels",
     "none": "none",
 }
@@ -54,16 +54,7 @@ def model_card(
     embedded_speakers: int,
     training_speakers: int,
 ) -> str:
-    """Write the card.
-
-    Args:
-        bundle: the model.
-        options: what its maker says about it.
-        metrics: metrics.json of its test, None where there is none.
-        settings: hyper-parameters of the fine-tuning.
-        embedded_speakers: with an embedding of their own.
-        training_speakers: with labels, whether the bundle's bank holds them or groups of them.
-    """
+    """Write the card from metrics.json of the model's test, the fine-tuning's settings and two counts of speakers."""
     from huggingface_hub import ModelCard, ModelCardData
 
     splits = {} if metrics is None else {split: _results(content) for split, content in metrics["splits"].items()}
@@ -80,7 +71,6 @@ def model_card(
     )
     personalized = bundle.network.personalized
     trained = "PAPT" if personalized.fusion_name != "none" else "TAPT"
-    calibrators = {"pldc": bundle.bank, "posterior": bundle.posterior}
     card = ModelCard.from_template(
         data,
         str(TEMPLATE),
@@ -98,7 +88,7 @@ def model_card(
         fusion=personalized.fusion_name,
         settings=settings,
         calibration=_CALIBRATIONS[bundle.calibration],
-        calibrators=[name for name, part in calibrators.items() if part is not None],
+        calibrators=bundle.calibrators,
         pldc=asdict(bundle.pldc),
         splits=splits,
         **_intervals(bundle),
@@ -107,13 +97,12 @@ def model_card(
 
 
 def _results(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Of one test set: utterances, speakers by condition, and the rows' scores, oracles left out."""
+    """One test set without its oracles, scores read."""
     rows = {name: from_json(row["attributes"]) for name, row in content["rows"].items() if not row["is_oracle"]}
     return {"utterances": content["utterances"], "speakers": content["speakers"], "rows": rows}
 
 
 def _eval_results(bundle: Bundle, splits: Mapping[str, Any], options: CardOptions) -> Iterator[EvalResult]:
-    """What the hub shows of each test set: scores of the bundle's calibration over all test speech, and raw ones."""
     from huggingface_hub import EvalResult
 
     data = ", ".join(options.datasets) or "the corpus it was trained on"
@@ -137,7 +126,6 @@ def _eval_results(bundle: Bundle, splits: Mapping[str, Any], options: CardOption
 
 
 def _intervals(bundle: Bundle) -> dict[str, Any]:
-    """Half-widths of the intervals, unless too few speakers make them all infinite."""
     if bundle.conformal is None:
         return {}
     table = {attribute: bundle.conformal.attributes[attribute] for attribute in bundle.attributes}

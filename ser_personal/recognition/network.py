@@ -41,24 +41,14 @@ ONNX_TOLERANCE = 1e-3
 
 
 class Recognized(NamedTuple):
-    """What the model makes of some utterances.
-
-    Attributes:
-        pooled: (utterances, dim).
-        predictions: (utterances, attributes), label points.
-    """
+    """`pooled` (utterances, dim) and predictions (utterances, attributes), label points."""
 
     pooled: NDArray[np.float64]
     predictions: NDArray[np.float64]
 
 
 class EmotionNetwork(nn.Module):
-    """The networks of `EmotionFineTuning`, under the names that its checkpoints give their weights.
-
-    Args:
-        personalized: encoder, speaker table and fusion, built.
-        interpreter: the head, built.
-    """
+    """The networks of `EmotionFineTuning`, built, under the names that its checkpoints give their weights."""
 
     def __init__(self, personalized: PersonalizedEncoder, interpreter: Interpreter) -> None:
         super().__init__()
@@ -77,11 +67,7 @@ class EmotionNetwork(nn.Module):
         return mean_pool(output), self.interpreter(output)
 
     def check_speaker(self, speaker_id: str | None) -> None:
-        """Refuse a speaker outside the embedding table where the model has nothing for unseen ones.
-
-        Raises:
-            UserError: the policy for unseen speakers refuses this one.
-        """
+        """Refuse a speaker outside the embedding table where the model has nothing for unseen ones."""
         if self.personalized.fusion_name != "none":
             self.embed([speaker_id])
 
@@ -139,14 +125,7 @@ class EmotionNetwork(nn.Module):
 
 
 class OnnxNetwork(nn.Module):
-    """An `EmotionNetwork` of tensors alone; every speaker gets what its policy gives to unseen ones.
-
-    Args:
-        network: the model.
-
-    Raises:
-        UserError: its policy refuses unseen speakers.
-    """
+    """An `EmotionNetwork` of tensors alone; every speaker gets what its policy gives to unseen ones."""
 
     def __init__(self, network: EmotionNetwork) -> None:
         super().__init__()
@@ -168,11 +147,7 @@ class OnnxNetwork(nn.Module):
 
 
 def check_onnx_installed() -> None:
-    """Refuse `--onnx` where a package is missing.
-
-    Raises:
-        UserError: it names the package.
-    """
+    """Refuse `--onnx` where a package is missing."""
     missing = [package for package in ONNX_PACKAGES if find_spec(package) is None]
     if missing:
         remedy = f"`pip install {' '.join(ONNX_PACKAGES)}`"
@@ -180,11 +155,7 @@ def check_onnx_installed() -> None:
 
 
 def write_onnx(network: EmotionNetwork, path: Path) -> float:
-    """Write a network that takes waveforms (batch, samples) and num_samples (batch,), int64.
-
-    Returns:
-        The greatest difference that onnxruntime's outputs make on a padded batch.
-    """
+    """Write a network of waveforms (batch, samples) and num_samples (batch,), int64; how much onnxruntime differs."""
     onnx_network = OnnxNetwork(network).eval().cpu()
     batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=WINDOW)
     # torch's exporter warns about every operator of torchvision that it can't register

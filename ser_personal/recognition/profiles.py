@@ -84,11 +84,7 @@ class SpeakerProfile:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[np.float64]]) -> Self:
-        """The profile of `arrays`.
-
-        Raises:
-            KeyError: one is missing.
-        """
+        """The profile of `arrays`."""
         predictions = Moments(arrays["count"], arrays["mean"], arrays["m2"])
         return cls(arrays["vector_sum"], predictions, arrays.get("embedding"))
 
@@ -110,11 +106,7 @@ class SpeakerProfiles:
 
     @classmethod
     def open(cls, model: str, path: Path) -> Self:
-        """Read the profiles that lie at `path`, where some do; from then on every change is saved there.
-
-        Raises:
-            UserError: the file is damaged, holds no profiles, is of a newer format or of another model.
-        """
+        """Read the profiles that lie at `path`, where some do; from then on every change is saved there."""
         profiles = cls(model, path)
         if path.exists():
             profiles._profiles = _read(path, model)
@@ -135,11 +127,6 @@ class SpeakerProfiles:
         return speaker_id in self._profiles
 
     def __getitem__(self, speaker_id: str) -> SpeakerProfile:
-        """A speaker's profile.
-
-        Raises:
-            UserError: the speaker isn't enrolled.
-        """
         if speaker_id not in self._profiles:
             raise UserError(
                 "no such speaker is enrolled",
@@ -166,11 +153,7 @@ class SpeakerProfiles:
         self._save()
 
     def merge(self, speaker_id: str, other_id: str) -> SpeakerProfile:
-        """Merge two ids of one person into the first, and save.
-
-        Raises:
-            UserError: either isn't enrolled, or both are the same.
-        """
+        """Merge two ids of one person into the first, and save."""
         merged = self[speaker_id].merge(self[other_id])
         if speaker_id == other_id:
             raise UserError("can't be merged with itself", where=f"speaker {speaker_id}", remedy="Give two ids")
@@ -179,11 +162,7 @@ class SpeakerProfiles:
         return merged
 
     def delete(self, speaker_id: str) -> None:
-        """Forget a speaker, and save.
-
-        Raises:
-            UserError: the speaker isn't enrolled.
-        """
+        """Forget a speaker, and save."""
         _ = self[speaker_id]
         del self._profiles[speaker_id]
         self._save()
@@ -239,12 +218,7 @@ def _read(path: Path, model: str) -> dict[str, SpeakerProfile]:
 
 
 class EnrolledEmbeddings(UnseenPolicy):
-    """The embedding of an enrolled speaker, under the model's fully connected layer; another policy for all others.
-
-    Args:
-        profiles: of enrolled speakers, looked up each time.
-        otherwise: the policy for speakers without such an embedding.
-    """
+    """The embedding of an enrolled speaker, under the model's fully connected layer; another policy for all others."""
 
     def __init__(self, profiles: SpeakerProfiles, otherwise: UnseenPolicy) -> None:
         self.profiles = profiles
@@ -274,11 +248,7 @@ def use_enrolled_embeddings(network: EmotionNetwork, profiles: SpeakerProfiles) 
 def with_adapted_embedding(
     profile: SpeakerProfile, network: EmotionNetwork, checkpoint: str, speaker_id: str
 ) -> SpeakerProfile:
-    """Add the row of a checkpoint of `SpeakerAdaptation` to a profile that has no utterances yet.
-
-    Raises:
-        UserError: the profile has utterances, there is no such row, or the model has no table that it fits.
-    """
+    """Add the row of a checkpoint of `SpeakerAdaptation` to a profile that has no utterances yet."""
     from ser_personal.pretrain.adapt import Adapted
 
     if profile.utterances:

@@ -63,13 +63,7 @@ class Utterances:
 
 @dataclass(frozen=True)
 class RowFormat:
-    """How a model's predictions are written down.
-
-    Attributes:
-        attributes: what it predicts, in the order of its outputs.
-        scale: least and greatest label, None where unknown.
-        conformal: half-widths of intervals; None where they weren't measured.
-    """
+    """How a model's predictions are written down, with intervals where they were measured."""
 
     attributes: tuple[str, ...]
     scale: tuple[float, float] | None
@@ -353,11 +347,7 @@ class EmotionRecognizer:
         return profile
 
     def check_calibrates(self, recordings: Iterable[Recording], *, calibrate: bool) -> None:
-        """Refuse what would leave named speakers uncalibrated unnoticed.
-
-        Raises:
-            UserError: speakers are named and there is nothing to calibrate them by.
-        """
+        """Refuse what would leave named speakers uncalibrated unnoticed."""
         named = any(recording.speaker_id is not None for recording in recordings)
         if calibrate and named and self.calibrator is None and not self._raw_on_purpose:
             raise UserError(
@@ -369,10 +359,7 @@ class EmotionRecognizer:
     def rows(self, utterances: Utterances, profiles: dict[str, SpeakerProfile], *, calibrate: bool = True) -> list[Row]:
         """Rows of `predict` for a recording, its utterances calibrated one after the other.
 
-        Args:
-            utterances: of one recording.
-            profiles: of the speakers so far, changed in place; others start as enrolled, or empty.
-            calibrate: false leaves predictions raw and profiles as they are.
+        `profiles` of the speakers so far are changed in place; other speakers start as enrolled, or empty.
         """
         speaker_id = utterances.recording.speaker_id
         calibrated, counts = utterances.predictions, [0] * len(utterances.segments)

@@ -47,12 +47,7 @@ _SILERO_LOCK = Lock()
 
 
 class Segment(NamedTuple):
-    """A part of a recording, in samples.
-
-    Attributes:
-        start: first sample.
-        end: the sample after the last.
-    """
+    """A part of a recording, in samples, `end` the one after its last."""
 
     start: int
     end: int
@@ -131,10 +126,6 @@ class BySpeech:
 
     Whether such a short one holds speech at all is decided by energy, whatever cuts the long ones: silero-vad takes
     longer than a small model does, and misses some single words.
-
-    Attributes:
-        find_speech: in long recordings.
-        max_samples: of an utterance.
     """
 
     find_speech: Segmenter
@@ -151,11 +142,7 @@ class BySpeech:
 
 @dataclass(frozen=True)
 class ByWindows:
-    """Cuts into windows of one length; the last is shorter, and silent ones are left out.
-
-    Attributes:
-        samples: of a window.
-    """
+    """Cuts into windows of one length; the last is shorter, and silent ones are left out."""
 
     samples: int
 
@@ -178,16 +165,7 @@ class ByWindows:
 
 
 def make_segmenter(name: CutName, *, max_samples: int, window_seconds: float) -> Segmenter:
-    """Make the segmenter of that name.
-
-    Args:
-        name: `speech` by silero-vad where it is installed, else by energy; either of them; or `windows`.
-        max_samples: the longest utterance that the model was trained on.
-        window_seconds: of a window.
-
-    Raises:
-        UserError: silero-vad is named and not installed, or windows are shorter than a frame.
-    """
+    """Make the segmenter of that name: `speech` is by silero-vad where it is installed, else by energy."""
     if name == "windows":
         return ByWindows(int(window_seconds * SAMPLE_RATE))
     if name == "silero" and not has_silero():
@@ -274,16 +252,7 @@ class Recording:
 def recordings_of(
     audio: Any, speaker_ids: str | Sequence[str | None] | None = None, *, sample_rate: int = SAMPLE_RATE
 ) -> list[Recording]:
-    """Recordings of what a Python user passes.
-
-    Args:
-        audio: a path, a waveform (samples,), or several of either; waveforms are arrays or tensors.
-        speaker_ids: of all, or one a recording.
-        sample_rate: of the waveforms, Hz.
-
-    Raises:
-        UserError: a waveform isn't mono, or there isn't one speaker a recording.
-    """
+    """Recordings of what a Python user passes to `EmotionRecognizer.predict`."""
     several = [audio] if isinstance(audio, str | Path) or hasattr(audio, "shape") else list(audio)
     one_for_all = speaker_ids is None or isinstance(speaker_ids, str)
     speakers: Sequence[Any] = [speaker_ids] * len(several) if one_for_all else list(speaker_ids or ())
@@ -318,13 +287,7 @@ def _waveform(array: Any, number: int, sample_rate: int) -> NDArray[np.float32]:
 def find_recordings(audio: Path, speaker_from: SpeakerFrom) -> list[Recording]:
     """List the recordings of a file, a folder (with the folders inside it) or a table, in a fixed order.
 
-    Args:
-        audio: a sound file, a folder, or a .csv table with a column path (relative to the table). A folder's table
-            corpus.csv is read where speakers come from a column.
-        speaker_from: the name of the folder that a file lies in, the table's column speaker, or none.
-
-    Raises:
-        UserError: nothing is there, or speakers come from a column and there is no table.
+    Where speakers come from a column, a folder's table is its corpus.csv.
     """
     if speaker_from == "column" and audio.is_dir():
         audio = audio / TABLE

@@ -37,6 +37,11 @@ def bundle_folder(tested_checkpoint: Path, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def copy(bundle_folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(bundle_folder, tmp_path / "copy")
+
+
+@pytest.fixture
 def bundle(bundle_folder: Path) -> Bundle:
     return read_bundle(bundle_folder)
 

@@ -73,11 +73,6 @@ def killed_at(annotate, monkeypatch):
     return run
 
 
-@pytest.fixture
-def copy(bundle_folder, tmp_path):
-    return shutil.copytree(bundle_folder, tmp_path / "copy")
-
-
 def test_rows_are_those_of_predict(annotate, bundle_folder, talk):
     frame = pd.read_csv(annotate(), dtype={"speaker": str})
     paths = sorted(talk.rglob("*.wav"))
@@ -205,19 +200,13 @@ def test_a_speaker_whom_the_model_does_not_know(annotate, copy, talk, tmp_path):
     assert reasons.str.startswith("not among the speakers of the embedding table").all()
 
 
-def test_a_repaired_folder_leaves_no_list_of_failures(annotate, talk):
-    (talk / "broken.wav").write_bytes(b"nothing")
-    out = annotate(code=1)
-    out.unlink()
-    (talk / "broken.wav").unlink()
-    annotate()
-    assert not out.with_name("predictions.failed.csv").exists()
-
-
-def test_where_all_fail_the_table_has_its_header(annotate, tmp_path):
+def test_where_all_fail_the_table_has_its_header_and_a_later_success_leaves_no_list(annotate, recordings, tmp_path):
     (tmp_path / "broken.wav").write_bytes(b"nothing")
-    text = annotate(audio=tmp_path / "broken.wav", code=1).read_text()
-    assert text.startswith("source,start,end,speaker,arousal_raw")
+    out = annotate(audio=tmp_path / "broken.wav", code=1)
+    assert out.read_text().startswith("source,start,end,speaker,arousal_raw")
+    out.unlink()
+    annotate(audio=recordings[0])
+    assert not out.with_name("predictions.failed.csv").exists()
 
 
 def test_speakers_of_a_table(annotate, talk, tmp_path):
@@ -242,10 +231,12 @@ def test_enrolled_speakers_resume_from_their_profiles(annotate, bundle_folder, t
     assert (again.profiles.ids, again.profiles["anna"].utterances) == (["anna"], 8)
 
 
-def test_windows_and_raw_predictions(annotate):
-    frame = pd.read_csv(annotate("--cut", "windows", "--window-seconds", "0.5", "--calibrate", "false"))
+@pytest.mark.parametrize("flags", [("--calibrate", "false"), ("--calibration", "none")])
+def test_windows_and_raw_predictions_of_named_speakers(annotate, flags):
+    frame = pd.read_csv(annotate("--cut", "windows", "--window-seconds", "0.5", *flags))
     assert (frame["end"] - frame["start"] <= 0.5 + 0.025).all()
     assert (frame["arousal_raw"] == frame["arousal_calibrated"]).all()
+    assert (frame["calibration_utterances"] == 0).all()
     assert len(frame) > 18
 
 
@@ -282,13 +273,6 @@ def test_a_bundle_without_its_bank_calibrates_no_one_unnoticed(annotate, copy, c
     assert "holds no speaker bank" in capsys.readouterr().err
     annotate("--model", copy, speaker_from="none")
     assert "no speakers, so nothing is calibrated" in capsys.readouterr().out
-
-
-def test_no_calibration_on_request_keeps_named_speakers_raw(annotate, capsys):
-    frame = pd.read_csv(annotate("--calibration", "none"))
-    assert (frame["arousal_raw"] == frame["arousal_calibrated"]).all()
-    assert (frame["calibration_utterances"] == 0).all()
-    assert "no speaker is calibrated" in capsys.readouterr().out
 
 
 def test_nothing_half_written_takes_the_tables_name(tmp_path):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
-from tiny_models import emotion_data, encoder, finetuning, fit, papt, pretrain_data
+from tiny_models import emotion_data, encoder, finetuning, fit, pretrain_data
 
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.encoder.base import weights_fingerprint
@@ -92,20 +92,18 @@ def test_what_are_no_profiles_of_this_model(tmp_path, some_profile):
 
 
 @pytest.fixture(scope="module")
-def adapted(synthetic_corpus, synthetic_pseudo_labels, tmp_path_factory):
-    """PAPT, and speakers of the validation set adapted to it."""
+def adapted(papt_checkpoint, synthetic_corpus, synthetic_pseudo_labels, tmp_path_factory):
+    """Speakers of the validation set adapted to PAPT."""
     folder = tmp_path_factory.mktemp("adapted")
-    data = pretrain_data(synthetic_corpus, synthetic_pseudo_labels)
-    fit(papt(), data, folder, max_steps=4).save_checkpoint(folder / "papt.ckpt")
-    module = SpeakerAdaptation(str(folder / "papt.ckpt"), encoder=encoder())
+    module = SpeakerAdaptation(str(papt_checkpoint), encoder=encoder())
     new = pretrain_data(synthetic_corpus, synthetic_pseudo_labels, splits=["validation"], unseen_splits=[])
     fit(module, new, folder, max_steps=4).save_checkpoint(folder / "adapted.ckpt")
-    return folder
+    return str(folder / "adapted.ckpt")
 
 
 @pytest.fixture
-def bundle(adapted, synthetic_corpus):
-    module = finetuning(papt_checkpoint=str(adapted / "papt.ckpt"))
+def bundle(papt_checkpoint, synthetic_corpus):
+    module = finetuning(papt_checkpoint=str(papt_checkpoint))
     module.build(emotion_data(synthetic_corpus))
     torch.nn.init.normal_(module.personalized.speakers.fc.weight)
     network = EmotionNetwork(module.personalized, module.interpreter).eval()
@@ -126,8 +124,8 @@ def recognizer(bundle, profiles=None):
 def test_an_enrolled_speaker_is_recognised_with_the_own_embedding(bundle, adapted, clip):
     ours = recognizer(bundle)
     stranger = ours.predict(clip, NEW)
-    ours.enroll(NEW, clip, adapted=str(adapted / "adapted.ckpt"))
-    row = Adapted(str(adapted / "adapted.ckpt")).rows[NEW]
+    ours.enroll(NEW, clip, adapted=adapted)
+    row = Adapted(adapted).rows[NEW]
     np.testing.assert_allclose(ours.profiles[NEW].embedding, row)
 
     speakers = bundle.network.personalized.speakers
@@ -142,7 +140,7 @@ def test_an_enrolled_speaker_is_recognised_with_the_own_embedding(bundle, adapte
 def test_the_embedding_is_saved_and_forgotten_with_the_profile(bundle, adapted, clip, tmp_path):
     path = tmp_path / "profiles.safetensors"
     ours = recognizer(bundle, SpeakerProfiles.open(bundle.model, path))
-    ours.enroll(NEW, clip, adapted=str(adapted / "adapted.ckpt"))
+    ours.enroll(NEW, clip, adapted=adapted)
     ours.enroll("plain", clip)
     again = SpeakerProfiles.open(bundle.model, path)
     np.testing.assert_allclose(again[NEW].embedding, ours.profiles[NEW].embedding)
@@ -155,7 +153,7 @@ def test_the_embedding_is_saved_and_forgotten_with_the_profile(bundle, adapted, 
 def test_what_can_not_be_enrolled_so(bundle, adapted, clip):
     ours = recognizer(bundle)
     with pytest.raises(UserError, match=r"adapted\.ckpt: holds no row of speaker anna\. Adapt on this speaker's"):
-        ours.enroll("anna", clip, adapted=str(adapted / "adapted.ckpt"))
+        ours.enroll("anna", clip, adapted=adapted)
     ours.enroll(NEW, clip)
     with pytest.raises(UserError, match=f"speaker {NEW}: has utterances in the profile that were recognised without"):
-        ours.enroll(NEW, clip, adapted=str(adapted / "adapted.ckpt"))
+        ours.enroll(NEW, clip, adapted=adapted)
