@@ -10,14 +10,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from ser_personal.config_files import read_configs, values_of, with_found_configs
 from ser_personal.errors import UserError, silence_warnings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-CONFIG_FLAGS = ("--config", "-c")
-# of a config; those that ship hold a few dozen
-MAX_VALUES = 10_000
 # 128 and SIGINT's number, as shells have it
 CTRL_C = 130
 
@@ -78,14 +76,17 @@ COMMANDS = {
 STAGES = {
     "fit": Command("stages.stage_cli:run", "train: PAPT or TAPT, or fine-tuning"),
     "validate": Command("stages.stage_cli:run", "score a checkpoint on the validation set"),
-    "test": Command("stages.stage_cli:run", "score a checkpoint on the test sets, calibrated with configs/pldc.yaml"),
+    "test": Command("stages.stage_cli:run", "score a checkpoint on the test sets, calibrated with pldc.yaml"),
     "predict": Command("stages.stage_cli:run", "predict with a checkpoint"),
 }
 
 
-def main() -> int:
-    """Run `ser` on `sys.argv`; 0 on success, 2 after a mistake of the user's, 130 after Ctrl-C."""
-    argv = sys.argv[1:]
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `ser ARGUMENTS`, those of the command line if None; 0 on success, 2 after a mistake, 130 after Ctrl-C.
+
+    A notebook calls it likewise: `main(["fit", "--config", "papt.yaml", "--data.corpus", "corpus"])`.
+    """
+    argv = sys.argv[1:] if arguments is None else [str(argument) for argument in arguments]
     silence_warnings()
     try:
         return _dispatch(argv)
@@ -129,6 +130,8 @@ def _dispatch(argv: Sequence[str]) -> int:
         sys.stdout.write(overview())
         return 0
     name, *rest = argv
+    if name in STAGES or name in COMMANDS:
+        rest = with_found_configs(rest)
     if name == "--version":
         from importlib.metadata import version
 
@@ -136,7 +139,7 @@ def _dispatch(argv: Sequence[str]) -> int:
         return 0
     if name in STAGES:
         check_before_imports(name, rest)
-        STAGES[name].load()()
+        STAGES[name].load()([name, *rest])
         return 0
     if name in COMMANDS:
         read_configs(rest)
@@ -148,7 +151,7 @@ def _dispatch(argv: Sequence[str]) -> int:
 def overview() -> str:
     """Text of `ser --help`."""
     lines = ["usage: ser COMMAND ...", "", "Personalised continuous speech emotion recognition: PAPT and PLDC.", ""]
-    lines += ["stages (LightningCLI; `ser fit --config configs/papt.yaml --data.corpus CORPUS`):"]
+    lines += ["stages (LightningCLI; `ser fit --config papt.yaml --data.corpus CORPUS`):"]
     lines += [f"  {name:10}{stage.summary}" for name, stage in STAGES.items()]
     lines += ["", "commands:"]
     lines += [f"  {name:10}{command.summary}" for name, command in COMMANDS.items()]
@@ -186,63 +189,6 @@ def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
     if not Path(str(checkpoint)).is_file():
         remedy = "`ser fit` writes it; give its path to --ckpt_path"
         raise UserError("no such checkpoint", where=checkpoint, remedy=remedy)
-
-
-def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Read the YAMLs that a command line gives, path -> content.
-
-    Raises:
-        UserError: one is missing, isn't YAML, holds no values by name, or more of them than any config.
-    """
-    import yaml
-
-    configs = {}
-    for path in values_of(CONFIG_FLAGS, arguments):
-        # the value may also be the YAML itself
-        if not Path(path).is_file() and ("\n" in path or "{" in path):
-            continue
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            remedy = "configs/ in the repository holds those that ship"
-            raise UserError("no such config file", where=path, remedy=remedy) from error
-        # a ValueError is of bytes that are no text, or of a date that doesn't exist
-        except (ValueError, yaml.YAMLError) as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f"{path}, line {mark.line + 1}" if mark else path
-            what = f"isn't YAML ({getattr(error, 'problem', error)})"
-            raise UserError(what, where=where, remedy="Correct the file") from error
-        except RecursionError as error:
-            raise UserError("is nested too deeply", where=path, remedy="Give a config of this project") from error
-        if not isinstance(content, dict):
-            raise UserError("holds no values by name", where=path, remedy="Write lines such as `model:`")
-        # a few lines with aliases of aliases can stand for more values than any memory holds
-        if sum(1 for _ in islice(_values(content), MAX_VALUES + 1)) > MAX_VALUES:
-            what = f"holds more than {MAX_VALUES:,} values"
-            raise UserError(what, where=path, remedy="Write them out without aliases of aliases")
-        configs[path] = content
-    return configs
-
-
-def _values(content: object) -> Iterator[object]:
-    waiting = [content]
-    while waiting:
-        value = waiting.pop()
-        yield value
-        if isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-
-
-def values_of(flags: Collection[str], arguments: Sequence[str]) -> list[str]:
-    """Every value given to a flag under any of its names, as `--flag value` or `--flag=value`, in their order."""
-    values: list[str] = []
-    for place, argument in enumerate(arguments):
-        flag, equals, value = argument.partition("=")
-        if flag in flags:
-            values += [value] if equals else arguments[place + 1 : place + 2]
-    return values
 
 
 class OneLineErrors:

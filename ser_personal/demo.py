@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from ser_personal.config_files import with_found_configs
 from ser_personal.errors import UserError
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 SYSTEMS = {"vanilla": "Vanilla-FT", "tapt": "TAPT-FT", "papt": "PAPT-FT"}
 CAVEAT = "These results are of synthetic speech: they show that the method runs, and say nothing about people."
 
 
-def demo(out: str, speakers: int = 80, utterances: int = 24, seed: int = 0, configs: str | None = None) -> None:
+def demo(out: str, speakers: int = 80, utterances: int = 24, seed: int = 0) -> None:
     """Run the whole pipeline on a synthetic corpus, printing each command that it stands for.
 
     Synthetic corpus, k-means, TAPT and PAPT, fine-tuning without them and from each, and a test of all three with PLDC
@@ -28,12 +27,11 @@ def demo(out: str, speakers: int = 80, utterances: int = 24, seed: int = 0, conf
         speakers: of the corpus, in all three sets together.
         utterances: of each speaker.
         seed: of the corpus.
-        configs: folder of the YAMLs that ship with the repository; the repository's own if None.
 
     Raises:
-        UserError: the folder isn't empty, or the YAMLs aren't there.
+        UserError: the folder isn't empty.
     """
-    folder, yaml = Path(out), _configs(configs)
+    folder = Path(out)
     if folder.exists() and any(folder.iterdir()):
         raise UserError("isn't empty", where=out, remedy="Give --out another folder, or delete this one")
     started = time.perf_counter()
@@ -44,7 +42,7 @@ def demo(out: str, speakers: int = 80, utterances: int = 24, seed: int = 0, conf
     root = [*one_device, "--trainer.default_root_dir", str(folder)]
 
     def config(*names: str) -> list[str]:
-        return [piece for name in names for piece in ("--config", str(yaml / name))]
+        return [piece for name in names for piece in ("--config", name)]
 
     _plain("synth", "--out", corpus, "--speakers", speakers, "--utterances", utterances, "--seed", seed)
     _plain("check", corpus)
@@ -83,14 +81,6 @@ def demo(out: str, speakers: int = 80, utterances: int = 24, seed: int = 0, conf
     _summary(results, folder)
 
 
-def _configs(configs: str | None) -> Path:
-    folder = CONFIGS if configs is None else Path(configs)
-    if not (folder / "papt.yaml").is_file():
-        raise UserError("no configs here", where=folder, remedy="Run it in the repository, or give --configs FOLDER")
-    here = Path.cwd()
-    return folder.relative_to(here) if folder.is_relative_to(here) else folder
-
-
 def _announce(arguments: list[str]) -> None:
     from rich.console import Console
 
@@ -104,7 +94,7 @@ def _plain(name: str, *arguments: object) -> None:
 
     words = [str(argument) for argument in arguments]
     _announce([name, *words])
-    code = run_command(name, words)
+    code = run_command(name, with_found_configs(words))
     if code:
         raise UserError(f"ended with exit code {code}", where=f"ser {name}", remedy="What it printed says why")
 
@@ -113,12 +103,7 @@ def _stage(name: str, *arguments: str) -> dict[str, float]:
     from ser_personal.stages.stage_cli import run
 
     _announce([name, *arguments])
-    before = sys.argv
-    sys.argv = ["ser", name, *arguments]
-    try:
-        trainer = run().trainer
-    finally:
-        sys.argv = before
+    trainer = run(with_found_configs([name, *arguments])).trainer
     return {metric: float(value) for metric, value in trainer.callback_metrics.items()}
 
 

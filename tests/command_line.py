@@ -55,7 +55,7 @@ def stage(*arguments: object) -> StageCLI:
     from ser_personal.stages.stage_cli import run
 
     with patch.object(sys, "argv", ["ser", *map(str, arguments)]):
-        return run()
+        return run([str(argument) for argument in arguments])
 
 
 def configs(*names: str) -> list[str]:

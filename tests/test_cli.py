@@ -9,7 +9,8 @@ from typing import Literal, get_type_hints
 import pytest
 from command_line import ser
 
-from ser_personal.cli import COMMANDS, STAGES, find_user_error, parse, values_of
+from ser_personal.cli import COMMANDS, STAGES, find_user_error, parse
+from ser_personal.config_files import values_of
 from ser_personal.corpus.check import check
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.errors import UserError

@@ -6,7 +6,8 @@ import pytest
 from garbage import files, is_read_or_refused, many_inputs
 from hypothesis import given
 
-from ser_personal.cli import check_before_imports, read_configs
+from ser_personal.cli import check_before_imports
+from ser_personal.config_files import read_configs
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import shutil
 import socket
 import sys
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import pytest
 import yaml
 from command_line import REPOSITORY, ser
 
+from ser_personal.config_files import find_config
 from ser_personal.demo import demo
 from ser_personal.errors import UserError
 
@@ -71,17 +71,17 @@ def test_a_hub_name_is_what_asks_for_it(no_network, tmp_path):
     del watching[1:]
 
 
-def test_the_whole_demo_an_export_and_an_annotation_ask_for_no_network(no_network, tmp_path):
-    ours = tmp_path / "configs"
-    shutil.copytree(REPOSITORY / "configs", ours)
-    for name in ("papt", "finetune"):
-        path = ours / "tiny" / f"{name}.yaml"
-        content = yaml.safe_load(path.read_text())
+def test_the_whole_demo_an_export_and_an_annotation_ask_for_no_network(no_network, tmp_path, monkeypatch):
+    # a file of the folder wins over the one that ships
+    (tmp_path / "tiny").mkdir()
+    for name in ("tiny/papt.yaml", "tiny/finetune.yaml"):
+        content = yaml.safe_load(find_config(name).read_text())
         content["trainer"]["max_epochs"] = 1
         content["model"]["init_args"]["encoder"] = {"class_path": "TinyEncoder", "init_args": {"dim": 16, "layers": 1}}
-        path.write_text(yaml.safe_dump(content))
+        (tmp_path / name).write_text(yaml.safe_dump(content))
     out = tmp_path / "demo"
-    demo(str(out), speakers=10, utterances=4, configs=str(ours))
+    monkeypatch.chdir(tmp_path)
+    demo(str(out), speakers=10, utterances=4)
     assert (out / "results.json").is_file()
     assert ser("export", out / "papt" / "finetune.ckpt", "--out", tmp_path / "bundle") == 0
     rows = tmp_path / "predictions.csv"

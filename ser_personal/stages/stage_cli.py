@@ -57,6 +57,12 @@ class StageCLI(LightningCLI):
                 kwargs["sub_configs"] = False
 
     @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:  # type: ignore[override]
+        # Lightning's own warns that a command line has arguments, too
+        self.arguments = args
+        self.config = parser.parse_args(args)
+
+    @override
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         # nothing in a checkpoint is ever run
@@ -101,7 +107,7 @@ class StageCLI(LightningCLI):
         trained = TrainedModel.read(path, self.config[stage].model.class_path, resumes=stage == "fit")
         before = leaves(self.config[stage].model.as_dict())
         try:
-            self.config = self.parser.parse_args(trained.arguments(sys.argv[1:]))
+            self.config = self.parser.parse_args(trained.arguments(self.arguments))
         except UserError as error:
             what = f"holds settings that aren't those of {trained.class_path.rpartition('.')[2]} ({error.what})"
             raise UserError(what, where=path, remedy=REMEDY) from error
@@ -164,7 +170,7 @@ class StageCLI(LightningCLI):
             saved = "no callback of the config saves it"
             if newest:
                 path = os.path.relpath(newest)
-                command = shlex.join(["ser", *sys.argv[1:], "--ckpt_path", path])
+                command = shlex.join(["ser", *self.arguments, "--ckpt_path", path])
                 saved = f"saved as {path}. Resume with: {command}"
             sys.stderr.write(f"ser: stopped by {stop.signal.name} after step {self.trainer.global_step}; {saved}\n")
             raise
@@ -200,14 +206,15 @@ def _refused(stage: str, error: Exception) -> UserError:
     return UserError(str(error).strip().rstrip("."), where=stage, remedy=f"`{stage} --help` lists the arguments")
 
 
-def run() -> StageCLI:
-    """Run the stage that `sys.argv` names (not an argument: DDP starts the other processes with the same one).
+def run(arguments: list[str]) -> StageCLI:
+    """Run a stage: its name and its flags (DDP starts the other processes by `sys.argv`).
 
     Raises:
         UserError: Lightning refuses the combination of arguments.
     """
     try:
         return StageCLI(
+            args=arguments,
             model_class=PersonalizedModule,
             datamodule_class=LightningDataModule,
             subclass_mode_model=True,
@@ -226,4 +233,4 @@ def run() -> StageCLI:
         # it refuses some arguments by plain errors
         if not _by_lightning(error):
             raise
-        raise _refused(f"ser {sys.argv[1]}", error) from error
+        raise _refused(f"ser {arguments[0]}", error) from error

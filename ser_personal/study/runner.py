@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from ser_personal.calibration.run_files import PREDICTIONS, SPEAKER_MOMENTS, write_json
+from ser_personal.config_files import find_config
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, content_hash
 from ser_personal.report.compare import compare
@@ -300,19 +301,11 @@ def hash_inputs(runs: Sequence[GridRun]) -> dict[str, str]:
     for run in runs:
         content = {
             "argv": [stage.argv for stage in run.stages],
-            "configs": [_read(path) for stage in run.stages for path in stage.configs],
+            "configs": [find_config(name).read_text("utf-8") for stage in run.stages for name in stage.configs],
             "needs": [hashes[folder] for folder in run.needs],
         }
         hashes[run.folder] = content_hash(json.dumps(content))
     return hashes
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        remedy = "Give paths relative to the current folder, as for `ser fit --config`"
-        raise UserError("no such config file", where=path, remedy=remedy) from error
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import pytest
 from command_line import REPOSITORY, stage
 from fenced_blocks import PAGES, SHELLS, blocks, command_lines, show_files
 
-from ser_personal.cli import COMMANDS, STAGES, check_before_imports, parse, read_configs, values_of
+from ser_personal.cli import COMMANDS, STAGES, check_before_imports, parse
+from ser_personal.config_files import read_configs, values_of
 from ser_personal.stages.stage_cli import StageCLI
 
 WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks(page))]
