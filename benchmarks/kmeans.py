@@ -24,8 +24,7 @@ from ser_personal.corpus.synthetic import synth
 from ser_personal.data.frame_store import PseudoLabels
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.pretrain.codebook import Codebook
-from ser_personal.pretrain.kmeans import kmeans
-from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
+from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
 from ser_personal.pretrain.teachers import EncoderTeacher
 
 # learn_kmeans.py of fairseq's examples/hubert/simple_kmeans
@@ -118,7 +117,7 @@ class TimedFit:
 def dump(teacher: EncoderTeacher, data: PseudoLabelData, path: Path) -> np.ndarray:
     """Write all features as float32; -> them, mapped."""
     parts = []
-    for batch in data.loader(data.batches()):
+    for batch in data.predict_loader(data.batches()):
         output = teacher.eval()(batch["waveforms"], batch["num_samples"])
         parts.append(output.frames[output.frame_mask].numpy())
     np.save(path, np.concatenate(parts))

@@ -12,8 +12,7 @@ from hypothesis import settings
 from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data
 
 from ser_personal.corpus.synthetic import synth
-from ser_personal.pretrain.kmeans import kmeans
-from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
+from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
 
 if TYPE_CHECKING:
     from collections.abc import Callable

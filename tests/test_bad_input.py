@@ -13,8 +13,7 @@ import soundfile
 import torch
 from command_line import configs, finetune_arguments, papt_arguments, ser, trainer_flags
 
-from ser_personal.pretrain.kmeans import kmeans
-from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
+from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data, trai
 
 from ser_personal.calibration.callback import PLDCCallback
 from ser_personal.finetune.interpreters import MLPInterpreter
-from ser_personal.pretrain.kmeans import kmeans
-from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
+from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
 
 
 def pipeline(corpus, folder):

@@ -14,8 +14,8 @@ from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
 from ser_personal.errors import UserError, require_range, require_scale
 from ser_personal.finetune.interpreters import MLPInterpreter
 from ser_personal.finetune.module import EmotionFineTuning
+from ser_personal.pretrain.kmeans import PseudoLabelData
 from ser_personal.pretrain.papt import PAPT
-from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
 from ser_personal.pretrain.teachers import EncoderTeacher
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.features import SpeakerEmbedder

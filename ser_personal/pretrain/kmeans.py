@@ -6,27 +6,73 @@ frame. Features are never stored. Several processes share both passes and write 
 
 from __future__ import annotations
 
+import sys
 import time
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jsonargparse.typing import PositiveInt
+from lightning.pytorch.utilities import rank_zero_only
 
 from ser_personal.audio import num_frames
+from ser_personal.corpus.splits import canonical_splits
+from ser_personal.data.datamodule import AudioDataModule
 from ser_personal.data.dataset import samples_of
 from ser_personal.data.frame_store import PseudoLabels, PseudoLabelSource
 from ser_personal.errors import UserError
+from ser_personal.files import content_hash
 from ser_personal.pretrain.codebook import Codebook, FrameSample, NumClusters
-from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
+from ser_personal.pretrain.teacher_pass import CodebookTask, LabelTask, run_pass
 from ser_personal.pretrain.teachers import MFCCTeacher, Teacher
 from ser_personal.ranges import Seed, Share
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ser_personal.corpus.base import Corpus
+
     MadeWith = dict[str, str | int | float]
+
+
+class PseudoLabelData(AudioDataModule):
+    """Whole utterances, in batches that are the same in every run.
+
+    Args:
+        corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
+        fit_splits: sets that the codebook is fitted on; the training set if None, on which no model is tested.
+        kwargs: further arguments of AudioDataModule.
+    """
+
+    def __init__(self, corpus: Corpus | str, *, fit_splits: list[str] | None = None, **kwargs: Any) -> None:
+        super().__init__(corpus, max_samples=sys.maxsize, **kwargs)
+        self._fit_splits = canonical_splits(fit_splits or ["train"])
+
+    @cached_property
+    def label_indices(self) -> list[int]:
+        """Positions in `utterances` of those that get pseudo-labels."""
+        return sorted(index for batch in self.batches() for index in batch)
+
+    @cached_property
+    def fit_indices(self) -> list[int]:
+        """Positions in `utterances` of those that the codebook is fitted on."""
+        indices = sorted({*self.label_indices} & {*self.wanted_indices(self._fit_splits)})
+        if not indices:
+            remedy = "Name one of data.splits there, or give a codebook"
+            raise UserError("no audio to fit the codebook on", where="data.fit_splits", remedy=remedy)
+        return indices
+
+    def fit_batches(self) -> list[list[int]]:
+        """Put the utterances that the codebook is fitted on into batches, longest first."""
+        return self._sampler(self.fit_indices, shuffle=False).plan(0)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the utterances, their lengths, and which of them the codebook is fitted on."""
+        utterances = [self.utterances[index] for index in self.label_indices]
+        lengths = (f"{utterance.utterance_id}\t{samples_of(utterance)}" for utterance in utterances)
+        return f"{len(utterances)} utterances, {content_hash(f'{sorted(self._fit_splits)}', *lengths)}"
 
 
 def kmeans(
@@ -70,10 +116,6 @@ def kmeans(
     Raises:
         UserError: a setting is impossible, or `out` was made with other settings.
     """
-    from lightning.pytorch.utilities import rank_zero_only
-
-    from ser_personal.pretrain.teacher_pass import CodebookTask, LabelTask, run_pass
-
     started = time.perf_counter()
     teacher = teacher or MFCCTeacher()
     teacher.check_precision(precision)
@@ -97,7 +139,7 @@ def kmeans(
         chosen = Codebook(external.centroids, made_with)
         chosen.save(path)
     if chosen is None:
-        frame_counts = {index: num_frames(samples_of(data.utterances[index])) for index in data.fit_indices()}
+        frame_counts = {index: num_frames(samples_of(data.utterances[index])) for index in data.fit_indices}
         sample = FrameSample(frame_counts, sample_share, max_sampled_frames, seed)
 
         def fit(frames: NDArray[np.float32]) -> Codebook:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ser_personal.data.frame_store import PseudoLabelSource
     from ser_personal.data.loader import SpeechLoader
     from ser_personal.pretrain.codebook import Codebook, FrameSample
-    from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
+    from ser_personal.pretrain.kmeans import PseudoLabelData
     from ser_personal.types import EncoderOutput, SpeechBatch
 
 Result = TypeVar("Result")
@@ -134,8 +134,7 @@ class CodebookTask(PassTask["Codebook"]):
 
     @override
     def loader(self, trainer: Trainer) -> SpeechLoader[SpeechBatch]:
-        batches = self.data.batches(self.data.fit_indices())
-        return self.data.loader(batches[trainer.global_rank :: trainer.world_size])
+        return self.data.predict_loader(self.data.fit_batches()[trainer.global_rank :: trainer.world_size])
 
     @override
     def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:
@@ -167,12 +166,12 @@ class LabelTask(PassTask[None]):
         batches = self.data.batches()
         left = on_first_process(trainer, lambda: self._missing(batches))
         self._pseudo_labels = PseudoLabels.create(self.folder, self.source)
-        return self.data.loader([batches[number] for number in left[trainer.global_rank :: trainer.world_size]])
+        return self.data.predict_loader([batches[number] for number in left[trainer.global_rank :: trainer.world_size]])
 
     def _missing(self, batches: list[list[int]]) -> list[int]:
         stored = PseudoLabels.create(self.folder, self.source)
-        ids = [utterance.utterance_id for utterance in self.data.utterances]
-        return [number for number, batch in enumerate(batches) if not all(ids[index] in stored for index in batch)]
+        utterances = self.data.utterances
+        return [n for n, batch in enumerate(batches) if not all(utterances[i].utterance_id in stored for i in batch)]
 
     @override
     def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:
@@ -198,5 +197,5 @@ class LabelTask(PassTask[None]):
         on_first_process(trainer, self._finish)
 
     def _finish(self) -> None:
-        wanted = [utterance.utterance_id for utterance in self.data.utterances]
+        wanted = [self.data.utterances[index].utterance_id for index in self.data.label_indices]
         PseudoLabels.create(self.folder, self.source).finish(wanted)

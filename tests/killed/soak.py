@@ -22,8 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ser_personal.corpus.synthetic import synth
-from ser_personal.pretrain.kmeans import kmeans
-from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
+from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
 
 
 def main() -> int:

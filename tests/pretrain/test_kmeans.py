@@ -16,8 +16,7 @@ from ser_personal.data.frame_store import PseudoLabels
 from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.errors import UserError
 from ser_personal.pretrain.codebook import Codebook
-from ser_personal.pretrain.kmeans import kmeans
-from ser_personal.pretrain.pseudo_label_data import PseudoLabelData
+from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
 from ser_personal.pretrain.teachers import EncoderTeacher, MFCCTeacher
 
 
@@ -167,13 +166,13 @@ def test_numbers_out_of_range_are_refused(corpus, capsys, flag):
 
 def test_wrong_splits_and_empty_audio_are_refused(corpus, tmp_path):
     with pytest.raises(UserError, match="split test9: no such split"):
-        _ = PseudoLabelData(corpus, splits=["test9"]).utterances
+        _ = PseudoLabelData(corpus, splits=["test9"]).label_indices
     with pytest.raises(UserError, match=r"data\.fit_splits: no audio to fit the codebook on"):
-        PseudoLabelData(corpus, splits=["validation"]).fit_indices()
+        _ = PseudoLabelData(corpus, splits=["validation"]).fit_indices
     soundfile.write(tmp_path / "short.wav", np.zeros(399), 16_000)
     (tmp_path / "corpus.csv").write_text("path,speaker,split\nshort.wav,a,train\n")
-    with pytest.raises(UserError, match=r"short\.wav: 1 audio files are unreadable or shorter than one frame"):
-        _ = PseudoLabelData(str(tmp_path / "corpus.csv")).utterances
+    with pytest.raises(UserError, match=r"short\.wav: audio is shorter than 400 samples, the first of 1"):
+        _ = PseudoLabelData(str(tmp_path / "corpus.csv")).label_indices
 
 
 def test_an_encoder_layer_teaches(make):
@@ -198,8 +197,8 @@ def test_usage_of_the_clusters_is_printed(make, data, capsys):
 
 def test_splits_in_any_spelling_each_once(corpus):
     data = PseudoLabelData(corpus, splits=["Train", "dev", "train"], fit_splits=["TRAIN"])
-    assert len(data.utterances) == 14
-    assert len(data.fit_indices()) == 10
+    assert len(data.label_indices) == 14
+    assert len(data.fit_indices) == 10
     assert data.fingerprint == PseudoLabelData(corpus, splits=["train", "validation"]).fingerprint
 
 
