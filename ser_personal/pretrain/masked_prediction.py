@@ -81,7 +81,7 @@ def masked_prediction_loss(
     Args:
         frames: (batch, frames, dim), already personalised.
         pseudo_labels: (batch, frames); masked frames at -100 are left out.
-        time_mask: (batch, frames), True on masked frames; on any device.
+        time_mask: (batch, frames), as `span_mask` draws it, on any device.
         head: scores the clusters.
     """
     # found on the mask's own device: on the CPU, nothing waits for that of the frames

@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class SpeakerSet:
-    """The speakers that a representation is built for.
-
-    Attributes:
-        speaker_ids: (speakers,), sorted.
-        features: (speakers, feature_dim); None where there are none.
-    """
+    """The speakers, sorted, that a representation is built for, with features (speakers, feature_dim) if any."""
 
     speaker_ids: list[str]
     features: NDArray[np.float32] | None = None
@@ -31,12 +26,7 @@ class SpeakerSet:
 
 @dataclass(frozen=True)
 class SpeakerAudio:
-    """Unlabelled audio that e_s was made from.
-
-    Attributes:
-        speaker_ids: whose it was.
-        splits: sets that it belonged to.
-    """
+    """Unlabelled audio that e_s was made from: whose it was, and which sets it belonged to."""
 
     speaker_ids: frozenset[str] = frozenset()
     splits: frozenset[str] = frozenset()
@@ -45,11 +35,7 @@ class SpeakerAudio:
 class SpeakerDescription(TypedDict):
     """What a checkpoint says of its representation, enough to build it before its weights are loaded.
 
-    Attributes:
-        name: of the class.
-        sizes: arguments that its weights' shapes depend on.
-        speaker_ids: of the speakers it was built for.
-        feature_dim: width of the speaker features, 0 where it reads none.
+    `name` is that of the class; its weights' shapes depend on `sizes` and on `feature_dim`, 0 where it reads none.
     """
 
     name: str
@@ -60,12 +46,10 @@ class SpeakerDescription(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class SpeakerQuery:
-    """Speakers whose embeddings are wanted.
+    """Speakers (batch,) whose embeddings are wanted, None where unknown.
 
-    Attributes:
-        speaker_ids: (batch,), None where unknown.
-        features: (batch, feature_dim), NaN for unknown speakers; None where there are none.
-        as_unseen: (batch,), who is to be treated as if never seen before.
+    Their features are (batch, feature_dim), NaN for unknown ones; `as_unseen` (batch,) says who is to be treated as if
+    never seen before.
     """
 
     speaker_ids: Sequence[str | None]
@@ -74,12 +58,9 @@ class SpeakerQuery:
 
 
 class SpeakerRepresentation(nn.Module, ABC):
-    """e_s of speakers, (batch, dim); built once speakers and the encoder's width are known.
+    """e_s of speakers, (batch, dim); built once speakers and the encoder's width are known."""
 
-    Attributes:
-        ids: speakers that it was built for; empty where nothing is fused.
-    """
-
+    # whom it was built for; nobody where nothing is fused
     ids: list[str]
 
     @abstractmethod

@@ -22,14 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingTable:
-    """The table that a policy may draw on.
-
-    Attributes:
-        ids: (speakers,).
-        embeddings: e_s of each, (speakers, dim).
-        fc: from the table's rows to e_s.
-        features: (speakers, feature_dim); None where the table has none.
-    """
+    """What a policy may draw on: e_s (speakers, dim), the layer that makes them of rows, and features if any."""
 
     ids: Sequence[str]
     embeddings: Tensor
@@ -39,12 +32,9 @@ class EmbeddingTable:
 
 @dataclass(frozen=True, eq=False)
 class UnseenSpeakers:
-    """Who has no row in the table, or is treated so.
+    """Who has no row in the table, or is treated so; `rows` (unseen,) holds the latter's, else -1.
 
-    Attributes:
-        ids: (unseen,), None where unknown.
-        rows: (unseen,), the row of one who is only treated as unseen, else -1.
-        features: (unseen, feature_dim), NaN for unknown speakers; None where there are none.
+    Features are (unseen, feature_dim), NaN for unknown speakers, whose id is None.
     """
 
     ids: Sequence[str | None]

@@ -14,14 +14,6 @@ from ser_personal.speakers.unseen import EmbeddingTable, UnseenSpeakers, Zero
 TABLE = "personalized.speakers.embedding.weight"
 
 
-@pytest.fixture(scope="module")
-def papt_checkpoint(synthetic_corpus, synthetic_pseudo_labels, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("papt")
-    data = pretrain_data(synthetic_corpus, synthetic_pseudo_labels)
-    fit(papt(), data, folder, max_steps=4).save_checkpoint(folder / "papt.ckpt")
-    return folder / "papt.ckpt"
-
-
 def new_speakers(corpus, pseudo_labels):
     return pretrain_data(corpus, pseudo_labels, splits=["validation"], unseen_splits=[])
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import soundfile
 import torch
 from command_line import configs, ser
+from scipy.stats import entropy
 
 from ser_personal.data.frame_store import PseudoLabels
 from ser_personal.encoder.hubert import TinyEncoder
@@ -58,6 +58,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_every_frame_gets_its_nearest_centroid(make, data):
     folder = make()
     labels, codebook = PseudoLabels.load(folder), Codebook.load(folder / "codebook.safetensors")
+    source = labels.source
+    assert (source.num_clusters, source.teacher, source.teacher_layer, source.frame_rate) == (6, "mfcc", None, 50)
+    assert source.codebook_hash == codebook.hash
     assert len(labels) == len(data.utterances) == 14
     for utterance in data.utterances:
         waveform, _ = soundfile.read(utterance.path, dtype="float32")
@@ -66,21 +69,11 @@ def test_every_frame_gets_its_nearest_centroid(make, data):
         assert labels[utterance.utterance_id].tolist() == torch.stack(distances).argmin(0).tolist()
 
 
-def test_source_says_what_made_the_ids(make):
-    folder = make()
-    source = PseudoLabels.load(folder).source
-    assert (source.num_clusters, source.teacher, source.teacher_layer, source.frame_rate) == (6, "mfcc", None, 50)
-    assert source.codebook_hash == Codebook.load(folder / "codebook.safetensors").hash
-
-
-def test_the_same_settings_give_the_same_bytes_and_another_seed_others(make):
-    assert contents(make("first")) == contents(make("again"))
-    assert contents(make("first")) != contents(make("other", seed=1))
-
-
-def test_codebook_does_not_depend_on_batches(make, corpus):
-    wide = make("wide", data=PseudoLabelData(corpus, batch_seconds=60))
-    assert contents(make("narrow"))["codebook.safetensors"] == contents(wide)["codebook.safetensors"]
+def test_the_same_settings_give_the_same_bytes_another_seed_others_and_batches_no_other_codebook(make, corpus):
+    first, again, other = contents(make("first")), contents(make("again")), contents(make("other", seed=1))
+    assert first == again != other
+    wide = contents(make("wide", data=PseudoLabelData(corpus, batch_seconds=60)))
+    assert first["codebook.safetensors"] == wide["codebook.safetensors"]
 
 
 def test_codebook_is_fitted_on_the_training_set_alone(make, corpus, monkeypatch):
@@ -94,7 +87,7 @@ def test_codebook_is_fitted_on_the_training_set_alone(make, corpus, monkeypatch)
 
 
 @pytest.mark.parametrize("written", [0, 1, 7])
-def test_an_interrupted_run_ends_with_the_same_bytes(make, monkeypatch, written):
+def test_an_interrupted_run_ends_with_the_same_bytes_and_a_finished_one_is_left_alone(make, monkeypatch, written):
     whole = make("whole")
     write = PseudoLabels.write
 
@@ -110,12 +103,8 @@ def test_an_interrupted_run_ends_with_the_same_bytes(make, monkeypatch, written)
     with pytest.raises(UserError, match="half written"):
         PseudoLabels.load(whole.parent / "broken")
     assert contents(make("broken")) == contents(whole)
-
-
-def test_a_finished_folder_is_left_alone(make, monkeypatch):
-    before = contents(make())
     monkeypatch.setattr(MFCCTeacher, "forward", None)
-    assert contents(make()) == before
+    assert contents(make("broken")) == contents(whole)
 
 
 def test_other_settings_in_an_existing_folder_are_named(make, corpus):
@@ -134,12 +123,9 @@ def test_an_external_codebook_is_used_as_it_is(make, tmp_path):
     folder = make(codebook=str(tmp_path / "external.safetensors"))
     assert PseudoLabels.load(folder).source.codebook_hash == external.hash
     assert PseudoLabels.load(folder).num_clusters == 3
-
-
-def test_a_codebook_of_another_width_is_refused(make, tmp_path):
     Codebook(np.zeros((3, 768), dtype=np.float32)).save(tmp_path / "wide.safetensors")
     with pytest.raises(UserError, match="codebook: 3 clusters of 768 dimensions for frames of 39"):
-        make(codebook=str(tmp_path / "wide.safetensors"))
+        make("other", codebook=str(tmp_path / "wide.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -189,10 +175,8 @@ def test_an_encoder_layer_teaches(make):
 def test_usage_of_the_clusters_is_printed(make, data, capsys):
     labels = PseudoLabels.load(make())
     counts = np.bincount(np.concatenate([labels[utterance.utterance_id] for utterance in data.utterances]))
-    shares = [count / counts.sum() for count in counts if count]
-    entropy = sum(share * np.log2(1 / share) for share in shares)
-    printed = f"K = 6, {counts.sum():,} frames, {len(shares)} clusters used, entropy {entropy:.2f} of 2.58 bits"
-    assert re.search(re.escape(printed), capsys.readouterr().out)
+    used = f"{counts.sum():,} frames, {(counts > 0).sum()} clusters used, entropy {entropy(counts, base=2):.2f} of 2.58"
+    assert f"K = 6, {used} bits" in capsys.readouterr().out
 
 
 def test_splits_in_any_spelling_each_once(corpus):
@@ -230,7 +214,7 @@ def arguments(corpus: Path, out: Path) -> list[str]:
 def run_on_two(program: list[object], words: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     command = [*map(str, program), *words, "--devices", "2"]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=150, env=environment)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, env=environment)
 
 
 @pytest.fixture(scope="module")

@@ -26,20 +26,14 @@ def test_mfcc_frames_coincide_with_huberts(samples):
     assert frame_mask.all()
 
 
-def test_mfcc_of_a_clip_is_the_same_bits_alone_and_in_a_batch():
+def test_mfcc_of_a_clip_is_the_same_bits_alone_and_with_a_louder_one():
     waveforms, num_samples = padded(16_000, 399, 7_000, 24_001)
+    waveforms[3] *= 50
     batch = MFCCTeacher()(waveforms, num_samples)
     for row, n in enumerate(num_samples.tolist()):
         alone = MFCCTeacher()(waveforms[row : row + 1, :n], num_samples[row : row + 1])
         assert batch.frame_mask[row].sum() == num_frames(n)
         assert torch.equal(batch.frames[row, : num_frames(n)], alone.frames[0])
-
-
-def test_a_loud_batch_mate_changes_nothing():
-    waveforms, num_samples = padded(8_000, 8_000)
-    quiet = MFCCTeacher()(waveforms * torch.tensor([[1e-3], [1e-3]]), num_samples).frames[0]
-    beside_loud = MFCCTeacher()(waveforms * torch.tensor([[1e-3], [50.0]]), num_samples).frames[0]
-    assert torch.equal(quiet, beside_loud)
 
 
 def test_mfcc_first_coefficients_are_a_cosine_transform_of_log_mel_and_the_rest_their_deltas():
