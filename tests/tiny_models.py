@@ -64,3 +64,8 @@ def fit(module: LightningModule, data: LightningDataModule, folder: Path, **opti
     running = trainer(folder, **{"limit_val_batches": 0, "num_sanity_val_steps": 0} | options)
     running.fit(module, datamodule=data)
     return running
+
+
+def newest_run(folder: Path) -> Path:
+    """The folder that the last test with this default_root_dir wrote to."""
+    return max((folder / "lightning_logs").iterdir(), key=lambda path: int(path.name.removeprefix("version_")))

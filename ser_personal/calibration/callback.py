@@ -274,7 +274,7 @@ def checkpoint_bank(trainer: Trainer, pl_module: LightningModule, attributes: tu
 def _bank_path(trainer: Trainer) -> Path:
     if trainer.ckpt_path:
         return Path(trainer.ckpt_path).with_suffix(".speaker_bank.safetensors")
-    return Path(trainer.log_dir or trainer.default_root_dir) / "speaker_bank.safetensors"
+    return run_folder(trainer) / "speaker_bank.safetensors"
 
 
 def _bank_of_all(trainer: Trainer, builder: SpeakerBankBuilder) -> SpeakerBank | None:

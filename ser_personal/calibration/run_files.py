@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ser_personal.types import Utterance
 
 PREDICTIONS, METRICS, COST, SPEAKER_MOMENTS = "predictions.csv", "metrics.json", "cost.json", "speaker_moments.csv"
-RECORD, VECTORS = "speakers.json", "speakers.safetensors"
+RECORD, VECTORS, BASELINE = "speakers.json", "speakers.safetensors", "baseline.json"
 TRAINING, EMBEDDINGS = "training", "embeddings"
 MU_SIGMA = ("mu", "sigma", "mu_bar", "sigma_bar")
 _DESCRIBED = ("utterance", "speaker", "split", "gender", "seconds", "emotion")

@@ -5,18 +5,22 @@
 
 from __future__ import annotations
 
-from itertools import compress
+from contextlib import suppress
+from itertools import compress, count
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from ser_personal.calibration.run_files import (
+    BASELINE,
     METRICS,
     PREDICTIONS,
     condition,
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
-    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch import LightningModule
     from numpy.typing import NDArray
 
     from ser_personal.types import PredictionBatch, Utterance
@@ -131,7 +135,53 @@ def _in_order(shards: Sequence[Arrays], utterances: Sequence[Utterance]) -> Coll
     )
 
 
-class Collecting(Callback):
+_FOLDERS: WeakKeyDictionary[Trainer, Path] = WeakKeyDictionary()
+_WRITTEN = ("config.yaml", PREDICTIONS, METRICS, BASELINE)
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """The folder of the run's files, a new one for each run; all devices have to ask, and the first tells the others.
+
+    It is that of a TensorBoard or CSV logger, where no other run wrote to it; with other loggers or none, a new
+    `lightning_logs/version_N` in `--trainer.default_root_dir`.
+    """
+    if trainer not in _FOLDERS:
+        _FOLDERS[trainer] = Path(
+            trainer.strategy.broadcast(str(_new_folder(trainer)) if trainer.is_global_zero else "")
+        )
+    return _FOLDERS[trainer]
+
+
+def _new_folder(trainer: Trainer) -> Path:
+    logger = next(iter(trainer.loggers), None)
+    if isinstance(logger, TensorBoardLogger | CSVLogger):
+        folder = Path(logger.log_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not any((folder / name).exists() for name in _WRITTEN):
+            return folder
+    root = Path(trainer.default_root_dir) / "lightning_logs"
+    for number in count(len(list(root.glob("version_*")))):
+        with suppress(FileExistsError):
+            (root / f"version_{number}").mkdir(parents=True)
+            break
+    return root / f"version_{number}"
+
+
+class RunWriter(Callback):
+    """Writes to the run's folder, which is there before anything is computed for it."""
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage in {"test", "predict"}:
+            run_folder(trainer)
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # a notebook's trainer may test again
+        _FOLDERS.pop(trainer, None)
+
+
+class Collecting(RunWriter):
     """Keeps the predictions of all batches; a subclass makes `keep` the hook of a stage."""
 
     def __init__(self) -> None:
@@ -145,11 +195,6 @@ class Collecting(Callback):
     def collected(self, trainer: Trainer) -> CollectedSet | None:
         """Join the predictions of all devices, on the first; None on the others."""
         return self.collector.join(trainer, trainer.datamodule.utterances)  # type: ignore[attr-defined]
-
-
-def run_folder(trainer: Trainer) -> Path:
-    """The folder of the run's files, which all devices have to ask for: the first tells the others."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
 
 
 def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) -> NDArray[np.str_]:

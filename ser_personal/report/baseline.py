@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from typing_extensions import override
 
-from ser_personal.calibration.run_files import rows_as_json, write_json, write_moments
+from ser_personal.calibration.run_files import BASELINE, rows_as_json, write_json, write_moments
 from ser_personal.calibration.table import CalibrationRow, print_scores, speaker_moments
+from ser_personal.calibration.writers import RunWriter, run_folder
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
 from ser_personal.encoder.front_end import mfcc_functionals
 from ser_personal.errors import UserError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PENALTIES = np.logspace(-1, 5, 13)
-RIDGE, TITLE, FILE = "ridge", "ridge regression on MFCC functionals, the baseline", "baseline.json"
+RIDGE, TITLE = "ridge", "ridge regression on MFCC functionals, the baseline"
 
 
 def ridge_baseline(
@@ -127,10 +127,10 @@ def _show_and_write(scored: dict[str, BaselineSet], folder: Path) -> None:
         print_scores(f"{split}: {TITLE}", [of_split.row])
     rows = {split: {"rows": rows_as_json([of_split.row])} for split, of_split in scored.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / FILE, {"splits": rows})
+    write_json(folder / BASELINE, {"splits": rows})
 
 
-class RidgeBaselineCallback(Callback):
+class RidgeBaselineCallback(RunWriter):
     """Prints what a ridge regression on MFCC functionals reaches on the same test sets, and writes baseline.json.
 
     The first process fits it on the training split.
@@ -147,8 +147,7 @@ class RidgeBaselineCallback(Callback):
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # log_dir broadcasts: every process has to read it, or the first one waits for ever
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder = run_folder(trainer)
         if not trainer.is_global_zero:
             return
         metric: Any = pl_module.test_metric

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +15,7 @@ from typing_extensions import override
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.calibration.run_files import write_json
+from ser_personal.calibration.writers import run_folder
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -66,7 +66,7 @@ class FlopCounter:
 
 
 class CostRecorder(Callback):
-    """Writes fit_cost.json or test_cost.json to `--trainer.default_root_dir` when the stage ends.
+    """Writes fit_cost.json or test_cost.json to the run's folder when the stage ends.
 
     A resumed fit continues the record of its checkpoint. Operations are counted on the first batch of training, of
     validation and of test, which therefore runs outside inference mode, and scaled by the audio of all batches. What
@@ -154,13 +154,14 @@ class CostRecorder(Callback):
         own = torch.tensor([sum(each.speech for each in counts), sum(each.flops for each in counts)])
         # every process has its share of the audio
         speech, flops = trainer.strategy.reduce(own.to(pl_module.device), reduce_op="sum").tolist()
+        folder = run_folder(trainer)
         if not trainer.is_global_zero:
             return
         weights = list(pl_module.parameters())
         trained = sum(weight.numel() for weight in weights if weight.requires_grad)
         on_cuda = pl_module.device.type == "cuda"
         write_json(
-            Path(trainer.default_root_dir) / f"{stage}_cost.json",
+            folder / f"{stage}_cost.json",
             {
                 "command": stage,
                 "seconds": self._clock.seconds,

@@ -14,8 +14,8 @@ from typing import Any
 
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
@@ -27,10 +27,11 @@ import ser_personal.pretrain.adapt
 import ser_personal.report.baseline
 import ser_personal.report.cost
 import ser_personal.speakers.features
-from ser_personal.calibration.writers import EmotionPredictionWriter, EmotionTestWriter, PredictionWriter
+from ser_personal.calibration.writers import EmotionPredictionWriter, EmotionTestWriter, PredictionWriter, run_folder
 from ser_personal.cli import OneLineErrors
 from ser_personal.encoder.module import UNFIT, PersonalizedModule, unfit
 from ser_personal.errors import UserError, require_range
+from ser_personal.files import atomic_write
 from ser_personal.finetune.classification import EmotionClassification
 from ser_personal.stages.trained_model import REMEDY, TrainedModel, leaves
 from ser_personal.training.checkpoints import AtomicCheckpoints, ExactResumption, Interrupted
@@ -43,6 +44,21 @@ LAST = "last"
 
 class _Parser(OneLineErrors, LightningArgumentParser):
     pass
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes config.yaml to the run's folder."""
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # on every device
+        run_folder(trainer)
+        super().setup(trainer, pl_module, stage)
+
+    @override
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        content = self.parser.dump(self.config, skip_none=False)
+        atomic_write(run_folder(trainer) / self.config_filename, content.encode())
 
 
 class StageCLI(LightningCLI):
@@ -225,7 +241,8 @@ def run(arguments: list[str]) -> StageCLI:
                 "use_distributed_sampler": False,
                 "callbacks": [ExactResumption(), Interruption(), FiniteLoss()],
             },
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=RunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
             parser_class=_Parser,
             parser_kwargs={"prog": "ser"},
         )

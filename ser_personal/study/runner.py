@@ -361,8 +361,10 @@ class StudyRun:
 
     def finish_stage(self, stage: Stage, measured: Mapping[str, float]) -> None:
         """Record the cost of a stage: measures of its process, and those that the stage recorded itself."""
-        recorded = self.root / stage.out / f"{stage.name}_cost.json"
-        own = json.loads(recorded.read_text(encoding="utf-8")) if recorded.is_file() else {}
+        # a resumed fit has a folder of its own, and its record is of the whole
+        found = (self.root / stage.out).rglob(f"{stage.name}_cost.json")
+        recorded = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+        own = {} if recorded is None else json.loads(recorded.read_text(encoding="utf-8"))
         write_stage(self.path / f"{stage.name}.json", {"command": stage.name, **measured, **own})
 
     def finish(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from tiny_models import emotion_data, finetuning, trainer
+from tiny_models import emotion_data, finetuning, newest_run, trainer
 
 from ser_personal.calibration.callback import PLDCCallback, bank_fingerprint, predict_split
 from ser_personal.calibration.divergence import speaker_shifts
@@ -40,12 +40,11 @@ def run_test(folder, corpus, checkpoint, callback=None, **data):
     module = finetuning()
     running = trainer(folder, callbacks=[callback])
     running.test(module, datamodule=emotion_data(corpus, **data), ckpt_path=checkpoint, verbose=False)
-    metrics = json.loads((folder / "metrics.json").read_text())
-    frame = pd.read_csv(folder / "predictions.csv", dtype={"speaker": str})
+    run = newest_run(folder)
+    metrics = json.loads((run / "metrics.json").read_text())
+    frame = pd.read_csv(run / "predictions.csv", dtype={"speaker": str})
     logged = {name: float(value) for name, value in running.callback_metrics.items()}
-    return SimpleNamespace(
-        folder=folder, metrics=metrics, frame=frame, bank=callback.bank, logged=logged, module=module
-    )
+    return SimpleNamespace(folder=run, metrics=metrics, frame=frame, bank=callback.bank, logged=logged, module=module)
 
 
 def predict(module, data, split, folder):
@@ -69,7 +68,7 @@ def tested(finetuned_checkpoint, synthetic_corpus, tmp_path_factory):
 
 
 def test_bank_next_to_the_checkpoint_is_that_of_the_training_predictions(tested, tmp_path):
-    bank = SpeakerBank.load(tested.folder / "finetune.speaker_bank.safetensors")
+    bank = SpeakerBank.load(tested.checkpoint.with_suffix(".speaker_bank.safetensors"))
     train = predict(tested.module, tested.data, "train", tmp_path)
     expected = SpeakerBank.from_utterances(train.speaker_ids, train.pooled, train.labels, ATTRIBUTES)
     assert bank.speaker_ids == expected.speaker_ids == tuple(str(number) for number in range(1, 9))

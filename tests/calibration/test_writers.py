@@ -6,11 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from tiny_models import trainer
 
-from ser_personal.calibration.writers import Collector
+from ser_personal.calibration.writers import Collector, PredictionWriter, run_folder
 from ser_personal.types import Utterance
 
 UTTERANCES = [Utterance(f"u{i}", Path(), "test1", speaker_id=None if i % 4 == 3 else f"s{i % 4}") for i in range(40)]
@@ -87,3 +90,40 @@ def test_several_devices_are_joined_on_the_first(tmp_path):
     check(first, [0, 1, 2, 7, 20, 30, 39])
     assert others == [None, None, None]
     assert not list(tmp_path.iterdir())
+
+
+class SavesHere(Logger):
+    """As those of W&B and MLflow: every run has the same folder."""
+
+    name, version, save_dir = "run", "1", "."
+
+    def log_metrics(self, metrics, step=None):
+        pass
+
+    log_hyperparams = log_metrics
+
+
+@pytest.mark.parametrize("kind", ["none", "other", "tensorboard", "csv", "one version"])
+def test_each_run_has_a_folder_of_its_own_whatever_logs_it(tmp_path, kind):
+    loggers = {
+        "none": lambda: False,
+        "other": SavesHere,
+        "tensorboard": lambda: TensorBoardLogger(tmp_path),
+        "csv": lambda: CSVLogger(tmp_path),
+        "one version": lambda: CSVLogger(tmp_path, version=0),
+    }
+    running = [trainer(tmp_path, logger=loggers[kind]()) for _ in range(2)]
+    # the last one tests twice
+    for each in (*running, running[-1]):
+        writer = PredictionWriter()
+        writer.setup(each, None, "test")
+        (run_folder(each) / "predictions.csv").touch(exist_ok=False)
+        writer.teardown(each, None, "test")
+    found = sorted(path.parent for path in tmp_path.rglob("predictions.csv"))
+    assert found == [tmp_path / "lightning_logs" / f"version_{number}" for number in range(3)]
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_before_the_test(tmp_path):
+    (tmp_path / "lightning_logs").touch()
+    with pytest.raises(OSError, match="lightning_logs"):
+        PredictionWriter().setup(trainer(tmp_path), None, "test")

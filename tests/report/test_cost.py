@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tiny_models import emotion_data, finetuning, fit, trainer
+from tiny_models import emotion_data, finetuning, fit, newest_run, trainer
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -68,7 +68,7 @@ def recorded(synthetic_corpus, tmp_path_factory):
     options = {"limit_val_batches": 1.0, "callbacks": [CostRecorder()]}
     fit(module, data, folder, max_epochs=1, **options).save_checkpoint(folder / "first.ckpt")
     fit(finetuning(), data, folder, max_epochs=2, num_sanity_val_steps=1, **options | {"callbacks": [CostRecorder()]})
-    return folder, data, json.loads((folder / "fit_cost.json").read_text())
+    return folder, data, json.loads((newest_run(folder) / "fit_cost.json").read_text())
 
 
 def test_audio_counts_every_time_that_it_goes_through(recorded):
@@ -92,7 +92,7 @@ def test_a_resumed_fit_records_the_whole(recorded, synthetic_corpus, tmp_path):
     folder, _, whole = recorded
     running = trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0, callbacks=[CostRecorder()])
     running.fit(finetuning(), datamodule=emotion_data(synthetic_corpus), ckpt_path=folder / "first.ckpt")
-    resumed = json.loads((tmp_path / "fit_cost.json").read_text())
+    resumed = json.loads((newest_run(tmp_path) / "fit_cost.json").read_text())
     assert resumed["speech_seconds"] == pytest.approx(whole["speech_seconds"], rel=1e-4)
     assert resumed["flops"] == pytest.approx(whole["flops"], rel=0.01)
 
@@ -101,7 +101,7 @@ def test_a_test_does_not_count_its_checkpoint_s_fit(recorded, tmp_path):
     folder, data, _ = recorded
     running = trainer(tmp_path, callbacks=[CostRecorder()])
     running.test(finetuning(), datamodule=data, ckpt_path=folder / "first.ckpt", verbose=False)
-    cost = json.loads((tmp_path / "test_cost.json").read_text())
+    cost = json.loads((newest_run(tmp_path) / "test_cost.json").read_text())
     assert cost["speech_seconds"] == pytest.approx(seconds_of(data, "test1"), rel=1e-4)
     assert cost["flops"] > 0
     assert cost["trained_parameters"] is None

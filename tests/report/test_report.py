@@ -8,7 +8,7 @@ from shutil import copy
 import pytest
 from command_line import ser
 from invented_run import edit_json, invent
-from tiny_models import emotion_data, finetuning, trainer
+from tiny_models import emotion_data, finetuning, newest_run, trainer
 
 from ser_personal.calibration.callback import PLDCCallback
 from ser_personal.errors import UserError
@@ -166,14 +166,15 @@ def test_a_column_and_another_run(tmp_path, capsys):
 
 def test_a_miniature_run(synthetic_corpus, finetuned_checkpoint, tmp_path, capsys):
     checkpoint = copy(finetuned_checkpoint, tmp_path / "finetune.ckpt")
-    running = trainer(tmp_path / "run", callbacks=[PLDCCallback(k=3, draws=2)])
+    running = trainer(tmp_path, callbacks=[PLDCCallback(k=3, draws=2)])
     running.test(finetuning(), datamodule=emotion_data(synthetic_corpus), ckpt_path=checkpoint, verbose=False)
-    assert ser("report", tmp_path / "run", "--resamples", "100") == 0
-    page = Page(tmp_path / "run" / "report.html")
+    run = newest_run(tmp_path)
+    assert ser("report", run, "--resamples", "100") == 0
+    page = Page(run / "report.html")
     assert "No interval under 10 speakers: test1, amount of speech" in capsys.readouterr().out
     assert "18 utterances of 3 known speakers" in page.text
     assert "3 speakers, an interval needs 10" in page.text
-    audit = json.loads((tmp_path / "run" / "audit.json").read_text())
+    audit = json.loads((run / "audit.json").read_text())
     assert audit["sets"][0]["harm"]["arousal"]["speakers"] == 3
 
 
