@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ser_personal.stages.stage_cli import StageCLI
 
 REPOSITORY = Path(__file__).parents[1]
+# Lightning starts the processes of further devices by this path
+SER = str(Path(sys.executable).parent / "ser")
 PRELOADED = [
     "command_line",
     "faiss",
@@ -46,7 +48,7 @@ def on_two_ranks(function: Callable[..., None], *arguments: object) -> None:
 
 def ser(*arguments: object) -> int:
     """Run `ser ARGUMENTS` and return its exit code."""
-    with patch.object(sys, "argv", ["ser", *map(str, arguments)]):
+    with patch.object(sys, "argv", [SER, *map(str, arguments)]):
         return main()
 
 
@@ -54,7 +56,7 @@ def stage(*arguments: object) -> StageCLI:
     """Run a stage and return what it ran, for a look at its model, data and trainer."""
     from ser_personal.stages.stage_cli import run
 
-    with patch.object(sys, "argv", ["ser", *map(str, arguments)]):
+    with patch.object(sys, "argv", [SER, *map(str, arguments)]):
         return run([str(argument) for argument in arguments])
 
 

@@ -3,62 +3,68 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
-import sys
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
 import torch
 from command_line import configs, finetune_arguments, papt_arguments, ser, stage, trainer_flags
+from killing import LONGEST, output, start
 from lightning.pytorch import Callback
 from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data
 from transformers import HubertConfig, HubertModel
 
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+    from pathlib import Path
+
+HUBERT = HubertConfig(
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=32,
+    conv_dim=[8] * 7,
+    num_conv_pos_embedding_groups=2,
+)
+ENCODER = ["--model.encoder", "HubertEncoder", "--model.encoder.gradient_checkpointing", "true"]
 EACH_STEP = {"name": "papt", "monitor": "val_loss", "mode": "min", "every_n_steps": 1}
-# a hang ends there, a busy machine does not
-LONGEST = 600.0
+TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 FUSIONS = ["none", "first", "prefix", "concat", "last"]
 
 
-def run_on_two(*arguments: object) -> None:
-    """Run `ser` as a user would; a hang ends in a timeout."""
-    run_words(command_on_two(*arguments))
+def begin_on_two(folder: Path, *arguments: object) -> BaseProcess:
+    """Start `ser` as a user would; the second process is one that Lightning starts, with imports of its own."""
+    return start([str(word) for word in (*arguments, *TWO)], folder, environment={"OMP_NUM_THREADS": "1"})
 
 
-def command_on_two(*arguments: object) -> list[str]:
-    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    return [str(word) for word in (Path(sys.executable).parent / "ser", *arguments, *two)]
-
-
-def on_two(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run `ser` likewise, whatever comes of it."""
-    return subprocess.run(
-        command_on_two(*arguments), check=False, capture_output=True, text=True, timeout=LONGEST, env=ONE_THREAD
-    )
-
-
-def run_words(command: list[str]) -> None:
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=LONGEST, env=ONE_THREAD)
-    assert done.returncode == 0, done.stderr
-    assert "distributed_backend=gloo" in done.stderr
+def run_on_two(folder: Path, *arguments: object) -> None:
+    process = begin_on_two(folder, *arguments)
+    process.join(LONGEST)
+    assert process.exitcode == 0, output(folder)
+    assert "distributed_backend=gloo" in output(folder)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, synthetic_corpus, synthetic_pseudo_labels) -> Path:
-    """PAPT, then fine-tuning from it, then a test with PLDC, each on two processes."""
-    folder = tmp_path_factory.mktemp("two")
-    flags = trainer_flags(folder)
-    run_on_two("fit", *papt_arguments(synthetic_corpus, synthetic_pseudo_labels), *flags)
-    source = ["--model.papt_checkpoint", folder / "papt.ckpt", "--data.max_batch", "8"]
-    source += ["--model.loss", "GlobalBatchLoss", "--trainer.precision", "bf16-mixed"]
-    run_on_two("fit", *finetune_arguments(synthetic_corpus), *source, *flags)
-    run_on_two("test", *arguments_of_test(synthetic_corpus, folder), *trainer_flags(folder / "tested"))
-    return folder
+def run(make_once, synthetic_corpus, synthetic_pseudo_labels) -> Path:
+    """PAPT, then fine-tuning from it, then a test with PLDC, each on two processes.
+
+    Both trainings keep few activations, the second in bfloat16.
+    """
+
+    def make(folder: Path) -> None:
+        HubertModel(HUBERT).save_pretrained(folder / "hubert")
+        flags = [*ENCODER, "--model.encoder.pretrained", folder / "hubert", *trainer_flags(folder)]
+        run_on_two(folder / "1", "fit", *papt_arguments(synthetic_corpus, synthetic_pseudo_labels), *flags)
+        source = ["--model.papt_checkpoint", folder / "papt.ckpt", "--data.max_batch", "8"]
+        source += ["--model.loss", "GlobalBatchLoss", "--trainer.precision", "bf16-mixed"]
+        run_on_two(folder / "2", "fit", *finetune_arguments(synthetic_corpus), *source, *flags)
+        tested = trainer_flags(folder / "tested")
+        run_on_two(folder / "3", "test", *arguments_of_test(synthetic_corpus, folder), *tested)
+        assert not list(folder.rglob(".gather*"))
+
+    return make_once("two", make)
 
 
 def arguments_of_test(corpus: Path, folder: Path, max_batch: int = 7) -> list[object]:
@@ -88,6 +94,8 @@ def test_two_processes_score_a_checkpoint_as_one_does(run, tmp_path, synthetic_c
     (run / "finetune.speaker_bank.safetensors").unlink()
     assert ser("test", *arguments_of_test(synthetic_corpus, run), *trainer_flags(tmp_path)) == 0
     one, two = (json.loads(only(folder, "metrics.json").read_text()) for folder in (tmp_path, run / "tested"))
+    assert one.pop("checkpoint") == str(run / "finetune.ckpt")
+    del two["checkpoint"]
     assert one["splits"]["test1"]["rows"]["raw"]["attributes"]["arousal"]["speakers"] == 3
     assert_close(one, two)
     one, two = (pd.read_csv(only(folder, "predictions.csv")) for folder in (tmp_path, run / "tested"))
@@ -98,32 +106,13 @@ def test_two_processes_score_a_checkpoint_as_one_does(run, tmp_path, synthetic_c
 def test_a_process_with_nothing_to_do_changes_nothing(run, tmp_path, synthetic_corpus):
     (run / "finetune.speaker_bank.safetensors").unlink()
     arguments = arguments_of_test(synthetic_corpus, run, max_batch=60)
-    run_on_two("test", *arguments, *trainer_flags(tmp_path / "two"))
+    run_on_two(tmp_path / "said", "test", *arguments, *trainer_flags(tmp_path / "two"))
     (run / "finetune.speaker_bank.safetensors").unlink()
     assert ser("test", *arguments, *trainer_flags(tmp_path / "one")) == 0
     one, two = (json.loads(only(tmp_path / name, "metrics.json").read_text()) for name in ("one", "two"))
     assert_close(one, two)
     one, two = (pd.read_csv(only(tmp_path / name, "predictions.csv")) for name in ("one", "two"))
     pd.testing.assert_frame_equal(one, two, rtol=0, atol=1e-6)
-
-
-def test_checkpointing_and_bfloat16_work_with_ddp(synthetic_corpus, synthetic_pseudo_labels, tmp_path):
-    config = HubertConfig(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        conv_dim=[8] * 7,
-        num_conv_pos_embedding_groups=2,
-    )
-    HubertModel(config).save_pretrained(tmp_path / "hubert")
-    encoder = {"class_path": "HubertEncoder", "init_args.pretrained": tmp_path / "hubert"}
-    encoder["init_args.gradient_checkpointing"] = "true"
-    flags = [word for name, value in encoder.items() for word in (f"--model.encoder.{name}", value)]
-    arguments = papt_arguments(synthetic_corpus, synthetic_pseudo_labels)
-    run_on_two("fit", *arguments, *flags, "--trainer.precision", "bf16-mixed", *trainer_flags(tmp_path))
-    weights = torch.load(tmp_path / "papt-last.ckpt", weights_only=True)["state_dict"].values()
-    assert all(torch.isfinite(weight).all() for weight in weights)
 
 
 def test_masked_prediction_on_two_processes_is_that_of_one(run, tmp_path, synthetic_corpus, synthetic_pseudo_labels):
@@ -139,25 +128,20 @@ def test_sigterm_ends_both_processes_and_the_command_it_names_goes_on(
 ):
     arguments = ["fit", *papt_arguments(synthetic_corpus, synthetic_pseudo_labels), "--data.batch_seconds", "10"]
     config = {"trainer": {"callbacks": [{"class_path": "StageCheckpoint", "init_args": EACH_STEP}]}}
-    words = command_on_two(*arguments, *trainer_flags(tmp_path, max_epochs=200), "--config", json.dumps(config))
-    with (tmp_path / "error.txt").open("w") as error:
-        process = subprocess.Popen(words, stderr=error, stdout=error, env=ONE_THREAD)
-        while not (tmp_path / "papt-last.ckpt").exists():
-            assert process.poll() is None, (tmp_path / "error.txt").read_text()
-            time.sleep(0.05)
-        process.terminate()
-        code = process.wait(timeout=LONGEST)
-    told = (tmp_path / "error.txt").read_text()
-    assert code == 143, told
+    flags = [*trainer_flags(tmp_path, max_epochs=200), "--config", json.dumps(config)]
+    process = begin_on_two(tmp_path / "first", *arguments, *flags)
+    while not (tmp_path / "papt-last.ckpt").exists():
+        assert process.is_alive(), output(tmp_path / "first")
+        time.sleep(0.05)
+    process.terminate()
+    process.join(LONGEST)
+    told = output(tmp_path / "first")
+    assert process.exitcode == 143, told
     (line,) = [line for line in told.splitlines() if line.startswith("ser: stopped by SIGTERM after step ")]
     _, _, command = line.partition("Resume with: ser ")
     step = torch.load(tmp_path / "papt-last.ckpt", weights_only=True)["global_step"]
-    run_words([words[0], *shlex.split(command), "--trainer.max_steps", str(step + 2)])
+    run_on_two(tmp_path / "second", *shlex.split(command), "--trainer.max_steps", str(step + 2))
     assert torch.load(tmp_path / "papt-last.ckpt", weights_only=True)["global_step"] == step + 2
-
-
-def test_no_shard_is_left_behind(run):
-    assert not list(run.rglob(".gather*"))
 
 
 @pytest.mark.parametrize("name", ["papt", "finetune"])

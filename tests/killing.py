@@ -12,15 +12,16 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from command_line import forkserver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from multiprocessing.process import BaseProcess
 
 CHANGES = {"os.rename", "os.truncate", "os.remove"}
@@ -30,45 +31,32 @@ LONGEST = 600.0
 
 @dataclass(frozen=True)
 class Moment:
-    """When a process is killed.
+    """When a process is killed; `None` where the other says it."""
 
-    Attributes:
-        seconds: after its start; None where it is killed by `change`.
-        change: before its nth change to the files of its folder.
-    """
-
-    seconds: float | None = None
-    change: int | None = None
+    seconds: float | None = None  # after its start
+    change: int | None = None  # before its nth change to the files of its folder
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A stage that may be killed.
+class Stage(NamedTuple):
+    """A stage that may be killed."""
 
-    Attributes:
-        arguments: folder to write in -> `ser`'s, the same however often it is broken off.
-        result: folder -> what has to be the same as that of an unbroken run.
-        same: compares two results.
-    """
-
-    arguments: Callable[[Path], list[str]]
-    result: Callable[[Path], object]
+    arguments: Callable[[Path], list[str]]  # folder to write in -> `ser`'s, the same however often it is broken off
+    result: Callable[[Path], object]  # folder -> what has to be the same as that of an unbroken run
     same: Callable[[object, object], bool]
 
 
-@dataclass(frozen=True)
-class Unbroken:
-    """A run that nobody killed.
-
-    Attributes:
-        result: of it.
-        seconds: it took.
-        changes: it made to files.
-    """
+class Unbroken(NamedTuple):
+    """A run that nobody killed."""
 
     result: object
     seconds: float
-    changes: int
+    changes: int  # that it made to files
+
+    @classmethod
+    def read(cls, stage: Stage, folder: Path) -> Unbroken:
+        """Read what `unbroken` left in a folder."""
+        seconds, changes = (float((folder / "second" / f"{name}.txt").read_text()) for name in ("seconds", "changes"))
+        return cls(stage.result(folder / "second"), seconds, int(changes))
 
 
 def unbroken(stage: Stage, folder: Path) -> Unbroken:
@@ -76,11 +64,9 @@ def unbroken(stage: Stage, folder: Path) -> Unbroken:
     for name in ("first", "second"):
         started = time.perf_counter()
         assert finish(stage, folder / name) == 0, output(folder / name)
-        seconds = time.perf_counter() - started
-    first, second = (stage.result(folder / name) for name in ("first", "second"))
-    assert stage.same(first, second), "not even two unbroken runs agree"
-    changes = int((folder / "second" / "changes.txt").read_text())
-    return Unbroken(first, seconds, changes)
+        (folder / name / "seconds.txt").write_text(f"{time.perf_counter() - started}")
+    assert stage.same(*(stage.result(folder / name) for name in ("first", "second"))), "no two unbroken runs agree"
+    return Unbroken.read(stage, folder)
 
 
 def survives(stage: Stage, whole: Unbroken, folder: Path, rng: random.Random, share: float) -> Moment:
