@@ -22,6 +22,8 @@ _SYNONYMS = {
     "val": "validation",
     "valid": "validation",
 }
+# ends the name of the part of a test set whose audio adapts the model, and which is no test
+ADAPTATION = "_adaptation"
 _NUMBERED_TEST = re.compile(r"test[ _-]?(\d{0,9})")
 
 
@@ -119,7 +121,7 @@ def cut_adaptation(utterances: Sequence[Utterance], name: str, seconds: float = 
         The same utterances in the same order, those of the set under their new split names.
 
     Raises:
-        UserError: there is no set of that name.
+        UserError: there is no set of that name, or nobody in it has an utterance for each part.
     """
     sets = by_split(utterances)
     require_split(name, sets)
@@ -128,10 +130,14 @@ def cut_adaptation(utterances: Sequence[Utterance], name: str, seconds: float = 
         if utterance.speaker_id is not None and not isnan(utterance.seconds):
             of_speaker[utterance.speaker_id].append(utterance)
     adaptation = {id_ for speaker in of_speaker.values() for id_ in _first_seconds(speaker, seconds)}
+    if not adaptation:
+        what = f"can't be cut: no speaker's first utterance fits in {seconds:g} s and in half of the speaker's audio"
+        remedy = "Leave cut_test out, or name a set of known speakers with several utterances each"
+        raise UserError(what, where=f"split {name}", remedy=remedy)
 
     def renamed(utterance: Utterance) -> Utterance:
-        part = "adaptation" if utterance.utterance_id in adaptation else "evaluation"
-        return replace(utterance, split=f"{name}_{part}") if utterance.split == name else utterance
+        part = ADAPTATION if utterance.utterance_id in adaptation else "_evaluation"
+        return replace(utterance, split=f"{name}{part}") if utterance.split == name else utterance
 
     return [renamed(utterance) for utterance in utterances]
 

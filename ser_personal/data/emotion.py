@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from ser_personal.audio import SAMPLE_RATE
-from ser_personal.corpus.splits import canonical_splits
+from ser_personal.corpus.splits import ADAPTATION, canonical_splits
 from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.data.dataset import CachedDataset, EmotionDataset, EmotionExample, collate_cached, collate_emotion
 from ser_personal.data.frame_store import FeatureCache
@@ -81,7 +81,7 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
 
     Args:
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
-        test_splits: sets to test on; all but train and validation if None.
+        test_splits: sets to test on; all but train, validation and what `cut_test` cut off for adaptation if None.
         target: what is predicted: the emotion attributes, or categorical emotion.
         adaptation: chooses the training speakers that are trained on for the test's speakers; all of them if None.
         **kwargs: as in `SpeechDataModule`.
@@ -182,7 +182,8 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
     @property
     def wanted_test_splits(self) -> list[str]:
         """Names of the sets to test on, at least one."""
-        names = list(self.corpus.splits.test) if self.test_splits is None else canonical_splits(self.test_splits)
+        every = [name for name in self.corpus.splits.test if not name.endswith(ADAPTATION)]
+        names = every if self.test_splits is None else canonical_splits(self.test_splits)
         if not names:
             raise UserError(
                 "the corpus has no test set",

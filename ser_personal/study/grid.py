@@ -7,17 +7,19 @@ import json
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jsonargparse.typing import PositiveInt
 
+from ser_personal.corpus.csv_corpus import TABLE
 from ser_personal.corpus.folds import SIDES
 from ser_personal.errors import UserError
 from ser_personal.ranges import AtLeastTwo, Seed
 from ser_personal.types import Attribute
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 FOLDS, GAP = "folds", "gap"
 # stands for the study's folder in the arguments of a command
@@ -119,11 +121,14 @@ class Study:
         seeds: of each recipe.
         folds: leave-speakers-out folds of the corpus, trained and tested separately; None keeps its own splits.
         validation_folds: number of folds for validation, among those that don't test.
+        cut_test: a test set of {corpus} whose speakers give a part of their audio, without labels, to pre-training:
+            `test1` becomes test1_adaptation and test1_evaluation.
         personalization_gap: train with the test speakers among the training speakers and without, at equal size.
         attributes: train a model for each of them, as the paper does; None leaves them to the configs.
         baseline: recipe, or recipe/calibration, that the others are compared with.
         fit_configs: YAMLs after those of every fit.
         test_configs: YAMLs after those of every test.
+        overlay: folder whose YAMLs follow those of the same name; `configs/tiny` rehearses a grid with tiny models.
         jobs: runs at a time, which share the cores.
         devices: of each run; several devices need jobs = 1.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
@@ -136,11 +141,13 @@ class Study:
     seeds: tuple[Seed, ...] = (0,)
     folds: int | None = None
     validation_folds: int = 1
+    cut_test: str | None = None
     personalization_gap: PersonalizationGap | None = None
     attributes: tuple[Attribute, ...] | None = None
     baseline: str | None = None
     fit_configs: tuple[str, ...] = ("configs/cost.yaml",)
     test_configs: tuple[str, ...] = ("configs/pldc.yaml", "configs/cost.yaml")
+    overlay: str | None = None
     jobs: PositiveInt = 1
     devices: PositiveInt = 1
     min_utterances: AtLeastTwo = 10
@@ -162,7 +169,7 @@ class Study:
                 raise UserError(what, where="prepare", remedy="Rename it")
         if self.personalization_gap is not None:
             _require_unique("number of speakers", map(str, self.personalization_gap.speakers))
-            for name in ("folds", "baseline"):
+            for name in ("folds", "cut_test", "baseline"):
                 if getattr(self, name) is not None:
                     what = f"excludes {name}: its corpora are fixed, and its two sides are compared with each other"
                     raise UserError(what, where="personalization_gap", remedy=f"Leave out {name}")
@@ -257,17 +264,19 @@ def _entries(study: Study) -> Iterator[_Entry]:
         # right after the last step that the corpus itself refers to
         before = [number for number, step in enumerate(steps) if step.name in _BRACES.findall(study.corpus)]
         steps.insert(max(before, default=-1) + 1, division)
+    if study.cut_test is not None:
+        corpus = _corpus_class(corpus, cut_test=study.cut_test)
     corpora = {"corpus": corpus, "whole_corpus": study.corpus}
     for step in steps:
         if step.command == "fit":
             argv = (*_stage_flags(study), *_flags(step.arguments))
-            stage = _stage("fit", "out", [*step.configs, *study.fit_configs], argv)
+            stage = _stage(study, "fit", "out", [*step.configs, *study.fit_configs], argv)
         else:
-            stage = _command(step.command, step)
+            stage = _command(study, step.command, step)
         yield _Entry(step.name, "preparation", (stage.filled(corpora),))
     for recipe in study.recipes:
         if recipe.command is not None:
-            yield _Entry(recipe.name, "recipe", (_command(recipe.command, recipe).filled(corpora),))
+            yield _Entry(recipe.name, "recipe", (_command(study, recipe.command, recipe).filled(corpora),))
             continue
         forced = frozenset({"seed"} | ({"attribute"} if study.attributes is not None else set()))
         stages = tuple(stage.filled(corpora) for stage in _fit_and_test(study, recipe))
@@ -283,14 +292,22 @@ def _division(study: Study) -> tuple[str, Preparation | None]:
     if study.personalization_gap is not None:
         arguments |= asdict(study.personalization_gap)
         table = f"{{{GAP}}}/speakers_{{training_speakers}}_{{side}}.csv"
-        overlap = {"path": table, "allow_overlap": [study.personalization_gap.test_split]}
-        corpus = json.dumps({"class_path": "CSVCorpus", "init_args": overlap})
+        corpus = _corpus_class(table, allow_overlap=[study.personalization_gap.test_split])
         return corpus, Preparation(GAP, "gap", arguments=arguments)
     return study.corpus, None
 
 
-def _command(name: str, entry: Preparation | Recipe) -> Stage:
-    return _stage(name, "out", entry.configs, ("--out", "{out}", *_flags(entry.arguments)))
+def _corpus_class(path: str, **arguments: Any) -> str:
+    """A table, or a folder that may be still to be made, as a corpus class with further arguments."""
+    if (Path(path) / TABLE).is_file():
+        path = str(Path(path) / TABLE)
+    is_table = path.endswith(".csv") or Path(path).is_file()
+    kind, place = ("CSVCorpus", "path") if is_table else ("MSPPodcast", "root")
+    return json.dumps({"class_path": kind, "init_args": {place: path, **arguments}})
+
+
+def _command(study: Study, name: str, entry: Preparation | Recipe) -> Stage:
+    return _stage(study, name, "out", entry.configs, ("--out", "{out}", *_flags(entry.arguments)))
 
 
 def _fit_and_test(study: Study, recipe: Recipe) -> Iterator[Stage]:
@@ -298,14 +315,20 @@ def _fit_and_test(study: Study, recipe: Recipe) -> Iterator[Stage]:
     own |= {"model.attributes": "[{attribute}]"} if study.attributes is not None else {}
     common = (*_stage_flags(study), *_flags(own), *_flags(recipe.arguments))
     if recipe.fit:
-        yield _stage("fit", "fit", [*recipe.configs, *study.fit_configs], (*common, *_flags(recipe.fit_arguments)))
+        yield _stage(
+            study, "fit", "fit", [*recipe.configs, *study.fit_configs], (*common, *_flags(recipe.fit_arguments))
+        )
     checkpoint = recipe.checkpoint if recipe.checkpoint.startswith("{") else f"{{run}}/fit/{recipe.checkpoint}"
-    yield _stage("test", "test", [*recipe.configs, *study.test_configs], (*common, "--ckpt_path", checkpoint))
+    yield _stage(study, "test", "test", [*recipe.configs, *study.test_configs], (*common, "--ckpt_path", checkpoint))
 
 
-def _stage(name: str, out: str, configs: list[str], argv: tuple[str, ...]) -> Stage:
-    config_flags = (word for path in configs for word in ("--config", path))
-    return Stage(name, (name, *config_flags, *argv), tuple(configs), out)
+def _stage(study: Study, name: str, out: str, configs: Sequence[str], argv: tuple[str, ...]) -> Stage:
+    layered = list(configs)
+    if study.overlay is not None:
+        over = {path: str(Path(study.overlay) / Path(path).name) for path in configs}
+        layered = [each for path in configs for each in (path, over[path]) if each == path or Path(each).is_file()]
+    config_flags = (word for path in layered for word in ("--config", path))
+    return Stage(name, (name, *config_flags, *argv), tuple(layered), out)
 
 
 def _stage_flags(study: Study) -> tuple[str, ...]:

@@ -72,7 +72,8 @@ def test_unknown_speakers_and_test_sets_among_themselves_do_not_overlap():
 )
 def test_cut_keeps_utterances_and_budget(rows, seconds):
     before = [utterance(n, split, speaker, length) for n, (speaker, split, length) in enumerate(rows)]
-    before.append(utterance(len(rows), "test1", "c"))
+    # somebody can be cut
+    before += [utterance(len(rows) + n, "test1", "c", 1) for n in range(2)]
     after = cut_adaptation(before, "test1", seconds)
     parts = defaultdict(lambda: defaultdict(list))
     for old, new in zip(before, after, strict=True):
@@ -93,3 +94,10 @@ def test_cut_keeps_utterances_and_budget(rows, seconds):
 def test_cut_of_no_such_set():
     with pytest.raises(UserError, match=r"test9: no such split. Choose among train, test1\."):
         cut_adaptation([utterance(0, "train", "a"), utterance(1, "test1", "b")], "test9")
+
+
+@pytest.mark.parametrize(("speaker", "lengths"), [("b", [1]), (None, [1, 1]), ("b", [3, 3])])
+def test_a_set_too_small_to_cut_is_refused(speaker, lengths):
+    small = [utterance(n, "test1", speaker, length) for n, length in enumerate(lengths)]
+    with pytest.raises(UserError, match=r"^split test1: can't be cut: .* 2 s .* Leave cut_test out, or name a set"):
+        cut_adaptation(small, "test1", 2)

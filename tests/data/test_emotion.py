@@ -10,7 +10,8 @@ import soundfile
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
-from ser_personal.data.emotion import CachedEmotionDataModule
+from ser_personal.corpus.msp_podcast import MSPPodcast
+from ser_personal.data.emotion import CachedEmotionDataModule, EmotionDataModule
 from ser_personal.data.frame_store import FeatureCache
 from ser_personal.data.speaker_features import CachedSpeakerFeatures, ConcatFeatures
 from ser_personal.errors import UserError
@@ -152,3 +153,9 @@ def test_statistics_without_a_speaker_are_refused(corpus: CSVCorpus, cache_folde
         CachedSpeakerFeatures(str(cache_folder)).read(strangers)
     with pytest.raises(UserError, match="ConcatFeatures: no sources"):
         ConcatFeatures([])
+
+
+def test_what_was_cut_off_for_adaptation_is_tested_only_where_it_is_named(synthetic_corpus):
+    corpus = MSPPodcast(str(synthetic_corpus), cut_test="test1")
+    assert EmotionDataModule(corpus).wanted_test_splits == ["test1_evaluation"]
+    assert EmotionDataModule(corpus, test_splits=["test1_adaptation"]).wanted_test_splits == ["test1_adaptation"]

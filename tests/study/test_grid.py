@@ -139,12 +139,56 @@ def test_the_gap_trains_both_sides_of_every_number_of_speakers():
     }
 
 
+@pytest.mark.parametrize(
+    ("corpus", "folds", "kind", "place"),
+    [
+        ("MSP", None, "MSPPodcast", {"root": "MSP"}),
+        ("{synth}", None, "MSPPodcast", {"root": "{root}/prepare/synth/out"}),
+        ("table.csv", None, "CSVCorpus", {"path": "table.csv"}),
+        ("MSP", 3, "CSVCorpus", {"path": "{root}/prepare/folds/out/fold_2.csv"}),
+    ],
+)
+def test_a_cut_test_set_is_cut_in_every_command_that_reads_the_corpus(corpus, folds, kind, place):
+    runs = expand(Study(corpus, (TUNED,), (SYNTH, LABELS, PAPT), folds=folds, cut_test="test1"))
+    commands = [stage.argv for stage in (*runs[-1].stages, *(run.stages[0] for run in runs if run.name == "papt"))]
+    expected = {"class_path": kind, "init_args": {**place, "cut_test": "test1"}}
+    assert json.loads(flag(commands[0], "data.corpus")) == expected
+    assert len({flag(command, "data.corpus") for command in (commands[0], commands[1], commands[-1])}) == 1
+
+
+def test_an_overlay_follows_the_yamls_of_its_names(tmp_path):
+    (tmp_path / "finetune.yaml").touch()
+    recipe = Recipe("vanilla", ["configs/finetune.yaml", "configs/transformer.yaml"])
+    (run,) = expand(Study("corpus", (recipe,), overlay=str(tmp_path), fit_configs=()))
+    over = str(tmp_path / "finetune.yaml")
+    assert run.stages[0].configs == ("configs/finetune.yaml", over, "configs/transformer.yaml")
+    assert run.stages[0].argv[:5] == ("fit", "--config", "configs/finetune.yaml", "--config", over)
+
+
+def read(*paths, **changes):
+    flags = [word for path in paths for word in ("--config", str(REPOSITORY / "configs" / path))]
+    values = parse(study, "ser study", (), [*flags, "--out", "nowhere"]) | changes
+    values.pop("out")
+    return Study(**values)
+
+
+def test_the_papers_grid_is_in_the_papers_condition():
+    runs = {run.name: run.stages[0].argv for run in reversed(expand(read("study/msp_podcast.yaml")))}
+    heard = {"tapt", "papt", "papt_first", "papt_prefix", "papt_concat"}
+    prepared = {run.name: run.stages[0].argv for run in expand(read("study/msp_podcast.yaml")) if run.kind != "recipe"}
+    for name in heard:
+        assert flag(prepared[name], "data.splits") == '["train", "test1_adaptation"]'
+    for name in ("tapt_train_only", "papt_train_only"):
+        assert "--data.splits" not in prepared[name]
+    assert flag(prepared["pseudo_labels"], "data.splits") == '["train", "validation", "test1_adaptation"]'
+    for argv in (prepared["papt"], runs["papt"], runs["vanilla"]):
+        assert json.loads(flag(argv, "data.corpus"))["init_args"] == {"root": "MSP", "cut_test": "test1"}
+
+
 SHIPPED = sorted((REPOSITORY / "configs" / "study").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_the_shipped_studies_expand(path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    values = parse(study, "ser study", (), ["--config", str(path), "--out", "nowhere"])
-    values.pop("out")
-    assert hash_inputs(expand(Study(**values)))
+    assert hash_inputs(expand(read(path)))
