@@ -6,12 +6,14 @@ import itertools
 import json
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jsonargparse.typing import PositiveInt
 
+from ser_personal.config_files import find_config
 from ser_personal.corpus.csv_corpus import TABLE
 from ser_personal.corpus.folds import SIDES
 from ser_personal.errors import UserError
@@ -128,7 +130,7 @@ class Study:
         baseline: recipe, or recipe/calibration, that the others are compared with.
         fit_configs: YAMLs after those of every fit.
         test_configs: YAMLs after those of every test.
-        overlay: folder whose YAMLs follow those of the same name; `configs/tiny` rehearses a grid with tiny models.
+        overlay: folder whose YAMLs follow those of the same name; `tiny` rehearses a grid with tiny models.
         jobs: runs at a time, which share the cores.
         devices: of each run; several devices need jobs = 1.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
@@ -325,10 +327,16 @@ def _fit_and_test(study: Study, recipe: Recipe) -> Iterator[Stage]:
 def _stage(study: Study, name: str, out: str, configs: Sequence[str], argv: tuple[str, ...]) -> Stage:
     layered = list(configs)
     if study.overlay is not None:
-        over = {path: str(Path(study.overlay) / Path(path).name) for path in configs}
-        layered = [each for path in configs for each in (path, over[path]) if each == path or Path(each).is_file()]
+        over = {path: f"{study.overlay}/{Path(path).name}" for path in configs}
+        layered = [each for path in configs for each in (path, over[path]) if each == path or _exists(each)]
     config_flags = (word for path in layered for word in ("--config", path))
     return Stage(name, (name, *config_flags, *argv), tuple(layered), out)
+
+
+def _exists(config: str) -> bool:
+    with suppress(UserError):
+        return find_config(config).is_file()
+    return False
 
 
 def _stage_flags(study: Study) -> tuple[str, ...]:
