@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+import ser_personal.calibration.callback
 import ser_personal.data.pretrain
 import ser_personal.data.speaker_features
 import ser_personal.finetune.module
