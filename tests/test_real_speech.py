@@ -1,4 +1,4 @@
-"""Real recordings through the corpus, the decoder and the ridge baseline; they aren't part of the repository."""
+"""Real recordings through the corpus, the decoder, MFCC and the ridge baseline; they aren't part of the repository."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ser_personal.audio import SAMPLE_RATE, decode
 from ser_personal.corpus.check import check
 from ser_personal.corpus.csv_corpus import CSVCorpus
-from ser_personal.encoder.front_end import mfcc_functionals
+from ser_personal.encoder.front_end import mfcc, mfcc_functionals
 from ser_personal.report.baseline import ridge_baseline
 from ser_personal.scores import score
 
@@ -46,3 +47,10 @@ def test_ridge_regression_hears_arousal_in_speakers_it_was_not_trained_on() -> N
     predictions = ridge_baseline(features[0], labels[0], features[1])
     scores = score(predictions, labels[1], [u.speaker_id for u in test], ["arousal"])
     assert scores["arousal"].overall_ccc > 0.6
+
+
+@needs_speech
+def test_loudness_has_the_share_of_mfcc_that_fairseqs_gives_it() -> None:
+    utterances = CSVCorpus(str(SPEECH / "ravdess" / "corpus.csv")).utterances[::40]
+    variance = torch.cat([mfcc(torch.from_numpy(decode(utterance.path))) for utterance in utterances]).var(0)
+    assert variance[0] / variance.sum() == pytest.approx(0.18, abs=0.05)

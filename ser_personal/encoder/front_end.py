@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torchaudio
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
+from torchaudio.compliance import kaldi
 from torchaudio.functional import compute_deltas
 from typing_extensions import override
 
@@ -149,46 +149,34 @@ class LogMelFrontEnd(StandardizedFrontEnd):
             return functional.threshold(power @ self.filters, 1e-6, 1e-6).log()
 
 
-COEFFICIENTS = 13
-MELS = 40
+# 13 coefficients, their deltas and those of the deltas
+MFCC_DIM = 39
 
 
-class MFCC(nn.Module):
-    """13 MFCC with deltas and delta-deltas of one utterance, by torchaudio.
+def mfcc(waveform: Tensor) -> Tensor:
+    """MFCC with deltas and delta-deltas of a waveform (samples,) at 16 kHz; -> (frames, 39), as many as HuBERT has.
 
-    Windows of 25 ms every 20 ms, uncentred, so that MFCC and HuBERT frames coincide (fairseq: every 10 ms by Kaldi,
-    every second one used). The logarithm is natural, or `decibels` cut 80 dB below the utterance's loudest frame.
+    Source: fairseq's first iteration of HuBERT: Kaldi's MFCC every 10 ms with C0, not the energy, deltas over these
+    frames, and every second one of them used.
     """
-
-    dim = 3 * COEFFICIENTS
-
-    def __init__(self, *, decibels: bool = False) -> None:
-        super().__init__()
-        spectrum = {"n_fft": WINDOW, "win_length": WINDOW, "hop_length": HOP, "n_mels": MELS, "center": False}
-        self.static = torchaudio.transforms.MFCC(SAMPLE_RATE, COEFFICIENTS, log_mels=not decibels, melkwargs=spectrum)
-
-    @override
-    def forward(self, waveform: Tensor) -> Tensor:
-        """(samples,) -> (frames, 39)."""
-        if len(waveform) < WINDOW:
-            return waveform.new_zeros(0, self.dim)
-        with torch.autocast(waveform.device.type, enabled=False):
-            static = self.static(waveform.float())
-            deltas = compute_deltas(static)
-            return torch.cat([static, deltas, compute_deltas(deltas)]).T
+    if len(waveform) < WINDOW:
+        return waveform.new_zeros(0, MFCC_DIM)
+    with torch.autocast(waveform.device.type, enabled=False):
+        static = kaldi.mfcc(waveform.float()[None], sample_frequency=SAMPLE_RATE, use_energy=False).T
+        deltas = compute_deltas(static)
+        return torch.cat([static, deltas, compute_deltas(deltas)]).T[::2]
 
 
 class MFCCFrontEnd(StandardizedFrontEnd):
-    """MFCC in natural logarithms, so that a frame depends on no other clip."""
+    """`mfcc`, in which a frame depends on no other clip."""
 
     def __init__(self) -> None:
-        super().__init__(MFCC.dim)
-        self.mfcc = MFCC()
+        super().__init__(MFCC_DIM)
 
     @override
     def features(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
         # One clip at a time, so that the deltas at its end and the rounding of its products can't depend on the batch.
-        clips = [self.mfcc(waveform[:n]) for waveform, n in zip(waveforms, num_samples.tolist(), strict=True)]
+        clips = [mfcc(waveform[:n]) for waveform, n in zip(waveforms, num_samples.tolist(), strict=True)]
         return pad_sequence(clips, batch_first=True)
 
 
@@ -241,11 +229,6 @@ def _open_smile() -> Any:
     return opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
 
 
-@cache
-def _mfcc_in_decibels() -> MFCC:
-    return MFCC(decibels=True)
-
-
 def mfcc_functionals(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
     """Mean, deviation and quantiles over time of the MFCC of a waveform (samples,), at 16 kHz; -> (273,). Ours.
 
@@ -254,6 +237,6 @@ def mfcc_functionals(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     if len(waveform) < WINDOW:
         raise UserError(f"has {len(waveform)} samples, a frame takes {WINDOW}", where="waveform", remedy="Leave it out")
-    frames = _mfcc_in_decibels()(torch.from_numpy(waveform)).numpy()
+    frames = mfcc(torch.from_numpy(waveform)).numpy()
     functionals = [frames.mean(0), frames.std(0), *np.quantile(frames, (0.05, 0.25, 0.5, 0.75, 0.95), axis=0)]
     return np.concatenate(functionals).astype(np.float32)

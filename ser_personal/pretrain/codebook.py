@@ -112,11 +112,16 @@ class Codebook:
 
 
 def nearest_centroid(frames: Tensor, centroids: Tensor) -> Tensor:
-    """Find for each frame (n, dim) the centroid (clusters, dim) at the least Euclidean distance -> (n,)."""
-    # |x - c|^2 = |x|^2 - 2 (x.c - |c|^2 / 2), and |x|^2 is the same for every centroid
-    offset = centroids.square().sum(1) / 2
-    rows = max(1, DISTANCES_AT_ONCE // len(centroids))
-    return torch.cat([(part @ centroids.T - offset).argmax(1) for part in frames.split(rows)])
+    """Find for each frame (n, dim) the centroid (clusters, dim) at the least Euclidean distance -> (n,).
+
+    In float32, under autocast too: bfloat16 would give up to 1.3 % of the frames to another centroid.
+    """
+    with torch.autocast(frames.device.type, enabled=False):
+        frames, centroids = frames.float(), centroids.float()
+        # |x - c|^2 = |x|^2 - 2 (x.c - |c|^2 / 2), and |x|^2 is the same for every centroid
+        offset = centroids.square().sum(1) / 2
+        rows = max(1, DISTANCES_AT_ONCE // len(centroids))
+        return torch.cat([(part @ centroids.T - offset).argmax(1) for part in frames.split(rows)])
 
 
 class FrameSample:

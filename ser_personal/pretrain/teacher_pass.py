@@ -177,7 +177,7 @@ class LabelTask(PassTask[None]):
     def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:
         if self._pseudo_labels is None:
             raise RuntimeError("call loader() first")
-        frames = output.frames.float()
+        frames = output.frames
         clusters, dim = self._centroids.shape
         if frames.shape[2] != dim:
             what = f"{clusters} clusters of {dim} dimensions for frames of {frames.shape[2]}"

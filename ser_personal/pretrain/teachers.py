@@ -10,7 +10,7 @@ from torch import nn
 from typing_extensions import override
 
 from ser_personal.encoder.base import real_frames, weights_fingerprint
-from ser_personal.encoder.front_end import COEFFICIENTS, MELS, MFCCFrontEnd
+from ser_personal.encoder.front_end import MFCCFrontEnd
 from ser_personal.errors import UserError
 from ser_personal.types import EncoderOutput
 
@@ -42,10 +42,7 @@ class Teacher(nn.Module, ABC):
 
 
 class MFCCTeacher(Teacher):
-    """13 MFCC with deltas and delta-deltas: what HuBERT's first iteration clusters, in 39 dimensions.
-
-    Frames as `MFCCFrontEnd` computes them, not standardised.
-    """
+    """What HuBERT's first iteration clusters: 39 dimensions of `mfcc`, not standardised."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +61,7 @@ class MFCCTeacher(Teacher):
     @property
     @override
     def description(self) -> dict[str, str | int]:
-        return {"teacher": "mfcc", "mels": MELS, "coefficients": COEFFICIENTS}
+        return {"teacher": "mfcc", "mfcc": "Kaldi's"}
 
     @override
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> EncoderOutput:

@@ -35,12 +35,15 @@ def test_more_clusters_than_frames_is_refused():
         Codebook.fit(np.zeros((8, 2), dtype=np.float32), 9, 1, 1, 0)
 
 
-def test_nearest_centroid_is_that_of_a_slow_search(monkeypatch):
+def test_nearest_centroid_is_that_of_a_slow_search_under_autocast_too(monkeypatch):
     monkeypatch.setattr("ser_personal.pretrain.codebook.DISTANCES_AT_ONCE", 100)
     torch.manual_seed(0)
-    frames, centroids = torch.randn(83, 6), torch.randn(11, 6)
+    # close to each other and far from 0: bfloat16 has 3 digits
+    frames, centroids = 100 + torch.randn(83, 6), 100 + torch.randn(11, 6)
     slow = [int(((centroids - frame) ** 2).sum(1).argmin()) for frame in frames]
     assert nearest_centroid(frames, centroids).tolist() == slow
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert nearest_centroid(frames, centroids).tolist() == slow
 
 
 def test_save_and_load_give_the_same_codebook_in_the_same_bytes_every_time(tmp_path):
