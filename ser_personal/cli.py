@@ -196,6 +196,15 @@ class OneLineErrors:
 
     prog: str
 
+    def validate(self, namespace: Any, **options: Any) -> None:
+        """Check null, too, which jsonargparse lets through where a number is due."""
+        try:
+            super().validate(namespace, **{**options, "skip_unset": False})  # type: ignore[misc]
+        except TypeError:
+            # a missing argument is null as well, and is said to be missing
+            super().validate(namespace, **options)  # type: ignore[misc]
+            raise
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong as the user's mistake."""
         prog = self.prog.replace(" [options]", "")

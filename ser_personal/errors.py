@@ -1,11 +1,9 @@
-"""The one exception a user can cause, ranges of numbers, and warnings that are silenced."""
+"""The one exception a user can cause, and warnings that are silenced."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from math import inf, isfinite
-from numbers import Real
 
 
 class UserError(Exception):
@@ -21,42 +19,6 @@ class UserError(Exception):
         self.what, self.where, self.remedy = what, where, remedy
         place = f"{where}: " if where is not None else ""
         super().__init__(" ".join(f"{place}{what}. {remedy}.".split()))
-
-
-# faiss takes no larger one
-LARGEST_SEED = 2**31 - 1
-
-
-def require_range(name: str, value: float, low: float, high: float = inf, *, above: bool = False) -> None:
-    """Refuse a number that an argument can't have; NaN and infinity are none that it can.
-
-    Args:
-        name: the argument.
-        value: what was given for it.
-        low: the least that it may be.
-        high: the most that it may be.
-        above: `low` itself is too little.
-
-    Raises:
-        UserError: the number lies outside.
-    """
-    # null in a YAML comes through where a number is due
-    if not isinstance(value, Real) or not isfinite(value) or not low <= value <= high or (above and value == low):
-        if isfinite(high):
-            allowed = f"above {low} and at most {high}" if above else f"from {low} to {high}"
-        else:
-            allowed = f"above {low}" if above else f"of at least {low}"
-        raise UserError(f"{value} is out of range", where=name, remedy=f"Give a number {allowed}")
-
-
-def require_scale(scale: tuple[float, float]) -> None:
-    """Refuse a label scale that has nothing between its ends.
-
-    Raises:
-        UserError: the second label isn't above the first.
-    """
-    if not scale[0] < scale[1]:
-        raise UserError(f"{scale} is an empty range", where="scale", remedy="Give the lowest, then the highest label")
 
 
 def silence_warnings() -> None:

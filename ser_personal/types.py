@@ -120,8 +120,8 @@ class PretrainBatch(SpeechBatch):
     pseudo_labels: Tensor
 
 
-class EmotionBatch(SpeechBatch):
-    """Audio and its emotion annotations.
+class AnnotatedBatch(SpeakerBatch):
+    """Emotion annotations of one batch.
 
     Attributes:
         labels: (batch, attributes) in the order of `ATTRIBUTES`, NaN where missing.
@@ -134,18 +134,12 @@ class EmotionBatch(SpeechBatch):
     weights: NotRequired[Tensor]
 
 
-class CachedEmotionBatch(CachedBatch):
-    """Cached frames and their emotion annotations.
+class EmotionBatch(SpeechBatch, AnnotatedBatch):
+    """Audio and its emotion annotations."""
 
-    Attributes:
-        labels: (batch, attributes) in the order of `ATTRIBUTES`, NaN where missing.
-        emotions: (batch,), categorical emotion, None where there is none.
-        weights: (batch,), what each utterance counts in the loss; absent where all count alike.
-    """
 
-    labels: Tensor
-    emotions: list[str | None]
-    weights: NotRequired[Tensor]
+class CachedEmotionBatch(CachedBatch, AnnotatedBatch):
+    """Cached frames and their emotion annotations."""
 
 
 class EncoderOutput(NamedTuple):

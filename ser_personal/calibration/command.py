@@ -25,8 +25,8 @@ from ser_personal.calibration.table import (
 )
 from ser_personal.corpus.splits import canonical_split
 from ser_personal.corpus.table import known, read_csv_rows
-from ser_personal.errors import UserError, require_scale
-from ser_personal.ranges import Seed
+from ser_personal.errors import UserError
+from ser_personal.ranges import Seed, require_scale
 from ser_personal.speakers.bank import SpeakerBank
 
 if TYPE_CHECKING:

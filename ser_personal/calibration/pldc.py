@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
-from jsonargparse.typing import NonNegativeFloat, PositiveInt
+from jsonargparse.typing import PositiveInt
 
 from ser_personal.errors import UserError
+from ser_personal.ranges import NonNegativeFinite
 from ser_personal.scores import Moments, rows_by_speaker
 from ser_personal.speakers.bank import as_float64
 
@@ -50,7 +51,7 @@ class PLDCSettings:
     statistics: Statistics = "average"
     center: bool = False
     clip: bool = False
-    prior_utterances: NonNegativeFloat = 5.0
+    prior_utterances: NonNegativeFinite = 5.0
 
     def __post_init__(self) -> None:
         if self.k < 1:

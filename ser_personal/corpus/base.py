@@ -18,8 +18,8 @@ from ser_personal.corpus.splits import (
     first_few,
     require_split,
 )
-from ser_personal.errors import UserError, require_scale
-from ser_personal.ranges import PositiveFinite
+from ser_personal.errors import UserError
+from ser_personal.ranges import PositiveFinite, require_scale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -29,8 +29,8 @@ from ser_personal.data.dataset import (
 )
 from ser_personal.data.loader import SpeechLoader
 from ser_personal.data.speaker_features import SpeakerFeatureSource, collate_speaker_features
-from ser_personal.errors import UserError, require_range
-from ser_personal.ranges import PositiveFinite, Seed
+from ser_personal.errors import UserError
+from ser_personal.ranges import PositiveFinite, Seed, require_range
 from ser_personal.types import ATTRIBUTES, SpeakerBatch, SpeechBatch
 
 if TYPE_CHECKING:

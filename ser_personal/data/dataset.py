@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ser_personal.audio import BAD_AUDIO, HOP, SAMPLE_RATE, decode, num_frames
 from ser_personal.errors import UserError
-from ser_personal.types import ATTRIBUTES, NO_PSEUDO_LABEL, CachedEmotionBatch, EmotionBatch, PretrainBatch, SpeechBatch
+from ser_personal.types import ATTRIBUTES, NO_PSEUDO_LABEL, PretrainBatch, SpeakerBatch, SpeechBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ser_personal.data.batching import ExampleKey
     from ser_personal.data.frame_store import FeatureCache, PseudoLabels
     from ser_personal.data.speaker_features import SpeakerNormalization
-    from ser_personal.types import Utterance
+    from ser_personal.types import CachedEmotionBatch, EmotionBatch, Utterance
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class EmotionExample(SpeechExample):
     """With labels (attributes,) in the order of `ATTRIBUTES`, NaN where missing, and categorical emotion."""
 
     labels: NDArray[np.float32]
-    emotion: str | None = None
+    emotion: str | None
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class CachedExample(UtteranceExample):
 
     features: NDArray[np.float16]
     labels: NDArray[np.float32]
-    emotion: str | None = None
+    emotion: str | None
 
 
 class Fault(NamedTuple):
@@ -74,41 +74,33 @@ class Fault(NamedTuple):
     remedy: str
 
 
-Example = TypeVar("Example", bound=UtteranceExample)
+Example_co = TypeVar("Example_co", bound=UtteranceExample, covariant=True)
 
 
-class UtteranceDataset(Dataset[Example], ABC, Generic[Example]):
+class UtteranceDataset(Dataset[Example_co], ABC, Generic[Example_co]):
     """The datamodule's utterances, by position."""
 
     def __init__(self, utterances: Sequence[Utterance]) -> None:
         self.utterances = utterances
 
     @abstractmethod
-    def __getitem__(self, key: ExampleKey) -> Example: ...
+    def __getitem__(self, key: ExampleKey) -> Example_co: ...
 
-    def __getitems__(self, keys: Sequence[ExampleKey]) -> list[Example] | Fault:
+    def __getitems__(self, keys: Sequence[ExampleKey]) -> list[Example_co] | Fault:
         try:
             return [self[key] for key in keys]
         except UserError as error:
             return Fault(error.what, error.where, error.remedy)
 
 
-class SpeechDataset(UtteranceDataset[Example]):
-    """Audio of at most `max_samples`, decoded at each access and not normalised."""
-
-    def __init__(self, utterances: Sequence[Utterance], *, max_samples: int) -> None:
-        super().__init__(utterances)
-        self.max_samples = max_samples
-
-
-class PretrainDataset(SpeechDataset[PretrainExample]):
-    """Random crops and their pseudo-labels."""
+class PretrainDataset(UtteranceDataset[PretrainExample]):
+    """Random crops of at most `max_samples` and their pseudo-labels."""
 
     def __init__(
         self, utterances: Sequence[Utterance], pseudo_labels: PseudoLabels, *, max_samples: int = 250_000, seed: int = 0
     ) -> None:
-        super().__init__(utterances, max_samples=max_samples)
-        self.pseudo_labels, self.seed = pseudo_labels, seed
+        super().__init__(utterances)
+        self.pseudo_labels, self.max_samples, self.seed = pseudo_labels, max_samples, seed
 
     def __getitem__(self, key: ExampleKey) -> PretrainExample:
         utterance = self.utterances[key.index]
@@ -119,20 +111,18 @@ class PretrainDataset(SpeechDataset[PretrainExample]):
         return PretrainExample(key.index, utterance.speaker_id, waveform, ids.astype(np.int64))
 
 
-class WholeUtterances(SpeechDataset[SpeechExample]):
-    """Whole utterances; of a longer one the last `max_samples` (the authors' code)."""
-
-    def __getitem__(self, key: ExampleKey) -> SpeechExample:
-        utterance = self.utterances[key.index]
-        return SpeechExample(key.index, utterance.speaker_id, decode_end(utterance, self.max_samples))
-
-
-class EmotionDataset(SpeechDataset[EmotionExample]):
+class WholeUtterances(UtteranceDataset[EmotionExample]):
     """Whole utterances and their labels; of a longer one the last `max_samples` (the authors' code)."""
+
+    def __init__(self, utterances: Sequence[Utterance], *, max_samples: int) -> None:
+        super().__init__(utterances)
+        self.max_samples = max_samples
 
     def __getitem__(self, key: ExampleKey) -> EmotionExample:
         utterance = self.utterances[key.index]
-        waveform = decode_end(utterance, self.max_samples)
+        total = samples_of(utterance)
+        size = min(total, self.max_samples)
+        waveform = decode_part(utterance, total - size, size)
         return EmotionExample(key.index, utterance.speaker_id, waveform, labels_of(utterance), utterance.emotion)
 
 
@@ -189,13 +179,6 @@ def decode_part(utterance: Utterance, start: int, num_samples: int) -> NDArray[n
     return waveform
 
 
-def decode_end(utterance: Utterance, max_samples: int) -> NDArray[np.float32]:
-    """Decode an utterance's last `max_samples`, or all of a shorter one."""
-    total = samples_of(utterance)
-    size = min(total, max_samples)
-    return decode_part(utterance, total - size, size)
-
-
 def check_pseudo_labels(utterances: Sequence[Utterance], pseudo_labels: PseudoLabels) -> None:
     """Refuse pseudo-labels that were not made from these utterances.
 
@@ -219,15 +202,21 @@ def check_pseudo_labels(utterances: Sequence[Utterance], pseudo_labels: PseudoLa
             raise UserError(what, where=pseudo_labels.folder, remedy=remedy)
 
 
+def _speakers(examples: Sequence[UtteranceExample]) -> SpeakerBatch:
+    indices = torch.tensor([example.index for example in examples])
+    return SpeakerBatch(speaker_ids=[example.speaker_id for example in examples], indices=indices)
+
+
+def _annotations(examples: Sequence[EmotionExample | CachedExample]) -> dict[str, Any]:
+    labels = torch.stack([torch.from_numpy(example.labels) for example in examples])
+    return {"labels": labels, "emotions": [example.emotion for example in examples]}
+
+
 def collate_speech(examples: Sequence[SpeechExample]) -> SpeechBatch:
     """Pad waveforms with zeros."""
     waveforms = [torch.from_numpy(example.waveform) for example in examples]
-    return SpeechBatch(
-        waveforms=pad_sequence(waveforms, batch_first=True),
-        num_samples=torch.tensor([len(waveform) for waveform in waveforms]),
-        speaker_ids=[example.speaker_id for example in examples],
-        indices=torch.tensor([example.index for example in examples]),
-    )
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    return SpeechBatch(**_speakers(examples), waveforms=pad_sequence(waveforms, batch_first=True), num_samples=lengths)
 
 
 def collate_pretrain(examples: Sequence[PretrainExample]) -> PretrainBatch:
@@ -239,20 +228,12 @@ def collate_pretrain(examples: Sequence[PretrainExample]) -> PretrainBatch:
 
 def collate_emotion(examples: Sequence[EmotionExample]) -> EmotionBatch:
     """Pad waveforms and stack labels."""
-    labels = torch.stack([torch.from_numpy(example.labels) for example in examples])
-    emotions = [example.emotion for example in examples]
-    # mypy takes the speech for what might hold weights of its own
-    return EmotionBatch(**collate_speech(examples), labels=labels, emotions=emotions)  # type: ignore[typeddict-item]
+    return cast("EmotionBatch", {**collate_speech(examples), **_annotations(examples)})
 
 
 def collate_cached(examples: Sequence[CachedExample]) -> CachedEmotionBatch:
     """Pad cached frames, in half precision, and stack labels."""
     features = [torch.from_numpy(example.features) for example in examples]
-    return CachedEmotionBatch(
-        features=pad_sequence(features, batch_first=True),
-        num_frames=torch.tensor([len(frames) for frames in features]),
-        speaker_ids=[example.speaker_id for example in examples],
-        indices=torch.tensor([example.index for example in examples]),
-        labels=torch.stack([torch.from_numpy(example.labels) for example in examples]),
-        emotions=[example.emotion for example in examples],
-    )
+    lengths = torch.tensor([len(frames) for frames in features])
+    frames = {"features": pad_sequence(features, batch_first=True), "num_frames": lengths}
+    return cast("CachedEmotionBatch", {**_speakers(examples), **frames, **_annotations(examples)})

@@ -16,7 +16,7 @@ from typing_extensions import override
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.corpus.splits import ADAPTATION, canonical_splits
 from ser_personal.data.datamodule import SpeechDataModule
-from ser_personal.data.dataset import CachedDataset, EmotionDataset, EmotionExample, collate_cached, collate_emotion
+from ser_personal.data.dataset import CachedDataset, EmotionExample, WholeUtterances, collate_cached, collate_emotion
 from ser_personal.data.frame_store import FeatureCache
 from ser_personal.data.speaker_features import SpeakerNormalization
 from ser_personal.errors import UserError
@@ -125,8 +125,8 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
 
     @cached_property
     @override
-    def dataset(self) -> EmotionDataset:
-        return EmotionDataset(self.utterances, max_samples=self.max_samples)
+    def dataset(self) -> WholeUtterances:
+        return WholeUtterances(self.utterances, max_samples=self.max_samples)
 
     @override
     def reason_to_drop(self, utterance: Utterance) -> str | None:

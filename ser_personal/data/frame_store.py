@@ -20,8 +20,9 @@ from safetensors.numpy import save
 from typing_extensions import override
 
 from ser_personal.audio import FRAME_RATE
-from ser_personal.errors import UserError, require_range
+from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, content_hash
+from ser_personal.ranges import require_range
 from ser_personal.types import FeatureSource
 
 if TYPE_CHECKING:

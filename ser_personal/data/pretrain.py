@@ -22,8 +22,8 @@ from ser_personal.data.dataset import (
     samples_of,
 )
 from ser_personal.data.frame_store import PseudoLabels
-from ser_personal.errors import UserError, require_range
-from ser_personal.ranges import PositiveFinite
+from ser_personal.errors import UserError
+from ser_personal.ranges import PositiveFinite, require_range
 from ser_personal.types import PretrainBatch
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from safetensors import SafetensorError
 from torch import nn
 from typing_extensions import override
@@ -14,7 +14,8 @@ from typing_extensions import override
 from ser_personal.audio import HOP, WINDOW, normalize, num_frames
 from ser_personal.encoder.base import Encoder, real_frames
 from ser_personal.encoder.front_end import STATISTICS_UTTERANCES, ConvFrontEnd, LogMelFrontEnd
-from ser_personal.errors import UserError, require_range
+from ser_personal.errors import UserError
+from ser_personal.ranges import NonNegativeFinite, require_range
 from ser_personal.types import EncoderOutput
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class HubertEncoder(Encoder):
         freeze_cnn: bool = False,
         freeze_layers: NonNegativeInt = 0,
         normalize: bool | None = None,
-        gradient_scale: NonNegativeFloat = 1.0,
+        gradient_scale: NonNegativeFinite = 1.0,
         dropout: ClosedUnitInterval = 0.0,
         layerdrop: ClosedUnitInterval = 0.0,
         gradient_checkpointing: bool = False,

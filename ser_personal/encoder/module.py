@@ -155,9 +155,6 @@ class PersonalizedModule(LightningModule):
             and getattr(self.trainer.precision_plugin, "scaler", None) is None
         )
         optimizer = AdamW(groups, fused=True if fuses else None, **settings)
-        # jsonargparse lets null through, whatever the type
-        if any(group["lr"] is None for group in optimizer.param_groups):
-            raise UserError("learning_rate is null", where="--model", remedy="Give a number above 0")
         if warmup_share is None:
             return optimizer
         schedule = linear_warmup_and_decay(optimizer, self.trainer.estimated_stepping_batches, warmup_share)

@@ -6,9 +6,11 @@ from math import exp
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from torch import nn
 from torch.nn import functional
+
+from ser_personal.ranges import NonNegativeFinite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +47,7 @@ class SpeakerAdversary(nn.Module):
 
     def __init__(
         self,
-        weight: NonNegativeFloat = 0.1,
+        weight: NonNegativeFinite = 0.1,
         ramp_share: ClosedUnitInterval = 0.5,
         hidden_dim: PositiveInt = 128,
         dropout: ClosedUnitInterval = 0.1,

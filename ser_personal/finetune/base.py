@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat
+from jsonargparse.typing import ClosedUnitInterval
 from typing_extensions import override
 
 from ser_personal.encoder.base import Encoder, mean_pool
@@ -24,7 +24,7 @@ from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.errors import UserError
 from ser_personal.finetune.adversary import SpeakerAdversary
 from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter
-from ser_personal.ranges import PositiveFinite
+from ser_personal.ranges import NonNegativeFinite, PositiveFinite
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerRepresentation
 from ser_personal.types import FusionName, PredictionBatch
@@ -88,7 +88,7 @@ class FineTuning(PersonalizedModule):
         unseen_share: ClosedUnitInterval = 0.0,
         learning_rate: PositiveFinite = 5e-5,
         interpreter_learning_rate: PositiveFinite | None = None,
-        weight_decay: NonNegativeFloat = 1e-4,
+        weight_decay: NonNegativeFinite = 1e-4,
         warmup_share: ClosedUnitInterval | None = None,
     ) -> None:
         encoder, interpreter = encoder or HubertEncoder(freeze_cnn=True), interpreter or MLPInterpreter()

@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import torch
-from jsonargparse.typing import NonNegativeFloat
 from torch import distributed, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn.functional import pad
 from typing_extensions import override
 
 from ser_personal.finetune.concordance import ccc_loss
+from ser_personal.ranges import NonNegativeFinite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ class CCCPlusMSE(EmotionLoss):
         weight: of the mean squared error, in square label points.
     """
 
-    def __init__(self, weight: NonNegativeFloat = 1.0) -> None:
+    def __init__(self, weight: NonNegativeFinite = 1.0) -> None:
         super().__init__()
         self.weight = weight
         self.mse = MSELoss()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from typing_extensions import override
 
 from ser_personal.audio import num_frames
@@ -19,7 +19,7 @@ from ser_personal.pretrain.masked_prediction import (
     masked_prediction_loss,
     span_mask,
 )
-from ser_personal.ranges import PositiveFinite, Seed, Share
+from ser_personal.ranges import NonNegativeFinite, PositiveFinite, Seed, Share
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerRepresentation
 from ser_personal.types import FusionName
@@ -67,10 +67,10 @@ class PAPT(PersonalizedModule):
         mask_prob: Share = 0.8,
         mask_length: PositiveInt = 10,
         mask_min: NonNegativeInt = 2,
-        feature_penalty: NonNegativeFloat = 10.0,
+        feature_penalty: NonNegativeFinite = 10.0,
         learning_rate: PositiveFinite = 1e-5,
         warmup_share: ClosedUnitInterval = 0.05,
-        weight_decay: NonNegativeFloat = 0.01,
+        weight_decay: NonNegativeFinite = 0.01,
         seed: Seed = 0,
     ) -> None:
         super().__init__(PersonalizedEncoder(encoder or HubertEncoder(), speakers or SpeakerEmbedding(), fusion))

@@ -31,9 +31,10 @@ import ser_personal.speakers.features
 from ser_personal.calibration.writers import EmotionPredictionWriter, EmotionTestWriter, PredictionWriter, run_folder
 from ser_personal.cli import OneLineErrors
 from ser_personal.encoder.module import UNFIT, PersonalizedModule, unfit
-from ser_personal.errors import UserError, require_range
+from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
 from ser_personal.finetune.classification import EmotionClassification
+from ser_personal.ranges import require_range
 from ser_personal.stages.trained_model import REMEDY, TrainedModel, leaves
 from ser_personal.training.checkpoints import AtomicCheckpoints, ExactResumption, Interrupted
 from ser_personal.training.interruption import FiniteLoss, Interruption, trainer_for_tasks

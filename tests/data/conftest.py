@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,10 +9,6 @@ import soundfile
 from ser_personal.audio import num_frames
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.data.frame_store import PseudoLabels, PseudoLabelSource
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 ROWS = (
     [("train", f"s{k % 4}", 0.5 + 0.05 * k) for k in range(24)]
@@ -24,19 +19,19 @@ ROWS = (
 )
 
 
-def loudest_eighths(waveform: np.ndarray) -> np.ndarray:
+def loudest_eighths(waveform):
     frames = [waveform[320 * t : 320 * t + 400].reshape(8, 50) for t in range(num_frames(len(waveform)))]
     return np.array([np.square(frame).sum(1).argmax() for frame in frames], dtype=np.int64)
 
 
 @pytest.fixture(scope="session")
-def energy_labels() -> Callable[[np.ndarray], np.ndarray]:
+def energy_labels():
     """A teacher: which eighth of a frame's 400 samples is loudest, (frames,)."""
     return loudest_eighths
 
 
 @pytest.fixture(scope="session")
-def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpus_folder(tmp_path_factory):
     """A table of noise: 26 training utterances of four speakers, one of nobody, one of 0.1 s and without labels."""
     folder = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)
@@ -50,12 +45,12 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def corpus(corpus_folder: Path) -> CSVCorpus:
+def corpus(corpus_folder):
     return CSVCorpus(str(corpus_folder / "corpus.csv"))
 
 
 @pytest.fixture
-def pseudo_labels_folder(corpus: CSVCorpus, tmp_path: Path) -> Path:
+def pseudo_labels_folder(corpus, tmp_path):
     source = PseudoLabelSource(num_clusters=8, teacher="energy", codebook_hash="none")
     store = PseudoLabels.create(tmp_path / "pseudo_labels", source)
     store.write(

@@ -4,7 +4,6 @@ from collections import Counter
 from pathlib import Path
 from shutil import copytree
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,25 +16,22 @@ from ser_personal.data.pretrain import PretrainDataModule, hold_out
 from ser_personal.errors import UserError
 from ser_personal.types import Utterance
 
-if TYPE_CHECKING:
-    from ser_personal.data.loader import SpeechLoader
 
-
-def indices(loader: SpeechLoader) -> list[int]:
+def indices(loader):
     return [index for batch in loader for index in batch["indices"].tolist()]
 
 
-def pretrain(corpus: CSVCorpus | str, folder: Path, **options: object) -> PretrainDataModule:
+def pretrain(corpus, folder, **options):
     options = {"min_samples": 9_600, "num_workers": 0, **options}
     return PretrainDataModule(corpus, pseudo_labels=str(folder), **options)
 
 
-def test_nothing_is_read_before_setup() -> None:
+def test_nothing_is_read_before_setup():
     EmotionDataModule("nowhere/corpus.csv")
     PretrainDataModule("nowhere/corpus.csv")
 
 
-def test_emotion_sets(corpus_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_emotion_sets(corpus_folder, caplog):
     datamodule = EmotionDataModule(str(corpus_folder), max_batch=4, num_workers=0)
     with caplog.at_level("INFO"):
         datamodule.setup("fit")
@@ -52,13 +48,13 @@ def test_emotion_sets(corpus_folder: Path, caplog: pytest.LogCaptureFixture) -> 
         assert batch["labels"][row, 0] == datamodule.utterances[index].labels["arousal"]
 
 
-def test_wanted_test_sets_and_unknown_speakers(corpus: CSVCorpus) -> None:
+def test_wanted_test_sets_and_unknown_speakers(corpus):
     datamodule = EmotionDataModule(corpus, test_splits=["test2"], known_speakers_only=False, num_workers=0)
     assert indices(datamodule.test_dataloader()) == [33]
     assert sorted(indices(datamodule.train_dataloader())) == list(range(25))
 
 
-def test_what_a_model_may_ask(corpus: CSVCorpus) -> None:
+def test_what_a_model_may_ask(corpus):
     datamodule = EmotionDataModule(corpus)
     assert datamodule.train_speaker_ids == ["s0", "s1", "s2", "s3"]
     assert datamodule.train_label_mean == {"arousal": pytest.approx(np.mean([1 + k % 7 for k in range(24)]))}
@@ -68,7 +64,7 @@ def test_what_a_model_may_ask(corpus: CSVCorpus) -> None:
     assert len(list(datamodule.training_audio(1_000))) == 24
 
 
-def test_pretrain_sets(corpus: CSVCorpus, pseudo_labels_folder: Path) -> None:
+def test_pretrain_sets(corpus, pseudo_labels_folder):
     datamodule = pretrain(corpus, pseudo_labels_folder)
     datamodule.setup("fit")
     held_out, unseen = (indices(loader) for loader in datamodule.val_dataloader())
@@ -79,7 +75,7 @@ def test_pretrain_sets(corpus: CSVCorpus, pseudo_labels_folder: Path) -> None:
     assert datamodule.train_speaker_ids == ["s0", "s1", "s2", "s3"]
 
 
-def test_pretrain_on_a_test_set_as_well(corpus: CSVCorpus, pseudo_labels_folder: Path) -> None:
+def test_pretrain_on_a_test_set_as_well(corpus, pseudo_labels_folder):
     datamodule = pretrain(corpus, pseudo_labels_folder, splits=["train", "test1"], unseen_splits=["test1"])
     assert "t1" in datamodule.train_speaker_ids
     assert len(datamodule.val_dataloader()) == 1
@@ -89,7 +85,7 @@ IDS = st.lists(st.tuples(st.sampled_from([None, "a", "b", "c"]), st.integers(0, 
 
 
 @given(rows=IDS, share=st.floats(0.01, 0.99))
-def test_hold_out_leaves_every_speaker_on_both_sides(rows: list[tuple[str | None, int]], share: float) -> None:
+def test_hold_out_leaves_every_speaker_on_both_sides(rows, share):
     utterances = [Utterance(f"{speaker}-{k}", Path(), "train", speaker_id=speaker) for speaker, k in rows]
     held_out = hold_out(utterances, share)
     assert held_out == hold_out(utterances[::-1], share)
@@ -98,7 +94,7 @@ def test_hold_out_leaves_every_speaker_on_both_sides(rows: list[tuple[str | None
         assert kept_out == (0 if count == 1 else min(max(1, round(share * count)), count - 1))
 
 
-def test_mistakes_in_the_arguments(corpus: CSVCorpus, pseudo_labels_folder: Path) -> None:
+def test_mistakes_in_the_arguments(corpus, pseudo_labels_folder):
     with pytest.raises(UserError, match="no such split"):
         EmotionDataModule(corpus, test_splits=["test9"]).setup("test")
     with pytest.raises(UserError, match="no such split"):
@@ -115,7 +111,7 @@ def test_mistakes_in_the_arguments(corpus: CSVCorpus, pseudo_labels_folder: Path
         EmotionDataModule(CSVCorpus(str(corpus.label_file), splits=["train"])).setup("test")
 
 
-def test_audio_that_training_would_stumble_over(corpus_folder: Path, tmp_path: Path) -> None:
+def test_audio_that_training_would_stumble_over(corpus_folder, tmp_path):
     folder = copytree(corpus_folder, tmp_path / "corpus")
     EmotionDataModule(str(folder)).setup("fit")
     (folder / "u03.wav").unlink()
@@ -125,7 +121,7 @@ def test_audio_that_training_would_stumble_over(corpus_folder: Path, tmp_path: P
     EmotionDataModule(str(folder)).setup("test")
 
 
-def test_a_split_named_twice_counts_once(corpus: CSVCorpus, pseudo_labels_folder: Path) -> None:
+def test_a_split_named_twice_counts_once(corpus, pseudo_labels_folder):
     datamodule = pretrain(corpus, pseudo_labels_folder, splits=["train", "Train"], unseen_splits=["dev", "validation"])
     assert datamodule.splits == ["train"]
     assert sorted(datamodule.unseen_indices) == list(range(26, 30))
@@ -136,14 +132,14 @@ def test_a_split_named_twice_counts_once(corpus: CSVCorpus, pseudo_labels_folder
 
 
 @pytest.mark.parametrize("options", [{"max_batch": 1}, {"batch_seconds": 1.7}])
-def test_training_on_single_utterances(corpus: CSVCorpus, options: dict[str, float]) -> None:
+def test_training_on_single_utterances(corpus, options):
     datamodule = EmotionDataModule(corpus, num_workers=0, **options)
     with pytest.raises(UserError, match="a training batch would be a single utterance"):
         datamodule.setup("fit")
     datamodule.setup("test")
 
 
-def on_ranks(corpus_folder: Path, world_size: int, **options: object) -> list[EmotionDataModule]:
+def on_ranks(corpus_folder, world_size, **options):
     datamodules = []
     for rank in range(world_size):
         datamodule = EmotionDataModule(str(corpus_folder), num_workers=0, **options)
@@ -153,13 +149,13 @@ def on_ranks(corpus_folder: Path, world_size: int, **options: object) -> list[Em
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
-def test_shares_hold_each_utterance_once_and_may_be_empty(corpus_folder: Path, world_size: int) -> None:
+def test_shares_hold_each_utterance_once_and_may_be_empty(corpus_folder, world_size):
     shares = [indices(data.share_dataloader("validation")) for data in on_ranks(corpus_folder, world_size, max_batch=1)]
     assert sorted(index for share in shares for index in share) == list(range(26, 30))
     assert sum(not share for share in shares) == max(0, world_size - 4)
 
 
-def test_more_processes_than_utterances_and_what_even_shares_repeat(corpus_folder: Path, caplog) -> None:
+def test_more_processes_than_utterances_and_what_even_shares_repeat(corpus_folder, caplog):
     with pytest.raises(UserError, match=r"trainer\.devices: 25 processes for 24 training utterances\. Ask for fewer"):
         on_ranks(corpus_folder, 25)[0].train_dataloader()
     caplog.clear()

@@ -12,7 +12,7 @@ VECTORS = {"2": [1.0, 2.0, 3.0], "10": [4.0, 5.0, 6.0], "anna": [-1.0, 0.5, 1e-3
 
 
 @pytest.fixture(params=["csv", "npz", "safetensors"])
-def table(request, tmp_path) -> str:
+def table(request, tmp_path):
     path = tmp_path / f"speakers.{request.param}"
     if request.param == "csv":
         rows = [f"{speaker},{','.join(map(str, vector))}" for speaker, vector in VECTORS.items()]

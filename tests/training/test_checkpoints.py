@@ -4,7 +4,6 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -13,9 +12,6 @@ from torch.utils.data import DataLoader
 
 from ser_personal.training.checkpoints import AtomicCheckpoints, ExactResumption, Interrupted, StageCheckpoint
 from ser_personal.training.interruption import Interruption
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SCORES = [3.0, 1.0, 2.0]
 BATCHES = 6
@@ -33,21 +29,21 @@ pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:.
 class Epochs(LightningModule):
     """Counts its epochs in its one weight and scores each as `SCORES` says."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.epochs = torch.nn.Parameter(torch.zeros(()))
 
-    def training_step(self, example: torch.Tensor, batch_idx: int) -> torch.Tensor:
+    def training_step(self, example, batch_idx):
         return -self.epochs
 
-    def validation_step(self, example: torch.Tensor, batch_idx: int) -> None:
+    def validation_step(self, example, batch_idx):
         self.log("val_loss", SCORES[self.current_epoch])
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 1.0)
 
 
-def run(folder: Path, mode: str, epochs: int = 3) -> list[str]:
+def run(folder, mode, epochs=3):
     """Count epochs; -> the checkpoints that this leaves."""
     examples, callback = DataLoader(torch.zeros(1)), StageCheckpoint("papt", "val_loss", mode)
     trainer = Trainer(**QUIET, max_epochs=epochs, default_root_dir=folder, callbacks=callback)
@@ -55,7 +51,7 @@ def run(folder: Path, mode: str, epochs: int = 3) -> list[str]:
     return sorted(path.name for path in folder.glob("**/*.ckpt"))
 
 
-def epoch_of(path: Path) -> float:
+def epoch_of(path):
     return torch.load(path, weights_only=True)["state_dict"]["epochs"].item()
 
 
@@ -80,7 +76,7 @@ def test_folder_is_the_trainers_even_from_a_relative_path(tmp_path, monkeypatch)
 class Unsaveable:
     """Fails when half of the checkpoint is written."""
 
-    def __reduce__(self) -> str:
+    def __reduce__(self):
         raise OSError("no space left on device")
 
 
@@ -103,39 +99,39 @@ def test_what_a_killed_fit_left_half_written_is_removed(tmp_path):
 class Numbers:
     """Batches 0 to 5, from a position that can be set."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.position = self.first = 0
 
-    def __len__(self) -> int:
+    def __len__(self):
         return BATCHES
 
-    def __iter__(self) -> Iterator[float]:
+    def __iter__(self):
         self.position, self.first = self.first, 0
         while self.position < BATCHES:
             self.position += 1
             yield float(self.position)
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self):
         return {"position": self.position}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state):
         self.first = state["position"] % BATCHES
 
 
 class Walk(LightningModule):
     """Its weight depends on the order of all batches and on chance."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(()))
 
-    def training_step(self, number: float, batch_idx: int) -> torch.Tensor:
+    def training_step(self, number, batch_idx):
         return self.weight * (number + torch.rand(()))
 
-    def validation_step(self, number: float, batch_idx: int) -> None:
+    def validation_step(self, number, batch_idx):
         self.log("val_loss", self.weight, batch_size=1)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self):
         optimizer = torch.optim.SGD(self.parameters(), 0.1)
         total = self.trainer.estimated_stepping_batches
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / (total + 1))
@@ -145,23 +141,23 @@ class Walk(LightningModule):
 class StopsAt(Callback):
     """Sends this process SIGTERM while it takes a step."""
 
-    def __init__(self, batch: int) -> None:
+    def __init__(self, batch):
         self.batch = batch
 
-    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_after_backward(self, trainer, pl_module):
         if trainer.fit_loop.total_batch_idx == self.batch:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Validations(Callback):
-    def __init__(self) -> None:
+    def __init__(self):
         self.seen: list[tuple[int, float]] = []
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer, pl_module):
         self.seen.append((trainer.global_step, float(trainer.callback_metrics["val_loss"])))
 
 
-def fit(folder: Path, options: dict[str, Any], *callbacks: Callback, checkpoint: Path | None = None) -> float:
+def fit(folder, options, *callbacks, checkpoint=None):
     """Fit, and give the weight that came out."""
     seed_everything(0, verbose=False)
     module = Walk()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -18,9 +17,6 @@ from ser_personal import EmotionFineTuning
 from ser_personal.errors import UserError
 from ser_personal.training.interruption import FiniteLoss, trainer_for_tasks
 
-if TYPE_CHECKING:
-    from ser_personal.types import EmotionBatch
-
 SPOILED = 2
 TASK = {"JOB_ID": "1", "JOB_NAME": "x", "NODEID": "0", "PROCID": "0", "LOCALID": "0"}
 
@@ -28,11 +24,11 @@ TASK = {"JOB_ID": "1", "JOB_NAME": "x", "NODEID": "0", "PROCID": "0", "LOCALID":
 class Spoiled(EmotionFineTuning):
     """Fine-tuning with one batch, on one of the devices, whose audio is spoiled."""
 
-    def __init__(self, value: float, rank: int = 0) -> None:
+    def __init__(self, value, rank=0):
         super().__init__(encoder=encoder(), attributes=("arousal",))
         self.value, self.rank = value, rank
 
-    def training_step(self, batch: EmotionBatch, batch_idx: int) -> torch.Tensor:
+    def training_step(self, batch, batch_idx):
         factor = self.value if (batch_idx, self.global_rank) == (SPOILED, self.rank) else 1
         return super().training_step({**batch, "waveforms": batch["waveforms"] * factor}, batch_idx)
 
