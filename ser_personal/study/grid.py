@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jsonargparse.typing import PositiveInt
 
-from ser_personal.config_files import find_config
+from ser_personal.config_files import find_config, read_configs, values_of
 from ser_personal.corpus.csv_corpus import TABLE
 from ser_personal.corpus.folds import SIDES
 from ser_personal.errors import UserError
@@ -396,3 +396,37 @@ def _run(entry: _Entry, point: GridPoint, needs: list[GridRun]) -> GridRun:
     )
     all_needs = dict.fromkeys(folder for run in needs for folder in (*run.needs, run.folder))
     return GridRun(entry.name, entry.kind, point, folder, tuple(stages), tuple(all_needs))
+
+
+_BATCH = ("data.max_batch", "data.batch_seconds", "trainer.accumulate_grad_batches", "trainer.devices")
+
+
+def unequal_batches(runs: Sequence[GridRun]) -> list[str]:
+    """A line for each kind of model whose fits don't all see the same batch: their scores differ by that as well."""
+    paths = {path for run in runs for stage in run.stages if stage.name == "fit" for path in stage.configs}
+    contents = {path: next(iter(read_configs(["--config", str(find_config(path))]).values())) for path in paths}
+    found: dict[object, dict[str, dict[str, None]]] = {}
+    for run in runs:
+        for stage in run.stages:
+            if stage.name == "fit":
+                kind, *values = (_setting(stage, name, contents) for name in ("model.class_path", *_BATCH))
+                given = (f"{name} {value}" for name, value in zip(_BATCH, values, strict=True) if value is not None)
+                found.setdefault(kind, {}).setdefault(", ".join(given), {})[run.name] = None
+    return [
+        f"{kind}: not one batch for all, so scores differ by more than the recipe: "
+        + "; ".join(f"{', '.join(names)} with {batch}" for batch, names in batches.items())
+        for kind, batches in found.items()
+        if len(batches) > 1
+    ]
+
+
+def _setting(stage: Stage, name: str, contents: Mapping[str, object]) -> object:
+    """What a stage's last config, or a flag behind it, says of an argument; None where none does."""
+    value: object = None
+    for path in stage.configs:
+        at: object = contents[path]
+        for key in name.split("."):
+            inside = at if isinstance(at, dict) else {}
+            at = inside.get(key, inside.get("init_args", {}).get(key))
+        value = value if at is None else at
+    return next(reversed(values_of([f"--{name}"], stage.argv)), value)

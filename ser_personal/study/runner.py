@@ -36,7 +36,7 @@ from ser_personal.report.runs import (
     read_stage,
     write_stage,
 )
-from ser_personal.study.grid import ROOT, Study, expand
+from ser_personal.study.grid import ROOT, Study, expand, unequal_batches
 
 try:
     import resource
@@ -79,6 +79,8 @@ def study(out: str, **settings: Any) -> int:
     root = Path(out).absolute()
     runs = expand(grid)
     hashes = hash_inputs(runs)
+    for note in unequal_batches(runs):
+        Console(stderr=True, soft_wrap=True).print(f"ser study: {note}", markup=False, highlight=False)
     folders = [StudyRun(root, run, hashes[run.folder]) for run in runs]
     with locked(root):
         write_json(root / f"{NAME}.json", asdict(grid))

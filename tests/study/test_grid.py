@@ -7,7 +7,7 @@ from command_line import REPOSITORY
 
 from ser_personal.cli import parse
 from ser_personal.errors import UserError
-from ser_personal.study.grid import PersonalizationGap, Preparation, Recipe, Study, expand
+from ser_personal.study.grid import PersonalizationGap, Preparation, Recipe, Study, expand, unequal_batches
 from ser_personal.study.runner import hash_inputs, study
 
 SYNTH = Preparation("synth", "synth", arguments={"speakers": 8})
@@ -173,16 +173,36 @@ def read(*paths, **changes):
 
 
 def test_the_papers_grid_is_in_the_papers_condition():
-    runs = {run.name: run.stages[0].argv for run in reversed(expand(read("study/msp_podcast.yaml")))}
+    runs = expand(read("study/msp_podcast.yaml"))
+    prepared = {run.name: run.stages[0].argv for run in runs if run.kind == "preparation"}
+    recipes = {run.name: run.stages[0].argv for run in runs if run.kind == "recipe"}
     heard = {"tapt", "papt", "papt_first", "papt_prefix", "papt_concat"}
-    prepared = {run.name: run.stages[0].argv for run in expand(read("study/msp_podcast.yaml")) if run.kind != "recipe"}
     for name in heard:
         assert flag(prepared[name], "data.splits") == '["train", "test1_adaptation"]'
     for name in ("tapt_train_only", "papt_train_only"):
         assert "--data.splits" not in prepared[name]
     assert flag(prepared["pseudo_labels"], "data.splits") == '["train", "validation", "test1_adaptation"]'
-    for argv in (prepared["papt"], runs["papt"], runs["vanilla"]):
+    assert flag(prepared["vanilla_finetuned"], "model.attributes") == '["dominance"]'
+    for argv in (prepared["papt"], recipes["papt"], recipes["vanilla"]):
         assert json.loads(flag(argv, "data.corpus"))["init_args"] == {"root": "MSP", "cut_test": "test1"}
+
+
+def test_recipes_of_unequal_batches_are_named(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    configs = ["configs/finetune.yaml", "configs/tiny/finetune.yaml"]
+    recipes = (
+        Recipe("one", configs),
+        Recipe("two", configs, {"data.num_workers": 1}),
+        Recipe("three", configs, {"data.max_batch": 64}),
+        Recipe("four", configs, fit_arguments={"trainer.accumulate_grad_batches": 2}),
+    )
+    (line,) = unequal_batches(expand(Study("corpus", recipes)))
+    assert line.startswith(
+        "EmotionFineTuning: not one batch for all, so scores differ by more than the recipe: one, two"
+    )
+    assert "one, two with data.max_batch 32, trainer.devices 1; three with data.max_batch 64, " in line
+    assert line.endswith("four with data.max_batch 32, trainer.accumulate_grad_batches 2, trainer.devices 1")
+    assert unequal_batches(expand(Study("corpus", recipes[:2]))) == []
 
 
 SHIPPED = sorted((REPOSITORY / "configs" / "study").glob("*.yaml"))
@@ -191,4 +211,6 @@ SHIPPED = sorted((REPOSITORY / "configs" / "study").glob("*.yaml"))
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_the_shipped_studies_expand(path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    assert hash_inputs(expand(read(path)))
+    runs = expand(read(path))
+    assert hash_inputs(runs)
+    assert unequal_batches(runs) == []
