@@ -6,12 +6,14 @@ import importlib
 import json
 import re
 import sys
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ser_personal.config_files import read_configs, values_of, with_found_configs
 from ser_personal.errors import UserError, silence_warnings
+from ser_personal.help_page import close_flag, help_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -79,6 +81,8 @@ STAGES = {
     "test": Command("stages.stage_cli:run", "score a checkpoint on the test sets, calibrated with pldc.yaml"),
     "predict": Command("stages.stage_cli:run", "predict with a checkpoint"),
 }
+# what other tools call them
+SYNONYMS = {"train": "fit", "pretrain": "fit", "finetune": "fit", "evaluate": "test", "infer": "annotate"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,6 +134,9 @@ def _dispatch(argv: Sequence[str]) -> int:
         sys.stdout.write(overview())
         return 0
     name, *rest = argv
+    if name in STAGES and rest in (["-h"], ["--help"]):
+        sys.stdout.write(help_page(name, STAGES[name].summary))
+        return 0
     if name in STAGES or name in COMMANDS:
         rest = with_found_configs(rest)
     if name == "--version":
@@ -139,13 +146,14 @@ def _dispatch(argv: Sequence[str]) -> int:
         return 0
     if name in STAGES:
         check_before_imports(name, rest)
-        STAGES[name].load()([name, *rest])
+        STAGES[name].load()([name, *([*rest[:-1]] if rest[-2:] == ["--help", "all"] else rest)])
         return 0
     if name in COMMANDS:
         read_configs(rest)
         return run_command(name, rest)
-    known = ", ".join([*STAGES, *COMMANDS])
-    raise UserError("no such command", where=name, remedy=f"Choose one of {known}; `ser --help` says what they do")
+    close = SYNONYMS.get(name) or next(iter(get_close_matches(name, [*STAGES, *COMMANDS], n=1)), None)
+    remedy = f"Did you mean `ser {close}`?" if close else "`ser --help` lists them"
+    raise UserError("no such command", where=name, remedy=remedy)
 
 
 def overview() -> str:
@@ -192,9 +200,12 @@ def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
 
 
 class OneLineErrors:
-    """A mixin for jsonargparse's parsers: errors are one line each."""
+    """A mixin for jsonargparse's parsers: errors are one line each, and no flag is guessed from its beginning."""
 
     prog: str
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **{"allow_abbrev": False, **settings})
 
     def validate(self, namespace: Any, **options: Any) -> None:
         """Check null, too, which jsonargparse lets through where a number is due."""
@@ -210,9 +221,24 @@ class OneLineErrors:
         prog = self.prog.replace(" [options]", "")
         where, what = _mistake_in(message, ex)
         command = "ser COMMAND" if prog == "ser" else prog
-        raise UserError(what, where=where, remedy=f"`{command} --help` lists the arguments") from ex
+        remedy = f"`{command} --help` lists the arguments"
+        if unknown := _UNKNOWN.search(what):
+            flag = unknown["flag"] or f"{where}.{unknown['option']}"
+            close = close_flag(flag, _flags(self))
+            remedy = f"Did you mean {close}?" if close else remedy
+        raise UserError(what, where=where, remedy=remedy) from ex
 
 
+def _flags(parser: Any) -> set[str]:
+    """Every flag of a parser and of its subcommands'."""
+    flags = set(parser._option_string_actions)  # noqa: SLF001
+    for choices in (action.choices for action in parser._actions):  # noqa: SLF001
+        if isinstance(choices, dict):
+            flags = flags.union(*map(_flags, choices.values()))
+    return flags
+
+
+_UNKNOWN = re.compile(r"unrecognized arguments: (?P<flag>--[\w.]+)|Option '(?P<option>[\w.]+)' is not accepted")
 _KEY = re.compile(r'Parser key "(?P<key>[^"]+)"[^:]*:(?P<rest>.*)', re.DOTALL)
 _PLAIN = {
     r"^Expected a <class '(\w+)'>\. Got value: (.*)": r"\2 is no \1",

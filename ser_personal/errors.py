@@ -18,7 +18,8 @@ class UserError(Exception):
     def __init__(self, what: str, *, where: object = None, remedy: str) -> None:
         self.what, self.where, self.remedy = what, where, remedy
         place = f"{where}: " if where is not None else ""
-        super().__init__(" ".join(f"{place}{what}. {remedy}.".split()))
+        stop = "" if remedy.endswith("?") else "."
+        super().__init__(" ".join(f"{place}{what}. {remedy}{stop}".split()))
 
 
 def silence_warnings() -> None:

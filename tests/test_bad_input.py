@@ -79,7 +79,7 @@ def test_unusable_audio(given, refused, content, samples, what):
     refused([*given.papt, *corpus], *told)
     refused(
         [*given.kmeans, *corpus],
-        r"\.wav: 1 audio files are unreadable or shorter",
+        r"\.wav: audio is (missing or unreadable|shorter than 400 samples), the first of 1 such utterances",
         "`ser check CORPUS --write clean.csv`",
     )
 
@@ -233,7 +233,7 @@ def test_configs_that_are_none(given, refused, command):
 
 
 ARGUMENTS = {
-    "unknown, of the model": (["--model.learing_rate", "1"], "--model: Option 'learing_rate' is not accepted"),
+    "unknown, of the model": (["--model.speed", "1"], "--model: Option 'speed' is not accepted"),
     "unknown, of a callback": (["--trainer.callbacks.kk", "1"], "--trainer.callbacks: Option 'kk' is not accepted"),
     "unknown": (["--speed", "1"], "unrecognized arguments: --speed 1"),
     "no number": (["--model.learning_rate", "fast"], "--model.learning_rate: fast is no float"),
@@ -264,7 +264,7 @@ def test_an_unknown_value_in_a_config(given, refused):
 
 def test_left_out_arguments(refused):
     refused(["fit"], "the following arguments are required: --data, --model")
-    refused(["kmeans"], "the following arguments are required: data.corpus", "`ser kmeans --help`")
+    refused(["kmeans"], "the following arguments are required: data", "`ser kmeans --help`")
     refused(["check"], "the following arguments are required: corpus")
     refused(["import", "nowhere.bin", "--out", "x"], "nowhere.bin: no such file")
 
@@ -273,7 +273,13 @@ def test_wrong_arguments_of_a_command(given, refused):
     refused([*given.kmeans, "--num-clusters", "many"], "--num_clusters: many is no int", "`ser kmeans --help`")
     refused([*given.kmeans, "--teacher", "Nobody"], "--teacher: Nobody is no class to choose here")
     refused(["synth", "--out", given.folder / "s", "--speakers", "-3"], "--speakers: -3 is out of range")
-    refused(["fitt"], "fitt: no such command", "Choose one of fit, validate, test, predict, synth")
+    refused(["sing"], "sing: no such command", "`ser --help` lists them")
+    refused(
+        [*given.finetune, "--model.learing_rate", "1"], "'learing_rate' is not", r"Did you mean --model.learning_rate\?"
+    )
+    refused(
+        [*given.finetune, "--trainer.max_epoch", "1"], "--trainer.max_epoch 1", r"Did you mean --trainer.max_epochs\?"
+    )
 
 
 def test_an_unreachable_hub_name(given, refused, monkeypatch):

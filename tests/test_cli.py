@@ -54,12 +54,17 @@ def test_commands_explain_their_arguments(name, capsys):
         assert parameter.name in shown or parameter.kind is parameter.VAR_KEYWORD
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_stages_explain_their_arguments(name, capsys):
+def test_all_arguments_of_a_stage(capsys):
     with pytest.raises(SystemExit) as caught:
-        ser(name, "--help")
+        ser("fit", "--help", "all")
     assert caught.value.code == 0
-    assert f"usage: ser [options] {name}" in capsys.readouterr().out
+    assert "usage: ser [options] fit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "meant"), [("train", "fit"), ("tset", "test"), ("anotate", "annotate")])
+def test_a_command_that_was_meant(name, meant, capsys):
+    assert ser(name) == 2
+    assert capsys.readouterr().err == f"ser: {name}: no such command. Did you mean `ser {meant}`?\n"
 
 
 def test_synth_writes_what_check_approves(tmp_path, capsys):
