@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from shutil import copy
+from shutil import copy, copytree
 
 import pandas as pd
 import pytest
@@ -264,6 +264,50 @@ def test_folds_are_trained_tested_and_joined(study, tmp_path, capfd):
     capfd.readouterr()
     assert study(**content) == 0
     assert capfd.readouterr().out.count("kept") == 1 + 3 + 3
+
+
+@pytest.fixture
+def smallest(tmp_path):
+    """An overlay of the smallest models, trained for two steps."""
+    folder = tmp_path / "smallest"
+    copytree(REPOSITORY / "configs" / "tiny", folder)
+    encoder = {"class_path": "TinyEncoder", "init_args": {"dim": 16, "layers": 1, "heads": 2}}
+    for path in folder.iterdir():
+        content = yaml.safe_load(path.read_text())
+        if "model" in content:
+            content["trainer"] = content.get("trainer", {}) | {"max_epochs": 1, "limit_train_batches": 2}
+        if path.name == "kmeans.yaml":
+            content["num_clusters"] = 12
+        for place in (content, content.get("model", {}).get("init_args", {})):
+            if "encoder" in place:
+                place["encoder"] = encoder
+        path.write_text(yaml.safe_dump(content))
+    return str(folder)
+
+
+# they differ from others of the grid in a value alone
+ALIKE = {"papt_first", "papt_prefix", "similar_oversampling", "similar_weighting", "tapt_train_only"}
+
+
+def test_the_papers_grid_runs_in_miniature(study, smallest, synthetic_corpus, tmp_path):
+    """Every kind of recipe, on test speakers whose other audio PAPT heard."""
+    grid = yaml.safe_load((REPOSITORY / "configs" / "study" / "msp_podcast.yaml").read_text())
+    rehearsal = yaml.safe_load((REPOSITORY / "configs" / "tiny" / "study.yaml").read_text())
+    for key in ("prepare", "recipes"):
+        grid[key] = [entry for entry in grid[key] if entry["name"] not in ALIKE]
+    assert study(**{**grid, **rehearsal, "overlay": smallest, "jobs": 1, "corpus": str(synthetic_corpus)}) == 0
+    table = pd.read_csv(tmp_path / "out" / "study.csv")
+    assert set(table.recipe) >= {recipe["name"] for recipe in grid["recipes"]}
+    assert set(table.split) >= {"test1_evaluation"}
+    assert "test1_adaptation" not in set(table.split)
+
+    def of(recipe, name):
+        (path,) = (tmp_path / "out" / "runs" / recipe).rglob(name)
+        return path
+
+    for recipe, condition in (("papt", "adaptation"), ("papt_permuted", "adaptation"), ("papt_train_only", "unseen")):
+        split = json.loads(of(recipe, "metrics.json").read_text())["splits"]["test1_evaluation"]
+        assert split["speakers"] == {condition: 3}
 
 
 def test_a_failed_recipe_is_named_and_the_others_are_compared(study, tmp_path, capfd):
