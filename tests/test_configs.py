@@ -9,10 +9,16 @@ import yaml
 from command_line import REPOSITORY, stage, trainer_flags
 
 import ser_personal
+from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.cli import COMMANDS, STAGES, parse
 from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.finetune.interpreters import MLPInterpreter, TransformerInterpreter
+from ser_personal.finetune.similar_speakers import SimilarSpeakers
+from ser_personal.pretrain.adapt import SpeakerAdaptation
 from ser_personal.pretrain.kmeans import kmeans
 from ser_personal.pretrain.teachers import EncoderTeacher, MFCCTeacher
+from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.speakers.features import SpeakerEmbedder
 
 CONFIGS = sorted(path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "configs").rglob("*.yaml"))
 
@@ -105,3 +111,46 @@ def test_pldc_and_batches_are_the_defaults():
         {"max_batch": values("finetune.yaml", "data", "init_args", "max_batch")}, ser_personal.EmotionDataModule
     )
     assert values("tiny/kmeans.yaml")["num_clusters"] == defaults_of(kmeans)["num_clusters"]
+
+
+# where things are and how they are run, not what is computed
+NO_SETTINGS = {
+    "self",
+    "args",
+    "kwargs",
+    "personalized",
+    "encoder",
+    "corpus",
+    "data",
+    "out",
+    "pseudo_labels",
+    "adaptation",
+}
+NO_SETTINGS |= {"num_workers", "accelerator", "devices", "num_nodes", "precision"}
+
+
+@pytest.mark.parametrize(
+    "owner",
+    [
+        *(
+            kmeans,
+            EncoderTeacher,
+            HubertEncoder,
+            MLPInterpreter,
+            TransformerInterpreter,
+            SpeakerEmbedding,
+            SpeakerEmbedder,
+        ),
+        *(
+            ser_personal.PAPT,
+            SpeakerAdaptation,
+            ser_personal.EmotionFineTuning,
+            ser_personal.PLDCCallback,
+            PLDCSettings,
+        ),
+        *(ser_personal.PretrainDataModule, ser_personal.EmotionDataModule, SimilarSpeakers),
+    ],
+)
+def test_the_ledger_says_of_every_setting_whose_it_is(owner):
+    ledger = (REPOSITORY / "docs" / "ledger.md").read_text()
+    assert [name for name in defaults_of(owner) if name not in NO_SETTINGS and f"`{name}`" not in ledger] == []
