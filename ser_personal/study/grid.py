@@ -398,13 +398,22 @@ def _run(entry: _Entry, point: GridPoint, needs: list[GridRun]) -> GridRun:
     return GridRun(entry.name, entry.kind, point, folder, tuple(stages), tuple(all_needs))
 
 
+def config_contents(runs: Sequence[GridRun]) -> dict[str, dict[str, Any]]:
+    """Read the YAMLs that the runs name -> values by name.
+
+    Raises:
+        UserError: one is missing or can't be read.
+    """
+    names = dict.fromkeys(name for run in runs for stage in run.stages for name in stage.configs)
+    return {name: next(iter(read_configs(["--config", str(find_config(name))]).values())) for name in names}
+
+
 _BATCH = ("data.max_batch", "data.batch_seconds", "trainer.accumulate_grad_batches", "trainer.devices")
 
 
 def unequal_batches(runs: Sequence[GridRun]) -> list[str]:
     """A line for each kind of model whose fits don't all see the same batch: their scores differ by that as well."""
-    paths = {path for run in runs for stage in run.stages if stage.name == "fit" for path in stage.configs}
-    contents = {path: next(iter(read_configs(["--config", str(find_config(path))]).values())) for path in paths}
+    contents = config_contents(runs)
     found: dict[object, dict[str, dict[str, None]]] = {}
     for run in runs:
         for stage in run.stages:

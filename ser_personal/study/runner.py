@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from ser_personal.calibration.run_files import PREDICTIONS, SPEAKER_MOMENTS, write_json
-from ser_personal.config_files import find_config
+from ser_personal.corpus.splits import first_few
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, content_hash
 from ser_personal.report.compare import compare
@@ -36,7 +36,7 @@ from ser_personal.report.runs import (
     read_stage,
     write_stage,
 )
-from ser_personal.study.grid import ROOT, Study, expand, unequal_batches
+from ser_personal.study.grid import ROOT, Study, config_contents, expand, unequal_batches
 
 try:
     import resource
@@ -59,21 +59,23 @@ PRELOADED = ["ser_personal.stages.stage_cli"]
 RESUMABLE = {"kmeans", "cache"}
 
 
-def study(out: str, **settings: Any) -> int:
+def study(out: str, *, replace: bool = False, **settings: Any) -> int:
     """Train and test every recipe with every seed, each run in its own folder, and compare them.
 
     When it is interrupted and run again, it keeps complete runs and resumes the others. A run stays complete as long as
-    its commands, their YAMLs and the steps that it uses stay the same.
+    its commands, the values of their YAMLs and the steps that it uses stay the same.
 
     Args:
         out: the study's folder.
+        replace: delete and repeat the runs whose commands, YAMLs or steps are others now.
         **settings: of `Study`.
 
     Returns:
         1 where a run failed, else 0.
 
     Raises:
-        UserError: the study contradicts itself, names what doesn't exist, or is already running in this folder.
+        UserError: the study contradicts itself, names what doesn't exist, is already running in this folder, or holds
+            runs of other settings.
     """
     grid = Study(**settings)
     root = Path(out).absolute()
@@ -83,6 +85,8 @@ def study(out: str, **settings: Any) -> int:
         Console(stderr=True, soft_wrap=True).print(f"ser study: {note}", markup=False, highlight=False)
     folders = [StudyRun(root, run, hashes[run.folder]) for run in runs]
     with locked(root):
+        if not replace:
+            refuse_to_replace(folders, root)
         write_json(root / f"{NAME}.json", asdict(grid))
         outcomes = run_all(folders, _launcher(grid), grid.jobs)
         complete = [each for each in folders if each.run.kind == "recipe" and outcomes[each.run.folder].is_complete]
@@ -94,6 +98,15 @@ def study(out: str, **settings: Any) -> int:
             paths = [str(each.path) for each in complete]
             compare(paths, baseline, str(root), NAME, grid.min_utterances, paper=grid.paper)
     return int(not all(outcome.is_complete for outcome in outcomes.values()))
+
+
+def refuse_to_replace(folders: Sequence[StudyRun], root: Path) -> None:
+    """Refuse to delete what training was spent on: complete runs and fits with a checkpoint, of other inputs."""
+    others = [each.run.title for each in folders if each.has_other_inputs and each.was_trained]
+    if others:
+        what = f"{len(others)} runs were made with other settings, which it would delete: {first_few(others)}"
+        remedy = "Repeat them by `--replace true`, or give another --out"
+        raise UserError(what, where=root, remedy=remedy)
 
 
 @contextmanager
@@ -292,21 +305,22 @@ def _used() -> dict[str, float]:
 
 
 def hash_inputs(runs: Sequence[GridRun]) -> dict[str, str]:
-    """Folder of each run -> hash of its commands, the contents of its YAMLs and the inputs of what it needs.
+    """Folder of each run -> hash of its commands, the values of its YAMLs and the inputs of what it needs.
 
     Audio and tables that the commands name by path are not read: after a change to those, delete the runs.
 
     Raises:
         UserError: a YAML is missing.
     """
+    contents = config_contents(runs)
     hashes: dict[str, str] = {}
     for run in runs:
         content = {
             "argv": [stage.argv for stage in run.stages],
-            "configs": [find_config(name).read_text("utf-8") for stage in run.stages for name in stage.configs],
+            "configs": [contents[name] for stage in run.stages for name in stage.configs],
             "needs": [hashes[folder] for folder in run.needs],
         }
-        hashes[run.folder] = content_hash(json.dumps(content))
+        hashes[run.folder] = content_hash(json.dumps(content, default=str))
     return hashes
 
 
@@ -332,14 +346,23 @@ class StudyRun:
         """Whether the run has ended, with these inputs."""
         return (self.path / DONE).is_file() and read_record(self.path).inputs == self.inputs
 
+    @property
+    def has_other_inputs(self) -> bool:
+        """Whether its folder's content doesn't belong to these inputs."""
+        path = self.path / INPUTS
+        return not path.is_file() or json.loads(path.read_text(encoding="utf-8"))["inputs"] != self.inputs
+
+    @property
+    def was_trained(self) -> bool:
+        """Whether its folder holds a complete run or a checkpoint."""
+        return (self.path / DONE).is_file() or any(self.path.rglob("*.ckpt"))
+
     def prepare(self) -> None:
         """Keep results of the same inputs, delete any others, and write inputs.json."""
-        path = self.path / INPUTS
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["inputs"] == self.inputs:
-            return
-        shutil.rmtree(self.path, ignore_errors=True)
-        commands = [["ser", *self.argv(stage)] for stage in self.run.stages]
-        write_json(path, {"inputs": self.inputs, "commands": commands})
+        if self.has_other_inputs:
+            shutil.rmtree(self.path, ignore_errors=True)
+            commands = [["ser", *self.argv(stage)] for stage in self.run.stages]
+            write_json(self.path / INPUTS, {"inputs": self.inputs, "commands": commands})
 
     def argv(self, stage: Stage) -> list[str]:
         """The command line after `ser`."""

@@ -127,6 +127,23 @@ def test_other_inputs_run_again_with_all_that_needs_them(tmp_path, config):
     assert kept == {"prepare/papt/seed_0", "prepare/papt/seed_1"}
 
 
+def test_trained_runs_of_other_settings_are_not_deleted_unasked(study, tmp_path, capfd):
+    assert study() == 0
+    config = tmp_path / "study.yaml"
+    config.write_text(f"# a comment changes nothing\n{config.read_text()}")
+    assert ser("study", "--config", config, "--out", tmp_path / "out") == 0
+    assert "kept" in capfd.readouterr().out
+    other = [{**RIDGE, "arguments": {"corpus": "{corpus}", "known_speakers_only": False}}]
+    done = tmp_path / "out" / "runs" / "ridge" / "done.json"
+    before = done.read_bytes()
+    assert study(recipes=other) == 2
+    said = capfd.readouterr().err
+    assert "1 runs were made with other settings, which it would delete: ridge. Repeat them by `--replace true`" in said
+    assert done.read_bytes() == before
+    assert study(recipes=other, replace=True) == 0
+    assert done.read_bytes() != before
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_fit_resumes_from_its_last_checkpoint_unless_that_is_damaged(tmp_path, config, finetuned_checkpoint, damaged):
     study = study_of(config, recipes=(Recipe("one", [str(config)]),), prepare=(), seeds=(0,))
