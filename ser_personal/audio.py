@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import struct
-from math import gcd
-from typing import TYPE_CHECKING, overload
+from functools import lru_cache
+from math import ceil, gcd
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 import soundfile
 
 from ser_personal.errors import UserError
+from ser_personal.files import refuse_pointer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,26 +20,47 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from ser_personal.types import Utterance
+
 SAMPLE_RATE = 16_000
 WINDOW = 400
 HOP = 320
 FRAME_RATE = SAMPLE_RATE // HOP
+# of sound, Hz; the kernel of a resampling grows with the rate
+LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000
 # formats in which libsndfile lands only near the sample it seeks
 INEXACT_SEEKING = ("OGG", "MP3")
 # TypeError: raw audio without a header; ValueError: a path that holds a zero byte
 DECODING_ERRORS = (soundfile.SoundFileError, OSError, TypeError, ValueError)
 # read at once, all channels together: many channels must not take many times the memory of one
 BLOCK_VALUES = 4_000_000
-RESAMPLED_SECONDS = 60
-# how far torchaudio's filter reaches, in the steps that both rates have in common: 6 / .99 and one to round up, at most
-FILTER_STEPS = 8
-# full scale is 1, and 32,768 in files that hold integers as floats
-LOUDEST = 1e6
+# torchaudio's default filter: zero crossings of the sinc on each side, and where it cuts off, relative to Nyquist
+ZERO_CROSSINGS, ROLLOFF = 6, 0.99
+# full scale is 1; samples 30 dB above it are integers in a file of floats, which a model would hear as noise
+LOUDEST = 32.0
+SILENCE = 1e-4  # peak to peak: three steps of 16 bits, less than dither
+# power of the mix, relative to what unrelated channels leave, below which channels cancel one another
+CANCELLED = 0.2
+# how two channels hold two voices: neither is far below the other, both come and go, and not together
+ENVELOPE_SAMPLES = 1024
+QUIETER_CHANNEL, VARIES, TOGETHER = 0.01, 0.5, 0.3
 # what to do about a file that can't be used
 BAD_AUDIO = "Write it again, or leave it out of the corpus: `ser check CORPUS --write clean.csv`"
-NO_SOUND = f"holds NaN, infinity or samples above {LOUDEST:g}"
+NO_SOUND = f"holds NaN, infinity or samples beyond {LOUDEST:g} times full scale"
+SILENT = "is silent from beginning to end"
+TOO_SHORT = f"is shorter than one frame, {WINDOW} samples at 16 kHz"
 # length of a WAV's samples as a stream's writer gives it, who can't know it (sox; ffmpeg's is larger)
 STREAMED = 0x7FFFF000
+# bytes beyond what an MP3 says it holds: tags and a frame that some encoders don't count
+MP3_TAGS = 8192
+
+
+class Header(NamedTuple):
+    """What a sound file says of itself: its length once at 16 kHz, its own rate in Hz, and its channels."""
+
+    num_samples: int
+    sample_rate: int
+    channels: int
 
 
 @overload
@@ -50,42 +73,29 @@ def num_frames(num_samples: int | Tensor) -> int | Tensor:
     return max(0, frames) if isinstance(frames, int) else frames.clamp(min=0)
 
 
-def library_name(path: Path) -> str | bytes:
-    """Write a path as soundfile takes it, which encodes no name that isn't text."""
-    name = str(path)
+def read_header(path: Path) -> Header:
+    """Read a file's header.
+
+    Raises:
+        UserError: the file is missing, truncated, several files in one, or no sound file.
+    """
     try:
-        name.encode()
-    except UnicodeEncodeError:
-        return os.fsencode(path)
-    return name
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    # libsndfile's or the system's own words, without the path, which the error names anyway
-    reason = str(getattr(error, "error_string", getattr(error, "strerror", None) or error)).rstrip(".")
-    what = f"can't be decoded ({reason})" if path.exists() else "no such audio file"
-    return UserError(what, where=path, remedy=BAD_AUDIO)
+        with _open(path) as file:
+            return Header(resampled_length(file.frames, file.samplerate), file.samplerate, file.channels)
+    except DECODING_ERRORS as error:
+        raise _unreadable(path, error) from error
 
 
 def num_samples_of(path: Path) -> int:
-    """Read from a file's header how many samples it has once at 16 kHz.
-
-    Raises:
-        UserError: the file is missing, truncated or no sound file.
-    """
-    try:
-        _refuse_damaged(path)
-        info = soundfile.info(library_name(path))
-    except DECODING_ERRORS as error:
-        raise _unreadable(path, error) from error
-    return resampled_length(info.frames, info.samplerate)
+    """Read from a file's header how many samples it has once at 16 kHz; errors as of `read_header`."""
+    return read_header(path).num_samples
 
 
 def decode(path: Path, start: int = 0, num_samples: int | None = None) -> NDArray[np.float32]:
     """Decode a file, or a part of it, to mono at 16 kHz.
 
-    A part equals the same part of the whole: a 16 kHz file is read from `start` on where its format seeks exactly; an
-    ogg, an mp3 or a file at another rate is decoded whole and then cut.
+    A part equals the same part of the whole. Of one channel in a format that seeks exactly, only that part is read; all
+    else is decoded whole, judged as a whole, and cut.
 
     Args:
         path: any format that libsndfile reads (wav, flac, ogg, mp3, ...).
@@ -96,12 +106,44 @@ def decode(path: Path, start: int = 0, num_samples: int | None = None) -> NDArra
         (samples,), fewer than `num_samples` where the file ends before.
 
     Raises:
-        UserError: the file is missing or truncated, can't be decoded, or holds what is no sound.
+        UserError: the file is missing or damaged, or doesn't hold one sound: its channels cancel one another or hold
+            two voices, or it is silent, too short, or out of any range that sound comes in.
     """
-    waveform = _decode(path, start, num_samples)
+    try:
+        with _open(path) as file:
+            total = resampled_length(file.frames, file.samplerate)
+            start = min(start, total)
+            stop = total if num_samples is None else min(start + num_samples, total)
+            exact = file.channels == 1 and file.seekable() and file.format not in INEXACT_SEEKING
+            whole = not exact or (start == 0 and stop == total)
+            waveform = _decode(file, 0 if whole else start, total if whole else stop, path)
+    except DECODING_ERRORS as error:
+        raise _unreadable(path, error) from error
     if not is_sound(waveform):
         raise UserError(NO_SOUND, where=path, remedy=BAD_AUDIO)
-    return waveform
+    if not whole:
+        return waveform
+    if fault := fault_of(waveform):
+        raise UserError(fault, where=path, remedy=BAD_AUDIO)
+    return waveform[start:stop]
+
+
+def decode_utterance(utterance: Utterance, start: int = 0, num_samples: int | None = None) -> NDArray[np.float32]:
+    """Decode an utterance, or a part of it, as `decode` does; `start` counts from where the utterance begins."""
+    if utterance.start is None:
+        return decode(utterance.path, start, num_samples)
+    rest = round(utterance.seconds * SAMPLE_RATE) - start
+    first = round(utterance.start * SAMPLE_RATE) + start
+    return decode(utterance.path, first, rest if num_samples is None else min(rest, num_samples))
+
+
+def fault_of(waveform: NDArray[np.float32]) -> str | None:
+    """Find what makes a whole recording or segment (samples,) unusable, None where nothing does."""
+    if len(waveform) < WINDOW:
+        return TOO_SHORT
+    if not is_sound(waveform):
+        return NO_SOUND
+    return SILENT if is_silent(waveform) else None
 
 
 def is_sound(waveform: NDArray[np.float32]) -> bool:
@@ -110,80 +152,160 @@ def is_sound(waveform: NDArray[np.float32]) -> bool:
     return bool(waveform.max(initial=0) <= LOUDEST and waveform.min(initial=0) >= -LOUDEST)
 
 
-def is_truncated(path: Path) -> bool:
-    """Tell whether a WAV's header announces more samples than the file holds; libsndfile calls it a shorter WAV."""
-    with path.open("rb") as file:
-        if file.read(4) != b"RIFF":
-            return False
-        file.seek(12)
-        while len(chunk := file.read(8)) == 8:
-            name, size = struct.unpack("<4sI", chunk)
-            if name == b"data":
-                return bool(size < STREAMED and file.tell() + size > path.stat().st_size)
-            file.seek(size + size % 2, os.SEEK_CUR)
-    return False
+def is_silent(waveform: NDArray[np.float32]) -> bool:
+    """Tell whether nothing in a waveform (samples,) is louder than noise of the last bits, a constant aside."""
+    return len(waveform) == 0 or bool(waveform.max() - waveform.min() <= SILENCE)
 
 
-def _refuse_damaged(path: Path) -> None:
+def _unreadable(path: Path, error: Exception) -> UserError:
+    refuse_pointer(path)
+    # libsndfile's or the system's own words, without the path, which the error names anyway
+    reason = str(getattr(error, "error_string", getattr(error, "strerror", None) or error)).rstrip(".")
+    what = f"can't be decoded ({reason})" if path.exists() else "no such audio file"
+    return UserError(what, where=path, remedy=BAD_AUDIO)
+
+
+def _open(path: Path) -> soundfile.SoundFile:
     # opening a pipe would wait for its writer for ever
-    if path.exists() and not path.is_file():
-        raise UserError("isn't a file", where=path, remedy=BAD_AUDIO)
-    if is_truncated(path):
-        what = "is truncated: its header announces more than it holds"
-        raise UserError(what, where=path, remedy=BAD_AUDIO)
-
-
-def _decode(path: Path, start: int, num_samples: int | None) -> NDArray[np.float32]:
+    if wrong := _damage(path) if path.is_file() else "isn't a file" if path.exists() else None:
+        raise UserError(wrong, where=path, remedy=BAD_AUDIO)
+    name = str(path)
     try:
-        _refuse_damaged(path)
-        with soundfile.SoundFile(library_name(path)) as file:
-            if file.samplerate == SAMPLE_RATE and file.format not in INEXACT_SEEKING:
-                file.seek(min(start, file.frames))
-                return _read_mono(file, num_samples)
-            whole = _read_mono(file)
-            rate = file.samplerate
-    except DECODING_ERRORS as error:
-        raise _unreadable(path, error) from error
-    return resample(whole, rate)[start : None if num_samples is None else start + num_samples]
+        name.encode()
+    except UnicodeEncodeError:
+        # soundfile encodes no name that isn't text
+        file = soundfile.SoundFile(os.fsencode(path))
+    else:
+        file = soundfile.SoundFile(name)
+    if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
+        file.close()
+        what = f"has {file.samplerate:,} samples a second, where sound has {LOWEST_RATE:,} to {HIGHEST_RATE:,}"
+        raise UserError(what, where=path, remedy=BAD_AUDIO)
+    return file
 
 
-def _read_mono(file: soundfile.SoundFile, num_samples: int | None = None) -> NDArray[np.float32]:
-    left = file.frames if num_samples is None else num_samples
-    blocks = []
-    while left > 0:
-        block = file.read(min(left, max(1, BLOCK_VALUES // file.channels)), dtype="float32", always_2d=True)
-        if len(block) == 0:
-            break
-        blocks.append(_mono(block))
+def _damage(path: Path) -> str | None:
+    """Find what libsndfile doesn't say: that a file ends before, or long after, what its header announces."""
+    several = "is several files in one, of which only the first would be read"
+    with path.open("rb") as file:
+        start, size = file.read(12), path.stat().st_size
+        if not start:
+            return "is empty"
+        if start[:4] == b"RIFF":
+            end = 12
+            while len(chunk := file.read(8)) == 8:
+                name, length = struct.unpack("<4sI", chunk)
+                if name == b"RIFF":
+                    return several
+                end = file.tell() + length + length % 2
+                if name == b"data" and length < STREAMED and end - length % 2 > size:
+                    return "is truncated: its header announces more than it holds"
+                file.seek(end)
+        elif start[:3] == b"ID3" or start[0] == 0xFF:
+            file.seek(_after_tags(start))
+            first, begin = file.read(1024), _after_tags(start)
+            place = max(first.find(b"Xing"), first.find(b"Info"))
+            if place > 0 and first[place + 7] & 2:
+                field = place + (12 if first[place + 7] & 1 else 8)
+                end = begin + int.from_bytes(first[field : field + 4], "big")
+                file.seek(end)
+                following = file.read(3)
+                if size - end > MP3_TAGS and (following == b"ID3" or following[:1] == b"\xff"):
+                    return several
+    return None
+
+
+def _after_tags(start: bytes) -> int:
+    """Find where an MP3 begins after an ID3v2 tag, whose length has 7 bits a byte."""
+    if start[:3] != b"ID3":
+        return 0
+    return 10 + sum(byte << 7 * place for place, byte in enumerate(reversed(start[6:10])))
+
+
+def _decode(file: soundfile.SoundFile, start: int, stop: int, path: Path) -> NDArray[np.float32]:
+    """Read the samples at 16 kHz from `start` to `stop` of a file, with those around that the filter needs."""
+    rate = file.samplerate
+    common = gcd(rate, SAMPLE_RATE)
+    step, step_after = rate // common, SAMPLE_RATE // common
+    reach = 0 if rate == SAMPLE_RATE else ceil(ZERO_CROSSINGS / ROLLOFF * max(1, rate / SAMPLE_RATE)) + 1
+    first = max(0, start * rate // SAMPLE_RATE - reach) // step * step
+    last = min(file.frames, stop * rate // SAMPLE_RATE + reach + 1)
+    if first:
+        file.seek(first)
+    samples = _read_mono(file, last - first, path)
+    offset = start - first // step * step_after
+    return (samples if rate == SAMPLE_RATE else resample(samples, rate))[offset : offset + stop - start]
+
+
+def _read_mono(file: soundfile.SoundFile, num_samples: int, path: Path) -> NDArray[np.float32]:
+    """Read the next samples a channel and mix the channels, (samples,)."""
+    size = max(1, BLOCK_VALUES // file.channels // ENVELOPE_SAMPLES) * ENVELOPE_SAMPLES
+    blocks, envelopes, left = [], [], num_samples
+    while left > 0 and len(block := file.read(min(left, size), dtype="float32", always_2d=True)):
         left -= len(block)
-    if len(blocks) == 1:
-        return blocks[0]
+        if file.channels == 1:
+            blocks.append(block[:, 0])
+        else:
+            blocks.append(block.mean(axis=1, dtype=np.float32))
+            envelopes.append(_envelope(np.column_stack([block, blocks[-1]])))
+    if left > 0:
+        what = "is truncated: it ends before what its header announces"
+        raise UserError(what, where=path, remedy=BAD_AUDIO)
+    if envelopes and (wrong := _fault_of_channels(np.concatenate(envelopes))):
+        raise UserError(wrong, where=path, remedy="Keep one channel, or give each one a file of its own")
     return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
 
 
-def _mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
+def _envelope(block: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Sum the power of every 1,024 samples, (samples, columns) -> (stretches, columns)."""
+    starts = np.arange(0, len(block), ENVELOPE_SAMPLES)
+    with np.errstate(over="ignore", invalid="ignore"):  # of what is no sound, and refused as such
+        envelope: NDArray[np.float64] = np.add.reduceat(np.square(block, dtype=np.float64), starts)
+    return envelope
+
+
+def _fault_of_channels(envelope: NDArray[np.float64]) -> str | None:
+    """Judge channels by their power over time, (stretches, channels and the mix last)."""
+    power, mixed = envelope[:, :-1].sum(0), envelope[:, -1].sum()
+    if mixed * len(power) ** 2 < CANCELLED * power.sum():
+        return f"has {len(power)} channels that cancel one another when mixed"
+    with np.errstate(invalid="ignore", divide="ignore"):
+        varies = envelope[:, :-1].std(0) / envelope[:, :-1].mean(0) > VARIES
+    voices = envelope[:, :-1][:, (power > QUIETER_CHANNEL * power.max()) & varies]
+    if voices.shape[1] > 1 and len(voices) > 1 and np.corrcoef(voices.T).min() < TOGETHER:
+        return f"has {len(power)} channels that hold different voices"
+    return None
 
 
 def resample(waveform: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
-    """Bring a waveform (samples,) at another rate, Hz, to 16 kHz."""
-    # Imported here because only files at other rates need it, and label files can be checked without torch.
-    import torch
-    import torchaudio
+    """Bring a waveform (samples,) at another rate, Hz, to 16 kHz, as `torchaudio.functional.resample` does.
 
-    # In blocks, for torchaudio takes many times the memory of what it is given; as one piece it gives the same.
+    That one takes memory of the product of both rates where they have no common divisor.
+    """
+    # imported here because only files at other rates need it
+    from scipy.signal import upfirdn
+
     common = gcd(rate, SAMPLE_RATE)
-    step, step_after = rate // common, SAMPLE_RATE // common
-    block, context = RESAMPLED_SECONDS * rate, FILTER_STEPS * step
-    pieces = [np.zeros(0, dtype=np.float32)]
-    for start in range(0, len(waveform), block):
-        first = max(0, start - context)
-        # torchaudio rounds the length in float32, which would cost some files their last sample.
-        piece = np.pad(waveform[first : start + block + context], (0, rate // 100))
-        resampled = torchaudio.functional.resample(torch.from_numpy(piece), rate, SAMPLE_RATE).numpy()
-        skipped = (start - first) // step * step_after
-        pieces.append(resampled[skipped : skipped + RESAMPLED_SECONDS * SAMPLE_RATE])
-    return np.concatenate(pieces)[: resampled_length(len(waveform), rate)]
+    kernel, up, down = _kernel(rate), SAMPLE_RATE // common, rate // common
+    length = resampled_length(len(waveform), rate)
+    # the kernel's middle comes first in upfirdn's output where its reach is a multiple of `down`
+    late = len(kernel) // 2 // down
+    padded = np.concatenate([waveform, np.zeros(len(kernel) // up + 1, dtype=np.float32)])
+    resampled: NDArray[np.float32] = upfirdn(kernel, padded, up, down)[late : late + length]
+    return resampled
+
+
+@lru_cache(maxsize=4)
+def _kernel(rate: int) -> NDArray[np.float32]:
+    """Sample the windowed sinc at the least common multiple of both rates; (taps,), odd, its middle the peak."""
+    common = gcd(rate, SAMPLE_RATE)
+    down, up = rate // common, SAMPLE_RATE // common
+    cutoff = ROLLOFF * min(down, up)
+    reach = ceil(ceil(ZERO_CROSSINGS * down * up / cutoff) / down) * down
+    times = np.arange(-reach, reach + 1) * (cutoff / (down * up))
+    window = np.where(np.abs(times) < ZERO_CROSSINGS, np.cos(times * (np.pi / ZERO_CROSSINGS / 2)) ** 2, 0)
+    kernel: NDArray[np.float32] = (np.sinc(times) * window * (cutoff / down)).astype(np.float32)
+    return kernel
 
 
 def resampled_length(num_samples: int, rate: int) -> int:

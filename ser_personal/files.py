@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BYTES_AT_ONCE = 2**20
+_POINTERS = (
+    (b"version https://git-lfs", "Git LFS", "git lfs pull"),
+    (b"/annex/objects/", "git-annex", "git annex get ."),
+)
 
 
 @contextmanager
@@ -52,6 +56,24 @@ def atomic_write(path: str | Path, content: bytes, *, mode: int = 0o666) -> None
     """Write a file as `atomic_file` does."""
     with atomic_file(path, mode=mode) as file:
         file.write(content)
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse a file in place of which Git LFS or git-annex has left only a note where its content is.
+
+    Raises:
+        UserError: it is such a note, and the command that brings the content.
+    """
+    if path.is_file():
+        with path.open("rb") as file:
+            start = file.read(32)
+    else:
+        target = path.readlink().as_posix() if path.is_symlink() else ""
+        start = b"/annex/objects/" if "/annex/objects/" in target else b""
+    for sign, name, command in _POINTERS:
+        if start.startswith(sign):
+            what = f"is a pointer of {name}, whose content isn't here"
+            raise UserError(what, where=path, remedy=f"Fetch it: `{command}` in its folder")
 
 
 def sync_folder(folder: Path) -> None:

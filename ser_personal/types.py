@@ -32,6 +32,7 @@ class Utterance:
         speaker_id: None when unknown.
         gender: as the corpus spells it, None when unknown.
         seconds: duration, NaN where the audio can't be read.
+        start: where in the file it begins, seconds; None where it is the whole file.
         labels: attribute -> value on the corpus's scale, NaN where missing.
         emotion: categorical emotion, None when there is none.
     """
@@ -44,6 +45,7 @@ class Utterance:
     seconds: float = float("nan")
     labels: dict[str, float] = field(default_factory=dict)
     emotion: str | None = None
+    start: float | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
+from math import isnan
 from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 # More than cores: on network storage the threads wait for the disk, not for a core.
 HEADER_THREADS = 16
+ROUNDED = 0.05  # seconds that a segment may end behind its recording
 
 
 class Corpus(ABC):
@@ -111,8 +113,24 @@ class Corpus(ABC):
 def measure(utterances: Sequence[Utterance]) -> list[Utterance]:
     """Fill in each utterance's `seconds` from its audio header, NaN where the file is missing or unreadable."""
     with ThreadPool(HEADER_THREADS) as threads:
-        seconds = threads.map(_seconds, [utterance.path for utterance in utterances])
+        seconds = threads.map(_seconds_or_nan, utterances)
     return [replace(utterance, seconds=length) for utterance, length in zip(utterances, seconds, strict=True)]
+
+
+def seconds_of(utterance: Utterance, num_samples: int) -> float:
+    """Find an utterance's duration in a file of so many samples at 16 kHz.
+
+    Raises:
+        UserError: it begins or ends outside the file.
+    """
+    total = num_samples / SAMPLE_RATE
+    if utterance.start is None:
+        return total
+    end = total if isnan(utterance.seconds) else utterance.start + utterance.seconds
+    if utterance.start >= total or end > total + ROUNDED:
+        what = f"a segment lies outside the recording's {total:.2f} s"
+        raise UserError(what, where=utterance.path, remedy="Correct its start and end, which are in seconds")
+    return min(end, total) - utterance.start
 
 
 def duplicates(utterances: Sequence[Utterance]) -> list[str]:
@@ -126,9 +144,9 @@ def labels_outside(utterance: Utterance, scale: tuple[float, float]) -> dict[str
     return {name: label for name, label in utterance.labels.items() if label < scale[0] or label > scale[1]}
 
 
-def _seconds(path: Path) -> float:
+def _seconds_or_nan(utterance: Utterance) -> float:
     try:
-        return num_samples_of(path) / SAMPLE_RATE
+        return seconds_of(utterance, num_samples_of(utterance.path))
     except UserError:
         return float("nan")
 

@@ -9,35 +9,25 @@ from functools import partial
 from math import isnan
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from stat import S_ISREG
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import soundfile
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ser_personal.audio import (
-    DECODING_ERRORS,
-    LOUDEST,
-    SAMPLE_RATE,
-    WINDOW,
-    is_truncated,
-    library_name,
-    resampled_length,
-)
-from ser_personal.corpus.base import HEADER_THREADS, Corpus, duplicates, labels_outside
+from ser_personal.audio import SAMPLE_RATE, TOO_SHORT, WINDOW, decode_utterance, fault_of, read_header
+from ser_personal.corpus.base import HEADER_THREADS, Corpus, duplicates, labels_outside, seconds_of
 from ser_personal.corpus.csv_corpus import open_corpus, write_corpus
 from ser_personal.corpus.splits import by_split, first_few, known_speakers, shared_speakers
 from ser_personal.corpus.table import write_rows
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write, content_hash
+from ser_personal.files import atomic_write
 from ser_personal.types import ATTRIBUTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -49,12 +39,11 @@ QUANTILES = {"shortest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "longest
 # what the datamodules crop to, and what a batch of `ser kmeans` holds, unless set otherwise
 CROPPED_ABOVE = 250_000
 KMEANS_SECONDS = 120
-SILENCE = 1e-4  # peak to peak, full scale being 1: three steps of 16 bits, less than dither
-BLOCK_VALUES = 4_000_000
 FILES_AT_ONCE = 32
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+# projections of a waveform on fixed noise: recordings differ in them by about 1, encodings of one by thousandths
+PROJECTIONS = np.random.default_rng(0).choice([-1.0, 1.0], (4096, 8))
+SAME_SOUND = 0.03
+OVERLAP = 0.1  # seconds that neighbouring segments may have in common
 
 
 class Kind(NamedTuple):
@@ -77,20 +66,13 @@ NO_SPEAKER = Kind(
 SHARED_SPEAKER = Kind("speaker in train and in another set", fatal=True)
 ALLOWED_SPEAKER = Kind("speaker in train and in another set, as allowed", fatal=False)
 VALIDATION_SPEAKER = Kind("speaker in validation and in a test set: the checkpoint is chosen on it", fatal=False)
-MISSING = Kind("audio file missing", fatal=True)
-UNREADABLE = Kind("audio file unreadable", fatal=True)
-TRUNCATED = Kind("audio file truncated", fatal=True)
-EMPTY = Kind("audio file empty", fatal=True)
-NO_SOUND = Kind("audio of NaN, infinity or numbers beyond any sound", fatal=True)
-TOO_SHORT = Kind(f"audio shorter than {WINDOW} samples", fatal=True)
 CROPPED = Kind(f"audio longer than {CROPPED_ABOVE / SAMPLE_RATE:g} s: training crops it", fatal=False)
 TOO_LONG = Kind(
     f"audio longer than {KMEANS_SECONDS} s: `ser kmeans` needs --data.batch_seconds of its length", fatal=False
 )
-SILENT = Kind("audio silent from beginning to end", fatal=False)
 OTHER_FORMAT = Kind("audio not 16 kHz mono, converted on the fly", fatal=False)
-SAME_AUDIO = Kind("the same file under several ids", fatal=False)
-LEAKED_AUDIO = Kind("the same file in train and in another set: scores on it mean nothing", fatal=False)
+SAME_AUDIO = Kind("the same sound under several ids", fatal=False)
+LEAKED_AUDIO = Kind("the same sound in train and in another set: scores on it mean nothing", fatal=False)
 
 
 class Problem(NamedTuple):
@@ -111,20 +93,20 @@ class Problem(NamedTuple):
         return f"{self.where} ({self.detail})" if self.detail else self.where
 
 
-class AudioFile(NamedTuple):
-    """What was found out about one file.
+class Sound(NamedTuple):
+    """What was found out about an utterance's audio.
 
     Attributes:
         seconds: duration, NaN where the header can't be read.
         sample_rate: Hz, 0 where the header can't be read.
-        bytes: size of the file, 0 where there is none.
         problems: kind and detail of what prevents its use, or else of what is worth knowing.
+        projections: alike for two encodings of one recording; None where it can't be used or wasn't decoded.
     """
 
     seconds: float = float("nan")
     sample_rate: int = 0
-    bytes: int = 0
     problems: tuple[tuple[Kind, str], ...] = ()
+    projections: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +148,8 @@ def check(
         write: table to write, such as clean.csv: a corpus of the utterances that training can use. clean.left_out.csv
             lists the others and why. Speakers in two sets are kept in both.
         json: file to write everything found to, every problem with its place.
-        decode: read every sample; false stops at the headers, and finds neither silence nor damage inside a file.
+        decode: read every sample; false stops at the headers, and finds neither silence, damage inside a file nor
+            copies.
         replace: replace files that exist already.
 
     Returns:
@@ -200,83 +183,60 @@ def check(
 def examine(corpus: Corpus, console: Console, *, decode: bool) -> Finding:
     """Find out everything about a corpus; progress goes to the console."""
     listed = corpus.listed()
-    paths = [utterance.path for utterance in listed]
-    files = _in_parallel(partial(read_audio, decode=decode), paths, "reading audio", console)
-    measured = [replace(utterance, seconds=file.seconds) for utterance, file in zip(listed, files, strict=True)]
-    utterances = corpus.cut(measured)
-    with_files = list(zip(utterances, files, strict=True))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        ThreadPool(HEADER_THREADS) as threads,
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+    ):
+        done = threads.imap(partial(examine_sound, decode=decode), listed, chunksize=FILES_AT_ONCE)
+        sounds = list(progress.track(done, total=len(listed), description="reading audio"))
+    utterances = corpus.cut([replace(each, seconds=sound.seconds) for each, sound in zip(listed, sounds, strict=True)])
     problems = [
         *_set_problems(utterances, corpus.allow_overlap),
         *(Problem(DUPLICATE_ID, utterance_id, "", utterance_id) for utterance_id in duplicates(utterances)),
         *_label_problems(utterances, corpus.scale),
         *(
             Problem(kind, str(each.path), detail, each.utterance_id)
-            for each, file in with_files
-            for kind, detail in file.problems
+            for each, sound in zip(utterances, sounds, strict=True)
+            for kind, detail in sound.problems
         ),
-        *_same_files(utterances, files, console),
+        *_same_sounds(utterances, sounds),
+        *_overlapping(utterances),
     ]
-    rate_of = {utterance.path: file.sample_rate for utterance, file in with_files}
-    sets = {name: _contents(members, rate_of) for name, members in by_split(utterances).items()}
+    rates: dict[str, Counter[int]] = defaultdict(Counter)
+    for each, sound in zip(utterances, sounds, strict=True):
+        rates[each.split][sound.sample_rate] += 1
+    sets = {name: _contents(members, rates[name]) for name, members in by_split(utterances).items()}
     return Finding(str(corpus.label_file), decode, tuple(utterances), sets, tuple(problems))
 
 
-def read_audio(path: Path, *, decode: bool) -> AudioFile:
-    """Read a file's header and, if wanted, all its samples, which shows silence and damage inside the file."""
+def examine_sound(utterance: Utterance, *, decode: bool) -> Sound:
+    """Read an utterance's header and, if wanted, decode it as training does, whose verdict is this one's."""
+    seconds, rate = float("nan"), 0
     try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return AudioFile(problems=((MISSING, ""),))
-    if not S_ISREG(status.st_mode):
-        return AudioFile(problems=((UNREADABLE, "isn't a file"),))
-    size = status.st_size
-    if size == 0:
-        return AudioFile(problems=((EMPTY, ""),))
-    try:
-        if is_truncated(path):
-            return AudioFile(bytes=size, problems=((TRUNCATED, ""),))
-        with soundfile.SoundFile(library_name(path)) as file:
-            num_samples = resampled_length(file.frames, file.samplerate)
-            problems = tuple(_audio_problems(file, num_samples, decode=decode))
-            return AudioFile(num_samples / SAMPLE_RATE, file.samplerate, size, problems)
-    except DECODING_ERRORS as error:
-        # libsndfile's own message, without the path, which the problem names anyway
-        reason = str(getattr(error, "error_string", error)).rstrip(".")
-        return AudioFile(bytes=size, problems=((UNREADABLE, reason),))
+        header = read_header(utterance.path)
+        rate = header.sample_rate
+        seconds = seconds_of(utterance, header.num_samples)
+        num_samples = round(seconds * SAMPLE_RATE)
+        waveform = decode_utterance(replace(utterance, seconds=seconds)) if decode else None
+        fault = fault_of(waveform) if waveform is not None else TOO_SHORT if num_samples < WINDOW else None
+    except UserError as error:
+        fault = error.what
+    if fault is not None:
+        return Sound(seconds, rate, ((Kind(fault, fatal=True), ""),))
+    problems = []
+    if num_samples > CROPPED_ABOVE:
+        long = TOO_LONG if num_samples > KMEANS_SECONDS * SAMPLE_RATE else CROPPED
+        problems.append((long, f"{seconds:.1f} s"))
+    if (rate, header.channels) != (SAMPLE_RATE, 1):
+        problems.append((OTHER_FORMAT, f"{rate} Hz, {header.channels} channels"))
+    return Sound(seconds, rate, tuple(problems), None if waveform is None else _project(waveform))
 
 
-def _audio_problems(file: soundfile.SoundFile, num_samples: int, *, decode: bool) -> Iterator[tuple[Kind, str]]:
-    read, lowest, highest = _read_samples(file) if decode else (file.frames, -1.0, 1.0)
-    if num_samples == 0:
-        yield EMPTY, ""
-    elif read < file.frames:
-        yield TRUNCATED, f"ends {file.frames - read} samples early"
-    # NaN compares as neither
-    elif not (lowest >= -LOUDEST and highest <= LOUDEST):
-        yield NO_SOUND, ""
-    elif num_samples < WINDOW:
-        yield TOO_SHORT, f"{num_samples} samples"
-    else:
-        if highest - lowest <= SILENCE:
-            yield SILENT, ""
-        if num_samples > CROPPED_ABOVE:
-            long = TOO_LONG if num_samples > KMEANS_SECONDS * SAMPLE_RATE else CROPPED
-            yield long, f"{num_samples / SAMPLE_RATE:.1f} s"
-        if (file.samplerate, file.channels) != (SAMPLE_RATE, 1):
-            yield OTHER_FORMAT, f"{file.samplerate} Hz, {file.channels} channels"
-
-
-def _read_samples(file: soundfile.SoundFile) -> tuple[int, float, float]:
-    """Count the samples a channel and find their range; 16-bit ones are read as they are, in a fifth of the time."""
-    as_integers = file.subtype == "PCM_16"
-    size = min(file.frames, max(1, BLOCK_VALUES // file.channels))
-    count, lowest, highest = 0, np.inf, -np.inf
-    while len(block := file.read(size, dtype="int16" if as_integers else "float32")):
-        count += len(block)
-        # unlike Python's min, it keeps a NaN
-        lowest, highest = np.minimum(lowest, block.min()), np.maximum(highest, block.max())
-    full_scale = 2**15 if as_integers else 1
-    return count, float(lowest) / full_scale, float(highest) / full_scale
+def _project(waveform: NDArray[np.float32]) -> NDArray[np.float64]:
+    folded = np.pad(waveform, (0, -len(waveform) % len(PROJECTIONS))).reshape(-1, len(PROJECTIONS)).sum(0)
+    projections: NDArray[np.float64] = folded @ PROJECTIONS / np.linalg.norm(waveform)
+    return projections
 
 
 def _set_problems(utterances: Sequence[Utterance], allow_overlap: Sequence[str]) -> Iterator[Problem]:
@@ -309,46 +269,51 @@ def _label_problems(utterances: Sequence[Utterance], scale: tuple[float, float])
             yield Problem(LABEL_MISSING, utterance.utterance_id, ", ".join(missing))
 
 
-def _same_files(utterances: Sequence[Utterance], files: Sequence[AudioFile], console: Console) -> Iterator[Problem]:
-    """Find utterances whose files hold the same bytes; only files of equal size are read for it."""
-    sizes = Counter(file.bytes for file in files)
-    candidates = [each for each, file in zip(utterances, files, strict=True) if file.bytes and sizes[file.bytes] > 1]
-    paths = sorted({utterance.path for utterance in candidates})
-    hashes = dict(zip(paths, _in_parallel(_hash, paths, "comparing files of equal size", console), strict=True))
+def _same_sounds(utterances: Sequence[Utterance], sounds: Sequence[Sound]) -> Iterator[Problem]:
+    """Find utterances of one sound, whatever container, tags or depth they have."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import KDTree
+
+    decoded = [each for each, sound in zip(utterances, sounds, strict=True) if sound.projections is not None]
+    if not decoded:
+        return
+    rows = np.round([sound.projections for sound in sounds if sound.projections is not None], 6)
+    points, place = np.unique(rows, axis=0, return_inverse=True)
+    pairs = KDTree(points).query_pairs(SAME_SOUND, output_type="ndarray")
+    near = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(points), len(points)))
     groups = defaultdict(list)
-    for utterance in candidates:
-        groups[hashes[utterance.path]].append(utterance)
-    for group in (group for content, group in groups.items() if content and len(group) > 1):
-        splits = {utterance.split for utterance in group}
-        kind = LEAKED_AUDIO if "train" in splits and len(splits) > 1 else SAME_AUDIO
-        names = [f"{utterance.utterance_id} in {utterance.split}" for utterance in group]
-        yield Problem(kind, str(group[0].path), first_few(names))
+    for utterance, group in zip(decoded, connected_components(near)[1][place.ravel()].tolist(), strict=True):
+        groups[group].append(utterance)
+    for group in groups.values():
+        if len(group) > 1:
+            splits = {utterance.split for utterance in group}
+            kind = LEAKED_AUDIO if "train" in splits and len(splits) > 1 else SAME_AUDIO
+            names = [f"{utterance.utterance_id} in {utterance.split}" for utterance in group]
+            yield Problem(kind, str(group[0].path), first_few(names))
 
 
-def _hash(path: Path) -> str:
-    try:
-        return content_hash(path)
-    except OSError:  # a problem of its own
-        return ""
+def _overlapping(utterances: Sequence[Utterance]) -> Iterator[Problem]:
+    """Find segments of one recording that train and another set share."""
+    of_path = defaultdict(list)
+    for utterance in utterances:
+        if utterance.start is not None:
+            of_path[utterance.path].append((utterance.start, utterance))
+    for path, segments in of_path.items():
+        last: dict[bool, tuple[float, Utterance]] = {}
+        for start, each in sorted(segments, key=lambda segment: segment[0]):
+            trains = each.split == "train"
+            end, other = last.get(not trains, (0.0, each))
+            if end - start > OVERLAP:
+                names = [f"{utterance.utterance_id} in {utterance.split}" for utterance in (other, each)]
+                yield Problem(LEAKED_AUDIO, str(path), ", ".join(names))
+            last[trains] = max(last.get(trains, (0.0, each)), (start + each.seconds, each), key=lambda ended: ended[0])
 
 
-def _in_parallel(
-    function: Callable[[Item], Result], items: Sequence[Item], title: str, console: Console
-) -> list[Result]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with (
-        ThreadPool(HEADER_THREADS) as threads,
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
-    ):
-        done = threads.imap(function, items, chunksize=FILES_AT_ONCE)
-        return list(progress.track(done, total=len(items), description=title))
-
-
-def _contents(utterances: Sequence[Utterance], rate_of: Mapping[Path, int]) -> dict[str, Any]:
+def _contents(utterances: Sequence[Utterance], rates: Counter[int]) -> dict[str, Any]:
     # audio whose header can't be read counts in neither hours nor quantiles
     seconds = _present(utterance.seconds for utterance in utterances)
     quantiles = np.quantile(seconds, list(QUANTILES.values())).tolist() if seconds.size else []
-    rates = Counter(rate_of[utterance.path] for utterance in utterances)
     labels = {name: _present(each.labels.get(name, np.nan) for each in utterances) for name in ATTRIBUTES}
     return {
         "utterances": len(utterances),
@@ -402,10 +367,10 @@ def _show(finding: Finding, console: Console) -> None:
         console.print(line, soft_wrap=True)
     if not finding.problems:
         console.print("[green]No problem found.[/green]")
-    read = "labels, splits, the header of every file, the bytes of files of equal size"
-    unread = "" if finding.decoded else " Not read: samples, so neither silence nor damage inside a file was seen."
-    samples = ", every sample" if finding.decoded else ""
-    console.print(f"Read: {read}{samples}.{unread}", soft_wrap=True, style="dim", highlight=False)
+    unread = ". Not read: samples, so neither silence, damage inside a file nor copies of a sound were seen."
+    samples = ", every sample." if finding.decoded else unread
+    read = f"Read: labels, splits, the header of every file{samples}"
+    console.print(read, soft_wrap=True, style="dim", highlight=False)
 
 
 def _by_kind(problems: Iterable[Problem]) -> dict[Kind, list[Problem]]:
@@ -433,7 +398,7 @@ def _write_json(path: Path, finding: Finding) -> None:
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "corpus": finding.corpus,
-        "looked_at": {"headers": True, "equal_sizes": True, "samples": finding.decoded},
+        "looked_at": {"headers": True, "samples": finding.decoded},
         "training_would_fail": finding.training_would_fail,
         "sets": finding.sets,
         "problems": [

@@ -11,7 +11,16 @@ from typing_extensions import override
 from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.msp_podcast import AUDIO_FOLDERS, MSPPodcast
 from ser_personal.corpus.splits import canonical_split
-from ser_personal.corpus.table import attribute_labels, audio_path, known, read_csv_rows, write_rows
+from ser_personal.corpus.table import (
+    SEGMENT,
+    attribute_labels,
+    audio_path,
+    is_table,
+    known,
+    read_csv_rows,
+    segment,
+    write_rows,
+)
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
 from ser_personal.types import ATTRIBUTES, Utterance
@@ -26,14 +35,15 @@ COLUMNS = ("path", "speaker", "split", *ATTRIBUTES, "gender", "emotion", "id")
 
 
 class CSVCorpus(Corpus):
-    """A table with one row a recording.
+    """A table with one row a recording, or a segment of one.
 
     Its columns, in any order, their names in any case: path (relative to the table), speaker (blank or Unknown where
-    unknown) and split; and any of arousal, valence, dominance (blank where missing), gender, emotion and id (the path
-    without its suffix where missing). Other columns are ignored.
+    unknown) and split; and any of arousal, valence, dominance (blank where missing), gender, emotion, start and end of
+    a segment (seconds or h:mm:ss, blank where the recording does), and id (where missing, the path without its suffix,
+    and the segment's start). Other columns are ignored, but for those that would say what part of a recording a row is.
 
     Args:
-        path: the table, UTF-8 and separated by commas.
+        path: the table: separated by commas, semicolons or tabs, gzipped or not, or Parquet.
         allow_outside: read audio outside the table's folder, too.
         **kwargs: see `Corpus`.
     """
@@ -49,12 +59,16 @@ class CSVCorpus(Corpus):
 
     @override
     def read_labels(self) -> list[Utterance]:
-        rows = read_csv_rows(self._path, required=COLUMNS[:3], filled=("path", "split"), any_case=COLUMNS)
+        rows = read_csv_rows(self._path, required=COLUMNS[:3], filled=("path", "split"), any_case=(*COLUMNS, *SEGMENT))
         return [self._utterance(row) for row in rows]
 
     def _utterance(self, row: Row) -> Utterance:
         relative = PurePosixPath(row["path"])
-        utterance_id = row.get("id") or str(relative.parent / relative.stem)
+        part = segment(row, f"{self._path}, {relative}")
+        start, end = part or (None, float("nan"))
+        utterance_id = (
+            row.get("id") or f"{relative.parent / relative.stem}{f'_{start:.3f}' if start is not None else ''}"
+        )
         where = f"{self._path}, {utterance_id}"
         return Utterance(
             utterance_id=utterance_id,
@@ -64,6 +78,8 @@ class CSVCorpus(Corpus):
             gender=known(row.get("gender", "")),
             labels=attribute_labels(row, {name: name for name in ATTRIBUTES}, where),
             emotion=known(row.get("emotion", "")),
+            start=start,
+            seconds=end - (start or 0.0),
         )
 
 
@@ -92,10 +108,13 @@ def write_corpus(utterances: Iterable[Utterance], path: Path) -> None:
             each.gender,
             each.emotion,
             each.utterance_id,
+            *((None, None) if each.start is None else (each.start, each.start + each.seconds)),
         )
         for each, file in zip(utterances, files, strict=True)
     ]
-    write_rows(path, COLUMNS, rows)
+    if all(utterance.start is None for utterance in utterances):
+        rows = [row[: len(COLUMNS)] for row in rows]
+    write_rows(path, (*COLUMNS, *SEGMENT)[: len(rows[0])], rows)
 
 
 def open_corpus(corpus: Corpus | str) -> Corpus:
@@ -115,14 +134,13 @@ def open_corpus(corpus: Corpus | str) -> Corpus:
         remedy = "Give a class and what it takes, such as CSVCorpus --corpus.path corpus.csv --corpus.scale [1,5]"
         raise UserError(what, where=corpus, remedy=remedy)
     path = Path(corpus)
-    if path.suffix.lower() == ".csv":
+    if is_table(path):
         return CSVCorpus(corpus)
     if (path / TABLE).is_file():
         return CSVCorpus(str(path / TABLE))
     if any((path / name).is_dir() for name in ("Labels", *AUDIO_FOLDERS)):
         return MSPPodcast(corpus)
     what = "holds no corpus" if path.is_dir() else "no such corpus"
-    remedy = (
-        f"Give a folder with Labels and Audios (MSP-Podcast's layout), one with {TABLE}, or the path of a .csv table"
-    )
+    tables = f"one with {TABLE}, or a table: .csv, .tsv or .parquet"
+    remedy = f"Give a folder with Labels and Audios (MSP-Podcast's layout), {tables}"
     raise UserError(what, where=path, remedy=remedy)

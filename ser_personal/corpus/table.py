@@ -3,52 +3,99 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import logging
 import os
+import re
+import zlib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
+from functools import cache
 from io import StringIO
 from math import inf, isfinite, isnan
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write
+from ser_personal.files import atomic_write, refuse_pointer
 from ser_personal.types import ATTRIBUTES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 
 Row = dict[str, str]
+
+logger = logging.getLogger(__name__)
 
 LONGEST_NAME = 255  # bytes, on all common file systems
 
 _NO_LABEL = frozenset({"", "-", "na", "n/a", "nan", "none", "null", "unknown", "hidden"})
 
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+# columns whose cells are names, whatever they look like
+_TEXT = frozenset(
+    {"path", "speaker", "split", "gender", "emotion", "id", "utterance"}
+    | {"FileName", "SpkrID", "EmoClass", "Gender", "Split_Set"}
+)
+# what others call the columns that are known here
+_SYNONYMS = {
+    "path": {"file", "filename", "file_name", "filepath", "file_path", "audio", "audio_path", "wav", "wav_path"},
+    "speaker": {"speaker_id", "speakerid", "spk", "spk_id", "spkrid", "speaker_name"},
+    "split": {"set", "partition", "subset", "fold", "split_set"},
+    "utterance": {"utterance_id", "utt", "utt_id", "id", "segment_id", "path", "file"},
+    "FileName": {"file", "file_name", "path"},
+    "SpkrID": {"speaker", "speaker_id", "spkr_id"},
+    "Split_Set": {"split", "set", "partition"},
+}
+# columns that say what part of a recording a row is: those that are read, and what else they are called
+SEGMENT = ("start", "end")
+_UNREAD_PARTS = {
+    "onset": "start",
+    "begin": "start",
+    "start_time": "start",
+    "begin_time": "start",
+    "xmin": "start",
+    "offset": "start or end, whichever it is",
+    "stop": "end",
+    "end_time": "end",
+    "xmax": "end",
+    "duration": "end, and add the start to it",
+    "channel": "something else, and give each channel a file of its own",
+}
+
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 text file, with or without a byte order mark."""
+    """Read a UTF-8 text file, with or without a byte order mark, or a UTF-16 one with."""
+    content = _read_bytes(path)
+    if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        _note(path, "UTF-16")
+        return content.decode("utf-16", "replace")
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError("no such file", where=path, remedy="Check the spelling of the path") from error
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         what = f"isn't UTF-8 text (byte {error.start} is {error.object[error.start]:#04x})"
         raise UserError(what, where=path, remedy="Save the file again as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"can't be read ({error.strerror})", where=path, remedy="Give a readable file") from error
+
+
+def is_table(path: Path) -> bool:
+    """Tell by its name whether a file is a table that `read_csv_rows` reads."""
+    return path.name.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".parquet"))
 
 
 def read_csv_rows(
     path: Path, required: Collection[str], filled: Collection[str] = (), any_case: Collection[str] = ()
 ) -> list[Row]:
-    """Read a comma-separated table whose columns are known by name, in any order.
+    """Read a table whose columns are known by name, in any order.
 
-    Every cell stays the text that it is: a speaker called NA, None or 007 keeps that name. The csv module, and not
-    pandas, because pandas fills up short rows unnoticed, and its strict engine takes eight times as long.
+    It may be gzipped, and separated by commas, semicolons or tabs, whichever makes the required columns of its header;
+    of the latter two, numbers may have decimal commas. Every cell of text stays what it is: a speaker called NA, None
+    or 007 keeps that name. The csv module, and not pandas, because pandas fills up short rows unnoticed, and its strict
+    engine takes eight times as long.
 
     Args:
-        path: the table, with a header line.
+        path: the table, with a header line, or a Parquet file.
         required: columns it must have.
         filled: those of them without a blank cell.
         any_case: lower-case column names that are accepted in any case.
@@ -57,26 +104,90 @@ def read_csv_rows(
         Column -> cell of each row, surrounding blanks removed; blank lines are left out.
 
     Raises:
-        UserError: the file can't be read, lacks a column or a cell, names a column twice, holds no row, or a row has
-            more or fewer cells than the header.
+        UserError: the file can't be read, lacks a column or a cell, names a column twice, holds no row, has a column
+            that changes what a row is and that nothing reads, or a row has more or fewer cells than the header.
     """
-    reader = csv.reader(StringIO(read_text(path), newline=""), strict=True)
+    if path.suffix.lower() == ".parquet":
+        lines, separator = _parquet_lines(path), ","
+    else:
+        text = read_text(path)
+        separator = _separator(text, required, any_case)
+        lines = _csv_lines(text, separator, path)
     rows = []
+    _, first = next(lines, (1, []))
+    header = _header(first, any_case, path)
+    _require_columns(header, required, path)
+    _refuse_parts(header, path)
+    for number, cells in lines:
+        where = f"{path}, line {number}"
+        if len(cells) != len(header):
+            what = f"{len(cells)} cells where the header has {len(header)}"
+            raise UserError(what, where=where, remedy="Give every row one cell a column, separators in quotes")
+        row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+        if separator != ",":
+            row |= {name: cell.replace(",", ".") for name, cell in row.items() if _is_decimal_comma(name, cell)}
+        _require_filled(row, filled, where)
+        rows.append(row)
+    return _require_rows(rows, path)
+
+
+def _read_bytes(path: Path) -> bytes:
     try:
-        header = _header(next(reader, []), any_case, path)
-        _require_columns(header, required, path)
-        for cells in filter(None, reader):
-            where = f"{path}, line {reader.line_num}"
-            if len(cells) != len(header):
-                what = f"{len(cells)} cells where the header has {len(header)}"
-                raise UserError(what, where=where, remedy="Give every row one cell a column, commas in quotes")
-            row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-            _require_filled(row, filled, where)
-            rows.append(row)
+        refuse_pointer(path)
+        content = path.read_bytes()
+        return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+    except FileNotFoundError as error:
+        raise UserError("no such file", where=path, remedy="Check the spelling of the path") from error
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"can't be read ({reason})", where=path, remedy="Give a readable file") from error
+
+
+def _csv_lines(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(StringIO(text, newline=""), strict=True, delimiter=separator)
+    if separator != ",":
+        _note(path, "separated by semicolons" if separator == ";" else "separated by tabs")
+    try:
+        yield from ((reader.line_num, cells) for cells in reader if cells)
     except csv.Error as error:
         where = f"{path}, line {reader.line_num}"
         raise UserError(f"broken CSV ({error})", where=where, remedy="Correct or remove the line") from error
-    return _require_rows(rows, path)
+
+
+def _separator(text: str, required: Collection[str], any_case: Collection[str]) -> str:
+    """Choose the separator that makes the required columns of the header; a comma where none does."""
+    line = text.partition("\n")[0]
+    for separator in (",", ";", "\t"):
+        names = {name.strip(' "\r') for name in line.split(separator)}
+        if names | {name.lower() for name in names if name.lower() in any_case} >= set(required):
+            return separator
+    return max(",;\t", key=line.count)
+
+
+def _parquet_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    import pandas as pd
+
+    try:
+        refuse_pointer(path)
+        frame = pd.read_parquet(path)
+    except ImportError as error:
+        remedy = "`pip install 'ser_personal[parquet]'`, or save it as CSV"
+        raise UserError("Parquet needs the package pyarrow", where=path, remedy=remedy) from error
+    # pyarrow's errors are of both kinds
+    except (OSError, ValueError) as error:
+        raise UserError("isn't a Parquet file that can be read", where=path, remedy="Write it again") from error
+    yield 1, [str(name) for name in frame.columns]
+    columns = [frame[name].astype(object).where(frame[name].notna(), None) for name in frame.columns]
+    yield from ((number, [_cell(cell) for cell in cells]) for number, cells in enumerate(zip(*columns, strict=True), 2))
+
+
+@cache
+def _note(path: Path, what: str) -> None:
+    logger.warning("%s: read as %s", path, what)
+
+
+def _is_decimal_comma(name: str, cell: str) -> bool:
+    return name not in _TEXT and _DECIMAL_COMMA.fullmatch(cell) is not None
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -158,8 +269,50 @@ def _cell(value: object) -> str:
 def _require_columns(found: Collection[str], required: Collection[str], where: object) -> None:
     missing = [name for name in required if name not in found]
     if missing:
+        meant = {
+            name: each for name in missing for each in found if each.lower() in {name.lower(), *_SYNONYMS.get(name, ())}
+        }
         what = f"no column {', '.join(missing)} (found: {', '.join(found) or 'none'})"
-        raise UserError(what, where=where, remedy="Name the columns as listed, separated by commas")
+        remedy = "Name the columns as listed, separated by commas"
+        if meant:
+            remedy = f"Did you mean {', '.join(meant.values())}? Rename it to {', '.join(meant)}"
+        raise UserError(what, where=where, remedy=remedy)
+
+
+def _refuse_parts(header: Collection[str], path: Path) -> None:
+    """Refuse columns of a table of recordings that change what a row is, and aren't read."""
+    folded = {name.lower(): name for name in header}
+    for name in _UNREAD_PARTS.keys() & folded.keys() if "path" in folded else ():
+        what = f"column {folded[name]} would say what part of a recording a row is, and isn't read"
+        remedy = f"Rename it to {_UNREAD_PARTS[name]}; start and end are read, in seconds or h:mm:ss"
+        raise UserError(what, where=path, remedy=remedy)
+
+
+def segment(row: Row, where: object) -> tuple[float, float] | None:
+    """Read where in its recording a row begins and ends, seconds; None where it is all of it, NaN for an open end."""
+    start, end = (_seconds(row.get(name, ""), name, where) for name in SEGMENT)
+    if isnan(start) and isnan(end):
+        return None
+    start = 0.0 if isnan(start) else start
+    if end <= start:
+        remedy = "Give the second at which it begins, then that at which it ends"
+        raise UserError(f"ends at {end:g} s and starts at {start:g} s", where=where, remedy=remedy)
+    return start, end
+
+
+def _seconds(cell: str, column: str, where: object) -> float:
+    if not cell:
+        return float("nan")
+    *larger, last = cell.split(":")
+    try:
+        seconds = float(last)
+        for place, part in enumerate(reversed(larger), 1):
+            seconds += int(part) * 60**place
+    except ValueError:
+        seconds = float("nan")
+    if not 0 <= seconds < inf or len(larger) > 2 or "-" in cell:
+        raise UserError(f"{column} is {cell!r}, no time", where=where, remedy="Write seconds, such as 7.5, or h:mm:ss")
+    return seconds
 
 
 def _header(cells: Sequence[str], any_case: Collection[str], path: Path) -> list[str]:

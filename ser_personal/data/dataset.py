@@ -12,7 +12,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from ser_personal.audio import BAD_AUDIO, HOP, SAMPLE_RATE, decode, num_frames
+from ser_personal.audio import BAD_AUDIO, HOP, SAMPLE_RATE, decode_utterance, num_frames
 from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES, NO_PSEUDO_LABEL, PretrainBatch, SpeakerBatch, SpeechBatch
 
@@ -169,7 +169,7 @@ def decode_part(utterance: Utterance, start: int, num_samples: int) -> NDArray[n
     Raises:
         UserError: it can't be decoded, or ends before the part does.
     """
-    waveform = decode(utterance.path, start, num_samples)
+    waveform = decode_utterance(utterance, start, num_samples)
     if len(waveform) < num_samples:
         raise UserError(
             f"audio ends {num_samples - len(waveform)} samples before its header says",

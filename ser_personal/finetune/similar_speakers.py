@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from typing_extensions import override
 
-from ser_personal.audio import decode
+from ser_personal.audio import decode_utterance
 from ser_personal.data.emotion import Adaptation, AdaptationSet
 from ser_personal.encoder.front_end import mfcc_functionals
 from ser_personal.errors import UserError
@@ -89,7 +89,7 @@ def acoustics_by_speaker(utterances: Sequence[Utterance], max_utterances: int) -
     for speaker_id, own in sorted(by_speaker.items()):
         count = min(max_utterances, len(own))
         spread = [own[k * len(own) // count] for k in range(count)]
-        rows = [mfcc_functionals(decode(utterance.path)) for utterance in spread]
+        rows = [mfcc_functionals(decode_utterance(utterance)) for utterance in spread]
         features[speaker_id] = np.stack(rows, dtype=np.float64)
     return features
 

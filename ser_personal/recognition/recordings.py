@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from ser_personal.audio import NO_SOUND, SAMPLE_RATE, WINDOW, decode, is_sound, num_samples_of, resample
-from ser_personal.corpus.table import known, read_csv_rows
+from ser_personal.audio import SAMPLE_RATE, WINDOW, decode, fault_of, is_silent, num_samples_of, resample
+from ser_personal.corpus.table import is_table, known, read_csv_rows
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ PADDING = int(0.1 * SAMPLE_RATE)
 
 LONGEST_PAUSE = int(0.5 * SAMPLE_RATE)
 SHORTEST_SPEECH = int(0.25 * SAMPLE_RATE)
-# the last one or two of 16 bits are noise
-SILENCE = 1e-4
 
 TABLE = "corpus.csv"
 # those that libsndfile reads, and common ones that it doesn't: to be named as failures rather than passed over
@@ -177,11 +175,6 @@ def make_segmenter(name: CutName, *, max_samples: int, window_seconds: float) ->
     return BySpeech(silero_speech if name != "energy" and has_silero() else energy_speech, max_samples)
 
 
-def is_silent(waveform: NDArray[np.float32]) -> bool:
-    """Whether nothing in a waveform (samples,) is louder than noise of the last bits."""
-    return bool(np.abs(waveform).max(initial=0.0) < SILENCE)
-
-
 def join(speech: Sequence[Segment], longest_pause: int, max_samples: int) -> list[Segment]:
     """Join stretches of speech across pauses of at most `longest_pause` samples, up to `max_samples` together."""
     joined: list[Segment] = []
@@ -221,20 +214,11 @@ class Recording:
         Raises:
             UserError: it can't be decoded, is shorter than one frame, silent, or holds values that aren't finite.
         """
-        # a pipe's name may end in .wav, and opening one waits for its writer
-        if isinstance(self.audio, Path) and self.audio.exists() and not self.audio.is_file():
-            raise UserError("isn't a regular file", where=self.source, remedy=_REMEDY)
         try:
             waveform = decode(self.audio) if isinstance(self.audio, Path) else self.audio
+            wrong = fault_of(waveform)
         except UserError as error:
             raise UserError(error.what, where=self.source, remedy=_REMEDY) from error
-        wrong = None
-        if len(waveform) < WINDOW:
-            wrong = f"is shorter than one frame ({len(waveform)} samples at 16 kHz, {WINDOW} needed)"
-        elif not is_sound(waveform):
-            wrong = NO_SOUND
-        elif is_silent(waveform):
-            wrong = "is silent"
         if wrong is not None:
             raise UserError(wrong, where=self.source, remedy=_REMEDY)
         return waveform
@@ -291,7 +275,7 @@ def find_recordings(audio: Path, speaker_from: SpeakerFrom) -> list[Recording]:
     """
     if speaker_from == "column" and audio.is_dir():
         audio = audio / TABLE
-    if audio.suffix.lower() == ".csv":
+    if is_table(audio):
         return _from_table(audio, speaker_from)
     if speaker_from == "column":
         raise UserError("has no columns", where=audio, remedy="Give a .csv table with the columns path and speaker")

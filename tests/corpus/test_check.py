@@ -36,55 +36,38 @@ def test_a_sound_corpus(table, capsys):
     assert ["No", "problem", "found."] in lines
 
 
-def test_every_kind_of_bad_audio_is_found(table, wav, tmp_path):
-    names = ["missing", "unreadable", "hollow", "empty", "short", "stereo", "cut", "long", "hour", "pipe", "folder"]
-    path = table(COLUMNS, *GOOD, *([f"{name}.wav", "s", "train", 2] for name in [*names, "long_enough"]))
-    for name in ("missing", "pipe", "folder"):
+def test_unusable_audio_is_an_error_in_the_words_of_decoding_and_odd_audio_a_note(table, wav, tmp_path):
+    names = ["missing", "unreadable", "cut", "short", "half", "stereo", "long", "hour", "pipe", "long_enough"]
+    path = table(COLUMNS, *GOOD, *([f"{name}.wav", "s", "train", 2] for name in names))
+    for name in ("missing", "pipe"):
         (tmp_path / f"{name}.wav").unlink()
     os.mkfifo(tmp_path / "pipe.wav")
-    (tmp_path / "folder.wav").mkdir()
     (tmp_path / "unreadable.wav").write_bytes(b"no sound at all")
-    (tmp_path / "hollow.wav").write_bytes(b"")
     (tmp_path / "cut.wav").write_bytes((tmp_path / "cut.wav").read_bytes()[:-100])
-    wav(tmp_path / "empty.wav", num_samples=0)
-    wav(tmp_path / "short.wav", num_samples=399)
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "half.wav", rng.uniform(-0.5, 0.5, 32_000), 16_000, format="FLAC")
+    content = (tmp_path / "half.wav").read_bytes()
+    (tmp_path / "half.wav").write_bytes(content[: len(content) // 2])
+    for name, num_samples in (("short", 399), ("long_enough", 400), ("long", 16 * 16_000), ("hour", 121 * 16_000)):
+        wav(tmp_path / f"{name}.wav", num_samples=num_samples)
     wav(tmp_path / "stereo.wav", num_samples=4410, rate=44_100, channels=2)
-    wav(tmp_path / "long.wav", num_samples=16 * 16_000)
-    wav(tmp_path / "hour.wav", num_samples=121 * 16_000)
-    wav(tmp_path / "long_enough.wav", num_samples=400)
     problems = {name: (kind, detail) for kind, name, detail in found(path)}
-    assert problems.pop("unreadable.wav")[0] == kinds.UNREADABLE
-    assert problems == {
-        "missing.wav": (kinds.MISSING, ""),
-        "hollow.wav": (kinds.EMPTY, ""),
-        "empty.wav": (kinds.EMPTY, ""),
-        "short.wav": (kinds.TOO_SHORT, "399 samples"),
+    unreadable, half = (problems.pop(f"{name}.wav")[0] for name in ("unreadable", "half"))
+    assert unreadable.fatal
+    assert half.fatal
+    assert {name: (kind.title, detail) for name, (kind, detail) in problems.items() if kind.fatal} == {
+        "missing.wav": ("no such audio file", ""),
+        "short.wav": ("is shorter than one frame, 400 samples at 16 kHz", ""),
+        "cut.wav": ("is truncated: its header announces more than it holds", ""),
+        "pipe.wav": ("isn't a file", ""),
+    }
+    assert {name: told for name, told in problems.items() if not told[0].fatal} == {
         "stereo.wav": (kinds.OTHER_FORMAT, "44100 Hz, 2 channels"),
-        "cut.wav": (kinds.TRUNCATED, ""),
         "long.wav": (kinds.CROPPED, "16.0 s"),
         "hour.wav": (kinds.TOO_LONG, "121.0 s"),
-        "pipe.wav": (kinds.UNREADABLE, "isn't a file"),
-        "folder.wav": (kinds.UNREADABLE, "isn't a file"),
     }
-
-
-def test_what_only_the_samples_show(table, tmp_path):
-    names = ["silent.wav", "offset.wav", "nan.wav", "half.flac", "loud.wav"]
-    path = table(COLUMNS, *GOOD, *([name, "s", "train", 2] for name in names))
-    rng = np.random.default_rng(0)
-    soundfile.write(tmp_path / "silent.wav", np.zeros(1600), 16_000)
-    soundfile.write(tmp_path / "offset.wav", np.full(1600, 0.25), 16_000)
-    for name, number in (("nan.wav", np.nan), ("loud.wav", 1e7)):
-        samples = rng.uniform(-0.5, 0.5, 1600)
-        samples[800] = number
-        soundfile.write(tmp_path / name, samples, 16_000, subtype="FLOAT")
-    soundfile.write(tmp_path / "half.flac", rng.uniform(-0.5, 0.5, 32_000), 16_000)
-    content = (tmp_path / "half.flac").read_bytes()
-    (tmp_path / "half.flac").write_bytes(content[: len(content) // 2])
-    problems = {name: kind for kind, name, _ in found(path)}
-    assert problems.pop("half.flac") in {kinds.TRUNCATED, kinds.UNREADABLE}
-    assert problems == dict.fromkeys(names[:2], kinds.SILENT) | {"nan.wav": kinds.NO_SOUND, "loud.wav": kinds.NO_SOUND}
-    assert found(path, decode=False) == []
+    undecoded = {name for kind, name, _ in found(path, decode=False) if kind.fatal}
+    assert undecoded == {f"{name}.wav" for name in ("missing", "unreadable", "short", "cut", "pipe")}
 
 
 def test_problems_of_labels_and_sets(table):
@@ -111,17 +94,62 @@ def test_sets_that_some_stage_cannot_use(table, column, cell, kind):
     assert check(path) == 0
 
 
-def test_the_same_audio_under_several_ids(table, tmp_path):
-    path = table(COLUMNS, *GOOD, *([f"{name}.wav", "s", "train", 2] for name in "defg"), ["h.wav", "v", "test", 2])
-    for original, twin in ("de", "ah"):
-        copy(tmp_path / f"{original}.wav", tmp_path / f"{twin}.wav")
+ENCODINGS = {
+    "bytes.wav": {"subtype": "PCM_16"},
+    "lossless.flac": {"subtype": "PCM_16"},
+    "deep.flac": {"subtype": "PCM_24"},
+    "floats.wav": {"subtype": "FLOAT"},
+    "big_endian.aiff": {"subtype": "PCM_16"},
+    "tagged.wav": {"subtype": "PCM_16"},
+}
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_one_recording_in_train_and_test_is_found_whatever_its_container(table, tmp_path, name):
+    path = table(COLUMNS, *GOOD, ["original.wav", "s", "train", 2], [name, "v", "test", 2])
+    samples = np.random.default_rng(5).normal(0, 0.05, 8000)
+    soundfile.write(tmp_path / "original.wav", samples, 16_000, subtype="PCM_16")
+    soundfile.write(tmp_path / name, samples, 16_000, **ENCODINGS[name])
+    if name == "tagged.wav":
+        with (tmp_path / name).open("ab") as file:
+            file.write(b"LIST\x04\x00\x00\x00INFO")
+    copy = f"original in train, {Path(name).stem} in test1"
+    problems = [(kind, detail) for kind, _, detail in found(path) if kind != kinds.OTHER_FORMAT]
+    if name < "original":
+        copy = ", ".join(reversed(copy.split(", ")))
+    assert problems == [(kinds.LEAKED_AUDIO, copy)]
+    assert found(path, decode=False) == []
+
+
+def test_copies_within_a_set_and_links(table, tmp_path):
+    path = table(COLUMNS, *GOOD, *([f"{name}.wav", "s", "train", 2] for name in "defg"))
+    copy(tmp_path / "d.wav", tmp_path / "e.wav")
     (tmp_path / "g.wav").unlink()
     (tmp_path / "g.wav").symlink_to(tmp_path / "f.wav")
-    assert found(path, decode=False) == [
-        (kinds.LEAKED_AUDIO, "a.wav", "a in train, h in test1"),
+    assert sorted(found(path)) == [
         (kinds.SAME_AUDIO, "d.wav", "d in train, e in train"),
         (kinds.SAME_AUDIO, "f.wav", "f in train, g in train"),
     ]
+
+
+def test_segments_of_one_recording(table, wav, tmp_path):
+    columns = [*COLUMNS, "start", "end"]
+    rows = [["m.wav", "s", "train", 2, *part] for part in ((0, 1), (1, "0:00:02.5"), (9, 11), (5, 99))]
+    path = table(columns, *([*row, "", ""] for row in GOOD), *rows, ["m.wav", "v", "test", 2, 2, 3])
+    wav(tmp_path / "m.wav", num_samples=160_000)
+    assert sorted(found(path)) == [
+        ((f"a segment lies outside the recording's {10:.2f} s", True), "m.wav", ""),
+        ((f"a segment lies outside the recording's {10:.2f} s", True), "m.wav", ""),
+        (kinds.LEAKED_AUDIO, "m.wav", "m_1.000 in train, m_2.000 in test1"),
+    ]
+    assert check(path, write=str(tmp_path / "clean.csv")) == 0
+    kept = CSVCorpus(str(tmp_path / "clean.csv")).utterances
+    assert [(each.utterance_id, each.start, each.seconds) for each in kept[3:]] == [
+        ("m_0.000", 0, 1),
+        ("m_1.000", 1, 1.5),
+        ("m_2.000", 2, 1),
+    ]
+    assert kept[0].start is None
 
 
 @pytest.mark.parametrize(
@@ -140,7 +168,7 @@ def test_a_line_a_kind_with_the_first_names(table, wav, tmp_path, capsys):
     assert check(path) == 1
     error, note, read = capsys.readouterr().out.splitlines()[-3:]
     names = ", ".join(str(tmp_path / f"[{n}].wav") for n in range(3))
-    assert error == f"error: audio file missing: 5: {names} and 2 more"
+    assert error == f"error: no such audio file: 5: {names} and 2 more"
     assert note.startswith("note: audio not 16 kHz mono, converted on the fly: 1: ")
     assert read.endswith(", every sample.")
 
@@ -158,9 +186,9 @@ def test_json_holds_every_problem_and_what_was_looked_at(table, tmp_path):
     out = tmp_path / "found" / "problems.json"
     assert check(path, json=str(out), decode=False) == 1
     content = json.loads(out.read_text())
-    assert content["looked_at"] == {"headers": True, "equal_sizes": True, "samples": False}
+    assert content["looked_at"] == {"headers": True, "samples": False}
     assert content["training_would_fail"]
-    missing = next(group for group in content["problems"] if group["kind"] == kinds.MISSING.title)
+    missing = next(group for group in content["problems"] if group["kind"] == "no such audio file")
     assert missing["count"] == 5
     assert [Path(place["where"]).name for place in missing["places"]] == [f"{n}.wav" for n in range(5)]
     train = content["sets"]["train"]
@@ -181,7 +209,7 @@ def test_the_usable_part_is_written_and_trains(table, tmp_path):
         assert check(path, write=str(clean)) == 0
         left_out = pd.read_csv(clean.with_suffix(".left_out.csv"), dtype=str, keep_default_na=False)
         assert dict(zip(left_out.utterance, left_out.reason, strict=True)) == {
-            "gone": "audio file missing",
+            "gone": "no such audio file",
             "9": "label outside the scale (arousal 9)",
             "d": "utterance id listed more than once",
         }

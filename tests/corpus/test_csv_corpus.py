@@ -116,7 +116,7 @@ def test_a_release(release):
 
 
 def test_anything_else_says_what_is_accepted(tmp_path):
-    accepted = r"Give a folder with Labels and Audios .*, one with corpus.csv, or the path of a .csv table\."
+    accepted = r"Give a folder with Labels and Audios .*, one with corpus.csv, or a table: .csv, .tsv or .parquet\."
     with pytest.raises(UserError, match=f"holds no corpus. {accepted}"):
         open_corpus(str(tmp_path))
     with pytest.raises(UserError, match=f"no such corpus. {accepted}"):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import gzip
 import math
 from math import isnan
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from garbage import files, is_read_or_refused, many_inputs
 from hypothesis import given
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.corpus.msp_podcast import MSPPodcast, read_partitions
-from ser_personal.corpus.table import attribute_labels, audio_path, read_csv_rows, read_json_rows
+from ser_personal.corpus.table import attribute_labels, audio_path, is_table, read_csv_rows, read_json_rows, segment
 from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES
 
@@ -22,7 +24,17 @@ COLUMNS = {attribute: attribute for attribute in ATTRIBUTES}
     ("content", "message"),
     [
         (b"", r"no column path, split \(found: none\)"),
-        (b"path;split\na;b\n", r"no column path, split \(found: path;split\)"),
+        (b"path|split\na|b\n", r"no column path, split \(found: path|split\)"),
+        (
+            b"file,set\na,b\n",
+            r"no column path, split \(found: file, set\)\. Did you mean file, set\? Rename it to path, sp",
+        ),
+        (
+            b"path,split,onset\na,b,1\n",
+            "column onset would say what part .*, and isn't read. Rename it to start; ",
+        ),
+        (b"path,split,Channel\na,b,1\n", "column Channel would say"),
+        (b"path,split,duration\na,b,1\n", "column duration would say .* Rename it to end, and add the start to it"),
         (b"path,split\n", "lists no utterance"),
         (b"path,split, path\na,b,c\n", "has column path more than once"),
         (b"path,split\na\n", "line 2: 1 cells where the header has 2"),
@@ -57,6 +69,70 @@ def test_bad_json(content, message, tmp_path):
     path.write_text(content)
     with pytest.raises(UserError, match=message):
         read_json_rows(path, "path", ("path", "split"))
+
+
+ROWS = [
+    {"path": "a.wav", "speaker": "NA", "split": "train", "arousal": "4.5"},
+    {"path": "b.wav", "speaker": "1,2", "split": "dev", "arousal": ""},
+]
+COMMAS = 'path,speaker,split,arousal\na.wav,NA,train,4.5\n\nb.wav,"1,2",dev,\n'
+SEMICOLONS = "path;speaker;split;arousal\r\na.wav;NA;train;4,5\r\nb.wav;1,2;dev;\r\n"
+SPELLINGS = {
+    "commas.csv": COMMAS.encode(),
+    "excel.csv": SEMICOLONS.encode("utf-8-sig"),
+    "points.csv": SEMICOLONS.replace("4,5", "4.5").encode(),
+    "tabs.tsv": SEMICOLONS.replace(";", "\t").encode(),
+    "tabs.csv": COMMAS.replace('"1,2"', "1;2").replace(",", "\t").replace(";", ",").encode(),
+    "unicode.csv": COMMAS.encode("utf-16"),
+    "unicode_text.tsv": b"\xfe\xff" + SEMICOLONS.replace(";", "\t").encode("utf-16-be"),
+    "zipped.csv.gz": gzip.compress(COMMAS.encode()),
+    "zipped.tsv.gz": gzip.compress(SEMICOLONS.replace(";", "\t").encode("utf-16")),
+    "named_wrongly.csv": gzip.compress(SEMICOLONS.encode()),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_a_table_is_read_alike_however_it_was_saved(name, tmp_path, caplog):
+    (tmp_path / name).write_bytes(SPELLINGS[name])
+    assert is_table(tmp_path / name)
+    assert read_csv_rows(tmp_path / name, ("path", "split")) == ROWS
+    assert read_csv_rows(tmp_path / name, ("path",)) == ROWS
+    odd = name.startswith(("excel", "points", "tabs", "unicode", "zipped.tsv", "named"))
+    assert [record.getMessage().startswith(f"{tmp_path / name}: read as") for record in caplog.records[:1]] == [
+        True
+    ] * odd
+
+
+def test_parquet_is_read_as_its_table_is(tmp_path):
+    pytest.importorskip("pyarrow")
+    frame = pd.DataFrame({"path": ["a.wav", "b.wav"], "speaker": ["NA", "1,2"], "split": ["train", "dev"]})
+    frame.assign(arousal=[4.5, None]).to_parquet(tmp_path / "t.parquet")
+    assert read_csv_rows(tmp_path / "t.parquet", ("path", "split")) == ROWS
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"t\.parquet: isn't a Parquet file"):
+        read_csv_rows(tmp_path / "t.parquet", ("path",))
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "seconds"),
+    [
+        ("", "", None),
+        ("1.5", "3", (1.5, 3)),
+        ("", "3", (0, 3)),
+        ("0:01:02.5", "1:00:00", (62.5, 3600)),
+        ("1:02", "62.5", (62, 62.5)),
+    ],
+)
+def test_times_of_a_segment(start, end, seconds):
+    assert segment({"start": start, "end": end}, "row") == seconds
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [("3", "3"), ("4", "3"), ("-1", "3"), ("a", "3"), ("nan", "3"), ("1:2:3:4", ""), ("0:-1", "9")]
+)
+def test_times_that_are_none(start, end):
+    with pytest.raises(UserError, match=r"^row: (start is .*no time|ends at)"):
+        segment({"start": start, "end": end}, "row")
 
 
 def test_a_folder_is_no_table(tmp_path):
