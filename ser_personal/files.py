@@ -72,8 +72,8 @@ def refuse_pointer(path: Path) -> None:
         start = b"/annex/objects/" if "/annex/objects/" in target else b""
     for sign, name, command in _POINTERS:
         if start.startswith(sign):
-            what = f"is a pointer of {name}, whose content isn't here"
-            raise UserError(what, where=path, remedy=f"Fetch it: `{command}` in its folder")
+            what = f"is a pointer of {name}, whose content `{command}` brings"
+            raise UserError(what, where=path, remedy="Run that in its folder")
 
 
 def sync_folder(folder: Path) -> None:

@@ -4,7 +4,6 @@ import errno
 import os
 import tracemalloc
 from dataclasses import replace
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 import soundfile
 import torch
 import torchaudio
+from hostile_sounds import FINE, HOSTILE, suffix
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import HubertConfig, Wav2Vec2FeatureExtractor
@@ -179,70 +179,10 @@ def test_silence_normalizes_to_silence():
     assert normalize(torch.full((1, 500), 0.25), torch.tensor([500])).abs().max() < 1e-3
 
 
-def speech(seed: int, seconds: float = 2, rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Noise that comes and goes."""
-    rng = np.random.default_rng(seed)
-    syllables = np.repeat(rng.uniform(0, 1, int(seconds * 4)) > 0.5, rate // 4)
-    return rng.normal(0, 0.1, len(syllables)) * (syllables + 0.001)
-
-
-def channels(*of: np.ndarray, **options: object) -> bytes:
-    file = BytesIO()
-    soundfile.write(file, np.stack(of, axis=1), **{"samplerate": SAMPLE_RATE, "format": "WAV", **options})
-    return file.getvalue()
-
-
-def spoilt(value: float, rate: int = SAMPLE_RATE) -> bytes:
-    samples = speech(0, rate=rate)
-    samples[1500] = value
-    return channels(samples, samplerate=rate, subtype="FLOAT")
-
-
-ONE, OTHER = speech(1), speech(2)
-WAV, FLOATS = channels(ONE), channels(ONE, subtype="FLOAT")
-MP3 = channels(ONE, format="MP3")
-TAG = b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128)
-SEVERAL, CUT = "is several files in one", "is truncated"
-CANCEL, VOICES = "channels that cancel one another", "channels that hold different voices"
-BEYOND = "holds NaN, infinity or samples beyond 32 times full scale"
-HOSTILE = {
-    "nothing": (b"", "is empty"),
-    "text": (b"no sound", "can't be decoded"),
-    "the start of a FLAC": (b"fLaC\x00\x00", "can't be decoded"),
-    "a WAV less a byte": (WAV[:-1], CUT),
-    "half a WAV of floats": (FLOATS[: len(FLOATS) // 2], CUT),
-    "half a FLAC": (channels(ONE, format="FLAC")[:20_000], f"{CUT}|can't be decoded"),
-    "half an MP3": (MP3[: len(MP3) // 2], CUT),
-    "two MP3s in one": (MP3 + MP3, SEVERAL),
-    "two tagged MP3s in one": (TAG + MP3 + TAG + MP3, SEVERAL),
-    "two WAVs in one": (WAV + WAV, SEVERAL),
-    "a WAV whose header says nothing follows": (WAV[:40] + bytes(4) + WAV[44:], "is shorter than one frame"),
-    "399 samples": (channels(ONE[:399]), "is shorter than one frame"),
-    "zeros": (channels(0 * ONE), "is silent from beginning to end"),
-    "a constant": (channels(0 * ONE + 0.25), "is silent from beginning to end"),
-    "opposite phase": (channels(ONE, -ONE), CANCEL),
-    "nearly opposite phase": (channels(ONE, -0.98 * ONE), CANCEL),
-    "opposite phase at 44.1 kHz": (channels(ONE, -0.9 * ONE, samplerate=44_100), CANCEL),
-    "three channels that add up to nothing": (channels(ONE, -0.5 * ONE, -0.5 * ONE, format="FLAC"), CANCEL),
-    "two parties of a call": (channels(ONE, OTHER), VOICES),
-    "two parties heard in one another's channel": (channels(ONE + 0.1 * OTHER, 0.5 * OTHER + 0.05 * ONE), VOICES),
-    "a meeting of three": (channels(ONE, OTHER, speech(3), format="FLAC"), VOICES),
-    "integers as floats": (channels(32_767 * ONE / abs(ONE).max(), subtype="FLOAT"), BEYOND),
-    "8-bit integers as floats": (channels(127 * ONE / abs(ONE).max(), subtype="DOUBLE"), BEYOND),
-    "NaN": (spoilt(np.nan), BEYOND),
-    "infinity at 8 kHz": (spoilt(-np.inf, 8000), BEYOND),
-    "two million": (spoilt(2e6), BEYOND),
-    "a rate of 999 Hz": (channels(ONE, samplerate=999), "has 999 samples a second, where sound has 1,000 to 1,000,000"),
-    "a rate of 2 MHz": (channels(ONE, samplerate=2_000_000), "has 2,000,000 samples a second"),
-    "a note of Git LFS": (b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS.*`git lfs pull`"),
-    "a note of git-annex": (b"/annex/objects/MD5E-s1--0.wav\n", "pointer of git-annex.*`git annex get .`"),
-}
-
-
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_is_no_sound_of_one_voice_is_refused_alike_by_all(name, tmp_path):
     content, line = HOSTILE[name]
-    path = tmp_path / f"a.{'mp3' if 'MP3' in name else 'wav'}"
+    path = tmp_path / f"a{suffix(name)}"
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"a\.\w+: .*{line}") as caught:
         decode(path)
@@ -254,27 +194,9 @@ def test_what_is_no_sound_of_one_voice_is_refused_alike_by_all(name, tmp_path):
     assert annotated.value.what == caught.value.what
 
 
-FINE = {
-    "a tag behind the samples": WAV + b"LIST\x04\x00\x00\x00INFO",
-    "a tag before and after an MP3": TAG + MP3 + b"TAG" + bytes(125),
-    "stereo": channels(ONE, ONE + 0.01 * OTHER),
-    "one channel silent": channels(ONE, 0 * ONE),
-    "stereo of unequal level": channels(ONE, 0.02 * OTHER + 0.2 * ONE),
-    "unrelated hiss": channels(ONE + 0.05 * np.sin(np.arange(len(ONE))), ONE[::1] * 0.9),
-    "GSM 6.10": channels(ONE, subtype="GSM610", samplerate=8000),
-    "GSM 6.10 at 16 kHz": channels(ONE, subtype="GSM610"),
-    "µ-law": channels(ONE, subtype="ULAW", samplerate=8000),
-    "24 bits": channels(ONE, subtype="PCM_24", format="FLAC"),
-    "a little above full scale": channels(ONE * 1.5 / abs(ONE).max(), subtype="FLOAT"),
-    "44,099 Hz": channels(ONE, samplerate=44_099),
-    "a stream's WAV": WAV[:4] + b"\xff" * 4 + WAV[8:40] + b"\xff" * 4 + WAV[44:],
-    "sox's stream": WAV[:40] + (0x7FFFF000).to_bytes(4, "little") + WAV[44:],
-}
-
-
 @pytest.mark.parametrize("name", FINE)
 def test_what_is_odd_and_sound_is_decoded(name, tmp_path):
-    path = tmp_path / f"a.{'mp3' if 'MP3' in name else 'wav'}"
+    path = tmp_path / f"a{suffix(name)}"
     path.write_bytes(FINE[name])
     waveform = decode(path)
     assert len(waveform) == num_samples_of(path)

@@ -77,7 +77,7 @@ def test_synth_writes_what_check_approves(tmp_path, capsys):
 def test_check_of_a_table_exits_with_1_where_training_would_fail(tmp_path, capsys):
     (tmp_path / "corpus.csv").write_text("path,speaker,split\nnot_there.wav,a,train\n")
     assert ser("check", tmp_path / "corpus.csv") == 1
-    assert "audio file missing" in capsys.readouterr().out
+    assert "no such audio file" in capsys.readouterr().out
 
 
 def test_a_mistake_is_found_under_what_was_raised_from_it():

@@ -67,11 +67,14 @@ _UNREAD_PARTS = {
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 text file, with or without a byte order mark, or a UTF-16 one with."""
+    """Read a text file in UTF-8 or UTF-16, with or without a byte order mark."""
     content = _read_bytes(path)
-    if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+    if content.startswith(b"PK\x03\x04"):
+        raise UserError("is an Excel workbook or another archive", where=path, remedy="Save the table as CSV, UTF-8")
+    marked = content.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+    if marked or 0 in content[:2]:
         _note(path, "UTF-16")
-        return content.decode("utf-16", "replace")
+        return content.decode("utf-16" if marked else "utf-16-be" if content[0] == 0 else "utf-16-le", "replace")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -118,13 +118,14 @@ def sound(path: Path, samples: int = 16_000, value: float | None = None) -> None
     soundfile.write(path, noise, 16_000, subtype="FLOAT" if path.suffix == ".wav" else None)
 
 
-def table(*rows: str, columns: str = "path,speaker,split,arousal") -> Callable[[Good, Path], object]:
-    """Make a corpus.csv of two sound rows and these, with audio for the former."""
+def table(*rows: str, columns: str = "path,speaker,split,arousal", others: str = "") -> Callable[[Good, Path], object]:
+    """Make a corpus.csv of two sound rows and these, with audio for the former, whose further cells are `others`."""
 
     def make(_good: Good, here: Path) -> None:
         for name in ("good.wav", "dev.wav"):
             sound(here / name)
-        (here / "corpus.csv").write_text("\n".join([columns, "good.wav,s,train,2", "dev.wav,t,dev,3", *rows]) + "\n")
+        sound_rows = [f"good.wav,s,train,2{others}", f"dev.wav,t,dev,3{others}"]
+        (here / "corpus.csv").write_text("\n".join([columns, *sound_rows, *rows]) + "\n")
 
     return make
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 from typing import TYPE_CHECKING
 
-from fault import CHECK, FINETUNE, FIT, KMEANS, Fault, Good, faults, table, text
+from fault import CHECK, FINETUNE, FIT, KMEANS, Fault, Good, faults, sound, table, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,11 +27,61 @@ def labels(name: str, content: str) -> Callable[[Good, Path], object]:
 
 HEADER = "FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set\n"
 
+HEAD = "path,speaker,split\n"
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+def named(columns: str) -> Callable[[Good, Path], object]:
+    """A table of these columns and a row."""
+    return text("corpus.csv", f"{columns}\n{columns}\n")
+
+
+def segments(row: str) -> Callable[[Good, Path], object]:
+    return table(f"bad.wav,s,train,4,{row}", columns="path,speaker,split,arousal,start,end", others=",,")
+
+
+def with_segment(train: str, *tests: str) -> Callable[[Good, Path], object]:
+    def make(good: Good, here: Path) -> None:
+        rows = [f"bad.wav,s,train,4,{train}", *(f"bad.wav,w,test,4,{part}" for part in tests)]
+        table(*rows, columns="path,speaker,split,arousal,start,end", others=",,")(good, here)
+        sound(here / "bad.wav")
+
+    return make
+
+
 OF_CHECK = [
     ("an empty table", r"corpus\.csv: no column path, speaker, split", text("corpus.csv", "")),
     ("a table of a header", "lists no utterance", text("corpus.csv", "path,speaker,split\n")),
     ("a table in Latin-1", "isn't UTF-8 text", text("corpus.csv", "path,speaker,split\né,s,train".encode("latin-1"))),
-    ("a table in UTF-16", "isn't UTF-8 text", text("corpus.csv", "path,speaker,split\n".encode("utf-16"))),
+    ("UTF-16 without its mark", "lists no utterance", text("corpus.csv", HEAD.encode("utf-16-le"))),
+    (
+        "an Excel workbook",
+        "corpus.csv: is an Excel workbook",
+        text("corpus.csv", b"PK\x03\x04" + bytes(range(128, 256))),
+    ),
+    (
+        "half a gzipped table",
+        r"can't be read \(Compressed file ended",
+        text("corpus.csv", gzip.compress(b"a" * 99)[:20]),
+    ),
+    ("a table separated by bars", r"no column path.*found: path\|speaker", text("corpus.csv", "path|speaker|split\n")),
+    (
+        "other names of columns",
+        "Did you mean file, speaker_id, set\\? Rename it to path, sp",
+        named("file,speaker_id,set"),
+    ),
+    ("column onset", "column onset would say what part .* Rename it to start", named("path,speaker,split,onset")),
+    ("column Offset", "column Offset would say what part", named("path,speaker,split,Offset")),
+    ("column duration", "column duration would say .* Rename it to end", named("path,speaker,split,start,duration")),
+    ("column channel", "column channel .* give each channel a file", named("channel,path,speaker,split")),
+    ("a segment in words", r"corpus\.csv, bad\.wav: start is 'x', no time", segments("x,2")),
+    ("a segment before the start", "start is '-1', no time", segments("-1,2")),
+    ("a segment that ends before it starts", "ends at 1 s and starts at 2 s", segments("2,1")),
+    (
+        "a table that Git LFS left",
+        "corpus.csv: .* Git LFS, whose content `git lfs pull`",
+        text("corpus.csv", LFS),
+    ),
     ("a picture as a table", "isn't UTF-8 text", text("corpus.csv", b"\x89PNG\r\n\x1a\n" + bytes(range(256)))),
     ("a quote that never ends", r"line \d+: broken CSV", table('"x.wav,s,train,4')),
     ("a cell too many", "line 4: 5 cells where the header has 4", table("x.wav,s,train,4,5")),
@@ -45,7 +96,15 @@ OF_CHECK = [
     ("a label in words", "arousal is '3,5', not a number", table('x.wav,s,train,"3,5"')),
     ("a folder called a table", "can't be read", lambda _good, here: (here / "corpus.csv").mkdir()),
 ]
+OF_SEGMENTS = [
+    ("a segment behind the end", "error: a segment lies outside the recording's 1.00 s: 1", with_segment("1.5,2")),
+    ("a segment over the end", "error: a segment lies outside the recording's 1.00 s: 1", with_segment("0.5,1.2")),
+    ("a segment of a hundredth", "error: is shorter than one frame", with_segment("0.5,0.51")),
+    ("segments of train and test in one", "the same sound in train and in another set", with_segment("0,0.6", "0.4,1")),
+]
 OF_FIT_TABLE = [
+    ("a table to train on that Git LFS left", "is a pointer of Git LFS", text("corpus.csv", LFS)),
+    ("column begin to train on", "column begin would say what part", named("path,speaker,split,begin")),
     ("an id twice", "lists 1 utterance ids more than once: good", table("good.flac,s,train,4")),
     (
         "a speaker on both sides",
@@ -71,6 +130,8 @@ OF_MSP = [
 ]
 CORPORA = [
     *faults(CHECK, OF_CHECK),
+    *faults(CHECK, OF_SEGMENTS[:3], code=1),
+    *faults(CHECK, OF_SEGMENTS[3:], code=0),
     *faults(FIT_TABLE, OF_FIT_TABLE),
     Fault(
         "a scale upside down",

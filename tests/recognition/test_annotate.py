@@ -147,7 +147,7 @@ def spoil(talk):
         "tone.wav": "no speech was found",
         "nan.wav": "NaN, infinity",
         "dangling.wav": "no such audio file",
-        "pipe.wav": "isn't a regular file",
+        "pipe.wav": "isn't a file",
         "channels.wav": "Too many channels",
         "million.au": "Too many channels",
     }

@@ -1,0 +1,114 @@
+"""Sound files that must be refused, and odd ones that must not."""
+
+from __future__ import annotations
+
+import struct
+from io import BytesIO
+
+import numpy as np
+import soundfile
+
+SAMPLE_RATE = 16_000
+
+
+def suffix(name: str) -> str:
+    """Of the file that this one pretends to be."""
+    return ".mp3" if "MP3" in name else ".wav"
+
+
+def header(*, channels: int = 1, rate: int = 16_000, bits: int = 16, size: int = 3200, chunk: int = 16) -> bytes:
+    """Make a WAV of 1,600 samples, its header saying what it is told to."""
+    width = channels * bits // 8
+    form = struct.pack("<HHIIHH", 1, channels, rate, rate * width % 2**32, width % 2**16, bits)
+    riff = struct.pack("<4sI4s4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", chunk)
+    return riff + form + struct.pack("<4sI", b"data", size) + bytes(3200)
+
+
+def speech(seed: int, seconds: float = 2, rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Noise that comes and goes."""
+    rng = np.random.default_rng(seed)
+    syllables = np.repeat(rng.uniform(0, 1, int(seconds * 4)) > 0.5, rate // 4)
+    return rng.normal(0, 0.1, len(syllables)) * (syllables + 0.001)
+
+
+def channels(*of: np.ndarray, **options: object) -> bytes:
+    file = BytesIO()
+    soundfile.write(file, np.stack(of, axis=1), **{"samplerate": SAMPLE_RATE, "format": "WAV", **options})
+    return file.getvalue()
+
+
+def spoilt(value: float, rate: int = SAMPLE_RATE) -> bytes:
+    samples = speech(0, rate=rate)
+    samples[1500] = value
+    return channels(samples, samplerate=rate, subtype="FLOAT")
+
+
+ONE, OTHER = speech(1), speech(2)
+WAV, FLOATS = channels(ONE), channels(ONE, subtype="FLOAT")
+MP3 = channels(ONE, format="MP3")
+TAG = b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128)
+SEVERAL, CUT = "is several files in one", "is truncated"
+CANCEL, VOICES = "channels that cancel one another", "channels that hold different voices"
+BEYOND = "holds NaN, infinity or samples beyond 32 times full scale"
+HOSTILE = {
+    "nothing": (b"", "is empty"),
+    "text": (b"no sound", "can't be decoded"),
+    "a header alone": (header()[:44], CUT),
+    "half a header": (header()[:20], "can't be decoded"),
+    "a header that announces more than there is": (header(size=2**31 - 2**20), CUT),
+    "no channel": (header(channels=0), "can't be decoded"),
+    "65,535 channels": (header(channels=65_535), "Too many channels"),
+    "no sample rate": (header(rate=0), "can't be decoded"),
+    "a sample rate of 4 GHz": (header(rate=2**32 - 1), "can't be decoded"),
+    "a chunk of 4 GB before the sound": (header(chunk=2**32 - 1), "can't be decoded"),
+    "noise as an MP3": (bytes(range(256)) * 40, "can't be decoded"),
+    "the start of a FLAC": (b"fLaC\x00\x00", "can't be decoded"),
+    "a WAV less a byte": (WAV[:-1], CUT),
+    "half a WAV of floats": (FLOATS[: len(FLOATS) // 2], CUT),
+    "half a FLAC": (channels(ONE, format="FLAC")[:20_000], f"{CUT}|can't be decoded"),
+    "half an MP3": (MP3[: len(MP3) // 2], CUT),
+    "two MP3s in one": (MP3 + MP3, SEVERAL),
+    "two tagged MP3s in one": (TAG + MP3 + TAG + MP3, SEVERAL),
+    "two WAVs in one": (WAV + WAV, SEVERAL),
+    "a WAV whose header says nothing follows": (WAV[:40] + bytes(4) + WAV[44:], "is shorter than one frame"),
+    "399 samples": (channels(ONE[:399]), "is shorter than one frame"),
+    "zeros": (channels(0 * ONE), "is silent from beginning to end"),
+    "a constant": (channels(0 * ONE + 0.25), "is silent from beginning to end"),
+    "opposite phase": (channels(ONE, -ONE), CANCEL),
+    "nearly opposite phase": (channels(ONE, -0.98 * ONE), CANCEL),
+    "opposite phase at 44.1 kHz": (channels(ONE, -0.9 * ONE, samplerate=44_100), CANCEL),
+    "three channels that add up to nothing": (channels(ONE, -0.5 * ONE, -0.5 * ONE, format="FLAC"), CANCEL),
+    "two parties of a call": (channels(ONE, OTHER), VOICES),
+    "two parties heard in one another's channel": (channels(ONE + 0.1 * OTHER, 0.5 * OTHER + 0.05 * ONE), VOICES),
+    "a meeting of three": (channels(ONE, OTHER, speech(3), format="FLAC"), VOICES),
+    "integers as floats": (channels(32_767 * ONE / abs(ONE).max(), subtype="FLOAT"), BEYOND),
+    "8-bit integers as floats": (channels(127 * ONE / abs(ONE).max(), subtype="DOUBLE"), BEYOND),
+    "NaN": (spoilt(np.nan), BEYOND),
+    "infinity at 8 kHz": (spoilt(-np.inf, 8000), BEYOND),
+    "two million": (spoilt(2e6), BEYOND),
+    "a rate of 999 Hz": (channels(ONE, samplerate=999), "has 999 samples a second, where sound has 1,000 to"),
+    "a rate of 2 MHz": (channels(ONE, samplerate=2_000_000), "has 2,000,000 samples a second"),
+    "a note of Git LFS": (
+        b"version https://git-lfs.github.com/spec/v1\n",
+        "pointer of Git LFS, whose content `git lfs pull` brings",
+    ),
+    "a note of git-annex": (b"/annex/objects/MD5E-s1--0.wav\n", "pointer of git-annex"),
+}
+
+
+FINE = {
+    "a tag behind the samples": WAV + b"LIST\x04\x00\x00\x00INFO",
+    "a tag before and after an MP3": TAG + MP3 + b"TAG" + bytes(125),
+    "stereo": channels(ONE, ONE + 0.01 * OTHER),
+    "one channel silent": channels(ONE, 0 * ONE),
+    "stereo of unequal level": channels(ONE, 0.02 * OTHER + 0.2 * ONE),
+    "unrelated hiss": channels(ONE + 0.05 * np.sin(np.arange(len(ONE))), ONE[::1] * 0.9),
+    "GSM 6.10": channels(ONE, subtype="GSM610", samplerate=8000),
+    "GSM 6.10 at 16 kHz": channels(ONE, subtype="GSM610"),
+    "µ-law": channels(ONE, subtype="ULAW", samplerate=8000),
+    "24 bits": channels(ONE, subtype="PCM_24", format="FLAC"),
+    "a little above full scale": channels(ONE * 1.5 / abs(ONE).max(), subtype="FLOAT"),
+    "44,099 Hz": channels(ONE, samplerate=44_099),
+    "a stream's WAV": WAV[:4] + b"\xff" * 4 + WAV[8:40] + b"\xff" * 4 + WAV[44:],
+    "sox's stream": WAV[:40] + (0x7FFFF000).to_bytes(4, "little") + WAV[44:],
+}
