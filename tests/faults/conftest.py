@@ -21,11 +21,12 @@ def good(synthetic_corpus, synthetic_pseudo_labels, papt_checkpoint, finetuned_c
     folder: Path = tmp_path_factory.mktemp("good")
     path = folder / "finetune.ckpt"
     shutil.copy(finetuned_checkpoint, path)
-    running = trainer(folder / "run", callbacks=[PLDCCallback(k=3, draws=1)])
+    running = trainer(folder, callbacks=[PLDCCallback(k=3, draws=1)])
     running.test(finetuning(), datamodule=emotion_data(synthetic_corpus), ckpt_path=path, verbose=False)
     export(str(path), str(folder / "bundle"))
     rng = np.random.default_rng(0)
-    utterances = pd.read_csv(folder / "run" / "predictions.csv")["utterance"]
+    run = folder / "lightning_logs" / "version_0"
+    utterances = pd.read_csv(run / "predictions.csv")["utterance"]
     np.savez(folder / "vectors.npz", **{utterance: rng.normal(size=16) for utterance in utterances})
     return Good(
         corpus=synthetic_corpus,
@@ -33,7 +34,7 @@ def good(synthetic_corpus, synthetic_pseudo_labels, papt_checkpoint, finetuned_c
         papt=papt_checkpoint,
         finetune=path,
         bank=path.with_suffix(".speaker_bank.safetensors"),
-        run=folder / "run",
+        run=run,
         bundle=folder / "bundle",
         vectors=folder / "vectors.npz",
     )
