@@ -11,7 +11,7 @@ from command_line import REPOSITORY, stage
 from fenced_blocks import PAGES, SHELLS, blocks, command_lines, show_files
 
 from ser_personal.cli import COMMANDS, STAGES, check_before_imports, parse
-from ser_personal.config_files import read_configs, values_of
+from ser_personal.config_files import read_configs, values_of, with_found_configs
 from ser_personal.stages.stage_cli import StageCLI
 
 WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks(page))]
@@ -63,7 +63,7 @@ def leave_checkpoints(words: list[str], desk: Path) -> None:
 
 def understand(words: list[str]) -> None:
     """Parse what is ours to parse, instantiate what it names, and run nothing."""
-    program, *rest = words
+    program, *rest = words if words[0] != "ser" else with_found_configs(words)
     if program == "make":
         assert set(rest) <= {*MAKE_TARGETS, "FAISS=gpu"}
     elif program == "pip":
