@@ -1,6 +1,8 @@
 # `make help` says what there is. Every target makes .venv and installs what it needs, once.
 
 PYTHON ?= python3
+# the versions that were tested; empty for the newest
+CONSTRAINTS ?= constraints.txt
 # what is installed stays, unless told otherwise
 FAISS ?= $(if $(wildcard .venv/installed-gpu),gpu,cpu)
 OUT ?= demo
@@ -16,14 +18,14 @@ help: ## Show this help
 
 setup: $(INSTALLED) ## Make .venv and install (FAISS=gpu puts faiss-gpu in the place of faiss-cpu)
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'Python 3.11 or newer is needed: give one, as in `make setup PYTHON=python3.12`'; exit 1; }
 	@echo 'Installing into .venv; the first time this downloads PyTorch, which takes some minutes.'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	@[ ! -e .venv/installed-gpu ] || $(BIN)/pip uninstall --quiet --yes faiss-gpu
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --editable '.[dev]' $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 ifeq ($(FAISS),gpu)
 	$(BIN)/pip uninstall --quiet --yes faiss-cpu
 	$(BIN)/pip install --quiet 'faiss-gpu>=1.9'
