@@ -6,10 +6,13 @@ import importlib
 import json
 import re
 import sys
+import traceback
 from difflib import get_close_matches
+from errno import EDQUOT, ENOSPC
 from itertools import islice
+from keyword import iskeyword
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from ser_personal.config_files import read_configs, values_of, with_found_configs
 from ser_personal.errors import UserError, silence_warnings
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 # 128 and SIGINT's number, as shells have it
 CTRL_C = 130
+Made = TypeVar("Made")
 
 
 class Command(NamedTuple):
@@ -92,6 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if arguments is None else [str(argument) for argument in arguments]
     silence_warnings()
+    # classes of one's own lie in the current folder; those that are installed come first
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     try:
         return _dispatch(argv)
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -110,16 +117,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+# as torch, SQLite, safetensors and NumPy have it, each in an exception of its own
+_FULL = re.compile(
+    r"no space left|disk is full|unexpected pos \d+ vs|file write failed|requested and \d+ written", re.I
+)
+
+
 def find_user_error(error: BaseException) -> UserError | None:
-    """The user's mistake that an exception was raised from: a UserError, else a file that can't be read or written."""
+    """The user's mistake that an exception was raised from.
+
+    That is a UserError, else a full disk, else a file that can't be read or written.
+    """
     for cause in _causes(error):
         if isinstance(cause, UserError):
             return cause
     for cause in _causes(error):
+        if getattr(cause, "errno", None) in (ENOSPC, EDQUOT) or _FULL.search(str(cause)):
+            remedy = "Free some space there, or write to another disk"
+            return UserError("the disk is full", where=getattr(cause, "filename", None), remedy=remedy)
         if isinstance(cause, OSError) and cause.filename is not None:
             remedy = "Check the path, its permissions and the space left, or give another"
             return UserError(str(cause.strerror or cause), where=cause.filename, remedy=remedy)
     return None
+
+
+def make(class_type: type[Made], *args: Any, **kwargs: Any) -> Made:
+    """Make what a command line or a config names.
+
+    Raises:
+        UserError: its class raised something else than a UserError; it says what, and at which line.
+    """
+    try:
+        return class_type(*args, **kwargs)
+    except UserError:
+        raise
+    except Exception as error:
+        *_, last = traceback.extract_tb(error.__traceback__)
+        what = f"can't be made ({type(error).__name__}: {error}; {Path(last.filename).name}, line {last.lineno})"
+        raise UserError(what, where=class_type.__name__, remedy="Correct its arguments, or the class") from error
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -307,17 +342,19 @@ def parse(
     words = _plain_flags(arguments, booleans)
     for name in positional:
         words = _by_place(words, name, is_class=hints[name] not in (str, list[str]))
-    values = vars(parser.instantiate(parser.parse_args(words)))
+    values = vars(parser.instantiate(parser.parse_args(words), instantiators=[(make, object, True)]))
     return {name: value for name, value in values.items() if name != "config"}
 
 
 def _plain_flags(arguments: Sequence[str], booleans: set[str]) -> list[str]:
-    """Write flags with underscores, and `true` after a boolean's that stands alone."""
+    """Write flags as parameters are named (`import` as import_), and `true` after a boolean's that stands alone."""
     plain: list[str] = []
     for argument, following in zip(arguments, [*arguments[1:], "--"], strict=False):
         flag, equals, value = argument.partition("=")
         if flag.startswith("--"):
             flag = "--" + flag[2:].replace("-", "_")
+        if iskeyword(flag[2:]):
+            flag += "_"
         plain.append(flag + equals + value)
         if flag.startswith("--") and flag[2:] in booleans and not equals and following.startswith("--"):
             plain.append("true")

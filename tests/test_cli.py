@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import inspect
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Literal, get_type_hints
 
 import pytest
 from command_line import ser
+from safetensors import SafetensorError
 
 from ser_personal.cli import COMMANDS, STAGES, find_user_error, parse
 from ser_personal.config_files import values_of
@@ -87,6 +90,33 @@ def test_a_mistake_is_found_under_what_was_raised_from_it():
     wrapped.__cause__.__context__ = mistake
     assert find_user_error(wrapped) is mistake
     assert find_user_error(ValueError("a bug")) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError("100000 requested and 25584 written"),
+        sqlite3.OperationalError("database or disk is full"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_one_line_whoever_finds_it(error):
+    assert str(find_user_error(error)) == "the disk is full. Free some space there, or write to another disk."
+
+
+def test_a_class_of_ones_own_is_found_in_the_current_folder_and_its_errors_are_one_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    lines = [
+        "from ser_personal import CSVCorpus",
+        "class Mine(CSVCorpus):",
+        "    def __init__(self): raise KeyError('x')",
+    ]
+    Path("own_corpus.py").write_text("\n".join(lines))
+    assert ser("check", "own_corpus.Mine") == 2
+    assert "ser: Mine: can't be made (KeyError: 'x'; own_corpus.py, line 3). " in capsys.readouterr().err
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from contextlib import ExitStack, closing
 from dataclasses import asdict
+from importlib import import_module
 from importlib.util import find_spec
 from io import TextIOWrapper
 from itertools import islice
@@ -176,6 +177,7 @@ def annotate(
     pldc: PLDCSettings | None = None,
     profiles: str | None = None,
     device: str | None = None,
+    import_: str | None = None,
     *,
     calibrate: bool = True,
     training_speakers: bool = False,
@@ -199,6 +201,7 @@ def annotate(
         pldc: settings of PLDC, which then calibrates unless another is named; the bundle's if null.
         profiles: file of enrolled speakers, to start from and to add to.
         device: to run on; a GPU where there is one, if null.
+        import_: a module of your own with classes that the model is made of, in the current folder or installed.
         calibrate: false leaves all predictions raw.
         training_speakers: speakers are those of the training corpus, whose embeddings are then used.
 
@@ -214,6 +217,8 @@ def annotate(
     if target.exists() and not partial.exists():
         raise UserError("exists already", where=target, remedy="Delete it, or give --out another name")
     recordings = find_recordings(Path(audio), speaker_from)
+    if import_ is not None:
+        _import(import_)
     recognizer = EmotionRecognizer.from_pretrained(
         model,
         profiles=profiles,
@@ -254,6 +259,14 @@ def annotate(
     _print(console, f"{audio_seconds:.0f} s of audio in {seconds:.1f} s{speed}")
     _print(console, f"written: {target}" + (f"; {len(failures)} recordings failed, see {failed}" if failures else ""))
     return int(bool(failures))
+
+
+def _import(module: str) -> None:
+    try:
+        import_module(module)
+    except ImportError as error:
+        remedy = "Run the command in the folder that it lies in, or install it"
+        raise UserError(f"can't be imported ({error})", where=f"--import {module}", remedy=remedy) from error
 
 
 def _run(

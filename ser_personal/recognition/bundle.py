@@ -154,7 +154,7 @@ def _class_at(class_path: str, where: Path) -> type:
         raise UserError(
             f"has a part of {module}, which isn't part of ser_personal",
             where=where,
-            remedy=f"If you trust it, `import {module}` first",
+            remedy=f"If you trust it, give `--import {module}`, or `import {module}` first in Python",
         )
     kind = getattr(import_module(module), name, None)
     if not isinstance(kind, type):

@@ -99,11 +99,14 @@ def export(
     if bundle.bank is not None and group_speakers is not None:
         pldc = replace(bundle.pldc, k=max(1, round(bundle.pldc.k / group_speakers)))
         bundle = replace(bundle, bank=grouped_bank(bundle.bank, group_speakers, pldc.statistics), pldc=pldc)
+    measured = ""
     if corpus is None:
-        bundle = replace(bundle, calibration=_default_calibration(bundle, calibration, console))
+        chosen, why = _default_calibration(bundle, calibration)
+        bundle = replace(bundle, calibration=chosen)
+        console.print(f"calibration {chosen}, {why}")
         console.print("no intervals: they are measured on a corpus's validation speakers (--corpus)")
     else:
-        bundle = _validated(bundle, speaker_bank, open_corpus(corpus), calibration, coverage, console)
+        bundle, measured = _validated(bundle, speaker_bank, open_corpus(corpus), calibration, coverage, console)
     if anonymise or group_speakers is not None:
         bundle = anonymised(bundle)
     text = model_card(
@@ -113,6 +116,7 @@ def export(
         module.hparams,
         embedded_speakers=embedded_speakers,
         training_speakers=0 if speaker_bank is None else len(speaker_bank.speaker_ids),
+        measured=measured,
     )
 
     def finish(temporary: Path) -> None:
@@ -132,8 +136,11 @@ def _validated(
     calibration: CalibrationName | None,
     coverage: float,
     console: Console,
-) -> Bundle:
-    """The bundle with a posterior where validation speakers are enough, its default calibration and intervals."""
+) -> tuple[Bundle, str]:
+    """The bundle with a posterior where validation speakers are enough, its default calibration and intervals.
+
+    And how each calibration scored.
+    """
     bundle = replace(bundle, scale=bundle.scale or corpus.scale)
     validation = predict_validation(bundle, corpus, console)
     calibrated = calibrate_validation(bundle, bank, validation, with_posterior=calibration == "posterior")
@@ -141,17 +148,28 @@ def _validated(
         posterior = PosteriorCalibrator(bank, bundle.attributes)
         posterior.fit(validation.predictions, validation.speaker_ids, validation.pooled, validation.labels)
         bundle = replace(bundle, posterior=posterior.fitted)
-    chosen = _default_calibration(bundle, calibration, console)
-    console.print(_describe_scores(calibrated, validation, bundle.attributes))
+    chosen, why = _default_calibration(bundle, calibration)
+    ccc = {name: _mean_scores(predictions, validation, bundle.attributes) for name, predictions in calibrated.items()}
+    speakers = len(set(validation.speaker_ids))
+    measured = (
+        f"O-CCC and A-CCC, means of the attributes, over {speakers} validation speakers, each utterance calibrated by "
+        f"what its speaker has said so far: "
+        + "; ".join(f"{name} {points(overall)} and {points(average)}" for name, (overall, average) in ccc.items())
+    )
+    console.print(measured)
+    if ccc[chosen][0] < ccc["none"][0]:
+        why += f"; on these {speakers} validation speakers it scores below raw predictions (--calibration none)"
+    console.print(f"calibration {chosen}, {why}")
     around = None if chosen == "none" else calibrated[chosen]
     intervals = measure_intervals(validation, around, bundle.attributes, coverage)
-    console.print(_describe_intervals(intervals, len(set(validation.speaker_ids))))
-    return replace(bundle, calibration=chosen, conformal=intervals)
+    console.print(_describe_intervals(intervals, speakers))
+    return replace(bundle, calibration=chosen, conformal=intervals), measured
 
 
 def load_finetuned(checkpoint: str) -> EmotionFineTuning:
     """Load a checkpoint of `configs/finetune.yaml`."""
-    from ser_personal.encoder.module import read_checkpoint, using
+    from ser_personal.encoder import cached, hubert, raw
+    from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, using
     from ser_personal.finetune.module import EmotionFineTuning
 
     read = read_checkpoint(checkpoint)
@@ -167,6 +185,9 @@ def load_finetuned(checkpoint: str) -> EmotionFineTuning:
             where=checkpoint,
             remedy="Give one written by `ser fit --config configs/finetune.yaml`",
         )
+    if not any(hasattr(module, encoder := read[DESCRIPTION]["encoder"]) for module in (hubert, raw, cached)):
+        what = f"encodes by {encoder}, an encoder of your own, which no bundle can be read with"
+        raise UserError(what, where=checkpoint, remedy="Use it by `ser predict`, or export one with HubertEncoder")
     with using(checkpoint):
         module = EmotionFineTuning.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     return module.eval()
@@ -303,30 +324,23 @@ def calibrate_validation(
     return calibrated
 
 
-def _default_calibration(bundle: Bundle, name: CalibrationName | None, console: Console) -> CalibrationName:
+def _default_calibration(bundle: Bundle, name: CalibrationName | None) -> tuple[CalibrationName, str]:
+    """The bundle's default, and why it is that."""
     if name is not None:
         make_calibrator(bundle, name)
-        console.print(f"calibration {name}, as --calibration says")
-        return name
+        return name, "as --calibration says"
     if bundle.bank is None:
-        console.print("calibration none: there is no speaker bank (--bank)")
-        return "none"
-    console.print("calibration pldc, the default where there is a speaker bank (--calibration)")
-    return "pldc"
+        return "none", "for there is no speaker bank (--bank)"
+    return "pldc", "the default where there is a speaker bank (--calibration)"
 
 
-def _describe_scores(
-    calibrated: dict[CalibrationName, NDArray[np.float64]], validation: PredictedSet, attributes: tuple[str, ...]
-) -> str:
-    described = []
-    for name, predictions in calibrated.items():
-        scores = score(predictions, validation.labels, validation.speaker_ids, attributes).values()
-        overall, average = np.array([[one.overall_ccc, one.average_ccc] for one in scores]).mean(axis=0)
-        described.append(f"{name} {points(overall)} and {points(average)}")
-    return (
-        f"O-CCC and A-CCC, means of the attributes, over {len(set(validation.speaker_ids))} validation speakers, each "
-        f"utterance calibrated by what its speaker has said so far: {'; '.join(described)}"
-    )
+def _mean_scores(
+    predictions: NDArray[np.float64], validation: PredictedSet, attributes: tuple[str, ...]
+) -> tuple[float, float]:
+    """O-CCC and A-CCC, means of the attributes."""
+    scores = score(predictions, validation.labels, validation.speaker_ids, attributes).values()
+    overall, average = np.array([[one.overall_ccc, one.average_ccc] for one in scores]).mean(axis=0)
+    return float(overall), float(average)
 
 
 def _describe_intervals(table: ConformalTable, speakers: int) -> str:

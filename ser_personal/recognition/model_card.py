@@ -53,8 +53,9 @@ def model_card(
     settings: Mapping[str, Any],
     embedded_speakers: int,
     training_speakers: int,
+    measured: str = "",
 ) -> str:
-    """Write the card from metrics.json of the model's test, the fine-tuning's settings and two counts of speakers."""
+    """Write the card from metrics.json of the model's test, the fine-tuning's settings, and what export counted."""
     from huggingface_hub import ModelCard, ModelCardData
 
     splits = {} if metrics is None else {split: _results(content) for split, content in metrics["splits"].items()}
@@ -90,6 +91,7 @@ def model_card(
         calibration=_CALIBRATIONS[bundle.calibration],
         calibrators=bundle.calibrators,
         pldc=asdict(bundle.pldc),
+        measured=measured,
         splits=splits,
         **_intervals(bundle),
     )

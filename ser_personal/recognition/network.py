@@ -117,7 +117,8 @@ class EmotionNetwork(nn.Module):
         batch["speaker_features"] = self._no_features(len(batch["speaker_ids"]))
         with torch.inference_mode():
             pooled, predictions = self(batch)
-        return Recognized(pooled.double().cpu().numpy(), predictions.double().cpu().numpy())
+        # not every device has float64
+        return Recognized(pooled.cpu().double().numpy(), predictions.cpu().double().numpy())
 
     @property
     def _device(self) -> torch.device:

@@ -6,7 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import inf, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.calibration.pldc import PLDCSettings
@@ -24,8 +26,8 @@ from ser_personal.recognition.recordings import CutName, Recording, chunks, make
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    import numpy as np
     import pandas as pd
+    import torch
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
 
@@ -140,44 +142,85 @@ class RawRecognizer:
         """Raw predictions of each recording, in order, or what is wrong with it, all of their audio in memory."""
         with ThreadPoolExecutor(DECODING_THREADS) as threads:
             cut = list(threads.map(self._cut, recordings))
-        parts: list[NDArray[np.float32]] = []
-        speaker_ids: list[str | None] = []
-        for recording, found in zip(recordings, cut, strict=True):
-            if not isinstance(found, UserError):
-                waveform, segments = found
-                parts += [waveform[segment.start : segment.end] for segment in segments]
-                speaker_ids += [self._id_in_network(recording)] * len(segments)
-        recognized = self.network.recognize(parts, speaker_ids)
-        outcomes: list[Utterances | UserError] = []
-        first = 0
-        for recording, found in zip(recordings, cut, strict=True):
-            if isinstance(found, UserError):
-                outcomes.append(found)
-                continue
-            waveform, segments = found
-            rows = slice(first, first + len(segments))
-            first = rows.stop
-            seconds = len(waveform) / SAMPLE_RATE
-            pooled, predictions = recognized.pooled[rows], recognized.predictions[rows]
-            outcomes.append(Utterances(recording, seconds, segments, pooled, predictions))
-        return outcomes
+        usable = [found for found in cut if not isinstance(found, UserError)]
+        try:
+            predicted = iter(self._predict(usable))
+        except Exception:  # noqa: BLE001  one of them did it, and which is found one by one
+            predicted = iter([self._predict_alone(found) for found in usable])
+        return [found if isinstance(found, UserError) else next(predicted) for found in cut]
 
-    def _cut(self, recording: Recording) -> tuple[NDArray[np.float32], list[Segment]] | UserError:
+    def _predict(self, recordings: Sequence[_Cut]) -> list[Utterances | UserError]:
+        if not recordings:
+            return []
+        recognized = self.network.recognize(
+            [waveform[segment.start : segment.end] for _, waveform, segments in recordings for segment in segments],
+            [self._id_in_network(recording) for recording, _, segments in recordings for _ in segments],
+        )
+        ends = np.cumsum([len(segments) for _, _, segments in recordings])[:-1]
+        return [
+            Utterances(recording, len(waveform) / SAMPLE_RATE, segments, pooled, predictions)
+            for (recording, waveform, segments), pooled, predictions in zip(
+                recordings, np.split(recognized.pooled, ends), np.split(recognized.predictions, ends), strict=True
+            )
+        ]
+
+    def _predict_alone(self, found: _Cut) -> Utterances | UserError:
+        try:
+            return self._predict([found])[0]
+        except Exception as error:  # noqa: BLE001  whatever a recording does, the others are done
+            return _failure(found.recording, error)
+
+    def _cut(self, recording: Recording) -> _Cut | UserError:
         try:
             self.network.check_speaker(self._id_in_network(recording))
             waveform = recording.load()
+            segments = self.segmenter(waveform)
         except UserError as error:
             return error
-        segments = self.segmenter(waveform)
+        except Exception as error:  # noqa: BLE001  as above
+            return _failure(recording, error)
         if not segments:
             remedy = "Leave it out, or cut it into windows"
             return UserError("no speech was found in it", where=recording.source, remedy=remedy)
-        return waveform, segments
+        return _Cut(recording, waveform, segments)
 
     def _id_in_network(self, recording: Recording) -> str | None:
         if self.training_speakers:
             return recording.speaker_id
         return self.profiles.id_in_network(recording.speaker_id)
+
+
+class _Cut(NamedTuple):
+    recording: Recording
+    waveform: NDArray[np.float32]
+    segments: list[Segment]
+
+
+def _failure(recording: Recording, error: Exception) -> UserError:
+    what = f"can't be recognised ({type(error).__name__}: {error})"
+    failure = UserError(what, where=recording.source, remedy="Leave it out")
+    failure.__cause__ = error
+    return failure
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device to run on: the one of that name, or a GPU where there is one.
+
+    Raises:
+        UserError: this machine can't compute on it.
+    """
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=name).cpu()
+    # AssertionError: torch was built without it; NotImplementedError: it holds no values
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        remedy = f"Give {' or '.join(device for device, available in there.items() if available)}"
+        raise UserError(f"{name} can't compute on this machine", where="--device", remedy=remedy) from error
+    return torch.device(name)
 
 
 class EmotionRecognizer:
@@ -217,8 +260,6 @@ class EmotionRecognizer:
         training_speakers: bool = False,
         device: str | None = None,
     ) -> None:
-        import torch
-
         self.bundle = bundle
         self._default_calibrator = make_calibrator(bundle)
         self.calibrator: CausalCalibrator | None = self._default_calibrator
@@ -230,7 +271,7 @@ class EmotionRecognizer:
         segmenter = segmenter or make_segmenter("speech", max_samples=bundle.max_samples, window_seconds=5.0)
         self.raw = RawRecognizer(bundle.network, segmenter, self.profiles, training_speakers)
         use_enrolled_embeddings(bundle.network, self.profiles)
-        bundle.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        bundle.network.to(find_device(device))
 
     @classmethod
     def from_pretrained(
@@ -353,7 +394,7 @@ class EmotionRecognizer:
             raise UserError(
                 "holds no speaker bank to calibrate by",
                 where="the bundle",
-                remedy="Export it with --bank, or choose raw predictions: calibrate false, or no speakers",
+                remedy="Export it with --bank, or leave predictions raw: --calibrate false, in Python calibrate=False",
             )
 
     def rows(self, utterances: Utterances, profiles: dict[str, SpeakerProfile], *, calibrate: bool = True) -> list[Row]:

@@ -29,7 +29,7 @@ import ser_personal.report.baseline
 import ser_personal.report.cost
 import ser_personal.speakers.features
 from ser_personal.calibration.writers import EmotionPredictionWriter, EmotionTestWriter, PredictionWriter, run_folder
-from ser_personal.cli import OneLineErrors
+from ser_personal.cli import OneLineErrors, make
 from ser_personal.encoder.module import UNFIT, PersonalizedModule, unfit
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
@@ -99,6 +99,11 @@ class StageCLI(LightningCLI):
             if path is not None and _while_restoring(error):
                 raise unfit(path, error) from error
             raise
+
+    @override
+    def _add_instantiators(self) -> None:
+        super()._add_instantiators()
+        self.parser.add_instantiator(make, object)
 
     @override
     def instantiate_classes(self) -> None:

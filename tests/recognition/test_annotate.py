@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import struct
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ser_personal import EmotionRecognizer
 from ser_personal.audio import decode
 from ser_personal.recognition.annotate import Journal, write_table
 from ser_personal.recognition.bundle import read_bundle
+from ser_personal.recognition.network import EmotionNetwork
 
 
 class Killed(BaseException):
@@ -171,6 +173,45 @@ def test_recordings_that_fail_are_listed_and_the_others_done(annotate, talk, cap
         assert name not in failed[name]
 
 
+@pytest.mark.parametrize("where", ["decoding", "network"])
+def test_whatever_one_recording_raises_the_others_are_done(annotate, talk, monkeypatch, where):
+    good = pd.read_csv(annotate(out="good.csv"))
+    broken = next((talk / "anna").iterdir())
+    samples, forward = len(decode(broken)), EmotionNetwork.forward
+
+    def decoding(path):
+        if path == broken:
+            raise MemoryError("12 GiB")
+        return decode(path)
+
+    def network(self, batch):
+        if samples in batch["num_samples"]:
+            raise MemoryError("12 GiB")
+        return forward(self, batch)
+
+    if where == "decoding":
+        monkeypatch.setattr("ser_personal.recognition.recordings.decode", decoding)
+    else:
+        monkeypatch.setattr(EmotionNetwork, "forward", network)
+    frame, failed = pd.read_csv(annotate(code=1)), pd.read_csv(talk.parent / "predictions.failed.csv")
+    assert failed.to_numpy().tolist() == [[str(broken), "can't be recognised (MemoryError: 12 GiB)"]]
+    others = good[good["source"] != str(broken)]
+    assert frame["source"].tolist() == others["source"].tolist()
+    np.testing.assert_allclose(frame["arousal_raw"], others["arousal_raw"], atol=1e-5)
+
+
+def test_a_part_of_ones_own_is_imported_where_that_is_asked_for(annotate, copy, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    Path("own_head.py").write_text("from ser_personal.finetune.interpreters import MLPInterpreter as Own")
+    config = json.loads((copy / "config.json").read_text())
+    config["interpreter"]["class_path"] = "own_head.Own"
+    (copy / "config.json").write_text(json.dumps(config))
+    annotate("--model", copy, code=2)
+    assert "If you trust it, give `--import own_head`" in capsys.readouterr().err
+    annotate("--model", copy, "--import", "own_head")
+
+
 def test_an_hour_in_one_recording(annotate, recordings, tmp_path):
     """Its utterances come out in the order of time, whatever else is there."""
     speech = np.concatenate([decode(path) for path in recordings])
@@ -247,6 +288,10 @@ def test_windows_and_raw_predictions_of_named_speakers(annotate, flags):
         (["--model", "nowhere"], "nowhere: no such folder"),
         (["--speaker-from", "column"], "corpus.csv: no such file"),
         (["--speaker-from", "name"], "--speaker_from: name is none of 'folder', 'column', 'none'"),
+        (["--device", "gpu"], "--device: gpu can't compute on this machine. Give "),
+        (["--device", "meta"], "--device: meta can't compute"),
+        (["--device", "cuda:99"], "--device: cuda:99 can't compute"),
+        (["--import", "nowhere"], "--import nowhere: can't be imported (No module named 'nowhere')"),
         (["--window-seconds", "0"], "--window_seconds"),
         (["--pldc.k", "0"], "--pldc"),
         (["--pldc.statistics", "median"], "--pldc"),

@@ -62,7 +62,7 @@ def test_the_card_states_what_is_prohibited_and_what_stays_biometric(bundle_fold
 def test_without_any_test_a_bundle_is_raw_and_works(finetuned_checkpoint, recordings, tmp_path, capsys):
     export(str(finetuned_checkpoint), str(tmp_path / "bundle"))
     shown = capsys.readouterr().out
-    assert "calibration none: there is no speaker bank (--bank)" in shown
+    assert "calibration none, for there is no speaker bank (--bank)" in shown
     assert "no intervals" in shown
     assert (
         ser("annotate", recordings[0].parent, "--model", tmp_path / "bundle", "--out", tmp_path / "p.csv", *FOLDER) == 0
@@ -130,6 +130,28 @@ def test_calibrations_are_compared_on_validation_and_the_option_decides(
         assert frame["calibration_utterances"].tolist() == ([0] * 4 if name == "none" else [1, 2, 3, 4])
         assert (frame["arousal_calibrated"] == frame["arousal_raw"]).all() == (name == "none")
         assert "The bundle holds pldc and posterior." in card_of(tmp_path / name)[1]
+
+
+def test_a_default_that_scores_below_raw_predictions_is_said_to(
+    tested_checkpoint, synthetic_corpus, tmp_path, monkeypatch, capsys
+):
+    scores = iter([(0.5, 0.4), (0.3, 0.4)])
+    monkeypatch.setattr("ser_personal.recognition.export._mean_scores", lambda *_: next(scores))
+    assert ser("export", tested_checkpoint, "--corpus", synthetic_corpus, "--out", tmp_path / "bundle") == 0
+    shown = capsys.readouterr().out
+    assert "so far: none .500 and .400; pldc .300 and .400" in shown
+    assert "; on these 1 validation speakers it scores below raw predictions (--calibration none)" in shown
+    assert "none .500 and .400; pldc .300" in " ".join(card_of(tmp_path / "bundle")[1].split())
+
+
+def test_a_bundle_holds_no_encoder_of_ones_own(synthetic_corpus, tmp_path):
+    class Own(MFCCEncoder):
+        pass
+
+    module = finetuning(encoder=Own())
+    fit(module, emotion_data(synthetic_corpus), tmp_path, max_steps=1).save_checkpoint(tmp_path / "finetune.ckpt")
+    with pytest.raises(UserError, match="encodes by Own, an encoder of your own, which no bundle"):
+        export(str(tmp_path / "finetune.ckpt"), str(tmp_path / "bundle"))
 
 
 def test_groups_in_the_place_of_training_speakers(tested_checkpoint, bundle, recordings, tmp_path):
