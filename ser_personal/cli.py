@@ -113,8 +113,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mistake = find_user_error(error)
         if mistake is None:
             raise
-        sys.stderr.write(f"ser: {mistake}\n")
+        sys.stderr.write(f"ser: {_with_own_flags(str(mistake), argv[0])}\n")
         return 2
+
+
+def _with_own_flags(text: str, command: str) -> str:
+    """Name a corpus's flags as this command has them; the rooms name them as the stages do."""
+    if command not in COMMANDS or command in {"kmeans", "cache"}:
+        return text
+    before = "" if "corpus" in COMMANDS[command].positional else "--corpus "
+    return re.sub(r"--data\.corpus (?=[A-Z])", before, text).replace("--data.corpus", "--corpus")
 
 
 # as torch, SQLite, safetensors and NumPy have it, each in an exception of its own

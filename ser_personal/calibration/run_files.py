@@ -377,7 +377,7 @@ def _read(folder: Path) -> RunFolder:
         raise UserError(
             f"no test set has labels of {' and '.join(attributes)}, so nothing can be scored",
             where=folder / PREDICTIONS,
-            remedy="Test on a set with labels, for example --data.test_splits [test1]",
+            remedy="Test on a set with labels, for example --data.test_splits '[test1]'",
         )
     low, high = metrics["scale"]
     return RunFolder(

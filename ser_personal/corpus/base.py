@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import cached_property
@@ -18,6 +19,7 @@ from ser_personal.corpus.splits import (
     cut_adaptation,
     first_few,
     require_split,
+    shared_speakers,
 )
 from ser_personal.errors import UserError
 from ser_personal.ranges import PositiveFinite, require_scale
@@ -68,6 +70,11 @@ class Corpus(ABC):
     def label_file(self) -> Path:
         """The file that lists the utterances and their labels."""
 
+    @property
+    def location(self) -> dict[str, Path]:
+        """The argument that says where the corpus is, by its name; none where it is something else."""
+        return {}
+
     @abstractmethod
     def read_labels(self) -> list[Utterance]:
         """Read every utterance that the label file lists, splits under canonical names, without touching audio."""
@@ -91,7 +98,20 @@ class Corpus(ABC):
         Raises:
             UserError: a speaker is in train and in a set that may not share speakers with it.
         """
-        return SpeakerSplits.from_utterances(self.utterances, self.allow_overlap)
+        try:
+            return SpeakerSplits.from_utterances(self.utterances, self.allow_overlap)
+        except UserError as error:
+            allowed = {*self.allow_overlap, *shared_speakers(by_split(self.utterances))}
+            flags = self.flags("allow_overlap", f"[{','.join(sorted(allowed))}]")
+            raise UserError(
+                error.what, where=error.where, remedy=f"Move them to one set, or give the corpus as `{flags}`"
+            ) from error
+
+    def flags(self, name: str, value: str) -> str:
+        """Write the flags that give a stage this corpus with another argument."""
+        arguments = {**self.location, name: value}
+        words = [f"--data.corpus.{each} {shlex.quote(str(given))}" for each, given in arguments.items()]
+        return " ".join([f"--data.corpus {type(self).__name__}", *words])
 
     def listed(self) -> list[Utterance]:
         """Read the wanted splits as the label file lists them, ordered by id, neither validated nor measured."""

@@ -57,6 +57,11 @@ class CSVCorpus(Corpus):
     def label_file(self) -> Path:
         return self._path
 
+    @property
+    @override
+    def location(self) -> dict[str, Path]:
+        return {"path": self._path}
+
     @override
     def read_labels(self) -> list[Utterance]:
         rows = read_csv_rows(self._path, required=COLUMNS[:3], filled=("path", "split"), any_case=(*COLUMNS, *SEGMENT))
@@ -72,7 +77,7 @@ class CSVCorpus(Corpus):
         where = f"{self._path}, {utterance_id}"
         return Utterance(
             utterance_id=utterance_id,
-            path=audio_path(self._path.parent, row["path"], where, allow_outside=self._allow_outside),
+            path=self._audio_path(row["path"], where),
             split=canonical_split(row["split"]),
             speaker_id=known(row["speaker"]),
             gender=known(row.get("gender", "")),
@@ -81,6 +86,12 @@ class CSVCorpus(Corpus):
             start=start,
             seconds=end - (start or 0.0),
         )
+
+    def _audio_path(self, cell: str, where: str) -> Path:
+        if self._allow_outside:
+            return audio_path(self._path.parent, cell, where, allow_outside=True)
+        allowing = f", or give the corpus as `{self.flags('allow_outside', 'true')}`"
+        return audio_path(self._path.parent, cell, where, allowing=allowing)
 
 
 def write_corpus(utterances: Iterable[Utterance], path: Path) -> None:
@@ -117,7 +128,7 @@ def write_corpus(utterances: Iterable[Utterance], path: Path) -> None:
     write_rows(path, (*COLUMNS, *SEGMENT)[: len(rows[0])], rows)
 
 
-def open_corpus(corpus: Corpus | str) -> Corpus:
+def open_corpus(corpus: Corpus | str | os.PathLike[str]) -> Corpus:
     """Open a corpus by its path, without reading it.
 
     Args:
@@ -129,9 +140,10 @@ def open_corpus(corpus: Corpus | str) -> Corpus:
     """
     if isinstance(corpus, Corpus):
         return corpus
+    corpus = os.fspath(corpus)
     if corpus.startswith("{"):
         what = "no corpus class has this name and these arguments"
-        remedy = "Give a class and what it takes, such as CSVCorpus --corpus.path corpus.csv --corpus.scale [1,5]"
+        remedy = "Give a class and what it takes, such as CSVCorpus --corpus.path corpus.csv --corpus.scale '[1,5]'"
         raise UserError(what, where=corpus, remedy=remedy)
     path = Path(corpus)
     if is_table(path):

@@ -72,6 +72,11 @@ class MSPPodcast(Corpus):
         raise UserError(what, where=folder, remedy="Give the release's folder, the one that holds Labels and Audios")
 
     @property
+    @override
+    def location(self) -> dict[str, Path]:
+        return {"root": self._root}
+
+    @property
     def audio_folder(self) -> Path:
         """The folder of the recordings; the usual name where none exists."""
         folders = [self._root / name for name in AUDIO_FOLDERS]

@@ -68,8 +68,9 @@ class SpeakerSplits:
         for name, speakers in shared_speakers(self.sets).items():
             if name not in self.allow_overlap:
                 what = f"{len(speakers)} of its speakers are in train as well: {first_few(speakers)}"
-                remedy = f"Move them to one set, or allow it with allow_overlap: [{name}]"
-                raise UserError(what, where=f"split {name}", remedy=remedy)
+                raise UserError(
+                    what, where=f"split {name}", remedy="Move them to one set, or allow_overlap of this one"
+                )
 
     @classmethod
     def from_utterances(cls, utterances: Iterable[Utterance], allow_overlap: Iterable[str] = ()) -> SpeakerSplits:

@@ -342,7 +342,7 @@ def _require_rows(rows: list[Row], path: Path) -> list[Row]:
     return rows
 
 
-def audio_path(folder: Path, cell: str, where: object, *, allow_outside: bool = False) -> Path:
+def audio_path(folder: Path, cell: str, where: object, *, allow_outside: bool = False, allowing: str = "") -> Path:
     """Find a recording, which has to lie in the corpus's folder or in one below.
 
     Otherwise, somebody else's table could have any file of this machine decoded and its content passed on. Links inside
@@ -352,7 +352,8 @@ def audio_path(folder: Path, cell: str, where: object, *, allow_outside: bool = 
         folder: that paths are relative to.
         cell: the path as the table has it, with slashes or, on Windows, backslashes.
         where: what an error calls the row.
-        allow_outside: accept absolute paths and those through `..`.
+        allow_outside: accept absolute paths to elsewhere and those through `..`.
+        allowing: what an error adds on how to.
     """
     parts = PureWindowsPath(cell).parts
     if not all(map(_is_a_name, parts)):
@@ -360,9 +361,10 @@ def audio_path(folder: Path, cell: str, where: object, *, allow_outside: bool = 
     path = folder / cell
     if "\\" in cell and not path.is_file():
         path = folder / cell.replace("\\", "/")
-    leaves = PurePosixPath(cell).is_absolute() or PureWindowsPath(cell).anchor or ".." in parts
+    absolute = PurePosixPath(cell).is_absolute() or PureWindowsPath(cell).anchor
+    leaves = ".." in parts or (absolute and not Path(cell).is_relative_to(folder.absolute()))
     if leaves and not allow_outside:
-        remedy = f"Move the audio into {folder}, or allow it: --data.corpus CSVCorpus --data.corpus.allow_outside true"
+        remedy = f"Move the audio into {folder}{allowing}"
         raise UserError(f"{cell} lies outside the corpus", where=where, remedy=remedy)
     return path
 

@@ -12,6 +12,7 @@ import numpy as np
 from jsonargparse.typing import OpenUnitInterval
 from rich.console import Console
 
+from ser_personal.audio import decode_utterance
 from ser_personal.calibration.conformal import ConformalTable, speakers_needed
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.calibration.posterior import MIN_SPEAKERS, PosteriorCalibrator
@@ -278,7 +279,10 @@ def predict_validation(bundle: Bundle, corpus: Corpus, console: Console) -> Pred
         and samples_of(utterance) <= bundle.max_samples
         and not all(np.isnan(label) for label in utterance.labels.values())
     ]
-    recordings = [Recording(str(utterance.path), utterance.path, utterance.speaker_id) for utterance in utterances]
+    recordings = [
+        Recording(str(each.path), each.path if each.start is None else decode_utterance(each), each.speaker_id)
+        for each in utterances
+    ]
     predicted: list[tuple[Utterance, Utterances]] = []
     for utterance, outcome in zip(utterances, EmotionRecognizer(bundle).raw(recordings), strict=True):
         if isinstance(outcome, UserError):

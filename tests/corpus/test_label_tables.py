@@ -173,14 +173,16 @@ OUTSIDE = [
 
 @pytest.mark.parametrize("cell", OUTSIDE)
 def test_a_path_out_of_the_corpus_is_refused_unless_allowed(cell):
-    with pytest.raises(UserError, match=r"corpus\.csv, u: .* lies outside the corpus\. .*allow_outside true"):
-        audio_path(ROOT, cell, "corpus.csv, u")
+    line = r"corpus\.csv, u: .* lies outside the corpus\. Move the audio into /corpus/audio, or else\."
+    with pytest.raises(UserError, match=line):
+        audio_path(ROOT, cell, "corpus.csv, u", allowing=", or else")
     audio_path(ROOT, cell, "corpus.csv, u", allow_outside=True)
 
 
 @pytest.mark.parametrize("cell", ["u.wav", "a/b/u.wav", r"a\b\u.wav", "..u.wav", "a..b/u.wav", "./u.wav"])
 def test_a_path_inside_is_taken(cell):
     assert audio_path(ROOT, cell, "corpus.csv, u") == ROOT / cell.replace("\\", "/")
+    assert audio_path(ROOT, f"{ROOT}/u.wav", "corpus.csv, u") == ROOT / "u.wav"
 
 
 @pytest.mark.parametrize("cell", ["a\0.wav", "9" * 300, f"a/{'é' * 130}.wav", "\ud800.wav"])

@@ -47,7 +47,7 @@ def test_sets_hold_every_utterance_in_order():
 
 def test_overlap_names_speakers_and_remedy():
     utterances = [utterance(n, split, f"s{n % 5}") for n, split in enumerate(["train"] * 5 + ["test1"] * 5)]
-    with pytest.raises(UserError, match=r"split test1: 5 .* s0, s1, s2 and 2 more.*allow_overlap: \[test1\]"):
+    with pytest.raises(UserError, match=r"split test1: 5 .* s0, s1, s2 and 2 more.*allow_overlap"):
         SpeakerSplits.from_utterances(utterances)
     allowed = SpeakerSplits.from_utterances(utterances, allow_overlap=["test1"])
     assert shared_speakers(allowed.sets) == {"test1": ["s0", "s1", "s2", "s3", "s4"]}
