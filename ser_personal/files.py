@@ -76,6 +76,17 @@ def refuse_pointer(path: Path) -> None:
             raise UserError(what, where=path, remedy="Run that in its folder")
 
 
+def refuse_existing(*paths: str | Path | None, replace: bool) -> None:
+    """Refuse to replace files, unless asked to; None is no file.
+
+    Raises:
+        UserError: one of them exists.
+    """
+    for path in paths:
+        if path is not None and Path(path).exists() and not replace:
+            raise UserError("exists already", where=path, remedy="Give another name, or replace it with --replace")
+
+
 def sync_folder(folder: Path) -> None:
     """Have the files of a folder written to the disk itself, before the folder gets its name."""
     for path in folder.iterdir():

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +53,14 @@ def test_every_public_name_has_a_home_and_no_other_name_has():
     assert dir(ser_personal) == sorted(ser_personal.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = ser_personal.nonsense
+
+
+def test_every_table_is_read_without_taking_names_for_missing_values():
+    sources = {path: path.read_text() for path in Path(ser_personal.__file__).parent.rglob("*.py")}
+    calls = {path: re.findall(r"read_csv\((?:[^()]|\([^()]*\))*\)", text) for path, text in sources.items()}
+    assert sum(map(len, calls.values())) >= 4
+    # a speaker may be called NA, None or nan
+    assert [path for path, of in calls.items() if not all("keep_default_na=False" in call for call in of)] == []
 
 
 def test_importing_the_package_imports_no_network():

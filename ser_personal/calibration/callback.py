@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
@@ -21,7 +22,6 @@ from ser_personal.calibration.run_files import (
     EMBEDDINGS,
     TRAINING,
     SpeakerVectors,
-    count_conditions,
     describe_correlations,
     describe_speakers,
     describe_training,
@@ -39,7 +39,15 @@ from ser_personal.calibration.table import (
     speaker_moments,
     standard_calibrators,
 )
-from ser_personal.calibration.writers import Collecting, Collector, by_condition, conditions_of, run_folder, write_test
+from ser_personal.calibration.writers import (
+    Collecting,
+    Collector,
+    about_speakers,
+    by_condition,
+    conditions_of,
+    run_folder,
+    write_test,
+)
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash, gather_files
@@ -99,6 +107,7 @@ class PLDCCallback(Collecting):
         statistics: average the neighbours' statistics (the paper), or pool their labels (the authors' late script).
         center: subtract the bank's mean vector before taking cosines (ours).
         clip: keep predictions within the corpus's label scale (ours).
+        min_labels: labels of an attribute that a neighbour must have to count for it (ours).
         draws: of the control with random speakers.
         seed: of these draws.
     """
@@ -112,11 +121,12 @@ class PLDCCallback(Collecting):
         statistics: Statistics = "average",
         center: bool = False,
         clip: bool = False,
+        min_labels: PositiveInt = 1,
         draws: PositiveInt = 20,
         seed: Seed = 0,
     ) -> None:
         super().__init__()
-        self.settings = PLDCSettings(k, shift_mean, scale_std, statistics, center, clip)
+        self.settings = PLDCSettings(k, shift_mean, scale_std, statistics, center, clip, min_labels=min_labels)
         self.draws = draws
         self.seed = seed
         self.bank: SpeakerBank | None = None
@@ -158,8 +168,7 @@ class PLDCCallback(Collecting):
             vectors[split] = SpeakerVectors.of_utterances(test.speaker_ids, test.pooled)
             conditions = conditions_of(model, data, utterances)
             table, splits[split] = self._score(split, test, conditions, pldc, model.test_metric.min_utterances)
-            splits[split] |= {
-                "speakers": count_conditions(utterances, conditions),
+            splits[split] |= about_speakers(model, utterances, conditions) | {
                 "shift": describe_correlations(shifts, table[0].scores),
             }
             moments.append(speaker_moments(split, table, test.labels, test.speaker_ids))
@@ -257,8 +266,9 @@ def checkpoint_bank(trainer: Trainer, pl_module: LightningModule, attributes: tu
     features = data.speaker_features
     settings = (personalized.settings, data.max_samples, features and features.fingerprint())
     model = bank_fingerprint(personalized.state_dict(), settings, training_set)
-    path = _bank_path(trainer)
-    bank = _matching_bank(path, model, attributes, data.scale)
+    places = _bank_places(trainer, model)
+    matching = (_matching_bank(path, model, attributes, data.scale) for path in places)
+    bank = next((found for found in matching if found is not None), None)
     # The first process decides for all: one on another machine may not see the file.
     if trainer.strategy.broadcast(bank is None):
         rank_zero_info(f"building the speaker bank over {len(training_set)} training utterances")
@@ -267,14 +277,18 @@ def checkpoint_bank(trainer: Trainer, pl_module: LightningModule, attributes: tu
             builder.add(batch["speaker_ids"], batch["pooled"], batch["labels"])
         bank = _bank_of_all(trainer, builder)
         if bank is not None:
+            path = next((path for path in places if os.access(path.parent, os.W_OK)), places[-1])
             bank.save(path)
+            rank_zero_info(f"written: {path}")
     return bank
 
 
-def _bank_path(trainer: Trainer) -> Path:
-    if trainer.ckpt_path:
-        return Path(trainer.ckpt_path).with_suffix(".speaker_bank.safetensors")
-    return run_folder(trainer) / "speaker_bank.safetensors"
+def _bank_places(trainer: Trainer, model: str) -> list[Path]:
+    """Where the bank may lie, beside the checkpoint first; if that can't be written to, beside the run's folders."""
+    if not trainer.ckpt_path:
+        return [run_folder(trainer) / "speaker_bank.safetensors"]
+    beside = Path(trainer.ckpt_path).with_suffix(".speaker_bank.safetensors")
+    return [beside, Path(trainer.default_root_dir) / f"{model[:8]}-{beside.name}"]
 
 
 def _bank_of_all(trainer: Trainer, builder: SpeakerBankBuilder) -> SpeakerBank | None:

@@ -26,6 +26,7 @@ from ser_personal.calibration.table import (
 from ser_personal.corpus.splits import canonical_split
 from ser_personal.corpus.table import known, read_csv_rows
 from ser_personal.errors import UserError
+from ser_personal.files import atomic_write, refuse_existing
 from ser_personal.ranges import Seed, require_scale
 from ser_personal.speakers.bank import SpeakerBank
 
@@ -200,9 +201,11 @@ def calibrate_tables(
     statistics: Statistics = "average",
     center: bool = False,
     clip: bool = False,
+    min_labels: PositiveInt = 1,
     draws: PositiveInt = 20,
     seed: Seed = 0,
     min_utterances: PositiveInt = 10,
+    replace: bool = False,
 ) -> None:
     """Calibrate a table of predictions by PLDC and its controls, without a model.
 
@@ -226,18 +229,21 @@ def calibrate_tables(
         statistics: average the neighbours' statistics (the paper), or pool their labels (the authors' late script).
         center: subtract the bank's mean vector before taking cosines (ours).
         clip: keep PLDC's predictions within the label scale (ours).
+        min_labels: labels of an attribute that a neighbour must have to count for it (ours).
         draws: of the control with random speakers, which is scored but not written.
         seed: of these draws.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
+        replace: replace `out` where it exists already.
 
     Raises:
-        UserError: a table or file can't be read or doesn't fit the others, or a number is out of its range.
+        UserError: `out` exists, a table or file can't be read or doesn't fit the others, or a number is out of range.
     """
     require_scale(scale)
+    refuse_existing(out, replace=replace)
     pooled = read_vectors(Path(vectors))
     table = read_predictions(Path(predictions), pooled, named_by="raw", default_split="test")
     of_bank = pooled if bank_vectors is None else read_vectors(Path(bank_vectors))
-    settings = PLDCSettings(k, statistics=statistics, center=center, clip=clip)
+    settings = PLDCSettings(k, statistics=statistics, center=center, clip=clip, min_labels=min_labels)
     pldc = PLDC(_read_bank(Path(bank), of_bank, scale), table.attributes, settings)
     validation = table.part("validation").predicted
     labelled = not np.isnan(validation.labels).all()
@@ -253,8 +259,7 @@ def calibrate_tables(
         if not np.isnan(split.predicted.labels).all():
             print_scores(f"{split.splits[0]}: {len(split.utterance_ids)} utterances", rows)
         frames.append(_frame(split, rows))
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    pd.concat(frames).to_csv(out, index=False)
+    atomic_write(out, pd.concat(frames).to_csv(index=False).encode())
     print(f"written: {out}")
 
 

@@ -60,8 +60,9 @@ class ConformalTable:
         \sum_{s=1}^{K} \frac{1}{(K + 1) N_s} \sum_{i=1}^{N_s} \delta_{r_{si}} + \frac{1}{K + 1} \delta_{\infty}
 
     where the last term stands for the speaker to come. A random utterance of a new speaker then falls inside with at
-    least that probability, over speakers: one speaker's own share may be lower. Below `coverage / (1 - coverage)`
-    speakers (9 for 90 %) the quantile is infinite, and the interval is the whole label scale.
+    least that probability, over speakers: one speaker's own share may be lower. Measured on validation speakers it
+    holds approximately: on them, who chose the checkpoint, errors are a little smaller. Below
+    `coverage / (1 - coverage)` speakers (9 for 90 %) the quantile is infinite, and the interval is the whole scale.
 
     Attributes:
         coverage: wanted probability.
@@ -83,7 +84,7 @@ class ConformalTable:
         coverage: float = 0.9,
         bins: Sequence[int] = BINS,
     ) -> Self:
-        """Measure errors on speakers that neither the model nor the bank has seen.
+        """Measure errors on speakers whom the model wasn't trained on and the bank doesn't hold.
 
         A bin with too few speakers for a finite half-width joins the one below it.
 

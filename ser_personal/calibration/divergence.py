@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ser_personal.calibration.pldc import label_statistics
+from ser_personal.calibration.pldc import PLDCSettings, label_statistics
 from ser_personal.errors import UserError
 from ser_personal.scores import Moments, rows_by_speaker
 from ser_personal.speakers.bank import as_float64
@@ -130,7 +130,7 @@ def speaker_shifts(
         )
     vectors, annotated = as_float64(pooled), as_float64(labels)
     columns = [bank.attributes.index(attribute) for attribute in attributes]
-    of_training = label_statistics(bank, np.arange(len(bank.speaker_ids)), columns, "pooled")
+    of_training = label_statistics(bank, np.arange(len(bank.speaker_ids)), columns, PLDCSettings(statistics="pooled"))
     shifts = {}
     for speaker, rows in rows_by_speaker(speaker_ids).items():
         feature = gaussian_kl(vectors[rows], bank.training_mean, bank.training_std)

@@ -40,9 +40,11 @@ class PLDCSettings:
         clip: keep calibrated predictions within the label scale.
         prior_utterances: in causal calibration, by a speaker's utterances so far, this many imagined ones with the
             neighbours' label moments are added, so that calibration sets in gradually (ours); 0 for none.
+        min_labels: labels of an attribute that a neighbour must have to count for it (ours). The deviation of a single
+            label is 0, which draws the average down.
 
     Raises:
-        UserError: k below 1, unknown `statistics`, or fewer than 0 imagined utterances.
+        UserError: k or `min_labels` below 1, unknown `statistics`, or fewer than 0 imagined utterances.
     """
 
     k: PositiveInt = 15
@@ -52,10 +54,13 @@ class PLDCSettings:
     center: bool = False
     clip: bool = False
     prior_utterances: NonNegativeFinite = 5.0
+    min_labels: PositiveInt = 1
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UserError(f"k is {self.k}", where="PLDC", remedy="Take at least one neighbour")
+        if self.min_labels < 1:
+            raise UserError(f"min_labels is {self.min_labels}", where="PLDC", remedy="Ask for at least one label")
         if self.statistics not in get_args(Statistics):
             raise UserError(f"unknown statistics {self.statistics!r}", where="PLDC", remedy='Use "average" or "pooled"')
         if not self.prior_utterances >= 0:
@@ -224,7 +229,7 @@ class PLDC:
         speakers = []
         for speaker_id, rows in rows_of.items():
             chosen, own = neighbours[speaker_id], Moments.of(predictions[rows])
-            mu_bar, sigma_bar = label_statistics(self.bank, chosen.rows, columns, self.settings.statistics)
+            mu_bar, sigma_bar = label_statistics(self.bank, chosen.rows, columns, self.settings)
             calibrated[rows] = match_moments(
                 predictions[rows], own, mu_bar, sigma_bar, self.settings, scale=self.bank.scale
             )
@@ -271,15 +276,16 @@ def match_moments(
 
 
 def label_statistics(
-    bank: SpeakerBank, rows: NDArray[np.int64], columns: Sequence[int], statistics: Statistics
+    bank: SpeakerBank, rows: NDArray[np.int64], columns: Sequence[int], settings: PLDCSettings
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and deviation (attributes,) of the labels of some bank speakers, NaN where none has any."""
+    """Mean and deviation (attributes,) of the labels of some bank speakers, NaN where none has enough."""
     count = bank.count[rows][:, columns]
+    count = np.where(count >= settings.min_labels, count, 0)
     mean, std = (np.where(count > 0, moment[rows][:, columns], 0.0) for moment in (bank.label_mean, bank.label_std))
-    weights = (count > 0).astype(np.float64) if statistics == "average" else count.astype(np.float64)
+    weights = (count > 0).astype(np.float64) if settings.statistics == "average" else count.astype(np.float64)
     total = np.where(weights.sum(axis=0) > 0, weights.sum(axis=0), np.nan)
     mu_bar = (weights * mean).sum(axis=0) / total
-    if statistics == "average":
+    if settings.statistics == "average":
         return mu_bar, (weights * std).sum(axis=0) / total
     return mu_bar, np.sqrt((weights * (std**2 + (mean - mu_bar) ** 2)).sum(axis=0) / total)
 

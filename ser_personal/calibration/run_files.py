@@ -259,6 +259,7 @@ class ScoredSet:
         speakers: known speaker -> what is recorded of them.
         vectors: the speakers' vectors.
         intervals: how often intervals hold the labels, as metrics.json has it; None where nothing was measured.
+        permuted: in a control that permutes speakers, how many have another one's e_s; else None.
     """
 
     name: str
@@ -268,6 +269,7 @@ class ScoredSet:
     speakers: dict[str, Speaker]
     vectors: SpeakerVectors
     intervals: dict[str, Any] | None = None
+    permuted: int | None = None
 
     @property
     def speaker_ids(self) -> list[str | None]:
@@ -369,6 +371,7 @@ def _read(folder: Path) -> RunFolder:
             speakers={speaker: _speaker(content) for speaker, content in record["splits"][name].items()},
             vectors=vectors[name],
             intervals=split.get("intervals"),
+            permuted=split.get("permuted_speakers"),
         )
         for name, split in metrics["splits"].items()
     ]
@@ -412,14 +415,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_predictions(path: Path, attributes: tuple[str, ...]) -> pd.DataFrame:
     import pandas as pd
 
-    table = pd.read_csv(path, dtype={name: str for name in _DESCRIBED if name != "seconds"})
+    # a speaker may be called NA or None
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
     values = [f"{attribute}_{kind}" for attribute in attributes for kind in ("label", "raw", "calibrated")]
     missing = [name for name in (*_DESCRIBED, *values) if name not in table.columns]
     if missing:
         raise UserError(f"no column {', '.join(missing)}", where=path, remedy=_REMEDY)
-    text = table.select_dtypes(include=["object", "string"]).columns
-    table[text] = table[text].astype(object).where(table[text].notna(), None)
-    return table
+    table = table.astype(object).where(table != "", None)
+    return table.astype(dict.fromkeys(("seconds", *values), np.float64))
 
 
 def _speaker(content: dict[str, Any]) -> Speaker:

@@ -31,6 +31,7 @@ from ser_personal.calibration.run_files import (
     write_json,
 )
 from ser_personal.calibration.table import PredictedSet
+from ser_personal.errors import UserError
 from ser_personal.files import gather_files, named_in_errors
 from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emotions_of
 
@@ -172,8 +173,16 @@ class RunWriter(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage in {"test", "predict"}:
-            run_folder(trainer)
+        if stage not in {"test", "predict"}:
+            return
+        verb = "test" if stage == "test" else "predict"
+        if not hasattr(getattr(trainer, "datamodule", None), "utterances"):
+            raise UserError(
+                "has to know utterances and speakers, and loaders alone don't name them",
+                where=type(self).__name__,
+                remedy=f"Pass the datamodule: trainer.{verb}(model, datamodule=EmotionDataModule(...))",
+            )
+        run_folder(trainer)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -201,6 +210,23 @@ def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) ->
     """The condition (utterances,) of each utterance's speaker."""
     audio, labelled = pl_module.personalized.speaker_audio, set(data.train_speaker_ids)
     return np.array([condition(each, labelled, audio.speaker_ids, audio.splits) for each in utterances])
+
+
+def about_speakers(pl_module: Any, utterances: Sequence[Utterance], conditions: NDArray[np.str_]) -> dict[str, Any]:
+    """Count a set's speakers by condition and, in a control that permutes them, those who have another one's e_s.
+
+    Speakers outside the table get the same as without the control.
+    """
+    counted: dict[str, Any] = {"speakers": count_conditions(utterances, conditions)}
+    table = pl_module.personalized.speakers
+    if getattr(table, "permute", False):
+        speakers = {utterance.speaker_id for utterance in utterances} - {None}
+        counted["permuted_speakers"] = len(speakers & set(table.ids))
+        rank_zero_info(
+            f"{utterances[0].split}: {counted['permuted_speakers']} of {len(speakers)} speakers were permuted"
+            + ("" if counted["permuted_speakers"] else ", so this is no control: it is the model as it was trained")
+        )
+    return counted
 
 
 def by_condition(test: PredictedSet, conditions: NDArray[np.str_]) -> dict[str, PredictedSet]:
@@ -257,7 +283,7 @@ class EmotionTestWriter(Collecting):
             apart = by_condition(tested.predicted, conditions)
             splits[split] = {
                 **_emotion_scores(tested.predicted),
-                "speakers": count_conditions(tested.utterances, conditions),
+                **about_speakers(model, tested.utterances, conditions),
                 "conditions": {name: _emotion_scores(part) for name, part in apart.items()},
             }
         frame = emotion_frame(collected, model.emotions)

@@ -23,7 +23,7 @@ from ser_personal.corpus.csv_corpus import open_corpus, write_corpus
 from ser_personal.corpus.splits import by_split, first_few, known_speakers, shared_speakers
 from ser_personal.corpus.table import write_rows
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write
+from ser_personal.files import atomic_write, refuse_existing
 from ser_personal.types import ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -159,9 +159,7 @@ def check(
         UserError: the label file can't be read, no utterance is usable, or a file to write exists already.
     """
     left_out = None if write is None else Path(write).with_suffix(".left_out.csv")
-    for path in (write, left_out, json):
-        if path is not None and Path(path).exists() and not replace:
-            raise UserError("exists already", where=path, remedy="Give another name, or replace it with --replace")
+    refuse_existing(write, left_out, json, replace=replace)
     console = Console()
     opened = open_corpus(corpus)
     finding = examine(opened, console, decode=decode)

@@ -16,6 +16,7 @@ from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run t
 from ser_personal.corpus.csv_corpus import open_corpus, write_corpus
 from ser_personal.corpus.splits import SpeakerSplits, by_split, canonical_split, known_speakers, require_split
 from ser_personal.errors import UserError
+from ser_personal.files import refuse_existing
 from ser_personal.ranges import Seed, Share
 
 if TYPE_CHECKING:
@@ -59,7 +60,13 @@ def leave_speakers_out(
 
 
 def folds(
-    corpus: Corpus | str, count: PositiveInt = 6, out: str = "folds", validation_folds: PositiveInt = 1, seed: Seed = 0
+    corpus: Corpus | str,
+    count: PositiveInt = 6,
+    out: str = "folds",
+    validation_folds: PositiveInt = 1,
+    seed: Seed = 0,
+    *,
+    replace: bool = False,
 ) -> None:
     """Write a corpus.csv a fold, fold_0.csv and so on, each with other speakers to test on.
 
@@ -69,10 +76,13 @@ def folds(
         out: folder of the tables.
         validation_folds: folds that validate, of those that don't test.
         seed: of the shuffling.
+        replace: replace tables that exist already.
     """
-    utterances = open_corpus(corpus).utterances
-    for fold, splits in enumerate(leave_speakers_out(utterances, count, validation_folds=validation_folds, seed=seed)):
-        write_corpus((utterance for part in splits.sets.values() for utterance in part), Path(out) / f"fold_{fold}.csv")
+    tables = [Path(out) / f"fold_{fold}.csv" for fold in range(count)]
+    refuse_existing(*tables, replace=replace)
+    folds_of = leave_speakers_out(open_corpus(corpus).utterances, count, validation_folds=validation_folds, seed=seed)
+    for path, splits in zip(tables, folds_of, strict=True):
+        write_corpus(chain(*splits.sets.values()), path)
 
 
 def _deal(utterances: Sequence[Utterance], folds: int, seed: int) -> dict[str | None, int]:
@@ -177,6 +187,8 @@ def gap(
     evaluation_speakers: PositiveInt | None = None,
     share: Share = 0.5,
     seed: Seed = 0,
+    *,
+    replace: bool = False,
 ) -> None:
     """Write a corpus.csv for each number of training speakers and side, speakers_50_dependent.csv and so on.
 
@@ -188,7 +200,10 @@ def gap(
         evaluation_speakers: how many of them, those with most utterances; all who have two if None.
         share: of an evaluation speaker's utterances, that may be trained on.
         seed: of the draws.
+        replace: replace tables that exist already.
     """
+    tables = {(number, side): Path(out) / f"speakers_{number}_{side}.csv" for number in speakers for side in SIDES}
+    refuse_existing(*tables.values(), replace=replace)
     corpora = personalization_gap(
         open_corpus(corpus).utterances,
         speakers,
@@ -197,10 +212,9 @@ def gap(
         share=share,
         seed=seed,
     )
-    for number, both in corpora.items():
-        for side in SIDES:
-            splits: SpeakerSplits = getattr(both, side)
-            write_corpus(chain(*splits.sets.values()), Path(out) / f"speakers_{number}_{side}.csv")
+    for (number, side), path in tables.items():
+        splits: SpeakerSplits = getattr(corpora[number], side)
+        write_corpus(chain(*splits.sets.values()), path)
 
 
 def _by_speaker(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:

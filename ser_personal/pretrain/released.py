@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch._utils import _rebuild_parameter, _rebuild_tensor_v2
 
 from ser_personal.errors import UserError
+from ser_personal.files import refuse_existing
 from ser_personal.pretrain.codebook import Codebook
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ SPECIAL_TOKENS = 4
 HEAD = ("final_proj.weight", "final_proj.bias", "label_embs_concat")
 
 
-def import_released(file: str, out: str) -> None:
+def import_released(file: str, out: str, *, replace: bool = False) -> None:
     """Convert a released codebook or prediction head to safetensors.
 
     scikit-learn's k-means, dumped by joblib (`hubert_base_ls960_L9_km500.bin`), becomes codebook.safetensors, for
@@ -202,20 +203,23 @@ def import_released(file: str, out: str) -> None:
     Args:
         file: the codebook or checkpoint; nothing in it is executed.
         out: folder to write to.
+        replace: replace a file that exists already.
 
     Raises:
-        UserError: the file is neither, or holds anything that isn't needed to rebuild arrays.
+        UserError: the file to write exists, the file to read is neither or holds anything but what rebuilds arrays.
     """
     path, folder = Path(file), Path(out)
     content = read_arrays(path)
     if isinstance(content, Inert) and isinstance(content.state, dict) and "cluster_centers_" in content.state:
         target = folder / "codebook.safetensors"
+        refuse_existing(target, replace=replace)
         codebook = Codebook(_centroids(content.state["cluster_centers_"], path))
         codebook.save(target)
         print(f"{target}: {len(codebook.centroids)} clusters of {codebook.centroids.shape[1]} dimensions")
         return
     head = _head(content, path)
     target = folder / "prediction_head.safetensors"
+    refuse_existing(target, replace=replace)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(head, target)
     clusters, final_dim = head["label_embeddings"].shape

@@ -348,7 +348,7 @@ def _mean_scores(
 
 
 def _describe_intervals(table: ConformalTable, speakers: int) -> str:
-    measured = f"intervals of {table.coverage:.0%} measured on {speakers} validation speakers"
+    measured = f"intervals of about {table.coverage:.0%} measured on {speakers} validation speakers"
     if any(isinf(width) for widths in table.attributes.values() for width in widths.half_width):
         needed = speakers_needed(table.coverage)
         return f"{measured}; fewer than {needed} give no width, so some are the whole label scale (--coverage)"

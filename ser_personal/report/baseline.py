@@ -13,12 +13,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from typing_extensions import override
 
-from ser_personal.calibration.run_files import BASELINE, rows_as_json, write_json, write_moments
+from ser_personal.calibration.run_files import BASELINE, SPEAKER_MOMENTS, rows_as_json, write_json, write_moments
 from ser_personal.calibration.table import CalibrationRow, print_scores, speaker_moments
 from ser_personal.calibration.writers import RunWriter, run_folder
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
 from ser_personal.encoder.front_end import mfcc_functionals
 from ser_personal.errors import UserError
+from ser_personal.files import refuse_existing
 from ser_personal.ranges import AtLeastTwo
 from ser_personal.scores import score
 from ser_personal.types import Attribute
@@ -64,6 +65,7 @@ def baseline(
     min_utterances: AtLeastTwo = 10,
     *,
     known_speakers_only: bool = True,
+    replace: bool = False,
 ) -> None:
     """Fit a ridge regression on MFCC functionals of the training split, and score it on the test sets.
 
@@ -74,12 +76,14 @@ def baseline(
         test_splits: sets to test on; all but train and validation if None.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
         known_speakers_only: leave out utterances whose speaker is unknown, as the paper does.
+        replace: replace files that exist already.
 
     Raises:
-        UserError: the corpus can't be read, or no training utterance has a label.
+        UserError: the corpus can't be read, the files exist already, or no training utterance has a label.
     """
     from ser_personal.data.emotion import EmotionDataModule
 
+    refuse_existing(Path(out) / BASELINE, Path(out) / SPEAKER_MOMENTS, replace=replace)
     data = EmotionDataModule(corpus, test_splits=test_splits, known_speakers_only=known_speakers_only, num_workers=0)
     scored = score_baseline(data, attributes, min_utterances)
     if not scored:

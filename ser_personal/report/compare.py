@@ -142,7 +142,7 @@ class TestSet:
     attribute: str
     speakers: tuple[str, ...]  # sorted; the same for all systems
     systems: tuple[System, ...]  # a recipe's calibrations together, its raw predictions first
-    left_out: tuple[str, ...]  # seeds that lack speakers, one sentence each
+    notes: tuple[str, ...]  # seeds that lack speakers, controls that are none; one sentence each
 
     def counted(self, min_utterances: int) -> NDArray[np.bool_]:
         """Speakers in A-CCC, (speakers,): with enough utterances, and a CCC in every system."""
@@ -171,19 +171,25 @@ def join_runs(runs: Sequence[ComparedRun]) -> list[TestSet]:
         )
     order = {attribute: place for place, attribute in enumerate(ATTRIBUTES)}
     sets = [_join(part) for _, part in table.groupby(["split", "attribute"], sort=False)]
+    sets = [replace(test, notes=(*test.notes, *_no_controls(test.split, runs))) for test in sets]
     return sorted(sets, key=lambda test: (test.split, order.get(test.attribute, len(order))))
+
+
+def _no_controls(split: str, runs: Sequence[ComparedRun]) -> list[str]:
+    recipes = dict.fromkeys(run.recipe for run in runs if split in run.unpermuted)
+    return [f"{each} permuted no speaker of {split}, so it is no control but its treatment again" for each in recipes]
 
 
 def _join(table: pd.DataFrame) -> TestSet:
     split, attribute = str(table["split"].iloc[0]), str(table["attribute"].iloc[0])
     speakers = sorted(table["speaker"].unique())
-    left_out: list[str] = []
+    notes: list[str] = []
     complete: dict[str, list[pd.DataFrame]] = {}
     for (recipe, seed), part in table.groupby(["recipe", "seed"], sort=False):
         missing = len(speakers) - part["speaker"].nunique()
         if missing:
             which = f"{recipe}, seed {seed}" if seed else str(recipe)
-            left_out.append(f"{which} was not tested on {missing} of {len(speakers)} speakers")
+            notes.append(f"{which} was not tested on {missing} of {len(speakers)} speakers")
         else:
             complete.setdefault(str(recipe), []).append(part)
     if not complete:
@@ -199,7 +205,7 @@ def _join(table: pd.DataFrame) -> TestSet:
             system = _system(recipe, row, [part for part in of_row if len(part)], speakers)
             _require_same_labels(systems[0] if systems else system, system, speakers)
             systems.append(system)
-    return TestSet(split, attribute, tuple(speakers), tuple(systems), tuple(left_out))
+    return TestSet(split, attribute, tuple(speakers), tuple(systems), tuple(notes))
 
 
 def _system(recipe: str, row: str, parts: Sequence[pd.DataFrame], speakers: Sequence[str]) -> System:
@@ -337,7 +343,7 @@ def compare_systems(
         gaps=tuple(_gaps(test, points, figures, estimate)),
         speakers=len(test.speakers),
         counted={least: int(who.sum()) for least, who in counted.items()},
-        notes=test.left_out,
+        notes=test.notes,
     )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ser_personal.files import atomic_write
 from ser_personal.report.figures import CALIBRATED, INK, RAW, style
 from ser_personal.report.formatting import decimal, duration, gain, operations, with_interval
 
@@ -351,7 +353,9 @@ def _draw_grid(
         for axes in grid[-1]:
             axes.set_xlabel(xlabel)
         figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower left", ncols=columns, **legend)
-        figure.savefig(path)
+        content = BytesIO()
+        figure.savefig(content)
+    atomic_write(path, content.getvalue())
 
 
 def draw_costs(sets: Sequence[ComparedSet], costs: Sequence[RecipeCost], path: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from ser_personal.calibration.run_files import COST, SPEAKER_MOMENTS, write_json
+from ser_personal.calibration.run_files import COST, METRICS, SPEAKER_MOMENTS, write_json
 from ser_personal.calibration.table import KEYS, MOMENTS
 from ser_personal.errors import UserError
 
@@ -135,6 +135,7 @@ class ComparedRun:
     stages: tuple[StageCost, ...]  # of a test outside a study only the test itself
     needs: tuple[RunRecord, ...] = ()  # preparation runs that it used
     point: GapPoint | None = None  # None where the study is not of the personalisation gap
+    unpermuted: frozenset[str] = frozenset()  # test sets of a control that permutes speakers, and permuted none of them
 
 
 def find_runs(folders: Sequence[str]) -> list[ComparedRun]:
@@ -166,7 +167,8 @@ def _of_study(folder: Path) -> list[ComparedRun]:
             moments = read_moments(path.parent / record.results / SPEAKER_MOMENTS)
             point = _point(record)
             name = record.name if point is None else point.name
-            runs.append(ComparedRun(name, record.seed, moments, record.stages, needs, point))
+            unpermuted = _unpermuted(path.parent / record.results)
+            runs.append(ComparedRun(name, record.seed, moments, record.stages, needs, point, unpermuted))
     return runs
 
 
@@ -191,10 +193,21 @@ def _tests_in(folder: Path) -> list[ComparedRun]:
     start = folder.absolute().as_posix()
     return [
         ComparedRun(
-            name.removeprefix(start).strip("/") or folder.absolute().name, None, read_moments(path), _cost(path.parent)
+            name.removeprefix(start).strip("/") or folder.absolute().name,
+            None,
+            read_moments(path),
+            _cost(path.parent),
+            unpermuted=_unpermuted(path.parent),
         )
         for path, name in zip(paths, full, strict=True)
     ]
+
+
+def _unpermuted(folder: Path) -> frozenset[str]:
+    if not (folder / METRICS).is_file():
+        return frozenset()
+    splits = json.loads((folder / METRICS).read_text(encoding="utf-8"))["splits"]
+    return frozenset(name for name, split in splits.items() if split.get("permuted_speakers") == 0)
 
 
 def _cost(folder: Path) -> tuple[StageCost, ...]:

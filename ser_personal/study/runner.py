@@ -443,7 +443,7 @@ def join_predictions(folders: Sequence[StudyRun]) -> None:
     for folder in folders:
         name, point = folder.run.name, folder.run.point
         for path in sorted(folder.path.glob(f"test/**/{PREDICTIONS}")) if point.fold is not None else ():
-            table = pd.read_csv(path, dtype={"utterance": str, "speaker": str}, float_precision="round_trip")
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
             title = "-".join([name, f"seed_{point.seed}", *([point.attribute] if point.attribute else [])])
             tables.setdefault(title, []).append(table.assign(fold=point.fold))
     for title, of_folds in tables.items():

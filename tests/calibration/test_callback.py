@@ -348,6 +348,33 @@ def test_without_a_validation_set_there_is_no_affine_row(synthetic_corpus, check
     assert "affine" not in run_test(tmp_path, corpus, checkpoint, callback).metrics["splits"]["test1"]["rows"]
 
 
+def test_a_bank_where_nobody_may_write_beside_the_checkpoint(
+    synthetic_corpus, checkpoint, tmp_path, built, monkeypatch
+):
+    monkeypatch.setattr("os.access", lambda path, _mode: Path(path) != checkpoint.parent)
+    runs = [run_test(tmp_path / "runs", synthetic_corpus, checkpoint) for _ in range(2)]
+    assert len(built) == 1
+    (bank,) = tmp_path.rglob("*.speaker_bank.safetensors")
+    assert bank == tmp_path / "runs" / f"{runs[0].metrics['model'][:8]}-finetune.speaker_bank.safetensors"
+    assert runs[0].metrics["splits"] == runs[1].metrics["splits"]
+
+
+def test_a_control_that_permutes_says_how_many_it_permuted(synthetic_corpus, checkpoint, tmp_path):
+    module, running = finetuning(), trainer(tmp_path, callbacks=[PLDCCallback(**SETTINGS)])
+    module.personalized.speakers.permute = True
+    data = emotion_data(synthetic_corpus, test_splits=["train", "test1"])
+    running.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
+    splits = json.loads((newest_run(tmp_path) / "metrics.json").read_text())["splits"]
+    assert {name: split["permuted_speakers"] for name, split in splits.items()} == {"test1": 0, "train": 8}
+
+
+def test_loaders_alone_are_refused(synthetic_corpus, tmp_path):
+    running = trainer(tmp_path, callbacks=[PLDCCallback()])
+    loader = emotion_data(synthetic_corpus).split_dataloader("test1")
+    with pytest.raises(UserError, match=r"PLDCCallback: has to know.*trainer.test\(model, datamodule=Emo"):
+        running.test(finetuning(), dataloaders=loader, verbose=False)
+
+
 class NoEmotion(LightningModule):
     def test_step(self, batch, batch_idx):
         return None

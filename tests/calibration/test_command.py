@@ -106,6 +106,7 @@ def test_calibrated_columns_are_those_of_the_library(tables, capsys):
 
 
 def test_a_bank_may_be_the_table_of_training_utterances(tables, tmp_path):
+    tables["replace"] = "true"
     _, expected = run(tables)
     _, frame = run(tables, bank=tmp_path / "train.csv")
     pd.testing.assert_frame_equal(frame, expected)
@@ -120,6 +121,7 @@ def test_a_bank_may_be_the_table_of_training_utterances(tables, tmp_path):
 
 
 def test_vectors_in_any_of_three_files(tables, tmp_path):
+    tables["replace"] = "true"
     _, expected = run(tables)
     np.savez(tmp_path / "vectors.npz", **VECTORS)
     pd.testing.assert_frame_equal(run(tables, vectors=tmp_path / "vectors.npz")[1], expected)
@@ -145,6 +147,7 @@ def test_without_labels_split_or_speakers_it_is_still_calibrated(tables, tmp_pat
 
 
 def test_what_ser_test_writes_can_be_calibrated_again(tables, tmp_path):
+    tables["replace"] = "true"
     _, frame = run(tables)
     frame.rename(columns={"arousal_sigma": "arousal_calibrated"}).to_csv(tmp_path / "again.csv", index=False)
     _, again = run(tables, predictions=tmp_path / "again.csv")
@@ -179,6 +182,15 @@ def test_mistakes_in_the_predictions(tables, tmp_path, capsys, mistake):
     change, what = MISTAKES[mistake]
     assert run(tables, **change(tmp_path))[0] == 2
     assert re.search(rf"^ser: .*{what}", capsys.readouterr().err)
+
+
+def test_a_file_is_replaced_where_that_is_asked_for(tables, capsys):
+    tables["out"].parent.mkdir()
+    tables["out"].write_text("mine")
+    assert run(tables)[0] == 2
+    assert "calibrated.csv: exists already. Give another name, or replace it with --replace" in capsys.readouterr().err
+    assert tables["out"].read_text() == "mine"
+    assert run(tables, replace="true")[1] is not None
 
 
 def test_mistakes_in_the_other_files(tables, tmp_path, capsys):

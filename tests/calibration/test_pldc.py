@@ -212,6 +212,25 @@ def test_neighbours_without_labels_are_left_out_and_raw_is_kept_where_none_is_le
         assert np.isnan([calibration.speakers[0].mu_bar[1], calibration.speakers[0].sigma_bar[1]]).all()
 
 
+@pytest.mark.parametrize("statistics", ["average", "pooled"])
+def test_neighbours_of_too_few_labels_can_be_left_out(statistics):
+    labels = np.array([[1.0], [3.0], [7.0]])
+    bank = SpeakerBank.from_utterances(["a", "a", "b"], np.ones((3, 2)), labels, ["arousal"])
+    inputs = np.array([[4.0], [5.0]]), ["t", "t"], np.ones((2, 2))
+
+    def of(min_labels):
+        pldc = PLDC(bank, ("arousal",), PLDCSettings(statistics=statistics, min_labels=min_labels))
+        return pldc.calibration(*inputs)
+
+    # the deviation of b's single label, 0, is averaged in; two labels are asked for; nobody has three
+    if statistics == "average":
+        assert of(1).speakers[0].sigma_bar == 0.5
+    assert (of(2).speakers[0].mu_bar, of(2).speakers[0].sigma_bar) == (2, 1)
+    np.testing.assert_array_equal(of(3).predictions, inputs[0])
+    with pytest.raises(UserError, match="min_labels is 0"):
+        of(0)
+
+
 def test_without_known_speakers_or_utterances_nothing_is_calibrated():
     predictions, _, pooled = some_test_set()
     calibration = calibrate(predictions, [None] * 40, pooled, BANK, shift_mean=True)

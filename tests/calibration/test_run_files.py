@@ -12,6 +12,7 @@ from invented_run import edit_json, invent
 
 from ser_personal.calibration.run_files import (
     SPEAKER_MOMENTS,
+    SpeakerVectors,
     condition,
     count_conditions,
     predictions_frame,
@@ -34,6 +35,7 @@ from ser_personal.calibration.table import (
 )
 from ser_personal.calibration.writers import CollectedSet
 from ser_personal.errors import UserError
+from ser_personal.report.report import report
 from ser_personal.scores import AttributeScores, concordance, mean_scores, score
 from ser_personal.types import Utterance
 
@@ -195,9 +197,19 @@ def test_what_a_run_holds(folder):
     assert run.training.speaker_ids == ("t1", "t2", "t3", "t4")
 
 
-def test_speakers_named_by_numbers_stay_names(folder):
-    edit_table(folder, lambda table: table.assign(speaker=table["speaker"].str[1:]))
-    assert read_run(folder).sets[0].speaker_ids[0] == "00"
+NAMES = {"s00": "00", "s01": "NA", "s02": "None", "s03": "null", "s04": "nan", "s05": "N/A"}
+
+
+def test_names_stay_the_text_that_they_are(tmp_path):
+    folder = invent(tmp_path, speakers=6, utterances=12)
+    for path in (folder / "predictions.csv", folder / "metrics.json", folder / "speakers.json"):
+        path.write_text(re.sub(r"\bs0\d\b", lambda found: NAMES[found[0]], path.read_text()))
+    vectors = read_vectors(folder / "speakers.safetensors")
+    renamed = SpeakerVectors(tuple(NAMES.values()), vectors["test1"].vectors)
+    write_speakers(folder, json.loads((folder / "speakers.json").read_text()), vectors | {"test1": renamed})
+    assert list(dict.fromkeys(read_run(folder).sets[0].speaker_ids)) == list(NAMES.values())
+    report(str(folder), resamples=100)
+    assert json.loads((folder / "audit.json").read_text())["sets"][0]["harm"]["arousal"]["speakers"] == 6
 
 
 def test_unknown_speakers_are_none(folder):

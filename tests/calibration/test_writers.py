@@ -103,6 +103,12 @@ class SavesHere(Logger):
     log_hyperparams = log_metrics
 
 
+def ready(folder, **options):
+    running = trainer(folder, **options)
+    running.datamodule = SimpleNamespace(utterances=[])
+    return running
+
+
 @pytest.mark.parametrize("kind", ["none", "other", "tensorboard", "csv", "one version"])
 def test_each_run_has_a_folder_of_its_own_whatever_logs_it(tmp_path, kind):
     loggers = {
@@ -112,7 +118,7 @@ def test_each_run_has_a_folder_of_its_own_whatever_logs_it(tmp_path, kind):
         "csv": lambda: CSVLogger(tmp_path),
         "one version": lambda: CSVLogger(tmp_path, version=0),
     }
-    running = [trainer(tmp_path, logger=loggers[kind]()) for _ in range(2)]
+    running = [ready(tmp_path, logger=loggers[kind]()) for _ in range(2)]
     # the last one tests twice
     for each in (*running, running[-1]):
         writer = PredictionWriter()
@@ -126,4 +132,4 @@ def test_each_run_has_a_folder_of_its_own_whatever_logs_it(tmp_path, kind):
 def test_a_folder_that_cannot_be_written_to_is_found_before_the_test(tmp_path):
     (tmp_path / "lightning_logs").touch()
     with pytest.raises(OSError, match="lightning_logs"):
-        PredictionWriter().setup(trainer(tmp_path), None, "test")
+        PredictionWriter().setup(ready(tmp_path), None, "test")

@@ -123,7 +123,17 @@ def test_a_seed_without_all_speakers_is_left_out_and_named():
     whole = MADE.run("papt", row, seed=0)
     (test,) = join_runs([whole, replace(whole, seed=1, moments=whole.moments[whole.moments.speaker != "s03"])])
     assert test.systems[0].seeds == 1
-    assert test.left_out == ("papt, seed 1 was not tested on 1 of 12 speakers",)
+    assert test.notes == ("papt, seed 1 was not tested on 1 of 12 speakers",)
+
+
+def test_a_control_that_permuted_nobody_is_no_control(runs, capsys):
+    metrics = runs / "papt" / "lightning_logs" / "version_0" / "metrics.json"
+    for number, said in ((0, True), (3, False)):
+        write_json(metrics, {"splits": {"test1": {"permuted_speakers": number}, "test2": {}}})
+        compare([str(runs)], resamples=200)
+        shown = " ".join(capsys.readouterr().out.split())
+        for text in (shown, (runs / "comparison.md").read_text()):
+            assert ("papt permuted no speaker of test1, so it is no control" in text) == said
 
 
 def test_a_baseline_may_name_its_calibration():

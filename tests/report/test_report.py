@@ -137,7 +137,16 @@ def test_how_often_intervals_hold_or_that_they_can_not(tmp_path):
     assert "half-width mean width" not in few
     enough = text(speakers=12, half_width=1.25)
     assert "estimated on 12 validation speakers" in enough
+    assert "to cover about 90%" in enough
     assert ".410 .600 .920 1.000 1.000" in enough
+
+
+def test_a_control_that_permutes_speakers_says_how_many(tmp_path):
+    folder = invent(tmp_path)
+    for number, said in ((24, "24 of these had another one's e_s."), (0, "so it is no control here")):
+        edit_json(folder / "metrics.json", lambda m, n=number: m["splits"]["test1"].update(permuted_speakers=n))
+        report(str(folder), resamples=100)
+        assert said in " ".join(Page(folder / "report.html").text.split())
 
 
 def test_names_of_the_corpus_are_text_and_no_markup(tmp_path):
