@@ -102,9 +102,10 @@ def study(out: str, *, replace: bool = False, **settings: Any) -> int:
 
 def refuse_to_replace(folders: Sequence[StudyRun], root: Path) -> None:
     """Refuse to delete what training was spent on: complete runs and fits with a checkpoint, of other inputs."""
-    others = [each.run.title for each in folders if each.has_other_inputs and each.was_trained]
-    if others:
-        what = f"{len(others)} runs were made with other settings, which it would delete: {first_few(others)}"
+    others = [each for each in folders if each.has_other_inputs]
+    trained = [each.run.title for each in others if (each.path / DONE).is_file() or any(each.path.rglob("*.ckpt"))]
+    if trained:
+        what = f"{len(trained)} runs were made with other settings, which it would delete: {first_few(trained)}"
         remedy = "Repeat them by `--replace true`, or give another --out"
         raise UserError(what, where=root, remedy=remedy)
 
@@ -351,11 +352,6 @@ class StudyRun:
         """Whether its folder's content doesn't belong to these inputs."""
         path = self.path / INPUTS
         return not path.is_file() or json.loads(path.read_text(encoding="utf-8"))["inputs"] != self.inputs
-
-    @property
-    def was_trained(self) -> bool:
-        """Whether its folder holds a complete run or a checkpoint."""
-        return (self.path / DONE).is_file() or any(self.path.rglob("*.ckpt"))
 
     def prepare(self) -> None:
         """Keep results of the same inputs, delete any others, and write inputs.json."""
