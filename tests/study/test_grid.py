@@ -165,11 +165,9 @@ def test_an_overlay_follows_the_yamls_of_its_names(tmp_path):
     assert run.stages[0].argv[:5] == ("fit", "--config", "configs/finetune.yaml", "--config", over)
 
 
-def read(*paths, **changes):
-    flags = [word for path in paths for word in ("--config", str(REPOSITORY / "configs" / path))]
-    values = parse(study, "ser study", (), [*flags, "--out", "nowhere"]) | changes
-    values.pop("out")
-    return Study(**values)
+def read(path):
+    values = parse(study, "ser study", (), ["--config", str(REPOSITORY / "configs" / path), "--out", "nowhere"])
+    return Study(**{name: value for name, value in values.items() if name not in {"out", "replace"}})
 
 
 def test_the_papers_grid_is_in_the_papers_condition():
