@@ -18,10 +18,10 @@ def conv_front_end(norm: str = "group", gradient_scale: float = 1.0) -> ConvFron
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_clip_has_the_same_frames_alone_and_padded(norm):
+def test_a_clip_has_the_same_frames_alone_and_whatever_pads_it(norm):
     front_end, waveforms = conv_front_end(norm), padded_noise(LENGTHS)
     with torch.no_grad():
-        batched = front_end(waveforms, LENGTHS)
+        batched = front_end(torch.where(torch.arange(16_000) < LENGTHS[:, None], waveforms, 5.0), LENGTHS)
         for row, length in enumerate(LENGTHS.tolist()):
             alone = front_end(waveforms[row : row + 1, :length], LENGTHS[row : row + 1])[0]
             assert len(alone) == num_frames(length)
@@ -44,18 +44,6 @@ def test_unpadded_frames_are_those_of_transformers(norm):
         wanted = network.feature_extractor(waveforms).transpose(1, 2)
         frames = ConvFrontEnd(network.feature_extractor.conv_layers)(waveforms, torch.tensor([4000, 4000]))
     torch.testing.assert_close(frames, wanted, atol=0, rtol=0)
-
-
-def test_content_of_the_padding_does_not_matter():
-    front_end, waveforms = conv_front_end(), padded_noise(LENGTHS)
-    noisy = torch.where(torch.arange(16_000) < LENGTHS[:, None], waveforms, 5.0)
-    with torch.no_grad():
-        torch.testing.assert_close(
-            front_end(waveforms, LENGTHS)[0, : num_frames(6000)],
-            front_end(noisy, LENGTHS)[0, : num_frames(6000)],
-            atol=1e-6,
-            rtol=1e-5,
-        )
 
 
 def test_gradient_scale_scales_gradients_and_nothing_else():
@@ -87,10 +75,6 @@ def test_log_mel_is_that_of_torchaudio():
     torch.testing.assert_close(frames, wanted.transpose(1, 2).clamp(min=1e-6).log(), atol=1e-4, rtol=1e-4)
 
 
-def test_log_mel_of_silence_is_finite():
-    assert LogMelFrontEnd(40).features(torch.zeros(1, 400), torch.tensor([400])).isfinite().all()
-
-
 def test_log_mel_stays_in_full_precision_under_autocast():
     front_end, waveforms = LogMelFrontEnd(40), padded_noise(LENGTHS)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -117,6 +101,7 @@ def test_fit_standardises_over_the_training_audio():
 def test_statistics_are_saved_and_constant_bins_do_not_divide_by_zero():
     fitted, loaded = LogMelFrontEnd(40), LogMelFrontEnd(40)
     fitted.fit([np.zeros(4000, dtype=np.float32)])
+    assert fitted.mean.isfinite().all()
     loaded.load_state_dict(fitted.state_dict())
     frames = loaded(padded_noise(LENGTHS), LENGTHS)
     assert frames.isfinite().all()

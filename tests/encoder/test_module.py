@@ -159,10 +159,12 @@ def test_a_fit_resumes_on_the_same_speakers(fitted, tmp_path):
     torch.testing.assert_close(resumed(batch()), uninterrupted(batch()))
 
 
-def test_resuming_on_other_speakers_is_refused(fitted, tmp_path):
+def test_resuming_on_other_speakers_or_from_a_foreign_checkpoint_is_refused(fitted, tmp_path):
     message = "the checkpoint to resume: was trained on other speakers than this corpus has (2 differ, first bela)"
     with pytest.raises(UserError, match=re.escape(message)):
         trainer(tmp_path, 2).fit(Energy(), datamodule=Speech("anna", "carl"), ckpt_path=fitted[1])
+    with pytest.raises(UserError, match="the checkpoint: isn't one of ser_personal"):
+        Energy().on_load_checkpoint({"state_dict": {}})
 
 
 def test_a_table_that_came_from_elsewhere_may_differ(fitted, tmp_path, monkeypatch):
@@ -170,11 +172,6 @@ def test_a_table_that_came_from_elsewhere_may_differ(fitted, tmp_path, monkeypat
     resumed = Energy()
     trainer(tmp_path, 2).fit(resumed, datamodule=Speech("anna", "carl"), ckpt_path=fitted[1])
     assert resumed.personalized.speakers.ids == ["anna", "bela"]
-
-
-def test_a_foreign_checkpoint_is_refused():
-    with pytest.raises(UserError, match="the checkpoint: isn't one of ser_personal"):
-        Energy().on_load_checkpoint({"state_dict": {}})
 
 
 def test_networks_are_made_in_main_memory_whatever_device_they_train_on():

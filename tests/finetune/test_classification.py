@@ -116,14 +116,8 @@ def test_a_test_writes_the_scores_that_scikit_learn_finds_for_each_set_and_condi
             row["EmoClass"] = "X"
 
     corpus = relabelled(move)
-    overlapping = [
-        "--data.corpus",
-        "MSPPodcast",
-        "--data.corpus.root",
-        corpus,
-        "--data.corpus.allow_overlap",
-        "[test1]",
-    ]
+    overlapping = ["--data.corpus", "MSPPodcast", "--data.corpus.root", corpus]
+    overlapping += ["--data.corpus.allow_overlap", "[test1]"]
     assert ser("test", *arguments(corpus, checkpoint, tmp_path), *overlapping) == 0
     (path,) = tmp_path.rglob("metrics.json")
     metrics, table = (
@@ -152,17 +146,14 @@ def test_a_test_writes_the_scores_that_scikit_learn_finds_for_each_set_and_condi
 
 
 def test_a_test_of_a_set_without_emotions_has_no_scores(relabelled, checkpoint, tmp_path):
+    module = EmotionClassification.load_from_checkpoint(checkpoint)
+    assert module.interpreter.layers[-1].out_features == len(module.emotions) > 1
     corpus = relabelled(lambda row: row.update(EmoClass="X") if row["Split_Set"].startswith("Test") else None)
     assert ser("test", *arguments(corpus, checkpoint, tmp_path)) == 0
     (path,) = tmp_path.rglob("metrics.json")
     found = json.loads(path.read_text())["splits"]["test1"]
     assert found["scores"] == {"macro_f1": None, "weighted_f1": None, "uar": None}
     assert found["labelled"] == 0
-
-
-def test_a_checkpoint_loads_without_a_trainer(checkpoint):
-    module = EmotionClassification.load_from_checkpoint(checkpoint)
-    assert module.interpreter.layers[-1].out_features == len(module.emotions) > 1
 
 
 def test_it_learns(data, tmp_path):

@@ -76,11 +76,6 @@ def test_papt_checkpoint_is_not_needed_after_the_fit(data, synthetic_corpus, syn
     assert_same(EmotionFineTuning.load_from_checkpoint(tmp_path / "finetune.ckpt").state_dict(), module.state_dict())
 
 
-def test_vanilla_has_no_speaker_table(data):
-    module = build(finetuning(), data)
-    assert not [name for name in module.state_dict() if "speakers" in name]
-
-
 def test_fusion_may_be_learnt_here(data, tmp_path):
     module = finetuning(fusion="first", train_speaker_embedding=True)
     fit(module, data, tmp_path, max_steps=2)
@@ -138,20 +133,12 @@ def test_a_fusion_that_nobody_learns(data):
 
 
 def test_what_is_no_papt_checkpoint(data, finetuned_checkpoint, tmp_path):
-    (tmp_path / "text.ckpt").write_text("no checkpoint")
-    (tmp_path / "empty.ckpt").touch()
-    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     for path, line in {
         tmp_path / "nowhere.ckpt": "no such checkpoint",
-        tmp_path / "text.ckpt": "is truncated or no checkpoint",
-        tmp_path / "empty.ckpt": "is truncated or no checkpoint",
-        tmp_path: "no such checkpoint",
-        tmp_path / "foreign.ckpt": "isn't a checkpoint of ser_personal",
         finetuned_checkpoint: "isn't a checkpoint of PAPT or TAPT",
     }.items():
-        with pytest.raises(UserError, match=line) as caught:
+        with pytest.raises(UserError, match=f"{path}: {line}"):
             finetuning(papt_checkpoint=str(path)).build(data)
-        assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize(("rate", "expected"), [(None, 1e-3), (0.5, 0.5)])

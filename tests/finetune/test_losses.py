@@ -46,6 +46,8 @@ def some(seed=0, rows=12, attributes=3):
 def test_against_a_slow_loop(name, weighted):
     for seed in range(5):
         predictions, labels, weights = some(seed)
+        if seed == 4:
+            labels[:, 1] = np.nan
         given_weights = torch.from_numpy(weights) if weighted else None
         loss = LOSSES[name](torch.from_numpy(predictions), torch.from_numpy(labels), given_weights)
         expected = slow(name, predictions, labels, weights if weighted else np.ones(len(weights)))
@@ -79,11 +81,6 @@ def test_any_batch_has_a_finite_loss_and_gradient(name, labels, same, weight):
     assert predictions.grad.isfinite().all()
     if labels.isnan().all() or weight == 0:
         assert loss == 0
-
-
-def test_the_default_is_the_papers():
-    predictions, labels, _ = (torch.from_numpy(array) for array in some(3))
-    assert torch.equal(CCCLoss()(predictions, labels), ccc_loss(predictions, labels))
 
 
 @pytest.mark.parametrize("name", LOSSES)
