@@ -103,9 +103,14 @@ def weights_fingerprint(weights: Mapping[str, Tensor]) -> str:
     )
 
 
-def real_frames(num_samples: Tensor, frames: int) -> Tensor:
-    """Mark the real ones among `frames` padded frames of utterances of `num_samples` (batch,), -> (batch, frames)."""
-    return torch.arange(frames, device=num_samples.device) < num_frames(num_samples)[:, None]
+def real_frames(num_samples: Tensor, frames: Tensor) -> Tensor:
+    """Mark the real ones among padded frames (batch, frames, dim) of utterances of `num_samples` (batch,).
+
+    Returns:
+        (batch, frames), on the device of the frames, whatever that of `num_samples` is.
+    """
+    counts = num_frames(num_samples.to(frames.device, non_blocking=True))
+    return torch.arange(frames.shape[1], device=frames.device) < counts[:, None]
 
 
 def mean_pool(output: EncoderOutput) -> Tensor:

@@ -102,8 +102,8 @@ class StandardizedFrontEnd(nn.Module, ABC):
     def features(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
         """(batch, samples) -> (batch, frames, dim), not standardised."""
 
-    def frame_mask(self, num_samples: Tensor, frames: int) -> Tensor:
-        """Mark the real frames, -> (batch, frames)."""
+    def frame_mask(self, num_samples: Tensor, frames: Tensor) -> Tensor:
+        """Mark the real ones of frames (batch, frames, dim), -> (batch, frames)."""
         return real_frames(num_samples, frames)
 
     @override
@@ -206,8 +206,8 @@ class EGeMAPSFrontEnd(StandardizedFrontEnd):
         return torch.where(computed.isfinite(), computed, self.mean)
 
     @override
-    def frame_mask(self, num_samples: Tensor, frames: int) -> Tensor:
-        return num_samples.new_ones(len(num_samples), frames, dtype=torch.bool)
+    def frame_mask(self, num_samples: Tensor, frames: Tensor) -> Tensor:
+        return torch.ones_like(frames[..., 0], dtype=torch.bool)
 
     def _functionals(self, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
         self._smile = self._smile or _open_smile()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from safetensors import SafetensorError
 from torch import nn
@@ -28,6 +29,18 @@ if TYPE_CHECKING:
     from ser_personal.encoder.fusion import Personalization
 
 LOG_MEL = "log_mel"
+# what transformers raises at files that are absent, damaged, or describe no network
+UNLOADABLE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
 MODEL_TYPES = ("hubert", "wavlm", "wav2vec2", "unispeech-sat")
 
 
@@ -36,8 +49,9 @@ class HubertEncoder(Encoder):
 
     Args:
         pretrained: name on the Hugging Face hub, or a local folder.
-        freeze_cnn: keep the convolutions as they are, and run them without autograd.
-        freeze_layers: keep that many of the first Transformer layers as they are, and the projection before them.
+        freeze_cnn: keep the convolutions as they are, and run them without autograd; None means where layers above
+            them are frozen.
+        freeze_layers: keep that many of the first Transformer layers as they are, and all that is below them.
         normalize: bring each waveform to zero mean and unit variance; None means as the model was pre-trained
             (large: yes, base: no).
         gradient_scale: factor on the gradient of the convolutions (fairseq's feature_grad_mult: large 1, base 0.1).
@@ -51,7 +65,7 @@ class HubertEncoder(Encoder):
         self,
         pretrained: str = "facebook/hubert-large-ll60k",
         *,
-        freeze_cnn: bool = False,
+        freeze_cnn: bool | None = None,
         freeze_layers: NonNegativeInt = 0,
         normalize: bool | None = None,
         gradient_scale: NonNegativeFinite = 1.0,
@@ -60,9 +74,15 @@ class HubertEncoder(Encoder):
         gradient_checkpointing: bool = False,
         compiled: bool = False,
     ) -> None:
+        if freeze_layers and freeze_cnn is False:
+            raise UserError(
+                f"the convolutions are trained below {freeze_layers} frozen layers, which saves no memory",
+                where="freeze_cnn false",
+                remedy="Leave it out, or give freeze_layers 0",
+            )
         super().__init__()
         self.pretrained = pretrained
-        self.freeze_cnn = freeze_cnn
+        self.freeze_cnn = bool(freeze_layers) if freeze_cnn is None else freeze_cnn
         self.freeze_layers = freeze_layers
         self.gradient_scale = gradient_scale
         self.overrides: dict[str, Any] = {
@@ -112,6 +132,7 @@ class HubertEncoder(Encoder):
             yield self.front_end
         if self.freeze_layers:
             encoder = self.network.encoder
+            self.freeze_mask_embedding()
             yield from (self.network.feature_projection, encoder.pos_conv_embed, *encoder.layers[: self.freeze_layers])
             # In post-norm models this norm stands before the layers.
             if not self.network.config.do_stable_layer_norm:
@@ -122,30 +143,74 @@ class HubertEncoder(Encoder):
 
         try:
             config = AutoConfig.from_pretrained(self.pretrained)
-            self._check(config.model_type)
-            network: nn.Module = AutoModel.from_pretrained(self.pretrained, config=self._override(config))
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            self._check_type(config.model_type)
+            self._check_shape(config)
+            network, report = AutoModel.from_pretrained(
+                self.pretrained, config=self._override(config), output_loading_info=True
+            )
+        except UNLOADABLE as error:
             raise UserError(
-                f"can't be loaded ({str(error).splitlines()[0][:300]})",
+                f"can't be loaded ({type(error).__name__}: {' '.join(str(error).split())[:300].rstrip('.')})",
                 where=f"encoder {self.pretrained}",
                 remedy="Give a hub name that this machine can reach, a local folder, or --model.encoder TinyEncoder",
             ) from error
-        return network
+        self._refuse_other_weights(network, {*report["missing_keys"]}, {*report["unexpected_keys"]})
+        return cast("nn.Module", network)
+
+    def _refuse_other_weights(self, network: nn.Module, missing: set[str], unexpected: set[str]) -> None:
+        """Refuse a file that leaves some of the network's weights random, or holds more of them than it has.
+
+        transformers itself reports a head that is left out.
+        """
+        parts = {name.partition(".")[0] for name, _ in network.named_parameters()}
+        # models that were fine-tuned elsewhere may lack the mask embedding
+        missing = missing - {"masked_spec_embed"}
+        surplus = {name for name in unexpected if name.partition(".")[0] in parts}
+        if missing or surplus:
+            first = min(missing or surplus)
+            renamed = next((name for name in sorted(unexpected) if name.endswith(f".{first}")), None)
+            cause = "num_hidden_layers of config.json isn't that of the file, or the file is incomplete"
+            if renamed is not None:
+                cause = f"the file calls it {renamed}: take {renamed.removesuffix(first)} off its keys"
+            raise UserError(
+                f"the file {'lacks' if missing else 'has'} {len(missing or surplus)} weights that config.json "
+                f"{'asks for' if missing else 'has no place for'}, {first} the first ({cause})",
+                where=f"encoder {self.pretrained}",
+                remedy="Give weights and a config.json that belong together",
+            )
 
     def _from_config(self, config: dict[str, Any]) -> nn.Module:
         from transformers import AutoConfig, AutoModel
 
         kind = config.pop("model_type", "none")
-        self._check(kind)
-        network: nn.Module = AutoModel.from_config(self._override(AutoConfig.for_model(kind, **config)))
+        self._check_type(kind)
+        described = AutoConfig.for_model(kind, **config)
+        self._check_shape(described)
+        network: nn.Module = AutoModel.from_config(self._override(described))
         return network
 
-    def _check(self, model_type: str) -> None:
+    def _check_type(self, model_type: str) -> None:
         if model_type not in MODEL_TYPES:
             raise UserError(
                 f"is of type {model_type}",
                 where=f"encoder {self.pretrained}",
                 remedy=f"Use one of {', '.join(MODEL_TYPES)}",
+            )
+
+    def _check_shape(self, config: Any) -> None:
+        """Refuse a network without layers, or of other frames than are counted everywhere."""
+        where = f"encoder {self.pretrained}"
+        if config.num_hidden_layers < 1:
+            what = f"num_hidden_layers of its config.json is {config.num_hidden_layers}"
+            raise UserError(what, where=where, remedy="Give an encoder of one Transformer layer at least")
+        window, hop = 1, 1
+        for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+            window, hop = window + (kernel - 1) * hop, hop * stride
+        if (window, hop) != (WINDOW, HOP):
+            raise UserError(
+                f"its convolutions make a frame of {window} samples every {hop}",
+                where=where,
+                remedy=f"Give an encoder whose frames are of {WINDOW} samples every {HOP}, as HuBERT's are",
             )
 
     def _override(self, config: Any) -> Any:
@@ -188,7 +253,7 @@ class HubertEncoder(Encoder):
         if self.normalizes:
             waveforms = normalize(waveforms, num_samples)
         features = self.front_end(waveforms, num_samples)
-        frame_mask = real_frames(num_samples.to(features.device, non_blocking=True), features.shape[1])
+        frame_mask = real_frames(num_samples, features)
         hidden = self.network.feature_projection(features)
         # wav2vec 2.0 and WavLM give the normalised features as well
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
@@ -252,7 +317,7 @@ class TinyEncoder(HubertEncoder):
         feed_forward_dim: width of the layers' feed-forward part.
         num_mels: mel bins.
         dropout: of the Transformer.
-        freeze_layers: keep that many of the first Transformer layers as they are, and the projection before them.
+        freeze_layers: keep that many of the first Transformer layers as they are, and all that is below them.
     """
 
     def __init__(

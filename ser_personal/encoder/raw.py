@@ -78,7 +78,7 @@ class RawEncoder(Encoder):
     ) -> EncoderOutput:
         refuse_masks(self, time_mask)
         frames = self._built(waveforms, num_samples)
-        frame_mask = self._built.frame_mask(num_samples, frames.shape[1])
+        frame_mask = self._built.frame_mask(num_samples, frames)
         return EncoderOutput(fuse(frames, personalization), frame_mask)
 
 

@@ -66,7 +66,7 @@ class MFCCTeacher(Teacher):
     @override
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> EncoderOutput:
         frames = self.front_end.features(waveforms, num_samples)
-        return EncoderOutput(frames, real_frames(num_samples, frames.shape[1]))
+        return EncoderOutput(frames, real_frames(num_samples, frames))
 
 
 class EncoderTeacher(Teacher):

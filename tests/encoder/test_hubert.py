@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import nullcontext
 from functools import partialmethod
 from pathlib import Path
@@ -155,15 +156,39 @@ def test_freezing_stops_exactly_the_right_parameters(hubert_folder):
     assert not frozen_names(built(hubert_folder))
     convolutions = frozen_names(built(hubert_folder, freeze_cnn=True))
     assert convolutions == {name for name, _ in built(hubert_folder).named_parameters() if "conv_layers" in name}
-    beneath = ["network.feature_projection.", "network.encoder.pos_conv_embed.", "network.encoder.layers.0."]
+    beneath = ["front_end.", "network.masked_spec_embed", "network.feature_projection."]
+    beneath += ["network.encoder.pos_conv_embed.", "network.encoder.layers.0."]
     if "group" in hubert_folder:
         beneath.append("network.encoder.layer_norm.")
     layers = frozen_names(built(hubert_folder, freeze_layers=1))
     assert layers == {name for name, _ in built(hubert_folder).named_parameters() if name.startswith(tuple(beneath))}
 
 
+def bytes_kept(encoder: HubertEncoder, lengths: torch.Tensor) -> int:
+    """What a step keeps for its way back, the weights themselves left out."""
+    weights = {weight.data_ptr() for weight in encoder.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        encoder(padded_noise(lengths), lengths, time_mask=torch.ones(3, num_frames(8000), dtype=torch.bool))
+    return sum(kept.values())
+
+
+def test_frozen_layers_keep_nothing_for_the_way_back(hubert_folder):
+    kept = [bytes_kept(built(hubert_folder, freeze_layers=layers).train(), LENGTHS) for layers in (0, 1, 2)]
+    assert kept[2] < kept[1] < 0.6 * kept[0]
+    assert kept[2] < 0.1 * kept[0]
+    with pytest.raises(UserError, match=r"freeze_cnn false: the convolutions are trained below 1 frozen layers"):
+        HubertEncoder(hubert_folder, freeze_layers=1, freeze_cnn=False)
+
+
 def test_frozen_layers_give_the_same_frames_after_a_step(hubert_folder, unpadded):
-    encoder = built(hubert_folder, freeze_cnn=True, freeze_layers=1)
+    encoder = built(hubert_folder, freeze_layers=1)
     before, last = encoder.hidden_states(*unpadded, 1).frames, encoder(*unpadded).frames
     optimizer = torch.optim.SGD([weight for weight in encoder.parameters() if weight.requires_grad], 0.1)
     last[..., 0].square().sum().backward()
@@ -271,6 +296,45 @@ def test_what_can_not_be_loaded_is_one_line(hubert_folder, tmp_path, monkeypatch
     assert "can't be loaded" in refusal(str(tmp_path))
     (tmp_path / "config.json").write_text(config[:50])
     assert "can't be loaded" in refusal(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("weights", "config", "line"),
+    [
+        (lambda w: {f"model.{name}": w[name] for name in w}, {}, "the file calls it model.encoder.*: take model. off"),
+        (
+            lambda w: {name: w[name] for name in w if "layers.1." not in name},
+            {},
+            "lacks .*encoder.layers.1.*first",
+        ),
+        (dict, {"num_hidden_layers": 3}, r"lacks .* weights .*encoder.layers.2.*num_hidden_layers"),
+        (dict, {"num_hidden_layers": 1}, r"has .* weights that config.json has no place for, encoder.layers.1"),
+        (dict, {"num_hidden_layers": -1}, "num_hidden_layers of its config.json is -1"),
+        (dict, {"conv_stride": [1] * 7}, "make a frame of 20 samples every 1"),
+        (dict, {"hidden_act": "wiggle"}, "can't be loaded .*wiggle"),
+        (dict, {"hidden_size": "wide"}, "can't be loaded .*expected int, got str"),
+        (dict, {"num_attention_heads": 0}, "can't be loaded .*by zero"),
+    ],
+)
+def test_weights_and_configs_that_do_not_fit(network_folders, tmp_path, weights, config, line):
+    folder = network_folders["hubert", "layer"]
+    settings = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(settings | config))
+    save_file(weights(load_file(folder / "model.safetensors")), tmp_path / "model.safetensors", {"format": "pt"})
+    assert re.search(line, refusal(str(tmp_path)))
+
+
+def test_heads_are_left_out_and_said_and_a_mask_embedding_may_be_missing(network_folders, tmp_path, caplog):
+    folder = network_folders["hubert", "layer"]
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["masked_spec_embed"]
+    prefixed = {f"hubert.{name}": weight for name, weight in tensors.items()} | {"lm_head.weight": torch.zeros(2, 32)}
+    save_file(prefixed, tmp_path / "model.safetensors", {"format": "pt"})
+    layers = built(str(tmp_path)).network.encoder.state_dict()
+    for name, weight in built(str(folder)).network.encoder.state_dict().items():
+        assert torch.equal(layers[name], weight), name
+    assert re.search(r"lm_head.weight *\| UNEXPECTED", caplog.text)
 
 
 def test_nothing_is_read_before_build():

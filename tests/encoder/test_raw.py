@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 
 from ser_personal.audio import num_frames
-from ser_personal.encoder.base import Encoder
+from ser_personal.encoder.base import Encoder, mean_pool
 from ser_personal.encoder.front_end import EGeMAPSFrontEnd
 from ser_personal.encoder.fusion import Personalization, make_fusion
 from ser_personal.encoder.personalized import saved_encoder
@@ -94,3 +96,15 @@ def test_samples_above_full_scale_are_clipped_and_not_turned_around() -> None:
 def test_raw_features_cannot_be_pre_trained() -> None:
     with pytest.raises(UserError, match="MFCCEncoder: has nothing that pre-training could learn"):
         built(MFCCEncoder)(padded(), LENGTHS, time_mask=torch.zeros(3, 49, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("kind", [kind for kind, _ in KINDS])
+def test_masks_are_made_where_the_frames_are(kind: type[Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
+    # tensors without values in a GPU's place; lengths stay on the CPU
+    encoder = built(kind).to("meta")
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    if kind is EGeMAPSEncoder:
+        monkeypatch.setattr(encoder.front_end, "features", lambda waveforms, _: waveforms[:, None, :88])
+    output = encoder(torch.empty(3, 16_000, device="meta"), LENGTHS)
+    assert output.frame_mask.device == output.frames.device == torch.device("meta")
+    assert mean_pool(output).shape == (3, encoder.dim)
