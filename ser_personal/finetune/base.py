@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torchmetrics import Metric
 
-    from ser_personal.types import EmotionBatch, TrainingSet
+    from ser_personal.types import EmotionBatch, EncoderOutput, TrainingSet
 
 # the adversary's weights in a checkpoint, and the key of its speakers
 ADVERSARY = "adversary"
@@ -241,14 +241,17 @@ class FineTuning(PersonalizedModule):
     @override
     def forward(self, batch: EmotionBatch, as_unseen: Sequence[bool] | None = None) -> PredictionBatch:
         """Predict a batch, some of it as if its speakers had never been seen before."""
-        output = self.personalized(batch, as_unseen=as_unseen)
-        return PredictionBatch(
-            indices=batch["indices"],
-            speaker_ids=batch["speaker_ids"],
-            pooled=mean_pool(output),
-            predictions=self.interpreter(output),
-            labels=self.labels_of(batch),
-        )
+        output: EncoderOutput = self.personalized(batch, as_unseen=as_unseen)
+        output = output._replace(frames=output.frames.float())
+        # bfloat16 would put predictions of 1 to 7 on a grid of 1/32
+        with torch.autocast(output.frames.device.type, enabled=False):
+            return PredictionBatch(
+                indices=batch["indices"],
+                speaker_ids=batch["speaker_ids"],
+                pooled=mean_pool(output),
+                predictions=self.interpreter(output),
+                labels=self.labels_of(batch),
+            )
 
     @override
     def training_step(self, batch: EmotionBatch, batch_idx: int) -> Tensor:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional
 from typing_extensions import override
 
@@ -44,6 +45,27 @@ class Interpreter(nn.Module, ABC):
         """Interpret an encoder's output, -> (batch, attributes)."""
 
 
+class GlobalBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation that trains on the statistics of all devices' batches, as one device would on all of them.
+
+    torch's SyncBatchNorm does so on GPUs alone.
+    """
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        if not (self.training and distributed.is_available() and distributed.is_initialized()):
+            return super().forward(input)
+        count = all_reduce(torch.tensor(float(len(input)), device=input.device))
+        mean = all_reduce(input.sum(0)) / count
+        variance = all_reduce((input - mean).square().sum(0)) / count
+        unbiased = variance * count / (count - 1).clamp(min=1)
+        for running, now in ((self.running_mean, mean), (self.running_var, unbiased)):
+            cast("Tensor", running).lerp_(now.detach(), cast("float", self.momentum))
+        cast("Tensor", self.num_batches_tracked).add_(1)
+        normed: Tensor = (input - mean) * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+        return normed
+
+
 class MLPInterpreter(Interpreter):
     """The paper's interpreter: mean over real frames, then twice FC, ReLU, dropout, batch norm, then FC.
 
@@ -62,7 +84,7 @@ class MLPInterpreter(Interpreter):
     def build(self, dim: int, outputs: int) -> None:
         layers: list[nn.Module] = []
         for width in self.hidden_dims:
-            layers += [nn.Linear(dim, width), nn.ReLU(), nn.Dropout(self.dropout), nn.BatchNorm1d(width)]
+            layers += [nn.Linear(dim, width), nn.ReLU(), nn.Dropout(self.dropout), GlobalBatchNorm(width)]
             dim = width
         self.layers = nn.Sequential(*layers, nn.Linear(dim, outputs))
 

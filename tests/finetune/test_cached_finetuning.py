@@ -80,7 +80,7 @@ def test_a_first_step_from_the_cache_is_that_of_the_live_frozen_encoder(
 def test_every_stage_runs_from_the_cache_and_another_cache_is_refused(
     synthetic_corpus: Path, cache_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = configs("finetune.yaml", "cached.yaml", "tiny/cached.yaml", "speakers/embedder.yaml")
+    recipe = configs("finetune.yaml", "cached.yaml", "tiny/cached.yaml", "transformer.yaml", "speakers/embedder.yaml")
     features = ["--data.speaker_features.cache", cache_folder]
     data = ["--data.corpus", synthetic_corpus, "--data.cache", cache_folder, *features]
     flags = trainer_flags(tmp_path)
@@ -92,7 +92,8 @@ def test_every_stage_runs_from_the_cache_and_another_cache_is_refused(
     (run,) = tmp_path.rglob("metrics.json")
     assert ser("report", run.parent) == 0
     assert (run.parent / "report.html").is_file()
-    capsys.readouterr()
+    assert ser("test", *recipe, *configs("ridge.yaml"), *data, *given) == 2
+    assert "RidgeBaselineCallback: batches hold cached features" in capsys.readouterr().err
     assert ser("export", tmp_path / "finetune.ckpt", "--out", tmp_path / "bundle") == 2
     assert "reads cached features of TinyEncoder tiny, a bundle's model reads audio" in capsys.readouterr().err
     other = tmp_path / "other"
@@ -100,6 +101,34 @@ def test_every_stage_runs_from_the_cache_and_another_cache_is_refused(
     capsys.readouterr()
     assert ser("test", *recipe, *data, "--data.cache", other, *given) == 2
     assert "features of another encoder than the checkpoint was trained on (encoder_hash" in capsys.readouterr().err
+
+
+AUDIO, CACHED = ["finetune.yaml", "tiny/finetune.yaml"], ["finetune.yaml", "cached.yaml", "tiny/cached.yaml"]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        [*AUDIO, "adversarial.yaml", "transformer.yaml", "speakers/table.yaml", "cost.yaml", "ridge.yaml", "pldc.yaml"],
+        [*CACHED, "adversarial.yaml", "transformer.yaml", "speakers/embedder.yaml", "cost.yaml", "pldc.yaml"],
+        [*CACHED, "adversarial.yaml", "transformer.yaml", "speakers/fixed.yaml", "cost.yaml", "pldc.yaml"],
+        [*AUDIO, "similar_speakers.yaml", "adversarial.yaml", "cost.yaml", "ridge.yaml", "pldc.yaml"],
+    ],
+    ids=lambda names: names[-3],
+)
+def test_shipped_configs_go_together(
+    synthetic_corpus: Path, cache_folder: Path, finetuned_checkpoint: Path, tmp_path: Path, recipe: list[str]
+) -> None:
+    arguments = [*configs(*recipe), "--data.corpus", synthetic_corpus, *trainer_flags(tmp_path)]
+    if "cached.yaml" in recipe or "speakers/table.yaml" in recipe:
+        arguments += ["--model.train_speaker_embedding", "true"]
+    if "cached.yaml" in recipe:
+        arguments += ["--data.cache", cache_folder, "--data.speaker_features.cache", cache_folder]
+    if "similar_speakers.yaml" in recipe:
+        arguments += ["--model.initial_checkpoint", finetuned_checkpoint, "--model.attributes", "[arousal,valence]"]
+    assert ser("fit", *arguments, "--trainer.limit_train_batches", "1") == 0
+    (trained,) = (path for path in tmp_path.glob("*.ckpt") if not path.stem.endswith("-last"))
+    assert ser("test", *arguments, "--ckpt_path", trained) == 0
 
 
 @pytest.mark.parametrize("kind", [CachedFeatures, MFCCEncoder])

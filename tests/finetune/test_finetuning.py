@@ -5,6 +5,7 @@ import pytest
 import torch
 from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data, trainer
 
+from ser_personal.encoder.base import mean_pool
 from ser_personal.errors import UserError
 from ser_personal.finetune.adversary import SpeakerAdversary
 from ser_personal.finetune.classification import EmotionClassification
@@ -174,6 +175,19 @@ def test_training_speakers_may_count_as_unseen(data, papt_checkpoint, unseen_sha
         losses.append(ccc_loss(result["predictions"], result["labels"]))
     assert losses[0] != losses[1]
     assert torch.equal(module.training_step(batch, 0), losses[int(unseen_share)])
+
+
+@pytest.mark.parametrize("interpreter", [None, TransformerInterpreter(8, 1, 2)])
+def test_under_autocast_the_encoder_alone_is_in_half_precision(data, finetuned_checkpoint, interpreter):
+    options = {} if interpreter is None else {"interpreter": interpreter}
+    module = build(finetuning(**options), data).eval()
+    batch = next(iter(data.test_dataloader()))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        result, output = module(batch), module.personalized(batch)
+    assert output.frames.dtype == torch.bfloat16
+    exact = output._replace(frames=output.frames.float())
+    torch.testing.assert_close(result["pooled"], mean_pool(exact), rtol=0, atol=0)
+    torch.testing.assert_close(result["predictions"], module.interpreter(exact), rtol=0, atol=0)
 
 
 def test_predictions_do_not_depend_on_batch_mates(data, finetuned_checkpoint):

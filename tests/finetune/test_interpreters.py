@@ -10,7 +10,13 @@ from torch import nn
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.encoder.raw import LogMelEncoder
 from ser_personal.errors import UserError
-from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter, TransformerInterpreter, average_frames
+from ser_personal.finetune.interpreters import (
+    GlobalBatchNorm,
+    Interpreter,
+    MLPInterpreter,
+    TransformerInterpreter,
+    average_frames,
+)
 from ser_personal.recognition.bundle import describe_part, make_part
 from ser_personal.recognition.network import EmotionNetwork, OnnxNetwork, onnx_difference, write_onnx
 from ser_personal.speakers.embedding import SpeakerEmbedding
@@ -181,7 +187,7 @@ def mlp(**options):
 
 def test_layers_are_the_papers():
     layers = list(mlp().layers)
-    block = [nn.Linear, nn.ReLU, nn.Dropout, nn.BatchNorm1d]
+    block = [nn.Linear, nn.ReLU, nn.Dropout, GlobalBatchNorm]
     assert [type(layer) for layer in layers] == [*block, *block, nn.Linear]
     assert [(layers[i].in_features, layers[i].out_features) for i in (0, 4, 8)] == [(16, 128), (128, 32), (32, 3)]
     assert [layers[i].p for i in (2, 6)] == [0.1, 0.1]
