@@ -15,9 +15,22 @@ if TYPE_CHECKING:
 
 
 class Fusion(nn.Module):
-    """Where e_s, (batch, dim), meets the frames; either side of the Transformer is left as it is unless overridden."""
+    """Where e_s, (batch, dim), meets the frames; either side of the Transformer is left as it is unless overridden.
+
+    Args:
+        fixed: e_s are features that nobody learns: where added, they are scaled to the frames, which they would drown.
+    """
 
     uses_speakers = True
+
+    def __init__(self, *, fixed: bool = False) -> None:
+        super().__init__()
+        self.fixed = fixed
+
+    def addend(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
+        """What e_s adds to each of the frames, (batch, frames or 1, dim)."""
+        each = speaker_embedding[:, None]
+        return each * frames.detach().square().mean(-1, keepdim=True).sqrt() if self.fixed else each
 
     def before_transformer(self, hidden: Tensor, speaker_embedding: Tensor) -> Tensor:
         """Personalise the Transformer's input, (batch, frames, dim) -> (batch, frames or more, dim)."""
@@ -39,7 +52,7 @@ class First(Fusion):
 
     @override
     def before_transformer(self, hidden: Tensor, speaker_embedding: Tensor) -> Tensor:
-        return hidden + speaker_embedding[:, None]
+        return hidden + self.addend(hidden, speaker_embedding)
 
 
 class Prefix(Fusion):
@@ -60,8 +73,8 @@ class Concat(Fusion):
     The projection starts as the sum of the two, which is Last, so that pre-trained features aren't lost.
     """
 
-    def __init__(self, dim: int) -> None:
-        super().__init__()
+    def __init__(self, dim: int, *, fixed: bool = False) -> None:
+        super().__init__(fixed=fixed)
         self.projection = nn.Linear(2 * dim, dim)
         with torch.no_grad():
             self.projection.weight.copy_(torch.eye(dim).repeat(1, 2))
@@ -69,7 +82,7 @@ class Concat(Fusion):
 
     @override
     def after_transformer(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
-        of_each_frame = speaker_embedding[:, None].expand(-1, frames.shape[1], -1)
+        of_each_frame = self.addend(frames, speaker_embedding).expand(-1, frames.shape[1], -1)
         projected: Tensor = self.projection(torch.cat([frames, of_each_frame.to(frames.dtype)], dim=-1))
         return projected
 
@@ -79,7 +92,7 @@ class Last(Fusion):
 
     @override
     def after_transformer(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
-        return frames + speaker_embedding[:, None]
+        return frames + self.addend(frames, speaker_embedding)
 
 
 class Personalization(NamedTuple):
@@ -107,8 +120,8 @@ def fuse(frames: Tensor, personalization: Personalization | None) -> Tensor:
     return personalization.after_transformer(personalization.before_transformer(frames))
 
 
-def make_fusion(name: FusionName, dim: int) -> Fusion:
-    """Make the fusion of that name for an encoder of width `dim`."""
+def make_fusion(name: FusionName, dim: int, *, fixed: bool = False) -> Fusion:
+    """Make the fusion of that name for an encoder of width `dim`, of e_s that are learnt or `fixed`."""
     if name == "concat":
-        return Concat(dim)
-    return {"none": NoFusion, "first": First, "prefix": Prefix, "last": Last}[name]()
+        return Concat(dim, fixed=fixed)
+    return {"none": NoFusion, "first": First, "prefix": Prefix, "last": Last}[name](fixed=fixed)

@@ -79,7 +79,7 @@ class PersonalizedEncoder(nn.Module):
     def build(self, speakers: SpeakerSet) -> None:
         """Make new networks, the encoder with its pre-trained weights, e_s for these speakers."""
         self.encoder.build()
-        self.fusion = make_fusion(self.fusion_name, self.encoder.dim)
+        self.fusion = make_fusion(self.fusion_name, self.encoder.dim, fixed=not self.speakers.is_learnt)
         if self.fusion.uses_speakers:
             self.speakers.build(speakers, self.encoder.dim)
         else:
@@ -96,7 +96,7 @@ class PersonalizedEncoder(nn.Module):
         if not isinstance(self.encoder, _kind(config)):
             self.encoder = saved_encoder(config, "the checkpoint's")
         self.encoder.build(config)
-        self.fusion = make_fusion(self.fusion_name, self.encoder.dim)
+        self.fusion = make_fusion(self.fusion_name, self.encoder.dim, fixed=not self.speakers.is_learnt)
         speakers = description["speakers"]
         if speakers is None:
             self.speakers.clear()

@@ -71,6 +71,20 @@ def test_without_a_transformer_what_enters_leaves_at_once(name):
     assert torch.equal(fuse(frames, None), frames)
 
 
+@pytest.mark.parametrize("name", ["first", "concat", "last"])
+def test_fixed_features_are_added_as_large_as_the_frame(name):
+    frames, e_s = 0.2 * torch.randn(2, 3, 4), torch.randn(2, 4)
+    frames[1, 2] = 0
+    frames.requires_grad_()
+    personalized = fuse(frames, Personalization(make_fusion(name, 4, fixed=True), e_s))
+    for row in range(2):
+        for frame in range(3):
+            size = (sum(value**2 for value in frames[row, frame].tolist()) / 4) ** 0.5
+            torch.testing.assert_close(personalized[row, frame], frames[row, frame] + size * e_s[row])
+    personalized.sum().backward()
+    torch.testing.assert_close(frames.grad, torch.ones_like(frames))
+
+
 @torch.no_grad()
 def test_first_adds_to_masked_frames_too(encoder, speaker_embedding):
     everything = torch.ones(2, num_frames(8000), dtype=torch.bool)
