@@ -148,6 +148,12 @@ class RidgeBaselineCallback(RunWriter):
                 where="RidgeBaselineCallback",
                 remedy="Leave it out, or test a model of them, trained with configs/finetune.yaml",
             )
+        if trainer.datamodule.feature_source is not None:  # type: ignore[attr-defined]
+            raise UserError(
+                "batches hold cached features, and MFCC are computed of audio",
+                where="RidgeBaselineCallback",
+                remedy="Leave configs/ridge.yaml out, and run `ser baseline CORPUS`",
+            )
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

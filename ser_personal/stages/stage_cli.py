@@ -12,9 +12,11 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
@@ -29,7 +31,7 @@ import ser_personal.report.baseline
 import ser_personal.report.cost
 import ser_personal.speakers.features
 from ser_personal.calibration.writers import EmotionPredictionWriter, EmotionTestWriter, PredictionWriter, run_folder
-from ser_personal.cli import OneLineErrors, make
+from ser_personal.cli import OneLineErrors, find_user_error, make
 from ser_personal.encoder.module import UNFIT, PersonalizedModule, unfit
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
@@ -37,7 +39,7 @@ from ser_personal.finetune.classification import EmotionClassification
 from ser_personal.ranges import require_range
 from ser_personal.stages.trained_model import REMEDY, TrainedModel, leaves
 from ser_personal.training.checkpoints import AtomicCheckpoints, ExactResumption, Interrupted
-from ser_personal.training.interruption import FiniteLoss, Interruption, trainer_for_tasks
+from ser_personal.training.interruption import FiniteLoss, Interruption, KnownMonitors, trainer_for_tasks
 
 RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
 # `--ckpt_path last`: the newest checkpoint of the stage, or a fresh fit where there is none
@@ -94,10 +96,17 @@ class StageCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
-        except UNFIT as error:
+        except (*UNFIT, ImportError) as error:
             path = self.config[subcommand].get("ckpt_path")
             if path is not None and _while_restoring(error):
                 raise unfit(path, error) from error
+            callback = _callback_at_fault(error)
+            if callback is not None and not isinstance(error, torch.OutOfMemoryError):
+                raise UserError(
+                    f"can't work on this model ({_one_line(error)})",
+                    where=f"--trainer.callbacks {callback}",
+                    remedy="Leave it out, or give what it asks for",
+                ) from error
             raise
 
     @override
@@ -148,6 +157,12 @@ class StageCLI(LightningCLI):
         except (ValueError, ModuleNotFoundError) as error:
             # no such accelerator, strategy or number of devices, or a package for it isn't installed
             raise _refused(f"ser {self.config['subcommand']}", error) from error
+        if trainer.precision in {"bf16-true", "16-true"}:
+            raise UserError(
+                "weights in half precision lose the steps of training, and some features can't be computed in it",
+                where=f"--trainer.precision {trainer.precision}",
+                remedy=f"Give --trainer.precision {trainer.precision.replace('true', 'mixed')}",
+            )
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpoints()
         return trainer
@@ -171,6 +186,19 @@ class StageCLI(LightningCLI):
                 "adapts a fine-tuned model, and there is none",
                 where="--data.adaptation",
                 remedy="Give --model.initial_checkpoint, such as finetune.ckpt, or --data.adaptation null for everyone",
+            )
+        if config.trainer.sync_batchnorm and trainer.strategy.root_device.type != "cuda":
+            raise UserError(
+                "is torch's for GPUs alone",
+                where="--trainer.sync_batchnorm true",
+                remedy="Leave it out: MLPInterpreter's batch norm counts all devices' utterances without it",
+            )
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
+            raise UserError(
+                "makes its model after the last epoch, when the best one is chosen and saved",
+                where="--trainer.callbacks StochasticWeightAveraging",
+                remedy="Give EMAWeightAveraging, or leave it out",
             )
         require_range("--trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1)
         if trainer.check_val_every_n_epoch is not None:
@@ -219,14 +247,31 @@ def _while_restoring(error: BaseException) -> bool:
     )
 
 
-def _by_lightning(error: BaseException) -> bool:
-    """Whether the line that raised an error is Lightning's own."""
+def _callback_at_fault(error: BaseException) -> str | None:
+    """The callback of Lightning's own inside which an error was raised, unless in our code that it called."""
+    name = None
+    for frame, _ in walk_tb(error.__traceback__):
+        module = str(frame.f_globals["__name__"])
+        if module.startswith("lightning.pytorch.callbacks."):
+            kind = type(frame.f_locals.get("self"))
+            name = kind.__name__ if kind.__module__.startswith("lightning.") else None
+        elif module.startswith("ser_personal."):
+            name = None
+    return name
+
+
+def _not_ours(error: BaseException) -> bool:
+    """Whether the line that raised an error is Lightning's or jsonargparse's."""
     *_, (frame, _) = walk_tb(error.__traceback__)
-    return str(frame.f_globals["__name__"]).startswith("lightning.")
+    return str(frame.f_globals["__name__"]).startswith(("lightning.", "jsonargparse."))
 
 
 def _refused(stage: str, error: Exception) -> UserError:
-    return UserError(str(error).strip().rstrip("."), where=stage, remedy=f"`{stage} --help` lists the arguments")
+    return UserError(_one_line(error), where=stage, remedy=f"`{stage} --help` lists the arguments")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400].rstrip(".")
 
 
 def run(arguments: list[str]) -> StageCLI:
@@ -246,7 +291,7 @@ def run(arguments: list[str]) -> StageCLI:
             auto_configure_optimizers=False,
             trainer_defaults={
                 "use_distributed_sampler": False,
-                "callbacks": [ExactResumption(), Interruption(), FiniteLoss()],
+                "callbacks": [ExactResumption(), Interruption(), FiniteLoss(), KnownMonitors()],
             },
             save_config_callback=RunConfig,
             save_config_kwargs={"save_to_log_dir": False},
@@ -255,6 +300,6 @@ def run(arguments: list[str]) -> StageCLI:
         )
     except (MisconfigurationException, ValueError) as error:
         # it refuses some arguments by plain errors
-        if not _by_lightning(error):
+        if not _not_ours(error) or find_user_error(error) is not None:
             raise
         raise _refused(f"ser {arguments[0]}", error) from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from typing_extensions import override
 
 from ser_personal.errors import UserError
@@ -127,6 +127,23 @@ class FiniteLoss(Callback):
         ids = [data.utterances[index].utterance_id for index in self._indices.tolist()]
         more = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
         return f"is {value} for {', '.join(ids[:MOST_NAMED])}{more}"
+
+
+class KnownMonitors(Callback):
+    """Refuses, before the first step, callbacks that wait for a score of the validation that nobody logs (ours)."""
+
+    @override
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        logged = sorted(name for name in trainer.callback_metrics if name.startswith("val"))
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            monitor = getattr(callback, "monitor", None)
+            waits = isinstance(callback, ModelCheckpoint) or (isinstance(callback, EarlyStopping) and callback.strict)
+            if waits and monitor not in {None, *logged} and not str(monitor).startswith("train"):
+                raise UserError(
+                    f"the validation logs no {monitor}",
+                    where=f"--trainer.callbacks {type(callback).__name__}",
+                    remedy=f"Give as its monitor one of {', '.join(logged)}",
+                )
 
 
 def trainer_for_tasks(make: Callable[[], Trainer]) -> Trainer:

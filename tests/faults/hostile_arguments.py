@@ -26,6 +26,47 @@ ARGUMENTS = [
     Fault("no node", [*FIT, "--trainer.num_nodes", "0"], "`num_nodes` must be a positive integer"),
     Fault("a device without its package", [*FIT, "--trainer.accelerator", "tpu"], "ser fit: .*torch_xla"),
     Fault("a strategy that isn't", [*FIT, "--trainer.strategy", "nope"], "invalid strategy name"),
+    Fault(
+        "weights in half precision", [*FIT, "--trainer.precision", "bf16-true"], "Give --trainer.precision bf16-mixed"
+    ),
+    Fault(
+        "predictions in half precision",
+        [*TEST, "--ckpt_path", "{finetune}", "--trainer.precision", "16-true"],
+        "Give --trainer.precision 16-mixed",
+    ),
+    Fault(
+        "torch's synchronised norm on a CPU",
+        [*FIT, "--trainer.sync_batchnorm", "true"],
+        "sync_batchnorm true: is torch's for GPUs alone",
+    ),
+    Fault(
+        "weights averaged after the last epoch",
+        [*FIT, "--trainer.callbacks+", "StochasticWeightAveraging", "--trainer.callbacks.swa_lrs", "0.1"],
+        "callbacks StochasticWeightAveraging: makes its model after the last epoch",
+    ),
+    Fault(
+        "a stop by a score that isn't",
+        [*FIT, "--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val_acc"],
+        "callbacks EarlyStopping: the validation logs no val_acc. Give as its monitor one of .*val_ccc",
+    ),
+    Fault(
+        "so without a sanity check",
+        [
+            *(*FIT, "--trainer.num_sanity_val_steps", "0"),
+            *("--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val_acc"),
+        ],
+        "callbacks EarlyStopping: can't work on this model .*val_acc",
+    ),
+    Fault(
+        "a callback for models of another kind",
+        [*FIT, "--trainer.callbacks+", "BackboneFinetuning"],
+        "callbacks BackboneFinetuning: can't work on this model .*backbone",
+    ),
+    Fault(
+        "a callback that the parser can't make",
+        [*FIT, "--trainer.callbacks+", "Timer", "--trainer.callbacks.duration", "00:00:00:20"],
+        "ser fit: .*Interval",
+    ),
     Fault("negative epochs", [*FIT, "--trainer.max_epochs", "-5"], "`max_epochs` must be a non-negative integer or -1"),
     Fault("a time in words", [*FIT, "--trainer.max_time", "soon"], "is not a valid duration"),
     Fault(
