@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal, NamedTuple, NotRequired, Protocol, TypedDict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 ATTRIBUTES = ("arousal", "valence", "dominance")
 # pads pseudo-labels, and is no cluster
 NO_PSEUDO_LABEL = -100
+# of pseudo-labels, which are stored in two bytes
+MAX_CLUSTERS = 2**16
 
 Attribute = Literal["arousal", "valence", "dominance"]
 FusionName = Literal["none", "first", "prefix", "concat", "last"]
@@ -219,5 +223,22 @@ class PretrainingSet(TrainingSet, Protocol):
         """Names that codebook."""
 
     @property
-    def splits(self) -> list[str]:
-        """Sets whose audio is pre-trained on."""
+    def pretraining_ids(self) -> list[str]:
+        """Utterances that are pre-trained on, or held out to choose the checkpoint."""
+
+
+def heard_utterances(utterance_ids: Iterable[str]) -> frozenset[str]:
+    """Shorten ids for a checkpoint to hashes of 8 characters; that two of a million are alike has a chance of .002."""
+    return frozenset(
+        b64encode(blake2b(utterance_id.encode(), digest_size=6).digest()).decode() for utterance_id in utterance_ids
+    )
+
+
+def pack_heard(heard: frozenset[str]) -> str:
+    """Join the hashes in one string, which any checkpoint and JSON can hold."""
+    return "".join(sorted(heard))
+
+
+def unpack_heard(packed: str) -> frozenset[str]:
+    """Undo `pack_heard`."""
+    return frozenset(packed[start : start + 8] for start in range(0, len(packed), 8))

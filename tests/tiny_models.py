@@ -25,9 +25,8 @@ def encoder() -> TinyEncoder:
 
 
 def papt(**options: object) -> PAPT:
-    return PAPT(
-        **{"encoder": encoder(), "speakers": SpeakerEmbedding(8), "final_dim": 8, "learning_rate": 1e-2} | options
-    )
+    rates = {"learning_rate": 1e-2, "head_learning_rate": 1e-2, "speaker_learning_rate": 1e-2}
+    return PAPT(**{"encoder": encoder(), "speakers": SpeakerEmbedding(8), "final_dim": 8} | rates | options)
 
 
 def finetuning(**options: object) -> EmotionFineTuning:

@@ -18,6 +18,7 @@ from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
 from ser_personal.scores import Scores, as_json, from_json, rows_by_speaker
+from ser_personal.types import heard_utterances
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence, Set
@@ -92,19 +93,29 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     atomic_write(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
 
 
-def condition(
-    utterance: Utterance, training_speakers: Set[str], embedded_speakers: Set[str], pretraining_splits: Sequence[str]
-) -> Condition:
-    """Name a test speaker's condition.
+def conditions(
+    utterances: Sequence[Utterance], training_speakers: Set[str], embedded_speakers: Set[str], heard: Set[str]
+) -> list[Condition]:
+    """Name the condition of each utterance's speaker in a test set.
 
-    `transductive` where this set's audio was pre-trained on, `labelled` where the speaker's labels were trained on,
-    `adaptation` where other audio of theirs was in PAPT, so that the embedding table has them, else `unseen`.
+    `transductive` where any of their audio in this set was pre-trained on, by the ids in `heard`; `labelled` where the
+    speaker's labels were trained on; `adaptation` where other audio of theirs was in PAPT, so that the embedding table
+    has them; else `unseen`.
     """
-    if utterance.split in pretraining_splits:
-        return "transductive"
-    if utterance.speaker_id in training_speakers:
-        return "labelled"
-    return "adaptation" if utterance.speaker_id in embedded_speakers else "unseen"
+
+    def who(utterance: Utterance) -> str:
+        return utterance.speaker_id or utterance.utterance_id
+
+    in_papt = {who(each) for each in utterances if heard_utterances([each.utterance_id]) & heard}
+
+    def condition(utterance: Utterance) -> Condition:
+        if who(utterance) in in_papt:
+            return "transductive"
+        if utterance.speaker_id in training_speakers:
+            return "labelled"
+        return "adaptation" if utterance.speaker_id in embedded_speakers else "unseen"
+
+    return [condition(utterance) for utterance in utterances]
 
 
 def count_conditions(utterances: Sequence[Utterance], conditions: Iterable[str]) -> dict[str, int]:

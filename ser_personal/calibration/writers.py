@@ -23,7 +23,7 @@ from ser_personal.calibration.run_files import (
     BASELINE,
     METRICS,
     PREDICTIONS,
-    condition,
+    conditions,
     count_conditions,
     emotion_frame,
     predictions_frame,
@@ -209,7 +209,7 @@ class Collecting(RunWriter):
 def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) -> NDArray[np.str_]:
     """The condition (utterances,) of each utterance's speaker."""
     audio, labelled = pl_module.personalized.speaker_audio, set(data.train_speaker_ids)
-    return np.array([condition(each, labelled, audio.speaker_ids, audio.splits) for each in utterances])
+    return np.array(conditions(utterances, labelled, audio.speaker_ids, audio.heard))
 
 
 def about_speakers(pl_module: Any, utterances: Sequence[Utterance], conditions: NDArray[np.str_]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ser_personal.audio import FRAME_RATE
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, content_hash
 from ser_personal.ranges import require_range
-from ser_personal.types import FeatureSource
+from ser_personal.types import MAX_CLUSTERS, FeatureSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 META, BATCHES = "meta.json", "batch-*.safetensors"
 FORMAT_VERSION = 2
 OPEN_FILES = 64
-MAX_CLUSTERS = 2**16
 KEYED_BYTES = 4096
 
 # a frozen dataclass of plain values

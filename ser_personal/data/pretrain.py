@@ -106,6 +106,11 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         held_out = set(self.held_out_indices)
         return [index for index in self.wanted_indices(self.splits) if index not in held_out]
 
+    @property
+    def pretraining_ids(self) -> list[str]:
+        """Utterances that are pre-trained on, or held out to choose the checkpoint."""
+        return [self.utterances[index].utterance_id for index in self.wanted_indices(self.splits)]
+
     @cached_property
     def held_out_indices(self) -> list[int]:
         """Positions in `utterances` of the pre-training speakers' held-out utterances."""

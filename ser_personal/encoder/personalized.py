@@ -20,6 +20,7 @@ from ser_personal.speakers.representation import (
     SpeakerRepresentation,
     SpeakerSet,
 )
+from ser_personal.types import pack_heard, unpack_heard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +52,8 @@ class EncoderDescription(TypedDict):
     encoder_config: str
     fusion: FusionName
     speakers: SpeakerDescription | None
-    pretraining_splits: list[str]
+    # utterances of PAPT or TAPT, as `pack_heard` has them
+    heard: str
 
 
 class PersonalizedEncoder(nn.Module):
@@ -63,8 +65,8 @@ class PersonalizedEncoder(nn.Module):
         self.speakers = speakers
         self.fusion_name: FusionName = fusion
         self.fusion: Fusion | None = None
-        # sets whose audio was used in PAPT or TAPT
-        self.pretraining_splits: list[str] = []
+        # utterances of PAPT or TAPT
+        self.heard: frozenset[str] = frozenset()
 
     @property
     def is_built(self) -> bool:
@@ -91,7 +93,7 @@ class PersonalizedEncoder(nn.Module):
         An encoder of the saved kind stays, with its settings of freezing and dropout.
         """
         self.fusion_name = description["fusion"]
-        self.pretraining_splits = description["pretraining_splits"]
+        self.heard = unpack_heard(description["heard"])
         config = description["encoder_config"]
         if not isinstance(self.encoder, _kind(config)):
             self.encoder = saved_encoder(config, "the checkpoint's")
@@ -111,14 +113,14 @@ class PersonalizedEncoder(nn.Module):
 
     @property
     def speaker_audio(self) -> SpeakerAudio:
-        """Whose audio made e_s, and of which sets."""
+        """Whose audio made e_s, and which."""
         by_policy = self.speakers.speaker_audio if self.speakers.ids else SpeakerAudio()
-        return SpeakerAudio(by_policy.speaker_ids | {*self.speakers.ids}, by_policy.splits | {*self.pretraining_splits})
+        return SpeakerAudio(by_policy.speaker_ids | {*self.speakers.ids}, by_policy.heard | self.heard)
 
     @property
     def settings(self) -> tuple[object, ...]:
         """What frames depend on apart from the weights."""
-        return (*self.describe().items(), self.speakers.settings)
+        return (*(self.describe() | {"heard": ""}).items(), self.speakers.settings)
 
     def describe(self) -> EncoderDescription:
         """Describe the networks for a checkpoint."""
@@ -129,7 +131,7 @@ class PersonalizedEncoder(nn.Module):
             encoder_config=self.encoder.config,
             fusion=self.fusion_name,
             speakers=speakers,
-            pretraining_splits=self.pretraining_splits,
+            heard=pack_heard(self.heard),
         )
 
     @override

@@ -16,6 +16,7 @@ from ser_personal.ranges import PositiveFinite
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerAudio
 from ser_personal.speakers.unseen import Mean, UnseenPolicy
+from ser_personal.types import heard_utterances, unpack_heard
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,8 +64,10 @@ class SpeakerAdaptation(PAPT):
             fusion="last",
             final_dim=768,
             released_head=None,
+            head_learning_rate=None,
             feature_penalty=0.0,
             learning_rate=learning_rate,
+            speaker_learning_rate=learning_rate,
             weight_decay=0.0,
             **kwargs,
         )
@@ -90,7 +93,7 @@ class SpeakerAdaptation(PAPT):
                 where=self.papt_checkpoint,
                 remedy="Name other sets by --data.splits, or leave adaptation out",
             )
-        self.personalized.pretraining_splits = sorted({*self.personalized.pretraining_splits, *pretraining_set.splits})
+        self.personalized.heard |= heard_utterances(pretraining_set.pretraining_ids)
         known = len(self._table.ids)
         self._table.extend(new)
         if self._table.known_features is not None:
@@ -139,14 +142,14 @@ class Adapted(UnseenPolicy):
     @property
     def rows(self) -> dict[str, Tensor]:
         """Speaker -> its row of the table, (embedding_dim,)."""
-        return self._rows_and_splits[0]
+        return self._rows_and_audio[0]
 
     @cached_property
-    def _rows_and_splits(self) -> tuple[dict[str, Tensor], frozenset[str]]:
+    def _rows_and_audio(self) -> tuple[dict[str, Tensor], SpeakerAudio]:
         checkpoint = _read_papt(self.checkpoint)
         description = checkpoint[DESCRIPTION]
-        rows = zip(description["speakers"]["speaker_ids"], checkpoint["state_dict"][_TABLE], strict=True)
-        return dict(rows), frozenset(description["pretraining_splits"])
+        rows = dict(zip(description["speakers"]["speaker_ids"], checkpoint["state_dict"][_TABLE], strict=True))
+        return rows, SpeakerAudio(frozenset(rows), unpack_heard(description["heard"]))
 
     @property
     @override
@@ -156,8 +159,7 @@ class Adapted(UnseenPolicy):
     @property
     @override
     def speaker_audio(self) -> SpeakerAudio:
-        rows, splits = self._rows_and_splits
-        return SpeakerAudio(frozenset(rows), splits)
+        return self._rows_and_audio[1]
 
     @property
     @override

@@ -13,9 +13,9 @@ from jsonargparse.typing import restricted_number_type
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ser_personal.data.frame_store import MAX_CLUSTERS
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, content_hash, named_in_errors
+from ser_personal.types import MAX_CLUSTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -78,7 +78,10 @@ class Codebook:
                 centroids = file.get_tensor("codebook")
                 provenance: dict[str, Any] = json.loads((file.metadata() or {}).get("provenance", "{}"))
         except (OSError, SafetensorError, ValueError) as error:
-            remedy = "Give a codebook.safetensors that `ser kmeans` or `ser import` wrote"
+            remedy = (
+                "Give one that `ser kmeans` or `ser import hubert_base_ls960_L9_km500.bin --out released` wrote; in "
+                "`ser kmeans`, --codebook null fits one"
+            )
             raise UserError("not a codebook", where=path, remedy=remedy) from error
         if not isinstance(provenance, dict) or not isinstance(provenance.get("made_with", {}), dict):
             raise UserError("codebook doesn't say what made it", where=path, remedy="Write it again with `ser kmeans`")

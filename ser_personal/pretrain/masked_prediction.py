@@ -5,21 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
-from ser_personal.errors import UserError
 from ser_personal.types import NO_PSEUDO_LABEL
 
 if TYPE_CHECKING:
-    from pathlib import Path
-    from typing import Self
-
     from torch import Generator, Tensor
 
 
@@ -39,18 +33,6 @@ class PredictionHead(nn.Module):
         self.temperature = temperature
         self.final_proj = nn.Linear(dim, final_dim)
         self.label_embeddings = nn.Parameter(torch.empty(num_clusters, final_dim).uniform_())
-
-    @classmethod
-    def load_released(cls, path: str | Path) -> Self:
-        """Read the head of a released checkpoint as `ser import` wrote it."""
-        try:
-            weights = load_file(path)
-            head = cls(weights["final_proj.weight"].shape[1], *weights["label_embeddings"].shape)
-            head.load_state_dict(weights)
-        except (OSError, SafetensorError, KeyError, IndexError, TypeError, RuntimeError) as error:
-            remedy = "`ser import CHECKPOINT --out FOLDER` writes one as FOLDER/prediction_head.safetensors"
-            raise UserError("not a prediction head", where=path, remedy=remedy) from error
-        return head
 
     @override
     def forward(self, frames: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from ser_personal.pretrain.masked_prediction import (
 from ser_personal.ranges import NonNegativeFinite, PositiveFinite, Seed, Share
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerRepresentation
-from ser_personal.types import FusionName
+from ser_personal.types import FusionName, heard_utterances
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 VALIDATION_SETS = ("", "_unseen_speakers")
 CODEBOOK = "codebook_hash"
+# beyond chance, at most, of a head whose clusters are in the wrong order; one that fits its audio is far above
+CHANCE_AGREEMENT = 0.05
 
 
 class PAPT(PersonalizedModule):
@@ -46,13 +48,15 @@ class PAPT(PersonalizedModule):
         speakers: what e_s is; a table with its defaults if None.
         fusion: where e_s enters: none, first, prefix, concat or last.
         final_dim: width in which frames and clusters are compared; 768 in HuBERT-large, 256 in base.
-        released_head: prediction_head.safetensors from `ser import`, to keep the released head and its codebook.
+        released_head: prediction_head.safetensors from `ser import`, for its own codebook; a fresh head if None.
         mask_prob: masked frames to aim for before spans overlap, as a share.
         mask_length: length of a span, in frames.
         mask_min: spans in every utterance, at least.
         feature_penalty: weight of the mean square of the convolutions' output.
-        learning_rate: the peak.
-        warmup_share: share of all steps in which the rate climbs; it falls to 0, linearly, over the rest.
+        learning_rate: the encoder's, at its peak.
+        head_learning_rate: the prediction head's; `learning_rate` for a released head and 1e-3 for a fresh one if None.
+        speaker_learning_rate: that of the speaker embeddings and of what fuses them.
+        warmup_share: share of all steps in which the rates climb; they fall to 0, linearly, over the rest.
         weight_decay: decoupled, as fairseq's Adam has it.
         seed: of the span masks, which are a function of it, the batch and the rank.
     """
@@ -69,6 +73,8 @@ class PAPT(PersonalizedModule):
         mask_min: NonNegativeInt = 2,
         feature_penalty: NonNegativeFinite = 10.0,
         learning_rate: PositiveFinite = 1e-5,
+        head_learning_rate: PositiveFinite | None = None,
+        speaker_learning_rate: PositiveFinite = 1e-3,
         warmup_share: ClosedUnitInterval = 0.05,
         weight_decay: NonNegativeFinite = 0.01,
         seed: Seed = 0,
@@ -78,13 +84,14 @@ class PAPT(PersonalizedModule):
         self.head: PredictionHead | None = None
         self.codebook_hash = ""
         self.metrics = torch.nn.ModuleList()
+        self._checks_cluster_order = False
 
     @override
     def build(self, training_set: TrainingSet) -> None:
         pretraining_set = cast("PretrainingSet", training_set)
         num_clusters = pretraining_set.num_clusters
         self.codebook_hash = pretraining_set.codebook_hash
-        self.personalized.pretraining_splits = pretraining_set.splits
+        self.personalized.heard = heard_utterances(pretraining_set.pretraining_ids)
         self.personalized.build(speaker_set(training_set, training_set.train_speaker_ids))
         self.personalized.encoder.fit_front_end(training_set.training_audio)
         self._build_head(num_clusters, self.hparams["final_dim"])
@@ -106,8 +113,10 @@ class PAPT(PersonalizedModule):
         self.metrics = torch.nn.ModuleList(MaskedPredictionMetric(num_clusters) for _ in VALIDATION_SETS)
 
     def _load_released_head(self, num_clusters: int) -> None:
+        from ser_personal.pretrain.released import ReleasedHead
+
         path = self.hparams["released_head"]
-        head = PredictionHead.load_released(path)
+        head, codebook_hash, order_known = ReleasedHead.load(path)
         clusters, dim = len(head.label_embeddings), head.final_proj.in_features
         if (clusters, dim) != (num_clusters, self.personalized.dim):
             raise UserError(
@@ -116,7 +125,30 @@ class PAPT(PersonalizedModule):
                 where=path,
                 remedy="Use the codebook and encoder that the head was released with, or leave released_head out",
             )
+        if codebook_hash != self.codebook_hash:
+            raise UserError(
+                f"was imported with codebook {codebook_hash}, the pseudo-labels come from {self.codebook_hash}",
+                where=path,
+                remedy="Write them by `ser kmeans --codebook` with the codebook of the head, or make a fresh head by "
+                "--model.released_head null",
+            )
         self.head = head
+        self._checks_cluster_order = not order_known
+
+    def _check_cluster_order(self, predicted: Tensor, wanted: Tensor) -> None:
+        """Refuse a released head that finds the clusters of masked frames (masked,) no oftener than by chance."""
+        self._checks_cluster_order = False
+        num_clusters = len(cast("PredictionHead", self.head).label_embeddings)
+        shares = [torch.bincount(ids, minlength=num_clusters) / max(1, len(ids)) for ids in (predicted, wanted)]
+        chance = float(shares[0] @ shares[1])
+        correct = float((predicted == wanted).float().mean()) if len(wanted) else 1.0
+        if (correct - chance) / max(1e-9, 1 - chance) < CHANCE_AGREEMENT:
+            raise UserError(
+                f"finds the cluster of {correct:.1%} of {len(wanted)} masked frames, chance finds {chance:.1%}",
+                where=self.hparams["released_head"],
+                remedy="Its clusters aren't those of the pseudo-labels: import it with its own codebook and take the "
+                "encoder that it was released with, or make a fresh head by --model.released_head null",
+            )
 
     @override
     def forward(self, batch: PretrainBatch, time_mask: Tensor) -> EncoderOutput:
@@ -145,6 +177,8 @@ class PAPT(PersonalizedModule):
         batches = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
         step_seed = (self.hparams["seed"] * 1_000_003 + batches) * self.trainer.world_size + self.global_rank
         prediction, output = self._predict(batch, step_seed)
+        if self._checks_cluster_order and output.time_mask is not None:
+            self._check_cluster_order(prediction.predicted, batch["pseudo_labels"][output.time_mask])
         masked = self.trainer.strategy.reduce(prediction.masked.float(), reduce_op="sum").clamp(min=1)
         loss = prediction.loss * self.trainer.world_size / masked
         self.log("train_loss", loss, prog_bar=True)
@@ -183,11 +217,22 @@ class PAPT(PersonalizedModule):
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam (0.9, 0.98) as in fairseq, with linear warm-up and linear decay to 0."""
-        weights = [weight for weight in self.parameters() if weight.requires_grad]
+        fresh_head = self.hparams["released_head"] is None
+        head_rate = self.hparams["head_learning_rate"] or (1e-3 if fresh_head else self.hparams["learning_rate"])
+        parts = {
+            "encoder": (self.personalized.encoder, self.hparams["learning_rate"]),
+            "head": (self.head, head_rate),
+            "speakers": (self.personalized.speakers, self.hparams["speaker_learning_rate"]),
+            "fusion": (self.personalized.fusion, self.hparams["speaker_learning_rate"]),
+        }
+        groups = [
+            {"name": name, "params": weights, "lr": rate}
+            for name, (part, rate) in parts.items()
+            if (weights := [weight for weight in cast("torch.nn.Module", part).parameters() if weight.requires_grad])
+        ]
         return self.adamw(
-            weights,
+            groups,
             self.hparams["warmup_share"],
-            lr=self.hparams["learning_rate"],
             betas=(0.9, 0.98),
             eps=1e-6,
             weight_decay=self.weight_decay,

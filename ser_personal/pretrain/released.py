@@ -1,4 +1,4 @@
-"""`ser import`: released pickles -> safetensors, once."""
+"""`ser import`: released pickles -> safetensors, once; and the released head as PAPT reads it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from collections import OrderedDict
 from math import prod
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch._utils import _rebuild_parameter, _rebuild_tensor_v2
 
 from ser_personal.errors import UserError
-from ser_personal.files import refuse_existing
+from ser_personal.files import atomic_write, refuse_existing
 from ser_personal.pretrain.codebook import Codebook
+from ser_personal.pretrain.masked_prediction import PredictionHead
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -193,48 +195,96 @@ SPECIAL_TOKENS = 4
 HEAD = ("final_proj.weight", "final_proj.bias", "label_embs_concat")
 
 
-def import_released(file: str, out: str, *, replace: bool = False) -> None:
+class ReleasedHead(NamedTuple):
+    """A released prediction head, the hash of the codebook whose clusters it scores, and whether their order is known.
+
+    It is where the checkpoint held fairseq's dictionary; else cluster k is taken to be row k + 4.
+    """
+
+    head: PredictionHead
+    codebook_hash: str
+    order_known: bool
+
+    @classmethod
+    def load(cls, path: str | Path) -> ReleasedHead:
+        """Read a file of `ser import`."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+                metadata = file.metadata() or {}
+            head = PredictionHead(weights["final_proj.weight"].shape[1], *weights["label_embeddings"].shape)
+            head.load_state_dict(weights)
+            return cls(head, metadata["codebook_hash"], metadata["order"] == "known")
+        except (OSError, SafetensorError, KeyError, IndexError, TypeError, RuntimeError) as error:
+            raise UserError(
+                "not a prediction head with the hash of its codebook",
+                where=path,
+                remedy="`ser import hubert_large_ll60k.pt --codebook released/codebook.safetensors --out released`"
+                " writes one; --model.released_head null makes a fresh one",
+            ) from error
+
+
+def import_released(file: str, out: str, codebook: str | None = None, *, replace: bool = False) -> None:
     """Convert a released codebook or prediction head to safetensors.
 
     scikit-learn's k-means, dumped by joblib (`hubert_base_ls960_L9_km500.bin`), becomes codebook.safetensors, for
-    `ser kmeans --codebook`; a fairseq HuBERT checkpoint prediction_head.safetensors, for PAPT. Of fairseq's 504
-    label embeddings the first four belong to special tokens: cluster k is row k + 4.
+    `ser kmeans --codebook`; a fairseq HuBERT checkpoint prediction_head.safetensors, for PAPT. Which label embedding
+    belongs to which cluster is read from the dictionary in the checkpoint. Where there is none, the first four belong
+    to special tokens, and cluster k is row k + 4.
 
     Args:
         file: the codebook or checkpoint; nothing in it is executed.
         out: folder to write to.
+        codebook: codebook.safetensors whose clusters a checkpoint was trained on, needed for one.
         replace: replace a file that exists already.
 
     Raises:
-        UserError: the file to write exists, the file to read is neither or holds anything but what rebuilds arrays.
+        UserError: the file to write exists; the file to read is neither, or holds anything but what rebuilds arrays; a
+            checkpoint comes without its codebook, or with one of another size.
     """
     path, folder = Path(file), Path(out)
     content = read_arrays(path)
     if isinstance(content, Inert) and isinstance(content.state, dict) and "cluster_centers_" in content.state:
         target = folder / "codebook.safetensors"
         refuse_existing(target, replace=replace)
-        codebook = Codebook(_centroids(content.state["cluster_centers_"], path))
-        codebook.save(target)
-        print(f"{target}: {len(codebook.centroids)} clusters of {codebook.centroids.shape[1]} dimensions")
+        imported = Codebook(_centroids(content.state["cluster_centers_"], path))
+        imported.save(target)
+        print(f"{target}: {len(imported.centroids)} clusters of {imported.centroids.shape[1]} dimensions")
         return
-    head = _head(content, path)
+    head, order = _head(content, path)
+    if codebook is None:
+        raise UserError(
+            "doesn't say which codebook its head was trained on",
+            where=path,
+            remedy="Add --codebook released/codebook.safetensors, imported from the k-means of its release",
+        )
+    of_head = Codebook.load(codebook)
+    clusters, final_dim = head["label_embeddings"].shape
+    if len(of_head.centroids) != clusters:
+        raise UserError(
+            f"has {len(of_head.centroids)} clusters, the head {clusters}",
+            where=codebook,
+            remedy="Give the codebook that the checkpoint was trained on",
+        )
     target = folder / "prediction_head.safetensors"
     refuse_existing(target, replace=replace)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(head, target)
-    clusters, final_dim = head["label_embeddings"].shape
-    print(f"{target}: {clusters} clusters, final_dim {final_dim}, for frames of {head['final_proj.weight'].shape[1]}")
+    metadata = {"codebook_hash": of_head.hash, "order": order}
+    atomic_write(target, save(head, metadata))
+    print(
+        f"{target}: {clusters} clusters, their order {order}, final_dim {final_dim}, for frames of "
+        f"{head['final_proj.weight'].shape[1]}"
+    )
 
 
 def _centroids(centres: Any, path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
     if not (isinstance(centres, np.ndarray) and centres.ndim == 2 and centres.dtype.kind == "f" and len(centres)):
-        raise UserError("its cluster_centers_ are no (clusters, dim) array", where=path, remedy="Download it again")
+        raise UserError("its cluster_centers_ aren't an array (clusters, dim)", where=path, remedy="Download it again")
     if not np.isfinite(centres).all():
         raise UserError("its cluster_centers_ hold NaN or infinity", where=path, remedy="Download it again")
     return np.ascontiguousarray(centres, dtype=np.float32)
 
 
-def _head(content: Any, path: Path) -> dict[str, Tensor]:
+def _head(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
     model = content.get("model") if isinstance(content, dict) else None
     weight, bias, embeddings = (model.get(name) if isinstance(model, dict) else None for name in HEAD)
     if not (
@@ -248,8 +298,25 @@ def _head(content: Any, path: Path) -> dict[str, Tensor]:
     if weight.ndim != 2 or len(weight) != len(bias) or embeddings.ndim != 2 or embeddings.shape[1] != len(weight):
         what = f"its head has several label sets: {len(weight)} projections, {tuple(embeddings.shape)} label embeddings"
         raise UserError(what, where=path, remedy="Give a checkpoint that was trained on one set of clusters")
-    return {
+    rows = _rows_of_clusters(content)
+    if rows and (missing := sorted({*range(len(rows))} - rows.keys()) or max(rows.values()) >= len(embeddings)):
+        what = f"its dictionary doesn't fit its {len(embeddings)} label embeddings (clusters without a row: {missing})"
+        raise UserError(what, where=path, remedy="Download it again, or give the checkpoint as it was released")
+    order = torch.tensor([rows[cluster] for cluster in range(len(rows))] or range(SPECIAL_TOKENS, len(embeddings)))
+    head = {
         "final_proj.weight": weight.detach().float().contiguous(),
         "final_proj.bias": bias.detach().float().contiguous(),
-        "label_embeddings": embeddings.detach()[SPECIAL_TOKENS:].float().contiguous(),
+        "label_embeddings": embeddings.detach()[order].float().contiguous(),
     }
+    return head, "known" if rows else "assumed"
+
+
+def _rows_of_clusters(content: Any) -> dict[int, int]:
+    """Cluster -> its label embedding, by fairseq's dictionary; empty where the checkpoint has none."""
+    task = content.get("task_state")
+    for dictionary in (task.get("dictionaries") if isinstance(task, dict) else None) or ():
+        state = dictionary.state if isinstance(dictionary, Inert) else None
+        symbols = state.get("symbols") if isinstance(state, dict) else None
+        if isinstance(symbols, list):
+            return {int(symbol): row for row, symbol in enumerate(symbols) if str(symbol).isdecimal()}
+    return {}

@@ -288,7 +288,8 @@ def check_empty(folder: Path) -> None:
 
 
 def _config(bundle: Bundle) -> dict[str, Any]:
-    description = bundle.network.personalized.describe()
+    # without whose audio was pre-trained on, which is nobody's business
+    description = bundle.network.personalized.describe() | {"heard": ""}
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

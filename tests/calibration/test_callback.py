@@ -309,13 +309,13 @@ def test_conditions_of_the_test_speakers(synthetic_corpus, checkpoint, tmp_path,
     assert left.metrics["splits"]["train"]["speakers"] == {"transductive": 8}
     assert left.metrics["splits"]["train"]["conditions"] == {}
 
-    # speaker 8 was in PAPT, but its labels are no longer trained on
+    # speaker 8's audio was in PAPT, under another set's name; its labels are no longer trained on
     corpus = relabelled(lambda row: row.update(Split_Set="Test1") if row["SpkrID"] == "8" else None)
     left = run_test(tmp_path, corpus, checkpoint)
-    assert left.metrics["splits"]["test1"]["speakers"] == {"adaptation": 1, "unseen": 3}
+    assert left.metrics["splits"]["test1"]["speakers"] == {"transductive": 1, "unseen": 3}
     apart = left.metrics["splits"]["test1"]["conditions"]
     raw, labels = [[f"{name}_{kind}" for name in ATTRIBUTES] for kind in ("raw", "label")]
-    for name, mine in (("adaptation", left.frame["speaker"] == "8"), ("unseen", left.frame["speaker"] != "8")):
+    for name, mine in (("transductive", left.frame["speaker"] == "8"), ("unseen", left.frame["speaker"] != "8")):
         part = left.frame[mine]
         expected = score(part[raw], part[labels], part["speaker"].tolist(), ATTRIBUTES)
         assert apart[name]["utterances"] == len(part)
@@ -324,7 +324,7 @@ def test_conditions_of_the_test_speakers(synthetic_corpus, checkpoint, tmp_path,
             assert found == pytest.approx(expected[attribute].overall_ccc, abs=1e-5)
 
     no_pretraining = torch.load(checkpoint, weights_only=True)
-    no_pretraining["personalized_encoder"]["pretraining_splits"] = []
+    no_pretraining["personalized_encoder"]["heard"] = ""
     torch.save(no_pretraining, checkpoint)
     left = run_test(tmp_path, synthetic_corpus, checkpoint, test_splits=["train"])
     assert left.metrics["splits"]["train"]["speakers"] == {"labelled": 8}

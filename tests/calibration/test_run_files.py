@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from invented_run import edit_json, invent
 from ser_personal.calibration.run_files import (
     SPEAKER_MOMENTS,
     SpeakerVectors,
-    condition,
+    conditions,
     count_conditions,
     predictions_frame,
     read_run,
@@ -37,7 +38,7 @@ from ser_personal.calibration.writers import CollectedSet
 from ser_personal.errors import UserError
 from ser_personal.report.report import report
 from ser_personal.scores import AttributeScores, concordance, mean_scores, score
-from ser_personal.types import Utterance
+from ser_personal.types import Utterance, heard_utterances
 
 NAN = float("nan")
 TRAINING = {"labelled", "labelled, not embedded"}
@@ -121,27 +122,31 @@ def utterance(speaker_id, split="test1", number=0):
 
 
 @pytest.mark.parametrize(
-    ("speaker_id", "pretraining_splits", "expected"),
+    ("speaker_id", "heard", "expected"),
     [
-        ("labelled", ["train"], "labelled"),
+        ("labelled", [], "labelled"),
+        ("labelled", [0], "transductive"),
         ("labelled, not embedded", [], "labelled"),
-        ("adaptation", ["train", "test1_adaptation"], "adaptation"),
-        ("adaptation", ["train", "test1"], "transductive"),
-        ("stranger", ["train", "test1"], "transductive"),
-        ("stranger", ["train"], "unseen"),
-        ("stranger", [], "unseen"),
-        (None, ["train"], "unseen"),
+        ("adaptation", [7], "adaptation"),
+        # one of two tested utterances is enough
+        ("adaptation", [1], "transductive"),
+        ("stranger", [0, 1], "transductive"),
+        ("stranger", [7], "unseen"),
+        (None, [7], "unseen"),
     ],
 )
-def test_what_training_knew_of_a_speaker(speaker_id, pretraining_splits, expected):
-    assert condition(utterance(speaker_id), TRAINING, EMBEDDED, pretraining_splits) == expected
+def test_what_training_knew_of_a_speaker_goes_by_the_utterances_that_were_heard(speaker_id, heard, expected):
+    tested = [utterance(speaker_id, number=number) for number in range(2)]
+    ids = [utterance(speaker_id, number=number).utterance_id for number in heard]
+    # the same audio under another split's name
+    tested = [replace(each, split="renamed") for each in tested]
+    assert conditions(tested, TRAINING, EMBEDDED, heard_utterances(ids)) == [expected] * 2
 
 
 def test_speakers_are_counted_once_and_unknown_ones_not_at_all():
     speaker_ids = ["labelled", "adaptation", "adaptation", "a", "b", "b", "b", None, None]
     utterances = [utterance(speaker_id, number=number) for number, speaker_id in enumerate(speaker_ids)]
-    conditions = [condition(utterance, TRAINING, EMBEDDED, ["train"]) for utterance in utterances]
-    counted = count_conditions(utterances, conditions)
+    counted = count_conditions(utterances, conditions(utterances, TRAINING, EMBEDDED, frozenset()))
     assert counted == {"labelled": 1, "adaptation": 1, "unseen": 2}
 
 

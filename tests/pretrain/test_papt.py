@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_models import fit, papt, pretrain_data, trainer
+from tiny_models import encoder, fit, papt, pretrain_data, trainer
 from transformers import HubertConfig, HubertModel
 
 from ser_personal.audio import num_frames
@@ -14,6 +14,7 @@ from ser_personal.errors import UserError
 from ser_personal.pretrain.masked_prediction import PredictionHead, masked_prediction_loss, span_mask
 from ser_personal.pretrain.papt import PAPT
 from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.types import heard_utterances, unpack_heard
 
 
 @pytest.fixture
@@ -146,6 +147,7 @@ def rates(module, steps):
     )
     configured = module.configure_optimizers()
     optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]
+    module.trainer.optimizer = optimizer
     assert schedule["interval"] == "step"
     used = []
     for _ in range(steps):
@@ -167,16 +169,30 @@ def test_a_schedule_without_an_end_is_refused(data, tmp_path):
         fit(papt(), data, tmp_path, max_epochs=-1, max_time="00:00:01:00")
 
 
-def write_head(path, dim=16, clusters=12, final_dim=5):
+def test_head_and_speakers_have_rates_of_their_own(data, tmp_path):
+    def peaks(**options):
+        module = build(PAPT(encoder(), SpeakerEmbedding(8), final_dim=8, **options), data)
+        rates(module, 2)
+        return {group["name"]: group["initial_lr"] for group in module.trainer.optimizer.param_groups}
+
+    assert peaks() == {"encoder": 1e-5, "head": 1e-3, "speakers": 1e-3}
+    assert peaks(fusion="concat")["fusion"] == 1e-3
+    assert peaks(fusion="none") == {"encoder": 1e-5, "head": 1e-3}
+    assert peaks(head_learning_rate=3.0, speaker_learning_rate=2.0) == {"encoder": 1e-5, "head": 3.0, "speakers": 2.0}
+    write_head(tmp_path / "head.safetensors", data)
+    assert peaks(released_head=str(tmp_path / "head.safetensors"))["head"] == 1e-5
+
+
+def write_head(path, data, dim=16, clusters=12, order="known", codebook_hash=None):
     torch.manual_seed(1)
-    head = PredictionHead(dim, clusters, final_dim)
-    save_file(head.state_dict(), path)
+    head = PredictionHead(dim, clusters, 5)
+    save_file(head.state_dict(), path, {"order": order, "codebook_hash": codebook_hash or data.codebook_hash})
     return head
 
 
 def test_released_head_is_kept_and_found_again_in_the_checkpoint(data, tmp_path):
-    released = write_head(tmp_path / "head.safetensors")
-    module = papt(released_head=str(tmp_path / "head.safetensors"), learning_rate=1e-30)
+    released = write_head(tmp_path / "head.safetensors", data)
+    module = papt(released_head=str(tmp_path / "head.safetensors"), head_learning_rate=1e-30)
     running = fit(module, data, tmp_path, max_steps=1)
     assert torch.equal(module.head.label_embeddings, released.label_embeddings)
     assert torch.equal(module.head.final_proj.weight, released.final_proj.weight)
@@ -186,12 +202,26 @@ def test_released_head_is_kept_and_found_again_in_the_checkpoint(data, tmp_path)
     assert torch.equal(reloaded.head.label_embeddings, released.label_embeddings)
 
 
-@pytest.mark.parametrize("shape", [{"clusters": 500}, {"dim": 1024}])
-def test_released_head_of_another_codebook_or_encoder(data, tmp_path, shape):
-    write_head(tmp_path / "head.safetensors", **shape)
+@pytest.mark.parametrize("other", [{"clusters": 500}, {"dim": 1024}, {"codebook_hash": "another"}])
+def test_released_head_of_another_codebook_or_encoder(data, tmp_path, other):
+    write_head(tmp_path / "head.safetensors", data, **other)
     module = papt(released_head=str(tmp_path / "head.safetensors"))
-    with pytest.raises(UserError, match="the pseudo-labels have 12 and the encoder 16"):
+    fits_not = "the pseudo-labels have 12 and the encoder 16|was imported with codebook another, the pseudo-labels come"
+    with pytest.raises(UserError, match=fits_not):
         module.build(data)
+
+
+def test_a_released_head_whose_clusters_may_be_in_another_order_has_to_beat_chance(data, tmp_path):
+    write_head(tmp_path / "head.safetensors", data, order="assumed")
+    module = papt(released_head=str(tmp_path / "head.safetensors"))
+    with pytest.raises(UserError, match=r"head\.safetensors: finds the cluster of .* masked frames, chance finds"):
+        fit(module, data, tmp_path, max_steps=1)
+    wanted = torch.arange(12).repeat(50)
+    mostly = torch.where(torch.arange(600) % 3 > 0, wanted, 0)
+    module._check_cluster_order(mostly, wanted)
+    for guess in ((wanted + 4) % 12, torch.full_like(wanted, 3)):
+        with pytest.raises(UserError, match=r"chance finds 8\.3%"):
+            module._check_cluster_order(guess, wanted)
 
 
 def validate(module, data, folder, **options):
@@ -224,7 +254,7 @@ def test_validation_is_the_same_each_time_and_tells_unseen_speakers_apart(
 def test_checkpoint_names_what_was_pre_trained_on(data, papt_checkpoint):
     description = torch.load(papt_checkpoint, weights_only=True)["personalized_encoder"]
     assert description["speakers"]["speaker_ids"] == data.train_speaker_ids == [str(number) for number in range(1, 9)]
-    assert description["pretraining_splits"] == ["train"]
+    assert unpack_heard(description["heard"]) == heard_utterances(u.utterance_id for u in data.corpus.splits.train)
     assert description["fusion"] == "last"
 
 

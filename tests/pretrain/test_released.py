@@ -3,7 +3,9 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import sys
 from collections import OrderedDict
+from types import ModuleType
 
 import joblib
 import numpy as np
@@ -14,8 +16,7 @@ from sklearn.cluster import MiniBatchKMeans
 
 from ser_personal.errors import UserError
 from ser_personal.pretrain.codebook import Codebook
-from ser_personal.pretrain.masked_prediction import PredictionHead
-from ser_personal.pretrain.released import import_released
+from ser_personal.pretrain.released import ReleasedHead, import_released
 
 
 class Exploit:
@@ -36,6 +37,26 @@ def head():
         "final_proj.bias": torch.randn(6),
         "label_embs_concat": torch.nn.Parameter(torch.randn(504, 6)),
     }
+
+
+@pytest.fixture
+def codebook(tmp_path):
+    """That of the head, 500 clusters."""
+    path = tmp_path / "its" / "codebook.safetensors"
+    Codebook(np.random.default_rng(0).normal(size=(500, 2)).astype(np.float32)).save(path)
+    return str(path)
+
+
+class Dictionary:
+    """As fairseq pickles it."""
+
+    __module__, __qualname__ = "fairseq.data.dictionary", "Dictionary"
+
+
+def with_dictionary(checkpoint, symbols):
+    dictionary = Dictionary()
+    dictionary.symbols = ["<s>", "<pad>", "</s>", "<unk>", *map(str, symbols)]
+    return {**checkpoint, "task_state": {"dictionaries": [dictionary]}}
 
 
 def fairseq_checkpoint(head):
@@ -70,10 +91,10 @@ def test_fortran_ordered_centres_of_an_older_joblib(tmp_path):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_fairseq_head_loses_its_special_tokens(tmp_path, head, zipped):
+def test_fairseq_head_loses_its_special_tokens(tmp_path, head, codebook, zipped):
     path = tmp_path / "hubert.pt"
     torch.save(fairseq_checkpoint(head), path, _use_new_zipfile_serialization=zipped)
-    import_released(str(path), str(tmp_path))
+    import_released(str(path), str(tmp_path), codebook)
     written = load_file(tmp_path / "prediction_head.safetensors")
     assert written["label_embeddings"].shape == (500, 6)
     np.testing.assert_array_equal(written["label_embeddings"][7], head["label_embs_concat"][11].detach())
@@ -81,14 +102,43 @@ def test_fairseq_head_loses_its_special_tokens(tmp_path, head, zipped):
     np.testing.assert_array_equal(written["final_proj.bias"], head["final_proj.bias"])
 
 
-def test_imported_head_scores_frames_as_its_checkpoint_would(tmp_path, head):
-    torch.save(fairseq_checkpoint(head), tmp_path / "hubert.pt")
-    import_released(str(tmp_path / "hubert.pt"), str(tmp_path))
-    loaded = PredictionHead.load_released(tmp_path / "prediction_head.safetensors")
+@pytest.fixture
+def fairseq_pickles(monkeypatch):
+    """Lets `Dictionary` be pickled, but not be found when it is read."""
+    modules = {name: ModuleType(name) for name in ("fairseq", "fairseq.data", "fairseq.data.dictionary")}
+    modules["fairseq.data.dictionary"].Dictionary = Dictionary
+    with monkeypatch.context() as patch:
+        for name, module in modules.items():
+            patch.setitem(sys.modules, name, module)
+        yield
+
+
+@pytest.mark.usefixtures("fairseq_pickles")
+@pytest.mark.parametrize("symbols", [None, range(500), range(499, -1, -1)], ids=["none", "in order", "in another"])
+def test_imported_head_scores_the_cluster_that_the_dictionary_names(tmp_path, head, codebook, symbols):
+    checkpoint = fairseq_checkpoint(head)
+    torch.save(checkpoint if symbols is None else with_dictionary(checkpoint, symbols), tmp_path / "hubert.pt")
+    import_released(str(tmp_path / "hubert.pt"), str(tmp_path), codebook)
+    loaded, codebook_hash, order_known = ReleasedHead.load(tmp_path / "prediction_head.safetensors")
+    assert (codebook_hash, order_known) == (Codebook.load(codebook).hash, symbols is not None)
     frames = torch.randn(3, 10)
     projected = frames @ head["final_proj.weight"].T + head["final_proj.bias"]
     expected = torch.cosine_similarity(projected[:, None], head["label_embs_concat"][None, 4:], dim=2) / 0.1
-    torch.testing.assert_close(loaded(frames), expected)
+    torch.testing.assert_close(loaded(frames), expected.flip(1) if symbols == range(499, -1, -1) else expected)
+
+
+@pytest.mark.usefixtures("fairseq_pickles")
+def test_a_head_without_its_codebook_or_with_a_dictionary_of_other_clusters(tmp_path, head, codebook):
+    path = tmp_path / "hubert.pt"
+    torch.save(fairseq_checkpoint(head), path)
+    with pytest.raises(UserError, match=r"which codebook its head was trained on\. Add --codebook released/codebook"):
+        import_released(str(path), str(tmp_path))
+    Codebook(np.zeros((100, 39), dtype=np.float32)).save(tmp_path / "mfcc.safetensors")
+    with pytest.raises(UserError, match=r"mfcc\.safetensors: has 100 clusters, the head 500"):
+        import_released(str(path), str(tmp_path), str(tmp_path / "mfcc.safetensors"))
+    torch.save(with_dictionary(fairseq_checkpoint(head), range(1, 501)), path)
+    with pytest.raises(UserError, match=r"dictionary doesn't fit its 504 label embeddings"):
+        import_released(str(path), str(tmp_path), codebook)
 
 
 @pytest.mark.parametrize("content", [None, b"not safetensors", {"codebook": np.zeros((3, 4))}])
@@ -98,13 +148,13 @@ def test_what_is_no_released_head_is_refused(tmp_path, content):
         save_file(content, path)
     elif content:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=r"head\.safetensors: not a prediction head\. `ser import"):
-        PredictionHead.load_released(path)
+    with pytest.raises(UserError, match=r"head\.safetensors: not a prediction head .*\. `ser import"):
+        ReleasedHead.load(path)
 
 
-def test_half_precision_heads_become_float32(tmp_path, head):
+def test_half_precision_heads_become_float32(tmp_path, head, codebook):
     torch.save({"model": {name: weight.detach().half() for name, weight in head.items()}}, tmp_path / "hubert.pt")
-    import_released(str(tmp_path / "hubert.pt"), str(tmp_path))
+    import_released(str(tmp_path / "hubert.pt"), str(tmp_path), codebook)
     assert {array.dtype for array in load_file(tmp_path / "prediction_head.safetensors").values()} == {np.dtype("f4")}
 
 
@@ -140,11 +190,11 @@ def test_a_malicious_array_of_objects_is_not_executed(tmp_path):
 
 @pytest.mark.parametrize("kind", [dict, set, list])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_types_may_be_named_as_torch_names_them(tmp_path, head, kind, zipped):
+def test_types_may_be_named_as_torch_names_them(tmp_path, head, codebook, kind, zipped):
     checkpoint = {**fairseq_checkpoint(head), "types": kind}
     torch.save(checkpoint, tmp_path / "typed.pt", _use_new_zipfile_serialization=zipped)
-    import_released(str(tmp_path / "typed.pt"), str(tmp_path / "out"))
-    assert len(PredictionHead.load_released(tmp_path / "out" / "prediction_head.safetensors").label_embeddings) == 500
+    import_released(str(tmp_path / "typed.pt"), str(tmp_path / "out"), codebook)
+    assert len(load_file(tmp_path / "out" / "prediction_head.safetensors")["label_embeddings"]) == 500
 
 
 @pytest.mark.parametrize("attribute", ["eval", "exec", "getattr", "__import__", "open"])
