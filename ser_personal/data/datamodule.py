@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections import Counter
 from functools import cached_property, partial
 from itertools import chain
 from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
@@ -16,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from ser_personal.audio import BAD_AUDIO, WINDOW
+from ser_personal.audio import BAD_AUDIO, SAMPLE_RATE, WINDOW
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
 from ser_personal.data.batching import BucketBatchSampler, ExampleKey, GivenBatches
@@ -30,6 +32,7 @@ from ser_personal.data.dataset import (
 from ser_personal.data.loader import SpeechLoader
 from ser_personal.data.speaker_features import SpeakerFeatureSource, collate_speaker_features
 from ser_personal.errors import UserError
+from ser_personal.files import content_hash
 from ser_personal.ranges import PositiveFinite, Seed, require_range
 from ser_personal.types import ATTRIBUTES, SpeakerBatch, SpeechBatch
 
@@ -45,6 +48,12 @@ if TYPE_CHECKING:
     from ser_personal.data.speaker_features import SpeakerFeatures
     from ser_personal.types import FeatureSource, Utterance
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+# bytes that no batches of workers fill
+MUCH_SHARED_MEMORY = 2**31
+# batches that torch keeps ready for each worker
+PREFETCHED = 2
+
 Example = TypeVar("Example", bound=UtteranceExample)
 Batch = TypeVar("Batch", bound=SpeakerBatch)
 
@@ -54,8 +63,8 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
 
     Args:
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
-        batch_seconds: seconds of a batch, padding included, at most.
-        max_batch: utterances of a batch, at most; no limit if None.
+        batch_seconds: seconds of a device's batch, padding included, at most.
+        max_batch: utterances of a batch, at most, in training those of all devices together; no limit if None.
         max_samples: samples of an utterance, at most; fine-tuning keeps the last ones (the authors' code), PAPT a crop.
         known_speakers_only: leave out utterances whose speaker is unknown, as the paper does.
         num_workers: processes that decode audio, for each loader.
@@ -91,7 +100,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         self.num_workers, self.seed = num_workers, seed
         self._feature_source, self._permute_features = speaker_features, permute_speaker_features
         self._indices_of: dict[str, list[int]] = {}
-        self._repeats_reported = False
+        self._batches_reported = False
 
     @property
     @abstractmethod
@@ -234,22 +243,34 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         """Load this rank's share of some utterances, shuffled; an index that is listed twice is used twice.
 
         Raises:
-            UserError: there are fewer utterances than processes.
+            UserError: there are fewer utterances than processes, in all or in a batch.
         """
+        processes = self.trainer.world_size if self.trainer else 1
+        if processes > min(len(indices), self.max_batch or processes):
+            few = f"{len(indices)} training utterances" if processes > len(indices) else f"batches of {self.max_batch}"
+            remedy = "Ask for fewer devices or nodes, give more audio, or raise data.max_batch"
+            raise UserError(f"{processes} processes for {few}", where="trainer.devices", remedy=remedy)
         sampler = self._sampler(indices, shuffle=True)
-        if sampler.world_size > len(indices):
-            raise UserError(
-                f"{sampler.world_size} processes for {len(indices)} training utterances",
-                where="trainer.devices",
-                remedy="Ask for fewer devices or nodes, or give more audio",
-            )
-        if sampler.repeated and not self._repeats_reported:
-            self._repeats_reported = True
+        if self.trainer and not self._batches_reported:
+            self._batches_reported = True
+            self._report(sampler)
+        return self._load(sampler, collate, persistent=True)
+
+    def _report(self, sampler: BucketBatchSampler) -> None:
+        """Log what a step is of, over all devices, and what is trained on twice."""
+        plan = sampler.plan(epoch=0)
+        together = sampler.world_size * self.trainer.accumulate_grad_batches  # type: ignore[union-attr]
+        utterances, seconds = len([*chain(*plan)]), sum(self.length_of(self.utterances[i]) for i in chain(*plan))
+        step = together / len(plan)
+        rank_zero_info(
+            f"a step: {step * utterances:.1f} utterances, {step * seconds / SAMPLE_RATE:.0f} s on average over all"
+            f" devices ({sampler.world_size}); an epoch: {len(sampler)} batches on each"
+        )
+        if sampler.repeated:
             rank_zero_info(
-                f"{len(sampler.repeated)} batches of an epoch ({sum(map(len, sampler.repeated))} of {len(indices)}"
+                f"{len(sampler.repeated)} batches of an epoch ({sum(map(len, sampler.repeated))} of {utterances}"
                 f" utterances) are trained on twice, so that {sampler.world_size} processes have equally many"
             )
-        return self._load(sampler, collate, persistent=True)
 
     def eval_loader(self, indices: Sequence[int]) -> SpeechLoader[Batch]:
         """Load this rank's share of some utterances, longest first; batches repeated to even shares repeat indices."""
@@ -260,15 +281,16 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         return self._load(GivenBatches(batches))
 
     def _sampler(self, indices: Sequence[int], *, shuffle: bool) -> BucketBatchSampler:
+        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return BucketBatchSampler(
             indices,
             [self.length_of(self.utterances[i]) for i in indices],
             batch_seconds=self.batch_seconds,
-            max_batch=self.max_batch,
+            max_batch=self.max_batch // processes if self.max_batch and shuffle else self.max_batch,
             shuffle=shuffle,
             seed=self.seed,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
+            rank=rank,
+            world_size=processes,
         )
 
     def _load(
@@ -279,11 +301,28 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         persistent: bool = False,
     ) -> SpeechLoader[Batch]:
         collate = collate or self.collate
+        self._refuse_small_shared_memory(sampler)
         if self.speaker_features is not None:
             # look up every speaker now, not in the middle of an epoch
             self.speaker_features.of([self.utterances[i].speaker_id for i in chain(*sampler.plan(0))])
             collate = partial(collate_speaker_features, collate=collate, features=self.speaker_features)
         return SpeechLoader(self.dataset, sampler, collate, num_workers=self.num_workers, persistent=persistent)
+
+    def _refuse_small_shared_memory(self, sampler: BatchSampler) -> None:
+        """Raise a UserError where workers would wait for ever: they hand batches over in shared memory."""
+        if not self.num_workers or not SHARED_MEMORY.is_dir():
+            return
+        free = shutil.disk_usage(SHARED_MEMORY).free
+        if free < MUCH_SHARED_MEMORY:
+            longest = [[self.length_of(self.utterances[i]) for i in batch] for batch in sampler.plan(epoch=0)]
+            needed = self.num_workers * PREFETCHED * 4 * max((len(each) * max(each) for each in longest), default=0)
+            if free < needed:
+                raise UserError(
+                    f"has {free / 1e6:.0f} MB left, {self.num_workers} workers need {needed / 1e6:.0f} MB",
+                    where=SHARED_MEMORY,
+                    remedy="Start the container with more, such as `docker run --shm-size 2g`,"
+                    " or give --data.num_workers 0",
+                )
 
     @override
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -291,20 +330,41 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         lengths = {name: batch[name] for name in ("num_samples",) if name in batch}
         return {**super().transfer_batch_to_device(batch, device, dataloader_idx), **lengths}
 
+    def facts_of(self, utterance: Utterance) -> list[str]:
+        """What training uses of an utterance: a fit is resumed on the same alone."""
+        return [utterance.utterance_id, f"{self.length_of(utterance)}"]
+
+    @cached_property
+    def _train_set(self) -> str:
+        indices = sorted(chain(*self.train_dataloader().batch_sampler.plan(epoch=0)))
+        return content_hash(*chain(*(self.facts_of(self.utterances[i]) for i in indices)))
+
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"train_speakers": self.train_speaker_ids}
+        return {
+            "train_speakers": self.train_speaker_ids,
+            # plain numbers, which `weights_only` can load
+            "batch_seconds": float(self.batch_seconds),
+            "max_batch": self.max_batch and int(self.max_batch),
+            "max_samples": int(self.max_samples),
+            "seed": int(self.seed),
+            "train_set": self._train_set,
+        }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
+        where, remedy = "the checkpoint to resume", "Resume with what it began with, or start a fresh fit"
         if differing := sorted({*state_dict.get("train_speakers", ())} ^ {*self.train_speaker_ids}):
-            raise UserError(
-                f"was trained on other speakers than this corpus has ({len(differing)} differ, first {differing[0]})",
-                where="the checkpoint to resume",
-                remedy="Resume on the same corpus, or start a fresh fit",
-            )
+            what = f"was trained on other speakers than this corpus has ({len(differing)} differ, first {differing[0]})"
+            raise UserError(what, where=where, remedy=remedy)
+        for name, now in SpeechDataModule.state_dict(self).items():
+            if state_dict.get(name, now) != now:
+                what = f"was trained with data.{name} {state_dict[name]}, not {now}"
+                if name == "train_set":
+                    what = "was trained on other utterances, lengths or labels than this training set has"
+                raise UserError(what, where=where, remedy=remedy)
 
 
 class AudioDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):

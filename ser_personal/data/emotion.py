@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
-from math import isnan
+from math import isnan, nan
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -20,7 +20,7 @@ from ser_personal.data.dataset import CachedDataset, EmotionExample, WholeUttera
 from ser_personal.data.frame_store import FeatureCache
 from ser_personal.data.speaker_features import SpeakerNormalization
 from ser_personal.errors import UserError
-from ser_personal.types import EmotionBatch
+from ser_personal.types import ATTRIBUTES, EmotionBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -109,6 +109,7 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         if stage in ("fit", None):
             self.wanted_indices(["train"])
             self._refuse_single_utterances()
+            self._require_ranking()
         if stage in ("fit", "validate", None):
             self.wanted_indices(["validation"])
         if stage in ("test", "predict", None):
@@ -120,7 +121,33 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
             raise UserError(
                 "a training batch would be a single utterance, which has neither a CCC nor batch statistics",
                 where="batch_seconds, max_batch",
-                remedy="Raise data.batch_seconds or data.max_batch, and train on two utterances at least",
+                remedy="Raise data.batch_seconds or data.max_batch, ask for fewer devices, and train on two utterances"
+                " at least",
+            )
+
+    def _require_ranking(self) -> None:
+        """Raise a UserError where no epoch's model can be better than another's on the validation set."""
+        if self.trainer and self.trainer.limit_val_batches == 0:
+            return
+        utterances = [self.utterances[i] for i in self.wanted_indices(["validation"])]
+        if self.target == "emotion":
+            values: dict[str, set[Any]] = {"emotion": {utterance.emotion for utterance in utterances}}
+        else:
+            module = self.trainer.lightning_module if self.trainer else None
+            values = {
+                name: {label for each in utterances if not isnan(label := each.labels.get(name, nan))}
+                for name in getattr(module, "attributes", ATTRIBUTES)
+            }
+        constant = [name for name, labels in values.items() if len(labels) < MIN_BATCH]
+        if len(constant) == len(values):
+            raise UserError(
+                f"has fewer than two different labels of {', '.join(constant)}: no epoch's model can be the best",
+                where="split validation",
+                remedy="Give the validation set utterances of different labels",
+            )
+        if self.trainer and constant:
+            rank_zero_info(
+                f"validation: fewer than two different labels of {', '.join(constant)}, which choose no model"
             )
 
     @cached_property
@@ -135,6 +162,11 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         if self.target == "emotion":
             return "without emotion" if utterance.emotion is None else None
         return None if any(not isnan(label) for label in utterance.labels.values()) else "without labels"
+
+    @override
+    def facts_of(self, utterance: Utterance) -> list[str]:
+        used = utterance.emotion if self.target == "emotion" else sorted(utterance.labels.items())
+        return [*super().facts_of(utterance), f"{used}"]
 
     @override
     def train_dataloader(self) -> SpeechLoader[EmotionBatch]:

@@ -38,7 +38,7 @@ from ser_personal.files import atomic_write
 from ser_personal.finetune.classification import EmotionClassification
 from ser_personal.ranges import require_range
 from ser_personal.stages.trained_model import REMEDY, TrainedModel, leaves
-from ser_personal.training.checkpoints import AtomicCheckpoints, ExactResumption, Interrupted
+from ser_personal.training.checkpoints import AtomicCheckpoints, ExactResumption, Interrupted, StageCheckpoint
 from ser_personal.training.interruption import FiniteLoss, Interruption, KnownMonitors, trainer_for_tasks
 
 RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
@@ -75,6 +75,12 @@ class StageCLI(LightningCLI):
             kwargs = getattr(action, "sub_add_kwargs", None)
             if kwargs is not None:
                 kwargs["sub_configs"] = False
+        parser.add_argument("--replace", action="store_true", help="replace what an earlier run left in the folder")
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        # asked for once: a saved config must not ask for it again
+        self._replace = self.config[self.config["subcommand"]].pop("replace", False)
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:  # type: ignore[override]
@@ -130,7 +136,9 @@ class StageCLI(LightningCLI):
         """
         stage = self.config["subcommand"]
         path = self.config[stage].get("ckpt_path")
-        if stage == "fit" and path == LAST:
+        # what a fit left that was killed before its first NAME-last.ckpt may go
+        self._starts_anew = stage == "fit" and path == LAST
+        if self._starts_anew:
             path = newest_checkpoint(self.config[stage].trainer.as_dict())
             rank_zero_info("No checkpoint to resume: a fresh fit" if path is None else f"Resuming from {path}")
         self.config[stage]["ckpt_path"] = path
@@ -199,6 +207,19 @@ class StageCLI(LightningCLI):
                 "makes its model after the last epoch, when the best one is chosen and saved",
                 where="--trainer.callbacks StochasticWeightAveraging",
                 remedy="Give EMAWeightAveraging, or leave it out",
+            )
+        for kept in trainer.checkpoint_callbacks:
+            if isinstance(kept, StageCheckpoint):
+                kept.replace = self._replace or self._starts_anew
+        given = config.trainer.callbacks
+        given = given if isinstance(given, list) else [given]
+        keeps = any("Checkpoint" in callback.class_path for callback in given if callback is not None)
+        trial = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if not keeps and config.trainer.enable_checkpointing is not False and not trial:
+            raise UserError(
+                "StageCheckpoint isn't among the callbacks, so that no model would be kept",
+                where="--trainer.callbacks",
+                remedy="Append yours by --trainer.callbacks+, or keep none with --trainer.enable_checkpointing false",
             )
         require_range("--trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1)
         if trainer.check_val_every_n_epoch is not None:

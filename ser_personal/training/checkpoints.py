@@ -14,8 +14,10 @@ import torch
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from ser_personal.errors import UserError
 from ser_personal.files import atomic_file, atomic_write
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCORES = ".scores.json"
+# what a checkpoint's count of steps means, in the checkpoint
+STEPS = "steps"
 
 
 class Interrupted(SystemExit):
@@ -57,7 +61,13 @@ class StageCheckpoint(ModelCheckpoint):
         monitor: the logged value that chooses the best model.
         mode: whether less or more of it is better.
         every_n_steps: renew NAME-last.ckpt after so many steps, too; None means at the end of epochs alone.
+
+    Raises:
+        UserError: when a fit begins, the folder holds the model of an earlier one that isn't resumed.
     """
+
+    # `ser fit --replace`
+    replace = False
 
     def __init__(
         self, name: str, monitor: str, mode: Literal["min", "max"], every_n_steps: PositiveInt | None = 1000
@@ -77,6 +87,44 @@ class StageCheckpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = str(Path(trainer.default_root_dir).absolute())
         super().setup(trainer, pl_module, stage)
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = Path(str(self.dirpath))
+        resumes = trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve().parent == folder.resolve()
+        paths = [folder / f"{name}.ckpt" for name in (self.filename, self.CHECKPOINT_NAME_LAST)]
+        earlier = [path for path in paths if path.exists()]
+        if earlier and not (resumes or self.replace or trainer.fast_dev_run):  # type: ignore[attr-defined]
+            raise UserError(
+                "is of an earlier fit",
+                where=earlier[0],
+                remedy="Resume that with --ckpt_path last, replace it with --replace, or give another"
+                " --trainer.default_root_dir",
+            )
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning saves the last one of a trial run, too
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            super().on_train_end(trainer, pl_module)
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        best = self._here(state_dict["best_model_path"])
+        if best and state_dict["dirpath"] != self.dirpath and not self._is_best(best, state_dict["best_model_score"]):
+            rank_zero_info(f"{best} isn't the best model so far: it is chosen anew from here on")
+            return
+        # the folder may have been moved since
+        paths = {name: self._here(state_dict[name]) for name in state_dict if name.endswith("_path")}
+        scores = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "dirpath": self.dirpath, "best_k_models": scores})
+
+    def _here(self, path: str) -> str:
+        return str(Path(str(self.dirpath)) / Path(path).name) if path else ""
+
+    def _is_best(self, path: str, score: Tensor) -> bool:
+        scores = Path(path).with_suffix(SCORES)
+        return scores.is_file() and json.loads(scores.read_text()).get(self.monitor) == float(score)
 
     def is_current(self, trainer: Trainer) -> bool:
         """Whether the newest checkpoint is of the step that the fit is at."""
@@ -112,6 +160,25 @@ class StageCheckpoint(ModelCheckpoint):
         self._last_global_step_saved = trainer.global_step
 
 
+def _steps(trainer: Trainer) -> dict[str, float]:
+    """What a count of steps means."""
+    return {
+        "batches an epoch": trainer.num_training_batches,
+        "devices": trainer.world_size,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+    }
+
+
+def _settings(trainer: Trainer) -> list[dict[str, Any]]:
+    """The rate and so on of each group of weights, where a schedule leaves them alone."""
+    settings = []
+    for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
+        rates = {"learning_rate": group.get("initial_lr", group["lr"])}
+        known = rates if "initial_lr" in group or not trainer.lr_scheduler_configs else {}
+        settings.append(known | {name: group[name] for name in ("weight_decay", "betas", "eps") if name in group})
+    return settings
+
+
 class AtomicCheckpoints(TorchCheckpointIO):
     """Writes each checkpoint beside its place, to the disk, and renames it.
 
@@ -132,11 +199,46 @@ class ExactResumption(Callback):
     """Puts the loader where it stood, and makes the randomness of a step a function of the step (ours).
 
     Every step is seeded by the fit's seed, the epoch, the batch and the rank: Lightning's checkpoints hold no state of
-    random generators. Without `--seed_everything` nothing is seeded.
+    random generators. Without `--seed_everything` nothing is seeded. A loader knows its place in the epoch by
+    `SpeechLoader.state_dict`, and the batches of an epoch are a function of its number (`BucketBatchSampler.plan`).
+
+    Raises:
+        UserError: when a fit is resumed, its steps would mean something else: other batches, devices or rates. The
+            datamodule refuses another training set.
     """
+
+    def __init__(self) -> None:
+        self._began: dict[str, Any] = {}
+        self._settings: list[dict[str, Any]] = []
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[STEPS] = _steps(trainer)
+
+    @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._began = checkpoint.get(STEPS, {})
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # what was asked for; Lightning puts the checkpoint's in their place after this
+        self._settings = _settings(trainer)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        asked, began = _steps(trainer), self._began
+        differing: list[tuple[str, Any, Any]] = [
+            (name, began[name], asked[name]) for name in began if began[name] != asked[name]
+        ]
+        for old, new in zip(_settings(trainer), self._settings, strict=True):
+            differing += [(name, old[name], new[name]) for name in new if old.get(name) != new[name]]
+        if differing:
+            name, old, new = differing[0]
+            raise UserError(
+                f"began with {name} {old}, this fit has {new}",
+                where=trainer.ckpt_path,
+                remedy="Resume with what it began with, or start a fresh fit",
+            )
         # Lightning restores the loader's place when it sets the data up. A schedule that asks for the number of steps
         # has it do that before the checkpoint's loops are read, and the epoch would begin again, unnoticed.
         trainer.fit_loop._load_combined_loader_states()  # noqa: SLF001

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from shutil import copytree
+from shutil import copy, copytree
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch.trainer.states import TrainerFn
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.data.emotion import EmotionDataModule
@@ -139,13 +140,21 @@ def test_training_on_single_utterances(corpus, options):
     datamodule.setup("test")
 
 
-def on_ranks(corpus_folder, world_size, **options):
-    datamodules = []
-    for rank in range(world_size):
-        datamodule = EmotionDataModule(str(corpus_folder), num_workers=0, **options)
-        datamodule.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
-        datamodules.append(datamodule)
-    return datamodules
+def on_rank(corpus, rank=0, world_size=1, **options):
+    datamodule = EmotionDataModule(str(corpus), **{"num_workers": 0} | options)
+    datamodule.trainer = SimpleNamespace(
+        global_rank=rank,
+        world_size=world_size,
+        accumulate_grad_batches=2,
+        limit_val_batches=1.0,
+        lightning_module=SimpleNamespace(attributes=("arousal",)),
+        state=SimpleNamespace(fn=TrainerFn.FITTING),
+    )
+    return datamodule
+
+
+def on_ranks(corpus, world_size, **options):
+    return [on_rank(corpus, rank, world_size, **options) for rank in range(world_size)]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
@@ -157,8 +166,85 @@ def test_shares_hold_each_utterance_once_and_may_be_empty(corpus_folder, world_s
 
 def test_more_processes_than_utterances_and_what_even_shares_repeat(corpus_folder, caplog):
     with pytest.raises(UserError, match=r"trainer\.devices: 25 processes for 24 training utterances\. Ask for fewer"):
-        on_ranks(corpus_folder, 25)[0].train_dataloader()
+        on_rank(corpus_folder, world_size=25).train_dataloader()
     caplog.clear()
     with caplog.at_level("INFO"):
-        on_ranks(corpus_folder, 5, max_batch=4)[0].train_dataloader()
+        on_rank(corpus_folder, world_size=5, max_batch=20).train_dataloader()
     assert "4 batches of an epoch (16 of 24 utterances) are trained on twice" in caplog.text
+
+
+@pytest.mark.parametrize(("devices", "a_device"), [(1, 8), (2, 4), (4, 2)])
+def test_a_step_is_of_as_many_utterances_on_any_number_of_devices(corpus_folder, caplog, devices, a_device):
+    data = on_rank(corpus_folder, world_size=devices, max_batch=8)
+    with caplog.at_level("INFO"):
+        data.setup("fit")
+        loader = data.train_dataloader()
+    assert {len(batch) for batch in loader.batch_sampler.plan(0)} == {a_device}
+    # two batches of each device are accumulated
+    assert caplog.text.count("a step: 16.0 utterances, 17 s on average") == 1
+    assert f"over all devices ({devices}); an epoch: 3 batches on each" in caplog.text
+    assert max(len(batch) for batch in data.split_dataloader("train").batch_sampler.plan(0)) == 8
+
+
+def test_more_devices_than_a_batch_holds(corpus_folder):
+    with pytest.raises(UserError, match=r"trainer\.devices: 9 processes for batches of 8\. .*raise data\.max_batch"):
+        on_rank(corpus_folder, world_size=9, max_batch=8).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_batch": 4}, r"was trained with data\.max_batch 8, not 4\. Resume with what it began with"),
+        ({"batch_seconds": 100.0}, r"data\.batch_seconds 360\.0, not 100\.0"),
+        ({"seed": 1}, r"data\.seed 0, not 1"),
+        ({"max_samples": 9_000}, r"data\.max_samples 250000, not 9000"),
+    ],
+)
+def test_a_fit_is_not_resumed_with_other_batches(corpus_folder, changes, message):
+    state = on_rank(corpus_folder, max_batch=8).state_dict()
+    on_rank(corpus_folder, max_batch=8, num_workers=3).load_state_dict(state)
+    with pytest.raises(UserError, match=message):
+        on_rank(corpus_folder, **{"max_batch": 8} | changes).load_state_dict(state)
+
+
+@pytest.mark.parametrize("change", ["label", "row", "length"])
+def test_a_fit_is_not_resumed_on_another_file_of_the_same_speakers(corpus_folder, tmp_path, change):
+    folder = copytree(corpus_folder, tmp_path / "corpus")
+    state = on_rank(folder).state_dict()
+    table = (folder / "corpus.csv").read_text()
+    if change == "length":
+        copy(folder / "u04.wav", folder / "u00.wav")
+    else:
+        edited = "u00.wav,s0,train,2,\n" if change == "label" else ""
+        (folder / "corpus.csv").write_text(table.replace("u00.wav,s0,train,1,\n", edited))
+    with pytest.raises(UserError, match="was trained on other utterances, lengths or labels than this training set"):
+        on_rank(folder).load_state_dict(state)
+
+
+def test_a_validation_set_that_chooses_no_model(corpus_folder, tmp_path):
+    folder = copytree(corpus_folder, tmp_path / "corpus")
+    table = (folder / "corpus.csv").read_text().splitlines()
+    constant = [line[: line.rindex("validation") + 11] + "4," if "validation" in line else line for line in table]
+    single = [line for line in table if "validation" not in line or "u26" in line]
+    for lines in (constant, single):
+        (folder / "corpus.csv").write_text("\n".join(lines))
+        with pytest.raises(UserError, match=r"split validation: has fewer than two different labels of arousal: no"):
+            on_rank(folder).setup("fit")
+        on_rank(folder).setup("test")
+        unvalidated = on_rank(folder)
+        unvalidated.trainer.limit_val_batches = 0
+        unvalidated.setup("fit")
+
+
+def test_workers_without_the_shared_memory_that_they_need(corpus_folder, monkeypatch):
+    monkeypatch.setattr("ser_personal.data.datamodule.SHARED_MEMORY", corpus_folder)
+    # 24 utterances of at most 1.65 s in four batches of 6: a worker of two has two batches of 634 kB
+    for free, refused in ((1_000_000, True), (4_000_000, False)):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        data = on_rank(corpus_folder, num_workers=2, max_batch=6)
+        if refused:
+            with pytest.raises(UserError, match=r"has 1 MB left, 2 workers need 3 MB\. .*--shm-size.*num_workers 0"):
+                data.train_dataloader()
+        else:
+            data.train_dataloader()
+        on_rank(corpus_folder, max_batch=6).train_dataloader()

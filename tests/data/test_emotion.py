@@ -99,7 +99,8 @@ def test_a_checkpoint_of_other_features_is_refused(corpus, cache_folder, tmp_pat
     state = module(corpus, cache_folder).state_dict()
     module(corpus, cache_folder).load_state_dict(state)
     resumed = module(corpus, cache_folder)
-    resumed.trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING))
+    fitting = SimpleNamespace(fn=TrainerFn.FITTING)
+    resumed.trainer = SimpleNamespace(state=fitting, global_rank=0, world_size=1, accumulate_grad_batches=1)
     resumed.load_state_dict(state)
     with pytest.raises(UserError, match=r"was trained on other speakers than this corpus has \(1 differ, first s9\)"):
         resumed.load_state_dict(state | {"train_speakers": [*state["train_speakers"], "s9"]})

@@ -184,7 +184,7 @@ def test_a_table_stays_a_path_in_a_stage(table, tmp_path):
 
 def test_a_table_stays_a_path_in_kmeans(table):
     arguments = [*configs("kmeans.yaml", "tiny/kmeans.yaml"), "--data.corpus", str(table)]
-    assert parse(kmeans, "ser kmeans", (), arguments)["data"].corpus == str(table)
+    assert parse(kmeans, "ser kmeans", (), arguments)["data"].corpus.label_file == table
 
 
 def test_a_corpus_can_be_a_class_with_its_arguments(table, tmp_path):
@@ -207,8 +207,8 @@ def test_pldc_joins_the_callbacks_of_fine_tuning(run, tmp_path, synthetic_corpus
 def test_the_same_fit_can_be_run_again_and_gives_the_same_weights(run, tmp_path, synthetic_corpus):
     arguments = ["fit", *finetune_arguments(synthetic_corpus), *trainer_flags(tmp_path)]
     weights = []
-    for _ in range(2):
-        assert ser(*arguments) == 0
+    for again in ([], ["--replace"]):
+        assert ser(*arguments, *again) == 0
         weights.append(torch.load(tmp_path / "finetune-last.ckpt", weights_only=True)["state_dict"])
     assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["finetune-last.ckpt", "finetune.ckpt"]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -256,3 +256,16 @@ def test_a_checkpoint_loads_without_a_trainer_to_the_same_predictions(run, tmp_p
 @pytest.mark.parametrize("name", ["papt", "papt-last", "finetune", "finetune-last"])
 def test_checkpoints_hold_nothing_but_weights_and_plain_values(run, name):
     assert "state_dict" in torch.load(run / f"{name}.ckpt", weights_only=True)
+
+
+def test_a_fit_that_would_replace_or_keep_no_model_is_refused(run, tmp_path, synthetic_corpus, capsys):
+    arguments = ["fit", *finetune_arguments(synthetic_corpus)]
+    before = (run / "finetune.ckpt").read_bytes()
+    assert ser(*arguments, *trainer_flags(run)) == 2
+    assert re.search(r"finetune\.ckpt: is of an earlier fit\. Resume .* --ckpt_path last", capsys.readouterr().err)
+    assert (run / "finetune.ckpt").read_bytes() == before
+    assert ser(*arguments, "--trainer.callbacks", "LearningRateMonitor", *trainer_flags(tmp_path)) == 2
+    assert "Append yours by --trainer.callbacks+" in capsys.readouterr().err
+    assert ser(*arguments, "--trainer.callbacks+", "LearningRateMonitor", *trainer_flags(tmp_path)) == 0
+    assert (tmp_path / "finetune.ckpt").is_file()
+    assert "replace:" not in next(tmp_path.rglob("config.yaml")).read_text()

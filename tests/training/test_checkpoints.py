@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch.utils.data import DataLoader
 
+from ser_personal.errors import UserError
 from ser_personal.training.checkpoints import AtomicCheckpoints, ExactResumption, Interrupted, StageCheckpoint
 from ser_personal.training.interruption import Interruption
 
@@ -43,11 +44,11 @@ class Epochs(LightningModule):
         return torch.optim.SGD(self.parameters(), 1.0)
 
 
-def run(folder, mode, epochs=3):
+def run(folder, mode, epochs=3, checkpoint=None, **options):
     """Count epochs; -> the checkpoints that this leaves."""
     examples, callback = DataLoader(torch.zeros(1)), StageCheckpoint("papt", "val_loss", mode)
-    trainer = Trainer(**QUIET, max_epochs=epochs, default_root_dir=folder, callbacks=callback)
-    trainer.fit(Epochs(), examples, examples)
+    trainer = Trainer(**QUIET, max_epochs=epochs, default_root_dir=folder, callbacks=callback, **options)
+    trainer.fit(Epochs(), examples, examples, ckpt_path=checkpoint)
     return sorted(path.name for path in folder.glob("**/*.ckpt"))
 
 
@@ -62,9 +63,29 @@ def test_best_and_newest_model_under_the_stage_s_name(tmp_path, mode, best):
     assert epoch_of(tmp_path / "papt-last.ckpt") == 3
     # those of the best model, not of the newest
     assert json.loads((tmp_path / "papt.scores.json").read_text()) == {"val_loss": SCORES[best - 1]}
-    # a second run replaces the first
-    assert run(tmp_path, mode, epochs=1) == ["papt-last.ckpt", "papt.ckpt"]
+
+
+def test_an_earlier_fit_is_replaced_where_that_is_asked_for_alone(tmp_path, monkeypatch):
+    run(tmp_path, "min")
+    (tmp_path / "papt-last.ckpt").rename(tmp_path / "elsewhere.ckpt")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"papt\.ckpt: is of an earlier fit\. Resume .* --replace, or"):
+            run(tmp_path, "min", epochs=1)
+        assert epoch_of(tmp_path / "papt.ckpt") == 2
+        run(tmp_path, "min", epochs=1, fast_dev_run=True)
+        assert not (tmp_path / "papt-last.ckpt").exists()
+    monkeypatch.setattr(StageCheckpoint, "replace", True)
+    assert run(tmp_path, "min", epochs=1) == ["elsewhere.ckpt", "papt-last.ckpt", "papt.ckpt"]
     assert epoch_of(tmp_path / "papt.ckpt") == epoch_of(tmp_path / "papt-last.ckpt") == 1
+
+
+def test_a_moved_folder_keeps_its_best_model(tmp_path):
+    run(tmp_path / "before", "min", epochs=2)
+    moved = (tmp_path / "before").rename(tmp_path / "after")
+    run(moved, "min", epochs=3, checkpoint=moved / "papt-last.ckpt")
+    assert (epoch_of(moved / "papt.ckpt"), epoch_of(moved / "papt-last.ckpt")) == (2, 3)
+    # resumed into a folder that doesn't hold it
+    assert run(tmp_path / "new", "min", epochs=3, checkpoint=moved / "papt-last.ckpt") == ["papt-last.ckpt"]
 
 
 def test_folder_is_the_trainers_even_from_a_relative_path(tmp_path, monkeypatch):
@@ -121,6 +142,9 @@ class Numbers:
 class Walk(LightningModule):
     """Its weight depends on the order of all batches and on chance."""
 
+    learning_rate = 0.1
+    weight_decay = 0.0
+
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(()))
@@ -132,7 +156,7 @@ class Walk(LightningModule):
         self.log("val_loss", self.weight, batch_size=1)
 
     def configure_optimizers(self):
-        optimizer = torch.optim.SGD(self.parameters(), 0.1)
+        optimizer = torch.optim.SGD(self.parameters(), self.learning_rate, weight_decay=self.weight_decay)
         total = self.trainer.estimated_stepping_batches
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / (total + 1))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -192,6 +216,33 @@ def test_a_fit_resumed_after_any_step_is_the_uninterrupted_one(options, tmp_path
         else:
             assert batch > BATCHES * (EPOCHS - 1), "it ended before it could stop"
         assert seen.seen == validations.seen
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "message"),
+    [
+        ({"limit_train_batches": 3}, {}, "began with batches an epoch 6, this fit has 3"),
+        ({"accumulate_grad_batches": 2}, {}, "began with accumulate_grad_batches 1, this fit has 2"),
+        ({}, {"learning_rate": 0.2}, r"began with learning_rate 0\.1, this fit has 0\.2"),
+        ({}, {"weight_decay": 0.5}, r"began with weight_decay 0\.0, this fit has 0\.5"),
+    ],
+)
+def test_a_fit_is_not_resumed_with_steps_that_mean_something_else(tmp_path, monkeypatch, options, settings, message):
+    with pytest.raises(Interrupted):
+        fit(tmp_path, {}, StopsAt(8))
+    for name, value in settings.items():
+        monkeypatch.setattr(Walk, name, value)
+    with pytest.raises(UserError, match=rf"walk-last\.ckpt: {message}\. Resume with what it began with"):
+        fit(tmp_path, options, checkpoint=tmp_path / "walk-last.ckpt")
+
+
+def test_a_longer_fit_goes_on_by_its_own_schedule(tmp_path):
+    fit(tmp_path, {})
+    module = Walk()
+    trainer = Trainer(**QUIET, max_epochs=EPOCHS + 1, default_root_dir=tmp_path, callbacks=[ExactResumption()])
+    trainer.fit(module, Numbers(), [0.0], ckpt_path=tmp_path / "walk-last.ckpt")
+    assert trainer.global_step == BATCHES * (EPOCHS + 1)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 / (BATCHES * (EPOCHS + 1) + 1))
 
 
 def test_the_former_signal_handlers_are_put_back(tmp_path):
