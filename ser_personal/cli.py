@@ -330,7 +330,7 @@ def parse(
         UserError: an argument is unknown, missing or of the wrong type.
     """
     import inspect
-    from typing import get_type_hints
+    from typing import get_args, get_type_hints
 
     from docstring_parser import parse as parse_docstring
     from jsonargparse import ArgumentParser
@@ -351,6 +351,17 @@ def parse(
     for name in positional:
         words = _by_place(words, name, is_class=hints[name] not in (str, list[str]))
     values = vars(parser.instantiate(parser.parse_args(words), instantiators=[(make, object, True)]))
+    for name in positional:
+        # jsonargparse takes a class whose arguments it refuses for the text of a path
+        text = values[name] if isinstance(values[name], str) else ""
+        if text.startswith('{"class_path"') and json.loads(text)["class_path"].isidentifier():
+            alone = one_line_parser(prog=prog)
+            alone.add_argument(f"--{name}", type=next(hint for hint in get_args(hints[name]) if hint is not str))
+            try:
+                alone.parse_args([f"--{name}", text])
+            except UserError as error:
+                where = ".".join([f"--{name}", *([str(error.where).removeprefix("--")] if error.where else [])])
+                raise UserError(error.what, where=where, remedy=f"`{prog} --help` lists the arguments") from error
     return {name: value for name, value in values.items() if name != "config"}
 
 

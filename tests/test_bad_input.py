@@ -92,6 +92,8 @@ def test_no_corpus(given, refused):
     refused([*given.finetune, "--data.corpus", given.folder / "c.csv"], r"c\.csv: no such file", "Check the spelling")
     arguments = ["check", given.folder / "c.csv", "--corpus.scale", "[1,5]"]
     refused(arguments, "no corpus class has this name", "such as CSVCorpus --corpus.path")
+    arguments = ["check", "CSVCorpus", "--corpus.path", given.folder / "c.csv", "--corpus.adaptation_seconds"]
+    refused([*arguments, "-1"], "--corpus.adaptation_seconds: -1 is out of range")
 
 
 def test_no_label_file(given, refused):

@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from math import isnan
-from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING
 
-from ser_personal.audio import SAMPLE_RATE, num_samples_of
+from ser_personal.audio import SAMPLE_RATE
+from ser_personal.corpus.headers import lengths_of
 from ser_personal.corpus.splits import (
     SpeakerSplits,
     by_split,
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from ser_personal.types import Utterance
 
-# More than cores: on network storage the threads wait for the disk, not for a core.
-HEADER_THREADS = 16
 ROUNDED = 0.05  # seconds that a segment may end behind its recording
 
 
@@ -89,7 +87,7 @@ class Corpus(ABC):
         listed = self.listed()
         _refuse_duplicates(listed, self.label_file)
         _refuse_outside_scale(listed, self.scale, self.label_file)
-        return self.cut(measure(listed))
+        return self.cut(measure(listed, self.label_file))
 
     @cached_property
     def splits(self) -> SpeakerSplits:
@@ -130,11 +128,10 @@ class Corpus(ABC):
         return cut_adaptation(measured, self._cut_test, self._adaptation_seconds)
 
 
-def measure(utterances: Sequence[Utterance]) -> list[Utterance]:
+def measure(utterances: Sequence[Utterance], label_file: Path) -> list[Utterance]:
     """Fill in each utterance's `seconds` from its audio header, NaN where the file is missing or unreadable."""
-    with ThreadPool(HEADER_THREADS) as threads:
-        seconds = threads.map(_seconds_or_nan, utterances)
-    return [replace(utterance, seconds=length) for utterance, length in zip(utterances, seconds, strict=True)]
+    lengths = lengths_of((utterance.path for utterance in utterances), label_file)
+    return [replace(utterance, seconds=_seconds_or_nan(utterance, lengths)) for utterance in utterances]
 
 
 def seconds_of(utterance: Utterance, num_samples: int) -> float:
@@ -164,10 +161,10 @@ def labels_outside(utterance: Utterance, scale: tuple[float, float]) -> dict[str
     return {name: label for name, label in utterance.labels.items() if label < scale[0] or label > scale[1]}
 
 
-def _seconds_or_nan(utterance: Utterance) -> float:
+def _seconds_or_nan(utterance: Utterance, lengths: dict[Path, int]) -> float:
     try:
-        return seconds_of(utterance, num_samples_of(utterance.path))
-    except UserError:
+        return seconds_of(utterance, lengths[utterance.path])
+    except (KeyError, UserError):
         return float("nan")
 
 

@@ -18,8 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ser_personal.audio import SAMPLE_RATE, TOO_SHORT, WINDOW, decode_utterance, fault_of, read_header
-from ser_personal.corpus.base import HEADER_THREADS, Corpus, duplicates, labels_outside, seconds_of
+from ser_personal.corpus.base import Corpus, duplicates, labels_outside, seconds_of
 from ser_personal.corpus.csv_corpus import open_corpus, write_corpus
+from ser_personal.corpus.headers import HEADER_THREADS
 from ser_personal.corpus.splits import by_split, first_few, known_speakers, shared_speakers
 from ser_personal.corpus.table import write_rows
 from ser_personal.errors import UserError
@@ -58,6 +59,7 @@ DUPLICATE_ID = Kind("utterance id listed more than once", fatal=True)
 LABEL_OUTSIDE = Kind("label outside the scale", fatal=True)
 LABEL_MISSING = Kind("label missing", fatal=False)
 NO_LABEL = Kind("set without any label: pre-training goes without, fine-tuning doesn't", fatal=False)
+ONE_LABEL = Kind("validation set with fewer than two different labels, by which no model is better", fatal=False)
 NO_SPEAKER = Kind(
     "set without a known speaker: PAPT learns no speaker from it, and training leaves it out unless "
     "data.known_speakers_only is false",
@@ -245,8 +247,14 @@ def _set_problems(utterances: Sequence[Utterance], allow_overlap: Sequence[str])
             continue
         if not known_speakers(sets[name]):
             yield Problem(NO_SPEAKER, name)
-        if all(isnan(label) for utterance in sets[name] for label in utterance.labels.values()):
+        labels: dict[str, set[float]] = {}
+        for attribute, label in (item for utterance in sets[name] for item in utterance.labels.items()):
+            if not isnan(label):
+                labels.setdefault(attribute, set()).add(label)
+        if not labels:
             yield Problem(NO_LABEL, name)
+        if name == "validation":
+            yield from (Problem(ONE_LABEL, attribute) for attribute, found in labels.items() if len(found) == 1)
     for name, speakers in shared_speakers(sets).items():
         kind = ALLOWED_SPEAKER if name in allow_overlap else SHARED_SPEAKER
         yield from (Problem(kind, speaker, name) for speaker in speakers)

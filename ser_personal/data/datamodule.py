@@ -332,7 +332,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
 
     def facts_of(self, utterance: Utterance) -> list[str]:
         """What training uses of an utterance: a fit is resumed on the same alone."""
-        return [utterance.utterance_id, f"{self.length_of(utterance)}"]
+        return [utterance.utterance_id, f"{utterance.start} {self.length_of(utterance)}"]
 
     @cached_property
     def _train_set(self) -> str:

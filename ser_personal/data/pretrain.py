@@ -153,7 +153,6 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
         now = self.pseudo_labels.source.codebook_hash
         if state_dict["codebook"] != now:
             raise UserError(
@@ -161,6 +160,7 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
                 where=self._pseudo_labels_folder,
                 remedy="Give the pseudo-labels it was trained on, or start a fresh fit",
             )
+        super().load_state_dict(state_dict)
 
     @override
     def train_dataloader(self) -> SpeechLoader[PretrainBatch]:

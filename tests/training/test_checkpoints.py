@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -82,10 +83,12 @@ def test_an_earlier_fit_is_replaced_where_that_is_asked_for_alone(tmp_path, monk
 def test_a_moved_folder_keeps_its_best_model(tmp_path):
     run(tmp_path / "before", "min", epochs=2)
     moved = (tmp_path / "before").rename(tmp_path / "after")
+    copied = shutil.copy(moved / "papt-last.ckpt", tmp_path)
     run(moved, "min", epochs=3, checkpoint=moved / "papt-last.ckpt")
     assert (epoch_of(moved / "papt.ckpt"), epoch_of(moved / "papt-last.ckpt")) == (2, 3)
-    # resumed into a folder that doesn't hold it
-    assert run(tmp_path / "new", "min", epochs=3, checkpoint=moved / "papt-last.ckpt") == ["papt-last.ckpt"]
+    # in a folder that doesn't hold it, it is chosen anew
+    run(tmp_path / "new", "min", epochs=3, checkpoint=copied)
+    assert epoch_of(tmp_path / "new" / "papt.ckpt") == 3
 
 
 def test_folder_is_the_trainers_even_from_a_relative_path(tmp_path, monkeypatch):
