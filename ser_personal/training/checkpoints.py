@@ -226,12 +226,19 @@ class ExactResumption(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.ckpt_path is not None:
+            self._refuse_another_meaning(trainer)
+        # Lightning restores the loader's place when it sets the data up. A schedule that asks for the number of steps
+        # has it do that before the checkpoint's loops are read, and the epoch would begin again, unnoticed.
+        trainer.fit_loop._load_combined_loader_states()  # noqa: SLF001
+
+    def _refuse_another_meaning(self, trainer: Trainer) -> None:
         asked, began = _steps(trainer), self._began
         differing: list[tuple[str, Any, Any]] = [
             (name, began[name], asked[name]) for name in began if began[name] != asked[name]
         ]
         for old, new in zip(_settings(trainer), self._settings, strict=True):
-            differing += [(name, old[name], new[name]) for name in new if old.get(name) != new[name]]
+            differing += [(name, old[name], new[name]) for name in sorted(new.keys() & old) if old[name] != new[name]]
         if differing:
             name, old, new = differing[0]
             raise UserError(
@@ -239,9 +246,6 @@ class ExactResumption(Callback):
                 where=trainer.ckpt_path,
                 remedy="Resume with what it began with, or start a fresh fit",
             )
-        # Lightning restores the loader's place when it sets the data up. A schedule that asks for the number of steps
-        # has it do that before the checkpoint's loops are read, and the epoch would begin again, unnoticed.
-        trainer.fit_loop._load_combined_loader_states()  # noqa: SLF001
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
