@@ -46,6 +46,7 @@ def spoilt(value: float, rate: int = SAMPLE_RATE) -> bytes:
 ONE, OTHER = speech(1), speech(2)
 WAV, FLOATS = channels(ONE), channels(ONE, subtype="FLOAT")
 MP3 = channels(ONE, format="MP3")
+OGG, OPUS = (channels(ONE, format="OGG", subtype=subtype) for subtype in ("VORBIS", "OPUS"))
 TAG = b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128)
 SEVERAL, CUT = "is several files in one", "is truncated"
 CANCEL, VOICES = "channels that cancel one another", "channels that hold different voices"
@@ -67,6 +68,16 @@ HOSTILE = {
     "half a WAV of floats": (FLOATS[: len(FLOATS) // 2], CUT),
     "half a FLAC": (channels(ONE, format="FLAC")[:20_000], f"{CUT}|can't be decoded"),
     "half an MP3": (MP3[: len(MP3) // 2], CUT),
+    "an Ogg less a byte": (OGG[:-1], CUT),
+    "half an Opus": (OPUS[: len(OPUS) // 2], CUT),
+    "half an AIFF": (channels(ONE, format="AIFF")[:9_000], CUT),
+    "half an AU": (channels(ONE, format="AU")[:9_000], CUT),
+    "half an RF64": (channels(ONE, format="RF64")[:9_000], CUT),
+    "half a W64": (channels(ONE, format="W64")[:9_000], CUT),
+    "half a NIST": (channels(ONE, format="NIST")[:9_000], CUT),
+    "two FLACs in one": (channels(ONE, format="FLAC") * 2, SEVERAL),
+    "two Oggs in one": (OGG + OGG, SEVERAL),
+    "two Opuses in one": (OPUS + OPUS, SEVERAL),
     "two MP3s in one": (MP3 + MP3, SEVERAL),
     "two tagged MP3s in one": (TAG + MP3 + TAG + MP3, SEVERAL),
     "two WAVs in one": (WAV + WAV, SEVERAL),
@@ -105,6 +116,10 @@ FINE = {
     "unrelated hiss": channels(ONE + 0.05 * np.sin(np.arange(len(ONE))), ONE[::1] * 0.9),
     "GSM 6.10": channels(ONE, subtype="GSM610", samplerate=8000),
     "GSM 6.10 at 16 kHz": channels(ONE, subtype="GSM610"),
+    **{name: channels(ONE, format=name) for name in ("AIFF", "AU", "RF64", "W64", "NIST", "CAF", "FLAC")},
+    "Ogg": OGG,
+    "Opus": OPUS,
+    "an AU of a stream": (AU := channels(ONE, format="AU"))[:8] + b"\xff" * 4 + AU[12:],
     "µ-law": channels(ONE, subtype="ULAW", samplerate=8000),
     "24 bits": channels(ONE, subtype="PCM_24", format="FLAC"),
     "a little above full scale": channels(ONE * 1.5 / abs(ONE).max(), subtype="FLOAT"),

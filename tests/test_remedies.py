@@ -42,15 +42,8 @@ def test_every_flag_that_a_remedy_names_exists():
     arguments = {
         arg.arg for node in syntax() if isinstance(node, ast.arguments) for arg in (*node.args, *node.kwonlyargs)
     }
-    known = {
-        *arguments,
-        *inspect.signature(Trainer.__init__).parameters,
-        "config",
-        "ckpt_path",
-        "data",
-        "model",
-        "help",
-    }
+    known = {*(name.strip("_") for name in arguments), *inspect.signature(Trainer.__init__).parameters}
+    known |= {"config", "ckpt_path", "data", "model"}
     named = {flag for text in remedies() for flag in re.findall(r"--([a-z][\w.]*\w)(?![\w.{-])", text)} - {"help"}
     assert len(named) > 30
     assert {flag for flag in named if flag.rpartition(".")[2] not in known} <= {"nodes", "ntasks"}  # SLURM's
