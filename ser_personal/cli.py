@@ -9,6 +9,7 @@ import sys
 import traceback
 from difflib import get_close_matches
 from errno import EDQUOT, ENOSPC
+from io import TextIOWrapper
 from itertools import islice
 from keyword import iskeyword
 from pathlib import Path
@@ -96,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if arguments is None else [str(argument) for argument in arguments]
     silence_warnings()
+    # a name in another script must not end a command on a terminal that can't show it
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # classes of one's own lie in the current folder; those that are installed come first
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)

@@ -5,6 +5,7 @@ import inspect
 import sqlite3
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Literal, get_type_hints
 
@@ -79,6 +80,15 @@ def test_check_of_a_table_exits_with_1_where_training_would_fail(tmp_path, capsy
     (tmp_path / "corpus.csv").write_text("path,speaker,split\nnot_there.wav,a,train\n")
     assert ser("check", tmp_path / "corpus.csv") == 1
     assert "no such audio file" in capsys.readouterr().out
+
+
+def test_names_that_a_terminal_cant_show(tmp_path, monkeypatch):
+    (tmp_path / "corpus.csv").write_text("path,speaker,split,id\nnot_there.wav,a,train,北京\n", encoding="utf-8")
+    terminal = TextIOWrapper(BytesIO(), encoding="cp1252", errors="strict")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert ser("check", tmp_path / "corpus.csv") == 1
+    terminal.flush()
+    assert rb"\u5317\u4eac" in terminal.buffer.getvalue()
 
 
 def test_a_mistake_is_found_under_what_was_raised_from_it():
