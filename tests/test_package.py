@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from tiny_models import finetuning, fit
 
 import ser_personal
+from ser_personal.corpus.csv_corpus import write_corpus
 
 SIGNATURES = {
     "ccc": ["predictions", "labels"],
@@ -61,6 +64,23 @@ def test_every_table_is_read_without_taking_names_for_missing_values():
     assert sum(map(len, calls.values())) >= 4
     # a speaker may be called NA, None or nan
     assert [path for path, of in calls.items() if not all("keep_default_na=False" in call for call in of)] == []
+
+
+def test_a_path_is_as_good_as_its_text(synthetic_corpus, finetuned_checkpoint, tmp_path):
+    table = tmp_path / "corpus.csv"
+    write_corpus(ser_personal.MSPPodcast(synthetic_corpus).utterances, table)
+    assert len(ser_personal.CSVCorpus(table).utterances) == 72
+    assert len(ser_personal.PretrainDataModule(table, pseudo_labels=tmp_path).utterances) == 72
+    running = fit(
+        finetuning(initial_checkpoint=finetuned_checkpoint),
+        ser_personal.EmotionDataModule(synthetic_corpus, num_workers=0),
+        tmp_path,
+        max_steps=1,
+    )
+    running.save_checkpoint(tmp_path / "from_path.ckpt")
+    # a path in it would keep the checkpoint from being loaded by a safe loader
+    saved = torch.load(tmp_path / "from_path.ckpt", weights_only=True)["hyper_parameters"]
+    assert saved["initial_checkpoint"] == str(finetuned_checkpoint)
 
 
 def test_what_needs_no_network_imports_none():

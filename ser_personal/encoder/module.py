@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from contextlib import contextmanager
 from math import isinf
-from pathlib import Path
+from pathlib import Path, PurePath
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, cast
 from zipfile import is_zipfile
@@ -225,9 +225,11 @@ class PersonalizedModule(LightningModule):
 
 
 def _plain(value: Any) -> Any:
-    """Turn jsonargparse's restricted numbers into those of Python, which alone can be loaded with `weights_only`."""
+    """Turn paths into text and jsonargparse's restricted numbers into Python's, as `weights_only` can load them."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(map(_plain, value))
+    if isinstance(value, PurePath):
+        return str(value)
     return next((kind(value) for kind in (bool, int, float) if isinstance(value, kind)), value)

@@ -21,7 +21,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-import ser_personal.calibration.callback
 import ser_personal.data.pretrain
 import ser_personal.data.speaker_features
 import ser_personal.finetune.module
@@ -30,6 +29,8 @@ import ser_personal.pretrain.adapt
 import ser_personal.report.baseline
 import ser_personal.report.cost
 import ser_personal.speakers.features
+from ser_personal.calibration.callback import PLDCCallback
+from ser_personal.calibration.table import points
 from ser_personal.calibration.writers import EmotionPredictionWriter, EmotionTestWriter, PredictionWriter, run_folder
 from ser_personal.cli import OneLineErrors, find_user_error, make
 from ser_personal.encoder.module import UNFIT, PersonalizedModule, unfit
@@ -91,12 +92,14 @@ class StageCLI(LightningCLI):
     @override
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        # nothing in a checkpoint is ever run
-        return {name: {*skipped, "weights_only"} for name, skipped in LightningCLI.subcommands().items()}
+        # nothing in a checkpoint is ever run, and results are printed here
+        decided = {"weights_only", "verbose"}
+        return {name: {*skipped, *decided} for name, skipped in LightningCLI.subcommands().items()}
 
     @override
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        quiet = {"verbose": False} if subcommand in {"validate", "test"} else {}
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True, **quiet}
 
     @override
     def _run_subcommand(self, subcommand: str) -> None:
@@ -185,6 +188,18 @@ class StageCLI(LightningCLI):
         """Have a test of categorical emotion written; configs/pldc.yaml writes that of attributes."""
         if isinstance(self.model, EmotionClassification):
             self.trainer.callbacks.append(EmotionTestWriter())  # type: ignore[attr-defined]
+
+    def after_validate(self) -> None:
+        """Print what validation found."""
+        if self.trainer.is_global_zero:
+            found = {name: float(value) for name, value in sorted(self.trainer.callback_metrics.items())}
+            for name, value in found.items():
+                print(f"{name:<{max(map(len, found))}}  {f'{value:.0f}' if value.is_integer() else points(value)}")
+
+    def after_test(self) -> None:
+        """Print what the test found, where no table of calibrations says it."""
+        if not any(isinstance(callback, PLDCCallback) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            self.after_validate()
 
     def before_fit(self) -> None:
         """Refuse what Lightning would accept, and spare a resumed fit the weights that its checkpoint replaces."""

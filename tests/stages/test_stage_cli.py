@@ -193,7 +193,7 @@ def test_a_corpus_can_be_a_class_with_its_arguments(table, tmp_path):
     assert stage("fit", *arguments, *trainer_flags(tmp_path)).datamodule.scale == (0.0, 10.0)
 
 
-def test_pldc_joins_the_callbacks_of_fine_tuning(run, tmp_path, synthetic_corpus):
+def test_pldc_joins_the_callbacks_of_fine_tuning_and_scores_are_printed_once(run, tmp_path, synthetic_corpus, capsys):
     arguments = [*finetune_arguments(synthetic_corpus), *configs("pldc.yaml"), "--ckpt_path", run / "finetune.ckpt"]
     cli = stage("test", *arguments, "--trainer.callbacks.k", "3", *trainer_flags(tmp_path))
     for kind in (StageCheckpoint, PLDCCallback):
@@ -202,6 +202,11 @@ def test_pldc_joins_the_callbacks_of_fine_tuning(run, tmp_path, synthetic_corpus
     assert calibration.settings.k == 3
     assert list(tmp_path.rglob("predictions.csv"))
     assert list(tmp_path.rglob("metrics.json"))
+    printed = capsys.readouterr().out
+    assert printed.count("test1: ") == 1
+    assert "overall_ccc" not in printed
+    stage("test", *arguments, "--trainer.callbacks", "LearningRateMonitor", *trainer_flags(tmp_path / "alone"))
+    assert len(re.findall(r"^test_valence_overall_ccc +-?\.\d{3}$", capsys.readouterr().out, re.MULTILINE)) == 1
 
 
 def test_the_same_fit_can_be_run_again_and_gives_the_same_weights(run, tmp_path, synthetic_corpus):
