@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
-from ser_personal.calibration.pldc import Statistics, label_statistics, normalised
+from ser_personal.calibration.pldc import PLDCSettings, Statistics, label_statistics, normalised
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.speakers.embedding import SpeakerEmbedding
@@ -40,7 +40,8 @@ def grouped_bank(bank: SpeakerBank, size: int, statistics: Statistics) -> Speake
     groups = similar_speakers(normalised(bank.vectors), size)
     columns = list(range(len(bank.attributes)))
     labelled = np.array([(bank.count[rows] > 0).sum(axis=0) >= size for rows in groups])
-    moments = [label_statistics(bank, rows, columns, statistics) for rows in groups]
+    settings = PLDCSettings(statistics=statistics)
+    moments = [label_statistics(bank, rows, columns, settings) for rows in groups]
     return replace(
         bank,
         speaker_ids=tuple(f"group-{number:0{len(str(len(groups)))}}" for number in range(1, len(groups) + 1)),

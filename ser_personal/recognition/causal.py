@@ -115,9 +115,7 @@ class CausalPLDC:
     def __call__(self, prediction: NDArray[np.float64], profile: SpeakerProfile) -> NDArray[np.float64]:
         """The calibrated prediction, (attributes,)."""
         settings = self.settings
-        mu_bar, sigma_bar = label_statistics(
-            self.bank, self.neighbours(profile.vector), self._columns, settings.statistics
-        )
+        mu_bar, sigma_bar = label_statistics(self.bank, self.neighbours(profile.vector), self._columns, settings)
         own = self._own(profile.predictions, mu_bar, sigma_bar)
         return match_moments(prediction, own, mu_bar, sigma_bar, settings, scale=self.bank.scale)
 
