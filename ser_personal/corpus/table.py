@@ -289,6 +289,9 @@ def _refuse_parts(header: Collection[str], path: Path) -> None:
         what = f"column {folded[name]} would say what part of a recording a row is, and isn't read"
         remedy = f"Rename it to {_UNREAD_PARTS[name]}; start and end are read, in seconds or h:mm:ss"
         raise UserError(what, where=path, remedy=remedy)
+    if "path" in folded and len(folded.keys() & {*SEGMENT}) == 1:
+        what = f"has one of the columns {' and '.join(SEGMENT)} alone"
+        raise UserError(what, where=path, remedy="Add the other, blank where a segment reaches to the end")
 
 
 def segment(row: Row, where: object) -> tuple[float, float] | None:

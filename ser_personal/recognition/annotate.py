@@ -28,7 +28,15 @@ from ser_personal.ranges import PositiveFinite
 from ser_personal.recognition.bundle import CalibrationName
 from ser_personal.recognition.profiles import SpeakerProfile
 from ser_personal.recognition.recognizer import CHUNK_RECORDINGS, CHUNK_SECONDS, EmotionRecognizer
-from ser_personal.recognition.recordings import CutName, Recording, SpeakerFrom, chunks, find_recordings, has_silero
+from ser_personal.recognition.recordings import (
+    CutName,
+    Recording,
+    SpeakerFrom,
+    chunks,
+    find_recordings,
+    has_silero,
+    with_turns,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,7 +47,7 @@ DECIMALS = 6
 ROWS_AT_ONCE = 10_000
 FORMATS = (".csv", ".jsonl", ".parquet")
 _TEXT_COLUMNS = ("source", "speaker")
-_COUNT_COLUMNS = ("calibration_utterances",)
+_COUNT_COLUMNS = ("calibration_utterances", "short")
 _TABLES = """
     PRAGMA locking_mode = EXCLUSIVE;
     BEGIN EXCLUSIVE;
@@ -98,7 +106,7 @@ class Journal:
 
     def add(self, recordings: Sequence[Recording], rows: Sequence[Row], failures: Sequence[tuple[str, str]]) -> None:
         """Add what became of the next recordings, and their speakers' profiles: all of it or nothing."""
-        speakers = {recording.speaker_id for recording in recordings}
+        speakers = {row["speaker"] for row in rows}
         kept = [
             (one, save(self.profiles[one].arrays())) for one in speakers if one is not None and one in self.profiles
         ]
@@ -170,7 +178,8 @@ def annotate(
     audio: str,
     model: str,
     out: str,
-    speaker_from: SpeakerFrom = "none",
+    speaker_from: SpeakerFrom | None = None,
+    segments: str | None = None,
     cut: CutName = "speech",
     window_seconds: PositiveFinite = 5.0,
     calibration: CalibrationName | None = None,
@@ -188,12 +197,16 @@ def annotate(
     beside the output; the others are done.
 
     Args:
-        audio: a sound file, a folder (with the folders inside it), or a .csv table with a column path.
+        audio: a sound file, a folder (with the folders inside it), or a table with a column path, and with start and
+            end (seconds or h:mm:ss) where rows are segments.
         model: a folder that `ser export` wrote, or the name of one on the Hugging Face hub.
         out: file to write, .csv, .jsonl or .parquet; it appears once it is complete.
         speaker_from: who speaks: the name of the `folder` that a file lies in, the table's `column` speaker, or `none`,
-            which also leaves the output's speaker column empty. A speaker's recordings count in the order of their
-            paths, or of the table.
+            which also leaves the output's speaker column empty and is the default. A speaker's recordings count in the
+            order of their paths, or of the table.
+        segments: who speaks when: an RTTM file, a Praat TextGrid (a tier of intervals a speaker), or a folder of them
+            called as the recordings. Speakers whom a diariser numbered are new ones in each recording. Turns longer
+            than the training's utterances are cut; those under a second, and overlapping ones, are marked.
         cut: how long recordings are cut: by `speech` (`silero`, or `energy` where silero-vad isn't installed), or into
             `windows`.
         window_seconds: of a window.
@@ -216,7 +229,12 @@ def annotate(
     partial = target.with_name(f"{target.name}.partial")
     if target.exists() and not partial.exists():
         raise UserError("exists already", where=target, remedy="Delete it, or give --out another name")
-    recordings = find_recordings(Path(audio), speaker_from)
+    if segments is not None and speaker_from in ("folder", "column"):
+        remedy = "Leave --speaker_from out, or give none"
+        raise UserError("the segments say who speaks", where=f"--speaker_from {speaker_from}", remedy=remedy)
+    recordings = find_recordings(Path(audio), speaker_from or "none")
+    if segments is not None:
+        recordings = with_turns(recordings, Path(segments), named=speaker_from is None)
     if import_ is not None:
         _import(import_)
     recognizer = EmotionRecognizer.from_pretrained(
@@ -234,7 +252,7 @@ def annotate(
     settings = {
         "model": recognizer.bundle.model,
         "list of recordings": content_hash(
-            *(f"{(recording.source, recording.speaker_id)}" for recording in recordings)
+            *(f"{(recording.source, recording.speaker_id, recording.turns)}" for recording in recordings)
         ),
         "cut": [cutter, window_seconds],
         "calibration": [calibrate, calibration, asdict(pldc or recognizer.bundle.pldc)],
@@ -245,7 +263,7 @@ def annotate(
         if calibrate and recognizer.calibrator is None:
             _print(console, "no speaker is calibrated: the bundle or the command says so (--calibration)")
         seconds, audio_seconds = _run(recognizer, recordings, journal, console, calibrate=calibrate)
-        write_table(target, journal.rows(), recognizer.columns)
+        write_table(target, journal.rows(), recognizer.columns_of(recordings))
         failures = journal.failures()
         failed = target.with_name(f"{target.stem}.failed.csv")
         failed.unlink(missing_ok=True)
@@ -304,7 +322,7 @@ def _run(
 
 
 def _opening(recordings: Sequence[Recording], done: int, cutter: str) -> str:
-    speakers = len({recording.speaker_id for recording in recordings} - {None})
+    speakers = len(set().union(*(recording.speaker_ids for recording in recordings)) - {None})
     who = f"{speakers} speakers" if speakers else "no speakers, so nothing is calibrated (--speaker-from)"
     resumed = f"; resuming after {done}" if done else ""
     return f"{len(recordings)} recordings, {who}; long ones are cut by {cutter}{resumed}"

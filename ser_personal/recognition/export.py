@@ -279,10 +279,10 @@ def predict_validation(bundle: Bundle, corpus: Corpus, console: Console) -> Pred
         and samples_of(utterance) <= bundle.max_samples
         and not all(np.isnan(label) for label in utterance.labels.values())
     ]
-    recordings = [
+    recordings = (
         Recording(str(each.path), each.path if each.start is None else decode_utterance(each), each.speaker_id)
         for each in utterances
-    ]
+    )
     predicted: list[tuple[Utterance, Utterances]] = []
     for utterance, outcome in zip(utterances, EmotionRecognizer(bundle).raw(recordings), strict=True):
         if isinstance(outcome, UserError):

@@ -14,14 +14,15 @@ from ser_personal.audio import SAMPLE_RATE
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError
 from ser_personal.recognition.bundle import Bundle, CalibrationName, find_bundle, read_bundle
-from ser_personal.recognition.causal import calibrate_in_turn, make_calibrator
+from ser_personal.recognition.causal import make_calibrator
 from ser_personal.recognition.profiles import (
     SpeakerProfile,
     SpeakerProfiles,
     use_enrolled_embeddings,
     with_adapted_embedding,
 )
-from ser_personal.recognition.recordings import CutName, Recording, chunks, make_segmenter, recordings_of
+from ser_personal.recognition.recordings import CutName, Recording, chunks, cut_turns, make_segmenter, recordings_of
+from ser_personal.recognition.turns import overlap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
     Audio = str | Path | ArrayLike | Tensor
 
+TURN_COLUMNS = ("overlap", "short")
+# of an utterance that is marked as such
+SHORT = SAMPLE_RATE
 CHUNK_SECONDS = 600.0
 CHUNK_RECORDINGS = 256
 DECODING_THREADS = 2
@@ -52,6 +56,7 @@ class Utterances:
     Attributes:
         seconds: of the whole recording.
         segments: in the order of time.
+        speaker_ids: of each segment.
         pooled: (utterances, dim).
         predictions: (utterances, attributes), label points, raw.
     """
@@ -59,6 +64,7 @@ class Utterances:
     recording: Recording
     seconds: float
     segments: list[Segment]
+    speaker_ids: list[str | None]
     pooled: NDArray[np.float64]
     predictions: NDArray[np.float64]
 
@@ -90,14 +96,15 @@ class RowFormat:
             intervals: whether they hold around calibrated values; around raw ones they always do.
         """
         rows: list[Row] = []
-        for segment, raw, values, count in zip(
-            utterances.segments, utterances.predictions, calibrated, counts, strict=True
+        turns = utterances.recording.turns
+        for segment, speaker_id, raw, values, count in zip(
+            utterances.segments, utterances.speaker_ids, utterances.predictions, calibrated, counts, strict=True
         ):
             row: Row = {
                 "source": utterances.recording.source,
                 "start": segment.start / SAMPLE_RATE,
                 "end": segment.end / SAMPLE_RATE,
-                "speaker": utterances.recording.speaker_id,
+                "speaker": speaker_id,
             }
             for column, attribute in enumerate(self.attributes):
                 value = float(values[column])
@@ -106,6 +113,9 @@ class RowFormat:
                 row[f"{attribute}_calibrated"] = value
                 row[f"{attribute}_low"], row[f"{attribute}_high"] = low, high
             row["calibration_utterances"] = count
+            if isinstance(turns, tuple):
+                row["overlap"] = overlap(segment.start, segment.end, speaker_id, turns)
+                row["short"] = int(segment.samples < SHORT)
             rows.append(row)
         return rows
 
@@ -123,13 +133,15 @@ class RawRecognizer:
 
     Attributes:
         network: the model.
-        segmenter: finds the utterances.
+        segmenter: finds the utterances where no turns are given.
+        max_samples: of an utterance.
         profiles: of enrolled speakers, who may have embeddings of their own.
         training_speakers: speaker ids are those of the embedding table; otherwise everyone is outside it.
     """
 
     network: EmotionNetwork
     segmenter: Segmenter
+    max_samples: int
     profiles: SpeakerProfiles
     training_speakers: bool = False
 
@@ -153,13 +165,13 @@ class RawRecognizer:
         if not recordings:
             return []
         recognized = self.network.recognize(
-            [waveform[segment.start : segment.end] for _, waveform, segments in recordings for segment in segments],
-            [self._id_in_network(recording) for recording, _, segments in recordings for _ in segments],
+            [found.waveform[segment.start : segment.end] for found in recordings for segment in found.segments],
+            [self._id_in_network(speaker_id) for found in recordings for speaker_id in found.speaker_ids],
         )
-        ends = np.cumsum([len(segments) for _, _, segments in recordings])[:-1]
+        ends = np.cumsum([len(found.segments) for found in recordings])[:-1]
         return [
-            Utterances(recording, len(waveform) / SAMPLE_RATE, segments, pooled, predictions)
-            for (recording, waveform, segments), pooled, predictions in zip(
+            Utterances(recording, len(waveform) / SAMPLE_RATE, segments, speaker_ids, pooled, predictions)
+            for (recording, waveform, segments, speaker_ids), pooled, predictions in zip(
                 recordings, np.split(recognized.pooled, ends), np.split(recognized.predictions, ends), strict=True
             )
         ]
@@ -172,28 +184,32 @@ class RawRecognizer:
 
     def _cut(self, recording: Recording) -> _Cut | UserError:
         try:
-            self.network.check_speaker(self._id_in_network(recording))
+            for speaker_id in recording.speaker_ids:
+                self.network.check_speaker(self._id_in_network(speaker_id))
             waveform = recording.load()
-            segments = self.segmenter(waveform)
+            if isinstance(recording.turns, tuple):
+                cut = cut_turns(recording.turns, len(waveform), self.max_samples)
+            else:
+                cut = [(segment, recording.speaker_id) for segment in self.segmenter(waveform)]
         except UserError as error:
             return error
         except Exception as error:  # noqa: BLE001  as above
             return _failure(recording, error)
-        if not segments:
+        if not cut:
             remedy = "Leave it out, or cut it into windows"
             return UserError("no speech was found in it", where=recording.source, remedy=remedy)
-        return _Cut(recording, waveform, segments)
+        segments, speaker_ids = zip(*cut, strict=True)
+        return _Cut(recording, waveform, [*segments], [*speaker_ids])
 
-    def _id_in_network(self, recording: Recording) -> str | None:
-        if self.training_speakers:
-            return recording.speaker_id
-        return self.profiles.id_in_network(recording.speaker_id)
+    def _id_in_network(self, speaker_id: str | None) -> str | None:
+        return speaker_id if self.training_speakers else self.profiles.id_in_network(speaker_id)
 
 
 class _Cut(NamedTuple):
     recording: Recording
     waveform: NDArray[np.float32]
     segments: list[Segment]
+    speaker_ids: list[str | None]
 
 
 def _failure(recording: Recording, error: Exception) -> UserError:
@@ -269,7 +285,7 @@ class EmotionRecognizer:
         self._raw_on_purpose = (calibration or bundle.calibration) == "none"
         self.profiles = profiles if profiles is not None else SpeakerProfiles(bundle.model)
         segmenter = segmenter or make_segmenter("speech", max_samples=bundle.max_samples, window_seconds=5.0)
-        self.raw = RawRecognizer(bundle.network, segmenter, self.profiles, training_speakers)
+        self.raw = RawRecognizer(bundle.network, segmenter, bundle.max_samples, self.profiles, training_speakers)
         use_enrolled_embeddings(bundle.network, self.profiles)
         bundle.network.to(find_device(device))
 
@@ -307,15 +323,16 @@ class EmotionRecognizer:
         """Names of the predicted attributes, in the order of their columns."""
         return self.bundle.attributes
 
-    @property
-    def columns(self) -> list[str]:
-        """Columns of a prediction."""
-        return self._format.columns
+    def columns_of(self, recordings: Iterable[Recording]) -> list[str]:
+        """Columns of predictions."""
+        turns = any(recording.turns is not None for recording in recordings)
+        return [*self._format.columns, *(TURN_COLUMNS if turns else ())]
 
     def predict(
         self,
         audio: Audio | Sequence[Audio],
         speaker_ids: str | Sequence[str | None] | None = None,
+        segments: str | Path | Sequence[Any] | None = None,
         *,
         calibrate: bool = True,
         sample_rate: int = SAMPLE_RATE,
@@ -325,6 +342,8 @@ class EmotionRecognizer:
         Args:
             audio: a path, a waveform (samples,), or several of either.
             speaker_ids: of all recordings, or one each; None where unknown.
+            segments: who speaks when, where several do: RTTM or a TextGrid (see `ser annotate`), or of each recording a
+                list of (start, end, speaker) in seconds.
             calibrate: calibrate utterances of named speakers, and update the profiles of the enrolled.
             sample_rate: of waveforms, Hz.
 
@@ -332,7 +351,8 @@ class EmotionRecognizer:
             One row an utterance: source (the path, or `array N`), start and end in seconds, speaker, and of each
             attribute, in label points, `_raw`, `_calibrated` (the raw value where nothing calibrates it), `_low` and
             `_high` (an interval around it, within the label scale; NaN where the bundle has no table for it); then
-            calibration_utterances, how many of the speaker's utterances the calibration is based on, 0 for none.
+            calibration_utterances, how many of the speaker's utterances the calibration is based on, 0 for none. With
+            segments, also overlap, seconds in which others speak, too, and short, 1 where it lasts under a second.
 
         Raises:
             UserError: a recording can't be decoded or holds no speech, or speakers are named and the bundle holds no
@@ -340,7 +360,7 @@ class EmotionRecognizer:
         """
         import pandas as pd
 
-        recordings = recordings_of(audio, speaker_ids, sample_rate=sample_rate)
+        recordings = recordings_of(audio, speaker_ids, segments, sample_rate=sample_rate)
         self.check_calibrates(recordings, calibrate=calibrate)
         profiles: dict[str, SpeakerProfile] = {}
         rows: list[Row] = []
@@ -349,7 +369,7 @@ class EmotionRecognizer:
                 raise outcome
             rows += self.rows(outcome, profiles, calibrate=calibrate)
         self.keep(profiles)
-        return pd.DataFrame(rows, columns=self.columns)
+        return pd.DataFrame(rows, columns=self.columns_of(recordings))
 
     def enroll(
         self,
@@ -389,7 +409,7 @@ class EmotionRecognizer:
 
     def check_calibrates(self, recordings: Iterable[Recording], *, calibrate: bool) -> None:
         """Refuse what would leave named speakers uncalibrated unnoticed."""
-        named = any(recording.speaker_id is not None for recording in recordings)
+        named = any(recording.speaker_ids - {None} for recording in recordings)
         if calibrate and named and self.calibrator is None and not self._raw_on_purpose:
             raise UserError(
                 "holds no speaker bank to calibrate by",
@@ -402,14 +422,13 @@ class EmotionRecognizer:
 
         `profiles` of the speakers so far are changed in place; other speakers start as enrolled, or empty.
         """
-        speaker_id = utterances.recording.speaker_id
-        calibrated, counts = utterances.predictions, [0] * len(utterances.segments)
-        if calibrate and speaker_id is not None and self.calibrator is not None:
-            profile = profiles[speaker_id] if speaker_id in profiles else self._profile(speaker_id)
-            counts = [profile.utterances + number + 1 for number in range(len(counts))]
-            calibrated, profiles[speaker_id] = calibrate_in_turn(
-                self.calibrator, utterances.predictions, utterances.pooled, profile
-            )
+        calibrated, counts = utterances.predictions.copy(), [0] * len(utterances.segments)
+        for row, speaker_id in enumerate(utterances.speaker_ids):
+            if calibrate and speaker_id is not None and self.calibrator is not None:
+                profile = profiles[speaker_id] if speaker_id in profiles else self._profile(speaker_id)
+                profile = profile.add(utterances.pooled[row], utterances.predictions[row])
+                calibrated[row] = self.calibrator(utterances.predictions[row], profile)
+                profiles[speaker_id], counts[row] = profile, profile.utterances
         measured = self.calibrator is self._default_calibrator
         return self._format.rows(utterances, calibrated, counts, intervals=measured)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
+from math import inf, isnan
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -15,8 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from ser_personal.audio import SAMPLE_RATE, WINDOW, decode, fault_of, is_silent, num_samples_of, resample
-from ser_personal.corpus.table import is_table, known, read_csv_rows
+from ser_personal.corpus.table import SEGMENT, is_table, known, read_csv_rows
+from ser_personal.corpus.table import segment as segment_of
 from ser_personal.errors import UserError
+from ser_personal.recognition.turns import Turn, Turns, check_turns, read_turns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -194,19 +197,39 @@ def split_evenly(segment: Segment, max_samples: int) -> list[Segment]:
     return [Segment(start, end) for start, end in pairwise(cuts)]
 
 
+def cut_turns(turns: Sequence[Turn], num_samples: int, max_samples: int) -> list[tuple[Segment, str | None]]:
+    """Utterances and their speakers in the order of time, turns longer than `max_samples` cut evenly."""
+    cut = []
+    for start, end, speaker_id in turns:
+        # no shorter than a frame
+        first = min(round(start * SAMPLE_RATE), num_samples - WINDOW)
+        last = max(round(min(end * SAMPLE_RATE, num_samples)), first + WINDOW)
+        cut += [(piece, speaker_id) for piece in split_evenly(Segment(first, last), max_samples)]
+    return sorted(cut, key=lambda utterance: utterance[0])
+
+
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Audio of one speaker.
+    """Audio of one speaker, or of several who take turns.
 
     Attributes:
         source: what its rows are called.
         audio: a file, or a waveform (samples,) at 16 kHz.
         speaker_id: None where unknown.
+        turns: who speaks when, or what is wrong about that; None where it is all of `speaker_id`.
     """
 
     source: str
     audio: Path | NDArray[np.float32]
     speaker_id: str | None = None
+    turns: Turns | None = None
+
+    @property
+    def speaker_ids(self) -> set[str | None]:
+        """Who speaks in it."""
+        if isinstance(self.turns, tuple):
+            return {turn.speaker_id for turn in self.turns}
+        return {self.speaker_id}
 
     def load(self) -> NDArray[np.float32]:
         """Decode it, -> (samples,), 16 kHz.
@@ -214,9 +237,12 @@ class Recording:
         Raises:
             UserError: it can't be decoded, is shorter than one frame, silent, or holds values that aren't finite.
         """
+        if isinstance(self.turns, UserError):
+            raise UserError(self.turns.what, where=self.source, remedy=self.turns.remedy) from self.turns
         try:
             waveform = decode(self.audio) if isinstance(self.audio, Path) else self.audio
             wrong = fault_of(waveform)
+            check_turns(self.turns or (), len(waveform) / SAMPLE_RATE)
         except UserError as error:
             raise UserError(error.what, where=self.source, remedy=_REMEDY) from error
         if wrong is not None:
@@ -233,11 +259,36 @@ class Recording:
             return 0.0
 
 
+def with_turns(recordings: Sequence[Recording], segments: Path, *, named: bool) -> list[Recording]:
+    """The recordings with the turns that `read_turns` finds for the stems of their names, speakers named or not.
+
+    Turns without their recording, and recordings without turns, are recordings with a fault.
+    """
+    turns = read_turns(segments)
+    stems = [Path(recording.source).stem for recording in recordings]
+    found = []
+    for stem, recording in zip(stems, recordings, strict=True):
+        fault = UserError(f"has no turns in {segments}", remedy="Leave it out, or call it as they do")
+        own = turns.get(stem, fault)
+        if stems.count(stem) > 1:
+            own = UserError(f"isn't the only recording called {stem}", remedy="Annotate them one by one")
+        elif not named and isinstance(own, tuple):
+            own = tuple(turn._replace(speaker_id=None) for turn in own)
+        found.append(replace(recording, speaker_id=None, turns=own))
+    missing = UserError(f"no recording is called so, as turns in {segments} are", remedy="Add it, or leave them out")
+    return found + [Recording(stem, Path(stem), turns=missing) for stem in sorted(turns.keys() - set(stems))]
+
+
 def recordings_of(
-    audio: Any, speaker_ids: str | Sequence[str | None] | None = None, *, sample_rate: int = SAMPLE_RATE
+    audio: Any,
+    speaker_ids: str | Sequence[str | None] | None = None,
+    segments: str | Path | Sequence[Any] | None = None,
+    *,
+    sample_rate: int = SAMPLE_RATE,
 ) -> list[Recording]:
     """Recordings of what a Python user passes to `EmotionRecognizer.predict`."""
-    several = [audio] if isinstance(audio, str | Path) or hasattr(audio, "shape") else list(audio)
+    single = isinstance(audio, str | Path) or hasattr(audio, "shape")
+    several = [audio] if single else list(audio)
     one_for_all = speaker_ids is None or isinstance(speaker_ids, str)
     speakers: Sequence[Any] = [speaker_ids] * len(several) if one_for_all else list(speaker_ids or ())
     if len(speakers) != len(several):
@@ -246,12 +297,24 @@ def recordings_of(
             where="speaker_ids",
             remedy="Give one id a recording, None where unknown",
         )
-    return [
+    recordings = [
         Recording(str(one), Path(one), speaker)
         if isinstance(one, str | Path)
         else Recording(f"array {number}", _waveform(one, number, sample_rate), speaker)
         for number, (one, speaker) in enumerate(zip(several, speakers, strict=True))
     ]
+    if segments is None:
+        return recordings
+    if speaker_ids is not None:
+        raise UserError("the segments say who speaks", where="speaker_ids", remedy="Leave one of the two out")
+    if isinstance(segments, str | Path):
+        return with_turns(recordings, Path(segments), named=True)
+    try:
+        turns = [tuple(Turn(*turn) for turn in of_one) for of_one in ([segments] if single else segments)]
+        return [replace(recording, turns=of_one) for recording, of_one in zip(recordings, turns, strict=True)]
+    except (TypeError, ValueError) as error:
+        remedy = "Give of each recording a list of (start, end, speaker), in seconds"
+        raise UserError(f"isn't one list a recording ({error})", where="segments", remedy=remedy) from error
 
 
 def _waveform(array: Any, number: int, sample_rate: int) -> NDArray[np.float32]:
@@ -305,12 +368,18 @@ def _folder_of(path: Path, speaker_from: SpeakerFrom) -> str | None:
 
 def _from_table(table: Path, speaker_from: SpeakerFrom) -> list[Recording]:
     required = ("path", "speaker") if speaker_from == "column" else ("path",)
-    recordings = []
-    for row in read_csv_rows(table, required=required, filled=("path",)):
+    whole: list[Recording] = []
+    turns: dict[str, list[Turn]] = {}
+    for row in read_csv_rows(table, required=required, filled=("path",), any_case=(*required, *SEGMENT)):
         path = table.parent / row["path"]
         speaker = known(row["speaker"]) if speaker_from == "column" else _folder_of(path, speaker_from)
-        recordings.append(Recording(row["path"], path, speaker))
-    return recordings
+        part = segment_of(row, f"{table}, {row['path']}")
+        if part is None:
+            whole.append(Recording(row["path"], path, speaker))
+        else:
+            start, end = part
+            turns.setdefault(row["path"], []).append(Turn(start, inf if isnan(end) else end, speaker))
+    return whole + [Recording(name, table.parent / name, None, tuple(of)) for name, of in turns.items()]
 
 
 def chunks(recordings: Iterable[Recording], max_seconds: float, max_recordings: int) -> Iterator[list[Recording]]:

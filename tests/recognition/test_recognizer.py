@@ -178,7 +178,7 @@ def test_without_a_bank_no_speaker_is_left_uncalibrated_unnoticed(bundle, record
 
 
 def test_no_recording_makes_no_row(recognizer):
-    assert list(recognizer.predict([]).columns) == recognizer.columns
+    assert list(recognizer.predict([]).columns) == recognizer.columns_of([])
 
 
 # raw predictions +-1, calibrated ones +-2
@@ -188,6 +188,7 @@ SAID = Utterances(
     Recording("talk.wav", np.zeros(0, np.float32), "anna"),
     seconds=3.0,
     segments=[Segment(0, 16_000), Segment(24_000, 48_000)],
+    speaker_ids=["anna", "anna"],
     pooled=np.zeros((2, 3)),
     predictions=np.array([[4.0], [6.5]]),
 )

@@ -1,0 +1,145 @@
+"""Who speaks when: turns of the speakers of a recording, from RTTM, Praat TextGrids, tables or Python."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from math import inf, isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ser_personal.audio import SAMPLE_RATE
+from ser_personal.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+# names that a diariser gives, to somebody else in each recording
+_LOCAL = re.compile(r"(?:speaker|spkr?)[ _-]?(?:\d+|[A-Z])|s?\d+|[A-Z]", re.IGNORECASE)
+# a turn may end this much after its recording, seconds: diarisers round up
+_BEYOND = 0.5
+_REMEDY = "Give the segments of this recording, in seconds"
+
+
+class Turn(NamedTuple):
+    """A stretch of one speaker in a recording, in seconds; an infinite `end` is the recording's."""
+
+    start: float
+    end: float
+    speaker_id: str | None = None
+
+
+# of one recording, or what is wrong with them
+Turns = tuple[Turn, ...] | UserError
+
+
+def read_turns(path: Path) -> dict[str, Turns]:
+    """Read an RTTM file, a TextGrid or a folder of either: stem of a recording's name -> its turns.
+
+    Speakers whom a diariser numbered (SPEAKER_00) are of one recording: `meeting/SPEAKER_00`. Other names are people's,
+    the same person in every recording.
+    """
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    readers = {".rttm": _read_rttm, ".textgrid": _read_textgrid}
+    turns: dict[str, Turns] = {}
+    for file in files:
+        if path.is_dir() and file.suffix.lower() not in readers:
+            continue
+        if not file.is_file():
+            raise UserError("no such file or folder", where=file, remedy="Give --segments an RTTM file or a TextGrid")
+        if file.suffix.lower() not in readers:
+            remedy = "Give an RTTM file, a TextGrid or a folder of them; a table of segments in place of the audio"
+            raise UserError("is neither .rttm nor .TextGrid", where=file, remedy=remedy)
+        for stem, found in readers[file.suffix.lower()](file).items():
+            if stem in turns:
+                raise UserError(f"has turns of {stem}, as another file has", where=file, remedy="Leave one of them out")
+            turns[stem] = found
+    if not turns:
+        raise UserError("holds no turn", where=path, remedy="Give an RTTM file, a TextGrid or a folder of them")
+    return turns
+
+
+def _read_rttm(path: Path) -> dict[str, Turns]:
+    turns: dict[str, list[Turn]] = {}
+    channels: dict[str, set[str]] = {}
+    remedy = "Write SPEAKER NAME 1 START SECONDS <NA> <NA> SPEAKER <NA> <NA>, as diarisers do"
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        fields = line.split()
+        if not fields or fields[0] != "SPEAKER":
+            continue
+        try:
+            _, name, channel, start, seconds, _, _, speaker, *_ = fields
+            turn = Turn(float(start), float(start) + float(seconds), _speaker(name, speaker))
+        except ValueError as error:
+            raise UserError("isn't RTTM", where=f"{path}, line {number}", remedy=remedy) from error
+        turns.setdefault(name, []).append(turn)
+        channels.setdefault(name, set()).add(channel)
+    several = {name: f"has turns on channels {', '.join(sorted(on))}" for name, on in channels.items() if len(on) > 1}
+    return {
+        name: UserError(several[name], where=path, remedy="Give each channel a recording of its own")
+        if name in several
+        else tuple(found)
+        for name, found in turns.items()
+    }
+
+
+def _read_textgrid(path: Path) -> dict[str, Turns]:
+    if find_spec("praatio") is None:
+        raise UserError("needs the package praatio", where=path, remedy="`pip install praatio`, or give RTTM")
+    from praatio.textgrid import openTextgrid
+    from praatio.utilities.constants import INTERVAL_TIER
+    from praatio.utilities.errors import PraatioException
+
+    try:
+        grid = openTextgrid(str(path), includeEmptyIntervals=True, reportingMode="error")
+    except (PraatioException, ValueError, IndexError, KeyError, AttributeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        return {path.stem: UserError(f"isn't a whole TextGrid ({reason})", where=path, remedy="Save it again by Praat")}
+    tiers = [tier for tier in grid.tiers if tier.tierType == INTERVAL_TIER]
+    # Praat fills a tier with intervals; praatio reads a file that breaks off without a word
+    if any(not tier.entries or tier.entries[-1].end < grid.maxTimestamp for tier in tiers):
+        return {path.stem: UserError("breaks off: a tier ends before it", where=path, remedy="Save it again by Praat")}
+    turns = tuple(
+        Turn(float(entry.start), float(entry.end), _speaker(path.stem, tier.name))
+        for tier in tiers
+        for entry in tier.entries
+        if entry.label.strip()
+    )
+    what = "no interval of its tiers has a label" if tiers else "has points alone, no tier of intervals"
+    return {path.stem: turns or UserError(what, where=path, remedy="Give a tier of intervals for each speaker")}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError("isn't UTF-8 text", where=path, remedy="Save the file again as UTF-8") from error
+
+
+def _speaker(recording: str, name: str) -> str:
+    return f"{recording}/{name}" if _LOCAL.fullmatch(name) else name
+
+
+def check_turns(turns: Iterable[Turn], seconds: float) -> None:
+    """Refuse turns that can't be of a recording of so many seconds.
+
+    Raises:
+        UserError: it names the first of them.
+    """
+    for start, end, speaker in turns:
+        where = f"turn of {speaker} from {start:g} to {end:g} s"
+        if not isfinite(start) or start < 0 or not end > start:
+            raise UserError(f"{where} lasts no time", remedy=_REMEDY)
+        if start >= seconds or (end > seconds + _BEYOND and end < inf):
+            raise UserError(f"{where} is past the end of the recording, {seconds:.2f} s", remedy=_REMEDY)
+
+
+def overlap(start: int, end: int, speaker_id: str | None, turns: Sequence[Turn]) -> float:
+    """Seconds from one sample to another in which somebody else speaks, too."""
+    bounds = np.array([turn[:2] for turn in turns if turn.speaker_id != speaker_id], dtype=np.float64).reshape(-1, 2)
+    bounds = bounds.clip(start / SAMPLE_RATE, end / SAMPLE_RATE)
+    bounds = bounds[bounds[:, 0].argsort()]
+    reached = np.maximum.accumulate(np.concatenate([[0.0], bounds[:, 1]]))[:-1]
+    return float((bounds[:, 1] - np.maximum(bounds[:, 0], reached)).clip(min=0).sum())

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+from math import inf
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from command_line import ser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ser_personal import EmotionRecognizer
+from ser_personal.audio import decode
+from ser_personal.errors import UserError
+from ser_personal.recognition.recordings import Segment, cut_turns, find_recordings
+from ser_personal.recognition.turns import Turn, check_turns, overlap, read_turns
+
+VALUES = ["arousal_raw", "valence_raw", "arousal_calibrated", "valence_calibrated"]
+
+
+@pytest.fixture
+def conversation(recordings, tmp_path):
+    """Anna and Борис by turns, half a second of nothing before each; and the files and speakers of the turns."""
+    parts = [decode(path) for path in recordings[:6]]
+    gap = np.zeros(8000, dtype=np.float32)
+    soundfile.write(tmp_path / "meeting.wav", np.concatenate([x for part in parts for x in (gap, part)]), 16_000)
+    ends = np.cumsum([len(part) + 8000 for part in parts]) / 16_000
+    names = ["anna", "Борис"] * 3
+    return [
+        Turn(end - len(part) / 16_000, end, name) for end, part, name in zip(ends, parts, names, strict=True)
+    ], recordings[:6]
+
+
+def rttm(turns, name="meeting"):
+    lines = (f"SPEAKER {name} 1 {s:.6f} {e - s:.6f} <NA> <NA> {who} <NA> <NA>" for s, e, who in turns)
+    return "".join(f"{line}\n" for line in [";; made by hand", *lines])
+
+
+def table(turns):
+    return "path,Start,end,speaker\n" + "".join(
+        f"meeting.wav,0:{s // 60:.0f}:{s % 60:.6f},{e:.6f},{who}\n" for s, e, who in turns
+    )
+
+
+def textgrid(turns, *, short):
+    """Praat's text format of a tier a speaker, pauses as intervals without a label."""
+    end = max(turn.end for turn in turns)
+    tiers = []
+    for who in sorted({turn.speaker_id for turn in turns}):
+        bounds, intervals = 0.0, []
+        for start, stop, _ in (turn for turn in turns if turn.speaker_id == who):
+            intervals += [(bounds, start, ""), (start, stop, "x")] if start > bounds else [(start, stop, "x")]
+            bounds = stop
+        tiers.append((who, intervals + ([(bounds, end, "")] if bounds < end else [])))
+    if short:
+        lines = ["0", f"{end}", "<exists>", f"{len(tiers)}"]
+        for who, intervals in tiers:
+            lines += ['"IntervalTier"', f'"{who}"', "0", f"{end}", f"{len(intervals)}"]
+            lines += [line for a, b, label in intervals for line in (f"{a}", f"{b}", f'"{label}"')]
+    else:
+        lines = ["xmin = 0", f"xmax = {end}", "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+        for number, (who, intervals) in enumerate(tiers, 1):
+            lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{who}"']
+            lines += ["        xmin = 0", f"        xmax = {end}", f"        intervals: size = {len(intervals)}"]
+            for place, (a, b, label) in enumerate(intervals, 1):
+                lines += [f"        intervals [{place}]:", f"            xmin = {a}", f"            xmax = {b}"]
+                lines += [f'            text = "{label}"']
+    return "\n".join(['File type = "ooTextFile"', 'Object class = "TextGrid"', "", *lines, ""])
+
+
+def annotated(bundle_folder, folder, *flags, code=0):
+    out = folder / f"{len(list(folder.iterdir()))}.csv"
+    assert ser("annotate", *flags, "--model", bundle_folder, "--out", out, "--device", "cpu") == code
+    return pd.read_csv(out, dtype={"speaker": str})
+
+
+@pytest.mark.parametrize("form", ["rttm", "folder", "table", "long", "short", "UTF-16"])
+def test_turns_get_the_values_of_single_files(form, conversation, bundle_folder, tmp_path):
+    turns, files = conversation
+    if form in ("long", "short", "UTF-16"):
+        pytest.importorskip("praatio", reason="praatio isn't installed (the extra textgrid)")
+        text = textgrid(turns, short=form != "long")
+        (tmp_path / "meeting.TextGrid").write_text(text, encoding="utf-16" if form == "UTF-16" else "utf-8")
+    segments = {"rttm": "meeting.rttm", "folder": ""}.get(form, "meeting.TextGrid")
+    (tmp_path / "meeting.rttm").write_text(rttm(reversed(turns))) if form in ("rttm", "folder") else None
+    (tmp_path / "turns.csv").write_text(table(turns))
+    if form == "table":
+        frame = annotated(bundle_folder, tmp_path, tmp_path / "turns.csv", "--speaker-from", "column")
+    else:
+        frame = annotated(bundle_folder, tmp_path, tmp_path / "meeting.wav", "--segments", tmp_path / segments)
+    alone = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu").predict(files, [who for *_, who in turns])
+    np.testing.assert_allclose(frame[VALUES], alone[VALUES], atol=1e-4)
+    np.testing.assert_allclose(frame[["start", "end"]], [turn[:2] for turn in turns], atol=1e-4)
+    assert frame["speaker"].tolist() == [who for *_, who in turns]
+    assert frame["calibration_utterances"].tolist() == [1, 1, 2, 2, 3, 3]
+    assert (frame["overlap"] == 0).all()
+
+
+def test_python_takes_turns_as_pyannote_yields_them(conversation, bundle_folder, tmp_path):
+    turns, _ = conversation
+    recognizer = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu")
+    frame = recognizer.predict(tmp_path / "meeting.wav", segments=[tuple(turn) for turn in turns])
+    (tmp_path / "meeting.rttm").write_text(rttm(turns))
+    again = recognizer.predict([tmp_path / "meeting.wav"], segments=tmp_path / "meeting.rttm")
+    pd.testing.assert_frame_equal(frame, again, atol=1e-4)
+    for options, what in (
+        ({"segments": [[(0, 1, "a")], []]}, "isn't one list a recording"),
+        ({"segments": [(0, 1, "a", 2)]}, "isn't one list a recording"),
+        ({"segments": [(0, 1, "a")], "speaker_ids": "anna"}, "speaker_ids: the segments say who speaks"),
+        ({"segments": [(2, 1, "a")]}, "meeting.wav: turn of a from 2 to 1 s lasts no time"),
+    ):
+        with pytest.raises(UserError, match=what):
+            recognizer.predict(tmp_path / "meeting.wav", **options)
+
+
+def test_speakers_whom_a_diariser_numbered_are_others_in_each_recording(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.rttm").write_text(rttm([(0, 1, "SPEAKER_00"), (1, 2, "Anna"), (2, 3, "B")], name))
+    turns = read_turns(tmp_path)
+    assert [turn.speaker_id for turn in turns["a"]] == ["a/SPEAKER_00", "Anna", "a/B"]
+    assert [turn.speaker_id for turn in turns["b"]] == ["b/SPEAKER_00", "Anna", "b/B"]
+
+
+def test_without_speakers_turns_stay_raw(conversation, bundle_folder, tmp_path):
+    (tmp_path / "meeting.rttm").write_text(rttm(conversation[0]))
+    flags = (tmp_path / "meeting.wav", "--segments", tmp_path / "meeting.rttm", "--speaker-from")
+    frame = annotated(bundle_folder, tmp_path, *flags, "none")
+    assert frame["speaker"].isna().all()
+    assert (frame["calibration_utterances"] == 0).all()
+    out = tmp_path / "p.csv"
+    assert ser("annotate", *flags, "folder", "--model", bundle_folder, "--out", out) == 2
+
+
+def test_long_turns_are_cut_and_short_and_overlapping_ones_marked(conversation, bundle_folder, tmp_path):
+    turns = [(0.5, 1.2, "anna"), (1.0, 1.01, "ben"), (1.0, 2.5, "eve")]
+    (tmp_path / "meeting.rttm").write_text(rttm(turns))
+    frame = annotated(bundle_folder, tmp_path, tmp_path / "meeting.wav", "--segments", tmp_path / "meeting.rttm")
+    assert frame["short"].tolist() == [1, 1, 0]
+    np.testing.assert_allclose(frame["overlap"], [0.2, 0.025, 0.2], atol=1e-4)
+    cut = cut_turns((Turn(1, inf, "anna"), Turn(0, 2, "ben")), 6 * 16_000, 2 * 16_000)
+    assert cut[0] == (Segment(0, 32_000), "ben")
+    assert [piece for piece, who in cut if who == "anna"] == [
+        *(Segment(16_000, 42_666), Segment(42_666, 69_333), Segment(69_333, 96_000))
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 30), st.sampled_from("abc")), max_size=8))
+def test_overlap_is_the_time_in_which_somebody_else_speaks(drawn):
+    turns = [Turn(start, start + length, who) for start, length, who in drawn]
+    others = {second for start, end, who in turns if who != "a" for second in range(int(start), int(end))}
+    assert overlap(10 * 16_000, 25 * 16_000, "a", turns) == len(others & set(range(10, 25)))
+
+
+@pytest.mark.parametrize(
+    ("turns", "what"),
+    [
+        ([(-1, 1, "a")], "from -1 to 1 s lasts no time"),
+        ([(0, 1, "a"), (3, 3, "b")], "turn of b from 3 to 3 s lasts no time"),
+        ([(float("nan"), 1, "a")], "lasts no time"),
+        ([(9, 10.4, "a"), (10, 10.2, "a")], "from 10 to 10.2 s is past the end of the recording, 10.00 s"),
+        ([(0, 10.6, "a")], "is past the end"),
+    ],
+)
+def test_turns_that_can_not_be_of_a_recording(turns, what):
+    with pytest.raises(UserError, match=what):
+        check_turns([Turn(*turn) for turn in turns], 10.0)
+
+
+def test_a_recording_with_wrong_turns_is_listed_and_the_others_done(conversation, bundle_folder, tmp_path, capsys):
+    turns, _ = conversation
+    (tmp_path / "talks").mkdir()
+    for name in ("good", "late", "two", "none"):
+        (tmp_path / "talks" / f"{name}.wav").write_bytes((tmp_path / "meeting.wav").read_bytes())
+    lines = rttm(turns, "good") + rttm([(900, 901, "anna")], "late") + rttm(turns, "elsewhere")
+    lines += rttm(turns, "two") + rttm(turns, "two").replace(" 1 ", " 2 ")
+    (tmp_path / "turns.rttm").write_text(lines)
+    frame = annotated(bundle_folder, tmp_path, tmp_path / "talks", "--segments", tmp_path / "turns.rttm", code=1)
+    assert set(frame["source"]) == {str(tmp_path / "talks" / "good.wav")}
+    assert len(frame) == 6
+    (failed,) = tmp_path.glob("*.failed.csv")
+    reasons = {Path(source).stem: reason for source, reason in pd.read_csv(failed).itertuples(index=False)}
+    for name, what in (
+        ("late", "turn of anna from 900 to 901 s is past the end"),
+        ("two", "has turns on channels 1, 2"),
+        ("none", "has no turns in "),
+        ("elsewhere", "no recording is called so"),
+    ):
+        assert what in reasons[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "what"),
+    [
+        ("a.rttm", "SPEAKER a 1 0,5 1,0 <NA> <NA> x <NA> <NA>", "line 1: isn't RTTM. Write SPEAKER NAME 1 START"),
+        ("a.rttm", "\nSPEAKER a 1 0.5", "line 2: isn't RTTM"),
+        ("a.rttm", "", "holds no turn"),
+        ("a.txt", "", "is neither .rttm nor .TextGrid"),
+        ("a.csv", "path,speaker,start,end", "a table of segments in place of the audio"),
+    ],
+)
+def test_files_that_hold_no_turns(name, text, what, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=what) as caught:
+        read_turns(tmp_path / name)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="no such file"):
+        read_turns(tmp_path / "nowhere.rttm")
+
+
+def test_textgrids_that_hold_no_turns(tmp_path):
+    pytest.importorskip("praatio", reason="praatio isn't installed (the extra textgrid)")
+    turns = [Turn(0, 1, "anna"), Turn(1, 2, "ben")]
+    points = '"TextTier"\n"p"\n0\n2\n1\n1.0\n"x"\n'
+    head = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n2\n<exists>\n1\n'
+    for name, text, what in (
+        ("twice", textgrid(turns, short=True).replace("ben", "anna"), "isn't a whole TextGrid .*same name"),
+        ("cut", textgrid(turns, short=True)[:-8], "breaks off: a tier ends before it"),
+        ("points", head + points, "has points alone"),
+        ("other", "Object class", "isn't a whole TextGrid"),
+        ("empty", textgrid(turns, short=True).replace('"x"', '""'), "no interval of its tiers has a label"),
+    ):
+        (tmp_path / f"{name}.TextGrid").write_text(text)
+        fault = read_turns(tmp_path / f"{name}.TextGrid")[name]
+        with pytest.raises(UserError, match=what):
+            raise fault
+
+
+@pytest.mark.parametrize(
+    ("header", "what"),
+    [("path,speaker,start", "one of the columns start and end alone"), ("path,speaker,onset,end", "column onset")],
+)
+def test_columns_that_say_half_of_a_segment(header, what, tmp_path):
+    cells = ",".join(["a.wav", "NA", "1", "2"][: header.count(",") + 1])
+    (tmp_path / "t.csv").write_text(f"{header}\n{cells}\n")
+    with pytest.raises(UserError, match=what):
+        find_recordings(tmp_path / "t.csv", "column")
