@@ -71,6 +71,8 @@ def _read_rttm(path: Path) -> dict[str, Turns]:
             continue
         try:
             _, name, channel, start, seconds, _, _, speaker, *_ = fields
+            # of audio without a file, pyannote knows no name
+            name = path.stem if name in ("<NA>", "waveform") else name
             turn = Turn(float(start), float(start) + float(seconds), _speaker(name, speaker))
         except ValueError as error:
             raise UserError("isn't RTTM", where=f"{path}, line {number}", remedy=remedy) from error

@@ -118,7 +118,9 @@ def test_python_takes_turns_as_pyannote_yields_them(conversation, bundle_folder,
 def test_speakers_whom_a_diariser_numbered_are_others_in_each_recording(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.rttm").write_text(rttm([(0, 1, "SPEAKER_00"), (1, 2, "Anna"), (2, 3, "B")], name))
+    (tmp_path / "c.rttm").write_text(rttm([(0, 1, "SPEAKER_00")], "<NA>"))
     turns = read_turns(tmp_path)
+    assert turns["c"][0].speaker_id == "c/SPEAKER_00"
     assert [turn.speaker_id for turn in turns["a"]] == ["a/SPEAKER_00", "Anna", "a/B"]
     assert [turn.speaker_id for turn in turns["b"]] == ["b/SPEAKER_00", "Anna", "b/B"]
 
