@@ -113,11 +113,12 @@ class StandardizedFrontEnd(nn.Module, ABC):
 
     def fit(self, training_audio: Iterable[NDArray[np.float32]]) -> None:
         """Take the mean and deviation of each feature from waveforms (samples,)."""
-        count, total = 0, torch.zeros_like(self.mean, dtype=torch.float64)
+        # in float64, which not every device has
+        count, total = 0, torch.zeros(self.dim, dtype=torch.float64)
         squares = torch.zeros_like(total)
         for waveform in training_audio:
             samples = torch.from_numpy(waveform).to(self.mean.device)[None]
-            frames = self.features(samples, torch.tensor([samples.shape[1]], device=samples.device))[0].double()
+            frames = self.features(samples, torch.tensor([samples.shape[1]], device=samples.device))[0].cpu().double()
             count += frames.shape[0]
             total += frames.sum(0)
             squares += frames.square().sum(0)

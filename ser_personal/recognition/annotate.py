@@ -202,8 +202,8 @@ def annotate(
         model: a folder that `ser export` wrote, or the name of one on the Hugging Face hub.
         out: file to write, .csv, .jsonl or .parquet; it appears once it is complete.
         speaker_from: who speaks: the name of the `folder` that a file lies in, the table's `column` speaker, or `none`,
-            which also leaves the output's speaker column empty and is the default. A speaker's recordings count in the
-            order of their paths, or of the table.
+            which also leaves the output's speaker column empty; if null, the segments' speakers, or none without
+            --segments. A speaker's recordings count in the order of their paths, or of the table.
         segments: who speaks when: an RTTM file, a Praat TextGrid (a tier of intervals a speaker), or a folder of them
             called as the recordings. Speakers whom a diariser numbered are new ones in each recording. Turns longer
             than the training's utterances are cut; those under a second, and overlapping ones, are marked.

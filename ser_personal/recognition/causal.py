@@ -183,7 +183,7 @@ def make_calibrator(
             raise UserError(
                 "holds no posterior",
                 where="the bundle",
-                remedy="Export it with --corpus, whose validation speakers it is fitted on, or choose pldc",
+                remedy="Export it with --corpus, whose validation speakers it is fitted on, or give --calibration pldc",
             )
         return CausalPosterior(bundle.posterior, bundle.attributes)
     if chosen == "none" or (bundle.bank is None and name is None and pldc is None):

@@ -323,7 +323,7 @@ def calibrate_validation(
                 raise UserError(
                     f"can't be fitted on {len(set(validation.speaker_ids))} validation speakers",
                     where="the posterior",
-                    remedy=f"It takes {MIN_SPEAKERS + 1} with labels of every attribute; choose pldc",
+                    remedy=f"It needs {MIN_SPEAKERS + 1} with labels of every attribute; give --calibration pldc",
                 ) from error
     return calibrated
 

@@ -196,7 +196,7 @@ class RawRecognizer:
         except Exception as error:  # noqa: BLE001  as above
             return _failure(recording, error)
         if not cut:
-            remedy = "Leave it out, or cut it into windows"
+            remedy = "Leave it out, or give --cut windows"
             return UserError("no speech was found in it", where=recording.source, remedy=remedy)
         segments, speaker_ids = zip(*cut, strict=True)
         return _Cut(recording, waveform, [*segments], [*speaker_ids])

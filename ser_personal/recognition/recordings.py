@@ -151,7 +151,7 @@ class ByWindows:
         if self.samples < WINDOW:
             raise UserError(
                 f"windows of {self.samples / SAMPLE_RATE:g} s are shorter than one frame",
-                where="window_seconds",
+                where="--window_seconds",
                 remedy="Give some seconds",
             )
 
@@ -172,8 +172,8 @@ def make_segmenter(name: CutName, *, max_samples: int, window_seconds: float) ->
     if name == "silero" and not has_silero():
         raise UserError(
             "needs the package silero-vad",
-            where="cut silero",
-            remedy="`pip install silero-vad`, or cut by energy or windows",
+            where="--cut silero",
+            remedy="`pip install silero-vad`, or give --cut energy or --cut windows",
         )
     return BySpeech(silero_speech if name != "energy" and has_silero() else energy_speech, max_samples)
 
@@ -264,6 +264,9 @@ def with_turns(recordings: Sequence[Recording], segments: Path, *, named: bool) 
 
     Turns without their recording, and recordings without turns, are recordings with a fault.
     """
+    if any(recording.turns is not None for recording in recordings):
+        remedy = "Leave its columns start and end out, or the segments"
+        raise UserError("the table has segments of its own", where=segments, remedy=remedy)
     turns = read_turns(segments)
     stems = [Path(recording.source).stem for recording in recordings]
     found = []

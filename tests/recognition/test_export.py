@@ -92,7 +92,7 @@ def test_too_few_speakers_for_an_interval(tested_checkpoint, synthetic_corpus, t
     assert ser("export", tested_checkpoint, "--out", tmp_path / "bundle", "--corpus", synthetic_corpus) == 0
     assert "fewer than 9 give no width" in capsys.readouterr().out
     text = " ".join(card_of(tmp_path / "bundle")[1].split())
-    assert text.count("take 9 validation speakers. Where there were fewer") == 1
+    assert text.count("need 9 validation speakers. Where there were fewer") == 1
     assert "whole scale (" not in text
     frame = EmotionRecognizer.from_pretrained(tmp_path / "bundle").predict(
         next((synthetic_corpus / "Audios").glob("*.wav"))

@@ -131,8 +131,9 @@ def test_without_speakers_turns_stay_raw(conversation, bundle_folder, tmp_path):
     frame = annotated(bundle_folder, tmp_path, *flags, "none")
     assert frame["speaker"].isna().all()
     assert (frame["calibration_utterances"] == 0).all()
-    out = tmp_path / "p.csv"
-    assert ser("annotate", *flags, "folder", "--model", bundle_folder, "--out", out) == 2
+    (tmp_path / "turns.csv").write_text(table(conversation[0]))
+    for wrong in ((*flags, "folder"), (tmp_path / "turns.csv", *flags[1:], "none")):
+        assert ser("annotate", *wrong, "--model", bundle_folder, "--out", tmp_path / "p.csv") == 2
 
 
 def test_long_turns_are_cut_and_short_and_overlapping_ones_marked(conversation, bundle_folder, tmp_path):
