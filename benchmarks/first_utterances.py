@@ -92,7 +92,7 @@ def in_turn(fold: Fold) -> dict[str, list[NDArray[np.float64]]]:
     fitted = PosteriorCalibrator(bank).fit(
         validation.predictions, validation.speaker_ids, validation.pooled, validation.labels
     )
-    groups = grouped_bank(bank, GROUP, "average") if len(bank.speaker_ids) >= GROUP else bank
+    groups = grouped_bank(bank, GROUP, PLDCSettings()) if len(bank.speaker_ids) >= GROUP else bank
     calibrators: dict[str, CausalCalibrator] = {"posterior": CausalPosterior(fitted.fitted, attributes)}
     for name, (shift_mean, scale_std) in SWITCHES.items():
         settings = PLDCSettings(shift_mean=shift_mean, scale_std=scale_std)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
-from ser_personal.calibration.pldc import PLDCSettings, Statistics, label_statistics, normalised
+from ser_personal.calibration.pldc import PLDCSettings, label_statistics, normalised
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.speakers.embedding import SpeakerEmbedding
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ser_personal.speakers.bank import SpeakerBank
 
 
-def grouped_bank(bank: SpeakerBank, size: int, statistics: Statistics) -> SpeakerBank:
+def grouped_bank(bank: SpeakerBank, size: int, settings: PLDCSettings) -> SpeakerBank:
     """The bank of groups of similar speakers, by microaggregation (Domingo-Ferrer and Mateo-Sanz, 2002).
 
     A group's vector is its speakers' mean vector, its label statistics are what PLDC makes of its speakers as
@@ -40,7 +40,6 @@ def grouped_bank(bank: SpeakerBank, size: int, statistics: Statistics) -> Speake
     groups = similar_speakers(normalised(bank.vectors), size)
     columns = list(range(len(bank.attributes)))
     labelled = np.array([(bank.count[rows] > 0).sum(axis=0) >= size for rows in groups])
-    settings = PLDCSettings(statistics=statistics)
     moments = [label_statistics(bank, rows, columns, settings) for rows in groups]
     return replace(
         bank,

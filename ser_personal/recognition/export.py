@@ -99,7 +99,7 @@ def export(
     embedded_speakers = len(bundle.network.personalized.speakers.ids)
     if bundle.bank is not None and group_speakers is not None:
         pldc = replace(bundle.pldc, k=max(1, round(bundle.pldc.k / group_speakers)))
-        bundle = replace(bundle, bank=grouped_bank(bundle.bank, group_speakers, pldc.statistics), pldc=pldc)
+        bundle = replace(bundle, bank=grouped_bank(bundle.bank, group_speakers, pldc), pldc=pldc)
     measured = ""
     if corpus is None:
         chosen, why = _default_calibration(bundle, calibration)

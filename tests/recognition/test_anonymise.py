@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ser_personal import SpeakerBank, calibrate
+from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError
 from ser_personal.recognition.anonymise import grouped_bank, similar_speakers
 
@@ -39,7 +40,7 @@ def test_a_group_lends_what_its_speakers_would(statistics):
     """With a single group for neighbour, PLDC is that towards all speakers."""
     rng = np.random.default_rng(0)
     bank = some_bank(rng)
-    groups = grouped_bank(bank, 12, statistics)
+    groups = grouped_bank(bank, 12, PLDCSettings(statistics=statistics))
     predictions, pooled = rng.normal(4, 1, size=(9, 2)), rng.normal(size=(9, 3))
     ours, theirs = (
         calibrate(predictions, ["new"] * 9, pooled, one, k=12, shift_mean=True, statistics=statistics)
@@ -56,7 +57,7 @@ def test_labels_of_too_few_count_as_none():
     bank = some_bank(rng)
     bank.count[:10, 1] = 0
     bank.label_mean[:10, 1] = bank.label_std[:10, 1] = np.nan
-    groups = grouped_bank(bank, 4, "average")
+    groups = grouped_bank(bank, 4, PLDCSettings())
     assert (groups.count[:, 0] > 0).all()
     assert (groups.count[:, 1] == 0).all()
     assert np.isnan(groups.label_mean[:, 1]).all()
@@ -67,4 +68,4 @@ def test_groups_of_an_impossible_size(size):
     with pytest.raises(
         UserError, match=rf"12 training speakers can't be put in groups of {size}\. Give a number from 2"
     ):
-        grouped_bank(some_bank(np.random.default_rng(0)), size, "average")
+        grouped_bank(some_bank(np.random.default_rng(0)), size, PLDCSettings())
