@@ -142,8 +142,9 @@ def spoil(talk):
     header = bytearray((anna / "channels.wav").read_bytes())
     header[22:24] = (60_000).to_bytes(2, "little")
     (anna / "channels.wav").write_bytes(header)
-    undecodable = ("жук\n.wav", "\x1b[31mred.wav", "\U0001f399.mp4", "empty.flac", "\\xff\\xfe.wav")
+    undecodable = ("жук\n.wav", "\x1b[31mred.wav", "\U0001f399.mp4", "\\xff\\xfe.wav")
     return dict.fromkeys(undecodable, "can't be decoded") | {
+        "empty.flac": "is empty",
         "silent.wav": "is silent",
         "short.wav": "shorter than one frame",
         "tone.wav": "no speech was found",

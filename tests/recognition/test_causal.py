@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ser_personal import PosteriorCalibrator, SpeakerBank, calibrate
-from ser_personal.calibration.pldc import PLDCSettings
+from ser_personal import PosteriorCalibrator, SpeakerBank
+from ser_personal.calibration.pldc import PLDC, PLDCSettings
 from ser_personal.calibration.table import PredictedSet
 from ser_personal.errors import UserError
 from ser_personal.recognition.causal import (
@@ -49,14 +47,12 @@ def test_without_a_prior_an_utterance_comes_out_as_the_last_of_all_so_far(seed, 
     if constant:
         predictions[:, 0] = 4.2
     causal = CausalPLDC(bank, attributes, settings)
-    options = {name: value for name, value in asdict(settings).items() if name != "prior_utterances"}
+    calibrate = PLDC(bank, attributes, settings).calibration
     profile = SpeakerProfile.empty(5, 2)
     for last in range(8):
         profile = profile.add(pooled[last], predictions[last])
         so_far = slice(last + 1)
-        whole = calibrate(
-            predictions[so_far], ["new"] * (last + 1), pooled[so_far], bank, attributes=attributes, **options
-        )
+        whole = calibrate(predictions[so_far], ["new"] * (last + 1), pooled[so_far])
         np.testing.assert_allclose(causal(predictions[last], profile), whole.predictions[-1], atol=1e-7)
         rows = causal.neighbours(profile.vector)
         assert tuple(bank.speaker_ids[row] for row in rows) == whole.speakers[0].neighbours
