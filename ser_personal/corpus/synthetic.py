@@ -190,7 +190,7 @@ def _unit_directions(rng: Generator) -> NDArray[np.float64]:
 # not under `if TYPE_CHECKING`, whose names jsonargparse would take for these
 if not TYPE_CHECKING:
     NumSpeakers = restricted_number_type("NumSpeakers", int, (">=", 4))
-    Seconds = restricted_number_type("Seconds", float, (">=", 0.5))
+    Seconds = restricted_number_type("Seconds", float, [(">=", 0.5), ("<", 3600)])
 else:
     NumSpeakers: TypeAlias = int
     Seconds: TypeAlias = float

@@ -76,7 +76,13 @@ class StageCLI(LightningCLI):
             kwargs = getattr(action, "sub_add_kwargs", None)
             if kwargs is not None:
                 kwargs["sub_configs"] = False
-        parser.add_argument("--replace", action="store_true", help="replace what an earlier run left in the folder")
+
+    @override
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument("--replace", action="store_true", help="replace the model of an earlier fit")
+        return parser
 
     @override
     def before_instantiate_classes(self) -> None:
