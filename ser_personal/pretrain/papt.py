@@ -217,13 +217,15 @@ class PAPT(PersonalizedModule):
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam (0.9, 0.98) as in fairseq, with linear warm-up and linear decay to 0."""
-        fresh_head = self.hparams["released_head"] is None
-        head_rate = self.hparams["head_learning_rate"] or (1e-3 if fresh_head else self.hparams["learning_rate"])
+        # the command line saves no argument that a subclass fixes
+        rate, fresh_head = self.hparams["learning_rate"], self.hparams.get("released_head") is None
+        head_rate = self.hparams.get("head_learning_rate") or (1e-3 if fresh_head else rate)
+        speaker_rate = self.hparams.get("speaker_learning_rate", rate)
         parts = {
-            "encoder": (self.personalized.encoder, self.hparams["learning_rate"]),
+            "encoder": (self.personalized.encoder, rate),
             "head": (self.head, head_rate),
-            "speakers": (self.personalized.speakers, self.hparams["speaker_learning_rate"]),
-            "fusion": (self.personalized.fusion, self.hparams["speaker_learning_rate"]),
+            "speakers": (self.personalized.speakers, speaker_rate),
+            "fusion": (self.personalized.fusion, speaker_rate),
         }
         groups = [
             {"name": name, "params": weights, "lr": rate}
