@@ -242,7 +242,7 @@ class FineTuning(PersonalizedModule):
     def forward(self, batch: EmotionBatch, as_unseen: Sequence[bool] | None = None) -> PredictionBatch:
         """Predict a batch, some of it as if its speakers had never been seen before."""
         output: EncoderOutput = self.personalized(batch, as_unseen=as_unseen)
-        output = output._replace(frames=output.frames.float())
+        output = output._replace(frames=output.frames.to(torch.promote_types(output.frames.dtype, torch.float32)))
         # bfloat16 would put predictions of 1 to 7 on a grid of 1/32
         with torch.autocast(output.frames.device.type, enabled=False):
             return PredictionBatch(
