@@ -83,7 +83,7 @@ def test_check_of_a_table_exits_with_1_where_training_would_fail(tmp_path, capsy
 
 
 def test_names_that_a_terminal_cant_show(tmp_path, monkeypatch):
-    (tmp_path / "corpus.csv").write_text("path,speaker,split,id\nnot_there.wav,a,train,北京\n", encoding="utf-8")
+    (tmp_path / "corpus.csv").write_text("path,speaker,split\n北京.wav,a,train\n", encoding="utf-8")
     terminal = TextIOWrapper(BytesIO(), encoding="cp1252", errors="strict")
     monkeypatch.setattr(sys, "stdout", terminal)
     assert ser("check", tmp_path / "corpus.csv") == 1
