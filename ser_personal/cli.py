@@ -294,6 +294,7 @@ _PLAIN = {
     r"^invalid literal for (int)\(\) with base 10: '(.*)'": r"\2 is no \1",
     r"^could not convert string to (float): '(.*)'": r"\2 is no \1",
     r"^(int|float)\(\) argument must be .*, not 'NoneType'": r"null is no \1",
+    r"^None is no ": "null is no ",
     r"^Expected a dot import path string: (.*)": r"\1 is no class to choose here",
     r"\b(?:fit|validate|test|predict)\.(data|model)\b": r"--\1",
 }

@@ -22,6 +22,23 @@ ARGUMENTS = [
         [*FIT, "--trainer.accumulate_grad_batches", "0"],
         "accumulate_grad_batches: 0 is out of range",
     ),
+    Fault(
+        "null gradients",
+        [*FIT, "--trainer.accumulate_grad_batches", "null"],
+        "accumulate_grad_batches: null is no int",
+    ),
+    Fault("a seed of null", [*FIT, "--data.seed", "null"], "seed: null is no int"),
+    Fault("an endless penalty", [*FIT, "--model.weight_decay", "inf"], "weight_decay: inf is out of range"),
+    Fault(
+        "callbacks without the one that saves",
+        [*FIT, "--trainer.callbacks", "LearningRateMonitor"],
+        r"StageCheckpoint isn't among the callbacks.*Append yours by --trainer\.callbacks\+",
+    ),
+    Fault(
+        "other batches for a resumed fit",
+        [*FIT, "--ckpt_path", "{finetune}", "--data.max_batch", "5"],
+        r"was trained with data\.max_batch 16, not 5\. Resume with what it began with",
+    ),
     Fault("no device", [*FIT, "--trainer.devices", "0"], "devices='0'"),
     Fault("no node", [*FIT, "--trainer.num_nodes", "0"], "`num_nodes` must be a positive integer"),
     Fault("a device without its package", [*FIT, "--trainer.accelerator", "tpu"], "ser fit: .*torch_xla"),
