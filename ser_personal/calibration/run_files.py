@@ -6,10 +6,9 @@ predictions.csv and metrics.json are of every test that writes (writers.py), the
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,10 +17,9 @@ from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
 from ser_personal.scores import Scores, as_json, from_json, rows_by_speaker
-from ser_personal.types import heard_utterances
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence, Set
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -37,8 +35,6 @@ TRAINING, EMBEDDINGS = "training", "embeddings"
 MU_SIGMA = ("mu", "sigma", "mu_bar", "sigma_bar")
 _DESCRIBED = ("utterance", "speaker", "split", "gender", "seconds", "emotion")
 _REMEDY = "Give the folder of a test run: `ser test ... --config configs/pldc.yaml` of this version writes it"
-
-Condition = Literal["labelled", "adaptation", "transductive", "unseen"]
 
 
 def predictions_frame(
@@ -91,38 +87,6 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON atomically, without NaN."""
     atomic_write(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
-
-
-def conditions(
-    utterances: Sequence[Utterance], training_speakers: Set[str], embedded_speakers: Set[str], heard: Set[str]
-) -> list[Condition]:
-    """Name the condition of each utterance's speaker in a test set.
-
-    `transductive` where any of their audio in this set was pre-trained on, by the ids in `heard`; `labelled` where the
-    speaker's labels were trained on; `adaptation` where other audio of theirs was in PAPT, so that the embedding table
-    has them; else `unseen`.
-    """
-
-    def who(utterance: Utterance) -> str:
-        return utterance.speaker_id or utterance.utterance_id
-
-    in_papt = {who(each) for each in utterances if heard_utterances([each.utterance_id]) & heard}
-
-    def condition(utterance: Utterance) -> Condition:
-        if who(utterance) in in_papt:
-            return "transductive"
-        if utterance.speaker_id in training_speakers:
-            return "labelled"
-        return "adaptation" if utterance.speaker_id in embedded_speakers else "unseen"
-
-    return [condition(utterance) for utterance in utterances]
-
-
-def count_conditions(utterances: Sequence[Utterance], conditions: Iterable[str]) -> dict[str, int]:
-    """Condition -> number of known speakers, from the condition of each utterance."""
-    of_speaker = {utterance.speaker_id: each for utterance, each in zip(utterances, conditions, strict=True)}
-    of_speaker.pop(None, None)
-    return dict(Counter(map(str, of_speaker.values())))
 
 
 @dataclass(frozen=True, eq=False)

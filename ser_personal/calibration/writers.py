@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
 from itertools import compress, count
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,8 +24,6 @@ from ser_personal.calibration.run_files import (
     BASELINE,
     METRICS,
     PREDICTIONS,
-    conditions,
-    count_conditions,
     emotion_frame,
     predictions_frame,
     write_csv,
@@ -34,9 +33,10 @@ from ser_personal.calibration.table import PredictedSet
 from ser_personal.errors import UserError
 from ser_personal.files import gather_files, named_in_errors
 from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emotions_of
+from ser_personal.types import heard_utterances
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence, Set
 
     import pandas as pd
     from lightning.pytorch import LightningModule
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     Arrays = dict[str, NDArray[Any]]
 
 ARRAYS = ("indices", "pooled", "predictions", "labels")
+
+
+Condition = Literal["labelled", "adaptation", "transductive", "unseen"]
 
 
 class CollectedSet(NamedTuple):
@@ -204,6 +207,38 @@ class Collecting(RunWriter):
     def collected(self, trainer: Trainer) -> CollectedSet | None:
         """Join the predictions of all devices, on the first; None on the others."""
         return self.collector.join(trainer, trainer.datamodule.utterances)  # type: ignore[attr-defined]
+
+
+def conditions(
+    utterances: Sequence[Utterance], training_speakers: Set[str], embedded_speakers: Set[str], heard: Set[str]
+) -> list[Condition]:
+    """Name the condition of each utterance's speaker in a test set.
+
+    `transductive` where any of their audio in this set was pre-trained on, by the ids in `heard`; `labelled` where the
+    speaker's labels were trained on; `adaptation` where other audio of theirs was in PAPT, so that the embedding table
+    has them; else `unseen`.
+    """
+
+    def who(utterance: Utterance) -> str:
+        return utterance.speaker_id or utterance.utterance_id
+
+    in_papt = {who(each) for each in utterances if heard_utterances([each.utterance_id]) & heard}
+
+    def condition(utterance: Utterance) -> Condition:
+        if who(utterance) in in_papt:
+            return "transductive"
+        if utterance.speaker_id in training_speakers:
+            return "labelled"
+        return "adaptation" if utterance.speaker_id in embedded_speakers else "unseen"
+
+    return [condition(utterance) for utterance in utterances]
+
+
+def count_conditions(utterances: Sequence[Utterance], conditions: Iterable[str]) -> dict[str, int]:
+    """Condition -> number of known speakers, from the condition of each utterance."""
+    of_speaker = {utterance.speaker_id: each for utterance, each in zip(utterances, conditions, strict=True)}
+    of_speaker.pop(None, None)
+    return dict(Counter(map(str, of_speaker.values())))
 
 
 def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) -> NDArray[np.str_]:

@@ -14,8 +14,6 @@ from invented_run import edit_json, invent
 from ser_personal.calibration.run_files import (
     SPEAKER_MOMENTS,
     SpeakerVectors,
-    conditions,
-    count_conditions,
     predictions_frame,
     read_run,
     read_vectors,
@@ -34,7 +32,7 @@ from ser_personal.calibration.table import (
     score_table,
     speaker_moments,
 )
-from ser_personal.calibration.writers import CollectedSet
+from ser_personal.calibration.writers import CollectedSet, conditions, count_conditions
 from ser_personal.errors import UserError
 from ser_personal.report.report import report
 from ser_personal.scores import AttributeScores, concordance, mean_scores, score
