@@ -29,6 +29,8 @@ from ser_personal.pretrain.teachers import MFCCTeacher, Teacher
 from ser_personal.ranges import Seed, Share
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from ser_personal.corpus.base import Corpus
@@ -106,7 +108,7 @@ def kmeans(
         max_sampled_frames: frames that it is fitted on, at most; bounds memory.
         iterations: of k-means.
         restarts: number of fits, of which the best is kept.
-        codebook: a codebook.safetensors to use instead of fitting one; num_clusters is then its own.
+        codebook: a codebook.safetensors of the same teacher to use instead of fitting one, with its own num_clusters.
         seed: of the sample and the fit.
         accelerator: what the teacher runs on, as Lightning names it.
         devices: of each machine, among which the audio is divided; the outcome doesn't depend on their number.
@@ -121,8 +123,8 @@ def kmeans(
     teacher.check_precision(precision)
     teacher.build()
     run = partial(run_pass, teacher, accelerator=accelerator, devices=devices, num_nodes=num_nodes, precision=precision)
-    external = None if codebook is None else Codebook.load(codebook)
     description = teacher.description
+    external = None if codebook is None else _external(codebook, description)
     fitted: dict[str, int | float] = {
         "num_clusters": num_clusters,
         "sample_share": sample_share,
@@ -177,13 +179,24 @@ def _existing(path: Path, made_with: MadeWith) -> Codebook | None:
     if not path.exists():
         return None
     codebook = Codebook.load(path)
-    before = codebook.made_with
-    differing = [
-        f"{key} {before.get(key, 'not set')}, now {made_with.get(key, 'not set')}"
-        for key in sorted({*before, *made_with})
-        if before.get(key) != made_with.get(key)
-    ]
-    if differing:
-        what = f"was made with other settings ({'; '.join(differing)})"
+    if differing := _differences(codebook.made_with, made_with, {*codebook.made_with, *made_with}):
+        what = f"was made with other settings ({differing})"
         raise UserError(what, where=path.parent, remedy="Give another --out, the same settings, or delete the folder")
     return codebook
+
+
+def _external(path: str, teacher: Mapping[str, str | int]) -> Codebook:
+    codebook = Codebook.load(path)
+    # an imported one names no teacher
+    if codebook.made_with and (differing := _differences(codebook.made_with, teacher, {*teacher})):
+        what = f"was fitted on another teacher's frames ({differing})"
+        raise UserError(what, where=path, remedy="Give the --teacher that it was fitted on, or --codebook null")
+    return codebook
+
+
+def _differences(before: Mapping[str, object], now: Mapping[str, object], keys: set[str]) -> str:
+    return "; ".join(
+        f"{key} {before.get(key, 'not set')}, now {now.get(key, 'not set')}"
+        for key in sorted(keys)
+        if before.get(key) != now.get(key)
+    )

@@ -170,6 +170,11 @@ def test_an_encoder_layer_teaches(make):
     assert PseudoLabels.load(folder).source.teacher_layer == 1
     with pytest.raises(UserError, match="teacher_layer 1, now 2"):
         make(teacher=EncoderTeacher(encoder, teacher_layer=2))
+    fitted = str(folder / "codebook.safetensors")
+    with pytest.raises(UserError, match=r"fitted on another teacher's frames \(teacher_layer 1, now 2\)"):
+        make("other", teacher=EncoderTeacher(encoder, teacher_layer=2), codebook=fitted)
+    same = PseudoLabels.load(make("same", teacher=EncoderTeacher(encoder, teacher_layer=1), codebook=fitted))
+    assert same.source.codebook_hash == PseudoLabels.load(folder).source.codebook_hash
 
 
 def test_usage_of_the_clusters_is_printed(make, data, capsys):
