@@ -129,4 +129,4 @@ def test_a_full_disk_is_one_line(synthetic_corpus, tmp_path, monkeypatch, capsys
     arguments = ["--data.corpus", synthetic_corpus, "--out", tmp_path / "cache", "--accelerator", "cpu"]
     assert ser("cache", *configs("cache.yaml", "tiny/cache.yaml"), *arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith(f"ser: {tmp_path / 'cache'}: No space left on device. Check the path")
+    assert error.startswith(f"ser: {tmp_path / 'cache'}: the disk is full. Free some space there")
