@@ -242,7 +242,7 @@ class Recording:
         try:
             waveform = decode(self.audio) if isinstance(self.audio, Path) else self.audio
             wrong = fault_of(waveform)
-            check_turns(self.turns or (), len(waveform) / SAMPLE_RATE)
+            check_turns(self.turns or (), waveform)
         except UserError as error:
             raise UserError(error.what, where=self.source, remedy=_REMEDY) from error
         if wrong is not None:

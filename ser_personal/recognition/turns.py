@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ser_personal.audio import SAMPLE_RATE
+from ser_personal.audio import SAMPLE_RATE, is_silent
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
 
 # names that a diariser gives, to somebody else in each recording
 _LOCAL = re.compile(r"(?:speaker|spkr?)[ _-]?(?:\d+|[A-Z])|s?\d+|[A-Z]", re.IGNORECASE)
@@ -124,18 +126,17 @@ def _speaker(recording: str, name: str) -> str:
     return f"{recording}/{name}" if _LOCAL.fullmatch(name) else name
 
 
-def check_turns(turns: Iterable[Turn], seconds: float) -> None:
-    """Refuse turns that can't be of a recording of so many seconds.
-
-    Raises:
-        UserError: it names the first of them.
-    """
+def check_turns(turns: Iterable[Turn], waveform: NDArray[np.float32]) -> None:
+    """Refuse turns that can't be of a recording (samples,), naming the first of them."""
+    seconds = len(waveform) / SAMPLE_RATE
     for start, end, speaker in turns:
         where = f"turn of {speaker} from {start:g} to {end:g} s"
         if not isfinite(start) or start < 0 or not end > start:
             raise UserError(f"{where} lasts no time", remedy=_REMEDY)
         if start >= seconds or (end > seconds + _BEYOND and end < inf):
             raise UserError(f"{where} is past the end of the recording, {seconds:.2f} s", remedy=_REMEDY)
+        if is_silent(waveform[int(start * SAMPLE_RATE) : int(min(end, seconds) * SAMPLE_RATE) + 1]):
+            raise UserError(f"{where} is silent", remedy=_REMEDY)
 
 
 def overlap(start: int, end: int, speaker_id: str | None, turns: Sequence[Turn]) -> float:
