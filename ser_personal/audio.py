@@ -96,7 +96,9 @@ def num_samples_of(path: Path) -> int:
     return read_header(path).num_samples
 
 
-def decode(path: Path, start: int = 0, num_samples: int | None = None) -> NDArray[np.float32]:
+def decode(
+    path: Path, start: int = 0, num_samples: int | None = None, *, is_segment: bool = False
+) -> NDArray[np.float32]:
     """Decode a file, or a part of it, to mono at 16 kHz.
 
     A part equals the same part of the whole. Of one channel in a format that seeks exactly, only that part is read; all
@@ -106,6 +108,8 @@ def decode(path: Path, start: int = 0, num_samples: int | None = None) -> NDArra
         path: any format that libsndfile reads (wav, flac, ogg, mp3, ...).
         start: first sample, at 16 kHz.
         num_samples: how many samples at 16 kHz; to the end if None.
+        is_segment: the part is one speaker's turn in a recording of several: however many channels, only the part is
+            read where the format allows that, and they may hold two voices.
 
     Returns:
         (samples,), fewer than `num_samples` where the file ends before.
@@ -119,9 +123,9 @@ def decode(path: Path, start: int = 0, num_samples: int | None = None) -> NDArra
             total = resampled_length(file.frames, file.samplerate)
             start = min(start, total)
             stop = total if num_samples is None else min(start + num_samples, total)
-            exact = file.channels == 1 and file.seekable() and file.format not in INEXACT_SEEKING
+            exact = (is_segment or file.channels == 1) and file.seekable() and file.format not in INEXACT_SEEKING
             whole = not exact or (start == 0 and stop == total)
-            waveform = _decode(file, 0 if whole else start, total if whole else stop, path)
+            waveform = _decode(file, 0 if whole else start, total if whole else stop, path, one_voice=not is_segment)
     except DECODING_ERRORS as error:
         raise _unreadable(path, error) from error
     if not is_sound(waveform):
@@ -139,7 +143,8 @@ def decode_utterance(utterance: Utterance, start: int = 0, num_samples: int | No
         return decode(utterance.path, start, num_samples)
     rest = round(utterance.seconds * SAMPLE_RATE) - start
     first = round(utterance.start * SAMPLE_RATE) + start
-    return decode(utterance.path, first, rest if num_samples is None else min(rest, num_samples))
+    length = rest if num_samples is None else min(rest, num_samples)
+    return decode(utterance.path, first, length, is_segment=True)
 
 
 def fault_of(waveform: NDArray[np.float32]) -> str | None:
@@ -268,7 +273,7 @@ def _after_tags(start: bytes) -> int:
     return 10 + sum(byte << 7 * place for place, byte in enumerate(reversed(start[6:10])))
 
 
-def _decode(file: soundfile.SoundFile, start: int, stop: int, path: Path) -> NDArray[np.float32]:
+def _decode(file: soundfile.SoundFile, start: int, stop: int, path: Path, *, one_voice: bool) -> NDArray[np.float32]:
     """Read the samples at 16 kHz from `start` to `stop` of a file, with those around that the filter needs."""
     rate = file.samplerate
     common = gcd(rate, SAMPLE_RATE)
@@ -278,12 +283,12 @@ def _decode(file: soundfile.SoundFile, start: int, stop: int, path: Path) -> NDA
     last = min(file.frames, stop * rate // SAMPLE_RATE + reach + 1)
     if first:
         file.seek(first)
-    samples = _read_mono(file, last - first, path)
+    samples = _read_mono(file, last - first, path, one_voice=one_voice)
     offset = start - first // step * step_after
     return (samples if rate == SAMPLE_RATE else resample(samples, rate))[offset : offset + stop - start]
 
 
-def _read_mono(file: soundfile.SoundFile, num_samples: int, path: Path) -> NDArray[np.float32]:
+def _read_mono(file: soundfile.SoundFile, num_samples: int, path: Path, *, one_voice: bool) -> NDArray[np.float32]:
     """Read the next samples a channel and mix the channels, (samples,)."""
     size = max(1, BLOCK_VALUES // file.channels // ENVELOPE_SAMPLES) * ENVELOPE_SAMPLES
     blocks, envelopes, left = [], [], num_samples
@@ -296,7 +301,7 @@ def _read_mono(file: soundfile.SoundFile, num_samples: int, path: Path) -> NDArr
             envelopes.append(_envelope(np.column_stack([block, blocks[-1]])))
     if left > 0:
         raise UserError(TRUNCATED, where=path, remedy=BAD_AUDIO)
-    if envelopes and (wrong := _fault_of_channels(np.concatenate(envelopes))):
+    if envelopes and (wrong := _fault_of_channels(np.concatenate(envelopes), one_voice=one_voice)):
         raise UserError(wrong, where=path, remedy="Keep one channel, or give each one a file of its own")
     return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
 
@@ -309,11 +314,13 @@ def _envelope(block: NDArray[np.float32]) -> NDArray[np.float64]:
     return envelope
 
 
-def _fault_of_channels(envelope: NDArray[np.float64]) -> str | None:
+def _fault_of_channels(envelope: NDArray[np.float64], *, one_voice: bool) -> str | None:
     """Judge channels by their power over time, (stretches, channels and the mix last)."""
     power, mixed = envelope[:, :-1].sum(0), envelope[:, -1].sum()
     if mixed * len(power) ** 2 < CANCELLED * power.sum():
         return f"has {len(power)} channels that cancel one another when mixed"
+    if not one_voice:
+        return None
     with np.errstate(invalid="ignore", divide="ignore"):
         varies = envelope[:, :-1].std(0) / envelope[:, :-1].mean(0) > VARIES
     voices = envelope[:, :-1][:, (power > QUIETER_CHANNEL * power.max()) & varies]

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 import torchaudio
-from hostile_sounds import FINE, HOSTILE, suffix
+from hostile_sounds import FINE, HOSTILE, ONE, OTHER, channels, suffix
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import HubertConfig, Wav2Vec2FeatureExtractor
@@ -107,6 +107,19 @@ def test_an_utterance_may_be_a_segment_of_its_file(tmp_path):
     np.testing.assert_array_equal(decode_utterance(segment), whole[8000:24_000])
     np.testing.assert_array_equal(decode_utterance(segment, 4000, 99_999), whole[12_000:24_000])
     np.testing.assert_array_equal(decode_utterance(replace(segment, start=None), 8000, 16_000), whole[8000:24_000])
+
+
+def test_of_a_call_with_a_party_a_channel_a_turn_alone_is_read(tmp_path):
+    call, cancelling = tmp_path / "call.wav", tmp_path / "cancelling.wav"
+    call.write_bytes(channels(ONE, OTHER))
+    cancelling.write_bytes(channels(ONE, -0.98 * ONE))
+    turn = {"start": 0.5, "seconds": 1.0}
+    with pytest.raises(UserError, match="different voices"):
+        decode(call, 8000, 16_000)
+    mix = soundfile.read(call)[0].mean(1)[8000:24_000]
+    np.testing.assert_allclose(decode_utterance(Utterance("a", call, "train", **turn)), mix, atol=1e-6)
+    with pytest.raises(UserError, match="cancel one another"):
+        decode_utterance(Utterance("a", cancelling, "train", **turn))
 
 
 def test_a_mono_file_is_what_was_written_and_stereo_its_average(tmp_path):
