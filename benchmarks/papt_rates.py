@@ -121,12 +121,19 @@ def tiny() -> str:
         for head_rate, speaker_rate in product((1e-3, 5e-3, 2e-2), (1e-3, 5e-3, 2e-2)):
             torch.manual_seed(0)
             data = PretrainDataModule(corpus, pseudo_labels=labels, min_samples=16_000, held_out=0.2, num_workers=0)
-            rates = {"learning_rate": 5e-3, "head_learning_rate": head_rate, "speaker_learning_rate": speaker_rate}
+            model = PAPT(
+                TinyEncoder(),
+                SpeakerEmbedding(),
+                final_dim=64,
+                learning_rate=5e-3,
+                head_learning_rate=head_rate,
+                speaker_learning_rate=speaker_rate,
+            )
             trainer = Trainer(
                 accelerator="cpu", max_epochs=10, logger=False, enable_checkpointing=False, enable_progress_bar=False,
                 use_distributed_sampler=False, num_sanity_val_steps=0,
             )  # fmt: skip
-            trainer.fit(PAPT(TinyEncoder(), SpeakerEmbedding(), final_dim=64, **rates), datamodule=data)
+            trainer.fit(model, datamodule=data)
             losses.append(f"head {head_rate:g}, speakers {speaker_rate:g}: {trainer.callback_metrics['val_loss']:.3f}")
             print(losses[-1], flush=True)
     return "; ".join(losses)
