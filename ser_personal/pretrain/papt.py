@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 VALIDATION_SETS = ("", "_unseen_speakers")
 CODEBOOK = "codebook_hash"
-# beyond chance, at most, of a head whose clusters are in the wrong order; one that fits its audio is far above
-CHANCE_AGREEMENT = 0.05
+# Cohen's kappa of a head whose clusters are in the wrong order stays below this
+MIN_KAPPA = 0.05
 
 
 class PAPT(PersonalizedModule):
@@ -142,7 +142,7 @@ class PAPT(PersonalizedModule):
         shares = [torch.bincount(ids, minlength=num_clusters) / max(1, len(ids)) for ids in (predicted, wanted)]
         chance = float(shares[0] @ shares[1])
         correct = float((predicted == wanted).float().mean()) if len(wanted) else 1.0
-        if (correct - chance) / max(1e-9, 1 - chance) < CHANCE_AGREEMENT:
+        if (correct - chance) / max(1e-9, 1 - chance) < MIN_KAPPA:
             raise UserError(
                 f"finds the cluster of {correct:.1%} of {len(wanted)} masked frames, chance finds {chance:.1%}",
                 where=self.hparams["released_head"],

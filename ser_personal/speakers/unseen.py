@@ -1,4 +1,7 @@
-"""What a speaker outside the embedding table gets: policies, each a class (all but the mean are ours)."""
+"""What a speaker outside the embedding table gets: policies, each a class (all are ours: the paper doesn't say).
+
+`Adapted`, a row learnt on the speaker's own unlabelled audio, is in pretrain/adapt.py.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCORES = ".scores.json"
-# what a checkpoint's count of steps means, in the checkpoint
+# a checkpoint's key for what a step of its fit is
 STEPS = "steps"
 
 
@@ -161,9 +161,9 @@ class StageCheckpoint(ModelCheckpoint):
 
 
 def _steps(trainer: Trainer) -> dict[str, float]:
-    """What a count of steps means."""
+    """What a step of this fit is."""
     return {
-        "batches an epoch": trainer.num_training_batches,
+        "batches per epoch": trainer.num_training_batches,
         "devices": trainer.world_size,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
     }
@@ -227,12 +227,12 @@ class ExactResumption(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.ckpt_path is not None:
-            self._refuse_another_meaning(trainer)
+            self._refuse_other_steps(trainer)
         # Lightning restores the loader's place when it sets the data up. A schedule that asks for the number of steps
         # has it do that before the checkpoint's loops are read, and the epoch would begin again, unnoticed.
         trainer.fit_loop._load_combined_loader_states()  # noqa: SLF001
 
-    def _refuse_another_meaning(self, trainer: Trainer) -> None:
+    def _refuse_other_steps(self, trainer: Trainer) -> None:
         asked, began = _steps(trainer), self._began
         differing: list[tuple[str, Any, Any]] = [
             (name, began[name], asked[name]) for name in began if began[name] != asked[name]

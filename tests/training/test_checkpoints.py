@@ -224,7 +224,7 @@ def test_a_fit_resumed_after_any_step_is_the_uninterrupted_one(options, tmp_path
 @pytest.mark.parametrize(
     ("options", "settings", "message"),
     [
-        ({"limit_train_batches": 3}, {}, "began with batches an epoch 6, this fit has 3"),
+        ({"limit_train_batches": 3}, {}, "began with batches per epoch 6, this fit has 3"),
         ({"accumulate_grad_batches": 2}, {}, "began with accumulate_grad_batches 1, this fit has 2"),
         ({}, {"learning_rate": 0.2}, r"began with learning_rate 0\.1, this fit has 0\.2"),
         ({}, {"weight_decay": 0.5}, r"began with weight_decay 0\.0, this fit has 0\.5"),
