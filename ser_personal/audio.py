@@ -6,7 +6,7 @@ import os
 import re
 import struct
 from functools import lru_cache
-from math import ceil, gcd
+from math import ceil, gcd, isnan
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, overload
 
 import numpy as np
@@ -68,6 +68,13 @@ class Header(NamedTuple):
     channels: int
 
 
+class Part(NamedTuple):
+    """Samples of a file at 16 kHz, `stop` the one after the last."""
+
+    start: int
+    stop: int
+
+
 @overload
 def num_frames(num_samples: int) -> int: ...
 @overload
@@ -102,14 +109,14 @@ def decode(
     """Decode a file, or a part of it, to mono at 16 kHz.
 
     A part equals the same part of the whole. Of one channel in a format that seeks exactly, only that part is read; all
-    else is decoded whole, judged as a whole, and cut.
+    else is decoded whole, judged as a whole, and cut. Of a segment, its channels are judged by the part alone.
 
     Args:
         path: any format that libsndfile reads (wav, flac, ogg, mp3, ...).
         start: first sample, at 16 kHz.
         num_samples: how many samples at 16 kHz; to the end if None.
         is_segment: the part is one speaker's turn in a recording of several: however many channels, only the part is
-            read where the format allows that, and they may hold two voices.
+            read where the format allows that, and elsewhere they may hold two voices.
 
     Returns:
         (samples,), fewer than `num_samples` where the file ends before.
@@ -125,7 +132,8 @@ def decode(
             stop = total if num_samples is None else min(start + num_samples, total)
             exact = (is_segment or file.channels == 1) and file.seekable() and file.format not in INEXACT_SEEKING
             whole = not exact or (start == 0 and stop == total)
-            waveform = _decode(file, 0 if whole else start, total if whole else stop, path, one_voice=not is_segment)
+            read = Part(0, total) if whole else Part(start, stop)
+            waveform = _decode(file, read, path, judged=Part(start, stop) if is_segment else read)
     except DECODING_ERRORS as error:
         raise _unreadable(path, error) from error
     if not is_sound(waveform):
@@ -141,10 +149,23 @@ def decode_utterance(utterance: Utterance, start: int = 0, num_samples: int | No
     """Decode an utterance, or a part of it, as `decode` does; `start` counts from where the utterance begins."""
     if utterance.start is None:
         return decode(utterance.path, start, num_samples)
-    rest = round(utterance.seconds * SAMPLE_RATE) - start
-    first = round(utterance.start * SAMPLE_RATE) + start
+    if isnan(utterance.seconds):
+        raise UserError("can't be read, or ends before a segment of it", where=utterance.path, remedy=BAD_AUDIO)
+    first, after = part_of(utterance)
+    rest = after - first - start
     length = rest if num_samples is None else min(rest, num_samples)
-    return decode(utterance.path, first, length, is_segment=True)
+    waveform = decode(utterance.path, first + start, length, is_segment=True)
+    whole = start == 0 and length == rest
+    if whole and (fault := fault_of(waveform)):
+        raise UserError(fault, where=utterance.path, remedy=BAD_AUDIO)
+    return waveform
+
+
+def part_of(utterance: Utterance) -> Part:
+    """Find which samples of its file, at 16 kHz, an utterance is; its `seconds` must be known."""
+    start = utterance.start or 0.0
+    # each end is rounded, and not the length, which would reach beyond the file from half a sample on
+    return Part(round(start * SAMPLE_RATE), round((start + utterance.seconds) * SAMPLE_RATE))
 
 
 def fault_of(waveform: NDArray[np.float32]) -> str | None:
@@ -196,8 +217,15 @@ def _open(path: Path) -> soundfile.SoundFile:
 
 def _damage(path: Path) -> str | None:
     """Find what libsndfile doesn't say: that a file ends before, or long after, what its header announces."""
+    status = path.stat()
+    return _damage_at(path, status.st_size, status.st_mtime_ns)
+
+
+# a FLAC or Ogg is read through, and opened once for each of its segments in each epoch
+@lru_cache(maxsize=8192)
+def _damage_at(path: Path, size: int, _changed: int) -> str | None:
     with path.open("rb") as file:
-        start, size = file.read(1024), path.stat().st_size
+        start = file.read(1024)
         if not start:
             return "is empty"
         if start[:4] == b"RIFF":
@@ -273,8 +301,9 @@ def _after_tags(start: bytes) -> int:
     return 10 + sum(byte << 7 * place for place, byte in enumerate(reversed(start[6:10])))
 
 
-def _decode(file: soundfile.SoundFile, start: int, stop: int, path: Path, *, one_voice: bool) -> NDArray[np.float32]:
-    """Read the samples at 16 kHz from `start` to `stop` of a file, with those around that the filter needs."""
+def _decode(file: soundfile.SoundFile, part: Part, path: Path, *, judged: Part) -> NDArray[np.float32]:
+    """Read a part of a file, with the samples around that the filter needs, and judge its channels by `judged`."""
+    start, stop = part
     rate = file.samplerate
     common = gcd(rate, SAMPLE_RATE)
     step, step_after = rate // common, SAMPLE_RATE // common
@@ -283,13 +312,20 @@ def _decode(file: soundfile.SoundFile, start: int, stop: int, path: Path, *, one
     last = min(file.frames, stop * rate // SAMPLE_RATE + reach + 1)
     if first:
         file.seek(first)
-    samples = _read_mono(file, last - first, path, one_voice=one_voice)
+    stretches = slice(None)
+    if judged != part:
+        begin, end = (place * rate // SAMPLE_RATE for place in judged)
+        # those at its ends may hold what another says before or after; a part within two has no others
+        stretches = slice(ceil(begin / ENVELOPE_SAMPLES), end // ENVELOPE_SAMPLES)
+        if stretches.stop <= stretches.start:
+            stretches = slice(begin // ENVELOPE_SAMPLES, ceil(end / ENVELOPE_SAMPLES))
+    samples = _read_mono(file, last - first, path, stretches)
     offset = start - first // step * step_after
     return (samples if rate == SAMPLE_RATE else resample(samples, rate))[offset : offset + stop - start]
 
 
-def _read_mono(file: soundfile.SoundFile, num_samples: int, path: Path, *, one_voice: bool) -> NDArray[np.float32]:
-    """Read the next samples a channel and mix the channels, (samples,)."""
+def _read_mono(file: soundfile.SoundFile, num_samples: int, path: Path, judged: slice) -> NDArray[np.float32]:
+    """Read the next samples a channel and mix the channels, (samples,), judged by those stretches."""
     size = max(1, BLOCK_VALUES // file.channels // ENVELOPE_SAMPLES) * ENVELOPE_SAMPLES
     blocks, envelopes, left = [], [], num_samples
     while left > 0 and len(block := file.read(min(left, size), dtype="float32", always_2d=True)):
@@ -301,7 +337,7 @@ def _read_mono(file: soundfile.SoundFile, num_samples: int, path: Path, *, one_v
             envelopes.append(_envelope(np.column_stack([block, blocks[-1]])))
     if left > 0:
         raise UserError(TRUNCATED, where=path, remedy=BAD_AUDIO)
-    if envelopes and (wrong := _fault_of_channels(np.concatenate(envelopes), one_voice=one_voice)):
+    if envelopes and (wrong := _fault_of_channels(np.concatenate(envelopes)[judged])):
         raise UserError(wrong, where=path, remedy="Keep one channel, or give each one a file of its own")
     return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
 
@@ -314,13 +350,13 @@ def _envelope(block: NDArray[np.float32]) -> NDArray[np.float64]:
     return envelope
 
 
-def _fault_of_channels(envelope: NDArray[np.float64], *, one_voice: bool) -> str | None:
+def _fault_of_channels(envelope: NDArray[np.float64]) -> str | None:
     """Judge channels by their power over time, (stretches, channels and the mix last)."""
+    if len(envelope) == 0:
+        return None
     power, mixed = envelope[:, :-1].sum(0), envelope[:, -1].sum()
     if mixed * len(power) ** 2 < CANCELLED * power.sum():
         return f"has {len(power)} channels that cancel one another when mixed"
-    if not one_voice:
-        return None
     with np.errstate(invalid="ignore", divide="ignore"):
         varies = envelope[:, :-1].std(0) / envelope[:, :-1].mean(0) > VARIES
     voices = envelope[:, :-1][:, (power > QUIETER_CHANNEL * power.max()) & varies]

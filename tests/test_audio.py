@@ -109,17 +109,47 @@ def test_an_utterance_may_be_a_segment_of_its_file(tmp_path):
     np.testing.assert_array_equal(decode_utterance(replace(segment, start=None), 8000, 16_000), whole[8000:24_000])
 
 
-def test_of_a_call_with_a_party_a_channel_a_turn_alone_is_read(tmp_path):
-    call, cancelling = tmp_path / "call.wav", tmp_path / "cancelling.wav"
-    call.write_bytes(channels(ONE, OTHER))
+@pytest.mark.parametrize("kind", ["WAV", "OGG"])
+def test_of_a_call_with_a_party_a_channel_a_turn_alone_is_read(kind, tmp_path):
+    call, cancelling = tmp_path / f"call.{kind.lower()}", tmp_path / "cancelling.wav"
+    call.write_bytes(channels(ONE, OTHER, format=kind))
     cancelling.write_bytes(channels(ONE, -0.98 * ONE))
-    turn = {"start": 0.5, "seconds": 1.0}
-    with pytest.raises(UserError, match="different voices"):
-        decode(call, 8000, 16_000)
-    mix = soundfile.read(call)[0].mean(1)[8000:24_000]
-    np.testing.assert_allclose(decode_utterance(Utterance("a", call, "train", **turn)), mix, atol=1e-6)
+    # the other party is silent for half a second, and then speaks in turns with the first
+    alone, both = {"start": 0.0, "seconds": 0.5}, {"start": 0.5, "seconds": 1.0}
+    with pytest.raises(UserError, match="channels that hold different voices"):
+        decode(call, 0, 8000)
+    mix = soundfile.read(call)[0].mean(1)[:8000]
+    np.testing.assert_allclose(decode_utterance(Utterance("a", call, "train", **alone)), mix, atol=1e-6)
+    with pytest.raises(UserError, match="channels that hold different voices"):
+        decode_utterance(Utterance("a", call, "train", **both))
     with pytest.raises(UserError, match="cancel one another"):
-        decode_utterance(Utterance("a", cancelling, "train", **turn))
+        decode_utterance(Utterance("a", cancelling, "train", **both))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("seconds", "what"), [(0.5, "is silent"), (0.02, "is shorter than one frame")])
+def test_a_silent_or_short_segment_is_refused_as_a_whole_file_is(channels, seconds, what, tmp_path):
+    path = write_noise(tmp_path / "a.wav", 16_000, channels=channels)
+    samples = soundfile.read(path, always_2d=True)[0]
+    samples[:8000] = 0
+    soundfile.write(path, samples, SAMPLE_RATE)
+    segment = Utterance("a", path, "train", start=0.0, seconds=seconds)
+    with pytest.raises(UserError, match=what):
+        decode_utterance(segment)
+    longer = replace(segment, seconds=1.0)
+    assert not decode_utterance(longer, 0, 4000).any()
+    assert len(decode_utterance(longer)) == 16_000
+
+
+def test_a_flac_is_read_through_once_until_it_changes(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("ser_personal.audio._damage_of_stream", lambda content: seen.append(len(content)))
+    path = write_noise(tmp_path / "a.flac", 16_000)
+    for start in (0, 800, 1600):
+        decode(path, start, 400)
+    assert len(seen) == 1
+    decode(write_noise(path, 17_000), 0, 400)
+    assert len(seen) == 2
 
 
 def test_a_mono_file_is_what_was_written_and_stereo_its_average(tmp_path):

@@ -159,7 +159,7 @@ def _csv_lines(text: str, separator: str, path: Path) -> Iterator[tuple[int, lis
 
 def _separator(text: str, required: Collection[str], any_case: Collection[str]) -> str:
     """Choose the separator that makes the required columns of the header; a comma where none does."""
-    line = text.partition("\n")[0]
+    line = text.lstrip("\r\n").partition("\n")[0]
     for separator in (",", ";", "\t"):
         names = {name.strip(' "\r') for name in line.split(separator)}
         if names | {name.lower() for name in names if name.lower() in any_case} >= set(required):
@@ -172,7 +172,8 @@ def _parquet_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
     try:
         refuse_pointer(path)
-        frame = pd.read_parquet(path)
+        # by default, a null makes floats of integers
+        frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
     except ImportError as error:
         remedy = "`pip install 'ser_personal[parquet]'`, or save it as CSV"
         raise UserError("Parquet needs the package pyarrow", where=path, remedy=remedy) from error

@@ -12,7 +12,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from ser_personal.audio import BAD_AUDIO, HOP, SAMPLE_RATE, decode_utterance, num_frames
+from ser_personal.audio import BAD_AUDIO, HOP, decode_utterance, num_frames, part_of
 from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES, NO_PSEUDO_LABEL, PretrainBatch, SpeakerBatch, SpeechBatch
 
@@ -150,7 +150,10 @@ def labels_of(utterance: Utterance) -> NDArray[np.float32]:
 
 def samples_of(utterance: Utterance) -> int:
     """Count the samples at 16 kHz by the audio's header, 0 where it couldn't be read."""
-    return 0 if np.isnan(utterance.seconds) else round(utterance.seconds * SAMPLE_RATE)
+    if np.isnan(utterance.seconds):
+        return 0
+    start, stop = part_of(utterance)
+    return stop - start
 
 
 def crop_start(utterance: Utterance, max_samples: int, *, seed: int, epoch: int) -> int:

@@ -279,10 +279,7 @@ def predict_validation(bundle: Bundle, corpus: Corpus, console: Console) -> Pred
         and samples_of(utterance) <= bundle.max_samples
         and not all(np.isnan(label) for label in utterance.labels.values())
     ]
-    recordings = (
-        Recording(str(each.path), each.path if each.start is None else decode_utterance(each), each.speaker_id)
-        for each in utterances
-    )
+    recordings = map(_recording_of, utterances)
     predicted: list[tuple[Utterance, Utterances]] = []
     for utterance, outcome in zip(utterances, EmotionRecognizer(bundle).raw(recordings), strict=True):
         if isinstance(outcome, UserError):
@@ -303,6 +300,17 @@ def predict_validation(bundle: Bundle, corpus: Corpus, console: Console) -> Pred
             [[utterance.labels.get(attribute, np.nan) for attribute in bundle.attributes] for utterance, _ in predicted]
         ),
     )
+
+
+def _recording_of(utterance: Utterance) -> Recording:
+    """The recogniser tells of what can't be decoded, and goes on."""
+    source = str(utterance.path)
+    if utterance.start is None:
+        return Recording(source, utterance.path, utterance.speaker_id)
+    try:
+        return Recording(source, decode_utterance(utterance), utterance.speaker_id)
+    except UserError as error:
+        return Recording(source, utterance.path, utterance.speaker_id, turns=error)
 
 
 def calibrate_validation(

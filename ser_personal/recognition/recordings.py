@@ -371,18 +371,20 @@ def _folder_of(path: Path, speaker_from: SpeakerFrom) -> str | None:
 
 def _from_table(table: Path, speaker_from: SpeakerFrom) -> list[Recording]:
     required = ("path", "speaker") if speaker_from == "column" else ("path",)
-    whole: list[Recording] = []
+    found: list[Recording] = []
     turns: dict[str, list[Turn]] = {}
     for row in read_csv_rows(table, required=required, filled=("path",), any_case=(*required, *SEGMENT)):
         path = table.parent / row["path"]
         speaker = known(row["speaker"]) if speaker_from == "column" else _folder_of(path, speaker_from)
         part = segment_of(row, f"{table}, {row['path']}")
         if part is None:
-            whole.append(Recording(row["path"], path, speaker))
-        else:
-            start, end = part
-            turns.setdefault(row["path"], []).append(Turn(start, inf if isnan(end) else end, speaker))
-    return whole + [Recording(name, table.parent / name, None, tuple(of)) for name, of in turns.items()]
+            found.append(Recording(row["path"], path, speaker))
+            continue
+        if row["path"] not in turns:
+            found.append(Recording(row["path"], path, None, ()))
+        start, end = part
+        turns.setdefault(row["path"], []).append(Turn(start, inf if isnan(end) else end, speaker))
+    return [one if one.turns is None else replace(one, turns=tuple(turns[one.source])) for one in found]
 
 
 def chunks(recordings: Iterable[Recording], max_seconds: float, max_recordings: int) -> Iterator[list[Recording]]:

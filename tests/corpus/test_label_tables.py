@@ -103,11 +103,24 @@ def test_a_table_is_read_alike_however_it_was_saved(name, tmp_path, caplog):
     ] * odd
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_blank_lines_before_the_header_are_passed_over(separator, tmp_path):
+    lines = ["", "", separator.join(("path", "split")), separator.join(("a.wav", "train"))]
+    (tmp_path / "t.csv").write_bytes("\r\n".join(lines).encode())
+    assert read_csv_rows(tmp_path / "t.csv", ("path", "split")) == [{"path": "a.wav", "split": "train"}]
+
+
 def test_parquet_is_read_as_its_table_is(tmp_path):
     pytest.importorskip("pyarrow")
     frame = pd.DataFrame({"path": ["a.wav", "b.wav"], "speaker": ["NA", "1,2"], "split": ["train", "dev"]})
     frame.assign(arousal=[4.5, None]).to_parquet(tmp_path / "t.parquet")
     assert read_csv_rows(tmp_path / "t.parquet", ("path", "split")) == ROWS
+    frame.assign(speaker=pd.array([7, None], "Int64")).to_parquet(tmp_path / "t.parquet")
+    assert [row["speaker"] for row in read_csv_rows(tmp_path / "t.parquet", ("path",))] == ["7", ""]
+    pq = pytest.importorskip("pyarrow.parquet")
+    # without what pandas notes of its own types
+    pq.write_table(pq.read_table(tmp_path / "t.parquet").replace_schema_metadata(), tmp_path / "t.parquet")
+    assert [row["speaker"] for row in read_csv_rows(tmp_path / "t.parquet", ("path",))] == ["7", ""]
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"t\.parquet: isn't a Parquet file"):
         read_csv_rows(tmp_path / "t.parquet", ("path",))

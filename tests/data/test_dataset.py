@@ -50,6 +50,16 @@ def test_a_crops_pseudo_labels_are_those_that_the_teacher_gives_the_crop(
     np.testing.assert_array_equal(example.pseudo_labels, energy_labels(example.waveform))
 
 
+@pytest.mark.parametrize("half", [1001, 1003])
+def test_a_segment_from_half_a_sample_on_ends_with_its_file(half, tmp_path):
+    waveform = np.random.default_rng(0).uniform(-0.5, 0.5, 4000).astype(np.float32)
+    soundfile.write(tmp_path / "u.wav", waveform, SAMPLE_RATE, subtype="FLOAT")
+    start = half / (2 * SAMPLE_RATE)
+    segment = Utterance("u", tmp_path / "u.wav", "train", start=start, seconds=4000 / SAMPLE_RATE - start)
+    example = WholeUtterances([segment], max_samples=10_000)[ExampleKey(0, 0)]
+    np.testing.assert_array_equal(example.waveform, waveform[round(start * SAMPLE_RATE) :])
+
+
 def test_crops_start_on_frames_everywhere_they_fit():
     utterance = Utterance("u", Path("u.wav"), "train", seconds=(10_000 + 3 * 320 + 50) / 16_000)
     starts = [crop_start(utterance, 10_000, seed=0, epoch=epoch) for epoch in range(200)]

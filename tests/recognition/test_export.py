@@ -15,9 +15,10 @@ from ser_personal import EmotionRecognizer, SpeakerBank
 from ser_personal.audio import decode
 from ser_personal.encoder.raw import EGeMAPSEncoder, LogMelEncoder, MFCCEncoder
 from ser_personal.errors import UserError
-from ser_personal.recognition.export import export
+from ser_personal.recognition.export import _recording_of, export
 from ser_personal.recognition.model_card import CardOptions
 from ser_personal.recognition.network import EmotionNetwork
+from ser_personal.types import Utterance
 
 FOLDER = ("--speaker-from", "folder", "--device", "cpu")
 
@@ -98,6 +99,13 @@ def test_too_few_speakers_for_an_interval(tested_checkpoint, synthetic_corpus, t
         next((synthetic_corpus / "Audios").glob("*.wav"))
     )
     assert frame[["arousal_low", "arousal_high"]].to_numpy().tolist() == [[1, 7]]
+
+
+@pytest.mark.parametrize(("seconds", "what"), [(float("nan"), "can't be read"), (1.0, "no such audio file")])
+def test_a_validation_segment_that_cant_be_decoded_is_the_recognisers_to_tell(seconds, what, tmp_path):
+    segment = Utterance("a", tmp_path / "a.wav", "validation", "anna", start=1.0, seconds=seconds)
+    with pytest.raises(UserError, match=what):
+        _recording_of(segment).load()
 
 
 @pytest.fixture

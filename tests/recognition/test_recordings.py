@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import sys
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,15 @@ def test_a_table_names_files_and_speakers(folder):
         ]
     assert named(find_recordings(table, "none")) == {"b.wav": None, "a.flac": None, "nowhere.wav": None}
     assert named(find_recordings(table, "folder"))["b.wav"] == "anna"
+
+
+def test_a_table_of_segments_and_whole_files_keeps_its_order(folder):
+    table = folder / "corpus.csv"
+    table.write_text("path,speaker,start,end\nb.wav,A,0,1\na.wav,B,,\nb.wav,B,1,\nc.wav,A,2,3\n")
+    found = find_recordings(table, "column")
+    assert [recording.source for recording in found] == ["b.wav", "a.wav", "c.wav"]
+    assert found[0].turns == ((0, 1, "A"), (1, inf, "B"))
+    assert (found[1].speaker_id, found[1].turns) == ("B", None)
 
 
 def test_where_nothing_is(folder, tmp_path):
