@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from textwrap import shorten
+from textwrap import shorten, wrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ser_personal.config_files import SHIPPED, shipped_names
@@ -27,7 +27,7 @@ FLAGS = (
     Flag("--data.corpus", "MSP-Podcast's folder, a table, or a class of corpus"),
     Flag("--data.pseudo_labels", "what `ser kmeans` wrote"),
     Flag("--data.batch_seconds", "seconds of audio in a batch on a device", (None, "360.0")),
-    Flag("--data.max_batch", "utterances in a batch on a device, at most"),
+    Flag("--data.max_batch", "utterances in a batch of all devices, at most"),
     Flag("--model.encoder", "also TinyEncoder, CachedFeatures, LogMelEncoder ..."),
     Flag("--model.papt_checkpoint", "papt.ckpt to fine-tune from", (None, "null")),
     Flag("--model.attributes", "quoted, as in '[arousal,valence]'"),
@@ -39,6 +39,7 @@ FLAGS = (
     Flag("--trainer.logger", "TensorBoard; also CSVLogger, WandbLogger ...", ("null", "null")),
     Flag("--ckpt_path", "a checkpoint to resume, or last", ("null", "null")),
 )
+FOLDERS = {"speakers/": "on top of cached.yaml, what e_s is", "tiny/": "small enough for two processor cores"}
 EXAMPLES = {
     "fit": "ser fit --config finetune.yaml --data.corpus CORPUS --model.papt_checkpoint papt.ckpt",
     "validate": "ser validate --config papt.yaml --data.corpus CORPUS --ckpt_path papt.ckpt",
@@ -61,9 +62,13 @@ def help_page(stage: str, summary: str) -> str:
         columns = "".join(f"{value or '-':>15}" for value in values)
         lines += [f"  {flag.name:{NAMES - 2}}{columns}  {flag.meaning}"]
     lines += ["", "configs that ship (a file of the current folder wins; later ones change earlier ones):"]
-    for name in (name for name in contents if not name.startswith("study/")):
+    for name in (name for name in contents if "/" not in name):
         first = contents[name].split("\n", 1)[0].removeprefix("# ").rstrip(".:")
         lines += [f"  {name:{NAMES - 2}}{shorten(first, 80, placeholder=' ...')}"]
+    for folder, what in FOLDERS.items():
+        names = [name.removeprefix(folder).removesuffix(".yaml") for name in contents if name.startswith(folder)]
+        first, *more = wrap(f"{what}: {', '.join(names)}", 80)
+        lines += [f"  {folder + '*.yaml':{NAMES - 2}}{first}", *(" " * NAMES + line for line in more)]
     lines += ["", f"All flags: `ser {stage} --help all`; those of a class: `ser {stage} --model.help PAPT`,"]
     lines += ["`--data.help EmotionDataModule`, `--trainer.callbacks.help PLDCCallback`."]
     return "\n".join(lines) + "\n"

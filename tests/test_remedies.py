@@ -84,10 +84,10 @@ def test_a_set_that_may_share_speakers(table, tmp_path, capsys):
     allowing = pasted(capsys)
     assert allowing[-1] == "[test1,test2]"
     assert ser(*fit, *allowing) == 0
-    assert ser(*fit, "--data.corpus", path, *allowing) == 0
+    assert ser(*fit, "--replace", "--data.corpus", path, *allowing) == 0
 
 
-@pytest.mark.parametrize("command", [["check"], ["folds", "--count", "3", "--out", "folds"]])
+@pytest.mark.parametrize("command", [["check"], ["folds", "--count", "3", "--out", "folds", "--replace", "true"]])
 def test_audio_outside_the_tables_folder(table, tmp_path, capsys, command):
     path = table("../12.wav,s,train,3")
     Path("my [corpus]/12.wav").rename("12.wav")

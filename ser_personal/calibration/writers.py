@@ -215,8 +215,8 @@ def conditions(
     """Name the condition of each utterance's speaker in a test set.
 
     `transductive` where any of their audio in this set was pre-trained on, by the ids in `heard`; `labelled` where the
-    speaker's labels were trained on; `adaptation` where other audio of theirs was in PAPT, so that the embedding table
-    has them; else `unseen`.
+    speaker's labels were trained on; `adaptation` where other audio of theirs was in PAPT or TAPT; else
+    `unseen`.
     """
 
     def who(utterance: Utterance) -> str:
@@ -244,7 +244,9 @@ def count_conditions(utterances: Sequence[Utterance], conditions: Iterable[str])
 def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) -> NDArray[np.str_]:
     """The condition (utterances,) of each utterance's speaker."""
     audio, labelled = pl_module.personalized.speaker_audio, set(data.train_speaker_ids)
-    return np.array(conditions(utterances, labelled, audio.speaker_ids, audio.heard))
+    # TAPT heard speakers whom no table has
+    heard = {each.speaker_id for each in data.utterances if heard_utterances([each.utterance_id]) & audio.heard}
+    return np.array(conditions(utterances, labelled, {*audio.speaker_ids, *heard} - {None}, audio.heard))
 
 
 def about_speakers(pl_module: Any, utterances: Sequence[Utterance], conditions: NDArray[np.str_]) -> dict[str, Any]:

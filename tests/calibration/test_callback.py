@@ -18,12 +18,14 @@ from ser_personal.calibration.callback import PLDCCallback, bank_fingerprint, pr
 from ser_personal.calibration.divergence import speaker_shifts
 from ser_personal.calibration.pldc import PLDCSettings, calibrate
 from ser_personal.calibration.run_files import read_vectors
+from ser_personal.calibration.writers import conditions_of
+from ser_personal.corpus.msp_podcast import MSPPodcast
 from ser_personal.errors import UserError
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.scores import score
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 from ser_personal.speakers.representation import SpeakerQuery
-from ser_personal.types import Utterance
+from ser_personal.types import Utterance, heard_utterances
 
 ATTRIBUTES = ("arousal", "valence")
 SETTINGS = {"k": 3, "shift_mean": True, "draws": 2}
@@ -328,6 +330,16 @@ def test_conditions_of_the_test_speakers(synthetic_corpus, checkpoint, tmp_path,
     torch.save(no_pretraining, checkpoint)
     left = run_test(tmp_path, synthetic_corpus, checkpoint, test_splits=["train"])
     assert left.metrics["splits"]["train"]["speakers"] == {"labelled": 8}
+
+
+def test_whom_tapt_heard_is_known_without_a_table(synthetic_corpus):
+    utterances = MSPPodcast(str(synthetic_corpus)).utterances
+    first, second = [each for each in utterances if each.speaker_id == utterances[0].speaker_id][:2]
+    audio = SimpleNamespace(speaker_ids=[], heard=heard_utterances([first.utterance_id]))
+    model = SimpleNamespace(personalized=SimpleNamespace(speaker_audio=audio))
+    data = SimpleNamespace(train_speaker_ids=[], utterances=utterances)
+    assert conditions_of(model, data, [second]).tolist() == ["adaptation"]
+    assert conditions_of(model, data, [first]).tolist() == ["transductive"]
 
 
 def test_hidden_test_labels(synthetic_corpus, checkpoint, tmp_path, relabelled):

@@ -31,12 +31,12 @@ def annexed(path: Path) -> None:
 
 
 def to_train_on(content: Callable[[Path], object]) -> Callable[[Good, Path], object]:
-    """Four training utterances, one of them bad."""
+    """Three training utterances, one of them bad, and a validation set that can choose a model."""
 
     def make(good: Good, here: Path) -> None:
-        for number in range(3):
+        for number in range(4):
             sound(here / f"{number}.wav", 16_000 + number)
-        table("bad.wav,s,train,4", "0.wav,u,train,4", "1.wav,u,train,5", "2.wav,v,dev,3")(good, here)
+        table("bad.wav,s,train,4", "0.wav,u,train,4", "1.wav,u,train,5", "2.wav,v,dev,3", "3.wav,v,dev,4")(good, here)
         content(here / "bad.wav")
 
     return make

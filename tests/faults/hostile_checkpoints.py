@@ -125,7 +125,7 @@ CHECKPOINTS = [
     *faults(RESUMED, OF_RESUMED),
     Fault(
         "another optimiser to resume",
-        [*RESUMED, "--trainer.max_epochs", "9"],
+        [*RESUMED, "--trainer.max_epochs", "9", "--data.max_batch", "16"],
         DAMAGED,
         checkpoint("finetune", holding([{"state": {}, "param_groups": []}], "optimizer_states")),
     ),
