@@ -300,17 +300,17 @@ def _same_sounds(utterances: Sequence[Utterance], sounds: Sequence[Sound]) -> It
 
 
 def _overlapping(utterances: Sequence[Utterance]) -> Iterator[Problem]:
-    """Find segments of one recording that train and another set share."""
+    """Find what train and another set share of a recording, where at least one has a segment of it."""
     of_path = defaultdict(list)
     for utterance in utterances:
-        if utterance.start is not None:
-            of_path[utterance.path].append((utterance.start, utterance))
+        of_path[utterance.path].append((utterance.start or 0.0, utterance))
     for path, segments in of_path.items():
         last: dict[bool, tuple[float, Utterance]] = {}
-        for start, each in sorted(segments, key=lambda segment: segment[0]):
+        for start, each in sorted(segments, key=lambda segment: (segment[0], segment[1].start is not None)):
             trains = each.split == "train"
             end, other = last.get(not trains, (0.0, each))
-            if end - start > OVERLAP:
+            both_whole = each.start is None and other.start is None
+            if end - start > OVERLAP and not both_whole:
                 names = [f"{utterance.utterance_id} in {utterance.split}" for utterance in (other, each)]
                 yield Problem(LEAKED_AUDIO, str(path), ", ".join(names))
             last[trains] = max(last.get(trains, (0.0, each)), (start + each.seconds, each), key=lambda ended: ended[0])

@@ -47,7 +47,8 @@ def lengths_of(paths: Iterable[Path], label_file: Path) -> dict[Path, int]:
     with ThreadPool(HEADER_THREADS) as threads:
         read_now = dict(zip(unique, threads.map(read, unique), strict=True))
     found = {path: entry for path, entry in read_now.items() if entry is not None}
-    now = {str(path): entry for path, entry in found.items()}
+    # a command on other splits needs what this one doesn't
+    now = kept | {str(path): entry for path, entry in found.items()}
     if place is not None and now != kept:
         # a disk that is full or read-only costs time alone
         with suppress(OSError):

@@ -132,6 +132,11 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         return self.split_indices("train")
 
     @property
+    def trained_indices(self) -> list[int]:
+        """Positions of what an epoch of training uses, one as often as it is used."""
+        return self.train_indices
+
+    @property
     def train_speaker_ids(self) -> list[str]:
         """Known training speakers, sorted."""
         return sorted({id_ for i in self.train_indices if (id_ := self.utterances[i].speaker_id) is not None})
@@ -336,7 +341,8 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
 
     @cached_property
     def _train_set(self) -> str:
-        indices = sorted(chain(*self.train_dataloader().batch_sampler.plan(epoch=0)))
+        # no loader is made: in the middle of an epoch its check would count the workers' own batches
+        indices = sorted(chain(*self._sampler(self.trained_indices, shuffle=True).plan(epoch=0)))
         return content_hash(*chain(*(self.facts_of(self.utterances[i]) for i in indices)))
 
     @override

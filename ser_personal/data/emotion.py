@@ -168,14 +168,22 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         used = utterance.emotion if self.target == "emotion" else sorted(utterance.labels.items())
         return [*super().facts_of(utterance), f"{used}"]
 
+    @property
+    @override
+    def trained_indices(self) -> list[int]:
+        chosen = self.adaptation_set
+        if chosen is None:
+            return self.train_indices
+        copies = [(i, chosen.copies.get(self.utterances[i].speaker_id or "", 0)) for i in self.train_indices]
+        return [i for i, count in copies for _ in range(count)]
+
     @override
     def train_dataloader(self) -> SpeechLoader[EmotionBatch]:
         chosen = self.adaptation_set
-        if chosen is None:
-            return self.train_loader(self.train_indices)
-        copies = [(i, chosen.copies.get(self.utterances[i].speaker_id or "", 0)) for i in self.train_indices]
+        if chosen is None or not chosen.weights:
+            return self.train_loader(self.trained_indices)
         collate = partial(collate_weights, collate=self.collate, weights=chosen.weights)
-        return self.train_loader([i for i, count in copies for _ in range(count)], collate if chosen.weights else None)
+        return self.train_loader(self.trained_indices, collate)
 
     @cached_property
     def adaptation_set(self) -> AdaptationSet | None:
@@ -286,7 +294,7 @@ class CachedEmotionDataModule(EmotionDataModule):
             what = f"no features of {len(missing)} of {len(utterances)} utterances of split {split}"
             raise UserError(f"{what}, {missing[0]} the first", where=self.cache.folder, remedy=REMEDY)
         for utterance in utterances:
-            self.cache.refuse_changed(utterance.utterance_id, utterance.path)
+            self.cache.refuse_changed(utterance)
 
     @override
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:

@@ -20,6 +20,7 @@ from safetensors.numpy import save
 from typing_extensions import override
 
 from ser_personal.audio import FRAME_RATE
+from ser_personal.data.dataset import samples_of
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, content_hash
 from ser_personal.ranges import require_range
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from _typeshed import DataclassInstance
     from numpy.typing import NDArray
+
+    from ser_personal.types import Utterance
 
 META, BATCHES = "meta.json", "batch-*.safetensors"
 FORMAT_VERSION = 2
@@ -284,12 +287,12 @@ class FeatureCache(FrameStore[FeatureSource]):
     def frame_shape(self) -> tuple[int, ...]:
         return (self.source.dim,)
 
-    def write(self, frames: Mapping[str, NDArray[np.floating]], audio: Mapping[str, Path] | None = None) -> None:
+    def write(self, frames: Mapping[str, NDArray[np.floating]], audio: Mapping[str, Utterance] | None = None) -> None:
         """Write the frames of a batch of utterances; those that are stored already stay as they are.
 
         Args:
             frames: utterance -> (frames, dim), at least one frame.
-            audio: utterance -> the file its frames come from, so that training notices when it changes.
+            audio: utterance -> the audio its frames come from, so that training notices when it changes.
 
         Raises:
             UserError: a value is no finite number of half precision.
@@ -299,12 +302,13 @@ class FeatureCache(FrameStore[FeatureSource]):
         keys = None if audio is None else {utterance_id: audio_key(audio[utterance_id]) for utterance_id in frames}
         self._write(halves, keys)
 
-    def refuse_changed(self, utterance_id: str, audio: Path) -> None:
+    def refuse_changed(self, utterance: Utterance) -> None:
         """Raise a UserError where audio is another than the stored frames were made from; missing audio is fine."""
-        key = self._audio_of.get(utterance_id)
-        if key is not None and audio.is_file() and key != audio_key(audio):
+        key = self._audio_of.get(utterance.utterance_id)
+        if key is not None and utterance.path.is_file() and key != audio_key(utterance):
             what = f"audio has changed since its features in {self.folder} were made"
-            raise UserError(what, where=audio, remedy="Run `ser cache` on all splits of this corpus into a new folder")
+            remedy = "Run `ser cache` on all splits of this corpus into a new folder"
+            raise UserError(what, where=utterance.path, remedy=remedy)
 
     def _halved(self, utterance_id: str, frames: NDArray[np.floating]) -> NDArray[np.float16]:
         if frames.ndim != 2 or len(frames) == 0 or frames.shape[1:] != self.frame_shape:
@@ -321,9 +325,10 @@ class FeatureCache(FrameStore[FeatureSource]):
         return halves
 
 
-def audio_key(path: Path) -> str:
-    """Hash a file's size and the 4 KiB in its middle, 32 hex digits."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+def audio_key(utterance: Utterance) -> str:
+    """Hash a file's size, the 4 KiB in its middle and what part of it a segment is, 32 hex digits."""
+    size = utterance.path.stat().st_size
+    part = [] if utterance.start is None else [f"{utterance.start} {samples_of(utterance)}"]
+    with utterance.path.open("rb") as file:
         file.seek(max(0, (size - KEYED_BYTES) // 2))
-        return content_hash(f"{size}", np.frombuffer(file.read(KEYED_BYTES), dtype=np.uint8))
+        return content_hash(f"{size}", np.frombuffer(file.read(KEYED_BYTES), dtype=np.uint8), *part)

@@ -164,7 +164,7 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
 
     @override
     def train_dataloader(self) -> SpeechLoader[PretrainBatch]:
-        return self.train_loader(self.train_indices)
+        return self.train_loader(self.trained_indices)
 
     @override
     def val_dataloader(self) -> list[SpeechLoader[PretrainBatch]]:

@@ -125,7 +125,7 @@ class FrameTask(PassTask[None]):
         for index, real in by_utterance(batch, output, output.frames):
             utterance = self.utterances[index]
             frames[utterance.utterance_id] = strided(real.float().cpu().numpy(), source.stride, source.reduction)
-            audio[utterance.utterance_id] = utterance.path
+            audio[utterance.utterance_id] = utterance
         self.store.write(frames, audio)
 
 
@@ -142,7 +142,7 @@ def strided(frames: NDArray[np.float32], stride: int, reduction: str) -> NDArray
 def _is_written(batch: Sequence[int], utterances: Sequence[Utterance], store: FeatureCache) -> bool:
     stored = [utterances[index] for index in batch if utterances[index].utterance_id in store]
     for utterance in stored:
-        store.refuse_changed(utterance.utterance_id, utterance.path)
+        store.refuse_changed(utterance)
     return len(stored) == len(batch)
 
 

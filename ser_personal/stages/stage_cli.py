@@ -9,6 +9,7 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
+from pydoc import locate
 from traceback import walk_tb
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
@@ -33,7 +34,7 @@ from ser_personal.calibration.callback import PLDCCallback
 from ser_personal.calibration.table import points
 from ser_personal.calibration.writers import EmotionPredictionWriter, EmotionTestWriter, PredictionWriter, run_folder
 from ser_personal.cli import OneLineErrors, find_user_error, make
-from ser_personal.encoder.module import UNFIT, PersonalizedModule, unfit
+from ser_personal.encoder.module import UNFIT, PersonalizedModule, read_checkpoint, unfit
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
 from ser_personal.finetune.classification import EmotionClassification
@@ -145,10 +146,13 @@ class StageCLI(LightningCLI):
         """
         stage = self.config["subcommand"]
         path = self.config[stage].get("ckpt_path")
-        # what a fit left that was killed before its first NAME-last.ckpt may go
-        self._starts_anew = stage == "fit" and path == LAST
-        if self._starts_anew:
-            path = newest_checkpoint(self.config[stage].trainer.as_dict())
+        self._starts_anew = False
+        if stage == "fit" and path == LAST:
+            trainer = self.config[stage].trainer.as_dict()
+            path = newest_checkpoint(trainer)
+            # what a fit left that was killed before its first NAME-last.ckpt may go, a finished one's model may not
+            models = [model for model in _stage_checkpoints(trainer) if model.is_file()]
+            self._starts_anew = path is None and all(read_checkpoint(model).get("epoch") == 0 for model in models)
             rank_zero_info("No checkpoint to resume: a fresh fit" if path is None else f"Resuming from {path}")
         self.config[stage]["ckpt_path"] = path
         if path is None:
@@ -234,7 +238,7 @@ class StageCLI(LightningCLI):
                 kept.replace = self._replace or self._starts_anew
         given = config.trainer.callbacks
         given = given if isinstance(given, list) else [given]
-        keeps = any("Checkpoint" in callback.class_path for callback in given if callback is not None)
+        keeps = any(_keeps_models(callback.class_path) for callback in given if callback is not None)
         trial = trainer.fast_dev_run  # type: ignore[attr-defined]
         if not keeps and config.trainer.enable_checkpointing is not False and not trial:
             raise UserError(
@@ -275,10 +279,18 @@ class StageCLI(LightningCLI):
 
 def newest_checkpoint(trainer: dict[str, Any]) -> str | None:
     """Find NAME-last.ckpt of an earlier fit with these arguments of the trainer; None where there is none."""
+    return next((str(path) for path in _stage_checkpoints(trainer, "-last") if path.is_file()), None)
+
+
+def _stage_checkpoints(trainer: dict[str, Any], ending: str = "") -> list[Path]:
     folder = Path(trainer.get("default_root_dir") or ".")
     callbacks = [callback for callback in trainer.get("callbacks") or [] if "StageCheckpoint" in callback["class_path"]]
-    paths = [folder / f"{callback['init_args']['name']}-last.ckpt" for callback in callbacks]
-    return next((str(path) for path in paths if path.is_file()), None)
+    return [folder / f"{callback['init_args']['name']}{ending}.ckpt" for callback in callbacks]
+
+
+def _keeps_models(class_path: str) -> bool:
+    kind = locate(class_path)
+    return isinstance(kind, type) and issubclass(kind, ModelCheckpoint)
 
 
 def _while_restoring(error: BaseException) -> bool:

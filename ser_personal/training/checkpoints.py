@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
@@ -233,7 +233,9 @@ class ExactResumption(Callback):
         trainer.fit_loop._load_combined_loader_states()  # noqa: SLF001
 
     def _refuse_other_steps(self, trainer: Trainer) -> None:
-        asked, began = _steps(trainer), self._began
+        asked, began = _steps(trainer), dict(self._began)
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            began.pop("accumulate_grad_batches", None)
         differing: list[tuple[str, Any, Any]] = [
             (name, began[name], asked[name]) for name in began if began[name] != asked[name]
         ]

@@ -138,7 +138,9 @@ class KnownMonitors(Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             monitor = getattr(callback, "monitor", None)
             waits = isinstance(callback, ModelCheckpoint) or (isinstance(callback, EarlyStopping) and callback.strict)
-            if waits and monitor not in {None, *logged} and not str(monitor).startswith("train"):
+            # Lightning offers every ModelCheckpoint the step and the epoch
+            always = {"step", "epoch"} if isinstance(callback, ModelCheckpoint) else set()
+            if waits and monitor not in {None, *logged, *always} and not str(monitor).startswith("train"):
                 raise UserError(
                     f"the validation logs no {monitor}",
                     where=f"--trainer.callbacks {type(callback).__name__}",

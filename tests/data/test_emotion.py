@@ -26,7 +26,7 @@ def write(folder, corpus, source=SOURCE, leave_out=""):
     for number, utterance in enumerate(corpus.utterances):
         if utterance.utterance_id != leave_out:
             frames = rng.normal(number, 1 + number / 10, size=(3 + number % 5, source.dim))
-            store.write({utterance.utterance_id: frames}, {utterance.utterance_id: utterance.path})
+            store.write({utterance.utterance_id: frames}, {utterance.utterance_id: utterance})
     store.finish()
     return folder
 

@@ -16,7 +16,7 @@ from ser_personal.audio import num_frames
 from ser_personal.cli import find_user_error
 from ser_personal.data.frame_store import BATCHES, FeatureCache, PseudoLabels, PseudoLabelSource, audio_key
 from ser_personal.errors import UserError
-from ser_personal.types import FeatureSource
+from ser_personal.types import FeatureSource, Utterance
 
 SOURCE = PseudoLabelSource(num_clusters=300, teacher="mfcc", codebook_hash="abc")
 FEATURES = FeatureSource(encoder="test", dim=3, frame_seconds=0.2)
@@ -215,23 +215,30 @@ def test_a_hundred_thousand_utterances_of_six_seconds_take_less_than_seven_gigab
     audio.write_bytes(b"sound")
     names = [f"MSP-PODCAST_{number:04}_0001_0001" for number in range(3)]
     FeatureCache.create(tmp_path, replace(FEATURES, dim=1024)).write(
-        dict.fromkeys(names, frames), dict.fromkeys(names, audio)
+        dict.fromkeys(names, frames), dict.fromkeys(names, Utterance("a", audio, "train"))
     )
     assert next(tmp_path.glob(BATCHES)).stat().st_size / 3 * 100_000 <= 7e9
 
 
 def test_audio_is_told_apart_by_its_content_and_not_by_its_date(tmp_path):
-    audio, copied, louder = (tmp_path / name for name in ("a.wav", "b.wav", "c.wav"))
+    audio, copied, louder, gone = (Utterance("a", tmp_path / f"{name}.wav", "train") for name in "abcd")
     content = bytes(range(256)) * 100
-    audio.write_bytes(content)
-    copied.write_bytes(content)
-    louder.write_bytes(content[:100] + bytes(byte ^ 1 for byte in content[100:]))
+    audio.path.write_bytes(content)
+    copied.path.write_bytes(content)
+    louder.path.write_bytes(content[:100] + bytes(byte ^ 1 for byte in content[100:]))
     assert audio_key(audio) == audio_key(copied) != audio_key(louder)
     FeatureCache.create(tmp_path / "cache", FEATURES).write({"a": FRAMES["a"]}, {"a": audio})
     store = FeatureCache.create(tmp_path / "cache", FEATURES)
     store.write({"b": FRAMES["b"]})
-    for unchanged in (copied, tmp_path / "gone.wav"):
-        store.refuse_changed("a", unchanged)
-    store.refuse_changed("b", louder)
+    for unchanged in (copied, gone, replace(louder, utterance_id="b")):
+        store.refuse_changed(unchanged)
     with pytest.raises(UserError, match=r"c\.wav: audio has changed since its features in .*cache were made"):
-        store.refuse_changed("a", louder)
+        store.refuse_changed(louder)
+
+
+def test_a_segment_whose_end_was_corrected_has_other_audio(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"sound")
+    segment = Utterance("a", path, "train", start=0.0, seconds=3.0)
+    assert audio_key(segment) == audio_key(replace(segment)) != audio_key(replace(segment, seconds=1.5))
+    assert audio_key(segment) != audio_key(replace(segment, start=0.5))
