@@ -132,6 +132,13 @@ def test_copies_within_a_set_and_links(table, tmp_path):
     ]
 
 
+def test_a_recording_in_train_of_which_a_segment_is_tested(table, wav, tmp_path):
+    rows = [["m.wav", "s", "train", 2, "", ""], ["m.wav", "v", "test", 2, 1, 4]]
+    path = table([*COLUMNS, "start", "end"], *([*row, "", ""] for row in GOOD), *rows)
+    wav(tmp_path / "m.wav", num_samples=160_000)
+    assert (kinds.LEAKED_AUDIO, "m.wav") in [(kind, name) for kind, name, _ in found(path)]
+
+
 def test_segments_of_one_recording(table, wav, tmp_path):
     columns = [*COLUMNS, "start", "end"]
     rows = [["m.wav", "s", "train", 2, *part] for part in ((0, 1), (1, "0:00:02.5"), (9, 11), (5, 99))]

@@ -271,6 +271,18 @@ def test_a_fit_that_would_replace_or_keep_no_model_is_refused(run, tmp_path, syn
     assert (run / "finetune.ckpt").read_bytes() == before
     assert ser(*arguments, "--trainer.callbacks", "LearningRateMonitor", *trainer_flags(tmp_path)) == 2
     assert "Append yours by --trainer.callbacks+" in capsys.readouterr().err
+    # saves where a fit fails, and no model of one that ends
+    saver = f"[{{class_path: OnExceptionCheckpoint, init_args: {{dirpath: {tmp_path}}}}}]"
+    assert ser(*arguments, "--trainer.callbacks", saver, *trainer_flags(tmp_path)) == 2
+    assert "Append yours by --trainer.callbacks+" in capsys.readouterr().err
     assert ser(*arguments, "--trainer.callbacks+", "LearningRateMonitor", *trainer_flags(tmp_path)) == 0
     assert (tmp_path / "finetune.ckpt").is_file()
     assert "replace:" not in next(tmp_path.rglob("config.yaml")).read_text()
+
+
+def test_a_finished_model_whose_last_checkpoint_is_gone_is_not_replaced(run, tmp_path, synthetic_corpus, capsys):
+    finished = torch.load(run / "finetune.ckpt", weights_only=True) | {"epoch": 3}
+    torch.save(finished, tmp_path / "finetune.ckpt")
+    arguments = ["fit", *finetune_arguments(synthetic_corpus), *trainer_flags(tmp_path), "--ckpt_path", "last"]
+    assert ser(*arguments) == 2
+    assert "finetune.ckpt: is of an earlier fit" in capsys.readouterr().err
