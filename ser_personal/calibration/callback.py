@@ -31,15 +31,7 @@ from ser_personal.calibration.run_files import (
     write_moments,
     write_speakers,
 )
-from ser_personal.calibration.table import (
-    LEGEND,
-    PredictedSet,
-    calibration_table,
-    print_scores,
-    speaker_moments,
-    standard_calibrators,
-)
-from ser_personal.calibration.writers import (
+from ser_personal.calibration.run_writers import (
     Collecting,
     Collector,
     about_speakers,
@@ -47,6 +39,14 @@ from ser_personal.calibration.writers import (
     conditions_of,
     run_folder,
     write_test,
+)
+from ser_personal.calibration.table import (
+    LEGEND,
+    PredictedSet,
+    calibration_table,
+    print_scores,
+    speaker_moments,
+    standard_calibrators,
 )
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError

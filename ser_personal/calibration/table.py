@@ -125,20 +125,28 @@ def calibration_table(
         calibrators: row name -> calibrator: `standard_calibrators(...)`, and any of the caller's own.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
     """
-
-    def row(name: str, calibrated: NDArray[np.float64], *, is_oracle: bool = False) -> CalibrationRow:
-        draws = calibrated if calibrated.ndim == 3 else calibrated[None]
-        scores = [
-            score(draw, test.labels, test.speaker_ids, pldc.attributes, min_utterances=min_utterances) for draw in draws
-        ]
-        return CalibrationRow(name, mean_scores(scores), draws, is_oracle)
-
+    least = min_utterances
     rows = [
-        row(name, calibrator(test.predictions, test.speaker_ids, test.pooled))
+        score_row(name, test, calibrator(test.predictions, test.speaker_ids, test.pooled), pldc.attributes, least)
         for name, calibrator in calibrators.items()
     ]
     oracle = own_statistics(pldc, test.predictions, test.speaker_ids, test.pooled, test.labels)
-    return [*rows, row("own_statistics", oracle, is_oracle=True)]
+    return [*rows, score_row("own_statistics", test, oracle, pldc.attributes, least, is_oracle=True)]
+
+
+def score_row(
+    name: str,
+    test: PredictedSet,
+    predictions: NDArray[np.float64],
+    attributes: Sequence[str],
+    min_utterances: int,
+    *,
+    is_oracle: bool = False,
+) -> CalibrationRow:
+    """Score predictions of a test set, (utterances, attributes) or (draws, utterances, attributes), label points."""
+    draws = predictions if predictions.ndim == 3 else predictions[None]
+    scores = [score(draw, test.labels, test.speaker_ids, attributes, min_utterances=min_utterances) for draw in draws]
+    return CalibrationRow(name, mean_scores(scores), draws, is_oracle)
 
 
 def speaker_moments(

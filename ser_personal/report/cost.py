@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.calibration.run_files import write_json
-from ser_personal.calibration.writers import run_folder
+from ser_personal.calibration.run_writers import run_folder
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer

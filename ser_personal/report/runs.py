@@ -151,7 +151,7 @@ def find_runs(folders: Sequence[str]) -> list[ComparedRun]:
             raise UserError(
                 f"holds no test run with {SPEAKER_MOMENTS}",
                 where=folder,
-                remedy="Give folders of `ser test ... --config configs/pldc.yaml`, or of a study whose runs have ended",
+                remedy="Give folders of `ser test`, or of a study whose runs have ended",
             )
         runs += found
     return runs

@@ -22,6 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+import ser_personal.calibration.callback
 import ser_personal.data.pretrain
 import ser_personal.data.speaker_features
 import ser_personal.finetune.module
@@ -30,14 +31,21 @@ import ser_personal.pretrain.adapt
 import ser_personal.report.baseline
 import ser_personal.report.cost
 import ser_personal.speakers.features
-from ser_personal.calibration.callback import PLDCCallback
+from ser_personal.calibration.run_writers import (
+    AttributeTestWriter,
+    Collecting,
+    EmotionPredictionWriter,
+    EmotionTestWriter,
+    PredictionWriter,
+    run_folder,
+)
 from ser_personal.calibration.table import points
-from ser_personal.calibration.writers import EmotionPredictionWriter, EmotionTestWriter, PredictionWriter, run_folder
 from ser_personal.cli import OneLineErrors, find_user_error, make
 from ser_personal.encoder.module import UNFIT, PersonalizedModule, read_checkpoint, unfit
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
 from ser_personal.finetune.classification import EmotionClassification
+from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.ranges import require_range
 from ser_personal.stages.trained_model import REMEDY, TrainedModel, leaves
 from ser_personal.training.checkpoints import AtomicCheckpoints, ExactResumption, Interrupted, StageCheckpoint
@@ -195,9 +203,12 @@ class StageCLI(LightningCLI):
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
 
     def before_test(self) -> None:
-        """Have a test of categorical emotion written; configs/pldc.yaml writes that of attributes."""
+        """Have the test written, where no callback of the config does."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         if isinstance(self.model, EmotionClassification):
-            self.trainer.callbacks.append(EmotionTestWriter())  # type: ignore[attr-defined]
+            callbacks.append(EmotionTestWriter())
+        elif isinstance(self.model, EmotionFineTuning) and not any(isinstance(one, Collecting) for one in callbacks):
+            callbacks.append(AttributeTestWriter())
 
     def after_validate(self) -> None:
         """Print what validation found."""
@@ -207,8 +218,8 @@ class StageCLI(LightningCLI):
                 print(f"{name:<{max(map(len, found))}}  {f'{value:.0f}' if value.is_integer() else points(value)}")
 
     def after_test(self) -> None:
-        """Print what the test found, where no table of calibrations says it."""
-        if not any(isinstance(callback, PLDCCallback) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+        """Print what the test found, where no table says it."""
+        if not isinstance(self.model, EmotionFineTuning):
             self.after_validate()
 
     def before_fit(self) -> None:

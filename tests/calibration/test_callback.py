@@ -18,7 +18,7 @@ from ser_personal.calibration.callback import PLDCCallback, bank_fingerprint, pr
 from ser_personal.calibration.divergence import speaker_shifts
 from ser_personal.calibration.pldc import PLDCSettings, calibrate
 from ser_personal.calibration.run_files import read_vectors
-from ser_personal.calibration.writers import conditions_of
+from ser_personal.calibration.run_writers import conditions_of
 from ser_personal.corpus.msp_podcast import MSPPodcast
 from ser_personal.errors import UserError
 from ser_personal.finetune.module import EmotionFineTuning

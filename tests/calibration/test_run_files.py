@@ -23,6 +23,7 @@ from ser_personal.calibration.run_files import (
     write_moments,
     write_speakers,
 )
+from ser_personal.calibration.run_writers import CollectedSet, conditions, count_conditions
 from ser_personal.calibration.table import (
     LEGEND,
     CalibrationRow,
@@ -32,7 +33,6 @@ from ser_personal.calibration.table import (
     score_table,
     speaker_moments,
 )
-from ser_personal.calibration.writers import CollectedSet, conditions, count_conditions
 from ser_personal.errors import UserError
 from ser_personal.report.report import report
 from ser_personal.scores import AttributeScores, concordance, mean_scores, score

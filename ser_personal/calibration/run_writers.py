@@ -1,6 +1,6 @@
-"""What a test or a prediction writes of every utterance, gathered from all devices.
+"""The callbacks that write what `ser test` and `ser predict` found, gathered from all devices.
 
-`ser test` with configs/pldc.yaml writes more: that is callback.py; the files themselves are described in run_files.py.
+PLDCCallback (callback.py) writes more; the files and their columns are in run_files.py.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from ser_personal.calibration.run_files import (
     PREDICTIONS,
     emotion_frame,
     predictions_frame,
+    rows_as_json,
     write_csv,
     write_json,
+    write_moments,
 )
-from ser_personal.calibration.table import PredictedSet
+from ser_personal.calibration.table import PredictedSet, print_scores, score_row, speaker_moments
 from ser_personal.errors import UserError
 from ser_personal.files import gather_files, named_in_errors
 from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emotions_of
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
     from numpy.typing import NDArray
 
+    from ser_personal.calibration.table import CalibrationRow
     from ser_personal.types import PredictionBatch, Utterance
 
     Arrays = dict[str, NDArray[Any]]
@@ -304,25 +307,73 @@ class EmotionPredictionWriter(PredictionWriter):
         return emotion_frame(collected, pl_module.emotions)
 
 
-class EmotionTestWriter(Collecting):
-    """Scores a test of categorical emotion and writes what it found, each utterance once, to the run's folder."""
+class AttributeTestWriter(Collecting):
+    """Scores a test of emotion attributes, uncalibrated, and writes predictions.csv, metrics.json, speaker_moments.csv.
+
+    PLDCCallback takes its place in a test with configs/pldc.yaml, and writes more.
+    """
 
     on_test_batch_end = Collecting.keep
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         model, collected, folder = cast("Any", pl_module), self.collected(trainer), run_folder(trainer)
         if collected is None:
             return
         splits = {}
         for split, (_, tested) in collected.by_split().items():
-            conditions = conditions_of(model, trainer.datamodule, tested.utterances)  # type: ignore[attr-defined]
+            conditions = conditions_of(model, data, tested.utterances)
             apart = by_condition(tested.predicted, conditions)
             splits[split] = {
-                **_emotion_scores(tested.predicted),
+                **self.scores(model, split, tested.predicted),
                 **about_speakers(model, tested.utterances, conditions),
-                "conditions": {name: _emotion_scores(part) for name, part in apart.items()},
+                "conditions": {
+                    name: self.scores(model, f"{split}, {name} speakers", part) for name, part in apart.items()
+                },
             }
+        self.write(trainer, model, collected, splits, folder)
+
+    def scores(self, model: Any, name: str, test: PredictedSet) -> dict[str, Any]:
+        """Print the scores of a set; -> what metrics.json says of it."""
+        row = _raw_row(model, test)
+        print_scores(f"{name}: {len(test.predictions)} utterances", [row])
+        return {"utterances": len(test.predictions), "rows": rows_as_json([row])}
+
+    def write(
+        self, trainer: Trainer, model: Any, collected: CollectedSet, splits: dict[str, Any], folder: Path
+    ) -> None:
+        """Write the files, `splits` into metrics.json."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        metrics = {
+            "attributes": list(model.attributes),
+            "scale": list(data.scale),
+            "min_utterances": model.test_metric.min_utterances,
+            "splits": splits,
+        }
+        write_test(trainer, folder, predictions_frame(collected, None, model.attributes), metrics)
+        moments = []
+        for split, (_, tested) in collected.by_split().items():
+            test = tested.predicted
+            moments.append(speaker_moments(split, [_raw_row(model, test)], test.labels, test.speaker_ids))
+        write_moments(folder, moments)
+
+
+def _raw_row(model: Any, test: PredictedSet) -> CalibrationRow:
+    return score_row("raw", test, test.predictions, model.attributes, model.test_metric.min_utterances)
+
+
+class EmotionTestWriter(AttributeTestWriter):
+    """Scores a test of categorical emotion instead."""
+
+    @override
+    def scores(self, model: Any, name: str, test: PredictedSet) -> dict[str, Any]:
+        return _emotion_scores(test)
+
+    @override
+    def write(
+        self, trainer: Trainer, model: Any, collected: CollectedSet, splits: dict[str, Any], folder: Path
+    ) -> None:
         frame = emotion_frame(collected, model.emotions)
         write_test(trainer, folder, frame, {"emotions": list(model.emotions), "splits": splits})
 
