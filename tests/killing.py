@@ -132,6 +132,8 @@ def _run(
     os.dup2(descriptor, 2)
     # what a process of a user's has; one from a fork server would take others from a server of its own
     multiprocessing.set_start_method("fork", force=True)
+    # a shell without job control has what it starts in the background ignore Ctrl-C: the tests themselves, perhaps
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from command_line import ser
 
     seen = [0]

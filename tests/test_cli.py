@@ -27,7 +27,7 @@ from ser_personal.cli import main
 mistakes = [["test", "--config", "nowhere.yaml"], ["test"], ["synth"], ["check", "nowhere"]]
 print([main(words) for words in (["--help"], *mistakes)], 'torch' in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=600)
     lines = done.stdout.splitlines()
     assert lines[-1] == "[0, 2, 2, 2, 2] False"
     assert {*STAGES, *COMMANDS} <= {line.split()[0] for line in lines if line.startswith("  ")}
@@ -35,7 +35,7 @@ print([main(words) for words in (["--help"], *mistakes)], 'torch' in sys.modules
 
 def test_the_installed_command_is_this_one():
     command = [str(Path(sys.executable).parent / "ser"), "--version"]
-    version = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    version = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
     assert version.split(".")[0].isdigit()
 
 

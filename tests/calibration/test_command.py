@@ -225,7 +225,7 @@ def test_calibrating_tables_imports_no_torch(tables):
     flags = [piece for name, value in list(tables.items())[1:] for piece in (f"--{name}", str(value))]
     code = "import sys; from ser_personal.cli import main; print(main(), 'torch' in sys.modules)"
     command = [sys.executable, "-c", code, "calibrate", str(tables["predictions"]), *flags]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
     assert shown.endswith("0 False\n")
 
 

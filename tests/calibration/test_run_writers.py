@@ -60,7 +60,7 @@ def test_one_device_gives_each_utterance_once_in_order_and_keeps_none(order, cut
 
 def devices(world_size, folder):
     """Trainers of several processes, here threads."""
-    barrier, sent = threading.Barrier(world_size, timeout=20), {}
+    barrier, sent = threading.Barrier(world_size, timeout=600), {}
 
     def broadcast_by(rank):
         def broadcast(value):

@@ -87,5 +87,5 @@ def _what_a_shell_calls(script: str, folder: Path) -> list[str]:
     calls = folder / ".calls"
     calls.unlink(missing_ok=True)
     environment = {"PATH": "/nowhere", "CALLS": str(calls), "SLURM_ARRAY_TASK_ID": "0"}
-    subprocess.run([bash, "-c", RECORDER + script], cwd=folder, env=environment, check=True, timeout=20)
+    subprocess.run([bash, "-c", RECORDER + script], cwd=folder, env=environment, check=True, timeout=600)
     return calls.read_text(encoding="utf-8").splitlines() if calls.exists() else []

@@ -219,7 +219,7 @@ def arguments(corpus: Path, out: Path) -> list[str]:
 def run_on_two(program: list[object], words: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     command = [*map(str, program), *words, "--devices", "2"]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, env=environment)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=600, env=environment)
 
 
 @pytest.fixture(scope="module")

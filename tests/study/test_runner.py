@@ -225,10 +225,10 @@ def test_a_command_ends_with_the_study_that_was_killed(tmp_path):
             time.sleep(0.1)
 
     study = subprocess.Popen([sys.executable, "-c", STUDY, str(tmp_path)])
-    wait_until(lambda: files() > 3, 120)
+    wait_until(lambda: files() > 3, 600)
     study.kill()
     study.wait()
-    wait_until(stands_still, 20)
+    wait_until(stands_still, 600)
 
 
 class InProcess(FakeLauncher):
