@@ -82,7 +82,7 @@ def random_model() -> EmotionFineTuning:
             "encoder_config": HubertConfig(num_hidden_layers=2).to_json_string(use_diff=False),
             "fusion": "none",
             "speakers": None,
-            "heard": "",
+            "pretrained_on": "",
         }
     )
     model.interpreter.build(model.personalized.dim, 1)

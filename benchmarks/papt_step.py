@@ -122,7 +122,7 @@ def our_side(device: torch.device, *, freeze_cnn: bool) -> Callable[[], None]:
                 "speaker_ids": [str(speaker) for speaker in range(SPEAKERS)],
                 "feature_dim": 0,
             },
-            "heard": "",
+            "pretrained_on": "",
         }
     )
     head = PredictionHead(personalized.dim, CLUSTERS).to(device)

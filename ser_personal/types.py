@@ -227,18 +227,18 @@ class PretrainingSet(TrainingSet, Protocol):
         """Utterances that are pre-trained on, or held out to choose the checkpoint."""
 
 
-def heard_utterances(utterance_ids: Iterable[str]) -> frozenset[str]:
+def utterance_hashes(utterance_ids: Iterable[str]) -> frozenset[str]:
     """Shorten ids for a checkpoint to hashes of 8 characters; that two of a million are alike has a chance of .002."""
     return frozenset(
         b64encode(blake2b(utterance_id.encode(), digest_size=6).digest()).decode() for utterance_id in utterance_ids
     )
 
 
-def pack_heard(heard: frozenset[str]) -> str:
+def pack_hashes(hashes: frozenset[str]) -> str:
     """Join the hashes in one string, which any checkpoint and JSON can hold."""
-    return "".join(sorted(heard))
+    return "".join(sorted(hashes))
 
 
-def unpack_heard(packed: str) -> frozenset[str]:
-    """Undo `pack_heard`."""
+def unpack_hashes(packed: str) -> frozenset[str]:
+    """Undo `pack_hashes`."""
     return frozenset(packed[start : start + 8] for start in range(0, len(packed), 8))

@@ -124,7 +124,7 @@ NO_SETTINGS = {
     "data",
     "out",
     "pseudo_labels",
-    "adaptation",
+    "speaker_selection",
 }
 NO_SETTINGS |= {"num_workers", "accelerator", "devices", "num_nodes", "precision"}
 

@@ -35,7 +35,7 @@ from ser_personal.calibration.table import PredictedSet, print_scores, score_row
 from ser_personal.errors import UserError
 from ser_personal.files import gather_files, named_in_errors
 from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emotions_of
-from ser_personal.types import heard_utterances
+from ser_personal.types import utterance_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence, Set
@@ -213,19 +213,19 @@ class Collecting(RunWriter):
 
 
 def conditions(
-    utterances: Sequence[Utterance], training_speakers: Set[str], embedded_speakers: Set[str], heard: Set[str]
+    utterances: Sequence[Utterance], training_speakers: Set[str], embedded_speakers: Set[str], pretrained_on: Set[str]
 ) -> list[Condition]:
     """Name the condition of each utterance's speaker in a test set.
 
-    `transductive` where any of their audio in this set was pre-trained on, by the ids in `heard`; `labelled` where the
-    speaker's labels were trained on; `adaptation` where other audio of theirs was in PAPT or TAPT; else
-    `unseen`.
+    `transductive` where any of their audio in this set was pre-trained on, by the hashes in `pretrained_on`;
+    `labelled` where the speaker's labels were trained on; `adaptation` where other audio of theirs was in PAPT or TAPT;
+    else `unseen`.
     """
 
     def who(utterance: Utterance) -> str:
         return utterance.speaker_id or utterance.utterance_id
 
-    in_papt = {who(each) for each in utterances if heard_utterances([each.utterance_id]) & heard}
+    in_papt = {who(each) for each in utterances if utterance_hashes([each.utterance_id]) & pretrained_on}
 
     def condition(utterance: Utterance) -> Condition:
         if who(utterance) in in_papt:
@@ -247,9 +247,11 @@ def count_conditions(utterances: Sequence[Utterance], conditions: Iterable[str])
 def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) -> NDArray[np.str_]:
     """The condition (utterances,) of each utterance's speaker."""
     audio, labelled = pl_module.personalized.speaker_audio, set(data.train_speaker_ids)
-    # TAPT heard speakers whom no table has
-    heard = {each.speaker_id for each in data.utterances if heard_utterances([each.utterance_id]) & audio.heard}
-    return np.array(conditions(utterances, labelled, {*audio.speaker_ids, *heard} - {None}, audio.heard))
+    # TAPT knows speakers whom no table has
+    pretrained = {
+        each.speaker_id for each in data.utterances if utterance_hashes([each.utterance_id]) & audio.pretrained_on
+    }
+    return np.array(conditions(utterances, labelled, {*audio.speaker_ids, *pretrained} - {None}, audio.pretrained_on))
 
 
 def about_speakers(pl_module: Any, utterances: Sequence[Utterance], conditions: NDArray[np.str_]) -> dict[str, Any]:

@@ -37,8 +37,8 @@ MIN_BATCH = 2
 
 
 @dataclass(frozen=True)
-class AdaptationSet:
-    """Training speakers to adapt with.
+class SelectedSpeakers:
+    """Training speakers that a fit is restricted to.
 
     Attributes:
         copies: speaker -> how often an epoch holds each of their utterances; never those of speakers not listed.
@@ -51,11 +51,11 @@ class AdaptationSet:
     chosen: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-class Adaptation(ABC):
-    """Chooses the training speakers to adapt with."""
+class SpeakerSelection(ABC):
+    """Chooses the training speakers that a fit is restricted to."""
 
     @abstractmethod
-    def choose(self, training: Sequence[Utterance], targets: Sequence[Utterance]) -> AdaptationSet:
+    def choose(self, training: Sequence[Utterance], targets: Sequence[Utterance]) -> SelectedSpeakers:
         """Choose training speakers for the speakers of target utterances, whose labels are unseen.
 
         Raises:
@@ -83,7 +83,7 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
         test_splits: sets to test on; all but train, validation and what `cut_test` cut off for adaptation if None.
         target: what is predicted: the emotion attributes, or categorical emotion.
-        adaptation: chooses the training speakers that are trained on for the test's speakers; all of them if None.
+        speaker_selection: chooses training speakers by the test's; all of them if None.
         **kwargs: as in `SpeechDataModule`.
     """
 
@@ -95,13 +95,13 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         *,
         test_splits: list[str] | None = None,
         target: Literal["attributes", "emotion"] = "attributes",
-        adaptation: Adaptation | None = None,
+        speaker_selection: SpeakerSelection | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(corpus, **kwargs)
         self.test_splits = test_splits
         self.target = target
-        self._adaptation = adaptation
+        self._speaker_selection = speaker_selection
 
     @override
     def setup(self, stage: str | None = None) -> None:
@@ -171,7 +171,7 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
     @property
     @override
     def trained_indices(self) -> list[int]:
-        chosen = self.adaptation_set
+        chosen = self.selected_speakers
         if chosen is None:
             return self.train_indices
         copies = [(i, chosen.copies.get(self.utterances[i].speaker_id or "", 0)) for i in self.train_indices]
@@ -179,23 +179,23 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
 
     @override
     def train_dataloader(self) -> SpeechLoader[EmotionBatch]:
-        chosen = self.adaptation_set
+        chosen = self.selected_speakers
         if chosen is None or not chosen.weights:
             return self.train_loader(self.trained_indices)
         collate = partial(collate_weights, collate=self.collate, weights=chosen.weights)
         return self.train_loader(self.trained_indices, collate)
 
     @cached_property
-    def adaptation_set(self) -> AdaptationSet | None:
+    def selected_speakers(self) -> SelectedSpeakers | None:
         """Training speakers chosen for the test's; None where all are trained on."""
-        if self._adaptation is None:
+        if self._speaker_selection is None:
             return None
         targets = self.wanted_indices(self.wanted_test_splits)
-        chosen = self._adaptation.choose(
+        chosen = self._speaker_selection.choose(
             [self.utterances[i] for i in self.train_indices], [self.utterances[i] for i in targets]
         )
         rank_zero_info(
-            f"adaptation: {len(chosen.copies)} of {len(self.train_speaker_ids)} training speakers were chosen"
+            f"speaker selection: {len(chosen.copies)} of {len(self.train_speaker_ids)} training speakers were chosen"
         )
         return chosen
 

@@ -1,4 +1,4 @@
-"""Where the speaker embedding e_s meets the utterance's frames."""
+"""How the speaker embedding e_s is combined with the utterance's frames."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Fusion(nn.Module):
-    """Where e_s, (batch, dim), meets the frames; either side of the Transformer is left as it is unless overridden.
+    """How e_s, (batch, dim), is combined with frames, before or after the Transformer; not at all unless overridden.
 
     Args:
-        fixed: e_s are features that nobody learns: where added, they are scaled to the frames, which they would drown.
+        fixed: e_s is a feature vector that isn't learnt; where added, it is scaled to the norm of the frames.
     """
 
     uses_speakers = True
@@ -96,7 +96,7 @@ class Last(Fusion):
 
 
 class Personalization(NamedTuple):
-    """Speaker embeddings e_s, (batch, dim), and the fusion that brings them in."""
+    """Speaker embeddings e_s, (batch, dim), and the fusion to combine them by."""
 
     fusion: Fusion
     speaker_embedding: Tensor
@@ -111,7 +111,7 @@ class Personalization(NamedTuple):
 
 
 def fuse(frames: Tensor, personalization: Personalization | None) -> Tensor:
-    """Personalise frames (batch, frames, dim) that no Transformer follows: what enters leaves at once.
+    """Personalise frames (batch, frames, dim) of an encoder without a Transformer.
 
     So `first` is `last`, and `prefix` changes no frame: there e_s reaches only an interpreter that reads it.
     """

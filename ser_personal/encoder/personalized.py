@@ -20,7 +20,7 @@ from ser_personal.speakers.representation import (
     SpeakerRepresentation,
     SpeakerSet,
 )
-from ser_personal.types import pack_heard, unpack_heard
+from ser_personal.types import pack_hashes, unpack_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,8 +52,8 @@ class EncoderDescription(TypedDict):
     encoder_config: str
     fusion: FusionName
     speakers: SpeakerDescription | None
-    # utterances of PAPT or TAPT, as `pack_heard` has them
-    heard: str
+    # utterances of PAPT or TAPT, as `pack_hashes` has them
+    pretrained_on: str
 
 
 class PersonalizedEncoder(nn.Module):
@@ -66,7 +66,7 @@ class PersonalizedEncoder(nn.Module):
         self.fusion_name: FusionName = fusion
         self.fusion: Fusion | None = None
         # utterances of PAPT or TAPT
-        self.heard: frozenset[str] = frozenset()
+        self.pretrained_on: frozenset[str] = frozenset()
 
     @property
     def is_built(self) -> bool:
@@ -93,7 +93,7 @@ class PersonalizedEncoder(nn.Module):
         An encoder of the saved kind stays, with its settings of freezing and dropout.
         """
         self.fusion_name = description["fusion"]
-        self.heard = unpack_heard(description["heard"])
+        self.pretrained_on = unpack_hashes(description["pretrained_on"])
         config = description["encoder_config"]
         if not isinstance(self.encoder, _kind(config)):
             self.encoder = saved_encoder(config, "the checkpoint's")
@@ -115,12 +115,12 @@ class PersonalizedEncoder(nn.Module):
     def speaker_audio(self) -> SpeakerAudio:
         """Whose audio made e_s, and which."""
         by_policy = self.speakers.speaker_audio if self.speakers.ids else SpeakerAudio()
-        return SpeakerAudio(by_policy.speaker_ids | {*self.speakers.ids}, by_policy.heard | self.heard)
+        return SpeakerAudio(by_policy.speaker_ids | {*self.speakers.ids}, by_policy.pretrained_on | self.pretrained_on)
 
     @property
     def settings(self) -> tuple[object, ...]:
         """What frames depend on apart from the weights."""
-        return (*(self.describe() | {"heard": ""}).items(), self.speakers.settings)
+        return (*(self.describe() | {"pretrained_on": ""}).items(), self.speakers.settings)
 
     def describe(self) -> EncoderDescription:
         """Describe the networks for a checkpoint."""
@@ -131,7 +131,7 @@ class PersonalizedEncoder(nn.Module):
             encoder_config=self.encoder.config,
             fusion=self.fusion_name,
             speakers=speakers,
-            heard=pack_heard(self.heard),
+            pretrained_on=pack_hashes(self.pretrained_on),
         )
 
     @override

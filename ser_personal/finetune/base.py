@@ -43,14 +43,14 @@ ADVERSARY = "adversary"
 
 
 class FineTuning(PersonalizedModule):
-    """An encoder with its speakers, an interpreter on top, and AdamW.
+    """A personalised encoder and an interpreter, trained together by AdamW.
 
     Args:
         encoder: what to fine-tune; HuBERT-large with its convolutions frozen if None. With `papt_checkpoint` only what
             it says of freezing, dropout and normalisation counts: architecture and weights come from there.
         speakers: what e_s is; a table with its defaults if None.
         interpreter: the head; the paper's MLP if None.
-        fusion: where e_s enters; None means as in PAPT, or none without it. Where no Transformer follows, with raw or
+        fusion: where e_s is added; None means as in PAPT, or none without it. Where no Transformer follows, with raw or
             cached features, `prefix` needs an interpreter that reads e_s: the mean of frames doesn't change by it.
         papt_checkpoint: brings encoder and speakers from PAPT or TAPT; needed on disk at fit only.
         initial_checkpoint: a fine-tuned one to start from, with all its weights, on other data or by another loss;
@@ -104,7 +104,7 @@ class FineTuning(PersonalizedModule):
         """How many values the interpreter gives."""
 
     @abstractmethod
-    def first_outputs(self, training_set: TrainingSet) -> list[float]:
+    def initial_outputs(self, training_set: TrainingSet) -> list[float]:
         """What a new interpreter gives for any utterance."""
 
     @abstractmethod
@@ -132,7 +132,7 @@ class FineTuning(PersonalizedModule):
                 self.personalized.build(speaker_set(training_set, training_set.train_speaker_ids))
                 self.personalized.encoder.fit_front_end(training_set.training_audio)
             self._build_interpreter()
-            self.interpreter.start_at(self.first_outputs(training_set))
+            self.interpreter.start_from(self.initial_outputs(training_set))
         if self.adversary is not None:
             # its speakers are these, whatever another fit's were
             self.adversary.build(self.personalized.dim, training_set.train_speaker_ids)
@@ -297,10 +297,10 @@ class FineTuning(PersonalizedModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, the interpreter at its own rate; constant, or with warm-up and decay."""
         rate, interpreter_rate = self.hparams["learning_rate"], self.hparams["interpreter_learning_rate"]
-        body = [weight for weight in self.personalized.parameters() if weight.requires_grad]
+        encoder_weights = [weight for weight in self.personalized.parameters() if weight.requires_grad]
         heads = [self.interpreter, *([] if self.adversary is None else [self.adversary])]
         groups: list[dict[str, Any]] = [
-            {"params": body, "lr": rate},
+            {"params": encoder_weights, "lr": rate},
             {
                 "params": [weight for head in heads for weight in head.parameters()],
                 "lr": rate if interpreter_rate is None else interpreter_rate,

@@ -52,7 +52,7 @@ class EmotionClassification(FineTuning):
         return len(self.emotions)
 
     @override
-    def first_outputs(self, training_set: TrainingSet) -> list[float]:
+    def initial_outputs(self, training_set: TrainingSet) -> list[float]:
         """Logits of the emotions' shares in the training set."""
         counts = training_set.train_emotions
         total = sum(counts[emotion] for emotion in self.emotions)

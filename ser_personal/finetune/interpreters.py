@@ -37,7 +37,7 @@ class Interpreter(nn.Module, ABC):
         """Make the layers for frames of width `dim` and that many attributes."""
 
     @abstractmethod
-    def start_at(self, label_means: Sequence[float]) -> None:
+    def start_from(self, label_means: Sequence[float]) -> None:
         """Predict the training labels' means at first; from 0, training by CCC stalls on labels of 1 to 7."""
 
     @abstractmethod
@@ -89,7 +89,7 @@ class MLPInterpreter(Interpreter):
         self.layers = nn.Sequential(*layers, nn.Linear(dim, outputs))
 
     @override
-    def start_at(self, label_means: Sequence[float]) -> None:
+    def start_from(self, label_means: Sequence[float]) -> None:
         last = self.layers[-1]
         if isinstance(last, nn.Linear):
             with torch.no_grad():
@@ -154,7 +154,7 @@ class TransformerInterpreter(Interpreter):
         self.last = nn.Linear(self.dim, outputs)
 
     @override
-    def start_at(self, label_means: Sequence[float]) -> None:
+    def start_from(self, label_means: Sequence[float]) -> None:
         with torch.no_grad():
             self.last.weight.zero_()
             self.last.bias.copy_(torch.tensor(label_means))

@@ -62,7 +62,7 @@ class EmotionFineTuning(FineTuning):
         return len(self.attributes)
 
     @override
-    def first_outputs(self, training_set: TrainingSet) -> list[float]:
+    def initial_outputs(self, training_set: TrainingSet) -> list[float]:
         """The training labels' means: from 0, training by CCC stalls on labels of 1 to 7."""
         label_mean = training_set.train_label_mean
         for attribute in self.attributes:

@@ -1,4 +1,4 @@
-"""Adaptation to the training speakers that sound most like the test's: the baselines of Sridhar and Busso (2022)."""
+"""Fine-tuning on the training speakers that sound most like the test's: the baselines of Sridhar and Busso (2022)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from typing_extensions import override
 
 from ser_personal.audio import decode_utterance
-from ser_personal.data.emotion import Adaptation, AdaptationSet
+from ser_personal.data.emotion import SelectedSpeakers, SpeakerSelection
 from ser_personal.encoder.front_end import mfcc_functionals
 from ser_personal.errors import UserError
 from ser_personal.ranges import Seed
@@ -32,12 +32,13 @@ UTTERANCES_A_COMPONENT = 5
 LEAST_VARIANCE = 0.05
 
 
-class SimilarSpeakers(Adaptation):
+class SimilarSpeakers(SpeakerSelection):
     """For each target speaker the training speakers of least KL divergence in acoustics (Sridhar and Busso 2022).
 
     Acoustic features of utterances (MFCC functionals) are brought to a few whitened principal components; a Gaussian
     mixture is fitted to each speaker's; and training speakers are ranked by KL(target || training speaker). Sizes and
-    numbers aren't recorded where we looked: they are arguments, and their defaults ours. No label is read.
+    numbers aren't recorded where we looked: they are arguments, and their defaults ours. No label is read. PLDC's
+    neighbours are others: those of `calibration.pldc`, by cosine of pooled frames.
 
     Args:
         strategy: `unique`, a chosen speaker's utterances enter once; `oversampling`, as often as test speakers chose
@@ -63,20 +64,20 @@ class SimilarSpeakers(Adaptation):
         self.max_utterances, self.seed = max_utterances, seed
 
     @override
-    def choose(self, training: Sequence[Utterance], targets: Sequence[Utterance]) -> AdaptationSet:
+    def choose(self, training: Sequence[Utterance], targets: Sequence[Utterance]) -> SelectedSpeakers:
         features = acoustics_by_speaker(training, self.max_utterances)
         of_targets = acoustics_by_speaker(targets, self.max_utterances)
         for name, found in {"training": features, "test": of_targets}.items():
             if not found:
                 raise UserError(
                     f"no {name} utterance has a known speaker",
-                    where="--data.adaptation SimilarSpeakers",
-                    remedy="Give a corpus with speakers, or leave the adaptation out",
+                    where="--data.speaker_selection SimilarSpeakers",
+                    remedy="Give a corpus with speakers, or leave the selection out",
                 )
         reduced, reduced_targets = reduce_features(features, of_targets, self.dim)
         mixtures = {id_: fit_mixture(rows, self.components, self.seed) for id_, rows in reduced.items()}
         of_target = {id_: fit_mixture(rows, self.components, self.seed) for id_, rows in reduced_targets.items()}
-        return adaptation_set(most_similar(of_target, mixtures, self.speakers), self.strategy)
+        return selected_speakers(most_similar(of_target, mixtures, self.speakers), self.strategy)
 
 
 def acoustics_by_speaker(utterances: Sequence[Utterance], max_utterances: int) -> dict[str, NDArray[np.float64]]:
@@ -140,16 +141,16 @@ def most_similar(
     return chosen
 
 
-def adaptation_set(chosen: Mapping[str, Sequence[str]], strategy: Strategy) -> AdaptationSet:
-    """Make the adaptation set of a strategy from target -> chosen training speakers."""
+def selected_speakers(chosen: Mapping[str, Sequence[str]], strategy: Strategy) -> SelectedSpeakers:
+    """Count the choices by a strategy, from target -> chosen training speakers."""
     votes = Counter(speaker_id for nearest in chosen.values() for speaker_id in nearest)
     if strategy == "oversampling":
-        return AdaptationSet(dict(votes), chosen=chosen)
+        return SelectedSpeakers(dict(votes), chosen=chosen)
     copies = dict.fromkeys(votes, 1)
     if strategy == "unique":
-        return AdaptationSet(copies, chosen=chosen)
+        return SelectedSpeakers(copies, chosen=chosen)
     mean = sum(votes.values()) / max(len(votes), 1)
-    return AdaptationSet(copies, {id_: count / mean for id_, count in votes.items()}, chosen)
+    return SelectedSpeakers(copies, {id_: count / mean for id_, count in votes.items()}, chosen)
 
 
 def _log_overlap(first: GaussianMixture, second: GaussianMixture) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from ser_personal.ranges import PositiveFinite
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerAudio
 from ser_personal.speakers.unseen import Mean, UnseenPolicy
-from ser_personal.types import heard_utterances, unpack_heard
+from ser_personal.types import unpack_hashes, utterance_hashes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +93,7 @@ class SpeakerAdaptation(PAPT):
                 where=self.papt_checkpoint,
                 remedy="Name other sets by --data.splits, or leave adaptation out",
             )
-        self.personalized.heard |= heard_utterances(pretraining_set.pretraining_ids)
+        self.personalized.pretrained_on |= utterance_hashes(pretraining_set.pretraining_ids)
         known = len(self._table.ids)
         self._table.extend(new)
         if self._table.known_features is not None:
@@ -149,7 +149,7 @@ class Adapted(UnseenPolicy):
         checkpoint = _read_papt(self.checkpoint)
         description = checkpoint[DESCRIPTION]
         rows = dict(zip(description["speakers"]["speaker_ids"], checkpoint["state_dict"][_TABLE], strict=True))
-        return rows, SpeakerAudio(frozenset(rows), unpack_heard(description["heard"]))
+        return rows, SpeakerAudio(frozenset(rows), unpack_hashes(description["pretrained_on"]))
 
     @property
     @override

@@ -22,7 +22,7 @@ from ser_personal.pretrain.masked_prediction import (
 from ser_personal.ranges import NonNegativeFinite, PositiveFinite, Seed, Share
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerRepresentation
-from ser_personal.types import FusionName, heard_utterances
+from ser_personal.types import FusionName, utterance_hashes
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -91,7 +91,7 @@ class PAPT(PersonalizedModule):
         pretraining_set = cast("PretrainingSet", training_set)
         num_clusters = pretraining_set.num_clusters
         self.codebook_hash = pretraining_set.codebook_hash
-        self.personalized.heard = heard_utterances(pretraining_set.pretraining_ids)
+        self.personalized.pretrained_on = utterance_hashes(pretraining_set.pretraining_ids)
         self.personalized.build(speaker_set(training_set, training_set.train_speaker_ids))
         self.personalized.encoder.fit_front_end(training_set.training_audio)
         self._build_head(num_clusters, self.hparams["final_dim"])
@@ -193,9 +193,9 @@ class PAPT(PersonalizedModule):
     @override
     def validation_step(self, batch: PretrainBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Predict under masks that depend on the batch alone, so that epochs and models are compared on the same."""
-        first = int(batch["indices"][0])
-        prediction, _ = self._predict(batch, first)
-        cast("MaskedPredictionMetric", self.metrics[dataloader_idx]).update(prediction, first)
+        mask_seed = int(batch["indices"][0])
+        prediction, _ = self._predict(batch, mask_seed)
+        cast("MaskedPredictionMetric", self.metrics[dataloader_idx]).update(prediction, mask_seed)
 
     @override
     def on_validation_epoch_end(self) -> None:

@@ -289,7 +289,7 @@ def check_empty(folder: Path) -> None:
 
 def _config(bundle: Bundle) -> dict[str, Any]:
     # without whose audio was pre-trained on, which is nobody's business
-    description = bundle.network.personalized.describe() | {"heard": ""}
+    description = bundle.network.personalized.describe() | {"pretrained_on": ""}
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

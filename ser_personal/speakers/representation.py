@@ -26,10 +26,10 @@ class SpeakerSet:
 
 @dataclass(frozen=True)
 class SpeakerAudio:
-    """Unlabelled audio that e_s was made from: whose it was, and its utterances as `heard_utterances` has them."""
+    """Unlabelled audio that e_s was made from: whose it was, and its utterances as `utterance_hashes` has them."""
 
     speaker_ids: frozenset[str] = frozenset()
-    heard: frozenset[str] = frozenset()
+    pretrained_on: frozenset[str] = frozenset()
 
 
 class SpeakerDescription(TypedDict):

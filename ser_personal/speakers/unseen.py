@@ -97,11 +97,11 @@ class Refuse(UnseenPolicy):
 
 
 class Nearest(UnseenPolicy):
-    """The embeddings of the k speakers of the table whose features are closest, weighted by their cosines.
+    """The embeddings of the k speakers of the table with the closest features, by cosine (not PLDC's neighbours).
 
     Features of both sides come from one source (`--data.speaker_features`), standardised over the table's speakers. One
-    who is only treated as unseen doesn't count among the nearest. Cosines below 0 weigh nothing; where none is above,
-    and for unknown speakers, it is the mean.
+    who is only treated as unseen doesn't count among the nearest. Each weighs its cosine, those below 0 nothing;
+    where none is above, and for unknown speakers, it is the mean.
 
     Args:
         k: how many speakers; all where the table has fewer.

@@ -225,11 +225,11 @@ class StageCLI(LightningCLI):
     def before_fit(self) -> None:
         """Refuse what Lightning would accept, and spare a resumed fit the weights that its checkpoint replaces."""
         config, trainer = self.config["fit"], self.trainer
-        if config.data.init_args.get("adaptation") and config.model.init_args.get("initial_checkpoint") is None:
+        if config.data.init_args.get("speaker_selection") and config.model.init_args.get("initial_checkpoint") is None:
             raise UserError(
                 "adapts a fine-tuned model, and there is none",
-                where="--data.adaptation",
-                remedy="Give --model.initial_checkpoint, such as finetune.ckpt, or --data.adaptation null for everyone",
+                where="--data.speaker_selection",
+                remedy="Give --model.initial_checkpoint finetune.ckpt, or --data.speaker_selection null for everyone",
             )
         if config.trainer.sync_batchnorm and trainer.strategy.root_device.type != "cuda":
             raise UserError(

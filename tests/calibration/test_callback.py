@@ -25,7 +25,7 @@ from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.scores import score
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 from ser_personal.speakers.representation import SpeakerQuery
-from ser_personal.types import Utterance, heard_utterances
+from ser_personal.types import Utterance, utterance_hashes
 
 ATTRIBUTES = ("arousal", "valence")
 SETTINGS = {"k": 3, "shift_mean": True, "draws": 2}
@@ -326,7 +326,7 @@ def test_conditions_of_the_test_speakers(synthetic_corpus, checkpoint, tmp_path,
             assert found == pytest.approx(expected[attribute].overall_ccc, abs=1e-5)
 
     no_pretraining = torch.load(checkpoint, weights_only=True)
-    no_pretraining["personalized_encoder"]["heard"] = ""
+    no_pretraining["personalized_encoder"]["pretrained_on"] = ""
     torch.save(no_pretraining, checkpoint)
     left = run_test(tmp_path, synthetic_corpus, checkpoint, test_splits=["train"])
     assert left.metrics["splits"]["train"]["speakers"] == {"labelled": 8}
@@ -335,7 +335,7 @@ def test_conditions_of_the_test_speakers(synthetic_corpus, checkpoint, tmp_path,
 def test_whom_tapt_heard_is_known_without_a_table(synthetic_corpus):
     utterances = MSPPodcast(str(synthetic_corpus)).utterances
     first, second = [each for each in utterances if each.speaker_id == utterances[0].speaker_id][:2]
-    audio = SimpleNamespace(speaker_ids=[], heard=heard_utterances([first.utterance_id]))
+    audio = SimpleNamespace(speaker_ids=[], pretrained_on=utterance_hashes([first.utterance_id]))
     model = SimpleNamespace(personalized=SimpleNamespace(speaker_audio=audio))
     data = SimpleNamespace(train_speaker_ids=[], utterances=utterances)
     assert conditions_of(model, data, [second]).tolist() == ["adaptation"]

@@ -36,7 +36,7 @@ from ser_personal.calibration.table import (
 from ser_personal.errors import UserError
 from ser_personal.report.report import report
 from ser_personal.scores import AttributeScores, concordance, mean_scores, score
-from ser_personal.types import Utterance, heard_utterances
+from ser_personal.types import Utterance, utterance_hashes
 
 NAN = float("nan")
 TRAINING = {"labelled", "labelled, not embedded"}
@@ -138,7 +138,7 @@ def test_what_training_knew_of_a_speaker_goes_by_the_utterances_that_were_heard(
     ids = [utterance(speaker_id, number=number).utterance_id for number in heard]
     # the same audio under another split's name
     tested = [replace(each, split="renamed") for each in tested]
-    assert conditions(tested, TRAINING, EMBEDDED, heard_utterances(ids)) == [expected] * 2
+    assert conditions(tested, TRAINING, EMBEDDED, utterance_hashes(ids)) == [expected] * 2
 
 
 def test_speakers_are_counted_once_and_unknown_ones_not_at_all():

@@ -10,7 +10,7 @@ from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerQuery, SpeakerSet
-from ser_personal.types import EncoderOutput, SpeechBatch, heard_utterances
+from ser_personal.types import EncoderOutput, SpeechBatch, utterance_hashes
 
 LENGTHS = torch.tensor([4000, 2000])
 NAMES = ("none", "first", "prefix", "concat", "last")
@@ -65,14 +65,14 @@ def test_without_fusion_there_is_no_table():
 @pytest.mark.parametrize("fusion", NAMES)
 def test_a_description_rebuilds_the_network(fusion):
     network = personalized(fusion)
-    network.heard = heard_utterances(["1", "2"])
+    network.pretrained_on = utterance_hashes(["1", "2"])
     rebuilt = PersonalizedEncoder(HubertEncoder("nowhere/at-all"), SpeakerEmbedding(99), "first")
     assert not rebuilt.is_built
     rebuilt.rebuild(network.describe())
     rebuilt.load_state_dict(network.state_dict())
     assert rebuilt.is_built
     assert rebuilt.describe() == network.describe() | {"encoder": "HubertEncoder"}
-    assert rebuilt.heard == network.heard
+    assert rebuilt.pretrained_on == network.pretrained_on
     speakers = batch("bela", "stranger")
     torch.testing.assert_close(rebuilt(speakers).frames, network(speakers).frames, atol=0, rtol=0)
 

@@ -14,7 +14,7 @@ from ser_personal.finetune.interpreters import TransformerInterpreter
 from ser_personal.finetune.losses import MSELoss
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.scores import score
-from ser_personal.types import ATTRIBUTES, heard_utterances
+from ser_personal.types import ATTRIBUTES, utterance_hashes
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_papt_brings_encoder_fusion_and_speaker_table(data, papt_checkpoint):
     assert_same(prefixed(module.state_dict()), prefixed(weights_of(papt_checkpoint)))
     assert module.personalized.fusion_name == "last"
     assert module.personalized.speakers.ids == data.train_speaker_ids
-    assert module.personalized.heard == heard_utterances(u.utterance_id for u in data.corpus.splits.train)
+    assert module.personalized.pretrained_on == utterance_hashes(u.utterance_id for u in data.corpus.splits.train)
 
 
 @pytest.mark.parametrize("train_speaker_embedding", [False, True])

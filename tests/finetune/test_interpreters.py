@@ -110,7 +110,7 @@ def test_attentive_pooling_by_hand():
 def test_they_start_at_the_label_means():
     means = [4.1, 3.5, 2.0]
     for interpreter, dim in ((built().train(), 12), (mlp().eval(), 16)):
-        interpreter.start_at(means)
+        interpreter.start_from(means)
         if isinstance(interpreter, MLPInterpreter):
             assert torch.equal(interpreter.layers[-1].bias, torch.tensor(means))
             nn.init.zeros_(interpreter.layers[-1].weight)
@@ -146,7 +146,7 @@ class Both(Interpreter):
             self.add_module(name, TransformerInterpreter(16, 1, 2, pooling=pooling))
             getattr(self, name).build(dim, outputs)
 
-    def start_at(self, label_means):
+    def start_from(self, label_means):
         raise NotImplementedError
 
     def forward(self, output):

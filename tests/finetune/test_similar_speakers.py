@@ -13,11 +13,11 @@ from ser_personal.finetune.concordance import ccc_loss
 from ser_personal.finetune.similar_speakers import (
     SimilarSpeakers,
     acoustics_by_speaker,
-    adaptation_set,
     fit_mixture,
     kl_divergence,
     most_similar,
     reduce_features,
+    selected_speakers,
 )
 
 CHOSEN = {"t1": ["a", "b"], "t2": ["b", "c"], "t3": ["b", "a"]}
@@ -85,7 +85,7 @@ def test_the_nearest_are_found_and_nobody_is_near_oneself():
 
 
 def test_strategies_by_hand():
-    unique, over, weighting = (adaptation_set(CHOSEN, name) for name in ("unique", "oversampling", "weighting"))
+    unique, over, weighting = (selected_speakers(CHOSEN, name) for name in ("unique", "oversampling", "weighting"))
     assert (unique.copies, unique.weights) == ({"a": 1, "b": 1, "c": 1}, {})
     assert (over.copies, over.weights) == ({"a": 2, "b": 3, "c": 1}, {})
     assert (weighting.copies, weighting.weights) == ({"a": 1, "b": 1, "c": 1}, {"a": 1.0, "b": 1.5, "c": 0.5})
@@ -98,8 +98,8 @@ def epoch(data):
 
 @pytest.mark.parametrize("strategy", ["unique", "oversampling", "weighting"])
 def test_an_epoch_is_what_the_strategy_says(synthetic_corpus, strategy):
-    data = emotion_data(synthetic_corpus, adaptation=SimilarSpeakers(strategy, speakers=2, dim=4))
-    chosen = data.adaptation_set.chosen
+    data = emotion_data(synthetic_corpus, speaker_selection=SimilarSpeakers(strategy, speakers=2, dim=4))
+    chosen = data.selected_speakers.chosen
     assert set(chosen) == {data.utterances[i].speaker_id for i in data.split_indices("test1")}
     assert all(len(set(nearest)) == 2 and set(nearest) <= set(data.train_speaker_ids) for nearest in chosen.values())
     batches, indices = epoch(data)
@@ -121,7 +121,7 @@ def test_an_epoch_is_what_the_strategy_says(synthetic_corpus, strategy):
 def test_no_label_is_read(synthetic_corpus, relabelled):
     mute = relabelled(lambda row: row.update(EmoAct="4", EmoVal="4", EmoDom="4", EmoClass="X"))
     chosen = [
-        emotion_data(corpus, adaptation=SimilarSpeakers(speakers=2)).adaptation_set.chosen
+        emotion_data(corpus, speaker_selection=SimilarSpeakers(speakers=2)).selected_speakers.chosen
         for corpus in (synthetic_corpus, mute)
     ]
     assert chosen[0] == chosen[1]
@@ -150,9 +150,9 @@ def test_the_command_line(synthetic_corpus, tmp_path):
     arguments = [*configs("finetune.yaml", "tiny/finetune.yaml"), "--data.corpus", synthetic_corpus]
     assert ser("fit", *arguments, *trainer_flags(tmp_path)) == 0
     adapted = [*arguments, *configs("similar_speakers.yaml"), "--model.initial_checkpoint", tmp_path / "finetune.ckpt"]
-    options = ["--data.adaptation.strategy", "weighting", "--data.adaptation.speakers", "3"]
+    options = ["--data.speaker_selection.strategy", "weighting", "--data.speaker_selection.speakers", "3"]
     cli = stage("fit", *adapted, *options, *trainer_flags(tmp_path))
-    assert cli.datamodule.adaptation_set.weights
+    assert cli.datamodule.selected_speakers.weights
     assert cli.model.hparams["learning_rate"] == 1e-5
     tested = ["--ckpt_path", tmp_path / "adapted.ckpt", *trainer_flags(tmp_path)]
     assert ser("test", *arguments, *configs("pldc.yaml"), "--trainer.callbacks.k", "3", *tested) == 0
@@ -162,9 +162,12 @@ def test_random_weights_are_not_adapted(synthetic_corpus, tmp_path, capsys):
     arguments = [*configs("finetune.yaml", "tiny/finetune.yaml"), "--data.corpus", synthetic_corpus]
     adapted = [*arguments, *configs("similar_speakers.yaml"), *trainer_flags(tmp_path)]
     assert ser("fit", *adapted) == 2
-    assert "--data.adaptation: adapts a fine-tuned model, and there is none. Give --model" in capsys.readouterr().err
+    assert (
+        "--data.speaker_selection: adapts a fine-tuned model, and there is none. Give --model"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "adapted.ckpt").exists()
-    assert ser("fit", *adapted, "--data.adaptation", "null") == 0
+    assert ser("fit", *adapted, "--data.speaker_selection", "null") == 0
 
 
 def test_nobody_to_choose_for(relabelled):
@@ -172,13 +175,13 @@ def test_nobody_to_choose_for(relabelled):
         if row["Split_Set"].startswith("Test"):
             row["SpkrID"] = "Unknown"
 
-    data = emotion_data(relabelled(without_speaker), known_speakers_only=False, adaptation=SimilarSpeakers())
+    data = emotion_data(relabelled(without_speaker), known_speakers_only=False, speaker_selection=SimilarSpeakers())
     with pytest.raises(UserError, match="no test utterance has a known speaker"):
         data.setup("fit")
 
 
 def test_a_test_listens_to_nobody(synthetic_corpus, monkeypatch):
     monkeypatch.setattr(SimilarSpeakers, "choose", None)
-    data = emotion_data(synthetic_corpus, adaptation=SimilarSpeakers("weighting"))
+    data = emotion_data(synthetic_corpus, speaker_selection=SimilarSpeakers("weighting"))
     data.setup("test")
     assert "weights" not in next(iter(data.test_dataloader()))

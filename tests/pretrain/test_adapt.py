@@ -10,7 +10,7 @@ from ser_personal.pretrain.adapt import Adapted, SpeakerAdaptation
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerQuery
 from ser_personal.speakers.unseen import EmbeddingTable, UnseenSpeakers, Zero
-from ser_personal.types import unpack_heard
+from ser_personal.types import unpack_hashes
 
 TABLE = "personalized.speakers.embedding.weight"
 
@@ -44,8 +44,8 @@ def test_nothing_changes_but_the_new_rows(papt_checkpoint, adapted):
     rows = after["state_dict"][TABLE]
     assert torch.equal(rows[: len(old)], before["state_dict"][TABLE])
     assert (rows[len(old) :] != before["state_dict"][TABLE].mean(0)).any(1).all()
-    assert len(unpack_heard(after[DESCRIPTION]["heard"])) == 54
-    assert Adapted(str(adapted)).speaker_audio.heard > unpack_heard(before[DESCRIPTION]["heard"])
+    assert len(unpack_hashes(after[DESCRIPTION]["pretrained_on"])) == 54
+    assert Adapted(str(adapted)).speaker_audio.pretrained_on > unpack_hashes(before[DESCRIPTION]["pretrained_on"])
 
 
 def test_a_row_learns_from_its_own_speaker_alone(synthetic_corpus, synthetic_pseudo_labels, papt_checkpoint, tmp_path):

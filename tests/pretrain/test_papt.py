@@ -14,7 +14,7 @@ from ser_personal.errors import UserError
 from ser_personal.pretrain.masked_prediction import PredictionHead, masked_prediction_loss, span_mask
 from ser_personal.pretrain.papt import PAPT
 from ser_personal.speakers.embedding import SpeakerEmbedding
-from ser_personal.types import heard_utterances, unpack_heard
+from ser_personal.types import unpack_hashes, utterance_hashes
 
 
 @pytest.fixture
@@ -254,7 +254,9 @@ def test_validation_is_the_same_each_time_and_tells_unseen_speakers_apart(
 def test_checkpoint_names_what_was_pre_trained_on(data, papt_checkpoint):
     description = torch.load(papt_checkpoint, weights_only=True)["personalized_encoder"]
     assert description["speakers"]["speaker_ids"] == data.train_speaker_ids == [str(number) for number in range(1, 9)]
-    assert unpack_heard(description["heard"]) == heard_utterances(u.utterance_id for u in data.corpus.splits.train)
+    assert unpack_hashes(description["pretrained_on"]) == utterance_hashes(
+        u.utterance_id for u in data.corpus.splits.train
+    )
     assert description["fusion"] == "last"
 
 

@@ -55,7 +55,7 @@ def test_a_base_size_architecture_with_speakers_at_its_input(onnxruntime, tmp_pa
                 "speaker_ids": ["a", "b"],
                 "feature_dim": 0,
             },
-            "heard": "",
+            "pretrained_on": "",
         }
     )
     nn.init.normal_(encoder.speakers.fc.weight)
