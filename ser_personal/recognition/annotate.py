@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 DECIMALS = 6
 ROWS_AT_ONCE = 10_000
 FORMATS = (".csv", ".jsonl", ".parquet")
-_TEXT_COLUMNS = ("source", "speaker")
+_TEXT_COLUMNS = ("file", "speaker")
 _COUNT_COLUMNS = ("calibration_utterances", "short")
 _TABLES = """
     PRAGMA locking_mode = EXCLUSIVE;
     BEGIN EXCLUSIVE;
     CREATE TABLE IF NOT EXISTS progress (done INTEGER NOT NULL, settings TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS rows (content TEXT NOT NULL);
-    CREATE TABLE IF NOT EXISTS failures (source TEXT NOT NULL, reason TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS failures (file TEXT NOT NULL, reason TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS profiles (speaker TEXT PRIMARY KEY, content BLOB NOT NULL);
     COMMIT;
 """
@@ -125,9 +125,9 @@ class Journal:
             yield json.loads(content)
 
     def failures(self) -> list[dict[str, str]]:
-        """All failures: source and reason."""
-        found = self._database.execute("SELECT source, reason FROM failures ORDER BY rowid")
-        return [{"source": source, "reason": reason} for source, reason in found]
+        """All failures: file and reason."""
+        found = self._database.execute("SELECT file, reason FROM failures ORDER BY rowid")
+        return [{"file": file, "reason": reason} for file, reason in found]
 
     def close(self) -> None:
         """Let another run open the file."""
@@ -249,7 +249,9 @@ def annotate(
     )
     recognizer.check_calibrates(recordings, calibrate=calibrate)
     cutter = ("silero" if has_silero() else "energy") if cut == "speech" else cut
+    columns = recognizer.columns_of(recordings)
     settings = {
+        "columns": columns,
         "model": recognizer.bundle.model,
         "list of recordings": content_hash(
             *(f"{(recording.source, recording.speaker_id, recording.turns)}" for recording in recordings)
@@ -263,16 +265,16 @@ def annotate(
         if calibrate and recognizer.calibrator is None:
             _print(console, "no speaker is calibrated: the bundle or the command says so (--calibration)")
         seconds, audio_seconds = _run(recognizer, recordings, journal, console, calibrate=calibrate)
-        write_table(target, journal.rows(), recognizer.columns_of(recordings))
+        write_table(target, journal.rows(), columns)
         failures = journal.failures()
         failed = target.with_name(f"{target.stem}.failed.csv")
         failed.unlink(missing_ok=True)
         if failures:
-            write_table(failed, failures, ["source", "reason"])
+            write_table(failed, failures, ["file", "reason"])
         recognizer.keep(journal.profiles)
     partial.unlink()
     for failure in failures:
-        _print(console, f"failed: {failure['source']}: {failure['reason']}")
+        _print(console, f"failed: {failure['file']}: {failure['reason']}")
     speed = f": {audio_seconds / seconds:.0f} audio-seconds a second" if audio_seconds else ""
     _print(console, f"{audio_seconds:.0f} s of audio in {seconds:.1f} s{speed}")
     _print(console, f"written: {target}" + (f"; {len(failures)} recordings failed, see {failed}" if failures else ""))

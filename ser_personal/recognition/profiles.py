@@ -112,6 +112,11 @@ class SpeakerProfiles:
             profiles._profiles = _read(path, model)
         return profiles
 
+    def __repr__(self) -> str:
+        enrolled = ", ".join(f"{one} {self[one].utterances}" for one in self.ids[:4])
+        who = f"utterances: {enrolled}{', ...' if len(self) > 4 else ''}" if enrolled else "nobody enrolled"
+        return f"{type(self).__name__}({who}; {'in memory' if self.path is None else f'in {self.path}'})"
+
     @property
     def ids(self) -> list[str]:
         """Enrolled speakers, sorted."""

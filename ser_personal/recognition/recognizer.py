@@ -77,12 +77,12 @@ class RowFormat:
     scale: tuple[float, float] | None
     conformal: ConformalTable | None
 
-    @property
-    def columns(self) -> list[str]:
-        """Columns of a row, in their order."""
-        of_attribute = ("raw", "calibrated", "low", "high")
-        values = [f"{attribute}_{name}" for attribute in self.attributes for name in of_attribute]
-        return ["source", "start", "end", "speaker", *values, "calibration_utterances"]
+    def columns(self, *, turns: bool) -> list[str]:
+        """Columns of a row, in their order; `file`, `start` and `end` are audformat's names of a segmented index."""
+        calibrated = [f"{attribute}_calibrated" for attribute in self.attributes]
+        rest = [f"{attribute}_{name}" for attribute in self.attributes for name in ("low", "high", "raw")]
+        marks = TURN_COLUMNS if turns else ()
+        return ["speaker", "start", "end", *calibrated, *rest, "calibration_utterances", *marks, "file"]
 
     def rows(
         self, utterances: Utterances, calibrated: NDArray[np.float64], counts: Sequence[int], *, intervals: bool
@@ -97,11 +97,12 @@ class RowFormat:
         """
         rows: list[Row] = []
         turns = utterances.recording.turns
+        columns = self.columns(turns=turns is not None)
         for segment, speaker_id, raw, values, count in zip(
             utterances.segments, utterances.speaker_ids, utterances.predictions, calibrated, counts, strict=True
         ):
             row: Row = {
-                "source": utterances.recording.source,
+                "file": utterances.recording.source,
                 "start": segment.start / SAMPLE_RATE,
                 "end": segment.end / SAMPLE_RATE,
                 "speaker": speaker_id,
@@ -116,7 +117,7 @@ class RowFormat:
             if isinstance(turns, tuple):
                 row["overlap"] = overlap(segment.start, segment.end, speaker_id, turns)
                 row["short"] = int(segment.samples < SHORT)
-            rows.append(row)
+            rows.append({column: row[column] for column in columns})
         return rows
 
     def _interval(self, attribute: str, value: float, count: int) -> tuple[float, float]:
@@ -318,6 +319,12 @@ class EmotionRecognizer:
         enrolled = None if profiles is None else SpeakerProfiles.open(bundle.model, Path(profiles))
         return cls(bundle, segmenter=segmenter, profiles=enrolled, **options)
 
+    def __repr__(self) -> str:
+        how = "raw" if self.calibrator is None else f"calibrated by {type(self.calibrator).__name__}"
+        scale = "" if self.bundle.scale is None else " from {:g} to {:g}".format(*self.bundle.scale)
+        what = f"{', '.join(self.attributes)}{scale}, {how}"
+        return f"{type(self).__name__}({what}; model {self.bundle.model[:8]}; {len(self.profiles)} enrolled)"
+
     @property
     def attributes(self) -> tuple[str, ...]:
         """Names of the predicted attributes, in the order of their columns."""
@@ -325,8 +332,7 @@ class EmotionRecognizer:
 
     def columns_of(self, recordings: Iterable[Recording]) -> list[str]:
         """Columns of predictions."""
-        turns = any(recording.turns is not None for recording in recordings)
-        return [*self._format.columns, *(TURN_COLUMNS if turns else ())]
+        return self._format.columns(turns=any(recording.turns is not None for recording in recordings))
 
     def predict(
         self,
@@ -348,11 +354,11 @@ class EmotionRecognizer:
             sample_rate: of waveforms, Hz.
 
         Returns:
-            One row an utterance: source (the path, or `array N`), start and end in seconds, speaker, and of each
-            attribute, in label points, `_raw`, `_calibrated` (the raw value where nothing calibrates it), `_low` and
-            `_high` (an interval around it, within the label scale; NaN where the bundle has no table for it); then
-            calibration_utterances, how many of the speaker's utterances the calibration is based on, 0 for none. With
-            segments, also overlap, seconds in which others speak, too, and short, 1 where it lasts under a second.
+            One row an utterance: speaker, start and end in seconds; of each attribute, in label points, `_calibrated`
+            (the raw value where nothing calibrates it), `_low` and `_high` (an interval around it, within the label
+            scale; NaN where the bundle has no table for it) and `_raw`; calibration_utterances, how many of the
+            speaker's utterances the calibration is based on, 0 for none; with segments, overlap, seconds in which
+            others speak, too, and short, 1 where it lasts under a second; last, file (the path, or `array N`).
 
         Raises:
             UserError: a recording can't be decoded or holds no speech, or speakers are named and the bundle holds no

@@ -252,6 +252,7 @@ def test_one_attribute_of_the_bank_can_be_calibrated_alone():
     valence = calibrate(predictions[:, 1:], speaker_ids, pooled, BANK, attributes=["valence"], shift_mean=True)
     np.testing.assert_array_equal(valence.predictions, both.predictions[:, 1:])
     assert valence.attributes == ("valence",)
+    assert repr(both) == "Calibration(40 utterances of 3 speakers: arousal, valence)"
 
 
 def test_tensors_are_taken_and_nothing_is_changed_in_place():

@@ -164,7 +164,7 @@ def test_recordings_that_fail_are_listed_and_the_others_done(annotate, talk, cap
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed: ")]
     pd.testing.assert_frame_equal(pd.read_csv(out), good, atol=1e-4)
     with out.with_name("predictions.failed.csv").open(newline="") as file:
-        failed = {row["source"].rpartition("/")[2]: row["reason"] for row in csv.DictReader(file)}
+        failed = {row["file"].rpartition("/")[2]: row["reason"] for row in csv.DictReader(file)}
     assert failed.keys() == reasons.keys()
     assert len(shown) == len(reasons)
     assert not any("\x1b" in line for line in shown)
@@ -196,8 +196,8 @@ def test_whatever_one_recording_raises_the_others_are_done(annotate, talk, monke
         monkeypatch.setattr(EmotionNetwork, "forward", network)
     frame, failed = pd.read_csv(annotate(code=1)), pd.read_csv(talk.parent / "predictions.failed.csv")
     assert failed.to_numpy().tolist() == [[str(broken), "can't be recognised (MemoryError: 12 GiB)"]]
-    others = good[good["source"] != str(broken)]
-    assert frame["source"].tolist() == others["source"].tolist()
+    others = good[good["file"] != str(broken)]
+    assert frame["file"].tolist() == others["file"].tolist()
     np.testing.assert_allclose(frame["arousal_raw"], others["arousal_raw"], atol=1e-5)
 
 
@@ -221,7 +221,7 @@ def test_an_hour_in_one_recording(annotate, recordings, tmp_path):
     soundfile.write(tmp_path / "long" / "hour.wav", hour, 16_000)
     (tmp_path / "long" / "broken.wav").write_bytes(b"nothing")
     frame = pd.read_csv(annotate("--cut", "energy", audio=tmp_path / "long", code=1))
-    assert set(frame["source"]) == {str(tmp_path / "long" / "hour.wav")}
+    assert set(frame["file"]) == {str(tmp_path / "long" / "hour.wav")}
     assert frame["start"].is_monotonic_increasing
     assert frame["start"].iloc[0] < 10
     assert 3590 < frame["end"].iloc[-1] <= 3600
@@ -242,10 +242,21 @@ def test_a_speaker_whom_the_model_does_not_know(annotate, copy, talk, tmp_path):
     assert reasons.str.startswith("not among the speakers of the embedding table").all()
 
 
+def test_a_table_is_a_segmented_index_to_audformat(annotate):
+    utils = pytest.importorskip("audformat.utils", reason="audformat isn't installed")
+    out = annotate()
+    read, frame = utils.read_csv(out), pd.read_csv(out)
+    assert read.index.names == ["file", "start", "end"]
+    for bound in ("start", "end"):
+        seconds = read.index.get_level_values(bound).total_seconds()
+        np.testing.assert_allclose(seconds, frame[bound], atol=1e-6)
+    np.testing.assert_array_equal(read["arousal_calibrated"], frame["arousal_calibrated"])
+
+
 def test_where_all_fail_the_table_has_its_header_and_a_later_success_leaves_no_list(annotate, recordings, tmp_path):
     (tmp_path / "broken.wav").write_bytes(b"nothing")
     out = annotate(audio=tmp_path / "broken.wav", code=1)
-    assert out.read_text().startswith("source,start,end,speaker,arousal_raw")
+    assert out.read_text().startswith("speaker,start,end,arousal_calibrated")
     out.unlink()
     annotate(audio=recordings[0])
     assert not out.with_name("predictions.failed.csv").exists()
@@ -258,7 +269,7 @@ def test_speakers_of_a_table(annotate, talk, tmp_path):
     frame = pd.read_csv(annotate(audio=tmp_path / "corpus.csv", speaker_from="column", code=1))
     assert frame["calibration_utterances"].tolist() == [1, 0, 2]
     assert frame["arousal_raw"][1] == frame["arousal_calibrated"][1]
-    assert (tmp_path / "predictions.failed.csv").read_text() == "source,reason\nnowhere.wav,no such audio file\n"
+    assert (tmp_path / "predictions.failed.csv").read_text() == "file,reason\nnowhere.wav,no such audio file\n"
     nameless = pd.read_csv(annotate(audio=tmp_path / "corpus.csv", speaker_from="none", out="nameless.csv", code=1))
     assert nameless["speaker"].isna().all()
 
@@ -323,12 +334,12 @@ def test_a_bundle_without_its_bank_calibrates_no_one_unnoticed(annotate, copy, c
 
 def test_nothing_half_written_takes_the_tables_name(tmp_path):
     def rows():
-        yield {"source": "a"}
+        yield {"file": "a"}
         raise Killed
 
     for name in ("a.csv", "a.jsonl"):
         with pytest.raises(Killed):
-            write_table(tmp_path / name, rows(), ["source"])
+            write_table(tmp_path / name, rows(), ["file"])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -82,7 +82,7 @@ def test_intervals_are_measured_on_validation_speakers(tested_checkpoint, synthe
         sorted((synthetic_corpus / "Audios").glob("*_0009_*.wav")), "anna"
     )
     labels = pd.read_csv(synthetic_corpus / "Labels" / "labels_consensus.csv", index_col="FileName")["EmoAct"]
-    errors = (labels[frame["source"].str.rpartition("/")[2]].to_numpy() - frame["arousal_calibrated"]).abs()
+    errors = (labels[frame["file"].str.rpartition("/")[2]].to_numpy() - frame["arousal_calibrated"]).abs()
     # half of two speakers, one of them still to come, is all of the one: the greatest error from 5 utterances on
     widths = json.loads((tmp_path / "bundle" / "conformal.json").read_text())["attributes"]["arousal"]
     assert widths["half_width"][-1] == pytest.approx(errors[4:].max(), abs=1e-4)

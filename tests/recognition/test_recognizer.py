@@ -38,12 +38,26 @@ def lightning(synthetic_corpus, tested_checkpoint, tmp_path):
 
 def test_predictions_are_those_of_the_trainer(recognizer, lightning):
     frame = recognizer.predict(list(lightning))
-    assert list(frame["source"]) == [str(path) for path in lightning]
+    assert list(frame["file"]) == [str(path) for path in lightning]
     np.testing.assert_allclose(frame[RAW], [prediction for prediction, _, _ in lightning.values()], atol=1e-5)
     np.testing.assert_array_equal(frame[CALIBRATED], frame[RAW])
     assert (frame["calibration_utterances"] == 0).all()
     assert frame["speaker"].isna().all()
     assert frame[["arousal_low", "valence_high"]].isna().all(axis=None)
+
+
+def test_a_recognizer_says_what_it_is(bundle, recordings):
+    recognizer = EmotionRecognizer(bundle, device="cpu")
+    model = f"model {bundle.model[:8]}"
+    assert repr(recognizer) == (
+        f"EmotionRecognizer(arousal, valence from 1 to 7, calibrated by CausalPLDC; {model}; 0 enrolled)"
+    )
+    assert repr(recognizer.profiles) == "SpeakerProfiles(nobody enrolled; in memory)"
+    for name in "abcdef":
+        recognizer.enroll(name, recordings[0])
+    assert repr(recognizer).endswith("6 enrolled)")
+    assert repr(recognizer.profiles) == "SpeakerProfiles(utterances: a 1, b 1, c 1, d 1, ...; in memory)"
+    assert "valence from 1 to 7, raw;" in repr(EmotionRecognizer(bundle, calibration="none", device="cpu"))
 
 
 def test_training_speakers_get_their_own_embeddings_only_when_asked(bundle, synthetic_corpus):
@@ -143,7 +157,7 @@ def test_a_long_recording_is_cut_into_its_utterances(bundle, recordings):
     assert (frame["end"] > frame["start"]).all()
     assert (frame["start"].to_numpy()[1:] >= frame["end"].to_numpy()[:-1]).all()
     assert (frame["end"] - frame["start"]).max() <= 2.5
-    assert frame["source"].unique().tolist() == ["array 0"]
+    assert frame["file"].unique().tolist() == ["array 0"]
     assert frame["calibration_utterances"].tolist() == list(range(1, len(frame) + 1))
 
 
@@ -193,6 +207,8 @@ SAID = Utterances(
     predictions=np.array([[4.0], [6.5]]),
 )
 
+NAMES, COUNT = ("calibrated", "low", "high", "raw"), "calibration_utterances"
+
 
 def rows(form: RowFormat, values: list[float], counts: list[int], *, intervals: bool = True) -> list[dict]:
     return form.rows(SAID, np.array(values)[:, None], counts, intervals=intervals)
@@ -200,11 +216,11 @@ def rows(form: RowFormat, values: list[float], counts: list[int], *, intervals: 
 
 def test_a_row_says_where_who_what_and_how_sure():
     first, second = rows(RowFormat(("arousal",), (1, 7), TABLE), [3.0, 5.5], [0, 2])
-    assert list(first) == RowFormat(("arousal",), None, TABLE).columns
-    place = {"source": "talk.wav", "start": 0.0, "end": 1.0, "speaker": "anna"}
+    assert list(first) == ["speaker", "start", "end", *(f"arousal_{name}" for name in NAMES), COUNT, "file"]
+    place = {"file": "talk.wav", "start": 0.0, "end": 1.0, "speaker": "anna"}
     values = {"arousal_raw": 4.0, "arousal_calibrated": 3.0, "arousal_low": 2.0, "arousal_high": 4.0}
-    assert first == {**place, **values, "calibration_utterances": 0}
-    assert (second["start"], second["end"], second["calibration_utterances"]) == (1.5, 3.0, 2)
+    assert first == {**place, **values, COUNT: 0}
+    assert (second["start"], second["end"], second[COUNT]) == (1.5, 3.0, 2)
     assert (second["arousal_low"], second["arousal_high"]) == (3.5, 7.0)
 
 

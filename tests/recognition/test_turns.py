@@ -181,10 +181,10 @@ def test_a_recording_with_wrong_turns_is_listed_and_the_others_done(conversation
     lines += rttm(turns, "two") + rttm(turns, "two").replace(" 1 ", " 2 ")
     (tmp_path / "turns.rttm").write_text(lines)
     frame = annotated(bundle_folder, tmp_path, tmp_path / "talks", "--segments", tmp_path / "turns.rttm", code=1)
-    assert set(frame["source"]) == {str(tmp_path / "talks" / "good.wav")}
+    assert set(frame["file"]) == {str(tmp_path / "talks" / "good.wav")}
     assert len(frame) == 6
     (failed,) = tmp_path.glob("*.failed.csv")
-    reasons = {Path(source).stem: reason for source, reason in pd.read_csv(failed).itertuples(index=False)}
+    reasons = {Path(file).stem: reason for file, reason in pd.read_csv(failed).itertuples(index=False)}
     for name, what in (
         ("late", "turn of anna from 900 to 901 s is past the end"),
         ("two", "has turns on channels 1, 2"),
