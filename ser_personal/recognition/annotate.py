@@ -27,16 +27,10 @@ from ser_personal.files import atomic_file, content_hash
 from ser_personal.ranges import PositiveFinite
 from ser_personal.recognition.bundle import CalibrationName
 from ser_personal.recognition.profiles import SpeakerProfile
-from ser_personal.recognition.recognizer import CHUNK_RECORDINGS, CHUNK_SECONDS, EmotionRecognizer
-from ser_personal.recognition.recordings import (
-    CutName,
-    Recording,
-    SpeakerFrom,
-    chunks,
-    find_recordings,
-    has_silero,
-    with_turns,
-)
+from ser_personal.recognition.raw import CHUNK_RECORDINGS, CHUNK_SECONDS
+from ser_personal.recognition.recognizer import EmotionRecognizer
+from ser_personal.recognition.recordings import Recording, SpeakerFrom, chunks, find_recordings, with_turns
+from ser_personal.recognition.segmenters import CutName, has_silero
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -182,6 +176,7 @@ def annotate(
     segments: str | None = None,
     cut: CutName = "speech",
     window_seconds: PositiveFinite = 5.0,
+    hop_seconds: PositiveFinite | None = None,
     calibration: CalibrationName | None = None,
     pldc: PLDCSettings | None = None,
     profiles: str | None = None,
@@ -208,8 +203,10 @@ def annotate(
             called as the recordings. Speakers whom a diariser numbered are new ones in each recording. Turns longer
             than the training's utterances are cut; those under a second, and overlapping ones, are marked.
         cut: how long recordings are cut: by `speech` (`silero`, or `energy` where silero-vad isn't installed), or into
-            `windows`.
+            `windows`, which turns are cut into as well.
         window_seconds: of a window.
+        hop_seconds: from the beginning of a window to that of the next, for values at a steady rate; `window_seconds`
+            if null. Each window counts as an utterance of its speaker.
         calibration: `pldc`, `posterior` or `none`; as the bundle says if null.
         pldc: settings of PLDC, which then calibrates unless another is named; the bundle's if null.
         profiles: file of enrolled speakers, to start from and to add to.
@@ -244,6 +241,7 @@ def annotate(
         pldc=pldc,
         cut=cut,
         window_seconds=window_seconds,
+        hop_seconds=hop_seconds,
         training_speakers=training_speakers,
         device=device,
     )
@@ -256,7 +254,7 @@ def annotate(
         "list of recordings": content_hash(
             *(f"{(recording.source, recording.speaker_id, recording.turns)}" for recording in recordings)
         ),
-        "cut": [cutter, window_seconds],
+        "cut": [cutter, window_seconds, hop_seconds],
         "calibration": [calibrate, calibration, asdict(pldc or recognizer.bundle.pldc)],
         "training_speakers": training_speakers,
     }

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ser_personal.finetune.module import EmotionFineTuning
-    from ser_personal.recognition.recognizer import Utterances
+    from ser_personal.recognition.raw import Utterances
     from ser_personal.types import Utterance
 
 MAX_SAMPLES = 250_000

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import inf, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -21,11 +20,13 @@ from ser_personal.recognition.profiles import (
     use_enrolled_embeddings,
     with_adapted_embedding,
 )
-from ser_personal.recognition.recordings import CutName, Recording, chunks, cut_turns, make_segmenter, recordings_of
+from ser_personal.recognition.raw import RawRecognizer, Utterances
+from ser_personal.recognition.recordings import Recording, recordings_of
+from ser_personal.recognition.segmenters import CutName, make_segmenter
 from ser_personal.recognition.turns import overlap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     import pandas as pd
     import torch
@@ -34,39 +35,15 @@ if TYPE_CHECKING:
 
     from ser_personal.calibration.conformal import ConformalTable
     from ser_personal.recognition.causal import CausalCalibrator
-    from ser_personal.recognition.network import EmotionNetwork
-    from ser_personal.recognition.recordings import Segment, Segmenter
+    from ser_personal.recognition.segmenters import Segmenter
 
     Audio = str | Path | ArrayLike | Tensor
 
 TURN_COLUMNS = ("overlap", "short")
 # of an utterance that is marked as such
 SHORT = SAMPLE_RATE
-CHUNK_SECONDS = 600.0
-CHUNK_RECORDINGS = 256
-DECODING_THREADS = 2
 
 Row = dict[str, str | float | int | None]
-
-
-@dataclass(frozen=True, eq=False)
-class Utterances:
-    """The utterances of one recording and the model's predictions of them.
-
-    Attributes:
-        seconds: of the whole recording.
-        segments: in the order of time.
-        speaker_ids: of each segment.
-        pooled: (utterances, dim).
-        predictions: (utterances, attributes), label points, raw.
-    """
-
-    recording: Recording
-    seconds: float
-    segments: list[Segment]
-    speaker_ids: list[str | None]
-    pooled: NDArray[np.float64]
-    predictions: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -126,98 +103,6 @@ class RowFormat:
         width = self.conformal.half_width(attribute, count)
         low, high = self.scale or (-inf, inf)
         return min(max(value - width, low), high), max(min(value + width, high), low)
-
-
-@dataclass(frozen=True, eq=False)
-class RawRecognizer:
-    """Decodes recordings, cuts them into utterances and predicts these, many together.
-
-    Attributes:
-        network: the model.
-        segmenter: finds the utterances where no turns are given.
-        max_samples: of an utterance.
-        profiles: of enrolled speakers, who may have embeddings of their own.
-        training_speakers: speaker ids are those of the embedding table; otherwise everyone is outside it.
-    """
-
-    network: EmotionNetwork
-    segmenter: Segmenter
-    max_samples: int
-    profiles: SpeakerProfiles
-    training_speakers: bool = False
-
-    def __call__(self, recordings: Iterable[Recording]) -> Iterator[Utterances | UserError]:
-        """Raw predictions of each recording, in order, or what is wrong with it; some minutes of audio at a time."""
-        for chunk in chunks(recordings, CHUNK_SECONDS, CHUNK_RECORDINGS):
-            yield from self.together(chunk)
-
-    def together(self, recordings: Sequence[Recording]) -> list[Utterances | UserError]:
-        """Raw predictions of each recording, in order, or what is wrong with it, all of their audio in memory."""
-        with ThreadPoolExecutor(DECODING_THREADS) as threads:
-            cut = list(threads.map(self._cut, recordings))
-        usable = [found for found in cut if not isinstance(found, UserError)]
-        try:
-            predicted = iter(self._predict(usable))
-        except Exception:  # noqa: BLE001  one of them did it, and which is found one by one
-            predicted = iter([self._predict_alone(found) for found in usable])
-        return [found if isinstance(found, UserError) else next(predicted) for found in cut]
-
-    def _predict(self, recordings: Sequence[_Cut]) -> list[Utterances | UserError]:
-        if not recordings:
-            return []
-        recognized = self.network.recognize(
-            [found.waveform[segment.start : segment.end] for found in recordings for segment in found.segments],
-            [self._id_in_network(speaker_id) for found in recordings for speaker_id in found.speaker_ids],
-        )
-        ends = np.cumsum([len(found.segments) for found in recordings])[:-1]
-        return [
-            Utterances(recording, len(waveform) / SAMPLE_RATE, segments, speaker_ids, pooled, predictions)
-            for (recording, waveform, segments, speaker_ids), pooled, predictions in zip(
-                recordings, np.split(recognized.pooled, ends), np.split(recognized.predictions, ends), strict=True
-            )
-        ]
-
-    def _predict_alone(self, found: _Cut) -> Utterances | UserError:
-        try:
-            return self._predict([found])[0]
-        except Exception as error:  # noqa: BLE001  whatever a recording does, the others are done
-            return _failure(found.recording, error)
-
-    def _cut(self, recording: Recording) -> _Cut | UserError:
-        try:
-            for speaker_id in recording.speaker_ids:
-                self.network.check_speaker(self._id_in_network(speaker_id))
-            waveform = recording.load()
-            if isinstance(recording.turns, tuple):
-                cut = cut_turns(recording.turns, len(waveform), self.max_samples)
-            else:
-                cut = [(segment, recording.speaker_id) for segment in self.segmenter(waveform)]
-        except UserError as error:
-            return error
-        except Exception as error:  # noqa: BLE001  as above
-            return _failure(recording, error)
-        if not cut:
-            remedy = "Leave it out, or give --cut windows"
-            return UserError("no speech was found in it", where=recording.source, remedy=remedy)
-        segments, speaker_ids = zip(*cut, strict=True)
-        return _Cut(recording, waveform, [*segments], [*speaker_ids])
-
-    def _id_in_network(self, speaker_id: str | None) -> str | None:
-        return speaker_id if self.training_speakers else self.profiles.id_in_network(speaker_id)
-
-
-class _Cut(NamedTuple):
-    recording: Recording
-    waveform: NDArray[np.float32]
-    segments: list[Segment]
-    speaker_ids: list[str | None]
-
-
-def _failure(recording: Recording, error: Exception) -> UserError:
-    what = f"can't be recognised ({type(error).__name__}: {error})"
-    failure = UserError(what, where=recording.source, remedy="Leave it out")
-    failure.__cause__ = error
-    return failure
 
 
 def find_device(name: str | None) -> torch.device:
@@ -298,6 +183,7 @@ class EmotionRecognizer:
         profiles: str | Path | None = None,
         cut: CutName = "speech",
         window_seconds: float = 5.0,
+        hop_seconds: float | None = None,
         **options: Any,
     ) -> Self:
         """Load a bundle.
@@ -306,8 +192,9 @@ class EmotionRecognizer:
             name: a folder that `ser export` wrote, or the name of one on the Hugging Face hub.
             profiles: file for enrolled speakers, read where it exists; in memory alone if None.
             cut: how long recordings are cut: by `speech` (`silero`, or `energy` where silero-vad isn't installed), or
-                into `windows`.
+                into `windows`, which turns are cut into as well.
             window_seconds: of a window.
+            hop_seconds: from the beginning of a window to that of the next; `window_seconds` if None.
             options: calibration, pldc, training_speakers and device, as the class has them.
 
         Raises:
@@ -315,7 +202,9 @@ class EmotionRecognizer:
                 calibration needs.
         """
         bundle = read_bundle(find_bundle(name))
-        segmenter = make_segmenter(cut, max_samples=bundle.max_samples, window_seconds=window_seconds)
+        segmenter = make_segmenter(
+            cut, max_samples=bundle.max_samples, window_seconds=window_seconds, hop_seconds=hop_seconds
+        )
         enrolled = None if profiles is None else SpeakerProfiles.open(bundle.model, Path(profiles))
         return cls(bundle, segmenter=segmenter, profiles=enrolled, **options)
 

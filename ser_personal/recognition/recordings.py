@@ -1,211 +1,32 @@
-"""The recordings to recognise, from a file, a folder, a table or arrays, and where their utterances are."""
+"""The recordings to recognise, from a file, a folder, a table or arrays."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.util import find_spec
-from itertools import pairwise
 from math import inf, isnan
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ser_personal.audio import SAMPLE_RATE, WINDOW, decode, fault_of, is_silent, num_samples_of, resample
+from ser_personal.audio import SAMPLE_RATE, decode, fault_of, num_samples_of, resample
 from ser_personal.corpus.table import SEGMENT, is_table, known, read_csv_rows
 from ser_personal.corpus.table import segment as segment_of
 from ser_personal.errors import UserError
 from ser_personal.recognition.turns import Turn, Turns, check_turns, read_turns
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
     from numpy.typing import NDArray
 
-CutName = Literal["speech", "silero", "energy", "windows"]
 SpeakerFrom = Literal["folder", "column", "none"]
-
-# of the energy detector: frames of 30 ms every 10 ms, levels in dB
-HOP = 160
-HOPS_A_FRAME = 3
-FRAME = HOPS_A_FRAME * HOP
-ABOVE_FLOOR = 9.0
-BELOW_PEAK = 35.0
-QUIETEST_SPEECH = -65.0
-PADDING = int(0.1 * SAMPLE_RATE)
-
-LONGEST_PAUSE = int(0.5 * SAMPLE_RATE)
-SHORTEST_SPEECH = int(0.25 * SAMPLE_RATE)
 
 TABLE = "corpus.csv"
 # those that libsndfile reads, and common ones that it doesn't: to be named as failures rather than passed over
 SOUND_FILES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf"}
 SOUND_FILES |= {".w64", ".rf64", ".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr"}
 _REMEDY = "Leave it out, or give sound such as 16 kHz WAV or FLAC"
-_SILERO_LOCK = Lock()
-
-
-class Segment(NamedTuple):
-    """A part of a recording, in samples, `end` the one after its last."""
-
-    start: int
-    end: int
-
-    @property
-    def samples(self) -> int:
-        """Its length."""
-        return self.end - self.start
-
-
-# waveform (samples,), 16 kHz -> parts of it in the order of time
-Segmenter = Callable[["NDArray[np.float32]"], list[Segment]]
-
-
-def energy_speech(waveform: NDArray[np.float32]) -> list[Segment]:
-    """Stretches of speech that stand out from the recording's noise floor; a crude stand-in for silero-vad (ours).
-
-    A frame of 30 ms counts where its level is 9 dB above the recording's 10th percentile, within 35 dB of its loudest
-    frame, and above -65 dB of full scale. Steady noise and tones have no such frames; music and slammed doors do.
-    """
-    level = levels(waveform)
-    if len(level) == 0:
-        return []
-    threshold = max(np.quantile(level, 0.1) + ABOVE_FLOOR, level.max() - BELOW_PEAK, QUIETEST_SPEECH)
-    loud = np.concatenate([[False], level > threshold, [False]])
-    edges = np.flatnonzero(loud[1:] != loud[:-1])
-    found: list[Segment] = []
-    for first, after in edges.reshape(-1, 2).tolist():
-        start = max(0, first * HOP - PADDING)
-        end = min(len(waveform), (after - 1) * HOP + FRAME + PADDING)
-        if found and start <= found[-1].end:
-            start = found.pop().start
-        found.append(Segment(start, end))
-    return found
-
-
-def levels(waveform: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Level of each frame of 30 ms every 10 ms, (frames,), in dB of full scale."""
-    hops = waveform[: len(waveform) // HOP * HOP].reshape(-1, HOP)
-    energy = np.einsum("ij,ij->i", hops, hops).astype(np.float64)
-    frames = max(0, len(energy) - HOPS_A_FRAME + 1)
-    power = np.sum([energy[offset : offset + frames] for offset in range(HOPS_A_FRAME)], axis=0) / FRAME
-    level: NDArray[np.float64] = 10 * np.log10(power + 1e-10)
-    return level
-
-
-def silero_speech(waveform: NDArray[np.float32]) -> list[Segment]:
-    """Stretches of speech by silero-vad (https://github.com/snakers4/silero-vad, MIT), which brings its weights."""
-    import torch
-    from silero_vad import get_speech_timestamps
-
-    # the network keeps a state from window to window, and recordings are cut in several threads
-    with _SILERO_LOCK, torch.inference_mode():
-        found = get_speech_timestamps(torch.from_numpy(waveform), _silero(), sampling_rate=SAMPLE_RATE)
-    return [Segment(stretch["start"], stretch["end"]) for stretch in found]
-
-
-@cache
-def _silero() -> Any:
-    with warnings.catch_warnings():
-        # torch's, of the format that the package's weights come in
-        warnings.simplefilter("ignore", FutureWarning)
-        from silero_vad import load_silero_vad
-
-        return load_silero_vad()
-
-
-def has_silero() -> bool:
-    """Whether silero-vad is installed."""
-    return find_spec("silero_vad") is not None
-
-
-@dataclass(frozen=True)
-class BySpeech:
-    """Cuts where a speaker pauses. A recording no longer than an utterance of the training is one utterance, uncut.
-
-    Whether such a short one holds speech at all is decided by energy, whatever cuts the long ones: silero-vad takes
-    longer than a small model does, and misses some single words.
-    """
-
-    find_speech: Segmenter
-    max_samples: int
-
-    def __call__(self, waveform: NDArray[np.float32]) -> list[Segment]:
-        """Utterances in the order of time; none where there is no speech."""
-        if len(waveform) <= self.max_samples:
-            return [Segment(0, len(waveform))] if energy_speech(waveform) else []
-        joined = join(self.find_speech(waveform), LONGEST_PAUSE, self.max_samples)
-        cut = [piece for segment in joined for piece in split_evenly(segment, self.max_samples)]
-        return [segment for segment in cut if segment.samples >= SHORTEST_SPEECH] or cut[:1]
-
-
-@dataclass(frozen=True)
-class ByWindows:
-    """Cuts into windows of one length; the last is shorter, and silent ones are left out."""
-
-    samples: int
-
-    def __post_init__(self) -> None:
-        if self.samples < WINDOW:
-            raise UserError(
-                f"windows of {self.samples / SAMPLE_RATE:g} s are shorter than one frame",
-                where="--window_seconds",
-                remedy="Give some seconds",
-            )
-
-    def __call__(self, waveform: NDArray[np.float32]) -> list[Segment]:
-        """Windows in the order of time; none where all are silent."""
-        starts = range(0, len(waveform), self.samples)
-        windows = [Segment(start, min(start + self.samples, len(waveform))) for start in starts]
-        if len(windows) > 1 and windows[-1].samples < WINDOW:
-            last = windows.pop()
-            windows[-1] = Segment(windows[-1].start, last.end)
-        return [window for window in windows if not is_silent(waveform[window.start : window.end])]
-
-
-def make_segmenter(name: CutName, *, max_samples: int, window_seconds: float) -> Segmenter:
-    """Make the segmenter of that name: `speech` is by silero-vad where it is installed, else by energy."""
-    if name == "windows":
-        return ByWindows(int(window_seconds * SAMPLE_RATE))
-    if name == "silero" and not has_silero():
-        raise UserError(
-            "needs the package silero-vad",
-            where="--cut silero",
-            remedy="`pip install silero-vad`, or give --cut energy or --cut windows",
-        )
-    return BySpeech(silero_speech if name != "energy" and has_silero() else energy_speech, max_samples)
-
-
-def join(speech: Sequence[Segment], longest_pause: int, max_samples: int) -> list[Segment]:
-    """Join stretches of speech across pauses of at most `longest_pause` samples, up to `max_samples` together."""
-    joined: list[Segment] = []
-    for segment in speech:
-        near = joined and segment.start - joined[-1].end <= longest_pause
-        if near and segment.end - joined[-1].start <= max_samples:
-            joined[-1] = Segment(joined[-1].start, segment.end)
-        else:
-            joined.append(segment)
-    return joined
-
-
-def split_evenly(segment: Segment, max_samples: int) -> list[Segment]:
-    """Cut a stretch of speech into the fewest equal parts of at most `max_samples`."""
-    parts = max(1, -(-segment.samples // max_samples))
-    cuts = [segment.start + segment.samples * part // parts for part in range(parts + 1)]
-    return [Segment(start, end) for start, end in pairwise(cuts)]
-
-
-def cut_turns(turns: Sequence[Turn], num_samples: int, max_samples: int) -> list[tuple[Segment, str | None]]:
-    """Utterances and their speakers in the order of time, turns longer than `max_samples` cut evenly."""
-    cut = []
-    for start, end, speaker_id in turns:
-        # no shorter than a frame
-        first = min(round(start * SAMPLE_RATE), num_samples - WINDOW)
-        last = max(round(min(end * SAMPLE_RATE, num_samples)), first + WINDOW)
-        cut += [(piece, speaker_id) for piece in split_evenly(Segment(first, last), max_samples)]
-    return sorted(cut, key=lambda utterance: utterance[0])
 
 
 @dataclass(frozen=True, eq=False)

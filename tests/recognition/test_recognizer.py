@@ -15,8 +15,10 @@ from ser_personal.calibration.conformal import ConformalTable, HalfWidths
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError
 from ser_personal.recognition.causal import CausalPLDC
-from ser_personal.recognition.recognizer import RowFormat, Utterances
-from ser_personal.recognition.recordings import ByWindows, Recording, Segment
+from ser_personal.recognition.raw import Utterances
+from ser_personal.recognition.recognizer import RowFormat
+from ser_personal.recognition.recordings import Recording
+from ser_personal.recognition.segmenters import ByWindows, Segment
 
 RAW = ["arousal_raw", "valence_raw"]
 CALIBRATED = ["arousal_calibrated", "valence_calibrated"]

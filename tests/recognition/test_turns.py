@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from math import inf
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from ser_personal import EmotionRecognizer
 from ser_personal.audio import decode
 from ser_personal.errors import UserError
-from ser_personal.recognition.recordings import Segment, cut_turns, find_recordings
+from ser_personal.recognition.recordings import find_recordings
+from ser_personal.recognition.segmenters import Segment, cut_turns, split_evenly
 from ser_personal.recognition.turns import Turn, check_turns, overlap, read_turns
 
 VALUES = ["arousal_raw", "valence_raw", "arousal_calibrated", "valence_calibrated"]
@@ -142,11 +144,22 @@ def test_long_turns_are_cut_and_short_and_overlapping_ones_marked(conversation, 
     frame = annotated(bundle_folder, tmp_path, tmp_path / "meeting.wav", "--segments", tmp_path / "meeting.rttm")
     assert frame["short"].tolist() == [1, 1, 0]
     np.testing.assert_allclose(frame["overlap"], [0.2, 0.025, 0.2], atol=1e-4)
-    cut = cut_turns((Turn(1, inf, "anna"), Turn(0, 2, "ben")), 6 * 16_000, 2 * 16_000)
+    cut = cut_turns((Turn(1, inf, "anna"), Turn(0, 2, "ben")), 6 * 16_000, partial(split_evenly, max_samples=32_000))
     assert cut[0] == (Segment(0, 32_000), "ben")
     assert [piece for piece, who in cut if who == "anna"] == [
         *(Segment(16_000, 42_666), Segment(42_666, 69_333), Segment(69_333, 96_000))
     ]
+
+
+def test_windows_within_turns(conversation, bundle_folder, tmp_path):
+    (tmp_path / "meeting.rttm").write_text(rttm([(0.5, 2.5, "anna"), (1.0, 1.3, "ben")]))
+    flags = (tmp_path / "meeting.wav", "--segments", tmp_path / "meeting.rttm", "--cut", "windows")
+    frame = annotated(bundle_folder, tmp_path, *flags, "--window-seconds", "1", "--hop-seconds", "0.25")
+    anna = frame[frame["speaker"] == "anna"]
+    np.testing.assert_allclose(anna["start"], [0.5, 0.75, 1.0, 1.25, 1.5], atol=1e-4)
+    np.testing.assert_allclose(anna["end"] - anna["start"], 1, atol=1e-4)
+    np.testing.assert_allclose(frame.loc[frame["speaker"] == "ben", ["start", "end"]], [[1.0, 1.3]], atol=1e-4)
+    assert frame["start"].is_monotonic_increasing
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 30), st.sampled_from("abc")), max_size=8))

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ser_personal.audio import WINDOW
+from ser_personal.errors import UserError
+from ser_personal.recognition.segmenters import (
+    BySpeech,
+    ByWindows,
+    Segment,
+    energy_speech,
+    has_silero,
+    join,
+    levels,
+    make_segmenter,
+    silero_speech,
+    split_evenly,
+)
+
+RATE = 16_000
+
+
+def speech_like(seconds: float, seed: int = 0) -> np.ndarray:
+    """Noise in syllables of 0.2 s."""
+    samples = int(seconds * RATE)
+    loudness = 0.2 * np.sin(np.pi * np.arange(samples) / (0.2 * RATE)) ** 2
+    return (np.random.default_rng(seed).normal(size=samples) * loudness).astype(np.float32)
+
+
+def test_speech_is_found_between_pauses_and_noise():
+    quiet = np.random.default_rng(1).normal(0, 0.001, 10 * RATE).astype(np.float32)
+    quiet[2 * RATE : 4 * RATE] += speech_like(2)
+    quiet[6 * RATE : 9 * RATE] += speech_like(3)
+    first, second = BySpeech(energy_speech, 5 * RATE)(quiet)
+    assert first == pytest.approx((2 * RATE, 4 * RATE), abs=0.15 * RATE)
+    assert second == pytest.approx((6 * RATE, 9 * RATE), abs=0.15 * RATE)
+
+
+@pytest.mark.parametrize(
+    "waveform",
+    [
+        np.zeros(5 * RATE),
+        np.full(5 * RATE, 0.5),
+        np.random.default_rng(0).normal(0, 0.1, 5 * RATE),
+        np.sin(np.arange(5 * RATE) / 10),
+        np.zeros(400),
+    ],
+    ids=["silence", "constant", "noise", "tone", "one frame"],
+)
+def test_no_speech_in_what_never_changes(waveform):
+    assert BySpeech(energy_speech, 2 * RATE)(waveform.astype(np.float32)) == []
+    assert BySpeech(energy_speech, 10 * RATE)(waveform.astype(np.float32)) == []
+
+
+def test_an_utterance_stays_whole():
+    waveform = np.pad(speech_like(2), RATE)
+    assert BySpeech(energy_speech, 4 * RATE)(waveform) == [Segment(0, 4 * RATE)]
+
+
+def test_levels_are_of_full_scale():
+    np.testing.assert_allclose(levels(np.ones(1000, dtype=np.float32)), 0, atol=1e-4)
+    assert len(levels(np.ones(480, dtype=np.float32))) == 1
+    assert len(levels(np.ones(479, dtype=np.float32))) == 0
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), max_size=12), st.integers(0, 20), st.integers(10, 80)
+)
+def test_joined_and_split_stretches_hold_all_speech_in_order(lengths, pause, most):
+    speech, end = [], 0
+    for gap, length in lengths:
+        speech.append(Segment(end + gap, end + gap + length))
+        end += gap + length
+    cut = [piece for segment in join(speech, pause, most) for piece in split_evenly(segment, most)]
+    assert all(0 < segment.end - segment.start <= most for segment in cut)
+    assert all(one.end <= other.start for one, other in pairwise(cut))
+    inside = {sample for segment in cut for sample in range(*segment)}
+    spoken = {sample for segment in speech for sample in range(*segment)}
+    assert spoken <= inside
+    pauses = inside - spoken
+    assert all(any(s.end <= sample < s.end + pause for s in speech) for sample in pauses)
+
+
+def test_windows_cover_all_but_silence():
+    waveform = speech_like(10.01)
+    waveform[4 * RATE : 6 * RATE] = 0
+    starts = [(window.start / RATE, window.end / RATE) for window in ByWindows(2 * RATE)(waveform)]
+    assert starts == [(0, 2), (2, 4), (6, 8), (8, 10.01)]
+    assert ByWindows(2 * RATE)(waveform[: 3 * RATE]) == [Segment(0, 2 * RATE), Segment(2 * RATE, 3 * RATE)]
+    for wrong, what in (
+        ({"window_seconds": 0.01}, r"--window_seconds: windows of 0.01 s are shorter than one frame"),
+        ({"window_seconds": 4, "hop_seconds": 0.01}, r"--hop_seconds: hops of 0.01 s are shorter than one frame"),
+    ):
+        with pytest.raises(UserError, match=what):
+            make_segmenter("windows", max_samples=10, **wrong)
+    with pytest.raises(UserError, match=r"--hop_seconds: is of windows alone. Give --cut windows"):
+        make_segmenter("speech", max_samples=10, window_seconds=4, hop_seconds=1)
+
+
+@given(st.integers(0, 50), st.integers(1, 500), st.integers(40, 100), st.integers(40, 150))
+def test_windows_begin_at_a_steady_rate_and_each_says_something_new(first, length, samples, hop):
+    """In units of ten samples, for windows are a frame at least."""
+    stretch = Segment(first * 10, (first + length) * 10)
+    windows = ByWindows(samples * 10, hop * 10).within(stretch)
+    assert [window.start for window in windows] == [stretch.start + n * hop * 10 for n in range(len(windows))]
+    assert all(window.samples <= samples * 10 or window is windows[-1] for window in windows)
+    assert all(one.end < other.end for one, other in pairwise(windows))
+    assert stretch.end - windows[-1].end <= max(0, hop - samples) * 10 + WINDOW
+    if hop <= samples:
+        assert windows[-1].end == stretch.end
+
+
+def test_without_silero_energy_finds_speech(monkeypatch):
+    monkeypatch.setattr("ser_personal.recognition.segmenters.has_silero", lambda: False)
+    segmenter = make_segmenter("speech", max_samples=10, window_seconds=5)
+    assert segmenter.find_speech is energy_speech
+    with pytest.raises(UserError, match="pip install silero-vad"):
+        make_segmenter("silero", max_samples=10, window_seconds=5)
+
+
+@pytest.mark.skipif(not has_silero(), reason="silero-vad isn't installed (the extra vad)")
+def test_silero_finds_no_speech_in_noise():
+    assert make_segmenter("speech", max_samples=10, window_seconds=5).find_speech is silero_speech
+    noise = np.random.default_rng(0).normal(0, 0.05, 2 * RATE).astype(np.float32)
+    assert silero_speech(noise) == []
+    assert "silero_vad" in sys.modules
