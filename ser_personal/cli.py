@@ -22,6 +22,8 @@ from ser_personal.help_page import close_flag, help_page
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+# of every command
+VERBOSE = "--verbose"
 # 128 and SIGINT's number, as shells have it
 CTRL_C = 130
 Made = TypeVar("Made")
@@ -96,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A notebook calls it likewise: `main(["fit", "--config", "papt.yaml", "--data.corpus", "corpus"])`.
     """
     argv = sys.argv[1:] if arguments is None else [str(argument) for argument in arguments]
-    silence_warnings()
+    silence_warnings(verbose=VERBOSE in argv)
     # a name in another script must not end a command on a terminal that can't show it
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -210,7 +212,7 @@ def overview() -> str:
     lines += [f"  {name:10}{stage.summary}" for name, stage in STAGES.items()]
     lines += ["", "commands:"]
     lines += [f"  {name:10}{command.summary}" for name, command in COMMANDS.items()]
-    lines += ["", "`ser COMMAND --help` lists its arguments."]
+    lines += ["", "`ser COMMAND --help` lists its arguments; --verbose shows what Lightning says, too."]
     return "\n".join(lines) + "\n"
 
 
@@ -351,6 +353,8 @@ def parse(
         several = {"type": str, "nargs": "+"} if hints[name] == list[str] else {"type": hints[name]}
         parser.add_argument(name, help=described.get(name), **several)
     parser.add_function_arguments(function, as_group=False, skip=set(positional), fail_untyped=False)
+    if "verbose" not in hints:
+        parser.add_argument(VERBOSE, action="store_true", help="show what Lightning says, too")
     booleans = {action.dest for action in parser._actions if getattr(action, "_typehint", None) is bool}  # noqa: SLF001
     words = _plain_flags(arguments, booleans)
     for name in positional:
@@ -367,7 +371,7 @@ def parse(
             except UserError as error:
                 where = ".".join([f"--{name}", *([str(error.where).removeprefix("--")] if error.where else [])])
                 raise UserError(error.what, where=where, remedy=f"`{prog} --help` lists the arguments") from error
-    return {name: value for name, value in values.items() if name != "config"}
+    return {name: value for name, value in values.items() if name in hints or name not in {"config", "verbose"}}
 
 
 def _plain_flags(arguments: Sequence[str], booleans: set[str]) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from importlib.util import find_spec
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -22,11 +24,26 @@ class UserError(Exception):
         super().__init__(" ".join(f"{place}{what}. {remedy}{stop}".split()))
 
 
-def silence_warnings() -> None:
-    """Silence what Lightning says on every run and no user of this project can act on."""
+# where Lightning logs what it found, and this package what it did
+_LOGGERS = [logging.getLogger(f"lightning.{name}") for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed")]
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    lightning = find_spec("lightning")
+    return lightning is None or not record.pathname.startswith(str(Path(str(lightning.origin)).parent))
+
+
+def silence_warnings(*, verbose: bool = False) -> None:
+    """Silence what Lightning says on every run and no user of this project can act on.
+
+    Args:
+        verbose: let it say what devices, seeds and logging intervals it found.
+    """
     warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
     # scores are computed over all devices before they are logged
     warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
+    warnings.filterwarnings("default" if verbose else "ignore", message="The number of training batches")
+    for logger in _LOGGERS:
+        (logger.removeFilter if verbose else logger.addFilter)(_is_ours)

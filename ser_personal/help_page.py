@@ -70,7 +70,9 @@ def help_page(stage: str, summary: str) -> str:
         first, *more = wrap(f"{what}: {', '.join(names)}", 80)
         lines += [f"  {folder + '*.yaml':{NAMES - 2}}{first}", *(" " * NAMES + line for line in more)]
     lines += ["", f"All flags: `ser {stage} --help all`; those of a class: `ser {stage} --model.help PAPT`,"]
-    lines += ["`--data.help EmotionDataModule`, `--trainer.callbacks.help PLDCCallback`."]
+    lines += [
+        "`--data.help EmotionDataModule`, `--trainer.callbacks.help PLDCCallback`. --verbose shows what Lightning says."
+    ]
     return "\n".join(lines) + "\n"
 
 

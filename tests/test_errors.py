@@ -24,18 +24,24 @@ def test_a_message_says_where_what_and_what_to_do(error, message):
     assert str(error) == message
 
 
-def test_lightnings_advertisement_is_left_out_and_its_other_lines_are_not(caplog):
+@pytest.mark.parametrize(("verbose", "said"), [(False, ["ours"]), (True, ["GPU available: False", "ours"])])
+def test_what_lightning_found_is_said_with_verbose_alone(verbose, said, caplog):
+    from lightning.pytorch.trainer import setup
+    from lightning.pytorch.utilities import rank_zero_info
+
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     before = list(logger.filters)
     try:
         with warnings.catch_warnings():
-            silence_warnings()
+            silence_warnings(verbose=verbose)
         with caplog.at_level(logging.INFO, logger=logger.name):
-            logger.info("Tip: for seamless logging, install litlogger")
-            logger.info("GPU available: False")
+            logger.handle(
+                logger.makeRecord(logger.name, logging.INFO, setup.__file__, 1, "GPU available: False", (), None)
+            )
+            rank_zero_info("ours")
     finally:
         logger.filters = before
-    assert caplog.messages == ["GPU available: False"]
+    assert caplog.messages == said
 
 
 def test_a_new_run_in_an_old_folder_is_not_warned_of():

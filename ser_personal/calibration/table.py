@@ -6,6 +6,7 @@ by name, to the oracle alone.
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
@@ -220,4 +221,4 @@ def format_scores(of_attributes: Iterable[AttributeScores]) -> list[str]:
 
 def points(value: float) -> str:
     """Format a score as papers do, .734; a dash where it is undefined."""
-    return "-" if isnan(value) else f"{value:.3f}".replace("0.", ".", 1)
+    return "-" if isnan(value) else re.sub(r"^(-?)0\.", r"\1.", f"{value:.3f}")

@@ -10,13 +10,14 @@ import sys
 from functools import partial
 from pathlib import Path
 from pydoc import locate
+from time import perf_counter
 from traceback import walk_tb
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
@@ -40,7 +41,7 @@ from ser_personal.calibration.run_writers import (
     run_folder,
 )
 from ser_personal.calibration.table import points
-from ser_personal.cli import OneLineErrors, find_user_error, make
+from ser_personal.cli import VERBOSE, OneLineErrors, find_user_error, make
 from ser_personal.encoder.module import UNFIT, PersonalizedModule, read_checkpoint, unfit
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
@@ -75,6 +76,24 @@ class RunConfig(SaveConfigCallback):
         atomic_write(run_folder(trainer) / self.config_filename, content.encode())
 
 
+class EpochLines(Callback):
+    """Prints a line a validation where there is no progress bar, as in a log file."""
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = perf_counter()
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        monitor = getattr(trainer.checkpoint_callback, "monitor", None)
+        score = trainer.callback_metrics.get(str(monitor))
+        silent = trainer.progress_bar_callback is not None or trainer.sanity_checking or trainer.state.fn != "fit"
+        if trainer.is_global_zero and score is not None and not silent:
+            last = f" of {trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
+            seconds = f"{perf_counter() - self._started:.0f} s"
+            print(f"epoch {trainer.current_epoch + 1}{last}: {monitor} {points(float(score))}, {seconds}", flush=True)
+
+
 class StageCLI(LightningCLI):
     """LightningCLI over this project's modules and datamodules, which differs in what a checkpoint may change."""
 
@@ -89,6 +108,7 @@ class StageCLI(LightningCLI):
     @override
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.add_argument(VERBOSE, action="store_true", help="show what Lightning says, too")
         if subcommand == "fit":
             parser.add_argument("--replace", action="store_true", help="replace the model of an earlier fit")
         return parser
@@ -96,7 +116,9 @@ class StageCLI(LightningCLI):
     @override
     def before_instantiate_classes(self) -> None:
         # asked for once: a saved config must not ask for it again
-        self._replace = self.config[self.config["subcommand"]].pop("replace", False)
+        asked = self.config[self.config["subcommand"]]
+        asked.pop("verbose")
+        self._replace = asked.pop("replace", False)
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:  # type: ignore[override]
@@ -283,6 +305,11 @@ class StageCLI(LightningCLI):
             sys.stderr.write(f"ser: stopped by {stop.signal.name} after step {self.trainer.global_step}; {saved}\n")
             raise
         if self.trainer.is_global_zero:
+            for kept in self.trainer.checkpoint_callbacks:
+                if isinstance(kept, StageCheckpoint) and kept.best_model_score is not None:
+                    best = f"{kept.monitor} {points(float(kept.best_model_score))}"
+                    path, epochs = os.path.relpath(kept.best_model_path), self.trainer.current_epoch
+                    print(f"written: {path}, {best}, the best of {epochs} epochs")
             # a later fit of this folder would be resumed from what Lightning saved for a job queued again
             for saved_for_slurm in Path(self.trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"):
                 saved_for_slurm.unlink()
@@ -356,7 +383,9 @@ def run(arguments: list[str]) -> StageCLI:
             auto_configure_optimizers=False,
             trainer_defaults={
                 "use_distributed_sampler": False,
-                "callbacks": [ExactResumption(), Interruption(), FiniteLoss(), KnownMonitors()],
+                "enable_model_summary": VERBOSE in arguments,
+                "enable_progress_bar": sys.stdout.isatty(),
+                "callbacks": [ExactResumption(), Interruption(), FiniteLoss(), KnownMonitors(), EpochLines()],
             },
             save_config_callback=RunConfig,
             save_config_kwargs={"save_to_log_dir": False},

@@ -224,6 +224,16 @@ def test_pldc_joins_the_callbacks_of_fine_tuning_and_scores_are_printed_once(run
     assert "overall_ccc" not in printed
 
 
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_fit_says_each_thing_once(tmp_path, synthetic_corpus, capsys, caplog, verbose):
+    flags = [*trainer_flags(tmp_path, max_epochs=2)[:-2], *(["--verbose"] if verbose else [])]
+    assert ser("fit", *finetune_arguments(synthetic_corpus), *flags) == 0
+    printed = capsys.readouterr().out + caplog.text
+    assert re.findall(r"epoch (\d) of 2: val_ccc -?\.\d{3}, \d+ s", printed) == ["1", "2"]
+    assert len(re.findall(r"written: .*finetune.ckpt, val_ccc -?\.\d{3}, the best of 2 epochs", printed)) == 1
+    assert all((line in printed) == verbose for line in ("Total params", "Seed set to", "GPU available"))
+
+
 def test_the_same_fit_can_be_run_again_and_gives_the_same_weights(run, tmp_path, synthetic_corpus):
     arguments = ["fit", *finetune_arguments(synthetic_corpus), *trainer_flags(tmp_path)]
     weights = []
