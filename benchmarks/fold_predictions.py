@@ -55,8 +55,8 @@ def _predictions(table: str, checkpoint: Path) -> bytes:
     """The .npz file: utterance_ids, speaker_ids, splits, predictions, pooled and labels, a row an utterance."""
     from lightning.pytorch import Trainer
 
-    from ser_personal.calibration.run_writers import Collector
     from ser_personal.data.emotion import EmotionDataModule
+    from ser_personal.evaluation.run_writers import Collector
     from ser_personal.finetune.module import EmotionFineTuning
 
     data = EmotionDataModule(table, num_workers=0)

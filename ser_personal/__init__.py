@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ser_personal.audio import num_frames
-    from ser_personal.calibration.callback import PLDCCallback
     from ser_personal.calibration.pldc import calibrate
     from ser_personal.calibration.posterior import PosteriorCalibrator
     from ser_personal.corpus.csv_corpus import CSVCorpus
     from ser_personal.corpus.msp_podcast import MSPPodcast
     from ser_personal.data.emotion import EmotionDataModule
     from ser_personal.data.pretrain import PretrainDataModule
+    from ser_personal.evaluation.pldc_callback import PLDCCallback
     from ser_personal.finetune.concordance import ccc, ccc_loss
     from ser_personal.finetune.module import EmotionFineTuning
     from ser_personal.pretrain.masked_prediction import PredictionHead, masked_prediction_loss, span_mask
@@ -51,7 +51,7 @@ _HOMES = {
     "EmotionFineTuning": "finetune.module",
     "EmotionRecognizer": "recognition.recognizer",
     "MSPPodcast": "corpus.msp_podcast",
-    "PLDCCallback": "calibration.callback",
+    "PLDCCallback": "evaluation.pldc_callback",
     "PosteriorCalibrator": "calibration.posterior",
     "PredictionHead": "pretrain.masked_prediction",
     "PretrainDataModule": "data.pretrain",

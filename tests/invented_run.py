@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ser_personal.calibration.run_files import SpeakerVectors, write_json, write_speakers
+from ser_personal.evaluation.run_files import SpeakerVectors, write_json, write_speakers
 from ser_personal.scores import as_json, score
 
 ROWS = (

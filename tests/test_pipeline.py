@@ -5,7 +5,7 @@ import json
 import pytest
 from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data, trainer
 
-from ser_personal.calibration.callback import PLDCCallback
+from ser_personal.evaluation.pldc_callback import PLDCCallback
 from ser_personal.finetune.interpreters import MLPInterpreter
 from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
 

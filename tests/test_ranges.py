@@ -6,13 +6,13 @@ from math import inf, nan
 import pytest
 from jsonargparse import ArgumentParser
 
-from ser_personal.calibration.callback import PLDCCallback
 from ser_personal.cli import OneLineErrors
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.data.pretrain import PretrainDataModule
 from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
 from ser_personal.errors import UserError
+from ser_personal.evaluation.pldc_callback import PLDCCallback
 from ser_personal.finetune.interpreters import MLPInterpreter
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.pretrain.kmeans import PseudoLabelData

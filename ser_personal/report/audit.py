@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ser_personal.calibration.divergence import ShiftTable
-from ser_personal.calibration.run_files import write_json
+from ser_personal.evaluation.run_files import write_json
 from ser_personal.report.bootstrap import COVERAGE, Bootstrap, Estimate
 from ser_personal.report.groups import (
     GroupComparison,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ser_personal.calibration.run_files import RunFolder, ScoredSet, SpeakerVectors
+    from ser_personal.evaluation.run_files import RunFolder, ScoredSet, SpeakerVectors
 
 SYSTEMS = ("raw", "calibrated")
 MEANING = (

@@ -13,12 +13,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from typing_extensions import override
 
-from ser_personal.calibration.run_files import BASELINE, SPEAKER_MOMENTS, rows_as_json, write_json, write_moments
-from ser_personal.calibration.run_writers import RunWriter, run_folder
 from ser_personal.calibration.table import CalibrationRow, print_scores, speaker_moments
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
 from ser_personal.encoder.front_end import mfcc_functionals
 from ser_personal.errors import UserError
+from ser_personal.evaluation.run_files import BASELINE, SPEAKER_MOMENTS, rows_as_json, write_json, write_moments
+from ser_personal.evaluation.run_writers import RunWriter, run_folder
 from ser_personal.files import refuse_existing
 from ser_personal.ranges import AtLeastTwo
 from ser_personal.scores import score

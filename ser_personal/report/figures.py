@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from ser_personal.calibration.run_files import RunFolder, ScoredSet
+    from ser_personal.evaluation.run_files import RunFolder, ScoredSet
     from ser_personal.report.audit import Audit, SetAudit
     from ser_personal.report.bootstrap import Estimate
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ser_personal.calibration.table import points
 
 if TYPE_CHECKING:
-    from ser_personal.calibration.run_files import RunFolder, ScoredSet
+    from ser_personal.evaluation.run_files import RunFolder, ScoredSet
     from ser_personal.report.bootstrap import Estimate
 
 ROWS = {

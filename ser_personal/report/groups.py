@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from ser_personal.calibration.run_files import ScoredSet
+    from ser_personal.evaluation.run_files import ScoredSet
     from ser_personal.report.bootstrap import Bootstrap, Estimate
 
 METRICS = ("overall_ccc", "average_ccc", "bias", "mean_absolute_error")

@@ -19,7 +19,7 @@ from ser_personal.report.groups import METRICS
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from ser_personal.calibration.run_files import RunFolder
+    from ser_personal.evaluation.run_files import RunFolder
     from ser_personal.report.audit import Audit
     from ser_personal.report.figures import Drawing
 
@@ -49,7 +49,7 @@ def report(
     """
     from rich.console import Console
 
-    from ser_personal.calibration.run_files import read_run
+    from ser_personal.evaluation.run_files import read_run
     from ser_personal.report.audit import audit, small_groups, write_audit
     from ser_personal.report.bootstrap import Bootstrap
     from ser_personal.report.figures import draw_all

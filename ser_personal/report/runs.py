@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from ser_personal.calibration.run_files import COST, METRICS, SPEAKER_MOMENTS, write_json
 from ser_personal.calibration.table import KEYS, MOMENTS
 from ser_personal.errors import UserError
+from ser_personal.evaluation.run_files import COST, METRICS, SPEAKER_MOMENTS, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

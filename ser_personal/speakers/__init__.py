@@ -1,1 +1,1 @@
-"""Who speaks: embeddings, vectors, label statistics."""
+"""Who speaks: embeddings, vectors, label statistics. encoder/fusion.py adds e_s to the frames."""

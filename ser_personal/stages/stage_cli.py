@@ -23,16 +23,20 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-import ser_personal.calibration.callback
 import ser_personal.data.pretrain
 import ser_personal.data.speaker_features
+import ser_personal.evaluation.pldc_callback
 import ser_personal.finetune.module
 import ser_personal.finetune.similar_speakers
 import ser_personal.pretrain.adapt
 import ser_personal.report.baseline
 import ser_personal.report.cost
 import ser_personal.speakers.features
-from ser_personal.calibration.run_writers import (
+from ser_personal.calibration.table import points
+from ser_personal.cli import VERBOSE, OneLineErrors, find_user_error, make
+from ser_personal.encoder.module import UNFIT, PersonalizedModule, read_checkpoint, unfit
+from ser_personal.errors import UserError
+from ser_personal.evaluation.run_writers import (
     AttributeTestWriter,
     Collecting,
     EmotionPredictionWriter,
@@ -40,10 +44,6 @@ from ser_personal.calibration.run_writers import (
     PredictionWriter,
     run_folder,
 )
-from ser_personal.calibration.table import points
-from ser_personal.cli import VERBOSE, OneLineErrors, find_user_error, make
-from ser_personal.encoder.module import UNFIT, PersonalizedModule, read_checkpoint, unfit
-from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
 from ser_personal.finetune.classification import EmotionClassification
 from ser_personal.finetune.module import EmotionFineTuning

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from ser_personal.calibration.run_files import PREDICTIONS, SPEAKER_MOMENTS, write_json
 from ser_personal.corpus.splits import first_few
 from ser_personal.errors import UserError
+from ser_personal.evaluation.run_files import PREDICTIONS, SPEAKER_MOMENTS, write_json
 from ser_personal.files import atomic_write, content_hash
 from ser_personal.report.compare import compare
 from ser_personal.report.formatting import duration

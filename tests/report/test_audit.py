@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from invented_run import edit_json, invent
 
-from ser_personal.calibration.run_files import SpeakerVectors, read_run
 from ser_personal.errors import UserError
+from ser_personal.evaluation.run_files import SpeakerVectors, read_run
 from ser_personal.report.audit import SHIFTS, analyse_shifts, harm, probe, probes, shift_table, speaker_changes
 from ser_personal.report.bootstrap import Bootstrap
 from ser_personal.report.figures import shift_scatter, style

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from invented_run import invent
 
-from ser_personal.calibration.run_files import read_run
+from ser_personal.evaluation.run_files import read_run
 from ser_personal.report.figures import (
     INK,
     Drawing,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from invented_run import ROWS, invent
 
-from ser_personal.calibration.run_files import read_run
+from ser_personal.evaluation.run_files import read_run
 from ser_personal.report import formatting
 from ser_personal.report.bootstrap import Estimate
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from invented_run import edit_json, invent
 
-from ser_personal.calibration.run_files import read_run
 from ser_personal.errors import UserError
+from ser_personal.evaluation.run_files import read_run
 from ser_personal.report.bootstrap import Bootstrap
 from ser_personal.report.groups import (
     METRICS,

@@ -10,8 +10,8 @@ from command_line import ser
 from invented_run import edit_json, invent
 from tiny_models import emotion_data, finetuning, newest_run, trainer
 
-from ser_personal.calibration.callback import PLDCCallback
 from ser_personal.errors import UserError
+from ser_personal.evaluation.pldc_callback import PLDCCallback
 from ser_personal.report.report import report
 
 VOID = {"meta", "br", "link", "img"}

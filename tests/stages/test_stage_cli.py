@@ -11,11 +11,11 @@ import pytest
 import torch
 from command_line import configs, finetune_arguments, papt_arguments, ser, stage, trainer_flags
 
-from ser_personal.calibration.callback import PLDCCallback
 from ser_personal.cli import parse
 from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.errors import UserError
+from ser_personal.evaluation.pldc_callback import PLDCCallback
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.pretrain.kmeans import kmeans
 from ser_personal.speakers.unseen import Zero

@@ -14,13 +14,13 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from tiny_models import emotion_data, finetuning, newest_run, trainer
 
-from ser_personal.calibration.callback import PLDCCallback, bank_fingerprint, predict_split
 from ser_personal.calibration.divergence import speaker_shifts
 from ser_personal.calibration.pldc import PLDCSettings, calibrate
-from ser_personal.calibration.run_files import read_vectors
-from ser_personal.calibration.run_writers import conditions_of
 from ser_personal.corpus.msp_podcast import MSPPodcast
 from ser_personal.errors import UserError
+from ser_personal.evaluation.pldc_callback import PLDCCallback, bank_fingerprint, predict_split
+from ser_personal.evaluation.run_files import read_vectors
+from ser_personal.evaluation.run_writers import conditions_of
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.scores import score
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder

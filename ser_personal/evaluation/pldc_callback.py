@@ -17,7 +17,17 @@ from typing_extensions import override
 from ser_personal.calibration.conformal import intervals_as_json
 from ser_personal.calibration.divergence import speaker_shifts
 from ser_personal.calibration.pldc import PLDC, PLDCSettings, Statistics
-from ser_personal.calibration.run_files import (
+from ser_personal.calibration.table import (
+    LEGEND,
+    PredictedSet,
+    calibration_table,
+    print_scores,
+    speaker_moments,
+    standard_calibrators,
+)
+from ser_personal.encoder.base import weights_fingerprint
+from ser_personal.errors import UserError
+from ser_personal.evaluation.run_files import (
     COST,
     EMBEDDINGS,
     TRAINING,
@@ -31,7 +41,7 @@ from ser_personal.calibration.run_files import (
     write_moments,
     write_speakers,
 )
-from ser_personal.calibration.run_writers import (
+from ser_personal.evaluation.run_writers import (
     Collecting,
     Collector,
     about_speakers,
@@ -40,16 +50,6 @@ from ser_personal.calibration.run_writers import (
     run_folder,
     write_test,
 )
-from ser_personal.calibration.table import (
-    LEGEND,
-    PredictedSet,
-    calibration_table,
-    print_scores,
-    speaker_moments,
-    standard_calibrators,
-)
-from ser_personal.encoder.base import weights_fingerprint
-from ser_personal.errors import UserError
 from ser_personal.files import content_hash, gather_files
 from ser_personal.ranges import Seed
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder

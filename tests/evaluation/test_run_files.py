@@ -11,7 +11,17 @@ import pytest
 import rich
 from invented_run import edit_json, invent
 
-from ser_personal.calibration.run_files import (
+from ser_personal.calibration.table import (
+    LEGEND,
+    CalibrationRow,
+    PredictedSet,
+    format_scores,
+    print_scores,
+    score_table,
+    speaker_moments,
+)
+from ser_personal.errors import UserError
+from ser_personal.evaluation.run_files import (
     SPEAKER_MOMENTS,
     SpeakerVectors,
     predictions_frame,
@@ -23,17 +33,7 @@ from ser_personal.calibration.run_files import (
     write_moments,
     write_speakers,
 )
-from ser_personal.calibration.run_writers import CollectedSet, conditions, count_conditions
-from ser_personal.calibration.table import (
-    LEGEND,
-    CalibrationRow,
-    PredictedSet,
-    format_scores,
-    print_scores,
-    score_table,
-    speaker_moments,
-)
-from ser_personal.errors import UserError
+from ser_personal.evaluation.run_writers import CollectedSet, conditions, count_conditions
 from ser_personal.report.report import report
 from ser_personal.scores import AttributeScores, concordance, mean_scores, score
 from ser_personal.types import Utterance, utterance_hashes

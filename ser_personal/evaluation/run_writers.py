@@ -1,6 +1,6 @@
 """The callbacks that write what `ser test` and `ser predict` found, gathered from all devices.
 
-PLDCCallback (callback.py) writes more; the files and their columns are in run_files.py.
+PLDCCallback (pldc_callback.py) writes more; the files and their columns are in run_files.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from ser_personal.calibration.run_files import (
+from ser_personal.calibration.table import PredictedSet, print_scores, score_row, speaker_moments
+from ser_personal.errors import UserError
+from ser_personal.evaluation.run_files import (
     BASELINE,
     METRICS,
     PREDICTIONS,
@@ -31,8 +33,6 @@ from ser_personal.calibration.run_files import (
     write_json,
     write_moments,
 )
-from ser_personal.calibration.table import PredictedSet, print_scores, score_row, speaker_moments
-from ser_personal.errors import UserError
 from ser_personal.files import gather_files, named_in_errors
 from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emotions_of
 from ser_personal.types import utterance_hashes

@@ -1,7 +1,7 @@
 """The files of a test run, written and read.
 
-Every test writes predictions.csv, metrics.json and speaker_moments.csv (run_writers.py); one with PLDC the others, too
-(callback.py).
+Every test writes predictions.csv and metrics.json, one of attributes also speaker_moments.csv (run_writers.py), and one
+with PLDC the others, too (pldc_callback.py).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ser_personal.calibration.pldc import Calibration
-    from ser_personal.calibration.run_writers import CollectedSet
     from ser_personal.calibration.table import CalibrationRow
+    from ser_personal.evaluation.run_writers import CollectedSet
     from ser_personal.types import Utterance
 
 PREDICTIONS, METRICS, COST, SPEAKER_MOMENTS = "predictions.csv", "metrics.json", "cost.json", "speaker_moments.csv"
