@@ -26,7 +26,7 @@ from record import record
 from transformers import HubertConfig, HubertModel
 
 from ser_personal.audio import SAMPLE_RATE
-from ser_personal.data.datamodule import AudioDataModule
+from ser_personal.data.datamodule import AllUtterancesDataModule
 from ser_personal.data.emotion import CachedEmotionDataModule, EmotionDataModule
 from ser_personal.encoder.cached import CachedFeatures
 from ser_personal.encoder.hubert import HubertEncoder
@@ -90,7 +90,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> str:
     HubertModel(HubertConfig(num_hidden_layers=arguments.layers)).save_pretrained(folder / "hubert")
     accelerator = "gpu" if arguments.device == "cuda" else "cpu"
     started = time.perf_counter()
-    audio = AudioDataModule(corpus, batch_seconds=16.0)
+    audio = AllUtterancesDataModule(corpus, batch_seconds=16.0)
     cache(audio, HubertEncoder(str(folder / "hubert")), out=str(folder / "cache"), accelerator=accelerator)
     built = time.perf_counter() - started
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

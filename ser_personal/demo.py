@@ -123,7 +123,7 @@ def _summary(results: dict[str, Any], folder: Path) -> None:
     from ser_personal.scores import from_json
 
     console = Console()
-    losses = Table(title="Masked prediction, nats a masked frame", title_justify="left", box=box.SIMPLE)
+    losses = Table(title="Masked prediction, nats per masked frame", title_justify="left", box=box.SIMPLE)
     for heading in ("", "held-out utterances", "unseen speakers"):
         losses.add_column(heading, justify="right" if heading else "left")
     for name, metrics in results["masked_prediction"].items():

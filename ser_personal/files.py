@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -14,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from lightning.pytorch import Trainer
     from numpy.typing import NDArray
@@ -56,6 +57,11 @@ def atomic_write(path: str | Path, content: bytes, *, mode: int = 0o666) -> None
     """Write a file as `atomic_file` does."""
     with atomic_file(path, mode=mode) as file:
         file.write(content)
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write JSON atomically, without NaN."""
+    atomic_write(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
 
 
 def refuse_pointer(path: Path) -> None:

@@ -158,7 +158,7 @@ def score(
         raise UserError(
             f"predictions {predicted.shape} and labels {labelled.shape} are not (utterances, attributes) = {shape}",
             where="scores",
-            remedy="Give one row an utterance and one column an attribute, in one order",
+            remedy="Give one row per utterance and one column per attribute, in one order",
         )
     if not np.isfinite(predicted).all():
         row = int(np.argmin(np.isfinite(predicted).all(axis=1)))

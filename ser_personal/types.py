@@ -204,7 +204,7 @@ class TrainingSet(Protocol):
         """Features of speakers, (speakers, feature_dim); None where the datamodule has none."""
 
     @property
-    def feature_source(self) -> FeatureSource | None:
+    def frame_source(self) -> FeatureSource | None:
         """What made the frames that batches hold in place of audio; None where they hold audio."""
 
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:

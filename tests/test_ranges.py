@@ -75,7 +75,7 @@ IMPOSSIBLE: dict[str, tuple[type, dict[str, tuple[float | str, ...]]]] = {
             "final_dim": (0,),
             "mask_prob": (0, 1.1),
             "mask_length": (0,),
-            "mask_min": (-1,),
+            "min_masks": (-1,),
             "feature_penalty": (-1, inf, "null"),
             "learning_rate": (0, inf, "null"),
             "warmup_share": (-0.1, 1.1),
@@ -160,7 +160,7 @@ def test_no_attribute_or_one_twice(attributes):
 
 def test_the_ends_of_the_ranges_are_inside():
     EmotionFineTuning(unseen_share=1, weight_decay=0, warmup_share=0, min_utterances=1)
-    PAPT(mask_prob=1, mask_length=1, mask_min=0, feature_penalty=0, warmup_share=1)
+    PAPT(mask_prob=1, mask_length=1, min_masks=0, feature_penalty=0, warmup_share=1)
     TinyEncoder(layers=2, freeze_layers=2, dropout=1)
     EmotionDataModule("corpus", max_batch=1, max_samples=400)
     PretrainDataModule("corpus", max_samples=3600, min_samples=0)

@@ -214,10 +214,10 @@ def calibrate_tables(
     calibrators fitted on validation speakers are added: affine, and with five labelled speakers or more posterior.
 
     Args:
-        predictions: CSV with a row an utterance. Columns: utterance; speaker, blank where unknown; predictions in label
+        predictions: CSV, a row per utterance. Columns: utterance; speaker, blank where unknown; predictions in label
             points, such as arousal_raw; if you have them labels, such as arousal_label, blank where missing, and split
             (validation, test1, ...; without it everything is test). The predictions.csv of `ser test` is such a table.
-        vectors: the utterances' pooled vectors: .npz or .safetensors with one array an utterance, named by it; or CSV
+        vectors: the utterances' pooled vectors: .npz or .safetensors with one array per utterance, named by it; or CSV
             with the column utterance and a column for each dimension.
         bank: what is known of training speakers: a bank (.safetensors) that `ser test` wrote, made by the same model as
             the vectors; or CSV with a row a training utterance and the columns utterance, speaker and, say,

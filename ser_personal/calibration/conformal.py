@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write
+from ser_personal.files import write_json
 from ser_personal.scores import rows_by_speaker
 from ser_personal.speakers.bank import as_float64
 
@@ -108,7 +108,7 @@ class ConformalTable:
             raise UserError(
                 f"predictions {predicted.shape} and labels {labelled.shape} are not {shape}",
                 where="intervals",
-                remedy="Give one row an utterance and one column an attribute",
+                remedy="Give one row per utterance and one column per attribute",
             )
         counts = np.zeros(len(speaker_ids), dtype=np.int64) if utterances is None else np.asarray(utterances)
         edges = (0,) if utterances is None else tuple(sorted(bins))
@@ -133,7 +133,7 @@ class ConformalTable:
             for name, widths in self.attributes.items()
         }
         content = {"format": FORMAT, "version": FORMAT_VERSION, "coverage": self.coverage, "attributes": attributes}
-        atomic_write(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
+        write_json(path, content)
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -1,6 +1,6 @@
 """How far each test speaker lies from the training set, in features and in labels (the paper's shift analysis).
 
-No shift of PLDC's: those of a speaker's mean and deviation are in pldc.py.
+These aren't the shifts of a speaker's mean and standard deviation by which PLDC calibrates: see pldc.py.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ class Calibration:
     Attributes:
         predictions: (utterances, attributes), label points; an unknown speaker's are the raw ones.
         attributes: names of the columns.
-        speakers: one a known test speaker, sorted by id.
+        speakers: one per known test speaker, sorted by id.
     """
 
     predictions: NDArray[np.float64]
@@ -355,7 +355,7 @@ def check_inputs(
         raise UserError(
             f"predictions {predictions.shape} and pooled {pooled.shape} are not {shape} and {(len(speaker_ids), dim)}",
             where="calibration",
-            remedy="Give one row an utterance, pooled by the model that made the bank",
+            remedy="Give one row per utterance, pooled by the model that made the bank",
         )
     for name, array in (("prediction", predictions), ("pooled vector", pooled)):
         finite = np.isfinite(array).all(axis=1)

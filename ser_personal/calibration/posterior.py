@@ -296,7 +296,7 @@ class PosteriorCalibrator:
             raise UserError(
                 f"labels {annotated.shape} are not finite numbers or NaN, {predicted.shape}",
                 where="calibration",
-                remedy="Give one row an utterance and one column an attribute, NaN where a label is missing",
+                remedy="Give one row per utterance and one column per attribute, NaN where a label is missing",
             )
         fitted = {}
         for column, attribute in enumerate(self.attributes):

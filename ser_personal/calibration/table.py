@@ -153,7 +153,7 @@ def score_row(
 def speaker_moments(
     split: str, rows: Sequence[CalibrationRow], labels: NDArray[np.float64], speaker_ids: Sequence[str | None]
 ) -> pd.DataFrame:
-    """One line a row of the score table, draw, attribute and known speaker with a label.
+    """One line per row of the score table, draw, attribute and known speaker with a label.
 
     Moments are of the population (ddof 0), over labelled utterances, in label points; `ccc` is the speaker's own, blank
     where undefined. From them O-CCC over any choice of speakers is exact, without the utterances.

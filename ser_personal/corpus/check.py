@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_format
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +23,7 @@ from ser_personal.corpus.headers import HEADER_THREADS
 from ser_personal.corpus.splits import by_split, first_few, known_speakers, shared_speakers
 from ser_personal.corpus.table import write_rows
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write, refuse_existing
+from ser_personal.files import refuse_existing, write_json
 from ser_personal.types import ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -417,4 +416,4 @@ def _write_json(path: Path, finding: Finding) -> None:
             for kind, group in _by_kind(finding.problems).items()
         ],
     }
-    atomic_write(path, f"{json_format.dumps(content, indent=2, allow_nan=False)}\n".encode())
+    write_json(path, content)

@@ -35,7 +35,7 @@ COLUMNS = ("path", "speaker", "split", *ATTRIBUTES, "gender", "emotion", "id")
 
 
 class CSVCorpus(Corpus):
-    """A table with one row a recording, or a segment of one.
+    """A table with one row per recording, or a segment of one.
 
     Its columns, in any order, their names in any case: path (relative to the table), speaker (blank or Unknown where
     unknown) and split; and any of arousal, valence, dominance (blank where missing), gender, emotion, start and end of

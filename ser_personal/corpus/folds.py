@@ -68,7 +68,7 @@ def folds(
     *,
     replace: bool = False,
 ) -> None:
-    """Write a corpus.csv a fold, fold_0.csv and so on, each with other speakers to test on.
+    """Write a corpus.csv per fold, fold_0.csv and so on, each with other speakers to test on.
 
     Args:
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus class with its arguments.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Lengths are blurred by up to this share before sorting: utterances meet others of about their length in every epoch.
+# Lengths are jittered by up to this share before sorting: utterances meet others of about their length in every epoch.
 JITTER = 0.03
 
 
@@ -109,7 +109,7 @@ class BucketBatchSampler(BatchSampler):
                 remedy="Raise data.batch_seconds to at least that",
             )
         in_order = np.sort(self._num_samples)[::-1]
-        # Blurred lengths put at rank r no utterance longer than this, so one plan of sizes holds in every epoch.
+        # Jittered lengths put at sorted position r no longer utterance, so one plan of sizes holds in every epoch.
         at_most = np.minimum(in_order * (1 + JITTER) / (1 - JITTER), longest) if shuffle else in_order
         self._sizes = batch_sizes(at_most, int(batch_seconds * SAMPLE_RATE), max_batch)
 

@@ -69,7 +69,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         known_speakers_only: leave out utterances whose speaker is unknown, as the paper does.
         num_workers: processes that decode audio, for each loader.
         seed: of the shuffling and the crops.
-        speaker_features: a vector a speaker, for speaker embeddings that are made of one.
+        speaker_features: a vector per speaker, for speaker embeddings that are made of one.
         permute_speaker_features: control: every speaker gets another one's, the same each time.
 
     Raises:
@@ -98,7 +98,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         self.batch_seconds, self.max_batch, self.max_samples = batch_seconds, max_batch, max_samples
         self.known_speakers_only = known_speakers_only
         self.num_workers, self.seed = num_workers, seed
-        self._feature_source, self._permute_features = speaker_features, permute_speaker_features
+        self._speaker_feature_source, self._permute_features = speaker_features, permute_speaker_features
         self._indices_of: dict[str, list[int]] = {}
         self._batches_reported = False
 
@@ -108,7 +108,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         """Examples of all utterances, whatever their split."""
 
     @abstractmethod
-    def reason_to_drop(self, utterance: Utterance) -> str | None:
+    def exclusion_reason(self, utterance: Utterance) -> str | None:
         """Say why an utterance with readable audio is left out; None where it is used."""
 
     @cached_property
@@ -132,7 +132,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         return self.split_indices("train")
 
     @property
-    def trained_indices(self) -> list[int]:
+    def epoch_indices(self) -> list[int]:
         """Positions of what an epoch of training uses, one as often as it is used."""
         return self.train_indices
 
@@ -157,10 +157,10 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
 
     @cached_property
     def speaker_features(self) -> SpeakerFeatures | None:
-        """A vector a speaker of the corpus; None without `speaker_features`."""
-        if self._feature_source is None:
+        """A vector per speaker of the corpus; None without `speaker_features`."""
+        if self._speaker_feature_source is None:
             return None
-        features = self._feature_source.read(self.utterances)
+        features = self._speaker_feature_source.read(self.utterances)
         return features.permuted() if self._permute_features else features
 
     def speaker_features_of(self, speaker_ids: Sequence[str]) -> NDArray[np.float32] | None:
@@ -168,7 +168,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         return None if self.speaker_features is None else self.speaker_features.of(speaker_ids)
 
     @property
-    def feature_source(self) -> FeatureSource | None:
+    def frame_source(self) -> FeatureSource | None:
         """What made the frames that batches hold in place of audio; None where they hold audio."""
         return None
 
@@ -228,7 +228,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         require_split(split, sets)
         known = [u for u in sets[split] if u.speaker_id is not None or not self.known_speakers_only]
         self.refuse_unusable(known, split)
-        reasons = {utterance.utterance_id: self.reason_to_drop(utterance) for utterance in known}
+        reasons = {utterance.utterance_id: self.exclusion_reason(utterance) for utterance in known}
         kept = [self._position[id_] for id_, reason in reasons.items() if reason is None]
         dropped = Counter(reason for reason in reasons.values() if reason is not None)
         if unknown := len(sets[split]) - len(known):
@@ -335,15 +335,15 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         lengths = {name: batch[name] for name in ("num_samples",) if name in batch}
         return {**super().transfer_batch_to_device(batch, device, dataloader_idx), **lengths}
 
-    def facts_of(self, utterance: Utterance) -> list[str]:
+    def fingerprint_fields(self, utterance: Utterance) -> list[str]:
         """What training uses of an utterance: a fit is resumed on the same alone."""
         return [utterance.utterance_id, f"{utterance.start} {self.length_of(utterance)}"]
 
     @cached_property
     def _train_set(self) -> str:
         # no loader is made: in the middle of an epoch its check would count the workers' own batches
-        indices = sorted(chain(*self._sampler(self.trained_indices, shuffle=True).plan(epoch=0)))
-        return content_hash(*chain(*(self.facts_of(self.utterances[i]) for i in indices)))
+        indices = sorted(chain(*self._sampler(self.epoch_indices, shuffle=True).plan(epoch=0)))
+        return content_hash(*chain(*(self.fingerprint_fields(self.utterances[i]) for i in indices)))
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -373,8 +373,8 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
                 raise UserError(what, where=where, remedy=remedy)
 
 
-class AudioDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
-    """Every utterance of some sets, with or without a known speaker and labels.
+class AllUtterancesDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
+    """Every utterance of some splits, with or without a known speaker and labels, in order: for k-means and caches.
 
     Args:
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
@@ -417,5 +417,5 @@ class AudioDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
         return WholeUtterances(self.utterances, max_samples=self.max_samples)
 
     @override
-    def reason_to_drop(self, utterance: Utterance) -> str | None:
+    def exclusion_reason(self, utterance: Utterance) -> str | None:
         return None

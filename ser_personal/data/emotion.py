@@ -156,7 +156,7 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         return WholeUtterances(self.utterances, max_samples=self.max_samples)
 
     @override
-    def reason_to_drop(self, utterance: Utterance) -> str | None:
+    def exclusion_reason(self, utterance: Utterance) -> str | None:
         if utterance.split not in ("train", "validation"):
             return None
         if self.target == "emotion":
@@ -164,13 +164,13 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         return None if any(not isnan(label) for label in utterance.labels.values()) else "without labels"
 
     @override
-    def facts_of(self, utterance: Utterance) -> list[str]:
+    def fingerprint_fields(self, utterance: Utterance) -> list[str]:
         used = utterance.emotion if self.target == "emotion" else sorted(utterance.labels.items())
-        return [*super().facts_of(utterance), f"{used}"]
+        return [*super().fingerprint_fields(utterance), f"{used}"]
 
     @property
     @override
-    def trained_indices(self) -> list[int]:
+    def epoch_indices(self) -> list[int]:
         chosen = self.selected_speakers
         if chosen is None:
             return self.train_indices
@@ -181,9 +181,9 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
     def train_dataloader(self) -> SpeechLoader[EmotionBatch]:
         chosen = self.selected_speakers
         if chosen is None or not chosen.weights:
-            return self.train_loader(self.trained_indices)
+            return self.train_loader(self.epoch_indices)
         collate = partial(collate_weights, collate=self.collate, weights=chosen.weights)
-        return self.train_loader(self.trained_indices, collate)
+        return self.train_loader(self.epoch_indices, collate)
 
     @cached_property
     def selected_speakers(self) -> SelectedSpeakers | None:
@@ -272,7 +272,7 @@ class CachedEmotionDataModule(EmotionDataModule):
 
     @property
     @override
-    def feature_source(self) -> FeatureSource:
+    def frame_source(self) -> FeatureSource:
         return self.cache.source
 
     @cached_property
@@ -306,13 +306,13 @@ class CachedEmotionDataModule(EmotionDataModule):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        features = {"source": asdict(self.feature_source), "normalize_speakers": self.normalize_speakers}
+        features = {"source": asdict(self.frame_source), "normalize_speakers": self.normalize_speakers}
         return {**super().state_dict(), **features}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        trained, now = state_dict["source"], asdict(self.feature_source)
+        trained, now = state_dict["source"], asdict(self.frame_source)
         differing = [f"{name} {now[name]}, not {trained[name]}" for name in trained if trained[name] != now[name]]
         if differing:
             raise UserError(

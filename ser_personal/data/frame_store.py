@@ -1,7 +1,7 @@
 """Arrays of a corpus's utterances on disk: pseudo-labels and cached features.
 
-A folder holds `meta.json`, which says what made the arrays and whether all are there, and a safetensors file a batch of
-utterances. Each file is written atomically: a writer that is killed leaves whole batches, and the same command then
+A folder holds `meta.json`, which says what made the arrays and whether all are there, and a safetensors file per batch
+of utterances. Each file is written atomically: a writer that is killed leaves whole batches, and the same command then
 writes those that are missing.
 """
 
@@ -234,7 +234,7 @@ class PseudoLabelSource:
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_clusters <= MAX_CLUSTERS:
-            what = f"{self.num_clusters} clusters don't fit two bytes a frame"
+            what = f"{self.num_clusters} clusters don't fit two bytes per frame"
             raise UserError(what, remedy=f"Ask for 1 to {MAX_CLUSTERS} clusters")
 
 
@@ -298,7 +298,7 @@ class FeatureCache(FrameStore[FeatureSource]):
             UserError: a value is no finite number of half precision.
             ValueError: frames are of another shape.
         """
-        halves = {utterance_id: self._halved(utterance_id, array) for utterance_id, array in frames.items()}
+        halves = {utterance_id: self._as_float16(utterance_id, array) for utterance_id, array in frames.items()}
         keys = None if audio is None else {utterance_id: audio_key(audio[utterance_id]) for utterance_id in frames}
         self._write(halves, keys)
 
@@ -310,7 +310,7 @@ class FeatureCache(FrameStore[FeatureSource]):
             remedy = "Run `ser cache` on all splits of this corpus into a new folder"
             raise UserError(what, where=utterance.path, remedy=remedy)
 
-    def _halved(self, utterance_id: str, frames: NDArray[np.floating]) -> NDArray[np.float16]:
+    def _as_float16(self, utterance_id: str, frames: NDArray[np.floating]) -> NDArray[np.float16]:
         if frames.ndim != 2 or len(frames) == 0 or frames.shape[1:] != self.frame_shape:
             msg = f"{utterance_id}: {frames.shape} is not (frames, {self.source.dim})"
             raise ValueError(msg)

@@ -120,7 +120,7 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
             raise UserError(
                 "no speaker has two utterances, so none can be held out",
                 where=f"split {', '.join(self.splits)}",
-                remedy="Pre-train on a set with several utterances a speaker",
+                remedy="Pre-train on a set with several utterances per speaker",
             )
         return [index for index in indices if self.utterances[index].utterance_id in held_out]
 
@@ -143,7 +143,7 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         return PretrainDataset(self.utterances, self.pseudo_labels, max_samples=self.max_samples, seed=self.seed)
 
     @override
-    def reason_to_drop(self, utterance: Utterance) -> str | None:
+    def exclusion_reason(self, utterance: Utterance) -> str | None:
         too_short = samples_of(utterance) < self.min_samples
         return f"shorter than {self.min_samples / SAMPLE_RATE:g} s" if too_short else None
 
@@ -164,7 +164,7 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
 
     @override
     def train_dataloader(self) -> SpeechLoader[PretrainBatch]:
-        return self.train_loader(self.trained_indices)
+        return self.train_loader(self.epoch_indices)
 
     @override
     def val_dataloader(self) -> list[SpeechLoader[PretrainBatch]]:

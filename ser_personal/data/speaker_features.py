@@ -1,4 +1,4 @@
-"""Speaker features: a vector a speaker, from any tool, that batches carry to the model."""
+"""Speaker features: a vector per speaker, from any tool, that batches carry to the model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SMALLEST_STD = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class SpeakerFeatures:
-    """One vector a speaker.
+    """One vector per speaker.
 
     Attributes:
         speaker_ids: (speakers,).
@@ -94,7 +94,7 @@ class SpeakerFeatureSource(ABC):
         """
 
 
-class SpeakerTable(SpeakerFeatureSource):
+class SpeakerVectorFile(SpeakerFeatureSource):
     """A table from any tool.
 
     A CSV with a column `speaker` and one number a column, or an .npz or .safetensors file with an array a speaker.

@@ -58,7 +58,7 @@ class CachedFeatures(Encoder):
 
     @override
     def prepare(self, training_set: TrainingSet) -> None:
-        self.source = training_set.feature_source
+        self.source = training_set.frame_source
 
     @override
     def build(self, config: str | None = None) -> None:

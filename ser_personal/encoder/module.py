@@ -208,7 +208,7 @@ class PersonalizedModule(LightningModule):
             weights.update({f"{prefix}{name}": buffer for name, buffer in speakers.named_buffers()})
 
     def _check_same_speakers(self, description: EncoderDescription) -> None:
-        if description["speakers"] is None or self.keeps_foreign_speakers:
+        if description["speakers"] is None or self.keeps_other_speakers:
             return
         differing = sorted({*description["speakers"]["speaker_ids"]} ^ {*self.training_set.train_speaker_ids})
         if differing:
@@ -219,7 +219,7 @@ class PersonalizedModule(LightningModule):
             )
 
     @property
-    def keeps_foreign_speakers(self) -> bool:
+    def keeps_other_speakers(self) -> bool:
         """Whether the table may hold other speakers than the training set, as one that came from PAPT may."""
         return False
 

@@ -35,22 +35,21 @@ from ser_personal.evaluation.run_files import (
     describe_correlations,
     describe_speakers,
     describe_training,
-    predictions_frame,
+    predictions_table,
     rows_as_json,
-    write_json,
     write_moments,
     write_speakers,
 )
 from ser_personal.evaluation.run_writers import (
-    Collecting,
     Collector,
+    PredictionCollector,
     about_speakers,
     by_condition,
     conditions_of,
     run_folder,
     write_test,
 )
-from ser_personal.files import content_hash, gather_files
+from ser_personal.files import content_hash, gather_files, write_json
 from ser_personal.ranges import Seed
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 from ser_personal.speakers.embedding import SpeakerEmbedding
@@ -90,7 +89,7 @@ def cost(trainer: Trainer, pl_module: LightningModule, seconds: float, speech_se
     }
 
 
-class PLDCCallback(Collecting):
+class PLDCCallback(PredictionCollector):
     """Personalised label distribution calibration of a test run (paper, section 2.3).
 
     By default the deviation alone is scaled, which the paper found best: every variant lowers O-CCC, and only those
@@ -133,7 +132,7 @@ class PLDCCallback(Collecting):
         self.validation: PredictedSet | None = None
         self._started = 0.0
 
-    on_test_batch_end = Collecting.keep
+    on_test_batch_end = PredictionCollector.keep
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -180,7 +179,7 @@ class PLDCCallback(Collecting):
             "min_utterances": model.test_metric.min_utterances,
             "splits": splits,
         }
-        write_test(trainer, folder, predictions_frame(collected, calibrated, pldc.attributes), metrics)
+        write_test(trainer, folder, predictions_table(collected, calibrated, pldc.attributes), metrics)
         write_moments(folder, moments)
         training = describe_training([data.utterances[index] for index in data.train_indices])
         record = {"fusion": str(model.personalized.fusion_name), "splits": speakers, "training": training}

@@ -16,7 +16,7 @@ import numpy as np
 from ser_personal.calibration.divergence import ShiftTable, SpeakerShift
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write
+from ser_personal.files import atomic_write, write_json
 from ser_personal.scores import Scores, as_json, from_json, rows_by_speaker
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ _DESCRIBED = ("utterance", "speaker", "split", "gender", "seconds", "emotion")
 _REMEDY = "Give the folder of a test run: `ser test ... --config configs/pldc.yaml` of this version writes it"
 
 
-def predictions_frame(
+def predictions_table(
     collected: CollectedSet, calibrated: NDArray[Any] | None, attributes: Sequence[str]
 ) -> pd.DataFrame:
-    """One row an utterance: labels, raw and calibrated predictions (where there are any), and the corpus's columns."""
+    """One row per utterance: labels, raw and calibrated predictions (where there are any), and the corpus's columns."""
     columns = {}
     for column, attribute in enumerate(attributes):
         columns[f"{attribute}_label"] = collected.predicted.labels[:, column]
@@ -51,8 +51,8 @@ def predictions_frame(
     return _frame(collected.utterances, columns)
 
 
-def emotion_frame(collected: CollectedSet, emotions: Sequence[str]) -> pd.DataFrame:
-    """One row an utterance: the likeliest emotion, the probability of each, and the corpus's columns."""
+def emotions_table(collected: CollectedSet, emotions: Sequence[str]) -> pd.DataFrame:
+    """One row per utterance: the likeliest emotion, the probability of each, and the corpus's columns."""
     probabilities = collected.predicted.predictions
     columns: dict[str, Any] = {"predicted": [emotions[place] for place in probabilities.argmax(1)]}
     columns |= {f"{emotion}_probability": probabilities[:, place] for place, emotion in enumerate(emotions)}
@@ -85,14 +85,9 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
     atomic_write(path, frame.to_csv(index=False).encode())
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON atomically, without NaN."""
-    atomic_write(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
-
-
 @dataclass(frozen=True, eq=False)
 class SpeakerVectors:
-    """One vector a speaker: `speaker_ids` (speakers,) and `vectors` (speakers, dim)."""
+    """One vector per speaker: `speaker_ids` (speakers,) and `vectors` (speakers, dim)."""
 
     speaker_ids: tuple[str, ...]
     vectors: NDArray[Any]
@@ -262,7 +257,7 @@ class ScoredSet:
 
 
 @dataclass(frozen=True, eq=False)
-class RunFolder:
+class RunFiles:
     """A test run.
 
     Attributes:
@@ -315,7 +310,7 @@ def check_is_run(folder: Path) -> None:
             raise UserError(f"isn't a test run, it has no {name}", where=folder, remedy=_REMEDY)
 
 
-def read_run(folder: str | Path) -> RunFolder:
+def read_run(folder: str | Path) -> RunFiles:
     """Read a test run.
 
     Raises:
@@ -330,7 +325,7 @@ def read_run(folder: str | Path) -> RunFolder:
         raise UserError(what, where=folder, remedy="Run `ser test` again") from error
 
 
-def _read(folder: Path) -> RunFolder:
+def _read(folder: Path) -> RunFiles:
     metrics, record = _read_json(folder / METRICS), _read_json(folder / RECORD)
     vectors = read_vectors(folder / VECTORS)
     attributes = tuple(metrics["attributes"])
@@ -359,7 +354,7 @@ def _read(folder: Path) -> RunFolder:
             remedy="Test on a set with labels, for example --data.test_splits '[test1]'",
         )
     low, high = metrics["scale"]
-    return RunFolder(
+    return RunFiles(
         folder=folder,
         checkpoint=metrics["checkpoint"],
         fusion=record["fusion"],

@@ -26,14 +26,13 @@ from ser_personal.evaluation.run_files import (
     BASELINE,
     METRICS,
     PREDICTIONS,
-    emotion_frame,
-    predictions_frame,
+    emotions_table,
+    predictions_table,
     rows_as_json,
     write_csv,
-    write_json,
     write_moments,
 )
-from ser_personal.files import gather_files, named_in_errors
+from ser_personal.files import gather_files, named_in_errors, write_json
 from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emotions_of
 from ser_personal.types import utterance_hashes
 
@@ -196,7 +195,7 @@ class RunWriter(Callback):
         _FOLDERS.pop(trainer, None)
 
 
-class Collecting(RunWriter):
+class PredictionCollector(RunWriter):
     """Keeps the predictions of all batches; a subclass makes `keep` the hook of a stage."""
 
     def __init__(self) -> None:
@@ -284,10 +283,10 @@ def write_test(trainer: Trainer, folder: Path, frame: pd.DataFrame, metrics: dic
     rank_zero_info(f"written: {folder / PREDICTIONS} and {folder / METRICS}")
 
 
-class PredictionWriter(Collecting):
+class PredictionWriter(PredictionCollector):
     """Writes predictions.csv to the run's folder: each utterance once, with its label, if any."""
 
-    on_predict_batch_end = Collecting.keep
+    on_predict_batch_end = PredictionCollector.keep
 
     @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -298,7 +297,7 @@ class PredictionWriter(Collecting):
 
     def frame(self, collected: CollectedSet, pl_module: Any) -> pd.DataFrame:
         """Make the table of what a model of emotion attributes predicts."""
-        return predictions_frame(collected, None, pl_module.attributes)
+        return predictions_table(collected, None, pl_module.attributes)
 
 
 class EmotionPredictionWriter(PredictionWriter):
@@ -306,16 +305,16 @@ class EmotionPredictionWriter(PredictionWriter):
 
     @override
     def frame(self, collected: CollectedSet, pl_module: Any) -> pd.DataFrame:
-        return emotion_frame(collected, pl_module.emotions)
+        return emotions_table(collected, pl_module.emotions)
 
 
-class AttributeTestWriter(Collecting):
+class AttributeTestWriter(PredictionCollector):
     """Scores a test of emotion attributes, uncalibrated, and writes predictions.csv, metrics.json, speaker_moments.csv.
 
     PLDCCallback takes its place in a test with configs/pldc.yaml, and writes more.
     """
 
-    on_test_batch_end = Collecting.keep
+    on_test_batch_end = PredictionCollector.keep
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -353,7 +352,7 @@ class AttributeTestWriter(Collecting):
             "min_utterances": model.test_metric.min_utterances,
             "splits": splits,
         }
-        write_test(trainer, folder, predictions_frame(collected, None, model.attributes), metrics)
+        write_test(trainer, folder, predictions_table(collected, None, model.attributes), metrics)
         moments = []
         for split, (_, tested) in collected.by_split().items():
             test = tested.predicted
@@ -376,7 +375,7 @@ class EmotionTestWriter(AttributeTestWriter):
     def write(
         self, trainer: Trainer, model: Any, collected: CollectedSet, splits: dict[str, Any], folder: Path
     ) -> None:
-        frame = emotion_frame(collected, model.emotions)
+        frame = emotions_table(collected, model.emotions)
         write_test(trainer, folder, frame, {"emotions": list(model.emotions), "splits": splits})
 
 

@@ -235,7 +235,7 @@ class FineTuning(PersonalizedModule):
 
     @property
     @override
-    def keeps_foreign_speakers(self) -> bool:
+    def keeps_other_speakers(self) -> bool:
         return self.hparams["papt_checkpoint"] is not None or self.hparams["initial_checkpoint"] is not None
 
     @override

@@ -123,7 +123,7 @@ class SpeakerAdaptation(PAPT):
 
     @property
     @override
-    def keeps_foreign_speakers(self) -> bool:
+    def keeps_other_speakers(self) -> bool:
         return True
 
 

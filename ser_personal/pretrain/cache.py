@@ -11,7 +11,7 @@ from jsonargparse.typing import PositiveInt
 from typing_extensions import override
 
 from ser_personal.audio import HOP, SAMPLE_RATE
-from ser_personal.data.datamodule import AudioDataModule
+from ser_personal.data.datamodule import AllUtterancesDataModule
 from ser_personal.data.frame_store import FeatureCache
 from ser_personal.encoder.base import Encoder, weights_fingerprint
 from ser_personal.encoder.hubert import HubertEncoder
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def cache(
-    data: AudioDataModule,
+    data: AllUtterancesDataModule,
     encoder: Encoder | None = None,
     checkpoint: str | None = None,
     layer: PositiveInt | None = None,
@@ -146,7 +146,7 @@ def _is_written(batch: Sequence[int], utterances: Sequence[Utterance], store: Fe
     return len(stored) == len(batch)
 
 
-def _fresh(encoder: Encoder, data: AudioDataModule, seed: int) -> tuple[Encoder, str]:
+def _fresh(encoder: Encoder, data: AllUtterancesDataModule, seed: int) -> tuple[Encoder, str]:
     torch.manual_seed(seed)
     encoder.build()
     encoder.fit_front_end(data.training_audio)

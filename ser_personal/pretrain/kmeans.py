@@ -18,13 +18,13 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from ser_personal.audio import num_frames
 from ser_personal.corpus.splits import canonical_splits
-from ser_personal.data.datamodule import AudioDataModule
+from ser_personal.data.datamodule import AllUtterancesDataModule
 from ser_personal.data.dataset import samples_of
 from ser_personal.data.frame_store import PseudoLabels, PseudoLabelSource
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
 from ser_personal.pretrain.codebook import Codebook, FrameSample, NumClusters
-from ser_personal.pretrain.teacher_pass import CodebookTask, LabelTask, run_pass
+from ser_personal.pretrain.teacher_pass import CodebookTask, PseudoLabelTask, run_pass
 from ser_personal.pretrain.teachers import MFCCTeacher, Teacher
 from ser_personal.ranges import Seed, Share
 
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     MadeWith = dict[str, str | int | float]
 
 
-class PseudoLabelData(AudioDataModule):
+class PseudoLabelData(AllUtterancesDataModule):
     """Whole utterances, in batches that are the same in every run.
 
     Args:
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
         fit_splits: sets that the codebook is fitted on; the training set if None, on which no model is tested.
-        kwargs: further arguments of AudioDataModule.
+        kwargs: further arguments of AllUtterancesDataModule.
     """
 
     def __init__(self, corpus: Corpus | str, *, fit_splits: list[str] | None = None, **kwargs: Any) -> None:
@@ -52,14 +52,14 @@ class PseudoLabelData(AudioDataModule):
         self._fit_splits = canonical_splits(fit_splits or ["train"])
 
     @cached_property
-    def label_indices(self) -> list[int]:
+    def pseudo_label_indices(self) -> list[int]:
         """Positions in `utterances` of those that get pseudo-labels."""
         return sorted(index for batch in self.batches() for index in batch)
 
     @cached_property
     def fit_indices(self) -> list[int]:
         """Positions in `utterances` of those that the codebook is fitted on."""
-        indices = sorted({*self.label_indices} & {*self.wanted_indices(self._fit_splits)})
+        indices = sorted({*self.pseudo_label_indices} & {*self.wanted_indices(self._fit_splits)})
         if not indices:
             remedy = "Name one of data.splits there, or give a codebook"
             raise UserError("no audio to fit the codebook on", where="data.fit_splits", remedy=remedy)
@@ -72,7 +72,7 @@ class PseudoLabelData(AudioDataModule):
     @property
     def fingerprint(self) -> str:
         """Identifies the utterances, their lengths, and which of them the codebook is fitted on."""
-        utterances = [self.utterances[index] for index in self.label_indices]
+        utterances = [self.utterances[index] for index in self.pseudo_label_indices]
         lengths = (f"{utterance.utterance_id}\t{samples_of(utterance)}" for utterance in utterances)
         return f"{len(utterances)} utterances, {content_hash(f'{sorted(self._fit_splits)}', *lengths)}"
 
@@ -158,7 +158,7 @@ def kmeans(
         teacher_layer=getattr(teacher, "teacher_layer", None),
     )
     if not PseudoLabels.is_complete(out, source):
-        run(LabelTask(data, chosen, Path(out), source))
+        run(PseudoLabelTask(data, chosen, Path(out), source))
     rank_zero_only(_report)(out, started)
 
 

@@ -1,4 +1,4 @@
-"""HuBERT's masked prediction: which cluster does a hidden frame belong to?"""
+"""HuBERT's masked prediction: which cluster does a masked frame belong to?"""
 
 from __future__ import annotations
 
@@ -110,10 +110,10 @@ def span_mask(
     frames = int(lengths.max())
     batch, device = len(lengths), lengths.device
     source = device if generator is None else generator.device
-    dither = torch.rand(batch, generator=generator, device=source).to(device)
+    random_rounding = torch.rand(batch, generator=generator, device=source).to(device)
     scores = torch.rand(batch, frames, generator=generator, device=source).to(device)
 
-    spans = (prob * lengths / length + dither).long().clamp(min=min_masks).minimum(lengths - 1).clamp(min=0)
+    spans = (prob * lengths / length + random_rounding).long().clamp(min=min_masks).minimum(lengths - 1).clamp(min=0)
     span_length = (lengths - spans).clamp(max=length)
     starts_allowed = torch.arange(frames, device=device) < (lengths - span_length)[:, None]
     most = int(spans.max())

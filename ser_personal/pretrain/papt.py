@@ -46,12 +46,12 @@ class PAPT(PersonalizedModule):
     Args:
         encoder: what is adapted; HuBERT-large if None.
         speakers: what e_s is; a table with its defaults if None.
-        fusion: where e_s enters: none, first, prefix, concat or last.
+        fusion: where e_s is added: none, first, prefix, concat or last.
         final_dim: width in which frames and clusters are compared; 768 in HuBERT-large, 256 in base.
         released_head: prediction_head.safetensors from `ser import`, for its own codebook; a fresh head if None.
-        mask_prob: masked frames to aim for before spans overlap, as a share.
+        mask_prob: share of frames to mask if no spans overlapped (fairseq's `mask_prob`).
         mask_length: length of a span, in frames.
-        mask_min: spans in every utterance, at least.
+        min_masks: spans in every utterance, at least.
         feature_penalty: weight of the mean square of the convolutions' output.
         learning_rate: the encoder's, at its peak.
         head_learning_rate: the prediction head's; `learning_rate` for a released head and 1e-3 for a fresh one if None.
@@ -70,7 +70,7 @@ class PAPT(PersonalizedModule):
         released_head: str | None = None,
         mask_prob: Share = 0.8,
         mask_length: PositiveInt = 10,
-        mask_min: NonNegativeInt = 2,
+        min_masks: NonNegativeInt = 2,
         feature_penalty: NonNegativeFinite = 10.0,
         learning_rate: PositiveFinite = 1e-5,
         head_learning_rate: PositiveFinite | None = None,
@@ -136,7 +136,7 @@ class PAPT(PersonalizedModule):
         self._checks_cluster_order = not order_known
 
     def _check_cluster_order(self, predicted: Tensor, wanted: Tensor) -> None:
-        """Refuse a released head that finds the clusters of masked frames (masked,) no oftener than by chance."""
+        """Refuse a released head that finds the clusters of masked frames (masked,) no more often than by chance."""
         self._checks_cluster_order = False
         num_clusters = len(cast("PredictionHead", self.head).label_embeddings)
         shares = [torch.bincount(ids, minlength=num_clusters) / max(1, len(ids)) for ids in (predicted, wanted)]
@@ -162,7 +162,7 @@ class PAPT(PersonalizedModule):
             num_frames(batch["num_samples"]),
             self.hparams["mask_prob"],
             self.hparams["mask_length"],
-            self.hparams["mask_min"],
+            self.hparams["min_masks"],
             torch.Generator().manual_seed(mask_seed),
         )
         output = self(batch, time_mask.to(batch["waveforms"].device, non_blocking=True))
@@ -199,7 +199,7 @@ class PAPT(PersonalizedModule):
 
     @override
     def on_validation_epoch_end(self) -> None:
-        """Log loss (nats a masked frame), accuracy and codebook usage; unseen speakers apart."""
+        """Log loss (nats per masked frame), accuracy and codebook usage; unseen speakers apart."""
         for name, module in zip(VALIDATION_SETS, self.metrics, strict=True):
             metric = cast("MaskedPredictionMetric", module)
             if metric.update_called:

@@ -26,7 +26,7 @@ HEAD = ("final_proj.weight", "final_proj.bias", "label_embs_concat")
 class ReleasedHead(NamedTuple):
     """A released prediction head, the hash of the codebook whose clusters it scores, and whether their order is known.
 
-    It is where the checkpoint held fairseq's dictionary; else cluster k is taken to be row k + 4.
+    The order is known if the checkpoint contained fairseq's dictionary; otherwise cluster k is assumed to be row k + 4.
     """
 
     head: PredictionHead

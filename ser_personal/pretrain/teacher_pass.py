@@ -150,7 +150,7 @@ class CodebookTask(PassTask["Codebook"]):
         return on_first_process(trainer, lambda: self.fit(self.sample.frames))
 
 
-class LabelTask(PassTask[None]):
+class PseudoLabelTask(PassTask[None]):
     """Writes the ids of utterances that have none yet, each process those of its share of the batches."""
 
     title = "Writing pseudo-labels"
@@ -197,5 +197,5 @@ class LabelTask(PassTask[None]):
         on_first_process(trainer, self._finish)
 
     def _finish(self) -> None:
-        wanted = [self.data.utterances[index].utterance_id for index in self.data.label_indices]
+        wanted = [self.data.utterances[index].utterance_id for index in self.data.pseudo_label_indices]
         PseudoLabels.create(self.folder, self.source).finish(wanted)

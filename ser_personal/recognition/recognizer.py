@@ -243,7 +243,7 @@ class EmotionRecognizer:
             sample_rate: of waveforms, Hz.
 
         Returns:
-            One row an utterance: speaker, start and end in seconds; of each attribute, in label points, `_calibrated`
+            One row per utterance: speaker, start and end in seconds; of each attribute, in label points, `_calibrated`
             (the raw value where nothing calibrates it), `_low` and `_high` (an interval around it, within the label
             scale; NaN where the bundle has no table for it) and `_raw`; calibration_utterances, how many of the
             speaker's utterances the calibration is based on, 0 for none; with segments, overlap, seconds in which

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ser_personal.calibration.divergence import ShiftTable
-from ser_personal.evaluation.run_files import write_json
+from ser_personal.files import write_json
 from ser_personal.report.bootstrap import COVERAGE, Bootstrap, Estimate
 from ser_personal.report.groups import (
     GroupComparison,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ser_personal.evaluation.run_files import RunFolder, ScoredSet, SpeakerVectors
+    from ser_personal.evaluation.run_files import RunFiles, ScoredSet, SpeakerVectors
 
 SYSTEMS = ("raw", "calibrated")
 MEANING = (
@@ -60,14 +60,14 @@ class Harm:
     harmed_of_gender: dict[str, tuple[int, int]]  # gender -> harmed speakers, all speakers
 
 
-def speaker_changes(run: RunFolder, test: ScoredSet, attribute: str) -> dict[str, float]:
+def speaker_changes(run: RunFiles, test: ScoredSet, attribute: str) -> dict[str, float]:
     """Speaker -> CCC after calibration minus CCC before, where both are defined."""
     before, after = (test.row(name).scores[attribute].per_speaker for name in ("raw", run.chosen))
     changes = {speaker: after[speaker] - before[speaker] for speaker in before}
     return {speaker: change for speaker, change in changes.items() if not np.isnan(change)}
 
 
-def harm(run: RunFolder, test: ScoredSet, attribute: str, bootstrap: Bootstrap) -> Harm:
+def harm(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap) -> Harm:
     """Describe the speakers of a set whom calibration harms."""
     change_of = speaker_changes(run, test, attribute)
     speakers, changes = list(change_of), np.array(list(change_of.values()))
@@ -142,7 +142,7 @@ class Probe:
     speakers: dict[str, int]  # gender -> number of speakers
 
 
-def probes(run: RunFolder, bootstrap: Bootstrap) -> list[Probe]:
+def probes(run: RunFiles, bootstrap: Bootstrap) -> list[Probe]:
     """Probe every kind of speaker vector that a run has."""
     probed = [("speaker vectors, training speakers", run.training, run.training_gender)]
     if run.embeddings is not None:
@@ -218,12 +218,12 @@ class Audit:
 
 
 def audit(
-    run: RunFolder,
+    run: RunFiles,
     bootstrap: Bootstrap,
     *,
     by: str | None = None,
     table: str | None = None,
-    before: RunFolder | None = None,
+    before: RunFiles | None = None,
 ) -> Audit:
     """Audit a run.
 
@@ -242,7 +242,7 @@ def audit(
     )
 
 
-def _audit_set(run: RunFolder, test: ScoredSet, bootstrap: Bootstrap, by: str | None, table: str | None) -> SetAudit:
+def _audit_set(run: RunFiles, test: ScoredSet, bootstrap: Bootstrap, by: str | None, table: str | None) -> SetAudit:
     partitions = [by_gender(test), by_amount_of_speech(test)]
     if by is not None:
         partitions.append(by_column(by, column_of(test.utterances, by, table), test.speaker_ids))
@@ -255,7 +255,7 @@ def _audit_set(run: RunFolder, test: ScoredSet, bootstrap: Bootstrap, by: str | 
     )
 
 
-def _audit_partition(run: RunFolder, test: ScoredSet, partition: Partition, bootstrap: Bootstrap) -> PartitionAudit:
+def _audit_partition(run: RunFiles, test: ScoredSet, partition: Partition, bootstrap: Bootstrap) -> PartitionAudit:
     pairs = zip(partition.membership, test.speaker_ids, strict=True)
     placed = sum(group is not None and speaker is not None for group, speaker in pairs)
     attributes = run.attributes if partition.attribute is None else (partition.attribute,)
@@ -290,7 +290,7 @@ def small_groups(found: Audit) -> list[str]:
     return sorted(named)
 
 
-def write_audit(path: Path, found: Audit, run: RunFolder) -> None:
+def write_audit(path: Path, found: Audit, run: RunFiles) -> None:
     """Write audit.json; NaN becomes null."""
     settings = {"interval": COVERAGE, "min_utterances": run.min_utterances, "calibration": run.chosen}
     write_json(path, {"meaning": MEANING, **settings, **_without_nan(asdict(found))})

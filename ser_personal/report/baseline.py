@@ -17,9 +17,9 @@ from ser_personal.calibration.table import CalibrationRow, print_scores, speaker
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
 from ser_personal.encoder.front_end import mfcc_functionals
 from ser_personal.errors import UserError
-from ser_personal.evaluation.run_files import BASELINE, SPEAKER_MOMENTS, rows_as_json, write_json, write_moments
+from ser_personal.evaluation.run_files import BASELINE, SPEAKER_MOMENTS, rows_as_json, write_moments
 from ser_personal.evaluation.run_writers import RunWriter, run_folder
-from ser_personal.files import refuse_existing
+from ser_personal.files import refuse_existing, write_json
 from ser_personal.ranges import AtLeastTwo
 from ser_personal.scores import score
 from ser_personal.types import Attribute
@@ -148,7 +148,7 @@ class RidgeBaselineCallback(RunWriter):
                 where="RidgeBaselineCallback",
                 remedy="Leave it out, or test a model of them, trained with configs/finetune.yaml",
             )
-        if trainer.datamodule.feature_source is not None:  # type: ignore[attr-defined]
+        if trainer.datamodule.frame_source is not None:  # type: ignore[attr-defined]
             raise UserError(
                 "batches hold cached features, and MFCC are computed of audio",
                 where="RidgeBaselineCallback",

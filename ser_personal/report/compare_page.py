@@ -35,7 +35,7 @@ READ_STAGES = (
     "each that needs them. A dash means: not measured."
 )
 READ_PRETRAINING = (
-    "Of the checkpoint that each pre-training kept: cross-entropy in nats a masked frame, and the share of masked "
+    "Of the checkpoint that each pre-training kept: cross-entropy in nats per masked frame, and the share of masked "
     "frames whose cluster is found, on held-out utterances of pre-training speakers, and on speakers outside "
     "pre-training. Losses compare only where the pseudo-labels are the same."
 )

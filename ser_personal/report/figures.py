@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from ser_personal.evaluation.run_files import RunFolder, ScoredSet
+    from ser_personal.evaluation.run_files import RunFiles, ScoredSet
     from ser_personal.report.audit import Audit, SetAudit
     from ser_personal.report.bootstrap import Estimate
 
@@ -108,7 +108,7 @@ def as_svg(drawing: Drawing) -> str:
 _BINS = 12
 
 
-def chosen_speakers(run: RunFolder, test: ScoredSet, attribute: str) -> dict[str, str]:
+def chosen_speakers(run: RunFiles, test: ScoredSet, attribute: str) -> dict[str, str]:
     """`best`, `median` and `worst` by CCC after calibration -> speaker; fewer where speakers are fewer."""
     ccc = {s: v for s, v in test.row(run.chosen).scores[attribute].per_speaker.items() if not np.isnan(v)}
     ordered = sorted(ccc, key=lambda speaker: -ccc[speaker])
@@ -120,7 +120,7 @@ def chosen_speakers(run: RunFolder, test: ScoredSet, attribute: str) -> dict[str
     return named
 
 
-def distributions(run: RunFolder, test: ScoredSet, attribute: str) -> Drawing | None:
+def distributions(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing | None:
     """Draw histograms of labels, raw and calibrated predictions of `chosen_speakers`; None where there are none."""
     from matplotlib.ticker import MaxNLocator
 
@@ -152,8 +152,8 @@ def distributions(run: RunFolder, test: ScoredSet, attribute: str) -> Drawing | 
 _MOST_NAMED = 120
 
 
-def dumbbells(run: RunFolder, test: ScoredSet, attribute: str) -> Drawing:
-    """Draw a line a speaker, from the CCC of raw predictions to that of calibrated ones; dotted where it falls."""
+def dumbbells(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing:
+    """Draw a line per speaker, from the CCC of raw predictions to that of calibrated ones; dotted where it falls."""
     change_of = speaker_changes(run, test, attribute)
     raw = test.row("raw").scores[attribute].per_speaker
     speakers = sorted(change_of, key=lambda speaker: raw[speaker])
@@ -254,7 +254,7 @@ def neighbour_matrix(test: ScoredSet) -> Drawing:
 _RELIABILITY_BINS = 10
 
 
-def reliability(run: RunFolder, test: ScoredSet, attribute: str) -> Drawing:
+def reliability(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing:
     """Draw the mean label over the mean prediction in ten equally full bins, before and after calibration."""
     figure, (axes,) = blank(4.2)
     axes.plot(run.scale, run.scale, color=INK, linewidth=1, linestyle=":", label="label = prediction")
@@ -309,13 +309,13 @@ def shift_scatter(test: ScoredSet, attribute: str, found: ShiftAnalysis) -> Draw
     return Drawing(alt, figure)
 
 
-def draw_all(run: RunFolder, found: Audit) -> dict[str, dict[str, list[Drawing]]]:
+def draw_all(run: RunFiles, found: Audit) -> dict[str, dict[str, list[Drawing]]]:
     """Draw every figure: test set -> section of the page -> its figures."""
     with style():
         return {test.name: _draw_set(run, test, of_set) for test, of_set in zip(run.sets, found.sets, strict=True)}
 
 
-def _draw_set(run: RunFolder, test: ScoredSet, audited: SetAudit) -> dict[str, list[Drawing]]:
+def _draw_set(run: RunFiles, test: ScoredSet, audited: SetAudit) -> dict[str, list[Drawing]]:
     drawn: dict[str, list[Drawing | None]] = {
         "speakers": [dumbbells(run, test, attribute) for attribute in run.attributes],
         "distributions": [distributions(run, test, attribute) for attribute in run.attributes],

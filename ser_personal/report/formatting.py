@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ser_personal.calibration.table import points
 
 if TYPE_CHECKING:
-    from ser_personal.evaluation.run_files import RunFolder, ScoredSet
+    from ser_personal.evaluation.run_files import RunFiles, ScoredSet
     from ser_personal.report.bootstrap import Estimate
 
 ROWS = {
@@ -32,14 +32,14 @@ METRICS = {
 }
 
 
-def settings(run: RunFolder) -> str:
+def settings(run: RunFiles) -> str:
     """How predictions.csv was calibrated."""
     pldc = run.pldc
     extras = [name for name, used in (("centred vectors", pldc.center), ("clipped", pldc.clip)) if used]
     return ", ".join([f"{run.chosen}, k = {pldc.k}, {pldc.statistics} statistics", *extras])
 
 
-def in_short(run: RunFolder, test: ScoredSet, attribute: str) -> str:
+def in_short(run: RunFiles, test: ScoredSet, attribute: str) -> str:
     """One sentence: what calibration did to one attribute."""
     raw, chosen = (test.row(name).scores[attribute] for name in ("raw", run.chosen))
     control = test.row("random_speakers").scores[attribute]

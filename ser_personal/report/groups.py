@@ -244,7 +244,7 @@ def column_of(utterances: pd.DataFrame, column: str, table: str | None) -> list[
     Args:
         utterances: rows of predictions.csv.
         column: of the table.
-        table: a CSV with a row an utterance (`utterance`, `id`, `path` or `FileName`) or a speaker (`speaker` or
+        table: a CSV with a row per utterance (`utterance`, `id`, `path` or `FileName`) or a speaker (`speaker` or
             `SpkrID`); predictions.csv itself if None.
 
     Raises:

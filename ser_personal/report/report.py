@@ -19,7 +19,7 @@ from ser_personal.report.groups import METRICS
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from ser_personal.evaluation.run_files import RunFolder
+    from ser_personal.evaluation.run_files import RunFiles
     from ser_personal.report.audit import Audit
     from ser_personal.report.figures import Drawing
 
@@ -39,7 +39,7 @@ def report(
     Args:
         run: the folder that `ser test` with PLDC wrote predictions.csv and metrics.json to.
         by: a column to audit by besides gender, amount of speech and label: of `table`, or of predictions.csv.
-        table: a table of the corpus that has the column, such as corpus.csv, with a row an utterance or a speaker.
+        table: a table of the corpus that has the column, such as corpus.csv, with a row per utterance or speaker.
         before: test run of a model without personalisation, whose speaker vectors are probed for comparison.
         resamples: draws of the speakers for each interval.
         seed: of these draws.
@@ -68,7 +68,7 @@ def report(
     console.print(f"written: {page} and audit.json", markup=False)
 
 
-def render(run: RunFolder, found: Audit, figures: dict[str, dict[str, list[Drawing]]]) -> str:
+def render(run: RunFiles, found: Audit, figures: dict[str, dict[str, list[Drawing]]]) -> str:
     """Make report.html of a run, its audit and its drawings."""
     from jinja2 import Environment, StrictUndefined
 

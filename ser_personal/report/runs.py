@@ -12,7 +12,8 @@ import numpy as np
 
 from ser_personal.calibration.table import KEYS, MOMENTS
 from ser_personal.errors import UserError
-from ser_personal.evaluation.run_files import COST, METRICS, SPEAKER_MOMENTS, write_json
+from ser_personal.evaluation.run_files import COST, METRICS, SPEAKER_MOMENTS
+from ser_personal.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,7 @@ class StageCost:
 class PretrainingScores:
     """Masked prediction of the checkpoint that a pre-training kept, as its validation logged it."""
 
-    val_loss: float  # nats a masked frame, on held-out utterances of pre-training speakers
+    val_loss: float  # nats per masked frame, on held-out utterances of pre-training speakers
     val_accuracy: float  # share of masked frames
     val_loss_unseen_speakers: float | None = None  # None where the corpus has no such speakers
     val_accuracy_unseen_speakers: float | None = None

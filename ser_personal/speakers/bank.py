@@ -246,7 +246,7 @@ class SpeakerBankBuilder:
                 f"pooled {vectors.shape} and labels {labels.shape} are not ({rows}, {dim}) and"
                 f" ({rows}, {len(self.attributes)})",
                 where="speaker bank",
-                remedy="Give one row an utterance, and one column of labels for each of " + ", ".join(self.attributes),
+                remedy="Give one row per utterance, and one column of labels for each of " + ", ".join(self.attributes),
             )
 
 

@@ -38,9 +38,9 @@ from ser_personal.encoder.module import UNFIT, PersonalizedModule, read_checkpoi
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_writers import (
     AttributeTestWriter,
-    Collecting,
     EmotionPredictionWriter,
     EmotionTestWriter,
+    PredictionCollector,
     PredictionWriter,
     run_folder,
 )
@@ -229,7 +229,9 @@ class StageCLI(LightningCLI):
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         if isinstance(self.model, EmotionClassification):
             callbacks.append(EmotionTestWriter())
-        elif isinstance(self.model, EmotionFineTuning) and not any(isinstance(one, Collecting) for one in callbacks):
+        elif isinstance(self.model, EmotionFineTuning) and not any(
+            isinstance(callback, PredictionCollector) for callback in callbacks
+        ):
             callbacks.append(AttributeTestWriter())
 
     def after_validate(self) -> None:

@@ -23,8 +23,8 @@ from rich.progress import Progress
 
 from ser_personal.corpus.splits import first_few
 from ser_personal.errors import UserError
-from ser_personal.evaluation.run_files import PREDICTIONS, SPEAKER_MOMENTS, write_json
-from ser_personal.files import atomic_write, content_hash
+from ser_personal.evaluation.run_files import PREDICTIONS, SPEAKER_MOMENTS
+from ser_personal.files import atomic_write, content_hash, write_json
 from ser_personal.report.compare import compare
 from ser_personal.report.formatting import duration
 from ser_personal.report.runs import (

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_file, atomic_write
+from ser_personal.files import atomic_file, write_json
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -152,7 +152,7 @@ class StageCheckpoint(ModelCheckpoint):
         if trainer.is_global_zero and Path(filepath).stem == self.filename:
             logged = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
             scores = {name: value if isfinite(value) else None for name, value in logged.items()}
-            atomic_write(Path(filepath).with_suffix(SCORES), f"{json.dumps(scores, indent=2)}\n".encode())
+            write_json(Path(filepath).with_suffix(SCORES), scores)
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         super()._save_topk_checkpoint(trainer, monitor_candidates)

@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from ser_personal.data.emotion import EmotionDataModule
-from ser_personal.data.speaker_features import SpeakerFeatures, SpeakerTable
+from ser_personal.data.speaker_features import SpeakerFeatures, SpeakerVectorFile
 from ser_personal.errors import UserError
 
 VECTORS = {"2": [1.0, 2.0, 3.0], "10": [4.0, 5.0, 6.0], "anna": [-1.0, 0.5, 1e-3]}
@@ -25,7 +25,7 @@ def table(request, tmp_path):
 
 
 def test_a_table_of_any_tool(table):
-    features = SpeakerTable(table).read([])
+    features = SpeakerVectorFile(table).read([])
     np.testing.assert_allclose(features.of(["anna", "2"]), [VECTORS["anna"], VECTORS["2"]], rtol=1e-6)
     assert np.isnan(features.of([None])).all()
     with pytest.raises(UserError, match=r"speakers\.\w+: no features of speaker bela and 1 others\. Make them"):
@@ -56,14 +56,14 @@ def test_tables_that_do_not_do(tmp_path, text, message):
     path = tmp_path / "speakers.csv"
     path.write_text(text)
     with pytest.raises(UserError, match=rf"speakers\.csv: .*{message}.*\. Give a CSV"):
-        SpeakerTable(str(path)).read([])
+        SpeakerVectorFile(str(path)).read([])
 
 
 def test_unreadable_files(tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"junk")
     for name in ("missing.csv", "missing.npz", "broken.safetensors"):
         with pytest.raises(UserError, match=f"{name}: can't be read"):
-            SpeakerTable(str(tmp_path / name)).read([])
+            SpeakerVectorFile(str(tmp_path / name)).read([])
 
 
 def test_batches_carry_them(synthetic_corpus, tmp_path):
@@ -71,7 +71,7 @@ def test_batches_carry_them(synthetic_corpus, tmp_path):
     ids = sorted({u.speaker_id for u in plain.utterances if u.speaker_id is not None})
     path = tmp_path / "speakers.csv"
     path.write_text("\n".join(["speaker,a,b", *(f"{speaker},{row},{-row}" for row, speaker in enumerate(ids))]))
-    data = EmotionDataModule(str(synthetic_corpus), num_workers=0, speaker_features=SpeakerTable(str(path)))
+    data = EmotionDataModule(str(synthetic_corpus), num_workers=0, speaker_features=SpeakerVectorFile(str(path)))
     batch = next(iter(data.split_dataloader("train")))
     wanted = [[ids.index(speaker), -ids.index(speaker)] for speaker in batch["speaker_ids"]]
     assert batch["speaker_features"].tolist() == wanted
@@ -79,6 +79,6 @@ def test_batches_carry_them(synthetic_corpus, tmp_path):
     assert plain.speaker_features_of(ids) is None
 
     path.write_text("\n".join(path.read_text().splitlines()[:3]))
-    lacking = EmotionDataModule(str(synthetic_corpus), num_workers=0, speaker_features=SpeakerTable(str(path)))
+    lacking = EmotionDataModule(str(synthetic_corpus), num_workers=0, speaker_features=SpeakerVectorFile(str(path)))
     with pytest.raises(UserError, match="no features of speaker"):
         lacking.split_dataloader("train")

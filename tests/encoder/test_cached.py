@@ -14,7 +14,7 @@ SOURCE = FeatureSource(encoder="test", dim=4, frame_seconds=0.2)
 
 
 class TrainingSet:
-    feature_source = SOURCE
+    frame_source = SOURCE
 
 
 def built() -> CachedFeatures:

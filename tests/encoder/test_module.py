@@ -168,7 +168,7 @@ def test_resuming_on_other_speakers_or_from_a_foreign_checkpoint_is_refused(fitt
 
 
 def test_a_table_that_came_from_elsewhere_may_differ(fitted, tmp_path, monkeypatch):
-    monkeypatch.setattr(Energy, "keeps_foreign_speakers", True)
+    monkeypatch.setattr(Energy, "keeps_other_speakers", True)
     resumed = Energy()
     trainer(tmp_path, 2).fit(resumed, datamodule=Speech("anna", "carl"), ckpt_path=fitted[1])
     assert resumed.personalized.speakers.ids == ["anna", "bela"]

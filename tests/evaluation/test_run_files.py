@@ -24,7 +24,7 @@ from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import (
     SPEAKER_MOMENTS,
     SpeakerVectors,
-    predictions_frame,
+    predictions_table,
     read_run,
     read_vectors,
     rows_as_json,
@@ -59,7 +59,7 @@ def test_predictions_csv_has_a_row_an_utterance(tmp_path):
         labels=np.array([[NAN, 6.0], [7.0, 5.0]]),
     )
     collected = CollectedSet(tuple(utterances[2:]), predicted)
-    frame = predictions_frame(collected, predicted.predictions + 0.1, ("arousal", "valence"))
+    frame = predictions_table(collected, predicted.predictions + 0.1, ("arousal", "valence"))
     write_csv(tmp_path / "predictions.csv", frame)
     assert (tmp_path / "predictions.csv").read_text().splitlines() == [
         "utterance,speaker,split,arousal_label,arousal_raw,arousal_calibrated,"

@@ -7,7 +7,7 @@ import torch
 from command_line import configs, ser, trainer_flags
 from tiny_models import emotion_data, encoder, finetuning
 
-from ser_personal.data.datamodule import AudioDataModule
+from ser_personal.data.datamodule import AllUtterancesDataModule
 from ser_personal.data.emotion import CachedEmotionDataModule
 from ser_personal.encoder.cached import CachedFeatures
 from ser_personal.encoder.hubert import TinyEncoder
@@ -44,7 +44,7 @@ class SeededInterpreter(MLPInterpreter):
 @pytest.fixture(scope="module")
 def cache_folder(synthetic_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cached") / "cache"
-    cache(AudioDataModule(str(synthetic_corpus)), encoder(), stride=1, out=str(folder), accelerator="cpu")
+    cache(AllUtterancesDataModule(str(synthetic_corpus)), encoder(), stride=1, out=str(folder), accelerator="cpu")
     return folder
 
 
@@ -97,7 +97,8 @@ def test_every_stage_runs_from_the_cache_and_another_cache_is_refused(
     assert ser("export", tmp_path / "finetune.ckpt", "--out", tmp_path / "bundle") == 2
     assert "reads cached features of TinyEncoder tiny, a bundle's model reads audio" in capsys.readouterr().err
     other = tmp_path / "other"
-    cache(AudioDataModule(str(synthetic_corpus)), encoder(), seed=5, stride=1, out=str(other), accelerator="cpu")
+    everything = AllUtterancesDataModule(str(synthetic_corpus))
+    cache(everything, encoder(), seed=5, stride=1, out=str(other), accelerator="cpu")
     capsys.readouterr()
     assert ser("test", *recipe, *data, "--data.cache", other, *given) == 2
     assert "features of another encoder than the checkpoint was trained on (encoder_hash" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from command_line import configs, ser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ser_personal.data.datamodule import AudioDataModule
+from ser_personal.data.datamodule import AllUtterancesDataModule
 from ser_personal.data.frame_store import FeatureCache
 from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.encoder.module import DESCRIPTION, read_checkpoint
@@ -21,7 +21,7 @@ from ser_personal.pretrain.cache import cache, strided
 
 @pytest.fixture
 def data(synthetic_corpus):
-    return AudioDataModule(str(synthetic_corpus), batch_seconds=20)
+    return AllUtterancesDataModule(str(synthetic_corpus), batch_seconds=20)
 
 
 @pytest.fixture

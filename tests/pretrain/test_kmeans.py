@@ -152,13 +152,13 @@ def test_numbers_out_of_range_are_refused(corpus, capsys, flag):
 
 def test_wrong_splits_and_empty_audio_are_refused(corpus, tmp_path):
     with pytest.raises(UserError, match="split test9: no such split"):
-        _ = PseudoLabelData(corpus, splits=["test9"]).label_indices
+        _ = PseudoLabelData(corpus, splits=["test9"]).pseudo_label_indices
     with pytest.raises(UserError, match=r"data\.fit_splits: no audio to fit the codebook on"):
         _ = PseudoLabelData(corpus, splits=["validation"]).fit_indices
     soundfile.write(tmp_path / "short.wav", np.zeros(399), 16_000)
     (tmp_path / "corpus.csv").write_text("path,speaker,split\nshort.wav,a,train\n")
     with pytest.raises(UserError, match=r"short\.wav: audio is shorter than 400 samples, the first of 1"):
-        _ = PseudoLabelData(str(tmp_path / "corpus.csv")).label_indices
+        _ = PseudoLabelData(str(tmp_path / "corpus.csv")).pseudo_label_indices
 
 
 def test_an_encoder_layer_teaches(make):
@@ -186,7 +186,7 @@ def test_usage_of_the_clusters_is_printed(make, data, capsys):
 
 def test_splits_in_any_spelling_each_once(corpus):
     data = PseudoLabelData(corpus, splits=["Train", "dev", "train"], fit_splits=["TRAIN"])
-    assert len(data.label_indices) == 14
+    assert len(data.pseudo_label_indices) == 14
     assert len(data.fit_indices) == 10
     assert data.fingerprint == PseudoLabelData(corpus, splits=["train", "validation"]).fingerprint
 
