@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sqlite3
 import time
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from importlib import import_module
-from importlib.util import find_spec
-from io import TextIOWrapper
-from itertools import islice
 from math import isfinite
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from unicodedata import category
 
 from rich.console import Console
@@ -23,7 +19,7 @@ from safetensors.numpy import load, save
 
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_file, content_hash
+from ser_personal.files import content_hash
 from ser_personal.ranges import PositiveFinite
 from ser_personal.recognition.bundle import CalibrationName
 from ser_personal.recognition.profiles import SpeakerProfile
@@ -31,22 +27,20 @@ from ser_personal.recognition.raw import CHUNK_RECORDINGS, CHUNK_SECONDS
 from ser_personal.recognition.recognizer import EmotionRecognizer
 from ser_personal.recognition.recordings import Recording, SpeakerFrom, chunks, find_recordings, with_turns
 from ser_personal.recognition.segmenters import CutName, has_silero
+from ser_personal.recognition.tables import check_format, check_stems, write_annotations, write_table, write_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ser_personal.recognition.recognizer import Row
 
 DECIMALS = 6
-ROWS_AT_ONCE = 10_000
-FORMATS = (".csv", ".jsonl", ".parquet")
-_TEXT_COLUMNS = ("file", "speaker")
-_COUNT_COLUMNS = ("calibration_utterances", "short")
 _TABLES = """
     PRAGMA locking_mode = EXCLUSIVE;
     BEGIN EXCLUSIVE;
     CREATE TABLE IF NOT EXISTS progress (done INTEGER NOT NULL, settings TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS rows (content TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS vectors (content BLOB NOT NULL);
     CREATE TABLE IF NOT EXISTS failures (file TEXT NOT NULL, reason TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS profiles (speaker TEXT PRIMARY KEY, content BLOB NOT NULL);
     COMMIT;
@@ -98,7 +92,13 @@ class Journal:
         for speaker_id, content in self._database.execute("SELECT speaker, content FROM profiles"):
             self.profiles[speaker_id] = SpeakerProfile.from_arrays(load(content))
 
-    def add(self, recordings: Sequence[Recording], rows: Sequence[Row], failures: Sequence[tuple[str, str]]) -> None:
+    def add(
+        self,
+        recordings: Sequence[Recording],
+        rows: Sequence[Row],
+        failures: Sequence[tuple[str, str]],
+        vectors: Sequence[bytes] = (),
+    ) -> None:
         """Add what became of the next recordings, and their speakers' profiles: all of it or nothing."""
         speakers = {row["speaker"] for row in rows}
         kept = [
@@ -107,6 +107,7 @@ class Journal:
         lines = [(json.dumps(row, ensure_ascii=False, allow_nan=False),) for row in rows]
         with self._database as database:
             database.executemany("INSERT INTO rows VALUES (?)", lines)
+            database.executemany("INSERT INTO vectors VALUES (?)", [(vector,) for vector in vectors])
             database.executemany("INSERT INTO failures VALUES (?, ?)", failures)
             database.executemany("INSERT OR REPLACE INTO profiles VALUES (?, ?)", kept)
             database.execute("DELETE FROM progress")
@@ -118,6 +119,11 @@ class Journal:
         for (content,) in self._database.execute("SELECT content FROM rows ORDER BY rowid"):
             yield json.loads(content)
 
+    def vectors(self) -> Iterator[bytes]:
+        """Of each row its utterance's vector, float32, where the run keeps them."""
+        for (content,) in self._database.execute("SELECT content FROM vectors ORDER BY rowid"):
+            yield content
+
     def failures(self) -> list[dict[str, str]]:
         """All failures: file and reason."""
         found = self._database.execute("SELECT file, reason FROM failures ORDER BY rowid")
@@ -126,46 +132,6 @@ class Journal:
     def close(self) -> None:
         """Let another run open the file."""
         self._opened.close()
-
-
-def check_format(path: Path) -> None:
-    """Refuse a name whose ending says no format, or one whose library is missing."""
-    if path.suffix.lower() not in FORMATS:
-        raise UserError(
-            f"ends in {path.suffix!r}", where=path, remedy=f"Choose a name that ends in {', '.join(FORMATS)}"
-        )
-    if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
-        raise UserError(
-            "needs the package pyarrow", where=path, remedy="`pip install pyarrow`, or choose .csv or .jsonl"
-        )
-
-
-def write_table(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Write rows one after the other, the whole file or nothing."""
-    with atomic_file(path) as file:
-        if path.suffix.lower() == ".parquet":
-            _write_parquet(file, rows, columns)
-            return
-        text = TextIOWrapper(file, encoding="utf-8", newline="")
-        if path.suffix.lower() == ".jsonl":
-            text.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-        else:
-            table = csv.DictWriter(text, columns, lineterminator="\n")
-            table.writeheader()
-            table.writerows(rows)
-        text.detach()
-
-
-def _write_parquet(file: IO[bytes], rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    types = dict.fromkeys(_TEXT_COLUMNS, pa.string()) | dict.fromkeys(_COUNT_COLUMNS, pa.int64())
-    schema = pa.schema([(column, types.get(column, pa.float64())) for column in columns])
-    remaining = iter(rows)
-    with parquet.ParquetWriter(file, schema) as writer:
-        while some := list(islice(remaining, ROWS_AT_ONCE)):
-            writer.write_table(pa.Table.from_pylist(some, schema=schema))
 
 
 def annotate(
@@ -182,6 +148,7 @@ def annotate(
     profiles: str | None = None,
     device: str | None = None,
     import_: str | None = None,
+    vectors: str | None = None,
     *,
     calibrate: bool = True,
     training_speakers: bool = False,
@@ -195,7 +162,9 @@ def annotate(
         audio: a sound file, a folder (with the folders inside it), or a table with a column path, and with start and
             end (seconds or h:mm:ss) where rows are segments.
         model: a folder that `ser export` wrote, or the name of one on the Hugging Face hub.
-        out: file to write, .csv, .jsonl or .parquet; it appears once it is complete.
+        out: file to write, which appears once it is complete: a table (.csv, .parquet, .jsonl), a Praat .TextGrid with
+            a tier for each speaker and attribute, or labels for Audacity (.txt). Of several recordings, the last two
+            are folders with a file for each.
         speaker_from: who speaks: the name of the `folder` that a file lies in, the table's `column` speaker, or `none`,
             which also leaves the output's speaker column empty; if null, the segments' speakers, or none without
             --segments. A speaker's recordings count in the order of their paths, or of the table.
@@ -212,6 +181,8 @@ def annotate(
         profiles: file of enrolled speakers, to start from and to add to.
         device: to run on; a GPU where there is one, if null.
         import_: a module of your own with classes that the model is made of, in the current folder or installed.
+        vectors: file to write the utterances' vectors to, which PLDC compares voices by: .npz with the arrays file,
+            start, end, speaker and vectors (utterances, dim), in the order of the table.
         calibrate: false leaves all predictions raw.
         training_speakers: speakers are those of the training corpus, whose embeddings are then used.
 
@@ -223,15 +194,19 @@ def annotate(
     """
     target, console = Path(out), Console()
     check_format(target)
+    if vectors is not None and Path(vectors).suffix != ".npz":
+        raise UserError("doesn't end in .npz", where=f"--vectors {vectors}", remedy="Give a name that does")
     partial = target.with_name(f"{target.name}.partial")
-    if target.exists() and not partial.exists():
-        raise UserError("exists already", where=target, remedy="Delete it, or give --out another name")
+    for flag, file in (("--out", target), ("--vectors", Path(vectors or target))):
+        if file.exists() and not partial.exists():
+            raise UserError("exists already", where=file, remedy=f"Delete it, or give {flag} another name")
     if segments is not None and speaker_from in ("folder", "column"):
         remedy = "Leave --speaker_from out, or give none"
         raise UserError("the segments say who speaks", where=f"--speaker_from {speaker_from}", remedy=remedy)
     recordings = find_recordings(Path(audio), speaker_from or "none")
     if segments is not None:
         recordings = with_turns(recordings, Path(segments), named=speaker_from is None)
+    check_stems(target, recordings)
     if import_ is not None:
         _import(import_)
     recognizer = EmotionRecognizer.from_pretrained(
@@ -257,13 +232,17 @@ def annotate(
         "cut": [cutter, window_seconds, hop_seconds],
         "calibration": [calibrate, calibration, asdict(pldc or recognizer.bundle.pldc)],
         "training_speakers": training_speakers,
+        "vectors": vectors is not None,
     }
     with closing(Journal(partial, settings)) as journal:
         _print(console, _opening(recordings, journal.done, cutter))
         if calibrate and recognizer.calibrator is None:
             _print(console, "no speaker is calibrated: the bundle or the command says so (--calibration)")
-        seconds, audio_seconds = _run(recognizer, recordings, journal, console, calibrate=calibrate)
-        write_table(target, journal.rows(), columns)
+        flags = {"calibrate": calibrate, "keep_vectors": vectors is not None}
+        seconds, audio_seconds = _run(recognizer, recordings, journal, console, **flags)
+        if vectors is not None:
+            write_vectors(Path(vectors), journal.rows(), journal.vectors())
+        write_annotations(target, journal.rows(), columns, recognizer.attributes, recordings)
         failures = journal.failures()
         failed = target.with_name(f"{target.stem}.failed.csv")
         failed.unlink(missing_ok=True)
@@ -275,7 +254,9 @@ def annotate(
         _print(console, f"failed: {failure['file']}: {failure['reason']}")
     speed = f": {audio_seconds / seconds:.0f} audio-seconds a second" if audio_seconds else ""
     _print(console, f"{audio_seconds:.0f} s of audio in {seconds:.1f} s{speed}")
-    _print(console, f"written: {target}" + (f"; {len(failures)} recordings failed, see {failed}" if failures else ""))
+    failed_line = f"{len(failures)} recordings failed, see {failed}"
+    lines = [f"written: {target}"] * target.exists() + [failed_line] * bool(failures)
+    _print(console, "; ".join(lines))
     return int(bool(failures))
 
 
@@ -294,6 +275,7 @@ def _run(
     console: Console,
     *,
     calibrate: bool,
+    keep_vectors: bool,
 ) -> tuple[float, float]:
     """Annotate what the journal lacks; seconds that it took and seconds of audio."""
     started, audio_seconds = time.perf_counter(), 0.0
@@ -309,13 +291,16 @@ def _run(
         for chunk in chunks(recordings[journal.done :], CHUNK_SECONDS, CHUNK_RECORDINGS):
             rows: list[Row] = []
             failures: list[tuple[str, str]] = []
+            vectors: list[bytes] = []
             for recording, outcome in zip(chunk, recognizer.raw.together(chunk), strict=True):
                 if isinstance(outcome, UserError):
                     failures.append((recording.source, " ".join(outcome.what.split())))
                     continue
                 audio_seconds += outcome.seconds
                 rows += map(_rounded, recognizer.rows(outcome, journal.profiles, calibrate=calibrate))
-            journal.add(chunk, rows, failures)
+                if keep_vectors:
+                    vectors += [vector.astype("float32").tobytes() for vector in outcome.pooled]
+            journal.add(chunk, rows, failures, vectors)
             speed = audio_seconds / (time.perf_counter() - started)
             progress.update(task, advance=len(chunk), description=f"{speed:.0f} audio-seconds a second")
     return time.perf_counter() - started, audio_seconds

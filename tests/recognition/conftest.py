@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from command_line import ser
 from tiny_models import emotion_data, finetuning, trainer
 
 from ser_personal import EmotionRecognizer, PLDCCallback
+from ser_personal.recognition.annotate import Journal
 from ser_personal.recognition.bundle import read_bundle
 from ser_personal.recognition.export import export
 from ser_personal.recognition.profiles import SpeakerProfile
@@ -68,3 +70,55 @@ def some_profile() -> Callable[..., SpeakerProfile]:
         return profile
 
     return make
+
+
+class Killed(BaseException):
+    """Ends a run as a signal would."""
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr("ser_personal.recognition.annotate.CHUNK_RECORDINGS", 4)
+
+
+@pytest.fixture
+def talk(recordings, tmp_path):
+    """A folder a speaker, names in several scripts."""
+    names = ["anna", "Борис", "林"]
+    for number, path in enumerate(recordings):
+        folder = tmp_path / "talk" / names[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / f"é {number:02}.wav")
+    return tmp_path / "talk"
+
+
+@pytest.fixture
+def annotate(bundle_folder, talk, small_chunks, tmp_path):
+    def run(*flags, audio=talk, out="predictions.csv", code=0, speaker_from="folder"):
+        options = {"--model": bundle_folder, "--out": tmp_path / out, "--speaker-from": speaker_from, "--device": "cpu"}
+        assert ser("annotate", audio, *(word for option in options.items() for word in option), *flags) == code
+        return tmp_path / out
+
+    return run
+
+
+@pytest.fixture
+def killed_at(annotate, monkeypatch):
+    """Have a run killed before or after it adds its recordings from the n-th on."""
+
+    def run(done, *, before, out="predictions.csv", flags=()):
+        add = Journal.add
+
+        def killed(self, *arguments):
+            if self.done < done:
+                return add(self, *arguments)
+            if not before:
+                add(self, *arguments)
+            raise Killed
+
+        monkeypatch.setattr(Journal, "add", killed)
+        with pytest.raises(Killed):
+            annotate(*flags, out=out)
+        monkeypatch.setattr(Journal, "add", add)
+
+    return run

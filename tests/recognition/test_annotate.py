@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 import sqlite3
 import struct
 import sys
@@ -14,65 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from command_line import ser
 
 from ser_personal import EmotionRecognizer
 from ser_personal.audio import decode
-from ser_personal.recognition.annotate import Journal, write_table
 from ser_personal.recognition.bundle import read_bundle
 from ser_personal.recognition.network import EmotionNetwork
-
-
-class Killed(BaseException):
-    """Ends a run as a signal would."""
-
-
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
-    monkeypatch.setattr("ser_personal.recognition.annotate.CHUNK_RECORDINGS", 4)
-
-
-@pytest.fixture
-def talk(recordings, tmp_path):
-    """A folder a speaker, names in several scripts."""
-    names = ["anna", "Борис", "林"]
-    for number, path in enumerate(recordings):
-        folder = tmp_path / "talk" / names[number % 3]
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, folder / f"é {number:02}.wav")
-    return tmp_path / "talk"
-
-
-@pytest.fixture
-def annotate(bundle_folder, talk, tmp_path):
-    def run(*flags, audio=talk, out="predictions.csv", code=0, speaker_from="folder"):
-        options = {"--model": bundle_folder, "--out": tmp_path / out, "--speaker-from": speaker_from, "--device": "cpu"}
-        assert ser("annotate", audio, *(word for option in options.items() for word in option), *flags) == code
-        return tmp_path / out
-
-    return run
-
-
-@pytest.fixture
-def killed_at(annotate, monkeypatch):
-    """Have a run killed before or after it adds its recordings from the n-th on."""
-
-    def run(done, *, before, out="predictions.csv"):
-        add = Journal.add
-
-        def killed(self, *arguments):
-            if self.done < done:
-                return add(self, *arguments)
-            if not before:
-                add(self, *arguments)
-            raise Killed
-
-        monkeypatch.setattr(Journal, "add", killed)
-        with pytest.raises(Killed):
-            annotate(out=out)
-        monkeypatch.setattr(Journal, "add", add)
-
-    return run
 
 
 def test_rows_are_those_of_predict(annotate, bundle_folder, talk):
@@ -111,15 +56,6 @@ def test_another_command_in_the_place_of_an_interrupted_one_is_refused(annotate,
         other.execute("BEGIN EXCLUSIVE")
         annotate(code=2)
     assert "can't be resumed (database is locked). Wait for the run that writes it" in capsys.readouterr().err
-
-
-def test_every_format_holds_the_same(annotate):
-    table = pd.read_csv(annotate(), dtype={"speaker": str})
-    lines = pd.read_json(annotate(out="predictions.jsonl"), lines=True, dtype={"speaker": str})
-    pd.testing.assert_frame_equal(lines, table, check_dtype=False)
-    pytest.importorskip("pyarrow", reason="pyarrow isn't installed (the extra parquet)")
-    parquet = pd.read_parquet(annotate(out="predictions.parquet"))
-    pd.testing.assert_frame_equal(parquet, table, check_dtype=False)
 
 
 def spoil(talk):
@@ -242,17 +178,6 @@ def test_a_speaker_whom_the_model_does_not_know(annotate, copy, talk, tmp_path):
     assert reasons.str.startswith("not among the speakers of the embedding table").all()
 
 
-def test_a_table_is_a_segmented_index_to_audformat(annotate):
-    utils = pytest.importorskip("audformat.utils", reason="audformat isn't installed")
-    out = annotate()
-    read, frame = utils.read_csv(out), pd.read_csv(out)
-    assert read.index.names == ["file", "start", "end"]
-    for bound in ("start", "end"):
-        seconds = read.index.get_level_values(bound).total_seconds()
-        np.testing.assert_allclose(seconds, frame[bound], atol=1e-6)
-    np.testing.assert_array_equal(read["arousal_calibrated"], frame["arousal_calibrated"])
-
-
 def test_where_all_fail_the_table_has_its_header_and_a_later_success_leaves_no_list(annotate, recordings, tmp_path):
     (tmp_path / "broken.wav").write_bytes(b"nothing")
     out = annotate(audio=tmp_path / "broken.wav", code=1)
@@ -296,7 +221,11 @@ def test_windows_and_raw_predictions_of_named_speakers(annotate, flags):
 @pytest.mark.parametrize(
     ("flags", "what"),
     [
-        (["--out", "p.txt"], "p.txt: ends in '.txt'. Choose a name that ends in .csv, .jsonl, .parquet"),
+        (
+            ["--out", "p.xls"],
+            "p.xls: ends in '.xls'. Choose a name that ends in .csv, .parquet, .jsonl, .TextGrid, .txt",
+        ),
+        (["--vectors", "v.csv"], "--vectors v.csv: doesn't end in .npz. Give a name that does"),
         (["--model", "nowhere"], "nowhere: no such folder"),
         (["--speaker-from", "column"], "corpus.csv: no such file"),
         (["--speaker-from", "name"], "--speaker_from: name is none of 'folder', 'column', 'none'"),
@@ -330,20 +259,3 @@ def test_a_bundle_without_its_bank_calibrates_no_one_unnoticed(annotate, copy, c
     assert "holds no speaker bank" in capsys.readouterr().err
     annotate("--model", copy, speaker_from="none")
     assert "no speakers, so nothing is calibrated" in capsys.readouterr().out
-
-
-def test_nothing_half_written_takes_the_tables_name(tmp_path):
-    def rows():
-        yield {"file": "a"}
-        raise Killed
-
-    for name in ("a.csv", "a.jsonl"):
-        with pytest.raises(Killed):
-            write_table(tmp_path / name, rows(), ["file"])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_parquet_without_pyarrow_is_one_line(annotate, monkeypatch, capsys):
-    monkeypatch.setattr("ser_personal.recognition.annotate.find_spec", lambda _: None)
-    annotate(out="p.parquet", code=2)
-    assert "needs the package pyarrow. `pip install pyarrow`" in capsys.readouterr().err

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from ser_personal.audio import decode
+from ser_personal.recognition.tables import write_annotations
+
+NAMES = ['an"na <b>', "NA", "林"]
+# of speakers, the second overlapping the first, the last two of one speaker overlapping
+TURNS = [(0, 0.0, 1.5), (1, 1.0, 2.5), (2, 3.0, 4.5), (0, 5.0, 6.0), (0, 5.5, 6.25)]
+
+
+def test_every_format_holds_the_same(annotate):
+    table = pd.read_csv(annotate(), dtype={"speaker": str})
+    lines = pd.read_json(annotate(out="predictions.jsonl"), lines=True, dtype={"speaker": str})
+    pd.testing.assert_frame_equal(lines, table, check_dtype=False)
+    pytest.importorskip("pyarrow", reason="pyarrow isn't installed (the extra parquet)")
+    parquet = pd.read_parquet(annotate(out="predictions.parquet"))
+    pd.testing.assert_frame_equal(parquet, table, check_dtype=False)
+
+
+def test_a_table_is_a_segmented_index_to_audformat(annotate):
+    utils = pytest.importorskip("audformat.utils", reason="audformat isn't installed")
+    out = annotate()
+    read, frame = utils.read_csv(out), pd.read_csv(out)
+    assert read.index.names == ["file", "start", "end"]
+    for bound in ("start", "end"):
+        seconds = read.index.get_level_values(bound).total_seconds()
+        np.testing.assert_allclose(seconds, frame[bound], atol=1e-6)
+    np.testing.assert_array_equal(read["arousal_calibrated"], frame["arousal_calibrated"])
+
+
+@pytest.fixture
+def table(recordings, tmp_path):
+    """Who speaks when in one recording of 8 s, as a table of segments."""
+    waveform = np.concatenate([decode(path) for path in recordings])[: 8 * 16_000]
+    soundfile.write(tmp_path / "meeting.wav", waveform, 16_000)
+    columns = {"path": "meeting.wav", "speaker": [NAMES[who] for who, _, _ in TURNS]}
+    columns |= {"start": [start for _, start, _ in TURNS], "end": [end for _, _, end in TURNS]}
+    pd.DataFrame(columns).to_csv(tmp_path / "turns.csv", index=False)
+    return tmp_path / "turns.csv"
+
+
+def values(annotate, table):
+    out = annotate(audio=table, speaker_from="column", out="expected.csv")
+    return pd.read_csv(out, keep_default_na=False, na_values=[""])
+
+
+def test_a_textgrid_has_a_tier_for_each_speaker_and_attribute(annotate, table):
+    textgrid = pytest.importorskip("praatio.textgrid", reason="praatio isn't installed (the extra textgrid)")
+    expected = values(annotate, table)
+    path = annotate(audio=table, speaker_from="column", out="meeting.TextGrid")
+    grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False, reportingMode="error")
+    assert grid.tierNames == tuple(f"{name} {attribute}" for name in NAMES for attribute in ("arousal", "valence"))
+    assert (grid.minTimestamp, grid.maxTimestamp) == (0, 8)
+    for tier in grid.tiers:
+        speaker, attribute = tier.name.rsplit(" ", 1)
+        own = expected[expected["speaker"] == speaker]
+        ends = own["end"].clip(upper=own["start"].shift(-1).fillna(8))
+        labels = [f"{value:.2f}" for value in own[f"{attribute}_calibrated"]]
+        assert [tuple(entry) for entry in tier.entries] == [*zip(own["start"], ends, labels, strict=True)]
+
+
+@pytest.mark.skipif(shutil.which("praat") is None, reason="Praat isn't installed")
+def test_praat_reads_the_textgrid(annotate, table, tmp_path):
+    pytest.importorskip("praatio", reason="praatio isn't installed (the extra textgrid)")
+    expected = values(annotate, table)
+    path = annotate(audio=table, speaker_from="column", out="meeting.TextGrid")
+    (tmp_path / "look.praat").write_text(
+        f"""Read from file: "{path}"
+        tiers = Get number of tiers
+        for tier to tiers
+            name$ = Get tier name: tier
+            value$ = Get label of interval: tier, 1
+            first = Get start time of interval: tier, 1
+            appendInfoLine: name$, tab$, first, tab$, value$
+        endfor
+        value$ = Get label of interval: 1, 3
+        appendInfoLine: value$
+        """
+    )
+    run = subprocess.run(["praat", "--run", tmp_path / "look.praat"], capture_output=True, check=True)
+    lines = run.stdout.decode("utf-16" if run.stdout[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8").splitlines()
+    tiers = [f"{name} {attribute}" for name in NAMES for attribute in ("arousal", "valence")]
+    assert [line.split("\t")[0] for line in lines[:-1]] == tiers
+    assert lines[0].split("\t")[1:] == ["0", f"{expected['arousal_calibrated'][0]:.2f}"]
+    assert lines[-1] == f"{expected['arousal_calibrated'][3]:.2f}"
+
+
+def test_audacitys_labels_say_who_and_how(annotate, table):
+    expected = values(annotate, table)
+    lines = annotate(audio=table, speaker_from="column", out="meeting.txt").read_text().splitlines()
+    assert lines == [
+        f"{row.start:.6f}\t{row.end:.6f}\t{row.speaker} arousal {row.arousal_calibrated:.2f} "
+        f"valence {row.valence_calibrated:.2f}"
+        for row in expected.itertuples()
+    ]
+
+
+def test_several_recordings_have_a_file_each(annotate, talk, tmp_path, capsys):
+    (talk / "anna" / "broken.wav").write_bytes(b"nothing")
+    folder = annotate(out="labels.txt", code=1)
+    stems = sorted(path.stem for path in talk.rglob("*.wav") if path.stem != "broken")
+    assert sorted(path.name for path in folder.iterdir()) == [f"{stem}.txt" for stem in stems]
+    assert not list(tmp_path.glob(".*"))
+    assert annotate(out="labels.txt", code=2) == folder
+    nothing = annotate(audio=talk / "anna" / "broken.wav", out="one.txt", code=1)
+    assert not nothing.exists()
+    assert "written: " not in capsys.readouterr().out.splitlines()[-1]
+    shutil.copy(talk / "anna" / "broken.wav", talk / "Борис")
+    annotate(out="twice.txt", code=2)
+    assert (
+        "twice.txt: 2 recordings are called broken. Annotate them one by one, or choose .csv" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_vectors_lie_beside_the_scores(annotate, killed_at, bundle, talk, tmp_path, resumed):
+    if resumed:
+        killed_at(8, flags=["--vectors", tmp_path / "vectors.npz"], before=True)
+    frame = pd.read_csv(annotate("--vectors", tmp_path / "vectors.npz"), dtype={"speaker": str})
+    with np.load(tmp_path / "vectors.npz") as arrays:
+        for column in ("file", "start", "end", "speaker"):
+            np.testing.assert_array_equal(arrays[column], frame[column])
+        waveforms = [decode(path) for path in frame["file"].map(Path)]
+        expected = bundle.network.recognize(waveforms, [None] * len(frame)).pooled
+        np.testing.assert_allclose(arrays["vectors"], expected, atol=1e-5)
+
+
+def test_vectors_without_names_or_rows(annotate, talk, tmp_path):
+    annotate("--vectors", tmp_path / "vectors.npz", speaker_from="none")
+    with np.load(tmp_path / "vectors.npz") as arrays:
+        assert set(arrays["speaker"]) == {""}
+    (talk / "broken.wav").write_bytes(b"nothing")
+    annotate("--vectors", tmp_path / "none.npz", audio=talk / "broken.wav", out="none.csv", code=1)
+    with np.load(tmp_path / "none.npz") as arrays:
+        assert {name: len(arrays[name]) for name in arrays} == dict.fromkeys(
+            ("file", "start", "end", "speaker", "vectors"), 0
+        )
+
+
+class Killed(BaseException):
+    """Ends a run as a signal would."""
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt"])
+def test_nothing_half_written_takes_the_tables_name(tmp_path, name):
+    def rows():
+        yield {"file": "a"}
+        raise Killed
+
+    with pytest.raises(Killed):
+        write_annotations(tmp_path / name, rows(), ["file"], [], [])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "package"), [("p.parquet", "pyarrow"), ("p.TextGrid", "praatio")])
+def test_a_missing_package_is_one_line(annotate, monkeypatch, capsys, name, package):
+    monkeypatch.setattr("ser_personal.recognition.tables.find_spec", lambda _: None)
+    annotate(out=name, code=2)
+    assert f"needs the package {package}. `pip install {package}`" in capsys.readouterr().err
