@@ -181,10 +181,14 @@ def read_vectors(path: Path) -> dict[str, SpeakerVectors]:
 
 
 def write_moments(folder: Path, tables: Sequence[pd.DataFrame]) -> None:
-    """Write speaker_moments.csv, of all test sets, to a run's folder."""
+    """Write speaker_moments.csv, of all test sets, to a run's folder; what other rows are there already stay."""
     import pandas as pd
 
-    write_csv(folder / SPEAKER_MOMENTS, pd.concat(tables))
+    path, table = folder / SPEAKER_MOMENTS, pd.concat(tables)
+    if path.is_file():
+        before = pd.read_csv(path, dtype={"split": str, "speaker": str}, keep_default_na=False, na_values={"ccc": [""]})
+        table = pd.concat([before[~before["row"].isin(table["row"])], table])
+    write_csv(path, table)
 
 
 @dataclass(frozen=True)
@@ -335,7 +339,7 @@ def _read(folder: Path) -> RunFiles:
             name=name,
             rows=tuple(
                 TableRow(row, from_json(content["attributes"]), content["is_oracle"])
-                for row, content in split["rows"].items()
+                for row, content in [*split["rows"].items(), *_baseline_rows(folder, name, attributes)]
             ),
             conditions=split["speakers"],
             utterances=table[table["split"] == name].reset_index(drop=True),
@@ -369,6 +373,13 @@ def _read(folder: Path) -> RunFiles:
         training_gender={speaker: content["gender"] for speaker, content in record["training"].items()},
         cost=_read_json(folder / COST),
     )
+
+
+def _baseline_rows(folder: Path, split: str, attributes: tuple[str, ...]) -> list[tuple[str, Any]]:
+    """The rows of baseline.json, where configs/ridge.yaml wrote one of all attributes."""
+    splits = _read_json(folder / BASELINE)["splits"] if (folder / BASELINE).is_file() else {}
+    rows = splits.get(split, {"rows": {}})["rows"].items()
+    return [(name, content) for name, content in rows if content["attributes"].keys() >= set(attributes)]
 
 
 def _is_labelled(test: ScoredSet, attributes: tuple[str, ...]) -> bool:

@@ -93,8 +93,6 @@ def baseline(
             remedy="Give a corpus with labels, or other --attributes",
         )
     _show_and_write(scored, Path(out))
-    moments = [speaker_moments(split, [each.row], each.labels, each.speaker_ids) for split, each in scored.items()]
-    write_moments(Path(out), moments)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,10 +130,12 @@ def _show_and_write(scored: dict[str, BaselineSet], folder: Path) -> None:
     rows = {split: {"rows": rows_as_json([of_split.row])} for split, of_split in scored.items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / BASELINE, {"splits": rows})
+    moments = [speaker_moments(split, [each.row], each.labels, each.speaker_ids) for split, each in scored.items()]
+    write_moments(folder, moments)
 
 
 class RidgeBaselineCallback(RunWriter):
-    """Prints what a ridge regression on MFCC functionals reaches on the same test sets, and writes baseline.json.
+    """Prints what a ridge regression on MFCC functionals reaches on the same test sets, and adds it to the run's files.
 
     The first process fits it on the training split.
     """

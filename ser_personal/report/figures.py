@@ -15,6 +15,7 @@ import numpy as np
 
 from ser_personal.report.audit import SHIFTS, ShiftAnalysis, shift_table, speaker_changes
 from ser_personal.report.formatting import decimal, signed_interval
+from ser_personal.report.verdicts import paired_gain
 from ser_personal.scores import rows_by_speaker
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from ser_personal.evaluation.run_files import RunFiles, ScoredSet
     from ser_personal.report.audit import Audit, SetAudit
-    from ser_personal.report.bootstrap import Estimate
+    from ser_personal.report.bootstrap import Bootstrap, Estimate
 
 WIDTH = 4.0  # inches
 INK = "#1b2127"
@@ -141,20 +142,77 @@ def distributions(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing | N
         axes.set_xlim(*run.scale)
         axes.set_ylabel("utterances")
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-        axes.text(1, 0.97, f"{name}: {speaker}\nCCC {ccc[speaker]:.2f}", transform=axes.transAxes, ha="right", va="top")
+        axes.set_title(f"{name}: {short(speaker)}, CCC {decimal(ccc[speaker])}")
     plots[-1].set_xlabel(f"{attribute}, label points")
-    legend_above(plots[0], 3)
+    figure.legend(*plots[0].get_legend_handles_labels(), loc="outside upper left", ncols=3, handlelength=1.4)
     listed = ", ".join(f"the {name} (speaker {speaker}, {ccc[speaker]:.2f})" for name, speaker in chosen.items())
     alt = f"Histograms of {attribute}, labels against raw and calibrated predictions, of the speakers by CCC: {listed}."
     return Drawing(alt, figure)
 
 
+# row of the score table -> its short name, and what it is
+FOREST = {
+    "sigma": ("PLDC: deviation", "method"),
+    "mu": ("PLDC: mean", "method"),
+    "both": ("PLDC: both", "method"),
+    "posterior": ("posterior", "method"),
+    "random_speakers": ("random speakers", "control"),
+    "population": ("all speakers", "control"),
+    "affine": ("one map for all", "control"),
+    "ridge": ("ridge regression", "baseline"),
+    "own_statistics": ("own labels (oracle)", "oracle"),
+}
+_KINDS = {"method": (CALIBRATED, "o"), "control": (LABELS, "D"), "baseline": (RAW, "s"), "oracle": (LABELS, "x")}
+
+
+def forest(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap) -> Drawing | None:
+    """Draw what each row of the score table gains in A-CCC over raw predictions; None where nobody has a CCC."""
+    names = [name for name in FOREST if name in {row.name for row in test.rows}]
+    gains = {name: paired_gain(test, attribute, name, "raw", bootstrap) for name in names}
+    gains = {name: gain for name, gain in gains.items() if not np.isnan(gain.value)}
+    if not gains:
+        return None
+    figure, (axes,) = blank(1.0 + 0.27 * len(gains))
+    axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
+    for place, (name, gain) in enumerate(gains.items()):
+        colour, marker = _KINDS[FOREST[name][1]]
+        filled = name == run.chosen or marker == "x"
+        if gain.refused is None:
+            axes.plot([gain.low, gain.high], [place] * 2, color=colour, linewidth=2.2 if filled else 1.4)
+        axes.plot([gain.value], [place], marker, color=colour, markersize=6, markerfacecolor=None if filled else "none")
+        text = decimal(test.row(name).scores[attribute].average_ccc)
+        axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center")
+    raw = decimal(test.row("raw").scores[attribute].average_ccc)
+    axes.set_title(f"{attribute}: raw {raw}")
+    axes.text(1.02, -0.9, "A-CCC", transform=axes.get_yaxis_transform(), va="center")
+    axes.set_yticks(range(len(gains)), [FOREST[name][0] for name in gains])
+    for name, tick in zip(gains, axes.yaxis.get_major_ticks(), strict=True):
+        tick.label1.set_fontweight("bold" if name == run.chosen else "normal")
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(gains) - 0.4, -0.6)
+    axes.set_xlabel("A-CCC minus that of raw predictions")
+    axes.grid(axis="x")
+    listed = "; ".join(f"{FOREST[name][0]} {signed_interval(gain)}" for name, gain in gains.items())
+    return Drawing(f"A-CCC of {attribute} compared with raw predictions, {raw}: {listed}.", figure)
+
+
+_LONGEST_NAME = 14
+
+
+def short(name: str) -> str:
+    """A speaker's name as a figure has room for it: its two ends where it is long."""
+    half = _LONGEST_NAME // 2
+    return name if len(name) <= _LONGEST_NAME else f"{name[: half - 1]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
+
+
 _MOST_NAMED = 120
 
 
-def dumbbells(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing:
-    """Draw a line per speaker, from the CCC of raw predictions to that of calibrated ones; dotted where it falls."""
+def dumbbells(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing | None:
+    """Draw a line per speaker, from the CCC of raw predictions to that of calibrated ones; None without any."""
     change_of = speaker_changes(run, test, attribute)
+    if not change_of:
+        return None
     raw = test.row("raw").scores[attribute].per_speaker
     speakers = sorted(change_of, key=lambda speaker: raw[speaker])
     row_height = 0.19 if len(speakers) <= _MOST_NAMED else 0.05
@@ -167,7 +225,7 @@ def dumbbells(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing:
     axes.plot(
         [raw[s] + change_of[s] for s in speakers], places, "o", markersize=5, color=CALIBRATED, label="calibrated"
     )
-    axes.set_yticks(places, speakers if len(speakers) <= _MOST_NAMED else [""] * len(speakers))
+    axes.set_yticks(places, [short(name) if len(speakers) <= _MOST_NAMED else "" for name in speakers])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.7, len(speakers) - 0.3)
     axes.set_xlabel(f"CCC of {attribute}; dotted: calibration lowers it")
@@ -186,8 +244,8 @@ QUANTITIES = {"mean_absolute_error": "mean absolute error", "bias": "bias"}
 _SYSTEMS = {"raw": (RAW, "s", 0.17), "calibrated": (CALIBRATED, "o", -0.17)}
 
 
-def group_figure(audited: SetAudit, attribute: str, quantity: str) -> Drawing:
-    """Draw one quantity of all groups, raw and calibrated; without a bar where there is no interval."""
+def group_figure(audited: SetAudit, attribute: str, quantity: str) -> Drawing | None:
+    """Draw one quantity of all groups, raw and calibrated, without a bar where there is no interval; None of one."""
     from matplotlib.ticker import MaxNLocator
 
     rows: list[tuple[str, dict[str, Estimate]]] = []
@@ -195,6 +253,8 @@ def group_figure(audited: SetAudit, attribute: str, quantity: str) -> Drawing:
         for group in partition.groups.get(attribute, {"raw": {}})["raw"]:
             scores = {system: partition.groups[attribute][system][group].scores for system in _SYSTEMS}
             rows.append((group, {system: getattr(of, quantity) for system, of in scores.items()}))
+    if len(rows) < 2:
+        return None
     figure, (axes,) = blank(1.2 + 0.36 * len(rows))
     places = np.arange(len(rows))[::-1]
     for system, (colour, marker, offset) in _SYSTEMS.items():
@@ -223,27 +283,30 @@ def group_figure(audited: SetAudit, attribute: str, quantity: str) -> Drawing:
 _MOST_ROWS = 60
 
 
-def neighbour_matrix(test: ScoredSet) -> Drawing:
-    """Draw the cosine of each test speaker to each neighbour used, the most used neighbour first."""
+def neighbour_matrix(test: ScoredSet) -> Drawing | None:
+    """Draw the cosine of each test speaker to each neighbour used, the most used first; None where all use all."""
     used = Counter(neighbour for speaker in test.speakers.values() for neighbour in speaker.neighbours)
     columns = [neighbour for neighbour, _ in used.most_common()]
+    if not columns or min(used.values()) == len(test.speakers):
+        return None
     column_of = {neighbour: column for column, neighbour in enumerate(columns)}
     cosines = np.full((len(test.speakers), len(columns)), np.nan)
     for row, speaker in enumerate(test.speakers.values()):
         cosines[row, [column_of[neighbour] for neighbour in speaker.neighbours]] = speaker.cosines
     figure, (axes,) = blank(1.5 + 0.17 * min(max(len(cosines), 4), _MOST_ROWS))
     image = axes.imshow(cosines, aspect="auto", cmap="cividis", interpolation="nearest")
-    axes.set_yticks(range(len(cosines)), list(test.speakers) if len(cosines) <= _MOST_ROWS else [""] * len(cosines))
+    axes.set_yticks(range(len(cosines)), [short(one) if len(cosines) <= _MOST_ROWS else "" for one in test.speakers])
     axes.tick_params(axis="y", length=0)
     shown = range(0, len(columns), max(len(columns) // 8, 1))
-    axes.set_xticks(list(shown), [f"{columns[column]}\n({used[columns[column]]})" for column in shown])
+    names = [f"{short(columns[column])} ({used[columns[column]]})" for column in shown]
+    axes.set_xticks(list(shown), names, rotation=90)
     axes.set_xlabel("training speaker (test speakers calibrated)")
-    axes.set_ylabel(f"{test.name} speaker")
+    axes.set_ylabel("test speaker")
     for spine in axes.spines.values():
         spine.set_visible(False)
     bar = figure.colorbar(image, ax=axes, location="top", aspect=40, label="cosine")
     bar.outline.set_visible(False)
-    name, times = used.most_common(1)[0] if used else ("", 0)
+    name, times = used.most_common(1)[0]
     alt = (
         f"Which of {len(columns)} training speakers calibrated each of {len(cosines)} test speakers, by cosine; the "
         f"most used, {name}, calibrated {times}."
@@ -254,8 +317,10 @@ def neighbour_matrix(test: ScoredSet) -> Drawing:
 _RELIABILITY_BINS = 10
 
 
-def reliability(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing:
-    """Draw the mean label over the mean prediction in ten equally full bins, before and after calibration."""
+def reliability(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing | None:
+    """Draw the mean label over the mean prediction in ten equally full bins; None where predictions have no spread."""
+    if not np.ptp(test.values(attribute, "raw")):
+        return None
     figure, (axes,) = blank(4.2)
     axes.plot(run.scale, run.scale, color=INK, linewidth=1, linestyle=":", label="label = prediction")
     labels = test.values(attribute, "label")
@@ -290,9 +355,9 @@ def binned_means(
 
 
 def shift_scatter(test: ScoredSet, attribute: str, found: ShiftAnalysis) -> Drawing | None:
-    """Draw a point a speaker, feature shift above and label shift below; None for fewer than three speakers."""
+    """Draw a point a speaker, feature shift above and label shift below; None without three speakers and spread."""
     table = shift_table(test, attribute)
-    if len(table.speakers) < 3:
+    if len(table.speakers) < 3 or not np.ptp(table.ccc) or not (np.ptp(table.feature) or np.ptp(table.label)):
         return None
     figure, panels = blank(4.2, rows=2)
     of_panel = (("feature", table.feature, "nats a dimension"), ("label", table.label, "nats"))
@@ -312,11 +377,13 @@ def shift_scatter(test: ScoredSet, attribute: str, found: ShiftAnalysis) -> Draw
 def draw_all(run: RunFiles, found: Audit) -> dict[str, dict[str, list[Drawing]]]:
     """Draw every figure: test set -> section of the page -> its figures."""
     with style():
-        return {test.name: _draw_set(run, test, of_set) for test, of_set in zip(run.sets, found.sets, strict=True)}
+        sets = zip(run.sets, found.sets, strict=True)
+        return {test.name: _draw_set(run, test, of_set, found.bootstrap) for test, of_set in sets}
 
 
-def _draw_set(run: RunFiles, test: ScoredSet, audited: SetAudit) -> dict[str, list[Drawing]]:
+def _draw_set(run: RunFiles, test: ScoredSet, audited: SetAudit, bootstrap: Bootstrap) -> dict[str, list[Drawing]]:
     drawn: dict[str, list[Drawing | None]] = {
+        "forest": [forest(run, test, attribute, bootstrap) for attribute in run.attributes],
         "speakers": [dumbbells(run, test, attribute) for attribute in run.attributes],
         "distributions": [distributions(run, test, attribute) for attribute in run.attributes],
         "neighbours": [neighbour_matrix(test)] if test.speakers else [],

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from ser_personal.calibration.table import points
 
 if TYPE_CHECKING:
-    from ser_personal.evaluation.run_files import RunFiles, ScoredSet
+    from ser_personal.evaluation.run_files import RunFiles
     from ser_personal.report.bootstrap import Estimate
 
 ROWS = {
@@ -23,6 +22,7 @@ ROWS = {
     "population": "control: PLDC towards all training speakers equally; similarity must do better than this",
     "random_speakers": "control: PLDC towards randomly drawn training speakers, mean over draws",
     "own_statistics": "oracle, never a result: PLDC with each speaker's label mean and deviation, from the test labels",
+    "ridge": "baseline: ridge regression on MFCC functionals, fitted on the training split",
 }
 METRICS = {
     "overall_ccc": "O-CCC",
@@ -39,29 +39,8 @@ def settings(run: RunFiles) -> str:
     return ", ".join([f"{run.chosen}, k = {pldc.k}, {pldc.statistics} statistics", *extras])
 
 
-def in_short(run: RunFiles, test: ScoredSet, attribute: str) -> str:
-    """One sentence: what calibration did to one attribute."""
-    raw, chosen = (test.row(name).scores[attribute] for name in ("raw", run.chosen))
-    control = test.row("random_speakers").scores[attribute]
-
-    def moved(before: float, after: float) -> str:
-        verb = "stays at" if points(before) == points(after) else "rises to" if after > before else "falls to"
-        return f"{points(before)} {verb} {points(after)}"
-
-    against = chosen.average_ccc - control.average_ccc
-    return (
-        f"O-CCC {moved(raw.overall_ccc, chosen.overall_ccc)}, "
-        f"A-CCC {moved(raw.average_ccc, chosen.average_ccc)} over {raw.speakers} speakers; "
-        f"against random instead of similar training speakers that is {signed(against)} A-CCC."
-    )
-
-
-def decimal(value: float) -> str:
-    """Three decimals without a leading zero; a dash where undefined."""
-    if math.isnan(value):
-        return "-"
-    text = f"{abs(value):.3f}"
-    return ("-" if value < 0 else "") + (text[1:] if text.startswith("0") else text)
+# three decimals without a leading zero; a dash where undefined
+decimal = points
 
 
 def signed(value: float) -> str:

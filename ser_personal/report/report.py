@@ -15,6 +15,7 @@ from ser_personal.report.audit import MEANING, SHIFTS, SYSTEMS
 from ser_personal.report.bootstrap import Resamples
 from ser_personal.report.figures import as_svg, style
 from ser_personal.report.groups import METRICS
+from ser_personal.report.verdicts import verdicts
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -73,7 +74,7 @@ def render(run: RunFiles, found: Audit, figures: dict[str, dict[str, list[Drawin
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    named = (formatting.decimal, formatting.interval, formatting.signed_interval, formatting.duration, points)
+    named = (formatting.interval, formatting.signed_interval, formatting.duration, points)
     environment.filters |= {function.__name__: function for function in named} | {"svg": _inline}
     earlier = {probe.vectors: probe for probe in found.before or ()}
     with style():
@@ -84,6 +85,10 @@ def render(run: RunFiles, found: Audit, figures: dict[str, dict[str, list[Drawin
             formatting=formatting,
             meaning=MEANING,
             systems=SYSTEMS,
+            verdicts={
+                test.name: {one: verdicts(run, test, one, found.bootstrap) for one in run.attributes}
+                for test in run.sets
+            },
             metrics=METRICS,
             shift_names=SHIFTS,
             probe_pairs=[{"after": probe, "before": earlier.get(probe.vectors)} for probe in found.probes],

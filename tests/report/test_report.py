@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 from shutil import copy
 
+import pandas as pd
 import pytest
 from command_line import ser
 from invented_run import edit_json, invent
@@ -71,13 +72,32 @@ def test_the_page_needs_no_network(folder, page):
 
 def test_every_figure_says_what_it_shows(page):
     labels = [figure["aria-label"] for figure in page.figures]
-    # speakers, single speakers, calibration, shifts and two of groups for each attribute; one of neighbours
-    assert len(labels) == 2 * 6 + 1
+    # gains, speakers, single speakers, calibration, shifts and two of groups for each attribute; one of neighbours
+    assert len(labels) == 2 * 7 + 1
     assert all(figure["role"] == "img" for figure in page.figures)
     assert all("viewbox" in figure and "width" not in figure for figure in page.figures)
     assert all(len(label) > 40 for label in labels)
     assert len(set(labels)) == len(labels)
     assert "CCC of arousal of 24 speakers before and after calibration: it rises for 12 and falls for 12." in labels
+
+
+def test_verdicts_stand_first_with_marks_and_intervals(page):
+    text = " ".join(page.text.split())
+    # half of the speakers get better by as much as the others get worse
+    gain = r"A-CCC [+-]?\.\d{3} \(-\.\d{3} to \+\.\d{3}\)"
+    assert re.search(rf"\N{{WHITE CIRCLE}} ?no effect of calibration is shown ?{gain}", text)
+    order = ("no effect of calibration", "What each calibration gains", "Labels are emotion as annotators")
+    places = [text.index(said) for said in order]
+    assert places == sorted(places)
+    assert "12 of 24" in text
+
+
+def test_a_plot_without_spread_is_left_out(tmp_path):
+    folder = invent(tmp_path)
+    frame = pd.read_csv(folder / "predictions.csv").assign(arousal_raw=4.0, arousal_calibrated=4.0)
+    frame.to_csv(folder / "predictions.csv", index=False)
+    report(str(folder), resamples=100)
+    assert not [f for f in Page(folder / "report.html").figures if f["aria-label"].startswith("Mean label over")]
 
 
 def test_the_score_table_holds_every_row_and_says_what_it_is(folder, page):
