@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from ser_personal.types import Utterance
 
+# on which emotion is annotated, the narrowest first
+SCALES = ((0, 1), (-1, 1), (1, 5), (1, 7), (1, 9), (0, 10), (0, 100), (-100, 100))
 ROUNDED = 0.05  # seconds that a segment may end behind its recording
 
 
@@ -86,7 +88,7 @@ class Corpus(ABC):
         """
         listed = self.listed()
         _refuse_duplicates(listed, self.label_file)
-        _refuse_outside_scale(listed, self.scale, self.label_file)
+        self._refuse_outside_scale(listed)
         return self.cut(measure(listed, self.label_file))
 
     @cached_property
@@ -110,6 +112,21 @@ class Corpus(ABC):
         arguments = {**self.location, name: value}
         words = [f"--data.corpus.{each} {shlex.quote(str(given))}" for each, given in arguments.items()]
         return " ".join([f"--data.corpus {type(self).__name__}", *words])
+
+    def _refuse_outside_scale(self, utterances: Sequence[Utterance]) -> None:
+        low, high = self.scale
+        for utterance in utterances:
+            for attribute, label in labels_outside(utterance, self.scale).items():
+                every = [each for one in utterances for each in one.labels.values() if not isnan(each)]
+                fitting = (scale for scale in SCALES if scale[0] <= min(every) and max(every) <= scale[1])
+                scale = next(fitting, None)
+                remedy = "Correct the label, leave it blank, or give the corpus's own scale"
+                # MSP-Podcast's is fixed
+                if scale is not None and self.location and "path" in self.location:
+                    flags = self.flags("scale", f"[{scale[0]},{scale[1]}]")
+                    remedy = f"Correct the label, or where that is the corpus's scale, give it as `{flags}`"
+                what = f"{attribute} is {label:g}, outside the scale {low:g} to {high:g}"
+                raise UserError(what, where=f"{self.label_file}, {utterance.utterance_id}", remedy=remedy)
 
     def listed(self) -> list[Utterance]:
         """Read the wanted splits as the label file lists them, ordered by id, neither validated nor measured."""
@@ -172,13 +189,3 @@ def _refuse_duplicates(utterances: Sequence[Utterance], label_file: Path) -> Non
     if twice := duplicates(utterances):
         what = f"lists {len(twice)} utterance ids more than once: {first_few(twice)}"
         raise UserError(what, where=label_file, remedy="Keep one row of each, or give each its own id")
-
-
-def _refuse_outside_scale(utterances: Sequence[Utterance], scale: tuple[float, float], label_file: Path) -> None:
-    for utterance in utterances:
-        for attribute, label in labels_outside(utterance, scale).items():
-            what = f"{attribute} is {label:g}, outside the scale {scale[0]:g} to {scale[1]:g}"
-            where = f"{label_file}, {utterance.utterance_id}"
-            raise UserError(
-                what, where=where, remedy="Correct the label, leave it blank, or give the corpus's own scale"
-            )

@@ -14,7 +14,8 @@ from ser_personal.errors import UserError  # resolved at run time, as Resamples 
 from ser_personal.files import atomic_write
 from ser_personal.ranges import AtLeastTwo, Seed
 from ser_personal.report.bootstrap import Resamples
-from ser_personal.report.runs import ComparedRun, GapPoint, find_runs, pretraining_rows, recipe_costs
+from ser_personal.report.other_methods import added_run
+from ser_personal.report.runs import ComparedRun, GapPoint, find_runs, pretraining_rows, recipe_costs, ridge_runs
 from ser_personal.scores import ccc_from_sums
 from ser_personal.types import ATTRIBUTES
 
@@ -37,6 +38,8 @@ def compare(
     min_utterances: AtLeastTwo = 10,
     resamples: Resamples = 2000,
     seed: Seed = 0,
+    add: list[str] | str | None = None,
+    latex: str | None = None,
     *,
     paper: bool = False,
 ) -> None:
@@ -48,12 +51,15 @@ def compare(
     Args:
         runs: folders of test runs, or one with many, such as a study's.
         baseline: what the others are compared with: a recipe, whose raw predictions count, or one with its calibration,
-            such as papt/sigma.
+            such as papt/sigma; the first recipe if None.
         out: folder for the comparison's .md, .csv and .png; the first of `runs` if None.
         name: of these files.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
         resamples: draws of the speakers for each interval.
         seed: of these draws.
+        add: another method as NAME=FILE.csv, or several as '[A=a.csv,B=b.csv]': columns utterance, and arousal, valence
+            or dominance, whichever it predicts, on the utterances that the runs were tested on.
+        latex: file for the table that the screen shows, for a paper.
         paper: add the paper's rows.
 
     Raises:
@@ -61,12 +67,14 @@ def compare(
     """
     from rich.console import Console
 
+    from ser_personal.report import compare_figures as figures
     from ser_personal.report import compare_page as pages
     from ser_personal.report.bootstrap import Bootstrap
 
-    found = find_runs(runs)
+    found = ridge_runs(find_runs(runs))
+    found += [added_run(argument, found) for argument in ([add] if isinstance(add, str) else add or [])]
     tests = join_runs(found)
-    base, bootstrap = find_baseline(tests, baseline), Bootstrap(resamples, seed)
+    base, bootstrap = find_baseline(tests, baseline or tests[0].systems[0].recipe), Bootstrap(resamples, seed)
     sets = [compare_systems(test, base, bootstrap, min_utterances, gap_points(found)) for test in tests]
     costs, pretrained = recipe_costs(found), pretraining_rows(found)
     stem = Path(runs[0] if out is None else out) / name
@@ -82,10 +90,15 @@ def compare(
     tables = {path: table for path, table in tables.items() if len(table)}
     for path, table in tables.items():
         atomic_write(path, table.to_csv(index=False).encode())
-    figures = [Path(f"{stem}.png")] if pages.draw_costs(sets, costs, Path(f"{stem}.png")) else []
-    figures += [Path(f"{stem}_gap.png")] if pages.draw_gaps(sets, Path(f"{stem}_gap.png")) else []
-    pages.show_sets(sets, base, min_utterances)
-    written = ", ".join([f"{stem}.md", *tables, *map(str, figures)])
+    drawn = [Path(f"{stem}.png")] if figures.draw_costs(sets, costs, Path(f"{stem}.png")) else []
+    figures.draw_forest(sets, base, Path(f"{stem}_forest.png"))
+    drawn += [Path(f"{stem}_forest.png")]
+    if latex is not None:
+        atomic_write(Path(latex), pages.latex(sets, base).encode())
+        drawn.append(Path(latex))
+    drawn += [Path(f"{stem}_gap.png")] if figures.draw_gaps(sets, Path(f"{stem}_gap.png")) else []
+    pages.show_sets(sets, base, min_utterances, f"{stem}.md")
+    written = ", ".join([f"{stem}.md", *tables, *map(str, drawn)])
     Console(soft_wrap=True, highlight=False).print(f"written: {written}", markup=False)
 
 

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ser_personal.files import atomic_write
-from ser_personal.report.figures import CALIBRATED, INK, RAW, style
 from ser_personal.report.formatting import decimal, duration, gain, operations, with_interval
+from ser_personal.report.verdicts import RIDGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     import pandas as pd
-    from matplotlib.axes import Axes
 
     from ser_personal.report.bootstrap import Bootstrap, Estimate
     from ser_personal.report.compare import ComparedRow, ComparedSet, GapRow
@@ -289,137 +283,68 @@ def _numbers(estimates: dict[str, Estimate | None]) -> dict[str, float | None]:
     }
 
 
-def show_sets(sets: Sequence[ComparedSet], baseline: str | None, min_utterances: int) -> None:
-    """Print a table for each test set and attribute, with differences to the baseline under the scores."""
+def glance(compared: ComparedSet) -> list[ComparedRow]:
+    """The rows of the one table: each recipe's raw predictions and, where there are any, PLDC's."""
+    firsts = {row.recipe: row.calibration for row in reversed(compared.rows)}
+    return [row for row in compared.rows if row.calibration in {firsts[row.recipe], "sigma"}]
+
+
+def called(row: ComparedRow) -> str:
+    """A row of the one table by its recipe."""
+    return row.recipe if row.calibration in {"raw", RIDGE} else f"{row.recipe} + PLDC"
+
+
+def show_sets(sets: Sequence[ComparedSet], baseline: str | None, min_utterances: int, page: str) -> None:
+    """Print one table: recipe, O-CCC, A-CCC and the difference in A-CCC to the baseline, by test set and attribute."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     console = Console()
+    table = Table(box=box.SIMPLE, show_edge=False, padding=(0, 1))
+    for heading in ("recipe", "O-CCC", "A-CCC", "difference in A-CCC"):
+        table.add_column(heading, justify="left" if heading == "recipe" else "right")
     for compared in sets:
-        table = Table(title=f"{compared.split}: {compared.attribute}", title_justify="left", box=box.SIMPLE, padding=0)
-        for heading in ("recipe", "calibration", "O-CCC", "A-CCC"):
-            table.add_column(heading)
-        before = None
-        for row in compared.rows:
-            recipe = escape(row.recipe) if row.recipe != before else ""
-            before = row.recipe
-            of_row = [(row.overall_ccc, row.overall_gain), (row.average_ccc, row.average_gain)]
-            scores = [with_interval(score) + (f"\n{gain(than)}" if baseline else "") for score, than in of_row]
-            table.add_row(recipe, row.calibration, *scores, style="dim" if row.is_oracle else None)
-        console.print(table)
-        under = f" Under each score its difference to {baseline}." if baseline else ""
+        if len(sets) > 1:
+            table.add_row(f"[bold]{escape(compared.split)}: {escape(compared.attribute)}[/]")
+        for row in glance(compared):
+            scores = [decimal(row.overall_ccc.value), decimal(row.average_ccc.value)]
+            table.add_row(escape(called(row)), *scores, gain(row.average_gain))
+        table.add_section()
+    console.print(table)
+    for compared in sets:
         console.print(
-            f"{compared.speakers} speakers, A-CCC over {compared.counted[min_utterances]}.{under}",
+            f"{compared.split}, {compared.attribute}: {compared.speakers} speakers, A-CCC over "
+            f"{compared.counted[min_utterances]}.",
             *refusals(compared),
             *(f"{note}." for note in compared.notes),
             style="dim",
             markup=False,
         )
+    console.print(
+        f"Differences are to {baseline}, paired, with 95 % intervals over speakers; every calibration and its"
+    )
+    console.print(f"controls are in {page}.", markup=False, soft_wrap=True)
 
 
-_WIDTH, _HEIGHT = 4.1, 3.1  # inches, of one plot
-_MARKERS = "osD^vP<>X*"
-_COLOURS = ("#0a84c6", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#6b4fa0", "#8a8f98")
-_SIDES = {"dependent": ("speaker-dependent", CALIBRATED, "o"), "independent": ("speaker-independent", RAW, "s")}
-_LINES = ("-", "--", ":", "-.")
+def latex(sets: Sequence[ComparedSet], baseline: str | None) -> str:
+    """The table of the screen for a paper, with booktabs' lines."""
+    escapes = str.maketrans({sign: f"\\{sign}" for sign in "&%$#_{}"})
 
+    def signs(text: str) -> str:
+        return text.translate(escapes)
 
-def _draw_grid(
-    sets: Sequence[ComparedSet],
-    draw: Callable[[Axes, ComparedSet, str], None],
-    path: Path,
-    xlabel: str,
-    entries: Sequence[str],
-    **legend: Any,
-) -> None:
-    """Write a PNG with a row for each test set and attribute, O-CCC on the left and A-CCC on the right."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter
-
-    columns = 4 if max(map(len, entries)) <= 20 else 2
-    with style():
-        height = _HEIGHT * len(sets) + 0.6 + 0.25 * len(entries) / columns
-        figure = Figure(figsize=(2 * _WIDTH, height), layout="constrained", dpi=150)
-        grid = figure.subplots(len(sets), 2, squeeze=False, sharex=True)
-        for compared, line in zip(sets, grid, strict=True):
-            for metric, axes in zip(METRICS, line, strict=True):
-                axes.set_xscale("log")
-                draw(axes, compared, metric)
-                axes.xaxis.set_minor_formatter(NullFormatter())
-                axes.set_title(f"{compared.split}: {compared.attribute}, {METRICS[metric]}")
-                axes.grid(axis="y")
-        for axes in grid[-1]:
-            axes.set_xlabel(xlabel)
-        figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower left", ncols=columns, **legend)
-        content = BytesIO()
-        figure.savefig(content)
-    atomic_write(path, content.getvalue())
-
-
-def draw_costs(sets: Sequence[ComparedSet], costs: Sequence[RecipeCost], path: Path) -> bool:
-    """Draw the uncalibrated scores of each recipe by training time; False where no recipe has both."""
-    from matplotlib.ticker import LogFormatter, LogLocator
-
-    seconds = {cost.recipe: cost.training_seconds for cost in costs if cost.training_seconds > 0}
-
-    def shown(compared: ComparedSet) -> list[ComparedRow]:
-        raw = [row for row in compared.rows if row.calibration in {"raw", "ridge"} and row.recipe in seconds]
-        return [row for row in raw if not np.isnan(row.overall_ccc.value)]
-
-    drawn = [compared for compared in sets if shown(compared)]
-    recipes = list(dict.fromkeys(row.recipe for compared in drawn for row in shown(compared)))
-
-    def draw(axes: Axes, compared: ComparedSet, metric: str) -> None:
-        for row in shown(compared):
-            place, estimate, cost = recipes.index(row.recipe), getattr(row, metric), seconds[row.recipe]
-            colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
-            if estimate.refused is None:
-                axes.plot([cost, cost], [estimate.low, estimate.high], color=colour, linewidth=1, alpha=0.6)
-            edge: dict[str, Any] = {
-                "markersize": 7,
-                "markeredgecolor": INK,
-                "markeredgewidth": 0.5,
-                "linestyle": "none",
-            }
-            axes.plot([cost], [estimate.value], marker, color=colour, label=row.recipe, **edge)
-        # ticks within a power of ten, or an axis shorter than that would have none
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(np.inf, np.inf)))
-        axes.margins(x=0.12)
-
-    if drawn:
-        title = "recipe, its predictions uncalibrated, with 95 % intervals"
-        xlabel = "seconds to train a model, preparation included"
-        _draw_grid(drawn, draw, path, xlabel, recipes, title=title, alignment="left")
-    return bool(drawn)
-
-
-def draw_gaps(sets: Sequence[ComparedSet], path: Path) -> bool:
-    """Draw both sides of the personalisation gap by number of training speakers; False where there is no gap."""
-    from matplotlib.ticker import NullLocator
-
-    drawn = [compared for compared in sets if compared.gaps]
-    recipes = list(dict.fromkeys(row.recipe for compared in drawn for row in compared.gaps))
-
-    def draw(axes: Axes, compared: ComparedSet, metric: str) -> None:
-        for recipe, line in zip(recipes, _LINES * len(recipes), strict=False):
-            rows = [row for row in compared.gaps if row.recipe == recipe]
-            numbers = [row.training_speakers for row in rows]
-            for side, (name, colour, marker) in _SIDES.items():
-                estimates = [getattr(row, metric)[side] for row in rows]
-                label = name if len(recipes) == 1 else f"{recipe}, {name}"
-                values = [each.value for each in estimates]
-                axes.plot(numbers, values, marker=marker, markersize=5, color=colour, linestyle=line, label=label)
-                if len(recipes) == 1:
-                    bounds = [each.low for each in estimates], [each.high for each in estimates]
-                    axes.fill_between(numbers, *bounds, color=colour, alpha=0.12, linewidth=0)
-        axes.set_xticks(sorted({row.training_speakers for row in compared.gaps}))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(lambda number, _: f"{number:g}")
-
-    if drawn:
-        names = [f"{recipe}, {name}" for recipe in recipes for name, *_ in _SIDES.values()]
-        _draw_grid(drawn, draw, path, "training speakers", names, handlelength=3.5)
-    return bool(drawn)
+    lines = [f"% differences in A-CCC to {baseline}, paired, 95 % intervals over speakers", r"\begin{tabular}{lrrr}"]
+    lines += [r"\toprule", r"Recipe & O-CCC & A-CCC & Difference in A-CCC \\"]
+    for compared in sets:
+        lines += [r"\midrule", rf"\multicolumn{{4}}{{l}}{{{signs(f'{compared.split}, {compared.attribute}')}}} \\"]
+        for row in glance(compared):
+            cells = [
+                called(row),
+                decimal(row.overall_ccc.value),
+                decimal(row.average_ccc.value),
+                gain(row.average_gain),
+            ]
+            lines.append(rf"{' & '.join(map(signs, cells))} \\".replace("-.", "$-$.").replace("+.", "$+$."))
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])

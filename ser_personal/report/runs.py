@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -14,6 +14,7 @@ from ser_personal.calibration.table import KEYS, MOMENTS
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import COST, METRICS, SPEAKER_MOMENTS
 from ser_personal.files import write_json
+from ser_personal.report.verdicts import RIDGE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,7 +110,7 @@ def write_stage(path: Path, measured: dict[str, Any]) -> None:
     write_json(path, {name: value for name, value in measured.items() if name in known})
 
 
-_LIGHTNING = re.compile(r"/lightning_logs/version_\d+$")
+_LIGHTNING = re.compile(r"/lightning_logs/[^/]+$")
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ class ComparedRun:
     needs: tuple[RunRecord, ...] = ()  # preparation runs that it used
     point: GapPoint | None = None  # None where the study is not of the personalisation gap
     unpermuted: frozenset[str] = frozenset()  # test sets of a control that permutes speakers, and permuted none of them
+    folder: Path | None = None  # of its files; None where they aren't on disk
 
 
 def find_runs(folders: Sequence[str]) -> list[ComparedRun]:
@@ -168,8 +170,10 @@ def _of_study(folder: Path) -> list[ComparedRun]:
             moments = read_moments(path.parent / record.results / SPEAKER_MOMENTS)
             point = _point(record)
             name = record.name if point is None else point.name
-            unpermuted = _unpermuted(path.parent / record.results)
-            runs.append(ComparedRun(name, record.seed, moments, record.stages, needs, point, unpermuted))
+            results = path.parent / record.results
+            runs.append(
+                ComparedRun(name, record.seed, moments, record.stages, needs, point, _unpermuted(results), results)
+            )
     return runs
 
 
@@ -199,9 +203,27 @@ def _tests_in(folder: Path) -> list[ComparedRun]:
             read_moments(path),
             _cost(path.parent),
             unpermuted=_unpermuted(path.parent),
+            folder=path.parent,
         )
         for path, name in zip(paths, full, strict=True)
     ]
+
+
+def ridge_runs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
+    """Make one recipe of the rows of a ridge regression, which tests with configs/ridge.yaml hold."""
+    split: list[ComparedRun] = []
+    ridges: dict[str, ComparedRun] = {}
+    for run in runs:
+        is_ridge = run.moments["row"] == RIDGE
+        if is_ridge.any() and not is_ridge.all():
+            own = run.moments[is_ridge].reset_index(drop=True)
+            # runs on one corpus have the same
+            ridges.setdefault(own.to_csv(), ComparedRun(RIDGE, None, own, ()))
+            split.append(replace(run, moments=run.moments[~is_ridge].reset_index(drop=True)))
+        else:
+            split.append(run)
+    named = [replace(one, recipe=f"{RIDGE} {place}") for place, one in enumerate(ridges.values(), 1)]
+    return [*split, *(named if len(named) > 1 else ridges.values())]
 
 
 def _unpermuted(folder: Path) -> frozenset[str]:

@@ -40,7 +40,8 @@ def test_own_scale(table):
     corpus = CSVCorpus(table(COLUMNS, ["a.wav", "s", "train", -1]), scale=(-1, 1))
     assert corpus.scale == (-1, 1)
     assert corpus.utterances[0].labels["arousal"] == -1
-    with pytest.raises(UserError, match=r"corpus.csv, a: arousal is -1, outside the scale 1 to 5"):
+    told = r"corpus.csv, a: arousal is -1, outside the scale 1 to 5. .*--data.corpus.scale '\[-1,1\]'"
+    with pytest.raises(UserError, match=told):
         _ = CSVCorpus(str(corpus.label_file), scale=(1, 5)).utterances
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,8 @@ from command_line import ser
 from invented_moments import Utterances
 
 from ser_personal.errors import UserError
-from ser_personal.evaluation.run_files import write_json
+from ser_personal.evaluation.run_files import write_moments
+from ser_personal.files import write_json
 from ser_personal.report.bootstrap import Bootstrap
 from ser_personal.report.compare import compare, compare_systems, find_baseline, gap_points, join_runs
 from ser_personal.report.compare_page import PAPER
@@ -342,3 +344,70 @@ def test_scores_are_of_pre_trainings_alone(tmp_path):
     for loss, found in ((2.0, PretrainingScores(2.0, 0.5)), (None, None)):
         write_json(tmp_path / "papt.scores.json", {"val_loss": loss, "val_accuracy": 0.5, "val_codebook_usage": 1.0})
         assert PretrainingScores.read(tmp_path) == found
+
+
+@pytest.fixture
+def mine(runs):
+    """The runs with the utterances that they were tested on, and a table of another method's predictions of them."""
+    names = [f"u{place}" for place in range(len(LARGE.speakers))]
+    tested = pd.DataFrame({"utterance": names, "speaker": LARGE.speakers, "split": "test1"})
+    tested["arousal_label"] = LARGE.labels[:, 0]
+    for name in ("vanilla", "papt"):
+        tested.to_csv(runs / name / "lightning_logs" / "version_0" / "predictions.csv", index=False)
+    row = LARGE.row(0.7, seed=3)
+    table = pd.DataFrame({"utterance": names, "arousal": row.predictions[0, :, 0]}).sample(frac=1, random_state=0)
+    table.to_csv(runs / "mine.csv", index=False)
+    return table, row
+
+
+def test_another_method_joins_the_table(runs, mine, capsys):
+    latex = runs / "table.tex"
+    options = ["--add", f"mine={runs / 'mine.csv'}", "--latex", latex, "--baseline", "vanilla", "--resamples", "200"]
+    assert ser("compare", runs, *options) == 0
+    table = pd.read_csv(runs / "comparison.csv").set_index("recipe")
+    scores = mine[1].scores["arousal"]
+    assert table.loc["mine", "overall_ccc"] == pytest.approx(scores.overall_ccc)
+    printed = capsys.readouterr().out
+    assert re.search(rf"mine +{re.escape(decimal(scores.overall_ccc))} ", printed)
+    assert printed.count("baseline") == 1
+    assert (runs / "comparison_forest.png").read_bytes().startswith(b"\x89PNG")
+    text = latex.read_text()
+    assert f"mine & {decimal(scores.overall_ccc)} & " in text
+    assert text.count(r"\\") == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: t.iloc[2:], r"mine.csv: lacks 2 of \d+ utterances that the runs were tested on: u\d+, u\d+"),
+        (lambda t: pd.concat([t, t.iloc[:1]]), "lists 1 utterances more than once: u"),
+        (
+            lambda t: pd.concat([t, t.iloc[:1].assign(utterance="other")]),
+            "no run was tested on: other. Leave them",
+        ),
+        (lambda t: t.rename(columns={"utterance": "file"}), "no column utterance .* Did you mean file"),
+        (lambda t: t.rename(columns={"arousal": "score"}), "has no column of predictions .* such as arousal"),
+        (lambda t: t.assign(arousal="high"), "utterance u.*: arousal is 'high', no finite number"),
+    ],
+)
+def test_predictions_of_another_method_that_cannot_join(runs, mine, capsys, change, told):
+    change(mine[0]).to_csv(runs / "mine.csv", index=False)
+    assert ser("compare", runs, "--add", f"mine={runs / 'mine.csv'}") == 2
+    printed = capsys.readouterr().err
+    assert re.search(told, printed)
+    assert len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("given", "told"), [("mine.csv", "is no NAME=FILE"), ("papt=mine.csv", "a run has this name")])
+def test_names_of_other_methods(runs, given, told, capsys):
+    assert ser("compare", runs, "--add", given) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_the_ridge_beside_a_test_is_a_recipe_of_its_own(runs):
+    for name in ("vanilla", "papt"):
+        write_moments(runs / name / "lightning_logs" / "version_0", [LARGE.moments(LARGE.row(0.8, "ridge", seed=2))])
+    compare([str(runs)], "vanilla", resamples=200)
+    table = pd.read_csv(runs / "comparison.csv")
+    assert list(table[table.calibration == "ridge"].recipe) == ["ridge"]
+    assert set(table[table.recipe == "papt"].calibration) == {"raw", "own_statistics"}
