@@ -165,6 +165,9 @@ def make(class_type: type[Made], *args: Any, **kwargs: Any) -> Made:
         return class_type(*args, **kwargs)
     except UserError:
         raise
+    except ModuleNotFoundError as error:
+        what = f"needs a package that isn't installed ({' '.join(str(error).split())})"
+        raise UserError(what, where=class_type.__name__, remedy="Install it, or leave this out") from error
     except Exception as error:
         *_, last = traceback.extract_tb(error.__traceback__)
         what = f"can't be made ({type(error).__name__}: {error}; {Path(last.filename).name}, line {last.lineno})"

@@ -37,6 +37,7 @@ FLAGS = (
     Flag("--trainer.precision", "32-true where there is no GPU"),
     Flag("--trainer.default_root_dir", "where checkpoints and logs go", ("null", "null")),
     Flag("--trainer.logger", "TensorBoard; also CSVLogger, WandbLogger ...", ("null", "null")),
+    Flag("--wandb", "log to this project of W&B instead"),
     Flag("--ckpt_path", "a checkpoint to resume, or last", ("null", "null")),
 )
 FOLDERS = {"speakers/": "on top of cached.yaml, what e_s is", "tiny/": "small enough for two processor cores"}

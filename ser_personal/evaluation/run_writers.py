@@ -16,7 +16,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
@@ -148,8 +147,8 @@ _WRITTEN = ("config.yaml", PREDICTIONS, METRICS, BASELINE)
 def run_folder(trainer: Trainer) -> Path:
     """The folder of the run's files, a new one for each run; all devices have to ask, and the first tells the others.
 
-    It is that of a TensorBoard or CSV logger, where no other run wrote to it; with other loggers or none, a new
-    `lightning_logs/version_N` in `--trainer.default_root_dir`.
+    It lies in `lightning_logs` of `--trainer.default_root_dir`, wherever the logger saves its own files, and is called
+    by the logger's version or id where no other run has that, else version_N.
     """
     if trainer not in _FOLDERS:
         _FOLDERS[trainer] = Path(
@@ -159,13 +158,17 @@ def run_folder(trainer: Trainer) -> Path:
 
 
 def _new_folder(trainer: Trainer) -> Path:
-    logger = next(iter(trainer.loggers), None)
-    if isinstance(logger, TensorBoardLogger | CSVLogger):
-        folder = Path(logger.log_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not any((folder / name).exists() for name in _WRITTEN):
-            return folder
     root = Path(trainer.default_root_dir) / "lightning_logs"
+    logger = next(iter(trainer.loggers), None)
+    version = None if logger is None else logger.version
+    if version not in (None, ""):
+        folder = root / (f"version_{version}" if isinstance(version, int) else Path(str(version)).name)
+        # a TensorBoard or CSV logger may have made it
+        is_its_own = Path(trainer.log_dir or "").absolute() == folder.absolute()
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True, exist_ok=is_its_own)
+            if not any((folder / name).exists() for name in _WRITTEN):
+                return folder
     for number in count(len(list(root.glob("version_*")))):
         with suppress(FileExistsError):
             (root / f"version_{number}").mkdir(parents=True)

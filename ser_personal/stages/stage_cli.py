@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from pydoc import locate
 from time import perf_counter
@@ -34,6 +35,7 @@ import ser_personal.report.cost
 import ser_personal.speakers.features
 from ser_personal.calibration.table import points
 from ser_personal.cli import VERBOSE, OneLineErrors, find_user_error, make
+from ser_personal.config_files import values_of
 from ser_personal.encoder.module import UNFIT, PersonalizedModule, read_checkpoint, unfit
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_writers import (
@@ -53,6 +55,7 @@ from ser_personal.training.checkpoints import AtomicCheckpoints, ExactResumption
 from ser_personal.training.interruption import FiniteLoss, Interruption, KnownMonitors, trainer_for_tasks
 
 RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
+WANDB = "--wandb"
 # `--ckpt_path last`: the newest checkpoint of the stage, or a fresh fit where there is none
 LAST = "last"
 
@@ -77,7 +80,7 @@ class RunConfig(SaveConfigCallback):
 
 
 class EpochLines(Callback):
-    """Prints a line a validation where there is no progress bar, as in a log file."""
+    """Prints a line per validation where there is no progress bar, as in a log file."""
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -123,7 +126,7 @@ class StageCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:  # type: ignore[override]
         # Lightning's own warns that a command line has arguments, too
-        self.arguments = args
+        self.arguments = args = _with_wandb(args)
         self.config = parser.parse_args(args)
 
     @override
@@ -315,6 +318,19 @@ class StageCLI(LightningCLI):
             # a later fit of this folder would be resumed from what Lightning saved for a job queued again
             for saved_for_slurm in Path(self.trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"):
                 saved_for_slurm.unlink()
+
+
+def _with_wandb(arguments: list[str]) -> list[str]:
+    """Write `--wandb PROJECT` as the flags of the trainer that it stands for."""
+    projects = values_of([WANDB], arguments)
+    if not projects:
+        return arguments
+    if find_spec("wandb") is None:
+        remedy = "`pip install wandb`, or leave it out for TensorBoard"
+        raise UserError("the package wandb isn't installed", where=f"{WANDB} {projects[-1]}", remedy=remedy)
+    words = iter(arguments)
+    others = [word for word in words if not (word.startswith(f"{WANDB}=") or (word == WANDB and next(words, None)))]
+    return [*others, "--trainer.logger", "WandbLogger", "--trainer.logger.project", projects[-1]]
 
 
 def newest_checkpoint(trainer: dict[str, Any]) -> str | None:

@@ -95,7 +95,7 @@ def test_several_devices_are_joined_on_the_first(tmp_path):
 class SavesHere(Logger):
     """As those of W&B and MLflow: every run has the same folder."""
 
-    name, version, save_dir = "run", "1", "."
+    name, version, save_dir = "run", "some/id", "."
 
     def log_metrics(self, metrics, step=None):
         pass
@@ -109,12 +109,13 @@ def ready(folder, **options):
     return running
 
 
-@pytest.mark.parametrize("kind", ["none", "other", "tensorboard", "csv", "one version"])
+@pytest.mark.parametrize("kind", ["none", "one id", "tensorboard", "tensorboard elsewhere", "csv", "one version"])
 def test_each_run_has_a_folder_of_its_own_whatever_logs_it(tmp_path, kind):
     loggers = {
         "none": lambda: False,
-        "other": SavesHere,
+        "one id": SavesHere,
         "tensorboard": lambda: TensorBoardLogger(tmp_path),
+        "tensorboard elsewhere": lambda: TensorBoardLogger(tmp_path / "boards"),
         "csv": lambda: CSVLogger(tmp_path),
         "one version": lambda: CSVLogger(tmp_path, version=0),
     }
@@ -126,7 +127,8 @@ def test_each_run_has_a_folder_of_its_own_whatever_logs_it(tmp_path, kind):
         (run_folder(each) / "predictions.csv").touch(exist_ok=False)
         writer.teardown(each, None, "test")
     found = sorted(path.parent for path in tmp_path.rglob("predictions.csv"))
-    assert found == [tmp_path / "lightning_logs" / f"version_{number}" for number in range(3)]
+    names = ["id", "version_0", "version_1"] if kind == "one id" else [f"version_{number}" for number in range(3)]
+    assert found == [tmp_path / "lightning_logs" / name for name in names]
 
 
 def test_a_folder_that_cannot_be_written_to_is_found_before_the_test(tmp_path):

@@ -234,6 +234,22 @@ def test_a_fit_says_each_thing_once(tmp_path, synthetic_corpus, capsys, caplog, 
     assert all((line in printed) == verbose for line in ("Total params", "Seed set to", "GPU available"))
 
 
+def test_wandb_is_a_flag_for_its_logger_or_one_line(tmp_path, synthetic_corpus, capsys, monkeypatch):
+    arguments = [*finetune_arguments(synthetic_corpus), *trainer_flags(tmp_path)]
+    monkeypatch.setattr("ser_personal.stages.stage_cli.find_spec", lambda _: None)
+    assert ser("fit", *arguments, "--wandb", "emotions") == 2
+    assert capsys.readouterr().err.endswith(
+        "--wandb emotions: the package wandb isn't installed. `pip install wandb`, or leave it out for TensorBoard.\n"
+    )
+    monkeypatch.setattr("ser_personal.stages.stage_cli.find_spec", lambda name: name)
+    monkeypatch.setattr("ser_personal.stages.stage_cli.StageCLI.instantiate_classes", lambda _: None)
+    monkeypatch.setattr("ser_personal.stages.stage_cli.StageCLI._run_subcommand", lambda *_: None)
+    for given in (["--wandb", "emotions"], ["--wandb=emotions"]):
+        logger = stage("fit", *given, *arguments).config["fit"].trainer.logger
+        assert logger.class_path.endswith("WandbLogger")
+        assert logger.init_args.project == "emotions"
+
+
 def test_the_same_fit_can_be_run_again_and_gives_the_same_weights(run, tmp_path, synthetic_corpus):
     arguments = ["fit", *finetune_arguments(synthetic_corpus), *trainer_flags(tmp_path)]
     weights = []
