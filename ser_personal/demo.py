@@ -1,32 +1,53 @@
-"""`ser demo`: the whole method on a synthetic corpus, by the very commands that it prints."""
+"""`ser demo`: the whole method on synthetic speech, a line per stage, and three things to open at the end."""
 
 from __future__ import annotations
 
 import json
+import logging
 import shlex
+import shutil
+import sys
 import time
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from importlib.util import find_spec
+from io import TextIOBase
 from pathlib import Path
-from typing import Any
+from textwrap import wrap
+from typing import TYPE_CHECKING, TextIO, cast
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from typing_extensions import override
 
 from ser_personal.config_files import with_found_configs
 from ser_personal.errors import UserError
 
-SYSTEMS = {"vanilla": "Vanilla-FT", "tapt": "TAPT-FT", "papt": "PAPT-FT"}
-CAVEAT = "These results are of synthetic speech: they show that the method runs, and say nothing about people."
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SYSTEMS = ("vanilla", "tapt", "papt")
+EXPECT = """What to expect: {minutes:.0f} minutes of invented voices, and 0.2 million random weights in HuBERT's place.
+It shows that every step runs, and how it reports. Ridge regression should do about as well, and
+no figure says anything about people.
+"""
+VOICES = ("ben", "ada")
 
 
-def demo(out: str, speakers: int = 80, utterances: int = 24, seed: int = 0) -> None:
-    """Run the whole pipeline on a synthetic corpus, printing each command that it stands for.
+def demo(
+    out: str, speakers: int = 60, utterances: int = 16, seed: int = 0, *, full: bool = False, verbose: bool = False
+) -> None:
+    """Run the whole method on synthetic speech: corpus, PAPT, fine-tuning, a test with controls, report and timeline.
 
-    Synthetic corpus, k-means, TAPT and PAPT, fine-tuning without them and from each, and a test of all three with PLDC
-    and its controls. Every printed line works when pasted. The stages run in one process, since lightning and
-    transformers take 10 to 20 s to import.
+    Every command that it stands for is in commands.sh, and works when pasted; what they printed is in log.txt. They run
+    in one process, since lightning and transformers take 10 to 20 s to import.
 
     Args:
         out: an empty or new folder for everything that is made.
         speakers: of the corpus, in all three sets together.
         utterances: of each speaker.
         seed: of the corpus.
+        full: train Vanilla-FT and TAPT-FT as well, and compare the three.
+        verbose: show each command, and all that it prints.
 
     Raises:
         UserError: the folder isn't empty.
@@ -34,113 +55,259 @@ def demo(out: str, speakers: int = 80, utterances: int = 24, seed: int = 0) -> N
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()):
         raise UserError("isn't empty", where=out, remedy="Give --out another folder, or delete this one")
+    folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
+    with Stages(folder, 13 if full else 7, verbose=verbose) as stages:
+        # utterances are of 2 to 4 s
+        stages.say(EXPECT.format(minutes=speakers * utterances * 3 / 60))
+        run = _pipeline(stages, folder, speakers, utterances, seed, full=full)
+        _look(stages, folder, run, seed, speakers)
+        if full:
+            stages.say("")
+            stages.run("compare", *(folder / system for system in SYSTEMS), "--baseline", "vanilla", shown=True)
+    stages.say(f"""
+{(time.perf_counter() - started) / 60:.1f} minutes. Open
+  {folder / "report.html"}    what the model can do, for whom it fails, and what calibration changes
+  {folder / "timeline.html"}  a conversation of two voices that it has never heard, with sound
+and do the same with a recording of your own, whose values mean nothing before a model has heard real speech:
+  ser annotate yours.wav --model {folder / "bundle"} --out yours.csv
+  ser report yours.csv
+The commands are in {folder / "commands.sh"}, what they printed in {folder / "log.txt"}.""")
+
+
+class _Log(TextIOBase):
+    """Writes to a file, and passes on what a fit says of each epoch."""
+
+    def __init__(self, path: Path, on_epoch: Callable[[str], None]) -> None:
+        self._file = path.open("a", encoding="utf-8")
+        self._on_epoch = on_epoch
+
+    @override
+    def write(self, text: str) -> int:
+        if text.startswith("epoch "):
+            self._on_epoch(text.strip())
+        return self._file.write(text)
+
+    @override
+    def flush(self) -> None:
+        if not self._file.closed:
+            self._file.flush()
+
+    @override
+    def close(self) -> None:
+        self._file.close()
+
+
+class Stages:
+    """Runs `ser` commands in this process, and shows a line for each stage of them.
+
+    Args:
+        folder: gets commands.sh and log.txt.
+        number: of stages.
+        verbose: show what the commands print instead of keeping it in log.txt.
+    """
+
+    def __init__(self, folder: Path, number: int, *, verbose: bool) -> None:
+        self._folder, self._number, self._verbose = folder, number, verbose
+        self._place = 0
+        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        self._progress = Progress(
+            *columns, console=self._console, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Stages:
+        self._log = cast("TextIO", self._stack.enter_context(_Log(self._folder / "log.txt", self._on_epoch)))
+        if not self._verbose and self._console.is_terminal:
+            self._stack.enter_context(self._progress)
+        self._task = self._progress.add_task("")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def say(self, text: str) -> None:
+        """Print text as it is."""
+        self._console.print(text, markup=False)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[list[str]]:
+        """One stage; what is put into the list stands on its line, further entries below."""
+        self._place += 1
+        self._title = f"{self._place}/{self._number} {name:10}"
+        self._progress.reset(self._task, description=self._title)
+        found: list[str] = []
+        started = time.perf_counter()
+        yield found
+        first, *more = found
+        self.say(f"{self._title} {first:<64}{time.perf_counter() - started:4.0f} s")
+        for line in more:
+            self.say(f"{'':{len(self._title)}} {line}")
+
+    def run(self, name: str, *arguments: object, shown: bool = False) -> dict[str, float]:
+        """Run a command, and show what it prints if asked to, -> what a stage of Lightning's logged.
+
+        Raises:
+            UserError: it ended with another exit code than 0.
+        """
+        from ser_personal.cli import STAGES, run_command
+
+        words = [str(argument) for argument in arguments]
+        line = shlex.join(["ser", name, *words])
+        with (self._folder / "commands.sh").open("a", encoding="utf-8") as commands:
+            commands.write(f"{line}\n")
+        if self._verbose:
+            self._console.print(f"\n$ {line}", style="bold", markup=False)
+        with ExitStack() as quiet:
+            if not (shown or self._verbose):
+                quiet.enter_context(_sent_to(self._log))
+                print(f"$ {line}")
+            found = with_found_configs(words)
+            if name in STAGES:
+                trainer = STAGES[name].load()([name, *found]).trainer
+                return {metric: float(value) for metric, value in trainer.callback_metrics.items()}
+            code = run_command(name, found)
+        if code:
+            raise UserError(f"ended with exit code {code}", where=f"ser {name}", remedy="log.txt says why")
+        return {}
+
+    def _on_epoch(self, text: str) -> None:
+        self._progress.update(self._task, description=f"{self._title} {text}")
+
+
+@contextmanager
+def _sent_to(log: TextIO) -> Iterator[None]:
+    """Send what is printed to a file, and what Lightning logs, whose handlers keep the stream of their import."""
+    import lightning.pytorch  # noqa: F401  makes the handlers
+
+    handlers = [
+        handler
+        for name in ("lightning.pytorch", "lightning.fabric")
+        for handler in logging.getLogger(name).handlers
+        if type(handler) is logging.StreamHandler
+    ]
+    before = [handler.setStream(log) for handler in handlers]
+    try:
+        with redirect_stdout(log), redirect_stderr(log):
+            yield
+    finally:
+        for handler, stream in zip(handlers, before, strict=True):
+            handler.setStream(stream or sys.stderr)
+
+
+def _configs(*names: str) -> list[str]:
+    return [piece for name in names for piece in ("--config", name)]
+
+
+def _pipeline(stages: Stages, folder: Path, speakers: int, utterances: int, seed: int, *, full: bool) -> Path:
+    """Make a corpus, train on it and test, -> the folder of PAPT-FT's test run."""
+    from ser_personal.report.formatting import decimal
+
     corpus, labels = folder / "corpus", folder / "pseudo_labels"
-    data = ["--data.corpus", str(corpus)]
+    with stages.stage("corpus") as found:
+        stages.run("synth", "--out", corpus, "--speakers", speakers, "--utterances", utterances, "--seed", seed)
+        found.append(f"{speakers * utterances:,} utterances of {speakers} synthetic speakers")
+    data = ["--data.corpus", corpus]
+    with stages.stage("clusters") as found:
+        kmeans = _configs("kmeans.yaml", "tiny/kmeans.yaml")
+        # no process has to be started for so little audio
+        stages.run("kmeans", *kmeans, *data, "--data.num_workers", 0, "--out", labels)
+        found.append(_clusters(labels))
+
     # the stages share this process, which a second device would leave
-    one_device = ["--trainer.devices", "1"]
-    root = [*one_device, "--trainer.default_root_dir", str(folder)]
+    device = ["--trainer.devices", 1, "--trainer.default_root_dir"]
+    pretrain = [*_configs("papt.yaml", "tiny/papt.yaml"), *data, "--data.pseudo_labels", labels, *device, folder]
+    tapt = _configs("tapt.yaml")
+    for name in ("tapt", "papt") if full else ("papt",):
+        with stages.stage(name.upper()) as found:
+            stages.run("fit", *pretrain, *(tapt if name == "tapt" else []))
+            losses = json.loads((folder / f"{name}.scores.json").read_text(encoding="utf-8"))
+            own, others = losses["val_loss"], losses["val_loss_unseen_speakers"]
+            found.append(f"masked prediction {own:.2f} nats per frame, of unseen speakers {others:.2f}")
+    if full:
+        with stages.stage("validate") as found:
+            permuted = ["--model.speakers", "SpeakerEmbedding", "--model.speakers.permute", "true"]
+            papt = ["--ckpt_path", folder / "papt.ckpt"]
+            asked = {
+                "TAPT": [*tapt, "--ckpt_path", folder / "tapt.ckpt"],
+                "PAPT": papt,
+                "other speakers' embeddings": [*papt, *permuted],
+            }
+            losses = {which: stages.run("validate", *pretrain, *words)["val_loss"] for which, words in asked.items()}
+            found.append(", ".join(f"{which} {loss:.3f}" for which, loss in losses.items()))
 
-    def config(*names: str) -> list[str]:
-        return [piece for name in names for piece in ("--config", name)]
-
-    _plain("synth", "--out", corpus, "--speakers", speakers, "--utterances", utterances, "--seed", seed)
-    _plain("check", corpus)
-    _plain("kmeans", *config("kmeans.yaml", "tiny/kmeans.yaml"), *data, "--out", labels)
-
-    masked_prediction = {}
-    pretrain = [*config("papt.yaml", "tiny/papt.yaml"), *data, "--data.pseudo_labels", str(labels), *root]
-    tapt = config("tapt.yaml")
-    _stage("fit", *pretrain, *tapt)
-    _stage("fit", *pretrain)
-    for name, arguments in {
-        "TAPT": [*tapt, "--ckpt_path", str(folder / "tapt.ckpt")],
-        "PAPT": ["--ckpt_path", str(folder / "papt.ckpt")],
-        "PAPT, speakers permuted": [
-            *("--ckpt_path", str(folder / "papt.ckpt")),
-            *("--model.speakers", "SpeakerEmbedding", "--model.speakers.permute", "true"),
-        ],
-    }.items():
-        masked_prediction[name] = _stage("validate", *pretrain, *arguments)
-
-    finetune = [*config("finetune.yaml", "tiny/finetune.yaml"), *data]
-    metrics, baseline = {}, {}
-    for system in SYSTEMS:
-        system_root = [*one_device, "--trainer.default_root_dir", str(folder / system)]
-        source = [] if system == "vanilla" else ["--model.papt_checkpoint", str(folder / f"{system}.ckpt")]
-        _stage("fit", *finetune, *source, *system_root)
-        ridge = config("ridge.yaml") if system == "vanilla" else []
-        checkpoint = ["--ckpt_path", str(folder / system / "finetune.ckpt")]
-        _stage("test", *finetune, *config("pldc.yaml"), *ridge, *checkpoint, *system_root)
-        metrics[system] = _newest(folder / system, "metrics.json")
-        if ridge:
-            baseline = _newest(folder / system, "baseline.json")
-    seconds = time.perf_counter() - started
-    results = {"masked_prediction": masked_prediction, "baseline": baseline, "systems": metrics, "seconds": seconds}
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    _summary(results, folder)
+    finetune = [*_configs("finetune.yaml", "tiny/finetune.yaml"), *data]
+    folders: list[Path] = []
+    for system in SYSTEMS if full else ("papt",):
+        root = folder / system
+        with stages.stage("fine-tune") as found:
+            source = [] if system == "vanilla" else ["--model.papt_checkpoint", folder / f"{system}.ckpt"]
+            stages.run("fit", *finetune, *source, *device, root)
+            scores = json.loads((root / "finetune.scores.json").read_text(encoding="utf-8"))
+            found.append(f"{system}, validation CCC {decimal(scores['val_ccc'])}")
+        with stages.stage("test") as found:
+            # the ridge is the same beside each
+            also = ["ridge.yaml"] if system == SYSTEMS[-1] else []
+            test = [*_configs("pldc.yaml", *also), "--ckpt_path", root / "finetune.ckpt"]
+            stages.run("test", *finetune, *test, *device, root)
+            folders = [path.parent for path in root.rglob("metrics.json")]
+            found.extend(_tested(folders[-1]))
+    return folders[-1]
 
 
-def _announce(arguments: list[str]) -> None:
-    from rich.console import Console
+def _clusters(folder: Path) -> str:
+    import numpy as np
 
-    Console().print(
-        f"\n$ {shlex.join(['ser', *arguments])}", style="bold", markup=False, soft_wrap=True, highlight=False
-    )
+    from ser_personal.data.frame_store import PseudoLabels
 
-
-def _plain(name: str, *arguments: object) -> None:
-    from ser_personal.cli import run_command
-
-    words = [str(argument) for argument in arguments]
-    _announce([name, *words])
-    code = run_command(name, with_found_configs(words))
-    if code:
-        raise UserError(f"ended with exit code {code}", where=f"ser {name}", remedy="What it printed says why")
+    labels = PseudoLabels.load(folder)
+    used = len(np.unique(np.concatenate([labels[utterance] for utterance in labels])))
+    return f"{labels.num_clusters} of MFCC frames, {'all' if used == labels.num_clusters else used} used"
 
 
-def _stage(name: str, *arguments: str) -> dict[str, float]:
-    from ser_personal.stages.stage_cli import run
+def _tested(folder: Path) -> list[str]:
+    """What a test run shows of arousal, with the verdicts."""
+    from ser_personal.evaluation.run_files import read_run
+    from ser_personal.report.bootstrap import Bootstrap
+    from ser_personal.report.formatting import decimal, signed
+    from ser_personal.report.verdicts import RIDGE, verdicts
 
-    _announce([name, *arguments])
-    trainer = run(with_found_configs([name, *arguments])).trainer
-    return {metric: float(value) for metric, value in trainer.callback_metrics.items()}
+    run = read_run(folder)
+    (test,) = run.sets
+
+    def average(row: str) -> str:
+        return decimal(test.row(row).scores["arousal"].average_ccc)
+
+    found = verdicts(run, test, "arousal", Bootstrap())
+    first_line = f"{len(test.speakers)} people it has never heard"
+    if not any(verdict.than == RIDGE for verdict in found):
+        return [first_line]
+    gain = found[0].gain
+    between = gain.refused or f"{signed(gain.low)} to {signed(gain.high)}"
+    return [
+        first_line,
+        f"arousal A-CCC   raw {average('raw')}   calibrated {average(run.chosen)} ({signed(gain.value)}, {between})",
+        f"                random speakers {average('random_speakers')}   ridge {average(RIDGE)}",
+        *wrap(f"-> {'; '.join(verdict.text for verdict in found)}", 72, subsequent_indent="   "),
+    ]
 
 
-def _newest(folder: Path, name: str) -> dict[str, Any]:
-    newest = max(folder.rglob(name), key=lambda path: path.stat().st_mtime_ns)
-    content: dict[str, Any] = json.loads(newest.read_text(encoding="utf-8"))
-    return content
+def _look(stages: Stages, folder: Path, run: Path, seed: int, speakers: int) -> None:
+    """Make what there is to open: the report, and a conversation of two new voices, annotated."""
+    from ser_personal.corpus.synthetic import converse
 
-
-def _summary(results: dict[str, Any], folder: Path) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from ser_personal.calibration.table import format_scores, score_table
-    from ser_personal.scores import from_json
-
-    console = Console()
-    losses = Table(title="Masked prediction, nats per masked frame", title_justify="left", box=box.SIMPLE)
-    for heading in ("", "held-out utterances", "unseen speakers"):
-        losses.add_column(heading, justify="right" if heading else "left")
-    for name, metrics in results["masked_prediction"].items():
-        losses.add_row(name, f"{metrics['val_loss']:.3f}", f"{metrics['val_loss_unseen_speakers']:.3f}")
-    console.print(losses)
-
-    (baseline,) = (from_json(split["rows"]["ridge"]["attributes"]) for split in results["baseline"]["splits"].values())
-    table = score_table("Emotion, unseen speakers", list(baseline))
-    table.add_row("ridge on MFCC", *format_scores(baseline.values()), end_section=True)
-    for system, metrics in results["systems"].items():
-        for split in metrics["splits"].values():
-            table.add_row(SYSTEMS[system], style="bold")
-            for name, row in split["rows"].items():
-                scores = from_json(row["attributes"])
-                table.add_row(f"  {name}", *format_scores(scores.values()), style="dim" if row["is_oracle"] else None)
-    console.print(table)
-    console.print(
-        f"{results['seconds'] / 60:.1f} minutes; everything is in {escape(str(folder))}, the figures in results.json."
-    )
-    console.print(CAVEAT, style="bold")
+    with stages.stage("report") as found:
+        stages.run("report", run)
+        shutil.copy(run / "report.html", folder / "report.html")
+        found.append(str(folder / "report.html"))
+    with stages.stage("annotate") as found:
+        stem, table = folder / "conversation", folder / "conversation.csv"
+        # of another group each, a low and a high one
+        converse(stem, {name: speakers + 1 + 2 * place for place, name in enumerate(VOICES)}, seed)
+        stages.run("export", run.parents[1] / "finetune.ckpt", "--out", folder / "bundle")
+        turns = ["--segments", stem.with_suffix(".rttm")]
+        stages.run("annotate", stem.with_suffix(".wav"), "--model", folder / "bundle", *turns, "--out", table)
+        if find_spec("ser_personal.report.timeline") is not None:
+            stages.run("report", table)
+        found.append(f"{stem.with_suffix('.wav')}, two new voices -> {folder / 'timeline.html'}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 import socket
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from command_line import REPOSITORY, ser
+from command_line import REPOSITORY
 
 from ser_personal.config_files import find_config
 from ser_personal.demo import demo
@@ -71,7 +72,7 @@ def test_a_hub_name_is_what_asks_for_it(no_network, tmp_path):
     del watching[1:]
 
 
-def test_the_whole_demo_an_export_and_an_annotation_ask_for_no_network(no_network, tmp_path, monkeypatch):
+def test_the_whole_demo_asks_for_no_network_and_is_a_line_a_stage(no_network, tmp_path, monkeypatch, capsys):
     # a file of the folder wins over the one that ships
     (tmp_path / "tiny").mkdir()
     for name in ("tiny/papt.yaml", "tiny/finetune.yaml"):
@@ -81,12 +82,13 @@ def test_the_whole_demo_an_export_and_an_annotation_ask_for_no_network(no_networ
         (tmp_path / name).write_text(yaml.safe_dump(content))
     out = tmp_path / "demo"
     monkeypatch.chdir(tmp_path)
-    demo(str(out), speakers=10, utterances=4)
-    assert (out / "results.json").is_file()
-    assert ser("export", out / "papt" / "finetune.ckpt", "--out", tmp_path / "bundle") == 0
-    rows = tmp_path / "predictions.csv"
-    assert ser("annotate", out / "corpus" / "Audios", "--model", tmp_path / "bundle", "--out", rows) == 0
-    assert rows.is_file()
+    demo(str(out), speakers=10, utterances=4, full=True)
+    stages = re.findall(r"^(\d+)/13 (\S+) .* \d+ s$", capsys.readouterr().out, re.MULTILINE)
+    assert [int(number) for number, _ in stages] == list(range(1, 14))
+    assert [name for _, name in stages][-2:] == ["report", "annotate"]
+    commands = (out / "commands.sh").read_text().splitlines()
+    assert all(line.startswith("ser ") for line in commands)
+    assert {"report.html", "conversation.csv", "conversation.wav"} <= {path.name for path in out.iterdir()}
 
 
 def calls() -> Iterator[tuple[str, ast.Call]]:

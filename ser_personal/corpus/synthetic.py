@@ -45,6 +45,8 @@ from ser_personal.ranges import AtLeastTwo
 from ser_personal.types import ATTRIBUTES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.random import Generator
     from numpy.typing import NDArray
 
@@ -250,6 +252,36 @@ def synth(
         values = (name, _emotion(drawn), *drawn.tolist(), number, speaker.gender, _split(number, speakers))
         rows.append(values)
     write_rows(labels / "labels_consensus.csv", LABEL_COLUMNS, rows)
+
+
+def converse(
+    stem: Path, speakers: Mapping[str, int], seed: int = 0, turns: int = 24, voice_label_link: float = 0.7
+) -> None:
+    """Write STEM.wav, in which people talk in turn, and who speaks when to STEM.rttm.
+
+    Args:
+        stem: path without an ending.
+        speakers: name -> number in the corpus of this seed; a number that `synth` didn't reach is a new voice.
+        seed: of the corpus.
+        turns: of 2 to 4 s, a third of a second apart; arousal and dominance rise to the middle and fall again.
+        voice_label_link: of the corpus.
+    """
+    population = Population(_rng(seed), voice_label_link, shared_expression=False)
+    people = {name: population.speaker(number, _rng(seed, number)) for name, number in speakers.items()}
+    pause = np.zeros(SAMPLE_RATE // 3, dtype=np.float32)
+    parts, lines, start = [], [], 0
+    for turn in range(turns):
+        name = list(people)[turn % len(people)]
+        rng = _rng(seed, speakers[name], turn)
+        rise = 2.4 * np.sin(np.pi * turn / (turns - 1)) - 1.2
+        labels = people[name].draw_labels(rng) + people[name].label_std * rise * np.array([1, 0, 0.5])
+        samples = round(rng.uniform(2, 4) * SAMPLE_RATE)
+        parts += [speak(people[name].deliver(labels.clip(1, 7), rng), samples, rng), pause]
+        times = f"{start / SAMPLE_RATE:.3f} {samples / SAMPLE_RATE:.3f}"
+        lines.append(f"SPEAKER {stem.name} 1 {times} <NA> <NA> {name} <NA> <NA>\n")
+        start += samples + len(pause)
+    soundfile.write(stem.with_suffix(".wav"), _pcm16(np.concatenate(parts)), SAMPLE_RATE, subtype="PCM_16")
+    stem.with_suffix(".rttm").write_text("".join(lines), encoding="utf-8")
 
 
 def _rng(seed: int, *of: int) -> Generator:
