@@ -73,7 +73,9 @@ COMMANDS = {
     ),
     "study": Command("study.runner:study", "run a grid of recipes and seeds, and compare them", resumable=True),
     "compare": Command("report.compare:compare", "compare test runs: scores with intervals, and their cost", ("runs",)),
-    "report": Command("report.report:report", "write report.html and an audit of a test run", ("run",)),
+    "report": Command(
+        "report.report:report", "write a page of a test run, with an audit, or of annotated recordings", ("run",)
+    ),
     "export": Command(
         "recognition.export:export", "turn a fine-tuned checkpoint into a bundle to share", ("checkpoint",)
     ),

@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from importlib.util import find_spec
 from io import TextIOBase
 from pathlib import Path
 from textwrap import wrap
@@ -308,6 +307,5 @@ def _look(stages: Stages, folder: Path, run: Path, seed: int, speakers: int) -> 
         stages.run("export", run.parents[1] / "finetune.ckpt", "--out", folder / "bundle")
         turns = ["--segments", stem.with_suffix(".rttm")]
         stages.run("annotate", stem.with_suffix(".wav"), "--model", folder / "bundle", *turns, "--out", table)
-        if find_spec("ser_personal.report.timeline") is not None:
-            stages.run("report", table)
+        stages.run("report", table)
         found.append(f"{stem.with_suffix('.wav')}, two new voices -> {folder / 'timeline.html'}")

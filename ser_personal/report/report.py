@@ -1,4 +1,4 @@
-"""`ser report`: one page about a test run, with an audit of whom the model fails."""
+"""`ser report`: one page about a test run, with an audit of whom the model fails, or about annotated recordings."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ser_personal.report.audit import MEANING, SHIFTS, SYSTEMS
 from ser_personal.report.bootstrap import Resamples
 from ser_personal.report.figures import as_svg, style
 from ser_personal.report.groups import METRICS
+from ser_personal.report.timeline import is_annotation, write_timelines
 from ser_personal.report.verdicts import verdicts
 
 if TYPE_CHECKING:
@@ -34,21 +35,41 @@ def report(
     before: str | None = None,
     resamples: Resamples = 2000,
     seed: NonNegativeInt = 0,
+    audio: str | None = None,
 ) -> None:
-    """Write report.html and audit.json of a test run, into its folder.
+    """Write a page of a test run, report.html with audit.json, into its folder; or of annotated recordings.
+
+    Of a table that `ser annotate` wrote, it is timeline.html beside it: each speaker's values over time, with the sound
+    of short recordings. Of several recordings, it lists a page for each in timeline/.
 
     Args:
-        run: the folder that `ser test` with PLDC wrote predictions.csv and metrics.json to.
+        run: the folder that `ser test` with PLDC wrote predictions.csv and metrics.json to; or a table of annotated
+            recordings, .csv, .jsonl or .parquet.
         by: a column to audit by besides gender, amount of speech and label: of `table`, or of predictions.csv.
         table: a table of the corpus that has the column, such as corpus.csv, with a row per utterance or speaker.
         before: test run of a model without personalisation, whose speaker vectors are probed for comparison.
         resamples: draws of the speakers for each interval.
         seed: of these draws.
+        audio: of annotated recordings, the folder that the table's files lie in; the current one or the table's if
+            null.
 
     Raises:
-        UserError: a folder isn't a test run, or the column isn't there.
+        UserError: a folder isn't a test run, a table isn't of annotated recordings, or the column isn't there.
     """
     from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    others = {"--audio": audio}
+    if is_annotation(run):
+        others = {"--by": by, "--table": table, "--before": before}
+    for flag, value in others.items():
+        if value is not None:
+            what = f"says nothing about {'annotated recordings' if is_annotation(run) else 'a test run'}"
+            raise UserError(what, where=f"{flag} {value}", remedy="Leave it out")
+    if is_annotation(run):
+        for line in write_timelines(Path(run), None if audio is None else Path(audio)):
+            console.print(line, markup=False)
+        return
 
     from ser_personal.evaluation.run_files import read_run
     from ser_personal.report.audit import audit, small_groups, write_audit
@@ -63,7 +84,6 @@ def report(
     page = read.folder / "report.html"
     atomic_write(page, render(read, found, draw_all(read, found)).encode())
     write_audit(read.folder / "audit.json", found, read)
-    console = Console(soft_wrap=True, highlight=False)
     if few := small_groups(found):
         console.print(f"No interval under {found.bootstrap.fewest} speakers: {'; '.join(few)}", style="dim")
     console.print(f"written: {page} and audit.json", markup=False)

@@ -1,0 +1,291 @@
+"""`ser report predictions.csv`: each speaker's values over time, a page for each recording, with its sound."""
+
+from __future__ import annotations
+
+import json
+import os
+from base64 import b64encode
+from dataclasses import dataclass
+from io import BytesIO
+from math import isfinite, nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+
+from ser_personal.audio import SAMPLE_RATE, read_header, resample
+from ser_personal.corpus.table import read_csv_rows
+from ser_personal.errors import UserError
+from ser_personal.files import atomic_write
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Row = dict[str, str]
+
+TABLES = (".csv", ".jsonl", ".parquet")
+# longer sound stays in its file: a page of 5 min is 8 MB
+EMBEDDED_SECONDS = 300.0
+MOST_PAGES = 200
+_REQUIRED = ("file", "start", "end", "speaker")
+_REMEDY = "Give a table that `ser annotate` wrote"
+# of each attribute, in this order
+VALUES = ("calibrated", "raw", "low", "high")
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """A recording's utterances in the order of time.
+
+    Attributes:
+        file: of the recording.
+        attributes: that were predicted.
+        speakers: in the order in which they first speak, None the unknown.
+        speaker_index: (utterances,), into `speakers`.
+        start: (utterances,), seconds.
+        end: (utterances,), seconds.
+        values: (utterances, attributes, 4), calibrated, raw, low and high; NaN where there is no interval.
+        overlap: (utterances,), seconds in which others speak, too.
+        short: (utterances,), whether it lasts under a second.
+    """
+
+    file: str
+    attributes: tuple[str, ...]
+    speakers: tuple[str | None, ...]
+    speaker_index: NDArray[np.int64]
+    start: NDArray[np.float64]
+    end: NDArray[np.float64]
+    values: NDArray[np.float64]
+    overlap: NDArray[np.float64]
+    short: NDArray[np.bool_]
+
+    @property
+    def name(self) -> str:
+        """Its file's name without the folder."""
+        return Path(self.file).name
+
+
+def is_annotation(path: str) -> bool:
+    """Whether a path is that of a table, by its ending."""
+    return Path(path).suffix.lower() in TABLES and not Path(path).is_dir()
+
+
+def write_timelines(table: Path, audio: Path | None = None) -> list[str]:
+    """Write timeline.html beside a table of `ser annotate`: of one recording, or an index of the pages in timeline/.
+
+    Args:
+        table: .csv, .jsonl or .parquet.
+        audio: folder that the table's files lie in; the current one or the table's if None.
+
+    Returns:
+        Lines that say what was written, and which sound wasn't found.
+
+    Raises:
+        UserError: it is no such table, or has more recordings than pages are of use for.
+    """
+    found = read_timelines(table)
+    if len(found) > MOST_PAGES:
+        what = f"holds {len(found)} recordings, and at most {MOST_PAGES} get a page each"
+        raise UserError(what, where=table, remedy="Annotate fewer at once, or cut the table")
+    folders = [audio] if audio is not None else [Path(), table.parent]
+    index = table.with_name("timeline.html")
+    several = len(found) > 1
+    lines, listed = [], []
+    for number, timeline in enumerate(found, 1):
+        name = "".join(sign if sign.isalnum() or sign in "-_" else "_" for sign in Path(timeline.name).stem)
+        page = index.with_name("timeline") / f"{number:03}_{name[:80]}.html" if several else index
+        path = next((folder / timeline.file for folder in folders if (folder / timeline.file).is_file()), None)
+        sound, seconds, silent = find_sound(path, page)
+        if silent:
+            lines.append(f"no sound of {timeline.file}: {silent}")
+        shown = describe(timeline, max(seconds, float(timeline.end.max())))
+        atomic_write(page, _render(timeline=shown, sound=sound, table=table.name, several=several))
+        listed.append((quote(f"timeline/{page.name}"), shown))
+    if several:
+        atomic_write(index, _render(timelines=listed, table=table.name))
+    return [*lines, f"written: {index}{f' and {len(found)} pages in timeline/' if several else ''}"]
+
+
+def _render(**content: Any) -> bytes:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    files = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["clock"] = clock
+    page = environment.get_template("timeline.html.j2").render({"timelines": None, **content})
+    return page.encode("utf-8", "backslashreplace")
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+def find_sound(path: Path | None, page: Path) -> tuple[str, float, str]:
+    """What a page plays, its seconds, and why it plays nothing: a data URI of a short recording, else a relative path.
+
+    Embedded sound is FLAC, mono at 16 kHz, which all browsers play.
+    """
+    import soundfile
+
+    if path is None:
+        return "", 0.0, "no such file here; --audio FOLDER says where the table's files lie"
+    try:
+        seconds = read_header(path).num_samples / SAMPLE_RATE
+        if seconds > EMBEDDED_SECONDS:
+            return quote(Path(os.path.relpath(path, page.parent)).as_posix()), seconds, ""
+        waveform, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (UserError, soundfile.LibsndfileError) as error:
+        return "", 0.0, error.what if isinstance(error, UserError) else str(error)
+    content = BytesIO()
+    mono = waveform.mean(axis=1)
+    soundfile.write(content, mono if rate == SAMPLE_RATE else resample(mono, rate), SAMPLE_RATE, format="FLAC")
+    return f"data:audio/flac;base64,{b64encode(content.getvalue()).decode()}", seconds, ""
+
+
+def describe(timeline: Timeline, seconds: float) -> dict[str, Any]:
+    """What a page shows of a recording of so many seconds."""
+    data = {
+        "seconds": round(seconds, 3),
+        "attributes": timeline.attributes,
+        "speakers": [named(speaker) for speaker in timeline.speakers],
+        "axes": [axis(timeline.values[:, number]) for number in range(len(timeline.attributes))],
+        "plane": axis(timeline.values[:, :, 0]),
+        "rows": [
+            [int(who), round(start, 3), round(end, 3), round(overlap, 3), int(short)]
+            + [round(value, 3) if isfinite(value) else None for value in values.ravel()]
+            for who, start, end, overlap, short, values in zip(
+                *(timeline.speaker_index, timeline.start.tolist(), timeline.end.tolist()),
+                *(timeline.overlap.tolist(), timeline.short, timeline.values),
+                strict=True,
+            )
+        ],
+    }
+    return {"name": timeline.name, "file": timeline.file, "data": data, "people": people(timeline)}
+
+
+def named(speaker: str | None) -> str:
+    """A speaker's name on the page."""
+    return "speaker unknown" if speaker is None else speaker
+
+
+def axis(values: NDArray[np.float64]) -> dict[str, Any]:
+    """An axis's ends and round ticks, for values of any shape."""
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    margin = max(0.04 * (high - low), 0.05)
+    ticks = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
+    inside = [round(float(tick), 6) for tick in ticks if low - margin <= tick <= high + margin]
+    return {"low": low - margin, "high": high + margin, "ticks": inside}
+
+
+def people(timeline: Timeline) -> list[dict[str, Any]]:
+    """Of each speaker, how much they say, and of each attribute mean, spread and extreme moments.
+
+    The spread is the population deviation over utterances. Short utterances aren't extreme moments, unless all are.
+    """
+    found = []
+    for number, speaker in enumerate(timeline.speakers):
+        own = np.flatnonzero(timeline.speaker_index == number)
+        steady = own[~timeline.short[own]] if not timeline.short[own].all() else own
+        of_attributes = []
+        for column, attribute in enumerate(timeline.attributes):
+            calibrated, raw = timeline.values[own, column, 0], timeline.values[own, column, 1]
+            among = timeline.values[steady, column, 0]
+            extreme = {"highest": steady[among.argmax()], "lowest": steady[among.argmin()]}
+            of_attributes.append(
+                {
+                    "attribute": attribute,
+                    "mean": calibrated.mean(),
+                    "spread": calibrated.std(),
+                    "raw_mean": raw.mean(),
+                    "raw_spread": raw.std(),
+                    "moments": {
+                        name: {"row": int(row), "value": timeline.values[row, column, 0], "start": timeline.start[row]}
+                        for name, row in extreme.items()
+                    },
+                }
+            )
+        seconds = float((timeline.end[own] - timeline.start[own]).sum())
+        found.append({"name": named(speaker), "utterances": len(own), "seconds": seconds, "attributes": of_attributes})
+    return found
+
+
+def read_timelines(path: Path) -> list[Timeline]:
+    """Read a table of `ser annotate`: its recordings in the order of their first rows."""
+    rows = _json_rows(path) if path.suffix.lower() == ".jsonl" else read_csv_rows(path, _REQUIRED, filled=_REQUIRED[:3])
+    attributes = tuple(name.removesuffix("_calibrated") for name in rows[0] if name.endswith("_calibrated"))
+    missing = [f"{name}_raw" for name in attributes if f"{name}_raw" not in rows[0]]
+    if missing or not attributes:
+        raise UserError(f"no column {(missing or ['ATTRIBUTE_calibrated'])[0]}", where=path, remedy=_REMEDY)
+    of_file: dict[str, list[tuple[int, Row]]] = {}
+    for number, row in enumerate(rows, 1):
+        of_file.setdefault(row["file"], []).append((number, row))
+    return [_timeline(file, attributes, own, path) for file, own in of_file.items()]
+
+
+def _timeline(file: str, attributes: tuple[str, ...], rows: Sequence[tuple[int, Row]], path: Path) -> Timeline:
+    read = []
+    for number, row in rows:
+        where = f"{path}, row {number}"
+        start, end = (_number(row, name, where) for name in ("start", "end"))
+        if not 0 <= start < end:
+            raise UserError(f"lasts from {start:g} to {end:g} s", where=where, remedy=_REMEDY)
+        values = [
+            [_number(row, f"{attribute}_{name}", where, blank=name in ("low", "high")) for name in VALUES]
+            for attribute in attributes
+        ]
+        overlap, short = (_number(row, name, where, blank=True) for name in ("overlap", "short"))
+        read.append((start, end, row["speaker"] or None, values, overlap, short))
+    read.sort(key=lambda row: row[:2])
+    starts, ends, speaker, of_rows, overlaps, shorts = zip(*read, strict=True)
+    speakers = tuple(dict.fromkeys(speaker))
+    return Timeline(
+        file=file,
+        attributes=attributes,
+        speakers=speakers,
+        speaker_index=np.array([speakers.index(one) for one in speaker]),
+        start=np.array(starts),
+        end=np.array(ends),
+        values=np.array(of_rows),
+        overlap=np.nan_to_num(np.array(overlaps)),
+        short=np.nan_to_num(np.array(shorts)).astype(bool),
+    )
+
+
+def _number(row: Row, column: str, where: str, *, blank: bool = False) -> float:
+    cell = row.get(column, "")
+    if blank and cell in ("", "nan"):
+        return nan
+    try:
+        value = float(cell)
+    except ValueError:
+        value = nan
+    if not isfinite(value):
+        raise UserError(f"{column} is {cell!r}, not a finite number", where=where, remedy=_REMEDY)
+    return value
+
+
+def _json_rows(path: Path) -> list[Row]:
+    rows = []
+    try:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            where = f"{path}, line {number}"
+            row = {name: "" if cell is None else str(cell) for name, cell in json.loads(line).items()}
+            if missing := [name for name in _REQUIRED if name not in row]:
+                raise UserError(f"no {missing[0]}", where=where, remedy=_REMEDY)
+            rows.append(row)
+    except FileNotFoundError as error:
+        raise UserError("no such file", where=path, remedy="Check the spelling of the path") from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise UserError("isn't JSON lines", where=path, remedy=_REMEDY) from error
+    if not rows:
+        raise UserError("holds no row", where=path, remedy=_REMEDY)
+    return rows

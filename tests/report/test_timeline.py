@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+from itertools import combinations
+
+import numpy as np
+import pytest
+import soundfile
+from browser import chromium, needs_chromium
+from command_line import ser
+
+RATE = 16_000
+NAMES = ["Anna", '<script>alert("x")</script>', "NA", "", "None & Zoë"]
+HOSTILE = NAMES[1]
+
+
+def rows_of(file, seconds, names=NAMES, seed=0):
+    """Invented utterances of a recording, with a gap in the middle; one is short, one overlapped."""
+    rng = np.random.default_rng(seed)
+    starts = [start for start in range(0, seconds - 2, 3) if not seconds / 2 <= start < seconds / 2 + 6]
+    for number, start in enumerate(starts):
+        row = {"speaker": names[number % len(names)], "start": float(start), "end": start + 2.5}
+        for attribute in ("arousal", "valence"):
+            value = rng.uniform(2, 6)
+            row |= {f"{attribute}_calibrated": value, f"{attribute}_raw": (value + 4) / 2}
+            row |= {f"{attribute}_low": max(1, value - 1), f"{attribute}_high": min(7, value + 1)}
+        row |= {"overlap": 2.0 if number == 1 else 0.0, "short": int(number == 2), "file": file}
+        yield row
+
+
+def write(path, rows):
+    rows = list(rows)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    return path
+
+
+def sound(path, seconds, rate=RATE):
+    waveform = 0.1 * np.sin(np.arange(seconds * rate) * 2 * np.pi * 220 / rate)
+    soundfile.write(path, np.stack([waveform, waveform / 2], axis=1), rate)
+    return waveform * 0.75
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sound(tmp_path / "meeting.wav", 60)
+    write(tmp_path / "predictions.csv", rows_of("meeting.wav", 60))
+    return tmp_path
+
+
+def reported(folder, *flags, table="predictions.csv", page="timeline.html"):
+    assert ser("report", folder / table, *flags) == 0
+    return (folder / page).read_text(encoding="utf-8")
+
+
+def data_of(text, name="data"):
+    return json.loads(re.search(rf'id="{name}">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_the_page_holds_the_rows_in_the_order_of_time(folder):
+    expected = list(rows_of("meeting.wav", 60))
+    write(folder / "predictions.csv", expected[::-1])
+    data = data_of(reported(folder))
+    assert data["speakers"] == ["speaker unknown" if name == "" else name for name in NAMES]
+    assert data["attributes"] == ["arousal", "valence"]
+    assert data["seconds"] == 60
+    for row, shown in zip(expected, data["rows"], strict=True):
+        values = [row[f"{a}_{n}"] for a in ("arousal", "valence") for n in ("calibrated", "raw", "low", "high")]
+        place = [NAMES.index(row["speaker"]), row["start"], row["end"], row["overlap"], row["short"]]
+        assert shown == [*place, *(round(value, 3) for value in values)]
+
+
+def test_names_are_text_and_nothing_is_fetched(folder):
+    text = reported(folder)
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(&#34;x&#34;)" in text
+    without_namespace = text.replace("http://www.w3.org/2000/svg", "")
+    assert re.findall(r"https?:|@import|url\(|<link|<img", without_namespace) == []
+
+
+def test_each_speakers_mean_spread_and_extreme_moments(folder):
+    said = [(0, 2, 2, 3, 0), (70, 72, 4, 4, 0), (3700, 3701, 6, 5, 0), (9, 9.5, 7, 5, 1)]
+    rows = [
+        {"speaker": "a", "start": start, "end": end, "file": "x.wav", "short": short}
+        | {"arousal_calibrated": value, "arousal_raw": raw, "arousal_low": "", "arousal_high": ""}
+        for start, end, value, raw, short in said
+    ]
+    write(folder / "predictions.csv", rows)
+    cells = re.sub(r"<[^>]+>", " ", reported(folder).split("<tbody>")[1])
+    # the mean of 2, 4, 6 and 7, their deviation, and the highest that isn't short
+    assert " ".join(cells.split()).startswith("a arousal 4.75 (4.25) 1.92 (0.83) 6.00 at 1:01:40 2.00 at 0:00")
+
+
+def test_short_recordings_are_embedded_in_mono(folder):
+    source = data_of(reported(folder), "source")
+    kind, _, content = source.partition(",")
+    waveform, rate = soundfile.read(io.BytesIO(base64.b64decode(content)))
+    assert (kind, rate, waveform.shape) == ("data:audio/flac;base64", RATE, (60 * RATE,))
+    np.testing.assert_allclose(waveform, sound(folder / "again.wav", 60), atol=1e-3)
+
+
+def test_long_recordings_are_played_from_their_file(folder, monkeypatch, capsys):
+    monkeypatch.setattr("ser_personal.report.timeline.EMBEDDED_SECONDS", 10)
+    (folder / "in here").mkdir()
+    sound(folder / "in here" / "é #1.wav", 20)
+    write(folder / "predictions.csv", [*rows_of("é #1.wav", 20), *rows_of("gone.wav", 20)])
+    index = reported(folder, "--audio", folder / "in here")
+    pages = re.findall(r'<a href="(timeline/[^"]+)"', index)
+    assert pages == ["timeline/001_%C3%A9__1.html", "timeline/002_gone.html"]
+    assert data_of((folder / "timeline" / "001_é__1.html").read_text(), "source") == "../in%20here/%C3%A9%20%231.wav"
+    assert "no sound of gone.wav: no such file here; --audio FOLDER says where" in capsys.readouterr().out
+    assert "disabled>No sound<" in (folder / "timeline" / "002_gone.html").read_text()
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_every_table_gives_the_same_page(folder, ending):
+    expected = data_of(reported(folder))
+    rows = [row | {"speaker": row["speaker"] or None} for row in rows_of("meeting.wav", 60)]
+    if ending == ".parquet":
+        pytest.importorskip("pyarrow", reason="pyarrow isn't installed (the extra parquet)")
+        import pandas as pd
+
+        pd.DataFrame(rows).to_parquet(folder / "table.parquet")
+    else:
+        (folder / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert data_of(reported(folder, table=f"table{ending}")) == expected
+
+
+def changed(**cells):
+    return lambda rows: [rows[0] | cells, *rows[1:]]
+
+
+def without(*columns):
+    return lambda rows: [{name: cell for name, cell in row.items() if name not in columns} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "what"),
+    [
+        (changed(start="x"), [], "row 1: start is 'x', not a finite number. Give a table that `ser annotate` wrote"),
+        (changed(arousal_raw=""), [], "row 1: arousal_raw is '', not a finite number"),
+        (changed(arousal_low="inf"), [], "row 1: arousal_low is 'inf'"),
+        (changed(end=0), [], "row 1: lasts from 0 to 0 s"),
+        (changed(start=-1), [], "row 1: lasts from -1 to 2.5 s"),
+        (without("end"), [], "predictions.csv: no column end"),
+        (without("valence_raw"), [], "predictions.csv: no column valence_raw"),
+        (without("arousal_calibrated", "valence_calibrated"), [], "no column ATTRIBUTE_calibrated"),
+        (lambda rows: [rows[0] | {"file": n} for n in range(201)], [], "201 recordings, and at most 200"),
+        (list, ["--by", "gender"], "--by gender: says nothing about annotated recordings. Leave it out"),
+        (list, ["--table", "corpus.csv"], "--table corpus.csv: says nothing about annotated recordings"),
+    ],
+)
+def test_what_is_no_table_of_annotations_is_one_line(folder, change, flags, what, capsys):
+    write(folder / "predictions.csv", change(list(rows_of("meeting.wav", 60))))
+    assert ser("report", folder / "predictions.csv", *flags) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert what in line
+    assert not (folder / "timeline.html").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[1]\n", "{\n", '{"file": "a"}\n', None])
+def test_what_is_no_json_lines_is_one_line(folder, content, capsys):
+    if content is not None:
+        (folder / "table.jsonl").write_text(content)
+    assert ser("report", folder / "table.jsonl") == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_audio_is_of_annotated_recordings(folder, capsys):
+    assert ser("report", folder, "--audio", folder) == 2
+    assert "says nothing about a test run" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+def texts_that_overprint(page):
+    """Pairs of the page's visible texts whose boxes overlap."""
+    page.js("scrollTo(0, 0)")
+    what = "svg text, .name span, .name small, #said span, #clock, button, label, td, th"
+    boxes = page.js(
+        f"""[...document.querySelectorAll("{what}")].filter(one => one.checkVisibility() && one.textContent.trim())
+        .map(one => [one.textContent, (r => [r.left, r.top, r.right, r.bottom])(one.getBoundingClientRect())])"""
+    )
+    return [
+        (one, other)
+        for (one, a), (other, b) in combinations(boxes, 2)
+        if min(a[2], b[2]) - max(a[0], b[0]) > 1
+        and min(a[3], b[3]) - max(a[1], b[1]) > 3
+        and not (one in other or other in one)  # a button in its cell
+    ]
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1280, 390])
+class TestInABrowser:
+    @pytest.fixture(autouse=True)
+    def opened(self, folder, page, width):
+        reported(folder)
+        page.open(folder / "timeline.html", width)
+        yield
+        assert page.errors == []
+        assert [url for url in page.requests if not url.startswith(("blob:", "file:"))] == []
+
+    def test_nothing_overprints_or_sticks_out_and_axes_are_aligned(self, page, width):
+        page.js("get('all').open = true")
+        page.settle()
+        assert page.js("get('all').querySelectorAll('tbody tr').length") == page.js("rows.length")
+        assert page.js("document.documentElement.scrollWidth") <= width
+        assert texts_that_overprint(page) == []
+        assert page.js("document.querySelectorAll('#axis text').length") >= 4
+        drawn = "[get('axis'), get('overview'), ...lanes.map(lane => lane.svg)]"
+        places = page.js(f"{drawn}.map(one => [one.getBoundingClientRect().left, one.clientWidth])")
+        assert all(place == places[0] for place in places)
+        assert page.js("document.querySelectorAll('script').length") == 3
+
+    def test_a_click_plays_from_there(self, page, width):
+        lane, (start, end) = page.box(".lane"), page.js("[lanes[0].own[1].start, lanes[0].own[1].end]")
+        page.click(lane["left"] + page.js(f"x({(start + end) / 2})"), lane["top"] + lane["height"] / 2)
+        page.js("new Promise(done => sound.readyState > 1 ? done() : sound.addEventListener('playing', done))")
+        page.js("sound.pause()")
+        assert start + 1 < page.js("sound.currentTime") < 60
+        assert page.js("get('said').textContent").startswith("Anna, 0:15.0 to 0:17.5")
+        assert page.js("document.querySelectorAll('rect.chosen').length") == 2
+        place = page.js("parseFloat(get('head').style.left) + get('chart').getBoundingClientRect().left")
+        assert place == pytest.approx(lane["left"] + page.js("x(now)"), abs=2)
+
+    def test_keys_go_from_utterance_to_utterance(self, page, width):
+        page.js("lanes[0].svg.focus()")
+        for key, chosen in [("ArrowRight", 0), ("ArrowRight", 1), ("ArrowLeft", 0), ("End", -1), ("ArrowRight", -1)]:
+            page.press(key)
+            assert page.js(f"chosen === lanes[0].own.at({chosen})"), key
+        assert page.js("get('spoken').textContent").startswith(" Anna")
+        page.press("Enter")
+        page.js("sound.pause()")
+        assert page.js("now >= chosen.start && now < chosen.end")
+
+    def test_a_part_is_looked_at_closely(self, page, width):
+        strip = page.box("#overview")
+        middle = strip["top"] + strip["height"] / 2
+        page.click(strip["left"] + 0.3 * strip["width"], middle, to=(strip["left"] + 0.6 * strip["width"], middle))
+        assert 10 < page.js("view.to - view.from") < 30
+        before = page.js("view.to - view.from")
+        page.js("get('closer').click()")
+        assert page.js("view.to - view.from") == pytest.approx(before / 2)
+        page.settle()
+        assert texts_that_overprint(page) == []
+        page.js("get('whole').click()")
+        assert page.js("[view.from, view.to]") == [0, 60]
+
+    def test_one_attribute_and_what_is_drawn_of_it(self, page, width):
+        page.js("get('shown').value = 1; get('shown').dispatchEvent(new Event('change'))")
+        page.settle()
+        assert page.js("lanes[0].svg.querySelector('text').textContent") == "valence"
+        page.js("get('band').click()")
+        assert page.js("getComputedStyle(lanes[0].svg.querySelector('.band')).display") == "none"
+
+    @pytest.mark.parametrize("what", [".planes circle", "td .moment", "#all .moment"])
+    def test_a_dot_or_a_time_chooses_its_utterance(self, page, width, what):
+        page.js("get('all').open = true")
+        page.settle()
+        box = page.box(what)
+        page.click(box["left"] + box["width"] / 2, box["top"] + box["height"] / 2)
+        page.js("sound.pause()")
+        assert page.js(f"chosen.number === Number(document.querySelector({what!r}).dataset.row)")
+        assert page.js("document.querySelectorAll('circle.chosen').length") == 1
+
+
+@needs_chromium
+def test_a_long_recordings_file_is_found_and_a_lost_one_said(folder, page, monkeypatch):
+    monkeypatch.setattr("ser_personal.report.timeline.EMBEDDED_SECONDS", 10)
+    reported(folder)
+    page.open(folder / "timeline.html", 1280)
+    page.js("new Promise(done => sound.readyState ? done() : sound.addEventListener('loadedmetadata', done))")
+    assert page.js("sound.duration") == 60
+    (folder / "meeting.wav").rename(folder / "lost.wav")
+    page.open(folder / "timeline.html", 1280)
+    page.js("new Promise(done => sound.error ? done() : sound.addEventListener('error', done))")
+    assert page.js("get('said').textContent") == "The sound can't be played: meeting.wav"
+    assert page.js("get('play').disabled")
+
+
+def test_a_predicted_frame_is_reported_as_well(folder):
+    """As `EmotionRecognizer.predict(...).to_csv(path)` writes it, with the frame's index."""
+    import pandas as pd
+
+    pd.DataFrame(rows_of("array 0", 30)).to_csv(folder / "predictions.csv")
+    assert len(data_of(reported(folder))["rows"]) == len(list(rows_of("array 0", 30)))
