@@ -29,8 +29,6 @@ HOP = 320
 FRAME_RATE = SAMPLE_RATE // HOP
 # of sound, Hz; the kernel of a resampling grows with the rate
 LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000
-# formats in which libsndfile lands only near the sample it seeks
-INEXACT_SEEKING = ("OGG", "MP3")
 # TypeError: raw audio without a header; ValueError: a path that holds a zero byte
 DECODING_ERRORS = (soundfile.SoundFileError, OSError, TypeError, ValueError)
 # read at once, all channels together: many channels must not take many times the memory of one
@@ -108,8 +106,8 @@ def decode(
 ) -> NDArray[np.float32]:
     """Decode a file, or a part of it, to mono at 16 kHz.
 
-    A part equals the same part of the whole. Of one channel in a format that seeks exactly, only that part is read; all
-    else is decoded whole, judged as a whole, and cut. Of a segment, its channels are judged by the part alone.
+    A part equals the same part of the whole. Of one channel, only that part is resampled and kept; several channels are
+    decoded whole, judged as a whole, and cut. Of a segment, its channels are judged by the part alone.
 
     Args:
         path: any format that libsndfile reads (wav, flac, ogg, mp3, ...).
@@ -130,8 +128,7 @@ def decode(
             total = resampled_length(file.frames, file.samplerate)
             start = min(start, total)
             stop = total if num_samples is None else min(start + num_samples, total)
-            exact = (is_segment or file.channels == 1) and file.seekable() and file.format not in INEXACT_SEEKING
-            whole = not exact or (start == 0 and stop == total)
+            whole = (file.channels > 1 and not is_segment) or (start == 0 and stop == total)
             read = Part(0, total) if whole else Part(start, stop)
             waveform = _decode(file, read, path, judged=Part(start, stop) if is_segment else read)
     except DECODING_ERRORS as error:
@@ -205,9 +202,9 @@ def _open(path: Path) -> soundfile.SoundFile:
         name.encode()
     except UnicodeEncodeError:
         # soundfile encodes no name that isn't text
-        file = soundfile.SoundFile(os.fsencode(path))
+        file = _SoundFile(os.fsencode(path))
     else:
-        file = soundfile.SoundFile(name)
+        file = _SoundFile(name)
     if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
         file.close()
         what = f"has {file.samplerate:,} samples a second, where sound has {LOWEST_RATE:,} to {HIGHEST_RATE:,}"
@@ -311,7 +308,7 @@ def _decode(file: soundfile.SoundFile, part: Part, path: Path, *, judged: Part) 
     first = max(0, start * rate // SAMPLE_RATE - reach) // step * step
     last = min(file.frames, stop * rate // SAMPLE_RATE + reach + 1)
     if first:
-        file.seek(first)
+        _skip(file, first)
     stretches = slice(None)
     if judged != part:
         begin, end = (place * rate // SAMPLE_RATE for place in judged)
@@ -322,6 +319,25 @@ def _decode(file: soundfile.SoundFile, part: Part, path: Path, *, judged: Part) 
     samples = _read_mono(file, last - first, path, stretches)
     offset = start - first // step * step_after
     return (samples if rate == SAMPLE_RATE else resample(samples, rate))[offset : offset + stop - start]
+
+
+class _SoundFile(soundfile.SoundFile):
+    """A file that is read from its beginning where it is an MP3, in which seeking loses samples and prints errors.
+
+    soundfile seeks after each read.
+    """
+
+    def seekable(self) -> bool:
+        return self.format != "MP3" and bool(super().seekable())
+
+
+def _skip(file: soundfile.SoundFile, num_samples: int) -> None:
+    if file.seekable():
+        file.seek(num_samples)
+        return
+    left, size = num_samples, max(1, BLOCK_VALUES // file.channels)
+    while left > 0 and (read := len(file.read(min(left, size), dtype="float32"))):
+        left -= read
 
 
 def _read_mono(file: soundfile.SoundFile, num_samples: int, path: Path, judged: slice) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import traceback
+from contextlib import contextmanager
 from difflib import get_close_matches
 from errno import EDQUOT, ENOSPC
 from io import TextIOWrapper
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from ser_personal.config_files import read_configs, values_of, with_found_configs
 from ser_personal.errors import UserError, silence_warnings
+from ser_personal.files import refuse_pointer
 from ser_personal.help_page import close_flag, help_page
 
 if TYPE_CHECKING:
@@ -121,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mistake = find_user_error(error)
         if mistake is None:
             raise
+        mistake = _pointer_behind(mistake) or mistake
         sys.stderr.write(f"ser: {_with_own_flags(str(mistake), argv[0])}\n")
         return 2
 
@@ -157,14 +160,32 @@ def find_user_error(error: BaseException) -> UserError | None:
     return None
 
 
+def _pointer_behind(mistake: UserError) -> UserError | None:
+    """What Git LFS or git-annex has to bring first, where a file can't be read because it isn't there yet."""
+    try:
+        refuse_pointer(Path(str(mistake.where).removeprefix("encoder ")))
+    except UserError as pointer:
+        return pointer
+    except (OSError, ValueError):
+        return None
+    return None
+
+
 def make(class_type: type[Made], *args: Any, **kwargs: Any) -> Made:
-    """Make what a command line or a config names.
+    """Make what a command line or a config names; errors as of `making`."""
+    with making(class_type):
+        return class_type(*args, **kwargs)
+
+
+@contextmanager
+def making(class_type: type) -> Iterator[None]:
+    """Name the class that is being made in what goes wrong.
 
     Raises:
-        UserError: its class raised something else than a UserError; it says what, and at which line.
+        UserError: it raised something else than a UserError; it says what, and at which line.
     """
     try:
-        return class_type(*args, **kwargs)
+        yield
     except UserError:
         raise
     except ModuleNotFoundError as error:
@@ -294,6 +315,8 @@ def _flags(parser: Any) -> set[str]:
 
 _UNKNOWN = re.compile(r"unrecognized arguments: (?P<flag>--[\w.]+)|Option '(?P<option>[\w.]+)' is not accepted")
 _KEY = re.compile(r'Parser key "(?P<key>[^"]+)"[^:]*:(?P<rest>.*)', re.DOTALL)
+# of a value that may be of several kinds, why it is none of them
+_TRIED = re.compile(r"^ +- (.*)", re.MULTILINE)
 _PLAIN = {
     r"^Expected a <class '(\w+)'>\. Got value: (.*)": r"\2 is no \1",
     r"^Expected a typing\.Literal\[(.*)\]\. Got value: (.*)": r"\2 is none of \1",
@@ -314,6 +337,7 @@ def _mistake_in(message: str, ex: Exception | None) -> tuple[str | None, str]:
     """
     keys: list[str] = []
     reason = message
+    union: list[str] = []
     cause: BaseException | None = ex
     while cause is not None:
         if isinstance(cause, UserError):
@@ -324,7 +348,12 @@ def _mistake_in(message: str, ex: Exception | None) -> tuple[str | None, str]:
         if named := _KEY.match(reason):
             keys.append(named["key"])
             reason = named["rest"]
+        tried = [line for line in _TRIED.findall(reason) if not line.startswith("Expected a <class")]
+        union = tried or union
         cause = cause.__cause__
+    if reason.startswith("Expected a <class") and union:
+        # what the kind that was meant misses, not that it is none of the others
+        reason = union[0].partition(". `")[0]
     for pattern, plain in _PLAIN.items():
         reason = re.sub(pattern, plain, reason)
     return f"--{'.'.join(keys)}" if keys else None, reason.strip().rstrip(".")

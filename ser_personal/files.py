@@ -68,8 +68,13 @@ def refuse_pointer(path: Path) -> None:
     """Refuse a file in place of which Git LFS or git-annex has left only a note where its content is.
 
     Raises:
-        UserError: it is such a note, and the command that brings the content.
+        UserError: it, or a file of this folder, is such a note, and the command that brings the content.
     """
+    if path.is_dir():
+        for inside in sorted(path.iterdir()):
+            if not inside.is_dir():
+                refuse_pointer(inside)
+        return
     if path.is_file():
         with path.open("rb") as file:
             start = file.read(32)

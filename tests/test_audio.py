@@ -100,6 +100,20 @@ def test_a_part_equals_that_part_of_the_whole(tmp_path, suffix, rate, channels):
     np.testing.assert_allclose(decode(path, 777), whole[777:], atol=1e-6)
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_of_a_long_recording_a_segment_alone_is_kept(tmp_path, suffix, monkeypatch, capfd):
+    path = write_noise(tmp_path / f"a.{suffix}", 10 * 44_100, 44_100, 2)
+    whole = decode(path)
+    kept = []
+    monkeypatch.setattr(
+        "ser_personal.audio.resample", lambda waveform, rate: kept.append(waveform) or resample(waveform, rate)
+    )
+    segment = decode_utterance(Utterance("a", path, "train", start=7.0, seconds=1.0))
+    np.testing.assert_allclose(segment, whole[112_000:128_000], atol=1e-6)
+    assert len(kept[0]) < 1.1 * 44_100
+    assert capfd.readouterr().err == ""
+
+
 def test_an_utterance_may_be_a_segment_of_its_file(tmp_path):
     path = write_noise(tmp_path / "a.flac", 40_000)
     whole = decode(path)

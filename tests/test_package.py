@@ -23,7 +23,7 @@ SIGNATURES = {
     "num_frames": ["num_samples"],
     "calibrate": [
         *("predictions", "speaker_ids", "pooled", "bank", "attributes", "k", "shift_mean", "scale_std", "statistics"),
-        *("center", "clip"),
+        *("center", "clip", "min_labels"),
     ],
 }
 DEFAULTS = {
@@ -37,6 +37,7 @@ DEFAULTS = {
         "statistics": "average",
         "center": False,
         "clip": False,
+        "min_labels": 1,
     },
 }
 

@@ -144,6 +144,7 @@ def calibrate(
     statistics: Statistics = "average",
     center: bool = False,
     clip: bool = False,
+    min_labels: int = 1,
 ) -> Calibration:
     r"""Personalised label distribution calibration (paper, PLDC): needs no label of any test speaker.
 
@@ -187,12 +188,13 @@ def calibrate(
         center: subtract the mean of the bank's vectors from both sides before the cosine (ours; mean-pooled vectors
             share a large common part).
         clip: limit calibrated predictions to the bank's label scale (ours).
+        min_labels: labels of an attribute that a neighbour must have to count for it (ours).
 
     Raises:
-        UserError: an empty bank, attributes that aren't the bank's, shapes that don't match, k below 1, unknown
-            `statistics`, or a NaN or infinity in `predictions` or `pooled`, naming the speaker.
+        UserError: an empty bank, attributes that aren't the bank's, shapes that don't match, k or `min_labels` below 1,
+            unknown `statistics`, or a NaN or infinity in `predictions` or `pooled`, naming the speaker.
     """
-    settings = PLDCSettings(k, shift_mean, scale_std, statistics, center, clip)
+    settings = PLDCSettings(k, shift_mean, scale_std, statistics, center, clip, min_labels=min_labels)
     pldc = PLDC(bank, bank.attributes if attributes is None else tuple(attributes), settings)
     return pldc.calibration(as_float64(predictions), speaker_ids, as_float64(pooled))
 

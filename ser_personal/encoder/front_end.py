@@ -152,6 +152,8 @@ class LogMelFrontEnd(StandardizedFrontEnd):
 
 # 13 coefficients, their deltas and those of the deltas
 MFCC_DIM = 39
+# named in whatever is made of them
+MFCC_SETTINGS = "Kaldi's"
 
 
 def mfcc(waveform: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from ser_personal.encoder.base import Encoder
 from ser_personal.encoder.front_end import (
+    MFCC_SETTINGS,
     STATISTICS_UTTERANCES,
     EGeMAPSFrontEnd,
     LogMelFrontEnd,
@@ -115,6 +116,21 @@ class MFCCEncoder(RawEncoder):
     """13 MFCC with deltas and delta-deltas, 39 dimensions, 50 frames a second."""
 
     model_type = "mfcc"
+
+    @property
+    @override
+    def config(self) -> str:
+        return json.dumps({"model_type": self.model_type, "mfcc": MFCC_SETTINGS})
+
+    @override
+    def build(self, config: str | None = None) -> None:
+        if config is not None and json.loads(config).get("mfcc") != MFCC_SETTINGS:
+            raise UserError(
+                "was trained on MFCC of other settings, by an earlier version",
+                where="the checkpoint",
+                remedy="Train it again with this version, or use it with the one that wrote it",
+            )
+        super().build()
 
     @override
     def _make_front_end(self) -> MFCCFrontEnd:

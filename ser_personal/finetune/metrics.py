@@ -94,17 +94,23 @@ class ConcordanceMetric(UtteranceMetric):
 
         Returns:
             `{attribute}_{overall_ccc, average_ccc, average_ccc_std, speakers, utterances}` -> value, NaN where
-            undefined; flat, since torchmetrics accepts no frozen dataclass here.
+            undefined; flat, since torchmetrics accepts no frozen dataclass here. The O-CCC of labels that are all
+            alike, which is 0 for any model, is NaN as well: it chooses none.
         """
         integers, floats = self.once()
         predictions, labels = np.split(floats, 2, axis=1)
         speakers = [None if key == _UNKNOWN_SPEAKER else str(key) for key in integers[:, 1]]
         scores = score(predictions, labels, speakers, self.attributes, min_utterances=self.min_utterances)
+        alike = {
+            attribute: math.nan
+            for attribute, column in zip(self.attributes, labels.T, strict=True)
+            if len(np.unique(column[~np.isnan(column)])) == 1
+        }
         return {
             f"{attribute}_{name}": float(getattr(of, name))
             for attribute, of in scores.items()
             for name in ("overall_ccc", "average_ccc", "average_ccc_std", "speakers", "utterances")
-        }
+        } | {f"{attribute}_overall_ccc": value for attribute, value in alike.items()}
 
 
 def speaker_key(speaker_id: str | None) -> int:

@@ -136,15 +136,21 @@ class PAPT(PersonalizedModule):
         self._checks_cluster_order = not order_known
 
     def _check_cluster_order(self, predicted: Tensor, wanted: Tensor) -> None:
-        """Refuse a released head that finds the clusters of masked frames (masked,) no more often than by chance."""
+        """Refuse a released head that finds the clusters of masked frames (masked,) no more often than by chance.
+
+        The frames of all devices decide together, lest one goes on alone.
+        """
         self._checks_cluster_order = False
         num_clusters = len(cast("PredictionHead", self.head).label_embeddings)
-        shares = [torch.bincount(ids, minlength=num_clusters) / max(1, len(ids)) for ids in (predicted, wanted)]
-        chance = float(shares[0] @ shares[1])
-        correct = float((predicted == wanted).float().mean()) if len(wanted) else 1.0
-        if (correct - chance) / max(1e-9, 1 - chance) < MIN_KAPPA:
+        counts = [
+            torch.bincount(ids, minlength=num_clusters) for ids in (predicted, wanted, wanted[predicted == wanted])
+        ]
+        together = self.trainer.strategy.reduce(torch.stack(counts).float(), reduce_op="sum").double().cpu()
+        frames = max(1, int(together[1].sum()))
+        chance, correct = float(together[0] @ together[1]) / frames**2, float(together[2].sum()) / frames
+        if together[1].any() and (correct - chance) / max(1e-9, 1 - chance) < MIN_KAPPA:
             raise UserError(
-                f"finds the cluster of {correct:.1%} of {len(wanted)} masked frames, chance finds {chance:.1%}",
+                f"finds the cluster of {correct:.1%} of {frames} masked frames, chance finds {chance:.1%}",
                 where=self.hparams["released_head"],
                 remedy="Its clusters aren't those of the pseudo-labels: import it with its own codebook and take the "
                 "encoder that it was released with, or make a fresh head by --model.released_head null",

@@ -10,7 +10,7 @@ from torch import nn
 from typing_extensions import override
 
 from ser_personal.encoder.base import real_frames, weights_fingerprint
-from ser_personal.encoder.front_end import MFCCFrontEnd
+from ser_personal.encoder.front_end import MFCC_SETTINGS, MFCCFrontEnd
 from ser_personal.errors import UserError
 from ser_personal.types import EncoderOutput
 
@@ -61,7 +61,7 @@ class MFCCTeacher(Teacher):
     @property
     @override
     def description(self) -> dict[str, str | int]:
-        return {"teacher": "mfcc", "mfcc": "Kaldi's"}
+        return {"teacher": "mfcc", "mfcc": MFCC_SETTINGS}
 
     @override
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> EncoderOutput:

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from ser_personal.types import Utterance
 
 MAX_SAMPLES = 250_000
+# folders from a run's up to --trainer.default_root_dir: version_0, lightning_logs and that
+RUN_DEPTH = 3
 
 
 def export(
@@ -70,7 +72,8 @@ def export(
     Args:
         checkpoint: a fine-tuned one, such as finetune.ckpt.
         out: a new or empty folder.
-        bank: the speaker bank; the one that `ser test` wrote beside the checkpoint if None.
+        bank: the speaker bank; the one that `ser test` wrote beside the checkpoint, or to the
+            --trainer.default_root_dir of `run`, if None.
         corpus: what the model was trained on; on its validation speakers the posterior is fitted, calibrations are
             compared and intervals are measured, all of which is left out without it.
         run: folder of the test run whose metrics.json fills the card; the newest beside the checkpoint if None.
@@ -93,7 +96,7 @@ def export(
         check_onnx_installed()
     module = load_finetuned(checkpoint)
     _check_reads_audio(module, checkpoint, onnx=onnx)
-    speaker_bank = _find_bank(checkpoint, bank)
+    speaker_bank = _find_bank(checkpoint, bank, run)
     metrics = _find_metrics(checkpoint, run, speaker_bank)
     bundle = _uncalibrated(module, speaker_bank, metrics, where=bank or checkpoint)
     embedded_speakers = len(bundle.network.personalized.speakers.ids)
@@ -228,9 +231,15 @@ def _uncalibrated(
     return bundle
 
 
-def _find_bank(checkpoint: str, path: str | None) -> SpeakerBank | None:
+def _find_bank(checkpoint: str, path: str | None, run: str | None) -> SpeakerBank | None:
+    """The bank that is named, or lies beside the checkpoint, or else in the --trainer.default_root_dir of the run."""
     default = Path(checkpoint).with_suffix(".speaker_bank.safetensors")
-    return SpeakerBank.load(path or default) if path or default.is_file() else None
+    if path or default.is_file():
+        return SpeakerBank.load(path or default)
+    model = "" if run is None else str((_read_metrics(Path(run) / "metrics.json") or {}).get("model", ""))
+    folders = [] if run is None else [(here := Path(run).absolute()), *here.parents][:RUN_DEPTH]
+    places = [folder / f"{model[:8]}-{default.name}" for folder in folders if model]
+    return next((SpeakerBank.load(place) for place in places if place.is_file()), None)
 
 
 def _find_metrics(checkpoint: str, run: str | None, bank: SpeakerBank | None) -> dict[str, Any] | None:
@@ -342,7 +351,7 @@ def _default_calibration(bundle: Bundle, name: CalibrationName | None) -> tuple[
         make_calibrator(bundle, name)
         return name, "as --calibration says"
     if bundle.bank is None:
-        return "none", "for there is no speaker bank (--bank)"
+        return "none", "for there is no speaker bank beside the checkpoint (--bank, or --run with the test's folder)"
     return "pldc", "the default where there is a speaker bank (--calibration)"
 
 

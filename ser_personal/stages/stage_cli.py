@@ -20,7 +20,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback, _InstantiatorFn
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
@@ -97,6 +97,19 @@ class EpochLines(Callback):
             print(f"epoch {trainer.current_epoch + 1}{last}: {monitor} {points(float(score))}, {seconds}", flush=True)
 
 
+class _NamedInstantiator(_InstantiatorFn):
+    """Lightning's own, which keeps a model's arguments, with the class in what it raises."""
+
+    @override
+    def __call__(self, class_type: type[Any], *args: Any, applied_instantiation_links: Any, **kwargs: Any) -> Any:
+        # what can't be written into a checkpoint is not the model's mistake
+        self.cli._dump_config()  # noqa: SLF001
+        with making(class_type):
+            return super().__call__(
+                class_type, *args, applied_instantiation_links=applied_instantiation_links, **kwargs
+            )
+
+
 class StageCLI(LightningCLI):
     """LightningCLI over this project's modules and datamodules, which differs in what a checkpoint may change."""
 
@@ -161,6 +174,9 @@ class StageCLI(LightningCLI):
     @override
     def _add_instantiators(self) -> None:
         super()._add_instantiators()
+        # the first that fits counts
+        self.parser.add_instantiator(_NamedInstantiator(self, "model"), PersonalizedModule)
+        self.parser.add_instantiator(_NamedInstantiator(self, "data"), LightningDataModule)
         self.parser.add_instantiator(make, object)
 
     @override

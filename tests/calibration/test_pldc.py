@@ -219,8 +219,7 @@ def test_neighbours_of_too_few_labels_can_be_left_out(statistics):
     inputs = np.array([[4.0], [5.0]]), ["t", "t"], np.ones((2, 2))
 
     def of(min_labels):
-        pldc = PLDC(bank, ("arousal",), PLDCSettings(statistics=statistics, min_labels=min_labels))
-        return pldc.calibration(*inputs)
+        return calibrate(*inputs, bank, statistics=statistics, min_labels=min_labels)
 
     # the deviation of b's single label, 0, is averaged in; two labels are asked for; nobody has three
     if statistics == "average":

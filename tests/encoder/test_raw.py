@@ -98,6 +98,11 @@ def test_raw_features_cannot_be_pre_trained() -> None:
         built(MFCCEncoder)(padded(), LENGTHS, time_mask=torch.zeros(3, 49, dtype=torch.bool))
 
 
+def test_mfcc_of_an_earlier_versions_settings_are_refused() -> None:
+    with pytest.raises(UserError, match="the checkpoint: was trained on MFCC of other settings"):
+        MFCCEncoder().build('{"model_type": "mfcc"}')
+
+
 @pytest.mark.parametrize("kind", [kind for kind, _ in KINDS])
 def test_masks_are_made_where_the_frames_are(kind: type[Encoder], monkeypatch: pytest.MonkeyPatch) -> None:
     # tensors without values in a GPU's place; lengths stay on the CPU

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from fault import FIT, KMEANS, TEST, Fault
+from fault import FIT, KMEANS, TEST, Fault, text
+
+OWN = """from ser_personal import {base}
+class Mine({base}):
+    def __init__(self, **kwargs):
+        1 / 0
+"""
 
 ARGUMENTS = [
     Fault("a negative seed", [*FIT, "--seed_everything", "-1"], "-1 is not in bounds"),
@@ -33,6 +39,23 @@ ARGUMENTS = [
         "callbacks without the one that saves",
         [*FIT, "--trainer.callbacks", "LearningRateMonitor"],
         r"StageCheckpoint isn't among the callbacks.*Append yours by --trainer\.callbacks\+",
+    ),
+    Fault(
+        "a callback without what it needs",
+        [*FIT, "--trainer.callbacks", "EarlyStopping"],
+        r"--trainer\.callbacks: the following arguments are required: monitor\.",
+    ),
+    Fault(
+        "a model of one's own that fails",
+        [*FIT, "--model", "mine.Mine"],
+        r"ser: Mine: can't be made \(ZeroDivisionError: division by zero; mine\.py, line 4\)",
+        text("mine.py", OWN.format(base="EmotionFineTuning")),
+    ),
+    Fault(
+        "data of one's own that fail",
+        [*FIT, "--data", "its.Mine"],
+        r"ser: Mine: can't be made \(ZeroDivisionError: division by zero; its\.py, line 4\)",
+        text("its.py", OWN.format(base="EmotionDataModule")),
     ),
     Fault(
         "other batches for a resumed fit",

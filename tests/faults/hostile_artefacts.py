@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fault import KMEANS, PAPT, Fault, Good, copied, cut, edited, faults, text
+from fault import FIT, KMEANS, PAPT, TEST, Fault, Good, copied, cut, edited, faults, text
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from transformers import HubertConfig
 
 CALIBRATE = ["calibrate", "{run}/predictions.csv", "--vectors", "{vectors}", "--out", "{here}/out.csv", "--bank"]
 BANK = [*CALIBRATE, "{here}/bank.safetensors"]
@@ -72,6 +73,22 @@ def profiles(arrays: dict[str, np.ndarray] | None = None, **metadata: str):
         save_file(arrays or {}, here / "profiles.safetensors", known | metadata)
 
     return make
+
+
+def pointer(name: str, of: str | None = None):
+    """What Git LFS leaves in the place of a file, or of one inside a copy of something right."""
+    note = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    if of is None:
+        return text(name, note)
+    return copied(of, of, lambda folder: [path.write_text(note) for path in folder.glob(name)])
+
+
+def encoder(_good: Good, here: Path) -> None:
+    """A clone from the hub, made without Git LFS."""
+    here = here / "hubert"
+    here.mkdir()
+    HubertConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1).save_pretrained(here)
+    pointer("model.safetensors")(_good, here)
 
 
 ONES = np.ones((4, 39))
@@ -186,7 +203,36 @@ OF_PROFILES = [
     ("profiles of nobody", "damaged speaker profiles", profiles()),
     ("profiles without sums", "damaged speaker profiles", profiles(speaker_ids='["a"]')),
 ]
+NOT_PULLED = [
+    ("a checkpoint", [*TEST, "--ckpt_path", "{here}/a.ckpt"], pointer("a.ckpt")),
+    ("a checkpoint of PAPT", [*FIT, "--model.papt_checkpoint", "{here}/a.ckpt"], pointer("a.ckpt")),
+    ("a checkpoint to export", ["export", "{here}/a.ckpt", "--out", "{here}/out"], pointer("a.ckpt")),
+    ("a bank", BANK, pointer("bank.safetensors")),
+    ("vectors", [*CALIBRATE[:3], "{here}/v.npz", "--out", "{here}/out.csv", "--bank", "{bank}"], pointer("v.npz")),
+    ("a codebook", CODEBOOK, pointer("codebook.safetensors")),
+    ("pseudo-labels", [*PAPT, "{here}/pseudo_labels"], pointer("batch-*", "pseudo_labels")),
+    ("a bundle's weights", BUNDLE, pointer("model.safetensors", "bundle")),
+    ("a bundle's config", BUNDLE, pointer("config.json", "bundle")),
+    ("profiles", PROFILES, pointer("profiles.safetensors")),
+    ("a released codebook", ["import", "{here}/x.bin", "--out", "{here}/out"], pointer("x.bin")),
+    (
+        "a released head",
+        [*PAPT, "{pseudo_labels}", "--model.released_head", "{here}/head.safetensors"],
+        pointer("head.safetensors"),
+    ),
+    (
+        "an encoder",
+        [*FIT, "--model.encoder", "HubertEncoder", "--model.encoder.pretrained", "{here}/hubert"],
+        encoder,
+    ),
+]
 ARTEFACTS = [
+    *(
+        Fault(
+            f"{name} that Git LFS left", command, r"is a pointer of Git LFS, whose content `git lfs pull` brings", make
+        )
+        for name, command, make in NOT_PULLED
+    ),
     *faults(BANK, OF_BANK),
     *faults(CODEBOOK, OF_CODEBOOK),
     *faults(LABELS, OF_LABELS),

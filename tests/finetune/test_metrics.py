@@ -10,6 +10,7 @@ from command_line import on_two_ranks
 from torch import distributed
 
 from ser_personal.finetune.metrics import ClassificationMetric, ConcordanceMetric, speaker_key
+from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.scores import score
 
 ATTRIBUTES = ("arousal", "valence")
@@ -99,6 +100,22 @@ def test_without_any_label_or_utterance_nothing_is_defined():
         scores = rows.metric.compute()
     assert math.isnan(scores["arousal_overall_ccc"])
     assert scores["arousal_utterances"] == 0
+
+
+def test_labels_that_are_all_alike_choose_no_model():
+    rows = Concordance()
+    rows.labels[:, 1] = 4
+    rows.metric.update(rows.batch(list(range(60))))
+    scores = rows.metric.compute()
+    assert math.isnan(scores["valence_overall_ccc"])
+    logged = {}
+    module = EmotionFineTuning(ATTRIBUTES)
+    module.log_dict = lambda values, **_: logged.update(values)
+    module.log = lambda name, value, **_: logged.update({name: value})
+    module.log_scores("val", scores)
+    assert logged["val_ccc"] == scores["arousal_overall_ccc"]
+    module.log_scores("val", dict.fromkeys(scores, math.nan))
+    assert math.isnan(logged["val_ccc"])
 
 
 def test_half_precision_predictions_are_taken():

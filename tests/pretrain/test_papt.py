@@ -222,6 +222,11 @@ def test_a_released_head_whose_clusters_may_be_in_another_order_has_to_beat_chan
     for guess in ((wanted + 4) % 12, torch.full_like(wanted, 3)):
         with pytest.raises(UserError, match=r"chance finds 8\.3%"):
             module._check_cluster_order(guess, wanted)
+    # what another device finds counts as well
+    other = torch.stack([torch.bincount(ids, minlength=12) for ids in ((wanted + 4) % 12, wanted, wanted[:0])])
+    module.trainer.strategy.reduce = lambda counts, **_: counts + 50 * other
+    with pytest.raises(UserError, match="of 30600 masked frames"):
+        module._check_cluster_order(mostly, wanted)
 
 
 def validate(module, data, folder, **options):

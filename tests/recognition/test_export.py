@@ -63,7 +63,10 @@ def test_the_card_states_what_is_prohibited_and_what_stays_biometric(bundle_fold
 def test_without_any_test_a_bundle_is_raw_and_works(finetuned_checkpoint, recordings, tmp_path, capsys):
     export(str(finetuned_checkpoint), str(tmp_path / "bundle"))
     shown = capsys.readouterr().out
-    assert "calibration none, for there is no speaker bank (--bank)" in shown
+    assert (
+        "calibration none, for there is no speaker bank beside the checkpoint (--bank, or --run with the test's folder)"
+        in shown
+    )
     assert "no intervals" in shown
     assert (
         ser("annotate", recordings[0].parent, "--model", tmp_path / "bundle", "--out", tmp_path / "p.csv", *FOLDER) == 0
@@ -72,6 +75,23 @@ def test_without_any_test_a_bundle_is_raw_and_works(finetuned_checkpoint, record
     assert "model-index" not in metadata
     assert "No test result was found" in text
     assert not (tmp_path / "bundle" / "speaker_bank.safetensors").exists()
+
+
+def test_the_bank_is_found_where_the_test_left_it_that_couldnt_write_beside_the_checkpoint(
+    tested_checkpoint, tmp_path, capsys
+):
+    checkpoint = tmp_path / "read_only" / "finetune.ckpt"
+    checkpoint.parent.mkdir()
+    shutil.copy(tested_checkpoint, checkpoint)
+    results = shutil.copytree(tested_checkpoint.parent / "run", tmp_path / "results")
+    (metrics,) = results.rglob("metrics.json")
+    bank = tested_checkpoint.with_suffix(".speaker_bank.safetensors")
+    place = results / f"{json.loads(metrics.read_text())['model'][:8]}-{bank.name}"
+    shutil.copy(bank, place)
+    assert ser("export", checkpoint, "--out", tmp_path / "bundle", "--run", metrics.parent) == 0
+    assert "calibration pldc" in capsys.readouterr().out
+    found, left = SpeakerBank.load(tmp_path / "bundle" / "speaker_bank.safetensors"), SpeakerBank.load(bank)
+    assert (found.fingerprint, found.speaker_ids) == (left.fingerprint, left.speaker_ids)
 
 
 def test_intervals_are_measured_on_validation_speakers(tested_checkpoint, synthetic_corpus, tmp_path, capsys):
