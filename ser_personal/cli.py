@@ -164,10 +164,8 @@ def _pointer_behind(mistake: UserError) -> UserError | None:
     """What Git LFS or git-annex has to bring first, where a file can't be read because it isn't there yet."""
     try:
         refuse_pointer(Path(str(mistake.where).removeprefix("encoder ")))
-    except UserError as pointer:
-        return pointer
-    except (OSError, ValueError):
-        return None
+    except (UserError, OSError, ValueError) as error:
+        return error if isinstance(error, UserError) else None
     return None
 
 

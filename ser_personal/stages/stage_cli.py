@@ -34,7 +34,7 @@ import ser_personal.report.baseline
 import ser_personal.report.cost
 import ser_personal.speakers.features
 from ser_personal.calibration.table import points
-from ser_personal.cli import VERBOSE, OneLineErrors, find_user_error, make
+from ser_personal.cli import VERBOSE, OneLineErrors, find_user_error, make, making
 from ser_personal.config_files import values_of
 from ser_personal.encoder.module import UNFIT, PersonalizedModule, read_checkpoint, unfit
 from ser_personal.errors import UserError
