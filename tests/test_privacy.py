@@ -88,7 +88,7 @@ def test_the_whole_demo_asks_for_no_network_and_is_a_line_a_stage(no_network, tm
     assert [name for _, name in stages][-2:] == ["report", "annotate"]
     commands = (out / "commands.sh").read_text().splitlines()
     assert all(line.startswith("ser ") for line in commands)
-    assert {"report.html", "conversation.csv", "conversation.wav"} <= {path.name for path in out.iterdir()}
+    assert {"report.html", "timeline.html", "conversation.wav"} <= {path.name for path in out.iterdir()}
 
 
 def calls() -> Iterator[tuple[str, ast.Call]]:

@@ -221,4 +221,4 @@ def format_scores(of_attributes: Iterable[AttributeScores]) -> list[str]:
 
 def points(value: float) -> str:
     """Format a score as papers do, .734; a dash where it is undefined."""
-    return "-" if isnan(value) else re.sub(r"^(-?)0\.", r"\1.", f"{value:.3f}")
+    return "-" if isnan(value) else re.sub(r"^(-?)0\.", r"\1.", f"{round(value, 3) + 0.0:.3f}")

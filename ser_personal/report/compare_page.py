@@ -322,10 +322,8 @@ def show_sets(sets: Sequence[ComparedSet], baseline: str | None, min_utterances:
             style="dim",
             markup=False,
         )
-    console.print(
-        f"Differences are to {baseline}, paired, with 95 % intervals over speakers; every calibration and its"
-    )
-    console.print(f"controls are in {page}.", markup=False, soft_wrap=True)
+    under = f"Differences are to {baseline}, paired, with 95 % intervals over speakers; the controls are in {page}."
+    console.print(under, markup=False, soft_wrap=True)
 
 
 def latex(sets: Sequence[ComparedSet], baseline: str | None) -> str:

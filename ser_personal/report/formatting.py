@@ -45,7 +45,8 @@ decimal = points
 
 def signed(value: float) -> str:
     """A difference with its sign: +.021."""
-    return f"+{decimal(value)}" if value > 0 else decimal(value)
+    text = decimal(value)
+    return f"+{text}" if value > 0 and text != ".000" else text
 
 
 def interval(estimate: Estimate) -> str:
