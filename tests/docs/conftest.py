@@ -8,6 +8,7 @@ from command_line import REPOSITORY
 from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data, trainer
 
 from ser_personal import MSPPodcast, PLDCCallback
+from ser_personal.corpus.synthetic import converse
 from ser_personal.recognition.export import export
 from ser_personal.speakers.embedding import SpeakerEmbedding
 
@@ -40,6 +41,10 @@ def after_the_quick_start(
     export(str(checkpoint), str(folder / "bundle"))
     for number, utterance in enumerate(MSPPodcast(str(synthetic_corpus)).utterances[-4:], start=1):
         shutil.copy(utterance.path, folder / f"anna_{number}.wav")
+    # as `ser demo` leaves them
+    (folder / "demo").mkdir()
+    (folder / "demo" / "bundle").symlink_to("../bundle")
+    converse(folder / "demo" / "conversation", {"ben": 1, "ada": 3}, turns=4)
     return folder
 
 
