@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
-import struct
 from functools import lru_cache
+from itertools import pairwise, starmap
 from math import ceil, gcd, isnan
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 import soundfile
 
+from ser_personal.damage import TRUNCATED, damage
 from ser_personal.errors import UserError
 from ser_personal.files import refuse_pointer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -35,6 +36,8 @@ DECODING_ERRORS = (soundfile.SoundFileError, OSError, TypeError, ValueError)
 BLOCK_VALUES = 4_000_000
 # torchaudio's default filter: zero crossings of the sinc on each side, and where it cuts off, relative to Nyquist
 ZERO_CROSSINGS, ROLLOFF = 6, 0.99
+# of a long file, decoded at once
+PIECE = 60 * SAMPLE_RATE
 # full scale is 1; samples 30 dB above it are integers in a file of floats, which a model would hear as noise
 LOUDEST = 32.0
 SILENCE = 1e-4  # peak to peak: three steps of 16 bits, less than dither
@@ -43,19 +46,12 @@ CANCELLED = 0.2
 # how two channels hold two voices: neither is far below the other, both come and go, and not together
 ENVELOPE_SAMPLES = 1024
 QUIETER_CHANNEL, VARIES, TOGETHER = 0.01, 0.5, 0.3
+CANCEL, VOICES = "channels that cancel one another when mixed", "channels that hold different voices"
 # what to do about a file that can't be used
 BAD_AUDIO = "Write it again, or leave it out of the corpus: `ser check CORPUS --write clean.csv`"
 NO_SOUND = f"holds NaN, infinity or samples beyond {LOUDEST:g} times full scale"
 SILENT = "is silent from beginning to end"
-TRUNCATED = "is truncated: its header announces more than it holds"
-SEVERAL = "is several files in one, of which only the first would be read"
 TOO_SHORT = f"is shorter than one frame, {WINDOW} samples at 16 kHz"
-# length of a WAV's samples as a stream's writer gives it, who can't know it (sox; ffmpeg's is larger)
-STREAMED = 0x7FFFF000
-# bytes beyond what an MP3 says it holds: tags and a frame that some encoders don't count
-MP3_TAGS = 8192
-# bytes of a FLAC or Ogg file, at most, that is searched for a second stream
-SCANNED = 2**26
 
 
 class Header(NamedTuple):
@@ -102,7 +98,7 @@ def num_samples_of(path: Path) -> int:
 
 
 def decode(
-    path: Path, start: int = 0, num_samples: int | None = None, *, is_segment: bool = False
+    path: Path, start: int = 0, num_samples: int | None = None, *, is_segment: bool = False, channel: int | None = None
 ) -> NDArray[np.float32]:
     """Decode a file, or a part of it, to mono at 16 kHz.
 
@@ -115,6 +111,7 @@ def decode(
         num_samples: how many samples at 16 kHz; to the end if None.
         is_segment: the part is one speaker's turn in a recording of several: however many channels, only the part is
             read where the format allows that, and elsewhere they may hold two voices.
+        channel: the only one to read, from 0; all are mixed if None.
 
     Returns:
         (samples,), fewer than `num_samples` where the file ends before.
@@ -128,9 +125,10 @@ def decode(
             total = resampled_length(file.frames, file.samplerate)
             start = min(start, total)
             stop = total if num_samples is None else min(start + num_samples, total)
-            whole = (file.channels > 1 and not is_segment) or (start == 0 and stop == total)
+            alone = is_segment or file.channels == 1 or channel is not None
+            whole = not alone or (start == 0 and stop == total)
             read = Part(0, total) if whole else Part(start, stop)
-            waveform = _decode(file, read, path, judged=Part(start, stop) if is_segment else read)
+            waveform = _decode(file, read, path, judged=Part(start, stop) if is_segment else read, channel=channel)
     except DECODING_ERRORS as error:
         raise _unreadable(path, error) from error
     if not is_sound(waveform):
@@ -140,6 +138,44 @@ def decode(
     if fault := fault_of(waveform):
         raise UserError(fault, where=path, remedy=BAD_AUDIO)
     return waveform[start:stop]
+
+
+def decode_blocks(path: Path, num_samples: int, channel: int | None = None) -> Iterator[NDArray[np.float32]]:
+    """Decode a file in equal blocks of at most `num_samples`, which joined equal what `decode` has, up to rounding.
+
+    Errors are those of `decode`; channels are judged by what was read so far, and silence at the end.
+    """
+    silent = True
+    try:
+        with _open(path) as file:
+            total = resampled_length(file.frames, file.samplerate)
+            envelopes: list[NDArray[np.float64]] = []
+            held, begin, place = np.zeros(0, dtype=np.float32), 0, 0
+            for block in _equal_parts(Part(0, total), num_samples):
+                pieces = []
+                for piece in _equal_parts(block, PIECE):
+                    first, last, offset = _reach(file, piece)
+                    samples, envelope = _read(file, last - place, path, channel)
+                    held, begin, place = np.concatenate([held[first - begin :], samples]), first, last
+                    envelopes += envelope
+                    pieces.append(_resampled(held, file.samplerate)[offset : offset + piece.stop - piece.start])
+                _refuse_channels(envelopes, slice(None), path)
+                waveform = np.concatenate(pieces)
+                if not is_sound(waveform):
+                    raise UserError(NO_SOUND, where=path, remedy=BAD_AUDIO)
+                silent = silent and is_silent(waveform)
+                yield waveform
+    except DECODING_ERRORS as error:
+        raise _unreadable(path, error) from error
+    if silent:
+        raise UserError(SILENT, where=path, remedy=BAD_AUDIO)
+
+
+def _equal_parts(part: Part, num_samples: int) -> Iterator[Part]:
+    length = part.stop - part.start
+    count = max(1, -(-length // num_samples))
+    cuts = [part.start + length * number // count for number in range(count + 1)]
+    return starmap(Part, pairwise(cuts))
 
 
 def decode_utterance(utterance: Utterance, start: int = 0, num_samples: int | None = None) -> NDArray[np.float32]:
@@ -195,7 +231,7 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 def _open(path: Path) -> soundfile.SoundFile:
     # opening a pipe would wait for its writer for ever
-    if wrong := _damage(path) if path.is_file() else "isn't a file" if path.exists() else None:
+    if wrong := damage(path) if path.is_file() else "isn't a file" if path.exists() else None:
         raise UserError(wrong, where=path, remedy=BAD_AUDIO)
     name = str(path)
     try:
@@ -212,113 +248,23 @@ def _open(path: Path) -> soundfile.SoundFile:
     return file
 
 
-def _damage(path: Path) -> str | None:
-    """Find what libsndfile doesn't say: that a file ends before, or long after, what its header announces."""
-    status = path.stat()
-    return _damage_at(path, status.st_size, status.st_mtime_ns)
-
-
-# a FLAC or Ogg is read through, and opened once for each of its segments in each epoch
-@lru_cache(maxsize=8192)
-def _damage_at(path: Path, size: int, _changed: int) -> str | None:
-    with path.open("rb") as file:
-        start = file.read(1024)
-        if not start:
-            return "is empty"
-        if start[:4] == b"RIFF":
-            return _damage_of_wav(file, size)
-        if start[:3] == b"ID3" or start[0] == 0xFF:
-            return _damage_of_mp3(file, start, size)
-        if _announced(start) > size:
-            return TRUNCATED
-        streams = start[:4] in (b"fLaC", b"OggS") and size <= SCANNED
-        return _damage_of_stream(start + file.read()) if streams else None
-
-
-def _damage_of_stream(content: bytes) -> str | None:
-    # the first block of a second one
-    if content.find(b"fLaC\0\0\0\x22" if content[:4] == b"fLaC" else b"OggS\0\2", 4) > 0:
-        return SEVERAL
-    last = content.rfind(b"OggS") if content[:4] == b"OggS" else None
-    if last is None:
-        return None
-    # an Ogg ends with a page that is marked as the last one, and is all there
-    lengths = content[last + 27 : last + 27 + sum(content[last + 26 : last + 27])]
-    complete = content[last + 5 : last + 6] > b"\3" and last + 27 + len(lengths) + sum(lengths) <= len(content)
-    return None if complete else TRUNCATED
-
-
-def _announced(start: bytes) -> int:
-    """Read where an AIFF, AU, RF64, W64 or NIST file should end; 0 where it doesn't say."""
-    kind, size = start[:4], start[4:8]
-    if kind == b"FORM":
-        return 8 + int.from_bytes(size, "big")
-    if kind == b".snd" and start[8:12] != b"\xff" * 4:
-        return int.from_bytes(size, "big") + int.from_bytes(start[8:12], "big")
-    if kind == b"RF64":
-        return 8 + int.from_bytes(start[20:28], "little")
-    if kind == b"riff":
-        return int.from_bytes(start[16:24], "little")
-    told = {name: int(value) for name, value in re.findall(rb"(\w+) -i (\d+)", start)} if kind == b"NIST" else {}
-    samples = told.get(b"sample_count", 0) * told.get(b"sample_n_bytes", 0) * told.get(b"channel_count", 0)
-    return 1024 + samples if samples and b"shorten" not in start else 0
-
-
-def _damage_of_wav(file: BinaryIO, size: int) -> str | None:
-    file.seek(12)
-    while len(chunk := file.read(8)) == 8:
-        name, length = struct.unpack("<4sI", chunk)
-        if name == b"RIFF":
-            return SEVERAL
-        if name == b"data" and length < STREAMED and file.tell() + length > size:
-            return TRUNCATED
-        file.seek(length + length % 2, os.SEEK_CUR)
-    return None
-
-
-def _damage_of_mp3(file: BinaryIO, start: bytes, size: int) -> str | None:
-    begin = _after_tags(start)
-    file.seek(begin)
-    first = file.read(1024)
-    place = max(first.find(b"Xing"), first.find(b"Info"))
-    if place < 0 or not first[place + 7 : place + 8] or not first[place + 7] & 2:
-        return None
-    field = place + (12 if first[place + 7] & 1 else 8)
-    end = begin + int.from_bytes(first[field : field + 4], "big")
-    file.seek(end)
-    following = file.read(3)
-    goes_on = following == b"ID3" or following[:1] == b"\xff"
-    return SEVERAL if size - end > MP3_TAGS and goes_on else None
-
-
-def _after_tags(start: bytes) -> int:
-    """Find where an MP3 begins after an ID3v2 tag, whose length has 7 bits a byte."""
-    if start[:3] != b"ID3":
-        return 0
-    return 10 + sum(byte << 7 * place for place, byte in enumerate(reversed(start[6:10])))
-
-
-def _decode(file: soundfile.SoundFile, part: Part, path: Path, *, judged: Part) -> NDArray[np.float32]:
+def _decode(
+    file: soundfile.SoundFile, part: Part, path: Path, *, judged: Part, channel: int | None
+) -> NDArray[np.float32]:
     """Read a part of a file, with the samples around that the filter needs, and judge its channels by `judged`."""
-    start, stop = part
-    rate = file.samplerate
-    common = gcd(rate, SAMPLE_RATE)
-    step, step_after = rate // common, SAMPLE_RATE // common
-    reach = 0 if rate == SAMPLE_RATE else ceil(ZERO_CROSSINGS / ROLLOFF * max(1, rate / SAMPLE_RATE)) + 1
-    first = max(0, start * rate // SAMPLE_RATE - reach) // step * step
-    last = min(file.frames, stop * rate // SAMPLE_RATE + reach + 1)
+    first, last, offset = _reach(file, part)
     if first:
         _skip(file, first)
     stretches = slice(None)
     if judged != part:
-        begin, end = (place * rate // SAMPLE_RATE for place in judged)
+        begin, end = (place * file.samplerate // SAMPLE_RATE for place in judged)
         # those at its ends may hold what another says before or after; a part within two has no others
         stretches = slice(ceil(begin / ENVELOPE_SAMPLES), end // ENVELOPE_SAMPLES)
         if stretches.stop <= stretches.start:
             stretches = slice(begin // ENVELOPE_SAMPLES, ceil(end / ENVELOPE_SAMPLES))
-    samples = _read_mono(file, last - first, path, stretches)
-    offset = start - first // step * step_after
-    return (samples if rate == SAMPLE_RATE else resample(samples, rate))[offset : offset + stop - start]
+    samples, envelopes = _read(file, last - first, path, channel)
+    _refuse_channels(envelopes, stretches, path)
+    return _resampled(samples, file.samplerate)[offset : offset + part.stop - part.start]
 
 
 class _SoundFile(soundfile.SoundFile):
@@ -340,22 +286,46 @@ def _skip(file: soundfile.SoundFile, num_samples: int) -> None:
         left -= read
 
 
-def _read_mono(file: soundfile.SoundFile, num_samples: int, path: Path, judged: slice) -> NDArray[np.float32]:
-    """Read the next samples a channel and mix the channels, (samples,), judged by those stretches."""
+def _reach(file: soundfile.SoundFile, part: Part) -> tuple[int, int, int]:
+    """Find the first sample of the file that the filter needs for a part, the one after the last, and where it lies."""
+    rate = file.samplerate
+    common = gcd(rate, SAMPLE_RATE)
+    step, step_after = rate // common, SAMPLE_RATE // common
+    reach = 0 if rate == SAMPLE_RATE else ceil(ZERO_CROSSINGS / ROLLOFF * max(1, rate / SAMPLE_RATE)) + 1
+    first = max(0, part.start * rate // SAMPLE_RATE - reach) // step * step
+    last = min(file.frames, part.stop * rate // SAMPLE_RATE + reach + 1)
+    return first, last, part.start - first // step * step_after
+
+
+def _resampled(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    return samples if rate == SAMPLE_RATE else resample(samples, rate)
+
+
+def _read(
+    file: soundfile.SoundFile, num_samples: int, path: Path, channel: int | None
+) -> tuple[NDArray[np.float32], list[NDArray[np.float64]]]:
+    """Read the next samples of a channel, or mix all, (samples,), and their power over time."""
+    if channel is not None and channel >= file.channels:
+        what = f"has no channel {channel + 1}, but {file.channels}"
+        raise UserError(what, where=path, remedy="Choose another channel")
     size = max(1, BLOCK_VALUES // file.channels // ENVELOPE_SAMPLES) * ENVELOPE_SAMPLES
     blocks, envelopes, left = [], [], num_samples
     while left > 0 and len(block := file.read(min(left, size), dtype="float32", always_2d=True)):
         left -= len(block)
-        if file.channels == 1:
-            blocks.append(block[:, 0])
+        if file.channels == 1 or channel is not None:
+            # a copy, which doesn't keep the other channels
+            blocks.append(block[:, channel or 0].copy())
         else:
             blocks.append(block.mean(axis=1, dtype=np.float32))
             envelopes.append(_envelope(np.column_stack([block, blocks[-1]])))
     if left > 0:
         raise UserError(TRUNCATED, where=path, remedy=BAD_AUDIO)
+    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32), envelopes
+
+
+def _refuse_channels(envelopes: Sequence[NDArray[np.float64]], judged: slice, path: Path) -> None:
     if envelopes and (wrong := _fault_of_channels(np.concatenate(envelopes)[judged])):
         raise UserError(wrong, where=path, remedy="Keep one channel, or give each one a file of its own")
-    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
 
 
 def _envelope(block: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -372,12 +342,12 @@ def _fault_of_channels(envelope: NDArray[np.float64]) -> str | None:
         return None
     power, mixed = envelope[:, :-1].sum(0), envelope[:, -1].sum()
     if mixed * len(power) ** 2 < CANCELLED * power.sum():
-        return f"has {len(power)} channels that cancel one another when mixed"
+        return f"has {len(power)} {CANCEL}"
     with np.errstate(invalid="ignore", divide="ignore"):
         varies = envelope[:, :-1].std(0) / envelope[:, :-1].mean(0) > VARIES
     voices = envelope[:, :-1][:, (power > QUIETER_CHANNEL * power.max()) & varies]
     if voices.shape[1] > 1 and len(voices) > 1 and np.corrcoef(voices.T).min() < TOGETHER:
-        return f"has {len(power)} channels that hold different voices"
+        return f"has {len(power)} {VOICES}"
     return None
 
 

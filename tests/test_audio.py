@@ -20,6 +20,7 @@ from transformers.models.hubert.modeling_hubert import HubertFeatureEncoder
 from ser_personal.audio import (
     SAMPLE_RATE,
     decode,
+    decode_blocks,
     decode_utterance,
     normalize,
     num_frames,
@@ -157,7 +158,7 @@ def test_a_silent_or_short_segment_is_refused_as_a_whole_file_is(channels, secon
 
 def test_a_flac_is_read_through_once_until_it_changes(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("ser_personal.audio._damage_of_stream", lambda content: seen.append(len(content)))
+    monkeypatch.setattr("ser_personal.damage._damage_of_stream", lambda content: seen.append(len(content)))
     path = write_noise(tmp_path / "a.flac", 16_000)
     for start in (0, 800, 1600):
         decode(path, start, 400)
@@ -211,7 +212,7 @@ def test_a_missing_file_a_folder_and_a_reason_without_the_path(tmp_path, monkeyp
     def refused(path):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr("ser_personal.audio._damage", refused)
+    monkeypatch.setattr("ser_personal.audio.damage", refused)
     (tmp_path / "anna.wav").write_bytes(b"RIFF")
     with pytest.raises(UserError) as caught:
         decode(tmp_path / "anna.wav")
@@ -248,7 +249,24 @@ def test_what_is_no_sound_of_one_voice_is_refused_alike_by_all(name, tmp_path):
     assert (kind.fatal, kind.title) == (True, caught.value.what)
     with pytest.raises(UserError) as annotated:
         Recording("a", path).load()
-    assert annotated.value.what == caught.value.what
+    assert annotated.value.what.startswith(caught.value.what)
+
+
+@pytest.mark.parametrize("rate", [16_000, 8_000, 44_100, 48_000])
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
+def test_blocks_joined_are_the_whole(tmp_path, rate, kind, monkeypatch):
+    monkeypatch.setattr("ser_personal.audio.PIECE", 5_000)
+    noise = np.random.default_rng(0).normal(0, 0.1, (5 * rate, 2))
+    path = tmp_path / f"a.{kind.lower()}"
+    soundfile.write(path, noise, rate, format=kind)
+    for channel in (None, 1):
+        blocks = list(decode_blocks(path, 17_001, channel))
+        assert len({len(block) for block in blocks}) <= 2
+        assert max(map(len, blocks)) <= 17_001
+        np.testing.assert_allclose(np.concatenate(blocks), decode(path, channel=channel), atol=2e-6)
+    if channel is not None:
+        with pytest.raises(UserError, match="has no channel 3, but 2"):
+            decode(path, channel=2)
 
 
 @pytest.mark.parametrize("name", FINE)

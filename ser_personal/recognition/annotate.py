@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
 import time
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import asdict
 from importlib import import_module
 from math import isfinite
@@ -15,123 +13,35 @@ from unicodedata import category
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.numpy import load, save
 
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
 from ser_personal.ranges import PositiveFinite
 from ser_personal.recognition.bundle import CalibrationName
-from ser_personal.recognition.profiles import SpeakerProfile
-from ser_personal.recognition.raw import CHUNK_RECORDINGS, CHUNK_SECONDS
+from ser_personal.recognition.journal import Journal
+from ser_personal.recognition.raw import CHUNK_RECORDINGS, CHUNK_SECONDS, Utterances, is_long
 from ser_personal.recognition.recognizer import EmotionRecognizer
-from ser_personal.recognition.recordings import Recording, SpeakerFrom, chunks, find_recordings, with_turns
+from ser_personal.recognition.recordings import (
+    Channel,
+    Recording,
+    SpeakerFrom,
+    chunks,
+    find_recordings,
+    of_channels,
+    with_turns,
+)
 from ser_personal.recognition.segmenters import CutName, has_silero
+from ser_personal.recognition.shards import JoinedJournals, Shard, deal, journal_of
 from ser_personal.recognition.tables import check_format, check_stems, write_annotations, write_table, write_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
+    from ser_personal.recognition.journal import Entry
     from ser_personal.recognition.recognizer import Row
 
 DECIMALS = 6
-_TABLES = """
-    PRAGMA locking_mode = EXCLUSIVE;
-    BEGIN EXCLUSIVE;
-    CREATE TABLE IF NOT EXISTS progress (done INTEGER NOT NULL, settings TEXT NOT NULL);
-    CREATE TABLE IF NOT EXISTS rows (content TEXT NOT NULL);
-    CREATE TABLE IF NOT EXISTS vectors (content BLOB NOT NULL);
-    CREATE TABLE IF NOT EXISTS failures (file TEXT NOT NULL, reason TEXT NOT NULL);
-    CREATE TABLE IF NOT EXISTS profiles (speaker TEXT PRIMARY KEY, content BLOB NOT NULL);
-    COMMIT;
-"""
-
-
-class Journal:
-    """What an annotation has done so far, in an SQLite file beside the output, from which it resumes.
-
-    Args:
-        path: of the file, which no other run may have open.
-        settings: name -> value of all that decides what comes out; a run with others is refused.
-
-    Attributes:
-        done: how many recordings.
-        profiles: of the speakers of these recordings.
-    """
-
-    def __init__(self, path: Path, settings: Mapping[str, object]) -> None:
-        self.path = path
-        self.done = 0
-        self.profiles: dict[str, SpeakerProfile] = {}
-        self._settings = json.dumps(settings)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with ExitStack() as opened:
-                self._database = opened.enter_context(closing(sqlite3.connect(path, timeout=0)))
-                self._database.executescript(_TABLES)
-                self._resume()
-                self._opened = opened.pop_all()
-        except (sqlite3.DatabaseError, ValueError) as error:
-            raise UserError(
-                f"can't be resumed ({error})",
-                where=path,
-                remedy="Wait for the run that writes it, or delete it to start from the first recording",
-            ) from error
-
-    def _resume(self) -> None:
-        for done, content in self._database.execute("SELECT done, settings FROM progress"):
-            before = json.loads(content)
-            differing = [name for name, value in json.loads(self._settings).items() if before.get(name) != value]
-            if differing:
-                raise UserError(
-                    f"is of an interrupted run with another {differing[0]}",
-                    where=self.path,
-                    remedy="Repeat that run's command to resume it, or delete this file",
-                )
-            self.done = done
-        for speaker_id, content in self._database.execute("SELECT speaker, content FROM profiles"):
-            self.profiles[speaker_id] = SpeakerProfile.from_arrays(load(content))
-
-    def add(
-        self,
-        recordings: Sequence[Recording],
-        rows: Sequence[Row],
-        failures: Sequence[tuple[str, str]],
-        vectors: Sequence[bytes] = (),
-    ) -> None:
-        """Add what became of the next recordings, and their speakers' profiles: all of it or nothing."""
-        speakers = {row["speaker"] for row in rows}
-        kept = [
-            (one, save(self.profiles[one].arrays())) for one in speakers if one is not None and one in self.profiles
-        ]
-        lines = [(json.dumps(row, ensure_ascii=False, allow_nan=False),) for row in rows]
-        with self._database as database:
-            database.executemany("INSERT INTO rows VALUES (?)", lines)
-            database.executemany("INSERT INTO vectors VALUES (?)", [(vector,) for vector in vectors])
-            database.executemany("INSERT INTO failures VALUES (?, ?)", failures)
-            database.executemany("INSERT OR REPLACE INTO profiles VALUES (?, ?)", kept)
-            database.execute("DELETE FROM progress")
-            database.execute("INSERT INTO progress VALUES (?, ?)", (self.done + len(recordings), self._settings))
-        self.done += len(recordings)
-
-    def rows(self) -> Iterator[Row]:
-        """All rows, one after the other."""
-        for (content,) in self._database.execute("SELECT content FROM rows ORDER BY rowid"):
-            yield json.loads(content)
-
-    def vectors(self) -> Iterator[bytes]:
-        """Of each row its utterance's vector, float32, where the run keeps them."""
-        for (content,) in self._database.execute("SELECT content FROM vectors ORDER BY rowid"):
-            yield content
-
-    def failures(self) -> list[dict[str, str]]:
-        """All failures: file and reason."""
-        found = self._database.execute("SELECT file, reason FROM failures ORDER BY rowid")
-        return [{"file": file, "reason": reason} for file, reason in found]
-
-    def close(self) -> None:
-        """Let another run open the file."""
-        self._opened.close()
 
 
 def annotate(
@@ -140,6 +50,7 @@ def annotate(
     out: str,
     speaker_from: SpeakerFrom | None = None,
     segments: str | None = None,
+    channel: Channel = "mix",
     cut: CutName = "speech",
     window_seconds: PositiveFinite = 5.0,
     hop_seconds: PositiveFinite | None = None,
@@ -149,7 +60,9 @@ def annotate(
     device: str | None = None,
     import_: str | None = None,
     vectors: str | None = None,
+    shard: str | None = None,
     *,
+    join: bool = False,
     calibrate: bool = True,
     training_speakers: bool = False,
 ) -> int:
@@ -171,6 +84,8 @@ def annotate(
         segments: who speaks when: an RTTM file, a Praat TextGrid (a tier of intervals a speaker), or a folder of them
             called as the recordings. Speakers whom a diariser numbered are new ones in each recording. Turns longer
             than the training's utterances are cut; those under a second, and overlapping ones, are marked.
+        channel: `mix` is all channels mixed, `left` and `right` one, and `each` a speaker a channel, `call/left` and
+            `call/right`; segments are then of the channel that RTTM names.
         cut: how long recordings are cut: by `speech` (`silero`, or `energy` where silero-vad isn't installed), or into
             `windows`, which turns are cut into as well.
         window_seconds: of a window.
@@ -183,6 +98,8 @@ def annotate(
         import_: a module of your own with classes that the model is made of, in the current folder or installed.
         vectors: file to write the utterances' vectors to, which PLDC compares voices by: .npz with the arrays file,
             start, end, speaker and vectors (utterances, dim), in the order of the table.
+        shard: `3/64` annotates the third of 64 parts, into NAME.3-of-64.csv; a speaker's recordings are in one.
+        join: make one table of all its shards, as of a run without them.
         calibrate: false leaves all predictions raw.
         training_speakers: speakers are those of the training corpus, whose embeddings are then used.
 
@@ -196,16 +113,16 @@ def annotate(
     check_format(target)
     if vectors is not None and Path(vectors).suffix != ".npz":
         raise UserError("doesn't end in .npz", where=f"--vectors {vectors}", remedy="Give a name that does")
-    partial = target.with_name(f"{target.name}.partial")
-    for flag, file in (("--out", target), ("--vectors", Path(vectors or target))):
-        if file.exists() and not partial.exists():
+    part = None if shard is None else Shard.parse(shard)
+    if part is not None and join:
+        raise UserError("makes a shard, and --join one table of all", where="--shard", remedy="Leave one of them out")
+    vectors_file = Path(vectors) if vectors is not None else None
+    if part is not None:
+        target, vectors_file = part.path(target), vectors_file and part.path(vectors_file)
+    for flag, file in (("--out", target), ("--vectors", vectors_file or target)):
+        if file.exists() and not journal_of(target).exists():
             raise UserError("exists already", where=file, remedy=f"Delete it, or give {flag} another name")
-    if segments is not None and speaker_from in ("folder", "column"):
-        remedy = "Leave --speaker_from out, or give none"
-        raise UserError("the segments say who speaks", where=f"--speaker_from {speaker_from}", remedy=remedy)
-    recordings = find_recordings(Path(audio), speaker_from or "none")
-    if segments is not None:
-        recordings = with_turns(recordings, Path(segments), named=speaker_from is None)
+    recordings = _find(audio, speaker_from, segments, channel)
     check_stems(target, recordings)
     if import_ is not None:
         _import(import_)
@@ -227,37 +144,71 @@ def annotate(
         "columns": columns,
         "model": recognizer.bundle.model,
         "list of recordings": content_hash(
-            *(f"{(recording.source, recording.speaker_id, recording.turns)}" for recording in recordings)
+            *(f"{(one.source, one.channel, one.speaker_id, one.turns)}" for one in recordings)
         ),
         "cut": [cutter, window_seconds, hop_seconds],
         "calibration": [calibrate, calibration, asdict(pldc or recognizer.bundle.pldc)],
         "training_speakers": training_speakers,
         "vectors": vectors is not None,
     }
-    with closing(Journal(partial, settings)) as journal:
-        _print(console, _opening(recordings, journal.done, cutter))
+    own, opened = _open(target, recordings, settings, part, join=join)
+    with closing(opened) as journal:
+        _print(console, _opening(own, journal.done, cutter))
         if calibrate and recognizer.calibrator is None:
             _print(console, "no speaker is calibrated: the bundle or the command says so (--calibration)")
-        flags = {"calibrate": calibrate, "keep_vectors": vectors is not None}
-        seconds, audio_seconds = _run(recognizer, recordings, journal, console, **flags)
-        if vectors is not None:
-            write_vectors(Path(vectors), journal.rows(), journal.vectors())
+        if isinstance(journal, Journal):
+            _run(recognizer, own, journal, console, calibrate=calibrate, keep_vectors=vectors is not None)
+        if vectors_file is not None:
+            write_vectors(vectors_file, journal.rows(), journal.vectors())
         write_annotations(target, journal.rows(), columns, recognizer.attributes, recordings)
-        failures = journal.failures()
-        failed = target.with_name(f"{target.stem}.failed.csv")
-        failed.unlink(missing_ok=True)
-        if failures:
-            write_table(failed, failures, ["file", "reason"])
-        recognizer.keep(journal.profiles)
-    partial.unlink()
+        failures = _write_failures(target, journal.failures())
+        if part is None:
+            recognizer.keep(journal.profiles)
+    if part is None:
+        opened.delete()
     for failure in failures:
         _print(console, f"failed: {failure['file']}: {failure['reason']}")
-    speed = f": {audio_seconds / seconds:.0f} audio-seconds a second" if audio_seconds else ""
-    _print(console, f"{audio_seconds:.0f} s of audio in {seconds:.1f} s{speed}")
-    failed_line = f"{len(failures)} recordings failed, see {failed}"
+    failed_line = f"{len(failures)} recordings failed, see {_failed(target)}"
     lines = [f"written: {target}"] * target.exists() + [failed_line] * bool(failures)
     _print(console, "; ".join(lines))
     return int(bool(failures))
+
+
+def _find(audio: str, speaker_from: SpeakerFrom | None, segments: str | None, channel: Channel) -> list[Recording]:
+    """List the recordings, or the channels of them, with the turns in them."""
+    if speaker_from in ("folder", "column") and (segments is not None or channel == "each"):
+        what, remedy = "segments", "Leave --speaker_from out, or give none"
+        if segments is None:
+            what, remedy = "channels", f"{remedy}, or one channel"
+        raise UserError(f"the {what} say who speaks", where=f"--speaker_from {speaker_from}", remedy=remedy)
+    recordings = find_recordings(Path(audio), speaker_from or "none")
+    named = speaker_from is None
+    if segments is not None:
+        recordings = with_turns(recordings, Path(segments), named=named, each_channel=channel == "each")
+    return of_channels(recordings, channel, named=named)
+
+
+def _open(
+    target: Path, recordings: Sequence[Recording], settings: dict[str, object], part: Shard | None, *, join: bool
+) -> tuple[Sequence[Recording], Journal | JoinedJournals]:
+    """The recordings of this run, and its journal."""
+    if join:
+        return recordings, JoinedJournals(target, recordings, settings)
+    if part is None:
+        return recordings, Journal(journal_of(target), settings)
+    own = [recordings[place] for place in deal(recordings, part.total)[part.number - 1]]
+    return own, Journal(journal_of(target), {**settings, "shard": part})
+
+
+def _failed(target: Path) -> Path:
+    return target.with_name(f"{target.stem}.failed.csv")
+
+
+def _write_failures(target: Path, failures: list[dict[str, str]]) -> list[dict[str, str]]:
+    _failed(target).unlink(missing_ok=True)
+    if failures:
+        write_table(_failed(target), failures, ["file", "reason"])
+    return failures
 
 
 def _import(module: str) -> None:
@@ -276,8 +227,8 @@ def _run(
     *,
     calibrate: bool,
     keep_vectors: bool,
-) -> tuple[float, float]:
-    """Annotate what the journal lacks; seconds that it took and seconds of audio."""
+) -> None:
+    """Annotate what the journal lacks, and say how fast."""
     started, audio_seconds = time.perf_counter(), 0.0
     columns = (
         TextColumn("annotating"),
@@ -288,22 +239,35 @@ def _run(
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=len(recordings), completed=journal.done)
-        for chunk in chunks(recordings[journal.done :], CHUNK_SECONDS, CHUNK_RECORDINGS):
-            rows: list[Row] = []
-            failures: list[tuple[str, str]] = []
-            vectors: list[bytes] = []
-            for recording, outcome in zip(chunk, recognizer.raw.together(chunk), strict=True):
-                if isinstance(outcome, UserError):
-                    failures.append((recording.source, " ".join(outcome.what.split())))
-                    continue
-                audio_seconds += outcome.seconds
-                rows += map(_rounded, recognizer.rows(outcome, journal.profiles, calibrate=calibrate))
-                if keep_vectors:
-                    vectors += [vector.astype("float32").tobytes() for vector in outcome.pooled]
-            journal.add(chunk, rows, failures, vectors)
+
+        def show(advance: int) -> None:
             speed = audio_seconds / (time.perf_counter() - started)
-            progress.update(task, advance=len(chunk), description=f"{speed:.0f} audio-seconds a second")
-    return time.perf_counter() - started, audio_seconds
+            progress.update(task, advance=advance, description=f"{speed:.0f} audio-seconds a second")
+
+        def entries_of(outcome: Utterances) -> list[Entry]:
+            nonlocal audio_seconds
+            audio_seconds += outcome.seconds
+            rows = [_rounded(row) for row in recognizer.rows(outcome, journal.profiles, calibrate=calibrate)]
+            vectors = [vector.astype("float32").tobytes() if keep_vectors else None for vector in outcome.pooled]
+            return list(zip(rows, vectors, strict=True))
+
+        for chunk in chunks(recordings[journal.done :], CHUNK_SECONDS, CHUNK_RECORDINGS):
+            if is_long(chunk[0]):
+                try:
+                    for block in recognizer.raw.in_blocks(chunk[0], journal.begun):
+                        journal.add_block(entries_of(block))
+                        show(0)
+                except UserError as error:
+                    journal.fail(chunk[0], error)
+                else:
+                    journal.add(chunk, [[]])
+            else:
+                outcomes = recognizer.raw.together(chunk)
+                journal.add(chunk, [one if isinstance(one, UserError) else entries_of(one) for one in outcomes])
+            show(len(chunk))
+    seconds = time.perf_counter() - started
+    speed = f": {audio_seconds / seconds:.0f} audio-seconds a second" if audio_seconds else ""
+    _print(console, f"{audio_seconds:.0f} s of audio in {seconds:.1f} s{speed}")
 
 
 def _opening(recordings: Sequence[Recording], done: int, cutter: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ import numpy as np
 from ser_personal.audio import SAMPLE_RATE, is_silent
 from ser_personal.errors import UserError
 from ser_personal.recognition.recordings import Recording, chunks
-from ser_personal.recognition.segmenters import ByWindows, cut_turns, split_evenly
+from ser_personal.recognition.segmenters import ByWindows, Segment, before_pause, cut_turns, split_evenly
+from ser_personal.recognition.turns import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -21,20 +23,21 @@ if TYPE_CHECKING:
 
     from ser_personal.recognition.network import EmotionNetwork
     from ser_personal.recognition.profiles import SpeakerProfiles
-    from ser_personal.recognition.segmenters import Segment, Segmenter
-    from ser_personal.recognition.turns import Turn
+    from ser_personal.recognition.segmenters import Segmenter
 
 CHUNK_SECONDS = 600.0
+# of recordings longer than that, samples
+BLOCK = 300 * SAMPLE_RATE
 CHUNK_RECORDINGS = 256
 DECODING_THREADS = 2
 
 
 @dataclass(frozen=True, eq=False)
 class Utterances:
-    """The utterances of one recording and the model's predictions of them.
+    """The utterances of one recording, or of a block of a long one, and the model's predictions of them.
 
     Attributes:
-        seconds: of the whole recording.
+        seconds: of audio that they were found in.
         segments: in the order of time.
         speaker_ids: of each segment.
         pooled: (utterances, dim).
@@ -70,20 +73,73 @@ class RawRecognizer:
     def __call__(self, recordings: Iterable[Recording]) -> Iterator[Utterances | UserError]:
         """Raw predictions of each recording, in order, or what is wrong with it; some minutes of audio at a time."""
         for chunk in chunks(recordings, CHUNK_SECONDS, CHUNK_RECORDINGS):
-            yield from self.together(chunk)
+            if is_long(chunk[0]):
+                try:
+                    yield from self.in_blocks(chunk[0])
+                except UserError as error:
+                    yield error
+            else:
+                yield from self.together(chunk)
+
+    def in_blocks(self, recording: Recording, done: int = 0) -> Iterator[Utterances]:
+        """Raw predictions of a long recording, block after block, with a block of its audio in memory.
+
+        It is cut at pauses, and where speech is found by its level, that is by the level of the block.
+
+        Args:
+            recording: a file, or a waveform.
+            done: utterances to leave out, those of some blocks.
+
+        Raises:
+            UserError: what is wrong with it, at the block that shows it.
+        """
+        try:
+            yield from self._in_blocks(recording, done)
+        except UserError:
+            raise
+        except Exception as error:
+            raise _failure(recording, error) from error
+
+    def _in_blocks(self, recording: Recording, done: int) -> Iterator[Utterances]:
+        self._check_speakers(recording)
+        total = recording.num_samples()
+        planned = self._planned(recording, total)
+        held, first, seconds, found = np.zeros(0, dtype=np.float32), 0, 0.0, 0
+        for block in recording.blocks(BLOCK):
+            held = np.concatenate([held, block])
+            now, seconds = first + len(held), seconds + len(block) / SAMPLE_RATE
+            if planned is None:
+                segments, rest = self.segmenter(held), len(held)
+                if now < total:
+                    segments, rest = before_pause(segments, rest)
+                cut = [(segment, recording.speaker_id) for segment in segments]
+            else:
+                ready = next((number for number, (piece, _) in enumerate(planned) if piece.end > now), len(planned))
+                cut = [(Segment(one.start - first, one.end - first), who) for one, who in planned[:ready]]
+                cut = [one for one in cut if self._counts(one[0], held)]
+                planned = planned[ready:]
+                rest = min(planned[0][0].start - first, len(held)) if planned else len(held)
+            if cut and found >= done:
+                yield from self._predict([_Cut(recording, held, *_columns(cut), seconds=seconds, first=first)])
+                seconds = 0.0
+            found += len(cut)
+            held, first = held[rest:].copy(), first + rest
+        if not found:
+            raise _no_speech(recording)
 
     def together(self, recordings: Sequence[Recording]) -> list[Utterances | UserError]:
         """Raw predictions of each recording, in order, or what is wrong with it, all of their audio in memory."""
         with ThreadPoolExecutor(DECODING_THREADS) as threads:
             cut = list(threads.map(self._cut, recordings))
         usable = [found for found in cut if not isinstance(found, UserError)]
+        predicted: Iterator[Utterances | UserError]
         try:
             predicted = iter(self._predict(usable))
         except Exception:  # noqa: BLE001  one of them did it, and which is found one by one
             predicted = iter([self._predict_alone(found) for found in usable])
         return [found if isinstance(found, UserError) else next(predicted) for found in cut]
 
-    def _predict(self, recordings: Sequence[_Cut]) -> list[Utterances | UserError]:
+    def _predict(self, recordings: Sequence[_Cut]) -> list[Utterances]:
         if not recordings:
             return []
         recognized = self.network.recognize(
@@ -92,8 +148,8 @@ class RawRecognizer:
         )
         ends = np.cumsum([len(found.segments) for found in recordings])[:-1]
         return [
-            Utterances(recording, len(waveform) / SAMPLE_RATE, segments, speaker_ids, pooled, predictions)
-            for (recording, waveform, segments, speaker_ids), pooled, predictions in zip(
+            Utterances(cut.recording, cut.seconds, cut.places(), cut.speaker_ids, pooled, predictions)
+            for cut, pooled, predictions in zip(
                 recordings, np.split(recognized.pooled, ends), np.split(recognized.predictions, ends), strict=True
             )
         ]
@@ -106,26 +162,32 @@ class RawRecognizer:
 
     def _cut(self, recording: Recording) -> _Cut | UserError:
         try:
-            for speaker_id in recording.speaker_ids:
-                self.network.check_speaker(self._id_in_network(speaker_id))
+            self._check_speakers(recording)
             waveform = recording.load()
-            if isinstance(recording.turns, tuple):
-                cut = [one for one in self._of_turns(recording.turns, len(waveform)) if self._counts(one[0], waveform)]
-            else:
+            planned = self._planned(recording, len(waveform))
+            if planned is None:
                 cut = [(segment, recording.speaker_id) for segment in self.segmenter(waveform)]
+            else:
+                cut = [one for one in planned if self._counts(one[0], waveform)]
         except UserError as error:
             return error
         except Exception as error:  # noqa: BLE001  as above
             return _failure(recording, error)
         if not cut:
-            remedy = "Leave it out, or give --cut windows"
-            return UserError("no speech was found in it", where=recording.source, remedy=remedy)
-        segments, speaker_ids = zip(*cut, strict=True)
-        return _Cut(recording, waveform, [*segments], [*speaker_ids])
+            return _no_speech(recording)
+        return _Cut(recording, waveform, *_columns(cut), seconds=len(waveform) / SAMPLE_RATE)
 
-    def _of_turns(self, turns: Sequence[Turn], num_samples: int) -> list[tuple[Segment, str | None]]:
+    def _check_speakers(self, recording: Recording) -> None:
+        for speaker_id in recording.speaker_ids:
+            self.network.check_speaker(self._id_in_network(speaker_id))
+
+    def _planned(self, recording: Recording, num_samples: int) -> list[tuple[Segment, str | None]] | None:
+        """Utterances that are known before the audio is, and their speakers; None where it has to be heard."""
+        turns = recording.turns if isinstance(recording.turns, tuple) else None
         if isinstance(self.segmenter, ByWindows):
-            return cut_turns(turns, num_samples, self.segmenter.within)
+            return cut_turns(turns or [Turn(0, inf, recording.speaker_id)], num_samples, self.segmenter.within)
+        if turns is None:
+            return None
         return cut_turns(turns, num_samples, partial(split_evenly, max_samples=self.max_samples))
 
     def _counts(self, segment: Segment, waveform: NDArray[np.float32]) -> bool:
@@ -141,6 +203,25 @@ class _Cut(NamedTuple):
     waveform: NDArray[np.float32]
     segments: list[Segment]
     speaker_ids: list[str | None]
+    seconds: float
+    first: int = 0
+
+    def places(self) -> list[Segment]:
+        """Segments as they are in the recording, whose sample `first` is the waveform's first."""
+        return [Segment(self.first + segment.start, self.first + segment.end) for segment in self.segments]
+
+
+def is_long(recording: Recording) -> bool:
+    """Tell whether a recording is to be read in blocks."""
+    return recording.seconds() > CHUNK_SECONDS
+
+
+def _columns(cut: Sequence[tuple[Segment, str | None]]) -> tuple[list[Segment], list[str | None]]:
+    return [segment for segment, _ in cut], [speaker_id for _, speaker_id in cut]
+
+
+def _no_speech(recording: Recording) -> UserError:
+    return UserError("no speech was found in it", where=recording.source, remedy="Leave it out, or give --cut windows")
 
 
 def _failure(recording: Recording, error: Exception) -> UserError:

@@ -21,7 +21,7 @@ from ser_personal.recognition.profiles import (
     with_adapted_embedding,
 )
 from ser_personal.recognition.raw import RawRecognizer, Utterances
-from ser_personal.recognition.recordings import Recording, recordings_of
+from ser_personal.recognition.recordings import Channel, Recording, recordings_of
 from ser_personal.recognition.segmenters import CutName, make_segmenter
 from ser_personal.recognition.turns import overlap
 
@@ -229,6 +229,7 @@ class EmotionRecognizer:
         speaker_ids: str | Sequence[str | None] | None = None,
         segments: str | Path | Sequence[Any] | None = None,
         *,
+        channel: Channel = "mix",
         calibrate: bool = True,
         sample_rate: int = SAMPLE_RATE,
     ) -> pd.DataFrame:
@@ -239,6 +240,8 @@ class EmotionRecognizer:
             speaker_ids: of all recordings, or one each; None where unknown.
             segments: who speaks when, where several do: RTTM or a TextGrid (see `ser annotate`), or of each recording a
                 list of (start, end, speaker) in seconds.
+            channel: of files, `mix` is all mixed, `left` and `right` one, and `each` a speaker a channel, `call/left`
+                and `call/right`; segments then are of the channel that RTTM, or a fourth value of a turn, says.
             calibrate: calibrate utterances of named speakers, and update the profiles of the enrolled.
             sample_rate: of waveforms, Hz.
 
@@ -255,7 +258,7 @@ class EmotionRecognizer:
         """
         import pandas as pd
 
-        recordings = recordings_of(audio, speaker_ids, segments, sample_rate=sample_rate)
+        recordings = recordings_of(audio, speaker_ids, segments, sample_rate=sample_rate, channel=channel)
         self.check_calibrates(recordings, calibrate=calibrate)
         profiles: dict[str, SpeakerProfile] = {}
         rows: list[Row] = []

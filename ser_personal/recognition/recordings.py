@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from math import inf, isnan
 from pathlib import Path
@@ -9,11 +10,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ser_personal.audio import SAMPLE_RATE, decode, fault_of, num_samples_of, resample
+from ser_personal.audio import (
+    CANCEL,
+    NO_SOUND,
+    SAMPLE_RATE,
+    VOICES,
+    decode,
+    decode_blocks,
+    fault_of,
+    is_sound,
+    num_samples_of,
+    read_header,
+    resample,
+)
 from ser_personal.corpus.table import SEGMENT, is_table, known, read_csv_rows
 from ser_personal.corpus.table import segment as segment_of
 from ser_personal.errors import UserError
-from ser_personal.recognition.turns import Turn, Turns, check_turns, read_turns
+from ser_personal.recognition.turns import Turn, TurnCheck, Turns, read_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -21,12 +34,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SpeakerFrom = Literal["folder", "column", "none"]
+Channel = Literal["mix", "left", "right", "each"]
 
 TABLE = "corpus.csv"
 # those that libsndfile reads, and common ones that it doesn't: to be named as failures rather than passed over
 SOUND_FILES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf"}
 SOUND_FILES |= {".w64", ".rf64", ".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr"}
 _REMEDY = "Leave it out, or give sound such as 16 kHz WAV or FLAC"
+_SIDES = ("left", "right")
+_HINTS = {CANCEL: "--channel left takes one", VOICES: "--channel each takes them for a speaker each"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +54,14 @@ class Recording:
         audio: a file, or a waveform (samples,) at 16 kHz.
         speaker_id: None where unknown.
         turns: who speaks when, or what is wrong about that; None where it is all of `speaker_id`.
+        channel: the only one of the file that it is, from 0; all of them, mixed, if None.
     """
 
     source: str
     audio: Path | NDArray[np.float32]
     speaker_id: str | None = None
     turns: Turns | None = None
+    channel: int | None = None
 
     @property
     def speaker_ids(self) -> set[str | None]:
@@ -61,46 +79,126 @@ class Recording:
         if isinstance(self.turns, UserError):
             raise UserError(self.turns.what, where=self.source, remedy=self.turns.remedy) from self.turns
         try:
-            waveform = decode(self.audio) if isinstance(self.audio, Path) else self.audio
-            wrong = fault_of(waveform)
-            check_turns(self.turns or (), waveform)
+            waveform = decode(self.audio, channel=self.channel) if isinstance(self.audio, Path) else self.audio
+            if wrong := fault_of(waveform):
+                raise UserError(wrong, remedy=_REMEDY)
+            TurnCheck(self.turns or (), len(waveform)).add(waveform)
         except UserError as error:
-            raise UserError(error.what, where=self.source, remedy=_REMEDY) from error
-        if wrong is not None:
-            raise UserError(wrong, where=self.source, remedy=_REMEDY)
+            raise self._error(error.what) from error
         return waveform
+
+    def blocks(self, num_samples: int) -> Iterator[NDArray[np.float32]]:
+        """Decode it in blocks of at most `num_samples` at 16 kHz; errors are those of `load`."""
+        if isinstance(self.turns, UserError):
+            raise UserError(self.turns.what, where=self.source, remedy=self.turns.remedy) from self.turns
+        try:
+            check, first = TurnCheck(self.turns or (), self.num_samples()), 0
+            if isinstance(self.audio, Path):
+                blocks = decode_blocks(self.audio, num_samples, self.channel)
+            else:
+                blocks = iter(np.array_split(self.audio, -(-len(self.audio) // num_samples)))
+            for block in blocks:
+                if not is_sound(block):
+                    raise UserError(NO_SOUND, remedy=_REMEDY)
+                check.add(block, first)
+                first += len(block)
+                yield block
+        except UserError as error:
+            raise self._error(error.what) from error
+
+    def _error(self, what: str) -> UserError:
+        hints = [hint for words, hint in _HINTS.items() if what.endswith(words)]
+        hints += [] if self.channel is None else [f"channel {self.channel + 1}"]
+        return UserError(what + "".join(f" ({hint})" for hint in hints), where=self.source, remedy=_REMEDY)
 
     def seconds(self) -> float:
         """Duration by the file's header, 0 where it can't be read."""
-        if not isinstance(self.audio, Path):
-            return len(self.audio) / SAMPLE_RATE
         try:
-            return num_samples_of(self.audio) / SAMPLE_RATE if self.audio.is_file() else 0.0
+            return self.num_samples() / SAMPLE_RATE
         except UserError:
             return 0.0
 
+    def num_samples(self) -> int:
+        """Samples at 16 kHz, of a file by its header."""
+        return num_samples_of(self.audio) if isinstance(self.audio, Path) else len(self.audio)
 
-def with_turns(recordings: Sequence[Recording], segments: Path, *, named: bool) -> list[Recording]:
+
+def with_turns(
+    recordings: Sequence[Recording], segments: Path, *, named: bool, each_channel: bool = False
+) -> list[Recording]:
     """The recordings with the turns that `read_turns` finds for the stems of their names, speakers named or not.
 
-    Turns without their recording, and recordings without turns, are recordings with a fault.
+    Turns without their recording, and recordings without turns, are recordings with a fault, and so are those with
+    turns on several channels that aren't taken each.
     """
     if any(recording.turns is not None for recording in recordings):
         remedy = "Leave its columns start and end out, or the segments"
         raise UserError("the table has segments of its own", where=segments, remedy=remedy)
     turns = read_turns(segments)
     stems = [Path(recording.source).stem for recording in recordings]
+    count = Counter(stems)
     found = []
     for stem, recording in zip(stems, recordings, strict=True):
         fault = UserError(f"has no turns in {segments}", remedy="Leave it out, or call it as they do")
         own = turns.get(stem, fault)
-        if stems.count(stem) > 1:
+        if count[stem] > 1:
             own = UserError(f"isn't the only recording called {stem}", remedy="Annotate them one by one")
-        elif not named and isinstance(own, tuple):
-            own = tuple(turn._replace(speaker_id=None) for turn in own)
+        elif isinstance(own, tuple):
+            on = sorted({turn.channel for turn in own if turn.channel is not None})
+            if len(on) > 1 and not each_channel:
+                remedy = "Give --channel each, where the recording has these channels"
+                own = UserError(f"has turns on channels {', '.join(map(str, on))} ({remedy})", remedy=remedy)
+            elif not named:
+                own = tuple(turn._replace(speaker_id=None) for turn in own)
         found.append(replace(recording, speaker_id=None, turns=own))
     missing = UserError(f"no recording is called so, as turns in {segments} are", remedy="Add it, or leave them out")
     return found + [Recording(stem, Path(stem), turns=missing) for stem in sorted(turns.keys() - set(stems))]
+
+
+def of_channels(recordings: Sequence[Recording], channel: Channel, *, named: bool = True) -> list[Recording]:
+    """The recordings by one of their channels, or each channel as a recording of its own.
+
+    Where channels are taken each and no turns name speakers, a channel is one: `call/left` and `call/right`, or
+    `call/1`, `call/2` and so on where there are more than two, named or not.
+    """
+    if channel == "mix":
+        return list(recordings)
+    if not all(isinstance(recording.audio, Path) for recording in recordings):
+        raise UserError("a waveform has one channel", where=f"channel {channel}", remedy="Give files, or leave it out")
+    if channel != "each":
+        return [replace(recording, channel=_SIDES.index(channel)) for recording in recordings]
+    count = Counter(Path(recording.source).stem for recording in recordings)
+    found: list[Recording] = []
+    for recording in recordings:
+        path = Path(recording.source)
+        name = path.stem if count[path.stem] == 1 else str(path.with_suffix(""))
+        try:
+            found += _each_channel(recording, name if named else None)
+        except UserError as error:
+            found.append(replace(recording, turns=error))
+    return found
+
+
+def _each_channel(recording: Recording, name: str | None) -> list[Recording]:
+    if isinstance(recording.turns, UserError):
+        raise recording.turns
+    channels = read_header(Path(str(recording.audio))).channels
+    if channels == 1:
+        raise UserError("has one channel (--channel each takes several)", remedy="Leave it out")
+    if recording.turns is None:
+        sides = _SIDES if channels == 2 else [f"{number}" for number in range(1, channels + 1)]
+        speakers = [None if name is None else f"{name}/{side}" for side in sides]
+        return [replace(recording, channel=number, speaker_id=one) for number, one in enumerate(speakers)]
+    on = {
+        number: tuple(turn for turn in recording.turns if turn.channel == number) for number in range(1, channels + 1)
+    }
+    on = {number: turns for number, turns in on.items() if turns}
+    if sum(map(len, on.values())) < len(recording.turns):
+        what = f"has turns that aren't on its channels 1 to {channels} (RTTM says the channel in its third column)"
+        raise UserError(what, remedy="Give RTTM, or another --channel")
+    if len(on) == 1:
+        raise UserError(f"has turns on channel {min(on)} alone", remedy="Give --channel left, right or mix")
+    return [replace(recording, channel=number - 1, turns=turns) for number, turns in on.items()]
 
 
 def recordings_of(
@@ -109,8 +207,24 @@ def recordings_of(
     segments: str | Path | Sequence[Any] | None = None,
     *,
     sample_rate: int = SAMPLE_RATE,
+    channel: Channel = "mix",
 ) -> list[Recording]:
     """Recordings of what a Python user passes to `EmotionRecognizer.predict`."""
+    if channel == "each" and speaker_ids is not None:
+        raise UserError("the channels say who speaks", where="speaker_ids", remedy="Leave it out, or name one channel")
+    return of_channels(
+        _recordings_of(audio, speaker_ids, segments, sample_rate, each_channel=channel == "each"), channel
+    )
+
+
+def _recordings_of(
+    audio: Any,
+    speaker_ids: str | Sequence[str | None] | None,
+    segments: str | Path | Sequence[Any] | None,
+    sample_rate: int,
+    *,
+    each_channel: bool,
+) -> list[Recording]:
     single = isinstance(audio, str | Path) or hasattr(audio, "shape")
     several = [audio] if single else list(audio)
     one_for_all = speaker_ids is None or isinstance(speaker_ids, str)
@@ -132,7 +246,7 @@ def recordings_of(
     if speaker_ids is not None:
         raise UserError("the segments say who speaks", where="speaker_ids", remedy="Leave one of the two out")
     if isinstance(segments, str | Path):
-        return with_turns(recordings, Path(segments), named=True)
+        return with_turns(recordings, Path(segments), named=True, each_channel=each_channel)
     try:
         turns = [tuple(Turn(*turn) for turn in of_one) for of_one in ([segments] if single else segments)]
         return [replace(recording, turns=of_one) for recording, of_one in zip(recordings, turns, strict=True)]

@@ -34,6 +34,8 @@ PADDING = int(0.1 * SAMPLE_RATE)
 
 LONGEST_PAUSE = int(0.5 * SAMPLE_RATE)
 SHORTEST_SPEECH = int(0.25 * SAMPLE_RATE)
+# a block begins where frames of the detectors, 160 and 512 samples apart, would begin in the whole
+GRID = 2560
 _SILERO_LOCK = Lock()
 
 
@@ -204,12 +206,29 @@ def split_evenly(segment: Segment, max_samples: int) -> list[Segment]:
     return [Segment(start, end) for start, end in pairwise(cuts)]
 
 
+def before_pause(found: Sequence[Segment], num_samples: int) -> tuple[list[Segment], int]:
+    """What of a block (samples,) of a longer recording is certain whatever follows, and where the next is to begin.
+
+    That is what lies before its last pause, across which nothing is joined, or all but the last where there is none.
+    """
+    following = [*(segment.start for segment in found[1:]), num_samples]
+    for number in reversed(range(len(found))):
+        if following[number] - found[number].end > LONGEST_PAUSE:
+            last = number + 1 == len(found)
+            rest = num_samples - LONGEST_PAUSE if last else following[number] - LONGEST_PAUSE // 2
+            return list(found[: number + 1]), rest + -rest % GRID
+    if len(found) > 1:
+        return list(found[:-1]), found[-1].start
+    rest = 0 if found else max(0, num_samples - LONGEST_PAUSE)
+    return [], rest + -rest % GRID
+
+
 def cut_turns(
     turns: Sequence[Turn], num_samples: int, cut_one: Callable[[Segment], list[Segment]]
 ) -> list[tuple[Segment, str | None]]:
     """Utterances of a recording's turns and their speakers in the order of time, each turn cut by `cut_one`."""
     cut = []
-    for start, end, speaker_id in turns:
+    for start, end, speaker_id, *_ in turns:
         # no shorter than a frame
         first = min(round(start * SAMPLE_RATE), num_samples - WINDOW)
         last = max(round(min(end * SAMPLE_RATE, num_samples)), first + WINDOW)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ser_personal.audio import SAMPLE_RATE, is_silent
+from ser_personal.audio import SAMPLE_RATE, SILENCE
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,17 +20,23 @@ if TYPE_CHECKING:
 
 # names that a diariser gives, to somebody else in each recording
 _LOCAL = re.compile(r"(?:speaker|spkr?)[ _-]?(?:\d+|[A-Z])|s?\d+|[A-Z]", re.IGNORECASE)
+# of RTTM, other names of its channels 1 and 2
+_CHANNELS = {"<NA>": "1", "A": "1", "B": "2"}
 # a turn may end this much after its recording, seconds: diarisers round up
 _BEYOND = 0.5
 _REMEDY = "Give the segments of this recording, in seconds"
 
 
 class Turn(NamedTuple):
-    """A stretch of one speaker in a recording, in seconds; an infinite `end` is the recording's."""
+    """A stretch of one speaker in a recording, in seconds, and its channel from 1, where that is known.
+
+    An infinite `end` is the recording's.
+    """
 
     start: float
     end: float
     speaker_id: str | None = None
+    channel: int | None = None
 
 
 # of one recording, or what is wrong with them
@@ -46,6 +52,7 @@ def read_turns(path: Path) -> dict[str, Turns]:
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     readers = {".rttm": _read_rttm, ".textgrid": _read_textgrid}
     turns: dict[str, Turns] = {}
+    of_file: dict[str, Turns]
     for file in files:
         if path.is_dir() and file.suffix.lower() not in readers:
             continue
@@ -54,7 +61,14 @@ def read_turns(path: Path) -> dict[str, Turns]:
         if file.suffix.lower() not in readers:
             remedy = "Give an RTTM file, a TextGrid or a folder of them; a table of segments in place of the audio"
             raise UserError("is neither .rttm nor .TextGrid", where=file, remedy=remedy)
-        for stem, found in readers[file.suffix.lower()](file).items():
+        try:
+            of_file = readers[file.suffix.lower()](file)
+        except UserError as error:
+            # of one recording among others
+            if not path.is_dir():
+                raise
+            of_file = {file.stem: UserError(f"{error.what} in {error.where}", remedy=error.remedy)}
+        for stem, found in of_file.items():
             if stem in turns:
                 raise UserError(f"has turns of {stem}, as another file has", where=file, remedy="Leave one of them out")
             turns[stem] = found
@@ -65,9 +79,8 @@ def read_turns(path: Path) -> dict[str, Turns]:
 
 def _read_rttm(path: Path) -> dict[str, Turns]:
     turns: dict[str, list[Turn]] = {}
-    channels: dict[str, set[str]] = {}
     remedy = "Write SPEAKER NAME 1 START SECONDS <NA> <NA> SPEAKER <NA> <NA>, as diarisers do"
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for line_number, line in enumerate(_text(path).splitlines(), 1):
         fields = line.split()
         if not fields or fields[0] != "SPEAKER":
             continue
@@ -75,18 +88,12 @@ def _read_rttm(path: Path) -> dict[str, Turns]:
             _, name, channel, start, seconds, _, _, speaker, *_ = fields
             # of audio without a file, pyannote knows no name
             name = path.stem if name in ("<NA>", "waveform") else name
-            turn = Turn(float(start), float(start) + float(seconds), _speaker(name, speaker))
+            number = int(_CHANNELS.get(channel, channel))
+            turn = Turn(float(start), float(start) + float(seconds), _speaker(name, speaker), number)
         except ValueError as error:
-            raise UserError("isn't RTTM", where=f"{path}, line {number}", remedy=remedy) from error
+            raise UserError("isn't RTTM", where=f"{path}, line {line_number}", remedy=remedy) from error
         turns.setdefault(name, []).append(turn)
-        channels.setdefault(name, set()).add(channel)
-    several = {name: f"has turns on channels {', '.join(sorted(on))}" for name, on in channels.items() if len(on) > 1}
-    return {
-        name: UserError(several[name], where=path, remedy="Give each channel a recording of its own")
-        if name in several
-        else tuple(found)
-        for name, found in turns.items()
-    }
+    return {name: tuple(found) for name, found in turns.items()}
 
 
 def _read_textgrid(path: Path) -> dict[str, Turns]:
@@ -126,17 +133,34 @@ def _speaker(recording: str, name: str) -> str:
     return f"{recording}/{name}" if _LOCAL.fullmatch(name) else name
 
 
-def check_turns(turns: Iterable[Turn], waveform: NDArray[np.float32]) -> None:
-    """Refuse turns that can't be of a recording (samples,), naming the first of them."""
-    seconds = len(waveform) / SAMPLE_RATE
-    for start, end, speaker in turns:
-        where = f"turn of {speaker} from {start:g} to {end:g} s"
-        if not isfinite(start) or start < 0 or not end > start:
-            raise UserError(f"{where} lasts no time", remedy=_REMEDY)
-        if start >= seconds or (end > seconds + _BEYOND and end < inf):
-            raise UserError(f"{where} is past the end of the recording, {seconds:.2f} s", remedy=_REMEDY)
-        if is_silent(waveform[int(start * SAMPLE_RATE) : int(min(end, seconds) * SAMPLE_RATE) + 1]):
-            raise UserError(f"{where} is silent", remedy=_REMEDY)
+class TurnCheck:
+    """Refuses turns that can't be of a recording of `num_samples`, at once or as its samples are added."""
+
+    def __init__(self, turns: Iterable[Turn], num_samples: int) -> None:
+        seconds = num_samples / SAMPLE_RATE
+        self._range: dict[tuple[str, int, int], tuple[float, float]] = {}
+        for start, end, speaker, *_ in turns:
+            which = f"turn of {speaker} from {start:g} to {end:g} s"
+            if not isfinite(start) or start < 0 or not end > start:
+                raise UserError(f"{which} lasts no time", remedy=_REMEDY)
+            if start >= seconds or (end > seconds + _BEYOND and end < inf):
+                raise UserError(f"{which} is past the end of the recording, {seconds:.2f} s", remedy=_REMEDY)
+            after = min(int(min(end, seconds) * SAMPLE_RATE) + 1, num_samples)
+            self._range[which, int(start * SAMPLE_RATE), after] = (inf, -inf)
+
+    def add(self, waveform: NDArray[np.float32], first: int = 0) -> None:
+        """Take the samples from the one at `first` on; a turn that ends in them without a sound is refused."""
+        over = []
+        for (which, start, end), (low, high) in self._range.items():
+            part = waveform[max(0, start - first) : max(0, end - first)]
+            lowest, highest = float(part.min(initial=low)), float(part.max(initial=high))
+            self._range[which, start, end] = lowest, highest
+            if end <= first + len(waveform):
+                over.append((which, start, end))
+                if highest - lowest <= SILENCE:
+                    raise UserError(f"{which} is silent", remedy=_REMEDY)
+        for turn in over:
+            del self._range[turn]
 
 
 def overlap(start: int, end: int, speaker_id: str | None, turns: Sequence[Turn]) -> float:

@@ -5,14 +5,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import soundfile
 from command_line import ser
 from tiny_models import emotion_data, finetuning, trainer
 
 from ser_personal import EmotionRecognizer, PLDCCallback
-from ser_personal.recognition.annotate import Journal
+from ser_personal.audio import decode
 from ser_personal.recognition.bundle import read_bundle
 from ser_personal.recognition.export import export
+from ser_personal.recognition.journal import Journal
 from ser_personal.recognition.profiles import SpeakerProfile
+from ser_personal.recognition.turns import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,3 +125,16 @@ def killed_at(annotate, monkeypatch):
         monkeypatch.setattr(Journal, "add", add)
 
     return run
+
+
+@pytest.fixture
+def conversation(recordings, tmp_path):
+    """Anna and Борис by turns, half a second of nothing before each; and the files and speakers of the turns."""
+    parts = [decode(path) for path in recordings[:6]]
+    gap = np.zeros(8000, dtype=np.float32)
+    soundfile.write(tmp_path / "meeting.wav", np.concatenate([x for part in parts for x in (gap, part)]), 16_000)
+    ends = np.cumsum([len(part) + 8000 for part in parts]) / 16_000
+    names = ["anna", "Борис"] * 3
+    return [
+        Turn(end - len(part) / 16_000, end, name) for end, part, name in zip(ends, parts, names, strict=True)
+    ], recordings[:6]

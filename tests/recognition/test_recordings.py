@@ -11,6 +11,7 @@ import torch
 
 from ser_personal.errors import UserError
 from ser_personal.recognition.recordings import Recording, chunks, find_recordings, recordings_of
+from ser_personal.recognition.turns import Turn
 
 TONE = (0.1 * np.sin(np.arange(16_000) / 5)).astype(np.float32)
 RATE = 16_000
@@ -67,7 +68,7 @@ def test_a_table_of_segments_and_whole_files_keeps_its_order(folder):
     table.write_text("path,speaker,start,end\nb.wav,A,0,1\na.wav,B,,\nb.wav,B,1,\nc.wav,A,2,3\n")
     found = find_recordings(table, "column")
     assert [recording.source for recording in found] == ["b.wav", "a.wav", "c.wav"]
-    assert found[0].turns == ((0, 1, "A"), (1, inf, "B"))
+    assert found[0].turns == (Turn(0, 1, "A"), Turn(1, inf, "B"))
     assert (found[1].speaker_id, found[1].turns) == ("B", None)
 
 

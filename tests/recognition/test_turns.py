@@ -7,75 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile
 from command_line import ser
 from hypothesis import given
 from hypothesis import strategies as st
+from turn_files import VALUES, annotated, rttm, table, textgrid
 
 from ser_personal import EmotionRecognizer
-from ser_personal.audio import decode
 from ser_personal.errors import UserError
 from ser_personal.recognition.recordings import find_recordings
 from ser_personal.recognition.segmenters import Segment, cut_turns, split_evenly
-from ser_personal.recognition.turns import Turn, check_turns, overlap, read_turns
-
-VALUES = ["arousal_raw", "valence_raw", "arousal_calibrated", "valence_calibrated"]
-
-
-@pytest.fixture
-def conversation(recordings, tmp_path):
-    """Anna and Борис by turns, half a second of nothing before each; and the files and speakers of the turns."""
-    parts = [decode(path) for path in recordings[:6]]
-    gap = np.zeros(8000, dtype=np.float32)
-    soundfile.write(tmp_path / "meeting.wav", np.concatenate([x for part in parts for x in (gap, part)]), 16_000)
-    ends = np.cumsum([len(part) + 8000 for part in parts]) / 16_000
-    names = ["anna", "Борис"] * 3
-    return [
-        Turn(end - len(part) / 16_000, end, name) for end, part, name in zip(ends, parts, names, strict=True)
-    ], recordings[:6]
-
-
-def rttm(turns, name="meeting"):
-    lines = (f"SPEAKER {name} 1 {s:.6f} {e - s:.6f} <NA> <NA> {who} <NA> <NA>" for s, e, who in turns)
-    return "".join(f"{line}\n" for line in [";; made by hand", *lines])
-
-
-def table(turns):
-    return "path,Start,end,speaker\n" + "".join(
-        f"meeting.wav,0:{s // 60:.0f}:{s % 60:.6f},{e:.6f},{who}\n" for s, e, who in turns
-    )
-
-
-def textgrid(turns, *, short):
-    """Praat's text format of a tier a speaker, pauses as intervals without a label."""
-    end = max(turn.end for turn in turns)
-    tiers = []
-    for who in sorted({turn.speaker_id for turn in turns}):
-        bounds, intervals = 0.0, []
-        for start, stop, _ in (turn for turn in turns if turn.speaker_id == who):
-            intervals += [(bounds, start, ""), (start, stop, "x")] if start > bounds else [(start, stop, "x")]
-            bounds = stop
-        tiers.append((who, intervals + ([(bounds, end, "")] if bounds < end else [])))
-    if short:
-        lines = ["0", f"{end}", "<exists>", f"{len(tiers)}"]
-        for who, intervals in tiers:
-            lines += ['"IntervalTier"', f'"{who}"', "0", f"{end}", f"{len(intervals)}"]
-            lines += [line for a, b, label in intervals for line in (f"{a}", f"{b}", f'"{label}"')]
-    else:
-        lines = ["xmin = 0", f"xmax = {end}", "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
-        for number, (who, intervals) in enumerate(tiers, 1):
-            lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{who}"']
-            lines += ["        xmin = 0", f"        xmax = {end}", f"        intervals: size = {len(intervals)}"]
-            for place, (a, b, label) in enumerate(intervals, 1):
-                lines += [f"        intervals [{place}]:", f"            xmin = {a}", f"            xmax = {b}"]
-                lines += [f'            text = "{label}"']
-    return "\n".join(['File type = "ooTextFile"', 'Object class = "TextGrid"', "", *lines, ""])
-
-
-def annotated(bundle_folder, folder, *flags, code=0):
-    out = folder / f"{len(list(folder.iterdir()))}.csv"
-    assert ser("annotate", *flags, "--model", bundle_folder, "--out", out, "--device", "cpu") == code
-    return pd.read_csv(out, dtype={"speaker": str})
+from ser_personal.recognition.turns import Turn, TurnCheck, overlap, read_turns
 
 
 @pytest.mark.parametrize("form", ["rttm", "folder", "table", "long", "short", "UTF-16"])
@@ -92,10 +33,12 @@ def test_turns_get_the_values_of_single_files(form, conversation, bundle_folder,
         frame = annotated(bundle_folder, tmp_path, tmp_path / "turns.csv", "--speaker-from", "column")
     else:
         frame = annotated(bundle_folder, tmp_path, tmp_path / "meeting.wav", "--segments", tmp_path / segments)
-    alone = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu").predict(files, [who for *_, who in turns])
+    alone = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu").predict(
+        files, [turn.speaker_id for turn in turns]
+    )
     np.testing.assert_allclose(frame[VALUES], alone[VALUES], atol=1e-4)
     np.testing.assert_allclose(frame[["start", "end"]], [turn[:2] for turn in turns], atol=1e-4)
-    assert frame["speaker"].tolist() == [who for *_, who in turns]
+    assert frame["speaker"].tolist() == [turn.speaker_id for turn in turns]
     assert frame["calibration_utterances"].tolist() == [1, 1, 2, 2, 3, 3]
     assert (frame["overlap"] == 0).all()
 
@@ -109,7 +52,7 @@ def test_python_takes_turns_as_pyannote_yields_them(conversation, bundle_folder,
     pd.testing.assert_frame_equal(frame, again, atol=1e-4)
     for options, what in (
         ({"segments": [[(0, 1, "a")], []]}, "isn't one list a recording"),
-        ({"segments": [(0, 1, "a", 2)]}, "isn't one list a recording"),
+        ({"segments": [(0, 1, "a", 2, 3)]}, "isn't one list a recording"),
         ({"segments": [(0, 1, "a")], "speaker_ids": "anna"}, "speaker_ids: the segments say who speaks"),
         ({"segments": [(2, 1, "a")]}, "meeting.wav: turn of a from 2 to 1 s lasts no time"),
     ):
@@ -165,8 +108,14 @@ def test_windows_within_turns(conversation, bundle_folder, tmp_path):
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 30), st.sampled_from("abc")), max_size=8))
 def test_overlap_is_the_time_in_which_somebody_else_speaks(drawn):
     turns = [Turn(start, start + length, who) for start, length, who in drawn]
-    others = {second for start, end, who in turns if who != "a" for second in range(int(start), int(end))}
+    others = {second for start, end, who, _ in turns if who != "a" for second in range(int(start), int(end))}
     assert overlap(10 * 16_000, 25 * 16_000, "a", turns) == len(others & set(range(10, 25)))
+
+
+def check_in_blocks(turns, waveform, block):
+    check = TurnCheck(turns, len(waveform))
+    for first in range(0, len(waveform), block):
+        check.add(waveform[first : first + block], first)
 
 
 @pytest.mark.parametrize(
@@ -181,8 +130,10 @@ def test_overlap_is_the_time_in_which_somebody_else_speaks(drawn):
     ],
 )
 def test_turns_that_can_not_be_of_a_recording(turns, what):
-    with pytest.raises(UserError, match=what):
-        check_turns([Turn(*turn) for turn in turns], np.arange(160_000) % 2 * (np.arange(160_000) < 80_000))
+    waveform = (np.arange(160_000) % 2 * (np.arange(160_000) < 80_000)).astype(np.float32)
+    for block in (160_000, 7_000):
+        with pytest.raises(UserError, match=what):
+            check_in_blocks([Turn(*turn) for turn in turns], waveform, block)
 
 
 def test_a_recording_with_wrong_turns_is_listed_and_the_others_done(conversation, bundle_folder, tmp_path, capsys):

@@ -1,0 +1,107 @@
+"""What libsndfile doesn't say of a sound file: that it is cut, or several files in one."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from functools import lru_cache
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TRUNCATED = "is truncated: its header announces more than it holds"
+SEVERAL = "is several files in one, of which only the first would be read"
+# length of a WAV's samples as a stream's writer gives it, who can't know it (sox; ffmpeg's is larger)
+STREAMED = 0x7FFFF000
+# bytes beyond what an MP3 says it holds: tags and a frame that some encoders don't count
+MP3_TAGS = 8192
+# bytes of a FLAC or Ogg file, at most, that is searched for a second stream
+SCANNED = 2**26
+
+
+def damage(path: Path) -> str | None:
+    """Find what libsndfile doesn't say: that a file ends before, or long after, what its header announces."""
+    status = path.stat()
+    return _damage_at(path, status.st_size, status.st_mtime_ns)
+
+
+# a FLAC or Ogg is read through, and opened once for each of its segments in each epoch
+@lru_cache(maxsize=8192)
+def _damage_at(path: Path, size: int, _changed: int) -> str | None:
+    with path.open("rb") as file:
+        start = file.read(1024)
+        if not start:
+            return "is empty"
+        if start[:4] == b"RIFF":
+            return _damage_of_wav(file, size)
+        if start[:3] == b"ID3" or start[0] == 0xFF:
+            return _damage_of_mp3(file, start, size)
+        if _announced(start) > size:
+            return TRUNCATED
+        streams = start[:4] in (b"fLaC", b"OggS") and size <= SCANNED
+        return _damage_of_stream(start + file.read()) if streams else None
+
+
+def _damage_of_stream(content: bytes) -> str | None:
+    # the first block of a second one
+    if content.find(b"fLaC\0\0\0\x22" if content[:4] == b"fLaC" else b"OggS\0\2", 4) > 0:
+        return SEVERAL
+    last = content.rfind(b"OggS") if content[:4] == b"OggS" else None
+    if last is None:
+        return None
+    # an Ogg ends with a page that is marked as the last one, and is all there
+    lengths = content[last + 27 : last + 27 + sum(content[last + 26 : last + 27])]
+    complete = content[last + 5 : last + 6] > b"\3" and last + 27 + len(lengths) + sum(lengths) <= len(content)
+    return None if complete else TRUNCATED
+
+
+def _announced(start: bytes) -> int:
+    """Read where an AIFF, AU, RF64, W64 or NIST file should end; 0 where it doesn't say."""
+    kind, size = start[:4], start[4:8]
+    if kind == b"FORM":
+        return 8 + int.from_bytes(size, "big")
+    if kind == b".snd" and start[8:12] != b"\xff" * 4:
+        return int.from_bytes(size, "big") + int.from_bytes(start[8:12], "big")
+    if kind == b"RF64":
+        return 8 + int.from_bytes(start[20:28], "little")
+    if kind == b"riff":
+        return int.from_bytes(start[16:24], "little")
+    told = {name: int(value) for name, value in re.findall(rb"(\w+) -i (\d+)", start)} if kind == b"NIST" else {}
+    samples = told.get(b"sample_count", 0) * told.get(b"sample_n_bytes", 0) * told.get(b"channel_count", 0)
+    return 1024 + samples if samples and b"shorten" not in start else 0
+
+
+def _damage_of_wav(file: BinaryIO, size: int) -> str | None:
+    file.seek(12)
+    while len(chunk := file.read(8)) == 8:
+        name, length = struct.unpack("<4sI", chunk)
+        if name == b"RIFF":
+            return SEVERAL
+        if name == b"data" and length < STREAMED and file.tell() + length > size:
+            return TRUNCATED
+        file.seek(length + length % 2, os.SEEK_CUR)
+    return None
+
+
+def _damage_of_mp3(file: BinaryIO, start: bytes, size: int) -> str | None:
+    begin = _after_tags(start)
+    file.seek(begin)
+    first = file.read(1024)
+    place = max(first.find(b"Xing"), first.find(b"Info"))
+    if place < 0 or not first[place + 7 : place + 8] or not first[place + 7] & 2:
+        return None
+    field = place + (12 if first[place + 7] & 1 else 8)
+    end = begin + int.from_bytes(first[field : field + 4], "big")
+    file.seek(end)
+    following = file.read(3)
+    goes_on = following == b"ID3" or following[:1] == b"\xff"
+    return SEVERAL if size - end > MP3_TAGS and goes_on else None
+
+
+def _after_tags(start: bytes) -> int:
+    """Find where an MP3 begins after an ID3v2 tag, whose length has 7 bits a byte."""
+    if start[:3] != b"ID3":
+        return 0
+    return 10 + sum(byte << 7 * place for place, byte in enumerate(reversed(start[6:10])))

@@ -1,0 +1,51 @@
+"""Turns as the files that people have of them."""
+
+from __future__ import annotations
+
+import pandas as pd
+from command_line import ser
+
+VALUES = ["arousal_raw", "valence_raw", "arousal_calibrated", "valence_calibrated"]
+
+
+def rttm(turns, name="meeting"):
+    lines = (f"SPEAKER {name} 1 {s:.6f} {e - s:.6f} <NA> <NA> {who} <NA> <NA>" for s, e, who, *_ in turns)
+    return "".join(f"{line}\n" for line in [";; made by hand", *lines])
+
+
+def table(turns):
+    return "path,Start,end,speaker\n" + "".join(
+        f"meeting.wav,0:{s // 60:.0f}:{s % 60:.6f},{e:.6f},{who}\n" for s, e, who, *_ in turns
+    )
+
+
+def textgrid(turns, *, short):
+    """Praat's text format of a tier a speaker, pauses as intervals without a label."""
+    end = max(turn.end for turn in turns)
+    tiers = []
+    for who in sorted({turn.speaker_id for turn in turns}):
+        bounds, intervals = 0.0, []
+        for start, stop, *_ in (turn for turn in turns if turn.speaker_id == who):
+            intervals += [(bounds, start, ""), (start, stop, "x")] if start > bounds else [(start, stop, "x")]
+            bounds = stop
+        tiers.append((who, intervals + ([(bounds, end, "")] if bounds < end else [])))
+    if short:
+        lines = ["0", f"{end}", "<exists>", f"{len(tiers)}"]
+        for who, intervals in tiers:
+            lines += ['"IntervalTier"', f'"{who}"', "0", f"{end}", f"{len(intervals)}"]
+            lines += [line for a, b, label in intervals for line in (f"{a}", f"{b}", f'"{label}"')]
+    else:
+        lines = ["xmin = 0", f"xmax = {end}", "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+        for number, (who, intervals) in enumerate(tiers, 1):
+            lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{who}"']
+            lines += ["        xmin = 0", f"        xmax = {end}", f"        intervals: size = {len(intervals)}"]
+            for place, (a, b, label) in enumerate(intervals, 1):
+                lines += [f"        intervals [{place}]:", f"            xmin = {a}", f"            xmax = {b}"]
+                lines += [f'            text = "{label}"']
+    return "\n".join(['File type = "ooTextFile"', 'Object class = "TextGrid"', "", *lines, ""])
+
+
+def annotated(bundle_folder, folder, *flags, code=0):
+    out = folder / f"{len(list(folder.iterdir()))}.csv"
+    assert ser("annotate", *flags, "--model", bundle_folder, "--out", out, "--device", "cpu") == code
+    return pd.read_csv(out, dtype={"speaker": str})
