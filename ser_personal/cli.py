@@ -123,8 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mistake = find_user_error(error)
         if mistake is None:
             raise
-        mistake = _pointer_behind(mistake) or mistake
-        sys.stderr.write(f"ser: {_with_own_flags(str(mistake), argv[0])}\n")
+        sys.stderr.write(f"ser: {_with_own_flags(str(_pointer_behind(mistake) or mistake), argv[0])}\n")
         return 2
 
 

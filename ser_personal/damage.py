@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TRUNCATED = "is truncated: its header announces more than it holds"
+MORE = "holds more than its header announces, which would not be read"
 SEVERAL = "is several files in one, of which only the first would be read"
 # length of a WAV's samples as a stream's writer gives it, who can't know it (sox; ffmpeg's is larger)
 STREAMED = 0x7FFFF000
-# bytes beyond what an MP3 says it holds: tags and a frame that some encoders don't count
-MP3_TAGS = 8192
+# bytes beyond what a WAV or MP3 says it holds: tags, and a frame that some encoders don't count
+TAGS = 8192
 # bytes of a FLAC or Ogg file, at most, that is searched for a second stream
 SCANNED = 2**26
 
@@ -81,6 +82,9 @@ def _damage_of_wav(file: BinaryIO, size: int) -> str | None:
             return SEVERAL
         if name == b"data" and length < STREAMED and file.tell() + length > size:
             return TRUNCATED
+        # samples in the place of a chunk; zeros fill up a recorder's files
+        if not name.strip(b" _\0").isalnum() and size - file.tell() > TAGS and any(file.read(TAGS)):
+            return MORE
         file.seek(length + length % 2, os.SEEK_CUR)
     return None
 
@@ -97,7 +101,7 @@ def _damage_of_mp3(file: BinaryIO, start: bytes, size: int) -> str | None:
     file.seek(end)
     following = file.read(3)
     goes_on = following == b"ID3" or following[:1] == b"\xff"
-    return SEVERAL if size - end > MP3_TAGS and goes_on else None
+    return SEVERAL if size - end > TAGS and goes_on else None
 
 
 def _after_tags(start: bytes) -> int:

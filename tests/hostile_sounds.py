@@ -44,11 +44,12 @@ def spoilt(value: float, rate: int = SAMPLE_RATE) -> bytes:
 
 
 ONE, OTHER = speech(1), speech(2)
+LONG = channels(np.concatenate([speech(4), OTHER]))
 WAV, FLOATS = channels(ONE), channels(ONE, subtype="FLOAT")
 MP3 = channels(ONE, format="MP3")
 OGG, OPUS = (channels(ONE, format="OGG", subtype=subtype) for subtype in ("VORBIS", "OPUS"))
 TAG = b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128)
-SEVERAL, CUT = "is several files in one", "is truncated"
+SEVERAL, CUT, MORE = "is several files in one", "is truncated", "holds more than its header announces"
 CANCEL, VOICES = "channels that cancel one another", "channels that hold different voices"
 BEYOND = "holds NaN, infinity or samples beyond 32 times full scale"
 HOSTILE = {
@@ -81,7 +82,12 @@ HOSTILE = {
     "two MP3s in one": (MP3 + MP3, SEVERAL),
     "two tagged MP3s in one": (TAG + MP3 + TAG + MP3, SEVERAL),
     "two WAVs in one": (WAV + WAV, SEVERAL),
-    "a WAV whose header says nothing follows": (WAV[:40] + bytes(4) + WAV[44:], "is shorter than one frame"),
+    "a WAV whose header says nothing follows": (WAV[:40] + bytes(4) + WAV[44:], MORE),
+    "a WAV whose header announces a tenth of it": (WAV[:40] + (len(ONE) // 5).to_bytes(4, "little") + WAV[44:], MORE),
+    "a WAV of more than 4 GB, as its header counts": (
+        LONG[:40] + (len(LONG) - 44 - 2**16).to_bytes(4, "little") + LONG[44:],
+        MORE,
+    ),
     "399 samples": (channels(ONE[:399]), "is shorter than one frame"),
     "zeros": (channels(0 * ONE), "is silent from beginning to end"),
     "a constant": (channels(0 * ONE + 0.25), "is silent from beginning to end"),
@@ -110,6 +116,8 @@ HOSTILE = {
 FINE = {
     "a tag behind the samples": WAV + b"LIST\x04\x00\x00\x00INFO",
     "a tag before and after an MP3": TAG + MP3 + b"TAG" + bytes(125),
+    "a recorder's WAV, filled up with zeros": WAV + bytes(2**15),
+    "pictures behind the samples": WAV + b"id3 " + (2**15).to_bytes(4, "little") + bytes(range(256)) * 128,
     "stereo": channels(ONE, ONE + 0.01 * OTHER),
     "one channel silent": channels(ONE, 0 * ONE),
     "stereo of unequal level": channels(ONE, 0.02 * OTHER + 0.2 * ONE),

@@ -33,6 +33,8 @@ LONGEST_NAME = 255  # bytes, on all common file systems
 
 _NO_LABEL = frozenset({"", "-", "na", "n/a", "nan", "none", "null", "unknown", "hidden"})
 
+# before a time as pandas, and with it audformat, writes it: 0 days 00:00:07.500000
+_DAYS = re.compile(r"^0 days ?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 # columns whose cells are names, whatever they look like
 _TEXT = frozenset(
@@ -310,7 +312,8 @@ def segment(row: Row, where: object) -> tuple[float, float] | None:
 def _seconds(cell: str, column: str, where: object) -> float:
     if not cell:
         return float("nan")
-    *larger, last = cell.split(":")
+    clock = _DAYS.sub("", cell) or "0:00:00"
+    *larger, last = clock.split(":")
     try:
         seconds = float(last)
         for place, part in enumerate(reversed(larger), 1):

@@ -112,7 +112,7 @@ def _anonymised_network(network: EmotionNetwork) -> EmotionNetwork:
             raise UserError(
                 f"needs its training speakers, for its policy for unseen ones is {type(speakers.unseen).__name__}",
                 where="--anonymise",
-                remedy="Train with --model.speakers.unseen Mean or Zero",
+                remedy="Train with --model.speakers SpeakerEmbedding --model.speakers.unseen Mean",
             )
         table = cast("SpeakerEmbedding", anonymous.personalized.speakers)
         table.ids = ["anyone"]

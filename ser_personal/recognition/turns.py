@@ -84,6 +84,9 @@ def _read_rttm(path: Path) -> dict[str, Turns]:
         fields = line.split()
         if not fields or fields[0] != "SPEAKER":
             continue
+        if len(fields) > 10:
+            # a recording's name with blanks; a speaker's leaves no numbers in the times' place
+            fields = ["SPEAKER", " ".join(fields[1:-8]), *fields[-8:]]
         try:
             _, name, channel, start, seconds, _, _, speaker, *_ = fields
             # of audio without a file, pyannote knows no name

@@ -134,6 +134,7 @@ def test_parquet_is_read_as_its_table_is(tmp_path):
         ("", "3", (0, 3)),
         ("0:01:02.5", "1:00:00", (62.5, 3600)),
         ("1:02", "62.5", (62, 62.5)),
+        ("0 days", "0 days 01:02:03.500000", (0, 3723.5)),
     ],
 )
 def test_times_of_a_segment(start, end, seconds):

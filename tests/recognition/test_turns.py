@@ -19,6 +19,12 @@ from ser_personal.recognition.segmenters import Segment, cut_turns, split_evenly
 from ser_personal.recognition.turns import Turn, TurnCheck, overlap, read_turns
 
 
+def test_a_recording_may_have_blanks_in_its_name(tmp_path):
+    (tmp_path / "a.rttm").write_text("SPKR-INFO x 1\n" + rttm([(0.5, 2, "anna")], "mono vocals 2"))
+    ((name, (turn,)),) = read_turns(tmp_path / "a.rttm").items()
+    assert (name, turn.start, turn.end, turn.speaker_id) == ("mono vocals 2", 0.5, 2, "anna")
+
+
 @pytest.mark.parametrize("form", ["rttm", "folder", "table", "long", "short", "UTF-16"])
 def test_turns_get_the_values_of_single_files(form, conversation, bundle_folder, tmp_path):
     turns, files = conversation
@@ -163,6 +169,7 @@ def test_a_recording_with_wrong_turns_is_listed_and_the_others_done(conversation
     [
         ("a.rttm", "SPEAKER a 1 0,5 1,0 <NA> <NA> x <NA> <NA>", "line 1: isn't RTTM. Write SPEAKER NAME 1 START"),
         ("a.rttm", "\nSPEAKER a 1 0.5", "line 2: isn't RTTM"),
+        ("a.rttm", "SPEAKER a 1 0.5 1.5 <NA> <NA> anna b <NA> <NA>", "line 1: isn't RTTM"),
         ("a.rttm", "", "holds no turn"),
         ("a.txt", "", "is neither .rttm nor .TextGrid"),
         ("a.csv", "path,speaker,start,end", "a table of segments in place of the audio"),
