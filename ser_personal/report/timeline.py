@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from base64 import b64encode
 from dataclasses import dataclass
 from io import BytesIO
@@ -220,6 +221,9 @@ def people(timeline: Timeline) -> list[dict[str, Any]]:
 
 def read_timelines(path: Path) -> list[Timeline]:
     """Read a table of `ser annotate`: its recordings in the order of their first rows."""
+    if path.name == "predictions.csv" and path.with_name("metrics.json").is_file():
+        remedy = f"Give its folder: `ser report {shlex.quote(str(path.parent))}`"
+        raise UserError("is the table of a test run", where=path, remedy=remedy)
     rows = _json_rows(path) if path.suffix.lower() == ".jsonl" else read_csv_rows(path, _REQUIRED, filled=_REQUIRED[:3])
     attributes = tuple(name.removesuffix("_calibrated") for name in rows[0] if name.endswith("_calibrated"))
     missing = [f"{name}_raw" for name in attributes if f"{name}_raw" not in rows[0]]

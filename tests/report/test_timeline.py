@@ -173,6 +173,12 @@ def test_what_is_no_json_lines_is_one_line(folder, content, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_the_table_of_a_test_run_is_reported_by_its_folder(folder, capsys):
+    (folder / "metrics.json").touch()
+    assert ser("report", "predictions.csv") == 2
+    assert "predictions.csv: is the table of a test run. Give its folder: `ser report .`" in capsys.readouterr().err
+
+
 def test_audio_is_of_annotated_recordings(folder, capsys):
     assert ser("report", folder, "--audio", folder) == 2
     assert "says nothing about a test run" in capsys.readouterr().err
