@@ -387,14 +387,16 @@ def resampled_length(num_samples: int, rate: int) -> int:
     return -(-num_samples * SAMPLE_RATE // rate)
 
 
-def normalize(waveforms: Tensor, num_samples: Tensor) -> Tensor:
+def normalize(waveforms: Tensor, num_samples: Tensor, moments: Sequence[float] | None = None) -> Tensor:
     """Bring each utterance to zero mean and unit variance over its real samples, padding left at zero.
 
-    Source: the preprocessing of HuBERT-large (transformers' `Wav2Vec2FeatureExtractor`).
+    Source: the preprocessing of HuBERT-large (transformers' `Wav2Vec2FeatureExtractor`); with moments, that of the
+    Odyssey 2024 challenge's baseline.
 
     Args:
         waveforms: (batch, samples).
         num_samples: (batch,), on any device.
+        moments: mean and standard deviation to take instead of each utterance's own.
 
     Returns:
         (batch, samples).
@@ -402,6 +404,8 @@ def normalize(waveforms: Tensor, num_samples: Tensor) -> Tensor:
     num_samples = num_samples.to(waveforms.device, non_blocking=True)
     length = num_samples[:, None].to(waveforms.dtype)
     real = num_samples.new_ones(waveforms.shape).cumsum(1) <= num_samples[:, None]
+    if moments is not None:
+        return (waveforms - moments[0]) / (moments[1] + 1e-6) * real
     mean = (waveforms * real).sum(1, keepdim=True) / length
     centred = (waveforms - mean) * real
     return centred / ((centred.square().sum(1, keepdim=True) / length) + 1e-7).sqrt()

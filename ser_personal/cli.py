@@ -59,9 +59,9 @@ COMMANDS = {
     "kmeans": Command("pretrain.kmeans:kmeans", "fit the codebook and write pseudo-labels", resumable=True),
     "cache": Command("pretrain.cache:cache", "run an encoder once and keep its frames for training", resumable=True),
     "import": Command(
-        "pretrain.released:import_released",
-        "turn a released fairseq checkpoint or sklearn codebook into safetensors",
-        ("file",),
+        "recognition.public_models:import_model",
+        "turn a public emotion model, codebook or fairseq checkpoint into this project's files",
+        ("model",),
     ),
     "calibrate": Command(
         "calibration.command:calibrate_tables",
@@ -412,7 +412,7 @@ def _plain_flags(arguments: Sequence[str], booleans: set[str]) -> list[str]:
         flag, equals, value = argument.partition("=")
         if flag.startswith("--"):
             flag = "--" + flag[2:].replace("-", "_")
-        if iskeyword(flag[2:]):
+        if flag.startswith("--") and iskeyword(flag[2:]):
             flag += "_"
         plain.append(flag + equals + value)
         if flag.startswith("--") and flag[2:] in booleans and not equals and following.startswith("--"):

@@ -100,7 +100,7 @@ def refuse_existing(*paths: str | Path | None, replace: bool) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Have the files of a folder written to the disk itself, before the folder gets its name."""
-    for path in folder.iterdir():
+    for path in filter(Path.is_file, folder.rglob("*")):
         with path.open("rb") as file:
             os.fsync(file.fileno())
 

@@ -40,12 +40,16 @@ FLAGS = (
     Flag("--wandb", "log to this project of W&B instead"),
     Flag("--ckpt_path", "a checkpoint to resume, or last", ("null", "null")),
 )
-FOLDERS = {"speakers/": "on top of cached.yaml, what e_s is", "tiny/": "small enough for two processor cores"}
+FOLDERS = {
+    "public/": "on top of finetune.yaml, heads of public models",
+    "speakers/": "on top of cached.yaml, what e_s is",
+    "tiny/": "small enough for two processor cores",
+}
 EXAMPLES = {
     "fit": "ser fit --config finetune.yaml --data.corpus CORPUS --model.papt_checkpoint papt.ckpt",
-    "validate": "ser validate --config papt.yaml --data.corpus CORPUS --ckpt_path papt.ckpt",
-    "test": "ser test --config finetune.yaml --config pldc.yaml --data.corpus CORPUS --ckpt_path finetune.ckpt",
-    "predict": "ser predict --config finetune.yaml --data.corpus CORPUS --ckpt_path finetune.ckpt",
+    "validate": "ser validate --data.corpus CORPUS --ckpt_path finetune.ckpt",
+    "test": "ser test --config pldc.yaml --data.corpus CORPUS --ckpt_path finetune.ckpt",
+    "predict": "ser predict --data.corpus CORPUS --ckpt_path finetune.ckpt",
 }
 
 

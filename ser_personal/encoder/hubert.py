@@ -16,7 +16,7 @@ from ser_personal.audio import HOP, WINDOW, normalize, num_frames
 from ser_personal.encoder.base import Encoder, real_frames
 from ser_personal.encoder.front_end import STATISTICS_UTTERANCES, ConvFrontEnd, LogMelFrontEnd
 from ser_personal.errors import UserError
-from ser_personal.ranges import NonNegativeFinite, require_range
+from ser_personal.ranges import NonNegativeFinite, PositiveFinite, require_range
 from ser_personal.types import EncoderOutput
 
 if TYPE_CHECKING:
@@ -52,8 +52,10 @@ class HubertEncoder(Encoder):
         freeze_cnn: keep the convolutions as they are, and run them without autograd; None means where layers above
             them are frozen.
         freeze_layers: keep that many of the first Transformer layers as they are, and all that is below them.
-        normalize: bring each waveform to zero mean and unit variance; None means as the model was pre-trained
-            (large: yes, base: no).
+        normalize: bring each waveform to zero mean and unit variance, by its own mean and standard deviation, or by
+            these two, a corpus's; None means as the model was pre-trained (large: yes, base: no).
+        max_samples: encode the first so many samples of an utterance alone, as a model was trained that takes those;
+            masked prediction encodes all.
         gradient_scale: factor on the gradient of the convolutions (fairseq's feature_grad_mult: large 1, base 0.1).
         dropout: of the Transformer; 0 as in HuBERT-large's pre-training (base: 0.1).
         layerdrop: chance to skip a layer; anything but 0 breaks DDP and gradient checkpointing.
@@ -67,7 +69,8 @@ class HubertEncoder(Encoder):
         *,
         freeze_cnn: bool | None = None,
         freeze_layers: NonNegativeInt = 0,
-        normalize: bool | None = None,
+        normalize: bool | tuple[float, PositiveFinite] | None = None,
+        max_samples: PositiveInt | None = None,
         gradient_scale: NonNegativeFinite = 1.0,
         dropout: ClosedUnitInterval = 0.0,
         layerdrop: ClosedUnitInterval = 0.0,
@@ -97,7 +100,10 @@ class HubertEncoder(Encoder):
             "dtype": "float32",
         }
         if normalize is not None:
-            self.overrides["normalize"] = normalize
+            self.overrides["normalize"] = normalize if isinstance(normalize, bool) else list(map(float, normalize))
+        if max_samples is not None:
+            require_range("max_samples", max_samples, WINDOW)
+            self.overrides["max_samples"] = int(max_samples)
         self.gradient_checkpointing, self.compiled = gradient_checkpointing, compiled
         self.network: Any = None
         self.front_end: ConvFrontEnd | LogMelFrontEnd | None = None
@@ -228,8 +234,19 @@ class HubertEncoder(Encoder):
     @property
     @override
     def normalizes(self) -> bool:
+        return self._normalize is True
+
+    @property
+    def _normalize(self) -> bool | list[float]:
         config = self.network.config
-        return bool(getattr(config, "normalize", config.feat_extract_norm == "layer"))
+        how: bool | list[float] = getattr(config, "normalize", config.feat_extract_norm == "layer")
+        return how
+
+    @property
+    def max_samples(self) -> int | None:
+        """Samples of an utterance that it encodes, the first ones; None for all."""
+        limit: int | None = getattr(self.network.config, "max_samples", None)
+        return limit
 
     @override
     def freeze_mask_embedding(self) -> None:
@@ -250,8 +267,11 @@ class HubertEncoder(Encoder):
     ) -> EncoderOutput:
         if self.front_end is None:
             raise RuntimeError("build() the encoder before using it")
-        if self.normalizes:
-            waveforms = normalize(waveforms, num_samples)
+        if self.max_samples is not None and time_mask is None:
+            waveforms, num_samples = waveforms[:, : self.max_samples], num_samples.clamp(max=self.max_samples)
+        how = self._normalize
+        if how:
+            waveforms = normalize(waveforms, num_samples, None if how is True else how)
         features = self.front_end(waveforms, num_samples)
         frame_mask = real_frames(num_samples, features)
         hidden = self.network.feature_projection(features)

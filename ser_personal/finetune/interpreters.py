@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
@@ -98,6 +99,89 @@ class MLPInterpreter(Interpreter):
     @override
     def forward(self, output: EncoderOutput) -> Tensor:
         predictions: Tensor = self.layers(mean_pool(output))
+        return predictions
+
+
+class DenseInterpreter(Interpreter):
+    """Mean over real frames, then FC, tanh and FC, with dropout before each.
+
+    Source: transformers' classification head, with which audeering's wav2vec2-large-robust-12-ft-emotion-msp-dim was
+    fine-tuned (Wagner et al. 2023).
+
+    Args:
+        dropout: before each layer.
+    """
+
+    def __init__(self, dropout: ClosedUnitInterval = 0.1) -> None:
+        super().__init__()
+        self.dropout = dropout
+
+    @override
+    def build(self, dim: int, outputs: int) -> None:
+        self.dense, self.out_proj = nn.Linear(dim, dim), nn.Linear(dim, outputs)
+
+    @override
+    def start_from(self, label_means: Sequence[float]) -> None:
+        with torch.no_grad():
+            self.out_proj.bias.copy_(torch.tensor(label_means))
+
+    @override
+    def forward(self, output: EncoderOutput) -> Tensor:
+        pooled = functional.dropout(mean_pool(output), self.dropout, self.training)
+        hidden = functional.dropout(self.dense(pooled).tanh(), self.dropout, self.training)
+        predictions: Tensor = self.out_proj(hidden)
+        return predictions
+
+
+class AttentiveStatisticsInterpreter(Interpreter):
+    """Attentive statistics of the frames, then FC, layer norm and ReLU, then FC, with dropout before each.
+
+    Mean and standard deviation of the frames, weighted by a learnt attention (Okabe et al. 2018), as in the baseline of
+    the Odyssey 2024 challenge (Goncalves et al. 2024).
+
+    Args:
+        hidden_dims: width of each hidden layer.
+        dropout: before each layer.
+    """
+
+    smallest_variance = 1e-5
+
+    def __init__(self, hidden_dims: tuple[PositiveInt, ...] = (1024,), dropout: ClosedUnitInterval = 0.5) -> None:
+        super().__init__()
+        self.hidden_dims = hidden_dims
+        self.dropout = dropout
+
+    @override
+    def build(self, dim: int, outputs: int) -> None:
+        self.sap_linear = nn.Linear(dim, dim)
+        self.attention = nn.Parameter(torch.randn(dim, 1))
+        widths = [2 * dim, *self.hidden_dims]
+        self.fc = nn.ModuleList(
+            nn.Sequential(nn.Linear(before, width), nn.LayerNorm(width), nn.ReLU(), nn.Dropout(self.dropout))
+            for before, width in pairwise(widths)
+        )
+        self.out = nn.Linear(widths[-1], outputs)
+
+    @override
+    def start_from(self, label_means: Sequence[float]) -> None:
+        with torch.no_grad():
+            self.out.bias.copy_(torch.tensor(label_means))
+
+    @override
+    def forward(self, output: EncoderOutput) -> Tensor:
+        frames = output.frames
+        scores = (self.sap_linear(frames).tanh() @ self.attention).masked_fill(
+            ~output.frame_mask[..., None], -torch.inf
+        )
+        weights = scores.softmax(1)
+        mean = (weights * frames).sum(1)
+        # the mean of squares less the square of the mean, as theirs is written, loses digits
+        variance = (weights * (frames - mean[:, None]).square()).sum(1)
+        hidden = torch.cat([mean, variance.clamp(min=self.smallest_variance).sqrt()], dim=1)
+        hidden = functional.dropout(hidden, self.dropout, self.training)
+        for layer in self.fc:
+            hidden = layer(hidden)
+        predictions: Tensor = self.out(hidden)
         return predictions
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from inspect import signature
@@ -21,7 +22,7 @@ from ser_personal.speakers.bank import SpeakerBank
 from ser_personal.speakers.unseen import UnseenPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from ser_personal.calibration.posterior import Fitted
     from ser_personal.encoder.personalized import EncoderDescription
@@ -249,16 +250,29 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], object] = lambda _: None) -> None:
-    """Write a bundle, and what `finish` adds, into a new or empty folder: all of it or nothing."""
-    from safetensors.torch import save_file
-
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder`, a new or empty one, at the end: all of it or nothing."""
     check_empty(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
+        yield temporary
+        sync_folder(temporary)
+        if folder.exists():
+            folder.rmdir()
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], object] = lambda _: None) -> None:
+    """Write a bundle, and what `finish` adds, into a new or empty folder: all of it or nothing."""
+    from safetensors.torch import save_file
+
+    with new_folder(folder) as temporary:
         weights = {name: weight.cpu().contiguous().clone() for name, weight in bundle.network.state_dict().items()}
         save_file(weights, temporary / WEIGHTS, {"format": "pt"})
         _write_json(temporary / PREPROCESSOR, _preprocessor(bundle))
@@ -273,12 +287,6 @@ def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], object] 
         finish(temporary)
         files = {name: content_hash(temporary / name) for name in HASHED if (temporary / name).exists()}
         _write_json(temporary / CONFIG, {**_config(bundle), "files": files})
-        sync_folder(temporary)
-        if folder.exists():
-            folder.rmdir()
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_empty(folder: Path) -> None:
@@ -323,24 +331,64 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def find_bundle(name: str | Path) -> Path:
+def find_bundle(name: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
     """The folder of a bundle, downloaded where `name` is one of the Hugging Face hub."""
     folder = Path(name)
     if folder.exists():
         if not (folder / CONFIG).is_file():
             raise UserError("isn't a bundle", where=folder, remedy=_REMEDY)
         return folder
-    if len(folder.parts) != 2 or folder.is_absolute() or ".." in folder.parts:
+    if not is_hub_name(name):
         raise UserError("no such folder", where=folder, remedy=f"{_REMEDY}, or a hub name")
+    remedy = "Check the spelling, or give a folder that `ser export` wrote"
+    return download(str(name), FILES, revision=revision, token=token, remedy=remedy)
+
+
+def is_hub_name(name: str | Path) -> bool:
+    """Whether it may be owner/name on the Hugging Face hub."""
+    path = Path(name)
+    return len(path.parts) == 2 and not path.is_absolute() and ".." not in path.parts
+
+
+def download(
+    name: str, files: Sequence[str], *, revision: str | None = None, token: str | None = None, remedy: str
+) -> Path:
+    """The folder of a hub model's files, downloaded where they aren't cached."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(name), allow_patterns=list(FILES)))
+        return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:120]
+        reason = " ".join(str(error).split())[:160].rstrip(".")
+        at = "" if revision is None else f" at revision {revision}"
+        what = f"neither a folder nor a model that the Hugging Face hub gives{at} ({reason})"
+        raise UserError(what, where=name, remedy=remedy) from error
+
+
+def push(folder: Path, name: str, *, public: bool) -> str:
+    """Put a bundle on the Hugging Face hub, and return its address there.
+
+    Raises:
+        UserError: the hub can't be reached or refuses, or a repository of that name is public and this one isn't to be.
+    """
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    try:
+        hub.create_repo(name, private=not public, exist_ok=True)
+        if not public and not hub.model_info(name).private:
+            what = f"{name} is a public repository"
+            raise UserError(what, where="--push", remedy="Give the name of a private or new one, or add --public")
+        hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Add the bundle")
+    except UserError:
+        raise
+    except Exception as error:  # its network library differs by version, and so do its errors
+        reason = " ".join(str(error).split())[:160].rstrip(".")
+        visibility = "" if public else " --private"
         raise UserError(
-            f"neither a folder nor a model that the Hugging Face hub gives ({reason})",
-            where=name,
-            remedy="Check the spelling, or give a folder that `ser export` wrote",
+            f"is written, and {name} isn't on the hub ({reason})",
+            where=folder,
+            remedy=f"`hf auth login`, then `hf upload {name} {folder} .{visibility}`",
         ) from error
+    return f"{hub.endpoint}/{name}"

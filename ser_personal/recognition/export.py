@@ -31,10 +31,12 @@ from ser_personal.recognition.bundle import (
     CalibrationName,
     check_consistent,
     check_empty,
+    is_hub_name,
     write_bundle,
 )
+from ser_personal.recognition.bundle import push as push_bundle
 from ser_personal.recognition.causal import CausalPLDC, calibrate_causally, left_out_posteriors, make_calibrator
-from ser_personal.recognition.model_card import CardOptions, model_card
+from ser_personal.recognition.model_card import IMPORTED, CardOptions, model_card
 from ser_personal.recognition.network import EmotionNetwork, check_onnx_installed, write_onnx
 from ser_personal.recognition.recognizer import EmotionRecognizer
 from ser_personal.recognition.recordings import Recording
@@ -62,7 +64,10 @@ def export(
     calibration: CalibrationName | None = None,
     group_speakers: AtLeastTwo | None = None,
     card: CardOptions = CardOptions(),  # noqa: B008  frozen
+    push: str | None = None,
     *,
+    public: bool = False,
+    single_speakers: bool = False,
     coverage: OpenUnitInterval = 0.9,
     onnx: bool = False,
     anonymise: bool = False,
@@ -81,6 +86,10 @@ def export(
             else none. With --corpus the scores of each on the validation speakers are printed.
         group_speakers: replace the training speakers by groups of at least so many similar ones, anonymised.
         card: what the model card can't know by itself.
+        push: owner/name on the Hugging Face hub to put the bundle under as well, with the token of `hf auth login` or
+            HF_TOKEN; a private repository.
+        public: make it a public one.
+        single_speakers: let a public bundle hold voice vectors of single training speakers.
         coverage: of the intervals.
         onnx: write model.onnx as well, encoder and interpreter, for speakers outside the embedding table.
         anonymise: new names for the training speakers, and none of their embeddings; vectors in the bank stay what
@@ -92,13 +101,23 @@ def export(
     """
     folder, console = Path(out), Console(highlight=False, soft_wrap=True)
     check_empty(folder)
+    if push is None and public:
+        raise UserError("is for the hub", where="--public", remedy="Add --push owner/name, or leave it out")
+    if push is not None and not is_hub_name(push):
+        raise UserError(f"{push} isn't a name on the hub", where="--push", remedy="Give owner/name")
     if onnx:
         check_onnx_installed()
     module = load_finetuned(checkpoint)
     _check_reads_audio(module, checkpoint, onnx=onnx)
     speaker_bank = _find_bank(checkpoint, bank, run)
+    if public and speaker_bank is not None and group_speakers is None and not single_speakers:
+        raise UserError(
+            f"would publish voice vectors of {len(speaker_bank.speaker_ids)} single speakers, biometric data",
+            where="--public",
+            remedy="Add --group_speakers 5, or --single_speakers if they all agreed to it",
+        )
     metrics = _find_metrics(checkpoint, run, speaker_bank)
-    bundle = _uncalibrated(module, speaker_bank, metrics, where=bank or checkpoint)
+    bundle = uncalibrated(module, speaker_bank, metrics, where=bank or checkpoint)
     embedded_speakers = len(bundle.network.personalized.speakers.ids)
     if bundle.bank is not None and group_speakers is not None:
         pldc = replace(bundle.pldc, k=max(1, round(bundle.pldc.k / group_speakers)))
@@ -121,6 +140,7 @@ def export(
         embedded_speakers=embedded_speakers,
         training_speakers=0 if speaker_bank is None else len(speaker_bank.speaker_ids),
         measured=measured,
+        place=push,
     )
 
     def finish(temporary: Path) -> None:
@@ -131,6 +151,8 @@ def export(
 
     write_bundle(bundle, folder, finish)
     console.print(f"written: {folder}")
+    if push is not None:
+        console.print(f"{'public' if public else 'private'}: {push_bundle(folder, push, public=public)}")
 
 
 def _validated(
@@ -194,6 +216,7 @@ def load_finetuned(checkpoint: str) -> EmotionFineTuning:
         raise UserError(what, where=checkpoint, remedy="Use it by `ser predict`, or export one with HubertEncoder")
     with using(checkpoint):
         module = EmotionFineTuning.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+    module.hparams[IMPORTED] = read.get(IMPORTED)
     return module.eval()
 
 
@@ -213,16 +236,18 @@ def _check_reads_audio(module: EmotionFineTuning, checkpoint: str, *, onnx: bool
         raise UserError(what, where="--onnx", remedy="Leave --onnx out")
 
 
-def _uncalibrated(
+def uncalibrated(
     module: EmotionFineTuning, bank: SpeakerBank | None, metrics: dict[str, Any] | None, where: object
 ) -> Bundle:
+    """A bundle without a default calibration, of a bank and the settings of a test where there are any."""
     network = EmotionNetwork(module.personalized, module.interpreter).eval()
+    longest = getattr(module.personalized.encoder, "max_samples", None) or MAX_SAMPLES
     bundle = Bundle(
         network=network,
         model=weights_fingerprint(network.state_dict()),
         attributes=tuple(module.attributes),
         scale=None if bank is None else bank.scale,
-        max_samples=MAX_SAMPLES,
+        max_samples=min(longest, MAX_SAMPLES),
         pldc=PLDCSettings(**metrics["pldc"]) if metrics else PLDCSettings(),
         bank=bank,
         calibration="none",

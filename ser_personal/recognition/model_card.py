@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 LIBRARY = "ser_personal"
+# a checkpoint's key for the public model that it was imported from
+IMPORTED = "imported"
 _CALIBRATIONS = {
     "pldc": "PLDC, by the label statistics of the training speakers with the most similar voices",
     "posterior": "the posterior, by what voice and predictions said about the validation speakers' labels",
@@ -54,15 +56,19 @@ def model_card(
     embedded_speakers: int,
     training_speakers: int,
     measured: str = "",
+    place: str | None = None,
 ) -> str:
     """Write the card from metrics.json of the model's test, the fine-tuning's settings, and what export counted."""
     from huggingface_hub import ModelCard, ModelCardData
 
+    # a public model's name and licence, where it was trained elsewhere
+    imported = settings.get(IMPORTED) or {}
+    licence = imported.get("license", options.license) if options.license == "unknown" else options.license
     splits = {} if metrics is None else {split: _results(content) for split, content in metrics["splits"].items()}
     data = ModelCardData(
         model_name=options.name,
         language=list(options.language),
-        license=options.license,
+        license=licence,
         library_name=LIBRARY,
         pipeline_tag="audio-classification",
         tags=["speech-emotion-recognition", "personalization", "PAPT", "PLDC", *bundle.attributes],
@@ -88,10 +94,12 @@ def model_card(
         pretraining="Vanilla-FT" if settings.get("papt_checkpoint") is None else trained,
         fusion=personalized.fusion_name,
         settings=settings,
+        imported=imported,
         calibration=_CALIBRATIONS[bundle.calibration],
         calibrators=bundle.calibrators,
         pldc=asdict(bundle.pldc),
         measured=measured,
+        place=place or "FOLDER",
         splits=splits,
         **_intervals(bundle),
     )

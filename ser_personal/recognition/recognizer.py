@@ -184,6 +184,8 @@ class EmotionRecognizer:
         cut: CutName = "speech",
         window_seconds: float = 5.0,
         hop_seconds: float | None = None,
+        revision: str | None = None,
+        token: str | None = None,
         **options: Any,
     ) -> Self:
         """Load a bundle.
@@ -195,13 +197,15 @@ class EmotionRecognizer:
                 into `windows`, which turns are cut into as well.
             window_seconds: of a window.
             hop_seconds: from the beginning of a window to that of the next; `window_seconds` if None.
+            revision: branch, tag or commit on the hub; the newest if None.
+            token: of the hub, for private models; that of `hf auth login` or HF_TOKEN if None.
             options: calibration, pldc, training_speakers and device, as the class has them.
 
         Raises:
             UserError: the bundle or the profiles can't be read, are of another version, or lack what the chosen
                 calibration needs.
         """
-        bundle = read_bundle(find_bundle(name))
+        bundle = read_bundle(find_bundle(name, revision=revision, token=token))
         segmenter = make_segmenter(
             cut, max_samples=bundle.max_samples, window_seconds=window_seconds, hop_seconds=hop_seconds
         )

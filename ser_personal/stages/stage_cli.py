@@ -50,7 +50,7 @@ from ser_personal.files import atomic_write
 from ser_personal.finetune.classification import EmotionClassification
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.ranges import require_range
-from ser_personal.stages.trained_model import REMEDY, TrainedModel, leaves
+from ser_personal.stages.trained_model import REMEDY, TrainedModel, leaves, with_trained_model
 from ser_personal.training.checkpoints import AtomicCheckpoints, ExactResumption, Interrupted, StageCheckpoint
 from ser_personal.training.interruption import FiniteLoss, Interruption, KnownMonitors, trainer_for_tasks
 
@@ -139,8 +139,8 @@ class StageCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:  # type: ignore[override]
         # Lightning's own warns that a command line has arguments, too
-        self.arguments = args = _with_wandb(args)
-        self.config = parser.parse_args(args)
+        self.arguments = _with_wandb(with_trained_model(args))
+        self.config = parser.parse_args(self.arguments)
 
     @override
     @staticmethod

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from ser_personal.config_files import CONFIG_FLAGS, values_of
+from ser_personal.config_files import CONFIG_FLAGS, read_configs, values_of
 from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, require_training_state
 from ser_personal.errors import UserError
 
@@ -28,6 +28,8 @@ ARCHITECTURE = {
     "speakers.embedding_dim",
     "speakers.hidden_dims",
 }
+# what other models than fine-tuned ones take
+DATA = {"PAPT": "PretrainDataModule", "SpeakerAdaptation": "PretrainDataModule"}
 REMEDY = "Give the config that the checkpoint was trained with"
 
 
@@ -41,8 +43,8 @@ class TrainedModel:
     description: EncoderDescription
 
     @classmethod
-    def read(cls, path: str, expected: str, *, resumes: bool) -> Self:
-        """Read a checkpoint of the `expected` class, whole enough to resume a fit if it is to do that.
+    def read(cls, path: str, expected: str | None, *, resumes: bool) -> Self:
+        """Read a checkpoint of the `expected` class, any if None, whole enough to resume a fit if it is to do that.
 
         Raises:
             UserError: it can't be read, is of another class, or holds too little to resume a fit.
@@ -53,13 +55,19 @@ class TrainedModel:
         saved = dict(checkpoint["hyper_parameters"])
         saved.pop("_instantiator", None)
         # one that was trained without the command line doesn't name its class
-        kind = saved.pop("_class_path", expected)
-        if kind != expected:
+        guessed = "ser_personal.finetune.module.EmotionFineTuning" if "attributes" in saved else None
+        kind = saved.pop("_class_path", expected or guessed)
+        if kind is None:
+            raise UserError("doesn't name the class of its model", where=path, remedy=REMEDY)
+        if expected not in {None, kind}:
             raise UserError(f"holds {_short(kind)}, the config names {_short(expected)}", where=path, remedy=REMEDY)
         return cls(path, kind, saved, checkpoint[DESCRIPTION])
 
-    def arguments(self, command: list[str]) -> list[str]:
-        """Insert these settings after the configs of a command line (a stage and its arguments), before its flags."""
+    def arguments(self, command: list[str], data: dict[str, Any] | None = None) -> list[str]:
+        """Insert these settings after the configs of a command line (a stage and its arguments), before its flags.
+
+        And those of `data`, where there are any.
+        """
         stage, *rest = command
         others: list[str] = []
         skip = False
@@ -68,7 +76,9 @@ class TrainedModel:
                 skip = argument in CONFIG_FLAGS
             else:
                 others.append(argument)
-        trained = {"model": {"class_path": self.class_path, "init_args": self.init_args}}
+        trained: dict[str, Any] = {"model": {"class_path": self.class_path, "init_args": self.init_args}}
+        if data is not None:
+            trained["data"] = data
         configs = [*values_of(CONFIG_FLAGS, rest), json.dumps(trained)]
         return [stage, *(word for config in configs for word in ("--config", config)), *others]
 
@@ -91,6 +101,25 @@ class TrainedModel:
                     where=self.path,
                     remedy=f"Leave --model.{name} out, or train a model with it",
                 )
+
+
+def with_trained_model(command: list[str]) -> list[str]:
+    """Add a checkpoint's model, and the data that it takes, to a command line whose configs and flags name no model."""
+    stage, *rest = command
+    paths = values_of(("--ckpt_path",), rest)
+    named = {section for content in read_configs(rest).values() for section in content}
+    named |= {argument.partition("=")[0].lstrip("-") for argument in rest} & {"model", "data"}
+    inline = [config for config in values_of(CONFIG_FLAGS, rest) if "\n" in config or "{" in config]
+    if stage == "fit" or not paths or "model" in named or inline:
+        return command
+    trained = TrainedModel.read(paths[-1], None, resumes=False)
+    data: dict[str, Any] | None = None
+    if "data" not in named:
+        kind = _short(trained.class_path)
+        data = {"class_path": DATA.get(kind, "EmotionDataModule")}
+        if kind == "EmotionClassification":
+            data["init_args"] = {"target": "emotion"}
+    return trained.arguments(command, data)
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -144,7 +144,7 @@ def test_where_no_bundle_is(tmp_path, monkeypatch):
 def test_a_hub_name_is_downloaded(bundle_folder, monkeypatch):
     asked = []
 
-    def snapshot_download(name, allow_patterns):
+    def snapshot_download(name, revision, token, allow_patterns):
         asked.append((name, allow_patterns))
         return str(bundle_folder)
 

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from command_line import configs, ser, trainer_flags
+from public_forms import (
+    FORMS,
+    dense_config,
+    dense_weights,
+    odyssey_config,
+    odyssey_weights,
+    write_challenge,
+    write_dense,
+    write_model,
+)
+
+from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.recognition.bundle import read_bundle
+from ser_personal.recognition.public_models import as_module, read_public_model
+from ser_personal.types import ATTRIBUTES
+
+FLAGS = ("--device", "cpu")
+
+
+@pytest.fixture
+def waveforms():
+    """Of 0.5 to 13 s: one is longer than the Odyssey baseline's 12 s."""
+    rng = np.random.default_rng(0)
+    sizes = (16_000, 9_000, 208_000, 31_999, 8_321)
+    return [rng.normal(0.01, rng.uniform(0.02, 0.2), size).astype(np.float32) for size in sizes]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_imported_model_predicts_what_it_did_in_a_padded_batch_as_alone(form, waveforms, tmp_path):
+    write, outputs = FORMS[form]
+    assert ser("import", write(tmp_path / "model"), "--out", tmp_path / "out") == 0
+    network = read_bundle(tmp_path / "out" / "bundle").network
+    expected = np.array([[outputs(one)[name] for name in ATTRIBUTES] for one in waveforms])
+    assert np.ptp(expected, axis=0).min() > 1e-3
+    together = network.recognize(waveforms, [None] * len(waveforms)).predictions
+    np.testing.assert_allclose(together, expected, rtol=0, atol=1e-5)
+    alone = [network.recognize([one], [None]).predictions[0] for one in waveforms]
+    np.testing.assert_allclose(alone, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["dense", "odyssey"])
+def test_from_import_over_a_test_with_pldc_to_calibrated_values(form, synthetic_corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    FORMS[form][0](tmp_path / "model")
+    assert ser("import", "model", "--out", "imported") == 0
+    data = ["--data.corpus", synthetic_corpus, "--data.num_workers", "0"]
+    flags = [*data, *trainer_flags(tmp_path)[:-6], "--trainer.callbacks.draws", "1"]
+    assert ser("test", "--ckpt_path", "imported/finetune.ckpt", "--config", "pldc.yaml", *flags) == 0
+    assert ser("export", "imported/finetune.ckpt", "--out", "bundle") == 0
+    audio = ["annotate", synthetic_corpus / "Audios", "--speaker-from", "folder", *FLAGS, "--out", "predictions.csv"]
+    assert ser(*audio, "--model", "bundle") == 0
+    card = " ".join(Path("bundle/README.md").read_text().split())
+    assert f"license: {'cc-by-nc-sa-4.0' if form == 'dense' else 'unknown'}" in card
+    assert "imported from model, whose card says how" in card
+    frame = pd.read_csv("predictions.csv")
+    for attribute in ATTRIBUTES:
+        assert not np.allclose(frame[f"{attribute}_raw"], frame[f"{attribute}_calibrated"])
+
+
+def test_a_fit_goes_on_from_an_imported_model(synthetic_corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_dense(tmp_path / "model")
+    assert ser("import", "model", "--out", "imported") == 0
+    recipe = [*configs("finetune.yaml", "public/dense.yaml"), "--model.initial_checkpoint", "imported/finetune.ckpt"]
+    few = ["--trainer.limit_train_batches", "1", "--trainer.precision", "32-true", "--data.num_workers", "0"]
+    assert ser("fit", *recipe, *few, "--data.corpus", synthetic_corpus, *trainer_flags(tmp_path)) == 0
+    before, after = (
+        torch.load(path, weights_only=True)["state_dict"] for path in ("imported/finetune.ckpt", "finetune.ckpt")
+    )
+    moved = {name: float((after[name] - weight).abs().max()) for name, weight in before.items()}
+    assert max(moved.values()) < 1e-3
+    assert moved["interpreter.dense.weight"] > 0
+    assert moved["personalized.encoder.front_end.conv_layers.0.conv.weight"] == 0
+
+
+def test_pre_training_can_start_from_its_encoder_by_name(tmp_path):
+    folder = str(write_dense(tmp_path / "model"))
+    by_name = HubertEncoder(folder)
+    by_name.build()
+    imported = as_module(read_public_model(Path(folder), folder), folder, (1, 7)).personalized.encoder
+    assert by_name.normalizes
+    torch.testing.assert_close(by_name.state_dict(), imported.state_dict(), rtol=0, atol=0)
+
+
+def test_outputs_are_label_points_of_the_scale_that_is_asked_for(tmp_path, waveforms):
+    write_challenge(tmp_path / "model", outputs=1)
+    assert ser("import", tmp_path / "model", "--out", tmp_path / "unnamed") == 2
+    flags = ["--attributes", "[valence]", "--scale", "[1,5]"]
+    assert ser("import", tmp_path / "model", "--out", tmp_path / "out", *flags) == 0
+    bundle = read_bundle(tmp_path / "out" / "bundle")
+    assert (bundle.attributes, bundle.scale, bundle.max_samples) == (("valence",), (1.0, 5.0), 192_000)
+    assert "imported from" in (tmp_path / "out" / "bundle" / "README.md").read_text()
+
+
+class Exploit:
+    def __init__(self, victim):
+        self.victim = victim
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.victim),)
+
+
+def ctc(folder):
+    weights = {name: weight for name, weight in dense_weights()[1].items() if name.startswith("wav2vec2")}
+    config = dense_config() | {"architectures": ["Wav2Vec2ForCTC"]}
+    write_model(folder, config, {**weights, "lm_head.weight": torch.zeros(4, 16), "lm_head.bias": torch.zeros(4)})
+
+
+def with_code(folder):
+    write_model(folder, dense_config(), {"classifier.dense.weight": Exploit(folder.parent / "victim")}, pickled=True)
+
+
+def changed(config, weights, **changes):
+    return lambda folder: write_model(folder, config, {**weights, **changes})
+
+
+def without_statistics(folder):
+    write_challenge(folder)
+    (folder / "train_norm_stat.pkl").unlink()
+
+
+def lying_statistics(folder):
+    write_challenge(folder)
+    (folder / "train_norm_stat.pkl").write_bytes(pickle.dumps({"mean": Exploit(folder.parent / "victim")}))
+
+
+DENSE, ODYSSEY = dense_weights()[1], odyssey_weights()[1]
+EMOTIONS = ("angry", "happy", "sad")
+BAD = {
+    "a speech recogniser": (ctc, "is Wav2Vec2ForCTC, whose weights aren't an encoder with classifier.dense"),
+    "a text model": (changed({"model_type": "bert"}, DENSE), "is of type bert, not of hubert, wavlm"),
+    "a head of another width": (
+        changed(dense_config(), DENSE, **{"classifier.dense.weight": torch.zeros(8, 16)}),
+        r"dense.weight is (8, 16), not (16, 16)",
+    ),
+    "more outputs than names": (changed(dense_config(("arousal",)), DENSE), "its head gives 3 outputs and names 1"),
+    "fewer outputs than names": (changed(odyssey_config(), odyssey_weights(2)[1]), "gives 2 outputs and names 3"),
+    "categories": (changed(dense_config(EMOTIONS), DENSE), "its outputs are angry, happy, sad; emotion attributes are"),
+    "an attribute twice": (changed(dense_config(("arousal",) * 3), DENSE), "its outputs are arousal, arousal, arousal"),
+    "no names": (changed({**dense_config(), "id2label": None}, DENSE), "its outputs are not named"),
+    "code in a .bin": (with_code, "names posix.mkdir"),
+    "code in the statistics": (lying_statistics, "names posix.mkdir"),
+    "NaN": (
+        changed(dense_config(), DENSE, **{"classifier.dense.bias": torch.full((16,), torch.nan)}),
+        "hold NaN or infinity: dense.bias",
+    ),
+    "another layer count": (changed({**dense_config(), "num_hidden_layers": 3}, DENSE), "its weights don't fit"),
+    "an impossible configuration": (
+        changed({**dense_config(), "num_attention_heads": 3}, DENSE),
+        "describes no network",
+    ),
+    "another encoder": (changed({**odyssey_config(), "ssl_type": "facebook/hubert-base"}, ODYSSEY), "not a WavLM"),
+    "no deviation": (changed({**odyssey_config(), "std": 0}, ODYSSEY), "have mean -0.0002 and standard deviation 0"),
+    "text for a mean": (changed({**odyssey_config(), "mean": "loud"}, ODYSSEY), "lack or misspell something"),
+    "a share above 1": (changed({**odyssey_config(), "classifier_dropout_prob": 5}, ODYSSEY), "describes no network"),
+    "no convolution of positions": (
+        changed(odyssey_config(), {name: weight for name, weight in ODYSSEY.items() if "pos_conv" not in name}),
+        "lack or misspell something",
+    ),
+    "another rate": (changed({**odyssey_config(), "sampling_rate": 8000}, ODYSSEY), "at 8000 Hz, not 16000"),
+    "no statistics": (without_statistics, "has final_ssl.pt and no train_norm_stat.pkl"),
+    "nothing": (lambda folder: folder.mkdir(), "has no config.json, and no final_ssl.pt"),
+    "no weights": (
+        lambda folder: (write_dense(folder) / "model.safetensors").unlink(),
+        "has neither model.safetensors nor pytorch_model.bin",
+    ),
+    "half a file": (
+        lambda folder: os.truncate(write_dense(folder) / "model.safetensors", 1000),
+        "isn't complete safetensors",
+    ),
+    "broken JSON": (lambda folder: (write_dense(folder) / "config.json").write_text("{"), "lack or misspell"),
+    "a list for a config": (lambda folder: (write_dense(folder) / "config.json").write_text("[]"), "lack or misspell"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_is_no_such_model_is_one_line_and_nothing_is_written(kind, tmp_path, capsys):
+    make, what = BAD[kind]
+    make(tmp_path / "model")
+    assert ser("import", tmp_path / "model", "--out", tmp_path / "out") == 2
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert printed.startswith("ser: ")
+    assert what in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_where_the_hub_or_the_file_cannot_be_had(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for model, what in (("nobody/nothing", "neither a folder nor a model that the"), ("nothing.pt", "no such file")):
+        assert ser("import", model, "--out", tmp_path / "out") == 2
+        assert what in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_not_replaced(tmp_path, capsys):
+    write_dense(tmp_path / "model")
+    assert ser("import", tmp_path / "model", "--out", tmp_path) == 2
+    assert "isn't an empty folder" in capsys.readouterr().err
