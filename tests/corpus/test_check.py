@@ -36,6 +36,16 @@ def test_a_sound_corpus(table, capsys):
     assert ["No", "problem", "found."] in lines
 
 
+def test_a_validation_set_by_which_no_model_is_better(table):
+    columns = [*COLUMNS, "valence"]
+    varied = [["a.wav", "s", "train", 2, 2], ["c.wav", "t", "dev", 3, 1], ["v.wav", "t", "dev", 3, 5]]
+    assert found(table(columns, *varied)) == [(kinds.ONE_LABEL, "arousal", "")]
+    single = [*varied[:2], ["v.wav", "t", "dev", "", ""]]
+    noted = [(kind, name) for kind, name, _ in found(table(columns, *single)) if kind != kinds.LABEL_MISSING]
+    assert noted == [(kinds.ONE_LABEL, "arousal"), (kinds.ONE_LABEL, "valence")]
+    assert not kinds.ONE_LABEL.fatal
+
+
 def test_unusable_audio_is_an_error_in_the_words_of_decoding_and_odd_audio_a_note(table, wav, tmp_path):
     names = ["missing", "unreadable", "cut", "short", "half", "stereo", "long", "hour", "pipe", "long_enough"]
     path = table(COLUMNS, *GOOD, *([f"{name}.wav", "s", "train", 2] for name in names))

@@ -51,6 +51,17 @@ def test_a_header_is_read_again_where_the_file_has_changed_alone(read, tmp_path,
     assert read()[0].keys() == {"a", "c", "gone"}
 
 
+def test_what_commands_on_other_splits_have_read_is_kept(read, tmp_path):
+    read()
+    table = tmp_path / "corpus" / "corpus.csv"
+    every = table.read_text()
+    table.write_text("\n".join(["path,speaker,split", *ROWS[1:], "d.wav,t,validation"]))
+    shutil.copy(tmp_path / "corpus" / "a.wav", tmp_path / "corpus" / "d.wav")
+    assert read()[1] == ["d"]
+    table.write_text(every)
+    assert read() == (SECONDS, [])
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"a": 1}', b'{"a": [1, 2]}', b"\xff", b"[" * 100_000])
 def test_what_was_kept_and_cannot_be_read_is_found_anew(read, tmp_path, content):
     read()

@@ -247,4 +247,6 @@ def test_workers_without_the_shared_memory_that_they_need(corpus_folder, monkeyp
                 data.train_dataloader()
         else:
             data.train_dataloader()
+        # the workers' own batches are there when a checkpoint is saved in the middle of an epoch
+        assert data.state_dict() == on_rank(corpus_folder, max_batch=6).state_dict()
         on_rank(corpus_folder, max_batch=6).train_dataloader()

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
 from command_line import configs, finetune_arguments, ser, trainer_flags
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.strategies import DDPStrategy
 from tiny_models import emotion_data, encoder, fit
 from torch.multiprocessing import ProcessRaisedException
 
 from ser_personal import EmotionFineTuning
 from ser_personal.errors import UserError
-from ser_personal.training.interruption import FiniteLoss, trainer_for_tasks
+from ser_personal.training.interruption import FiniteLoss, KnownMonitors, trainer_for_tasks
 
 SPOILED = 2
 TASK = {"JOB_ID": "1", "JOB_NAME": "x", "NODEID": "0", "PROCID": "0", "LOCALID": "0"}
@@ -51,6 +53,30 @@ def test_two_devices_stop_at_the_same_step(synthetic_corpus, tmp_path):
     message = "step 2: the loss (is nan for .*|of another device is NaN or infinite)"
     with pytest.raises(ProcessRaisedException, match=message):
         fit(module, data, tmp_path, devices=2, strategy=strategy, max_epochs=1, callbacks=[FiniteLoss()])
+
+
+@pytest.mark.parametrize(
+    ("callback", "refused"),
+    [
+        (ModelCheckpoint(monitor="step", mode="max"), False),
+        (ModelCheckpoint(monitor="epoch", mode="max"), False),
+        (ModelCheckpoint(), False),
+        (ModelCheckpoint(monitor="train_loss"), False),
+        (ModelCheckpoint(monitor="val_acc"), True),
+        (EarlyStopping("val_ccc"), False),
+        (EarlyStopping("step"), True),
+        (EarlyStopping("val_acc", strict=False), False),
+        (Timer(), False),
+    ],
+    ids=lambda value: f"{type(value).__name__} {getattr(value, 'monitor', '')}",
+)
+def test_a_callback_waits_for_what_is_there(callback, refused):
+    trainer = SimpleNamespace(callback_metrics={"val_ccc": 0.5, "other": 1}, callbacks=[callback])
+    if not refused:
+        KnownMonitors().on_sanity_check_end(trainer, None)
+        return
+    with pytest.raises(UserError, match=rf"logs no {callback.monitor}\. Give as its monitor one of val_ccc"):
+        KnownMonitors().on_sanity_check_end(trainer, None)
 
 
 @pytest.fixture
