@@ -84,6 +84,11 @@ COMMANDS = {
     "annotate": Command(
         "recognition.annotate:annotate", "predict the emotion of raw audio with a bundle", ("audio",), resumable=True
     ),
+    "enroll": Command(
+        "recognition.enroll:enroll",
+        "add a speaker's recordings, and labels of them, to a profile",
+        ("speaker", "audio"),
+    ),
     "demo": Command("demo:demo", "run the whole pipeline on a synthetic corpus"),
 }
 STAGES = {

@@ -125,7 +125,7 @@ def annotate(
     recordings = _find(audio, speaker_from, segments, channel)
     check_stems(target, recordings)
     if import_ is not None:
-        _import(import_)
+        import_trusted(import_)
     recognizer = EmotionRecognizer.from_pretrained(
         model,
         profiles=profiles,
@@ -155,7 +155,8 @@ def annotate(
     with closing(opened) as journal:
         _print(console, _opening(own, journal.done, cutter))
         if calibrate and recognizer.calibrator is None:
-            _print(console, "no speaker is calibrated: the bundle or the command says so (--calibration)")
+            who = "speakers without labels aren't" if recognizer.profiles.labelled else "no speaker is"
+            _print(console, f"{who} calibrated: the bundle or the command says so (--calibration)")
         if isinstance(journal, Journal):
             _run(recognizer, own, journal, console, calibrate=calibrate, keep_vectors=vectors is not None)
         if vectors_file is not None:
@@ -211,7 +212,8 @@ def _write_failures(target: Path, failures: list[dict[str, str]]) -> list[dict[s
     return failures
 
 
-def _import(module: str) -> None:
+def import_trusted(module: str) -> None:
+    """Import a module of the user's own, for `--import`."""
     try:
         import_module(module)
     except ImportError as error:

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
 from ser_personal.audio import SAMPLE_RATE, WINDOW
 from ser_personal.calibration.conformal import ConformalTable
+from ser_personal.calibration.few_labels import LabelPrior
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.calibration.posterior import load_posterior, save_posterior
 from ser_personal.errors import UserError
@@ -22,7 +23,7 @@ from ser_personal.speakers.bank import SpeakerBank
 from ser_personal.speakers.unseen import UnseenPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ser_personal.calibration.posterior import Fitted
     from ser_personal.encoder.personalized import EncoderDescription
@@ -62,6 +63,7 @@ class Bundle:
         posterior: attribute -> fitted posterior; None where none was fitted.
         calibration: the default one.
         conformal: half-widths of intervals around predictions calibrated so; None where they weren't measured.
+        label_priors: calibration -> attribute -> what it leaves to a speaker's own labels; empty where not measured.
     """
 
     network: EmotionNetwork
@@ -74,6 +76,7 @@ class Bundle:
     posterior: Fitted | None = None
     calibration: CalibrationName = "pldc"
     conformal: ConformalTable | None = None
+    label_priors: Mapping[str, Mapping[str, LabelPrior]] = field(default_factory=dict)
 
     @property
     def calibrators(self) -> list[CalibrationName]:
@@ -191,6 +194,10 @@ def read_bundle(folder: Path) -> Bundle:
             posterior=load_posterior(held[POSTERIOR]) if POSTERIOR in held else None,
             calibration=config["calibration"],
             conformal=ConformalTable.load(held[CONFORMAL]) if CONFORMAL in held else None,
+            label_priors={
+                calibration: {attribute: LabelPrior(**prior) for attribute, prior in priors.items()}
+                for calibration, priors in config.get("label_priors", {}).items()
+            },
         )
     except (AttributeError, KeyError, TypeError, IndexError, ImportError) as error:
         raise UserError(f"lacks or misspells {error}", where=folder / CONFIG, remedy=_REMEDY) from error
@@ -307,6 +314,10 @@ def _config(bundle: Bundle) -> dict[str, Any]:
         "max_samples": bundle.max_samples,
         "calibration": bundle.calibration,
         "pldc": asdict(bundle.pldc),
+        "label_priors": {
+            calibration: {attribute: asdict(prior) for attribute, prior in priors.items()}
+            for calibration, priors in bundle.label_priors.items()
+        },
         "interpreter": describe_part(bundle.network.interpreter),
         "speakers": describe_part(bundle.network.personalized.speakers),
         "personalized_encoder": {**description, "encoder_config": json.loads(description["encoder_config"])},

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ser_personal.calibration.controls import AffineMap
+from ser_personal.calibration.few_labels import LabelPrior, with_labels
 from ser_personal.calibration.pldc import PLDCSettings, label_statistics, match_moments, normalised
 from ser_personal.calibration.posterior import PosteriorCalibrator
 from ser_personal.errors import UserError
@@ -165,6 +167,46 @@ class CausalPosterior:
                 for column, attribute in enumerate(self.attributes)
             ]
         )
+
+
+@dataclass(frozen=True, eq=False)
+class CausalLabels:
+    """Corrects a calibration by the labels in a speaker's profile; without labels, it is that calibration.
+
+    Attributes:
+        base: calibrates by a line for each speaker and attribute; None keeps predictions raw.
+        priors: one an attribute.
+    """
+
+    base: CausalCalibrator | None
+    priors: tuple[LabelPrior, ...]
+
+    def __call__(self, prediction: NDArray[np.float64], profile: SpeakerProfile) -> NDArray[np.float64]:
+        """The calibrated prediction, (attributes,)."""
+        calibrated = prediction if self.base is None else self.base(prediction, profile)
+        if not profile.labelled.count.any():
+            return calibrated
+        corrected = with_labels(self._line(profile), profile.predictions, profile.labelled, self.priors).apply(
+            prediction
+        )
+        if isinstance(self.base, CausalPLDC) and self.base.settings.clip:
+            corrected = corrected.clip(*self.base.bank.scale)
+        return np.where(profile.labelled.count[1] > 0, corrected, calibrated)
+
+    def _line(self, profile: SpeakerProfile) -> AffineMap:
+        """What the calibration does to any prediction of a speaker, seen at two of them."""
+        base = self.base
+        if isinstance(base, CausalPLDC) and base.settings.clip:
+            base = replace(base, settings=replace(base.settings, clip=False))
+        low, high = profile.predictions.mean - 0.5, profile.predictions.mean + 0.5
+        at_low, at_high = (low, high) if base is None else (base(low, profile), base(high, profile))
+        return AffineMap(at_high - at_low, at_low - (at_high - at_low) * low)
+
+
+def label_priors(bundle: Bundle, calibration: str) -> tuple[LabelPrior, ...]:
+    """What a bundle knows of speakers' labels by one of its calibrations, an attribute each."""
+    fitted, usual = bundle.label_priors.get(calibration, {}), LabelPrior.usual(bundle.scale)
+    return tuple(fitted.get(attribute, usual) for attribute in bundle.attributes)
 
 
 def make_calibrator(

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from ser_personal.audio import decode_utterance
 from ser_personal.calibration.conformal import ConformalTable, speakers_needed
+from ser_personal.calibration.few_labels import LabelPrior
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.calibration.posterior import MIN_SPEAKERS, PosteriorCalibrator
 from ser_personal.calibration.table import PredictedSet, points
@@ -186,10 +187,17 @@ def _validated(
     if ccc[chosen][0] < ccc["none"][0]:
         why += f"; on these {speakers} validation speakers it scores below raw predictions (--calibration none)"
     console.print(f"calibration {chosen}, {why}")
+    priors: dict[str, dict[str, LabelPrior]] = {
+        name: {
+            attribute: LabelPrior.fit(values, labels, validation.speaker_ids, bundle.scale)
+            for attribute, values, labels in zip(bundle.attributes, predictions.T, validation.labels.T, strict=True)
+        }
+        for name, predictions in calibrated.items()
+    }
     around = None if chosen == "none" else calibrated[chosen]
     intervals = measure_intervals(validation, around, bundle.attributes, coverage)
     console.print(_describe_intervals(intervals, speakers))
-    return replace(bundle, calibration=chosen, conformal=intervals), measured
+    return replace(bundle, calibration=chosen, conformal=intervals, label_priors=priors), measured
 
 
 def load_finetuned(checkpoint: str) -> EmotionFineTuning:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from typing_extensions import override
 
+from ser_personal.calibration.few_labels import labelled_moments
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
 from ser_personal.scores import Moments
@@ -18,16 +20,19 @@ from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.unseen import UnseenPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
 
     from ser_personal.recognition.network import EmotionNetwork
+    from ser_personal.recognition.recordings import Recording
     from ser_personal.speakers.unseen import EmbeddingTable, UnseenSpeakers
 
 FORMAT = "ser_personal.speaker_profiles"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+# files of format 2 hold no labelled moments
+READABLE = ("2", "3")
 # no speaker of a corpus is called so: another corpus's speaker 12 isn't the enrolled one
 _ENROLLED = "enrolled\0"
 
@@ -39,31 +44,42 @@ class SpeakerProfile:
     Attributes:
         vector_sum: (dim,), sum over utterances of `pooled`.
         predictions: moments (attributes,) of the predictions, label points.
+        labelled: moments (3, attributes) of predictions, labels and their sums, where there are labels.
         embedding: (embedding_dim,), the speaker's own row for the model's table; None where there is none.
     """
 
     vector_sum: NDArray[np.float64]
     predictions: Moments
+    labelled: Moments
     embedding: NDArray[np.float64] | None = None
 
     @classmethod
     def empty(cls, dim: int, num_attributes: int) -> Self:
         """A speaker who has said nothing yet."""
-        return cls(np.zeros(dim), Moments.empty(num_attributes))
+        return cls(np.zeros(dim), Moments.empty(num_attributes), Moments.empty(3, num_attributes))
 
-    def add(self, pooled: NDArray[np.float64], prediction: NDArray[np.float64]) -> Self:
-        """The profile after one more utterance, of `pooled` (dim,) and prediction (attributes,)."""
-        return replace(
+    def add(
+        self,
+        pooled: NDArray[np.float64],
+        prediction: NDArray[np.float64],
+        labels: NDArray[np.float64] | None = None,
+    ) -> Self:
+        """The profile after one more utterance, of `pooled` (dim,), prediction and labels (attributes,)."""
+        added = replace(
             self,
             vector_sum=self.vector_sum + pooled,
             predictions=self.predictions.add(prediction),
         )
+        if labels is None:
+            return added
+        return replace(added, labelled=self.labelled.merge(labelled_moments(prediction[None], labels[None])))
 
     def merge(self, other: Self) -> Self:
         """The profile of the utterances of both."""
         return type(self)(
             vector_sum=self.vector_sum + other.vector_sum,
             predictions=self.predictions.merge(other.predictions),
+            labelled=self.labelled.merge(other.labelled),
             embedding=other.embedding if self.embedding is None else self.embedding,
         )
 
@@ -79,14 +95,19 @@ class SpeakerProfile:
 
     def arrays(self) -> dict[str, NDArray[np.float64]]:
         """All that a file keeps of it."""
-        arrays = {"vector_sum": self.vector_sum, **vars(self.predictions)}
+        labelled = {f"labelled_{name}": array for name, array in vars(self.labelled).items()}
+        arrays = {"vector_sum": self.vector_sum, **vars(self.predictions), **labelled}
         return arrays if self.embedding is None else {**arrays, "embedding": self.embedding}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[np.float64]]) -> Self:
         """The profile of `arrays`."""
-        predictions = Moments(arrays["count"], arrays["mean"], arrays["m2"])
-        return cls(arrays["vector_sum"], predictions, arrays.get("embedding"))
+        names = ("count", "mean", "m2")
+        predictions = Moments(*(arrays[name] for name in names))
+        labelled = Moments.empty(3, len(predictions.mean))
+        if "labelled_count" in arrays:
+            labelled = Moments(*(arrays[f"labelled_{name}"] for name in names))
+        return cls(arrays["vector_sum"], predictions, labelled, arrays.get("embedding"))
 
 
 class SpeakerProfiles:
@@ -121,6 +142,11 @@ class SpeakerProfiles:
     def ids(self) -> list[str]:
         """Enrolled speakers, sorted."""
         return sorted(self._profiles)
+
+    @property
+    def labelled(self) -> set[str]:
+        """Enrolled speakers with labels."""
+        return {speaker_id for speaker_id in self if self[speaker_id].labelled.count.any()}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.ids)
@@ -203,7 +229,7 @@ def _read(path: Path, model: str) -> dict[str, SpeakerProfile]:
         raise UserError(f"not a complete file of speaker profiles ({error})", where=path, remedy=remedy) from error
     if metadata.get("format") != FORMAT:
         raise UserError("safetensors, but no speaker profiles", where=path, remedy=remedy)
-    if metadata.get("version") != str(FORMAT_VERSION):
+    if metadata.get("version") not in READABLE:
         raise UserError(
             f"speaker profiles of format {metadata.get('version')}; this version reads format {FORMAT_VERSION}",
             where=path,
@@ -248,6 +274,41 @@ def use_enrolled_embeddings(network: EmotionNetwork, profiles: SpeakerProfiles) 
     if isinstance(speakers, SpeakerEmbedding) and any(profiles[id_].embedding is not None for id_ in profiles):
         otherwise = speakers.unseen.otherwise if isinstance(speakers.unseen, EnrolledEmbeddings) else speakers.unseen
         speakers.unseen = EnrolledEmbeddings(profiles, otherwise)
+
+
+def label_rows(
+    labels: Mapping[str, ArrayLike],
+    recordings: Sequence[Recording],
+    attributes: Sequence[str],
+    scale: tuple[float, float] | None,
+) -> NDArray[np.float64]:
+    """Labels by attribute -> (recordings, attributes), NaN where missing.
+
+    Raises:
+        UserError: another attribute, not one number a recording, or a label off the scale.
+    """
+    rows = np.full((len(recordings), len(attributes)), np.nan)
+    low, high = scale or (-sys.float_info.max, sys.float_info.max)
+    for attribute, values in labels.items():
+        if attribute not in attributes:
+            remedy = f"Give labels of {', '.join(attributes)}"
+            raise UserError(f"the model doesn't predict {attribute}", where="labels", remedy=remedy)
+        try:
+            column = np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            remedy = "Give one number a recording, NaN where there is no label"
+            raise UserError(f"aren't numbers ({error})", where=f"labels of {attribute}", remedy=remedy) from error
+        if column.shape != (len(recordings),):
+            count = column.size if column.ndim == 1 else column.shape
+            what = f"{count} labels for {len(recordings)} recordings"
+            remedy = "Give one a recording, in their order, NaN where there is none"
+            raise UserError(what, where=f"labels of {attribute}", remedy=remedy)
+        for row in np.flatnonzero(~np.isnan(column) & ~((column >= low) & (column <= high))).tolist():
+            what = f"{attribute} is {column[row]:g}, outside the scale {low:g} to {high:g}"
+            remedy = "Correct the label, or leave it out"
+            raise UserError(what, where=recordings[row].source, remedy=remedy)
+        rows[:, attributes.index(attribute)] = column
+    return rows
 
 
 def with_adapted_embedding(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from math import inf, nan
 from pathlib import Path
@@ -13,10 +14,11 @@ from ser_personal.audio import SAMPLE_RATE
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError
 from ser_personal.recognition.bundle import Bundle, CalibrationName, find_bundle, read_bundle
-from ser_personal.recognition.causal import make_calibrator
+from ser_personal.recognition.causal import CausalLabels, label_priors, make_calibrator
 from ser_personal.recognition.profiles import (
     SpeakerProfile,
     SpeakerProfiles,
+    label_rows,
     use_enrolled_embeddings,
     with_adapted_embedding,
 )
@@ -26,7 +28,7 @@ from ser_personal.recognition.segmenters import CutName, make_segmenter
 from ser_personal.recognition.turns import overlap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import pandas as pd
     import torch
@@ -134,7 +136,8 @@ class EmotionRecognizer:
 
     Args:
         bundle: the model.
-        calibration: `pldc`, `posterior` or `none`; as the bundle says if None.
+        calibration: `pldc`, `posterior` or `none`, which the labels of an enrolled speaker correct, where there are
+            some; as the bundle says if None.
         pldc: settings of PLDC, which then calibrates unless another is named; the bundle's own if None.
         segmenter: finds the utterances; by speech if None.
         profiles: enrolled speakers; none, and in memory alone, if None.
@@ -168,6 +171,8 @@ class EmotionRecognizer:
         if calibration is not None or pldc is not None:
             self.calibrator = make_calibrator(bundle, calibration, pldc)
         self._format = RowFormat(bundle.attributes, bundle.scale, bundle.conformal)
+        chosen = calibration or (bundle.calibration if pldc is None else "pldc")
+        self._label_priors = label_priors(bundle, chosen)
         self._raw_on_purpose = (calibration or bundle.calibration) == "none"
         self.profiles = profiles if profiles is not None else SpeakerProfiles(bundle.model)
         segmenter = segmenter or make_segmenter("speech", max_samples=bundle.max_samples, window_seconds=5.0)
@@ -277,6 +282,7 @@ class EmotionRecognizer:
         self,
         speaker_id: str,
         audio: Audio | Sequence[Audio],
+        labels: Mapping[str, ArrayLike] | None = None,
         *,
         adapted: str | None = None,
         sample_rate: int = SAMPLE_RATE,
@@ -288,30 +294,53 @@ class EmotionRecognizer:
         Args:
             speaker_id: any name; a new one starts a profile.
             audio: a path, a waveform (samples,), or several of either.
+            labels: attribute -> label points, one a recording, NaN where missing: what the speaker's calibration is
+                corrected by. Each recording is then one utterance.
             adapted: checkpoint of `ser fit --config configs/adapt.yaml` with an embedding learnt on this speaker's
                 audio, by which the model knows the voice from then on.
             sample_rate: of waveforms, Hz.
 
         Raises:
             UserError: a recording can't be decoded or holds no speech, there is no such embedding, or the profile has
-                utterances already that were recognised without it.
+                utterances already that were recognised without it; labels of something that the model doesn't predict,
+                off the scale, or not one an utterance.
         """
+        recordings = recordings_of(audio, speaker_id, sample_rate=sample_rate)
+        return self.enroll_recordings(speaker_id, recordings, labels, adapted=adapted)
+
+    def enroll_recordings(
+        self,
+        speaker_id: str,
+        recordings: Sequence[Recording],
+        labels: Mapping[str, ArrayLike] | None = None,
+        *,
+        adapted: str | None = None,
+    ) -> SpeakerProfile:
+        """`enroll` of recordings as `ser enroll` finds them."""
+        of_rows = label_rows(labels or {}, recordings, self.attributes, self.bundle.scale)
         profile = self._profile(speaker_id)
         if adapted is not None:
             profile = with_adapted_embedding(profile, self.bundle.network, adapted, speaker_id)
             self.profiles.update({speaker_id: profile})
             use_enrolled_embeddings(self.bundle.network, self.profiles)
-        for outcome in self.raw(recordings_of(audio, speaker_id, sample_rate=sample_rate)):
+        labelled = {id(recording): values for recording, values in zip(recordings, of_rows, strict=True)}
+        utterances: Counter[int] = Counter()
+        for outcome in self.raw(recordings):
             if isinstance(outcome, UserError):
                 raise outcome
+            values = labelled[id(outcome.recording)]
+            utterances[id(outcome.recording)] += len(outcome.segments)
+            if utterances[id(outcome.recording)] > 1 and not np.isnan(values).all():
+                remedy = "Label each by a row of a table with start and end, or leave the label out"
+                raise UserError("has one label for several utterances", where=outcome.recording.source, remedy=remedy)
             for pooled, prediction in zip(outcome.pooled, outcome.predictions, strict=True):
-                profile = profile.add(pooled, prediction)
+                profile = profile.add(pooled, prediction, values)
         self.profiles.update({speaker_id: profile})
         return profile
 
     def check_calibrates(self, recordings: Iterable[Recording], *, calibrate: bool) -> None:
         """Refuse what would leave named speakers uncalibrated unnoticed."""
-        named = any(recording.speaker_ids - {None} for recording in recordings)
+        named = any(recording.speaker_ids - {None} - self.profiles.labelled for recording in recordings)
         if calibrate and named and self.calibrator is None and not self._raw_on_purpose:
             raise UserError(
                 "holds no speaker bank to calibrate by",
@@ -325,11 +354,14 @@ class EmotionRecognizer:
         `profiles` of the speakers so far are changed in place; other speakers start as enrolled, or empty.
         """
         calibrated, counts = utterances.predictions.copy(), [0] * len(utterances.segments)
+        calibrator = CausalLabels(self.calibrator, self._label_priors)
         for row, speaker_id in enumerate(utterances.speaker_ids):
-            if calibrate and speaker_id is not None and self.calibrator is not None:
-                profile = profiles[speaker_id] if speaker_id in profiles else self._profile(speaker_id)
+            if not calibrate or speaker_id is None:
+                continue
+            profile = profiles[speaker_id] if speaker_id in profiles else self._profile(speaker_id)
+            if self.calibrator is not None or profile.labelled.count.any():
                 profile = profile.add(utterances.pooled[row], utterances.predictions[row])
-                calibrated[row] = self.calibrator(utterances.predictions[row], profile)
+                calibrated[row] = calibrator(utterances.predictions[row], profile)
                 profiles[speaker_id], counts[row] = profile, profile.utterances
         measured = self.calibrator is self._default_calibrator
         return self._format.rows(utterances, calibrated, counts, intervals=measured)

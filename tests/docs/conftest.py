@@ -39,7 +39,7 @@ def after_the_quick_start(
     running = trainer(folder / "run", callbacks=[PLDCCallback(k=3, draws=1)])
     running.test(finetuning(), datamodule=emotion_data(synthetic_corpus), ckpt_path=checkpoint, verbose=False)
     export(str(checkpoint), str(folder / "bundle"))
-    for number, utterance in enumerate(MSPPodcast(str(synthetic_corpus)).utterances[-4:], start=1):
+    for number, utterance in enumerate(MSPPodcast(str(synthetic_corpus)).utterances[-6:], start=1):
         shutil.copy(utterance.path, folder / f"anna_{number}.wav")
     # as `ser demo` leaves them
     (folder / "demo").mkdir()

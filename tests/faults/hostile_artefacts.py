@@ -192,6 +192,11 @@ OF_BUNDLE = [
         "config.json: lacks or misspells",
         bundle("config.json", edited(personalized_encoder={"encoder_config": {"model_type": "bert"}})),
     ),
+    (
+        "a bundle of an impossible prior",
+        "LabelPrior.* is out of range",
+        bundle("config.json", edited(label_priors={"pldc": {"arousal": {"scale": -1}}})),
+    ),
     ("a bundle of settings that aren't", "lacks or misspells .*kk", bundle("config.json", edited(pldc={"kk": 3}))),
     ("a bundle of a negative k", "k is -3", bundle("config.json", edited(pldc={"k": -3}))),
 ]

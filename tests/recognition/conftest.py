@@ -69,7 +69,7 @@ def some_profile() -> Callable[..., SpeakerProfile]:
         rng = np.random.default_rng(seed)
         profile = SpeakerProfile.empty(4, 2)
         for _ in range(utterances):
-            profile = profile.add(rng.normal(size=4), rng.normal(4, 1, size=2))
+            profile = profile.add(rng.normal(size=4), rng.normal(4, 1, size=2), rng.uniform(1, 7, size=2))
         return profile
 
     return make

@@ -6,10 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ser_personal import PosteriorCalibrator, SpeakerBank
+from ser_personal.calibration.controls import AffineMap
+from ser_personal.calibration.few_labels import LabelPrior, labelled_moments, with_labels
 from ser_personal.calibration.pldc import PLDC, PLDCSettings
 from ser_personal.calibration.table import PredictedSet
 from ser_personal.errors import UserError
 from ser_personal.recognition.causal import (
+    CausalLabels,
     CausalPLDC,
     CausalPosterior,
     calibrate_causally,
@@ -155,3 +158,40 @@ def test_a_left_out_posterior_takes_six_speakers_and_labels_in_the_bank(validati
 def test_each_utterance_is_calibrated_by_what_its_speaker_has_said(validation):
     counts = calibrate_causally(lambda _, profile: np.array([float(profile.utterances)]), validation)
     assert counts[:, 0].tolist() == list(range(1, 16)) * 12
+
+
+def test_labels_correct_any_calibration_by_its_line_and_none_change_nothing():
+    rng = np.random.default_rng(0)
+    bank = some_bank(rng)
+    plain = CausalPLDC(bank, ATTRIBUTES, PLDCSettings(k=3))
+    priors = (LabelPrior(), LabelPrior())
+    profile = SpeakerProfile.empty(5, 2)
+    pooled, predictions = rng.normal(size=(9, 5)), rng.normal(4, 1, size=(9, 2))
+    for vector, prediction in zip(pooled, predictions, strict=True):
+        profile = profile.add(vector, prediction)
+        np.testing.assert_array_equal(CausalLabels(plain, priors)(prediction, profile), plain(prediction, profile))
+        np.testing.assert_array_equal(CausalLabels(None, priors)(prediction, profile), prediction)
+    labels = np.column_stack([rng.uniform(1, 7, 9), np.full(9, np.nan)])
+    for vector, prediction, label in zip(pooled, predictions, labels, strict=True):
+        profile = profile.add(vector, prediction, label)
+    before = np.array([plain(prediction, profile) for prediction in predictions])
+    after = np.array([CausalLabels(plain, priors)(prediction, profile) for prediction in predictions])
+    slope, intercept = np.array([np.polyfit(predictions[:, n], before[:, n], 1) for n in range(2)]).T
+    labelled = labelled_moments(predictions, labels)
+    line = with_labels(AffineMap(slope, intercept), profile.predictions, labelled, priors)
+    expected = line.apply(predictions)
+    np.testing.assert_allclose(after[:, 0], expected[:, 0])
+    np.testing.assert_array_equal(after[:, 1], before[:, 1])
+
+
+def test_where_pldc_keeps_to_the_scale_labels_do_so_too():
+    bank = some_bank(np.random.default_rng(0))
+    profile = SpeakerProfile.empty(5, 2)
+    for value in np.linspace(2, 6, 5):
+        profile = profile.add(np.ones(5), np.full(2, value), np.full(2, 7.0))
+    free, clipped = (
+        CausalLabels(CausalPLDC(bank, ATTRIBUTES, PLDCSettings(clip=clip)), (LabelPrior(), LabelPrior()))
+        for clip in (False, True)
+    )
+    assert free(np.full(2, 9.0), profile).min() > 7
+    np.testing.assert_array_equal(clipped(np.full(2, 9.0), profile), 7)

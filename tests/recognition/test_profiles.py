@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from tiny_models import emotion_data, encoder, finetuning, fit, pretrain_data
 
+from ser_personal.calibration.few_labels import labelled_moments
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
@@ -22,21 +23,25 @@ NEW = "9"
 
 
 def arrays_of(profile):
-    return np.concatenate(list(profile.arrays().values()))
+    return np.concatenate([array.ravel() for array in profile.arrays().values()])
 
 
 @given(st.integers(0, 10_000), st.integers(0, 6), st.integers(1, 6))
 def test_moments_are_those_of_all_utterances_however_they_were_merged(seed, first, second):
     rng = np.random.default_rng(seed)
     vectors, predictions = rng.normal(size=(first + second, 3)), rng.normal(4, 1, size=(first + second, 2))
+    labels = np.where(rng.random((first + second, 2)) < 0.5, rng.uniform(1, 7, size=(first + second, 2)), np.nan)
     parts = [SpeakerProfile.empty(3, 2), SpeakerProfile.empty(3, 2)]
-    for row, (vector, prediction) in enumerate(zip(vectors, predictions, strict=True)):
-        parts[row >= first] = parts[row >= first].add(vector, prediction)
+    for row, utterance in enumerate(zip(vectors, predictions, labels, strict=True)):
+        parts[row >= first] = parts[row >= first].add(*utterance)
     profile = parts[0].merge(parts[1])
     assert profile.utterances == first + second
     np.testing.assert_allclose(profile.vector, vectors.mean(axis=0), atol=1e-12)
     np.testing.assert_allclose(profile.predictions.mean, predictions.mean(axis=0), atol=1e-12)
     np.testing.assert_allclose(profile.predictions.std, predictions.std(axis=0), atol=1e-7)
+    labelled = labelled_moments(predictions, labels)
+    for kept, expected in zip(vars(profile.labelled).values(), vars(labelled).values(), strict=True):
+        np.testing.assert_allclose(kept, expected, atol=1e-9)
 
 
 def test_every_change_is_on_disk(tmp_path, some_profile):
@@ -87,8 +92,18 @@ def test_what_are_no_profiles_of_this_model(tmp_path, some_profile):
     with pytest.raises(UserError, match="no speaker profiles"):
         SpeakerProfiles.open("model", path)
     save_file({}, path, {"format": "ser_personal.speaker_profiles", "version": "1"})
-    with pytest.raises(UserError, match="of format 1; this version reads format 2"):
+    with pytest.raises(UserError, match="of format 1; this version reads format 3"):
         SpeakerProfiles.open("model", path)
+
+
+def test_profiles_from_before_labels_were_kept_have_none(tmp_path, some_profile):
+    path = tmp_path / "p.safetensors"
+    arrays = {f"0.{name}": array for name, array in some_profile().arrays().items() if "labelled" not in name}
+    metadata = {"format": "ser_personal.speaker_profiles", "version": "2", "model": "model", "speaker_ids": '["anna"]'}
+    save_file(arrays, path, metadata)
+    profile = SpeakerProfiles.open("model", path)["anna"]
+    assert profile.labelled.count.tolist() == [[0, 0]] * 3
+    np.testing.assert_array_equal(profile.predictions.m2, some_profile().predictions.m2)
 
 
 @pytest.fixture(scope="module")

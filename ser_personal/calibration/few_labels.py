@@ -1,0 +1,177 @@
+"""A speaker's few labels: they correct a calibration as far as their number allows (ours)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from ser_personal.calibration.controls import AffineMap
+from ser_personal.errors import UserError
+from ser_personal.scores import Moments, rows_by_speaker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Values = NDArray[np.float64]
+
+IMAGINED_SPEAKERS = 4.0
+MIN_LABELS = 5
+_LEAST = 0.003  # of a variance between speakers
+_ROUNDING = 1e-6  # of float32 predictions, label points
+
+
+@dataclass(frozen=True)
+class LabelPrior:
+    """What is known of a speaker's labels of one attribute before the first of them.
+
+    That is, how label moments differ from the moments of the calibrated predictions z, over speakers. `shift` and its
+    variance are in units of the deviation of the speaker's labels.
+
+    Attributes:
+        shift: mean of the label mean less that of z.
+        shift_variance: its variance.
+        scale: the labels' deviation over that of z, geometric mean.
+        imagined_labels: how many labels this scale counts for, as an estimate of the speaker's.
+        correlation: mean of the correlation of labels and z.
+        correlation_variance: its variance.
+        deviation: label points, of the z of an average speaker, which stands in where a speaker has few utterances.
+    """
+
+    shift: float = 0.0
+    shift_variance: float = 0.1
+    scale: float = 1.0
+    imagined_labels: float = 8.0
+    correlation: float = 0.5
+    correlation_variance: float = 0.05
+    deviation: float = 0.75
+
+    def __post_init__(self) -> None:
+        positive = (self.shift_variance, self.scale, self.imagined_labels, self.correlation_variance, self.deviation)
+        if not (isfinite(self.shift + sum(positive)) and min(positive) > 0 and 0 <= self.correlation < 1):
+            remedy = "Give a finite shift, a correlation from 0 to below 1, and positive numbers else"
+            raise UserError(f"{self} is out of range", where="labels", remedy=remedy)
+
+    @classmethod
+    def usual(cls, scale: tuple[float, float] | None) -> Self:
+        """What is taken for granted where no validation speaker was measured, with labels on some scale."""
+        low, high = scale or (1.0, 7.0)
+        return cls(deviation=(high - low) / 8)
+
+    @classmethod
+    def fit(
+        cls,
+        calibrated: Values,
+        labels: Values,
+        speaker_ids: Sequence[str | None],
+        scale: tuple[float, float] | None = None,
+    ) -> Self:
+        """Fit by the method of moments on validation speakers with five labels or more.
+
+        Beside them the usual prior counts as four speakers, so that few or none give something sensible, too.
+
+        Args:
+            calibrated: (utterances,), label points, of speakers whom the calibration wasn't fitted on.
+            labels: (utterances,), NaN where missing.
+            speaker_ids: (utterances,), None where unknown.
+            scale: least and greatest label.
+        """
+        usual = cls.usual(scale)
+        found: list[tuple[float, ...]] = []
+        for rows in rows_by_speaker(speaker_ids).values():
+            known = rows[~np.isnan(labels[rows])]
+            z, y = Moments.of(calibrated[rows]), Moments.of(labels[known])
+            if len(known) >= MIN_LABELS and min(calibrated[known].std(), y.std) > _ROUNDING:
+                correlation = np.corrcoef(calibrated[known], labels[known])[0, 1]
+                louder = correlation * y.std * (calibrated[known].mean() - z.mean) / calibrated[known].std()
+                shift = (y.mean - louder - z.mean) / y.std
+                found.append((float(shift), float(np.log(y.std / z.std)), float(correlation), float(z.std), len(known)))
+        shifts, scales, correlations, deviations, counts = np.reshape(found, (-1, 5)).T
+
+        def mean(values: Values, default: float) -> float:
+            return float((values.sum() + IMAGINED_SPEAKERS * default) / (len(values) + IMAGINED_SPEAKERS))
+
+        def variance(values: Values, center: float, noise: Values | float, default: float) -> float:
+            return max(mean((values - center) ** 2 - noise / counts, default), _LEAST)
+
+        shift, log_scale = mean(shifts, usual.shift), mean(scales, 0.0)
+        correlation = min(max(mean(correlations, usual.correlation), 0.0), 0.95)
+        unexplained = 1 - correlations**2
+        return cls(
+            shift,
+            variance(shifts, shift, unexplained, usual.shift_variance),
+            float(np.exp(log_scale)),
+            0.5 / variance(scales, log_scale, 0.5, 0.5 / usual.imagined_labels),
+            correlation,
+            variance(correlations, correlation, unexplained**2, usual.correlation_variance),
+            float(np.sqrt(mean(deviations**2, usual.deviation**2))),
+        )
+
+
+def labelled_moments(predictions: Values, labels: Values) -> Moments:
+    """Moments (3, attributes) of predictions, labels and their sums, (utterances, attributes), where there are labels.
+
+    The three give the covariance, and are kept up to date and merged as any moments are.
+    """
+    return Moments.of(np.stack([predictions + 0 * labels, labels, predictions + labels], axis=1))
+
+
+def with_labels(base: AffineMap, own: Moments, labelled: Moments, priors: Sequence[LabelPrior]) -> AffineMap:
+    r"""Correct the map that calibrates a speaker by the labels that there are of the speaker's utterances.
+
+    CCC wants the labels' moments and not the least squares, so that mean and deviation of the speaker's labels are
+    estimated from :math:`n` labels of mean :math:`\bar y`, and the calibrated predictions z take them on. By the prior
+    the deviation is :math:`d_0 = c \sigma` and the mean :math:`m_0 = \bar z + \delta d` of variance
+    :math:`\tau^2 d^2`, with :math:`\bar z, \sigma` the mean and deviation of all of the speaker's z. Then
+
+    .. math::
+
+        d^2 = \frac{\nu d_0^2 + \sum (y - \bar y)^2}{\nu + (1 - \rho^2) (n - 1) + \rho^2 \sum (u - \bar u)^2} \qquad
+        m = m_0 + \frac{n}{n + \kappa} \left(\bar y - \rho d \bar u - m_0\right), \quad
+        \kappa = \frac{1 - \rho^2}{\tau^2}
+
+    are the scale of the variance's posterior (scaled inverse :math:`\chi^2`) and the mean's posterior expectation
+    (normal). :math:`u = (z - \bar z) / \sigma` of the labelled utterances tells how far their labels lie above the
+    average, and apart: they may be the loud ones, or all alike. z becomes :math:`m + d (z - \bar z) / \sigma`.
+    Where labels fall as predictions rise, by more than chance and the prior allow, the deviation's sign changes.
+
+    Without a label z stays what it is; with many, this is the speaker's own map to the labels' moments.
+
+    Args:
+        base: the map of the speaker that calibrates without labels, (attributes,).
+        own: moments (attributes,) of all of the speaker's raw predictions.
+        labelled: moments (3, attributes) of `labelled_moments`, of raw predictions.
+        priors: one an attribute.
+
+    Returns:
+        The map of the speaker, (attributes,); for an attribute without labels it is `base`.
+    """
+    shift, shift_variance, scale, imagined, correlation, correlation_variance, usual = np.array(
+        [[*vars(prior).values()] for prior in priors]
+    ).T
+    count = labelled.count[1]
+    center = base.apply(own.mean)
+    # a single utterance has no deviation of its own, and that of many needs no help
+    helping = 1 / np.maximum(own.count, 1)
+    unit = np.sqrt((base.slope**2 * own.m2 + helping * usual**2) / (np.maximum(own.count, 1) - 1 + helping))
+    spread = (base.slope / unit) ** 2 * labelled.m2[0]
+    expected = (1 - correlation**2) * np.maximum(count - 1, 0) + correlation**2 * spread
+    deviation = np.sqrt((imagined * (scale * unit) ** 2 + labelled.m2[1]) / (imagined + expected))
+    above = (base.apply(labelled.mean[0]) - center) / unit
+    prior_mean, kappa = center + shift * deviation, (1 - correlation**2) / shift_variance
+    mean = prior_mean + count / (count + kappa) * (labelled.mean[1] - correlation * deviation * above - prior_mean)
+    # of the correlation, with imagined labels that have the prior's
+    prior_labels = (1 - correlation**2) / correlation_variance
+    products = base.slope * (labelled.m2[2] - labelled.m2[0] - labelled.m2[1]) / 2 / (unit * deviation)
+    precision = spread + prior_labels
+    certain = 2 * np.sqrt(precision * (1 - correlation**2))
+    sign = np.where(products + correlation * prior_labels < -certain, -1.0, 1.0)
+    ratio = sign * deviation / unit
+    return AffineMap(
+        np.where(count > 0, ratio * base.slope, base.slope),
+        np.where(count > 0, mean + ratio * (base.intercept - center), base.intercept),
+    )

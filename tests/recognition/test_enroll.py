@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf, nan
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from command_line import ser
+
+from ser_personal import EmotionRecognizer
+from ser_personal.audio import decode
+from ser_personal.calibration.controls import AffineMap
+from ser_personal.calibration.few_labels import LabelPrior
+from ser_personal.errors import UserError
+from ser_personal.recognition.bundle import read_bundle, write_bundle
+from ser_personal.recognition.profiles import SpeakerProfiles
+
+RAW, CALIBRATED = ["arousal_raw", "valence_raw"], ["arousal_calibrated", "valence_calibrated"]
+
+
+@pytest.fixture
+def enroll(bundle_folder, tmp_path, capsys):
+    """Run the command on a table, -> what it says and the profiles' file."""
+
+    def run(speaker, table, *flags, code=0):
+        path = tmp_path / "profiles.safetensors"
+        if isinstance(table, pd.DataFrame):
+            table.to_csv(tmp_path / "table.csv", index=False)
+            table = tmp_path / "table.csv"
+        options = ["--model", bundle_folder, "--profiles", path, "--device", "cpu", *flags]
+        assert ser("enroll", speaker, table, *options) == code
+        said = capsys.readouterr()
+        return (said.err if code else said.out), path
+
+    return run
+
+
+@pytest.fixture
+def table(recordings):
+    """Two speakers' recordings, labelled but for one label."""
+    rows = {"path": recordings[:8], "speaker": ["anna", "bela"] * 4, "arousal": [6.0, 2.0] * 4}
+    return pd.DataFrame({**rows, "valence": [5.0, 3.0, nan, 3.0, 2.0, 3.0, 4.0, 3.0], "dominance": 9.0})
+
+
+def test_the_command_enrols_what_python_does(enroll, table, bundle, bundle_folder, recordings):
+    said, path = enroll("anna", table)
+    assert said == "anna: 4 utterances, labels: 4 of arousal, 3 of valence\n"
+    ours = EmotionRecognizer(bundle, device="cpu")
+    ours.enroll("anna", recordings[:8:2], {"arousal": [6, 6, 6, 6], "valence": [5, nan, 2, 4]})
+    theirs = EmotionRecognizer.from_pretrained(bundle_folder, profiles=path, device="cpu")
+    expected = ours.profiles["anna"].arrays()
+    for name, array in theirs.profiles["anna"].arrays().items():
+        np.testing.assert_allclose(array, expected[name], atol=1e-4)
+    said, _ = enroll("bela", table[["path"]])
+    assert said == "bela: 8 utterances, no labels\n"
+    said, _ = enroll("bela", recordings[0])
+    assert said == "bela: 9 utterances, no labels\n"
+    assert SpeakerProfiles.open(bundle.model, path).ids == ["anna", "bela"]
+
+
+def test_rows_may_be_segments_of_a_long_recording(enroll, table, recordings, bundle, tmp_path):
+    parts = [decode(path) for path in recordings[:8:2]]
+    soundfile.write(tmp_path / "long.wav", np.concatenate(parts), 16_000, subtype="FLOAT")
+    ends = np.cumsum([len(part) for part in parts]) / 16_000
+    anna = table[table.speaker == "anna"]
+    enroll("anna", anna)
+    segments = anna.assign(path="long.wav", speaker="eva", start=[0, *ends[:-1]], end=ends)
+    said, path = enroll("eva", segments)
+    assert said == "eva: 4 utterances, labels: 4 of arousal, 3 of valence\n"
+    profiles = SpeakerProfiles.open(bundle.model, path)
+    np.testing.assert_allclose(profiles["eva"].labelled.mean, profiles["anna"].labelled.mean, atol=1e-3)
+
+
+def test_labels_change_their_speaker_and_attribute_alone(bundle, recordings):
+    plain, labelled = (EmotionRecognizer(bundle, device="cpu") for _ in range(2))
+    for recognizer in (plain, labelled):
+        recognizer.enroll("bela", recordings[:6])
+    plain.enroll("anna", recordings[:6])
+    labelled.enroll("anna", recordings[:6], {"arousal": [6.5, 6, 6.5, nan, 7, 6], "valence": [nan] * 6})
+    before, after = (each.predict(recordings[6:10], ["anna", "bela"] * 2) for each in (plain, labelled))
+    anna = before["speaker"] == "anna"
+    assert (after[anna]["arousal_calibrated"] > before[anna]["arousal_calibrated"] + 0.5).all()
+    columns = [name for name in before if name != "arousal_calibrated"]
+    pd.testing.assert_frame_equal(after[columns], before[columns])
+    pd.testing.assert_frame_equal(after[~anna], before[~anna])
+
+
+def test_many_labels_make_the_own_map_of_a_speaker_whom_nothing_else_calibrates(bundle, recordings):
+    recognizer = EmotionRecognizer(replace(bundle, bank=None), device="cpu")
+    raw = recognizer.predict(recordings, calibrate=False)[RAW].to_numpy()
+    labels = 3 + 2 * (raw - raw.mean(axis=0)) / raw.std(axis=0)
+    labels = dict(zip(bundle.attributes, labels.clip(1, 7).T, strict=True))
+    for _ in range(60):
+        recognizer.enroll("anna", recordings, labels)
+    with pytest.raises(UserError, match="holds no speaker bank"):
+        recognizer.predict(recordings, ["anna", "bela"] * 9)
+    calibrated = recognizer.predict(recordings, "anna")[CALIBRATED]
+    expected = AffineMap.fit(raw, np.column_stack([*labels.values()])).apply(raw)
+    np.testing.assert_allclose(calibrated, expected, atol=0.1)
+
+
+def test_priors_go_with_the_bundle(bundle, tmp_path):
+    priors = {"pldc": {"arousal": LabelPrior(shift=0.3), "valence": LabelPrior(scale=1.2)}, "none": {}}
+    write_bundle(replace(bundle, label_priors=priors), tmp_path / "bundle")
+    assert read_bundle(tmp_path / "bundle").label_priors == priors
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ({"arousal": [5.0]}, "labels of arousal: 1 labels for 2 recordings"),
+        ({"arousal": [[5.0], [4.0]]}, "labels of arousal: (2, 1) labels for 2 recordings"),
+        ({"arousal": ["high", "low"]}, "labels of arousal: aren't numbers"),
+        ({"joy": [5.0, 4.0]}, "labels: the model doesn't predict joy. Give labels of arousal, valence"),
+        ({"arousal": [5.0, 7.5]}, "arousal is 7.5, outside the scale 1 to 7"),
+        ({"valence": [-inf, 3.0]}, "valence is -inf, outside the scale 1 to 7"),
+    ],
+)
+def test_labels_that_are_none(recognizer, recordings, labels, said):
+    with pytest.raises(UserError) as caught:
+        recognizer.enroll("anna", recordings[:2], labels)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert recognizer.profiles.ids == []
+
+
+def test_one_label_is_no_label_of_several_utterances(bundle, recordings):
+    long = np.concatenate([decode(path) for path in recordings[:4]])
+    recognizer = EmotionRecognizer(replace(bundle, max_samples=40_000), device="cpu")
+    with pytest.raises(UserError, match="array 0: has one label for several utterances"):
+        recognizer.enroll("anna", long, {"arousal": [4.0]})
+    recognizer.enroll("anna", long, {"arousal": [nan]})
+    assert recognizer.profiles["anna"].utterances > 1
+
+
+@pytest.mark.parametrize(
+    ("speaker", "change", "said"),
+    [
+        ("carl", {}, "table.csv: no row is of speaker carl. It has anna, bela"),
+        ("anna", {"arousal": 8.0}, "arousal is 8, outside the scale 1 to 7"),
+        ("anna", {"arousal": "loud"}, "arousal is 'loud', not a number"),
+        ("anna", {"path": "nowhere.wav"}, "nowhere.wav: no such audio file"),
+        ("anna", {"arousal": nan, "valence": nan}, "has labels of dominance, and the model predicts arousal, valence"),
+        ("anna", {"start": 1.0}, "has one of the columns start and end alone"),
+    ],
+)
+def test_tables_that_enrol_nobody(enroll, table, speaker, change, said):
+    error, path = enroll(speaker, table.assign(**change), code=2)
+    assert said in error
+    assert error.count("\n") == 1
+    assert not path.exists()
