@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
@@ -23,12 +23,12 @@ from record import record
 from transformers import HubertConfig, HubertModel
 
 from ser_personal.calibration.pldc import PLDCSettings
-from ser_personal.encoder.base import EncoderOutput
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.recognition.bundle import Bundle
 from ser_personal.recognition.network import EmotionNetwork
 from ser_personal.recognition.recognizer import EmotionRecognizer
+from ser_personal.types import EncoderOutput
 
 if TYPE_CHECKING:
     from torch import nn
@@ -110,7 +110,7 @@ def models(layers: int) -> tuple[EmotionNetwork, nn.Module]:
     )
     model.interpreter.build(model.personalized.dim, 1)
     plain = HubertModel(config).eval()
-    encoder = model.personalized.encoder
+    encoder: Any = model.personalized.encoder
     weights = dict(encoder.network.state_dict())
     front_end = {f"feature_extractor.{name}": weight for name, weight in encoder.front_end.state_dict().items()}
     plain.load_state_dict({**weights, **front_end})

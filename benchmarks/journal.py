@@ -33,7 +33,8 @@ def main() -> None:
     arguments = parser.parse_args()
     per_speaker = arguments.rows // arguments.speakers
     vector, value = np.ones(arguments.dim), np.ones(3)
-    quarters, started = [], time.perf_counter()
+    quarters: list[float] = []
+    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "predictions.csv.partial", {"model": "invented"})
         for first in range(0, arguments.rows, AT_ONCE):
@@ -72,7 +73,12 @@ def row(number: int, speaker: str) -> dict[str, str | float | int | None]:
     ]
     ends = [f"{attribute}_{kind}" for attribute in ("arousal", "valence", "dominance") for kind in ("low", "high")]
     values = dict.fromkeys([*names, *ends], 4.123456)
-    place = {"speaker": speaker, "start": 0.0, "end": 4.5, "file": f"recordings/{number:07}.wav"}
+    place: dict[str, str | float | int | None] = {
+        "speaker": speaker,
+        "start": 0.0,
+        "end": 4.5,
+        "file": f"recordings/{number:07}.wav",
+    }
     return {**place, **values, "calibration_utterances": number}
 
 
