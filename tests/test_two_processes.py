@@ -43,7 +43,7 @@ def run_on_two(folder: Path, *arguments: object) -> None:
     process = begin_on_two(folder, *arguments)
     process.join(LONGEST)
     assert process.exitcode == 0, output(folder)
-    assert "distributed_backend=gloo" in output(folder)
+    assert "MEMBER: 2/2" in output(folder)
 
 
 @pytest.fixture(scope="module")

@@ -163,8 +163,8 @@ def _new_folder(trainer: Trainer) -> Path:
     version = None if logger is None else logger.version
     if version not in (None, ""):
         folder = root / (f"version_{version}" if isinstance(version, int) else Path(str(version)).name)
-        # a TensorBoard or CSV logger may have made it
-        is_its_own = Path(trainer.log_dir or "").absolute() == folder.absolute()
+        # a TensorBoard or CSV logger may have made it; the trainer's own log_dir would wait for the other devices
+        is_its_own = Path(getattr(logger, "log_dir", None) or "").absolute() == folder.absolute()
         with suppress(FileExistsError):
             folder.mkdir(parents=True, exist_ok=is_its_own)
             if not any((folder / name).exists() for name in _WRITTEN):
