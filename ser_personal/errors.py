@@ -30,7 +30,9 @@ _LOGGERS = [logging.getLogger(f"lightning.{name}") for name in ("pytorch.utiliti
 
 def _is_ours(record: logging.LogRecord) -> bool:
     lightning = find_spec("lightning")
-    return lightning is None or not record.pathname.startswith(str(Path(str(lightning.origin)).parent))
+    # from which checkpoint a fit is resumed, SLURM's of a job queued again too
+    resumes = record.getMessage().startswith("Restoring states")
+    return lightning is None or resumes or not record.pathname.startswith(str(Path(str(lightning.origin)).parent))
 
 
 def silence_warnings(*, verbose: bool = False) -> None:

@@ -202,7 +202,8 @@ class StageCLI(LightningCLI):
             # what a fit left that was killed before its first NAME-last.ckpt may go, a finished one's model may not
             models = [model for model in _stage_checkpoints(trainer) if model.is_file()]
             self._starts_anew = path is None and all(read_checkpoint(model).get("epoch") == 0 for model in models)
-            rank_zero_info("No checkpoint to resume: a fresh fit" if path is None else f"Resuming from {path}")
+            if path is None:
+                rank_zero_info("No checkpoint to resume: a fresh fit")
         self.config[stage]["ckpt_path"] = path
         if path is None:
             return

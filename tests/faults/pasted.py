@@ -133,6 +133,7 @@ UNPASTED = {
         "Export it with --bank'",
         "Give --segments an RTTM file",
         "or other --attributes",
+        "Add it, such as --attributes",
         "Name one: --by COLUMN",
         "Write it as in --add",
         "Run --shard",
@@ -167,6 +168,9 @@ UNPASTED = {
         "or give --data.num_workers 0",  # tests/data/test_datamodule.py
         "If you trust it, give `--import",  # tests/recognition/test_bundle.py
         "Repeat them by `--replace true`",  # tests/study/test_runner.py
+        "Add --push owner/name",  # tests/recognition/test_hub.py
+        "or add --public",
+        "Add --group_speakers 5",
         "or give --cut energy",
         "--calibrate false, in Python",
         "such as CSVCorpus --corpus.path",
