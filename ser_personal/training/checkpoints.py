@@ -169,6 +169,11 @@ def _steps(trainer: Trainer) -> dict[str, float]:
     }
 
 
+def _accumulation_schedules(trainer: Trainer) -> list[GradientAccumulationScheduler]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, GradientAccumulationScheduler)]
+
+
 def _settings(trainer: Trainer) -> list[dict[str, Any]]:
     """The rate and so on of each group of weights, where a schedule leaves them alone."""
     settings = []
@@ -234,7 +239,7 @@ class ExactResumption(Callback):
 
     def _refuse_other_steps(self, trainer: Trainer) -> None:
         asked, began = _steps(trainer), dict(self._began)
-        if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        if _accumulation_schedules(trainer):
             began.pop("accumulate_grad_batches", None)
         differing: list[tuple[str, Any, Any]] = [
             (name, began[name], asked[name]) for name in began if began[name] != asked[name]
@@ -251,6 +256,9 @@ class ExactResumption(Callback):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        for schedule in _accumulation_schedules(trainer):
+            # which it does when an epoch begins: a fit resumed in the middle of one would go without
+            trainer.accumulate_grad_batches = schedule.get_accumulate_grad_batches(trainer.current_epoch)
         seed = os.environ.get("PL_GLOBAL_SEED")
         if seed is not None:
             step = [int(seed), trainer.current_epoch, batch_idx, trainer.global_rank]

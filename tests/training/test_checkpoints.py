@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader
 
 from ser_personal.errors import UserError
@@ -237,6 +238,16 @@ def test_a_fit_is_not_resumed_with_steps_that_mean_something_else(tmp_path, monk
         monkeypatch.setattr(Walk, name, value)
     with pytest.raises(UserError, match=rf"walk-last\.ckpt: {message}\. Resume with what it began with"):
         fit(tmp_path, options, checkpoint=tmp_path / "walk-last.ckpt")
+
+
+@pytest.mark.parametrize("batch", [BATCHES - 2, BATCHES + 2])
+def test_a_fit_that_accumulates_by_a_schedule_is_resumed_in_any_epoch(batch, tmp_path):
+    schedule = {0: 1, 1: 3}
+    whole = fit(tmp_path / "whole", {}, GradientAccumulationScheduler(schedule))
+    with pytest.raises(Interrupted):
+        fit(tmp_path, {}, StopsAt(batch), GradientAccumulationScheduler(schedule))
+    newest = tmp_path / "walk-last.ckpt"
+    assert fit(tmp_path, {}, GradientAccumulationScheduler(schedule), checkpoint=newest) == whole
 
 
 def test_a_longer_fit_goes_on_by_its_own_schedule(tmp_path):
