@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ser_personal.audio import SAMPLE_RATE, TOO_SHORT, WINDOW, decode_utterance, fault_of, read_header
-from ser_personal.corpus.base import Corpus, duplicates, labels_outside, seconds_of
+from ser_personal.corpus.base import SCALES, Corpus, duplicates, labels_outside, seconds_of
 from ser_personal.corpus.csv_corpus import open_corpus, write_corpus
 from ser_personal.corpus.headers import HEADER_THREADS
 from ser_personal.corpus.splits import by_split, first_few, known_speakers, shared_speakers
@@ -43,6 +43,8 @@ FILES_AT_ONCE = 32
 # projections of a waveform on fixed noise: recordings differ in them by about 1, encodings of one by thousandths
 PROJECTIONS = np.random.default_rng(0).choice([-1.0, 1.0], (4096, 8))
 SAME_SOUND = 0.03
+# of fewer labels, the extremes may be missing by chance
+MIN_LABELS_OF_SCALE = 20
 OVERLAP = 0.1  # seconds that neighbouring segments may have in common
 
 
@@ -56,6 +58,9 @@ class Kind(NamedTuple):
 EMPTY_SET = Kind("set without utterances", fatal=True)
 DUPLICATE_ID = Kind("utterance id listed more than once", fatal=True)
 LABEL_OUTSIDE = Kind("label outside the scale", fatal=True)
+NARROW_SCALE = Kind(
+    "scale wider than all labels: calibration and intervals go by it, so give theirs if it is another", fatal=False
+)
 LABEL_MISSING = Kind("label missing", fatal=False)
 NO_LABEL = Kind("set without any label: pre-training goes without, fine-tuning doesn't", fatal=False)
 ONE_LABEL = Kind("validation set with fewer than two different labels, by which no model is better", fatal=False)
@@ -264,10 +269,18 @@ def _set_problems(utterances: Sequence[Utterance], allow_overlap: Sequence[str])
 
 
 def _label_problems(utterances: Sequence[Utterance], scale: tuple[float, float]) -> Iterator[Problem]:
-    used = {name for utterance in utterances for name, label in utterance.labels.items() if not isnan(label)}
+    labels = [(name, label) for each in utterances for name, label in each.labels.items() if not isnan(label)]
+    used = {name for name, _ in labels}
     for utterance in utterances:
         for name, label in labels_outside(utterance, scale).items():
             yield Problem(LABEL_OUTSIDE, utterance.utterance_id, f"{name} {label:g}", utterance.utterance_id)
+    narrower = [each for each in SCALES if each != scale and scale[0] <= each[0] and each[1] <= scale[1]]
+    fitting = [each for each in narrower if all(each[0] <= label <= each[1] for _, label in labels)]
+    if fitting and len(labels) >= MIN_LABELS_OF_SCALE:
+        low, high = fitting[0]
+        yield Problem(
+            NARROW_SCALE, f"{scale[0]:g} to {scale[1]:g}", f"would be CSVCorpus --corpus.scale '[{low},{high}]'"
+        )
     for utterance in utterances:
         missing = [name for name, label in utterance.labels.items() if name in used and isnan(label)]
         if missing:

@@ -95,6 +95,23 @@ def test_problems_of_labels_and_sets(table):
 
 
 @pytest.mark.parametrize(
+    ("labels", "scale", "detail"),
+    [
+        ([1, 5, 3] * 7, (1, 7), "would be CSVCorpus --corpus.scale '[1,5]'"),
+        ([0, 9] * 10, (0, 100), "would be CSVCorpus --corpus.scale '[0,10]'"),
+        ([1, 5, 3] * 7, (1, 5), None),
+        ([1, 5.1] * 10, (1, 7), None),
+        ([1, 5] * 8, (1, 7), None),
+    ],
+)
+def test_labels_that_would_fit_a_narrower_scale(table, labels, scale, detail):
+    rows = [[f"{n}.wav", "st"[n % 2], ["train", "dev"][n % 2], label] for n, label in enumerate(labels)]
+    noted = found(table(COLUMNS, *rows), scale=scale, decode=False)
+    narrow = [each for each in noted if each[0] == kinds.NARROW_SCALE]
+    assert narrow == ([(kinds.NARROW_SCALE, f"{scale[0]} to {scale[1]}", detail)] if detail else [])
+
+
+@pytest.mark.parametrize(
     ("column", "cell", "kind"), [("arousal", "", kinds.NO_LABEL), ("speaker", "Unknown", kinds.NO_SPEAKER)]
 )
 def test_sets_that_some_stage_cannot_use(table, column, cell, kind):
