@@ -86,6 +86,7 @@ class StageCheckpoint(ModelCheckpoint):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = str(Path(trainer.default_root_dir).absolute())
+        self._fits = stage == "fit"
         super().setup(trainer, pl_module, stage)
 
     @override
@@ -110,6 +111,8 @@ class StageCheckpoint(ModelCheckpoint):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not self._fits:
+            return
         best = self._here(state_dict["best_model_path"])
         if best and state_dict["dirpath"] != self.dirpath and not self._is_best(best, state_dict["best_model_score"]):
             rank_zero_info(f"{best} isn't the best model so far: it is chosen anew from here on")

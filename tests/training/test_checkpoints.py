@@ -92,6 +92,19 @@ def test_a_moved_folder_keeps_its_best_model(tmp_path):
     assert epoch_of(tmp_path / "new" / "papt.ckpt") == 3
 
 
+def test_a_validation_elsewhere_says_nothing_of_the_best_model(tmp_path, caplog):
+    run(tmp_path / "papt", "min", epochs=1)
+    options = {
+        **QUIET,
+        "default_root_dir": tmp_path / "elsewhere",
+        "callbacks": StageCheckpoint("papt", "val_loss", "min"),
+    }
+    module = Epochs()
+    Trainer(**options).validate(module, DataLoader(torch.zeros(1)), ckpt_path=tmp_path / "papt" / "papt.ckpt")
+    assert module.epochs.item() == 1
+    assert "chosen anew" not in caplog.text
+
+
 def test_folder_is_the_trainers_even_from_a_relative_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(Path("runs"), "min", epochs=1)
