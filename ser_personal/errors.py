@@ -28,6 +28,11 @@ class UserError(Exception):
 _LOGGERS = [logging.getLogger(f"lightning.{name}") for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed")]
 
 
+def counted(count: int, noun: str) -> str:
+    """Write a number of things: 1 recording, 2 recordings."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def _is_ours(record: logging.LogRecord) -> bool:
     lightning = find_spec("lightning")
     # from which checkpoint a fit is resumed, SLURM's of a job queued again too

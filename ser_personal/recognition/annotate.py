@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ser_personal.calibration.pldc import PLDCSettings
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, counted
 from ser_personal.files import content_hash
 from ser_personal.ranges import PositiveFinite
 from ser_personal.recognition.bundle import CalibrationName
@@ -169,7 +169,7 @@ def annotate(
         opened.delete()
     for failure in failures:
         _print(console, f"failed: {failure['file']}: {failure['reason']}")
-    failed_line = f"{len(failures)} recordings failed, see {_failed(target)}"
+    failed_line = f"{counted(len(failures), 'recording')} failed, see {_failed(target)}"
     lines = [f"written: {target}"] * target.exists() + [failed_line] * bool(failures)
     _print(console, "; ".join(lines))
     return int(bool(failures))
@@ -274,9 +274,9 @@ def _run(
 
 def _opening(recordings: Sequence[Recording], done: int, cutter: str) -> str:
     speakers = len(set().union(*(recording.speaker_ids for recording in recordings)) - {None})
-    who = f"{speakers} speakers" if speakers else "no speakers, so nothing is calibrated (--speaker-from)"
+    who = counted(speakers, "speaker") if speakers else "no speakers, so nothing is calibrated (--speaker-from)"
     resumed = f"; resuming after {done}" if done else ""
-    return f"{len(recordings)} recordings, {who}; long ones are cut by {cutter}{resumed}"
+    return f"{counted(len(recordings), 'recording')}, {who}; long ones are cut by {cutter}{resumed}"
 
 
 def _rounded(row: Row) -> Row:

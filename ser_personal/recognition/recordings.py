@@ -25,7 +25,7 @@ from ser_personal.audio import (
 )
 from ser_personal.corpus.table import SEGMENT, is_table, known, read_csv_rows
 from ser_personal.corpus.table import segment as segment_of
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, counted
 from ser_personal.recognition.turns import Turn, TurnCheck, Turns, read_turns
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def _recordings_of(
     speakers: Sequence[Any] = [speaker_ids] * len(several) if one_for_all else list(speaker_ids or ())
     if len(speakers) != len(several):
         raise UserError(
-            f"{len(speakers)} speakers for {len(several)} recordings",
+            f"{counted(len(speakers), 'speaker')} for {counted(len(several), 'recording')}",
             where="speaker_ids",
             remedy="Give one id a recording, None where unknown",
         )

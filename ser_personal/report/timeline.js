@@ -8,7 +8,7 @@ const rows = data.rows.map(([who, start, end, overlap, short, ...flat], number) 
 const lanes = [...document.querySelectorAll(".lane")].map((svg, who) => ({
   svg, own: rows.filter((row) => row.who === who), colour: `var(--s${who % 6})`,
 }));
-const sound = get("sound"), LEFT = 34, RIGHT = 8, CAPTION = 18;
+const sound = get("sound"), LEFT = 34, RIGHT = 18, CAPTION = 18;
 const view = { from: 0, to: data.seconds };
 let now = 0, chosen = null, drawing = 0;
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Row = dict[str, str]
 
 TABLES = (".csv", ".jsonl", ".parquet")
-# longer sound stays in its file: a page of 5 min is 8 MB
+# longer sound stays in its file, and the page small
 EMBEDDED_SECONDS = 300.0
 MOST_PAGES = 200
 _REQUIRED = ("file", "start", "end", "speaker")

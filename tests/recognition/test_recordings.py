@@ -142,7 +142,7 @@ def test_waveforms_of_another_form_are_refused():
     for wrong in (TONE[None], np.zeros(500, dtype=np.int16)):
         with pytest.raises(UserError, match=r"array 1: is of shape .*Give one channel of floats"):
             recordings_of([TONE, wrong])
-    with pytest.raises(UserError, match="2 speakers for 1 recordings"):
+    with pytest.raises(UserError, match="2 speakers for 1 recording"):
         recordings_of([TONE], ["a", "b"])
 
 
