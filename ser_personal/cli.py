@@ -89,6 +89,7 @@ COMMANDS = {
         "add a speaker's recordings, and labels of them, to a profile",
         ("speaker", "audio"),
     ),
+    "app": Command("recognition.app:app", "open a local page: record or upload, see values, enrol people", ("bundle",)),
     "demo": Command("demo:demo", "run the whole pipeline on a synthetic corpus"),
 }
 STAGES = {

@@ -16,12 +16,14 @@ LARGEST_SEED = 2**31 - 1
 if TYPE_CHECKING:
     AtLeastTwo: TypeAlias = int
     NonNegativeFinite: TypeAlias = float
+    Port: TypeAlias = int
     PositiveFinite: TypeAlias = float
     Seed: TypeAlias = int
     Share: TypeAlias = float
 else:
     AtLeastTwo = restricted_number_type("AtLeastTwo", int, (">=", 2))
     NonNegativeFinite = restricted_number_type("NonNegativeFinite", float, [(">=", 0), ("<", inf)])
+    Port = restricted_number_type("Port", int, [(">=", 0), ("<=", 65_535)])
     PositiveFinite = restricted_number_type("PositiveFinite", float, [(">", 0), ("<", inf)])
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", LARGEST_SEED)])
     Share = restricted_number_type("Share", float, [(">", 0), ("<=", 1)])

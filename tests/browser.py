@@ -63,13 +63,13 @@ class Page:
             self.requests.append(about["request"]["url"])
         return message
 
-    def open(self, path: Path, width: int, height: int = 900, *, dark: bool = False) -> None:
-        """Load a file at a window's width, as a phone below 600 px."""
+    def open(self, page: Path | str, width: int, height: int = 900, *, dark: bool = False) -> None:
+        """Load a file or an address at a window's width, as a phone below 600 px."""
         phone = width < 600
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         self.js("new Promise(done => document.readyState === 'complete' ? done() : addEventListener('load', done))")
         self.settle()
 
@@ -116,7 +116,7 @@ class Page:
 
 
 @contextmanager
-def chromium(profile: Path) -> Iterator[Page]:
+def chromium(profile: Path, *flags: str) -> Iterator[Page]:
     """Start a browser that ends with the context."""
     their_input, to_browser = os.pipe()
     from_browser, their_output = os.pipe()
@@ -127,7 +127,7 @@ def chromium(profile: Path) -> Iterator[Page]:
 
     assert CHROMIUM is not None
     process = subprocess.Popen(
-        [CHROMIUM, *FLAGS, f"--user-data-dir={profile}"],
+        [CHROMIUM, *FLAGS, *flags, f"--user-data-dir={profile}"],
         preexec_fn=pipes,  # noqa: PLW1509  the browser has no other way to get its pipes
         close_fds=False,
         stdout=subprocess.DEVNULL,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from importlib.util import find_spec
-from math import inf, isfinite
+from math import inf, isfinite, isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ser_personal.audio import SAMPLE_RATE, SILENCE
+from ser_personal.corpus.table import is_table, known, read_csv_rows, segment
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,11 +45,13 @@ Turns = tuple[Turn, ...] | UserError
 
 
 def read_turns(path: Path) -> dict[str, Turns]:
-    """Read an RTTM file, a TextGrid or a folder of either: stem of a recording's name -> its turns.
+    """Read RTTM, a TextGrid, a folder of either or a table: stem of a recording's name -> its turns.
 
     Speakers whom a diariser numbered (SPEAKER_00) are of one recording: `meeting/SPEAKER_00`. Other names are people's,
     the same person in every recording.
     """
+    if is_table(path):
+        return _read_table(path)
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     readers = {".rttm": _read_rttm, ".textgrid": _read_textgrid}
     turns: dict[str, Turns] = {}
@@ -59,8 +62,8 @@ def read_turns(path: Path) -> dict[str, Turns]:
         if not file.is_file():
             raise UserError("no such file or folder", where=file, remedy="Give --segments an RTTM file or a TextGrid")
         if file.suffix.lower() not in readers:
-            remedy = "Give an RTTM file, a TextGrid or a folder of them; a table of segments in place of the audio"
-            raise UserError("is neither .rttm nor .TextGrid", where=file, remedy=remedy)
+            remedy = "Give an RTTM file, a TextGrid, a folder of them, or a table with start, end and speaker"
+            raise UserError("is neither .rttm, .TextGrid nor .csv", where=file, remedy=remedy)
         try:
             of_file = readers[file.suffix.lower()](file)
         except UserError as error:
@@ -123,6 +126,18 @@ def _read_textgrid(path: Path) -> dict[str, Turns]:
     )
     what = "no interval of its tiers has a label" if tiers else "has points alone, no tier of intervals"
     return {path.stem: turns or UserError(what, where=path, remedy="Give a tier of intervals for each speaker")}
+
+
+def _read_table(path: Path) -> dict[str, Turns]:
+    turns: dict[str, list[Turn]] = {}
+    columns = ("start", "end", "speaker")
+    for row in read_csv_rows(path, required=columns, filled=("start",), any_case=("path", "file", *columns)):
+        # of one recording where it doesn't say of which
+        name = Path(row.get("path") or row.get("file") or path).stem
+        start, end = segment(row, f"{path}, {row['start']}") or (0.0, nan)
+        speaker = known(row["speaker"])
+        turns.setdefault(name, []).append(Turn(start, inf if isnan(end) else end, speaker and _speaker(name, speaker)))
+    return {name: tuple(found) for name, found in turns.items()}
 
 
 def _text(path: Path) -> str:

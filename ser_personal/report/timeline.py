@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     Row = dict[str, str]
 
+TEMPLATE = Path(__file__).with_name("timeline.html.j2")
 TABLES = (".csv", ".jsonl", ".parquet")
 # longer sound stays in its file, and the page small
 EMBEDDED_SECONDS = 300.0
@@ -102,23 +103,24 @@ def write_timelines(table: Path, audio: Path | None = None) -> list[str]:
         sound, seconds, silent = find_sound(path, page)
         if silent:
             lines.append(f"no sound of {timeline.file}: {silent}")
-        shown = describe(timeline, max(seconds, float(timeline.end.max())))
-        atomic_write(page, _render(timeline=shown, sound=sound, table=table.name, several=several))
+        shown = describe(timeline, seconds)
+        atomic_write(page, render(TEMPLATE, timeline=shown, sound=sound, table=table.name, several=several))
         listed.append((quote(f"timeline/{page.name}"), shown))
     if several:
-        atomic_write(index, _render(timelines=listed, table=table.name))
+        atomic_write(index, render(TEMPLATE, timelines=listed, table=table.name))
     return [*lines, f"written: {index}{f' and {len(found)} pages in timeline/' if several else ''}"]
 
 
-def _render(**content: Any) -> bytes:
+def render(template: Path, **content: Any) -> bytes:
+    """A page, of a template that may include what lies beside it or in this folder."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    files = FileSystemLoader(Path(__file__).parent)
+    files = FileSystemLoader([template.parent, TEMPLATE.parent])
     environment = Environment(
         loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["clock"] = clock
-    page = environment.get_template("timeline.html.j2").render({"timelines": None, **content})
+    page = environment.get_template(template.name).render({"timelines": None, **content})
     return page.encode("utf-8", "backslashreplace")
 
 
@@ -151,7 +153,8 @@ def find_sound(path: Path | None, page: Path) -> tuple[str, float, str]:
 
 
 def describe(timeline: Timeline, seconds: float) -> dict[str, Any]:
-    """What a page shows of a recording of so many seconds."""
+    """What a page shows of a recording of so many seconds, 0 where that is unknown."""
+    seconds = max(seconds, float(timeline.end.max()))
     data = {
         "seconds": round(seconds, 3),
         "attributes": timeline.attributes,
@@ -182,9 +185,9 @@ def axis(values: NDArray[np.float64]) -> dict[str, Any]:
 
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     margin = max(0.04 * (high - low), 0.05)
+    low, high = low - margin, high + margin
     ticks = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
-    inside = [round(float(tick), 6) for tick in ticks if low - margin <= tick <= high + margin]
-    return {"low": low - margin, "high": high + margin, "ticks": inside}
+    return {"low": low, "high": high, "ticks": [round(float(tick), 6) for tick in ticks if low <= tick <= high]}
 
 
 def people(timeline: Timeline) -> list[dict[str, Any]]:

@@ -1,0 +1,434 @@
+"""`ser app`: a page of this machine alone, to record or upload, see values over time, and enrol and forget people."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import signal
+import sys
+from dataclasses import replace
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from mimetypes import guess_type
+from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryDirectory
+from threading import Lock
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from rich.console import Console
+from typing_extensions import override
+
+from ser_personal.errors import UserError
+from ser_personal.files import BYTES_AT_ONCE
+from ser_personal.ranges import Port
+from ser_personal.recognition.annotate import DECIMALS, import_trusted
+from ser_personal.recognition.recognizer import EmotionRecognizer
+from ser_personal.recognition.recordings import Recording, of_channels, with_turns
+from ser_personal.recognition.segmenters import make_segmenter
+from ser_personal.recognition.turns import read_turns
+from ser_personal.report.timeline import TEMPLATE as TIMELINE
+from ser_personal.report.timeline import describe, find_sound, read_timelines, render
+
+if TYPE_CHECKING:
+    from ser_personal.recognition.profiles import SpeakerProfile
+    from ser_personal.recognition.recognizer import Row
+
+TEMPLATE = Path(__file__).with_name("app.html.j2")
+# only this machine reaches it
+LOOPBACK = ("127.0.0.1", "localhost")
+LARGEST_UPLOAD = 2**30
+WINDOW_SECONDS = 3.0
+TURNS = (".rttm", ".textgrid", ".csv", ".tsv")
+PAGE, TABLE, RECORDING = "timeline.html", "predictions.csv", "recording"
+KINDS = {".html": "text/html; charset=utf-8", ".csv": "text/csv; charset=utf-8"}
+# nothing is fetched from elsewhere or framed by others, and no browser keeps a recording
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'self' 'unsafe-inline' blob: data:; frame-ancestors 'self'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+# what the command line's remedies are on the page
+ON_THE_PAGE = {
+    "--channel left takes one": "choose a person in each channel",
+    "--channel each takes them for a speaker each": "choose a person in each channel",
+    "--channel each": "a person in each channel",
+    "give --cut windows": "choose a value every few seconds",
+}
+
+
+def app(
+    bundle: str,
+    profiles: str | None = None,
+    port: Port = 8765,
+    device: str | None = None,
+    import_: str | None = None,
+) -> None:
+    """Open a page that records or takes a recording, shows its values over time, and enrols and forgets people.
+
+    Only this machine reaches the page (127.0.0.1), and only by the address that is printed. Recordings lie in a
+    temporary folder until the command ends, by Ctrl-C.
+
+    Args:
+        bundle: a folder that `ser export` wrote, or the name of one on the Hugging Face hub.
+        profiles: file of enrolled people, begun where there is none; if null, they are forgotten when the command ends.
+        port: of the page's address; 0 is any that is free.
+        device: to run on; a GPU where there is one, if null.
+        import_: a module of your own with classes that the model is made of, in the current folder or installed.
+
+    Raises:
+        UserError: the port is in use, or the bundle or the profiles can't be read.
+    """
+    if import_ is not None:
+        import_trusted(import_)
+    with listen(port) as server, TemporaryDirectory(prefix="ser-app-", ignore_cleanup_errors=True) as folder:
+        recognizer = EmotionRecognizer.from_pretrained(bundle, profiles=profiles, device=device)
+        server.desk = Desk(recognizer, Path(folder))
+        for ending in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
+            signal.signal(getattr(signal, ending), signal.default_int_handler)
+        for line in (*server.desk.notes, f"open {server.address} (Ctrl-C ends it)"):
+            Console().print(line, markup=False, highlight=False, soft_wrap=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            sys.stdout.write("\nended; its recordings are deleted\n")
+
+
+class Desk:
+    """What the page can do, one thing at a time.
+
+    Args:
+        recognizer: what predicts and calibrates; it keeps the profiles.
+        folder: for recordings, while they are looked at.
+    """
+
+    def __init__(self, recognizer: EmotionRecognizer, folder: Path) -> None:
+        self.recognizer = recognizer
+        self.folder = folder
+        self._recordings: dict[str, list[Recording]] = {}
+        self._enrolled: set[tuple[str, str | None, str]] = set()
+        self._lock = Lock()
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know of this bundle and these profiles."""
+        path = self.recognizer.profiles.path
+        kept = f"people who are enrolled are kept in {path}"
+        notes = [kept if path else "people who are enrolled are forgotten when this ends: --profiles FILE keeps them"]
+        if self.recognizer.calibrator is None:
+            notes.append("values are raw: the bundle calibrates nobody but people with labels of their own")
+        if self.recognizer.bundle.conformal is None:
+            notes.append("there are no intervals: the bundle was exported without --corpus, which measures them")
+        return notes
+
+    @property
+    def people(self) -> list[dict[str, Any]]:
+        """The enrolled, as the page lists them."""
+        profiles = self.recognizer.profiles
+        return [
+            {"name": one, "utterances": profiles[one].utterances, "labelled": one in profiles.labelled}
+            for one in profiles.ids
+        ]
+
+    def page(self) -> bytes:
+        """The page itself."""
+        bundle = self.recognizer.bundle
+        state = {"people": self.people, "largest": LARGEST_UPLOAD, "turns": TURNS}
+        content = {"notes": self.notes, "attributes": bundle.attributes, "scale": bundle.scale}
+        return render(TEMPLATE, state=state, window_seconds=WINDOW_SECONDS, **content)
+
+    def recognise(
+        self, key: str, name: str, speaker: str | None = None, turns: Path | None = None, *, each: bool, windows: bool
+    ) -> dict[str, Any]:
+        """Write the table and the page of the recording in the folder `key`, called `name`; profiles stay as they are.
+
+        Args:
+            key: of the recording.
+            name: what the user calls it.
+            speaker: who speaks, None where unknown.
+            turns: who speaks when, in place of that.
+            each: a speaker is in each channel, in place of either.
+            windows: cut it every few seconds, and not where people pause.
+
+        Raises:
+            UserError: what is wrong with the recording or its turns.
+        """
+        import pandas as pd
+
+        folder = self.folder / key
+        sound = folder / RECORDING
+        recordings = [Recording(name, sound, speaker)]
+        if turns is not None:
+            recordings = _with_turns(name, sound, turns)
+        elif each:
+            recordings = of_channels([Recording(name, sound)], "each")
+        raw = self.recognizer.raw
+        if windows:
+            cut = make_segmenter("windows", max_samples=raw.max_samples, window_seconds=WINDOW_SECONDS)
+            raw = replace(raw, segmenter=cut)
+        with self._lock:
+            profiles: dict[str, SpeakerProfile] = {}
+            rows: list[Row] = []
+            for outcome in raw(recordings):
+                if isinstance(outcome, UserError):
+                    raise outcome
+                rows += self.recognizer.rows(outcome, profiles)
+        frame = pd.DataFrame(rows, columns=self.recognizer.columns_of(recordings))
+        frame.round(DECIMALS).to_csv(folder / TABLE, index=False)
+        (timeline,) = read_timelines(folder / TABLE)
+        source, seconds, _ = find_sound(sound, folder / PAGE)
+        # sound that isn't embedded is beside the page, here as where both were downloaded to
+        source = source if source.startswith("data:") else quote(name)
+        table = f"{Path(name).stem}.csv"
+        shown = render(TIMELINE, timeline=describe(timeline, seconds), sound=source, table=table, several=False)
+        (folder / PAGE).write_bytes(shown)
+        self._recordings[key] = recordings
+        return {"key": key, "name": name, "speakers": list(dict.fromkeys(row["speaker"] for row in rows))}
+
+    def enroll(self, key: str, speaker: str | None, name: str, *, agreed: bool) -> list[dict[str, Any]]:
+        """Add what a speaker of a recording says to the profile of this name, if the person agreed.
+
+        Raises:
+            UserError: nobody agreed, there is no name, or it was added before.
+        """
+        if not agreed:
+            what = "a profile holds a voice vector, which is biometric data"
+            raise UserError(what, remedy="Ask the person, and tick that they agreed")
+        if not name:
+            raise UserError("no name to enrol under", remedy="Give one")
+        with self._lock:
+            if (key, speaker, name) in self._enrolled:
+                raise UserError("the recording is in the profile", where=name, remedy="Enrol another one")
+            own = [
+                replace(recording, speaker_id=name, turns=turns)
+                for recording in self._recordings.get(key, [])
+                if speaker in recording.speaker_ids
+                for turns in [_turns_of(recording, speaker, name)]
+            ]
+            if not own:
+                raise UserError("nothing of this speaker is here", remedy="Show the recording again")
+            self.recognizer.enroll_recordings(name, own)
+            self._enrolled.add((key, speaker, name))
+            return self.people
+
+    def forget(self, name: str) -> list[dict[str, Any]]:
+        """Delete a profile, in the file as well."""
+        with self._lock:
+            self.recognizer.profiles.delete(name)
+            self._enrolled = {one for one in self._enrolled if one[2] != name}
+            return self.people
+
+
+def _with_turns(name: str, sound: Path, turns: Path) -> list[Recording]:
+    """The recording with the turns of a file, whatever they call it where they are of one alone."""
+    found = read_turns(turns)
+    stem = Path(name).stem if len(found) > 1 else next(iter(found))
+    own = found.get(stem, ())
+    each = isinstance(own, tuple) and len({turn.channel for turn in own} - {None}) > 1
+    (recording, *_) = with_turns([Recording(f"{stem}.wav", sound)], turns, named=True, each_channel=each)
+    return of_channels([replace(recording, source=name)], "each" if each else "mix")
+
+
+def _turns_of(recording: Recording, speaker: str | None, name: str) -> Any:
+    """The turns of one of the speakers, under another name; None where all of the recording is the speaker's."""
+    if not isinstance(recording.turns, tuple):
+        return recording.turns
+    return tuple(turn._replace(speaker_id=name) for turn in recording.turns if turn.speaker_id == speaker)
+
+
+class Server(ThreadingHTTPServer):
+    """Listens on this machine alone; `secret` in every path keeps its other users and web pages out."""
+
+    daemon_threads = True
+    # elsewhere it lets two programs have one port
+    allow_reuse_address = os.name == "posix"
+    desk: Desk
+
+    def __init__(self, port: int) -> None:
+        super().__init__((LOOPBACK[0], port), Handler)
+        self.secret = secrets.token_urlsafe(12)
+
+    @property
+    def address(self) -> str:
+        """Of the page."""
+        return f"http://{LOOPBACK[0]}:{self.server_port}/{self.secret}/"
+
+    @override
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a browser that went away."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
+def listen(port: int) -> Server:
+    """Take the port.
+
+    Raises:
+        UserError: it can't be had.
+    """
+    try:
+        return Server(port)
+    except OSError as error:
+        what = f"can't be listened to ({error.strerror})"
+        raise UserError(what, where=f"port {port}", remedy="Give another, or --port 0 for any that is free") from error
+
+
+class RefusedError(Exception):
+    """A request that is answered by a status and one line."""
+
+    def __init__(self, status: HTTPStatus, line: str) -> None:
+        super().__init__(line)
+        self.status = status
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers the page's requests, and no other page's."""
+
+    timeout = 60
+    server_version, sys_version = "ser", ""
+
+    @property
+    def _desk(self) -> Desk:
+        return cast("Server", self.server).desk
+
+    @override
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep the terminal quiet."""
+
+    def do_GET(self) -> None:
+        """Send the page, or a table, a timeline or the sound of a recording."""
+        self._answer(self._get)
+
+    def do_POST(self) -> None:
+        """Do what the page asks for."""
+        self._answer(self._post)
+
+    def _answer(self, respond: Any) -> None:
+        try:
+            respond(self._path())
+        except RefusedError as refused:
+            self._send(f"{refused}".encode(), "text/plain; charset=utf-8", refused.status)
+        except ConnectionError:
+            raise
+        except Exception as error:  # noqa: BLE001  the page says what it was, and the next request is another
+            what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            status = HTTPStatus.BAD_REQUEST if isinstance(error, UserError) else HTTPStatus.INTERNAL_SERVER_ERROR
+            self._send(self._in_the_pages_words(what).encode(), "text/plain; charset=utf-8", status)
+
+    def _in_the_pages_words(self, line: str) -> str:
+        line = re.sub(
+            rf"{re.escape(str(self._desk.folder))}/[^/]+/{RECORDING}\.\w+", self._asked.get("turns", ""), line
+        )
+        for words, ours in ON_THE_PAGE.items():
+            line = line.replace(words, ours)
+        return " ".join(line.split())
+
+    def _path(self) -> str:
+        """The path behind the secret, of a request of this page.
+
+        A page of elsewhere that has its name point here says that name as host, and what it sends says its origin.
+        """
+        self._asked: dict[str, str] = {}
+        host = self.headers.get("Host", "")
+        if urlsplit(f"//{host}").hostname not in LOOPBACK:
+            raise RefusedError(HTTPStatus.FORBIDDEN, "another host was asked for")
+        if self.command == "POST" and self.headers.get("Origin") != f"http://{host}":
+            raise RefusedError(HTTPStatus.FORBIDDEN, "another page asked")
+        address = urlsplit(self.path)
+        secret, _, path = address.path.removeprefix("/").partition("/")
+        if not secrets.compare_digest(secret.encode(), cast("Server", self.server).secret.encode()):
+            raise RefusedError(HTTPStatus.NOT_FOUND, "open the address that `ser app` printed")
+        self._asked = {name: " ".join(value.split()) for name, value in parse_qsl(address.query)}
+        return path
+
+    def _get(self, path: str) -> None:
+        if not path:
+            self._send(self._desk.page(), KINDS[".html"])
+            return
+        key, _, name = path.partition("/")
+        # no part of a path comes from the request
+        folder = next((one for one in self._desk.folder.iterdir() if one.name == key), None)
+        file = folder and folder / {PAGE: PAGE, TABLE: TABLE}.get(name, RECORDING)
+        if file is None or not file.is_file():
+            raise RefusedError(HTTPStatus.NOT_FOUND, "no such page; recordings are gone when `ser app` ends")
+        if file.name != RECORDING:
+            self._send(file.read_bytes(), KINDS[file.suffix])
+            return
+        self._send_sound(file, guess_type(name)[0] or "application/octet-stream")
+
+    def _send_sound(self, file: Path, kind: str) -> None:
+        """Send a file, or the range of it that a browser asks for to play from there."""
+        size = file.stat().st_size
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        first, last = (int(asked[1]), min(int(asked[2] or size), size - 1)) if asked else (0, size - 1)
+        span = {"Content-Range": f"bytes {first}-{last}/{size}"} if asked else {}
+        left = max(0, last - first + 1)
+        self._begin(HTTPStatus.PARTIAL_CONTENT if asked else HTTPStatus.OK, kind, left, span)
+        with file.open("rb") as content:
+            content.seek(first)
+            while left and (block := content.read(min(left, BYTES_AT_ONCE))):
+                self.wfile.write(block)
+                left -= len(block)
+
+    def _post(self, path: str) -> None:
+        asked = self._asked
+        if path == "recordings":
+            answer: Any = self._recognise(asked)
+        elif path == "enroll":
+            named, agreed = asked.get("name", ""), asked.get("agreed") == "yes"
+            answer = self._desk.enroll(asked.get("key", ""), asked.get("speaker"), named, agreed=agreed)
+        elif path == "forget":
+            answer = self._desk.forget(asked.get("name", ""))
+        else:
+            raise RefusedError(HTTPStatus.NOT_FOUND, "no such thing to do")
+        self._send(json.dumps(answer).encode(), "application/json")
+
+    def _recognise(self, asked: dict[str, str]) -> dict[str, Any]:
+        """Keep the body, turns first and then the sound, and recognise it."""
+        try:
+            size, of_turns = int(self.headers["Content-Length"]), int(asked.get("turns_bytes", 0))
+        except (TypeError, ValueError) as error:
+            raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "no length is given") from error
+        if not 0 <= of_turns <= size:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "the turns are longer than all that was sent")
+        if size > LARGEST_UPLOAD:
+            what = f"{size / 2**20:.0f} MB, and at most {LARGEST_UPLOAD / 2**20:.0f} MB are taken: use `ser annotate`"
+            raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, what)
+        key = secrets.token_urlsafe(12)
+        folder = self._desk.folder / key
+        folder.mkdir()
+        try:
+            ending = next((one for one in TURNS if asked.get("turns", "").lower().endswith(one)), ".txt")
+            turns = folder / f"{RECORDING}{ending}" if of_turns else None
+            for file, left in ((turns, of_turns), (folder / RECORDING, size - of_turns)):
+                if file is not None:
+                    self._keep(file, left)
+            # in a page's address, slashes would make a path of it
+            name = re.sub(r"[/\\\0]", "_", asked.get("name", "")) or RECORDING
+            each, windows = asked.get("channel") == "each", asked.get("cut") == "windows"
+            return self._desk.recognise(key, name, asked.get("speaker"), turns, each=each, windows=windows)
+        except BaseException:
+            rmtree(folder)
+            raise
+
+    def _keep(self, file: Path, left: int) -> None:
+        with file.open("wb") as content:
+            while left > 0 and (block := self.rfile.read(min(left, BYTES_AT_ONCE))):
+                content.write(block)
+                left -= len(block)
+        if left > 0:
+            raise ConnectionAbortedError
+
+    def _send(self, content: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
+        self._begin(status, kind, len(content), {})
+        self.wfile.write(content)
+
+    def _begin(self, status: HTTPStatus, kind: str, length: int, more: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**HEADERS, **more, "Content-Type": kind, "Content-Length": f"{length}"}.items():
+            self.send_header(name, value)
+        self.end_headers()

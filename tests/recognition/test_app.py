@@ -1,0 +1,382 @@
+from __future__ import annotations
+
+import json
+import re
+import socket
+from dataclasses import replace
+from http.client import HTTPConnection
+from threading import Thread
+from urllib.parse import quote, urlencode
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from browser import chromium, needs_chromium
+from command_line import ser
+from turn_files import VALUES, rttm, table
+
+from ser_personal import EmotionRecognizer
+from ser_personal.audio import decode
+from ser_personal.recognition import app as module
+from ser_personal.recognition.app import Desk, Server, listen
+from ser_personal.recognition.profiles import SpeakerProfiles
+from ser_personal.recognition.segmenters import ByWindows
+
+RATE = 16_000
+
+
+class Client:
+    """Asks as the page does, unless told otherwise."""
+
+    def __init__(self, server):
+        self.server, self.base = server, f"/{server.secret}/"
+        self.host = f"127.0.0.1:{server.server_port}"
+
+    def __call__(self, method, path, body=None, base=None, **headers):
+        given = {"Host": self.host} | ({"Origin": f"http://{self.host}"} if method == "POST" else {})
+        given |= {name.replace("_", "-"): value for name, value in headers.items()}
+        connection = HTTPConnection("127.0.0.1", self.server.server_port, timeout=60)
+        connection.putrequest(method, (self.base if base is None else base) + path, skip_host=True)
+        if body is not None and "Content-Length" not in given:
+            given["Content-Length"] = str(len(body))
+        for name, value in given.items():
+            if value is not None:
+                connection.putheader(name, value)
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        self.headers, content = answer.headers, answer.read()
+        connection.close()
+        return answer.status, content
+
+    def upload(self, path, *, name=None, turns=None, **parameters):
+        asked = {"name": name or path.name, **parameters}
+        if turns is not None:
+            asked |= {"turns": turns.name, "turns_bytes": turns.stat().st_size}
+        body = (turns.read_bytes() if turns else b"") + path.read_bytes()
+        status, content = self("POST", f"recordings?{urlencode(asked)}", body)
+        return (status, json.loads(content)) if status == 200 else (status, content.decode())
+
+    def table(self, key):
+        status, content = self("GET", f"{key}/predictions.csv")
+        assert status == 200
+        return pd.read_csv(pd.io.common.BytesIO(content), dtype={"speaker": str})
+
+    def page(self, key=""):
+        status, content = self("GET", key and f"{key}/timeline.html")
+        assert status == 200
+        return content.decode()
+
+    def do(self, what, **parameters):
+        status, content = self("POST", f"{what}?{urlencode(parameters)}", b"")
+        return status, json.loads(content) if status == 200 else content.decode()
+
+
+@pytest.fixture
+def own(bundle, tmp_path):
+    """A recognizer whose profiles are in a file."""
+    profiles = SpeakerProfiles.open(bundle.model, tmp_path / "people.safetensors")
+    return EmotionRecognizer(bundle, profiles=profiles, device="cpu")
+
+
+@pytest.fixture
+def client(own, tmp_path):
+    (tmp_path / "recordings").mkdir()
+    with listen(0) as server:
+        server.desk = Desk(own, tmp_path / "recordings")
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield Client(server)
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def files(conversation, tmp_path):
+    """A conversation, its turns in two forms, and a call with the two on a channel each."""
+    turns, _ = conversation
+    (tmp_path / "other name.rttm").write_text(rttm(turns))
+    (tmp_path / "meeting.csv").write_text(table(turns))
+    waveform = decode(tmp_path / "meeting.wav")
+    both = np.stack([waveform, waveform], axis=1)
+    for start, end, who, _ in turns:
+        both[int(start * RATE) : int(end * RATE), int(who == "anna")] = 0
+    soundfile.write(tmp_path / "call.wav", both, RATE, subtype="FLOAT")
+    return tmp_path
+
+
+def test_the_table_is_what_the_recognizer_predicts(client, files, recognizer, conversation):
+    turns, _ = conversation
+    meeting, segments = files / "meeting.wav", [tuple(turn) for turn in turns]
+    windows = EmotionRecognizer(recognizer.bundle, segmenter=ByWindows(3 * RATE, None), device="cpu")
+    expected = [
+        ({"speaker": "anna"}, recognizer.predict(meeting, "anna")),
+        ({}, recognizer.predict(meeting)),
+        ({"turns": files / "other name.rttm"}, recognizer.predict(meeting, segments=segments)),
+        ({"turns": files / "meeting.csv"}, recognizer.predict(meeting, segments=segments)),
+        ({"speaker": "anna", "cut": "windows"}, windows.predict(meeting, "anna")),
+    ]
+    for asked, frame in expected:
+        status, shown = client.upload(meeting, name="../é meeting.wav", **asked)
+        assert (status, shown["name"]) == (200, ".._é meeting.wav"), shown
+        found = client.table(shown["key"])
+        frame["file"] = shown["name"]
+        pd.testing.assert_frame_equal(found, frame.round(6), check_dtype=False)
+        assert shown["speakers"] == list(dict.fromkeys(frame["speaker"]))
+        data = json.loads(re.search(r'id="data">(.*?)</script>', client.page(shown["key"]), re.DOTALL)[1])
+        raw = [row[6] for row in data["rows"]]
+        np.testing.assert_allclose(raw, frame.sort_values("start")["arousal_raw"], atol=1e-3)
+    status, shown = client.upload(files / "call.wav", channel="each")
+    assert status == 200
+    by_channel = recognizer.predict(files / "call.wav", channel="each")
+    np.testing.assert_allclose(client.table(shown["key"])[VALUES], by_channel[VALUES], atol=1e-6)
+    assert shown["speakers"] == ["call/left", "call/right"]
+    assert client.server.desk.people == []
+
+
+def test_people_are_enrolled_with_their_consent_and_forgotten_in_the_file(client, files, own, recognizer):
+    _, shown = client.upload(files / "meeting.wav", turns=files / "other name.rttm")
+    who = {"key": shown["key"], "speaker": "Борис", "name": "Boris B"}
+    assert client.do("enroll", **who) == (400, client.do("enroll", **who, agreed="no")[1])
+    assert "Ask the person, and tick that they agreed." in client.do("enroll", **who)[1]
+    assert not own.profiles.path.exists()
+    status, people = client.do("enroll", **who, agreed="yes")
+    assert (status, people) == (200, [{"name": "Boris B", "utterances": 3, "labelled": False}])
+    assert "is in the profile" in client.do("enroll", **who, agreed="yes")[1]
+    turns = [(turn.start, turn.end) for turn in own_turns(files)]
+    waveform = decode(files / "meeting.wav")
+    recognizer.enroll("x", [waveform[round(start * RATE) : round(end * RATE)] for start, end in turns])
+    saved = SpeakerProfiles.open(own.bundle.model, own.profiles.path)
+    np.testing.assert_allclose(saved["Boris B"].vector, recognizer.profiles["x"].vector, atol=1e-4)
+    # what is said next starts from there, and looking adds nothing
+    before = own.profiles["Boris B"].utterances
+    _, again = client.upload(files / "meeting.wav", speaker="Boris B")
+    assert client.table(again["key"])["calibration_utterances"].iloc[0] == before + 1
+    assert own.profiles["Boris B"].utterances == before
+    assert client.do("forget", name="Boris B") == (200, [])
+    assert "Boris" not in own.profiles.path.read_bytes().decode("latin-1")
+    assert own.profiles.path.stat().st_size < 1000
+    assert client.do("forget", name="Boris B")[0] == 400
+    assert client.do("enroll", **who, agreed="yes")[0] == 200
+
+
+def own_turns(files):
+    from ser_personal.recognition.turns import read_turns
+
+    return [turn for turn in read_turns(files / "other name.rttm")["meeting"] if turn.speaker_id == "Борис"]
+
+
+def test_a_bundle_without_a_bank_shows_raw_values_and_says_so(client, files, bundle):
+    assert "Values are raw" not in client.page()
+    client.server.desk.recognizer = EmotionRecognizer(replace(bundle, bank=None), device="cpu")
+    status, shown = client.upload(files / "meeting.wav", speaker="anna")
+    assert status == 200
+    frame = client.table(shown["key"])
+    np.testing.assert_array_equal(frame["arousal_raw"], frame["arousal_calibrated"])
+    assert "Values are raw" in client.page()
+    assert "forgotten when this ends: --profiles FILE keeps them" in client.page()
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"Host": "evil.example:80", "Origin": "http://evil.example:80"}, 403),
+        ({"Host": None}, 403),
+        ({"Host": "["}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": None}, 403),
+        ({"base": "/"}, 404),
+        ({"base": "/wrong/"}, 404),
+        ({"Content-Length": str(2**30 + 1)}, 413),
+        ({"Content-Length": None}, 411),
+        ({"Content-Length": "-1"}, 400),
+        ({"Content-Length": "x"}, 411),
+    ],
+)
+def test_what_is_not_the_pages_own_is_refused(client, change, status, tmp_path):
+    found, line = client("POST", "recordings?name=a.wav", **{"Content-Length": "0", **change})
+    assert (found, line.count(b"\n")) == (status, 0)
+    assert list((tmp_path / "recordings").iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["../people.safetensors", "..%2f..%2fx/y", "./predictions.csv", "nowhere/x", "x"])
+def test_no_path_leads_out_of_the_recordings(client, path, tmp_path):
+    (tmp_path / "people.safetensors").write_bytes(b"kept")
+    assert client("GET", path)[0] == 404
+
+
+def test_another_tunnel_may_lead_here(client):
+    assert client("GET", "", Host="localhost:9999")[0] == 200
+    policy = "default-src 'self' 'unsafe-inline' blob: data:; frame-ancestors 'self'"
+    assert (client.headers["Cache-Control"], client.headers["Content-Security-Policy"]) == ("no-store", policy)
+
+
+@pytest.mark.parametrize(
+    ("content", "turns", "line"),
+    [
+        (
+            b"no sound",
+            None,
+            'a "b".wav: can\'t be decoded (Format not recognised). Leave it out, or give sound such as',
+        ),
+        (b"", None, 'a "b".wav: is empty.'),
+        (None, ("x.rttm", "SPEAKER a 1 0.5"), "x.rttm, line 1: isn't RTTM."),
+        (None, ("x.docx", "y"), "is neither .rttm, .TextGrid nor .csv"),
+        (None, ("x.csv", "start,end\n0,1\n"), "x.csv: no column speaker"),
+        (None, ("x.csv", "start,end,speaker\n0,99,anna\n"), "turn of anna from 0 to 99 s is past the end"),
+        (None, ("x.csv", "file,start,end,speaker\na,0,1,x\nb,0,1,y\n"), "has no turns in x.csv"),
+    ],
+)
+def test_what_cannot_be_recognised_is_one_line(client, files, content, turns, line):
+    sound, path = files / 'a "b".wav', None
+    sound.write_bytes((files / "meeting.wav").read_bytes() if content is None else content)
+    if turns is not None:
+        path = files / turns[0]
+        path.write_text(turns[1])
+    status, said = client.upload(sound, turns=path)
+    assert (status, "\n" in said, str(files) in said) == (400, False, False)
+    assert line in said
+    assert list((files / "recordings").iterdir()) == []
+
+
+def test_words_of_the_command_line_are_those_of_the_page(client, files):
+    samples = np.random.default_rng(0).normal(0, 0.1, RATE * 2)
+    soundfile.write(files / "against.wav", np.stack([samples, -samples], axis=1), RATE)
+    assert "(choose a person in each channel)" in client.upload(files / "against.wav")[1]
+    soundfile.write(files / "hum.wav", 1e-3 * np.sin(np.arange(RATE * 60) / 30), RATE)
+    status, line = client.upload(files / "hum.wav", speaker="anna")
+    assert status == 200 or "choose a value every few seconds" in line
+
+
+def test_a_fault_of_ours_is_a_line_too_and_the_next_request_is_answered(client, files, monkeypatch):
+    monkeypatch.setattr(module, "read_timelines", lambda _: 1 / 0)
+    assert client.upload(files / "meeting.wav") == (500, "ZeroDivisionError: division by zero")
+    monkeypatch.undo()
+    assert client.upload(files / "meeting.wav")[0] == 200
+
+
+def test_long_sound_is_played_from_here(client, files, monkeypatch):
+    monkeypatch.setattr("ser_personal.report.timeline.EMBEDDED_SECONDS", 1)
+    name = "é #1.wav"
+    _, shown = client.upload(files / "meeting.wav", name=name)
+    assert f'id="source">"{quote(name)}"<' in client.page(shown["key"])
+    content = (files / "meeting.wav").read_bytes()
+    assert client("GET", f"{shown['key']}/{quote(name)}") == (200, content)
+    for asked, part in (("bytes=0-", content), ("bytes=10-19", content[10:20]), ("bytes=99999999-", b"")):
+        assert client("GET", f"{shown['key']}/{quote(name)}", Range=asked) == (206, part)
+    assert client.headers["Content-Type"].startswith("audio/")
+
+
+def test_the_command_ends_with_nothing_left(bundle_folder, tmp_path, monkeypatch, capsys):
+    folders = []
+
+    def stopped(server):
+        folders.append(server.desk.folder)
+        assert folders[0].is_dir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Server, "serve_forever", stopped)
+    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
+    people = tmp_path / "people.safetensors"
+    assert ser("app", bundle_folder, "--port", 0, "--profiles", people, "--device", "cpu") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"open http://127\.0\.0\.1:\d+/[\w-]{16}/ \(Ctrl-C ends it\)\n", said)
+    assert f"are kept in {people}\n" in said
+    assert not folders[0].exists()
+    assert not people.exists()
+
+
+def test_a_port_in_use_is_one_line(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert ser("app", "no bundle", "--port", port) == 2
+    line = f"ser: port {port}: can't be listened to (Address already in use). Give another, or --port 0 for any"
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(line)
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "x"])
+def test_what_is_no_port_is_one_line(port, capsys):
+    assert ser("app", "bundle", "--port", port) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, recordings):
+    fake = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    sound = f"--use-file-for-fake-audio-capture={recordings[0]}"
+    with chromium(tmp_path_factory.mktemp("browser"), *fake, sound) as page:
+        yield page
+
+
+def choose(page, selector, path):
+    root = page.call("DOM.getDocument")["root"]["nodeId"]
+    node = page.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+    page.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+    page.settle()
+
+
+def wait(page, condition):
+    page.js(f"new Promise(done => {{ const look = () => ({condition}) ? done() : setTimeout(look, 20); look(); }})")
+
+
+def click(page, selector):
+    box = page.box(selector)
+    page.click(box["left"] + box["width"] / 2, box["top"] + box["height"] / 2)
+
+
+def see(page):
+    click(page, "#go")
+    wait(page, "!get('go').disabled && (get('status').textContent || get('timeline').contentDocument.fonts)")
+    assert page.js("get('status').textContent") == ""
+    wait(page, "get('timeline').contentDocument.querySelector('.lane path') && get('timeline').clientHeight > 1000")
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_from_recording_to_forgetting(page, client, files, own, width):
+    page.errors.clear()
+    page.requests.clear()
+    page.open(client.server.address, width)
+    choose(page, "#turns", files / "other name.rttm")
+    choose(page, "#file", files / "meeting.wav")
+    see(page)
+    inside = "get('timeline').contentDocument"
+    assert page.js(f"[...{inside}.querySelectorAll('h3 span')].map(one => one.textContent)") == ["anna", "Борис"]
+    for document in ("document", inside):
+        assert page.js(f"{document}.documentElement.scrollWidth") <= width
+    assert page.js(f"get('timeline').clientHeight - {inside}.body.clientHeight") in range(32)
+    columns = page.js("new Set([...document.querySelectorAll('.desk > *')].map(one => one.offsetLeft)).size")
+    assert columns == (2 if width == 1280 else 1)
+
+    assert page.js("[get('table').download, get('page').download]") == ["meeting.csv", "meeting.html"]
+    downloaded = page.js("Promise.all(['table', 'page'].map(id => fetch(get(id).href).then(of => of.text())))")
+    assert [text[:13] for text in downloaded] == ["speaker,start", "<!DOCTYPE htm"]
+
+    page.js("get('as').value = 'Anna A'")
+    click(page, "#enroll button")
+    wait(page, "get('enrolled').textContent.includes('tick that they agreed')")
+    click(page, "#agreed")
+    click(page, "#enroll button")
+    wait(page, "get('people').textContent.includes('3 utterances')")
+    assert own.profiles.ids == ["Anna A"]
+
+    page.js("document.querySelector('[value=one]').click()")
+    page.js("get('speaker').value = 'Anna A'")
+    click(page, "#record")
+    wait(page, "get('what').textContent.startsWith('0:02')")
+    click(page, "#record")
+    wait(page, "get('what').textContent.endsWith('.wav, 0:02') && !get('go').disabled")
+    see(page)
+    wait(page, f"{inside}.querySelector('h3 span').textContent === 'Anna A'")
+    click(page, "#people button")
+    assert own.profiles.ids == ["Anna A"]
+    click(page, "#people button")
+    wait(page, "get('people').textContent === 'Nobody is enrolled.'")
+    assert own.profiles.ids == []
+    assert page.errors[1:] == []  # the first is the status of the refused enrolment
+    elsewhere = [url for url in page.requests if not url.startswith((client.server.address, "blob:", "data:"))]
+    assert elsewhere == []
