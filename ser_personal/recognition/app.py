@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from ser_personal.recognition.recognizer import Row
 
 TEMPLATE = Path(__file__).with_name("app.html.j2")
-# only this machine reaches it
-LOOPBACK = ("127.0.0.1", "localhost")
+# only this machine reaches it; a tunnel that leads here may have another port
+LOOPBACK = "127.0.0.1"
+OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?", re.ASCII)
 LARGEST_UPLOAD = 2**30
 WINDOW_SECONDS = 3.0
 TURNS = (".rttm", ".textgrid", ".csv", ".tsv")
@@ -249,13 +250,13 @@ class Server(ThreadingHTTPServer):
     desk: Desk
 
     def __init__(self, port: int) -> None:
-        super().__init__((LOOPBACK[0], port), Handler)
+        super().__init__((LOOPBACK, port), Handler)
         self.secret = secrets.token_urlsafe(12)
 
     @property
     def address(self) -> str:
         """Of the page."""
-        return f"http://{LOOPBACK[0]}:{self.server_port}/{self.secret}/"
+        return f"http://{LOOPBACK}:{self.server_port}/{self.secret}/"
 
     @override
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -334,7 +335,7 @@ class Handler(BaseHTTPRequestHandler):
         """
         self._asked: dict[str, str] = {}
         host = self.headers.get("Host", "")
-        if urlsplit(f"//{host}").hostname not in LOOPBACK:
+        if not OWN_HOST.fullmatch(host):
             raise RefusedError(HTTPStatus.FORBIDDEN, "another host was asked for")
         if self.command == "POST" and self.headers.get("Origin") != f"http://{host}":
             raise RefusedError(HTTPStatus.FORBIDDEN, "another page asked")

@@ -145,6 +145,7 @@ UNPASTED = {
         "give --data.cache what `ser cache",
         "Give --data CachedEmotionDataModule",
     ),
+    "the command then runs until it is stopped": ("or --port 0 for any that is free",),
     "it takes a flag away": (
         "Leave --layer out",
         "Give either --encoder or --checkpoint",
