@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from ser_personal.calibration.table import PredictedSet, print_scores, score_row, speaker_moments
+from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import (
     BASELINE,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, NDArray[Any]]
 
+_NETWORK = ("personalized.", "interpreter.")
 ARRAYS = ("indices", "pooled", "predictions", "labels")
 
 
@@ -379,7 +381,10 @@ class EmotionTestWriter(AttributeTestWriter):
         self, trainer: Trainer, model: Any, collected: CollectedSet, splits: dict[str, Any], folder: Path
     ) -> None:
         frame = emotions_table(collected, model.emotions)
-        write_test(trainer, folder, frame, {"emotions": list(model.emotions), "splits": splits})
+        # as `ser export` has it: what only training needs isn't part of the model
+        kept = {name: weight for name, weight in model.state_dict().items() if name.startswith(_NETWORK)}
+        found = {"model": weights_fingerprint(kept), "emotions": list(model.emotions), "splits": splits}
+        write_test(trainer, folder, frame, found)
 
 
 def _emotion_scores(test: PredictedSet) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def annotate(
     calibrate: bool = True,
     training_speakers: bool = False,
 ) -> int:
-    """Predict arousal, valence and dominance of recordings, calibrated to each of their speakers.
+    """Predict arousal, valence and dominance of recordings, calibrated to each of their speakers, or categories.
 
     A run that was interrupted resumes when its command is repeated. Recordings that fail are listed in NAME.failed.csv
     beside the output; the others are done.
@@ -153,8 +153,8 @@ def annotate(
     }
     own, opened = _open(target, recordings, settings, part, join=join)
     with closing(opened) as journal:
-        _print(console, _opening(own, journal.done, cutter))
-        if calibrate and recognizer.calibrator is None:
+        _print(console, _opening(own, journal.done, cutter, calibrates=not recognizer.emotions))
+        if calibrate and recognizer.calibrator is None and not recognizer.emotions:
             who = "speakers without labels aren't" if recognizer.profiles.labelled else "no speaker is"
             _print(console, f"{who} calibrated: the bundle or the command says so (--calibration)")
         if isinstance(journal, Journal):
@@ -272,9 +272,11 @@ def _run(
     _print(console, f"{audio_seconds:.0f} s of audio in {seconds:.1f} s{speed}")
 
 
-def _opening(recordings: Sequence[Recording], done: int, cutter: str) -> str:
+def _opening(recordings: Sequence[Recording], done: int, cutter: str, *, calibrates: bool) -> str:
     speakers = len(set().union(*(recording.speaker_ids for recording in recordings)) - {None})
-    who = counted(speakers, "speaker") if speakers else "no speakers, so nothing is calibrated (--speaker-from)"
+    who = counted(speakers, "speaker") if speakers else "no speakers"
+    if calibrates and not speakers:
+        who += ", so nothing is calibrated (--speaker-from)"
     resumed = f"; resuming after {done}" if done else ""
     return f"{counted(len(recordings), 'recording')}, {who}; long ones are cut by {cutter}{resumed}"
 

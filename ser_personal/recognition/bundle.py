@@ -55,7 +55,7 @@ class Bundle:
     Attributes:
         network: encoder, speaker table and interpreter.
         model: fingerprint of the network's weights.
-        attributes: what it predicts, in the order of its outputs.
+        attributes: what it predicts, in the order of its outputs; none where it predicts emotions.
         scale: least and greatest label, None where unknown.
         max_samples: the longest utterance that it was trained on, in samples.
         pldc: settings of PLDC.
@@ -64,6 +64,7 @@ class Bundle:
         calibration: the default one.
         conformal: half-widths of intervals around predictions calibrated so; None where they weren't measured.
         label_priors: calibration -> attribute -> what it leaves to a speaker's own labels; empty where not measured.
+        emotions: categories whose probabilities it predicts instead of attributes, in the order of its outputs.
     """
 
     network: EmotionNetwork
@@ -77,6 +78,7 @@ class Bundle:
     calibration: CalibrationName = "pldc"
     conformal: ConformalTable | None = None
     label_priors: Mapping[str, Mapping[str, LabelPrior]] = field(default_factory=dict)
+    emotions: tuple[str, ...] = ()
 
     @property
     def calibrators(self) -> list[CalibrationName]:
@@ -198,6 +200,7 @@ def read_bundle(folder: Path) -> Bundle:
                 calibration: {attribute: LabelPrior(**prior) for attribute, prior in priors.items()}
                 for calibration, priors in config.get("label_priors", {}).items()
             },
+            emotions=tuple(config.get("emotions", ())),
         )
     except (AttributeError, KeyError, TypeError, IndexError, ImportError) as error:
         raise UserError(f"lacks or misspells {error}", where=folder / CONFIG, remedy=_REMEDY) from error
@@ -235,8 +238,9 @@ def _read_network(folder: Path, config: dict[str, Any]) -> EmotionNetwork:
     encoder = PersonalizedEncoder(unbuilt, speakers, description["fusion"])
     encoder.rebuild(description)
     interpreter = make_part(config["interpreter"], Interpreter, folder / CONFIG)  # type: ignore[type-abstract]
-    interpreter.build(encoder.dim, len(config["attributes"]))
-    network = EmotionNetwork(encoder, interpreter)
+    emotions = config.get("emotions", ())
+    interpreter.build(encoder.dim, len(emotions or config["attributes"]))
+    network = EmotionNetwork(encoder, interpreter, classifies=bool(emotions))
     try:
         network.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, OSError, RuntimeError) as error:
@@ -310,6 +314,7 @@ def _config(bundle: Bundle) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "model": bundle.model,
         "attributes": list(bundle.attributes),
+        "emotions": list(bundle.emotions),
         "scale": None if bundle.scale is None else list(bundle.scale),
         "max_samples": bundle.max_samples,
         "calibration": bundle.calibration,

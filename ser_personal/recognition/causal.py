@@ -220,6 +220,9 @@ def make_calibrator(
         UserError: the bundle doesn't hold what a calibration chosen here needs.
     """
     chosen = name or (bundle.calibration if pldc is None else "pldc")
+    if bundle.emotions and chosen != "none":
+        what = "predicts emotions, and only attributes are calibrated"
+        raise UserError(what, where="the bundle", remedy="Leave --calibration and --pldc out")
     if chosen == "posterior":
         if bundle.posterior is None:
             raise UserError(

@@ -47,7 +47,7 @@ from ser_personal.speakers.bank import SpeakerBank
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ser_personal.finetune.module import EmotionFineTuning
+    from ser_personal.finetune.base import FineTuning
     from ser_personal.recognition.raw import Utterances
     from ser_personal.types import Utterance
 
@@ -75,8 +75,10 @@ def export(
 ) -> None:
     """Write a bundle: weights, config, speaker bank, posterior, intervals and a model card, for EmotionRecognizer.
 
+    That of a model of categories (configs/emotion.yaml) gives probabilities, which nothing calibrates.
+
     Args:
-        checkpoint: a fine-tuned one, such as finetune.ckpt.
+        checkpoint: a fine-tuned one, such as finetune.ckpt or emotion.ckpt.
         out: a new or empty folder.
         bank: the speaker bank; the one that `ser test` wrote beside the checkpoint, or to the
             --trainer.default_root_dir of `run`, if None.
@@ -110,21 +112,30 @@ def export(
         check_onnx_installed()
     module = load_finetuned(checkpoint)
     _check_reads_audio(module, checkpoint, onnx=onnx)
-    speaker_bank = _find_bank(checkpoint, bank, run)
+    emotions = hasattr(module, "emotions")
+    if emotions:
+        given = {"--bank": bank, "--corpus": corpus, "--calibration": calibration, "--group_speakers": group_speakers}
+        _refuse_calibration([flag for flag, value in given.items() if value not in (None, "none")])
+    speaker_bank = None if emotions else _find_bank(checkpoint, bank, run)
     if public and speaker_bank is not None and group_speakers is None and not single_speakers:
         raise UserError(
             f"would publish voice vectors of {len(speaker_bank.speaker_ids)} single speakers, biometric data",
             where="--public",
             remedy="Add --group_speakers 5, or --single_speakers if they all agreed to it",
         )
-    metrics = _find_metrics(checkpoint, run, speaker_bank)
+    model = None if speaker_bank is None else speaker_bank.fingerprint
+    if emotions:
+        model = uncalibrated(module, None, None, checkpoint).model
+    metrics = _find_metrics(checkpoint, run, model, "emotions" if emotions else "pldc")
     bundle = uncalibrated(module, speaker_bank, metrics, where=bank or checkpoint)
     embedded_speakers = len(bundle.network.personalized.speakers.ids)
     if bundle.bank is not None and group_speakers is not None:
         pldc = replace(bundle.pldc, k=max(1, round(bundle.pldc.k / group_speakers)))
         bundle = replace(bundle, bank=grouped_bank(bundle.bank, group_speakers, pldc), pldc=pldc)
     measured = ""
-    if corpus is None:
+    if bundle.emotions:
+        console.print(f"probabilities of {', '.join(bundle.emotions)}, which nothing calibrates")
+    elif corpus is None:
         chosen, why = _default_calibration(bundle, calibration)
         bundle = replace(bundle, calibration=chosen)
         console.print(f"calibration {chosen}, {why}")
@@ -200,19 +211,20 @@ def _validated(
     return replace(bundle, calibration=chosen, conformal=intervals, label_priors=priors), measured
 
 
-def load_finetuned(checkpoint: str) -> EmotionFineTuning:
-    """Load a checkpoint of `configs/finetune.yaml`."""
+def _refuse_calibration(flags: list[str]) -> None:
+    if flags:
+        what = "is for emotion attributes, and this model predicts categories"
+        raise UserError(what, where=flags[0], remedy=f"Leave {' and '.join(flags)} out")
+
+
+def load_finetuned(checkpoint: str) -> FineTuning:
+    """Load a checkpoint of `configs/finetune.yaml` or `configs/emotion.yaml`."""
     from ser_personal.encoder import cached, hubert, raw
     from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, using
+    from ser_personal.finetune.classification import EmotionClassification
     from ser_personal.finetune.module import EmotionFineTuning
 
     read = read_checkpoint(checkpoint)
-    if "emotions" in read["hyper_parameters"]:
-        raise UserError(
-            "predicts categorical emotion, bundles hold models of emotion attributes only",
-            where=checkpoint,
-            remedy="Use it by `ser predict --config configs/emotion.yaml`, or give one of configs/finetune.yaml",
-        )
     if not any(name.startswith("interpreter.") for name in read["state_dict"]):
         raise UserError(
             "isn't fine-tuned for emotion",
@@ -222,13 +234,14 @@ def load_finetuned(checkpoint: str) -> EmotionFineTuning:
     if not any(hasattr(module, encoder := read[DESCRIPTION]["encoder"]) for module in (hubert, raw, cached)):
         what = f"encodes by {encoder}, an encoder of your own, which no bundle can be read with"
         raise UserError(what, where=checkpoint, remedy="Use it by `ser predict`, or export one with HubertEncoder")
+    kind = EmotionClassification if "emotions" in read["hyper_parameters"] else EmotionFineTuning
     with using(checkpoint):
-        module = EmotionFineTuning.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+        module: FineTuning = kind.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     module.hparams[IMPORTED] = read.get(IMPORTED)
     return module.eval()
 
 
-def _check_reads_audio(module: EmotionFineTuning, checkpoint: str, *, onnx: bool) -> None:
+def _check_reads_audio(module: FineTuning, checkpoint: str, *, onnx: bool) -> None:
     from ser_personal.encoder.cached import CachedFeatures
     from ser_personal.encoder.hubert import HubertEncoder
 
@@ -244,21 +257,21 @@ def _check_reads_audio(module: EmotionFineTuning, checkpoint: str, *, onnx: bool
         raise UserError(what, where="--onnx", remedy="Leave --onnx out")
 
 
-def uncalibrated(
-    module: EmotionFineTuning, bank: SpeakerBank | None, metrics: dict[str, Any] | None, where: object
-) -> Bundle:
+def uncalibrated(module: FineTuning, bank: SpeakerBank | None, metrics: dict[str, Any] | None, where: object) -> Bundle:
     """A bundle without a default calibration, of a bank and the settings of a test where there are any."""
-    network = EmotionNetwork(module.personalized, module.interpreter).eval()
+    emotions = tuple(getattr(module, "emotions", ()))
+    network = EmotionNetwork(module.personalized, module.interpreter, classifies=bool(emotions)).eval()
     longest = getattr(module.personalized.encoder, "max_samples", None) or MAX_SAMPLES
     bundle = Bundle(
         network=network,
         model=weights_fingerprint(network.state_dict()),
-        attributes=tuple(module.attributes),
+        attributes=tuple(getattr(module, "attributes", ())),
         scale=None if bank is None else bank.scale,
         max_samples=min(longest, MAX_SAMPLES),
-        pldc=PLDCSettings(**metrics["pldc"]) if metrics else PLDCSettings(),
+        pldc=PLDCSettings(**metrics["pldc"]) if metrics and "pldc" in metrics else PLDCSettings(),
         bank=bank,
         calibration="none",
+        emotions=emotions,
     )
     check_consistent(bundle, where)
     return bundle
@@ -269,38 +282,42 @@ def _find_bank(checkpoint: str, path: str | None, run: str | None) -> SpeakerBan
     default = Path(checkpoint).with_suffix(".speaker_bank.safetensors")
     if path or default.is_file():
         return SpeakerBank.load(path or default)
-    model = "" if run is None else str((_read_metrics(Path(run) / "metrics.json") or {}).get("model", ""))
+    model = "" if run is None else str((_read_metrics(Path(run) / "metrics.json", "pldc") or {}).get("model", ""))
     folders = [] if run is None else [(here := Path(run).absolute()), *here.parents][:RUN_DEPTH]
     places = [folder / f"{model[:8]}-{default.name}" for folder in folders if model]
     return next((SpeakerBank.load(place) for place in places if place.is_file()), None)
 
 
-def _find_metrics(checkpoint: str, run: str | None, bank: SpeakerBank | None) -> dict[str, Any] | None:
-    """The metrics.json of a test of this checkpoint, the newest if no run is named; None where there is none."""
+def _find_metrics(checkpoint: str, run: str | None, model: str | None, key: str) -> dict[str, Any] | None:
+    """The metrics.json of a test of this model, the newest if no run is named; None where there is none.
+
+    `key` is what it holds: `pldc` of a test with PLDC, `emotions` of one of categories.
+    """
     if run is not None:
         path = Path(run) / "metrics.json"
-        metrics = _read_metrics(path)
+        metrics = _read_metrics(path, key)
         if metrics is None:
-            remedy = "Give the folder of a `ser test` run with PLDC"
-            raise UserError("isn't the metrics.json of a test with PLDC", where=path, remedy=remedy)
-        if bank is not None and metrics["model"] != bank.fingerprint:
-            what = "is a test of another checkpoint than the speaker bank's"
-            raise UserError(what, where=run, remedy="Give the run whose `ser test` wrote the bank")
+            test = "with PLDC" if key == "pldc" else "of categories"
+            remedy = f"Give the folder of a `ser test` run {test}"
+            raise UserError(f"isn't the metrics.json of a test {test}", where=path, remedy=remedy)
+        if model is not None and metrics["model"] != model:
+            what = "is a test of another checkpoint" + (" than the speaker bank's" if key == "pldc" else "")
+            raise UserError(what, where=run, remedy="Give the folder of this one's `ser test`")
         return metrics
-    if bank is None or not bank.fingerprint:
+    if not model:
         return None
     found = sorted(Path(checkpoint).parent.rglob("metrics.json"), key=lambda path: path.stat().st_mtime_ns)
-    tests = [metrics for metrics in map(_read_metrics, found) if metrics and metrics["model"] == bank.fingerprint]
+    tests = [metrics for path in found if (metrics := _read_metrics(path, key)) and metrics["model"] == model]
     return tests[-1] if tests else None
 
 
-def _read_metrics(path: Path) -> dict[str, Any] | None:
-    """The content; None of a test without PLDC, such as one of categorical emotion."""
+def _read_metrics(path: Path, key: str) -> dict[str, Any] | None:
+    """The content; None of a test of another kind."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError("no metrics.json to read", where=path, remedy="Give the folder of a `ser test` run") from error
-    return content if isinstance(content, dict) and {"model", "splits", "pldc"} <= content.keys() else None
+    return content if isinstance(content, dict) and {"model", "splits", key} <= content.keys() else None
 
 
 def predict_validation(bundle: Bundle, corpus: Corpus, console: Console) -> PredictedSet:

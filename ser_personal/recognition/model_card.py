@@ -64,16 +64,18 @@ def model_card(
     # a public model's name and licence, where it was trained elsewhere
     imported = settings.get(IMPORTED) or {}
     licence = imported.get("license", options.license) if options.license == "unknown" else options.license
-    splits = {} if metrics is None else {split: _results(content) for split, content in metrics["splits"].items()}
+    tested = {} if metrics is None else metrics["splits"]
+    splits = tested if bundle.emotions else {split: _results(content) for split, content in tested.items()}
+    calibrated = [] if bundle.emotions else ["PLDC", *bundle.attributes]
     data = ModelCardData(
         model_name=options.name,
         language=list(options.language),
         license=licence,
         library_name=LIBRARY,
         pipeline_tag="audio-classification",
-        tags=["speech-emotion-recognition", "personalization", "PAPT", "PLDC", *bundle.attributes],
+        tags=["speech-emotion-recognition", "personalization", "PAPT", *calibrated],
         datasets=list(options.datasets) or None,
-        metrics=["ccc"],
+        metrics=["recall", "f1"] if bundle.emotions else ["ccc"],
         eval_results=list(_eval_results(bundle, splits, options)) or None,
     )
     personalized = bundle.network.personalized
@@ -84,7 +86,7 @@ def model_card(
         name=options.name,
         bundle=bundle,
         bank=bundle.bank,
-        attributes=_listed(bundle.attributes),
+        predicted=_listed(bundle.emotions or bundle.attributes),
         datasets=", ".join(options.datasets),
         labelled=_labelled(bundle),
         training_speakers=training_speakers,
@@ -116,23 +118,37 @@ def _eval_results(bundle: Bundle, splits: Mapping[str, Any], options: CardOption
     from huggingface_hub import EvalResult
 
     data = ", ".join(options.datasets) or "the corpus it was trained on"
-    calibrated = {"pldc": bundle.pldc.variant, "posterior": "posterior", "none": "raw"}[bundle.calibration]
     for split, content in splits.items():
-        for row, label in {calibrated: "calibrated", "raw": "raw"}.items():
-            scores: Scores = content["rows"].get(row, {})
-            for attribute, one in scores.items():
-                for kind, value in (("O-CCC", one.overall_ccc), ("A-CCC", one.average_ccc)):
-                    if not isnan(value):
-                        yield EvalResult(
-                            task_type="audio-classification",
-                            task_name="Continuous speech emotion recognition",
-                            dataset_type=data,
-                            dataset_name=data,
-                            dataset_split=split,
-                            metric_type="ccc",
-                            metric_name=f"{kind} of {attribute}, {label}",
-                            metric_value=round(value, 4),
-                        )
+        found = _classified(content) if bundle.emotions else _correlated(bundle, content)
+        for kind, name, value in found:
+            if value is not None and not isnan(value):
+                yield EvalResult(
+                    task_type="audio-classification",
+                    task_name=f"{'Categorical' if bundle.emotions else 'Continuous'} speech emotion recognition",
+                    dataset_type=data,
+                    dataset_name=data,
+                    dataset_split=split,
+                    metric_type=kind,
+                    metric_name=name,
+                    metric_value=round(value, 4),
+                )
+
+
+def _classified(content: Mapping[str, Any]) -> Iterator[tuple[str, str, float | None]]:
+    """Metric, its name and value, of a test of categories."""
+    scores = content["scores"]
+    yield "recall", "Unweighted average recall", scores["uar"]
+    yield "f1", "Macro F1", scores["macro_f1"]
+
+
+def _correlated(bundle: Bundle, content: Mapping[str, Any]) -> Iterator[tuple[str, str, float | None]]:
+    """Metric, its name and value, of a test of attributes."""
+    calibrated = {"pldc": bundle.pldc.variant, "posterior": "posterior", "none": "raw"}[bundle.calibration]
+    for row, label in {calibrated: "calibrated", "raw": "raw"}.items():
+        scores: Scores = content["rows"].get(row, {})
+        for attribute, one in scores.items():
+            for kind, value in (("O-CCC", one.overall_ccc), ("A-CCC", one.average_ccc)):
+                yield "ccc", f"{kind} of {attribute}, {label}", value
 
 
 def _intervals(bundle: Bundle) -> dict[str, Any]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ser_personal.encoder.personalized import PersonalizedEncoder
     from ser_personal.finetune.interpreters import Interpreter
-    from ser_personal.types import SpeechBatch
+    from ser_personal.types import EncoderOutput, SpeechBatch
 
 BATCH_SECONDS = 60
 MAX_BATCH = 32
@@ -41,19 +41,28 @@ ONNX_TOLERANCE = 1e-3
 
 
 class Recognized(NamedTuple):
-    """`pooled` (utterances, dim) and predictions (utterances, attributes), label points."""
+    """`pooled` (utterances, dim), and label points (utterances, attributes) or probabilities (utterances, emotions)."""
 
     pooled: NDArray[np.float64]
     predictions: NDArray[np.float64]
 
 
 class EmotionNetwork(nn.Module):
-    """The networks of `EmotionFineTuning`, built, under the names that its checkpoints give their weights."""
+    """The networks of a `FineTuning`, built, under the names that its checkpoints give their weights.
 
-    def __init__(self, personalized: PersonalizedEncoder, interpreter: Interpreter) -> None:
+    Args:
+        personalized: the encoder, with its speakers.
+        interpreter: the head.
+        classifies: the head's outputs are logits of emotions.
+    """
+
+    def __init__(
+        self, personalized: PersonalizedEncoder, interpreter: Interpreter, *, classifies: bool = False
+    ) -> None:
         super().__init__()
         self.personalized = personalized
         self.interpreter = interpreter
+        self.classifies = classifies
 
     @property
     def dim(self) -> int:
@@ -62,9 +71,14 @@ class EmotionNetwork(nn.Module):
 
     @override
     def forward(self, batch: SpeechBatch) -> tuple[Tensor, Tensor]:
-        """`pooled` (batch, dim) and predictions (batch, attributes)."""
+        """`pooled` (batch, dim) and predictions (batch, outputs)."""
         output = self.personalized(batch)
-        return mean_pool(output), self.interpreter(output)
+        return mean_pool(output), self.interpret(output)
+
+    def interpret(self, output: EncoderOutput) -> Tensor:
+        """Label points (batch, attributes), or probabilities (batch, emotions)."""
+        outputs: Tensor = self.interpreter(output)
+        return outputs.softmax(1) if self.classifies else outputs
 
     def check_speaker(self, speaker_id: str | None) -> None:
         """Refuse a speaker outside the embedding table where the model has nothing for unseen ones."""
@@ -140,13 +154,13 @@ class OnnxNetwork(nn.Module):
 
     @override
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictions (batch, attributes) and `pooled` (batch, dim) of waveforms (batch, samples), padded by zeros."""
+        """Predictions (batch, outputs) and `pooled` (batch, dim) of waveforms (batch, samples), padded by zeros."""
         personalized = self.network.personalized
         embedding = cast("Tensor", self.embedding).expand(waveforms.shape[0], -1)
         personalization = Personalization(cast("Fusion", personalized.fusion), embedding)
         output = personalized.encoder(waveforms, num_samples, personalization=personalization)
         output = output._replace(speaker_embedding=embedding if self.uses_speakers else None)
-        return self.network.interpreter(output), mean_pool(output)
+        return self.network.interpret(output), mean_pool(output)
 
 
 def check_onnx_installed() -> None:

@@ -98,6 +98,8 @@ def import_model(
 
         import_released(model, out, codebook, replace=replace)
         return
+    if path.exists() and revision is not None:
+        raise UserError("lies here, and has no revisions", where=model, remedy="Leave --revision out, or rename it")
     low, high = scale
     if not low < high:
         raise UserError(

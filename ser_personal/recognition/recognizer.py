@@ -1,4 +1,4 @@
-"""`EmotionRecognizer`: arousal, valence and dominance of raw audio, calibrated to each of its speakers."""
+"""`EmotionRecognizer`: emotion of raw audio, attributes calibrated to each speaker or probabilities of categories."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     Audio = str | Path | ArrayLike | Tensor
 
 TURN_COLUMNS = ("overlap", "short")
+# the likeliest emotion, as in the tables of `ser test` and `ser predict`
+PREDICTED = "predicted"
 # of an utterance that is marked as such
 SHORT = SAMPLE_RATE
 
@@ -55,12 +57,16 @@ class RowFormat:
     attributes: tuple[str, ...]
     scale: tuple[float, float] | None
     conformal: ConformalTable | None
+    emotions: tuple[str, ...] = ()
 
     def columns(self, *, turns: bool) -> list[str]:
         """Columns of a row, in their order; `file`, `start` and `end` are audformat's names of a segmented index."""
         calibrated = [f"{attribute}_calibrated" for attribute in self.attributes]
         rest = [f"{attribute}_{name}" for attribute in self.attributes for name in ("low", "high", "raw")]
         marks = TURN_COLUMNS if turns else ()
+        if self.emotions:
+            probabilities = [f"{emotion}_probability" for emotion in self.emotions]
+            return ["speaker", "start", "end", PREDICTED, *probabilities, *marks, "file"]
         return ["speaker", "start", "end", *calibrated, *rest, "calibration_utterances", *marks, "file"]
 
     def rows(
@@ -70,7 +76,7 @@ class RowFormat:
 
         Args:
             utterances: of one recording.
-            calibrated: (utterances, attributes), label points.
+            calibrated: (utterances, attributes), label points; of emotions nothing is read.
             counts: (utterances,), how many of the speaker's utterances each calibration is based on, 0 for none.
             intervals: whether they hold around calibrated values; around raw ones they always do.
         """
@@ -86,6 +92,9 @@ class RowFormat:
                 "end": segment.end / SAMPLE_RATE,
                 "speaker": speaker_id,
             }
+            if self.emotions:
+                row[PREDICTED] = self.emotions[raw.argmax()]
+                row |= {f"{emotion}_probability": float(raw[place]) for place, emotion in enumerate(self.emotions)}
             for column, attribute in enumerate(self.attributes):
                 value = float(values[column])
                 low, high = self._interval(attribute, value, count) if intervals or not count else (nan, nan)
@@ -170,10 +179,12 @@ class EmotionRecognizer:
         self.calibrator: CausalCalibrator | None = self._default_calibrator
         if calibration is not None or pldc is not None:
             self.calibrator = make_calibrator(bundle, calibration, pldc)
-        self._format = RowFormat(bundle.attributes, bundle.scale, bundle.conformal)
+        self._format = RowFormat(bundle.attributes, bundle.scale, bundle.conformal, bundle.emotions)
         chosen = calibration or (bundle.calibration if pldc is None else "pldc")
         self._label_priors = label_priors(bundle, chosen)
         self._raw_on_purpose = (calibration or bundle.calibration) == "none"
+        if profiles is not None:
+            self._require_attributes()
         self.profiles = profiles if profiles is not None else SpeakerProfiles(bundle.model)
         segmenter = segmenter or make_segmenter("speech", max_samples=bundle.max_samples, window_seconds=5.0)
         self.raw = RawRecognizer(bundle.network, segmenter, bundle.max_samples, self.profiles, training_speakers)
@@ -220,13 +231,18 @@ class EmotionRecognizer:
     def __repr__(self) -> str:
         how = "raw" if self.calibrator is None else f"calibrated by {type(self.calibrator).__name__}"
         scale = "" if self.bundle.scale is None else " from {:g} to {:g}".format(*self.bundle.scale)
-        what = f"{', '.join(self.attributes)}{scale}, {how}"
+        what = f"{', '.join(self.emotions or self.attributes)}{scale}, {how}"
         return f"{type(self).__name__}({what}; model {self.bundle.model[:8]}; {len(self.profiles)} enrolled)"
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """Names of the predicted attributes, in the order of their columns."""
+        """Names of the predicted attributes, in the order of their columns; none where emotions are predicted."""
         return self.bundle.attributes
+
+    @property
+    def emotions(self) -> tuple[str, ...]:
+        """Names of the emotions whose probabilities are predicted instead, in the order of their columns."""
+        return self.bundle.emotions
 
     def columns_of(self, recordings: Iterable[Recording]) -> list[str]:
         """Columns of predictions."""
@@ -259,7 +275,8 @@ class EmotionRecognizer:
             (the raw value where nothing calibrates it), `_low` and `_high` (an interval around it, within the label
             scale; NaN where the bundle has no table for it) and `_raw`; calibration_utterances, how many of the
             speaker's utterances the calibration is based on, 0 for none; with segments, overlap, seconds in which
-            others speak, too, and short, 1 where it lasts under a second; last, file (the path, or `array N`).
+            others speak, too, and short, 1 where it lasts under a second; last, file (the path, or `array N`). Of a
+            model of categories, `predicted`, the likeliest, and of each `_probability` stand in the place of values.
 
         Raises:
             UserError: a recording can't be decoded or holds no speech, or speakers are named and the bundle holds no
@@ -317,6 +334,7 @@ class EmotionRecognizer:
         adapted: str | None = None,
     ) -> SpeakerProfile:
         """`enroll` of recordings as `ser enroll` finds them."""
+        self._require_attributes()
         of_rows = label_rows(labels or {}, recordings, self.attributes, self.bundle.scale)
         profile = self._profile(speaker_id)
         if adapted is not None:
@@ -337,6 +355,11 @@ class EmotionRecognizer:
                 profile = profile.add(pooled, prediction, values)
         self.profiles.update({speaker_id: profile})
         return profile
+
+    def _require_attributes(self) -> None:
+        if self.emotions:
+            what = "predicts emotions, and speakers are enrolled to calibrate attributes"
+            raise UserError(what, where="the bundle", remedy="Annotate without --profiles")
 
     def check_calibrates(self, recordings: Iterable[Recording], *, calibrate: bool) -> None:
         """Refuse what would leave named speakers uncalibrated unnoticed."""

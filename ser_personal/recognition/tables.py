@@ -30,7 +30,7 @@ ROWS_AT_ONCE = 10_000
 TABLES = (".csv", ".parquet", ".jsonl")
 FORMATS = (*TABLES, ".TextGrid", ".txt")
 _NEEDED = {".parquet": "pyarrow", ".textgrid": "praatio"}
-_TEXT_COLUMNS = ("file", "speaker")
+_TEXT_COLUMNS = ("file", "speaker", "predicted")
 _COUNT_COLUMNS = ("calibration_utterances", "short")
 
 
@@ -65,7 +65,7 @@ def write_annotations(
             folder of them.
         rows: those of a recording together.
         columns: of a table.
-        attributes: to show.
+        attributes: to show; the likeliest emotion if none.
         recordings: all that were asked for.
     """
     if path.suffix.lower() in TABLES:
@@ -116,7 +116,7 @@ def _write_parquet(file: IO[bytes], rows: Iterable[Row], columns: Sequence[str])
 
 
 def write_textgrid(path: Path, rows: Sequence[Row], attributes: Sequence[str], seconds: float) -> None:
-    """Write a TextGrid with a tier for each speaker and attribute, calibrated values as labels.
+    """Write a TextGrid with a tier for each speaker and attribute, calibrated values as labels, or emotions.
 
     A tier's intervals can't overlap: each ends where the next one of its speaker begins.
     """
@@ -130,9 +130,9 @@ def write_textgrid(path: Path, rows: Sequence[Row], attributes: Sequence[str], s
         ends = [
             min(row["end"], after) for row, after in zip(own, [*(row["start"] for row in own[1:]), end], strict=True)
         ]
-        for attribute in attributes:
+        for attribute in attributes or ["emotion"]:
             entries = [
-                (row["start"], stop, f"{row[f'{attribute}_calibrated']:.2f}")
+                (row["start"], stop, f"{row[f'{attribute}_calibrated']:.2f}" if attributes else row["predicted"])
                 for row, stop in zip(own, ends, strict=True)
                 if stop > row["start"]
             ]
@@ -142,10 +142,10 @@ def write_textgrid(path: Path, rows: Sequence[Row], attributes: Sequence[str], s
 
 
 def write_labels(path: Path, rows: Sequence[Row], attributes: Sequence[str]) -> None:
-    """Write labels as Audacity imports them: start, end, and who speaks with the calibrated values."""
+    """Write labels as Audacity imports them: start, end, and who speaks with the calibrated values or the emotion."""
     lines = []
     for row in rows:
-        values = [f"{attribute} {row[f'{attribute}_calibrated']:.2f}" for attribute in attributes]
+        values = [f"{attribute} {row[f'{attribute}_calibrated']:.2f}" for attribute in attributes] or [row["predicted"]]
         speaker = [] if row["speaker"] is None else [_one_line(row["speaker"])]
         lines.append(f"{row['start']:.6f}\t{row['end']:.6f}\t{' '.join(speaker + values)}\n")
     path.write_text("".join(lines), encoding="utf-8")

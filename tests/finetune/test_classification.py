@@ -177,12 +177,6 @@ def test_what_a_test_refuses(synthetic_corpus, checkpoint, tmp_path, capsys, mor
     assert line in capsys.readouterr().err
 
 
-def test_no_bundle_is_made_of_it(checkpoint, tmp_path, capsys):
-    assert ser("export", checkpoint, "--out", tmp_path / "bundle") == 2
-    assert "emotion.ckpt: predicts categorical emotion, bundles hold" in capsys.readouterr().err
-    assert not (tmp_path / "bundle").exists()
-
-
 def test_emotions_that_can_not_be_told_apart(relabelled, data):
     with pytest.raises(UserError, match=r"no training utterance is of envy\. Choose among "):
         classification(emotions=["envy", "anger"]).build(data)

@@ -207,3 +207,9 @@ def test_what_is_there_is_not_replaced(tmp_path, capsys):
     write_dense(tmp_path / "model")
     assert ser("import", tmp_path / "model", "--out", tmp_path) == 2
     assert "isn't an empty folder" in capsys.readouterr().err
+
+
+def test_a_folder_has_no_revisions(tmp_path, capsys):
+    write_dense(tmp_path / "model")
+    assert ser("import", tmp_path / "model", "--out", tmp_path / "out", "--revision", "v9") == 2
+    assert "lies here, and has no revisions. Leave --revision out" in capsys.readouterr().err

@@ -1,0 +1,164 @@
+"""A model of categorical emotion, from its fit over export to annotated recordings."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from command_line import configs, ser, trainer_flags
+
+from ser_personal import EmotionRecognizer
+from ser_personal.audio import decode
+from ser_personal.data.dataset import SpeechExample, collate_speech
+from ser_personal.errors import UserError
+from ser_personal.finetune.classification import EmotionClassification
+from ser_personal.recognition.bundle import read_bundle
+
+
+@pytest.fixture(scope="module")
+def run(synthetic_corpus, tmp_path_factory):
+    """A folder with emotion.ckpt, its test, and its bundle."""
+    folder = tmp_path_factory.mktemp("categories")
+    stage = [*configs("emotion.yaml", "tiny/emotion.yaml"), "--data.corpus", synthetic_corpus, *trainer_flags(folder)]
+    assert ser("fit", *stage) == 0
+    assert ser("test", *stage, "--ckpt_path", folder / "emotion.ckpt") == 0
+    assert ser("export", folder / "emotion.ckpt", "--out", folder / "bundle") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def module(run):
+    return EmotionClassification.load_from_checkpoint(run / "emotion.ckpt", map_location="cpu").eval()
+
+
+@pytest.fixture(scope="module")
+def expected(module, recordings):
+    """Probabilities (recordings, emotions), each of a recording alone, by the model's logits."""
+    rows = []
+    for path in recordings[:5]:
+        with torch.inference_mode():
+            output = module.personalized(collate_speech([SpeechExample(0, None, decode(path))]))
+            (logits,) = module.interpreter(output).double().numpy()
+        rows.append(np.exp(logits) / np.exp(logits).sum())
+    return np.array(rows)
+
+
+def annotate(run, audio, out, *flags, code=0):
+    assert ser("annotate", audio, "--model", run / "bundle", "--out", out, "--device", "cpu", *flags) == code
+    return out
+
+
+@pytest.fixture
+def talk(recordings, tmp_path):
+    table = tmp_path / "talk.csv"
+    rows = {"path": [str(path) for path in recordings[:5]], "speaker": ["anna", "ben", "anna", "anna", "ben"]}
+    pd.DataFrame(rows).to_csv(table, index=False)
+    return table
+
+
+READERS = {"csv": pd.read_csv, "jsonl": lambda path: pd.read_json(path, lines=True), "parquet": pd.read_parquet}
+
+
+@pytest.mark.parametrize("ending", READERS)
+def test_a_table_has_the_softmax_of_the_logits(run, module, expected, talk, tmp_path, ending):
+    if ending == "parquet":
+        pytest.importorskip("pyarrow", reason="needs the extra parquet")
+    out = annotate(run, talk, tmp_path / f"out.{ending}", "--speaker-from", "column")
+    table = READERS[ending](out)
+    probabilities = [f"{emotion}_probability" for emotion in module.emotions]
+    assert list(table) == ["speaker", "start", "end", "predicted", *probabilities, "file"]
+    assert list(table["speaker"]) == ["anna", "ben", "anna", "anna", "ben"]
+    np.testing.assert_allclose(table[probabilities], expected, rtol=0, atol=2e-6)
+    assert list(table["predicted"]) == [module.emotions[place] for place in expected.argmax(1)]
+
+
+def test_in_a_padded_batch_as_alone_and_in_python_as_on_the_command_line(run, module, expected, recordings):
+    recognizer = EmotionRecognizer.from_pretrained(run / "bundle", device="cpu")
+    assert (recognizer.emotions, recognizer.attributes) == (tuple(module.emotions), ())
+    frame = recognizer.predict([str(path) for path in recordings[:5]], "anna")
+    probabilities = frame[[f"{emotion}_probability" for emotion in module.emotions]]
+    np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-6)
+    examples = [SpeechExample(row, None, decode(path)) for row, path in enumerate(recordings[:5])]
+    with torch.inference_mode():
+        _, together = read_bundle(run / "bundle").network(collate_speech(examples))
+    np.testing.assert_allclose(together, expected, rtol=0, atol=1e-5)
+
+
+def test_tiers_and_labels_hold_the_likeliest_emotion(run, module, expected, recordings, tmp_path):
+    emotion = module.emotions[expected[0].argmax()]
+    labels = annotate(run, recordings[0], tmp_path / "out.txt").read_text()
+    assert labels.split("\t")[2] == f"{emotion}\n"
+    textgrid = pytest.importorskip("praatio.textgrid", reason="praatio isn't installed (the extra textgrid)")
+    path = annotate(run, recordings[0], tmp_path / "out.TextGrid")
+    grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False, reportingMode="error")
+    assert grid.tierNames == ("emotion",)
+    assert [entry.label for entry in grid.getTier("emotion").entries] == [emotion]
+
+
+def test_the_card_says_what_the_test_found(run, module):
+    (path,) = run.rglob("metrics.json")
+    scores = json.loads(path.read_text())["splits"]["test1"]["scores"]
+    _, metadata, text = (run / "bundle" / "README.md").read_text().split("---\n", 2)
+    (model,) = yaml.safe_load(metadata)["model-index"]
+    found = {metric["name"]: metric["value"] for result in model["results"] for metric in result["metrics"]}
+    assert found == {
+        "Unweighted average recall": pytest.approx(scores["uar"], abs=1e-4),
+        "Macro F1": pytest.approx(scores["macro_f1"], abs=1e-4),
+    }
+    assert f"Order of the outputs: {', then '.join(module.emotions)}." in text
+    assert f"| {scores['uar']:.3f} | {scores['macro_f1']:.3f} | {scores['weighted_f1']:.3f} |" in text
+    for word in ("alibrated to", "CCC", "bank", "Label scale"):
+        assert word not in text
+
+
+def test_metrics_of_another_model_are_not_its_own(run, synthetic_corpus, tmp_path, capsys):
+    stage = [*configs("emotion.yaml", "tiny/emotion.yaml"), "--data.corpus", synthetic_corpus]
+    assert ser("fit", *stage, *trainer_flags(tmp_path), "--seed_everything", "9") == 0
+    (metrics,) = run.rglob("metrics.json")
+    assert ser("export", tmp_path / "emotion.ckpt", "--out", tmp_path / "bundle", "--run", metrics.parent) == 2
+    assert "is a test of another checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--calibration", "pldc"],
+        ["--calibration", "posterior"],
+        ["--bank", "bank.safetensors"],
+        ["--corpus", "corpus.csv"],
+        ["--group_speakers", "5"],
+    ],
+)
+def test_what_an_export_refuses(run, tmp_path, capsys, flags):
+    assert ser("export", run / "emotion.ckpt", "--out", tmp_path / "bundle", *flags) == 2
+    line = f"ser: {flags[0]}: is for emotion attributes, and this model predicts categories. Leave {flags[0]} out.\n"
+    assert capsys.readouterr().err == line
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (["--calibration", "pldc"], "predicts emotions, and only attributes are calibrated. Leave --calibration"),
+        (["--pldc.k", "3"], "predicts emotions, and only attributes are calibrated. Leave --calibration"),
+        (["--profiles", "profiles.safetensors"], "speakers are enrolled to calibrate attributes"),
+    ],
+)
+def test_what_an_annotation_refuses(run, recordings, tmp_path, capsys, monkeypatch, flags, what):
+    monkeypatch.chdir(tmp_path)
+    annotate(run, recordings[0], tmp_path / "out.csv", *flags, code=2)
+    error = capsys.readouterr().err
+    assert what in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_nobody_is_enrolled_and_no_timeline_is_drawn(run, recordings, tmp_path, capsys):
+    with pytest.raises(UserError, match="predicts emotions, and speakers are enrolled to"):
+        EmotionRecognizer.from_pretrained(run / "bundle").enroll("anna", str(recordings[0]))
+    assert ser("report", annotate(run, recordings[0], tmp_path / "out.csv")) == 2
+    assert "no column ATTRIBUTE_calibrated" in capsys.readouterr().err
