@@ -82,12 +82,15 @@ def app(
         import_: a module of your own with classes that the model is made of, in the current folder or installed.
 
     Raises:
-        UserError: the port is in use, or the bundle or the profiles can't be read.
+        UserError: the port is in use, the bundle or the profiles can't be read, or it predicts emotions.
     """
     if import_ is not None:
         import_trusted(import_)
     with listen(port) as server, TemporaryDirectory(prefix="ser-app-", ignore_cleanup_errors=True) as folder:
         recognizer = EmotionRecognizer.from_pretrained(bundle, profiles=profiles, device=device)
+        if recognizer.bundle.emotions:
+            what = f"predicts {', '.join(recognizer.bundle.emotions)}, which have no values over time"
+            raise UserError(what, where=bundle, remedy="Use `ser annotate`")
         server.desk = Desk(recognizer, Path(folder))
         for ending in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
             signal.signal(getattr(signal, ending), signal.default_int_handler)

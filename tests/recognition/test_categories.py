@@ -157,6 +157,11 @@ def test_what_an_annotation_refuses(run, recordings, tmp_path, capsys, monkeypat
     assert not list(tmp_path.iterdir())
 
 
+def test_no_page_shows_them(run, capsys):
+    assert ser("app", run / "bundle", "--port", 0, "--device", "cpu") == 2
+    assert "which have no values over time. Use `ser annotate`.\n" in capsys.readouterr().err
+
+
 def test_nobody_is_enrolled_and_no_timeline_is_drawn(run, recordings, tmp_path, capsys):
     with pytest.raises(UserError, match="predicts emotions, and speakers are enrolled to"):
         EmotionRecognizer.from_pretrained(run / "bundle").enroll("anna", str(recordings[0]))
