@@ -78,6 +78,8 @@ async function record() {
     recorder = null;
     stream.getTracks().forEach((track) => track.stop());
     await context.close();
+    // what is still on its way would overwrite the name
+    node.port.onmessage = null;
     if (samples) take(`recording_${new Date().toTimeString().slice(0, 8).replaceAll(":", "-")}.wav`, wav(blocks, 1, context.sampleRate), samples / context.sampleRate);
   };
 }
