@@ -124,13 +124,13 @@ def speakers(rate: float, steps: int, count: int) -> float:
 def papt(encoder: HubertEncoder, learning_rate: float, rates: list[tuple[float, float]], **options: Any) -> str:
     """Run PAPT on a synthetic corpus of 24 speakers; -> held-out losses by the rates of head and speakers."""
     losses = []
+    options = {"min_samples": 16_000, "held_out": 0.2, "num_workers": 0} | options
     with tempfile.TemporaryDirectory() as folder:
         corpus, labels = str(Path(folder) / "corpus"), str(Path(folder) / "labels")
         synth(corpus, speakers=24, utterances=8)
         kmeans(PseudoLabelData(corpus), out=labels, num_clusters=100, iterations=20)
         for head_rate, speaker_rate in rates:
             torch.manual_seed(0)
-            options = {"min_samples": 16_000, "held_out": 0.2, "num_workers": 0} | options
             data = PretrainDataModule(corpus, pseudo_labels=labels, **options)
             model = PAPT(
                 copy.deepcopy(encoder),

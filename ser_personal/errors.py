@@ -49,8 +49,6 @@ def silence_warnings(*, verbose: bool = False) -> None:
     warnings.filterwarnings("ignore", message="`isinstance.treespec, LeafSpec.` is deprecated")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
-    # those of the fit, which a test has no use for
-    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
     # scores are computed over all devices before they are logged
     warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
     warnings.filterwarnings("default" if verbose else "ignore", message="The number of training batches")

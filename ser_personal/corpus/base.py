@@ -113,18 +113,24 @@ class Corpus(ABC):
         words = [f"--data.corpus.{each} {shlex.quote(str(given))}" for each, given in arguments.items()]
         return " ".join([f"--data.corpus {type(self).__name__}", *words])
 
+    def fitting_scale(self, utterances: Sequence[Utterance]) -> tuple[tuple[int, int], str] | None:
+        """The least usual scale that holds all labels, and its flags; None where there is none, or no choice."""
+        labels = [label for each in utterances for label in each.labels.values() if not isnan(label)]
+        # MSP-Podcast's is fixed
+        if not labels or "path" not in self.location:
+            return None
+        fitting = ((low, high) for low, high in SCALES if low <= min(labels) and max(labels) <= high)
+        scale = next(fitting, None)
+        return None if scale is None else (scale, self.flags("scale", f"[{scale[0]},{scale[1]}]"))
+
     def _refuse_outside_scale(self, utterances: Sequence[Utterance]) -> None:
         low, high = self.scale
         for utterance in utterances:
             for attribute, label in labels_outside(utterance, self.scale).items():
-                every = [each for one in utterances for each in one.labels.values() if not isnan(each)]
-                fitting = (scale for scale in SCALES if scale[0] <= min(every) and max(every) <= scale[1])
-                scale = next(fitting, None)
+                fitting = self.fitting_scale(utterances)
                 remedy = "Correct the label, leave it blank, or give the corpus's own scale"
-                # MSP-Podcast's is fixed
-                if scale is not None and self.location and "path" in self.location:
-                    flags = self.flags("scale", f"[{scale[0]},{scale[1]}]")
-                    remedy = f"Correct the label, or where that is the corpus's scale, give it as `{flags}`"
+                if fitting is not None:
+                    remedy = f"Correct the label, or where that is the corpus's scale, give it as `{fitting[1]}`"
                 what = f"{attribute} is {label:g}, outside the scale {low:g} to {high:g}"
                 raise UserError(what, where=f"{self.label_file}, {utterance.utterance_id}", remedy=remedy)
 

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ser_personal.audio import SAMPLE_RATE, TOO_SHORT, WINDOW, decode_utterance, fault_of, read_header
-from ser_personal.corpus.base import SCALES, Corpus, duplicates, labels_outside, seconds_of
+from ser_personal.corpus.base import Corpus, duplicates, labels_outside, seconds_of
 from ser_personal.corpus.csv_corpus import open_corpus, write_corpus
 from ser_personal.corpus.headers import HEADER_THREADS
 from ser_personal.corpus.splits import by_split, first_few, known_speakers, shared_speakers
@@ -59,7 +59,7 @@ EMPTY_SET = Kind("set without utterances", fatal=True)
 DUPLICATE_ID = Kind("utterance id listed more than once", fatal=True)
 LABEL_OUTSIDE = Kind("label outside the scale", fatal=True)
 NARROW_SCALE = Kind(
-    "scale wider than all labels: calibration and intervals go by it, so give theirs if it is another", fatal=False
+    "scale wider than all labels: intervals end where it does, so give theirs if it is another", fatal=False
 )
 LABEL_MISSING = Kind("label missing", fatal=False)
 NO_LABEL = Kind("set without any label: pre-training goes without, fine-tuning doesn't", fatal=False)
@@ -198,7 +198,7 @@ def examine(corpus: Corpus, console: Console, *, decode: bool) -> Finding:
     problems = [
         *_set_problems(utterances, corpus.allow_overlap),
         *(Problem(DUPLICATE_ID, utterance_id, "", utterance_id) for utterance_id in duplicates(utterances)),
-        *_label_problems(utterances, corpus.scale),
+        *_label_problems(utterances, corpus),
         *(
             Problem(kind, str(each.path), detail, each.utterance_id)
             for each, sound in zip(utterances, sounds, strict=True)
@@ -268,19 +268,17 @@ def _set_problems(utterances: Sequence[Utterance], allow_overlap: Sequence[str])
             yield Problem(VALIDATION_SPEAKER, speaker, name)
 
 
-def _label_problems(utterances: Sequence[Utterance], scale: tuple[float, float]) -> Iterator[Problem]:
-    labels = [(name, label) for each in utterances for name, label in each.labels.items() if not isnan(label)]
-    used = {name for name, _ in labels}
+def _label_problems(utterances: Sequence[Utterance], corpus: Corpus) -> Iterator[Problem]:
+    labels = [name for each in utterances for name, label in each.labels.items() if not isnan(label)]
+    used, (low, high) = set(labels), corpus.scale
     for utterance in utterances:
-        for name, label in labels_outside(utterance, scale).items():
+        for name, label in labels_outside(utterance, corpus.scale).items():
             yield Problem(LABEL_OUTSIDE, utterance.utterance_id, f"{name} {label:g}", utterance.utterance_id)
-    narrower = [each for each in SCALES if each != scale and scale[0] <= each[0] and each[1] <= scale[1]]
-    fitting = [each for each in narrower if all(each[0] <= label <= each[1] for _, label in labels)]
-    if fitting and len(labels) >= MIN_LABELS_OF_SCALE:
-        low, high = fitting[0]
-        yield Problem(
-            NARROW_SCALE, f"{scale[0]:g} to {scale[1]:g}", f"would be CSVCorpus --corpus.scale '[{low},{high}]'"
-        )
+    fitting = corpus.fitting_scale(utterances)
+    if fitting is not None and len(labels) >= MIN_LABELS_OF_SCALE:
+        scale, flags = fitting
+        if scale != corpus.scale and low <= scale[0] and scale[1] <= high:
+            yield Problem(NARROW_SCALE, f"{low:g} to {high:g}", f"{scale[0]} to {scale[1]} is `{flags}`")
     for utterance in utterances:
         missing = [name for name, label in utterance.labels.items() if name in used and isnan(label)]
         if missing:

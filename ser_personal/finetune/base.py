@@ -69,6 +69,10 @@ class FineTuning(PersonalizedModule):
         UserError: parts that don't go together.
     """
 
+    # what it predicts, one of both
+    attributes: Sequence[str] = ()
+    emotions: Sequence[str] = ()
+
     # the hyperparameter that says what is predicted
     targets: ClassVar[str]
     validation_metric: Metric

@@ -65,6 +65,7 @@ def annotate(
     join: bool = False,
     calibrate: bool = True,
     training_speakers: bool = False,
+    bf16: bool = False,
 ) -> int:
     """Predict arousal, valence and dominance of recordings, calibrated to each of their speakers, or categories.
 
@@ -103,6 +104,7 @@ def annotate(
         join: make one table of all its shards, as of a run without them.
         calibrate: false leaves all predictions raw.
         training_speakers: speakers are those of the training corpus, whose embeddings are then used.
+        bf16: compute the encoder in bfloat16, faster on GPUs that have it, and rounded.
 
     Returns:
         1 where a recording failed, else 0.
@@ -137,6 +139,7 @@ def annotate(
         hop_seconds=hop_seconds,
         training_speakers=training_speakers,
         device=device,
+        bf16=bf16,
     )
     recognizer.check_calibrates(recordings, calibrate=calibrate)
     cutter = ("silero" if has_silero() else "energy") if cut == "speech" else cut
@@ -150,6 +153,7 @@ def annotate(
         "cut": [cutter, window_seconds, hop_seconds],
         "calibration": [calibrate, calibration, asdict(pldc or recognizer.bundle.pldc)],
         "training_speakers": training_speakers,
+        "bf16": bf16,
         "vectors": vectors is not None,
     }
     own, opened = _open(target, recordings, settings, part, join=join)

@@ -112,7 +112,7 @@ def export(
         check_onnx_installed()
     module = load_finetuned(checkpoint)
     _check_reads_audio(module, checkpoint, onnx=onnx)
-    emotions = hasattr(module, "emotions")
+    emotions = bool(module.emotions)
     if emotions:
         given = {"--bank": bank, "--corpus": corpus, "--calibration": calibration, "--group_speakers": group_speakers}
         _refuse_calibration([flag for flag, value in given.items() if value not in (None, "none")])
@@ -259,19 +259,18 @@ def _check_reads_audio(module: FineTuning, checkpoint: str, *, onnx: bool) -> No
 
 def uncalibrated(module: FineTuning, bank: SpeakerBank | None, metrics: dict[str, Any] | None, where: object) -> Bundle:
     """A bundle without a default calibration, of a bank and the settings of a test where there are any."""
-    emotions = tuple(getattr(module, "emotions", ()))
-    network = EmotionNetwork(module.personalized, module.interpreter, classifies=bool(emotions)).eval()
+    network = EmotionNetwork(module.personalized, module.interpreter, classifies=bool(module.emotions)).eval()
     longest = getattr(module.personalized.encoder, "max_samples", None) or MAX_SAMPLES
     bundle = Bundle(
         network=network,
         model=weights_fingerprint(network.state_dict()),
-        attributes=tuple(getattr(module, "attributes", ())),
+        attributes=tuple(module.attributes),
         scale=None if bank is None else bank.scale,
         max_samples=min(longest, MAX_SAMPLES),
         pldc=PLDCSettings(**metrics["pldc"]) if metrics and "pldc" in metrics else PLDCSettings(),
         bank=bank,
         calibration="none",
-        emotions=emotions,
+        emotions=tuple(module.emotions),
     )
     check_consistent(bundle, where)
     return bundle

@@ -54,6 +54,9 @@ class EmotionNetwork(nn.Module):
         personalized: the encoder, with its speakers.
         interpreter: the head.
         classifies: the head's outputs are logits of emotions.
+
+    Attributes:
+        bf16: whether the encoder computes in bfloat16; the head stays in float32, as in training.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class EmotionNetwork(nn.Module):
         self.personalized = personalized
         self.interpreter = interpreter
         self.classifies = classifies
+        self.bf16 = False
 
     @property
     def dim(self) -> int:
@@ -72,7 +76,9 @@ class EmotionNetwork(nn.Module):
     @override
     def forward(self, batch: SpeechBatch) -> tuple[Tensor, Tensor]:
         """`pooled` (batch, dim) and predictions (batch, outputs)."""
-        output = self.personalized(batch)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16):
+            output = self.personalized(batch)
+        output = output._replace(frames=output.frames.to(torch.promote_types(output.frames.dtype, torch.float32)))
         return mean_pool(output), self.interpret(output)
 
     def interpret(self, output: EncoderOutput) -> Tensor:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ser_personal.audio import SAMPLE_RATE, read_header, resample
 from ser_personal.corpus.table import read_csv_rows
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, counted
 from ser_personal.files import atomic_write
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def render(template: Path, **content: Any) -> bytes:
     environment = Environment(
         loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["clock"] = clock
+    environment.filters |= {"clock": clock, "counted": counted}
     page = environment.get_template(template.name).render({"timelines": None, **content})
     return page.encode("utf-8", "backslashreplace")
 

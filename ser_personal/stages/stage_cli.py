@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import warnings
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -207,6 +208,9 @@ class StageCLI(LightningCLI):
         self.config[stage]["ckpt_path"] = path
         if path is None:
             return
+        if stage != "fit":
+            # those of the fit, which a test has no use for
+            warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
         trained = TrainedModel.read(path, self.config[stage].model.class_path, resumes=stage == "fit")
         before = leaves(self.config[stage].model.as_dict())
         try:

@@ -97,8 +97,8 @@ def test_problems_of_labels_and_sets(table):
 @pytest.mark.parametrize(
     ("labels", "scale", "detail"),
     [
-        ([1, 5, 3] * 7, (1, 7), "would be CSVCorpus --corpus.scale '[1,5]'"),
-        ([0, 9] * 10, (0, 100), "would be CSVCorpus --corpus.scale '[0,10]'"),
+        ([1, 5, 3] * 7, (1, 7), "'[1,5]'"),
+        ([0, 9] * 10, (0, 100), "'[0,10]'"),
         ([1, 5, 3] * 7, (1, 5), None),
         ([1, 5.1] * 10, (1, 7), None),
         ([1, 5] * 8, (1, 7), None),
@@ -106,9 +106,12 @@ def test_problems_of_labels_and_sets(table):
 )
 def test_labels_that_would_fit_a_narrower_scale(table, labels, scale, detail):
     rows = [[f"{n}.wav", "st"[n % 2], ["train", "dev"][n % 2], label] for n, label in enumerate(labels)]
-    noted = found(table(COLUMNS, *rows), scale=scale, decode=False)
-    narrow = [each for each in noted if each[0] == kinds.NARROW_SCALE]
-    assert narrow == ([(kinds.NARROW_SCALE, f"{scale[0]} to {scale[1]}", detail)] if detail else [])
+    path = table(COLUMNS, *rows)
+    narrow = [each for each in found(path, scale=scale, decode=False) if each[0] == kinds.NARROW_SCALE]
+    ends = detail and detail.strip("'[]").replace(",", " to ")
+    flags = f"--data.corpus CSVCorpus --data.corpus.path {path} --data.corpus.scale {detail}"
+    expected = [(kinds.NARROW_SCALE, f"{scale[0]} to {scale[1]}", f"{ends} is `{flags}`")]
+    assert narrow == (expected if detail else [])
 
 
 @pytest.mark.parametrize(

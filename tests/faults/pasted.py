@@ -153,7 +153,6 @@ UNPASTED = {
         "Leave --onnx out",
         "Leave --revision out",
         "Leave --calibration and --pldc out",
-        "Annotate without --profiles",
         "or leave --corpus out",
         "Leave --model.",
     ),

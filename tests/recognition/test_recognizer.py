@@ -7,12 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import torch
+from command_line import ser
 from tiny_models import emotion_data, finetuning, trainer
 
 from ser_personal import EmotionRecognizer, calibrate
 from ser_personal.audio import decode
 from ser_personal.calibration.conformal import ConformalTable, HalfWidths
 from ser_personal.calibration.pldc import PLDCSettings
+from ser_personal.data.dataset import SpeechExample, collate_speech
 from ser_personal.errors import UserError
 from ser_personal.recognition.causal import CausalPLDC
 from ser_personal.recognition.raw import Utterances
@@ -36,6 +39,24 @@ def lightning(synthetic_corpus, tested_checkpoint, tmp_path):
             batch["indices"], batch["predictions"], batch["pooled"], batch["speaker_ids"], strict=True
         )
     }
+
+
+def test_the_encoder_alone_is_in_bfloat16_where_that_is_asked_for(bundle_folder, recordings, tmp_path):
+    exact = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu").predict(recordings[:3])[RAW]
+    rounding = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu", bf16=True)
+    rounded = rounding.predict(recordings[:3])[RAW]
+    network, expected = rounding.bundle.network, []
+    for path in recordings[:3]:
+        with torch.inference_mode():
+            with torch.autocast("cpu", torch.bfloat16):
+                output = network.personalized(collate_speech([SpeechExample(0, None, decode(path))]))
+            expected.append(network.interpreter(output._replace(frames=output.frames.float()))[0].tolist())
+    np.testing.assert_allclose(rounded, expected, atol=1e-6)
+    assert 0 < np.abs(rounded - exact).to_numpy().max() < 0.1
+    out = tmp_path / "out.csv"
+    command = ("annotate", recordings[0], "--model", bundle_folder, "--out", out, "--device", "cpu", "--bf16", "true")
+    assert ser(*command) == 0
+    np.testing.assert_allclose(pd.read_csv(out)[RAW], rounded[:1], atol=1e-5)
 
 
 def test_predictions_are_those_of_the_trainer(recognizer, lightning):
