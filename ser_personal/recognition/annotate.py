@@ -104,7 +104,7 @@ def annotate(
         join: make one table of all its shards, as of a run without them.
         calibrate: false leaves all predictions raw.
         training_speakers: speakers are those of the training corpus, whose embeddings are then used.
-        bf16: compute the encoder in bfloat16, faster on GPUs that have it, and rounded.
+        bf16: compute the encoder in bfloat16, rounded: faster on GPUs that have it, far slower on most processors.
 
     Returns:
         1 where a recording failed, else 0.

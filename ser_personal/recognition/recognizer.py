@@ -153,7 +153,7 @@ class EmotionRecognizer:
         training_speakers: ids are those of the training corpus, whose embeddings are then used. Otherwise everyone is
             new to the model, whatever their id: another corpus's speaker 12 isn't the training's.
         device: to run on; a GPU where there is one, if None.
-        bf16: compute the encoder in bfloat16, faster on GPUs that have it, and rounded; the paper's is float32.
+        bf16: compute the encoder in bfloat16 (ours): faster on GPUs that have it, far slower on most processors.
 
     Attributes:
         raw: predicts, before any calibration.
