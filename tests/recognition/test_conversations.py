@@ -197,11 +197,11 @@ def test_a_conversation_of_real_speech(bundle_folder, tmp_path):
     names = sorted(table_["speaker"].unique())[:3]
     files = [
         SPEECH / path
-        for n in range(8)
+        for n in range(20)
         for name in names
         for path in table_[table_["speaker"] == name]["path"][n : n + 1]
     ]
-    parts, speakers = [decode(path) for path in files], names * 8
+    parts, speakers = [decode(path) for path in files], names * 20
     ends = np.cumsum([len(part) + 4_000 for part in parts])
     turns = [
         Turn((end - len(part)) / 16_000, end / 16_000, who)
