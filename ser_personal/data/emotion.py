@@ -136,7 +136,7 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
             module = self.trainer.lightning_module if self.trainer else None
             values = {
                 name: {label for each in utterances if not isnan(label := each.labels.get(name, nan))}
-                for name in getattr(module, "attributes", ATTRIBUTES)
+                for name in getattr(module, "attributes", ()) or ATTRIBUTES
             }
         constant = [name for name, labels in values.items() if len(labels) < MIN_BATCH]
         if len(constant) == len(values):

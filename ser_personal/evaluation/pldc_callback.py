@@ -226,8 +226,8 @@ class PLDCCallback(PredictionCollector):
 
 
 def _attributes(pl_module: LightningModule) -> tuple[str, ...]:
-    attributes: Any = getattr(pl_module, "attributes", None)
-    if attributes is None:
+    attributes: Any = getattr(pl_module, "attributes", ())
+    if not attributes:
         raise UserError(
             f"{type(pl_module).__name__} predicts no emotion attributes",
             where="PLDCCallback",

@@ -142,7 +142,7 @@ class RidgeBaselineCallback(RunWriter):
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not hasattr(pl_module, "attributes"):
+        if not getattr(pl_module, "attributes", ()):
             raise UserError(
                 f"{type(pl_module).__name__} predicts no emotion attributes",
                 where="RidgeBaselineCallback",
