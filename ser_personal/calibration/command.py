@@ -282,6 +282,6 @@ def _frame(split: PredictionTable, rows: Sequence[CalibrationRow]) -> pd.DataFra
     for number, attribute in enumerate(split.attributes):
         columns[f"{attribute}_label"] = split.predicted.labels[:, number]
         for row in rows:
-            if not row.is_oracle and row.name != "random_speakers":
+            if not row.is_oracle and not row.is_random:
                 columns[f"{attribute}_{row.name}"] = row.predictions[0][:, number]
     return pd.DataFrame(columns)

@@ -76,12 +76,14 @@ class CalibrationRow:
         scores: attribute -> scores; their mean over draws where there are several.
         predictions: (draws, utterances, attributes), label points; one draw unless chance takes part.
         is_oracle: it read labels of the test set, so it is never a result.
+        is_random: chance takes part, so that no draw by itself is a result.
     """
 
     name: str
     scores: Scores
     predictions: NDArray[np.float64]
     is_oracle: bool = False
+    is_random: bool = False
 
 
 def standard_calibrators(
@@ -145,9 +147,10 @@ def score_row(
     is_oracle: bool = False,
 ) -> CalibrationRow:
     """Score predictions of a test set, (utterances, attributes) or (draws, utterances, attributes), label points."""
-    draws = predictions if predictions.ndim == 3 else predictions[None]
+    is_random = predictions.ndim == 3
+    draws = predictions if is_random else predictions[None]
     scores = [score(draw, test.labels, test.speaker_ids, attributes, min_utterances=min_utterances) for draw in draws]
-    return CalibrationRow(name, mean_scores(scores), draws, is_oracle)
+    return CalibrationRow(name, mean_scores(scores), draws, is_oracle, is_random)
 
 
 def speaker_moments(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ser_personal.report.audit import SHIFTS, ShiftAnalysis, shift_table, speaker_changes
-from ser_personal.report.formatting import decimal, signed_interval
+from ser_personal.report.formatting import decimal, row_text, signed_interval
 from ser_personal.report.verdicts import paired_gain
 from ser_personal.scores import rows_by_speaker
 
@@ -150,24 +150,13 @@ def distributions(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing | N
     return Drawing(alt, figure)
 
 
-# row of the score table -> its short name, and what it is
-FOREST = {
-    "sigma": ("PLDC: deviation", "method"),
-    "mu": ("PLDC: mean", "method"),
-    "both": ("PLDC: both", "method"),
-    "posterior": ("posterior", "method"),
-    "random_speakers": ("random speakers", "control"),
-    "population": ("all speakers", "control"),
-    "affine": ("one map for all", "control"),
-    "ridge": ("ridge regression", "baseline"),
-    "own_statistics": ("own labels (oracle)", "oracle"),
-}
 _KINDS = {"method": (CALIBRATED, "o"), "control": (LABELS, "D"), "baseline": (RAW, "s"), "oracle": (LABELS, "x")}
 
 
 def forest(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap) -> Drawing | None:
     """Draw what each row of the score table gains in A-CCC over raw predictions; None where nobody has a CCC."""
-    names = [name for name in FOREST if name in {row.name for row in test.rows}]
+    row_of = {row.name: row_text(row.name) for row in test.rows if row.name != "raw"}
+    names = sorted(row_of, key=lambda name: list(_KINDS).index(row_of[name].kind))
     gains = {name: paired_gain(test, attribute, name, "raw", bootstrap) for name in names}
     gains = {name: gain for name, gain in gains.items() if not np.isnan(gain.value)}
     if not gains:
@@ -175,7 +164,7 @@ def forest(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap)
     figure, (axes,) = blank(1.0 + 0.27 * len(gains))
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
     for place, (name, gain) in enumerate(gains.items()):
-        colour, marker = _KINDS[FOREST[name][1]]
+        colour, marker = _KINDS[row_of[name].kind]
         filled = name == run.chosen or marker == "x"
         if gain.refused is None:
             axes.plot([gain.low, gain.high], [place] * 2, color=colour, linewidth=2.2 if filled else 1.4)
@@ -185,7 +174,7 @@ def forest(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap)
     raw = decimal(test.row("raw").scores[attribute].average_ccc)
     axes.set_title(f"{attribute}: raw {raw}")
     axes.text(1.02, -0.9, "A-CCC", transform=axes.get_yaxis_transform(), va="center")
-    axes.set_yticks(range(len(gains)), [FOREST[name][0] for name in gains])
+    axes.set_yticks(range(len(gains)), [row_of[name].short for name in gains])
     for name, tick in zip(gains, axes.yaxis.get_major_ticks(), strict=True):
         tick.label1.set_fontweight("bold" if name == run.chosen else "normal")
     axes.tick_params(axis="y", length=0)
@@ -193,7 +182,7 @@ def forest(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap)
     axes.margins(x=0.1)
     axes.set_xlabel("A-CCC minus that of raw predictions")
     axes.grid(axis="x")
-    listed = "; ".join(f"{FOREST[name][0]} {signed_interval(gain)}" for name, gain in gains.items())
+    listed = "; ".join(f"{row_of[name].short} {signed_interval(gain)}" for name, gain in gains.items())
     return Drawing(f"A-CCC of {attribute} compared with raw predictions, {raw}: {listed}.", figure)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ser_personal.calibration.table import points
 
@@ -10,19 +10,33 @@ if TYPE_CHECKING:
     from ser_personal.evaluation.run_files import RunFiles
     from ser_personal.report.bootstrap import Estimate
 
+
+class Row(NamedTuple):
+    """A row of the score table: its short name, its kind, and what it means."""
+
+    short: str
+    kind: Literal["method", "control", "baseline", "oracle"]
+    meaning: str
+
+
 ROWS = {
-    "raw": "what the model predicts, uncalibrated",
-    "mu": "PLDC, mean only: the mean prediction moves to the mean label of the most similar training speakers",
-    "sigma": "PLDC, deviation only: each speaker's predictions get the standard deviation of the labels of the most "
-    "similar training speakers",
-    "both": "PLDC, mean and deviation: the paper's full equation",
-    "affine": "control: one affine map for all speakers, fitted on validation speakers; the effect of rescaling alone",
-    "posterior": "ours: each speaker's label mean and deviation, estimated from speaker vectors and predictions by a "
-    "regression fitted on validation speakers",
-    "population": "control: PLDC towards all training speakers equally; similarity must do better than this",
-    "random_speakers": "control: PLDC towards randomly drawn training speakers, mean over draws",
-    "own_statistics": "oracle, never a result: PLDC with each speaker's label mean and deviation, from the test labels",
-    "ridge": "baseline: ridge regression on MFCC functionals, fitted on the training split",
+    "raw": Row("raw", "method", "what the model predicts, uncalibrated"),
+    "mu": Row("PLDC: mean", "method", "predictions get the mean of the most similar training speakers' labels"),
+    "sigma": Row("PLDC: deviation", "method", "predictions get the standard deviation of those labels"),
+    "both": Row("PLDC: both", "method", "PLDC, mean and deviation: the paper's full equation"),
+    "posterior": Row(
+        "posterior",
+        "method",
+        "ours: each speaker's label mean and deviation, estimated from speaker vectors and predictions by a regression "
+        "fitted on validation speakers",
+    ),
+    "affine": Row("one map for all", "control", "one affine map for all speakers, fitted on validation speakers"),
+    "population": Row("all speakers", "control", "PLDC towards all training speakers; similarity must do better"),
+    "random_speakers": Row("random speakers", "control", "PLDC towards random training speakers, mean over draws"),
+    "own_statistics": Row(
+        "own labels (oracle)", "oracle", "never a result: PLDC towards the moments of the test labels"
+    ),
+    "ridge": Row("ridge regression", "baseline", "on MFCC functionals, fitted on the training split"),
 }
 METRICS = {
     "overall_ccc": "O-CCC",
@@ -30,6 +44,11 @@ METRICS = {
     "bias": "bias",
     "mean_absolute_error": "mean absolute error",
 }
+
+
+def row_text(name: str) -> Row:
+    """What the report says of a row; one that `ROWS` lacks, such as a caller's own method, has its name alone."""
+    return ROWS.get(name, Row(name, "method", ""))
 
 
 def settings(run: RunFiles) -> str:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ser_personal.calibration.pldc import PLDC, PLDCSettings, calibrate
-from ser_personal.calibration.table import PredictedSet, calibration_table, standard_calibrators
+from ser_personal.calibration.table import LEGEND, PredictedSet, calibration_table, standard_calibrators
+from ser_personal.report.formatting import ROWS
+from ser_personal.report.verdicts import RIDGE
 from ser_personal.scores import score
 from ser_personal.speakers.bank import SpeakerBank
 
@@ -55,6 +58,12 @@ def test_rows_by_name_with_the_oracle_last_and_marked(rows):
     names = "raw mu sigma both affine posterior population random_speakers own_statistics"
     assert " ".join(rows) == names
     assert [name for name, row in rows.items() if row.is_oracle] == ["own_statistics"]
+    assert [name for name, row in rows.items() if row.is_random] == ["random_speakers"]
+
+
+def test_every_row_is_explained_in_the_terminal_and_in_the_report(rows):
+    assert {name for name in rows if re.search(rf"\b{name}\b", LEGEND)} == set(rows)
+    assert set(ROWS) == {*rows, RIDGE}
 
 
 def test_rows_of_the_paper_are_calibrate(rows, test_set, pldc):

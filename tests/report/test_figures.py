@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib as mpl
 import numpy as np
 import pytest
 from invented_run import invent
 
 from ser_personal.evaluation.run_files import read_run
+from ser_personal.report.bootstrap import Bootstrap
 from ser_personal.report.figures import (
     INK,
     Drawing,
@@ -15,9 +18,11 @@ from ser_personal.report.figures import (
     chosen_speakers,
     distributions,
     dumbbells,
+    forest,
     neighbour_matrix,
     style,
 )
+from ser_personal.report.formatting import ROWS
 
 
 @pytest.fixture
@@ -42,6 +47,17 @@ def test_an_svg_is_self_contained_and_of_the_page_s_ink():
     assert INK not in svg
     assert "currentColor" in svg
     assert "a &lt; b &amp; c" in svg
+
+
+def test_every_row_has_its_gain_by_kind_and_a_caller_s_own_by_its_name(run):
+    test = run.sets[0]
+    own = replace(test, rows=(*test.rows, replace(test.row("sigma"), name="median")))
+    with style():
+        (axes,) = forest(run, own, "arousal", Bootstrap(resamples=100)).figure.axes
+    names = [tick.get_text() for tick in axes.get_yticklabels()]
+    short = {row.short for name, row in ROWS.items() if name not in {"raw", "ridge"}}
+    assert (len(names), set(names)) == (len(short) + 1, {*short, "median"})
+    assert names[4:] == ["median", "one map for all", "all speakers", "random speakers", "own labels (oracle)"]
 
 
 def test_dumbbells_hold_both_scores_of_each_speaker(run):

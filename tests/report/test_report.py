@@ -106,8 +106,8 @@ def test_the_score_table_holds_every_row_and_says_what_it_is(folder, page):
     raw = rows["raw"]["attributes"]["valence"]
     assert f"{raw['overall_ccc']:.3f}".lstrip("0") in page.text
     assert f"{raw['average_ccc']:.3f} ({raw['average_ccc_std']:.3f})".replace("0.", ".") in page.text
-    assert "oracle, never a result" in page.text
-    assert "randomly drawn" in page.text
+    assert "oracle: never a result" in page.text
+    assert "PLDC towards random training speakers" in page.text
 
 
 def test_the_page_says_what_an_audit_can_t_show(page):
