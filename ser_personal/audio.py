@@ -80,11 +80,7 @@ def num_frames(num_samples: int | Tensor) -> int | Tensor:
 
 
 def read_header(path: Path) -> Header:
-    """Read a file's header.
-
-    Raises:
-        UserError: the file is missing, truncated, several files in one, or no sound file.
-    """
+    """Read a file's header."""
     try:
         with _open(path) as file:
             return Header(resampled_length(file.frames, file.samplerate), file.samplerate, file.channels)
@@ -115,10 +111,6 @@ def decode(
 
     Returns:
         (samples,), fewer than `num_samples` where the file ends before.
-
-    Raises:
-        UserError: the file is missing or damaged, or doesn't hold one sound: its channels cancel one another or hold
-            two voices, or it is silent, too short, or out of any range that sound comes in.
     """
     try:
         with _open(path) as file:

@@ -182,11 +182,7 @@ def make(class_type: type[Made], *args: Any, **kwargs: Any) -> Made:
 
 @contextmanager
 def making(class_type: type) -> Iterator[None]:
-    """Name the class that is being made in what goes wrong.
-
-    Raises:
-        UserError: it raised something else than a UserError; it says what, and at which line.
-    """
+    """Name the class that is being made in what goes wrong."""
     try:
         yield
     except UserError:
@@ -253,11 +249,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
 
 
 def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
-    """Refuse what would fail anyway, before the 10 to 20 seconds that lightning and transformers take to import.
-
-    Raises:
-        UserError: a config can't be read, the checkpoint is missing, or evaluation was asked for without one.
-    """
+    """Refuse what would fail anyway, before the 10 to 20 seconds that lightning and transformers take to import."""
     configs = read_configs(arguments)
     if {"-h", "--help", "--print_config"} & {argument.split("=")[0] for argument in arguments}:
         return
@@ -369,9 +361,6 @@ def parse(
 
     Dashes in flags are as good as underscores, a boolean's flag alone means true, and a positional argument may also be
     given by its name, and where it is a class, that class's arguments by theirs: `CSVCorpus --corpus.path corpus.csv`.
-
-    Raises:
-        UserError: an argument is unknown, missing or of the wrong type.
     """
     import inspect
     from typing import get_args, get_type_hints

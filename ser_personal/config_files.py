@@ -23,11 +23,7 @@ MAX_VALUES = 10_000
 
 
 def find_config(name: str) -> Path:
-    """Find a config: a file of that path, else the one that ships under it (`papt.yaml`, `tiny/papt.yaml`).
-
-    Raises:
-        UserError: there is neither.
-    """
+    """Find a config: a file of that path, else the one that ships under it (`papt.yaml`, `tiny/papt.yaml`)."""
     if Path(name).is_file():
         return Path(name)
     shipped = _shipped(name)
@@ -55,11 +51,7 @@ def _shipped(name: str) -> Path | None:
 
 
 def with_found_configs(arguments: Sequence[str]) -> list[str]:
-    """Write the path of the file in the place of each config's name, and say which one was taken.
-
-    Raises:
-        UserError: one is missing.
-    """
+    """Write the path of the file in the place of each config's name, and say which one was taken."""
     found = list(arguments)
     for place, name in _values_at(CONFIG_FLAGS, arguments):
         # the value may also be the YAML itself
@@ -81,11 +73,7 @@ def _say(text: str) -> None:
 
 
 def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Read the YAMLs that a command line gives, path -> content.
-
-    Raises:
-        UserError: one isn't YAML, holds no values by name, or more of them than any config.
-    """
+    """Read the YAMLs that a command line gives, path -> content."""
     import yaml
 
     configs = {}

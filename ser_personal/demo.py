@@ -47,9 +47,6 @@ def demo(
         seed: of the corpus.
         full: train Vanilla-FT and TAPT-FT as well, and compare the three.
         verbose: show each command, and all that it prints.
-
-    Raises:
-        UserError: the folder isn't empty.
     """
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()):
@@ -145,11 +142,7 @@ class Stages:
             self.say(f"{'':{len(self._title)}} {line}")
 
     def run(self, name: str, *arguments: object, shown: bool = False) -> dict[str, float]:
-        """Run a command, and show what it prints if asked to, -> what a stage of Lightning's logged.
-
-        Raises:
-            UserError: it ended with another exit code than 0.
-        """
+        """Run a command, and show what it prints if asked to, -> what a stage of Lightning's logged."""
         from ser_personal.cli import STAGES, run_command
 
         words = [str(argument) for argument in arguments]

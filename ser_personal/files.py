@@ -65,11 +65,7 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Refuse a file in place of which Git LFS or git-annex has left only a note where its content is.
-
-    Raises:
-        UserError: it, or a file of this folder, is such a note, and the command that brings the content.
-    """
+    """Refuse a file in place of which Git LFS or git-annex has left only a note where its content is."""
     if path.is_dir():
         for inside in sorted(path.iterdir()):
             if not inside.is_dir():
@@ -88,11 +84,7 @@ def refuse_pointer(path: Path) -> None:
 
 
 def refuse_existing(*paths: str | Path | None, replace: bool) -> None:
-    """Refuse to replace files, unless asked to; None is no file.
-
-    Raises:
-        UserError: one of them exists.
-    """
+    """Refuse to replace files, unless asked to; None is no file."""
     for path in paths:
         if path is not None and Path(path).exists() and not replace:
             raise UserError("exists already", where=path, remedy="Give another name, or replace it with --replace")
@@ -163,11 +155,7 @@ def gather_files(
 
 
 def on_first_process(trainer: Trainer, work: Callable[[], Result]) -> Result:
-    """Have the first process do something that all need the outcome of. Call it on every process.
-
-    Raises:
-        UserError: on the first process, what `work` raised; the others end without a word.
-    """
+    """Have the first process do something that all need the outcome of; its UserError ends all. Call it on every process."""
     result: Any = None
     mistake: UserError | None = None
     if trainer.is_global_zero:

@@ -38,9 +38,6 @@ def require_range(name: str, value: float, low: float, high: float = inf, *, abo
         low: the least that it may be.
         high: the most that it may be.
         above: `low` itself is too little.
-
-    Raises:
-        UserError: the number lies outside.
     """
     if not isfinite(value) or not low <= value <= high or (above and value == low):
         if isfinite(high):
@@ -51,10 +48,6 @@ def require_range(name: str, value: float, low: float, high: float = inf, *, abo
 
 
 def require_scale(scale: tuple[float, float]) -> None:
-    """Refuse a label scale that has nothing between its ends.
-
-    Raises:
-        UserError: the second label isn't above the first.
-    """
+    """Refuse a label scale that has nothing between its ends."""
     if not scale[0] < scale[1]:
         raise UserError(f"{scale} is an empty range", where="scale", remedy="Give the lowest, then the highest label")

@@ -148,9 +148,6 @@ def score(
 
     Returns:
         Attribute -> its scores.
-
-    Raises:
-        UserError: the shapes don't match, or a prediction is NaN or infinite.
     """
     predicted, labelled = np.asarray(predictions, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     shape = (len(speaker_ids), len(attributes))

@@ -44,9 +44,6 @@ class Corpus(ABC):
         allow_overlap: names of sets that may share speakers with train.
         cut_test: a set to cut by speaker into `<name>_adaptation` and `<name>_evaluation`; none if None.
         adaptation_seconds: audio that each speaker of that set gives to adaptation, at most.
-
-    Raises:
-        UserError: the scale is empty.
     """
 
     def __init__(
@@ -81,11 +78,7 @@ class Corpus(ABC):
 
     @cached_property
     def utterances(self) -> list[Utterance]:
-        """Utterances of the wanted splits, ordered by id; `seconds` is NaN where the audio can't be read.
-
-        Raises:
-            UserError: the label file can't be read, lists an id twice, or holds a label outside the scale.
-        """
+        """Utterances of the wanted splits, ordered by id; `seconds` is NaN where the audio can't be read."""
         listed = self.listed()
         _refuse_duplicates(listed, self.label_file)
         self._refuse_outside_scale(listed)
@@ -93,11 +86,7 @@ class Corpus(ABC):
 
     @cached_property
     def splits(self) -> SpeakerSplits:
-        """The utterances by set.
-
-        Raises:
-            UserError: a speaker is in train and in a set that may not share speakers with it.
-        """
+        """The utterances by set."""
         try:
             return SpeakerSplits.from_utterances(self.utterances, self.allow_overlap)
         except UserError as error:
@@ -158,11 +147,7 @@ def measure(utterances: Sequence[Utterance], label_file: Path) -> list[Utterance
 
 
 def seconds_of(utterance: Utterance, num_samples: int) -> float:
-    """Find an utterance's duration in a file of so many samples at 16 kHz.
-
-    Raises:
-        UserError: it begins or ends outside the file.
-    """
+    """Find an utterance's duration in a file of so many samples at 16 kHz."""
     total = num_samples / SAMPLE_RATE
     if utterance.start is None:
         return total

@@ -160,9 +160,6 @@ def check(
 
     Returns:
         1 where training would fail, on the written table where there is one; else 0.
-
-    Raises:
-        UserError: the label file can't be read, no utterance is usable, or a file to write exists already.
     """
     left_out = None if write is None else Path(write).with_suffix(".left_out.csv")
     refuse_existing(write, left_out, json, replace=replace)

@@ -134,9 +134,6 @@ def open_corpus(corpus: Corpus | str | os.PathLike[str]) -> Corpus:
     Args:
         corpus: a corpus, a folder in MSP-Podcast's layout, a table that `CSVCorpus` reads, or a folder with such a
             table named corpus.csv.
-
-    Raises:
-        UserError: it is none of these.
     """
     if isinstance(corpus, Corpus):
         return corpus

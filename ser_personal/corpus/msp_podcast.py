@@ -103,9 +103,6 @@ def read_partitions(path: Path) -> dict[str, str]:
 
     Returns:
         Utterance id -> split as the file spells it.
-
-    Raises:
-        UserError: the file can't be read, a line has another form, or an utterance is in two splits.
     """
     splits: dict[str, str] = {}
     for number, line in enumerate(read_text(path).splitlines(), start=1):

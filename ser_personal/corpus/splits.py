@@ -54,9 +54,6 @@ class SpeakerSplits:
     Attributes:
         test: set name -> utterances, for every other set.
         allow_overlap: canonical names of sets that may share speakers with training.
-
-    Raises:
-        UserError: a set that isn't allowed to shares a known speaker with training.
     """
 
     train: tuple[Utterance, ...]
@@ -120,9 +117,6 @@ def cut_adaptation(utterances: Sequence[Utterance], name: str, seconds: float = 
 
     Returns:
         The same utterances in the same order, those of the set under their new split names.
-
-    Raises:
-        UserError: there is no set of that name, or nobody in it has an utterance for each part.
     """
     sets = by_split(utterances)
     require_split(name, sets)

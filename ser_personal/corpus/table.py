@@ -107,10 +107,6 @@ def read_csv_rows(
 
     Returns:
         Column -> cell of each row, surrounding blanks removed; blank lines are left out.
-
-    Raises:
-        UserError: the file can't be read, lacks a column or a cell, names a column twice, holds no row, has a column
-            that changes what a row is and that nothing reads, or a row has more or fewer cells than the header.
     """
     if path.suffix.lower() == ".parquet":
         lines, separator = _parquet_lines(path), ","

@@ -79,9 +79,6 @@ class BucketBatchSampler(BatchSampler):
 
     `indices` are positions in the datamodule's `utterances`, `num_samples` (in the same order) what a batch holds of
     each, and `batch_seconds` counts padding.
-
-    Raises:
-        UserError: the longest utterance is longer than the budget.
     """
 
     def __init__(

@@ -71,9 +71,6 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         seed: of the shuffling and the crops.
         speaker_features: a vector per speaker, for speaker embeddings that are made of one.
         permute_speaker_features: control: every speaker gets another one's, the same each time.
-
-    Raises:
-        UserError: `max_samples` is less than a frame.
     """
 
     # a function of examples -> batch
@@ -198,22 +195,14 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             raise UserError(what, where=first.path, remedy=BAD_AUDIO)
 
     def split_indices(self, split: str) -> list[int]:
-        """Positions in `utterances` of a split's utterances that are used; how many are left out is logged once.
-
-        Raises:
-            UserError: there is no such split, or audio of it is missing, unreadable or shorter than one frame.
-        """
+        """Positions in `utterances` of a split's utterances that are used; how many are left out is logged once."""
         name = canonical_split(split)
         if name not in self._indices_of:
             self._indices_of[name] = self._select(name)
         return self._indices_of[name]
 
     def wanted_indices(self, splits: Sequence[str]) -> list[int]:
-        """Positions in `utterances` of several splits' utterances that are used, each once.
-
-        Raises:
-            UserError: there are none.
-        """
+        """Positions in `utterances` of several splits' utterances that are used, each once."""
         indices = [index for split in canonical_splits(splits) for index in self.split_indices(split)]
         if not indices:
             raise UserError(
@@ -245,11 +234,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
     def train_loader(
         self, indices: Sequence[int], collate: Callable[[Sequence[Any]], Any] | None = None
     ) -> SpeechLoader[Batch]:
-        """Load this rank's share of some utterances, shuffled; an index that is listed twice is used twice.
-
-        Raises:
-            UserError: there are fewer utterances than processes, in all or in a batch.
-        """
+        """Load this rank's share of some utterances, shuffled; an index that is listed twice is used twice."""
         processes = self.trainer.world_size if self.trainer else 1
         if processes > min(len(indices), self.max_batch or processes):
             few = f"{len(indices)} training utterances" if processes > len(indices) else f"batches of {self.max_batch}"

@@ -167,11 +167,7 @@ def crop_start(utterance: Utterance, max_samples: int, *, seed: int, epoch: int)
 
 
 def decode_part(utterance: Utterance, start: int, num_samples: int) -> NDArray[np.float32]:
-    """Decode a part of an utterance's audio.
-
-    Raises:
-        UserError: it can't be decoded, or ends before the part does.
-    """
+    """Decode a part of an utterance's audio."""
     waveform = decode_utterance(utterance, start, num_samples)
     if len(waveform) < num_samples:
         raise UserError(
@@ -183,11 +179,7 @@ def decode_part(utterance: Utterance, start: int, num_samples: int) -> NDArray[n
 
 
 def check_pseudo_labels(utterances: Sequence[Utterance], pseudo_labels: PseudoLabels) -> None:
-    """Refuse pseudo-labels that were not made from these utterances.
-
-    Raises:
-        UserError: an utterance has none, not one for each of its frames, or one that is no cluster.
-    """
+    """Refuse pseudo-labels that were not made from these utterances."""
     remedy = "Run `ser kmeans` on this corpus with the same splits, or give the folder it wrote for this corpus"
     missing = [utterance.utterance_id for utterance in utterances if utterance.utterance_id not in pseudo_labels]
     if missing:

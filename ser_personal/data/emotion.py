@@ -56,11 +56,7 @@ class SpeakerSelection(ABC):
 
     @abstractmethod
     def choose(self, training: Sequence[Utterance], targets: Sequence[Utterance]) -> SelectedSpeakers:
-        """Choose training speakers for the speakers of target utterances, whose labels are unseen.
-
-        Raises:
-            UserError: there is nobody to choose for, or from.
-        """
+        """Choose training speakers for the speakers of target utterances, whose labels are unseen."""
 
 
 def collate_weights(

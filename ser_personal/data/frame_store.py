@@ -76,11 +76,7 @@ class FrameStore(ABC, Generic[Source]):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Open a complete folder.
-
-        Raises:
-            UserError: the folder is missing, incomplete, damaged or of another format.
-        """
+        """Open a complete folder."""
         meta = cls._read_meta(Path(folder))
         if meta is None:
             remedy = f"Write them with {cls.command}, or give the folder it wrote"
@@ -95,11 +91,7 @@ class FrameStore(ABC, Generic[Source]):
 
     @classmethod
     def create(cls, folder: str | Path, source: Source) -> Self:
-        """Open a folder for writing; what an interrupted run of the same source wrote is kept.
-
-        Raises:
-            UserError: the folder holds the arrays of another source, or is damaged.
-        """
+        """Open a folder for writing; what an interrupted run of the same source wrote is kept."""
         meta = cls._read_meta(Path(folder))
         if meta is not None and meta["source"] != asdict(source):
             what = f"holds {cls.contents} of another {cls.made_from}"
@@ -125,11 +117,7 @@ class FrameStore(ABC, Generic[Source]):
             self._index(path)
 
     def finish(self, utterance_ids: Iterable[str] = ()) -> None:
-        """Declare the folder complete, after which it can be loaded.
-
-        Raises:
-            UserError: one of these utterances isn't stored.
-        """
+        """Declare the folder complete, after which it can be loaded."""
         missing = [id_ for id_ in utterance_ids if id_ not in self]
         if missing:
             what = f"no process wrote the {self.contents} of {missing[0]}"
@@ -258,11 +246,7 @@ class PseudoLabels(FrameStore[PseudoLabelSource]):
         return self.source.num_clusters
 
     def write(self, ids: Mapping[str, NDArray[np.integer]]) -> None:
-        """Write the ids (frames,) of a batch of utterances; those that are stored already stay as they are.
-
-        Raises:
-            ValueError: an id lies outside 0..K-1.
-        """
+        """Write the ids (frames,) of a batch of utterances; those that are stored already stay as they are."""
         for utterance_id, of_frames in ids.items():
             if of_frames.size and not 0 <= int(of_frames.min()) <= int(of_frames.max()) < self.num_clusters:
                 msg = f"{utterance_id}: ids outside 0..{self.num_clusters - 1}"
@@ -293,10 +277,6 @@ class FeatureCache(FrameStore[FeatureSource]):
         Args:
             frames: utterance -> (frames, dim), at least one frame.
             audio: utterance -> the audio its frames come from, so that training notices when it changes.
-
-        Raises:
-            UserError: a value is no finite number of half precision.
-            ValueError: frames are of another shape.
         """
         halves = {utterance_id: self._as_float16(utterance_id, array) for utterance_id, array in frames.items()}
         keys = None if audio is None else {utterance_id: audio_key(audio[utterance_id]) for utterance_id in frames}

@@ -53,9 +53,6 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         batch_seconds: seconds of a batch, padding included, at most.
         min_samples: shorter utterances are left out.
         **kwargs: as in `SpeechDataModule`.
-
-    Raises:
-        UserError: `max_samples` can't hold a masked span.
     """
 
     collate = staticmethod(collate_pretrain)

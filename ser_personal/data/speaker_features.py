@@ -52,11 +52,7 @@ class SpeakerFeatures:
         return {speaker_id: row for row, speaker_id in enumerate(self.speaker_ids)}
 
     def of(self, speaker_ids: Sequence[str | None]) -> NDArray[np.float32]:
-        """Look up speakers, -> (speakers, feature_dim), NaN for unknown ones (None).
-
-        Raises:
-            UserError: a known speaker has no features.
-        """
+        """Look up speakers, -> (speakers, feature_dim), NaN for unknown ones (None)."""
         missing = sorted({id_ for id_ in speaker_ids if id_ is not None and id_ not in self._row_of})
         if missing:
             raise UserError(
@@ -87,11 +83,7 @@ class SpeakerFeatureSource(ABC):
 
     @abstractmethod
     def read(self, utterances: Sequence[Utterance]) -> SpeakerFeatures:
-        """Read, or compute, the features of the utterances' speakers, labels unseen.
-
-        Raises:
-            UserError: they can't be read, or lack a speaker.
-        """
+        """Read, or compute, the features of the utterances' speakers, labels unseen."""
 
 
 class SpeakerVectorFile(SpeakerFeatureSource):

@@ -62,9 +62,6 @@ def cache(
         seed: of weights that aren't pre-trained.
         accelerator: what the encoder runs on, as Lightning names it.
         precision: of the encoder, as Lightning names it.
-
-    Raises:
-        UserError: `out` holds the features of another encoder or of other audio.
     """
     started = time.perf_counter()
     if checkpoint:

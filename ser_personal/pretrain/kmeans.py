@@ -114,9 +114,6 @@ def kmeans(
         devices: of each machine, among which the audio is divided; the outcome doesn't depend on their number.
         num_nodes: machines, which must share `out`.
         precision: of the teacher, as Lightning names it.
-
-    Raises:
-        UserError: a setting is impossible, or `out` was made with other settings.
     """
     started = time.perf_counter()
     teacher = teacher or MFCCTeacher()

@@ -65,10 +65,6 @@ def import_released(file: str, out: str, codebook: str | None = None, *, replace
         out: folder to write to.
         codebook: codebook.safetensors whose clusters a checkpoint was trained on, needed for one.
         replace: replace a file that exists already.
-
-    Raises:
-        UserError: the file to write exists; the file to read is neither, or holds anything but what rebuilds arrays; a
-            checkpoint comes without its codebook, or with one of another size.
     """
     path, folder = Path(file), Path(out)
     content = read_arrays(path)

@@ -72,11 +72,7 @@ class TeacherPass(LightningModule):
 
 
 def run_pass(teacher: nn.Module, task: PassTask[Result], **devices: Any) -> Result:
-    """Run the teacher over the audio, on the devices of Lightning's arguments `accelerator`, `devices` and so on.
-
-    Raises:
-        UserError: Lightning refuses one of them, or lacks a package for it, or SLURM has other tasks.
-    """
+    """Run the teacher over the audio, on the devices of Lightning's arguments `accelerator`, `devices` and so on."""
     try:
         trainer = trainer_for_tasks(
             lambda: Trainer(

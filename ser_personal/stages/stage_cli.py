@@ -406,11 +406,7 @@ def _one_line(error: Exception) -> str:
 
 
 def run(arguments: list[str]) -> StageCLI:
-    """Run a stage: its name and its flags (DDP starts the other processes by `sys.argv`).
-
-    Raises:
-        UserError: Lightning refuses the combination of arguments.
-    """
+    """Run a stage: its name and its flags (DDP starts the other processes by `sys.argv`)."""
     try:
         return StageCLI(
             args=arguments,

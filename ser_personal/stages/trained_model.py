@@ -44,11 +44,7 @@ class TrainedModel:
 
     @classmethod
     def read(cls, path: str, expected: str | None, *, resumes: bool) -> Self:
-        """Read a checkpoint of the `expected` class, any if None, whole enough to resume a fit if it is to do that.
-
-        Raises:
-            UserError: it can't be read, is of another class, or holds too little to resume a fit.
-        """
+        """Read a checkpoint of the `expected` class, any if None, whole enough to resume a fit if it is to do that."""
         checkpoint = read_checkpoint(path)
         if resumes:
             require_training_state(checkpoint, path)
@@ -83,11 +79,7 @@ class TrainedModel:
         return [stage, *(word for config in configs for word in ("--config", config)), *others]
 
     def refuse_other_architecture(self, now: dict[str, Any]) -> None:
-        """Refuse to change what the weights depend on; `now` is what the model is going to get, as from `leaves`.
-
-        Raises:
-            UserError: a value differs from the trained one.
-        """
+        """Refuse to change what the weights depend on; `now` is what the model is going to get, as from `leaves`."""
         saved = leaves(self.init_args)
         # what training found out stands in the description alone: PAPT's fusion, say, when fine-tuning from it
         speakers = self.description["speakers"]

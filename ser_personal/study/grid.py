@@ -225,11 +225,7 @@ class GridRun:
 
 
 def expand(study: Study) -> list[GridRun]:
-    """Every run of the grid, each after those that it needs; the runs of a recipe are consecutive.
-
-    Raises:
-        UserError: braces name neither an earlier preparation step nor something that the study knows.
-    """
+    """Every run of the grid, each after those that it needs; the runs of a recipe are consecutive."""
     dimensions: dict[str, set[str]] = {}
     prepared: dict[tuple[str, GridPoint], GridRun] = {}
     runs = []
@@ -399,11 +395,7 @@ def _run(entry: _Entry, point: GridPoint, needs: list[GridRun]) -> GridRun:
 
 
 def config_contents(runs: Sequence[GridRun]) -> dict[str, dict[str, Any]]:
-    """Read the YAMLs that the runs name -> values by name.
-
-    Raises:
-        UserError: one is missing or can't be read.
-    """
+    """Read the YAMLs that the runs name -> values by name."""
     names = dict.fromkeys(name for run in runs for stage in run.stages for name in stage.configs)
     return {name: next(iter(read_configs(["--config", str(find_config(name))]).values())) for name in names}
 

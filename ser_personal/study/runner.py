@@ -72,10 +72,6 @@ def study(out: str, *, replace: bool = False, **settings: Any) -> int:
 
     Returns:
         1 where a run failed, else 0.
-
-    Raises:
-        UserError: the study contradicts itself, names what doesn't exist, is already running in this folder, or holds
-            runs of other settings.
     """
     grid = Study(**settings)
     root = Path(out).absolute()
@@ -309,9 +305,6 @@ def hash_inputs(runs: Sequence[GridRun]) -> dict[str, str]:
     """Folder of each run -> hash of its commands, the values of its YAMLs and the inputs of what it needs.
 
     Audio and tables that the commands name by path are not read: after a change to those, delete the runs.
-
-    Raises:
-        UserError: a YAML is missing.
     """
     contents = config_contents(runs)
     hashes: dict[str, str] = {}
@@ -389,11 +382,7 @@ class StudyRun:
         write_stage(self.path / f"{stage.name}.json", {"command": stage.name, **measured, **own})
 
     def finish(self) -> None:
-        """Write done.json.
-
-        Raises:
-            UserError: a recipe has no scores to compare.
-        """
+        """Write done.json."""
         run, last = self.run, self.root / self.run.stages[-1].out
         found = sorted(last.rglob(SPEAKER_MOMENTS))
         if run.kind == "recipe" and not found:

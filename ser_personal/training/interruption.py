@@ -153,9 +153,6 @@ def trainer_for_tasks(make: Callable[[], Trainer]) -> Trainer:
 
     Were there more tasks, each would do the whole work and write the same files; were there fewer, they would wait for
     others that never come. Lightning notices only some of these cases.
-
-    Raises:
-        UserError: SLURM started another number of tasks than there are devices.
     """
     try:
         trainer = make()
