@@ -155,7 +155,7 @@ def gather_files(
 
 
 def on_first_process(trainer: Trainer, work: Callable[[], Result]) -> Result:
-    """Have the first process do something that all need the outcome of; its UserError ends all. Call it on every process."""
+    """Have the first process do what all need the outcome of, on every process; a UserError there ends all."""
     result: Any = None
     mistake: UserError | None = None
     if trainer.is_global_zero:

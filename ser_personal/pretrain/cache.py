@@ -19,7 +19,7 @@ from ser_personal.encoder.module import DESCRIPTION, PREFIX, read_checkpoint
 from ser_personal.encoder.personalized import saved_encoder
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
-from ser_personal.pretrain.teacher_pass import PassTask, by_utterance, run_pass
+from ser_personal.pretrain.teacher_pass import TeacherPass, by_utterance
 from ser_personal.pretrain.teachers import EncoderTeacher
 from ser_personal.ranges import Seed
 from ser_personal.types import FeatureSource
@@ -27,7 +27,6 @@ from ser_personal.types import FeatureSource
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lightning.pytorch import Trainer
     from numpy.typing import NDArray
     from torch import nn
 
@@ -90,8 +89,7 @@ def cache(
     # Batches stay as they are, since a network's rounding depends on them: an unfinished one is run again.
     left = [batch for batch in data.batches() if not _is_written(batch, data.utterances, store)]
     if left:
-        task = FrameTask(data.utterances, data.predict_loader(left), store)
-        run_pass(network, task, accelerator=accelerator, devices=1, precision=precision)
+        CacheWriter(network, data, left, store).run(accelerator=accelerator, devices=1, precision=precision)
     store.finish()
     print(
         f"{out}: {len(store):,} utterances, {store.total_frames:,} frames of {source.dim} values, "
@@ -99,28 +97,27 @@ def cache(
     )
 
 
-class FrameTask(PassTask[None]):
-    """Writes the frames of utterances that have none yet, on one process."""
+class CacheWriter(TeacherPass):
+    """Writes the frames of some batches of utterances, on one process."""
 
     title = "Encoding"
 
-    def __init__(self, utterances: Sequence[Utterance], loader: SpeechLoader[SpeechBatch], store: FeatureCache) -> None:
-        self.utterances, self._loader, self.store = utterances, loader, store
+    def __init__(
+        self, encoder: nn.Module, data: AllUtterancesDataModule, batches: Sequence[list[int]], store: FeatureCache
+    ) -> None:
+        super().__init__(encoder)
+        self.data, self.batches, self.store = data, batches, store
 
     @override
-    def loader(self, trainer: Trainer) -> SpeechLoader[SpeechBatch]:
-        return self._loader
-
-    @override
-    def finish(self, trainer: Trainer) -> None:
-        pass
+    def predict_dataloader(self) -> SpeechLoader[SpeechBatch]:
+        return self.data.predict_loader(self.batches)
 
     @override
     def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:
         source = self.store.source
         frames, audio = {}, {}
         for index, real in by_utterance(batch, output, output.frames):
-            utterance = self.utterances[index]
+            utterance = self.data.utterances[index]
             frames[utterance.utterance_id] = strided(real.float().cpu().numpy(), source.stride, source.reduction)
             audio[utterance.utterance_id] = utterance
         self.store.write(frames, audio)

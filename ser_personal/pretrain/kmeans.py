@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import sys
 import time
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.utilities import rank_zero_only
+from typing_extensions import override
 
 from ser_personal.audio import num_frames
 from ser_personal.corpus.splits import canonical_splits
@@ -22,18 +25,20 @@ from ser_personal.data.datamodule import AllUtterancesDataModule
 from ser_personal.data.dataset import samples_of
 from ser_personal.data.frame_store import PseudoLabels, PseudoLabelSource
 from ser_personal.errors import UserError
-from ser_personal.files import content_hash
-from ser_personal.pretrain.codebook import Codebook, FrameSample, NumClusters
-from ser_personal.pretrain.teacher_pass import CodebookTask, PseudoLabelTask, run_pass
+from ser_personal.files import content_hash, gather_files, on_first_process
+from ser_personal.pretrain.codebook import Codebook, FrameSample, NumClusters, nearest_centroid
+from ser_personal.pretrain.teacher_pass import TeacherPass, by_utterance
 from ser_personal.pretrain.teachers import MFCCTeacher, Teacher
 from ser_personal.ranges import Seed, Share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
+    from torch import nn
 
     from ser_personal.corpus.base import Corpus
+    from ser_personal.data.loader import SpeechLoader
+    from ser_personal.types import EncoderOutput, SpeechBatch
 
     MadeWith = dict[str, str | int | float]
 
@@ -119,10 +124,10 @@ def kmeans(
     teacher = teacher or MFCCTeacher()
     teacher.check_precision(precision)
     teacher.build()
-    run = partial(run_pass, teacher, accelerator=accelerator, devices=devices, num_nodes=num_nodes, precision=precision)
+    on = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes, "precision": precision}
     description = teacher.description
     external = None if codebook is None else _external(codebook, description)
-    fitted: dict[str, int | float] = {
+    settings: dict[str, int | float] = {
         "num_clusters": num_clusters,
         "sample_share": sample_share,
         "max_sampled_frames": max_sampled_frames,
@@ -131,22 +136,26 @@ def kmeans(
         "seed": seed,
     }
     made_with: MadeWith = {**description, "precision": precision, "data": data.fingerprint}
-    made_with |= {"codebook": external.hash} if external else fitted
+    made_with |= {"codebook": external.hash} if external else settings
     path = Path(out) / "codebook.safetensors"
     chosen = _existing(path, made_with)
     if chosen is None and external:
-        chosen = Codebook(external.centroids, made_with)
+        chosen = replace(external, made_with=made_with)
         chosen.save(path)
     if chosen is None:
         frame_counts = {index: num_frames(samples_of(data.utterances[index])) for index in data.fit_indices}
         sample = FrameSample(frame_counts, sample_share, max_sampled_frames, seed)
+        sampling = FrameSampling(teacher, data, sample)
+        sampling.run(**on)
+        sampling.gather(Path(out))
 
-        def fit(frames: NDArray[np.float32]) -> Codebook:
-            codebook = Codebook(Codebook.fit(frames, num_clusters, iterations, restarts, seed).centroids, made_with)
+        def fit() -> Codebook:
+            fitted = Codebook.fit(sample.frames, num_clusters, iterations, restarts, seed)
+            codebook = replace(fitted, made_with=made_with)
             codebook.save(path)
             return codebook
 
-        chosen = run(CodebookTask(data, sample, fit, Path(out)))
+        chosen = on_first_process(sampling.trainer, fit)
 
     source = PseudoLabelSource(
         num_clusters=len(chosen.centroids),
@@ -155,8 +164,86 @@ def kmeans(
         teacher_layer=getattr(teacher, "teacher_layer", None),
     )
     if not PseudoLabels.is_complete(out, source):
-        run(PseudoLabelTask(data, chosen, Path(out), source))
+        writer = PseudoLabelWriter(teacher, data, chosen, Path(out), source)
+        writer.run(**on)
+        writer.finish()
     rank_zero_only(_report)(out, started)
+
+
+class FrameSampling(TeacherPass):
+    """Adds this process's share of a sample of frames to it."""
+
+    title = "Sampling frames"
+
+    def __init__(self, teacher: nn.Module, data: PseudoLabelData, sample: FrameSample) -> None:
+        super().__init__(teacher)
+        self.data, self.sample = data, sample
+
+    @override
+    def predict_dataloader(self) -> SpeechLoader[SpeechBatch]:
+        return self.data.predict_loader(self.data.fit_batches()[self.global_rank :: self.trainer.world_size])
+
+    @override
+    def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:
+        for index, frames in by_utterance(batch, output, output.frames):
+            rows = self.sample.rows_of(index)
+            if len(rows):
+                self.sample.add(rows, frames[self.sample.positions[rows]].float().cpu().numpy())
+
+    def gather(self, folder: Path) -> None:
+        """Complete the sample on the first process, by files in a folder that all processes see."""
+        if self.trainer.world_size > 1:
+            gather_files(self.trainer, folder, self.sample.save, lambda paths: self.sample.merge(paths[1:]))
+
+
+class PseudoLabelWriter(TeacherPass):
+    """Writes the ids of utterances that have none yet, each process those of its share of the batches."""
+
+    title = "Writing pseudo-labels"
+
+    def __init__(
+        self, teacher: nn.Module, data: PseudoLabelData, codebook: Codebook, folder: Path, source: PseudoLabelSource
+    ) -> None:
+        super().__init__(teacher)
+        self.data, self.folder, self.source = data, folder, source
+        # no buffer, which half precision would round
+        self._centroids = torch.from_numpy(codebook.centroids)
+
+    @override
+    def predict_dataloader(self) -> SpeechLoader[SpeechBatch]:
+        # Batches stay as they are, since a network's rounding depends on them: an unfinished one is run again.
+        batches = self.data.batches()
+        left = on_first_process(self.trainer, lambda: self._missing(batches))
+        self.pseudo_labels = PseudoLabels.create(self.folder, self.source)
+        share = left[self.global_rank :: self.trainer.world_size]
+        return self.data.predict_loader([batches[number] for number in share])
+
+    def _missing(self, batches: list[list[int]]) -> list[int]:
+        stored = PseudoLabels.create(self.folder, self.source)
+        utterances = self.data.utterances
+        return [n for n, batch in enumerate(batches) if not all(utterances[i].utterance_id in stored for i in batch)]
+
+    @override
+    def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:
+        frames = output.frames
+        clusters, dim = self._centroids.shape
+        if frames.shape[2] != dim:
+            what = f"{clusters} clusters of {dim} dimensions for frames of {frames.shape[2]}"
+            raise UserError(what, where="codebook", remedy="Give the teacher and the teacher_layer it was fitted on")
+        self._centroids = self._centroids.to(frames.device)
+        ids = nearest_centroid(frames.flatten(0, 1), self._centroids).view(frames.shape[:2])
+        self.pseudo_labels.write(
+            {
+                self.data.utterances[index].utterance_id: of_utterance.cpu().numpy()
+                for index, of_utterance in by_utterance(batch, output, ids)
+            }
+        )
+
+    def finish(self) -> None:
+        """Declare the pseudo-labels complete, once all processes have written theirs."""
+        self.trainer.strategy.barrier("pseudo-labels written")
+        expected = [self.data.utterances[index].utterance_id for index in self.data.pseudo_label_indices]
+        on_first_process(self.trainer, lambda: PseudoLabels.create(self.folder, self.source).finish(expected))
 
 
 def _report(out: str, started: float) -> None:
