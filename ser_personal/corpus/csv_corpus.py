@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,10 @@ from ser_personal.corpus.table import (
     write_rows,
 )
 from ser_personal.errors import UserError
-from ser_personal.files import content_hash
 from ser_personal.types import ATTRIBUTES, Utterance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ser_personal.corpus.table import Row
 
@@ -43,19 +43,19 @@ class CSVCorpus(Corpus):
     and the segment's start). Other columns are ignored, but for those that would say what part of a recording a row is.
 
     Args:
-        path: the table: separated by commas, semicolons or tabs, gzipped or not, or Parquet.
-        allow_outside: read audio outside the table's folder, too.
+        path: the table: separated by commas, semicolons or tabs, gzipped or not, or Parquet; or a folder with such a
+            table named corpus.csv, which may then name audio in this folder only.
         **kwargs: see `Corpus`.
     """
 
-    def __init__(self, path: str, *, allow_outside: bool = False, **kwargs: Any) -> None:
+    def __init__(self, path: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._path, self._allow_outside = Path(path), allow_outside
+        self._path = Path(path)
 
     @property
     @override
     def label_file(self) -> Path:
-        return self._path
+        return self._path / TABLE if self._path.is_dir() else self._path
 
     @property
     @override
@@ -64,20 +64,23 @@ class CSVCorpus(Corpus):
 
     @override
     def read_labels(self) -> list[Utterance]:
-        rows = read_csv_rows(self._path, required=COLUMNS[:3], filled=("path", "split"), any_case=(*COLUMNS, *SEGMENT))
-        return [self._utterance(row) for row in rows]
+        table = self.label_file
+        rows = read_csv_rows(table, required=COLUMNS[:3], filled=("path", "split"), any_case=(*COLUMNS, *SEGMENT))
+        naming = f", or name the table itself: `{self.flags('path', str(table))}`"
+        audio = partial(audio_path, table.parent, anywhere=table == self._path, naming=naming)
+        return [self._utterance(row, table, audio) for row in rows]
 
-    def _utterance(self, row: Row) -> Utterance:
+    def _utterance(self, row: Row, table: Path, audio: Callable[[str, str], Path]) -> Utterance:
         relative = PurePosixPath(row["path"])
-        part = segment(row, f"{self._path}, {relative}")
+        part = segment(row, f"{table}, {relative}")
         start, end = part or (None, float("nan"))
         utterance_id = (
             row.get("id") or f"{relative.parent / relative.stem}{f'_{start:.3f}' if start is not None else ''}"
         )
-        where = f"{self._path}, {utterance_id}"
+        where = f"{table}, {utterance_id}"
         return Utterance(
             utterance_id=utterance_id,
-            path=self._audio_path(row["path"], where),
+            path=audio(row["path"], where),
             split=canonical_split(row["split"]),
             speaker_id=known(row["speaker"]),
             gender=known(row.get("gender", "")),
@@ -87,32 +90,18 @@ class CSVCorpus(Corpus):
             seconds=end - (start or 0.0),
         )
 
-    def _audio_path(self, cell: str, where: str) -> Path:
-        if self._allow_outside:
-            return audio_path(self._path.parent, cell, where, allow_outside=True)
-        allowing = f", or give the corpus as `{self.flags('allow_outside', 'true')}`"
-        return audio_path(self._path.parent, cell, where, allowing=allowing)
-
 
 def write_corpus(utterances: Iterable[Utterance], path: Path) -> None:
     """Write a table that `CSVCorpus` reads; missing labels and names are blank.
 
-    Paths are relative to the table's folder. Audio outside that folder is reached through a link to its own folder,
-    made next to the table.
+    Paths are relative to the table's folder, absolute where the audio lies outside of it.
     """
+    folder = Path(os.path.normpath(path.parent.absolute()))
     utterances = list(utterances)
     files = [Path(os.path.normpath(utterance.path.absolute())) for utterance in utterances]
-    folder = Path(os.path.normpath(path.parent.absolute()))
-    folder.mkdir(parents=True, exist_ok=True)
-    audio, link = Path(os.path.commonpath([folder, *(file.parent for file in files)])), Path()
-    if audio != folder:
-        audio = Path(os.path.commonpath([file.parent for file in files]))
-        link = Path(f"recordings-{content_hash(str(audio))[:8]}")
-        if not (folder / link).is_symlink():
-            (folder / link).symlink_to(audio, target_is_directory=True)
     rows = [
         (
-            (link / file.relative_to(audio)).as_posix(),
+            (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix(),
             each.speaker_id,
             each.split,
             *(each.labels.get(attribute) for attribute in ATTRIBUTES),
@@ -143,10 +132,8 @@ def open_corpus(corpus: Corpus | str | os.PathLike[str]) -> Corpus:
         remedy = "Give a class and what it takes, such as CSVCorpus --corpus.path corpus.csv --corpus.scale '[1,5]'"
         raise UserError(what, where=corpus, remedy=remedy)
     path = Path(corpus)
-    if is_table(path):
+    if is_table(path) or (path / TABLE).is_file():
         return CSVCorpus(corpus)
-    if (path / TABLE).is_file():
-        return CSVCorpus(str(path / TABLE))
     if any((path / name).is_dir() for name in ("Labels", *AUDIO_FOLDERS)):
         return MSPPodcast(corpus)
     what = "holds no corpus" if path.is_dir() else "no such corpus"

@@ -345,18 +345,18 @@ def _require_rows(rows: list[Row], path: Path) -> list[Row]:
     return rows
 
 
-def audio_path(folder: Path, cell: str, where: object, *, allow_outside: bool = False, allowing: str = "") -> Path:
-    """Find a recording, which has to lie in the corpus's folder or in one below.
+def audio_path(folder: Path, cell: str, where: object, *, anywhere: bool = False, naming: str = "") -> Path:
+    """Find a recording, which has to lie in the table's folder or in one below, unless the user named the table.
 
-    Otherwise, somebody else's table could have any file of this machine decoded and its content passed on. Links inside
-    the folder are followed wherever they lead, since a table can't make them.
+    Otherwise, somebody else's corpus could have any file of this machine decoded and its content passed on. Links
+    inside the folder are followed wherever they lead, since a table can't make them.
 
     Args:
         folder: that paths are relative to.
         cell: the path as the table has it, with slashes or, on Windows, backslashes.
         where: what an error calls the row.
-        allow_outside: accept absolute paths to elsewhere and those through `..`.
-        allowing: what an error adds on how to.
+        anywhere: accept absolute paths to elsewhere and those through `..`.
+        naming: what an error adds on how to name the table.
     """
     parts = PureWindowsPath(cell).parts
     if not all(map(_is_a_name, parts)):
@@ -366,8 +366,8 @@ def audio_path(folder: Path, cell: str, where: object, *, allow_outside: bool = 
         path = folder / cell.replace("\\", "/")
     absolute = PurePosixPath(cell).is_absolute() or PureWindowsPath(cell).anchor
     leaves = ".." in parts or (absolute and not Path(cell).is_relative_to(folder.absolute()))
-    if leaves and not allow_outside:
-        remedy = f"Move the audio into {folder}{allowing}"
+    if leaves and not anywhere:
+        remedy = f"Move the audio into {folder}{naming}"
         raise UserError(f"{cell} lies outside the corpus", where=where, remedy=remedy)
     return path
 

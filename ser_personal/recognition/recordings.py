@@ -23,7 +23,7 @@ from ser_personal.audio import (
     read_header,
     resample,
 )
-from ser_personal.corpus.table import SEGMENT, is_table, known, read_csv_rows
+from ser_personal.corpus.table import SEGMENT, audio_path, is_table, known, read_csv_rows
 from ser_personal.corpus.table import segment as segment_of
 from ser_personal.errors import UserError, counted
 from ser_personal.recognition.turns import Turn, TurnCheck, Turns, read_turns
@@ -275,9 +275,9 @@ def find_recordings(audio: Path, speaker_from: SpeakerFrom) -> list[Recording]:
     Where speakers come from a column, a folder's table is its corpus.csv.
     """
     if speaker_from == "column" and audio.is_dir():
-        audio = audio / TABLE
+        return _from_table(audio / TABLE, speaker_from, anywhere=False)
     if is_table(audio):
-        return _from_table(audio, speaker_from)
+        return _from_table(audio, speaker_from, anywhere=True)
     if speaker_from == "column":
         raise UserError("has no columns", where=audio, remedy="Give a .csv table with the columns path and speaker")
     if audio.is_dir():
@@ -304,12 +304,14 @@ def _folder_of(path: Path, speaker_from: SpeakerFrom) -> str | None:
     return _as_text(Path(path.absolute().parent.name)) if speaker_from == "folder" else None
 
 
-def _from_table(table: Path, speaker_from: SpeakerFrom) -> list[Recording]:
+def _from_table(table: Path, speaker_from: SpeakerFrom, *, anywhere: bool) -> list[Recording]:
     required = ("path", "speaker") if speaker_from == "column" else ("path",)
     found: list[Recording] = []
     turns: dict[str, list[Turn]] = {}
     for row in read_csv_rows(table, required=required, filled=("path",), any_case=(*required, *SEGMENT)):
         path = table.parent / row["path"]
+        if not anywhere:
+            path = audio_path(table.parent, row["path"], f"{table}, {row['path']}", naming=f", or name it: {table}")
         speaker = known(row["speaker"]) if speaker_from == "column" else _folder_of(path, speaker_from)
         part = segment_of(row, f"{table}, {row['path']}")
         if part is None:

@@ -11,7 +11,7 @@ from garbage import files, is_read_or_refused, many_inputs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ser_personal.corpus.csv_corpus import CSVCorpus
+from ser_personal.corpus.csv_corpus import CSVCorpus, open_corpus
 from ser_personal.corpus.msp_podcast import MSPPodcast, read_partitions
 from ser_personal.corpus.table import attribute_labels, audio_path, is_table, read_csv_rows, read_json_rows, segment
 from ser_personal.errors import UserError
@@ -186,11 +186,11 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("cell", OUTSIDE)
-def test_a_path_out_of_the_corpus_is_refused_unless_allowed(cell):
+def test_a_path_out_of_the_corpus_is_refused_unless_the_table_is_named(cell):
     line = r"corpus\.csv, u: .* lies outside the corpus\. Move the audio into /corpus/audio, or else\."
     with pytest.raises(UserError, match=line):
-        audio_path(ROOT, cell, "corpus.csv, u", allowing=", or else")
-    audio_path(ROOT, cell, "corpus.csv, u", allow_outside=True)
+        audio_path(ROOT, cell, "corpus.csv, u", naming=", or else")
+    audio_path(ROOT, cell, "corpus.csv, u", anywhere=True)
 
 
 @pytest.mark.parametrize("cell", ["u.wav", "a/b/u.wav", r"a\b\u.wav", "..u.wav", "a..b/u.wav", "./u.wav"])
@@ -214,15 +214,17 @@ def test_what_is_taken_stays_inside(cell):
     assert path.resolve().is_relative_to(ROOT.resolve())
 
 
-def test_a_table_with_such_a_path_is_refused_unless_allowed(tmp_path, wav):
+@pytest.mark.parametrize("cell", ["../secret.wav", "{tmp_path}/secret.wav"])
+def test_a_folders_table_stays_in_the_folder_unless_the_user_names_it(tmp_path, wav, cell):
     wav(tmp_path / "secret.wav")
     (tmp_path / "corpus").mkdir()
     table = tmp_path / "corpus" / "corpus.csv"
-    table.write_text("path,speaker,split\n../secret.wav,a,train\n")
-    with pytest.raises(UserError, match=r"\.\./secret\.wav lies outside the corpus"):
-        _ = CSVCorpus(str(table)).utterances
-    (allowed,) = CSVCorpus(str(table), allow_outside=True).utterances
-    assert allowed.seconds == 0.1
+    table.write_text(f"path,speaker,split\n{cell.format(tmp_path=tmp_path)},a,train\n")
+    for corpus in (open_corpus(table.parent), CSVCorpus(str(table.parent))):
+        with pytest.raises(UserError, match=r"/secret\.wav lies outside the corpus.*--data.corpus.path .*corpus\.csv`"):
+            _ = corpus.utterances
+    for corpus in (open_corpus(table), CSVCorpus(str(table))):
+        assert [utterance.seconds for utterance in corpus.utterances] == [0.1]
 
 
 TABLE = (

@@ -94,7 +94,7 @@ OF_CHECK = [
     ("a label of infinity", "x: arousal is 'inf', not a number", table("x.wav,s,train,inf")),
     ("a label beyond any float", "x: arousal is '1e999', not a number", table("x.wav,s,train,1e999")),
     ("a label in words", "arousal is '3,5', not a number", table('x.wav,s,train,"3,5"')),
-    ("a folder called a table", "can't be read", lambda _good, here: (here / "corpus.csv").mkdir()),
+    ("a folder called a table", "corpus.csv: no such file", lambda _good, here: (here / "corpus.csv").mkdir()),
 ]
 OF_SEGMENTS = [
     ("a segment behind the end", "error: a segment lies outside the recording's 1.00 s: 1", with_segment("1.5,2")),

@@ -63,6 +63,14 @@ def test_a_table_names_files_and_speakers(folder):
     assert named(find_recordings(table, "folder"))["b.wav"] == "anna"
 
 
+def test_a_folders_table_stays_in_the_folder_unless_the_user_names_it(folder):
+    table = folder / "anna" / "corpus.csv"
+    table.write_text("path,speaker\n../top.WAV,A\n")
+    with pytest.raises(UserError, match=rf"\.\./top\.WAV lies outside the corpus.*, or name it: {table}"):
+        find_recordings(table.parent, "column")
+    assert named(find_recordings(table, "column")) == {"top.WAV": "A"}
+
+
 def test_a_table_of_segments_and_whole_files_keeps_its_order(folder):
     table = folder / "corpus.csv"
     table.write_text("path,speaker,start,end\nb.wav,A,0,1\na.wav,B,,\nb.wav,B,1,\nc.wav,A,2,3\n")
