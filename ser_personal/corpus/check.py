@@ -63,7 +63,9 @@ NARROW_SCALE = Kind(
 )
 LABEL_MISSING = Kind("label missing", fatal=False)
 NO_LABEL = Kind("set without any label: pre-training goes without, fine-tuning doesn't", fatal=False)
-ONE_LABEL = Kind("validation set with fewer than two different labels, by which no model is better", fatal=False)
+ONE_LABEL = Kind(
+    "attribute with the same label in all of the validation set: the best epoch can't be chosen by it", fatal=False
+)
 NO_SPEAKER = Kind(
     "set without a known speaker: PAPT learns no speaker from it, and training leaves it out unless "
     "data.known_speakers_only is false",

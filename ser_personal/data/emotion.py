@@ -142,9 +142,8 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
                 remedy="Give the validation set utterances of different labels",
             )
         if self.trainer and constant:
-            rank_zero_info(
-                f"validation: fewer than two different labels of {', '.join(constant)}, which choose no model"
-            )
+            names = " and ".join(constant)
+            rank_zero_info(f"validation has no two different labels of {names}: the best epoch is chosen without")
 
     @cached_property
     @override

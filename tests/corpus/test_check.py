@@ -36,14 +36,16 @@ def test_a_sound_corpus(table, capsys):
     assert ["No", "problem", "found."] in lines
 
 
-def test_a_validation_set_by_which_no_model_is_better(table):
+def test_a_validation_set_of_one_label_is_noted(table, capsys):
     columns = [*COLUMNS, "valence"]
     varied = [["a.wav", "s", "train", 2, 2], ["c.wav", "t", "dev", 3, 1], ["v.wav", "t", "dev", 3, 5]]
     assert found(table(columns, *varied)) == [(kinds.ONE_LABEL, "arousal", "")]
     single = [*varied[:2], ["v.wav", "t", "dev", "", ""]]
     noted = [(kind, name) for kind, name, _ in found(table(columns, *single)) if kind != kinds.LABEL_MISSING]
     assert noted == [(kinds.ONE_LABEL, "arousal"), (kinds.ONE_LABEL, "valence")]
-    assert not kinds.ONE_LABEL.fatal
+    assert check(table(columns, *single)) == 0
+    note = "attribute with the same label in all of the validation set: the best epoch can't be chosen by it"
+    assert f"note: {note}: 2: arousal, valence\n" in capsys.readouterr().out
 
 
 def test_unusable_audio_is_an_error_in_the_words_of_decoding_and_odd_audio_a_note(table, wav, tmp_path):
