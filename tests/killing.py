@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from command_line import forkserver
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,17 +56,15 @@ class Unbroken(NamedTuple):
     @classmethod
     def read(cls, stage: Stage, folder: Path) -> Unbroken:
         """Read what `unbroken` left in a folder."""
-        seconds, changes = (float((folder / "second" / f"{name}.txt").read_text()) for name in ("seconds", "changes"))
-        return cls(stage.result(folder / "second"), seconds, int(changes))
+        seconds, changes = (float((folder / f"{name}.txt").read_text()) for name in ("seconds", "changes"))
+        return cls(stage.result(folder), seconds, int(changes))
 
 
 def unbroken(stage: Stage, folder: Path) -> Unbroken:
-    """Run a stage twice, the second time on the clock, when everything has been read once."""
-    for name in ("first", "second"):
-        started = time.perf_counter()
-        assert finish(stage, folder / name) == 0, output(folder / name)
-        (folder / name / "seconds.txt").write_text(f"{time.perf_counter() - started}")
-    assert stage.same(*(stage.result(folder / name) for name in ("first", "second"))), "no two unbroken runs agree"
+    """Run a stage on the clock."""
+    started = time.perf_counter()
+    assert finish(stage, folder) == 0, output(folder)
+    (folder / "seconds.txt").write_text(f"{time.perf_counter() - started}")
     return Unbroken.read(stage, folder)
 
 
@@ -110,12 +109,32 @@ def start(
     change: int | None = None,
     environment: dict[str, str] | None = None,
     signals: Sequence[int] = (signal.SIGKILL,),
+    changing: str | None = None,
 ) -> BaseProcess:
-    """Run `ser` in a process of its own, with its output in output.txt; it gets signals before its nth change."""
+    """Run `ser` in a process of its own, with its output in output.txt; it gets signals before its nth change.
+
+    That is to a file whose path contains `changing`, else to one of the folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    process = forkserver().Process(target=_run, args=(arguments, folder, change, environment or {}, signals))
+    process = forkserver().Process(target=_run, args=(arguments, folder, change, environment or {}, signals, changing))
     process.start()
     return process
+
+
+def on_two(
+    arguments: Sequence[object], folder: Path, changes: Sequence[int | None] = (None, None), changing: str | None = None
+) -> list[int | None]:
+    """Run `ser` in two processes, as torchrun starts them, each killed before its nth change; -> their exit codes."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "OMP_NUM_THREADS": "1"}
+    words = [str(word) for word in arguments]
+    processes = [
+        start(words, folder, change, {**meeting, "LOCAL_RANK": str(rank)}, changing=changing)
+        for rank, change in enumerate(changes)
+    ]
+    for process in processes:
+        process.join(LONGEST)
+    assert "MEMBER: 2/2" in output(folder)
+    return [process.exitcode for process in processes]
 
 
 def output(folder: Path) -> str:
@@ -123,7 +142,12 @@ def output(folder: Path) -> str:
 
 
 def _run(
-    arguments: list[str], folder: Path, change: int | None, environment: dict[str, str], signals: Sequence[int]
+    arguments: list[str],
+    folder: Path,
+    change: int | None,
+    environment: dict[str, str],
+    signals: Sequence[int],
+    changing: str | None,
 ) -> None:
     os.environ |= environment
     # the file, not Python's object alone: whatever prints, C++ included
@@ -137,7 +161,7 @@ def _run(
     from command_line import ser
 
     seen = [0]
-    sys.addaudithook(_counting(folder, seen, change, signals))
+    sys.addaudithook(_counting(changing or str(folder), seen, change, signals))
     code = ser(*arguments)
     changes = seen[0]
     (folder / "changes.txt").write_text(str(changes))
@@ -145,13 +169,11 @@ def _run(
 
 
 def _counting(
-    folder: Path, seen: list[int], change: int | None, signals: Sequence[int]
+    changing: str, seen: list[int], change: int | None, signals: Sequence[int]
 ) -> Callable[[str, tuple[object, ...]], None]:
-    root = str(folder)
-
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
-        if (writes or event in CHANGES) and str(arguments[0]).startswith(root):
+        if (writes or event in CHANGES) and changing in str(arguments[0]):
             seen[0] += 1
             if seen[0] == change:
                 for signum in signals:

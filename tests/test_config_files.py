@@ -1,31 +1,17 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from typing import TYPE_CHECKING
 
 import pytest
-from command_line import REPOSITORY
+from garbage import files, is_read_or_refused, many_inputs
+from hypothesis import given
 
-from ser_personal.config_files import SHIPPED, find_config, shipped_names, with_found_configs
+from ser_personal.cli import check_before_imports
+from ser_personal.config_files import SHIPPED, find_config, read_configs, shipped_names, with_found_configs
 from ser_personal.errors import UserError
 
-MAIN_LINE = """
-from pathlib import Path
-import ser_personal
-from ser_personal.cli import main
-
-assert Path(ser_personal.__file__).is_relative_to(Path("site").resolve()), ser_personal.__file__
-data, quick = ["--data.corpus", "corpus"], ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
-finetune = ["--config", "finetune.yaml", "--config", "configs/tiny/finetune.yaml", *data, *quick]
-for command in (
-    ["synth", "--out", "corpus", "--speakers", "10", "--utterances", "4"],
-    ["fit", *finetune],
-    ["test", *finetune, "--config", "pldc.yaml", "--ckpt_path", "finetune.ckpt"],
-):
-    assert main(command) == 0, command
-assert len(list(Path().rglob("predictions.csv"))) == 1
-"""
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_a_config_is_found_by_the_name_of_one_that_ships(tmp_path, monkeypatch, capsys):
@@ -63,17 +49,21 @@ def test_a_config_that_is_nowhere(name, remedy, tmp_path, monkeypatch):
         find_config(name)
 
 
-def test_the_wheel_runs_outside_the_repository(tmp_path):
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(REPOSITORY)]
-    subprocess.run([*pip, *build], check=True, timeout=600)
-    (wheel,) = tmp_path.glob("*.whl")
-    site = tmp_path / "site"
-    subprocess.run(
-        [*pip, "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)], check=True, timeout=600
-    )
-    environment = os.environ | {"PYTHONPATH": str(site)}
-    call = [sys.executable, "-c", MAIN_LINE]
-    ran = subprocess.run(call, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    assert f"config finetune.yaml is {site / 'ser_personal' / 'configs' / 'finetune.yaml'}" in ran.stderr
+CONFIG = b"trainer:\n  max_epochs: 3\nmodel:\n  class_path: PAPT\n  init_args: {fusion: last}\nckpt_path: null\n"
+
+
+@pytest.fixture(scope="module")
+def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("garbage") / "config.yaml"
+
+
+def test_what_is_spoilt_below_can_be_read_whole(spoilt):
+    spoilt.write_bytes(CONFIG)
+    assert read_configs(["--config", str(spoilt)])[str(spoilt)]["model"]["class_path"] == "PAPT"
+
+
+@many_inputs
+@given(content=files(CONFIG))
+def test_garbage_as_a_config(spoilt, content):
+    spoilt.write_bytes(content)
+    is_read_or_refused(lambda: check_before_imports("test", ["--config", str(spoilt)]))

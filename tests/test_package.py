@@ -6,9 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import torch
+from command_line import REPOSITORY, trainer_flags
+from hatchling.build import build_wheel
 from tiny_models import finetuning, fit
 
 import ser_personal
@@ -95,10 +98,35 @@ print('torch' in sys.modules, callable(calibrate))
     assert run_python(code).splitlines() == ["[]", "False True"]
 
 
-def test_a_stage_imports_what_a_config_may_name_and_little_else():
-    code = "import sys, ser_personal.stages.stage_cli; print([m for m in sys.modules if m.startswith('ser_personal.')])"
+def test_the_wheel_holds_all_files_and_its_test_with_pldc_imports_few_modules(
+    synthetic_corpus, finetuned_checkpoint, tmp_path, monkeypatch
+):
+    """Run outside the repository, in a process that knows the wheel alone."""
+    monkeypatch.chdir(REPOSITORY)
+    site = tmp_path / "site"
+    with ZipFile(tmp_path / build_wheel(str(tmp_path))) as wheel:
+        wheel.extractall(site)
+    for folder, packed in (("ser_personal", "ser_personal"), ("configs", "ser_personal/configs")):
+        files = [path for path in Path(folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        assert [path for path in files if not (site / packed / path.relative_to(folder)).is_file()] == []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    flags = ["--data.corpus", synthetic_corpus, "--ckpt_path", finetuned_checkpoint, *trainer_flags(tmp_path)]
+    configs = ["finetune.yaml", "configs/tiny/finetune.yaml", "pldc.yaml"]
+    words = ["test", *(word for name in configs for word in ("--config", name)), *flags]
+    code = f"""
+import sys
+from ser_personal.cli import main
+code = main({[str(word) for word in words]})
+print([module for module in sys.modules if module.startswith("ser_personal.")])
+sys.exit(code)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert f"config finetune.yaml is {site / 'ser_personal' / 'configs' / 'finetune.yaml'}" in ran.stderr
+    assert len(list(tmp_path.rglob("predictions.csv"))) == 1
     rooms = {path.parent.name for path in Path(ser_personal.__file__).parent.glob("*/__init__.py")}
-    modules = ast.literal_eval(run_python(code))
+    modules = ast.literal_eval(ran.stdout.splitlines()[-1])
     assert len({module.removeprefix("ser_personal.") for module in modules} - rooms) <= 64
     assert not [name for name in modules if name.startswith(("ser_personal.recognition", "ser_personal.study"))]
 

@@ -11,13 +11,12 @@ import pandas as pd
 import pytest
 import torch
 from command_line import configs, finetune_arguments, papt_arguments, ser, stage, trainer_flags
-from killing import LONGEST, output, start
+from killing import LONGEST, on_two, output, start
 from lightning.pytorch import Callback
 from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data
 from transformers import HubertConfig, HubertModel
 
 if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
     from pathlib import Path
 
 HUBERT = HubertConfig(
@@ -34,16 +33,8 @@ TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 FUSIONS = ["none", "first", "prefix", "concat", "last"]
 
 
-def begin_on_two(folder: Path, *arguments: object) -> BaseProcess:
-    """Start `ser` as a user would; the second process is one that Lightning starts, with imports of its own."""
-    return start([str(word) for word in (*arguments, *TWO)], folder, environment={"OMP_NUM_THREADS": "1"})
-
-
-def run_on_two(folder: Path, *arguments: object) -> None:
-    process = begin_on_two(folder, *arguments)
-    process.join(LONGEST)
-    assert process.exitcode == 0, output(folder)
-    assert "MEMBER: 2/2" in output(folder)
+def finish(words: list[object], folder: Path) -> None:
+    assert on_two(words, folder) == [0, 0], output(folder)
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +47,13 @@ def run(make_once, synthetic_corpus, synthetic_pseudo_labels) -> Path:
     def make(folder: Path) -> None:
         HubertModel(HUBERT).save_pretrained(folder / "hubert")
         flags = [*ENCODER, "--model.encoder.pretrained", folder / "hubert", *trainer_flags(folder)]
-        run_on_two(folder / "1", "fit", *papt_arguments(synthetic_corpus, synthetic_pseudo_labels), *flags)
+        papt_words = papt_arguments(synthetic_corpus, synthetic_pseudo_labels)
+        finish(["fit", *papt_words, *flags, *TWO], folder / "1")
         source = ["--model.papt_checkpoint", folder / "papt.ckpt", "--data.max_batch", "8"]
         source += ["--model.loss", "GlobalBatchLoss", "--trainer.precision", "bf16-mixed"]
-        run_on_two(folder / "2", "fit", *finetune_arguments(synthetic_corpus), *source, *flags)
-        tested = trainer_flags(folder / "tested")
-        run_on_two(folder / "3", "test", *arguments_of_test(synthetic_corpus, folder), *tested)
+        finish(["fit", *finetune_arguments(synthetic_corpus), *source, *flags, *TWO], folder / "2")
+        test = arguments_of_test(synthetic_corpus, folder)
+        finish([*test, *trainer_flags(folder / "tested"), *TWO], folder / "3")
         assert not list(folder.rglob(".gather*"))
 
     return make_once("two", make)
@@ -71,7 +63,7 @@ def arguments_of_test(corpus: Path, folder: Path, max_batch: int = 7) -> list[ob
     # 18 utterances in batches of 7 are three batches, which two processes can't share evenly
     changes = ["--data.max_batch", str(max_batch), "--model.min_utterances", "3", "--trainer.callbacks.k", "3"]
     pldc = configs("pldc.yaml")
-    return [*finetune_arguments(corpus), *pldc, *changes, "--ckpt_path", folder / "finetune.ckpt"]
+    return ["test", *finetune_arguments(corpus), *pldc, *changes, "--ckpt_path", folder / "finetune.ckpt"]
 
 
 def only(folder: Path, name: str) -> Path:
@@ -90,29 +82,26 @@ def assert_close(one: object, two: object) -> None:
         assert two == one
 
 
-def test_two_processes_score_a_checkpoint_as_one_does(run, tmp_path, synthetic_corpus):
-    (run / "finetune.speaker_bank.safetensors").unlink()
-    assert ser("test", *arguments_of_test(synthetic_corpus, run), *trainer_flags(tmp_path)) == 0
-    one, two = (json.loads(only(folder, "metrics.json").read_text()) for folder in (tmp_path, run / "tested"))
+def test_two_processes_score_a_checkpoint_as_one_does_and_so_do_they_if_one_has_nothing_to_do(
+    run, tmp_path, synthetic_corpus
+):
+    bank = run / "finetune.speaker_bank.safetensors"
+    bank.unlink()
+    words = arguments_of_test(synthetic_corpus, run, max_batch=60)
+    finish([*words, *trainer_flags(tmp_path / "idle"), *TWO], tmp_path / "said")
+    bank.unlink()
+    assert ser(*arguments_of_test(synthetic_corpus, run), *trainer_flags(tmp_path / "one")) == 0
+    folders = (tmp_path / "one", run / "tested", tmp_path / "idle")
+    one, *others = (json.loads(only(folder, "metrics.json").read_text()) for folder in folders)
     assert one.pop("checkpoint") == str(run / "finetune.ckpt")
-    del two["checkpoint"]
     assert one["splits"]["test1"]["rows"]["raw"]["attributes"]["arousal"]["speakers"] == 3
-    assert_close(one, two)
-    one, two = (pd.read_csv(only(folder, "predictions.csv")) for folder in (tmp_path, run / "tested"))
+    for two in others:
+        del two["checkpoint"]
+        assert_close(one, two)
+    one, *others = (pd.read_csv(only(folder, "predictions.csv")) for folder in folders)
     assert len(one) == one["utterance"].nunique() == 18
-    pd.testing.assert_frame_equal(one, two, rtol=0, atol=1e-4)
-
-
-def test_a_process_with_nothing_to_do_changes_nothing(run, tmp_path, synthetic_corpus):
-    (run / "finetune.speaker_bank.safetensors").unlink()
-    arguments = arguments_of_test(synthetic_corpus, run, max_batch=60)
-    run_on_two(tmp_path / "said", "test", *arguments, *trainer_flags(tmp_path / "two"))
-    (run / "finetune.speaker_bank.safetensors").unlink()
-    assert ser("test", *arguments, *trainer_flags(tmp_path / "one")) == 0
-    one, two = (json.loads(only(tmp_path / name, "metrics.json").read_text()) for name in ("one", "two"))
-    assert_close(one, two)
-    one, two = (pd.read_csv(only(tmp_path / name, "predictions.csv")) for name in ("one", "two"))
-    pd.testing.assert_frame_equal(one, two, rtol=0, atol=1e-4)
+    for two in others:
+        pd.testing.assert_frame_equal(one, two, rtol=0, atol=1e-4)
 
 
 def test_masked_prediction_on_two_processes_is_that_of_one(run, tmp_path, synthetic_corpus, synthetic_pseudo_labels):
@@ -129,7 +118,8 @@ def test_sigterm_ends_both_processes_and_the_command_it_names_goes_on(
     arguments = ["fit", *papt_arguments(synthetic_corpus, synthetic_pseudo_labels), "--data.batch_seconds", "10"]
     config = {"trainer": {"callbacks": [{"class_path": "StageCheckpoint", "init_args": EACH_STEP}]}}
     flags = [*trainer_flags(tmp_path, max_epochs=200), "--config", json.dumps(config)]
-    process = begin_on_two(tmp_path / "first", *arguments, *flags)
+    # as a user starts it: the second process is one that Lightning starts, with imports of its own
+    process = start([*arguments, *flags, *TWO], tmp_path / "first", environment={"OMP_NUM_THREADS": "1"})
     while not (tmp_path / "papt-last.ckpt").exists():
         assert process.is_alive(), output(tmp_path / "first")
         time.sleep(0.05)
@@ -140,7 +130,7 @@ def test_sigterm_ends_both_processes_and_the_command_it_names_goes_on(
     (line,) = [line for line in told.splitlines() if line.startswith("ser: stopped by SIGTERM after step ")]
     _, _, command = line.partition("Resume with: ser ")
     step = torch.load(tmp_path / "papt-last.ckpt", weights_only=True)["global_step"]
-    run_on_two(tmp_path / "second", *shlex.split(command), "--trainer.max_steps", str(step + 2))
+    finish([*shlex.split(command), "--trainer.max_steps", str(step + 2)], tmp_path / "second")
     assert torch.load(tmp_path / "papt-last.ckpt", weights_only=True)["global_step"] == step + 2
 
 
@@ -162,21 +152,14 @@ class Ungraded(Callback):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_every_weight_of_papt_gets_a_gradient(fusion, synthetic_corpus, synthetic_pseudo_labels, tmp_path):
-    ungraded = Ungraded()
-    data = pretrain_data(synthetic_corpus, synthetic_pseudo_labels)
-    fit(papt(fusion=fusion), data, tmp_path, max_steps=1, callbacks=[ungraded])
-    assert ungraded.names == []
-
-
-@pytest.mark.parametrize("learnt", [True, False])
-@pytest.mark.parametrize("fusion", FUSIONS)
-def test_every_weight_of_fine_tuning_gets_a_gradient(
-    fusion, learnt, synthetic_corpus, synthetic_pseudo_labels, tmp_path
+def test_every_weight_of_papt_and_of_fine_tuning_gets_a_gradient(
+    fusion, synthetic_corpus, synthetic_pseudo_labels, tmp_path
 ):
+    pretrained, path = papt(fusion=fusion), tmp_path / "papt.ckpt"
     data = pretrain_data(synthetic_corpus, synthetic_pseudo_labels)
-    fit(papt(fusion=fusion), data, tmp_path, max_steps=1).save_checkpoint(tmp_path / "papt.ckpt")
-    ungraded = Ungraded()
-    module = finetuning(papt_checkpoint=str(tmp_path / "papt.ckpt"), train_speaker_embedding=learnt)
-    fit(module, emotion_data(synthetic_corpus), tmp_path, max_steps=1, callbacks=[ungraded])
+    fit(pretrained, data, tmp_path, max_steps=1, callbacks=[ungraded := Ungraded()]).save_checkpoint(path)
     assert ungraded.names == []
+    for learnt in (True, False):
+        module = finetuning(papt_checkpoint=str(path), train_speaker_embedding=learnt)
+        fit(module, emotion_data(synthetic_corpus), tmp_path, max_steps=1, callbacks=[ungraded := Ungraded()])
+        assert ungraded.names == []

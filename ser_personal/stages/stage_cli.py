@@ -114,6 +114,10 @@ class _NamedInstantiator(_InstantiatorFn):
 class StageCLI(LightningCLI):
     """LightningCLI over this project's modules and datamodules, which differs in what a checkpoint may change."""
 
+    def __init__(self, *, args: list[str], **settings: Any) -> None:
+        self._stage = args[0]
+        super().__init__(args=args, **settings)
+
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # else jsonargparse takes an existing corpus.csv for a config file and passes on its text
@@ -144,11 +148,11 @@ class StageCLI(LightningCLI):
         self.config = parser.parse_args(self.arguments)
 
     @override
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         # nothing in a checkpoint is ever run, and results are printed here
         decided = {"weights_only", "verbose"}
-        return {name: {*skipped, *decided} for name, skipped in LightningCLI.subcommands().items()}
+        # the parsers of the other stages would take as long as the rest of parsing
+        return {self._stage: LightningCLI.subcommands()[self._stage] | decided}
 
     @override
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -12,12 +13,10 @@ from fenced_blocks import PAGES, SHELLS, blocks, command_lines, show_files
 
 from ser_personal.cli import COMMANDS, STAGES, check_before_imports, parse
 from ser_personal.config_files import read_configs, values_of, with_found_configs
-from ser_personal.stages.stage_cli import StageCLI
 
 WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks(page))]
 WITH_COMMANDS = [page for page in PAGES if any(block.language in SHELLS for block in blocks(page))]
 MAKE_TARGETS = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
-SUBCOMMANDS = StageCLI.subcommands()
 EXTRAS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 
@@ -43,9 +42,6 @@ def test_command_lines_parse(page, desk, seen, monkeypatch):
         if tuple(words) in seen:
             continue
         seen.add(tuple(words))
-        if words[0] == "ser" and words[1] in STAGES:
-            # parsers of the other stages would take half the time
-            monkeypatch.setattr(StageCLI, "subcommands", staticmethod(lambda name=words[1]: {name: SUBCOMMANDS[name]}))
         leave_checkpoints(words, desk)
         try:
             understand(words)
@@ -78,3 +74,19 @@ def understand(words: list[str]) -> None:
         read_configs(arguments)
         if "--help" not in arguments:
             parse(COMMANDS[name].load(), f"ser {name}", COMMANDS[name].positional, arguments)
+
+
+NOTEBOOKS = sorted((REPOSITORY / "docs" / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebooks_cells_run_in_their_order(notebook, tmp_path, monkeypatch):
+    """By a loop and not by a Jupyter kernel, which the package doesn't need."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for number, cell in enumerate(json.loads(notebook.read_text(encoding="utf-8"))["cells"]):
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            exec(compile("".join(cell["source"]), f"{notebook.name}, cell {number}", "exec"), names)  # noqa: S102
+    assert (tmp_path / "timeline.html").is_file()
+    assert {"Anna", "Bert"} == set(names["predicted"]["speaker"])

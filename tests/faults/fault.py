@@ -76,6 +76,7 @@ PAPT = ["fit", *configs("papt.yaml", "tiny/papt.yaml"), *FLAGS, "--data.corpus",
 PAPT = [*PAPT, "--data.min_samples", "8000", "--data.pseudo_labels"]
 KMEANS = ["kmeans", *configs("kmeans.yaml", "tiny/kmeans.yaml"), "--data.corpus", "{corpus}", "--out", "{here}/out"]
 CHECK = ["check", "{here}/corpus.csv"]
+HEADER = "FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set\n"
 
 
 def text(name: str, content: str | bytes) -> Callable[[Good, Path], object]:
@@ -136,6 +137,16 @@ def with_audio(content: Callable[[Path], object], name: str = "bad.wav") -> Call
     def make(good: Good, here: Path) -> None:
         table(f"{name},s,train,4")(good, here)
         content(here / name)
+
+    return make
+
+
+def labels(name: str, content: str) -> Callable[[Good, Path], object]:
+    """A release with this label file and nothing else."""
+
+    def make(_good: Good, here: Path) -> None:
+        (here / "Labels").mkdir()
+        (here / "Labels" / name).write_text(content)
 
     return make
 

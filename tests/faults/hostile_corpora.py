@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from typing import TYPE_CHECKING
 
-from fault import CHECK, FINETUNE, FIT, KMEANS, Fault, Good, faults, sound, table, text
+from fault import CHECK, FINETUNE, FIT, HEADER, KMEANS, Fault, Good, faults, labels, sound, table, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,18 +14,6 @@ if TYPE_CHECKING:
 FIT_TABLE = ["fit", *FINETUNE, "--model.attributes", "[arousal]", "--data.corpus", "{here}/corpus.csv"]
 MSP = ["check", "{here}"]
 
-
-def labels(name: str, content: str) -> Callable[[Good, Path], object]:
-    """A release with this label file and nothing else."""
-
-    def make(_good: Good, here: Path) -> None:
-        (here / "Labels").mkdir()
-        (here / "Labels" / name).write_text(content)
-
-    return make
-
-
-HEADER = "FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set\n"
 
 HEAD = "path,speaker,split\n"
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"

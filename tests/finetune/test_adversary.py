@@ -84,13 +84,12 @@ def run(synthetic_corpus, tmp_path_factory):
     return arguments, folder
 
 
-def test_the_command_line_trains_resumes_and_tests_it(run):
+def test_the_command_line_trains_and_resumes_it(run):
     arguments, folder = run
     weights = torch.load(folder / "finetune.ckpt", weights_only=True)
     assert len(weights["adversary"]) == weights["state_dict"]["adversary.layers.3.weight"].shape[0]
     flags = trainer_flags(folder, max_epochs=2)
     assert ser("fit", *arguments, "--ckpt_path", folder / "finetune-last.ckpt", *flags) == 0
-    assert ser("test", *arguments, "--ckpt_path", folder / "finetune.ckpt", *flags) == 0
 
 
 def test_its_size_can_not_be_changed_afterwards(run, capsys):

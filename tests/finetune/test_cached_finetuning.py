@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from ser_personal.encoder.base import Encoder
 
+AUDIO, CACHED = ["finetune.yaml", "tiny/finetune.yaml"], ["finetune.yaml", "cached.yaml", "tiny/cached.yaml"]
+
 
 class FrozenEncoder(TinyEncoder):
     """All weights as they are drawn."""
@@ -80,8 +82,8 @@ def test_a_first_step_from_the_cache_is_that_of_the_live_frozen_encoder(
 def test_every_stage_runs_from_the_cache_and_another_cache_is_refused(
     synthetic_corpus: Path, cache_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = configs("finetune.yaml", "cached.yaml", "tiny/cached.yaml", "transformer.yaml", "speakers/embedder.yaml")
-    features = ["--data.speaker_features.cache", cache_folder]
+    recipe = configs(*CACHED, "adversarial.yaml", "transformer.yaml", "speakers/embedder.yaml", "cost.yaml")
+    features = ["--data.speaker_features.cache", cache_folder, "--model.train_speaker_embedding", "true"]
     data = ["--data.corpus", synthetic_corpus, "--data.cache", cache_folder, *features]
     flags = trainer_flags(tmp_path)
     assert ser("fit", *recipe, *data, *flags) == 0
@@ -104,29 +106,22 @@ def test_every_stage_runs_from_the_cache_and_another_cache_is_refused(
     assert "features of another encoder than the checkpoint was trained on (encoder_hash" in capsys.readouterr().err
 
 
-AUDIO, CACHED = ["finetune.yaml", "tiny/finetune.yaml"], ["finetune.yaml", "cached.yaml", "tiny/cached.yaml"]
-
-
 @pytest.mark.parametrize(
     "recipe",
     [
         [*AUDIO, "adversarial.yaml", "transformer.yaml", "speakers/table.yaml", "cost.yaml", "ridge.yaml", "pldc.yaml"],
-        [*CACHED, "adversarial.yaml", "transformer.yaml", "speakers/embedder.yaml", "cost.yaml", "pldc.yaml"],
         [*CACHED, "adversarial.yaml", "transformer.yaml", "speakers/fixed.yaml", "cost.yaml", "pldc.yaml"],
-        [*AUDIO, "similar_speakers.yaml", "adversarial.yaml", "cost.yaml", "ridge.yaml", "pldc.yaml"],
     ],
     ids=lambda names: names[-3],
 )
 def test_shipped_configs_go_together(
-    synthetic_corpus: Path, cache_folder: Path, finetuned_checkpoint: Path, tmp_path: Path, recipe: list[str]
+    synthetic_corpus: Path, cache_folder: Path, tmp_path: Path, recipe: list[str]
 ) -> None:
     arguments = [*configs(*recipe), "--data.corpus", synthetic_corpus, *trainer_flags(tmp_path)]
     if "cached.yaml" in recipe or "speakers/table.yaml" in recipe:
         arguments += ["--model.train_speaker_embedding", "true"]
     if "cached.yaml" in recipe:
         arguments += ["--data.cache", cache_folder, "--data.speaker_features.cache", cache_folder]
-    if "similar_speakers.yaml" in recipe:
-        arguments += ["--model.initial_checkpoint", finetuned_checkpoint, "--model.attributes", "[arousal,valence]"]
     assert ser("fit", *arguments, "--trainer.limit_train_batches", "1") == 0
     (trained,) = (path for path in tmp_path.glob("*.ckpt") if not path.stem.endswith("-last"))
     assert ser("test", *arguments, "--ckpt_path", trained) == 0

@@ -7,8 +7,6 @@ from hypothesis import strategies as st
 from tiny_models import emotion_data, finetuning, fit
 from torch import nn
 
-from ser_personal.encoder.personalized import PersonalizedEncoder
-from ser_personal.encoder.raw import LogMelEncoder
 from ser_personal.errors import UserError
 from ser_personal.finetune.interpreters import (
     GlobalBatchNorm,
@@ -18,9 +16,6 @@ from ser_personal.finetune.interpreters import (
     average_frames,
 )
 from ser_personal.recognition.bundle import describe_part, make_part
-from ser_personal.recognition.network import EmotionNetwork, OnnxNetwork, onnx_difference, write_onnx
-from ser_personal.speakers.embedding import SpeakerEmbedding
-from ser_personal.speakers.representation import SpeakerSet
 from ser_personal.types import EncoderOutput
 
 POOLINGS = ("learnt", "attentive")
@@ -134,38 +129,6 @@ def test_sizes(tmp_path):
     described = describe_part(TransformerInterpreter(16, 1, 2, 0.2, "attentive", 3))
     assert describe_part(make_part(described, Interpreter, tmp_path)) == described
     assert described["init_args"]["pooling"] == "attentive"
-
-
-class Both(Interpreter):
-    """Both poolings, with and without a speaker token, in one graph: an export takes most of the time."""
-
-    reads_speaker = True
-
-    def build(self, dim, outputs):
-        for name, pooling in zip(("first", "second"), POOLINGS, strict=True):
-            self.add_module(name, TransformerInterpreter(16, 1, 2, pooling=pooling))
-            getattr(self, name).build(dim, outputs)
-
-    def start_from(self, label_means):
-        raise NotImplementedError
-
-    def forward(self, output):
-        return torch.cat([self.first(output), self.second(output._replace(speaker_embedding=None))], dim=1)
-
-
-def test_onnxruntime_predicts_the_same(tmp_path):
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason=f"{package} isn't installed (the extra onnx)")
-    torch.manual_seed(0)
-    personalized = PersonalizedEncoder(LogMelEncoder(8), SpeakerEmbedding(4), "last")
-    personalized.build(SpeakerSet(["a", "b"]))
-    nn.init.normal_(personalized.speakers.fc.weight)
-    interpreter = Both()
-    interpreter.build(personalized.dim, 3)
-    network = EmotionNetwork(personalized, interpreter).eval()
-    assert write_onnx(network, tmp_path / "m.onnx") < 1e-3
-    for lengths in ([5000], [20_000, 400, 3000]):
-        assert onnx_difference(OnnxNetwork(network).eval(), tmp_path / "m.onnx", torch.tensor(lengths)) < 1e-3
 
 
 def test_it_learns_in_a_fit(synthetic_corpus, tmp_path):

@@ -146,10 +146,11 @@ def test_weights_reach_the_loss(synthetic_corpus, finetuned_checkpoint):
     assert expected != ccc_loss(result["predictions"], result["labels"])
 
 
-def test_the_command_line(synthetic_corpus, tmp_path):
+def test_the_command_line(synthetic_corpus, finetuned_checkpoint, tmp_path):
     arguments = [*configs("finetune.yaml", "tiny/finetune.yaml"), "--data.corpus", synthetic_corpus]
-    assert ser("fit", *arguments, *trainer_flags(tmp_path)) == 0
-    adapted = [*arguments, *configs("similar_speakers.yaml"), "--model.initial_checkpoint", tmp_path / "finetune.ckpt"]
+    more = configs("similar_speakers.yaml", "adversarial.yaml", "cost.yaml", "ridge.yaml")
+    adapted = [*arguments, *more, "--model.initial_checkpoint", finetuned_checkpoint]
+    adapted += ["--model.attributes", "[arousal,valence]"]
     options = ["--data.speaker_selection.strategy", "weighting", "--data.speaker_selection.speakers", "3"]
     cli = stage("fit", *adapted, *options, *trainer_flags(tmp_path))
     assert cli.datamodule.selected_speakers.weights

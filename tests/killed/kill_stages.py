@@ -52,11 +52,11 @@ def papt(corpus: Path, pseudo_labels: Path) -> Stage:
 
 
 def finetune(corpus: Path, pseudo_labels: Path) -> Stage:
-    """Three epochs with what is drawn at random: dropout, and speakers that count as unseen."""
+    """Two epochs with what is drawn at random: dropout, and speakers that count as unseen."""
 
     def arguments(folder: Path) -> list[str]:
         drawn = ["--model.encoder.dropout", "0.1", "--model.unseen_share", "0.5"]
-        small = ["--data.max_batch", "8", *TINY, *drawn, *trainer_flags(folder, 3)]
+        small = ["--data.max_batch", "8", *TINY, *drawn, *trainer_flags(folder, 2)]
         return ["fit", *finetune_arguments(corpus), *small, *resumed("finetune", "val_ccc", "max")]
 
     return Stage(arguments, trained("finetune"), close)

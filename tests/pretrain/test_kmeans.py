@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 import soundfile
 import torch
 from command_line import configs, ser
+from killing import on_two, output
 from scipy.stats import entropy
 
 from ser_personal.data.frame_store import PseudoLabels
@@ -191,35 +190,10 @@ def test_splits_in_any_spelling_each_once(corpus):
     assert data.fingerprint == PseudoLabelData(corpus, splits=["train", "validation"]).fingerprint
 
 
-# `ser`, but the process of rank KILLED is shot before it writes its third batch
-SHOT = """
-import os, signal
-from ser_personal.cli import main
-from ser_personal.data.frame_store import PseudoLabels
-
-write, written = PseudoLabels.write, []
-
-def shot(store, ids):
-    if len(written) == 2 and os.environ.get("LOCAL_RANK", "0") == os.environ["KILLED"]:
-        os.kill(os.getpid(), signal.SIGKILL)
-    written.append(ids)
-    write(store, ids)
-
-PseudoLabels.write = shot
-raise SystemExit(main())
-"""
-
-
 def arguments(corpus: Path, out: Path) -> list[str]:
     settings = {"data.corpus": corpus, "data.batch_seconds": 3, "num_clusters": 10, "iterations": 5, "out": out}
     flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     return ["kmeans", *configs("kmeans.yaml", "tiny/kmeans.yaml"), *flags, "--accelerator", "cpu"]
-
-
-def run_on_two(program: list[object], words: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
-    command = [*map(str, program), *words, "--devices", "2"]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=600, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -230,20 +204,21 @@ def whole(tmp_path_factory, synthetic_corpus):
     return contents(out)
 
 
-@pytest.mark.parametrize("killed", ["0", "1"])
+@pytest.mark.parametrize("killed", [0, 1])
 def test_two_processes_one_of_them_killed_come_to_the_bytes_of_one(whole, killed, synthetic_corpus, tmp_path):
-    out = tmp_path / "labels"
-    (tmp_path / "shot.py").write_text(SHOT)
+    out, log = tmp_path / "labels", tmp_path / "log"
     words = arguments(synthetic_corpus, out)
-    assert run_on_two([sys.executable, tmp_path / "shot.py"], words, KILLED=killed).returncode != 0
+    two = [*words, "--devices", "2"]
+    # a batch is two changes: written beside, renamed
+    codes = on_two(two, log, [5 if rank == killed else None for rank in range(2)], changing="batch-")
+    assert codes[killed] == -signal.SIGKILL
+    assert codes[1 - killed] != 0
     with pytest.raises(UserError, match="half written"):
         PseudoLabels.load(out)
     assert len(list(out.glob("batch-*"))) >= 2
-    if killed == "0":
-        done = run_on_two([Path(sys.executable).parent / "ser"], words)
-        assert done.returncode == 0, done.stderr
-        assert "MEMBER: 2/2" in done.stderr
-        assert done.stdout.count("K = 10") == 1
+    if killed == 0:
+        assert on_two(two, tmp_path / "again") == [0, 0], output(tmp_path / "again")
+        assert output(tmp_path / "again").count("K = 10") == 1
     else:
         assert ser(*words) == 0
     assert contents(out) == whole

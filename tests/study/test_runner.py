@@ -258,9 +258,28 @@ def study(monkeypatch, tmp_path, synthetic_corpus):
     return run
 
 
-def test_folds_are_trained_tested_and_joined(study, tmp_path, capfd):
-    flags = {"trainer.max_epochs": 1, "trainer.accelerator": "cpu", "trainer.limit_train_batches": 1}
-    tiny = configs("finetune.yaml", "tiny/finetune.yaml")[1::2]
+@pytest.fixture
+def smallest(tmp_path):
+    """An overlay of the smallest models, trained for two steps."""
+    folder = tmp_path / "smallest"
+    copytree(REPOSITORY / "configs" / "tiny", folder)
+    encoder = {"class_path": "TinyEncoder", "init_args": {"dim": 16, "layers": 1, "heads": 2}}
+    for path in folder.iterdir():
+        content = yaml.safe_load(path.read_text())
+        if "model" in content:
+            content["trainer"] = content.get("trainer", {}) | {"max_epochs": 1, "limit_train_batches": 2}
+        if path.name == "kmeans.yaml":
+            content["num_clusters"] = 12
+        for place in (content, content.get("model", {}).get("init_args", {})):
+            if "encoder" in place:
+                place["encoder"] = encoder
+        path.write_text(yaml.safe_dump(content))
+    return str(folder)
+
+
+def test_folds_are_trained_tested_and_joined(study, smallest, tmp_path, capfd):
+    flags = {"trainer.accelerator": "cpu"}
+    tiny = [*configs("finetune.yaml")[1:], f"{smallest}/finetune.yaml"]
     content = {"recipes": [RIDGE, {"name": "vanilla", "configs": tiny, "arguments": flags | {"data.max_batch": 16}}]}
     content |= {"folds": 3, "baseline": "ridge"}
     assert study(**content) == 0
@@ -283,27 +302,11 @@ def test_folds_are_trained_tested_and_joined(study, tmp_path, capfd):
     assert capfd.readouterr().out.count("kept") == 1 + 3 + 3
 
 
-@pytest.fixture
-def smallest(tmp_path):
-    """An overlay of the smallest models, trained for two steps."""
-    folder = tmp_path / "smallest"
-    copytree(REPOSITORY / "configs" / "tiny", folder)
-    encoder = {"class_path": "TinyEncoder", "init_args": {"dim": 16, "layers": 1, "heads": 2}}
-    for path in folder.iterdir():
-        content = yaml.safe_load(path.read_text())
-        if "model" in content:
-            content["trainer"] = content.get("trainer", {}) | {"max_epochs": 1, "limit_train_batches": 2}
-        if path.name == "kmeans.yaml":
-            content["num_clusters"] = 12
-        for place in (content, content.get("model", {}).get("init_args", {})):
-            if "encoder" in place:
-                place["encoder"] = encoder
-        path.write_text(yaml.safe_dump(content))
-    return str(folder)
-
-
-# they differ from others of the grid in a value alone
-ALIKE = {"papt_first", "papt_prefix", "similar_oversampling", "similar_weighting", "tapt_train_only"}
+# they differ from others of the grid in a value, or in a config that tests of fine-tuning run with the same others
+ALIKE = {
+    *("papt_first", "papt_prefix", "papt_concat", "similar_oversampling", "similar_weighting", "tapt_train_only"),
+    *("papt_transformer", "frozen", "frozen_fixed_mean", "frozen_table"),
+}
 
 
 def test_the_papers_grid_runs_in_miniature(study, smallest, synthetic_corpus, tmp_path):
@@ -312,6 +315,8 @@ def test_the_papers_grid_runs_in_miniature(study, smallest, synthetic_corpus, tm
     rehearsal = yaml.safe_load((REPOSITORY / "configs" / "tiny" / "study.yaml").read_text())
     for key in ("prepare", "recipes"):
         grid[key] = [entry for entry in grid[key] if entry["name"] not in ALIKE]
+    # papt_train_only_nearest needs its preparation
+    grid["recipes"] = [entry for entry in grid["recipes"] if entry["name"] != "papt_train_only"]
     assert study(**{**grid, **rehearsal, "overlay": smallest, "jobs": 1, "corpus": str(synthetic_corpus)}) == 0
     table = pd.read_csv(tmp_path / "out" / "study.csv")
     assert set(table.recipe) >= {recipe["name"] for recipe in grid["recipes"]}
@@ -322,7 +327,11 @@ def test_the_papers_grid_runs_in_miniature(study, smallest, synthetic_corpus, tm
         (path,) = (tmp_path / "out" / "runs" / recipe).rglob(name)
         return path
 
-    for recipe, condition in (("papt", "adaptation"), ("papt_permuted", "adaptation"), ("papt_train_only", "unseen")):
+    for recipe, condition in (
+        ("papt", "adaptation"),
+        ("papt_permuted", "adaptation"),
+        ("papt_train_only_nearest", "unseen"),
+    ):
         split = json.loads(of(recipe, "metrics.json").read_text())["splits"]["test1_evaluation"]
         assert split["speakers"] == {condition: 3}
 

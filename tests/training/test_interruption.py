@@ -1,4 +1,4 @@
-"""A loss that isn't finite, and SLURM's tasks; signals are in tests/killed/test_interrupted.py."""
+"""A loss that isn't finite, and SLURM's tasks; signals are in tests/killed/test_killed.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from command_line import configs, finetune_arguments, ser, trainer_flags
+from command_line import configs, finetune_arguments, forkserver, ser, trainer_flags
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.strategies import DDPStrategy
@@ -48,7 +48,8 @@ def test_a_fit_stops_and_names_step_and_utterances(synthetic_corpus, tmp_path, v
 
 def test_two_devices_stop_at_the_same_step(synthetic_corpus, tmp_path):
     """The second one alone has a bad loss; a hang ends in another error."""
-    strategy = DDPStrategy(start_method="spawn", timeout=timedelta(seconds=600))
+    forkserver()
+    strategy = DDPStrategy(start_method="forkserver", timeout=timedelta(seconds=600))
     module, data = Spoiled(math.nan, rank=1), emotion_data(synthetic_corpus, max_batch=4)
     message = "step 2: the loss (is nan for .*|of another device is NaN or infinite)"
     with pytest.raises(ProcessRaisedException, match=message):
