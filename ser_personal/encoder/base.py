@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_personal.encoder.fusion import Personalization
+    from ser_personal.encoder.pretrained import LoRA
     from ser_personal.types import CachedBatch, EncoderOutput, SpeechBatch, TrainingSet
 
 
@@ -50,6 +51,22 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def build(self, config: str | None = None) -> None:
         """Make the network: with its pre-trained weights, or as a saved `config` describes it, weights to be loaded."""
+
+    def adapt(self, lora: LoRA | None) -> None:
+        """Add what is learnt on top of weights that are there, once they are: LoRA's adapters where it is given."""
+        if lora is not None:
+            raise UserError(
+                f"{type(self).__name__} has no layers that LoRA could adapt",
+                where="--model.lora",
+                remedy="Leave it out, or give --model.encoder HubertEncoder",
+            )
+
+    def merge_adapters(self) -> None:
+        """Add LoRA's adapters to the weights that they stand beside, for good; nothing where there are none."""
+
+    def saved_weights(self, weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """Leave out, of a checkpoint's weights with this encoder's under `prefix`, those that `build` finds again."""
+        return weights
 
     def freeze_mask_embedding(self) -> None:
         """Freeze the embedding of masked frames, where nothing is masked: DDP stops at unused weights."""

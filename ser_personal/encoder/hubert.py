@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
-from safetensors import SafetensorError
 from torch import nn
 from typing_extensions import override
 
 from ser_personal.audio import HOP, WINDOW, normalize, num_frames
-from ser_personal.encoder.base import Encoder, real_frames
+from ser_personal.encoder.base import real_frames
 from ser_personal.encoder.front_end import STATISTICS_UTTERANCES, ConvFrontEnd, LogMelFrontEnd
+from ser_personal.encoder.pretrained import PretrainedEncoder, keep_input, keep_output, keeping
 from ser_personal.errors import UserError
 from ser_personal.ranges import NonNegativeFinite, PositiveFinite, require_range
 from ser_personal.types import EncoderOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -29,22 +27,10 @@ if TYPE_CHECKING:
     from ser_personal.encoder.fusion import Personalization
 
 LOG_MEL = "log_mel"
-# what transformers raises at files that are absent, damaged, or describe no network
-UNLOADABLE = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    StrictDataclassError,
-    TypeError,
-    ValueError,
-)
 MODEL_TYPES = ("hubert", "wavlm", "wav2vec2", "unispeech-sat")
 
 
-class HubertEncoder(Encoder):
+class HubertEncoder(PretrainedEncoder):
     """A pre-trained HuBERT, WavLM, wav2vec 2.0 or UniSpeech-SAT from transformers.
 
     Args:
@@ -60,8 +46,12 @@ class HubertEncoder(Encoder):
         dropout: of the Transformer; 0 as in HuBERT-large's pre-training (base: 0.1).
         layerdrop: chance to skip a layer; anything but 0 breaks DDP and gradient checkpointing.
         gradient_checkpointing: recompute activations in the backward pass, for less memory.
+        weighted_layers: give the sum of what enters the first layer and comes out of each, by weights that are learnt
+            in fine-tuning, in place of the last layer's output.
         compiled: have torch.compile make the Transformer's kernels; worth its minutes for long fits.
     """
+
+    feed_forward = ("intermediate_dense", "output_dense")
 
     def __init__(
         self,
@@ -75,6 +65,7 @@ class HubertEncoder(Encoder):
         dropout: ClosedUnitInterval = 0.0,
         layerdrop: ClosedUnitInterval = 0.0,
         gradient_checkpointing: bool = False,
+        weighted_layers: bool = False,
         compiled: bool = False,
     ) -> None:
         if freeze_layers and freeze_cnn is False:
@@ -83,8 +74,13 @@ class HubertEncoder(Encoder):
                 where="freeze_cnn false",
                 remedy="Leave it out, or give freeze_layers 0",
             )
-        super().__init__()
-        self.pretrained = pretrained
+        if weighted_layers and compiled:
+            raise UserError(
+                "the compiled kernels keep no layer's output",
+                where="weighted_layers true",
+                remedy="Leave one of weighted_layers and compiled out",
+            )
+        super().__init__(pretrained, weighted_layers=weighted_layers)
         self.freeze_cnn = bool(freeze_layers) if freeze_cnn is None else freeze_cnn
         self.freeze_layers = freeze_layers
         self.gradient_scale = gradient_scale
@@ -105,7 +101,6 @@ class HubertEncoder(Encoder):
             require_range("max_samples", max_samples, WINDOW)
             self.overrides["max_samples"] = int(max_samples)
         self.gradient_checkpointing, self.compiled = gradient_checkpointing, compiled
-        self.network: Any = None
         self.front_end: ConvFrontEnd | LogMelFrontEnd | None = None
 
     @property
@@ -115,12 +110,11 @@ class HubertEncoder(Encoder):
 
     @property
     @override
-    def config(self) -> str:
-        return str(self.network.config.to_json_string(use_diff=False))
+    def layers(self) -> Sequence[nn.Module]:
+        return cast("Sequence[nn.Module]", self.network.encoder.layers)
 
     @override
-    def build(self, config: str | None = None) -> None:
-        self.network = self._load() if config is None else self._from_config(json.loads(config))
+    def _finish(self) -> None:
         require_range("freeze_layers", self.freeze_layers, 0, len(self.network.encoder.layers))
         self.front_end = self._take_front_end()
         # transformers hands out pre-trained models in evaluation mode, which turns checkpointing and dropout off.
@@ -133,6 +127,7 @@ class HubertEncoder(Encoder):
         for module in self._frozen():
             module.requires_grad_(requires_grad=False)
 
+    @override
     def _frozen(self) -> Iterator[nn.Module]:
         if self.freeze_cnn and self.front_end is not None:
             yield self.front_end
@@ -144,64 +139,28 @@ class HubertEncoder(Encoder):
             if not self.network.config.do_stable_layer_norm:
                 yield encoder.layer_norm
 
-    def _load(self) -> nn.Module:
+    @override
+    def _read(self) -> tuple[nn.Module, set[str], set[str]]:
         from transformers import AutoConfig, AutoModel
 
-        try:
-            config = AutoConfig.from_pretrained(self.pretrained)
-            self._check_type(config.model_type)
-            self._check_shape(config)
-            network, report = AutoModel.from_pretrained(
-                self.pretrained, config=self._override(config), output_loading_info=True
-            )
-        except UNLOADABLE as error:
-            raise UserError(
-                f"can't be loaded ({type(error).__name__}: {' '.join(str(error).split())[:300].rstrip('.')})",
-                where=f"encoder {self.pretrained}",
-                remedy="Give a hub name that this machine can reach, a local folder, or --model.encoder TinyEncoder",
-            ) from error
-        self._refuse_other_weights(network, {*report["missing_keys"]}, {*report["unexpected_keys"]})
-        return cast("nn.Module", network)
+        config = AutoConfig.from_pretrained(self.pretrained)
+        self._check_type(config.model_type, MODEL_TYPES)
+        self._check_shape(config)
+        network, report = AutoModel.from_pretrained(
+            self.pretrained, config=self._override(config), output_loading_info=True
+        )
+        return network, {*report["missing_keys"]}, {*report["unexpected_keys"]}
 
-    def _refuse_other_weights(self, network: nn.Module, missing: set[str], unexpected: set[str]) -> None:
-        """Refuse a file that leaves some of the network's weights random, or holds more of them than it has.
-
-        transformers itself reports a head that is left out.
-        """
-        parts = {name.partition(".")[0] for name, _ in network.named_parameters()}
-        # models that were fine-tuned elsewhere may lack the mask embedding
-        missing = missing - {"masked_spec_embed"}
-        surplus = {name for name in unexpected if name.partition(".")[0] in parts}
-        if missing or surplus:
-            first = min(missing or surplus)
-            renamed = next((name for name in sorted(unexpected) if name.endswith(f".{first}")), None)
-            cause = "num_hidden_layers of config.json isn't that of the file, or the file is incomplete"
-            if renamed is not None:
-                cause = f"the file calls it {renamed}: take {renamed.removesuffix(first)} off its keys"
-            raise UserError(
-                f"the file {'lacks' if missing else 'has'} {len(missing or surplus)} weights that config.json "
-                f"{'asks for' if missing else 'has no place for'}, {first} the first ({cause})",
-                where=f"encoder {self.pretrained}",
-                remedy="Give weights and a config.json that belong together",
-            )
-
+    @override
     def _from_config(self, config: dict[str, Any]) -> nn.Module:
         from transformers import AutoConfig, AutoModel
 
         kind = config.pop("model_type", "none")
-        self._check_type(kind)
+        self._check_type(kind, MODEL_TYPES)
         described = AutoConfig.for_model(kind, **config)
         self._check_shape(described)
         network: nn.Module = AutoModel.from_config(self._override(described))
         return network
-
-    def _check_type(self, model_type: str) -> None:
-        if model_type not in MODEL_TYPES:
-            raise UserError(
-                f"is of type {model_type}",
-                where=f"encoder {self.pretrained}",
-                remedy=f"Use one of {', '.join(MODEL_TYPES)}",
-            )
 
     def _check_shape(self, config: Any) -> None:
         """Refuse a network without layers, or of other frames than are counted everywhere."""
@@ -293,8 +252,17 @@ class HubertEncoder(Encoder):
         if frame_mask is not None:
             ahead = frame_mask.new_ones(frame_mask.shape[0], hidden.shape[1] - frame_mask.shape[1])
             mask = torch.cat([ahead, frame_mask], dim=1)
-        frames: Tensor = self.network.encoder(hidden, attention_mask=mask).last_hidden_state
-        return frames
+        states: list[Tensor] | None = None if self.layer_weights is None else []
+        with keeping(states):
+            frames: Tensor = self.network.encoder(hidden, attention_mask=mask).last_hidden_state
+        return frames if states is None else self.weighted_sum([*states, frames])
+
+    @override
+    def _weigh_layers(self) -> None:
+        super()._weigh_layers()
+        self.layers[0].register_forward_pre_hook(keep_input)
+        for layer in self.layers[:-1]:
+            layer.register_forward_hook(keep_output)
 
     def hidden_states(self, waveforms: Tensor, num_samples: Tensor, layer: int) -> EncoderOutput:
         """Encode up to a layer, 1-based: transformers' `hidden_states[layer]`, as a k-means teacher does."""
@@ -373,4 +341,5 @@ class TinyEncoder(HubertEncoder):
 
     @override
     def _load(self) -> nn.Module:
+        self.has_random_weights = True
         return self._from_config(dict(self.architecture))

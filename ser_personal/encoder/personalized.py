@@ -11,7 +11,9 @@ from typing_extensions import override
 from ser_personal.encoder.cached import CachedFeatures
 from ser_personal.encoder.fusion import Fusion, Personalization, make_fusion
 from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.encoder.pretrained import PretrainedEncoder
 from ser_personal.encoder.raw import EGeMAPSEncoder, LogMelEncoder, MFCCEncoder
+from ser_personal.encoder.whisper import WhisperEncoder
 from ser_personal.errors import UserError
 from ser_personal.speakers.representation import (
     SpeakerAudio,
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from ser_personal.types import CachedBatch, EncoderOutput, FusionName, SpeechBatch
 
 _KINDS: dict[str, type[Encoder]] = {
-    kind.model_type: kind for kind in (LogMelEncoder, MFCCEncoder, EGeMAPSEncoder, CachedFeatures)
+    kind.model_type: kind for kind in (LogMelEncoder, MFCCEncoder, EGeMAPSEncoder, CachedFeatures, WhisperEncoder)
 }
 
 
@@ -42,7 +44,7 @@ def _kind(config: str) -> type[Encoder]:
 def saved_encoder(config: str, name: str) -> Encoder:
     """Make an encoder of the kind that a saved `Encoder.config` describes; `name` is the checkpoint's, for messages."""
     kind = _kind(config)
-    return HubertEncoder(name) if kind is HubertEncoder else kind()
+    return kind(name) if issubclass(kind, PretrainedEncoder) else kind()
 
 
 class EncoderDescription(TypedDict):

@@ -21,6 +21,7 @@ from ser_personal.encoder.module import (
     using,
 )
 from ser_personal.encoder.personalized import PersonalizedEncoder
+from ser_personal.encoder.pretrained import LoRA
 from ser_personal.errors import UserError
 from ser_personal.finetune.adversary import SpeakerAdversary
 from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter
@@ -55,6 +56,7 @@ class FineTuning(PersonalizedModule):
         papt_checkpoint: brings encoder and speakers from PAPT or TAPT; needed on disk at fit only.
         initial_checkpoint: a fine-tuned one to start from, with all its weights, on other data or by another loss;
             needed on disk at fit only. (`--ckpt_path` resumes the same fit.)
+        lora: train low-rank adapters of the encoder in place of its weights; the weights themselves if None.
         adversary: what the encoder unlearns to distinguish speakers by, beside its task; none if None.
         train_speaker_embedding: keep learning e_s; frozen otherwise (ours, the paper doesn't say).
         unseen_share: chance that a training utterance counts as an unseen speaker's, so that the policy for those is
@@ -87,6 +89,7 @@ class FineTuning(PersonalizedModule):
         papt_checkpoint: str | None = None,
         initial_checkpoint: str | None = None,
         adversary: SpeakerAdversary | None = None,
+        lora: LoRA | None = None,
         *,
         train_speaker_embedding: bool = False,
         unseen_share: ClosedUnitInterval = 0.0,
@@ -98,9 +101,10 @@ class FineTuning(PersonalizedModule):
         encoder, interpreter = encoder or HubertEncoder(freeze_cnn=True), interpreter or MLPInterpreter()
         _refuse_contradictions(encoder, interpreter, fusion, papt_checkpoint)
         super().__init__(PersonalizedEncoder(encoder, speakers or SpeakerEmbedding(), fusion or "none"))
-        self.save_hyperparameters(ignore=["encoder", "speakers", "interpreter", "loss", "adversary"])
+        self.save_hyperparameters(ignore=["encoder", "speakers", "interpreter", "loss", "adversary", "lora"])
         self.interpreter = interpreter
         self.adversary = adversary
+        self.lora = lora
 
     @property
     @abstractmethod
@@ -137,6 +141,7 @@ class FineTuning(PersonalizedModule):
                 self.personalized.encoder.fit_front_end(training_set.training_audio)
             self._build_interpreter()
             self.interpreter.start_from(self.initial_outputs(training_set))
+        self.personalized.encoder.adapt(self.lora)
         if self.adversary is not None:
             # its speakers are these, whatever another fit's were
             self.adversary.build(self.personalized.dim, training_set.train_speaker_ids)
@@ -196,6 +201,8 @@ class FineTuning(PersonalizedModule):
         self.rebuild(checkpoint)
         self.complete_speakers(weights, training_set)
         own = _without_adversary(self.state_dict())
+        # of adapters alone, the encoder has the rest already
+        weights = {name: own[name] for name in own if name.startswith(f"{PREFIX}encoder.")} | weights
         if {name: weight.shape for name, weight in own.items()} != {name: w.shape for name, w in weights.items()}:
             raise UserError(
                 "was trained with another interpreter, or other sizes of it",

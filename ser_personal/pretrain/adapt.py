@@ -69,6 +69,7 @@ class SpeakerAdaptation(PAPT):
             learning_rate=learning_rate,
             speaker_learning_rate=learning_rate,
             weight_decay=0.0,
+            lora=None,
             **kwargs,
         )
         self.papt_checkpoint = papt_checkpoint

@@ -143,6 +143,7 @@ def _is_written(batch: Sequence[int], utterances: Sequence[Utterance], store: Fe
 def _fresh(encoder: Encoder, data: AllUtterancesDataModule, seed: int) -> tuple[Encoder, str]:
     torch.manual_seed(seed)
     encoder.build()
+    encoder.adapt(None)
     encoder.fit_front_end(data.training_audio)
     return encoder, " ".join([type(encoder).__name__, getattr(encoder, "pretrained", "")]).strip()
 

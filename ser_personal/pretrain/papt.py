@@ -12,6 +12,7 @@ from ser_personal.audio import num_frames
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.module import PersonalizedModule, speaker_set
 from ser_personal.encoder.personalized import PersonalizedEncoder
+from ser_personal.encoder.pretrained import LoRA
 from ser_personal.errors import UserError
 from ser_personal.pretrain.masked_prediction import (
     MaskedPredictionMetric,
@@ -58,6 +59,7 @@ class PAPT(PersonalizedModule):
         speaker_learning_rate: that of the speaker embeddings and of what fuses them.
         warmup_share: share of all steps in which the rates climb; they fall to 0, linearly, over the rest.
         weight_decay: decoupled, as fairseq's Adam has it.
+        lora: train low-rank adapters of the encoder in place of its weights; the weights themselves if None.
         seed: of the span masks, which are a function of it, the batch and the rank.
     """
 
@@ -77,10 +79,19 @@ class PAPT(PersonalizedModule):
         speaker_learning_rate: PositiveFinite = 1e-3,
         warmup_share: ClosedUnitInterval = 0.05,
         weight_decay: NonNegativeFinite = 0.01,
+        lora: LoRA | None = None,
         seed: Seed = 0,
     ) -> None:
-        super().__init__(PersonalizedEncoder(encoder or HubertEncoder(), speakers or SpeakerEmbedding(), fusion))
-        self.save_hyperparameters(ignore=["encoder", "speakers"])
+        encoder = encoder or HubertEncoder()
+        if encoder.weighted_layers:
+            raise UserError(
+                "masked prediction reads the last layer, as HuBERT's does",
+                where="--model.encoder.weighted_layers true",
+                remedy="Leave it out here, and give it to the fine-tuning from papt.ckpt",
+            )
+        super().__init__(PersonalizedEncoder(encoder, speakers or SpeakerEmbedding(), fusion))
+        self.save_hyperparameters(ignore=["encoder", "speakers", "lora"])
+        self.lora = lora
         self.head: PredictionHead | None = None
         self.codebook_hash = ""
         self.metrics = torch.nn.ModuleList()
@@ -94,6 +105,7 @@ class PAPT(PersonalizedModule):
         self.personalized.pretrained_on = utterance_hashes(pretraining_set.pretraining_ids)
         self.personalized.build(speaker_set(training_set, training_set.train_speaker_ids))
         self.personalized.encoder.fit_front_end(training_set.training_audio)
+        self.personalized.encoder.adapt(self.lora)
         self._build_head(num_clusters, self.hparams["final_dim"])
         if self.hparams["released_head"] is not None:
             self._load_released_head(num_clusters)

@@ -219,7 +219,7 @@ def _refuse_calibration(flags: list[str]) -> None:
 
 def load_finetuned(checkpoint: str) -> FineTuning:
     """Load a checkpoint of `configs/finetune.yaml` or `configs/emotion.yaml`."""
-    from ser_personal.encoder import cached, hubert, raw
+    from ser_personal.encoder import cached, hubert, raw, whisper
     from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, using
     from ser_personal.finetune.classification import EmotionClassification
     from ser_personal.finetune.module import EmotionFineTuning
@@ -231,13 +231,14 @@ def load_finetuned(checkpoint: str) -> FineTuning:
             where=checkpoint,
             remedy="Give one written by `ser fit --config configs/finetune.yaml`",
         )
-    if not any(hasattr(module, encoder := read[DESCRIPTION]["encoder"]) for module in (hubert, raw, cached)):
+    if not any(hasattr(module, encoder := read[DESCRIPTION]["encoder"]) for module in (hubert, raw, cached, whisper)):
         what = f"encodes by {encoder}, an encoder of your own, which no bundle can be read with"
         raise UserError(what, where=checkpoint, remedy="Use it by `ser predict`, or export one with HubertEncoder")
     kind = EmotionClassification if "emotions" in read["hyper_parameters"] else EmotionFineTuning
     with using(checkpoint):
         module: FineTuning = kind.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     module.hparams[IMPORTED] = read.get(IMPORTED)
+    module.personalized.encoder.merge_adapters()
     return module.eval()
 
 

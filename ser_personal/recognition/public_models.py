@@ -316,7 +316,8 @@ def as_module(found: PublicModel, name: str, scale: tuple[float, float]) -> Emot
     """The model as one of ours: outputs 0 to 1 become label points, in the order of `ATTRIBUTES`."""
     import torch
 
-    from ser_personal.encoder.hubert import UNLOADABLE, HubertEncoder
+    from ser_personal.encoder.hubert import HubertEncoder
+    from ser_personal.encoder.pretrained import UNLOADABLE
     from ser_personal.finetune.module import EmotionFineTuning
     from ser_personal.recognition.bundle import describe_part
 

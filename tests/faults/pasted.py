@@ -159,6 +159,7 @@ UNPASTED = {
     "it lists": ("--help` list",),
     "it is for another command, which runs long": (
         "or test a model of them",
+        "or fit again without --model.lora.adapters_alone",
         "Give the folder of a test run",
         "Give one written by `ser fit --config",
         "Train with --model.speakers SpeakerEmbedding",
@@ -178,6 +179,7 @@ UNPASTED = {
         "such as CSVCorpus --corpus.path",
         "or give --cut windows'",
         "--data.speaker_selection null for everyone",
+        "Give --model.lora.adapters_alone false",  # tests/stages/test_encoders_of_today.py
     ),
     "it is SLURM's, or a number to lower": ("Ask SLURM for", "or lower --model.learning_rate"),
     "it needs another encoder, or other data": (
@@ -185,6 +187,7 @@ UNPASTED = {
         "Give --data EmotionDataModule",
         "Give --model.speakers ",
         "or train without embeddings",
+        "or give --model.encoder HubertEncoder",
         "Choose a policy for unseen speakers",
     ),
 }

@@ -1,0 +1,312 @@
+"""What encoders of transformers share: loading, a learnt weighted sum of their layers, and LoRA."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+from safetensors import SafetensorError
+from torch import nn
+from typing_extensions import override
+
+from ser_personal.encoder.base import Encoder, weights_fingerprint
+from ser_personal.errors import UserError
+from ser_personal.ranges import PositiveFinite
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+# what transformers raises at files that are absent, damaged, or describe no network
+UNLOADABLE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
+# may be missing from a model that was fine-tuned elsewhere, and is random then
+MASK_EMBEDDING = "masked_spec_embed"
+# outputs of the layers of the pass that is running, where they are wanted; a thread each has its own
+_STATES: ContextVar[list[Tensor] | None] = ContextVar("states", default=None)
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters beside frozen linear layers, by `peft` (the extra `lora`).
+
+    Source: Hu et al. 2022, arXiv 2106.09685.
+
+    Args:
+        rank: of each adapter.
+        alpha: its output is scaled by alpha / rank.
+        dropout: of its input.
+        layers: names of the linear layers that get one; None means the feed-forward part of each Transformer layer.
+        adapters_alone: keep the encoder's own weights out of checkpoints: whatever reads one needs them again under the
+            name or folder that they came from, unchanged.
+    """
+
+    rank: PositiveInt = 8
+    alpha: PositiveFinite = 16.0
+    dropout: ClosedUnitInterval = 0.0
+    layers: tuple[str, ...] | None = None
+    adapters_alone: bool = False
+
+
+class PretrainedEncoder(Encoder):
+    """A network of transformers, `network` once it is built."""
+
+    feed_forward: ClassVar[tuple[str, ...]]
+    has_random_weights = False
+
+    def __init__(self, pretrained: str, *, weighted_layers: bool) -> None:
+        super().__init__()
+        self.pretrained = pretrained
+        self.weighted_layers = weighted_layers
+        self.network: Any = None
+        # where the network's own weights are from, as long as no checkpoint brings others
+        self._origin: str | None = None
+        self.register_parameter("layer_weights", None)
+
+    @property
+    @override
+    def config(self) -> str:
+        return str(self.network.config.to_json_string(use_diff=False))
+
+    @property
+    @abstractmethod
+    def layers(self) -> Sequence[nn.Module]:
+        """The Transformer layers."""
+
+    @property
+    def _lora(self) -> dict[str, Any] | None:
+        return getattr(self.network.config, "lora", None)
+
+    @override
+    def build(self, config: str | None = None) -> None:
+        saved = {} if config is None else json.loads(config)
+        lora = saved.pop("lora", None)
+        base = (lora or {}).get("base")
+        if base:
+            self.pretrained = base["name"]
+        if base or config is None:
+            self.network = self._load()
+            place = Path(self.pretrained)
+            self._origin = str(place.resolve()) if place.is_dir() else self.pretrained
+            self.network.config.update({name: saved[name] for name in ("normalize", "max_samples") if name in saved})
+        else:
+            self.network, self._origin = self._from_config(saved), None
+        self._finish()
+        if base and self._base_fingerprint() != base["weights"]:
+            raise UserError(
+                "has other weights now than those that the checkpoint's adapters were trained on",
+                where=f"encoder {self.pretrained}",
+                remedy="Put the old ones there, or fit again without --model.lora.adapters_alone",
+            )
+        if saved.get("weighted_layers"):
+            self._weigh_layers()
+        if lora:
+            self._inject(lora)
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """Set up a network that was just made: front end, freezing, checkpointing."""
+
+    @abstractmethod
+    def _frozen(self) -> Iterator[nn.Module]:
+        """The modules that stay as they are, below the ones that adapters may enter."""
+
+    @abstractmethod
+    def _read(self) -> tuple[nn.Module, set[str], set[str]]:
+        """Read the network by `pretrained`, with the names of its weights that the file lacks, and has too many."""
+
+    @abstractmethod
+    def _from_config(self, config: dict[str, Any]) -> nn.Module:
+        """Make the network that a saved config describes."""
+
+    def _load(self) -> nn.Module:
+        try:
+            network, missing, unexpected = self._read()
+        except UNLOADABLE as error:
+            raise UserError(
+                f"can't be loaded ({type(error).__name__}: {' '.join(str(error).split())[:300].rstrip('.')})",
+                where=f"encoder {self.pretrained}",
+                remedy="Give a hub name that this machine can reach, a local folder, or --model.encoder TinyEncoder",
+            ) from error
+        self._refuse_other_weights(network, missing, unexpected)
+        return network
+
+    def _refuse_other_weights(self, network: nn.Module, missing: set[str], unexpected: set[str]) -> None:
+        """Refuse a file that leaves some of the network's weights random, or holds more of them than it has.
+
+        transformers itself reports a head that is left out.
+        """
+        parts = {name.partition(".")[0] for name, _ in network.named_parameters()}
+        missing = missing - {MASK_EMBEDDING}
+        surplus = {name for name in unexpected if name.partition(".")[0] in parts}
+        if missing or surplus:
+            first = min(missing or surplus)
+            renamed = next((name for name in sorted(unexpected) if name.endswith(f".{first}")), None)
+            cause = "num_hidden_layers of config.json isn't that of the file, or the file is incomplete"
+            if renamed is not None:
+                cause = f"the file calls it {renamed}: take {renamed.removesuffix(first)} off its keys"
+            raise UserError(
+                f"the file {'lacks' if missing else 'has'} {len(missing or surplus)} weights that config.json "
+                f"{'asks for' if missing else 'has no place for'}, {first} the first ({cause})",
+                where=f"encoder {self.pretrained}",
+                remedy="Give weights and a config.json that belong together",
+            )
+
+    def _check_type(self, model_type: str, known: Sequence[str]) -> None:
+        if model_type not in known:
+            raise UserError(
+                f"is of type {model_type}",
+                where=f"encoder {self.pretrained}",
+                remedy=f"Use one of {', '.join(known)}",
+            )
+
+    @override
+    def adapt(self, lora: LoRA | None) -> None:
+        if self.weighted_layers and self.layer_weights is None:
+            self._weigh_layers()
+        if lora is None:
+            return
+        asked = json.loads(json.dumps(asdict(lora)))
+        if self._lora is not None:
+            if {name: self._lora[name] for name in asked} != asked:
+                what = f"the checkpoint has adapters already, of rank {self._lora['rank']}"
+                raise UserError(what, where="--model.lora", remedy="Leave it out: they are trained on")
+            return
+        if self.has_random_weights:
+            raise UserError(
+                f"{type(self).__name__}'s weights are random: frozen, they are nothing that adapters could start from",
+                where="--model.lora",
+                remedy="Leave it out, or give --model.encoder HubertEncoder",
+            )
+        base = None
+        if lora.adapters_alone:
+            if self._origin is None:
+                raise UserError(
+                    "the encoder's weights come from another checkpoint, so no name would find them again",
+                    where="--model.lora.adapters_alone",
+                    remedy="Give --model.lora.adapters_alone false",
+                )
+            base = {"name": self._origin, "weights": self._base_fingerprint()}
+        self._inject(asked | {"base": base})
+
+    def _base_fingerprint(self) -> str:
+        own = self.state_dict()
+        return weights_fingerprint({name: own[name] for name in own if MASK_EMBEDDING not in name})
+
+    def _inject(self, lora: dict[str, Any]) -> None:
+        try:
+            from peft import LoraConfig, inject_adapter_in_model
+        except ImportError as error:
+            raise UserError("needs the package peft", where="LoRA", remedy="`pip install peft`") from error
+        names = list(lora["layers"] or self.feed_forward)
+        self._refuse_unadaptable(names)
+        config = LoraConfig(
+            r=lora["rank"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], target_modules=names
+        )
+        self.requires_grad_(requires_grad=False)
+        inject_adapter_in_model(config, self.network)
+        if self.layer_weights is not None:
+            self.layer_weights.requires_grad_(requires_grad=True)
+        for module in self._frozen():
+            module.requires_grad_(requires_grad=False)
+        self.network.config.lora = lora
+
+    def _refuse_unadaptable(self, names: Sequence[str]) -> None:
+        linear = {
+            name.rpartition(".")[2]
+            for layer in self.layers
+            for name, module in layer.named_modules()
+            if isinstance(module, nn.Linear)
+        }
+        if self.network.config.model_type == "wavlm":
+            # its attention reads these weights by torch's own function, past any adapter
+            linear -= {"q_proj", "k_proj", "v_proj", "out_proj"}
+        unknown = [name for name in names if name not in linear]
+        if unknown:
+            raise UserError(
+                f"the encoder has no layers {unknown[0]} that LoRA can adapt",
+                where="--model.lora.layers",
+                remedy=f"Leave it out, or give some of {', '.join(sorted(linear))}",
+            )
+
+    @override
+    def merge_adapters(self) -> None:
+        if self._lora is None:
+            return
+        from peft.tuners.lora import LoraLayer
+
+        for name, module in list(self.network.named_modules()):
+            if isinstance(module, LoraLayer):
+                cast("Any", module).merge()
+                self.network.set_submodule(name, module.get_base_layer())
+        del self.network.config.lora
+
+    @property
+    def _saves_adapters_alone(self) -> bool:
+        return self.network is not None and self._lora is not None and self._lora["base"] is not None
+
+    @override
+    def saved_weights(self, weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        if not self._saves_adapters_alone:
+            return weights
+        own = ("lora_", "layer_weights", MASK_EMBEDDING)
+        return {
+            name: weight
+            for name, weight in weights.items()
+            if not name.startswith(prefix) or any(part in name for part in own)
+        }
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        if self._saves_adapters_alone:
+            for name, weight in self.state_dict().items():
+                state_dict.setdefault(prefix + name, weight)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    def _weigh_layers(self) -> None:
+        self.network.config.weighted_layers = True
+        self.layer_weights = nn.Parameter(torch.zeros(len(self.layers) + 1))
+
+    def weighted_sum(self, states: Sequence[Tensor]) -> Tensor:
+        """Sum what enters the first layer and comes out of each, (batch, frames, dim), by the learnt weights."""
+        weights = torch.softmax(cast("Tensor", self.layer_weights), 0)
+        return cast("Tensor", sum(weight * state for weight, state in zip(weights, states, strict=False)))
+
+
+@contextmanager
+def keeping(states: list[Tensor] | None) -> Iterator[None]:
+    """Have the hooks below append to `states`."""
+    token = _STATES.set(states)
+    try:
+        yield
+    finally:
+        _STATES.reset(token)
+
+
+def keep_input(_layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Keep what enters a layer, a hook of the first."""
+    if (states := _STATES.get()) is not None:
+        states.append(inputs[0])
+
+
+def keep_output(_layer: nn.Module, _inputs: object, output: Any) -> None:
+    """Keep what comes out of a layer, a hook of all but the last."""
+    if (states := _STATES.get()) is not None:
+        states.append(output[0] if isinstance(output, tuple) else output)

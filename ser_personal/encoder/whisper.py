@@ -1,0 +1,172 @@
+"""The encoder of Whisper, by hub name or local folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt
+from torch import nn
+from torch.nn import functional
+from typing_extensions import override
+
+from ser_personal.audio import HOP, WINDOW
+from ser_personal.encoder.pretrained import PretrainedEncoder
+from ser_personal.encoder.raw import refuse_masks
+from ser_personal.ranges import require_range
+from ser_personal.types import EncoderOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from ser_personal.encoder.fusion import Personalization
+
+# of the spectrogram; the second convolution takes every other frame of it, so that there are 50 a second
+MEL_HOP = HOP // 2
+FLOOR = 1e-10
+
+
+class WhisperEncoder(PretrainedEncoder):
+    """Whisper's encoder, frozen by default; it can't be pre-trained here, for its frames all see the whole 30 s.
+
+    Whisper reads 30 s, shorter audio padded by silence: frames of the audio alone are given, one for each 20 ms that
+    begins in it. Of longer audio the first 30 s are encoded.
+
+    Args:
+        pretrained: name on the Hugging Face hub, or a local folder.
+        freeze_layers: keep that many of the first Transformer layers as they are, and the convolutions; None means all
+            of the encoder.
+        dropout: of the Transformer.
+        gradient_checkpointing: recompute activations in the backward pass, for less memory.
+        weighted_layers: give the sum of what enters the first layer and comes out of each, by weights that are learnt
+            in fine-tuning, in place of the last layer's output.
+    """
+
+    model_type = "whisper"
+    feed_forward = ("fc1", "fc2")
+    filters: Tensor
+    window: Tensor
+
+    def __init__(
+        self,
+        pretrained: str = "openai/whisper-small",
+        *,
+        freeze_layers: NonNegativeInt | None = None,
+        dropout: ClosedUnitInterval = 0.0,
+        gradient_checkpointing: bool = False,
+        weighted_layers: bool = False,
+    ) -> None:
+        super().__init__(pretrained, weighted_layers=weighted_layers)
+        self.freeze_layers = freeze_layers
+        self.gradient_checkpointing = gradient_checkpointing
+        self.overrides = {
+            "dropout": dropout,
+            "attention_dropout": dropout,
+            "activation_dropout": dropout,
+            "encoder_layerdrop": 0.0,
+            "dtype": "float32",
+        }
+
+    @property
+    @override
+    def dim(self) -> int:
+        return int(self.network.config.d_model)
+
+    @property
+    @override
+    def layers(self) -> Sequence[nn.Module]:
+        return cast("Sequence[nn.Module]", self.network.layers)
+
+    @property
+    def max_samples(self) -> int:
+        """Samples of an utterance that it encodes, the first ones."""
+        return int(self.network.config.max_source_positions) * HOP
+
+    @override
+    def _read(self) -> tuple[nn.Module, set[str], set[str]]:
+        from transformers import AutoConfig, WhisperModel
+
+        config = AutoConfig.from_pretrained(self.pretrained)
+        self._check_type(config.model_type, (self.model_type,))
+        config.update(self.overrides)
+        network, report = WhisperModel.from_pretrained(self.pretrained, config=config, output_loading_info=True)
+        missing, unexpected = (
+            {name.partition("encoder.")[2] for name in report[keys] if name.startswith("encoder.")}
+            for keys in ("missing_keys", "unexpected_keys")
+        )
+        return network.encoder, missing, unexpected
+
+    @override
+    def _from_config(self, config: dict[str, Any]) -> nn.Module:
+        from transformers import WhisperConfig
+        from transformers.models.whisper import modeling_whisper
+
+        self._check_type(config.pop("model_type", "none"), (self.model_type,))
+        described = WhisperConfig(**config)
+        described.update(self.overrides)
+        network: nn.Module = modeling_whisper.WhisperEncoder(described)
+        return network
+
+    @override
+    def _finish(self) -> None:
+        from transformers import WhisperFeatureExtractor
+
+        extractor = WhisperFeatureExtractor(feature_size=self.network.config.num_mel_bins)
+        self.register_buffer("filters", torch.from_numpy(extractor.mel_filters).float(), persistent=False)
+        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+        if self.freeze_layers is not None:
+            require_range("freeze_layers", self.freeze_layers, 0, len(self.layers))
+        self.train(self.training)
+        if self.gradient_checkpointing:
+            self.network.gradient_checkpointing_enable()
+        for module in [self.network] if self.freeze_layers is None else self._frozen():
+            module.requires_grad_(requires_grad=False)
+
+    @override
+    def _frozen(self) -> Iterator[nn.Module]:
+        yield self.network.embed_positions
+        if self.freeze_layers:
+            yield from (self.network.conv1, self.network.conv2, *self.layers[: self.freeze_layers])
+
+    @override
+    def forward(
+        self,
+        waveforms: Tensor,
+        num_samples: Tensor,
+        time_mask: Tensor | None = None,
+        personalization: Personalization | None = None,
+    ) -> EncoderOutput:
+        refuse_masks(self, time_mask)
+        if self.network is None:
+            raise RuntimeError("build() the encoder before using it")
+        counts = (num_samples.clamp(max=self.max_samples) + HOP - 1) // HOP
+        longest = int(counts.max())
+        hidden = self.log_mel(waveforms, num_samples)
+        for convolution in (self.network.conv1, self.network.conv2):
+            hidden = functional.gelu(convolution(hidden))
+        hidden = hidden.transpose(1, 2) + self.network.embed_positions.weight
+        hidden = functional.dropout(hidden, self.overrides["dropout"], self.training)
+        if personalization is not None:
+            hidden = personalization.before_transformer(hidden)
+        states = [hidden]
+        for layer in self.layers:
+            states.append(layer(states[-1], None))
+        states[-1] = self.network.layer_norm(states[-1])
+        frames = states[-1] if self.layer_weights is None else self.weighted_sum(states)
+        if personalization is not None:
+            frames = personalization.after_transformer(frames)
+        frame_mask = torch.arange(longest, device=frames.device) < counts.to(frames.device)[:, None]
+        return EncoderOutput(frames[:, :longest], frame_mask)
+
+    def log_mel(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
+        """Whisper's spectrogram of 30 s, (batch, samples) -> (batch, mels, frames), 100 a second."""
+        with torch.autocast(waveforms.device.type, enabled=False):
+            waveforms = waveforms[:, : self.max_samples].float()
+            real = torch.arange(waveforms.shape[1], device=waveforms.device) < num_samples.to(waveforms.device)[:, None]
+            padded = functional.pad(waveforms * real, (0, self.max_samples - waveforms.shape[1]))
+            spectrum = torch.stft(padded, WINDOW, MEL_HOP, window=self.window, return_complex=True)[..., :-1]
+            power = self.filters.T @ spectrum.abs().square()
+            mel = power.clamp(min=FLOOR).log10()
+            return (mel.maximum(mel.amax((1, 2), keepdim=True) - 8) + 4) / 4

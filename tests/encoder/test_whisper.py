@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from tiny_networks import padded_noise
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperModel
+
+from ser_personal.encoder.fusion import Personalization, make_fusion
+from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.encoder.pretrained import LoRA
+from ser_personal.encoder.whisper import WhisperEncoder
+from ser_personal.errors import UserError
+
+LENGTHS = torch.tensor([24_000, 399, 16_001, 320])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    """Whisper's whole 30 s, everything else tiny."""
+    torch.manual_seed(0)
+    shape = {"encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = WhisperConfig(d_model=16, encoder_ffn_dim=32, decoder_ffn_dim=32, vocab_size=60, **shape, pad_token_id=50)
+    config.update({"bos_token_id": 51, "eos_token_id": 52, "decoder_start_token_id": 53})
+    path = tmp_path_factory.mktemp("whisper")
+    WhisperForConditionalGeneration(config).save_pretrained(path)
+    return str(path)
+
+
+def built(folder: str, lora: LoRA | None = None, **options: object) -> WhisperEncoder:
+    torch.manual_seed(0)
+    encoder = WhisperEncoder(folder, **options).eval()
+    encoder.build()
+    encoder.adapt(lora)
+    return encoder
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("weighted", [False, True])
+def test_frames_of_real_audio_are_the_public_models_in_a_batch_and_alone(folder, weighted):
+    encoder, waveforms = built(folder, weighted_layers=weighted), padded_noise(LENGTHS)
+    public, extractor = WhisperModel.from_pretrained(folder).eval(), WhisperFeatureExtractor()
+    # what lies behind an utterance's end doesn't count
+    dirty = torch.where(torch.arange(24_000) < LENGTHS[:, None], waveforms, 7.0)
+    batched = encoder(dirty, LENGTHS)
+    assert batched.frame_mask.sum(1).tolist() == [75, 2, 51, 1]
+    for row, length in enumerate(LENGTHS.tolist()):
+        audio = waveforms[row, :length]
+        features = extractor(audio.numpy(), sampling_rate=16_000, return_tensors="pt", return_attention_mask=True)
+        theirs = public.encoder(features["input_features"], output_hidden_states=True)
+        states = torch.stack([*theirs.hidden_states[:-1], theirs.last_hidden_state])
+        # transformers' own count: mel frames that begin in the audio, every other one of them
+        real = -(-int(features["attention_mask"].sum()) // 2)
+        wanted = (states.mean(0) if weighted else theirs.last_hidden_state)[0, :real]
+        alone = encoder(audio[None], LENGTHS[row : row + 1]).frames[0]
+        torch.testing.assert_close(alone, wanted, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(batched.frames[row, batched.frame_mask[row]], alone, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_first_30_seconds_of_longer_audio(folder):
+    encoder, lengths = built(folder), torch.tensor([500_000])
+    waveforms = padded_noise(lengths)
+    long, cut = encoder(waveforms, lengths), encoder(waveforms[:, :480_000], torch.tensor([480_000]))
+    assert encoder.max_samples == 480_000
+    assert long.frames.shape == (1, 1500, 16)
+    torch.testing.assert_close(long.frames, cut.frames, atol=0, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fusion", ["first", "prefix", "concat", "last"])
+def test_speaker_embeddings_enter_everywhere(folder, fusion):
+    encoder, waveforms = built(folder), padded_noise(LENGTHS)
+    enters = Personalization(make_fusion(fusion, 16), torch.randn(4, 16))
+    plain, changed = encoder(waveforms, LENGTHS), encoder(waveforms, LENGTHS, personalization=enters)
+    assert changed.frames.shape == plain.frames.shape
+    assert not torch.allclose(changed.frames, plain.frames, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_saved_config_rebuilds_the_architecture_without_the_folder(folder):
+    encoder = built(folder)
+    assert json.loads(encoder.config)["model_type"] == "whisper"
+    rebuilt = WhisperEncoder("nowhere/at-all").eval()
+    rebuilt.build(encoder.config)
+    rebuilt.load_state_dict(encoder.state_dict())
+    waveforms = padded_noise(LENGTHS)
+    torch.testing.assert_close(rebuilt(waveforms, LENGTHS).frames, encoder(waveforms, LENGTHS).frames, atol=0, rtol=0)
+
+
+def learning(encoder: WhisperEncoder) -> set[str]:
+    return {name for name, weight in encoder.named_parameters() if weight.requires_grad}
+
+
+def test_it_is_frozen_unless_layers_are_named(folder):
+    assert learning(built(folder)) == set()
+    assert learning(built(folder, weighted_layers=True)) == {"layer_weights"}
+    names = learning(built(folder, freeze_layers=1))
+    assert "network.layers.1.fc1.weight" in names
+    assert not any(name.startswith(("network.layers.0.", "network.conv", "network.embed")) for name in names)
+    encoder = built(folder, freeze_layers=0, gradient_checkpointing=True).train()
+    encoder(padded_noise(LENGTHS), LENGTHS).frames[..., 0].square().sum().backward()
+    assert all(weight.grad is not None for weight in encoder.parameters() if weight.requires_grad)
+    with pytest.raises(UserError, match="freeze_layers: 3 is out of range"):
+        built(folder, freeze_layers=3)
+
+
+def test_adapters_learn_on_the_frozen_encoder(folder):
+    pytest.importorskip("peft", reason="the extra lora isn't installed")
+    encoder = built(folder, LoRA(rank=2)).train()
+    assert len(learning(encoder)) == 8
+    assert all("lora_" in name for name in learning(encoder))
+    encoder(padded_noise(LENGTHS), LENGTHS).frames[..., 0].square().sum().backward()
+    assert all(weight.grad is not None for weight in encoder.parameters() if weight.requires_grad)
+
+
+def test_what_it_is_not(folder, network_folders):
+    with pytest.raises(UserError, match=r"is of type hubert\. Use one of whisper"):
+        built(str(network_folders["hubert", "layer"]))
+    with pytest.raises(UserError, match=r"is of type whisper\. Use one of hubert"):
+        HubertEncoder(folder).build()
+    with pytest.raises(UserError, match="WhisperEncoder: has nothing that pre-training could learn"):
+        built(folder)(padded_noise(LENGTHS), LENGTHS, time_mask=torch.ones(4, 75, dtype=torch.bool))
+    with pytest.raises(UserError, match="can't be loaded"):
+        built(f"{folder}/missing")
