@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from torch import nn
 from typing_extensions import override
@@ -44,7 +44,7 @@ def _kind(config: str) -> type[Encoder]:
 def saved_encoder(config: str, name: str) -> Encoder:
     """Make an encoder of the kind that a saved `Encoder.config` describes; `name` is the checkpoint's, for messages."""
     kind = _kind(config)
-    return kind(name) if issubclass(kind, PretrainedEncoder) else kind()
+    return cast("Any", kind)(name) if issubclass(kind, PretrainedEncoder) else kind()
 
 
 class EncoderDescription(TypedDict):

@@ -70,6 +70,7 @@ class PretrainedEncoder(Encoder):
     """A network of transformers, `network` once it is built."""
 
     feed_forward: ClassVar[tuple[str, ...]]
+    layer_weights: nn.Parameter | None
     has_random_weights = False
 
     def __init__(self, pretrained: str, *, weighted_layers: bool) -> None:
@@ -286,7 +287,7 @@ class PretrainedEncoder(Encoder):
 
     def weighted_sum(self, states: Sequence[Tensor]) -> Tensor:
         """Sum what enters the first layer and comes out of each, (batch, frames, dim), by the learnt weights."""
-        weights = torch.softmax(cast("Tensor", self.layer_weights), 0)
+        weights = torch.softmax(cast("nn.Parameter", self.layer_weights), 0)
         return cast("Tensor", sum(weight * state for weight, state in zip(weights, states, strict=False)))
 
 

@@ -91,7 +91,8 @@ class WhisperEncoder(PretrainedEncoder):
         config = AutoConfig.from_pretrained(self.pretrained)
         self._check_type(config.model_type, (self.model_type,))
         config.update(self.overrides)
-        network, report = WhisperModel.from_pretrained(self.pretrained, config=config, output_loading_info=True)
+        loaded: Any = WhisperModel.from_pretrained(self.pretrained, config=config, output_loading_info=True)
+        network, report = loaded
         missing, unexpected = (
             {name.partition("encoder.")[2] for name in report[keys] if name.startswith("encoder.")}
             for keys in ("missing_keys", "unexpected_keys")

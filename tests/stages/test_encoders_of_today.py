@@ -1,0 +1,98 @@
+"""Through the command line, from a fit of some steps to annotated audio: LoRA, and Whisper's encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from command_line import configs, ser, trainer_flags
+from public_forms import SIZES
+from transformers import HubertConfig, HubertModel, WhisperConfig, WhisperModel
+
+from ser_personal import MSPPodcast
+from ser_personal.audio import decode_utterance
+from ser_personal.recognition.bundle import read_bundle
+
+SHORT = ("--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--trainer.precision", "32-true")
+
+
+@pytest.fixture
+def data(synthetic_corpus, tmp_path, monkeypatch):
+    """The tail of a command line, in a folder where `hubert` and `whisper` lie."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    HubertModel(HubertConfig(**SIZES)).save_pretrained("hubert")
+    shape = {"encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    special = {"pad_token_id": 50, "bos_token_id": 51, "eos_token_id": 52, "decoder_start_token_id": 53}
+    sizes = {"d_model": 16, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "vocab_size": 60}
+    WhisperModel(WhisperConfig(**sizes, **shape, **special)).save_pretrained("whisper")
+    return ["--data.corpus", synthetic_corpus, "--data.num_workers", "0", *trainer_flags(tmp_path)]
+
+
+HUBERT = [*configs("finetune.yaml"), "--model.encoder.pretrained", "hubert"]
+HUBERT_LORA = [*configs("finetune.yaml", "lora.yaml"), "--model.encoder.pretrained", "hubert"]
+CHAINS = {
+    "weighted": [*configs("finetune.yaml", "weighted_layers.yaml"), *HUBERT[2:], "--model.encoder.freeze_layers", "2"],
+    "lora": HUBERT_LORA,
+    "lora alone": [*HUBERT_LORA, "--model.lora.adapters_alone", "true"],
+    "whisper": [*configs("finetune.yaml", "whisper.yaml"), "--model.encoder.pretrained", "whisper"],
+    "whisper lora": [*configs("finetune.yaml", "whisper.yaml", "lora.yaml"), "--model.encoder.pretrained", "whisper"],
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_from_a_fit_over_a_test_to_annotated_audio(chain, data, synthetic_corpus, capsys):
+    if "lora" in chain:
+        pytest.importorskip("peft", reason="the extra lora isn't installed")
+    assert ser("fit", *CHAINS[chain], *data, *SHORT) == 0
+    flags = ["--trainer.callbacks.draws", "1", *SHORT[-2:]]
+    tested = ["test", "--ckpt_path", "finetune.ckpt", *configs("pldc.yaml"), *data, *flags]
+    assert ser(*tested) == 0
+    run = max(Path("lightning_logs").glob("*/predictions.csv"), key=lambda path: path.stat().st_mtime_ns)
+    assert ser("export", "finetune.ckpt", "--out", "bundle", "--run", run.parent) == 0
+    annotated = ["annotate", synthetic_corpus / "Audios", "--speaker-from", "none", "--device", "cpu"]
+    assert ser(*annotated, "--model", "bundle", "--out", "annotated.csv", "--cut", "windows") == 0
+    assert np.isfinite(pd.read_csv("annotated.csv")["arousal_raw"]).all()
+    # a bundle needs neither adapters nor the folder that the encoder came from
+    Path("hubert").rename("moved")
+    Path("whisper").rename("moved too")
+    network = read_bundle(Path("bundle")).network
+    assert not any("lora" in name for name in network.state_dict())
+    tables = pd.read_csv(run).set_index("utterance")["arousal_raw"]
+    utterances = [one for one in MSPPodcast(synthetic_corpus).utterances if one.utterance_id in tables.index]
+    waveforms = [decode_utterance(one) for one in utterances]
+    predicted = network.recognize(waveforms, [None] * len(waveforms)).predictions[:, 0]
+    np.testing.assert_allclose(predicted, tables.loc[[one.utterance_id for one in utterances]], atol=1e-5)
+    if chain == "lora alone":
+        capsys.readouterr()
+        assert ser(*tested) == 2
+        assert "hubert: can't be loaded" in capsys.readouterr().err.splitlines()[-1]
+
+
+def last_line(capsys, *command: object) -> str:
+    capsys.readouterr()
+    assert ser(*command) == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_goes_with_nothing_is_one_line(data, capsys, tmp_path):
+    tiny = ["fit", *configs("finetune.yaml", "tiny/finetune.yaml"), *data, *SHORT]
+    for encoder in ("LogMelEncoder", "TinyEncoder"):
+        line = last_line(capsys, *tiny, "--model.encoder", encoder, "--model.lora.rank", "2")
+        assert line.startswith(f"ser: --model.lora: {encoder}")
+        assert line.endswith("Leave it out, or give --model.encoder HubertEncoder.")
+    line = last_line(capsys, "fit", *configs("papt.yaml", "tiny/papt.yaml"), *data, "--model.encoder", "WhisperEncoder")
+    assert "--model.encoder: WhisperEncoder" in line
+    assert not list(tmp_path.glob("*.ckpt"))
+
+
+def test_the_remedy_of_adapters_on_a_checkpoints_weights_works(data, capsys):
+    pytest.importorskip("peft", reason="the extra lora isn't installed")
+    assert ser("fit", *HUBERT, *data, *SHORT) == 0
+    Path("finetune.ckpt").rename("first.ckpt")
+    again = ["fit", *CHAINS["lora alone"], *data, *SHORT, "--model.initial_checkpoint", "first.ckpt", "--replace"]
+    assert "Give --model.lora.adapters_alone false" in last_line(capsys, *again)
+    assert ser(*again, "--model.lora.adapters_alone", "false") == 0
