@@ -42,7 +42,10 @@ def test_every_flag_that_a_remedy_names_exists():
     arguments = {
         arg.arg for node in syntax() if isinstance(node, ast.arguments) for arg in (*node.args, *node.kwonlyargs)
     }
-    known = {*(name.strip("_") for name in arguments), *inspect.signature(Trainer.__init__).parameters}
+    fields = {
+        node.target.id for node in syntax() if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    known = {*(name.strip("_") for name in arguments | fields), *inspect.signature(Trainer.__init__).parameters}
     known |= {"config", "ckpt_path", "data", "model"}
     named = {flag for text in remedies() for flag in re.findall(r"--([a-z][\w.]*\w)(?![\w.{-])", text)} - {"help"}
     assert len(named) > 30

@@ -225,7 +225,7 @@ class PretrainedEncoder(Encoder):
         self.requires_grad_(requires_grad=False)
         inject_adapter_in_model(config, self.network)
         if self.layer_weights is not None:
-            self.layer_weights.requires_grad_(requires_grad=True)
+            self.layer_weights.requires_grad = True
         for module in self._frozen():
             module.requires_grad_(requires_grad=False)
         self.network.config.lora = lora

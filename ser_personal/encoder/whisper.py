@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 from typing_extensions import override
 
-from ser_personal.audio import HOP, WINDOW
+from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
 from ser_personal.encoder.pretrained import PretrainedEncoder
 from ser_personal.encoder.raw import refuse_masks
 from ser_personal.ranges import require_range
@@ -142,6 +143,9 @@ class WhisperEncoder(PretrainedEncoder):
         refuse_masks(self, time_mask)
         if self.network is None:
             raise RuntimeError("build() the encoder before using it")
+        if int(num_samples.max()) > self.max_samples:
+            seconds = self.max_samples // SAMPLE_RATE
+            warnings.warn(f"Whisper takes the first {seconds} s of an utterance; some are longer", stacklevel=2)
         counts = (num_samples.clamp(max=self.max_samples) + HOP - 1) // HOP
         longest = int(counts.max())
         hidden = self.log_mel(waveforms, num_samples)

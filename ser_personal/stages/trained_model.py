@@ -23,6 +23,7 @@ ARCHITECTURE = {
     "encoder.heads",
     "encoder.feed_forward_dim",
     "encoder.num_mels",
+    "encoder.weighted_layers",
     "final_dim",
     "fusion",
     "speakers.embedding_dim",
@@ -85,8 +86,10 @@ class TrainedModel:
         speakers = self.description["speakers"]
         sizes = {} if speakers is None else {f"speakers.{name}": size for name, size in speakers["sizes"].items()}
         trained = {**saved, "fusion": self.description["fusion"], **sizes}
+        if saved.get("lora", ...) is None:
+            trained |= {name: None for name in now if name.startswith("lora.")}
         for name, value in now.items():
-            fixed = name.startswith("interpreter") or name in ARCHITECTURE
+            fixed = name.startswith(("interpreter", "lora.")) or name in ARCHITECTURE
             if fixed and name in trained and value not in (trained[name], saved.get(name)):
                 raise UserError(
                     f"was trained with {name} {trained[name]}, not {value}",

@@ -78,6 +78,14 @@ def last_line(capsys, *command: object) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("flag", ["lora.rank=2", "encoder.weighted_layers=true"])
+def test_a_checkpoint_without_them_is_not_tested_with_them(flag, data, capsys):
+    assert ser("fit", *HUBERT, *data, *SHORT) == 0
+    line = last_line(capsys, "test", "--ckpt_path", "finetune.ckpt", *HUBERT, *data, f"--model.{flag}")
+    assert "was trained with" in line
+    assert f"Leave --model.{flag.partition('=')[0]} out" in line
+
+
 def test_what_goes_with_nothing_is_one_line(data, capsys, tmp_path):
     tiny = ["fit", *configs("finetune.yaml", "tiny/finetune.yaml"), *data, *SHORT]
     for encoder in ("LogMelEncoder", "TinyEncoder"):
