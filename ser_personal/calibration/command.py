@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from jsonargparse.typing import PositiveInt
 
-from ser_personal.calibration.pldc import PLDC, PLDCSettings, Statistics
+from ser_personal.calibration.pldc import PLDC, PRIOR_UTTERANCES, PLDCSettings
 from ser_personal.calibration.table import (
     CalibrationRow,
     PredictedSet,
@@ -196,16 +196,12 @@ def calibrate_tables(
     out: str,
     bank_vectors: str | None = None,
     scale: tuple[float, float] = (1, 7),
-    k: PositiveInt = 15,
     *,
-    statistics: Statistics = "average",
-    center: bool = False,
-    clip: bool = False,
-    min_labels: PositiveInt = 1,
     draws: PositiveInt = 20,
     seed: Seed = 0,
     min_utterances: PositiveInt = 10,
     replace: bool = False,
+    **settings: Any,
 ) -> None:
     """Calibrate a table of predictions by PLDC and its controls, without a model.
 
@@ -225,15 +221,11 @@ def calibrate_tables(
         out: CSV to write.
         bank_vectors: the training utterances' vectors where `bank` is a CSV, as in `vectors`; the same file if None.
         scale: least and greatest label, where `bank` is a CSV.
-        k: training speakers, the nearest by cosine, whose label statistics are taken.
-        statistics: average the neighbours' statistics (the paper), or pool their labels (the authors' late script).
-        center: subtract the bank's mean vector before taking cosines (ours).
-        clip: keep PLDC's predictions within the label scale (ours).
-        min_labels: labels of an attribute that a neighbour must have to count for it (ours).
         draws: of the control with random speakers, which is scored but not written.
         seed: of these draws.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
         replace: replace `out` where it exists already.
+        settings: of PLDCSettings, but for the variant: every one is written.
 
     Raises:
         UserError: `out` exists, a table or file can't be read or doesn't fit the others, or a number is out of range.
@@ -243,8 +235,8 @@ def calibrate_tables(
     pooled = read_vectors(Path(vectors))
     table = read_predictions(Path(predictions), pooled, named_by="raw", default_split="test")
     of_bank = pooled if bank_vectors is None else read_vectors(Path(bank_vectors))
-    settings = PLDCSettings(k, statistics=statistics, center=center, clip=clip, min_labels=min_labels)
-    pldc = PLDC(_read_bank(Path(bank), of_bank, scale), table.attributes, settings)
+    options = PLDCSettings(shift_mean=False, scale_std=True, prior_utterances=PRIOR_UTTERANCES, **settings)
+    pldc = PLDC(_read_bank(Path(bank), of_bank, scale), table.attributes, options)
     validation = table.part("validation").predicted
     labelled = not np.isnan(validation.labels).all()
     calibrators = standard_calibrators(pldc, validation if labelled else None, draws=draws, seed=seed)

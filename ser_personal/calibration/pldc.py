@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Statistics = Literal["average", "pooled"]
 
+PRIOR_UTTERANCES = 5.0
 _FLOAT32_ROUNDING = 1e-6
 _FLOAT32_COSINE_ERROR = 1e-5
 
@@ -32,12 +33,12 @@ class PLDCSettings:
     """The options of `calibrate`, which that function explains.
 
     Args:
-        k: training speakers, the nearest by cosine, whose label statistics are taken.
-        shift_mean: replace the mean.
-        scale_std: replace the deviation.
-        statistics: average the neighbours' statistics, or pool their labels.
-        center: subtract the bank's mean vector before taking cosines.
-        clip: keep calibrated predictions within the label scale.
+        k: training speakers, the nearest by cosine, whose label statistics are taken (the authors' late script: 15).
+        shift_mean: move each speaker's mean prediction to the neighbours' label mean.
+        scale_std: scale each speaker's standard deviation to that of the neighbours' labels.
+        statistics: average the neighbours' statistics (the paper), or pool their labels (the authors' late script).
+        center: subtract the bank's mean vector before taking cosines (ours).
+        clip: keep calibrated predictions within the label scale (ours).
         prior_utterances: in causal calibration, by a speaker's utterances so far, this many imagined ones with the
             neighbours' label moments are added, so that calibration sets in gradually (ours); 0 for none.
         min_labels: labels of an attribute that a neighbour must have to count for it (ours). The deviation of a single
@@ -53,7 +54,7 @@ class PLDCSettings:
     statistics: Statistics = "average"
     center: bool = False
     clip: bool = False
-    prior_utterances: NonNegativeFinite = 5.0
+    prior_utterances: NonNegativeFinite = PRIOR_UTTERANCES
     min_labels: PositiveInt = 1
 
     def __post_init__(self) -> None:

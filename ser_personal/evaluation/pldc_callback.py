@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from ser_personal.calibration.conformal import intervals_as_json
 from ser_personal.calibration.divergence import speaker_shifts
-from ser_personal.calibration.pldc import PLDC, PLDCSettings, Statistics
+from ser_personal.calibration.pldc import PLDC, PRIOR_UTTERANCES, PLDCSettings
 from ser_personal.calibration.table import (
     LEGEND,
     PredictedSet,
@@ -100,32 +100,15 @@ class PLDCCallback(PredictionCollector):
     speakers.safetensors (who calibrated whom) to the run's folder, and the speaker bank next to the checkpoint.
 
     Args:
-        k: training speakers, the nearest by cosine, whose label statistics are taken (the authors' late script: 15).
-        shift_mean: move each speaker's mean prediction to the neighbours' label mean.
-        scale_std: scale each speaker's deviation to the neighbours' label deviation.
-        statistics: average the neighbours' statistics (the paper), or pool their labels (the authors' late script).
-        center: subtract the bank's mean vector before taking cosines (ours).
-        clip: keep predictions within the corpus's label scale (ours).
-        min_labels: labels of an attribute that a neighbour must have to count for it (ours).
         draws: of the control with random speakers.
         seed: of these draws.
+        settings: of PLDCSettings.
     """
 
-    def __init__(
-        self,
-        k: PositiveInt = 15,
-        *,
-        shift_mean: bool = False,
-        scale_std: bool = True,
-        statistics: Statistics = "average",
-        center: bool = False,
-        clip: bool = False,
-        min_labels: PositiveInt = 1,
-        draws: PositiveInt = 20,
-        seed: Seed = 0,
-    ) -> None:
+    def __init__(self, *, draws: PositiveInt = 20, seed: Seed = 0, **settings: Any) -> None:
         super().__init__()
-        self.settings = PLDCSettings(k, shift_mean, scale_std, statistics, center, clip, min_labels=min_labels)
+        # the one setting that is of causal calibration alone
+        self.settings = PLDCSettings(prior_utterances=PRIOR_UTTERANCES, **settings)
         self.draws = draws
         self.seed = seed
         self.bank: SpeakerBank | None = None
