@@ -58,9 +58,14 @@ class Moments:
     @classmethod
     def by_speaker(cls, values: NDArray[Any], rows_of: Mapping[str, NDArray[np.int64]]) -> Self:
         """Moments (speakers, ...) of values (n, ...), NaN where missing; `rows_of` maps a speaker to some rows."""
-        each = [cls.of(values[rows]) for rows in rows_of.values()]
-        shape = (-1, *values.shape[1:])
-        return cls(*(np.reshape([getattr(one, name) for one in each], shape) for name in ("count", "mean", "m2")))
+        return cls.stack([cls.of(values[rows]) for rows in rows_of.values()], *values.shape[1:])
+
+    @classmethod
+    def stack(cls, each: Sequence[Moments], *shape: int) -> Self:
+        """Stack n moments of a shape to moments (n, *shape)."""
+        return cls(
+            *(np.reshape([getattr(one, name) for one in each], (len(each), *shape)) for name in ("count", "mean", "m2"))
+        )
 
     @classmethod
     def running(cls, values: NDArray[np.float64]) -> Self:

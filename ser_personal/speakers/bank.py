@@ -11,7 +11,7 @@ import numpy as np
 
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, named_in_errors
-from ser_personal.scores import Moments
+from ser_personal.scores import Moments, rows_by_speaker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,6 @@ FORMAT = "ser_personal.speaker_bank"
 FORMAT_VERSION = 1
 _ARRAYS = ("vectors", "count", "label_mean", "label_std")
 _OPTIONAL = ("training_mean", "training_std")
-_MOMENTS = ("count", "mean", "m2")
 _METADATA = ("speaker_ids", "attributes", "scale", "fingerprint")
 
 
@@ -167,50 +166,48 @@ class SpeakerBankBuilder:
         self.scale = scale
         self.fingerprint = fingerprint
         self._dim: int | None = None
-        # speaker -> moments of vectors (dim,), of labels (attributes,)
-        self._speakers: dict[str, tuple[Moments, Moments]] = {}
+        # speaker -> moments (dim + attributes,) of vectors and labels
+        self._moments: dict[str, Moments] = {}
 
     def add(self, speaker_ids: Sequence[str | None], pooled: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> None:
         """Add utterances; shapes and errors as in `SpeakerBank.from_utterances`."""
         vectors, labels = as_float64(pooled), as_float64(labels)
         self._check(speaker_ids, vectors, labels)
         self._dim = vectors.shape[1]
-        nothing = Moments.empty(self._dim), Moments.empty(len(self.attributes))
-        for speaker_id, vector, utterance_labels in zip(speaker_ids, vectors, labels, strict=True):
-            if speaker_id is None:
-                continue
-            if not np.isfinite(vector).all():
+        values = np.concatenate([vectors, labels], axis=1)
+        for speaker_id, rows in rows_by_speaker(speaker_ids).items():
+            if not np.isfinite(vectors[rows]).all():
                 raise UserError(
                     "a pooled vector holds NaN or infinity",
                     where=f"speaker {speaker_id}",
                     remedy="Check the speaker's audio files and that the model's weights are finite",
                 )
-            of_vectors, of_labels = self._speakers.get(speaker_id, nothing)
-            self._speakers[speaker_id] = of_vectors.add(vector), of_labels.add(utterance_labels)
+            self._add(speaker_id, Moments.of(values[rows]))
+
+    def _add(self, speaker_id: str, moments: Moments) -> None:
+        so_far = self._moments.get(speaker_id)
+        self._moments[speaker_id] = moments if so_far is None else so_far.merge(moments)
 
     def save(self, path: Path) -> None:
         """Write the moments, for a builder of another process to `merge`."""
-        speaker_ids, *stacked = self._stacked()
-        arrays = {f"{name}{number}": getattr(of, name) for number, of in enumerate(stacked) for name in _MOMENTS}
+        speaker_ids, moments = self._stacked()
         with named_in_errors(path), path.open("wb") as file:
-            np.savez(file, allow_pickle=False, speaker_ids=np.array(speaker_ids, dtype=str), **arrays)
+            np.savez(file, allow_pickle=False, speaker_ids=np.array(speaker_ids, dtype=str), **vars(moments))
 
     def merge(self, path: Path) -> None:
         """Add what another process added; the order changes nothing but the rounding in float64."""
         with np.load(path, allow_pickle=False) as file:
-            theirs = [Moments(*(file[f"{name}{number}"] for name in _MOMENTS)) for number in range(2)]
-            speaker_ids = file["speaker_ids"].tolist()
+            arrays = dict(file)
+        speaker_ids = arrays.pop("speaker_ids").tolist()
+        moments = Moments(**arrays)
         for row, speaker_id in enumerate(speaker_ids):
-            vectors, labels = (moments[row] for moments in theirs)
-            self._dim = len(vectors.mean)
-            if speaker_id in self._speakers:
-                ours = self._speakers[speaker_id]
-                vectors, labels = ours[0].merge(vectors), ours[1].merge(labels)
-            self._speakers[speaker_id] = vectors, labels
+            self._dim = moments.mean.shape[1] - len(self.attributes)
+            self._add(speaker_id, moments[row])
 
     def build(self) -> SpeakerBank:
         """Make the bank of all that was added."""
-        speaker_ids, vectors, labels = self._stacked()
+        speaker_ids, moments = self._stacked()
+        vectors, labels = moments[:, : self._dim or 0], moments[:, self._dim or 0 :]
         training = vectors.total()
         return SpeakerBank(
             speaker_ids=tuple(speaker_ids),
@@ -219,22 +216,17 @@ class SpeakerBankBuilder:
             scale=self.scale,
             count=labels.count.astype(np.int64),
             label_mean=np.where(labels.count > 0, labels.mean, np.nan),
-            label_std=np.sqrt(labels.variance),
+            label_std=labels.std,
             fingerprint=self.fingerprint,
             training_mean=training.mean,
             training_std=np.sqrt(np.nan_to_num(training.variance)),
         )
 
-    def _stacked(self) -> tuple[list[str], Moments, Moments]:
-        """Speakers, sorted, and their moments, (speakers, dim) and (speakers, attributes)."""
-        speaker_ids = sorted(self._speakers)
-
-        def stacked(number: int, width: int) -> Moments:
-            each = [self._speakers[speaker_id][number] for speaker_id in speaker_ids]
-            shape = (len(each), width)
-            return Moments(*(np.reshape([getattr(one, name) for one in each], shape) for name in _MOMENTS))
-
-        return speaker_ids, stacked(0, self._dim or 0), stacked(1, len(self.attributes))
+    def _stacked(self) -> tuple[list[str], Moments]:
+        """Speakers, sorted, and their moments (speakers, dim + attributes)."""
+        speaker_ids = sorted(self._moments)
+        width = (self._dim or 0) + len(self.attributes)
+        return speaker_ids, Moments.stack([self._moments[speaker_id] for speaker_id in speaker_ids], width)
 
     def _check(
         self, speaker_ids: Sequence[str | None], vectors: NDArray[np.float64], labels: NDArray[np.float64]
