@@ -106,7 +106,7 @@ def test_the_papers_recipe_is_the_default_of_the_signatures(config, name):
 
 def test_pldc_and_batches_are_the_defaults():
     (callback,) = values("pldc.yaml", "trainer", "callbacks+")
-    assert_are_defaults(callback["init_args"], ser_personal.PLDCCallback)
+    assert_are_defaults(callback["init_args"], PLDCSettings)
     assert_are_defaults(
         {"max_batch": values("finetune.yaml", "data", "init_args", "max_batch")}, ser_personal.EmotionDataModule
     )
@@ -118,6 +118,7 @@ NO_SETTINGS = {
     "self",
     "args",
     "kwargs",
+    "settings",
     "personalized",
     "encoder",
     "corpus",

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
-    from torch import Tensor
 
     from ser_personal.calibration.table import PredictedSet
 
@@ -75,8 +74,8 @@ class ConformalTable:
     @classmethod
     def fit(
         cls,
-        predictions: ArrayLike | Tensor,
-        labels: ArrayLike | Tensor,
+        predictions: ArrayLike,
+        labels: ArrayLike,
         speaker_ids: Sequence[str | None],
         attributes: Sequence[str],
         *,

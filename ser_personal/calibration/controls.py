@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
-    from torch import Tensor
 
 
 class Calibrator(Protocol):
@@ -47,7 +46,7 @@ class AffineMap:
     intercept: NDArray[np.float64]
 
     @classmethod
-    def fit(cls, predictions: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> Self:
+    def fit(cls, predictions: ArrayLike, labels: ArrayLike) -> Self:
         r"""The affine map of the greatest CCC on validation speakers: it matches the moments.
 
         For :math:`a y + b` the CCC is at most :math:`|\rho|`, reached where mean and deviation equal the labels', hence

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
-    from torch import Tensor
 
     from ser_personal.speakers.bank import SpeakerBank
 
@@ -99,8 +98,8 @@ def gaussian_kl(
 
 def speaker_shifts(
     speaker_ids: Sequence[str | None],
-    pooled: ArrayLike | Tensor,
-    labels: ArrayLike | Tensor,
+    pooled: ArrayLike,
+    labels: ArrayLike,
     bank: SpeakerBank,
     attributes: Sequence[str],
 ) -> dict[str, SpeakerShift]:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
-    from torch import Tensor
 
     from ser_personal.speakers.bank import SpeakerBank
 
@@ -133,9 +132,9 @@ class Calibration:
 
 
 def calibrate(
-    predictions: ArrayLike | Tensor,
+    predictions: ArrayLike,
     speaker_ids: Sequence[str | None],
-    pooled: ArrayLike | Tensor,
+    pooled: ArrayLike,
     bank: SpeakerBank,
     *,
     attributes: Sequence[str] | None = None,

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
-    from torch import Tensor
 
     from ser_personal.speakers.bank import SpeakerBank
 
@@ -276,10 +275,10 @@ class PosteriorCalibrator:
 
     def fit(
         self,
-        predictions: ArrayLike | Tensor,
+        predictions: ArrayLike,
         speaker_ids: Sequence[str | None],
-        pooled: ArrayLike | Tensor,
-        labels: ArrayLike | Tensor,
+        pooled: ArrayLike,
+        labels: ArrayLike,
     ) -> Self:
         """Fit on validation speakers, none of whom should be in the bank.
 
@@ -337,9 +336,9 @@ class PosteriorCalibrator:
 
     def calibrate(
         self,
-        predictions: ArrayLike | Tensor,
+        predictions: ArrayLike,
         speaker_ids: Sequence[str | None],
-        pooled: ArrayLike | Tensor,
+        pooled: ArrayLike,
         *,
         causal: bool = False,
     ) -> Calibration:
