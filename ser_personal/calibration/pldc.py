@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from jsonargparse.typing import PositiveInt
 
+from ser_personal.calibration.neighbours import nearest_speakers, speaker_vectors
 from ser_personal.errors import UserError
 from ser_personal.ranges import NonNegativeFinite
 from ser_personal.scores import Moments, rows_by_speaker
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from ser_personal.calibration.neighbours import Neighbours
     from ser_personal.speakers.bank import SpeakerBank
 
 Statistics = Literal["average", "pooled"]
 
 PRIOR_UTTERANCES = 5.0
 _FLOAT32_ROUNDING = 1e-6
-_FLOAT32_COSINE_ERROR = 1e-5
 
 
 @dataclass(frozen=True)
@@ -73,18 +74,6 @@ class PLDCSettings:
         """The paper's name of the replaced moments: raw, mu, sigma or both."""
         names = {(False, False): "raw", (True, False): "mu", (False, True): "sigma", (True, True): "both"}
         return names[self.shift_mean, self.scale_std]
-
-
-class Neighbours(NamedTuple):
-    """Bank speakers near to a test speaker, the nearest first.
-
-    Attributes:
-        rows: (k,), rows of the bank.
-        cosines: (k,), between their speaker vectors and the test speaker's.
-    """
-
-    rows: NDArray[np.int64]
-    cosines: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,8 +208,9 @@ class PLDC:
         """Calibrate, with each speaker's neighbours and moments."""
         check_inputs(predictions, speaker_ids, pooled, self.bank, self.attributes)
         rows_of = rows_by_speaker(speaker_ids)
-        vectors = np.reshape([pooled[rows].mean(axis=0) for rows in rows_of.values()], (-1, pooled.shape[1]))
-        nearest = nearest_speakers(vectors, self.bank, self.settings.k, center=self.settings.center)
+        nearest = nearest_speakers(
+            speaker_vectors(pooled, rows_of), self.bank, self.settings.k, center=self.settings.center
+        )
         return self.towards(dict(zip(rows_of, nearest, strict=True)), predictions, rows_of)
 
     def towards(
@@ -294,38 +284,6 @@ def label_statistics(
     if settings.statistics == "average":
         return mu_bar, (weights * std).sum(axis=0) / total
     return mu_bar, np.sqrt((weights * (std**2 + (mean - mu_bar) ** 2)).sum(axis=0) / total)
-
-
-def nearest_speakers(
-    speaker_vectors: NDArray[np.float64], bank: SpeakerBank, k: int, *, center: bool = False
-) -> list[Neighbours]:
-    """For each of some speaker vectors (speakers, dim), the k bank speakers with the greatest cosine to it.
-
-    faiss retrieves in float32 all that may be among them; their cosines are then taken in float64, so that neither
-    float32 rounding nor the order of rows decides between speakers who are almost equally near.
-    """
-    import faiss
-
-    origin = bank.vectors.mean(axis=0) if center else 0.0
-    vectors, queries = normalised(bank.vectors - origin), normalised(speaker_vectors - origin)
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(np.ascontiguousarray(vectors, dtype=np.float32))
-    neighbours = []
-    for query in queries:
-        query32 = np.ascontiguousarray(query[None], dtype=np.float32)
-        best, _ = index.search(query32, min(k, len(vectors)))
-        _, _, found = index.range_search(query32, float(best[0, -1]) - _FLOAT32_COSINE_ERROR)
-        candidates = np.sort(found)
-        cosines = (vectors[candidates] * query).sum(axis=1)
-        nearest = np.argsort(-cosines, kind="stable")[:k]
-        neighbours.append(Neighbours(candidates[nearest], cosines[nearest]))
-    return neighbours
-
-
-def normalised(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Vectors (..., dim) at length 1; those of zeros stay so."""
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1.0)
 
 
 def check_inputs(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ser_personal.calibration.divergence import ShiftTable, SpeakerShift
+from ser_personal.calibration.neighbours import speaker_vectors
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, write_json
@@ -96,8 +97,7 @@ class SpeakerVectors:
     def of_utterances(cls, speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]) -> SpeakerVectors:
         """Average `pooled` (utterances, dim) over each known speaker's utterances."""
         rows_of = rows_by_speaker(speaker_ids)
-        means = [pooled[rows].mean(axis=0) for rows in rows_of.values()]
-        return cls(tuple(rows_of), np.reshape(means, (-1, pooled.shape[1])))
+        return cls(tuple(rows_of), speaker_vectors(pooled, rows_of))
 
 
 def describe_training(utterances: Sequence[Utterance]) -> dict[str, dict[str, Any]]:
