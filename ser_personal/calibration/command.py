@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from ser_personal.calibration.table import (
     standard_calibrators,
 )
 from ser_personal.corpus.splits import canonical_split
-from ser_personal.corpus.table import known, read_csv_rows
+from ser_personal.corpus.table import Vectors, known, read_csv_rows, read_vectors
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, refuse_existing
 from ser_personal.ranges import Seed, require_scale
@@ -37,10 +35,7 @@ if TYPE_CHECKING:
 
     from ser_personal.corpus.table import Row
 
-Vectors = dict[str, "NDArray[np.float64]"]
-
 _BLANK = frozenset({"", "nan"})
-_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,60 +128,6 @@ def _numbers(rows: Sequence[Row], columns: Sequence[str], path: Path, *, filled:
                     remedy="Write a number; only a missing label may be blank",
                 )
     return numbers
-
-
-def read_vectors(path: Path) -> Vectors:
-    """Read utterance -> vector (dim,).
-
-    Args:
-        path: .npz or .safetensors with an array for each utterance, by its name; or else a table with the column
-            utterance and one column for each dimension, in the vector's order.
-
-    Raises:
-        UserError: the file can't be read or holds no vectors, or vectors of several lengths.
-    """
-    vectors = _read_arrays(path) if path.suffix.lower() in {".npz", ".safetensors"} else _read_table(path)
-    shapes = sorted({vector.shape for vector in vectors.values()})
-    if len(shapes) != 1 or len(shapes[0]) != 1:
-        raise UserError(
-            f"holds arrays of the shapes {', '.join(map(str, shapes[:3])) or 'none'}",
-            where=path,
-            remedy="Give one vector for each utterance, all of one length",
-        )
-    return vectors
-
-
-def _read_arrays(path: Path) -> Vectors:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        if path.suffix.lower() == ".safetensors":
-            return {name: array.astype(np.float64) for name, array in load_file(path).items()}
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays.files}
-    except FileNotFoundError as error:
-        raise UserError("no such file", where=path, remedy="Check the spelling of the path") from error
-    # a RuntimeError is of an .npz entry that is encrypted or compressed in an unsupported way
-    except (OSError, EOFError, KeyError, MemoryError, RuntimeError, ValueError, SafetensorError, *_BROKEN_ZIP) as error:
-        what = f"isn't a complete {path.suffix} file of numbers ({error})"
-        raise UserError(what, where=path, remedy="Write it with numpy.savez or safetensors.numpy.save_file") from error
-
-
-def _read_table(path: Path) -> Vectors:
-    rows = read_csv_rows(path, required=("utterance",), filled=("utterance",))
-    vectors = {}
-    for row in rows:
-        name = row.pop("utterance")
-        try:
-            vectors[name] = np.array(list(row.values()), dtype=np.float64)
-        except ValueError as error:
-            raise UserError(
-                f"the vector of utterance {name} holds what is no number ({error})",
-                where=path,
-                remedy="Give the column utterance, and one column of numbers for each dimension",
-            ) from error
-    return vectors
 
 
 def calibrate_tables(

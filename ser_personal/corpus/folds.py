@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jsonargparse.typing import PositiveInt
@@ -98,24 +98,11 @@ def _deal(utterances: Sequence[Utterance], folds: int, seed: int) -> dict[str | 
     gender = {utterance.speaker_id: utterance.gender for utterance in by_id if utterance.gender is not None}
     shuffled = np.random.default_rng(seed).permutation(len(speakers))
     order = sorted(shuffled.tolist(), key=lambda number: gender.get(speakers[number], ""))
-    return {speakers[number]: place % folds for place, number in enumerate(order)}
+    return {speakers[number]: turn % folds for turn, number in enumerate(order)}
 
 
-Side = Literal["dependent", "independent"]
-SIDES: tuple[Side, Side] = ("dependent", "independent")
-
-
-@dataclass(frozen=True)
-class GapSplits:
-    """The two corpora of one number of training speakers.
-
-    Attributes:
-        dependent: the test speakers are among the training speakers, with other utterances.
-        independent: they aren't.
-    """
-
-    dependent: SpeakerSplits
-    independent: SpeakerSplits
+# whether the test speakers are among the training speakers, with other utterances
+SIDES = ("dependent", "independent")
 
 
 def personalization_gap(
@@ -126,7 +113,7 @@ def personalization_gap(
     evaluation_speakers: int | None = None,
     share: float = 0.5,
     seed: int = 0,
-) -> dict[int, GapSplits]:
+) -> dict[tuple[int, str], SpeakerSplits]:
     """Make speaker-dependent and speaker-independent corpora over numbers of training speakers (paper, section 2.1).
 
     The paper says that both sides have the same test speakers, disjoint utterances and equal training size. The rest is
@@ -149,7 +136,7 @@ def personalization_gap(
         seed: of the shuffling and the thinning.
 
     Returns:
-        Number of training speakers -> both corpora; each has sets train, validation and the test set.
+        Number of training speakers and side -> sets train, validation and the test set.
     """
     test_split = canonical_split(test_split)
     usable = [each for each in utterances if each.speaker_id is not None and not all(map(isnan, each.labels.values()))]
@@ -159,23 +146,17 @@ def personalization_gap(
     own, evaluation = _cut(_evaluated(_by_speaker(sets[test_split]), evaluation_speakers, test_split), share)
     others = _by_speaker(each for each in sets["train"] if each.speaker_id not in own)
     _require_speakers(speakers, len(own), len(others))
-    names = sorted(others)
-    order = [names[place] for place in np.random.default_rng(seed).permutation(len(names))]
+    order = np.random.default_rng(seed).permutation(sorted(others)).tolist()
     corpora = {}
     for number in speakers:
-        sides = {
-            "dependent": own | {name: others[name] for name in order[: number - len(own)]},
-            "independent": {name: others[name] for name in order[:number]},
-        }
-        size = min(sum(map(len, side.values())) for side in sides.values())
-        splits = {
-            name: SpeakerSplits.from_utterances(
-                [*_thin(side, size, np.random.default_rng([seed, number, place])), *sets["validation"], *evaluation],
-                allow_overlap=[test_split] if name == "dependent" else [],
-            )
-            for place, (name, side) in enumerate(sides.items())
-        }
-        corpora[number] = GapSplits(**splits)
+        dependent = own | {name: others[name] for name in order[: number - len(own)]}
+        independent = {name: others[name] for name in order[:number]}
+        size = min(sum(map(len, training.values())) for training in (dependent, independent))
+        for index, (side, training) in enumerate(zip(SIDES, (dependent, independent), strict=True)):
+            thinned = _thin(training, size, np.random.default_rng([seed, number, index]))
+            allow_overlap = [test_split] if side == "dependent" else []
+            utterances_of = [*thinned, *sets["validation"], *evaluation]
+            corpora[number, side] = SpeakerSplits.from_utterances(utterances_of, allow_overlap)
     return corpora
 
 
@@ -212,9 +193,8 @@ def gap(
         share=share,
         seed=seed,
     )
-    for (number, side), path in tables.items():
-        splits: SpeakerSplits = getattr(corpora[number], side)
-        write_corpus(chain(*splits.sets.values()), path)
+    for side, path in tables.items():
+        write_corpus(chain(*corpora[side].sets.values()), path)
 
 
 def _by_speaker(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
@@ -225,17 +205,17 @@ def _by_speaker(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
 
 
 def _evaluated(
-    of_speaker: Mapping[str, list[Utterance]], wanted: int | None, test_split: str
+    of_speaker: Mapping[str, list[Utterance]], count: int | None, test_split: str
 ) -> dict[str, list[Utterance]]:
     able = [name for name, own in of_speaker.items() if len(own) > 1]
-    if not able or len(able) < (wanted or 1):
+    if not able or len(able) < (count or 1):
         raise UserError(
-            f"has {len(able)} speakers with two utterances, {wanted or 1} are to be evaluated",
+            f"has {len(able)} speakers with two utterances, {count or 1} are to be evaluated",
             where=f"split {test_split}",
             remedy="Ask for fewer evaluation speakers, or take another test set",
         )
     longest = sorted(able, key=lambda name: (-len(of_speaker[name]), name))
-    return {name: of_speaker[name] for name in longest[:wanted]}
+    return {name: of_speaker[name] for name in longest[:count]}
 
 
 def _cut(of_speaker: Mapping[str, list[Utterance]], share: float) -> tuple[dict[str, list[Utterance]], list[Utterance]]:
@@ -263,7 +243,7 @@ def _require_speakers(numbers: Sequence[int], evaluated: int, others: int) -> No
 def _thin(of_speaker: Mapping[str, list[Utterance]], size: int, rng: np.random.Generator) -> list[Utterance]:
     # by chance, one of each speaker at least; in the order of their ids
     everyone = [utterance for own in of_speaker.values() for utterance in own]
-    shuffled = [everyone[place] for place in rng.permutation(len(everyone))]
+    shuffled = [everyone[index] for index in rng.permutation(len(everyone))]
     first = {utterance.speaker_id: utterance for utterance in reversed(shuffled)}
     rest = [utterance for utterance in shuffled if first[utterance.speaker_id] is not utterance]
     chosen = [*first.values(), *rest][:size]

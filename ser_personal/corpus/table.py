@@ -1,4 +1,4 @@
-"""Label files -> rows of text, with errors that name the file, the line and the cell."""
+"""Tables -> rows of text, or vectors, with errors that name the file, the line and the cell."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import zipfile
 import zlib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
@@ -17,6 +18,8 @@ from math import inf, isfinite, isnan
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, refuse_pointer
 from ser_personal.types import ATTRIBUTES
@@ -24,12 +27,16 @@ from ser_personal.types import ATTRIBUTES
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
 
 Row = dict[str, str]
+Vectors = dict[str, "NDArray[np.float64]"]
 
 logger = logging.getLogger(__name__)
 
 LONGEST_NAME = 255  # bytes, on all common file systems
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)
 
 _NO_LABEL = frozenset({"", "-", "na", "n/a", "nan", "none", "null", "unknown", "hidden"})
 
@@ -192,6 +199,55 @@ def _is_decimal_comma(name: str, cell: str) -> bool:
     return name not in _TEXT and _DECIMAL_COMMA.fullmatch(cell) is not None
 
 
+def read_vectors(path: Path, of: str = "utterance") -> Vectors:
+    """Read utterance -> vector (dim,), from any tool, or speaker -> vector.
+
+    Args:
+        path: .npz or .safetensors with an array for each, by its name; or else a table with the column `utterance` and
+            one column for each dimension, in the vector's order.
+        of: what has vectors: utterance or speaker.
+    """
+    is_table = path.suffix.lower() not in {".npz", ".safetensors"}
+    vectors = _table_of_vectors(path, of) if is_table else _read_arrays(path)
+    shapes = sorted({vector.shape for vector in vectors.values()})
+    if len(shapes) != 1 or len(shapes[0]) != 1:
+        what = f"holds arrays of the shapes {', '.join(map(str, shapes[:3])) or 'none'}"
+        raise UserError(what, where=path, remedy=f"Give one vector for each {of}, all of one length")
+    return vectors
+
+
+def _read_arrays(path: Path) -> Vectors:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        if path.suffix.lower() == ".safetensors":
+            return {name: array.astype(np.float64) for name, array in load_file(path).items()}
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays.files}
+    except FileNotFoundError as error:
+        raise UserError("no such file", where=path, remedy="Check the spelling of the path") from error
+    # a RuntimeError is of an .npz entry that is encrypted or compressed in an unsupported way
+    except (OSError, EOFError, KeyError, MemoryError, RuntimeError, ValueError, SafetensorError, *_BROKEN_ZIP) as error:
+        what = f"isn't a complete {path.suffix} file of numbers ({error})"
+        raise UserError(what, where=path, remedy="Write it with numpy.savez or safetensors.numpy.save_file") from error
+
+
+def _table_of_vectors(path: Path, of: str) -> Vectors:
+    vectors: Vectors = {}
+    for row in read_csv_rows(path, required=(of,), filled=(of,)):
+        name = row.pop(of)
+        if name in vectors:
+            raise UserError(f"lists {of} {name} more than once", where=path, remedy="Keep one of the rows")
+        try:
+            vectors[name] = np.array(list(row.values()), dtype=np.float64)
+        except ValueError as error:
+            what = f"the vector of {of} {name} holds what is no number ({error})"
+            remedy = f"Give the column {of}, and one column of numbers for each dimension"
+            raise UserError(what, where=path, remedy=remedy) from error
+    return vectors
+
+
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table that the functions above read; None and NaN become blank cells."""
     text = StringIO(newline="")
@@ -341,7 +397,7 @@ def _require_filled(row: Row, filled: Collection[str], where: object) -> None:
 
 def _require_rows(rows: list[Row], path: Path) -> list[Row]:
     if not rows:
-        raise UserError("lists no utterance", where=path, remedy="Give a table with at least one row")
+        raise UserError("holds no row", where=path, remedy="Give a table with at least one row")
     return rows
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from typing_extensions import override
 
+from ser_personal.corpus.table import read_vectors
 from ser_personal.data.frame_store import FeatureCache
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
@@ -61,9 +62,9 @@ class SpeakerFeatures:
                 remedy="Make them for every speaker of the corpus, or leave --data.speaker_features out",
             )
         found = np.full((len(speaker_ids), self.vectors.shape[1]), np.nan, dtype=np.float32)
-        for place, speaker_id in enumerate(speaker_ids):
+        for row, speaker_id in enumerate(speaker_ids):
             if speaker_id is not None:
-                found[place] = self.vectors[self._row_of[speaker_id]]
+                found[row] = self.vectors[self._row_of[speaker_id]]
         return found
 
     def permuted(self) -> SpeakerFeatures:
@@ -87,9 +88,9 @@ class SpeakerFeatureSource(ABC):
 
 
 class SpeakerVectorFile(SpeakerFeatureSource):
-    """A table from any tool.
+    """Vectors from any tool.
 
-    A CSV with a column `speaker` and one number a column, or an .npz or .safetensors file with an array a speaker.
+    A table with a column `speaker` and one number a column, or an .npz or .safetensors file with an array a speaker.
 
     Args:
         path: the file.
@@ -100,15 +101,13 @@ class SpeakerVectorFile(SpeakerFeatureSource):
 
     @override
     def read(self, utterances: Sequence[Utterance]) -> SpeakerFeatures:
-        vectors = _from_csv(self.path) if Path(self.path).suffix == ".csv" else _from_arrays(self.path)
-        widths = {vector.shape for vector in vectors.values()}
-        if len(widths) != 1 or len(next(iter(widths))) != 1:
-            raise _unfit("the speakers' vectors aren't of one length", self.path)
+        vectors = read_vectors(Path(self.path), of="speaker")
         ids = tuple(sorted(vectors))
         matrix = np.stack([vectors[speaker_id] for speaker_id in ids]).astype(np.float32)
         if not np.isfinite(matrix).all():
             row = int(np.argmin(np.isfinite(matrix).all(axis=1)))
-            raise _unfit(f"a value of speaker {ids[row]} isn't a finite number", self.path)
+            what = f"a value of speaker {ids[row]} isn't a finite number"
+            raise UserError(what, where=self.path, remedy="Correct it, or leave the speaker out")
         return SpeakerFeatures(ids, matrix, self.path)
 
 
@@ -119,43 +118,6 @@ def collate_speaker_features(
     batch = collate(examples)
     batch["speaker_features"] = torch.from_numpy(features.of(batch["speaker_ids"]))
     return batch
-
-
-def _from_csv(path: str) -> dict[str, NDArray[np.float64]]:
-    import pandas as pd
-
-    try:
-        frame = pd.read_csv(path, dtype={"speaker": str}, keep_default_na=False)
-        if "speaker" not in frame:
-            raise _unfit("has no column `speaker`", path)
-        twice = frame["speaker"][frame["speaker"].duplicated()]
-        if len(twice):
-            raise _unfit(f"names speaker {twice.iloc[0]} twice", path)
-        values = frame.drop(columns="speaker").to_numpy(dtype=np.float64)
-    except (OSError, ValueError) as error:
-        raise _unfit(f"can't be read as numbers ({str(error).splitlines()[0]})", path) from error
-    return dict(zip(frame["speaker"], values, strict=True))
-
-
-def _from_arrays(path: str) -> dict[str, NDArray[np.float64]]:
-    from zipfile import BadZipFile
-
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        if Path(path).suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays}
-        return {name: np.asarray(array, dtype=np.float64) for name, array in load_file(path).items()}
-    except (OSError, ValueError, BadZipFile, SafetensorError) as error:
-        raise _unfit(f"can't be read ({str(error).splitlines()[0]})", path) from error
-
-
-def _unfit(what: str, path: str) -> UserError:
-    return UserError(
-        what, where=path, remedy="Give a CSV with a column `speaker` and one number a column, .npz or .safetensors"
-    )
 
 
 def frame_moments(cache: FeatureCache, utterance_ids: Iterable[str]) -> Moments:
@@ -203,7 +165,7 @@ class CachedSpeakerFeatures(SpeakerFeatureSource):
     Args:
         cache: the folder that `ser cache` wrote, or another tool; it needn't be the one that is trained on.
         statistics: `mean` or `max` over the speaker's utterances of their mean frames, or `moments`: mean and
-            deviation over all frames, twice the width (MFCC moments, say, of a cache of MFCC).
+            standard deviation over all frames, twice the width (MFCC moments, say, of a cache of MFCC).
     """
 
     def __init__(self, cache: str, statistics: Literal["mean", "max", "moments"] = "mean") -> None:

@@ -23,12 +23,11 @@ FORMAT = "ser_personal.speaker_bank"
 FORMAT_VERSION = 1
 _ARRAYS = ("vectors", "count", "label_mean", "label_std")
 _OPTIONAL = ("training_mean", "training_std")
-_METADATA = ("speaker_ids", "attributes", "scale", "fingerprint")
 
 
 @dataclass(frozen=True, eq=False)
 class SpeakerBank:
-    """What is kept of the training speakers for calibration.
+    """Vectors and label statistics of the training speakers, for calibration.
 
     Attributes:
         speaker_ids: (speakers,), sorted.
@@ -37,10 +36,10 @@ class SpeakerBank:
         scale: least and greatest label of the corpus.
         count: (speakers, attributes), int64, labelled utterances.
         label_mean: (speakers, attributes), label points, NaN where count is 0.
-        label_std: (speakers, attributes), label points, population deviation (ddof 0), NaN where count is 0.
+        label_std: (speakers, attributes), label points, population standard deviation (ddof 0), NaN where count is 0.
         fingerprint: names the model that made the vectors; "" where unknown.
         training_mean: (dim,), mean of `pooled` over all utterances of known speakers; None where unknown.
-        training_std: (dim,), its deviation (ddof 0).
+        training_std: (dim,), its standard deviation (ddof 0).
     """
 
     speaker_ids: tuple[str, ...]
@@ -109,16 +108,13 @@ class SpeakerBank:
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
-                present = file.keys()
-                arrays = {name: file.get_tensor(name) for name in (*_ARRAYS, *_OPTIONAL) if name in present}
+                arrays = {name: file.get_tensor(name) for name in (*_ARRAYS, *_OPTIONAL) if name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise refusal(f"not a complete safetensors file ({error})") from error
         if metadata.get("format") != FORMAT:
             raise refusal("safetensors, but not a speaker bank")
         if metadata.get("version") != str(FORMAT_VERSION):
             raise refusal(f"speaker bank of format {metadata.get('version')}; this version reads {FORMAT_VERSION}")
-        if not {*_ARRAYS} <= arrays.keys() or not {*_METADATA} <= metadata.keys():
-            raise refusal("incomplete speaker bank")
         try:
             low, high = json.loads(metadata["scale"])
             bank = cls(
@@ -128,7 +124,7 @@ class SpeakerBank:
                 fingerprint=metadata["fingerprint"],
                 **arrays,
             )
-        except (ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError) as error:
             raise refusal(f"damaged speaker bank ({error})") from error
         if not bank._is_sound:
             raise refusal("damaged speaker bank (its arrays don't fit)")
@@ -232,8 +228,8 @@ class SpeakerBankBuilder:
         self, speaker_ids: Sequence[str | None], vectors: NDArray[np.float64], labels: NDArray[np.float64]
     ) -> None:
         rows, dim = len(speaker_ids), "dim" if self._dim is None else self._dim
-        fits = vectors.ndim == 2 and len(vectors) == rows and self._dim in {None, vectors.shape[1]}
-        if not fits or labels.shape != (rows, len(self.attributes)):
+        right = vectors.ndim == 2 and len(vectors) == rows and self._dim in {None, vectors.shape[1]}
+        if not right or labels.shape != (rows, len(self.attributes)):
             raise UserError(
                 f"pooled {vectors.shape} and labels {labels.shape} are not ({rows}, {dim}) and"
                 f" ({rows}, {len(self.attributes)})",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jsonargparse.typing import PositiveInt
@@ -105,24 +105,20 @@ class SpeakerEmbedding(SpeakerRepresentation):
     def clear(self) -> None:
         self.ids, self.embedding, self.fc, self.known_features = [], None, None, None
 
+    @property
     @override
-    def describe(self) -> SpeakerDescription:
-        return SpeakerDescription(
-            name=type(self).__name__,
-            sizes={"embedding_dim": self.embedding_dim},
-            speaker_ids=self.ids,
-            feature_dim=0 if self.known_features is None else self.known_features.shape[1],
-        )
+    def sizes(self) -> dict[str, Any]:
+        return {"embedding_dim": self.embedding_dim}
+
+    @property
+    @override
+    def feature_dim(self) -> int:
+        return 0 if self.known_features is None else self.known_features.shape[1]
 
     @property
     @override
     def settings(self) -> tuple[object, ...]:
         return (self.unseen.settings, self.permute)
-
-    @property
-    @override
-    def is_learnt(self) -> bool:
-        return True
 
     def rows(self, speaker_ids: Sequence[str | None]) -> list[int]:
         """Look up each speaker's row, -1 for one outside the table."""
@@ -138,20 +134,20 @@ class SpeakerEmbedding(SpeakerRepresentation):
         rows = self.rows(query.speaker_ids)
         embeddings: Tensor = self.fc(self.embedding(torch.tensor(rows, device=self.fc.weight.device).clamp(min=0)))
         as_unseen = query.as_unseen or [False] * len(rows)
-        places = [place for place, row in enumerate(rows) if row < 0 or as_unseen[place]]
-        if not places:
+        positions = [number for number, row in enumerate(rows) if row < 0 or as_unseen[number]]
+        if not positions:
             return embeddings
         unseen = UnseenSpeakers(
-            ids=[query.speaker_ids[place] for place in places],
-            rows=[rows[place] for place in places],
-            features=None if query.features is None else query.features[places],
+            ids=[query.speaker_ids[number] for number in positions],
+            rows=[rows[number] for number in positions],
+            features=None if query.features is None else query.features[positions],
         )
         table = EmbeddingTable(self.ids, self.fc(self.embedding.weight), self.fc, self.known_features)
         fallback = self.unseen.embed(unseen, table).to(embeddings.dtype)
-        return embeddings.index_copy(0, torch.tensor(places, device=embeddings.device), fallback)
+        return embeddings.index_copy(0, torch.tensor(positions, device=embeddings.device), fallback)
 
 
 def _derange(row_of: dict[str, int]) -> dict[str, int]:
     order = torch.randperm(len(row_of), generator=torch.Generator().manual_seed(0)).tolist()
-    moved = {row: order[(place + 1) % len(order)] for place, row in enumerate(order)}
+    moved = dict(zip(order, [*order[1:], *order[:1]], strict=True))
     return {speaker: moved[row] for speaker, row in row_of.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
@@ -10,12 +10,7 @@ from torch import nn
 from typing_extensions import override
 
 from ser_personal.errors import UserError
-from ser_personal.speakers.representation import (
-    SpeakerDescription,
-    SpeakerQuery,
-    SpeakerRepresentation,
-    SpeakerSet,
-)
+from ser_personal.speakers.representation import SpeakerDescription, SpeakerQuery, SpeakerRepresentation, SpeakerSet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,8 +43,8 @@ class FeatureRepresentation(SpeakerRepresentation):
         features = torch.from_numpy(speakers.features).double()
         self.mean = features.mean(0).float()
         # a column that is alike for all training speakers is ignored
-        deviation = features.std(0, correction=0).float()
-        self.std = torch.where(deviation > 1e-6, deviation, torch.inf)
+        std = features.std(0, correction=0).float()
+        self.std = torch.where(std > 1e-6, std, torch.inf)
         self._make(dim)
 
     @override
@@ -69,8 +64,8 @@ class FeatureRepresentation(SpeakerRepresentation):
 
     @property
     @override
-    def settings(self) -> tuple[object, ...]:
-        return ()
+    def feature_dim(self) -> int:
+        return len(self.mean)
 
     def standardize(self, query: SpeakerQuery) -> Tensor:
         """Standardise features, (batch, feature_dim); unknown speakers' are 0."""
@@ -91,6 +86,7 @@ class FixedSpeakerFeatures(FeatureRepresentation):
     average.
     """
 
+    is_learnt = False
     projection: Tensor | None
 
     def __init__(self) -> None:
@@ -99,21 +95,8 @@ class FixedSpeakerFeatures(FeatureRepresentation):
 
     @override
     def _make(self, dim: int) -> None:
-        width = len(self.mean)
-        if width == dim:
-            self.projection = None
-        else:
-            drawn = torch.randn(width, dim, generator=torch.Generator().manual_seed(0))
-            self.projection = drawn / dim**0.5
-
-    @override
-    def describe(self) -> SpeakerDescription:
-        return SpeakerDescription(name=type(self).__name__, sizes={}, speaker_ids=self.ids, feature_dim=len(self.mean))
-
-    @property
-    @override
-    def is_learnt(self) -> bool:
-        return False
+        drawn = torch.randn(self.feature_dim, dim, generator=torch.Generator().manual_seed(0))
+        self.projection = None if self.feature_dim == dim else drawn / dim**0.5
 
     @override
     def forward(self, query: SpeakerQuery) -> Tensor:
@@ -159,19 +142,10 @@ class SpeakerEmbedder(FeatureRepresentation):
         super().clear()
         self.layers = nn.Sequential()
 
-    @override
-    def describe(self) -> SpeakerDescription:
-        return SpeakerDescription(
-            name=type(self).__name__,
-            sizes={"hidden_dims": list(self.hidden_dims)},
-            speaker_ids=self.ids,
-            feature_dim=len(self.mean),
-        )
-
     @property
     @override
-    def is_learnt(self) -> bool:
-        return True
+    def sizes(self) -> dict[str, Any]:
+        return {"hidden_dims": list(self.hidden_dims)}
 
     @override
     def forward(self, query: SpeakerQuery) -> Tensor:

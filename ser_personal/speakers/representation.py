@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 from torch import nn
 
@@ -26,7 +26,7 @@ class SpeakerSet:
 
 @dataclass(frozen=True)
 class SpeakerAudio:
-    """Unlabelled audio that e_s was made from: whose it was, and its utterances as `utterance_hashes` has them."""
+    """Audio that speaker embeddings were learnt from, without labels: its speakers, and hashes of its utterances."""
 
     speaker_ids: frozenset[str] = frozenset()
     pretrained_on: frozenset[str] = frozenset()
@@ -46,7 +46,7 @@ class SpeakerDescription(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class SpeakerQuery:
-    """Speakers (batch,) whose embeddings are wanted, None where unknown.
+    """Speakers (batch,) to embed, None where unknown.
 
     Their features are (batch, feature_dim), NaN for unknown ones; `as_unseen` (batch,) says who is to be treated as if
     never seen before.
@@ -60,8 +60,10 @@ class SpeakerQuery:
 class SpeakerRepresentation(nn.Module, ABC):
     """e_s of speakers, (batch, dim); built once speakers and the encoder's width are known."""
 
-    # whom it was built for; nobody where nothing is fused
+    # the speakers it was built for; none where nothing is fused
     ids: list[str]
+    # whether e_s has weights to learn, in pre-training or in fine-tuning
+    is_learnt: ClassVar[bool] = True
 
     @abstractmethod
     def build(self, speakers: SpeakerSet, dim: int) -> None:
@@ -75,23 +77,30 @@ class SpeakerRepresentation(nn.Module, ABC):
     def clear(self) -> None:
         """Forget speakers and weights, where nothing is fused."""
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Arguments that the shapes of the weights depend on."""
+        return {}
+
+    @property
     @abstractmethod
+    def feature_dim(self) -> int:
+        """Width of the speaker features that it holds, 0 where it reads none."""
+
     def describe(self) -> SpeakerDescription:
         """Describe speakers and weights for a checkpoint."""
+        return SpeakerDescription(
+            name=type(self).__name__, sizes=self.sizes, speaker_ids=self.ids, feature_dim=self.feature_dim
+        )
 
     @property
-    @abstractmethod
     def settings(self) -> tuple[object, ...]:
         """What e_s depends on apart from weights and description."""
-
-    @property
-    @abstractmethod
-    def is_learnt(self) -> bool:
-        """Whether e_s has to be learnt, in pre-training or in fine-tuning."""
+        return ()
 
     @property
     def speaker_audio(self) -> SpeakerAudio:
-        """Audio that e_s of speakers beyond its own was made from."""
+        """Audio that the embeddings of other speakers than its own were learnt from."""
         return SpeakerAudio()
 
     @property

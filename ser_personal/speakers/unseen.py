@@ -122,7 +122,7 @@ class Nearest(UnseenPolicy):
         return torch.where(weights.sum(1, keepdim=True) > 0, weights @ table.embeddings, mean)
 
     def weights(self, unseen: UnseenSpeakers, table: EmbeddingTable) -> Tensor:
-        """What each speaker of the table counts, (unseen, speakers); rows sum to 1, or to 0 where nobody is near."""
+        """Weight of each speaker of the table, (unseen, speakers); rows sum to 1, or 0 where no cosine is positive."""
         if unseen.features is None or table.features is None:
             raise UserError(
                 "no features to find the nearest speakers by",
@@ -131,12 +131,12 @@ class Nearest(UnseenPolicy):
             )
         centre, scale = table.features.mean(0), table.features.std(0, correction=0).clamp(min=1e-8)
         known = functional.normalize((table.features - centre) / scale, dim=1)
-        # an unknown speaker's features are NaN, and near nobody
+        # an unknown speaker's features are NaN, and near no one's
         asked = functional.normalize(((unseen.features - centre) / scale).nan_to_num(0.0), dim=1)
         cosines = asked @ known.T
-        for place, row in enumerate(unseen.rows):
+        for number, row in enumerate(unseen.rows):
             if row >= 0:
-                cosines[place, row] = -1.0
+                cosines[number, row] = -1.0
         nearest = cosines.topk(min(self.k, cosines.shape[1]), dim=1)
         weights = torch.zeros_like(cosines).scatter(1, nearest.indices, nearest.values.clamp(min=0))
         return weights / weights.sum(1, keepdim=True).clamp(min=1e-8)

@@ -140,51 +140,49 @@ def test_sides_differ_in_whom_they_know_alone(train, test, share, seed):
     utterances = corpus_of(train, test)
     numbers = [len(test), len(train)]
     corpora = personalization_gap(utterances, numbers, share=share, seed=seed)
-    evaluated = [corpora[number] for number in numbers]
     tested = {f"test{n}" for n in range(len(test))}
-    for number, both in corpora.items():
-        assert known_speakers(both.dependent.test["test1"]) == tested
-        assert both.dependent.test == both.independent.test == evaluated[0].dependent.test
-        assert both.dependent.validation == both.independent.validation
-        assert len(both.dependent.train) == len(both.independent.train)
-        assert tested <= known_speakers(both.dependent.train)
-        assert not tested & known_speakers(both.independent.train)
-        for side in (both.dependent, both.independent):
-            assert len(known_speakers(side.train)) == number
-            assert len(ids(side.train)) == len(side.train)
-            assert not ids(side.train) & ids(side.test["test1"])
-            assert {utterance.split for utterance in side.train} == {"train"}
-    small, large = evaluated
-    assert known_speakers(small.independent.train) <= known_speakers(large.independent.train)
-    others = known_speakers(large.dependent.train) - tested
-    assert others <= known_speakers(large.independent.train)
+    for number in numbers:
+        dependent, independent = (corpora[number, side] for side in SIDES)
+        assert known_speakers(dependent.test["test1"]) == tested
+        assert dependent.test == independent.test == corpora[numbers[0], "dependent"].test
+        assert dependent.validation == independent.validation
+        assert len(dependent.train) == len(independent.train)
+        assert tested <= known_speakers(dependent.train)
+        assert not tested & known_speakers(independent.train)
+        for splits in (dependent, independent):
+            assert len(known_speakers(splits.train)) == number
+            assert len(ids(splits.train)) == len(splits.train)
+            assert not ids(splits.train) & ids(splits.test["test1"])
+            assert {utterance.split for utterance in splits.train} == {"train"}
+    largest = known_speakers(corpora[numbers[1], "independent"].train)
+    assert known_speakers(corpora[numbers[0], "independent"].train) <= largest
+    assert known_speakers(corpora[numbers[1], "dependent"].train) - tested <= largest
 
 
 def test_the_order_of_the_utterances_does_not_matter():
     utterances = corpus_of([4] * 8, [6, 5, 4])
     shuffled = sorted(utterances, key=lambda utterance: utterance.utterance_id[::-1])
     one, other = (personalization_gap(each, [3, 7], seed=5) for each in (utterances, shuffled))
-    for number in one:
-        assert ids(one[number].dependent.train) == ids(other[number].dependent.train)
-        assert ids(one[number].independent.train) == ids(other[number].independent.train)
+    for side, splits in one.items():
+        assert ids(splits.train) == ids(other[side].train)
     again = personalization_gap(utterances, [3, 7], seed=6)
-    assert ids(again[3].independent.train) != ids(one[3].independent.train)
+    assert ids(again[3, "independent"].train) != ids(one[3, "independent"].train)
 
 
 def test_the_first_half_of_those_who_say_most_is_trained_on():
-    both = personalization_gap(corpus_of([9] * 4, [2, 6, 4]), [2], evaluation_speakers=2)[2]
-    assert ids(both.dependent.test["test1"]) == {f"test1-00{n}" for n in (3, 4, 5)} | {"test2-002", "test2-003"}
-    assert ids(both.dependent.train) == {f"test1-00{n}" for n in (0, 1, 2)} | {"test2-000", "test2-001"}
+    both = personalization_gap(corpus_of([9] * 4, [2, 6, 4]), [2], evaluation_speakers=2)
+    assert ids(both[2, "dependent"].test["test1"]) == {f"test1-00{n}" for n in (3, 4, 5)} | {"test2-002", "test2-003"}
+    assert ids(both[2, "dependent"].train) == {f"test1-00{n}" for n in (0, 1, 2)} | {"test2-000", "test2-001"}
     # thinned from 18 to 5
-    assert sum(Counter(each.speaker_id for each in both.independent.train).values()) == 5
+    assert sum(Counter(each.speaker_id for each in both[2, "independent"].train).values()) == 5
 
 
 def test_who_is_unknown_or_unlabelled_is_left_out():
     silent = [Utterance(f"silent-{n}", Path("x.wav"), "train", f"silent{n}") for n in range(3)]
     utterances = [*corpus_of([3] * 4, [4]), *said(None, "train", 5), *silent]
-    both = personalization_gap(utterances, [4])[4]
-    assert known_speakers(both.independent.train) == {f"train{n}" for n in range(4)}
-    assert None not in {each.speaker_id for each in both.dependent.train}
+    both = personalization_gap(utterances, [4])
+    assert known_speakers(both[4, "independent"].train) == {f"train{n}" for n in range(4)}
+    assert None not in {each.speaker_id for each in both[4, "dependent"].train}
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ OF_BANK = [
         lambda _good, here: save_file({"a": np.ones(1)}, here / "bank.safetensors"),
     ),
     ("a bank of the future", "speaker bank of format 9", bank(lambda _, metadata: metadata.update(version="9"))),
-    ("a bank without deviations", "incomplete speaker bank", bank(lambda arrays, _: arrays.pop("label_std"))),
+    ("a bank without deviations", "damaged speaker bank", bank(lambda arrays, _: arrays.pop("label_std"))),
     ("a bank of broken names", "damaged speaker bank", bank(lambda _, metadata: metadata.update(speaker_ids="[1"))),
     ("a bank of NaN", "damaged speaker bank", bank(lambda arrays, _: arrays["vectors"].fill(np.nan))),
     ("a bank of words", "damaged speaker bank", bank(lambda arrays, _: arrays.update(vectors=arrays["vectors"][:2]))),

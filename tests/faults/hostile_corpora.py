@@ -39,9 +39,9 @@ def with_segment(train: str, *tests: str) -> Callable[[Good, Path], object]:
 
 OF_CHECK = [
     ("an empty table", r"corpus\.csv: no column path, speaker, split", text("corpus.csv", "")),
-    ("a table of a header", "lists no utterance", text("corpus.csv", "path,speaker,split\n")),
+    ("a table of a header", "holds no row", text("corpus.csv", "path,speaker,split\n")),
     ("a table in Latin-1", "isn't UTF-8 text", text("corpus.csv", "path,speaker,split\né,s,train".encode("latin-1"))),
-    ("UTF-16 without its mark", "lists no utterance", text("corpus.csv", HEAD.encode("utf-16-le"))),
+    ("UTF-16 without its mark", "holds no row", text("corpus.csv", HEAD.encode("utf-16-le"))),
     (
         "an Excel workbook",
         "corpus.csv: is an Excel workbook",
@@ -114,7 +114,7 @@ OF_MSP = [
         "no column EmoVal, EmoDom, Split_Set",
         labels("labels_consensus.csv", "FileName,EmoAct,SpkrID\na.wav,1,2\n"),
     ),
-    ("labels of no utterance", "lists no utterance", labels("labels_consensus.csv", HEADER)),
+    ("labels of no utterance", "holds no row", labels("labels_consensus.csv", HEADER)),
 ]
 CORPORA = [
     *faults(CHECK, OF_CHECK),

@@ -172,7 +172,7 @@ def test_a_recording_with_wrong_turns_is_listed_and_the_others_done(conversation
         ("a.rttm", "SPEAKER a 1 0.5 1.5 <NA> <NA> anna b <NA> <NA>", "line 1: isn't RTTM"),
         ("a.rttm", "", "holds no turn"),
         ("a.txt", "", "is neither .rttm, .TextGrid nor .csv"),
-        ("a.csv", "path,speaker,start,end", "lists no utterance"),
+        ("a.csv", "path,speaker,start,end", "holds no row"),
         ("a.csv", "path,start,end\na.wav,1,2", "no column speaker"),
     ],
 )

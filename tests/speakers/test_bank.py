@@ -143,7 +143,7 @@ def test_files_that_are_no_bank_are_refused(tmp_path):
         "text": "not a complete safetensors file",
         "foreign": "not a speaker bank",
         "newer": "format 2; this version reads 1",
-        "partial": "incomplete speaker bank",
+        "partial": "damaged speaker bank",
         ".": "no speaker bank here",
     }.items():
         with pytest.raises(UserError, match=message) as error:
