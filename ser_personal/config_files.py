@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 CONFIG_FLAGS = ("--config", "-c")
 _PACKAGE = Path(__file__).parent
-# a wheel holds them in the package, a clone beside it
+# a wheel has them in the package, a clone next to it
 SHIPPED = next((folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir()), _PACKAGE)
 # of a config; those that ship hold a few dozen
 MAX_VALUES = 10_000
@@ -67,7 +67,7 @@ def with_found_configs(arguments: Sequence[str]) -> list[str]:
 
 
 def _say(text: str) -> None:
-    # Lightning gives the other processes of a fit the same command
+    # Lightning starts the other processes by the same command
     if os.environ.get("LOCAL_RANK", "0") == "0":
         sys.stderr.write(text)
 

@@ -35,7 +35,7 @@ def counted(count: int, noun: str) -> str:
 
 def _is_ours(record: logging.LogRecord) -> bool:
     lightning = find_spec("lightning")
-    # from which checkpoint a fit is resumed, SLURM's of a job queued again too
+    # from which checkpoint training is resumed, also of a job that SLURM queued again
     resumes = record.getMessage().startswith("Restoring states")
     return lightning is None or resumes or not record.pathname.startswith(str(Path(str(lightning.origin)).parent))
 

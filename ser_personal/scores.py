@@ -24,7 +24,7 @@ class Moments:
     """Count, mean and spread of values that come one by one, in parts or all at once; of many columns side by side.
 
     By the updates of Welford (1962) and of Chan, Golub and LeVeque (1983): unlike a sum of squares they lose no digits,
-    and equal values have a deviation of exactly 0. Missing values (NaN) are left out column by column.
+    and equal values have a standard deviation of exactly 0. Missing values (NaN) are left out column by column.
 
     Attributes:
         count: (...), how many values.
@@ -104,7 +104,7 @@ class Moments:
 
     @property
     def std(self) -> NDArray[np.float64]:
-        """Population deviation (ddof 0), (...), NaN where there are no values."""
+        """Population standard deviation (ddof 0), (...), NaN where there are no values."""
         return np.sqrt(self.variance)
 
 
@@ -115,7 +115,7 @@ class AttributeScores:
     Attributes:
         overall_ccc: O-CCC, one CCC over all labelled utterances, of unknown speakers too.
         average_ccc: A-CCC, mean over the counted speakers of each one's own CCC.
-        average_ccc_std: population deviation of those CCCs over the counted speakers.
+        average_ccc_std: population standard deviation of those CCCs over the counted speakers.
         speakers: how many speakers A-CCC counts.
         undefined_speakers: speakers with enough utterances whose CCC is 0 / 0; A-CCC leaves them out.
         utterances: labelled utterances.
@@ -180,7 +180,7 @@ def concordance(predictions: NDArray[np.float64], labels: NDArray[np.float64]) -
     """The CCC of (n,) predictions and labels as `ser_personal.finetune.concordance.ccc` defines it, without torch."""
     if len(predictions) == 0:
         return math.nan
-    # constants have a deviation of exactly 0 only where no rounded mean is subtracted from them
+    # constants have a standard deviation of exactly 0 only where no rounded mean is subtracted
     from_first, labels_from_first = predictions - predictions[0], labels - labels[0]
     distance = (predictions[0] - labels[0]) + (from_first.mean() - labels_from_first.mean())
     covariance = np.mean((from_first - from_first.mean()) * (labels_from_first - labels_from_first.mean()))

@@ -105,7 +105,7 @@ class SpeechBatch(SpeakerBatch):
 
 
 class CachedBatch(SpeakerBatch):
-    """Cached frames of one batch in place of audio, padded at the end.
+    """Cached frames of one batch instead of audio, padded at the end.
 
     Attributes:
         features: (batch, frames, dim), float16, zeros after each utterance's end.
@@ -186,7 +186,7 @@ class PredictionBatch(TypedDict):
 
 
 class TrainingSet(Protocol):
-    """What a LightningModule may ask the trainer's datamodule for when a fit begins."""
+    """What a LightningModule may ask the trainer's datamodule for at the start of training."""
 
     @property
     def train_speaker_ids(self) -> list[str]:
@@ -205,14 +205,14 @@ class TrainingSet(Protocol):
 
     @property
     def frame_source(self) -> FeatureSource | None:
-        """What made the frames that batches hold in place of audio; None where they hold audio."""
+        """What made the frames that batches hold instead of audio; None where they hold audio."""
 
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
         """At most `limit` training waveforms (samples,), spread evenly over the set, the same on every rank."""
 
 
 class PretrainingSet(TrainingSet, Protocol):
-    """What PAPT asks for besides."""
+    """What PAPT asks for in addition."""
 
     @property
     def num_clusters(self) -> int:

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from ser_personal.types import Utterance
 
-# on which emotion is annotated, the narrowest first
+# of emotion annotations in common corpora, the narrowest first
 SCALES = ((0, 1), (-1, 1), (1, 5), (1, 7), (1, 9), (0, 10), (0, 100), (-100, 100))
-ROUNDED = 0.05  # seconds that a segment may end behind its recording
+ROUNDED = 0.05  # seconds that a segment may end after its recording
 
 
 class Corpus(ABC):
@@ -40,10 +40,10 @@ class Corpus(ABC):
 
     Args:
         scale: lowest and highest value of a label.
-        splits: names of the wanted splits, in any spelling; all if None.
-        allow_overlap: names of sets that may share speakers with train.
-        cut_test: a set to cut by speaker into `<name>_adaptation` and `<name>_evaluation`; none if None.
-        adaptation_seconds: audio that each speaker of that set gives to adaptation, at most.
+        splits: names of the splits to read, in any spelling; all if None.
+        allow_overlap: names of splits that may share speakers with train.
+        cut_test: a split to cut by speaker into `<name>_adaptation` and `<name>_evaluation`; none if None.
+        adaptation_seconds: audio that each speaker of that split gives to adaptation, at most.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Corpus(ABC):
     ) -> None:
         require_scale(scale)
         self.scale = (float(scale[0]), float(scale[1]))
-        self._wanted = None if splits is None else [canonical_split(name) for name in splits]
+        self._splits = None if splits is None else [canonical_split(name) for name in splits]
         self.allow_overlap = tuple(canonical_split(name) for name in allow_overlap)
         self._cut_test = None if cut_test is None else canonical_split(cut_test)
         self._adaptation_seconds = adaptation_seconds
@@ -78,7 +78,7 @@ class Corpus(ABC):
 
     @cached_property
     def utterances(self) -> list[Utterance]:
-        """Utterances of the wanted splits, ordered by id; `seconds` is NaN where the audio can't be read."""
+        """Utterances of these splits, ordered by id; `seconds` is NaN where the audio can't be read."""
         listed = self.listed()
         _refuse_duplicates(listed, self.label_file)
         self._refuse_outside_scale(listed)
@@ -93,7 +93,7 @@ class Corpus(ABC):
             allowed = {*self.allow_overlap, *shared_speakers(by_split(self.utterances))}
             flags = self.flags("allow_overlap", f"[{','.join(sorted(allowed))}]")
             raise UserError(
-                error.what, where=error.where, remedy=f"Move them to one set, or give the corpus as `{flags}`"
+                error.what, where=error.where, remedy=f"Move them to one split, or give the corpus as `{flags}`"
             ) from error
 
     def flags(self, name: str, value: str) -> str:
@@ -103,7 +103,7 @@ class Corpus(ABC):
         return " ".join([f"--data.corpus {type(self).__name__}", *words])
 
     def fitting_scale(self, utterances: Sequence[Utterance]) -> tuple[tuple[int, int], str] | None:
-        """The least usual scale that holds all labels, and its flags; None where there is none, or no choice."""
+        """The narrowest common scale that holds all labels, and its flags; None where there is none, or no choice."""
         labels = [label for each in utterances for label in each.labels.values() if not isnan(label)]
         # MSP-Podcast's is fixed
         if not labels or "path" not in self.location:
@@ -124,17 +124,17 @@ class Corpus(ABC):
                 raise UserError(what, where=f"{self.label_file}, {utterance.utterance_id}", remedy=remedy)
 
     def listed(self) -> list[Utterance]:
-        """Read the wanted splits as the label file lists them, ordered by id, neither validated nor measured."""
+        """Read the splits as the label file lists them, ordered by id, neither validated nor measured."""
         utterances = sorted(self.read_labels(), key=lambda utterance: utterance.utterance_id)
-        if self._wanted is None:
+        if self._splits is None:
             return utterances
         existing = by_split(utterances)
-        for name in self._wanted:
+        for name in self._splits:
             require_split(name, existing)
-        return [utterance for utterance in utterances if utterance.split in self._wanted]
+        return [utterance for utterance in utterances if utterance.split in self._splits]
 
     def cut(self, measured: Sequence[Utterance]) -> list[Utterance]:
-        """Cut the test set, if any is to be cut, of utterances with durations."""
+        """Cut the test split, if one is to be cut, of utterances with durations."""
         if self._cut_test is None:
             return list(measured)
         return cut_adaptation(measured, self._cut_test, self._adaptation_seconds)

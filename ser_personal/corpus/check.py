@@ -55,24 +55,24 @@ class Kind(NamedTuple):
     fatal: bool
 
 
-EMPTY_SET = Kind("set without utterances", fatal=True)
+EMPTY_SET = Kind("split without utterances", fatal=True)
 DUPLICATE_ID = Kind("utterance id listed more than once", fatal=True)
 LABEL_OUTSIDE = Kind("label outside the scale", fatal=True)
 NARROW_SCALE = Kind(
     "scale wider than all labels: intervals end where it does, so give theirs if it is another", fatal=False
 )
 LABEL_MISSING = Kind("label missing", fatal=False)
-NO_LABEL = Kind("set without any label: pre-training goes without, fine-tuning doesn't", fatal=False)
+NO_LABEL = Kind("split without any label: enough for pre-training, not for fine-tuning", fatal=False)
 ONE_LABEL = Kind(
     "attribute with the same label in all of the validation set: the best epoch can't be chosen by it", fatal=False
 )
 NO_SPEAKER = Kind(
-    "set without a known speaker: PAPT learns no speaker from it, and training leaves it out unless "
+    "split without a known speaker: PAPT learns no speaker from it, and training leaves it out unless "
     "data.known_speakers_only is false",
     fatal=False,
 )
-SHARED_SPEAKER = Kind("speaker in train and in another set", fatal=True)
-ALLOWED_SPEAKER = Kind("speaker in train and in another set, as allowed", fatal=False)
+SHARED_SPEAKER = Kind("speaker in train and in another split", fatal=True)
+ALLOWED_SPEAKER = Kind("speaker in train and in another split, as allowed", fatal=False)
 VALIDATION_SPEAKER = Kind("speaker in validation and in a test set: the checkpoint is chosen on it", fatal=False)
 CROPPED = Kind(f"audio longer than {CROPPED_ABOVE / SAMPLE_RATE:g} s: training crops it", fatal=False)
 TOO_LONG = Kind(
@@ -80,14 +80,14 @@ TOO_LONG = Kind(
 )
 OTHER_FORMAT = Kind("audio not 16 kHz mono, converted on the fly", fatal=False)
 SAME_AUDIO = Kind("the same sound under several ids", fatal=False)
-LEAKED_AUDIO = Kind("the same sound in train and in another set: scores on it mean nothing", fatal=False)
+LEAKED_AUDIO = Kind("the same sound in train and in another split: scores on it mean nothing", fatal=False)
 
 
 class Problem(NamedTuple):
     """One thing that is wrong.
 
     Attributes:
-        where: the utterance, file, speaker or set.
+        where: the utterance, file, speaker or split.
         detail: what was found there, empty where the kind says it all.
         utterance_id: the utterance that can't be used for it, where it is about one.
     """
@@ -154,8 +154,8 @@ def check(
     Args:
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus class with its arguments.
         write: table to write, such as clean.csv: a corpus of the utterances that training can use. clean.left_out.csv
-            lists the others and why. Speakers in two sets are kept in both.
-        json: file to write everything found to, every problem with its place.
+            lists the others and why. Speakers in two splits stay in both.
+        json: file to write everything found to, every problem with its utterance or file.
         decode: read every sample; false stops at the headers, and finds neither silence, damage inside a file nor
             copies.
         replace: replace files that exist already.
@@ -175,8 +175,8 @@ def check(
         return int(finding.training_would_fail)
     usable = _write_usable(Path(write), left_out, finding)
     low, high = opened.scale
-    kept = f"{len(usable):,} of {len(finding.utterances):,} utterances, labels from {low:g} to {high:g}"
-    console.print(f"Wrote {write} ({kept}) and {left_out}.", soft_wrap=True, markup=False)
+    written = f"{len(usable):,} of {len(finding.utterances):,} utterances, labels from {low:g} to {high:g}"
+    console.print(f"Wrote {write} ({written}) and {left_out}.", soft_wrap=True, markup=False)
     remaining = [problem for problem in _set_problems(usable, opened.allow_overlap) if problem.kind.fatal]
     for line in _lines(remaining):
         console.print(line, soft_wrap=True)
@@ -214,7 +214,7 @@ def examine(corpus: Corpus, console: Console, *, decode: bool) -> Finding:
 
 
 def examine_sound(utterance: Utterance, *, decode: bool) -> Sound:
-    """Read an utterance's header and, if wanted, decode it as training does, whose verdict is this one's."""
+    """Read an utterance's header and, with `decode`, its samples, judged as training judges them."""
     seconds, rate = float("nan"), 0
     try:
         header = read_header(utterance.path)
@@ -294,11 +294,11 @@ def _same_sounds(utterances: Sequence[Utterance], sounds: Sequence[Sound]) -> It
     if not decoded:
         return
     rows = np.round([sound.projections for sound in sounds if sound.projections is not None], 6)
-    points, place = np.unique(rows, axis=0, return_inverse=True)
+    points, group_of = np.unique(rows, axis=0, return_inverse=True)
     pairs = KDTree(points).query_pairs(SAME_SOUND, output_type="ndarray")
     near = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(points), len(points)))
     groups = defaultdict(list)
-    for utterance, group in zip(decoded, connected_components(near)[1][place.ravel()].tolist(), strict=True):
+    for utterance, group in zip(decoded, connected_components(near)[1][group_of.ravel()].tolist(), strict=True):
         groups[group].append(utterance)
     for group in groups.values():
         if len(group) > 1:

@@ -78,7 +78,7 @@ class MSPPodcast(Corpus):
 
     @property
     def audio_folder(self) -> Path:
-        """The folder of the recordings; the usual name where none exists."""
+        """The folder of the recordings; `Audios` where none exists."""
         folders = [self._root / name for name in AUDIO_FOLDERS]
         return next((folder for folder in folders if folder.is_dir()), folders[0])
 

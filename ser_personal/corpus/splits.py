@@ -22,7 +22,7 @@ _SYNONYMS = {
     "val": "validation",
     "valid": "validation",
 }
-# ends the name of the part of a test set whose audio adapts the model, and which is no test
+# ends the name of the part of a test split whose audio adapts the model, and on which it isn't tested
 ADAPTATION = "_adaptation"
 _NUMBERED_TEST = re.compile(r"test[ _-]?(\d{0,9})")
 
@@ -49,11 +49,11 @@ def canonical_splits(names: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class SpeakerSplits:
-    """A corpus's sets, none of which shares speakers with training unless allowed.
+    """A corpus's splits, none of which shares speakers with training unless allowed.
 
     Attributes:
-        test: set name -> utterances, for every other set.
-        allow_overlap: canonical names of sets that may share speakers with training.
+        test: name -> utterances, of all other splits.
+        allow_overlap: canonical names of splits that may share speakers with training.
     """
 
     train: tuple[Utterance, ...]
@@ -66,7 +66,7 @@ class SpeakerSplits:
             if name not in self.allow_overlap:
                 what = f"{len(speakers)} of its speakers are in train as well: {first_few(speakers)}"
                 raise UserError(
-                    what, where=f"split {name}", remedy="Move them to one set, or allow_overlap of this one"
+                    what, where=f"split {name}", remedy="Move them to one split, or allow_overlap of this one"
                 )
 
     @classmethod
@@ -77,7 +77,7 @@ class SpeakerSplits:
 
     @property
     def sets(self) -> dict[str, tuple[Utterance, ...]]:
-        """Every set by its name, train and validation first."""
+        """Every split by its name, train and validation first."""
         return {"train": self.train, "validation": self.validation, **self.test}
 
 
@@ -91,7 +91,7 @@ def by_split(utterances: Iterable[Utterance]) -> dict[str, tuple[Utterance, ...]
 
 
 def shared_speakers(sets: Mapping[str, Sequence[Utterance]]) -> dict[str, list[str]]:
-    """Find the known speakers, sorted, that each set shares with train; sets that share none are left out."""
+    """Find the known speakers, sorted, that each split shares with train; splits that share none are left out."""
     train = known_speakers(sets.get("train", ()))
     shared = {name: sorted(train & known_speakers(sets[name])) for name in sets if name != "train"}
     return {name: speakers for name, speakers in shared.items() if speakers}
@@ -103,20 +103,20 @@ def known_speakers(utterances: Iterable[Utterance]) -> set[str]:
 
 
 def cut_adaptation(utterances: Sequence[Utterance], name: str, seconds: float = 200.0) -> list[Utterance]:
-    """Cut a set's speakers into an adaptation and an evaluation part, as the paper's test-a and test-b seem to be.
+    """Cut a split's speakers into an adaptation and an evaluation part, as the paper's test-a and test-b seem to be.
 
     Each speaker's whole utterances enter `<name>_adaptation` in the order of their ids, as long as they fit in
     `seconds`; the rest make up `<name>_evaluation`. Ours: the adaptation part never exceeds half of a speaker's audio,
-    so that nobody drops out of the evaluation, and unknown speakers are only evaluated. Ids that follow the recordings
+    so that every speaker is evaluated, and unknown speakers are only evaluated. Ids that follow the recordings
     in time keep neighbouring utterances of one conversation together.
 
     Args:
-        utterances: of any sets, with durations; utterances without a duration are only evaluated.
-        name: the set to cut.
+        utterances: of any splits, with durations; utterances without a duration are only evaluated.
+        name: the split to cut.
         seconds: audio a speaker gives to adaptation, at most.
 
     Returns:
-        The same utterances in the same order, those of the set under their new split names.
+        The same utterances in the same order, those of the split under their new names.
     """
     sets = by_split(utterances)
     require_split(name, sets)
@@ -127,7 +127,7 @@ def cut_adaptation(utterances: Sequence[Utterance], name: str, seconds: float = 
     adaptation = {id_ for speaker in of_speaker.values() for id_ in _first_seconds(speaker, seconds)}
     if not adaptation:
         what = f"can't be cut: no speaker's first utterance fits in {seconds:g} s and in half of the speaker's audio"
-        remedy = "Leave cut_test out, or name a set of known speakers with several utterances each"
+        remedy = "Leave cut_test out, or name a split of known speakers with several utterances each"
         raise UserError(what, where=f"split {name}", remedy=remedy)
 
     def renamed(utterance: Utterance) -> Utterance:

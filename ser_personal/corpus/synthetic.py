@@ -2,15 +2,15 @@
 
 The generative model, top down; none of its assumptions is a finding about people.
 
-1. *Groups.* A speaker's voice is of one of four kinds (low or high, tense or lax) and deviates from it. Groups take
+1. *Groups.* A speaker's voice is of one of four kinds (low or high, tense or lax) and differs from it. Groups take
    turns, so every split holds all of them.
 2. *Voice.* Seven cues say how a speaker sounds without emotion: pitch, pitch range, level, tilt, rate, formants (vocal
-   tract length) and breathiness. Kind and own deviation add up.
+   tract length) and breathiness. Kind and individual difference add up.
 3. *Label distribution.* Arousal, valence and dominance of a speaker's utterances are normal, correlated across
-   attributes, and cut to 1..7. Their means and log deviations differ by speaker. The voice determines a part of both
-   linearly, with correlation `voice_label_link`, and the rest is the speaker's own. This is what PLDC relies on.
+   attributes, and cut to 1..7. Their means and log standard deviations differ by speaker. The voice determines a part
+   of both linearly, with correlation `voice_label_link`, and the rest is the speaker's own. PLDC relies on this.
 4. *Expression.* A label point moves each cue by a fixed amount, linearly from the middle of the scale. The amount is
-   shared by all speakers, times a factor of the group's, times a small deviation of the speaker's own. This is what a
+   shared by all speakers, times a factor of the group's, times a small factor of the speaker's own. This is what a
    speaker embedding can learn; `shared_expression` turns it off.
 5. *Absolute labels.* The voice answers the label itself, not its difference from the speaker's mean.
 6. *Unexplained variation.* Cues also vary from utterance to utterance for no reason that is annotated, and so does the
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-# cue -> its neutral value, deviation between speakers, and unexplained deviation within one; how far a label point of
+# cue -> its neutral value, standard deviation between speakers and, unexplained, within one; how far a label point of
 # arousal, valence and dominance moves it; its lowest and highest value. All in the cue's own unit.
 CUES = {
     "pitch": (7.5, 5.0, 1.2, 1.2, 0.6, -0.8, -4, 24),  # semitones above 100 Hz
@@ -67,7 +67,7 @@ NEUTRAL, BETWEEN, WITHIN = _TABLE[:, :3].T
 SHARED_EXPRESSION = _TABLE[:, 3:6]
 LOWEST, HIGHEST = _TABLE[:, 6:].T
 
-# Four kinds of voice, in deviations between speakers: pitch, pitch range, level, tilt, rate, formants, breathiness.
+# Four kinds of voice, in standard deviations between speakers, in the order of the cues.
 GROUPS = {
     "low tense": (-1, 0, 0, 1, 1, -1, -1),
     "low lax": (-1, 0, 0, -1, -1, -1, 1),
@@ -75,14 +75,14 @@ GROUPS = {
     "high lax": (1, 0, 0, -1, 1, 1, 1),
 }
 _GROUP_VOICES = np.array(list(GROUPS.values()))
-GROUP_SHARE = 0.8  # of a voice's deviation that its group accounts for
-GROUP_EXPRESSION = 0.6  # deviation of a group's expression from the shared one, relative to it
-OWN_EXPRESSION = 0.2  # deviation of a speaker's expression from the group's
+GROUP_SHARE = 0.8  # of a voice's difference from neutral that its group accounts for
+GROUP_EXPRESSION = 0.6  # standard deviation of groups' expression, relative to the shared one
+OWN_EXPRESSION = 0.2  # standard deviation of speakers' expression within a group, likewise
 
 LABEL_MEAN = 4.0
-LABEL_MEAN_DEVIATION = 0.45
+LABEL_MEAN_STD = 0.45
 LABEL_STD = 0.85
-LABEL_STD_LOG_DEVIATION = 0.25
+LABEL_LOG_STD_STD = 0.25
 LABEL_CORRELATION = np.array([[1, 0.1, 0.5], [0.1, 1, 0.2], [0.5, 0.2, 1]])
 
 
@@ -140,7 +140,7 @@ class Population:
 
     Args:
         rng: the source of chance.
-        voice_label_link: 0 to 1, the part of a label distribution's deviation that the voice determines.
+        voice_label_link: 0 to 1, how far the voice determines a label distribution.
         shared_expression: whether every speaker expresses emotion alike.
 
     Attributes:
@@ -154,7 +154,7 @@ class Population:
         self._link = voice_label_link
         self.group_expression = SHARED_EXPRESSION * (1 + differs * GROUP_EXPRESSION * deviation)
         self._own_expression = differs * OWN_EXPRESSION
-        # from a voice's deviation to those of label means and deviations, each (attributes, cues)
+        # from a voice to label means and standard deviations, each (attributes, cues)
         self._mean_directions, self._std_directions = _unit_directions(rng), _unit_directions(rng)
 
     def speaker(self, number: int, rng: Generator) -> Speaker:
@@ -170,8 +170,8 @@ class Population:
             voice=NEUTRAL + BETWEEN * voice,
             expression=self.group_expression[group] + own_expression,
             words=idiolect(rng),
-            label_mean=LABEL_MEAN + LABEL_MEAN_DEVIATION * mean,
-            label_std=LABEL_STD * np.exp(LABEL_STD_LOG_DEVIATION * std),
+            label_mean=LABEL_MEAN + LABEL_MEAN_STD * mean,
+            label_std=LABEL_STD * np.exp(LABEL_LOG_STD_STD * std),
         )
 
     def _linked(self, from_voice: NDArray[np.float64], rng: Generator) -> NDArray[np.float64]:

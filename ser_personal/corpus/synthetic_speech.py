@@ -94,7 +94,7 @@ CLOSURES = {"closed": Phone(300, 1500, 2500, SILENCE, seconds=0.05), "voice bar"
 SEGMENTS = {**VOWELS, **CONSONANTS, **STOPS, **CLOSURES, PAUSE: Phone(450, 1500, 2500, SILENCE, seconds=0.2)}
 
 WORDS = 150
-OWN_ORDER = 2.5  # deviation of a word's log rank between speakers
+OWN_ORDER = 2.5  # standard deviation of a word's log rank between speakers
 _ZIPF = (np.arange(WORDS) + 1.0) ** -1.2 / np.sum((np.arange(WORDS) + 1.0) ** -1.2)
 
 
@@ -155,7 +155,7 @@ class Delivery:
 
     Attributes:
         pitch: mean fundamental frequency, Hz.
-        pitch_range: deviation of the accents, semitones.
+        pitch_range: standard deviation of the accents, semitones.
         level: level of a vowel, dB relative to full scale.
         tilt: slope of the glottal source's spectrum, dB an octave.
         rate: speed, 1 as in the inventory's durations.

@@ -218,14 +218,14 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         known = [u for u in sets[split] if u.speaker_id is not None or not self.known_speakers_only]
         self.refuse_unusable(known, split)
         reasons = {utterance.utterance_id: self.exclusion_reason(utterance) for utterance in known}
-        kept = [self._position[id_] for id_, reason in reasons.items() if reason is None]
+        used = [self._position[id_] for id_, reason in reasons.items() if reason is None]
         dropped = Counter(reason for reason in reasons.values() if reason is not None)
         if unknown := len(sets[split]) - len(known):
             dropped["unknown speaker"] = unknown
         if dropped:
             listed = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-            rank_zero_info(f"{split}: {len(kept)} utterances used; left out: {listed}")
-        return kept
+            rank_zero_info(f"{split}: {len(used)} utterances used; left out: {listed}")
+        return used
 
     @cached_property
     def _position(self) -> dict[str, int]:
@@ -321,7 +321,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         return {**super().transfer_batch_to_device(batch, device, dataloader_idx), **lengths}
 
     def fingerprint_fields(self, utterance: Utterance) -> list[str]:
-        """What training uses of an utterance: a fit is resumed on the same alone."""
+        """What training uses of an utterance, which must be the same where it is resumed."""
         return [utterance.utterance_id, f"{utterance.start} {self.length_of(utterance)}"]
 
     @cached_property
@@ -346,7 +346,10 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
-        where, remedy = "the checkpoint to resume", "Resume with what it began with, or start a fresh fit"
+        where, remedy = (
+            "the checkpoint to resume",
+            "Resume with its own settings, or start a new training run",
+        )
         if differing := sorted({*state_dict.get("train_speakers", ())} ^ {*self.train_speaker_ids}):
             what = f"was trained on other speakers than this corpus has ({len(differing)} differ, first {differing[0]})"
             raise UserError(what, where=where, remedy=remedy)
@@ -363,7 +366,7 @@ class AllUtterancesDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
 
     Args:
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
-        splits: sets to use; all if None.
+        splits: to use; all if None.
         batch_seconds: seconds of a batch, padding included, at most.
         max_samples: longer audio keeps its last `max_samples`, as in fine-tuning.
         num_workers: processes that decode audio.

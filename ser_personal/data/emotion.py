@@ -38,7 +38,7 @@ MIN_BATCH = 2
 
 @dataclass(frozen=True)
 class SelectedSpeakers:
-    """Training speakers that a fit is restricted to.
+    """Training speakers that training is restricted to.
 
     Attributes:
         copies: speaker -> how often an epoch holds each of their utterances; never those of speakers not listed.
@@ -52,7 +52,7 @@ class SelectedSpeakers:
 
 
 class SpeakerSelection(ABC):
-    """Chooses the training speakers that a fit is restricted to."""
+    """Chooses the training speakers that training is restricted to."""
 
     @abstractmethod
     def choose(self, training: Sequence[Utterance], targets: Sequence[Utterance]) -> SelectedSpeakers:
@@ -71,13 +71,13 @@ def collate_weights(
 class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
     """Whole utterances with their labels.
 
-    Training and validation utterances without what is to be predicted are left out; test utterances are kept, for some
+    Training and validation utterances without what is to be predicted are left out; test utterances aren't, since some
     releases hide their labels. The paper's batches are of 32 utterances, which MSP-Podcast's durations (at most 11 s)
     keep within the default budget.
 
     Args:
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
-        test_splits: sets to test on; all but train, validation and what `cut_test` cut off for adaptation if None.
+        test_splits: to test on; all but train, validation and what `cut_test` cut off for adaptation if None.
         target: what is predicted: the emotion attributes, or categorical emotion.
         speaker_selection: chooses training speakers by the test's; all of them if None.
         **kwargs: as in `SpeechDataModule`.
@@ -207,23 +207,23 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         return self.test_dataloader()
 
     def split_dataloader(self, split: str) -> SpeechLoader[EmotionBatch]:
-        """Load any set, longest utterance first."""
+        """Load any split, longest utterance first."""
         return self.eval_loader(self.wanted_indices([split]))
 
     def share_dataloader(self, split: str) -> SpeechLoader[EmotionBatch]:
-        """Load this device's share of any set, without the batches that are repeated to even shares."""
+        """Load this device's share of any split, without the batches that are repeated to even shares."""
         return self.predict_loader(self._sampler(self.wanted_indices([split]), shuffle=False).share)
 
     @property
     def wanted_test_splits(self) -> list[str]:
-        """Names of the sets to test on, at least one."""
+        """Names of the splits to test on, at least one."""
         every = [name for name in self.corpus.splits.test if not name.endswith(ADAPTATION)]
         names = every if self.test_splits is None else canonical_splits(self.test_splits)
         if not names:
             raise UserError(
                 "the corpus has no test set",
                 where="data.test_splits",
-                remedy="Name the sets to test on, for example data.test_splits=[validation]",
+                remedy="Name the splits to test on, for example data.test_splits=[validation]",
             )
         return names
 
@@ -232,7 +232,7 @@ REMEDY = "Run `ser cache` on this corpus, all splits of it, into a new folder, a
 
 
 class CachedEmotionDataModule(EmotionDataModule):
-    """An `EmotionDataModule` of cached frames in place of audio, which needn't be there any more.
+    """An `EmotionDataModule` of cached frames instead of audio, which may have been deleted.
 
     For `--model.encoder CachedFeatures`. Frames are read in half precision; the trainer's precision is the model's.
 

@@ -91,7 +91,7 @@ class FrameStore(ABC, Generic[Source]):
 
     @classmethod
     def create(cls, folder: str | Path, source: Source) -> Self:
-        """Open a folder for writing; what an interrupted run of the same source wrote is kept."""
+        """Open a folder for writing; what an interrupted run of the same source wrote stays."""
         meta = cls._read_meta(Path(folder))
         if meta is not None and meta["source"] != asdict(source):
             what = f"holds {cls.contents} of another {cls.made_from}"
@@ -185,13 +185,13 @@ class FrameStore(ABC, Generic[Source]):
         if not isinstance(meta, dict) or meta.get("format_version") != FORMAT_VERSION:
             remedy = f"Write them into a new folder with this version's {cls.command}"
             raise UserError(f"these are not {cls.contents} of format {FORMAT_VERSION}", where=folder, remedy=remedy)
-        wanted = get_type_hints(cls.source_type)
+        types = get_type_hints(cls.source_type)
         source = meta.get("source")
         if (
             not isinstance(meta.get("finished"), bool)
             or not isinstance(source, dict)
-            or source.keys() != wanted.keys()
-            or not all(isinstance(source[name], (int, float) if t is float else t) for name, t in wanted.items())
+            or source.keys() != types.keys()
+            or not all(isinstance(source[name], (int, float) if t is float else t) for name, t in types.items())
         ):
             raise cls._damaged("doesn't say what made them", path)
         return meta

@@ -1,4 +1,4 @@
-"""The loader of one set: workers, their errors, and the position inside the epoch."""
+"""The loader of a split: workers, their errors, and where in the epoch resumed training starts."""
 
 from __future__ import annotations
 

@@ -40,16 +40,16 @@ SHORTEST_CROP = WINDOW + 10 * HOP
 class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
     """Random crops with their pseudo-labels.
 
-    Validation keeps two sets apart: held-out utterances of the pre-training speakers, which show what a speaker
-    embedding learns, and speakers outside pre-training. The default budget is fairseq's for HuBERT base,
+    Validation is on two sets: held-out utterances of the pre-training speakers, which show what a speaker embedding
+    learns, and speakers outside pre-training. The default budget is fairseq's for HuBERT base,
     1,400,000 samples.
 
     Args:
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
         pseudo_labels: the folder that `ser kmeans` wrote.
-        splits: sets to pre-train on.
-        unseen_splits: sets of speakers not in `splits`, for validation.
-        held_out: share of each pre-training speaker's utterances kept for validation, at least one of two or more.
+        splits: to pre-train on.
+        unseen_splits: of other speakers than `splits`, for validation.
+        held_out: share of each pre-training speaker's utterances for validation, at least one of two or more.
         batch_seconds: seconds of a batch, padding included, at most.
         min_samples: shorter utterances are left out.
         **kwargs: as in `SpeechDataModule`.
@@ -155,7 +155,7 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
             raise UserError(
                 f"come from codebook {now}, the checkpoint was trained on codebook {state_dict['codebook']}",
                 where=self._pseudo_labels_folder,
-                remedy="Give the pseudo-labels it was trained on, or start a fresh fit",
+                remedy="Give the pseudo-labels it was trained on, or start a new training run",
             )
         super().load_state_dict(state_dict)
 

@@ -66,7 +66,7 @@ def require_training_state(checkpoint: dict[str, Any], path: str | Path) -> None
         raise UserError(
             f"holds no {missing[0] if missing else TRAINING_STATE[0]}, so no fit can be resumed from it",
             where=path,
-            remedy="Give the newest checkpoint of the fit, such as papt-last.ckpt, or start a fresh fit",
+            remedy="Give the newest checkpoint of the fit, such as papt-last.ckpt, or start a new training run",
         )
 
 
@@ -128,7 +128,7 @@ class PersonalizedModule(LightningModule):
 
     @abstractmethod
     def build(self, training_set: TrainingSet) -> None:
-        """Make all networks for a fresh fit."""
+        """Make all networks for a new training run."""
 
     @abstractmethod
     def rebuild(self, checkpoint: dict[str, Any]) -> None:
@@ -217,7 +217,7 @@ class PersonalizedModule(LightningModule):
             raise UserError(
                 f"was trained on other speakers than this corpus has ({len(differing)} differ, first {differing[0]})",
                 where="the checkpoint to resume",
-                remedy="Resume on the same corpus, or start a fresh fit",
+                remedy="Resume on the same corpus, or start a new training run",
             )
 
     @property

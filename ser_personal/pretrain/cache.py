@@ -1,4 +1,4 @@
-"""`ser cache`: an encoder runs once over a corpus, and its frames stay on disk for every fit."""
+"""`ser cache`: an encoder runs once over a corpus, and training reads its frames from disk."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ class FrameSample:
     """
 
     def __init__(self, frame_counts: Mapping[int, int], share: float, capacity: int, seed: int) -> None:
-        # ten deviations above the key that `capacity` frames are expected to lie below
+        # ten standard deviations above the key that `capacity` frames are expected to lie below
         enough = (capacity + 10 * capacity**0.5 + 100) / max(1, sum(frame_counts.values()))
         keys, utterances, positions = [np.empty(0)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for utterance, frames in frame_counts.items():

@@ -48,7 +48,7 @@ class PseudoLabelData(AllUtterancesDataModule):
 
     Args:
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
-        fit_splits: sets that the codebook is fitted on; the training set if None, on which no model is tested.
+        fit_splits: to fit the codebook on; the training set if None, on which no model is tested.
         kwargs: further arguments of AllUtterancesDataModule.
     """
 
@@ -112,9 +112,9 @@ def kmeans(
         sample_share: share of the frames that the codebook is fitted on.
         max_sampled_frames: frames that it is fitted on, at most; bounds memory.
         iterations: of k-means.
-        restarts: number of fits, of which the best is kept.
+        restarts: of k-means, of which the best is taken.
         codebook: a codebook.safetensors of the same teacher to use instead of fitting one, with its own num_clusters.
-        seed: of the sample and the fit.
+        seed: of the sample and of k-means.
         accelerator: what the teacher runs on, as Lightning names it.
         devices: of each machine, among which the audio is divided; the outcome doesn't depend on their number.
         num_nodes: machines, which must share `out`.

@@ -68,13 +68,13 @@ def masked_prediction_loss(
     """
     # found on the mask's own device: on the CPU, nothing waits for that of the frames
     chosen = time_mask.flatten().nonzero()[:, 0].to(frames.device, non_blocking=True)
-    wanted = pseudo_labels.flatten()[chosen]
+    targets = pseudo_labels.flatten()[chosen]
     logits = head(frames.flatten(0, 1)[chosen])
     predicted = logits.argmax(dim=1)
     return MaskedPredictionLoss(
-        loss=functional.cross_entropy(logits, wanted, reduction="sum", ignore_index=NO_PSEUDO_LABEL),
-        masked=(wanted != NO_PSEUDO_LABEL).sum(),
-        correct=(predicted == wanted).sum(),
+        loss=functional.cross_entropy(logits, targets, reduction="sum", ignore_index=NO_PSEUDO_LABEL),
+        masked=(targets != NO_PSEUDO_LABEL).sum(),
+        correct=(predicted == targets).sum(),
         predicted=predicted,
     )
 

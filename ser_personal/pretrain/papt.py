@@ -147,15 +147,15 @@ class PAPT(PersonalizedModule):
         self.head = head
         self._checks_cluster_order = not order_known
 
-    def _check_cluster_order(self, predicted: Tensor, wanted: Tensor) -> None:
+    def _check_cluster_order(self, predicted: Tensor, targets: Tensor) -> None:
         """Refuse a released head that finds the clusters of masked frames (masked,) no more often than by chance.
 
-        The frames of all devices decide together, lest one goes on alone.
+        The frames of all devices decide together, so that all stop or none does.
         """
         self._checks_cluster_order = False
         num_clusters = len(cast("PredictionHead", self.head).label_embeddings)
         counts = [
-            torch.bincount(ids, minlength=num_clusters) for ids in (predicted, wanted, wanted[predicted == wanted])
+            torch.bincount(ids, minlength=num_clusters) for ids in (predicted, targets, targets[predicted == targets])
         ]
         together = self.trainer.strategy.reduce(torch.stack(counts).float(), reduce_op="sum").double().cpu()
         frames = max(1, int(together[1].sum()))

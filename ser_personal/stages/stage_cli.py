@@ -57,7 +57,7 @@ from ser_personal.training.interruption import FiniteLoss, Interruption, KnownMo
 
 RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
 WANDB = "--wandb"
-# `--ckpt_path last`: the newest checkpoint of the stage, or a fresh fit where there is none
+# `--ckpt_path last`: the newest checkpoint of the stage, or a new training run where there is none
 LAST = "last"
 
 
@@ -131,12 +131,12 @@ class StageCLI(LightningCLI):
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.add_argument(VERBOSE, action="store_true", help="show what Lightning says, too")
         if subcommand == "fit":
-            parser.add_argument("--replace", action="store_true", help="replace the model of an earlier fit")
+            parser.add_argument("--replace", action="store_true", help="replace the model of an earlier training run")
         return parser
 
     @override
     def before_instantiate_classes(self) -> None:
-        # asked for once: a saved config must not ask for it again
+        # of this call alone: a saved config must not repeat it
         asked = self.config[self.config["subcommand"]]
         asked.pop("verbose")
         self._replace = asked.pop("replace", False)
@@ -200,20 +200,20 @@ class StageCLI(LightningCLI):
         """
         stage = self.config["subcommand"]
         path = self.config[stage].get("ckpt_path")
-        self._starts_anew = False
+        self._starts_over = False
         if stage == "fit" and path == LAST:
             trainer = self.config[stage].trainer.as_dict()
             path = newest_checkpoint(trainer)
-            # what a fit left that was killed before its first NAME-last.ckpt may go, a finished one's model may not
+            # a run killed before its first NAME-last.ckpt left a model that may go, a finished run's may not
             models = [model for model in _stage_checkpoints(trainer) if model.is_file()]
-            self._starts_anew = path is None and all(read_checkpoint(model).get("epoch") == 0 for model in models)
+            self._starts_over = path is None and all(read_checkpoint(model).get("epoch") == 0 for model in models)
             if path is None:
-                rank_zero_info("No checkpoint to resume: a fresh fit")
+                rank_zero_info("No checkpoint to resume: a new training run")
         self.config[stage]["ckpt_path"] = path
         if path is None:
             return
         if stage != "fit":
-            # those of the fit, which a test has no use for
+            # callbacks of training, which a test has no use for
             warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
         trained = TrainedModel.read(path, self.config[stage].model.class_path, resumes=stage == "fit")
         before = leaves(self.config[stage].model.as_dict())
@@ -275,7 +275,7 @@ class StageCLI(LightningCLI):
             self.after_validate()
 
     def before_fit(self) -> None:
-        """Refuse what Lightning would accept, and spare a resumed fit the weights that its checkpoint replaces."""
+        """Refuse what Lightning would accept; resumed training needn't load weights that its checkpoint replaces."""
         config, trainer = self.config["fit"], self.trainer
         if config.data.init_args.get("speaker_selection") and config.model.init_args.get("initial_checkpoint") is None:
             raise UserError(
@@ -296,18 +296,18 @@ class StageCLI(LightningCLI):
                 where="--trainer.callbacks StochasticWeightAveraging",
                 remedy="Give EMAWeightAveraging, or leave it out",
             )
-        for kept in trainer.checkpoint_callbacks:
-            if isinstance(kept, StageCheckpoint):
-                kept.replace = self._replace or self._starts_anew
+        for each in trainer.checkpoint_callbacks:
+            if isinstance(each, StageCheckpoint):
+                each.replace = self._replace or self._starts_over
         given = config.trainer.callbacks
         given = given if isinstance(given, list) else [given]
         keeps = any(_keeps_models(callback.class_path) for callback in given if callback is not None)
         trial = trainer.fast_dev_run  # type: ignore[attr-defined]
         if not keeps and config.trainer.enable_checkpointing is not False and not trial:
             raise UserError(
-                "StageCheckpoint isn't among the callbacks, so that no model would be kept",
+                "StageCheckpoint isn't among the callbacks, so that no model would be saved",
                 where="--trainer.callbacks",
-                remedy="Append yours by --trainer.callbacks+, or keep none with --trainer.enable_checkpointing false",
+                remedy="Append yours by --trainer.callbacks+, or save none with --trainer.enable_checkpointing false",
             )
         require_range("--trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1)
         if trainer.check_val_every_n_epoch is not None:
@@ -335,12 +335,12 @@ class StageCLI(LightningCLI):
             sys.stderr.write(f"ser: stopped by {stop.signal.name} after step {self.trainer.global_step}; {saved}\n")
             raise
         if self.trainer.is_global_zero:
-            for kept in self.trainer.checkpoint_callbacks:
-                if isinstance(kept, StageCheckpoint) and kept.best_model_score is not None:
-                    best = f"{kept.monitor} {points(float(kept.best_model_score))}"
-                    path, epochs = os.path.relpath(kept.best_model_path), self.trainer.current_epoch
+            for each in self.trainer.checkpoint_callbacks:
+                if isinstance(each, StageCheckpoint) and each.best_model_score is not None:
+                    best = f"{each.monitor} {points(float(each.best_model_score))}"
+                    path, epochs = os.path.relpath(each.best_model_path), self.trainer.current_epoch
                     print(f"written: {path}, {best}, the best of {epochs} epochs")
-            # a later fit of this folder would be resumed from what Lightning saved for a job queued again
+            # later training in this folder would resume from what Lightning saved for a job queued again
             for saved_for_slurm in Path(self.trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"):
                 saved_for_slurm.unlink()
 
@@ -359,7 +359,7 @@ def _with_wandb(arguments: list[str]) -> list[str]:
 
 
 def newest_checkpoint(trainer: dict[str, Any]) -> str | None:
-    """Find NAME-last.ckpt of an earlier fit with these arguments of the trainer; None where there is none."""
+    """Find NAME-last.ckpt of an earlier training run with these arguments of the trainer; None where there is none."""
     return next((str(path) for path in _stage_checkpoints(trainer, "-last") if path.is_file()), None)
 
 

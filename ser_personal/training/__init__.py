@@ -1,1 +1,1 @@
-"""What every fit needs beside its model: checkpoints, exact resumption, interruption."""
+"""What all training needs besides a model: checkpoints, exact resumption, interruption."""

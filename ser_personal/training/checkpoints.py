@@ -1,4 +1,8 @@
-"""What a stage leaves for the next one, papt.ckpt or finetune.ckpt, and what makes resuming a fit exact."""
+"""What a stage leaves for the next one, papt.ckpt or finetune.ckpt, and what makes resuming training exact.
+
+How resumed training finds its position inside an epoch is in data/loader.py (`SpeechLoader.state_dict`), and which
+batches an epoch has in data/batching.py (`BucketBatchSampler.plan`).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCORES = ".scores.json"
-# a checkpoint's key for what a step of its fit is
+# a checkpoint's key for what a training step is
 STEPS = "steps"
 
 
@@ -38,10 +42,10 @@ class Interrupted(SystemExit):
 
 
 def resumable(trainer: Trainer) -> bool:
-    """Whether a fit resumed from a checkpoint of this batch's end does what the fit itself will do.
+    """Whether training can be resumed exactly from a checkpoint at the end of this batch.
 
     Not while gradients accumulate, which checkpoints don't hold, and not before a validation, which Lightning leaves
-    out on resuming; after that one there is a checkpoint anyway. Unknown where validation goes by the clock.
+    out on resuming; after that one there is a checkpoint anyway. Unknown where validation is scheduled by time.
     """
     progress = trainer.fit_loop.epoch_loop.batch_progress
     batches = progress.total.ready if trainer.check_val_every_n_epoch is None else progress.current.ready
@@ -52,7 +56,7 @@ def resumable(trainer: Trainer) -> bool:
 
 
 class StageCheckpoint(ModelCheckpoint):
-    """Keeps the best model as NAME.ckpt and the newest as NAME-last.ckpt, in `--trainer.default_root_dir`.
+    """Saves the best model as NAME.ckpt and the newest as NAME-last.ckpt, in `--trainer.default_root_dir`.
 
     NAME.scores.json holds what the best model's validation logged: val_loss, val_ccc, ...; null where it isn't finite.
 
@@ -60,10 +64,10 @@ class StageCheckpoint(ModelCheckpoint):
         name: of the stage.
         monitor: the logged value that chooses the best model.
         mode: whether less or more of it is better.
-        every_n_steps: renew NAME-last.ckpt after so many steps, too; None means at the end of epochs alone.
+        every_n_steps: also save NAME-last.ckpt after so many steps; None saves it only at the end of epochs.
 
     Raises:
-        UserError: when a fit begins, the folder holds the model of an earlier one that isn't resumed.
+        UserError: at the start of training, the folder holds the model of an earlier run that isn't resumed.
     """
 
     # `ser fit --replace`
@@ -97,7 +101,7 @@ class StageCheckpoint(ModelCheckpoint):
         earlier = [path for path in paths if path.exists()]
         if earlier and not (resumes or self.replace or trainer.fast_dev_run):  # type: ignore[attr-defined]
             raise UserError(
-                "is of an earlier fit",
+                "is of an earlier training run",
                 where=earlier[0],
                 remedy="Resume that with --ckpt_path last, replace it with --replace, or give another"
                 " --trainer.default_root_dir",
@@ -115,7 +119,7 @@ class StageCheckpoint(ModelCheckpoint):
             return
         best = self._here(state_dict["best_model_path"])
         if best and state_dict["dirpath"] != self.dirpath and not self._is_best(best, state_dict["best_model_score"]):
-            rank_zero_info(f"{best} isn't the best model so far: it is chosen anew from here on")
+            rank_zero_info(f"{best} isn't the best model so far: the best one is chosen from here on")
             return
         # the folder may have been moved since
         paths = {name: self._here(state_dict[name]) for name in state_dict if name.endswith("_path")}
@@ -130,7 +134,7 @@ class StageCheckpoint(ModelCheckpoint):
         return scores.is_file() and json.loads(scores.read_text()).get(self.monitor) == float(score)
 
     def is_current(self, trainer: Trainer) -> bool:
-        """Whether the newest checkpoint is of the step that the fit is at."""
+        """Whether the newest checkpoint is of the current step."""
         return self._last_global_step_saved == trainer.global_step
 
     @override
@@ -159,12 +163,12 @@ class StageCheckpoint(ModelCheckpoint):
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         super()._save_topk_checkpoint(trainer, monitor_candidates)
-        # Lightning renews the last checkpoint only where it has just saved a best one
+        # Lightning saves the last checkpoint only where it has just saved a best one
         self._last_global_step_saved = trainer.global_step
 
 
 def _steps(trainer: Trainer) -> dict[str, float]:
-    """What a step of this fit is."""
+    """What a training step is."""
     return {
         "batches per epoch": trainer.num_training_batches,
         "devices": trainer.world_size,
@@ -178,7 +182,7 @@ def _accumulation_schedules(trainer: Trainer) -> list[GradientAccumulationSchedu
 
 
 def _settings(trainer: Trainer) -> list[dict[str, Any]]:
-    """The rate and so on of each group of weights, where a schedule leaves them alone."""
+    """Learning rate, weight decay and so on of each parameter group, where no schedule changes them."""
     settings = []
     for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
         rates = {"learning_rate": group.get("initial_lr", group["lr"])}
@@ -188,10 +192,10 @@ def _settings(trainer: Trainer) -> list[dict[str, Any]]:
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes each checkpoint beside its place, to the disk, and renames it.
+    """Writes each checkpoint to a temporary file next to it, flushes that to the disk, and renames it.
 
     Lightning writes to the system's temporary folder and moves from there: where that is another disk, a kill while it
-    copies leaves half a checkpoint in the place of the good one; and a crash of the machine may leave an empty one.
+    copies leaves half a checkpoint instead of the good one; and a crash of the machine may leave an empty one.
     """
 
     @override
@@ -204,15 +208,14 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 class ExactResumption(Callback):
-    """Puts the loader where it stood, and makes the randomness of a step a function of the step (ours).
+    """Restores the loader's position, and makes the randomness of a step a function of the step (ours).
 
-    Every step is seeded by the fit's seed, the epoch, the batch and the rank: Lightning's checkpoints hold no state of
-    random generators. Without `--seed_everything` nothing is seeded. A loader knows its place in the epoch by
-    `SpeechLoader.state_dict`, and the batches of an epoch are a function of its number (`BucketBatchSampler.plan`).
+    Every step is seeded by `--seed_everything`, the epoch, the batch and the rank: Lightning's checkpoints hold no
+    state of random generators. Without that flag nothing is seeded.
 
     Raises:
-        UserError: when a fit is resumed, its steps would mean something else: other batches, devices or rates. The
-            datamodule refuses another training set.
+        UserError: resumed training would have other steps: other batches, devices or learning rates. The datamodule
+            refuses another training set.
     """
 
     def __init__(self) -> None:
@@ -229,15 +232,15 @@ class ExactResumption(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # what was asked for; Lightning puts the checkpoint's in their place after this
+        # those of the command line, which Lightning replaces by the checkpoint's after this
         self._settings = _settings(trainer)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.ckpt_path is not None:
             self._refuse_other_steps(trainer)
-        # Lightning restores the loader's place when it sets the data up. A schedule that asks for the number of steps
-        # has it do that before the checkpoint's loops are read, and the epoch would begin again, unnoticed.
+        # Lightning restores the loader's position when it sets the data up. A schedule that asks for the number of
+        # steps has it do that before the checkpoint's loops are read, and the epoch would start again, unnoticed.
         trainer.fit_loop._load_combined_loader_states()  # noqa: SLF001
 
     def _refuse_other_steps(self, trainer: Trainer) -> None:
@@ -252,15 +255,15 @@ class ExactResumption(Callback):
         if differing:
             name, old, new = differing[0]
             raise UserError(
-                f"began with {name} {old}, this fit has {new}",
+                f"began with {name} {old}, this run has {new}",
                 where=trainer.ckpt_path,
-                remedy="Resume with what it began with, or start a fresh fit",
+                remedy="Resume with its own settings, or start a new training run",
             )
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         for schedule in _accumulation_schedules(trainer):
-            # which it does when an epoch begins: a fit resumed in the middle of one would go without
+            # Lightning calls it at the start of an epoch only, and training may resume in the middle of one
             trainer.accumulate_grad_batches = schedule.get_accumulate_grad_batches(trainer.current_epoch)
         seed = os.environ.get("PL_GLOBAL_SEED")
         if seed is not None:

@@ -1,4 +1,4 @@
-"""How a fit ends before its time: Ctrl-C, SIGTERM, SLURM's warning, a loss that isn't finite, a job of other tasks."""
+"""What stops training early: Ctrl-C, SIGTERM, SLURM's warning, a loss that isn't finite, a job of other tasks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SLURM_REMEDY = (
 
 
 class Interruption(Callback):
-    """Ends a fit between two steps, the same two on every device, after a signal to any of its processes (ours).
+    """Stops training between two steps, the same two on every device, after a signal to any of its processes (ours).
 
     Lightning's own handlers save inside a step, or talk to the other devices from inside the handler, which may hang.
     SLURM's `--signal=USR1@120` is Lightning's to handle: it saves and asks for the job to be queued again. But a
@@ -58,7 +58,7 @@ class Interruption(Callback):
         if "SLURM_JOB_ID" in os.environ and callable(handler := signal.getsignal(signal.SIGUSR1)):
             self._requeue = handler
             signals.append(signal.SIGUSR1)
-        # Lightning puts back what was there before when the fit ends
+        # Lightning restores the previous handlers when training ends
         for signum in signals:
             signal.signal(signum, self._note)
 
@@ -79,7 +79,7 @@ class Interruption(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if all(kept.is_current(trainer) for kept in trainer.checkpoint_callbacks if isinstance(kept, StageCheckpoint)):
+        if all(each.is_current(trainer) for each in trainer.checkpoint_callbacks if isinstance(each, StageCheckpoint)):
             self._act(trainer)
 
     def _act(self, trainer: Trainer) -> None:
@@ -96,7 +96,7 @@ class Interruption(Callback):
 
 
 class FiniteLoss(Callback):
-    """Stops a fit, on all devices, at a loss that is NaN or infinite, before it changes a weight (ours)."""
+    """Stops training, on all devices, at a loss that is NaN or infinite, before it changes a weight (ours)."""
 
     @override
     def on_train_batch_start(
@@ -130,7 +130,7 @@ class FiniteLoss(Callback):
 
 
 class KnownMonitors(Callback):
-    """Refuses, before the first step, callbacks that wait for a score of the validation that nobody logs (ours)."""
+    """Refuses, before the first step, callbacks that monitor a validation score that isn't logged (ours)."""
 
     @override
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -266,7 +266,7 @@ def test_what_only_the_user_can_decide_is_left_and_still_an_error(table, tmp_pat
     path = table(COLUMNS, *GOOD, ["d.wav", "s", "test", 2], ["gone.wav", "t", "train", 1])
     (tmp_path / "gone.wav").unlink()
     assert check(path, write=str(tmp_path / "clean.csv")) == 1
-    assert capsys.readouterr().out.splitlines()[-1] == "error: speaker in train and in another set: 1: s (test1)"
+    assert capsys.readouterr().out.splitlines()[-1] == "error: speaker in train and in another split: 1: s (test1)"
 
 
 @pytest.mark.parametrize("written", ["clean.csv", "clean.left_out.csv", "found.json"])

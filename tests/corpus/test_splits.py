@@ -99,5 +99,5 @@ def test_cut_of_no_such_set():
 @pytest.mark.parametrize(("speaker", "lengths"), [("b", [1]), (None, [1, 1]), ("b", [3, 3])])
 def test_a_set_too_small_to_cut_is_refused(speaker, lengths):
     small = [utterance(n, "test1", speaker, length) for n, length in enumerate(lengths)]
-    with pytest.raises(UserError, match=r"^split test1: can't be cut: .* 2 s .* Leave cut_test out, or name a set"):
+    with pytest.raises(UserError, match=r"^split test1: can't be cut: .* 2 s .* Leave cut_test out, or name a split"):
         cut_adaptation(small, "test1", 2)

@@ -194,7 +194,7 @@ def test_more_devices_than_a_batch_holds(corpus_folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_batch": 4}, r"was trained with data\.max_batch 8, not 4\. Resume with what it began with"),
+        ({"max_batch": 4}, r"was trained with data\.max_batch 8, not 4\. Resume with its own settings"),
         ({"batch_seconds": 100.0}, r"data\.batch_seconds 360\.0, not 100\.0"),
         ({"seed": 1}, r"data\.seed 0, not 1"),
         ({"max_samples": 9_000}, r"data\.max_samples 250000, not 9000"),

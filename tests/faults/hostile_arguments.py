@@ -60,7 +60,7 @@ ARGUMENTS = [
     Fault(
         "other batches for a resumed fit",
         [*FIT, "--ckpt_path", "{finetune}", "--data.max_batch", "5"],
-        r"was trained with data\.max_batch 16, not 5\. Resume with what it began with",
+        r"was trained with data\.max_batch 16, not 5\. Resume with its own settings",
     ),
     Fault("no device", [*FIT, "--trainer.devices", "0"], "devices='0'"),
     Fault("no node", [*FIT, "--trainer.num_nodes", "0"], "`num_nodes` must be a positive integer"),

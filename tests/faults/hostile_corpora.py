@@ -88,7 +88,11 @@ OF_SEGMENTS = [
     ("a segment behind the end", "error: a segment lies outside the recording's 1.00 s: 1", with_segment("1.5,2")),
     ("a segment over the end", "error: a segment lies outside the recording's 1.00 s: 1", with_segment("0.5,1.2")),
     ("a segment of a hundredth", "error: is shorter than one frame", with_segment("0.5,0.51")),
-    ("segments of train and test in one", "the same sound in train and in another set", with_segment("0,0.6", "0.4,1")),
+    (
+        "segments of train and test in one",
+        "the same sound in train and in another split",
+        with_segment("0,0.6", "0.4,1"),
+    ),
 ]
 OF_FIT_TABLE = [
     ("a table to train on that Git LFS left", "is a pointer of Git LFS", text("corpus.csv", LFS)),

@@ -307,7 +307,9 @@ def test_a_fit_that_would_replace_or_keep_no_model_is_refused(run, tmp_path, syn
     arguments = ["fit", *finetune_arguments(synthetic_corpus)]
     before = (run / "finetune.ckpt").read_bytes()
     assert ser(*arguments, *trainer_flags(run)) == 2
-    assert re.search(r"finetune\.ckpt: is of an earlier fit\. Resume .* --ckpt_path last", capsys.readouterr().err)
+    assert re.search(
+        r"finetune\.ckpt: is of an earlier training run\. Resume .* --ckpt_path last", capsys.readouterr().err
+    )
     assert (run / "finetune.ckpt").read_bytes() == before
     assert ser(*arguments, "--trainer.callbacks", "LearningRateMonitor", *trainer_flags(tmp_path)) == 2
     assert "Append yours by --trainer.callbacks+" in capsys.readouterr().err
@@ -325,4 +327,4 @@ def test_a_finished_model_whose_last_checkpoint_is_gone_is_not_replaced(run, tmp
     torch.save(finished, tmp_path / "finetune.ckpt")
     arguments = ["fit", *finetune_arguments(synthetic_corpus), *trainer_flags(tmp_path), "--ckpt_path", "last"]
     assert ser(*arguments) == 2
-    assert "finetune.ckpt: is of an earlier fit" in capsys.readouterr().err
+    assert "finetune.ckpt: is of an earlier training run" in capsys.readouterr().err

@@ -71,7 +71,7 @@ def test_an_earlier_fit_is_replaced_where_that_is_asked_for_alone(tmp_path, monk
     run(tmp_path, "min")
     (tmp_path / "papt-last.ckpt").rename(tmp_path / "elsewhere.ckpt")
     for _ in range(2):
-        with pytest.raises(UserError, match=r"papt\.ckpt: is of an earlier fit\. Resume .* --replace, or"):
+        with pytest.raises(UserError, match=r"papt\.ckpt: is of an earlier training run\. Resume .* --replace, or"):
             run(tmp_path, "min", epochs=1)
         assert epoch_of(tmp_path / "papt.ckpt") == 2
         run(tmp_path, "min", epochs=1, fast_dev_run=True)
@@ -87,7 +87,7 @@ def test_a_moved_folder_keeps_its_best_model(tmp_path):
     copied = shutil.copy(moved / "papt-last.ckpt", tmp_path)
     run(moved, "min", epochs=3, checkpoint=moved / "papt-last.ckpt")
     assert (epoch_of(moved / "papt.ckpt"), epoch_of(moved / "papt-last.ckpt")) == (2, 3)
-    # in a folder that doesn't hold it, it is chosen anew
+    # in a folder that doesn't hold it, it is chosen from here on
     run(tmp_path / "new", "min", epochs=3, checkpoint=copied)
     assert epoch_of(tmp_path / "new" / "papt.ckpt") == 3
 
@@ -102,7 +102,7 @@ def test_a_validation_elsewhere_says_nothing_of_the_best_model(tmp_path, caplog)
     module = Epochs()
     Trainer(**options).validate(module, DataLoader(torch.zeros(1)), ckpt_path=tmp_path / "papt" / "papt.ckpt")
     assert module.epochs.item() == 1
-    assert "chosen anew" not in caplog.text
+    assert "chosen from here on" not in caplog.text
 
 
 def test_folder_is_the_trainers_even_from_a_relative_path(tmp_path, monkeypatch):
@@ -238,10 +238,10 @@ def test_a_fit_resumed_after_any_step_is_the_uninterrupted_one(options, tmp_path
 @pytest.mark.parametrize(
     ("options", "settings", "message"),
     [
-        ({"limit_train_batches": 3}, {}, "began with batches per epoch 6, this fit has 3"),
-        ({"accumulate_grad_batches": 2}, {}, "began with accumulate_grad_batches 1, this fit has 2"),
-        ({}, {"learning_rate": 0.2}, r"began with learning_rate 0\.1, this fit has 0\.2"),
-        ({}, {"weight_decay": 0.5}, r"began with weight_decay 0\.0, this fit has 0\.5"),
+        ({"limit_train_batches": 3}, {}, "began with batches per epoch 6, this run has 3"),
+        ({"accumulate_grad_batches": 2}, {}, "began with accumulate_grad_batches 1, this run has 2"),
+        ({}, {"learning_rate": 0.2}, r"began with learning_rate 0\.1, this run has 0\.2"),
+        ({}, {"weight_decay": 0.5}, r"began with weight_decay 0\.0, this run has 0\.5"),
     ],
 )
 def test_a_fit_is_not_resumed_with_steps_that_mean_something_else(tmp_path, monkeypatch, options, settings, message):
@@ -249,7 +249,7 @@ def test_a_fit_is_not_resumed_with_steps_that_mean_something_else(tmp_path, monk
         fit(tmp_path, {}, StopsAt(8))
     for name, value in settings.items():
         monkeypatch.setattr(Walk, name, value)
-    with pytest.raises(UserError, match=rf"walk-last\.ckpt: {message}\. Resume with what it began with"):
+    with pytest.raises(UserError, match=rf"walk-last\.ckpt: {message}\. Resume with its own settings"):
         fit(tmp_path, options, checkpoint=tmp_path / "walk-last.ckpt")
 
 
