@@ -9,20 +9,18 @@ import shutil
 import sys
 import time
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from io import TextIOBase
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from typing_extensions import override
 
 from ser_personal.config_files import with_found_configs
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 SYSTEMS = ("vanilla", "tapt", "papt")
 EXPECT = """What to expect: {minutes:.0f} minutes of invented voices, and 0.2 million random weights in HuBERT's place.
@@ -71,41 +69,12 @@ and do the same with a recording of your own, whose values mean nothing before a
 The commands are in {folder / "commands.sh"}, what they printed in {folder / "log.txt"}.""")
 
 
-class _Log(TextIOBase):
-    """Writes to a file, and passes on what a fit says of each epoch."""
-
-    def __init__(self, path: Path, on_epoch: Callable[[str], None]) -> None:
-        self._file = path.open("a", encoding="utf-8")
-        self._on_epoch = on_epoch
-
-    @override
-    def write(self, text: str) -> int:
-        if text.startswith("epoch "):
-            self._on_epoch(text.strip())
-        return self._file.write(text)
-
-    @override
-    def flush(self) -> None:
-        if not self._file.closed:
-            self._file.flush()
-
-    @override
-    def close(self) -> None:
-        self._file.close()
-
-
 class Stages:
-    """Runs `ser` commands in this process, and shows a line for each stage of them.
-
-    Args:
-        folder: gets commands.sh and log.txt.
-        number: of stages.
-        verbose: show what the commands print instead of keeping it in log.txt.
-    """
+    """Runs `ser` commands in this process, a line a stage; its folder gets commands.sh and log.txt."""
 
     def __init__(self, folder: Path, number: int, *, verbose: bool) -> None:
         self._folder, self._number, self._verbose = folder, number, verbose
-        self._place = 0
+        self._done = 0
         self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         self._progress = Progress(
@@ -114,7 +83,7 @@ class Stages:
         self._stack = ExitStack()
 
     def __enter__(self) -> Stages:
-        self._log = cast("TextIO", self._stack.enter_context(_Log(self._folder / "log.txt", self._on_epoch)))
+        self._log = self._stack.enter_context((self._folder / "log.txt").open("a", encoding="utf-8"))
         if not self._verbose and self._console.is_terminal:
             self._stack.enter_context(self._progress)
         self._task = self._progress.add_task("")
@@ -129,20 +98,20 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[list[str]]:
-        """One stage; what is put into the list stands on its line, further entries below."""
-        self._place += 1
-        self._title = f"{self._place}/{self._number} {name:10}"
-        self._progress.reset(self._task, description=self._title)
+        """One stage; the first entry of the list stands on its line, further ones below."""
+        self._done += 1
+        title = f"{self._done}/{self._number} {name:10}"
+        self._progress.reset(self._task, description=title)
         found: list[str] = []
         started = time.perf_counter()
         yield found
         first, *more = found
-        self.say(f"{self._title} {first:<64}{time.perf_counter() - started:4.0f} s")
+        self.say(f"{title} {first:<64}{time.perf_counter() - started:4.0f} s")
         for line in more:
-            self.say(f"{'':{len(self._title)}} {line}")
+            self.say(f"{'':{len(title)}} {line}")
 
     def run(self, name: str, *arguments: object, shown: bool = False) -> dict[str, float]:
-        """Run a command, and show what it prints if asked to, -> what a stage of Lightning's logged."""
+        """Run a command, and show what it prints if asked to; return what a Lightning stage logged."""
         from ser_personal.cli import STAGES, run_command
 
         words = [str(argument) for argument in arguments]
@@ -163,9 +132,6 @@ class Stages:
         if code:
             raise UserError(f"ended with exit code {code}", where=f"ser {name}", remedy="log.txt says why")
         return {}
-
-    def _on_epoch(self, text: str) -> None:
-        self._progress.update(self._task, description=f"{self._title} {text}")
 
 
 @contextmanager

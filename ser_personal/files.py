@@ -29,12 +29,7 @@ _POINTERS = (
 
 @contextmanager
 def atomic_file(path: str | Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
-    """Open a file to write; a reader, also after a crash, finds all of it or what was there before, never a part.
-
-    Args:
-        path: of the file.
-        mode: its permissions from the first byte on, less those that the umask takes.
-    """
+    """Open a file to write; a reader, also after a crash, finds all of it or what was there before, never a part."""
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))
@@ -130,16 +125,9 @@ Result = TypeVar("Result")
 def gather_files(
     trainer: Trainer, root: str | Path, write: Callable[[Path], None], read: Callable[[Sequence[Path]], Result]
 ) -> Result | None:
-    """Have each process write a file, and the first read them all. Call it on every process.
+    """Have each process write a file in `root`, which all must see, and the first read them all, in order of rank.
 
-    Args:
-        trainer: of the run.
-        root: a folder that every process sees; the files are gone from it afterwards.
-        write: writes this process's file.
-        read: reads the files, in the order of ranks.
-
-    Returns:
-        What `read` made of them on the first process, None on the others.
+    Call it on every process; it returns what `read` made of the files on the first one, None on the others.
     """
     folder = Path(trainer.strategy.broadcast(_new_folder(root) if trainer.is_global_zero else ""))
     write(folder / str(trainer.global_rank))

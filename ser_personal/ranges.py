@@ -30,15 +30,7 @@ else:
 
 
 def require_range(name: str, value: float, low: float, high: float = inf, *, above: bool = False) -> None:
-    """Refuse a number that an argument can't have; NaN and infinity are none that it can.
-
-    Args:
-        name: the argument.
-        value: what was given for it.
-        low: the least that it may be.
-        high: the most that it may be.
-        above: `low` itself is too little.
-    """
+    """Refuse a number outside an argument's range, NaN and infinity always; `above` excludes `low` itself."""
     if not isfinite(value) or not low <= value <= high or (above and value == low):
         if isfinite(high):
             allowed = f"above {low} and at most {high}" if above else f"from {low} to {high}"

@@ -84,55 +84,35 @@ LEAKED_AUDIO = Kind("the same sound in train and in another split: scores on it 
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong.
-
-    Attributes:
-        where: the utterance, file, speaker or split.
-        detail: what was found there, empty where the kind says it all.
-        utterance_id: the utterance that can't be used for it, where it is about one.
-    """
+    """One thing that is wrong."""
 
     kind: Kind
-    where: str
+    where: str  # the utterance, file, speaker or split
     detail: str = ""
-    utterance_id: str | None = None
+    utterance_id: str | None = None  # of the utterance that can't be used for it
 
     def __str__(self) -> str:
         return f"{self.where} ({self.detail})" if self.detail else self.where
 
 
 class Sound(NamedTuple):
-    """What was found out about an utterance's audio.
-
-    Attributes:
-        seconds: duration, NaN where the header can't be read.
-        sample_rate: Hz, 0 where the header can't be read.
-        problems: kind and detail of what prevents its use, or else of what is worth knowing.
-        projections: alike for two encodings of one recording; None where it can't be used or wasn't decoded.
-    """
+    """An utterance's audio; seconds are NaN and the rate (Hz) is 0 where its header can't be read."""
 
     seconds: float = float("nan")
     sample_rate: int = 0
-    problems: tuple[tuple[Kind, str], ...] = ()
+    problems: tuple[tuple[Kind, str], ...] = ()  # kind and detail
+    # alike for two encodings of one recording; None where it can't be used or wasn't decoded
     projections: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What `ser check` found.
+    """What `ser check` found."""
 
-    Attributes:
-        corpus: its label file.
-        decoded: whether the samples were read as well.
-        utterances: all that are listed, with durations.
-        sets: name -> what is in it, as `_contents` has it.
-        problems: everything wrong, in the order it was found.
-    """
-
-    corpus: str
-    decoded: bool
+    corpus: str  # its label file
+    decoded: bool  # whether the samples were read, too
     utterances: tuple[Utterance, ...]
-    sets: dict[str, dict[str, Any]]
+    sets: dict[str, dict[str, Any]]  # split -> `_contents`
     problems: tuple[Problem, ...]
 
     @property

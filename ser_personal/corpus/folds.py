@@ -32,15 +32,7 @@ def leave_speakers_out(
 
     The speakers of the next `validation_folds` folds validate, all others train. The numbers of speakers, and of each
     gender, differ by at most one between folds. Equal utterances, in any order, and an equal seed give equal folds.
-
-    Args:
-        utterances: of any splits, which don't count; those of unknown speakers are left out.
-        folds: how many.
-        validation_folds: folds that validate, of those that don't test.
-        seed: of the shuffling.
-
-    Returns:
-        One assignment a fold: sets train, validation and test1, utterances in the order given under their new splits.
+    Utterances, their own splits ignored, come under train, validation and test1; unknown speakers are left out.
     """
     if validation_folds < 1 or folds < validation_folds + 2:
         what = f"{folds} folds, {validation_folds} of which validate, leave none for one of the three sets"
@@ -125,15 +117,7 @@ def personalization_gap(
     Larger sets contain the speakers of smaller ones, and the validation set is the corpus's own.
 
     Equal utterances, in any order, and an equal seed give equal corpora. Unknown speakers and utterances without any
-    label are left out, for they train nothing.
-
-    Args:
-        utterances: with splits train, validation and the test set.
-        speakers: numbers of training speakers, each at least the number of evaluation speakers.
-        test_split: whose speakers are evaluated.
-        evaluation_speakers: how many of them; all who have two utterances if None.
-        share: of an evaluation speaker's utterances, that may be trained on; one at least, and one is evaluated.
-        seed: of the shuffling and the thinning.
+    label are left out. Arguments are those of `gap`.
 
     Returns:
         Number of training speakers and side -> sets train, validation and the test set.

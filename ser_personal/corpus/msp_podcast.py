@@ -99,11 +99,7 @@ class MSPPodcast(Corpus):
 
 
 def read_partitions(path: Path) -> dict[str, str]:
-    """Read a split file: lines of `Train; NAME.wav`.
-
-    Returns:
-        Utterance id -> split as the file spells it.
-    """
+    """Read a split file, lines of `Train; NAME.wav`, as utterance id -> split as the file spells it."""
     splits: dict[str, str] = {}
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():

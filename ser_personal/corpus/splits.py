@@ -28,13 +28,9 @@ _NUMBERED_TEST = re.compile(r"test[ _-]?(\d{0,9})")
 
 
 def canonical_split(name: str) -> str:
-    """Bring a split's name to the one spelling used here, whatever release or table it comes from.
+    """Bring Train, Development, dev, val, Test, Test2, ... in any case to train, validation, test1, test2, ...
 
-    Args:
-        name: Train, Validation, Development, dev, val, Test, Test1, Test2, ... in any case.
-
-    Returns:
-        train, validation, test1 (for `Test` too), test2, ...; any other name in lower case.
+    Any other name is returned in lower case.
     """
     name = name.strip().lower()
     if numbered := _NUMBERED_TEST.fullmatch(name):
@@ -108,15 +104,7 @@ def cut_adaptation(utterances: Sequence[Utterance], name: str, seconds: float = 
     Each speaker's whole utterances enter `<name>_adaptation` in the order of their ids, as long as they fit in
     `seconds`; the rest make up `<name>_evaluation`. Ours: the adaptation part never exceeds half of a speaker's audio,
     so that every speaker is evaluated, and unknown speakers are only evaluated. Ids that follow the recordings
-    in time keep neighbouring utterances of one conversation together.
-
-    Args:
-        utterances: of any splits, with durations; utterances without a duration are only evaluated.
-        name: the split to cut.
-        seconds: audio a speaker gives to adaptation, at most.
-
-    Returns:
-        The same utterances in the same order, those of the split under their new names.
+    in time keep neighbouring utterances of one conversation together. Utterances without a duration are only evaluated.
     """
     sets = by_split(utterances)
     require_split(name, sets)

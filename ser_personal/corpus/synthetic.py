@@ -138,13 +138,7 @@ class Speaker:
 class Population:
     """What all speakers of one corpus have in common: how groups express emotion, and which voices have which labels.
 
-    Args:
-        rng: the source of chance.
-        voice_label_link: 0 to 1, how far the voice determines a label distribution.
-        shared_expression: whether every speaker expresses emotion alike.
-
-    Attributes:
-        group_expression: (groups, cues, attributes), how far one label point moves each cue.
+    `group_expression` (groups, cues, attributes) is how far one label point moves each cue.
     """
 
     def __init__(self, rng: Generator, voice_label_link: float, *, shared_expression: bool) -> None:
@@ -259,12 +253,8 @@ def converse(
 ) -> None:
     """Write STEM.wav, in which people talk in turn, and who speaks when to STEM.rttm.
 
-    Args:
-        stem: path without an ending.
-        speakers: name -> number in the corpus of this seed; a number that `synth` didn't reach is a new voice.
-        seed: of the corpus.
-        turns: of 2 to 4 s, a third of a second apart; arousal and dominance rise to the middle and fall again.
-        voice_label_link: of the corpus.
+    `speakers` maps names to numbers in the corpus of this seed and `voice_label_link`; a number beyond it is a new
+    voice. Turns are of 2 to 4 s, a third of a second apart; arousal and dominance rise to the middle and fall again.
     """
     population = Population(_rng(seed), voice_label_link, shared_expression=False)
     people = {name: population.speaker(number, _rng(seed, number)) for name, number in speakers.items()}

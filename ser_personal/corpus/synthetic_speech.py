@@ -177,16 +177,7 @@ class Delivery:
 
 
 def speak(delivery: Delivery, num_samples: int, rng: Generator) -> NDArray[np.float32]:
-    """Say random words of the language.
-
-    Args:
-        delivery: the way of speaking.
-        num_samples: length, samples at 16 kHz.
-        rng: chooses words, durations, accents and noise.
-
-    Returns:
-        (samples,), full scale at 1.
-    """
+    """Say random words of the language, (samples,) at 16 kHz, full scale at 1."""
     frames = num_samples // STEP + 4
     moving, accent = _articulate(frames, delivery, rng)
     voicing, friction_amplitude, friction_hz = moving[:, 3:].T

@@ -258,16 +258,9 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
 
 
 def read_json_rows(path: Path, key: str, required: Collection[str], filled: Collection[str] = ()) -> list[Row]:
-    """Read a JSON object of objects as the table it is a twin of.
+    """Read `{"NAME.wav": {"EmoAct": 4.0, ...}, ...}` as a table whose column `key` is the names.
 
-    Args:
-        path: a file such as `{"NAME.wav": {"EmoAct": 4.0, ...}, ...}`.
-        key: the column that the outer keys fill.
-        required: columns that every row must have.
-        filled: those of them without a blank cell.
-
-    Returns:
-        Column -> cell of each row, as text; null and NaN become blank.
+    Every cell is text; null and NaN become blank.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -292,13 +285,7 @@ def read_json_rows(path: Path, key: str, required: Collection[str], filled: Coll
 
 
 def attribute_labels(row: Row, columns: Mapping[str, str], where: object) -> dict[str, float]:
-    """Read a row's label of each attribute, NaN where the column or the label is missing or hidden.
-
-    Args:
-        row: column -> cell.
-        columns: attribute -> the column that holds it.
-        where: what an error calls the row.
-    """
+    """Read a row's label of each attribute, NaN where the column (of `columns`) or the label is missing or hidden."""
     return {attribute: _label(row.get(columns[attribute], ""), columns[attribute], where) for attribute in ATTRIBUTES}
 
 

@@ -147,12 +147,8 @@ class BucketBatchSampler(BatchSampler):
 def batch_sizes(num_samples: NDArray[np.number], budget: int, max_batch: int | None = None) -> list[int]:
     """Cut a list of lengths, longest first, into batches.
 
-    The last batch takes utterances from an earlier one where it would be smaller.
-
-    Args:
-        num_samples: (utterances,), descending, none above the budget.
-        budget: samples of a batch, padding included, at most.
-        max_batch: utterances of a batch, at most.
+    Padding counts in the budget, in samples. The last batch takes utterances from an earlier one where it would be
+    smaller.
     """
     sizes: list[int] = []
     start = 0

@@ -47,10 +47,6 @@ class FrameStore(ABC, Generic[Source]):
     """An array (frames, ...) an utterance, read from disk at each `store[utterance_id]`.
 
     `load` opens a complete folder; `create` one to write into, where `utterance_id in store` says what is stored.
-
-    Attributes:
-        folder: where the arrays are.
-        source: what made them.
     """
 
     source_type: ClassVar[type]
@@ -204,21 +200,13 @@ class FrameStore(ABC, Generic[Source]):
 
 @dataclass(frozen=True)
 class PseudoLabelSource:
-    """What made the ids.
-
-    Attributes:
-        num_clusters: K.
-        teacher: the features that were clustered, as a person would name them ("mfcc", "facebook/hubert-base-ls960").
-        codebook_hash: of the centroids.
-        teacher_layer: 1-based encoder layer L, None where the teacher has no layers.
-        frame_rate: frames a second.
-    """
+    """What made the ids."""
 
     num_clusters: int
-    teacher: str
+    teacher: str  # as a person would name it: mfcc, facebook/hubert-base-ls960
     codebook_hash: str
-    teacher_layer: int | None = None
-    frame_rate: int = FRAME_RATE
+    teacher_layer: int | None = None  # 1-based, None where the teacher has no layers
+    frame_rate: int = FRAME_RATE  # frames a second
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_clusters <= MAX_CLUSTERS:

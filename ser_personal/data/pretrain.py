@@ -146,11 +146,11 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "codebook": self.pseudo_labels.source.codebook_hash}
+        return {**super().state_dict(), "codebook": self.codebook_hash}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        now = self.pseudo_labels.source.codebook_hash
+        now = self.codebook_hash
         if state_dict["codebook"] != now:
             raise UserError(
                 f"come from codebook {now}, the checkpoint was trained on codebook {state_dict['codebook']}",
@@ -170,14 +170,9 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
 
 
 def hold_out(utterances: Sequence[Utterance], share: float) -> set[str]:
-    """Choose utterances of every speaker by a hash of their ids, the same in every run and on every machine.
+    """Choose a share of every speaker's utterances by a hash of their ids, the same in every run -> ids.
 
-    Args:
-        utterances: of any speakers; those of unknown speakers count as one speaker's.
-        share: of each speaker's utterances; at least one and never all of two or more, none of a single one.
-
-    Returns:
-        Ids of the held-out utterances.
+    At least one and never all of two or more, none of a single one; unknown speakers count as one speaker.
     """
     of_speaker: dict[str | None, list[str]] = defaultdict(list)
     for utterance in utterances:

@@ -73,6 +73,10 @@ class Codebook:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a file of `save` or `ser import`."""
+
+        def refusal(what: str, remedy: str = "Write it again with `ser kmeans`") -> UserError:
+            return UserError(what, where=path, remedy=remedy)
+
         try:
             with safe_open(path, framework="numpy") as file:
                 centroids = file.get_tensor("codebook")
@@ -82,23 +86,20 @@ class Codebook:
                 "Give one that `ser kmeans` or `ser import hubert_base_ls960_L9_km500.bin --out released` wrote; in "
                 "`ser kmeans`, --codebook null fits one"
             )
-            raise UserError("not a codebook", where=path, remedy=remedy) from error
+            raise refusal("not a codebook", remedy) from error
         if not isinstance(provenance, dict) or not isinstance(provenance.get("made_with", {}), dict):
-            raise UserError("codebook doesn't say what made it", where=path, remedy="Write it again with `ser kmeans`")
+            raise refusal("codebook doesn't say what made it")
         version = provenance.get("format_version", FORMAT_VERSION)
         if (provenance.get("format", FORMAT), version) != (FORMAT, FORMAT_VERSION):
-            raise UserError(
-                f"codebook of format {version}; this version reads format {FORMAT_VERSION}",
-                where=path,
-                remedy="Update ser_personal, or write it again with `ser kmeans`",
-            )
+            remedy = "Update ser_personal, or write it again with `ser kmeans`"
+            raise refusal(f"codebook of format {version}; this version reads format {FORMAT_VERSION}", remedy)
         if centroids.ndim != 2 or not centroids.size:
-            raise UserError("codebook isn't (clusters, dim)", where=path, remedy="Write it again with `ser kmeans`")
+            raise refusal("codebook isn't (clusters, dim)")
         codebook = cls(np.ascontiguousarray(centroids, dtype=np.float32), provenance.get("made_with", {}))
         if provenance.get("hash", codebook.hash) != codebook.hash:
-            raise UserError("codebook doesn't match its own hash", where=path, remedy="Copy or write it again")
+            raise refusal("codebook doesn't match its own hash", "Copy or write it again")
         if not np.isfinite(codebook.centroids).all():
-            raise UserError("codebook holds NaN or infinity", where=path, remedy="Write it again with `ser kmeans`")
+            raise refusal("codebook holds NaN or infinity")
         return codebook
 
     def save(self, path: str | Path) -> None:
