@@ -142,15 +142,15 @@ def decode_blocks(path: Path, num_samples: int, channel: int | None = None) -> I
         with _open(path) as file:
             total = resampled_length(file.frames, file.samplerate)
             envelopes: list[NDArray[np.float64]] = []
-            held, begin, place = np.zeros(0, dtype=np.float32), 0, 0
+            buffer, begin, end = np.zeros(0, dtype=np.float32), 0, 0
             for block in _equal_parts(Part(0, total), num_samples):
                 pieces = []
                 for piece in _equal_parts(block, PIECE):
                     first, last, offset = _reach(file, piece)
-                    samples, envelope = _read(file, last - place, path, channel)
-                    held, begin, place = np.concatenate([held[first - begin :], samples]), first, last
+                    samples, envelope = _read(file, last - end, path, channel)
+                    buffer, begin, end = np.concatenate([buffer[first - begin :], samples]), first, last
                     envelopes += envelope
-                    pieces.append(_resampled(held, file.samplerate)[offset : offset + piece.stop - piece.start])
+                    pieces.append(_resampled(buffer, file.samplerate)[offset : offset + piece.stop - piece.start])
                 _refuse_channels(envelopes, slice(None), path)
                 waveform = np.concatenate(pieces)
                 if not is_sound(waveform):
@@ -249,7 +249,7 @@ def _decode(
         _skip(file, first)
     stretches = slice(None)
     if judged != part:
-        begin, end = (place * file.samplerate // SAMPLE_RATE for place in judged)
+        begin, end = (sample * file.samplerate // SAMPLE_RATE for sample in judged)
         # those at its ends may hold what another says before or after; a part within two has no others
         stretches = slice(ceil(begin / ENVELOPE_SAMPLES), end // ENVELOPE_SAMPLES)
         if stretches.stop <= stretches.start:

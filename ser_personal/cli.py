@@ -32,19 +32,12 @@ Made = TypeVar("Made")
 
 
 class Command(NamedTuple):
-    """A plain command: a typed function whose signature is its command line.
+    """A plain command: a typed function whose signature is its command line."""
 
-    Attributes:
-        function: where it is, `module:name`; imported when it is called.
-        summary: one line for `ser --help`.
-        positional: parameters given without a flag.
-        resumable: the same command resumes what an earlier one left.
-    """
-
-    function: str
-    summary: str
-    positional: tuple[str, ...] = ()
-    resumable: bool = False
+    function: str  # `module:name`, imported when it is called
+    summary: str  # one line for `ser --help`
+    positional: tuple[str, ...] = ()  # parameters given without a flag
+    resumable: bool = False  # the same command resumes what an earlier one left
 
     def load(self) -> Callable[..., Any]:
         """Import the function."""
@@ -417,27 +410,27 @@ def _plain_flags(arguments: Sequence[str], booleans: set[str]) -> list[str]:
 
 def _by_place(words: Sequence[str], name: str, *, is_class: bool) -> list[str]:
     """Put what was given by name where argparse looks for it: it knows no names, nor options, of a positional."""
-    kept: list[str] = []
+    others: list[str] = []
     options: dict[str, str] = {}
-    place: int | None = None
+    position: int | None = None
     following = iter(words)
     for word in following:
         flag, equals, value = word.partition("=")
         if not word.startswith("-"):
-            place = len(kept) if place is None else place
-            kept.append(word)
+            position = len(others) if position is None else position
+            others.append(word)
             continue
         values = [value] if equals else list(islice(following, 1))
         if flag == f"--{name}":
-            place = len(kept) if place is None else place
-            kept += values
+            position = len(others) if position is None else position
+            others += values
         elif is_class and flag.startswith(f"--{name}.") and flag != f"--{name}.help":
             options[flag.removeprefix(f"--{name}.")] = "".join(values)
         else:
-            kept += [word] if equals else [flag, *values]
-    if options and place is not None:
-        kept[place] = json.dumps({"class_path": kept[place], "init_args": options})
-    return kept
+            others += [word] if equals else [flag, *values]
+    if options and position is not None:
+        others[position] = json.dumps({"class_path": others[position], "init_args": options})
+    return others
 
 
 # Lightning starts its other processes by this module's name

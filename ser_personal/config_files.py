@@ -51,9 +51,9 @@ def _shipped(name: str) -> Path | None:
 
 
 def with_found_configs(arguments: Sequence[str]) -> list[str]:
-    """Write the path of the file in the place of each config's name, and say which one was taken."""
+    """Replace each config's name by the path of its file, and say which one was taken."""
     found = list(arguments)
-    for place, name in _values_at(CONFIG_FLAGS, arguments):
+    for position, name in _values_at(CONFIG_FLAGS, arguments):
         # the value may also be the YAML itself
         if not name or "\n" in name or "{" in name:
             continue
@@ -61,8 +61,8 @@ def with_found_configs(arguments: Sequence[str]) -> list[str]:
         if shipped is not None and (path == shipped or not path.samefile(shipped)):
             what = path if path == shipped else "the file of this folder, not the one that ships"
             _say(f"config {name} is {what}\n")
-        flag, equals, _ = found[place].partition("=")
-        found[place] = f"{flag}={path}" if equals and flag in CONFIG_FLAGS else str(path)
+        flag, equals, _ = found[position].partition("=")
+        found[position] = f"{flag}={path}" if equals and flag in CONFIG_FLAGS else str(path)
     return found
 
 
@@ -119,10 +119,10 @@ def values_of(flags: Collection[str], arguments: Sequence[str]) -> list[str]:
 
 
 def _values_at(flags: Collection[str], arguments: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """Each value with the place of the word that holds it."""
-    for place, argument in enumerate(arguments):
+    """Each value with the position of the word that holds it."""
+    for position, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
         if flag in flags and equals:
-            yield place, value
-        elif flag in flags and place + 1 < len(arguments):
-            yield place + 1, arguments[place + 1]
+            yield position, value
+        elif flag in flags and position + 1 < len(arguments):
+            yield position + 1, arguments[position + 1]

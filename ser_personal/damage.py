@@ -82,7 +82,7 @@ def _damage_of_wav(file: BinaryIO, size: int) -> str | None:
             return SEVERAL
         if name == b"data" and length < STREAMED and file.tell() + length > size:
             return TRUNCATED
-        # samples in the place of a chunk; zeros fill up a recorder's files
+        # samples where a chunk should be; zeros fill up a recorder's files
         if not name.strip(b" _\0").isalnum() and size - file.tell() > TAGS and any(file.read(TAGS)):
             return MORE
         file.seek(length + length % 2, os.SEEK_CUR)
@@ -93,19 +93,19 @@ def _damage_of_mp3(file: BinaryIO, start: bytes, size: int) -> str | None:
     begin = _after_tags(start)
     file.seek(begin)
     first = file.read(1024)
-    place = max(first.find(b"Xing"), first.find(b"Info"))
-    if place < 0 or not first[place + 7 : place + 8] or not first[place + 7] & 2:
+    info = max(first.find(b"Xing"), first.find(b"Info"))
+    if info < 0 or not first[info + 7 : info + 8] or not first[info + 7] & 2:
         return None
-    field = place + (12 if first[place + 7] & 1 else 8)
+    field = info + (12 if first[info + 7] & 1 else 8)
     end = begin + int.from_bytes(first[field : field + 4], "big")
     file.seek(end)
     following = file.read(3)
-    goes_on = following == b"ID3" or following[:1] == b"\xff"
-    return SEVERAL if size - end > TAGS and goes_on else None
+    continues = following == b"ID3" or following[:1] == b"\xff"
+    return SEVERAL if size - end > TAGS and continues else None
 
 
 def _after_tags(start: bytes) -> int:
     """Find where an MP3 begins after an ID3v2 tag, whose length has 7 bits a byte."""
     if start[:3] != b"ID3":
         return 0
-    return 10 + sum(byte << 7 * place for place, byte in enumerate(reversed(start[6:10])))
+    return 10 + sum(byte << 7 * number for number, byte in enumerate(reversed(start[6:10])))

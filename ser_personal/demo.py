@@ -205,7 +205,7 @@ def _pipeline(stages: Stages, folder: Path, speakers: int, utterances: int, seed
             scores = json.loads((root / "finetune.scores.json").read_text(encoding="utf-8"))
             found.append(f"{system}, validation CCC {decimal(scores['val_ccc'])}")
         with stages.stage("test") as found:
-            # the ridge is the same beside each
+            # the ridge regression is the same for all
             also = ["ridge.yaml"] if system == SYSTEMS[-1] else []
             test = [*_configs("pldc.yaml", *also), "--ckpt_path", root / "finetune.ckpt"]
             stages.run("test", *finetune, *test, *device, root)
@@ -262,7 +262,7 @@ def _look(stages: Stages, folder: Path, run: Path, seed: int, speakers: int) -> 
     with stages.stage("annotate") as found:
         stem, table = folder / "conversation", folder / "conversation.csv"
         # of another group each, a low and a high one
-        converse(stem, {name: speakers + 1 + 2 * place for place, name in enumerate(VOICES)}, seed)
+        converse(stem, {name: speakers + 1 + 2 * number for number, name in enumerate(VOICES)}, seed)
         stages.run("export", run.parents[1] / "finetune.ckpt", "--out", folder / "bundle")
         turns = ["--segments", stem.with_suffix(".rttm")]
         stages.run("annotate", stem.with_suffix(".wav"), "--model", folder / "bundle", *turns, "--out", table)

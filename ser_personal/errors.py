@@ -19,9 +19,9 @@ class UserError(Exception):
 
     def __init__(self, what: str, *, where: object = None, remedy: str) -> None:
         self.what, self.where, self.remedy = what, where, remedy
-        place = f"{where}: " if where is not None else ""
+        prefix = f"{where}: " if where is not None else ""
         stop = "" if remedy.endswith("?") else "."
-        super().__init__(" ".join(f"{place}{what}. {remedy}{stop}".split()))
+        super().__init__(" ".join(f"{prefix}{what}. {remedy}{stop}".split()))
 
 
 # where Lightning logs what it found, and this package what it did

@@ -63,7 +63,7 @@ def help_page(stage: str, summary: str) -> str:
     lines += [f"{summary[0].upper()}{summary[1:]}.", f"  {EXAMPLES[stage]}", ""]
     lines += [f"{'flags that people change':{NAMES}}" + "".join(f"{name:>15}" for name in RECIPES)]
     for flag in FLAGS:
-        values = (value_of(flag, place, recipe) for place, recipe in enumerate(recipes))
+        values = (value_of(flag, number, recipe) for number, recipe in enumerate(recipes))
         columns = "".join(f"{value or '-':>15}" for value in values)
         lines += [f"  {flag.name:{NAMES - 2}}{columns}  {flag.meaning}"]
     lines += ["", "configs that ship (a file of the current folder wins; later ones change earlier ones):"]
@@ -81,14 +81,14 @@ def help_page(stage: str, summary: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def value_of(flag: Flag, place: int, recipe: dict[str, Any]) -> str | None:
-    """What a flag is in the recipe at this place of RECIPES, as the page shows it; None where it has no such flag."""
+def value_of(flag: Flag, number: int, recipe: dict[str, Any]) -> str | None:
+    """What a flag is in the recipe of this number in RECIPES, as the page shows it; None where it has no such flag."""
     part, _, name = flag.name.removeprefix("--").partition(".")
     holder = recipe.get(part, {})
     if part in {"model", "data"}:
         holder = holder["init_args"]
     if not name or name not in holder:
-        return flag.defaults[place]
+        return flag.defaults[number]
     return shown(holder[name])
 
 

@@ -24,7 +24,6 @@ PRELOADED = [
     "faiss",
     "jsonargparse",
     "ser_personal.pretrain.kmeans",
-    "ser_personal.pretrain.teacher_pass",
     "ser_personal.stages.stage_cli",
     "torch.utils.tensorboard",
     "transformers.models.hubert.modeling_hubert",

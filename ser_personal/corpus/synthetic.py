@@ -88,23 +88,14 @@ LABEL_CORRELATION = np.array([[1, 0.1, 0.5], [0.1, 1, 0.2], [0.5, 0.2, 1]])
 
 @dataclass(frozen=True)
 class Speaker:
-    """What was drawn for one speaker.
+    """What was drawn for one speaker."""
 
-    Attributes:
-        group: name in `GROUPS`.
-        voice: (cues,), what each cue is at the middle of the label scale.
-        expression: (cues, attributes), how far one label point moves each cue.
-        words: (words,), how often the speaker says each word of the lexicon.
-        label_mean: (attributes,), label points.
-        label_std: (attributes,), label points, before labels are cut to the scale.
-    """
-
-    group: str
-    voice: NDArray[np.float64]
-    expression: NDArray[np.float64]
-    words: NDArray[np.float64]
-    label_mean: NDArray[np.float64]
-    label_std: NDArray[np.float64]
+    group: str  # name in `GROUPS`
+    voice: NDArray[np.float64]  # (cues,), what each cue is at the middle of the label scale
+    expression: NDArray[np.float64]  # (cues, attributes), how far one label point moves each cue
+    words: NDArray[np.float64]  # (words,), how often the speaker says each word of the lexicon
+    label_mean: NDArray[np.float64]  # (attributes,), label points
+    label_std: NDArray[np.float64]  # likewise, before labels are cut to the scale
 
     @property
     def gender(self) -> str:

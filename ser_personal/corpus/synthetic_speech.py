@@ -28,25 +28,15 @@ SILENCE = 0.0  # linear amplitude, for a source that is off
 
 
 class Phone(NamedTuple):
-    """The articulatory target of one stretch of speech.
+    """The articulatory target of one stretch of speech."""
 
-    Attributes:
-        f1: first formant of the neutral vocal tract, Hz.
-        f2: second formant, Hz.
-        f3: third formant, Hz.
-        voicing: amplitude of the glottal source, 1 in a vowel.
-        friction: amplitude of the friction noise, relative to a vowel's 1.
-        friction_hz: centre of the friction noise's band, Hz.
-        seconds: mean duration.
-    """
-
-    f1: float
+    f1: float  # formants of the neutral vocal tract, Hz
     f2: float
     f3: float
-    voicing: float
-    friction: float = SILENCE
-    friction_hz: float = 4000
-    seconds: float = 0.07
+    voicing: float  # amplitude of the glottal source, 1 in a vowel
+    friction: float = SILENCE  # amplitude of the friction noise, relative to a vowel's 1
+    friction_hz: float = 4000  # centre of its band
+    seconds: float = 0.07  # mean duration
 
 
 class Word(NamedTuple):
@@ -151,29 +141,17 @@ INTONATION = 25  # frames (200 ms) over which an accent rises and falls
 
 @dataclass(frozen=True)
 class Delivery:
-    """How one utterance is spoken.
+    """How one utterance is spoken."""
 
-    Attributes:
-        pitch: mean fundamental frequency, Hz.
-        pitch_range: standard deviation of the accents, semitones.
-        level: level of a vowel, dB relative to full scale.
-        tilt: slope of the glottal source's spectrum, dB an octave.
-        rate: speed, 1 as in the inventory's durations.
-        formants: factor on every formant; a short vocal tract lies above 1.
-        breathiness: aspiration noise in a vowel, dB relative to its voice.
-        background: noise of the recording, dB relative to full scale.
-        words: (words,), how often each word of the lexicon is said; sums to 1.
-    """
-
-    pitch: float
-    pitch_range: float
-    level: float
-    tilt: float
-    rate: float
-    formants: float
-    breathiness: float
-    background: float
-    words: NDArray[np.float64]
+    pitch: float  # mean fundamental frequency, Hz
+    pitch_range: float  # standard deviation of the accents, semitones
+    level: float  # of a vowel, dB relative to full scale
+    tilt: float  # slope of the glottal source's spectrum, dB an octave
+    rate: float  # speed, 1 as in the inventory's durations
+    formants: float  # factor on every formant, above 1 for a short vocal tract
+    breathiness: float  # aspiration noise in a vowel, dB relative to its voice
+    background: float  # noise of the recording, dB relative to full scale
+    words: NDArray[np.float64]  # (words,), how often each word of the lexicon is said; sums to 1
 
 
 def speak(delivery: Delivery, num_samples: int, rng: Generator) -> NDArray[np.float32]:

@@ -355,8 +355,8 @@ def _seconds(cell: str, column: str, where: object) -> float:
     *larger, last = clock.split(":")
     try:
         seconds = float(last)
-        for place, part in enumerate(reversed(larger), 1):
-            seconds += int(part) * 60**place
+        for power, part in enumerate(reversed(larger), 1):
+            seconds += int(part) * 60**power
     except ValueError:
         seconds = float("nan")
     if not 0 <= seconds < inf or len(larger) > 2 or "-" in cell:

@@ -36,17 +36,11 @@ SMALLEST_STD = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class SpeakerFeatures:
-    """One vector per speaker.
-
-    Attributes:
-        speaker_ids: (speakers,).
-        vectors: (speakers, feature_dim), float32, finite.
-        source: where they come from, for messages.
-    """
+    """One vector per speaker."""
 
     speaker_ids: tuple[str, ...]
-    vectors: NDArray[np.float32]
-    source: str
+    vectors: NDArray[np.float32]  # (speakers, feature_dim), finite
+    source: str  # where they come from, for messages
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
@@ -127,15 +121,10 @@ def frame_moments(cache: FeatureCache, utterance_ids: Iterable[str]) -> Moments:
 
 @dataclass(frozen=True, eq=False)
 class SpeakerNormalization:
-    """Each speaker's own moments; those of the training set for unknown speakers.
+    """Each speaker's own moments; those of the training set for unknown speakers."""
 
-    Attributes:
-        moments_of: speaker -> moments (dim,) over all cached utterances of theirs, labelled or not.
-        training: moments (dim,) over the training utterances.
-    """
-
-    moments_of: dict[str, Moments]
-    training: Moments
+    moments_of: dict[str, Moments]  # (dim,), over all cached utterances of a speaker, labelled or not
+    training: Moments  # (dim,), over the training utterances
 
     @classmethod
     def of(cls, cache: FeatureCache, utterances: Sequence[Utterance], training: Sequence[Utterance]) -> Self:

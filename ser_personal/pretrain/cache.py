@@ -19,8 +19,7 @@ from ser_personal.encoder.module import DESCRIPTION, PREFIX, read_checkpoint
 from ser_personal.encoder.personalized import saved_encoder
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
-from ser_personal.pretrain.teacher_pass import TeacherPass, by_utterance
-from ser_personal.pretrain.teachers import EncoderTeacher
+from ser_personal.pretrain.teachers import EncoderTeacher, TeacherPass, by_utterance
 from ser_personal.ranges import Seed
 from ser_personal.types import FeatureSource
 

@@ -27,8 +27,7 @@ from ser_personal.data.frame_store import PseudoLabels, PseudoLabelSource
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash, gather_files, on_first_process
 from ser_personal.pretrain.codebook import Codebook, FrameSample, NumClusters, nearest_centroid
-from ser_personal.pretrain.teacher_pass import TeacherPass, by_utterance
-from ser_personal.pretrain.teachers import MFCCTeacher, Teacher
+from ser_personal.pretrain.teachers import MFCCTeacher, Teacher, TeacherPass, by_utterance
 from ser_personal.ranges import Seed, Share
 
 if TYPE_CHECKING:

@@ -300,8 +300,8 @@ def _corpus_class(path: str, **arguments: Any) -> str:
     if (Path(path) / TABLE).is_file():
         path = str(Path(path) / TABLE)
     is_table = path.endswith(".csv") or Path(path).is_file()
-    kind, place = ("CSVCorpus", "path") if is_table else ("MSPPodcast", "root")
-    return json.dumps({"class_path": kind, "init_args": {place: path, **arguments}})
+    kind, argument = ("CSVCorpus", "path") if is_table else ("MSPPodcast", "root")
+    return json.dumps({"class_path": kind, "init_args": {argument: path, **arguments}})
 
 
 def _command(study: Study, name: str, entry: Preparation | Recipe) -> Stage:
