@@ -289,7 +289,7 @@ def _same_sounds(utterances: Sequence[Utterance], sounds: Sequence[Sound]) -> It
 
 
 def _overlapping(utterances: Sequence[Utterance]) -> Iterator[Problem]:
-    """Find what train and another set share of a recording, where at least one has a segment of it."""
+    """Find parts of a recording that are in train and in another split, where at least one has a segment of it."""
     of_path = defaultdict(list)
     for utterance in utterances:
         of_path[utterance.path].append((utterance.start or 0.0, utterance))

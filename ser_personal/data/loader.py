@@ -25,8 +25,8 @@ Batch = TypeVar("Batch", bound=SpeakerBatch)
 class SpeechLoader(Generic[Batch]):
     """Iterates over the batches of this rank; `persistent` keeps the workers from epoch to epoch.
 
-    No DataLoader itself, so that Lightning never rebuilds it around a sampler of its own. Lightning sets the epoch
-    through `batch_sampler`, and saves and restores the position inside an epoch through `state_dict`.
+    Not a DataLoader, so that Lightning never rebuilds it around a sampler of its own. Lightning sets the epoch through
+    `batch_sampler`, and saves and restores the position inside an epoch through `state_dict`.
 
     Raises:
         UserError: while iterating, what a dataset raised in any process.
@@ -76,11 +76,11 @@ class SpeechLoader(Generic[Batch]):
         self._loader._iterator = iterator  # noqa: SLF001
 
     def state_dict(self) -> dict[str, int]:
-        """Say how many batches of the epoch were given out."""
+        """Count the batches of the epoch that were loaded, for the checkpoint."""
         return {"position": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next iteration start where a run was interrupted; after a whole epoch, at the start of the next."""
+        """Start the next iteration where training was interrupted; after a whole epoch, at the start of the next."""
         self._resume_at = state["position"] % len(self)
 
 

@@ -1,4 +1,4 @@
-"""New speakers join PAPT's table: a row each, learnt on their unlabelled audio. Ours."""
+"""New rows in PAPT's speaker table, learnt on the unlabelled audio of new speakers. Ours."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _read_papt(path: str) -> dict[str, Any]:
 
 
 class SpeakerAdaptation(PAPT):
-    """PAPT of the rows of new speakers alone; encoder, head and all other rows are frozen.
+    """PAPT that learns only the rows of new speakers; encoder, head and all other rows are frozen.
 
     Its checkpoint is PAPT's with a longer table: fine-tuning takes it as `papt_checkpoint`, and a model that is already
     fine-tuned finds the new rows by the policy `Adapted`.
@@ -57,7 +57,7 @@ class SpeakerAdaptation(PAPT):
         learning_rate: PositiveFinite = 1e-2,
         **kwargs: Any,
     ) -> None:
-        # named here are no arguments of ours: the checkpoint's, or of weights that are frozen
+        # fixed here: what the checkpoint decides, and what only frozen weights would need
         super().__init__(
             encoder,
             speakers,

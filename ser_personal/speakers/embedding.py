@@ -29,8 +29,8 @@ class SpeakerEmbedding(SpeakerRepresentation):
     """`Embedding(speakers, embedding_dim)` and a fully connected layer -> e_s (paper, section 2.1).
 
     The table goes by speaker id and is saved in the checkpoint with its ids, so that neither another corpus nor a
-    newer version of one can shift its rows. The layer starts at zero (ours): PAPT begins as TAPT, and what e_s is
-    worth shows as a difference from there.
+    newer version of one can shift its rows. The layer starts at zero (ours): PAPT starts as TAPT, and any difference
+    from it is due to e_s.
 
     Args:
         embedding_dim: width of the table; the paper doesn't give it.

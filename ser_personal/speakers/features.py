@@ -1,4 +1,4 @@
-"""Speaker embeddings made of speaker features: fixed, or by a trained embedder. Both cover speakers never seen."""
+"""Speaker embeddings made from speaker features, fixed or by a trained embedder; both work for unseen speakers."""
 
 from __future__ import annotations
 

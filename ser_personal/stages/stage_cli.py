@@ -70,7 +70,7 @@ class RunConfig(SaveConfigCallback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # on every device
+        # called on every device
         run_folder(trainer)
         super().setup(trainer, pl_module, stage)
 
@@ -179,7 +179,7 @@ class StageCLI(LightningCLI):
     @override
     def _add_instantiators(self) -> None:
         super()._add_instantiators()
-        # the first that fits counts
+        # the first that matches is used
         self.parser.add_instantiator(_NamedInstantiator(self, "model"), PersonalizedModule)
         self.parser.add_instantiator(_NamedInstantiator(self, "data"), LightningDataModule)
         self.parser.add_instantiator(make, object)
@@ -194,9 +194,9 @@ class StageCLI(LightningCLI):
 
     @override
     def _parse_ckpt_path(self) -> None:
-        """Read the model's arguments from the checkpoint: they win over the YAML, the command line over them.
+        """Read the model's arguments from the checkpoint: they override the YAML, and the command line overrides them.
 
-        If the YAML won, a model trained with `--model.fusion last` would run as the shipped YAML's `first`, unnoticed.
+        If the YAML did, a model trained with `--model.fusion last` would run as the shipped YAML's `first`, unnoticed.
         """
         stage = self.config["subcommand"]
         path = self.config[stage].get("ckpt_path")

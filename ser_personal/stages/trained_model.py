@@ -1,4 +1,4 @@
-"""A checkpoint's model: what it was trained with wins over the YAML, and the command line over that where it may."""
+"""A checkpoint's model: its training settings override the YAML, and the command line overrides both where it may."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TrainedModel:
 
     @classmethod
     def read(cls, path: str, expected: str | None, *, resumes: bool) -> Self:
-        """Read a checkpoint of the `expected` class, any if None, whole enough to resume a fit if it is to do that."""
+        """Read a checkpoint of the `expected` class, any if None, with what resuming needs where it `resumes`."""
         checkpoint = read_checkpoint(path)
         if resumes:
             require_training_state(checkpoint, path)
@@ -82,7 +82,7 @@ class TrainedModel:
     def refuse_other_architecture(self, now: dict[str, Any]) -> None:
         """Refuse to change what the weights depend on; `now` is what the model is going to get, as from `leaves`."""
         saved = leaves(self.init_args)
-        # what training found out stands in the description alone: PAPT's fusion, say, when fine-tuning from it
+        # what was only known in training is in the description alone, such as PAPT's fusion when fine-tuning from it
         speakers = self.description["speakers"]
         sizes = {} if speakers is None else {f"speakers.{name}": size for name, size in speakers["sizes"].items()}
         trained = {**saved, "fusion": self.description["fusion"], **sizes}

@@ -97,7 +97,7 @@ def study(out: str, *, replace: bool = False, **settings: Any) -> int:
 
 
 def refuse_to_replace(folders: Sequence[StudyRun], root: Path) -> None:
-    """Refuse to delete what training was spent on: complete runs and fits with a checkpoint, of other inputs."""
+    """Refuse to delete trained models of other inputs: complete runs, and runs with a checkpoint."""
     others = [each for each in folders if each.has_other_inputs]
     trained = [each.run.title for each in others if (each.path / DONE).is_file() or any(each.path.rglob("*.ckpt"))]
     if trained:
@@ -375,7 +375,7 @@ class StudyRun:
 
     def finish_stage(self, stage: Stage, measured: Mapping[str, float]) -> None:
         """Record the cost of a stage: measures of its process, and those that the stage recorded itself."""
-        # a resumed fit has a folder of its own, and its record is of the whole
+        # resumed training has a folder of its own, and its record is of all of it
         found = (self.root / stage.out).rglob(f"{stage.name}_cost.json")
         recorded = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
         own = {} if recorded is None else json.loads(recorded.read_text(encoding="utf-8"))
