@@ -49,6 +49,8 @@ QUIETER_CHANNEL, VARIES, TOGETHER = 0.01, 0.5, 0.3
 CANCEL, VOICES = "channels that cancel one another when mixed", "channels that hold different voices"
 # what to do about a file that can't be used
 BAD_AUDIO = "Write it again, or leave it out of the corpus: `ser check CORPUS --write clean.csv`"
+SOUND_FILES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf"}
+SOUND_FILES |= {".w64", ".rf64", ".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr"}
 NO_SOUND = f"holds NaN, infinity or samples beyond {LOUDEST:g} times full scale"
 SILENT = "is silent from beginning to end"
 TOO_SHORT = f"is shorter than one frame, {WINDOW} samples at 16 kHz"
@@ -77,6 +79,23 @@ def num_frames(num_samples: int | Tensor) -> int | Tensor:
     """Count HuBERT's frames: a window of 400 samples every 320 samples, none in under 400 samples."""
     frames = (num_samples - WINDOW) // HOP + 1
     return max(0, frames) if isinstance(frames, int) else frames.clamp(min=0)
+
+
+def find_sound_files(folder: Path) -> list[Path]:
+    """List the sound files of a folder, and of those inside it, in a fixed order.
+
+    Raises:
+        UserError: there is no such folder, or no sound file in it.
+    """
+    found = sorted(path for path in folder.rglob("*") if _is_sound_file(path))
+    if not found:
+        what = "holds no sound file" if folder.is_dir() else "isn't a folder" if folder.exists() else "no such folder"
+        raise UserError(what, where=folder, remedy="Give a folder with wav, flac, ogg or mp3 files")
+    return found
+
+
+def _is_sound_file(path: Path) -> bool:
+    return path.suffix.lower() in SOUND_FILES and not path.name.startswith(".") and not path.is_dir()
 
 
 def read_header(path: Path) -> Header:

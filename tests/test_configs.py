@@ -11,6 +11,7 @@ from command_line import REPOSITORY, stage, trainer_flags
 import ser_personal
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.cli import COMMANDS, STAGES, parse
+from ser_personal.data.augmentation import Augmentation
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.finetune.interpreters import MLPInterpreter, TransformerInterpreter
 from ser_personal.finetune.similar_speakers import SimilarSpeakers
@@ -149,7 +150,7 @@ NO_SETTINGS |= {"num_workers", "accelerator", "devices", "num_nodes", "precision
             ser_personal.PLDCCallback,
             PLDCSettings,
         ),
-        *(ser_personal.PretrainDataModule, ser_personal.EmotionDataModule, SimilarSpeakers),
+        *(ser_personal.PretrainDataModule, ser_personal.EmotionDataModule, SimilarSpeakers, Augmentation),
     ],
 )
 def test_the_ledger_says_of_every_setting_whose_it_is(owner):

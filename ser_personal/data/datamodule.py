@@ -104,6 +104,11 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
     def dataset(self) -> UtteranceDataset[Example]:
         """Examples of all utterances, whatever their split."""
 
+    @property
+    def training_dataset(self) -> UtteranceDataset[Example]:
+        """What training hears of them, where that is something else."""
+        return self.dataset
+
     @abstractmethod
     def exclusion_reason(self, utterance: Utterance) -> str | None:
         """Say why an utterance with readable audio is left out; None where it is used."""
@@ -185,6 +190,10 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         length: int = min(samples_of(utterance), self.max_samples)
         return length
 
+    def longest_of(self, utterance: Utterance) -> int:
+        """How much of an utterance a training batch holds at most, in samples."""
+        return self.length_of(utterance)
+
     def refuse_unusable(self, utterances: Sequence[Utterance], split: str) -> None:
         """Raise a UserError where a split's audio is missing, unreadable or shorter than one frame."""
         unusable = [utterance for utterance in utterances if samples_of(utterance) < WINDOW]
@@ -244,7 +253,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         if self.trainer and not self._batches_reported:
             self._batches_reported = True
             self._report(sampler)
-        return self._load(sampler, collate, persistent=True)
+        return self._load(sampler, collate, trains=True)
 
     def _report(self, sampler: BucketBatchSampler) -> None:
         """Log what a step is of, over all devices, and what is trained on twice."""
@@ -274,7 +283,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return BucketBatchSampler(
             indices,
-            [self.length_of(self.utterances[i]) for i in indices],
+            [(self.longest_of if shuffle else self.length_of)(self.utterances[i]) for i in indices],
             batch_seconds=self.batch_seconds,
             max_batch=self.max_batch // processes if self.max_batch and shuffle else self.max_batch,
             shuffle=shuffle,
@@ -288,7 +297,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         sampler: BatchSampler,
         collate: Callable[[Sequence[Any]], Any] | None = None,
         *,
-        persistent: bool = False,
+        trains: bool = False,
     ) -> SpeechLoader[Batch]:
         collate = collate or self.collate
         self._refuse_small_shared_memory(sampler)
@@ -296,7 +305,8 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             # look up every speaker now, not in the middle of an epoch
             self.speaker_features.of([self.utterances[i].speaker_id for i in chain(*sampler.plan(0))])
             collate = partial(collate_speaker_features, collate=collate, features=self.speaker_features)
-        return SpeechLoader(self.dataset, sampler, collate, num_workers=self.num_workers, persistent=persistent)
+        dataset = self.training_dataset if trains else self.dataset
+        return SpeechLoader(dataset, sampler, collate, num_workers=self.num_workers, persistent=trains)
 
     def _refuse_small_shared_memory(self, sampler: BatchSampler) -> None:
         """Raise a UserError where workers would wait for ever: they hand batches over in shared memory."""
@@ -304,7 +314,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             return
         free = shutil.disk_usage(SHARED_MEMORY).free
         if free < MUCH_SHARED_MEMORY:
-            longest = [[self.length_of(self.utterances[i]) for i in batch] for batch in sampler.plan(epoch=0)]
+            longest = [[self.longest_of(self.utterances[i]) for i in batch] for batch in sampler.plan(epoch=0)]
             needed = self.num_workers * PREFETCHED * 4 * max((len(each) * max(each) for each in longest), default=0)
             if free < needed:
                 raise UserError(
@@ -330,17 +340,20 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         indices = sorted(chain(*self._sampler(self.epoch_indices, shuffle=True).plan(epoch=0)))
         return content_hash(*chain(*(self.fingerprint_fields(self.utterances[i]) for i in indices)))
 
-    @override
-    def state_dict(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
+        """What training depends on, by its argument: a fit is resumed with the same alone."""
+        # plain numbers, which `weights_only` can load
         return {
-            "train_speakers": self.train_speaker_ids,
-            # plain numbers, which `weights_only` can load
             "batch_seconds": float(self.batch_seconds),
             "max_batch": self.max_batch and int(self.max_batch),
             "max_samples": int(self.max_samples),
             "seed": int(self.seed),
             "train_set": self._train_set,
         }
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"train_speakers": self.train_speaker_ids, **self.settings()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -353,7 +366,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         if differing := sorted({*state_dict.get("train_speakers", ())} ^ {*self.train_speaker_ids}):
             what = f"was trained on other speakers than this corpus has ({len(differing)} differ, first {differing[0]})"
             raise UserError(what, where=where, remedy=remedy)
-        for name, now in SpeechDataModule.state_dict(self).items():
+        for name, now in self.settings().items():
             if state_dict.get(name, now) != now:
                 what = f"was trained with data.{name} {state_dict[name]}, not {now}"
                 if name == "train_set":

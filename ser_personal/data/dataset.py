@@ -157,13 +157,14 @@ def samples_of(utterance: Utterance) -> int:
 
 
 def crop_start(utterance: Utterance, max_samples: int, *, seed: int, epoch: int) -> int:
-    """Draw the first sample of an utterance's crop, where a frame starts, so that pseudo-labels slice exactly.
-
-    A pure function of seed, epoch and utterance: a resumed run sees the same crops.
-    """
+    """Draw the first sample of an utterance's crop, where a frame starts, so that pseudo-labels slice exactly."""
     starts = max(0, samples_of(utterance) - max_samples) // HOP + 1
-    drawn = blake2b(f"{seed}/{epoch}/{utterance.utterance_id}".encode(), digest_size=8)
-    return int.from_bytes(drawn.digest()) % starts * HOP
+    return utterance_draw(utterance, seed=seed, epoch=epoch) % starts * HOP
+
+
+def utterance_draw(utterance: Utterance, *, seed: int, epoch: int) -> int:
+    """Draw a number of 64 bits, a pure function of seed, epoch and utterance: a resumed run draws the same."""
+    return int.from_bytes(blake2b(f"{seed}/{epoch}/{utterance.utterance_id}".encode(), digest_size=8).digest())
 
 
 def decode_part(utterance: Utterance, start: int, num_samples: int) -> NDArray[np.float32]:

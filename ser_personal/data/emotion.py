@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property, partial
 from math import isnan, nan
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.corpus.splits import ADAPTATION, canonical_splits
+from ser_personal.data.augmentation import Augmentation, AugmentedUtterances
 from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.data.dataset import CachedDataset, EmotionExample, WholeUtterances, collate_cached, collate_emotion
 from ser_personal.data.frame_store import FeatureCache
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ser_personal.corpus.base import Corpus
+    from ser_personal.data.dataset import UtteranceDataset
     from ser_personal.data.loader import SpeechLoader
     from ser_personal.types import FeatureSource, Utterance
 
+_AUGMENTATION = [each.name for each in fields(Augmentation)]
 # a smaller one has neither a CCC nor batch statistics
 MIN_BATCH = 2
 
@@ -80,6 +83,7 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         test_splits: to test on; all but train, validation and what `cut_test` cut off for adaptation if None.
         target: what is predicted: the emotion attributes, or categorical emotion.
         speaker_selection: chooses training speakers by the test's; all of them if None.
+        augmentation: noise, reverberation and the like in training; none if None.
         **kwargs: as in `SpeechDataModule`.
     """
 
@@ -92,17 +96,22 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         test_splits: list[str] | None = None,
         target: Literal["attributes", "emotion"] = "attributes",
         speaker_selection: SpeakerSelection | None = None,
+        augmentation: Augmentation | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(corpus, **kwargs)
         self.test_splits = test_splits
         self.target = target
         self._speaker_selection = speaker_selection
+        self.augmentation = augmentation
 
     @override
     def setup(self, stage: str | None = None) -> None:
         # whatever the stage can't use is refused before a model is built
         if stage in ("fit", None):
+            if self.augmentation is not None:
+                # which reads its folders
+                self.augmentation.settings()
             self.wanted_indices(["train"])
             self._refuse_single_utterances()
             self._require_ranking()
@@ -149,6 +158,28 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
     @override
     def dataset(self) -> WholeUtterances:
         return WholeUtterances(self.utterances, max_samples=self.max_samples)
+
+    @property
+    @override
+    def training_dataset(self) -> UtteranceDataset[EmotionExample]:
+        if self.augmentation is None:
+            return self.dataset
+        return AugmentedUtterances(self.dataset, self.augmentation, seed=self.seed)
+
+    @override
+    def longest_of(self, utterance: Utterance) -> int:
+        length = self.length_of(utterance)
+        return length if self.augmentation is None else min(self.augmentation.longest(length), self.max_samples)
+
+    @override
+    def settings(self) -> dict[str, Any]:
+        now = self.augmentation.settings() if self.augmentation else dict.fromkeys(_AUGMENTATION)
+        return {**super().settings(), **{f"augmentation.{name}": now[name] for name in now}}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # checkpoints of earlier versions are of fits without
+        super().load_state_dict({**{f"augmentation.{name}": None for name in _AUGMENTATION}, **state_dict})
 
     @override
     def exclusion_reason(self, utterance: Utterance) -> str | None:
@@ -258,6 +289,12 @@ class CachedEmotionDataModule(EmotionDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(corpus, num_workers=num_workers, **kwargs)
+        if self.augmentation is not None:
+            raise UserError(
+                "changes audio, and batches hold cached features",
+                where="--data.augmentation",
+                remedy="Give --data.augmentation null, or --data EmotionDataModule and an encoder of audio",
+            )
         self._cache_folder, self.normalize_speakers = cache, normalize_speakers
 
     @cached_property

@@ -18,6 +18,7 @@ from ser_personal.audio import (
     decode,
     decode_blocks,
     fault_of,
+    find_sound_files,
     is_sound,
     num_samples_of,
     read_header,
@@ -38,8 +39,6 @@ Channel = Literal["mix", "left", "right", "each"]
 
 TABLE = "corpus.csv"
 # those that libsndfile reads, and common ones that it doesn't: to be named as failures rather than passed over
-SOUND_FILES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf"}
-SOUND_FILES |= {".w64", ".rf64", ".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr"}
 _REMEDY = "Leave it out, or give sound such as 16 kHz WAV or FLAC"
 _SIDES = ("left", "right")
 _HINTS = {CANCEL: "--channel left takes one", VOICES: "--channel each takes them for a speaker each"}
@@ -281,9 +280,7 @@ def find_recordings(audio: Path, speaker_from: SpeakerFrom) -> list[Recording]:
     if speaker_from == "column":
         raise UserError("has no columns", where=audio, remedy="Give a .csv table with the columns path and speaker")
     if audio.is_dir():
-        files = sorted(path for path in audio.rglob("*") if _is_sound_file(path))
-        if not files:
-            raise UserError("holds no sound file", where=audio, remedy="Give a folder with wav, flac, ogg or mp3 files")
+        files = find_sound_files(audio)
     elif audio.exists():
         files = [audio]
     else:
@@ -294,10 +291,6 @@ def find_recordings(audio: Path, speaker_from: SpeakerFrom) -> list[Recording]:
 def _as_text(path: Path) -> str:
     """A path as text that UTF-8 can hold, bytes that aren't in the system's encoding written as escapes."""
     return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _is_sound_file(path: Path) -> bool:
-    return path.suffix.lower() in SOUND_FILES and not path.name.startswith(".") and not path.is_dir()
 
 
 def _folder_of(path: Path, speaker_from: SpeakerFrom) -> str | None:

@@ -52,12 +52,14 @@ def papt(corpus: Path, pseudo_labels: Path) -> Stage:
 
 
 def finetune(corpus: Path, pseudo_labels: Path) -> Stage:
-    """Two epochs with what is drawn at random: dropout, and speakers that count as unseen."""
+    """Two epochs with what is drawn at random: dropout, speakers that count as unseen, and augmentation."""
 
     def arguments(folder: Path) -> list[str]:
         drawn = ["--model.encoder.dropout", "0.1", "--model.unseen_share", "0.5"]
-        small = ["--data.max_batch", "8", *TINY, *drawn, *trainer_flags(folder, 2)]
-        return ["fit", *finetune_arguments(corpus), *small, *resumed("finetune", "val_ccc", "max")]
+        drawn += [*configs("augment.yaml"), "--data.augmentation.noise", f"{corpus}"]
+        drawn += ["--data.augmentation.speed", "[0.9,1.1]"]
+        small = ["--data.max_batch", "8", *TINY, *trainer_flags(folder, 2)]
+        return ["fit", *finetune_arguments(corpus), *drawn, *small, *resumed("finetune", "val_ccc", "max")]
 
     return Stage(arguments, trained("finetune"), close)
 

@@ -1,0 +1,239 @@
+"""Augmentation of training audio: speed, reverberation, noise, gain and SpecAugment, drawn by utterance and epoch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+
+from ser_personal.audio import (
+    BAD_AUDIO,
+    SAMPLE_RATE,
+    TOO_SHORT,
+    WINDOW,
+    decode,
+    find_sound_files,
+    num_samples_of,
+    resample,
+    resampled_length,
+)
+from ser_personal.data.dataset import EmotionExample, UtteranceDataset, utterance_draw
+from ser_personal.errors import UserError, counted
+from ser_personal.files import content_hash
+from ser_personal.ranges import require_range
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+    from numpy.typing import NDArray
+
+    from ser_personal.data.batching import ExampleKey
+    from ser_personal.data.dataset import WholeUtterances
+
+# what each range may reach: dB, dB, and times as fast
+LIMITS = {"snr": (-60, 60), "gain": (-60, 60), "speed": (0.5, 2)}
+REMEDY = "Write it again, or take it out of the folder"
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Changes training audio, never its labels, and no other audio; off unless asked for (ours).
+
+    In this order: speed, reverberation, noise, gain, SpecAugment, each where its folder or range is given, and with a
+    probability of its own. Draws depend on `data.seed`, the epoch and the utterance alone, so that a resumed fit, and
+    any number of workers and devices, hear the same.
+
+    SpecAugment (Park et al. 2019) without warping of time. Masks are laid on the spectrogram of the audio, which is
+    made audio again, so that every encoder hears them, and none is changed. HuBERT's mask embedding is left to PAPT.
+
+    Args:
+        noise: a folder of recordings, one of which is added to an utterance, repeated where it is shorter.
+        snr: signal-to-noise ratio over the utterance, lowest and highest, dB.
+        noise_prob: chance of noise.
+        reverberation: a folder of impulse responses, one of which an utterance is convolved with; it keeps its length
+            and its level, and stays aligned by the response's peak.
+        reverberation_prob: chance of reverberation.
+        gain: lowest and highest, dB; none if None. Undone by encoders that normalise waveforms.
+        gain_prob: chance of a gain.
+        speed: lowest and highest factor, .5 to 2, which changes pitch, too; none if None. Both are cues of arousal, and
+            labels stay as they are.
+        speed_prob: chance of another speed.
+        time_mask: width of a mask in time, at most, as a share of the utterance; none if 0.
+        frequency_mask: width of a mask in frequency, at most, as a share of the mel scale up to 8 kHz; none if 0.
+        masks: number of masks of either kind.
+        mask_prob: chance of masks.
+
+    Raises:
+        UserError: a range is the wrong way round or out of all bounds, or nothing is asked for.
+    """
+
+    noise: str | None = None
+    snr: tuple[float, float] = (5.0, 20.0)
+    noise_prob: ClosedUnitInterval = 0.5
+    reverberation: str | None = None
+    reverberation_prob: ClosedUnitInterval = 0.5
+    gain: tuple[float, float] | None = None
+    gain_prob: ClosedUnitInterval = 0.5
+    speed: tuple[float, float] | None = None
+    speed_prob: ClosedUnitInterval = 0.5
+    time_mask: ClosedUnitInterval = 0.0
+    frequency_mask: ClosedUnitInterval = 0.0
+    masks: PositiveInt = 2
+    mask_prob: ClosedUnitInterval = 0.5
+
+    def __post_init__(self) -> None:
+        for name, limits in LIMITS.items():
+            ends = getattr(self, name)
+            for end in ends or ():
+                require_range(f"augmentation.{name}", end, *limits)
+            if ends and ends[0] > ends[1]:
+                what, remedy = f"{ends[0]} is above {ends[1]}", "Give the lower end first"
+                raise UserError(what, where=f"augmentation.{name}", remedy=remedy)
+        asked = (self.noise, self.reverberation, self.gain, self.speed, self.time_mask, self.frequency_mask)
+        if not any(asked):
+            raise UserError(
+                "changes nothing",
+                where="--data.augmentation",
+                remedy="Give a folder, such as --data.augmentation.noise FOLDER, a range or a mask, or leave it out",
+            )
+
+    @cached_property
+    def noises(self) -> dict[Path, int]:
+        """Files of noise and their samples at 16 kHz; reading them finds a folder that can't be used."""
+        return _sounds(self.noise)
+
+    @cached_property
+    def responses(self) -> dict[Path, int]:
+        """Impulse responses and their samples at 16 kHz; reading them finds a folder that can't be used."""
+        return _sounds(self.reverberation)
+
+    def settings(self) -> dict[str, Any]:
+        """What the audio depends on: arguments as JSON has them, folders by what is in them."""
+        folders = {"noise": (self.noise, self.noises), "reverberation": (self.reverberation, self.responses)}
+        contents = {name: _describe(Path(folder), files) for name, (folder, files) in folders.items() if folder}
+        return {**json.loads(json.dumps(asdict(self))), **contents}
+
+    def longest(self, num_samples: int) -> int:
+        """Count the samples of an utterance at the lowest speed."""
+        rate = min(SAMPLE_RATE, _rate(self.speed[0])) if self.speed else SAMPLE_RATE
+        return resampled_length(num_samples, rate)
+
+    def __call__(self, waveform: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
+        """Augment a waveform (samples,) at 16 kHz; speed alone changes its length."""
+        if self.speed and rng.random() < self.speed_prob:
+            # at least one frame is left
+            rate = min(_rate(rng.uniform(*self.speed)), len(waveform) * SAMPLE_RATE // WINDOW)
+            waveform = resample(waveform, rate)
+        if self.reverberation and rng.random() < self.reverberation_prob:
+            waveform = reverberate(waveform, _read(_chosen(self.responses, rng)))
+        if self.noise and rng.random() < self.noise_prob:
+            path = _chosen(self.noises, rng)
+            start = int(rng.integers(max(0, self.noises[path] - len(waveform)) + 1))
+            waveform = add_noise(waveform, _read(path, start, len(waveform)), rng.uniform(*self.snr))
+        if self.gain and rng.random() < self.gain_prob:
+            waveform = waveform * np.float32(10 ** (rng.uniform(*self.gain) / 20))
+        if (self.time_mask or self.frequency_mask) and rng.random() < self.mask_prob:
+            waveform = self._masked(waveform, rng)
+        return waveform
+
+    def _masked(self, waveform: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
+        # imported here, as in `audio`: it takes long, and most fits do without
+        from scipy.signal import ShortTimeFFT
+        from scipy.signal.windows import hann
+
+        transform = ShortTimeFFT(hann(WINDOW, sym=False), hop=WINDOW // 4, fs=SAMPLE_RATE)
+        spectrum = transform.stft(waveform)
+        mels = np.log1p(transform.f / 700) / np.log1p(transform.f[-1] / 700)
+        times = np.linspace(0, 1, spectrum.shape[1])
+        for _ in range(self.masks):
+            spectrum[:, _span(times, self.time_mask, rng)] = 0
+            spectrum[_span(mels, self.frequency_mask, rng)] = 0
+        masked: NDArray[np.float32] = transform.istft(spectrum, k1=len(waveform)).astype(np.float32)
+        return masked
+
+
+class AugmentedUtterances(UtteranceDataset[EmotionExample]):
+    """Utterances augmented anew in every epoch, of which the last `max_samples` of the dataset are kept."""
+
+    def __init__(self, dataset: WholeUtterances, augmentation: Augmentation, *, seed: int) -> None:
+        super().__init__(dataset.utterances)
+        self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
+
+    def __getitem__(self, key: ExampleKey) -> EmotionExample:
+        example = self.dataset[key]
+        rng = np.random.default_rng(utterance_draw(self.utterances[key.index], seed=self.seed, epoch=key.epoch))
+        return replace(example, waveform=self.augmentation(example.waveform, rng)[-self.dataset.max_samples :])
+
+
+def add_noise(speech: NDArray[np.float32], noise: NDArray[np.float32], snr: float) -> NDArray[np.float32]:
+    """Add noise (samples,), repeated to the length of the speech (samples,), at an SNR in dB; silence isn't scaled."""
+    noise = np.resize(noise, len(speech))
+    ratio = _energy(speech) / (_energy(noise) or np.inf)
+    return speech + noise * np.float32(np.sqrt(ratio / 10 ** (snr / 10)))
+
+
+def reverberate(speech: NDArray[np.float32], response: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Convolve speech (samples,) with an impulse response (taps,), from its peak on, to the length and energy it had.
+
+    Not by torchaudio's `fftconvolve`, whose rounding depends on the number of threads, and so on that of workers.
+    """
+    from scipy.signal import fftconvolve
+
+    peak = int(np.abs(response).argmax())
+    convolved: NDArray[np.float32] = fftconvolve(speech, response)[peak : peak + len(speech)]
+    return convolved * np.float32(np.sqrt(_energy(speech) / (_energy(convolved) or np.inf)))
+
+
+def _energy(waveform: NDArray[np.float32]) -> float:
+    return float(np.square(waveform, dtype=np.float64).sum())
+
+
+def _span(places: NDArray[np.float64], widest: float, rng: Generator) -> NDArray[np.bool_]:
+    """Draw a span of places, which go from 0 to 1, up to so wide."""
+    width = rng.uniform(0, widest)
+    start = rng.uniform(0, 1 - width)
+    return (places >= start) & (places < start + width)
+
+
+def _rate(speed: float) -> int:
+    """At which rate, Hz, samples would have to be played for a speed; of thousandths, for a short filter."""
+    return round(speed * 1000) * SAMPLE_RATE // 1000
+
+
+def _sounds(folder: str | None) -> dict[Path, int]:
+    if folder is None:
+        return {}
+    found = {}
+    for path in find_sound_files(Path(folder)):
+        try:
+            found[path] = num_samples_of(path)
+        except UserError as error:
+            raise _of_the_folder(error) from error
+        if found[path] < WINDOW:
+            raise UserError(TOO_SHORT, where=path, remedy=REMEDY)
+    return found
+
+
+def _describe(folder: Path, sounds: dict[Path, int]) -> str:
+    named = (f"{path.relative_to(folder).as_posix()} {length}" for path, length in sounds.items())
+    return f"{counted(len(sounds), 'file')}, {content_hash(*named)[:12]}"
+
+
+def _chosen(sounds: dict[Path, int], rng: Generator) -> Path:
+    return list(sounds)[rng.integers(len(sounds))]
+
+
+def _read(path: Path, start: int = 0, num_samples: int | None = None) -> NDArray[np.float32]:
+    try:
+        return decode(path, start, num_samples, channel=0)
+    except UserError as error:
+        raise _of_the_folder(error) from error
+
+
+def _of_the_folder(error: UserError) -> UserError:
+    """Say what to do about audio that is none of a corpus."""
+    return UserError(error.what, where=error.where, remedy=REMEDY if error.remedy == BAD_AUDIO else error.remedy)
