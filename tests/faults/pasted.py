@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from command_line import configs
 from fault import CHECK, FIT, KMEANS, PAPT, TEST, Good, copied, sound, table
 
 if TYPE_CHECKING:
@@ -84,6 +85,12 @@ PASTED = [
         [*CHECK, "--json", "{here}/found.json"],
         checked,
     ),
+    Pasted(
+        "Give --data.augmentation null, or",
+        "--data.augmentation null",
+        [*SHORT, *configs("cached.yaml", "tiny/cached.yaml"), "--data.augmentation.gain", "[0,6]"],
+        then="no cached features here",
+    ),
     Pasted("--codebook null fits one", "--codebook null", [*KMEANS, "--codebook", "{here}/none.safetensors"]),
     Pasted(
         "--model.released_head null makes a fresh one",
@@ -144,6 +151,7 @@ UNPASTED = {
         "Give --data.speaker_features, such as",
         "give --data.cache what `ser cache",
         "Give --data CachedEmotionDataModule",
+        "such as --data.augmentation.noise FOLDER",
     ),
     "the command then runs until it is stopped": ("or --port 0 for any that is free",),
     "it takes a flag away": (
