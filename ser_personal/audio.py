@@ -82,11 +82,7 @@ def num_frames(num_samples: int | Tensor) -> int | Tensor:
 
 
 def find_sound_files(folder: Path) -> list[Path]:
-    """List the sound files of a folder, and of those inside it, in a fixed order.
-
-    Raises:
-        UserError: there is no such folder, or no sound file in it.
-    """
+    """List the sound files of a folder, and of those inside it, in a fixed order."""
     found = sorted(path for path in folder.rglob("*") if _is_sound_file(path))
     if not found:
         what = "holds no sound file" if folder.is_dir() else "isn't a folder" if folder.exists() else "no such folder"

@@ -66,9 +66,6 @@ class Augmentation:
         frequency_mask: width of a mask in frequency, at most, as a share of the mel scale up to 8 kHz; none if 0.
         masks: number of masks of either kind.
         mask_prob: chance of masks.
-
-    Raises:
-        UserError: a range is the wrong way round or out of all bounds, or nothing is asked for.
     """
 
     noise: str | None = None
