@@ -168,9 +168,70 @@ def odyssey_outputs(waveform: NDArray[np.float32]) -> dict[str, float]:
     return dict(zip(NAMES, (1 + 6 * outputs.double()).tolist(), strict=True))
 
 
+VOX_SIZES = SIZES | {"num_hidden_layers": 4}
+VOX_CONFIG = {
+    "pretrain_model": "wavlm_large",
+    "hidden_dim": HIDDEN,
+    "finetune_method": "lora",
+    "lora_rank": 2,
+    "freeze_params": True,
+    "use_conv_output": True,
+}
+
+
+def vox_weights() -> tuple[torch.nn.Module, Weights]:
+    """Adapters beside the feed-forward part of the last layer, as in the upper half of the published model."""
+    torch.manual_seed(16)
+    encoder = WavLMModel(WavLMConfig(**VOX_SIZES)).eval()
+    weights = {f"backbone_model.{name}": weight.clone() for name, weight in encoder.state_dict().items()}
+    for part, (rows, columns) in {"intermediate_dense": (24, DIM), "output_dense": (DIM, 24)}.items():
+        where = f"backbone_model.encoder.layers.3.feed_forward.{part}"
+        weights[f"{where}.lora_A"] = noise(2, columns, seed=17 + rows)
+        weights[f"{where}.lora_B"] = noise(rows, 2, seed=18 + rows)
+    weights["weights"] = noise(5, seed=19) * 4
+    for place, width in ((0, DIM), (3, HIDDEN), (6, HIDDEN)):
+        weights[f"model_seq.{place}.weight"] = noise(HIDDEN, width, 1, seed=20 + place)
+        weights[f"model_seq.{place}.bias"] = noise(HIDDEN, seed=30 + place)
+    for seed, name in enumerate(("arousal", "valence", "dominance")):
+        for place, rows in ((0, HIDDEN), (2, 1)):
+            weights[f"{name}_layer.{place}.weight"] = noise(rows, HIDDEN, seed=40 + 4 * seed + place) * 2
+            weights[f"{name}_layer.{place}.bias"] = noise(rows, seed=60 + 4 * seed + place)
+    return encoder, weights
+
+
+def write_vox(folder: Path, **options: Any) -> Path:
+    return write_model(folder, VOX_CONFIG, vox_weights()[1], **options)
+
+
+@torch.inference_mode()
+def vox_outputs(waveform: NDArray[np.float32]) -> dict[str, float]:
+    encoder, weights = vox_weights()
+    feed_forward = encoder.encoder.layers[3].feed_forward
+    for part in ("intermediate_dense", "output_dense"):
+        where = f"backbone_model.encoder.layers.3.feed_forward.{part}"
+        change = weights[f"{where}.lora_B"] @ weights[f"{where}.lora_A"] / 2
+        getattr(feed_forward, part).weight += change
+    normalised = torch.from_numpy((waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7))[None]
+    output = encoder(normalised, output_hidden_states=True)
+    # the last one normed, as transformers gave it when the model was trained
+    states = [*output.hidden_states[:-1], output.last_hidden_state]
+    frames = sum(share * state for share, state in zip(weights["weights"].softmax(0), states, strict=True))
+    hidden = frames.transpose(1, 2)
+    for place in (0, 3, 6):
+        hidden = functional.conv1d(hidden, weights[f"model_seq.{place}.weight"], weights[f"model_seq.{place}.bias"])
+        hidden = hidden if place == 6 else hidden.relu()
+    hidden = hidden.mean(2)
+    outputs = {}
+    for name in ("arousal", "valence", "dominance"):
+        first, last = ([weights[f"{name}_layer.{place}.{part}"] for part in ("weight", "bias")] for place in (0, 2))
+        outputs[name] = 1 + 6 * functional.linear(functional.linear(hidden, *first).relu(), *last).sigmoid().item()
+    return outputs
+
+
 FORMS: dict[str, tuple[Callable[..., Path], Callable[[NDArray[np.float32]], dict[str, float]]]] = {
     "dense": (write_dense, dense_outputs),
     "odyssey": (write_odyssey, odyssey_outputs),
     "challenge": (write_challenge, odyssey_outputs),
+    "vox": (write_vox, vox_outputs),
     "zip": (write_challenge_zip, odyssey_outputs),
 }

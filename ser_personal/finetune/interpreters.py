@@ -185,6 +185,52 @@ class AttentiveStatisticsInterpreter(Interpreter):
         return predictions
 
 
+class PointwiseInterpreter(Interpreter):
+    """Three FC layers over each frame, mean over real frames, then for each attribute FC, ReLU, FC and a sigmoid.
+
+    Source: the head of Vox-Profile's models of emotion attributes (Feng et al. 2025).
+
+    Args:
+        hidden_dim: width of the layers.
+        scale: least and greatest label, between which the sigmoid keeps predictions.
+        dropout: of the first two layers.
+    """
+
+    def __init__(
+        self,
+        hidden_dim: PositiveInt = 256,
+        scale: tuple[float, float] = (1.0, 7.0),
+        dropout: ClosedUnitInterval = 0.1,
+    ) -> None:
+        super().__init__()
+        self.hidden_dim, self.scale, self.dropout = hidden_dim, scale, dropout
+
+    @override
+    def build(self, dim: int, outputs: int) -> None:
+        width = self.hidden_dim
+        layers: list[nn.Module] = []
+        for before in (dim, width):
+            layers += [nn.Linear(before, width), nn.ReLU(), nn.Dropout(self.dropout)]
+        self.layers = nn.Sequential(*layers, nn.Linear(width, width))
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)) for _ in range(outputs)
+        )
+
+    @override
+    def start_from(self, label_means: Sequence[float]) -> None:
+        low, high = self.scale
+        for head, mean in zip(self.heads, label_means, strict=True):
+            with torch.no_grad():
+                share = torch.tensor((mean - low) / (high - low)).clamp(0.01, 0.99)
+                cast("Tensor", cast("nn.Sequential", head)[-1].bias).fill_(share.logit())
+
+    @override
+    def forward(self, output: EncoderOutput) -> Tensor:
+        pooled = mean_pool(output._replace(frames=self.layers(output.frames)))
+        low, high = self.scale
+        return low + (high - low) * torch.cat([head(pooled) for head in self.heads], dim=1).sigmoid()
+
+
 class TransformerInterpreter(Interpreter):
     """Transformer layers over [speaker token; frames], pooled to one vector, then FC. Ours.
 

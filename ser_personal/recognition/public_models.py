@@ -48,7 +48,7 @@ class PublicModel:
         encoder: its weights.
         interpreter: not built yet.
         head: the interpreter's weights.
-        last: name of the interpreter's last layer.
+        last: name of the interpreter's last layer, of outputs 0 to 1; None where the interpreter has the scale itself.
         attributes: in the order of its outputs.
     """
 
@@ -56,7 +56,7 @@ class PublicModel:
     encoder: dict[str, Tensor]
     interpreter: Interpreter
     head: dict[str, Tensor]
-    last: str
+    last: str | None
     attributes: Sequence[str]
 
 
@@ -74,10 +74,11 @@ def import_model(
 
     A model of emotion attributes becomes finetune.ckpt, for `ser test --ckpt_path` and
     `ser fit --model.initial_checkpoint`, and bundle/, for `ser annotate`. Read are models of the form of
-    audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim and of 3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes, and
-    the Odyssey challenge's own files, in a folder or a zip. scikit-learn's k-means, dumped by joblib
-    (`hubert_base_ls960_L9_km500.bin`), becomes codebook.safetensors, for `ser kmeans --codebook`, and a fairseq HuBERT
-    checkpoint prediction_head.safetensors, for PAPT. No code of the files is run.
+    audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim, 3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes and
+    tiantiaf/wavlm-large-msp-podcast-emotion-dim, and the Odyssey challenge's own files, in a folder or a zip.
+    scikit-learn's k-means, dumped by joblib (`hubert_base_ls960_L9_km500.bin`), becomes codebook.safetensors, for
+    `ser kmeans --codebook`, and a fairseq HuBERT checkpoint prediction_head.safetensors, for PAPT. No code of the files
+    is run.
 
     Args:
         model: name on the Hugging Face hub, a folder or zip of a model, or a released codebook or checkpoint.
@@ -158,6 +159,8 @@ def read_public_model(folder: Path, name: str, attributes: Sequence[str] | None 
         config = json.loads((folder / SETTINGS[0]).read_text(encoding="utf-8"))
         labels = config.get("id2label") or {}
         named = attributes or [str(labels[place]).lower() for place in sorted(labels, key=int)]
+        if "pretrain_model" in config:
+            return _vox_profile(config, _weights(folder, name), name)
         if "ssl_type" in config:
             return _odyssey(config, _weights(folder, name), name, named)
         return _dense(config, folder, name, named)
@@ -248,6 +251,47 @@ def _odyssey(config: dict[str, Any], weights: dict[str, Tensor], name: str, attr
     )
 
 
+def _vox_profile(config: dict[str, Any], weights: dict[str, Tensor], name: str) -> PublicModel:
+    """The form of tiantiaf/wavlm-large-msp-podcast-emotion-dim, its adapters merged."""
+    import torch
+
+    from ser_personal.finetune.interpreters import PointwiseInterpreter
+
+    if config["pretrain_model"] not in {"wavlm", "wavlm_large"}:
+        raise UserError(f"its encoder is {config['pretrain_model']}, not a WavLM", where=name, remedy=_REMEDY)
+    attributes = [attribute for attribute in ATTRIBUTES if f"{attribute}_layer.0.weight" in weights]
+    encoder = _without_adapters(_under("backbone_model.", weights))
+    # theirs may leave out what enters the first layer
+    absent = len([layer for layer in encoder if layer.endswith("final_layer_norm.bias")]) + 1 - len(weights["weights"])
+    encoder["layer_weights"] = torch.cat([torch.full((absent,), -1e4), weights["weights"]])
+    head = {
+        f"layers.{layer}": weight.squeeze(-1) if weight.ndim == 3 else weight
+        for layer, weight in _under("model_seq.", weights).items()
+    }
+    for number, attribute in enumerate(attributes):
+        own = _under(f"{attribute}_layer.", weights)
+        head |= {f"heads.{number}.{layer}": weight for layer, weight in own.items()}
+    return PublicModel(
+        encoder_config=wavlm_config(encoder)
+        | {"normalize": config["pretrain_model"] == "wavlm_large", "weighted_layers": True},
+        encoder=encoder,
+        interpreter=PointwiseInterpreter(len(head["layers.0.weight"])),
+        head=head,
+        last=None,
+        attributes=attributes,
+    )
+
+
+def _without_adapters(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add loralib's adapters, scaled by its alpha of 1 over their rank, to the weights beside which they are."""
+    merged = {layer: weight for layer, weight in weights.items() if "lora_" not in layer}
+    for layer, up in weights.items():
+        if layer.endswith(".lora_B"):
+            down, beside = weights[layer[:-1] + "A"], layer.removesuffix("lora_B") + "weight"
+            merged[beside] = merged[beside] + up @ down / len(down)
+    return merged
+
+
 def _challenge(folder: Path, name: str, attributes: Sequence[str] | None) -> PublicModel:
     """The Odyssey challenge's own files, which say neither what their outputs are nor how long the audio was."""
     from ser_personal.pretrain.restricted_pickle import read_arrays
@@ -326,7 +370,10 @@ def as_module(found: PublicModel, name: str, scale: tuple[float, float]) -> Emot
         what = f"its outputs are {', '.join(outputs) or 'not named'}; emotion attributes are {', '.join(ATTRIBUTES)}"
         raise UserError(what, where=name, remedy=_REMEDY)
     attributes = tuple(attribute for attribute in get_args(Attribute) if attribute in outputs)
-    encoder = HubertEncoder(name, freeze_cnn=True)
+    init_args: dict[str, Any] = {"pretrained": name, "freeze_cnn": True}
+    if found.encoder_config.get("weighted_layers"):
+        init_args["weighted_layers"] = True
+    encoder = HubertEncoder(**init_args)
     module = EmotionFineTuning(attributes, encoder=encoder, interpreter=found.interpreter)
     try:
         module.personalized.rebuild(
@@ -345,7 +392,7 @@ def as_module(found: PublicModel, name: str, scale: tuple[float, float]) -> Emot
     _load(encoder, _in_our_names(found.encoder, encoder.dim), name)
     head, (low, high) = dict(found.head), scale
     order = [outputs.index(attribute) for attribute in attributes]
-    for part, shift in (("weight", 0.0), ("bias", low)):
+    for part, shift in () if found.last is None else (("weight", 0.0), ("bias", low)):
         last = head.get(f"{found.last}.{part}")
         given = 0 if last is None or not last.ndim else len(last)
         if last is None or given != len(outputs):
@@ -353,7 +400,6 @@ def as_module(found: PublicModel, name: str, scale: tuple[float, float]) -> Emot
             raise UserError(what, where=name, remedy=_REMEDY)
         head[f"{found.last}.{part}"] = last[torch.tensor(order)].float() * (high - low) + shift
     _load(module.interpreter, head, name)
-    init_args = {"pretrained": name, "freeze_cnn": True}
     # as Lightning's command line leaves them in a checkpoint
     module.hparams.update(
         _instantiator="lightning.pytorch.cli.instantiate_module",
@@ -373,7 +419,8 @@ def _in_our_names(weights: dict[str, Tensor], dim: int) -> dict[str, Tensor]:
         new = re.sub(r"conv\.weight_g$", "conv.parametrizations.weight.original0", name)
         new = re.sub(r"conv\.weight_v$", "conv.parametrizations.weight.original1", new)
         front, rest = "feature_extractor.", new.removeprefix("feature_extractor.")
-        renamed[f"front_end.{rest}" if new.startswith(front) else f"network.{new}"] = weight
+        ours = f"front_end.{rest}" if new.startswith(front) else f"network.{new}"
+        renamed["layer_weights" if new == "layer_weights" else ours] = weight
     # what was fine-tuned elsewhere may lack it, and nothing is masked here
     return {"network.masked_spec_embed": torch.zeros(dim), **renamed}
 

@@ -11,10 +11,12 @@ import torch
 from command_line import configs, ser, trainer_flags
 from public_forms import (
     FORMS,
+    VOX_CONFIG,
     dense_config,
     dense_weights,
     odyssey_config,
     odyssey_weights,
+    vox_weights,
     write_challenge,
     write_dense,
     write_model,
@@ -49,7 +51,7 @@ def test_an_imported_model_predicts_what_it_did_in_a_padded_batch_as_alone(form,
     np.testing.assert_allclose(alone, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["dense", "odyssey"])
+@pytest.mark.parametrize("form", ["dense", "odyssey", "vox"])
 def test_from_import_over_a_test_with_pldc_to_calibrated_values(form, synthetic_corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     FORMS[form][0](tmp_path / "model")
@@ -159,6 +161,16 @@ BAD = {
     "an impossible configuration": (
         changed({**dense_config(), "num_attention_heads": 3}, DENSE),
         "describes no network",
+    ),
+    "a Whisper of Vox-Profile's": (
+        changed({**VOX_CONFIG, "pretrain_model": "whisper_large"}, vox_weights()[1]),
+        "its encoder is whisper_large, not a WavLM",
+    ),
+    "Vox-Profile's categories": (
+        lambda folder: write_model(
+            folder, VOX_CONFIG, {name: weight for name, weight in vox_weights()[1].items() if "_layer." not in name}
+        ),
+        "its outputs are not named",
     ),
     "another encoder": (changed({**odyssey_config(), "ssl_type": "facebook/hubert-base"}, ODYSSEY), "not a WavLM"),
     "no deviation": (changed({**odyssey_config(), "std": 0}, ODYSSEY), "have mean -0.0002 and standard deviation 0"),
