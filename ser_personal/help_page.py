@@ -41,6 +41,7 @@ FLAGS = (
     Flag("--ckpt_path", "a checkpoint to resume, or last", ("null", "null")),
 )
 FOLDERS = {
+    "encoders/": "on top of finetune.yaml, encoders and adapters of today",
     "public/": "on top of finetune.yaml, heads of public models",
     "speakers/": "on top of cached.yaml, what e_s is",
     "tiny/": "small enough for two processor cores",
