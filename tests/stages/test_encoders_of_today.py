@@ -35,11 +35,20 @@ def data(synthetic_corpus, tmp_path, monkeypatch):
 HUBERT = [*configs("finetune.yaml"), "--model.encoder.pretrained", "hubert"]
 HUBERT_LORA = [*configs("finetune.yaml", "encoders/lora.yaml"), "--model.encoder.pretrained", "hubert"]
 CHAINS = {
-    "weighted": [*configs("finetune.yaml", "encoders/weighted_layers.yaml"), *HUBERT[2:], "--model.encoder.freeze_layers", "2"],
+    "weighted": [
+        *configs("finetune.yaml", "encoders/weighted_layers.yaml"),
+        *HUBERT[2:],
+        "--model.encoder.freeze_layers",
+        "2",
+    ],
     "lora": HUBERT_LORA,
     "lora alone": [*HUBERT_LORA, "--model.lora.adapters_alone", "true"],
     "whisper": [*configs("finetune.yaml", "encoders/whisper.yaml"), "--model.encoder.pretrained", "whisper"],
-    "whisper lora": [*configs("finetune.yaml", "encoders/whisper.yaml", "encoders/lora.yaml"), "--model.encoder.pretrained", "whisper"],
+    "whisper lora": [
+        *configs("finetune.yaml", "encoders/whisper.yaml", "encoders/lora.yaml"),
+        "--model.encoder.pretrained",
+        "whisper",
+    ],
 }
 
 
