@@ -80,17 +80,19 @@ class Interruption(Callback):
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if all(each.is_current(trainer) for each in trainer.checkpoint_callbacks if isinstance(each, StageCheckpoint)):
-            self._act(trainer)
+            # from what SLURM's handler would save here no fit is resumed exactly: it waits for the epoch's first step
+            self._act(trainer, requeues=False)
 
-    def _act(self, trainer: Trainer) -> None:
+    def _act(self, trainer: Trainer, *, requeues: bool = True) -> None:
         """Stop, or have the job queued again, on every device, once any has received a signal."""
         signum = self._received
         if trainer.world_size > 1:
             here = torch.tensor(signum, device=trainer.strategy.root_device)
             signum = int(trainer.strategy.reduce(here, reduce_op="max"))
         if self._requeue is not None and signum == signal.SIGUSR1:
-            self._received = 0
-            self._requeue(signum, None)
+            if requeues:
+                self._received = 0
+                self._requeue(signum, None)
         elif signum:
             raise Interrupted(signum)
 

@@ -42,10 +42,10 @@ def cache(corpus: Path, pseudo_labels: Path) -> Stage:
 
 
 def papt(corpus: Path, pseudo_labels: Path) -> Stage:
-    """Three epochs of a tiny encoder."""
+    """Two epochs of a tiny encoder."""
 
     def arguments(folder: Path) -> list[str]:
-        small = ["--data.batch_seconds", "12", *TINY, *trainer_flags(folder, 3)]
+        small = ["--data.batch_seconds", "12", *TINY, *trainer_flags(folder, 2)]
         return ["fit", *papt_arguments(corpus, pseudo_labels), *small, *resumed("papt", "val_loss", "min")]
 
     return Stage(arguments, trained("papt"), close)
