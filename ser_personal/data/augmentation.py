@@ -44,11 +44,11 @@ class Augmentation:
     """Changes training audio, never its labels, and no other audio; off unless asked for (ours).
 
     In this order: speed, reverberation, noise, gain, SpecAugment, each where its folder or range is given, and with a
-    probability of its own. Draws depend on `data.seed`, the epoch and the utterance alone, so that a resumed fit, and
-    any number of workers and devices, hear the same.
+    probability of its own. Draws depend on `data.seed`, the epoch and the utterance alone, so that resumed training and
+    any number of workers and devices get the same.
 
     SpecAugment (Park et al. 2019) without warping of time. Masks are laid on the spectrogram of the audio, which is
-    made audio again, so that every encoder hears them, and none is changed. HuBERT's mask embedding is left to PAPT.
+    made audio again, so that every encoder gets them, and none is changed. HuBERT's mask embedding is left to PAPT.
 
     Args:
         noise: a folder of recordings, one of which is added to an utterance, repeated where it is shorter.
@@ -138,7 +138,7 @@ class Augmentation:
         return waveform
 
     def _masked(self, waveform: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
-        # imported here, as in `audio`: it takes long, and most fits do without
+        # imported here, as in `audio`: it takes long, and most training does without
         from scipy.signal import ShortTimeFFT
         from scipy.signal.windows import hann
 
@@ -154,7 +154,7 @@ class Augmentation:
 
 
 class AugmentedUtterances(UtteranceDataset[EmotionExample]):
-    """Utterances augmented anew in every epoch, of which the last `max_samples` of the dataset are kept."""
+    """Utterances augmented differently in every epoch, cut to the last `max_samples` of the dataset."""
 
     def __init__(self, dataset: WholeUtterances, augmentation: Augmentation, *, seed: int) -> None:
         super().__init__(dataset.utterances)

@@ -106,7 +106,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
 
     @property
     def training_dataset(self) -> UtteranceDataset[Example]:
-        """What training hears of them, where that is something else."""
+        """Examples for training, where they differ, as augmented ones do."""
         return self.dataset
 
     @abstractmethod
@@ -171,7 +171,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
 
     @property
     def frame_source(self) -> FeatureSource | None:
-        """What made the frames that batches hold in place of audio; None where they hold audio."""
+        """What made the frames that batches hold instead of audio; None where they hold audio."""
         return None
 
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
@@ -210,7 +210,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             self._indices_of[name] = self._select(name)
         return self._indices_of[name]
 
-    def wanted_indices(self, splits: Sequence[str]) -> list[int]:
+    def indices_of(self, splits: Sequence[str]) -> list[int]:
         """Positions in `utterances` of several splits' utterances that are used, each once."""
         indices = [index for split in canonical_splits(splits) for index in self.split_indices(split)]
         if not indices:
@@ -256,7 +256,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         return self._load(sampler, collate, trains=True)
 
     def _report(self, sampler: BucketBatchSampler) -> None:
-        """Log what a step is of, over all devices, and what is trained on twice."""
+        """Log how much audio a step has on all devices together, and what an epoch trains on twice."""
         plan = sampler.plan(epoch=0)
         together = sampler.world_size * self.trainer.accumulate_grad_batches  # type: ignore[union-attr]
         utterances, seconds = len([*chain(*plan)]), sum(self.length_of(self.utterances[i]) for i in chain(*plan))
@@ -341,7 +341,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         return content_hash(*chain(*(self.fingerprint_fields(self.utterances[i]) for i in indices)))
 
     def settings(self) -> dict[str, Any]:
-        """What training depends on, by its argument: a fit is resumed with the same alone."""
+        """What training depends on, by argument; resumed training must have the same."""
         # plain numbers, which `weights_only` can load
         return {
             "batch_seconds": float(self.batch_seconds),
@@ -409,7 +409,7 @@ class AllUtterancesDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
     def batches(self) -> list[list[int]]:
         """Put all utterances into batches, longest first."""
         existing = [name for name, utterances in self.corpus.splits.sets.items() if utterances]
-        indices = self.wanted_indices(existing if self._splits is None else self._splits)
+        indices = self.indices_of(existing if self._splits is None else self._splits)
         return self._sampler(indices, shuffle=False).plan(0)
 
     @cached_property

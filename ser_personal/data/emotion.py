@@ -112,13 +112,13 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
             if self.augmentation is not None:
                 # which reads its folders
                 self.augmentation.settings()
-            self.wanted_indices(["train"])
+            self.indices_of(["train"])
             self._refuse_single_utterances()
             self._require_ranking()
         if stage in ("fit", "validate", None):
-            self.wanted_indices(["validation"])
+            self.indices_of(["validation"])
         if stage in ("test", "predict", None):
-            self.wanted_indices(self.wanted_test_splits)
+            self.indices_of(self.tested_splits)
 
     def _refuse_single_utterances(self) -> None:
         plan = self.train_dataloader().batch_sampler.plan(0)
@@ -134,7 +134,7 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         """Raise a UserError where no epoch's model can be better than another's on the validation set."""
         if self.trainer and self.trainer.limit_val_batches == 0:
             return
-        utterances = [self.utterances[i] for i in self.wanted_indices(["validation"])]
+        utterances = [self.utterances[i] for i in self.indices_of(["validation"])]
         if self.target == "emotion":
             values: dict[str, set[Any]] = {"emotion": {utterance.emotion for utterance in utterances}}
         else:
@@ -178,7 +178,7 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # checkpoints of earlier versions are of fits without
+        # checkpoints of earlier versions were trained without
         super().load_state_dict({**{f"augmentation.{name}": None for name in _AUGMENTATION}, **state_dict})
 
     @override
@@ -216,7 +216,7 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         """Training speakers chosen for the test's; None where all are trained on."""
         if self._speaker_selection is None:
             return None
-        targets = self.wanted_indices(self.wanted_test_splits)
+        targets = self.indices_of(self.tested_splits)
         chosen = self._speaker_selection.choose(
             [self.utterances[i] for i in self.train_indices], [self.utterances[i] for i in targets]
         )
@@ -231,7 +231,7 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
 
     @override
     def test_dataloader(self) -> SpeechLoader[EmotionBatch]:
-        return self.eval_loader(self.wanted_indices(self.wanted_test_splits))
+        return self.eval_loader(self.indices_of(self.tested_splits))
 
     @override
     def predict_dataloader(self) -> SpeechLoader[EmotionBatch]:
@@ -239,14 +239,14 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
 
     def split_dataloader(self, split: str) -> SpeechLoader[EmotionBatch]:
         """Load any split, longest utterance first."""
-        return self.eval_loader(self.wanted_indices([split]))
+        return self.eval_loader(self.indices_of([split]))
 
     def share_dataloader(self, split: str) -> SpeechLoader[EmotionBatch]:
         """Load this device's share of any split, without the batches that are repeated to even shares."""
-        return self.predict_loader(self._sampler(self.wanted_indices([split]), shuffle=False).share)
+        return self.predict_loader(self._sampler(self.indices_of([split]), shuffle=False).share)
 
     @property
-    def wanted_test_splits(self) -> list[str]:
+    def tested_splits(self) -> list[str]:
         """Names of the splits to test on, at least one."""
         every = [name for name in self.corpus.splits.test if not name.endswith(ADAPTATION)]
         names = every if self.test_splits is None else canonical_splits(self.test_splits)
@@ -309,7 +309,7 @@ class CachedEmotionDataModule(EmotionDataModule):
 
     @cached_property
     @override
-    def dataset(self) -> CachedDataset:  # type: ignore[override]  # frames in place of audio
+    def dataset(self) -> CachedDataset:  # type: ignore[override]  # frames instead of audio
         training = [self.utterances[index] for index in self.train_indices] if self.normalize_speakers else []
         normalization = SpeakerNormalization.of(self.cache, self.utterances, training) if training else None
         return CachedDataset(self.utterances, self.cache, normalization)

@@ -101,17 +101,17 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
     @override
     def train_indices(self) -> list[int]:
         held_out = set(self.held_out_indices)
-        return [index for index in self.wanted_indices(self.splits) if index not in held_out]
+        return [index for index in self.indices_of(self.splits) if index not in held_out]
 
     @property
     def pretraining_ids(self) -> list[str]:
         """Utterances that are pre-trained on, or held out to choose the checkpoint."""
-        return [self.utterances[index].utterance_id for index in self.wanted_indices(self.splits)]
+        return [self.utterances[index].utterance_id for index in self.indices_of(self.splits)]
 
     @cached_property
     def held_out_indices(self) -> list[int]:
         """Positions in `utterances` of the pre-training speakers' held-out utterances."""
-        indices = self.wanted_indices(self.splits)
+        indices = self.indices_of(self.splits)
         held_out = hold_out([self.utterances[i] for i in indices], self.held_out)
         if not held_out:
             raise UserError(
@@ -126,7 +126,7 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         """Positions in `utterances` of the speakers outside pre-training; empty where the corpus has none."""
         existing = [name for name in self.unseen_splits if self.corpus.splits.sets.get(name) != ()]
         indices = [index for split in existing for index in self.split_indices(split)]
-        seen_speakers = {self.utterances[i].speaker_id for i in self.wanted_indices(self.splits)} - {None}
+        seen_speakers = {self.utterances[i].speaker_id for i in self.indices_of(self.splits)} - {None}
         unseen = [index for index in indices if self.utterances[index].speaker_id not in seen_speakers]
         if len(unseen) < len(indices):
             rank_zero_info(

@@ -63,7 +63,7 @@ class PseudoLabelData(AllUtterancesDataModule):
     @cached_property
     def fit_indices(self) -> list[int]:
         """Positions in `utterances` of those that the codebook is fitted on."""
-        indices = sorted({*self.pseudo_label_indices} & {*self.wanted_indices(self._fit_splits)})
+        indices = sorted({*self.pseudo_label_indices} & {*self.indices_of(self._fit_splits)})
         if not indices:
             remedy = "Name one of data.splits there, or give a codebook"
             raise UserError("no audio to fit the codebook on", where="data.fit_splits", remedy=remedy)

@@ -110,7 +110,7 @@ def score_baseline(data: Any, wanted: Sequence[str], min_utterances: int) -> dic
     attributes = [name for name in wanted if name in data.train_label_mean]
     if not attributes:
         return {}
-    tests = {split: data.split_indices(split) for split in data.wanted_test_splits}
+    tests = {split: data.split_indices(split) for split in data.tested_splits}
     used = {index for indices in (train, *tests.values()) for index in indices}
     features = {index: mfcc_functionals(data.example(index).waveform) for index in used}
     labels = np.array([[u.labels.get(attribute, np.nan) for attribute in attributes] for u in data.utterances])

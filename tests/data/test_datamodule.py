@@ -128,7 +128,7 @@ def test_a_split_named_twice_counts_once(corpus, pseudo_labels_folder):
     assert sorted(datamodule.unseen_indices) == list(range(26, 30))
     assert sorted(datamodule.train_indices + datamodule.held_out_indices) == list(range(2, 24))
     tests = EmotionDataModule(corpus, test_splits=["test2", "Test2", "test1"], num_workers=0)
-    assert tests.wanted_test_splits == ["test2", "test1"]
+    assert tests.tested_splits == ["test2", "test1"]
     assert sorted(indices(tests.test_dataloader())) == list(range(30, 34))
 
 

@@ -143,5 +143,5 @@ def test_statistics_without_a_speaker_are_refused(corpus, cache_folder):
 
 def test_what_was_cut_off_for_adaptation_is_tested_only_where_it_is_named(synthetic_corpus):
     corpus = MSPPodcast(str(synthetic_corpus), cut_test="test1")
-    assert EmotionDataModule(corpus).wanted_test_splits == ["test1_evaluation"]
-    assert EmotionDataModule(corpus, test_splits=["test1_adaptation"]).wanted_test_splits == ["test1_adaptation"]
+    assert EmotionDataModule(corpus).tested_splits == ["test1_evaluation"]
+    assert EmotionDataModule(corpus, test_splits=["test1_adaptation"]).tested_splits == ["test1_adaptation"]
