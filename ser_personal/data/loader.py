@@ -1,4 +1,7 @@
-"""The loader of a split: workers, their errors, and where in the epoch resumed training starts."""
+"""The loader of a split: workers, their errors, and where in the epoch resumed training starts.
+
+What else makes resumed training exact is in training/checkpoints.py (`ExactResumption`).
+"""
 
 from __future__ import annotations
 
