@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,7 +59,7 @@ class PredictionTable:
         """The rows of one split."""
         rows = np.array([name == split for name in self.splits], dtype=bool)
         return PredictionTable(
-            utterance_ids=tuple(name for name, wanted in zip(self.utterance_ids, rows, strict=True) if wanted),
+            utterance_ids=tuple(compress(self.utterance_ids, rows)),
             splits=tuple(name for name in self.splits if name == split),
             attributes=self.attributes,
             predicted=self.predicted.part(rows),
@@ -202,8 +203,10 @@ def _read_bank(path: Path, vectors: Vectors, scale: tuple[float, float]) -> Spea
     training = read_predictions(path, vectors, named_by="label", default_split="train").part("train")
     if not training.utterance_ids:
         raise UserError("no training row", where=path, remedy="Mark training rows as train in the column split")
-    known = training.predicted
-    return SpeakerBank.from_utterances(known.speaker_ids, known.pooled, known.labels, training.attributes, scale)
+    predicted = training.predicted
+    return SpeakerBank.from_utterances(
+        predicted.speaker_ids, predicted.pooled, predicted.labels, training.attributes, scale
+    )
 
 
 def _frame(split: PredictionTable, rows: Sequence[CalibrationRow]) -> pd.DataFrame:

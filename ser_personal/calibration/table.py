@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import compress, product
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
@@ -61,28 +61,37 @@ class PredictedSet:
         """The utterances of some rows, a mask (utterances,)."""
         return PredictedSet(
             predictions=self.predictions[rows],
-            speaker_ids=tuple(speaker for speaker, wanted in zip(self.speaker_ids, rows, strict=True) if wanted),
+            speaker_ids=tuple(compress(self.speaker_ids, rows)),
             pooled=self.pooled[rows],
             labels=self.labels[rows],
         )
 
 
 @dataclass(frozen=True, eq=False)
-class CalibrationRow:
-    """One row of the table.
+class ScoreRow:
+    """One row of the score table.
 
     Attributes:
         name: raw, mu, sigma, both, affine, posterior, population, random_speakers, own_statistics, or a caller's own.
         scores: attribute -> scores; their mean over draws where there are several.
-        predictions: (draws, utterances, attributes), label points; one draw unless chance takes part.
         is_oracle: it read labels of the test set, so it is never a result.
-        is_random: chance takes part, so that no draw by itself is a result.
     """
 
     name: str
     scores: Scores
+    is_oracle: bool
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationRow(ScoreRow):
+    """A row with its predictions.
+
+    Attributes:
+        predictions: (draws, utterances, attributes), label points; one draw unless chance takes part.
+        is_random: chance takes part, so that no draw by itself is a result.
+    """
+
     predictions: NDArray[np.float64]
-    is_oracle: bool = False
     is_random: bool = False
 
 
@@ -150,7 +159,7 @@ def score_row(
     is_random = predictions.ndim == 3
     draws = predictions if is_random else predictions[None]
     scores = [score(draw, test.labels, test.speaker_ids, attributes, min_utterances=min_utterances) for draw in draws]
-    return CalibrationRow(name, mean_scores(scores), draws, is_oracle, is_random)
+    return CalibrationRow(name, mean_scores(scores), is_oracle, draws, is_random)
 
 
 def speaker_moments(

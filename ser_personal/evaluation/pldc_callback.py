@@ -21,7 +21,6 @@ from ser_personal.calibration.table import (
     LEGEND,
     PredictedSet,
     calibration_table,
-    print_scores,
     speaker_moments,
     standard_calibrators,
 )
@@ -36,17 +35,16 @@ from ser_personal.evaluation.run_files import (
     describe_speakers,
     describe_training,
     predictions_table,
-    rows_as_json,
     write_moments,
     write_speakers,
 )
 from ser_personal.evaluation.run_writers import (
     Collector,
     PredictionCollector,
-    about_speakers,
-    by_condition,
-    conditions_of,
+    attribute_metrics,
+    print_and_record,
     run_folder,
+    score_set,
     write_test,
 )
 from ser_personal.files import content_hash, gather_files, write_json
@@ -59,10 +57,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from lightning.pytorch import LightningModule, Trainer
-    from numpy.typing import NDArray
     from torch import Tensor
 
-    from ser_personal.calibration.table import CalibrationRow
+    from ser_personal.evaluation.run_writers import Scored
     from ser_personal.types import PredictionBatch, Utterance
 
 
@@ -137,75 +134,44 @@ class PLDCCallback(PredictionCollector):
         if collected is None or self.bank is None:
             return
         pldc = PLDC(self.bank, _attributes(pl_module), self.settings)
-        calibrated = np.empty_like(collected.predicted.predictions)
+        calibrators = standard_calibrators(pldc, self.validation, draws=self.draws, seed=self.seed)
+        least = model.test_metric.min_utterances
+
+        def scored(name: str, part: PredictedSet) -> Scored:
+            table = calibration_table(part, pldc, calibrators, min_utterances=least)
+            return print_and_record(name, part, table, LEGEND)
+
+        def calibrated(part: PredictedSet) -> PredictedSet:
+            return replace(part, predictions=pldc(part.predictions, part.speaker_ids, part.pooled))
+
+        predictions = np.empty_like(collected.predicted.predictions)
         splits, speakers, moments = {}, {}, []
         vectors = {TRAINING: SpeakerVectors(self.bank.speaker_ids, self.bank.vectors)}
         vectors |= learnt_embeddings(model.personalized)
         # each set by itself: a speaker may stand in several
-        for split, (rows, (utterances, test)) in collected.by_split().items():
+        for split, (rows, tested) in collected.by_split().items():
+            utterances, test = tested
             calibration = pldc.calibration(test.predictions, test.speaker_ids, test.pooled)
-            calibrated[rows] = calibration.predictions
+            predictions[rows] = calibration.predictions
             shifts = speaker_shifts(test.speaker_ids, test.pooled, test.labels, self.bank, pldc.attributes)
             speakers[split] = describe_speakers(utterances, calibration, shifts)
             vectors[split] = SpeakerVectors.of_utterances(test.speaker_ids, test.pooled)
-            conditions = conditions_of(model, data, utterances)
-            table, splits[split] = self._score(split, test, conditions, pldc, model.test_metric.min_utterances)
-            splits[split] |= about_speakers(model, utterances, conditions) | {
-                "shift": describe_correlations(shifts, table[0].scores),
-            }
+            splits[split], table = score_set(model, data, tested, scored)
+            splits[split]["shift"] = describe_correlations(shifts, table[0].scores)
+            if self.validation is not None:
+                splits[split]["intervals"] = intervals_as_json(
+                    calibrated(self.validation), calibrated(test), pldc.attributes, self.bank.scale
+                )
             moments.append(speaker_moments(split, table, test.labels, test.speaker_ids))
-        metrics = {
-            "model": self.bank.fingerprint,
-            "attributes": list(pldc.attributes),
-            "pldc": asdict(self.settings),
-            "scale": list(data.scale),
-            "min_utterances": model.test_metric.min_utterances,
-            "splits": splits,
-        }
-        write_test(trainer, folder, predictions_table(collected, calibrated, pldc.attributes), metrics)
+        metrics = attribute_metrics(model, data, splits)
+        metrics |= {"model": self.bank.fingerprint, "pldc": asdict(self.settings)}
+        write_test(trainer, folder, predictions_table(collected, predictions, pldc.attributes), metrics)
         write_moments(folder, moments)
         training = describe_training([data.utterances[index] for index in data.train_indices])
         record = {"fusion": str(model.personalized.fusion_name), "splits": speakers, "training": training}
         write_speakers(folder, record, vectors)
         speech_seconds = float(np.nansum([utterance.seconds for utterance in collected.utterances]))
         write_json(folder / COST, cost(trainer, pl_module, seconds, speech_seconds))
-
-    def _score(
-        self,
-        split: str,
-        test: PredictedSet,
-        conditions: NDArray[np.str_],
-        pldc: PLDC,
-        min_utterances: int,
-    ) -> tuple[list[CalibrationRow], dict[str, Any]]:
-        """Score and print a test set, and each condition in it; -> the set's table, and its part of metrics.json."""
-        calibrators = standard_calibrators(pldc, self.validation, draws=self.draws, seed=self.seed)
-
-        def scored(name: str, part: PredictedSet) -> list[CalibrationRow]:
-            rows = calibration_table(part, pldc, calibrators, min_utterances=min_utterances)
-            print_scores(f"{name}: {len(part.predictions)} utterances", rows, LEGEND)
-            return rows
-
-        def calibrated(part: PredictedSet) -> PredictedSet:
-            return replace(part, predictions=pldc(part.predictions, part.speaker_ids, part.pooled))
-
-        table = scored(split, test)
-        record: dict[str, Any] = {
-            "utterances": len(test.predictions),
-            "rows": rows_as_json(table),
-            "conditions": {
-                name: {
-                    "utterances": len(part.predictions),
-                    "rows": rows_as_json(scored(f"{split}, {name} speakers", part)),
-                }
-                for name, part in by_condition(test, conditions).items()
-            },
-        }
-        if self.validation is not None:
-            record["intervals"] = intervals_as_json(
-                calibrated(self.validation), calibrated(test), pldc.attributes, pldc.bank.scale
-            )
-        return table, record
 
 
 def _attributes(pl_module: LightningModule) -> tuple[str, ...]:

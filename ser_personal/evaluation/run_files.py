@@ -16,6 +16,7 @@ import numpy as np
 from ser_personal.calibration.divergence import ShiftTable, SpeakerShift
 from ser_personal.calibration.neighbours import speaker_vectors
 from ser_personal.calibration.pldc import PLDCSettings
+from ser_personal.calibration.table import ScoreRow
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, write_json
 from ser_personal.scores import Scores, as_json, from_json, rows_by_speaker
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ser_personal.calibration.pldc import Calibration
-    from ser_personal.calibration.table import CalibrationRow
     from ser_personal.evaluation.run_writers import CollectedSet
     from ser_personal.types import Utterance
 
@@ -76,7 +76,7 @@ def _frame(rows: Sequence[Utterance], columns: dict[str, Any]) -> pd.DataFrame:
     return frame
 
 
-def rows_as_json(rows: Sequence[CalibrationRow]) -> dict[str, Any]:
+def rows_as_json(rows: Sequence[ScoreRow]) -> dict[str, Any]:
     """Row name -> whether it is an oracle, and attribute -> scores."""
     return {row.name: {"is_oracle": row.is_oracle, "attributes": as_json(row.scores)} for row in rows}
 
@@ -191,15 +191,6 @@ def write_moments(folder: Path, tables: Sequence[pd.DataFrame]) -> None:
     write_csv(path, table)
 
 
-@dataclass(frozen=True)
-class TableRow:
-    """One row of the score table; an oracle read test labels, so it is never a result."""
-
-    name: str
-    scores: Scores
-    is_oracle: bool
-
-
 @dataclass(frozen=True, eq=False)
 class Speaker:
     """A test speaker and how they were calibrated.
@@ -238,7 +229,7 @@ class ScoredSet:
     """
 
     name: str
-    rows: tuple[TableRow, ...]
+    rows: tuple[ScoreRow, ...]
     conditions: dict[str, int]
     utterances: pd.DataFrame
     speakers: dict[str, Speaker]
@@ -255,7 +246,7 @@ class ScoredSet:
         """Values (utterances,) of a kind: label, raw or calibrated."""
         return self.utterances[f"{attribute}_{kind}"].to_numpy(dtype=np.float64)
 
-    def row(self, name: str) -> TableRow:
+    def row(self, name: str) -> ScoreRow:
         """One row of the score table."""
         return next(row for row in self.rows if row.name == name)
 
@@ -338,7 +329,7 @@ def _read(folder: Path) -> RunFiles:
         ScoredSet(
             name=name,
             rows=tuple(
-                TableRow(row, from_json(content["attributes"]), content["is_oracle"])
+                ScoreRow(row, from_json(content["attributes"]), content["is_oracle"])
                 for row, content in [*split["rows"].items(), *_baseline_rows(folder, name, attributes)]
             ),
             conditions=split["speakers"],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from itertools import compress, count
 from math import isnan
 from pathlib import Path
@@ -37,7 +38,7 @@ from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emo
 from ser_personal.types import utterance_hashes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence, Set
+    from collections.abc import Callable, Iterable, Sequence, Set
 
     import pandas as pd
     from lightning.pytorch import LightningModule
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from ser_personal.types import PredictionBatch, Utterance
 
     Arrays = dict[str, NDArray[Any]]
+    Scored = tuple[dict[str, Any], list[CalibrationRow]]
+    Scoring = Callable[[str, PredictedSet], Scored]
 
 _NETWORK = ("personalized.", "interpreter.")
 ARRAYS = ("indices", "pooled", "predictions", "labels")
@@ -275,10 +278,35 @@ def about_speakers(pl_module: Any, utterances: Sequence[Utterance], conditions: 
     return counted
 
 
-def by_condition(test: PredictedSet, conditions: NDArray[np.str_]) -> dict[str, PredictedSet]:
-    """Condition -> its utterances, where there are several: speakers known in training are another task."""
+def score_set(model: Any, data: Any, tested: CollectedSet, scored: Scoring) -> Scored:
+    """Score and print a test set and, where there are several, each condition in it: known speakers are another task.
+
+    -> the set's part of metrics.json, and its table.
+    """
+    utterances, test = tested
+    split, conditions = utterances[0].split, conditions_of(model, data, utterances)
+    record, table = scored(split, test)
     names = sorted(set(conditions.tolist()))
-    return {name: test.part(conditions == name) for name in names} if len(names) > 1 else {}
+    parts = {name: test.part(conditions == name) for name in names if len(names) > 1}
+    record |= about_speakers(model, utterances, conditions)
+    record["conditions"] = {name: scored(f"{split}, {name} speakers", part)[0] for name, part in parts.items()}
+    return record, table
+
+
+def print_and_record(name: str, test: PredictedSet, table: list[CalibrationRow], legend: str = "") -> Scored:
+    """Print a table; -> what metrics.json says of it, and the table."""
+    print_scores(f"{name}: {len(test.predictions)} utterances", table, legend)
+    return {"utterances": len(test.predictions), "rows": rows_as_json(table)}, table
+
+
+def attribute_metrics(model: Any, data: Any, splits: dict[str, Any]) -> dict[str, Any]:
+    """What metrics.json holds of every test of attributes."""
+    return {
+        "attributes": list(model.attributes),
+        "scale": list(data.scale),
+        "min_utterances": model.test_metric.min_utterances,
+        "splits": splits,
+    }
 
 
 def write_test(trainer: Trainer, folder: Path, frame: pd.DataFrame, metrics: dict[str, Any]) -> None:
@@ -323,75 +351,51 @@ class AttributeTestWriter(PredictionCollector):
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        model, collected, folder = cast("Any", pl_module), self.collected(trainer), run_folder(trainer)
+        model, data = cast("Any", pl_module), trainer.datamodule  # type: ignore[attr-defined]
+        collected, folder = self.collected(trainer), run_folder(trainer)
         if collected is None:
             return
-        splits = {}
+        splits, moments = {}, []
         for split, (_, tested) in collected.by_split().items():
-            conditions = conditions_of(model, data, tested.utterances)
-            apart = by_condition(tested.predicted, conditions)
-            splits[split] = {
-                **self.scores(model, split, tested.predicted),
-                **about_speakers(model, tested.utterances, conditions),
-                "conditions": {
-                    name: self.scores(model, f"{split}, {name} speakers", part) for name, part in apart.items()
-                },
-            }
-        self.write(trainer, model, collected, splits, folder)
+            splits[split], table = score_set(model, data, tested, partial(self.scored, model))
+            if table:
+                moments.append(speaker_moments(split, table, tested.predicted.labels, tested.predicted.speaker_ids))
+        frame, metrics = self.describe(model, data, collected, splits)
+        write_test(trainer, folder, frame, metrics)
+        if moments:
+            write_moments(folder, moments)
 
-    def scores(self, model: Any, name: str, test: PredictedSet) -> dict[str, Any]:
-        """Print the scores of a set; -> what metrics.json says of it."""
-        row = _raw_row(model, test)
-        print_scores(f"{name}: {len(test.predictions)} utterances", [row])
-        return {"utterances": len(test.predictions), "rows": rows_as_json([row])}
+    def scored(self, model: Any, name: str, test: PredictedSet) -> Scored:
+        """Score and print a set; -> what metrics.json says of it, and its table."""
+        row = score_row("raw", test, test.predictions, model.attributes, model.test_metric.min_utterances)
+        return print_and_record(name, test, [row])
 
-    def write(
-        self, trainer: Trainer, model: Any, collected: CollectedSet, splits: dict[str, Any], folder: Path
-    ) -> None:
-        """Write the files, `splits` into metrics.json."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        metrics = {
-            "attributes": list(model.attributes),
-            "scale": list(data.scale),
-            "min_utterances": model.test_metric.min_utterances,
-            "splits": splits,
-        }
-        write_test(trainer, folder, predictions_table(collected, None, model.attributes), metrics)
-        moments = []
-        for split, (_, tested) in collected.by_split().items():
-            test = tested.predicted
-            moments.append(speaker_moments(split, [_raw_row(model, test)], test.labels, test.speaker_ids))
-        write_moments(folder, moments)
-
-
-def _raw_row(model: Any, test: PredictedSet) -> CalibrationRow:
-    return score_row("raw", test, test.predictions, model.attributes, model.test_metric.min_utterances)
+    def describe(
+        self, model: Any, data: Any, collected: CollectedSet, splits: dict[str, Any]
+    ) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """Make the contents of predictions.csv and of metrics.json."""
+        return predictions_table(collected, None, model.attributes), attribute_metrics(model, data, splits)
 
 
 class EmotionTestWriter(AttributeTestWriter):
-    """Scores a test of categorical emotion instead."""
+    """Scores a test of categorical emotion instead, and writes no speaker_moments.csv."""
 
     @override
-    def scores(self, model: Any, name: str, test: PredictedSet) -> dict[str, Any]:
-        return _emotion_scores(test)
+    def scored(self, model: Any, name: str, test: PredictedSet) -> Scored:
+        labelled = emotions_of(test.labels)
+        scores = classification_scores(test.predictions.argmax(1), labelled)
+        record = {
+            "utterances": len(labelled),
+            "labelled": int((labelled != NO_EMOTION).sum()),
+            "scores": {name: None if isnan(score) else score for name, score in scores.items()},
+        }
+        return record, []
 
     @override
-    def write(
-        self, trainer: Trainer, model: Any, collected: CollectedSet, splits: dict[str, Any], folder: Path
-    ) -> None:
-        frame = emotions_table(collected, model.emotions)
+    def describe(
+        self, model: Any, data: Any, collected: CollectedSet, splits: dict[str, Any]
+    ) -> tuple[pd.DataFrame, dict[str, Any]]:
         # as `ser export` has it: what only training needs isn't part of the model
         kept = {name: weight for name, weight in model.state_dict().items() if name.startswith(_NETWORK)}
-        found = {"model": weights_fingerprint(kept), "emotions": list(model.emotions), "splits": splits}
-        write_test(trainer, folder, frame, found)
-
-
-def _emotion_scores(test: PredictedSet) -> dict[str, Any]:
-    labelled = emotions_of(test.labels)
-    scores = classification_scores(test.predictions.argmax(1), labelled)
-    return {
-        "utterances": len(labelled),
-        "labelled": int((labelled != NO_EMOTION).sum()),
-        "scores": {name: None if isnan(score) else score for name, score in scores.items()},
-    }
+        metrics = {"model": weights_fingerprint(kept), "emotions": list(model.emotions), "splits": splits}
+        return emotions_table(collected, model.emotions), metrics

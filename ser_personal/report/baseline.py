@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from typing_extensions import override
 
-from ser_personal.calibration.table import CalibrationRow, print_scores, speaker_moments
+from ser_personal.calibration.table import CalibrationRow, PredictedSet, print_scores, score_row, speaker_moments
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
 from ser_personal.encoder.front_end import mfcc_functionals
 from ser_personal.errors import UserError
@@ -21,7 +20,7 @@ from ser_personal.evaluation.run_files import BASELINE, SPEAKER_MOMENTS, rows_as
 from ser_personal.evaluation.run_writers import RunWriter, run_folder
 from ser_personal.files import refuse_existing, write_json
 from ser_personal.ranges import AtLeastTwo
-from ser_personal.scores import score
+from ser_personal.report.verdicts import RIDGE
 from ser_personal.types import Attribute
 
 if TYPE_CHECKING:
@@ -30,8 +29,10 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
     from numpy.typing import NDArray
 
+    Scored = dict[str, tuple[CalibrationRow, PredictedSet]]
+
 PENALTIES = np.logspace(-1, 5, 13)
-RIDGE, TITLE = "ridge", "ridge regression on MFCC functionals, the baseline"
+TITLE = "ridge regression on MFCC functionals, the baseline"
 
 
 def ridge_baseline(
@@ -95,17 +96,8 @@ def baseline(
     _show_and_write(scored, Path(out))
 
 
-@dataclass(frozen=True, eq=False)
-class BaselineSet:
-    """The baseline on one test set."""
-
-    row: CalibrationRow
-    labels: NDArray[np.float64]  # (utterances, attributes), NaN where missing
-    speaker_ids: tuple[str | None, ...]  # (utterances,), None where unknown
-
-
-def score_baseline(data: Any, wanted: Sequence[str], min_utterances: int) -> dict[str, BaselineSet]:
-    """Fit and score the baseline: test set -> scores; nothing where no training utterance has a wanted label."""
+def score_baseline(data: Any, wanted: Sequence[str], min_utterances: int) -> Scored:
+    """Fit and score the baseline: test set -> its row and set; nothing where no training utterance has a wanted label."""
     train = data.train_indices
     attributes = [name for name in wanted if name in data.train_label_mean]
     if not attributes:
@@ -117,20 +109,21 @@ def score_baseline(data: Any, wanted: Sequence[str], min_utterances: int) -> dic
     of_training = np.stack([features[index] for index in train])
     scored = {}
     for split, indices in tests.items():
-        predictions = ridge_baseline(of_training, labels[train], np.stack([features[index] for index in indices]))
+        pooled = np.stack([features[index] for index in indices])
+        predictions = ridge_baseline(of_training, labels[train], pooled)
         speakers = tuple(data.utterances[index].speaker_id for index in indices)
-        scores = score(predictions, labels[indices], speakers, attributes, min_utterances=min_utterances)
-        scored[split] = BaselineSet(CalibrationRow(RIDGE, scores, predictions[None]), labels[indices], speakers)
+        test = PredictedSet(predictions, speakers, pooled, labels[indices])
+        scored[split] = score_row(RIDGE, test, predictions, attributes, min_utterances), test
     return scored
 
 
-def _show_and_write(scored: dict[str, BaselineSet], folder: Path) -> None:
-    for split, of_split in scored.items():
-        print_scores(f"{split}: {TITLE}", [of_split.row])
-    rows = {split: {"rows": rows_as_json([of_split.row])} for split, of_split in scored.items()}
+def _show_and_write(scored: Scored, folder: Path) -> None:
+    for split, (row, _) in scored.items():
+        print_scores(f"{split}: {TITLE}", [row])
+    rows = {split: {"rows": rows_as_json([row])} for split, (row, _) in scored.items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / BASELINE, {"splits": rows})
-    moments = [speaker_moments(split, [each.row], each.labels, each.speaker_ids) for split, each in scored.items()]
+    moments = [speaker_moments(split, [row], test.labels, test.speaker_ids) for split, (row, test) in scored.items()]
     write_moments(folder, moments)
 
 

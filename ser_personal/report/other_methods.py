@@ -71,7 +71,8 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
         labels = part[[f"{one}_label" for one in predicted]].to_numpy(dtype=np.float64)
         speakers = [speaker or None for speaker in part["speaker"]]
         scores = score(values, labels, speakers, list(predicted))
-        moments.append(speaker_moments(str(split), [CalibrationRow("raw", scores, values[None])], labels, speakers))
+        row = CalibrationRow("raw", scores, is_oracle=False, predictions=values[None])
+        moments.append(speaker_moments(str(split), [row], labels, speakers))
     return ComparedRun(name, None, pd.concat(moments), ())
 
 

@@ -46,7 +46,7 @@ SPEAKERS = ["a", "a", "b", None, "b", "a", "c"]
 
 def row(name="sigma", average=0.25, *, is_oracle=False):
     scores = AttributeScores(0.5, average, 0.125, 3, 1, 30, {"a": 0.5, "b": NAN})
-    return CalibrationRow(name, {"arousal": scores, "valence": scores}, np.zeros((1, 30, 2)), is_oracle)
+    return CalibrationRow(name, {"arousal": scores, "valence": scores}, is_oracle, np.zeros((1, 30, 2)))
 
 
 def test_predictions_csv_has_a_row_an_utterance(tmp_path):
@@ -154,7 +154,7 @@ def scored():
     predictions, labels = rng.normal(4, 1, (2, 7, 2)), rng.normal(4, 1, (7, 2))
     labels[[1, 6], 0] = np.nan
     scores = mean_scores([score(draw, labels, SPEAKERS, ("arousal", "valence")) for draw in predictions])
-    return CalibrationRow("random_speakers", scores, predictions), labels
+    return CalibrationRow("random_speakers", scores, False, predictions), labels
 
 
 def test_each_line_is_the_moments_of_one_speakers_labelled_utterances(scored):

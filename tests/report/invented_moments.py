@@ -28,7 +28,7 @@ class Utterances:
         rng = np.random.default_rng(seed)
         predictions = self.labels + rng.normal(0.2, error, (draws, *self.labels.shape))
         scores = score(predictions[0], self.labels, self.speakers, ("arousal",))
-        return CalibrationRow(name, scores, predictions, name == "own_statistics")
+        return CalibrationRow(name, scores, name == "own_statistics", predictions)
 
     def moments(self, *rows: CalibrationRow):
         return speaker_moments("test1", rows, self.labels, self.speakers)
