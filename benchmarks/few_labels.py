@@ -30,7 +30,7 @@ from ser_personal.calibration.controls import AffineMap, raw
 from ser_personal.calibration.few_labels import LabelPrior, labelled_moments, with_labels
 from ser_personal.calibration.pldc import PLDC
 from ser_personal.calibration.posterior import PosteriorCalibrator, TooFewLabelsError
-from ser_personal.calibration.table import PredictedSet, points
+from ser_personal.calibration.table import PredictedSet, decimal
 from ser_personal.files import atomic_write
 from ser_personal.scores import Moments, concordance, rows_by_speaker
 from ser_personal.speakers.bank import SpeakerBank
@@ -241,7 +241,7 @@ def table_of(means: Mapping[str, Means]) -> list[str]:
     lines = ["| A-CCC | labels: " + " | ".join(map(str, NUMBERS)) + " |", "|---|" + "---:|" * len(NUMBERS)]
     for name, rows in means.items():
         lines.append(f"| **{name}** |" + " |" * len(NUMBERS))
-        lines += [f"| {row} | {' | '.join(map(points, values))} |" for row, values in rows.items()]
+        lines += [f"| {row} | {' | '.join(map(decimal, values))} |" for row, values in rows.items()]
     return lines
 
 

@@ -160,7 +160,7 @@ def _configs(*names: str) -> list[str]:
 
 def _pipeline(stages: Stages, folder: Path, speakers: int, utterances: int, seed: int, *, full: bool) -> Path:
     """Make a corpus, train on it and test, -> the folder of PAPT-FT's test run."""
-    from ser_personal.report.formatting import decimal
+    from ser_personal.calibration.table import decimal
 
     corpus, labels = folder / "corpus", folder / "pseudo_labels"
     with stages.stage("corpus") as found:
@@ -226,9 +226,10 @@ def _clusters(folder: Path) -> str:
 
 def _tested(folder: Path) -> list[str]:
     """What a test run shows of arousal, with the verdicts."""
+    from ser_personal.calibration.table import decimal
     from ser_personal.evaluation.run_files import read_run
     from ser_personal.report.bootstrap import Bootstrap
-    from ser_personal.report.formatting import decimal, signed
+    from ser_personal.report.formatting import signed
     from ser_personal.report.verdicts import RIDGE, verdicts
 
     run = read_run(folder)

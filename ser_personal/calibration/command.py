@@ -115,14 +115,14 @@ def read_predictions(
 
 def _numbers(rows: Sequence[Row], columns: Sequence[str], path: Path, *, filled: bool) -> NDArray[np.float64]:
     numbers = np.full((len(rows), len(columns)), math.nan)
-    for place, row in enumerate(rows):
-        for number, column in enumerate(columns):
+    for index, row in enumerate(rows):
+        for column_index, column in enumerate(columns):
             cell = row.get(column, "")
             if not filled and cell.lower() in _BLANK:
                 continue
             with suppress(ValueError):
-                numbers[place, number] = float(cell)
-            if not math.isfinite(numbers[place, number]):
+                numbers[index, column_index] = float(cell)
+            if not math.isfinite(numbers[index, column_index]):
                 raise UserError(
                     f"{column} of utterance {row['utterance']} is {cell!r}, not a finite number",
                     where=path,

@@ -1,4 +1,4 @@
-"""How far off a prediction may be: conformal intervals that hold for a new speaker."""
+"""How far off a prediction may be: conformal intervals that cover the labels of a new speaker."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class HalfWidths:
 
 @dataclass(frozen=True)
 class ConformalTable:
-    r"""Half-widths of intervals that hold the label of a new speaker's utterance with a given probability.
+    r"""Half-widths of intervals that cover the label of a new speaker's utterance with a given probability.
 
     Hierarchical conformal prediction (Lee, Barber and Willett, 2023, arXiv 2306.06342; Dunn, Wasserman and Ramdas,
-    2023): speakers, not utterances, are exchangeable, so every speaker weighs the same, however much they said. With
-    :math:`K` speakers, :math:`N_s` utterances of speaker :math:`s` and :math:`r_{si}` their absolute errors, the
-    half-width is the `coverage` quantile of
+    2023): speakers, not utterances, are exchangeable, so every speaker weighs the same. With :math:`K` speakers,
+    :math:`N_s` utterances of speaker :math:`s` and :math:`r_{si}` their absolute errors, the half-width is the
+    `coverage` quantile of
 
     .. math::
 
@@ -64,7 +64,7 @@ class ConformalTable:
     `coverage / (1 - coverage)` speakers (9 for 90 %) the quantile is infinite, and the interval is the whole scale.
 
     Attributes:
-        coverage: wanted probability.
+        coverage: target probability.
         attributes: attribute -> half-widths.
     """
 
@@ -93,7 +93,7 @@ class ConformalTable:
             speaker_ids: (utterances,); those of unknown speakers (None) are left out.
             attributes: names of the columns.
             utterances: (utterances,), how many each calibration is based on, 0 for raw; one bin for all if None.
-            coverage: wanted probability, above 0 and below 1.
+            coverage: target probability, above 0 and below 1.
             bins: the least number of utterances in each bin.
 
         Raises:
@@ -171,13 +171,13 @@ def speakers_needed(coverage: float) -> int:
 
 def conformal_quantile(errors: NDArray[np.float64], speakers: NDArray[Any], coverage: float) -> float:
     """The half-width that `ConformalTable` defines, of errors (n,) by speakers (n,); infinite for too few speakers."""
-    _, speaker, said = np.unique(speakers, return_inverse=True, return_counts=True)
+    _, speaker, utterances = np.unique(speakers, return_inverse=True, return_counts=True)
     order = np.argsort(errors, kind="stable")
     # weight at or below each error, where each speaker weighs 1
-    reached = (1.0 / said[speaker])[order].cumsum()
+    cumulative = (1.0 / utterances[speaker])[order].cumsum()
     # rounding of the sum must not ask for a greater error than the definition does
-    enough = np.searchsorted(reached, coverage * (len(said) + 1) - 1e-9)
-    return float(errors[order][enough]) if enough < len(errors) else inf
+    index = np.searchsorted(cumulative, coverage * (len(utterances) + 1) - 1e-9)
+    return float(errors[order][index]) if index < len(errors) else inf
 
 
 def _fit_bins(
@@ -207,7 +207,7 @@ def _fit_bins(
 def intervals_as_json(
     validation: PredictedSet, test: PredictedSet, attributes: tuple[str, ...], scale: tuple[float, float]
 ) -> dict[str, Any]:
-    """Fit intervals to the errors of one set, and count how often they hold the labels of another.
+    """Fit intervals to the errors of one set, and count how often they cover the labels of another.
 
     Both sets are calibrated in the same way, the first of speakers who are neither in the second nor in the bank.
 
@@ -224,7 +224,7 @@ def intervals_as_json(
         "validation_speakers": len(set(validation.speaker_ids) - {None}),
         "quantiles": list(QUANTILES),
         "attributes": {
-            attribute: _covered(
+            attribute: _coverage(
                 test.predictions[:, column],
                 test.labels[:, column],
                 rows_by_speaker(test.speaker_ids),
@@ -236,7 +236,7 @@ def intervals_as_json(
     }
 
 
-def _covered(
+def _coverage(
     predictions: NDArray[np.float64],
     labels: NDArray[np.float64],
     rows_of: dict[str, NDArray[np.int64]],

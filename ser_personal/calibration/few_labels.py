@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 IMAGINED_SPEAKERS = 4.0
 MIN_LABELS = 5
-_LEAST = 0.003  # of a variance between speakers
+_MIN_VARIANCE = 0.003  # between speakers
 _ROUNDING = 1e-6  # of float32 predictions, label points
 
 
@@ -57,8 +57,8 @@ class LabelPrior:
             raise UserError(f"{self} is out of range", where="labels", remedy=remedy)
 
     @classmethod
-    def usual(cls, scale: tuple[float, float] | None) -> Self:
-        """What is taken for granted where no validation speaker was measured, with labels on some scale."""
+    def default(cls, scale: tuple[float, float] | None) -> Self:
+        """The prior where no validation speaker was measured, with labels on some scale."""
         low, high = scale or (1.0, 7.0)
         return cls(deviation=(high - low) / 8)
 
@@ -72,7 +72,7 @@ class LabelPrior:
     ) -> Self:
         """Fit by the method of moments on validation speakers with five labels or more.
 
-        Beside them the usual prior counts as four speakers, so that few or none give something sensible, too.
+        Beside them the default prior counts as four speakers, so that few or none give something sensible, too.
 
         Args:
             calibrated: (utterances,), label points, of speakers whom the calibration wasn't fitted on.
@@ -80,35 +80,35 @@ class LabelPrior:
             speaker_ids: (utterances,), None where unknown.
             scale: least and greatest label.
         """
-        usual = cls.usual(scale)
+        default = cls.default(scale)
         found: list[tuple[float, ...]] = []
         for rows in rows_by_speaker(speaker_ids).values():
             known = rows[~np.isnan(labels[rows])]
             z, y = Moments.of(calibrated[rows]), Moments.of(labels[known])
             if len(known) >= MIN_LABELS and min(calibrated[known].std(), y.std) > _ROUNDING:
                 correlation = np.corrcoef(calibrated[known], labels[known])[0, 1]
-                louder = correlation * y.std * (calibrated[known].mean() - z.mean) / calibrated[known].std()
-                shift = (y.mean - louder - z.mean) / y.std
+                selection = correlation * y.std * (calibrated[known].mean() - z.mean) / calibrated[known].std()
+                shift = (y.mean - selection - z.mean) / y.std
                 found.append((float(shift), float(np.log(y.std / z.std)), float(correlation), float(z.std), len(known)))
         shifts, scales, correlations, deviations, counts = np.reshape(found, (-1, 5)).T
 
-        def mean(values: Values, default: float) -> float:
-            return float((values.sum() + IMAGINED_SPEAKERS * default) / (len(values) + IMAGINED_SPEAKERS))
+        def mean(values: Values, prior: float) -> float:
+            return float((values.sum() + IMAGINED_SPEAKERS * prior) / (len(values) + IMAGINED_SPEAKERS))
 
-        def variance(values: Values, center: float, noise: Values | float, default: float) -> float:
-            return max(mean((values - center) ** 2 - noise / counts, default), _LEAST)
+        def variance(values: Values, center: float, sampling: Values | float, prior: float) -> float:
+            return max(mean((values - center) ** 2 - sampling / counts, prior), _MIN_VARIANCE)
 
-        shift, log_scale = mean(shifts, usual.shift), mean(scales, 0.0)
-        correlation = min(max(mean(correlations, usual.correlation), 0.0), 0.95)
+        shift, log_scale = mean(shifts, default.shift), mean(scales, 0.0)
+        correlation = min(max(mean(correlations, default.correlation), 0.0), 0.95)
         unexplained = 1 - correlations**2
         return cls(
             shift,
-            variance(shifts, shift, unexplained, usual.shift_variance),
+            variance(shifts, shift, unexplained, default.shift_variance),
             float(np.exp(log_scale)),
-            0.5 / variance(scales, log_scale, 0.5, 0.5 / usual.imagined_labels),
+            0.5 / variance(scales, log_scale, 0.5, 0.5 / default.imagined_labels),
             correlation,
-            variance(correlations, correlation, unexplained**2, usual.correlation_variance),
-            float(np.sqrt(mean(deviations**2, usual.deviation**2))),
+            variance(correlations, correlation, unexplained**2, default.correlation_variance),
+            float(np.sqrt(mean(deviations**2, default.deviation**2))),
         )
 
 
@@ -150,27 +150,28 @@ def with_labels(base: AffineMap, own: Moments, labelled: Moments, priors: Sequen
     Returns:
         The map of the speaker, (attributes,); for an attribute without labels it is `base`.
     """
-    shift, shift_variance, scale, imagined, correlation, correlation_variance, usual = np.array(
+    shift, shift_variance, scale, imagined, correlation, correlation_variance, typical_std = np.array(
         [[*vars(prior).values()] for prior in priors]
     ).T
     count = labelled.count[1]
     center = base.apply(own.mean)
     # a single utterance has no deviation of its own, and that of many needs no help
-    helping = 1 / np.maximum(own.count, 1)
-    unit = np.sqrt((base.slope**2 * own.m2 + helping * usual**2) / (np.maximum(own.count, 1) - 1 + helping))
-    spread = (base.slope / unit) ** 2 * labelled.m2[0]
+    prior_weight = 1 / np.maximum(own.count, 1)
+    degrees = np.maximum(own.count, 1) - 1 + prior_weight
+    prediction_std = np.sqrt((base.slope**2 * own.m2 + prior_weight * typical_std**2) / degrees)
+    spread = (base.slope / prediction_std) ** 2 * labelled.m2[0]
     expected = (1 - correlation**2) * np.maximum(count - 1, 0) + correlation**2 * spread
-    deviation = np.sqrt((imagined * (scale * unit) ** 2 + labelled.m2[1]) / (imagined + expected))
-    above = (base.apply(labelled.mean[0]) - center) / unit
+    deviation = np.sqrt((imagined * (scale * prediction_std) ** 2 + labelled.m2[1]) / (imagined + expected))
+    above = (base.apply(labelled.mean[0]) - center) / prediction_std
     prior_mean, kappa = center + shift * deviation, (1 - correlation**2) / shift_variance
     mean = prior_mean + count / (count + kappa) * (labelled.mean[1] - correlation * deviation * above - prior_mean)
     # of the correlation, with imagined labels that have the prior's
     prior_labels = (1 - correlation**2) / correlation_variance
-    products = base.slope * (labelled.m2[2] - labelled.m2[0] - labelled.m2[1]) / 2 / (unit * deviation)
+    products = base.slope * (labelled.m2[2] - labelled.m2[0] - labelled.m2[1]) / 2 / (prediction_std * deviation)
     precision = spread + prior_labels
-    certain = 2 * np.sqrt(precision * (1 - correlation**2))
-    sign = np.where(products + correlation * prior_labels < -certain, -1.0, 1.0)
-    ratio = sign * deviation / unit
+    margin = 2 * np.sqrt(precision * (1 - correlation**2))
+    sign = np.where(products + correlation * prior_labels < -margin, -1.0, 1.0)
+    ratio = sign * deviation / prediction_std
     return AffineMap(
         np.where(count > 0, ratio * base.slope, base.slope),
         np.where(count > 0, mean + ratio * (base.intercept - center), base.intercept),

@@ -1,4 +1,4 @@
-"""`PosteriorCalibrator`: calibrates by what voice and predictions together predict of a speaker's labels (ours)."""
+"""`PosteriorCalibrator`: calibrates by what speaker vector and predictions tell of a speaker's labels (ours)."""
 
 from __future__ import annotations
 
@@ -29,62 +29,62 @@ if TYPE_CHECKING:
 FORMAT = "ser_personal.posterior"
 FORMAT_VERSION = 2
 MIN_SPEAKERS = 5
-PRICE = 0.002  # of a correction made in full, in CCC
-AMOUNTS = tuple(product((0.0, 0.25, 0.5, 0.75, 1.0), repeat=2))  # of the corrections of mean and log-deviation
-STRENGTHS = np.logspace(4, -4, 33)  # of ridge penalties, in units of the features' variance in an average direction
-_LOG_STD_NOISE = 0.5  # the log-deviation of n normal values has a variance of 1 / (2 n)
+CORRECTION_PENALTY = 0.002  # in CCC, of a correction made in full
+AMOUNT_GRID = tuple(product((0.0, 0.25, 0.5, 0.75, 1.0), repeat=2))  # of the corrections of mean and log std
+RIDGE_PENALTIES = np.logspace(4, -4, 33)  # in units of the features' variance in an average direction
+_LOG_STD_VARIANCE = 0.5  # the log standard deviation of n normal values has a variance of 1 / (2 n)
 _MIN_TRUE_SHARE = 1e-3
 _TINY = np.finfo(np.float64).tiny
 
 
-class Measured(NamedTuple):
-    """One value a speaker, measured over `counts` utterances; `noise / counts` is its sampling variance."""
+class Estimates(NamedTuple):
+    """One moment a speaker, estimated from `counts` utterances; its sampling variance is `within_variance / counts`."""
 
     values: Values
     counts: NDArray[Any]
-    noise: float
+    within_variance: float
 
 
-def measure(moments: Moments, usual: float | None = None) -> tuple[Measured, Measured]:
-    """Mean and log-deviation of each speaker, from moments (speakers,).
+def mean_and_log_std(moments: Moments, within_variance: float | None = None) -> tuple[Estimates, Estimates]:
+    """Mean and log standard deviation of each speaker, from moments (speakers,).
 
-    `usual`, the variance within an average speaker (that of these speakers if None), counts as one more observation: it
+    `within_variance`, of an average speaker's values (of these speakers' if None), counts as one more observation: it
     makes up for the mean's degree of freedom, and equal values keep a finite logarithm.
     """
-    noise = float(moments.m2.sum() / max((moments.count - 1).sum(), 1))
-    variance = (moments.m2 + (noise if usual is None else usual)) / moments.count
-    log_std = Measured(0.5 * np.log(variance + _TINY), moments.count, _LOG_STD_NOISE)
-    return Measured(moments.mean, moments.count, noise), log_std
+    from_moments = float(moments.m2.sum() / max((moments.count - 1).sum(), 1))
+    variance = (moments.m2 + (from_moments if within_variance is None else within_variance)) / moments.count
+    log_std = Estimates(0.5 * np.log(variance + _TINY), moments.count, _LOG_STD_VARIANCE)
+    return Estimates(moments.mean, moments.count, from_moments), log_std
 
 
 class Shrinkage(NamedTuple):
-    """Draws a measured value towards all speakers' mean, the more the fewer the utterances (empirical Bayes)."""
+    """Draws an estimate towards all speakers' mean, the more the fewer the utterances (empirical Bayes)."""
 
     center: float
-    between: float
-    noise: float
+    between_variance: float
+    within_variance: float
 
     @classmethod
-    def fit(cls, measured: Measured) -> Self:
+    def fit(cls, estimates: Estimates) -> Self:
         """Estimate the true variance between speakers by the method of moments, and the mean by precisions.
 
-        At least a thousandth of the measured variance counts as true, so that no single speaker of many utterances
+        At least a thousandth of the estimates' variance counts as true, so that no single speaker of many utterances
         decides alone.
         """
-        values, counts, noise = measured
-        between = max(values.var() - np.mean(noise / counts), _MIN_TRUE_SHARE * values.var())
-        weights = cls(0.0, between, noise).precisions(counts)
-        return cls(float(np.average(values, weights=weights)), float(between), noise)
+        values, counts, within_variance = estimates
+        between_variance = max(values.var() - np.mean(within_variance / counts), _MIN_TRUE_SHARE * values.var())
+        weights = cls(0.0, between_variance, within_variance).precisions(counts)
+        return cls(float(np.average(values, weights=weights)), float(between_variance), within_variance)
 
     def precisions(self, counts: NDArray[Any]) -> Values:
         """Weights (n,) of values over (n,) counts of utterances: inverse true and sampling variance, at most 1."""
-        precisions = 1 / (self.between + self.noise / counts + _TINY)
+        precisions = 1 / (self.between_variance + self.within_variance / counts + _TINY)
         return np.asarray(precisions / precisions.max())
 
-    def __call__(self, measured: Measured) -> Values:
+    def __call__(self, estimates: Estimates) -> Values:
         """The expected true values (n,), less `center`."""
-        kept = self.between / (self.between + self.noise / measured.counts + _TINY)
-        return np.asarray(kept * (measured.values - self.center))
+        kept = self.between_variance / (self.between_variance + self.within_variance / estimates.counts + _TINY)
+        return np.asarray(kept * (estimates.values - self.center))
 
 
 class Ridge(NamedTuple):
@@ -98,7 +98,7 @@ class Ridge(NamedTuple):
         return np.asarray(features @ self.coefficients + self.intercept)
 
 
-def fit_ridge(features: Values, targets: Measured) -> tuple[Ridge, Values]:
+def fit_ridge(features: Values, targets: Estimates) -> tuple[Ridge, Values]:
     """Regress over speakers on (speakers, features), by the penalty that predicts left-out speakers best.
 
     -> the map, and predictions (speakers,), each by a regression of that penalty fitted without the speaker.
@@ -111,7 +111,7 @@ def fit_ridge(features: Values, targets: Measured) -> tuple[Ridge, Values]:
     weights = Shrinkage.fit(targets).precisions(counts)
     centered = features - np.average(features, axis=0, weights=weights)
     spread = (weights @ centered**2).sum() / min(features.shape) or 1.0
-    found = RidgeCV(STRENGTHS * spread).fit(features, values, sample_weight=weights)
+    found = RidgeCV(RIDGE_PENALTIES * spread).fit(features, values, sample_weight=weights)
     ridge = Ridge(found.coef_, float(found.intercept_))
     penalised = (weights * centered.T) @ centered + found.alpha_ * np.eye(features.shape[1])
     leverage = weights * (1 / weights.sum() + (centered * np.linalg.solve(penalised, centered.T).T).sum(axis=1))
@@ -120,12 +120,12 @@ def fit_ridge(features: Values, targets: Measured) -> tuple[Ridge, Values]:
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """Corrects one moment of a speaker's predictions, mean or log-deviation.
+    """Corrects one moment of a speaker's predictions, mean or log standard deviation.
 
     Attributes:
         voice: pooled vectors -> the moment of the speaker's labels, fitted over the training speakers.
         own: shrinks the moment of the speaker's predictions.
-        expected: shrinks the moment that the voice leads to expect.
+        expected: shrinks the moment that the speaker vector predicts.
         regression: (own, expected) -> the labels' moment less the own one, fitted over the validation speakers.
         limits: of the validation speakers' corrections, which no correction exceeds.
         amount: how much of the correction is made, 0 to 1.
@@ -139,18 +139,18 @@ class Correction:
     amount: float = 0.0
 
     @classmethod
-    def fit(cls, voice: Ridge, own: Measured, expected: Measured, labels: Measured) -> tuple[Self, Values]:
+    def fit(cls, voice: Ridge, own: Estimates, expected: Estimates, labels: Estimates) -> tuple[Self, Values]:
         """-> the correction, and (speakers,) each one's by a regression fitted without them."""
         shrink_own, shrink_expected = Shrinkage.fit(own), Shrinkage.fit(expected)
         shrunken = shrink_own(own)
         features = np.column_stack([shrunken, shrink_expected(expected)])
-        lacking = labels._replace(values=labels.values - shrink_own.center - shrunken)
-        regression, left_out = fit_ridge(features, lacking)
+        residual = labels._replace(values=labels.values - shrink_own.center - shrunken)
+        regression, left_out = fit_ridge(features, residual)
         limits = float(regression(features).min()), float(regression(features).max())
         return cls(voice, shrink_own, shrink_expected, regression, limits), left_out
 
-    def __call__(self, own: Measured, expected: Values) -> tuple[Values, Values]:
-        """The predictions' own moment, shrunken, and what it lacks of the labels', (n,) each."""
+    def __call__(self, own: Estimates, expected: Values) -> tuple[Values, Values]:
+        """The predictions' own moment, shrunken, and its residual to that of the labels, (n,) each."""
         shrunken = self.own(own)
         features = np.column_stack([shrunken, self.expected(own._replace(values=expected))])
         return self.own.center + shrunken, self.regression(features).clip(*self.limits)
@@ -167,37 +167,38 @@ class AttributePosterior:
 
     @classmethod
     def fit(
-        cls, voices: Sequence[Ridge], predictions: Values, speaker_ids: Sequence[str], pooled: Values, labels: Values
+        cls, ridges: Sequence[Ridge], predictions: Values, speaker_ids: Sequence[str], pooled: Values, labels: Values
     ) -> Self:
         """Fit on (utterances,) predictions and labels, NaN where missing, of speakers with one label or more each."""
         affine = AffineMap.fit(predictions[:, None], labels[:, None])
         mapped, rows_of = affine.apply(predictions), rows_by_speaker(speaker_ids)
-        columns = mapped, labels, *(voice(pooled) for voice in voices)
-        own, labelled, *expected = (measure(Moments.by_speaker(values, rows_of)) for values in columns)
+        columns = mapped, labels, *(ridge(pooled) for ridge in ridges)
+        own, labelled, *expected = (mean_and_log_std(Moments.by_speaker(values, rows_of)) for values in columns)
         (mean, left_out_mean), (log_std, left_out_log_std) = (
-            Correction.fit(voice, own[moment], expected[moment][0], labelled[moment])
-            for moment, voice in enumerate(voices)
+            Correction.fit(ridge, own[moment], expected[moment][0], labelled[moment])
+            for moment, ridge in enumerate(ridges)
         )
         speaker = np.unique(speaker_ids, return_inverse=True)[1]
-        own_mean, lacking_mean = (each[speaker] for each in mean(own[0], expected[0][0].values))
-        lacking_log_std = log_std(own[1], expected[1][0].values)[1][speaker]
+        own_mean, residual_mean = (each[speaker] for each in mean(own[0], expected[0][0].values))
+        residual_log_std = log_std(own[1], expected[1][0].values)[1][speaker]
         # the amounts have to suit speakers whom no correction was fitted on
         candidates = [
             correct(mapped, own_mean, some * left_out_mean[speaker], more * left_out_log_std[speaker])
-            for some, more in AMOUNTS
+            for some, more in AMOUNT_GRID
         ]
-        some, more = AMOUNTS[choose(np.column_stack(candidates), [sum(each) for each in AMOUNTS], labels, speaker_ids)]
-        corrected = correct(mapped, own_mean, some * lacking_mean, more * lacking_log_std)
+        sizes = [sum(each) for each in AMOUNT_GRID]
+        some, more = AMOUNT_GRID[choose(np.column_stack(candidates), sizes, labels, speaker_ids)]
+        corrected = correct(mapped, own_mean, some * residual_mean, more * residual_log_std)
         rematch = AffineMap.fit(corrected[:, None], labels[:, None])
         return cls(affine, replace(mean, amount=some), replace(log_std, amount=more), rematch)
 
     def estimates(self, own: Moments, vectors: Values) -> tuple[Values, Values, Values, Values]:
-        """The predictions' own mean and what it lacks, and so for the log-deviation, (n,) each.
+        """The predictions' mean and its residual to the labels', and the same of the log standard deviation, (n,) each.
 
         `own` holds (n,) moments of a speaker's predictions, `vectors` (n, dim) means of the speaker's `pooled`.
         """
         mapped = Moments(own.count, self.affine.apply(own.mean), self.affine.slope**2 * own.m2)
-        mean, log_std = measure(mapped, usual=self.mean.own.noise)
+        mean, log_std = mean_and_log_std(mapped, within_variance=self.mean.own.within_variance)
         return *self.mean(mean, self.mean.voice(vectors)), *self.log_std(log_std, self.log_std.voice(vectors))
 
     def __call__(self, predictions: Values, own: Moments, vectors: Values) -> Values:
@@ -208,23 +209,23 @@ class AttributePosterior:
 
 
 def correct(mapped: Values, own_mean: Values, mean: Values, log_std: Values) -> Values:
-    """Shift a speaker's mean and scale the deviations from it."""
+    """Shift a speaker's mean and scale the differences from it."""
     return np.asarray(own_mean + mean + np.exp(log_std) * (mapped - own_mean))
 
 
-def choose(candidates: Values, strengths: Sequence[float], labels: Values, speaker_ids: Sequence[str]) -> int:
+def choose(candidates: Values, sizes: Sequence[float], labels: Values, speaker_ids: Sequence[str]) -> int:
     """Of (utterances, candidates) predictions, those that gain most over the first; the first where none gain.
 
     Every candidate gets the labels' moments by its own affine map, so that none wins by a correction which is the same
-    for everyone. A candidate's gain is that of O-CCC and A-CCC together, less `PRICE` times its strength, and it may
-    lower neither of the two. A-CCC counts where it is defined: where speakers have ten labels and more.
+    for everyone. A candidate's gain is that of O-CCC and A-CCC together, less `CORRECTION_PENALTY` times its size,
+    and it may lower neither of the two. A-CCC counts where it is defined: where speakers have ten labels and more.
     """
     repeated = np.broadcast_to(labels[:, None], candidates.shape)
     names = [str(number) for number in range(candidates.shape[1])]
     scores = score(AffineMap.fit(candidates, repeated).apply(candidates), repeated, speaker_ids, names).values()
     values = np.array([[each.overall_ccc, each.average_ccc] for each in scores])
     gains = (values - values[0])[:, ~np.isnan(values[0])]
-    total = np.where((gains >= 0).all(axis=1), gains.sum(axis=1) - PRICE * np.asarray(strengths), -np.inf)
+    total = np.where((gains >= 0).all(axis=1), gains.sum(axis=1) - CORRECTION_PENALTY * np.asarray(sizes), -np.inf)
     return int(total.argmax()) if total.max() > 0 else 0
 
 
@@ -235,13 +236,13 @@ class TooFewLabelsError(UserError):
 class PosteriorCalibrator:
     r"""Calibration that changes predictions only as far as validation speakers show that it helps (ours).
 
-    PLDC gives a speaker the moments of similar speakers' labels, however little voices predict of labels, and discards
-    the predictions' own moments. Here, for each attribute by itself:
+    PLDC gives a speaker the moments of similar speakers' labels, however little their vectors predict of labels, and
+    discards the predictions' own moments. Here, for each attribute by itself:
 
     1. One affine map for everyone gives the predictions the labels' moments (`AffineMap`).
-    2. Over the *training* speakers, label mean and log-deviation are regressed on the speaker vector.
-    3. Over the *validation* speakers, what the mapped predictions' mean and log-deviation still lack of the labels' is
-       regressed on both that estimate and the predictions' own moment.
+    2. Over the *training* speakers, label mean and log standard deviation are regressed on the speaker vector.
+    3. Over the *validation* speakers, the residuals between mean and log standard deviation of the labels and those of
+       the mapped predictions are regressed on both that estimate and the predictions' own moment.
     4. How much of either correction is made, from nothing to all, is chosen on validation: the greatest gain of O-CCC
        and A-CCC that lowers neither, less .002 for each correction made in full.
     5. Another affine map gives the validation set the labels' moments again, as it does with each of the choices.
@@ -271,7 +272,7 @@ class PosteriorCalibrator:
         self.bank = bank
         self.attributes = bank.attributes if attributes is None else tuple(attributes)
         self.fitted: Fitted = {}
-        self._voices: dict[str, list[Ridge]] = {}
+        self._ridges: dict[str, list[Ridge]] = {}
 
     def fit(
         self,
@@ -308,7 +309,7 @@ class PosteriorCalibrator:
                 )
             rows = [row for row, speaker in enumerate(speaker_ids) if speaker in labelled]
             fitted[attribute] = AttributePosterior.fit(
-                self._voices_of(attribute),
+                self._vector_ridges(attribute),
                 predicted[rows, column],
                 [str(speaker_ids[row]) for row in rows],
                 vectors[rows],
@@ -317,9 +318,9 @@ class PosteriorCalibrator:
         self.fitted = fitted
         return self
 
-    def _voices_of(self, attribute: str) -> list[Ridge]:
-        """Speaker vector -> label mean and log-deviation, over the bank: the same for all validation speakers."""
-        if attribute not in self._voices:
+    def _vector_ridges(self, attribute: str) -> list[Ridge]:
+        """Speaker vector -> label mean and log standard deviation, fitted over the bank."""
+        if attribute not in self._ridges:
             column = self.bank.attributes.index(attribute)
             rows = self.bank.count[:, column] > 0
             if not rows.any():
@@ -329,10 +330,10 @@ class PosteriorCalibrator:
                     remedy="Build the bank over labelled training utterances",
                 )
             count, std = self.bank.count[rows, column], self.bank.label_std[rows, column]
-            measured = measure(Moments(count, self.bank.label_mean[rows, column], count * std**2))
+            estimates = mean_and_log_std(Moments(count, self.bank.label_mean[rows, column], count * std**2))
             vectors = self.bank.vectors[rows]
-            self._voices[attribute] = [fit_ridge(vectors, each)[0] for each in measured]
-        return self._voices[attribute]
+            self._ridges[attribute] = [fit_ridge(vectors, each)[0] for each in estimates]
+        return self._ridges[attribute]
 
     def calibrate(
         self,
@@ -362,14 +363,14 @@ class PosteriorCalibrator:
         calibrated = np.column_stack([each.affine.apply(predicted[:, row]) for row, each in enumerate(posteriors)])
         speakers = []
         for speaker, rows in rows_by_speaker(speaker_ids).items():
-            own, voice = (
+            own, vectors_so_far = (
                 Moments.running(values[rows]) if causal else Moments.of(values[rows])[None]
                 for values in (predicted, vectors)
             )
             expected = np.empty((2, len(posteriors)))
             for column, posterior in enumerate(posteriors):
-                calibrated[rows, column] = posterior(predicted[rows, column], own[:, column], voice.mean)
-                own_mean, mean, own_log_std, log_std = posterior.estimates(own[-1:, column], voice.mean[-1:])
+                calibrated[rows, column] = posterior(predicted[rows, column], own[:, column], vectors_so_far.mean)
+                own_mean, mean, own_log_std, log_std = posterior.estimates(own[-1:, column], vectors_so_far.mean[-1:])
                 expected[:, [column]] = own_mean + mean, np.exp(own_log_std + log_std)
             speakers.append(
                 CalibratedSpeaker(speaker, len(rows), (), np.empty(0), own.mean[-1], own.std[-1], *expected)

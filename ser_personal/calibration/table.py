@@ -227,10 +227,10 @@ def format_scores(of_attributes: Iterable[AttributeScores]) -> list[str]:
     """Format scores: O-CCC, then A-CCC and its deviation, attribute by attribute."""
     formatted: list[str] = []
     for scores in of_attributes:
-        formatted += [points(scores.overall_ccc), f"{points(scores.average_ccc)} ({points(scores.average_ccc_std)})"]
+        formatted += [decimal(scores.overall_ccc), f"{decimal(scores.average_ccc)} ({decimal(scores.average_ccc_std)})"]
     return formatted
 
 
-def points(value: float) -> str:
-    """Format a score as papers do, .734; a dash where it is undefined."""
+def decimal(value: float) -> str:
+    """Three decimals without a leading zero, as papers have them, .734; a dash where undefined."""
     return "-" if isnan(value) else re.sub(r"^(-?)0\.", r"\1.", f"{round(value, 3) + 0.0:.3f}")

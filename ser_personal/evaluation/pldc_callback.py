@@ -214,8 +214,8 @@ def checkpoint_bank(trainer: Trainer, pl_module: LightningModule, attributes: tu
     features = data.speaker_features
     settings = (personalized.settings, data.max_samples, features and features.fingerprint())
     model = bank_fingerprint(personalized.state_dict(), settings, training_set)
-    places = _bank_places(trainer, model)
-    matching = (_matching_bank(path, model, attributes, data.scale) for path in places)
+    paths = _bank_paths(trainer, model)
+    matching = (_matching_bank(path, model, attributes, data.scale) for path in paths)
     bank = next((found for found in matching if found is not None), None)
     # The first process decides for all: one on another machine may not see the file.
     if trainer.strategy.broadcast(bank is None):
@@ -225,13 +225,13 @@ def checkpoint_bank(trainer: Trainer, pl_module: LightningModule, attributes: tu
             builder.add(batch["speaker_ids"], batch["pooled"], batch["labels"])
         bank = _bank_of_all(trainer, builder)
         if bank is not None:
-            path = next((path for path in places if os.access(path.parent, os.W_OK)), places[-1])
+            path = next((path for path in paths if os.access(path.parent, os.W_OK)), paths[-1])
             bank.save(path)
             rank_zero_info(f"written: {path}")
     return bank
 
 
-def _bank_places(trainer: Trainer, model: str) -> list[Path]:
+def _bank_paths(trainer: Trainer, model: str) -> list[Path]:
     """Where the bank may lie, beside the checkpoint first; if that can't be written to, beside the run's folders."""
     if not trainer.ckpt_path:
         return [run_folder(trainer) / "speaker_bank.safetensors"]

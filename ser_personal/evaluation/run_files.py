@@ -55,8 +55,8 @@ def predictions_table(
 def emotions_table(collected: CollectedSet, emotions: Sequence[str]) -> pd.DataFrame:
     """One row per utterance: the likeliest emotion, the probability of each, and the corpus's columns."""
     probabilities = collected.predicted.predictions
-    columns: dict[str, Any] = {"predicted": [emotions[place] for place in probabilities.argmax(1)]}
-    columns |= {f"{emotion}_probability": probabilities[:, place] for place, emotion in enumerate(emotions)}
+    columns: dict[str, Any] = {"predicted": [emotions[index] for index in probabilities.argmax(1)]}
+    columns |= {f"{emotion}_probability": probabilities[:, index] for index, emotion in enumerate(emotions)}
     return _frame(collected.utterances, columns)
 
 

@@ -206,7 +206,7 @@ class CausalLabels:
 
 def label_priors(bundle: Bundle, calibration: str) -> tuple[LabelPrior, ...]:
     """What a bundle knows of speakers' labels by one of its calibrations, an attribute each."""
-    fitted, usual = bundle.label_priors.get(calibration, {}), LabelPrior.usual(bundle.scale)
+    fitted, usual = bundle.label_priors.get(calibration, {}), LabelPrior.default(bundle.scale)
     return tuple(fitted.get(attribute, usual) for attribute in bundle.attributes)
 
 

@@ -17,7 +17,7 @@ from ser_personal.calibration.conformal import ConformalTable, speakers_needed
 from ser_personal.calibration.few_labels import LabelPrior
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.calibration.posterior import MIN_SPEAKERS, PosteriorCalibrator
-from ser_personal.calibration.table import PredictedSet, points
+from ser_personal.calibration.table import PredictedSet, decimal
 from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.data.dataset import samples_of
@@ -192,7 +192,7 @@ def _validated(
     measured = (
         f"O-CCC and A-CCC, means of the attributes, over {speakers} validation speakers, each utterance calibrated by "
         f"what its speaker has said so far: "
-        + "; ".join(f"{name} {points(overall)} and {points(average)}" for name, (overall, average) in ccc.items())
+        + "; ".join(f"{name} {decimal(overall)} and {decimal(average)}" for name, (overall, average) in ccc.items())
     )
     console.print(measured)
     if ccc[chosen][0] < ccc["none"][0]:

@@ -97,7 +97,7 @@ def baseline(
 
 
 def score_baseline(data: Any, wanted: Sequence[str], min_utterances: int) -> Scored:
-    """Fit and score the baseline: test set -> its row and set; nothing where no training utterance has a wanted label."""
+    """Fit and score the baseline: test set -> its row and set; nothing without a training label."""
     train = data.train_indices
     attributes = [name for name in wanted if name in data.train_label_mean]
     if not attributes:

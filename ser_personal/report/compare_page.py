@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ser_personal.report.formatting import decimal, duration, gain, operations, with_interval
+from ser_personal.calibration.table import decimal
+from ser_personal.report.formatting import duration, gain, operations, with_interval
 from ser_personal.report.verdicts import RIDGE
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ser_personal.calibration.table import decimal
 from ser_personal.report.audit import SHIFTS, ShiftAnalysis, shift_table, speaker_changes
-from ser_personal.report.formatting import decimal, row_text, signed_interval
+from ser_personal.report.formatting import row_text, signed_interval
 from ser_personal.report.verdicts import paired_gain
 from ser_personal.scores import rows_by_speaker
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from ser_personal.calibration.table import points
+from ser_personal.calibration.table import decimal
 
 if TYPE_CHECKING:
     from ser_personal.evaluation.run_files import RunFiles
@@ -56,10 +56,6 @@ def settings(run: RunFiles) -> str:
     pldc = run.pldc
     extras = [name for name, used in (("centred vectors", pldc.center), ("clipped", pldc.clip)) if used]
     return ", ".join([f"{run.chosen}, k = {pldc.k}, {pldc.statistics} statistics", *extras])
-
-
-# three decimals without a leading zero; a dash where undefined
-decimal = points
 
 
 def signed(value: float) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse.typing import NonNegativeInt  # resolved at run time
 
-from ser_personal.calibration.table import points
+from ser_personal.calibration.table import decimal
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
 from ser_personal.report import formatting
@@ -94,7 +94,7 @@ def render(run: RunFiles, found: Audit, figures: dict[str, dict[str, list[Drawin
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    named = (formatting.interval, formatting.signed_interval, formatting.duration, points)
+    named = (formatting.interval, formatting.signed_interval, formatting.duration, decimal)
     environment.filters |= {function.__name__: function for function in named} | {"svg": _inline}
     earlier = {probe.vectors: probe for probe in found.before or ()}
     with style():

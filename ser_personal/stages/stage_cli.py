@@ -34,7 +34,7 @@ import ser_personal.pretrain.adapt
 import ser_personal.report.baseline
 import ser_personal.report.cost
 import ser_personal.speakers.features
-from ser_personal.calibration.table import points
+from ser_personal.calibration.table import decimal
 from ser_personal.cli import VERBOSE, OneLineErrors, find_user_error, make, making
 from ser_personal.config_files import values_of
 from ser_personal.encoder.module import UNFIT, PersonalizedModule, read_checkpoint, unfit
@@ -95,7 +95,7 @@ class EpochLines(Callback):
         if trainer.is_global_zero and score is not None and not silent:
             last = f" of {trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
             seconds = f"{perf_counter() - self._started:.0f} s"
-            print(f"epoch {trainer.current_epoch + 1}{last}: {monitor} {points(float(score))}, {seconds}", flush=True)
+            print(f"epoch {trainer.current_epoch + 1}{last}: {monitor} {decimal(float(score))}, {seconds}", flush=True)
 
 
 class _NamedInstantiator(_InstantiatorFn):
@@ -267,7 +267,7 @@ class StageCLI(LightningCLI):
         if self.trainer.is_global_zero:
             found = {name: float(value) for name, value in sorted(self.trainer.callback_metrics.items())}
             for name, value in found.items():
-                print(f"{name:<{max(map(len, found))}}  {f'{value:.0f}' if value.is_integer() else points(value)}")
+                print(f"{name:<{max(map(len, found))}}  {f'{value:.0f}' if value.is_integer() else decimal(value)}")
 
     def after_test(self) -> None:
         """Print what the test found, where no table says it."""
@@ -337,7 +337,7 @@ class StageCLI(LightningCLI):
         if self.trainer.is_global_zero:
             for each in self.trainer.checkpoint_callbacks:
                 if isinstance(each, StageCheckpoint) and each.best_model_score is not None:
-                    best = f"{each.monitor} {points(float(each.best_model_score))}"
+                    best = f"{each.monitor} {decimal(float(each.best_model_score))}"
                     path, epochs = os.path.relpath(each.best_model_path), self.trainer.current_epoch
                     print(f"written: {path}, {best}, the best of {epochs} epochs")
             # later training in this folder would resume from what Lightning saved for a job queued again

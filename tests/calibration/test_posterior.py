@@ -14,7 +14,7 @@ from ser_personal.calibration import posterior
 from ser_personal.calibration.controls import AffineMap
 from ser_personal.calibration.posterior import (
     Correction,
-    Measured,
+    Estimates,
     Shrinkage,
     choose,
     fit_ridge,
@@ -279,16 +279,16 @@ def speakers(voice_noise, number=400):
     rng = np.random.default_rng(0)
     counts, true = rng.integers(5, 200, number).astype(float), 4 + 0.5 * rng.normal(size=number)
     own, voice = true + 0.2 * rng.normal(size=number), true + voice_noise * rng.normal(size=number)
-    return Measured(own, counts, 0.0), Measured(voice, counts, 0.0), Measured(true, counts, 0.0)
+    return Estimates(own, counts, 0.0), Estimates(voice, counts, 0.0), Estimates(true, counts, 0.0)
 
 
 def test_predictions_and_voice_are_weighed_by_their_precision_and_an_unrelated_voice_by_nothing():
     own, voice, true = speakers(voice_noise=0.2)
-    estimate, lacking = Correction.fit(None, own, voice, true)[0](own, voice.values)
+    estimate, residual = Correction.fit(None, own, voice, true)[0](own, voice.values)
     # precisions 25, 25 and, of what is usual, 4
     expected = (25 * own.values + 25 * voice.values + 4 * 4.0) / 54
     np.testing.assert_allclose(estimate, own.values)
-    assert np.sqrt(np.mean((estimate + lacking - expected) ** 2)) < 0.02
+    assert np.sqrt(np.mean((estimate + residual - expected) ** 2)) < 0.02
     unrelated = voice._replace(values=np.random.default_rng(1).permutation(voice.values))
     assert abs(Correction.fit(None, own, unrelated, true)[0].regression.coefficients[1]) < 0.05
 
@@ -298,7 +298,7 @@ def test_no_correction_exceeds_those_it_was_fitted_on_and_one_speaker_is_what_is
     correction = Correction.fit(None, own, voice, true)[0]
     fitted, far, near = (correction(own, voice.values + off)[1] for off in (0, 1000, -1000))
     assert (far.max(), near.min()) == pytest.approx((fitted.max(), fitted.min()))
-    ridge, left_out = fit_ridge(np.array([[1.0, 2.0]]), Measured(np.array([4.0]), np.ones(1), 1.0))
+    ridge, left_out = fit_ridge(np.array([[1.0, 2.0]]), Estimates(np.array([4.0]), np.ones(1), 1.0))
     assert ridge(np.array([[7.0, -7.0]])).tolist() == left_out.tolist() == [4]
 
 
@@ -324,15 +324,15 @@ def test_shrunken_means_are_nearer_to_the_true_ones_most_where_utterances_are_fe
 
 def test_shrinkage_by_hand():
     # a quarter of the variance is the speaker's own at one utterance, a half at three
-    shrinkage = Shrinkage(center=4.0, between=1.0, noise=3.0)
-    np.testing.assert_allclose(shrinkage(Measured(np.full(2, 5.0), np.array([1, 3]), 3.0)), [0.25, 0.5])
-    chance = Measured(np.random.default_rng(1).normal(size=50), np.full(50, 10), noise=10.0)
+    shrinkage = Shrinkage(center=4.0, between_variance=1.0, within_variance=3.0)
+    np.testing.assert_allclose(shrinkage(Estimates(np.full(2, 5.0), np.array([1, 3]), 3.0)), [0.25, 0.5])
+    chance = Estimates(np.random.default_rng(1).normal(size=50), np.full(50, 10), within_variance=10.0)
     assert np.abs(Shrinkage.fit(chance)(chance)).max() < 0.01
 
 
 def test_precisions_grow_with_counts_and_no_faster():
     values, counts = np.array([1.0, 3.0, 5.0, 2.0]), np.array([1.0, 2.0, 4.0, 1e6])
-    weights = Shrinkage.fit(Measured(values, counts, 1.0)).precisions(counts)
+    weights = Shrinkage.fit(Estimates(values, counts, 1.0)).precisions(counts)
     assert (np.diff(weights) > 0).all()
     assert weights[-1] == 1
     assert (weights[1:] / weights[:-1] <= counts[1:] / counts[:-1]).all()
@@ -351,12 +351,12 @@ def test_log_deviation_of_few_utterances_is_finite_and_hardly_biased():
 def test_left_out_speakers_are_predicted_by_fits_without_them(rows, width):
     rng = np.random.default_rng(rows)
     x = rng.normal(size=(rows, width)) * np.linspace(0.5, 2, width) + 3
-    targets = Measured(x @ rng.normal(size=width) + rng.normal(size=rows) + 5, rng.integers(1, 40, rows), 3.0)
+    targets = Estimates(x @ rng.normal(size=width) + rng.normal(size=rows) + 5, rng.integers(1, 40, rows), 3.0)
     weights = Shrinkage.fit(targets).precisions(targets.counts)
     ridge, left_out = fit_ridge(x, targets)
     # the penalty is found again by trying those that it may be
     spread = weights @ (x - np.average(x, axis=0, weights=weights)) ** 2
-    for strength in posterior.STRENGTHS:
+    for strength in posterior.RIDGE_PENALTIES:
         model = Sklearn(alpha=strength * spread.sum() / min(x.shape)).fit(x, targets.values, sample_weight=weights)
         if np.allclose(model.coef_, ridge.coefficients):
             break
@@ -383,7 +383,7 @@ def test_the_greatest_gain_wins_and_its_map_for_everyone_counts_for_nothing(monk
     assert choose(np.column_stack([predictions, 3 * predictions - 1]), [0, 1], labels, speaker_ids) == 0
     twice = np.column_stack([predictions, predictions - biases, predictions - biases])
     assert choose(twice, [0, 2, 1], labels, speaker_ids) == 2
-    monkeypatch.setattr(posterior, "PRICE", 1000.0)
+    monkeypatch.setattr(posterior, "CORRECTION_PENALTY", 1000.0)
     assert choose(twice, [0, 2, 1], labels, speaker_ids) == 0
 
 

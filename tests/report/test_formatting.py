@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from invented_run import invent
 
+from ser_personal.calibration.table import decimal
 from ser_personal.evaluation.run_files import read_run
 from ser_personal.report import formatting
 from ser_personal.report.bootstrap import Estimate
@@ -22,7 +23,7 @@ NAN = float("nan")
     ],
 )
 def test_figures(value, plain, signed):
-    assert formatting.decimal(value) == plain
+    assert decimal(value) == plain
     assert formatting.signed(value) == signed
 
 
