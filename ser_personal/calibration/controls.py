@@ -50,7 +50,7 @@ class AffineMap:
     def fit(cls, predictions: ArrayLike, labels: ArrayLike) -> Self:
         r"""The affine map of the greatest CCC on validation speakers: it matches the moments.
 
-        For :math:`a y + b` the CCC is at most :math:`|\rho|`, reached where mean and deviation equal the labels', hence
+        For :math:`a y + b` the CCC is at most :math:`|\rho|`, reached where both moments equal the labels', hence
         :math:`a = \mathrm{sign}(\rho) \sigma_l / \sigma_y` and :math:`b = \mu_l - a \mu_y`. Least squares would shrink
         the slope by :math:`|\rho|`, which lowers the CCC. Constant predictions keep slope 1; an attribute without
         labels keeps its predictions.
@@ -128,7 +128,7 @@ def own_statistics(
     pooled: NDArray[np.float64],
     labels: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """The oracle: PLDC towards each test speaker's own label mean and deviation, (utterances, attributes).
+    """The oracle: PLDC towards each test speaker's own label moments, (utterances, attributes).
 
     It reads the labels of the test set, so it is never a result. It shows what PLDC would reach if the similar
     speakers had exactly the test speaker's label moments.

@@ -77,13 +77,13 @@ def gaussian_kl(
 ) -> NDArray[np.float64]:
     """KL(N(a speaker) || N(training)) of each dimension by itself, nats.
 
-    The speaker's variance is drawn towards the training set's, which counts as one more utterance (ours): a deviation
+    The speaker's variance is drawn towards the training set's, which counts as one more utterance (ours): that
     of a few utterances comes out too small, and of equal ones is 0, which would be infinitely far from everything.
 
     Args:
         values: (utterances, dim), of one speaker, NaN where missing.
         training_mean: (dim,), NaN where nothing is known of the training set.
-        training_std: (dim,), population deviation.
+        training_std: (dim,), standard deviation (ddof 0).
 
     Returns:
         (dim,), NaN where the speaker has no value or the training set is constant.

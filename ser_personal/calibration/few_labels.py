@@ -30,16 +30,16 @@ class LabelPrior:
     """What is known of a speaker's labels of one attribute before the first of them.
 
     That is, how label moments differ from the moments of the calibrated predictions z, over speakers. `shift` and its
-    variance are in units of the deviation of the speaker's labels.
+    variance are in units of the standard deviation of the speaker's labels.
 
     Attributes:
         shift: mean of the label mean less that of z.
         shift_variance: its variance.
-        scale: the labels' deviation over that of z, geometric mean.
+        scale: the labels' standard deviation over that of z, geometric mean.
         imagined_labels: how many labels this scale counts for, as an estimate of the speaker's.
         correlation: mean of the correlation of labels and z.
         correlation_variance: its variance.
-        deviation: label points, of the z of an average speaker, which stands in where a speaker has few utterances.
+        deviation: label points, standard deviation of z of an average speaker, for speakers of few utterances.
     """
 
     shift: float = 0.0
@@ -123,10 +123,10 @@ def labelled_moments(predictions: Values, labels: Values) -> Moments:
 def with_labels(base: AffineMap, own: Moments, labelled: Moments, priors: Sequence[LabelPrior]) -> AffineMap:
     r"""Correct the map that calibrates a speaker by the labels that there are of the speaker's utterances.
 
-    CCC wants the labels' moments and not the least squares, so that mean and deviation of the speaker's labels are
-    estimated from :math:`n` labels of mean :math:`\bar y`, and the calibrated predictions z take them on. By the prior
-    the deviation is :math:`d_0 = c \sigma` and the mean :math:`m_0 = \bar z + \delta d` of variance
-    :math:`\tau^2 d^2`, with :math:`\bar z, \sigma` the mean and deviation of all of the speaker's z. Then
+    CCC wants the labels' moments and not the least squares, so that mean and standard deviation of the speaker's labels
+    are estimated from :math:`n` labels of mean :math:`\bar y`, and calibrated predictions z get them. By the prior
+    the standard deviation is :math:`d_0 = c \sigma` and the mean :math:`m_0 = \bar z + \delta d` of variance
+    :math:`\tau^2 d^2`, with :math:`\bar z, \sigma` the mean and standard deviation of all of the speaker's z. Then
 
     .. math::
 
@@ -137,7 +137,7 @@ def with_labels(base: AffineMap, own: Moments, labelled: Moments, priors: Sequen
     are the scale of the variance's posterior (scaled inverse :math:`\chi^2`) and the mean's posterior expectation
     (normal). :math:`u = (z - \bar z) / \sigma` of the labelled utterances tells how far their labels lie above the
     average, and apart: they may be the loud ones, or all alike. z becomes :math:`m + d (z - \bar z) / \sigma`.
-    Where labels fall as predictions rise, by more than chance and the prior allow, the deviation's sign changes.
+    Where labels fall as predictions rise, by more than chance and the prior allow, the slope's sign changes.
 
     Without a label z stays what it is; with many, this is the speaker's own map to the labels' moments.
 
@@ -155,7 +155,7 @@ def with_labels(base: AffineMap, own: Moments, labelled: Moments, priors: Sequen
     ).T
     count = labelled.count[1]
     center = base.apply(own.mean)
-    # a single utterance has no deviation of its own, and that of many needs no help
+    # a single utterance has no standard deviation, and that of many needs no prior
     prior_weight = 1 / np.maximum(own.count, 1)
     degrees = np.maximum(own.count, 1) - 1 + prior_weight
     prediction_std = np.sqrt((base.slope**2 * own.m2 + prior_weight * typical_std**2) / degrees)

@@ -41,8 +41,8 @@ class PLDCSettings:
         clip: keep calibrated predictions within the label scale (ours).
         prior_utterances: in causal calibration, by a speaker's utterances so far, this many imagined ones with the
             neighbours' label moments are added, so that calibration sets in gradually (ours); 0 for none.
-        min_labels: labels of an attribute that a neighbour must have to count for it (ours). The deviation of a single
-            label is 0, which draws the average down.
+        min_labels: labels of an attribute that a neighbour must have to count for it (ours). The standard deviation
+            of a single label is 0, which draws the average down.
 
     Raises:
         UserError: k or `min_labels` below 1, unknown `statistics`, or fewer than 0 imagined utterances.
@@ -86,9 +86,9 @@ class CalibratedSpeaker:
         neighbours: (k,), training speakers, the nearest first.
         cosines: (k,), of each neighbour.
         mu: (attributes,), label points, mean of the speaker's own predictions.
-        sigma: (attributes,), label points, population deviation of the speaker's own predictions.
+        sigma: (attributes,), label points, standard deviation (ddof 0) of the speaker's own predictions.
         mu_bar: (attributes,), label points, the neighbours' mean; NaN where none of them has a label.
-        sigma_bar: (attributes,), label points, the neighbours' deviation; NaN where none of them has a label.
+        sigma_bar: (attributes,), label points, the neighbours' standard deviation; NaN where none of them has a label.
     """
 
     speaker_id: str
@@ -144,9 +144,9 @@ def calibrate(
 
         \tilde y = \frac{y - \mu}{\sigma} \bar\sigma + \bar\mu
 
-    with :math:`\mu, \sigma` the mean and population deviation of the speaker's predictions in this call, and
-    :math:`\bar\mu, \bar\sigma` the neighbours'. `scale_std` alone keeps :math:`\mu` in place of :math:`\bar\mu` (the
-    sigma shift); `shift_mean` alone keeps :math:`\sigma` in place of :math:`\bar\sigma` (the mu shift).
+    with :math:`\mu, \sigma` the mean and standard deviation (ddof 0) of the speaker's predictions in this call,
+    and :math:`\bar\mu, \bar\sigma` the neighbours'. `scale_std` alone keeps :math:`\mu` in place of :math:`\bar\mu`
+    (the sigma shift); `shift_mean` alone keeps :math:`\sigma` in place of :math:`\bar\sigma` (the mu shift).
 
     The default is the sigma shift, which the paper found best: it raises A-CCC (arousal .531 to .541, valence .569 to
     .578). The full equation is `shift_mean=True, scale_std=True`. Every variant lowers O-CCC in the paper (arousal .740
@@ -154,8 +154,8 @@ def calibrate(
 
     Where the equation is undefined (all ours):
 
-    - One utterance, or predictions alike up to float32 rounding (deviation within 1e-6 of their mean's magnitude):
-      there is nothing to scale, the deviation stays; the mean is shifted if `shift_mean`.
+    - One utterance, or predictions alike up to float32 rounding (sigma within 1e-6 of their mean's magnitude): there is
+      nothing to scale, sigma stays; the mean is shifted if `shift_mean`.
     - A neighbour without labels of an attribute is left out for it; where none has labels, the raw predictions stay.
     - An unknown speaker (None) keeps the raw predictions, unclipped.
     - A test speaker who is in the bank, under the same id, may be found as a neighbour like any other, usually the
@@ -171,9 +171,9 @@ def calibrate(
         attributes: names of the predictions' columns, each one of the bank's; None means the bank's own, in its order.
         k: how many neighbours; more than the bank holds means all (15 in the authors' late script, 5 in the early one).
         shift_mean: replace the mean.
-        scale_std: replace the deviation.
-        statistics: "average" averages the neighbours' means and deviations (paper); "pooled" takes mean and deviation
-            of all their labels together (the authors' late script), so a speaker with more labels weighs more.
+        scale_std: replace the standard deviation.
+        statistics: "average" averages the neighbours' means and standard deviations (paper); "pooled" takes those of
+            all their labels together (the authors' late script), so a speaker with more labels weighs more.
         center: subtract the mean of the bank's vectors from both sides before the cosine (ours; mean-pooled vectors
             share a large common part).
         clip: limit calibrated predictions to the bank's label scale (ours).
@@ -258,8 +258,8 @@ def match_moments(
     Args:
         predictions: label points.
         own: moments (attributes,) of the speaker's predictions.
-        mu_bar: (attributes,), label points, the mean to take on; predictions stay raw where it is NaN.
-        sigma_bar: (attributes,), label points, the deviation to take on.
+        mu_bar: (attributes,), label points, the new mean; predictions stay raw where it is NaN.
+        sigma_bar: (attributes,), label points, the new standard deviation.
         settings: which moments to replace, and whether to clip.
         scale: least and greatest label.
     """
@@ -274,7 +274,7 @@ def match_moments(
 def label_statistics(
     bank: SpeakerBank, rows: NDArray[np.int64], columns: Sequence[int], settings: PLDCSettings
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and deviation (attributes,) of the labels of some bank speakers, NaN where none has enough."""
+    """Mean and standard deviation (attributes,) of the labels of some bank speakers, NaN where none has enough."""
     count = bank.count[rows][:, columns]
     count = np.where(count >= settings.min_labels, count, 0)
     mean, std = (np.where(count > 0, moment[rows][:, columns], 0.0) for moment in (bank.label_mean, bank.label_std))

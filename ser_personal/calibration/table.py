@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 KEYS = ("split", "row", "is_oracle", "draw", "attribute", "speaker")
 MOMENTS = ("prediction_mean", "label_mean", "prediction_variance", "label_variance", "covariance")
 LEGEND = (
-    "raw: uncalibrated. mu, sigma, both: PLDC by mean shift, deviation scale, both. Controls: affine, one map for "
+    "raw: uncalibrated. mu, sigma, both: PLDC of mean, standard deviation, both. Controls: affine, one map for "
     "everyone, fitted on validation speakers; population, k = all speakers; random_speakers, k at random. posterior "
-    "(ours): by voice and predictions together, as far as it helps validation speakers. "
+    "(ours): by speaker vector and predictions, as far as it helps validation speakers. "
     "own_statistics reads the test labels: an oracle, never a result."
 )
 
@@ -167,7 +167,7 @@ def speaker_moments(
 ) -> pd.DataFrame:
     """One line per row of the score table, draw, attribute and known speaker with a label.
 
-    Moments are of the population (ddof 0), over labelled utterances, in label points; `ccc` is the speaker's own, blank
+    Moments are of ddof 0, over labelled utterances, in label points; `ccc` is the speaker's own, blank
     where undefined. From them O-CCC over any choice of speakers is exact, without the utterances.
 
     Args:
@@ -197,7 +197,7 @@ def _moments(predictions: NDArray[np.float64], labels: NDArray[np.float64]) -> t
 
 
 def print_scores(title: str, rows: Sequence[CalibrationRow], legend: str = "") -> None:
-    """Print O-CCC and A-CCC, with its deviation over speakers, of each row and attribute, and the legend."""
+    """Print O-CCC and A-CCC, with its standard deviation over speakers, of each row and attribute, and the legend."""
     from rich.console import Console
 
     table = score_table(title, list(rows[0].scores))
@@ -224,7 +224,7 @@ def score_table(title: str, attributes: Sequence[str]) -> Table:
 
 
 def format_scores(of_attributes: Iterable[AttributeScores]) -> list[str]:
-    """Format scores: O-CCC, then A-CCC and its deviation, attribute by attribute."""
+    """Format scores: O-CCC, then A-CCC and its standard deviation, attribute by attribute."""
     formatted: list[str] = []
     for scores in of_attributes:
         formatted += [decimal(scores.overall_ccc), f"{decimal(scores.average_ccc)} ({decimal(scores.average_ccc_std)})"]

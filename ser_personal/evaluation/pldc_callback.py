@@ -89,9 +89,9 @@ def cost(trainer: Trainer, pl_module: LightningModule, seconds: float, speech_se
 class PLDCCallback(PredictionCollector):
     """Personalised label distribution calibration of a test run (paper, section 2.3).
 
-    By default the deviation alone is scaled, which the paper found best: every variant lowers O-CCC, and only those
-    that scale the deviation raise A-CCC. `shift_mean` and `scale_std` together are the paper's full equation. Every
-    variant is scored in each test; the switches choose the one that predictions.csv holds.
+    By default the standard deviation alone is scaled, which the paper found best: every variant lowers O-CCC, and only
+    those that scale it raise A-CCC. `shift_mean` and `scale_std` together are the paper's full equation. Every variant
+    is scored in each test; the switches choose the one that predictions.csv holds.
 
     Writes predictions.csv, metrics.json, speaker_moments.csv (for `ser compare`), cost.json, speakers.json and
     speakers.safetensors (who calibrated whom) to the run's folder, and the speaker bank next to the checkpoint.

@@ -182,7 +182,7 @@ def join_runs(runs: Sequence[ComparedRun]) -> list[TestSet]:
             where=first["recipe"],
             remedy="Name each run once, in a folder of its own",
         )
-    order = {attribute: place for place, attribute in enumerate(ATTRIBUTES)}
+    order = {attribute: index for index, attribute in enumerate(ATTRIBUTES)}
     sets = [_join(part) for _, part in table.groupby(["split", "attribute"], sort=False)]
     sets = [replace(test, notes=(*test.notes, *_no_controls(test.split, runs))) for test in sets]
     return sorted(sets, key=lambda test: (test.split, order.get(test.attribute, len(order))))

@@ -35,12 +35,12 @@ def draw_forest(sets: Sequence[ComparedSet], baseline: str | None, path: Path) -
         panels = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
         for axes, (compared, rows) in zip(panels, shown, strict=True):
             axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
-            for place, row in enumerate(rows):
+            for y, row in enumerate(rows):
                 estimate = cast("Estimate", row.average_gain)
                 colour = CALIBRATED if row.calibration == "sigma" else RAW
                 if estimate.refused is None:
-                    axes.plot([estimate.low, estimate.high], [place, place], color=colour)
-                axes.plot([estimate.value], [place], "o", color=colour, markersize=6)
+                    axes.plot([estimate.low, estimate.high], [y, y], color=colour)
+                axes.plot([estimate.value], [y], "o", color=colour, markersize=6)
             axes.set_yticks(range(len(rows)), [called(row) for row in rows])
             axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
             axes.set_title(f"{compared.split}: {compared.attribute}")
@@ -110,8 +110,8 @@ def draw_costs(sets: Sequence[ComparedSet], costs: Sequence[RecipeCost], path: P
 
     def draw(axes: Axes, compared: ComparedSet, metric: str) -> None:
         for row in shown(compared):
-            place, estimate, cost = recipes.index(row.recipe), getattr(row, metric), seconds[row.recipe]
-            colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+            index, estimate, cost = recipes.index(row.recipe), getattr(row, metric), seconds[row.recipe]
+            colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
             if estimate.refused is None:
                 axes.plot([cost, cost], [estimate.low, estimate.high], color=colour, linewidth=1, alpha=0.6)
             edge: dict[str, Any] = {

@@ -114,11 +114,11 @@ def chosen_speakers(run: RunFiles, test: ScoredSet, attribute: str) -> dict[str,
     """`best`, `median` and `worst` by CCC after calibration -> speaker; fewer where speakers are fewer."""
     ccc = {s: v for s, v in test.row(run.chosen).scores[attribute].per_speaker.items() if not np.isnan(v)}
     ordered = sorted(ccc, key=lambda speaker: -ccc[speaker])
-    places = {"best": 0, "median": len(ordered) // 2, "worst": len(ordered) - 1}
+    ranks = {"best": 0, "median": len(ordered) // 2, "worst": len(ordered) - 1}
     named: dict[str, str] = {}
-    for name, place in places.items():
-        if ordered and ordered[place] not in named.values():
-            named[name] = ordered[place]
+    for name, rank in ranks.items():
+        if ordered and ordered[rank] not in named.values():
+            named[name] = ordered[rank]
     return named
 
 
@@ -164,14 +164,14 @@ def forest(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap)
         return None
     figure, (axes,) = blank(1.0 + 0.27 * len(gains))
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
-    for place, (name, gain) in enumerate(gains.items()):
+    for y, (name, gain) in enumerate(gains.items()):
         colour, marker = _KINDS[row_of[name].kind]
         filled = name == run.chosen or marker == "x"
         if gain.refused is None:
-            axes.plot([gain.low, gain.high], [place] * 2, color=colour, linewidth=2.2 if filled else 1.4)
-        axes.plot([gain.value], [place], marker, color=colour, markersize=6, markerfacecolor=None if filled else "none")
+            axes.plot([gain.low, gain.high], [y] * 2, color=colour, linewidth=2.2 if filled else 1.4)
+        axes.plot([gain.value], [y], marker, color=colour, markersize=6, markerfacecolor=None if filled else "none")
         text = decimal(test.row(name).scores[attribute].average_ccc)
-        axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center")
+        axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), va="center")
     raw = decimal(test.row("raw").scores[attribute].average_ccc)
     axes.set_title(f"{attribute}: raw {raw}")
     axes.text(1.02, -0.9, "A-CCC", transform=axes.get_yaxis_transform(), va="center")
@@ -208,15 +208,13 @@ def dumbbells(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing | None:
     speakers = sorted(change_of, key=lambda speaker: raw[speaker])
     row_height = 0.19 if len(speakers) <= _MOST_NAMED else 0.05
     figure, (axes,) = blank(1.1 + row_height * max(len(speakers), 2))
-    for place, speaker in enumerate(speakers):
+    for y, speaker in enumerate(speakers):
         before, after = raw[speaker], raw[speaker] + change_of[speaker]
-        axes.plot([before, after], [place] * 2, color=INK, linewidth=1.2, linestyle=":" if after < before else "-")
-    places = range(len(speakers))
-    axes.plot([raw[s] for s in speakers], places, "o", markersize=5, color=RAW, markerfacecolor="none", label="raw")
-    axes.plot(
-        [raw[s] + change_of[s] for s in speakers], places, "o", markersize=5, color=CALIBRATED, label="calibrated"
-    )
-    axes.set_yticks(places, [short(name) if len(speakers) <= _MOST_NAMED else "" for name in speakers])
+        axes.plot([before, after], [y] * 2, color=INK, linewidth=1.2, linestyle=":" if after < before else "-")
+    ys = range(len(speakers))
+    axes.plot([raw[s] for s in speakers], ys, "o", markersize=5, color=RAW, markerfacecolor="none", label="raw")
+    axes.plot([raw[s] + change_of[s] for s in speakers], ys, "o", markersize=5, color=CALIBRATED, label="calibrated")
+    axes.set_yticks(ys, [short(name) if len(speakers) <= _MOST_NAMED else "" for name in speakers])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.7, len(speakers) - 0.3)
     axes.set_xlabel(f"CCC of {attribute}; dotted: calibration lowers it")
@@ -247,17 +245,17 @@ def group_figure(audited: SetAudit, attribute: str, quantity: str) -> Drawing | 
     if len(rows) < 2:
         return None
     figure, (axes,) = blank(1.2 + 0.36 * len(rows))
-    places = np.arange(len(rows))[::-1]
+    ys = np.arange(len(rows))[::-1]
     for system, (colour, marker, offset) in _SYSTEMS.items():
-        for place, (_, estimates) in zip(places, rows, strict=True):
+        for y, (_, estimates) in zip(ys, rows, strict=True):
             estimate = estimates[system]
             if estimate.refused is None:
-                axes.plot([estimate.low, estimate.high], [place + offset] * 2, color=colour, linewidth=1.6)
+                axes.plot([estimate.low, estimate.high], [y + offset] * 2, color=colour, linewidth=1.6)
         values = [estimates[system].value for _, estimates in rows]
-        axes.plot(values, places + offset, marker, color=colour, markersize=5, label=system)
+        axes.plot(values, ys + offset, marker, color=colour, markersize=5, label=system)
     if quantity == "bias":
         axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
-    axes.set_yticks(places, [name for name, _ in rows])
+    axes.set_yticks(ys, [name for name, _ in rows])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.xaxis.set_major_locator(MaxNLocator(5))

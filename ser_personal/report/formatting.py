@@ -23,11 +23,11 @@ ROWS = {
     "raw": Row("raw", "method", "what the model predicts, uncalibrated"),
     "mu": Row("PLDC: mean", "method", "predictions get the mean of the most similar training speakers' labels"),
     "sigma": Row("PLDC: deviation", "method", "predictions get the standard deviation of those labels"),
-    "both": Row("PLDC: both", "method", "PLDC, mean and deviation: the paper's full equation"),
+    "both": Row("PLDC: both", "method", "PLDC of mean and standard deviation: the paper's full equation"),
     "posterior": Row(
         "posterior",
         "method",
-        "ours: each speaker's label mean and deviation, estimated from speaker vectors and predictions by a regression "
+        "ours: each speaker's label moments, estimated from speaker vectors and predictions by a regression "
         "fitted on validation speakers",
     ),
     "affine": Row("one map for all", "control", "one affine map for all speakers, fitted on validation speakers"),

@@ -58,14 +58,14 @@ class SpeakerSums:
         """Sum each speaker's rows of predictions and labels (utterances,); rows without a label are left out."""
         middle = np.nanmean(labels)
         sums, cccs = np.zeros((len(rows_of), 8)), np.full(len(rows_of), np.nan)
-        for place, all_rows in enumerate(rows_of):
+        for index, all_rows in enumerate(rows_of):
             rows = all_rows[~np.isnan(labels[all_rows])]
             p, label = predictions[rows] - middle, labels[rows] - middle
             error = p - label
             summands = (np.ones(len(rows)), p, label, p**2, label**2, p * label, error, np.abs(error))
-            sums[place] = [summand.sum() for summand in summands]
+            sums[index] = [summand.sum() for summand in summands]
             if len(rows) >= min_utterances:
-                cccs[place] = concordance(predictions[rows], labels[rows])
+                cccs[index] = concordance(predictions[rows], labels[rows])
         return cls(sums, cccs)
 
     def figures(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:

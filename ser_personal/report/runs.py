@@ -222,7 +222,7 @@ def ridge_runs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
             split.append(replace(run, moments=run.moments[~is_ridge].reset_index(drop=True)))
         else:
             split.append(run)
-    named = [replace(one, recipe=f"{RIDGE} {place}") for place, one in enumerate(ridges.values(), 1)]
+    named = [replace(one, recipe=f"{RIDGE} {number}") for number, one in enumerate(ridges.values(), 1)]
     return [*split, *(named if len(named) > 1 else ridges.values())]
 
 
