@@ -19,7 +19,7 @@ from ser_personal.calibration.posterior import (
     choose,
     fit_ridge,
     load_posterior,
-    measure,
+    mean_and_log_std,
     save_posterior,
 )
 from ser_personal.errors import UserError
@@ -30,7 +30,7 @@ NAN = float("nan")
 
 
 def people(prefix, num_speakers, seed, strength=0.95, fewest=5, most=60):
-    """Speakers whose voice predicts label mean and log-deviation of arousal; nothing predicts those of valence.
+    """Speakers whose voice predicts mean and log std of the labels of arousal; nothing predicts those of valence.
 
     The model follows the labels of both, errs on each speaker by a constant and a gain, and is off for everyone.
     """
@@ -313,9 +313,12 @@ def sample(number, between, within):
 
 def test_shrunken_means_are_nearer_to_the_true_ones_most_where_utterances_are_few():
     true, moments = sample(4000, 0.5, 0.9)
-    mean, _ = measure(moments)
+    mean, _ = mean_and_log_std(moments)
     shrinkage = Shrinkage.fit(mean)
-    assert (mean.noise, shrinkage.between) == (pytest.approx(0.9**2, rel=0.02), pytest.approx(0.5**2, rel=0.1))
+    assert (mean.within_variance, shrinkage.between_variance) == (
+        pytest.approx(0.9**2, rel=0.02),
+        pytest.approx(0.5**2, rel=0.1),
+    )
     assert shrinkage.center == pytest.approx(4, abs=0.02)
     gain = (mean.values - true) ** 2 - (shrinkage.center + shrinkage(mean) - true) ** 2
     few = moments.count < 6
@@ -338,12 +341,12 @@ def test_precisions_grow_with_counts_and_no_faster():
     assert (weights[1:] / weights[:-1] <= counts[1:] / counts[:-1]).all()
 
 
-def test_log_deviation_of_few_utterances_is_finite_and_hardly_biased():
+def test_log_std_of_few_utterances_is_finite_and_hardly_biased():
     alone = Moments.of(np.zeros((1, 1)))
-    assert measure(alone, usual=0.25)[1].values[0] == pytest.approx(np.log(0.5))
-    assert np.isfinite(measure(alone)[1].values).all()
+    assert mean_and_log_std(alone, within_variance=0.25)[1].values[0] == pytest.approx(np.log(0.5))
+    assert np.isfinite(mean_and_log_std(alone)[1].values).all()
     drawn = 2 * np.random.default_rng(2).normal(size=(5, 20_000))
-    ours = measure(Moments.of(drawn))[1].values.mean()
+    ours = mean_and_log_std(Moments.of(drawn))[1].values.mean()
     assert abs(ours - np.log(2)) < abs(np.log(drawn.std(axis=0)).mean() - np.log(2)) / 3
 
 
