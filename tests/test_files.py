@@ -5,14 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tiny_models import threaded_trainers
 
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, content_hash, gather_files, named_in_errors, on_first_process
@@ -84,34 +83,9 @@ with atomic_file({str(path)!r}) as file:
     assert path.read_bytes() == b"former"
 
 
-def trainers(world_size):
-    """Trainers of several processes, here threads."""
-    barrier, sent = threading.Barrier(world_size, timeout=600), {}
-
-    def broadcast_by(rank):
-        def broadcast(value):
-            sent[rank] = value
-            barrier.wait()
-            first = sent[0]
-            barrier.wait()
-            return first
-
-        return broadcast
-
-    return [
-        SimpleNamespace(
-            world_size=world_size,
-            global_rank=rank,
-            is_global_zero=rank == 0,
-            strategy=SimpleNamespace(broadcast=broadcast_by(rank), barrier=lambda _name: barrier.wait()),
-        )
-        for rank in range(world_size)
-    ]
-
-
 def on_all(world_size, work):
     with ThreadPoolExecutor(world_size) as threads:
-        return [threads.submit(work, trainer) for trainer in trainers(world_size)]
+        return [threads.submit(work, trainer) for trainer in threaded_trainers(world_size)]
 
 
 def test_the_first_process_reads_all_files_in_the_order_of_ranks(tmp_path):

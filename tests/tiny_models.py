@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import torch
@@ -68,3 +70,29 @@ def fit(module: LightningModule, data: LightningDataModule, folder: Path, **opti
 def newest_run(folder: Path) -> Path:
     """The folder that the last test with this default_root_dir wrote to."""
     return max((folder / "lightning_logs").iterdir(), key=lambda path: int(path.name.removeprefix("version_")))
+
+
+def threaded_trainers(world_size: int, folder: Path | None = None) -> list[SimpleNamespace]:
+    """Trainers of several processes, here threads."""
+    barrier, sent = threading.Barrier(world_size, timeout=600), {}
+
+    def broadcast_by(rank):
+        def broadcast(value):
+            sent[rank] = value
+            barrier.wait()
+            first = sent[0]
+            barrier.wait()
+            return first
+
+        return broadcast
+
+    return [
+        SimpleNamespace(
+            world_size=world_size,
+            global_rank=rank,
+            is_global_zero=rank == 0,
+            strategy=SimpleNamespace(broadcast=broadcast_by(rank), barrier=lambda _name: barrier.wait()),
+            default_root_dir=str(folder),
+        )
+        for rank in range(world_size)
+    ]

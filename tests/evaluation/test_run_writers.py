@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from tiny_models import trainer
+from tiny_models import threaded_trainers, trainer
 
 from ser_personal.evaluation.run_writers import Collector, PredictionWriter, run_folder
 from ser_personal.types import Utterance
@@ -58,35 +57,11 @@ def test_one_device_gives_each_utterance_once_in_order_and_keeps_none(order, cut
     check(joined([[2]], ALONE, collector), [2])
 
 
-def devices(world_size, folder):
-    """Trainers of several processes, here threads."""
-    barrier, sent = threading.Barrier(world_size, timeout=600), {}
-
-    def broadcast_by(rank):
-        def broadcast(value):
-            sent[rank] = value
-            barrier.wait()
-            return sent[0]
-
-        return broadcast
-
-    return [
-        SimpleNamespace(
-            world_size=world_size,
-            global_rank=rank,
-            is_global_zero=rank == 0,
-            strategy=SimpleNamespace(broadcast=broadcast_by(rank), barrier=lambda _name: barrier.wait()),
-            default_root_dir=str(folder),
-        )
-        for rank in range(world_size)
-    ]
-
-
 def test_several_devices_are_joined_on_the_first(tmp_path):
     # the last device has nothing
     dealt = [[[39, 2], [7, 30]], [[0, 1], [39, 2]], [[20]], []]
     with ThreadPoolExecutor(4) as threads:
-        first, *others = threads.map(joined, dealt, devices(4, tmp_path))
+        first, *others = threads.map(joined, dealt, threaded_trainers(4, tmp_path))
     check(first, [0, 1, 2, 7, 20, 30, 39])
     assert others == [None, None, None]
     assert not list(tmp_path.iterdir())
