@@ -77,10 +77,6 @@ def read_predictions(
         named_by: which columns it must have, and none of them blank where they are predictions: they name the
             attributes.
         default_split: of rows that name none.
-
-    Raises:
-        UserError: the table can't be read, lacks columns, lists an utterance twice, holds a cell that is no finite
-            number, or an utterance has no vector.
     """
     rows = read_csv_rows(path, required=("utterance", "speaker"), filled=("utterance",))
     end = f"_{named_by}"
@@ -168,9 +164,6 @@ def calibrate_tables(
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
         replace: replace `out` where it exists already.
         settings: of PLDCSettings, but for the variant: every one is written.
-
-    Raises:
-        UserError: `out` exists, a table or file can't be read or doesn't fit the others, or a number is out of range.
     """
     require_scale(scale)
     refuse_existing(out, replace=replace)

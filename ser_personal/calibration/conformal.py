@@ -95,9 +95,6 @@ class ConformalTable:
             utterances: (utterances,), how many each calibration is based on, 0 for raw; one bin for all if None.
             coverage: target probability, above 0 and below 1.
             bins: the least number of utterances in each bin.
-
-        Raises:
-            UserError: an impossible coverage, or shapes that don't match.
         """
         if not 0 < coverage < 1:
             raise UserError(f"coverage is {coverage}", where="intervals", remedy="Give one above 0 and below 1")
@@ -136,11 +133,7 @@ class ConformalTable:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a table that `save` wrote.
-
-        Raises:
-            UserError: the file isn't one, or is of a newer format.
-        """
+        """Read a table that `save` wrote."""
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             version = content["version"]

@@ -117,9 +117,6 @@ def speaker_shifts(
 
     Returns:
         Speaker -> shifts; the label shift is NaN without labels on either side.
-
-    Raises:
-        UserError: an earlier version wrote the bank, without the moments of the training set.
     """
     if bank.training_mean is None or bank.training_std is None:
         raise UserError(

@@ -43,9 +43,6 @@ class PLDCSettings:
             neighbours' label moments are added, so that calibration sets in gradually (ours); 0 for none.
         min_labels: labels of an attribute that a neighbour must have to count for it (ours). The standard deviation
             of a single label is 0, which draws the average down.
-
-    Raises:
-        UserError: k or `min_labels` below 1, unknown `statistics`, or fewer than 0 imagined utterances.
     """
 
     k: PositiveInt = 15
@@ -293,11 +290,7 @@ def check_inputs(
     bank: SpeakerBank,
     attributes: tuple[str, ...],
 ) -> None:
-    """Refuse predictions that a bank can't calibrate.
-
-    Raises:
-        UserError: an empty bank, attributes that aren't the bank's, shapes that don't match, or a NaN or infinity.
-    """
+    """Refuse predictions that a bank can't calibrate."""
     if not bank.speaker_ids:
         raise UserError(
             "the bank holds no speaker",

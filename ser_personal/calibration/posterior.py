@@ -393,11 +393,7 @@ def save_posterior(fitted: Fitted, path: Path) -> None:
 
 
 def load_posterior(path: Path) -> Fitted:
-    """Read a file of `save_posterior`.
-
-    Raises:
-        UserError: the file isn't one, or is of another format.
-    """
+    """Read a file of `save_posterior`."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] == FORMAT and content["version"] != FORMAT_VERSION:

@@ -161,11 +161,7 @@ def write_speakers(folder: Path, record: dict[str, Any], vectors: Mapping[str, S
 
 
 def read_vectors(path: Path) -> dict[str, SpeakerVectors]:
-    """Read the vectors that `write_speakers` wrote.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """Read the vectors that `write_speakers` wrote."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -306,11 +302,7 @@ def check_is_run(folder: Path) -> None:
 
 
 def read_run(folder: str | Path) -> RunFiles:
-    """Read a test run.
-
-    Raises:
-        UserError: the folder isn't a test run's, or a file in it is damaged, lacks a column, or holds no label.
-    """
+    """Read a test run."""
     folder = Path(folder)
     check_is_run(folder)
     try:

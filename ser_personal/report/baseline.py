@@ -78,9 +78,6 @@ def baseline(
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
         known_speakers_only: leave out utterances whose speaker is unknown, as the paper does.
         replace: replace files that exist already.
-
-    Raises:
-        UserError: the corpus can't be read, the files exist already, or no training utterance has a label.
     """
     from ser_personal.data.emotion import EmotionDataModule
 

@@ -61,9 +61,6 @@ def compare(
             or dominance, whichever it predicts, on the utterances that the runs were tested on.
         latex: file for the table that the screen shows, for a paper.
         paper: add the paper's rows.
-
-    Raises:
-        UserError: a folder holds no test run, the runs can't be compared, or the baseline isn't among them.
     """
     from rich.console import Console
 
@@ -164,11 +161,7 @@ class TestSet:
 
 
 def join_runs(runs: Sequence[ComparedRun]) -> list[TestSet]:
-    """Join the folds of each seed, then the seeds of each recipe, for every test set and attribute.
-
-    Raises:
-        UserError: a speaker is tested twice by one seed, no recipe was tested on all speakers, or the labels differ.
-    """
+    """Join the folds of each seed, then the seeds of each recipe, for every test set and attribute."""
     import pandas as pd
 
     table = pd.concat(
@@ -285,11 +278,7 @@ class ComparedSet:
 
 
 def find_baseline(tests: Sequence[TestSet], name: str | None) -> str | None:
-    """Complete the name of a baseline: `papt/sigma` is one calibration, `papt` its first, the raw predictions.
-
-    Raises:
-        UserError: no system has this name.
-    """
+    """Complete the name of a baseline: `papt/sigma` is one calibration, `papt` its first, the raw predictions."""
     if name is None:
         return None
     systems = [system for test in tests for system in test.systems]

@@ -246,9 +246,6 @@ def column_of(utterances: pd.DataFrame, column: str, table: str | None) -> list[
         column: of the table.
         table: a CSV with a row per utterance (`utterance`, `id`, `path` or `FileName`) or a speaker (`speaker` or
             `SpkrID`); predictions.csv itself if None.
-
-    Raises:
-        UserError: the table has no such column, no column of utterances or speakers, or none of the run's.
     """
     if table is None:
         if column not in utterances.columns:

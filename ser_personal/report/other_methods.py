@@ -29,10 +29,6 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
     Args:
         argument: NAME=FILE; the file has a column utterance, and one for each attribute, called as it is or with _raw.
         runs: whose predictions.csv have the labels.
-
-    Raises:
-        UserError: it isn't NAME=FILE, the name is taken, the file can't be read or lacks a column, it lacks an
-            utterance, or has others or one twice, or a prediction is no finite number.
     """
     import pandas as pd
 

@@ -52,9 +52,6 @@ def report(
         seed: of these draws.
         audio: of annotated recordings, the folder that the table's files lie in; the current one or the table's if
             null.
-
-    Raises:
-        UserError: a folder isn't a test run, a table isn't of annotated recordings, or the column isn't there.
     """
     from rich.console import Console
 

@@ -142,11 +142,7 @@ class ComparedRun:
 
 
 def find_runs(folders: Sequence[str]) -> list[ComparedRun]:
-    """Read the complete runs of a study in each folder, or all test runs where it holds no study.
-
-    Raises:
-        UserError: a folder holds no test run, or a file is damaged.
-    """
+    """Read the complete runs of a study in each folder, or all test runs where it holds no study."""
     runs: list[ComparedRun] = []
     for folder in map(Path, folders):
         found = _of_study(folder) or _tests_in(folder)

@@ -84,9 +84,6 @@ def write_timelines(table: Path, audio: Path | None = None) -> list[str]:
 
     Returns:
         Lines that say what was written, and which sound wasn't found.
-
-    Raises:
-        UserError: it is no such table, or has more recordings than pages are of use for.
     """
     found = read_timelines(table)
     if len(found) > MOST_PAGES:
