@@ -16,7 +16,7 @@ import numpy as np
 from ser_personal.calibration.divergence import ShiftTable, SpeakerShift
 from ser_personal.calibration.neighbours import speaker_vectors
 from ser_personal.calibration.pldc import PLDCSettings
-from ser_personal.calibration.table import ScoreRow
+from ser_personal.calibration.table import KEYS, MOMENTS, ScoreRow
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, write_json
 from ser_personal.scores import Scores, as_json, from_json, rows_by_speaker
@@ -182,9 +182,26 @@ def write_moments(folder: Path, tables: Sequence[pd.DataFrame]) -> None:
 
     path, table = folder / SPEAKER_MOMENTS, pd.concat(tables)
     if path.is_file():
-        before = pd.read_csv(path, dtype={"split": str, "speaker": str}, keep_default_na=False, na_values={"ccc": [""]})
+        before = read_moments(path)
         table = pd.concat([before[~before["row"].isin(table["row"])], table])
     write_csv(path, table)
+
+
+def read_moments(path: Path) -> pd.DataFrame:
+    """Read speaker_moments.csv; a UserError says where it is missing, damaged, or lacks a column."""
+    import pandas as pd
+
+    text = {"split": str, "row": str, "attribute": str, "speaker": str}
+    try:
+        table = pd.read_csv(
+            path, dtype=text, keep_default_na=False, na_values={"ccc": [""]}, float_precision="round_trip"
+        )
+    except (OSError, ValueError) as error:
+        raise UserError("can't be read", where=path, remedy="Run `ser test` again") from error
+    missing = [name for name in (*KEYS, "utterances", *MOMENTS, "ccc") if name not in table.columns]
+    if missing:
+        raise UserError(f"no column {', '.join(missing)}", where=path, remedy="Run `ser test` again")
+    return table
 
 
 @dataclass(frozen=True, eq=False)

@@ -109,7 +109,7 @@ def score_baseline(data: Any, wanted: Sequence[str], min_utterances: int) -> Sco
         pooled = np.stack([features[index] for index in indices])
         predictions = ridge_baseline(of_training, labels[train], pooled)
         speakers = tuple(data.utterances[index].speaker_id for index in indices)
-        test = PredictedSet(predictions, speakers, pooled, labels[indices])
+        test = PredictedSet(predictions, speakers, pooled.astype(np.float64), labels[indices])
         scored[split] = score_row(RIDGE, test, predictions, attributes, min_utterances), test
     return scored
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ser_personal.files import atomic_write
-from ser_personal.report.compare_page import METRICS, called, glance
+from ser_personal.report.compare_page import METRICS, row_label, summary
 from ser_personal.report.figures import CALIBRATED, INK, RAW, style
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def draw_forest(sets: Sequence[ComparedSet], baseline: str | None, path: Path) -
     from matplotlib.figure import Figure
 
     shown = [
-        (compared, sorted((row for row in glance(compared) if row.average_gain), key=_by_gain)) for compared in sets
+        (compared, sorted((row for row in summary(compared) if row.average_gain), key=_by_gain)) for compared in sets
     ]
     heights = [1.0 + 0.3 * max(len(rows), 1) for _, rows in shown]
     with style():
@@ -41,7 +41,7 @@ def draw_forest(sets: Sequence[ComparedSet], baseline: str | None, path: Path) -
                 if estimate.refused is None:
                     axes.plot([estimate.low, estimate.high], [y, y], color=colour)
                 axes.plot([estimate.value], [y], "o", color=colour, markersize=6)
-            axes.set_yticks(range(len(rows)), [called(row) for row in rows])
+            axes.set_yticks(range(len(rows)), [row_label(row) for row in rows])
             axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
             axes.set_title(f"{compared.split}: {compared.attribute}")
             axes.grid(axis="x")

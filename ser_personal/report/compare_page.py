@@ -284,14 +284,14 @@ def _numbers(estimates: dict[str, Estimate | None]) -> dict[str, float | None]:
     }
 
 
-def glance(compared: ComparedSet) -> list[ComparedRow]:
-    """The rows of the one table: each recipe's raw predictions and, where there are any, PLDC's."""
+def summary(compared: ComparedSet) -> list[ComparedRow]:
+    """The rows of the summary: each recipe's raw predictions and, where there are any, PLDC's."""
     firsts = {row.recipe: row.calibration for row in reversed(compared.rows)}
     return [row for row in compared.rows if row.calibration in {firsts[row.recipe], "sigma"}]
 
 
-def called(row: ComparedRow) -> str:
-    """A row of the one table by its recipe."""
+def row_label(row: ComparedRow) -> str:
+    """The name of a row of the summary, by its recipe."""
     return row.recipe if row.calibration in {"raw", RIDGE} else f"{row.recipe} + PLDC"
 
 
@@ -309,9 +309,9 @@ def show_sets(sets: Sequence[ComparedSet], baseline: str | None, min_utterances:
     for compared in sets:
         if len(sets) > 1:
             table.add_row(f"[bold]{escape(compared.split)}: {escape(compared.attribute)}[/]")
-        for row in glance(compared):
+        for row in summary(compared):
             scores = [decimal(row.overall_ccc.value), decimal(row.average_ccc.value)]
-            table.add_row(escape(called(row)), *scores, gain(row.average_gain))
+            table.add_row(escape(row_label(row)), *scores, gain(row.average_gain))
         table.add_section()
     console.print(table)
     for compared in sets:
@@ -338,9 +338,9 @@ def latex(sets: Sequence[ComparedSet], baseline: str | None) -> str:
     lines += [r"\toprule", r"Recipe & O-CCC & A-CCC & Difference in A-CCC \\"]
     for compared in sets:
         lines += [r"\midrule", rf"\multicolumn{{4}}{{l}}{{{signs(f'{compared.split}, {compared.attribute}')}}} \\"]
-        for row in glance(compared):
+        for row in summary(compared):
             cells = [
-                called(row),
+                row_label(row),
                 decimal(row.overall_ccc.value),
                 decimal(row.average_ccc.value),
                 gain(row.average_gain),

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from ser_personal.calibration.table import KEYS, MOMENTS
 from ser_personal.errors import UserError
-from ser_personal.evaluation.run_files import COST, METRICS, SPEAKER_MOMENTS
+from ser_personal.evaluation.run_files import COST, METRICS, SPEAKER_MOMENTS, read_moments
 from ser_personal.files import write_json
 from ser_personal.report.verdicts import RIDGE
 
@@ -242,23 +241,6 @@ def _cost(folder: Path) -> tuple[StageCost, ...]:
             device=cost["device"],
         ),
     )
-
-
-def read_moments(path: Path) -> pd.DataFrame:
-    """Read speaker_moments.csv; a UserError says where it is missing, damaged, or lacks a column."""
-    import pandas as pd
-
-    text = {"split": str, "row": str, "attribute": str, "speaker": str}
-    try:
-        table = pd.read_csv(
-            path, dtype=text, keep_default_na=False, na_values={"ccc": [""]}, float_precision="round_trip"
-        )
-    except (OSError, ValueError) as error:
-        raise UserError("can't be read", where=path, remedy="Run `ser test` again") from error
-    missing = [name for name in (*KEYS, "utterances", *MOMENTS, "ccc") if name not in table.columns]
-    if missing:
-        raise UserError(f"no column {', '.join(missing)}", where=path, remedy="Run `ser test` again")
-    return table
 
 
 # not part of training
