@@ -89,8 +89,8 @@ def app(
     with listen(port) as server, TemporaryDirectory(prefix="ser-app-", ignore_cleanup_errors=True) as folder:
         recognizer = EmotionRecognizer.from_pretrained(bundle, profiles=profiles, device=device)
         if recognizer.bundle.emotions:
-            what = f"predicts {', '.join(recognizer.bundle.emotions)}, which have no values over time"
-            raise UserError(what, where=bundle, remedy="Use `ser annotate`")
+            what = f"predicts {', '.join(recognizer.bundle.emotions)}, which aren't calibrated to people"
+            raise UserError(what, where=bundle, remedy="Use `ser annotate`, then `ser report` of its table")
         server.desk = Desk(recognizer, Path(folder))
         for ending in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
             signal.signal(getattr(signal, ending), signal.default_int_handler)
@@ -188,7 +188,7 @@ class Desk:
         # sound that isn't embedded is beside the page, here as where both were downloaded to
         source = source if source.startswith("data:") else quote(name)
         table = f"{Path(name).stem}.csv"
-        shown = render(TIMELINE, timeline=describe(timeline, seconds), sound=source, table=table, several=False)
+        shown = render(TIMELINE, timeline=describe(timeline, seconds), sounds=[source], table=table, several=False)
         (folder / PAGE).write_bytes(shown)
         self._recordings[key] = recordings
         return {"key": key, "name": name, "speakers": list(dict.fromkeys(row["speaker"] for row in rows))}

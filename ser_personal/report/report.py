@@ -40,7 +40,8 @@ def report(
     """Write a page of a test run, report.html with audit.json, into its folder; or of annotated recordings.
 
     Of a table that `ser annotate` wrote, it is timeline.html beside it: each speaker's values over time, with the sound
-    of short recordings. Of several recordings, it lists a page for each in timeline/.
+    of short recordings. Of several recordings, it lists a page for each in timeline/; those of one utterance each share
+    one. Of a model of categories, the values are probabilities.
 
     Args:
         run: the folder that `ser test` with PLDC wrote predictions.csv and metrics.json to; or a table of annotated

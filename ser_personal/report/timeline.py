@@ -1,4 +1,7 @@
-"""`ser report predictions.csv`: each speaker's values over time, a page for each recording, with its sound."""
+"""`ser report predictions.csv`: each speaker's values over time, a page for each recording, with its sound.
+
+Recordings of one utterance each share a page, one after the other.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import os
 import shlex
 from base64 import b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from math import isfinite, nan
 from pathlib import Path
@@ -32,26 +35,31 @@ TABLES = (".csv", ".jsonl", ".parquet")
 # longer sound stays in its file, and the page small
 EMBEDDED_SECONDS = 300.0
 MOST_PAGES = 200
+PROBABILITIES = {"low": 0.0, "high": 1.0, "ticks": [0, 0.5, 1]}
 _REQUIRED = ("file", "start", "end", "speaker")
 _REMEDY = "Give a table that `ser annotate` wrote"
-# of each attribute, in this order
+# of each attribute, in this order; of a category its probability alone
 VALUES = ("calibrated", "raw", "low", "high")
+PROBABILITY = "_probability"
 
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """A recording's utterances in the order of time.
+    """A recording's utterances in the order of time, or recordings of one utterance each, one after the other.
 
     Attributes:
-        file: of the recording.
-        attributes: that were predicted.
+        file: of the recording, or what several are called.
+        attributes: that were predicted, or categories.
         speakers: in the order in which they first speak, None the unknown.
         speaker_index: (utterances,), into `speakers`.
         start: (utterances,), seconds.
         end: (utterances,), seconds.
-        values: (utterances, attributes, 4), calibrated, raw, low and high; NaN where there is no interval.
+        values: (utterances, attributes, 4), calibrated, raw, low and high; NaN where there is no interval. Of
+            categories, the first is the probability, the others are NaN.
         overlap: (utterances,), seconds in which others speak, too.
         short: (utterances,), whether it lasts under a second.
+        categories: whether `attributes` are such.
+        files: of several recordings, each utterance's file and the second at which it begins.
     """
 
     file: str
@@ -63,6 +71,8 @@ class Timeline:
     values: NDArray[np.float64]
     overlap: NDArray[np.float64]
     short: NDArray[np.bool_]
+    categories: bool
+    files: tuple[tuple[str, float], ...] = ()
 
     @property
     def name(self) -> str:
@@ -86,26 +96,55 @@ def write_timelines(table: Path, audio: Path | None = None) -> list[str]:
         Lines that say what was written, and which sound wasn't found.
     """
     found = read_timelines(table)
-    if len(found) > MOST_PAGES:
-        what = f"holds {len(found)} recordings, and at most {MOST_PAGES} get a page each"
+    single = [timeline for timeline in found if len(timeline.start) == 1]
+    groups = [[timeline] for timeline in found if len(timeline.start) > 1 or len(single) == 1]
+    groups += [single] if len(single) > 1 else []
+    if len(groups) > MOST_PAGES:
+        what = f"holds {len(groups)} recordings of several utterances, and at most {MOST_PAGES} get a page each"
         raise UserError(what, where=table, remedy="Annotate fewer at once, or cut the table")
     folders = [audio] if audio is not None else [Path(), table.parent]
     index = table.with_name("timeline.html")
-    several = len(found) > 1
+    several = len(groups) > 1
     lines, listed = [], []
-    for number, timeline in enumerate(found, 1):
-        name = "".join(sign if sign.isalnum() or sign in "-_" else "_" for sign in Path(timeline.name).stem)
+    for number, group in enumerate(groups, 1):
+        name = group[0].name if len(group) == 1 else "single_utterances"
+        name = "".join(sign if sign.isalnum() or sign in "-_" else "_" for sign in Path(name).stem)
         page = index.with_name("timeline") / f"{number:03}_{name[:80]}.html" if several else index
-        path = next((folder / timeline.file for folder in folders if (folder / timeline.file).is_file()), None)
-        sound, seconds, silent = find_sound(path, page)
-        if silent:
-            lines.append(f"no sound of {timeline.file}: {silent}")
-        shown = describe(timeline, seconds)
-        atomic_write(page, render(TEMPLATE, timeline=shown, sound=sound, table=table.name, several=several))
+        files = [Path(timeline.file) for timeline in group]
+        paths = [next((folder / file for folder in folders if (folder / file).is_file()), None) for file in files]
+        embed = sum(float(timeline.end.max()) for timeline in group) <= EMBEDDED_SECONDS
+        sounds, seconds, faults = zip(*(find_sound(path, page, embed=embed) for path in paths), strict=True)
+        if silent := [place for place, fault in enumerate(faults) if fault]:
+            others = f" and {counted(len(silent) - 1, 'other')}" if len(silent) > 1 else ""
+            lines.append(f"no sound of {files[silent[0]]}{others}: {faults[silent[0]]}")
+        timeline = group[0] if len(group) == 1 else one_after_the_other(group, seconds)
+        shown = describe(timeline, sum(seconds))
+        atomic_write(page, render(TEMPLATE, timeline=shown, sounds=sounds, table=table.name, several=several))
         listed.append((quote(f"timeline/{page.name}"), shown))
     if several:
-        atomic_write(index, render(TEMPLATE, timelines=listed, table=table.name))
-    return [*lines, f"written: {index}{f' and {len(found)} pages in timeline/' if several else ''}"]
+        atomic_write(index, render(TEMPLATE, timelines=listed, table=table.name, recordings=len(found)))
+    return [*lines, f"written: {index}{f' and {len(groups)} pages in timeline/' if several else ''}"]
+
+
+def one_after_the_other(single: Sequence[Timeline], seconds: Sequence[float]) -> Timeline:
+    """Recordings of one utterance each, of so many seconds or 0 where that is unknown, as one timeline."""
+    lengths = [max(length, float(one.end[0])) for one, length in zip(single, seconds, strict=True)]
+    begins = np.cumsum([0.0, *lengths])[:-1]
+    names = [one.file for one in single]
+    common = os.path.commonprefix(names).rfind("/") + 1  # noqa: RUF071  of paths up to a slash
+    speakers = tuple(dict.fromkeys(one.speakers[0] for one in single))
+    return replace(
+        single[0],
+        file=f"{len(single)} single utterances",
+        speakers=speakers,
+        speaker_index=np.array([speakers.index(one.speakers[0]) for one in single]),
+        start=begins + [one.start[0] for one in single],
+        end=begins + [one.end[0] for one in single],
+        values=np.concatenate([one.values for one in single]),
+        overlap=np.concatenate([one.overlap for one in single]),
+        short=np.concatenate([one.short for one in single]),
+        files=tuple((name[common:], begin) for name, begin in zip(names, begins.tolist(), strict=True)),
+    )
 
 
 def render(template: Path, **content: Any) -> bytes:
@@ -127,7 +166,7 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
-def find_sound(path: Path | None, page: Path) -> tuple[str, float, str]:
+def find_sound(path: Path | None, page: Path, *, embed: bool = True) -> tuple[str, float, str]:
     """What a page plays, its seconds, and why it plays nothing: a data URI of a short recording, else a relative path.
 
     Embedded sound is FLAC, mono at 16 kHz, which all browsers play.
@@ -138,7 +177,7 @@ def find_sound(path: Path | None, page: Path) -> tuple[str, float, str]:
         return "", 0.0, "no such file here; --audio FOLDER says where the table's files lie"
     try:
         seconds = read_header(path).num_samples / SAMPLE_RATE
-        if seconds > EMBEDDED_SECONDS:
+        if not embed or seconds > EMBEDDED_SECONDS:
             return quote(Path(os.path.relpath(path, page.parent)).as_posix()), seconds, ""
         waveform, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (UserError, soundfile.LibsndfileError) as error:
@@ -156,7 +195,12 @@ def describe(timeline: Timeline, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "attributes": timeline.attributes,
         "speakers": [named(speaker) for speaker in timeline.speakers],
-        "axes": [axis(timeline.values[:, number]) for number in range(len(timeline.attributes))],
+        "categories": timeline.categories,
+        "files": [(name, round(begin, 3)) for name, begin in timeline.files],
+        "axes": [
+            PROBABILITIES if timeline.categories else axis(timeline.values[:, number])
+            for number in range(len(timeline.attributes))
+        ],
         "plane": axis(timeline.values[:, :, 0]),
         "rows": [
             [int(who), round(start, 3), round(end, 3), round(overlap, 3), int(short)]
@@ -227,15 +271,22 @@ def read_timelines(path: Path) -> list[Timeline]:
     rows = _json_rows(path) if path.suffix.lower() == ".jsonl" else read_csv_rows(path, _REQUIRED, filled=_REQUIRED[:3])
     attributes = tuple(name.removesuffix("_calibrated") for name in rows[0] if name.endswith("_calibrated"))
     missing = [f"{name}_raw" for name in attributes if f"{name}_raw" not in rows[0]]
-    if missing or not attributes:
+    categories = () if attributes else tuple(name for name in rows[0] if name.endswith(PROBABILITY))
+    if missing or not (attributes or categories):
         raise UserError(f"no column {(missing or ['ATTRIBUTE_calibrated'])[0]}", where=path, remedy=_REMEDY)
     of_file: dict[str, list[tuple[int, Row]]] = {}
     for number, row in enumerate(rows, 1):
         of_file.setdefault(row["file"], []).append((number, row))
-    return [_timeline(file, attributes, own, path) for file, own in of_file.items()]
+    return [_timeline(file, attributes, categories, own, path) for file, own in of_file.items()]
 
 
-def _timeline(file: str, attributes: tuple[str, ...], rows: Sequence[tuple[int, Row]], path: Path) -> Timeline:
+def _timeline(
+    file: str,
+    attributes: tuple[str, ...],
+    categories: tuple[str, ...],
+    rows: Sequence[tuple[int, Row]],
+    path: Path,
+) -> Timeline:
     read = []
     for number, row in rows:
         where = f"{path}, row {number}"
@@ -245,7 +296,7 @@ def _timeline(file: str, attributes: tuple[str, ...], rows: Sequence[tuple[int, 
         values = [
             [_number(row, f"{attribute}_{name}", where, blank=name in ("low", "high")) for name in VALUES]
             for attribute in attributes
-        ]
+        ] or [[_number(row, category, where), nan, nan, nan] for category in categories]
         overlap, short = (_number(row, name, where, blank=True) for name in ("overlap", "short"))
         read.append((start, end, row["speaker"] or None, values, overlap, short))
     read.sort(key=lambda row: row[:2])
@@ -253,7 +304,8 @@ def _timeline(file: str, attributes: tuple[str, ...], rows: Sequence[tuple[int, 
     speakers = tuple(dict.fromkeys(speaker))
     return Timeline(
         file=file,
-        attributes=attributes,
+        attributes=attributes or tuple(category.removesuffix(PROBABILITY) for category in categories),
+        categories=bool(categories),
         speakers=speakers,
         speaker_index=np.array([speakers.index(one) for one in speaker]),
         start=np.array(starts),

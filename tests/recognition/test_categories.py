@@ -159,7 +159,10 @@ def test_what_an_annotation_refuses(run, recordings, tmp_path, capsys, monkeypat
 
 def test_no_page_shows_them(run, capsys):
     assert ser("app", run / "bundle", "--port", 0, "--device", "cpu") == 2
-    assert "which have no values over time. Use `ser annotate`.\n" in capsys.readouterr().err
+    assert (
+        "which aren't calibrated to people. Use `ser annotate`, then `ser report` of its table.\n"
+        in capsys.readouterr().err
+    )
 
 
 def test_nobody_is_enrolled_and_no_timeline_is_drawn(run, recordings, tmp_path, capsys):

@@ -99,7 +99,7 @@ def test_each_speakers_mean_spread_and_extreme_moments(folder):
 
 
 def test_short_recordings_are_embedded_in_mono(folder):
-    source = data_of(reported(folder), "source")
+    (source,) = data_of(reported(folder), "source")
     kind, _, content = source.partition(",")
     waveform, rate = soundfile.read(io.BytesIO(base64.b64decode(content)))
     assert (kind, rate, waveform.shape) == ("data:audio/flac;base64", RATE, (60 * RATE,))
@@ -114,7 +114,7 @@ def test_long_recordings_are_played_from_their_file(folder, monkeypatch, capsys)
     index = reported(folder, "--audio", folder / "in here")
     pages = re.findall(r'<a href="(timeline/[^"]+)"', index)
     assert pages == ["timeline/001_%C3%A9__1.html", "timeline/002_gone.html"]
-    assert data_of((folder / "timeline" / "001_é__1.html").read_text(), "source") == "../in%20here/%C3%A9%20%231.wav"
+    assert data_of((folder / "timeline" / "001_é__1.html").read_text(), "source") == ["../in%20here/%C3%A9%20%231.wav"]
     assert "no sound of gone.wav: no such file here; --audio FOLDER says where" in capsys.readouterr().out
     assert "disabled>No sound<" in (folder / "timeline" / "002_gone.html").read_text()
 
@@ -152,7 +152,11 @@ def without(*columns):
         (without("end"), [], "predictions.csv: no column end"),
         (without("valence_raw"), [], "predictions.csv: no column valence_raw"),
         (without("arousal_calibrated", "valence_calibrated"), [], "no column ATTRIBUTE_calibrated"),
-        (lambda rows: [rows[0] | {"file": n} for n in range(201)], [], "201 recordings, and at most 200"),
+        (
+            lambda rows: [row | {"file": n} for n in range(201) for row in rows[:2]],
+            [],
+            "201 recordings of several utterances, and at most 200",
+        ),
         (list, ["--by", "gender"], "--by gender: says nothing about annotated recordings. Leave it out"),
         (list, ["--table", "corpus.csv"], "--table corpus.csv: says nothing about annotated recordings"),
     ],
@@ -182,6 +186,69 @@ def test_the_table_of_a_test_run_is_reported_by_its_folder(folder, capsys):
 def test_audio_is_of_annotated_recordings(folder, capsys):
     assert ser("report", folder, "--audio", folder) == 2
     assert "says nothing about a test run" in capsys.readouterr().err
+
+
+def single(folder, count):
+    """A table of recordings of one utterance each, which begins at its half second, by turns of two speakers."""
+    (folder / "alone").mkdir()
+    (row, *_) = rows_of("", 10)
+    rows = [
+        row | {"file": f"alone/{n}.wav", "speaker": "ab"[n % 2], "start": 0.5, "end": 1.5 + n, "arousal_calibrated": n}
+        for n in range(count)
+    ]
+    for number, of_row in enumerate(rows):
+        sound(folder / of_row["file"], 2 + number)
+    return rows
+
+
+def test_recordings_of_one_utterance_share_a_page(folder, capsys):
+    write(folder / "predictions.csv", single(folder, 4))
+    text = reported(folder)
+    assert not (folder / "timeline").exists()
+    assert "14 long, 2 speakers,\n4 utterances, a recording for each, one after the other" in text.replace("0:14", "14")
+    data = data_of(text)
+    # of 2, 3, 4 and 5 s
+    assert data["files"] == [["0.wav", 0], ["1.wav", 2], ["2.wav", 5], ["3.wav", 9]]
+    assert [row[:3] for row in data["rows"]] == [[0, 0.5, 1.5], [1, 2.5, 4.5], [0, 5.5, 8.5], [1, 9.5, 13.5]]
+    assert data["speakers"] == ["a", "b"]
+    assert [row[5] for row in data["rows"]] == [0, 1, 2, 3]
+    lengths = [
+        len(soundfile.read(io.BytesIO(base64.b64decode(one.partition(",")[2])))[0]) for one in data_of(text, "source")
+    ]
+    assert lengths == [n * RATE for n in (2, 3, 4, 5)]
+    (folder / "alone" / "1.wav").unlink()
+    (folder / "alone" / "3.wav").unlink()
+    assert [bool(one) for one in data_of(reported(folder), "source")] == [True, False, True, False]
+    assert "no sound of alone/1.wav and 1 other: no such file here; --audio" in capsys.readouterr().out
+
+
+def test_others_have_a_page_each_beside_that_of_single_utterances(folder, monkeypatch):
+    monkeypatch.setattr("ser_personal.report.timeline.EMBEDDED_SECONDS", 10)
+    write(folder / "predictions.csv", [*single(folder, 4), *rows_of("meeting.wav", 60), *rows_of("more.wav", 60)])
+    index = reported(folder)
+    pages = re.findall(r'<a href="(timeline/[^"]+)"', index)
+    assert pages == [f"timeline/00{n}" for n in ("1_meeting.html", "2_more.html", "3_single_utterances.html")]
+    assert "6 recordings of predictions.csv" in index
+    # 14 s are too long to be embedded, though none of them is
+    sources = data_of((folder / pages[2]).read_text(), "source")
+    assert sources == [f"../alone/{n}.wav" for n in range(4)]
+
+
+def of_categories(rows):
+    for number, row in enumerate(rows):
+        shares = {"angry_probability": number % 5 / 4, "sad_probability": 1 - number % 5 / 4}
+        yield {name: row[name] for name in ("speaker", "start", "end")} | {"predicted": "sad", **shares} | {"file": "x"}
+
+
+def test_categories_have_their_probabilities_over_time(folder):
+    write(folder / "predictions.csv", of_categories(rows_of("x", 60)))
+    text = reported(folder)
+    data = data_of(text)
+    assert (data["categories"], data["attributes"]) == (True, ["angry", "sad"])
+    assert data["axes"] == [{"low": 0, "high": 1, "ticks": [0, 0.5, 1]}] * 2
+    assert [row[5::4] for row in data["rows"][:2]] == [[0, 1], [0.25, 0.75]]
+    assert "calibrated" not in text.split("<body>")[1].split("<script")[0]
+    assert "nan" not in text.split("<body>")[1].split("<script")[0]
 
 
 @pytest.fixture(scope="module")
@@ -280,6 +347,52 @@ class TestInABrowser:
         page.js("sound.pause()")
         assert page.js(f"chosen.number === Number(document.querySelector({what!r}).dataset.row)")
         assert page.js("document.querySelectorAll('circle.chosen').length") == 1
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1280, 390])
+def test_single_utterances_are_played_one_by_one(folder, page, width):
+    write(folder / "predictions.csv", single(folder, 4))
+    (folder / "alone" / "2.wav").unlink()
+    reported(folder)
+    page.open(folder / "timeline.html", width)
+    page.js("get('all').open = true")
+    page.settle()
+    assert page.js("document.documentElement.scrollWidth") <= width
+    assert texts_that_overprint(page) == []
+    page.js("document.querySelectorAll('#all .moment')[1].click()")
+    page.js("new Promise(done => sound.readyState > 1 ? done() : sound.addEventListener('playing', done))")
+    page.js("sound.pause()")
+    assert page.js("[loaded, sound.duration]") == [1, 3]
+    assert 0.5 <= page.js("sound.currentTime") < 3
+    assert page.js("get('said').textContent").startswith("b, 1.wav, 2.0 s")
+    # at its end, the next; that one is lost, which is said, and the others still play
+    page.js("sound.currentTime = 2.9; sound.play()")
+    page.js("new Promise(done => sound.error ? done() : sound.addEventListener('error', done))")
+    assert page.js("[loaded, get('said').textContent]") == [2, "The sound can't be played: 2.wav"]
+    page.js("go(10)")
+    page.js("new Promise(done => sound.readyState > 1 ? done() : sound.addEventListener('playing', done))")
+    assert page.js("[loaded, sound.duration, get('play').disabled]") == [3, 5, False]
+    page.js("sound.pause()")
+    assert page.errors == []
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1280, 390])
+def test_categories_in_a_browser(folder, page, width):
+    write(folder / "predictions.csv", of_categories(rows_of("x", 60)))
+    reported(folder)
+    page.open(folder / "timeline.html", width)
+    page.js("get('all').open = true")
+    page.settle()
+    page.js("lanes[0].svg.focus()")
+    page.press("ArrowRight")
+    page.settle()
+    assert page.js("get('said').textContent") == "Anna, 0:00.0 to 0:02.5angry 0.00sad 1.00"
+    assert page.js("get('all').querySelectorAll('th').length") == 5
+    assert page.js("document.documentElement.scrollWidth") <= width
+    assert texts_that_overprint(page) == []
+    assert page.errors == []
 
 
 @needs_chromium
