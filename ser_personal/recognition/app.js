@@ -187,7 +187,13 @@ get("enroll").addEventListener("submit", async (event) => {
     say("enrolled", error.message, true);
   }
 });
-/* as high as what it shows */
+/* as high as what it shows, so that its player can't stick to the window by itself */
+addEventListener("scroll", () => {
+  const chart = get("timeline").contentDocument?.getElementById("chart"), top = chart?.querySelector(".top");
+  if (!top) return;
+  const above = -get("timeline").getBoundingClientRect().top - chart.offsetTop;
+  top.style.transform = above > 0 ? `translateY(${Math.min(above, chart.clientHeight - top.clientHeight)}px)` : "";
+}, { passive: true });
 get("timeline").addEventListener("load", () => {
   const body = get("timeline").contentDocument.body;
   new ResizeObserver(() => { get("timeline").style.height = `${Math.ceil(body.getBoundingClientRect().height) + 8}px`; }).observe(body);

@@ -131,7 +131,8 @@ class Desk:
 
     @property
     def people(self) -> list[dict[str, Any]]:
-        """The enrolled, as the page lists them."""
+        """The enrolled, as the page lists them, also by `ser enroll` meanwhile."""
+        self.recognizer.reload_profiles()
         profiles = self.recognizer.profiles
         return [
             {"name": one, "utterances": profiles[one].utterances, "labelled": one in profiles.labelled}
@@ -175,6 +176,7 @@ class Desk:
             cut = make_segmenter("windows", max_samples=raw.max_samples, window_seconds=WINDOW_SECONDS)
             raw = replace(raw, segmenter=cut)
         with self._lock:
+            self.recognizer.reload_profiles()
             profiles: dict[str, SpeakerProfile] = {}
             rows: list[Row] = []
             for outcome in raw(recordings):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
+from filelock import FileLock
 from typing_extensions import override
 
 from ser_personal.calibration.few_labels import labelled_moments
@@ -20,7 +23,7 @@ from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.unseen import UnseenPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
@@ -113,7 +116,8 @@ class SpeakerProfile:
 class SpeakerProfiles:
     """Profiles by speaker id, made by one model.
 
-    Voice vectors are biometric data: keep them only with the speaker's consent, and `delete` them on request.
+    Voice vectors are biometric data: keep them only with the speaker's consent, and `delete` them on request. The file
+    is for its owner's eyes alone (mode 0600), and several programs may change it at once.
 
     Args:
         model: names the model that the profiles are of; those of another model can't be read with it.
@@ -124,14 +128,23 @@ class SpeakerProfiles:
         self.model = model
         self.path = path
         self._profiles: dict[str, SpeakerProfile] = {}
+        self._one_thread = RLock()
 
     @classmethod
     def open(cls, model: str, path: Path) -> Self:
         """Read the profiles that lie at `path`, where some do; from then on every change is saved there."""
+        if path.is_dir():
+            remedy = f"Give a file in it, such as {path / 'people.safetensors'}"
+            raise UserError("is a folder, and profiles are kept in a file", where=path, remedy=remedy)
         profiles = cls(model, path)
-        if path.exists():
-            profiles._profiles = _read(path, model)
+        profiles.reload()
         return profiles
+
+    def reload(self) -> None:
+        """Read again what others may have changed in the file."""
+        if self.path is not None:
+            with self._one_thread:
+                self._profiles = _read(self.path, self.model) if self.path.exists() else {}
 
     def __repr__(self) -> str:
         enrolled = ", ".join(f"{one} {self[one].utterances}" for one in self.ids[:4])
@@ -178,29 +191,55 @@ class SpeakerProfiles:
             return None
         return self[id_in_network.removeprefix(_ENROLLED)].embedding
 
-    def update(self, profiles: dict[str, SpeakerProfile]) -> None:
-        """Add profiles or replace those of the same ids, and save."""
-        self._profiles = {**self._profiles, **profiles}
-        self._save()
+    def update(self, profiles: Mapping[str, SpeakerProfile], *, enrolled_only: bool = False) -> None:
+        """Add profiles or replace those of the same ids, of those who are enrolled alone if so asked, and save."""
+        with self._changing():
+            chosen = {one: profiles[one] for one in profiles if one in self or not enrolled_only}
+            self._profiles = {**self._profiles, **chosen}
+
+    def extend(
+        self,
+        speaker_id: str,
+        empty: SpeakerProfile,
+        utterances: Iterable[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]],
+    ) -> SpeakerProfile:
+        """Add utterances, each as `SpeakerProfile.add` takes it, to the profile of a speaker or an empty one; save."""
+        with self._changing():
+            profile = self._profiles.get(speaker_id, empty)
+            for utterance in utterances:
+                profile = profile.add(*utterance)
+            self._profiles[speaker_id] = profile
+        return profile
 
     def merge(self, speaker_id: str, other_id: str) -> SpeakerProfile:
         """Merge two ids of one person into the first, and save."""
-        merged = self[speaker_id].merge(self[other_id])
-        if speaker_id == other_id:
-            raise UserError("can't be merged with itself", where=f"speaker {speaker_id}", remedy="Give two ids")
-        self._profiles[speaker_id] = merged
-        self.delete(other_id)
+        with self._changing():
+            merged = self[speaker_id].merge(self[other_id])
+            if speaker_id == other_id:
+                raise UserError("can't be merged with itself", where=f"speaker {speaker_id}", remedy="Give two ids")
+            self._profiles[speaker_id] = merged
+            del self._profiles[other_id]
         return merged
 
     def delete(self, speaker_id: str) -> None:
         """Forget a speaker, and save."""
-        _ = self[speaker_id]
-        del self._profiles[speaker_id]
-        self._save()
+        with self._changing():
+            _ = self[speaker_id]
+            del self._profiles[speaker_id]
 
-    def _save(self) -> None:
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Start from what is in the file now, and save, while no other program does."""
         if self.path is None:
+            yield
             return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._one_thread, FileLock(self.path.with_name(f".{self.path.name}.lock")):
+            self.reload()
+            yield
+            self._save(self.path)
+
+    def _save(self, path: Path) -> None:
         from safetensors.numpy import save
 
         arrays = {
@@ -214,7 +253,7 @@ class SpeakerProfiles:
             "model": self.model,
             "speaker_ids": json.dumps(self.ids),
         }
-        atomic_write(self.path, save(arrays, metadata))
+        atomic_write(path, save(arrays, metadata), mode=0o600)
 
 
 def _read(path: Path, model: str) -> dict[str, SpeakerProfile]:

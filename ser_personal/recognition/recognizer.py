@@ -339,11 +339,11 @@ class EmotionRecognizer:
         """`enroll` of recordings as `ser enroll` finds them."""
         self._require_attributes()
         of_rows = label_rows(labels or {}, recordings, self.attributes, self.bundle.scale)
-        profile = self._profile(speaker_id)
         if adapted is not None:
-            profile = with_adapted_embedding(profile, self.bundle.network, adapted, speaker_id)
+            profile = with_adapted_embedding(self._profile(speaker_id), self.bundle.network, adapted, speaker_id)
             self.profiles.update({speaker_id: profile})
             use_enrolled_embeddings(self.bundle.network, self.profiles)
+        added = []
         labelled = {id(recording): values for recording, values in zip(recordings, of_rows, strict=True)}
         utterances: Counter[int] = Counter()
         for outcome in self.raw(recordings):
@@ -355,9 +355,8 @@ class EmotionRecognizer:
                 remedy = "Label each by a row of a table with start and end, or leave the label out"
                 raise UserError("has one label for several utterances", where=outcome.recording.source, remedy=remedy)
             for pooled, prediction in zip(outcome.pooled, outcome.predictions, strict=True):
-                profile = profile.add(pooled, prediction, values)
-        self.profiles.update({speaker_id: profile})
-        return profile
+                added.append((pooled, prediction, values))
+        return self.profiles.extend(speaker_id, self._empty, added)
 
     def _require_attributes(self) -> None:
         if self.emotions:
@@ -394,11 +393,19 @@ class EmotionRecognizer:
 
     def keep(self, profiles: dict[str, SpeakerProfile]) -> None:
         """Save the profiles of enrolled speakers; forget the others."""
-        enrolled = {speaker_id: profile for speaker_id, profile in profiles.items() if speaker_id in self.profiles}
-        if enrolled:
-            self.profiles.update(enrolled)
+        if any(speaker_id in self.profiles for speaker_id in profiles):
+            self.profiles.update(profiles, enrolled_only=True)
+
+    def reload_profiles(self) -> None:
+        """Read the enrolled again, whom another program may have changed."""
+        self.profiles.reload()
+        use_enrolled_embeddings(self.bundle.network, self.profiles)
 
     def _profile(self, speaker_id: str) -> SpeakerProfile:
         if speaker_id in self.profiles:
             return self.profiles[speaker_id]
+        return self._empty
+
+    @property
+    def _empty(self) -> SpeakerProfile:
         return SpeakerProfile.empty(self.bundle.network.dim, len(self.attributes))

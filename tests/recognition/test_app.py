@@ -161,6 +161,20 @@ def test_people_are_enrolled_with_their_consent_and_forgotten_in_the_file(client
     assert client.do("enroll", **who, agreed="yes")[0] == 200
 
 
+def test_whom_a_command_enrols_meanwhile_stays_and_is_known(client, files, own):
+    recordings = [files / "meeting.wav"]
+    elsewhere = SpeakerProfiles.open(own.bundle.model, own.profiles.path)
+    EmotionRecognizer(own.bundle, profiles=elsewhere, device="cpu").enroll("carla", recordings)
+    assert "carla" in client.page()
+    _, shown = client.upload(files / "meeting.wav", speaker="carla")
+    assert client.table(shown["key"])["calibration_utterances"].iloc[0] == elsewhere["carla"].utterances + 1
+    EmotionRecognizer(own.bundle, profiles=elsewhere, device="cpu").enroll("ben", recordings)
+    _, people = client.do("enroll", key=shown["key"], speaker="carla", name="anna", agreed="yes")
+    assert [person["name"] for person in people] == ["anna", "ben", "carla"]
+    client.do("forget", name="carla")
+    assert SpeakerProfiles.open(own.bundle.model, own.profiles.path).ids == ["anna", "ben"]
+
+
 def own_turns(files):
     from ser_personal.recognition.turns import read_turns
 
@@ -352,6 +366,13 @@ def test_the_page_from_recording_to_forgetting(page, client, files, own, width):
     choose(page, "#file", files / "meeting.wav")
     see(page)
     assert page.js(f"[...{INSIDE}.querySelectorAll('h3 span')].map(one => one.textContent)") == ["anna", "Борис"]
+    below = page.js(f"get('timeline').offsetTop + {INSIDE}.getElementById('chart').offsetTop + 60")
+    page.js(f"scrollTo(0, {below}); new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    stuck = page.js(
+        f"{INSIDE}.querySelector('.top').getBoundingClientRect().top + get('timeline').getBoundingClientRect().top"
+    )
+    assert stuck == pytest.approx(0, abs=1)
+    page.js("scrollTo(0, 0)")
     for document in ("document", INSIDE):
         assert page.js(f"{document}.documentElement.scrollWidth") <= width
     columns = page.js("new Set([...document.querySelectorAll('.desk > *')].map(one => one.offsetLeft)).size")

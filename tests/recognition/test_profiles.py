@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -57,7 +59,44 @@ def test_every_change_is_on_disk(tmp_path, some_profile):
         np.testing.assert_array_equal(arrays_of(again[speaker]), arrays_of(profiles[speaker]))
     again.delete("anna")
     assert SpeakerProfiles.open("model", path).ids == ["../x", "Борис"]
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert {file.name for file in path.parent.iterdir()} - {f".{path.name}.lock"} == {path.name}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_only_the_owner_reads_them(tmp_path, some_profile):
+    path = tmp_path / "profiles.safetensors"
+    SpeakerProfiles("model", path).update({"anna": some_profile()})
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o644)
+    SpeakerProfiles.open("model", path).update({"ben": some_profile()})
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_others_changed_meanwhile_stays(tmp_path, some_profile):
+    path = tmp_path / "profiles.safetensors"
+    one, other = SpeakerProfiles.open("model", path), SpeakerProfiles.open("model", path)
+    one.update({"anna": some_profile(0), "ben": some_profile(1)})
+    other.update({"carla": some_profile(2)})
+    one.delete("ben")
+    rng = np.random.default_rng(0)
+    utterance = (rng.normal(size=some_profile().vector_sum.shape), np.array([4.0, 5.0]), None)
+    empty = SpeakerProfile.empty(len(utterance[0]), 2)
+    other.extend("anna", empty, [utterance])
+    one.extend("anna", empty, [utterance])
+    one.update({"ben": some_profile(1), "carla": some_profile(3)}, enrolled_only=True)
+    assert one.ids == SpeakerProfiles.open("model", path).ids == ["anna", "carla"]
+    expected = some_profile(0).add(*utterance).add(*utterance)
+    np.testing.assert_array_equal(arrays_of(one["anna"]), arrays_of(expected))
+    np.testing.assert_array_equal(arrays_of(one["carla"]), arrays_of(some_profile(3)))
+    path.unlink()
+    one.reload()
+    assert one.ids == []
+
+
+def test_a_folder_is_no_file_of_profiles(tmp_path):
+    line = f"is a folder, and profiles are kept in a file. Give a file in it, such as {tmp_path}/people.safetensors"
+    with pytest.raises(UserError, match=line):
+        SpeakerProfiles.open("model", tmp_path)
 
 
 def test_two_ids_of_one_person_become_one(some_profile):
