@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from ser_personal.audio import (
@@ -138,18 +139,17 @@ class Augmentation:
         return waveform
 
     def _masked(self, waveform: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
-        # imported here, as in `audio`: it takes long, and most training does without
-        from scipy.signal import ShortTimeFFT
-        from scipy.signal.windows import hann
-
-        transform = ShortTimeFFT(hann(WINDOW, sym=False), hop=WINDOW // 4, fs=SAMPLE_RATE)
-        spectrum = transform.stft(waveform)
-        mels = np.log1p(transform.f / 700) / np.log1p(transform.f[-1] / 700)
+        window = torch.hann_window(WINDOW)
+        samples = torch.from_numpy(waveform)
+        spectrum = torch.stft(samples, WINDOW, WINDOW // 4, window=window, pad_mode="constant", return_complex=True)
+        mels = np.log1p(np.linspace(0, SAMPLE_RATE / 2, len(spectrum)) / 700)
         times = np.linspace(0, 1, spectrum.shape[1])
         for _ in range(self.masks):
-            spectrum[:, _span(times, self.time_mask, rng)] = 0
-            spectrum[_span(mels, self.frequency_mask, rng)] = 0
-        masked: NDArray[np.float32] = transform.istft(spectrum, k1=len(waveform)).astype(np.float32)
+            spectrum[:, torch.from_numpy(_span(times, self.time_mask, rng))] = 0
+            spectrum[torch.from_numpy(_span(mels / mels[-1], self.frequency_mask, rng))] = 0
+        masked: NDArray[np.float32] = torch.istft(
+            spectrum, WINDOW, WINDOW // 4, window=window, length=len(waveform)
+        ).numpy()
         return masked
 
 
