@@ -25,9 +25,9 @@ from rich.table import Table
 
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.calibration.posterior import PosteriorCalibrator
-from ser_personal.recognition.anonymise import grouped_bank
 from ser_personal.recognition.causal import CausalPLDC, CausalPosterior, calibrate_causally
 from ser_personal.scores import concordance, rows_by_speaker
+from ser_personal.sharing.anonymise import grouped_bank
 from ser_personal.speakers.bank import SpeakerBank
 from ser_personal.types import ATTRIBUTES
 

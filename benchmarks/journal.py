@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from record import record
 
-from ser_personal.recognition.journal import Journal
+from ser_personal.annotation.journal import Journal
 from ser_personal.recognition.profiles import SpeakerProfile
 from ser_personal.recognition.recordings import Recording
 

@@ -6,17 +6,29 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+import soundfile
 import torch
+from command_line import ser
 from hypothesis import settings
-from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data
+from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data, trainer
 
+from ser_personal import EmotionRecognizer, PLDCCallback
+from ser_personal.annotation.journal import Journal
+from ser_personal.audio import decode
 from ser_personal.corpus.synthetic import synth
 from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
+from ser_personal.recognition.bundle import read_bundle
+from ser_personal.recognition.profiles import SpeakerProfile
+from ser_personal.recognition.turns import Turn
+from ser_personal.sharing.export import export
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from ser_personal.recognition.bundle import Bundle
 
 # A busy machine is no failure.
 settings.register_profile("steady", deadline=None)
@@ -112,3 +124,119 @@ def relabelled(synthetic_corpus: Path, tmp_path: Path) -> Callable[[Callable[[di
         return folder
 
     return relabel
+
+
+@pytest.fixture(scope="session")
+def tested_checkpoint(synthetic_corpus: Path, finetuned_checkpoint: Path, tmp_path_factory) -> Path:
+    """With its speaker bank beside it, and metrics.json of its test in the folder below."""
+    path = tmp_path_factory.mktemp("tested") / "finetune.ckpt"
+    shutil.copy(finetuned_checkpoint, path)
+    running = trainer(path.parent / "run", callbacks=[PLDCCallback(k=3, draws=1)])
+    running.test(finetuning(), datamodule=emotion_data(synthetic_corpus), ckpt_path=path, verbose=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(tested_checkpoint: Path, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "bundle"
+    export(str(tested_checkpoint), str(folder))
+    return folder
+
+
+@pytest.fixture
+def copy(bundle_folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(bundle_folder, tmp_path / "copy")
+
+
+@pytest.fixture
+def bundle(bundle_folder: Path) -> Bundle:
+    return read_bundle(bundle_folder)
+
+
+@pytest.fixture
+def recognizer(bundle: Bundle) -> EmotionRecognizer:
+    return EmotionRecognizer(bundle, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def recordings(synthetic_corpus: Path) -> list[Path]:
+    return sorted((synthetic_corpus / "Audios").glob("*.wav"))[-18:]
+
+
+@pytest.fixture
+def some_profile() -> Callable[..., SpeakerProfile]:
+    """A profile of random utterances."""
+
+    def make(seed: int = 0, utterances: int = 5) -> SpeakerProfile:
+        rng = np.random.default_rng(seed)
+        profile = SpeakerProfile.empty(4, 2)
+        for _ in range(utterances):
+            profile = profile.add(rng.normal(size=4), rng.normal(4, 1, size=2), rng.uniform(1, 7, size=2))
+        return profile
+
+    return make
+
+
+class Killed(BaseException):
+    """Ends a run as a signal would."""
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr("ser_personal.annotation.annotate.CHUNK_RECORDINGS", 4)
+
+
+@pytest.fixture
+def talk(recordings, tmp_path):
+    """A folder a speaker, names in several scripts."""
+    names = ["anna", "Борис", "林"]
+    for number, path in enumerate(recordings):
+        folder = tmp_path / "talk" / names[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / f"é {number:02}.wav")
+    return tmp_path / "talk"
+
+
+@pytest.fixture
+def annotate(bundle_folder, talk, small_chunks, tmp_path):
+    def run(*flags, audio=talk, out="predictions.csv", code=0, speaker_from="folder"):
+        options = {"--model": bundle_folder, "--out": tmp_path / out, "--speaker-from": speaker_from, "--device": "cpu"}
+        assert ser("annotate", audio, *(word for option in options.items() for word in option), *flags) == code
+        return tmp_path / out
+
+    return run
+
+
+@pytest.fixture
+def killed_at(annotate, monkeypatch):
+    """Have a run killed before or after it adds its recordings from the n-th on."""
+
+    def run(done, *, before, out="predictions.csv", flags=()):
+        add = Journal.add
+
+        def killed(self, *arguments):
+            if self.done < done:
+                return add(self, *arguments)
+            if not before:
+                add(self, *arguments)
+            raise Killed
+
+        monkeypatch.setattr(Journal, "add", killed)
+        with pytest.raises(Killed):
+            annotate(*flags, out=out)
+        monkeypatch.setattr(Journal, "add", add)
+
+    return run
+
+
+@pytest.fixture
+def conversation(recordings, tmp_path):
+    """Anna and Борис by turns, half a second of nothing before each; and the files and speakers of the turns."""
+    parts = [decode(path) for path in recordings[:6]]
+    gap = np.zeros(8000, dtype=np.float32)
+    soundfile.write(tmp_path / "meeting.wav", np.concatenate([x for part in parts for x in (gap, part)]), 16_000)
+    ends = np.cumsum([len(part) + 8000 for part in parts]) / 16_000
+    names = ["anna", "Борис"] * 3
+    return [
+        Turn(end - len(part) / 16_000, end, name) for end, part, name in zip(ends, parts, names, strict=True)
+    ], recordings[:6]

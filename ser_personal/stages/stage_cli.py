@@ -25,6 +25,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+import ser_personal.comparison.cost
 import ser_personal.data.pretrain
 import ser_personal.data.speaker_features
 import ser_personal.evaluation.pldc_callback
@@ -32,7 +33,6 @@ import ser_personal.finetune.module
 import ser_personal.finetune.similar_speakers
 import ser_personal.pretrain.adapt
 import ser_personal.report.baseline
-import ser_personal.report.cost
 import ser_personal.speakers.features
 from ser_personal.calibration.table import decimal
 from ser_personal.cli import VERBOSE, OneLineErrors, find_user_error, make, making

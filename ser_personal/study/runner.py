@@ -21,13 +21,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from ser_personal.corpus.splits import first_few
-from ser_personal.errors import UserError
-from ser_personal.evaluation.run_files import PREDICTIONS, SPEAKER_MOMENTS
-from ser_personal.files import atomic_write, content_hash, write_json
-from ser_personal.report.compare import compare
-from ser_personal.report.formatting import duration
-from ser_personal.report.runs import (
+from ser_personal.comparison.compare import compare
+from ser_personal.comparison.runs import (
     DONE,
     PretrainingScores,
     RunRecord,
@@ -36,6 +31,11 @@ from ser_personal.report.runs import (
     read_stage,
     write_stage,
 )
+from ser_personal.corpus.splits import first_few
+from ser_personal.errors import UserError
+from ser_personal.evaluation.run_files import PREDICTIONS, SPEAKER_MOMENTS
+from ser_personal.files import atomic_write, content_hash, write_json
+from ser_personal.report.formatting import duration
 from ser_personal.study.grid import ROOT, Study, config_contents, expand, unequal_batches
 
 try:

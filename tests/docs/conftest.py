@@ -9,7 +9,7 @@ from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data, trai
 
 from ser_personal import MSPPodcast, PLDCCallback
 from ser_personal.corpus.synthetic import converse
-from ser_personal.recognition.export import export
+from ser_personal.sharing.export import export
 from ser_personal.speakers.embedding import SpeakerEmbedding
 
 if TYPE_CHECKING:

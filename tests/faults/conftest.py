@@ -10,7 +10,7 @@ from fault import Good
 from tiny_models import emotion_data, finetuning, trainer
 
 from ser_personal import PLDCCallback
-from ser_personal.recognition.export import export
+from ser_personal.sharing.export import export
 
 if TYPE_CHECKING:
     from pathlib import Path

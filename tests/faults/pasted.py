@@ -179,7 +179,7 @@ UNPASTED = {
         "or give --data.num_workers 0",  # tests/data/test_datamodule.py
         "If you trust it, give `--import",  # tests/recognition/test_bundle.py
         "Repeat them by `--replace true`",  # tests/study/test_runner.py
-        "Add --push owner/name",  # tests/recognition/test_hub.py
+        "Add --push owner/name",  # tests/sharing/test_hub.py
         "or add --public",
         "Add --group_speakers 5",
         "or give --cut energy",

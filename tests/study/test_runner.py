@@ -16,8 +16,8 @@ import pytest
 import yaml
 from command_line import REPOSITORY, configs, ser
 
+from ser_personal.comparison.runs import read_record
 from ser_personal.errors import UserError
-from ser_personal.report.runs import read_record
 from ser_personal.study import runner
 from ser_personal.study.grid import Preparation, Recipe, Study, expand
 from ser_personal.study.runner import Launcher, StudyRun, hash_inputs, locked, run_all

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from ser_personal.comparison.compare import ComparedRow, ComparedSet, GapRow
+    from ser_personal.comparison.runs import PretrainingRow, RecipeCost, RecipeStage
     from ser_personal.report.bootstrap import Bootstrap, Estimate
-    from ser_personal.report.compare import ComparedRow, ComparedSet, GapRow
-    from ser_personal.report.runs import PretrainingRow, RecipeCost, RecipeStage
 
 METRICS = {"overall_ccc": "O-CCC", "average_ccc": "A-CCC"}
 SIDES = ("independent", "dependent", "gap")

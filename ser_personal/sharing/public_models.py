@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.errors import UserError
 from ser_personal.recognition.bundle import CARD, download, is_hub_name, new_folder, write_bundle
-from ser_personal.recognition.model_card import IMPORTED
+from ser_personal.sharing.model_card import IMPORTED
 from ser_personal.types import ATTRIBUTES, Attribute, pack_hashes
 
 if TYPE_CHECKING:
@@ -467,8 +467,8 @@ def _licence(files: Path) -> str:
 
 def _write_bundle(module: EmotionFineTuning, folder: Path, name: str, scale: tuple[float, float]) -> None:
     """Write the bundle, uncalibrated."""
-    from ser_personal.recognition.export import uncalibrated
-    from ser_personal.recognition.model_card import CardOptions, model_card
+    from ser_personal.sharing.export import uncalibrated
+    from ser_personal.sharing.model_card import CardOptions, model_card
 
     bundle = replace(uncalibrated(module, None, None, name), scale=scale)
     card = CardOptions(name=Path(name).name)

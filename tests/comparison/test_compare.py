@@ -10,13 +10,13 @@ from command_line import ser
 from invented_moments import Utterances
 
 from ser_personal.calibration.table import decimal
+from ser_personal.comparison.compare import compare, compare_systems, find_baseline, gap_points, join_runs
+from ser_personal.comparison.compare_page import PAPER
+from ser_personal.comparison.runs import ComparedRun, GapPoint, PretrainingScores, RunRecord, StageCost
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import write_moments
 from ser_personal.files import write_json
 from ser_personal.report.bootstrap import Bootstrap
-from ser_personal.report.compare import compare, compare_systems, find_baseline, gap_points, join_runs
-from ser_personal.report.compare_page import PAPER
-from ser_personal.report.runs import ComparedRun, GapPoint, PretrainingScores, RunRecord, StageCost
 from ser_personal.scores import concordance
 
 MADE, LARGE = Utterances(), Utterances(14)

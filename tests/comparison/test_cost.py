@@ -8,8 +8,8 @@ from tiny_models import emotion_data, finetuning, fit, newest_run, trainer
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
+from ser_personal.comparison.cost import CostRecorder, FlopCounter
 from ser_personal.finetune.interpreters import TransformerInterpreter
-from ser_personal.report.cost import CostRecorder, FlopCounter
 from ser_personal.types import EncoderOutput
 
 MODES = [torch.inference_mode, torch.no_grad, torch.enable_grad]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ser_personal.calibration.table import MOMENTS
+from ser_personal.comparison.other_methods import added_run
+from ser_personal.comparison.runs import ComparedRun, GapPoint, find_runs, pretraining_rows, recipe_costs, ridge_runs
 from ser_personal.errors import UserError  # resolved at run time, as Resamples is
 from ser_personal.files import atomic_write
 from ser_personal.ranges import AtLeastTwo, Seed
 from ser_personal.report.bootstrap import Resamples
-from ser_personal.report.other_methods import added_run
-from ser_personal.report.runs import ComparedRun, GapPoint, find_runs, pretraining_rows, recipe_costs, ridge_runs
 from ser_personal.scores import ccc_from_sums
 from ser_personal.types import ATTRIBUTES
 
@@ -64,8 +64,8 @@ def compare(
     """
     from rich.console import Console
 
-    from ser_personal.report import compare_figures as figures
-    from ser_personal.report import compare_page as pages
+    from ser_personal.comparison import compare_figures as figures
+    from ser_personal.comparison import compare_page as pages
     from ser_personal.report.bootstrap import Bootstrap
 
     found = ridge_runs(find_runs(runs))

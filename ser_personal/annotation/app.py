@@ -22,10 +22,10 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from rich.console import Console
 from typing_extensions import override
 
+from ser_personal.annotation.annotate import DECIMALS, import_trusted
 from ser_personal.errors import UserError
 from ser_personal.files import BYTES_AT_ONCE
 from ser_personal.ranges import Port
-from ser_personal.recognition.annotate import DECIMALS, import_trusted
 from ser_personal.recognition.recognizer import EmotionRecognizer
 from ser_personal.recognition.recordings import Recording, of_channels, with_turns
 from ser_personal.recognition.segmenters import make_segmenter

@@ -24,7 +24,7 @@ from public_forms import (
 
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.recognition.bundle import read_bundle
-from ser_personal.recognition.public_models import as_module, read_public_model
+from ser_personal.sharing.public_models import as_module, read_public_model
 from ser_personal.types import ATTRIBUTES
 
 FLAGS = ("--device", "cpu")

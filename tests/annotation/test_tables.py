@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import soundfile
 
+from ser_personal.annotation.tables import write_annotations
 from ser_personal.audio import decode
-from ser_personal.recognition.tables import write_annotations
 
 NAMES = ['an"na <b>', "NA", "林"]
 # of speakers, the second overlapping the first, the last two of one speaker overlapping
@@ -163,6 +163,6 @@ def test_nothing_half_written_takes_the_tables_name(tmp_path, name):
 
 @pytest.mark.parametrize(("name", "package"), [("p.parquet", "pyarrow"), ("p.TextGrid", "praatio")])
 def test_a_missing_package_is_one_line(annotate, monkeypatch, capsys, name, package):
-    monkeypatch.setattr("ser_personal.recognition.tables.find_spec", lambda _: None)
+    monkeypatch.setattr("ser_personal.annotation.tables.find_spec", lambda _: None)
     annotate(out=name, code=2)
     assert f"needs the package {package}. `pip install {package}`" in capsys.readouterr().err

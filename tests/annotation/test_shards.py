@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from ser_personal import EmotionRecognizer
+from ser_personal.annotation.shards import Shard, deal
 from ser_personal.errors import UserError
 from ser_personal.recognition.recordings import Recording
-from ser_personal.recognition.shards import Shard, deal
 from ser_personal.recognition.turns import Turn
 
 SHARDS = 4

@@ -14,12 +14,14 @@ from unicodedata import category
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ser_personal.annotation.journal import Journal
+from ser_personal.annotation.shards import JoinedJournals, Shard, deal, journal_of
+from ser_personal.annotation.tables import check_format, check_stems, write_annotations, write_table, write_vectors
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError, counted
 from ser_personal.files import content_hash
 from ser_personal.ranges import PositiveFinite
 from ser_personal.recognition.bundle import CalibrationName
-from ser_personal.recognition.journal import Journal
 from ser_personal.recognition.raw import CHUNK_RECORDINGS, CHUNK_SECONDS, Utterances, is_long
 from ser_personal.recognition.recognizer import EmotionRecognizer
 from ser_personal.recognition.recordings import (
@@ -32,13 +34,11 @@ from ser_personal.recognition.recordings import (
     with_turns,
 )
 from ser_personal.recognition.segmenters import CutName, has_silero
-from ser_personal.recognition.shards import JoinedJournals, Shard, deal, journal_of
-from ser_personal.recognition.tables import check_format, check_stems, write_annotations, write_table, write_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ser_personal.recognition.journal import Entry
+    from ser_personal.annotation.journal import Entry
     from ser_personal.recognition.recognizer import Row
 
 DECIMALS = 6

@@ -24,7 +24,6 @@ from ser_personal.data.dataset import samples_of
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.ranges import AtLeastTwo
-from ser_personal.recognition.anonymise import anonymised, grouped_bank
 from ser_personal.recognition.bundle import (
     CARD,
     ONNX,
@@ -37,11 +36,12 @@ from ser_personal.recognition.bundle import (
 )
 from ser_personal.recognition.bundle import push as push_bundle
 from ser_personal.recognition.causal import CausalPLDC, calibrate_causally, left_out_posteriors, make_calibrator
-from ser_personal.recognition.model_card import IMPORTED, CardOptions, model_card
 from ser_personal.recognition.network import EmotionNetwork, check_onnx_installed, write_onnx
 from ser_personal.recognition.recognizer import EmotionRecognizer
 from ser_personal.recognition.recordings import Recording
 from ser_personal.scores import rows_by_speaker, score
+from ser_personal.sharing.anonymise import anonymised, grouped_bank
+from ser_personal.sharing.model_card import IMPORTED, CardOptions, model_card
 from ser_personal.speakers.bank import SpeakerBank
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ser_personal.calibration.table import CalibrationRow, speaker_moments
+from ser_personal.comparison.runs import ComparedRun
 from ser_personal.corpus.splits import first_few
 from ser_personal.corpus.table import read_csv_rows
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import PREDICTIONS
-from ser_personal.report.runs import ComparedRun
 from ser_personal.scores import score
 from ser_personal.types import ATTRIBUTES
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ser_personal.calibration.table import CalibrationRow, speaker_moments
+from ser_personal.comparison.runs import ComparedRun
 from ser_personal.evaluation.run_files import write_moments
-from ser_personal.report.runs import ComparedRun
 from ser_personal.scores import score
 
 if TYPE_CHECKING:

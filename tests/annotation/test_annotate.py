@@ -15,10 +15,10 @@ import pytest
 import soundfile
 
 from ser_personal import EmotionRecognizer
+from ser_personal.annotation.journal import Journal
 from ser_personal.audio import decode
 from ser_personal.errors import UserError
 from ser_personal.recognition.bundle import read_bundle
-from ser_personal.recognition.journal import Journal
 from ser_personal.recognition.network import EmotionNetwork
 
 
@@ -228,7 +228,7 @@ class Stopped(BaseException):
 def blocks(monkeypatch):
     """Have recordings of more than a second read in blocks of two, and a run killed or broken at its n-th block."""
     monkeypatch.setattr("ser_personal.recognition.raw.CHUNK_SECONDS", 1.0)
-    monkeypatch.setattr("ser_personal.recognition.annotate.CHUNK_SECONDS", 1.0)
+    monkeypatch.setattr("ser_personal.annotation.annotate.CHUNK_SECONDS", 1.0)
     monkeypatch.setattr("ser_personal.recognition.raw.BLOCK", 32_000)
     add = Journal.add_block
 

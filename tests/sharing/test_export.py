@@ -15,9 +15,9 @@ from ser_personal import EmotionRecognizer, SpeakerBank
 from ser_personal.audio import decode
 from ser_personal.encoder.raw import EGeMAPSEncoder, LogMelEncoder, MFCCEncoder
 from ser_personal.errors import UserError
-from ser_personal.recognition.export import _recording_of, export
-from ser_personal.recognition.model_card import CardOptions
 from ser_personal.recognition.network import EmotionNetwork
+from ser_personal.sharing.export import _recording_of, export
+from ser_personal.sharing.model_card import CardOptions
 from ser_personal.types import Utterance
 
 FOLDER = ("--speaker-from", "folder", "--device", "cpu")
@@ -164,7 +164,7 @@ def test_a_default_that_scores_below_raw_predictions_is_said_to(
     tested_checkpoint, synthetic_corpus, tmp_path, monkeypatch, capsys
 ):
     scores = iter([(0.5, 0.4), (0.3, 0.4)])
-    monkeypatch.setattr("ser_personal.recognition.export._mean_scores", lambda *_: next(scores))
+    monkeypatch.setattr("ser_personal.sharing.export._mean_scores", lambda *_: next(scores))
     assert ser("export", tested_checkpoint, "--corpus", synthetic_corpus, "--out", tmp_path / "bundle") == 0
     shown = capsys.readouterr().out
     assert "so far: none .500 and .400; pldc .300 and .400" in shown

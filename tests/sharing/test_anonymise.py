@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ser_personal import SpeakerBank, calibrate
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError
-from ser_personal.recognition.anonymise import grouped_bank, similar_speakers
+from ser_personal.sharing.anonymise import grouped_bank, similar_speakers
 
 
 @given(st.integers(2, 6), st.integers(0, 60), st.integers(0, 1000))

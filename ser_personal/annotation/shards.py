@@ -8,9 +8,9 @@ from heapq import merge
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
+from ser_personal.annotation.journal import Journal
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
-from ser_personal.recognition.journal import Journal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ser_personal.annotation.annotate import import_trusted
 from ser_personal.corpus.table import SEGMENT, attribute_labels, is_table, known, read_csv_rows, segment
 from ser_personal.errors import UserError
-from ser_personal.recognition.annotate import import_trusted
 from ser_personal.recognition.recognizer import EmotionRecognizer
 from ser_personal.recognition.recordings import Recording, find_recordings
 from ser_personal.recognition.turns import Turn

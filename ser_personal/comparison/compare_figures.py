@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ser_personal.comparison.compare_page import METRICS, row_label, summary
 from ser_personal.files import atomic_write
-from ser_personal.report.compare_page import METRICS, row_label, summary
 from ser_personal.report.figures import CALIBRATED, INK, RAW, style
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+    from ser_personal.comparison.compare import ComparedRow, ComparedSet
+    from ser_personal.comparison.runs import RecipeCost
     from ser_personal.report.bootstrap import Estimate
-    from ser_personal.report.compare import ComparedRow, ComparedSet
-    from ser_personal.report.runs import RecipeCost
 
 
 def draw_forest(sets: Sequence[ComparedSet], baseline: str | None, path: Path) -> None:

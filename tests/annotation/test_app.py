@@ -17,9 +17,9 @@ from command_line import ser
 from turn_files import VALUES, rttm, table
 
 from ser_personal import EmotionRecognizer
+from ser_personal.annotation import app as module
+from ser_personal.annotation.app import Desk, Server, listen
 from ser_personal.audio import decode
-from ser_personal.recognition import app as module
-from ser_personal.recognition.app import Desk, Server, listen
 from ser_personal.recognition.profiles import SpeakerProfiles
 from ser_personal.recognition.segmenters import ByWindows
 
