@@ -52,7 +52,7 @@ COMMANDS = {
     "kmeans": Command("pretrain.kmeans:kmeans", "fit the codebook and write pseudo-labels", resumable=True),
     "cache": Command("pretrain.cache:cache", "run an encoder once and keep its frames for training", resumable=True),
     "import": Command(
-        "recognition.public_models:import_model",
+        "sharing.public_models:import_model",
         "turn a public emotion model, codebook or fairseq checkpoint into this project's files",
         ("model",),
     ),
@@ -67,22 +67,22 @@ COMMANDS = {
         "corpus.folds:gap", "write speaker-dependent and speaker-independent corpora of equal size", ("corpus",)
     ),
     "study": Command("study.runner:study", "run a grid of recipes and seeds, and compare them", resumable=True),
-    "compare": Command("report.compare:compare", "compare test runs: scores with intervals, and their cost", ("runs",)),
+    "compare": Command(
+        "comparison.compare:compare", "compare test runs: scores with intervals, and their cost", ("runs",)
+    ),
     "report": Command(
         "report.report:report", "write a page of a test run, with an audit, or of annotated recordings", ("run",)
     ),
-    "export": Command(
-        "recognition.export:export", "turn a fine-tuned checkpoint into a bundle to share", ("checkpoint",)
-    ),
+    "export": Command("sharing.export:export", "turn a fine-tuned checkpoint into a bundle to share", ("checkpoint",)),
     "annotate": Command(
-        "recognition.annotate:annotate", "predict the emotion of raw audio with a bundle", ("audio",), resumable=True
+        "annotation.annotate:annotate", "predict the emotion of raw audio with a bundle", ("audio",), resumable=True
     ),
     "enroll": Command(
-        "recognition.enroll:enroll",
+        "annotation.enroll:enroll",
         "add a speaker's recordings, and labels of them, to a profile",
         ("speaker", "audio"),
     ),
-    "app": Command("recognition.app:app", "open a local page: record or upload, see values, enrol people", ("bundle",)),
+    "app": Command("annotation.app:app", "open a local page: record or upload, see values, enrol people", ("bundle",)),
     "demo": Command("demo:demo", "run the whole pipeline on a synthetic corpus"),
 }
 STAGES = {

@@ -54,12 +54,14 @@ class Journal:
         self._settings = json.dumps(settings)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            # profiles are biometric data, for their owner's eyes alone
+            path.touch(mode=0o600)
             with ExitStack() as opened:
                 self._database = opened.enter_context(closing(sqlite3.connect(path, timeout=0)))
                 self._database.executescript(_TABLES)
                 self._resume()
                 self._opened = opened.pop_all()
-        except (sqlite3.DatabaseError, ValueError) as error:
+        except (OSError, sqlite3.DatabaseError, ValueError) as error:
             raise UserError(
                 f"can't be resumed ({error})",
                 where=path,

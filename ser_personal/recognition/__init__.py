@@ -1,1 +1,1 @@
-"""Emotion of raw audio by a trained model: bundles, the recogniser, its speakers, and annotation in bulk."""
+"""Raw audio -> predictions, calibrated to each speaker: bundles, profiles, turns and EmotionRecognizer."""

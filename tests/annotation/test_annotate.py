@@ -37,6 +37,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(annotate, killed_at, befor
     whole = annotate(out="whole.csv").read_bytes()
     killed_at(8, before=before)
     assert not (tmp_path / "predictions.csv").exists()
+    assert {path.stat().st_mode & 0o77 for path in tmp_path.glob("*.partial*")} == {0}
     capsys.readouterr()
     assert annotate().read_bytes() == whole
     assert f"resuming after {done}" in capsys.readouterr().out
