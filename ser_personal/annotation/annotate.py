@@ -84,8 +84,8 @@ def annotate(
             --segments. A speaker's recordings count in the order of their paths, or of the table.
         segments: who speaks when: an RTTM file, a Praat TextGrid (a tier of intervals a speaker), a table with columns
             path, start, end and speaker, or a folder of the first two called as the recordings. Speakers whom a
-            diariser numbered are new ones in each recording. Turns longer than the training's utterances are cut; those
-            under a second, and overlapping ones, are marked.
+            diariser numbered are new ones in each recording. Turns longer than the model's `max_samples` are split;
+            those under a second, and overlapping ones, are marked.
         channel: `mix` is all channels mixed, `left` and `right` one, and `each` a speaker a channel, `call/left` and
             `call/right`; segments are then of the channel that RTTM names.
         cut: how long recordings are cut: by `speech` (`silero`, or `energy` where silero-vad isn't installed), or into
@@ -96,15 +96,15 @@ def annotate(
         calibration: `pldc`, `posterior` or `none`; as the bundle says if null.
         pldc: settings of PLDC, which then calibrates unless another is named; the bundle's if null.
         profiles: file of enrolled speakers, to start from and to add to.
-        device: to run on; a GPU where there is one, if null.
+        device: to run on; CUDA where there is one, if null.
         import_: a module of your own with classes that the model is made of, in the current folder or installed.
-        vectors: file to write the utterances' vectors to, which PLDC compares voices by: .npz with the arrays file,
+        vectors: file to write the utterances' vectors to, means of the personalised frames: .npz with the arrays file,
             start, end, speaker and vectors (utterances, dim), in the order of the table.
         shard: `3/64` annotates the third of 64 parts, into NAME.3-of-64.csv; a speaker's recordings are in one.
         join: make one table of all its shards, as of a run without them.
         calibrate: false leaves all predictions raw.
         training_speakers: speakers are those of the training corpus, whose embeddings are then used.
-        bf16: compute the encoder in bfloat16, rounded: faster on GPUs that have it, far slower on most processors.
+        bf16: compute the encoder in bfloat16, rounded: faster on GPUs that have it, far slower on most CPUs.
 
     Returns:
         1 where a recording failed, else 0.
@@ -249,7 +249,7 @@ def _run(
 
         def show(advance: int) -> None:
             speed = audio_seconds / (time.perf_counter() - started)
-            progress.update(task, advance=advance, description=f"{speed:.0f} audio-seconds a second")
+            progress.update(task, advance=advance, description=f"{speed:.0f} times real time")
 
         def entries_of(outcome: Utterances) -> list[Entry]:
             nonlocal audio_seconds
@@ -273,7 +273,7 @@ def _run(
                 journal.add(chunk, [one if isinstance(one, UserError) else entries_of(one) for one in outcomes])
             show(len(chunk))
     seconds = time.perf_counter() - started
-    speed = f": {audio_seconds / seconds:.0f} audio-seconds a second" if audio_seconds else ""
+    speed = f": {audio_seconds / seconds:.0f} times real time" if audio_seconds else ""
     _print(console, f"{audio_seconds:.0f} s of audio in {seconds:.1f} s{speed}")
 
 
@@ -281,7 +281,7 @@ def _opening(recordings: Sequence[Recording], done: int, cutter: str, *, calibra
     speakers = len(set().union(*(recording.speaker_ids for recording in recordings)) - {None})
     who = counted(speakers, "speaker") if speakers else "no speakers"
     if calibrates and not speakers:
-        who += ", so nothing is calibrated (--speaker-from)"
+        who += ", so nothing is calibrated (--speaker_from)"
     resumed = f"; resuming after {done}" if done else ""
     return f"{counted(len(recordings), 'recording')}, {who}; long ones are cut by {cutter}{resumed}"
 

@@ -1,4 +1,4 @@
-"""How far off a prediction may be: conformal intervals that cover the labels of a new speaker."""
+"""Conformal intervals that cover the labels of a new speaker."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ConformalTable:
 
         \sum_{s=1}^{K} \frac{1}{(K + 1) N_s} \sum_{i=1}^{N_s} \delta_{r_{si}} + \frac{1}{K + 1} \delta_{\infty}
 
-    where the last term stands for the speaker to come. A random utterance of a new speaker then falls inside with at
+    where the last term stands for the new speaker. A random utterance of a new speaker then falls inside with at
     least that probability, over speakers: one speaker's own share may be lower. Measured on validation speakers it
     holds approximately: on them, who chose the checkpoint, errors are a little smaller. Below
     `coverage / (1 - coverage)` speakers (9 for 90 %) the quantile is infinite, and the interval is the whole scale.
@@ -88,7 +88,7 @@ class ConformalTable:
         A bin with too few speakers for a finite half-width joins the one below it.
 
         Args:
-            predictions: (utterances, attributes), label points, calibrated as they will be.
+            predictions: (utterances, attributes), label points, calibrated as at test time.
             labels: (utterances, attributes), label points, NaN where missing; left out attribute by attribute.
             speaker_ids: (utterances,); those of unknown speakers (None) are left out.
             attributes: names of the columns.
@@ -205,8 +205,8 @@ def intervals_as_json(
     Both sets are calibrated in the same way, the first of speakers who are neither in the second nor in the bank.
 
     Returns:
-        The coverage, how many speakers it takes and had; attribute -> half-width (null where speakers were too few),
-        mean width within the scale, and mean and quantiles of the test speakers' own shares, null without labels.
+        The coverage, the number of speakers needed and available; attribute -> half-width (null where speakers were too
+        few), mean width within the scale, and mean and quantiles of the test speakers' own shares, null without labels.
     """
     table = ConformalTable.fit(
         validation.predictions, validation.labels, validation.speaker_ids, attributes, coverage=COVERAGE

@@ -1,4 +1,4 @@
-"""A speaker's few labels: they correct a calibration as far as their number allows (ours)."""
+"""A speaker's few labels: they correct a calibration, more strongly the more there are (ours)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Values = NDArray[np.float64]
 
-IMAGINED_SPEAKERS = 4.0
+PRIOR_SPEAKERS = 4.0
 MIN_LABELS = 5
 _MIN_VARIANCE = 0.003  # between speakers
 _ROUNDING = 1e-6  # of float32 predictions, label points
@@ -36,7 +36,7 @@ class LabelPrior:
         shift: mean of the label mean less that of z.
         shift_variance: its variance.
         scale: the labels' standard deviation over that of z, geometric mean.
-        imagined_labels: how many labels this scale counts for, as an estimate of the speaker's.
+        imagined_labels: prior pseudo-count of `scale`, in labels.
         correlation: mean of the correlation of labels and z.
         correlation_variance: its variance.
         deviation: label points, standard deviation of z of an average speaker, for speakers of few utterances.
@@ -53,7 +53,7 @@ class LabelPrior:
     def __post_init__(self) -> None:
         positive = (self.shift_variance, self.scale, self.imagined_labels, self.correlation_variance, self.deviation)
         if not (isfinite(self.shift + sum(positive)) and min(positive) > 0 and 0 <= self.correlation < 1):
-            remedy = "Give a finite shift, a correlation from 0 to below 1, and positive numbers else"
+            remedy = "Give a finite shift, a correlation from 0 to below 1, and positive numbers for the rest"
             raise UserError(f"{self} is out of range", where="labels", remedy=remedy)
 
     @classmethod
@@ -93,7 +93,7 @@ class LabelPrior:
         shifts, scales, correlations, deviations, counts = np.reshape(found, (-1, 5)).T
 
         def mean(values: Values, prior: float) -> float:
-            return float((values.sum() + IMAGINED_SPEAKERS * prior) / (len(values) + IMAGINED_SPEAKERS))
+            return float((values.sum() + PRIOR_SPEAKERS * prior) / (len(values) + PRIOR_SPEAKERS))
 
         def variance(values: Values, center: float, sampling: Values | float, prior: float) -> float:
             return max(mean((values - center) ** 2 - sampling / counts, prior), _MIN_VARIANCE)
@@ -115,7 +115,7 @@ class LabelPrior:
 def labelled_moments(predictions: Values, labels: Values) -> Moments:
     """Moments (3, attributes) of predictions, labels and their sums, (utterances, attributes), where there are labels.
 
-    The three give the covariance, and are kept up to date and merged as any moments are.
+    The three give the covariance, and are updated and merged like any moments.
     """
     return Moments.of(np.stack([predictions + 0 * labels, labels, predictions + labels], axis=1))
 
@@ -123,10 +123,11 @@ def labelled_moments(predictions: Values, labels: Values) -> Moments:
 def with_labels(base: AffineMap, own: Moments, labelled: Moments, priors: Sequence[LabelPrior]) -> AffineMap:
     r"""Correct the map that calibrates a speaker by the labels that there are of the speaker's utterances.
 
-    CCC wants the labels' moments and not the least squares, so that mean and standard deviation of the speaker's labels
-    are estimated from :math:`n` labels of mean :math:`\bar y`, and calibrated predictions z get them. By the prior
-    the standard deviation is :math:`d_0 = c \sigma` and the mean :math:`m_0 = \bar z + \delta d` of variance
-    :math:`\tau^2 d^2`, with :math:`\bar z, \sigma` the mean and standard deviation of all of the speaker's z. Then
+    CCC is maximised by matching the labels' moments, not by least squares, so that mean and standard deviation of the
+    speaker's labels are estimated from :math:`n` labels of mean :math:`\bar y`, and calibrated predictions z get them.
+    By the prior the standard deviation is :math:`d_0 = c \sigma` and the mean :math:`m_0 = \bar z + \delta d` of
+    variance :math:`\tau^2 d^2`, with :math:`\bar z, \sigma` the mean and standard deviation of all of the speaker's z.
+    Then
 
     .. math::
 

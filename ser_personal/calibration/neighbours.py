@@ -1,4 +1,4 @@
-"""Who a test speaker's neighbours are: the training speakers of the greatest cosine between speaker vectors."""
+"""Who a test speaker's neighbours are: the training speakers whose vectors have the highest cosine similarity."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def nearest_speakers(
 ) -> list[Neighbours]:
     """For each of some speaker vectors (speakers, dim), the k bank speakers with the greatest cosine to it.
 
-    faiss retrieves in float32 all that may be among them; their cosines are then taken in float64, so that neither
-    float32 rounding nor the order of rows decides between speakers who are almost equally near.
+    faiss retrieves all candidates in float32, with a margin for rounding; their cosines are then taken in float64, so
+    that neither float32 rounding nor the order of rows decides between speakers who are almost equally near.
     """
     import faiss
 
@@ -60,6 +60,6 @@ def nearest_speakers(
 
 
 def normalised(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Vectors (..., dim) at length 1; those of zeros stay so."""
+    """Vectors (..., dim) scaled to unit L2 norm; zero vectors stay zero."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1.0)

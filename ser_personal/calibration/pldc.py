@@ -1,4 +1,4 @@
-"""PLDC: a test speaker's predictions take on the label distribution of the training speakers who sound alike."""
+"""PLDC: a test speaker's predictions get the label moments of the training speakers who sound alike."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class PLDCSettings:
         statistics: average the neighbours' statistics (the paper), or pool their labels (the authors' late script).
         center: subtract the bank's mean vector before taking cosines (ours).
         clip: keep calibrated predictions within the label scale (ours).
-        prior_utterances: in causal calibration, by a speaker's utterances so far, this many imagined ones with the
-            neighbours' label moments are added, so that calibration sets in gradually (ours); 0 for none.
-        min_labels: labels of an attribute that a neighbour must have to count for it (ours). The standard deviation
+        prior_utterances: in causal calibration, by a speaker's utterances so far, this many pseudo-utterances
+            with the neighbours' label moments are added, so that calibration sets in gradually (ours); 0 for none.
+        min_labels: labels of an attribute that a neighbour must have to contribute to it (ours). The standard deviation
             of a single label is 0, which draws the average down.
     """
 
@@ -68,7 +68,7 @@ class PLDCSettings:
 
     @property
     def variant(self) -> str:
-        """The paper's name of the replaced moments: raw, mu, sigma or both."""
+        """The row of the score table: mu, sigma or both, as the paper calls the replaced moments, or raw."""
         names = {(False, False): "raw", (True, False): "mu", (False, True): "sigma", (True, True): "both"}
         return names[self.shift_mean, self.scale_std]
 
@@ -84,8 +84,9 @@ class CalibratedSpeaker:
         cosines: (k,), of each neighbour.
         mu: (attributes,), label points, mean of the speaker's own predictions.
         sigma: (attributes,), label points, standard deviation (ddof 0) of the speaker's own predictions.
-        mu_bar: (attributes,), label points, the neighbours' mean; NaN where none of them has a label.
-        sigma_bar: (attributes,), label points, the neighbours' standard deviation; NaN where none of them has a label.
+        mu_bar: (attributes,), label points, the neighbours' mean, or what another calibrator expects of the labels; NaN
+            where there is none.
+        sigma_bar: (attributes,), label points, the standard deviation, likewise.
     """
 
     speaker_id: str
@@ -103,7 +104,8 @@ class Calibration:
     """Calibrated predictions, and each speaker's neighbours and moments.
 
     Attributes:
-        predictions: (utterances, attributes), label points; an unknown speaker's are the raw ones.
+        predictions: (utterances, attributes), label points; an unknown speaker's are raw, or
+            affinely mapped by PosteriorCalibrator.
         attributes: names of the columns.
         speakers: one per known test speaker, sorted by id.
     """
@@ -145,15 +147,16 @@ def calibrate(
     and :math:`\bar\mu, \bar\sigma` the neighbours'. `scale_std` alone keeps :math:`\mu` in place of :math:`\bar\mu`
     (the sigma shift); `shift_mean` alone keeps :math:`\sigma` in place of :math:`\bar\sigma` (the mu shift).
 
-    The default is the sigma shift, which the paper found best: it raises A-CCC (arousal .531 to .541, valence .569 to
-    .578). The full equation is `shift_mean=True, scale_std=True`. Every variant lowers O-CCC in the paper (arousal .740
-    to .732 by sigma, .722 by mu, .713 by both).
+    The default is the sigma shift, which has the highest A-CCC in the paper: it raises it (arousal .531 to .541,
+    valence .569 to .578). The full equation is `shift_mean=True, scale_std=True`. Every variant lowers O-CCC in the
+    paper (arousal .740 to .732 by sigma, .722 by mu, .713 by both).
 
     Where the equation is undefined (all ours):
 
-    - One utterance, or predictions alike up to float32 rounding (sigma within 1e-6 of their mean's magnitude): there is
+    - One utterance, or constant predictions (sigma at most 1e-6 of their mean's magnitude, float32 rounding): there is
       nothing to scale, sigma stays; the mean is shifted if `shift_mean`.
-    - A neighbour without labels of an attribute is left out for it; where none has labels, the raw predictions stay.
+    - A neighbour with fewer than `min_labels` labels of an attribute is left out for it; where none has enough, the raw
+      predictions stay.
     - An unknown speaker (None) keeps the raw predictions, unclipped.
     - A test speaker who is in the bank, under the same id, may be found as a neighbour like any other, usually the
       nearest: the labels in the bank are training labels, known for a speaker in the `labelled` condition. `neighbours`
@@ -163,7 +166,7 @@ def calibrate(
     Args:
         predictions: (utterances, attributes), label points, array or tensor.
         speaker_ids: (utterances,), None where unknown.
-        pooled: (utterances, dim), array or tensor, by the model that made the bank.
+        pooled: (utterances, dim), array or tensor, mean-pooled personalised frames, by the model that made the bank.
         bank: the training speakers.
         attributes: names of the predictions' columns, each one of the bank's; None means the bank's own, in its order.
         k: how many neighbours; more than the bank holds means all (15 in the authors' late script, 5 in the early one).
@@ -174,7 +177,7 @@ def calibrate(
         center: subtract the mean of the bank's vectors from both sides before the cosine (ours; mean-pooled vectors
             share a large common part).
         clip: limit calibrated predictions to the bank's label scale (ours).
-        min_labels: labels of an attribute that a neighbour must have to count for it (ours).
+        min_labels: labels of an attribute that a neighbour must have to contribute to it (ours).
 
     Raises:
         UserError: an empty bank, attributes that aren't the bank's, shapes that don't match, k or `min_labels` below 1,
@@ -216,7 +219,7 @@ class PLDC:
         predictions: NDArray[np.float64],
         rows_of: Mapping[str, NDArray[np.int64]],
     ) -> Calibration:
-        """Calibrate towards chosen bank speakers; `rows_of` maps a test speaker to the rows of `predictions`."""
+        """PLDC with these neighbours; `rows_of` maps a test speaker to the rows of `predictions`."""
         columns = [self.bank.attributes.index(attribute) for attribute in self.attributes]
         calibrated = predictions.copy()
         speakers = []

@@ -1,4 +1,4 @@
-"""`PosteriorCalibrator`: calibrates by what speaker vector and predictions tell of a speaker's labels (ours)."""
+"""`PosteriorCalibrator`: empirical-Bayes calibration by the speaker vector and the speaker's own predictions (ours)."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 FORMAT = "ser_personal.posterior"
 FORMAT_VERSION = 2
 MIN_SPEAKERS = 5
-CORRECTION_PENALTY = 0.002  # in CCC, of a correction made in full
+CORRECTION_PENALTY = 0.002  # in CCC, of a full-strength correction
 AMOUNT_GRID = tuple(product((0.0, 0.25, 0.5, 0.75, 1.0), repeat=2))  # of the corrections of mean and log std
-RIDGE_PENALTIES = np.logspace(4, -4, 33)  # in units of the features' variance in an average direction
+RIDGE_PENALTIES = np.logspace(4, -4, 33)  # in units of the features' variance, the mean over principal directions
 _LOG_STD_VARIANCE = 0.5  # the log standard deviation of n normal values has a variance of 1 / (2 n)
-_MIN_TRUE_SHARE = 1e-3
+_MIN_BETWEEN_SHARE = 1e-3
 _TINY = np.finfo(np.float64).tiny
 
 
@@ -48,7 +48,7 @@ class Estimates(NamedTuple):
 def mean_and_log_std(moments: Moments, within_variance: float | None = None) -> tuple[Estimates, Estimates]:
     """Mean and log standard deviation of each speaker, from moments (speakers,).
 
-    `within_variance`, of an average speaker's values (of these speakers' if None), counts as one more observation: it
+    `within_variance`, pooled within speakers (estimated from these if None), counts as one more observation: it
     makes up for the mean's degree of freedom, and equal values keep a finite logarithm.
     """
     from_moments = float(moments.m2.sum() / max((moments.count - 1).sum(), 1))
@@ -58,7 +58,7 @@ def mean_and_log_std(moments: Moments, within_variance: float | None = None) -> 
 
 
 class Shrinkage(NamedTuple):
-    """Draws an estimate towards all speakers' mean, the more the fewer the utterances (empirical Bayes)."""
+    """Shrinks an estimate to the grand mean, more for fewer utterances (empirical Bayes)."""
 
     center: float
     between_variance: float
@@ -66,18 +66,18 @@ class Shrinkage(NamedTuple):
 
     @classmethod
     def fit(cls, estimates: Estimates) -> Self:
-        """Estimate the true variance between speakers by the method of moments, and the mean by precisions.
+        """Estimate the between-speaker variance by the method of moments, and the mean by precisions.
 
-        At least a thousandth of the estimates' variance counts as true, so that no single speaker of many utterances
-        decides alone.
+        At least a thousandth of the estimates' variance counts as between-speaker, so that no single speaker of many
+        utterances decides alone.
         """
         values, counts, within_variance = estimates
-        between_variance = max(values.var() - np.mean(within_variance / counts), _MIN_TRUE_SHARE * values.var())
+        between_variance = max(values.var() - np.mean(within_variance / counts), _MIN_BETWEEN_SHARE * values.var())
         weights = cls(0.0, between_variance, within_variance).precisions(counts)
         return cls(float(np.average(values, weights=weights)), float(between_variance), within_variance)
 
     def precisions(self, counts: NDArray[Any]) -> Values:
-        """Weights (n,) of values over (n,) counts of utterances: inverse true and sampling variance, at most 1."""
+        """Weights (n,) of values over (n,) counts of utterances: inverse variances, at most 1."""
         precisions = 1 / (self.between_variance + self.within_variance / counts + _TINY)
         return np.asarray(precisions / precisions.max())
 
@@ -88,7 +88,7 @@ class Shrinkage(NamedTuple):
 
 
 class Ridge(NamedTuple):
-    """A linear map of (rows, features)."""
+    """An affine map of (rows, features)."""
 
     coefficients: Values
     intercept: float
@@ -99,9 +99,10 @@ class Ridge(NamedTuple):
 
 
 def fit_ridge(features: Values, targets: Estimates) -> tuple[Ridge, Values]:
-    """Regress over speakers on (speakers, features), by the penalty that predicts left-out speakers best.
+    """Regress over speakers on (speakers, features), with the penalty chosen by leave-one-speaker-out.
 
-    -> the map, and predictions (speakers,), each by a regression of that penalty fitted without the speaker.
+    Returns the map, and predictions (speakers,), each by a regression of that penalty fitted without the speaker; a
+    single speaker's is its own value.
     """
     from sklearn.linear_model import RidgeCV
 
@@ -123,10 +124,11 @@ class Correction:
     """Corrects one moment of a speaker's predictions, mean or log standard deviation.
 
     Attributes:
-        voice: pooled vectors -> the moment of the speaker's labels, fitted over the training speakers.
+        voice: speaker vector -> the moment of the speaker's labels, fitted over the training speakers.
         own: shrinks the moment of the speaker's predictions.
         expected: shrinks the moment that the speaker vector predicts.
-        regression: (own, expected) -> the labels' moment less the own one, fitted over the validation speakers.
+        regression: (own, expected) -> the labels' moment minus the shrunken own one, fitted over the validation
+            speakers.
         limits: of the validation speakers' corrections, which no correction exceeds.
         amount: how much of the correction is made, 0 to 1.
     """
@@ -140,7 +142,7 @@ class Correction:
 
     @classmethod
     def fit(cls, voice: Ridge, own: Estimates, expected: Estimates, labels: Estimates) -> tuple[Self, Values]:
-        """-> the correction, and (speakers,) each one's by a regression fitted without them."""
+        """Returns the correction, and the leave-one-speaker-out corrections (speakers,)."""
         shrink_own, shrink_expected = Shrinkage.fit(own), Shrinkage.fit(expected)
         shrunken = shrink_own(own)
         features = np.column_stack([shrunken, shrink_expected(expected)])
@@ -158,7 +160,7 @@ class Correction:
 
 @dataclass(frozen=True, eq=False)
 class AttributePosterior:
-    """The calibration of one attribute: a map for everyone, two corrections, and a second map for everyone."""
+    """The calibration of one attribute: a global affine map, two corrections, and a final global affine map."""
 
     affine: AffineMap
     mean: Correction
@@ -183,17 +185,19 @@ class AttributePosterior:
         residual_log_std = log_std(own[1], expected[1][0].values)[1][speaker]
         # the amounts have to suit speakers whom no correction was fitted on
         candidates = [
-            correct(mapped, own_mean, some * left_out_mean[speaker], more * left_out_log_std[speaker])
-            for some, more in AMOUNT_GRID
+            correct(mapped, own_mean, mean_amount * left_out_mean[speaker], std_amount * left_out_log_std[speaker])
+            for mean_amount, std_amount in AMOUNT_GRID
         ]
         sizes = [sum(each) for each in AMOUNT_GRID]
-        some, more = AMOUNT_GRID[choose(np.column_stack(candidates), sizes, labels, speaker_ids)]
-        corrected = correct(mapped, own_mean, some * residual_mean, more * residual_log_std)
+        mean_amount, std_amount = AMOUNT_GRID[choose(np.column_stack(candidates), sizes, labels, speaker_ids)]
+        corrected = correct(mapped, own_mean, mean_amount * residual_mean, std_amount * residual_log_std)
         rematch = AffineMap.fit(corrected[:, None], labels[:, None])
-        return cls(affine, replace(mean, amount=some), replace(log_std, amount=more), rematch)
+        return cls(affine, replace(mean, amount=mean_amount), replace(log_std, amount=std_amount), rematch)
 
     def estimates(self, own: Moments, vectors: Values) -> tuple[Values, Values, Values, Values]:
-        """The predictions' mean and its residual to the labels', and the same of the log standard deviation, (n,) each.
+        """The predictions' shrunken mean, its residual to the labels', and the same of the log standard deviation.
+
+        Arrays (n,).
 
         `own` holds (n,) moments of a speaker's predictions, `vectors` (n, dim) means of the speaker's `pooled`.
         """
@@ -209,12 +213,12 @@ class AttributePosterior:
 
 
 def correct(mapped: Values, own_mean: Values, mean: Values, log_std: Values) -> Values:
-    """Shift a speaker's mean and scale the differences from it."""
+    """Shift a speaker's mean and scale the deviations from it."""
     return np.asarray(own_mean + mean + np.exp(log_std) * (mapped - own_mean))
 
 
 def choose(candidates: Values, sizes: Sequence[float], labels: Values, speaker_ids: Sequence[str]) -> int:
-    """Of (utterances, candidates) predictions, those that gain most over the first; the first where none gain.
+    """Index of the (utterances, candidates) predictions with the greatest gain over the first, uncorrected ones.
 
     Every candidate gets the labels' moments by its own affine map, so that none wins by a correction which is the same
     for everyone. A candidate's gain is that of O-CCC and A-CCC together, less `CORRECTION_PENALTY` times its size,
@@ -239,11 +243,11 @@ class PosteriorCalibrator:
     PLDC gives a speaker the moments of similar speakers' labels, however little their vectors predict of labels, and
     discards the predictions' own moments. Here, for each attribute by itself:
 
-    1. One affine map for everyone gives the predictions the labels' moments (`AffineMap`).
+    1. One global affine map gives the predictions the labels' moments (`AffineMap`).
     2. Over the *training* speakers, label mean and log standard deviation are regressed on the speaker vector.
-    3. Over the *validation* speakers, the residuals between mean and log standard deviation of the labels and those of
-       the mapped predictions are regressed on both that estimate and the predictions' own moment.
-    4. How much of either correction is made, from nothing to all, is chosen on validation: the greatest gain of O-CCC
+    3. Over the *validation* speakers, the residuals between mean and log standard deviation of the labels and the
+       shrunken ones of the mapped predictions are regressed on both that estimate and the predictions' own moment.
+    4. The strengths of the two corrections, 0 to 1, are chosen on validation: the greatest gain of O-CCC
        and A-CCC that lowers neither, less .002 for each correction made in full.
     5. Another affine map gives the validation set the labels' moments again, as it does with each of the choices.
 
@@ -253,10 +257,10 @@ class PosteriorCalibrator:
 
         \tilde y = \hat\mu + \alpha \Delta_\mu + e^{\beta \Delta_\sigma} (y - \hat\mu)
 
-    with :math:`\hat\mu` the mean of the speaker's mapped predictions, :math:`\Delta_\mu` and :math:`\Delta_\sigma` the
-    corrections and :math:`\alpha, \beta` their amounts. Regressions are ridge regressions whose penalty is the best at
-    predicting left-out speakers. A speaker of few utterances weighs less in them, and estimates from few utterances
-    are drawn towards everyone's mean. No correction exceeds the validation speakers'.
+    with :math:`\hat\mu` the shrunken mean of the speaker's mapped predictions, :math:`\Delta_\mu` and
+    :math:`\Delta_\sigma` the corrections and :math:`\alpha, \beta` their strengths. Regressions are ridge regressions
+    whose penalty is chosen by leave-one-speaker-out. Speakers are weighted by inverse variance, and estimates from few
+    utterances are shrunk to the grand mean. No correction exceeds the validation speakers'.
 
     Calibration reads no label and no other speaker of the test set. An unknown speaker (None) gets the first map alone.
 
@@ -290,22 +294,22 @@ class PosteriorCalibrator:
             UserError: as by `ser_personal.calibrate`, or labels whose shape doesn't match or which are infinite.
             TooFewLabelsError: fewer than five speakers have labels of an attribute, or none of the bank.
         """
-        predicted, vectors, annotated = (as_float64(array) for array in (predictions, pooled, labels))
+        predicted, vectors, given = (as_float64(array) for array in (predictions, pooled, labels))
         check_inputs(predicted, speaker_ids, vectors, self.bank, self.attributes)
-        if annotated.shape != predicted.shape or np.isinf(annotated).any():
+        if given.shape != predicted.shape or np.isinf(given).any():
             raise UserError(
-                f"labels {annotated.shape} are not finite numbers or NaN, {predicted.shape}",
+                f"labels {given.shape} must have shape {predicted.shape}, and be finite or NaN",
                 where="calibration",
                 remedy="Give one row per utterance and one column per attribute, NaN where a label is missing",
             )
         fitted = {}
         for column, attribute in enumerate(self.attributes):
-            labelled = {speaker_ids[row] for row in np.flatnonzero(~np.isnan(annotated[:, column])).tolist()} - {None}
+            labelled = {speaker_ids[row] for row in np.flatnonzero(~np.isnan(given[:, column])).tolist()} - {None}
             if len(labelled) < MIN_SPEAKERS:
                 raise TooFewLabelsError(
-                    f"{len(labelled)} validation speakers have labels of {attribute}, and {MIN_SPEAKERS} is the least",
+                    f"{len(labelled)} validation speakers have labels of {attribute}, {MIN_SPEAKERS} are needed",
                     where="calibration",
-                    remedy="Fit on more validation speakers; with fewer, use one affine map for everyone (AffineMap)",
+                    remedy="Fit on more validation speakers; with fewer, use one global affine map (AffineMap)",
                 )
             rows = [row for row, speaker in enumerate(speaker_ids) if speaker in labelled]
             fitted[attribute] = AttributePosterior.fit(
@@ -313,7 +317,7 @@ class PosteriorCalibrator:
                 predicted[rows, column],
                 [str(speaker_ids[row]) for row in rows],
                 vectors[rows],
-                annotated[rows, column],
+                given[rows, column],
             )
         self.fitted = fitted
         return self
@@ -347,8 +351,8 @@ class PosteriorCalibrator:
 
         The inputs are those of `ser_personal.calibrate`, and so are the errors. `causal` calibrates each utterance by
         its speaker's utterances up to and including it, as a live system has to; utterances are then in temporal order.
-        A speaker's `mu_bar` and `sigma_bar` are those expected of the labels, however much of the way there the
-        predictions went. There are no neighbours.
+        A speaker's `mu_bar` and `sigma_bar` are the estimated label moments, regardless of the corrections'
+        strengths. There are no neighbours.
 
         Raises:
             UserError: not fitted, or as by `ser_personal.calibrate`.
@@ -404,7 +408,7 @@ def load_posterior(path: Path) -> Fitted:
             )
         return {attribute: _attribute(fields) for attribute, fields in content["attributes"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError("isn't a posterior", where=path, remedy="Give the one that `ser export` wrote") from error
+        raise UserError("isn't a posterior file", where=path, remedy="Give the one that `ser export` wrote") from error
 
 
 def _attribute(fields: dict[str, Any]) -> AttributePosterior:

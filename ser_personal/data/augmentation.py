@@ -54,19 +54,19 @@ class Augmentation:
     Args:
         noise: a folder of recordings, one of which is added to an utterance, repeated where it is shorter.
         snr: signal-to-noise ratio over the utterance, lowest and highest, dB.
-        noise_prob: chance of noise.
+        noise_prob: probability of noise.
         reverberation: a folder of impulse responses, one of which an utterance is convolved with; it keeps its length
             and its level, and stays aligned by the response's peak.
-        reverberation_prob: chance of reverberation.
+        reverberation_prob: probability of reverberation.
         gain: lowest and highest, dB; none if None. Undone by encoders that normalise waveforms.
-        gain_prob: chance of a gain.
+        gain_prob: probability of a gain.
         speed: lowest and highest factor, .5 to 2, which changes pitch, too; none if None. Both are cues of arousal, and
             labels stay as they are.
-        speed_prob: chance of another speed.
+        speed_prob: probability of speed perturbation.
         time_mask: width of a mask in time, at most, as a share of the utterance; none if 0.
         frequency_mask: width of a mask in frequency, at most, as a share of the mel scale up to 8 kHz; none if 0.
-        masks: number of masks of either kind.
-        mask_prob: chance of masks.
+        masks: number of masks of each kind.
+        mask_prob: probability of masks.
     """
 
     noise: str | None = None
@@ -167,7 +167,10 @@ class AugmentedUtterances(UtteranceDataset[EmotionExample]):
 
 
 def add_noise(speech: NDArray[np.float32], noise: NDArray[np.float32], snr: float) -> NDArray[np.float32]:
-    """Add noise (samples,), repeated to the length of the speech (samples,), at an SNR in dB; silence isn't scaled."""
+    """Add noise (samples,), repeated to the length of the speech (samples,), at an SNR in dB.
+
+    Silent speech or noise leaves the speech unchanged.
+    """
     noise = np.resize(noise, len(speech))
     ratio = _energy(speech) / (_energy(noise) or np.inf)
     return speech + noise * np.float32(np.sqrt(ratio / 10 ** (snr / 10)))
@@ -190,14 +193,14 @@ def _energy(waveform: NDArray[np.float32]) -> float:
 
 
 def _span(places: NDArray[np.float64], widest: float, rng: Generator) -> NDArray[np.bool_]:
-    """Draw a span of places, which go from 0 to 1, up to so wide."""
+    """Mark a random span, of width 0 to `widest`, of positions (n,) from 0 to 1."""
     width = rng.uniform(0, widest)
     start = rng.uniform(0, 1 - width)
     return (places >= start) & (places < start + width)
 
 
 def _rate(speed: float) -> int:
-    """At which rate, Hz, samples would have to be played for a speed; of thousandths, for a short filter."""
+    """The rate, Hz, from which resampling gives this speed; rounded to thousandths, which keeps the filter short."""
     return round(speed * 1000) * SAMPLE_RATE // 1000
 
 

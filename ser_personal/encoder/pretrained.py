@@ -1,4 +1,4 @@
-"""What encoders of transformers share: loading, a learnt weighted sum of their layers, and LoRA."""
+"""What encoders from Hugging Face's `transformers` share: loading, a learnt weighted sum of their layers, and LoRA."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ UNLOADABLE = (
 )
 # may be missing from a model that was fine-tuned elsewhere, and is random then
 MASK_EMBEDDING = "masked_spec_embed"
-# outputs of the layers of the pass that is running, where they are wanted; a thread each has its own
+# hidden states of the current forward pass, if collected; each thread has its own list
 _STATES: ContextVar[list[Tensor] | None] = ContextVar("states", default=None)
 
 
@@ -55,8 +55,8 @@ class LoRA:
         alpha: its output is scaled by alpha / rank.
         dropout: of its input.
         layers: names of the linear layers that get one; None means the feed-forward part of each Transformer layer.
-        adapters_alone: keep the encoder's own weights out of checkpoints: whatever reads one needs them again under the
-            name or folder that they came from, unchanged.
+        adapters_alone: keep the encoder's own weights out of checkpoints: loading one needs the same ones under the
+            same name or folder.
     """
 
     rank: PositiveInt = 8
@@ -67,7 +67,7 @@ class LoRA:
 
 
 class PretrainedEncoder(Encoder):
-    """A network of transformers, `network` once it is built."""
+    """An encoder from `transformers`, `network` once it is built."""
 
     feed_forward: ClassVar[tuple[str, ...]]
     layer_weights: nn.Parameter | None
@@ -115,7 +115,7 @@ class PretrainedEncoder(Encoder):
             raise UserError(
                 "has other weights now than those that the checkpoint's adapters were trained on",
                 where=f"encoder {self.pretrained}",
-                remedy="Put the old ones there, or fit again without --model.lora.adapters_alone",
+                remedy="Put the old ones there, or fine-tune again without --model.lora.adapters_alone",
             )
         if saved.get("weighted_layers"):
             self._weigh_layers()
@@ -124,7 +124,7 @@ class PretrainedEncoder(Encoder):
 
     @abstractmethod
     def _finish(self) -> None:
-        """Set up a network that was just made: front end, freezing, checkpointing."""
+        """Set up a network that was just built: front end, freezing, checkpointing."""
 
     @abstractmethod
     def _frozen(self) -> Iterator[nn.Module]:
@@ -132,7 +132,7 @@ class PretrainedEncoder(Encoder):
 
     @abstractmethod
     def _read(self) -> tuple[nn.Module, set[str], set[str]]:
-        """Read the network by `pretrained`, with the names of its weights that the file lacks, and has too many."""
+        """Load the network named `pretrained`, with the names of its missing and its unexpected weights."""
 
     @abstractmethod
     def _from_config(self, config: dict[str, Any]) -> nn.Module:
@@ -189,11 +189,13 @@ class PretrainedEncoder(Encoder):
         if self._lora is not None:
             if {name: self._lora[name] for name in asked} != asked:
                 what = f"the checkpoint has adapters already, of rank {self._lora['rank']}"
-                raise UserError(what, where="--model.lora", remedy="Leave it out: they are trained on")
+                raise UserError(
+                    what, where="--model.lora", remedy="Leave it out: training goes on with the saved adapters"
+                )
             return
         if self.has_random_weights:
             raise UserError(
-                f"{type(self).__name__}'s weights are random: frozen, they are nothing that adapters could start from",
+                f"{type(self).__name__}'s weights are random, and LoRA needs pre-trained ones to adapt",
                 where="--model.lora",
                 remedy="Leave it out, or give --model.encoder HubertEncoder",
             )
@@ -201,7 +203,7 @@ class PretrainedEncoder(Encoder):
         if lora.adapters_alone:
             if self._origin is None:
                 raise UserError(
-                    "the encoder's weights come from another checkpoint, so no name would find them again",
+                    "the encoder's weights come from another checkpoint, so they can't be loaded again by name",
                     where="--model.lora.adapters_alone",
                     remedy="Give --model.lora.adapters_alone false",
                 )
@@ -286,14 +288,14 @@ class PretrainedEncoder(Encoder):
         self.layer_weights = nn.Parameter(torch.zeros(len(self.layers) + 1))
 
     def weighted_sum(self, states: Sequence[Tensor]) -> Tensor:
-        """Sum what enters the first layer and comes out of each, (batch, frames, dim), by the learnt weights."""
+        """Softmax-weighted sum of the hidden states (batch, frames, dim): the first layer's input, every output."""
         weights = torch.softmax(cast("nn.Parameter", self.layer_weights), 0)
         return cast("Tensor", sum(weight * state for weight, state in zip(weights, states, strict=False)))
 
 
 @contextmanager
 def keeping(states: list[Tensor] | None) -> Iterator[None]:
-    """Have the hooks below append to `states`."""
+    """Collect the hidden states of the forward pass inside into `states`."""
     token = _STATES.set(states)
     try:
         yield

@@ -155,7 +155,7 @@ def refuse_masks(encoder: Encoder, time_mask: Tensor | None) -> None:
     """Refuse to pre-train an encoder without weights."""
     if time_mask is not None:
         raise UserError(
-            "has nothing that pre-training could learn",
+            "can't be pre-trained by masked prediction here",
             where=f"--model.encoder {type(encoder).__name__}",
             remedy="Pre-train a HubertEncoder or a TinyEncoder",
         )

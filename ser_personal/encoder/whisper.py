@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
     from ser_personal.encoder.fusion import Personalization
 
-# of the spectrogram; the second convolution takes every other frame of it, so that there are 50 a second
+# hop of the log-mel spectrogram; the second convolution has stride 2, hence 50 frames a second
 MEL_HOP = HOP // 2
 FLOOR = 1e-10
 
 
 class WhisperEncoder(PretrainedEncoder):
-    """Whisper's encoder, frozen by default; it can't be pre-trained here, for its frames all see the whole 30 s.
+    """Whisper's encoder, frozen by default; masked prediction isn't implemented for it.
 
-    Whisper reads 30 s, shorter audio padded by silence: frames of the audio alone are given, one for each 20 ms that
-    begins in it. Of longer audio the first 30 s are encoded.
+    Whisper reads 30 s, shorter audio padded by silence: frames of the padding are dropped, so that there is one
+    for each 20 ms begun. Of longer audio the first 30 s are encoded.
 
     Args:
         pretrained: name on the Hugging Face hub, or a local folder.
-        freeze_layers: keep that many of the first Transformer layers as they are, and the convolutions; None means all
-            of the encoder.
+        freeze_layers: freeze that many of the first Transformer layers, and the convolutions (0: only the positions);
+            None means all of the encoder.
         dropout: of the Transformer.
         gradient_checkpointing: recompute activations in the backward pass, for less memory.
         weighted_layers: give the sum of what enters the first layer and comes out of each, by weights that are learnt
@@ -82,7 +82,7 @@ class WhisperEncoder(PretrainedEncoder):
 
     @property
     def max_samples(self) -> int:
-        """Samples of an utterance that it encodes, the first ones."""
+        """Most samples of an utterance that are encoded, the first ones."""
         return int(self.network.config.max_source_positions) * HOP
 
     @override
@@ -166,7 +166,7 @@ class WhisperEncoder(PretrainedEncoder):
         return EncoderOutput(frames[:, :longest], frame_mask)
 
     def log_mel(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
-        """Whisper's spectrogram of 30 s, (batch, samples) -> (batch, mels, frames), 100 a second."""
+        """Whisper's log-mel spectrogram of 30 s, (batch, samples) -> (batch, mels, frames), 100 a second."""
         with torch.autocast(waveforms.device.type, enabled=False):
             waveforms = waveforms[:, : self.max_samples].float()
             real = torch.arange(waveforms.shape[1], device=waveforms.device) < num_samples.to(waveforms.device)[:, None]

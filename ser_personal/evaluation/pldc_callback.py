@@ -1,4 +1,4 @@
-"""PLDC in `ser test`: builds the speaker bank, calibrates the test sets, prints and writes what came of it."""
+"""PLDC in `ser test`: builds the speaker bank, calibrates and scores the test sets, and writes the run's files."""
 
 from __future__ import annotations
 
@@ -89,12 +89,13 @@ def cost(trainer: Trainer, pl_module: LightningModule, seconds: float, speech_se
 class PLDCCallback(PredictionCollector):
     """Personalised label distribution calibration of a test run (paper, section 2.3).
 
-    By default the standard deviation alone is scaled, which the paper found best: every variant lowers O-CCC, and only
-    those that scale it raise A-CCC. `shift_mean` and `scale_std` together are the paper's full equation. Every variant
-    is scored in each test; the switches choose the one that predictions.csv holds.
+    By default the standard deviation alone is scaled, which has the highest A-CCC in the paper: every variant lowers
+    O-CCC, and only those that scale it raise A-CCC. `shift_mean` and `scale_std` together are the paper's full
+    equation. Every variant is scored in each test; the switches choose the one that predictions.csv holds.
 
     Writes predictions.csv, metrics.json, speaker_moments.csv (for `ser compare`), cost.json, speakers.json and
-    speakers.safetensors (who calibrated whom) to the run's folder, and the speaker bank next to the checkpoint.
+    speakers.safetensors (each test speaker's neighbours) to the run's folder, and the speaker bank next to the
+    checkpoint.
 
     Args:
         draws: of the control with random speakers.

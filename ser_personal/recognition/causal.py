@@ -42,7 +42,7 @@ def calibrate_in_turn(
     pooled: NDArray[np.float64],
     profile: SpeakerProfile,
 ) -> tuple[NDArray[np.float64], SpeakerProfile]:
-    """Calibrate one speaker's predictions (utterances, attributes) in the order of time, each by what was said so far.
+    """Calibrate one speaker's predictions (utterances, attributes) in temporal order, each by the utterances up to it.
 
     Args:
         calibrator: of one utterance.
@@ -93,8 +93,8 @@ def _folds(speaker_ids: Sequence[str | None]) -> Iterator[NDArray[np.bool_]]:
 class CausalPLDC:
     r"""PLDC by running sums, from a speaker's first utterance on.
 
-    The deviation of two or three predictions says little, and the mean of one is that one. So :math:`\mu` and
-    :math:`\sigma` of the :math:`n` predictions so far are drawn towards the neighbours' :math:`\bar\mu` and
+    The standard deviation of two or three predictions is unreliable, and the mean of one is that one. So :math:`\mu`
+    and :math:`\sigma` of the :math:`n` predictions so far are drawn towards the neighbours' :math:`\bar\mu` and
     :math:`\bar\sigma`, as if :math:`\kappa` more utterances had just these (ours; `prior_utterances`):
 
     .. math::
@@ -102,8 +102,8 @@ class CausalPLDC:
         \mu' = \frac{n \mu + \kappa \bar\mu}{n + \kappa} \qquad
         \sigma'^2 = \frac{n \sigma^2 + \kappa \bar\sigma^2}{n - 1 + \kappa}
 
-    A first utterance keeps its deviation, and the more there are, the nearer this comes to `calibrate`. With
-    :math:`\kappa = 0` an utterance comes out as `calibrate` over all of the speaker's so far has it.
+    For :math:`n = 1` nothing is scaled, and as :math:`n` grows this approaches `calibrate`. With :math:`\kappa = 0` an
+    utterance is calibrated as by `calibrate` over the speaker's utterances so far.
 
     Attributes:
         bank: the training speakers.
@@ -175,7 +175,7 @@ class CausalLabels:
     """Corrects a calibration by the labels in a speaker's profile; without labels, it is that calibration.
 
     Attributes:
-        base: calibrates by a line for each speaker and attribute; None keeps predictions raw.
+        base: an affine map for each speaker and attribute; None keeps predictions raw.
         priors: one an attribute.
     """
 
@@ -195,7 +195,7 @@ class CausalLabels:
         return np.where(profile.labelled.count[1] > 0, corrected, calibrated)
 
     def _line(self, profile: SpeakerProfile) -> AffineMap:
-        """What the calibration does to any prediction of a speaker, seen at two of them."""
+        """What the calibration does to any prediction of a speaker, found from its values at two points."""
         base = self.base
         if isinstance(base, CausalPLDC) and base.settings.clip:
             base = replace(base, settings=replace(base.settings, clip=False))

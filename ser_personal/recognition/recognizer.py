@@ -117,7 +117,7 @@ class RowFormat:
 
 
 def find_device(name: str | None) -> torch.device:
-    """The device to run on: the one of that name, or a GPU where there is one.
+    """The device to run on: the one of that name, or CUDA where there is one.
 
     Raises:
         UserError: this machine can't compute on it.
@@ -152,8 +152,8 @@ class EmotionRecognizer:
         profiles: enrolled speakers; none, and in memory alone, if None.
         training_speakers: ids are those of the training corpus, whose embeddings are then used. Otherwise everyone is
             new to the model, whatever their id: another corpus's speaker 12 isn't the training's.
-        device: to run on; a GPU where there is one, if None.
-        bf16: compute the encoder in bfloat16 (ours): faster on GPUs that have it, far slower on most processors.
+        device: to run on; CUDA where there is one, if None.
+        bf16: compute the encoder in bfloat16 (ours): faster on GPUs that have it, far slower on most CPUs.
 
     Attributes:
         raw: predicts, before any calibration.
@@ -279,7 +279,7 @@ class EmotionRecognizer:
             scale; NaN where the bundle has no table for it) and `_raw`; calibration_utterances, how many of the
             speaker's utterances the calibration is based on, 0 for none; with segments, overlap, seconds in which
             others speak, too, and short, 1 where it lasts under a second; last, file (the path, or `array N`). Of a
-            model of categories, `predicted`, the likeliest, and of each `_probability` stand in the place of values.
+            model of categories, `predicted`, the likeliest, and of each `_probability` replace the attribute columns.
 
         Raises:
             UserError: a recording can't be decoded or holds no speech, or speakers are named and the bundle holds no
@@ -317,7 +317,7 @@ class EmotionRecognizer:
             labels: attribute -> label points, one a recording, NaN where missing: what the speaker's calibration is
                 corrected by. Each recording is then one utterance.
             adapted: checkpoint of `ser fit --config configs/adapt.yaml` with an embedding learnt on this speaker's
-                audio, by which the model knows the voice from then on.
+                audio, which is the speaker's e_s from then on.
             sample_rate: of waveforms, Hz.
 
         Raises:

@@ -75,7 +75,7 @@ def export(
 ) -> None:
     """Write a bundle: weights, config, speaker bank, posterior, intervals and a model card, for EmotionRecognizer.
 
-    That of a model of categories (configs/emotion.yaml) gives probabilities, which nothing calibrates.
+    That of a model of categories (configs/emotion.yaml) gives probabilities, uncalibrated.
 
     Args:
         checkpoint: a fine-tuned one, such as finetune.ckpt or emotion.ckpt.
@@ -83,7 +83,7 @@ def export(
         bank: the speaker bank; the one that `ser test` wrote beside the checkpoint, or to the
             --trainer.default_root_dir of `run`, if None.
         corpus: what the model was trained on; on its validation speakers the posterior is fitted, calibrations are
-            compared and intervals are measured, all of which is left out without it.
+            compared and intervals are measured, none of which is done without it.
         run: folder of the test run whose metrics.json fills the card; the newest beside the checkpoint if None.
         calibration: the bundle's default, `pldc`, `posterior` or `none`; if None, pldc where there is a speaker bank,
             else none. With --corpus the scores of each on the validation speakers are printed.
@@ -93,7 +93,7 @@ def export(
             HF_TOKEN; a private repository.
         public: make it a public one.
         single_speakers: let a public bundle hold voice vectors of single training speakers.
-        coverage: of the intervals.
+        coverage: that the intervals aim at.
         onnx: write model.onnx as well, encoder and interpreter, for speakers outside the embedding table.
         anonymise: new names for the training speakers, and none of their embeddings; vectors in the bank stay what
             they are, biometric data.
@@ -134,7 +134,7 @@ def export(
         bundle = replace(bundle, bank=grouped_bank(bundle.bank, group_speakers, pldc), pldc=pldc)
     measured = ""
     if bundle.emotions:
-        console.print(f"probabilities of {', '.join(bundle.emotions)}, which nothing calibrates")
+        console.print(f"probabilities of {', '.join(bundle.emotions)}, uncalibrated")
     elif corpus is None:
         chosen, why = _default_calibration(bundle, calibration)
         bundle = replace(bundle, calibration=chosen)
@@ -229,10 +229,10 @@ def load_finetuned(checkpoint: str) -> FineTuning:
         raise UserError(
             "isn't fine-tuned for emotion",
             where=checkpoint,
-            remedy="Give one written by `ser fit --config configs/finetune.yaml`",
+            remedy="Give one written by `ser fit --config configs/finetune.yaml`, or emotion.yaml",
         )
     if not any(hasattr(module, encoder := read[DESCRIPTION]["encoder"]) for module in (hubert, raw, cached, whisper)):
-        what = f"encodes by {encoder}, an encoder of your own, which no bundle can be read with"
+        what = f"encodes by {encoder}, a custom encoder, which bundles don't support"
         raise UserError(what, where=checkpoint, remedy="Use it by `ser predict`, or export one with HubertEncoder")
     kind = EmotionClassification if "emotions" in read["hyper_parameters"] else EmotionFineTuning
     with using(checkpoint):
@@ -323,7 +323,7 @@ def _read_metrics(path: Path, key: str) -> dict[str, Any] | None:
 def predict_validation(bundle: Bundle, corpus: Corpus, console: Console) -> PredictedSet:
     """Raw predictions of the validation set, in the order of utterance ids.
 
-    Utterances longer than those of the training are left out: the recogniser would cut them, their labels can't be cut.
+    Utterances longer than `max_samples` are left out: the recogniser would cut them, their labels can't be cut.
     """
     if bundle.scale is not None and corpus.scale != bundle.scale:
         raise UserError(

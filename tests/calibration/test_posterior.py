@@ -257,7 +257,7 @@ def test_what_cannot_be_fitted(bank, validation):
         (
             PosteriorCalibrator(bank),
             (*inputs, four),
-            "4 validation speakers have labels of arousal, and 5 is the least",
+            "4 validation speakers have labels of arousal, 5 are needed",
         ),
     ):
         with pytest.raises(UserError, match=message):
@@ -440,8 +440,8 @@ def test_nothing_of_single_speakers_is_written(calibrator, tmp_path):
     ("edit", "what"),
     [
         (lambda content: content | {"version": 1}, "posterior of format 1; this version reads format 2. Export"),
-        (lambda content: content | {"attributes": {"arousal": {}}}, "isn't a posterior"),
-        (lambda _: [], "isn't a posterior"),
+        (lambda content: content | {"attributes": {"arousal": {}}}, "isn't a posterior file"),
+        (lambda _: [], "isn't a posterior file"),
     ],
 )
 def test_what_is_no_posterior(calibrator, tmp_path, edit, what):
@@ -451,5 +451,5 @@ def test_what_is_no_posterior(calibrator, tmp_path, edit, what):
     with pytest.raises(UserError, match=what):
         load_posterior(path)
     path.write_text(path.read_text()[:-3])
-    with pytest.raises(UserError, match="isn't a posterior"):
+    with pytest.raises(UserError, match="isn't a posterior file"):
         load_posterior(path)

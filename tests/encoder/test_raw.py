@@ -94,7 +94,7 @@ def test_samples_above_full_scale_are_clipped_and_not_turned_around() -> None:
 
 
 def test_raw_features_cannot_be_pre_trained() -> None:
-    with pytest.raises(UserError, match="MFCCEncoder: has nothing that pre-training could learn"):
+    with pytest.raises(UserError, match="MFCCEncoder: can't be pre-trained by masked prediction here"):
         built(MFCCEncoder)(padded(), LENGTHS, time_mask=torch.zeros(3, 49, dtype=torch.bool))
 
 

@@ -122,7 +122,7 @@ def test_what_it_is_not(folder, network_folders):
         built(str(network_folders["hubert", "layer"]))
     with pytest.raises(UserError, match=r"is of type whisper\. Use one of hubert"):
         HubertEncoder(folder).build()
-    with pytest.raises(UserError, match="WhisperEncoder: has nothing that pre-training could learn"):
+    with pytest.raises(UserError, match="WhisperEncoder: can't be pre-trained by masked prediction here"):
         built(folder)(padded_noise(LENGTHS), LENGTHS, time_mask=torch.ones(4, 75, dtype=torch.bool))
     with pytest.raises(UserError, match="can't be loaded"):
         built(f"{folder}/missing")

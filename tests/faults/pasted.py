@@ -167,7 +167,7 @@ UNPASTED = {
     "it lists": ("--help` list",),
     "it is for another command, which runs long": (
         "or test a model of them",
-        "or fit again without --model.lora.adapters_alone",
+        "or fine-tune again without --model.lora.adapters_alone",
         "Give the folder of a test run",
         "Give one written by `ser fit --config",
         "Train with --model.speakers SpeakerEmbedding",
