@@ -190,7 +190,8 @@ class Desk:
         # sound that isn't embedded is beside the page, here as where both were downloaded to
         source = source if source.startswith("data:") else quote(name)
         table = f"{Path(name).stem}.csv"
-        shown = render(TIMELINE, timeline=describe(timeline, seconds), sounds=[source], table=table, several=False)
+        named = {"table": table, "source": quote(table), "index": ""}
+        shown = render(TIMELINE, timeline=describe(timeline, seconds), sounds=[source], **named)
         (folder / PAGE).write_bytes(shown)
         self._recordings[key] = recordings
         return {"key": key, "name": name, "speakers": list(dict.fromkeys(row["speaker"] for row in rows))}

@@ -36,12 +36,13 @@ def report(
     resamples: Resamples = 2000,
     seed: NonNegativeInt = 0,
     audio: str | None = None,
+    out: str | None = None,
 ) -> None:
     """Write a page of a test run, report.html with audit.json, into its folder; or of annotated recordings.
 
     Of a table that `ser annotate` wrote, it is timeline.html beside it: each speaker's values over time, with the sound
     of short recordings. Of several recordings, it lists a page for each in timeline/; those of one utterance each share
-    one. Of a model of categories, the values are probabilities.
+    one. Of a model of categories, the values are probabilities. A page of another table isn't replaced.
 
     Args:
         run: the folder that `ser test` with PLDC wrote predictions.csv and metrics.json to; or a table of annotated
@@ -53,11 +54,12 @@ def report(
         seed: of these draws.
         audio: of annotated recordings, the folder that the table's files lie in; the current one or the table's if
             null.
+        out: of annotated recordings, the page; timeline.html beside the table if null.
     """
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
-    others = {"--audio": audio}
+    others = {"--audio": audio, "--out": out}
     if is_annotation(run):
         others = {"--by": by, "--table": table, "--before": before}
     for flag, value in others.items():
@@ -65,7 +67,8 @@ def report(
             what = f"says nothing about {'annotated recordings' if is_annotation(run) else 'a test run'}"
             raise UserError(what, where=f"{flag} {value}", remedy="Leave it out")
     if is_annotation(run):
-        for line in write_timelines(Path(run), None if audio is None else Path(audio)):
+        places = (None if place is None else Path(place) for place in (audio, out))
+        for line in write_timelines(Path(run), *places):
             console.print(line, markup=False)
         return
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from base64 import b64encode
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from io import BytesIO
 from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import numpy as np
 
@@ -85,17 +86,26 @@ def is_annotation(path: str) -> bool:
     return Path(path).suffix.lower() in TABLES and not Path(path).is_dir()
 
 
-def write_timelines(table: Path, audio: Path | None = None) -> list[str]:
-    """Write timeline.html beside a table of `ser annotate`: of one recording, or an index of the pages in timeline/.
+def write_timelines(table: Path, audio: Path | None = None, out: Path | None = None) -> list[str]:
+    """Write the page of a table of `ser annotate`: of one recording, or an index of the pages in a folder beside it.
 
     Args:
         table: .csv, .jsonl or .parquet.
         audio: folder that the table's files lie in; the current one or the table's if None.
+        out: the page, NAME.html, beside which NAME/ is the folder; timeline.html beside the table if None.
 
     Returns:
         Lines that say what was written, and which sound wasn't found.
     """
+    if audio is not None and not audio.is_dir():
+        raise UserError("no such folder", where=f"--audio {audio}", remedy="Check the spelling of the path")
+    index = table.with_name("timeline.html") if out is None else out
+    if index.suffix != ".html":
+        remedy = f"Write --out {shlex.quote(f'{index}.html')} instead"
+        raise UserError("isn't called .html", where=f"--out {index}", remedy=remedy)
     found = read_timelines(table)
+    source = quote_path(table, index)
+    refuse_page_of_another(table, index, source)
     single = [timeline for timeline in found if len(timeline.start) == 1]
     groups = [[timeline] for timeline in found if len(timeline.start) > 1 or len(single) == 1]
     groups += [single] if len(single) > 1 else []
@@ -103,13 +113,12 @@ def write_timelines(table: Path, audio: Path | None = None) -> list[str]:
         what = f"holds {len(groups)} recordings of several utterances, and at most {MOST_PAGES} get a page each"
         raise UserError(what, where=table, remedy="Annotate fewer at once, or cut the table")
     folders = [audio] if audio is not None else [Path(), table.parent]
-    index = table.with_name("timeline.html")
     several = len(groups) > 1
     lines, listed = [], []
     for number, group in enumerate(groups, 1):
         name = group[0].name if len(group) == 1 else "single_utterances"
         name = "".join(sign if sign.isalnum() or sign in "-_" else "_" for sign in Path(name).stem)
-        page = index.with_name("timeline") / f"{number:03}_{name[:80]}.html" if several else index
+        page = index.with_suffix("") / f"{number:03}_{name[:80]}.html" if several else index
         files = [Path(timeline.file) for timeline in group]
         paths = [next((folder / file for folder in folders if (folder / file).is_file()), None) for file in files]
         embed = sum(float(timeline.end.max()) for timeline in group) <= EMBEDDED_SECONDS
@@ -119,11 +128,31 @@ def write_timelines(table: Path, audio: Path | None = None) -> list[str]:
             lines.append(f"no sound of {files[silent[0]]}{others}: {faults[silent[0]]}")
         timeline = group[0] if len(group) == 1 else one_after_the_other(group, seconds)
         shown = describe(timeline, sum(seconds))
-        atomic_write(page, render(TEMPLATE, timeline=shown, sounds=sounds, table=table.name, several=several))
-        listed.append((quote(f"timeline/{page.name}"), shown))
+        named = {"table": table.name, "source": source, "index": quote(index.name) if several else ""}
+        atomic_write(page, render(TEMPLATE, timeline=shown, sounds=sounds, **named))
+        listed.append((quote_path(page, index), shown))
     if several:
-        atomic_write(index, render(TEMPLATE, timelines=listed, table=table.name, recordings=len(found)))
-    return [*lines, f"written: {index}{f' and {len(groups)} pages in timeline/' if several else ''}"]
+        named = {"table": table.name, "source": source}
+        atomic_write(index, render(TEMPLATE, timelines=listed, recordings=len(found), **named))
+    return [*lines, f"written: {index}{f' and {len(groups)} pages in {index.stem}/' if several else ''}"]
+
+
+def quote_path(path: Path, page: Path) -> str:
+    """A path as a page refers to it."""
+    return quote(Path(os.path.relpath(path, page.parent)).as_posix())
+
+
+def refuse_page_of_another(table: Path, page: Path, source: str) -> None:
+    """Refuse to replace what is no page of a table, whose path a page holds as `source`."""
+    if not page.is_file():
+        return
+    with page.open("rb") as file:
+        held = re.search(rb'<meta name="table" content="([^"]*)">', file.read(2048))
+    if held is None or held[1].decode() != source:
+        of = f"is no page of {table.name}" if held is None else f"is the page of {unquote(held[1].decode())}"
+        other = page.with_name(f"{table.stem}_{page.name}")
+        remedy = f"Write --out {shlex.quote(str(other))} instead"
+        raise UserError(f"{of}, and would be replaced", where=page, remedy=remedy)
 
 
 def one_after_the_other(single: Sequence[Timeline], seconds: Sequence[float]) -> Timeline:
@@ -178,7 +207,7 @@ def find_sound(path: Path | None, page: Path, *, embed: bool = True) -> tuple[st
     try:
         seconds = read_header(path).num_samples / SAMPLE_RATE
         if not embed or seconds > EMBEDDED_SECONDS:
-            return quote(Path(os.path.relpath(path, page.parent)).as_posix()), seconds, ""
+            return quote_path(path, page), seconds, ""
         waveform, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (UserError, soundfile.LibsndfileError) as error:
         return "", 0.0, error.what if isinstance(error, UserError) else str(error)

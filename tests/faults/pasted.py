@@ -51,6 +51,12 @@ def checked(good: Good, here: Path) -> None:
     (here / "found.json").touch()
 
 
+def annotated(_good: Good, here: Path) -> None:
+    rows = "speaker,start,end,arousal_calibrated,arousal_raw,file\na,0,1,4,3,a.wav\n"
+    (here / "two.csv").write_text(rows)
+    (here / "timeline.html").touch()
+
+
 def rated(good: Good, here: Path) -> None:
     copied("run", "run", lambda _: None)(good, here)
     lines = (here / "run" / "predictions.csv").read_text().splitlines()[1:]
@@ -115,6 +121,8 @@ PASTED = [
     Pasted(
         "Give the table that has it, --table", "--table corpus.csv", ["report", "{here}/run", "--by", "room"], rated
     ),
+    Pasted("Write --out", "--out two_timeline.html", ["report", "two.csv"], annotated),
+    Pasted("Write --out", "--out page.html", ["report", "two.csv", "--out", "page"], annotated),
 ]
 # why others aren't pasted -> pieces of their remedies
 UNPASTED = {

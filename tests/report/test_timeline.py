@@ -119,6 +119,44 @@ def test_long_recordings_are_played_from_their_file(folder, monkeypatch, capsys)
     assert "disabled>No sound<" in (folder / "timeline" / "002_gone.html").read_text()
 
 
+def test_the_page_of_a_table_is_replaced_by_its_own_alone(folder, capsys):
+    (folder / "b").mkdir()
+    write(folder / 'a "1".csv', [*rows_of("a.wav", 9), *rows_of("b.wav", 9)])
+    write(folder / "b" / "interview.csv", [*rows_of("c.wav", 9), *rows_of("d.wav", 9)])
+    first = reported(folder, table='a "1".csv')
+    capsys.readouterr()
+    command = ("report", "b/interview.csv", "--out", "timeline.html")
+    assert ser(*command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'timeline.html: is the page of a "1".csv, and would be replaced. Write --out' in line
+    assert len(list((folder / "timeline").iterdir())) == 2
+    # a path from the page to the table doesn't hang on where people stand
+    assert reported(folder, table='a "1".csv') == first
+    assert ser(*command, *re.search("--out .*(?= instead)", line)[0].split()) == 0
+    assert "written: interview_timeline.html and 2 pages in interview_timeline/" in capsys.readouterr().out
+    page = (folder / "interview_timeline" / "001_c.html").read_text()
+    assert '<a href="../interview_timeline.html">All' in page
+    assert 'href="interview_timeline/001_c.html"' in (folder / "interview_timeline.html").read_text()
+    assert ser("report", "b/interview.csv", "--out", folder / "interview_timeline.html") == 0
+
+
+@pytest.mark.parametrize(
+    ("out", "what"),
+    [
+        (
+            "report.html",
+            "is no page of predictions.csv, and would be replaced. Write --out predictions_report.html in",
+        ),
+        ("page", "--out page: isn't called .html. Write --out page.html instead"),
+    ],
+)
+def test_other_files_are_no_pages(folder, out, what, capsys):
+    (folder / "report.html").write_text("<p>of a test run")
+    assert ser("report", "predictions.csv", "--out", out) == 2
+    assert what in capsys.readouterr().err
+    assert (folder / "report.html").read_text() == "<p>of a test run"
+
+
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
 def test_every_table_gives_the_same_page(folder, ending):
     expected = data_of(reported(folder))
@@ -130,7 +168,8 @@ def test_every_table_gives_the_same_page(folder, ending):
         pd.DataFrame(rows).to_parquet(folder / "table.parquet")
     else:
         (folder / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert data_of(reported(folder, table=f"table{ending}")) == expected
+    flags = ("--out", folder / "other.html")
+    assert data_of(reported(folder, *flags, table=f"table{ending}", page="other.html")) == expected
 
 
 def changed(**cells):
@@ -158,6 +197,7 @@ def without(*columns):
             "201 recordings of several utterances, and at most 200",
         ),
         (list, ["--by", "gender"], "--by gender: says nothing about annotated recordings. Leave it out"),
+        (list, ["--audio", "nowhere"], "--audio nowhere: no such folder. Check the spelling"),
         (list, ["--table", "corpus.csv"], "--table corpus.csv: says nothing about annotated recordings"),
     ],
 )
