@@ -41,7 +41,7 @@ UNFIT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueErr
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint of this project; anything else is a UserError."""
-    remedy = "give a checkpoint written by `ser fit`, such as papt.ckpt"
+    remedy = "Give a checkpoint written by `ser fit`, such as papt.ckpt"
     if not Path(path).is_file():
         raise UserError("no such checkpoint", where=path, remedy=remedy)
     # What isn't a zip file would go to torch's old unpickler, which fails on junk in a dozen ways.

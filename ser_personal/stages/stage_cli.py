@@ -144,6 +144,7 @@ class StageCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:  # type: ignore[override]
         # Lightning's own warns that a command line has arguments, too
+        self._projects = values_of([WANDB], args)
         self.arguments = _with_wandb(with_trained_model(args))
         self.config = parser.parse_args(self.arguments)
 
@@ -163,18 +164,23 @@ class StageCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
-        except (*UNFIT, ImportError) as error:
+        except Exception as error:
+            if isinstance(error, (UserError, OSError, torch.OutOfMemoryError)):
+                raise
+            known = isinstance(error, (*UNFIT, ImportError))
             path = self.config[subcommand].get("ckpt_path")
-            if path is not None and _while_restoring(error):
+            if known and path is not None and _while_restoring(error):
                 raise unfit(path, error) from error
-            callback = _callback_at_fault(error)
-            if callback is not None and not isinstance(error, torch.OutOfMemoryError):
-                raise UserError(
-                    f"can't work on this model ({_one_line(error)})",
-                    where=f"--trainer.callbacks {callback}",
-                    remedy="Leave it out, or give what it asks for",
-                ) from error
-            raise
+            # W&B's errors are of its own kind
+            if logger := _at_fault("loggers", error):
+                what = "can't log this run"
+                where = f"{WANDB} {self._projects[-1]}" if self._projects else f"--trainer.logger {logger}"
+            elif known and (callback := _at_fault("callbacks", error)):
+                what, where = "can't work on this model", f"--trainer.callbacks {callback}"
+            else:
+                raise
+            remedy = "Leave it out, or give what it asks for"
+            raise UserError(f"{what} ({_one_line(error)})", where=where, remedy=remedy) from error
 
     @override
     def _add_instantiators(self) -> None:
@@ -299,6 +305,9 @@ class StageCLI(LightningCLI):
         for each in trainer.checkpoint_callbacks:
             if isinstance(each, StageCheckpoint):
                 each.replace = self._replace or self._starts_over
+                # before a logger begins a run; a job queued again resumes from what Lightning saved for it
+                queued_again = next(Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"), None)
+                each.refuse_earlier(trainer, config.get("ckpt_path") or queued_again)
         given = config.trainer.callbacks
         given = given if isinstance(given, list) else [given]
         keeps = any(_keeps_models(callback.class_path) for callback in given if callback is not None)
@@ -348,10 +357,12 @@ class StageCLI(LightningCLI):
 def _with_wandb(arguments: list[str]) -> list[str]:
     """Write `--wandb PROJECT` as the flags of the trainer that it stands for."""
     projects = values_of([WANDB], arguments)
+    if WANDB in arguments[-1:] or any(not name or name.startswith("--") for name in projects):
+        raise UserError("names no project", where=WANDB, remedy=f"Give one, such as {WANDB} emotions")
     if not projects:
         return arguments
     if find_spec("wandb") is None:
-        remedy = "`pip install wandb`, or leave it out for TensorBoard"
+        remedy = "`pip install 'ser_personal[wandb]'`, or leave it out for TensorBoard"
         raise UserError("the package wandb isn't installed", where=f"{WANDB} {projects[-1]}", remedy=remedy)
     words = iter(arguments)
     others = [word for word in words if not (word.startswith(f"{WANDB}=") or (word == WANDB and next(words, None)))]
@@ -382,12 +393,12 @@ def _while_restoring(error: BaseException) -> bool:
     )
 
 
-def _callback_at_fault(error: BaseException) -> str | None:
-    """The callback of Lightning's own inside which an error was raised, unless in our code that it called."""
+def _at_fault(kinds: str, error: BaseException) -> str | None:
+    """The callback or logger of Lightning's own inside which an error was raised, unless in our code that it called."""
     name = None
     for frame, _ in walk_tb(error.__traceback__):
         module = str(frame.f_globals["__name__"])
-        if module.startswith("lightning.pytorch.callbacks."):
+        if module.startswith(f"lightning.pytorch.{kinds}."):
             kind = type(frame.f_locals.get("self"))
             name = kind.__name__ if kind.__module__.startswith("lightning.") else None
         elif module.startswith("ser_personal."):

@@ -95,8 +95,12 @@ class StageCheckpoint(ModelCheckpoint):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder = Path(str(self.dirpath))
-        resumes = trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve().parent == folder.resolve()
+        self.refuse_earlier(trainer, trainer.ckpt_path)
+
+    def refuse_earlier(self, trainer: Trainer, resumed: str | Path | None) -> None:
+        """Refuse to replace the model of an earlier training run that isn't the resumed checkpoint's."""
+        folder = Path(trainer.default_root_dir).absolute()
+        resumes = resumed is not None and Path(resumed).resolve().parent == folder.resolve()
         paths = [folder / f"{name}.ckpt" for name in (self.filename, self.CHECKPOINT_NAME_LAST)]
         earlier = [path for path in paths if path.exists()]
         if earlier and not (resumes or self.replace or trainer.fast_dev_run):  # type: ignore[attr-defined]

@@ -199,7 +199,7 @@ def refusal(path: Path) -> str:
         read_checkpoint(path)
     message = str(caught.value)
     assert message.startswith(str(path))
-    assert message.endswith("give a checkpoint written by `ser fit`, such as papt.ckpt.")
+    assert message.endswith("Give a checkpoint written by `ser fit`, such as papt.ckpt.")
     assert "\n" not in message
     return message
 

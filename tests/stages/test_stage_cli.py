@@ -4,7 +4,9 @@ import csv
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pandas as pd
 import pytest
@@ -238,8 +240,12 @@ def test_wandb_is_a_flag_for_its_logger_or_one_line(tmp_path, synthetic_corpus, 
     monkeypatch.setattr("ser_personal.stages.stage_cli.find_spec", lambda _: None)
     assert ser("fit", *arguments, "--wandb", "emotions") == 2
     assert capsys.readouterr().err.endswith(
-        "--wandb emotions: the package wandb isn't installed. `pip install wandb`, or leave it out for TensorBoard.\n"
+        "--wandb emotions: the package wandb isn't installed. `pip install 'ser_personal[wandb]'`, or leave it out for"
+        " TensorBoard.\n"
     )
+    for nothing in (["--wandb"], ["--wandb="], ["--wandb", "--verbose"]):
+        assert ser("fit", *arguments, *nothing) == 2
+        assert capsys.readouterr().err.endswith("--wandb: names no project. Give one, such as --wandb emotions.\n")
     monkeypatch.setattr("ser_personal.stages.stage_cli.find_spec", lambda name: name)
     monkeypatch.setattr("ser_personal.stages.stage_cli.StageCLI.instantiate_classes", lambda _: None)
     monkeypatch.setattr("ser_personal.stages.stage_cli.StageCLI._run_subcommand", lambda *_: None)
@@ -247,6 +253,22 @@ def test_wandb_is_a_flag_for_its_logger_or_one_line(tmp_path, synthetic_corpus, 
         logger = stage("fit", *given, *arguments).config["fit"].trainer.logger
         assert logger.class_path.endswith("WandbLogger")
         assert logger.init_args.project == "emotions"
+
+
+def test_a_project_that_wandb_refuses_is_one_line(tmp_path, synthetic_corpus, capsys, monkeypatch):
+    def refuse(**_):
+        raise Exception("Invalid project name 'a/b'")
+
+    fake = MagicMock(run=None, init=refuse)
+    for name in ("wandb", "wandb.sdk", "wandb.sdk.lib", "wandb.wandb_run"):
+        monkeypatch.setitem(sys.modules, name, fake)
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", True)
+    monkeypatch.setattr("ser_personal.stages.stage_cli.find_spec", lambda name: name)
+    arguments = [*finetune_arguments(synthetic_corpus), *trainer_flags(tmp_path)]
+    told = r"^ser: (\S+ \S+): can't log this run \(Invalid project name 'a/b'\)\. Leave it out, or "
+    for given in (["--wandb", "a/b"], ["--trainer.logger", "WandbLogger"]):
+        assert ser("fit", *arguments, *given) == 2
+        assert re.findall(told, capsys.readouterr().err, re.MULTILINE) == [" ".join(given)]
 
 
 def test_the_same_fit_can_be_run_again_and_gives_the_same_weights(run, tmp_path, synthetic_corpus):
@@ -306,11 +328,14 @@ def test_checkpoints_hold_nothing_but_weights_and_plain_values(run, name):
 def test_a_fit_that_would_replace_or_keep_no_model_is_refused(run, tmp_path, synthetic_corpus, capsys):
     arguments = ["fit", *finetune_arguments(synthetic_corpus)]
     before = (run / "finetune.ckpt").read_bytes()
-    assert ser(*arguments, *trainer_flags(run)) == 2
+    files = sorted(run.rglob("*"))
+    logger = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", run / "logs"]
+    assert ser(*arguments, *logger, *trainer_flags(run)) == 2
     assert re.search(
         r"finetune\.ckpt: is of an earlier training run\. Resume .* --ckpt_path last", capsys.readouterr().err
     )
     assert (run / "finetune.ckpt").read_bytes() == before
+    assert sorted(run.rglob("*")) == files
     assert ser(*arguments, "--trainer.callbacks", "LearningRateMonitor", *trainer_flags(tmp_path)) == 2
     assert "Append yours by --trainer.callbacks+" in capsys.readouterr().err
     # saves where a fit fails, and no model of one that ends
