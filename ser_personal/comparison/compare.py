@@ -11,7 +11,15 @@ import numpy as np
 
 from ser_personal.calibration.table import MOMENTS
 from ser_personal.comparison.other_methods import added_run
-from ser_personal.comparison.runs import ComparedRun, GapPoint, find_runs, pretraining_rows, recipe_costs, ridge_runs
+from ser_personal.comparison.runs import (
+    ComparedRun,
+    GapPoint,
+    find_runs,
+    named_folder,
+    pretraining_rows,
+    recipe_costs,
+    ridge_runs,
+)
 from ser_personal.errors import UserError  # resolved at run time, as Resamples is
 from ser_personal.files import atomic_write
 from ser_personal.ranges import AtLeastTwo, Seed
@@ -49,7 +57,8 @@ def compare(
     the scores of masked prediction.
 
     Args:
-        runs: folders of test runs, or one with many, such as a study's.
+        runs: folders of test runs, or one with many, such as a study's; NAME=FOLDER gives a run another name than its
+            folder's.
         baseline: what the others are compared with: a recipe, whose raw predictions count, or one with its calibration,
             such as papt/sigma; the first recipe if None.
         out: folder for the comparison's .md, .csv and .png; the first of `runs` if None.
@@ -74,7 +83,7 @@ def compare(
     base, bootstrap = find_baseline(tests, baseline or tests[0].systems[0].recipe), Bootstrap(resamples, seed)
     sets = [compare_systems(test, base, bootstrap, min_utterances, gap_points(found)) for test in tests]
     costs, pretrained = recipe_costs(found), pretraining_rows(found)
-    stem = Path(runs[0] if out is None else out) / name
+    stem = (named_folder(runs[0])[1] if out is None else Path(out)) / name
 
     atomic_write(
         f"{stem}.md", pages.page(sets, costs, pretrained, base, bootstrap, min_utterances, paper=paper).encode()
@@ -173,7 +182,7 @@ def join_runs(runs: Sequence[ComparedRun]) -> list[TestSet]:
         raise UserError(
             f"speaker {first['speaker']} is tested twice on {first['split']}",
             where=first["recipe"],
-            remedy="Name each run once, in a folder of its own",
+            remedy="Name each run once, and give two of one name others, as NAME=FOLDER",
         )
     order = {attribute: index for index, attribute in enumerate(ATTRIBUTES)}
     sets = [_join(part) for _, part in table.groupby(["split", "attribute"], sort=False)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -109,9 +109,6 @@ def write_stage(path: Path, measured: dict[str, Any]) -> None:
     write_json(path, {name: value for name, value in measured.items() if name in known})
 
 
-_LIGHTNING = re.compile(r"/lightning_logs/[^/]+$")
-
-
 @dataclass(frozen=True)
 class GapPoint:
     """One side of the personalisation gap at one number of training speakers."""
@@ -141,9 +138,14 @@ class ComparedRun:
 
 
 def find_runs(folders: Sequence[str]) -> list[ComparedRun]:
-    """Read the complete runs of a study in each folder, or all test runs where it holds no study."""
+    """Read the complete runs of a study in each folder, or all test runs where it holds no study.
+
+    Args:
+        folders: each as FOLDER, or as NAME=FOLDER, which names its run; of several runs, it comes before their names.
+    """
     runs: list[ComparedRun] = []
-    for folder in map(Path, folders):
+    for argument in folders:
+        name, folder = named_folder(argument)
         found = _of_study(folder) or _tests_in(folder)
         if not found:
             raise UserError(
@@ -151,8 +153,28 @@ def find_runs(folders: Sequence[str]) -> list[ComparedRun]:
                 where=folder,
                 remedy="Give folders of `ser test`, or of a study whose runs have ended",
             )
-        runs += found
+        runs += found if name is None else _named(found, name)
     return runs
+
+
+def named_folder(argument: str) -> tuple[str | None, Path]:
+    """A folder, with its name where it is given as NAME=FOLDER."""
+    name, equals, folder = argument.partition("=")
+    if not equals or Path(argument).is_dir():
+        return None, Path(argument)
+    if not (name and folder):
+        raise UserError("is no NAME=FOLDER", where=argument, remedy='Write it as in "papt=lightning_logs/version_0"')
+    return name, Path(folder)
+
+
+def _named(runs: Sequence[ComparedRun], name: str) -> list[ComparedRun]:
+    recipes = [run.recipe if run.point is None else run.point.recipe for run in runs]
+    named = []
+    for run, recipe in zip(runs, recipes, strict=True):
+        own = name if len(set(recipes)) == 1 else f"{name}/{recipe}"
+        point = None if run.point is None else replace(run.point, recipe=own)
+        named.append(replace(run, recipe=own if point is None else point.name, point=point))
+    return named
 
 
 def _of_study(folder: Path) -> list[ComparedRun]:
@@ -183,25 +205,30 @@ def _study_of(run: Path) -> Path:
 
 
 def _tests_in(folder: Path) -> list[ComparedRun]:
-    paths = sorted(folder.rglob(SPEAKER_MOMENTS))
-    names = [_LIGHTNING.sub("", path.parent.absolute().as_posix()) for path in paths]
-    # a folder that was tested twice has two versions, told apart by their numbers
-    full = [
-        name if names.count(name) == 1 else path.parent.absolute().as_posix()
-        for path, name in zip(paths, names, strict=True)
-    ]
-    start = folder.absolute().as_posix()
+    paths = [path.parent for path in sorted(folder.rglob(SPEAKER_MOMENTS))]
+    names = [_name(path, folder) for path in paths]
     return [
         ComparedRun(
-            name.removeprefix(start).strip("/") or folder.absolute().name,
+            # a folder that was tested twice has two versions, told apart by their numbers
+            name if names.count(name) == 1 else path.relative_to(folder).as_posix(),
             None,
-            read_moments(path),
-            _cost(path.parent),
-            unpermuted=_unpermuted(path.parent),
-            folder=path.parent,
+            read_moments(path / SPEAKER_MOMENTS),
+            _cost(path),
+            unpermuted=_unpermuted(path),
+            folder=path,
         )
-        for path, name in zip(paths, full, strict=True)
+        for path, name in zip(paths, names, strict=True)
     ]
+
+
+def _name(run: Path, folder: Path) -> str:
+    """The folder above lightning_logs, as far as the path that was typed tells of it; else the run's own folder."""
+    recipe = run.parent.parent if run.parent.name == "lightning_logs" else run
+    if recipe == folder:
+        return Path(os.path.abspath(folder)).name  # noqa: PTH100  resolve() would follow links
+    if folder in recipe.parents:
+        return recipe.relative_to(folder).as_posix()
+    return run.name if recipe.name in ("", "..") else recipe.name
 
 
 def ridge_runs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:

@@ -271,6 +271,35 @@ def test_several_folders_and_another_place(runs, tmp_path):
     assert len(pd.read_csv(out / "both.csv")) == 4 + sum(map(len, PAPER.values()))
 
 
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (["lightning_logs/version_0"], {"version_0"}),
+        (["../papt/lightning_logs/version_0"], {"papt"}),
+        (["../vanilla/lightning_logs", "../papt"], {"vanilla", "papt"}),
+        (["."], {"papt"}),
+        (["ours=lightning_logs/version_0", "../vanilla"], {"ours", "vanilla"}),
+        (["both=.."], {"both/papt", "both/vanilla"}),
+        (["ours=.", "lr=0.1"], {"ours", "lr=0.1"}),
+    ],
+)
+def test_a_runs_name_is_no_path_of_its_machine(runs, given, names, monkeypatch):
+    monkeypatch.chdir(runs / "papt")
+    if "lr=0.1" in given:
+        (runs / "vanilla").rename("lr=0.1")
+        given[0] = "ours=lightning_logs"
+    assert ser("compare", *given, "--out", "out", "--resamples", "200") == 0
+    assert set(pd.read_csv("out/comparison.csv").recipe) == names
+
+
+def test_a_name_is_no_part_of_where_the_comparison_goes(runs, monkeypatch, capsys):
+    monkeypatch.chdir(runs)
+    assert ser("compare", "ours=papt", "--resamples", "200") == 0
+    assert (runs / "papt" / "comparison.md").is_file()
+    assert ser("compare", "ours=") == 2
+    assert "is no NAME=FOLDER" in capsys.readouterr().err
+
+
 def record(study, name, folder, kind, stages, needs=(), results=None, pretraining=None):
     (study / folder).mkdir(parents=True, exist_ok=True)
     made = RunRecord(name, kind, "hash", 0, None, None, results, needs, tuple(stages), pretraining=pretraining)
