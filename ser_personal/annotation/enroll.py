@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ser_personal.annotation.annotate import import_trusted
 from ser_personal.corpus.table import SEGMENT, attribute_labels, is_table, known, read_csv_rows, segment
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, counted
 from ser_personal.recognition.recognizer import EmotionRecognizer
 from ser_personal.recognition.recordings import Recording, find_recordings
 from ser_personal.recognition.turns import Turn
@@ -55,10 +55,12 @@ def enroll(
     if labels and not predicted:
         what = f"has labels of {' and '.join(labels)}, and the model predicts {', '.join(recognizer.attributes)}"
         raise UserError(what, where=audio, remedy="Leave these columns out to enrol without labels")
+    before = recognizer.profiles[speaker].utterances if speaker in recognizer.profiles else 0
     profile = recognizer.enroll_recordings(speaker, recordings, predicted, adapted=adapted)
     counts = zip(recognizer.attributes, profile.labelled.count[1].tolist(), strict=True)
     labelled = ", ".join(f"{count} of {attribute}" for attribute, count in counts if count)
-    what = f"{speaker}: {profile.utterances} utterances, {f'labels: {labelled}' if labelled else 'no labels'}"
+    added = f"{counted(profile.utterances - before, 'new utterance')} ({before} before)"
+    what = f"{speaker}: {added}, {f'labels in all: {labelled}' if labelled else 'no labels'}"
     Console().print(what, markup=False, highlight=False, soft_wrap=True)
 
 

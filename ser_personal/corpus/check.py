@@ -149,6 +149,11 @@ def check(
     opened = open_corpus(corpus)
     finding = examine(opened, console, decode=decode)
     _show(finding, console)
+    fitting = opened.fitting_scale(finding.utterances)
+    if fitting is not None and any(problem.kind is LABEL_OUTSIDE for problem in finding.problems):
+        flags = fitting[1].replace("--data.corpus ", "").replace("--data.corpus.", "--corpus.")
+        line = f"Where the labels' scale is {fitting[0][0]} to {fitting[0][1]}: `ser check {flags}`"
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     if json is not None:
         _write_json(Path(json), finding)
     if write is None or left_out is None:

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
+from difflib import get_close_matches
 from functools import cache
 from io import StringIO
 from math import inf, isfinite, isnan
@@ -57,6 +58,9 @@ _SYNONYMS = {
     "FileName": {"file", "file_name", "path"},
     "SpkrID": {"speaker", "speaker_id", "spkr_id"},
     "Split_Set": {"split", "set", "partition"},
+    "arousal": {"activation", "act", "aro", "emoact", "emo_act"},
+    "valence": {"val", "emoval", "emo_val", "pleasure", "valenz"},
+    "dominance": {"dom", "emodom", "emo_dom", "dominanz"},
 }
 # columns that say what part of a recording a row is: those that are read, and what else they are called
 SEGMENT = ("start", "end")
@@ -126,6 +130,8 @@ def read_csv_rows(
     header = _header(first, any_case, path)
     _require_columns(header, required, path)
     _refuse_parts(header, path)
+    if {*ATTRIBUTES} <= {*any_case}:
+        _refuse_other_names(header, any_case, path)
     for number, cells in lines:
         where = f"{path}, line {number}"
         if len(cells) != len(header):
@@ -334,6 +340,16 @@ def _refuse_parts(header: Collection[str], path: Path) -> None:
     if "path" in folded and len(folded.keys() & {*SEGMENT}) == 1:
         what = f"has one of the columns {' and '.join(SEGMENT)} alone"
         raise UserError(what, where=path, remedy="Add the other, blank where a segment reaches to the end")
+
+
+def _refuse_other_names(header: Collection[str], read: Collection[str], path: Path) -> None:
+    """Refuse a column that isn't read and is called like a missing attribute: its labels would go unnoticed."""
+    for attribute in set(ATTRIBUTES) - {*header}:
+        for name in header:
+            called_so = name.lower() in _SYNONYMS[attribute] or get_close_matches(name.lower(), [attribute], cutoff=0.8)
+            if called_so and name not in read:
+                remedy = f"Did you mean {name}? Rename it to {attribute}, or to something else that it is"
+                raise UserError(f"no column {attribute}, and {name} isn't read", where=path, remedy=remedy)
 
 
 def segment(row: Row, where: object) -> tuple[float, float] | None:

@@ -150,7 +150,8 @@ def with_turns(
             elif not named:
                 own = tuple(turn._replace(speaker_id=None) for turn in own)
         found.append(replace(recording, speaker_id=None, turns=own))
-    missing = UserError(f"no recording is called so, as turns in {segments} are", remedy="Add it, or leave them out")
+    remedy = "Call them as the recording without its ending, in an RTTM file in column 2"
+    missing = UserError(f"no recording is called so, as turns in {segments} are ({remedy})", remedy=remedy)
     return found + [Recording(stem, Path(stem), turns=missing) for stem in sorted(turns.keys() - set(stems))]
 
 

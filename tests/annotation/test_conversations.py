@@ -114,7 +114,7 @@ EMPTY = '"IntervalTier"\n"nobody"\n0\n4\n1\n0\n4\n""\n'
 @pytest.mark.parametrize(
     ("name", "text", "what"),
     [
-        ("elsewhere.rttm", rttm([(0, 1, "a")], "elsewhere"), "no recording is called so"),
+        ("elsewhere.rttm", rttm([(0, 1, "a")], "elsewhere"), "are (Call them as the recording without its"),
         ("bad.rttm", rttm([(2, 1, "a")], "bad"), "turn of bad/a from 2 to 1 s lasts no time"),
         ("bad.rttm", rttm([(1, 1, "anna")], "bad"), "lasts no time"),
         ("bad.rttm", rttm([(0, 1, "a"), (900, 901, "b")], "bad"), "turn of bad/b from 900 to 901 s is past the end"),

@@ -46,7 +46,7 @@ def table(recordings):
 
 def test_the_command_enrols_what_python_does(enroll, table, bundle, bundle_folder, recordings):
     said, path = enroll("anna", table)
-    assert said == "anna: 4 utterances, labels: 4 of arousal, 3 of valence\n"
+    assert said == "anna: 4 new utterances (0 before), labels in all: 4 of arousal, 3 of valence\n"
     ours = EmotionRecognizer(bundle, device="cpu")
     ours.enroll("anna", recordings[:8:2], {"arousal": [6, 6, 6, 6], "valence": [5, nan, 2, 4]})
     theirs = EmotionRecognizer.from_pretrained(bundle_folder, profiles=path, device="cpu")
@@ -54,9 +54,9 @@ def test_the_command_enrols_what_python_does(enroll, table, bundle, bundle_folde
     for name, array in theirs.profiles["anna"].arrays().items():
         np.testing.assert_allclose(array, expected[name], atol=1e-4)
     said, _ = enroll("bela", table[["path"]])
-    assert said == "bela: 8 utterances, no labels\n"
+    assert said == "bela: 8 new utterances (0 before), no labels\n"
     said, _ = enroll("bela", recordings[0])
-    assert said == "bela: 9 utterances, no labels\n"
+    assert said == "bela: 1 new utterance (8 before), no labels\n"
     assert SpeakerProfiles.open(bundle.model, path).ids == ["anna", "bela"]
 
 
@@ -68,7 +68,7 @@ def test_rows_may_be_segments_of_a_long_recording(enroll, table, recordings, bun
     enroll("anna", anna)
     segments = anna.assign(path="long.wav", speaker="eva", start=[0, *ends[:-1]], end=ends)
     said, path = enroll("eva", segments)
-    assert said == "eva: 4 utterances, labels: 4 of arousal, 3 of valence\n"
+    assert said == "eva: 4 new utterances (0 before), labels in all: 4 of arousal, 3 of valence\n"
     profiles = SpeakerProfiles.open(bundle.model, path)
     np.testing.assert_allclose(profiles["eva"].labelled.mean, profiles["anna"].labelled.mean, atol=1e-3)
 

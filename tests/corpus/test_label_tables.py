@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from command_line import ser
 from garbage import files, is_read_or_refused, many_inputs
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +52,22 @@ def test_bad_csv(content, message, tmp_path):
         read_csv_rows(path, ("path", "split"), filled=("path",))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("Activation", "arousal"), ("EmoDom", "dominance"), ("valance", "valence"), ("arosal", "arousal")],
+)
+def test_an_attribute_by_another_name_is_not_passed_over(name, meant, tmp_path, capsys):
+    (tmp_path / "a.csv").write_text(f"path,speaker,split,pleasant,{name}\na.wav,s,train,3,3\n")
+    told = f"a.csv: no column {meant}, and {name} isn't read. Did you mean {name}? Rename it to {meant}, or"
+    enroll = ["enroll", "s", tmp_path / "a.csv", "--model", tmp_path, "--profiles", tmp_path / "p.safetensors"]
+    for command in (["check", tmp_path / "a.csv"], enroll):
+        assert ser(*command) == 2
+        assert told in capsys.readouterr().err
+    # beside the attribute itself it is something else
+    (tmp_path / "a.csv").write_text(f"path,speaker,split,{name},{meant}\na.wav,s,train,3,3\n")
+    assert [each.labels[meant] for each in CSVCorpus(str(tmp_path / "a.csv")).read_labels()] == [3]
 
 
 @pytest.mark.parametrize(
