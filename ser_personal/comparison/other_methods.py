@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from ser_personal.comparison.runs import ComparedRun
 from ser_personal.corpus.splits import first_few
 from ser_personal.corpus.table import read_csv_rows
 from ser_personal.errors import UserError
-from ser_personal.evaluation.run_files import PREDICTIONS
+from ser_personal.evaluation.run_files import METRICS, PREDICTIONS
 from ser_personal.scores import score
 from ser_personal.types import ATTRIBUTES
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
+    from numpy.typing import NDArray
 
 
 def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
@@ -59,11 +61,14 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
         what = f"has no column of predictions (found: {', '.join(rows[0])})"
         raise UserError(what, where=path, remedy=f"Name it by the attribute, such as {attributes[0]}")
     row_of = {row["utterance"]: row for row in rows}
+    scale = _scale(runs)
     moments = []
     for split, part in tested.groupby("split", sort=False):
         values = np.array(
             [[_number(row_of[one], each, path) for each in predicted.values()] for one in part["utterance"]]
         )
+        if scale is not None:
+            _require_scale(values, scale, list(predicted), path)
         labels = part[[f"{one}_label" for one in predicted]].to_numpy(dtype=np.float64)
         speakers = [speaker or None for speaker in part["speaker"]]
         scores = score(values, labels, speakers, list(predicted))
@@ -81,6 +86,29 @@ def _number(row: dict[str, str], column: str, path: Path) -> float:
         where = f"{path}, utterance {row['utterance']}"
         raise UserError(f"{column} is {row[column]!r}, no finite number", where=where, remedy="Give a prediction")
     return value
+
+
+def _scale(runs: Sequence[ComparedRun]) -> tuple[float, float] | None:
+    """Ends of the labels' scale, None where no run's metrics.json tells them."""
+    for run in runs:
+        if run.folder is not None and (run.folder / METRICS).is_file():
+            scale = json.loads((run.folder / METRICS).read_text(encoding="utf-8")).get("scale")
+            if scale is not None:
+                return scale[0], scale[1]
+    return None
+
+
+def _require_scale(
+    values: NDArray[np.float64], scale: tuple[float, float], attributes: Sequence[str], path: Path
+) -> None:
+    low, high = scale
+    for attribute, of_attribute in zip(attributes, values.T, strict=True):
+        outside = int(((of_attribute < low) | (of_attribute > high)).sum())
+        if 2 * outside > len(values):
+            of = f"{outside} of {len(values)} predictions of {attribute}"
+            what = f"{of} are outside the labels' scale, {low:g} to {high:g}"
+            remedy = f"Bring them to it: from A to B by {low:g} + {high - low:g} * (value - A) / (B - A)"
+            raise UserError(what, where=path, remedy=remedy)
 
 
 def _tested_utterances(runs: Sequence[ComparedRun]) -> pd.DataFrame:

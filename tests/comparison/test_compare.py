@@ -427,6 +427,22 @@ def test_predictions_of_another_method_that_cannot_join(runs, mine, capsys, chan
     assert len(printed.splitlines()) == 1
 
 
+def test_predictions_on_another_scale_are_refused(runs, mine, capsys):
+    for name in ("vanilla", "papt"):
+        write_json(runs / name / "lightning_logs" / "version_0" / "metrics.json", {"splits": {}, "scale": [1, 7]})
+    path = runs / "mine.csv"
+    command = ("compare", runs, "--add", f"mine={path}", "--resamples", "200")
+    rescaled = mine[0].assign(arousal=(mine[0].arousal - 1) / 6)
+    rescaled.to_csv(path, index=False)
+    assert ser(*command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"mine.csv: (\d+) of \1 predictions of arousal are outside the labels' scale, 1 to 7. Bring", line)
+    assert line.endswith("by 1 + 6 * (value - A) / (B - A).")
+    # some, as a regression has them, are no other scale
+    mine[0].assign(arousal=mine[0].arousal.where(mine[0].index % 3 > 0, 0.5)).to_csv(path, index=False)
+    assert ser(*command) == 0
+
+
 @pytest.mark.parametrize(("given", "told"), [("mine.csv", "is no NAME=FILE"), ("papt=mine.csv", "a run has this name")])
 def test_names_of_other_methods(runs, given, told, capsys):
     assert ser("compare", runs, "--add", given) == 2
