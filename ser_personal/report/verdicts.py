@@ -68,10 +68,12 @@ def paired_gain(test: ScoredSet, attribute: str, row: str, than: str, bootstrap:
 
 def verdicts(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap) -> list[Verdict]:
     """The questions that a test set answers about one attribute."""
-    asked = [(run.chosen, "raw", CALIBRATION), (run.chosen, "random_speakers", SIMILAR), ("raw", RIDGE, MODEL)]
+    # of raw predictions no voices were asked
+    calibrated = [(run.chosen, "raw", CALIBRATION), (run.chosen, "random_speakers", SIMILAR)]
+    asked = [*(calibrated if run.chosen != "raw" else []), ("raw", RIDGE, MODEL)]
     rows = {row.name for row in test.rows}
     return [
         Verdict(row, than, paired_gain(test, attribute, row, than, bootstrap), meanings)
         for row, than, meanings in asked
-        if {row, than} <= rows and row != than
+        if {row, than} <= rows
     ]

@@ -37,6 +37,14 @@ def test_the_interval_decides(tmp_path, gain, mark, text):
     assert found[0].gain.value == pytest.approx(gain, abs=1e-12)
 
 
+def test_raw_predictions_say_nothing_of_voices(tmp_path):
+    folder = invent(tmp_path)
+    edit_json(folder / "metrics.json", lambda metrics: metrics["pldc"].update(scale_std=False))
+    run = read_run(folder)
+    assert run.chosen == "raw"
+    assert verdicts(run, run.sets[0], "arousal", Bootstrap(200)) == []
+
+
 def test_ridge_takes_part_where_it_was_fitted(tmp_path):
     folder = invent(tmp_path)
     rows = json.loads((folder / "metrics.json").read_text())["splits"]["test1"]["rows"]
