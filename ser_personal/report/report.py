@@ -72,6 +72,10 @@ def report(
             console.print(line, markup=False)
         return
 
+    if Path(run).is_file():
+        remedy = "Give .csv, .jsonl or .parquet, or the folder of a test run"
+        raise UserError("is no table of annotated recordings", where=run, remedy=remedy)
+
     from ser_personal.evaluation.run_files import read_run
     from ser_personal.report.audit import audit, small_groups, write_audit
     from ser_personal.report.bootstrap import Bootstrap

@@ -220,6 +220,7 @@ def find_sound(path: Path | None, page: Path, *, embed: bool = True) -> tuple[st
 def describe(timeline: Timeline, seconds: float) -> dict[str, Any]:
     """What a page shows of a recording of so many seconds, 0 where that is unknown."""
     seconds = max(seconds, float(timeline.end.max()))
+    plane = [timeline.attributes.index(name) for name in ("arousal", "valence") if name in timeline.attributes]
     data = {
         "seconds": round(seconds, 3),
         "attributes": timeline.attributes,
@@ -230,7 +231,8 @@ def describe(timeline: Timeline, seconds: float) -> dict[str, Any]:
             PROBABILITIES if timeline.categories else axis(timeline.values[:, number])
             for number in range(len(timeline.attributes))
         ],
-        "plane": axis(timeline.values[:, :, 0]),
+        "intervals": bool(np.isfinite(timeline.values[:, :, 2:]).all(axis=2).any()),
+        "plane": axis(timeline.values[:, plane, 0]) if len(plane) == 2 else None,
         "rows": [
             [int(who), round(start, 3), round(end, 3), round(overlap, 3), int(short)]
             + [round(value, 3) if isfinite(value) else None for value in values.ravel()]

@@ -98,6 +98,27 @@ def test_each_speakers_mean_spread_and_extreme_moments(folder):
     assert " ".join(cells.split()).startswith("a arousal 4.75 (4.25) 1.92 (0.83) 6.00 at 1:01:40 2.00 at 0:00")
 
 
+def test_a_page_has_what_its_table_has(folder):
+    text = reported(folder)
+    assert 'id="band"' in text
+    plane = data_of(text)["plane"]
+    bare = [
+        row | {"arousal_low": "", "valence_high": "", "dominance_calibrated": 40.0, "dominance_raw": 40.0}
+        for row in rows_of("meeting.wav", 60)
+    ]
+    write(folder / "predictions.csv", without("arousal_high", "valence_low")(bare))
+    text = reported(folder)
+    assert 'id="band"' not in text
+    assert data_of(text)["plane"] == plane
+
+
+def test_what_ends_otherwise_is_no_table(folder, capsys):
+    (folder / "predictions.csv").rename(folder / "predictions.txt")
+    assert ser("report", "predictions.txt") == 2
+    what = "predictions.txt: is no table of annotated recordings. Give .csv, .jsonl or .parquet, or the"
+    assert what in capsys.readouterr().err
+
+
 def test_short_recordings_are_embedded_in_mono(folder):
     (source,) = data_of(reported(folder), "source")
     kind, _, content = source.partition(",")
