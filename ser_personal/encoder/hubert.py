@@ -80,6 +80,12 @@ class HubertEncoder(PretrainedEncoder):
                 where="weighted_layers true",
                 remedy="Leave one of weighted_layers and compiled out",
             )
+        if weighted_layers and layerdrop:
+            raise UserError(
+                "a layer that is skipped has no output to weigh",
+                where="weighted_layers true",
+                remedy="Leave one of weighted_layers and layerdrop out",
+            )
         super().__init__(pretrained, weighted_layers=weighted_layers)
         self.freeze_cnn = bool(freeze_layers) if freeze_cnn is None else freeze_cnn
         self.freeze_layers = freeze_layers
@@ -124,8 +130,7 @@ class HubertEncoder(PretrainedEncoder):
         if self.compiled:
             # in place, so that weights keep their names; lengths differ from batch to batch
             self.network.encoder.compile(dynamic=True)
-        for module in self._frozen():
-            module.requires_grad_(requires_grad=False)
+        self._freeze()
 
     @override
     def _frozen(self) -> Iterator[nn.Module]:

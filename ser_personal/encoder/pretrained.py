@@ -126,6 +126,10 @@ class PretrainedEncoder(Encoder):
     def _finish(self) -> None:
         """Set up a network that was just built: front end, freezing, checkpointing."""
 
+    def _freeze(self) -> None:
+        for module in self._frozen():
+            module.requires_grad_(requires_grad=False)
+
     @abstractmethod
     def _frozen(self) -> Iterator[nn.Module]:
         """The modules that stay as they are, below the ones that adapters may enter."""
@@ -184,6 +188,10 @@ class PretrainedEncoder(Encoder):
         if self.weighted_layers and self.layer_weights is None:
             self._weigh_layers()
         if lora is None:
+            if self._lora is not None:
+                self.merge_adapters()
+                self.requires_grad_(requires_grad=True)
+                self._freeze()
             return
         asked = json.loads(json.dumps(asdict(lora)))
         if self._lora is not None:
@@ -209,10 +217,14 @@ class PretrainedEncoder(Encoder):
                 )
             base = {"name": self._origin, "weights": self._base_fingerprint()}
         self._inject(asked | {"base": base})
+        if not any(weight.requires_grad for name, weight in self.named_parameters() if "lora_" in name):
+            what = "every layer that would have adapters is frozen"
+            raise UserError(what, where="--model.lora", remedy="Add --model.encoder.freeze_layers 0")
 
     def _base_fingerprint(self) -> str:
         own = self.state_dict()
-        return weights_fingerprint({name: own[name] for name in own if MASK_EMBEDDING not in name})
+        learnt = ("layer_weights", MASK_EMBEDDING)
+        return weights_fingerprint({name: own[name] for name in own if not name.endswith(learnt)})
 
     def _inject(self, lora: dict[str, Any]) -> None:
         try:

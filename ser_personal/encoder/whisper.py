@@ -123,8 +123,13 @@ class WhisperEncoder(PretrainedEncoder):
         self.train(self.training)
         if self.gradient_checkpointing:
             self.network.gradient_checkpointing_enable()
-        for module in [self.network] if self.freeze_layers is None else self._frozen():
-            module.requires_grad_(requires_grad=False)
+        self._freeze()
+
+    @override
+    def _freeze(self) -> None:
+        super()._freeze()
+        if self.freeze_layers is None:
+            self.network.requires_grad_(requires_grad=False)
 
     @override
     def _frozen(self) -> Iterator[nn.Module]:
@@ -148,7 +153,7 @@ class WhisperEncoder(PretrainedEncoder):
             warnings.warn(f"Whisper takes the first {seconds} s of an utterance; some are longer", stacklevel=2)
         counts = (num_samples.clamp(max=self.max_samples) + HOP - 1) // HOP
         longest = int(counts.max())
-        hidden = self.log_mel(waveforms, num_samples)
+        hidden = self.log_mel(waveforms, num_samples).to(self.network.conv1.weight.dtype)
         for convolution in (self.network.conv1, self.network.conv2):
             hidden = functional.gelu(convolution(hidden))
         hidden = hidden.transpose(1, 2) + self.network.embed_positions.weight
@@ -171,7 +176,7 @@ class WhisperEncoder(PretrainedEncoder):
             waveforms = waveforms[:, : self.max_samples].float()
             real = torch.arange(waveforms.shape[1], device=waveforms.device) < num_samples.to(waveforms.device)[:, None]
             padded = functional.pad(waveforms * real, (0, self.max_samples - waveforms.shape[1]))
-            spectrum = torch.stft(padded, WINDOW, MEL_HOP, window=self.window, return_complex=True)[..., :-1]
-            power = self.filters.T @ spectrum.abs().square()
+            spectrum = torch.stft(padded, WINDOW, MEL_HOP, window=self.window.float(), return_complex=True)[..., :-1]
+            power = self.filters.T.float() @ spectrum.abs().square()
             mel = power.clamp(min=FLOOR).log10()
             return (mel.maximum(mel.amax((1, 2), keepdim=True) - 8) + 4) / 4

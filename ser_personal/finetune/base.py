@@ -56,7 +56,8 @@ class FineTuning(PersonalizedModule):
         papt_checkpoint: brings encoder and speakers from PAPT or TAPT; needed on disk at fit only.
         initial_checkpoint: a fine-tuned one to start from, with all its weights, on other data or by another loss;
             needed on disk at fit only. (`--ckpt_path` resumes the same fit.)
-        lora: train low-rank adapters of the encoder in place of its weights; the weights themselves if None.
+        lora: train low-rank adapters of the encoder in place of its weights; the weights themselves if None, into which
+            the adapters of a checkpoint are merged.
         adversary: what the encoder unlearns to distinguish speakers by, beside its task; none if None.
         train_speaker_embedding: keep learning e_s; frozen otherwise (ours, the paper doesn't say).
         unseen_share: chance that a training utterance counts as an unseen speaker's, so that the policy for those is

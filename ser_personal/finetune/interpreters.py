@@ -194,6 +194,9 @@ class PointwiseInterpreter(Interpreter):
         hidden_dim: width of the layers.
         scale: least and greatest label, between which the sigmoid keeps predictions.
         dropout: of the first two layers.
+
+    Raises:
+        UserError: a scale the wrong way round, or labels that lie outside it.
     """
 
     def __init__(
@@ -202,6 +205,11 @@ class PointwiseInterpreter(Interpreter):
         scale: tuple[float, float] = (1.0, 7.0),
         dropout: ClosedUnitInterval = 0.1,
     ) -> None:
+        low, high = scale
+        if not low < high:
+            raise UserError(
+                f"{low:g} isn't below {high:g}", where="scale", remedy="Give the least label, then the greatest"
+            )
         super().__init__()
         self.hidden_dim, self.scale, self.dropout = hidden_dim, scale, dropout
 
@@ -220,6 +228,12 @@ class PointwiseInterpreter(Interpreter):
     def start_from(self, label_means: Sequence[float]) -> None:
         low, high = self.scale
         for head, mean in zip(self.heads, label_means, strict=True):
+            if not low < mean < high:
+                raise UserError(
+                    f"the training labels' mean is {mean:.3g}, and predictions stay within {low:g} to {high:g}",
+                    where="--model.interpreter.scale",
+                    remedy="Give the least and the greatest label, such as --model.interpreter.scale '[1,5]'",
+                )
             with torch.no_grad():
                 share = torch.tensor((mean - low) / (high - low)).clamp(0.01, 0.99)
                 cast("Tensor", cast("nn.Sequential", head)[-1].bias).fill_(share.logit())

@@ -102,6 +102,11 @@ class SpeakerProfile:
         arrays = {"vector_sum": self.vector_sum, **vars(self.predictions), **labelled}
         return arrays if self.embedding is None else {**arrays, "embedding": self.embedding}
 
+    def equals(self, other: SpeakerProfile) -> bool:
+        """Whether it holds the same."""
+        own, others = self.arrays(), other.arrays()
+        return own.keys() == others.keys() and all(np.array_equal(own[name], others[name]) for name in own)
+
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[np.float64]]) -> Self:
         """The profile of `arrays`."""
@@ -192,8 +197,20 @@ class SpeakerProfiles:
         return self[id_in_network.removeprefix(_ENROLLED)].embedding
 
     def update(self, profiles: Mapping[str, SpeakerProfile], *, enrolled_only: bool = False) -> None:
-        """Add profiles or replace those of the same ids, of those who are enrolled alone if so asked, and save."""
+        """Add profiles or replace those of the same ids, of those who are enrolled alone if so asked, and save.
+
+        Raises:
+            UserError: another program has changed one of them in the file since it was read here.
+        """
+        before = self._profiles
         with self._changing():
+            changed = [one for one in profiles if one in before and one in self and not before[one].equals(self[one])]
+            if changed:
+                raise UserError(
+                    f"another program has changed the profile of {changed[0]} meanwhile, so nothing is added here",
+                    where=self.path or "profiles",
+                    remedy="Add the recordings by `ser enroll`",
+                )
             chosen = {one: profiles[one] for one in profiles if one in self or not enrolled_only}
             self._profiles = {**self._profiles, **chosen}
 

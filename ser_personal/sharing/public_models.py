@@ -164,7 +164,7 @@ def read_public_model(folder: Path, name: str, attributes: Sequence[str] | None 
         if "ssl_type" in config:
             return _odyssey(config, _weights(folder, name), name, named)
         return _dense(config, folder, name, named)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         what = f"its files lack or misspell something ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
         raise UserError(what, where=name, remedy=_REMEDY) from error
 
@@ -362,6 +362,7 @@ def as_module(found: PublicModel, name: str, scale: tuple[float, float]) -> Emot
 
     from ser_personal.encoder.hubert import HubertEncoder
     from ser_personal.encoder.pretrained import UNLOADABLE
+    from ser_personal.finetune.interpreters import PointwiseInterpreter
     from ser_personal.finetune.module import EmotionFineTuning
     from ser_personal.recognition.bundle import describe_part
 
@@ -391,6 +392,8 @@ def as_module(found: PublicModel, name: str, scale: tuple[float, float]) -> Emot
         raise UserError(what, where=name, remedy=_REMEDY) from error
     _load(encoder, _in_our_names(found.encoder, encoder.dim), name)
     head, (low, high) = dict(found.head), scale
+    if isinstance(module.interpreter, PointwiseInterpreter):
+        module.interpreter.scale = scale
     order = [outputs.index(attribute) for attribute in attributes]
     for part, shift in () if found.last is None else (("weight", 0.0), ("bias", low)):
         last = head.get(f"{found.last}.{part}")

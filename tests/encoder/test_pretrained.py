@@ -166,10 +166,9 @@ def test_a_checkpoint_of_adapters_comes_back(alone, hubert_folder, synthetic_cor
     assert again.state_dict().keys() == module.state_dict().keys()
     for name, weight in module.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
-    more = finetuning(encoder=HubertEncoder("nowhere/at-all"), initial_checkpoint=str(tmp_path / "finetune.ckpt"))
-    fit(more, emotion_data(synthetic_corpus), tmp_path, max_steps=1)
+    options = {"encoder": HubertEncoder("nowhere/at-all"), "initial_checkpoint": str(tmp_path / "finetune.ckpt")}
     with pytest.raises(UserError, match=r"--model.lora: the checkpoint has adapters already, of rank 2"):
-        more.personalized.encoder.adapt(LoRA(rank=3))
+        fit(finetuning(**options, lora=LoRA(rank=3)), emotion_data(synthetic_corpus), tmp_path, max_steps=1)
 
 
 def test_base_weights_that_changed_or_came_from_elsewhere(hubert_folder, synthetic_corpus, tmp_path, peft):
@@ -196,10 +195,14 @@ def test_pre_training_by_adapters_and_fine_tuning_from_it(
     module = papt(encoder=HubertEncoder(hubert_folder), lora=LoRA(rank=2), speakers=SpeakerEmbedding(8))
     data = pretrain_data(synthetic_corpus, synthetic_pseudo_labels)
     fit(module, data, tmp_path, max_steps=1).save_checkpoint(tmp_path / "papt.ckpt")
-    weighted_too = finetuning(
-        encoder=HubertEncoder(weighted_layers=True), papt_checkpoint=str(tmp_path / "papt.ckpt"), fusion="last"
-    )
-    fit(weighted_too, emotion_data(synthetic_corpus, max_batch=4), tmp_path, max_steps=1)
-    learnt = {name for name, weight in weighted_too.personalized.encoder.named_parameters() if weight.requires_grad}
-    assert "layer_weights" in learnt
-    assert all("lora_" in name for name in learnt - {"layer_weights"})
+    learnt = {}
+    for lora in (None, LoRA(rank=2)):
+        encoder = HubertEncoder(weighted_layers=True)
+        tuned = finetuning(encoder=encoder, papt_checkpoint=str(tmp_path / "papt.ckpt"), fusion="last", lora=lora)
+        fit(tuned, emotion_data(synthetic_corpus, max_batch=4), tmp_path, max_steps=1)
+        learnt[lora] = {name for name, weight in encoder.named_parameters() if weight.requires_grad}
+        assert "layer_weights" in learnt[lora]
+    assert all("lora_" in name for name in learnt[LoRA(rank=2)] - {"layer_weights"})
+    # without --model.lora they are merged, and all weights learn
+    assert not any("lora_" in name for name in learnt[None])
+    assert "network.encoder.layers.0.attention.q_proj.weight" in learnt[None]

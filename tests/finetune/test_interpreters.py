@@ -12,6 +12,7 @@ from ser_personal.finetune.interpreters import (
     GlobalBatchNorm,
     Interpreter,
     MLPInterpreter,
+    PointwiseInterpreter,
     TransformerInterpreter,
     average_frames,
 )
@@ -169,3 +170,17 @@ def test_the_mlp_sees_no_padding():
     assert torch.equal(interpreter(clean._replace(frames=spoilt)), predictions)
     by_hand = interpreter.layers(torch.stack([clean.frames[0].mean(0), clean.frames[1, :4].mean(0)]))
     torch.testing.assert_close(predictions, by_hand)
+
+
+def test_pointwise_predictions_begin_at_the_labels_means_and_stay_within_the_scale():
+    interpreter = PointwiseInterpreter(8, scale=(-1.0, 1.0))
+    interpreter.build(12, 2)
+    interpreter.start_from([0.5, -0.25])
+    predictions = interpreter.eval()(output(7, 4, speaker=False))
+    torch.testing.assert_close(predictions.mean(0), torch.tensor([0.5, -0.25]), atol=0.1, rtol=0)
+    with torch.no_grad():
+        assert interpreter(output(7, 4, speaker=False)._replace(frames=torch.full((2, 7, 12), 1e4))).abs().max() <= 1
+    with pytest.raises(UserError, match="predictions stay within -1 to 1"):
+        interpreter.start_from([4.0, 0.0])
+    with pytest.raises(UserError, match="isn't below"):
+        PointwiseInterpreter(scale=(3.0, 3.0))

@@ -211,3 +211,17 @@ def test_what_can_not_be_enrolled_so(bundle, adapted, clip):
     ours.enroll(NEW, clip)
     with pytest.raises(UserError, match=f"speaker {NEW}: has utterances in the profile that were recognised without"):
         ours.enroll(NEW, clip, adapted=adapted)
+
+
+def test_a_profile_that_another_program_changed_is_not_replaced(some_profile, tmp_path):
+    path = tmp_path / "people.safetensors"
+    one = SpeakerProfiles.open("model", path)
+    one.update({"anna": some_profile(0), "ben": some_profile(1)})
+    other = SpeakerProfiles.open("model", path)
+    other.update({"anna": some_profile(2)})
+    with pytest.raises(UserError, match="another program has changed the profile of anna meanwhile"):
+        one.update({"anna": some_profile(3)}, enrolled_only=True)
+    one.update({"ben": some_profile(4)})
+    saved = SpeakerProfiles.open("model", path)
+    assert saved["anna"].equals(some_profile(2))
+    assert saved["ben"].equals(some_profile(4))

@@ -105,6 +105,15 @@ def test_outputs_are_label_points_of_the_scale_that_is_asked_for(tmp_path, wavef
     assert "imported from" in (tmp_path / "out" / "bundle" / "README.md").read_text()
 
 
+def test_a_head_with_a_scale_of_its_own_gets_the_one_that_is_asked_for(tmp_path, waveforms):
+    FORMS["vox"][0](tmp_path / "model")
+    assert ser("import", tmp_path / "model", "--out", tmp_path / "out", "--scale", "[1,5]") == 0
+    expected = [[1 + (FORMS["vox"][1](one)[name] - 1) * 4 / 6 for name in ATTRIBUTES] for one in waveforms]
+    network = read_bundle(tmp_path / "out" / "bundle").network
+    predicted = network.recognize(waveforms, [None] * len(waveforms)).predictions
+    np.testing.assert_allclose(predicted, expected, rtol=0, atol=1e-5)
+
+
 class Exploit:
     def __init__(self, victim):
         self.victim = victim
@@ -171,6 +180,10 @@ BAD = {
             folder, VOX_CONFIG, {name: weight for name, weight in vox_weights()[1].items() if "_layer." not in name}
         ),
         "its outputs are not named",
+    ),
+    "more weights than layers": (
+        changed(VOX_CONFIG, {**vox_weights()[1], "weights": torch.zeros(9)}),
+        "lack or misspell something",
     ),
     "another encoder": (changed({**odyssey_config(), "ssl_type": "facebook/hubert-base"}, ODYSSEY), "not a WavLM"),
     "no deviation": (changed({**odyssey_config(), "std": 0}, ODYSSEY), "have mean -0.0002 and standard deviation 0"),

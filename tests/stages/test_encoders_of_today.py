@@ -43,6 +43,10 @@ CHAINS = {
     ],
     "lora": HUBERT_LORA,
     "lora alone": [*HUBERT_LORA, "--model.lora.adapters_alone", "true"],
+    "whisper lora alone": [
+        *configs("finetune.yaml", "encoders/whisper.yaml", "encoders/lora.yaml"),
+        *("--model.encoder.pretrained", "whisper", "--model.lora.adapters_alone", "true"),
+    ],
     "whisper": [*configs("finetune.yaml", "encoders/whisper.yaml"), "--model.encoder.pretrained", "whisper"],
     "whisper lora": [
         *configs("finetune.yaml", "encoders/whisper.yaml", "encoders/lora.yaml"),
@@ -104,6 +108,26 @@ def test_what_goes_with_nothing_is_one_line(data, capsys, tmp_path):
     line = last_line(capsys, "fit", *configs("papt.yaml", "tiny/papt.yaml"), *data, "--model.encoder", "WhisperEncoder")
     assert "--model.encoder: WhisperEncoder" in line
     assert not list(tmp_path.glob("*.ckpt"))
+
+
+def test_adapters_below_frozen_layers_and_skipped_layers_that_are_weighed_are_refused(data, capsys):
+    pytest.importorskip("peft", reason="the extra lora isn't installed")
+    frozen = ["fit", *HUBERT_LORA, *data, *SHORT, "--model.encoder.freeze_layers", "2"]
+    assert "every layer that would have adapters is frozen" in last_line(capsys, *frozen)
+    skipped = ["--model.encoder.weighted_layers", "true", "--model.encoder.layerdrop", "0.1"]
+    assert "a layer that is skipped has no output" in last_line(capsys, "fit", *HUBERT, *data, *SHORT, *skipped)
+
+
+def test_a_fit_without_adapters_trains_all_weights_of_a_model_that_had_them(data):
+    pytest.importorskip("peft", reason="the extra lora isn't installed")
+    assert ser("fit", *HUBERT_LORA, *data, *SHORT) == 0
+    Path("finetune.ckpt").rename("first.ckpt")
+    assert ser("fit", *HUBERT, *data, *SHORT, "--model.initial_checkpoint", "first.ckpt", "--replace") == 0
+    before, after = (torch.load(name, weights_only=True)["state_dict"] for name in ("first.ckpt", "finetune.ckpt"))
+    assert any("lora_" in name for name in before)
+    assert not any("lora_" in name for name in after)
+    layer = "personalized.encoder.network.encoder.layers.0.attention.q_proj.weight"
+    assert not torch.equal(before[layer], after[layer])
 
 
 def test_the_remedy_of_adapters_on_a_checkpoints_weights_works(data, capsys):
