@@ -121,8 +121,10 @@ def write_timelines(table: Path, audio: Path | None = None, out: Path | None = N
         page = index.with_suffix("") / f"{number:03}_{name[:80]}.html" if several else index
         files = [Path(timeline.file) for timeline in group]
         paths = [next((folder / file for folder in folders if (folder / file).is_file()), None) for file in files]
-        embed = sum(float(timeline.end.max()) for timeline in group) <= EMBEDDED_SECONDS
-        sounds, seconds, faults = zip(*(find_sound(path, page, embed=embed) for path in paths), strict=True)
+        linked = [find_sound(path, page, embed=False) for path in paths]
+        embed = sum(seconds for _, seconds, _ in linked) <= EMBEDDED_SECONDS
+        playable = [find_sound(path, page) for path in paths] if embed else linked
+        sounds, seconds, faults = zip(*playable, strict=True)
         if silent := [place for place, fault in enumerate(faults) if fault]:
             others = f" and {counted(len(silent) - 1, 'other')}" if len(silent) > 1 else ""
             lines.append(f"no sound of {files[silent[0]]}{others}: {faults[silent[0]]}")

@@ -284,13 +284,13 @@ def test_recordings_of_one_utterance_share_a_page(folder, capsys):
 
 
 def test_others_have_a_page_each_beside_that_of_single_utterances(folder, monkeypatch):
-    monkeypatch.setattr("ser_personal.report.timeline.EMBEDDED_SECONDS", 10)
+    monkeypatch.setattr("ser_personal.report.timeline.EMBEDDED_SECONDS", 13)
     write(folder / "predictions.csv", [*single(folder, 4), *rows_of("meeting.wav", 60), *rows_of("more.wav", 60)])
     index = reported(folder)
     pages = re.findall(r'<a href="(timeline/[^"]+)"', index)
     assert pages == [f"timeline/00{n}" for n in ("1_meeting.html", "2_more.html", "3_single_utterances.html")]
     assert "6 recordings of predictions.csv" in index
-    # 14 s are too long to be embedded, though none of them is
+    # 14 s are too long to be embedded, though none of them is, nor the utterances in them, which end at 12 s
     sources = data_of((folder / pages[2]).read_text(), "source")
     assert sources == [f"../alone/{n}.wav" for n in range(4)]
 
