@@ -164,3 +164,15 @@ def _new_folder(root: str | Path) -> str:
     """Make a folder that no other run has."""
     Path(root).mkdir(parents=True, exist_ok=True)
     return tempfile.mkdtemp(prefix=".gather-", dir=root)
+
+
+def check_empty(folder: Path) -> None:
+    """Refuse a folder with something in it."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError("isn't an empty folder", where=folder, remedy="Give --out another one, or delete it")
+
+
+def is_hub_name(name: str | Path) -> bool:
+    """Whether it may be owner/name on the Hugging Face hub."""
+    path = Path(name)
+    return len(path.parts) == 2 and not path.is_absolute() and ".." not in path.parts

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
 from ser_personal.audio import SAMPLE_RATE, WINDOW
@@ -18,7 +19,7 @@ from ser_personal.calibration.few_labels import LabelPrior
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.calibration.posterior import load_posterior, save_posterior
 from ser_personal.errors import UserError
-from ser_personal.files import content_hash, sync_folder
+from ser_personal.files import check_empty, content_hash, is_hub_name, sync_folder
 from ser_personal.speakers.bank import SpeakerBank
 from ser_personal.speakers.unseen import UnseenPolicy
 
@@ -300,12 +301,6 @@ def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], object] 
         _write_json(temporary / CONFIG, {**_config(bundle), "files": files})
 
 
-def check_empty(folder: Path) -> None:
-    """Refuse a folder with something in it."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError("isn't an empty folder", where=folder, remedy="Give --out another one, or delete it")
-
-
 def _config(bundle: Bundle) -> dict[str, Any]:
     # without whose audio was pre-trained on, which is nobody's business
     description = bundle.network.personalized.describe() | {"pretrained_on": ""}
@@ -360,12 +355,6 @@ def find_bundle(name: str | Path, *, revision: str | None = None, token: str | N
     return download(str(name), FILES, revision=revision, token=token, remedy=remedy)
 
 
-def is_hub_name(name: str | Path) -> bool:
-    """Whether it may be owner/name on the Hugging Face hub."""
-    path = Path(name)
-    return len(path.parts) == 2 and not path.is_absolute() and ".." not in path.parts
-
-
 def download(
     name: str, files: Sequence[str], *, revision: str | None = None, token: str | None = None, remedy: str
 ) -> Path:
@@ -375,8 +364,11 @@ def download(
 
     try:
         return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=list(files)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160].rstrip(".")
+    except LocalEntryNotFoundError as error:
+        what = "no folder of this name is here, and the Hugging Face hub can't be reached"
+        raise UserError(what, where=name, remedy="Try again with a network, or give the model's folder") from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = shorten(str(error), 160, placeholder=" ...").rstrip(".")
         at = "" if revision is None else f" at revision {revision}"
         what = f"neither a folder nor a model that the Hugging Face hub gives{at} ({reason})"
         raise UserError(what, where=name, remedy=remedy) from error

@@ -23,6 +23,7 @@ from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.data.dataset import samples_of
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
+from ser_personal.files import check_empty, is_hub_name
 from ser_personal.ranges import AtLeastTwo
 from ser_personal.recognition.bundle import (
     CARD,
@@ -30,8 +31,6 @@ from ser_personal.recognition.bundle import (
     Bundle,
     CalibrationName,
     check_consistent,
-    check_empty,
-    is_hub_name,
     write_bundle,
 )
 from ser_personal.recognition.bundle import push as push_bundle

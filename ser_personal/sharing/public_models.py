@@ -10,12 +10,12 @@ import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, get_args
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.errors import UserError
-from ser_personal.recognition.bundle import CARD, download, is_hub_name, new_folder, write_bundle
-from ser_personal.sharing.model_card import IMPORTED
+from ser_personal.files import check_empty, is_hub_name
 from ser_personal.types import ATTRIBUTES, Attribute, pack_hashes
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT, BUNDLE = "finetune.ckpt", "bundle"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-SETTINGS = ("config.json", "preprocessor_config.json", CARD)
+SETTINGS = ("config.json", "preprocessor_config.json", "README.md")
 # what the Odyssey 2024 challenge gives away, and the order of its labels
 CHALLENGE = ("final_ssl.pt", "final_pool.pt", "final_ser.pt", "train_norm_stat.pkl")
 CHALLENGE_ATTRIBUTES = ("arousal", "dominance", "valence")
@@ -94,7 +94,10 @@ def import_model(
             written.
     """
     path = Path(model)
-    if not path.is_dir() and not _is_challenge(path) and (path.exists() or not is_hub_name(model)):
+    if not path.exists() and not is_hub_name(model):
+        remedy = "Give a model's folder or zip, its name on the Hugging Face hub, or a released checkpoint or codebook"
+        raise UserError("no such file or folder", where=model, remedy=remedy)
+    if path.is_file() and not _is_challenge(path):
         from ser_personal.pretrain.released import import_released
 
         import_released(model, out, codebook, replace=replace)
@@ -106,6 +109,11 @@ def import_model(
         raise UserError(
             f"{low:g} isn't below {high:g}", where="--scale", remedy="Give the least label, then the greatest"
         )
+    check_empty(Path(out))
+    # torch and transformers, after what can be refused without them
+    from ser_personal.recognition.bundle import new_folder
+    from ser_personal.sharing.model_card import IMPORTED
+
     with new_folder(Path(out)) as folder, _files_of(model, revision) as files:
         found = read_public_model(files, model, attributes)
         module = as_module(found, model, scale)
@@ -116,6 +124,11 @@ def import_model(
     predicted = ", ".join(module.attributes)
     scale_and_licence = f"on a scale of {low:g} to {high:g}; licence {imported['license']}"
     print(f"{out}/{CHECKPOINT}, {out}/{BUNDLE}: {predicted} {scale_and_licence}")
+    test, annotate = quote(f"{out}/{CHECKPOINT}"), quote(f"{out}/{BUNDLE}")
+    print(
+        f"next: `ser test --ckpt_path {test} --data.corpus CORPUS`,"
+        f" or `ser annotate AUDIO --model {annotate} --out predictions.csv`"
+    )
 
 
 def _is_challenge(path: Path) -> bool:
@@ -139,6 +152,8 @@ def _files_of(model: str, revision: str | None) -> Iterator[Path]:
     elif path.is_dir():
         yield path
     else:
+        from ser_personal.recognition.bundle import download
+
         folder = download(model, [*SETTINGS, WEIGHTS[0]], revision=revision, remedy=_REMEDY)
         if not (folder / WEIGHTS[0]).exists():
             folder = download(model, [*SETTINGS, WEIGHTS[1]], revision=revision, remedy=_REMEDY)
@@ -446,6 +461,8 @@ def _save_checkpoint(module: EmotionFineTuning, path: Path, imported: dict[str, 
     import lightning
     import torch
 
+    from ser_personal.sharing.model_card import IMPORTED
+
     checkpoint = {
         "epoch": 0,
         "global_step": 0,
@@ -462,7 +479,7 @@ def _licence(files: Path) -> str:
     from huggingface_hub import ModelCard
 
     try:
-        return str(ModelCard.load(files / CARD).data.license or "unknown")
+        return str(ModelCard.load(files / SETTINGS[2]).data.license or "unknown")
     # no card, or one without metadata
     except (OSError, ValueError):
         return "unknown"
@@ -470,6 +487,7 @@ def _licence(files: Path) -> str:
 
 def _write_bundle(module: EmotionFineTuning, folder: Path, name: str, scale: tuple[float, float]) -> None:
     """Write the bundle, uncalibrated."""
+    from ser_personal.recognition.bundle import CARD, write_bundle
     from ser_personal.sharing.export import uncalibrated
     from ser_personal.sharing.model_card import CardOptions, model_card
 

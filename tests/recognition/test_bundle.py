@@ -137,7 +137,7 @@ def test_where_no_bundle_is(tmp_path, monkeypatch):
     for name in ("a/b/c", "nowhere", str(tmp_path / "x"), "../up"):
         with pytest.raises(UserError, match="no such folder"):
             find_bundle(name)
-    with pytest.raises(UserError, match="nobody/nothing: neither a folder nor a model that"):
+    with pytest.raises(UserError, match="nobody/nothing: no folder of this name is here, and the Hugging"):
         find_bundle("nobody/nothing")
 
 

@@ -56,6 +56,8 @@ def test_from_import_over_a_test_with_pldc_to_calibrated_values(form, synthetic_
     monkeypatch.chdir(tmp_path)
     FORMS[form][0](tmp_path / "model")
     assert ser("import", "model", "--out", "imported") == 0
+    next_step = "next: `ser test --ckpt_path imported/finetune.ckpt --data.corpus CORPUS`, or `ser annotate"
+    assert next_step in capsys.readouterr().out
     data = ["--data.corpus", synthetic_corpus, "--data.num_workers", "0"]
     flags = [*data, *trainer_flags(tmp_path)[:-6], "--trainer.callbacks.draws", "1"]
     assert ser("test", "--ckpt_path", "imported/finetune.ckpt", "--config", "pldc.yaml", *flags) == 0
@@ -222,7 +224,13 @@ def test_what_is_no_such_model_is_one_line_and_nothing_is_written(kind, tmp_path
 
 def test_where_the_hub_or_the_file_cannot_be_had(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for model, what in (("nobody/nothing", "neither a folder nor a model that the"), ("nothing.pt", "no such file")):
+    for model, what in (
+        (
+            "nobody/nothing",
+            "and the Hugging Face hub can't be reached. Try again with a network, or give the",
+        ),
+        ("nothing.pt", "nothing.pt: no such file or folder. Give a model's folder or zip, its name on the Hugging"),
+    ):
         assert ser("import", model, "--out", tmp_path / "out") == 2
         assert what in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
