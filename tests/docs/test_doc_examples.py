@@ -4,8 +4,10 @@ import json
 import re
 import shlex
 import shutil
+import sys
 import tomllib
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from command_line import REPOSITORY, stage
@@ -37,6 +39,10 @@ def seen() -> set[tuple[str, ...]]:
 @pytest.mark.parametrize("page", WITH_COMMANDS)
 def test_command_lines_parse(page, desk, seen, monkeypatch):
     monkeypatch.setattr("ser_personal.stages.stage_cli.StageCLI._run_subcommand", lambda *_: None)
+    # the command line is what is looked at, not whether an optional package is installed
+    monkeypatch.setattr("ser_personal.stages.stage_cli.find_spec", lambda name: name)
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", True)
+    monkeypatch.setitem(sys.modules, "wandb", MagicMock(run=None))
     show_files(page, desk)
     for where, words in command_lines(page, desk):
         if tuple(words) in seen:
