@@ -21,7 +21,7 @@ from transformers import HubertConfig
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.encoder.base import mean_pool
 from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.pretrained import LoRA
+from ser_personal.encoder.hugging_face import LoRA
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -29,7 +29,7 @@ from ser_personal.data.dataset import (
     collate_speech,
     samples_of,
 )
-from ser_personal.data.loader import SpeechLoader
+from ser_personal.data.resumable_loader import SpeechLoader
 from ser_personal.data.speaker_features import SpeakerFeatureSource, collate_speaker_features
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash

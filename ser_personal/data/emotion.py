@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ser_personal.corpus.base import Corpus
     from ser_personal.data.dataset import UtteranceDataset
-    from ser_personal.data.loader import SpeechLoader
+    from ser_personal.data.resumable_loader import SpeechLoader
     from ser_personal.types import FeatureSource, Utterance
 
 _AUGMENTATION = [each.name for each in fields(Augmentation)]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_personal.encoder.fusion import Personalization
-    from ser_personal.encoder.pretrained import LoRA
+    from ser_personal.encoder.hugging_face import LoRA
     from ser_personal.types import CachedBatch, EncoderOutput, SpeechBatch, TrainingSet
 
 

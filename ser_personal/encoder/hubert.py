@@ -12,7 +12,7 @@ from typing_extensions import override
 from ser_personal.audio import HOP, WINDOW, normalize, num_frames
 from ser_personal.encoder.base import real_frames
 from ser_personal.encoder.front_end import STATISTICS_UTTERANCES, ConvFrontEnd, LogMelFrontEnd
-from ser_personal.encoder.pretrained import PretrainedEncoder, keep_input, keep_output, keeping
+from ser_personal.encoder.hugging_face import PretrainedEncoder, keep_input, keep_output, keeping
 from ser_personal.errors import UserError
 from ser_personal.ranges import NonNegativeFinite, PositiveFinite, require_range
 from ser_personal.types import EncoderOutput

@@ -11,7 +11,7 @@ from typing_extensions import override
 from ser_personal.encoder.cached import CachedFeatures
 from ser_personal.encoder.fusion import Fusion, Personalization, make_fusion
 from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.pretrained import PretrainedEncoder
+from ser_personal.encoder.hugging_face import PretrainedEncoder
 from ser_personal.encoder.raw import EGeMAPSEncoder, LogMelEncoder, MFCCEncoder
 from ser_personal.encoder.whisper import WhisperEncoder
 from ser_personal.errors import UserError

@@ -12,7 +12,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
-from ser_personal.encoder.pretrained import PretrainedEncoder
+from ser_personal.encoder.hugging_face import PretrainedEncoder
 from ser_personal.encoder.raw import refuse_masks
 from ser_personal.ranges import require_range
 from ser_personal.types import EncoderOutput

@@ -12,6 +12,7 @@ from typing_extensions import override
 from ser_personal.encoder.base import Encoder, mean_pool
 from ser_personal.encoder.cached import CachedFeatures
 from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.encoder.hugging_face import LoRA
 from ser_personal.encoder.module import (
     DESCRIPTION,
     PREFIX,
@@ -21,7 +22,6 @@ from ser_personal.encoder.module import (
     using,
 )
 from ser_personal.encoder.personalized import PersonalizedEncoder
-from ser_personal.encoder.pretrained import LoRA
 from ser_personal.errors import UserError
 from ser_personal.finetune.adversary import SpeakerAdversary
 from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter

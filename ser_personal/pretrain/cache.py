@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from ser_personal.data.loader import SpeechLoader
+    from ser_personal.data.resumable_loader import SpeechLoader
     from ser_personal.types import EncoderOutput, SpeechBatch, Utterance
 
 

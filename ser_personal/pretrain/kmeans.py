@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ser_personal.corpus.base import Corpus
-    from ser_personal.data.loader import SpeechLoader
+    from ser_personal.data.resumable_loader import SpeechLoader
     from ser_personal.types import EncoderOutput, SpeechBatch
 
     MadeWith = dict[str, str | int | float]

@@ -10,9 +10,9 @@ from typing_extensions import override
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.encoder.hugging_face import LoRA
 from ser_personal.encoder.module import PersonalizedModule, speaker_set
 from ser_personal.encoder.personalized import PersonalizedEncoder
-from ser_personal.encoder.pretrained import LoRA
 from ser_personal.errors import UserError
 from ser_personal.pretrain.masked_prediction import (
     MaskedPredictionMetric,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ser_personal.data.loader import SpeechLoader
+    from ser_personal.data.resumable_loader import SpeechLoader
     from ser_personal.encoder.hubert import HubertEncoder
     from ser_personal.types import SpeechBatch
 

@@ -376,7 +376,7 @@ def as_module(found: PublicModel, name: str, scale: tuple[float, float]) -> Emot
     import torch
 
     from ser_personal.encoder.hubert import HubertEncoder
-    from ser_personal.encoder.pretrained import UNLOADABLE
+    from ser_personal.encoder.hugging_face import UNLOADABLE
     from ser_personal.finetune.interpreters import PointwiseInterpreter
     from ser_personal.finetune.module import EmotionFineTuning
     from ser_personal.recognition.bundle import describe_part

@@ -9,7 +9,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForCondi
 
 from ser_personal.encoder.fusion import Personalization, make_fusion
 from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.pretrained import LoRA
+from ser_personal.encoder.hugging_face import LoRA
 from ser_personal.encoder.whisper import WhisperEncoder
 from ser_personal.errors import UserError
 

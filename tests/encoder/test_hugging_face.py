@@ -10,7 +10,7 @@ from transformers import AutoModel
 
 from ser_personal.audio import normalize
 from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
-from ser_personal.encoder.pretrained import LoRA
+from ser_personal.encoder.hugging_face import LoRA
 from ser_personal.encoder.raw import LogMelEncoder
 from ser_personal.errors import UserError
 from ser_personal.speakers.embedding import SpeakerEmbedding
