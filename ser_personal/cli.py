@@ -52,7 +52,7 @@ COMMANDS = {
     "kmeans": Command("pretrain.kmeans:kmeans", "fit the codebook and write pseudo-labels", resumable=True),
     "cache": Command("pretrain.cache:cache", "run an encoder once and keep its frames for training", resumable=True),
     "import": Command(
-        "sharing.public_models:import_model",
+        "sharing.import_model:import_model",
         "turn a public emotion model, codebook or fairseq checkpoint into this project's files",
         ("model",),
     ),

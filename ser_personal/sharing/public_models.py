@@ -1,39 +1,32 @@
-"""`ser import`: public models of emotion attributes -> a checkpoint to test and train, a bundle to annotate with."""
+"""Public models of emotion attributes, as their files hold them -> one of our modules."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
-import tempfile
-import zipfile
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any, get_args
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.errors import UserError
-from ser_personal.files import check_empty, is_hub_name
 from ser_personal.types import ATTRIBUTES, Attribute, pack_hashes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
     from ser_personal.finetune.interpreters import Interpreter
     from ser_personal.finetune.module import EmotionFineTuning
 
-CHECKPOINT, BUNDLE = "finetune.ckpt", "bundle"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 SETTINGS = ("config.json", "preprocessor_config.json", "README.md")
 # what the Odyssey 2024 challenge gives away, and the order of its labels
 CHALLENGE = ("final_ssl.pt", "final_pool.pt", "final_ser.pt", "train_norm_stat.pkl")
 CHALLENGE_ATTRIBUTES = ("arousal", "dominance", "valence")
 CHALLENGE_SAMPLES = 12 * SAMPLE_RATE
-_REMEDY = (
+REMEDY = (
     "Give one such as audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim or"
     " 3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes, with its files as they were published"
 )
@@ -60,106 +53,6 @@ class PublicModel:
     attributes: Sequence[str]
 
 
-def import_model(
-    model: str,
-    out: str,
-    codebook: str | None = None,
-    revision: str | None = None,
-    attributes: list[Attribute] | None = None,
-    scale: tuple[float, float] = (1.0, 7.0),
-    *,
-    replace: bool = False,
-) -> None:
-    """Convert a public emotion model to a checkpoint and a bundle, or a released codebook or head to safetensors.
-
-    A model of emotion attributes becomes finetune.ckpt, for `ser test --ckpt_path` and
-    `ser fit --model.initial_checkpoint`, and bundle/, for `ser annotate`. Read are models of the form of
-    audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim, 3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes and
-    tiantiaf/wavlm-large-msp-podcast-emotion-dim, and the Odyssey challenge's own files, in a folder or a zip.
-    scikit-learn's k-means, dumped by joblib (`hubert_base_ls960_L9_km500.bin`), becomes codebook.safetensors, for
-    `ser kmeans --codebook`, and a fairseq HuBERT checkpoint prediction_head.safetensors, for PAPT. No code of the files
-    is run.
-
-    Args:
-        model: name on the Hugging Face hub, a folder or zip of a model, or a released codebook or checkpoint.
-        out: folder to write to; of a model a new or empty one.
-        codebook: codebook.safetensors whose clusters a fairseq checkpoint was trained on, needed for one.
-        revision: branch, tag or commit on the hub; the newest if None.
-        attributes: of the model's outputs, in their order, where its files don't say.
-        scale: least and greatest label that the model's outputs 0 and 1 stand for; MSP-Podcast's are 1 and 7.
-        replace: replace a codebook or head that exists already.
-
-    Raises:
-        UserError: the files can't be had, are of another kind or damaged, or something is in the way of what is to be
-            written.
-    """
-    path = Path(model)
-    if not path.exists() and not is_hub_name(model):
-        remedy = "Give a model's folder or zip, its name on the Hugging Face hub, or a released checkpoint or codebook"
-        raise UserError("no such file or folder", where=model, remedy=remedy)
-    if path.is_file() and not _is_challenge(path):
-        from ser_personal.pretrain.released import import_released
-
-        import_released(model, out, codebook, replace=replace)
-        return
-    if path.exists() and revision is not None:
-        raise UserError("lies here, and has no revisions", where=model, remedy="Leave --revision out, or rename it")
-    low, high = scale
-    if not low < high:
-        raise UserError(
-            f"{low:g} isn't below {high:g}", where="--scale", remedy="Give the least label, then the greatest"
-        )
-    check_empty(Path(out))
-    # torch and transformers, after what can be refused without them
-    from ser_personal.recognition.bundle import new_folder
-    from ser_personal.sharing.model_card import IMPORTED
-
-    with new_folder(Path(out)) as folder, _files_of(model, revision) as files:
-        found = read_public_model(files, model, attributes)
-        module = as_module(found, model, scale)
-        imported = {"name": model, "license": _licence(files)}
-        _save_checkpoint(module, folder / CHECKPOINT, imported)
-        module.hparams[IMPORTED] = imported
-        _write_bundle(module, folder / BUNDLE, model, scale)
-    predicted = ", ".join(module.attributes)
-    scale_and_licence = f"on a scale of {low:g} to {high:g}; licence {imported['license']}"
-    print(f"{out}/{CHECKPOINT}, {out}/{BUNDLE}: {predicted} {scale_and_licence}")
-    test, annotate = quote(f"{out}/{CHECKPOINT}"), quote(f"{out}/{BUNDLE}")
-    print(
-        f"next: `ser test --ckpt_path {test} --data.corpus CORPUS`,"
-        f" or `ser annotate AUDIO --model {annotate} --out predictions.csv`"
-    )
-
-
-def _is_challenge(path: Path) -> bool:
-    if not (path.is_file() and zipfile.is_zipfile(path)):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(Path(name).name == CHALLENGE[0] for name in archive.namelist())
-
-
-@contextmanager
-def _files_of(model: str, revision: str | None) -> Iterator[Path]:
-    """A folder with the model's files, downloaded or unpacked where need be."""
-    path = Path(model)
-    if path.is_file():
-        with tempfile.TemporaryDirectory() as unpacked, zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                if (name := Path(member.filename).name) in CHALLENGE:
-                    with archive.open(member) as source, (Path(unpacked) / name).open("wb") as target:
-                        shutil.copyfileobj(source, target)
-            yield Path(unpacked)
-    elif path.is_dir():
-        yield path
-    else:
-        from ser_personal.recognition.bundle import download
-
-        folder = download(model, [*SETTINGS, WEIGHTS[0]], revision=revision, remedy=_REMEDY)
-        if not (folder / WEIGHTS[0]).exists():
-            folder = download(model, [*SETTINGS, WEIGHTS[1]], revision=revision, remedy=_REMEDY)
-        yield folder
-
-
 def read_public_model(folder: Path, name: str, attributes: Sequence[str] | None = None) -> PublicModel:
     """Read a model's files; `name` is the user's, for messages.
 
@@ -170,7 +63,7 @@ def read_public_model(folder: Path, name: str, attributes: Sequence[str] | None 
         if (folder / CHALLENGE[0]).is_file():
             return _challenge(folder, name, attributes)
         if not (folder / SETTINGS[0]).is_file():
-            raise UserError(f"has no {SETTINGS[0]}, and no {CHALLENGE[0]}", where=name, remedy=_REMEDY)
+            raise UserError(f"has no {SETTINGS[0]}, and no {CHALLENGE[0]}", where=name, remedy=REMEDY)
         config = json.loads((folder / SETTINGS[0]).read_text(encoding="utf-8"))
         labels = config.get("id2label") or {}
         named = attributes or [str(labels[place]).lower() for place in sorted(labels, key=int)]
@@ -181,7 +74,7 @@ def read_public_model(folder: Path, name: str, attributes: Sequence[str] | None 
         return _dense(config, folder, name, named)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         what = f"its files lack or misspell something ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
-        raise UserError(what, where=name, remedy=_REMEDY) from error
+        raise UserError(what, where=name, remedy=REMEDY) from error
 
 
 def _weights(folder: Path, name: str) -> dict[str, Tensor]:
@@ -190,7 +83,7 @@ def _weights(folder: Path, name: str) -> dict[str, Tensor]:
 
     path = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
     if path is None:
-        raise UserError(f"has neither {' nor '.join(WEIGHTS)}", where=name, remedy=_REMEDY)
+        raise UserError(f"has neither {' nor '.join(WEIGHTS)}", where=name, remedy=REMEDY)
     if path.suffix == ".bin":
         return _tensors(path)
     try:
@@ -206,7 +99,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
     content = read_arrays(path)
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise UserError("holds no weights by name", where=path, remedy=_REMEDY)
+        raise UserError("holds no weights by name", where=path, remedy=REMEDY)
     return content
 
 
@@ -217,14 +110,14 @@ def _dense(config: dict[str, Any], folder: Path, name: str, attributes: Sequence
 
     kind = config.get("model_type")
     if kind not in MODEL_TYPES:
-        raise UserError(f"is of type {kind}, not of {', '.join(MODEL_TYPES)}", where=name, remedy=_REMEDY)
+        raise UserError(f"is of type {kind}, not of {', '.join(MODEL_TYPES)}", where=name, remedy=REMEDY)
     weights = _weights(folder, name)
     prefixes = (f"{kind.replace('-', '_')}.", "classifier.")
     encoder, head = (_under(prefix, weights) for prefix in prefixes)
     if {layer.partition(".")[0] for layer in head} != {"dense", "out_proj"} or len(encoder) + len(head) < len(weights):
         kinds = ", ".join(config.get("architectures") or ["another kind"])
         what = f"is {kinds}, whose weights aren't an encoder with classifier.dense and classifier.out_proj"
-        raise UserError(what, where=name, remedy=_REMEDY)
+        raise UserError(what, where=name, remedy=REMEDY)
     preprocessor: dict[str, Any] = {}
     if (folder / SETTINGS[1]).is_file():
         preprocessor = json.loads((folder / SETTINGS[1]).read_text(encoding="utf-8"))
@@ -245,15 +138,15 @@ def _odyssey(config: dict[str, Any], weights: dict[str, Tensor], name: str, attr
     from ser_personal.finetune.interpreters import AttentiveStatisticsInterpreter
 
     if not re.fullmatch(r"(microsoft/)?wavlm-[\w-]+", str(config["ssl_type"])):
-        raise UserError(f"its encoder is {config['ssl_type']}, not a WavLM", where=name, remedy=_REMEDY)
+        raise UserError(f"its encoder is {config['ssl_type']}, not a WavLM", where=name, remedy=REMEDY)
     _check_rate(config, name)
     encoder, pool, ser = (_under(prefix, weights) for prefix in ("ssl_model.", "pool_model.", "ser_model."))
     if not (encoder and pool and ser) or len(encoder) + len(pool) + len(ser) < len(weights):
-        raise UserError("its weights aren't ssl_model, pool_model and ser_model", where=name, remedy=_REMEDY)
+        raise UserError("its weights aren't ssl_model, pool_model and ser_model", where=name, remedy=REMEDY)
     mean, std = float(config["mean"]), float(config["std"])
     if not (abs(mean) < float("inf") and 0 < std < float("inf")):
         what = f"its waveforms have mean {mean:g} and standard deviation {std:g}"
-        raise UserError(what, where=name, remedy=_REMEDY)
+        raise UserError(what, where=name, remedy=REMEDY)
     widths = [len(weight) for layer, weight in sorted(ser.items()) if re.fullmatch(r"fc\.\d\.0\.weight", layer)]
     head = {**pool, **{layer.replace("out.0.", "out."): weight for layer, weight in ser.items()}}
     return PublicModel(
@@ -273,7 +166,7 @@ def _vox_profile(config: dict[str, Any], weights: dict[str, Tensor], name: str) 
     from ser_personal.finetune.interpreters import PointwiseInterpreter
 
     if config["pretrain_model"] not in {"wavlm", "wavlm_large"}:
-        raise UserError(f"its encoder is {config['pretrain_model']}, not a WavLM", where=name, remedy=_REMEDY)
+        raise UserError(f"its encoder is {config['pretrain_model']}, not a WavLM", where=name, remedy=REMEDY)
     attributes = [attribute for attribute in ATTRIBUTES if f"{attribute}_layer.0.weight" in weights]
     encoder = _without_adapters(_under("backbone_model.", weights))
     # theirs may leave out what enters the first layer
@@ -313,7 +206,7 @@ def _challenge(folder: Path, name: str, attributes: Sequence[str] | None) -> Pub
 
     missing = [file for file in CHALLENGE if not (folder / file).is_file()]
     if missing:
-        raise UserError(f"has {CHALLENGE[0]} and no {missing[0]}", where=name, remedy=_REMEDY)
+        raise UserError(f"has {CHALLENGE[0]} and no {missing[0]}", where=name, remedy=REMEDY)
     parts = zip(("ssl_model", "pool_model", "ser_model"), CHALLENGE, strict=False)
     weights = {f"{part}.{layer}": weight for part, file in parts for layer, weight in _tensors(folder / file).items()}
     mean, std = read_arrays(folder / CHALLENGE[3])
@@ -332,7 +225,7 @@ def _under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _check_rate(config: dict[str, Any], name: str) -> None:
     if config.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
         what = f"takes audio at {config['sampling_rate']} Hz, not {SAMPLE_RATE}"
-        raise UserError(what, where=name, remedy=_REMEDY)
+        raise UserError(what, where=name, remedy=REMEDY)
 
 
 def _known(kind: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -384,7 +277,7 @@ def as_module(found: PublicModel, name: str, scale: tuple[float, float]) -> Emot
     outputs = list(found.attributes)
     if not outputs or not {*outputs} <= {*ATTRIBUTES} or len({*outputs}) < len(outputs):
         what = f"its outputs are {', '.join(outputs) or 'not named'}; emotion attributes are {', '.join(ATTRIBUTES)}"
-        raise UserError(what, where=name, remedy=_REMEDY)
+        raise UserError(what, where=name, remedy=REMEDY)
     attributes = tuple(attribute for attribute in get_args(Attribute) if attribute in outputs)
     init_args: dict[str, Any] = {"pretrained": name, "freeze_cnn": True}
     if found.encoder_config.get("weighted_layers"):
@@ -404,7 +297,7 @@ def as_module(found: PublicModel, name: str, scale: tuple[float, float]) -> Emot
         module.rebuild({})
     except UNLOADABLE as error:
         what = f"its configuration describes no network ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
-        raise UserError(what, where=name, remedy=_REMEDY) from error
+        raise UserError(what, where=name, remedy=REMEDY) from error
     _load(encoder, _in_our_names(found.encoder, encoder.dim), name)
     head, (low, high) = dict(found.head), scale
     if isinstance(module.interpreter, PointwiseInterpreter):
@@ -415,7 +308,7 @@ def as_module(found: PublicModel, name: str, scale: tuple[float, float]) -> Emot
         given = 0 if last is None or not last.ndim else len(last)
         if last is None or given != len(outputs):
             what = f"its head gives {given} outputs and names {len(outputs)}"
-            raise UserError(what, where=name, remedy=_REMEDY)
+            raise UserError(what, where=name, remedy=REMEDY)
         head[f"{found.last}.{part}"] = last[torch.tensor(order)].float() * (high - low) + shift
     _load(module.interpreter, head, name)
     # as Lightning's command line leaves them in a checkpoint
@@ -450,13 +343,13 @@ def _load(network: Any, weights: dict[str, Tensor], name: str) -> None:
     for layer in sorted(own.keys() | given.keys()):
         if own.get(layer) != given.get(layer):
             what = f"its weights don't fit: {layer} is {given.get(layer, 'missing')}, not {own.get(layer, 'there')}"
-            raise UserError(what, where=name, remedy=_REMEDY)
+            raise UserError(what, where=name, remedy=REMEDY)
         if not weights[layer].isfinite().all():
             raise UserError(f"its weights hold NaN or infinity: {layer}", where=name, remedy="Download it again")
     network.load_state_dict({layer: weight.float() for layer, weight in weights.items()})
 
 
-def _save_checkpoint(module: EmotionFineTuning, path: Path, imported: dict[str, str]) -> None:
+def save_checkpoint(module: EmotionFineTuning, path: Path, imported: dict[str, str]) -> None:
     """Write what Lightning would, had the model been trained here, apart from the state of training."""
     import lightning
     import torch
@@ -475,17 +368,7 @@ def _save_checkpoint(module: EmotionFineTuning, path: Path, imported: dict[str, 
     torch.save(checkpoint, path)
 
 
-def _licence(files: Path) -> str:
-    from huggingface_hub import ModelCard
-
-    try:
-        return str(ModelCard.load(files / SETTINGS[2]).data.license or "unknown")
-    # no card, or one without metadata
-    except (OSError, ValueError):
-        return "unknown"
-
-
-def _write_bundle(module: EmotionFineTuning, folder: Path, name: str, scale: tuple[float, float]) -> None:
+def write_uncalibrated(module: EmotionFineTuning, folder: Path, name: str, scale: tuple[float, float]) -> None:
     """Write the bundle, uncalibrated."""
     from ser_personal.recognition.bundle import CARD, write_bundle
     from ser_personal.sharing.export import uncalibrated

@@ -253,7 +253,7 @@ def test_what_cannot_be_fitted(bank, validation):
         (PosteriorCalibrator(unlabelled), (*inputs, labels), "no training speaker has a label of arousal"),
         (PosteriorCalibrator(bank), (*inputs[:2], pooled[:, :5], labels), "are not .*one row per utterance"),
         (PosteriorCalibrator(bank), (broken, *inputs[1:], labels), "validation 000.*prediction of utterance 7"),
-        (PosteriorCalibrator(bank), (*inputs, labels[:, :1]), r"labels \(\d+, 1\) are not"),
+        (PosteriorCalibrator(bank), (*inputs, labels[:, :1]), r"labels \(\d+, 1\) must have shape"),
         (
             PosteriorCalibrator(bank),
             (*inputs, four),

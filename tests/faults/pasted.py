@@ -160,6 +160,7 @@ UNPASTED = {
         "give --data.cache what `ser cache",
         "Give --data CachedEmotionDataModule",
         "such as --data.augmentation.noise FOLDER",
+        "such as --model.interpreter.scale",
     ),
     "the command then runs until it is stopped": ("or --port 0 for any that is free",),
     "it takes a flag away": (
@@ -196,6 +197,7 @@ UNPASTED = {
         "or give --cut windows'",
         "--data.speaker_selection null for everyone",
         "Give --model.lora.adapters_alone false",  # tests/stages/test_encoders_of_today.py
+        "Add --model.encoder.freeze_layers 0",
     ),
     "it is SLURM's, or a number to lower": ("Ask SLURM for", "or lower --model.learning_rate"),
     "it needs another encoder, or other data": (

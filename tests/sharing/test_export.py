@@ -178,7 +178,7 @@ def test_a_bundle_holds_no_encoder_of_ones_own(synthetic_corpus, tmp_path):
 
     module = finetuning(encoder=Own())
     fit(module, emotion_data(synthetic_corpus), tmp_path, max_steps=1).save_checkpoint(tmp_path / "finetune.ckpt")
-    with pytest.raises(UserError, match="encodes by Own, an encoder of your own, which no bundle"):
+    with pytest.raises(UserError, match="encodes by Own, a custom encoder, which bundles"):
         export(str(tmp_path / "finetune.ckpt"), str(tmp_path / "bundle"))
 
 

@@ -1,0 +1,140 @@
+"""`ser import`: a public emotion model -> a checkpoint to test and train, and a bundle to annotate with."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING
+
+from ser_personal.errors import UserError
+from ser_personal.files import check_empty, is_hub_name
+from ser_personal.sharing.public_models import (
+    CHALLENGE,
+    REMEDY,
+    SETTINGS,
+    WEIGHTS,
+    as_module,
+    read_public_model,
+    save_checkpoint,
+    write_uncalibrated,
+)
+from ser_personal.types import Attribute
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CHECKPOINT, BUNDLE = "finetune.ckpt", "bundle"
+
+
+def import_model(
+    model: str,
+    out: str,
+    codebook: str | None = None,
+    revision: str | None = None,
+    attributes: list[Attribute] | None = None,
+    scale: tuple[float, float] = (1.0, 7.0),
+    *,
+    replace: bool = False,
+) -> None:
+    """Convert a public emotion model to a checkpoint and a bundle, or a released codebook or head to safetensors.
+
+    A model of emotion attributes becomes finetune.ckpt, for `ser test --ckpt_path` and
+    `ser fit --model.initial_checkpoint`, and bundle/, for `ser annotate`. Read are models of the form of
+    audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim, 3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes and
+    tiantiaf/wavlm-large-msp-podcast-emotion-dim, and the Odyssey challenge's own files, in a folder or a zip.
+    scikit-learn's k-means, dumped by joblib (`hubert_base_ls960_L9_km500.bin`), becomes codebook.safetensors, for
+    `ser kmeans --codebook`, and a fairseq HuBERT checkpoint prediction_head.safetensors, for PAPT. No code of the files
+    is run.
+
+    Args:
+        model: name on the Hugging Face hub, a folder or zip of a model, or a released codebook or checkpoint.
+        out: folder to write to; of a model a new or empty one.
+        codebook: codebook.safetensors whose clusters a fairseq checkpoint was trained on, needed for one.
+        revision: branch, tag or commit on the hub; the newest if None.
+        attributes: of the model's outputs, in their order, where its files don't say.
+        scale: least and greatest label that the model's outputs 0 and 1 stand for; MSP-Podcast's are 1 and 7.
+        replace: replace a codebook or head that exists already.
+
+    Raises:
+        UserError: the files can't be had, are of another kind or damaged, or something is in the way of what is to be
+            written.
+    """
+    path = Path(model)
+    if not path.exists() and not is_hub_name(model):
+        remedy = "Give a model's folder or zip, its name on the Hugging Face hub, or a released checkpoint or codebook"
+        raise UserError("no such file or folder", where=model, remedy=remedy)
+    if path.is_file() and not _is_challenge(path):
+        from ser_personal.pretrain.released import import_released
+
+        import_released(model, out, codebook, replace=replace)
+        return
+    if path.exists() and revision is not None:
+        raise UserError("lies here, and has no revisions", where=model, remedy="Leave --revision out, or rename it")
+    low, high = scale
+    if not low < high:
+        raise UserError(
+            f"{low:g} isn't below {high:g}", where="--scale", remedy="Give the least label, then the greatest"
+        )
+    check_empty(Path(out))
+    # torch and transformers, after what can be refused without them
+    from ser_personal.recognition.bundle import new_folder
+    from ser_personal.sharing.model_card import IMPORTED
+
+    with new_folder(Path(out)) as folder, _files_of(model, revision) as files:
+        found = read_public_model(files, model, attributes)
+        module = as_module(found, model, scale)
+        imported = {"name": model, "license": _licence(files)}
+        save_checkpoint(module, folder / CHECKPOINT, imported)
+        module.hparams[IMPORTED] = imported
+        write_uncalibrated(module, folder / BUNDLE, model, scale)
+    predicted = ", ".join(module.attributes)
+    scale_and_licence = f"on a scale of {low:g} to {high:g}; licence {imported['license']}"
+    print(f"{out}/{CHECKPOINT}, {out}/{BUNDLE}: {predicted} {scale_and_licence}")
+    test, annotate = quote(f"{out}/{CHECKPOINT}"), quote(f"{out}/{BUNDLE}")
+    print(
+        f"next: `ser test --ckpt_path {test} --data.corpus CORPUS`,"
+        f" or `ser annotate AUDIO --model {annotate} --out predictions.csv`"
+    )
+
+
+def _is_challenge(path: Path) -> bool:
+    if not (path.is_file() and zipfile.is_zipfile(path)):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(Path(name).name == CHALLENGE[0] for name in archive.namelist())
+
+
+@contextmanager
+def _files_of(model: str, revision: str | None) -> Iterator[Path]:
+    """A folder with the model's files, downloaded or unpacked where need be."""
+    path = Path(model)
+    if path.is_file():
+        with tempfile.TemporaryDirectory() as unpacked, zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if (name := Path(member.filename).name) in CHALLENGE:
+                    with archive.open(member) as source, (Path(unpacked) / name).open("wb") as target:
+                        shutil.copyfileobj(source, target)
+            yield Path(unpacked)
+    elif path.is_dir():
+        yield path
+    else:
+        from ser_personal.recognition.bundle import download
+
+        folder = download(model, [*SETTINGS, WEIGHTS[0]], revision=revision, remedy=REMEDY)
+        if not (folder / WEIGHTS[0]).exists():
+            folder = download(model, [*SETTINGS, WEIGHTS[1]], revision=revision, remedy=REMEDY)
+        yield folder
+
+
+def _licence(files: Path) -> str:
+    from huggingface_hub import ModelCard
+
+    try:
+        return str(ModelCard.load(files / SETTINGS[2]).data.license or "unknown")
+    # no card, or one without metadata
+    except (OSError, ValueError):
+        return "unknown"
