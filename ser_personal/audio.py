@@ -49,6 +49,7 @@ QUIETER_CHANNEL, VARIES, TOGETHER = 0.01, 0.5, 0.3
 CANCEL, VOICES = "channels that cancel one another when mixed", "channels that hold different voices"
 # what to do about a file that can't be used
 BAD_AUDIO = "Write it again, or leave it out of the corpus: `ser check CORPUS --write clean.csv`"
+# those that libsndfile reads, and common ones that it doesn't: to be named as failures rather than passed over
 SOUND_FILES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf"}
 SOUND_FILES |= {".w64", ".rf64", ".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr"}
 NO_SOUND = f"holds NaN, infinity or samples beyond {LOUDEST:g} times full scale"

@@ -83,9 +83,9 @@ def annotate(
             which also leaves the output's speaker column empty; if null, the segments' speakers, or none without
             --segments. A speaker's recordings count in the order of their paths, or of the table.
         segments: who speaks when: an RTTM file, a Praat TextGrid (a tier of intervals a speaker), a table with columns
-            path, start, end and speaker, or a folder of the first two called as the recordings. Speakers whom a
-            diariser numbered are new ones in each recording. Turns longer than the model's `max_samples` are split;
-            those under a second, and overlapping ones, are marked.
+            path, start, end and speaker, or a folder of the first two called as the recordings. A diariser's numbers of
+            speakers (SPEAKER_00) are of one recording. Turns longer than the model's `max_samples` are split; those
+            under a second, and overlapping ones, are marked.
         channel: `mix` is all channels mixed, `left` and `right` one, and `each` a speaker a channel, `call/left` and
             `call/right`; segments are then of the channel that RTTM names.
         cut: how long recordings are cut: by `speech` (`silero`, or `energy` where silero-vad isn't installed), or into

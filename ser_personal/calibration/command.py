@@ -163,7 +163,7 @@ def calibrate_tables(
         seed: of these draws.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
         replace: replace `out` where it exists already.
-        settings: of PLDCSettings, but for the variant: every one is written.
+        settings: the fields of PLDCSettings, but for `prior_utterances` and the variant: every one is written.
     """
     require_scale(scale)
     refuse_existing(out, replace=replace)

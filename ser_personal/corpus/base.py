@@ -96,21 +96,20 @@ class Corpus(ABC):
                 error.what, where=error.where, remedy=f"Move them to one split, or give the corpus as `{flags}`"
             ) from error
 
-    def flags(self, name: str, value: str) -> str:
-        """Write the flags that give a stage this corpus with another argument."""
+    def flags(self, name: str, value: str, *, of_a_stage: bool = True) -> str:
+        """Write what gives a stage, or else a command such as `ser check`, this corpus with another argument."""
+        given, prefix = ("--data.corpus ", "--data.corpus") if of_a_stage else ("", "--corpus")
         arguments = {**self.location, name: value}
-        words = [f"--data.corpus.{each} {shlex.quote(str(given))}" for each, given in arguments.items()]
-        return " ".join([f"--data.corpus {type(self).__name__}", *words])
+        words = [f"{prefix}.{each} {shlex.quote(str(argument))}" for each, argument in arguments.items()]
+        return " ".join([f"{given}{type(self).__name__}", *words])
 
-    def fitting_scale(self, utterances: Sequence[Utterance]) -> tuple[tuple[int, int], str] | None:
-        """The narrowest common scale that holds all labels, and its flags; None where there is none, or no choice."""
+    def fitting_scale(self, utterances: Sequence[Utterance]) -> tuple[int, int] | None:
+        """The narrowest common scale that holds all labels; None where there is none, or no choice."""
         labels = [label for each in utterances for label in each.labels.values() if not isnan(label)]
         # MSP-Podcast's is fixed
         if not labels or "path" not in self.location:
             return None
-        fitting = ((low, high) for low, high in SCALES if low <= min(labels) and max(labels) <= high)
-        scale = next(fitting, None)
-        return None if scale is None else (scale, self.flags("scale", f"[{scale[0]},{scale[1]}]"))
+        return next(((low, high) for low, high in SCALES if low <= min(labels) and max(labels) <= high), None)
 
     def _refuse_outside_scale(self, utterances: Sequence[Utterance]) -> None:
         low, high = self.scale
@@ -119,7 +118,8 @@ class Corpus(ABC):
                 fitting = self.fitting_scale(utterances)
                 remedy = "Correct the label, leave it blank, or give the corpus's own scale"
                 if fitting is not None:
-                    remedy = f"Correct the label, or where that is the corpus's scale, give it as `{fitting[1]}`"
+                    flags = self.flags("scale", f"[{fitting[0]},{fitting[1]}]")
+                    remedy = f"Correct the label, or where that is the corpus's scale, give it as `{flags}`"
                 what = f"{attribute} is {label:g}, outside the scale {low:g} to {high:g}"
                 raise UserError(what, where=f"{self.label_file}, {utterance.utterance_id}", remedy=remedy)
 

@@ -151,8 +151,8 @@ def check(
     _show(finding, console)
     fitting = opened.fitting_scale(finding.utterances)
     if fitting is not None and any(problem.kind is LABEL_OUTSIDE for problem in finding.problems):
-        flags = fitting[1].replace("--data.corpus ", "").replace("--data.corpus.", "--corpus.")
-        line = f"Where the labels' scale is {fitting[0][0]} to {fitting[0][1]}: `ser check {flags}`"
+        flags = opened.flags("scale", f"[{fitting[0]},{fitting[1]}]", of_a_stage=False)
+        line = f"Where the labels' scale is {fitting[0]} to {fitting[1]}: `ser check {flags}`"
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     if json is not None:
         _write_json(Path(json), finding)
@@ -258,11 +258,11 @@ def _label_problems(utterances: Sequence[Utterance], corpus: Corpus) -> Iterator
     for utterance in utterances:
         for name, label in labels_outside(utterance, corpus.scale).items():
             yield Problem(LABEL_OUTSIDE, utterance.utterance_id, f"{name} {label:g}", utterance.utterance_id)
-    fitting = corpus.fitting_scale(utterances)
-    if fitting is not None and len(labels) >= MIN_LABELS_OF_SCALE:
-        scale, flags = fitting
-        if scale != corpus.scale and low <= scale[0] and scale[1] <= high:
-            yield Problem(NARROW_SCALE, f"{low:g} to {high:g}", f"{scale[0]} to {scale[1]} is `{flags}`")
+    scale = corpus.fitting_scale(utterances)
+    enough = len(labels) >= MIN_LABELS_OF_SCALE
+    if enough and scale not in {None, corpus.scale} and low <= scale[0] and scale[1] <= high:
+        flags = corpus.flags("scale", f"[{scale[0]},{scale[1]}]")
+        yield Problem(NARROW_SCALE, f"{low:g} to {high:g}", f"{scale[0]} to {scale[1]} is `{flags}`")
     for utterance in utterances:
         missing = [name for name, label in utterance.labels.items() if name in used and isnan(label)]
         if missing:

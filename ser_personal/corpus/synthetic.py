@@ -29,6 +29,7 @@ nothing that trains reads it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -182,6 +183,7 @@ else:
     NumSpeakers: TypeAlias = int
     Seconds: TypeAlias = float
 
+THREADS = 2  # that synthesise at once; more wait for one another
 LABEL_COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set")
 EMOTIONS = {"A": (5, 2.5), "H": (5, 5.5), "S": (2.5, 2.5), "N": (3.5, 4)}  # arousal and valence, label points
 
@@ -225,17 +227,19 @@ def synth(
     described = [_truth(number, speaker) for number, speaker in people.items()]
     write_rows(truth / "speakers.csv", list(described[0]), [list(row.values()) for row in described])
 
-    rows = []
-    pairs = [(number, utterance) for number in people for utterance in range(1, utterances + 1)]
-    for number, utterance in track(pairs, description="Synthesising"):
+    def say(pair: tuple[int, int]) -> tuple[object, ...]:
+        number, utterance = pair
         rng, speaker = _rng(seed, number, utterance), people[number]
         drawn = speaker.draw_labels(rng)
         num_samples = round(rng.uniform(min_seconds, max_seconds) * SAMPLE_RATE)
         waveform = speak(speaker.deliver(drawn, rng), num_samples, rng)
         name = f"MSP-PODCAST_{number:04}_{utterance:04}.wav"
         soundfile.write(audio / name, _pcm16(waveform), SAMPLE_RATE, subtype="PCM_16")
-        values = (name, _emotion(drawn), *drawn.tolist(), number, speaker.gender, _split(number, speakers))
-        rows.append(values)
+        return name, _emotion(drawn), *drawn.tolist(), number, speaker.gender, _split(number, speakers)
+
+    pairs = [(number, utterance) for number in people for utterance in range(1, utterances + 1)]
+    with ThreadPool(THREADS) as threads:
+        rows = list(track(threads.imap(say, pairs), description="Synthesising", total=len(pairs)))
     write_rows(labels / "labels_consensus.csv", LABEL_COLUMNS, rows)
 
 

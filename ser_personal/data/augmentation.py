@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ser_personal.data.batching import ExampleKey
     from ser_personal.data.dataset import WholeUtterances
 
-# what each range may reach: dB, dB, and times as fast
+# what each range may reach: dB, dB, and the speed factor
 LIMITS = {"snr": (-60, 60), "gain": (-60, 60), "speed": (0.5, 2)}
 REMEDY = "Write it again, or take it out of the folder"
 
@@ -48,8 +48,8 @@ class Augmentation:
     probability of its own. Draws depend on `data.seed`, the epoch and the utterance alone, so that resumed training and
     any number of workers and devices get the same.
 
-    SpecAugment (Park et al. 2019) without warping of time. Masks are laid on the spectrogram of the audio, which is
-    made audio again, so that every encoder gets them, and none is changed. HuBERT's mask embedding is left to PAPT.
+    SpecAugment (Park et al. 2019) masks time and frequency without warping time, on the short-time Fourier transform,
+    which is inverted to a waveform, so that it works with any encoder. HuBERT's mask embedding isn't used.
 
     Args:
         noise: a folder of recordings, one of which is added to an utterance, repeated where it is shorter.
@@ -192,11 +192,11 @@ def _energy(waveform: NDArray[np.float32]) -> float:
     return float(np.square(waveform, dtype=np.float64).sum())
 
 
-def _span(places: NDArray[np.float64], widest: float, rng: Generator) -> NDArray[np.bool_]:
+def _span(positions: NDArray[np.float64], widest: float, rng: Generator) -> NDArray[np.bool_]:
     """Mark a random span, of width 0 to `widest`, of positions (n,) from 0 to 1."""
     width = rng.uniform(0, widest)
     start = rng.uniform(0, 1 - width)
-    return (places >= start) & (places < start + width)
+    return (positions >= start) & (positions < start + width)
 
 
 def _rate(speed: float) -> int:
@@ -235,5 +235,5 @@ def _read(path: Path, start: int = 0, num_samples: int | None = None) -> NDArray
 
 
 def _of_the_folder(error: UserError) -> UserError:
-    """Say what to do about audio that is none of a corpus."""
+    """Name a remedy for a file of the folder in place of that for a corpus."""
     return UserError(error.what, where=error.where, remedy=REMEDY if error.remedy == BAD_AUDIO else error.remedy)

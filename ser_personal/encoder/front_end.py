@@ -227,7 +227,7 @@ def _open_smile() -> Any:
         import opensmile
     except ImportError as error:
         raise UserError(
-            "needs the package opensmile", where="EGeMAPSEncoder", remedy="`pip install ser_personal[egemaps]`"
+            "needs the package opensmile", where="EGeMAPSEncoder", remedy="`pip install 'ser_personal[egemaps]'`"
         ) from error
     return opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
 

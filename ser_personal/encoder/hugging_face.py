@@ -132,7 +132,7 @@ class PretrainedEncoder(Encoder):
 
     @abstractmethod
     def _frozen(self) -> Iterator[nn.Module]:
-        """The modules that stay as they are, below the ones that adapters may enter."""
+        """The modules that aren't trained; adapters are, unless they are in one of these."""
 
     @abstractmethod
     def _read(self) -> tuple[nn.Module, set[str], set[str]]:
@@ -238,11 +238,10 @@ class PretrainedEncoder(Encoder):
         )
         self.requires_grad_(requires_grad=False)
         inject_adapter_in_model(config, self.network)
+        self.network.config.lora = lora
         if self.layer_weights is not None:
             self.layer_weights.requires_grad = True
-        for module in self._frozen():
-            module.requires_grad_(requires_grad=False)
-        self.network.config.lora = lora
+        self._freeze()
 
     def _refuse_unadaptable(self, names: Sequence[str]) -> None:
         linear = {
@@ -302,6 +301,7 @@ class PretrainedEncoder(Encoder):
     def weighted_sum(self, states: Sequence[Tensor]) -> Tensor:
         """Softmax-weighted sum of the hidden states (batch, frames, dim): the first layer's input, every output."""
         weights = torch.softmax(cast("nn.Parameter", self.layer_weights), 0)
+        # fewer states where a teacher leaves out the layers above its own
         return cast("Tensor", sum(weight * state for weight, state in zip(weights, states, strict=False)))
 
 

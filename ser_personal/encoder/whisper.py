@@ -126,13 +126,9 @@ class WhisperEncoder(PretrainedEncoder):
         self._freeze()
 
     @override
-    def _freeze(self) -> None:
-        super()._freeze()
-        if self.freeze_layers is None:
-            self.network.requires_grad_(requires_grad=False)
-
-    @override
     def _frozen(self) -> Iterator[nn.Module]:
+        if self.freeze_layers is None and self._lora is None:
+            yield self.network
         yield self.network.embed_positions
         if self.freeze_layers:
             yield from (self.network.conv1, self.network.conv2, *self.layers[: self.freeze_layers])

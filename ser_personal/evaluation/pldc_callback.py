@@ -100,7 +100,7 @@ class PLDCCallback(PredictionCollector):
     Args:
         draws: of the control with random speakers.
         seed: of these draws.
-        settings: of PLDCSettings.
+        settings: the fields of PLDCSettings, but for `prior_utterances`.
     """
 
     def __init__(self, *, draws: PositiveInt = 20, seed: Seed = 0, **settings: Any) -> None:

@@ -38,7 +38,6 @@ SpeakerFrom = Literal["folder", "column", "none"]
 Channel = Literal["mix", "left", "right", "each"]
 
 TABLE = "corpus.csv"
-# those that libsndfile reads, and common ones that it doesn't: to be named as failures rather than passed over
 _REMEDY = "Leave it out, or give sound such as 16 kHz WAV or FLAC"
 _SIDES = ("left", "right")
 _HINTS = {CANCEL: "--channel left takes one", VOICES: "--channel each takes them for a speaker each"}
@@ -150,8 +149,9 @@ def with_turns(
             elif not named:
                 own = tuple(turn._replace(speaker_id=None) for turn in own)
         found.append(replace(recording, speaker_id=None, turns=own))
-    remedy = "Call them as the recording without its ending, in an RTTM file in column 2"
-    missing = UserError(f"no recording is called so, as turns in {segments} are ({remedy})", remedy=remedy)
+    naming = "Call them as the recording without its ending, in an RTTM file in column 2"
+    what = f"no recording is called so, as turns in {segments} are ({naming})"
+    missing = UserError(what, remedy="Rename them, or leave them out")
     return found + [Recording(stem, Path(stem), turns=missing) for stem in sorted(turns.keys() - set(stems))]
 
 

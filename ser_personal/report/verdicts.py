@@ -68,7 +68,7 @@ def paired_gain(test: ScoredSet, attribute: str, row: str, than: str, bootstrap:
 
 def verdicts(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap) -> list[Verdict]:
     """The questions that a test set answers about one attribute."""
-    # of raw predictions no voices were asked
+    # raw predictions are calibrated by no voices
     calibrated = [(run.chosen, "raw", CALIBRATION), (run.chosen, "random_speakers", SIMILAR)]
     asked = [*(calibrated if run.chosen != "raw" else []), ("raw", RIDGE, MODEL)]
     rows = {row.name for row in test.rows}

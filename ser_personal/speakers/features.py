@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,9 +54,9 @@ class FeatureRepresentation(SpeakerRepresentation):
         self.mean, self.std = torch.zeros(description["feature_dim"]), torch.ones(description["feature_dim"])
         self._make(dim)
 
+    @abstractmethod
     def _make(self, dim: int) -> None:
         """Make the weights from len(self.mean) features to e_s."""
-        raise NotImplementedError
 
     @override
     def clear(self) -> None:
