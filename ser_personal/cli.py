@@ -7,11 +7,11 @@ import json
 import re
 import sys
 import traceback
+from collections import deque
 from contextlib import contextmanager
 from difflib import get_close_matches
 from errno import EDQUOT, ENOSPC
 from io import TextIOWrapper
-from itertools import islice
 from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
@@ -22,7 +22,7 @@ from ser_personal.files import refuse_pointer
 from ser_personal.help_page import close_flag, help_page
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 # of every command
 VERBOSE = "--verbose"
@@ -352,85 +352,71 @@ def parse(
 ) -> dict[str, Any]:
     """Parse a function's arguments, objects instantiated.
 
-    Dashes in flags are as good as underscores, a boolean's flag alone means true, and a positional argument may also be
-    given by its name, and where it is a class, that class's arguments by theirs: `CSVCorpus --corpus.path corpus.csv`.
+    Dashes in flags are as good as underscores, a boolean's flag alone means true, and the name of a positional argument
+    may be left out. Where that is a class, it takes arguments of its own: `CSVCorpus --corpus.path corpus.csv`.
     """
     import inspect
-    from typing import get_args, get_type_hints
+    from typing import get_type_hints
 
-    from docstring_parser import parse as parse_docstring
     from jsonargparse import ArgumentParser
 
     # built here, so that `ser --help` needn't import jsonargparse
     one_line_parser = type("OneLineParser", (OneLineErrors, ArgumentParser), {})
-    docstring = inspect.getdoc(function) or ""
-    parser = one_line_parser(prog=prog, description=docstring.split("\n")[0])
+    usage = " ".join([prog, *map(str.upper, positional), "[--FLAG VALUE ...]"])
+    parser = one_line_parser(prog=prog, usage=usage, description=(inspect.getdoc(function) or "").split("\n")[0])
     parser.add_argument("--config", action="config", help="YAML with values for the arguments below")
+    parser.add_function_arguments(function, as_group=False, fail_untyped=False)
     hints = get_type_hints(function)
-    described = {entry.arg_name: entry.description for entry in parse_docstring(docstring).params}
-    for name in positional:
-        several = {"type": str, "nargs": "+"} if hints[name] == list[str] else {"type": hints[name]}
-        parser.add_argument(name, help=described.get(name), **several)
-    parser.add_function_arguments(function, as_group=False, skip=set(positional), fail_untyped=False)
     if "verbose" not in hints:
         parser.add_argument(VERBOSE, action="store_true", help="show what Lightning says, too")
-    booleans = {action.dest for action in parser._actions if getattr(action, "_typehint", None) is bool}  # noqa: SLF001
-    words = _plain_flags(arguments, booleans)
-    for name in positional:
-        words = _by_place(words, name, is_class=hints[name] not in (str, list[str]))
+    words = _as_flags(arguments, parser, {name: hints[name] == list[str] for name in positional})
     values = vars(parser.instantiate(parser.parse_args(words), instantiators=[(make, object, True)]))
-    for name in positional:
-        # jsonargparse takes a class whose arguments it refuses for the text of a path
-        text = values[name] if isinstance(values[name], str) else ""
-        if text.startswith('{"class_path"') and json.loads(text)["class_path"].isidentifier():
-            alone = one_line_parser(prog=prog)
-            alone.add_argument(f"--{name}", type=next(hint for hint in get_args(hints[name]) if hint is not str))
-            try:
-                alone.parse_args([f"--{name}", text])
-            except UserError as error:
-                where = ".".join([f"--{name}", *([str(error.where).removeprefix("--")] if error.where else [])])
-                raise UserError(error.what, where=where, remedy=f"`{prog} --help` lists the arguments") from error
     return {name: value for name, value in values.items() if name in hints or name not in {"config", "verbose"}}
 
 
-def _plain_flags(arguments: Sequence[str], booleans: set[str]) -> list[str]:
-    """Write flags as parameters are named (`import` as import_), and `true` after a boolean's that stands alone."""
-    plain: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=False):
-        flag, equals, value = argument.partition("=")
-        if flag.startswith("--"):
-            flag = "--" + flag[2:].replace("-", "_")
-        if flag.startswith("--") and iskeyword(flag[2:]):
-            flag += "_"
-        plain.append(flag + equals + value)
-        if flag.startswith("--") and flag[2:] in booleans and not equals and following.startswith("--"):
-            plain.append("true")
-    return plain
+def _as_flags(arguments: Sequence[str], parser: Any, positional: Mapping[str, bool]) -> list[str]:
+    """Write arguments as flags named like parameters: configs first, which the others override, and then positionals.
 
-
-def _by_place(words: Sequence[str], name: str, *, is_class: bool) -> list[str]:
-    """Put what was given by name where argparse looks for it: it knows no names, nor options, of a positional."""
+    Args:
+        arguments: of the command line.
+        parser: that is going to read them.
+        positional: name -> whether it takes several values.
+    """
+    actions = parser._actions  # noqa: SLF001
+    booleans = {action.dest for action in actions if getattr(action, "_typehint", None) is bool}
+    switches = {flag for action in actions if action.nargs == 0 for flag in action.option_strings}
+    configs: list[str] = []
+    given: dict[str, str] = {}
     others: list[str] = []
-    options: dict[str, str] = {}
-    position: int | None = None
-    following = iter(words)
-    for word in following:
+    unnamed: list[str] = []
+    words = deque(arguments)
+    while words:
+        word = words.popleft()
         flag, equals, value = word.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        name += "_" if iskeyword(name) else ""
         if not word.startswith("-"):
-            position = len(others) if position is None else position
+            unnamed.append(word)
+        elif flag in switches:
             others.append(word)
-            continue
-        values = [value] if equals else list(islice(following, 1))
-        if flag == f"--{name}":
-            position = len(others) if position is None else position
-            others += values
-        elif is_class and flag.startswith(f"--{name}.") and flag != f"--{name}.help":
-            options[flag.removeprefix(f"--{name}.")] = "".join(values)
+        elif not equals and (not words or words[0].startswith("--")):
+            others.append(f"--{name}=true" if name in booleans else f"--{name}")
         else:
-            others += [word] if equals else [flag, *values]
-    if options and position is not None:
-        others[position] = json.dumps({"class_path": others[position], "init_args": options})
-    return others
+            value = value if equals else words.popleft()
+            if name not in positional:
+                (configs if name == "config" else others).append(f"--{name}={value}")
+            elif positional[name]:
+                unnamed.append(value)
+            else:
+                given[name] = value
+    for name, several in positional.items():
+        if unnamed and name not in given:
+            given[name] = json.dumps(unnamed) if several else unnamed[0]
+            unnamed = [] if several else unnamed[1:]
+        if name in given and Path(given[name]).exists() and any(flag.startswith(f"--{name}.") for flag in others):
+            remedy = "Give a class and what it takes, such as CSVCorpus --corpus.path corpus.csv --corpus.scale '[1,5]'"
+            raise UserError("a path takes no arguments", where=given[name], remedy=remedy)
+    return [*configs, *(f"--{name}={value}" for name, value in given.items()), *others, *unnamed]
 
 
 # Lightning starts its other processes by this module's name

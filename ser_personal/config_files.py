@@ -118,6 +118,12 @@ def values_of(flags: Collection[str], arguments: Sequence[str]) -> list[str]:
     return [value for _, value in _values_at(flags, arguments)]
 
 
+def without(flags: Collection[str], arguments: Sequence[str]) -> list[str]:
+    """Leave a flag out under all of its names, with its values."""
+    values = {position for position, _ in _values_at(flags, arguments)}
+    return [word for position, word in enumerate(arguments) if position not in values and word not in flags]
+
+
 def _values_at(flags: Collection[str], arguments: Sequence[str]) -> Iterator[tuple[int, str]]:
     """Each value with the position of the word that holds it."""
     for position, argument in enumerate(arguments):

@@ -6,15 +6,11 @@ import json
 import logging
 import shlex
 import shutil
-import sys
 import time
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, TextIO
-
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from typing import TYPE_CHECKING
 
 from ser_personal.config_files import with_found_configs
 from ser_personal.errors import UserError
@@ -51,15 +47,15 @@ def demo(
         raise UserError("isn't empty", where=out, remedy="Give --out another folder, or delete this one")
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    with Stages(folder, 13 if full else 7, verbose=verbose) as stages:
-        # utterances are of 2 to 4 s
-        stages.say(EXPECT.format(minutes=speakers * utterances * 3 / 60))
-        run = _pipeline(stages, folder, speakers, utterances, seed, full=full)
-        _look(stages, folder, run, seed, speakers)
-        if full:
-            stages.say("")
-            stages.run("compare", *(folder / system for system in SYSTEMS), "--baseline", "vanilla", shown=True)
-    stages.say(f"""
+    stages = Stages(folder, 12 if full else 7, verbose=verbose)
+    # utterances are of 2 to 4 s
+    print(EXPECT.format(minutes=speakers * utterances * 3 / 60))
+    run = _pipeline(stages, folder, speakers, utterances, seed, full=full)
+    _look(stages, folder, run, seed, speakers)
+    if full:
+        print()
+        stages.run("compare", *(folder / system for system in SYSTEMS), "--baseline", "vanilla", shown=True)
+    print(f"""
 {(time.perf_counter() - started) / 60:.1f} minutes. Open
   {folder / "report.html"}    what the model can do, for whom it fails, and what calibration changes
   {folder / "timeline.html"}  a conversation of two voices that it has never heard, with sound
@@ -75,83 +71,53 @@ class Stages:
     def __init__(self, folder: Path, number: int, *, verbose: bool) -> None:
         self._folder, self._number, self._verbose = folder, number, verbose
         self._done = 0
-        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        self._progress = Progress(
-            *columns, console=self._console, transient=True, redirect_stdout=False, redirect_stderr=False
-        )
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Stages:
-        self._log = self._stack.enter_context((self._folder / "log.txt").open("a", encoding="utf-8"))
-        if not self._verbose and self._console.is_terminal:
-            self._stack.enter_context(self._progress)
-        self._task = self._progress.add_task("")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def say(self, text: str) -> None:
-        """Print text as it is."""
-        self._console.print(text, markup=False)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[list[str]]:
         """One stage; the first entry of the list stands on its line, further ones below."""
         self._done += 1
         title = f"{self._done}/{self._number} {name:10}"
-        self._progress.reset(self._task, description=title)
+        print(title, end="\n" if self._verbose else " ", flush=True)
         found: list[str] = []
         started = time.perf_counter()
-        yield found
+        try:
+            yield found
+        except BaseException:
+            print()
+            raise
         first, *more = found
-        self.say(f"{title} {first:<64}{time.perf_counter() - started:4.0f} s")
+        print(f"{f'{title} ' if self._verbose else ''}{first:<64}{time.perf_counter() - started:4.0f} s")
         for line in more:
-            self.say(f"{'':{len(title)}} {line}")
+            print(f"{'':{len(title)}} {line}")
 
-    def run(self, name: str, *arguments: object, shown: bool = False) -> dict[str, float]:
-        """Run a command, and show what it prints if asked to; return what a Lightning stage logged."""
+    def run(self, name: str, *arguments: object, shown: bool = False) -> None:
+        """Run a command, and show what it prints if asked to."""
         from ser_personal.cli import STAGES, run_command
 
         words = [str(argument) for argument in arguments]
         line = shlex.join(["ser", name, *words])
-        with (self._folder / "commands.sh").open("a", encoding="utf-8") as commands:
-            commands.write(f"{line}\n")
-        if self._verbose:
-            self._console.print(f"\n$ {line}", style="bold", markup=False)
-        with ExitStack() as quiet:
-            if not (shown or self._verbose):
-                quiet.enter_context(_sent_to(self._log))
-                print(f"$ {line}")
+        with ExitStack() as stack:
+            for file, text in (("commands.sh", line), ("log.txt", f"$ {line}")):
+                log = stack.enter_context((self._folder / file).open("a", encoding="utf-8"))
+                print(text, file=log, flush=True)
+            if self._verbose:
+                print(f"\n$ {line}", flush=True)
+            elif not shown:
+                # else its log would write to this file even after it is closed
+                import lightning.pytorch  # noqa: F401
+
+                stack.enter_context(redirect_stdout(log))
+                stack.enter_context(redirect_stderr(log))
+                stack.callback(logging.disable, logging.root.manager.disable)
+                logging.disable(logging.INFO)
             found = with_found_configs(words)
+            code = 0
             if name in STAGES:
-                trainer = STAGES[name].load()([name, *found]).trainer
-                return {metric: float(value) for metric, value in trainer.callback_metrics.items()}
-            code = run_command(name, found)
+                STAGES[name].load()([name, *found])
+            else:
+                code = run_command(name, found)
         if code:
             raise UserError(f"ended with exit code {code}", where=f"ser {name}", remedy="log.txt says why")
-        return {}
-
-
-@contextmanager
-def _sent_to(log: TextIO) -> Iterator[None]:
-    """Send what is printed to a file, and what Lightning logs, whose handlers keep the stream of their import."""
-    import lightning.pytorch  # noqa: F401  makes the handlers
-
-    handlers = [
-        handler
-        for name in ("lightning.pytorch", "lightning.fabric")
-        for handler in logging.getLogger(name).handlers
-        if type(handler) is logging.StreamHandler
-    ]
-    before = [handler.setStream(log) for handler in handlers]
-    try:
-        with redirect_stdout(log), redirect_stderr(log):
-            yield
-    finally:
-        for handler, stream in zip(handlers, before, strict=True):
-            handler.setStream(stream or sys.stderr)
 
 
 def _configs(*names: str) -> list[str]:
@@ -176,25 +142,12 @@ def _pipeline(stages: Stages, folder: Path, speakers: int, utterances: int, seed
     # the stages share this process, which a second device would leave
     device = ["--trainer.devices", 1, "--trainer.default_root_dir"]
     pretrain = [*_configs("papt.yaml", "tiny/papt.yaml"), *data, "--data.pseudo_labels", labels, *device, folder]
-    tapt = _configs("tapt.yaml")
     for name in ("tapt", "papt") if full else ("papt",):
         with stages.stage(name.upper()) as found:
-            stages.run("fit", *pretrain, *(tapt if name == "tapt" else []))
+            stages.run("fit", *pretrain, *(_configs("tapt.yaml") if name == "tapt" else []))
             losses = json.loads((folder / f"{name}.scores.json").read_text(encoding="utf-8"))
             own, others = losses["val_loss"], losses["val_loss_unseen_speakers"]
             found.append(f"masked prediction {own:.2f} nats per frame, of unseen speakers {others:.2f}")
-    if full:
-        with stages.stage("validate") as found:
-            permuted = ["--model.speakers", "SpeakerEmbedding", "--model.speakers.permute", "true"]
-            papt = ["--ckpt_path", folder / "papt.ckpt"]
-            asked = {
-                "TAPT": [*tapt, "--ckpt_path", folder / "tapt.ckpt"],
-                "PAPT": papt,
-                "other speakers' embeddings": [*papt, *permuted],
-            }
-            losses = {which: stages.run("validate", *pretrain, *words)["val_loss"] for which, words in asked.items()}
-            found.append(", ".join(f"{which} {loss:.3f}" for which, loss in losses.items()))
-
     finetune = [*_configs("finetune.yaml", "tiny/finetune.yaml"), *data]
     folders: list[Path] = []
     for system in SYSTEMS if full else ("papt",):

@@ -36,7 +36,7 @@ import ser_personal.report.baseline
 import ser_personal.speakers.features
 from ser_personal.calibration.table import decimal
 from ser_personal.cli import VERBOSE, OneLineErrors, find_user_error, make, making
-from ser_personal.config_files import values_of
+from ser_personal.config_files import values_of, without
 from ser_personal.encoder.module import UNFIT, PersonalizedModule, read_checkpoint, unfit
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_writers import (
@@ -237,11 +237,7 @@ class StageCLI(LightningCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        try:
-            trainer = trainer_for_tasks(partial(super().instantiate_trainer, **kwargs))
-        except (ValueError, ModuleNotFoundError) as error:
-            # no such accelerator, strategy or number of devices, or a package for it isn't installed
-            raise _refused(f"ser {self.config['subcommand']}", error) from error
+        trainer = trainer_for_tasks(partial(super().instantiate_trainer, **kwargs))
         if trainer.precision in {"bf16-true", "16-true"}:
             raise UserError(
                 "weights in half precision lose the steps of training, and some features can't be computed in it",
@@ -364,9 +360,7 @@ def _with_wandb(arguments: list[str]) -> list[str]:
     if find_spec("wandb") is None:
         remedy = "`pip install 'ser_personal[wandb]'`, or leave it out for TensorBoard"
         raise UserError("the package wandb isn't installed", where=f"{WANDB} {projects[-1]}", remedy=remedy)
-    words = iter(arguments)
-    others = [word for word in words if not (word.startswith(f"{WANDB}=") or (word == WANDB and next(words, None)))]
-    return [*others, "--trainer.logger", "WandbLogger", "--trainer.logger.project", projects[-1]]
+    return [*without([WANDB], arguments), "--trainer.logger", "WandbLogger", "--trainer.logger.project", projects[-1]]
 
 
 def newest_checkpoint(trainer: dict[str, Any]) -> str | None:
@@ -406,16 +400,6 @@ def _at_fault(kinds: str, error: BaseException) -> str | None:
     return name
 
 
-def _not_ours(error: BaseException) -> bool:
-    """Whether the line that raised an error is Lightning's or jsonargparse's."""
-    *_, (frame, _) = walk_tb(error.__traceback__)
-    return str(frame.f_globals["__name__"]).startswith(("lightning.", "jsonargparse."))
-
-
-def _refused(stage: str, error: Exception) -> UserError:
-    return UserError(_one_line(error), where=stage, remedy=f"`{stage} --help` lists the arguments")
-
-
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:400].rstrip(".")
 
@@ -442,8 +426,11 @@ def run(arguments: list[str]) -> StageCLI:
             parser_class=_Parser,
             parser_kwargs={"prog": "ser"},
         )
-    except (MisconfigurationException, ValueError) as error:
-        # it refuses some arguments by plain errors
-        if not _not_ours(error) or find_user_error(error) is not None:
+    except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
+        # it refuses some arguments by plain errors, such as an accelerator whose package isn't installed
+        *_, (frame, _) = walk_tb(error.__traceback__)
+        theirs = str(frame.f_globals["__name__"]).startswith(("lightning.", "jsonargparse."))
+        if not theirs or find_user_error(error) is not None:
             raise
-        raise _refused(f"ser {arguments[0]}", error) from error
+        stage = f"ser {arguments[0]}"
+        raise UserError(_one_line(error), where=stage, remedy=f"`{stage} --help` lists the arguments") from error

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from ser_personal.config_files import CONFIG_FLAGS, read_configs, values_of
+from ser_personal.config_files import CONFIG_FLAGS, read_configs, values_of, without
 from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, require_training_state
 from ser_personal.errors import UserError
 
@@ -66,18 +66,11 @@ class TrainedModel:
         And those of `data`, where there are any.
         """
         stage, *rest = command
-        others: list[str] = []
-        skip = False
-        for argument in rest:
-            if skip or argument.partition("=")[0] in CONFIG_FLAGS:
-                skip = argument in CONFIG_FLAGS
-            else:
-                others.append(argument)
         trained: dict[str, Any] = {"model": {"class_path": self.class_path, "init_args": self.init_args}}
         if data is not None:
             trained["data"] = data
         configs = [*values_of(CONFIG_FLAGS, rest), json.dumps(trained)]
-        return [stage, *(word for config in configs for word in ("--config", config)), *others]
+        return [stage, *(word for config in configs for word in ("--config", config)), *without(CONFIG_FLAGS, rest)]
 
     def refuse_other_architecture(self, now: dict[str, Any]) -> None:
         """Refuse to change what the weights depend on; `now` is what the model is going to get, as from `leaves`."""

@@ -196,8 +196,12 @@ class Stage:
 
     name: str  # fit, test, or the command
     argv: tuple[str, ...]  # after `ser`; {root} stands for the study's folder
-    configs: tuple[str, ...]  # YAMLs among them
     out: str  # folder that the command writes to, relative to the study's
+
+    @property
+    def configs(self) -> list[str]:
+        """Its YAMLs, in order."""
+        return values_of(["--config"], self.argv)
 
     def filled(self, values: Mapping[str, str]) -> Stage:
         """Replace names in braces by their values; other names stay."""
@@ -326,7 +330,7 @@ def _stage(study: Study, name: str, out: str, configs: Sequence[str], argv: tupl
         over = {path: f"{study.overlay}/{Path(path).name}" for path in configs}
         layered = [each for path in configs for each in (path, over[path]) if each == path or _exists(each)]
     config_flags = (word for path in layered for word in ("--config", path))
-    return Stage(name, (name, *config_flags, *argv), tuple(layered), out)
+    return Stage(name, (name, *config_flags, *argv), out)
 
 
 def _exists(config: str) -> bool:

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -33,8 +33,8 @@ from ser_personal.comparison.runs import (
 )
 from ser_personal.corpus.splits import first_few
 from ser_personal.errors import UserError
-from ser_personal.evaluation.run_files import PREDICTIONS, SPEAKER_MOMENTS
-from ser_personal.files import atomic_write, content_hash, write_json
+from ser_personal.evaluation.run_files import SPEAKER_MOMENTS
+from ser_personal.files import content_hash, write_json
 from ser_personal.report.formatting import duration
 from ser_personal.study.grid import ROOT, Study, config_contents, expand, unequal_batches
 
@@ -46,8 +46,6 @@ except ImportError:  # Windows has none
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from multiprocessing.context import ForkServerProcess, SpawnProcess
-
-    import pandas as pd
 
     from ser_personal.study.grid import GridRun, Stage
 
@@ -87,7 +85,6 @@ def study(out: str, *, replace: bool = False, **settings: Any) -> int:
         outcomes = run_all(folders, _launcher(grid), grid.jobs)
         complete = [each for each in folders if each.run.kind == "recipe" and outcomes[each.run.folder].is_complete]
         if complete:
-            join_predictions(complete)
             # without the baseline the others are still worth comparing
             has_baseline = str(grid.baseline).partition("/")[0] in {each.run.name for each in complete}
             baseline = grid.baseline if has_baseline else None
@@ -108,35 +105,14 @@ def refuse_to_replace(folders: Sequence[StudyRun], root: Path) -> None:
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Keep other studies out of a folder; a lock left by a killed process of this machine is ignored."""
+    """Keep other studies out of a folder; the system frees it when this process ends, however it does."""
     root.mkdir(parents=True, exist_ok=True)
-    lock = root / LOCK
-    if _is_stale(lock):
-        lock.unlink(missing_ok=True)
     try:
-        with lock.open("x", encoding="utf-8") as file:
-            json.dump({"host": socket.gethostname(), "process": os.getpid()}, file)
-    except FileExistsError as error:
-        what = "another study is running in this folder, or was killed"
-        remedy = f"Wait for it or stop it; if it was killed, delete {lock}"
-        raise UserError(what, where=root, remedy=remedy) from error
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-
-
-def _is_stale(lock: Path) -> bool:
-    try:
-        holder = json.loads(lock.read_text(encoding="utf-8"))
-        # signal 0 asks whether a process is there; on Windows it would end it
-        if os.name == "posix" and holder["host"] == socket.gethostname():
-            os.kill(holder["process"], 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return False
+        with FileLock(root / LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        what = "another study is running in this folder"
+        raise UserError(what, where=root, remedy="Wait for it, or stop it") from error
 
 
 @dataclass(frozen=True)
@@ -415,22 +391,3 @@ def _is_readable(checkpoint: Path) -> bool:
     except UserError:
         return False
     return True
-
-
-def join_predictions(folders: Sequence[StudyRun]) -> None:
-    """Write joined/RECIPE-seed_0.csv for each recipe and seed of a study in folds, with the fold of each utterance.
-
-    Models of single attributes have their own tables.
-    """
-    import pandas as pd
-
-    tables: dict[str, list[pd.DataFrame]] = {}
-    for folder in folders:
-        name, point = folder.run.name, folder.run.point
-        for path in sorted(folder.path.glob(f"test/**/{PREDICTIONS}")) if point.fold is not None else ():
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
-            title = "-".join([name, f"seed_{point.seed}", *([point.attribute] if point.attribute else [])])
-            tables.setdefault(title, []).append(table.assign(fold=point.fold))
-    for title, of_folds in tables.items():
-        path = folders[0].root / "joined" / f"{title}.csv"
-        atomic_write(path, pd.concat(of_folds).to_csv(index=False).encode())

@@ -72,7 +72,8 @@ OTHER_CORPUS = [
     (
         "a path for a class of corpora",
         ["check", "{here}/c.csv", "--corpus.scale", "[1,5]"],
-        "no corpus class has this name.*such as CSVCorpus --corpus.path",
+        r"c\.csv: a path takes no arguments\. Give a class .*such as CSVCorpus --corpus.path",
+        text("c.csv", ""),
     ),
     (
         "fewer seconds than none",
