@@ -26,6 +26,7 @@ from rich.table import Table
 from ser_personal.calibration.pldc import PLDC, PLDCSettings
 from ser_personal.calibration.posterior import PosteriorCalibrator
 from ser_personal.calibration.table import PredictedSet, calibration_table, standard_calibrators
+from ser_personal.recognition.causal import CausalPosterior, calibrate_causally
 from ser_personal.speakers.bank import SpeakerBank
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def scores_of(strength: float, seed: int) -> dict[str, NDArray[np.float64]]:
     posterior = PosteriorCalibrator(bank).fit(
         validation.predictions, validation.speaker_ids, validation.pooled, validation.labels
     )
-    calibrators["posterior_causal"] = lambda *inputs: posterior.calibrate(*inputs, causal=True).predictions
+    causal = CausalPosterior(posterior.fitted, ATTRIBUTES)
+    calibrators["posterior_causal"] = lambda *_: calibrate_causally(causal, sets["test"])
     table = calibration_table(sets["test"], PLDC(bank, ATTRIBUTES, PLDCSettings(shift_mean=True)), calibrators)
     arousal = {row.name: row.scores["arousal"] for row in table}
     return {name: np.array([scores.overall_ccc, scores.average_ccc]) for name, scores in arousal.items()}

@@ -29,8 +29,9 @@ from record import record
 from ser_personal.calibration.controls import AffineMap, raw
 from ser_personal.calibration.few_labels import LabelPrior, labelled_moments, with_labels
 from ser_personal.calibration.pldc import PLDC
-from ser_personal.calibration.posterior import PosteriorCalibrator, TooFewLabelsError
+from ser_personal.calibration.posterior import PosteriorCalibrator
 from ser_personal.calibration.table import PredictedSet, decimal
+from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
 from ser_personal.scores import Moments, concordance, rows_by_speaker
 from ser_personal.speakers.bank import SpeakerBank
@@ -121,7 +122,7 @@ def rows_of(sets: Mapping[str, PredictedSet], attributes: tuple[str, ...], draws
     try:
         bases["posterior"] = _posterior(bank, attributes, validation)
         left_out["posterior"] = _left_out_posterior(bank, attributes, validation)
-    except TooFewLabelsError:
+    except UserError:
         pass
     calibrated = {name: base(test.predictions, test.speaker_ids, test.pooled) for name, base in bases.items()}
     affine = AffineMap.fit(validation.predictions, validation.labels)

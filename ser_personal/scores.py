@@ -67,14 +67,6 @@ class Moments:
             *(np.reshape([getattr(one, name) for one in each], (len(each), *shape)) for name in ("count", "mean", "m2"))
         )
 
-    @classmethod
-    def running(cls, values: NDArray[np.float64]) -> Self:
-        """Moments (n, ...) of the first, the first two, ... of values (n, ...), none of which may be missing."""
-        count = np.cumsum(np.ones_like(values, dtype=np.int64), axis=0)
-        from_first = values - values[:1]
-        mean = from_first.cumsum(axis=0) / count
-        return cls(count, values[:1] + mean, np.maximum((from_first**2).cumsum(axis=0) - count * mean**2, 0.0))
-
     def add(self, value: NDArray[np.float64]) -> Self:
         """Moments with one more value (...), NaN where it is missing."""
         known = ~np.isnan(value)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +14,6 @@ from jsonargparse.typing import PositiveInt
 
 from ser_personal.calibration.pldc import PLDC, PRIOR_UTTERANCES, PLDCSettings
 from ser_personal.calibration.table import (
-    CalibrationRow,
     PredictedSet,
     calibration_table,
     print_scores,
@@ -39,37 +36,13 @@ if TYPE_CHECKING:
 _BLANK = frozenset({"", "nan"})
 
 
-@dataclass(frozen=True, eq=False)
-class PredictionTable:
-    """A table whose rows are utterances.
-
-    Attributes:
-        utterance_ids: (utterances,).
-        splits: (utterances,), canonical names.
-        attributes: those it holds.
-        predicted: its predictions and labels, NaN where it has none, with the utterances' vectors.
-    """
-
-    utterance_ids: tuple[str, ...]
-    splits: tuple[str, ...]
-    attributes: tuple[str, ...]
-    predicted: PredictedSet
-
-    def part(self, split: str) -> PredictionTable:
-        """The rows of one split."""
-        rows = np.array([name == split for name in self.splits], dtype=bool)
-        return PredictionTable(
-            utterance_ids=tuple(compress(self.utterance_ids, rows)),
-            splits=tuple(name for name in self.splits if name == split),
-            attributes=self.attributes,
-            predicted=self.predicted.part(rows),
-        )
-
-
 def read_predictions(
     path: Path, vectors: Vectors, *, named_by: Literal["raw", "label"], default_split: str
-) -> PredictionTable:
+) -> tuple[tuple[str, ...], pd.DataFrame, PredictedSet]:
     """Read columns utterance, speaker, split, ATTRIBUTE_raw and ATTRIBUTE_label; others are ignored.
+
+    Returns:
+        Attributes; columns utterance, speaker and split; predictions and labels, NaN where missing, with the vectors.
 
     Args:
         path: the table; a blank speaker is unknown, a blank label missing.
@@ -96,17 +69,15 @@ def read_predictions(
         raise UserError(
             f"utterance {missing} has no vector", where=path, remedy="Give a vector for each row, by the same name"
         )
-    return PredictionTable(
-        utterance_ids=utterance_ids,
-        splits=tuple(canonical_split(row.get("split") or default_split) for row in rows),
-        attributes=attributes,
-        predicted=PredictedSet(
-            predictions=_numbers(rows, [f"{name}_raw" for name in attributes], path, filled=named_by == "raw"),
-            speaker_ids=tuple(known(row["speaker"]) for row in rows),
-            pooled=np.stack([vectors[name] for name in utterance_ids]),
-            labels=_numbers(rows, [f"{name}_label" for name in attributes], path, filled=False),
-        ),
+    predicted = PredictedSet(
+        predictions=_numbers(rows, [f"{name}_raw" for name in attributes], path, filled=named_by == "raw"),
+        speaker_ids=tuple(known(row["speaker"]) for row in rows),
+        pooled=np.stack([vectors[name] for name in utterance_ids]),
+        labels=_numbers(rows, [f"{name}_label" for name in attributes], path, filled=False),
     )
+    splits = [canonical_split(row.get("split") or default_split) for row in rows]
+    named = pd.DataFrame({"utterance": utterance_ids, "speaker": predicted.speaker_ids, "split": splits})
+    return attributes, named, predicted
 
 
 def _numbers(rows: Sequence[Row], columns: Sequence[str], path: Path, *, filled: bool) -> NDArray[np.float64]:
@@ -168,24 +139,31 @@ def calibrate_tables(
     require_scale(scale)
     refuse_existing(out, replace=replace)
     pooled = read_vectors(Path(vectors))
-    table = read_predictions(Path(predictions), pooled, named_by="raw", default_split="test")
+    attributes, named, predicted = read_predictions(Path(predictions), pooled, named_by="raw", default_split="test")
     of_bank = pooled if bank_vectors is None else read_vectors(Path(bank_vectors))
     options = PLDCSettings(shift_mean=False, scale_std=True, prior_utterances=PRIOR_UTTERANCES, **settings)
-    pldc = PLDC(_read_bank(Path(bank), of_bank, scale), table.attributes, options)
-    validation = table.part("validation").predicted
+    pldc = PLDC(_read_bank(Path(bank), of_bank, scale), attributes, options)
+    validation = predicted.part((named["split"] == "validation").to_numpy())
     labelled = not np.isnan(validation.labels).all()
     calibrators = standard_calibrators(pldc, validation if labelled else None, draws=draws, seed=seed)
-    splits = [table.part(name) for name in sorted(set(table.splits) - {"train", "validation"})]
+    splits = sorted(set(named["split"]) - {"train", "validation"})
     if not splits:
         raise UserError(
             "no row to calibrate", where=predictions, remedy="Give rows of another split than train and validation"
         )
     frames = []
     for split in splits:
-        rows = calibration_table(split.predicted, pldc, calibrators, min_utterances=min_utterances)
-        if not np.isnan(split.predicted.labels).all():
-            print_scores(f"{split.splits[0]}: {len(split.utterance_ids)} utterances", rows)
-        frames.append(_frame(split, rows))
+        own = (named["split"] == split).to_numpy()
+        test, frame = predicted.part(own), named[own].copy()
+        rows = calibration_table(test, pldc, calibrators, min_utterances=min_utterances)
+        if not np.isnan(test.labels).all():
+            print_scores(f"{split}: {len(frame)} utterances", rows)
+        for column, attribute in enumerate(attributes):
+            frame[f"{attribute}_label"] = test.labels[:, column]
+            for row in rows:
+                if not row.is_oracle and not row.is_random:
+                    frame[f"{attribute}_{row.name}"] = row.predictions[0][:, column]
+        frames.append(frame)
     atomic_write(out, pd.concat(frames).to_csv(index=False).encode())
     print(f"written: {out}")
 
@@ -193,24 +171,8 @@ def calibrate_tables(
 def _read_bank(path: Path, vectors: Vectors, scale: tuple[float, float]) -> SpeakerBank:
     if path.suffix.lower() != ".csv":
         return SpeakerBank.load(path)
-    training = read_predictions(path, vectors, named_by="label", default_split="train").part("train")
-    if not training.utterance_ids:
+    attributes, named, predicted = read_predictions(path, vectors, named_by="label", default_split="train")
+    training = predicted.part((named["split"] == "train").to_numpy())
+    if not training.speaker_ids:
         raise UserError("no training row", where=path, remedy="Mark training rows as train in the column split")
-    predicted = training.predicted
-    return SpeakerBank.from_utterances(
-        predicted.speaker_ids, predicted.pooled, predicted.labels, training.attributes, scale
-    )
-
-
-def _frame(split: PredictionTable, rows: Sequence[CalibrationRow]) -> pd.DataFrame:
-    columns: dict[str, Any] = {
-        "utterance": split.utterance_ids,
-        "speaker": split.predicted.speaker_ids,
-        "split": split.splits,
-    }
-    for number, attribute in enumerate(split.attributes):
-        columns[f"{attribute}_label"] = split.predicted.labels[:, number]
-        for row in rows:
-            if not row.is_oracle and not row.is_random:
-                columns[f"{attribute}_{row.name}"] = row.predictions[0][:, number]
-    return pd.DataFrame(columns)
+    return SpeakerBank.from_utterances(training.speaker_ids, training.pooled, training.labels, attributes, scale)

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from ser_personal.calibration.table import PredictedSet
 
-FORMAT = "ser_personal.conformal"
-FORMAT_VERSION = 1
 BINS = (0, 1, 2, 5, 10, 20, 40)
 COVERAGE = 0.9
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
@@ -80,8 +78,7 @@ class ConformalTable:
         attributes: Sequence[str],
         *,
         utterances: Sequence[int] | NDArray[np.int64] | None = None,
-        coverage: float = 0.9,
-        bins: Sequence[int] = BINS,
+        coverage: float = COVERAGE,
     ) -> Self:
         """Measure errors on speakers whom the model wasn't trained on and the bank doesn't hold.
 
@@ -94,22 +91,11 @@ class ConformalTable:
             attributes: names of the columns.
             utterances: (utterances,), how many each calibration is based on, 0 for raw; one bin for all if None.
             coverage: target probability, above 0 and below 1.
-            bins: the least number of utterances in each bin.
         """
-        if not 0 < coverage < 1:
-            raise UserError(f"coverage is {coverage}", where="intervals", remedy="Give one above 0 and below 1")
-        predicted, labelled = as_float64(predictions), as_float64(labels)
-        shape = (len(speaker_ids), len(attributes))
-        if predicted.shape != shape or labelled.shape != shape:
-            raise UserError(
-                f"predictions {predicted.shape} and labels {labelled.shape} are not {shape}",
-                where="intervals",
-                remedy="Give one row per utterance and one column per attribute",
-            )
         counts = np.zeros(len(speaker_ids), dtype=np.int64) if utterances is None else np.asarray(utterances)
-        edges = (0,) if utterances is None else tuple(sorted(bins))
+        edges = (0,) if utterances is None else BINS
         speakers = np.array(["" if speaker is None else f"={speaker}" for speaker in speaker_ids])
-        errors = np.abs(predicted - labelled)
+        errors = np.abs(as_float64(predictions) - as_float64(labels))
         fitted = {}
         for column, attribute in enumerate(attributes):
             rows = (speakers != "") & ~np.isnan(errors[:, column])
@@ -128,21 +114,13 @@ class ConformalTable:
             name: asdict(widths) | {"half_width": [None if isinf(width) else width for width in widths.half_width]}
             for name, widths in self.attributes.items()
         }
-        content = {"format": FORMAT, "version": FORMAT_VERSION, "coverage": self.coverage, "attributes": attributes}
-        write_json(path, content)
+        write_json(path, {"coverage": self.coverage, "attributes": attributes})
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a table that `save` wrote."""
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            version = content["version"]
-            if content["format"] == FORMAT and version > FORMAT_VERSION:
-                raise UserError(
-                    f"intervals of format {version}; this version reads up to {FORMAT_VERSION}",
-                    where=path,
-                    remedy="Update ser_personal",
-                )
             attributes = {
                 name: HalfWidths(
                     tuple(widths["from_utterances"]),
@@ -180,9 +158,7 @@ def _fit_bins(
     edges: tuple[int, ...],
     coverage: float,
 ) -> HalfWidths:
-    kept: list[int] = []
-    widths: list[float] = []
-    measured: list[int] = []
+    kept: list[tuple[int, float, int]] = []
     above: float = inf
     for edge in reversed(edges):
         rows = (counts >= edge) & (counts < above)
@@ -190,11 +166,9 @@ def _fit_bins(
         # raw predictions (0) and those of a first utterance (1) have no bin of their kind below them to join
         if isinf(width) and edge > 1:
             continue
-        kept.append(edge)
-        widths.append(width)
-        measured.append(len(np.unique(speakers[rows])))
+        kept.insert(0, (edge, width, len(np.unique(speakers[rows]))))
         above = edge
-    return HalfWidths(tuple(reversed(kept)), tuple(reversed(widths)), tuple(reversed(measured)))
+    return HalfWidths(*zip(*kept, strict=True))
 
 
 def intervals_as_json(

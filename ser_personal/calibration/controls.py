@@ -9,7 +9,6 @@ import numpy as np
 
 from ser_personal.calibration.neighbours import Neighbours
 from ser_personal.calibration.pldc import PLDC
-from ser_personal.errors import UserError
 from ser_personal.scores import rows_by_speaker
 from ser_personal.speakers.bank import SpeakerBank, as_float64
 
@@ -96,10 +95,6 @@ class RandomSpeakers:
     pldc: PLDC
     draws: int = 20
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise UserError(f"{self.draws} draws of random speakers", where="draws", remedy="Ask for at least one")
 
     def __call__(
         self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from ser_personal.speakers.bank import SpeakerBank
 
-_FLOAT32_COSINE_ERROR = 1e-5
-
 
 class Neighbours(NamedTuple):
     """Bank speakers near to a test speaker, the nearest first.
@@ -36,27 +34,18 @@ def speaker_vectors(pooled: NDArray[np.float64], rows_of: Mapping[str, NDArray[n
 def nearest_speakers(
     vectors: NDArray[np.float64], bank: SpeakerBank, k: int, *, center: bool = False
 ) -> list[Neighbours]:
-    """For each of some speaker vectors (speakers, dim), the k bank speakers with the greatest cosine to it.
-
-    faiss retrieves all candidates in float32, with a margin for rounding; their cosines are then taken in float64, so
-    that neither float32 rounding nor the order of rows decides between speakers who are almost equally near.
-    """
-    import faiss
-
+    """For each of some speaker vectors (speakers, dim), the k bank speakers with the greatest cosine to it."""
     origin = bank.vectors.mean(axis=0) if center else 0.0
-    bank_vectors, queries = normalised(bank.vectors - origin), normalised(vectors - origin)
-    index = faiss.IndexFlatIP(bank_vectors.shape[1])
-    index.add(np.ascontiguousarray(bank_vectors, dtype=np.float32))
-    neighbours = []
-    for query in queries:
-        query32 = np.ascontiguousarray(query[None], dtype=np.float32)
-        best, _ = index.search(query32, min(k, len(bank_vectors)))
-        _, _, found = index.range_search(query32, float(best[0, -1]) - _FLOAT32_COSINE_ERROR)
-        candidates = np.sort(found)
-        cosines = (bank_vectors[candidates] * query).sum(axis=1)
-        nearest = np.argsort(-cosines, kind="stable")[:k]
-        neighbours.append(Neighbours(candidates[nearest], cosines[nearest]))
-    return neighbours
+    bank_vectors = normalised(bank.vectors - origin)
+    return [nearest_rows(query, bank_vectors, k) for query in normalised(vectors - origin)]
+
+
+def nearest_rows(query: NDArray[np.float64], vectors: NDArray[np.float64], k: int) -> Neighbours:
+    """The k rows of `vectors` (n, dim) with the greatest cosine to a query (dim,), all normalised; equals in order."""
+    # not a matrix product, which rounds equal rows differently
+    cosines = (vectors * query).sum(axis=1)
+    nearest = np.argsort(-cosines, kind="stable")[:k]
+    return Neighbours(nearest, cosines[nearest])
 
 
 def normalised(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from jsonargparse.typing import PositiveInt
 
 from ser_personal.calibration.neighbours import nearest_speakers, speaker_vectors
 from ser_personal.errors import UserError
-from ser_personal.ranges import NonNegativeFinite
+from ser_personal.ranges import NonNegativeFinite, require_range
 from ser_personal.scores import Moments, rows_by_speaker
 from ser_personal.speakers.bank import as_float64
 
@@ -30,14 +30,17 @@ _FLOAT32_ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class PLDCSettings:
-    """The options of `calibrate`, which that function explains.
+    """The options of `calibrate`.
 
     Args:
-        k: training speakers, the nearest by cosine, whose label statistics are taken (the authors' late script: 15).
+        k: training speakers, the nearest by cosine, whose label statistics are taken; more than the bank holds means
+            all (15 in the authors' late script, 5 in the early one).
         shift_mean: move each speaker's mean prediction to the neighbours' label mean.
         scale_std: scale each speaker's standard deviation to that of the neighbours' labels.
-        statistics: average the neighbours' statistics (the paper), or pool their labels (the authors' late script).
-        center: subtract the bank's mean vector before taking cosines (ours).
+        statistics: "average" averages the neighbours' means and standard deviations (the paper); "pooled" takes those
+            of all their labels together (the authors' late script), so that one with more labels weighs more.
+        center: subtract the bank's mean vector from both sides before the cosine (ours; mean-pooled vectors share a
+            large common part).
         clip: keep calibrated predictions within the label scale (ours).
         prior_utterances: in causal calibration, by a speaker's utterances so far, this many pseudo-utterances
             with the neighbours' label moments are added, so that calibration sets in gradually (ours); 0 for none.
@@ -55,16 +58,11 @@ class PLDCSettings:
     min_labels: PositiveInt = 1
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UserError(f"k is {self.k}", where="PLDC", remedy="Take at least one neighbour")
-        if self.min_labels < 1:
-            raise UserError(f"min_labels is {self.min_labels}", where="PLDC", remedy="Ask for at least one label")
+        require_range("k", self.k, 1)
+        require_range("min_labels", self.min_labels, 1)
+        require_range("prior_utterances", self.prior_utterances, 0)
         if self.statistics not in get_args(Statistics):
             raise UserError(f"unknown statistics {self.statistics!r}", where="PLDC", remedy='Use "average" or "pooled"')
-        if not self.prior_utterances >= 0:
-            raise UserError(
-                f"prior_utterances is {self.prior_utterances}", where="PLDC", remedy="Give 0 or a number above it"
-            )
 
     @property
     def variant(self) -> str:
@@ -84,7 +82,7 @@ class CalibratedSpeaker:
         cosines: (k,), of each neighbour.
         mu: (attributes,), label points, mean of the speaker's own predictions.
         sigma: (attributes,), label points, standard deviation (ddof 0) of the speaker's own predictions.
-        mu_bar: (attributes,), label points, the neighbours' mean, or what another calibrator expects of the labels; NaN
+        mu_bar: (attributes,), label points, the neighbours' mean, or that of another calibrator's predictions; NaN
             where there is none.
         sigma_bar: (attributes,), label points, the standard deviation, likewise.
     """
@@ -169,15 +167,13 @@ def calibrate(
         pooled: (utterances, dim), array or tensor, mean-pooled personalised frames, by the model that made the bank.
         bank: the training speakers.
         attributes: names of the predictions' columns, each one of the bank's; None means the bank's own, in its order.
-        k: how many neighbours; more than the bank holds means all (15 in the authors' late script, 5 in the early one).
+        k: and those after it: as in `PLDCSettings`.
         shift_mean: replace the mean.
         scale_std: replace the standard deviation.
-        statistics: "average" averages the neighbours' means and standard deviations (paper); "pooled" takes those of
-            all their labels together (the authors' late script), so a speaker with more labels weighs more.
-        center: subtract the mean of the bank's vectors from both sides before the cosine (ours; mean-pooled vectors
-            share a large common part).
-        clip: limit calibrated predictions to the bank's label scale (ours).
-        min_labels: labels of an attribute that a neighbour must have to contribute to it (ours).
+        statistics: of the neighbours.
+        center: for the cosines.
+        clip: to the bank's label scale.
+        min_labels: of a neighbour.
 
     Raises:
         UserError: an empty bank, attributes that aren't the bank's, shapes that don't match, k or `min_labels` below 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     Values = NDArray[np.float64]
 
-FORMAT = "ser_personal.posterior"
-FORMAT_VERSION = 2
 MIN_SPEAKERS = 5
 CORRECTION_PENALTY = 0.002  # in CCC, of a full-strength correction
 AMOUNT_GRID = tuple(product((0.0, 0.25, 0.5, 0.75, 1.0), repeat=2))  # of the corrections of mean and log std
@@ -48,8 +47,8 @@ class Estimates(NamedTuple):
 def mean_and_log_std(moments: Moments, within_variance: float | None = None) -> tuple[Estimates, Estimates]:
     """Mean and log standard deviation of each speaker, from moments (speakers,).
 
-    `within_variance`, pooled within speakers (estimated from these if None), counts as one more observation: it
-    makes up for the mean's degree of freedom, and equal values keep a finite logarithm.
+    `within_variance`, pooled within speakers (estimated from these if None), counts as one more observation, so that
+    equal values keep a finite logarithm.
     """
     from_moments = float(moments.m2.sum() / max((moments.count - 1).sum(), 1))
     variance = (moments.m2 + (from_moments if within_variance is None else within_variance)) / moments.count
@@ -66,12 +65,9 @@ class Shrinkage(NamedTuple):
 
     @classmethod
     def fit(cls, estimates: Estimates) -> Self:
-        """Estimate the between-speaker variance by the method of moments, and the mean by precisions.
-
-        At least a thousandth of the estimates' variance counts as between-speaker, so that no single speaker of many
-        utterances decides alone.
-        """
+        """Estimate the between-speaker variance by the method of moments, and the mean by precisions."""
         values, counts, within_variance = estimates
+        # with no variance between speakers at all, a single one of many utterances would decide alone
         between_variance = max(values.var() - np.mean(within_variance / counts), _MIN_BETWEEN_SHARE * values.var())
         weights = cls(0.0, between_variance, within_variance).precisions(counts)
         return cls(float(np.average(values, weights=weights)), float(between_variance), within_variance)
@@ -121,24 +117,14 @@ def fit_ridge(features: Values, targets: Estimates) -> tuple[Ridge, Values]:
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """Corrects one moment of a speaker's predictions, mean or log standard deviation.
+    """Corrects one moment of a speaker's predictions, mean or log standard deviation."""
 
-    Attributes:
-        voice: speaker vector -> the moment of the speaker's labels, fitted over the training speakers.
-        own: shrinks the moment of the speaker's predictions.
-        expected: shrinks the moment that the speaker vector predicts.
-        regression: (own, expected) -> the labels' moment minus the shrunken own one, fitted over the validation
-            speakers.
-        limits: of the validation speakers' corrections, which no correction exceeds.
-        amount: how much of the correction is made, 0 to 1.
-    """
-
-    voice: Ridge
-    own: Shrinkage
-    expected: Shrinkage
-    regression: Ridge
-    limits: tuple[float, float]
-    amount: float = 0.0
+    voice: Ridge  # speaker vector -> the moment of the labels, over the training speakers
+    own: Shrinkage  # of the predictions' moment
+    expected: Shrinkage  # of the moment that the speaker vector predicts
+    regression: Ridge  # (own, expected) -> the labels' moment less the own one, over the validation speakers
+    limits: tuple[float, float]  # of the validation speakers' corrections, which no correction exceeds
+    amount: float = 0.0  # of the correction that is made, 0 to 1
 
     @classmethod
     def fit(cls, voice: Ridge, own: Estimates, expected: Estimates, labels: Estimates) -> tuple[Self, Values]:
@@ -194,22 +180,16 @@ class AttributePosterior:
         rematch = AffineMap.fit(corrected[:, None], labels[:, None])
         return cls(affine, replace(mean, amount=mean_amount), replace(log_std, amount=std_amount), rematch)
 
-    def estimates(self, own: Moments, vectors: Values) -> tuple[Values, Values, Values, Values]:
-        """The predictions' shrunken mean, its residual to the labels', and the same of the log standard deviation.
-
-        Arrays (n,).
-
-        `own` holds (n,) moments of a speaker's predictions, `vectors` (n, dim) means of the speaker's `pooled`.
-        """
+    def __call__(self, predictions: Values, own: Moments, vectors: Values) -> Values:
+        """Calibrate (n,) predictions of a speaker, by their moments (1,) and the speaker vector (1, dim)."""
         mapped = Moments(own.count, self.affine.apply(own.mean), self.affine.slope**2 * own.m2)
         mean, log_std = mean_and_log_std(mapped, within_variance=self.mean.own.within_variance)
-        return *self.mean(mean, self.mean.voice(vectors)), *self.log_std(log_std, self.log_std.voice(vectors))
-
-    def __call__(self, predictions: Values, own: Moments, vectors: Values) -> Values:
-        """Calibrate (n,) predictions of one speaker, by one row of moments and vectors or by one each."""
-        own_mean, mean, _, log_std = self.estimates(own, vectors)
-        mapped = self.affine.apply(predictions)
-        return self.rematch.apply(correct(mapped, own_mean, self.mean.amount * mean, self.log_std.amount * log_std))
+        own_mean, shift = self.mean(mean, self.mean.voice(vectors))
+        _, log_scale = self.log_std(log_std, self.log_std.voice(vectors))
+        corrected = correct(
+            self.affine.apply(predictions), own_mean, self.mean.amount * shift, self.log_std.amount * log_scale
+        )
+        return self.rematch.apply(corrected)
 
 
 def correct(mapped: Values, own_mean: Values, mean: Values, log_std: Values) -> Values:
@@ -221,8 +201,8 @@ def choose(candidates: Values, sizes: Sequence[float], labels: Values, speaker_i
     """Index of the (utterances, candidates) predictions with the greatest gain over the first, uncorrected ones.
 
     Every candidate gets the labels' moments by its own affine map, so that none wins by a correction which is the same
-    for everyone. A candidate's gain is that of O-CCC and A-CCC together, less `CORRECTION_PENALTY` times its size,
-    and it may lower neither of the two. A-CCC counts where it is defined: where speakers have ten labels and more.
+    for everyone. A candidate's gain is that of O-CCC and A-CCC (where it is defined) together, less
+    `CORRECTION_PENALTY` times its size, and it may lower neither of the two.
     """
     repeated = np.broadcast_to(labels[:, None], candidates.shape)
     names = [str(number) for number in range(candidates.shape[1])]
@@ -233,15 +213,11 @@ def choose(candidates: Values, sizes: Sequence[float], labels: Values, speaker_i
     return int(total.argmax()) if total.max() > 0 else 0
 
 
-class TooFewLabelsError(UserError):
-    """Too few speakers have labels to fit on."""
-
-
 class PosteriorCalibrator:
     r"""Calibration that changes predictions only as far as validation speakers show that it helps (ours).
 
-    PLDC gives a speaker the moments of similar speakers' labels, however little their vectors predict of labels, and
-    discards the predictions' own moments. Here, for each attribute by itself:
+    PLDC gives a speaker the moments of similar speakers' labels, however little their vectors predict of labels. Here,
+    for each attribute by itself:
 
     1. One global affine map gives the predictions the labels' moments (`AffineMap`).
     2. Over the *training* speakers, label mean and log standard deviation are regressed on the speaker vector.
@@ -258,11 +234,9 @@ class PosteriorCalibrator:
         \tilde y = \hat\mu + \alpha \Delta_\mu + e^{\beta \Delta_\sigma} (y - \hat\mu)
 
     with :math:`\hat\mu` the shrunken mean of the speaker's mapped predictions, :math:`\Delta_\mu` and
-    :math:`\Delta_\sigma` the corrections and :math:`\alpha, \beta` their strengths. Regressions are ridge regressions
-    whose penalty is chosen by leave-one-speaker-out. Speakers are weighted by inverse variance, and estimates from few
-    utterances are shrunk to the grand mean. No correction exceeds the validation speakers'.
-
-    Calibration reads no label and no other speaker of the test set. An unknown speaker (None) gets the first map alone.
+    :math:`\Delta_\sigma` the corrections, none above the validation speakers', and :math:`\alpha, \beta` their
+    strengths. Regressions are ridge regressions whose penalty is chosen by leave-one-speaker-out, speakers weighted by
+    inverse variance. No label and no other speaker of the test set is read; an unknown one (None) gets the first map.
 
     Args:
         bank: the training speakers.
@@ -276,14 +250,9 @@ class PosteriorCalibrator:
         self.bank = bank
         self.attributes = bank.attributes if attributes is None else tuple(attributes)
         self.fitted: Fitted = {}
-        self._ridges: dict[str, list[Ridge]] = {}
 
     def fit(
-        self,
-        predictions: ArrayLike,
-        speaker_ids: Sequence[str | None],
-        pooled: ArrayLike,
-        labels: ArrayLike,
+        self, predictions: ArrayLike, speaker_ids: Sequence[str | None], pooled: ArrayLike, labels: ArrayLike
     ) -> Self:
         """Fit on validation speakers, none of whom should be in the bank.
 
@@ -291,8 +260,8 @@ class PosteriorCalibrator:
         (utterances, attributes), label points, NaN where missing.
 
         Raises:
-            UserError: as by `ser_personal.calibrate`, or labels whose shape doesn't match or which are infinite.
-            TooFewLabelsError: fewer than five speakers have labels of an attribute, or none of the bank.
+            UserError: as by `ser_personal.calibrate`; labels whose shape doesn't match or which are infinite; fewer
+                than five speakers have labels of an attribute, or none of the bank.
         """
         predicted, vectors, given = (as_float64(array) for array in (predictions, pooled, labels))
         check_inputs(predicted, speaker_ids, vectors, self.bank, self.attributes)
@@ -302,57 +271,42 @@ class PosteriorCalibrator:
                 where="calibration",
                 remedy="Give one row per utterance and one column per attribute, NaN where a label is missing",
             )
-        fitted = {}
+        fitted, rows_of = {}, rows_by_speaker(speaker_ids)
         for column, attribute in enumerate(self.attributes):
-            labelled = {speaker_ids[row] for row in np.flatnonzero(~np.isnan(given[:, column])).tolist()} - {None}
-            if len(labelled) < MIN_SPEAKERS:
-                raise TooFewLabelsError(
-                    f"{len(labelled)} validation speakers have labels of {attribute}, {MIN_SPEAKERS} are needed",
-                    where="calibration",
-                    remedy="Fit on more validation speakers; with fewer, use one global affine map (AffineMap)",
+            trained = np.count_nonzero(self.bank.count[:, self.bank.attributes.index(attribute)])
+            labelled = [rows for rows in rows_of.values() if not np.isnan(given[rows, column]).all()]
+            if trained < 1 or len(labelled) < MIN_SPEAKERS:
+                raise UserError(
+                    f"{trained} training and {len(labelled)} validation speakers have labels of {attribute}; at least "
+                    f"1 and {MIN_SPEAKERS} are needed",
+                    where="PosteriorCalibrator",
+                    remedy="Give more labels; with fewer, use one global affine map (AffineMap)",
                 )
-            rows = [row for row, speaker in enumerate(speaker_ids) if speaker in labelled]
+            rows = np.sort(np.concatenate(labelled))
+            ids = [str(speaker_ids[row]) for row in rows]
             fitted[attribute] = AttributePosterior.fit(
-                self._vector_ridges(attribute),
-                predicted[rows, column],
-                [str(speaker_ids[row]) for row in rows],
-                vectors[rows],
-                given[rows, column],
+                self._voices[attribute], predicted[rows, column], ids, vectors[rows], given[rows, column]
             )
         self.fitted = fitted
         return self
 
-    def _vector_ridges(self, attribute: str) -> list[Ridge]:
-        """Speaker vector -> label mean and log standard deviation, fitted over the bank."""
-        if attribute not in self._ridges:
-            column = self.bank.attributes.index(attribute)
+    @cached_property
+    def _voices(self) -> dict[str, list[Ridge]]:
+        """Attribute -> speaker vector -> label mean and log standard deviation, fitted over the bank."""
+        voices = {}
+        for column, attribute in enumerate(self.bank.attributes):
             rows = self.bank.count[:, column] > 0
-            if not rows.any():
-                raise TooFewLabelsError(
-                    f"no training speaker has a label of {attribute}",
-                    where="speaker bank",
-                    remedy="Build the bank over labelled training utterances",
-                )
-            count, std = self.bank.count[rows, column], self.bank.label_std[rows, column]
-            estimates = mean_and_log_std(Moments(count, self.bank.label_mean[rows, column], count * std**2))
-            vectors = self.bank.vectors[rows]
-            self._ridges[attribute] = [fit_ridge(vectors, each)[0] for each in estimates]
-        return self._ridges[attribute]
+            if attribute in self.attributes and rows.any():
+                count, std = self.bank.count[rows, column], self.bank.label_std[rows, column]
+                estimates = mean_and_log_std(Moments(count, self.bank.label_mean[rows, column], count * std**2))
+                voices[attribute] = [fit_ridge(self.bank.vectors[rows], each)[0] for each in estimates]
+        return voices
 
-    def calibrate(
-        self,
-        predictions: ArrayLike,
-        speaker_ids: Sequence[str | None],
-        pooled: ArrayLike,
-        *,
-        causal: bool = False,
-    ) -> Calibration:
+    def calibrate(self, predictions: ArrayLike, speaker_ids: Sequence[str | None], pooled: ArrayLike) -> Calibration:
         """Calibrate, each speaker by the speaker's own utterances in this call.
 
-        The inputs are those of `ser_personal.calibrate`, and so are the errors. `causal` calibrates each utterance by
-        its speaker's utterances up to and including it, as a live system has to; utterances are then in temporal order.
-        A speaker's `mu_bar` and `sigma_bar` are the estimated label moments, regardless of the corrections'
-        strengths. There are no neighbours.
+        The inputs are those of `ser_personal.calibrate`, and so are the errors. A speaker's `mu_bar` and `sigma_bar`
+        are the moments of the calibrated predictions. There are no neighbours.
 
         Raises:
             UserError: not fitted, or as by `ser_personal.calibrate`.
@@ -367,17 +321,12 @@ class PosteriorCalibrator:
         calibrated = np.column_stack([each.affine.apply(predicted[:, row]) for row, each in enumerate(posteriors)])
         speakers = []
         for speaker, rows in rows_by_speaker(speaker_ids).items():
-            own, vectors_so_far = (
-                Moments.running(values[rows]) if causal else Moments.of(values[rows])[None]
-                for values in (predicted, vectors)
-            )
-            expected = np.empty((2, len(posteriors)))
+            own, vector = Moments.of(predicted[rows]), Moments.of(vectors[rows]).mean[None]
             for column, posterior in enumerate(posteriors):
-                calibrated[rows, column] = posterior(predicted[rows, column], own[:, column], vectors_so_far.mean)
-                own_mean, mean, own_log_std, log_std = posterior.estimates(own[-1:, column], vectors_so_far.mean[-1:])
-                expected[:, [column]] = own_mean + mean, np.exp(own_log_std + log_std)
+                calibrated[rows, column] = posterior(predicted[rows, column], own[[column]], vector)
+            new = Moments.of(calibrated[rows])
             speakers.append(
-                CalibratedSpeaker(speaker, len(rows), (), np.empty(0), own.mean[-1], own.std[-1], *expected)
+                CalibratedSpeaker(speaker, len(rows), (), np.empty(0), own.mean, own.std, new.mean, new.std)
             )
         return Calibration(calibrated, self.attributes, tuple(speakers))
 
@@ -391,42 +340,31 @@ Fitted = dict[str, AttributePosterior]
 
 def save_posterior(fitted: Fitted, path: Path) -> None:
     """Write `PosteriorCalibrator.fitted` as JSON."""
-    attributes = {attribute: asdict(posterior) for attribute, posterior in fitted.items()}
-    content = {"format": FORMAT, "version": FORMAT_VERSION, "attributes": attributes}
+    content = {"attributes": {attribute: asdict(posterior) for attribute, posterior in fitted.items()}}
     atomic_write(path, f"{json.dumps(content, allow_nan=False, default=np.ndarray.tolist)}\n".encode())
 
 
 def load_posterior(path: Path) -> Fitted:
     """Read a file of `save_posterior`."""
+
+    def affine(fields: dict[str, Any]) -> AffineMap:
+        return AffineMap(np.array(fields["slope"]), np.array(fields["intercept"]))
+
+    def correction(fields: dict[str, Any]) -> Correction:
+        voice, regression = (Ridge(np.array(fields[name][0]), fields[name][1]) for name in ("voice", "regression"))
+        own, expected = (Shrinkage(*fields[name]) for name in ("own", "expected"))
+        low, high = fields["limits"]
+        return Correction(voice, own, expected, regression, (low, high), fields["amount"])
+
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] == FORMAT and content["version"] != FORMAT_VERSION:
-            raise UserError(
-                f"posterior of format {content['version']}; this version reads format {FORMAT_VERSION}",
-                where=path,
-                remedy="Export the model again with this version",
+        return {
+            attribute: AttributePosterior(
+                affine(fields["affine"]),
+                correction(fields["mean"]),
+                correction(fields["log_std"]),
+                affine(fields["rematch"]),
             )
-        return {attribute: _attribute(fields) for attribute, fields in content["attributes"].items()}
+            for attribute, fields in json.loads(path.read_text(encoding="utf-8"))["attributes"].items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError("isn't a posterior file", where=path, remedy="Give the one that `ser export` wrote") from error
-
-
-def _attribute(fields: dict[str, Any]) -> AttributePosterior:
-    def ridge(coefficients: list[float], intercept: float) -> Ridge:
-        return Ridge(np.array(coefficients, dtype=np.float64), float(intercept))
-
-    def affine(slope: list[float], intercept: list[float]) -> AffineMap:
-        return AffineMap(np.array(slope, dtype=np.float64), np.array(intercept, dtype=np.float64))
-
-    def correction(voice: Any, own: Any, expected: Any, regression: Any, limits: Any, amount: float) -> Correction:
-        low, high = limits
-        return Correction(
-            ridge(*voice), Shrinkage(*own), Shrinkage(*expected), ridge(*regression), (low, high), float(amount)
-        )
-
-    return AttributePosterior(
-        affine(**fields["affine"]),
-        correction(**fields["mean"]),
-        correction(**fields["log_std"]),
-        affine(**fields["rematch"]),
-    )

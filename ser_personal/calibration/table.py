@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ser_personal.calibration.controls import AffineMap, RandomSpeakers, own_statistics, raw
-from ser_personal.calibration.posterior import PosteriorCalibrator, TooFewLabelsError
+from ser_personal.calibration.posterior import PosteriorCalibrator
+from ser_personal.errors import UserError
 from ser_personal.scores import Scores, concordance, mean_scores, rows_by_speaker, score
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ def standard_calibrators(
     }
     if validation is not None:
         calibrators["affine"] = AffineMap.fit(validation.predictions, validation.labels)
-        with suppress(TooFewLabelsError):
+        # too few labels; whatever else is wrong with inputs, PLDC refuses
+        with suppress(UserError):
             calibrators["posterior"] = PosteriorCalibrator(pldc.bank, pldc.attributes).fit(
                 validation.predictions, validation.speaker_ids, validation.pooled, validation.labels
             )

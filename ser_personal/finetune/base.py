@@ -23,7 +23,6 @@ from ser_personal.encoder.module import (
 )
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.errors import UserError
-from ser_personal.finetune.adversary import SpeakerAdversary
 from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter
 from ser_personal.ranges import NonNegativeFinite, PositiveFinite
 from ser_personal.speakers.embedding import SpeakerEmbedding
@@ -38,9 +37,6 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
     from ser_personal.types import EmotionBatch, EncoderOutput, TrainingSet
-
-# the adversary's weights in a checkpoint, and the key of its speakers
-ADVERSARY = "adversary"
 
 
 class FineTuning(PersonalizedModule):
@@ -58,12 +54,11 @@ class FineTuning(PersonalizedModule):
             needed on disk at fit only. (`--ckpt_path` resumes the same fit.)
         lora: train low-rank adapters of the encoder in place of its weights; the weights themselves if None, into which
             the adapters of a checkpoint are merged.
-        adversary: what the encoder unlearns to distinguish speakers by, beside its task; none if None.
         train_speaker_embedding: keep learning e_s; frozen otherwise (ours, the paper doesn't say).
         unseen_share: chance that a training utterance counts as an unseen speaker's, so that the policy for those is
             in distribution at test time (ours; the paper's is 0).
         learning_rate: of everything but the interpreter.
-        interpreter_learning_rate: of the interpreter, and of the adversary; None means the same.
+        interpreter_learning_rate: of the interpreter; None means the same.
         weight_decay: of AdamW.
         warmup_share: share of all steps in which both rates climb, to fall to 0, linearly, over the rest (ours); None
             keeps them constant, as the authors do.
@@ -89,7 +84,6 @@ class FineTuning(PersonalizedModule):
         fusion: FusionName | None = None,
         papt_checkpoint: str | None = None,
         initial_checkpoint: str | None = None,
-        adversary: SpeakerAdversary | None = None,
         lora: LoRA | None = None,
         *,
         train_speaker_embedding: bool = False,
@@ -102,9 +96,8 @@ class FineTuning(PersonalizedModule):
         encoder, interpreter = encoder or HubertEncoder(freeze_cnn=True), interpreter or MLPInterpreter()
         _refuse_contradictions(encoder, interpreter, fusion, papt_checkpoint)
         super().__init__(PersonalizedEncoder(encoder, speakers or SpeakerEmbedding(), fusion or "none"))
-        self.save_hyperparameters(ignore=["encoder", "speakers", "interpreter", "loss", "adversary", "lora"])
+        self.save_hyperparameters(ignore=["encoder", "speakers", "interpreter", "loss", "lora"])
         self.interpreter = interpreter
-        self.adversary = adversary
         self.lora = lora
 
     @property
@@ -143,27 +136,10 @@ class FineTuning(PersonalizedModule):
             self._build_interpreter()
             self.interpreter.start_from(self.initial_outputs(training_set))
         self.personalized.encoder.adapt(self.lora)
-        if self.adversary is not None:
-            # its speakers are these, whatever another fit's were
-            self.adversary.build(self.personalized.dim, training_set.train_speaker_ids)
 
     @override
     def rebuild(self, checkpoint: dict[str, Any]) -> None:
         self._build_interpreter()
-        if self.adversary is not None and ADVERSARY in checkpoint:
-            self.adversary.build(self.personalized.dim, checkpoint[ADVERSARY])
-
-    @override
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        if self.adversary is not None:
-            checkpoint[ADVERSARY] = self.adversary.speaker_ids
-
-    @override
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        if self.adversary is None:
-            checkpoint["state_dict"] = _without_adversary(checkpoint["state_dict"])
 
     def _build_interpreter(self) -> None:
         self.interpreter.build(self.personalized.dim, self.outputs)
@@ -171,14 +147,9 @@ class FineTuning(PersonalizedModule):
         self.personalized.speakers.requires_grad_(requires_grad=self.hparams["train_speaker_embedding"])
 
     def _start_from_papt(self, path: str, training_set: TrainingSet) -> None:
-        checkpoint = read_checkpoint(path)
+        remedy = "Give one written by `ser fit --config configs/papt.yaml`"
+        checkpoint = _read(path, "head.label_embeddings", "checkpoint of PAPT or TAPT", remedy)
         weights = checkpoint["state_dict"]
-        if "head.label_embeddings" not in weights:
-            raise UserError(
-                "isn't a checkpoint of PAPT or TAPT",
-                where=path,
-                remedy="Give one written by `ser fit --config configs/papt.yaml`",
-            )
         self._require_same_fusion(checkpoint, path, "pre-train")
         with using(path):
             self.personalized.rebuild(checkpoint[DESCRIPTION])
@@ -194,14 +165,15 @@ class FineTuning(PersonalizedModule):
                 where="--model.initial_checkpoint, --model.papt_checkpoint",
                 remedy="Give one of them: what came from PAPT is in the fine-tuned one",
             )
-        checkpoint = read_checkpoint(path)
-        weights = _without_adversary(checkpoint["state_dict"])
+        remedy = "Give one written by `ser fit --config configs/finetune.yaml`, or --model.papt_checkpoint"
+        checkpoint = _read(path, "interpreter.", "fine-tuned checkpoint", remedy)
+        weights = checkpoint["state_dict"]
         self._require_same_targets(checkpoint, path)
         self._require_same_fusion(checkpoint, path, "train")
         self.personalized.rebuild(checkpoint[DESCRIPTION])
         self.rebuild(checkpoint)
         self.complete_speakers(weights, training_set)
-        own = _without_adversary(self.state_dict())
+        own = self.state_dict()
         # of adapters alone, the encoder has the rest already
         weights = {name: own[name] for name in own if name.startswith(f"{PREFIX}encoder.")} | weights
         if {name: weight.shape for name, weight in own.items()} != {name: w.shape for name, w in weights.items()}:
@@ -213,12 +185,6 @@ class FineTuning(PersonalizedModule):
         self.load_state_dict(weights, strict=False)
 
     def _require_same_targets(self, checkpoint: dict[str, Any], path: str) -> None:
-        if not any(name.startswith("interpreter.") for name in checkpoint["state_dict"]):
-            raise UserError(
-                "isn't a fine-tuned checkpoint",
-                where=path,
-                remedy="Give one written by `ser fit --config configs/finetune.yaml`, or --model.papt_checkpoint",
-            )
         wanted, trained = self.hparams[self.targets], checkpoint["hyper_parameters"].get(self.targets)
         if trained is None or (wanted is not None and list(trained) != list(wanted)):
             raise UserError(
@@ -271,12 +237,7 @@ class FineTuning(PersonalizedModule):
         result = self(batch, as_unseen.tolist())
         loss = self.task_loss(result["predictions"], result["labels"], batch.get("weights"))
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch["indices"]))
-        if self.adversary is None:
-            return loss
-        progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
-        speaker_loss: Tensor = self.adversary(result["pooled"], batch["speaker_ids"], progress)
-        self.log("train_speaker_loss", speaker_loss, batch_size=len(batch["indices"]))
-        return loss + speaker_loss
+        return loss
 
     @override
     def validation_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
@@ -310,13 +271,9 @@ class FineTuning(PersonalizedModule):
         """AdamW, the interpreter at its own rate; constant, or with warm-up and decay."""
         rate, interpreter_rate = self.hparams["learning_rate"], self.hparams["interpreter_learning_rate"]
         encoder_weights = [weight for weight in self.personalized.parameters() if weight.requires_grad]
-        heads = [self.interpreter, *([] if self.adversary is None else [self.adversary])]
         groups: list[dict[str, Any]] = [
             {"params": encoder_weights, "lr": rate},
-            {
-                "params": [weight for head in heads for weight in head.parameters()],
-                "lr": rate if interpreter_rate is None else interpreter_rate,
-            },
+            {"params": [*self.interpreter.parameters()], "lr": rate if interpreter_rate is None else interpreter_rate},
         ]
         return self.adamw(
             [group for group in groups if group["params"]],
@@ -325,9 +282,12 @@ class FineTuning(PersonalizedModule):
         )
 
 
-def _without_adversary(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out what only training needs."""
-    return {name: weight for name, weight in weights.items() if not name.startswith(f"{ADVERSARY}.")}
+def _read(path: str, part: str, kind: str, remedy: str) -> dict[str, Any]:
+    """Read a checkpoint that has such a part."""
+    checkpoint = read_checkpoint(path)
+    if not any(name.startswith(part) for name in checkpoint["state_dict"]):
+        raise UserError(f"isn't a {kind}", where=path, remedy=remedy)
+    return checkpoint
 
 
 def _refuse_contradictions(

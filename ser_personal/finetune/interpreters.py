@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from ser_personal.encoder.base import mean_pool
 from ser_personal.errors import UserError
+from ser_personal.ranges import require_scale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,9 +38,14 @@ class Interpreter(nn.Module, ABC):
     def build(self, dim: int, outputs: int) -> None:
         """Make the layers for frames of width `dim` and that many attributes."""
 
-    @abstractmethod
     def start_from(self, label_means: Sequence[float]) -> None:
-        """Predict the training labels' means at first; from 0, training by CCC stalls on labels of 1 to 7."""
+        """Predict the training labels' means at first; from 0, training by CCC stalls on labels of 1 to 7.
+
+        This sets the bias of the last linear layer that `build` made.
+        """
+        *_, last = (layer for layer in self.modules() if isinstance(layer, nn.Linear))
+        with torch.no_grad():
+            last.bias.copy_(torch.tensor(label_means))
 
     @abstractmethod
     def forward(self, output: EncoderOutput) -> Tensor:
@@ -90,13 +96,6 @@ class MLPInterpreter(Interpreter):
         self.layers = nn.Sequential(*layers, nn.Linear(dim, outputs))
 
     @override
-    def start_from(self, label_means: Sequence[float]) -> None:
-        last = self.layers[-1]
-        if isinstance(last, nn.Linear):
-            with torch.no_grad():
-                last.bias.copy_(torch.tensor(label_means))
-
-    @override
     def forward(self, output: EncoderOutput) -> Tensor:
         predictions: Tensor = self.layers(mean_pool(output))
         return predictions
@@ -119,11 +118,6 @@ class DenseInterpreter(Interpreter):
     @override
     def build(self, dim: int, outputs: int) -> None:
         self.dense, self.out_proj = nn.Linear(dim, dim), nn.Linear(dim, outputs)
-
-    @override
-    def start_from(self, label_means: Sequence[float]) -> None:
-        with torch.no_grad():
-            self.out_proj.bias.copy_(torch.tensor(label_means))
 
     @override
     def forward(self, output: EncoderOutput) -> Tensor:
@@ -163,11 +157,6 @@ class AttentiveStatisticsInterpreter(Interpreter):
         self.out = nn.Linear(widths[-1], outputs)
 
     @override
-    def start_from(self, label_means: Sequence[float]) -> None:
-        with torch.no_grad():
-            self.out.bias.copy_(torch.tensor(label_means))
-
-    @override
     def forward(self, output: EncoderOutput) -> Tensor:
         frames = output.frames
         scores = (self.sap_linear(frames).tanh() @ self.attention).masked_fill(
@@ -205,11 +194,7 @@ class PointwiseInterpreter(Interpreter):
         scale: tuple[float, float] = (1.0, 7.0),
         dropout: ClosedUnitInterval = 0.1,
     ) -> None:
-        low, high = scale
-        if not low < high:
-            raise UserError(
-                f"{low:g} isn't below {high:g}", where="scale", remedy="Give the least label, then the greatest"
-            )
+        require_scale(scale)
         super().__init__()
         self.hidden_dim, self.scale, self.dropout = hidden_dim, scale, dropout
 
@@ -246,7 +231,7 @@ class PointwiseInterpreter(Interpreter):
 
 
 class TransformerInterpreter(Interpreter):
-    """Transformer layers over [speaker token; frames], pooled to one vector, then FC. Ours.
+    """Transformer layers over [learnt token; speaker token; frames], then FC of the learnt token's output. Ours.
 
     The speaker token is e_s, where the model has one, projected like a frame and known by its position, the first.
 
@@ -255,8 +240,6 @@ class TransformerInterpreter(Interpreter):
         layers: how many.
         heads: attention heads.
         dropout: of the layers.
-        pooling: `learnt`, a learnt token's output, or `attentive`, the mean of the frames' outputs weighted by a learnt
-            attention.
         stride: frames that are averaged to one before the layers.
 
     Raises:
@@ -271,7 +254,6 @@ class TransformerInterpreter(Interpreter):
         layers: PositiveInt = 2,
         heads: PositiveInt = 4,
         dropout: ClosedUnitInterval = 0.1,
-        pooling: Literal["learnt", "attentive"] = "learnt",
         stride: PositiveInt = 4,
     ) -> None:
         if dim % heads or dim % 2:
@@ -279,16 +261,12 @@ class TransformerInterpreter(Interpreter):
                 f"{dim} is odd, or {heads} heads don't divide it", where="dim", remedy="Give a multiple of heads and 2"
             )
         super().__init__()
-        self.dim, self.layers, self.heads, self.dropout = dim, layers, heads, dropout
-        self.pooling, self.stride = pooling, stride
+        self.dim, self.layers, self.heads, self.dropout, self.stride = dim, layers, heads, dropout, stride
 
     @override
     def build(self, dim: int, outputs: int) -> None:
         self.projection = nn.Linear(dim, self.dim)
-        if self.pooling == "learnt":
-            self.token = nn.Parameter(torch.randn(self.dim) / self.dim**0.5)
-        else:
-            self.score = nn.Linear(self.dim, 1)
+        self.token = nn.Parameter(torch.randn(self.dim) / self.dim**0.5)
         layer = nn.TransformerEncoderLayer(
             self.dim, self.heads, 2 * self.dim, self.dropout, "gelu", batch_first=True, norm_first=True
         )
@@ -299,34 +277,22 @@ class TransformerInterpreter(Interpreter):
 
     @override
     def start_from(self, label_means: Sequence[float]) -> None:
-        with torch.no_grad():
-            self.last.weight.zero_()
-            self.last.bias.copy_(torch.tensor(label_means))
+        super().start_from(label_means)
+        nn.init.zeros_(self.last.weight)
 
     @override
     def forward(self, output: EncoderOutput) -> Tensor:
         frames, frame_mask = average_frames(output.frames, output.frame_mask, self.stride)
         positions = sinusoids(frames.shape[1] + 1, self.dim).to(frames)
-        tokens = [self.projection(frames) + positions[1:]]
+        tokens = [self.token.to(frames.dtype).expand(frames.shape[0], 1, -1), self.projection(frames) + positions[1:]]
         if output.speaker_embedding is not None:
             # the same projection: where nothing is fused, one of its own would be weights that no loss reaches
             speaker = self.projection(output.speaker_embedding.to(frames.dtype)) + positions[0]
-            tokens.insert(0, speaker[:, None])
-        if self.pooling == "learnt":
-            tokens.insert(0, self.token.to(frames.dtype).expand(frames.shape[0], 1, -1))
+            tokens.insert(1, speaker[:, None])
         mask = functional.pad(frame_mask, (len(tokens) - 1, 0), value=True)
         hidden = self.transformer(torch.cat(tokens, dim=1), src_key_padding_mask=~mask)
-        predictions: Tensor = self.last(self.pool(hidden, frame_mask))
+        predictions: Tensor = self.last(hidden[:, 0])
         return predictions
-
-    def pool(self, hidden: Tensor, frame_mask: Tensor) -> Tensor:
-        """Pool outputs (batch, tokens, dim), whose last are the frames' (batch, frames), -> (batch, dim)."""
-        if self.pooling == "learnt":
-            return hidden[:, 0]
-        frames = hidden[:, hidden.shape[1] - frame_mask.shape[1] :]
-        scores = self.score(frames)[..., 0].masked_fill(~frame_mask, -torch.inf)
-        averaged: Tensor = (scores.softmax(1)[..., None] * frames).sum(1)
-        return averaged
 
 
 def average_frames(frames: Tensor, frame_mask: Tensor, stride: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,6 @@ from torch.nn.functional import pad
 from typing_extensions import override
 
 from ser_personal.finetune.concordance import ccc_loss
-from ser_personal.ranges import NonNegativeFinite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,33 +44,13 @@ class MSELoss(EmotionLoss):
 
     @override
     def forward(self, predictions: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        return _mean_error((predictions - labels.nan_to_num()).square(), ~labels.isnan(), weights)
-
-
-class MAELoss(EmotionLoss):
-    """The mean absolute error of each attribute, averaged over attributes."""
-
-    @override
-    def forward(self, predictions: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        return _mean_error((predictions - labels.nan_to_num()).abs(), ~labels.isnan(), weights)
-
-
-class CCCPlusMSE(EmotionLoss):
-    """1 - CCC and the mean squared error together.
-
-    Args:
-        weight: of the mean squared error, in square label points.
-    """
-
-    def __init__(self, weight: NonNegativeFinite = 1.0) -> None:
-        super().__init__()
-        self.weight = weight
-        self.mse = MSELoss()
-
-    @override
-    def forward(self, predictions: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        loss: Tensor = ccc_loss(predictions, labels, weights) + self.weight * self.mse(predictions, labels, weights)
-        return loss
+        errors = (predictions - labels.nan_to_num()).square()
+        counts = (~labels.isnan()).to(torch.promote_types(errors.dtype, torch.float32))
+        if weights is not None:
+            counts = counts * weights[:, None]
+        totals = counts.sum(0)
+        means = (errors * counts).sum(0) / totals.where(totals > 0, 1)
+        return means.sum() / (totals > 0).sum().clamp(min=1)
 
 
 class GlobalBatchLoss(EmotionLoss):
@@ -114,13 +93,3 @@ def gather_rows(rows: Tensor) -> Tensor:
     # a collective takes equal shapes only
     padded = all_gather(pad(rows, (0, 0, 0, max(counts) - len(rows))))
     return torch.cat([part[:count] for part, count in zip(padded, counts, strict=True)])
-
-
-def _mean_error(errors: Tensor, labelled: Tensor, weights: Tensor | None) -> Tensor:
-    """Average errors (batch, attributes) over the labelled utterances of each attribute, then over attributes."""
-    counts = labelled.to(torch.promote_types(errors.dtype, torch.float32))
-    if weights is not None:
-        counts = counts * weights[:, None]
-    totals = counts.sum(0)
-    means = (errors * counts).sum(0) / totals.where(totals > 0, 1)
-    return means.sum() / (totals > 0).sum().clamp(min=1)

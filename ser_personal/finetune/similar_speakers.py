@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from ser_personal.data.emotion import SelectedSpeakers, SpeakerSelection
 from ser_personal.encoder.front_end import mfcc_functionals
 from ser_personal.errors import UserError
 from ser_personal.ranges import Seed
+from ser_personal.scores import rows_by_speaker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,43 +75,25 @@ class SimilarSpeakers(SpeakerSelection):
                     where="--data.speaker_selection SimilarSpeakers",
                     remedy="Give a corpus with speakers, or leave the selection out",
                 )
-        reduced, reduced_targets = reduce_features(features, of_targets, self.dim)
-        mixtures = {id_: fit_mixture(rows, self.components, self.seed) for id_, rows in reduced.items()}
-        of_target = {id_: fit_mixture(rows, self.components, self.seed) for id_, rows in reduced_targets.items()}
+        everyone = np.concatenate(list(features.values()))
+        pca = PCA(min(self.dim, *everyone.shape), whiten=True, svd_solver="full")
+        reduce = make_pipeline(StandardScaler(), pca).fit(everyone).transform
+        mixtures, of_target = (
+            {id_: fit_mixture(reduce(rows), self.components, self.seed) for id_, rows in side.items()}
+            for side in (features, of_targets)
+        )
         return selected_speakers(most_similar(of_target, mixtures, self.speakers), self.strategy)
 
 
 def acoustics_by_speaker(utterances: Sequence[Utterance], max_utterances: int) -> dict[str, NDArray[np.float64]]:
     """Describe known speakers' utterances, speaker -> (utterances, features), at most so many of each."""
-    by_speaker: dict[str, list[Utterance]] = defaultdict(list)
-    for utterance in utterances:
-        if utterance.speaker_id is not None:
-            by_speaker[utterance.speaker_id].append(utterance)
     features = {}
-    for speaker_id, own in sorted(by_speaker.items()):
-        count = min(max_utterances, len(own))
-        spread = [own[k * len(own) // count] for k in range(count)]
-        rows = [mfcc_functionals(decode_utterance(utterance)) for utterance in spread]
-        features[speaker_id] = np.stack(rows, dtype=np.float64)
+    for speaker_id, rows in rows_by_speaker([utterance.speaker_id for utterance in utterances]).items():
+        count = min(max_utterances, len(rows))
+        spread = [utterances[rows[k * len(rows) // count]] for k in range(count)]
+        described = [mfcc_functionals(decode_utterance(utterance)) for utterance in spread]
+        features[speaker_id] = np.stack(described, dtype=np.float64)
     return features
-
-
-def reduce_features(
-    training: Mapping[str, NDArray[np.float64]], targets: Mapping[str, NDArray[np.float64]], dim: int
-) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
-    """Bring features, speaker -> (utterances, features), to at most `dim` whitened principal components of training's.
-
-    Returns:
-        Training and targets, speaker -> (utterances, dim).
-    """
-    rows = np.concatenate(list(training.values()))
-    pca = PCA(min(dim, *rows.shape), whiten=True, svd_solver="full")
-    pipeline = make_pipeline(StandardScaler(), pca).fit(rows)
-    reduced, reduced_targets = (
-        {speaker_id: pipeline.transform(features) for speaker_id, features in side.items()}
-        for side in (training, targets)
-    )
-    return reduced, reduced_targets
 
 
 def fit_mixture(rows: NDArray[np.float64], components: int, seed: int = 0) -> GaussianMixture:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ser_personal.encoder.personalized import EncoderDescription
 
 ARCHITECTURE = {
-    "adversary.hidden_dim",
     "attributes",
     "emotions",
     "encoder",

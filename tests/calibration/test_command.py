@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from io import BytesIO
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 from command_line import ser
 from garbage import files, is_read_or_refused, many_inputs
 from hypothesis import given
+from people import people
 from safetensors.numpy import save, save_file
 
 from ser_personal.calibration.command import read_predictions, read_vectors
@@ -21,21 +20,16 @@ from ser_personal.speakers.bank import SpeakerBank
 ATTRIBUTES = ("arousal", "valence")
 
 
-def utterances(split, num_speakers, seed, *, each=12):
+def utterances(split, num_speakers, seed):
     """A table of utterances and their vectors."""
-    rng = np.random.default_rng(seed)
-    speaker = np.repeat(np.arange(num_speakers), each)
-    voices = rng.normal(size=(num_speakers, 4))
-    labels = 4 + (voices[:, :2])[speaker] + rng.normal(size=(len(speaker), 2))
-    raw = 0.7 * labels + 0.5 * rng.normal(size=labels.shape)
-    frame = pd.DataFrame({"utterance": [f"{split}_{row}" for row in range(len(speaker))]})
-    frame["speaker"] = [f"{split} {number}" for number in speaker]
+    made = people(split, num_speakers, seed, utterances=12)
+    frame = pd.DataFrame({"utterance": [f"{split}_{row}" for row in range(len(made.labels))]})
+    frame["speaker"] = made.speaker_ids
     frame["split"] = split
     for column, attribute in enumerate(ATTRIBUTES):
-        frame[f"{attribute}_label"] = labels[:, column]
-        frame[f"{attribute}_raw"] = raw[:, column]
-    pooled = voices[speaker] + 0.1 * rng.normal(size=(len(speaker), 4))
-    return frame, dict(zip(frame["utterance"], pooled, strict=True))
+        frame[f"{attribute}_label"] = made.labels[:, column]
+        frame[f"{attribute}_raw"] = made.predictions[:, column]
+    return frame, dict(zip(frame["utterance"], made.pooled, strict=True))
 
 
 TRAIN, TRAIN_VECTORS = utterances("train", 40, 1)
@@ -105,29 +99,25 @@ def test_calibrated_columns_are_those_of_the_library(tables, capsys):
     )
 
 
-def test_a_bank_may_be_the_table_of_training_utterances(tables, tmp_path):
-    tables["replace"] = "true"
+def test_tables_in_place_of_bank_and_vectors_and_what_was_written_calibrated_again(tables, tmp_path):
     _, expected = run(tables)
-    _, frame = run(tables, bank=tmp_path / "train.csv")
-    pd.testing.assert_frame_equal(frame, expected)
     save_file(TRAIN_VECTORS, tmp_path / "train.safetensors")
-    save_file(VALIDATION_VECTORS | TEST_VECTORS, tmp_path / "vectors.safetensors")
-    pd.concat([TRAIN, VALIDATION, TEST]).to_csv(tmp_path / "all.csv", index=False)
-    save_file(VECTORS, tmp_path / "all.safetensors")
-    both = {"bank": tmp_path / "all.csv", "bank_vectors": tmp_path / "all.safetensors"}
-    pd.testing.assert_frame_equal(run(tables, **both)[1], expected)
-    alone = {"bank": tmp_path / "train.csv", "bank_vectors": tmp_path / "train.safetensors"}
-    pd.testing.assert_frame_equal(run(tables, **alone)[1], expected)
-
-
-def test_vectors_in_any_of_three_files(tables, tmp_path):
-    tables["replace"] = "true"
-    _, expected = run(tables)
+    vectors = [{"utterance": name} | dict(enumerate(vector)) for name, vector in VECTORS.items()]
+    pd.DataFrame(vectors).to_csv(tmp_path / "vectors.csv", index=False)
     np.savez(tmp_path / "vectors.npz", **VECTORS)
-    pd.testing.assert_frame_equal(run(tables, vectors=tmp_path / "vectors.npz")[1], expected)
-    table = pd.DataFrame([{"utterance": name} | dict(enumerate(vector)) for name, vector in VECTORS.items()])
-    table.to_csv(tmp_path / "vectors.csv", index=False)
-    pd.testing.assert_frame_equal(run(tables, vectors=tmp_path / "vectors.csv")[1], expected)
+    pd.concat([TRAIN, VALIDATION, TEST]).to_csv(tmp_path / "all.csv", index=False)
+    for number, changes in enumerate(
+        (
+            {"bank": tmp_path / "all.csv", "vectors": tmp_path / "vectors.csv"},
+            {"bank": tmp_path / "train.csv", "bank_vectors": tmp_path / "train.safetensors"},
+            {"vectors": tmp_path / "vectors.npz", "replace": "true"},
+        )
+    ):
+        _, frame = run(tables, **{"out": tmp_path / f"{number}.csv"} | changes)
+        pd.testing.assert_frame_equal(frame, expected)
+    frame.rename(columns={"arousal_sigma": "arousal_calibrated"}).to_csv(tmp_path / "again.csv", index=False)
+    _, again = run(tables, predictions=tmp_path / "again.csv", replace="true")
+    np.testing.assert_allclose(again["arousal_sigma"], expected["arousal_sigma"])
 
 
 def test_without_labels_split_or_speakers_it_is_still_calibrated(tables, tmp_path, capsys):
@@ -146,51 +136,23 @@ def test_without_labels_split_or_speakers_it_is_still_calibrated(tables, tmp_pat
     np.testing.assert_allclose(frame["arousal_sigma"][12:], expected)
 
 
-def test_what_ser_test_writes_can_be_calibrated_again(tables, tmp_path):
-    tables["replace"] = "true"
-    _, frame = run(tables)
-    frame.rename(columns={"arousal_sigma": "arousal_calibrated"}).to_csv(tmp_path / "again.csv", index=False)
-    _, again = run(tables, predictions=tmp_path / "again.csv")
-    np.testing.assert_allclose(again["arousal_sigma"], frame["arousal_sigma"])
-
-
-def changed(tmp_path, **columns):
-    TEST.assign(**columns).to_csv(tmp_path / "changed.csv", index=False)
-    return {"predictions": tmp_path / "changed.csv"}
-
-
-def first(value, rest):
-    return [value, *[rest] * (len(TEST) - 1)]
-
-
 MISTAKES = {
-    "no number": (
-        lambda p: changed(p, arousal_raw=first("high", 4)),
-        "arousal_raw of utterance test1_0 is 'high', not",
-    ),
-    "blank": (lambda p: changed(p, arousal_raw=first("", 4)), "arousal_raw of utterance test1_0 is '', not a finite"),
-    "infinite": (lambda p: changed(p, arousal_label=first("inf", 4)), "arousal_label of utterance test1_0 is 'inf'"),
-    "twice": (lambda p: changed(p, utterance="test1_0"), "lists utterance test1_0 72 times.*Keep one"),
-    "vector": (lambda p: changed(p, utterance=[f"u{n}" for n in range(72)]), "utterance u0 has no vector"),
-    "attribute": (lambda p: changed(p, anger_raw=4.0), "predictions of arousal, valence, anger, but label statistics"),
-    "split": (lambda p: changed(p, split="validation"), "no row to calibrate.*another split"),
+    "no number": ({"arousal_raw": ["high"] + [4] * 71}, "arousal_raw of utterance test1_0 is 'high', not"),
+    "blank": ({"arousal_raw": [""] + [4] * 71}, "arousal_raw of utterance test1_0 is '', not a finite"),
+    "infinite": ({"arousal_label": ["inf"] + [4] * 71}, "arousal_label of utterance test1_0 is 'inf'"),
+    "twice": ({"utterance": "test1_0"}, "lists utterance test1_0 72 times.*Keep one"),
+    "vector": ({"utterance": [f"u{n}" for n in range(72)]}, "utterance u0 has no vector"),
+    "attribute": ({"anger_raw": 4.0}, "predictions of arousal, valence, anger, but label statistics"),
+    "split": ({"split": "validation"}, "no row to calibrate.*another split"),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_in_the_predictions(tables, tmp_path, capsys, mistake):
-    change, what = MISTAKES[mistake]
-    assert run(tables, **change(tmp_path))[0] == 2
+    columns, what = MISTAKES[mistake]
+    TEST.assign(**columns).to_csv(tmp_path / "changed.csv", index=False)
+    assert run(tables, predictions=tmp_path / "changed.csv")[0] == 2
     assert re.search(rf"^ser: .*{what}", capsys.readouterr().err)
-
-
-def test_a_file_is_replaced_where_that_is_asked_for(tables, capsys):
-    tables["out"].parent.mkdir()
-    tables["out"].write_text("mine")
-    assert run(tables)[0] == 2
-    assert "calibrated.csv: exists already. Give another name, or replace it with --replace" in capsys.readouterr().err
-    assert tables["out"].read_text() == "mine"
-    assert run(tables, replace="true")[1] is not None
 
 
 def test_mistakes_in_the_other_files(tables, tmp_path, capsys):
@@ -202,31 +164,22 @@ def test_mistakes_in_the_other_files(tables, tmp_path, capsys):
     refused("no column whose name ends in _raw", predictions=tmp_path / "bare.csv")
     refused("no column whose name ends in _label", bank=tmp_path / "bare.csv")
     refused(r"predictions.csv: no training row", bank=tables["predictions"])
-    refused("no column utterance", predictions=tmp_path / "train.csv", vectors=shifted(tmp_path))
-    for suffix in ("npz", "safetensors", "csv"):
-        refused(f"none.{suffix}: no such file", vectors=tmp_path / f"none.{suffix}")
-        (tmp_path / f"noise.{suffix}").write_bytes(b"\xffnoise")
-        refused(rf"noise.{suffix}: isn't", vectors=tmp_path / f"noise.{suffix}")
-    np.savez(tmp_path / "ragged.npz", a=np.zeros(3), b=np.zeros(4))
-    refused(r"ragged.npz: holds arrays of the shapes \(3,\), \(4,\)", vectors=tmp_path / "ragged.npz")
-    (tmp_path / "words.csv").write_text("utterance,0\ntest1_0,loud\n")
-    refused("the vector of utterance test1_0 holds what is no number", vectors=tmp_path / "words.csv")
-    save_file({name: vector[:3] for name, vector in VECTORS.items()}, tmp_path / "short.safetensors")
-    refused("are not .*pooled by the model that made the bank", vectors=tmp_path / "short.safetensors")
     refused("no speaker bank here", bank=tmp_path / "none.safetensors")
-
-
-def shifted(folder):
-    (folder / "shifted.csv").write_text("name,0\ntrain_0,1.0\n")
-    return folder / "shifted.csv"
-
-
-def test_calibrating_tables_imports_no_torch(tables):
-    flags = [piece for name, value in list(tables.items())[1:] for piece in (f"--{name}", str(value))]
-    code = "import sys; from ser_personal.cli import main; print(main(), 'torch' in sys.modules)"
-    command = [sys.executable, "-c", code, "calibrate", str(tables["predictions"]), *flags]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
-    assert shown.endswith("0 False\n")
+    save_file({name: vector[:1] for name, vector in VECTORS.items()}, tmp_path / "short.safetensors")
+    refused("are not .*pooled by the model that made the bank", vectors=tmp_path / "short.safetensors")
+    for name, content, what in (
+        ("shifted.csv", b"name,0\ntrain_0,1.0\n", "no column utterance"),
+        ("words.csv", b"utterance,0\ntest1_0,loud\n", "the vector of utterance test1_0 holds what is no number"),
+        ("ragged.npz", npz(a=np.zeros(3), b=np.zeros(4)), r"holds arrays of the shapes \(3,\), \(4,\)"),
+        *((f"noise.{suffix}", b"\xffnoise", "isn't") for suffix in ("npz", "safetensors", "csv")),
+    ):
+        (tmp_path / name).write_bytes(content)
+        refused(what, vectors=tmp_path / name)
+    refused(r"none.npz: no such file", vectors=tmp_path / "none.npz")
+    tables["out"].parent.mkdir()
+    tables["out"].write_text("mine")
+    refused("calibrated.csv: exists already. Give another name, or replace it with --replace")
+    assert tables["out"].read_text() == "mine"
 
 
 def npz(**arrays):
@@ -237,7 +190,6 @@ def npz(**arrays):
 
 SPOILT = {
     "predictions.csv": b"utterance,speaker,split,arousal_raw,arousal_label\nu,x,test1,1.5,\nv,,,2.5,7\n",
-    "vectors.csv": b"utterance,0,1\nu,1,2.5\nv,3,4\n",
     "vectors.npz": npz(u=np.zeros(2, np.float32), v=np.ones(2, np.float32)),
     "vectors.safetensors": save({"u": np.zeros(2, np.float32), "v": np.ones(2, np.float32)}),
 }

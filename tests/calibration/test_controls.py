@@ -8,7 +8,6 @@ import pytest
 
 from ser_personal.calibration.controls import AffineMap, RandomSpeakers, own_statistics
 from ser_personal.calibration.pldc import PLDC, PLDCSettings
-from ser_personal.errors import UserError
 from ser_personal.speakers.bank import SpeakerBank
 
 NAN = float("nan")
@@ -33,15 +32,6 @@ def inputs(rng):
     return rng.normal(4, 1, (28, 2)), speaker_ids, rng.normal(size=(28, 5))
 
 
-def test_affine_map_matches_the_moments_on_validation(rng, inputs):
-    predictions, labels = rng.normal(3, 0.5, (50, 2)), rng.uniform(1, 7, (50, 2))
-    labels[:5, 0] = NAN
-    mapped = AffineMap.fit(predictions, labels).apply(predictions)
-    np.testing.assert_allclose(mapped[5:, 0].mean(), labels[5:, 0].mean())
-    np.testing.assert_allclose(mapped[5:, 0].std(), labels[5:, 0].std())
-    np.testing.assert_allclose(mapped[:, 1].std(), labels[:, 1].std())
-
-
 @pytest.mark.parametrize("sign", [1, -1])
 def test_no_other_line_has_a_greater_ccc_and_it_equals_the_correlation(rng, sign):
     predictions = rng.normal(size=(200, 1))
@@ -56,8 +46,6 @@ def test_no_other_line_has_a_greater_ccc_and_it_equals_the_correlation(rng, sign
     for slope in np.linspace(-3, 3, 25):
         for intercept in np.linspace(2, 6, 17):
             assert ccc_of(slope, intercept) <= reached
-    least_squares = np.polyfit(predictions[:, 0], labels[:, 0], 1)
-    assert ccc_of(*least_squares) < reached
 
 
 def test_affine_map_where_nothing_can_be_fitted():
@@ -82,12 +70,6 @@ def test_each_draw_takes_k_random_speakers_of_the_bank_for_each_test_speaker(pld
     assert not np.allclose(means["a"], means["b"])
 
 
-def test_random_speakers_of_the_whole_bank_are_the_population(pldc, inputs):
-    everyone = replace(pldc, settings=PLDCSettings(k=1000, shift_mean=True))
-    draws = RandomSpeakers(everyone, draws=2)(*inputs)
-    np.testing.assert_allclose(draws, np.broadcast_to(everyone(*inputs), draws.shape), atol=1e-12)
-
-
 def test_random_speakers_follow_the_seed_whatever_the_order_of_utterances(pldc, inputs, rng):
     draws = RandomSpeakers(pldc, draws=3, seed=5)(*inputs)
     np.testing.assert_array_equal(draws, RandomSpeakers(pldc, draws=3, seed=5)(*inputs))
@@ -96,8 +78,6 @@ def test_random_speakers_follow_the_seed_whatever_the_order_of_utterances(pldc, 
     order = rng.permutation(28)
     shuffled = RandomSpeakers(pldc, draws=3, seed=5)(predictions[order], [speaker_ids[i] for i in order], pooled[order])
     np.testing.assert_allclose(shuffled, draws[:, order], atol=1e-12)
-    with pytest.raises(UserError, match="0 draws"):
-        RandomSpeakers(pldc, draws=0)
 
 
 def test_own_statistics_are_the_speakers_own_labels(pldc, inputs, rng):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import inspect
 import math
 
 import numpy as np
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ser_personal import SpeakerBank, calibrate
-from ser_personal.calibration.pldc import PLDC, PLDCSettings
+from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError
 
 ATTRIBUTES = ("arousal", "valence")
@@ -67,38 +66,44 @@ def slow_calibrate(predictions, speaker_ids, pooled, bank, k, shift_mean, scale_
     return result
 
 
-@pytest.mark.parametrize(("shift_mean", "scale_std"), VARIANTS)
 @pytest.mark.parametrize("statistics", ["average", "pooled"])
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("k", [1, 5, 100])
-def test_agrees_with_a_slow_loop(shift_mean, scale_std, statistics, center, k):
-    switches = {"shift_mean": shift_mean, "scale_std": scale_std, "statistics": statistics, "center": center}
+def test_agrees_with_a_slow_loop(statistics, center, k):
     predictions, speaker_ids, pooled = some_test_set()
-    found = calibrate(predictions, speaker_ids, pooled, BANK, k=k, **switches)
-    expected = slow_calibrate(predictions, speaker_ids, pooled, BANK, k=k, **switches)
-    np.testing.assert_allclose(found.predictions, expected, rtol=1e-9)
+    known = np.array([s is not None for s in speaker_ids])
+    for shift_mean, scale_std in VARIANTS:
+        switches = {"shift_mean": shift_mean, "scale_std": scale_std, "statistics": statistics, "center": center}
+        expected = slow_calibrate(predictions, speaker_ids, pooled, BANK, k=k, **switches)
+        found = calibrate(predictions, speaker_ids, pooled, BANK, k=k, **switches)
+        np.testing.assert_allclose(found.predictions, expected, rtol=1e-9)
+        clipped = calibrate(predictions, speaker_ids, pooled, BANK, k=k, clip=True, **switches).predictions
+        np.testing.assert_array_equal(clipped[known], found.predictions[known].clip(1, 7))
+        np.testing.assert_array_equal(clipped[~known], predictions[~known])
 
 
-def test_settings_are_the_options_of_calibrate():
-    options = {"k": 2, "shift_mean": True, "scale_std": False, "statistics": "pooled", "center": True, "clip": True}
-    pldc, inputs = PLDC(BANK, ATTRIBUTES, PLDCSettings(**options)), some_test_set()
-    np.testing.assert_array_equal(pldc(*inputs), calibrate(*inputs, BANK, **options).predictions)
-    names = [PLDCSettings(shift_mean=mean, scale_std=std).variant for mean, std in VARIANTS]
-    assert names == ["raw", "mu", "sigma", "both"]
-
-
-def test_default_is_the_sigma_shift_of_fifteen_averaged_neighbours():
-    bank, (predictions, speaker_ids, pooled) = some_bank(30), some_test_set()
-    explicit = {"k": 15, "shift_mean": False, "scale_std": True, "statistics": "average"}
-    default = calibrate(predictions, speaker_ids, pooled, bank)
-    expected = calibrate(predictions, speaker_ids, pooled, bank, center=False, clip=False, **explicit)
-    np.testing.assert_array_equal(default.predictions, expected.predictions)
-    assert all(len(speaker.neighbours) == 15 for speaker in default.speakers)
+def test_default_is_the_sigma_shift_of_fifteen_averaged_neighbours_of_arrays_or_tensors():
+    predictions, speaker_ids, pooled = some_test_set()
+    bank = some_bank(30)
+    expected = slow_calibrate(
+        predictions, speaker_ids, pooled, bank, 15, shift_mean=False, scale_std=True, statistics="average", center=False
+    )
+    tensors = torch.tensor(predictions), torch.tensor(pooled)
+    found = calibrate(tensors[0], speaker_ids, tensors[1], bank)
+    np.testing.assert_allclose(found.predictions, expected)
+    assert torch.equal(tensors[0], torch.tensor(predictions))
+    assert [PLDCSettings(shift_mean=mean, scale_std=std).variant for mean, std in VARIANTS] == [
+        "raw", "mu", "sigma", "both"
+    ]  # fmt: skip
+    assert calibrate(np.zeros((0, 2)), [], np.zeros((0, 8)), BANK).predictions.shape == (0, 2)
 
 
 def test_each_speakers_neighbours_and_moments():
     predictions, speaker_ids, pooled = some_test_set()
     calibration = calibrate(predictions, speaker_ids, pooled, BANK, k=3)
+    assert repr(calibration) == "Calibration(40 utterances of 3 speakers: arousal, valence)"
+    valence = calibrate(predictions[:, 1:], speaker_ids, pooled, BANK, attributes=["valence"], k=3)
+    np.testing.assert_array_equal(valence.predictions, calibration.predictions[:, 1:])
     assert [s.speaker_id for s in calibration.speakers] == ["test 0", "test 1", "test 2"]
     assert calibration.attributes == ATTRIBUTES
     for speaker in calibration.speakers:
@@ -116,32 +121,7 @@ def test_each_speakers_neighbours_and_moments():
         np.testing.assert_allclose(speaker.sigma_bar, BANK.label_std[rows].mean(axis=0))
 
 
-SLOPES, SHIFTS, SEEDS = st.floats(0.05, 20), st.floats(-50, 50), st.integers(0, 1000)
-
-
-@given(slope=SLOPES, shift=SHIFTS, seed=SEEDS)
-@settings(max_examples=25, deadline=None)
-def test_what_each_variant_forgets_of_a_rising_affine_map(slope, shift, seed):
-    predictions, speaker_ids, pooled = some_test_set(seed=seed)
-    known = [s is not None for s in speaker_ids]
-
-    def moved(p, **switches):
-        return calibrate(p, speaker_ids, pooled, BANK, **switches).predictions[known]
-
-    both, mu = {"shift_mean": True}, {"shift_mean": True, "scale_std": False}
-    once = calibrate(predictions, speaker_ids, pooled, BANK, **both).predictions
-    np.testing.assert_allclose(moved(slope * predictions + shift, **both), once[known], atol=1e-8)
-    # and once is enough
-    np.testing.assert_allclose(moved(once, **both), once[known], atol=1e-10)
-    np.testing.assert_allclose(moved(predictions + shift, **mu), moved(predictions, **mu), atol=1e-9)
-    np.testing.assert_allclose(moved(predictions + shift), moved(predictions) + shift, atol=1e-8)
-    speakers = np.array([s for s in speaker_ids if s is not None])
-    for speaker in set(speakers):
-        scaled, sigma = (moved(p)[speakers == speaker] for p in (slope * predictions, predictions))
-        np.testing.assert_allclose(scaled - scaled.mean(axis=0), sigma - sigma.mean(axis=0), atol=1e-9)
-
-
-@given(seed=SEEDS, variant=st.sampled_from(VARIANTS))
+@given(seed=st.integers(0, 1000), variant=st.sampled_from(VARIANTS))
 @settings(max_examples=25, deadline=None)
 def test_order_of_utterances_and_names_of_speakers_do_not_matter(seed, variant):
     predictions, speaker_ids, pooled = some_test_set(seed=seed)
@@ -156,20 +136,13 @@ def test_order_of_utterances_and_names_of_speakers_do_not_matter(seed, variant):
     np.testing.assert_array_equal(renamed, plain)
 
 
-def test_there_is_no_way_to_hand_it_labels():
-    # min_labels counts those of the training speakers
-    assert [name for name in inspect.signature(calibrate).parameters if "label" in name] == ["min_labels"]
-
-
 def test_equally_near_speakers_are_taken_by_name():
     names = [f"{i:03}" for i in np.random.default_rng(0).permutation(300)]
-    query, near, far = np.random.default_rng(1).normal(size=(3, 17))
-    near = query + 0.1 * near
-    vectors = np.array([near if int(name) % 3 else far for name in names])
+    vectors = np.array([[1.0, 0.1] if int(name) % 3 else [1.0, 1.0] for name in names])
     bank = SpeakerBank.from_utterances(names, vectors, np.ones((300, 1)), ["arousal"])
     expected = sorted(names, key=lambda name: (int(name) % 3 == 0, name))
     for k in (3, 150, 250, 300):
-        assert list(calibrate([[4.0]], ["t"], query[None], bank, k=k).speakers[0].neighbours) == expected[:k]
+        assert list(calibrate([[4.0]], ["t"], [[1.0, 0.0]], bank, k=k).speakers[0].neighbours) == expected[:k]
 
 
 def test_neighbours_closer_together_than_float32_tells_are_ranked():
@@ -178,17 +151,6 @@ def test_neighbours_closer_together_than_float32_tells_are_ranked():
     bank = SpeakerBank.from_utterances([f"{i:02}" for i in range(20)], vectors, np.ones((20, 1)), ["arousal"])
     speaker = calibrate([[4.0]], ["t"], [[1.0, 0.0]], bank, k=4).speakers[0]
     assert speaker.neighbours == ("19", "18", "17", "16")
-
-
-def test_clip_keeps_calibrated_predictions_on_the_scale_and_leaves_unknown_speakers_raw():
-    predictions, speaker_ids, pooled = some_test_set()
-    predictions = predictions * 5
-    known = np.array([s is not None for s in speaker_ids])
-    free = calibrate(predictions, speaker_ids, pooled, BANK).predictions
-    clipped = calibrate(predictions, speaker_ids, pooled, BANK, clip=True).predictions
-    assert free[known].max() > 7
-    np.testing.assert_array_equal(clipped[known], free[known].clip(1, 7))
-    np.testing.assert_array_equal(clipped[~known], predictions[~known])
 
 
 @pytest.mark.parametrize("predictions", [[[4.1, 2.0]], [[0.1, 0.3]] * 7, [[4.1 + 1e-7, 2.0], [4.1, 2.0 + 1e-7]]])
@@ -206,11 +168,9 @@ def test_neighbours_without_labels_are_left_out_and_raw_is_kept_where_none_is_le
     bank = SpeakerBank.from_utterances(["a", "a", "b"], np.ones((3, 2)), labels, ATTRIBUTES)
     predictions = np.array([[4.0, 5.0], [5.0, 3.0]])
     for statistics in ("average", "pooled"):
-        switches = {"shift_mean": True, "clip": True, "statistics": statistics}
-        calibration = calibrate(predictions, ["t", "t"], np.ones((2, 2)), bank, **switches)
+        calibration = calibrate(predictions, ["t"] * 2, np.ones((2, 2)), bank, shift_mean=True, statistics=statistics)
         np.testing.assert_allclose(calibration.predictions, [[1.0, 5.0], [3.0, 3.0]])
-        assert calibration.speakers[0].mu_bar[0] == 2
-        assert np.isnan([calibration.speakers[0].mu_bar[1], calibration.speakers[0].sigma_bar[1]]).all()
+        np.testing.assert_allclose(calibration.speakers[0].mu_bar, [2, NAN])
 
 
 @pytest.mark.parametrize("statistics", ["average", "pooled"])
@@ -227,41 +187,8 @@ def test_neighbours_of_too_few_labels_can_be_left_out(statistics):
         assert of(1).speakers[0].sigma_bar == 0.5
     assert (of(2).speakers[0].mu_bar, of(2).speakers[0].sigma_bar) == (2, 1)
     np.testing.assert_array_equal(of(3).predictions, inputs[0])
-    with pytest.raises(UserError, match="min_labels is 0"):
+    with pytest.raises(UserError, match="min_labels: 0 is out of range"):
         of(0)
-
-
-def test_without_known_speakers_or_utterances_nothing_is_calibrated():
-    predictions, _, pooled = some_test_set()
-    calibration = calibrate(predictions, [None] * 40, pooled, BANK, shift_mean=True)
-    np.testing.assert_array_equal(calibration.predictions, predictions)
-    assert calibration.speakers == ()
-    assert calibrate(np.zeros((0, 2)), [], np.zeros((0, 8)), BANK).predictions.shape == (0, 2)
-
-
-def test_a_test_speaker_who_is_in_the_bank_is_a_neighbour_like_any_other():
-    known = BANK.speaker_ids[5]
-    calibration = calibrate(np.array([[3.0, 3.0], [4.0, 5.0]]), [known] * 2, BANK.vectors[[5, 5]], BANK, k=1)
-    assert calibration.speakers[0].neighbours == (known,)
-    np.testing.assert_allclose(calibration.predictions.std(axis=0), BANK.label_std[5])
-
-
-def test_one_attribute_of_the_bank_can_be_calibrated_alone():
-    predictions, speaker_ids, pooled = some_test_set()
-    both = calibrate(predictions, speaker_ids, pooled, BANK, shift_mean=True)
-    valence = calibrate(predictions[:, 1:], speaker_ids, pooled, BANK, attributes=["valence"], shift_mean=True)
-    np.testing.assert_array_equal(valence.predictions, both.predictions[:, 1:])
-    assert valence.attributes == ("valence",)
-    assert repr(both) == "Calibration(40 utterances of 3 speakers: arousal, valence)"
-
-
-def test_tensors_are_taken_and_nothing_is_changed_in_place():
-    predictions, speaker_ids, pooled = (torch.tensor(v) if isinstance(v, np.ndarray) else v for v in some_test_set())
-    before = predictions.clone()
-    calibration = calibrate(predictions, speaker_ids, pooled, BANK, shift_mean=True)
-    expected = calibrate(*some_test_set(), BANK, shift_mean=True)
-    np.testing.assert_array_equal(calibration.predictions, expected.predictions)
-    assert torch.equal(predictions, before)
 
 
 def test_mistakes_are_one_line_each():
@@ -283,7 +210,7 @@ def test_mistakes_are_one_line_each():
         ((predictions[:, :1], speaker_ids, pooled, BANK), {}, r"predictions \(40, 1\)"),
         ((predictions, speaker_ids[:-1], pooled, BANK), {}, r"are not \(39, 2\)"),
         ((predictions, speaker_ids, pooled[:, :-1], BANK), {}, r"pooled \(40, 7\)"),
-        ((predictions, speaker_ids, pooled, BANK), {"k": 0}, "k is 0"),
+        ((predictions, speaker_ids, pooled, BANK), {"k": 0}, "k: 0 is out of range"),
         ((predictions, speaker_ids, pooled, BANK), {"statistics": "median"}, "unknown statistics 'median'"),
     ]:
         with pytest.raises(UserError, match=message):

@@ -15,7 +15,6 @@ from ser_personal.encoder.raw import MFCCEncoder
 from ser_personal.errors import UserError
 from ser_personal.finetune.interpreters import MLPInterpreter, TransformerInterpreter
 from ser_personal.pretrain.cache import cache
-from ser_personal.types import EncoderOutput
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from ser_personal.encoder.base import Encoder
 
-AUDIO, CACHED = ["finetune.yaml", "tiny/finetune.yaml"], ["finetune.yaml", "cached.yaml", "tiny/cached.yaml"]
+CACHED = ["finetune.yaml", "cached.yaml", "tiny/cached.yaml"]
 
 
 class FrozenEncoder(TinyEncoder):
@@ -82,7 +81,7 @@ def test_a_first_step_from_the_cache_is_that_of_the_live_frozen_encoder(
 def test_every_stage_runs_from_the_cache_and_another_cache_is_refused(
     synthetic_corpus: Path, cache_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = configs(*CACHED, "adversarial.yaml", "transformer.yaml", "speakers/embedder.yaml", "cost.yaml")
+    recipe = configs(*CACHED, "transformer.yaml", "speakers/embedder.yaml", "cost.yaml")
     features = ["--data.speaker_features.cache", cache_folder, "--model.train_speaker_embedding", "true"]
     data = ["--data.corpus", synthetic_corpus, "--data.cache", cache_folder, *features]
     flags = trainer_flags(tmp_path)
@@ -106,58 +105,30 @@ def test_every_stage_runs_from_the_cache_and_another_cache_is_refused(
     assert "features of another encoder than the checkpoint was trained on (encoder_hash" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        [*AUDIO, "adversarial.yaml", "transformer.yaml", "speakers/table.yaml", "cost.yaml", "ridge.yaml", "pldc.yaml"],
-        [*CACHED, "adversarial.yaml", "transformer.yaml", "speakers/fixed.yaml", "cost.yaml", "pldc.yaml"],
-    ],
-    ids=lambda names: names[-3],
-)
-def test_shipped_configs_go_together(
-    synthetic_corpus: Path, cache_folder: Path, tmp_path: Path, recipe: list[str]
-) -> None:
-    arguments = [*configs(*recipe), "--data.corpus", synthetic_corpus, *trainer_flags(tmp_path)]
-    if "cached.yaml" in recipe or "speakers/table.yaml" in recipe:
-        arguments += ["--model.train_speaker_embedding", "true"]
-    if "cached.yaml" in recipe:
-        arguments += ["--data.cache", cache_folder, "--data.speaker_features.cache", cache_folder]
-    assert ser("fit", *arguments, "--trainer.limit_train_batches", "1") == 0
-    (trained,) = (path for path in tmp_path.glob("*.ckpt") if not path.stem.endswith("-last"))
-    assert ser("test", *arguments, "--ckpt_path", trained) == 0
-
-
-@pytest.mark.parametrize("kind", [CachedFeatures, MFCCEncoder])
-def test_a_prefix_that_nothing_would_see_is_refused(kind: type[Encoder]) -> None:
-    with pytest.raises(
-        UserError, match=f"--model.fusion prefix: the speaker embedding changes no frame of {kind.__name__}, .* and MLP"
+def test_shipped_configs_go_together(synthetic_corpus: Path, cache_folder: Path, tmp_path: Path) -> None:
+    learnt = ["--model.train_speaker_embedding", "true", "--data.corpus", synthetic_corpus]
+    for number, (recipe, more) in enumerate(
+        (
+            (["finetune.yaml", "tiny/finetune.yaml", "transformer.yaml", "speakers/table.yaml", "ridge.yaml"], []),
+            (
+                [*CACHED, "transformer.yaml", "speakers/fixed.yaml"],
+                ["--data.cache", cache_folder, "--data.speaker_features.cache", cache_folder],
+            ),
+        )
     ):
-        finetuning(encoder=kind(), fusion="prefix")
-    for options in ({"interpreter": TransformerInterpreter()}, {"encoder": encoder()}):
-        assert finetuning(**{"encoder": kind(), "fusion": "prefix"} | options).personalized.fusion_name == "prefix"
+        folder = tmp_path / str(number)
+        arguments = [*configs(*recipe, "cost.yaml", "pldc.yaml"), *learnt, *more, *trainer_flags(folder)]
+        assert ser("fit", *arguments, "--trainer.limit_train_batches", "1") == 0
+        assert ser("test", *arguments, "--ckpt_path", folder / "finetune.ckpt") == 0
 
 
-@pytest.mark.parametrize("interpreter", [MLPInterpreter(), TransformerInterpreter(8, 1, 2)])
-def test_an_interpreter_reads_e_s_where_it_says_so(interpreter: MLPInterpreter | TransformerInterpreter) -> None:
-    interpreter.build(8, 2)
-    for weight in interpreter.parameters():
-        torch.nn.init.normal_(weight)
-    frames, mask = torch.randn(3, 5, 8), torch.ones(3, 5, dtype=torch.bool)
-    first, other = (interpreter.eval()(EncoderOutput(frames, mask, speaker_embedding=torch.randn(3, 8))) for _ in "ab")
-    assert torch.equal(first, other) != interpreter.reads_speaker
-
-
-def test_papt_comes_by_its_features(
-    synthetic_corpus: Path,
-    papt_checkpoint: Path,
-    cache_folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    arguments = [*configs("finetune.yaml", "cached.yaml", "tiny/cached.yaml"), "--data.corpus", synthetic_corpus]
-    arguments += ["--data.cache", cache_folder, "--model.papt_checkpoint", papt_checkpoint, *trainer_flags(tmp_path)]
-    assert ser("fit", *arguments) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        f"ser: --model.papt_checkpoint {papt_checkpoint}: brings an encoder, and CachedFeatures need none. "
-        f"Leave it out, and give --data.cache what `ser cache --checkpoint {papt_checkpoint}` wrote."
-    )
+def test_parts_that_do_not_go_together() -> None:
+    for kind in (CachedFeatures, MFCCEncoder):
+        what = f"--model.fusion prefix: the speaker embedding changes no frame of {kind.__name__}, .* and MLP"
+        with pytest.raises(UserError, match=what):
+            finetuning(encoder=kind(), fusion="prefix")
+        for options in ({"interpreter": TransformerInterpreter()}, {"encoder": encoder()}):
+            assert finetuning(**{"encoder": kind(), "fusion": "prefix"} | options).personalized.fusion_name == "prefix"
+    what = "papt_checkpoint p.ckpt: brings an encoder.* give --data.cache what `ser cache --checkpoint p.ckpt` wrote"
+    with pytest.raises(UserError, match=what):
+        finetuning(encoder=CachedFeatures(), papt_checkpoint="p.ckpt")

@@ -71,12 +71,6 @@ def test_undefined_is_nan_and_constant_predictions_score_zero():
     assert ccc(torch.tensor([3.0]), torch.tensor([4.0])).item() == 0
 
 
-def test_half_precision_is_computed_in_float32():
-    x, y = torch.linspace(3.9, 4.1, 2000).half(), torch.linspace(3.8, 4.2, 2000).half()
-    assert ccc(x, y).dtype == torch.float32
-    assert ccc(x, y).item() == pytest.approx(slow_ccc(x.double().tolist(), y.double().tolist()), abs=1e-5)
-
-
 def test_gradient_agrees_with_finite_differences():
     predictions = torch.tensor([[1.0, 2.0], [3.0, 5.0], [2.0, 1.0]], dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([[2.0, 3.0], [4.0, NAN], [4.0, 1.0]], dtype=torch.float64)
@@ -111,19 +105,8 @@ def test_half_precision_gradients_are_finite_close_to_the_undefined(dtype):
     assert predictions.grad.isfinite().all()
 
 
-def test_descending_the_loss_reaches_concordance():
-    labels = torch.linspace(1, 7, 20)
-    predictions = torch.randn(20, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    optimizer = torch.optim.Adam([predictions], lr=0.1)
-    for _ in range(200):
-        optimizer.zero_grad()
-        ccc_loss(predictions, labels).backward()
-        optimizer.step()
-    assert ccc(predictions, labels).item() > 0.99
-
-
-@pytest.mark.parametrize("function", [ccc, ccc_loss])
 @pytest.mark.parametrize("shapes", [((4, 1), (4,)), ((4,), (5,)), ((4, 2, 1), (4, 2, 1)), ((), ())])
-def test_shapes_that_would_broadcast_are_refused(function, shapes):
-    with pytest.raises(UserError, match="don't match"):
-        function(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
+def test_shapes_that_would_broadcast_are_refused(shapes):
+    for function in (ccc, ccc_loss):
+        with pytest.raises(UserError, match="don't match"):
+            function(torch.zeros(shapes[0]), torch.zeros(shapes[1]))

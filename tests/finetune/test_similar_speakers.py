@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,6 @@ from ser_personal.finetune.similar_speakers import (
     fit_mixture,
     kl_divergence,
     most_similar,
-    reduce_features,
     selected_speakers,
 )
 
@@ -67,17 +68,6 @@ def test_a_speaker_of_few_utterances_has_one_component():
     np.testing.assert_allclose(fit_mixture(rows[:1], 4).covariances_, 0.05)
 
 
-def test_components_are_the_training_speakers_and_white():
-    rng = np.random.default_rng(0)
-    training = {name: rng.normal(size=(20, 6)) * np.arange(1, 7) for name in "ab"}
-    reduced, targets = reduce_features(training, {"t": training["a"][:4]}, 3)
-    assert reduced["a"].shape == (20, 3)
-    np.testing.assert_allclose(np.cov(np.concatenate([reduced["a"], reduced["b"]]).T), np.eye(3), atol=1e-9)
-    np.testing.assert_allclose(targets["t"], reduced["a"][:4])
-    few, _ = reduce_features({"a": rng.normal(size=(2, 6))}, {}, 10)
-    assert few["a"].shape == (2, 2)
-
-
 def test_the_nearest_are_found_and_nobody_is_near_oneself():
     training = {name: gaussian([place], [1.0]) for name, place in {"far": 9, "near": 1, "same": 0.1, "t": 0}.items()}
     assert most_similar({"t": training["t"]}, training, 2) == {"t": ["same", "near"]}
@@ -91,47 +81,35 @@ def test_strategies_by_hand():
     assert (weighting.copies, weighting.weights) == ({"a": 1, "b": 1, "c": 1}, {"a": 1.0, "b": 1.5, "c": 0.5})
 
 
-def epoch(data):
-    batches = list(data.train_dataloader())
-    return batches, [index for batch in batches for index in batch["indices"].tolist()]
-
-
-@pytest.mark.parametrize("strategy", ["unique", "oversampling", "weighting"])
-def test_an_epoch_is_what_the_strategy_says(synthetic_corpus, strategy):
-    data = emotion_data(synthetic_corpus, speaker_selection=SimilarSpeakers(strategy, speakers=2, dim=4))
+def test_an_epoch_is_what_the_strategy_says(synthetic_corpus):
+    data = emotion_data(synthetic_corpus, speaker_selection=SimilarSpeakers("oversampling", speakers=2, dim=4))
     chosen = data.selected_speakers.chosen
     assert set(chosen) == {data.utterances[i].speaker_id for i in data.split_indices("test1")}
     assert all(len(set(nearest)) == 2 and set(nearest) <= set(data.train_speaker_ids) for nearest in chosen.values())
-    batches, indices = epoch(data)
     votes = {id_: sum(id_ in nearest for nearest in chosen.values()) for id_ in data.train_speaker_ids}
-    for index in data.train_indices:
-        vote = votes[data.utterances[index].speaker_id]
-        assert indices.count(index) == (vote if strategy == "oversampling" else min(vote, 1))
-    if strategy == "weighting":
-        for batch in batches:
-            ratios = [
-                weight / votes[id_] for weight, id_ in zip(batch["weights"].tolist(), batch["speaker_ids"], strict=True)
-            ]
-            assert ratios == pytest.approx([ratios[0]] * len(ratios))
-    else:
-        assert all("weights" not in batch for batch in batches)
+    batches = list(data.train_dataloader())
+    indices = [index for batch in batches for index in batch["indices"].tolist()]
+    assert [indices.count(i) for i in data.train_indices] == [
+        votes[data.utterances[i].speaker_id] for i in data.train_indices
+    ]
+    assert all("weights" not in batch for batch in batches)
     assert data.train_indices == emotion_data(synthetic_corpus).train_indices
 
 
-def test_no_label_is_read(synthetic_corpus, relabelled):
-    mute = relabelled(lambda row: row.update(EmoAct="4", EmoVal="4", EmoDom="4", EmoClass="X"))
-    chosen = [
-        emotion_data(corpus, speaker_selection=SimilarSpeakers(speakers=2)).selected_speakers.chosen
-        for corpus in (synthetic_corpus, mute)
-    ]
-    assert chosen[0] == chosen[1]
+def test_no_label_is_read_and_somebody_is_needed_to_choose_for(synthetic_corpus, relabelled):
+    def mute(row):
+        row |= {"EmoAct": "4", "EmoVal": "4", "EmoDom": "4", "EmoClass": "X"}
 
-
-def test_features_are_spread_over_a_speakers_utterances(synthetic_corpus):
-    data = emotion_data(synthetic_corpus)
-    own = [u for u in data.utterances if u.speaker_id == "1"]
-    some, every = (acoustics_by_speaker(own, count)["1"] for count in (2, 99))
-    np.testing.assert_array_equal(some, every[[0, len(own) // 2]])
+    selection = SimilarSpeakers(speakers=2)
+    of_both = [emotion_data(corpus, speaker_selection=selection) for corpus in (synthetic_corpus, relabelled(mute))]
+    assert of_both[0].selected_speakers.chosen == of_both[1].selected_speakers.chosen
+    some = of_both[0].utterances[:6]
+    with pytest.raises(UserError, match="no test utterance has a known speaker"):
+        selection.choose(some, [replace(utterance, speaker_id=None) for utterance in some])
+    # spread over a speaker's utterances
+    two, every = (acoustics_by_speaker(some, count) for count in (2, 99))
+    for speaker_id, features in every.items():
+        np.testing.assert_array_equal(two[speaker_id], features[[0, len(features) // 2]])
 
 
 def test_weights_reach_the_loss(synthetic_corpus, finetuned_checkpoint):
@@ -146,43 +124,21 @@ def test_weights_reach_the_loss(synthetic_corpus, finetuned_checkpoint):
     assert expected != ccc_loss(result["predictions"], result["labels"])
 
 
-def test_the_command_line(synthetic_corpus, finetuned_checkpoint, tmp_path):
+def test_the_command_line_adapts_a_fine_tuned_model_alone(synthetic_corpus, finetuned_checkpoint, tmp_path, capsys):
     arguments = [*configs("finetune.yaml", "tiny/finetune.yaml"), "--data.corpus", synthetic_corpus]
-    more = configs("similar_speakers.yaml", "adversarial.yaml", "cost.yaml", "ridge.yaml")
-    adapted = [*arguments, *more, "--model.initial_checkpoint", finetuned_checkpoint]
-    adapted += ["--model.attributes", "[arousal,valence]"]
-    options = ["--data.speaker_selection.strategy", "weighting", "--data.speaker_selection.speakers", "3"]
-    cli = stage("fit", *adapted, *options, *trainer_flags(tmp_path))
-    assert cli.datamodule.selected_speakers.weights
-    assert cli.model.hparams["learning_rate"] == 1e-5
-    tested = ["--ckpt_path", tmp_path / "adapted.ckpt", *trainer_flags(tmp_path)]
-    assert ser("test", *arguments, *configs("pldc.yaml"), "--trainer.callbacks.k", "3", *tested) == 0
-
-
-def test_random_weights_are_not_adapted(synthetic_corpus, tmp_path, capsys):
-    arguments = [*configs("finetune.yaml", "tiny/finetune.yaml"), "--data.corpus", synthetic_corpus]
-    adapted = [*arguments, *configs("similar_speakers.yaml"), *trainer_flags(tmp_path)]
+    adapted = [*arguments, *configs("similar_speakers.yaml", "cost.yaml", "ridge.yaml"), *trainer_flags(tmp_path)]
     assert ser("fit", *adapted) == 2
-    assert (
-        "--data.speaker_selection: adapts a fine-tuned model, and there is none. Give --model"
-        in capsys.readouterr().err
-    )
+    message = "--data.speaker_selection: adapts a fine-tuned model, and there is none. Give --model"
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "adapted.ckpt").exists()
-    assert ser("fit", *adapted, "--data.speaker_selection", "null") == 0
-
-
-def test_nobody_to_choose_for(relabelled):
-    def without_speaker(row):
-        if row["Split_Set"].startswith("Test"):
-            row["SpkrID"] = "Unknown"
-
-    data = emotion_data(relabelled(without_speaker), known_speakers_only=False, speaker_selection=SimilarSpeakers())
-    with pytest.raises(UserError, match="no test utterance has a known speaker"):
-        data.setup("fit")
-
-
-def test_a_test_listens_to_nobody(synthetic_corpus, monkeypatch):
-    monkeypatch.setattr(SimilarSpeakers, "choose", None)
-    data = emotion_data(synthetic_corpus, speaker_selection=SimilarSpeakers("weighting"))
-    data.setup("test")
-    assert "weights" not in next(iter(data.test_dataloader()))
+    adapted += ["--model.initial_checkpoint", finetuned_checkpoint, "--model.attributes", "[arousal,valence]"]
+    options = ["--data.speaker_selection.strategy", "weighting", "--data.speaker_selection.speakers", "3"]
+    cli = stage("fit", *adapted, *options)
+    selected = cli.datamodule.selected_speakers.weights
+    batch = next(iter(cli.datamodule.train_dataloader()))
+    ratios = [
+        weight / selected[id_] for weight, id_ in zip(batch["weights"].tolist(), batch["speaker_ids"], strict=True)
+    ]
+    assert ratios == pytest.approx([ratios[0]] * len(ratios))
+    assert cli.model.hparams["learning_rate"] == 1e-5
+    assert (tmp_path / "adapted.ckpt").exists()

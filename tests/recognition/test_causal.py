@@ -111,13 +111,14 @@ def test_each_utterance_comes_out_as_from_the_whole_array(constant):
     predictions, _, pooled, _ = people(1, 2)
     if constant:
         predictions[:, 0] = 4.2
-    whole = calibrator.calibrate(predictions, ["new"] * len(predictions), pooled, causal=True)
+    so_far = [(predictions[:n], ["new"] * n, pooled[:n]) for n in range(1, len(predictions) + 1)]
+    whole = np.array([calibrator(*inputs)[-1] for inputs in so_far])
     causal = CausalPosterior(calibrator.fitted, ATTRIBUTES)
     one_by_one, _ = calibrate_in_turn(causal, predictions, pooled, SpeakerProfile.empty(4, 2))
-    np.testing.assert_allclose(one_by_one, whole.predictions, atol=1e-9)
+    np.testing.assert_allclose(one_by_one, whole, atol=1e-9)
     turned = CausalPosterior(calibrator.fitted, ATTRIBUTES[::-1])
     backwards, _ = calibrate_in_turn(turned, predictions[:, ::-1], pooled, SpeakerProfile.empty(4, 2))
-    np.testing.assert_allclose(backwards[:, ::-1], whole.predictions, atol=1e-9)
+    np.testing.assert_allclose(backwards[:, ::-1], whole, atol=1e-9)
 
 
 @pytest.fixture

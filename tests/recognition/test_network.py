@@ -16,17 +16,14 @@ from ser_personal.speakers.embedding import SpeakerEmbedding
 
 
 class Both(Interpreter):
-    """Both poolings, with and without a speaker token, in one graph: an export takes most of the time."""
+    """With and without a speaker token, in one graph: an export takes most of the time."""
 
     reads_speaker = True
 
     def build(self, dim, outputs):
-        for name, pooling in zip(("first", "second"), ("learnt", "attentive"), strict=True):
-            self.add_module(name, TransformerInterpreter(16, 1, 2, pooling=pooling))
+        for name in ("first", "second"):
+            self.add_module(name, TransformerInterpreter(16, 1, 2))
             getattr(self, name).build(dim, outputs)
-
-    def start_from(self, label_means):
-        raise NotImplementedError
 
     def forward(self, output):
         return torch.cat([self.first(output), self.second(output._replace(speaker_embedding=None))], dim=1)
