@@ -77,8 +77,6 @@ def _write_rest(folder: Path, frame: pd.DataFrame, ids: list[str], genders: list
         "embeddings": SpeakerVectors(tuple(training), rng.normal(size=(4, 8))),
     }
     write_speakers(folder, {"fusion": "last", "splits": {"test1": of_speaker}, "training": training}, vectors)
-    cost = {"parameters": 12345, "trained_parameters": 2345, "test_seconds": 90.0, "test_speech_seconds": 7200.0}
-    write_json(folder / "cost.json", cost | {"device": "cpu", "devices": 1})
 
 
 def edit_json(path: Path, edit) -> None:

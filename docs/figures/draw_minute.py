@@ -10,13 +10,14 @@ The speaker is the one whom the uncalibrated model follows worst, by CCC.
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
 from ink import INKS, Ink, drawn
 
-from ser_personal.evaluation.run_files import read_run
+from ser_personal.evaluation.run_files import MU_SIGMA, RECORD, read_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,10 +33,8 @@ def minute(folder: str) -> tuple[str, pd.DataFrame]:
     test = run.sets[0]
     ccc = test.row("raw").scores[ATTRIBUTE].per_speaker
     speaker = min(ccc, key=lambda name: ccc[name])
-    of = test.speakers[speaker]
-    mean, deviation, new_mean, new_deviation = (
-        getattr(of, name)[ATTRIBUTE] for name in ("mu", "sigma", "mu_bar", "sigma_bar")
-    )
+    of = json.loads((run.folder / RECORD).read_text(encoding="utf-8"))["splits"][test.name][speaker]
+    mean, deviation, new_mean, new_deviation = (of[name][ATTRIBUTE] for name in MU_SIGMA)
     # acted corpora sort their files by emotion
     own = test.utterances[test.utterances["speaker"] == speaker].sample(frac=1, random_state=SEED)
     calibrated = (own[f"{ATTRIBUTE}_raw"] - mean) / deviation * new_deviation + new_mean

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
     from ser_personal.report.bootstrap import Bootstrap, Estimate
 
-SENSITIVITY = (5, 20)
-
 
 def compare(
     runs: list[str],
@@ -48,8 +46,6 @@ def compare(
     seed: Seed = 0,
     add: list[str] | str | None = None,
     latex: str | None = None,
-    *,
-    paper: bool = False,
 ) -> None:
     """Compare test runs: O-CCC and A-CCC of each recipe and calibration with 95 % intervals, and their cost.
 
@@ -69,11 +65,9 @@ def compare(
         add: another method as NAME=FILE.csv, or several as '[A=a.csv,B=b.csv]': columns utterance, and arousal, valence
             or dominance, whichever it predicts, on the utterances that the runs were tested on.
         latex: file for the table that the screen shows, for a paper.
-        paper: add the paper's rows.
     """
     from rich.console import Console
 
-    from ser_personal.comparison import compare_figures as figures
     from ser_personal.comparison import compare_page as pages
     from ser_personal.report.bootstrap import Bootstrap
 
@@ -84,27 +78,20 @@ def compare(
     sets = [compare_systems(test, base, bootstrap, min_utterances, gap_points(found)) for test in tests]
     costs, pretrained = recipe_costs(found), pretraining_rows(found)
     stem = (named_folder(runs[0])[1] if out is None else Path(out)) / name
-
-    atomic_write(
-        f"{stem}.md", pages.page(sets, costs, pretrained, base, bootstrap, min_utterances, paper=paper).encode()
-    )
     tables = {
-        f"{stem}.csv": pages.flat(sets, costs, paper=paper),
+        f"{stem}.csv": pages.flat(sets, costs),
         f"{stem}_pretraining.csv": pages.flat_pretraining(pretrained),
-        f"{stem}_gap.csv": pages.flat_gaps(sets, min_utterances),
+        f"{stem}_gap.csv": pages.flat_gaps(sets),
     }
-    tables = {path: table for path, table in tables.items() if len(table)}
-    for path, table in tables.items():
-        atomic_write(path, table.to_csv(index=False).encode())
-    drawn = [Path(f"{stem}.png")] if figures.draw_costs(sets, costs, Path(f"{stem}.png")) else []
-    figures.draw_forest(sets, base, Path(f"{stem}_forest.png"))
-    drawn += [Path(f"{stem}_forest.png")]
+    texts = {f"{stem}.md": pages.page(sets, costs, pretrained, base, bootstrap)}
+    texts |= {path: table.to_csv(index=False) for path, table in tables.items() if len(table)}
     if latex is not None:
-        atomic_write(Path(latex), pages.latex(sets, base).encode())
-        drawn.append(Path(latex))
-    drawn += [Path(f"{stem}_gap.png")] if figures.draw_gaps(sets, Path(f"{stem}_gap.png")) else []
-    pages.show_sets(sets, base, min_utterances, f"{stem}.md")
-    written = ", ".join([f"{stem}.md", *tables, *map(str, drawn)])
+        texts[latex] = pages.latex(sets, base)
+    for path, text in texts.items():
+        atomic_write(Path(path), text.encode())
+    pages.draw_forest(sets, base, Path(f"{stem}_forest.png"))
+    pages.show_sets(sets, base, f"{stem}.md")
+    written = ", ".join([*texts, f"{stem}_forest.png"])
     Console(soft_wrap=True, highlight=False).print(f"written: {written}", markup=False)
 
 
@@ -257,9 +244,8 @@ class ComparedRow:
     seeds: int  # averaged
     overall_ccc: Estimate
     average_ccc: Estimate
-    overall_gain: Estimate | None  # over the baseline, paired; None without a baseline, as average_gain
+    overall_gain: Estimate | None  # over the baseline, paired; None of the baseline itself, as average_gain
     average_gain: Estimate | None
-    sensitivity: dict[int, float]  # utterances that a speaker must have -> A-CCC over those speakers
 
 
 @dataclass(frozen=True)
@@ -282,14 +268,13 @@ class ComparedSet:
     rows: tuple[ComparedRow, ...]
     gaps: tuple[GapRow, ...]  # by recipe, then by number of training speakers
     speakers: int  # in O-CCC, and resampled
-    counted: dict[int, int]  # utterances that a speaker must have -> speakers in A-CCC, the same for all rows
+    counted: int  # in A-CCC, the same for all rows
+    min_utterances: int  # that they have
     notes: tuple[str, ...]  # what was left out
 
 
-def find_baseline(tests: Sequence[TestSet], name: str | None) -> str | None:
+def find_baseline(tests: Sequence[TestSet], name: str) -> str:
     """Complete the name of a baseline: `papt/sigma` is one calibration, `papt` its first, the raw predictions."""
-    if name is None:
-        return None
     systems = [system for test in tests for system in test.systems]
     found = next((each.name for each in systems if name in {each.name, each.recipe}), None)
     if found is None:
@@ -304,7 +289,7 @@ def find_baseline(tests: Sequence[TestSet], name: str | None) -> str | None:
 
 def compare_systems(
     test: TestSet,
-    baseline: str | None,
+    baseline: str,
     bootstrap: Bootstrap,
     min_utterances: int = 10,
     points: Sequence[GapPoint] = (),
@@ -315,26 +300,27 @@ def compare_systems(
 
     Args:
         test: the systems.
-        baseline: name of the one that the others are compared with; ignored where this set lacks it.
+        baseline: name of the one that the others are compared with; where this set lacks it, differences are NaN.
         bootstrap: makes the draws and the intervals.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
         points: of the personalisation gap; those with only one side are left out.
     """
-    weights = bootstrap.weights([None] * len(test.speakers))
-    counted = {least: test.counted(least) for least in sorted({*SENSITIVITY, min_utterances})}
-    number = {"overall_ccc": len(test.speakers), "average_ccc": int(counted[min_utterances].sum())}
-    base = next((system for system in test.systems if system.name == baseline), None)
+    weights, counted = bootstrap.weights([None] * len(test.speakers)), test.counted(min_utterances)
+    number = {"overall_ccc": len(test.speakers), "average_ccc": int(counted.sum())}
 
     def figures(system: System) -> dict[str, NDArray[np.float64]]:
-        average = system.average_ccc(weights, counted[min_utterances])
-        return {"overall_ccc": system.overall_ccc(weights), "average_ccc": average}
+        return {"overall_ccc": system.overall_ccc(weights), "average_ccc": system.average_ccc(weights, counted)}
 
     def estimate(metric: str, drawn: NDArray[np.float64]) -> Estimate:
         return bootstrap.estimate(drawn, number[metric])
 
+    of_systems = {system.name: figures(system) for system in test.systems}
+    undefined = dict.fromkeys(number, np.full(len(weights), np.nan))
+    base = of_systems.get(baseline, undefined)
+
     def row(system: System) -> ComparedRow:
-        own, other = figures(system), None if base is None or system is base else figures(base)
-        gains = {metric: None if other is None else estimate(metric, own[metric] - other[metric]) for metric in own}
+        own = of_systems[system.name]
+        gains = {metric: estimate(metric, own[metric] - base[metric]) for metric in own}
         return ComparedRow(
             recipe=system.recipe,
             calibration=system.calibration,
@@ -342,18 +328,18 @@ def compare_systems(
             seeds=system.seeds,
             overall_ccc=estimate("overall_ccc", own["overall_ccc"]),
             average_ccc=estimate("average_ccc", own["average_ccc"]),
-            overall_gain=gains["overall_ccc"],
-            average_gain=gains["average_ccc"],
-            sensitivity={least: float(system.average_ccc(weights[:1], who)[0]) for least, who in counted.items()},
+            overall_gain=None if own is base else gains["overall_ccc"],
+            average_gain=None if own is base else gains["average_ccc"],
         )
 
     return ComparedSet(
         split=test.split,
         attribute=test.attribute,
         rows=tuple(row(system) for system in test.systems),
-        gaps=tuple(_gaps(test, points, figures, estimate)),
+        gaps=tuple(_gaps(test, points, of_systems, estimate)),
         speakers=len(test.speakers),
-        counted={least: int(who.sum()) for least, who in counted.items()},
+        counted=number["average_ccc"],
+        min_utterances=min_utterances,
         notes=test.notes,
     )
 
@@ -368,7 +354,7 @@ def gap_points(runs: Sequence[ComparedRun]) -> list[GapPoint]:
 def _gaps(
     test: TestSet,
     points: Sequence[GapPoint],
-    figures: Callable[[System], dict[str, NDArray[np.float64]]],
+    of_systems: dict[str, dict[str, NDArray[np.float64]]],
     estimate: Callable[[str, NDArray[np.float64]], Estimate],
 ) -> list[GapRow]:
     raw = {system.recipe: system for system in reversed(test.systems)}
@@ -378,10 +364,9 @@ def _gaps(
         if point.name not in raw or other.name not in raw:
             continue
         sides = {each.side: raw[each.name] for each in (other, point)}
-        of_sides = {side: figures(system) for side, system in sides.items()}
         contrast: dict[str, dict[str, Estimate]] = {}
         for metric in ("overall_ccc", "average_ccc"):
-            drawn = {side: own[metric] for side, own in of_sides.items()}
+            drawn = {side: of_systems[system.name][metric] for side, system in sides.items()}
             drawn["gap"] = drawn["dependent"] - drawn["independent"]
             contrast[metric] = {what: estimate(metric, values) for what, values in drawn.items()}
         seeds = min(system.seeds for system in sides.values())

@@ -1,16 +1,21 @@
-"""The comparison as a page of Markdown, as flat tables, on the screen, and as figures."""
+"""The comparison as a page of Markdown, as flat tables, on the screen, in LaTeX and as a forest plot."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from io import BytesIO
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from ser_personal.calibration.table import decimal
+from ser_personal.files import atomic_write
+from ser_personal.report.figures import CALIBRATED, INK, RAW, style
 from ser_personal.report.formatting import duration, gain, operations, with_interval
 from ser_personal.report.verdicts import RIDGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     import pandas as pd
 
@@ -39,57 +44,25 @@ READ_GAP = (
     "one has other utterances of the test speakers among them. Predictions are uncalibrated, and the gap is dependent "
     "minus independent over the same draws of the speakers."
 )
-SOURCE = (
-    "Tran, Yin and Soleymani (Interspeech 2023), MSP-Podcast v1.6, test-b: 8,434 utterances of 50 speakers, "
-    "HuBERT-large. A paired difference would need the paper's predictions on the same test set."
-)
-# attribute -> system -> O-CCC and A-CCC
-PAPER = {
-    "arousal": {
-        "Vanilla-FT": (0.712, 0.512),
-        "B2, data weighting": (0.735, 0.517),
-        "TAPT-FT": (0.717, 0.518),
-        "PAPT-FT": (0.740, 0.531),
-        "PAPT-FT, mu": (0.722, 0.528),
-        "PAPT-FT, sigma": (0.732, 0.541),
-        "PAPT-FT, both": (0.713, 0.540),
-    },
-    "valence": {
-        "Vanilla-FT": (0.607, 0.514),
-        "B2, data weighting": (0.650, 0.569),
-        "TAPT-FT": (0.630, 0.542),
-        "PAPT-FT": (0.663, 0.569),
-        "PAPT-FT, mu": (0.660, 0.566),
-        "PAPT-FT, sigma": (0.662, 0.578),
-        "PAPT-FT, both": (0.657, 0.575),
-    },
-}
 
 
 def page(
     sets: Sequence[ComparedSet],
     costs: Sequence[RecipeCost],
     pretrained: Sequence[PretrainingRow],
-    baseline: str | None,
+    baseline: str,
     bootstrap: Bootstrap,
-    min_utterances: int,
-    *,
-    paper: bool,
 ) -> str:
     """Write the page: a section for each test set and attribute, then costs, pre-training and gaps."""
-    against = f" Differences are to {baseline}, over the same draws." if baseline else ""
     parts = [
         "# Comparison",
-        f"O-CCC is one CCC over all utterances, A-CCC the mean of speakers' own, over those with at least "
-        f"{min_utterances} utterances. In brackets 95 % intervals from {bootstrap.resamples} draws of the test "
-        "speakers, the same draws for every row, each speaker's CCC averaged over seeds first; they say how far other "
-        f"speakers could change a figure, not other seeds.{against} An oracle reads test labels and is never a result.",
+        "O-CCC is one CCC over all utterances, A-CCC the mean of speakers' own. In brackets 95 % intervals from "
+        f"{bootstrap.resamples} draws of the test speakers, the same draws for every row, each speaker's CCC averaged "
+        "over seeds first; they say how far other speakers could change a figure, not other seeds. Differences are to "
+        f"{baseline}, over the same draws. An oracle reads test labels and is never a result.",
     ]
     for compared in sets:
-        parts += _section(compared, min_utterances, with_gains=baseline is not None)
-        if paper and compared.attribute in PAPER:
-            scores = [[system, *map(decimal, pair)] for system, pair in PAPER[compared.attribute].items()]
-            parts += [f"### The paper's {compared.attribute}", _table(["system", "O-CCC", "A-CCC"], scores), SOURCE]
+        parts += _section(compared)
     parts += _costs(costs)
     if pretrained:
         headings = ["pre-training", "runs", "loss", "accuracy", "loss, unseen speakers", "accuracy, unseen speakers"]
@@ -98,55 +71,33 @@ def page(
             for of in pretrained
         ]
         parts += ["## Pre-training", _table(headings, rows), READ_PRETRAINING]
-    return "\n\n".join([*parts, *_gaps(sets, min_utterances)]) + "\n"
+    return "\n\n".join([*parts, *_gaps(sets)]) + "\n"
 
 
-def _section(compared: ComparedSet, min_utterances: int, *, with_gains: bool) -> list[str]:
-    gains = ["O-CCC difference", "A-CCC difference"] if with_gains else []
-    recipes: dict[str, list[ComparedRow]] = {}
-    for row in compared.rows:
-        recipes.setdefault(row.recipe, []).append(row)
-    notes = [*refusals(compared), *(f"{note}." for note in compared.notes)]
-    raw = [[rows[0].recipe, *_figures(rows[0], with_gains=with_gains)] for rows in recipes.values()]
-    parts = [
-        f"## {compared.split}: {compared.attribute}",
-        " ".join([f"{compared.speakers} speakers; A-CCC over {compared.counted[min_utterances]} of them.", *notes]),
-        _table(["recipe, uncalibrated", "seeds", "O-CCC", "A-CCC", *gains], raw),
-    ]
-    calibrated = {recipe: {_name(row): row for row in rows} for recipe, rows in recipes.items() if len(rows) > 1}
-    if calibrated:
-        names = list(dict.fromkeys(name for of_recipe in calibrated.values() for name in of_recipe))
-        matrix = [
-            [recipe, *(_both(of_recipe[name]) if name in of_recipe else "-" for name in names)]
-            for recipe, of_recipe in calibrated.items()
+def _section(compared: ComparedSet) -> list[str]:
+    headings = ["recipe", "calibration", "seeds", "O-CCC", "A-CCC", "O-CCC difference", "A-CCC difference"]
+    rows = [
+        [
+            row.recipe,
+            row.calibration + (" (oracle)" if row.is_oracle else ""),
+            str(row.seeds),
+            with_interval(row.overall_ccc),
+            with_interval(row.average_ccc),
+            gain(row.overall_gain),
+            gain(row.average_gain),
         ]
-        every = [[row.recipe, _name(row), *_figures(row, with_gains=with_gains)] for row in compared.rows]
-        parts += [_table(["O-CCC / A-CCC", *names], matrix), "Each of them with its intervals:"]
-        parts.append(_table(["recipe", "calibration", "seeds", "O-CCC", "A-CCC", *gains], every))
-    least = sorted(compared.counted)
-    numbers = ", ".join(f"{compared.counted[each]} have at least {each} utterances" for each in least)
-    sensitivity = [
-        [row.recipe, _name(row), *(decimal(row.sensitivity[each]) for each in least)] for row in compared.rows
+        for row in compared.rows
     ]
-    headings = ["recipe", "calibration", *(f"at least {each}" for each in least)]
-    return [
-        *parts,
-        f"A-CCC by the utterances that a speaker must have; of the speakers {numbers}:",
-        _table(headings, sensitivity),
-    ]
+    return [f"## {compared.split}: {compared.attribute}", about(compared), _table(headings, rows)]
 
 
-def _name(row: ComparedRow) -> str:
-    return row.calibration + (" (oracle)" if row.is_oracle else "")
-
-
-def _both(row: ComparedRow) -> str:
-    return f"{decimal(row.overall_ccc.value)} / {decimal(row.average_ccc.value)}"
-
-
-def _figures(row: ComparedRow, *, with_gains: bool) -> list[str]:
-    gains = [gain(row.overall_gain), gain(row.average_gain)] if with_gains else []
-    return [str(row.seeds), with_interval(row.overall_ccc), with_interval(row.average_ccc), *gains]
+def about(compared: ComparedSet) -> str:
+    """Whom the scores of a set are of, why some have no interval, and what was left out."""
+    estimates = [estimate for row in compared.rows for estimate in (row.overall_ccc, row.average_ccc)]
+    reasons = dict.fromkeys(estimate.refused for estimate in estimates if estimate.refused)
+    few = f"A-CCC over {compared.counted} with at least {compared.min_utterances} utterances"
+    refusals = [f"no interval: {reason}" for reason in reasons]
+    return "; ".join([f"{compared.speakers} speakers, {few}", *refusals, *compared.notes]) + "."
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -157,12 +108,6 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _or_dash(value: Any, formatted: Callable[[Any], str]) -> str:
     return "-" if value is None else formatted(value)
-
-
-def refusals(compared: ComparedSet) -> list[str]:
-    """Reasons why scores of a set have no interval, each once."""
-    estimates = [estimate for row in compared.rows for estimate in (row.overall_ccc, row.average_ccc)]
-    return [f"No interval: {reason}." for reason in dict.fromkeys(each.refused for each in estimates) if reason]
 
 
 def _costs(costs: Sequence[RecipeCost]) -> list[str]:
@@ -197,7 +142,7 @@ def _stage(stage: RecipeStage) -> list[str]:
     ]
 
 
-def _gaps(sets: Sequence[ComparedSet], min_utterances: int) -> list[str]:
+def _gaps(sets: Sequence[ComparedSet]) -> list[str]:
     with_gap = [compared for compared in sets if compared.gaps]
     parts = ["## Personalisation gap", READ_GAP] if with_gap else []
     headings = ["recipe", "training speakers", "seeds"]
@@ -209,18 +154,17 @@ def _gaps(sets: Sequence[ComparedSet], min_utterances: int) -> list[str]:
         return [row.recipe, str(row.training_speakers), str(row.seeds), *sides[0], *sides[1]]
 
     for compared in with_gap:
-        counted = f"{compared.speakers} speakers; A-CCC over {compared.counted[min_utterances]} of them."
         table = _table(headings, [cells(row) for row in compared.gaps])
-        parts += [f"### {compared.split}: {compared.attribute}", counted, table]
+        parts += [f"### {compared.split}: {compared.attribute}", about(compared), table]
     return parts
 
 
-def flat(sets: Sequence[ComparedSet], costs: Sequence[RecipeCost], *, paper: bool) -> pd.DataFrame:
+def flat(sets: Sequence[ComparedSet], costs: Sequence[RecipeCost]) -> pd.DataFrame:
     """One line a system, test set and attribute, with what its recipe costs; blank where undefined."""
     import pandas as pd
 
     seconds = {cost.recipe: cost.training_seconds for cost in costs}
-    lines: list[dict[str, object]] = [
+    return pd.DataFrame(
         {
             "split": compared.split,
             "attribute": compared.attribute,
@@ -229,23 +173,14 @@ def flat(sets: Sequence[ComparedSet], costs: Sequence[RecipeCost], *, paper: boo
             "is_oracle": row.is_oracle,
             "seeds": row.seeds,
             "speakers": compared.speakers,
+            "average_ccc_speakers": compared.counted,
             **_numbers({"overall_ccc": row.overall_ccc, "average_ccc": row.average_ccc}),
             **_numbers({"overall_ccc_difference": row.overall_gain, "average_ccc_difference": row.average_gain}),
-            **{f"average_ccc_from_{least}_utterances": value for least, value in row.sensitivity.items()},
-            **{f"speakers_from_{least}_utterances": number for least, number in compared.counted.items()},
             "training_seconds": seconds.get(row.recipe),
         }
         for compared in sets
         for row in compared.rows
-    ]
-    if paper:
-        lines += [
-            {"split": "paper, test-b", "attribute": attribute, "recipe": system, "is_oracle": False}
-            | {"overall_ccc": overall, "average_ccc": average}
-            for attribute, systems in PAPER.items()
-            for system, (overall, average) in systems.items()
-        ]
-    return pd.DataFrame(lines)
+    )
 
 
 def flat_pretraining(rows: Sequence[PretrainingRow]) -> pd.DataFrame:
@@ -255,7 +190,7 @@ def flat_pretraining(rows: Sequence[PretrainingRow]) -> pd.DataFrame:
     return pd.DataFrame({"step": row.step, "runs": row.runs, **asdict(row.scores)} for row in rows)
 
 
-def flat_gaps(sets: Sequence[ComparedSet], min_utterances: int) -> pd.DataFrame:
+def flat_gaps(sets: Sequence[ComparedSet]) -> pd.DataFrame:
     """One line a recipe, number of training speakers, test set and attribute; blank where undefined."""
     import pandas as pd
 
@@ -267,7 +202,7 @@ def flat_gaps(sets: Sequence[ComparedSet], min_utterances: int) -> pd.DataFrame:
             "training_speakers": row.training_speakers,
             "seeds": row.seeds,
             "speakers": compared.speakers,
-            "average_ccc_speakers": compared.counted[min_utterances],
+            "average_ccc_speakers": compared.counted,
             **_numbers({f"{metric}_{side}": getattr(row, metric)[side] for metric in METRICS for side in SIDES}),
         }
         for compared in sets
@@ -295,7 +230,12 @@ def row_label(row: ComparedRow) -> str:
     return row.recipe if row.calibration in {"raw", RIDGE} else f"{row.recipe} + PLDC"
 
 
-def show_sets(sets: Sequence[ComparedSet], baseline: str | None, min_utterances: int, page: str) -> None:
+def _cells(row: ComparedRow) -> list[str]:
+    scores = decimal(row.overall_ccc.value), decimal(row.average_ccc.value)
+    return [row_label(row), *scores, gain(row.average_gain)]
+
+
+def show_sets(sets: Sequence[ComparedSet], baseline: str, page: str) -> None:
     """Print one table: recipe, O-CCC, A-CCC and the difference in A-CCC to the baseline, by test set and attribute."""
     from rich import box
     from rich.console import Console
@@ -310,24 +250,16 @@ def show_sets(sets: Sequence[ComparedSet], baseline: str | None, min_utterances:
         if len(sets) > 1:
             table.add_row(f"[bold]{escape(compared.split)}: {escape(compared.attribute)}[/]")
         for row in summary(compared):
-            scores = [decimal(row.overall_ccc.value), decimal(row.average_ccc.value)]
-            table.add_row(escape(row_label(row)), *scores, gain(row.average_gain))
+            table.add_row(*map(escape, _cells(row)))
         table.add_section()
     console.print(table)
     for compared in sets:
-        console.print(
-            f"{compared.split}, {compared.attribute}: {compared.speakers} speakers, A-CCC over "
-            f"{compared.counted[min_utterances]}.",
-            *refusals(compared),
-            *(f"{note}." for note in compared.notes),
-            style="dim",
-            markup=False,
-        )
+        console.print(f"{compared.split}, {compared.attribute}: {about(compared)}", style="dim", markup=False)
     under = f"Differences are to {baseline}, paired, with 95 % intervals over speakers; the controls are in {page}."
     console.print(under, markup=False, soft_wrap=True)
 
 
-def latex(sets: Sequence[ComparedSet], baseline: str | None) -> str:
+def latex(sets: Sequence[ComparedSet], baseline: str) -> str:
     """The table of the screen for a paper, with booktabs' lines."""
     escapes = str.maketrans({sign: f"\\{sign}" for sign in "&%$#_{}"})
 
@@ -339,11 +271,42 @@ def latex(sets: Sequence[ComparedSet], baseline: str | None) -> str:
     for compared in sets:
         lines += [r"\midrule", rf"\multicolumn{{4}}{{l}}{{{signs(f'{compared.split}, {compared.attribute}')}}} \\"]
         for row in summary(compared):
-            cells = [
-                row_label(row),
-                decimal(row.overall_ccc.value),
-                decimal(row.average_ccc.value),
-                gain(row.average_gain),
-            ]
-            lines.append(rf"{' & '.join(map(signs, cells))} \\".replace("-.", "$-$.").replace("+.", "$+$."))
+            cells = " & ".join(map(signs, _cells(row)))
+            lines.append(rf"{cells} \\".replace("-.", "$-$.").replace("+.", "$+$."))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def draw_forest(sets: Sequence[ComparedSet], baseline: str, path: Path) -> None:
+    """Draw what each row of the summary gains in A-CCC over the baseline, the greatest gain first."""
+    from matplotlib.figure import Figure
+
+    gains = [
+        sorted(
+            (
+                (row.average_gain, row)
+                for row in summary(compared)
+                if row.average_gain is not None and not isnan(row.average_gain.value)
+            ),
+            key=lambda pair: -pair[0].value,
+        )
+        for compared in sets
+    ]
+    heights = [1.0 + 0.3 * max(len(rows), 1) for rows in gains]
+    with style():
+        figure = Figure(figsize=(6.5, sum(heights)), layout="constrained", dpi=150)
+        panels = figure.subplots(len(sets), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for axes, compared, rows in zip(panels, sets, gains, strict=True):
+            axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
+            for y, (estimate, row) in enumerate(rows):
+                colour = CALIBRATED if row.calibration == "sigma" else RAW
+                if estimate.refused is None:
+                    axes.plot([estimate.low, estimate.high], [y, y], color=colour)
+                axes.plot([estimate.value], [y], "o", color=colour, markersize=6)
+            axes.set_yticks(range(len(rows)), [row_label(row) for _, row in rows])
+            axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
+            axes.set_title(f"{compared.split}: {compared.attribute}")
+            axes.grid(axis="x")
+        panels[-1].set_xlabel(f"A-CCC minus that of {baseline}, 95 % intervals over speakers")
+        content = BytesIO()
+        figure.savefig(content)
+    atomic_write(path, content.getvalue())

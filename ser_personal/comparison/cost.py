@@ -95,38 +95,30 @@ class CostRecorder(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._stage, self._clock = stage, _Clock()
 
-    @override
-    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        self._begin("train")
-
-    @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        self._end("train", batch, trainer)
-
-    @override
-    def on_validation_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        """Begin to count operations where this is the stage's first batch."""
         # each resumption repeats the sanity check
-        if not trainer.sanity_checking:
-            self._begin("validation")
+        if trainer.sanity_checking:
+            return
+        if self._counts.setdefault(str(trainer.state.stage), _Counts()).counted_flops is None:
+            self._counter = FlopCounter()
+            self._counter.__enter__()
 
-    @override
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
-        if not trainer.sanity_checking:
-            self._end("validation", batch, trainer)
+        """Count the batch's audio, and the operations that were counted on it."""
+        if trainer.sanity_checking:
+            return
+        speech, counts = _speech_seconds(batch, trainer), self._counts[str(trainer.state.stage)]
+        counts.speech += speech
+        if self._counter is not None:
+            self._counter.__exit__(None, None, None)
+            counts.counted_speech, counts.counted_flops = speech, self._counter.flops
+            self._counter = None
 
-    @override
-    def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        self._begin("test")
-
-    @override
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
-    ) -> None:
-        self._end("test", batch, trainer)
+    on_validation_batch_start = on_test_batch_start = on_train_batch_start
+    on_validation_batch_end = on_test_batch_end = on_train_batch_end
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -135,19 +127,6 @@ class CostRecorder(Callback):
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write("test", trainer, pl_module)
-
-    def _begin(self, kind: str) -> None:
-        if self._counts.setdefault(kind, _Counts()).counted_flops is None:
-            self._counter = FlopCounter()
-            self._counter.__enter__()
-
-    def _end(self, kind: str, batch: Any, trainer: Trainer) -> None:
-        speech, counts = _speech_seconds(batch, trainer), self._counts[kind]
-        counts.speech += speech
-        if self._counter is not None:
-            self._counter.__exit__(None, None, None)
-            counts.counted_speech, counts.counted_flops = speech, self._counter.flops
-            self._counter = None
 
     def _write(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
         counts = self._counts.values()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from ser_personal.errors import UserError
-from ser_personal.evaluation.run_files import COST, METRICS, SPEAKER_MOMENTS, read_moments
+from ser_personal.evaluation.run_files import METRICS, SPEAKER_MOMENTS, read_moments
 from ser_personal.files import write_json
 from ser_personal.report.verdicts import RIDGE
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-DONE = "done.json"
+DONE, TEST_COST = "done.json", "test_cost.json"
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,14 @@ class StageCost:
     seconds: float  # wall time, without imports in stages that Lightning runs
     cpu_seconds: float | None = None  # of all threads
     peak_memory: int | None = None  # bytes, of the largest process
-    device_memory: int | None = None  # bytes on the accelerator, at most
     speech_seconds: float | None = None  # of audio through the model, every epoch counted
     flops: float | None = None  # floating-point operations, measured on one batch and scaled by audio
     trained_parameters: int | None = None
-    device: str | None = None
+
+    @classmethod
+    def of(cls, measured: dict[str, Any]) -> Self:
+        """Take what it knows of a record."""
+        return cls(**{field.name: measured[field.name] for field in fields(cls) if field.name in measured})
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def read_record(folder: Path) -> RunRecord:
     path = folder / DONE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        stages = tuple(StageCost(**stage) for stage in content.pop("stages"))
+        stages = tuple(StageCost.of(stage) for stage in content.pop("stages"))
         scores = content.pop("pretraining", None)
         pretraining = None if scores is None else PretrainingScores(**scores)
         rest = {"needs": tuple(content["needs"]), "stages": stages, "pretraining": pretraining}
@@ -99,14 +102,8 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def read_stage(path: Path) -> StageCost:
-    """Read the cost of one stage, as `write_stage` wrote it."""
-    return StageCost(**json.loads(path.read_text(encoding="utf-8")))
-
-
-def write_stage(path: Path, measured: dict[str, Any]) -> None:
-    """Write the cost of one stage; what `StageCost` doesn't know is left out."""
-    known = {field.name for field in fields(StageCost)}
-    write_json(path, {name: value for name, value in measured.items() if name in known})
+    """Read the cost of one stage."""
+    return StageCost.of(json.loads(path.read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)
@@ -213,7 +210,7 @@ def _tests_in(folder: Path) -> list[ComparedRun]:
             name if names.count(name) == 1 else path.relative_to(folder).as_posix(),
             None,
             read_moments(path / SPEAKER_MOMENTS),
-            _cost(path),
+            (read_stage(path / TEST_COST),) if (path / TEST_COST).is_file() else (),
             unpermuted=_unpermuted(path),
             folder=path,
         )
@@ -253,21 +250,6 @@ def _unpermuted(folder: Path) -> frozenset[str]:
         return frozenset()
     splits = json.loads((folder / METRICS).read_text(encoding="utf-8"))["splits"]
     return frozenset(name for name, split in splits.items() if split.get("permuted_speakers") == 0)
-
-
-def _cost(folder: Path) -> tuple[StageCost, ...]:
-    if not (folder / COST).is_file():
-        return ()
-    cost = json.loads((folder / COST).read_text(encoding="utf-8"))
-    return (
-        StageCost(
-            "test",
-            cost["test_seconds"],
-            speech_seconds=cost["test_speech_seconds"],
-            trained_parameters=cost["trained_parameters"],
-            device=cost["device"],
-        ),
-    )
 
 
 # not part of training

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -27,11 +26,9 @@ from ser_personal.calibration.table import (
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import (
-    COST,
     EMBEDDINGS,
     TRAINING,
     SpeakerVectors,
-    describe_correlations,
     describe_speakers,
     describe_training,
     predictions_table,
@@ -47,7 +44,7 @@ from ser_personal.evaluation.run_writers import (
     score_set,
     write_test,
 )
-from ser_personal.files import content_hash, gather_files, write_json
+from ser_personal.files import content_hash, gather_files
 from ser_personal.ranges import Seed
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 from ser_personal.speakers.embedding import SpeakerEmbedding
@@ -73,19 +70,6 @@ def learnt_embeddings(personalized: Any) -> dict[str, SpeakerVectors]:
     return {EMBEDDINGS: SpeakerVectors(tuple(speakers.ids), learnt)}
 
 
-def cost(trainer: Trainer, pl_module: LightningModule, seconds: float, speech_seconds: float) -> dict[str, Any]:
-    """Parameters, and the seconds that a test without calibration took over so many seconds of speech."""
-    weights = list(pl_module.parameters())
-    return {
-        "parameters": sum(weight.numel() for weight in weights),
-        "trained_parameters": sum(weight.numel() for weight in weights if weight.requires_grad),
-        "test_seconds": seconds,
-        "test_speech_seconds": speech_seconds,
-        "device": pl_module.device.type,
-        "devices": trainer.world_size,
-    }
-
-
 class PLDCCallback(PredictionCollector):
     """Personalised label distribution calibration of a test run (paper, section 2.3).
 
@@ -93,9 +77,8 @@ class PLDCCallback(PredictionCollector):
     O-CCC, and only those that scale it raise A-CCC. `shift_mean` and `scale_std` together are the paper's full
     equation. Every variant is scored in each test; the switches choose the one that predictions.csv holds.
 
-    Writes predictions.csv, metrics.json, speaker_moments.csv (for `ser compare`), cost.json, speakers.json and
-    speakers.safetensors (each test speaker's neighbours) to the run's folder, and the speaker bank next to the
-    checkpoint.
+    Writes predictions.csv, metrics.json, speaker_moments.csv (for `ser compare`), speakers.json (each test speaker's
+    neighbours) and speakers.safetensors to the run's folder, and the speaker bank next to the checkpoint.
 
     Args:
         draws: of the control with random speakers.
@@ -111,7 +94,6 @@ class PLDCCallback(PredictionCollector):
         self.seed = seed
         self.bank: SpeakerBank | None = None
         self.validation: PredictedSet | None = None
-        self._started = 0.0
 
     on_test_batch_end = PredictionCollector.keep
 
@@ -125,11 +107,9 @@ class PLDCCallback(PredictionCollector):
             validation = self.collected(trainer)
             self.validation = None if validation is None else validation.predicted
         self.collector = Collector()
-        self._started = perf_counter()
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        seconds = perf_counter() - self._started
         data, model, collected = trainer.datamodule, cast("Any", pl_module), self.collected(trainer)  # type: ignore[attr-defined]
         folder = run_folder(trainer)
         if collected is None or self.bank is None:
@@ -158,7 +138,6 @@ class PLDCCallback(PredictionCollector):
             speakers[split] = describe_speakers(utterances, calibration, shifts)
             vectors[split] = SpeakerVectors.of_utterances(test.speaker_ids, test.pooled)
             splits[split], table = score_set(model, data, tested, scored)
-            splits[split]["shift"] = describe_correlations(shifts, table[0].scores)
             if self.validation is not None:
                 splits[split]["intervals"] = intervals_as_json(
                     calibrated(self.validation), calibrated(test), pldc.attributes, self.bank.scale
@@ -171,8 +150,6 @@ class PLDCCallback(PredictionCollector):
         training = describe_training([data.utterances[index] for index in data.train_indices])
         record = {"fusion": str(model.personalized.fusion_name), "splits": speakers, "training": training}
         write_speakers(folder, record, vectors)
-        speech_seconds = float(np.nansum([utterance.seconds for utterance in collected.utterances]))
-        write_json(folder / COST, cost(trainer, pl_module, seconds, speech_seconds))
 
 
 def _attributes(pl_module: LightningModule) -> tuple[str, ...]:

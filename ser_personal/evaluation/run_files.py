@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ser_personal.calibration.divergence import ShiftTable, SpeakerShift
+from ser_personal.calibration.divergence import SpeakerShift
 from ser_personal.calibration.neighbours import speaker_vectors
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.calibration.table import KEYS, MOMENTS, ScoreRow
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, write_json
-from ser_personal.scores import Scores, as_json, from_json, rows_by_speaker
+from ser_personal.scores import as_json, from_json, rows_by_speaker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ser_personal.evaluation.run_writers import CollectedSet
     from ser_personal.types import Utterance
 
-PREDICTIONS, METRICS, COST, SPEAKER_MOMENTS = "predictions.csv", "metrics.json", "cost.json", "speaker_moments.csv"
+PREDICTIONS, METRICS, SPEAKER_MOMENTS = "predictions.csv", "metrics.json", "speaker_moments.csv"
 RECORD, VECTORS, BASELINE = "speakers.json", "speakers.safetensors", "baseline.json"
 TRAINING, EMBEDDINGS = "training", "embeddings"
 MU_SIGMA = ("mu", "sigma", "mu_bar", "sigma_bar")
@@ -137,16 +137,6 @@ def describe_speakers(
     return described
 
 
-def describe_correlations(shifts: Mapping[str, SpeakerShift], raw: Scores) -> dict[str, dict[str, float | int | None]]:
-    """Attribute -> the correlations of shifts and CCC, and over how many speakers."""
-    described = {}
-    for attribute, scores in raw.items():
-        table = ShiftTable.join(shifts, scores.per_speaker, attribute)
-        found = {name: _or_none(float(value[0])) for name, value in table.correlations().items()}
-        described[attribute] = {"speakers": len(table.speakers), **found}
-    return described
-
-
 def write_speakers(folder: Path, record: dict[str, Any], vectors: Mapping[str, SpeakerVectors]) -> None:
     """Write speakers.json, and set -> speaker vectors to speakers.safetensors.
 
@@ -206,25 +196,16 @@ def read_moments(path: Path) -> pd.DataFrame:
 
 @dataclass(frozen=True, eq=False)
 class Speaker:
-    """A test speaker and how they were calibrated.
+    """A test speaker.
 
     Attributes:
         gender: as the corpus spells it, None where unknown.
         utterances: of this speaker in the set.
-        seconds: of them all, NaN where unknown.
-        neighbours, cosines, mu, sigma, mu_bar, sigma_bar: as in `CalibratedSpeaker`, by attribute, NaN where undefined.
         shift: how far the speaker is from the training set.
     """
 
     gender: str | None
     utterances: int
-    seconds: float
-    neighbours: tuple[str, ...]
-    cosines: NDArray[np.float64]
-    mu: dict[str, float]
-    sigma: dict[str, float]
-    mu_bar: dict[str, float]
-    sigma_bar: dict[str, float]
     shift: SpeakerShift
 
 
@@ -278,7 +259,6 @@ class RunFiles:
         training: speaker vectors of the bank.
         embeddings: the learnt e_s; None where the model has none.
         training_gender: training speaker -> gender, None where unknown.
-        cost: what the test recorded: parameters, seconds, device.
     """
 
     folder: Path
@@ -293,7 +273,6 @@ class RunFiles:
     training: SpeakerVectors
     embeddings: SpeakerVectors | None
     training_gender: dict[str, str | None]
-    cost: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -313,7 +292,7 @@ class RunFiles:
 
 def check_is_run(folder: Path) -> None:
     """Refuse a folder that lacks a file which every test run has."""
-    for name in (PREDICTIONS, METRICS, RECORD, VECTORS, COST):
+    for name in (PREDICTIONS, METRICS, RECORD, VECTORS):
         if not (folder / name).is_file():
             raise UserError(f"isn't a test run, it has no {name}", where=folder, remedy=_REMEDY)
 
@@ -371,7 +350,6 @@ def _read(folder: Path) -> RunFiles:
         training=vectors[TRAINING],
         embeddings=vectors.get(EMBEDDINGS),
         training_gender={speaker: content["gender"] for speaker, content in record["training"].items()},
-        cost=_read_json(folder / COST),
     )
 
 
@@ -408,17 +386,11 @@ def _read_predictions(path: Path, attributes: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _speaker(content: dict[str, Any]) -> Speaker:
-    def numbers(values: dict[str, float | None]) -> dict[str, float]:
-        return {attribute: _or_nan(value) for attribute, value in values.items()}
-
+    label_shift = {attribute: _or_nan(value) for attribute, value in content["label_shift"].items()}
     return Speaker(
         gender=content["gender"],
         utterances=content["utterances"],
-        seconds=_or_nan(content["seconds"]),
-        neighbours=tuple(content["neighbours"]),
-        cosines=np.array(content["cosines"], dtype=np.float64),
-        shift=SpeakerShift(_or_nan(content["feature_shift"]), numbers(content["label_shift"])),
-        **{name: numbers(content[name]) for name in MU_SIGMA},
+        shift=SpeakerShift(_or_nan(content["feature_shift"]), label_shift),
     )
 
 

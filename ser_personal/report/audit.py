@@ -23,7 +23,6 @@ from ser_personal.report.groups import (
     column_of,
     compare_groups,
 )
-from ser_personal.scores import rows_by_speaker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,10 +52,8 @@ class Harm:
     harmed: int  # whose CCC fell
     share: Estimate  # of harmed speakers
     mean_change: Estimate  # of the CCC, over all these speakers
-    mean_loss: float  # of the harmed, NaN where there are none
     worst_loss: float
     worst_speaker: str | None
-    error_harmed: int  # speakers whose mean absolute error rose
     harmed_of_gender: dict[str, tuple[int, int]]  # gender -> harmed speakers, all speakers
 
 
@@ -75,9 +72,6 @@ def harm(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap) -
     weights = bootstrap.weights([None] * len(speakers))
     worst = int(np.argmin(changes)) if harmed.any() else None
 
-    rows_of, labels = rows_by_speaker(test.speaker_ids), test.values(attribute, "label")
-    raw, calibrated = (np.abs(test.values(attribute, kind) - labels) for kind in SYSTEMS)
-    error_rises = [np.nanmean(calibrated[rows_of[s]]) > np.nanmean(raw[rows_of[s]]) for s in speakers]
     genders = np.array([test.speakers[speaker].gender or "unknown" for speaker in speakers])
 
     def mean(values: NDArray[Any]) -> Estimate:
@@ -89,10 +83,8 @@ def harm(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap) -
         harmed=int(harmed.sum()),
         share=mean(harmed.astype(np.float64)),
         mean_change=mean(changes),
-        mean_loss=float(-changes[harmed].mean()) if harmed.any() else np.nan,
         worst_loss=0.0 if worst is None else float(-changes[worst]),
         worst_speaker=None if worst is None else speakers[worst],
-        error_harmed=int(np.sum(error_rises)),
         harmed_of_gender={
             str(name): (int(harmed[genders == name].sum()), int((genders == name).sum())) for name in np.unique(genders)
         },
@@ -114,15 +106,10 @@ class ShiftAnalysis:
     correlations: dict[str, Estimate]
 
 
-def shift_table(test: ScoredSet, attribute: str) -> ShiftTable:
-    """Shifts of a set's speakers, and the CCC of their raw predictions."""
-    shifts = {name: speaker.shift for name, speaker in test.speakers.items()}
-    return ShiftTable.join(shifts, test.row("raw").scores[attribute].per_speaker, attribute)
-
-
 def analyse_shifts(test: ScoredSet, attribute: str, bootstrap: Bootstrap) -> ShiftAnalysis:
     """Correlate shifts and CCC over the speakers, who are resampled for the intervals."""
-    table = shift_table(test, attribute)
+    shifts = {name: speaker.shift for name, speaker in test.speakers.items()}
+    table = ShiftTable.join(shifts, test.row("raw").scores[attribute].per_speaker, attribute)
     number = len(table.speakers)
     drawn = table.correlations(bootstrap.weights([None] * number) if number else None)
     return ShiftAnalysis(number, {name: bootstrap.estimate(values, number) for name, values in drawn.items()})
@@ -136,7 +123,6 @@ class Probe:
     """How well gender can be predicted from speaker vectors."""
 
     vectors: str
-    of_run: str
     accuracy: Estimate  # balanced, over speakers whom the probe was not fitted on
     chance: float
     speakers: dict[str, int]  # gender -> number of speakers
@@ -150,12 +136,10 @@ def probes(run: RunFiles, bootstrap: Bootstrap) -> list[Probe]:
     for test in run.sets:
         gender_of = {speaker: recorded.gender for speaker, recorded in test.speakers.items()}
         probed.append((f"speaker vectors, {test.name} speakers", test.vectors, gender_of))
-    return [probe(name, run.name, vectors, gender_of, bootstrap) for name, vectors, gender_of in probed]
+    return [probe(name, vectors, gender_of, bootstrap) for name, vectors, gender_of in probed]
 
 
-def probe(
-    name: str, of_run: str, vectors: SpeakerVectors, gender_of: Mapping[str, str | None], bootstrap: Bootstrap
-) -> Probe:
+def probe(name: str, vectors: SpeakerVectors, gender_of: Mapping[str, str | None], bootstrap: Bootstrap) -> Probe:
     """Predict gender by logistic regression, cross-validated over speakers (ours).
 
     Genders of fewer speakers than an interval needs are left out. The interval resamples speakers among the predictions
@@ -172,7 +156,7 @@ def probe(
     if len(kept) < 2:
         listed = ", ".join(f"{n} {gender}" for gender, n in counted.items()) or "none with a recorded gender"
         refused = f"a probe needs two genders of {bootstrap.fewest} speakers each; here: {listed}"
-        return Probe(name, of_run, Estimate(np.nan, refused=refused), np.nan, counted)
+        return Probe(name, Estimate(np.nan, refused=refused), np.nan, counted)
     rows = np.isin(genders, kept)
     x, y = vectors.vectors[rows].astype(np.float64), genders[rows]
     right = np.zeros(len(y))
@@ -184,7 +168,7 @@ def probe(
     weights = bootstrap.weights(y.tolist())
     values = np.mean([weights @ ((y == gender) * right) / (y == gender).sum() for gender in kept], axis=0)
     accuracy = bootstrap.estimate(values, min(counted[gender] for gender in kept))
-    return Probe(name, of_run, accuracy, 1 / len(kept), {gender: counted[gender] for gender in kept})
+    return Probe(name, accuracy, 1 / len(kept), {gender: counted[gender] for gender in kept})
 
 
 @dataclass(frozen=True)
@@ -214,17 +198,9 @@ class Audit:
     bootstrap: Bootstrap
     sets: tuple[SetAudit, ...]
     probes: tuple[Probe, ...]  # of its speaker vectors
-    before: tuple[Probe, ...] | None  # of another run's
 
 
-def audit(
-    run: RunFiles,
-    bootstrap: Bootstrap,
-    *,
-    by: str | None = None,
-    table: str | None = None,
-    before: RunFiles | None = None,
-) -> Audit:
+def audit(run: RunFiles, bootstrap: Bootstrap, *, by: str | None = None, table: str | None = None) -> Audit:
     """Audit a run.
 
     Args:
@@ -232,13 +208,11 @@ def audit(
         bootstrap: makes the intervals.
         by: one more column to divide by.
         table: the table that has the column; predictions.csv if None.
-        before: a run without personalisation, whose speaker vectors are probed for comparison.
     """
     return Audit(
         bootstrap=bootstrap,
         sets=tuple(_audit_set(run, test, bootstrap, by, table) for test in run.sets),
         probes=tuple(probes(run, bootstrap)),
-        before=None if before is None else tuple(probes(before, bootstrap)),
     )
 
 
@@ -275,19 +249,6 @@ def _audit_partition(run: RunFiles, test: ScoredSet, partition: Partition, boots
         for attribute in attributes
     }
     return PartitionAudit(partition.name, partition.note, len(test.utterances) - placed, groups if placed else {})
-
-
-def small_groups(found: Audit) -> list[str]:
-    """Groups of too few speakers for an interval, with their numbers."""
-    named = {
-        f"{of_set.name}, {partition.name} {group} ({compared.scores.speakers})"
-        for of_set in found.sets
-        for partition in of_set.partitions
-        for systems in partition.groups.values()
-        for group, compared in systems["raw"].items()
-        if compared.scores.speakers < found.bootstrap.fewest
-    }
-    return sorted(named)
 
 
 def write_audit(path: Path, found: Audit, run: RunFiles) -> None:

@@ -6,7 +6,6 @@ They are as wide as a phone, so that text keeps its size there, and take the pag
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -14,18 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ser_personal.calibration.table import decimal
-from ser_personal.report.audit import SHIFTS, ShiftAnalysis, shift_table, speaker_changes
+from ser_personal.report.audit import speaker_changes
 from ser_personal.report.formatting import row_text, signed_interval
 from ser_personal.report.verdicts import paired_gain
-from ser_personal.scores import rows_by_speaker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
     from ser_personal.evaluation.run_files import RunFiles, ScoredSet
     from ser_personal.report.audit import Audit, SetAudit
@@ -80,17 +76,17 @@ def style() -> AbstractContextManager[None]:
     return rc_context(_STYLE)
 
 
-def blank(height: float, rows: int = 1) -> tuple[Figure, Sequence[Axes]]:
-    """A figure of phone width and `height` inches, with plots in `rows` rows."""
+def blank(height: float) -> tuple[Figure, Axes]:
+    """A figure of phone width and `height` inches, and its plot."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, list(figure.subplots(rows, 1, squeeze=False)[:, 0])
+    return figure, figure.subplots()
 
 
-def legend_above(axes: Axes, columns: int) -> None:
+def legend_above(axes: Axes) -> None:
     """Put the legend above the plot, where it covers nothing."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, handlelength=1.4)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, handlelength=1.4)
 
 
 def as_svg(drawing: Drawing) -> str:
@@ -107,50 +103,6 @@ def as_svg(drawing: Drawing) -> str:
     return svg.replace(INK, "currentColor")
 
 
-_BINS = 12
-
-
-def chosen_speakers(run: RunFiles, test: ScoredSet, attribute: str) -> dict[str, str]:
-    """`best`, `median` and `worst` by CCC after calibration -> speaker; fewer where speakers are fewer."""
-    ccc = {s: v for s, v in test.row(run.chosen).scores[attribute].per_speaker.items() if not np.isnan(v)}
-    ordered = sorted(ccc, key=lambda speaker: -ccc[speaker])
-    ranks = {"best": 0, "median": len(ordered) // 2, "worst": len(ordered) - 1}
-    named: dict[str, str] = {}
-    for name, rank in ranks.items():
-        if ordered and ordered[rank] not in named.values():
-            named[name] = ordered[rank]
-    return named
-
-
-def distributions(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing | None:
-    """Draw histograms of labels, raw and calibrated predictions of `chosen_speakers`; None where there are none."""
-    from matplotlib.ticker import MaxNLocator
-
-    chosen = chosen_speakers(run, test, attribute)
-    if not chosen:
-        return None
-    rows_of, ccc = rows_by_speaker(test.speaker_ids), test.row(run.chosen).scores[attribute].per_speaker
-    figure, plots = blank(0.6 + 1.5 * len(chosen), len(chosen))
-    bins = np.linspace(*run.scale, _BINS + 1).tolist()
-    for axes, (name, speaker) in zip(plots, chosen.items(), strict=True):
-        rows = rows_of[speaker]
-        labels, raw, calibrated = (
-            test.values(attribute, kind)[rows].clip(*run.scale) for kind in ("label", "raw", "calibrated")
-        )
-        axes.hist(labels[~np.isnan(labels)], bins=bins, color=LABELS, alpha=0.45, label="labels")
-        axes.hist(raw, bins=bins, histtype="step", color=RAW, linewidth=1.6, linestyle="--", label="raw")
-        axes.hist(calibrated, bins=bins, histtype="step", color=CALIBRATED, linewidth=1.8, label="calibrated")
-        axes.set_xlim(*run.scale)
-        axes.set_ylabel("utterances")
-        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-        axes.set_title(f"{name}: {short(speaker)}, CCC {decimal(ccc[speaker])}")
-    plots[-1].set_xlabel(f"{attribute}, label points")
-    figure.legend(*plots[0].get_legend_handles_labels(), loc="outside upper left", ncols=3, handlelength=1.4)
-    listed = ", ".join(f"the {name} (speaker {speaker}, {ccc[speaker]:.2f})" for name, speaker in chosen.items())
-    alt = f"Histograms of {attribute}, labels against raw and calibrated predictions, of the speakers by CCC: {listed}."
-    return Drawing(alt, figure)
-
-
 _KINDS = {"method": (CALIBRATED, "o"), "control": (LABELS, "D"), "baseline": (RAW, "s"), "oracle": (LABELS, "x")}
 
 
@@ -162,7 +114,7 @@ def forest(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap)
     gains = {name: gain for name, gain in gains.items() if not np.isnan(gain.value)}
     if not gains:
         return None
-    figure, (axes,) = blank(1.0 + 0.27 * len(gains))
+    figure, axes = blank(1.0 + 0.27 * len(gains))
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
     for y, (name, gain) in enumerate(gains.items()):
         colour, marker = _KINDS[row_of[name].kind]
@@ -207,7 +159,7 @@ def dumbbells(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing | None:
     raw = test.row("raw").scores[attribute].per_speaker
     speakers = sorted(change_of, key=lambda speaker: raw[speaker])
     row_height = 0.19 if len(speakers) <= _MOST_NAMED else 0.05
-    figure, (axes,) = blank(1.1 + row_height * max(len(speakers), 2))
+    figure, axes = blank(1.1 + row_height * max(len(speakers), 2))
     for y, speaker in enumerate(speakers):
         before, after = raw[speaker], raw[speaker] + change_of[speaker]
         axes.plot([before, after], [y] * 2, color=INK, linewidth=1.2, linestyle=":" if after < before else "-")
@@ -220,7 +172,7 @@ def dumbbells(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing | None:
     axes.set_xlabel(f"CCC of {attribute}; dotted: calibration lowers it")
     axes.set_ylabel("speaker")
     axes.grid(axis="x")
-    legend_above(axes, 2)
+    legend_above(axes)
     fallen = sum(change < 0 for change in change_of.values())
     alt = (
         f"CCC of {attribute} of {len(speakers)} speakers before and after calibration: it rises for "
@@ -244,7 +196,7 @@ def group_figure(audited: SetAudit, attribute: str, quantity: str) -> Drawing | 
             rows.append((group, {system: getattr(of, quantity) for system, of in scores.items()}))
     if len(rows) < 2:
         return None
-    figure, (axes,) = blank(1.2 + 0.36 * len(rows))
+    figure, axes = blank(1.2 + 0.36 * len(rows))
     ys = np.arange(len(rows))[::-1]
     for system, (colour, marker, offset) in _SYSTEMS.items():
         for y, (_, estimates) in zip(ys, rows, strict=True):
@@ -261,105 +213,11 @@ def group_figure(audited: SetAudit, attribute: str, quantity: str) -> Drawing | 
     axes.xaxis.set_major_locator(MaxNLocator(5))
     figure.supxlabel(f"{QUANTITIES[quantity]} of {attribute}, label points", fontsize="medium")
     axes.grid(axis="x")
-    legend_above(axes, 2)
+    legend_above(axes)
     listed = "; ".join(
         f"{name} {of['raw'].value:.2f} raw, {of['calibrated'].value:.2f} calibrated" for name, of in rows
     )
     alt = f"{QUANTITIES[quantity].capitalize()} of {attribute} by group, with 95 % intervals: {listed}."
-    return Drawing(alt, figure)
-
-
-_MOST_ROWS = 60
-
-
-def neighbour_matrix(test: ScoredSet) -> Drawing | None:
-    """Draw the cosine of each test speaker to each neighbour used, the most used first; None where all use all."""
-    used = Counter(neighbour for speaker in test.speakers.values() for neighbour in speaker.neighbours)
-    columns = [neighbour for neighbour, _ in used.most_common()]
-    if not columns or min(used.values()) == len(test.speakers):
-        return None
-    column_of = {neighbour: column for column, neighbour in enumerate(columns)}
-    cosines = np.full((len(test.speakers), len(columns)), np.nan)
-    for row, speaker in enumerate(test.speakers.values()):
-        cosines[row, [column_of[neighbour] for neighbour in speaker.neighbours]] = speaker.cosines
-    figure, (axes,) = blank(1.5 + 0.17 * min(max(len(cosines), 4), _MOST_ROWS))
-    image = axes.imshow(cosines, aspect="auto", cmap="cividis", interpolation="nearest")
-    axes.set_yticks(range(len(cosines)), [short(one) if len(cosines) <= _MOST_ROWS else "" for one in test.speakers])
-    axes.tick_params(axis="y", length=0)
-    shown = range(0, len(columns), max(len(columns) // 8, 1))
-    names = [f"{short(columns[column])} ({used[columns[column]]})" for column in shown]
-    axes.set_xticks(list(shown), names, rotation=90)
-    axes.set_xlabel("training speaker (test speakers calibrated)")
-    axes.set_ylabel("test speaker")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    bar = figure.colorbar(image, ax=axes, location="top", aspect=40, label="cosine")
-    bar.outline.set_visible(False)
-    name, times = used.most_common(1)[0]
-    alt = (
-        f"Which of {len(columns)} training speakers calibrated each of {len(cosines)} test speakers, by cosine; the "
-        f"most used, {name}, calibrated {times}."
-    )
-    return Drawing(alt, figure)
-
-
-_RELIABILITY_BINS = 10
-
-
-def reliability(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing | None:
-    """Draw the mean label over the mean prediction in ten equally full bins; None where predictions have no spread."""
-    if not np.ptp(test.values(attribute, "raw")):
-        return None
-    figure, (axes,) = blank(4.2)
-    axes.plot(run.scale, run.scale, color=INK, linewidth=1, linestyle=":", label="label = prediction")
-    labels = test.values(attribute, "label")
-    distance = {}
-    for kind, colour, marker in (("raw", RAW, "s"), ("calibrated", CALIBRATED, "o")):
-        predicted, labelled = binned_means(test.values(attribute, kind), labels)
-        axes.plot(predicted, labelled, marker=marker, color=colour, markersize=5, label=kind)
-        distance[kind] = float(np.mean(np.abs(predicted - labelled)))
-    axes.set_xlim(*run.scale)
-    axes.set_ylim(*run.scale)
-    axes.set_xlabel(f"predicted {attribute}, label points")
-    axes.set_ylabel("mean label")
-    axes.grid()
-    legend_above(axes, 3)
-    alt = (
-        f"Mean label over predicted {attribute} in {_RELIABILITY_BINS} bins; "
-        f"mean distance to the diagonal {distance['raw']:.2f} "
-        f"label points raw, {distance['calibrated']:.2f} calibrated."
-    )
-    return Drawing(alt, figure)
-
-
-def binned_means(
-    predictions: NDArray[np.float64], labels: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean prediction and mean label of each of ten bins, equally full, ordered by prediction."""
-    labelled = ~np.isnan(labels)
-    order = np.argsort(predictions[labelled], kind="stable")
-    bins = [rows for rows in np.array_split(order, _RELIABILITY_BINS) if len(rows)]
-    means = [[values[labelled][rows].mean() for rows in bins] for values in (predictions, labels)]
-    return np.array(means[0]), np.array(means[1])
-
-
-def shift_scatter(test: ScoredSet, attribute: str, found: ShiftAnalysis) -> Drawing | None:
-    """Draw a point a speaker, feature shift above and label shift below; None without three speakers and spread."""
-    table = shift_table(test, attribute)
-    if len(table.speakers) < 3 or not np.ptp(table.ccc) or not (np.ptp(table.feature) or np.ptp(table.label)):
-        return None
-    figure, panels = blank(4.2, rows=2)
-    of_panel = (("feature", table.feature, "nats a dimension"), ("label", table.label, "nats"))
-    for axes, (name, shift, unit) in zip(panels, of_panel, strict=True):
-        estimate = found.correlations[f"{name}_shift_and_ccc"]
-        axes.plot(shift, table.ccc, "o", color=RAW, markersize=5, markerfacecolor="none")
-        text = signed_interval(estimate) if estimate.refused is None else decimal(estimate.value)
-        axes.set_title(f"{name} shift: r = {text}")
-        axes.set_xlabel(f"KL(speaker || training set), {unit}")
-        axes.set_ylabel(f"CCC of {attribute}")
-        axes.grid()
-    listed = "; ".join(f"{SHIFTS[name]} {decimal(each.value)}" for name, each in found.correlations.items())
-    alt = f"Shift from the training set and CCC of {attribute}, {found.speakers} speakers. Correlations: {listed}."
     return Drawing(alt, figure)
 
 
@@ -374,10 +232,6 @@ def _draw_set(run: RunFiles, test: ScoredSet, audited: SetAudit, bootstrap: Boot
     drawn: dict[str, list[Drawing | None]] = {
         "forest": [forest(run, test, attribute, bootstrap) for attribute in run.attributes],
         "speakers": [dumbbells(run, test, attribute) for attribute in run.attributes],
-        "distributions": [distributions(run, test, attribute) for attribute in run.attributes],
-        "neighbours": [neighbour_matrix(test)] if test.speakers else [],
-        "calibration": [reliability(run, test, attribute) for attribute in run.attributes],
         "groups": [group_figure(audited, attribute, name) for attribute in run.attributes for name in QUANTITIES],
-        "shifts": [shift_scatter(test, attribute, audited.shifts[attribute]) for attribute in run.attributes],
     }
     return {section: [drawing for drawing in figures if drawing is not None] for section, figures in drawn.items()}

@@ -187,13 +187,10 @@ def by_label_region(test: ScoredSet, attribute: str, scale: tuple[float, float])
 
 
 def by_amount_of_speech(test: ScoredSet) -> Partition:
-    """Divide the speakers by how much speech there is of each, in thirds, or halves where they are few."""
-    amounts, unit = {speaker: recorded.seconds for speaker, recorded in test.speakers.items()}, "s"
-    if any(np.isnan(list(amounts.values()))):
-        amounts = {speaker: float(recorded.utterances) for speaker, recorded in test.speakers.items()}
-        unit = "utterances"
-    groups, names = _cut(np.array(list(amounts.values())), len(amounts), unit)
-    name_of = dict(zip(amounts, names, strict=True))
+    """Divide the speakers by their number of utterances, in thirds, or halves where they are few."""
+    amounts = np.array([speaker.utterances for speaker in test.speakers.values()], dtype=np.float64)
+    groups, names = _cut(amounts, len(amounts), "utterances")
+    name_of = dict(zip(test.speakers, names, strict=True))
     membership = tuple(None if speaker is None else name_of[speaker] for speaker in test.speaker_ids)
     note = "All test speech of a speaker, which is also what calibrates them."
     return Partition("amount of speech", groups, membership, note)

@@ -32,7 +32,6 @@ def report(
     run: str,
     by: str | None = None,
     table: str | None = None,
-    before: str | None = None,
     resamples: Resamples = 2000,
     seed: NonNegativeInt = 0,
     audio: str | None = None,
@@ -49,7 +48,6 @@ def report(
             recordings, .csv, .jsonl or .parquet.
         by: a column to audit by besides gender, amount of speech and label: of `table`, or of predictions.csv.
         table: a table of the corpus that has the column, such as corpus.csv, with a row per utterance or speaker.
-        before: test run of a model without personalisation, whose speaker vectors are probed for comparison.
         resamples: draws of the speakers for each interval.
         seed: of these draws.
         audio: of annotated recordings, the folder that the table's files lie in; the current one or the table's if
@@ -61,7 +59,7 @@ def report(
     console = Console(soft_wrap=True, highlight=False)
     others = {"--audio": audio, "--out": out}
     if is_annotation(run):
-        others = {"--by": by, "--table": table, "--before": before}
+        others = {"--by": by, "--table": table}
     for flag, value in others.items():
         if value is not None:
             what = f"says nothing about {'annotated recordings' if is_annotation(run) else 'a test run'}"
@@ -77,20 +75,17 @@ def report(
         raise UserError("is no table of annotated recordings", where=run, remedy=remedy)
 
     from ser_personal.evaluation.run_files import read_run
-    from ser_personal.report.audit import audit, small_groups, write_audit
+    from ser_personal.report.audit import audit, write_audit
     from ser_personal.report.bootstrap import Bootstrap
     from ser_personal.report.figures import draw_all
 
     if table is not None and by is None:
         raise UserError("needs the name of a column", where="--table", remedy="Name one: --by COLUMN")
     read = read_run(run)
-    earlier = None if before is None else read_run(before)
-    found = audit(read, Bootstrap(resamples, seed), by=by, table=table, before=earlier)
+    found = audit(read, Bootstrap(resamples, seed), by=by, table=table)
     page = read.folder / "report.html"
     atomic_write(page, render(read, found, draw_all(read, found)).encode())
     write_audit(read.folder / "audit.json", found, read)
-    if few := small_groups(found):
-        console.print(f"No interval under {found.bootstrap.fewest} speakers: {'; '.join(few)}", style="dim")
     console.print(f"written: {page} and audit.json", markup=False)
 
 
@@ -99,9 +94,8 @@ def render(run: RunFiles, found: Audit, figures: dict[str, dict[str, list[Drawin
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    named = (formatting.interval, formatting.signed_interval, formatting.duration, decimal)
+    named = (formatting.interval, formatting.signed_interval, decimal)
     environment.filters |= {function.__name__: function for function in named} | {"svg": _inline}
-    earlier = {probe.vectors: probe for probe in found.before or ()}
     with style():
         return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
             run=run,
@@ -116,7 +110,6 @@ def render(run: RunFiles, found: Audit, figures: dict[str, dict[str, list[Drawin
             },
             metrics=METRICS,
             shift_names=SHIFTS,
-            probe_pairs=[{"after": probe, "before": earlier.get(probe.vectors)} for probe in found.probes],
         )
 
 

@@ -5,7 +5,6 @@ Recordings of one utterance each share a page, one after the other.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -363,18 +362,15 @@ def _number(row: Row, column: str, where: str, *, blank: bool = False) -> float:
 
 
 def _json_rows(path: Path) -> list[Row]:
-    rows = []
+    import pandas as pd
+
     try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            where = f"{path}, line {number}"
-            row = {name: "" if cell is None else str(cell) for name, cell in json.loads(line).items()}
-            if missing := [name for name in _REQUIRED if name not in row]:
-                raise UserError(f"no {missing[0]}", where=where, remedy=_REMEDY)
-            rows.append(row)
+        frame = pd.read_json(path, lines=True, dtype=False, convert_axes=False, convert_dates=False)
     except FileNotFoundError as error:
         raise UserError("no such file", where=path, remedy="Check the spelling of the path") from error
-    except (ValueError, AttributeError, RecursionError) as error:
+    except ValueError as error:
         raise UserError("isn't JSON lines", where=path, remedy=_REMEDY) from error
-    if not rows:
-        raise UserError("holds no row", where=path, remedy=_REMEDY)
-    return rows
+    if missing := [name for name in _REQUIRED if name not in frame.columns]:
+        raise UserError(f"no {missing[0]}", where=path, remedy=_REMEDY)
+    cells = frame.astype(object).where(frame.notna(), "").astype(str)
+    return [dict(zip(cells.columns, row, strict=True)) for row in cells.to_numpy().tolist()]

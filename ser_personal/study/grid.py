@@ -134,7 +134,6 @@ class Study:
         jobs: runs at a time, which share the cores.
         devices: of each run; several devices need jobs = 1.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
-        paper: also show the paper's rows.
     """
 
     corpus: str
@@ -153,7 +152,6 @@ class Study:
     jobs: PositiveInt = 1
     devices: PositiveInt = 1
     min_utterances: AtLeastTwo = 10
-    paper: bool = False
 
     def __post_init__(self) -> None:
         if not self.recipes or not self.seeds:

@@ -29,7 +29,6 @@ from ser_personal.comparison.runs import (
     StageCost,
     read_record,
     read_stage,
-    write_stage,
 )
 from ser_personal.corpus.splits import first_few
 from ser_personal.errors import UserError
@@ -89,7 +88,7 @@ def study(out: str, *, replace: bool = False, **settings: Any) -> int:
             has_baseline = str(grid.baseline).partition("/")[0] in {each.run.name for each in complete}
             baseline = grid.baseline if has_baseline else None
             paths = [str(each.path) for each in complete]
-            compare(paths, baseline, str(root), NAME, grid.min_utterances, paper=grid.paper)
+            compare(paths, baseline, str(root), NAME, grid.min_utterances)
     return int(not all(outcome.is_complete for outcome in outcomes.values()))
 
 
@@ -355,7 +354,7 @@ class StudyRun:
         found = (self.root / stage.out).rglob(f"{stage.name}_cost.json")
         recorded = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
         own = {} if recorded is None else json.loads(recorded.read_text(encoding="utf-8"))
-        write_stage(self.path / f"{stage.name}.json", {"command": stage.name, **measured, **own})
+        write_json(self.path / f"{stage.name}.json", {"command": stage.name, **measured, **own})
 
     def finish(self) -> None:
         """Write done.json."""

@@ -8,15 +8,14 @@ from invented_run import edit_json, invent
 
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import SpeakerVectors, read_run
-from ser_personal.report.audit import SHIFTS, analyse_shifts, harm, probe, probes, shift_table, speaker_changes
+from ser_personal.report.audit import SHIFTS, analyse_shifts, harm, probe, probes
 from ser_personal.report.bootstrap import Bootstrap
-from ser_personal.report.figures import shift_scatter, style
 from ser_personal.scores import concordance
 
 
-@pytest.fixture
-def run(tmp_path):
-    return read_run(invent(tmp_path))
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return read_run(invent(tmp_path_factory.mktemp("run")))
 
 
 def by_hand(run):
@@ -31,13 +30,11 @@ def by_hand(run):
 
 def test_harmed_speakers_are_counted(run):
     found, changes = harm(run, run.sets[0], "arousal", Bootstrap(200)), by_hand(run)
-    assert speaker_changes(run, run.sets[0], "arousal") == pytest.approx(changes)
     losses = {speaker: -change for speaker, change in changes.items() if change < 0}
     # the invented calibration doubles the error of odd speakers and halves that of even ones
     assert sorted(losses) == [f"s{n:02}" for n in range(1, 24, 2)]
-    assert (found.speakers, found.harmed, found.error_harmed) == (24, 12, 12)
+    assert (found.speakers, found.harmed) == (24, 12)
     assert found.share.value == pytest.approx(0.5)
-    assert found.mean_loss == pytest.approx(np.mean(list(losses.values())))
     assert found.worst_loss == pytest.approx(max(losses.values()))
     assert found.worst_speaker == max(losses, key=losses.get)
     assert found.mean_change.value == pytest.approx(np.mean(list(changes.values())))
@@ -46,45 +43,30 @@ def test_harmed_speakers_are_counted(run):
 
 
 def test_nobody_is_harmed_where_nothing_changes(run):
-    object.__setattr__(run, "pldc", replace(run.pldc, scale_std=False))
-    found = harm(run, run.sets[0], "arousal", Bootstrap(100))
-    assert (run.chosen, found.harmed, found.worst_loss, found.worst_speaker) == ("raw", 0, 0, None)
-    assert np.isnan(found.mean_loss)
-
-
-def test_without_a_speaker_of_enough_utterances(tmp_path):
-    run = read_run(invent(tmp_path, speakers=3, utterances=4))
-    found = harm(run, run.sets[0], "arousal", Bootstrap(100))
-    assert (found.speakers, found.harmed) == (0, 0)
-    assert found.share.refused == "0 speakers, an interval needs 10"
+    found = harm(replace(run, pldc=replace(run.pldc, scale_std=False)), run.sets[0], "arousal", Bootstrap(100))
+    assert (found.harmed, found.worst_loss, found.worst_speaker) == (0, 0, None)
 
 
 def probed(vectors, genders):
     ids = tuple(f"s{n}" for n in range(len(genders)))
-    return probe("toy", "run", SpeakerVectors(ids, vectors), dict(zip(ids, genders, strict=True)), Bootstrap(200))
+    return probe("toy", SpeakerVectors(ids, vectors), dict(zip(ids, genders, strict=True)), Bootstrap(200))
 
 
 def test_a_linear_probe_finds_what_is_linear():
     rng = np.random.default_rng(0)
     genders = ["Female", "Male"] * 20
-    noise = rng.normal(size=(40, 5))
-    told = noise + np.where(np.array(genders) == "Male", 6.0, 0.0)[:, None]
+    told = rng.normal(size=(40, 5)) + np.where(np.array(genders) == "Male", 6.0, 0.0)[:, None]
     found = probed(told, genders)
     assert (found.accuracy.value, found.chance) == (1, 0.5)
     assert found.speakers == {"Female": 20, "Male": 20}
-    assert 0.25 < probed(noise, genders).accuracy.value < 0.75
 
 
-def test_it_is_never_tested_on_speakers_that_it_was_fitted_on():
+def test_it_is_balanced_and_never_tested_on_speakers_that_it_was_fitted_on():
     # as many dimensions as speakers: a probe tested on what it was fitted on would reach 1
     noise = np.random.default_rng(1).normal(size=(40, 200))
     assert probed(noise, ["Female", "Male"] * 20).accuracy.value < 0.75
-
-
-def test_accuracy_is_balanced():
     # a probe that always says Male is right for three in four
-    found = probed(np.zeros((40, 3)), ["Female"] * 10 + ["Male"] * 30)
-    assert found.accuracy.value == pytest.approx(0.5)
+    assert probed(np.zeros((40, 3)), ["Female"] * 10 + ["Male"] * 30).accuracy.value == pytest.approx(0.5)
 
 
 def test_two_genders_of_ten_speakers_are_needed():
@@ -113,17 +95,6 @@ def test_correlations_have_intervals_over_speakers(run):
     assert of_feature.low < of_feature.value < of_feature.high
     # one falls where the other rises, whoever is drawn
     assert found.correlations["feature_shift_and_label_shift"].high < -0.3
-
-
-def test_the_scatter_holds_every_speaker(run):
-    test_set = run.sets[0]
-    with style():
-        drawing = shift_scatter(test_set, "arousal", analyse_shifts(test_set, "arousal", Bootstrap(300)))
-    table = shift_table(test_set, "arousal")
-    for axes, shift in zip(drawing.figure.axes, (table.feature, table.label), strict=True):
-        np.testing.assert_array_equal(axes.lines[0].get_xdata(), shift)
-        np.testing.assert_array_equal(axes.lines[0].get_ydata(), table.ccc)
-    assert "24 speakers" in drawing.alt
 
 
 def test_a_run_without_shifts_is_refused(tmp_path):

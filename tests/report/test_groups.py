@@ -51,16 +51,6 @@ def compare(predictions, labels, speaker_ids, membership, bootstrap=None):
     )
 
 
-def test_bias_and_error_by_hand():
-    predictions, labels = np.array([2.0, 5.0, 4.0, 4.0]), np.array([1.0, 7.0, np.nan, 4.5])
-    found = compare(predictions, labels, ["a", "a", "b", "b"], ["g"] * 4)["g"]
-    assert found.scores.bias.value == pytest.approx((1 - 2 - 0.5) / 3)
-    assert found.scores.mean_absolute_error.value == pytest.approx((1 + 2 + 0.5) / 3)
-    assert (found.scores.speakers, found.scores.counted_speakers, found.scores.utterances) == (2, 0, 3)
-    assert np.isnan(found.scores.average_ccc.value)
-    assert found.gap is None
-
-
 def test_groups_are_scored_as_if_they_stood_alone(toy):
     predictions, labels, speaker_ids = toy
     membership = ["even" if int(speaker[1:]) % 2 == 0 else "odd" for speaker in speaker_ids]
@@ -124,40 +114,37 @@ def test_unknown_speakers_and_those_in_no_group_are_left_out(toy):
     assert found.speakers == 10
 
 
-def the_set(folder, **options):
-    (test,) = read_run(invent(folder, **options)).sets
+@pytest.fixture
+def few(tmp_path):
+    """The only test set of a run of four speakers."""
+    invent(tmp_path, speakers=4, utterances=10)
+
+    def spread(record):
+        for place, speaker in enumerate(record["splits"]["test1"].values()):
+            speaker["utterances"] = 10 * (place + 1)
+
+    edit_json(tmp_path / "speakers.json", spread)
+    (test,) = read_run(tmp_path).sets
     return test
 
 
-def test_gender_is_the_corpus_s_word(tmp_path):
-    partition = by_gender(the_set(tmp_path, speakers=4, utterances=10))
+def test_gender_is_the_corpus_s_word(few):
+    partition = by_gender(few)
     assert partition.groups == ("Female", "Male")
     assert Counter(partition.membership) == {"Female": 20, "Male": 20}
 
 
-def test_label_regions_are_thirds_of_the_scale(tmp_path):
-    test = the_set(tmp_path)
-    partition = by_label_region(test, "arousal", (1, 7))
+def test_label_regions_are_thirds_of_the_scale(few):
+    partition = by_label_region(few, "arousal", (1, 7))
     assert partition.groups == ("low labels (below 3)", "middle labels (3 to 5)", "high labels (above 5)")
-    for label, group in zip(test.values("arousal", "label"), partition.membership, strict=True):
+    for label, group in zip(few.values("arousal", "label"), partition.membership, strict=True):
         assert group == partition.groups[0 if label < 3 else 1 if label <= 5 else 2]
 
 
-def test_amount_of_speech_goes_by_speaker_in_halves_or_thirds(tmp_path):
-    # speakers with 10, 20, ... seconds
-    partition = by_amount_of_speech(the_set(tmp_path / "few", speakers=4, utterances=10))
-    assert partition.groups == ("up to 25 s", "over 25 s")
-    assert partition.membership == ("up to 25 s",) * 20 + ("over 25 s",) * 20
-    partition = by_amount_of_speech(the_set(tmp_path / "many", speakers=30, utterances=10))
-    assert Counter(partition.membership) == dict.fromkeys(partition.groups, 100)
-    assert len(partition.groups) == 3
-
-
-def test_amount_of_speech_in_utterances_where_seconds_are_unknown(tmp_path):
-    invent(tmp_path, speakers=4, utterances=10)
-    edit_json(tmp_path / "speakers.json", lambda r: r["splits"]["test1"]["s00"].update(seconds=None, utterances=3))
-    (test,) = read_run(tmp_path).sets
-    assert by_amount_of_speech(test).groups == ("up to 10 utterances",)
+def test_amount_of_speech_goes_by_speaker(few):
+    partition = by_amount_of_speech(few)
+    assert partition.groups == ("up to 25 utterances", "over 25 utterances")
+    assert partition.membership == ("up to 25 utterances",) * 20 + ("over 25 utterances",) * 20
 
 
 def test_a_column_of_words_or_few_numbers_is_taken_as_it_is():
@@ -170,6 +157,10 @@ def test_a_column_of_many_numbers_is_cut():
     ages = by_column("age", ["20", "25", "30", None, "35", "40", "45", "50", "55"], list("abcdefghi"))
     assert ages.groups == ("up to 37.5", "over 37.5")
     assert Counter(ages.membership) == {"up to 37.5": 4, "over 37.5": 4, None: 1}
+    speakers = [f"s{n}" for n in range(30)]
+    thirds = by_column("age", [str(n) for n in range(30)], speakers)
+    assert Counter(thirds.membership) == dict.fromkeys(thirds.groups, 10)
+    assert len(thirds.groups) == 3
 
 
 UTTERANCES = pd.DataFrame(

@@ -281,7 +281,7 @@ def test_folds_are_trained_tested_and_joined(study, smallest, tmp_path, capfd):
     record = json.loads((tmp_path / "out/runs/vanilla/seed_0/fold_2/done.json").read_text())
     assert [stage["command"] for stage in record["stages"]] == ["fit", "test"]
     assert all(stage["speech_seconds"] > 0 for stage in record["stages"])
-    assert (tmp_path / "out" / "study.png").is_file()
+    assert (tmp_path / "out" / "study_forest.png").is_file()
     assert "| vanilla | fit | " in (tmp_path / "out" / "study.md").read_text()
     capfd.readouterr()
     assert study(**content) == 0
