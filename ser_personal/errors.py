@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import warnings
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 
 class UserError(Exception):
@@ -22,6 +24,10 @@ class UserError(Exception):
         prefix = f"{where}: " if where is not None else ""
         stop = "" if remedy.endswith("?") else "."
         super().__init__(" ".join(f"{prefix}{what}. {remedy}{stop}".split()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a loader's worker hands it to the process that trains
+        return partial(UserError, where=self.where, remedy=self.remedy), (self.what,)
 
 
 # where Lightning logs what it found, and this package what it did

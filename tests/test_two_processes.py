@@ -59,9 +59,9 @@ def run(make_once, synthetic_corpus, synthetic_pseudo_labels) -> Path:
     return make_once("two", make)
 
 
-def arguments_of_test(corpus: Path, folder: Path, max_batch: int = 7) -> list[object]:
+def arguments_of_test(corpus: Path, folder: Path) -> list[object]:
     # 18 utterances in batches of 7 are three batches, which two processes can't share evenly
-    changes = ["--data.max_batch", str(max_batch), "--model.min_utterances", "3", "--trainer.callbacks.k", "3"]
+    changes = ["--data.max_batch", "7", "--model.min_utterances", "3", "--trainer.callbacks.k", "3"]
     pldc = configs("pldc.yaml")
     return ["test", *finetune_arguments(corpus), *pldc, *changes, "--ckpt_path", folder / "finetune.ckpt"]
 
@@ -82,26 +82,18 @@ def assert_close(one: object, two: object) -> None:
         assert two == one
 
 
-def test_two_processes_score_a_checkpoint_as_one_does_and_so_do_they_if_one_has_nothing_to_do(
-    run, tmp_path, synthetic_corpus
-):
-    bank = run / "finetune.speaker_bank.safetensors"
-    bank.unlink()
-    words = arguments_of_test(synthetic_corpus, run, max_batch=60)
-    finish([*words, *trainer_flags(tmp_path / "idle"), *TWO], tmp_path / "said")
-    bank.unlink()
+def test_two_processes_score_a_checkpoint_as_one_does(run, tmp_path, synthetic_corpus):
+    (run / "finetune.speaker_bank.safetensors").unlink()
     assert ser(*arguments_of_test(synthetic_corpus, run), *trainer_flags(tmp_path / "one")) == 0
-    folders = (tmp_path / "one", run / "tested", tmp_path / "idle")
-    one, *others = (json.loads(only(folder, "metrics.json").read_text()) for folder in folders)
+    folders = (tmp_path / "one", run / "tested")
+    one, two = (json.loads(only(folder, "metrics.json").read_text()) for folder in folders)
     assert one.pop("checkpoint") == str(run / "finetune.ckpt")
     assert one["splits"]["test1"]["rows"]["raw"]["attributes"]["arousal"]["speakers"] == 3
-    for two in others:
-        del two["checkpoint"]
-        assert_close(one, two)
-    one, *others = (pd.read_csv(only(folder, "predictions.csv")) for folder in folders)
+    del two["checkpoint"]
+    assert_close(one, two)
+    one, two = (pd.read_csv(only(folder, "predictions.csv")) for folder in folders)
     assert len(one) == one["utterance"].nunique() == 18
-    for two in others:
-        pd.testing.assert_frame_equal(one, two, rtol=0, atol=1e-4)
+    pd.testing.assert_frame_equal(one, two, rtol=0, atol=1e-4)
 
 
 def test_masked_prediction_on_two_processes_is_that_of_one(run, tmp_path, synthetic_corpus, synthetic_pseudo_labels):
@@ -134,13 +126,6 @@ def test_sigterm_ends_both_processes_and_the_command_it_names_goes_on(
     assert torch.load(tmp_path / "papt-last.ckpt", weights_only=True)["global_step"] == step + 2
 
 
-@pytest.mark.parametrize("name", ["papt", "finetune"])
-def test_training_on_two_processes_changes_weights(run, name):
-    checkpoint = torch.load(run / f"{name}-last.ckpt", weights_only=True)
-    assert checkpoint["global_step"] > 0
-    assert all(torch.isfinite(weight).all() for weight in checkpoint["state_dict"].values())
-
-
 class Ungraded(Callback):
     """Lists weights that should learn and get no gradient, at which DDP would stop."""
 
@@ -159,7 +144,7 @@ def test_every_weight_of_papt_and_of_fine_tuning_gets_a_gradient(
     data = pretrain_data(synthetic_corpus, synthetic_pseudo_labels)
     fit(pretrained, data, tmp_path, max_steps=1, callbacks=[ungraded := Ungraded()]).save_checkpoint(path)
     assert ungraded.names == []
-    for learnt in (True, False):
+    for learnt in (True, False) if fusion == "first" else (True,):
         module = finetuning(papt_checkpoint=str(path), train_speaker_embedding=learnt)
         fit(module, emotion_data(synthetic_corpus), tmp_path, max_steps=1, callbacks=[ungraded := Ungraded()])
         assert ungraded.names == []

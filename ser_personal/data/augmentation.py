@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -23,12 +24,14 @@ from ser_personal.audio import (
     resample,
     resampled_length,
 )
-from ser_personal.data.dataset import EmotionExample, UtteranceDataset, utterance_draw
+from ser_personal.data.dataset import Example, UtteranceDataset, utterance_draw
 from ser_personal.errors import UserError, counted
 from ser_personal.files import content_hash
 from ser_personal.ranges import require_range
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.random import Generator
     from numpy.typing import NDArray
 
@@ -44,8 +47,8 @@ REMEDY = "Write it again, or take it out of the folder"
 class Augmentation:
     """Changes training audio, never its labels, and no other audio; off unless asked for (ours).
 
-    In this order: speed, reverberation, noise, gain, SpecAugment, each where its folder or range is given, and with a
-    probability of its own. Draws depend on `data.seed`, the epoch and the utterance alone, so that resumed training and
+    In this order: speed, reverberation, noise, gain, SpecAugment, each where its folder or range is given, and drawn by
+    itself. Draws depend on `data.seed`, the epoch and the utterance alone, so that resumed training and
     any number of workers and devices get the same.
 
     SpecAugment (Park et al. 2019) masks time and frequency without warping time, on the short-time Fourier transform,
@@ -54,34 +57,26 @@ class Augmentation:
     Args:
         noise: a folder of recordings, one of which is added to an utterance, repeated where it is shorter.
         snr: signal-to-noise ratio over the utterance, lowest and highest, dB.
-        noise_prob: probability of noise.
         reverberation: a folder of impulse responses, one of which an utterance is convolved with; it keeps its length
             and its level, and stays aligned by the response's peak.
-        reverberation_prob: probability of reverberation.
         gain: lowest and highest, dB; none if None. Undone by encoders that normalise waveforms.
-        gain_prob: probability of a gain.
         speed: lowest and highest factor, .5 to 2, which changes pitch, too; none if None. Both are cues of arousal, and
             labels stay as they are.
-        speed_prob: probability of speed perturbation.
         time_mask: width of a mask in time, at most, as a share of the utterance; none if 0.
         frequency_mask: width of a mask in frequency, at most, as a share of the mel scale up to 8 kHz; none if 0.
         masks: number of masks of each kind.
-        mask_prob: probability of masks.
+        prob: probability of each of them.
     """
 
     noise: str | None = None
     snr: tuple[float, float] = (5.0, 20.0)
-    noise_prob: ClosedUnitInterval = 0.5
     reverberation: str | None = None
-    reverberation_prob: ClosedUnitInterval = 0.5
     gain: tuple[float, float] | None = None
-    gain_prob: ClosedUnitInterval = 0.5
     speed: tuple[float, float] | None = None
-    speed_prob: ClosedUnitInterval = 0.5
     time_mask: ClosedUnitInterval = 0.0
     frequency_mask: ClosedUnitInterval = 0.0
     masks: PositiveInt = 2
-    mask_prob: ClosedUnitInterval = 0.5
+    prob: ClosedUnitInterval = 0.5
 
     def __post_init__(self) -> None:
         for name, limits in LIMITS.items():
@@ -122,19 +117,19 @@ class Augmentation:
 
     def __call__(self, waveform: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
         """Augment a waveform (samples,) at 16 kHz; speed alone changes its length."""
-        if self.speed and rng.random() < self.speed_prob:
+        if self.speed and rng.random() < self.prob:
             # at least one frame is left
             rate = min(_rate(rng.uniform(*self.speed)), len(waveform) * SAMPLE_RATE // WINDOW)
             waveform = resample(waveform, rate)
-        if self.reverberation and rng.random() < self.reverberation_prob:
+        if self.reverberation and rng.random() < self.prob:
             waveform = reverberate(waveform, _read(_chosen(self.responses, rng)))
-        if self.noise and rng.random() < self.noise_prob:
+        if self.noise and rng.random() < self.prob:
             path = _chosen(self.noises, rng)
             start = int(rng.integers(max(0, self.noises[path] - len(waveform)) + 1))
             waveform = add_noise(waveform, _read(path, start, len(waveform)), rng.uniform(*self.snr))
-        if self.gain and rng.random() < self.gain_prob:
+        if self.gain and rng.random() < self.prob:
             waveform = waveform * np.float32(10 ** (rng.uniform(*self.gain) / 20))
-        if (self.time_mask or self.frequency_mask) and rng.random() < self.mask_prob:
+        if (self.time_mask or self.frequency_mask) and rng.random() < self.prob:
             waveform = self._masked(waveform, rng)
         return waveform
 
@@ -153,17 +148,18 @@ class Augmentation:
         return masked
 
 
-class AugmentedUtterances(UtteranceDataset[EmotionExample]):
+class AugmentedUtterances(UtteranceDataset):
     """Utterances augmented differently in every epoch, cut to the last `max_samples` of the dataset."""
 
     def __init__(self, dataset: WholeUtterances, augmentation: Augmentation, *, seed: int) -> None:
         super().__init__(dataset.utterances)
         self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
 
-    def __getitem__(self, key: ExampleKey) -> EmotionExample:
+    def __getitem__(self, key: ExampleKey) -> Example:
         example = self.dataset[key]
         rng = np.random.default_rng(utterance_draw(self.utterances[key.index], seed=self.seed, epoch=key.epoch))
-        return replace(example, waveform=self.augmentation(example.waveform, rng)[-self.dataset.max_samples :])
+        waveform = self.augmentation(cast("NDArray[np.float32]", example.waveform), rng)
+        return replace(example, waveform=waveform[-self.dataset.max_samples :])
 
 
 def add_noise(speech: NDArray[np.float32], noise: NDArray[np.float32], snr: float) -> NDArray[np.float32]:
@@ -207,14 +203,11 @@ def _rate(speed: float) -> int:
 def _sounds(folder: str | None) -> dict[Path, int]:
     if folder is None:
         return {}
-    found = {}
-    for path in find_sound_files(Path(folder)):
-        try:
-            found[path] = num_samples_of(path)
-        except UserError as error:
-            raise _of_the_folder(error) from error
-        if found[path] < WINDOW:
-            raise UserError(TOO_SHORT, where=path, remedy=REMEDY)
+    with _of_the_folder():
+        found = {path: num_samples_of(path) for path in find_sound_files(Path(folder))}
+        for path, length in found.items():
+            if length < WINDOW:
+                raise UserError(TOO_SHORT, where=path, remedy=BAD_AUDIO)
     return found
 
 
@@ -228,12 +221,16 @@ def _chosen(sounds: dict[Path, int], rng: Generator) -> Path:
 
 
 def _read(path: Path, start: int = 0, num_samples: int | None = None) -> NDArray[np.float32]:
-    try:
+    with _of_the_folder():
         return decode(path, start, num_samples, channel=0)
-    except UserError as error:
-        raise _of_the_folder(error) from error
 
 
-def _of_the_folder(error: UserError) -> UserError:
+@contextmanager
+def _of_the_folder() -> Iterator[None]:
     """Name a remedy for a file of the folder in place of that for a corpus."""
-    return UserError(error.what, where=error.where, remedy=REMEDY if error.remedy == BAD_AUDIO else error.remedy)
+    try:
+        yield
+    except UserError as error:
+        raise UserError(
+            error.what, where=error.where, remedy=REMEDY if error.remedy == BAD_AUDIO else error.remedy
+        ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import cycle, islice
 from math import ceil
@@ -32,33 +31,22 @@ class ExampleKey:
     epoch: int
 
 
-class BatchSampler(Sampler[list[ExampleKey]], ABC):
-    """Batches of keys, as a loader draws them."""
+class GivenBatches(Sampler[list[ExampleKey]]):
+    """Fixed batches of positions in `utterances`, the same in every epoch."""
 
     # where the next iteration begins
     first_batch = 0
+
+    def __init__(self, batches: Sequence[list[int]]) -> None:
+        self._batches = batches
 
     @property
     def sampler(self) -> Self:
         """Itself: Lightning calls `set_epoch` on `batch_sampler.sampler` only."""
         return self
 
-    @abstractmethod
     def plan(self, epoch: int) -> list[list[int]]:
         """List the batches of all ranks in an epoch, as positions in `utterances`."""
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-
-class GivenBatches(BatchSampler):
-    """Fixed batches of positions in `utterances`, the same in every epoch."""
-
-    def __init__(self, batches: Sequence[list[int]]) -> None:
-        self._batches = batches
-
-    @override
-    def plan(self, epoch: int) -> list[list[int]]:
         return list(self._batches)
 
     def __len__(self) -> int:
@@ -69,7 +57,7 @@ class GivenBatches(BatchSampler):
             yield [ExampleKey(index, epoch=0) for index in batch]
 
 
-class BucketBatchSampler(BatchSampler):
+class BucketBatchSampler(GivenBatches):
     """Batches of similar lengths, each within a budget of padded audio, dealt to the ranks in turn.
 
     The plan of an epoch is a pure function of the seed and the epoch, whatever the number of ranks. Every rank gets
@@ -96,7 +84,7 @@ class BucketBatchSampler(BatchSampler):
         self._indices = np.asarray(indices, dtype=np.int64)
         self._num_samples = np.asarray(num_samples, dtype=np.int64)
         self._shuffle, self._seed = shuffle, seed
-        self._rank, self.world_size = rank, world_size
+        self.rank, self.world_size = rank, world_size
         self._epoch = 0
         longest = self._num_samples.max(initial=0)
         if longest > batch_seconds * SAMPLE_RATE:
@@ -124,23 +112,12 @@ class BucketBatchSampler(BatchSampler):
         batches = [batch.tolist() for batch in np.split(order, np.cumsum(self._sizes)[:-1])] if self._sizes else []
         return [batches[i] for i in rng.permutation(len(batches))] if self._shuffle else batches
 
-    @property
-    def share(self) -> list[list[int]]:
-        """The first epoch's batches that are dealt to this rank, repeats left out."""
-        return self.plan(epoch=0)[self._rank :: self.world_size]
-
-    @property
-    def repeated(self) -> list[list[int]]:
-        """The first epoch's batches that are dealt a second time, so that every rank has equally many."""
-        plan = self.plan(epoch=0)
-        return list(islice(cycle(plan), len(plan), len(self) * self.world_size))
-
     def __len__(self) -> int:
         return ceil(len(self._sizes) / self.world_size)
 
     def __iter__(self) -> Iterator[list[ExampleKey]]:
         epoch = self._epoch if self._shuffle else 0
-        dealt = islice(cycle(self.plan(epoch)), self._rank, len(self) * self.world_size, self.world_size)
+        dealt = islice(cycle(self.plan(epoch)), self.rank, len(self) * self.world_size, self.world_size)
         return ([ExampleKey(index, epoch) for index in batch] for batch in islice(dealt, self.first_batch, None))
 
 

@@ -6,10 +6,10 @@ import shutil
 from abc import ABC, abstractmethod
 from collections import Counter
 from functools import cached_property, partial
-from itertools import chain
+from itertools import chain, cycle, islice
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
@@ -22,28 +22,21 @@ from ser_personal.audio import BAD_AUDIO, SAMPLE_RATE, WINDOW
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
 from ser_personal.data.batching import BucketBatchSampler, ExampleKey, GivenBatches
-from ser_personal.data.dataset import (
-    SpeechExample,
-    UtteranceExample,
-    WholeUtterances,
-    collate_speech,
-    samples_of,
-)
+from ser_personal.data.dataset import WholeUtterances, collate, samples_of
 from ser_personal.data.resumable_loader import SpeechLoader
-from ser_personal.data.speaker_features import SpeakerFeatureSource, collate_speaker_features
+from ser_personal.data.speaker_features import SpeakerFeatureSource
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
 from ser_personal.ranges import PositiveFinite, Seed, require_range
 from ser_personal.types import ATTRIBUTES, SpeakerBatch, SpeechBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import torch
     from numpy.typing import NDArray
 
     from ser_personal.corpus.base import Corpus
-    from ser_personal.data.batching import BatchSampler
     from ser_personal.data.dataset import UtteranceDataset
     from ser_personal.data.speaker_features import SpeakerFeatures
     from ser_personal.types import FeatureSource, Utterance
@@ -54,11 +47,10 @@ MUCH_SHARED_MEMORY = 2**31
 # batches that torch keeps ready for each worker
 PREFETCHED = 2
 
-Example = TypeVar("Example", bound=UtteranceExample)
 Batch = TypeVar("Batch", bound=SpeakerBatch)
 
 
-class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
+class SpeechDataModule(LightningDataModule, ABC, Generic[Batch]):
     """Loaders over a corpus, which is read at the first use, not here.
 
     Args:
@@ -72,9 +64,6 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         speaker_features: a vector per speaker, for speaker embeddings that are made of one.
         permute_speaker_features: control: every speaker gets another one's, the same each time.
     """
-
-    # a function of examples -> batch
-    collate: ClassVar[Any]
 
     def __init__(
         self,
@@ -101,17 +90,17 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
 
     @property
     @abstractmethod
-    def dataset(self) -> UtteranceDataset[Example]:
+    def dataset(self) -> UtteranceDataset:
         """Examples of all utterances, whatever their split."""
 
     @property
-    def training_dataset(self) -> UtteranceDataset[Example]:
+    def training_dataset(self) -> UtteranceDataset:
         """Examples for training, where they differ, as augmented ones do."""
         return self.dataset
 
-    @abstractmethod
     def exclusion_reason(self, utterance: Utterance) -> str | None:
         """Say why an utterance with readable audio is left out; None where it is used."""
+        return None
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -137,6 +126,11 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
     def epoch_indices(self) -> list[int]:
         """Positions of what an epoch of training uses, one as often as it is used."""
         return self.train_indices
+
+    @property
+    def speaker_weights(self) -> Mapping[str, float]:
+        """Training speaker -> weight of their utterances in the loss, by default 1; empty where all count alike."""
+        return {}
 
     @property
     def train_speaker_ids(self) -> list[str]:
@@ -178,12 +172,11 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         """Decode at most `limit` training waveforms (samples,), spread evenly over the set, the same on every rank."""
         count = min(limit, len(self.train_indices))
         for k in range(count):
-            index = self.train_indices[k * len(self.train_indices) // count]
-            yield cast("SpeechExample", self.example(index)).waveform
+            yield self.waveform_of(self.train_indices[k * len(self.train_indices) // count])
 
-    def example(self, index: int) -> Example:
-        """The utterance at a position in `utterances`, by itself."""
-        return self.dataset[ExampleKey(index, epoch=0)]
+    def waveform_of(self, index: int) -> NDArray[np.float32]:
+        """Decode the utterance at a position in `utterances`, -> (samples,)."""
+        return cast("NDArray[np.float32]", self.dataset[ExampleKey(index, epoch=0)].waveform)
 
     def length_of(self, utterance: Utterance) -> int:
         """How much of an utterance a batch holds, in samples."""
@@ -240,10 +233,10 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
     def _position(self) -> dict[str, int]:
         return {utterance.utterance_id: i for i, utterance in enumerate(self.utterances)}
 
-    def train_loader(
-        self, indices: Sequence[int], collate: Callable[[Sequence[Any]], Any] | None = None
-    ) -> SpeechLoader[Batch]:
-        """Load this rank's share of some utterances, shuffled; an index that is listed twice is used twice."""
+    @override
+    def train_dataloader(self) -> SpeechLoader[Batch]:
+        """Load this rank's share of an epoch, shuffled."""
+        indices = self.epoch_indices
         processes = self.trainer.world_size if self.trainer else 1
         if processes > min(len(indices), self.max_batch or processes):
             few = f"{len(indices)} training utterances" if processes > len(indices) else f"batches of {self.max_batch}"
@@ -253,7 +246,7 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
         if self.trainer and not self._batches_reported:
             self._batches_reported = True
             self._report(sampler)
-        return self._load(sampler, collate, trains=True)
+        return self._load(sampler, trains=True)
 
     def _report(self, sampler: BucketBatchSampler) -> None:
         """Log how much audio a step has on all devices together, and what an epoch trains on twice."""
@@ -265,9 +258,10 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             f"a step: {step * utterances:.1f} utterances, {step * seconds / SAMPLE_RATE:.0f} s on average over all"
             f" devices ({sampler.world_size}); an epoch: {len(sampler)} batches on each"
         )
-        if sampler.repeated:
+        repeated = [*islice(cycle(plan), len(plan), len(sampler) * sampler.world_size)]
+        if repeated:
             rank_zero_info(
-                f"{len(sampler.repeated)} batches of an epoch ({sum(map(len, sampler.repeated))} of {utterances}"
+                f"{len(repeated)} batches of an epoch ({sum(map(len, repeated))} of {utterances}"
                 f" utterances) are trained on twice, so that {sampler.world_size} processes have equally many"
             )
 
@@ -292,23 +286,16 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             world_size=processes,
         )
 
-    def _load(
-        self,
-        sampler: BatchSampler,
-        collate: Callable[[Sequence[Any]], Any] | None = None,
-        *,
-        trains: bool = False,
-    ) -> SpeechLoader[Batch]:
-        collate = collate or self.collate
+    def _load(self, sampler: GivenBatches, *, trains: bool = False) -> SpeechLoader[Batch]:
         self._refuse_small_shared_memory(sampler)
         if self.speaker_features is not None:
             # look up every speaker now, not in the middle of an epoch
             self.speaker_features.of([self.utterances[i].speaker_id for i in chain(*sampler.plan(0))])
-            collate = partial(collate_speaker_features, collate=collate, features=self.speaker_features)
-        dataset = self.training_dataset if trains else self.dataset
-        return SpeechLoader(dataset, sampler, collate, num_workers=self.num_workers, persistent=trains)
+        dataset, weights = (self.training_dataset, self.speaker_weights) if trains else (self.dataset, {})
+        make_batch = partial(collate, speaker_features=self.speaker_features, weights=weights)
+        return SpeechLoader(dataset, sampler, make_batch, num_workers=self.num_workers, persistent=trains)
 
-    def _refuse_small_shared_memory(self, sampler: BatchSampler) -> None:
+    def _refuse_small_shared_memory(self, sampler: GivenBatches) -> None:
         """Raise a UserError where workers would wait for ever: they hand batches over in shared memory."""
         if not self.num_workers or not SHARED_MEMORY.is_dir():
             return
@@ -351,30 +338,34 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Example, Batch]):
             "train_set": self._train_set,
         }
 
+    def sources(self) -> dict[str, Any]:
+        """What a test, too, must have as training had it, by argument."""
+        return {}
+
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"train_speakers": self.train_speaker_ids, **self.settings()}
+        return {"train_speakers": self.train_speaker_ids, **self.settings(), **self.sources()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
-            return
-        where, remedy = (
-            "the checkpoint to resume",
-            "Resume with its own settings, or start a new training run",
-        )
-        if differing := sorted({*state_dict.get("train_speakers", ())} ^ {*self.train_speaker_ids}):
-            what = f"was trained on other speakers than this corpus has ({len(differing)} differ, first {differing[0]})"
-            raise UserError(what, where=where, remedy=remedy)
-        for name, now in self.settings().items():
-            if state_dict.get(name, now) != now:
-                what = f"was trained with data.{name} {state_dict[name]}, not {now}"
+        now = self.sources()
+        where, remedy = "the checkpoint", "Give it what it was trained with, or start a new training run"
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            now |= self.settings()
+            where, remedy = "the checkpoint to resume", "Resume with its own settings, or start a new training run"
+            others = sorted({*state_dict.get("train_speakers", ())} ^ {*self.train_speaker_ids})
+            if others:
+                what = f"was trained on other speakers than this corpus has ({len(others)} differ, first {others[0]})"
+                raise UserError(what, where=where, remedy=remedy)
+        for name, value in now.items():
+            if state_dict.get(name, value) != value:
+                what = f"was trained with data.{name} {state_dict[name]}, not {value}"
                 if name == "train_set":
                     what = "was trained on other utterances, lengths or labels than this training set has"
                 raise UserError(what, where=where, remedy=remedy)
 
 
-class AllUtterancesDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
+class AllUtterancesDataModule(SpeechDataModule[SpeechBatch]):
     """Every utterance of some splits, with or without a known speaker and labels, in order: for k-means and caches.
 
     Args:
@@ -384,8 +375,6 @@ class AllUtterancesDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
         max_samples: longer audio keeps its last `max_samples`, as in fine-tuning.
         num_workers: processes that decode audio.
     """
-
-    collate = staticmethod(collate_speech)
 
     def __init__(
         self,
@@ -416,7 +405,3 @@ class AllUtterancesDataModule(SpeechDataModule[SpeechExample, SpeechBatch]):
     @override
     def dataset(self) -> WholeUtterances:
         return WholeUtterances(self.utterances, max_samples=self.max_samples)
-
-    @override
-    def exclusion_reason(self, utterance: Utterance) -> str | None:
-        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,86 +14,68 @@ from torch.utils.data import Dataset
 
 from ser_personal.audio import BAD_AUDIO, HOP, decode_utterance, num_frames, part_of
 from ser_personal.errors import UserError
-from ser_personal.types import ATTRIBUTES, NO_PSEUDO_LABEL, PretrainBatch, SpeakerBatch, SpeechBatch
+from ser_personal.types import ATTRIBUTES, NO_PSEUDO_LABEL
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from ser_personal.data.batching import ExampleKey
     from ser_personal.data.frame_store import FeatureCache, PseudoLabels
-    from ser_personal.data.speaker_features import SpeakerNormalization
-    from ser_personal.types import CachedEmotionBatch, EmotionBatch, Utterance
+    from ser_personal.data.speaker_features import SpeakerFeatures, SpeakerNormalization
+    from ser_personal.types import Utterance
+
+
+# an example's array -> a batch's names of it and of its lengths, and what pads it
+PADDED: dict[str, tuple[str, str | None, int]] = {
+    "waveform": ("waveforms", "num_samples", 0),
+    "features": ("features", "num_frames", 0),
+    "pseudo_labels": ("pseudo_labels", None, NO_PSEUDO_LABEL),
+}
 
 
 @dataclass(frozen=True)
-class UtteranceExample:
-    """One utterance, by its position in the datamodule's `utterances`; `speaker_id` is None where unknown."""
+class Example:
+    """One utterance and what a batch holds of it.
+
+    Attributes:
+        index: its position in the datamodule's `utterances`.
+        speaker_id: None where unknown.
+        waveform: (samples,) at 16 kHz, all of it or a part.
+        features: (frames, dim), cached, in place of audio.
+        pseudo_labels: (frames,), k-means ids.
+        labels: (attributes,) in the order of `ATTRIBUTES`, NaN where missing.
+        emotion: categorical emotion, None when there is none.
+    """
 
     index: int
     speaker_id: str | None
+    waveform: NDArray[np.float32] | None = None
+    features: NDArray[np.float16] | None = None
+    pseudo_labels: NDArray[np.int64] | None = None
+    labels: NDArray[np.float32] | None = None
+    emotion: str | None = None
 
 
-@dataclass(frozen=True)
-class SpeechExample(UtteranceExample):
-    """Its audio, or a part of it, (samples,) at 16 kHz."""
-
-    waveform: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class PretrainExample(SpeechExample):
-    """With the k-means id of each frame, (frames,)."""
-
-    pseudo_labels: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class EmotionExample(SpeechExample):
-    """With labels (attributes,) in the order of `ATTRIBUTES`, NaN where missing, and categorical emotion."""
-
-    labels: NDArray[np.float32]
-    emotion: str | None
-
-
-@dataclass(frozen=True)
-class CachedExample(UtteranceExample):
-    """An utterance's frames (frames, dim), with the labels of an `EmotionExample`."""
-
-    features: NDArray[np.float16]
-    labels: NDArray[np.float32]
-    emotion: str | None
-
-
-class Fault(NamedTuple):
-    """A UserError of a loader's worker; torch would make text of its traceback."""
-
-    what: str
-    where: object
-    remedy: str
-
-
-Example_co = TypeVar("Example_co", bound=UtteranceExample, covariant=True)
-
-
-class UtteranceDataset(Dataset[Example_co], ABC, Generic[Example_co]):
+class UtteranceDataset(Dataset[Example], ABC):
     """The datamodule's utterances, by position."""
 
     def __init__(self, utterances: Sequence[Utterance]) -> None:
         self.utterances = utterances
 
     @abstractmethod
-    def __getitem__(self, key: ExampleKey) -> Example_co: ...
+    def __getitem__(self, key: ExampleKey) -> Example: ...
 
-    def __getitems__(self, keys: Sequence[ExampleKey]) -> list[Example_co] | Fault:
+    def __getitems__(self, keys: Sequence[ExampleKey]) -> list[Example] | UserError:
         try:
             return [self[key] for key in keys]
         except UserError as error:
-            return Fault(error.what, error.where, error.remedy)
+            # of an exception that a worker raises torch would make text
+            return error
 
 
-class PretrainDataset(UtteranceDataset[PretrainExample]):
+class PretrainDataset(UtteranceDataset):
     """Random crops of at most `max_samples` and their pseudo-labels."""
 
     def __init__(
@@ -102,31 +84,31 @@ class PretrainDataset(UtteranceDataset[PretrainExample]):
         super().__init__(utterances)
         self.pseudo_labels, self.max_samples, self.seed = pseudo_labels, max_samples, seed
 
-    def __getitem__(self, key: ExampleKey) -> PretrainExample:
+    def __getitem__(self, key: ExampleKey) -> Example:
         utterance = self.utterances[key.index]
         start = crop_start(utterance, self.max_samples, seed=self.seed, epoch=key.epoch)
         waveform = decode_part(utterance, start, min(samples_of(utterance), self.max_samples))
         first = start // HOP
         ids = self.pseudo_labels[utterance.utterance_id][first : first + num_frames(len(waveform))]
-        return PretrainExample(key.index, utterance.speaker_id, waveform, ids.astype(np.int64))
+        return Example(key.index, utterance.speaker_id, waveform, pseudo_labels=ids.astype(np.int64))
 
 
-class WholeUtterances(UtteranceDataset[EmotionExample]):
+class WholeUtterances(UtteranceDataset):
     """Whole utterances and their labels; of a longer one the last `max_samples` (the authors' code)."""
 
     def __init__(self, utterances: Sequence[Utterance], *, max_samples: int) -> None:
         super().__init__(utterances)
         self.max_samples = max_samples
 
-    def __getitem__(self, key: ExampleKey) -> EmotionExample:
+    def __getitem__(self, key: ExampleKey) -> Example:
         utterance = self.utterances[key.index]
         total = samples_of(utterance)
         size = min(total, self.max_samples)
         waveform = decode_part(utterance, total - size, size)
-        return EmotionExample(key.index, utterance.speaker_id, waveform, labels_of(utterance), utterance.emotion)
+        return Example(key.index, utterance.speaker_id, waveform, **annotations_of(utterance))
 
 
-class CachedDataset(UtteranceDataset[CachedExample]):
+class CachedDataset(UtteranceDataset):
     """Frames from a cache, normalised by speaker where `normalization` is given."""
 
     def __init__(
@@ -135,17 +117,18 @@ class CachedDataset(UtteranceDataset[CachedExample]):
         super().__init__(utterances)
         self.cache, self.normalization = cache, normalization
 
-    def __getitem__(self, key: ExampleKey) -> CachedExample:
+    def __getitem__(self, key: ExampleKey) -> Example:
         utterance = self.utterances[key.index]
         frames = self.cache[utterance.utterance_id]
         if self.normalization is not None:
             frames = self.normalization.normalize(frames, utterance.speaker_id)
-        return CachedExample(key.index, utterance.speaker_id, frames, labels_of(utterance), utterance.emotion)
+        return Example(key.index, utterance.speaker_id, features=frames, **annotations_of(utterance))
 
 
-def labels_of(utterance: Utterance) -> NDArray[np.float32]:
-    """Annotations (attributes,) in the order of `ATTRIBUTES`, NaN where missing."""
-    return np.array([utterance.labels.get(attribute, np.nan) for attribute in ATTRIBUTES], dtype=np.float32)
+def annotations_of(utterance: Utterance) -> dict[str, Any]:
+    """What an example holds of an utterance's annotations."""
+    labels = np.array([utterance.labels.get(attribute, np.nan) for attribute in ATTRIBUTES], dtype=np.float32)
+    return {"labels": labels, "emotion": utterance.emotion}
 
 
 def samples_of(utterance: Utterance) -> int:
@@ -198,38 +181,37 @@ def check_pseudo_labels(utterances: Sequence[Utterance], pseudo_labels: PseudoLa
             raise UserError(what, where=pseudo_labels.folder, remedy=remedy)
 
 
-def _speakers(examples: Sequence[UtteranceExample]) -> SpeakerBatch:
-    indices = torch.tensor([example.index for example in examples])
-    return SpeakerBatch(speaker_ids=[example.speaker_id for example in examples], indices=indices)
+def collate(
+    examples: Sequence[Example] | UserError,
+    *,
+    speaker_features: SpeakerFeatures | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> Any:
+    """Make a batch of what the examples hold; fairseq crops one of PAPT to its shortest instead, which wastes audio.
 
-
-def _annotations(examples: Sequence[EmotionExample | CachedExample]) -> dict[str, Any]:
-    labels = torch.stack([torch.from_numpy(example.labels) for example in examples])
-    return {"labels": labels, "emotions": [example.emotion for example in examples]}
-
-
-def collate_speech(examples: Sequence[SpeechExample]) -> SpeechBatch:
-    """Pad waveforms with zeros."""
-    waveforms = [torch.from_numpy(example.waveform) for example in examples]
-    lengths = torch.tensor([len(waveform) for waveform in waveforms])
-    return SpeechBatch(**_speakers(examples), waveforms=pad_sequence(waveforms, batch_first=True), num_samples=lengths)
-
-
-def collate_pretrain(examples: Sequence[PretrainExample]) -> PretrainBatch:
-    """Pad crops and their pseudo-labels; fairseq crops a batch to its shortest instead, which wastes audio."""
-    pseudo_labels = [torch.from_numpy(example.pseudo_labels) for example in examples]
-    padded = pad_sequence(pseudo_labels, batch_first=True, padding_value=NO_PSEUDO_LABEL)
-    return PretrainBatch(**collate_speech(examples), pseudo_labels=padded)
-
-
-def collate_emotion(examples: Sequence[EmotionExample]) -> EmotionBatch:
-    """Pad waveforms and stack labels."""
-    return cast("EmotionBatch", {**collate_speech(examples), **_annotations(examples)})
-
-
-def collate_cached(examples: Sequence[CachedExample]) -> CachedEmotionBatch:
-    """Pad cached frames, in half precision, and stack labels."""
-    features = [torch.from_numpy(example.features) for example in examples]
-    lengths = torch.tensor([len(frames) for frames in features])
-    frames = {"features": pad_sequence(features, batch_first=True), "num_frames": lengths}
-    return cast("CachedEmotionBatch", {**_speakers(examples), **frames, **_annotations(examples)})
+    Args:
+        examples: all of one dataset, or its error, which is handed on.
+        speaker_features: a vector per speaker.
+        weights: speaker -> weight of their utterances in the loss, by default 1.
+    """
+    if isinstance(examples, UserError):
+        return examples
+    speaker_ids = [example.speaker_id for example in examples]
+    batch: dict[str, Any] = {
+        "speaker_ids": speaker_ids,
+        "indices": torch.tensor([example.index for example in examples]),
+    }
+    for name, (padded, lengths, padding) in PADDED.items():
+        arrays = [torch.from_numpy(array) for each in examples if (array := getattr(each, name)) is not None]
+        if arrays:
+            batch[padded] = pad_sequence(arrays, batch_first=True, padding_value=padding)
+        if arrays and lengths:
+            batch[lengths] = torch.tensor([len(array) for array in arrays])
+    labels = [torch.from_numpy(example.labels) for example in examples if example.labels is not None]
+    if labels:
+        batch |= {"labels": torch.stack(labels), "emotions": [example.emotion for example in examples]}
+    if speaker_features is not None:
+        batch["speaker_features"] = torch.from_numpy(speaker_features.of(speaker_ids))
+    if weights:
+        batch["weights"] = torch.tensor([weights.get(speaker or "", 1.0) for speaker in speaker_ids])
+    return batch

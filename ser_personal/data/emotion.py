@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property, partial
+from functools import cached_property
 from math import isnan, nan
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
@@ -17,14 +16,14 @@ from ser_personal.audio import SAMPLE_RATE
 from ser_personal.corpus.splits import ADAPTATION, canonical_splits
 from ser_personal.data.augmentation import Augmentation, AugmentedUtterances
 from ser_personal.data.datamodule import SpeechDataModule
-from ser_personal.data.dataset import CachedDataset, EmotionExample, WholeUtterances, collate_cached, collate_emotion
+from ser_personal.data.dataset import CachedDataset, WholeUtterances
 from ser_personal.data.frame_store import FeatureCache
 from ser_personal.data.speaker_features import SpeakerNormalization
 from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES, EmotionBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -62,16 +61,7 @@ class SpeakerSelection(ABC):
         """Choose training speakers for the speakers of target utterances, whose labels are unseen."""
 
 
-def collate_weights(
-    examples: Sequence[Any], *, collate: Callable[[Sequence[Any]], EmotionBatch], weights: Mapping[str, float]
-) -> EmotionBatch:
-    """Add each utterance's weight in the loss, by default 1, to the batch that another function makes."""
-    batch = collate(examples)
-    batch["weights"] = torch.tensor([weights.get(id_ or "", 1.0) for id_ in batch["speaker_ids"]])
-    return batch
-
-
-class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
+class EmotionDataModule(SpeechDataModule[EmotionBatch]):
     """Whole utterances with their labels.
 
     Training and validation utterances without what is to be predicted are left out; test utterances aren't, since some
@@ -86,8 +76,6 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         augmentation: noise, reverberation and the like in training; none if None.
         **kwargs: as in `SpeechDataModule`.
     """
-
-    collate: ClassVar[Any] = staticmethod(collate_emotion)
 
     def __init__(
         self,
@@ -161,7 +149,7 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
 
     @property
     @override
-    def training_dataset(self) -> UtteranceDataset[EmotionExample]:
+    def training_dataset(self) -> UtteranceDataset:
         if self.augmentation is None:
             return self.dataset
         return AugmentedUtterances(self.dataset, self.augmentation, seed=self.seed)
@@ -175,11 +163,6 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
     def settings(self) -> dict[str, Any]:
         now = self.augmentation.settings() if self.augmentation else dict.fromkeys(_AUGMENTATION)
         return {**super().settings(), **{f"augmentation.{name}": now[name] for name in now}}
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # checkpoints of earlier versions were trained without
-        super().load_state_dict({**{f"augmentation.{name}": None for name in _AUGMENTATION}, **state_dict})
 
     @override
     def exclusion_reason(self, utterance: Utterance) -> str | None:
@@ -203,13 +186,10 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
         copies = [(i, chosen.copies.get(self.utterances[i].speaker_id or "", 0)) for i in self.train_indices]
         return [i for i, count in copies for _ in range(count)]
 
+    @property
     @override
-    def train_dataloader(self) -> SpeechLoader[EmotionBatch]:
-        chosen = self.selected_speakers
-        if chosen is None or not chosen.weights:
-            return self.train_loader(self.epoch_indices)
-        collate = partial(collate_weights, collate=self.collate, weights=chosen.weights)
-        return self.train_loader(self.epoch_indices, collate)
+    def speaker_weights(self) -> Mapping[str, float]:
+        return {} if self.selected_speakers is None else self.selected_speakers.weights
 
     @cached_property
     def selected_speakers(self) -> SelectedSpeakers | None:
@@ -243,7 +223,8 @@ class EmotionDataModule(SpeechDataModule[EmotionExample, EmotionBatch]):
 
     def share_dataloader(self, split: str) -> SpeechLoader[EmotionBatch]:
         """Load this device's share of any split, without the batches that are repeated to even shares."""
-        return self.predict_loader(self._sampler(self.indices_of([split]), shuffle=False).share)
+        sampler = self._sampler(self.indices_of([split]), shuffle=False)
+        return self.predict_loader(sampler.plan(0)[sampler.rank :: sampler.world_size])
 
     @property
     def tested_splits(self) -> list[str]:
@@ -275,9 +256,6 @@ class CachedEmotionDataModule(EmotionDataModule):
         num_workers: processes that read ahead, for each loader.
         **kwargs: as in `EmotionDataModule`.
     """
-
-    # batches of the cached kind, which a model reads by `CachedFeatures`
-    collate: ClassVar[Any] = staticmethod(collate_cached)
 
     def __init__(
         self,
@@ -337,24 +315,6 @@ class CachedEmotionDataModule(EmotionDataModule):
         )
 
     @override
-    def state_dict(self) -> dict[str, Any]:
-        features = {"source": asdict(self.frame_source), "normalize_speakers": self.normalize_speakers}
-        return {**super().state_dict(), **features}
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        trained, now = state_dict["source"], asdict(self.frame_source)
-        differing = [f"{name} {now[name]}, not {trained[name]}" for name in trained if trained[name] != now[name]]
-        if differing:
-            raise UserError(
-                f"features of another encoder than the checkpoint was trained on ({'; '.join(differing)})",
-                where=self._cache_folder,
-                remedy="Give the cache it was trained on as --data.cache, or train on this one",
-            )
-        if state_dict["normalize_speakers"] != self.normalize_speakers:
-            raise UserError(
-                f"the checkpoint was trained with {str(state_dict['normalize_speakers']).lower()}",
-                where=f"--data.normalize_speakers {str(self.normalize_speakers).lower()}",
-                remedy="Give the same value in training and test",
-            )
+    def sources(self) -> dict[str, Any]:
+        made_by = {f"cache.{name}": value for name, value in asdict(self.frame_source).items()}
+        return {**made_by, "normalize_speakers": self.normalize_speakers}

@@ -14,13 +14,7 @@ from typing_extensions import override
 from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
 from ser_personal.corpus.splits import canonical_splits
 from ser_personal.data.datamodule import SpeechDataModule
-from ser_personal.data.dataset import (
-    PretrainDataset,
-    PretrainExample,
-    check_pseudo_labels,
-    collate_pretrain,
-    samples_of,
-)
+from ser_personal.data.dataset import PretrainDataset, check_pseudo_labels, samples_of
 from ser_personal.data.frame_store import PseudoLabels
 from ser_personal.errors import UserError
 from ser_personal.ranges import PositiveFinite, require_range
@@ -37,7 +31,7 @@ if TYPE_CHECKING:
 SHORTEST_CROP = WINDOW + 10 * HOP
 
 
-class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
+class PretrainDataModule(SpeechDataModule[PretrainBatch]):
     """Random crops with their pseudo-labels.
 
     Validation is on two sets: held-out utterances of the pre-training speakers, which show what a speaker embedding
@@ -54,8 +48,6 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         min_samples: shorter utterances are left out.
         **kwargs: as in `SpeechDataModule`.
     """
-
-    collate = staticmethod(collate_pretrain)
 
     def __init__(
         self,
@@ -145,23 +137,8 @@ class PretrainDataModule(SpeechDataModule[PretrainExample, PretrainBatch]):
         return f"shorter than {self.min_samples / SAMPLE_RATE:g} s" if too_short else None
 
     @override
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "codebook": self.codebook_hash}
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        now = self.codebook_hash
-        if state_dict["codebook"] != now:
-            raise UserError(
-                f"come from codebook {now}, the checkpoint was trained on codebook {state_dict['codebook']}",
-                where=self._pseudo_labels_folder,
-                remedy="Give the pseudo-labels it was trained on, or start a new training run",
-            )
-        super().load_state_dict(state_dict)
-
-    @override
-    def train_dataloader(self) -> SpeechLoader[PretrainBatch]:
-        return self.train_loader(self.epoch_indices)
+    def sources(self) -> dict[str, Any]:
+        return {"codebook": self.codebook_hash}
 
     @override
     def val_dataloader(self) -> list[SpeechLoader[PretrainBatch]]:

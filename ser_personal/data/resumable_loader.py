@@ -5,23 +5,20 @@ What else makes resumed training exact is in training/checkpoints.py (`ExactResu
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch.utils.data import DataLoader
 
-from ser_personal.data.dataset import Fault, UtteranceExample
 from ser_personal.errors import UserError
 from ser_personal.types import SpeakerBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from ser_personal.data.batching import BatchSampler
-    from ser_personal.data.dataset import UtteranceDataset
+    from ser_personal.data.batching import GivenBatches
+    from ser_personal.data.dataset import Example, UtteranceDataset
 
-Example = TypeVar("Example", bound=UtteranceExample)
 Batch = TypeVar("Batch", bound=SpeakerBatch)
 
 
@@ -37,9 +34,9 @@ class SpeechLoader(Generic[Batch]):
 
     def __init__(
         self,
-        dataset: UtteranceDataset[Example],
-        batch_sampler: BatchSampler,
-        collate: Callable[[Sequence[Example]], Batch],
+        dataset: UtteranceDataset,
+        batch_sampler: GivenBatches,
+        collate: Callable[[Sequence[Example] | UserError], Batch | UserError],
         *,
         num_workers: int = 0,
         persistent: bool = False,
@@ -47,10 +44,10 @@ class SpeechLoader(Generic[Batch]):
         self.batch_sampler = batch_sampler
         self._position = 0
         self._resume_at = 0
-        self._loader: DataLoader[Batch | Fault] = DataLoader(
+        self._loader: DataLoader[Batch | UserError] = DataLoader(
             dataset,  # type: ignore[arg-type]  # torch types a loader by its examples, this one by its batches
             batch_sampler=batch_sampler,
-            collate_fn=partial(_collate, collate),
+            collate_fn=collate,
             num_workers=num_workers,
             persistent_workers=persistent and num_workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -64,8 +61,8 @@ class SpeechLoader(Generic[Batch]):
         self._position = self.batch_sampler.first_batch = self._resume_at
         self._resume_at = 0
         for fetched in self._loader:
-            if isinstance(fetched, Fault):
-                raise UserError(fetched.what, where=fetched.where, remedy=fetched.remedy)
+            if isinstance(fetched, UserError):
+                raise fetched
             self._position += 1
             yield fetched
 
@@ -85,7 +82,3 @@ class SpeechLoader(Generic[Batch]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Start the next iteration where training was interrupted; after a whole epoch, at the start of the next."""
         self._resume_at = state["position"] % len(self)
-
-
-def _collate(collate: Callable[[Sequence[Example]], Batch], fetched: Sequence[Example] | Fault) -> Batch | Fault:
-    return fetched if isinstance(fetched, Fault) else collate(fetched)

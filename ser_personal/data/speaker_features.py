@@ -7,10 +7,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
-import torch
 from typing_extensions import override
 
 from ser_personal.corpus.table import read_vectors
@@ -18,17 +17,13 @@ from ser_personal.data.frame_store import FeatureCache
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
 from ser_personal.scores import Moments
-from ser_personal.types import SpeakerBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from ser_personal.types import Utterance
-
-Example = TypeVar("Example")
-Batch = TypeVar("Batch", bound=SpeakerBatch)
 
 # a column of cached frames that varies less is constant
 SMALLEST_STD = 1e-4
@@ -103,15 +98,6 @@ class SpeakerVectorFile(SpeakerFeatureSource):
             what = f"a value of speaker {ids[row]} isn't a finite number"
             raise UserError(what, where=self.path, remedy="Correct it, or leave the speaker out")
         return SpeakerFeatures(ids, matrix, self.path)
-
-
-def collate_speaker_features(
-    examples: Sequence[Example], *, collate: Callable[[Sequence[Example]], Batch], features: SpeakerFeatures
-) -> Batch:
-    """Add each speaker's features to the batch that another function makes."""
-    batch = collate(examples)
-    batch["speaker_features"] = torch.from_numpy(features.of(batch["speaker_ids"]))
-    return batch
 
 
 def frame_moments(cache: FeatureCache, utterance_ids: Iterable[str]) -> Moments:

@@ -86,8 +86,6 @@ class PersonalizedEncoder(nn.Module):
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim, fixed=not self.speakers.is_learnt)
         if self.fusion.uses_speakers:
             self.speakers.build(speakers, self.encoder.dim)
-        else:
-            self.speakers.clear()
 
     def rebuild(self, description: EncoderDescription) -> None:
         """Make the networks that a checkpoint describes, their weights to be loaded.
@@ -103,7 +101,6 @@ class PersonalizedEncoder(nn.Module):
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim, fixed=not self.speakers.is_learnt)
         speakers = description["speakers"]
         if speakers is None:
-            self.speakers.clear()
             return
         if speakers["name"] != type(self.speakers).__name__:
             raise UserError(

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from ser_personal.audio import SAMPLE_RATE, WINDOW
 from ser_personal.data.batching import batch_sizes
-from ser_personal.data.dataset import SpeechExample, collate_speech
+from ser_personal.data.dataset import Example, collate
 from ser_personal.encoder.base import mean_pool
 from ser_personal.encoder.fusion import Fusion, Personalization
 from ser_personal.errors import UserError
@@ -86,11 +86,6 @@ class EmotionNetwork(nn.Module):
         outputs: Tensor = self.interpreter(output)
         return outputs.softmax(1) if self.classifies else outputs
 
-    def check_speaker(self, speaker_id: str | None) -> None:
-        """Refuse a speaker outside the embedding table where the model has nothing for unseen ones."""
-        if self.personalized.fusion_name != "none":
-            self.embed([speaker_id])
-
     def embed(self, speaker_ids: Sequence[str | None]) -> Tensor:
         """e_s of speakers by their ids alone, (speakers, dim)."""
         embeddings: Tensor = self.personalized.speakers(SpeakerQuery(speaker_ids, self._no_features(len(speaker_ids))))
@@ -116,7 +111,7 @@ class EmotionNetwork(nn.Module):
         most = 1 if self._device.type == "cpu" else MAX_BATCH
         cuts = np.cumsum(batch_sizes(lengths[order], budget, most))
         batches = [
-            collate_speech([SpeechExample(int(row), speaker_ids[row], waveforms[row]) for row in rows])
+            collate([Example(int(row), speaker_ids[row], waveforms[row]) for row in rows])
             for rows in np.split(order, cuts)[:-1]
         ]
         self.eval()

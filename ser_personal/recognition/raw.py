@@ -101,7 +101,6 @@ class RawRecognizer:
             raise _failure(recording, error) from error
 
     def _in_blocks(self, recording: Recording, done: int) -> Iterator[Utterances]:
-        self._check_speakers(recording)
         total = recording.num_samples()
         planned = self._planned(recording, total)
         held, first, seconds, found = np.zeros(0, dtype=np.float32), 0, 0.0, 0
@@ -162,7 +161,6 @@ class RawRecognizer:
 
     def _cut(self, recording: Recording) -> _Cut | UserError:
         try:
-            self._check_speakers(recording)
             waveform = recording.load()
             planned = self._planned(recording, len(waveform))
             if planned is None:
@@ -176,10 +174,6 @@ class RawRecognizer:
         if not cut:
             return _no_speech(recording)
         return _Cut(recording, waveform, *_columns(cut), seconds=len(waveform) / SAMPLE_RATE)
-
-    def _check_speakers(self, recording: Recording) -> None:
-        for speaker_id in recording.speaker_ids:
-            self.network.check_speaker(self._id_in_network(speaker_id))
 
     def _planned(self, recording: Recording, num_samples: int) -> list[tuple[Segment, str | None]] | None:
         """Utterances that are known before the audio is, and their speakers; None where it has to be heard."""

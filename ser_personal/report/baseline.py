@@ -101,7 +101,7 @@ def score_baseline(data: Any, wanted: Sequence[str], min_utterances: int) -> Sco
         return {}
     tests = {split: data.split_indices(split) for split in data.tested_splits}
     used = {index for indices in (train, *tests.values()) for index in indices}
-    features = {index: mfcc_functionals(data.example(index).waveform) for index in used}
+    features = {index: mfcc_functionals(data.waveform_of(index)) for index in used}
     labels = np.array([[u.labels.get(attribute, np.nan) for attribute in attributes] for u in data.utterances])
     of_training = np.stack([features[index] for index in train])
     scored = {}

@@ -89,8 +89,15 @@ class SpeakerBank:
         from safetensors.numpy import save
 
         arrays = {name: array for name in (*_ARRAYS, *_OPTIONAL) if (array := getattr(self, name)) is not None}
-        content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, self._metadata())
-        atomic_write(path, content)
+        metadata = {
+            "format": FORMAT,
+            "version": str(FORMAT_VERSION),
+            "speaker_ids": json.dumps(self.speaker_ids),
+            "attributes": json.dumps(self.attributes),
+            "scale": json.dumps(self.scale),
+            "fingerprint": self.fingerprint,
+        }
+        atomic_write(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -142,16 +149,6 @@ class SpeakerBank:
             and bool(np.isfinite(self.vectors).all())
             and bool(np.isfinite(np.where(self.count > 0, [self.label_mean, self.label_std], 0.0)).all())
         )
-
-    def _metadata(self) -> dict[str, str]:
-        return {
-            "format": FORMAT,
-            "version": str(FORMAT_VERSION),
-            "speaker_ids": json.dumps(self.speaker_ids),
-            "attributes": json.dumps(self.attributes),
-            "scale": json.dumps(self.scale),
-            "fingerprint": self.fingerprint,
-        }
 
 
 class SpeakerBankBuilder:

@@ -101,10 +101,6 @@ class SpeakerEmbedding(SpeakerRepresentation):
         self.ids = [*self.ids, *speaker_ids]
         self.embedding = nn.Embedding.from_pretrained(torch.cat([rows, added]), freeze=False)
 
-    @override
-    def clear(self) -> None:
-        self.ids, self.embedding, self.fc, self.known_features = [], None, None, None
-
     @property
     @override
     def sizes(self) -> dict[str, Any]:

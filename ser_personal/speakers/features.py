@@ -58,11 +58,6 @@ class FeatureRepresentation(SpeakerRepresentation):
     def _make(self, dim: int) -> None:
         """Make the weights from len(self.mean) features to e_s."""
 
-    @override
-    def clear(self) -> None:
-        self.ids = []
-        self.mean, self.std = torch.zeros(0), torch.ones(0)
-
     @property
     @override
     def feature_dim(self) -> int:
@@ -137,11 +132,6 @@ class SpeakerEmbedder(FeatureRepresentation):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(*layers, last)
-
-    @override
-    def clear(self) -> None:
-        super().clear()
-        self.layers = nn.Sequential()
 
     @property
     @override

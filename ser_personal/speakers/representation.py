@@ -73,10 +73,6 @@ class SpeakerRepresentation(nn.Module, ABC):
     def rebuild(self, description: SpeakerDescription, dim: int) -> None:
         """Make the weights that a checkpoint describes, to be loaded."""
 
-    @abstractmethod
-    def clear(self) -> None:
-        """Forget speakers and weights, where nothing is fused."""
-
     @property
     def sizes(self) -> dict[str, Any]:
         """Arguments that the shapes of the weights depend on."""

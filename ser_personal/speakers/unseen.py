@@ -84,18 +84,6 @@ class Zero(UnseenPolicy):
         return table.embeddings.new_zeros(len(unseen.ids), table.embeddings.shape[1])
 
 
-class Refuse(UnseenPolicy):
-    """An error, where every speaker is meant to be known."""
-
-    @override
-    def embed(self, unseen: UnseenSpeakers, table: EmbeddingTable) -> Tensor:
-        raise UserError(
-            "not among the speakers of the embedding table",
-            where=f"speaker {unseen.ids[0]}",
-            remedy="Choose a policy for unseen speakers: --model.speakers.unseen Mean, Zero, Nearest or Adapted",
-        )
-
-
 class Nearest(UnseenPolicy):
     """The embeddings of the k speakers of the table with the closest features, by cosine (not PLDC's neighbours).
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_personal.data.datamodule import SpeechDataModule
-    from ser_personal.data.dataset import SpeechExample
     from ser_personal.types import SpeechBatch
 
 NOTICE = b"\nser: stopping after this step, or after the validation that runs; a second signal stops at once\n"
@@ -125,7 +124,7 @@ class FiniteLoss(Callback):
         value = self._loss.item()
         if isfinite(value):
             return "of another device is NaN or infinite"
-        data = cast("SpeechDataModule[SpeechExample, SpeechBatch]", trainer.datamodule)  # type: ignore[attr-defined]
+        data = cast("SpeechDataModule[SpeechBatch]", trainer.datamodule)  # type: ignore[attr-defined]
         ids = [data.utterances[index].utterance_id for index in self._indices.tolist()]
         more = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
         return f"is {value} for {', '.join(ids[:MOST_NAMED])}{more}"

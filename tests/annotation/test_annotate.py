@@ -18,7 +18,6 @@ from ser_personal import EmotionRecognizer
 from ser_personal.annotation.journal import Journal
 from ser_personal.audio import decode
 from ser_personal.errors import UserError
-from ser_personal.recognition.bundle import read_bundle
 from ser_personal.recognition.network import EmotionNetwork
 
 
@@ -165,20 +164,6 @@ def test_an_hour_in_one_recording(annotate, recordings, tmp_path):
     assert frame["start"].iloc[0] < 10
     assert 3590 < frame["end"].iloc[-1] <= 3600
     assert frame["calibration_utterances"].tolist() == list(range(1, len(frame) + 1))
-
-
-def test_a_speaker_whom_the_model_does_not_know(annotate, copy, talk, tmp_path):
-    """Of a model of its training speakers alone, by their own embeddings, the known are done and the others listed."""
-    config = json.loads((copy / "config.json").read_text())
-    config["speakers"]["init_args"]["unseen"]["class_path"] = "ser_personal.speakers.unseen.Refuse"
-    (copy / "config.json").write_text(json.dumps(config))
-    known = read_bundle(copy).network.personalized.speakers.ids[0]
-    (talk / "anna").rename(talk / known)
-    flags = ("--model", copy, "--training-speakers", "true")
-    assert set(pd.read_csv(annotate(*flags, code=1), dtype={"speaker": str})["speaker"]) == {known}
-    reasons = pd.read_csv(tmp_path / "predictions.failed.csv")["reason"]
-    assert len(reasons) == 12
-    assert reasons.str.startswith("not among the speakers of the embedding table").all()
 
 
 def test_where_all_fail_the_table_has_its_header_and_a_later_success_leaves_no_list(annotate, recordings, tmp_path):

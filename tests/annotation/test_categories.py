@@ -13,7 +13,7 @@ from command_line import configs, ser, trainer_flags
 
 from ser_personal import EmotionRecognizer
 from ser_personal.audio import decode
-from ser_personal.data.dataset import SpeechExample, collate_speech
+from ser_personal.data.dataset import Example, collate
 from ser_personal.errors import UserError
 from ser_personal.finetune.classification import EmotionClassification
 from ser_personal.recognition.bundle import read_bundle
@@ -41,7 +41,7 @@ def expected(module, recordings):
     rows = []
     for path in recordings[:5]:
         with torch.inference_mode():
-            output = module.personalized(collate_speech([SpeechExample(0, None, decode(path))]))
+            output = module.personalized(collate([Example(0, None, decode(path))]))
             (logits,) = module.interpreter(output).double().numpy()
         rows.append(np.exp(logits) / np.exp(logits).sum())
     return np.array(rows)
@@ -82,9 +82,9 @@ def test_in_a_padded_batch_as_alone_and_in_python_as_on_the_command_line(run, mo
     frame = recognizer.predict([str(path) for path in recordings[:5]], "anna")
     probabilities = frame[[f"{emotion}_probability" for emotion in module.emotions]]
     np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-6)
-    examples = [SpeechExample(row, None, decode(path)) for row, path in enumerate(recordings[:5])]
+    examples = [Example(row, None, decode(path)) for row, path in enumerate(recordings[:5])]
     with torch.inference_mode():
-        _, together = read_bundle(run / "bundle").network(collate_speech(examples))
+        _, together = read_bundle(run / "bundle").network(collate(examples))
     np.testing.assert_allclose(together, expected, rtol=0, atol=1e-5)
 
 

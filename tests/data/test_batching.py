@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ser_personal.data.batching import BucketBatchSampler, GivenBatches, batch_sizes
+from ser_personal.data.batching import BucketBatchSampler, batch_sizes
 from ser_personal.errors import UserError
 
 LENGTHS = st.lists(st.integers(400, 250_000), min_size=1, max_size=80)
@@ -48,8 +48,6 @@ def test_ranks_share_the_plan_evenly(lengths, shuffle, world_size, epoch):
     assert len(in_turn) - len(plan) < world_size
     repeated = in_turn[len(plan) :]
     assert repeated == (plan * world_size)[: len(repeated)]
-    if epoch == 0 or not shuffle:
-        assert ranks[0].repeated == repeated
 
 
 def test_plan_depends_on_seed_and_epoch_alone():
@@ -71,9 +69,8 @@ def test_epoch_travels_in_the_keys_of_training_only():
 
 # 2.75 to 11 s: evenly spread, mostly short as in MSP-Podcast (median 5 s), and mostly long
 @pytest.mark.parametrize("shape", [(1, 1), (1.3, 2.6), (4, 1)])
-@pytest.mark.parametrize("count", [1_000, 26_470])
-def test_padding_at_msp_podcast_durations(count, shape):
-    lengths = msp_podcast_lengths(count, shape)
+def test_padding_at_msp_podcast_durations(shape):
+    lengths = msp_podcast_lengths(1_000, shape)
     for epoch in range(2):
         plan = sampler(lengths, batch_seconds=200.0, max_batch=None).plan(epoch)
         padded = sum(len(batch) * max(lengths[i // 10] for i in batch) for batch in plan)
@@ -87,13 +84,6 @@ def test_a_resumed_epoch_gives_the_batches_not_yet_seen():
     whole = list(batches)
     batches.first_batch = 5
     assert list(batches) == whole[5:]
-
-
-def test_fixed_batches_stay_as_they_are():
-    batches = GivenBatches([[3, 1], [2], [0, 7]])
-    assert len(batches) == 3
-    batches.first_batch = 1
-    assert [[(key.index, key.epoch) for key in batch] for batch in batches] == [[(2, 0)], [(0, 0), (7, 0)]]
 
 
 @given(lengths=LENGTHS, budget=st.integers(250_000, 900_000), max_batch=st.integers(3, 10))

@@ -16,8 +16,7 @@ from ser_personal.data.dataset import (
     PretrainDataset,
     WholeUtterances,
     check_pseudo_labels,
-    collate_emotion,
-    collate_pretrain,
+    collate,
     crop_start,
 )
 from ser_personal.data.frame_store import PseudoLabels
@@ -30,7 +29,7 @@ def noise_path(tmp_path_factory):
     return tmp_path_factory.mktemp("slices") / "u.wav"
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(
     samples=st.integers(400, 12_000),
     most=st.integers(400, 12_000),
@@ -50,11 +49,10 @@ def test_a_crops_pseudo_labels_are_those_that_the_teacher_gives_the_crop(
     np.testing.assert_array_equal(example.pseudo_labels, energy_labels(example.waveform))
 
 
-@pytest.mark.parametrize("half", [1001, 1003])
-def test_a_segment_from_half_a_sample_on_ends_with_its_file(half, tmp_path):
+def test_a_segment_from_half_a_sample_on_ends_with_its_file(tmp_path):
     waveform = np.random.default_rng(0).uniform(-0.5, 0.5, 4000).astype(np.float32)
     soundfile.write(tmp_path / "u.wav", waveform, SAMPLE_RATE, subtype="FLOAT")
-    start = half / (2 * SAMPLE_RATE)
+    start = 1001 / (2 * SAMPLE_RATE)
     segment = Utterance("u", tmp_path / "u.wav", "train", start=start, seconds=4000 / SAMPLE_RATE - start)
     example = WholeUtterances([segment], max_samples=10_000)[ExampleKey(0, 0)]
     np.testing.assert_array_equal(example.waveform, waveform[round(start * SAMPLE_RATE) :])
@@ -62,11 +60,9 @@ def test_a_segment_from_half_a_sample_on_ends_with_its_file(half, tmp_path):
 
 def test_crops_start_on_frames_everywhere_they_fit():
     utterance = Utterance("u", Path("u.wav"), "train", seconds=(10_000 + 3 * 320 + 50) / 16_000)
-    starts = [crop_start(utterance, 10_000, seed=0, epoch=epoch) for epoch in range(200)]
-    assert set(starts) == {0, 320, 640, 960}
-    assert starts == [crop_start(utterance, 10_000, seed=0, epoch=epoch) for epoch in range(200)]
-    assert starts != [crop_start(utterance, 10_000, seed=1, epoch=epoch) for epoch in range(200)]
-    assert crop_start(utterance, 250_000, seed=0, epoch=0) == 0
+    starts = [[crop_start(utterance, 10_000, seed=seed, epoch=epoch) for epoch in range(100)] for seed in (0, 0, 1)]
+    assert set(starts[0]) == {0, 320, 640, 960}
+    assert starts[0] == starts[1] != starts[2]
 
 
 def test_fine_tuning_keeps_the_last_samples_and_missing_labels_are_nan(corpus):
@@ -76,13 +72,13 @@ def test_fine_tuning_keeps_the_last_samples_and_missing_labels_are_nan(corpus):
         sound, _ = soundfile.read(corpus.utterances[example.index].path, dtype="float32")
         np.testing.assert_array_equal(example.waveform, sound[-9_000:])
     expected = [[1, np.nan, np.nan], [7, np.nan, np.nan], [np.nan] * 3]
-    np.testing.assert_array_equal(collate_emotion(examples)["labels"], np.float32(expected))
+    np.testing.assert_array_equal(collate(examples)["labels"], np.float32(expected))
 
 
 def test_batch_is_padded_at_the_end(corpus, pseudo_labels_folder):
     dataset = PretrainDataset(corpus.utterances, PseudoLabels.load(pseudo_labels_folder))
     examples = [dataset[ExampleKey(index, 0)] for index in (2, 24, 0)]
-    batch = collate_pretrain(examples)
+    batch = collate(examples)
     assert batch["speaker_ids"] == ["s2", None, "s0"]
     assert batch["indices"].tolist() == [2, 24, 0]
     assert batch["num_samples"].tolist() == [len(example.waveform) for example in examples]

@@ -40,9 +40,8 @@ def module(corpus, folder, **options):
     return CachedEmotionDataModule(corpus, cache=str(folder), **{"num_workers": 0, "max_batch": 5} | options)
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_batches_hold_each_utterances_own_frames(corpus, cache_folder, num_workers):
-    data = module(corpus, cache_folder, num_workers=num_workers)
+def test_batches_hold_each_utterances_own_frames(corpus, cache_folder):
+    data = module(corpus, cache_folder, num_workers=1)
     data.setup("fit")
     cache = FeatureCache.load(cache_folder)
     seen = []
@@ -98,17 +97,16 @@ def test_missing_features_and_changed_audio_are_refused_and_missing_audio_is_not
 def test_a_checkpoint_of_other_features_is_refused(corpus, cache_folder, tmp_path):
     state = module(corpus, cache_folder).state_dict()
     module(corpus, cache_folder).load_state_dict(state)
+    other = write(tmp_path / "other", corpus, replace(SOURCE, encoder="silence"))
+    with pytest.raises(UserError, match=r"was trained with data\.cache\.encoder noise, not silence\. Give it"):
+        module(corpus, other).load_state_dict(state)
+    with pytest.raises(UserError, match=r"was trained with data\.normalize_speakers False, not True"):
+        module(corpus, cache_folder, normalize_speakers=True).load_state_dict(state)
     resumed = module(corpus, cache_folder)
     fitting = SimpleNamespace(fn=TrainerFn.FITTING)
     resumed.trainer = SimpleNamespace(state=fitting, global_rank=0, world_size=1, accumulate_grad_batches=1)
-    resumed.load_state_dict(state)
     with pytest.raises(UserError, match=r"was trained on other speakers than this corpus has \(1 differ, first s9\)"):
         resumed.load_state_dict(state | {"train_speakers": [*state["train_speakers"], "s9"]})
-    other = write(tmp_path / "other", corpus, replace(SOURCE, encoder="silence", layer=6))
-    with pytest.raises(UserError, match=r"another encoder .* \(encoder silence, not noise; layer 6, not None\)"):
-        module(corpus, other).load_state_dict(state)
-    with pytest.raises(UserError, match=r"normalize_speakers true: the checkpoint was trained with false"):
-        module(corpus, cache_folder, normalize_speakers=True).load_state_dict(state)
 
 
 def test_statistics_of_speakers(corpus, cache_folder):
@@ -131,14 +129,9 @@ def test_statistics_of_speakers(corpus, cache_folder):
     )
     joined = both.read(corpus.utterances).of(["s1"])[0]
     np.testing.assert_allclose(joined, np.concatenate([expected["mean"], expected["moments"]]), rtol=1e-3)
-
-
-def test_statistics_without_a_speaker_are_refused(corpus, cache_folder):
     strangers = [replace(utterance, speaker_id=None) for utterance in corpus.utterances]
     with pytest.raises(UserError, match="holds no utterance of a known speaker"):
         CachedSpeakerFeatures(str(cache_folder)).read(strangers)
-    with pytest.raises(UserError, match="ConcatFeatures: no sources"):
-        ConcatFeatures([])
 
 
 def test_what_was_cut_off_for_adaptation_is_tested_only_where_it_is_named(synthetic_corpus):

@@ -129,7 +129,6 @@ UNPASTED = {
     "the value, or the name of a file, is the user's to find": (
         "Give --out a folder that doesn't exist yet",
         "give that as --data.cache",
-        "Give the cache it was trained on as --data.cache",
         "Give an --out that all machines share",
         "leave --data.speaker_features out",
         "Give --out another folder",

@@ -1,7 +1,8 @@
-"""Stages that are killed, twice each (`make soak`: fifty times), and fits that get signals."""
+"""Stages that are killed (`make soak`: fifty times each), and fits that get signals."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -9,17 +10,137 @@ import shlex
 import signal
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pandas as pd
 import pytest
-from kill_stages import STAGES
+import torch
+from command_line import REPOSITORY, configs, finetune_arguments, papt_arguments, trainer_flags
 from killing import LONGEST, Stage, Unbroken, finish, output, start, survives, unbroken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.process import BaseProcess
+    from pathlib import Path
 
-KILLS = 2
+    from numpy.typing import NDArray
+
+KILLS = int(os.environ.get("SER_KILLS", "1"))
 SLURM = {"SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "fit", "SLURM_NTASKS": "1", "SLURM_NODEID": "0"}
 SLURM |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+
+
+TINY = ["--model.encoder", "TinyEncoder", "--model.encoder.dim", "16", "--model.encoder.layers", "1"]
+
+
+def kmeans(corpus: Path, pseudo_labels: Path) -> Stage:
+    """MFCC, clustered; every byte is compared."""
+
+    def arguments(folder: Path) -> list[str]:
+        data = ["--data.corpus", f"{corpus}", "--data.batch_seconds", "4", "--data.num_workers", "0"]
+        settings = ["--num_clusters", "12", "--out", f"{folder / 'ids'}"]
+        return ["kmeans", *configs("kmeans.yaml", "tiny/kmeans.yaml"), *data, *settings]
+
+    return Stage(arguments, every_byte("ids"), lambda one, two: one == two)
+
+
+def cache(corpus: Path, pseudo_labels: Path) -> Stage:
+    """MFCC, kept frame by frame; every byte is compared."""
+
+    def arguments(folder: Path) -> list[str]:
+        data = ["--data.corpus", f"{corpus}", "--data.batch_seconds", "4", "--out", f"{folder / 'frames'}"]
+        return ["cache", *configs("cache.yaml", "tiny/cache.yaml"), "--encoder", "MFCCEncoder", *data]
+
+    return Stage(arguments, every_byte("frames"), lambda one, two: one == two)
+
+
+def papt(corpus: Path, pseudo_labels: Path) -> Stage:
+    """Two epochs of a tiny encoder."""
+
+    def arguments(folder: Path) -> list[str]:
+        small = ["--data.batch_seconds", "12", *TINY, *trainer_flags(folder, 2)]
+        return ["fit", *papt_arguments(corpus, pseudo_labels), *small, *resumed("papt", "val_loss", "min")]
+
+    return Stage(arguments, trained("papt"), close)
+
+
+def finetune(corpus: Path, pseudo_labels: Path) -> Stage:
+    """Two epochs with what is drawn at random: dropout, speakers that count as unseen, and augmentation."""
+
+    def arguments(folder: Path) -> list[str]:
+        drawn = ["--model.encoder.dropout", "0.1", "--model.unseen_share", "0.5"]
+        drawn += [*configs("augment.yaml"), "--data.augmentation.noise", f"{corpus}"]
+        drawn += ["--data.augmentation.speed", "[0.9,1.1]"]
+        small = ["--data.max_batch", "8", *TINY, *trainer_flags(folder, 2)]
+        return ["fit", *finetune_arguments(corpus), *drawn, *small, *resumed("finetune", "val_ccc", "max")]
+
+    return Stage(arguments, trained("finetune"), close)
+
+
+def resumed(name: str, monitor: str, mode: str) -> list[str]:
+    """Keep a checkpoint after every step, and resume from the newest where there is one."""
+    arguments = {"name": name, "monitor": monitor, "mode": mode, "every_n_steps": 1}
+    callbacks = [{"class_path": "StageCheckpoint", "init_args": arguments}]
+    return ["--config", json.dumps({"trainer": {"callbacks": callbacks}}), "--ckpt_path", "last"]
+
+
+def study(corpus: Path, pseudo_labels: Path) -> Stage:
+    """Two recipes, one of them trained; the scores of all are compared."""
+
+    def arguments(folder: Path) -> list[str]:
+        fit = {"trainer.max_epochs": 1, "trainer.accelerator": "cpu", "data.max_batch": 16}
+        tiny = [str(REPOSITORY / "configs" / name) for name in ("finetune.yaml", "tiny/finetune.yaml")]
+        recipes = [
+            {"name": "ridge", "command": "baseline", "arguments": {"corpus": "{corpus}"}},
+            {"name": "vanilla", "configs": tiny, "arguments": fit},
+        ]
+        content = {"corpus": str(corpus), "min_utterances": 3, "seeds": [0, 1], "recipes": recipes}
+        config = corpus.with_name("study.yaml")
+        config.write_text(json.dumps(content))
+        return ["study", "--config", str(config), "--out", f"{folder / 'study'}"]
+
+    def result(folder: Path) -> pd.DataFrame:
+        table = pd.read_csv(folder / "study" / "study.csv")
+        return table[[name for name in table if "seconds" not in name and "memory" not in name]]
+
+    return Stage(arguments, result, lambda one, two: np.allclose(numbers(one), numbers(two), 0, 1e-6, equal_nan=True))
+
+
+def numbers(table: pd.DataFrame) -> NDArray[np.float64]:
+    return table.select_dtypes("number").to_numpy(dtype=np.float64)
+
+
+def every_byte(name: str) -> Callable[[Path], dict[str, bytes]]:
+    """Read all files of a folder that a stage fills."""
+
+    def result(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (folder / name).iterdir() if path.suffix != ".tmp"}
+
+    return result
+
+
+def trained(name: str) -> Callable[[Path], dict[str, NDArray[np.generic]]]:
+    """Read the weights of the best and the newest model, how far they are, and the scores they were chosen by."""
+
+    def result(folder: Path) -> dict[str, NDArray[np.generic]]:
+        values = {}
+        for which in (name, f"{name}-last"):
+            checkpoint = torch.load(folder / f"{which}.ckpt", weights_only=True)
+            (kept,) = (state for key, state in checkpoint["callbacks"].items() if "StageCheckpoint" in key)
+            values |= {f"{which} {key}": weight.numpy() for key, weight in checkpoint["state_dict"].items()}
+            values |= {f"{which} {key}": np.array(kept[key]) for key in ("best_model_score", "current_score")}
+            values |= {f"{which} {key}": np.array(checkpoint[key]) for key in ("epoch", "global_step")}
+        return values
+
+    return result
+
+
+def close(one: dict[str, NDArray[np.generic]], two: dict[str, NDArray[np.generic]]) -> bool:
+    return one.keys() == two.keys() and all(np.allclose(one[key], two[key], rtol=0, atol=1e-6) for key in one)
+
+
+# another one is one entry; each run of a study imports everything anew
+STAGES = {"kmeans": kmeans, "cache": cache, "papt": papt, "finetune": finetune}
+STAGES |= {"study": study} if "SER_KILLS" in os.environ else {}
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +168,14 @@ def test_a_killed_stage_ends_as_an_unbroken_one(name, prepared, tmp_path):
         survives(stage, whole, tmp_path / f"{kill}", rng, share=(kill + rng.random()) / KILLS)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_fit_names_the_command_that_resumes_it_exactly(prepared, tmp_path, signum, code):
+def test_an_interrupted_fit_names_the_command_that_resumes_it_exactly(prepared, tmp_path):
     stage, whole = prepared("finetune")
     # by the clock it might be done before the signal reaches it
-    process = start(stage.arguments(tmp_path), tmp_path, whole.changes // 2, signals=[signum])
-    assert join(process) == code, output(tmp_path)
+    process = start(stage.arguments(tmp_path), tmp_path, whole.changes // 2, signals=[signal.SIGINT])
+    assert join(process) == 130, output(tmp_path)
     (line,) = re.findall(r"^ser: stopped by .*$", output(tmp_path), re.MULTILINE)
     command = re.fullmatch(
-        rf"ser: stopped by {signum.name} after step \d+; saved as \S+finetune-last\.ckpt\. Resume with: ser (.*)", line
+        r"ser: stopped by SIGINT after step \d+; saved as \S+finetune-last\.ckpt\. Resume with: ser (.*)", line
     )
     assert command, line
     assert join(start(shlex.split(command[1]), tmp_path)) == 0, output(tmp_path)

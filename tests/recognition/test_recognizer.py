@@ -15,7 +15,7 @@ from ser_personal import EmotionRecognizer, calibrate
 from ser_personal.audio import decode
 from ser_personal.calibration.conformal import ConformalTable, HalfWidths
 from ser_personal.calibration.pldc import PLDCSettings
-from ser_personal.data.dataset import SpeechExample, collate_speech
+from ser_personal.data.dataset import Example, collate
 from ser_personal.errors import UserError
 from ser_personal.recognition.causal import CausalPLDC
 from ser_personal.recognition.raw import Utterances
@@ -49,7 +49,7 @@ def test_the_encoder_alone_is_in_bfloat16_where_that_is_asked_for(bundle_folder,
     for path in recordings[:3]:
         with torch.inference_mode():
             with torch.autocast("cpu", torch.bfloat16):
-                output = network.personalized(collate_speech([SpeechExample(0, None, decode(path))]))
+                output = network.personalized(collate([Example(0, None, decode(path))]))
             expected.append(network.interpreter(output._replace(frames=output.frames.float()))[0].tolist())
     np.testing.assert_allclose(rounded, expected, atol=1e-6)
     assert 0 < np.abs(rounded - exact).to_numpy().max() < 0.1

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ser_personal.errors import UserError
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerQuery, SpeakerSet
-from ser_personal.speakers.unseen import Mean, Refuse, UnseenPolicy, Zero
+from ser_personal.speakers.unseen import Mean, UnseenPolicy, Zero
 
 IDS = ["anna", "bela", "carl"]
 
@@ -31,12 +31,6 @@ def e_s(speakers: SpeakerEmbedding, row: int) -> torch.Tensor:
     return speakers.fc.weight @ speakers.embedding.weight[row] + speakers.fc.bias
 
 
-def test_embeddings_go_by_id():
-    speakers = table()
-    embedded = embed(speakers, ["carl", "anna", "carl"])
-    torch.testing.assert_close(embedded, torch.stack([e_s(speakers, 2), e_s(speakers, 0), e_s(speakers, 2)]))
-
-
 def test_nothing_is_added_at_the_start_and_only_rows_of_the_batch_learn():
     speakers = SpeakerEmbedding(5)
     speakers.build(SpeakerSet(IDS), dim=4)
@@ -57,26 +51,18 @@ def test_policy_for_speakers_outside_the_table(stranger):
     torch.testing.assert_close(embed(mean, ["anna", stranger]), torch.stack([e_s(mean, 0), wanted]))
     zero = table(Zero())
     torch.testing.assert_close(embed(zero, [stranger, "anna"]), torch.stack([torch.zeros(4), e_s(zero, 0)]))
-    with pytest.raises(UserError, match=f"speaker {stranger}: not among .*unseen Mean, Zero"):
-        embed(table(Refuse()), ["anna", stranger])
-    torch.testing.assert_close(embed(table(Refuse()), IDS), embed(table(Mean()), IDS))
 
 
-def test_another_order_of_ids_needs_its_own_table():
-    trained, rebuilt = table(), SpeakerEmbedding(5)
-    rebuilt.build(SpeakerSet(trained.ids), dim=4)
+def test_embeddings_go_by_id_in_a_table_that_a_checkpoint_describes_too():
+    trained, rebuilt = table(), SpeakerEmbedding()
+    rebuilt.rebuild(trained.describe(), dim=4)
     rebuilt.load_state_dict(trained.state_dict())
-    torch.testing.assert_close(embed(rebuilt, IDS[::-1]), embed(trained, IDS[::-1]))
+    wanted = torch.stack([e_s(trained, 2), e_s(trained, 0), e_s(trained, 2)])
+    for speakers in (trained, rebuilt):
+        torch.testing.assert_close(embed(speakers, ["carl", "anna", "carl"]), wanted)
 
 
-def test_build_starts_afresh():
-    speakers = table()
-    speakers.build(SpeakerSet(["x", "y"]), dim=6)
-    assert speakers.ids == ["x", "y"]
-    assert speakers.embedding.weight.shape == (2, 5)
-    assert embed(speakers, ["anna", "x"]).tolist() == [[0] * 6] * 2
-
-
+@settings(max_examples=20)
 @given(st.integers(2, 40))
 def test_permutation_is_a_fixed_derangement(count):
     ids = [f"s{number}" for number in range(count)]
@@ -89,8 +75,6 @@ def test_permutation_is_a_fixed_derangement(count):
     torch.testing.assert_close(embed(speakers, ids), torch.stack([e_s(speakers, row) for row in rows]))
 
 
-def test_nobody_to_embed_and_use_before_build():
+def test_nobody_to_embed():
     with pytest.raises(UserError, match=r"speaker table: no known speaker to embed\. .*--model\.fusion none"):
         SpeakerEmbedding().build(SpeakerSet([]), dim=4)
-    with pytest.raises(RuntimeError, match="build"):
-        embed(SpeakerEmbedding(), ["anna"])

@@ -25,15 +25,9 @@ def standardized(features: np.ndarray) -> torch.Tensor:
     return torch.from_numpy((features - FEATURES.mean(0)) / FEATURES.std(0))
 
 
-def test_fixed_features_of_the_frames_width_are_e_s_themselves():
+def test_fixed_features_are_e_s_themselves_or_projected_to_its_width_the_same_in_every_run():
     fixed = built(FixedSpeakerFeatures(), 6)
-    strangers = FEATURES + 1
-    torch.testing.assert_close(fixed(asked(strangers)), standardized(strangers))
-    assert not list(fixed.parameters())
-    assert not fixed.is_learnt
-
-
-def test_fixed_features_of_another_width_are_projected_the_same_in_every_run():
+    torch.testing.assert_close(fixed(asked(FEATURES + 1)), standardized(FEATURES + 1))
     one, other = built(FixedSpeakerFeatures(), 400), built(FixedSpeakerFeatures(), 400)
     embedded = one(asked(FEATURES))
     torch.testing.assert_close(embedded, other(asked(FEATURES)))
@@ -41,14 +35,9 @@ def test_fixed_features_of_another_width_are_projected_the_same_in_every_run():
     torch.testing.assert_close(distances, wanted, rtol=0.3, atol=0.0)
 
 
-@pytest.mark.parametrize("kind", [FixedSpeakerFeatures, SpeakerEmbedder])
-def test_unknown_speakers_count_as_the_average_one(kind):
-    representation = built(kind(), 6)
+def test_unknown_speakers_count_as_the_average_one_and_a_column_alike_for_all_says_nothing():
     unknown = np.full((1, 6), np.nan, dtype=np.float32)
-    torch.testing.assert_close(representation(asked(unknown)), representation(asked(FEATURES.mean(0, keepdims=True))))
-
-
-def test_a_column_alike_for_all_training_speakers_says_nothing():
+    assert built(FixedSpeakerFeatures(), 6)(asked(unknown)).tolist() == [[0] * 6]
     features = FEATURES.copy()
     features[:, 2] = 7.0
     fixed = FixedSpeakerFeatures()
@@ -66,10 +55,9 @@ def test_an_embedder_starts_at_zero_and_learns():
         (embedder(asked(FEATURES)) - 1).square().sum().backward()
         optimizer.step()
     assert embedder(asked(FEATURES)).abs().min() > 0
-    assert embedder(asked(FEATURES + 1)).isfinite().all()
 
 
-@pytest.mark.parametrize(("kind", "dim"), [(FixedSpeakerFeatures, 6), (FixedSpeakerFeatures, 9), (SpeakerEmbedder, 4)])
+@pytest.mark.parametrize(("kind", "dim"), [(FixedSpeakerFeatures, 9), (SpeakerEmbedder, 4)])
 def test_a_description_rebuilds_it(kind, dim):
     torch.manual_seed(0)
     trained = built(kind(), dim)
@@ -82,11 +70,10 @@ def test_a_description_rebuilds_it(kind, dim):
     torch.testing.assert_close(rebuilt.eval()(asked(FEATURES)), trained(asked(FEATURES)))
 
 
-@pytest.mark.parametrize("kind", [FixedSpeakerFeatures, SpeakerEmbedder])
-def test_features_that_are_lacking_or_of_another_width(kind):
-    with pytest.raises(UserError, match=rf"{kind.__name__}: there are no speaker features\. Give --data\.speaker_feat"):
-        kind().build(SpeakerSet(IDS), 4)
-    representation = built(kind(), 4)
+def test_features_that_are_lacking_or_of_another_width():
+    with pytest.raises(UserError, match=r"SpeakerEmbedder: there are no speaker features\. Give --data\.speaker_feat"):
+        SpeakerEmbedder().build(SpeakerSet(IDS), 4)
+    representation = built(SpeakerEmbedder(), 4)
     for features, width in ((None, 0), (torch.zeros(1, 5), 5)):
         with pytest.raises(UserError, match=f"the model reads 6 speaker features, the data has {width}"):
             representation(SpeakerQuery(["anna"], features))
