@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from ser_personal.audio import (
     resample,
     resampled_length,
 )
-from ser_personal.data.dataset import Example, UtteranceDataset, utterance_draw
 from ser_personal.errors import UserError, counted
 from ser_personal.files import content_hash
 from ser_personal.ranges import require_range
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from numpy.random import Generator
     from numpy.typing import NDArray
 
-    from ser_personal.data.batching import ExampleKey
-    from ser_personal.data.dataset import WholeUtterances
 
 # what each range may reach: dB, dB, and the speed factor
 LIMITS = {"snr": (-60, 60), "gain": (-60, 60), "speed": (0.5, 2)}
@@ -146,20 +143,6 @@ class Augmentation:
             spectrum, WINDOW, WINDOW // 4, window=window, length=len(waveform)
         ).numpy()
         return masked
-
-
-class AugmentedUtterances(UtteranceDataset):
-    """Utterances augmented differently in every epoch, cut to the last `max_samples` of the dataset."""
-
-    def __init__(self, dataset: WholeUtterances, augmentation: Augmentation, *, seed: int) -> None:
-        super().__init__(dataset.utterances)
-        self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
-
-    def __getitem__(self, key: ExampleKey) -> Example:
-        example = self.dataset[key]
-        rng = np.random.default_rng(utterance_draw(self.utterances[key.index], seed=self.seed, epoch=key.epoch))
-        waveform = self.augmentation(cast("NDArray[np.float32]", example.waveform), rng)
-        return replace(example, waveform=waveform[-self.dataset.max_samples :])
 
 
 def add_noise(speech: NDArray[np.float32], noise: NDArray[np.float32], snr: float) -> NDArray[np.float32]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from abc import ABC, abstractmethod
 from collections import Counter
 from functools import cached_property, partial
 from itertools import chain, cycle, islice
@@ -50,7 +49,7 @@ PREFETCHED = 2
 Batch = TypeVar("Batch", bound=SpeakerBatch)
 
 
-class SpeechDataModule(LightningDataModule, ABC, Generic[Batch]):
+class SpeechDataModule(LightningDataModule, Generic[Batch]):
     """Loaders over a corpus, which is read at the first use, not here.
 
     Args:
@@ -88,10 +87,10 @@ class SpeechDataModule(LightningDataModule, ABC, Generic[Batch]):
         self._indices_of: dict[str, list[int]] = {}
         self._batches_reported = False
 
-    @property
-    @abstractmethod
+    @cached_property
     def dataset(self) -> UtteranceDataset:
         """Examples of all utterances, whatever their split."""
+        return WholeUtterances(self.utterances, max_samples=self.max_samples)
 
     @property
     def training_dataset(self) -> UtteranceDataset:
@@ -400,8 +399,3 @@ class AllUtterancesDataModule(SpeechDataModule[SpeechBatch]):
         existing = [name for name, utterances in self.corpus.splits.sets.items() if utterances]
         indices = self.indices_of(existing if self._splits is None else self._splits)
         return self._sampler(indices, shuffle=False).plan(0)
-
-    @cached_property
-    @override
-    def dataset(self) -> WholeUtterances:
-        return WholeUtterances(self.utterances, max_samples=self.max_samples)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ser_personal.data.augmentation import Augmentation
     from ser_personal.data.batching import ExampleKey
     from ser_personal.data.frame_store import FeatureCache, PseudoLabels
     from ser_personal.data.speaker_features import SpeakerFeatures, SpeakerNormalization
@@ -94,17 +95,27 @@ class PretrainDataset(UtteranceDataset):
 
 
 class WholeUtterances(UtteranceDataset):
-    """Whole utterances and their labels; of a longer one the last `max_samples` (the authors' code)."""
+    """Whole utterances, perhaps augmented, and their labels; the last `max_samples` of each (the authors' code)."""
 
-    def __init__(self, utterances: Sequence[Utterance], *, max_samples: int) -> None:
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        *,
+        max_samples: int,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__(utterances)
-        self.max_samples = max_samples
+        self.max_samples, self.augmentation, self.seed = max_samples, augmentation, seed
 
     def __getitem__(self, key: ExampleKey) -> Example:
         utterance = self.utterances[key.index]
         total = samples_of(utterance)
         size = min(total, self.max_samples)
         waveform = decode_part(utterance, total - size, size)
+        if self.augmentation is not None:
+            rng = np.random.default_rng(utterance_draw(utterance, seed=self.seed, epoch=key.epoch))
+            waveform = self.augmentation(waveform, rng)[-self.max_samples :]
         return Example(key.index, utterance.speaker_id, waveform, **annotations_of(utterance))
 
 

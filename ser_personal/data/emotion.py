@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.corpus.splits import ADAPTATION, canonical_splits
-from ser_personal.data.augmentation import Augmentation, AugmentedUtterances
+from ser_personal.data.augmentation import Augmentation
 from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.data.dataset import CachedDataset, WholeUtterances
 from ser_personal.data.frame_store import FeatureCache
@@ -109,8 +109,7 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
             self.indices_of(self.tested_splits)
 
     def _refuse_single_utterances(self) -> None:
-        plan = self.train_dataloader().batch_sampler.plan(0)
-        if any(len(batch) < MIN_BATCH for batch in plan):
+        if any(len(batch) < MIN_BATCH for batch in self.train_dataloader().batch_sampler.plan(0)):
             raise UserError(
                 "a training batch would be a single utterance, which has neither a CCC nor batch statistics",
                 where="batch_seconds, max_batch",
@@ -142,17 +141,13 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
             names = " and ".join(constant)
             rank_zero_info(f"validation has no two different labels of {names}: the best epoch is chosen without")
 
-    @cached_property
-    @override
-    def dataset(self) -> WholeUtterances:
-        return WholeUtterances(self.utterances, max_samples=self.max_samples)
-
     @property
     @override
     def training_dataset(self) -> UtteranceDataset:
         if self.augmentation is None:
             return self.dataset
-        return AugmentedUtterances(self.dataset, self.augmentation, seed=self.seed)
+        given: dict[str, Any] = {"max_samples": self.max_samples, "augmentation": self.augmentation, "seed": self.seed}
+        return WholeUtterances(self.utterances, **given)
 
     @override
     def longest_of(self, utterance: Utterance) -> int:
@@ -287,7 +282,7 @@ class CachedEmotionDataModule(EmotionDataModule):
 
     @cached_property
     @override
-    def dataset(self) -> CachedDataset:  # type: ignore[override]  # frames instead of audio
+    def dataset(self) -> CachedDataset:
         training = [self.utterances[index] for index in self.train_indices] if self.normalize_speakers else []
         normalization = SpeakerNormalization.of(self.cache, self.utterances, training) if training else None
         return CachedDataset(self.utterances, self.cache, normalization)

@@ -157,9 +157,5 @@ def hold_out(utterances: Sequence[Utterance], share: float) -> set[str]:
     held_out: set[str] = set()
     for ids in of_speaker.values():
         count = min(max(1, round(share * len(ids))), len(ids) - 1)
-        held_out.update(sorted(ids, key=_hash)[:count])
+        held_out.update(sorted(ids, key=lambda id_: blake2b(id_.encode(), digest_size=8).digest())[:count])
     return held_out
-
-
-def _hash(utterance_id: str) -> bytes:
-    return blake2b(utterance_id.encode(), digest_size=8).digest()

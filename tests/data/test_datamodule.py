@@ -27,11 +27,6 @@ def pretrain(corpus, folder, **options):
     return PretrainDataModule(corpus, pseudo_labels=str(folder), **options)
 
 
-def test_nothing_is_read_before_setup():
-    EmotionDataModule("nowhere/corpus.csv")
-    PretrainDataModule("nowhere/corpus.csv")
-
-
 def test_emotion_sets(corpus_folder, caplog):
     datamodule = EmotionDataModule(str(corpus_folder), max_batch=4, num_workers=0)
     with caplog.at_level("INFO"):
@@ -98,30 +93,12 @@ def test_hold_out_leaves_every_speaker_on_both_sides(rows, share):
 
 
 def test_mistakes_in_the_arguments(corpus, pseudo_labels_folder):
-    with pytest.raises(UserError, match="no such split"):
-        EmotionDataModule(corpus, test_splits=["test9"]).setup("test")
-    with pytest.raises(UserError, match="no such split"):
-        pretrain(corpus, pseudo_labels_folder, unseen_splits=["test9"]).setup("fit")
     with pytest.raises(UserError, match="max_samples: 3000 is out of range"):
         PretrainDataModule(corpus, max_samples=3_000)
-    with pytest.raises(UserError, match="no utterance is left"):
-        pretrain(corpus, pseudo_labels_folder, min_samples=100_000).setup("fit")
     with pytest.raises(UserError, match="none can be held out"):
         pretrain(corpus, pseudo_labels_folder, splits=["test2"]).setup("fit")
-    with pytest.raises(UserError, match="no pseudo-labels here"):
-        pretrain(corpus, pseudo_labels_folder / "elsewhere").setup("fit")
     with pytest.raises(UserError, match="no test set"):
         EmotionDataModule(CSVCorpus(str(corpus.label_file), splits=["train"])).setup("test")
-
-
-def test_audio_that_training_would_stumble_over(corpus_folder, tmp_path):
-    folder = copytree(corpus_folder, tmp_path / "corpus")
-    EmotionDataModule(str(folder)).setup("fit")
-    (folder / "u03.wav").unlink()
-    (folder / "u05.wav").write_bytes(b"noise")
-    with pytest.raises(UserError, match=r"u03\.wav: audio is missing or unreadable, the first of 2 .*`ser check"):
-        EmotionDataModule(str(folder)).setup("fit")
-    EmotionDataModule(str(folder)).setup("test")
 
 
 def test_training_on_single_utterances(corpus):

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import json
 import pickle
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,15 +51,6 @@ def test_pseudo_labels_are_read_as_they_were_written_in_this_process_and_another
             assert store.num_frames(utterance_id) == len(expected)
 
 
-def test_features_are_read_in_half_precision(tmp_path):
-    FeatureCache.create(tmp_path, FEATURES).write(FRAMES)
-    FeatureCache.create(tmp_path, FEATURES).finish(FRAMES)
-    store = FeatureCache.load(tmp_path)
-    assert (store.source, store.total_frames) == (FEATURES, 8)
-    for utterance_id, frames in FRAMES.items():
-        np.testing.assert_array_equal(store[utterance_id], frames.astype(np.float16))
-
-
 @settings(max_examples=12)
 @given(done=st.lists(st.sampled_from([0, 1, 2]), unique=True), half=st.booleans())
 def test_what_a_killed_writer_left_is_refused_and_completed_to_the_same_bytes(tmp_path_factory, done, *, half):
@@ -95,14 +85,11 @@ def test_a_complete_folder_takes_new_utterances_and_keeps_what_it_has(labels):
         before.finish([*IDS, "other"])
 
 
-def test_arrays_of_another_source_never_mix_in(labels, tmp_path):
+def test_arrays_of_another_source_never_mix_in(labels):
     before = contents(labels)
     with pytest.raises(UserError, match="holds pseudo-labels of another teacher or codebook"):
         PseudoLabels.create(labels, replace(SOURCE, codebook_hash="other"))
     assert contents(labels) == before
-    FeatureCache.create(tmp_path / "cache", FEATURES)
-    with pytest.raises(UserError, match="holds cached features of another encoder, layer, stride or length"):
-        FeatureCache.create(tmp_path / "cache", replace(FEATURES, layer=6))
 
 
 def test_arrays_that_cannot_be_stored_are_refused(tmp_path):
@@ -114,38 +101,8 @@ def test_arrays_that_cannot_be_stored_are_refused(tmp_path):
         with pytest.raises(ValueError, match="is not"):
             cache.write({"a": np.zeros(shape)})
     assert not [*cache]
-    with pytest.raises(UserError, match="two bytes"):
-        replace(SOURCE, num_clusters=65_537)
     with pytest.raises(UserError, match="dim: 0 is out of range"):
         FeatureCache.create(tmp_path / "other", replace(FEATURES, dim=0))
-
-
-def test_a_missing_folder_a_missing_file_and_an_older_format_are_one_line_each(labels, tmp_path):
-    with pytest.raises(UserError, match="nowhere: no pseudo-labels here"):
-        PseudoLabels.load(tmp_path / "nowhere")
-    next(labels.glob(BATCHES)).unlink()
-    with pytest.raises(UserError, match=r"pseudo-labels are damaged: \d of 8 utterances are there\. Copy the folder"):
-        PseudoLabels.load(labels)
-    (labels / "meta.json").write_text('{"format_version": 1, "finished": true}')
-    for read in (PseudoLabels.load, lambda folder: PseudoLabels.create(folder, SOURCE)):
-        with pytest.raises(UserError, match=r"these are not pseudo-labels of format 2\. Write them into a new folder"):
-            read(labels)
-
-
-@pytest.mark.parametrize(
-    "meta",
-    [
-        "{",
-        {"finished": True, "source": {"num_clusters": 3}},
-        {"finished": "yes", "source": asdict(SOURCE)},
-        {"finished": True, "source": asdict(SOURCE) | {"num_clusters": "many"}},
-    ],
-)
-def test_a_damaged_description(labels, meta):
-    text = meta if isinstance(meta, str) else json.dumps({"format_version": 2} | meta)
-    (labels / "meta.json").write_text(text)
-    with pytest.raises(UserError, match=r"meta\.json: pseudo-labels are damaged"):
-        PseudoLabels.load(labels)
 
 
 def test_arrays_of_another_type_are_refused(labels, tmp_path):
@@ -177,25 +134,19 @@ def test_garbage_is_read_or_refused(spoiled, data, which):
         path.write_bytes(whole)
 
 
-def test_audio_is_told_apart_by_its_content_and_not_by_its_date(tmp_path):
+def test_audio_is_told_apart_by_its_content_and_part_and_not_by_its_date(tmp_path):
     audio, copied, louder, gone = (Utterance("a", tmp_path / f"{name}.wav", "train") for name in "abcd")
     content = bytes(range(256)) * 100
     audio.path.write_bytes(content)
     copied.path.write_bytes(content)
     louder.path.write_bytes(content[:100] + bytes(byte ^ 1 for byte in content[100:]))
-    assert audio_key(audio) == audio_key(copied) != audio_key(louder)
-    FeatureCache.create(tmp_path / "cache", FEATURES).write({"a": FRAMES["a"]}, {"a": audio})
+    segment = replace(audio, start=0.0, seconds=3.0)
+    keys = [audio_key(each) for each in (louder, segment, replace(segment, seconds=1.5), replace(segment, start=0.5))]
+    assert len({audio_key(audio), audio_key(copied), *keys}) == 5
     store = FeatureCache.create(tmp_path / "cache", FEATURES)
+    store.write({"a": FRAMES["a"]}, {"a": audio})
     store.write({"b": FRAMES["b"]})
     for unchanged in (copied, gone, replace(louder, utterance_id="b")):
         store.refuse_changed(unchanged)
     with pytest.raises(UserError, match=r"c\.wav: audio has changed since its features in .*cache were made"):
         store.refuse_changed(louder)
-
-
-def test_a_segment_whose_end_was_corrected_has_other_audio(tmp_path):
-    path = tmp_path / "a.wav"
-    path.write_bytes(b"sound")
-    segment = Utterance("a", path, "train", start=0.0, seconds=3.0)
-    assert audio_key(segment) == audio_key(replace(segment)) != audio_key(replace(segment, seconds=1.5))
-    assert audio_key(segment) != audio_key(replace(segment, start=0.5))

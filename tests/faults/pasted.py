@@ -205,6 +205,5 @@ UNPASTED = {
         "Give --model.speakers ",
         "or train without embeddings",
         "or give --model.encoder HubertEncoder",
-        "Choose a policy for unseen speakers",
     ),
 }

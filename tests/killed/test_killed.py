@@ -11,10 +11,9 @@ import signal
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from command_line import REPOSITORY, configs, finetune_arguments, papt_arguments, trainer_flags
+from command_line import configs, finetune_arguments, papt_arguments, trainer_flags
 from killing import LONGEST, Stage, Unbroken, finish, output, start, survives, unbroken
 
 if TYPE_CHECKING:
@@ -83,32 +82,6 @@ def resumed(name: str, monitor: str, mode: str) -> list[str]:
     return ["--config", json.dumps({"trainer": {"callbacks": callbacks}}), "--ckpt_path", "last"]
 
 
-def study(corpus: Path, pseudo_labels: Path) -> Stage:
-    """Two recipes, one of them trained; the scores of all are compared."""
-
-    def arguments(folder: Path) -> list[str]:
-        fit = {"trainer.max_epochs": 1, "trainer.accelerator": "cpu", "data.max_batch": 16}
-        tiny = [str(REPOSITORY / "configs" / name) for name in ("finetune.yaml", "tiny/finetune.yaml")]
-        recipes = [
-            {"name": "ridge", "command": "baseline", "arguments": {"corpus": "{corpus}"}},
-            {"name": "vanilla", "configs": tiny, "arguments": fit},
-        ]
-        content = {"corpus": str(corpus), "min_utterances": 3, "seeds": [0, 1], "recipes": recipes}
-        config = corpus.with_name("study.yaml")
-        config.write_text(json.dumps(content))
-        return ["study", "--config", str(config), "--out", f"{folder / 'study'}"]
-
-    def result(folder: Path) -> pd.DataFrame:
-        table = pd.read_csv(folder / "study" / "study.csv")
-        return table[[name for name in table if "seconds" not in name and "memory" not in name]]
-
-    return Stage(arguments, result, lambda one, two: np.allclose(numbers(one), numbers(two), 0, 1e-6, equal_nan=True))
-
-
-def numbers(table: pd.DataFrame) -> NDArray[np.float64]:
-    return table.select_dtypes("number").to_numpy(dtype=np.float64)
-
-
 def every_byte(name: str) -> Callable[[Path], dict[str, bytes]]:
     """Read all files of a folder that a stage fills."""
 
@@ -138,9 +111,8 @@ def close(one: dict[str, NDArray[np.generic]], two: dict[str, NDArray[np.generic
     return one.keys() == two.keys() and all(np.allclose(one[key], two[key], rtol=0, atol=1e-6) for key in one)
 
 
-# another one is one entry; each run of a study imports everything anew
+# another one is one entry
 STAGES = {"kmeans": kmeans, "cache": cache, "papt": papt, "finetune": finetune}
-STAGES |= {"study": study} if "SER_KILLS" in os.environ else {}
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader
 
+from ser_personal.data.batching import ExampleKey, GivenBatches
+from ser_personal.data.resumable_loader import SpeechLoader
 from ser_personal.errors import UserError
 from ser_personal.training.checkpoints import AtomicCheckpoints, ExactResumption, Interrupted, StageCheckpoint
 from ser_personal.training.interruption import Interruption
@@ -124,26 +126,10 @@ def test_a_checkpoint_that_fails_midway_leaves_the_former(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-class Numbers:
-    """Batches 0 to 5, from a position that can be set."""
-
-    def __init__(self):
-        self.position = self.first = 0
-
-    def __len__(self):
-        return BATCHES
-
-    def __iter__(self):
-        self.position, self.first = self.first, 0
-        while self.position < BATCHES:
-            self.position += 1
-            yield float(self.position)
-
-    def state_dict(self):
-        return {"position": self.position}
-
-    def load_state_dict(self, state):
-        self.first = state["position"] % BATCHES
+def numbers():
+    """Batches 1 to 6."""
+    examples = {ExampleKey(index, epoch=0): index + 1.0 for index in range(BATCHES)}
+    return SpeechLoader(examples, GivenBatches([[index] for index in range(BATCHES)]), lambda values: values[0])
 
 
 class Walk(LightningModule):
@@ -194,7 +180,7 @@ def fit(folder, options, *callbacks, checkpoint=None):
     module = Walk()
     ours = [ExactResumption(), Interruption(), StageCheckpoint("walk", "val_loss", "min"), *callbacks]
     trainer = Trainer(**QUIET, max_epochs=EPOCHS, default_root_dir=folder, callbacks=ours, **options)
-    trainer.fit(module, Numbers(), [0.0], ckpt_path=checkpoint)
+    trainer.fit(module, numbers(), [0.0], ckpt_path=checkpoint)
     return module.weight.item()
 
 
@@ -253,7 +239,7 @@ def test_a_longer_fit_goes_on_by_its_own_schedule(tmp_path):
     fit(tmp_path, {})
     module = Walk()
     trainer = Trainer(**QUIET, max_epochs=EPOCHS + 1, default_root_dir=tmp_path, callbacks=[ExactResumption()])
-    trainer.fit(module, Numbers(), [0.0], ckpt_path=tmp_path / "walk-last.ckpt")
+    trainer.fit(module, numbers(), [0.0], ckpt_path=tmp_path / "walk-last.ckpt")
     assert trainer.global_step == BATCHES * (EPOCHS + 1)
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 / (BATCHES * (EPOCHS + 1) + 1))
 
