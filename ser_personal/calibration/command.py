@@ -98,6 +98,19 @@ def _numbers(rows: Sequence[Row], columns: Sequence[str], path: Path, *, filled:
     return numbers
 
 
+def require_on_scale(
+    values: NDArray[np.float64], kind: str, attributes: Sequence[str], scale: tuple[float, float], path: str | Path
+) -> None:
+    """Refuse predictions or labels (n, attributes), as `kind` says, most of which are on another scale."""
+    low, high = scale
+    for attribute, column in zip(attributes, values.T, strict=True):
+        outside, present = int(((column < low) | (column > high)).sum()), int((~np.isnan(column)).sum())
+        if 2 * outside > present:
+            what = f"{outside} of {present} {kind} of {attribute} are outside the labels' scale, {low:g} to {high:g}"
+            remedy = f"Bring them to it: from A to B by {low:g} + {high - low:g} * (value - A) / (B - A)"
+            raise UserError(what, where=path, remedy=remedy)
+
+
 def calibrate_tables(
     predictions: str,
     vectors: str,
@@ -129,7 +142,7 @@ def calibrate_tables(
             arousal_label; of its split only train, if it has one.
         out: CSV to write.
         bank_vectors: the training utterances' vectors where `bank` is a CSV, as in `vectors`; the same file if None.
-        scale: least and greatest label, where `bank` is a CSV.
+        scale: least and greatest label, where `bank` is a CSV; a file of a bank has its own.
         draws: of the control with random speakers, which is scored but not written.
         seed: of these draws.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
@@ -142,7 +155,10 @@ def calibrate_tables(
     attributes, named, predicted = read_predictions(Path(predictions), pooled, named_by="raw", default_split="test")
     of_bank = pooled if bank_vectors is None else read_vectors(Path(bank_vectors))
     options = PLDCSettings(shift_mean=False, scale_std=True, prior_utterances=PRIOR_UTTERANCES, **settings)
-    pldc = PLDC(_read_bank(Path(bank), of_bank, scale), attributes, options)
+    training = _read_bank(Path(bank), of_bank, scale)
+    require_on_scale(predicted.predictions, "predictions", attributes, training.scale, predictions)
+    require_on_scale(predicted.labels, "labels", attributes, training.scale, predictions)
+    pldc = PLDC(training, attributes, options)
     validation = predicted.part((named["split"] == "validation").to_numpy())
     labelled = not np.isnan(validation.labels).all()
     calibrators = standard_calibrators(pldc, validation if labelled else None, draws=draws, seed=seed)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ser_personal.calibration.command import require_on_scale
 from ser_personal.calibration.table import CalibrationRow, speaker_moments
 from ser_personal.comparison.runs import ComparedRun
 from ser_personal.corpus.splits import first_few
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
-    from numpy.typing import NDArray
 
 
 def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
@@ -68,7 +68,7 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
             [[_number(row_of[one], each, path) for each in predicted.values()] for one in part["utterance"]]
         )
         if scale is not None:
-            _require_scale(values, scale, list(predicted), path)
+            require_on_scale(values, "predictions", list(predicted), scale, path)
         labels = part[[f"{one}_label" for one in predicted]].to_numpy(dtype=np.float64)
         speakers = [speaker or None for speaker in part["speaker"]]
         scores = score(values, labels, speakers, list(predicted))
@@ -96,19 +96,6 @@ def _scale(runs: Sequence[ComparedRun]) -> tuple[float, float] | None:
             if scale is not None:
                 return scale[0], scale[1]
     return None
-
-
-def _require_scale(
-    values: NDArray[np.float64], scale: tuple[float, float], attributes: Sequence[str], path: Path
-) -> None:
-    low, high = scale
-    for attribute, of_attribute in zip(attributes, values.T, strict=True):
-        outside = int(((of_attribute < low) | (of_attribute > high)).sum())
-        if 2 * outside > len(values):
-            of = f"{outside} of {len(values)} predictions of {attribute}"
-            what = f"{of} are outside the labels' scale, {low:g} to {high:g}"
-            remedy = f"Bring them to it: from A to B by {low:g} + {high - low:g} * (value - A) / (B - A)"
-            raise UserError(what, where=path, remedy=remedy)
 
 
 def _tested_utterances(runs: Sequence[ComparedRun]) -> pd.DataFrame:

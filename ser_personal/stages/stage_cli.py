@@ -20,7 +20,14 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    LearningRateFinder,
+    ModelCheckpoint,
+    ModelPruning,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback, _InstantiatorFn
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
@@ -59,6 +66,8 @@ RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
 WANDB = "--wandb"
 # `--ckpt_path last`: the newest checkpoint of the stage, or a new training run where there is none
 LAST = "last"
+# Lightning's callbacks whose model isn't the one that is trained, scored, saved and resumed
+UNSUPPORTED = (BatchSizeFinder, LearningRateFinder, ModelPruning, StochasticWeightAveraging, WeightAveraging)
 
 
 class _Parser(OneLineErrors, LightningArgumentParser):
@@ -292,12 +301,13 @@ class StageCLI(LightningCLI):
                 remedy="Leave it out: MLPInterpreter's batch norm counts all devices' utterances without it",
             )
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        if any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
-            raise UserError(
-                "makes its model after the last epoch, when the best one is chosen and saved",
-                where="--trainer.callbacks StochasticWeightAveraging",
-                remedy="Give EMAWeightAveraging, or leave it out",
-            )
+        for callback in callbacks:
+            if isinstance(callback, UNSUPPORTED):
+                raise UserError(
+                    "changes weights, rates or batches in a way that the schedule and the checkpoints don't follow",
+                    where=f"--trainer.callbacks {type(callback).__name__}",
+                    remedy="Leave it out; rates are --model.learning_rate, batches --data.max_batch",
+                )
         for each in trainer.checkpoint_callbacks:
             if isinstance(each, StageCheckpoint):
                 each.replace = self._replace or self._starts_over

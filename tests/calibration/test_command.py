@@ -214,3 +214,18 @@ def test_spoilt_files_are_read_or_refused(tmp_path, name):
         is_read_or_refused(lambda: read(path))
 
     spoilt()
+
+
+@pytest.mark.parametrize("kind", ["raw", "label"])
+def test_a_table_on_another_scale_than_the_banks_is_refused(tables, capsys, kind):
+    """The remedy's formula brings it there."""
+    column = f"arousal_{kind}"
+    frame = TEST.assign(**{column: (TEST[column] - 1) / 6})
+    frame.to_csv(tables["predictions"], index=False)
+    assert run(tables)[0] == 2
+    line = capsys.readouterr().err
+    kinds = {"raw": "predictions", "label": "labels"}
+    assert re.search(rf"\d+ of \d+ {kinds[kind]} of arousal are outside the labels' scale, 1 to 7. Bring them", line)
+    frame[column] = 1 + 6 * (frame[column] - 0) / (1 - 0)
+    frame.to_csv(tables["predictions"], index=False)
+    assert run(tables)[0] == 0

@@ -79,10 +79,19 @@ ARGUMENTS = [
         [*FIT, "--trainer.sync_batchnorm", "true"],
         "sync_batchnorm true: is torch's for GPUs alone",
     ),
-    Fault(
-        "weights averaged after the last epoch",
-        [*FIT, "--trainer.callbacks+", "StochasticWeightAveraging", "--trainer.callbacks.swa_lrs", "0.1"],
-        "callbacks StochasticWeightAveraging: makes its model after the last epoch",
+    *(
+        Fault(
+            f"{name}, whose model isn't the one that is scored and resumed",
+            [*FIT, "--trainer.callbacks+", name, *flags],
+            f"callbacks {name}: changes weights, rates or batches in a way that",
+        )
+        for name, *flags in (
+            ("StochasticWeightAveraging", "--trainer.callbacks.swa_lrs", "0.1"),
+            ("EMAWeightAveraging", "--trainer.callbacks.update_starting_at_step", "1000"),
+            ("LearningRateFinder",),
+            ("BatchSizeFinder",),
+            ("ModelPruning", "--trainer.callbacks.pruning_fn", "l1_unstructured"),
+        )
     ),
     Fault(
         "a stop by a score that isn't",
