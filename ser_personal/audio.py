@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
-from itertools import pairwise, starmap
+from itertools import chain, islice, pairwise, starmap
 from math import ceil, gcd, isnan
 from typing import TYPE_CHECKING, NamedTuple, overload
 
@@ -16,7 +16,7 @@ from ser_personal.errors import UserError
 from ser_personal.files import refuse_pointer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -84,15 +84,15 @@ def num_frames(num_samples: int | Tensor) -> int | Tensor:
 
 def find_sound_files(folder: Path) -> list[Path]:
     """List the sound files of a folder, and of those inside it, in a fixed order."""
-    found = sorted(path for path in folder.rglob("*") if _is_sound_file(path))
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SOUND_FILES and not path.name.startswith(".") and not path.is_dir()
+    )
     if not found:
         what = "holds no sound file" if folder.is_dir() else "isn't a folder" if folder.exists() else "no such folder"
         raise UserError(what, where=folder, remedy="Give a folder with wav, flac, ogg or mp3 files")
     return found
-
-
-def _is_sound_file(path: Path) -> bool:
-    return path.suffix.lower() in SOUND_FILES and not path.name.startswith(".") and not path.is_dir()
 
 
 def read_header(path: Path) -> Header:
@@ -135,8 +135,10 @@ def decode(
             stop = total if num_samples is None else min(start + num_samples, total)
             alone = is_segment or file.channels == 1 or channel is not None
             whole = not alone or (start == 0 and stop == total)
-            read = Part(0, total) if whole else Part(start, stop)
-            waveform = _decode(file, read, path, judged=Part(start, stop) if is_segment else read, channel=channel)
+            parts = _equal_parts(Part(0, total) if whole else Part(start, stop), PIECE)
+            pieces, envelopes = zip(*_read_parts(file, parts, path, channel), strict=True)
+            _refuse_channels(list(chain(*envelopes)), path)
+            waveform = np.concatenate(pieces)
     except DECODING_ERRORS as error:
         raise _unreadable(path, error) from error
     if not is_sound(waveform):
@@ -157,17 +159,13 @@ def decode_blocks(path: Path, num_samples: int, channel: int | None = None) -> I
     try:
         with _open(path) as file:
             total = resampled_length(file.frames, file.samplerate)
+            blocks = [_equal_parts(block, PIECE) for block in _equal_parts(Part(0, total), num_samples)]
+            read = _read_parts(file, chain(*blocks), path, channel)
             envelopes: list[NDArray[np.float64]] = []
-            buffer, begin, end = np.zeros(0, dtype=np.float32), 0, 0
-            for block in _equal_parts(Part(0, total), num_samples):
-                pieces = []
-                for piece in _equal_parts(block, PIECE):
-                    first, last, offset = _reach(file, piece)
-                    samples, envelope = _read(file, last - end, path, channel)
-                    buffer, begin, end = np.concatenate([buffer[first - begin :], samples]), first, last
-                    envelopes += envelope
-                    pieces.append(_resampled(buffer, file.samplerate)[offset : offset + piece.stop - piece.start])
-                _refuse_channels(envelopes, slice(None), path)
+            for parts in blocks:
+                pieces, new = zip(*islice(read, len(parts)), strict=True)
+                envelopes += chain(*new)
+                _refuse_channels(envelopes, path)
                 waveform = np.concatenate(pieces)
                 if not is_sound(waveform):
                     raise UserError(NO_SOUND, where=path, remedy=BAD_AUDIO)
@@ -179,11 +177,11 @@ def decode_blocks(path: Path, num_samples: int, channel: int | None = None) -> I
         raise UserError(SILENT, where=path, remedy=BAD_AUDIO)
 
 
-def _equal_parts(part: Part, num_samples: int) -> Iterator[Part]:
+def _equal_parts(part: Part, num_samples: int) -> list[Part]:
     length = part.stop - part.start
     count = max(1, -(-length // num_samples))
     cuts = [part.start + length * number // count for number in range(count + 1)]
-    return starmap(Part, pairwise(cuts))
+    return list(starmap(Part, pairwise(cuts)))
 
 
 def decode_utterance(utterance: Utterance, start: int = 0, num_samples: int | None = None) -> NDArray[np.float32]:
@@ -241,14 +239,8 @@ def _open(path: Path) -> soundfile.SoundFile:
     # opening a pipe would wait for its writer for ever
     if wrong := damage(path) if path.is_file() else "isn't a file" if path.exists() else None:
         raise UserError(wrong, where=path, remedy=BAD_AUDIO)
-    name = str(path)
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        # soundfile encodes no name that isn't text
-        file = _SoundFile(os.fsencode(path))
-    else:
-        file = _SoundFile(name)
+    # soundfile encodes no name that isn't text
+    file = _SoundFile(os.fsencode(path))
     if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
         file.close()
         what = f"has {file.samplerate:,} samples a second, where sound has {LOWEST_RATE:,} to {HIGHEST_RATE:,}"
@@ -256,23 +248,22 @@ def _open(path: Path) -> soundfile.SoundFile:
     return file
 
 
-def _decode(
-    file: soundfile.SoundFile, part: Part, path: Path, *, judged: Part, channel: int | None
-) -> NDArray[np.float32]:
-    """Read a part of a file, with the samples around that the filter needs, and judge its channels by `judged`."""
-    first, last, offset = _reach(file, part)
-    if first:
-        _skip(file, first)
-    stretches = slice(None)
-    if judged != part:
-        begin, end = (sample * file.samplerate // SAMPLE_RATE for sample in judged)
-        # those at its ends may hold what another says before or after; a part within two has no others
-        stretches = slice(ceil(begin / ENVELOPE_SAMPLES), end // ENVELOPE_SAMPLES)
-        if stretches.stop <= stretches.start:
-            stretches = slice(begin // ENVELOPE_SAMPLES, ceil(end / ENVELOPE_SAMPLES))
-    samples, envelopes = _read(file, last - first, path, channel)
-    _refuse_channels(envelopes, stretches, path)
-    return _resampled(samples, file.samplerate)[offset : offset + part.stop - part.start]
+def _read_parts(
+    file: soundfile.SoundFile, parts: Iterable[Part], path: Path, channel: int | None
+) -> Iterator[tuple[NDArray[np.float32], list[NDArray[np.float64]]]]:
+    """Read adjoining parts of a file as they come, with the samples around that the filter needs.
+
+    Yields each one's samples at 16 kHz, (samples,), and the power over time of what was read anew for it.
+    """
+    buffer, begin, end = np.zeros(0, dtype=np.float32), 0, 0
+    for part in parts:
+        first, last, offset = _reach(file, part)
+        if first > end:
+            _skip(file, first)
+            begin = end = first
+        samples, envelopes = _read(file, last - end, path, channel)
+        buffer, begin, end = np.concatenate([buffer[first - begin :], samples]), first, last
+        yield resample(buffer, file.samplerate)[offset : offset + part.stop - part.start], envelopes
 
 
 class _SoundFile(soundfile.SoundFile):
@@ -305,10 +296,6 @@ def _reach(file: soundfile.SoundFile, part: Part) -> tuple[int, int, int]:
     return first, last, part.start - first // step * step_after
 
 
-def _resampled(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
-    return samples if rate == SAMPLE_RATE else resample(samples, rate)
-
-
 def _read(
     file: soundfile.SoundFile, num_samples: int, path: Path, channel: int | None
 ) -> tuple[NDArray[np.float32], list[NDArray[np.float64]]]:
@@ -331,8 +318,8 @@ def _read(
     return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32), envelopes
 
 
-def _refuse_channels(envelopes: Sequence[NDArray[np.float64]], judged: slice, path: Path) -> None:
-    if envelopes and (wrong := _fault_of_channels(np.concatenate(envelopes)[judged])):
+def _refuse_channels(envelopes: Sequence[NDArray[np.float64]], path: Path) -> None:
+    if envelopes and (wrong := _fault_of_channels(np.concatenate(envelopes))):
         raise UserError(wrong, where=path, remedy="Keep one channel, or give each one a file of its own")
 
 
@@ -346,8 +333,6 @@ def _envelope(block: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _fault_of_channels(envelope: NDArray[np.float64]) -> str | None:
     """Judge channels by their power over time, (stretches, channels and the mix last)."""
-    if len(envelope) == 0:
-        return None
     power, mixed = envelope[:, :-1].sum(0), envelope[:, -1].sum()
     if mixed * len(power) ** 2 < CANCELLED * power.sum():
         return f"has {len(power)} {CANCEL}"
@@ -364,16 +349,14 @@ def resample(waveform: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
 
     That one takes memory of the product of both rates where they have no common divisor.
     """
+    if rate == SAMPLE_RATE:
+        return waveform
     # imported here because only files at other rates need it
-    from scipy.signal import upfirdn
+    from scipy.signal import resample_poly
 
     common = gcd(rate, SAMPLE_RATE)
-    kernel, up, down = _kernel(rate), SAMPLE_RATE // common, rate // common
-    length = resampled_length(len(waveform), rate)
-    # the kernel's middle comes first in upfirdn's output where its reach is a multiple of `down`
-    late = len(kernel) // 2 // down
-    padded = np.concatenate([waveform, np.zeros(len(kernel) // up + 1, dtype=np.float32)])
-    resampled: NDArray[np.float32] = upfirdn(kernel, padded, up, down)[late : late + length]
+    up, down = SAMPLE_RATE // common, rate // common
+    resampled: NDArray[np.float32] = resample_poly(waveform, up, down, window=_kernel(rate))
     return resampled
 
 
@@ -383,10 +366,10 @@ def _kernel(rate: int) -> NDArray[np.float32]:
     common = gcd(rate, SAMPLE_RATE)
     down, up = rate // common, SAMPLE_RATE // common
     cutoff = ROLLOFF * min(down, up)
-    reach = ceil(ceil(ZERO_CROSSINGS * down * up / cutoff) / down) * down
+    reach = ceil(ZERO_CROSSINGS * down * up / cutoff)
     times = np.arange(-reach, reach + 1) * (cutoff / (down * up))
     window = np.where(np.abs(times) < ZERO_CROSSINGS, np.cos(times * (np.pi / ZERO_CROSSINGS / 2)) ** 2, 0)
-    kernel: NDArray[np.float32] = (np.sinc(times) * window * (cutoff / down)).astype(np.float32)
+    kernel: NDArray[np.float32] = (np.sinc(times) * window * (cutoff / down / up)).astype(np.float32)
     return kernel
 
 

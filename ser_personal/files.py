@@ -9,6 +9,7 @@ import tempfile
 from contextlib import contextmanager
 from errno import EISDIR
 from hashlib import blake2b
+from math import isnan
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -55,8 +56,16 @@ def atomic_write(path: str | Path, content: bytes, *, mode: int = 0o666) -> None
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write JSON atomically, without NaN."""
-    atomic_write(path, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
+    """Write JSON atomically, NaN as null."""
+    atomic_write(path, f"{json.dumps(_without_nan(content), indent=2, allow_nan=False)}\n".encode())
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and isnan(value) else value
 
 
 def refuse_pointer(path: Path) -> None:

@@ -6,7 +6,7 @@ Beneath them the arithmetic that everything here shares: running moments, and th
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -219,12 +219,12 @@ def mean_scores(draws: Sequence[Scores]) -> Scores:
 
 
 def as_json(scores: Scores) -> dict[str, dict[str, Any]]:
-    """The scores as JSON can hold them: NaN becomes None."""
-    return {attribute: _without_nan(asdict(scores_of)) for attribute, scores_of in scores.items()}
+    """The scores as JSON can hold them, where NaN becomes null."""
+    return {attribute: asdict(scores_of) for attribute, scores_of in scores.items()}
 
 
 def from_json(content: dict[str, dict[str, Any]]) -> Scores:
-    """The scores that `as_json` wrote."""
+    """The scores that `as_json` made."""
     return {attribute: AttributeScores(**_with_nan(scores_of)) for attribute, scores_of in content.items()}
 
 
@@ -254,24 +254,16 @@ def _score_attribute(
 
 def _mean_of(draws: Sequence[AttributeScores]) -> AttributeScores:
     first = draws[0]
-    return AttributeScores(
+    return replace(
+        first,
         overall_ccc=float(np.mean([draw.overall_ccc for draw in draws])),
         average_ccc=float(np.mean([draw.average_ccc for draw in draws])),
         average_ccc_std=float(np.mean([draw.average_ccc_std for draw in draws])),
-        speakers=first.speakers,
-        undefined_speakers=first.undefined_speakers,
-        utterances=first.utterances,
         per_speaker={
             speaker_id: float(np.mean([draw.per_speaker[speaker_id] for draw in draws]))
             for speaker_id in first.per_speaker
         },
     )
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _with_nan(value: Any) -> Any:

@@ -45,7 +45,7 @@ def spoilt(value: float, rate: int = SAMPLE_RATE) -> bytes:
 
 ONE, OTHER = speech(1), speech(2)
 LONG = channels(np.concatenate([speech(4), OTHER]))
-WAV, FLOATS = channels(ONE), channels(ONE, subtype="FLOAT")
+WAV = channels(ONE)
 MP3 = channels(ONE, format="MP3")
 OGG, OPUS = (channels(ONE, format="OGG", subtype=subtype) for subtype in ("VORBIS", "OPUS"))
 TAG = b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128)
@@ -57,7 +57,6 @@ HOSTILE = {
     "text": (b"no sound", "can't be decoded"),
     "a header alone": (header()[:44], CUT),
     "half a header": (header()[:20], "can't be decoded"),
-    "a header that announces more than there is": (header(size=2**31 - 2**20), CUT),
     "no channel": (header(channels=0), "can't be decoded"),
     "65,535 channels": (header(channels=65_535), "Too many channels"),
     "no sample rate": (header(rate=0), "can't be decoded"),
@@ -66,7 +65,6 @@ HOSTILE = {
     "noise as an MP3": (bytes(range(256)) * 40, "can't be decoded"),
     "the start of a FLAC": (b"fLaC\x00\x00", "can't be decoded"),
     "a WAV less a byte": (WAV[:-1], CUT),
-    "half a WAV of floats": (FLOATS[: len(FLOATS) // 2], CUT),
     "half a FLAC": (channels(ONE, format="FLAC")[:20_000], f"{CUT}|can't be decoded"),
     "half an MP3": (MP3[: len(MP3) // 2], CUT),
     "an Ogg less a byte": (OGG[:-1], CUT),
@@ -78,11 +76,8 @@ HOSTILE = {
     "half a NIST": (channels(ONE, format="NIST")[:9_000], CUT),
     "two FLACs in one": (channels(ONE, format="FLAC") * 2, SEVERAL),
     "two Oggs in one": (OGG + OGG, SEVERAL),
-    "two Opuses in one": (OPUS + OPUS, SEVERAL),
     "two MP3s in one": (MP3 + MP3, SEVERAL),
-    "two tagged MP3s in one": (TAG + MP3 + TAG + MP3, SEVERAL),
     "two WAVs in one": (WAV + WAV, SEVERAL),
-    "a WAV whose header says nothing follows": (WAV[:40] + bytes(4) + WAV[44:], MORE),
     "a WAV whose header announces a tenth of it": (WAV[:40] + (len(ONE) // 5).to_bytes(4, "little") + WAV[44:], MORE),
     "a WAV of more than 4 GB, as its header counts": (
         LONG[:40] + (len(LONG) - 44 - 2**16).to_bytes(4, "little") + LONG[44:],
@@ -92,17 +87,13 @@ HOSTILE = {
     "zeros": (channels(0 * ONE), "is silent from beginning to end"),
     "a constant": (channels(0 * ONE + 0.25), "is silent from beginning to end"),
     "opposite phase": (channels(ONE, -ONE), CANCEL),
-    "nearly opposite phase": (channels(ONE, -0.98 * ONE), CANCEL),
     "opposite phase at 44.1 kHz": (channels(ONE, -0.9 * ONE, samplerate=44_100), CANCEL),
     "three channels that add up to nothing": (channels(ONE, -0.5 * ONE, -0.5 * ONE, format="FLAC"), CANCEL),
     "two parties of a call": (channels(ONE, OTHER), VOICES),
     "two parties heard in one another's channel": (channels(ONE + 0.1 * OTHER, 0.5 * OTHER + 0.05 * ONE), VOICES),
-    "a meeting of three": (channels(ONE, OTHER, speech(3), format="FLAC"), VOICES),
     "integers as floats": (channels(32_767 * ONE / abs(ONE).max(), subtype="FLOAT"), BEYOND),
-    "8-bit integers as floats": (channels(127 * ONE / abs(ONE).max(), subtype="DOUBLE"), BEYOND),
     "NaN": (spoilt(np.nan), BEYOND),
     "infinity at 8 kHz": (spoilt(-np.inf, 8000), BEYOND),
-    "two million": (spoilt(2e6), BEYOND),
     "a rate of 999 Hz": (channels(ONE, samplerate=999), "has 999 samples a second, where sound has 1,000 to"),
     "a rate of 2 MHz": (channels(ONE, samplerate=2_000_000), "has 2,000,000 samples a second"),
     "a note of Git LFS": (

@@ -12,7 +12,7 @@ import soundfile
 import torch
 import torchaudio
 from hostile_sounds import FINE, HOSTILE, ONE, OTHER, channels, suffix
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import HubertConfig, Wav2Vec2FeatureExtractor
 from transformers.models.hubert.modeling_hubert import HubertFeatureEncoder
@@ -46,33 +46,24 @@ def write_noise(path: Path, num_samples: int, rate: int = SAMPLE_RATE, channels:
 
 
 @pytest.fixture(scope="module")
-def convolutions() -> HubertFeatureEncoder:
-    return HubertFeatureEncoder(HubertConfig(conv_dim=[1] * 7))
-
-
-@pytest.fixture(scope="module")
 def shapes() -> HubertFeatureEncoder:
     """The convolutions without their numbers."""
     return HubertFeatureEncoder(HubertConfig(conv_dim=[1] * 7)).to("meta")
 
 
-@pytest.mark.parametrize(
-    "num_samples", [400, 401, 719, 720, 721, 1039, 1040, 5000, *range(16_000, 16_321, 64), 47_999, 250_000]
-)
-def test_frames_are_as_many_as_the_convolutions_of_hubert_make(convolutions, num_samples):
-    with torch.no_grad():
-        assert num_frames(num_samples) == convolutions(torch.zeros(1, num_samples)).shape[2]
-
-
+@settings(max_examples=30)
 @given(num_samples=st.integers(400, 10**7))
-def test_frames_of_any_length_are_as_many_as_the_convolutions_make(shapes, num_samples):
+@example(400)
+@example(719)
+@example(720)
+@example(16_319)
+def test_frames_are_as_many_as_the_convolutions_of_hubert_make(shapes, num_samples):
     assert num_frames(num_samples) == shapes(torch.empty(1, num_samples, device="meta")).shape[-1]
 
 
-@pytest.mark.parametrize("num_samples", [0, 1, 79, 80, 399])
+@pytest.mark.parametrize("num_samples", [0, 79, 399])
 def test_too_short_audio_has_no_frames(num_samples):
     assert num_frames(num_samples) == 0
-    assert num_frames(torch.tensor([num_samples])).tolist() == [0]
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1))
@@ -83,25 +74,18 @@ def test_a_tensor_of_lengths_is_counted_as_each_length_is(lengths):
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-@pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (16_000, 2), (44_100, 1), (48_000, 2)])
+@pytest.mark.parametrize(("rate", "channels"), [(16_000, 2), (44_100, 1)])
 def test_a_part_equals_that_part_of_the_whole(tmp_path, suffix, rate, channels):
     path = write_noise(tmp_path / f"a.{suffix}", 2 * rate, rate, channels)
     whole = decode(path)
     assert whole.dtype == np.float32
     assert len(whole) == num_samples_of(path) == 2 * SAMPLE_RATE
-    for start, length in [
-        (0, 320),
-        (320, 6400),
-        (6401, 1),
-        (12_800, 19_200),
-        (31_000, 5000),
-        (40_000, 1),
-    ]:
+    for start, length in [(0, 320), (6401, 1), (12_800, 19_200), (31_000, 5000), (40_000, 1)]:
         np.testing.assert_allclose(decode(path, start, length), whole[start : start + length], atol=1e-6)
     np.testing.assert_allclose(decode(path, 777), whole[777:], atol=1e-6)
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", ["wav", "mp3"])
 def test_of_a_long_recording_a_segment_alone_is_kept(tmp_path, suffix, monkeypatch, capfd):
     path = write_noise(tmp_path / f"a.{suffix}", 10 * 44_100, 44_100, 2)
     whole = decode(path)
@@ -174,7 +158,7 @@ def test_a_mono_file_is_what_was_written_and_stereo_its_average(tmp_path):
     np.testing.assert_allclose(decode(path), soundfile.read(path)[0].mean(1), atol=1e-6)
 
 
-@pytest.mark.parametrize("rate", [8000, 11_025, 15_900, 22_050, 44_100, 48_000, 96_000])
+@pytest.mark.parametrize("rate", [8000, 15_900, 44_100])
 def test_resampling_is_torchaudios(rate):
     waveform = np.random.default_rng(0).normal(size=int(rate * 1.3)).astype(np.float32)
     whole = torchaudio.functional.resample(torch.from_numpy(waveform), rate, SAMPLE_RATE).numpy()
@@ -182,7 +166,7 @@ def test_resampling_is_torchaudios(rate):
     np.testing.assert_allclose(resample(waveform, rate)[: len(whole)], whole, atol=3e-4)
 
 
-@pytest.mark.parametrize("rate", [1009, 15_999, 16_001, 44_099, 47_999, 383_993])
+@pytest.mark.parametrize("rate", [1009, 16_001, 383_993])
 def test_any_rate_costs_what_its_neighbours_do(rate):
     time = np.arange(rate // 4) / rate
     wave = np.sin(2 * np.pi * 300 * time).astype(np.float32)
@@ -194,8 +178,8 @@ def test_any_rate_costs_what_its_neighbours_do(rate):
     np.testing.assert_allclose(resampled[400:-400], expected[400:-400], atol=0.02)
 
 
-@pytest.mark.parametrize("rate", [8000, 11_025, 22_050, 44_099, 44_100, 48_000])
-@pytest.mark.parametrize("num_samples", [0, 1, 185_221, next(n for n in range(185_000, 190_000) if n * 160 % 441 == 1)])
+@pytest.mark.parametrize("rate", [8000, 44_099, 44_100])
+@pytest.mark.parametrize("num_samples", [0, 1, next(n for n in range(185_000, 190_000) if n * 160 % 441 == 1)])
 def test_no_sample_is_lost_in_resampling(rate, num_samples):
     # torchaudio rounds the length in float32
     length = -(-num_samples * SAMPLE_RATE // rate)
@@ -214,11 +198,11 @@ def test_a_missing_file_a_folder_and_a_reason_without_the_path(tmp_path, monkeyp
 
     monkeypatch.setattr("ser_personal.audio.damage", refused)
     (tmp_path / "anna.wav").write_bytes(b"RIFF")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=r"can't be decoded \(Permission denied\)"):
         decode(tmp_path / "anna.wav")
-    assert caught.value.what == "can't be decoded (Permission denied)"
 
 
+@settings(max_examples=20)
 @given(lengths=st.lists(st.integers(400, 2000), min_size=1, max_size=4), seed=st.integers(0, 2**31))
 def test_normalize_is_the_preprocessing_of_hubert_large(lengths, seed):
     rng = np.random.default_rng(seed)
@@ -252,11 +236,11 @@ def test_what_is_no_sound_of_one_voice_is_refused_alike_by_all(name, tmp_path):
     assert annotated.value.what.startswith(caught.value.what)
 
 
-@pytest.mark.parametrize("rate", [16_000, 8_000, 44_100, 48_000])
+@pytest.mark.parametrize("rate", [16_000, 44_100])
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
 def test_blocks_joined_are_the_whole(tmp_path, rate, kind, monkeypatch):
     monkeypatch.setattr("ser_personal.audio.PIECE", 5_000)
-    noise = np.random.default_rng(0).normal(0, 0.1, (5 * rate, 2))
+    noise = np.random.default_rng(0).normal(0, 0.1, (3 * rate, 2))
     path = tmp_path / f"a.{kind.lower()}"
     soundfile.write(path, noise, rate, format=kind)
     for channel in (None, 1):
@@ -264,9 +248,8 @@ def test_blocks_joined_are_the_whole(tmp_path, rate, kind, monkeypatch):
         assert len({len(block) for block in blocks}) <= 2
         assert max(map(len, blocks)) <= 17_001
         np.testing.assert_allclose(np.concatenate(blocks), decode(path, channel=channel), atol=2e-6)
-    if channel is not None:
-        with pytest.raises(UserError, match="has no channel 3, but 2"):
-            decode(path, channel=2)
+    with pytest.raises(UserError, match="has no channel 3, but 2"):
+        decode(path, channel=2)
 
 
 @pytest.mark.parametrize("name", FINE)

@@ -70,7 +70,7 @@ def test_a_command_that_was_meant(name, meant, capsys):
 
 
 def test_synth_writes_what_check_approves(tmp_path, capsys):
-    flags = ["--speakers=12", "--utterances", 2, "--min-seconds", 0.5, "--max_seconds", 1, "--shared-expression"]
+    flags = ["--speakers=12", "--utterances", 2, "--min-seconds", 0.5, "--max_seconds", 1]
     assert ser("synth", "--out", tmp_path / "corpus", *flags) == 0
     assert ser("check", tmp_path / "corpus") == 0
     assert "No problem found." in capsys.readouterr().out

@@ -17,26 +17,19 @@ from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, content_hash, gather_files, named_in_errors, on_first_process
 
 
-def test_a_file_is_written_into_a_new_folder_and_replaced(tmp_path):
-    path = tmp_path / "new" / "file.bin"
-    atomic_write(path, b"first, longer")
-    atomic_write(path, b"second")
-    assert path.read_bytes() == b"second"
-    assert list(path.parent.iterdir()) == [path]
-
-
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
 def test_what_fails_midway_leaves_the_former_file(tmp_path, monkeypatch, fails):
     def full(*_arguments: object) -> None:
         raise OSError("no space left on device")
 
-    path = tmp_path / "file.bin"
+    path = tmp_path / "new" / "file.bin"
+    atomic_write(path, b"first, longer")
     atomic_write(path, b"former")
     monkeypatch.setattr(*{"fsync": (os, "fsync"), "replace": (Path, "replace")}[fails], full)
     with pytest.raises(OSError, match="no space"):
         atomic_write(path, b"latter")
     assert path.read_bytes() == b"former"
-    assert list(tmp_path.iterdir()) == [path]
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_an_error_without_a_file_gets_its_name_and_another_keeps_its_own():

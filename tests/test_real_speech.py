@@ -23,15 +23,12 @@ needs_speech = pytest.mark.skipif(
 
 
 @needs_speech
-@pytest.mark.parametrize(("name", "utterances", "speakers"), [("ravdess", 1440, 24), ("emodb", 535, 10)])
-def test_a_real_corpus_has_no_problem_and_decodes_to_its_headers_length(
-    name: str, utterances: int, speakers: int
-) -> None:
-    table = SPEECH / name / "corpus.csv"
+def test_a_real_corpus_has_no_problem_and_decodes_to_its_headers_length() -> None:
+    table = SPEECH / "emodb" / "corpus.csv"
     assert check(str(table)) == 0
     corpus = CSVCorpus(str(table))
-    assert len(corpus.utterances) == utterances
-    assert len({utterance.speaker_id for utterance in corpus.utterances}) == speakers
+    assert len(corpus.utterances) == 535
+    assert len({utterance.speaker_id for utterance in corpus.utterances}) == 10
     for utterance in corpus.utterances[::40]:
         waveform = decode(utterance.path)
         assert len(waveform) == round(utterance.seconds * SAMPLE_RATE)
@@ -41,7 +38,7 @@ def test_a_real_corpus_has_no_problem_and_decodes_to_its_headers_length(
 @needs_speech
 def test_ridge_regression_hears_arousal_in_speakers_it_was_not_trained_on() -> None:
     splits = CSVCorpus(str(SPEECH / "ravdess" / "corpus.csv")).splits
-    train, test = splits.train[::3], splits.test["test1"][::3]
+    train, test = splits.train[::8], splits.test["test1"][::8]
     features = [np.stack([mfcc_functionals(decode(u.path)) for u in part]) for part in (train, test)]
     labels = [np.array([[u.labels["arousal"]] for u in part]) for part in (train, test)]
     predictions = ridge_baseline(features[0], labels[0], features[1])

@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from math import isnan
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ser_personal.audio import SAMPLE_RATE
-from ser_personal.corpus.headers import lengths_of
+from ser_personal.audio import SAMPLE_RATE, num_samples_of
 from ser_personal.corpus.splits import (
     SpeakerSplits,
     by_split,
     canonical_split,
     cut_adaptation,
     first_few,
-    require_split,
     shared_speakers,
 )
 from ser_personal.errors import UserError
+from ser_personal.files import atomic_write, content_hash
 from ser_personal.ranges import PositiveFinite, require_scale
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
 
     from ser_personal.types import Utterance
 
 # of emotion annotations in common corpora, the narrowest first
 SCALES = ((0, 1), (-1, 1), (1, 5), (1, 7), (1, 9), (0, 10), (0, 100), (-100, 100))
 ROUNDED = 0.05  # seconds that a segment may end after its recording
+# More than cores: on network storage the threads wait for the disk, not for a core.
+HEADER_THREADS = 16
+# so few headers are read in a second, and aren't cached
+FEW = 1_000
+# another number for lengths that are found or written another way
+HEADERS_VERSION = 2
 
 
 class Corpus(ABC):
@@ -40,7 +49,6 @@ class Corpus(ABC):
 
     Args:
         scale: lowest and highest value of a label.
-        splits: names of the splits to read, in any spelling; all if None.
         allow_overlap: names of splits that may share speakers with train.
         cut_test: a split to cut by speaker into `<name>_adaptation` and `<name>_evaluation`; none if None.
         adaptation_seconds: audio that each speaker of that split gives to adaptation, at most.
@@ -50,14 +58,12 @@ class Corpus(ABC):
         self,
         *,
         scale: tuple[float, float] = (1, 7),
-        splits: Sequence[str] | None = None,
         allow_overlap: Sequence[str] = (),
         cut_test: str | None = None,
         adaptation_seconds: PositiveFinite = 200.0,
     ) -> None:
         require_scale(scale)
         self.scale = (float(scale[0]), float(scale[1]))
-        self._splits = None if splits is None else [canonical_split(name) for name in splits]
         self.allow_overlap = tuple(canonical_split(name) for name in allow_overlap)
         self._cut_test = None if cut_test is None else canonical_split(cut_test)
         self._adaptation_seconds = adaptation_seconds
@@ -78,11 +84,12 @@ class Corpus(ABC):
 
     @cached_property
     def utterances(self) -> list[Utterance]:
-        """Utterances of these splits, ordered by id; `seconds` is NaN where the audio can't be read."""
+        """All utterances, ordered by id; `seconds` is NaN where the audio can't be read."""
         listed = self.listed()
         _refuse_duplicates(listed, self.label_file)
         self._refuse_outside_scale(listed)
-        return self.cut(measure(listed, self.label_file))
+        lengths = lengths_of((utterance.path for utterance in listed), self.label_file)
+        return self.cut([replace(utterance, seconds=_seconds_or_nan(utterance, lengths)) for utterance in listed])
 
     @cached_property
     def splits(self) -> SpeakerSplits:
@@ -124,14 +131,8 @@ class Corpus(ABC):
                 raise UserError(what, where=f"{self.label_file}, {utterance.utterance_id}", remedy=remedy)
 
     def listed(self) -> list[Utterance]:
-        """Read the splits as the label file lists them, ordered by id, neither validated nor measured."""
-        utterances = sorted(self.read_labels(), key=lambda utterance: utterance.utterance_id)
-        if self._splits is None:
-            return utterances
-        existing = by_split(utterances)
-        for name in self._splits:
-            require_split(name, existing)
-        return [utterance for utterance in utterances if utterance.split in self._splits]
+        """Read what the label file lists, ordered by id, neither validated nor measured."""
+        return sorted(self.read_labels(), key=lambda utterance: utterance.utterance_id)
 
     def cut(self, measured: Sequence[Utterance]) -> list[Utterance]:
         """Cut the test split, if one is to be cut, of utterances with durations."""
@@ -140,10 +141,50 @@ class Corpus(ABC):
         return cut_adaptation(measured, self._cut_test, self._adaptation_seconds)
 
 
-def measure(utterances: Sequence[Utterance], label_file: Path) -> list[Utterance]:
-    """Fill in each utterance's `seconds` from its audio header, NaN where the file is missing or unreadable."""
-    lengths = lengths_of((utterance.path for utterance in utterances), label_file)
-    return [replace(utterance, seconds=_seconds_or_nan(utterance, lengths)) for utterance in utterances]
+def lengths_of(paths: Iterable[Path], label_file: Path) -> dict[Path, int]:
+    """Count the samples at 16 kHz of audio files, by their headers; unreadable ones are left out.
+
+    265,000 headers take minutes, on every rank of every command. So lengths are cached by path, size and time of change
+    in the user's cache folder ($XDG_CACHE_HOME or ~/.cache), a file a corpus, where there are many.
+    """
+    unique = list(dict.fromkeys(paths))
+    cache = _cache_file(label_file) if len(unique) > FEW else None
+    cached = {} if cache is None else _read_cache(cache)
+
+    def read(path: Path) -> tuple[str, int] | None:
+        try:
+            status = path.stat()
+            key = f"{path} {status.st_size} {status.st_mtime_ns}"
+            return key, cached[key] if key in cached else num_samples_of(path)
+        except (OSError, ValueError, UserError):
+            return None
+
+    with ThreadPool(HEADER_THREADS) as threads:
+        entries = zip(unique, threads.map(read, unique), strict=True)
+        found = {path: entry for path, entry in entries if entry is not None}
+    # a command on other splits needs what this one doesn't
+    now = cached | dict(found.values())
+    if cache is not None and now != cached:
+        # a disk that is full or read-only only costs time
+        with suppress(OSError):
+            atomic_write(cache, json.dumps(now).encode())
+    return {path: length for path, (_, length) in found.items()}
+
+
+def _cache_file(label_file: Path) -> Path | None:
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    name = content_hash(os.fsencode(label_file.absolute()).hex())
+    return folder / "ser_personal" / f"headers-{HEADERS_VERSION}-{name}.json"
+
+
+def _read_cache(cache: Path) -> dict[str, int]:
+    try:
+        return {key: int(length) for key, length in json.loads(cache.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def seconds_of(utterance: Utterance, num_samples: int) -> float:

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import isnan
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import track
 from rich.table import Table
 
 from ser_personal.audio import SAMPLE_RATE, TOO_SHORT, WINDOW, decode_utterance, fault_of, read_header
-from ser_personal.corpus.base import Corpus, duplicates, labels_outside, seconds_of
+from ser_personal.corpus.base import HEADER_THREADS, Corpus, duplicates, labels_outside, seconds_of
 from ser_personal.corpus.csv_corpus import open_corpus, write_corpus
-from ser_personal.corpus.headers import HEADER_THREADS
 from ser_personal.corpus.splits import by_split, first_few, known_speakers, shared_speakers
 from ser_personal.corpus.table import write_rows
 from ser_personal.errors import UserError
-from ser_personal.files import refuse_existing, write_json
+from ser_personal.files import refuse_existing
 from ser_personal.types import ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
     from ser_personal.types import Utterance
 
-FORMAT = "ser_personal.corpus_check"
-FORMAT_VERSION = 1
 QUANTILES = {"shortest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "longest": 1.0}
 # what the datamodules crop to, and what a batch of `ser kmeans` holds, unless set otherwise
 CROPPED_ABOVE = 250_000
@@ -45,7 +42,6 @@ PROJECTIONS = np.random.default_rng(0).choice([-1.0, 1.0], (4096, 8))
 SAME_SOUND = 0.03
 # of fewer labels, the extremes may be missing by chance
 MIN_LABELS_OF_SCALE = 20
-OVERLAP = 0.1  # seconds that neighbouring segments may have in common
 
 
 class Kind(NamedTuple):
@@ -72,7 +68,6 @@ NO_SPEAKER = Kind(
     fatal=False,
 )
 SHARED_SPEAKER = Kind("speaker in train and in another split", fatal=True)
-ALLOWED_SPEAKER = Kind("speaker in train and in another split, as allowed", fatal=False)
 VALIDATION_SPEAKER = Kind("speaker in validation and in a test set: the checkpoint is chosen on it", fatal=False)
 CROPPED = Kind(f"audio longer than {CROPPED_ABOVE / SAMPLE_RATE:g} s: training crops it", fatal=False)
 TOO_LONG = Kind(
@@ -89,7 +84,7 @@ class Problem(NamedTuple):
     kind: Kind
     where: str  # the utterance, file, speaker or split
     detail: str = ""
-    utterance_id: str | None = None  # of the utterance that can't be used for it
+    left_out: str | None = None  # id of the utterance that can't be used for it
 
     def __str__(self) -> str:
         return f"{self.where} ({self.detail})" if self.detail else self.where
@@ -105,26 +100,17 @@ class Sound(NamedTuple):
     projections: NDArray[np.float64] | None = None
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """What `ser check` found."""
 
-    corpus: str  # its label file
-    decoded: bool  # whether the samples were read, too
-    utterances: tuple[Utterance, ...]
-    sets: dict[str, dict[str, Any]]  # split -> `_contents`
-    problems: tuple[Problem, ...]
-
-    @property
-    def training_would_fail(self) -> bool:
-        """Whether a problem is fatal."""
-        return any(problem.kind.fatal for problem in self.problems)
+    utterances: list[Utterance]
+    rates: dict[Path, int]  # Hz of the files whose header can be read
+    problems: list[Problem]
 
 
 def check(
     corpus: Corpus | str,
     write: str | None = None,
-    json: str | None = None,
     *,
     decode: bool = True,
     replace: bool = False,
@@ -133,9 +119,8 @@ def check(
 
     Args:
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus class with its arguments.
-        write: table to write, such as clean.csv: a corpus of the utterances that training can use. clean.left_out.csv
-            lists the others and why. Speakers in two splits stay in both.
-        json: file to write everything found to, every problem with its utterance or file.
+        write: table to write, such as clean.csv: a corpus of the utterances that training can use. clean.problems.csv
+            lists everything found, and with it what was left out and why. Speakers in two splits stay in both.
         decode: read every sample; false stops at the headers, and finds neither silence, damage inside a file nor
             copies.
         replace: replace files that exist already.
@@ -143,25 +128,32 @@ def check(
     Returns:
         1 where training would fail, on the written table where there is one; else 0.
     """
-    left_out = None if write is None else Path(write).with_suffix(".left_out.csv")
-    refuse_existing(write, left_out, json, replace=replace)
+    listing = None if write is None else Path(write).with_suffix(".problems.csv")
+    refuse_existing(write, listing, replace=replace)
     console = Console()
     opened = open_corpus(corpus)
     finding = examine(opened, console, decode=decode)
     _show(finding, console)
+    unread = ". Not read: samples, so neither silence, damage inside a file nor copies of a sound were seen."
+    read = f"Read: labels, splits, the header of every file{', every sample.' if decode else unread}"
+    console.print(read, soft_wrap=True, style="dim", highlight=False)
     fitting = opened.fitting_scale(finding.utterances)
     if fitting is not None and any(problem.kind is LABEL_OUTSIDE for problem in finding.problems):
         flags = opened.flags("scale", f"[{fitting[0]},{fitting[1]}]", of_a_stage=False)
         line = f"Where the labels' scale is {fitting[0]} to {fitting[1]}: `ser check {flags}`"
         console.print(line, soft_wrap=True, markup=False, highlight=False)
-    if json is not None:
-        _write_json(Path(json), finding)
-    if write is None or left_out is None:
-        return int(finding.training_would_fail)
-    usable = _write_usable(Path(write), left_out, finding)
+    if write is None or listing is None:
+        return int(any(problem.kind.fatal for problem in finding.problems))
+    left_out = {problem.left_out for problem in finding.problems}
+    usable = [utterance for utterance in finding.utterances if utterance.utterance_id not in left_out]
+    if not usable:
+        raise UserError("no utterance is usable", where=opened.label_file, remedy="Correct what is listed above")
+    write_corpus(usable, Path(write))
+    rows = [(each.kind.title, each.where, each.detail, each.left_out) for each in finding.problems]
+    write_rows(listing, ("problem", "where", "detail", "left_out"), rows)
     low, high = opened.scale
     written = f"{len(usable):,} of {len(finding.utterances):,} utterances, labels from {low:g} to {high:g}"
-    console.print(f"Wrote {write} ({written}) and {left_out}.", soft_wrap=True, markup=False)
+    console.print(f"Wrote {write} ({written}) and {listing}.", soft_wrap=True, markup=False)
     remaining = [problem for problem in _set_problems(usable, opened.allow_overlap) if problem.kind.fatal]
     for line in _lines(remaining):
         console.print(line, soft_wrap=True)
@@ -171,31 +163,24 @@ def check(
 def examine(corpus: Corpus, console: Console, *, decode: bool) -> Finding:
     """Find out everything about a corpus; progress goes to the console."""
     listed = corpus.listed()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with (
-        ThreadPool(HEADER_THREADS) as threads,
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
-    ):
+    with ThreadPool(HEADER_THREADS) as threads:
         done = threads.imap(partial(examine_sound, decode=decode), listed, chunksize=FILES_AT_ONCE)
-        sounds = list(progress.track(done, total=len(listed), description="reading audio"))
+        hidden = not console.is_terminal
+        sounds = list(track(done, "reading audio", len(listed), console=console, transient=True, disable=hidden))
     utterances = corpus.cut([replace(each, seconds=sound.seconds) for each, sound in zip(listed, sounds, strict=True)])
     problems = [
         *_set_problems(utterances, corpus.allow_overlap),
-        *(Problem(DUPLICATE_ID, utterance_id, "", utterance_id) for utterance_id in duplicates(utterances)),
+        *(Problem(DUPLICATE_ID, name, left_out=name) for name in duplicates(utterances)),
         *_label_problems(utterances, corpus),
         *(
-            Problem(kind, str(each.path), detail, each.utterance_id)
+            Problem(kind, str(each.path), detail, each.utterance_id if kind.fatal else None)
             for each, sound in zip(utterances, sounds, strict=True)
             for kind, detail in sound.problems
         ),
         *_same_sounds(utterances, sounds),
-        *_overlapping(utterances),
     ]
-    rates: dict[str, Counter[int]] = defaultdict(Counter)
-    for each, sound in zip(utterances, sounds, strict=True):
-        rates[each.split][sound.sample_rate] += 1
-    sets = {name: _contents(members, rates[name]) for name, members in by_split(utterances).items()}
-    return Finding(str(corpus.label_file), decode, tuple(utterances), sets, tuple(problems))
+    rates = {each.path: sound.sample_rate for each, sound in zip(utterances, sounds, strict=True) if sound.sample_rate}
+    return Finding(utterances, rates, problems)
 
 
 def examine_sound(utterance: Utterance, *, decode: bool) -> Sound:
@@ -244,8 +229,8 @@ def _set_problems(utterances: Sequence[Utterance], allow_overlap: Sequence[str])
         if name == "validation":
             yield from (Problem(ONE_LABEL, attribute) for attribute, found in labels.items() if len(found) == 1)
     for name, speakers in shared_speakers(sets).items():
-        kind = ALLOWED_SPEAKER if name in allow_overlap else SHARED_SPEAKER
-        yield from (Problem(kind, speaker, name) for speaker in speakers)
+        if name not in allow_overlap:
+            yield from (Problem(SHARED_SPEAKER, speaker, name) for speaker in speakers)
     validation = known_speakers(sets.get("validation", ()))
     for name in set(sets) - {"train", "validation"}:
         for speaker in sorted(validation & known_speakers(sets[name])):
@@ -293,97 +278,46 @@ def _same_sounds(utterances: Sequence[Utterance], sounds: Sequence[Sound]) -> It
             yield Problem(kind, str(group[0].path), first_few(names))
 
 
-def _overlapping(utterances: Sequence[Utterance]) -> Iterator[Problem]:
-    """Find parts of a recording that are in train and in another split, where at least one has a segment of it."""
-    of_path = defaultdict(list)
-    for utterance in utterances:
-        of_path[utterance.path].append((utterance.start or 0.0, utterance))
-    for path, segments in of_path.items():
-        last: dict[bool, tuple[float, Utterance]] = {}
-        for start, each in sorted(segments, key=lambda segment: (segment[0], segment[1].start is not None)):
-            trains = each.split == "train"
-            end, other = last.get(not trains, (0.0, each))
-            both_whole = each.start is None and other.start is None
-            if end - start > OVERLAP and not both_whole:
-                names = [f"{utterance.utterance_id} in {utterance.split}" for utterance in (other, each)]
-                yield Problem(LEAKED_AUDIO, str(path), ", ".join(names))
-            last[trains] = max(last.get(trains, (0.0, each)), (start + each.seconds, each), key=lambda ended: ended[0])
-
-
-def _contents(utterances: Sequence[Utterance], rates: Counter[int]) -> dict[str, Any]:
-    # audio whose header can't be read counts in neither hours nor quantiles
-    seconds = _present(utterance.seconds for utterance in utterances)
-    quantiles = np.quantile(seconds, list(QUANTILES.values())).tolist() if seconds.size else []
-    labels = {name: _present(each.labels.get(name, np.nan) for each in utterances) for name in ATTRIBUTES}
-    return {
-        "utterances": len(utterances),
-        "hours": float(seconds.sum()) / 3600,
-        "speakers": len(known_speakers(utterances)),
-        "of_unknown_speakers": sum(utterance.speaker_id is None for utterance in utterances),
-        "sample_rates": {rate: rates[rate] for rate in sorted(rates) if rate},
-        "seconds": dict(zip(QUANTILES, quantiles, strict=False)),
-        "labels": {
-            name: {"utterances": x.size, "mean": float(x.mean()), "lowest": float(x.min()), "highest": float(x.max())}
-            for name, x in labels.items()
-            if x.size
-        },
-    }
-
-
 def _present(values: Iterable[float]) -> NDArray[np.float64]:
     array = np.array(list(values), dtype=np.float64)
     return array[~np.isnan(array)]
-
-
-def _write_usable(path: Path, left_out: Path, finding: Finding) -> list[Utterance]:
-    reasons = defaultdict(list)
-    for kind, _, detail, utterance_id in finding.problems:
-        if kind.fatal and utterance_id is not None:
-            reasons[utterance_id].append(f"{kind.title} ({detail})" if detail else kind.title)
-    usable = [utterance for utterance in finding.utterances if utterance.utterance_id not in reasons]
-    if not usable:
-        raise UserError("no utterance is usable", where=finding.corpus, remedy="Correct what is listed above")
-    write_corpus(usable, path)
-    others = [each for each in finding.utterances if each.utterance_id in reasons]
-    rows = [(each.utterance_id, each.path, "; ".join(reasons[each.utterance_id])) for each in others]
-    write_rows(left_out, ("utterance", "path", "reason"), rows)
-    return usable
 
 
 def _show(finding: Finding, console: Console) -> None:
     contents = _table("Contents", ("utterances", "hours", "speakers", "of unknown speakers", "Hz"))
     durations = _table("Seconds an utterance", QUANTILES)
     labels = _table("Labels: mean (lowest to highest)", ATTRIBUTES)
-    for name, of in finding.sets.items():
-        counts = (f"{of['utterances']:,}", f"{of['hours']:,.2f}", f"{of['speakers']:,}")
-        files = of["sample_rates"]
-        rates = ", ".join(f"{rate:,}" if len(files) == 1 else f"{rate:,} ({files[rate]:,} files)" for rate in files)
-        contents.add_row(escape(name), *counts, f"{of['of_unknown_speakers']:,}", rates)
-        durations.add_row(escape(name), *(f"{value:.2f}" for value in of["seconds"].values()))
-        means = {each: f"{x['mean']:.2f} ({x['lowest']:.2f} to {x['highest']:.2f})" for each, x in of["labels"].items()}
-        labels.add_row(escape(name), *(means.get(attribute, "none") for attribute in ATTRIBUTES))
+    for name, utterances in by_split(finding.utterances).items():
+        # audio whose header can't be read counts in neither hours nor quantiles
+        seconds = _present(utterance.seconds for utterance in utterances)
+        rates = Counter(finding.rates[each.path] for each in utterances if each.path in finding.rates)
+        contents.add_row(
+            escape(name),
+            f"{len(utterances):,}",
+            f"{seconds.sum() / 3600:,.2f}",
+            f"{len(known_speakers(utterances)):,}",
+            f"{sum(utterance.speaker_id is None for utterance in utterances):,}",
+            ", ".join(f"{hz:,}" if len(rates) == 1 else f"{hz:,} ({rates[hz]:,} files)" for hz in sorted(rates)),
+        )
+        quantiles = np.quantile(seconds, list(QUANTILES.values())) if seconds.size else ()
+        durations.add_row(escape(name), *(f"{value:.2f}" for value in quantiles))
+        found = [_present(each.labels.get(attribute, np.nan) for each in utterances) for attribute in ATTRIBUTES]
+        ranges = (f"{x.mean():.2f} ({x.min():.2f} to {x.max():.2f})" if x.size else "none" for x in found)
+        labels.add_row(escape(name), *ranges)
     console.print(contents, durations, labels, sep="\n")
     for line in _lines(finding.problems):
         console.print(line, soft_wrap=True)
     if not finding.problems:
         console.print("[green]No problem found.[/green]")
-    unread = ". Not read: samples, so neither silence, damage inside a file nor copies of a sound were seen."
-    samples = ", every sample." if finding.decoded else unread
-    read = f"Read: labels, splits, the header of every file{samples}"
-    console.print(read, soft_wrap=True, style="dim", highlight=False)
-
-
-def _by_kind(problems: Iterable[Problem]) -> dict[Kind, list[Problem]]:
-    groups = defaultdict(list)
-    for problem in sorted(problems, key=lambda problem: not problem.kind.fatal):
-        groups[problem.kind].append(problem)
-    return dict(groups)
 
 
 def _lines(problems: Iterable[Problem]) -> Iterator[str]:
-    for kind, group in _by_kind(problems).items():
+    groups = defaultdict(list)
+    for problem in sorted(problems, key=lambda problem: not problem.kind.fatal):
+        groups[problem.kind].append(str(problem))
+    for kind, group in groups.items():
         label = "[red]error[/red]" if kind.fatal else "[yellow]note[/yellow]"
-        yield f"{label}: {kind.title}: {len(group):,}: {escape(first_few([str(problem) for problem in group]))}"
+        yield f"{label}: {kind.title}: {len(group):,}: {escape(first_few(group))}"
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:
@@ -391,24 +325,3 @@ def _table(title: str, columns: Iterable[str]) -> Table:
     for name in columns:
         table.add_column(name, justify="right")
     return table
-
-
-def _write_json(path: Path, finding: Finding) -> None:
-    content = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "corpus": finding.corpus,
-        "looked_at": {"headers": True, "samples": finding.decoded},
-        "training_would_fail": finding.training_would_fail,
-        "sets": finding.sets,
-        "problems": [
-            {
-                "kind": kind.title,
-                "fatal": kind.fatal,
-                "count": len(group),
-                "places": [{"where": problem.where, "detail": problem.detail} for problem in group],
-            }
-            for kind, group in _by_kind(finding.problems).items()
-        ],
-    }
-    write_json(path, content)

@@ -98,10 +98,10 @@ def write_corpus(utterances: Iterable[Utterance], path: Path) -> None:
     Paths are relative to the table's folder, absolute where the audio lies outside of it.
     """
     folder = Path(os.path.normpath(path.parent.absolute()))
-    utterances = list(utterances)
-    files = [Path(os.path.normpath(utterance.path.absolute())) for utterance in utterances]
-    rows = [
-        (
+    rows = []
+    for each in utterances:
+        file = Path(os.path.normpath(each.path.absolute()))
+        row = (
             (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix(),
             each.speaker_id,
             each.split,
@@ -111,11 +111,8 @@ def write_corpus(utterances: Iterable[Utterance], path: Path) -> None:
             each.utterance_id,
             *((None, None) if each.start is None else (each.start, each.start + each.seconds)),
         )
-        for each, file in zip(utterances, files, strict=True)
-    ]
-    if all(utterance.start is None for utterance in utterances):
-        rows = [row[: len(COLUMNS)] for row in rows]
-    write_rows(path, (*COLUMNS, *SEGMENT)[: len(rows[0])], rows)
+        rows.append(row)
+    write_rows(path, (*COLUMNS, *SEGMENT), rows)
 
 
 def open_corpus(corpus: Corpus | str | os.PathLike[str]) -> Corpus:

@@ -26,7 +26,6 @@ LABEL_FILES = ("labels_consensus.csv", "labels_concensus.csv", "labels_consensus
 AUDIO_FOLDERS = ("Audios", "Audio")
 
 ATTRIBUTE_COLUMNS = {"arousal": "EmoAct", "valence": "EmoVal", "dominance": "EmoDom"}
-REQUIRED = ("FileName", *ATTRIBUTE_COLUMNS.values(), "SpkrID")
 
 EMOTIONS: dict[str, str | None] = {
     "A": "anger",
@@ -76,25 +75,26 @@ class MSPPodcast(Corpus):
     def location(self) -> dict[str, Path]:
         return {"root": self._root}
 
-    @property
-    def audio_folder(self) -> Path:
-        """The folder of the recordings; `Audios` where none exists."""
-        folders = [self._root / name for name in AUDIO_FOLDERS]
-        return next((folder for folder in folders if folder.is_dir()), folders[0])
-
     @override
     def read_labels(self) -> list[Utterance]:
-        label_file, audio_folder = self.label_file, self.audio_folder
+        label_file = self.label_file
+        folders = [self._root / name for name in AUDIO_FOLDERS]
+        audio_folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+        named = ("FileName", "Split_Set") if self._partitions is None else ("FileName",)
+        required = (*named, *ATTRIBUTE_COLUMNS.values(), "SpkrID")
+        if label_file.suffix == ".json":
+            rows = read_json_rows(label_file, "FileName", required, filled=named)
+        else:
+            rows = read_csv_rows(label_file, required, filled=named)
         if self._partitions is None:
-            rows = _read_rows(label_file, (*REQUIRED, "Split_Set"), filled=("FileName", "Split_Set"))
-            return [_utterance(row, row["Split_Set"], audio_folder, label_file) for row in rows]
-        rows = _read_rows(label_file, REQUIRED, filled=("FileName",))
-        partitions = read_partitions(self._partitions)
-        _report_unlabelled(partitions, rows, self._partitions, label_file)
+            splits = {_id(row["FileName"]): row["Split_Set"] for row in rows}
+        else:
+            splits = read_partitions(self._partitions)
+            _report_unlabelled(splits, rows, self._partitions, label_file)
         return [
-            _utterance(row, partitions[_id(row["FileName"])], audio_folder, label_file)
+            _utterance(row, splits[_id(row["FileName"])], audio_folder, label_file)
             for row in rows
-            if _id(row["FileName"]) in partitions
+            if _id(row["FileName"]) in splits
         ]
 
 
@@ -114,12 +114,6 @@ def read_partitions(path: Path) -> dict[str, str]:
             what = f"{name} is in {splits[_id(name)]} and in {split}"
             raise UserError(what, where=where, remedy="Keep one of the lines")
     return splits
-
-
-def _read_rows(label_file: Path, required: Sequence[str], filled: Sequence[str]) -> list[Row]:
-    if label_file.suffix == ".json":
-        return read_json_rows(label_file, "FileName", required, filled)
-    return read_csv_rows(label_file, required, filled)
 
 
 def _id(file_name: str) -> str:

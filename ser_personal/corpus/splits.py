@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from math import isnan
 from typing import TYPE_CHECKING
 
@@ -126,14 +127,9 @@ def cut_adaptation(utterances: Sequence[Utterance], name: str, seconds: float = 
 
 
 def _first_seconds(utterances: Sequence[Utterance], seconds: float) -> list[str]:
-    room = min(seconds, sum(utterance.seconds for utterance in utterances) / 2)
-    chosen = []
-    for utterance in utterances:
-        room -= utterance.seconds
-        if room < 0:
-            break
-        chosen.append(utterance.utterance_id)
-    return chosen
+    totals = list(accumulate(utterance.seconds for utterance in utterances))
+    room = min(seconds, totals[-1] / 2)
+    return [utterance.utterance_id for utterance, total in zip(utterances, totals, strict=True) if total <= room]
 
 
 def require_split(name: str, existing: Iterable[str]) -> None:

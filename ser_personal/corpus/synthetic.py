@@ -8,10 +8,10 @@ The generative model, top down; none of its assumptions is a finding about peopl
    tract length) and breathiness. Kind and individual difference add up.
 3. *Label distribution.* Arousal, valence and dominance of a speaker's utterances are normal, correlated across
    attributes, and cut to 1..7. Their means and log standard deviations differ by speaker. The voice determines a part
-   of both linearly, with correlation `voice_label_link`, and the rest is the speaker's own. PLDC relies on this.
+   of both linearly, with a correlation of 0.7, and the rest is the speaker's own. PLDC relies on this.
 4. *Expression.* A label point moves each cue by a fixed amount, linearly from the middle of the scale. The amount is
    shared by all speakers, times a factor of the group's, times a small factor of the speaker's own. This is what a
-   speaker embedding can learn; `shared_expression` turns it off.
+   speaker embedding can learn.
 5. *Absolute labels.* The voice answers the label itself, not its difference from the speaker's mean.
 6. *Unexplained variation.* Cues also vary from utterance to utterance for no reason that is annotated, and so does the
    recording's background noise. This bounds what any model can reach. Annotators make no errors.
@@ -22,8 +22,7 @@ The generative model, top down; none of its assumptions is a finding about peopl
    for level carries arousal, and clipping would hide it.
 
 Each speaker and each utterance has a random stream of its own, numbered from the seed: corpora of one seed but other
-sizes share their utterances, though a speaker may be in another split. `Truth/speakers.csv` keeps what was drawn, and
-nothing that trains reads it.
+sizes share their utterances, though a speaker may be in another split.
 """
 
 from __future__ import annotations
@@ -31,18 +30,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, restricted_number_type
+from jsonargparse.typing import NonNegativeInt
 from rich.progress import track
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.corpus.synthetic_speech import Delivery, idiolect, speak
 from ser_personal.corpus.table import write_rows
-from ser_personal.errors import UserError
-from ser_personal.ranges import AtLeastTwo
+from ser_personal.files import check_empty
+from ser_personal.ranges import AtLeastTwo, require_range
 from ser_personal.types import ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -80,6 +79,7 @@ GROUP_SHARE = 0.8  # of a voice's difference from neutral that its group account
 GROUP_EXPRESSION = 0.6  # standard deviation of groups' expression, relative to the shared one
 OWN_EXPRESSION = 0.2  # standard deviation of speakers' expression within a group, likewise
 
+VOICE_LABEL_LINK = 0.7  # how far similar voices have similar label distributions, 0 to 1
 LABEL_MEAN = 4.0
 LABEL_MEAN_STD = 0.45
 LABEL_STD = 0.85
@@ -133,13 +133,10 @@ class Population:
     `group_expression` (groups, cues, attributes) is how far one label point moves each cue.
     """
 
-    def __init__(self, rng: Generator, voice_label_link: float, *, shared_expression: bool) -> None:
+    def __init__(self, rng: Generator) -> None:
         deviation = rng.standard_normal((len(GROUPS), *SHARED_EXPRESSION.shape))
         deviation -= deviation.mean(0)
-        differs = 0.0 if shared_expression else 1.0
-        self._link = voice_label_link
-        self.group_expression = SHARED_EXPRESSION * (1 + differs * GROUP_EXPRESSION * deviation)
-        self._own_expression = differs * OWN_EXPRESSION
+        self.group_expression = SHARED_EXPRESSION * (1 + GROUP_EXPRESSION * deviation)
         # from a voice to label means and standard deviations, each (attributes, cues)
         self._mean_directions, self._std_directions = _unit_directions(rng), _unit_directions(rng)
 
@@ -148,9 +145,9 @@ class Population:
         group = number % len(GROUPS)
         own = rng.standard_normal(len(CUES))
         voice = GROUP_SHARE * _GROUP_VOICES[group] + np.sqrt(1 - GROUP_SHARE**2) * own
-        mean = self._linked(self._mean_directions @ voice, rng)
-        std = self._linked(self._std_directions @ voice, rng)
-        own_expression = self._own_expression * SHARED_EXPRESSION * rng.standard_normal(SHARED_EXPRESSION.shape)
+        mean = _linked(self._mean_directions @ voice, rng)
+        std = _linked(self._std_directions @ voice, rng)
+        own_expression = OWN_EXPRESSION * SHARED_EXPRESSION * rng.standard_normal(SHARED_EXPRESSION.shape)
         return Speaker(
             group=list(GROUPS)[group],
             voice=NEUTRAL + BETWEEN * voice,
@@ -160,10 +157,11 @@ class Population:
             label_std=LABEL_STD * np.exp(LABEL_LOG_STD_STD * std),
         )
 
-    def _linked(self, from_voice: NDArray[np.float64], rng: Generator) -> NDArray[np.float64]:
-        own = rng.standard_normal(len(ATTRIBUTES))
-        deviation: NDArray[np.float64] = self._link * from_voice + np.sqrt(1 - self._link**2) * own
-        return deviation
+
+def _linked(from_voice: NDArray[np.float64], rng: Generator) -> NDArray[np.float64]:
+    own = rng.standard_normal(len(ATTRIBUTES))
+    deviation: NDArray[np.float64] = VOICE_LABEL_LINK * from_voice + np.sqrt(1 - VOICE_LABEL_LINK**2) * own
+    return deviation
 
 
 def _unit_directions(rng: Generator) -> NDArray[np.float64]:
@@ -174,15 +172,6 @@ def _unit_directions(rng: Generator) -> NDArray[np.float64]:
     return directions / np.sqrt(variance)[:, None]
 
 
-# every group needs a speaker, and a word half a second
-# not under `if TYPE_CHECKING`, whose names jsonargparse would take for these
-if not TYPE_CHECKING:
-    NumSpeakers = restricted_number_type("NumSpeakers", int, (">=", 4))
-    Seconds = restricted_number_type("Seconds", float, [(">=", 0.5), ("<", 3600)])
-else:
-    NumSpeakers: TypeAlias = int
-    Seconds: TypeAlias = float
-
 THREADS = 2  # that synthesise at once; more wait for one another
 LABEL_COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set")
 EMOTIONS = {"A": (5, 2.5), "H": (5, 5.5), "S": (2.5, 2.5), "N": (3.5, 4)}  # arousal and valence, label points
@@ -190,42 +179,35 @@ EMOTIONS = {"A": (5, 2.5), "H": (5, 5.5), "S": (2.5, 2.5), "N": (3.5, 4)}  # aro
 
 def synth(
     out: str,
-    speakers: NumSpeakers = 80,
+    speakers: AtLeastTwo = 80,
     utterances: AtLeastTwo = 24,
     seed: NonNegativeInt = 0,
     *,
-    voice_label_link: ClosedUnitInterval = 0.7,
-    shared_expression: bool = False,
-    min_seconds: Seconds = 2.0,
-    max_seconds: Seconds = 4.0,
+    min_seconds: float = 2.0,
+    max_seconds: float = 4.0,
 ) -> None:
     """Write a synthetic corpus in MSP-Podcast's layout.
 
     Args:
         out: folder to write; missing or empty.
-        speakers: how many, a quarter of them for test, a tenth for validation and the rest for training.
+        speakers: how many, 4 or more: a quarter of them for test, a tenth for validation and the rest for training.
         utterances: how many of each speaker.
         seed: the same seed gives the same bytes.
-        voice_label_link: 0 to 1, how far similar voices have similar label distributions; 0 is PLDC's null.
-        shared_expression: whether everyone expresses emotion alike; the null of what speaker embeddings give emotion.
-        min_seconds: the shortest utterance.
+        min_seconds: the shortest utterance, half a second or more.
         max_seconds: the longest utterance.
     """
     folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError("is not an empty folder", where=folder, remedy="Give --out a folder that doesn't exist yet")
-    if max_seconds < min_seconds:
-        raise UserError(
-            f"{max_seconds} is below --min-seconds", where="--max-seconds", remedy=f"Give {min_seconds} or more"
-        )
-    audio, labels, truth = (folder / name for name in ("Audios", "Labels", "Truth"))
-    for part in (audio, labels, truth):
+    check_empty(folder)
+    # every group needs a speaker, and a word half a second
+    require_range("--speakers", speakers, len(GROUPS))
+    require_range("--min-seconds", min_seconds, 0.5)
+    require_range("--max-seconds", max_seconds, min_seconds, 3600)
+    audio, labels = folder / "Audios", folder / "Labels"
+    for part in (audio, labels):
         part.mkdir(parents=True)
 
-    population = Population(_rng(seed), voice_label_link, shared_expression=shared_expression)
+    population = Population(_rng(seed))
     people = {number: population.speaker(number, _rng(seed, number)) for number in range(1, speakers + 1)}
-    described = [_truth(number, speaker) for number, speaker in people.items()]
-    write_rows(truth / "speakers.csv", list(described[0]), [list(row.values()) for row in described])
 
     def say(pair: tuple[int, int]) -> tuple[object, ...]:
         number, utterance = pair
@@ -243,15 +225,13 @@ def synth(
     write_rows(labels / "labels_consensus.csv", LABEL_COLUMNS, rows)
 
 
-def converse(
-    stem: Path, speakers: Mapping[str, int], seed: int = 0, turns: int = 24, voice_label_link: float = 0.7
-) -> None:
+def converse(stem: Path, speakers: Mapping[str, int], seed: int = 0, turns: int = 24) -> None:
     """Write STEM.wav, in which people talk in turn, and who speaks when to STEM.rttm.
 
-    `speakers` maps names to numbers in the corpus of this seed and `voice_label_link`; a number beyond it is a new
-    voice. Turns are of 2 to 4 s, a third of a second apart; arousal and dominance rise to the middle and fall again.
+    `speakers` maps names to numbers in the corpus of this seed; a number beyond it is a new voice. Turns are of 2 to
+    4 s, a third of a second apart; arousal and dominance rise to the middle and fall again.
     """
-    population = Population(_rng(seed), voice_label_link, shared_expression=False)
+    population = Population(_rng(seed))
     people = {name: population.speaker(number, _rng(seed, number)) for name, number in speakers.items()}
     pause = np.zeros(SAMPLE_RATE // 3, dtype=np.float32)
     parts, lines, start = [], [], 0
@@ -291,14 +271,3 @@ def _emotion(labels: NDArray[np.float64]) -> str:
 def _pcm16(waveform: NDArray[np.float32]) -> NDArray[np.int16]:
     # Levels leave headroom; the clip guards against wrapping round, should a peak ever pass full scale.
     return np.round(waveform.clip(-1, 1) * 32767).astype(np.int16)
-
-
-def _truth(number: int, speaker: Speaker) -> dict[str, object]:
-    row: dict[str, object] = {"SpkrID": number, "Gender": speaker.gender, "group": speaker.group}
-    row |= {cue: round(value, 4) for cue, value in zip(CUES, speaker.voice.tolist(), strict=True)}
-    for column, attribute in enumerate(ATTRIBUTES):
-        row[f"{attribute}_mean"] = round(float(speaker.label_mean[column]), 4)
-        row[f"{attribute}_std"] = round(float(speaker.label_std[column]), 4)
-        for cue, effects in zip(CUES, speaker.expression, strict=True):
-            row[f"{cue}_by_{attribute}"] = round(float(effects[column]), 4)
-    return row

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -252,14 +251,6 @@ def _audit_partition(run: RunFiles, test: ScoredSet, partition: Partition, boots
 
 
 def write_audit(path: Path, found: Audit, run: RunFiles) -> None:
-    """Write audit.json; NaN becomes null."""
+    """Write audit.json."""
     settings = {"interval": COVERAGE, "min_utterances": run.min_utterances, "calibration": run.chosen}
-    write_json(path, {"meaning": MEANING, **settings, **_without_nan(asdict(found))})
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    write_json(path, {"meaning": MEANING, **settings, **asdict(found)})

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from ser_personal.corpus.csv_corpus import CSVCorpus, write_corpus
 from ser_personal.corpus.folds import SIDES, folds, leave_speakers_out, personalization_gap
 from ser_personal.corpus.splits import SpeakerSplits, known_speakers
 from ser_personal.errors import UserError
-from ser_personal.types import ATTRIBUTES, Utterance
+from ser_personal.types import Utterance
 
 
 def utterances_of(women: int, men: int, unnamed: int = 0, each: int = 2) -> list[Utterance]:
@@ -60,13 +61,16 @@ def test_every_speaker_is_tested_once_in_one_set_a_fold(women, men, unnamed, fol
 
 def test_folds_depend_on_the_seed_and_not_on_the_order():
     utterances = utterances_of(6, 6)
-    shuffled = random.Random(0).sample(utterances, len(utterances))
-    folds = [speakers_by_set(splits) for splits in leave_speakers_out(utterances, 4, seed=1)]
-    assert folds == [speakers_by_set(splits) for splits in leave_speakers_out(shuffled, 4, seed=1)]
-    assert folds != [speakers_by_set(splits) for splits in leave_speakers_out(utterances, 4, seed=2)]
+    orders = (utterances, random.Random(0).sample(utterances, len(utterances)))
+    folds, shuffled, other = (
+        [speakers_by_set(splits) for splits in leave_speakers_out(order, 4, seed=seed)]
+        for order, seed in ((orders[0], 1), (orders[1], 1), (orders[0], 2))
+    )
+    assert folds == shuffled
+    assert folds != other
 
 
-@pytest.mark.parametrize(("folds", "validation_folds"), [(2, 1), (4, 3), (4, 0)])
+@pytest.mark.parametrize(("folds", "validation_folds"), [(2, 1), (4, 0)])
 def test_no_fold_left_for_a_set(folds, validation_folds):
     with pytest.raises(UserError, match="leave none for one of the three sets"):
         leave_speakers_out(utterances_of(9, 9), folds, validation_folds=validation_folds)
@@ -74,27 +78,16 @@ def test_no_fold_left_for_a_set(folds, validation_folds):
         leave_speakers_out(utterances_of(2, 2), 5)
 
 
-def test_a_written_fold_reads_back(tmp_path):
+def test_a_written_corpus_reads_back(tmp_path):
     full = {"arousal": 1 / 3 + 1, "valence": 7.0, "dominance": math.nan}
-    utterances = [
-        Utterance('a, "b"', tmp_path / "audio" / "é, 1.wav", "x", "one, two", "female", labels=full, emotion="sad"),
-        Utterance("b", tmp_path / "b.flac", "x", "second"),
-        Utterance("c", tmp_path / "c.flac", "x", "third", "male"),
+    written = [
+        Utterance('a, "b"', tmp_path / "audio" / "é, 1.wav", "train", "one, two", "female", labels=full, emotion="sad"),
+        Utterance("b", tmp_path.parent / "b.flac", "validation", "second", labels=dict.fromkeys(full, math.nan)),
     ]
-    for number, splits in enumerate(leave_speakers_out(utterances, 3)):
-        written = [utterance for part in splits.sets.values() for utterance in part]
-        path = tmp_path / "folds" / str(number) / "corpus.csv"
-        write_corpus(written, path)
-        read = {utterance.utterance_id: utterance for utterance in CSVCorpus(str(path)).utterances}
-        assert len(read) == 3
-        for utterance in written:
-            again = read[utterance.utterance_id]
-            assert again.path.resolve() == utterance.path.resolve()
-            for field in ("split", "speaker_id", "gender", "emotion"):
-                assert getattr(again, field) == getattr(utterance, field)
-            for attribute in ATTRIBUTES:
-                before = utterance.labels.get(attribute, math.nan)
-                assert again.labels[attribute] == pytest.approx(before, rel=0, abs=0, nan_ok=True)
+    write_corpus(written, tmp_path / "corpus.csv")
+    for before, after in zip(written, CSVCorpus(str(tmp_path / "corpus.csv")).utterances, strict=True):
+        assert after.labels == pytest.approx(before.labels, rel=0, abs=0, nan_ok=True)
+        assert replace(after, labels={}, seconds=0) == replace(before, labels={}, seconds=0)
 
 
 def test_relative_paths_are_of_the_place_where_the_table_was_written(tmp_path, monkeypatch):
@@ -159,14 +152,14 @@ def test_sides_differ_in_whom_they_know_alone(train, test, share, seed):
     assert known_speakers(corpora[numbers[1], "dependent"].train) - tested <= largest
 
 
-def test_the_order_of_the_utterances_does_not_matter():
+def test_a_gap_depends_on_the_seed_and_not_on_the_order():
     utterances = corpus_of([4] * 8, [6, 5, 4])
     shuffled = sorted(utterances, key=lambda utterance: utterance.utterance_id[::-1])
-    one, other = (personalization_gap(each, [3, 7], seed=5) for each in (utterances, shuffled))
-    for side, splits in one.items():
-        assert ids(splits.train) == ids(other[side].train)
-    again = personalization_gap(utterances, [3, 7], seed=6)
-    assert ids(again[3, "independent"].train) != ids(one[3, "independent"].train)
+    one, same, other = (
+        personalization_gap(each, [3, 7], seed=seed) for each, seed in ((utterances, 5), (shuffled, 5), (utterances, 6))
+    )
+    assert all(ids(splits.train) == ids(same[side].train) for side, splits in one.items())
+    assert ids(other[3, "independent"].train) != ids(one[3, "independent"].train)
 
 
 def test_the_first_half_of_those_who_say_most_is_trained_on():

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gzip
 import math
-from math import isnan
 from pathlib import Path
 
 import pandas as pd
@@ -24,7 +23,6 @@ COLUMNS = {attribute: attribute for attribute in ATTRIBUTES}
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"no column path, split \(found: none\)"),
         (b"path|split\na|b\n", r"no column path, split \(found: path|split\)"),
         (
             b"file,set\na,b\n",
@@ -34,14 +32,7 @@ COLUMNS = {attribute: attribute for attribute in ATTRIBUTES}
             b"path,split,onset\na,b,1\n",
             "column onset would say what part .*, and isn't read. Rename it to start; ",
         ),
-        (b"path,split,Channel\na,b,1\n", "column Channel would say"),
-        (b"path,split,duration\na,b,1\n", "column duration would say .* Rename it to end, and add the start to it"),
-        (b"path,split\n", "holds no row"),
-        (b"path,split, path\na,b,c\n", "has column path more than once"),
         (b"path,split\na\n", "line 2: 1 cells where the header has 2"),
-        (b"path,split\na,b\nc,d,e\n", "line 3: 3 cells where the header has 2"),
-        (b"path,split\n,b\n", "line 2: blank path"),
-        (b'path,split\n"a,b\n', "line 2: broken CSV"),
         (b"path,split\n\xfc.wav,b\n", r"isn't UTF-8 text \(byte 11 is 0xfc\)"),
     ],
 )
@@ -56,7 +47,7 @@ def test_bad_csv(content, message, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("Activation", "arousal"), ("EmoDom", "dominance"), ("valance", "valence"), ("arosal", "arousal")],
+    [("EmoDom", "dominance"), ("valance", "valence")],
 )
 def test_an_attribute_by_another_name_is_not_passed_over(name, meant, tmp_path, capsys):
     (tmp_path / "a.csv").write_text(f"path,speaker,split,pleasant,{name}\na.wav,s,train,3,3\n")
@@ -73,8 +64,6 @@ def test_an_attribute_by_another_name_is_not_passed_over(name, meant, tmp_path, 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"a": {"split": "x"}', "broken JSON"),
-        ('[{"path": "a", "split": "x"}]', "isn't a JSON object of objects"),
         ('{"a": ["x"]}', "isn't a JSON object of objects"),
         ("{}", "holds no row"),
         ('{"a": {"set": "x"}}', r"table.json, a: no column split \(found: path, set\)"),
@@ -95,7 +84,7 @@ ROWS = [
 COMMAS = 'path,speaker,split,arousal\na.wav,NA,train,4.5\n\nb.wav,"1,2",dev,\n'
 SEMICOLONS = "path;speaker;split;arousal\r\na.wav;NA;train;4,5\r\nb.wav;1,2;dev;\r\n"
 SPELLINGS = {
-    "commas.csv": COMMAS.encode(),
+    "commas.csv": f"\r\n\r\n{COMMAS}".encode(),
     "excel.csv": SEMICOLONS.encode("utf-8-sig"),
     "points.csv": SEMICOLONS.replace("4,5", "4.5").encode(),
     "tabs.tsv": SEMICOLONS.replace(";", "\t").encode(),
@@ -113,18 +102,10 @@ def test_a_table_is_read_alike_however_it_was_saved(name, tmp_path, caplog):
     (tmp_path / name).write_bytes(SPELLINGS[name])
     assert is_table(tmp_path / name)
     assert read_csv_rows(tmp_path / name, ("path", "split")) == ROWS
-    assert read_csv_rows(tmp_path / name, ("path",)) == ROWS
     odd = name.startswith(("excel", "points", "tabs", "unicode", "zipped.tsv", "named"))
     assert [record.getMessage().startswith(f"{tmp_path / name}: read as") for record in caplog.records[:1]] == [
         True
     ] * odd
-
-
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_blank_lines_before_the_header_are_passed_over(separator, tmp_path):
-    lines = ["", "", separator.join(("path", "split")), separator.join(("a.wav", "train"))]
-    (tmp_path / "t.csv").write_bytes("\r\n".join(lines).encode())
-    assert read_csv_rows(tmp_path / "t.csv", ("path", "split")) == [{"path": "a.wav", "split": "train"}]
 
 
 def test_parquet_is_read_as_its_table_is(tmp_path):
@@ -133,7 +114,6 @@ def test_parquet_is_read_as_its_table_is(tmp_path):
     frame.assign(arousal=[4.5, None]).to_parquet(tmp_path / "t.parquet")
     assert read_csv_rows(tmp_path / "t.parquet", ("path", "split")) == ROWS
     frame.assign(speaker=pd.array([7, None], "Int64")).to_parquet(tmp_path / "t.parquet")
-    assert [row["speaker"] for row in read_csv_rows(tmp_path / "t.parquet", ("path",))] == ["7", ""]
     pq = pytest.importorskip("pyarrow.parquet")
     # without what pandas notes of its own types
     pq.write_table(pq.read_table(tmp_path / "t.parquet").replace_schema_metadata(), tmp_path / "t.parquet")
@@ -158,17 +138,10 @@ def test_times_of_a_segment(start, end, seconds):
     assert segment({"start": start, "end": end}, "row") == seconds
 
 
-@pytest.mark.parametrize(
-    ("start", "end"), [("3", "3"), ("4", "3"), ("-1", "3"), ("a", "3"), ("nan", "3"), ("1:2:3:4", ""), ("0:-1", "9")]
-)
+@pytest.mark.parametrize(("start", "end"), [("3", "3"), ("nan", "3"), ("1:2:3:4", ""), ("0:-1", "9")])
 def test_times_that_are_none(start, end):
     with pytest.raises(UserError, match=r"^row: (start is .*no time|ends at)"):
         segment({"start": start, "end": end}, "row")
-
-
-def test_a_folder_is_no_table(tmp_path):
-    with pytest.raises(UserError, match="can't be read"):
-        read_csv_rows(tmp_path, ("path",))
 
 
 def test_csv_and_json_twins_read_alike(tmp_path):
@@ -181,25 +154,11 @@ def test_csv_and_json_twins_read_alike(tmp_path):
 
 def test_labels_of_a_row():
     labels = attribute_labels({"arousal": "3.25", "valence": "NaN"}, COLUMNS, "here")
-    assert list(labels) == list(ATTRIBUTES)
-    assert labels["arousal"] == 3.25
-    assert isnan(labels["valence"])
-    assert isnan(labels["dominance"])
-    with pytest.raises(UserError, match="here: valence is 'high', not a number"):
-        attribute_labels({"valence": "high"}, COLUMNS, "here")
+    assert labels == pytest.approx({"arousal": 3.25, "valence": math.nan, "dominance": math.nan}, nan_ok=True)
 
 
 ROOT = Path("/corpus/audio")
-OUTSIDE = [
-    "/etc/passwd",
-    "../u.wav",
-    "a/../../u.wav",
-    "a/..",
-    r"..\u.wav",
-    r"a\..\..\u.wav",
-    r"C:\u.wav",
-    r"\\host\u.wav",
-]
+OUTSIDE = ["/etc/passwd", "../u.wav", "a/..", r"a\..\..\u.wav", r"C:\u.wav", r"\\host\u.wav"]
 
 
 @pytest.mark.parametrize("cell", OUTSIDE)
@@ -210,13 +169,13 @@ def test_a_path_out_of_the_corpus_is_refused_unless_the_table_is_named(cell):
     audio_path(ROOT, cell, "corpus.csv, u", anywhere=True)
 
 
-@pytest.mark.parametrize("cell", ["u.wav", "a/b/u.wav", r"a\b\u.wav", "..u.wav", "a..b/u.wav", "./u.wav"])
+@pytest.mark.parametrize("cell", ["a/b/u.wav", r"a\b\u.wav", "..u.wav", "./u.wav"])
 def test_a_path_inside_is_taken(cell):
     assert audio_path(ROOT, cell, "corpus.csv, u") == ROOT / cell.replace("\\", "/")
     assert audio_path(ROOT, f"{ROOT}/u.wav", "corpus.csv, u") == ROOT / "u.wav"
 
 
-@pytest.mark.parametrize("cell", ["a\0.wav", "9" * 300, f"a/{'é' * 130}.wav", "\ud800.wav"])
+@pytest.mark.parametrize("cell", ["a\0.wav", f"a/{'é' * 130}.wav", "\ud800.wav"])
 def test_what_no_file_can_be_called_is_refused(cell):
     with pytest.raises(UserError, match=r"can't be a file's name\. Correct or remove the row"):
         audio_path(ROOT, cell, "corpus.csv, u")
@@ -237,11 +196,9 @@ def test_a_folders_table_stays_in_the_folder_unless_the_user_names_it(tmp_path, 
     (tmp_path / "corpus").mkdir()
     table = tmp_path / "corpus" / "corpus.csv"
     table.write_text(f"path,speaker,split\n{cell.format(tmp_path=tmp_path)},a,train\n")
-    for corpus in (open_corpus(table.parent), CSVCorpus(str(table.parent))):
-        with pytest.raises(UserError, match=r"/secret\.wav lies outside the corpus.*--data.corpus.path .*corpus\.csv`"):
-            _ = corpus.utterances
-    for corpus in (open_corpus(table), CSVCorpus(str(table))):
-        assert [utterance.seconds for utterance in corpus.utterances] == [0.1]
+    with pytest.raises(UserError, match=r"/secret\.wav lies outside the corpus.*--data.corpus.path .*corpus\.csv`"):
+        _ = open_corpus(table.parent).utterances
+    assert [utterance.seconds for utterance in open_corpus(table).utterances] == [0.1]
 
 
 TABLE = (
@@ -256,14 +213,6 @@ JSON = b"""{"a.wav": {"EmoClass": "N", "EmoAct": 1, "EmoVal": 2.5, "EmoDom": nul
 PARTITIONS = b"Train; a.wav\nTest1; b.wav\n"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("garbage")
-    (folder / "json" / "Labels").mkdir(parents=True)
-    (folder / "csv" / "Labels").mkdir(parents=True)
-    return folder
-
-
 READERS = {
     "corpus.csv": (TABLE, lambda path: CSVCorpus(str(path)).read_labels()),
     "csv/Labels/labels_consensus.csv": (LABELS, lambda path: MSPPodcast(str(path.parents[1])).read_labels()),
@@ -273,17 +222,19 @@ READERS = {
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_garbage_is_read_or_refused(folder, name):
+def test_garbage_is_read_or_refused(tmp_path, name):
     sound, read = READERS[name]
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
 
     @many_inputs
     @given(content=files(sound))
     def check(content):
-        (folder / name).write_bytes(content)
-        is_read_or_refused(lambda: read(folder / name))
+        path.write_bytes(content)
+        is_read_or_refused(lambda: read(path))
 
-    (folder / name).write_bytes(sound)
-    assert read(folder / name)
+    path.write_bytes(sound)
+    assert read(path)
     check()
 
 

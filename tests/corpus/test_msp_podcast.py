@@ -65,14 +65,6 @@ def test_columns_are_found_by_name(release):
     assert MSPPodcast(str(root)).utterances == expected
 
 
-def test_wanted_splits_in_any_spelling(release):
-    root = str(release(version_rows(["Validation", "Test", "Test2"])))
-    corpus = MSPPodcast(root, splits=["Train", "Development", "test"])
-    assert list(corpus.splits.sets) == ["train", "validation", "test1"]
-    with pytest.raises(UserError, match=r"test3: no such split. Choose among train, validation, test1, test2\."):
-        _ = MSPPodcast(root, splits=["Test3"]).utterances
-
-
 def test_split_file_overrides(release, tmp_path, caplog):
     root = release(version_rows(["Development", "Test1", "Test2"]))
     partitions = tmp_path / "Partitions.txt"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ser_personal.corpus.splits import SpeakerSplits, canonical_split, cut_adaptation, shared_speakers
+from ser_personal.corpus.splits import SpeakerSplits, canonical_split, cut_adaptation
 from ser_personal.errors import UserError
 from ser_personal.types import Utterance
 
@@ -17,26 +17,19 @@ def utterance(number: int, split: str, speaker: str | None, seconds: float = 3.0
     return Utterance(f"u{number:03}", Path(f"u{number:03}.wav"), split, speaker, seconds=seconds)
 
 
-@pytest.mark.parametrize(
-    ("spelling", "name"),
-    [
-        ("Train", "train"),
-        ("Validation", "validation"),
-        ("Development", "validation"),
-        ("dev", "validation"),
-        ("VAL", "validation"),
-        ("Test", "test1"),
-        ("test", "test1"),
-        ("Test1", "test1"),
-        ("TEST2", "test2"),
-        (" test_3 ", "test3"),
-        ("test1_adaptation", "test1_adaptation"),
-        ("Held-out", "held-out"),
-    ],
-)
-def test_split_names_have_one_spelling(spelling, name):
-    assert canonical_split(spelling) == name
-    assert canonical_split(name) == name
+SPELLINGS = {
+    "train": ["Train", "training"],
+    "validation": ["Validation", "Development", "dev", "VAL"],
+    "test1": ["Test", "test", "Test1"],
+    "test2": ["TEST2", " test_2 "],
+    "test1_adaptation": ["test1_adaptation"],
+    "held-out": ["Held-out"],
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_split_names_have_one_spelling(name):
+    assert {canonical_split(spelling) for spelling in [*SPELLINGS[name], name]} == {name}
 
 
 def test_sets_hold_every_utterance_in_order():
@@ -49,14 +42,9 @@ def test_overlap_names_speakers_and_remedy():
     utterances = [utterance(n, split, f"s{n % 5}") for n, split in enumerate(["train"] * 5 + ["test1"] * 5)]
     with pytest.raises(UserError, match=r"split test1: 5 .* s0, s1, s2 and 2 more.*allow_overlap"):
         SpeakerSplits.from_utterances(utterances)
-    allowed = SpeakerSplits.from_utterances(utterances, allow_overlap=["test1"])
-    assert shared_speakers(allowed.sets) == {"test1": ["s0", "s1", "s2", "s3", "s4"]}
-
-
-def test_allowing_one_set_does_not_allow_another():
-    utterances = [utterance(0, "train", "a"), utterance(1, "test1", "a"), utterance(2, "validation", "a")]
+    SpeakerSplits.from_utterances(utterances, allow_overlap=["test1"])
     with pytest.raises(UserError, match="split validation"):
-        SpeakerSplits.from_utterances(utterances, allow_overlap=["test1"])
+        SpeakerSplits.from_utterances([*utterances, utterance(10, "validation", "s0")], allow_overlap=["test1"])
 
 
 def test_unknown_speakers_and_test_sets_among_themselves_do_not_overlap():

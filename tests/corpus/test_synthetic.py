@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from command_line import ser
 
-from ser_personal.corpus.synthetic import HIGHEST, LOWEST, SHARED_EXPRESSION, Population, _rng, synth
+from ser_personal.corpus.synthetic import HIGHEST, LOWEST, SHARED_EXPRESSION, VOICE_LABEL_LINK, Population, _rng, synth
 from ser_personal.corpus.synthetic_speech import (
     FREQUENCIES,
     WORDS,
@@ -17,7 +17,6 @@ from ser_personal.corpus.synthetic_speech import (
     idiolect,
     speak,
 )
-from ser_personal.errors import UserError
 
 SHORT = {"min_seconds": 0.5, "max_seconds": 0.8}
 # Without any noise but friction, so that what is left is voice.
@@ -31,12 +30,8 @@ def corpus(tmp_path_factory):
     return folder
 
 
-def population(link=0.7, *, shared=False, seed=0):
-    return Population(_rng(seed), link, shared_expression=shared)
-
-
-def people(how_many, **switches):
-    drawn = population(**switches)
+def people(how_many):
+    drawn = Population(_rng(0))
     return [drawn.speaker(number, _rng(0, number)) for number in range(1, how_many + 1)]
 
 
@@ -57,70 +52,38 @@ def test_layout_is_msp_podcasts(corpus):
     assert labels[["EmoAct", "EmoVal", "EmoDom"]].stack().between(1, 7).all()
     assert (labels.groupby("SpkrID").Split_Set.nunique() == 1).all()
     assert set(labels.Split_Set) == {"Train", "Development", "Test1"}
-
-
-def test_audio_is_16_khz_mono_pcm16_of_the_wanted_length(corpus):
     for path in (corpus / "Audios").iterdir():
         info = soundfile.info(path)
         assert (info.samplerate, info.channels, info.subtype) == (16_000, 1, "PCM_16")
         assert 0.5 <= info.duration <= 0.8
 
 
-def test_the_seed_decides_every_byte(corpus, tmp_path):
+def test_the_seed_decides_every_byte_whatever_the_size_of_the_corpus(corpus, tmp_path):
     for seed in (5, 6):
-        synth(str(tmp_path / str(seed)), speakers=10, utterances=3, seed=seed, **SHORT)
-    files = [path.relative_to(corpus) for path in corpus.rglob("*.*")]
-    assert len(files) == 32
-    assert all((corpus / file).read_bytes() == (tmp_path / "5" / file).read_bytes() for file in files)
-    assert not audio_bytes(tmp_path / "6").items() & audio_bytes(corpus).items()
+        synth(str(tmp_path / str(seed)), speakers=4, utterances=2, seed=seed, **SHORT)
+    same, other = audio_bytes(tmp_path / "5"), audio_bytes(tmp_path / "6")
+    assert len(same) == 8
+    assert same.items() <= audio_bytes(corpus).items()
+    assert not other.items() & audio_bytes(corpus).items()
 
 
-def test_an_utterance_does_not_depend_on_the_corpus_size(corpus, tmp_path):
-    synth(str(tmp_path / "smaller"), speakers=4, utterances=2, seed=5, **SHORT)
-    whole = audio_bytes(corpus)
-    smaller = audio_bytes(tmp_path / "smaller")
-    assert len(smaller) == 8
-    assert all(whole[name] == content for name, content in smaller.items())
-
-
-def test_truth_agrees_with_the_labels(tmp_path):
-    synth(str(tmp_path / "corpus"), speakers=4, utterances=60, seed=1, min_seconds=0.5, max_seconds=0.5)
-    truth = pd.read_csv(tmp_path / "corpus" / "Truth" / "speakers.csv", index_col="SpkrID")
-    labels = pd.read_csv(tmp_path / "corpus" / "Labels" / "labels_consensus.csv").groupby("SpkrID")
-    for attribute, column in (("arousal", "EmoAct"), ("valence", "EmoVal"), ("dominance", "EmoDom")):
-        error = 4 * truth[f"{attribute}_std"] / np.sqrt(60)
-        assert ((labels[column].mean() - truth[f"{attribute}_mean"]).abs() < error).all()
-        assert ((labels[column].std() / truth[f"{attribute}_std"]).between(0.65, 1.35)).all()
-
-
-def test_linked_label_distributions_follow_from_the_voice_and_unlinked_ones_do_not():
-    def explained(link):
-        speakers = people(400, link=link)
-        voices = np.column_stack([np.stack([speaker.voice for speaker in speakers]), np.ones(400)])
-        targets = np.stack([[*speaker.label_mean, *np.log(speaker.label_std)] for speaker in speakers])
-        left = targets - voices @ np.linalg.lstsq(voices, targets)[0]
-        return 1 - left.var(0) / targets.var(0)
-
-    assert explained(1.0) == pytest.approx(np.ones(6))
-    assert explained(0.7) == pytest.approx(np.full(6, 0.49), abs=0.12)
-    assert (explained(0.0) < 0.06).all()
-
-
-@pytest.mark.parametrize("link", [0.0, 0.7, 1.0])
-def test_label_distributions_vary_as_much_whatever_the_link(link):
-    means = np.stack([speaker.label_mean for speaker in people(400, link=link)])
-    assert means.std(0) == pytest.approx(np.full(3, 0.45), abs=0.07)
+def test_label_distributions_follow_from_the_voice_in_part():
+    speakers = people(400)
+    voices = np.column_stack([np.stack([speaker.voice for speaker in speakers]), np.ones(400)])
+    targets = np.stack([[*speaker.label_mean, *np.log(speaker.label_std)] for speaker in speakers])
+    left = targets - voices @ np.linalg.lstsq(voices, targets)[0]
+    assert 1 - left.var(0) / targets.var(0) == pytest.approx(np.full(6, VOICE_LABEL_LINK**2), abs=0.12)
+    assert targets[:, :3].std(0) == pytest.approx(np.full(3, 0.45), abs=0.07)
 
 
 def test_expression_differs_by_group_around_the_shared_one():
-    groups = population().group_expression
+    groups = Population(_rng(0)).group_expression
     assert groups.mean(0) == pytest.approx(SHARED_EXPRESSION)
     assert np.abs(groups[0] - groups[1]).max() > 0.1
-    assert all(np.array_equal(speaker.expression, SHARED_EXPRESSION) for speaker in people(8, shared=True))
 
 
 def test_arousal_is_louder():
-    speaker = people(1, shared=True)[0]
+    speaker = replace(people(1)[0], expression=SHARED_EXPRESSION)
     calm, excited = (
         [decibels(speak(speaker.deliver(np.array([arousal, 4, 4]), _rng(i)), 32_000, _rng(i))) for i in range(10)]
         for arousal in (2, 6)
@@ -130,15 +93,10 @@ def test_arousal_is_louder():
 
 @pytest.mark.parametrize("extreme", [LOWEST, HIGHEST])
 def test_the_loudest_speech_keeps_headroom(extreme):
-    speaker = replace(people(1, shared=True)[0], voice=extreme * 1.0)
+    speaker = replace(people(1)[0], voice=extreme * 1.0, expression=SHARED_EXPRESSION)
     deliveries = [replace(speaker.deliver(np.array([4, 4, 4]), _rng(i)), level=HIGHEST[2]) for i in range(20)]
     peaks = [np.abs(speak(delivery, 32_000, _rng(i))).max() for i, delivery in enumerate(deliveries)]
     assert max(peaks) < 1
-
-
-def test_level_is_in_decibels():
-    quiet, loud = (speak(replace(PLAIN, level=level), 32_000, _rng(1)) for level in (-36, -30))
-    assert decibels(loud) - decibels(quiet) == pytest.approx(6, abs=1e-3)
 
 
 def test_tilt_is_in_decibels_an_octave():
@@ -156,7 +114,7 @@ def test_formants_are_the_peaks_of_the_vocal_tract():
     assert peaks[:3] == pytest.approx([625, 1875, 3125], abs=32)
 
 
-@pytest.mark.parametrize("pitch", [90, 150, 240])
+@pytest.mark.parametrize("pitch", [90, 240])
 def test_pitch_is_heard_at_its_frequency(pitch):
     waveform = speak(replace(PLAIN, pitch=pitch), 64_000, _rng(3))
     correlation = np.fft.irfft(np.abs(np.fft.rfft(waveform, 131_072)) ** 2)
@@ -173,13 +131,9 @@ def test_speakers_have_favourite_words_and_the_language_common_ones():
 
 
 @pytest.mark.parametrize(
-    "flag",
-    ["--speakers=3", "--utterances=1", "--seed=-1", "--min-seconds=0.1", "--max-seconds=1", "--voice-label-link=2"],
+    "flag", ["--speakers=3", "--utterances=1", "--seed=-1", "--min-seconds=0.1", "--max-seconds=1"]
 )
 def test_refuses_what_makes_no_corpus(tmp_path, flag, capsys):
     assert ser("synth", "--out", tmp_path / "corpus", flag) == 2
     assert flag.split("=")[0].replace("-", "_").strip("_") in capsys.readouterr().err.replace("-", "_")
     assert not (tmp_path / "corpus").exists()
-    (tmp_path / "precious.txt").touch()
-    with pytest.raises(UserError, match="is not an empty folder"):
-        synth(str(tmp_path))

@@ -48,7 +48,7 @@ def earlier_fit(_good: Good, here: Path) -> None:
 
 def checked(good: Good, here: Path) -> None:
     table()(good, here)
-    (here / "found.json").touch()
+    (here / "clean.csv").touch()
 
 
 def annotated(_good: Good, here: Path) -> None:
@@ -88,7 +88,7 @@ PASTED = [
     Pasted(
         "Give another name, or replace it with --replace",
         "--replace",
-        [*CHECK, "--json", "{here}/found.json"],
+        [*CHECK, "--write", "{here}/clean.csv"],
         checked,
     ),
     Pasted(
@@ -127,7 +127,6 @@ PASTED = [
 # why others aren't pasted -> pieces of their remedies
 UNPASTED = {
     "the value, or the name of a file, is the user's to find": (
-        "Give --out a folder that doesn't exist yet",
         "give that as --data.cache",
         "Give an --out that all machines share",
         "leave --data.speaker_features out",
