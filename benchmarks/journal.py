@@ -36,7 +36,7 @@ def main() -> None:
     quarters: list[float] = []
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        journal = Journal(Path(folder) / "predictions.csv.partial", {"model": "invented"})
+        journal = Journal(Path(folder) / "predictions.csv.partial", {"model": "invented"}, range(arguments.rows))
         for first in range(0, arguments.rows, AT_ONCE):
             numbers = range(first, min(first + AT_ONCE, arguments.rows))
             recordings, outcomes = [], []

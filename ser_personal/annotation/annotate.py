@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from collections import ChainMap
 from dataclasses import asdict
 from importlib import import_module
 from math import isfinite
@@ -14,8 +14,7 @@ from unicodedata import category
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ser_personal.annotation.journal import Journal
-from ser_personal.annotation.shards import JoinedJournals, Shard, deal, journal_of
+from ser_personal.annotation.journal import Shard, joined, journal_of, open_journals
 from ser_personal.annotation.tables import check_format, check_stems, write_annotations, write_table, write_vectors
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError, counted
@@ -38,7 +37,7 @@ from ser_personal.recognition.segmenters import CutName, has_silero
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ser_personal.annotation.journal import Entry
+    from ser_personal.annotation.journal import Entry, Journal
     from ser_personal.recognition.recognizer import Row
 
 DECIMALS = 6
@@ -63,7 +62,6 @@ def annotate(
     shard: str | None = None,
     *,
     join: bool = False,
-    calibrate: bool = True,
     training_speakers: bool = False,
     bf16: bool = False,
 ) -> int:
@@ -85,7 +83,7 @@ def annotate(
         segments: who speaks when: an RTTM file, a Praat TextGrid (a tier of intervals a speaker), a table with columns
             path, start, end and speaker, or a folder of the first two called as the recordings. A diariser's numbers of
             speakers (SPEAKER_00) are of one recording. Turns longer than the model's `max_samples` are split; those
-            under a second, and overlapping ones, are marked.
+            under a second, and overlapping ones, are marked, and those without sound left out.
         channel: `mix` is all channels mixed, `left` and `right` one, and `each` a speaker a channel, `call/left` and
             `call/right`; segments are then of the channel that RTTM names.
         cut: how long recordings are cut: by `speech` (`silero`, or `energy` where silero-vad isn't installed), or into
@@ -93,7 +91,8 @@ def annotate(
         window_seconds: of a window.
         hop_seconds: from the beginning of a window to that of the next, for values at a steady rate; `window_seconds`
             if null. Each window counts as an utterance of its speaker.
-        calibration: `pldc`, `posterior` or `none`; as the bundle says if null.
+        calibration: `pldc`, `posterior` or `none`, which leaves predictions raw, but for speakers who were enrolled
+            with labels; as the bundle says if null.
         pldc: settings of PLDC, which then calibrates unless another is named; the bundle's if null.
         profiles: file of enrolled speakers, to start from and to add to.
         device: to run on; CUDA where there is one, if null.
@@ -102,15 +101,11 @@ def annotate(
             start, end, speaker and vectors (utterances, dim), in the order of the table.
         shard: `3/64` annotates the third of 64 parts, into NAME.3-of-64.csv; a speaker's recordings are in one.
         join: make one table of all its shards, as of a run without them.
-        calibrate: false leaves all predictions raw.
         training_speakers: speakers are those of the training corpus, whose embeddings are then used.
         bf16: compute the encoder in bfloat16, rounded: faster on GPUs that have it, far slower on most CPUs.
 
     Returns:
         1 where a recording failed, else 0.
-
-    Raises:
-        UserError: there is nothing to annotate or to annotate with, or the output exists already.
     """
     target, console = Path(out), Console()
     check_format(target)
@@ -141,7 +136,7 @@ def annotate(
         device=device,
         bf16=bf16,
     )
-    recognizer.check_calibrates(recordings, calibrate=calibrate)
+    recognizer.check_calibrates(recordings)
     cutter = ("silero" if has_silero() else "energy") if cut == "speech" else cut
     columns = recognizer.columns_of(recordings)
     settings = {
@@ -151,27 +146,30 @@ def annotate(
             *(f"{(one.source, one.channel, one.speaker_id, one.turns)}" for one in recordings)
         ),
         "cut": [cutter, window_seconds, hop_seconds],
-        "calibration": [calibrate, calibration, asdict(pldc or recognizer.bundle.pldc)],
+        "calibration": [calibration, asdict(pldc or recognizer.bundle.pldc)],
         "training_speakers": training_speakers,
         "bf16": bf16,
         "vectors": vectors is not None,
     }
-    own, opened = _open(target, recordings, settings, part, join=join)
-    with closing(opened) as journal:
-        _print(console, _opening(own, journal.done, cutter, calibrates=not recognizer.emotions))
-        if calibrate and recognizer.calibrator is None and not recognizer.emotions:
+    with open_journals(target, recordings, settings, part, join=join) as journals:
+        done = sum(journal.done for journal in journals)
+        own = [recordings[place] for journal in journals for place in journal.places]
+        _print(console, _opening(own, done, cutter, calibrates=not recognizer.emotions))
+        if recognizer.calibrator is None and not recognizer.emotions:
             who = "speakers without labels aren't" if recognizer.profiles.labelled else "no speaker is"
             _print(console, f"{who} calibrated: the bundle or the command says so (--calibration)")
-        if isinstance(journal, Journal):
-            _run(recognizer, own, journal, console, calibrate=calibrate, keep_vectors=vectors is not None)
+        if not join:
+            _run(recognizer, own, journals[0], console, keep_vectors=vectors is not None)
         if vectors_file is not None:
-            write_vectors(vectors_file, journal.rows(), journal.vectors())
-        write_annotations(target, journal.rows(), columns, recognizer.attributes, recordings)
-        failures = _write_failures(target, journal.failures())
-        if part is None:
-            recognizer.keep(journal.profiles)
+            of_rows = joined(journal.vectors() for journal in journals)
+            write_vectors(vectors_file, joined(journal.rows() for journal in journals), of_rows)
+        rows = joined(journal.rows() for journal in journals)
+        write_annotations(target, rows, columns, recognizer.attributes, recordings)
+        failures = _write_failures(target, list(joined(journal.failures() for journal in journals)))
     if part is None:
-        opened.delete()
+        recognizer.keep(dict(ChainMap(*(journal.profiles for journal in journals))))
+        for journal in journals:
+            journal.path.unlink()
     for failure in failures:
         _print(console, f"failed: {failure['file']}: {failure['reason']}")
     failed_line = f"{counted(len(failures), 'recording')} failed, see {_failed(target)}"
@@ -192,18 +190,6 @@ def _find(audio: str, speaker_from: SpeakerFrom | None, segments: str | None, ch
     if segments is not None:
         recordings = with_turns(recordings, Path(segments), named=named, each_channel=channel == "each")
     return of_channels(recordings, channel, named=named)
-
-
-def _open(
-    target: Path, recordings: Sequence[Recording], settings: dict[str, object], part: Shard | None, *, join: bool
-) -> tuple[Sequence[Recording], Journal | JoinedJournals]:
-    """The recordings of this run, and its journal."""
-    if join:
-        return recordings, JoinedJournals(target, recordings, settings)
-    if part is None:
-        return recordings, Journal(journal_of(target), settings)
-    own = [recordings[place] for place in deal(recordings, part.total)[part.number - 1]]
-    return own, Journal(journal_of(target), {**settings, "shard": part})
 
 
 def _failed(target: Path) -> Path:
@@ -232,46 +218,43 @@ def _run(
     journal: Journal,
     console: Console,
     *,
-    calibrate: bool,
     keep_vectors: bool,
 ) -> None:
     """Annotate what the journal lacks, and say how fast."""
     started, audio_seconds = time.perf_counter(), 0.0
-    columns = (
+    bar = Progress(
         TextColumn("annotating"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+
+    def entries_of(outcome: Utterances) -> list[Entry]:
+        nonlocal audio_seconds
+        audio_seconds += outcome.seconds
+        rows = [_rounded(row) for row in recognizer.rows(outcome, journal.profiles)]
+        vectors = [vector.astype("float32").tobytes() if keep_vectors else None for vector in outcome.pooled]
+        return list(zip(rows, vectors, strict=True))
+
+    with bar as progress:
         task = progress.add_task("", total=len(recordings), completed=journal.done)
-
-        def show(advance: int) -> None:
-            speed = audio_seconds / (time.perf_counter() - started)
-            progress.update(task, advance=advance, description=f"{speed:.0f} times real time")
-
-        def entries_of(outcome: Utterances) -> list[Entry]:
-            nonlocal audio_seconds
-            audio_seconds += outcome.seconds
-            rows = [_rounded(row) for row in recognizer.rows(outcome, journal.profiles, calibrate=calibrate)]
-            vectors = [vector.astype("float32").tobytes() if keep_vectors else None for vector in outcome.pooled]
-            return list(zip(rows, vectors, strict=True))
-
         for chunk in chunks(recordings[journal.done :], CHUNK_SECONDS, CHUNK_RECORDINGS):
             if is_long(chunk[0]):
                 try:
                     for block in recognizer.raw.in_blocks(chunk[0], journal.begun):
                         journal.add_block(entries_of(block))
-                        show(0)
                 except UserError as error:
-                    journal.fail(chunk[0], error)
+                    journal.drop_blocks()
+                    journal.add(chunk, [error])
                 else:
                     journal.add(chunk, [[]])
             else:
                 outcomes = recognizer.raw.together(chunk)
                 journal.add(chunk, [one if isinstance(one, UserError) else entries_of(one) for one in outcomes])
-            show(len(chunk))
+            progress.update(task, advance=len(chunk))
     seconds = time.perf_counter() - started
     speed = f": {audio_seconds / seconds:.0f} times real time" if audio_seconds else ""
     _print(console, f"{audio_seconds:.0f} s of audio in {seconds:.1f} s{speed}")

@@ -80,9 +80,6 @@ def app(
         port: of the page's address; 0 is any that is free.
         device: to run on; a GPU where there is one, if null.
         import_: a module of your own with classes that the model is made of, in the current folder or installed.
-
-    Raises:
-        UserError: the port is in use, the bundle or the profiles can't be read, or it predicts emotions.
     """
     if import_ is not None:
         import_trusted(import_)
@@ -132,7 +129,7 @@ class Desk:
     @property
     def people(self) -> list[dict[str, Any]]:
         """The enrolled, as the page lists them, also by `ser enroll` meanwhile."""
-        self.recognizer.reload_profiles()
+        self.recognizer.profiles.reload()
         profiles = self.recognizer.profiles
         return [
             {"name": one, "utterances": profiles[one].utterances, "labelled": one in profiles.labelled}
@@ -158,9 +155,6 @@ class Desk:
             turns: who speaks when, in place of that.
             each: a speaker is in each channel, in place of either.
             windows: cut it every few seconds, and not where people pause.
-
-        Raises:
-            UserError: what is wrong with the recording or its turns.
         """
         import pandas as pd
 
@@ -176,12 +170,10 @@ class Desk:
             cut = make_segmenter("windows", max_samples=raw.max_samples, window_seconds=WINDOW_SECONDS)
             raw = replace(raw, segmenter=cut)
         with self._lock:
-            self.recognizer.reload_profiles()
+            self.recognizer.profiles.reload()
             profiles: dict[str, SpeakerProfile] = {}
             rows: list[Row] = []
-            for outcome in raw(recordings):
-                if isinstance(outcome, UserError):
-                    raise outcome
+            for outcome in raw.each(recordings):
                 rows += self.recognizer.rows(outcome, profiles)
         frame = pd.DataFrame(rows, columns=self.recognizer.columns_of(recordings))
         frame.round(DECIMALS).to_csv(folder / TABLE, index=False)
@@ -197,11 +189,7 @@ class Desk:
         return {"key": key, "name": name, "speakers": list(dict.fromkeys(row["speaker"] for row in rows))}
 
     def enroll(self, key: str, speaker: str | None, name: str, *, agreed: bool) -> list[dict[str, Any]]:
-        """Add what a speaker of a recording says to the profile of this name, if the person agreed.
-
-        Raises:
-            UserError: nobody agreed, there is no name, or it was added before.
-        """
+        """Add what a speaker of a recording says to the profile of this name, if the person agreed."""
         if not agreed:
             what = "a profile holds a voice vector, which is biometric data"
             raise UserError(what, remedy="Ask the person, and tick that they agreed")
@@ -272,11 +260,7 @@ class Server(ThreadingHTTPServer):
 
 
 def listen(port: int) -> Server:
-    """Take the port.
-
-    Raises:
-        UserError: it can't be had.
-    """
+    """Take the port."""
     try:
         return Server(port)
     except OSError as error:

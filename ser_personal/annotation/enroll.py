@@ -22,7 +22,6 @@ def enroll(
     audio: str,
     model: str,
     profiles: str,
-    adapted: str | None = None,
     device: str | None = None,
     import_: str | None = None,
 ) -> None:
@@ -37,13 +36,8 @@ def enroll(
             start and end (seconds or h:mm:ss) where rows are segments.
         model: a folder that `ser export` wrote, or the name of one on the Hugging Face hub.
         profiles: file of the profiles, begun where there is none.
-        adapted: checkpoint of `ser fit --config configs/adapt.yaml` with an embedding learnt on this speaker's audio.
         device: to run on; a GPU where there is one, if null.
         import_: a module of your own with classes that the model is made of, in the current folder or installed.
-
-    Raises:
-        UserError: there is nothing of the speaker to enrol, a recording can't be recognised, or a label is of nothing
-            that the model predicts, or off its scale.
     """
     path = Path(audio)
     recordings, labels = labelled_recordings(path, speaker) if is_table(path) else (find_recordings(path, "none"), {})
@@ -56,7 +50,7 @@ def enroll(
         what = f"has labels of {' and '.join(labels)}, and the model predicts {', '.join(recognizer.attributes)}"
         raise UserError(what, where=audio, remedy="Leave these columns out to enrol without labels")
     before = recognizer.profiles[speaker].utterances if speaker in recognizer.profiles else 0
-    profile = recognizer.enroll_recordings(speaker, recordings, predicted, adapted=adapted)
+    profile = recognizer.enroll_recordings(speaker, recordings, predicted)
     counts = zip(recognizer.attributes, profile.labelled.count[1].tolist(), strict=True)
     labelled = ", ".join(f"{count} of {attribute}" for attribute, count in counts if count)
     added = f"{counted(profile.utterances - before, 'new utterance')} ({before} before)"
@@ -65,11 +59,7 @@ def enroll(
 
 
 def labelled_recordings(table: Path, speaker: str) -> tuple[list[Recording], dict[str, list[float]]]:
-    """The rows of a table that are of a speaker, and their labels by attribute, NaN where missing.
-
-    Raises:
-        UserError: the table can't be read, or has a column speaker without this one.
-    """
+    """The rows of a table that are of a speaker, and their labels by attribute, NaN where missing."""
     found = read_csv_rows(
         table, required=("path",), filled=("path",), any_case=("path", "speaker", *ATTRIBUTES, *SEGMENT)
     )

@@ -1,19 +1,23 @@
-"""What an annotation has done so far, kept in a file beside its output."""
+"""What an annotation has done so far, kept in a file beside its output; that of each shard, where it was dealt."""
 
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
-from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, closing, contextmanager
+from heapq import merge
+from operator import itemgetter
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from safetensors.numpy import load, save
 
 from ser_personal.errors import UserError
+from ser_personal.files import content_hash
 from ser_personal.recognition.profiles import SpeakerProfile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from ser_personal.recognition.recognizer import Row
@@ -22,16 +26,17 @@ if TYPE_CHECKING:
 _TABLES = """
     PRAGMA locking_mode = EXCLUSIVE;
     BEGIN EXCLUSIVE;
-    CREATE TABLE IF NOT EXISTS progress (done INTEGER NOT NULL, rows INTEGER NOT NULL, settings TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS progress (done INTEGER NOT NULL, settings TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS rows (recording INTEGER NOT NULL, content TEXT NOT NULL, vector BLOB);
     CREATE TABLE IF NOT EXISTS failures (recording INTEGER NOT NULL, file TEXT NOT NULL, reason TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS profiles (speaker TEXT PRIMARY KEY, content BLOB NOT NULL);
-    CREATE TABLE IF NOT EXISTS before (speaker TEXT PRIMARY KEY, content BLOB);
+    CREATE TABLE IF NOT EXISTS begun (speaker TEXT PRIMARY KEY, content BLOB NOT NULL);
     COMMIT;
 """
 
 # a row, and its utterance's vector, float32, where the run keeps them
 Entry = tuple["Row", bytes | None]
+Part = TypeVar("Part")
 
 
 class Journal:
@@ -40,16 +45,18 @@ class Journal:
     Args:
         path: of the file, which no other run may have open.
         settings: name -> value of all that decides what comes out; a run with others is refused.
+        places: in the list of all recordings, of those that are this journal's.
 
     Attributes:
         done: how many recordings.
-        profiles: of the speakers of these recordings, and of the blocks of the next one.
+        begun: how many rows of the next one, of the blocks of it that are done.
+        profiles: of the speakers of these recordings and blocks.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, object]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, object], places: Sequence[int]) -> None:
         self.path = path
-        self.done = 0
-        self._rows = 0
+        self.places = places
+        self.done = self.begun = 0
         self.profiles: dict[str, SpeakerProfile] = {}
         self._settings = json.dumps(settings)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +76,7 @@ class Journal:
             ) from error
 
     def _resume(self) -> None:
-        for done, rows, content in self._database.execute("SELECT done, rows, settings FROM progress"):
+        for done, content in self._database.execute("SELECT done, settings FROM progress"):
             before = json.loads(content)
             differing = [name for name, value in json.loads(self._settings).items() if before.get(name) != value]
             if differing:
@@ -78,102 +85,175 @@ class Journal:
                     where=self.path,
                     remedy="Repeat that run's command to resume it, or delete this file",
                 )
-            self.done, self._rows = done, rows
-        for speaker_id, content in self._database.execute("SELECT speaker, content FROM profiles"):
-            self.profiles[speaker_id] = SpeakerProfile.from_arrays(load(content))
+            self.done = done
+        count = "SELECT COUNT(*) FROM rows WHERE recording = ?"
+        for place in self.places[self.done : self.done + 1]:
+            (self.begun,) = self._database.execute(count, (place,)).fetchone()
+        self._read_profiles()
 
-    @property
-    def begun(self) -> int:
-        """How many rows of the next recording there are, of the blocks of it that are done."""
-        (count,) = self._database.execute("SELECT COUNT(*) FROM rows WHERE rowid > ?", (self._rows,)).fetchone()
-        return int(count)
+    def _read_profiles(self) -> None:
+        found = self._database.execute(
+            "SELECT * FROM begun UNION ALL SELECT * FROM profiles WHERE speaker NOT IN (SELECT speaker FROM begun)"
+        )
+        self.profiles = {speaker: SpeakerProfile.from_arrays(load(content)) for speaker, content in found}
 
     def add(self, recordings: Sequence[Recording], outcomes: Sequence[Sequence[Entry] | UserError]) -> None:
         """Add what became of the next recordings, and their speakers' profiles: all of it or nothing."""
+        places = self.places[self.done : self.done + len(recordings)]
+        entries: list[tuple[int, Row, bytes | None]] = []
         with self._database as database:
-            entries = [[] if isinstance(outcome, UserError) else outcome for outcome in outcomes]
-            self._insert([(self.done + place, *entry) for place, of_one in enumerate(entries) for entry in of_one])
-            failures = [
-                (self.done + place, recording.source, _reason(outcome))
-                for place, (recording, outcome) in enumerate(zip(recordings, outcomes, strict=True))
-                if isinstance(outcome, UserError)
-            ]
-            database.executemany("INSERT INTO failures VALUES (?, ?, ?)", failures)
-            database.execute("DELETE FROM before")
-            (last,) = database.execute("SELECT MAX(rowid) FROM rows").fetchone()
-            self._write_progress(self.done + len(recordings), last or 0)
-        self.done, self._rows = self.done + len(recordings), last or 0
+            for place, recording, outcome in zip(places, recordings, outcomes, strict=True):
+                if isinstance(outcome, UserError):
+                    failure = (place, recording.source, " ".join(outcome.what.split()))
+                    database.execute("INSERT INTO failures VALUES (?, ?, ?)", failure)
+                else:
+                    entries += [(place, *entry) for entry in outcome]
+            self._insert(entries, self.done + len(recordings))
+            database.execute("INSERT OR REPLACE INTO profiles SELECT * FROM begun")
+            database.execute("DELETE FROM begun")
+        self.done, self.begun = self.done + len(recordings), 0
 
     def add_block(self, entries: Sequence[Entry]) -> None:
         """Add rows of a block of the next recording, and its speakers' profiles."""
-        with self._database as database:
-            speakers = {row["speaker"] for row, _ in entries} - {None}
-            before = "INSERT OR IGNORE INTO before SELECT ?, (SELECT content FROM profiles WHERE speaker = ?)"
-            database.executemany(before, [(speaker, speaker) for speaker in speakers])
-            self._insert([(self.done, *entry) for entry in entries])
-            self._write_progress(self.done, self._rows)
+        with self._database:
+            self._insert([(self.places[self.done], *entry) for entry in entries], self.done)
 
-    def fail(self, recording: Recording, error: UserError) -> None:
-        """Add the failure of the next recording, and take back what its blocks have added."""
+    def drop_blocks(self) -> None:
+        """Take back what blocks of the next recording have added."""
         with self._database as database:
-            before = database.execute("SELECT speaker, content FROM before").fetchall()
-            database.execute("DELETE FROM rows WHERE rowid > ?", (self._rows,))
-            database.execute("DELETE FROM profiles WHERE speaker IN (SELECT speaker FROM before)")
-            database.execute("INSERT INTO profiles SELECT * FROM before WHERE content IS NOT NULL")
-            database.execute("DELETE FROM before")
-            database.execute("INSERT INTO failures VALUES (?, ?, ?)", (self.done, recording.source, _reason(error)))
-            self._write_progress(self.done + 1, self._rows)
-        self.done += 1
-        for speaker, content in before:
-            self.profiles.pop(speaker, None)
-            if content is not None:
-                self.profiles[speaker] = SpeakerProfile.from_arrays(load(content))
+            database.execute("DELETE FROM rows WHERE recording = ?", (self.places[self.done],))
+            database.execute("DELETE FROM begun")
+        self._read_profiles()
 
-    def _insert(self, rows: Sequence[tuple[int, Row, bytes | None]]) -> None:
+    def _insert(self, rows: Sequence[tuple[int, Row, bytes | None]], done: int) -> None:
         speakers = {row["speaker"] for _, row, _ in rows} & self.profiles.keys()
         kept = [(one, save(self.profiles[one].arrays())) for one in speakers if isinstance(one, str)]
-        lines = [(n, json.dumps(row, ensure_ascii=False, allow_nan=False), vector) for n, row, vector in rows]
+        lines = [(place, json.dumps(row, ensure_ascii=False, allow_nan=False), vector) for place, row, vector in rows]
         self._database.executemany("INSERT INTO rows VALUES (?, ?, ?)", lines)
-        self._database.executemany("INSERT OR REPLACE INTO profiles VALUES (?, ?)", kept)
-
-    def _write_progress(self, done: int, rows: int) -> None:
+        self._database.executemany("INSERT OR REPLACE INTO begun VALUES (?, ?)", kept)
         self._database.execute("DELETE FROM progress")
-        self._database.execute("INSERT INTO progress VALUES (?, ?, ?)", (done, rows, self._settings))
+        self._database.execute("INSERT INTO progress VALUES (?, ?)", (done, self._settings))
 
-    def rows(self) -> Iterator[Row]:
-        """All rows, one after the other."""
-        return (row for _, row in self.numbered_rows())
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """All rows, each after the place of its recording."""
+        for place, content in self._database.execute("SELECT recording, content FROM rows ORDER BY rowid"):
+            yield place, json.loads(content)
 
-    def numbered_rows(self) -> Iterator[tuple[int, Row]]:
-        """All rows, each after the number of its recording, from 0."""
-        for number, content in self._database.execute("SELECT recording, content FROM rows ORDER BY rowid"):
-            yield number, json.loads(content)
-
-    def vectors(self) -> Iterator[bytes]:
-        """Of each row its utterance's vector, float32, where the run keeps them."""
-        return (vector for _, vector in self.numbered_vectors())
-
-    def numbered_vectors(self) -> Iterator[tuple[int, bytes]]:
-        """All vectors, each after the number of its recording."""
+    def vectors(self) -> Iterator[tuple[int, bytes]]:
+        """Of each row its utterance's vector, float32, where the run keeps them, after the place of its recording."""
         yield from self._database.execute("SELECT recording, vector FROM rows ORDER BY rowid")
 
-    def failures(self) -> list[dict[str, str]]:
-        """All failures: file and reason."""
-        return [failure for _, failure in self.numbered_failures()]
-
-    def numbered_failures(self) -> list[tuple[int, dict[str, str]]]:
-        """All failures, each after the number of its recording."""
+    def failures(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """All failures, file and reason, each after the place of its recording."""
         found = self._database.execute("SELECT recording, file, reason FROM failures ORDER BY rowid")
-        return [(number, {"file": file, "reason": reason}) for number, file, reason in found]
+        for place, file, reason in found:
+            yield place, {"file": file, "reason": reason}
 
     def close(self) -> None:
         """Let another run open the file."""
         self._opened.close()
 
-    def delete(self) -> None:
-        """Delete the file."""
-        self.path.unlink()
+
+def joined(parts: Iterable[Iterable[tuple[int, Part]]]) -> Iterator[Part]:
+    """What several journals have, in the order of all recordings."""
+    return map(itemgetter(1), merge(*parts, key=itemgetter(0)))
 
 
-def _reason(error: UserError) -> str:
-    return " ".join(error.what.split())
+class Shard(NamedTuple):
+    """The `number`th, from 1, of `total` shards."""
+
+    number: int
+    total: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read it from `3/64`."""
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        shard = cls(*map(int, found.groups())) if found else cls(0, 0)
+        if not 1 <= shard.number <= shard.total:
+            count = shard.total or 64
+            remedy = f"Give 1/{count} to {count}/{count}"
+            raise UserError(f"{text} is no shard", where="--shard", remedy=remedy)
+        return shard
+
+    def path(self, target: Path) -> Path:
+        """Where it is written, by the name of the whole."""
+        return target.with_name(f"{target.stem}.{self.number}-of-{self.total}{target.suffix}")
+
+
+def journal_of(target: Path) -> Path:
+    """Where the journal of an output lies."""
+    return target.with_name(f"{target.name}.partial")
+
+
+def deal(recordings: Sequence[Recording], count: int) -> list[list[int]]:
+    """Places in the list of the recordings of each shard, by a hash of their speaker, or of their name where unknown.
+
+    A speaker's recordings are in one shard, and so are those of speakers who share a recording.
+    """
+    leader: dict[str, str] = {}
+
+    def lead(name: str) -> str:
+        while leader.setdefault(name, name) != name:
+            leader[name] = leader[leader[name]]
+            name = leader[name]
+        return name
+
+    speakers = [sorted(name for name in recording.speaker_ids if name is not None) for recording in recordings]
+    for names in speakers:
+        for name in names[1:]:
+            first, second = sorted((lead(names[0]), lead(name)))
+            leader[second] = first
+    dealt: list[list[int]] = [[] for _ in range(count)]
+    for place, (recording, names) in enumerate(zip(recordings, speakers, strict=True)):
+        key = content_hash("speaker", lead(names[0])) if names else content_hash("recording", recording.source)
+        dealt[int(key, 16) % count].append(place)
+    return dealt
+
+
+@contextmanager
+def open_journals(
+    target: Path,
+    recordings: Sequence[Recording],
+    settings: Mapping[str, object],
+    shard: Shard | None = None,
+    *,
+    join: bool = False,
+) -> Iterator[list[Journal]]:
+    """The journal of a run, or of a shard of it, or those of all shards that are to be joined."""
+    with ExitStack() as opened:
+
+        def journal_at(path: Path, places: Sequence[int], of_shard: Shard | None) -> Journal:
+            own = settings if of_shard is None else {**settings, "shard": of_shard}
+            return opened.enter_context(closing(Journal(journal_of(path), own, places)))
+
+        if not join:
+            places = range(len(recordings)) if shard is None else deal(recordings, shard.total)[shard.number - 1]
+            yield [journal_at(target, places, shard)]
+            return
+        total = _count_shards(target)
+        journals, lacking = [], []
+        for number, places in enumerate(deal(recordings, total), 1):
+            part = Shard(number, total)
+            path = part.path(target)
+            if journal_of(path).exists():
+                journals.append(journal_at(path, places, part))
+            if not journal_of(path).exists() or journals[-1].done < len(places):
+                lacking.append(f"{number}/{total}")
+        if lacking:
+            what = f"lacks {len(lacking)} of its {total} shards, or they aren't done: {', '.join(lacking[:5])}"
+            raise UserError(what, where=target, remedy=f"Run --shard {lacking[0]} and so on first")
+        yield journals
+
+
+def _count_shards(target: Path) -> int:
+    names = [path.name for path in target.parent.glob("*.partial")] if target.parent.is_dir() else []
+    form = re.compile(rf"{re.escape(target.stem)}\.\d+-of-(\d+){re.escape(target.suffix)}\.partial")
+    counts = sorted({int(found[1]) for found in map(form.fullmatch, names) if found})
+    if not counts:
+        remedy = "Make them first, with --shard 1/64 and so on"
+        raise UserError("has no shard beside it", where=target, remedy=remedy)
+    if len(counts) > 1:
+        what = f"has shards of {' and of '.join(map(str, counts))} beside it"
+        raise UserError(what, where=target, remedy="Delete those of one")
+    return counts[0]

@@ -13,7 +13,6 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
-from ser_personal.audio import SAMPLE_RATE, WINDOW
 from ser_personal.calibration.conformal import ConformalTable
 from ser_personal.calibration.few_labels import LabelPrior
 from ser_personal.calibration.pldc import PLDCSettings
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 FORMAT = "ser_personal.bundle"
 FORMAT_VERSION = 3
 CONFIG = "config.json"
-PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = "model.safetensors"
 BANK = "speaker_bank.safetensors"
 POSTERIOR = "posterior.json"
@@ -42,7 +40,7 @@ CARD = "README.md"
 ONNX = "model.onnx"
 # what config.json names by its content, so that no file of another bundle passes for it
 HASHED = (WEIGHTS, BANK, POSTERIOR, CONFORMAL)
-FILES = (CONFIG, PREPROCESSOR, *HASHED, CARD)
+FILES = (CONFIG, *HASHED, CARD)
 _REMEDY = "Give a folder that `ser export` wrote"
 
 CalibrationName = Literal["pldc", "posterior", "none"]
@@ -80,12 +78,6 @@ class Bundle:
     conformal: ConformalTable | None = None
     label_priors: Mapping[str, Mapping[str, LabelPrior]] = field(default_factory=dict)
     emotions: tuple[str, ...] = ()
-
-    @property
-    def calibrators(self) -> list[CalibrationName]:
-        """What it can calibrate with."""
-        parts: dict[CalibrationName, object] = {"pldc": self.bank, "posterior": self.posterior}
-        return [name for name, part in parts.items() if part is not None]
 
 
 def check_consistent(bundle: Bundle, where: object) -> None:
@@ -181,9 +173,6 @@ def read_bundle(folder: Path) -> Bundle:
             remedy="Export it again, or update ser_personal",
         )
     _check_hashes(folder, config)
-    rate = _read_json(folder / PREPROCESSOR).get("sampling_rate")
-    if rate != SAMPLE_RATE:
-        raise UserError(f"expects audio at {rate} Hz, not {SAMPLE_RATE}", where=folder / PREPROCESSOR, remedy=_REMEDY)
     held = {name: folder / name for name in HASHED if (folder / name).is_file()}
     try:
         bundle = Bundle(
@@ -199,9 +188,9 @@ def read_bundle(folder: Path) -> Bundle:
             conformal=ConformalTable.load(held[CONFORMAL]) if CONFORMAL in held else None,
             label_priors={
                 calibration: {attribute: LabelPrior(**prior) for attribute, prior in priors.items()}
-                for calibration, priors in config.get("label_priors", {}).items()
+                for calibration, priors in config["label_priors"].items()
             },
-            emotions=tuple(config.get("emotions", ())),
+            emotions=tuple(config["emotions"]),
         )
     except (AttributeError, KeyError, TypeError, IndexError, ImportError) as error:
         raise UserError(f"lacks or misspells {error}", where=folder / CONFIG, remedy=_REMEDY) from error
@@ -239,7 +228,7 @@ def _read_network(folder: Path, config: dict[str, Any]) -> EmotionNetwork:
     encoder = PersonalizedEncoder(unbuilt, speakers, description["fusion"])
     encoder.rebuild(description)
     interpreter = make_part(config["interpreter"], Interpreter, folder / CONFIG)  # type: ignore[type-abstract]
-    emotions = config.get("emotions", ())
+    emotions = config["emotions"]
     interpreter.build(encoder.dim, len(emotions or config["attributes"]))
     network = EmotionNetwork(encoder, interpreter, classifies=bool(emotions))
     try:
@@ -287,9 +276,6 @@ def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], object] 
     with new_folder(folder) as temporary:
         weights = {name: weight.cpu().contiguous().clone() for name, weight in bundle.network.state_dict().items()}
         save_file(weights, temporary / WEIGHTS, {"format": "pt"})
-        _write_json(temporary / PREPROCESSOR, _preprocessor(bundle))
-        # safetensors makes its files readable by their owner alone
-        shutil.copymode(temporary / PREPROCESSOR, temporary / WEIGHTS)
         if bundle.bank is not None:
             bundle.bank.save(temporary / BANK)
         if bundle.posterior is not None:
@@ -298,7 +284,10 @@ def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], object] 
             bundle.conformal.save(temporary / CONFORMAL)
         finish(temporary)
         files = {name: content_hash(temporary / name) for name in HASHED if (temporary / name).exists()}
-        _write_json(temporary / CONFIG, {**_config(bundle), "files": files})
+        content = {**_config(bundle), "files": files}
+        (temporary / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        # safetensors makes its files readable by their owner alone
+        shutil.copymode(temporary / CONFIG, temporary / WEIGHTS)
 
 
 def _config(bundle: Bundle) -> dict[str, Any]:
@@ -322,24 +311,6 @@ def _config(bundle: Bundle) -> dict[str, Any]:
         "speakers": describe_part(bundle.network.personalized.speakers),
         "personalized_encoder": {**description, "encoder_config": json.loads(description["encoder_config"])},
     }
-
-
-def _preprocessor(bundle: Bundle) -> dict[str, Any]:
-    """In the words of transformers' `Wav2Vec2FeatureExtractor`, what the encoder does by itself."""
-    return {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "sampling_rate": SAMPLE_RATE,
-        "feature_size": 1,
-        "do_normalize": bundle.network.personalized.encoder.normalizes,
-        "return_attention_mask": True,
-        "padding_side": "right",
-        "padding_value": 0.0,
-        "min_samples": WINDOW,
-    }
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def find_bundle(name: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
@@ -375,11 +346,7 @@ def download(
 
 
 def push(folder: Path, name: str, *, public: bool) -> str:
-    """Put a bundle on the Hugging Face hub, and return its address there.
-
-    Raises:
-        UserError: the hub can't be reached or refuses, or a repository of that name is public and this one isn't to be.
-    """
+    """Put a bundle on the Hugging Face hub, and return its address there; a public repository is no private one."""
     from huggingface_hub import HfApi
 
     hub = HfApi()

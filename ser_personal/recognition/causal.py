@@ -36,36 +36,14 @@ FOLDS = 10
 CausalCalibrator = Callable[["NDArray[np.float64]", SpeakerProfile], "NDArray[np.float64]"]
 
 
-def calibrate_in_turn(
-    calibrator: CausalCalibrator,
-    predictions: NDArray[np.float64],
-    pooled: NDArray[np.float64],
-    profile: SpeakerProfile,
-) -> tuple[NDArray[np.float64], SpeakerProfile]:
-    """Calibrate one speaker's predictions (utterances, attributes) in temporal order, each by the utterances up to it.
-
-    Args:
-        calibrator: of one utterance.
-        predictions: label points.
-        pooled: (utterances, dim).
-        profile: of what the speaker said before.
-
-    Returns:
-        Calibrated predictions, and the profile after the last of them.
-    """
-    calibrated = np.empty_like(predictions)
-    for row, (vector, prediction) in enumerate(zip(pooled, predictions, strict=True)):
-        profile = profile.add(vector, prediction)
-        calibrated[row] = calibrator(prediction, profile)
-    return calibrated, profile
-
-
 def calibrate_causally(calibrator: CausalCalibrator, predicted: PredictedSet) -> NDArray[np.float64]:
     """Calibrated predictions of a set, (utterances, attributes), each utterance by what its speaker has said so far."""
     calibrated = predicted.predictions.copy()
     for rows in rows_by_speaker(predicted.speaker_ids).values():
-        empty = SpeakerProfile.empty(predicted.pooled.shape[1], predicted.predictions.shape[1])
-        calibrated[rows], _ = calibrate_in_turn(calibrator, predicted.predictions[rows], predicted.pooled[rows], empty)
+        profile = SpeakerProfile.empty(predicted.pooled.shape[1], predicted.predictions.shape[1])
+        for row in rows:
+            profile = profile.add(predicted.pooled[row], predicted.predictions[row])
+            calibrated[row] = calibrator(predicted.predictions[row], profile)
     return calibrated
 
 
@@ -212,9 +190,6 @@ def make_calibrator(
     """Make a bundle's calibrator; None where nothing is to calibrate.
 
     Where none is named, it is PLDC if settings of it are given, else the bundle's default.
-
-    Raises:
-        UserError: the bundle doesn't hold what a calibration chosen here needs.
     """
     chosen = name or (bundle.calibration if pldc is None else "pldc")
     if bundle.emotions and chosen != "none":

@@ -174,8 +174,10 @@ def check_onnx_installed() -> None:
 
 def write_onnx(network: EmotionNetwork, path: Path) -> float:
     """Write a network of waveforms (batch, samples) and num_samples (batch,), int64; how much onnxruntime differs."""
+    import onnxruntime
+
     onnx_network = OnnxNetwork(network).eval().cpu()
-    batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=WINDOW)
+    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=WINDOW)}
     # torch's exporter warns about every operator of torchvision that it can't register
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -190,28 +192,22 @@ def write_onnx(network: EmotionNetwork, path: Path) -> float:
                 verbose=False,
                 input_names=ONNX_INPUTS,
                 output_names=ONNX_OUTPUTS,
-                dynamic_shapes={"waveforms": {0: batch, 1: samples}, "num_samples": {0: batch}},
+                dynamic_shapes={"waveforms": sizes, "num_samples": {0: sizes[0]}},
             )
     finally:
         logger.setLevel(level)
     program.save(str(path))
-    difference = onnx_difference(onnx_network, path, torch.tensor([31_000, WINDOW, 16_001]))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    batch = _padded_noise(torch.tensor([31_000, WINDOW, 16_001]))
+    with torch.inference_mode():
+        expected = onnx_network(*batch)
+    found = session.run(
+        list(ONNX_OUTPUTS), {name: value.numpy() for name, value in zip(ONNX_INPUTS, batch, strict=True)}
+    )
+    difference = max(float(np.abs(ours.numpy() - theirs).max()) for ours, theirs in zip(expected, found, strict=True))
     if not difference < ONNX_TOLERANCE:
         raise RuntimeError(f"{path} differs from the network by {difference}")
     return difference
-
-
-def onnx_difference(network: OnnxNetwork, path: Path, num_samples: Tensor) -> float:
-    """The greatest difference between a network and its file, in label points or units of `pooled`, on noise."""
-    import onnxruntime
-
-    batch = _padded_noise(num_samples)
-    with torch.inference_mode():
-        expected = network(*batch)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    inputs = {name: value.numpy() for name, value in zip(ONNX_INPUTS, batch, strict=True)}
-    outputs = session.run(list(ONNX_OUTPUTS), inputs)
-    return max(float(np.abs(ours.numpy() - theirs).max()) for ours, theirs in zip(expected, outputs, strict=True))
 
 
 def _padded_noise(num_samples: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,12 +18,11 @@ from ser_personal.recognition.segmenters import ByWindows, Segment, before_pause
 from ser_personal.recognition.turns import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from ser_personal.recognition.network import EmotionNetwork
-    from ser_personal.recognition.profiles import SpeakerProfiles
     from ser_personal.recognition.segmenters import Segmenter
 
 CHUNK_SECONDS = 600.0
@@ -30,6 +30,8 @@ CHUNK_SECONDS = 600.0
 BLOCK = 300 * SAMPLE_RATE
 CHUNK_RECORDINGS = 256
 DECODING_THREADS = 2
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +62,12 @@ class RawRecognizer:
         network: the model.
         segmenter: finds the utterances where no turns are given.
         max_samples: of an utterance.
-        profiles: of enrolled speakers, who may have embeddings of their own.
         training_speakers: speaker ids are those of the embedding table; otherwise everyone is outside it.
     """
 
     network: EmotionNetwork
     segmenter: Segmenter
     max_samples: int
-    profiles: SpeakerProfiles
     training_speakers: bool = False
 
     def __call__(self, recordings: Iterable[Recording]) -> Iterator[Utterances | UserError]:
@@ -81,6 +81,13 @@ class RawRecognizer:
             else:
                 yield from self.together(chunk)
 
+    def each(self, recordings: Iterable[Recording]) -> Iterator[Utterances]:
+        """Raw predictions of each recording, in order, until one is wrong."""
+        for outcome in self(recordings):
+            if isinstance(outcome, UserError):
+                raise outcome
+            yield outcome
+
     def in_blocks(self, recording: Recording, done: int = 0) -> Iterator[Utterances]:
         """Raw predictions of a long recording, block after block, with a block of its audio in memory.
 
@@ -89,61 +96,65 @@ class RawRecognizer:
         Args:
             recording: a file, or a waveform.
             done: utterances to leave out, those of some blocks.
-
-        Raises:
-            UserError: what is wrong with it, at the block that shows it.
         """
-        try:
-            yield from self._in_blocks(recording, done)
-        except UserError:
-            raise
-        except Exception as error:
-            raise _failure(recording, error) from error
-
-    def _in_blocks(self, recording: Recording, done: int) -> Iterator[Utterances]:
-        total = recording.num_samples()
-        planned = self._planned(recording, total)
-        held, first, seconds, found = np.zeros(0, dtype=np.float32), 0, 0.0, 0
-        for block in recording.blocks(BLOCK):
-            held = np.concatenate([held, block])
-            now, seconds = first + len(held), seconds + len(block) / SAMPLE_RATE
-            if planned is None:
-                segments, rest = self.segmenter(held), len(held)
-                if now < total:
-                    segments, rest = before_pause(segments, rest)
-                cut = [(segment, recording.speaker_id) for segment in segments]
-            else:
-                ready = next((number for number, (piece, _) in enumerate(planned) if piece.end > now), len(planned))
-                cut = [(Segment(one.start - first, one.end - first), who) for one, who in planned[:ready]]
-                cut = [one for one in cut if self._counts(one[0], held)]
-                planned = planned[ready:]
-                rest = min(planned[0][0].start - first, len(held)) if planned else len(held)
-            if cut and found >= done:
-                yield from self._predict([_Cut(recording, held, *_columns(cut), seconds=seconds, first=first)])
-                seconds = 0.0
-            found += len(cut)
-            held, first = held[rest:].copy(), first + rest
-        if not found:
-            raise _no_speech(recording)
+        found = 0
+        for cut in self._cuts(recording):
+            if found >= done:
+                yield self._predict_alone(cut)
+            found += len(cut.segments)
 
     def together(self, recordings: Sequence[Recording]) -> list[Utterances | UserError]:
         """Raw predictions of each recording, in order, or what is wrong with it, all of their audio in memory."""
         with ThreadPoolExecutor(DECODING_THREADS) as threads:
-            cut = list(threads.map(self._cut, recordings))
+            cut = list(threads.map(lambda recording: _or_error(next, self._cuts(recording)), recordings))
         usable = [found for found in cut if not isinstance(found, UserError)]
         predicted: Iterator[Utterances | UserError]
         try:
             predicted = iter(self._predict(usable))
         except Exception:  # noqa: BLE001  one of them did it, and which is found one by one
-            predicted = iter([self._predict_alone(found) for found in usable])
+            predicted = iter([_or_error(self._predict_alone, found) for found in usable])
         return [found if isinstance(found, UserError) else next(predicted) for found in cut]
+
+    def _cuts(self, recording: Recording) -> Iterator[_Cut]:
+        """The utterances of a recording: of one block after the other where it is long, else of all of it."""
+        with _named(recording):
+            if is_long(recording):
+                total, blocks = recording.num_samples(), recording.blocks(BLOCK)
+            else:
+                waveform = recording.load()
+                total, blocks = len(waveform), iter([waveform])
+            planned = self._planned(recording, total)
+            held, first, seconds, found = np.zeros(0, dtype=np.float32), 0, 0.0, False
+            for block in blocks:
+                held = np.concatenate([held, block])
+                now, seconds = first + len(held), seconds + len(block) / SAMPLE_RATE
+                if planned is None:
+                    segments, rest = self.segmenter(held), len(held)
+                    if now < total:
+                        segments, rest = before_pause(segments, rest)
+                    speakers = [recording.speaker_id] * len(segments)
+                else:
+                    ready = next((number for number, (piece, _) in enumerate(planned) if piece.end > now), len(planned))
+                    cut = [(Segment(one.start - first, one.end - first), who) for one, who in planned[:ready]]
+                    cut = [(one, who) for one, who in cut if not is_silent(held[one.start : one.end])]
+                    segments, speakers = [one for one, _ in cut], [who for _, who in cut]
+                    planned = planned[ready:]
+                    rest = min(planned[0][0].start - first, len(held)) if planned else len(held)
+                if segments:
+                    yield _Cut(recording, held, segments, speakers, seconds, first)
+                    seconds, found = 0.0, True
+                held, first = held[rest:].copy(), first + rest
+            if not found:
+                remedy = "Leave it out, or give --cut windows"
+                raise UserError("no speech was found in it", where=recording.source, remedy=remedy)
 
     def _predict(self, recordings: Sequence[_Cut]) -> list[Utterances]:
         if not recordings:
             return []
+        speakers = [speaker_id for found in recordings for speaker_id in found.speaker_ids]
         recognized = self.network.recognize(
             [found.waveform[segment.start : segment.end] for found in recordings for segment in found.segments],
-            [self._id_in_network(speaker_id) for found in recordings for speaker_id in found.speaker_ids],
+            speakers if self.training_speakers else [None] * len(speakers),
         )
         ends = np.cumsum([len(found.segments) for found in recordings])[:-1]
         return [
@@ -153,27 +164,9 @@ class RawRecognizer:
             )
         ]
 
-    def _predict_alone(self, found: _Cut) -> Utterances | UserError:
-        try:
+    def _predict_alone(self, found: _Cut) -> Utterances:
+        with _named(found.recording):
             return self._predict([found])[0]
-        except Exception as error:  # noqa: BLE001  whatever a recording does, the others are done
-            return _failure(found.recording, error)
-
-    def _cut(self, recording: Recording) -> _Cut | UserError:
-        try:
-            waveform = recording.load()
-            planned = self._planned(recording, len(waveform))
-            if planned is None:
-                cut = [(segment, recording.speaker_id) for segment in self.segmenter(waveform)]
-            else:
-                cut = [one for one in planned if self._counts(one[0], waveform)]
-        except UserError as error:
-            return error
-        except Exception as error:  # noqa: BLE001  as above
-            return _failure(recording, error)
-        if not cut:
-            return _no_speech(recording)
-        return _Cut(recording, waveform, *_columns(cut), seconds=len(waveform) / SAMPLE_RATE)
 
     def _planned(self, recording: Recording, num_samples: int) -> list[tuple[Segment, str | None]] | None:
         """Utterances that are known before the audio is, and their speakers; None where it has to be heard."""
@@ -184,13 +177,6 @@ class RawRecognizer:
             return None
         return cut_turns(turns, num_samples, partial(split_evenly, max_samples=self.max_samples))
 
-    def _counts(self, segment: Segment, waveform: NDArray[np.float32]) -> bool:
-        """Windows without sound are left out; of a turn, a part is in it, however quiet."""
-        return not isinstance(self.segmenter, ByWindows) or not is_silent(waveform[segment.start : segment.end])
-
-    def _id_in_network(self, speaker_id: str | None) -> str | None:
-        return speaker_id if self.training_speakers else self.profiles.id_in_network(speaker_id)
-
 
 class _Cut(NamedTuple):
     recording: Recording
@@ -198,7 +184,7 @@ class _Cut(NamedTuple):
     segments: list[Segment]
     speaker_ids: list[str | None]
     seconds: float
-    first: int = 0
+    first: int
 
     def places(self) -> list[Segment]:
         """Segments as they are in the recording, whose sample `first` is the waveform's first."""
@@ -210,16 +196,20 @@ def is_long(recording: Recording) -> bool:
     return recording.seconds() > CHUNK_SECONDS
 
 
-def _columns(cut: Sequence[tuple[Segment, str | None]]) -> tuple[list[Segment], list[str | None]]:
-    return [segment for segment, _ in cut], [speaker_id for _, speaker_id in cut]
+@contextmanager
+def _named(recording: Recording) -> Iterator[None]:
+    """Whatever goes wrong with a recording is its `UserError`, so that others are done."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        what = f"can't be recognised ({type(error).__name__}: {error})"
+        raise UserError(what, where=recording.source, remedy="Leave it out") from error
 
 
-def _no_speech(recording: Recording) -> UserError:
-    return UserError("no speech was found in it", where=recording.source, remedy="Leave it out, or give --cut windows")
-
-
-def _failure(recording: Recording, error: Exception) -> UserError:
-    what = f"can't be recognised ({type(error).__name__}: {error})"
-    failure = UserError(what, where=recording.source, remedy="Leave it out")
-    failure.__cause__ = error
-    return failure
+def _or_error(function: Callable[[Argument], Result], argument: Argument) -> Result | UserError:
+    try:
+        return function(argument)
+    except UserError as error:
+        return error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from math import inf, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,13 +14,7 @@ from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.errors import UserError
 from ser_personal.recognition.bundle import Bundle, CalibrationName, find_bundle, read_bundle
 from ser_personal.recognition.causal import CausalLabels, label_priors, make_calibrator
-from ser_personal.recognition.profiles import (
-    SpeakerProfile,
-    SpeakerProfiles,
-    label_rows,
-    use_enrolled_embeddings,
-    with_adapted_embedding,
-)
+from ser_personal.recognition.profiles import SpeakerProfile, SpeakerProfiles, label_rows
 from ser_personal.recognition.raw import RawRecognizer, Utterances
 from ser_personal.recognition.recordings import Channel, Recording, recordings_of
 from ser_personal.recognition.segmenters import CutName, make_segmenter
@@ -32,10 +25,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
     import torch
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
     from torch import Tensor
 
-    from ser_personal.calibration.conformal import ConformalTable
     from ser_personal.recognition.causal import CausalCalibrator
     from ser_personal.recognition.segmenters import Segmenter
 
@@ -50,78 +42,8 @@ SHORT = SAMPLE_RATE
 Row = dict[str, str | float | int | None]
 
 
-@dataclass(frozen=True)
-class RowFormat:
-    """How a model's predictions are written down, with intervals where they were measured."""
-
-    attributes: tuple[str, ...]
-    scale: tuple[float, float] | None
-    conformal: ConformalTable | None
-    emotions: tuple[str, ...] = ()
-
-    def columns(self, *, turns: bool) -> list[str]:
-        """Columns of a row, in their order; `file`, `start` and `end` are audformat's names of a segmented index."""
-        calibrated = [f"{attribute}_calibrated" for attribute in self.attributes]
-        rest = [f"{attribute}_{name}" for attribute in self.attributes for name in ("low", "high", "raw")]
-        marks = TURN_COLUMNS if turns else ()
-        if self.emotions:
-            probabilities = [f"{emotion}_probability" for emotion in self.emotions]
-            return ["speaker", "start", "end", PREDICTED, *probabilities, *marks, "file"]
-        return ["speaker", "start", "end", *calibrated, *rest, "calibration_utterances", *marks, "file"]
-
-    def rows(
-        self, utterances: Utterances, calibrated: NDArray[np.float64], counts: Sequence[int], *, intervals: bool
-    ) -> list[Row]:
-        """Rows of a recording.
-
-        Args:
-            utterances: of one recording.
-            calibrated: (utterances, attributes), label points; of emotions nothing is read.
-            counts: (utterances,), how many of the speaker's utterances each calibration is based on, 0 for none.
-            intervals: whether they hold around calibrated values; around raw ones they always do.
-        """
-        rows: list[Row] = []
-        turns = utterances.recording.turns
-        columns = self.columns(turns=turns is not None)
-        for segment, speaker_id, raw, values, count in zip(
-            utterances.segments, utterances.speaker_ids, utterances.predictions, calibrated, counts, strict=True
-        ):
-            row: Row = {
-                "file": utterances.recording.source,
-                "start": segment.start / SAMPLE_RATE,
-                "end": segment.end / SAMPLE_RATE,
-                "speaker": speaker_id,
-            }
-            if self.emotions:
-                row[PREDICTED] = self.emotions[raw.argmax()]
-                row |= {f"{emotion}_probability": float(raw[index]) for index, emotion in enumerate(self.emotions)}
-            for column, attribute in enumerate(self.attributes):
-                value = float(values[column])
-                low, high = self._interval(attribute, value, count) if intervals or not count else (nan, nan)
-                row[f"{attribute}_raw"] = float(raw[column])
-                row[f"{attribute}_calibrated"] = value
-                row[f"{attribute}_low"], row[f"{attribute}_high"] = low, high
-            row["calibration_utterances"] = count
-            if isinstance(turns, tuple):
-                row["overlap"] = overlap(segment.start, segment.end, speaker_id, turns)
-                row["short"] = int(segment.samples < SHORT)
-            rows.append({column: row[column] for column in columns})
-        return rows
-
-    def _interval(self, attribute: str, value: float, count: int) -> tuple[float, float]:
-        if self.conformal is None:
-            return nan, nan
-        width = self.conformal.half_width(attribute, count)
-        low, high = self.scale or (-inf, inf)
-        return min(max(value - width, low), high), max(min(value + width, high), low)
-
-
 def find_device(name: str | None) -> torch.device:
-    """The device to run on: the one of that name, or CUDA where there is one.
-
-    Raises:
-        UserError: this machine can't compute on it.
-    """
+    """The device to run on: the one of that name, or CUDA where there is one."""
     import torch
 
     if name is None:
@@ -181,7 +103,6 @@ class EmotionRecognizer:
         self.calibrator: CausalCalibrator | None = self._default_calibrator
         if calibration is not None or pldc is not None:
             self.calibrator = make_calibrator(bundle, calibration, pldc)
-        self._format = RowFormat(bundle.attributes, bundle.scale, bundle.conformal, bundle.emotions)
         chosen = calibration or (bundle.calibration if pldc is None else "pldc")
         self._label_priors = label_priors(bundle, chosen)
         self._raw_on_purpose = (calibration or bundle.calibration) == "none"
@@ -189,8 +110,7 @@ class EmotionRecognizer:
             self._require_attributes()
         self.profiles = profiles if profiles is not None else SpeakerProfiles(bundle.model)
         segmenter = segmenter or make_segmenter("speech", max_samples=bundle.max_samples, window_seconds=5.0)
-        self.raw = RawRecognizer(bundle.network, segmenter, bundle.max_samples, self.profiles, training_speakers)
-        use_enrolled_embeddings(bundle.network, self.profiles)
+        self.raw = RawRecognizer(bundle.network, segmenter, bundle.max_samples, training_speakers)
         bundle.network.to(find_device(device))
         bundle.network.bf16 = bf16
 
@@ -248,8 +168,14 @@ class EmotionRecognizer:
         return self.bundle.emotions
 
     def columns_of(self, recordings: Iterable[Recording]) -> list[str]:
-        """Columns of predictions."""
-        return self._format.columns(turns=any(recording.turns is not None for recording in recordings))
+        """Columns of predictions; `file`, `start` and `end` are audformat's names of a segmented index."""
+        marks = TURN_COLUMNS if any(recording.turns is not None for recording in recordings) else ()
+        if self.emotions:
+            probabilities = [f"{emotion}_probability" for emotion in self.emotions]
+            return ["speaker", "start", "end", PREDICTED, *probabilities, *marks, "file"]
+        calibrated = [f"{attribute}_calibrated" for attribute in self.attributes]
+        rest = [f"{attribute}_{name}" for attribute in self.attributes for name in ("low", "high", "raw")]
+        return ["speaker", "start", "end", *calibrated, *rest, "calibration_utterances", *marks, "file"]
 
     def predict(
         self,
@@ -291,9 +217,7 @@ class EmotionRecognizer:
         self.check_calibrates(recordings, calibrate=calibrate)
         profiles: dict[str, SpeakerProfile] = {}
         rows: list[Row] = []
-        for outcome in self.raw(recordings):
-            if isinstance(outcome, UserError):
-                raise outcome
+        for outcome in self.raw.each(recordings):
             rows += self.rows(outcome, profiles, calibrate=calibrate)
         self.keep(profiles)
         return pd.DataFrame(rows, columns=self.columns_of(recordings))
@@ -304,7 +228,6 @@ class EmotionRecognizer:
         audio: Audio | Sequence[Audio],
         labels: Mapping[str, ArrayLike] | None = None,
         *,
-        adapted: str | None = None,
         sample_rate: int = SAMPLE_RATE,
     ) -> SpeakerProfile:
         """Add recordings of a speaker to the speaker's profile, and save it where profiles are saved.
@@ -316,39 +239,25 @@ class EmotionRecognizer:
             audio: a path, a waveform (samples,), or several of either.
             labels: attribute -> label points, one a recording, NaN where missing: what the speaker's calibration is
                 corrected by. Each recording is then one utterance.
-            adapted: checkpoint of `ser fit --config configs/adapt.yaml` with an embedding learnt on this speaker's
-                audio, which is the speaker's e_s from then on.
             sample_rate: of waveforms, Hz.
 
         Raises:
-            UserError: a recording can't be decoded or holds no speech, there is no such embedding, or the profile has
-                utterances already that were recognised without it; labels of something that the model doesn't predict,
-                off the scale, or not one an utterance.
+            UserError: a recording can't be decoded or holds no speech; labels of something that the model doesn't
+                predict, off the scale, or not one an utterance.
         """
         recordings = recordings_of(audio, speaker_id, sample_rate=sample_rate)
-        return self.enroll_recordings(speaker_id, recordings, labels, adapted=adapted)
+        return self.enroll_recordings(speaker_id, recordings, labels)
 
     def enroll_recordings(
-        self,
-        speaker_id: str,
-        recordings: Sequence[Recording],
-        labels: Mapping[str, ArrayLike] | None = None,
-        *,
-        adapted: str | None = None,
+        self, speaker_id: str, recordings: Sequence[Recording], labels: Mapping[str, ArrayLike] | None = None
     ) -> SpeakerProfile:
         """`enroll` of recordings as `ser enroll` finds them."""
         self._require_attributes()
         of_rows = label_rows(labels or {}, recordings, self.attributes, self.bundle.scale)
-        if adapted is not None:
-            profile = with_adapted_embedding(self._profile(speaker_id), self.bundle.network, adapted, speaker_id)
-            self.profiles.update({speaker_id: profile})
-            use_enrolled_embeddings(self.bundle.network, self.profiles)
         added = []
         labelled = {id(recording): values for recording, values in zip(recordings, of_rows, strict=True)}
         utterances: Counter[int] = Counter()
-        for outcome in self.raw(recordings):
-            if isinstance(outcome, UserError):
-                raise outcome
+        for outcome in self.raw.each(recordings):
             values = labelled[id(outcome.recording)]
             utterances[id(outcome.recording)] += len(outcome.segments)
             if utterances[id(outcome.recording)] > 1 and not np.isnan(values).all():
@@ -363,14 +272,14 @@ class EmotionRecognizer:
             what = "predicts emotions, and speakers are enrolled to calibrate attributes"
             raise UserError(what, where="the bundle", remedy="Leave profiles out")
 
-    def check_calibrates(self, recordings: Iterable[Recording], *, calibrate: bool) -> None:
+    def check_calibrates(self, recordings: Iterable[Recording], *, calibrate: bool = True) -> None:
         """Refuse what would leave named speakers uncalibrated unnoticed."""
         named = any(recording.speaker_ids - {None} - self.profiles.labelled for recording in recordings)
         if calibrate and named and self.calibrator is None and not self._raw_on_purpose:
             raise UserError(
                 "holds no speaker bank to calibrate by",
                 where="the bundle",
-                remedy="Export it with --bank, or leave predictions raw: --calibrate false, in Python calibrate=False",
+                remedy="Export it with --bank, or leave predictions raw: --calibration none, in Python calibrate=False",
             )
 
     def rows(self, utterances: Utterances, profiles: dict[str, SpeakerProfile], *, calibrate: bool = True) -> list[Row]:
@@ -380,31 +289,54 @@ class EmotionRecognizer:
         """
         calibrated, counts = utterances.predictions.copy(), [0] * len(utterances.segments)
         calibrator = CausalLabels(self.calibrator, self._label_priors)
-        for row, speaker_id in enumerate(utterances.speaker_ids):
+        for number, speaker_id in enumerate(utterances.speaker_ids):
             if not calibrate or speaker_id is None:
                 continue
-            profile = profiles[speaker_id] if speaker_id in profiles else self._profile(speaker_id)
+            profile = profiles.get(speaker_id) or self.profiles.get(speaker_id, self._empty)
             if self.calibrator is not None or profile.labelled.count.any():
-                profile = profile.add(utterances.pooled[row], utterances.predictions[row])
-                calibrated[row] = calibrator(utterances.predictions[row], profile)
-                profiles[speaker_id], counts[row] = profile, profile.utterances
-        measured = self.calibrator is self._default_calibrator
-        return self._format.rows(utterances, calibrated, counts, intervals=measured)
+                profile = profile.add(utterances.pooled[number], utterances.predictions[number])
+                calibrated[number] = calibrator(utterances.predictions[number], profile)
+                profiles[speaker_id], counts[number] = profile, profile.utterances
+        rows: list[Row] = []
+        turns = utterances.recording.turns
+        columns = self.columns_of([utterances.recording])
+        for segment, speaker_id, raw, values, count in zip(
+            utterances.segments, utterances.speaker_ids, utterances.predictions, calibrated, counts, strict=True
+        ):
+            row: Row = {
+                "file": utterances.recording.source,
+                "start": segment.start / SAMPLE_RATE,
+                "end": segment.end / SAMPLE_RATE,
+                "speaker": speaker_id,
+                "calibration_utterances": count,
+            }
+            if self.emotions:
+                row[PREDICTED] = self.emotions[raw.argmax()]
+                row |= {f"{emotion}_probability": float(raw[index]) for index, emotion in enumerate(self.emotions)}
+            for column, attribute in enumerate(self.attributes):
+                value = float(values[column])
+                row[f"{attribute}_raw"] = float(raw[column])
+                row[f"{attribute}_calibrated"] = value
+                row[f"{attribute}_low"], row[f"{attribute}_high"] = self._interval(attribute, value, count)
+            if isinstance(turns, tuple):
+                row["overlap"] = overlap(segment.start, segment.end, speaker_id, turns)
+                row["short"] = int(segment.samples < SHORT)
+            rows.append({column: row[column] for column in columns})
+        return rows
+
+    def _interval(self, attribute: str, value: float, count: int) -> tuple[float, float]:
+        """Around a value by `count` utterances, raw if 0; NaN where it wasn't measured."""
+        table = self.bundle.conformal
+        if table is None or (count and self.calibrator is not self._default_calibrator):
+            return nan, nan
+        width = table.half_width(attribute, count)
+        low, high = self.bundle.scale or (-inf, inf)
+        return min(max(value - width, low), high), max(min(value + width, high), low)
 
     def keep(self, profiles: dict[str, SpeakerProfile]) -> None:
         """Save the profiles of enrolled speakers; forget the others."""
         if any(speaker_id in self.profiles for speaker_id in profiles):
             self.profiles.update(profiles, enrolled_only=True)
-
-    def reload_profiles(self) -> None:
-        """Read the enrolled again, whom another program may have changed."""
-        self.profiles.reload()
-        use_enrolled_embeddings(self.bundle.network, self.profiles)
-
-    def _profile(self, speaker_id: str) -> SpeakerProfile:
-        if speaker_id in self.profiles:
-            return self.profiles[speaker_id]
-        return self._empty
 
     @property
     def _empty(self) -> SpeakerProfile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf, isnan
 from pathlib import Path
@@ -27,7 +28,7 @@ from ser_personal.audio import (
 from ser_personal.corpus.table import SEGMENT, audio_path, is_table, known, read_csv_rows
 from ser_personal.corpus.table import segment as segment_of
 from ser_personal.errors import UserError, counted
-from ser_personal.recognition.turns import Turn, TurnCheck, Turns, read_turns
+from ser_personal.recognition.turns import Turn, Turns, check_turns, read_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -69,45 +70,38 @@ class Recording:
         return {self.speaker_id}
 
     def load(self) -> NDArray[np.float32]:
-        """Decode it, -> (samples,), 16 kHz.
-
-        Raises:
-            UserError: it can't be decoded, is shorter than one frame, silent, or holds values that aren't finite.
-        """
-        if isinstance(self.turns, UserError):
-            raise UserError(self.turns.what, where=self.source, remedy=self.turns.remedy) from self.turns
-        try:
+        """Decode it, -> (samples,), 16 kHz; what is too short, silent or no sound is refused."""
+        with self._faults() as turns:
             waveform = decode(self.audio, channel=self.channel) if isinstance(self.audio, Path) else self.audio
             if wrong := fault_of(waveform):
                 raise UserError(wrong, remedy=_REMEDY)
-            TurnCheck(self.turns or (), len(waveform)).add(waveform)
-        except UserError as error:
-            raise self._error(error.what) from error
-        return waveform
+            check_turns(turns, len(waveform))
+            return waveform
 
     def blocks(self, num_samples: int) -> Iterator[NDArray[np.float32]]:
         """Decode it in blocks of at most `num_samples` at 16 kHz; errors are those of `load`."""
+        with self._faults() as turns:
+            check_turns(turns, self.num_samples())
+            if isinstance(self.audio, Path):
+                yield from decode_blocks(self.audio, num_samples, self.channel)
+                return
+            for block in np.array_split(self.audio, -(-len(self.audio) // num_samples)):
+                if not is_sound(block):
+                    raise UserError(NO_SOUND, remedy=_REMEDY)
+                yield block
+
+    @contextmanager
+    def _faults(self) -> Iterator[tuple[Turn, ...]]:
+        """Its turns, unless they are wrong; says of this recording what is wrong with its sound."""
         if isinstance(self.turns, UserError):
             raise UserError(self.turns.what, where=self.source, remedy=self.turns.remedy) from self.turns
         try:
-            check, first = TurnCheck(self.turns or (), self.num_samples()), 0
-            if isinstance(self.audio, Path):
-                blocks = decode_blocks(self.audio, num_samples, self.channel)
-            else:
-                blocks = iter(np.array_split(self.audio, -(-len(self.audio) // num_samples)))
-            for block in blocks:
-                if not is_sound(block):
-                    raise UserError(NO_SOUND, remedy=_REMEDY)
-                check.add(block, first)
-                first += len(block)
-                yield block
+            yield self.turns or ()
         except UserError as error:
-            raise self._error(error.what) from error
-
-    def _error(self, what: str) -> UserError:
-        hints = [hint for words, hint in _HINTS.items() if what.endswith(words)]
-        hints += [] if self.channel is None else [f"channel {self.channel + 1}"]
-        return UserError(what + "".join(f" ({hint})" for hint in hints), where=self.source, remedy=_REMEDY)
+            hints = [hint for words, hint in _HINTS.items() if error.what.endswith(words)]
+            hints += [] if self.channel is None else [f"channel {self.channel + 1}"]
+            what = error.what + "".join(f" ({hint})" for hint in hints)
+            raise UserError(what, where=self.source, remedy=_REMEDY) from error
 
     def seconds(self) -> float:
         """Duration by the file's header, 0 where it can't be read."""
@@ -210,21 +204,9 @@ def recordings_of(
     channel: Channel = "mix",
 ) -> list[Recording]:
     """Recordings of what a Python user passes to `EmotionRecognizer.predict`."""
-    if channel == "each" and speaker_ids is not None:
+    each = channel == "each"
+    if each and speaker_ids is not None:
         raise UserError("the channels say who speaks", where="speaker_ids", remedy="Leave it out, or name one channel")
-    return of_channels(
-        _recordings_of(audio, speaker_ids, segments, sample_rate, each_channel=channel == "each"), channel
-    )
-
-
-def _recordings_of(
-    audio: Any,
-    speaker_ids: str | Sequence[str | None] | None,
-    segments: str | Path | Sequence[Any] | None,
-    sample_rate: int,
-    *,
-    each_channel: bool,
-) -> list[Recording]:
     single = isinstance(audio, str | Path) or hasattr(audio, "shape")
     several = [audio] if single else list(audio)
     one_for_all = speaker_ids is None or isinstance(speaker_ids, str)
@@ -241,18 +223,18 @@ def _recordings_of(
         else Recording(f"array {number}", _waveform(one, number, sample_rate), speaker)
         for number, (one, speaker) in enumerate(zip(several, speakers, strict=True))
     ]
-    if segments is None:
-        return recordings
-    if speaker_ids is not None:
+    if segments is not None and speaker_ids is not None:
         raise UserError("the segments say who speaks", where="speaker_ids", remedy="Leave one of the two out")
     if isinstance(segments, str | Path):
-        return with_turns(recordings, Path(segments), named=True, each_channel=each_channel)
-    try:
-        turns = [tuple(Turn(*turn) for turn in of_one) for of_one in ([segments] if single else segments)]
-        return [replace(recording, turns=of_one) for recording, of_one in zip(recordings, turns, strict=True)]
-    except (TypeError, ValueError) as error:
-        remedy = "Give of each recording a list of (start, end, speaker), in seconds"
-        raise UserError(f"isn't one list a recording ({error})", where="segments", remedy=remedy) from error
+        recordings = with_turns(recordings, Path(segments), named=True, each_channel=each)
+    elif segments is not None:
+        try:
+            turns = [tuple(Turn(*turn) for turn in of_one) for of_one in ([segments] if single else segments)]
+            recordings = [replace(recording, turns=of_one) for recording, of_one in zip(recordings, turns, strict=True)]
+        except (TypeError, ValueError) as error:
+            remedy = "Give of each recording a list of (start, end, speaker), in seconds"
+            raise UserError(f"isn't one list a recording ({error})", where="segments", remedy=remedy) from error
+    return of_channels(recordings, channel)
 
 
 def _waveform(array: Any, number: int, sample_rate: int) -> NDArray[np.float32]:

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ser_personal.audio import SAMPLE_RATE, SILENCE
-from ser_personal.corpus.table import is_table, known, read_csv_rows, segment
+from ser_personal.audio import SAMPLE_RATE
+from ser_personal.corpus.table import is_table, known, read_csv_rows, read_text, segment
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-    from numpy.typing import NDArray
 
 # names that a diariser gives, to somebody else in each recording
 _LOCAL = re.compile(r"(?:speaker|spkr?)[ _-]?(?:\d+|[A-Z])|s?\d+|[A-Z]", re.IGNORECASE)
@@ -83,7 +81,7 @@ def read_turns(path: Path) -> dict[str, Turns]:
 def _read_rttm(path: Path) -> dict[str, Turns]:
     turns: dict[str, list[Turn]] = {}
     remedy = "Write SPEAKER NAME 1 START SECONDS <NA> <NA> SPEAKER <NA> <NA>, as diarisers do"
-    for line_number, line in enumerate(_text(path).splitlines(), 1):
+    for line_number, line in enumerate(read_text(path).splitlines(), 1):
         fields = line.split()
         if not fields or fields[0] != "SPEAKER":
             continue
@@ -140,45 +138,19 @@ def _read_table(path: Path) -> dict[str, Turns]:
     return {name: tuple(found) for name, found in turns.items()}
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError("isn't UTF-8 text", where=path, remedy="Save the file again as UTF-8") from error
-
-
 def _speaker(recording: str, name: str) -> str:
     return f"{recording}/{name}" if _LOCAL.fullmatch(name) else name
 
 
-class TurnCheck:
-    """Refuses turns that can't be of a recording of `num_samples`, at once or as its samples are added."""
-
-    def __init__(self, turns: Iterable[Turn], num_samples: int) -> None:
-        seconds = num_samples / SAMPLE_RATE
-        self._range: dict[tuple[str, int, int], tuple[float, float]] = {}
-        for start, end, speaker, *_ in turns:
-            which = f"turn of {speaker} from {start:g} to {end:g} s"
-            if not isfinite(start) or start < 0 or not end > start:
-                raise UserError(f"{which} lasts no time", remedy=_REMEDY)
-            if start >= seconds or (end > seconds + _BEYOND and end < inf):
-                raise UserError(f"{which} is past the end of the recording, {seconds:.2f} s", remedy=_REMEDY)
-            after = min(int(min(end, seconds) * SAMPLE_RATE) + 1, num_samples)
-            self._range[which, int(start * SAMPLE_RATE), after] = (inf, -inf)
-
-    def add(self, waveform: NDArray[np.float32], first: int = 0) -> None:
-        """Take the samples from the one at `first` on; a turn that ends in them without a sound is refused."""
-        over = []
-        for (which, start, end), (low, high) in self._range.items():
-            part = waveform[max(0, start - first) : max(0, end - first)]
-            lowest, highest = float(part.min(initial=low)), float(part.max(initial=high))
-            self._range[which, start, end] = lowest, highest
-            if end <= first + len(waveform):
-                over.append((which, start, end))
-                if highest - lowest <= SILENCE:
-                    raise UserError(f"{which} is silent", remedy=_REMEDY)
-        for turn in over:
-            del self._range[turn]
+def check_turns(turns: Iterable[Turn], num_samples: int) -> None:
+    """Refuse turns that can't be of a recording of `num_samples`."""
+    seconds = num_samples / SAMPLE_RATE
+    for start, end, speaker, *_ in turns:
+        which = f"turn of {speaker} from {start:g} to {end:g} s"
+        if not isfinite(start) or start < 0 or not end > start:
+            raise UserError(f"{which} lasts no time", remedy=_REMEDY)
+        if start >= seconds or (end > seconds + _BEYOND and end < inf):
+            raise UserError(f"{which} is past the end of the recording, {seconds:.2f} s", remedy=_REMEDY)
 
 
 def overlap(start: int, end: int, speaker_id: str | None, turns: Sequence[Turn]) -> float:

@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from ser_personal.types import Utterance
 
 MAX_SAMPLES = 250_000
-# folders from a run's up to --trainer.default_root_dir: version_0, lightning_logs and that
-RUN_DEPTH = 3
 
 
 def export(
@@ -79,8 +77,7 @@ def export(
     Args:
         checkpoint: a fine-tuned one, such as finetune.ckpt or emotion.ckpt.
         out: a new or empty folder.
-        bank: the speaker bank; the one that `ser test` wrote beside the checkpoint, or to the
-            --trainer.default_root_dir of `run`, if None.
+        bank: the speaker bank; the one that `ser test` wrote beside the checkpoint if None.
         corpus: what the model was trained on; on its validation speakers the posterior is fitted, calibrations are
             compared and intervals are measured, none of which is done without it.
         run: folder of the test run whose metrics.json fills the card; the newest beside the checkpoint if None.
@@ -96,10 +93,6 @@ def export(
         onnx: write model.onnx as well, encoder and interpreter, for speakers outside the embedding table.
         anonymise: new names for the training speakers, and none of their embeddings; vectors in the bank stay what
             they are, biometric data.
-
-    Raises:
-        UserError: the checkpoint isn't a fine-tuned one, the bank or the run isn't of it, `out` isn't empty, or the
-            calibration lacks what it needs.
     """
     folder, console = Path(out), Console(highlight=False, soft_wrap=True)
     check_empty(folder)
@@ -115,7 +108,7 @@ def export(
     if emotions:
         given = {"--bank": bank, "--corpus": corpus, "--calibration": calibration, "--group_speakers": group_speakers}
         _refuse_calibration([flag for flag, value in given.items() if value not in (None, "none")])
-    speaker_bank = None if emotions else _find_bank(checkpoint, bank, run)
+    speaker_bank = None if emotions else _find_bank(checkpoint, bank)
     if public and speaker_bank is not None and group_speakers is None and not single_speakers:
         raise UserError(
             f"would publish voice vectors of {len(speaker_bank.speaker_ids)} single speakers, biometric data",
@@ -276,15 +269,10 @@ def uncalibrated(module: FineTuning, bank: SpeakerBank | None, metrics: dict[str
     return bundle
 
 
-def _find_bank(checkpoint: str, path: str | None, run: str | None) -> SpeakerBank | None:
-    """The bank that is named, or lies beside the checkpoint, or else in the --trainer.default_root_dir of the run."""
-    default = Path(checkpoint).with_suffix(".speaker_bank.safetensors")
-    if path or default.is_file():
-        return SpeakerBank.load(path or default)
-    model = "" if run is None else str((_read_metrics(Path(run) / "metrics.json", "pldc") or {}).get("model", ""))
-    folders = [] if run is None else [(here := Path(run).absolute()), *here.parents][:RUN_DEPTH]
-    places = [folder / f"{model[:8]}-{default.name}" for folder in folders if model]
-    return next((SpeakerBank.load(place) for place in places if place.is_file()), None)
+def _find_bank(checkpoint: str, path: str | None) -> SpeakerBank | None:
+    """The bank that is named, or lies beside the checkpoint."""
+    beside = Path(checkpoint).with_suffix(".speaker_bank.safetensors")
+    return SpeakerBank.load(path or beside) if path or beside.is_file() else None
 
 
 def _find_metrics(checkpoint: str, run: str | None, model: str | None, key: str) -> dict[str, Any] | None:
@@ -400,7 +388,10 @@ def _default_calibration(bundle: Bundle, name: CalibrationName | None) -> tuple[
         make_calibrator(bundle, name)
         return name, "as --calibration says"
     if bundle.bank is None:
-        return "none", "for there is no speaker bank beside the checkpoint (--bank, or --run with the test's folder)"
+        return (
+            "none",
+            "for there is no speaker bank beside the checkpoint (--bank, the one that `ser test` wrote)",
+        )
     return "pldc", "the default where there is a speaker bank (--calibration)"
 
 

@@ -58,10 +58,6 @@ def import_model(
         attributes: of the model's outputs, in their order, where its files don't say.
         scale: least and greatest label that the model's outputs 0 and 1 stand for; MSP-Podcast's are 1 and 7.
         replace: replace a codebook or head that exists already.
-
-    Raises:
-        UserError: the files can't be had, are of another kind or damaged, or something is in the way of what is to be
-            written.
     """
     path = Path(model)
     if not path.exists() and not is_hub_name(model):

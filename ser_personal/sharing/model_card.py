@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from ser_personal.calibration.conformal import HalfWidths
     from ser_personal.recognition.bundle import Bundle
-    from ser_personal.scores import Scores
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 LIBRARY = "ser_personal"
@@ -98,7 +97,7 @@ def model_card(
         settings=settings,
         imported=imported,
         calibration=_CALIBRATIONS[bundle.calibration],
-        calibrators=bundle.calibrators,
+        calibrators=["pldc"] * (bundle.bank is not None) + ["posterior"] * (bundle.posterior is not None),
         pldc=asdict(bundle.pldc),
         measured=measured,
         place=place or "FOLDER",
@@ -118,8 +117,18 @@ def _eval_results(bundle: Bundle, splits: Mapping[str, Any], options: CardOption
     from huggingface_hub import EvalResult
 
     data = ", ".join(options.datasets) or "the corpus it was trained on"
+    calibrated = {"pldc": bundle.pldc.variant, "posterior": "posterior", "none": "raw"}[bundle.calibration]
     for split, content in splits.items():
-        found = _classified(content) if bundle.emotions else _correlated(bundle, content)
+        if bundle.emotions:
+            scores = content["scores"]
+            found = [("recall", "Unweighted average recall", scores["uar"]), ("f1", "Macro F1", scores["macro_f1"])]
+        else:
+            found = [
+                ("ccc", f"{kind} of {attribute}, {label}", value)
+                for row, label in {calibrated: "calibrated", "raw": "raw"}.items()
+                for attribute, one in content["rows"].get(row, {}).items()
+                for kind, value in (("O-CCC", one.overall_ccc), ("A-CCC", one.average_ccc))
+            ]
         for kind, name, value in found:
             if value is not None and not isnan(value):
                 yield EvalResult(
@@ -132,23 +141,6 @@ def _eval_results(bundle: Bundle, splits: Mapping[str, Any], options: CardOption
                     metric_name=name,
                     metric_value=round(value, 4),
                 )
-
-
-def _classified(content: Mapping[str, Any]) -> Iterator[tuple[str, str, float | None]]:
-    """Metric, its name and value, of a test of categories."""
-    scores = content["scores"]
-    yield "recall", "Unweighted average recall", scores["uar"]
-    yield "f1", "Macro F1", scores["macro_f1"]
-
-
-def _correlated(bundle: Bundle, content: Mapping[str, Any]) -> Iterator[tuple[str, str, float | None]]:
-    """Metric, its name and value, of a test of attributes."""
-    calibrated = {"pldc": bundle.pldc.variant, "posterior": "posterior", "none": "raw"}[bundle.calibration]
-    for row, label in {calibrated: "calibrated", "raw": "raw"}.items():
-        scores: Scores = content["rows"].get(row, {})
-        for attribute, one in scores.items():
-            for kind, value in (("O-CCC", one.overall_ccc), ("A-CCC", one.average_ccc)):
-                yield "ccc", f"{kind} of {attribute}, {label}", value
 
 
 def _intervals(bundle: Bundle) -> dict[str, Any]:

@@ -54,11 +54,7 @@ class PublicModel:
 
 
 def read_public_model(folder: Path, name: str, attributes: Sequence[str] | None = None) -> PublicModel:
-    """Read a model's files; `name` is the user's, for messages.
-
-    Raises:
-        UserError: they are of no form that is known, damaged, or incomplete.
-    """
+    """Read a model's files; `name` is the user's, for messages."""
     try:
         if (folder / CHALLENGE[0]).is_file():
             return _challenge(folder, name, attributes)

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import sqlite3
-import struct
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -43,14 +42,11 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(annotate, killed_at, befor
     assert not list(tmp_path.glob("*.partial*"))
 
 
-def test_a_run_interrupted_before_anything_was_done_hinders_no_other(annotate, killed_at):
-    killed_at(0, before=True)
-    assert not annotate("--calibrate", "false").with_name("predictions.csv.partial").exists()
-
-
 def test_another_command_in_the_place_of_an_interrupted_one_is_refused(annotate, killed_at, tmp_path, capsys):
+    killed_at(0, before=True)
+    assert not annotate("--calibration", "none", out="other.csv").with_name("other.csv.partial").exists()
     killed_at(0, before=False)
-    annotate("--calibrate", "false", code=2)
+    annotate("--calibration", "none", code=2)
     assert "with another calibration. Repeat that run's command" in capsys.readouterr().err
     annotate(speaker_from="none", code=2)
     assert "with another list of recordings" in capsys.readouterr().err
@@ -61,36 +57,21 @@ def test_another_command_in_the_place_of_an_interrupted_one_is_refused(annotate,
 
 
 def spoil(talk):
-    """Every kind of recording that fails: name -> why."""
-    tone = 0.1 * np.sin(np.arange(16_000) / 5)
+    """Recordings that fail: name -> why."""
     anna = talk / "anna"
     soundfile.write(anna / "silent.wav", np.zeros(16_000), 16_000)
-    soundfile.write(anna / "short.wav", tone[:300], 16_000)
-    soundfile.write(anna / "tone.wav", tone, 16_000)
-    soundfile.write(anna / "nan.wav", np.full(1000, np.nan), 16_000, subtype="FLOAT")
+    soundfile.write(anna / "tone.wav", 0.1 * np.sin(np.arange(16_000) / 5), 16_000)
     for name in ("жук\n.wav", "\x1b[31mred.wav", "\U0001f399.mp4"):
         (anna / name).write_bytes(b"nothing")
-    (anna / "empty.flac").touch()
     (anna / "dangling.wav").symlink_to("nowhere")
     os.mkfifo(anna / "pipe.wav")
     Path(os.fsdecode(os.fsencode(anna) + b"/\xff\xfe.wav")).write_bytes(b"nothing")
-    million = b".snd" + struct.pack(">IIIII", 24, 0xFFFFFFFF, 3, 16_000, 1_000_000) + bytes(4_000_000)
-    (anna / "million.au").write_bytes(million)
-    soundfile.write(anna / "channels.wav", tone, 16_000)
-    header = bytearray((anna / "channels.wav").read_bytes())
-    header[22:24] = (60_000).to_bytes(2, "little")
-    (anna / "channels.wav").write_bytes(header)
     undecodable = ("жук\n.wav", "\x1b[31mred.wav", "\U0001f399.mp4", "\\xff\\xfe.wav")
     return dict.fromkeys(undecodable, "can't be decoded") | {
-        "empty.flac": "is empty",
         "silent.wav": "is silent",
-        "short.wav": "shorter than one frame",
         "tone.wav": "no speech was found",
-        "nan.wav": "NaN, infinity",
         "dangling.wav": "no such audio file",
         "pipe.wav": "isn't a file",
-        "channels.wav": "Too many channels",
-        "million.au": "Too many channels",
     }
 
 
@@ -151,42 +132,6 @@ def test_a_part_of_ones_own_is_imported_where_that_is_asked_for(annotate, copy, 
     annotate("--model", copy, "--import", "own_head")
 
 
-def test_an_hour_in_one_recording(annotate, recordings, tmp_path):
-    """Its utterances come out in the order of time, whatever else is there."""
-    speech = np.concatenate([decode(path) for path in recordings])
-    hour = np.concatenate([speech, np.zeros(3600 * 16_000 - 2 * len(speech)), speech])
-    (tmp_path / "long").mkdir()
-    soundfile.write(tmp_path / "long" / "hour.wav", hour, 16_000)
-    (tmp_path / "long" / "broken.wav").write_bytes(b"nothing")
-    frame = pd.read_csv(annotate("--cut", "energy", audio=tmp_path / "long", code=1))
-    assert set(frame["file"]) == {str(tmp_path / "long" / "hour.wav")}
-    assert frame["start"].is_monotonic_increasing
-    assert frame["start"].iloc[0] < 10
-    assert 3590 < frame["end"].iloc[-1] <= 3600
-    assert frame["calibration_utterances"].tolist() == list(range(1, len(frame) + 1))
-
-
-def test_where_all_fail_the_table_has_its_header_and_a_later_success_leaves_no_list(annotate, recordings, tmp_path):
-    (tmp_path / "broken.wav").write_bytes(b"nothing")
-    out = annotate(audio=tmp_path / "broken.wav", code=1)
-    assert out.read_text().startswith("speaker,start,end,arousal_calibrated")
-    out.unlink()
-    annotate(audio=recordings[0])
-    assert not out.with_name("predictions.failed.csv").exists()
-
-
-def test_speakers_of_a_table(annotate, talk, tmp_path):
-    speakers = dict(zip(sorted(talk.rglob("*.wav")), ["a", "Unknown", "a"], strict=False))
-    lines = [f"{path.relative_to(tmp_path)},{speaker}" for path, speaker in speakers.items()]
-    (tmp_path / "corpus.csv").write_text("\n".join(["path,speaker", *lines, "nowhere.wav,a"]) + "\n")
-    frame = pd.read_csv(annotate(audio=tmp_path / "corpus.csv", speaker_from="column", code=1))
-    assert frame["calibration_utterances"].tolist() == [1, 0, 2]
-    assert frame["arousal_raw"][1] == frame["arousal_calibrated"][1]
-    assert (tmp_path / "predictions.failed.csv").read_text() == "file,reason\nnowhere.wav,no such audio file\n"
-    nameless = pd.read_csv(annotate(audio=tmp_path / "corpus.csv", speaker_from="none", out="nameless.csv", code=1))
-    assert nameless["speaker"].isna().all()
-
-
 def test_enrolled_speakers_resume_from_their_profiles(annotate, bundle_folder, talk, tmp_path):
     profiles = tmp_path / "profiles.safetensors"
     recognizer = EmotionRecognizer.from_pretrained(bundle_folder, profiles=profiles, device="cpu")
@@ -197,9 +142,8 @@ def test_enrolled_speakers_resume_from_their_profiles(annotate, bundle_folder, t
     assert (again.profiles.ids, again.profiles["anna"].utterances) == (["anna"], 8)
 
 
-@pytest.mark.parametrize("flags", [("--calibrate", "false"), ("--calibration", "none")])
-def test_windows_and_raw_predictions_of_named_speakers(annotate, flags):
-    frame = pd.read_csv(annotate("--cut", "windows", "--window-seconds", "0.5", *flags))
+def test_windows_and_raw_predictions_of_named_speakers(annotate):
+    frame = pd.read_csv(annotate("--cut", "windows", "--window-seconds", "0.5", "--calibration", "none"))
     assert (frame["end"] - frame["start"] <= 0.5 + 0.025).all()
     assert (frame["arousal_raw"] == frame["arousal_calibrated"]).all()
     assert (frame["calibration_utterances"] == 0).all()
@@ -264,23 +208,14 @@ def test_of_a_long_recording_that_fails_at_last_nothing_is_left(annotate, blocks
 @pytest.mark.parametrize(
     ("flags", "what"),
     [
-        (
-            ["--out", "p.xls"],
-            "p.xls: ends in '.xls'. Choose a name that ends in .csv, .parquet, .jsonl, .TextGrid, .txt",
-        ),
         (["--vectors", "v.csv"], "--vectors v.csv: doesn't end in .npz. Give a name that does"),
         (["--model", "nowhere"], "nowhere: no such folder"),
         (["--speaker-from", "column"], "corpus.csv: no such file"),
-        (["--speaker-from", "name"], "--speaker_from: name is none of 'folder', 'column', 'none'"),
         (["--device", "gpu"], "--device: gpu can't compute on this machine. Give "),
         (["--device", "meta"], "--device: meta can't compute"),
         (["--device", "cuda:99"], "--device: cuda:99 can't compute"),
         (["--import", "nowhere"], "--import nowhere: can't be imported (No module named 'nowhere')"),
-        (["--window-seconds", "0"], "--window_seconds"),
-        (["--pldc.k", "0"], "--pldc"),
-        (["--pldc.statistics", "median"], "--pldc"),
         (["--calibration", "posterior"], "the bundle: holds no posterior. Export it with --corpus"),
-        (["--calibration", "mean"], "--calibration"),
     ],
 )
 def test_what_can_not_be_annotated(annotate, flags, what, capsys, monkeypatch, tmp_path):
@@ -294,11 +229,3 @@ def test_an_output_that_exists_stays(annotate, capsys):
     annotate().write_text("mine")
     assert annotate(code=2).read_text() == "mine"
     assert "predictions.csv: exists already. Delete it" in capsys.readouterr().err
-
-
-def test_a_bundle_without_its_bank_calibrates_no_one_unnoticed(annotate, copy, capsys):
-    (copy / "speaker_bank.safetensors").unlink()
-    annotate("--model", copy, code=2)
-    assert "holds no speaker bank" in capsys.readouterr().err
-    annotate("--model", copy, speaker_from="none")
-    assert "no speakers, so nothing is calibrated" in capsys.readouterr().out

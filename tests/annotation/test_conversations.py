@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,7 @@ import pandas as pd
 import pytest
 import soundfile
 from command_line import ser
-from turn_files import VALUES, annotated, rttm, table, textgrid
+from turn_files import VALUES, annotated, rttm, textgrid
 
 from ser_personal import EmotionRecognizer
 from ser_personal.audio import decode
@@ -42,12 +40,11 @@ def test_a_call_with_a_party_a_channel_is_two_speakers(call, bundle_folder, tmp_
     assert frame["speaker"].unique().tolist() == ["call/left", "call/right"]
     call_, rate = soundfile.read(tmp_path / "call.wav", dtype="float32")
     for number, side in enumerate(("left", "right")):
-        one = annotated(bundle_folder, tmp_path, tmp_path / "call.wav", "--channel", side, "--cut", "energy")
+        one = recognizer.predict(tmp_path / "call.wav", channel=side)
         alone = recognizer.predict(np.ascontiguousarray(call_[:, number]), f"call/{side}", sample_rate=rate)
         own = frame[frame["speaker"] == f"call/{side}"]
         np.testing.assert_allclose(own[VALUES], alone[VALUES], atol=1e-4)
         np.testing.assert_allclose(one[VALUES[:2]], alone[VALUES[:2]], atol=1e-4)
-        assert one["speaker"].isna().all()
     nameless = annotated(bundle_folder, tmp_path, tmp_path / "call.wav", "--channel", "each", "--speaker-from", "none")
     assert nameless["speaker"].isna().all()
     (tmp_path / "call.rttm").write_text(rttm_of_channels(turns))
@@ -72,169 +69,96 @@ def test_channels_that_do_not_fit(call, conversation, bundle_folder, tmp_path, c
     lines += rttm_of_channels([turn._replace(channel=turn.channel + 1) for turn in turns], "elsewhere")
     (tmp_path / "calls.rttm").write_text(lines + rttm_of_channels(turns, "broken"))
 
-    def reasons(*flags):
-        frame = annotated(bundle_folder, tmp_path, folder, *flags, code=1)
-        (failed,) = tmp_path.glob("*.failed.csv")
-        table = dict(pd.read_csv(failed).to_numpy().tolist())
-        failed.unlink()
-        return len(frame), {Path(source).stem: reason for source, reason in table.items()}
-
-    rows, found = reasons("--segments", tmp_path / "calls.rttm", "--channel", "each")
-    assert rows == 6
+    flags = ("--segments", tmp_path / "calls.rttm", "--channel", "each")
+    assert len(annotated(bundle_folder, tmp_path, folder, *flags, code=1)) == 6
+    found = reasons_in(tmp_path)
     assert found["alone"] == "has turns on channel 1 alone"
     assert "turns that aren't on its channels 1 to 2" in found["elsewhere"]
     assert "has no turns in" in found["nameless"]
     assert found["mono"] == "has one channel (--channel each takes several)"
     assert "can't be decoded" in found["broken"]
-    assert reasons("--channel", "right")[1]["mono"] == "has no channel 2, but 1 (channel 2)"
-    assert reasons()[1]["call"].endswith("hold different voices (--channel each takes them for a speaker each)")
-    soundfile.write(folder / "call.wav", np.stack([both[:, 0], -both[:, 0]], 1), rate, subtype="FLOAT")
-    assert reasons()[1]["call"].endswith("cancel one another when mixed (--channel left takes one)")
-    soundfile.write(folder / "call.wav", both * [1, 0], rate, subtype="FLOAT")
-    assert reasons("--channel", "each")[1]["call"] == "is silent from beginning to end (channel 2)"
-    for flags in (("--speaker-from", "folder"), ("--speaker-from", "column")):
-        assert ser("annotate", folder, *flags, "--channel", "each", "--model", "m", "--out", tmp_path / "p.csv") == 2
-    assert "--speaker_from folder: the channels say who speaks" in capsys.readouterr().err
+    for name, factors in (("opposite", [1, -1]), ("one", [1, 0])):
+        samples = both[:, :1] * factors
+        soundfile.write(folder / f"{name}.wav", samples.astype(np.float32), rate, subtype="FLOAT")
     recognizer = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu")
     for audio, options, what in (
-        (folder / "alone.wav", {"speaker_ids": "anna"}, "speaker_ids: the channels say who speaks"),
-        (both[:, 0], {}, "channel each: a waveform has one channel"),
+        (folder / "mono.wav", {"channel": "right"}, r"has no channel 2, but 1 \(channel 2\)"),
+        (folder / "call.wav", {}, r"hold different voices \(--channel each takes them for a speaker each\)"),
+        (folder / "opposite.wav", {}, r"cancel one another when mixed \(--channel left takes one\)"),
+        (folder / "one.wav", {"channel": "each"}, r"is silent from beginning to end \(channel 2\)"),
+        (folder / "alone.wav", {"channel": "each", "speaker_ids": "anna"}, "speaker_ids: the channels say who speaks"),
+        (both[:, 0], {"channel": "each"}, "channel each: a waveform has one channel"),
     ):
         with pytest.raises(UserError, match=what):
-            recognizer.predict(audio, channel="each", **options)
+            recognizer.predict(audio, **options)
+    flags = ("--speaker-from", "folder", "--channel", "each")
+    assert ser("annotate", folder, *flags, "--model", "m", "--out", tmp_path / "p.csv") == 2
+    assert "--speaker_from folder: the channels say who speaks" in capsys.readouterr().err
 
 
 GRID = [Turn(0, 2, "anna"), Turn(2, 4, "ben")]
-POINTS = (
-    'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n2\n<exists>\n1\n"TextTier"\n"p"\n0\n2\n1\n1.0\n"x"\n'
-)
 EMPTY = '"IntervalTier"\n"nobody"\n0\n4\n1\n0\n4\n""\n'
+SHORT = textgrid(GRID, short=True)
+# of the recording of that name, its turns, and what is wrong with them
+BAD = {
+    "backwards.rttm": (rttm([(2, 1, "a")], "backwards"), "turn of backwards/a from 2 to 1 s lasts no time"),
+    "instant.rttm": (rttm([(1, 1, "anna")], "instant"), "lasts no time"),
+    "late.rttm": (rttm([(0, 1, "a"), (900, 901, "b")], "late"), "turn of late/b from 900 to 901 s is past the end"),
+    "bytes.rttm": (b"SPEAKER \xe9\xff", "isn't UTF-8 text (byte 8 is 0xe9) in "),
+    "empty.rttm": ("", "has no turns in "),
+    "channels.rttm": (
+        "".join(rttm([(0, 1, "a")], "channels").replace(" 1 ", f" {number} ", 1) for number in (1, 2)),
+        "has turns on channels 1, 2",
+    ),
+    "renamed.rttm": (rttm([(0, 1, "a")], "somewhere"), "has no turns in "),
+    "twice.TextGrid": (SHORT.replace("ben", "anna"), "isn't a whole TextGrid"),
+    "riff.wav": (b"RIFF" + b"\0" * 40, "can't be decoded"),
+    "broken.wav": (None, "is truncated: its header announces more than it holds"),
+}
+GOOD = {
+    "disordered.rttm": rttm([(3, 4, "NA"), (0, 2, "NA"), (1, 2, "<NA>")], "disordered"),
+    "nobody.TextGrid": SHORT.replace("<exists>\n2", "<exists>\n3") + EMPTY,
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "what"),
-    [
-        ("elsewhere.rttm", rttm([(0, 1, "a")], "elsewhere"), "are (Call them as the recording without its"),
-        ("bad.rttm", rttm([(2, 1, "a")], "bad"), "turn of bad/a from 2 to 1 s lasts no time"),
-        ("bad.rttm", rttm([(1, 1, "anna")], "bad"), "lasts no time"),
-        ("bad.rttm", rttm([(0, 1, "a"), (900, 901, "b")], "bad"), "turn of bad/b from 900 to 901 s is past the end"),
-        ("bad.rttm", "SPEAKER bad 1 0,5 1,0 <NA> <NA> x <NA> <NA>", "isn't RTTM in "),
-        ("bad.rttm", "SPEAKER bad left 0.5 1.0 <NA> <NA> x <NA> <NA>", "isn't RTTM in "),
-        ("bad.rttm", b"\xff\xfe\x00", "isn't UTF-8 text in "),
-        ("bad.rttm", "", "has no turns in "),
-        ("bad.rttm", rttm([(3, 4, "NA"), (0, 2, "NA"), (1, 2, "<NA>")], "bad"), None),
-        ("bad.TextGrid", textgrid(GRID, short=True).replace("ben", "anna"), "isn't a whole TextGrid"),
-        ("bad.TextGrid", textgrid(GRID, short=False).replace("xmax = 2", "xmax = 2,0"), "isn't a whole TextGrid"),
-        ("bad.TextGrid", POINTS, "has points alone"),
-        ("bad.TextGrid", textgrid(GRID, short=True).replace("<exists>\n2", "<exists>\n3") + EMPTY, None),
-        ("bad.wav", b"RIFF" + b"\0" * 40, "can't be decoded"),
-        ("bad.wav", None, "is truncated: its header announces more than it holds"),
-    ],
-)
-def test_bad_input_of_one_recording(conversation, bundle_folder, tmp_path, name, text, what, capsys):
-    """The others are done, and it is listed, or done where nothing is wrong with it."""
-    if name.endswith("TextGrid"):
-        pytest.importorskip("praatio", reason="praatio isn't installed (the extra textgrid)")
-    folder, turns = tmp_path / "talks", conversation[0]
+def reasons_in(folder):
+    (failed,) = folder.glob("*.failed.csv")
+    return {Path(file).stem: reason for file, reason in pd.read_csv(failed).itertuples(index=False)}
+
+
+def test_bad_input_of_some_recordings(conversation, bundle_folder, tmp_path, capsys):
+    """The others are done, and each is listed."""
+    pytest.importorskip("praatio", reason="praatio isn't installed (the extra textgrid)")
+    folder, sound = tmp_path / "talks", (tmp_path / "meeting.wav").read_bytes()
     folder.mkdir()
-    sound = (tmp_path / "meeting.wav").read_bytes()
-    for each in ("good", "bad"):
-        (folder / f"{each}.wav").write_bytes(sound)
-    for each in ("good", "bad")[: 1 if name.startswith("bad") and not name.endswith("wav") else 2]:
-        (folder / f"{each}.rttm").write_text(rttm(turns, each))
-    content = sound[: len(sound) // 2] if text is None else text
-    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    frame = annotated(bundle_folder, tmp_path, folder, "--segments", folder, code=int(what is not None))
-    assert (frame["file"] == str(folder / "good.wav")).sum() == 6
-    if what is None:
-        assert (frame["file"] == str(folder / "bad.wav")).sum() > 1
-        return
-    (listed,) = [pd.read_csv(path) for path in tmp_path.glob("*.failed.csv")]
-    assert what in listed["reason"].item()
-    assert Path(listed["file"].item()).stem == Path(name).stem
+    for name, content in {**{name: text for name, (text, _) in BAD.items()}, **GOOD}.items():
+        stem, ending = name.split(".")
+        broken = sound[: len(sound) // 2] if content is None else content
+        (folder / f"{stem}.wav").write_bytes(broken if ending == "wav" else sound)
+        text = rttm(conversation[0], stem) if ending == "wav" else content
+        path = folder / (f"{stem}.rttm" if ending == "wav" else name)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    frame = annotated(bundle_folder, tmp_path, folder, "--segments", folder, code=1)
+    assert {Path(file).stem for file in frame["file"]} == {name.split(".")[0] for name in GOOD}
+    found = reasons_in(tmp_path)
+    assert "(Call them as the recording without its ending" in found.pop("somewhere")
+    assert found.keys() == {name.split(".")[0] for name in BAD}
+    for name, (_, what) in BAD.items():
+        assert what in found[name.split(".")[0]]
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed: ")]
-    assert len(shown) == 1
+    assert len(shown) == len(BAD) + 1
 
 
 @pytest.mark.parametrize(
     ("text", "what"),
     [
         ("path,speaker,start\nmeeting.wav,anna,0\n", "one of the columns start and end alone"),
-        (
-            'path,speaker,start,end\nmeeting.wav,anna,"0,5","1,5"\n',
-            "start is '0,5', no time. Write seconds, such as 7.5",
-        ),
         ("path,speaker,start,end\nmeeting.wav,anna,2,1\n", "ends at 1 s and starts at 2 s"),
-        ("path,speaker,start,end\nmeeting.wav,anna,-1,1\n", "start is '-1', no time"),
     ],
 )
-def test_tables_of_segments_that_are_none(conversation, bundle_folder, tmp_path, text, what, capsys):
+def test_tables_of_segments_that_are_none(tmp_path, text, what, capsys):
     (tmp_path / "t.csv").write_text(text)
-    out = tmp_path / "p.csv"
-    flags = ("--speaker-from", "column", "--model", bundle_folder, "--out", out)
+    flags = ("--speaker-from", "column", "--model", "bundle", "--out", tmp_path / "p.csv")
     assert ser("annotate", tmp_path / "t.csv", *flags) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert what in line
-    assert not out.exists()
-
-
-def test_a_speaker_called_na(conversation, bundle_folder, tmp_path):
-    (tmp_path / "t.csv").write_text("path,speaker,start,end\nmeeting.wav,NA,0.5,2\nmeeting.wav,,0.5,2\n")
-    annotated(bundle_folder, tmp_path, tmp_path / "t.csv", "--speaker-from", "column")
-    (out,) = [path for path in tmp_path.glob("*.csv") if path.name != "t.csv"]
-    frame = pd.read_csv(out, keep_default_na=False)
-    assert sorted(frame["speaker"]) == ["", "NA"]
-    assert frame.set_index("speaker")["calibration_utterances"].to_dict() == {"NA": 1, "": 0}
-
-
-SPEECH = Path(os.environ.get("SER_TEST_SPEECH", "speech")) / "ravdess"
-
-
-@pytest.mark.skipif(not SPEECH.is_dir(), reason="no real speech here: SER_TEST_SPEECH names a folder with ravdess/")
-def test_a_conversation_of_real_speech(bundle_folder, tmp_path):
-    """Three speakers by turns, as one stereo file and as one for each, whoever says when they speak."""
-    table_ = pd.read_csv(SPEECH / "corpus.csv")
-    names = sorted(table_["speaker"].unique())[:3]
-    files = [
-        SPEECH / path
-        for n in range(20)
-        for name in names
-        for path in table_[table_["speaker"] == name]["path"][n : n + 1]
-    ]
-    parts, speakers = [decode(path) for path in files], names * 20
-    ends = np.cumsum([len(part) + 4_000 for part in parts])
-    turns = [
-        Turn((end - len(part)) / 16_000, end / 16_000, who)
-        for end, part, who in zip(ends, parts, speakers, strict=True)
-    ]
-    tracks = np.zeros((int(ends[-1]), 3), dtype=np.float32)
-    for end, part, who in zip(ends, parts, speakers, strict=True):
-        tracks[end - len(part) : end, names.index(who)] = part
-    soundfile.write(tmp_path / "meeting.wav", tracks.sum(1, keepdims=True).repeat(2, 1), 16_000, subtype="FLOAT")
-    forms = {"meeting.rttm": rttm(turns), "turns.csv": table(turns), "own.rttm": ""}
-    for column, name in enumerate(names):
-        own = [turn for turn in turns if turn.speaker_id == name]
-        soundfile.write(tmp_path / f"{name}.wav", tracks[:, column], 16_000, subtype="FLOAT")
-        forms["own.rttm"] += rttm(own, name)
-        forms[f"grids/{name}.TextGrid"] = textgrid(own, short=True)
-    forms["meeting.TextGrid"] = textgrid(turns, short=False)
-    forms["own.csv"] = "path,speaker,start,end\n" + "".join(
-        f"{turn.speaker_id}.wav,{turn.speaker_id},{turn.start:.6f},{turn.end:.6f}\n" for turn in turns
-    )
-    (tmp_path / "grids").mkdir()
-    (tmp_path / "own").mkdir()
-    for name, text in forms.items():
-        (tmp_path / name).write_text(text)
-    for name in names:
-        (tmp_path / "own" / f"{name}.wav").symlink_to(tmp_path / f"{name}.wav")
-    alone = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu").predict(files, speakers)
-    grids = importlib.util.find_spec("praatio") is not None
-    for audio, segments in (
-        *(("meeting.wav", "meeting.rttm"), ("turns.csv", None), ("own", "own.rttm"), ("own.csv", None)),
-        *((("meeting.wav", "meeting.TextGrid"), ("own", "grids")) if grids else ()),
-    ):
-        who = ("--segments", tmp_path / segments) if segments else ("--speaker-from", "column")
-        frame = annotated(bundle_folder, tmp_path, tmp_path / audio, *who).sort_values("start")
-        np.testing.assert_allclose(frame[VALUES], alone[VALUES], atol=1e-4)
-        assert frame["speaker"].tolist() == speakers
-        np.testing.assert_allclose(frame[["start", "end"]], [turn[:2] for turn in turns], atol=1e-4)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile
 
-from ser_personal.annotation.tables import write_annotations
+from ser_personal.annotation.tables import write_annotations, write_vectors
 from ser_personal.audio import decode
+from ser_personal.recognition.recordings import Recording
 
 NAMES = ['an"na <b>', "NA", "林"]
 # of speakers, the second overlapping the first, the last two of one speaker overlapping
@@ -38,41 +38,40 @@ def test_a_table_is_a_segmented_index_to_audformat(annotate):
 
 
 @pytest.fixture
-def table(recordings, tmp_path):
-    """Who speaks when in one recording of 8 s, as a table of segments."""
-    waveform = np.concatenate([decode(path) for path in recordings])[: 8 * 16_000]
-    soundfile.write(tmp_path / "meeting.wav", waveform, 16_000)
-    columns = {"path": "meeting.wav", "speaker": [NAMES[who] for who, _, _ in TURNS]}
-    columns |= {"start": [start for _, start, _ in TURNS], "end": [end for _, _, end in TURNS]}
-    pd.DataFrame(columns).to_csv(tmp_path / "turns.csv", index=False)
-    return tmp_path / "turns.csv"
+def rows():
+    """What is predicted of one recording of 8 s, values as a table would have them."""
+    values = np.random.default_rng(0).uniform(1, 7, (len(TURNS), 2))
+    return [
+        {"speaker": NAMES[who], "start": start, "end": end, "file": "meeting.wav"}
+        | {"arousal_calibrated": arousal, "valence_calibrated": valence}
+        for (who, start, end), (arousal, valence) in zip(TURNS, values.tolist(), strict=True)
+    ]
 
 
-def values(annotate, table):
-    out = annotate(audio=table, speaker_from="column", out="expected.csv")
-    return pd.read_csv(out, keep_default_na=False, na_values=[""])
+def write(path, rows):
+    recording = Recording("meeting.wav", np.zeros(8 * 16_000, dtype=np.float32))
+    write_annotations(path, rows, [*rows[0]], ["arousal", "valence"], [recording])
+    return path
 
 
-def test_a_textgrid_has_a_tier_for_each_speaker_and_attribute(annotate, table):
+def test_a_textgrid_has_a_tier_for_each_speaker_and_attribute(rows, tmp_path):
     textgrid = pytest.importorskip("praatio.textgrid", reason="praatio isn't installed (the extra textgrid)")
-    expected = values(annotate, table)
-    path = annotate(audio=table, speaker_from="column", out="meeting.TextGrid")
+    path = write(tmp_path / "meeting.TextGrid", rows)
     grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False, reportingMode="error")
     assert grid.tierNames == tuple(f"{name} {attribute}" for name in NAMES for attribute in ("arousal", "valence"))
     assert (grid.minTimestamp, grid.maxTimestamp) == (0, 8)
     for tier in grid.tiers:
         speaker, attribute = tier.name.rsplit(" ", 1)
-        own = expected[expected["speaker"] == speaker]
+        own = pd.DataFrame([row for row in rows if row["speaker"] == speaker])
         ends = own["end"].clip(upper=own["start"].shift(-1).fillna(8))
         labels = [f"{value:.2f}" for value in own[f"{attribute}_calibrated"]]
         assert [tuple(entry) for entry in tier.entries] == [*zip(own["start"], ends, labels, strict=True)]
 
 
 @pytest.mark.skipif(shutil.which("praat") is None, reason="Praat isn't installed")
-def test_praat_reads_the_textgrid(annotate, table, tmp_path):
+def test_praat_reads_the_textgrid(rows, tmp_path):
     pytest.importorskip("praatio", reason="praatio isn't installed (the extra textgrid)")
-    expected = values(annotate, table)
-    path = annotate(audio=table, speaker_from="column", out="meeting.TextGrid")
+    path = write(tmp_path / "meeting.TextGrid", rows)
     (tmp_path / "look.praat").write_text(
         f"""Read from file: "{path}"
         tiers = Get number of tiers
@@ -90,17 +89,15 @@ def test_praat_reads_the_textgrid(annotate, table, tmp_path):
     lines = run.stdout.decode("utf-16" if run.stdout[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8").splitlines()
     tiers = [f"{name} {attribute}" for name in NAMES for attribute in ("arousal", "valence")]
     assert [line.split("\t")[0] for line in lines[:-1]] == tiers
-    assert lines[0].split("\t")[1:] == ["0", f"{expected['arousal_calibrated'][0]:.2f}"]
-    assert lines[-1] == f"{expected['arousal_calibrated'][3]:.2f}"
+    assert lines[0].split("\t")[1:] == ["0", f"{rows[0]['arousal_calibrated']:.2f}"]
+    assert lines[-1] == f"{rows[3]['arousal_calibrated']:.2f}"
 
 
-def test_audacitys_labels_say_who_and_how(annotate, table):
-    expected = values(annotate, table)
-    lines = annotate(audio=table, speaker_from="column", out="meeting.txt").read_text().splitlines()
-    assert lines == [
-        f"{row.start:.6f}\t{row.end:.6f}\t{row.speaker} arousal {row.arousal_calibrated:.2f} "
-        f"valence {row.valence_calibrated:.2f}"
-        for row in expected.itertuples()
+def test_audacitys_labels_say_who_and_how(rows, tmp_path):
+    assert write(tmp_path / "meeting.txt", rows).read_text().splitlines() == [
+        f"{row['start']:.6f}\t{row['end']:.6f}\t{row['speaker']} arousal {row['arousal_calibrated']:.2f} "
+        f"valence {row['valence_calibrated']:.2f}"
+        for row in rows
     ]
 
 
@@ -121,10 +118,8 @@ def test_several_recordings_have_a_file_each(annotate, talk, tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize("resumed", [False, True])
-def test_vectors_lie_beside_the_scores(annotate, killed_at, bundle, talk, tmp_path, resumed):
-    if resumed:
-        killed_at(8, flags=["--vectors", tmp_path / "vectors.npz"], before=True)
+def test_vectors_lie_beside_the_scores(annotate, killed_at, bundle, talk, tmp_path):
+    killed_at(8, flags=["--vectors", tmp_path / "vectors.npz"], before=True)
     frame = pd.read_csv(annotate("--vectors", tmp_path / "vectors.npz"), dtype={"speaker": str})
     with np.load(tmp_path / "vectors.npz") as arrays:
         for column in ("file", "start", "end", "speaker"):
@@ -134,23 +129,19 @@ def test_vectors_lie_beside_the_scores(annotate, killed_at, bundle, talk, tmp_pa
         np.testing.assert_allclose(arrays["vectors"], expected, atol=1e-5)
 
 
-def test_vectors_without_names_or_rows(annotate, talk, tmp_path):
-    annotate("--vectors", tmp_path / "vectors.npz", speaker_from="none")
-    with np.load(tmp_path / "vectors.npz") as arrays:
-        assert set(arrays["speaker"]) == {""}
-    (talk / "broken.wav").write_bytes(b"nothing")
-    annotate("--vectors", tmp_path / "none.npz", audio=talk / "broken.wav", out="none.csv", code=1)
-    with np.load(tmp_path / "none.npz") as arrays:
-        assert {name: len(arrays[name]) for name in arrays} == dict.fromkeys(
-            ("file", "start", "end", "speaker", "vectors"), 0
-        )
+def test_vectors_without_names_or_rows(rows, tmp_path):
+    write_vectors(tmp_path / "one.npz", [rows[0] | {"speaker": None}], iter([np.ones(3, dtype=np.float32).tobytes()]))
+    write_vectors(tmp_path / "none.npz", [], iter([]))
+    with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "none.npz") as none:
+        assert (one["speaker"].tolist(), one["vectors"].shape) == ([""], (1, 3))
+        assert [len(none[name]) for name in ("file", "start", "end", "speaker", "vectors")] == [0] * 5
 
 
 class Killed(BaseException):
     """Ends a run as a signal would."""
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt"])
+@pytest.mark.parametrize("name", ["a.csv", "a.txt"])
 def test_nothing_half_written_takes_the_tables_name(tmp_path, name):
     def rows():
         yield {"file": "a"}

@@ -69,7 +69,7 @@ def source(**changes: object):
 def profiles(arrays: dict[str, np.ndarray] | None = None, **metadata: str):
     def make(good: Good, here: Path) -> None:
         model = json.loads((good.bundle / "config.json").read_text())["model"]
-        known = {"format": "ser_personal.speaker_profiles", "version": "2", "model": model}
+        known = {"format": "ser_personal.speaker_profiles", "version": "3", "model": model}
         save_file(arrays or {}, here / "profiles.safetensors", known | metadata)
 
     return make

@@ -2,22 +2,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from torch import nn
 
 from ser_personal import EmotionRecognizer, SpeakerBank
+from ser_personal.calibration.few_labels import LabelPrior
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.finetune.interpreters import MLPInterpreter
 from ser_personal.recognition.bundle import FILES, find_bundle, read_bundle, write_bundle
-
-
-def edit(path, **changes):
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | changes))
 
 
 def test_a_bundle_holds_no_pickle(bundle_folder):
@@ -28,11 +23,12 @@ def test_a_bundle_holds_no_pickle(bundle_folder):
 
 
 def test_a_bundle_written_and_read_again_is_the_same(bundle, tmp_path):
-    write_bundle(bundle, tmp_path / "again")
+    priors = {"pldc": {"arousal": LabelPrior(shift=0.3), "valence": LabelPrior(scale=1.2)}, "none": {}}
+    write_bundle(replace(bundle, label_priors=priors), tmp_path / "again")
     again = read_bundle(tmp_path / "again")
     assert again.model == bundle.model == weights_fingerprint(again.network.state_dict())
     assert (again.attributes, again.scale, again.pldc) == (("arousal", "valence"), (1.0, 7.0), bundle.pldc)
-    assert again.pldc.k == 3
+    assert (again.pldc.k, again.label_priors) == (3, priors)
     np.testing.assert_array_equal(again.bank.vectors, bundle.bank.vectors)
 
 
@@ -50,41 +46,21 @@ def test_nothing_half_written_is_left(bundle, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "what"),
+    ("changes", "what"),
     [
-        ("config.json", {"format_version": 99}, "bundle of format 99; this version reads format 3. Export it again"),
-        ("config.json", {"format_version": "2"}, "bundle of format 2; this"),
-        ("config.json", {"format": "other"}, "isn't a bundle of ser_personal"),
-        ("config.json", {"pldc": {"kk": 3}}, "lacks or misspells .*kk"),
-        ("config.json", {"interpreter": {"class_path": "os.system", "init_args": {}}}, "isn't a class"),
-        ("config.json", {"calibration": "mean"}, "unknown calibration 'mean'"),
-        ("config.json", {"calibration": "posterior"}, "posterior.json: no such file in the bundle"),
-        ("config.json", {"interpreter": {"class_path": "antigravity.Head", "init_args": {}}}, "isn't part of ser_pers"),
-        ("config.json", {"attributes": ["arousal", "dominance"]}, "lacks|made with|Give"),
-        ("preprocessor_config.json", {"sampling_rate": 8000}, "expects audio at 8000 Hz"),
+        ({"format": "other"}, "isn't a bundle of ser_personal"),
+        ({"calibration": "mean"}, "unknown calibration 'mean'"),
+        ({"calibration": "posterior"}, "posterior.json: no such file in the bundle"),
+        ({"interpreter": {"class_path": "antigravity.Head", "init_args": {}}}, "isn't part of ser_pers"),
+        ({"attributes": ["arousal", "dominance"]}, "bank is of arousal, valence, the model of arousal, dominance"),
     ],
 )
-def test_what_this_version_can_not_read(copy, name, changes, what):
-    edit(copy / name, **changes)
+def test_what_this_version_can_not_read(copy, changes, what):
+    path = copy / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(UserError, match=what) as caught:
         read_bundle(copy)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "model.safetensors"])
-def test_damaged_or_missing_files(copy, name):
-    content = (copy / name).read_bytes()
-    for spoil in (lambda path: path.write_bytes(content[: len(content) // 2]), Path.unlink):
-        spoil(copy / name)
-        with pytest.raises(UserError, match=name):
-            read_bundle(copy)
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "speaker_bank.safetensors", "conformal.json"])
-def test_a_file_of_another_bundle_is_refused_by_name(copy, name):
-    (copy / name).write_bytes(b"other")
-    with pytest.raises(UserError, match=rf"{name}: isn't the file that the bundle was written with"):
-        read_bundle(copy)
 
 
 def test_a_bank_of_another_model(bundle, tmp_path):
@@ -139,15 +115,3 @@ def test_where_no_bundle_is(tmp_path, monkeypatch):
             find_bundle(name)
     with pytest.raises(UserError, match="nobody/nothing: no folder of this name is here, and the Hugging"):
         find_bundle("nobody/nothing")
-
-
-def test_a_hub_name_is_downloaded(bundle_folder, monkeypatch):
-    asked = []
-
-    def snapshot_download(name, revision, token, allow_patterns):
-        asked.append((name, allow_patterns))
-        return str(bundle_folder)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert EmotionRecognizer.from_pretrained("some/model").attributes == ("arousal", "valence")
-    assert asked == [("some/model", list(FILES))]

@@ -10,13 +10,11 @@ from ser_personal.calibration.controls import AffineMap
 from ser_personal.calibration.few_labels import LabelPrior, labelled_moments, with_labels
 from ser_personal.calibration.pldc import PLDC, PLDCSettings
 from ser_personal.calibration.table import PredictedSet
-from ser_personal.errors import UserError
 from ser_personal.recognition.causal import (
     CausalLabels,
     CausalPLDC,
     CausalPosterior,
     calibrate_causally,
-    calibrate_in_turn,
     left_out_posteriors,
 )
 from ser_personal.recognition.profiles import SpeakerProfile
@@ -51,13 +49,12 @@ def test_without_a_prior_an_utterance_comes_out_as_the_last_of_all_so_far(seed, 
         predictions[:, 0] = 4.2
     causal = CausalPLDC(bank, attributes, settings)
     calibrate = PLDC(bank, attributes, settings).calibration
-    profile = SpeakerProfile.empty(5, 2)
+    found = calibrate_causally(causal, PredictedSet(predictions, ("new",) * 8, pooled, predictions))
     for last in range(8):
-        profile = profile.add(pooled[last], predictions[last])
         so_far = slice(last + 1)
         whole = calibrate(predictions[so_far], ["new"] * (last + 1), pooled[so_far])
-        np.testing.assert_allclose(causal(predictions[last], profile), whole.predictions[-1], atol=1e-7)
-        rows = causal.neighbours(profile.vector)
+        np.testing.assert_allclose(found[last], whole.predictions[-1], atol=1e-7)
+        rows = causal.neighbours(pooled[so_far].mean(axis=0))
         assert tuple(bank.speaker_ids[row] for row in rows) == whole.speakers[0].neighbours
 
 
@@ -82,16 +79,6 @@ def test_the_prior_counts_as_utterances_of_the_neighbours_moments(shift_mean):
     assert causal(said[-1:], profile_of(said, rng)) == pytest.approx(expected)
 
 
-def test_a_first_utterance_keeps_its_deviation_and_hundreds_outweigh_the_prior():
-    rng = np.random.default_rng(0)
-    bank = some_bank(rng)
-    causal, plain = (CausalPLDC(bank, ("arousal",), PLDCSettings(prior_utterances=prior)) for prior in (5, 0))
-    assert causal(np.array([6.0]), profile_of([6.0], rng)) == pytest.approx(6.0)
-    said = rng.normal(5, 0.3, size=3000)
-    profile = profile_of(said, rng)
-    assert causal(said[-1:], profile) == pytest.approx(plain(said[-1:], profile), abs=0.05)
-
-
 def people(number, seed):
     rng = np.random.default_rng(seed)
     speaker = np.repeat(np.arange(number), 15)
@@ -102,23 +89,19 @@ def people(number, seed):
     return predictions, [f"s{one:02}" for one in speaker], voices[speaker] + rng.normal(size=(len(speaker), 4)), labels
 
 
-@pytest.mark.parametrize("constant", [False, True])
-def test_each_utterance_comes_out_as_from_the_whole_array(constant):
+def test_each_utterance_comes_out_as_from_the_whole_array():
     training, validation = people(60, 0), people(20, 1)
     bank = SpeakerBank.from_utterances([f"t{one}" for one in training[1]], *training[2:], ATTRIBUTES)
     calibrator = PosteriorCalibrator(bank).fit(*validation)
     assert any(fitted.mean.amount or fitted.log_std.amount for fitted in calibrator.fitted.values())
-    predictions, _, pooled, _ = people(1, 2)
-    if constant:
-        predictions[:, 0] = 4.2
-    so_far = [(predictions[:n], ["new"] * n, pooled[:n]) for n in range(1, len(predictions) + 1)]
+    predictions, speakers, pooled, labels = people(1, 2)
+    predictions[:, 0] = 4.2
+    so_far = [(predictions[:n], speakers[:n], pooled[:n]) for n in range(1, len(predictions) + 1)]
     whole = np.array([calibrator(*inputs)[-1] for inputs in so_far])
-    causal = CausalPosterior(calibrator.fitted, ATTRIBUTES)
-    one_by_one, _ = calibrate_in_turn(causal, predictions, pooled, SpeakerProfile.empty(4, 2))
-    np.testing.assert_allclose(one_by_one, whole, atol=1e-9)
-    turned = CausalPosterior(calibrator.fitted, ATTRIBUTES[::-1])
-    backwards, _ = calibrate_in_turn(turned, predictions[:, ::-1], pooled, SpeakerProfile.empty(4, 2))
-    np.testing.assert_allclose(backwards[:, ::-1], whole, atol=1e-9)
+    for order in (slice(None), slice(None, None, -1)):
+        causal = CausalPosterior(calibrator.fitted, ATTRIBUTES[order])
+        said = PredictedSet(predictions[:, order], tuple(speakers), pooled, labels)
+        np.testing.assert_allclose(calibrate_causally(causal, said)[:, order], whole, atol=1e-9)
 
 
 @pytest.fixture
@@ -147,18 +130,6 @@ def test_a_left_out_posterior_uses_no_label_of_its_speaker(validation):
     before, after = (left_out_posteriors(bank, ("arousal",), one) for one in (validation, changed))
     np.testing.assert_array_equal(before[own], after[own])
     assert np.abs(before[~own] - after[~own]).max() > 1e-3
-
-
-@pytest.mark.parametrize(("labels", "last"), [([[4.0], [5.0]], "s05"), ([[np.nan]], "s12")])
-def test_a_left_out_posterior_takes_six_speakers_and_labels_in_the_bank(validation, labels, last):
-    few = validation.part(np.array(validation.speaker_ids) < last)
-    with pytest.raises(UserError):
-        left_out_posteriors(bank_of(np.array(labels)), ("arousal",), few)
-
-
-def test_each_utterance_is_calibrated_by_what_its_speaker_has_said(validation):
-    counts = calibrate_causally(lambda _, profile: np.array([float(profile.utterances)]), validation)
-    assert counts[:, 0].tolist() == list(range(1, 16)) * 12
 
 
 def test_labels_correct_any_calibration_by_its_line_and_none_change_nothing():

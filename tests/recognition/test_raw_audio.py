@@ -37,14 +37,13 @@ def long(recordings, tmp_path):
 
 
 @pytest.mark.parametrize("cut", ["windows", "energy", "turns"])
-@pytest.mark.parametrize("seconds", [3.1, 7])
-def test_blocks_give_what_the_whole_gives(bundle, long, blocks, cut, seconds):
+def test_blocks_give_what_the_whole_gives(bundle, long, blocks, cut):
     segmenter = ByWindows(24_000, 10_000) if cut == "windows" else BySpeech(energy_speech, 40_000)
     recognizer = EmotionRecognizer(bundle, segmenter=segmenter, device="cpu")
     turns = [(0, 9, "anna"), (2, 4.5, "ben"), (4, 4.2, "anna"), (9.5, 11, "ben"), (9, 14, "anna")]
     options = {"segments": turns} if cut == "turns" else {"speaker_ids": "anna"}
     frames = []
-    for size in (None, seconds):
+    for size in (None, 3.1):
         blocks(size)
         frames += [recognizer.predict(long, **options), recognizer.predict(decode(long), **options)]
     assert len(frames[0]) > 4
@@ -78,8 +77,9 @@ def test_a_long_recording_is_refused_as_a_short_one_is(recognizer, long, blocks,
     (tmp_path / "broken.flac").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"broken.flac: (is truncated|can.t be decoded)"):
         recognizer.predict(tmp_path / "broken.flac", "anna")
-    for turn, what in (((1.7, 2.4), "is silent"), ((3, 2), "lasts no time"), ((3, 99), "is past the end")):
+    for turn, what in (((3, 2), "lasts no time"), ((3, 99), "is past the end")):
         with pytest.raises(UserError, match=f"long.wav: turn of a .*{what}"):
             recognizer.predict(long, segments=[(0, 1, "a"), (*turn, "a")])
-    with pytest.raises(UserError, match=r"turn of a .* is silent"):
-        recognizer.predict(np.concatenate([decode(long), PAUSE, PAUSE]), segments=[(0, 1, "a"), (20.5, 21.5, "a")])
+    with pytest.raises(UserError, match="holds NaN, infinity"):
+        recognizer.predict(np.concatenate([decode(long), PAUSE * np.nan]), "anna")
+    assert recognizer.predict(long, segments=[(0, 1, "a"), (1.7, 2.4, "a")])["end"].tolist() == [1.0]

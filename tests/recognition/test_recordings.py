@@ -101,37 +101,23 @@ def test_a_name_that_is_no_text_gets_escapes(tmp_path):
     assert len(strange.load()) == 16_000
 
 
-def many_channels(path: Path) -> Path:
-    return write(path, np.repeat(TONE[:2000, None], 1000, axis=1))
-
-
-def test_many_channels_are_averaged(tmp_path):
-    np.testing.assert_allclose(Recording("a", many_channels(tmp_path / "a.wav")).load(), TONE[:2000], atol=1e-6)
-
-
 @pytest.mark.parametrize(
-    ("samples", "what"),
-    [
-        (np.zeros(16_000), "is silent from beginning to end"),
-        (TONE[:399], "is shorter than one frame, 400 samples at 16 kHz"),
-        (np.array([0.1, np.nan] * 500), "NaN, infinity"),
-        (np.zeros(0), "is shorter than one frame"),
-    ],
+    ("samples", "what"), [(TONE[:399], "is shorter than one frame, 400 samples"), (TONE * np.nan, "NaN, infinity")]
 )
 def test_unusable_sound(tmp_path, samples, what):
-    for audio in (write(tmp_path / "a.wav", samples), samples.astype(np.float32)):
+    for audio in (write(tmp_path / "a.wav", samples), samples):
         with pytest.raises(UserError, match=rf"^name: .*{what}"):
             Recording("name", audio).load()
 
 
-@pytest.mark.parametrize("name", ["a.wav", "a.raw", "a.mp3"])
-def test_what_is_no_sound(tmp_path, name):
+def test_what_is_no_sound(tmp_path):
+    path = tmp_path / "a.wav"
     with pytest.raises(UserError, match=r"^name: no such audio file. Leave it out"):
-        Recording("name", tmp_path / name).load()
-    (tmp_path / name).write_bytes(b"not sound at all")
+        Recording("name", path).load()
+    path.write_bytes(b"not sound at all")
     with pytest.raises(UserError, match=r"^name: can't be decoded .* Leave it out"):
-        Recording("name", tmp_path / name).load()
-    assert Recording("name", tmp_path / name).seconds() == 0
+        Recording("name", path).load()
+    assert Recording("name", path).seconds() == 0
 
 
 def test_callers_give_paths_or_waveforms_one_or_many():

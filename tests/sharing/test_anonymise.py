@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from ser_personal import SpeakerBank, calibrate
 from ser_personal.calibration.pldc import PLDCSettings
-from ser_personal.errors import UserError
 from ser_personal.sharing.anonymise import grouped_bank, similar_speakers
 
 
@@ -64,11 +63,3 @@ def test_labels_of_too_few_count_as_none():
     # nor may one speaker with enough labels stand for the group
     bank.count[1:, 0] = 2
     assert not grouped_bank(bank, 4, PLDCSettings(min_labels=5)).count.any()
-
-
-@pytest.mark.parametrize("size", [0, 1, 13])
-def test_groups_of_an_impossible_size(size):
-    with pytest.raises(
-        UserError, match=rf"12 training speakers can't be put in groups of {size}\. Give a number from 2"
-    ):
-        grouped_bank(some_bank(np.random.default_rng(0)), size, PLDCSettings())

@@ -22,12 +22,11 @@ from public_forms import (
     write_model,
 )
 
+from ser_personal.data.dataset import Example, collate
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.recognition.bundle import read_bundle
 from ser_personal.sharing.public_models import as_module, read_public_model
 from ser_personal.types import ATTRIBUTES
-
-FLAGS = ("--device", "cpu")
 
 
 @pytest.fixture
@@ -45,14 +44,17 @@ def test_an_imported_model_predicts_what_it_did_in_a_padded_batch_as_alone(form,
     network = read_bundle(tmp_path / "out" / "bundle").network
     expected = np.array([[outputs(one)[name] for name in ATTRIBUTES] for one in waveforms])
     assert np.ptp(expected, axis=0).min() > 1e-3
-    together = network.recognize(waveforms, [None] * len(waveforms)).predictions
+    with torch.inference_mode():
+        _, together = network(collate([Example(row, None, one) for row, one in enumerate(waveforms)]))
     np.testing.assert_allclose(together, expected, rtol=0, atol=1e-5)
-    alone = [network.recognize([one], [None]).predictions[0] for one in waveforms]
-    np.testing.assert_allclose(alone, expected, rtol=0, atol=1e-5)
+    alone = network.recognize(waveforms[:2], [None] * 2).predictions
+    np.testing.assert_allclose(alone, expected[:2], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["dense", "odyssey", "vox"])
-def test_from_import_over_a_test_with_pldc_to_calibrated_values(form, synthetic_corpus, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("form", ["dense", "odyssey"])
+def test_from_import_over_a_test_with_pldc_to_calibrated_values(
+    form, synthetic_corpus, recordings, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     FORMS[form][0](tmp_path / "model")
     assert ser("import", "model", "--out", "imported") == 0
@@ -62,8 +64,11 @@ def test_from_import_over_a_test_with_pldc_to_calibrated_values(form, synthetic_
     flags = [*data, *trainer_flags(tmp_path)[:-6], "--trainer.callbacks.draws", "1"]
     assert ser("test", "--ckpt_path", "imported/finetune.ckpt", "--config", "pldc.yaml", *flags) == 0
     assert ser("export", "imported/finetune.ckpt", "--out", "bundle") == 0
-    audio = ["annotate", synthetic_corpus / "Audios", "--speaker-from", "folder", *FLAGS, "--out", "predictions.csv"]
-    assert ser(*audio, "--model", "bundle") == 0
+    Path("anna").mkdir()
+    for path in recordings[:4]:
+        Path("anna", path.name).symlink_to(path)
+    flags = ["--speaker-from", "folder", "--device", "cpu", "--out", "predictions.csv"]
+    assert ser("annotate", "anna", *flags, "--model", "bundle") == 0
     card = " ".join(Path("bundle/README.md").read_text().split())
     assert f"license: {'cc-by-nc-sa-4.0' if form == 'dense' else 'unknown'}" in card
     assert "imported from model, whose card says how" in card
@@ -104,15 +109,11 @@ def test_outputs_are_label_points_of_the_scale_that_is_asked_for(tmp_path, wavef
     assert ser("import", tmp_path / "model", "--out", tmp_path / "out", *flags) == 0
     bundle = read_bundle(tmp_path / "out" / "bundle")
     assert (bundle.attributes, bundle.scale, bundle.max_samples) == (("valence",), (1.0, 5.0), 192_000)
-    assert "imported from" in (tmp_path / "out" / "bundle" / "README.md").read_text()
-
-
-def test_a_head_with_a_scale_of_its_own_gets_the_one_that_is_asked_for(tmp_path, waveforms):
-    FORMS["vox"][0](tmp_path / "model")
-    assert ser("import", tmp_path / "model", "--out", tmp_path / "out", "--scale", "[1,5]") == 0
-    expected = [[1 + (FORMS["vox"][1](one)[name] - 1) * 4 / 6 for name in ATTRIBUTES] for one in waveforms]
-    network = read_bundle(tmp_path / "out" / "bundle").network
-    predicted = network.recognize(waveforms, [None] * len(waveforms)).predictions
+    # one whose head has the scale itself
+    write, outputs = FORMS["vox"]
+    assert ser("import", write(tmp_path / "vox"), "--out", tmp_path / "own", "--scale", "[1,5]") == 0
+    expected = [[1 + (outputs(one)[name] - 1) * 4 / 6 for name in ATTRIBUTES] for one in waveforms[:2]]
+    predicted = read_bundle(tmp_path / "own" / "bundle").network.recognize(waveforms[:2], [None] * 2).predictions
     np.testing.assert_allclose(predicted, expected, rtol=0, atol=1e-5)
 
 
@@ -158,17 +159,14 @@ BAD = {
         r"dense.weight is (8, 16), not (16, 16)",
     ),
     "more outputs than names": (changed(dense_config(("arousal",)), DENSE), "its head gives 3 outputs and names 1"),
-    "fewer outputs than names": (changed(odyssey_config(), odyssey_weights(2)[1]), "gives 2 outputs and names 3"),
     "categories": (changed(dense_config(EMOTIONS), DENSE), "its outputs are angry, happy, sad; emotion attributes are"),
     "an attribute twice": (changed(dense_config(("arousal",) * 3), DENSE), "its outputs are arousal, arousal, arousal"),
-    "no names": (changed({**dense_config(), "id2label": None}, DENSE), "its outputs are not named"),
     "code in a .bin": (with_code, "names posix.mkdir"),
     "code in the statistics": (lying_statistics, "names posix.mkdir"),
     "NaN": (
         changed(dense_config(), DENSE, **{"classifier.dense.bias": torch.full((16,), torch.nan)}),
         "hold NaN or infinity: dense.bias",
     ),
-    "another layer count": (changed({**dense_config(), "num_hidden_layers": 3}, DENSE), "its weights don't fit"),
     "an impossible configuration": (
         changed({**dense_config(), "num_attention_heads": 3}, DENSE),
         "describes no network",
@@ -177,24 +175,9 @@ BAD = {
         changed({**VOX_CONFIG, "pretrain_model": "whisper_large"}, vox_weights()[1]),
         "its encoder is whisper_large, not a WavLM",
     ),
-    "Vox-Profile's categories": (
-        lambda folder: write_model(
-            folder, VOX_CONFIG, {name: weight for name, weight in vox_weights()[1].items() if "_layer." not in name}
-        ),
-        "its outputs are not named",
-    ),
-    "more weights than layers": (
-        changed(VOX_CONFIG, {**vox_weights()[1], "weights": torch.zeros(9)}),
-        "lack or misspell something",
-    ),
     "another encoder": (changed({**odyssey_config(), "ssl_type": "facebook/hubert-base"}, ODYSSEY), "not a WavLM"),
     "no deviation": (changed({**odyssey_config(), "std": 0}, ODYSSEY), "have mean -0.0002 and standard deviation 0"),
     "text for a mean": (changed({**odyssey_config(), "mean": "loud"}, ODYSSEY), "lack or misspell something"),
-    "a share above 1": (changed({**odyssey_config(), "classifier_dropout_prob": 5}, ODYSSEY), "describes no network"),
-    "no convolution of positions": (
-        changed(odyssey_config(), {name: weight for name, weight in ODYSSEY.items() if "pos_conv" not in name}),
-        "lack or misspell something",
-    ),
     "another rate": (changed({**odyssey_config(), "sampling_rate": 8000}, ODYSSEY), "at 8000 Hz, not 16000"),
     "no statistics": (without_statistics, "has final_ssl.pt and no train_norm_stat.pkl"),
     "nothing": (lambda folder: folder.mkdir(), "has no config.json, and no final_ssl.pt"),
@@ -206,7 +189,6 @@ BAD = {
         lambda folder: os.truncate(write_dense(folder) / "model.safetensors", 1000),
         "isn't complete safetensors",
     ),
-    "broken JSON": (lambda folder: (write_dense(folder) / "config.json").write_text("{"), "lack or misspell"),
     "a list for a config": (lambda folder: (write_dense(folder) / "config.json").write_text("[]"), "lack or misspell"),
 }
 
@@ -236,13 +218,9 @@ def test_where_the_hub_or_the_file_cannot_be_had(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_is_not_replaced(tmp_path, capsys):
+def test_what_an_import_refuses_of_a_good_model(tmp_path, capsys):
     write_dense(tmp_path / "model")
     assert ser("import", tmp_path / "model", "--out", tmp_path) == 2
     assert "isn't an empty folder" in capsys.readouterr().err
-
-
-def test_a_folder_has_no_revisions(tmp_path, capsys):
-    write_dense(tmp_path / "model")
     assert ser("import", tmp_path / "model", "--out", tmp_path / "out", "--revision", "v9") == 2
     assert "lies here, and has no revisions. Leave --revision out" in capsys.readouterr().err
