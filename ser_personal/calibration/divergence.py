@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ser_personal.calibration.pldc import PLDCSettings, label_statistics
-from ser_personal.errors import UserError
 from ser_personal.scores import Moments, rows_by_speaker
 from ser_personal.speakers.bank import as_float64
 
@@ -39,37 +38,21 @@ class SpeakerShift:
     label: dict[str, float]
 
 
-@dataclass(frozen=True, eq=False)
-class ShiftTable:
-    """Feature shift, label shift and own CCC of one attribute, (speakers,) each, of speakers who have all three."""
+def shifts_beside_ccc(
+    shifts: Mapping[str, SpeakerShift], ccc_of: Mapping[str, float], attribute: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Feature shift, label shift and own CCC of one attribute, (speakers,) each, of speakers who have all three.
 
-    speakers: tuple[str, ...]
-    feature: NDArray[np.float64]
-    label: NDArray[np.float64]
-    ccc: NDArray[np.float64]
-
-    @classmethod
-    def join(cls, shifts: Mapping[str, SpeakerShift], ccc_of: Mapping[str, float], attribute: str) -> ShiftTable:
-        """Join shifts with each speaker's CCC; `ccc_of` may lack speakers of too few utterances."""
-        rows = {
-            speaker: (shift.feature, shift.label[attribute], ccc_of[speaker])
-            for speaker, shift in shifts.items()
-            if speaker in ccc_of
-        }
-        rows = {speaker: row for speaker, row in rows.items() if not np.isnan(row).any()}
-        feature, label, ccc = np.reshape(list(rows.values()), (-1, 3)).T
-        return cls(tuple(rows), feature, label, ccc)
-
-    def correlations(self, weights: NDArray[np.float64] | None = None) -> dict[str, NDArray[np.float64]]:
-        """Pearson correlations (draws,) of shifts and CCC; weights (draws, speakers) say how often each speaker counts.
-
-        The paper's, of arousal: feature shift and CCC -.714, label shift and CCC -.502, both shifts .285.
-        """
-        return {
-            "feature_shift_and_ccc": pearson(self.feature, self.ccc, weights),
-            "label_shift_and_ccc": pearson(self.label, self.ccc, weights),
-            "feature_shift_and_label_shift": pearson(self.feature, self.label, weights),
-        }
+    Pearson correlations of the paper, for arousal: feature shift and CCC -.714, label shift and CCC -.502, both shifts
+    .285.
+    """
+    rows = [
+        (shift.feature, shift.label[attribute], ccc_of[speaker])
+        for speaker, shift in shifts.items()
+        if speaker in ccc_of
+    ]
+    feature, label, ccc = np.reshape([row for row in rows if not np.isnan(row).any()], (-1, 3)).T
+    return feature, label, ccc
 
 
 def gaussian_kl(
@@ -118,12 +101,6 @@ def speaker_shifts(
     Returns:
         Speaker -> shifts; the label shift is NaN without labels on either side.
     """
-    if bank.training_mean is None or bank.training_std is None:
-        raise UserError(
-            "holds no moments of the training set: an earlier version wrote it",
-            where="speaker bank",
-            remedy="Delete its file, and `ser test` builds it again",
-        )
     vectors, annotated = as_float64(pooled), as_float64(labels)
     columns = [bank.attributes.index(attribute) for attribute in attributes]
     of_training = label_statistics(bank, np.arange(len(bank.speaker_ids)), columns, PLDCSettings(statistics="pooled"))

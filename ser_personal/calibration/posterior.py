@@ -97,14 +97,11 @@ class Ridge(NamedTuple):
 def fit_ridge(features: Values, targets: Estimates) -> tuple[Ridge, Values]:
     """Regress over speakers on (speakers, features), with the penalty chosen by leave-one-speaker-out.
 
-    Returns the map, and predictions (speakers,), each by a regression of that penalty fitted without the speaker; a
-    single speaker's is its own value.
+    Returns the map, and predictions (speakers,), each by a regression of that penalty fitted without the speaker.
     """
     from sklearn.linear_model import RidgeCV
 
     values, counts, _ = targets
-    if len(values) == 1:
-        return Ridge(np.zeros(features.shape[1]), float(values[0])), values
     weights = Shrinkage.fit(targets).precisions(counts)
     centered = features - np.average(features, axis=0, weights=weights)
     spread = (weights @ centered**2).sum() / min(features.shape) or 1.0
@@ -174,8 +171,7 @@ class AttributePosterior:
             correct(mapped, own_mean, mean_amount * left_out_mean[speaker], std_amount * left_out_log_std[speaker])
             for mean_amount, std_amount in AMOUNT_GRID
         ]
-        sizes = [sum(each) for each in AMOUNT_GRID]
-        mean_amount, std_amount = AMOUNT_GRID[choose(np.column_stack(candidates), sizes, labels, speaker_ids)]
+        mean_amount, std_amount = AMOUNT_GRID[choose(np.column_stack(candidates), AMOUNT_GRID, labels, speaker_ids)]
         corrected = correct(mapped, own_mean, mean_amount * residual_mean, std_amount * residual_log_std)
         rematch = AffineMap.fit(corrected[:, None], labels[:, None])
         return cls(affine, replace(mean, amount=mean_amount), replace(log_std, amount=std_amount), rematch)
@@ -197,19 +193,21 @@ def correct(mapped: Values, own_mean: Values, mean: Values, log_std: Values) -> 
     return np.asarray(own_mean + mean + np.exp(log_std) * (mapped - own_mean))
 
 
-def choose(candidates: Values, sizes: Sequence[float], labels: Values, speaker_ids: Sequence[str]) -> int:
+def choose(candidates: Values, amounts: ArrayLike, labels: Values, speaker_ids: Sequence[str]) -> int:
     """Index of the (utterances, candidates) predictions with the greatest gain over the first, uncorrected ones.
 
     Every candidate gets the labels' moments by its own affine map, so that none wins by a correction which is the same
     for everyone. A candidate's gain is that of O-CCC and A-CCC (where it is defined) together, less
-    `CORRECTION_PENALTY` times its size, and it may lower neither of the two.
+    `CORRECTION_PENALTY` times its `amounts` (candidates, corrections), and it may lower neither of the two.
     """
     repeated = np.broadcast_to(labels[:, None], candidates.shape)
     names = [str(number) for number in range(candidates.shape[1])]
     scores = score(AffineMap.fit(candidates, repeated).apply(candidates), repeated, speaker_ids, names).values()
     values = np.array([[each.overall_ccc, each.average_ccc] for each in scores])
     gains = (values - values[0])[:, ~np.isnan(values[0])]
-    total = np.where((gains >= 0).all(axis=1), gains.sum(axis=1) - CORRECTION_PENALTY * np.asarray(sizes), -np.inf)
+    total = np.where(
+        (gains >= 0).all(axis=1), gains.sum(axis=1) - CORRECTION_PENALTY * np.sum(amounts, axis=1), -np.inf
+    )
     return int(total.argmax()) if total.max() > 0 else 0
 
 
@@ -261,7 +259,7 @@ class PosteriorCalibrator:
 
         Raises:
             UserError: as by `ser_personal.calibrate`; labels whose shape doesn't match or which are infinite; fewer
-                than five speakers have labels of an attribute, or none of the bank.
+                than five speakers of the bank, or of these, have labels of an attribute.
         """
         predicted, vectors, given = (as_float64(array) for array in (predictions, pooled, labels))
         check_inputs(predicted, speaker_ids, vectors, self.bank, self.attributes)
@@ -275,10 +273,10 @@ class PosteriorCalibrator:
         for column, attribute in enumerate(self.attributes):
             trained = np.count_nonzero(self.bank.count[:, self.bank.attributes.index(attribute)])
             labelled = [rows for rows in rows_of.values() if not np.isnan(given[rows, column]).all()]
-            if trained < 1 or len(labelled) < MIN_SPEAKERS:
+            if min(trained, len(labelled)) < MIN_SPEAKERS:
                 raise UserError(
-                    f"{trained} training and {len(labelled)} validation speakers have labels of {attribute}; at least "
-                    f"1 and {MIN_SPEAKERS} are needed",
+                    f"{trained} training and {len(labelled)} validation speakers have labels of {attribute}; "
+                    f"{MIN_SPEAKERS} of each are needed",
                     where="PosteriorCalibrator",
                     remedy="Give more labels; with fewer, use one global affine map (AffineMap)",
                 )
@@ -296,7 +294,7 @@ class PosteriorCalibrator:
         voices = {}
         for column, attribute in enumerate(self.bank.attributes):
             rows = self.bank.count[:, column] > 0
-            if attribute in self.attributes and rows.any():
+            if attribute in self.attributes and rows.sum() >= MIN_SPEAKERS:
                 count, std = self.bank.count[rows, column], self.bank.label_std[rows, column]
                 estimates = mean_and_log_std(Moments(count, self.bank.label_mean[rows, column], count * std**2))
                 voices[attribute] = [fit_ridge(self.bank.vectors[rows], each)[0] for each in estimates]

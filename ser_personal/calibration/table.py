@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import compress, product
+from itertools import chain, compress, product
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +21,13 @@ from ser_personal.errors import UserError
 from ser_personal.scores import Scores, concordance, mean_scores, rows_by_speaker, score
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
-    from rich.table import Table
 
     from ser_personal.calibration.controls import Calibrator
     from ser_personal.calibration.pldc import PLDC
-    from ser_personal.scores import AttributeScores
 
 
 KEYS = ("split", "row", "is_oracle", "draw", "attribute", "speaker")
@@ -103,7 +101,7 @@ def standard_calibrators(
 
     raw, mu, sigma and both are the paper's. The controls (ours) move the same moments as `pldc`: population has
     k = all, random_speakers k at random. affine and posterior (ours) are fitted on validation speakers. They are left
-    out where there is no such set, posterior also where fewer than five of its speakers or no training speaker have
+    out where there is no such set, posterior also where fewer than five of its speakers, or of the training's, have
     labels of an attribute.
     """
 
@@ -200,37 +198,27 @@ def _moments(predictions: NDArray[np.float64], labels: NDArray[np.float64]) -> t
 
 def print_scores(title: str, rows: Sequence[CalibrationRow], legend: str = "") -> None:
     """Print O-CCC and A-CCC, with its standard deviation over speakers, of each row and attribute, and the legend."""
+    from rich import box
     from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
 
-    table = score_table(title, list(rows[0].scores))
+    # three attributes fit into 80 columns
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE, show_edge=False, padding=0)
+    table.add_column("", no_wrap=True)
+    for attribute in rows[0].scores:
+        table.add_column(f"{escape(attribute)}\nO-CCC", justify="right", no_wrap=True)
+        table.add_column("\nA-CCC (std)", justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(row.name, *format_scores(row.scores.values()), style="dim" if row.is_oracle else None)
+        cells = [
+            (decimal(scores.overall_ccc), f"{decimal(scores.average_ccc)} ({decimal(scores.average_ccc_std)})")
+            for scores in row.scores.values()
+        ]
+        table.add_row(row.name, *chain(*cells), style="dim" if row.is_oracle else None)
     console = Console()
     console.print(table)
     counted = sorted({scores.speakers for scores in rows[0].scores.values()})
     console.print(f"A-CCC over {' or '.join(map(str, counted))} speakers. {legend}", style="dim")
-
-
-def score_table(title: str, attributes: Sequence[str]) -> Table:
-    """Make a table for O-CCC and A-CCC of each attribute, of which three fit into 80 columns."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE, show_edge=False, padding=0)
-    table.add_column("", no_wrap=True)
-    for attribute in attributes:
-        table.add_column(f"{escape(attribute)}\nO-CCC", justify="right", no_wrap=True)
-        table.add_column("\nA-CCC (std)", justify="right", no_wrap=True)
-    return table
-
-
-def format_scores(of_attributes: Iterable[AttributeScores]) -> list[str]:
-    """Format scores: O-CCC, then A-CCC and its standard deviation, attribute by attribute."""
-    formatted: list[str] = []
-    for scores in of_attributes:
-        formatted += [decimal(scores.overall_ccc), f"{decimal(scores.average_ccc)} ({decimal(scores.average_ccc_std)})"]
-    return formatted
 
 
 def decimal(value: float) -> str:

@@ -233,8 +233,7 @@ def _matching_bank(
     if not path.is_file():
         return None
     bank = SpeakerBank.load(path)
-    matches = (bank.fingerprint, bank.attributes, bank.scale) == (model, attributes, scale)
-    if matches and bank.training_mean is not None:
+    if (bank.fingerprint, bank.attributes, bank.scale) == (model, attributes, scale):
         return bank
-    rank_zero_info(f"{path}: belongs to another model, corpus, scale or version, so it is built again")
+    rank_zero_info(f"{path}: belongs to another model, corpus or scale, so it is built again")
     return None

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from ser_personal.errors import UserError
 from ser_personal.finetune.base import FineTuning
+from ser_personal.finetune.losses import labelled_mean
 from ser_personal.finetune.metrics import ClassificationMetric
 
 if TYPE_CHECKING:
@@ -120,9 +121,6 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None)
         labels: (batch, emotions), 1 for an utterance's own; NaN where there is no label.
         weights: (batch,), what each utterance counts; all alike if None.
     """
-    counts = (~labels.isnan().any(1)).to(torch.promote_types(logits.dtype, torch.float32))
-    if weights is not None:
-        counts = counts * weights
-    losses = -(functional.log_softmax(logits.to(counts.dtype), dim=1) * labels.nan_to_num()).sum(1)
-    total = counts.sum()
-    return (losses * counts).sum() / total.where(total > 0, 1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = functional.cross_entropy(logits, labels.nan_to_num().to(logits.dtype), reduction="none")
+    return labelled_mean(losses[:, None], ~labels.isnan().any(1, keepdim=True), weights)

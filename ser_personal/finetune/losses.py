@@ -44,13 +44,7 @@ class MSELoss(EmotionLoss):
 
     @override
     def forward(self, predictions: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        errors = (predictions - labels.nan_to_num()).square()
-        counts = (~labels.isnan()).to(torch.promote_types(errors.dtype, torch.float32))
-        if weights is not None:
-            counts = counts * weights[:, None]
-        totals = counts.sum(0)
-        means = (errors * counts).sum(0) / totals.where(totals > 0, 1)
-        return means.sum() / (totals > 0).sum().clamp(min=1)
+        return labelled_mean((predictions - labels.nan_to_num()).square(), ~labels.isnan(), weights)
 
 
 class GlobalBatchLoss(EmotionLoss):
@@ -71,6 +65,19 @@ class GlobalBatchLoss(EmotionLoss):
         gathered = None if weights is None else gather_rows(weights[:, None])[:, 0]
         loss: Tensor = self.loss(gather_rows(predictions), gather_rows(labels), gathered)
         return loss
+
+
+def labelled_mean(losses: Tensor, labelled: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Average losses (batch, columns) over the labelled utterances of each column, then over columns that have some.
+
+    `weights` (batch,) say what each utterance counts. 0 where nothing is labelled.
+    """
+    counts = labelled.to(torch.promote_types(losses.dtype, torch.float32))
+    if weights is not None:
+        counts = counts * weights[:, None]
+    totals = counts.sum(0)
+    means = (losses * counts).sum(0) / totals.where(totals > 0, 1)
+    return means.sum() / (totals > 0).sum().clamp(min=1)
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ser_personal.calibration.divergence import ShiftTable
+from ser_personal.calibration.divergence import pearson, shifts_beside_ccc
 from ser_personal.files import write_json
 from ser_personal.report.bootstrap import COVERAGE, Bootstrap, Estimate
 from ser_personal.report.groups import (
@@ -108,10 +108,12 @@ class ShiftAnalysis:
 def analyse_shifts(test: ScoredSet, attribute: str, bootstrap: Bootstrap) -> ShiftAnalysis:
     """Correlate shifts and CCC over the speakers, who are resampled for the intervals."""
     shifts = {name: speaker.shift for name, speaker in test.speakers.items()}
-    table = ShiftTable.join(shifts, test.row("raw").scores[attribute].per_speaker, attribute)
-    number = len(table.speakers)
-    drawn = table.correlations(bootstrap.weights([None] * number) if number else None)
-    return ShiftAnalysis(number, {name: bootstrap.estimate(values, number) for name, values in drawn.items()})
+    feature, label, ccc = shifts_beside_ccc(shifts, test.row("raw").scores[attribute].per_speaker, attribute)
+    number = len(ccc)
+    weights = bootstrap.weights([None] * number) if number else None
+    pairs = dict(zip(SHIFTS, ((feature, ccc), (label, ccc), (feature, label)), strict=True))
+    correlations = {name: bootstrap.estimate(pearson(*pair, weights), number) for name, pair in pairs.items()}
+    return ShiftAnalysis(number, correlations)
 
 
 FOLDS, REPEATS = 5, 10

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 FORMAT = "ser_personal.speaker_bank"
 FORMAT_VERSION = 1
-_ARRAYS = ("vectors", "count", "label_mean", "label_std")
-_OPTIONAL = ("training_mean", "training_std")
+_ARRAYS = ("vectors", "count", "label_mean", "label_std", "training_mean", "training_std")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +36,9 @@ class SpeakerBank:
         count: (speakers, attributes), int64, labelled utterances.
         label_mean: (speakers, attributes), label points, NaN where count is 0.
         label_std: (speakers, attributes), label points, population standard deviation (ddof 0), NaN where count is 0.
-        fingerprint: names the model that made the vectors; "" where unknown.
-        training_mean: (dim,), mean of `pooled` over all utterances of known speakers; None where unknown.
+        training_mean: (dim,), mean of `pooled` over all utterances of known speakers.
         training_std: (dim,), its standard deviation (ddof 0).
+        fingerprint: names the model that made the vectors; "" where unknown.
     """
 
     speaker_ids: tuple[str, ...]
@@ -49,9 +48,9 @@ class SpeakerBank:
     count: NDArray[np.int64]
     label_mean: NDArray[np.float64]
     label_std: NDArray[np.float64]
+    training_mean: NDArray[np.float64]
+    training_std: NDArray[np.float64]
     fingerprint: str = ""
-    training_mean: NDArray[np.float64] | None = None
-    training_std: NDArray[np.float64] | None = None
 
     def __repr__(self) -> str:
         speakers, dim = self.vectors.shape
@@ -88,7 +87,6 @@ class SpeakerBank:
         """Write the bank as safetensors; a reader finds the whole file or the one before it, never a part."""
         from safetensors.numpy import save
 
-        arrays = {name: array for name in (*_ARRAYS, *_OPTIONAL) if (array := getattr(self, name)) is not None}
         metadata = {
             "format": FORMAT,
             "version": str(FORMAT_VERSION),
@@ -97,7 +95,7 @@ class SpeakerBank:
             "scale": json.dumps(self.scale),
             "fingerprint": self.fingerprint,
         }
-        atomic_write(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata))
+        atomic_write(path, save({name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}, metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -115,7 +113,7 @@ class SpeakerBank:
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in (*_ARRAYS, *_OPTIONAL) if name in file.keys()}  # noqa: SIM118
+                arrays = {name: file.get_tensor(name) for name in _ARRAYS if name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise refusal(f"not a complete safetensors file ({error})") from error
         if metadata.get("format") != FORMAT:
@@ -140,12 +138,11 @@ class SpeakerBank:
     @property
     def _is_sound(self) -> bool:
         of_labels = (len(self.speaker_ids), len(self.attributes))
-        training = [array for array in (self.training_mean, self.training_std) if array is not None]
         return (
             self.vectors.ndim == 2
             and len(self.vectors) == len(self.speaker_ids)
             and self.count.shape == self.label_mean.shape == self.label_std.shape == of_labels
-            and all(array.shape == self.vectors.shape[1:] for array in training)
+            and self.training_mean.shape == self.training_std.shape == self.vectors.shape[1:]
             and bool(np.isfinite(self.vectors).all())
             and bool(np.isfinite(np.where(self.count > 0, [self.label_mean, self.label_std], 0.0)).all())
         )

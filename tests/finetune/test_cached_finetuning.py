@@ -78,21 +78,16 @@ def test_a_first_step_from_the_cache_is_that_of_the_live_frozen_encoder(
     assert (cached[2] - live[2]).norm() < 0.05 * live[2].norm()
 
 
-def test_every_stage_runs_from_the_cache_and_another_cache_is_refused(
+def test_a_fit_and_a_test_from_the_cache_and_another_cache_is_refused(
     synthetic_corpus: Path, cache_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = configs(*CACHED, "transformer.yaml", "speakers/embedder.yaml", "cost.yaml")
+    recipe = configs(*CACHED, "transformer.yaml", "speakers/embedder.yaml")
     features = ["--data.speaker_features.cache", cache_folder, "--model.train_speaker_embedding", "true"]
     data = ["--data.corpus", synthetic_corpus, "--data.cache", cache_folder, *features]
     flags = trainer_flags(tmp_path)
-    assert ser("fit", *recipe, *data, *flags) == 0
+    assert ser("fit", *recipe, *data, *flags, "--trainer.limit_train_batches", "1") == 0
     given = ["--ckpt_path", tmp_path / "finetune.ckpt", *flags]
-    assert ser("validate", *recipe, *data, *given) == 0
-    assert ser("predict", *recipe, *data, *given) == 0
     assert ser("test", *recipe, *configs("pldc.yaml"), *data, *given) == 0
-    (run,) = tmp_path.rglob("metrics.json")
-    assert ser("report", run.parent) == 0
-    assert (run.parent / "report.html").is_file()
     assert ser("test", *recipe, *configs("ridge.yaml"), *data, *given) == 2
     assert "RidgeBaselineCallback: batches hold cached features" in capsys.readouterr().err
     assert ser("export", tmp_path / "finetune.ckpt", "--out", tmp_path / "bundle") == 2
@@ -106,20 +101,15 @@ def test_every_stage_runs_from_the_cache_and_another_cache_is_refused(
 
 
 def test_shipped_configs_go_together(synthetic_corpus: Path, cache_folder: Path, tmp_path: Path) -> None:
-    learnt = ["--model.train_speaker_embedding", "true", "--data.corpus", synthetic_corpus]
-    for number, (recipe, more) in enumerate(
-        (
-            (["finetune.yaml", "tiny/finetune.yaml", "transformer.yaml", "speakers/table.yaml", "ridge.yaml"], []),
-            (
-                [*CACHED, "transformer.yaml", "speakers/fixed.yaml"],
-                ["--data.cache", cache_folder, "--data.speaker_features.cache", cache_folder],
-            ),
-        )
-    ):
-        folder = tmp_path / str(number)
-        arguments = [*configs(*recipe, "cost.yaml", "pldc.yaml"), *learnt, *more, *trainer_flags(folder)]
-        assert ser("fit", *arguments, "--trainer.limit_train_batches", "1") == 0
-        assert ser("test", *arguments, "--ckpt_path", folder / "finetune.ckpt") == 0
+    more = ["--model.train_speaker_embedding", "true", "--data.corpus", synthetic_corpus, *trainer_flags(tmp_path)]
+    more += ["--trainer.limit_train_batches", "1"]
+    recipe = configs("finetune.yaml", "tiny/finetune.yaml", "transformer.yaml", "speakers/table.yaml", "cost.yaml")
+    recipe += configs("ridge.yaml", "pldc.yaml")
+    assert ser("fit", *recipe, *more) == 0
+    assert ser("test", *recipe, *more, "--ckpt_path", tmp_path / "finetune.ckpt") == 0
+    recipe = configs(*CACHED, "transformer.yaml", "speakers/fixed.yaml", "cost.yaml", "pldc.yaml")
+    more += ["--data.cache", cache_folder, "--data.speaker_features.cache", cache_folder]
+    assert ser("fit", *recipe, *more, "--trainer.default_root_dir", tmp_path / "fixed") == 0
 
 
 def test_parts_that_do_not_go_together() -> None:
