@@ -84,6 +84,9 @@ def test_bins_of_too_few_speakers_join_the_one_below():
     table = ConformalTable.fit(predictions, labels, ids, ["valence"], utterances=utterances)
     assert table.attributes["valence"] == HalfWidths((0, 1, 2), (0.0, 1.0, 10.0), (10, 10, 10))
     assert [table.half_width("valence", n) for n in (0, 1, 2, 3, 100)] == [0, 1, 10, 10, 10]
+    # raw and first utterances stay apart, however few
+    few = ConformalTable.fit(np.zeros((9, 1)), np.zeros((9, 1)), ["a", "b", "c"] * 3, ["v"], utterances=[0, 1, 2] * 3)
+    assert few.attributes["v"] == HalfWidths((0, 1), (inf, inf), (1, 2))
 
 
 def test_the_table_comes_back_from_disk(tmp_path):

@@ -89,8 +89,9 @@ def test_many_labels_make_the_speakers_own_map(sign):
 
 
 def test_a_few_labels_that_fall_as_predictions_rise_are_chance():
-    base, predictions = AffineMap(np.ones(1), np.zeros(1)), np.array([[3.0], [4.0], [5.0]])
-    assert corrected(base, predictions, 8 - predictions, [USUAL]).slope > 0
+    base = AffineMap(np.ones(1), np.zeros(1))
+    few, many = (np.linspace(3, 5, number)[:, None] for number in (13, 25))
+    assert corrected(base, few, 8 - few, [USUAL]).slope > 0 > corrected(base, many, 8 - many, [USUAL]).slope
 
 
 @given(SEEDS, st.integers(0, 30))

@@ -50,17 +50,6 @@ def test_against_a_slow_loop(name, weighted):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_weight_is_as_good_as_that_many_copies_and_a_common_factor_is_nothing(name):
-    predictions, labels, weights = (torch.from_numpy(array) for array in some(7))
-    rows = torch.repeat_interleave(torch.arange(len(weights)), weights.long())
-    loss = LOSSES[name]
-    copies = loss(predictions[rows], labels[rows])
-    torch.testing.assert_close(loss(predictions, labels, weights), copies)
-    torch.testing.assert_close(loss(predictions, labels, 5 * weights), copies)
-    torch.testing.assert_close(loss(predictions, labels, torch.full_like(weights, 0.2)), loss(predictions, labels))
-
-
-@pytest.mark.parametrize("name", LOSSES)
 @given(
     labels=st.lists(st.lists(st.sampled_from([1.0, 3.5, 7.0, float("nan")]), min_size=2, max_size=2), max_size=4),
     same=st.booleans(),
