@@ -58,9 +58,9 @@ class PLDCSettings:
     min_labels: PositiveInt = 1
 
     def __post_init__(self) -> None:
-        require_range("k", self.k, 1)
-        require_range("min_labels", self.min_labels, 1)
-        require_range("prior_utterances", self.prior_utterances, 0)
+        require_range("pldc.k", self.k, 1)
+        require_range("pldc.min_labels", self.min_labels, 1)
+        require_range("pldc.prior_utterances", self.prior_utterances, 0)
         if self.statistics not in get_args(Statistics):
             raise UserError(f"unknown statistics {self.statistics!r}", where="PLDC", remedy='Use "average" or "pooled"')
 

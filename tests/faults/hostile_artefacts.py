@@ -198,7 +198,7 @@ OF_BUNDLE = [
         bundle("config.json", edited(label_priors={"pldc": {"arousal": {"scale": -1}}})),
     ),
     ("a bundle of settings that aren't", "lacks or misspells .*kk", bundle("config.json", edited(pldc={"kk": 3}))),
-    ("a bundle of a negative k", "k is -3", bundle("config.json", edited(pldc={"k": -3}))),
+    ("a bundle of a negative k", "pldc.k: -3 is out of range", bundle("config.json", edited(pldc={"k": -3}))),
 ]
 OF_PROFILES = [
     ("words as profiles", "not a complete file of speaker profiles", text("profiles.safetensors", "words")),
