@@ -271,7 +271,7 @@ class PosteriorCalibrator:
             )
         fitted, rows_of = {}, rows_by_speaker(speaker_ids)
         for column, attribute in enumerate(self.attributes):
-            trained = np.count_nonzero(self.bank.count[:, self.bank.attributes.index(attribute)])
+            trained = int(np.count_nonzero(self.bank.count[:, self.bank.attributes.index(attribute)]))
             labelled = [rows for rows in rows_of.values() if not np.isnan(given[rows, column]).all()]
             if min(trained, len(labelled)) < MIN_SPEAKERS:
                 raise UserError(
