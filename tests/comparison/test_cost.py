@@ -29,7 +29,7 @@ def test_attention_is_two_products_of_queries_keys_and_values():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_transformer_interpreter_is_hand_arithmetic_in_every_mode(mode):
-    interpreter = TransformerInterpreter(dim=8, layers=2, heads=2, pooling="learnt", stride=1)
+    interpreter = TransformerInterpreter(dim=8, layers=2, heads=2, stride=1)
     interpreter.build(6, 3)
     frames, mask, tokens = torch.randn(3, 5, 6), torch.ones(3, 5, dtype=torch.bool), 6
     with mode(), FlopCounter() as counter:
