@@ -28,8 +28,8 @@ from transformers import HubertConfig, HubertModel
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.data.datamodule import AllUtterancesDataModule
 from ser_personal.data.emotion import CachedEmotionDataModule, EmotionDataModule
-from ser_personal.encoder.cached import CachedFeatures
 from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.encoder.raw import CachedFeatures
 from ser_personal.errors import silence_warnings
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.pretrain.cache import cache

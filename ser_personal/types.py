@@ -62,8 +62,7 @@ class FeatureSource:
         frame_seconds: from one frame to the next.
         encoder_hash: of the encoder's weights, configuration and precision; empty where the name says it all.
         layer: 1-based layer of the encoder, None for its output.
-        stride: how many of the encoder's frames became one.
-        reduction: how: their `mean`, or the `first` of them.
+        stride: how many of the encoder's frames became one, their mean.
         max_samples: how many samples, the last ones, of longer audio were encoded; 0 for all.
     """
 
@@ -73,7 +72,6 @@ class FeatureSource:
     encoder_hash: str = ""
     layer: int | None = None
     stride: int = 1
-    reduction: str = "mean"
     max_samples: int = 0
 
 

@@ -84,7 +84,7 @@ IMPOSSIBLE: dict[type, dict[str, float | str]] = {
     SpeakerEmbedder: {"hidden_dims": "[0]", "dropout": -0.1},
     Nearest: {"k": 0},
     CSVCorpus: {"adaptation_seconds": 0},
-    HubertEncoder: {"freeze_layers": -1, "gradient_scale": inf, "dropout": 1.1, "layerdrop": -0.1},
+    HubertEncoder: {"freeze_layers": -1, "gradient_scale": inf, "dropout": 1.1},
     TinyEncoder: {
         "dim": 0,
         "layers": 0,

@@ -1,8 +1,7 @@
-"""From waveforms to features: HuBERT's convolutions, log-mel, MFCC and eGeMAPS."""
+"""From waveforms to features: HuBERT's convolutions, log-mel and MFCC."""
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +16,11 @@ from torchaudio.functional import compute_deltas
 from typing_extensions import override
 
 from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
-from ser_personal.encoder.base import real_frames
 from ser_personal.errors import UserError
+from ser_personal.scores import Moments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -80,6 +79,7 @@ def _norm_over_real_frames(hidden: Tensor, lengths: Tensor, norm: nn.GroupNorm) 
 
 # whose features a front end's statistics are computed over, at most
 STATISTICS_UTTERANCES = 500
+SMALLEST_VARIANCE = 1e-4
 
 
 class StandardizedFrontEnd(nn.Module, ABC):
@@ -88,7 +88,6 @@ class StandardizedFrontEnd(nn.Module, ABC):
     A norm over each utterance, or over the features of each frame, would erase the energy that carries arousal.
     """
 
-    smallest_variance = 1e-4
     mean: Tensor
     std: Tensor
 
@@ -102,29 +101,21 @@ class StandardizedFrontEnd(nn.Module, ABC):
     def features(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
         """(batch, samples) -> (batch, frames, dim), not standardised."""
 
-    def frame_mask(self, num_samples: Tensor, frames: Tensor) -> Tensor:
-        """Mark the real ones of frames (batch, frames, dim), -> (batch, frames)."""
-        return real_frames(num_samples, frames)
-
     @override
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
         """(batch, samples) -> standardised (batch, frames, dim)."""
         return (self.features(waveforms, num_samples) - self.mean) / self.std
 
-    def fit(self, training_audio: Iterable[NDArray[np.float32]]) -> None:
-        """Take the mean and deviation of each feature from waveforms (samples,)."""
-        # in float64, which not every device has
-        count, total = 0, torch.zeros(self.dim, dtype=torch.float64)
-        squares = torch.zeros_like(total)
-        for waveform in training_audio:
+    def fit(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
+        """Take the mean and deviation of each feature from training waveforms (samples,), so many at most."""
+        moments = Moments.empty(self.dim)
+        for waveform in training_audio(STATISTICS_UTTERANCES):
             samples = torch.from_numpy(waveform).to(self.mean.device)[None]
-            frames = self.features(samples, torch.tensor([samples.shape[1]], device=samples.device))[0].cpu().double()
-            count += frames.shape[0]
-            total += frames.sum(0)
-            squares += frames.square().sum(0)
-        mean = total / max(count, 1)
-        self.mean.copy_(mean)
-        self.std.copy_((squares / max(count, 1) - mean.square()).clamp(min=self.smallest_variance).sqrt())
+            frames = self.features(samples, torch.tensor([samples.shape[1]], device=samples.device))[0]
+            moments = moments.merge(Moments.of(frames.cpu().numpy()))
+        variance = moments.m2 / np.maximum(moments.count, 1)
+        self.mean.copy_(torch.from_numpy(moments.mean))
+        self.std.copy_(torch.from_numpy(np.sqrt(variance.clip(min=SMALLEST_VARIANCE))))
 
 
 class LogMelFrontEnd(StandardizedFrontEnd):
@@ -152,8 +143,6 @@ class LogMelFrontEnd(StandardizedFrontEnd):
 
 # 13 coefficients, their deltas and those of the deltas
 MFCC_DIM = 39
-# named in whatever is made of them
-MFCC_SETTINGS = "Kaldi's"
 
 
 def mfcc(waveform: Tensor) -> Tensor:
@@ -181,55 +170,6 @@ class MFCCFrontEnd(StandardizedFrontEnd):
         # One clip at a time, so that the deltas at its end and the rounding of its products can't depend on the batch.
         clips = [mfcc(waveform[:n]) for waveform, n in zip(waveforms, num_samples.tolist(), strict=True)]
         return pad_sequence(clips, batch_first=True)
-
-
-EGEMAPS = 88
-
-
-class EGeMAPSFrontEnd(StandardizedFrontEnd):
-    """eGeMAPS v02 (Eyben et al. 2016) by openSMILE: 88 functionals of an utterance, which make one frame.
-
-    Clips too short for them, of less than about 0.1 s, count as the average one.
-    """
-
-    # jitter and ratios vary by hundredths
-    smallest_variance = 1e-8
-
-    def __init__(self) -> None:
-        super().__init__(EGEMAPS)
-        self._smile: Any = None
-
-    @override
-    def features(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
-        """(batch, samples) -> (batch, 1, 88)."""
-        waves = waveforms.detach().float().cpu().numpy()
-        lengths = num_samples.tolist()
-        rows = [self._functionals(waveform[:n]) for waveform, n in zip(waves, lengths, strict=True)]
-        computed = torch.from_numpy(np.stack(rows)).to(self.mean.device)[:, None]
-        return torch.where(computed.isfinite(), computed, self.mean)
-
-    @override
-    def frame_mask(self, num_samples: Tensor, frames: Tensor) -> Tensor:
-        return torch.ones_like(frames[..., 0], dtype=torch.bool)
-
-    def _functionals(self, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-        self._smile = self._smile or _open_smile()
-        # it counts in 16 bits, where more than full scale would turn negative
-        samples = np.clip(waveform, -1.0, 1.0 - 2.0**-15)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Segment too short")
-            functionals: NDArray[np.float32] = self._smile(samples, SAMPLE_RATE).reshape(EGEMAPS).astype(np.float32)
-        return functionals
-
-
-def _open_smile() -> Any:
-    try:
-        import opensmile
-    except ImportError as error:
-        raise UserError(
-            "needs the package opensmile", where="EGeMAPSEncoder", remedy="`pip install 'ser_personal[egemaps]'`"
-        ) from error
-    return opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
 
 
 def mfcc_functionals(waveform: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from contextlib import contextmanager
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
@@ -11,8 +13,8 @@ from typing_extensions import override
 
 from ser_personal.audio import HOP, WINDOW, normalize, num_frames
 from ser_personal.encoder.base import real_frames
-from ser_personal.encoder.front_end import STATISTICS_UTTERANCES, ConvFrontEnd, LogMelFrontEnd
-from ser_personal.encoder.hugging_face import PretrainedEncoder, keep_input, keep_output, keeping
+from ser_personal.encoder.front_end import ConvFrontEnd, LogMelFrontEnd
+from ser_personal.encoder.hugging_face import PretrainedEncoder
 from ser_personal.errors import UserError
 from ser_personal.ranges import NonNegativeFinite, PositiveFinite, require_range
 from ser_personal.types import EncoderOutput
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from ser_personal.encoder.fusion import Personalization
 
 LOG_MEL = "log_mel"
-MODEL_TYPES = ("hubert", "wavlm", "wav2vec2", "unispeech-sat")
 
 
 class HubertEncoder(PretrainedEncoder):
@@ -44,13 +45,12 @@ class HubertEncoder(PretrainedEncoder):
             masked prediction encodes all.
         gradient_scale: factor on the gradient of the convolutions (fairseq's feature_grad_mult: large 1, base 0.1).
         dropout: of the Transformer; 0 as in HuBERT-large's pre-training (base: 0.1).
-        layerdrop: chance to skip a layer; anything but 0 breaks DDP and gradient checkpointing.
         gradient_checkpointing: recompute activations in the backward pass, for less memory.
         weighted_layers: give the sum of what enters the first layer and comes out of each, by weights that are learnt
             in fine-tuning, in place of the last layer's output.
-        compiled: have torch.compile make the Transformer's kernels; worth its minutes for long fits.
     """
 
+    model_types = ("hubert", "wavlm", "wav2vec2", "unispeech-sat")
     feed_forward = ("intermediate_dense", "output_dense")
 
     def __init__(
@@ -63,10 +63,8 @@ class HubertEncoder(PretrainedEncoder):
         max_samples: PositiveInt | None = None,
         gradient_scale: NonNegativeFinite = 1.0,
         dropout: ClosedUnitInterval = 0.0,
-        layerdrop: ClosedUnitInterval = 0.0,
         gradient_checkpointing: bool = False,
         weighted_layers: bool = False,
-        compiled: bool = False,
     ) -> None:
         if freeze_layers and freeze_cnn is False:
             raise UserError(
@@ -74,63 +72,28 @@ class HubertEncoder(PretrainedEncoder):
                 where="freeze_cnn false",
                 remedy="Leave it out, or give freeze_layers 0",
             )
-        if weighted_layers and compiled:
-            raise UserError(
-                "the compiled kernels keep no layer's output",
-                where="weighted_layers true",
-                remedy="Leave one of weighted_layers and compiled out",
-            )
-        if weighted_layers and layerdrop:
-            raise UserError(
-                "a layer that is skipped has no output to weigh",
-                where="weighted_layers true",
-                remedy="Leave one of weighted_layers and layerdrop out",
-            )
-        super().__init__(pretrained, weighted_layers=weighted_layers)
-        self.freeze_cnn = bool(freeze_layers) if freeze_cnn is None else freeze_cnn
-        self.freeze_layers = freeze_layers
-        self.gradient_scale = gradient_scale
-        self.overrides: dict[str, Any] = {
-            "hidden_dropout": dropout,
-            "attention_dropout": dropout,
-            "activation_dropout": dropout,
-            "feat_proj_dropout": dropout,
-            "layerdrop": layerdrop,
+        super().__init__(
+            pretrained,
+            freeze_layers=freeze_layers,
+            gradient_checkpointing=gradient_checkpointing,
+            weighted_layers=weighted_layers,
+            hidden_dropout=dropout,
+            attention_dropout=dropout,
+            activation_dropout=dropout,
+            feat_proj_dropout=dropout,
+            # a layer that is skipped breaks DDP and gradient checkpointing
+            layerdrop=0.0,
             # masked_spec_embed exists only where one of transformers' own masking probabilities isn't zero
-            "mask_time_prob": 0.05,
-            # weights released in half precision are trained in full precision, under autocast
-            "dtype": "float32",
-        }
+            mask_time_prob=0.05,
+        )
+        self.freeze_cnn = bool(freeze_layers) if freeze_cnn is None else freeze_cnn
+        self.gradient_scale = gradient_scale
         if normalize is not None:
             self.overrides["normalize"] = normalize if isinstance(normalize, bool) else list(map(float, normalize))
         if max_samples is not None:
             require_range("max_samples", max_samples, WINDOW)
             self.overrides["max_samples"] = int(max_samples)
-        self.gradient_checkpointing, self.compiled = gradient_checkpointing, compiled
         self.front_end: ConvFrontEnd | LogMelFrontEnd | None = None
-
-    @property
-    @override
-    def dim(self) -> int:
-        return int(self.network.config.hidden_size)
-
-    @property
-    @override
-    def layers(self) -> Sequence[nn.Module]:
-        return cast("Sequence[nn.Module]", self.network.encoder.layers)
-
-    @override
-    def _finish(self) -> None:
-        require_range("freeze_layers", self.freeze_layers, 0, len(self.network.encoder.layers))
-        self.front_end = self._take_front_end()
-        # transformers hands out pre-trained models in evaluation mode, which turns checkpointing and dropout off.
-        self.train(self.training)
-        if self.gradient_checkpointing:
-            self.network.gradient_checkpointing_enable()
-        if self.compiled:
-            # in place, so that weights keep their names; lengths differ from batch to batch
-            self.network.encoder.compile(dynamic=True)
-        self._freeze()
 
     @override
     def _frozen(self) -> Iterator[nn.Module]:
@@ -145,30 +108,21 @@ class HubertEncoder(PretrainedEncoder):
                 yield encoder.layer_norm
 
     @override
-    def _read(self) -> tuple[nn.Module, set[str], set[str]]:
-        from transformers import AutoConfig, AutoModel
+    def _read(self, config: Any) -> tuple[nn.Module, set[str], set[str]]:
+        from transformers import AutoModel
 
-        config = AutoConfig.from_pretrained(self.pretrained)
-        self._check_type(config.model_type, MODEL_TYPES)
-        self._check_shape(config)
-        network, report = AutoModel.from_pretrained(
-            self.pretrained, config=self._override(config), output_loading_info=True
-        )
+        network, report = AutoModel.from_pretrained(self.pretrained, config=config, output_loading_info=True)
         return network, {*report["missing_keys"]}, {*report["unexpected_keys"]}
 
     @override
-    def _from_config(self, config: dict[str, Any]) -> nn.Module:
-        from transformers import AutoConfig, AutoModel
+    def _make(self, config: Any) -> nn.Module:
+        from transformers import AutoModel
 
-        kind = config.pop("model_type", "none")
-        self._check_type(kind, MODEL_TYPES)
-        described = AutoConfig.for_model(kind, **config)
-        self._check_shape(described)
-        network: nn.Module = AutoModel.from_config(self._override(described))
+        network: nn.Module = AutoModel.from_config(config)
         return network
 
-    def _check_shape(self, config: Any) -> None:
-        """Refuse a network without layers, or of other frames than are counted everywhere."""
+    @override
+    def _adjust(self, config: Any) -> Any:
         where = f"encoder {self.pretrained}"
         if config.num_hidden_layers < 1:
             what = f"num_hidden_layers of its config.json is {config.num_hidden_layers}"
@@ -176,24 +130,24 @@ class HubertEncoder(PretrainedEncoder):
         window, hop = 1, 1
         for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
             window, hop = window + (kernel - 1) * hop, hop * stride
+        # frames are counted so everywhere
         if (window, hop) != (WINDOW, HOP):
             raise UserError(
                 f"its convolutions make a frame of {window} samples every {hop}",
                 where=where,
                 remedy=f"Give an encoder whose frames are of {WINDOW} samples every {HOP}, as HuBERT's are",
             )
+        return super()._adjust(config)
 
-    def _override(self, config: Any) -> Any:
-        config.update(self.overrides)
-        return config
-
-    def _take_front_end(self) -> ConvFrontEnd | LogMelFrontEnd:
+    @override
+    def _make_front_end(self) -> None:
         layers = self.network.feature_extractor.conv_layers
         # Our front end holds the convolutions; transformers' container would list their weights a second time.
         self.network.feature_extractor = nn.Identity()
         if getattr(self.network.config, "front_end", None) == LOG_MEL:
-            return LogMelFrontEnd(self.network.config.conv_dim[-1])
-        return ConvFrontEnd(layers, self.gradient_scale)
+            self.front_end = LogMelFrontEnd(self.network.config.conv_dim[-1])
+        else:
+            self.front_end = ConvFrontEnd(layers, self.gradient_scale)
 
     @property
     @override
@@ -219,7 +173,7 @@ class HubertEncoder(PretrainedEncoder):
     @override
     def fit_front_end(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
         if isinstance(self.front_end, LogMelFrontEnd):
-            self.front_end.fit(training_audio(STATISTICS_UTTERANCES))
+            self.front_end.fit(training_audio)
 
     @override
     def forward(
@@ -257,17 +211,9 @@ class HubertEncoder(PretrainedEncoder):
         if frame_mask is not None:
             ahead = frame_mask.new_ones(frame_mask.shape[0], hidden.shape[1] - frame_mask.shape[1])
             mask = torch.cat([ahead, frame_mask], dim=1)
-        states: list[Tensor] | None = None if self.layer_weights is None else []
-        with keeping(states):
+        with _kept_states([] if self.layer_weights is None else self.layers) as states:
             frames: Tensor = self.network.encoder(hidden, attention_mask=mask).last_hidden_state
-        return frames if states is None else self.weighted_sum([*states, frames])
-
-    @override
-    def _weigh_layers(self) -> None:
-        super()._weigh_layers()
-        self.layers[0].register_forward_pre_hook(keep_input)
-        for layer in self.layers[:-1]:
-            layer.register_forward_hook(keep_output)
+        return frames if self.layer_weights is None else self.weighted_sum([*states[:-1], frames])
 
     def hidden_states(self, waveforms: Tensor, num_samples: Tensor, layer: int) -> EncoderOutput:
         """Encode up to a layer, 1-based: transformers' `hidden_states[layer]`, as a k-means teacher does."""
@@ -276,20 +222,36 @@ class HubertEncoder(PretrainedEncoder):
             raise UserError(
                 f"no layer {layer}", where=f"encoder of {len(layers)} layers", remedy="Choose a teacher_layer from 1 on"
             )
-        kept: list[Tensor] = []
-
-        def keep(_module: nn.Module, _inputs: object, output: Any) -> None:
-            kept.append(output[0] if isinstance(output, tuple) else output)
-
-        hook = layers[layer - 1].register_forward_hook(keep)
         # Without those above it, whose work would be thrown away.
         self.network.encoder.layers = layers[:layer]
         try:
-            output = self(waveforms, num_samples)
+            with _kept_states(layers[:layer]) as states:
+                output = self(waveforms, num_samples)
         finally:
-            hook.remove()
             self.network.encoder.layers = layers
-        return EncoderOutput(kept[0], output.frame_mask)
+        return EncoderOutput(states[layer], output.frame_mask)
+
+
+@contextmanager
+def _kept_states(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Keep what enters the first of these layers and comes out of each in this thread's forward pass."""
+    states: list[Tensor] = []
+    thread = get_ident()
+
+    def keep(state: Tensor) -> None:
+        if get_ident() == thread:
+            states.append(state)
+
+    hooks = [layer.register_forward_pre_hook(lambda _, inputs: keep(inputs[0])) for layer in layers[:1]]
+    hooks += [
+        layer.register_forward_hook(lambda _, __, output: keep(output[0] if isinstance(output, tuple) else output))
+        for layer in layers
+    ]
+    try:
+        yield states
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _penalty(features: Tensor, frame_mask: Tensor) -> Tensor:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -19,7 +17,7 @@ from typing_extensions import override
 
 from ser_personal.encoder.base import Encoder, weights_fingerprint
 from ser_personal.errors import UserError
-from ser_personal.ranges import PositiveFinite
+from ser_personal.ranges import PositiveFinite, require_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,13 +38,11 @@ UNLOADABLE = (
 )
 # may be missing from a model that was fine-tuned elsewhere, and is random then
 MASK_EMBEDDING = "masked_spec_embed"
-# hidden states of the current forward pass, if collected; each thread has its own list
-_STATES: ContextVar[list[Tensor] | None] = ContextVar("states", default=None)
 
 
 @dataclass(frozen=True)
 class LoRA:
-    """Low-rank adapters beside frozen linear layers, by `peft` (the extra `lora`).
+    """Low-rank adapters beside the frozen feed-forward part of each Transformer layer, by `peft` (the extra `lora`).
 
     Source: Hu et al. 2022, arXiv 2106.09685.
 
@@ -54,7 +50,6 @@ class LoRA:
         rank: of each adapter.
         alpha: its output is scaled by alpha / rank.
         dropout: of its input.
-        layers: names of the linear layers that get one; None means the feed-forward part of each Transformer layer.
         adapters_alone: keep the encoder's own weights out of checkpoints: loading one needs the same ones under the
             same name or folder.
     """
@@ -62,21 +57,33 @@ class LoRA:
     rank: PositiveInt = 8
     alpha: PositiveFinite = 16.0
     dropout: ClosedUnitInterval = 0.0
-    layers: tuple[str, ...] | None = None
     adapters_alone: bool = False
 
 
 class PretrainedEncoder(Encoder):
     """An encoder from `transformers`, `network` once it is built."""
 
+    model_types: ClassVar[tuple[str, ...]]
     feed_forward: ClassVar[tuple[str, ...]]
     layer_weights: nn.Parameter | None
     has_random_weights = False
 
-    def __init__(self, pretrained: str, *, weighted_layers: bool) -> None:
+    def __init__(
+        self,
+        pretrained: str,
+        *,
+        freeze_layers: int | None,
+        gradient_checkpointing: bool,
+        weighted_layers: bool,
+        **settings: Any,
+    ) -> None:
         super().__init__()
         self.pretrained = pretrained
+        self.freeze_layers = freeze_layers
+        self.gradient_checkpointing = gradient_checkpointing
         self.weighted_layers = weighted_layers
+        # entries of transformers' config; weights released in half precision are trained in full, under autocast
+        self.overrides = {"dtype": "float32", **settings}
         self.network: Any = None
         # where the network's own weights are from, as long as no checkpoint brings others
         self._origin: str | None = None
@@ -88,9 +95,14 @@ class PretrainedEncoder(Encoder):
         return str(self.network.config.to_json_string(use_diff=False))
 
     @property
-    @abstractmethod
+    @override
+    def dim(self) -> int:
+        return int(self.network.config.hidden_size)
+
+    @property
     def layers(self) -> Sequence[nn.Module]:
         """The Transformer layers."""
+        return cast("Sequence[nn.Module]", getattr(self.network, "encoder", self.network).layers)
 
     @property
     def _lora(self) -> dict[str, Any] | None:
@@ -110,7 +122,13 @@ class PretrainedEncoder(Encoder):
             self.network.config.update({name: saved[name] for name in ("normalize", "max_samples") if name in saved})
         else:
             self.network, self._origin = self._from_config(saved), None
-        self._finish()
+        require_range("freeze_layers", self.freeze_layers or 0, 0, len(self.layers))
+        self._make_front_end()
+        # transformers hands out pre-trained models in evaluation mode, which turns checkpointing and dropout off.
+        self.train(self.training)
+        if self.gradient_checkpointing:
+            self.network.gradient_checkpointing_enable()
+        self._freeze()
         if base and self._base_fingerprint() != base["weights"]:
             raise UserError(
                 "has other weights now than those that the checkpoint's adapters were trained on",
@@ -123,8 +141,8 @@ class PretrainedEncoder(Encoder):
             self._inject(lora)
 
     @abstractmethod
-    def _finish(self) -> None:
-        """Set up a network that was just built: front end, freezing, checkpointing."""
+    def _make_front_end(self) -> None:
+        """Make what comes before the network's Transformer."""
 
     def _freeze(self) -> None:
         for module in self._frozen():
@@ -135,16 +153,32 @@ class PretrainedEncoder(Encoder):
         """The modules that aren't trained; adapters are, unless they are in one of these."""
 
     @abstractmethod
-    def _read(self) -> tuple[nn.Module, set[str], set[str]]:
+    def _read(self, config: Any) -> tuple[nn.Module, set[str], set[str]]:
         """Load the network named `pretrained`, with the names of its missing and its unexpected weights."""
 
     @abstractmethod
+    def _make(self, config: Any) -> nn.Module:
+        """Make the network, of random weights."""
+
+    def _adjust(self, config: Any) -> Any:
+        """Put our settings into a network's config, or refuse it."""
+        config.update(self.overrides)
+        return config
+
     def _from_config(self, config: dict[str, Any]) -> nn.Module:
-        """Make the network that a saved config describes."""
+        from transformers import AutoConfig
+
+        kind = config.pop("model_type", "none")
+        self._check_type(kind)
+        return self._make(self._adjust(AutoConfig.for_model(kind, **config)))
 
     def _load(self) -> nn.Module:
+        from transformers import AutoConfig
+
         try:
-            network, missing, unexpected = self._read()
+            config = AutoConfig.from_pretrained(self.pretrained)
+            self._check_type(config.model_type)
+            network, missing, unexpected = self._read(self._adjust(config))
         except UNLOADABLE as error:
             raise UserError(
                 f"can't be loaded ({type(error).__name__}: {' '.join(str(error).split())[:300].rstrip('.')})",
@@ -175,12 +209,12 @@ class PretrainedEncoder(Encoder):
                 remedy="Give weights and a config.json that belong together",
             )
 
-    def _check_type(self, model_type: str, known: Sequence[str]) -> None:
-        if model_type not in known:
+    def _check_type(self, model_type: str) -> None:
+        if model_type not in self.model_types:
             raise UserError(
                 f"is of type {model_type}",
                 where=f"encoder {self.pretrained}",
-                remedy=f"Use one of {', '.join(known)}",
+                remedy=f"Use one of {', '.join(self.model_types)}",
             )
 
     @override
@@ -193,6 +227,7 @@ class PretrainedEncoder(Encoder):
                 self.requires_grad_(requires_grad=True)
                 self._freeze()
             return
+        # sizes as plain numbers: torch refuses to load the types by which the command line restricts them
         asked = json.loads(json.dumps(asdict(lora)))
         if self._lora is not None:
             if {name: self._lora[name] for name in asked} != asked:
@@ -231,10 +266,11 @@ class PretrainedEncoder(Encoder):
             from peft import LoraConfig, inject_adapter_in_model
         except ImportError as error:
             raise UserError("needs the package peft", where="LoRA", remedy="`pip install peft`") from error
-        names = list(lora["layers"] or self.feed_forward)
-        self._refuse_unadaptable(names)
         config = LoraConfig(
-            r=lora["rank"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], target_modules=names
+            r=lora["rank"],
+            lora_alpha=lora["alpha"],
+            lora_dropout=lora["dropout"],
+            target_modules=list(self.feed_forward),
         )
         self.requires_grad_(requires_grad=False)
         inject_adapter_in_model(config, self.network)
@@ -242,24 +278,6 @@ class PretrainedEncoder(Encoder):
         if self.layer_weights is not None:
             self.layer_weights.requires_grad = True
         self._freeze()
-
-    def _refuse_unadaptable(self, names: Sequence[str]) -> None:
-        linear = {
-            name.rpartition(".")[2]
-            for layer in self.layers
-            for name, module in layer.named_modules()
-            if isinstance(module, nn.Linear)
-        }
-        if self.network.config.model_type == "wavlm":
-            # its attention reads these weights by torch's own function, past any adapter
-            linear -= {"q_proj", "k_proj", "v_proj", "out_proj"}
-        unknown = [name for name in names if name not in linear]
-        if unknown:
-            raise UserError(
-                f"the encoder has no layers {unknown[0]} that LoRA can adapt",
-                where="--model.lora.layers",
-                remedy=f"Leave it out, or give some of {', '.join(sorted(linear))}",
-            )
 
     @override
     def merge_adapters(self) -> None:
@@ -303,25 +321,3 @@ class PretrainedEncoder(Encoder):
         weights = torch.softmax(cast("nn.Parameter", self.layer_weights), 0)
         # fewer states where a teacher leaves out the layers above its own
         return cast("Tensor", sum(weight * state for weight, state in zip(weights, states, strict=False)))
-
-
-@contextmanager
-def keeping(states: list[Tensor] | None) -> Iterator[None]:
-    """Collect the hidden states of the forward pass inside into `states`."""
-    token = _STATES.set(states)
-    try:
-        yield
-    finally:
-        _STATES.reset(token)
-
-
-def keep_input(_layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-    """Keep what enters a layer, a hook of the first."""
-    if (states := _STATES.get()) is not None:
-        states.append(inputs[0])
-
-
-def keep_output(_layer: nn.Module, _inputs: object, output: Any) -> None:
-    """Keep what comes out of a layer, a hook of all but the last."""
-    if (states := _STATES.get()) is not None:
-        states.append(output[0] if isinstance(output, tuple) else output)

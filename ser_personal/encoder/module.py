@@ -145,34 +145,12 @@ class PersonalizedModule(LightningModule):
                 self.build(self.training_set)
 
     def adamw(self, groups: Iterable[Any], warmup_share: float | None, **settings: Any) -> OptimizerLRScheduler:
-        """Make AdamW, fused on a GPU, at a constant rate or with linear warm-up and decay over the fit's steps.
-
-        Not fused under float16, whose scaled gradients Lightning can't clip then.
-        """
-        fuses = (
-            self._trainer is not None
-            and self.trainer.strategy.root_device.type == "cuda"
-            and getattr(self.trainer.precision_plugin, "scaler", None) is None
-        )
-        optimizer = AdamW(groups, fused=True if fuses else None, **settings)
+        """Make AdamW, at a constant rate or with linear warm-up and decay over the fit's steps."""
+        optimizer = AdamW(groups, **settings)
         if warmup_share is None:
             return optimizer
         schedule = linear_warmup_and_decay(optimizer, self.trainer.estimated_stepping_batches, warmup_share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    @override
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        # Lightning refuses a fused optimizer even where nothing scales gradients
-        if gradient_clip_val and optimizer.defaults.get("fused") and gradient_clip_algorithm in {None, "norm"}:
-            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            torch.nn.utils.clip_grad_norm_(weights, gradient_clip_val)
-        else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     @property
     def training_set(self) -> TrainingSet:
@@ -193,8 +171,6 @@ class PersonalizedModule(LightningModule):
         description: EncoderDescription | None = checkpoint.get(DESCRIPTION)
         if description is None:
             raise UserError("isn't one of ser_personal", where="the checkpoint", remedy="Give one written by `ser fit`")
-        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            self._check_same_speakers(description)
         if not self.personalized.is_built or self.personalized.describe() != description:
             self.personalized.rebuild(description)
             self.rebuild(checkpoint)
@@ -208,22 +184,6 @@ class PersonalizedModule(LightningModule):
             speakers.set_features(speaker_set(training_set, speakers.ids))
             prefix = f"{PREFIX}speakers."
             weights.update({f"{prefix}{name}": buffer for name, buffer in speakers.named_buffers()})
-
-    def _check_same_speakers(self, description: EncoderDescription) -> None:
-        if description["speakers"] is None or self.keeps_other_speakers:
-            return
-        differing = sorted({*description["speakers"]["speaker_ids"]} ^ {*self.training_set.train_speaker_ids})
-        if differing:
-            raise UserError(
-                f"was trained on other speakers than this corpus has ({len(differing)} differ, first {differing[0]})",
-                where="the checkpoint to resume",
-                remedy="Resume on the same corpus, or start a new training run",
-            )
-
-    @property
-    def keeps_other_speakers(self) -> bool:
-        """Whether the table may hold other speakers than the training set, as one that came from PAPT may."""
-        return False
 
 
 def _plain(value: Any) -> Any:

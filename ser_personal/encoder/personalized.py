@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from torch import nn
 from typing_extensions import override
 
-from ser_personal.encoder.cached import CachedFeatures
 from ser_personal.encoder.fusion import Fusion, Personalization, make_fusion
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.hugging_face import PretrainedEncoder
-from ser_personal.encoder.raw import EGeMAPSEncoder, LogMelEncoder, MFCCEncoder
+from ser_personal.encoder.raw import CachedFeatures, LogMelEncoder, MFCCEncoder
 from ser_personal.encoder.whisper import WhisperEncoder
 from ser_personal.errors import UserError
 from ser_personal.speakers.representation import (
@@ -33,7 +32,8 @@ if TYPE_CHECKING:
     from ser_personal.types import CachedBatch, EncoderOutput, FusionName, SpeechBatch
 
 _KINDS: dict[str, type[Encoder]] = {
-    kind.model_type: kind for kind in (LogMelEncoder, MFCCEncoder, EGeMAPSEncoder, CachedFeatures, WhisperEncoder)
+    **{kind.model_type: kind for kind in (LogMelEncoder, MFCCEncoder, CachedFeatures)},
+    "whisper": WhisperEncoder,
 }
 
 

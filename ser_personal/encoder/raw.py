@@ -1,26 +1,20 @@
-"""Raw features in place of a pre-trained network, as a baseline: log-mel, MFCC and eGeMAPS, nothing learnt."""
+"""Features in place of a pre-trained network: log-mel and MFCC, as a baseline, or frames from a feature cache."""
 
 from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import asdict
+from typing import TYPE_CHECKING, ClassVar, NoReturn, cast
 
-from jsonargparse.typing import PositiveInt
+import torch
 from typing_extensions import override
 
-from ser_personal.encoder.base import Encoder
-from ser_personal.encoder.front_end import (
-    MFCC_SETTINGS,
-    STATISTICS_UTTERANCES,
-    EGeMAPSFrontEnd,
-    LogMelFrontEnd,
-    MFCCFrontEnd,
-    StandardizedFrontEnd,
-)
+from ser_personal.encoder.base import Encoder, real_frames
+from ser_personal.encoder.front_end import LogMelFrontEnd, MFCCFrontEnd, StandardizedFrontEnd
 from ser_personal.encoder.fusion import fuse
 from ser_personal.errors import UserError
-from ser_personal.types import EncoderOutput
+from ser_personal.types import EncoderOutput, FeatureSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_personal.encoder.fusion import Personalization
+    from ser_personal.types import CachedBatch, SpeechBatch, TrainingSet
 
 
 class RawEncoder(Encoder):
@@ -38,36 +33,28 @@ class RawEncoder(Encoder):
     model_type: ClassVar[str]
     mixes_frames = False
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.front_end: StandardizedFrontEnd | None = None
-
     @abstractmethod
-    def _make_front_end(self) -> StandardizedFrontEnd: ...
+    def __init__(self, front_end: StandardizedFrontEnd) -> None:
+        super().__init__()
+        self.front_end = front_end
 
     @property
     @override
     def dim(self) -> int:
-        return self._built.dim
+        return self.front_end.dim
 
     @property
     @override
     def config(self) -> str:
         return json.dumps({"model_type": self.model_type})
 
-    @property
-    def _built(self) -> StandardizedFrontEnd:
-        if self.front_end is None:
-            raise RuntimeError("build() the encoder before using it")
-        return self.front_end
-
     @override
     def build(self, config: str | None = None) -> None:
-        self.front_end = self._make_front_end()
+        """Nothing is left to make."""
 
     @override
     def fit_front_end(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
-        self._built.fit(training_audio(STATISTICS_UTTERANCES))
+        self.front_end.fit(training_audio)
 
     @override
     def forward(
@@ -77,39 +64,17 @@ class RawEncoder(Encoder):
         time_mask: Tensor | None = None,
         personalization: Personalization | None = None,
     ) -> EncoderOutput:
-        refuse_masks(self, time_mask)
-        frames = self._built(waveforms, num_samples)
-        frame_mask = self._built.frame_mask(num_samples, frames)
-        return EncoderOutput(fuse(frames, personalization), frame_mask)
+        frames = self.front_end(waveforms, num_samples)
+        return EncoderOutput(fuse(frames, personalization), real_frames(num_samples, frames))
 
 
 class LogMelEncoder(RawEncoder):
-    """Log-mel frames, 50 a second.
-
-    Args:
-        num_mels: mel bins.
-    """
+    """80 log-mel bins, 50 frames a second."""
 
     model_type = "log_mel"
 
-    def __init__(self, num_mels: PositiveInt = 80) -> None:
-        super().__init__()
-        self.num_mels = num_mels
-
-    @property
-    @override
-    def config(self) -> str:
-        return json.dumps({"model_type": self.model_type, "num_mels": self.num_mels})
-
-    @override
-    def build(self, config: str | None = None) -> None:
-        if config is not None:
-            self.num_mels = json.loads(config)["num_mels"]
-        super().build()
-
-    @override
-    def _make_front_end(self) -> LogMelFrontEnd:
-        return LogMelFrontEnd(self.num_mels)
+    def __init__(self) -> None:
+        super().__init__(LogMelFrontEnd(80))
 
 
 class MFCCEncoder(RawEncoder):
@@ -117,45 +82,77 @@ class MFCCEncoder(RawEncoder):
 
     model_type = "mfcc"
 
+    def __init__(self) -> None:
+        super().__init__(MFCCFrontEnd())
+
+
+class CachedFeatures(Encoder):
+    """Frames as batches of `CachedEmotionDataModule` bring them.
+
+    e_s enters after them: `last` (and `first`, for no Transformer follows) adds it, `concat` projects both; `prefix`
+    is for interpreters that read e_s as a token, and refused with others.
+    """
+
+    model_type = "cached_features"
+    mixes_frames = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source: FeatureSource | None = None
+
+    @property
+    def _known_source(self) -> FeatureSource:
+        if self.source is None:
+            raise UserError(
+                "there is no feature cache to read",
+                where="--model.encoder CachedFeatures",
+                remedy="Give --data CachedEmotionDataModule with --data.cache, the folder that `ser cache` wrote",
+            )
+        return self.source
+
+    @property
+    @override
+    def dim(self) -> int:
+        return self._known_source.dim
+
     @property
     @override
     def config(self) -> str:
-        return json.dumps({"model_type": self.model_type, "mfcc": MFCC_SETTINGS})
+        return json.dumps({"model_type": self.model_type, "source": asdict(self._known_source)})
+
+    @override
+    def prepare(self, training_set: TrainingSet) -> None:
+        self.source = training_set.frame_source
 
     @override
     def build(self, config: str | None = None) -> None:
-        if config is not None and json.loads(config).get("mfcc") != MFCC_SETTINGS:
-            raise UserError(
-                "was trained on MFCC of other settings, by an earlier version",
-                where="the checkpoint",
-                remedy="Train it again with this version, or use it with the one that wrote it",
-            )
-        super().build()
+        if config is not None:
+            self.source = FeatureSource(**json.loads(config)["source"])
+        _ = self._known_source
 
     @override
-    def _make_front_end(self) -> MFCCFrontEnd:
-        return MFCCFrontEnd()
-
-
-class EGeMAPSEncoder(RawEncoder):
-    """The 88 functionals of eGeMAPS, one frame an utterance; needs the extra `egemaps`.
-
-    Functionals rather than their 25 low-level descriptors every 20 ms: percentiles, slopes and rates are what the set
-    was drawn up for, and a mean over descriptors would leave the means alone.
-    """
-
-    model_type = "egemaps"
+    def encode(
+        self,
+        batch: SpeechBatch | CachedBatch,
+        time_mask: Tensor | None = None,
+        personalization: Personalization | None = None,
+    ) -> EncoderOutput:
+        if "features" not in batch:
+            self._refuse_audio()
+        cached = cast("CachedBatch", batch)
+        features = cached["features"]
+        # half precision is how they are stored; the trainer's precision is how they are computed with
+        frames = features.float() if features.dtype == torch.float16 else features
+        frame_mask = torch.arange(frames.shape[1], device=frames.device) < cached["num_frames"][:, None]
+        return EncoderOutput(fuse(frames, personalization), frame_mask)
 
     @override
-    def _make_front_end(self) -> EGeMAPSFrontEnd:
-        return EGeMAPSFrontEnd()
+    def forward(self, *_: object, **__: object) -> EncoderOutput:
+        self._refuse_audio()
 
-
-def refuse_masks(encoder: Encoder, time_mask: Tensor | None) -> None:
-    """Refuse to pre-train an encoder without weights."""
-    if time_mask is not None:
+    def _refuse_audio(self) -> NoReturn:
         raise UserError(
-            "can't be pre-trained by masked prediction here",
-            where=f"--model.encoder {type(encoder).__name__}",
-            remedy="Pre-train a HubertEncoder or a TinyEncoder",
+            f"reads cached features of {self._known_source.encoder}, not audio",
+            where="--model.encoder CachedFeatures",
+            remedy="Give --data CachedEmotionDataModule, or train with the encoder itself",
         )

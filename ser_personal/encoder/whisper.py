@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt
@@ -13,12 +13,10 @@ from typing_extensions import override
 
 from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
 from ser_personal.encoder.hugging_face import PretrainedEncoder
-from ser_personal.encoder.raw import refuse_masks
-from ser_personal.ranges import require_range
 from ser_personal.types import EncoderOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from torch import Tensor
 
@@ -45,7 +43,7 @@ class WhisperEncoder(PretrainedEncoder):
             in fine-tuning, in place of the last layer's output.
     """
 
-    model_type = "whisper"
+    model_types = ("whisper",)
     feed_forward = ("fc1", "fc2")
     filters: Tensor
     window: Tensor
@@ -59,26 +57,16 @@ class WhisperEncoder(PretrainedEncoder):
         gradient_checkpointing: bool = False,
         weighted_layers: bool = False,
     ) -> None:
-        super().__init__(pretrained, weighted_layers=weighted_layers)
-        self.freeze_layers = freeze_layers
-        self.gradient_checkpointing = gradient_checkpointing
-        self.overrides = {
-            "dropout": dropout,
-            "attention_dropout": dropout,
-            "activation_dropout": dropout,
-            "encoder_layerdrop": 0.0,
-            "dtype": "float32",
-        }
-
-    @property
-    @override
-    def dim(self) -> int:
-        return int(self.network.config.d_model)
-
-    @property
-    @override
-    def layers(self) -> Sequence[nn.Module]:
-        return cast("Sequence[nn.Module]", self.network.layers)
+        super().__init__(
+            pretrained,
+            freeze_layers=freeze_layers,
+            gradient_checkpointing=gradient_checkpointing,
+            weighted_layers=weighted_layers,
+            dropout=dropout,
+            attention_dropout=dropout,
+            activation_dropout=dropout,
+            encoder_layerdrop=0.0,
+        )
 
     @property
     def max_samples(self) -> int:
@@ -86,12 +74,9 @@ class WhisperEncoder(PretrainedEncoder):
         return int(self.network.config.max_source_positions) * HOP
 
     @override
-    def _read(self) -> tuple[nn.Module, set[str], set[str]]:
-        from transformers import AutoConfig, WhisperModel
+    def _read(self, config: Any) -> tuple[nn.Module, set[str], set[str]]:
+        from transformers import WhisperModel
 
-        config = AutoConfig.from_pretrained(self.pretrained)
-        self._check_type(config.model_type, (self.model_type,))
-        config.update(self.overrides)
         loaded: Any = WhisperModel.from_pretrained(self.pretrained, config=config, output_loading_info=True)
         network, report = loaded
         missing, unexpected = (
@@ -101,29 +86,19 @@ class WhisperEncoder(PretrainedEncoder):
         return network.encoder, missing, unexpected
 
     @override
-    def _from_config(self, config: dict[str, Any]) -> nn.Module:
-        from transformers import WhisperConfig
+    def _make(self, config: Any) -> nn.Module:
         from transformers.models.whisper import modeling_whisper
 
-        self._check_type(config.pop("model_type", "none"), (self.model_type,))
-        described = WhisperConfig(**config)
-        described.update(self.overrides)
-        network: nn.Module = modeling_whisper.WhisperEncoder(described)
+        network: nn.Module = modeling_whisper.WhisperEncoder(config)
         return network
 
     @override
-    def _finish(self) -> None:
+    def _make_front_end(self) -> None:
         from transformers import WhisperFeatureExtractor
 
         extractor = WhisperFeatureExtractor(feature_size=self.network.config.num_mel_bins)
         self.register_buffer("filters", torch.from_numpy(extractor.mel_filters).float(), persistent=False)
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
-        if self.freeze_layers is not None:
-            require_range("freeze_layers", self.freeze_layers, 0, len(self.layers))
-        self.train(self.training)
-        if self.gradient_checkpointing:
-            self.network.gradient_checkpointing_enable()
-        self._freeze()
 
     @override
     def _frozen(self) -> Iterator[nn.Module]:
@@ -141,9 +116,6 @@ class WhisperEncoder(PretrainedEncoder):
         time_mask: Tensor | None = None,
         personalization: Personalization | None = None,
     ) -> EncoderOutput:
-        refuse_masks(self, time_mask)
-        if self.network is None:
-            raise RuntimeError("build() the encoder before using it")
         if int(num_samples.max()) > self.max_samples:
             seconds = self.max_samples // SAMPLE_RATE
             warnings.warn(f"Whisper takes the first {seconds} s of an utterance; some are longer", stacklevel=2)

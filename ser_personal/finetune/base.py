@@ -10,7 +10,6 @@ from jsonargparse.typing import ClosedUnitInterval
 from typing_extensions import override
 
 from ser_personal.encoder.base import Encoder, mean_pool
-from ser_personal.encoder.cached import CachedFeatures
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.hugging_face import LoRA
 from ser_personal.encoder.module import (
@@ -22,6 +21,7 @@ from ser_personal.encoder.module import (
     using,
 )
 from ser_personal.encoder.personalized import PersonalizedEncoder
+from ser_personal.encoder.raw import CachedFeatures
 from ser_personal.errors import UserError
 from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter
 from ser_personal.ranges import NonNegativeFinite, PositiveFinite
@@ -210,11 +210,6 @@ class FineTuning(PersonalizedModule):
                 where=f"--model.fusion {self.personalized.fusion_name}",
                 remedy="Give --model.papt_checkpoint, or set --model.train_speaker_embedding true",
             )
-
-    @property
-    @override
-    def keeps_other_speakers(self) -> bool:
-        return self.hparams["papt_checkpoint"] is not None or self.hparams["initial_checkpoint"] is not None
 
     @override
     def forward(self, batch: EmotionBatch, as_unseen: Sequence[bool] | None = None) -> PredictionBatch:

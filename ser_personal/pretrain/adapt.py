@@ -57,7 +57,8 @@ class SpeakerAdaptation(PAPT):
         learning_rate: PositiveFinite = 1e-2,
         **kwargs: Any,
     ) -> None:
-        # fixed here: what the checkpoint decides, and what only frozen weights would need
+        # fixed here: what the checkpoint decides, what only frozen weights would need, and the decay, which would
+        # change the table's frozen rows
         super().__init__(
             encoder,
             speakers,
@@ -115,17 +116,6 @@ class SpeakerAdaptation(PAPT):
             return torch.cat([torch.zeros_like(gradient[:first]), gradient[first:]])
 
         weight.register_hook(of_new_rows)
-
-    @property
-    @override
-    def weight_decay(self) -> float:
-        # the frozen rows are in the same weight
-        return 0.0
-
-    @property
-    @override
-    def keeps_other_speakers(self) -> bool:
-        return True
 
 
 class Adapted(UnseenPolicy):

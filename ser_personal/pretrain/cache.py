@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
-from typing_extensions import override
 
 from ser_personal.audio import HOP, SAMPLE_RATE
 from ser_personal.data.datamodule import AllUtterancesDataModule
@@ -19,7 +18,7 @@ from ser_personal.encoder.module import DESCRIPTION, PREFIX, read_checkpoint
 from ser_personal.encoder.personalized import saved_encoder
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
-from ser_personal.pretrain.teachers import EncoderTeacher, TeacherPass, by_utterance
+from ser_personal.pretrain.teachers import EncoderTeacher, Precision, run_over
 from ser_personal.ranges import Seed
 from ser_personal.types import FeatureSource
 
@@ -27,10 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from torch import nn
+    from torch import Tensor, nn
 
-    from ser_personal.data.resumable_loader import SpeechLoader
-    from ser_personal.types import EncoderOutput, SpeechBatch, Utterance
+    from ser_personal.types import Utterance
 
 
 def cache(
@@ -39,11 +37,10 @@ def cache(
     checkpoint: str | None = None,
     layer: PositiveInt | None = None,
     stride: PositiveInt = 10,
-    reduction: Literal["mean", "first"] = "mean",
     out: str = "feature_cache",
     seed: Seed = 0,
     accelerator: str = "auto",
-    precision: str = "32-true",
+    precision: Precision = "32-true",
 ) -> None:
     """Write an encoder's frames of every utterance into a feature cache, without any speaker embedding.
 
@@ -54,8 +51,7 @@ def cache(
         encoder: HuBERT-large if None; not with `checkpoint`.
         checkpoint: take the encoder of this one, such as papt.ckpt or tapt.ckpt.
         layer: 1-based layer of the encoder, transformers' `hidden_states[layer]`; None for its output.
-        stride: how many frames become one; the last one may be of fewer.
-        reduction: of these frames to one: their mean, or the first of them.
+        stride: how many frames become one, their mean; the last one may be of fewer.
         out: folder of the cache.
         seed: of weights that aren't pre-trained.
         accelerator: what the encoder runs on, as Lightning names it.
@@ -81,14 +77,21 @@ def cache(
         ),
         layer=layer,
         stride=stride,
-        reduction=reduction,
         max_samples=data.max_samples,
     )
     store = FeatureCache.create(out, source)
     # Batches stay as they are, since a network's rounding depends on them: an unfinished one is run again.
     left = [batch for batch in data.batches() if not _is_written(batch, data.utterances, store)]
+
+    def take(frames: dict[int, Tensor]) -> None:
+        utterances = {data.utterances[index].utterance_id: data.utterances[index] for index in frames}
+        arrays = [strided(of_one.float().cpu().numpy(), stride) for of_one in frames.values()]
+        store.write(dict(zip(utterances, arrays, strict=True)), utterances)
+
     if left:
-        CacheWriter(network, data, left, store).run(accelerator=accelerator, devices=1, precision=precision)
+        run_over(
+            data, lambda _: left, network, take, "Encoding", accelerator=accelerator, devices=1, precision=precision
+        )
     store.finish()
     print(
         f"{out}: {len(store):,} utterances, {store.total_frames:,} frames of {source.dim} values, "
@@ -96,37 +99,9 @@ def cache(
     )
 
 
-class CacheWriter(TeacherPass):
-    """Writes the frames of some batches of utterances, on one process."""
-
-    title = "Encoding"
-
-    def __init__(
-        self, encoder: nn.Module, data: AllUtterancesDataModule, batches: Sequence[list[int]], store: FeatureCache
-    ) -> None:
-        super().__init__(encoder)
-        self.data, self.batches, self.store = data, batches, store
-
-    @override
-    def predict_dataloader(self) -> SpeechLoader[SpeechBatch]:
-        return self.data.predict_loader(self.batches)
-
-    @override
-    def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:
-        source = self.store.source
-        frames, audio = {}, {}
-        for index, real in by_utterance(batch, output, output.frames):
-            utterance = self.data.utterances[index]
-            frames[utterance.utterance_id] = strided(real.float().cpu().numpy(), source.stride, source.reduction)
-            audio[utterance.utterance_id] = utterance
-        self.store.write(frames, audio)
-
-
-def strided(frames: NDArray[np.float32], stride: int, reduction: str) -> NDArray[np.float32]:
-    """Make one frame of every `stride`: (frames, dim) -> fewer; the last is made of as many as are left."""
+def strided(frames: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
+    """Average every `stride` frames: (frames, dim) -> fewer; the last is the mean of as many as are left."""
     starts = np.arange(0, len(frames), stride)
-    if reduction == "first":
-        return frames[starts]
     counts = np.diff(starts, append=len(frames)).astype(np.float32)
     sums: NDArray[np.float32] = np.add.reduceat(frames, starts, axis=0, dtype=np.float32)
     return (sums / counts[:, None]).astype(np.float32)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 else:
     NumClusters = restricted_number_type("NumClusters", int, [(">", 0), ("<=", MAX_CLUSTERS)])
 
-FORMAT = "ser_personal.codebook"
 FORMAT_VERSION = 2
 DISTANCES_AT_ONCE = 2**24
 
@@ -73,40 +72,34 @@ class Codebook:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a file of `save` or `ser import`."""
-
-        def refusal(what: str, remedy: str = "Write it again with `ser kmeans`") -> UserError:
-            return UserError(what, where=path, remedy=remedy)
-
         try:
             with safe_open(path, framework="numpy") as file:
                 centroids = file.get_tensor("codebook")
                 provenance: dict[str, Any] = json.loads((file.metadata() or {}).get("provenance", "{}"))
-        except (OSError, SafetensorError, ValueError) as error:
-            remedy = (
-                "Give one that `ser kmeans` or `ser import hubert_base_ls960_L9_km500.bin --out released` wrote; in "
-                "`ser kmeans`, --codebook null fits one"
+            version = provenance.get("format_version", FORMAT_VERSION)
+            codebook = cls(np.ascontiguousarray(centroids, dtype=np.float32), dict(provenance.get("made_with", {})))
+        except (AttributeError, OSError, SafetensorError, TypeError, ValueError) as error:
+            raise UserError(
+                "not a codebook",
+                where=path,
+                remedy="Give one that `ser kmeans` or `ser import hubert_base_ls960_L9_km500.bin --out released` wrote;"
+                " in `ser kmeans`, --codebook null fits one",
+            ) from error
+        if version != FORMAT_VERSION:
+            raise UserError(
+                f"codebook of format {version}; this version reads format {FORMAT_VERSION}",
+                where=path,
+                remedy="Update ser_personal, or write it again with `ser kmeans`",
             )
-            raise refusal("not a codebook", remedy) from error
-        if not isinstance(provenance, dict) or not isinstance(provenance.get("made_with", {}), dict):
-            raise refusal("codebook doesn't say what made it")
-        version = provenance.get("format_version", FORMAT_VERSION)
-        if (provenance.get("format", FORMAT), version) != (FORMAT, FORMAT_VERSION):
-            remedy = "Update ser_personal, or write it again with `ser kmeans`"
-            raise refusal(f"codebook of format {version}; this version reads format {FORMAT_VERSION}", remedy)
-        if centroids.ndim != 2 or not centroids.size:
-            raise refusal("codebook isn't (clusters, dim)")
-        codebook = cls(np.ascontiguousarray(centroids, dtype=np.float32), provenance.get("made_with", {}))
-        if provenance.get("hash", codebook.hash) != codebook.hash:
-            raise refusal("codebook doesn't match its own hash", "Copy or write it again")
-        if not np.isfinite(codebook.centroids).all():
-            raise refusal("codebook holds NaN or infinity")
+        complete = centroids.ndim == 2 and centroids.size and np.isfinite(codebook.centroids).all()
+        if not complete or provenance.get("hash", codebook.hash) != codebook.hash:
+            raise UserError("damaged codebook", where=path, remedy="Copy it again, or write it again with `ser kmeans`")
         return codebook
 
     def save(self, path: str | Path) -> None:
         """Write safetensors, atomically."""
         # One entry: safetensors writes several in an order that changes from run to run.
         provenance = {
-            "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "hash": self.hash,
             "made_with": self.made_with,
@@ -129,7 +122,7 @@ def nearest_centroid(frames: Tensor, centroids: Tensor) -> Tensor:
 
 
 class FrameSample:
-    """A random sample of a corpus's frames, of which this process holds those that it has added or merged.
+    """A random sample of a corpus's frames, of which this process holds those that it has taken or merged.
 
     Every frame has a random key in [0, 1), a pure function of seed, utterance and position. Frames with keys below
     `share` are drawn; if they are more than `capacity`, those with the smallest keys. So the draw depends neither on
@@ -162,19 +155,21 @@ class FrameSample:
         self.frames: NDArray[np.float32] = np.empty((len(smallest), 0), dtype=np.float32)
         self._added = [np.empty(0, np.int64)]
 
-    def rows_of(self, utterance: int) -> NDArray[np.int64]:
-        """Find an utterance's frames in the sample."""
-        return np.arange(*np.searchsorted(self.utterances, [utterance, utterance + 1]))
+    def take(self, frames: Mapping[int, Tensor]) -> None:
+        """Keep those of utterances' frames (frames, dim) that were drawn."""
+        for utterance, of_one in frames.items():
+            rows = np.arange(*np.searchsorted(self.utterances, [utterance, utterance + 1]))
+            if len(rows):
+                self._add(rows, of_one[self.positions[rows]].float().cpu().numpy())
 
-    def add(self, rows: NDArray[np.int64], frames: NDArray[np.float32]) -> None:
-        """Keep the frames (n, dim) of these rows."""
+    def _add(self, rows: NDArray[np.int64], frames: NDArray[np.float32]) -> None:
         if not self.frames.shape[1]:
             self.frames = np.empty((len(self.frames), frames.shape[1]), dtype=np.float32)
         self.frames[rows] = frames
         self._added.append(rows)
 
     def save(self, path: Path) -> None:
-        """Write the frames that this process has added."""
+        """Write the frames that this process has taken."""
         rows = np.concatenate(self._added)
         with named_in_errors(path), path.open("wb") as file:
             np.save(file, rows)
@@ -186,4 +181,4 @@ class FrameSample:
             with path.open("rb") as file:
                 rows, frames = (np.load(file, allow_pickle=False) for _ in range(2))
             if len(rows):
-                self.add(rows, frames)
+                self._add(rows, frames)

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.utilities import rank_zero_only
-from typing_extensions import override
 
 from ser_personal.audio import num_frames
 from ser_personal.corpus.splits import canonical_splits
@@ -27,17 +26,15 @@ from ser_personal.data.frame_store import PseudoLabels, PseudoLabelSource
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash, gather_files, on_first_process
 from ser_personal.pretrain.codebook import Codebook, FrameSample, NumClusters, nearest_centroid
-from ser_personal.pretrain.teachers import MFCCTeacher, Teacher, TeacherPass, by_utterance
+from ser_personal.pretrain.teachers import MFCCTeacher, Precision, Teacher, run_over
 from ser_personal.ranges import Seed, Share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from ser_personal.corpus.base import Corpus
-    from ser_personal.data.resumable_loader import SpeechLoader
-    from ser_personal.types import EncoderOutput, SpeechBatch
 
     MadeWith = dict[str, str | int | float]
 
@@ -95,7 +92,7 @@ def kmeans(
     accelerator: str = "auto",
     devices: PositiveInt = 1,
     num_nodes: PositiveInt = 1,
-    precision: str = "32-true",
+    precision: Precision = "32-true",
 ) -> None:
     """Fit a codebook on a teacher's frames, and write the pseudo-labels of every utterance.
 
@@ -121,7 +118,6 @@ def kmeans(
     """
     started = time.perf_counter()
     teacher = teacher or MFCCTeacher()
-    teacher.check_precision(precision)
     teacher.build()
     on = {"accelerator": accelerator, "devices": devices, "num_nodes": num_nodes, "precision": precision}
     description = teacher.description
@@ -144,9 +140,9 @@ def kmeans(
     if chosen is None:
         frame_counts = {index: num_frames(samples_of(data.utterances[index])) for index in data.fit_indices}
         sample = FrameSample(frame_counts, sample_share, max_sampled_frames, seed)
-        sampling = FrameSampling(teacher, data, sample)
-        sampling.run(**on)
-        sampling.gather(Path(out))
+        trainer = run_over(data, lambda _: data.fit_batches(), teacher, sample.take, "Sampling frames", **on)
+        if trainer.world_size > 1:
+            gather_files(trainer, out, sample.save, lambda paths: sample.merge(paths[1:]))
 
         def fit() -> Codebook:
             fitted = Codebook.fit(sample.frames, num_clusters, iterations, restarts, seed)
@@ -154,7 +150,7 @@ def kmeans(
             codebook.save(path)
             return codebook
 
-        chosen = on_first_process(sampling.trainer, fit)
+        chosen = on_first_process(trainer, fit)
 
     source = PseudoLabelSource(
         num_clusters=len(chosen.centroids),
@@ -163,86 +159,38 @@ def kmeans(
         teacher_layer=getattr(teacher, "teacher_layer", None),
     )
     if not PseudoLabels.is_complete(out, source):
-        writer = PseudoLabelWriter(teacher, data, chosen, Path(out), source)
-        writer.run(**on)
-        writer.finish()
+        _write_pseudo_labels(teacher, data, chosen, out, source, **on)
     rank_zero_only(_report)(out, started)
 
 
-class FrameSampling(TeacherPass):
-    """Adds this process's share of a sample of frames to it."""
+def _write_pseudo_labels(
+    teacher: nn.Module, data: PseudoLabelData, codebook: Codebook, out: str, source: PseudoLabelSource, **on: Any
+) -> None:
+    """Write the ids of utterances that have none yet, each process those of its share of the batches."""
+    store = PseudoLabels.create(out, source)
+    centroids = torch.from_numpy(codebook.centroids)
+    ids_of = [utterance.utterance_id for utterance in data.utterances]
 
-    title = "Sampling frames"
-
-    def __init__(self, teacher: nn.Module, data: PseudoLabelData, sample: FrameSample) -> None:
-        super().__init__(teacher)
-        self.data, self.sample = data, sample
-
-    @override
-    def predict_dataloader(self) -> SpeechLoader[SpeechBatch]:
-        return self.data.predict_loader(self.data.fit_batches()[self.global_rank :: self.trainer.world_size])
-
-    @override
-    def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:
-        for index, frames in by_utterance(batch, output, output.frames):
-            rows = self.sample.rows_of(index)
-            if len(rows):
-                self.sample.add(rows, frames[self.sample.positions[rows]].float().cpu().numpy())
-
-    def gather(self, folder: Path) -> None:
-        """Complete the sample on the first process, by files in a folder that all processes see."""
-        if self.trainer.world_size > 1:
-            gather_files(self.trainer, folder, self.sample.save, lambda paths: self.sample.merge(paths[1:]))
-
-
-class PseudoLabelWriter(TeacherPass):
-    """Writes the ids of utterances that have none yet, each process those of its share of the batches."""
-
-    title = "Writing pseudo-labels"
-
-    def __init__(
-        self, teacher: nn.Module, data: PseudoLabelData, codebook: Codebook, folder: Path, source: PseudoLabelSource
-    ) -> None:
-        super().__init__(teacher)
-        self.data, self.folder, self.source = data, folder, source
-        # no buffer, which half precision would round
-        self._centroids = torch.from_numpy(codebook.centroids)
-
-    @override
-    def predict_dataloader(self) -> SpeechLoader[SpeechBatch]:
+    def left() -> list[list[int]]:
         # Batches stay as they are, since a network's rounding depends on them: an unfinished one is run again.
-        batches = self.data.batches()
-        left = on_first_process(self.trainer, lambda: self._missing(batches))
-        self.pseudo_labels = PseudoLabels.create(self.folder, self.source)
-        share = left[self.global_rank :: self.trainer.world_size]
-        return self.data.predict_loader([batches[number] for number in share])
+        return [batch for batch in data.batches() if not all(ids_of[index] in store for index in batch)]
 
-    def _missing(self, batches: list[list[int]]) -> list[int]:
-        stored = PseudoLabels.create(self.folder, self.source)
-        utterances = self.data.utterances
-        return [n for n, batch in enumerate(batches) if not all(utterances[i].utterance_id in stored for i in batch)]
-
-    @override
-    def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:
-        frames = output.frames
-        clusters, dim = self._centroids.shape
-        if frames.shape[2] != dim:
-            what = f"{clusters} clusters of {dim} dimensions for frames of {frames.shape[2]}"
+    def take(frames: dict[int, Tensor]) -> None:
+        first = next(iter(frames.values()))
+        clusters, dim = centroids.shape
+        if first.shape[1] != dim:
+            what = f"{clusters} clusters of {dim} dimensions for frames of {first.shape[1]}"
             raise UserError(what, where="codebook", remedy="Give the teacher and the teacher_layer it was fitted on")
-        self._centroids = self._centroids.to(frames.device)
-        ids = nearest_centroid(frames.flatten(0, 1), self._centroids).view(frames.shape[:2])
-        self.pseudo_labels.write(
-            {
-                self.data.utterances[index].utterance_id: of_utterance.cpu().numpy()
-                for index, of_utterance in by_utterance(batch, output, ids)
-            }
-        )
+        on_device = centroids.to(first.device)
+        ids = {index: nearest_centroid(of_one, on_device) for index, of_one in frames.items()}
+        store.write({ids_of[index]: of_one.cpu().numpy() for index, of_one in ids.items()})
 
-    def finish(self) -> None:
-        """Declare the pseudo-labels complete, once all processes have written theirs."""
-        self.trainer.strategy.barrier("pseudo-labels written")
-        expected = [self.data.utterances[index].utterance_id for index in self.data.pseudo_label_indices]
-        on_first_process(self.trainer, lambda: PseudoLabels.create(self.folder, self.source).finish(expected))
+    trainer = run_over(
+        data, lambda trainer: on_first_process(trainer, left), teacher, take, "Writing pseudo-labels", **on
+    )
+    trainer.strategy.barrier("pseudo-labels written")
+    expected = [ids_of[index] for index in data.pseudo_label_indices]
+    on_first_process(trainer, lambda: PseudoLabels.create(out, source).finish(expected))
 
 
 def _report(out: str, started: float) -> None:

@@ -126,21 +126,11 @@ def span_mask(
     return edges.cumsum(1)[:, :frames] > 0
 
 
-class MaskedPredictionScores(NamedTuple):
-    """Means over masked frames, and the share of the clusters that were predicted at least once.
-
-    The loss is in nats; published losses are base 2: divide by 0.693.
-    """
-
-    loss: Tensor
-    accuracy: Tensor
-    codebook_usage: Tensor
-
-
 class MaskedPredictionMetric(Metric):
-    """Adds up masked prediction over batches and devices, each batch once.
+    """Means over the masked frames of batches and devices, and the share of clusters that were predicted at least once.
 
-    Samplers repeat whole batches so that devices get equal numbers of them; repeats have the same key.
+    Samplers repeat whole batches so that devices get equal numbers of them; repeats have the same key, and count once.
+    The loss is in nats; published losses are base 2: divide by 0.693.
     """
 
     full_state_update = False
@@ -165,12 +155,12 @@ class MaskedPredictionMetric(Metric):
         self.counts += torch.bincount(prediction.predicted, minlength=len(self.counts))
 
     @override
-    def compute(self) -> MaskedPredictionScores:
+    def compute(self) -> dict[str, Tensor]:
         keys: list[int] = dim_zero_cat(self.keys).tolist()
         once = [keys.index(key) for key in dict.fromkeys(keys)]
         masked = dim_zero_cat(self.masked)[once].sum().clamp(min=1)
-        return MaskedPredictionScores(
-            loss=dim_zero_cat(self.losses)[once].sum() / masked,
-            accuracy=dim_zero_cat(self.correct)[once].sum() / masked,
-            codebook_usage=(self.counts > 0).float().mean(),
-        )
+        return {
+            "loss": dim_zero_cat(self.losses)[once].sum() / masked,
+            "accuracy": dim_zero_cat(self.correct)[once].sum() / masked,
+            "codebook_usage": (self.counts > 0).float().mean(),
+        }

@@ -100,15 +100,14 @@ class PAPT(PersonalizedModule):
     @override
     def build(self, training_set: TrainingSet) -> None:
         pretraining_set = cast("PretrainingSet", training_set)
-        num_clusters = pretraining_set.num_clusters
         self.codebook_hash = pretraining_set.codebook_hash
         self.personalized.pretrained_on = utterance_hashes(pretraining_set.pretraining_ids)
         self.personalized.build(speaker_set(training_set, training_set.train_speaker_ids))
         self.personalized.encoder.fit_front_end(training_set.training_audio)
         self.personalized.encoder.adapt(self.lora)
-        self._build_head(num_clusters, self.hparams["final_dim"])
+        self._build_head(pretraining_set.num_clusters, self.hparams["final_dim"])
         if self.hparams["released_head"] is not None:
-            self._load_released_head(num_clusters)
+            self._load_released_head()
 
     @override
     def rebuild(self, checkpoint: dict[str, Any]) -> None:
@@ -124,18 +123,16 @@ class PAPT(PersonalizedModule):
         self.head = PredictionHead(self.personalized.dim, num_clusters, final_dim)
         self.metrics = torch.nn.ModuleList(MaskedPredictionMetric(num_clusters) for _ in VALIDATION_SETS)
 
-    def _load_released_head(self, num_clusters: int) -> None:
+    def _load_released_head(self) -> None:
         from ser_personal.pretrain.released import ReleasedHead
 
         path = self.hparams["released_head"]
         head, codebook_hash, order_known = ReleasedHead.load(path)
-        clusters, dim = len(head.label_embeddings), head.final_proj.in_features
-        if (clusters, dim) != (num_clusters, self.personalized.dim):
+        if (dim := head.final_proj.in_features) != self.personalized.dim:
             raise UserError(
-                f"scores {clusters} clusters for frames of width {dim}, the pseudo-labels have {num_clusters} "
-                f"and the encoder {self.personalized.dim}",
+                f"is for frames of width {dim}, the encoder's have {self.personalized.dim}",
                 where=path,
-                remedy="Use the codebook and encoder that the head was released with, or leave released_head out",
+                remedy="Use the encoder that the head was released with, or leave released_head out",
             )
         if codebook_hash != self.codebook_hash:
             raise UserError(
@@ -168,11 +165,6 @@ class PAPT(PersonalizedModule):
                 "encoder that it was released with, or make a fresh head by --model.released_head null",
             )
 
-    @override
-    def forward(self, batch: PretrainBatch, time_mask: Tensor) -> EncoderOutput:
-        output: EncoderOutput = self.personalized(batch, time_mask)
-        return output
-
     def _predict(self, batch: PretrainBatch, mask_seed: int) -> tuple[MaskedPredictionLoss, EncoderOutput]:
         if self.head is None:
             raise RuntimeError("build() the model before using it")
@@ -183,7 +175,7 @@ class PAPT(PersonalizedModule):
             self.hparams["min_masks"],
             torch.Generator().manual_seed(mask_seed),
         )
-        output = self(batch, time_mask.to(batch["waveforms"].device, non_blocking=True))
+        output: EncoderOutput = self.personalized(batch, time_mask.to(batch["waveforms"].device, non_blocking=True))
         return masked_prediction_loss(output.frames, batch["pseudo_labels"], time_mask, self.head), output
 
     @override
@@ -221,16 +213,9 @@ class PAPT(PersonalizedModule):
         for name, module in zip(VALIDATION_SETS, self.metrics, strict=True):
             metric = cast("MaskedPredictionMetric", module)
             if metric.update_called:
-                scores = metric.compute()
-                self.log(f"val_loss{name}", scores.loss, prog_bar=True)
-                self.log(f"val_accuracy{name}", scores.accuracy)
-                self.log(f"val_codebook_usage{name}", scores.codebook_usage)
+                for score, value in metric.compute().items():
+                    self.log(f"val_{score}{name}", value, prog_bar=score == "loss")
                 metric.reset()
-
-    @property
-    def weight_decay(self) -> float:
-        """Decoupled, of all weights that are learnt."""
-        return float(self.hparams["weight_decay"])
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -255,5 +240,5 @@ class PAPT(PersonalizedModule):
             self.hparams["warmup_share"],
             betas=(0.9, 0.98),
             eps=1e-6,
-            weight_decay=self.weight_decay,
+            weight_decay=self.hparams.get("weight_decay", 0.0),
         )

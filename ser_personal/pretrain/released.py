@@ -101,10 +101,10 @@ def import_released(file: str, out: str, codebook: str | None = None, *, replace
 
 
 def _centroids(centres: Any, path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
-    if not (isinstance(centres, np.ndarray) and centres.ndim == 2 and centres.dtype.kind == "f" and len(centres)):
-        raise UserError("its cluster_centers_ aren't an array (clusters, dim)", where=path, remedy="Download it again")
-    if not np.isfinite(centres).all():
-        raise UserError("its cluster_centers_ hold NaN or infinity", where=path, remedy="Download it again")
+    is_array = isinstance(centres, np.ndarray) and centres.ndim == 2 and centres.dtype.kind == "f" and len(centres)
+    if not (is_array and np.isfinite(centres).all()):
+        what = "its cluster_centers_ aren't a finite array (clusters, dim)"
+        raise UserError(what, where=path, remedy="Download it again")
     return np.ascontiguousarray(centres, dtype=np.float32)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -13,21 +13,23 @@ from torch import nn
 from typing_extensions import override
 
 from ser_personal.encoder.base import real_frames, weights_fingerprint
-from ser_personal.encoder.front_end import MFCC_SETTINGS, MFCCFrontEnd
+from ser_personal.encoder.front_end import MFCCFrontEnd
 from ser_personal.errors import UserError
 from ser_personal.training.interruption import trainer_for_tasks
 from ser_personal.types import EncoderOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     from torch import Tensor
 
+    from ser_personal.data.datamodule import AllUtterancesDataModule
     from ser_personal.data.resumable_loader import SpeechLoader
     from ser_personal.encoder.hubert import HubertEncoder
     from ser_personal.types import SpeechBatch
 
-HALF_PRECISIONS = ("bf16-true", "16-true")
+# as Lightning names it: weights stay in float32, which the Fourier transform of MFCC needs
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 class Teacher(nn.Module, ABC):
@@ -35,9 +37,6 @@ class Teacher(nn.Module, ABC):
 
     def build(self) -> None:
         """Load what `__init__` only names, such as weights on a hub."""
-
-    def check_precision(self, precision: str) -> None:
-        """Refuse a precision, as Lightning names it, that the teacher can't compute in."""
 
     @property
     @abstractmethod
@@ -56,20 +55,10 @@ class MFCCTeacher(Teacher):
         super().__init__()
         self.front_end = MFCCFrontEnd()
 
-    @override
-    def check_precision(self, precision: str) -> None:
-        # half precision has no Fourier transform of 400 samples
-        if precision in HALF_PRECISIONS:
-            raise UserError(
-                "MFCC can't be computed in half precision",
-                where=f"precision {precision}",
-                remedy="Leave it out; a network as teacher can be run in it",
-            )
-
     @property
     @override
     def description(self) -> dict[str, str | int]:
-        return {"teacher": "mfcc", "mfcc": MFCC_SETTINGS}
+        return {"teacher": "mfcc"}
 
     @override
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> EncoderOutput:
@@ -109,51 +98,69 @@ class EncoderTeacher(Teacher):
         return self.encoder.hidden_states(waveforms, num_samples, self.teacher_layer)
 
 
-class TeacherPass(LightningModule, ABC):
-    """A teacher as Lightning runs it over batches of audio; what is done with its frames is the subclass's."""
+def run_over(
+    data: AllUtterancesDataModule,
+    batches: Callable[[Trainer], list[list[int]]],
+    teacher: nn.Module,
+    take: Callable[[dict[int, Tensor]], None],
+    title: str,
+    **devices: Any,
+) -> Trainer:
+    """Run a teacher over audio, by Lightning.
 
-    # of the progress bar
-    title: ClassVar[str]
+    Args:
+        data: which audio.
+        batches: given the trainer, all batches of utterances, the same on every process, which takes its share of them.
+        teacher: makes frames of waveforms.
+        take: uses the real frames (frames, dim) of a batch's utterances, by their positions in `data.utterances`.
+        title: of the progress bar.
+        devices: Lightning's arguments `accelerator`, `devices` and so on.
+    """
+    try:
+        trainer = trainer_for_tasks(
+            lambda: Trainer(
+                callbacks=[_Progress(title)],
+                logger=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+                **devices,
+            )
+        )
+    except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
+        raise UserError(
+            str(error).rstrip(".!"),
+            where=", ".join(f"{name} {value}" for name, value in devices.items()),
+            remedy="Leave them out for one device of this machine, at full precision",
+        ) from error
+    trainer.predict(_Pass(data, batches, teacher, take), return_predictions=False)
+    return trainer
+
+
+class _Pass(LightningModule):
     # a process may find nothing left to do
     allow_zero_length_dataloader_with_multiple_devices = True
 
-    def __init__(self, teacher: nn.Module) -> None:
+    def __init__(
+        self,
+        data: AllUtterancesDataModule,
+        batches: Callable[[Trainer], list[list[int]]],
+        teacher: nn.Module,
+        take: Callable[[dict[int, Tensor]], None],
+    ) -> None:
         super().__init__()
-        self.teacher = teacher
+        self.data, self.batches, self.teacher, self.take = data, batches, teacher, take
 
-    @abstractmethod
+    @override
     def predict_dataloader(self) -> SpeechLoader[SpeechBatch]:
-        """Load this process's share of the batches; it may be empty."""
-
-    @abstractmethod
-    def take(self, batch: SpeechBatch, output: EncoderOutput) -> None:
-        """Use the frames of a batch."""
+        return self.data.predict_loader(self.batches(self.trainer)[self.global_rank :: self.trainer.world_size])
 
     @override
     def predict_step(self, batch: SpeechBatch) -> Tensor:
-        self.take(batch, self.teacher(batch["waveforms"], batch["num_samples"]))
+        output = self.teacher(batch["waveforms"], batch["num_samples"])
+        of_utterances = zip(batch["indices"].tolist(), output.frames, output.frame_mask, strict=True)
+        self.take({index: frames[real] for index, frames, real in of_utterances})
         return batch["indices"]
-
-    def run(self, **devices: Any) -> None:
-        """Run over the audio, on the devices of Lightning's arguments `accelerator`, `devices` and so on."""
-        try:
-            trainer = trainer_for_tasks(
-                lambda: Trainer(
-                    callbacks=[_Progress(self.title)],
-                    logger=False,
-                    enable_checkpointing=False,
-                    enable_model_summary=False,
-                    use_distributed_sampler=False,
-                    **devices,
-                )
-            )
-        except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
-            raise UserError(
-                str(error).rstrip(".!"),
-                where=", ".join(f"{name} {value}" for name, value in devices.items()),
-                remedy="Leave them out for one device of this machine, at full precision",
-            ) from error
-        trainer.predict(self, return_predictions=False)
 
 
 class _Progress(RichProgressBar):
@@ -165,9 +172,3 @@ class _Progress(RichProgressBar):
     @override
     def predict_description(self) -> str:
         return self._title
-
-
-def by_utterance(batch: SpeechBatch, output: EncoderOutput, values: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Split values (batch, frames, ...) into those of each utterance's real frames, with the utterance's index."""
-    for index, value, real in zip(batch["indices"].tolist(), values, output.frame_mask, strict=True):
-        yield index, value[real]

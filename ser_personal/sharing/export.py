@@ -211,7 +211,7 @@ def _refuse_calibration(flags: list[str]) -> None:
 
 def load_finetuned(checkpoint: str) -> FineTuning:
     """Load a checkpoint of `configs/finetune.yaml` or `configs/emotion.yaml`."""
-    from ser_personal.encoder import cached, hubert, raw, whisper
+    from ser_personal.encoder import hubert, raw, whisper
     from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, using
     from ser_personal.finetune.classification import EmotionClassification
     from ser_personal.finetune.module import EmotionFineTuning
@@ -223,7 +223,7 @@ def load_finetuned(checkpoint: str) -> FineTuning:
             where=checkpoint,
             remedy="Give one written by `ser fit --config configs/finetune.yaml`, or emotion.yaml",
         )
-    if not any(hasattr(module, encoder := read[DESCRIPTION]["encoder"]) for module in (hubert, raw, cached, whisper)):
+    if not any(hasattr(module, encoder := read[DESCRIPTION]["encoder"]) for module in (hubert, raw, whisper)):
         what = f"encodes by {encoder}, a custom encoder, which bundles don't support"
         raise UserError(what, where=checkpoint, remedy="Use it by `ser predict`, or export one with HubertEncoder")
     kind = EmotionClassification if "emotions" in read["hyper_parameters"] else EmotionFineTuning
@@ -235,8 +235,8 @@ def load_finetuned(checkpoint: str) -> FineTuning:
 
 
 def _check_reads_audio(module: FineTuning, checkpoint: str, *, onnx: bool) -> None:
-    from ser_personal.encoder.cached import CachedFeatures
     from ser_personal.encoder.hubert import HubertEncoder
+    from ser_personal.encoder.raw import CachedFeatures
 
     encoder = module.personalized.encoder
     if isinstance(encoder, CachedFeatures) and encoder.source is not None:

@@ -101,12 +101,12 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 def _dense(config: dict[str, Any], folder: Path, name: str, attributes: Sequence[str]) -> PublicModel:
     """The form of audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim."""
-    from ser_personal.encoder.hubert import MODEL_TYPES
+    from ser_personal.encoder.hubert import HubertEncoder
     from ser_personal.finetune.interpreters import DenseInterpreter
 
     kind = config.get("model_type")
-    if kind not in MODEL_TYPES:
-        raise UserError(f"is of type {kind}, not of {', '.join(MODEL_TYPES)}", where=name, remedy=REMEDY)
+    if kind not in HubertEncoder.model_types:
+        raise UserError(f"is of type {kind}, not of {', '.join(HubertEncoder.model_types)}", where=name, remedy=REMEDY)
     weights = _weights(folder, name)
     prefixes = (f"{kind.replace('-', '_')}.", "classifier.")
     encoder, head = (_under(prefix, weights) for prefix in prefixes)

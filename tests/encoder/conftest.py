@@ -6,13 +6,17 @@ import pytest
 from tiny_networks import NORMS, tiny_network
 from transformers.utils import logging
 
-from ser_personal.encoder.hubert import MODEL_TYPES
-
 if TYPE_CHECKING:
     from pathlib import Path
 
 logging.disable_progress_bar()
-KINDS = [(model_type, norm) for model_type in MODEL_TYPES for norm in NORMS]
+KINDS = [
+    ("hubert", "group"),
+    ("hubert", "layer"),
+    ("wavlm", "layer"),
+    ("wav2vec2", "group"),
+    ("unispeech-sat", "layer"),
+]
 
 
 @pytest.fixture(scope="session")

@@ -28,24 +28,6 @@ def test_a_clip_has_the_same_frames_alone_and_whatever_pads_it(norm):
             torch.testing.assert_close(batched[row, : len(alone)], alone, atol=1e-5, rtol=1e-4)
 
 
-def test_group_norm_of_transformers_sees_the_padding():
-    network, waveforms = tiny_network("hubert", "group"), padded_noise(LENGTHS)
-    with torch.no_grad():
-        batched = network.feature_extractor(waveforms)[0, :, : num_frames(6000)]
-        alone = network.feature_extractor(waveforms[:1, :6000])[0]
-    assert (batched - alone).abs().max() > 0.1
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_unpadded_frames_are_those_of_transformers(norm):
-    network = tiny_network("hubert", norm)
-    waveforms = torch.randn(2, 4000)
-    with torch.no_grad():
-        wanted = network.feature_extractor(waveforms).transpose(1, 2)
-        frames = ConvFrontEnd(network.feature_extractor.conv_layers)(waveforms, torch.tensor([4000, 4000]))
-    torch.testing.assert_close(frames, wanted, atol=0, rtol=0)
-
-
 def test_gradient_scale_scales_gradients_and_nothing_else():
     gradients, frames = [], []
     for scale in (1.0, 0.1):
@@ -56,57 +38,34 @@ def test_gradient_scale_scales_gradients_and_nothing_else():
         gradients.append(torch.cat([weight.grad.flatten() for weight in front_end.parameters()]))
     torch.testing.assert_close(frames[1], frames[0])
     torch.testing.assert_close(gradients[1], 0.1 * gradients[0], atol=1e-3, rtol=1e-4)
-
-
-def test_frozen_convolutions_run_without_autograd():
-    front_end = conv_front_end(gradient_scale=0.1)
-    assert front_end(padded_noise(LENGTHS), LENGTHS).requires_grad
     with torch.no_grad():
         assert not front_end(padded_noise(LENGTHS), LENGTHS).requires_grad
     front_end.requires_grad_(requires_grad=False)
     assert not front_end(padded_noise(LENGTHS), LENGTHS).requires_grad
 
 
-def test_log_mel_is_that_of_torchaudio():
-    waveforms = padded_noise(LENGTHS)
-    wanted = torchaudio.transforms.MelSpectrogram(n_fft=400, hop_length=320, n_mels=40, center=False)(waveforms)
-    frames = LogMelFrontEnd(40).features(waveforms, LENGTHS)
-    assert frames.shape == (3, num_frames(16_000), 40)
-    torch.testing.assert_close(frames, wanted.transpose(1, 2).clamp(min=1e-6).log(), atol=1e-4, rtol=1e-4)
-
-
-def test_log_mel_stays_in_full_precision_under_autocast():
+def test_log_mel_is_that_of_torchaudio_under_autocast_too():
     front_end, waveforms = LogMelFrontEnd(40), padded_noise(LENGTHS)
+    mel = torchaudio.transforms.MelSpectrogram(n_fft=400, hop_length=320, n_mels=40, center=False)(waveforms)
+    wanted = mel.transpose(1, 2).clamp(min=1e-6).log()
+    assert wanted.shape == (3, num_frames(16_000), 40)
+    torch.testing.assert_close(front_end.features(waveforms, LENGTHS), wanted, atol=1e-4, rtol=1e-4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(
-            front_end.features(waveforms, LENGTHS), front_end.features(waveforms, LENGTHS).float()
-        )
-        frames = front_end(waveforms, LENGTHS)
-    torch.testing.assert_close(frames, front_end(waveforms, LENGTHS))
+        torch.testing.assert_close(front_end.features(waveforms, LENGTHS), wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_fit_standardises_over_the_training_audio():
     rng = np.random.default_rng(0)
     clips = [(rng.uniform(0.01, 1) * rng.normal(size=length)).astype(np.float32) for length in (400, 3000, 9000)]
-    front_end = LogMelFrontEnd(40)
+    front_end, limits = LogMelFrontEnd(40), []
     log_mels = np.concatenate([front_end.features(torch.from_numpy(clip)[None], None)[0].numpy() for clip in clips])
-    front_end.fit(clips)
+    front_end.fit(lambda limit: limits.append(limit) or iter(clips))
+    assert limits == [500]
     np.testing.assert_allclose(front_end.mean, log_mels.mean(0, dtype=np.float64), rtol=1e-5)
     np.testing.assert_allclose(front_end.std, log_mels.std(0, dtype=np.float64), rtol=1e-4)
-    frames = torch.cat([front_end(torch.from_numpy(clip)[None], torch.tensor([len(clip)]))[0] for clip in clips])
-    torch.testing.assert_close(frames.mean(0), torch.zeros(40), atol=1e-4, rtol=0)
-    torch.testing.assert_close(frames.std(0, correction=0), torch.ones(40), atol=1e-4, rtol=0)
-
-
-def test_statistics_are_saved_and_constant_bins_do_not_divide_by_zero():
-    fitted, loaded = LogMelFrontEnd(40), LogMelFrontEnd(40)
-    fitted.fit([np.zeros(4000, dtype=np.float32)])
-    assert fitted.mean.isfinite().all()
-    loaded.load_state_dict(fitted.state_dict())
-    frames = loaded(padded_noise(LENGTHS), LENGTHS)
-    assert frames.isfinite().all()
-    torch.testing.assert_close(frames, fitted(padded_noise(LENGTHS), LENGTHS))
-    assert set(fitted.state_dict()) == {"mean", "std"}
+    silence = LogMelFrontEnd(40)
+    silence.fit(lambda _: iter([np.zeros(4000, dtype=np.float32)]))
+    assert silence(padded_noise(LENGTHS), LENGTHS).isfinite().all()
 
 
 VALUES = 39
@@ -132,12 +91,5 @@ def test_functionals_of_steady_sound_are_its_frame():
     for statistic in quantiles:
         assert statistic == pytest.approx(mean, abs=1e-3)
     assert mean[13:] == pytest.approx(np.zeros(26), abs=1e-3)
-
-
-def test_samples_after_the_last_whole_frame_do_not_count():
-    assert np.array_equal(mfcc_functionals(noise()[:1039]), mfcc_functionals(noise()[:880]))
-
-
-def test_shorter_than_a_frame_is_refused():
     with pytest.raises(UserError, match="has 399 samples"):
         mfcc_functionals(noise(399))

@@ -117,13 +117,13 @@ OF_BANK = [
 OF_CODEBOOK = [
     ("no codebook", "codebook.safetensors: not a codebook"),
     ("words as a codebook", "not a codebook", text("codebook.safetensors", "words")),
-    ("a codebook in a row", r"isn't \(clusters, dim\)", codebook(np.ones(4))),
-    ("a codebook of NaN", "NaN or infinity", codebook(ONES * np.nan)),
-    ("a codebook of another hash", "doesn't match its own hash", codebook(ONES, hash="0")),
+    ("a codebook in a row", "damaged codebook", codebook(np.ones(4))),
+    ("a codebook of NaN", "damaged codebook", codebook(ONES * np.nan)),
+    ("a codebook of another hash", "damaged codebook", codebook(ONES, hash="0")),
     ("a codebook of the future", "codebook of format 9; this version reads format 2", codebook(ONES, format_version=9)),
     ("a codebook of another width", "4 clusters of 3 dimensions for frames of 39", codebook(ONES[:, :3])),
-    ("a codebook that doesn't know its origin", "doesn't say what made it", codebook(ONES, made_with="x")),
-    ("a codebook without a cluster", r"isn't \(clusters, dim\)", codebook(ONES[:0])),
+    ("a codebook that doesn't know its origin", "not a codebook", codebook(ONES, made_with="x")),
+    ("a codebook without a cluster", "damaged codebook", codebook(ONES[:0])),
 ]
 OF_LABELS = [
     (

@@ -9,9 +9,8 @@ from tiny_models import emotion_data, encoder, finetuning
 
 from ser_personal.data.datamodule import AllUtterancesDataModule
 from ser_personal.data.emotion import CachedEmotionDataModule
-from ser_personal.encoder.cached import CachedFeatures
 from ser_personal.encoder.hubert import TinyEncoder
-from ser_personal.encoder.raw import MFCCEncoder
+from ser_personal.encoder.raw import CachedFeatures, MFCCEncoder
 from ser_personal.errors import UserError
 from ser_personal.finetune.interpreters import MLPInterpreter, TransformerInterpreter
 from ser_personal.pretrain.cache import cache

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import errno
-
 import numpy as np
 import pytest
 import soundfile
 import torch
-from command_line import configs, ser
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +18,8 @@ from ser_personal.pretrain.cache import cache, strided
 
 @pytest.fixture
 def data(synthetic_corpus):
-    return AllUtterancesDataModule(str(synthetic_corpus), batch_seconds=20)
+    """Eighteen utterances in several batches."""
+    return AllUtterancesDataModule(str(synthetic_corpus), splits=["test1"], batch_seconds=8)
 
 
 @pytest.fixture
@@ -45,8 +43,9 @@ def contents(folder):
 def assert_holds(folder, frames_of, data, stride):
     """Against an encoder's own frames, an utterance at a time."""
     held = FeatureCache.load(folder)
-    assert len(held) == len(data.utterances)
-    for utterance in data.utterances:
+    utterances = [data.utterances[index] for batch in data.batches() for index in batch]
+    assert len(held) == len(utterances) == 18
+    for utterance in utterances:
         waveform, _ = soundfile.read(utterance.path, dtype="float32")
         with torch.inference_mode():
             frames = frames_of(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)])).frames[0].numpy()
@@ -54,7 +53,7 @@ def assert_holds(folder, frames_of, data, stride):
         np.testing.assert_allclose(held[utterance.utterance_id], expected, rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize(("kind", "stride"), [(tiny, 1), (tiny, 7), (lambda: LogMelEncoder(24), 1)])
+@pytest.mark.parametrize(("kind", "stride"), [(tiny, 7), (LogMelEncoder, 1)])
 def test_holds_the_means_of_the_encoders_own_frames(make, data, kind, stride):
     encoder = kind()
     folder = make(encoder=encoder, stride=stride)
@@ -63,12 +62,11 @@ def test_holds_the_means_of_the_encoders_own_frames(make, data, kind, stride):
 
 
 @given(frames=st.integers(1, 23), stride=st.integers(1, 12))
-def test_stride_takes_the_mean_or_the_first_of_real_frames(frames, stride):
+def test_stride_takes_the_mean_of_real_frames(frames, stride):
     values = np.random.default_rng(frames).normal(size=(frames, 2)).astype(np.float32)
     groups = [values[start : start + stride] for start in range(0, frames, stride)]
     means = [group.mean(0) for group in groups]
-    np.testing.assert_allclose(strided(values, stride, "mean"), means, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(strided(values, stride, "first"), [group[0] for group in groups])
+    np.testing.assert_allclose(strided(values, stride), means, rtol=1e-5, atol=1e-6)
 
 
 def test_the_encoder_of_a_checkpoint_without_its_speakers(make, data, papt_checkpoint):
@@ -89,7 +87,7 @@ def test_a_layer(make, data):
     assert FeatureCache.load(folder).source.layer == 1
 
 
-@pytest.mark.parametrize("written", [0, 1, 50])
+@pytest.mark.parametrize("written", [0, 5])
 def test_an_interrupted_run_ends_with_the_same_bytes_and_a_finished_one_is_left_alone(make, monkeypatch, written):
     whole = make("whole")
     write = FeatureCache.write
@@ -112,21 +110,10 @@ def test_an_interrupted_run_ends_with_the_same_bytes_and_a_finished_one_is_left_
 
 def test_what_does_not_belong_into_a_folder_is_refused(make, papt_checkpoint):
     make()
-    for change in ({"seed": 1}, {"stride": 5}, {"encoder": MFCCEncoder()}, {"layer": 1}):
+    for change in ({"seed": 1}, {"layer": 1}):
         with pytest.raises(UserError, match="holds cached features of another encoder"):
             make(**change)
     with pytest.raises(UserError, match="--layer 2: MFCCEncoder has no layers"):
         make("other", encoder=MFCCEncoder(), layer=2)
     with pytest.raises(UserError, match="Give either --encoder or --checkpoint"):
         make("other", encoder=tiny(), checkpoint=str(papt_checkpoint))
-
-
-def test_a_full_disk_is_one_line(synthetic_corpus, tmp_path, monkeypatch, capsys):
-    def full_disk(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "cache"))
-
-    monkeypatch.setattr("ser_personal.data.frame_store.atomic_write", full_disk)
-    arguments = ["--data.corpus", synthetic_corpus, "--out", tmp_path / "cache", "--accelerator", "cpu"]
-    assert ser("cache", *configs("cache.yaml", "tiny/cache.yaml"), *arguments) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith(f"ser: {tmp_path / 'cache'}: the disk is full. Free some space there")

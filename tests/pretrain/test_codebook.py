@@ -30,11 +30,6 @@ def test_fit_uses_every_frame_and_is_repeated_by_its_seed():
     assert first.hash == again.hash != other.hash
 
 
-def test_more_clusters_than_frames_is_refused():
-    with pytest.raises(UserError, match="num_clusters: 9 clusters for 8 sampled frames"):
-        Codebook.fit(np.zeros((8, 2), dtype=np.float32), 9, 1, 1, 0)
-
-
 def test_nearest_centroid_is_that_of_a_slow_search_under_autocast_too(monkeypatch):
     monkeypatch.setattr("ser_personal.pretrain.codebook.DISTANCES_AT_ONCE", 100)
     torch.manual_seed(0)
@@ -49,7 +44,7 @@ def test_nearest_centroid_is_that_of_a_slow_search_under_autocast_too(monkeypatc
 def test_save_and_load_give_the_same_codebook_in_the_same_bytes_every_time(tmp_path):
     values = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
     codebook = Codebook(values, {"seed": 4, "teacher": "mfcc", "share": 0.1})
-    paths = [tmp_path / f"{number}.safetensors" for number in range(20)]
+    paths = [tmp_path / f"{number}.safetensors" for number in range(5)]
     for path in paths:
         codebook.save(path)
     assert len({path.read_bytes() for path in paths}) == 1
@@ -65,9 +60,8 @@ def test_save_and_load_give_the_same_codebook_in_the_same_bytes_every_time(tmp_p
         (None, "not a codebook"),
         (b"rubbish", "not a codebook"),
         ({"head": np.zeros((2, 2))}, "not a codebook"),
-        ({"codebook": np.zeros(4)}, r"codebook isn't \(clusters, dim\)"),
-        ({"codebook": np.array([[1, np.nan]], dtype=np.float32)}, "codebook holds NaN or infinity"),
-        ({"codebook": np.array([[1, np.inf]], dtype=np.float32)}, "codebook holds NaN or infinity"),
+        ({"codebook": np.zeros(4)}, "damaged codebook"),
+        ({"codebook": np.array([[1, np.nan]], dtype=np.float32)}, "damaged codebook"),
     ],
 )
 def test_what_is_no_codebook_is_refused(tmp_path, content, message):
@@ -80,11 +74,11 @@ def test_what_is_no_codebook_is_refused(tmp_path, content, message):
         Codebook.load(path)
 
 
-def test_a_damaged_codebook_and_one_of_another_version_are_refused(tmp_path):
+def test_a_changed_codebook_and_one_of_another_version_are_refused(tmp_path):
     path = tmp_path / "codebook.safetensors"
     Codebook(np.ones((2, 3), dtype=np.float32)).save(path)
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
-    with pytest.raises(UserError, match="doesn't match its own hash"):
+    with pytest.raises(UserError, match="damaged codebook"):
         Codebook.load(path)
     save_file({"codebook": np.ones((2, 3))}, path, metadata={"provenance": json.dumps({"format_version": 1})})
     with pytest.raises(UserError, match="codebook of format 1; this version reads format 2"):
@@ -102,10 +96,7 @@ def sample_of(corpus, share, capacity, seed=0):
 
 
 def show(sample, corpus, order):
-    for number in order:
-        rows = sample.rows_of(number)
-        if len(rows):
-            sample.add(rows, corpus[number][sample.positions[rows]])
+    sample.take({number: torch.from_numpy(corpus[number]) for number in order})
     return sample
 
 
@@ -118,21 +109,15 @@ def slow_sample(corpus, share, capacity, seed):
     return sorted(origin for _, *origin in sorted(keyed)[:capacity])
 
 
-@pytest.mark.parametrize("capacity", [7, 300, 100_000])
-@pytest.mark.parametrize("share", [0.1, 1.0])
-def test_draws_the_frames_with_the_smallest_keys_in_corpus_order(capacity, share):
+@pytest.mark.parametrize(("share", "capacity"), [(0.1, 100_000), (0.1, 300), (1.0, 7)])
+def test_the_frames_with_the_smallest_keys_are_drawn_and_held_in_corpus_order(share, capacity):
     corpus = clips(400)
     sample = sample_of(corpus, share, capacity, seed=5)
-    assert np.stack([sample.utterances, sample.positions], axis=1).tolist() == slow_sample(corpus, share, capacity, 5)
-
-
-@pytest.mark.parametrize("capacity", [50, 100_000])
-def test_the_sample_holds_what_was_drawn_in_whatever_order_it_came(capacity):
-    corpus = clips(300)
-    sample = sample_of(corpus, 0.4, capacity)
-    shuffled = np.random.default_rng(1).permutation(300).tolist()
-    frames = show(sample, corpus, shuffled).frames
-    np.testing.assert_array_equal(frames, np.stack([sample.utterances, sample.positions], axis=1))
+    drawn = slow_sample(corpus, share, capacity, 5)
+    assert np.stack([sample.utterances, sample.positions], axis=1).tolist() == drawn
+    shuffled = np.random.default_rng(1).permutation(400).tolist()
+    np.testing.assert_array_equal(show(sample, corpus, shuffled).frames, drawn)
+    assert len(FrameSample({}, 0.1, 10, seed=0).frames) == len(FrameSample({3: 0}, 0.1, 10, seed=0).frames) == 0
 
 
 def test_samples_of_several_processes_are_that_of_one(tmp_path):
@@ -145,23 +130,3 @@ def test_samples_of_several_processes_are_that_of_one(tmp_path):
         sample.save(path)
     samples[0].merge(paths[1:])
     np.testing.assert_array_equal(samples[0].frames, alone.frames)
-
-
-def test_a_clip_larger_than_the_whole_sample_is_sampled_evenly():
-    kept = FrameSample({0: 40_000}, 1.0, 2000, seed=0).positions
-    assert len(np.unique(kept)) == 2000
-    assert kept.mean() == pytest.approx(20_000, abs=1000)
-    assert len(FrameSample({}, 0.1, 10, seed=0).frames) == len(FrameSample({3: 0}, 0.1, 10, seed=0).frames) == 0
-
-
-def test_every_frame_has_the_same_chance():
-    corpus = clips(40)
-    total = sum(map(len, corpus))
-    counts = np.zeros((40, 90))
-    for seed in range(400):
-        sample = sample_of(corpus, 1.0, total // 4, seed)
-        counts[sample.utterances, sample.positions] += 1
-    chances = np.concatenate([counts[i, : len(clip)] for i, clip in enumerate(corpus)]) / 400
-    assert chances.mean() == pytest.approx(0.25, abs=0.001)
-    # binomial deviation of one chance over 400 draws: .0217
-    assert chances.std() == pytest.approx(0.0217, abs=0.003)

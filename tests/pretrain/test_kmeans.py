@@ -54,18 +54,26 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_every_frame_gets_its_nearest_centroid(make, data):
-    folder = make()
+def test_every_frame_gets_its_nearest_centroid_of_the_training_set(make, data, monkeypatch, capsys):
+    sampled = []
+    fit = Codebook.fit.__func__
+    spy = classmethod(lambda cls, frames, *settings: sampled.append(len(frames)) or fit(cls, frames, *settings))
+    monkeypatch.setattr(Codebook, "fit", spy)
+    folder = make(sample_share=1.0)
     labels, codebook = PseudoLabels.load(folder), Codebook.load(folder / "codebook.safetensors")
     source = labels.source
     assert (source.num_clusters, source.teacher, source.teacher_layer, source.frame_rate) == (6, "mfcc", None, 50)
     assert source.codebook_hash == codebook.hash
     assert len(labels) == len(data.utterances) == 14
+    assert sampled == [sum(len(labels[one.utterance_id]) for one in data.utterances if one.split == "train")]
     for utterance in data.utterances:
         waveform, _ = soundfile.read(utterance.path, dtype="float32")
         frames = MFCCTeacher()(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)])).frames[0].double()
         distances = [((frames - torch.from_numpy(centroid)) ** 2).sum(1) for centroid in codebook.centroids]
         assert labels[utterance.utterance_id].tolist() == torch.stack(distances).argmin(0).tolist()
+    counts = np.bincount(np.concatenate([labels[utterance.utterance_id] for utterance in data.utterances]))
+    used = f"{counts.sum():,} frames, {(counts > 0).sum()} clusters used, entropy {entropy(counts, base=2):.2f} of 2.58"
+    assert f"K = 6, {used} bits" in capsys.readouterr().out
 
 
 def test_the_same_settings_give_the_same_bytes_another_seed_others_and_batches_no_other_codebook(make, corpus):
@@ -75,17 +83,7 @@ def test_the_same_settings_give_the_same_bytes_another_seed_others_and_batches_n
     assert first["codebook.safetensors"] == wide["codebook.safetensors"]
 
 
-def test_codebook_is_fitted_on_the_training_set_alone(make, corpus, monkeypatch):
-    sampled = []
-    fit = Codebook.fit.__func__
-    spy = classmethod(lambda cls, frames, *settings: sampled.append(len(frames)) or fit(cls, frames, *settings))
-    monkeypatch.setattr(Codebook, "fit", spy)
-    data = PseudoLabelData(corpus)
-    labels = PseudoLabels.load(make(data=data, sample_share=1.0))
-    assert sampled == [sum(len(labels[u.utterance_id]) for u in data.utterances if u.split == "train")]
-
-
-@pytest.mark.parametrize("written", [0, 1, 7])
+@pytest.mark.parametrize("written", [0, 7])
 def test_an_interrupted_run_ends_with_the_same_bytes_and_a_finished_one_is_left_alone(make, monkeypatch, written):
     whole = make("whole")
     write = PseudoLabels.write
@@ -140,9 +138,7 @@ def test_impossible_settings_are_refused(make, change, message):
         make(**change)
 
 
-@pytest.mark.parametrize(
-    "flag", ["num_clusters=65537", "num_clusters=0", "sample_share=0", "seed=-1", "seed=2147483648", "devices=0"]
-)
+@pytest.mark.parametrize("flag", ["num_clusters=65537", "sample_share=0", "seed=2147483648", "devices=0"])
 def test_numbers_out_of_range_are_refused(corpus, capsys, flag):
     assert ser("kmeans", "--data.corpus", corpus, f"--{flag}") == 2
     name, value = flag.split("=")
@@ -176,13 +172,6 @@ def test_an_encoder_layer_teaches(make):
     assert same.source.codebook_hash == PseudoLabels.load(folder).source.codebook_hash
 
 
-def test_usage_of_the_clusters_is_printed(make, data, capsys):
-    labels = PseudoLabels.load(make())
-    counts = np.bincount(np.concatenate([labels[utterance.utterance_id] for utterance in data.utterances]))
-    used = f"{counts.sum():,} frames, {(counts > 0).sum()} clusters used, entropy {entropy(counts, base=2):.2f} of 2.58"
-    assert f"K = 6, {used} bits" in capsys.readouterr().out
-
-
 def test_splits_in_any_spelling_each_once(corpus):
     data = PseudoLabelData(corpus, splits=["Train", "dev", "train"], fit_splits=["TRAIN"])
     assert len(data.pseudo_label_indices) == 14
@@ -196,29 +185,16 @@ def arguments(corpus: Path, out: Path) -> list[str]:
     return ["kmeans", *configs("kmeans.yaml", "tiny/kmeans.yaml"), *flags, "--accelerator", "cpu"]
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, synthetic_corpus):
-    """What one process makes in one go."""
-    out = tmp_path_factory.mktemp("whole") / "labels"
-    assert ser(*arguments(synthetic_corpus, out)) == 0
-    return contents(out)
-
-
-@pytest.mark.parametrize("killed", [0, 1])
-def test_two_processes_one_of_them_killed_come_to_the_bytes_of_one(whole, killed, synthetic_corpus, tmp_path):
-    out, log = tmp_path / "labels", tmp_path / "log"
-    words = arguments(synthetic_corpus, out)
-    two = [*words, "--devices", "2"]
+def test_two_processes_one_of_them_killed_come_to_the_bytes_of_one(synthetic_corpus, tmp_path):
+    assert ser(*arguments(synthetic_corpus, tmp_path / "whole")) == 0
+    two = [*arguments(synthetic_corpus, tmp_path / "labels"), "--devices", "2"]
     # a batch is two changes: written beside, renamed
-    codes = on_two(two, log, [5 if rank == killed else None for rank in range(2)], changing="batch-")
-    assert codes[killed] == -signal.SIGKILL
-    assert codes[1 - killed] != 0
+    codes = on_two(two, tmp_path / "log", [5, None], changing="batch-")
+    assert codes[0] == -signal.SIGKILL
+    assert codes[1] != 0
     with pytest.raises(UserError, match="half written"):
-        PseudoLabels.load(out)
-    assert len(list(out.glob("batch-*"))) >= 2
-    if killed == 0:
-        assert on_two(two, tmp_path / "again") == [0, 0], output(tmp_path / "again")
-        assert output(tmp_path / "again").count("K = 10") == 1
-    else:
-        assert ser(*words) == 0
-    assert contents(out) == whole
+        PseudoLabels.load(tmp_path / "labels")
+    assert len(list((tmp_path / "labels").glob("batch-*"))) >= 2
+    assert on_two(two, tmp_path / "again") == [0, 0], output(tmp_path / "again")
+    assert output(tmp_path / "again").count("K = 10") == 1
+    assert contents(tmp_path / "labels") == contents(tmp_path / "whole")

@@ -27,23 +27,6 @@ def batch():
     return frames, pseudo_labels, torch.rand(3, 9) < 0.5
 
 
-def slow_loss(frames, pseudo_labels, time_mask, head):
-    """One frame at a time."""
-    total = 0.0
-    for frame, wanted in zip(frames[time_mask], pseudo_labels[time_mask], strict=True):
-        projected = head.final_proj.weight @ frame + head.final_proj.bias
-        cosines = torch.stack([projected @ cluster / cluster.norm() for cluster in head.label_embeddings])
-        total -= (cosines / projected.norm() / 0.1).softmax(0)[wanted].log().item()
-    return total
-
-
-def test_loss_is_that_of_a_slow_loop(batch):
-    head = PredictionHead(DIM, CLUSTERS, FINAL_DIM)
-    outcome = masked_prediction_loss(*batch, head)
-    assert outcome.loss.item() == pytest.approx(slow_loss(*batch, head), rel=1e-5)
-    assert outcome.masked == batch[2].sum()
-
-
 def test_loss_and_gradients_are_those_of_torchaudio(batch):
     frames, pseudo_labels, time_mask = batch
     ours = PredictionHead(DIM, CLUSTERS, FINAL_DIM)
@@ -111,13 +94,6 @@ def test_logits_are_float32_and_the_same_under_autocast(batch):
     assert head.bfloat16()(frames).dtype == torch.float32
 
 
-def test_label_embeddings_start_uniform_in_0_to_1():
-    values = PredictionHead(4, 500).label_embeddings.detach()
-    assert values.min() >= 0
-    assert values.max() < 1
-    assert values.mean() == pytest.approx(0.5, abs=0.01)
-
-
 def outcome_of(loss: float, wanted: list[int], predicted: list[int]) -> MaskedPredictionLoss:
     ids = torch.tensor(predicted, dtype=torch.long)
     correct = (ids == torch.tensor(wanted, dtype=torch.long)).sum()
@@ -130,14 +106,14 @@ def test_batches_weigh_by_their_masked_frames_and_count_once_however_often_a_sam
     metric.update(outcome_of(9.0, [7, 7], [7, 7]), key=0)
     metric.reset()
     metric.update(outcome_of(0.0, [], []), key=0)
-    assert [float(score) for score in metric.compute()] == [0, 0, 0]
+    assert [*map(float, metric.compute().values())] == [0, 0, 0]
     for _ in range(repeats):
         metric.update(outcome_of(6.0, [0, 1, 2], [0, 1, 1]), key=4)
     metric.update(outcome_of(1.0, [5], [5]), key=3)
-    loss, accuracy, usage = metric.compute()
-    assert not loss.requires_grad
+    scores = metric.compute()
+    assert not scores["loss"].requires_grad
     # 0, 1 and 5 of eight clusters
-    assert (float(loss), float(accuracy), float(usage)) == pytest.approx((7 / 4, 3 / 4, 3 / 8))
+    assert [*map(float, scores.values())] == pytest.approx([7 / 4, 3 / 4, 3 / 8])
 
 
 def fairseq_mask(frames: int, prob: float, length: int, min_masks: int, rng: np.random.Generator) -> np.ndarray:
@@ -150,11 +126,6 @@ def fairseq_mask(frames: int, prob: float, length: int, min_masks: int, rng: np.
     for start in rng.choice(starts_until, spans, replace=False):
         mask[start : start + length] = True
     return mask
-
-
-def runs(row: torch.Tensor) -> list[int]:
-    edges = torch.diff(row.int(), prepend=torch.zeros(1), append=torch.zeros(1))
-    return ((edges == -1).nonzero() - (edges == 1).nonzero()).flatten().tolist()
 
 
 @settings(max_examples=200, deadline=None)
@@ -175,17 +146,9 @@ def test_masks_a_part_of_the_real_frames_of_every_row(lengths, prob, length, min
         assert row.any() == (frames >= 2)
 
 
-@settings(max_examples=100, deadline=None)
-@given(frames=st.integers(40, 200), length=st.integers(1, 12), seed=st.integers(0, 2**31))
-def test_spans_of_a_long_row_have_their_full_length_and_number(frames, length, seed):
-    mask = span_mask(torch.tensor([frames]), 0.3, length, 2, torch.Generator().manual_seed(seed))[0]
-    most_spans = max(2, int(0.3 * frames / length) + 1)
-    assert min(runs(mask)) >= length
-    assert mask.sum() <= most_spans * length
-
-
-@pytest.mark.parametrize("frames", [30, 100, 499])
-@pytest.mark.parametrize(("prob", "length", "min_masks"), [(0.8, 10, 2), (0.65, 10, 2), (0.3, 4, 5)])
+@pytest.mark.parametrize(
+    ("frames", "prob", "length", "min_masks"), [(30, 0.8, 10, 2), (100, 0.65, 10, 2), (100, 0.3, 4, 5)]
+)
 def test_every_frame_is_masked_as_often_as_by_fairseq(frames, prob, length, min_masks):
     rng = np.random.default_rng(0)
     draws = 4000
@@ -208,12 +171,6 @@ def test_number_of_spans_is_dithered_and_never_below_its_minimum():
     assert half.mean() == pytest.approx(2.5, abs=0.05)
     assert (least == 4).all()
     assert not span_mask(torch.tensor([50, 20]), prob=0.0, min_masks=0).any()
-
-
-def test_a_row_does_not_depend_on_its_padding():
-    long = span_mask(torch.full((3000,), 40), generator=torch.Generator().manual_seed(1))
-    padded = span_mask(torch.tensor([40] * 3000 + [90]), generator=torch.Generator().manual_seed(2))[:3000, :40]
-    torch.testing.assert_close(long.float().mean(0), padded.float().mean(0), atol=0.05, rtol=0)
 
 
 def test_a_generator_repeats_its_masks_and_advances():

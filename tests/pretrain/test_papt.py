@@ -88,7 +88,7 @@ def test_masks_are_told_by_seed_step_and_rank(data, batch):
         torch.manual_seed(noise)
         return mask_of_step(module, batch)
 
-    where = [(step, rank, seed) for step in (0, 1, 2) for rank in (0, 1) for seed in (0, 1)]
+    where = [(0, 0, 0), (1, 0, 0), (2, 0, 0), (0, 1, 0), (0, 0, 1)]
     masks = [drawn(*place_, noise=0) for place_ in where]
     for i, place_ in enumerate(where):
         assert torch.equal(masks[i], drawn(*place_, noise=i))
@@ -160,7 +160,6 @@ def rates(module, steps):
 def test_rate_climbs_to_the_peak_and_falls_to_0(data):
     by_hand = [0.2, 0.4, 0.6, 0.8, 1, *[step / 15 for step in range(15, 0, -1)], 0]
     assert rates(build(papt(learning_rate=2.0, warmup_share=0.25), data), 20) == pytest.approx([2 * r for r in by_hand])
-    assert rates(build(papt(learning_rate=1.0), data), 200)[9:12] == pytest.approx([1, 1, 189 / 190])
     assert rates(build(papt(learning_rate=1.0), data), 1) == [1, 0]
 
 
@@ -183,9 +182,9 @@ def test_head_and_speakers_have_rates_of_their_own(data, tmp_path):
     assert peaks(released_head=str(tmp_path / "head.safetensors"))["head"] == 1e-5
 
 
-def write_head(path, data, dim=16, clusters=12, order="known", codebook_hash=None):
+def write_head(path, data, dim=16, order="known", codebook_hash=None):
     torch.manual_seed(1)
-    head = PredictionHead(dim, clusters, 5)
+    head = PredictionHead(dim, 12, 5)
     save_file(head.state_dict(), path, {"order": order, "codebook_hash": codebook_hash or data.codebook_hash})
     return head
 
@@ -202,11 +201,11 @@ def test_released_head_is_kept_and_found_again_in_the_checkpoint(data, tmp_path)
     assert torch.equal(reloaded.head.label_embeddings, released.label_embeddings)
 
 
-@pytest.mark.parametrize("other", [{"clusters": 500}, {"dim": 1024}, {"codebook_hash": "another"}])
+@pytest.mark.parametrize("other", [{"dim": 1024}, {"codebook_hash": "another"}])
 def test_released_head_of_another_codebook_or_encoder(data, tmp_path, other):
     write_head(tmp_path / "head.safetensors", data, **other)
     module = papt(released_head=str(tmp_path / "head.safetensors"))
-    fits_not = "the pseudo-labels have 12 and the encoder 16|was imported with codebook another, the pseudo-labels come"
+    fits_not = "for frames of width 1024, the encoder's have 16|was imported with codebook another, the pseudo-labels"
     with pytest.raises(UserError, match=fits_not):
         module.build(data)
 
@@ -265,15 +264,7 @@ def test_checkpoint_names_what_was_pre_trained_on(data, papt_checkpoint):
     assert description["fusion"] == "last"
 
 
-def test_tapt_has_no_speaker_table(data, batch):
-    module = build(papt(fusion="none"), data)
-    assert not [name for name, _ in module.named_parameters() if "speakers" in name]
-    place(module)
-    strangers = {**batch, "speaker_ids": ["nobody"] * len(batch["speaker_ids"])}
-    assert torch.equal(module.training_step(batch, module.trainer.batch_idx), module.training_step(strangers, 0))
-
-
-@pytest.mark.parametrize("fusion", ["first", "prefix", "concat", "last", "none"])
+@pytest.mark.parametrize("fusion", ["prefix", "last", "none"])
 def test_embedding_learns_what_only_the_speaker_tells(data, fusion):
     """Everybody says the same, but whose frames belong to which cluster differs by speaker."""
     module = build(papt(fusion=fusion), data)
@@ -293,12 +284,3 @@ def test_embedding_learns_what_only_the_speaker_tells(data, fusion):
         optimizer.step()
     of_a_guess = logged["train_loss"] / torch.tensor(8.0).log()
     assert of_a_guess > 0.95 if fusion == "none" else of_a_guess < 0.5
-
-
-def test_fit_lowers_the_loss_of_held_out_utterances(data, tmp_path):
-    module = papt()
-    fit(module, data, tmp_path, max_steps=1)
-    before = validate(module, data, tmp_path)["val_loss"]
-    running = fit(module, data, tmp_path, max_epochs=15)
-    assert validate(module, data, tmp_path)["val_loss"] < before - 0.2
-    assert running.global_step == 15 * len(data.train_dataloader())

@@ -3,22 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torchaudio
-from transformers import HubertConfig, HubertModel
 
 from ser_personal.audio import num_frames
-from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
+from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.pretrain.teachers import EncoderTeacher, MFCCTeacher
 
 
-def padded(*lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
-    torch.manual_seed(0)
-    waveforms = torch.zeros(len(lengths), max(lengths))
-    for row, length in zip(waveforms, lengths, strict=True):
-        row[:length] = 0.1 * torch.randn(length)
-    return waveforms, torch.tensor(lengths)
-
-
-@pytest.mark.parametrize("samples", [0, 399, 400, 719, 720, 16_000, 33_333])
+@pytest.mark.parametrize("samples", [0, 399, 400, 720, 16_000])
 def test_mfcc_frames_coincide_with_huberts(samples):
     frames, frame_mask, *_ = MFCCTeacher()(torch.randn(1, samples), torch.tensor([samples]))
     assert frames.shape == (1, num_frames(samples), 39)
@@ -27,7 +18,9 @@ def test_mfcc_frames_coincide_with_huberts(samples):
 
 
 def test_mfcc_of_a_clip_is_the_same_bits_alone_and_with_a_louder_one():
-    waveforms, num_samples = padded(16_000, 399, 7_000, 24_001)
+    torch.manual_seed(0)
+    num_samples = torch.tensor([16_000, 399, 7_000, 24_001])
+    waveforms = 0.1 * torch.randn(4, 24_001) * (torch.arange(24_001) < num_samples[:, None])
     waveforms[3] *= 50
     batch = MFCCTeacher()(waveforms, num_samples)
     for row, n in enumerate(num_samples.tolist()):
@@ -48,50 +41,14 @@ def test_mfcc_are_those_of_fairseq_at_every_second_frame():
     assert at_100_hz.shape == (23, 39)
 
 
-def test_mfcc_are_not_standardised():
-    waveforms, num_samples = padded(16_000)
-    teacher = MFCCTeacher()
-    loud, quiet = teacher(waveforms, num_samples).frames, teacher(waveforms / 10, num_samples).frames
-    assert (loud[..., 0] - quiet[..., 0]).min() > 5
-
-
-@pytest.fixture(scope="module")
-def hubert_folder(tmp_path_factory):
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("hubert")
-    config = HubertConfig(
-        hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, conv_dim=(8,) * 7
-    )
-    HubertModel(config).save_pretrained(folder)
-    return folder
-
-
-def test_encoder_teacher_gives_transformers_hidden_state(hubert_folder):
-    teacher = EncoderTeacher(HubertEncoder(str(hubert_folder)), teacher_layer=2)
-    teacher.build()
-    waveforms, num_samples = padded(8_000)
-    frames = teacher.eval()(waveforms, num_samples).frames
-    reference = HubertModel.from_pretrained(hubert_folder).eval()
-    expected = reference(waveforms, output_hidden_states=True).hidden_states[2]
-    torch.testing.assert_close(frames, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_encoder_teacher_is_identified_by_layer_and_weights(hubert_folder):
-    teachers = [EncoderTeacher(HubertEncoder(str(hubert_folder)), layer) for layer in (1, 1, 2)]
-    for teacher in teachers:
-        teacher.build()
-    first, again, other_layer = (teacher.description for teacher in teachers)
-    assert first == again
-    assert first != other_layer
-    assert (other_layer["teacher_layer"], teachers[2].teacher_layer) == (2, 2)
+def test_a_network_is_identified_by_layer_and_weights_and_built_once():
+    encoder = TinyEncoder(dim=8, layers=2, heads=2, feed_forward_dim=8)
+    first, other_layer = EncoderTeacher(encoder, 1), EncoderTeacher(encoder, 2)
+    first.build()
+    description = first.description
+    other_layer.build()
+    assert first.description == description
+    assert other_layer.description == description | {"teacher_layer": 2}
     with torch.no_grad():
-        next(teachers[0].parameters()).add_(1)
-    assert teachers[0].description["weights"] != first["weights"]
-
-
-def test_build_keeps_the_weights_of_an_encoder_that_has_them():
-    encoder = TinyEncoder(dim=8, layers=1, heads=2, feed_forward_dim=8)
-    encoder.build()
-    weights = {name: weight.clone() for name, weight in encoder.state_dict().items()}
-    EncoderTeacher(encoder, 1).build()
-    assert all(torch.equal(weight, weights[name]) for name, weight in encoder.state_dict().items())
+        next(encoder.parameters()).add_(1)
+    assert first.description["weights"] != description["weights"]

@@ -110,13 +110,11 @@ def test_what_goes_with_nothing_is_one_line(data, capsys, tmp_path):
     assert not list(tmp_path.glob("*.ckpt"))
 
 
-def test_adapters_below_frozen_layers_and_skipped_layers_that_are_weighed_are_refused(data, capsys):
+def test_adapters_below_frozen_layers_are_refused(data, capsys):
     pytest.importorskip("peft", reason="the extra lora isn't installed")
     frozen = ["fit", *HUBERT_LORA, *data, *SHORT, "--model.encoder.freeze_layers", "2"]
     assert "every layer that would have adapters is frozen" in last_line(capsys, *frozen)
     assert ser(*frozen, "--model.encoder.freeze_layers", "0") == 0
-    skipped = ["--model.encoder.weighted_layers", "true", "--model.encoder.layerdrop", "0.1"]
-    assert "a layer that is skipped has no output" in last_line(capsys, "fit", *HUBERT, *data, *SHORT, *skipped)
 
 
 def test_a_fit_without_adapters_trains_all_weights_of_a_model_that_had_them(data):
