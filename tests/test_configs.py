@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 import yaml
-from command_line import REPOSITORY, stage, trainer_flags
+from command_line import REPOSITORY, stage
 
 import ser_personal
 from ser_personal.calibration.pldc import PLDCSettings
@@ -17,7 +17,7 @@ from ser_personal.finetune.interpreters import MLPInterpreter, TransformerInterp
 from ser_personal.finetune.similar_speakers import SimilarSpeakers
 from ser_personal.pretrain.adapt import SpeakerAdaptation
 from ser_personal.pretrain.kmeans import kmeans
-from ser_personal.pretrain.teachers import EncoderTeacher, MFCCTeacher
+from ser_personal.pretrain.teachers import EncoderTeacher
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.features import SpeakerEmbedder
 
@@ -57,23 +57,6 @@ def test_every_config_names_a_command_that_can_be_built(config, build):
         trainer = asked.get("trainer", {})
         wanted = trainer.get("callbacks") or trainer.get("callbacks+") or []
         assert {entry["class_path"] for entry in wanted} <= {type(each).__name__ for each in built.trainer.callbacks}
-
-
-@pytest.mark.parametrize(
-    "config", ["configs/tiny/papt.yaml", "configs/tiny/finetune.yaml", "configs/tiny/emotion.yaml"]
-)
-def test_tiny_configs_run(config, monkeypatch, tmp_path, synthetic_corpus, synthetic_pseudo_labels):
-    monkeypatch.chdir(REPOSITORY)
-    _, name, *rest = (str(synthetic_corpus) if word == "CORPUS" else word for word in command_in(config))
-    labels = ["--data.pseudo_labels", synthetic_pseudo_labels] if "papt" in config else []
-    cli = stage(name, *rest, *labels, *trainer_flags(tmp_path), "--trainer.limit_train_batches", "1")
-    assert cli.trainer.global_step == 1
-    assert sum(weight.numel() for weight in cli.model.personalized.encoder.parameters()) < 300_000
-
-
-def test_the_tiny_teacher_needs_no_network(build):
-    assert isinstance(build(command_in("configs/tiny/kmeans.yaml"))["teacher"], MFCCTeacher)
-    assert isinstance(build(command_in("configs/kmeans.yaml"))["teacher"], EncoderTeacher)
 
 
 def values(config: str, *keys: str) -> dict[str, object]:

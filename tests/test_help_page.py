@@ -6,7 +6,7 @@ from command_line import ser, stage
 
 from ser_personal.cli import STAGES
 from ser_personal.config_files import SHIPPED, with_found_configs
-from ser_personal.help_page import FLAGS, RECIPES, close_flag, help_page, shown, value_of
+from ser_personal.help_page import FLAGS, RECIPES, help_page, shown, value_of
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -34,9 +34,3 @@ def test_the_page_of_a_stage_fits_a_screen_and_names_each_flag_and_recipe(name, 
     assert "  tiny/*.yaml " in page
     assert len(page.splitlines()) <= 50
     assert max(map(len, page.splitlines())) <= 112
-
-
-def test_a_flag_that_was_meant():
-    assert close_flag("--model.learning_rat", ()) == "--model.learning_rate"
-    assert close_flag("--outt", {"--out", "--only"}) == "--out"
-    assert close_flag("--nothing.like.it", {"--out"}) is None

@@ -86,8 +86,7 @@ def test_a_set_that_may_share_speakers(table, tmp_path, capsys):
     assert ser(*fit, "--data.corpus", path) == 2
     allowing = pasted(capsys)
     assert allowing[-1] == "[test1,test2]"
-    assert ser(*fit, *allowing) == 0
-    assert ser(*fit, "--replace", "--data.corpus", path, *allowing) == 0
+    assert ser(*fit, "--data.corpus", path, *allowing) == 0
 
 
 def test_the_scale_of_labels_that_lie_outside_it(table, capsys):

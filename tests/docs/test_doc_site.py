@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
@@ -65,31 +63,3 @@ def test_every_image_is_there(site, pages):
     for name, page in pages.items():
         for source in re.findall(r'<img[^>]*? src="([^"#]+)', page):
             assert (site / name).parent.joinpath(unquote(source)).is_file(), (name, source)
-
-
-@pytest.fixture
-def measured_pages() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("hook", REPOSITORY / "docs" / "hooks" / "measured_pages.py")
-    hook = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(hook)
-    return hook
-
-
-def test_pages_that_no_entry_names_stand_under_measured(tmp_path, measured_pages):
-    nav = [{"Start": "index.md"}, {"Reference": ["reference/index.md"]}]
-    (tmp_path / "index.md").touch()
-    config = SimpleNamespace(docs_dir=str(tmp_path), nav=list(nav))
-    assert measured_pages.on_config(config).nav == nav
-    (tmp_path / "study.md").touch()
-    assert measured_pages.on_config(config).nav == [nav[0], {"Measured": ["study.md"]}, nav[1]]
-
-
-def test_measured_pages_alone_may_name_one_that_has_not_been_made(tmp_path, measured_pages):
-    (tmp_path / "ledger.md").touch()
-    config = SimpleNamespace(docs_dir=str(tmp_path))
-    text = "[this](ledger.md#a), [that](study.md#b), [there](concepts/papt.md)"
-    measured = SimpleNamespace(parent=SimpleNamespace(title="Measured"))
-    expected = "[this](ledger.md#a), that, [there](concepts/papt.md)"
-    assert measured_pages.on_page_markdown(text, measured, config, files=None) == expected
-    for parent in (None, SimpleNamespace(title="Concepts")):
-        assert measured_pages.on_page_markdown(text, SimpleNamespace(parent=parent), config, files=None) == text

@@ -68,6 +68,11 @@ def faults(command: list[str], rows: list[tuple], code: int = 2) -> list[Fault]:
     return [Fault(name, command, *rest, code=code) for name, *rest in rows]
 
 
+def given(command: list[str], rows: list[tuple], code: int = 2) -> list[Fault]:
+    """Faults of one command, each with further words after its name."""
+    return [Fault(name, [*command, *words.split()], *rest, code=code) for name, words, *rest in rows]
+
+
 FLAGS = trainer_flags("{here}/run")
 FINETUNE = [*configs("finetune.yaml", "tiny/finetune.yaml"), *FLAGS]
 FIT = ["fit", *FINETUNE, "--data.corpus", "{corpus}"]
@@ -131,12 +136,12 @@ def table(*rows: str, columns: str = "path,speaker,split,arousal", others: str =
     return make
 
 
-def with_audio(content: Callable[[Path], object], name: str = "bad.wav") -> Callable[[Good, Path], object]:
-    """Make a corpus.csv, one of whose files `content` writes."""
+def with_audio(content: Callable[[Path], object]) -> Callable[[Good, Path], object]:
+    """Make a corpus.csv, one of whose files, bad.wav, `content` writes."""
 
     def make(good: Good, here: Path) -> None:
-        table(f"{name},s,train,4")(good, here)
-        content(here / name)
+        table("bad.wav,s,train,4")(good, here)
+        content(here / "bad.wav")
 
     return make
 

@@ -1,152 +1,125 @@
-"""Command lines."""
+"""Command lines, and the YAML that they name."""
 
 from __future__ import annotations
 
-from fault import FIT, KMEANS, TEST, Fault, text
+from fault import FIT, KMEANS, PAPT, TEST, Fault, faults, given, text
 
-OWN = """from ser_personal import {base}
-class Mine({base}):
+OWN = """from ser_personal import EmotionFineTuning
+class Mine(EmotionFineTuning):
     def __init__(self, **kwargs):
         1 / 0
 """
-
-ARGUMENTS = [
-    Fault("a negative seed", [*FIT, "--seed_everything", "-1"], "-1 is not in bounds"),
-    Fault("a seed of many digits", [*FIT, "--seed_everything", "1" + "0" * 30], "is not in bounds"),
-    Fault(
-        "validation beyond the epoch",
-        [*FIT, "--trainer.val_check_interval", "1000"],
-        "`val_check_interval` .1000. must be less",
-    ),
-    Fault(
-        "validation at no epoch",
-        [*FIT, "--trainer.check_val_every_n_epoch", "0"],
-        "check_val_every_n_epoch: 0 is out of range",
-    ),
-    Fault(
-        "gradients of no batch",
-        [*FIT, "--trainer.accumulate_grad_batches", "0"],
-        "accumulate_grad_batches: 0 is out of range",
-    ),
-    Fault(
-        "null gradients",
-        [*FIT, "--trainer.accumulate_grad_batches", "null"],
-        "accumulate_grad_batches: null is no int",
-    ),
-    Fault("a seed of null", [*FIT, "--data.seed", "null"], "seed: null is no int"),
-    Fault("an endless penalty", [*FIT, "--model.weight_decay", "inf"], "weight_decay: inf is out of range"),
-    Fault(
-        "callbacks without the one that saves",
-        [*FIT, "--trainer.callbacks", "LearningRateMonitor"],
-        r"StageCheckpoint isn't among the callbacks.*Append yours by --trainer\.callbacks\+",
-    ),
-    Fault(
-        "a callback without what it needs",
-        [*FIT, "--trainer.callbacks", "EarlyStopping"],
-        r"--trainer\.callbacks: the following arguments are required: monitor\.",
-    ),
-    Fault(
+OF_FIT = [
+    ("gradients of no batch", "--trainer.accumulate_grad_batches 0", "accumulate_grad_batches: 0 is out of range"),
+    (
         "a model of one's own that fails",
-        [*FIT, "--model", "mine.Mine"],
+        "--model mine.Mine",
         r"ser: Mine: can't be made \(ZeroDivisionError: division by zero; mine\.py, line 4\)",
-        text("mine.py", OWN.format(base="EmotionFineTuning")),
+        text("mine.py", OWN),
     ),
-    Fault(
-        "data of one's own that fail",
-        [*FIT, "--data", "its.Mine"],
-        r"ser: Mine: can't be made \(ZeroDivisionError: division by zero; its\.py, line 4\)",
-        text("its.py", OWN.format(base="EmotionDataModule")),
-    ),
-    Fault(
+    (
         "other batches for a resumed fit",
-        [*FIT, "--ckpt_path", "{finetune}", "--data.max_batch", "5"],
+        "--ckpt_path {finetune} --data.max_batch 5",
         r"was trained with data\.max_batch 16, not 5\. Resume with its own settings",
     ),
-    Fault("no device", [*FIT, "--trainer.devices", "0"], "devices='0'"),
-    Fault("no node", [*FIT, "--trainer.num_nodes", "0"], "`num_nodes` must be a positive integer"),
-    Fault("a device without its package", [*FIT, "--trainer.accelerator", "tpu"], "ser fit: .*torch_xla"),
-    Fault("a strategy that isn't", [*FIT, "--trainer.strategy", "nope"], "invalid strategy name"),
-    Fault(
-        "weights in half precision", [*FIT, "--trainer.precision", "bf16-true"], "Give --trainer.precision bf16-mixed"
-    ),
-    Fault(
-        "predictions in half precision",
-        [*TEST, "--ckpt_path", "{finetune}", "--trainer.precision", "16-true"],
-        "Give --trainer.precision 16-mixed",
-    ),
-    Fault(
-        "torch's synchronised norm on a CPU",
-        [*FIT, "--trainer.sync_batchnorm", "true"],
-        "sync_batchnorm true: is torch's for GPUs alone",
-    ),
+    ("a device without its package", "--trainer.accelerator tpu", "ser fit: .*torch_xla"),
+    ("no accelerator", "--trainer.accelerator abacus", "ser fit: .*abacus.*--help` lists the arguments"),
+    ("weights in half precision", "--trainer.precision bf16-true", "Give --trainer.precision bf16-mixed"),
+    ("torch's synchronised norm on a CPU", "--trainer.sync_batchnorm true", "batchnorm true: is torch's for GPUs"),
     *(
-        Fault(
+        (
             f"{name}, whose model isn't the one that is scored and resumed",
-            [*FIT, "--trainer.callbacks+", name, *flags],
+            f"--trainer.callbacks+ {name} {flags}",
             f"callbacks {name}: changes weights, rates or batches in a way that",
         )
-        for name, *flags in (
-            ("StochasticWeightAveraging", "--trainer.callbacks.swa_lrs", "0.1"),
-            ("EMAWeightAveraging", "--trainer.callbacks.update_starting_at_step", "1000"),
-            ("LearningRateFinder",),
-            ("BatchSizeFinder",),
-            ("ModelPruning", "--trainer.callbacks.pruning_fn", "l1_unstructured"),
+        for name, flags in (
+            ("StochasticWeightAveraging", "--trainer.callbacks.swa_lrs 0.1"),
+            ("EMAWeightAveraging", "--trainer.callbacks.update_starting_at_step 1000"),
+            ("BatchSizeFinder", ""),
         )
     ),
-    Fault(
+    (
         "a stop by a score that isn't",
-        [*FIT, "--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val_acc"],
+        "--trainer.callbacks+ EarlyStopping --trainer.callbacks.monitor val_acc",
         "callbacks EarlyStopping: the validation logs no val_acc. Give as its monitor one of .*val_ccc",
     ),
-    Fault(
-        "so without a sanity check",
-        [
-            *(*FIT, "--trainer.num_sanity_val_steps", "0"),
-            *("--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor", "val_acc"),
-        ],
-        "callbacks EarlyStopping: can't work on this model .*val_acc",
-    ),
-    Fault(
+    (
         "a callback for models of another kind",
-        [*FIT, "--trainer.callbacks+", "BackboneFinetuning"],
+        "--trainer.callbacks+ BackboneFinetuning",
         "callbacks BackboneFinetuning: can't work on this model .*backbone",
     ),
-    Fault(
+    (
         "a callback that the parser can't make",
-        [*FIT, "--trainer.callbacks+", "Timer", "--trainer.callbacks.duration", "00:00:00:20"],
+        "--trainer.callbacks+ Timer --trainer.callbacks.duration 00:00:00:20",
         "ser fit: .*Interval",
     ),
-    Fault("negative epochs", [*FIT, "--trainer.max_epochs", "-5"], "`max_epochs` must be a non-negative integer or -1"),
-    Fault("a time in words", [*FIT, "--trainer.max_time", "soon"], "is not a valid duration"),
-    Fault(
-        "negative batches", [*FIT, "--trainer.limit_train_batches", "-3"], "invalid value -3 for limit_train_batches"
+    ("negative batches", "--trainer.limit_train_batches -3", "invalid value -3 for limit_train_batches"),
+    (
+        "no number",
+        "--model.learning_rate fast",
+        "rate: fast is no float. `ser fit --help` lists",
     ),
-    Fault("a profiler that isn't", [*FIT, "--trainer.profiler", "nope"], "profiler"),
-    Fault("a checkpoint on the web", [*TEST, "--ckpt_path", "http://127.0.0.1/x.ckpt"], "no such checkpoint"),
-    Fault("a checkpoint that is a folder", [*TEST, "--ckpt_path", "{here}"], "no such checkpoint"),
-    Fault("MFCC in half precision", [*KMEANS, "--precision", "bf16-true"], "--precision: bf16-true is none of"),
-    Fault(
-        "more clusters than two bytes count",
-        [*KMEANS, "--num_clusters", "100000"],
-        "num_clusters: 100000 is out of range",
+    ("an endless rate", "--model.learning_rate inf", "learning_rate: inf is out of range"),
+    ("no model", "--model EmotionFinetuning", "--model: EmotionFinetuning is no class to choose here"),
+    ("no config", "--config {here}/no.yaml", r"no\.yaml: no such config file.*one that ships"),
+    ("a flag misspelt", "--model.learing_rate 1", r"'learing_rate' is not.*Did you mean --model.learning_rate\?"),
+    ("a flag cut off", "--trainer.max_epoch 1", r"max_epoch 1.*Did you mean --trainer.max_epochs\?"),
+]
+PLDC = [*TEST, "--ckpt_path", "{finetune}", "--config", "pldc.yaml"]
+OF_OTHERS = [
+    ("a checkpoint on the web", [*TEST, "--ckpt_path", "http://127.0.0.1/x.ckpt"], "no such checkpoint"),
+    ("no neighbour", [*PLDC, "--trainer.callbacks.k", "0"], r"callbacks.*\bk\b.* 0 .*out of range"),
+    ("MFCC in half precision", [*KMEANS, "--precision", "bf16-true"], "--precision: bf16-true is none of"),
+    ("more clusters than frames", [*KMEANS, "--num_clusters", "60000"], "num_clusters: 60000 clusters for .* frames"),
+    ("no table", ["annotate", "{corpus}/Audios", "--model", "{bundle}", "--out", "{here}/out.xls"], "out.xls"),
+    ("a full folder to export to", ["export", "{finetune}", "--out", "{run}"], "isn't an empty folder"),
+    ("nothing to import", ["import", "nowhere.bin", "--out", "x"], "nowhere.bin: no such file"),
+    ("no command", ["sing"], "sing: no such command.*`ser --help` lists them"),
+    (
+        "no logger for a learning rate",
+        [*PAPT, "{pseudo_labels}", "--trainer.logger", "false"],
+        "ser fit: Cannot use `LearningRateMonitor` callback with `Trainer` that has no logger",
     ),
-    Fault(
-        "more clusters than frames",
-        [*KMEANS, "--num_clusters", "60000"],
-        "num_clusters: 60000 clusters for .* sampled frames",
+    ("a test of PAPT", ["test", *PAPT[1:], "{pseudo_labels}", "--ckpt_path", "{papt}"], "ser test: No `test_step"),
+]
+
+
+def yaml(content: str | bytes) -> object:
+    return text("c.yaml", content)
+
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)
+)
+OF_CONFIG = [
+    ("a command in YAML", "c.yaml, line 1: isn't YAML", yaml('!!python/object/apply:os.system ["touch touched"]\n')),
+    (
+        "a command as a model",
+        "--model: Import path os.system does not",
+        yaml("model: {class_path: os.system, init_args: {command: touch touched}}\n"),
     ),
-    Fault("no device for pseudo-labels", [*KMEANS, "--devices", "0"], "devices: 0"),
-    Fault("a negative speaker", ["synth", "--out", "{here}/s", "--speakers", "-3"], "--speakers: -3"),
-    Fault("a switch that is neither", ["check", "{corpus}", "--decode", "maybe"], "--decode: maybe is no bool"),
-    Fault("a word too many", ["check", "{corpus}", "and", "more"], "(unrecognized|Unrecognized) arguments: and more"),
-    Fault(
-        "an unknown format to write",
-        ["annotate", "{corpus}/Audios", "--model", "{bundle}", "--out", "{here}/out.xls"],
-        "out.xls",
+    (
+        "a process as a callback",
+        "--trainer.callbacks",
+        yaml("trainer: {callbacks: [{class_path: subprocess.Popen, init_args: {args: [touch, touched]}}]}\n"),
     ),
+    ("an empty config", "c.yaml: holds no values by name", yaml("")),
+    ("a config of zero bytes", "c.yaml.*: isn't YAML", yaml(b"a: \x00\n")),
+    ("a config nested without end", "c.yaml", yaml("[" * 1000)),
+    ("aliases of aliases of aliases", "c.yaml: holds more than 10,000 values", yaml(LAUGHS)),
+    ("numbers as names", "Key must be a string, got: 1", yaml("1: 2\n")),
+    ("a trainer that is a number", "c.yaml: holds no values by name under trainer", yaml("trainer: 5\n")),
+    ("data that is a list", "--data: Not a valid subclass of LightningDataModule", yaml("data: [1, 2]\n")),
+    ("null for a number", "learning_rate: null is no float", yaml("model: {init_args: {learning_rate: null}}\n")),
+]
+ARGUMENTS = [
+    *given(FIT, OF_FIT),
+    *(Fault(*row) for row in OF_OTHERS),
+    *faults([*FIT, "--config", "{here}/c.yaml"], OF_CONFIG),
     Fault(
-        "a folder that holds something to export to",
-        ["export", "{finetune}", "--out", "{run}"],
-        "isn't an empty folder",
+        "a config of another command",
+        [*KMEANS, "--config", "{here}/c.yaml"],
+        "Option 'trainer.max_epochs' is not accepted",
+        yaml("trainer: {max_epochs: 1}\n"),
     ),
 ]

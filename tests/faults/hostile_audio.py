@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from fault import CHECK, FINETUNE, Good, faults, sound, table, text, with_audio
-from hostile_sounds import HOSTILE, suffix
+from hostile_sounds import HOSTILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,52 +42,37 @@ def to_train_on(content: Callable[[Path], object]) -> Callable[[Good, Path], obj
     return make
 
 
-TO_TRAIN_ON = ("NaN", "half a FLAC", "opposite phase", "two parties of a call", "integers as floats", "zeros")
-TO_ANNOTATE = (*TO_TRAIN_ON, "text", "two WAVs in one", "399 samples", "a note of Git LFS")
+def sounds(names: list[str], command: str, says: str) -> list[tuple]:
+    """Decoding is one for all commands, and tested with every sound; these are what a command makes of a refusal."""
+    made = [(name, *HOSTILE[name]) for name in names]
+    make = to_train_on if command == "train on" else with_audio
+    return [(f"{name} to {command}", says.format(line), make(raw(content))) for name, content, line in made]
+
+
 OF_CHECK = [
     ("a pipe as sound", "isn't a file: 1: {here}/bad.wav", with_audio(os.mkfifo)),
     ("a folder as sound", "isn't a file: 1: {here}/bad.wav", with_audio(lambda path: path.mkdir())),
     ("a link to itself", "no such audio file: 1: {here}/bad.wav", with_audio(loop)),
     ("a link that git-annex left", "pointer of git-annex.*: 1: {here}/bad.wav", with_audio(annexed)),
-    *(
-        (f"{name} as sound", rf"error: .*({line}).*: 1: {{here}}/bad", with_audio(raw(content), f"bad{suffix(name)}"))
-        for name, (content, line) in HOSTILE.items()
+    *sounds(
+        ["nothing", "NaN", "half a WAV of floats", "two parties of a call"], "check", r"error: .*({}).*: 1: .*/bad\.wav"
     ),
+]
+OF_FIT = [
+    ("a pipe to train on", "bad.wav: audio is missing or unreadable", to_train_on(os.mkfifo)),
+    *sounds(["half a FLAC", "opposite phase"], "train on", r"bad\.wav: .*({})"),
+]
+OF_TURNS = [
+    ("turns by onset", "column onset would say what part", text("turns.tsv", "path\tspeaker\tonset\na\tb\t1\n")),
+    ("turns of files", r"Did you mean file\? Rename it to path", text("turns.tsv", "file\tspeaker\na\tb\n")),
+]
+OF_ANNOTATE = [
+    ("a pipe to annotate", "failed: .*bad.wav: isn't a file", with_audio(os.mkfifo)),
+    *sounds(["two WAVs in one", "zeros"], "annotate", r"failed: .*bad\.wav: .*({})"),
 ]
 AUDIO = [
     *faults(CHECK, OF_CHECK, code=1),
-    *faults(
-        FIT,
-        [
-            ("a pipe to train on", "bad.wav: audio is missing or unreadable", to_train_on(os.mkfifo)),
-            *(
-                (f"{name} to train on", rf"bad\.wav: .*({HOSTILE[name][1]})", to_train_on(raw(HOSTILE[name][0])))
-                for name in TO_TRAIN_ON
-            ),
-        ],
-    ),
-    *faults(
-        TURNS,
-        [
-            (
-                "turns by onset",
-                "column onset would say what part",
-                text("turns.tsv", "path\tspeaker\tonset\na\tb\t1\n"),
-            ),
-            ("turns by channel", "column channel would say", text("turns.tsv", "path;speaker;channel\na;b;1\n")),
-            ("turns of files", r"Did you mean file\? Rename it to path", text("turns.tsv", "file\tspeaker\na\tb\n")),
-        ],
-    ),
-    *faults(
-        ANNOTATE,
-        [
-            ("a pipe to annotate", "failed: .*bad.wav: isn't a file", with_audio(os.mkfifo)),
-            *(
-                (f"{name} to annotate", rf"failed: .*bad\.wav: .*({line})", with_audio(raw(content)))
-                for name, (content, line) in HOSTILE.items()
-                if name in TO_ANNOTATE
-            ),
-        ],
-        code=1,
-    ),
+    *faults(FIT, OF_FIT),
+    *faults(TURNS, OF_TURNS),
+    *faults(ANNOTATE, OF_ANNOTATE, code=1),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,47 +20,40 @@ from ser_personal.recognition.bundle import read_bundle
 SHORT = ("--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--trainer.precision", "32-true")
 
 
-@pytest.fixture
-def data(synthetic_corpus, tmp_path, monkeypatch):
-    """The tail of a command line, in a folder where `hubert` and `whisper` lie."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory) -> Path:
+    """A folder where the encoders `hubert` and `whisper` lie."""
+    folder = tmp_path_factory.mktemp("desk")
     torch.manual_seed(0)
-    HubertModel(HubertConfig(**SIZES)).save_pretrained("hubert")
+    HubertModel(HubertConfig(**SIZES)).save_pretrained(folder / "hubert")
     shape = {"encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
     special = {"pad_token_id": 50, "bos_token_id": 51, "eos_token_id": 52, "decoder_start_token_id": 53}
     sizes = {"d_model": 16, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "vocab_size": 60}
-    WhisperModel(WhisperConfig(**sizes, **shape, **special)).save_pretrained("whisper")
+    WhisperModel(WhisperConfig(**sizes, **shape, **special)).save_pretrained(folder / "whisper")
+    return folder
+
+
+@pytest.fixture
+def data(desk, synthetic_corpus, tmp_path, monkeypatch):
+    """The tail of a command line, in a copy of that folder."""
+    shutil.copytree(desk, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     return ["--data.corpus", synthetic_corpus, "--data.num_workers", "0", *trainer_flags(tmp_path)]
 
 
 HUBERT = [*configs("finetune.yaml"), "--model.encoder.pretrained", "hubert"]
 HUBERT_LORA = [*configs("finetune.yaml", "encoders/lora.yaml"), "--model.encoder.pretrained", "hubert"]
+WEIGHTED = [*configs("finetune.yaml", "encoders/weighted_layers.yaml", "encoders/lora.yaml"), *HUBERT[2:]]
+WHISPER = ["finetune.yaml", "encoders/whisper.yaml", "encoders/lora.yaml"]
 CHAINS = {
-    "weighted": [
-        *configs("finetune.yaml", "encoders/weighted_layers.yaml"),
-        *HUBERT[2:],
-        "--model.encoder.freeze_layers",
-        "2",
-    ],
-    "lora": HUBERT_LORA,
-    "lora alone": [*HUBERT_LORA, "--model.lora.adapters_alone", "true"],
-    "whisper lora alone": [
-        *configs("finetune.yaml", "encoders/whisper.yaml", "encoders/lora.yaml"),
-        *("--model.encoder.pretrained", "whisper", "--model.lora.adapters_alone", "true"),
-    ],
-    "whisper": [*configs("finetune.yaml", "encoders/whisper.yaml"), "--model.encoder.pretrained", "whisper"],
-    "whisper lora": [
-        *configs("finetune.yaml", "encoders/whisper.yaml", "encoders/lora.yaml"),
-        "--model.encoder.pretrained",
-        "whisper",
-    ],
+    "weighted layers, adapters alone": [*WEIGHTED, "--model.lora.adapters_alone", "true"],
+    "whisper": [*configs(*WHISPER), "--model.encoder.pretrained", "whisper"],
 }
 
 
 @pytest.mark.parametrize("chain", CHAINS)
 def test_from_a_fit_over_a_test_to_annotated_audio(chain, data, synthetic_corpus, capsys):
-    if "lora" in chain:
-        pytest.importorskip("peft", reason="the extra lora isn't installed")
+    pytest.importorskip("peft", reason="the extra lora isn't installed")
     assert ser("fit", *CHAINS[chain], *data, *SHORT) == 0
     flags = ["--trainer.callbacks.draws", "1", *SHORT[-2:]]
     tested = ["test", "--ckpt_path", "finetune.ckpt", *configs("pldc.yaml"), *data, *flags]
@@ -79,7 +73,7 @@ def test_from_a_fit_over_a_test_to_annotated_audio(chain, data, synthetic_corpus
     waveforms = [decode_utterance(one) for one in utterances]
     predicted = network.recognize(waveforms, [None] * len(waveforms)).predictions[:, 0]
     np.testing.assert_allclose(predicted, tables.loc[[one.utterance_id for one in utterances]], atol=1e-5)
-    if chain == "lora alone":
+    if "alone" in chain:
         capsys.readouterr()
         assert ser(*tested) == 2
         assert "hubert: can't be loaded" in capsys.readouterr().err.splitlines()[-1]
@@ -89,14 +83,6 @@ def last_line(capsys, *command: object) -> str:
     capsys.readouterr()
     assert ser(*command) == 2
     return capsys.readouterr().err.splitlines()[-1]
-
-
-@pytest.mark.parametrize("flag", ["lora.rank=2", "encoder.weighted_layers=true"])
-def test_a_checkpoint_without_them_is_not_tested_with_them(flag, data, capsys):
-    assert ser("fit", *HUBERT, *data, *SHORT) == 0
-    line = last_line(capsys, "test", "--ckpt_path", "finetune.ckpt", *HUBERT, *data, f"--model.{flag}")
-    assert "was trained with" in line
-    assert f"Leave --model.{flag.partition('=')[0]} out" in line
 
 
 def test_what_goes_with_nothing_is_one_line(data, capsys, tmp_path):
@@ -117,22 +103,23 @@ def test_adapters_below_frozen_layers_are_refused(data, capsys):
     assert ser(*frozen, "--model.encoder.freeze_layers", "0") == 0
 
 
-def test_a_fit_without_adapters_trains_all_weights_of_a_model_that_had_them(data):
+def test_a_checkpoint_without_adapters_and_a_fit_without_those_of_its_checkpoint(data, capsys):
     pytest.importorskip("peft", reason="the extra lora isn't installed")
-    assert ser("fit", *HUBERT_LORA, *data, *SHORT) == 0
-    Path("finetune.ckpt").rename("first.ckpt")
-    assert ser("fit", *HUBERT, *data, *SHORT, "--model.initial_checkpoint", "first.ckpt", "--replace") == 0
-    before, after = (torch.load(name, weights_only=True)["state_dict"] for name in ("first.ckpt", "finetune.ckpt"))
+    assert ser("fit", *HUBERT, *data, *SHORT) == 0
+    tested = ["test", "--ckpt_path", "finetune.ckpt", *HUBERT, *data]
+    for flag in ("lora.rank", "encoder.weighted_layers"):
+        line = last_line(capsys, *tested, f"--model.{flag}", "2" if flag == "lora.rank" else "true")
+        assert "was trained with" in line
+        assert f"Leave --model.{flag} out" in line
+    Path("finetune.ckpt").rename("plain.ckpt")
+    again = ["fit", *HUBERT_LORA, *data, *SHORT, "--model.lora.adapters_alone", "true", "--replace"]
+    line = last_line(capsys, *again, "--model.initial_checkpoint", "plain.ckpt")
+    assert "Give --model.lora.adapters_alone false" in line
+    assert ser(*again, "--model.initial_checkpoint", "plain.ckpt", "--model.lora.adapters_alone", "false") == 0
+    Path("finetune.ckpt").rename("adapted.ckpt")
+    assert ser("fit", *HUBERT, *data, *SHORT, "--model.initial_checkpoint", "adapted.ckpt", "--replace") == 0
+    before, after = (torch.load(name, weights_only=True)["state_dict"] for name in ("adapted.ckpt", "finetune.ckpt"))
     assert any("lora_" in name for name in before)
     assert not any("lora_" in name for name in after)
     layer = "personalized.encoder.network.encoder.layers.0.attention.q_proj.weight"
     assert not torch.equal(before[layer], after[layer])
-
-
-def test_the_remedy_of_adapters_on_a_checkpoints_weights_works(data, capsys):
-    pytest.importorskip("peft", reason="the extra lora isn't installed")
-    assert ser("fit", *HUBERT, *data, *SHORT) == 0
-    Path("finetune.ckpt").rename("first.ckpt")
-    again = ["fit", *CHAINS["lora alone"], *data, *SHORT, "--model.initial_checkpoint", "first.ckpt", "--replace"]
-    assert "Give --model.lora.adapters_alone false" in last_line(capsys, *again)
-    assert ser(*again, "--model.lora.adapters_alone", "false") == 0

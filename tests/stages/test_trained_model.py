@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from ser_personal.errors import UserError
-from ser_personal.stages.stage_cli import newest_checkpoint
 from ser_personal.stages.trained_model import TrainedModel, leaves
 
 ENCODER = {"class_path": "TinyEncoder", "init_args": {"dim": 64, "heads": 4}}
@@ -40,9 +39,7 @@ def test_settings_stand_behind_the_configs_and_before_the_flags(trained, config)
     assert [corpus, rate, value] == ["--data.corpus", "--model.learning_rate", "1"]
 
 
-@pytest.mark.parametrize(
-    "allowed", [{"learning_rate": 1.0}, {"fusion": None}, {"fusion": "last"}, {"encoder.dim": 64}, {"unknown": 1}]
-)
+@pytest.mark.parametrize("allowed", [{"learning_rate": 1.0}, {"fusion": None}, {"fusion": "last"}, {"encoder.dim": 64}])
 def test_what_was_trained_may_stay_and_the_rest_may_change(trained, allowed):
     trained.refuse_other_architecture(allowed)
 
@@ -69,14 +66,3 @@ def test_a_fit_is_not_resumed_from_weights_alone(finetuned_checkpoint: Path, tmp
     assert TrainedModel.read(str(tmp_path / "weights.ckpt"), kind, resumes=False).class_path == kind
     with pytest.raises(UserError, match="so no fit can be resumed from it"):
         TrainedModel.read(str(tmp_path / "weights.ckpt"), kind, resumes=True)
-
-
-def test_the_newest_checkpoint_is_the_stages_own(tmp_path):
-    stage = {"class_path": "ser_personal.training.checkpoints.StageCheckpoint", "init_args": {"name": "papt"}}
-    other = {"class_path": "lightning.pytorch.callbacks.LearningRateMonitor", "init_args": {}}
-    trainer = {"default_root_dir": str(tmp_path), "callbacks": [other, stage]}
-    (tmp_path / "finetune-last.ckpt").touch()
-    assert newest_checkpoint(trainer) is None
-    (tmp_path / "papt-last.ckpt").touch()
-    assert newest_checkpoint(trainer) == str(tmp_path / "papt-last.ckpt")
-    assert newest_checkpoint({"default_root_dir": str(tmp_path), "callbacks": None}) is None
