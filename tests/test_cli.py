@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Literal, get_type_hints
 
 import pytest
-from command_line import ser
+import yaml
+from command_line import ser, stage
 from safetensors import SafetensorError
 
 from ser_personal.cli import COMMANDS, STAGES, find_user_error, parse
 from ser_personal.comparison.compare import compare
-from ser_personal.config_files import values_of, without
+from ser_personal.config_files import SHIPPED, values_of, with_found_configs, without
 from ser_personal.corpus.check import check
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.errors import UserError
+from ser_personal.help_page import FLAGS, RECIPES, help_page, shown, value_of
 
 
 def test_help_and_mistakes_that_need_no_torch_come_without_it():
@@ -156,8 +158,10 @@ def test_flags_change_the_defaults_of_the_signature_in_any_spelling(flags, chang
 
 def test_a_config_gives_values_that_flags_override(tmp_path: Path):
     (tmp_path / "c.yaml").write_text("num_clusters: 7\nout: yaml\n")
-    values = parsed("c", "--config", str(tmp_path / "c.yaml"), "--out", "flag")
-    assert (values["num_clusters"], values["out"]) == (7, "flag")
+    config = ["--config", str(tmp_path / "c.yaml")]
+    for words in (["c", *config, "--out", "flag"], ["c", "--out", "flag", *config]):
+        values = parsed(*words)
+        assert (values["num_clusters"], values["out"]) == (7, "flag")
 
 
 def test_an_existing_table_stays_a_path(tmp_path: Path):
@@ -215,3 +219,30 @@ def test_a_positional_may_be_given_by_name(arguments):
 @pytest.mark.parametrize("arguments", [["a", "b"], ["--runs", "a", "b"], ["--baseline", "b", "a", "b"]])
 def test_one_positional_may_take_several_words(arguments):
     assert parse(compare, "ser compare", ("runs",), arguments)["runs"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_page_shows_what_the_parser_takes(recipe, monkeypatch):
+    # parsed, neither built nor run
+    monkeypatch.setattr("ser_personal.stages.stage_cli.StageCLI.instantiate_classes", lambda _: None)
+    monkeypatch.setattr("ser_personal.stages.stage_cli.StageCLI._run_subcommand", lambda *_: None)
+    config = stage(*with_found_configs(["fit", "--config", recipe])).config["fit"]
+    content = yaml.safe_load((SHIPPED / recipe).read_text())
+    place = RECIPES.index(recipe)
+    for flag in FLAGS:
+        part, _, name = flag.name.removeprefix("--").partition(".")
+        arguments = config[part].init_args if part in {"model", "data"} else config[part] if name else config
+        name = name or part
+        value = arguments.as_dict()[name] if name in arguments else None
+        assert value_of(flag, place, content) == (shown(value) if name in arguments else None), flag.name
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_page_of_a_stage_fits_a_screen_and_names_each_flag_and_recipe(name, capsys):
+    assert ser(name, "--help") == 0
+    page = capsys.readouterr().out
+    assert page == help_page(name, STAGES[name].summary)
+    assert all(flag.name in page for flag in FLAGS)
+    assert "  tiny/*.yaml " in page
+    assert len(page.splitlines()) <= 50
+    assert max(map(len, page.splitlines())) <= 112

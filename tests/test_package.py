@@ -49,7 +49,6 @@ DEFAULTS = {
         "clip": False,
         "min_labels": 1,
     },
-    "PosteriorCalibrator.calibrate": {"causal": False},
     "SpeakerBank.from_utterances": {"scale": (1, 7)},
 }
 
@@ -71,7 +70,7 @@ def test_every_public_name_has_a_home_and_no_other_name_has():
 def test_every_table_is_read_without_taking_names_for_missing_values():
     sources = {path: path.read_text() for path in Path(ser_personal.__file__).parent.rglob("*.py")}
     calls = {path: re.findall(r"read_csv\((?:[^()]|\([^()]*\))*\)", text) for path, text in sources.items()}
-    assert sum(map(len, calls.values())) >= 4
+    assert sum(map(len, calls.values())) >= 2
     # a speaker may be called NA, None or nan
     assert [path for path, of in calls.items() if not all("keep_default_na=False" in call for call in of)] == []
 

@@ -1,23 +1,141 @@
+"""Code that the documentation shows: every fenced block of every page, and what its shell blocks call."""
+
 from __future__ import annotations
 
 import json
 import re
 import shlex
 import shutil
+import subprocess
 import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from command_line import REPOSITORY, stage
-from fenced_blocks import PAGES, SHELLS, blocks, command_lines, show_files
+from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data, trainer
 
+from ser_personal import MSPPodcast, PLDCCallback
 from ser_personal.cli import COMMANDS, STAGES, check_before_imports, parse
 from ser_personal.config_files import read_configs, values_of, with_found_configs
+from ser_personal.corpus.synthetic import converse
+from ser_personal.sharing.export import export
+from ser_personal.speakers.embedding import SpeakerEmbedding
+
+PAGES = sorted(
+    path.relative_to(REPOSITORY).as_posix()
+    for path in (*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"))
+    if path.name != "CHANGELOG.md"
+)
+FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
+TITLE = re.compile(r'title="([^"]+)"')
+SHELLS = {"", "bash", "sh", "console"}
+STARTS = re.compile(r"^(#!/bin/bash|(\w+=\S+ )?(ser|make|pip|python|sbatch|srun|hf|torchrun) )", re.MULTILINE)
+RECORDER = """
+command_not_found_handle() { printf '%q ' "$@" >> "$CALLS"; printf '\\n' >> "$CALLS"; }
+srun() { "$@"; }
+torchrun() { while [[ $1 == --*=* ]]; do shift; done; ser "${@:2}"; }
+source() { :; }
+"""
+# what three dots among the arguments stand for
+USUAL_TEST = "--config configs/finetune.yaml --config configs/pldc.yaml --data.corpus CORPUS --ckpt_path finetune.ckpt"
+
+
+class Block(NamedTuple):
+    """One fenced block."""
+
+    where: str  # page and line
+    language: str  # "" where the fence names none
+    title: str | None  # of the file that it shows
+    code: str
+
+
+def blocks(page: str) -> list[Block]:
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    found = []
+    for fence in FENCE.finditer(text):
+        language, _, rest = fence["info"].strip().partition(" ")
+        title = TITLE.search(rest)
+        code = re.sub(rf"^{fence['indent']}", "", fence["code"], flags=re.MULTILINE)
+        line = text[: fence.start()].count("\n") + 2
+        found.append(Block(f"{page}:{line}", language, title and title[1], code))
+    return found
+
+
+def show_files(page: str, folder: Path) -> None:
+    """Write the files that a page shows, whole, into a folder."""
+    for block in blocks(page):
+        if block.title is not None:
+            (folder / block.title).parent.mkdir(parents=True, exist_ok=True)
+            (folder / block.title).write_text(block.code, encoding="utf-8")
+
+
+def command_lines(page: str, folder: Path) -> list[tuple[str, list[str]]]:
+    """Each command of a page's shell blocks, in order: where its block stands, and its words as a shell reads them."""
+    found = []
+    for block in blocks(page):
+        if block.language in SHELLS and STARTS.search(block.code):
+            script = block.code.replace(" ... ", f" {USUAL_TEST} ")
+            found += [(block.where, shlex.split(line)) for line in _what_a_shell_calls(script, folder)]
+    return found
+
+
+def _what_a_shell_calls(script: str, folder: Path) -> list[str]:
+    """Run a script in a shell that finds no program and writes down what it was asked for."""
+    bash = shutil.which("bash")
+    assert bash is not None
+    calls = folder / ".calls"
+    calls.unlink(missing_ok=True)
+    environment = {"PATH": "/nowhere", "CALLS": str(calls), "SLURM_ARRAY_TASK_ID": "0"}
+    subprocess.run([bash, "-c", RECORDER + script], cwd=folder, env=environment, check=True, timeout=600)
+    return calls.read_text(encoding="utf-8").splitlines() if calls.exists() else []
+
 
 WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks(page))]
 WITH_COMMANDS = [page for page in PAGES if any(block.language in SHELLS for block in blocks(page))]
 MAKE_TARGETS = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
 EXTRAS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+@pytest.fixture(scope="session")
+def after_the_quick_start(
+    synthetic_corpus: Path,
+    synthetic_pseudo_labels: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The folder in which a reader of the quick start stands at its end, and recordings of Anna."""
+    folder = tmp_path_factory.mktemp("desk") / "desk"
+    folder.mkdir()
+    for name in ("corpus", "CORPUS", "MSP", "recordings"):
+        (folder / name).symlink_to(synthetic_corpus)
+    (folder / "configs").symlink_to(REPOSITORY / "configs")
+    (folder / "pseudo_labels").symlink_to(synthetic_pseudo_labels)
+    # with speaker embeddings of the width that the shipped configs have
+    pretrained = papt(speakers=SpeakerEmbedding())
+    data = pretrain_data(synthetic_corpus, synthetic_pseudo_labels)
+    fit(pretrained, data, folder / "run", max_steps=1).save_checkpoint(folder / "papt.ckpt")
+    checkpoint = folder / "finetune.ckpt"
+    finetuned = finetuning(speakers=SpeakerEmbedding(), papt_checkpoint=str(folder / "papt.ckpt"))
+    fit(finetuned, emotion_data(synthetic_corpus), folder / "run", max_steps=1).save_checkpoint(checkpoint)
+    running = trainer(folder / "run", callbacks=[PLDCCallback(k=3, draws=1)])
+    running.test(finetuning(), datamodule=emotion_data(synthetic_corpus), ckpt_path=checkpoint, verbose=False)
+    export(str(checkpoint), str(folder / "bundle"))
+    for number, utterance in enumerate(MSPPodcast(str(synthetic_corpus)).utterances[-6:], start=1):
+        shutil.copy(utterance.path, folder / f"anna_{number}.wav")
+    # as `ser demo` leaves them
+    (folder / "demo").mkdir()
+    (folder / "demo" / "bundle").symlink_to("../bundle")
+    converse(folder / "demo" / "conversation", {"ben": 1, "ada": 3}, turns=4)
+    return folder
+
+
+@pytest.fixture
+def desk(after_the_quick_start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that folder to work in."""
+    shutil.copytree(after_the_quick_start, tmp_path / "desk", symlinks=True)
+    monkeypatch.chdir(tmp_path / "desk")
+    monkeypatch.syspath_prepend(str(tmp_path / "desk"))
+    return tmp_path / "desk"
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON)

@@ -46,7 +46,9 @@ HUBERT_LORA = [*configs("finetune.yaml", "encoders/lora.yaml"), "--model.encoder
 WEIGHTED = [*configs("finetune.yaml", "encoders/weighted_layers.yaml", "encoders/lora.yaml"), *HUBERT[2:]]
 WHISPER = ["finetune.yaml", "encoders/whisper.yaml", "encoders/lora.yaml"]
 CHAINS = {
-    "weighted layers, adapters alone": [*WEIGHTED, "--model.lora.adapters_alone", "true"],
+    "weighted layers, adapters alone": [
+        *(*WEIGHTED, "--model.encoder.freeze_layers", "0", "--model.lora.adapters_alone", "true")
+    ],
     "whisper": [*configs(*WHISPER), "--model.encoder.pretrained", "whisper"],
 }
 

@@ -67,9 +67,8 @@ def test_the_checkpoint_wins_over_the_yaml_and_the_command_line_over_both(run, s
     assert any("model.encoder = ser_personal.encoder.hubert.TinyEncoder" in line for line in said)
     assert cli.model.interpreter.hidden_dims == (16,)
     assert cli.model.test_metric.min_utterances == 2
-    path = run / "finetune.ckpt"
-    replaced = f"from {path}: model.attributes = ['valence'] (the config had ['arousal', 'valence', 'dominance'])"
-    assert replaced in said
+    replaced = f"from {run / 'finetune.ckpt'}: model.attributes = ['valence'] (the config had "
+    assert any(line.startswith(replaced) for line in said)
     assert not [line for line in said if "min_utterances" in line]
 
 
