@@ -166,6 +166,7 @@ UNPASTED = {
         "Give either --encoder or --checkpoint",
         "Leave --speaker_from out",
         "Leave --onnx out",
+        "Leave it out; rates are",
         "Leave --revision out",
         "Leave --calibration and --pldc out",
         "or leave --corpus out",
