@@ -55,7 +55,7 @@ OF_CHECK = [
     ("a link to itself", "no such audio file: 1: {here}/bad.wav", with_audio(loop)),
     ("a link that git-annex left", "pointer of git-annex.*: 1: {here}/bad.wav", with_audio(annexed)),
     *sounds(
-        ["nothing", "NaN", "half a WAV of floats", "two parties of a call"], "check", r"error: .*({}).*: 1: .*/bad\.wav"
+        ["nothing", "NaN", "a WAV less a byte", "two parties of a call"], "check", r"error: .*({}).*: 1: .*/bad\.wav"
     ),
 ]
 OF_FIT = [
