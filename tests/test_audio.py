@@ -260,9 +260,3 @@ def test_what_is_odd_and_sound_is_decoded(name, tmp_path):
     assert len(waveform) == num_samples_of(path)
     assert not any(kind.fatal for kind, _ in examine_sound(Utterance("a", path, "train"), decode=True).problems)
     np.testing.assert_allclose(decode(path, 500, 1000), waveform[500:1500], atol=1e-6)
-
-
-def test_an_annexed_file_that_was_not_fetched_is_a_broken_link(tmp_path):
-    (tmp_path / "a.wav").symlink_to("../.git/annex/objects/x/MD5E-s1--0.wav")
-    with pytest.raises(UserError, match=r"pointer of git-annex, whose content `git annex get \.` brings"):
-        decode(tmp_path / "a.wav")

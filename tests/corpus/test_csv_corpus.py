@@ -47,19 +47,6 @@ def test_own_scale(table):
         _ = CSVCorpus(str(corpus.label_file), scale=(1, 5)).utterances
 
 
-def test_duplicate_ids(table):
-    path = table(COLUMNS, ["a.wav", "s", "train", 1], ["a.flac", "s", "train", 1], ["b.wav", "s", "train", 1])
-    with pytest.raises(UserError, match="lists 1 utterance ids more than once: a"):
-        _ = CSVCorpus(path).utterances
-
-
-def test_overlap_is_refused_unless_allowed(table):
-    path = table(COLUMNS, ["a.wav", "s", "train", 1], ["b.wav", "s", "test", 1])
-    with pytest.raises(UserError, match="split test1: 1 of its speakers are in train as well: s"):
-        _ = CSVCorpus(path).splits
-    assert len(CSVCorpus(path, allow_overlap=["Test"]).splits.test["test1"]) == 1
-
-
 def test_arguments_come_from_a_config():
     parser = ArgumentParser()
     parser.add_argument("--corpus", type=Corpus | str)
@@ -76,12 +63,6 @@ def test_columns_are_known_in_any_case(table):
     assert (utterance.utterance_id, utterance.speaker_id, utterance.labels["arousal"]) == ("a", "s", 3.0)
     path = table([*COLUMNS, "Arousal"], ["a.wav", "s", "train", 1, 2])
     assert CSVCorpus(path).utterances[0].labels["arousal"] == 1
-
-
-def test_a_column_that_stands_twice(table):
-    for columns in ([*COLUMNS, "arousal"], [*COLUMNS[:3], "AROUSAL", "Arousal"]):
-        with pytest.raises(UserError, match=r"corpus\.csv: has column arousal more than once"):
-            _ = CSVCorpus(table(columns, ["a.wav", "s", "train", 1, 2][: len(columns)])).utterances
 
 
 def test_paths_from_windows(table, tmp_path):

@@ -21,31 +21,6 @@ COLUMNS = {attribute: attribute for attribute in ATTRIBUTES}
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"path|split\na|b\n", r"no column path, split \(found: path|split\)"),
-        (
-            b"file,set\na,b\n",
-            r"no column path, split \(found: file, set\)\. Did you mean file, set\? Rename it to path, sp",
-        ),
-        (
-            b"path,split,onset\na,b,1\n",
-            "column onset would say what part .*, and isn't read. Rename it to start; ",
-        ),
-        (b"path,split\na\n", "line 2: 1 cells where the header has 2"),
-        (b"path,split\n\xfc.wav,b\n", r"isn't UTF-8 text \(byte 11 is 0xfc\)"),
-    ],
-)
-def test_bad_csv(content, message, tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=message) as caught:
-        read_csv_rows(path, ("path", "split"), filled=("path",))
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
     ("name", "meant"),
     [("EmoDom", "dominance"), ("valance", "valence")],
 )
@@ -64,8 +39,6 @@ def test_an_attribute_by_another_name_is_not_passed_over(name, meant, tmp_path, 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"a": ["x"]}', "isn't a JSON object of objects"),
-        ("{}", "holds no row"),
         ('{"a": {"set": "x"}}', r"table.json, a: no column split \(found: path, set\)"),
         ('{"a": {"split": "x"}, "a": {"split": "y"}}', "'a' is listed more than once"),
     ],

@@ -107,11 +107,3 @@ def test_missing_label_file(tmp_path):
         UserError, match=r"Labels: no label file \(looked for labels_consensus.csv, labels_concensus.csv"
     ):
         _ = corpus.utterances
-
-
-def test_no_split_column(release):
-    root = release(ROWS)
-    table = root / "Labels" / "labels_consensus.csv"
-    table.write_text(table.read_text().replace("Split_Set", "Set"))
-    with pytest.raises(UserError, match=r"no column Split_Set \(found: FileName, .*, Set\)"):
-        _ = MSPPodcast(str(root)).utterances
