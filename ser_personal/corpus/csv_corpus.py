@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +25,7 @@ from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES, Utterance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from ser_personal.corpus.table import Row
+    from collections.abc import Iterable
 
 TABLE = "corpus.csv"
 COLUMNS = ("path", "speaker", "split", *ATTRIBUTES, "gender", "emotion", "id")
@@ -68,28 +65,27 @@ class CSVCorpus(Corpus):
         table = self.label_file
         rows = read_csv_rows(table, required=COLUMNS[:3], filled=("path", "split"), any_case=(*COLUMNS, *SEGMENT))
         naming = f", or name the table itself: `{self.flags('path', str(table))}`"
-        audio = partial(audio_path, table.parent, anywhere=table == self._path, naming=naming)
-        return [self._utterance(row, table, audio) for row in rows]
-
-    def _utterance(self, row: Row, table: Path, audio: Callable[[str, str], Path]) -> Utterance:
-        relative = PurePosixPath(row["path"])
-        part = segment(row, f"{table}, {relative}")
-        start, end = part or (None, float("nan"))
-        utterance_id = (
-            row.get("id") or f"{relative.parent / relative.stem}{f'_{start:.3f}' if start is not None else ''}"
-        )
-        where = f"{table}, {utterance_id}"
-        return Utterance(
-            utterance_id=utterance_id,
-            path=audio(row["path"], where),
-            split=canonical_split(row["split"]),
-            speaker_id=known(row["speaker"]),
-            gender=known(row.get("gender", "")),
-            labels=attribute_labels(row, {name: name for name in ATTRIBUTES}, where),
-            emotion=known(row.get("emotion", "")),
-            start=start,
-            seconds=end - (start or 0.0),
-        )
+        utterances = []
+        for row in rows:
+            relative = PurePosixPath(row["path"])
+            part = segment(row, f"{table}, {relative}")
+            start, end = part or (None, float("nan"))
+            shown_start = f"_{start:.3f}" if start is not None else ""
+            utterance_id = row.get("id") or f"{relative.parent / relative.stem}{shown_start}"
+            where = f"{table}, {utterance_id}"
+            utterance = Utterance(
+                utterance_id=utterance_id,
+                path=audio_path(table.parent, row["path"], where, anywhere=table == self._path, naming=naming),
+                split=canonical_split(row["split"]),
+                speaker_id=known(row["speaker"]),
+                gender=known(row.get("gender", "")),
+                labels=attribute_labels(row, {name: name for name in ATTRIBUTES}, where),
+                emotion=known(row.get("emotion", "")),
+                start=start,
+                seconds=end - (start or 0.0),
+            )
+            utterances.append(utterance)
+        return utterances
 
 
 def write_corpus(utterances: Iterable[Utterance], path: Path) -> None:

@@ -91,11 +91,22 @@ class MSPPodcast(Corpus):
         else:
             splits = read_partitions(self._partitions)
             _report_unlabelled(splits, rows, self._partitions, label_file)
-        return [
-            _utterance(row, splits[_id(row["FileName"])], audio_folder, label_file)
-            for row in rows
-            if _id(row["FileName"]) in splits
-        ]
+        utterances = []
+        for row in rows:
+            name, emotion = row["FileName"], row.get("EmoClass", "")
+            where = f"{label_file}, {name}"
+            if (utterance_id := _id(name)) in splits:
+                utterance = Utterance(
+                    utterance_id=utterance_id,
+                    path=audio_path(audio_folder, name, where),
+                    split=canonical_split(splits[utterance_id]),
+                    speaker_id=known(row["SpkrID"]),
+                    gender=known(row.get("Gender", "")),
+                    labels=attribute_labels(row, ATTRIBUTE_COLUMNS, where),
+                    emotion=EMOTIONS.get(emotion, known(emotion)),
+                )
+                utterances.append(utterance)
+        return utterances
 
 
 def read_partitions(path: Path) -> dict[str, str]:
@@ -118,19 +129,6 @@ def read_partitions(path: Path) -> dict[str, str]:
 
 def _id(file_name: str) -> str:
     return PurePosixPath(file_name).stem
-
-
-def _utterance(row: Row, split: str, audio_folder: Path, label_file: Path) -> Utterance:
-    name, emotion = row["FileName"], row.get("EmoClass", "")
-    return Utterance(
-        utterance_id=_id(name),
-        path=audio_path(audio_folder, name, f"{label_file}, {name}"),
-        split=canonical_split(split),
-        speaker_id=known(row["SpkrID"]),
-        gender=known(row.get("Gender", "")),
-        labels=attribute_labels(row, ATTRIBUTE_COLUMNS, f"{label_file}, {name}"),
-        emotion=EMOTIONS.get(emotion, known(emotion)),
-    )
 
 
 def _report_unlabelled(partitions: dict[str, str], rows: Sequence[Row], split_file: Path, label_file: Path) -> None:
