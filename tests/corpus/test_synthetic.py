@@ -9,14 +9,7 @@ import soundfile
 from command_line import ser
 
 from ser_personal.corpus.synthetic import HIGHEST, LOWEST, SHARED_EXPRESSION, VOICE_LABEL_LINK, Population, _rng, synth
-from ser_personal.corpus.synthetic_speech import (
-    FREQUENCIES,
-    WORDS,
-    Delivery,
-    _vocal_tract,
-    idiolect,
-    speak,
-)
+from ser_personal.corpus.synthetic_speech import WORDS, Delivery, idiolect, speak
 
 SHORT = {"min_seconds": 0.5, "max_seconds": 0.8}
 # Without any noise but friction, so that what is left is voice.
@@ -97,21 +90,6 @@ def test_the_loudest_speech_keeps_headroom(extreme):
     deliveries = [replace(speaker.deliver(np.array([4, 4, 4]), _rng(i)), level=HIGHEST[2]) for i in range(20)]
     peaks = [np.abs(speak(delivery, 32_000, _rng(i))).max() for i, delivery in enumerate(deliveries)]
     assert max(peaks) < 1
-
-
-def test_tilt_is_in_decibels_an_octave():
-    vowel = np.array([[500, 1500, 2500]], dtype=np.float32)
-    flat, steep = (np.abs(_vocal_tract(vowel, replace(PLAIN, tilt=tilt)))[0] for tilt in (-3, -6))
-    change = 20 * np.log10(steep[16:] / flat[16:])  # from 500 Hz on
-    assert change[[16, 48]] - change[[0, 16]] == pytest.approx([-3, -3], abs=1e-3)  # to 1 kHz, and on to 2 kHz
-
-
-def test_formants_are_the_peaks_of_the_vocal_tract():
-    response = np.abs(
-        _vocal_tract(np.array([[500, 1500, 2500]], dtype=np.float32), replace(PLAIN, formants=1.25, tilt=0))
-    )[0]
-    peaks = FREQUENCIES[1:-1][(response[1:-1] > response[:-2]) & (response[1:-1] > response[2:])]
-    assert peaks[:3] == pytest.approx([625, 1875, 3125], abs=32)
 
 
 @pytest.mark.parametrize("pitch", [90, 240])
