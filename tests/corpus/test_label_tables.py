@@ -39,6 +39,7 @@ def test_an_attribute_by_another_name_is_not_passed_over(name, meant, tmp_path, 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ('["x"]', "isn't a JSON object of objects"),
         ('{"a": {"set": "x"}}', r"table.json, a: no column split \(found: path, set\)"),
         ('{"a": {"split": "x"}, "a": {"split": "y"}}', "'a' is listed more than once"),
     ],
@@ -48,6 +49,22 @@ def test_bad_json(content, message, tmp_path):
     path.write_text(content)
     with pytest.raises(UserError, match=message):
         read_json_rows(path, "path", ("path", "split"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"path|split\na|b\n", r"no column path, split \(found: path|split\)"),
+        (b"path,split,duration\na,b,1\n", "column duration would say .* Rename it to end, and add the start to it"),
+        (b"path,split\na\n", "line 2: 1 cells where the header has 2"),
+        ("path,split\n".encode("utf-16-le"), "holds no row"),
+        (gzip.compress(b"a" * 99)[:20], r"can't be read \(Compressed file ended"),
+    ],
+)
+def test_bad_csv(content, message, tmp_path):
+    (tmp_path / "table.csv").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_csv_rows(tmp_path / "table.csv", ("path", "split"))
 
 
 ROWS = [
