@@ -56,6 +56,7 @@ def test_by_hand():
     np.testing.assert_array_equal(bank.label_mean, [[NAN, NAN], [3, 5]])
     np.testing.assert_array_equal(bank.label_std, [[NAN, NAN], [1, 0]])
     assert (bank.attributes, bank.scale, bank.fingerprint) == (ATTRIBUTES, (1, 7), "")
+    assert repr(bank) == "SpeakerBank(2 speakers, arousal, valence from 1 to 7; vectors of 2)"
     np.testing.assert_allclose(bank.training_mean, [11 / 4, 5 / 4])
     np.testing.assert_allclose(bank.training_std, np.sqrt([39 / 4 - (11 / 4) ** 2, 13 / 4 - (5 / 4) ** 2]))
 
