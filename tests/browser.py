@@ -63,12 +63,10 @@ class Page:
             self.requests.append(about["request"]["url"])
         return message
 
-    def open(self, page: Path | str, width: int, height: int = 900, *, dark: bool = False) -> None:
+    def open(self, page: Path | str, width: int, height: int = 900) -> None:
         """Load a file or an address at a window's width, as a phone below 600 px."""
         phone = width < 600
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
-        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.call("Emulation.setEmulatedMedia", features=scheme)
         self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         self.js("new Promise(done => document.readyState === 'complete' ? done() : addEventListener('load', done))")
         self.settle()

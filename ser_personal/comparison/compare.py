@@ -178,7 +178,8 @@ def join_runs(runs: Sequence[ComparedRun]) -> list[TestSet]:
 
 
 def _no_controls(split: str, runs: Sequence[ComparedRun]) -> list[str]:
-    recipes = dict.fromkeys(run.recipe for run in runs if split in run.unpermuted)
+    permuted = [(run.recipe, run.metrics.get("splits", {}).get(split, {}).get("permuted_speakers")) for run in runs]
+    recipes = dict.fromkeys(recipe for recipe, speakers in permuted if speakers == 0)
     return [f"{each} permuted no speaker of {split}, so it is no control but its treatment again" for each in recipes]
 
 

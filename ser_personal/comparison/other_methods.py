@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from ser_personal.comparison.runs import ComparedRun
 from ser_personal.corpus.splits import first_few
 from ser_personal.corpus.table import read_csv_rows
 from ser_personal.errors import UserError
-from ser_personal.evaluation.run_files import METRICS, PREDICTIONS
+from ser_personal.evaluation.run_files import PREDICTIONS
 from ser_personal.scores import score
 from ser_personal.types import ATTRIBUTES
 
@@ -61,14 +60,14 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
         what = f"has no column of predictions (found: {', '.join(rows[0])})"
         raise UserError(what, where=path, remedy=f"Name it by the attribute, such as {attributes[0]}")
     row_of = {row["utterance"]: row for row in rows}
-    scale = _scale(runs)
+    scales = [run.metrics["scale"] for run in runs if "scale" in run.metrics]
     moments = []
     for split, part in tested.groupby("split", sort=False):
         values = np.array(
             [[_number(row_of[one], each, path) for each in predicted.values()] for one in part["utterance"]]
         )
-        if scale is not None:
-            require_on_scale(values, "predictions", list(predicted), scale, path)
+        if scales:
+            require_on_scale(values, "predictions", list(predicted), scales[0], path)
         labels = part[[f"{one}_label" for one in predicted]].to_numpy(dtype=np.float64)
         speakers = [speaker or None for speaker in part["speaker"]]
         scores = score(values, labels, speakers, list(predicted))
@@ -86,16 +85,6 @@ def _number(row: dict[str, str], column: str, path: Path) -> float:
         where = f"{path}, utterance {row['utterance']}"
         raise UserError(f"{column} is {row[column]!r}, no finite number", where=where, remedy="Give a prediction")
     return value
-
-
-def _scale(runs: Sequence[ComparedRun]) -> tuple[float, float] | None:
-    """Ends of the labels' scale, None where no run's metrics.json tells them."""
-    for run in runs:
-        if run.folder is not None and (run.folder / METRICS).is_file():
-            scale = json.loads((run.folder / METRICS).read_text(encoding="utf-8")).get("scale")
-            if scale is not None:
-                return scale[0], scale[1]
-    return None
 
 
 def _tested_utterances(runs: Sequence[ComparedRun]) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -130,7 +130,7 @@ class ComparedRun:
     stages: tuple[StageCost, ...]  # of a test outside a study only the test itself
     needs: tuple[RunRecord, ...] = ()  # preparation runs that it used
     point: GapPoint | None = None  # None where the study is not of the personalisation gap
-    unpermuted: frozenset[str] = frozenset()  # test sets of a control that permutes speakers, and permuted none of them
+    metrics: dict[str, Any] = field(default_factory=dict)  # metrics.json, empty where there is none
     folder: Path | None = None  # of its files; None where they aren't on disk
 
 
@@ -186,7 +186,7 @@ def _of_study(folder: Path) -> list[ComparedRun]:
             name = record.name if point is None else point.name
             results = path.parent / record.results
             runs.append(
-                ComparedRun(name, record.seed, moments, record.stages, needs, point, _unpermuted(results), results)
+                ComparedRun(name, record.seed, moments, record.stages, needs, point, _metrics(results), results)
             )
     return runs
 
@@ -211,7 +211,7 @@ def _tests_in(folder: Path) -> list[ComparedRun]:
             None,
             read_moments(path / SPEAKER_MOMENTS),
             (read_stage(path / TEST_COST),) if (path / TEST_COST).is_file() else (),
-            unpermuted=_unpermuted(path),
+            metrics=_metrics(path),
             folder=path,
         )
         for path, name in zip(paths, names, strict=True)
@@ -245,11 +245,9 @@ def ridge_runs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     return [*split, *(named if len(named) > 1 else ridges.values())]
 
 
-def _unpermuted(folder: Path) -> frozenset[str]:
-    if not (folder / METRICS).is_file():
-        return frozenset()
-    splits = json.loads((folder / METRICS).read_text(encoding="utf-8"))["splits"]
-    return frozenset(name for name, split in splits.items() if split.get("permuted_speakers") == 0)
+def _metrics(folder: Path) -> dict[str, Any]:
+    path = folder / METRICS
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 # not part of training

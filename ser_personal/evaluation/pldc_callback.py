@@ -24,7 +24,6 @@ from ser_personal.calibration.table import (
     standard_calibrators,
 )
 from ser_personal.encoder.base import weights_fingerprint
-from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import (
     EMBEDDINGS,
     TRAINING,
@@ -39,6 +38,7 @@ from ser_personal.evaluation.run_writers import (
     Collector,
     PredictionCollector,
     attribute_metrics,
+    attributes_of,
     print_and_record,
     run_folder,
     score_set,
@@ -99,7 +99,7 @@ class PLDCCallback(PredictionCollector):
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.bank = checkpoint_bank(trainer, pl_module, _attributes(pl_module))
+        self.bank = checkpoint_bank(trainer, pl_module, attributes_of(pl_module, self))
         self.validation = None
         if trainer.datamodule.corpus.splits.validation:  # type: ignore[attr-defined]
             for batch in predict_split(trainer, pl_module, "validation"):
@@ -114,7 +114,7 @@ class PLDCCallback(PredictionCollector):
         folder = run_folder(trainer)
         if collected is None or self.bank is None:
             return
-        pldc = PLDC(self.bank, _attributes(pl_module), self.settings)
+        pldc = PLDC(self.bank, attributes_of(pl_module, self), self.settings)
         calibrators = standard_calibrators(pldc, self.validation, draws=self.draws, seed=self.seed)
         least = model.test_metric.min_utterances
 
@@ -150,17 +150,6 @@ class PLDCCallback(PredictionCollector):
         training = describe_training([data.utterances[index] for index in data.train_indices])
         record = {"fusion": str(model.personalized.fusion_name), "splits": speakers, "training": training}
         write_speakers(folder, record, vectors)
-
-
-def _attributes(pl_module: LightningModule) -> tuple[str, ...]:
-    attributes: Any = getattr(pl_module, "attributes", ())
-    if not attributes:
-        raise UserError(
-            f"{type(pl_module).__name__} predicts no emotion attributes",
-            where="PLDCCallback",
-            remedy="Leave it out, or test a model of them: --config configs/finetune.yaml --config configs/pldc.yaml",
-        )
-    return tuple(attributes)
 
 
 def predict_split(trainer: Trainer, module: LightningModule, split: str) -> Iterator[PredictionBatch]:

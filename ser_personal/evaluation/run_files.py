@@ -108,7 +108,7 @@ def describe_training(utterances: Sequence[Utterance]) -> dict[str, dict[str, An
         described[speaker_id] = {
             "gender": next((utterance.gender for utterance in own if utterance.gender), None),
             "utterances": len(own),
-            "seconds": _or_none(float(sum(utterance.seconds for utterance in own))),
+            "seconds": float(sum(utterance.seconds for utterance in own)),
         }
     return described
 
@@ -121,18 +121,14 @@ def describe_speakers(
     for speaker in calibration.speakers:
         shift = shifts[speaker.speaker_id]
         moments = {
-            name: {
-                attribute: _or_none(value)
-                for attribute, value in zip(calibration.attributes, getattr(speaker, name).tolist(), strict=True)
-            }
-            for name in MU_SIGMA
+            name: dict(zip(calibration.attributes, getattr(speaker, name).tolist(), strict=True)) for name in MU_SIGMA
         }
         described[speaker.speaker_id] |= {
             "neighbours": list(speaker.neighbours),
             "cosines": speaker.cosines.tolist(),
             **moments,
-            "feature_shift": _or_none(shift.feature),
-            "label_shift": {attribute: _or_none(value) for attribute, value in shift.label.items()},
+            "feature_shift": shift.feature,
+            "label_shift": shift.label,
         }
     return described
 
@@ -392,10 +388,6 @@ def _speaker(content: dict[str, Any]) -> Speaker:
         utterances=content["utterances"],
         shift=SpeakerShift(_or_nan(content["feature_shift"]), label_shift),
     )
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else value
 
 
 def _or_nan(value: float | None) -> float:

@@ -9,7 +9,6 @@ from collections import Counter
 from contextlib import suppress
 from functools import partial
 from itertools import compress, count
-from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from weakref import WeakKeyDictionary
@@ -299,6 +298,18 @@ def print_and_record(name: str, test: PredictedSet, table: list[CalibrationRow],
     return {"utterances": len(test.predictions), "rows": rows_as_json(table)}, table
 
 
+def attributes_of(pl_module: LightningModule, callback: Callback) -> tuple[str, ...]:
+    """The attributes that a model predicts, which a callback needs."""
+    attributes: Any = getattr(pl_module, "attributes", ())
+    if not attributes:
+        raise UserError(
+            f"{type(pl_module).__name__} predicts no emotion attributes",
+            where=type(callback).__name__,
+            remedy="Leave it out, or test a model of them: --config configs/finetune.yaml",
+        )
+    return tuple(attributes)
+
+
 def attribute_metrics(model: Any, data: Any, splits: dict[str, Any]) -> dict[str, Any]:
     """What metrics.json holds of every test of attributes."""
     return {
@@ -387,7 +398,7 @@ class EmotionTestWriter(AttributeTestWriter):
         record = {
             "utterances": len(labelled),
             "labelled": int((labelled != NO_EMOTION).sum()),
-            "scores": {name: None if isnan(score) else score for name, score in scores.items()},
+            "scores": scores,
         }
         return record, []
 

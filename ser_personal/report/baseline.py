@@ -17,7 +17,7 @@ from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run t
 from ser_personal.encoder.front_end import mfcc_functionals
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import BASELINE, SPEAKER_MOMENTS, rows_as_json, write_moments
-from ser_personal.evaluation.run_writers import RunWriter, run_folder
+from ser_personal.evaluation.run_writers import RunWriter, attributes_of, run_folder
 from ser_personal.files import refuse_existing, write_json
 from ser_personal.ranges import AtLeastTwo
 from ser_personal.report.verdicts import RIDGE
@@ -132,12 +132,7 @@ class RidgeBaselineCallback(RunWriter):
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not getattr(pl_module, "attributes", ()):
-            raise UserError(
-                f"{type(pl_module).__name__} predicts no emotion attributes",
-                where="RidgeBaselineCallback",
-                remedy="Leave it out, or test a model of them, trained with configs/finetune.yaml",
-            )
+        attributes_of(pl_module, self)
         if trainer.datamodule.frame_source is not None:  # type: ignore[attr-defined]
             raise UserError(
                 "batches hold cached features, and MFCC are computed of audio",
@@ -151,8 +146,7 @@ class RidgeBaselineCallback(RunWriter):
         if not trainer.is_global_zero:
             return
         metric: Any = pl_module.test_metric
-        attributes: Any = pl_module.attributes
-        scored = score_baseline(trainer.datamodule, attributes, metric.min_utterances)  # type: ignore[attr-defined]
+        scored = score_baseline(trainer.datamodule, attributes_of(pl_module, self), metric.min_utterances)  # type: ignore[attr-defined]
         if scored:
             _show_and_write(scored, folder)
         else:

@@ -181,19 +181,19 @@ def dumbbells(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing | None:
     return Drawing(alt, figure)
 
 
-QUANTITIES = {"mean_absolute_error": "mean absolute error", "bias": "bias"}
 _SYSTEMS = {"raw": (RAW, "s", 0.17), "calibrated": (CALIBRATED, "o", -0.17)}
 
 
-def group_figure(audited: SetAudit, attribute: str, quantity: str) -> Drawing | None:
-    """Draw one quantity of all groups, raw and calibrated, without a bar where there is no interval; None of one."""
+def group_figure(audited: SetAudit, attribute: str) -> Drawing | None:
+    """Draw the mean absolute error of all groups, without a bar where there is no interval; None of one group."""
     from matplotlib.ticker import MaxNLocator
 
-    rows: list[tuple[str, dict[str, Estimate]]] = []
-    for partition in audited.partitions:
-        for group in partition.groups.get(attribute, {"raw": {}})["raw"]:
-            scores = {system: partition.groups[attribute][system][group].scores for system in _SYSTEMS}
-            rows.append((group, {system: getattr(of, quantity) for system, of in scores.items()}))
+    rows: list[tuple[str, dict[str, Estimate]]] = [
+        (group, {name: of_system[name][group].scores.mean_absolute_error for name in _SYSTEMS})
+        for partition in audited.partitions
+        for of_system in [partition.groups.get(attribute, {"raw": {}})]
+        for group in of_system["raw"]
+    ]
     if len(rows) < 2:
         return None
     figure, axes = blank(1.2 + 0.36 * len(rows))
@@ -205,20 +205,17 @@ def group_figure(audited: SetAudit, attribute: str, quantity: str) -> Drawing | 
                 axes.plot([estimate.low, estimate.high], [y + offset] * 2, color=colour, linewidth=1.6)
         values = [estimates[system].value for _, estimates in rows]
         axes.plot(values, ys + offset, marker, color=colour, markersize=5, label=system)
-    if quantity == "bias":
-        axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
     axes.set_yticks(ys, [name for name, _ in rows])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    figure.supxlabel(f"{QUANTITIES[quantity]} of {attribute}, label points", fontsize="medium")
+    figure.supxlabel(f"mean absolute error of {attribute}, label points", fontsize="medium")
     axes.grid(axis="x")
     legend_above(axes)
     listed = "; ".join(
         f"{name} {of['raw'].value:.2f} raw, {of['calibrated'].value:.2f} calibrated" for name, of in rows
     )
-    alt = f"{QUANTITIES[quantity].capitalize()} of {attribute} by group, with 95 % intervals: {listed}."
-    return Drawing(alt, figure)
+    return Drawing(f"Mean absolute error of {attribute} by group, with 95 % intervals: {listed}.", figure)
 
 
 def draw_all(run: RunFiles, found: Audit) -> dict[str, dict[str, list[Drawing]]]:
@@ -232,6 +229,6 @@ def _draw_set(run: RunFiles, test: ScoredSet, audited: SetAudit, bootstrap: Boot
     drawn: dict[str, list[Drawing | None]] = {
         "forest": [forest(run, test, attribute, bootstrap) for attribute in run.attributes],
         "speakers": [dumbbells(run, test, attribute) for attribute in run.attributes],
-        "groups": [group_figure(audited, attribute, name) for attribute in run.attributes for name in QUANTITIES],
+        "groups": [group_figure(audited, attribute) for attribute in run.attributes],
     }
     return {section: [drawing for drawing in figures if drawing is not None] for section, figures in drawn.items()}

@@ -5,6 +5,7 @@ Recordings of one utterance each share a page, one after the other.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -362,15 +363,18 @@ def _number(row: Row, column: str, where: str, *, blank: bool = False) -> float:
 
 
 def _json_rows(path: Path) -> list[Row]:
-    import pandas as pd
-
+    rows = []
     try:
-        frame = pd.read_json(path, lines=True, dtype=False, convert_axes=False, convert_dates=False)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            where = f"{path}, line {number}"
+            row = {name: "" if cell is None else str(cell) for name, cell in json.loads(line).items()}
+            if missing := [name for name in _REQUIRED if name not in row]:
+                raise UserError(f"no {missing[0]}", where=where, remedy=_REMEDY)
+            rows.append(row)
     except FileNotFoundError as error:
         raise UserError("no such file", where=path, remedy="Check the spelling of the path") from error
-    except ValueError as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise UserError("isn't JSON lines", where=path, remedy=_REMEDY) from error
-    if missing := [name for name in _REQUIRED if name not in frame.columns]:
-        raise UserError(f"no {missing[0]}", where=path, remedy=_REMEDY)
-    cells = frame.astype(object).where(frame.notna(), "").astype(str)
-    return [dict(zip(cells.columns, row, strict=True)) for row in cells.to_numpy().tolist()]
+    if not rows:
+        raise UserError("holds no row", where=path, remedy=_REMEDY)
+    return rows

@@ -22,51 +22,34 @@ from ser_personal.scores import concordance
 MADE, LARGE = Utterances(), Utterances(14)
 
 
-def slow_overall(predictions, labels, speakers, weights) -> float:
-    """O-CCC of the utterances written out, each speaker's as often as drawn."""
-    times = np.repeat(np.arange(len(speakers)), [weights[speaker] for speaker in speakers])
-    return concordance(predictions[times], labels[times])
-
-
-def drawn(seed: int) -> tuple[np.ndarray, dict[str, int]]:
+def drawn(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each speaker is drawn, and the rows of their utterances, each as often."""
     names = sorted(set(MADE.speakers))
     weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)))
-    return weights, dict(zip(names, weights.tolist(), strict=True))
+    times = dict(zip(names, weights.tolist(), strict=True))
+    rows = np.repeat(np.arange(len(MADE.speakers)), [times[speaker] for speaker in MADE.speakers])
+    return weights, rows
 
 
-def test_resampled_sums_are_the_resampled_utterances():
-    rows = [MADE.row(0.7, seed=seed) for seed in (1, 2, 3)]
-    (test,) = join_runs([MADE.run("papt", row, seed=seed) for seed, row in enumerate(rows)])
+def test_resampled_sums_are_the_resampled_utterances_averaged_over_seeds():
+    made = [MADE.row(0.7, seed=seed) for seed in (1, 2, 3)]
+    (test,) = join_runs([MADE.run("papt", row, seed=seed) for seed, row in enumerate(made)])
     (system,) = test.systems
     assert system.seeds == 3
     weights = np.stack([drawn(seed)[0] for seed in range(20)]).astype(float)
+    predictions, labels = [row.predictions[0, :, 0] for row in made], MADE.labels[:, 0]
     expected = [
-        np.mean(
-            [slow_overall(row.predictions[0, :, 0], MADE.labels[:, 0], MADE.speakers, drawn(seed)[1]) for row in rows]
-        )
-        for seed in range(20)
+        np.mean([concordance(own[rows], labels[rows]) for own in predictions])
+        for rows in (drawn(seed)[1] for seed in range(20))
     ]
     np.testing.assert_allclose(system.overall_ccc(weights), expected, rtol=1e-12)
 
-
-def test_resampled_speakers_are_averaged_over_seeds_first():
-    rows = [MADE.row(0.7, seed=seed) for seed in (1, 2)]
-    (test,) = join_runs([MADE.run("papt", row, seed=seed) for seed, row in enumerate(rows)])
-    counted = test.systems[0].utterances >= 5
-    weights, times = drawn(4)
-    speakers = np.array(MADE.speakers)
-    own = {
-        speaker: np.mean(
-            [
-                concordance(row.predictions[0, speakers == speaker, 0], MADE.labels[speakers == speaker, 0])
-                for row in rows
-            ]
-        )
-        for speaker, enough in zip(test.speakers, counted, strict=True)
-        if enough
-    }
-    expected = np.mean([value for speaker, value in own.items() for _ in range(times[speaker])])
-    assert test.systems[0].average_ccc(weights[None].astype(float), counted)[0] == pytest.approx(expected, rel=1e-12)
+    # of a speaker, first over the seeds
+    counted = system.utterances >= 5
+    mine = [np.array(MADE.speakers) == speaker for speaker in test.speakers]
+    own_ccc = np.array([np.mean([concordance(own[rows], labels[rows]) for own in predictions]) for rows in mine])
+    expected = [np.average(own_ccc[counted], weights=of_draw[counted]) for of_draw in weights]
+    np.testing.assert_allclose(system.average_ccc(weights, counted), expected, rtol=1e-12)
 
 
 def test_draws_of_a_control_are_averaged():
@@ -81,12 +64,14 @@ def halves_of(row):
     return moments[moments.speaker < "s06"], moments[moments.speaker >= "s06"]
 
 
-def test_folds_of_a_seed_are_one_system():
+def test_folds_of_a_seed_are_one_system_and_a_seed_without_all_speakers_is_named():
     row = MADE.row(0.5)
-    (joined,) = join_runs([ComparedRun("papt", 0, half, ()) for half in halves_of(row)])
+    folds = [ComparedRun("papt", 0, half, ()) for half in halves_of(row)]
+    (joined,) = join_runs([*folds, ComparedRun("papt", 1, halves_of(row)[0], ())])
     (alone,) = join_runs([MADE.run("papt", row, seed=0)])
     np.testing.assert_array_equal(joined.systems[0].moments, alone.systems[0].moments)
     assert joined.systems[0].seeds == 1
+    assert joined.notes == ("papt, seed 1 was not tested on 6 of 12 speakers",)
 
 
 def test_differences_are_paired():
@@ -117,14 +102,6 @@ def test_average_is_over_the_same_speakers_in_every_row():
         assert (compared.speakers, compared.counted) == (12, counted)
         assert compared.rows[0].average_ccc.refused == f"{counted} speakers, an interval needs 10"
         assert compared.rows[0].overall_ccc.refused is None
-
-
-def test_a_seed_without_all_speakers_is_left_out_and_named():
-    row = MADE.row(0.5)
-    whole = MADE.run("papt", row, seed=0)
-    (test,) = join_runs([whole, replace(whole, seed=1, moments=whole.moments[whole.moments.speaker != "s03"])])
-    assert test.systems[0].seeds == 1
-    assert test.notes == ("papt, seed 1 was not tested on 1 of 12 speakers",)
 
 
 def test_a_baseline_may_name_its_calibration_and_be_of_another_set():
@@ -260,14 +237,6 @@ def test_a_runs_name_is_no_path_of_its_machine(runs, given, names, monkeypatch):
         (runs / "vanilla").rename("lr=0.1")
         given[0] = "ours=lightning_logs"
     assert {run.recipe for run in find_runs(given)} == names
-
-
-def test_a_name_is_no_part_of_where_the_comparison_goes(runs, monkeypatch, capsys):
-    monkeypatch.chdir(runs)
-    assert ser("compare", "ours=papt", "--resamples", "200") == 0
-    assert (runs / "papt" / "comparison.md").is_file()
-    assert ser("compare", "ours=") == 2
-    assert "is no NAME=FOLDER" in capsys.readouterr().err
 
 
 def record(study, name, folder, kind, stages, needs=(), results=None, pretraining=None):
@@ -411,10 +380,16 @@ def test_predictions_on_another_scale_are_refused(runs, mine, capsys):
     assert ser(*command) == 0
 
 
-@pytest.mark.parametrize(("given", "told"), [("mine.csv", "is no NAME=FILE"), ("papt=mine.csv", "a run has this name")])
-def test_names_of_other_methods(runs, given, told, capsys):
-    assert ser("compare", runs, "--add", given) == 2
-    assert told in capsys.readouterr().err
+def test_names_of_methods_and_runs(runs, capsys):
+    for arguments, told in (
+        ([runs, "--add", "mine.csv"], "is no NAME=FILE"),
+        ([runs, "--add", "papt=mine.csv"], "a run has this name"),
+        (["ours="], "is no NAME=FOLDER"),
+    ):
+        assert ser("compare", *arguments) == 2
+        assert told in capsys.readouterr().err
+    assert ser("compare", f"ours={runs / 'papt'}", "--resamples", "200") == 0
+    assert (runs / "papt" / "comparison.md").is_file()
 
 
 def test_the_ridge_beside_a_test_is_a_recipe_of_its_own(runs):

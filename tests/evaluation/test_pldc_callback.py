@@ -133,44 +133,28 @@ TRAINING = [
 ]
 
 
-def weights():
-    torch.manual_seed(0)
-    return {
-        "linear": torch.randn(3, 4),
-        "half": torch.randn(2).bfloat16(),
-        "scalar": torch.tensor(1.5),
-        "count": torch.tensor(7),
-        "turned": torch.randn(4, 3).T,
-    }
-
-
 def test_a_fingerprint_is_of_all_that_a_bank_depends_on():
-    reference = bank_fingerprint(weights(), ("mean", False), TRAINING)
-    moved = [replace(utterance, path=Path("elsewhere")) for utterance in TRAINING]
-    assert bank_fingerprint(weights(), ("mean", False), moved) == reference
-    assert len(reference) == 32
-    renamed = {f"{name}_": weight for name, weight in weights().items()}
-    others = [
-        bank_fingerprint(weights(), ("mean", True), TRAINING),
-        bank_fingerprint(renamed, ("mean", False), TRAINING),
-        bank_fingerprint(weights(), ("mean", False), TRAINING[:1]),
-    ]
-    for name, weight in weights().items():
+    weights = {"linear": torch.ones(3, 4), "half": torch.ones(2).bfloat16(), "count": torch.tensor(7)}
+
+    def fingerprint(settings="mean", training=TRAINING, **changed):
+        return bank_fingerprint(weights | changed, settings, training)
+
+    reference = fingerprint()
+    assert fingerprint(training=[replace(each, path=Path("elsewhere")) for each in TRAINING]) == reference
+    others = [fingerprint("max"), fingerprint(training=TRAINING[:1])]
+    for name, weight in weights.items():
         # one bit of it
-        raw = weight.contiguous().reshape(-1).view(torch.uint8)
+        raw = weight.clone().reshape(-1).view(torch.uint8)
         raw[0] ^= 1
-        changed = weights() | {name: raw.view(weight.dtype).reshape(weight.shape)}
-        others.append(bank_fingerprint(changed, ("mean", False), TRAINING))
-    for name, value in (
-        ("utterance_id", "c"),
-        ("speaker_id", "s2"),
-        ("speaker_id", None),
-        ("labels", {"arousal": 4.5, "valence": float("nan")}),
-        ("labels", {"arousal": 4.0, "valence": 4.0}),
-    ):
-        changed_set = [TRAINING[0], replace(TRAINING[1], **{name: value})]
-        others.append(bank_fingerprint(weights(), ("mean", False), changed_set))
-    assert len({reference, *others}) == 1 + len(others) == 14
+        others.append(fingerprint(**{name: raw.view(weight.dtype).reshape(weight.shape)}))
+    changes = (
+        {"utterance_id": "c"},
+        {"speaker_id": None},
+        {"labels": {"arousal": 4.5, "valence": float("nan")}},
+        {"labels": {"arousal": 4.0, "valence": 4.0}},
+    )
+    others += [fingerprint(training=[TRAINING[0], replace(TRAINING[1], **change)]) for change in changes]
+    assert len({reference, *others}) == 1 + len(others) == 10
 
 
 def test_predictions_csv(tested):

@@ -18,6 +18,11 @@ def run(tmp_path_factory):
     return read_run(invent(tmp_path_factory.mktemp("run")))
 
 
+@pytest.fixture(autouse=True)
+def few_repeats(monkeypatch):
+    monkeypatch.setattr("ser_personal.report.audit.REPEATS", 2)
+
+
 def by_hand(run):
     """Speaker -> change of CCC."""
     (test,) = run.sets

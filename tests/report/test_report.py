@@ -83,8 +83,8 @@ def test_the_page_needs_no_network(folder, page):
 
 def test_every_figure_says_what_it_shows(page):
     labels = [figure["aria-label"] for figure in page.figures]
-    # gains, speakers and two of groups for each attribute
-    assert len(set(labels)) == len(labels) == 2 * 4
+    # gains, speakers and groups for each attribute
+    assert len(set(labels)) == len(labels) == 2 * 3
     assert all("viewbox" in figure and "width" not in figure for figure in page.figures)
     assert "CCC of arousal of 24 speakers before and after calibration: it rises for 12 and falls for 12." in labels
 
@@ -153,7 +153,7 @@ def test_names_of_the_corpus_are_text_and_few_utterances_a_page_without_figures(
     page = Page(tmp_path / "report.html")
     assert "script" not in page.tags
     assert "<script>alert(1)</script>" in page.text
-    assert [figure["aria-label"].partition(" of ")[0] for figure in page.figures] == ["Mean absolute error", "Bias"]
+    assert [figure["aria-label"].partition(" of ")[0] for figure in page.figures] == ["Mean absolute error"]
     assert "0 speakers, an interval needs 10" in page.text
 
 
