@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+from collections import Counter
 from functools import lru_cache
 from itertools import chain, islice, pairwise, starmap
 from math import ceil, gcd, isnan
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 import soundfile
 
 from ser_personal.damage import TRUNCATED, damage
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, counted
 from ser_personal.files import refuse_pointer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
 
     from ser_personal.types import Utterance
+
+logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16_000
 WINDOW = 400
@@ -51,7 +56,10 @@ CANCEL, VOICES = "channels that cancel one another when mixed", "channels that h
 BAD_AUDIO = "Write it again, or leave it out of the corpus: `ser check CORPUS --write clean.csv`"
 # those that libsndfile reads, and common ones that it doesn't: to be named as failures rather than passed over
 SOUND_FILES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf"}
-SOUND_FILES |= {".w64", ".rf64", ".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr"}
+SOUND_FILES |= {".wave", ".bwf", ".w64", ".rf64", ".sph", ".nist", ".voc", ".paf", ".pvf", ".avr", ".sf", ".ircam"}
+SOUND_FILES |= {".sds", ".svx", ".8svx", ".wve", ".mp2", ".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr"}
+# what other arguments take, and lies beside recordings
+_BESIDE = {".csv", ".tsv", ".parquet", ".rttm", ".textgrid"}
 NO_SOUND = f"holds NaN, infinity or samples beyond {LOUDEST:g} times full scale"
 SILENT = "is silent from beginning to end"
 TOO_SHORT = f"is shorter than one frame, {WINDOW} samples at 16 kHz"
@@ -83,16 +91,41 @@ def num_frames(num_samples: int | Tensor) -> int | Tensor:
 
 
 def find_sound_files(folder: Path) -> list[Path]:
-    """List the sound files of a folder, and of those inside it, in a fixed order."""
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SOUND_FILES and not path.name.startswith(".") and not path.is_dir()
-    )
+    """List the sound files of a folder, and of those inside it or linked there, session2 before session10.
+
+    Hidden files and folders are left out, and a folder that several links lead to is listed once.
+    """
+    found: list[Path] = []
+    others: Counter[str] = Counter()
+    folders, listed = [folder], set()
+    # links after all else, so that what is in the folder itself keeps its own path
+    for start in folders:
+        for place, inside, names in os.walk(start):
+            inside[:] = sorted(name for name in inside if not name.startswith("."))
+            if (real := os.path.realpath(place)) in listed:
+                inside.clear()
+                continue
+            listed.add(real)
+            folders += [path for path in map(Path(place).joinpath, inside) if path.is_symlink()]
+            for path in (Path(place) / name for name in names if not name.startswith(".")):
+                if path.suffix.lower() in SOUND_FILES:
+                    found.append(path)
+                elif path.suffix.lower() not in _BESIDE:
+                    others[path.suffix or "without an ending"] += 1
+    kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
     if not found:
         what = "holds no sound file" if folder.is_dir() else "isn't a folder" if folder.exists() else "no such folder"
+        what += f", but {kinds}" if kinds else ""
         raise UserError(what, where=folder, remedy="Give a folder with wav, flac, ogg or mp3 files")
-    return found
+    if kinds:
+        logger.warning("%s: %s passed over: %s", folder, counted(others.total(), "other file"), kinds)
+    return sorted(found, key=_by_numbers)
+
+
+def _by_numbers(path: Path) -> tuple[list[list[str | int]], Path]:
+    """Sort by the value of the numbers in a path."""
+    pieces = [re.split(r"(\d+)", part) for part in path.with_suffix("").parts]
+    return [[int(piece) if place % 2 else piece for place, piece in enumerate(part)] for part in pieces], path
 
 
 def read_header(path: Path) -> Header:

@@ -413,6 +413,9 @@ def _as_flags(arguments: Sequence[str], parser: Any, positional: Mapping[str, bo
         if unnamed and name not in given:
             given[name] = json.dumps(unnamed) if several else unnamed[0]
             unnamed = [] if several else unnamed[1:]
+        if name == "audio" and unnamed:
+            remedy = "Put several into a folder, or list them in a table with a column path"
+            raise UserError("is one too many: audio is one file, folder or table", where=unnamed[0], remedy=remedy)
         if name in given and Path(given[name]).exists() and any(flag.startswith(f"--{name}.") for flag in others):
             remedy = "Give a class and what it takes, such as CSVCorpus --corpus.path corpus.csv --corpus.scale '[1,5]'"
             raise UserError("a path takes no arguments", where=given[name], remedy=remedy)

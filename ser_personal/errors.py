@@ -23,7 +23,9 @@ class UserError(Exception):
         self.what, self.where, self.remedy = what, where, remedy
         prefix = f"{where}: " if where is not None else ""
         stop = "" if remedy.endswith("?") else "."
-        super().__init__(" ".join(f"{prefix}{what}. {remedy}{stop}".split()))
+        # what is wrong and what to do about it, for a list that says where
+        self.reason = " ".join(f"{what}. {remedy}{stop}".split())
+        super().__init__(" ".join(f"{prefix}{self.reason}".split()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # a loader's worker hands it to the process that trains

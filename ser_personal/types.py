@@ -6,6 +6,7 @@ from base64 import b64encode
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal, NamedTuple, NotRequired, Protocol, TypedDict
+from unicodedata import normalize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -223,6 +224,11 @@ class PretrainingSet(TrainingSet, Protocol):
     @property
     def pretraining_ids(self) -> list[str]:
         """Utterances that are pre-trained on, or held out to choose the checkpoint."""
+
+
+def plain_name(name: str) -> str:
+    """One spelling for a name of a person, an utterance or a recording: Unicode's NFC, no blanks around it."""
+    return normalize("NFC", name).strip()
 
 
 def utterance_hashes(utterance_ids: Iterable[str]) -> frozenset[str]:

@@ -71,17 +71,19 @@ def annotate(
     beside the output; the others are done.
 
     Args:
-        audio: a sound file, a folder (with the folders inside it), or a table with a column path, and with start and
-            end (seconds or h:mm:ss) where rows are segments.
+        audio: a sound file, a folder (with the folders inside it or linked there, but no hidden ones), or a table with
+            a column path, and with start and end (seconds or h:mm:ss) where rows are segments.
         model: a folder that `ser export` wrote, or the name of one on the Hugging Face hub.
         out: file to write, which appears once it is complete: a table (.csv, .parquet, .jsonl), a Praat .TextGrid with
             a tier for each speaker and attribute, or labels for Audacity (.txt). Of several recordings, the last two
             are folders with a file for each.
         speaker_from: who speaks: the name of the `folder` that a file lies in, the table's `column` speaker, or `none`,
             which also leaves the output's speaker column empty; if null, the segments' speakers, or none without
-            --segments. A speaker's recordings count in the order of their paths, or of the table.
-        segments: who speaks when: an RTTM file, a Praat TextGrid (a tier of intervals a speaker), a table with columns
-            path, start, end and speaker, or a folder of the first two called as the recordings. A diariser's numbers of
+            --segments. A speaker's recordings count in the order of their paths, session2 before
+            session10, or of the table.
+        segments: who speaks when: an RTTM file, a Praat TextGrid (a tier of intervals a speaker; aligners' words and
+            phones, and intervals called silent, sil, sp, spn, <p:> or # are left out), a table with columns path,
+            start, end and speaker, or a folder of the first two called as the recordings. A diariser's numbers of
             speakers (SPEAKER_00) are of one recording. Turns longer than the model's `max_samples` are split; those
             under a second, and overlapping ones, are marked, and those without sound left out.
         channel: `mix` is all channels mixed, `left` and `right` one, and `each` a speaker a channel, `call/left` and
@@ -122,8 +124,7 @@ def annotate(
             raise UserError("exists already", where=file, remedy=f"Delete it, or give {flag} another name")
     recordings = _find(audio, speaker_from, segments, channel)
     check_stems(target, recordings)
-    if import_ is not None:
-        import_trusted(import_)
+    import_trusted(import_)
     recognizer = EmotionRecognizer.from_pretrained(
         model,
         profiles=profiles,
@@ -160,12 +161,14 @@ def annotate(
             _print(console, f"{who} calibrated: the bundle or the command says so (--calibration)")
         if not join:
             _run(recognizer, own, journals[0], console, keep_vectors=vectors is not None)
-        if vectors_file is not None:
-            of_rows = joined(journal.vectors() for journal in journals)
-            write_vectors(vectors_file, joined(journal.rows() for journal in journals), of_rows)
-        rows = joined(journal.rows() for journal in journals)
-        write_annotations(target, rows, columns, recognizer.attributes, recordings)
         failures = _write_failures(target, list(joined(journal.failures() for journal in journals)))
+        # where every recording failed there is nothing to write, and the same command can be repeated
+        if len(failures) < len(own) or not own:
+            if vectors_file is not None:
+                of_rows = joined(journal.vectors() for journal in journals)
+                write_vectors(vectors_file, joined(journal.rows() for journal in journals), of_rows)
+            rows = joined(journal.rows() for journal in journals)
+            write_annotations(target, rows, columns, recognizer.attributes, recordings)
     if part is None:
         recognizer.keep(dict(ChainMap(*(journal.profiles for journal in journals))))
         for journal in journals:
@@ -203,10 +206,10 @@ def _write_failures(target: Path, failures: list[dict[str, str]]) -> list[dict[s
     return failures
 
 
-def import_trusted(module: str) -> None:
-    """Import a module of the user's own, for `--import`."""
+def import_trusted(module: str | None) -> None:
+    """Import a module of the user's own, for `--import`, where one is named."""
     try:
-        import_module(module)
+        _ = module and import_module(module)
     except ImportError as error:
         remedy = "Run the command in the folder that it lies in, or install it"
         raise UserError(f"can't be imported ({error})", where=f"--import {module}", remedy=remedy) from error
@@ -261,10 +264,12 @@ def _run(
 
 
 def _opening(recordings: Sequence[Recording], done: int, cutter: str, *, calibrates: bool) -> str:
-    speakers = len(set().union(*(recording.speaker_ids for recording in recordings)) - {None})
+    usable = [recording for recording in recordings if not isinstance(recording.turns, UserError)]
+    speakers = len(set().union(*(recording.speaker_ids for recording in usable)) - {None})
     who = counted(speakers, "speaker") if speakers else "no speakers"
-    if calibrates and not speakers:
-        who += ", so nothing is calibrated (--speaker_from)"
+    if calibrates and usable and not speakers:
+        why = "the turns name nobody" if any(recording.turns for recording in usable) else "--speaker_from"
+        who += f", so nothing is calibrated ({why})"
     resumed = f"; resuming after {done}" if done else ""
     return f"{counted(len(recordings), 'recording')}, {who}; long ones are cut by {cutter}{resumed}"
 

@@ -32,6 +32,7 @@ from ser_personal.recognition.segmenters import make_segmenter
 from ser_personal.recognition.turns import read_turns
 from ser_personal.report.timeline import TEMPLATE as TIMELINE
 from ser_personal.report.timeline import describe, find_sound, read_timelines, render
+from ser_personal.types import plain_name
 
 if TYPE_CHECKING:
     from ser_personal.recognition.profiles import SpeakerProfile
@@ -81,8 +82,7 @@ def app(
         device: to run on; a GPU where there is one, if null.
         import_: a module of your own with classes that the model is made of, in the current folder or installed.
     """
-    if import_ is not None:
-        import_trusted(import_)
+    import_trusted(import_)
     with listen(port) as server, TemporaryDirectory(prefix="ser-app-", ignore_cleanup_errors=True) as folder:
         recognizer = EmotionRecognizer.from_pretrained(bundle, profiles=profiles, device=device)
         if recognizer.bundle.emotions:
@@ -221,11 +221,11 @@ class Desk:
 def _with_turns(name: str, sound: Path, turns: Path) -> list[Recording]:
     """The recording with the turns of a file, whatever they call it where they are of one alone."""
     found = read_turns(turns)
-    stem = Path(name).stem if len(found) > 1 else next(iter(found))
-    own = found.get(stem, ())
-    each = isinstance(own, tuple) and len({turn.channel for turn in own} - {None}) > 1
-    (recording, *_) = with_turns([Recording(f"{stem}.wav", sound)], turns, named=True, each_channel=each)
-    return of_channels([replace(recording, source=name)], "each" if each else "mix")
+    called = name if len(found) > 1 else next(iter(found))
+    (recording, *_) = with_turns([Recording(called, Path(called))], turns, named=True, each_channel=True)
+    own = recording.turns if isinstance(recording.turns, tuple) else ()
+    each = len({turn.channel for turn in own} - {None}) > 1
+    return of_channels([replace(recording, source=name, audio=sound)], "each" if each else "mix")
 
 
 def _turns_of(recording: Recording, speaker: str | None, name: str) -> Any:
@@ -333,7 +333,7 @@ class Handler(BaseHTTPRequestHandler):
         secret, _, path = address.path.removeprefix("/").partition("/")
         if not secrets.compare_digest(secret.encode(), cast("Server", self.server).secret.encode()):
             raise RefusedError(HTTPStatus.NOT_FOUND, "open the address that `ser app` printed")
-        self._asked = {name: " ".join(value.split()) for name, value in parse_qsl(address.query)}
+        self._asked = {name: plain_name(" ".join(value.split())) for name, value in parse_qsl(address.query)}
         return path
 
     def _get(self, path: str) -> None:

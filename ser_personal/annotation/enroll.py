@@ -14,7 +14,7 @@ from ser_personal.errors import UserError, counted
 from ser_personal.recognition.recognizer import EmotionRecognizer
 from ser_personal.recognition.recordings import Recording, find_recordings
 from ser_personal.recognition.turns import Turn
-from ser_personal.types import ATTRIBUTES
+from ser_personal.types import ATTRIBUTES, plain_name
 
 
 def enroll(
@@ -39,10 +39,9 @@ def enroll(
         device: to run on; a GPU where there is one, if null.
         import_: a module of your own with classes that the model is made of, in the current folder or installed.
     """
-    path = Path(audio)
+    speaker, path = plain_name(speaker), Path(audio)
     recordings, labels = labelled_recordings(path, speaker) if is_table(path) else (find_recordings(path, "none"), {})
-    if import_ is not None:
-        import_trusted(import_)
+    import_trusted(import_)
     recognizer = EmotionRecognizer.from_pretrained(model, profiles=profiles, device=device)
     recordings = [one if one.turns is not None else replace(one, speaker_id=speaker) for one in recordings]
     predicted = {name: labels[name] for name in labels if name in recognizer.attributes}

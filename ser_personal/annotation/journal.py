@@ -104,7 +104,7 @@ class Journal:
         with self._database as database:
             for place, recording, outcome in zip(places, recordings, outcomes, strict=True):
                 if isinstance(outcome, UserError):
-                    failure = (place, recording.source, " ".join(outcome.what.split()))
+                    failure = (place, recording.source, outcome.reason)
                     database.execute("INSERT INTO failures VALUES (?, ?, ?)", failure)
                 else:
                     entries += [(place, *entry) for entry in outcome]

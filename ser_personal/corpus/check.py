@@ -69,6 +69,7 @@ NO_SPEAKER = Kind(
 )
 SHARED_SPEAKER = Kind("speaker in train and in another split", fatal=True)
 VALIDATION_SPEAKER = Kind("speaker in validation and in a test set: the checkpoint is chosen on it", fatal=False)
+SPELLINGS = Kind("speakers whose names differ only by case: one person, if they are, needs one name", fatal=False)
 CROPPED = Kind(f"audio longer than {CROPPED_ABOVE / SAMPLE_RATE:g} s: training crops it", fatal=False)
 TOO_LONG = Kind(
     f"audio longer than {KMEANS_SECONDS} s: `ser kmeans` needs --data.batch_seconds of its length", fatal=False
@@ -231,6 +232,10 @@ def _set_problems(utterances: Sequence[Utterance], allow_overlap: Sequence[str])
     for name, speakers in shared_speakers(sets).items():
         if name not in allow_overlap:
             yield from (Problem(SHARED_SPEAKER, speaker, name) for speaker in speakers)
+    spellings = defaultdict(list)
+    for speaker in sorted(known_speakers(utterances)):
+        spellings[speaker.casefold()].append(speaker)
+    yield from (Problem(SPELLINGS, ", ".join(names)) for names in spellings.values() if len(names) > 1)
     validation = known_speakers(sets.get("validation", ()))
     for name in set(sets) - {"train", "validation"}:
         for speaker in sorted(validation & known_speakers(sets[name])):

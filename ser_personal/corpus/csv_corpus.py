@@ -22,7 +22,7 @@ from ser_personal.corpus.table import (
     write_rows,
 )
 from ser_personal.errors import UserError
-from ser_personal.types import ATTRIBUTES, Utterance
+from ser_personal.types import ATTRIBUTES, Utterance, plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -71,7 +71,7 @@ class CSVCorpus(Corpus):
             part = segment(row, f"{table}, {relative}")
             start, end = part or (None, float("nan"))
             shown_start = f"_{start:.3f}" if start is not None else ""
-            utterance_id = row.get("id") or f"{relative.parent / relative.stem}{shown_start}"
+            utterance_id = row.get("id") or plain_name(f"{relative.parent / relative.stem}{shown_start}")
             where = f"{table}, {utterance_id}"
             utterance = Utterance(
                 utterance_id=utterance_id,

@@ -23,7 +23,7 @@ import numpy as np
 
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, refuse_pointer
-from ser_personal.types import ATTRIBUTES
+from ser_personal.types import ATTRIBUTES, plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -49,6 +49,8 @@ _TEXT = frozenset(
     {"path", "speaker", "split", "gender", "emotion", "id", "utterance"}
     | {"FileName", "SpkrID", "EmoClass", "Gender", "Split_Set"}
 )
+# columns whose cells name files, as the disk spells them
+_PATHS = frozenset({"path", "file", "FileName"})
 # what others call the columns that are known here
 _SYNONYMS = {
     "path": {"file", "filename", "file_name", "filepath", "file_path", "audio", "audio_path", "wav", "wav_path"},
@@ -117,7 +119,7 @@ def read_csv_rows(
         any_case: lower-case column names that are accepted in any case.
 
     Returns:
-        Column -> cell of each row, surrounding blanks removed; blank lines are left out.
+        Column -> cell of each row, as `plain_name` spells it, a path as it stands; blank lines are left out.
     """
     if path.suffix.lower() == ".parquet":
         lines, separator = _parquet_lines(path), ","
@@ -137,7 +139,8 @@ def read_csv_rows(
         if len(cells) != len(header):
             what = f"{len(cells)} cells where the header has {len(header)}"
             raise UserError(what, where=where, remedy="Give every row one cell a column, separators in quotes")
-        row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+        named = zip(header, cells, strict=True)
+        row = {name: cell.strip() if name in _PATHS else plain_name(cell) for name, cell in named}
         if separator != ",":
             row |= {name: cell.replace(",", ".") for name, cell in row.items() if _is_decimal_comma(name, cell)}
         _require_filled(row, filled, where)
@@ -228,9 +231,9 @@ def _read_arrays(path: Path) -> Vectors:
 
     try:
         if path.suffix.lower() == ".safetensors":
-            return {name: array.astype(np.float64) for name, array in load_file(path).items()}
+            return {plain_name(name): array.astype(np.float64) for name, array in load_file(path).items()}
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: np.asarray(arrays[name], dtype=np.float64) for name in arrays.files}
+            return {plain_name(name): np.asarray(arrays[name], dtype=np.float64) for name in arrays.files}
     except FileNotFoundError as error:
         raise UserError("no such file", where=path, remedy="Check the spelling of the path") from error
     # a RuntimeError is of an .npz entry that is encrypted or compressed in an unsupported way

@@ -17,6 +17,7 @@ from ser_personal.calibration.few_labels import labelled_moments
 from ser_personal.errors import UserError, counted
 from ser_personal.files import atomic_write
 from ser_personal.scores import Moments
+from ser_personal.types import plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -246,10 +247,13 @@ def _read(path: Path, model: str) -> dict[str, SpeakerProfile]:
         row, _, kind = name.partition(".")
         of_row.setdefault(row, {})[kind] = array
     try:
-        ids = json.loads(metadata["speaker_ids"])
-        return {speaker_id: SpeakerProfile.from_arrays(of_row[str(row)]) for row, speaker_id in enumerate(ids)}
+        ids = [plain_name(one) for one in json.loads(metadata["speaker_ids"])]
+        profiles = {speaker_id: SpeakerProfile.from_arrays(of_row[str(row)]) for row, speaker_id in enumerate(ids)}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"damaged speaker profiles (no {error})", where=path, remedy=remedy) from error
+    if len(profiles) < len(ids):
+        raise UserError("holds profiles whose names differ by blanks or accents' encoding", where=path, remedy=remedy)
+    return profiles
 
 
 def label_rows(

@@ -19,6 +19,7 @@ from ser_personal.recognition.raw import RawRecognizer, Utterances
 from ser_personal.recognition.recordings import Channel, Recording, recordings_of
 from ser_personal.recognition.segmenters import CutName, make_segmenter
 from ser_personal.recognition.turns import overlap
+from ser_personal.types import plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -190,7 +191,7 @@ class EmotionRecognizer:
         """Predict recordings, whole where they are as short as an utterance, cut into utterances where longer.
 
         Args:
-            audio: a path, a waveform (samples,), or several of either.
+            audio: a path, a waveform (samples,), a dict of array and sampling_rate as datasets has it, or several.
             speaker_ids: of all recordings, or one each; None where unknown.
             segments: who speaks when, where several do: RTTM or a TextGrid (see `ser annotate`), or of each recording a
                 list of (start, end, speaker) in seconds.
@@ -253,6 +254,7 @@ class EmotionRecognizer:
     ) -> SpeakerProfile:
         """`enroll` of recordings as `ser enroll` finds them."""
         self._require_attributes()
+        speaker_id = plain_name(speaker_id)
         of_rows = label_rows(labels or {}, recordings, self.attributes, self.bundle.scale)
         added = []
         labelled = {id(recording): values for recording, values in zip(recordings, of_rows, strict=True)}

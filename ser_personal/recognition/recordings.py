@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf, isnan
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ser_personal.audio import (
+    BAD_AUDIO,
     CANCEL,
     NO_SOUND,
     SAMPLE_RATE,
@@ -28,7 +31,8 @@ from ser_personal.audio import (
 from ser_personal.corpus.table import SEGMENT, audio_path, is_table, known, read_csv_rows
 from ser_personal.corpus.table import segment as segment_of
 from ser_personal.errors import UserError, counted
-from ser_personal.recognition.turns import Turn, Turns, check_turns, read_turns
+from ser_personal.recognition.turns import Turn, Turns, check_turns, read_turns, stem_of
+from ser_personal.types import plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -61,6 +65,14 @@ class Recording:
     speaker_id: str | None = None
     turns: Turns | None = None
     channel: int | None = None
+
+    def __post_init__(self) -> None:
+        """Spell names in one way, wherever they come from."""
+        if isinstance(self.speaker_id, str):
+            object.__setattr__(self, "speaker_id", plain_name(self.speaker_id))
+        if isinstance(self.turns, tuple):
+            turns = (one._replace(speaker_id=one.speaker_id and plain_name(one.speaker_id)) for one in self.turns)
+            object.__setattr__(self, "turns", tuple(turns))
 
     @property
     def speaker_ids(self) -> set[str | None]:
@@ -101,7 +113,8 @@ class Recording:
             hints = [hint for words, hint in _HINTS.items() if error.what.endswith(words)]
             hints += [] if self.channel is None else [f"channel {self.channel + 1}"]
             what = error.what + "".join(f" ({hint})" for hint in hints)
-            raise UserError(what, where=self.source, remedy=_REMEDY) from error
+            remedy = _REMEDY if error.remedy == BAD_AUDIO else error.remedy
+            raise UserError(what, where=self.source, remedy=remedy) from error
 
     def seconds(self) -> float:
         """Duration by the file's header, 0 where it can't be read."""
@@ -118,35 +131,67 @@ class Recording:
 def with_turns(
     recordings: Sequence[Recording], segments: Path, *, named: bool, each_channel: bool = False
 ) -> list[Recording]:
-    """The recordings with the turns that `read_turns` finds for the stems of their names, speakers named or not.
+    """The recordings with the turns that `read_turns` finds for their paths, speakers named or not.
 
-    Turns without their recording, and recordings without turns, are recordings with a fault, and so are those with
-    turns on several channels that aren't taken each.
+    Turns are of the recording whose path ends as they say, or else has their stem, where no other does; in doubt it is
+    one with a fault. So are turns without their recording, recordings without turns, and those with turns on several
+    channels that aren't taken each.
     """
     if any(recording.turns is not None for recording in recordings):
         remedy = "Leave its columns start and end out, or the segments"
         raise UserError("the table has segments of its own", where=segments, remedy=remedy)
     turns = read_turns(segments)
-    stems = [Path(recording.source).stem for recording in recordings]
-    count = Counter(stems)
     found = []
-    for stem, recording in zip(stems, recordings, strict=True):
-        fault = UserError(f"has no turns in {segments}", remedy="Leave it out, or call it as they do")
-        own = turns.get(stem, fault)
-        if count[stem] > 1:
-            own = UserError(f"isn't the only recording called {stem}", remedy="Annotate them one by one")
-        elif isinstance(own, tuple):
+    matches = _matches(turns, recordings)
+    count = Counter(name for names in matches for name in names)
+    for names, recording in zip(matches, recordings, strict=True):
+        own: Turns = UserError(f"has no turns in {segments}", remedy="Leave it out, or call it as they do")
+        if len(names) == 1:
+            (name,) = names
+            own = turns[name]
+        elif names:
+            what = f"may be {' or '.join(sorted(names)[:3])} in {segments}"
+            own = UserError(what, remedy="Write its path there, or leave the others out")
+        if isinstance(own, tuple):
             on = sorted({turn.channel for turn in own if turn.channel is not None})
-            if len(on) > 1 and not each_channel:
+            if count[name] > 1:
+                what = f"isn't the only recording called {name}, as turns in {segments} are"
+                own = UserError(what, remedy=f"Call it {'/'.join(Path(recording.source).parts[-2:])} there")
+            elif len(on) > 1 and not each_channel:
                 remedy = "Give --channel each, where the recording has these channels"
-                own = UserError(f"has turns on channels {', '.join(map(str, on))} ({remedy})", remedy=remedy)
+                own = UserError(f"has turns on channels {', '.join(map(str, on))}", remedy=remedy)
             elif not named:
                 own = tuple(turn._replace(speaker_id=None) for turn in own)
         found.append(replace(recording, speaker_id=None, turns=own))
     naming = "Call them as the recording without its ending, in an RTTM file in column 2"
     what = f"no recording is called so, as turns in {segments} are ({naming})"
     missing = UserError(what, remedy="Rename them, or leave them out")
-    return found + [Recording(stem, Path(stem), turns=missing) for stem in sorted(turns.keys() - set(stems))]
+    return found + [Recording(name, Path(name), turns=missing) for name in sorted(turns.keys() - count.keys())]
+
+
+def _matches(names: Iterable[str], recordings: Sequence[Recording]) -> list[set[str]]:
+    """Of each recording the names that it may be called by in the segments, and that fit no other recording better."""
+    of_stem = defaultdict(list)
+    for name in names:
+        of_stem[stem_of(name)].append(name)
+    audio = (Path(one.audio if isinstance(one.audio, Path) else one.source).absolute() for one in recordings)
+    paths = [PurePosixPath(plain_name(Path(os.path.normpath(path)).as_posix())) for path in audio]
+    fits = [{name: _fit(name, path) for name in of_stem[stem_of(path.name)]} for path in paths]
+    best: dict[str, tuple[int, bool]] = {}
+    for fit in fits:
+        best |= {name: max(fit[name], best.get(name, fit[name])) for name in fit}
+    closest = [{name for name in fit if fit[name] == max(fit.values())} for fit in fits]
+    return [
+        set() if all(fit[name] < best[name] for name in close) else close
+        for fit, close in zip(fits, closest, strict=True)
+    ]
+
+
+def _fit(name: str, path: PurePosixPath) -> tuple[int, bool]:
+    """How many of the last parts of a path a name says, 0 where it has others, and whether with the ending."""
+    said = PurePosixPath(name)
+    parts = path.with_name(said.name).parts[-len(said.parts) :]
+    return (len(parts), said.name == path.name) if parts == said.parts else (0, False)
 
 
 def of_channels(recordings: Sequence[Recording], channel: Channel, *, named: bool = True) -> list[Recording]:
@@ -207,7 +252,7 @@ def recordings_of(
     each = channel == "each"
     if each and speaker_ids is not None:
         raise UserError("the channels say who speaks", where="speaker_ids", remedy="Leave it out, or name one channel")
-    single = isinstance(audio, str | Path) or hasattr(audio, "shape")
+    single = isinstance(audio, str | Path) or hasattr(audio, "shape") or _is_of_datasets(audio)
     several = [audio] if single else list(audio)
     one_for_all = speaker_ids is None or isinstance(speaker_ids, str)
     speakers: Sequence[Any] = [speaker_ids] * len(several) if one_for_all else list(speaker_ids or ())
@@ -237,7 +282,18 @@ def recordings_of(
     return of_channels(recordings, channel)
 
 
+def _is_of_datasets(audio: Any) -> bool:
+    """Whether it is an audio column's cell: a dict, or since datasets 4.0 a decoder with the same keys."""
+    return isinstance(audio, Mapping) or hasattr(audio, "get_all_samples")
+
+
 def _waveform(array: Any, number: int, sample_rate: int) -> NDArray[np.float32]:
+    if _is_of_datasets(array):
+        try:
+            array, sample_rate = array["array"], array["sampling_rate"]
+        except KeyError as error:
+            remedy = "Give a path, an array, or a dict of array and sampling_rate, as datasets has it"
+            raise UserError(f"is a dict without {error}", where=f"array {number}", remedy=remedy) from error
     if hasattr(array, "detach"):
         array = array.detach().cpu().numpy()
     waveform = np.asarray(array)

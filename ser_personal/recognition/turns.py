@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections import Counter
+from functools import partial
 from importlib.util import find_spec
 from math import inf, isfinite, isnan, nan
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ser_personal.audio import SAMPLE_RATE
+from ser_personal.audio import SAMPLE_RATE, SOUND_FILES
+from ser_personal.corpus.splits import first_few
 from ser_personal.corpus.table import is_table, known, read_csv_rows, read_text, segment
 from ser_personal.errors import UserError
+from ser_personal.types import plain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+logger = logging.getLogger(__name__)
 
 # names that a diariser gives, to somebody else in each recording
 _LOCAL = re.compile(r"(?:speaker|spkr?)[ _-]?(?:\d+|[A-Z])|s?\d+|[A-Z]", re.IGNORECASE)
+# tiers of aligners, of Praat's "To TextGrid (silences)" and of `ser annotate`, which are no speakers
+_NO_SPEAKER = re.compile(
+    r"silences|(?:.* - )?(?:words|phones)|(?:ort-|kan-)?mau|(?:.* )?(?:arousal|valence|dominance)", re.IGNORECASE
+)
+_PAUSE = frozenset({"", "silent", "silence", "sil", "<sil>", "sp", "spn", "<p:>", "#"})
 # of RTTM, other names of its channels 1 and 2
 _CHANNELS = {"<NA>": "1", "A": "1", "B": "2"}
 # a turn may end this much after its recording, seconds: diarisers round up
@@ -43,20 +55,37 @@ Turns = tuple[Turn, ...] | UserError
 
 
 def read_turns(path: Path) -> dict[str, Turns]:
-    """Read RTTM, a TextGrid, a folder of either or a table: stem of a recording's name -> its turns.
+    """Read RTTM, a TextGrid, a folder of either or a table: name of a recording, or its path there -> its turns.
 
     Speakers whom a diariser numbered (SPEAKER_00) are of one recording: `meeting/SPEAKER_00`. Other names are people's,
     the same person in every recording.
     """
-    if is_table(path):
-        return _read_table(path)
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    readers = {".rttm": _read_rttm, ".textgrid": _read_textgrid}
+    turns = _read_table(path) if is_table(path) else _read_files(path)
+    count = Counter(map(stem_of, turns))
+
+    def named(recording: str, turn: Turn) -> Turn:
+        if not turn.speaker_id or not _LOCAL.fullmatch(turn.speaker_id):
+            return turn
+        stem = stem_of(recording)
+        return turn._replace(speaker_id=f"{stem if count[stem] == 1 else recording}/{turn.speaker_id}")
+
+    return {
+        name: found if isinstance(found, UserError) else tuple(named(name, turn) for turn in found)
+        for name, found in turns.items()
+    }
+
+
+def _read_files(path: Path) -> dict[str, Turns]:
+    left_out: Counter[str] = Counter()
+    readers: dict[str, Callable[[Path], dict[str, Turns]]]
+    readers = {".rttm": _read_rttm, ".textgrid": partial(_read_textgrid, left_out=left_out)}
+    files = [path]
+    if path.is_dir():
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in readers)
+        files = [file for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts)]
     turns: dict[str, Turns] = {}
     of_file: dict[str, Turns]
     for file in files:
-        if path.is_dir() and file.suffix.lower() not in readers:
-            continue
         if not file.is_file():
             raise UserError("no such file or folder", where=file, remedy="Give --segments an RTTM file or a TextGrid")
         if file.suffix.lower() not in readers:
@@ -69,10 +98,15 @@ def read_turns(path: Path) -> dict[str, Turns]:
             if not path.is_dir():
                 raise
             of_file = {file.stem: UserError(f"{error.what} in {error.where}", remedy=error.remedy)}
-        for stem, found in of_file.items():
-            if stem in turns:
-                raise UserError(f"has turns of {stem}, as another file has", where=file, remedy="Leave one of them out")
-            turns[stem] = found
+        for recording, found in of_file.items():
+            folder = file.parent.relative_to(path) if path.is_dir() else Path()
+            name = plain_name((folder / recording).as_posix())
+            if name in turns:
+                raise UserError(f"has turns of {name}, as another file has", where=file, remedy="Leave one of them out")
+            turns[name] = found
+    if left_out:
+        what = first_few([f"{kind} ({count})" for kind, count in sorted(left_out.items())], 6)
+        logger.warning("%s: left out, as no speaker's turns: %s", path, what)
     if not turns:
         raise UserError("holds no turn", where=path, remedy="Give an RTTM file, a TextGrid or a folder of them")
     return turns
@@ -91,16 +125,16 @@ def _read_rttm(path: Path) -> dict[str, Turns]:
         try:
             _, name, channel, start, seconds, _, _, speaker, *_ = fields
             # of audio without a file, pyannote knows no name
-            name = path.stem if name in ("<NA>", "waveform") else name
+            name = plain_name(path.stem if name in ("<NA>", "waveform") else name)
             number = int(_CHANNELS.get(channel, channel))
-            turn = Turn(float(start), float(start) + float(seconds), _speaker(name, speaker), number)
+            turn = Turn(float(start), float(start) + float(seconds), speaker, number)
         except ValueError as error:
             raise UserError("isn't RTTM", where=f"{path}, line {line_number}", remedy=remedy) from error
         turns.setdefault(name, []).append(turn)
     return {name: tuple(found) for name, found in turns.items()}
 
 
-def _read_textgrid(path: Path) -> dict[str, Turns]:
+def _read_textgrid(path: Path, left_out: Counter[str]) -> dict[str, Turns]:
     if find_spec("praatio") is None:
         raise UserError("needs the package praatio", where=path, remedy="`pip install praatio`, or give RTTM")
     from praatio.textgrid import openTextgrid
@@ -116,14 +150,21 @@ def _read_textgrid(path: Path) -> dict[str, Turns]:
     # Praat fills a tier with intervals; praatio reads a file that breaks off without a word
     if any(not tier.entries or tier.entries[-1].end < grid.maxTimestamp for tier in tiers):
         return {path.stem: UserError("breaks off: a tier ends before it", where=path, remedy="Save it again by Praat")}
+    others = [tier.name for tier in tiers if _NO_SPEAKER.fullmatch(tier.name.strip())]
+    entries = [(tier.name, entry) for tier in tiers if tier.name not in others for entry in tier.entries]
+    pauses = [entry.label.strip() for _, entry in entries if entry.label.strip().lower() in _PAUSE]
+    left_out.update(f"tier {name}" for name in others)
+    left_out.update(f"intervals labelled {label}" for label in pauses if label)
     turns = tuple(
-        Turn(float(entry.start), float(entry.end), _speaker(path.stem, tier.name))
-        for tier in tiers
-        for entry in tier.entries
-        if entry.label.strip()
+        Turn(float(entry.start), float(entry.end), speaker)
+        for speaker, entry in entries
+        if entry.label.strip().lower() not in _PAUSE
     )
     what = "no interval of its tiers has a label" if tiers else "has points alone, no tier of intervals"
-    return {path.stem: turns or UserError(what, where=path, remedy="Give a tier of intervals for each speaker")}
+    if others and len(others) == len(tiers):
+        what = f"has no tier of a speaker, but {first_few(others)}"
+    remedy = "Give a tier of intervals for each speaker, called as the speaker"
+    return {path.stem: turns or UserError(what, where=path, remedy=remedy)}
 
 
 def _read_table(path: Path) -> dict[str, Turns]:
@@ -131,15 +172,17 @@ def _read_table(path: Path) -> dict[str, Turns]:
     columns = ("start", "end", "speaker")
     for row in read_csv_rows(path, required=columns, filled=("start",), any_case=("path", "file", *columns)):
         # of one recording where it doesn't say of which
-        name = Path(row.get("path") or row.get("file") or path).stem
+        said = row.get("path") or row.get("file") or path.stem
+        name = PurePosixPath(plain_name(said).replace("\\", "/")).as_posix()
         start, end = segment(row, f"{path}, {row['start']}") or (0.0, nan)
-        speaker = known(row["speaker"])
-        turns.setdefault(name, []).append(Turn(start, inf if isnan(end) else end, speaker and _speaker(name, speaker)))
+        turns.setdefault(name, []).append(Turn(start, inf if isnan(end) else end, known(row["speaker"])))
     return {name: tuple(found) for name, found in turns.items()}
 
 
-def _speaker(recording: str, name: str) -> str:
-    return f"{recording}/{name}" if _LOCAL.fullmatch(name) else name
+def stem_of(name: str) -> str:
+    """A recording's name without its folders, and without its ending where that is one of sound."""
+    path = PurePosixPath(name)
+    return path.stem if path.suffix.lower() in SOUND_FILES else path.name
 
 
 def check_turns(turns: Iterable[Turn], num_samples: int) -> None:

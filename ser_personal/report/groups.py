@@ -12,6 +12,7 @@ import numpy as np
 from ser_personal.corpus.table import known, read_csv_rows
 from ser_personal.errors import UserError
 from ser_personal.scores import ccc_from_sums, concordance, rows_by_speaker
+from ser_personal.types import plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -261,7 +262,7 @@ def column_of(utterances: pd.DataFrame, column: str, table: str | None) -> list[
             where=table,
             remedy=f"Add one of the columns {', '.join(keys)}",
         )
-    value_of = {keys[key](row[key]): row[column] for row in rows}
+    value_of = {plain_name(keys[key](row[key])): row[column] for row in rows}
     ids = utterances["utterance" if key in _UTTERANCE_KEYS else "speaker"]
     if value_of.keys().isdisjoint(ids):
         raise UserError(

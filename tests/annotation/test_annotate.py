@@ -114,7 +114,7 @@ def test_whatever_one_recording_raises_the_others_are_done(annotate, talk, monke
     else:
         monkeypatch.setattr(EmotionNetwork, "forward", network)
     frame, failed = pd.read_csv(annotate(code=1)), pd.read_csv(talk.parent / "predictions.failed.csv")
-    assert failed.to_numpy().tolist() == [[str(broken), "can't be recognised (MemoryError: 12 GiB)"]]
+    assert failed.to_numpy().tolist() == [[str(broken), "can't be recognised (MemoryError: 12 GiB). Leave it out."]]
     others = good[good["file"] != str(broken)]
     assert frame["file"].tolist() == others["file"].tolist()
     np.testing.assert_allclose(frame["arousal_raw"], others["arousal_raw"], atol=1e-5)
@@ -130,6 +130,17 @@ def test_a_part_of_ones_own_is_imported_where_that_is_asked_for(annotate, copy, 
     annotate("--model", copy, code=2)
     assert "If you trust it, give `--import own_head`" in capsys.readouterr().err
     annotate("--model", copy, "--import", "own_head")
+
+
+def test_where_all_fail_nothing_is_written_and_a_later_success_leaves_no_list(annotate, recordings, tmp_path, capsys):
+    (tmp_path / "broken.wav").write_bytes(b"nothing")
+    flags = ("--vectors", tmp_path / "vectors.npz")
+    for _ in range(2):
+        out = annotate(*flags, audio=tmp_path / "broken.wav", code=1)
+        assert not out.exists()
+        assert capsys.readouterr().out.splitlines()[-1].startswith("1 recording failed, see ")
+    annotate(*flags, audio=recordings[0])
+    assert not out.with_name("predictions.failed.csv").exists()
 
 
 def test_enrolled_speakers_resume_from_their_profiles(annotate, bundle_folder, talk, tmp_path):

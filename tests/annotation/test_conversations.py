@@ -72,10 +72,10 @@ def test_channels_that_do_not_fit(call, conversation, bundle_folder, tmp_path, c
     flags = ("--segments", tmp_path / "calls.rttm", "--channel", "each")
     assert len(annotated(bundle_folder, tmp_path, folder, *flags, code=1)) == 6
     found = reasons_in(tmp_path)
-    assert found["alone"] == "has turns on channel 1 alone"
+    assert found["alone"] == "has turns on channel 1 alone. Give --channel left, right or mix."
     assert "turns that aren't on its channels 1 to 2" in found["elsewhere"]
     assert "has no turns in" in found["nameless"]
-    assert found["mono"] == "has one channel (--channel each takes several)"
+    assert found["mono"] == "has one channel (--channel each takes several). Leave it out."
     assert "can't be decoded" in found["broken"]
     for name, factors in (("opposite", [1, -1]), ("one", [1, 0])):
         samples = both[:, :1] * factors

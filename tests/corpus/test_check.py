@@ -43,6 +43,10 @@ def test_a_validation_set_of_one_label_is_noted(table):
     assert noted == [(kinds.ONE_LABEL, "arousal"), (kinds.ONE_LABEL, "valence")]
 
 
+def test_names_that_differ_by_case_alone_are_noted(table):
+    assert found(table(COLUMNS, *GOOD, ["d.wav", "S", "train", 5])) == [(kinds.SPELLINGS, "S, s", "")]
+
+
 def test_unusable_audio_is_an_error_in_the_words_of_decoding_and_odd_audio_a_note(table, wav, tmp_path):
     names = ["missing", "short", "half", "stereo", "long", "hour", "long_enough"]
     path = table(COLUMNS, *GOOD, *([f"{name}.wav", "s", "train", 2] for name in names))

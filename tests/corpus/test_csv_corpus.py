@@ -5,6 +5,7 @@ from collections.abc import Callable
 from math import isnan
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jsonargparse import ArgumentParser
 
@@ -12,6 +13,7 @@ from ser_personal.corpus import base
 from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.csv_corpus import CSVCorpus, open_corpus
 from ser_personal.corpus.msp_podcast import MSPPodcast
+from ser_personal.corpus.table import read_vectors
 from ser_personal.errors import UserError
 
 COLUMNS = ["path", "speaker", "split", "arousal"]
@@ -36,6 +38,18 @@ def test_only_required_columns(table):
     assert (first.utterance_id, second.utterance_id) == ("sub/a", "sub/b.x")
     assert (first.speaker_id, second.speaker_id) == (None, None)
     assert (first.emotion, first.gender, second.split) == (None, None, "test1")
+
+
+def test_names_are_one_however_unicode_spells_them_and_paths_stay_as_they_are(table, tmp_path):
+    path = table(COLUMNS, ["e\u0301.wav", "Jose\u0301", "train", 1], ["b.wav", " Jos\u00e9\u00a0", "test", 1])
+    _, accented = CSVCorpus(path).utterances
+    assert (accented.utterance_id, accented.path) == ("\u00e9", tmp_path / "e\u0301.wav")
+    with pytest.raises(UserError, match="split test1: 1 of its speakers are in train as well: Jos\u00e9"):
+        _ = CSVCorpus(path).splits
+    np.savez(tmp_path / "vectors.npz", José=np.ones(2))
+    (tmp_path / "vectors.csv").write_text("speaker,d0,d1\nJose\u0301,1,1\n")
+    for name in ("vectors.npz", "vectors.csv"):
+        assert list(read_vectors(tmp_path / name, of="speaker")) == ["Jos\u00e9"]
 
 
 def test_own_scale(table):

@@ -73,6 +73,11 @@ OF_OTHERS = [
     ("more clusters than frames", [*KMEANS, "--num_clusters", "60000"], "num_clusters: 60000 clusters for .* frames"),
     ("no table", ["annotate", "{corpus}/Audios", "--model", "{bundle}", "--out", "{here}/out.xls"], "out.xls"),
     ("a full folder to export to", ["export", "{finetune}", "--out", "{run}"], "isn't an empty folder"),
+    (
+        "a second file to enrol",
+        ["enroll", "anna", "a.wav", "b.wav", "--model", "m"],
+        "b.wav: is one too many.*into a folder",
+    ),
     ("nothing to import", ["import", "nowhere.bin", "--out", "x"], "nowhere.bin: no such file"),
     ("no command", ["sing"], "sing: no such command.*`ser --help` lists them"),
     (

@@ -18,7 +18,7 @@ from ser_personal.data.dataset import Example, collate
 from ser_personal.errors import UserError
 from ser_personal.recognition.causal import CausalPLDC
 from ser_personal.recognition.raw import Utterances
-from ser_personal.recognition.recordings import Recording
+from ser_personal.recognition.recordings import Recording, find_recordings
 from ser_personal.recognition.segmenters import ByWindows, Segment
 
 RAW = ["arousal_raw", "valence_raw"]
@@ -123,6 +123,21 @@ def test_profiles_of_the_enrolled_are_kept_from_call_to_call_and_no_others(bundl
     assert again.profiles["anna"].utterances == 5
     again.profiles.delete("anna")
     assert list(again.predict(recordings[3], "anna")["calibration_utterances"]) == [1]
+
+
+def test_a_name_is_one_person_however_it_is_spelled(bundle_folder, recordings, tmp_path):
+    recognizer = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu")
+    for name, file in zip(("Jos\u00e9", "Jose\u0301", " Jos\u00e9 "), recordings, strict=False):
+        recognizer.enroll(name, file)
+    assert recognizer.profiles.ids == ["Jos\u00e9"]
+    (tmp_path / "Jose\u0301").mkdir()
+    copy = tmp_path / "Jose\u0301" / "a.wav"
+    copy.write_bytes(recordings[3].read_bytes())
+    (tmp_path / "turns.csv").write_text("path,start,end,speaker\nJos\u00e9/a.wav,0,,Jose\u0301\n")
+    predicted = [recognizer.predict(copy, "Jose\u0301"), recognizer.predict(copy, segments=tmp_path / "turns.csv")]
+    assert [int(frame["calibration_utterances"].item()) for frame in predicted] == [4, 5]
+    assert {frame["file"].item() for frame in predicted} == {str(copy)}
+    assert find_recordings(tmp_path, "folder")[0].speaker_id == "Jos\u00e9"
 
 
 def test_options_of_calibration_and_other_calibrators_pass_through(bundle, bundle_folder, recordings):

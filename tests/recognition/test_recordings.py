@@ -43,6 +43,37 @@ def test_a_folder_holds_its_sound_files_in_order(folder):
     assert {recording.speaker_id for recording in found} == {None}
 
 
+def test_links_are_followed_once_hidden_folders_are_not_and_what_is_passed_over_is_said(folder, tmp_path, caplog):
+    elsewhere = tmp_path / "elsewhere" / "ben"
+    for name in ("t10.wave", "t9.sph"):
+        write(elsewhere / "t.wav").rename(elsewhere / name)
+    (folder / "ben").symlink_to(elsewhere)
+    (folder / "anna" / "again").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    (folder / "anna" / "dangling").symlink_to(tmp_path / "nowhere")
+    for hidden in (".Trash/x.wav", "anna/.ipynb_checkpoints/b.wav"):
+        write(folder / hidden)
+    (folder / "speech").write_bytes(b"RIFF")
+    found = find_recordings(folder, "folder")
+    assert [(Path(one.source).relative_to(folder).as_posix(), one.speaker_id) for one in found[2:5]] == [
+        *(("anna/film.m4a", "anna"), ("ben/t9.sph", "ben"), ("ben/t10.wave", "ben"))
+    ]
+    assert len(found) == 7
+    assert caplog.messages == [f"{folder}: 3 other files passed over: 1 .txt, 2 without an ending"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "film.mkv").touch()
+    with pytest.raises(UserError, match=r"empty: holds no sound file, but 1 \.mkv\. Give"):
+        find_recordings(tmp_path / "empty", "none")
+
+
+def test_numbers_in_paths_count_by_their_value(tmp_path):
+    names = ["s1/9.wav", "s1/10.wav", "s2/take 1.5.wav", "s2/take 1.10.wav", "s10/a.wav", "s10/a1.wav", "s10/a01b.wav"]
+    for name in names:
+        write(tmp_path / name)
+    found = find_recordings(tmp_path, "none")
+    assert [Path(one.source).relative_to(tmp_path).as_posix() for one in found] == names
+
+
 def test_speakers_are_the_folders_that_files_lie_in(folder, monkeypatch):
     expected = {"a.flac": "anna", "b.wav": "anna", "film.m4a": "anna", "top.WAV": "talk", "日本 語.wav": "Борис"}
     assert named(find_recordings(folder, "folder")) == expected
@@ -130,6 +161,19 @@ def test_callers_give_paths_or_waveforms_one_or_many():
     assert [recording.speaker_id for recording in several] == ["a", None, "b"]
     (halved,) = recordings_of(np.repeat(TONE, 2), sample_rate=32_000)
     assert len(halved.audio) == 16_000
+
+
+def test_a_dict_as_datasets_has_it_is_a_waveform():
+    example = {"path": None, "array": np.repeat(TONE, 2), "sampling_rate": 32_000}
+    (one,), several = recordings_of(example), recordings_of([example, TONE], ["a", "b"])
+    assert [(each.source, each.speaker_id, len(each.audio)) for each in several] == [
+        *(("array 0", "a", 16_000), ("array 1", "b", 16_000))
+    ]
+    np.testing.assert_array_equal(one.audio, several[0].audio)
+    with pytest.raises(
+        UserError, match=r"array 0: is a dict without 'array'\. Give a path, an array, or a dict of array"
+    ):
+        recordings_of({"bytes": b"", "path": "a.wav"})
 
 
 def test_waveforms_of_another_form_are_refused():

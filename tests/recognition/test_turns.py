@@ -4,6 +4,7 @@ from functools import partial
 from math import inf
 
 import numpy as np
+import pandas as pd
 import pytest
 from command_line import ser
 from hypothesis import given
@@ -12,6 +13,7 @@ from turn_files import VALUES, annotated, rttm, table, textgrid
 
 from ser_personal import EmotionRecognizer
 from ser_personal.errors import UserError
+from ser_personal.recognition.recordings import Recording, with_turns
 from ser_personal.recognition.segmenters import Segment, cut_turns, split_evenly
 from ser_personal.recognition.turns import Turn, check_turns, overlap, read_turns
 
@@ -32,7 +34,10 @@ def test_turns_are_read_from_every_form(form, tmp_path):
         text = textgrid(turns, short=form != "long")
     path.write_text(text, encoding="utf-16" if form == "UTF-16" else "utf-8")
     ((name, found),) = read_turns(tmp_path if form == "folder" else path).items()
-    assert (name, sorted(turn[:3] for turn in found)) == ("meeting", [turn[:3] for turn in turns])
+    assert (name, sorted(turn[:3] for turn in found)) == (
+        "meeting.wav" if form == "table" else "meeting",
+        [turn[:3] for turn in turns],
+    )
 
 
 def test_turns_get_the_values_of_single_files(conversation, bundle_folder, tmp_path):
@@ -66,6 +71,87 @@ def test_speakers_whom_a_diariser_numbered_are_others_in_each_recording(tmp_path
     assert turns["c"][0].speaker_id == "c/SPEAKER_00"
     assert [turn.speaker_id for turn in turns["a"]] == ["a/SPEAKER_00", "Anna", "a/B"]
     assert [turn.speaker_id for turn in turns["b"]] == ["b/SPEAKER_00", "Anna", "b/B"]
+
+
+@pytest.mark.parametrize("form", ["table", "rttm", "folder"])
+def test_two_recordings_of_one_name_in_two_folders_keep_their_own_turns(form, recordings, bundle_folder, tmp_path):
+    turns = {"day1": [(0, 0.5, "ben"), (0.5, 1, "SPEAKER_00")], "day2": [(0.2, 0.8, "carl"), (0.6, 1, "SPEAKER_00")]}
+    for file, day in zip(recordings, turns, strict=False):
+        (tmp_path / "rec" / day).mkdir(parents=True)
+        (tmp_path / "rec" / day / "meeting.wav").write_bytes(file.read_bytes())
+    segments = tmp_path / {"table": "turns.csv", "rttm": "turns.rttm", "folder": "rec"}[form]
+    if form == "folder":
+        for day, own in turns.items():
+            (segments / day / "meeting.rttm").write_text(rttm(own))
+    elif form == "rttm":
+        segments.write_text("".join(rttm(own, f"{day}/meeting") for day, own in turns.items()))
+    else:
+        rows = [f"{day}/meeting.wav,{start},{end},{who}\n" for day, own in turns.items() for start, end, who in own]
+        segments.write_text("path,start,end,speaker\n" + "".join(rows).replace("day2/", "day2\\"))
+    frame = annotated(bundle_folder, tmp_path, tmp_path / "rec", "--segments", segments)
+    recognizer = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu")
+    alone = [recognizer.predict(recordings[day], segments=own) for day, own in enumerate(turns.values())]
+    np.testing.assert_allclose(frame[VALUES[:2]], pd.concat(alone)[VALUES[:2]], atol=1e-4)
+    named = [who for who in frame["speaker"] if not who.endswith("/SPEAKER_00")]
+    assert (named, frame["speaker"].nunique()) == (["ben", "carl"], 4)
+    # of one of the two alone, the other's turns aren't taken
+    one = annotated(bundle_folder, tmp_path, tmp_path / "rec" / "day1", "--segments", segments, code=1)
+    np.testing.assert_allclose(one[VALUES[:2]], frame[VALUES[:2]][:2], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("named", "files", "own"),
+    [
+        ("day1/m.wav", ["day1/m.wav", "day2/m.wav"], ["x", "has no turns in"]),
+        ("m.wav", ["day1/m.wav", "day2/m.wav"], ["called m.wav, as turns in", "Call it day2/m.wav there"]),
+        ("day1/m.wav day2/m.wav", ["day3/m.wav"], ["may be day1/m.wav or day2/m.wav in"]),
+        ("elsewhere/m.mp3", ["day3/m.wav"], ["x"]),
+        ("m.wav day1/m.wav", ["m.wav", "day1/m.wav"], ["x", "x"]),
+        ("a.wav a.flac", ["a.wav", "a.flac"], ["x", "x"]),
+        ("a", ["a.wav", "a.flac"], ["called a, as turns in", "called a, as turns in"]),
+        ("./interview.1 e\u0301.wav", ["interview.1.wav", "\u00e9.wav"], ["x", "x"]),
+    ],
+)
+def test_which_recording_turns_are_of(named, files, own, tmp_path):
+    lines = [f"{name},{number},9,anna\n" for number, name in enumerate(named.split())]
+    (tmp_path / "turns.csv").write_text("path,start,end,speaker\n" + "".join(lines))
+    found = with_turns([Recording(file, tmp_path / file) for file in files], tmp_path / "turns.csv", named=True)
+    for number, (one, expected) in enumerate(zip(found, own, strict=False)):
+        if expected == "x":
+            assert one.turns == (Turn(number, 9, "anna"),)
+        else:
+            assert expected in str(one.turns)
+
+
+@pytest.mark.parametrize(
+    ("tiers", "labels", "speakers", "said"),
+    [
+        ("silences", "silent sounding", [], "tier silences (1)"),
+        (
+            "ben|ben - words|ben - phones|Words",
+            "hello spn",
+            [("ben", 0)],
+            "intervals labelled spn (1), tier Words (1), ",
+        ),
+        ("anna|ORT-MAU", "SIL a <p:> # sp b", [("anna", 1), ("anna", 5)], "intervals labelled # (1), intervals lab"),
+        ("ben|ben arousal", "x 4.25", [("ben", 0), ("ben", 1)], "tier ben arousal (1)"),
+        ("words of ben", "a b", [("words of ben", 0), ("words of ben", 1)], None),
+    ],
+)
+def test_tiers_and_intervals_that_are_no_speakers_are_left_out(tiers, labels, speakers, said, tmp_path, caplog):
+    pytest.importorskip("praatio", reason="praatio isn't installed (the extra textgrid)")
+    turns = [Turn(at, at + 1, tier) for tier in tiers.split("|") for at in range(len(labels.split()))]
+    text = textgrid(turns, short=True)
+    for at, label in enumerate(labels.split()):
+        text = text.replace(f'{at}\n{at + 1}\n"x"', f'{at}\n{at + 1}\n"{label}"')
+    (tmp_path / "a.TextGrid").write_text(text)
+    (found,) = read_turns(tmp_path / "a.TextGrid").values()
+    if speakers:
+        assert [(turn.speaker_id, turn.start) for turn in found] == speakers
+    else:
+        assert "has no tier of a speaker, but silences. Give a tier of intervals for each" in str(found)
+    assert bool(caplog.messages) == (said is not None)
+    assert said is None or f"a.TextGrid: left out, as no speaker's turns: {said}" in caplog.text
 
 
 def test_without_speakers_turns_stay_raw(conversation, bundle_folder, tmp_path):
@@ -163,3 +249,15 @@ def test_textgrids_that_hold_no_turns(tmp_path):
         fault = read_turns(tmp_path / f"{name}.TextGrid")[name]
         with pytest.raises(UserError, match=what):
             raise fault
+
+
+def test_what_to_do_about_refused_turns_is_said_and_nothing_about_speakers(
+    bundle_folder, conversation, tmp_path, capsys
+):
+    meeting, turns = tmp_path / "meeting.wav", tmp_path / "turns.rttm"
+    turns.write_text(rttm(conversation[0], "elsewhere"))
+    flags = ("--segments", turns, "--model", bundle_folder, "--out", tmp_path / "p.csv", "--device", "cpu")
+    assert ser("annotate", meeting, *flags) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("2 recordings, no speakers; long ones are cut by")
+    assert f"failed: {meeting}: has no turns in {turns}. Leave it out, or call it as they do." in lines
