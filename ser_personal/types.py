@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from math import isnan
 from typing import TYPE_CHECKING, Literal, NamedTuple, NotRequired, Protocol, TypedDict
 from unicodedata import normalize
 
@@ -192,6 +193,14 @@ class TrainingSet(Protocol):
         """Known training speakers, sorted."""
 
     @property
+    def train_hashes(self) -> frozenset[str]:
+        """Of the training utterances, as `utterance_hashes` makes them."""
+
+    @property
+    def hashes_of_speakers(self) -> dict[str, set[str]]:
+        """Known speaker of any set -> the `utterance_hash` of each of their utterances."""
+
+    @property
     def train_label_mean(self) -> dict[str, float]:
         """Attribute -> mean label of the training set; attributes without labels are left out."""
 
@@ -222,8 +231,8 @@ class PretrainingSet(TrainingSet, Protocol):
         """Names that codebook."""
 
     @property
-    def pretraining_ids(self) -> list[str]:
-        """Utterances that are pre-trained on, or held out to choose the checkpoint."""
+    def pretraining_hashes(self) -> frozenset[str]:
+        """Of the utterances that are pre-trained on, or held out to choose the checkpoint."""
 
 
 def plain_name(name: str) -> str:
@@ -231,11 +240,19 @@ def plain_name(name: str) -> str:
     return normalize("NFC", name).strip()
 
 
-def utterance_hashes(utterance_ids: Iterable[str]) -> frozenset[str]:
-    """Shorten ids for a checkpoint to hashes of 8 characters; that two of a million are alike has a chance of .002."""
-    return frozenset(
-        b64encode(blake2b(utterance_id.encode(), digest_size=6).digest()).decode() for utterance_id in utterance_ids
-    )
+def utterance_hash(utterance: Utterance) -> str:
+    """Hash id and length of an utterance, or the id alone where its audio can't be read, 8 characters.
+
+    That two of a million are alike has a chance of .002.
+    """
+    length = "" if isnan(utterance.seconds) else f"\t{utterance.seconds:.4f}"
+    return b64encode(blake2b(f"{utterance.utterance_id}{length}".encode(), digest_size=6).digest()).decode()
+
+
+def utterance_hashes(utterances: Iterable[Utterance]) -> frozenset[str]:
+    """The hashes, for a checkpoint, by which it will know these utterances, with or without their audio."""
+    unread = float("nan")
+    return frozenset(utterance_hash(each) for one in utterances for each in (one, replace(one, seconds=unread)))
 
 
 def pack_hashes(hashes: frozenset[str]) -> str:

@@ -27,7 +27,7 @@ from ser_personal.data.speaker_features import SpeakerFeatureSource
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
 from ser_personal.ranges import PositiveFinite, Seed, require_range
-from ser_personal.types import ATTRIBUTES, SpeakerBatch, SpeechBatch
+from ser_personal.types import ATTRIBUTES, SpeakerBatch, SpeechBatch, utterance_hash, utterance_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -86,6 +86,8 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         self._speaker_feature_source, self._permute_features = speaker_features, permute_speaker_features
         self._indices_of: dict[str, list[int]] = {}
         self._batches_reported = False
+        # of a checkpoint, where one was read
+        self.is_training_corpus = True
 
     @cached_property
     def dataset(self) -> UtteranceDataset:
@@ -135,6 +137,20 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
     def train_speaker_ids(self) -> list[str]:
         """Known training speakers, sorted."""
         return sorted({id_ for i in self.train_indices if (id_ := self.utterances[i].speaker_id) is not None})
+
+    @property
+    def train_hashes(self) -> frozenset[str]:
+        """Of the training utterances, as `utterance_hashes` makes them."""
+        return utterance_hashes(self.utterances[index] for index in self.train_indices)
+
+    @property
+    def hashes_of_speakers(self) -> dict[str, set[str]]:
+        """Known speaker of any set -> the `utterance_hash` of each of their utterances."""
+        hashes: dict[str, set[str]] = {}
+        for utterance in self.utterances:
+            if utterance.speaker_id is not None:
+                hashes.setdefault(utterance.speaker_id, set()).add(utterance_hash(utterance))
+        return hashes
 
     @property
     def train_label_mean(self) -> dict[str, float]:
@@ -348,6 +364,9 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         now = self.sources()
+        self.is_training_corpus = (
+            sorted(state_dict.get("train_speakers", self.train_speaker_ids)) == self.train_speaker_ids
+        )
         where, remedy = "the checkpoint", "Give it what it was trained with, or start a new training run"
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             now |= self.settings()

@@ -176,6 +176,7 @@ def decode_part(utterance: Utterance, start: int, num_samples: int) -> NDArray[n
 def check_pseudo_labels(utterances: Sequence[Utterance], pseudo_labels: PseudoLabels) -> None:
     """Refuse pseudo-labels that were not made from these utterances."""
     remedy = "Run `ser kmeans` on this corpus with the same splits, or give the folder it wrote for this corpus"
+    pseudo_labels.refuse_changed(utterances)
     missing = [utterance.utterance_id for utterance in utterances if utterance.utterance_id not in pseudo_labels]
     if missing:
         what = f"no pseudo-labels for {len(missing)} of {len(utterances)} utterances, {missing[0]} the first"

@@ -298,8 +298,7 @@ class CachedEmotionDataModule(EmotionDataModule):
         if missing:
             what = f"no features of {len(missing)} of {len(utterances)} utterances of split {split}"
             raise UserError(f"{what}, {missing[0]} the first", where=self.cache.folder, remedy=REMEDY)
-        for utterance in utterances:
-            self.cache.refuse_changed(utterance)
+        self.cache.refuse_changed(utterances)
 
     @override
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:

@@ -102,15 +102,24 @@ class FrameStore(ABC, Generic[Source]):
         meta = cls._read_meta(Path(folder))
         return meta is not None and meta["finished"] and meta["source"] == asdict(source)
 
-    def _write(self, arrays: Mapping[str, NDArray[Any]], audio: Mapping[str, str] | None = None) -> None:
+    def _write(self, arrays: Mapping[str, NDArray[Any]], audio: Mapping[str, Utterance] | None = None) -> None:
         # One file for a batch of utterances; those that are stored already stay as they are.
         new = {id_: np.ascontiguousarray(array) for id_, array in arrays.items() if id_ not in self}
         if new:
             path = self.folder / BATCHES.replace("*", content_hash(*new))
             # One entry: safetensors writes several in an order that changes from run to run.
-            metadata = {"audio": json.dumps({id_: audio[id_] for id_ in new})} if audio else None
+            metadata = {"audio": json.dumps({id_: audio_key(audio[id_]) for id_ in new})} if audio else None
             atomic_write(path, save(new, metadata=metadata))
             self._index(path)
+
+    def refuse_changed(self, utterances: Iterable[Utterance]) -> None:
+        """Raise a UserError where audio is another than stored frames were made from; missing audio is fine."""
+        for utterance in utterances:
+            key = self._audio_of.get(utterance.utterance_id)
+            if key is not None and utterance.path.is_file() and key != audio_key(utterance):
+                what = f"audio has changed since its {self.contents} in {self.folder} were made"
+                remedy = f"Run {self.command} on all splits of this corpus into a new folder"
+                raise UserError(what, where=utterance.path, remedy=remedy)
 
     def finish(self, utterance_ids: Iterable[str] = ()) -> None:
         """Declare the folder complete, after which it can be loaded."""
@@ -233,9 +242,12 @@ class PseudoLabels(FrameStore[PseudoLabelSource]):
         """K; ids run from 0 to K - 1."""
         return self.source.num_clusters
 
-    def write(self, ids: Mapping[str, NDArray[np.integer]]) -> None:
-        """Write the ids (frames,) of a batch of utterances; those that are stored already stay as they are."""
-        self._write({utterance_id: of_frames.astype("<u2") for utterance_id, of_frames in ids.items()})
+    def write(self, ids: Mapping[str, NDArray[np.integer]], audio: Mapping[str, Utterance] | None = None) -> None:
+        """Write the ids (frames,) of a batch of utterances; those that are stored already stay as they are.
+
+        `audio` is what they were made from, by utterance, so that training notices when it changes.
+        """
+        self._write({utterance_id: of_frames.astype("<u2") for utterance_id, of_frames in ids.items()}, audio)
 
 
 class FeatureCache(FrameStore[FeatureSource]):
@@ -263,16 +275,7 @@ class FeatureCache(FrameStore[FeatureSource]):
             audio: utterance -> the audio its frames come from, so that training notices when it changes.
         """
         halves = {utterance_id: self._as_float16(utterance_id, array) for utterance_id, array in frames.items()}
-        keys = None if audio is None else {utterance_id: audio_key(audio[utterance_id]) for utterance_id in frames}
-        self._write(halves, keys)
-
-    def refuse_changed(self, utterance: Utterance) -> None:
-        """Raise a UserError where audio is another than the stored frames were made from; missing audio is fine."""
-        key = self._audio_of.get(utterance.utterance_id)
-        if key is not None and utterance.path.is_file() and key != audio_key(utterance):
-            what = f"audio has changed since its features in {self.folder} were made"
-            remedy = "Run `ser cache` on all splits of this corpus into a new folder"
-            raise UserError(what, where=utterance.path, remedy=remedy)
+        self._write(halves, audio)
 
     def _as_float16(self, utterance_id: str, frames: NDArray[np.floating]) -> NDArray[np.float16]:
         if frames.ndim != 2 or len(frames) == 0 or frames.shape[1:] != self.frame_shape:

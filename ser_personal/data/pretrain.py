@@ -18,7 +18,7 @@ from ser_personal.data.dataset import PretrainDataset, check_pseudo_labels, samp
 from ser_personal.data.frame_store import PseudoLabels
 from ser_personal.errors import UserError
 from ser_personal.ranges import PositiveFinite, require_range
-from ser_personal.types import PretrainBatch
+from ser_personal.types import PretrainBatch, utterance_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,9 +96,9 @@ class PretrainDataModule(SpeechDataModule[PretrainBatch]):
         return [index for index in self.indices_of(self.splits) if index not in held_out]
 
     @property
-    def pretraining_ids(self) -> list[str]:
-        """Utterances that are pre-trained on, or held out to choose the checkpoint."""
-        return [self.utterances[index].utterance_id for index in self.indices_of(self.splits)]
+    def pretraining_hashes(self) -> frozenset[str]:
+        """Of the utterances that are pre-trained on, or held out to choose the checkpoint."""
+        return utterance_hashes(self.utterances[index] for index in self.indices_of(self.splits))
 
     @cached_property
     def held_out_indices(self) -> list[int]:

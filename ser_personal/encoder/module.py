@@ -13,6 +13,7 @@ from zipfile import is_zipfile
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
@@ -35,6 +36,7 @@ DESCRIPTION = "personalized_encoder"
 PREFIX = "personalized."
 # what resuming a fit needs apart from the weights
 TRAINING_STATE = ("optimizer_states", "lr_schedulers", "loops")
+SAME_NAMES = "--model.speakers SpeakerEmbedding --model.speakers.same_names true"
 # what building networks from a wrong description, or loading wrong weights into them, ends in
 UNFIT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
@@ -176,6 +178,34 @@ class PersonalizedModule(LightningModule):
             self.rebuild(checkpoint)
         if self._trainer is not None:
             self.complete_speakers(checkpoint["state_dict"], self.training_set)
+            self._leave_out_namesakes()
+
+    @override
+    def setup(self, stage: str) -> None:
+        # of a test without a checkpoint, as in a notebook
+        if self.personalized.is_built:
+            self._leave_out_namesakes()
+
+    def _leave_out_namesakes(self) -> None:
+        if self.trainer.state.fn == TrainerFn.FITTING or self.training_set is None:
+            return
+        namesakes = self._namesakes(self.training_set)
+        self.personalized.speakers.namesakes = frozenset(namesakes)
+        if namesakes:
+            rank_zero_info(f"{_called(namesakes)}: taken for others, so unseen ({SAME_NAMES} takes them for these)")
+
+    def refuse_namesakes(self, training_set: TrainingSet) -> None:
+        """Refuse to train on speakers who are called as some of the table, whose audio is none of these."""
+        if namesakes := self._namesakes(training_set):
+            remedy = f"Rename them if they are others; if they are these, give {SAME_NAMES}"
+            raise UserError(_called(namesakes), where="the corpus", remedy=remedy)
+
+    def _namesakes(self, training_set: TrainingSet) -> list[str]:
+        speakers = self.personalized.speakers
+        if speakers.same_names or not speakers.ids:
+            return []
+        hashes = training_set.hashes_of_speakers
+        return [one for one in speakers.ids if one in hashes and not hashes[one] & self.personalized.pretrained_on]
 
     def complete_speakers(self, weights: dict[str, Tensor], training_set: TrainingSet) -> None:
         """Add to a checkpoint's weights the features of its speakers, where its policy for unseen ones had none."""
@@ -184,6 +214,10 @@ class PersonalizedModule(LightningModule):
             speakers.set_features(speaker_set(training_set, speakers.ids))
             prefix = f"{PREFIX}speakers."
             weights.update({f"{prefix}{name}": buffer for name, buffer in speakers.named_buffers()})
+
+
+def _called(namesakes: list[str]) -> str:
+    return f"{len(namesakes)} speakers (first {namesakes[0]}) are called as some of the model's, on other audio"
 
 
 def _plain(value: Any) -> Any:

@@ -54,7 +54,7 @@ class EncoderDescription(TypedDict):
     encoder_config: str
     fusion: FusionName
     speakers: SpeakerDescription | None
-    # utterances of PAPT or TAPT, as `pack_hashes` has them
+    # utterances of PAPT or TAPT, or those that e_s was learnt on without, as `pack_hashes` has them
     pretrained_on: str
 
 
@@ -67,7 +67,7 @@ class PersonalizedEncoder(nn.Module):
         self.speakers = speakers
         self.fusion_name: FusionName = fusion
         self.fusion: Fusion | None = None
-        # utterances of PAPT or TAPT
+        # utterances of PAPT or TAPT, or those that e_s was learnt on without
         self.pretrained_on: frozenset[str] = frozenset()
 
     @property
@@ -101,6 +101,8 @@ class PersonalizedEncoder(nn.Module):
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim, fixed=not self.speakers.is_learnt)
         speakers = description["speakers"]
         if speakers is None:
+            if self.speakers.ids:
+                self.speakers = type(self.speakers)()
             return
         if speakers["name"] != type(self.speakers).__name__:
             raise UserError(
@@ -114,7 +116,10 @@ class PersonalizedEncoder(nn.Module):
     def speaker_audio(self) -> SpeakerAudio:
         """Whose audio made e_s, and which."""
         by_policy = self.speakers.speaker_audio if self.speakers.ids else SpeakerAudio()
-        return SpeakerAudio(by_policy.speaker_ids | {*self.speakers.ids}, by_policy.pretrained_on | self.pretrained_on)
+        return SpeakerAudio(
+            by_policy.speaker_ids | ({*self.speakers.ids} - self.speakers.namesakes),
+            by_policy.pretrained_on | self.pretrained_on,
+        )
 
     @property
     def settings(self) -> tuple[object, ...]:

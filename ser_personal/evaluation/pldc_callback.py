@@ -65,9 +65,10 @@ def learnt_embeddings(personalized: Any) -> dict[str, SpeakerVectors]:
     speakers = personalized.speakers
     if not speakers.ids or not isinstance(speakers, SpeakerEmbedding):
         return {}
+    known = [each for each in speakers.ids if each not in speakers.namesakes]
     with torch.inference_mode():
-        learnt = speakers(SpeakerQuery(speakers.ids)).float().cpu().numpy()
-    return {EMBEDDINGS: SpeakerVectors(tuple(speakers.ids), learnt)}
+        learnt = speakers(SpeakerQuery(known)).float().cpu().numpy()
+    return {EMBEDDINGS: SpeakerVectors(tuple(known), learnt)}
 
 
 class PLDCCallback(PredictionCollector):
@@ -199,11 +200,16 @@ def checkpoint_bank(trainer: Trainer, pl_module: LightningModule, attributes: tu
 
 
 def _bank_paths(trainer: Trainer, model: str) -> list[Path]:
-    """Where the bank may lie, beside the checkpoint first; if that can't be written to, beside the run's folders."""
+    """Where the bank may lie, beside the checkpoint first; of another corpus than its own beside the run's folders.
+
+    And so where nobody may write beside the checkpoint.
+    """
     if not trainer.ckpt_path:
         return [run_folder(trainer) / "speaker_bank.safetensors"]
     beside = Path(trainer.ckpt_path).with_suffix(".speaker_bank.safetensors")
-    return [beside, Path(trainer.default_root_dir) / f"{model[:8]}-{beside.name}"]
+    elsewhere = Path(trainer.default_root_dir) / f"{model[:8]}-{beside.name}"
+    is_own_corpus = trainer.datamodule.is_training_corpus  # type: ignore[attr-defined]
+    return [beside, elsewhere] if is_own_corpus else [elsewhere]
 
 
 def _bank_of_all(trainer: Trainer, builder: SpeakerBankBuilder) -> SpeakerBank | None:

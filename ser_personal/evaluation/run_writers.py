@@ -34,7 +34,7 @@ from ser_personal.evaluation.run_files import (
 )
 from ser_personal.files import gather_files, named_in_errors, write_json
 from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emotions_of
-from ser_personal.types import utterance_hashes
+from ser_personal.types import utterance_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence, Set
@@ -231,7 +231,7 @@ def conditions(
     def who(utterance: Utterance) -> str:
         return utterance.speaker_id or utterance.utterance_id
 
-    in_papt = {who(each) for each in utterances if utterance_hashes([each.utterance_id]) & pretrained_on}
+    in_papt = {who(each) for each in utterances if utterance_hash(each) in pretrained_on}
 
     def condition(utterance: Utterance) -> Condition:
         if who(utterance) in in_papt:
@@ -254,9 +254,7 @@ def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) ->
     """The condition (utterances,) of each utterance's speaker."""
     audio, labelled = pl_module.personalized.speaker_audio, set(data.train_speaker_ids)
     # TAPT knows speakers whom no table has
-    pretrained = {
-        each.speaker_id for each in data.utterances if utterance_hashes([each.utterance_id]) & audio.pretrained_on
-    }
+    pretrained = {each.speaker_id for each in data.utterances if utterance_hash(each) in audio.pretrained_on}
     return np.array(conditions(utterances, labelled, {*audio.speaker_ids, *pretrained} - {None}, audio.pretrained_on))
 
 

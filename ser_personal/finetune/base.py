@@ -133,6 +133,8 @@ class FineTuning(PersonalizedModule):
                 self.personalized.encoder.prepare(training_set)
                 self.personalized.build(speaker_set(training_set, training_set.train_speaker_ids))
                 self.personalized.encoder.fit_front_end(training_set.training_audio)
+                if self.personalized.speakers.ids:
+                    self.personalized.pretrained_on = training_set.train_hashes
             self._build_interpreter()
             self.interpreter.start_from(self.initial_outputs(training_set))
         self.personalized.encoder.adapt(self.lora)
@@ -153,6 +155,7 @@ class FineTuning(PersonalizedModule):
         self._require_same_fusion(checkpoint, path, "pre-train")
         with using(path):
             self.personalized.rebuild(checkpoint[DESCRIPTION])
+            self.refuse_namesakes(training_set)
             self.complete_speakers(weights, training_set)
             self.personalized.load_state_dict(
                 {name.removeprefix(PREFIX): weights[name] for name in weights if name.startswith(PREFIX)}
@@ -172,6 +175,7 @@ class FineTuning(PersonalizedModule):
         self._require_same_fusion(checkpoint, path, "train")
         self.personalized.rebuild(checkpoint[DESCRIPTION])
         self.rebuild(checkpoint)
+        self.refuse_namesakes(training_set)
         self.complete_speakers(weights, training_set)
         own = self.state_dict()
         # of adapters alone, the encoder has the rest already

@@ -16,7 +16,7 @@ from ser_personal.ranges import PositiveFinite
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerAudio
 from ser_personal.speakers.unseen import Mean, UnseenPolicy
-from ser_personal.types import unpack_hashes, utterance_hashes
+from ser_personal.types import unpack_hashes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,6 +88,7 @@ class SpeakerAdaptation(PAPT):
         self.personalized.rebuild(checkpoint[DESCRIPTION])
         self.rebuild(checkpoint)
         self.load_state_dict(checkpoint["state_dict"])
+        self.refuse_namesakes(training_set)
         new = [speaker for speaker in training_set.train_speaker_ids if speaker not in set(self._table.ids)]
         if not new:
             raise UserError(
@@ -95,7 +96,7 @@ class SpeakerAdaptation(PAPT):
                 where=self.papt_checkpoint,
                 remedy="Name other sets by --data.splits, or leave adaptation out",
             )
-        self.personalized.pretrained_on |= utterance_hashes(pretraining_set.pretraining_ids)
+        self.personalized.pretrained_on |= pretraining_set.pretraining_hashes
         known = len(self._table.ids)
         self._table.extend(new)
         if self._table.known_features is not None:

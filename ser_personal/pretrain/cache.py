@@ -109,8 +109,7 @@ def strided(frames: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
 
 def _is_written(batch: Sequence[int], utterances: Sequence[Utterance], store: FeatureCache) -> bool:
     stored = [utterances[index] for index in batch if utterances[index].utterance_id in store]
-    for utterance in stored:
-        store.refuse_changed(utterance)
+    store.refuse_changed(stored)
     return len(stored) == len(batch)
 
 

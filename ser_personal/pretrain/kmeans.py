@@ -158,7 +158,9 @@ def kmeans(
         codebook_hash=chosen.hash,
         teacher_layer=getattr(teacher, "teacher_layer", None),
     )
-    if not PseudoLabels.is_complete(out, source):
+    if PseudoLabels.is_complete(out, source):
+        PseudoLabels.load(out).refuse_changed(data.utterances[index] for index in data.pseudo_label_indices)
+    else:
         _write_pseudo_labels(teacher, data, chosen, out, source, **on)
     rank_zero_only(_report)(out, started)
 
@@ -172,6 +174,7 @@ def _write_pseudo_labels(
     ids_of = [utterance.utterance_id for utterance in data.utterances]
 
     def left() -> list[list[int]]:
+        store.refuse_changed(data.utterances[index] for index in data.pseudo_label_indices)
         # Batches stay as they are, since a network's rounding depends on them: an unfinished one is run again.
         return [batch for batch in data.batches() if not all(ids_of[index] in store for index in batch)]
 
@@ -183,7 +186,8 @@ def _write_pseudo_labels(
             raise UserError(what, where="codebook", remedy="Give the teacher and the teacher_layer it was fitted on")
         on_device = centroids.to(first.device)
         ids = {index: nearest_centroid(of_one, on_device) for index, of_one in frames.items()}
-        store.write({ids_of[index]: of_one.cpu().numpy() for index, of_one in ids.items()})
+        audio = {ids_of[index]: data.utterances[index] for index in frames}
+        store.write({ids_of[index]: of_one.cpu().numpy() for index, of_one in ids.items()}, audio)
 
     trainer = run_over(
         data, lambda trainer: on_first_process(trainer, left), teacher, take, "Writing pseudo-labels", **on

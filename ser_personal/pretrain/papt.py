@@ -23,7 +23,7 @@ from ser_personal.pretrain.masked_prediction import (
 from ser_personal.ranges import NonNegativeFinite, PositiveFinite, Seed, Share
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerRepresentation
-from ser_personal.types import FusionName, utterance_hashes
+from ser_personal.types import FusionName
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -101,7 +101,7 @@ class PAPT(PersonalizedModule):
     def build(self, training_set: TrainingSet) -> None:
         pretraining_set = cast("PretrainingSet", training_set)
         self.codebook_hash = pretraining_set.codebook_hash
-        self.personalized.pretrained_on = utterance_hashes(pretraining_set.pretraining_ids)
+        self.personalized.pretrained_on = pretraining_set.pretraining_hashes
         self.personalized.build(speaker_set(training_set, training_set.train_speaker_ids))
         self.personalized.encoder.fit_front_end(training_set.training_audio)
         self.personalized.encoder.adapt(self.lora)

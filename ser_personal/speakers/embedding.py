@@ -36,17 +36,25 @@ class SpeakerEmbedding(SpeakerRepresentation):
         embedding_dim: width of the table; the paper doesn't give it.
         unseen: what a speaker outside the table gets; the mean of all e_s if None.
         permute: control: every speaker gets another speaker's row, the same one each time.
+        same_names: speakers of a corpus none of whose audio they were learnt on are those of the table if called so;
+            otherwise they are others, unseen (ours).
     """
 
     known_features: Tensor | None
 
     def __init__(
-        self, embedding_dim: PositiveInt = 128, unseen: UnseenPolicy | None = None, *, permute: bool = False
+        self,
+        embedding_dim: PositiveInt = 128,
+        unseen: UnseenPolicy | None = None,
+        *,
+        permute: bool = False,
+        same_names: bool = False,
     ) -> None:
         super().__init__()
         self.embedding_dim = embedding_dim
         self.unseen = unseen or Mean()
         self.permute = permute
+        self.same_names = same_names
         self.ids: list[str] = []
         self.embedding: nn.Embedding | None = None
         self.fc: nn.Linear | None = None
@@ -114,14 +122,15 @@ class SpeakerEmbedding(SpeakerRepresentation):
     @property
     @override
     def settings(self) -> tuple[object, ...]:
-        return (self.unseen.settings, self.permute)
+        return (self.unseen.settings, self.permute, *sorted(self.namesakes))
 
     def rows(self, speaker_ids: Sequence[str | None]) -> list[int]:
         """Look up each speaker's row, -1 for one outside the table."""
         row_of = {speaker: row for row, speaker in enumerate(self.ids)}
         if self.permute:
             row_of = _derange(row_of)
-        return [-1 if speaker is None else row_of.get(speaker, -1) for speaker in speaker_ids]
+        outside = {None, *self.namesakes}
+        return [-1 if speaker in outside else row_of.get(str(speaker), -1) for speaker in speaker_ids]
 
     @override
     def forward(self, query: SpeakerQuery) -> Tensor:

@@ -30,6 +30,7 @@ from ser_personal.comparison.runs import (
     read_record,
     read_stage,
 )
+from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import first_few
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import SPEAKER_MOMENTS
@@ -73,7 +74,7 @@ def study(out: str, *, replace: bool = False, **settings: Any) -> int:
     grid = Study(**settings)
     root = Path(out).absolute()
     runs = expand(grid)
-    hashes = hash_inputs(runs)
+    hashes = hash_inputs(runs, grid.corpus)
     for note in unequal_batches(runs):
         Console(stderr=True, soft_wrap=True).print(f"ser study: {note}", markup=False, highlight=False)
     folders = [StudyRun(root, run, hashes[run.folder]) for run in runs]
@@ -276,21 +277,32 @@ def _used() -> dict[str, float]:
     return {"cpu_seconds": cpu_seconds, "peak_memory": max(each.ru_maxrss for each in used) * unit}  # bytes
 
 
-def hash_inputs(runs: Sequence[GridRun]) -> dict[str, str]:
-    """Folder of each run -> hash of its commands, the values of its YAMLs and the inputs of what it needs.
+def hash_inputs(runs: Sequence[GridRun], corpus: str) -> dict[str, str]:
+    """Folder of each run -> hash of its commands, the values of its YAMLs, the corpus and the inputs of what it needs.
 
-    Audio and tables that the commands name by path are not read: after a change to those, delete the runs.
+    Of the corpus labels count, and names and sizes of its audio. Other files that the commands name by path are not
+    read: after a change to those, delete the runs.
     """
-    contents = config_contents(runs)
+    contents, of_corpus = config_contents(runs), _hash_corpus(corpus)
     hashes: dict[str, str] = {}
     for run in runs:
         content = {
             "argv": [stage.argv for stage in run.stages],
             "configs": [contents[name] for stage in run.stages for name in stage.configs],
+            "corpus": of_corpus,
             "needs": [hashes[folder] for folder in run.needs],
         }
         hashes[run.folder] = content_hash(json.dumps(content, default=str))
     return hashes
+
+
+def _hash_corpus(path: str) -> str:
+    # one that a step of the study makes is among the inputs of what needs that step
+    if not Path(path).exists():
+        return ""
+    corpus = open_corpus(path)
+    audio = (each.path for each in corpus.read_labels() if each.path.is_file())
+    return content_hash(corpus.label_file, *(f"{path.name} {path.stat().st_size}" for path in audio))
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def test_missing_features_and_changed_audio_are_refused_and_missing_audio_is_not
     data.setup("fit")
     assert len(data.train_indices) == 24
     shutil.copy(copied.utterances[2].path, copied.utterances[1].path)
-    with pytest.raises(UserError, match=r"u01\.wav: audio has changed since its features in .* were made"):
+    with pytest.raises(UserError, match=r"u01\.wav: audio has changed since its cached features in .* were made"):
         module(CSVCorpus(str(copied.label_file)), folder).setup("fit")
 
 

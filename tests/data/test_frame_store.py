@@ -147,6 +147,6 @@ def test_audio_is_told_apart_by_its_content_and_part_and_not_by_its_date(tmp_pat
     store.write({"a": FRAMES["a"]}, {"a": audio})
     store.write({"b": FRAMES["b"]})
     for unchanged in (copied, gone, replace(louder, utterance_id="b")):
-        store.refuse_changed(unchanged)
-    with pytest.raises(UserError, match=r"c\.wav: audio has changed since its features in .*cache were made"):
-        store.refuse_changed(louder)
+        store.refuse_changed([unchanged])
+    with pytest.raises(UserError, match=r"c\.wav: audio has changed since its cached features in .*cache were made"):
+        store.refuse_changed([louder])

@@ -10,7 +10,7 @@ from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.representation import SpeakerQuery, SpeakerSet
-from ser_personal.types import EncoderOutput, SpeechBatch, utterance_hashes
+from ser_personal.types import EncoderOutput, SpeechBatch
 
 LENGTHS = torch.tensor([4000, 2000])
 NAMES = ("none", "first", "prefix", "concat", "last")
@@ -58,7 +58,7 @@ def test_without_fusion_there_is_no_table():
 @pytest.mark.parametrize("fusion", NAMES)
 def test_a_description_rebuilds_the_network(fusion):
     network = personalized(fusion)
-    network.pretrained_on = utterance_hashes(["1", "2"])
+    network.pretrained_on = frozenset({"aaaaaaaa", "bbbbbbbb"})
     rebuilt = PersonalizedEncoder(HubertEncoder("nowhere/at-all"), SpeakerEmbedding(99), "first")
     assert not rebuilt.is_built
     rebuilt.rebuild(network.describe())

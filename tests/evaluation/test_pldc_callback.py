@@ -120,11 +120,15 @@ def test_bank_is_built_once_for_a_model_and_a_training_set(tested, own, tmp_path
     torch.save(weights, checkpoint)
     # without a validation set there is no affine row
     corpus = relabelled(lambda row: row.update(Split_Set="Train") if row["Split_Set"] == "Development" else None)
+    before = bank.read_bytes()
     changed = run_test(tmp_path / "changed", corpus, checkpoint)
     assert len(set(built)) == 2
     assert len(built) == 3
     assert "affine" not in changed.metrics["splits"]["test1"]["rows"]
     assert changed.bank.speaker_ids == tuple(str(number) for number in range(1, 10))
+    # with a speaker more it is another corpus than the model's, whose bank stays
+    assert bank.read_bytes() == before
+    assert SpeakerBank.load(next((tmp_path / "changed").glob("*.speaker_bank.safetensors"))).speaker_ids[-1] == "9"
 
 
 TRAINING = [
@@ -291,7 +295,7 @@ def test_each_test_set_is_calibrated_by_itself_and_each_condition_scored(tested,
 def test_whom_tapt_heard_is_known_without_a_table(synthetic_corpus):
     utterances = MSPPodcast(str(synthetic_corpus)).utterances
     first, second = [each for each in utterances if each.speaker_id == utterances[0].speaker_id][:2]
-    audio = SimpleNamespace(speaker_ids=[], pretrained_on=utterance_hashes([first.utterance_id]))
+    audio = SimpleNamespace(speaker_ids=[], pretrained_on=utterance_hashes([first]))
     model = SimpleNamespace(personalized=SimpleNamespace(speaker_audio=audio))
     data = SimpleNamespace(train_speaker_ids=[], utterances=utterances)
     assert conditions_of(model, data, [second]).tolist() == ["adaptation"]

@@ -94,10 +94,10 @@ def utterance(speaker_id, split="test1", number=0):
 )
 def test_what_training_knew_of_a_speaker_goes_by_the_utterances_that_were_heard(speaker_id, heard, expected):
     tested = [utterance(speaker_id, number=number) for number in range(2)]
-    ids = [utterance(speaker_id, number=number).utterance_id for number in heard]
+    of_training = [utterance(speaker_id, number=number) for number in heard]
     # the same audio under another split's name
     tested = [replace(each, split="renamed") for each in tested]
-    assert conditions(tested, TRAINING, EMBEDDED, utterance_hashes(ids)) == [expected] * 2
+    assert conditions(tested, TRAINING, EMBEDDED, utterance_hashes(of_training)) == [expected] * 2
 
 
 def test_speakers_are_counted_once_and_unknown_ones_not_at_all():

@@ -171,6 +171,7 @@ UNPASTED = {
         "Leave --calibration and --pldc out",
         "or leave --corpus out",
         "Leave --model.",
+        "Leave it out; rates are --model.learning_rate",
     ),
     "it lists": ("--help` list",),
     "it is for another command, which runs long": (

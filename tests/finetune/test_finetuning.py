@@ -45,7 +45,7 @@ def test_papt_brings_encoder_fusion_and_speakers_which_stay_as_they_are_and_is_n
     assert {name.partition(".")[0] for name in module.state_dict()} == {"personalized", "interpreter"}
     assert module.personalized.fusion_name == "last"
     assert module.personalized.speakers.ids == data.train_speaker_ids
-    assert module.personalized.pretrained_on == utterance_hashes(u.utterance_id for u in data.corpus.splits.train)
+    assert module.personalized.pretrained_on == utterance_hashes(data.corpus.splits.train)
 
     module = finetuning(papt_checkpoint=str(path))
     fit(module, data, tmp_path, max_steps=2).save_checkpoint(tmp_path / "finetune.ckpt")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from killing import on_two, output
 from scipy.stats import entropy
 
 from ser_personal.data.frame_store import PseudoLabels
+from ser_personal.data.pretrain import PretrainDataModule
 from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.errors import UserError
 from ser_personal.pretrain.codebook import Codebook
@@ -88,10 +90,10 @@ def test_an_interrupted_run_ends_with_the_same_bytes_and_does_nothing_twice(make
     whole = make("whole")
     write = PseudoLabels.write
 
-    def interrupted(store, ids):
+    def interrupted(store, ids, audio):
         if len(store) >= written:
             raise InterruptedError
-        write(store, ids)
+        write(store, ids, audio)
 
     with monkeypatch.context() as patch:
         patch.setattr(PseudoLabels, "write", interrupted)
@@ -105,6 +107,28 @@ def test_an_interrupted_run_ends_with_the_same_bytes_and_does_nothing_twice(make
     for _ in range(2):
         assert contents(make("broken")) == contents(whole)
         assert len(passes) == left
+
+
+def test_labels_of_audio_that_has_changed_are_neither_kept_nor_trained_on(corpus, tmp_path):
+    table = Path(shutil.copytree(Path(corpus).parent, tmp_path / "corpus")) / "corpus.csv"
+
+    def run():
+        data = PseudoLabelData(str(table), batch_seconds=3)
+        kmeans(data, out=str(tmp_path / "labels"), num_clusters=6, sample_share=0.5, iterations=2, accelerator="cpu")
+
+    def pretrain():
+        data = PretrainDataModule(str(table), pseudo_labels=str(tmp_path / "labels"), min_samples=4000, held_out=0.4)
+        data.setup("fit")
+
+    run()
+    run()
+    pretrain()
+    # as long, another sound
+    path = table.with_name("3.wav")
+    soundfile.write(path, soundfile.read(path)[0][::-1] * 0.5, 16_000)
+    for use in (run, pretrain):
+        with pytest.raises(UserError, match=r"3.wav: audio has changed since its pseudo-labels in .*labels were made"):
+            use()
 
 
 def test_other_settings_in_an_existing_folder_are_named(make, corpus):

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 from unittest.mock import MagicMock
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from command_line import configs, finetune_arguments, papt_arguments, ser, stage, trainer_flags
 
 from ser_personal.cli import parse
+from ser_personal.corpus.synthetic import synth
 from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.errors import UserError
@@ -286,3 +288,42 @@ def test_a_finished_model_whose_last_checkpoint_is_gone_is_not_replaced(run, tmp
     arguments = ["fit", *finetune_arguments(synthetic_corpus), *trainer_flags(tmp_path), "--ckpt_path", "last"]
     assert ser(*arguments) == 2
     assert "finetune.ckpt: is of an earlier training run" in capsys.readouterr().err
+
+
+def test_names_of_another_corpus_are_other_people(run, tmp_path, caplog):
+    """Its ids of utterances are those of the training, its test speakers called as training speakers were."""
+    synth(str(tmp_path / "other"), speakers=12, utterances=2, min_seconds=1.0, max_seconds=2.0, seed=1)
+    labels = tmp_path / "other" / "Labels" / "labels_consensus.csv"
+    rows = pd.read_csv(labels, dtype=str)
+
+    def test(name, *flags, called=lambda number: number):
+        """-> predictions by utterance, the test speakers in each condition, and what was said."""
+        rows.assign(SpkrID=[called(number) for number in rows["SpkrID"].astype(int)]).to_csv(labels, index=False)
+        arguments = [*finetune_arguments(tmp_path / "other"), "--ckpt_path", run / "finetune.ckpt", *flags]
+        caplog.clear()
+        assert ser("test", *arguments, *trainer_flags(tmp_path / name)) == 0
+        metrics = json.loads(next((tmp_path / name).rglob("metrics.json")).read_text())
+        frame = pd.read_csv(*(tmp_path / name).rglob("predictions.csv"))
+        return frame["valence_raw"].to_numpy(), metrics["splits"]["test1"]["speakers"], caplog.text
+
+    strangers, conditions, said = test("strangers", called=lambda number: f"new{number}")
+    assert conditions == {"unseen": 3}
+    assert "called as some" not in said
+    namesakes, conditions, said = test("namesakes", called=lambda number: number % 12 + 1)
+    assert conditions == {"unseen": 3}
+    assert "8 speakers (first 1) are called as some of the model's, on other audio: taken for others" in said
+    np.testing.assert_array_equal(namesakes, strangers)
+    flags = re.findall(r"\((--model.* true) takes", said)[0].split()
+    same, conditions, said = test("same", *flags, called=lambda number: number % 12 + 1)
+    assert conditions == {"adaptation": 1, "unseen": 2}
+    assert "called as some" not in said
+    assert not np.array_equal(same, strangers)
+
+
+def test_a_fine_tuning_on_another_corpus_with_names_of_papt_is_refused(run, tmp_path, capsys):
+    synth(str(tmp_path / "other"), speakers=12, utterances=2, min_seconds=1.0, max_seconds=2.0, seed=1)
+    arguments = [*finetune_arguments(tmp_path / "other"), "--model.papt_checkpoint", run / "papt.ckpt"]
+    assert ser("fit", *arguments, *trainer_flags(tmp_path)) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "8 speakers (first 1) are called as some of the model's, on other audio. Rename them" in line
+    assert ser("fit", *arguments, *line.rpartition("give ")[2].rstrip(".").split(), *trainer_flags(tmp_path)) == 0

@@ -194,6 +194,7 @@ SHIPPED = sorted((REPOSITORY / "configs" / "study").glob("*.yaml"))
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_the_shipped_studies_expand(path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    runs = expand(read(path))
-    assert hash_inputs(runs)
+    study = read(path)
+    runs = expand(study)
+    assert hash_inputs(runs, study.corpus)
     assert unequal_batches(runs) == []

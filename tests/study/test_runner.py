@@ -68,7 +68,7 @@ def study_of(config, **changes):
 
 def folders_of(root, study):
     runs = expand(study)
-    hashes = hash_inputs(runs)
+    hashes = hash_inputs(runs, study.corpus)
     return [StudyRun(root, run, hashes[run.folder]) for run in runs]
 
 
@@ -134,6 +134,22 @@ def test_other_inputs_run_again_with_all_that_needs_them_and_not_unasked(tmp_pat
     assert kept == {"prepare/papt/seed_0", "prepare/papt/seed_1"}
 
 
+@pytest.mark.parametrize("change", ["a label", "audio"])
+def test_another_corpus_under_the_same_path_is_another_input(tmp_path, config, change):
+    corpus = tmp_path / "corpus.csv"
+    (tmp_path / "a.wav").write_bytes(b"12")
+    corpus.write_text("path,speaker,split,arousal\na.wav,s,train,3\n")
+    study = study_of(config, corpus=str(corpus))
+    run_study(tmp_path / "study", study, FakeLauncher())
+    refuse_to_replace(folders_of(tmp_path / "study", study), tmp_path)
+    if change == "audio":
+        (tmp_path / "a.wav").write_bytes(b"123")
+    else:
+        corpus.write_text(corpus.read_text().replace(",3", ",5"))
+    with pytest.raises(UserError, match="6 runs were made with other settings"):
+        refuse_to_replace(folders_of(tmp_path / "study", study), tmp_path)
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_fit_resumes_from_its_last_checkpoint_unless_that_is_damaged(tmp_path, config, finetuned_checkpoint, damaged):
     study = study_of(config, recipes=(Recipe("one", [str(config)]),), prepare=(), seeds=(0,))
@@ -150,7 +166,7 @@ def test_a_fit_resumes_from_its_last_checkpoint_unless_that_is_damaged(tmp_path,
 
 def test_a_missing_yaml_is_named():
     with pytest.raises(UserError, match=r"nowhere\.yaml: no such config file"):
-        hash_inputs(expand(Study("corpus", (Recipe("one", ["nowhere.yaml"]),))))
+        hash_inputs(expand(Study("corpus", (Recipe("one", ["nowhere.yaml"]),))), "corpus")
 
 
 def test_two_studies_do_not_share_a_folder(tmp_path):
