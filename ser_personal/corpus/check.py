@@ -42,6 +42,7 @@ PROJECTIONS = np.random.default_rng(0).choice([-1.0, 1.0], (4096, 8))
 SAME_SOUND = 0.03
 # of fewer labels, the extremes may be missing by chance
 MIN_LABELS_OF_SCALE = 20
+OVERLAP = 0.1  # seconds that neighbouring segments may have in common
 
 
 class Kind(NamedTuple):
@@ -179,6 +180,7 @@ def examine(corpus: Corpus, console: Console, *, decode: bool) -> Finding:
             for kind, detail in sound.problems
         ),
         *_same_sounds(utterances, sounds),
+        *_overlapping(utterances),
     ]
     rates = {each.path: sound.sample_rate for each, sound in zip(utterances, sounds, strict=True) if sound.sample_rate}
     return Finding(utterances, rates, problems)
@@ -281,6 +283,23 @@ def _same_sounds(utterances: Sequence[Utterance], sounds: Sequence[Sound]) -> It
             kind = LEAKED_AUDIO if "train" in splits and len(splits) > 1 else SAME_AUDIO
             names = [f"{utterance.utterance_id} in {utterance.split}" for utterance in group]
             yield Problem(kind, str(group[0].path), first_few(names))
+
+
+def _overlapping(utterances: Sequence[Utterance]) -> Iterator[Problem]:
+    """Find parts of a recording that are in train and in another split, where at least one has a segment of it."""
+    of_path = defaultdict(list)
+    for utterance in utterances:
+        of_path[utterance.path].append((utterance.start or 0.0, utterance))
+    for path, segments in of_path.items():
+        last: dict[bool, tuple[float, Utterance]] = {}
+        for start, each in sorted(segments, key=lambda segment: (segment[0], segment[1].start is not None)):
+            trains = each.split == "train"
+            end, other = last.get(not trains, (0.0, each))
+            both_whole = each.start is None and other.start is None
+            if end - start > OVERLAP and not both_whole:
+                names = [f"{utterance.utterance_id} in {utterance.split}" for utterance in (other, each)]
+                yield Problem(LEAKED_AUDIO, str(path), ", ".join(names))
+            last[trains] = max(last.get(trains, (0.0, each)), (start + each.seconds, each), key=lambda ended: ended[0])
 
 
 def _present(values: Iterable[float]) -> NDArray[np.float64]:

@@ -58,11 +58,19 @@ def bundle(name: str, change):
     return copied("bundle", "bundle", lambda folder: change(folder / name))
 
 
-def profiles(**metadata: str):
+def source(**changes: object):
+    def change(path: Path) -> None:
+        meta = json.loads(path.read_text())
+        path.write_text(json.dumps(meta | {"source": meta["source"] | changes}))
+
+    return change
+
+
+def profiles(arrays: dict[str, np.ndarray] | None = None, **metadata: str):
     def make(good: Good, here: Path) -> None:
         model = json.loads((good.bundle / "config.json").read_text())["model"]
         known = {"format": "ser_personal.speaker_profiles", "version": "3", "model": model}
-        save_file({}, here / "profiles.safetensors", known | metadata)
+        save_file(arrays or {}, here / "profiles.safetensors", known | metadata)
 
     return make
 
@@ -88,20 +96,34 @@ ONES = np.ones((4, 39))
 OF_BANK = [
     ("no bank", "bank.safetensors: no speaker bank here"),
     ("half a bank", "bank.safetensors: not a complete safetensors file", copied("bank", "bank.safetensors", cut)),
+    ("words as a bank", "not a complete safetensors file", text("bank.safetensors", "words")),
     (
         "a header of 8 EB as a bank",
         "not a complete safetensors file",
         text("bank.safetensors", b"\xff" * 7 + b"\x7f{}"),
     ),
+    (
+        "foreign safetensors as a bank",
+        "safetensors, but not a speaker bank",
+        lambda _good, here: save_file({"a": np.ones(1)}, here / "bank.safetensors"),
+    ),
     ("a bank of the future", "speaker bank of format 9", bank(lambda _, metadata: metadata.update(version="9"))),
     ("a bank without deviations", "damaged speaker bank", bank(lambda arrays, _: arrays.pop("label_std"))),
+    ("a bank of broken names", "damaged speaker bank", bank(lambda _, metadata: metadata.update(speaker_ids="[1"))),
     ("a bank of NaN", "damaged speaker bank", bank(lambda arrays, _: arrays["vectors"].fill(np.nan))),
+    ("a bank of words", "damaged speaker bank", bank(lambda arrays, _: arrays.update(vectors=arrays["vectors"][:2]))),
+    ("a bank of a scale that is none", "damaged speaker bank", bank(lambda _, metadata: metadata.update(scale='"x"'))),
 ]
 OF_CODEBOOK = [
+    ("no codebook", "codebook.safetensors: not a codebook"),
+    ("words as a codebook", "not a codebook", text("codebook.safetensors", "words")),
+    ("a codebook in a row", "damaged codebook", codebook(np.ones(4))),
+    ("a codebook of NaN", "damaged codebook", codebook(ONES * np.nan)),
     ("a codebook of another hash", "damaged codebook", codebook(ONES, hash="0")),
     ("a codebook of the future", "codebook of format 9; this version reads format 2", codebook(ONES, format_version=9)),
     ("a codebook of another width", "4 clusters of 3 dimensions for frames of 39", codebook(ONES[:, :3])),
     ("a codebook that doesn't know its origin", "not a codebook", codebook(ONES, made_with="x")),
+    ("a codebook without a cluster", "damaged codebook", codebook(ONES[:0])),
 ]
 OF_LABELS = [
     (
@@ -109,24 +131,48 @@ OF_LABELS = [
         "labels: these are not pseudo-labels of format 2",
         labels("meta.json", edited(format_version=9)),
     ),
+    ("pseudo-labels of nobody", "doesn't say what made them", labels("meta.json", edited(source=None))),
     ("pseudo-labels with half a description", "meta.json: pseudo-labels are damaged", labels("meta.json", cut)),
     ("half the pseudo-labels", r"batch-\w+\.safetensors: .* are damaged", labels("batch-*", cut)),
     ("pseudo-labels that aren't finished", "only half written", labels("meta.json", edited(finished=False))),
+    ("pseudo-labels at another rate", "100 frames a second", labels("meta.json", source(frame_rate=100))),
+    ("pseudo-labels of no cluster", "is no cluster", labels("meta.json", source(num_clusters=2))),
+    (
+        "pseudo-labels of too many clusters",
+        "clusters don't fit two bytes",
+        labels("meta.json", source(num_clusters=10**9)),
+    ),
     ("pseudo-labels without a batch", r"\d+ of \d+ utterances are there", labels("batch-*", Path.unlink)),
 ]
 OF_BUNDLE = [
     ("half a bundle's config", "config.json: isn't complete JSON", bundle("config.json", cut)),
     (
+        "a bundle's config in a list",
+        "config.json: isn't a JSON object",
+        bundle("config.json", lambda path: path.write_text("[]")),
+    ),
+    (
         "a bundle of the future",
         "bundle of format 99; this version reads format",
         bundle("config.json", edited(format_version=99)),
     ),
+    (
+        "a bundle of no version",
+        "bundle of format x; this version reads format",
+        bundle("config.json", edited(format_version="x")),
+    ),
+    ("a bundle that names no files", "doesn't say what its files hold", bundle("config.json", edited(files=3))),
     ("a bundle without weights", "model.safetensors: can't be loaded", bundle("model.safetensors", Path.unlink)),
     ("a bundle with half its weights", "model.safetensors: isn't the file", bundle("model.safetensors", cut)),
     (
         "a bundle with weights in a pickle",
         "model.safetensors: isn't the file",
         bundle("model.safetensors", lambda path: path.write_bytes(pickle.dumps(Touch()))),
+    ),
+    (
+        "a bundle with another's bank",
+        "speaker_bank.safetensors: isn't the file",
+        bundle("speaker_bank.safetensors", cut),
     ),
     (
         "a bundle with a command for a head",
@@ -136,23 +182,49 @@ OF_BUNDLE = [
         ),
     ),
     (
+        "a bundle with a head of nothing",
+        "config.json: lacks or misspells",
+        bundle("config.json", edited(interpreter={"class_path": 3})),
+    ),
+    ("a bundle of no encoder", "config.json: lacks", bundle("config.json", edited(personalized_encoder=3))),
+    (
         "a bundle of a text encoder",
         "config.json: lacks or misspells",
         bundle("config.json", edited(personalized_encoder={"encoder_config": {"model_type": "bert"}})),
     ),
+    (
+        "a bundle of an impossible prior",
+        "LabelPrior.* is out of range",
+        bundle("config.json", edited(label_priors={"pldc": {"arousal": {"scale": -1}}})),
+    ),
+    ("a bundle of settings that aren't", "lacks or misspells .*kk", bundle("config.json", edited(pldc={"kk": 3}))),
     ("a bundle of a negative k", "pldc.k: -3 is out of range", bundle("config.json", edited(pldc={"k": -3}))),
 ]
 OF_PROFILES = [
     ("words as profiles", "not a complete file of speaker profiles", text("profiles.safetensors", "words")),
     ("profiles of another model", "of another model", profiles(model="x")),
     ("profiles of the future", "speaker profiles of format 9", profiles(version="9")),
+    ("profiles of a version in words", "speaker profiles of format new", profiles(version="new")),
     ("profiles of nobody", "damaged speaker profiles", profiles()),
+    ("profiles without sums", "damaged speaker profiles", profiles(speaker_ids='["a"]')),
 ]
 NOT_PULLED = [
     ("a checkpoint", [*TEST, "--ckpt_path", "{here}/a.ckpt"], pointer("a.ckpt")),
+    ("a checkpoint of PAPT", [*FIT, "--model.papt_checkpoint", "{here}/a.ckpt"], pointer("a.ckpt")),
+    ("a checkpoint to export", ["export", "{here}/a.ckpt", "--out", "{here}/out"], pointer("a.ckpt")),
     ("a bank", BANK, pointer("bank.safetensors")),
+    ("vectors", [*CALIBRATE[:3], "{here}/v.npz", "--out", "{here}/out.csv", "--bank", "{bank}"], pointer("v.npz")),
+    ("a codebook", CODEBOOK, pointer("codebook.safetensors")),
     ("pseudo-labels", [*PAPT, "{here}/pseudo_labels"], pointer("batch-*", "pseudo_labels")),
     ("a bundle's weights", BUNDLE, pointer("model.safetensors", "bundle")),
+    ("a bundle's config", BUNDLE, pointer("config.json", "bundle")),
+    ("profiles", PROFILES, pointer("profiles.safetensors")),
+    ("a released codebook", ["import", "{here}/x.bin", "--out", "{here}/out"], pointer("x.bin")),
+    (
+        "a released head",
+        [*PAPT, "{pseudo_labels}", "--model.released_head", "{here}/head.safetensors"],
+        pointer("head.safetensors"),
+    ),
     (
         "an encoder",
         [*FIT, "--model.encoder", "HubertEncoder", "--model.encoder.pretrained", "{here}/hubert"],

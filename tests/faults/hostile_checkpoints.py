@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fault import FIT, TEST, Fault, checkpoint, faults
+import torch
+from fault import FIT, PAPT, TEST, Fault, checkpoint, faults
 
 TESTED = [*TEST, "--ckpt_path", "{here}/bad.ckpt"]
 RESUMED = [*FIT, "--ckpt_path", "{here}/bad.ckpt"]
@@ -42,10 +43,17 @@ def diverged(content: dict) -> None:
 
 OF_TESTED = [
     ("no weights", "bad.ckpt: is a checkpoint without its state_dict", checkpoint("finetune", without("state_dict"))),
+    ("no settings", "without its hyper_parameters", checkpoint("finetune", without("hyper_parameters"))),
+    ("settings in a list", "without its hyper_parameters", checkpoint("finetune", holding([1], "hyper_parameters"))),
     (
         "a setting that isn't",
         r"bad.ckpt: holds settings that aren't those of EmotionFineTuning \(Option 'speed'",
         checkpoint("finetune", holding(3, "hyper_parameters", "speed")),
+    ),
+    (
+        "a setting in words",
+        r"EmotionFineTuning \(fast is no float\)",
+        checkpoint("finetune", holding("fast", "hyper_parameters", "learning_rate")),
     ),
     (
         "a command as its class",
@@ -57,17 +65,29 @@ OF_TESTED = [
         "holds settings that aren't those of EmotionFineTuning",
         checkpoint("papt", lambda _: None),
     ),
+    ("no description", f"without its {NAME}", checkpoint("finetune", holding(None, NAME))),
+    ("a description of no encoder", DAMAGED, checkpoint("finetune", without(NAME, "encoder_config"))),
+    ("a description of half an encoder", DAMAGED, checkpoint("finetune", holding('{"model_', NAME, "encoder_config"))),
     (
         "a description of a text encoder",
         "is of type bert",
         checkpoint("finetune", holding('{"model_type": "bert"}', NAME, "encoder_config")),
     ),
+    ("a fusion that isn't", DAMAGED, checkpoint("finetune", holding("middle", NAME, "fusion"))),
     (
         "a weight missing",
         f"{DAMAGED}.*Missing key",
         checkpoint("finetune", lambda content: content["state_dict"].popitem()),
     ),
+    (
+        "a weight too many",
+        f"{DAMAGED}.*foo.bar",
+        checkpoint("finetune", holding(torch.ones(3), "state_dict", "foo.bar")),
+    ),
+    ("a weight of another shape", f"{DAMAGED}.*size mismatch", checkpoint("finetune", first_weight(torch.ones(3)))),
+    ("a weight that is a number", DAMAGED, checkpoint("finetune", first_weight(3))),
     ("weights of NaN", "not a finite number. The model may have diverged", checkpoint("finetune", diverged)),
+    ("no version", DAMAGED, checkpoint("finetune", without("pytorch-lightning_version"))),
     ("loops that are a number", DAMAGED, checkpoint("finetune", holding({"fit_loop": 3}, "loops"))),
 ]
 OF_RESUMED = [
@@ -76,6 +96,8 @@ OF_RESUMED = [
         "bad.ckpt: holds no optimizer_states, so no fit can be resumed from it",
         checkpoint("finetune", without("optimizer_states")),
     ),
+    ("no optimiser to resume", "holds no optimizer_states", checkpoint("finetune", holding([], "optimizer_states"))),
+    ("no loops to resume", "holds no loops", checkpoint("finetune", without("loops"))),
     (
         "other speakers to resume",
         "was trained on other speakers than this corpus has",
@@ -88,8 +110,14 @@ OF_FROM_PAPT = [
         f"{DAMAGED}.*Missing key",
         checkpoint("papt", without("state_dict", "personalized.encoder.network.masked_spec_embed")),
     ),
+    ("PAPT without a description to start from", DAMAGED, checkpoint("papt", without(NAME, "encoder_config"))),
 ]
 OF_EXPORTED = [
+    (
+        "a weight missing to export",
+        f"{DAMAGED}.*Missing key",
+        checkpoint("finetune", lambda content: content["state_dict"].popitem()),
+    ),
     ("PAPT to export", "bad.ckpt: isn't fine-tuned for emotion", checkpoint("papt", lambda _: None)),
 ]
 CHECKPOINTS = [
@@ -102,6 +130,12 @@ CHECKPOINTS = [
         checkpoint("finetune", holding([{"state": {}, "param_groups": []}], "optimizer_states")),
     ),
     *faults(FROM_PAPT, OF_FROM_PAPT),
+    Fault(
+        "PAPT without its head to resume",
+        [*PAPT, "{pseudo_labels}", "--ckpt_path", "{here}/bad.ckpt"],
+        DAMAGED,
+        checkpoint("papt", without("state_dict", "head.label_embeddings")),
+    ),
     *faults(EXPORTED, OF_EXPORTED),
     Fault(
         "a checkpoint to run",

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import soundfile
 import torch
-from fault import FINETUNE, FIT, HEADER, PAPT, TEST, Fault, Good, labels, text
+from fault import FINETUNE, FIT, HEADER, KMEANS, PAPT, TEST, Fault, Good, labels, text
 
 from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 HERE = ["--data.corpus", "{here}/corpus"]
 LABELLED = [*PAPT, "{pseudo_labels}"]
 WITHOUT_CORPUS = ["fit", *FINETUNE, "--data.corpus"]
+LISTED = r"\. `ser fit --help` lists the arguments\.$"
 
 
 def copied_corpus(samples: int, *, only_first: bool = True) -> Callable[[Good, Path], object]:
@@ -51,17 +52,23 @@ def clustered(**settings: int) -> Callable[[Good, Path], object]:
 CLEAN = ".*`ser check CORPUS --write clean.csv`"
 OTHER_SOUND = [
     ("no sound to train on", [*FIT, *HERE], rf"Audios/\S+\.wav: .*missing or unreadable{CLEAN}", copied_corpus(0)),
+    ("a sound too short to train on", [*FIT, *HERE], rf"Audios/\S+\.wav: .*shorter{CLEAN}", copied_corpus(399)),
+    ("no sound for PAPT", [*LABELLED, *HERE], rf"Audios/\S+\.wav: .*missing or unreadable{CLEAN}", copied_corpus(0)),
     ("a sound too short for PAPT", [*LABELLED, *HERE], rf"Audios/\S+\.wav: .*shorter{CLEAN}", copied_corpus(399)),
+    ("no sound to cluster", [*KMEANS, *HERE], rf"missing or unreadable, the first of 1 such{CLEAN}", copied_corpus(0)),
     (
         "pseudo-labels of other sounds",
         [*LABELLED, *HERE],
-        r"pseudo-labels for the \d+ frames of.*Run `ser kmeans`",
+        r"audio has changed since its pseudo-labels in .* were made\. Run `ser kmeans`",
         copied_corpus(20_000, only_first=False),
     ),
 ]
 OTHER_CODEBOOK = [*PAPT[1:], "{here}/o", "--ckpt_path", "{papt}"]
 OTHER_CORPUS = [
     ("no corpus", [*WITHOUT_CORPUS, "{here}/nowhere"], "nowhere: no such corpus.*Give a folder with Labels and Audios"),
+    ("no corpus to cluster", [*KMEANS, "--data.corpus", "{here}/nowhere"], "nowhere: no such corpus"),
+    ("no corpus to check", ["check", "{here}/nowhere"], "no such corpus"),
+    ("no table", [*WITHOUT_CORPUS, "{here}/c.csv"], r"c\.csv: no such file.*Check the spelling"),
     (
         "a path for a class of corpora",
         ["check", "{here}/c.csv", "--corpus.scale", "[1,5]"],
@@ -86,6 +93,12 @@ OTHER_CORPUS = [
         labels("labels_consensus.csv", HEADER + "a.wav,N,8.5,4,4,1,Male,Train\n"),
     ),
     (
+        "no such set to test",
+        [*TEST, "--ckpt_path", "{finetune}", "--data.test_splits", "[test7]"],
+        "split test7: no such split.*Choose among train, validation, test1",
+    ),
+    ("no such set for PAPT", [*LABELLED, "--data.splits", "[test7]"], "split test7: no such split.*Choose among train"),
+    (
         "an attribute that isn't",
         [*FIT, "--model.attributes", "[arousal,anger]"],
         "--model.attributes: anger is none of 'arousal', 'valence', 'dominance'",
@@ -97,6 +110,7 @@ OTHER_CORPUS = [
         without_valence,
     ),
     ("no pseudo-labels", [*PAPT, "{here}/none"], "none: no pseudo-labels here.*`ser kmeans`"),
+    ("pseudo-labels of another K", ["fit", *OTHER_CODEBOOK], "codebook|pseudo-labels", clustered(num_clusters=9)),
     (
         "pseudo-labels of another codebook",
         ["validate", *OTHER_CODEBOOK],
@@ -112,19 +126,99 @@ OTHER_CHECKPOINT = [
         lambda _good, here: torch.save({"state_dict": {}, "hyper_parameters": {}}, here / "x.ckpt"),
     ),
     (
+        "half a checkpoint",
+        [*TEST, "--ckpt_path", "{here}/x.ckpt"],
+        "{here}/x.ckpt: .*truncated.*`ser fit`",
+        lambda good, here: (here / "x.ckpt").write_bytes(good.papt.read_bytes()[:10_000]),
+    ),
+    (
+        "a table for a checkpoint",
+        [*LABELLED, "--ckpt_path", "{corpus}/Labels/labels_consensus.csv"],
+        "no checkpoint.*`ser fit`",
+    ),
+    ("no checkpoint of PAPT", [*FIT, "--model.papt_checkpoint", "{here}/x.ckpt"], "x.ckpt: .*no such.*`ser fit`"),
+    ("no checkpoint to resume", [*LABELLED, "--ckpt_path", "{here}/x.ckpt"], "x.ckpt: .*no such.*`ser fit`"),
+    (
         "a checkpoint of another stage",
         [*FIT, "--model.papt_checkpoint", "{finetune}"],
         "finetune.ckpt: isn't a checkpoint of PAPT or TAPT.*configs/papt.yaml",
     ),
-    ("nothing to test", TEST, "ser test: no checkpoint to score.*Give --ckpt_path"),
+    *(
+        (f"nothing to {stage}", [stage, *TEST[1:]], f"ser {stage}: no checkpoint to score.*Give --ckpt_path")
+        for stage in ("test", "validate", "predict")
+    ),
+    ("null to test", [*TEST, "--ckpt_path", "null"], "ser test: no checkpoint to score"),
     # Lightning's words
     ("the last checkpoint to test", [*TEST, "--ckpt_path", "last"], "last: no such checkpoint.*give its path"),
+    ("the best checkpoint to test", [*TEST, "--ckpt_path", "best"], "best: no such checkpoint.*give its path"),
+    ("the best checkpoint to resume", [*LABELLED, "--ckpt_path", "best"], "best: no such checkpoint.*give its path"),
+    ("embeddings that nobody learns", [*FIT, "--model.fusion", "first"], r"--model\.fusion first.*papt_checkpoint"),
+]
+MISTYPED = [
+    ("unknown, of the model", ["--model.speed", "1"], "--model: Option 'speed' is not accepted"),
+    ("unknown, of a callback", ["--trainer.callbacks.kk", "1"], "--trainer.callbacks: Option 'kk' is not accepted"),
+    ("unknown", ["--speed", "1"], "unrecognized arguments: --speed 1"),
+    ("no number", ["--model.learning_rate", "fast"], "--model.learning_rate: fast is no float"),
+    ("no integer", ["--trainer.max_epochs", "ten"], "--trainer.max_epochs: ten is no int"),
+    ("nested", ["--model.encoder.dim", "wide"], "--model.encoder.dim: wide is no int"),
+    ("no choice", ["--model.fusion", "middle"], "--model.fusion: middle is none of 'none', 'first', 'prefix'"),
+    ("no model", ["--model", "EmotionFinetuning"], "--model: EmotionFinetuning is no class to choose here"),
+    ("no encoder", ["--model.encoder", "Huge"], "--model.encoder: Huge is no class to choose here"),
+    ("no data", ["--data", "Nothing"], "--data: Nothing is no class to choose here"),
+    ("no value", ["--trainer.max_epochs"], "argument --trainer.max_epochs.*: expected one argument"),
+]
+SPEED = "model:\n  class_path: EmotionFineTuning\n  init_args: {speed: 3}\n"
+WORDS = [
+    ("no config", [*FIT, "--config", "{here}/no.yaml"], r"no\.yaml: no such config file.*one that ships"),
+    ("no config to cluster", [*KMEANS, "--config", "{here}/no.yaml"], r"no\.yaml: no such config file.*one that ships"),
+    ("words as a config", [*FIT, "--config={here}/c.yaml"], r"c\.yaml: holds no values", text("c.yaml", "just words")),
+    ("an unknown value", [*FIT, "--config", "{here}/c.yaml"], "--model: Option 'speed' is not", text("c.yaml", SPEED)),
+    (
+        "an unknown value of nothing",
+        [*FIT, "--config", "{here}/c.yaml"],
+        "Subcommand 'fit' does not accept option 'speed'",
+        text("c.yaml", "speed: 3\n"),
+    ),
+    ("a fit of nothing", ["fit"], "the following arguments are required: --data, --model"),
+    ("clusters of nothing", ["kmeans"], "the following arguments are required: data.*`ser kmeans --help`"),
+    ("a check of nothing", ["check"], "the following arguments are required: corpus"),
+    ("nothing to import", ["import", "nowhere.bin", "--out", "x"], "nowhere.bin: no such file"),
+    ("clusters in words", [*KMEANS, "--num-clusters", "many"], "--num_clusters: many is no int.*`ser kmeans --help`"),
+    ("no teacher", [*KMEANS, "--teacher", "Nobody"], "--teacher: Nobody is no class to choose here"),
+    ("no command", ["sing"], "sing: no such command.*`ser --help` lists them"),
+    (
+        "a flag misspelt",
+        [*FIT, "--model.learing_rate", "1"],
+        r"'learing_rate' is not.*Did you mean --model.learning_rate\?",
+    ),
+    ("a flag cut off", [*FIT, "--trainer.max_epoch", "1"], r"max_epoch 1.*Did you mean --trainer.max_epochs\?"),
+    (
+        "no logger for a learning rate",
+        [*LABELLED, "--trainer.logger", "false"],
+        "ser fit: Cannot use `LearningRateMonitor` callback with `Trainer` that has no logger",
+    ),
+    ("a test of PAPT", ["test", *LABELLED[1:], "--ckpt_path", "{papt}"], "ser test: No `test_step"),
+    ("no accelerator", [*FIT, "--trainer.accelerator", "abacus"], "ser fit: .*abacus.*--help` lists the arguments"),
     (
         "a folder that is a file",
         [*LABELLED, "--trainer.default_root_dir", "{here}/taken"],
         "taken.*: (Not a directory|File exists).*Check the path",
         text("taken", ""),
     ),
-    ("embeddings that nobody learns", [*FIT, "--model.fusion", "first"], r"--model\.fusion first.*papt_checkpoint"),
+    *(
+        (f"{flag} of {value}", [*command, flag, value], rf"{flag.rpartition('.')[2]}\b.* {value}(\.0)? .*out of range")
+        for command, flag, value in (
+            (FIT, "--model.learning_rate", "0"),
+            (FIT, "--model.learning_rate", "inf"),
+            (FIT, "--model.encoder.layers", "0"),
+            (LABELLED, "--model.mask_length", "0"),
+            (LABELLED, "--data.max_samples", "0"),
+            ([*TEST, "--ckpt_path", "{finetune}", "--config", "pldc.yaml"], "--trainer.callbacks.k", "0"),
+            (KMEANS, "--iterations", "0"),
+        )
+    ),
 ]
-MISTAKES = [Fault(*row) for row in (*OTHER_SOUND, *OTHER_CORPUS, *OTHER_CHECKPOINT)]
+MISTAKES = [
+    *(Fault(name, command, *rest) for name, command, *rest in (*OTHER_SOUND, *OTHER_CORPUS, *OTHER_CHECKPOINT, *WORDS)),
+    *(Fault(f"an argument: {name}", [*FIT, *words], f"^ser: {says}.*{LISTED}") for name, words, says in MISTYPED),
+]

@@ -11,11 +11,12 @@ from hostile_arguments import ARGUMENTS
 from hostile_artefacts import ARTEFACTS
 from hostile_audio import AUDIO
 from hostile_checkpoints import CHECKPOINTS
+from hostile_configs import CONFIGS
 from hostile_corpora import CORPORA
 from hostile_mistakes import MISTAKES
 from hostile_tables import TABLES
 
-FAULTS = [*CORPORA, *AUDIO, *TABLES, *CHECKPOINTS, *ARTEFACTS, *ARGUMENTS, *MISTAKES]
+FAULTS = [*CORPORA, *AUDIO, *TABLES, *CONFIGS, *CHECKPOINTS, *ARTEFACTS, *ARGUMENTS, *MISTAKES]
 
 
 def filled(word: str, places: dict[str, object]) -> str:
