@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib.util
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import pandas as pd
 import pytest
 import soundfile
 from command_line import ser
-from turn_files import VALUES, annotated, rttm, textgrid
+from turn_files import VALUES, annotated, rttm, table, textgrid
 
 from ser_personal import EmotionRecognizer
 from ser_personal.audio import decode
@@ -162,3 +164,56 @@ def test_tables_of_segments_that_are_none(tmp_path, text, what, capsys):
     assert ser("annotate", tmp_path / "t.csv", *flags) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert what in line
+
+
+SPEECH = Path(os.environ.get("SER_TEST_SPEECH", "speech")) / "ravdess"
+
+
+@pytest.mark.skipif(not SPEECH.is_dir(), reason="no real speech here: SER_TEST_SPEECH names a folder with ravdess/")
+def test_a_conversation_of_real_speech(bundle_folder, tmp_path):
+    """Three speakers by turns, as one stereo file and as one for each, whoever says when they speak."""
+    table_ = pd.read_csv(SPEECH / "corpus.csv")
+    names = sorted(table_["speaker"].unique())[:3]
+    files = [
+        SPEECH / path
+        for n in range(8)
+        for name in names
+        for path in table_[table_["speaker"] == name]["path"][n : n + 1]
+    ]
+    parts, speakers = [decode(path) for path in files], names * 8
+    ends = np.cumsum([len(part) + 4_000 for part in parts])
+    turns = [
+        Turn((end - len(part)) / 16_000, end / 16_000, who)
+        for end, part, who in zip(ends, parts, speakers, strict=True)
+    ]
+    tracks = np.zeros((int(ends[-1]), 3), dtype=np.float32)
+    for end, part, who in zip(ends, parts, speakers, strict=True):
+        tracks[end - len(part) : end, names.index(who)] = part
+    soundfile.write(tmp_path / "meeting.wav", tracks.sum(1, keepdims=True).repeat(2, 1), 16_000, subtype="FLOAT")
+    forms = {"meeting.rttm": rttm(turns), "turns.csv": table(turns), "own.rttm": ""}
+    for column, name in enumerate(names):
+        own = [turn for turn in turns if turn.speaker_id == name]
+        soundfile.write(tmp_path / f"{name}.wav", tracks[:, column], 16_000, subtype="FLOAT")
+        forms["own.rttm"] += rttm(own, name)
+        forms[f"grids/{name}.TextGrid"] = textgrid(own, short=True)
+    forms["meeting.TextGrid"] = textgrid(turns, short=False)
+    forms["own.csv"] = "path,speaker,start,end\n" + "".join(
+        f"{turn.speaker_id}.wav,{turn.speaker_id},{turn.start:.6f},{turn.end:.6f}\n" for turn in turns
+    )
+    (tmp_path / "grids").mkdir()
+    (tmp_path / "own").mkdir()
+    for name, text in forms.items():
+        (tmp_path / name).write_text(text)
+    for name in names:
+        (tmp_path / "own" / f"{name}.wav").symlink_to(tmp_path / f"{name}.wav")
+    alone = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu").predict(files, speakers)
+    grids = importlib.util.find_spec("praatio") is not None
+    for audio, segments in (
+        *(("meeting.wav", "meeting.rttm"), ("turns.csv", None), ("own", "own.rttm"), ("own.csv", None)),
+        *((("meeting.wav", "meeting.TextGrid"), ("own", "grids")) if grids else ()),
+    ):
+        who = ("--segments", tmp_path / segments) if segments else ("--speaker-from", "column")
+        frame = annotated(bundle_folder, tmp_path, tmp_path / audio, *who).sort_values("start")
+        np.testing.assert_allclose(frame[VALUES], alone[VALUES], atol=1e-4)
+        assert frame["speaker"].tolist() == speakers
+        np.testing.assert_allclose(frame[["start", "end"]], [turn[:2] for turn in turns], atol=1e-4)
