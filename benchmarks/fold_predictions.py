@@ -56,7 +56,7 @@ def _predictions(table: str, checkpoint: Path) -> bytes:
     from lightning.pytorch import Trainer
 
     from ser_personal.data.emotion import EmotionDataModule
-    from ser_personal.evaluation.run_writers import Collector
+    from ser_personal.evaluation.prediction_collector import Collector
     from ser_personal.finetune.module import EmotionFineTuning
 
     data = EmotionDataModule(table, num_workers=0)

@@ -45,11 +45,11 @@ class Journal:
     Args:
         path: of the file, which no other run may have open.
         settings: name -> value of all that decides what comes out; a run with others is refused.
-        places: in the list of all recordings, of those that are this journal's.
+        places: indices of this journal's recordings in the list of all.
 
     Attributes:
         done: how many recordings.
-        begun: how many rows of the next one, of the blocks of it that are done.
+        begun: rows already written of the next, partly done recording.
         profiles: of the speakers of these recordings and blocks.
     """
 
@@ -135,16 +135,16 @@ class Journal:
         self._database.execute("INSERT INTO progress VALUES (?, ?)", (done, self._settings))
 
     def rows(self) -> Iterator[tuple[int, Row]]:
-        """All rows, each after the place of its recording."""
+        """All rows, as (recording index, row)."""
         for place, content in self._database.execute("SELECT recording, content FROM rows ORDER BY rowid"):
             yield place, json.loads(content)
 
     def vectors(self) -> Iterator[tuple[int, bytes]]:
-        """Of each row its utterance's vector, float32, where the run keeps them, after the place of its recording."""
+        """All rows' utterance vectors, float32, where the run keeps them, as (recording index, vector)."""
         yield from self._database.execute("SELECT recording, vector FROM rows ORDER BY rowid")
 
     def failures(self) -> Iterator[tuple[int, dict[str, str]]]:
-        """All failures, file and reason, each after the place of its recording."""
+        """All failures, as (recording index, file and reason)."""
         found = self._database.execute("SELECT recording, file, reason FROM failures ORDER BY rowid")
         for place, file, reason in found:
             yield place, {"file": file, "reason": reason}
@@ -187,7 +187,7 @@ def journal_of(target: Path) -> Path:
 
 
 def deal(recordings: Sequence[Recording], count: int) -> list[list[int]]:
-    """Places in the list of the recordings of each shard, by a hash of their speaker, or of their name where unknown.
+    """Deal recordings to shards by a hash of the speaker, or of their name where unknown; -> each shard's list indices.
 
     A speaker's recordings are in one shard, and so are those of speakers who share a recording.
     """

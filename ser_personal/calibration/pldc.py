@@ -143,7 +143,8 @@ def calibrate(
 
     with :math:`\mu, \sigma` the mean and standard deviation (ddof 0) of the speaker's predictions in this call,
     and :math:`\bar\mu, \bar\sigma` the neighbours'. `scale_std` alone keeps :math:`\mu` in place of :math:`\bar\mu`
-    (the sigma shift); `shift_mean` alone keeps :math:`\sigma` in place of :math:`\bar\sigma` (the mu shift).
+    (the sigma shift); `shift_mean` alone keeps :math:`\sigma` in place of :math:`\bar\sigma` (the mu shift). In the
+    code, `match_moments` is the equation.
 
     The default is the sigma shift, which has the highest A-CCC in the paper: it raises it (arousal .531 to .541,
     valence .569 to .578). The full equation is `shift_mean=True, scale_std=True`. Every variant lowers O-CCC in the

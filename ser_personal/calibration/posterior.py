@@ -1,4 +1,7 @@
-"""`PosteriorCalibrator`: empirical-Bayes calibration by the speaker vector and the speaker's own predictions (ours)."""
+"""`PosteriorCalibrator`: empirical-Bayes calibration by the speaker vector and the speaker's own predictions (ours).
+
+Named after the posterior means that it takes of a speaker's moments, shrunken the more, the fewer the utterances.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +31,16 @@ if TYPE_CHECKING:
     Values = NDArray[np.float64]
 
 MIN_SPEAKERS = 5
-CORRECTION_PENALTY = 0.002  # in CCC, of a full-strength correction
+CORRECTION_PENALTY = 0.002  # in CCC, of a correction made in full
 AMOUNT_GRID = tuple(product((0.0, 0.25, 0.5, 0.75, 1.0), repeat=2))  # of the corrections of mean and log std
-RIDGE_PENALTIES = np.logspace(4, -4, 33)  # in units of the features' variance, the mean over principal directions
+RIDGE_PENALTIES = np.logspace(4, -4, 33)  # times trace / min(shape) of the features' weighted scatter matrix
 _LOG_STD_VARIANCE = 0.5  # the log standard deviation of n normal values has a variance of 1 / (2 n)
 _MIN_BETWEEN_SHARE = 1e-3
 _TINY = np.finfo(np.float64).tiny
 
 
 class Estimates(NamedTuple):
-    """One moment a speaker, estimated from `counts` utterances; its sampling variance is `within_variance / counts`."""
+    """One moment per speaker, estimated from `counts` utterances; sampling variance is `within_variance / counts`."""
 
     values: Values
     counts: NDArray[Any]
@@ -120,7 +123,7 @@ class Correction:
     own: Shrinkage  # of the predictions' moment
     expected: Shrinkage  # of the moment that the speaker vector predicts
     regression: Ridge  # (own, expected) -> the labels' moment less the own one, over the validation speakers
-    limits: tuple[float, float]  # of the validation speakers' corrections, which no correction exceeds
+    limits: tuple[float, float]  # range of the validation speakers' corrections, to which all are clipped
     amount: float = 0.0  # of the correction that is made, 0 to 1
 
     @classmethod
@@ -135,7 +138,7 @@ class Correction:
         return cls(voice, shrink_own, shrink_expected, regression, limits), left_out
 
     def __call__(self, own: Estimates, expected: Values) -> tuple[Values, Values]:
-        """The predictions' own moment, shrunken, and its residual to that of the labels, (n,) each."""
+        """The predictions' own moment, shrunken, and the predicted correction from it to the labels', (n,) each."""
         shrunken = self.own(own)
         features = np.column_stack([shrunken, self.expected(own._replace(values=expected))])
         return self.own.center + shrunken, self.regression(features).clip(*self.limits)
@@ -219,22 +222,23 @@ class PosteriorCalibrator:
 
     1. One global affine map gives the predictions the labels' moments (`AffineMap`).
     2. Over the *training* speakers, label mean and log standard deviation are regressed on the speaker vector.
-    3. Over the *validation* speakers, the residuals between mean and log standard deviation of the labels and the
-       shrunken ones of the mapped predictions are regressed on both that estimate and the predictions' own moment.
-    4. The strengths of the two corrections, 0 to 1, are chosen on validation: the greatest gain of O-CCC
+    3. Over the *validation* speakers, the residuals (label moment minus the shrunken moment of the mapped predictions)
+       are regressed on that shrunken moment and on the moment predicted in step 2, shrunken likewise.
+    4. The amounts of the two corrections, 0 to 1, are chosen on validation: the greatest gain of O-CCC
        and A-CCC that lowers neither, less .002 for each correction made in full.
     5. Another affine map gives the validation set the labels' moments again, as it does with each of the choices.
 
-    A speaker's prediction :math:`y` becomes, up to that last map,
+    With :math:`y` a speaker's prediction after step 1, the result is, up to step 5's map,
 
     .. math::
 
         \tilde y = \hat\mu + \alpha \Delta_\mu + e^{\beta \Delta_\sigma} (y - \hat\mu)
 
     with :math:`\hat\mu` the shrunken mean of the speaker's mapped predictions, :math:`\Delta_\mu` and
-    :math:`\Delta_\sigma` the corrections, none above the validation speakers', and :math:`\alpha, \beta` their
-    strengths. Regressions are ridge regressions whose penalty is chosen by leave-one-speaker-out, speakers weighted by
-    inverse variance. No label and no other speaker of the test set is read; an unknown one (None) gets the first map.
+    :math:`\Delta_\sigma` the corrections, clipped to the range fitted for the validation speakers, and
+    :math:`\alpha, \beta` their amounts. Regressions are ridge regressions whose penalty is chosen by
+    leave-one-speaker-out, speakers weighted by inverse variance. No label and no other speaker of the test set is
+    read; an unknown one (None) gets the first map.
 
     Args:
         bank: the training speakers.

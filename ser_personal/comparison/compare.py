@@ -49,8 +49,8 @@ def compare(
 ) -> None:
     """Compare test runs: O-CCC and A-CCC of each recipe and calibration with 95 % intervals, and their cost.
 
-    For a study of the personalisation gap it adds the gap by the number of training speakers, for one that pre-trained
-    the scores of masked prediction.
+    For a study of the personalisation gap it adds the gap by the number of training speakers; for a study with
+    pre-training, it adds the masked-prediction scores.
 
     Args:
         runs: folders of test runs, or one with many, such as a study's; NAME=FOLDER gives a run another name than its
@@ -60,8 +60,8 @@ def compare(
         out: folder for the comparison's .md, .csv and .png; the first of `runs` if None.
         name: of these files.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
-        resamples: draws of the speakers for each interval.
-        seed: of these draws.
+        resamples: bootstrap resamples of the speakers for each interval.
+        seed: of the bootstrap.
         add: another method as NAME=FILE.csv, or several as '[A=a.csv,B=b.csv]': columns utterance, and arousal, valence
             or dominance, whichever it predicts, on the utterances that the runs were tested on.
         latex: file for the table that the screen shows, for a paper.
@@ -99,7 +99,7 @@ def compare(
 class System:
     """A row of the comparison, on one test set and attribute.
 
-    Seeds, and the draws of a random control, are replicates: a score of a system is the mean over its replicates.
+    Seeds, and the repetitions of a random control, are replicates: a score of a system is the mean over its replicates.
     """
 
     recipe: str
@@ -125,12 +125,12 @@ class System:
         return np.stack(np.broadcast_arrays(n, n * p, n * label, *(n * each for each in squares)), axis=-1)
 
     def overall_ccc(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """O-CCC (draws,) over all utterances, each speaker as often as weights (draws, speakers) say."""
+        """O-CCC (resamples,) over all utterances, each speaker as often as weights (resamples, speakers) say."""
         of_replicates = ccc_from_sums(*np.moveaxis(weights @ self._sums, -1, 0))
         return np.asarray(of_replicates.mean(axis=0))
 
     def average_ccc(self, weights: NDArray[np.float64], counted: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """A-CCC (draws,) over the counted speakers (speakers,), each speaker's CCC averaged over replicates first."""
+        """A-CCC (resamples,) over the counted speakers (speakers,), each one's CCC averaged over replicates first."""
         if not counted.any():
             return np.full(len(weights), np.nan)
         own = self.ccc[:, counted].mean(axis=0)
@@ -148,7 +148,7 @@ class TestSet:
     attribute: str
     speakers: tuple[str, ...]  # sorted; the same for all systems
     systems: tuple[System, ...]  # a recipe's calibrations together, its raw predictions first
-    notes: tuple[str, ...]  # seeds that lack speakers, controls that are none; one sentence each
+    notes: tuple[str, ...]  # seeds that lack speakers, controls that permuted nobody; one sentence each
 
     def counted(self, min_utterances: int) -> NDArray[np.bool_]:
         """Speakers in A-CCC, (speakers,): with enough utterances, and a CCC in every system."""
@@ -169,7 +169,7 @@ def join_runs(runs: Sequence[ComparedRun]) -> list[TestSet]:
         raise UserError(
             f"speaker {first['speaker']} is tested twice on {first['split']}",
             where=first["recipe"],
-            remedy="Name each run once, and give two of one name others, as NAME=FOLDER",
+            remedy="List each run once; give runs that share a name different ones, as NAME=FOLDER",
         )
     order = {attribute: index for index, attribute in enumerate(ATTRIBUTES)}
     sets = [_join(part) for _, part in table.groupby(["split", "attribute"], sort=False)]
@@ -180,7 +180,10 @@ def join_runs(runs: Sequence[ComparedRun]) -> list[TestSet]:
 def _no_controls(split: str, runs: Sequence[ComparedRun]) -> list[str]:
     permuted = [(run.recipe, run.metrics.get("splits", {}).get(split, {}).get("permuted_speakers")) for run in runs]
     recipes = dict.fromkeys(recipe for recipe, speakers in permuted if speakers == 0)
-    return [f"{each} permuted no speaker of {split}, so it is no control but its treatment again" for each in recipes]
+    return [
+        f"{each} permuted no speaker of {split}, so it is not a control: it repeats the unpermuted model"
+        for each in recipes
+    ]
 
 
 def _join(table: pd.DataFrame) -> TestSet:
@@ -295,14 +298,14 @@ def compare_systems(
     min_utterances: int = 10,
     points: Sequence[GapPoint] = (),
 ) -> ComparedSet:
-    """Score every system by the same draws of the speakers.
+    """Score every system by the same bootstrap resamples of the speakers.
 
     A-CCC counts, for all systems alike, the speakers with enough utterances whose CCC is defined in every system.
 
     Args:
         test: the systems.
         baseline: name of the one that the others are compared with; where this set lacks it, differences are NaN.
-        bootstrap: makes the draws and the intervals.
+        bootstrap: makes the resamples and the intervals.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
         points: of the personalisation gap; those with only one side are left out.
     """

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from typing_extensions import override
 
 from ser_personal.audio import SAMPLE_RATE
-from ser_personal.evaluation.run_writers import run_folder
+from ser_personal.evaluation.prediction_collector import run_folder
 from ser_personal.files import write_json
 
 if TYPE_CHECKING:

@@ -72,7 +72,7 @@ class UtteranceDataset(Dataset[Example], ABC):
         try:
             return [self[key] for key in keys]
         except UserError as error:
-            # of an exception that a worker raises torch would make text
+            # torch would turn an exception raised in a worker into text
             return error
 
 
@@ -95,7 +95,7 @@ class PretrainDataset(UtteranceDataset):
 
 
 class WholeUtterances(UtteranceDataset):
-    """Whole utterances, perhaps augmented, and their labels; the last `max_samples` of each (the authors' code)."""
+    """Utterances cut to their last `max_samples` (the authors' code), augmented where asked, with labels."""
 
     def __init__(
         self,
@@ -186,10 +186,12 @@ def check_pseudo_labels(utterances: Sequence[Utterance], pseudo_labels: PseudoLa
     for utterance in (with_id[utterance_id] for utterance_id in pseudo_labels if utterance_id in with_id):
         ids, frames = pseudo_labels[utterance.utterance_id], num_frames(samples_of(utterance))
         if ids.max(initial=0) >= pseudo_labels.num_clusters:
-            what = f"pseudo-labels of {utterance.utterance_id} are damaged: {ids.max()} is no cluster"
+            what = f"{ids.max()} is not a cluster id below {pseudo_labels.num_clusters}"
+            what = f"pseudo-labels of {utterance.utterance_id} are damaged: {what}"
             raise UserError(what, where=pseudo_labels.folder, remedy=remedy)
         if len(ids) != frames:
-            what = f"{len(ids)} pseudo-labels for the {frames} frames of {utterance.utterance_id}: of another version"
+            what = f"{len(ids)} pseudo-labels for the {frames} frames of {utterance.utterance_id}"
+            what += ": they were made from another version of the audio"
             raise UserError(what, where=pseudo_labels.folder, remedy=remedy)
 
 
@@ -199,7 +201,7 @@ def collate(
     speaker_features: SpeakerFeatures | None = None,
     weights: Mapping[str, float] | None = None,
 ) -> Any:
-    """Make a batch of what the examples hold; fairseq crops one of PAPT to its shortest instead, which wastes audio.
+    """Make a padded batch; fairseq crops a pre-training batch to its shortest utterance instead, which wastes audio.
 
     Args:
         examples: all of one dataset, or its error, which is handed on.

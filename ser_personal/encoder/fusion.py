@@ -1,4 +1,4 @@
-"""How the speaker embedding e_s is combined with the utterance's frames."""
+"""How the speaker embedding e_s is combined with the frames; called by each encoder's `forward` (as in hubert.py)."""
 
 from __future__ import annotations
 

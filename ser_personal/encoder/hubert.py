@@ -36,18 +36,18 @@ class HubertEncoder(PretrainedEncoder):
 
     Args:
         pretrained: name on the Hugging Face hub, or a local folder.
-        freeze_cnn: keep the convolutions as they are, and run them without autograd; None means where layers above
-            them are frozen.
+        freeze_cnn: keep the convolutions as they are, and run them without autograd; if None, they are
+            frozen where `freeze_layers` is above 0.
         freeze_layers: keep that many of the first Transformer layers as they are, and all that is below them.
         normalize: bring each waveform to zero mean and unit variance, by its own mean and standard deviation, or by
             these two, a corpus's; None means as the model was pre-trained (large: yes, base: no).
-        max_samples: encode the first so many samples of an utterance alone, as a model was trained that takes those;
-            masked prediction encodes all.
+        max_samples: encode only the first so many samples of an utterance, for a model that was trained so (the data's
+            `max_samples` keeps the last ones); masked prediction encodes all.
         gradient_scale: factor on the gradient of the convolutions (fairseq's feature_grad_mult: large 1, base 0.1).
         dropout: of the Transformer; 0 as in HuBERT-large's pre-training (base: 0.1).
         gradient_checkpointing: recompute activations in the backward pass, for less memory.
-        weighted_layers: give the sum of what enters the first layer and comes out of each, by weights that are learnt
-            in fine-tuning, in place of the last layer's output.
+        weighted_layers: output a weighted sum, learnt in fine-tuning, of all hidden states (the first layer's input,
+            every layer's output; the last after the final norm) instead of the last layer's output.
     """
 
     model_types = ("hubert", "wavlm", "wav2vec2", "unispeech-sat")

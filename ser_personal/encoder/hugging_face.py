@@ -42,16 +42,16 @@ MASK_EMBEDDING = "masked_spec_embed"
 
 @dataclass(frozen=True)
 class LoRA:
-    """Low-rank adapters beside the frozen feed-forward part of each Transformer layer, by `peft` (the extra `lora`).
+    """Low-rank adapters in the feed-forward layers, the encoder frozen, by `peft` (the extra `lora`).
 
-    Source: Hu et al. 2022, arXiv 2106.09685.
+    Source: Hu et al. 2022, arXiv 2106.09685, who adapt the attention's projections; the feed-forward layers are ours.
 
     Args:
         rank: of each adapter.
         alpha: its output is scaled by alpha / rank.
         dropout: of its input.
-        adapters_alone: keep the encoder's own weights out of checkpoints: loading one needs the same ones under the
-            same name or folder.
+        adapters_alone: save only the adapters; to load such a checkpoint, the encoder's weights must still be at the
+            same hub name or folder.
     """
 
     rank: PositiveInt = 8
@@ -189,7 +189,7 @@ class PretrainedEncoder(Encoder):
         return network
 
     def _refuse_other_weights(self, network: nn.Module, missing: set[str], unexpected: set[str]) -> None:
-        """Refuse a file that leaves some of the network's weights random, or holds more of them than it has.
+        """Refuse a file that lacks some of the network's weights (they would stay random), or has some without place.
 
         transformers itself reports a head that is left out.
         """
@@ -212,7 +212,7 @@ class PretrainedEncoder(Encoder):
     def _check_type(self, model_type: str) -> None:
         if model_type not in self.model_types:
             raise UserError(
-                f"is of type {model_type}",
+                f"is of type {model_type}, which this encoder can't load",
                 where=f"encoder {self.pretrained}",
                 remedy=f"Use one of {', '.join(self.model_types)}",
             )
@@ -230,11 +230,11 @@ class PretrainedEncoder(Encoder):
         # sizes as plain numbers: torch refuses to load the types by which the command line restricts them
         asked = json.loads(json.dumps(asdict(lora)))
         if self._lora is not None:
-            if {name: self._lora[name] for name in asked} != asked:
-                what = f"the checkpoint has adapters already, of rank {self._lora['rank']}"
-                raise UserError(
-                    what, where="--model.lora", remedy="Leave it out: training goes on with the saved adapters"
-                )
+            saved = self._lora
+            if other := [f"{name} {saved[name]}, not {asked[name]}" for name in asked if saved[name] != asked[name]]:
+                what = f"the checkpoint has adapters already, of {'; '.join(other)}"
+                remedy = "Leave it out: training goes on with the saved adapters"
+                raise UserError(what, where="--model.lora", remedy=remedy)
             return
         if self.has_random_weights:
             raise UserError(

@@ -39,8 +39,8 @@ class WhisperEncoder(PretrainedEncoder):
             None means all of the encoder.
         dropout: of the Transformer.
         gradient_checkpointing: recompute activations in the backward pass, for less memory.
-        weighted_layers: give the sum of what enters the first layer and comes out of each, by weights that are learnt
-            in fine-tuning, in place of the last layer's output.
+        weighted_layers: output a weighted sum, learnt in fine-tuning, of all hidden states (the first layer's input,
+            every layer's output; the last after the final norm) instead of the last layer's output.
     """
 
     model_types = ("whisper",)

@@ -24,6 +24,16 @@ from ser_personal.calibration.table import (
     standard_calibrators,
 )
 from ser_personal.encoder.base import weights_fingerprint
+from ser_personal.evaluation.prediction_collector import (
+    Collector,
+    PredictionCollector,
+    attribute_metrics,
+    attributes_of,
+    print_and_record,
+    run_folder,
+    score_set,
+    write_test,
+)
 from ser_personal.evaluation.run_files import (
     EMBEDDINGS,
     TRAINING,
@@ -33,16 +43,6 @@ from ser_personal.evaluation.run_files import (
     predictions_table,
     write_moments,
     write_speakers,
-)
-from ser_personal.evaluation.run_writers import (
-    Collector,
-    PredictionCollector,
-    attribute_metrics,
-    attributes_of,
-    print_and_record,
-    run_folder,
-    score_set,
-    write_test,
 )
 from ser_personal.files import content_hash, gather_files
 from ser_personal.ranges import Seed
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
 
-    from ser_personal.evaluation.run_writers import Scored
+    from ser_personal.evaluation.prediction_collector import Scored
     from ser_personal.types import PredictionBatch, Utterance
 
 

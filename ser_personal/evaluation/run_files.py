@@ -1,7 +1,7 @@
 """The files of a test run, written and read.
 
-Every test writes predictions.csv and metrics.json, one of attributes also speaker_moments.csv (run_writers.py), and one
-with PLDC the others, too (pldc_callback.py).
+Every test writes predictions.csv and metrics.json, one of attributes also speaker_moments.csv, by
+prediction_collector.py; one with PLDC the others, too, by pldc_callback.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ser_personal.calibration.pldc import Calibration
-    from ser_personal.evaluation.run_writers import CollectedSet
+    from ser_personal.evaluation.prediction_collector import CollectedSet
     from ser_personal.types import Utterance
 
 PREDICTIONS, METRICS, SPEAKER_MOMENTS = "predictions.csv", "metrics.json", "speaker_moments.csv"

@@ -1,7 +1,7 @@
 """`ser kmeans`: a teacher's frames -> a codebook -> pseudo-labels.
 
 Two passes over the audio: the first samples frames for faiss to cluster, the second writes the nearest cluster of every
-frame. Features are never stored. Several processes share both passes and write the same bytes as one.
+frame. Only the sampled features are kept. Several processes share both passes and write the same bytes as one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PseudoLabelData(AllUtterancesDataModule):
 
     Args:
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
-        fit_splits: to fit the codebook on; the training set if None, on which no model is tested.
+        fit_splits: to fit the codebook on; the training split if None, so that no test audio shapes the codebook.
         kwargs: further arguments of AllUtterancesDataModule.
     """
 
@@ -168,15 +168,15 @@ def kmeans(
 def _write_pseudo_labels(
     teacher: nn.Module, data: PseudoLabelData, codebook: Codebook, out: str, source: PseudoLabelSource, **on: Any
 ) -> None:
-    """Write the ids of utterances that have none yet, each process those of its share of the batches."""
+    """Write the pseudo-labels of utterances that have none yet, each process those of its share of the batches."""
     store = PseudoLabels.create(out, source)
     centroids = torch.from_numpy(codebook.centroids)
-    ids_of = [utterance.utterance_id for utterance in data.utterances]
+    utterance_ids = [utterance.utterance_id for utterance in data.utterances]
 
     def left() -> list[list[int]]:
         store.refuse_changed(data.utterances[index] for index in data.pseudo_label_indices)
         # Batches stay as they are, since a network's rounding depends on them: an unfinished one is run again.
-        return [batch for batch in data.batches() if not all(ids_of[index] in store for index in batch)]
+        return [batch for batch in data.batches() if not all(utterance_ids[index] in store for index in batch)]
 
     def take(frames: dict[int, Tensor]) -> None:
         first = next(iter(frames.values()))
@@ -185,15 +185,15 @@ def _write_pseudo_labels(
             what = f"{clusters} clusters of {dim} dimensions for frames of {first.shape[1]}"
             raise UserError(what, where="codebook", remedy="Give the teacher and the teacher_layer it was fitted on")
         on_device = centroids.to(first.device)
-        ids = {index: nearest_centroid(of_one, on_device) for index, of_one in frames.items()}
-        audio = {ids_of[index]: data.utterances[index] for index in frames}
-        store.write({ids_of[index]: of_one.cpu().numpy() for index, of_one in ids.items()}, audio)
+        pseudo_labels = {index: nearest_centroid(of_one, on_device) for index, of_one in frames.items()}
+        audio = {utterance_ids[index]: data.utterances[index] for index in frames}
+        store.write({utterance_ids[index]: of_one.cpu().numpy() for index, of_one in pseudo_labels.items()}, audio)
 
     trainer = run_over(
         data, lambda trainer: on_first_process(trainer, left), teacher, take, "Writing pseudo-labels", **on
     )
     trainer.strategy.barrier("pseudo-labels written")
-    expected = [ids_of[index] for index in data.pseudo_label_indices]
+    expected = [utterance_ids[index] for index in data.pseudo_label_indices]
     on_first_process(trainer, lambda: PseudoLabels.create(out, source).finish(expected))
 
 

@@ -1,4 +1,4 @@
-"""HuBERT's masked prediction: which cluster does a masked frame belong to?"""
+"""HuBERT's masked prediction: which cluster does a frame in a masked span belong to?"""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class PAPT(PersonalizedModule):
     Args:
         encoder: what is adapted; HuBERT-large if None.
         speakers: what e_s is; a table with its defaults if None.
-        fusion: where e_s is added: none, first, prefix, concat or last.
+        fusion: how e_s is fused with the frames: none, first, prefix, concat (ours) or last.
         final_dim: width in which frames and clusters are compared; 768 in HuBERT-large, 256 in base.
         released_head: prediction_head.safetensors from `ser import`, for its own codebook; a fresh head if None.
         mask_prob: share of frames to mask if no spans overlapped (fairseq's `mask_prob`).
@@ -55,8 +55,8 @@ class PAPT(PersonalizedModule):
         min_masks: spans in every utterance, at least.
         feature_penalty: weight of the mean square of the convolutions' output.
         learning_rate: the encoder's, at its peak.
-        head_learning_rate: the prediction head's; `learning_rate` for a released head and 1e-3 for a fresh one if None.
-        speaker_learning_rate: that of the speaker embeddings and of what fuses them.
+        head_learning_rate: the prediction head's; None: `learning_rate` if it is released, 1e-3 (ours) if fresh.
+        speaker_learning_rate: that of the speaker embeddings and of what fuses them; 1e-3 is ours.
         warmup_share: share of all steps in which the rates climb; they fall to 0, linearly, over the rest.
         weight_decay: decoupled, as fairseq's Adam has it.
         lora: train low-rank adapters of the encoder in place of its weights; the weights themselves if None.
@@ -145,9 +145,9 @@ class PAPT(PersonalizedModule):
         self._checks_cluster_order = not order_known
 
     def _check_cluster_order(self, predicted: Tensor, targets: Tensor) -> None:
-        """Refuse a released head that finds the clusters of masked frames (masked,) no more often than by chance.
+        """Refuse a released head that predicts clusters of the first step's masked frames hardly better than chance.
 
-        The frames of all devices decide together, so that all stop or none does.
+        Cohen's kappa, over the frames of all devices together, is then below MIN_KAPPA, so all stop or none does.
         """
         self._checks_cluster_order = False
         num_clusters = len(cast("PredictionHead", self.head).label_embeddings)

@@ -53,11 +53,11 @@ class Recording:
     """Audio of one speaker, or of several who take turns.
 
     Attributes:
-        source: what its rows are called.
+        source: name of the recording in the output.
         audio: a file, or a waveform (samples,) at 16 kHz.
         speaker_id: None where unknown.
         turns: who speaks when, or what is wrong about that; None where it is all of `speaker_id`.
-        channel: the only one of the file that it is, from 0; all of them, mixed, if None.
+        channel: index (from 0; `Turn.channel` counts from 1) of the file's channel to use; None mixes all.
     """
 
     source: str
@@ -133,9 +133,9 @@ def with_turns(
 ) -> list[Recording]:
     """The recordings with the turns that `read_turns` finds for their paths, speakers named or not.
 
-    Turns are of the recording whose path ends as they say, or else has their stem, where no other does; in doubt it is
-    one with a fault. So are turns without their recording, recordings without turns, and those with turns on several
-    channels that aren't taken each.
+    Turns go to the recording whose path ends in the name they give, or else to the only one with that stem. An
+    ambiguous match becomes a recording with an error in `turns`; so do turns without a recording, recordings without
+    turns, and those with turns on several channels, unless each channel is taken.
     """
     if any(recording.turns is not None for recording in recordings):
         remedy = "Leave its columns start and end out, or the segments"
@@ -155,7 +155,7 @@ def with_turns(
         if isinstance(own, tuple):
             on = sorted({turn.channel for turn in own if turn.channel is not None})
             if count[name] > 1:
-                what = f"isn't the only recording called {name}, as turns in {segments} are"
+                what = f"shares the name {name}, used in {segments}, with another recording"
                 own = UserError(what, remedy=f"Call it {'/'.join(Path(recording.source).parts[-2:])} there")
             elif len(on) > 1 and not each_channel:
                 remedy = "Give --channel each, where the recording has these channels"
@@ -163,8 +163,8 @@ def with_turns(
             elif not named:
                 own = tuple(turn._replace(speaker_id=None) for turn in own)
         found.append(replace(recording, speaker_id=None, turns=own))
-    naming = "Call them as the recording without its ending, in an RTTM file in column 2"
-    what = f"no recording is called so, as turns in {segments} are ({naming})"
+    naming = "name turns after the recording, without extension; in RTTM in column 2"
+    what = f"{segments} has turns for it, but there is no such recording ({naming})"
     missing = UserError(what, remedy="Rename them, or leave them out")
     return found + [Recording(name, Path(name), turns=missing) for name in sorted(turns.keys() - count.keys())]
 
@@ -188,7 +188,7 @@ def _matches(names: Iterable[str], recordings: Sequence[Recording]) -> list[set[
 
 
 def _fit(name: str, path: PurePosixPath) -> tuple[int, bool]:
-    """How many of the last parts of a path a name says, 0 where it has others, and whether with the ending."""
+    """How many of the last parts of a path a name says, 0 where it has others, and whether with the extension."""
     said = PurePosixPath(name)
     parts = path.with_name(said.name).parts[-len(said.parts) :]
     return (len(parts), said.name == path.name) if parts == said.parts else (0, False)
@@ -223,7 +223,8 @@ def _each_channel(recording: Recording, name: str | None) -> list[Recording]:
         raise recording.turns
     channels = read_header(Path(str(recording.audio))).channels
     if channels == 1:
-        raise UserError("has one channel (--channel each takes several)", remedy="Leave it out")
+        remedy = "Leave --channel out, or leave this recording out"
+        raise UserError("has one channel (--channel each takes several)", remedy=remedy)
     if recording.turns is None:
         sides = _SIDES if channels == 2 else [f"{number}" for number in range(1, channels + 1)]
         speakers = [None if name is None else f"{name}/{side}" for side in sides]
@@ -260,7 +261,7 @@ def recordings_of(
         raise UserError(
             f"{counted(len(speakers), 'speaker')} for {counted(len(several), 'recording')}",
             where="speaker_ids",
-            remedy="Give one id a recording, None where unknown",
+            remedy="Give one id per recording, None where unknown",
         )
     recordings = [
         Recording(str(one), Path(one), speaker)
@@ -277,8 +278,8 @@ def recordings_of(
             turns = [tuple(Turn(*turn) for turn in of_one) for of_one in ([segments] if single else segments)]
             recordings = [replace(recording, turns=of_one) for recording, of_one in zip(recordings, turns, strict=True)]
         except (TypeError, ValueError) as error:
-            remedy = "Give of each recording a list of (start, end, speaker), in seconds"
-            raise UserError(f"isn't one list a recording ({error})", where="segments", remedy=remedy) from error
+            remedy = "Give for each recording a list of (start, end, speaker), in seconds"
+            raise UserError(f"isn't one list per recording ({error})", where="segments", remedy=remedy) from error
     return of_channels(recordings, channel)
 
 
@@ -357,7 +358,7 @@ def _from_table(table: Path, speaker_from: SpeakerFrom, *, anywhere: bool) -> li
 
 
 def chunks(recordings: Iterable[Recording], max_seconds: float, max_recordings: int) -> Iterator[list[Recording]]:
-    """Cut a list into batches to hold in memory together; the batches after the n-th are those of the list after it."""
+    """Cut a list into batches that fit in memory, greedily: resuming after n batches gives the same later ones."""
     chunk: list[Recording] = []
     total = 0.0
     for recording in recordings:

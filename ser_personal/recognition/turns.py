@@ -39,9 +39,9 @@ _REMEDY = "Give the segments of this recording, in seconds"
 
 
 class Turn(NamedTuple):
-    """A stretch of one speaker in a recording, in seconds, and its channel from 1, where that is known.
+    """A stretch of one speaker in a recording, in seconds, and its channel, where that is known.
 
-    An infinite `end` is the recording's.
+    Channels count from 1, `Recording.channel` from 0. An infinite `end` is the recording's.
     """
 
     start: float
@@ -57,8 +57,8 @@ Turns = tuple[Turn, ...] | UserError
 def read_turns(path: Path) -> dict[str, Turns]:
     """Read RTTM, a TextGrid, a folder of either or a table: name of a recording, or its path there -> its turns.
 
-    Speakers whom a diariser numbered (SPEAKER_00) are of one recording: `meeting/SPEAKER_00`. Other names are people's,
-    the same person in every recording.
+    Names that look like a diariser's (SPEAKER_00, spk1, S1, 12, A) count as local to their recording:
+    `meeting/SPEAKER_00`. Any other name is one person in all recordings.
     """
     turns = _read_table(path) if is_table(path) else _read_files(path)
     count = Counter(map(stem_of, turns))
@@ -124,7 +124,7 @@ def _read_rttm(path: Path) -> dict[str, Turns]:
             fields = ["SPEAKER", " ".join(fields[1:-8]), *fields[-8:]]
         try:
             _, name, channel, start, seconds, _, _, speaker, *_ = fields
-            # of audio without a file, pyannote knows no name
+            # pyannote writes `waveform` for audio that came without a file
             name = plain_name(path.stem if name in ("<NA>", "waveform") else name)
             number = int(_CHANNELS.get(channel, channel))
             turn = Turn(float(start), float(start) + float(seconds), speaker, number)
@@ -145,11 +145,12 @@ def _read_textgrid(path: Path, left_out: Counter[str]) -> dict[str, Turns]:
         grid = openTextgrid(str(path), includeEmptyIntervals=True, reportingMode="error")
     except (PraatioException, ValueError, IndexError, KeyError, AttributeError, OSError) as error:
         reason = " ".join(str(error).split())
-        return {path.stem: UserError(f"isn't a whole TextGrid ({reason})", where=path, remedy="Save it again by Praat")}
+        return {path.stem: UserError(f"isn't a whole TextGrid ({reason})", where=path, remedy="Save it again in Praat")}
     tiers = [tier for tier in grid.tiers if tier.tierType == INTERVAL_TIER]
     # Praat fills a tier with intervals; praatio reads a file that breaks off without a word
     if any(not tier.entries or tier.entries[-1].end < grid.maxTimestamp for tier in tiers):
-        return {path.stem: UserError("breaks off: a tier ends before it", where=path, remedy="Save it again by Praat")}
+        what = "is truncated: a tier ends before the TextGrid does"
+        return {path.stem: UserError(what, where=path, remedy="Save it again in Praat")}
     others = [tier.name for tier in tiers if _NO_SPEAKER.fullmatch(tier.name.strip())]
     entries = [(tier.name, entry) for tier in tiers if tier.name not in others for entry in tier.entries]
     pauses = [entry.label.strip() for _, entry in entries if entry.label.strip().lower() in _PAUSE]
@@ -160,10 +161,10 @@ def _read_textgrid(path: Path, left_out: Counter[str]) -> dict[str, Turns]:
         for speaker, entry in entries
         if entry.label.strip().lower() not in _PAUSE
     )
-    what = "no interval of its tiers has a label" if tiers else "has points alone, no tier of intervals"
+    what = "no interval of its tiers has a label" if tiers else "has only point tiers, no interval tier"
     if others and len(others) == len(tiers):
         what = f"has no tier of a speaker, but {first_few(others)}"
-    remedy = "Give a tier of intervals for each speaker, called as the speaker"
+    remedy = "Give one interval tier per speaker, named after the speaker"
     return {path.stem: turns or UserError(what, where=path, remedy=remedy)}
 
 
@@ -180,7 +181,7 @@ def _read_table(path: Path) -> dict[str, Turns]:
 
 
 def stem_of(name: str) -> str:
-    """A recording's name without its folders, and without its ending where that is one of sound."""
+    """A recording's name without its folders, and without its extension where that is one of sound."""
     path = PurePosixPath(name)
     return path.stem if path.suffix.lower() in SOUND_FILES else path.name
 
@@ -191,7 +192,7 @@ def check_turns(turns: Iterable[Turn], num_samples: int) -> None:
     for start, end, speaker, *_ in turns:
         which = f"turn of {speaker} from {start:g} to {end:g} s"
         if not isfinite(start) or start < 0 or not end > start:
-            raise UserError(f"{which} lasts no time", remedy=_REMEDY)
+            raise UserError(f"{which} isn't valid: start must be at least 0 and before end", remedy=_REMEDY)
         if start >= seconds or (end > seconds + _BEYOND and end < inf):
             raise UserError(f"{which} is past the end of the recording, {seconds:.2f} s", remedy=_REMEDY)
 

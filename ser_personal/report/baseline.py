@@ -16,8 +16,8 @@ from ser_personal.calibration.table import CalibrationRow, PredictedSet, print_s
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
 from ser_personal.encoder.front_end import mfcc_functionals
 from ser_personal.errors import UserError
+from ser_personal.evaluation.prediction_collector import RunWriter, attributes_of, run_folder
 from ser_personal.evaluation.run_files import BASELINE, SPEAKER_MOMENTS, rows_as_json, write_moments
-from ser_personal.evaluation.run_writers import RunWriter, attributes_of, run_folder
 from ser_personal.files import refuse_existing, write_json
 from ser_personal.ranges import AtLeastTwo
 from ser_personal.report.verdicts import RIDGE

@@ -1,6 +1,6 @@
 """What a speaker outside the embedding table gets: policies, each a class (all are ours: the paper doesn't say).
 
-`Adapted`, a row learnt on the speaker's own unlabelled audio, is in pretrain/adapt.py.
+`Mean` is the default. `Adapted`, a row learnt on the speaker's own unlabelled audio, is in pretrain/adapt.py.
 """
 
 from __future__ import annotations

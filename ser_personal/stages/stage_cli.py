@@ -46,7 +46,7 @@ from ser_personal.cli import VERBOSE, OneLineErrors, find_user_error, make, maki
 from ser_personal.config_files import values_of, without
 from ser_personal.encoder.module import UNFIT, PersonalizedModule, read_checkpoint, unfit
 from ser_personal.errors import UserError
-from ser_personal.evaluation.run_writers import (
+from ser_personal.evaluation.prediction_collector import (
     AttributeTestWriter,
     EmotionPredictionWriter,
     EmotionTestWriter,

@@ -215,7 +215,7 @@ def test_runs_by_hand_are_named_by_their_folders(runs, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     for text in (shown, page):
         assert "14 speakers, A-CCC over 7" in text
-        assert "papt permuted no speaker of test1, so it is no control" in text
+        assert "papt permuted no speaker of test1, so it is not a control" in text
         assert "vanilla permuted" not in text
 
 

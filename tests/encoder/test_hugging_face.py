@@ -122,7 +122,7 @@ def test_a_checkpoint_of_adapters_comes_back(alone, folder, synthetic_corpus, tm
     for name, weight in module.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
     options = {"encoder": HubertEncoder("nowhere/at-all"), "initial_checkpoint": str(tmp_path / "finetune.ckpt")}
-    with pytest.raises(UserError, match=r"--model.lora: the checkpoint has adapters already, of rank 2"):
+    with pytest.raises(UserError, match=r"--model.lora: the checkpoint has adapters already, of rank 2, not 3"):
         fit(finetuning(**options, lora=LoRA(rank=3)), emotion_data(synthetic_corpus), tmp_path, max_steps=1)
 
 

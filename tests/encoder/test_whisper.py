@@ -104,7 +104,7 @@ def test_adapters_learn_on_the_frozen_encoder(folder):
 
 
 def test_what_it_is_not(folder, network_folders):
-    with pytest.raises(UserError, match=r"is of type hubert\. Use one of whisper"):
+    with pytest.raises(UserError, match=r"is of type hubert, which this encoder can't load\. Use one of whisper"):
         built(str(network_folders["hubert", "layer"]))
-    with pytest.raises(UserError, match=r"is of type whisper\. Use one of hubert"):
+    with pytest.raises(UserError, match=r"is of type whisper, which this encoder can't load\. Use one of hubert"):
         HubertEncoder(folder).build()

@@ -19,8 +19,8 @@ from ser_personal.calibration.pldc import PLDCSettings, calibrate
 from ser_personal.corpus.msp_podcast import MSPPodcast
 from ser_personal.errors import UserError
 from ser_personal.evaluation.pldc_callback import PLDCCallback, bank_fingerprint
+from ser_personal.evaluation.prediction_collector import conditions_of
 from ser_personal.evaluation.run_files import read_run, read_vectors
-from ser_personal.evaluation.run_writers import conditions_of
 from ser_personal.report.audit import audit
 from ser_personal.report.bootstrap import Bootstrap
 from ser_personal.scores import score

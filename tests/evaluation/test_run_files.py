@@ -18,6 +18,7 @@ from ser_personal.calibration.table import (
     speaker_moments,
 )
 from ser_personal.errors import UserError
+from ser_personal.evaluation.prediction_collector import CollectedSet, conditions, count_conditions
 from ser_personal.evaluation.run_files import (
     SPEAKER_MOMENTS,
     SpeakerVectors,
@@ -29,7 +30,6 @@ from ser_personal.evaluation.run_files import (
     write_moments,
     write_speakers,
 )
-from ser_personal.evaluation.run_writers import CollectedSet, conditions, count_conditions
 from ser_personal.report.report import report
 from ser_personal.scores import AttributeScores, concordance, mean_scores, score
 from ser_personal.types import Utterance, utterance_hashes

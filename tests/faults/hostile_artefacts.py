@@ -136,7 +136,7 @@ OF_LABELS = [
     ("half the pseudo-labels", r"batch-\w+\.safetensors: .* are damaged", labels("batch-*", cut)),
     ("pseudo-labels that aren't finished", "only half written", labels("meta.json", edited(finished=False))),
     ("pseudo-labels at another rate", "100 frames a second", labels("meta.json", source(frame_rate=100))),
-    ("pseudo-labels of no cluster", "is no cluster", labels("meta.json", source(num_clusters=2))),
+    ("pseudo-labels of no cluster", "is not a cluster id below 2", labels("meta.json", source(num_clusters=2))),
     (
         "pseudo-labels of too many clusters",
         "clusters don't fit two bytes",

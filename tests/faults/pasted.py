@@ -162,6 +162,7 @@ UNPASTED = {
     ),
     "the command then runs until it is stopped": ("or --port 0 for any that is free",),
     "it takes a flag away": (
+        "Leave --channel out",
         "Leave --layer out",
         "Give either --encoder or --checkpoint",
         "Leave --speaker_from out",

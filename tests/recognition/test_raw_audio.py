@@ -77,7 +77,7 @@ def test_a_long_recording_is_refused_as_a_short_one_is(recognizer, long, blocks,
     (tmp_path / "broken.flac").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"broken.flac: (is truncated|can.t be decoded)"):
         recognizer.predict(tmp_path / "broken.flac", "anna")
-    for turn, what in (((3, 2), "lasts no time"), ((3, 99), "is past the end")):
+    for turn, what in (((3, 2), "isn't valid"), ((3, 99), "is past the end")):
         with pytest.raises(UserError, match=f"long.wav: turn of a .*{what}"):
             recognizer.predict(long, segments=[(0, 1, "a"), (*turn, "a")])
     with pytest.raises(UserError, match="holds NaN, infinity"):

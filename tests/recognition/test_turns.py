@@ -54,10 +54,10 @@ def test_turns_get_the_values_of_single_files(conversation, bundle_folder, tmp_p
         assert found["calibration_utterances"].tolist() == [1, 1, 2, 2, 3, 3]
         assert (found["overlap"] == 0).all()
     for options, what in (
-        ({"segments": [[(0, 1, "a")], []]}, "isn't one list a recording"),
-        ({"segments": [(0, 1, "a", 2, 3)]}, "isn't one list a recording"),
+        ({"segments": [[(0, 1, "a")], []]}, "isn't one list per recording"),
+        ({"segments": [(0, 1, "a", 2, 3)]}, "isn't one list per recording"),
         ({"segments": [(0, 1, "a")], "speaker_ids": "anna"}, "speaker_ids: the segments say who speaks"),
-        ({"segments": [(2, 1, "a")]}, "meeting.wav: turn of a from 2 to 1 s lasts no time"),
+        ({"segments": [(2, 1, "a")]}, "meeting.wav: turn of a from 2 to 1 s isn't valid: start must be"),
     ):
         with pytest.raises(UserError, match=what):
             recognizer.predict(tmp_path / "meeting.wav", **options)
@@ -103,12 +103,12 @@ def test_two_recordings_of_one_name_in_two_folders_keep_their_own_turns(form, re
     ("named", "files", "own"),
     [
         ("day1/m.wav", ["day1/m.wav", "day2/m.wav"], ["x", "has no turns in"]),
-        ("m.wav", ["day1/m.wav", "day2/m.wav"], ["called m.wav, as turns in", "Call it day2/m.wav there"]),
+        ("m.wav", ["day1/m.wav", "day2/m.wav"], ["shares the name m.wav, used in", "Call it day2/m.wav there"]),
         ("day1/m.wav day2/m.wav", ["day3/m.wav"], ["may be day1/m.wav or day2/m.wav in"]),
         ("elsewhere/m.mp3", ["day3/m.wav"], ["x"]),
         ("m.wav day1/m.wav", ["m.wav", "day1/m.wav"], ["x", "x"]),
         ("a.wav a.flac", ["a.wav", "a.flac"], ["x", "x"]),
-        ("a", ["a.wav", "a.flac"], ["called a, as turns in", "called a, as turns in"]),
+        ("a", ["a.wav", "a.flac"], ["shares the name a, used in", "shares the name a, used in"]),
         ("./interview.1 e\u0301.wav", ["interview.1.wav", "\u00e9.wav"], ["x", "x"]),
     ],
 )
@@ -149,7 +149,7 @@ def test_tiers_and_intervals_that_are_no_speakers_are_left_out(tiers, labels, sp
     if speakers:
         assert [(turn.speaker_id, turn.start) for turn in found] == speakers
     else:
-        assert "has no tier of a speaker, but silences. Give a tier of intervals for each" in str(found)
+        assert "has no tier of a speaker, but silences. Give one interval tier per speaker" in str(found)
     assert bool(caplog.messages) == (said is not None)
     assert said is None or f"a.TextGrid: left out, as no speaker's turns: {said}" in caplog.text
 
@@ -199,9 +199,9 @@ def test_overlap_is_the_time_in_which_somebody_else_speaks(drawn):
 @pytest.mark.parametrize(
     ("turns", "what"),
     [
-        ([(-1, 1, "a")], "from -1 to 1 s lasts no time"),
-        ([(0, 1, "a"), (3, 3, "b")], "turn of b from 3 to 3 s lasts no time"),
-        ([(float("nan"), 1, "a")], "lasts no time"),
+        ([(-1, 1, "a")], "from -1 to 1 s isn't valid: start must be"),
+        ([(0, 1, "a"), (3, 3, "b")], "turn of b from 3 to 3 s isn't valid: start must be"),
+        ([(float("nan"), 1, "a")], "isn't valid: start must be"),
         ([(0, 10.4, "a"), (10, 10.2, "a")], "from 10 to 10.2 s is past the end of the recording, 10.00 s"),
         ([(0, 10.6, "a")], "is past the end"),
     ],
@@ -239,8 +239,8 @@ def test_textgrids_that_hold_no_turns(tmp_path):
     head = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n2\n<exists>\n1\n'
     for name, text, what in (
         ("twice", textgrid(turns, short=True).replace("ben", "anna"), "isn't a whole TextGrid .*same name"),
-        ("cut", textgrid(turns, short=True)[:-8], "breaks off: a tier ends before it"),
-        ("points", head + points, "has points alone"),
+        ("cut", textgrid(turns, short=True)[:-8], "is truncated: a tier ends before the TextGrid does"),
+        ("points", head + points, "has only point tiers"),
         ("other", "Object class", "isn't a whole TextGrid"),
         ("decimals", textgrid(turns, short=False).replace("xmax = 2", "xmax = 2,0"), "isn't a whole TextGrid"),
         ("empty", textgrid(turns, short=True).replace('"x"', '""'), "no interval of its tiers has a label"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from tiny_models import threaded_trainers, trainer
 
-from ser_personal.evaluation.run_writers import Collector, PredictionWriter, run_folder
+from ser_personal.evaluation.prediction_collector import Collector, PredictionWriter, run_folder
 from ser_personal.types import Utterance
 
 UTTERANCES = [Utterance(f"u{i}", Path(), "test1", speaker_id=None if i % 4 == 3 else f"s{i % 4}") for i in range(40)]

@@ -1,4 +1,4 @@
-"""The callbacks that write what `ser test` and `ser predict` found, gathered from all devices.
+"""The callbacks that collect what `ser test` and `ser predict` found, from all devices, and write it.
 
 PLDCCallback (pldc_callback.py) writes more; the files and their columns are in run_files.py.
 """
