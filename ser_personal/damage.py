@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 TRUNCATED = "is truncated: its header announces more than it holds"
 MORE = "holds more than its header announces, which would not be read"
 SEVERAL = "is several files in one, of which only the first would be read"
+VARIABLE = "is an MP3 of variable bit rate without the header that gives its length"
+# kbit/s of layer III by the index in a frame's header: MPEG-1, and MPEG-2 with 2.5
+BITRATES = (
+    (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+)
 # length of a WAV's samples as a stream's writer gives it, who can't know it (sox; ffmpeg's is larger)
 STREAMED = 0x7FFFF000
 # bytes beyond what a WAV or MP3 says it holds: tags, and a frame that some encoders don't count
@@ -94,14 +100,36 @@ def _damage_of_mp3(file: BinaryIO, start: bytes, size: int) -> str | None:
     file.seek(begin)
     first = file.read(1024)
     info = max(first.find(b"Xing"), first.find(b"Info"))
-    if info < 0 or not first[info + 7 : info + 8] or not first[info + 7] & 2:
+    flags = first[info + 7] if 0 <= info < len(first) - 7 else 0
+    # libsndfile then guesses the length by the first frame, and reads no further
+    if not flags & 1 and _has_variable_rate(file, begin):
+        return VARIABLE
+    if not flags & 2:
         return None
-    field = info + (12 if first[info + 7] & 1 else 8)
+    field = info + (12 if flags & 1 else 8)
     end = begin + int.from_bytes(first[field : field + 4], "big")
     file.seek(end)
     following = file.read(3)
     continues = following == b"ID3" or following[:1] == b"\xff"
     return SEVERAL if size - end > TAGS and continues else None
+
+
+def _has_variable_rate(file: BinaryIO, begin: int) -> bool:
+    """Whether frames of an MP3 differ in their bit rate, up to the first place where there is no frame."""
+    file.seek(begin)
+    content, position = file.read(), 0
+    found: set[int] = set()
+    while len(found) < 2 and position + 4 <= len(content):
+        (header,) = struct.unpack_from(">I", content, position)
+        version, bitrate, rate = header >> 19 & 3, header >> 12 & 15, header >> 10 & 3
+        # a frame of layer III begins with eleven ones; MPEG's version 1 has the number 3, and 1 is none
+        if header >> 21 != 0x7FF or header >> 17 & 3 != 1 or version == 1 or bitrate in {0, 15} or rate == 3:
+            break
+        found.add(bitrate)
+        older = version == 3
+        hertz = (44_100, 48_000, 32_000)[rate] >> {3: 0, 2: 1, 0: 2}[version]
+        position += (144 if older else 72) * BITRATES[not older][bitrate] * 1000 // hertz + (header >> 9 & 1)
+    return len(found) > 1
 
 
 def _after_tags(start: bytes) -> int:

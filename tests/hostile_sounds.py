@@ -44,8 +44,17 @@ def spoilt(value: float, rate: int = SAMPLE_RATE) -> bytes:
 
 
 ONE, OTHER = speech(1), speech(2)
+LOUDER = np.concatenate([0.01 * ONE, speech(5), 0 * ONE, OTHER])
 LONG = channels(np.concatenate([speech(4), OTHER]))
 WAV = channels(ONE)
+
+
+def headless(mode: str) -> bytes:
+    """Cut an MP3 from its second frame on; the first one says how long it is."""
+    content = channels(LOUDER, format="MP3", bitrate_mode=mode, compression_level=0.5)
+    return content[content.index(content[:2], 4) :]
+
+
 MP3 = channels(ONE, format="MP3")
 OGG, OPUS = (channels(ONE, format="OGG", subtype=subtype) for subtype in ("VORBIS", "OPUS"))
 TAG = b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128)
@@ -77,6 +86,7 @@ HOSTILE = {
     "two FLACs in one": (channels(ONE, format="FLAC") * 2, SEVERAL),
     "two Oggs in one": (OGG + OGG, SEVERAL),
     "two MP3s in one": (MP3 + MP3, SEVERAL),
+    "an MP3 of variable bit rate without its header": (headless("VARIABLE"), "of variable bit rate without the header"),
     "two WAVs in one": (WAV + WAV, SEVERAL),
     "a WAV whose header announces a tenth of it": (WAV[:40] + (len(ONE) // 5).to_bytes(4, "little") + WAV[44:], MORE),
     "a WAV of more than 4 GB, as its header counts": (
@@ -116,6 +126,7 @@ FINE = {
     "GSM 6.10": channels(ONE, subtype="GSM610", samplerate=8000),
     "GSM 6.10 at 16 kHz": channels(ONE, subtype="GSM610"),
     **{name: channels(ONE, format=name) for name in ("AIFF", "AU", "RF64", "W64", "NIST", "CAF", "FLAC")},
+    "an MP3 of constant bit rate without a header": headless("CONSTANT"),
     "Ogg": OGG,
     "Opus": OPUS,
     "an AU of a stream": (AU := channels(ONE, format="AU"))[:8] + b"\xff" * 4 + AU[12:],

@@ -49,6 +49,9 @@ _TEXT = frozenset(
     {"path", "speaker", "split", "gender", "emotion", "id", "utterance"}
     | {"FileName", "SpkrID", "EmoClass", "Gender", "Split_Set"}
 )
+# columns of names, which other tools write as 10.0 for 10 where a cell is blank
+_NAMES = _TEXT - {"path", "split", "FileName", "Split_Set"} | {"speaker_id", "segment_id"}
+_WHOLE = re.compile(r"\d+(\.0+)?")
 # columns whose cells name files, as the disk spells them
 _PATHS = frozenset({"path", "file", "FileName"})
 # what others call the columns that are known here
@@ -145,6 +148,8 @@ def read_csv_rows(
             row |= {name: cell.replace(",", ".") for name, cell in row.items() if _is_decimal_comma(name, cell)}
         _require_filled(row, filled, where)
         rows.append(row)
+    for name in _NAMES & {*header}:
+        _undo_floats(rows, name, path)
     return _require_rows(rows, path)
 
 
@@ -202,6 +207,14 @@ def _parquet_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 @cache
 def _note(path: Path, what: str) -> None:
     logger.warning("%s: read as %s", path, what)
+
+
+def _undo_floats(rows: Sequence[Row], name: str, path: Path) -> None:
+    cells = {row[name] for row in rows} - {""}
+    if all(map(_WHOLE.fullmatch, cells)) and any("." in cell for cell in cells):
+        _note(path, f"whole numbers in column {name}, such as 10 for 10.0")
+        for row in rows:
+            row[name] = row[name].partition(".")[0]
 
 
 def _is_decimal_comma(name: str, cell: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from math import inf, nan
 from pathlib import Path
@@ -39,6 +40,7 @@ TURN_COLUMNS = ("overlap", "short")
 PREDICTED = "predicted"
 # of an utterance that is marked as such
 SHORT = SAMPLE_RATE
+logger = logging.getLogger(__name__)
 
 Row = dict[str, str | float | int | None]
 
@@ -262,6 +264,9 @@ class EmotionRecognizer:
         for outcome in self.raw.each(recordings):
             values = labelled[id(outcome.recording)]
             utterances[id(outcome.recording)] += len(outcome.segments)
+            if 0 < (samples := sum(each.samples for each in outcome.segments)) < SHORT:
+                seconds = samples / SAMPLE_RATE
+                logger.warning("%s: %.2f s, of which a voice vector says little", outcome.recording.source, seconds)
             if utterances[id(outcome.recording)] > 1 and not np.isnan(values).all():
                 remedy = "Label each by a row of a table with start and end, or leave the label out"
                 raise UserError("has one label for several utterances", where=outcome.recording.source, remedy=remedy)

@@ -296,7 +296,9 @@ def _waveform(array: Any, number: int, sample_rate: int) -> NDArray[np.float32]:
             remedy = "Give a path, an array, or a dict of array and sampling_rate, as datasets has it"
             raise UserError(f"is a dict without {error}", where=f"array {number}", remedy=remedy) from error
     if hasattr(array, "detach"):
-        array = array.detach().cpu().numpy()
+        array = array.detach().cpu()
+        # NumPy has no bfloat16
+        array = (array.float() if array.is_floating_point() else array).numpy()
     waveform = np.asarray(array)
     if waveform.ndim != 1 or waveform.dtype.kind != "f":
         raise UserError(

@@ -240,3 +240,16 @@ def test_garbage_as_a_label_is_missing_finite_or_refused(cell):
         assert not any(math.isinf(label) for label in labels.values())
 
     is_read_or_refused(read)
+
+
+def test_a_blank_cell_makes_no_floats_of_names(tmp_path):
+    """As pandas writes whole numbers beside a missing one; a column that holds another name stays as it is."""
+    path = tmp_path / "table.csv"
+    path.write_text("path,speaker,utterance,arousal\na.wav,10.0,007,3.0\nb.wav,,8,4.0\nc.wav,10,9,5.0\n")
+    rows = read_csv_rows(path, required=("path",))
+    assert [row["speaker"] for row in rows] == ["10", "", "10"]
+    assert [row["utterance"] for row in rows] == ["007", "8", "9"]
+    assert [row["arousal"] for row in rows] == ["3.0", "4.0", "5.0"]
+    other = tmp_path / "other.csv"
+    other.write_text("path,speaker\na.wav,10.0\nb.wav,anna\n")
+    assert [row["speaker"] for row in read_csv_rows(other, required=("path",))] == ["10.0", "anna"]
