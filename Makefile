@@ -47,7 +47,7 @@ lint: setup ## Check style, types and the import contract
 	MYPYPATH=benchmarks $(BIN)/mypy benchmarks/*.py
 	$(BIN)/lint-imports
 
-fuzz: setup ## Give every parser 20,000 spoilt files, instead of the 250 of `make test`
+fuzz: setup ## Give every parser 20,000 spoilt files, instead of the 100 of `make test`
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -k garbage
 
 soak: setup ## Kill every stage KILLS=50 times and compare what it ends with

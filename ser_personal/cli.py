@@ -389,7 +389,9 @@ def _as_flags(arguments: Sequence[str], parser: Any, positional: Mapping[str, bo
     given: dict[str, str] = {}
     others: list[str] = []
     unnamed: list[str] = []
-    words = deque(arguments)
+    # what follows `--` is no flag, whatever it looks like
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    words = deque(arguments[:end])
     while words:
         word = words.popleft()
         flag, equals, value = word.partition("=")
@@ -397,7 +399,7 @@ def _as_flags(arguments: Sequence[str], parser: Any, positional: Mapping[str, bo
         name += "_" if iskeyword(name) else ""
         if not word.startswith("-"):
             unnamed.append(word)
-        elif flag in switches:
+        elif flag in switches or not word.startswith("--"):
             others.append(word)
         elif not equals and (not words or words[0].startswith("--")):
             others.append(f"--{name}=true" if name in booleans else f"--{name}")
@@ -409,6 +411,7 @@ def _as_flags(arguments: Sequence[str], parser: Any, positional: Mapping[str, bo
                 unnamed.append(value)
             else:
                 given[name] = value
+    unnamed += arguments[end + 1 :]
     for name, several in positional.items():
         if unnamed and name not in given:
             given[name] = json.dumps(unnamed) if several else unnamed[0]

@@ -210,10 +210,10 @@ def test_a_class_may_stand_where_a_positional_is_wanted(arguments):
     assert (str(corpus.label_file), corpus.scale) == ("c.csv", (1, 5))
 
 
-@pytest.mark.parametrize("arguments", [["--corpus", "c"], ["--corpus=c"], ["c"]])
+@pytest.mark.parametrize("arguments", [["--corpus", "c"], ["--corpus=c"], ["c"], ["--", "c"]])
 def test_a_positional_may_be_given_by_name(arguments):
     assert parse(check, "ser check", ("corpus",), arguments)["corpus"] == "c"
-    assert parsed(*arguments, "--out", "o")["corpus"] == "c"
+    assert parsed("--out", "o", *arguments)["corpus"] == "c"
 
 
 @pytest.mark.parametrize("arguments", [["a", "b"], ["--runs", "a", "b"], ["--baseline", "b", "a", "b"]])

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ser_personal.types import Utterance
 
 META, BATCHES = "meta.json", "batch-*.safetensors"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 OPEN_FILES = 64
 KEYED_BYTES = 4096
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from dataclasses import asdict
-from typing import TYPE_CHECKING, ClassVar, NoReturn, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 
 import torch
 from typing_extensions import override
@@ -31,6 +31,8 @@ class RawEncoder(Encoder):
     """Acoustic features, standardised over at most 500 training utterances."""
 
     model_type: ClassVar[str]
+    # what its features depend on
+    settings: ClassVar[dict[str, Any]]
     mixes_frames = False
 
     @abstractmethod
@@ -46,11 +48,16 @@ class RawEncoder(Encoder):
     @property
     @override
     def config(self) -> str:
-        return json.dumps({"model_type": self.model_type})
+        return json.dumps({"model_type": self.model_type, **self.settings})
 
     @override
     def build(self, config: str | None = None) -> None:
-        """Nothing is left to make."""
+        if config is not None and json.loads(config) != json.loads(self.config):
+            raise UserError(
+                "was trained on features of other settings, by an earlier version",
+                where="the checkpoint",
+                remedy="Train it again with this version, or use it with the one that wrote it",
+            )
 
     @override
     def fit_front_end(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
@@ -72,15 +79,17 @@ class LogMelEncoder(RawEncoder):
     """80 log-mel bins, 50 frames a second."""
 
     model_type = "log_mel"
+    settings: ClassVar = {"num_mels": 80}
 
     def __init__(self) -> None:
-        super().__init__(LogMelFrontEnd(80))
+        super().__init__(LogMelFrontEnd(self.settings["num_mels"]))
 
 
 class MFCCEncoder(RawEncoder):
     """13 MFCC with deltas and delta-deltas, 39 dimensions, 50 frames a second."""
 
     model_type = "mfcc"
+    settings: ClassVar = {"mfcc": "Kaldi's"}
 
     def __init__(self) -> None:
         super().__init__(MFCCFrontEnd())

@@ -41,11 +41,16 @@ class Interpreter(nn.Module, ABC):
     def start_from(self, label_means: Sequence[float]) -> None:
         """Predict the training labels' means at first; from 0, training by CCC stalls on labels of 1 to 7.
 
-        This sets the bias of the last linear layer that `build` made.
+        This sets the bias of the last linear layer of as many outputs that `build` made; one of your own whose last
+        such layer isn't its output writes its own.
         """
-        *_, last = (layer for layer in self.modules() if isinstance(layer, nn.Linear))
+        linear = [layer for layer in self.modules() if isinstance(layer, nn.Linear) and layer.bias is not None]
+        layers = [layer for layer in linear if layer.out_features == len(label_means)]
+        if not layers:
+            what = "has no linear layer with a bias and an output for each attribute"
+            raise UserError(what, where=type(self).__name__, remedy="Write its start_from(label_means)")
         with torch.no_grad():
-            last.bias.copy_(torch.tensor(label_means))
+            layers[-1].bias.copy_(torch.tensor(label_means))
 
     @abstractmethod
     def forward(self, output: EncoderOutput) -> Tensor:

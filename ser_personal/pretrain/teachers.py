@@ -58,7 +58,7 @@ class MFCCTeacher(Teacher):
     @property
     @override
     def description(self) -> dict[str, str | int]:
-        return {"teacher": "mfcc"}
+        return {"teacher": "mfcc", "mfcc": "Kaldi's"}
 
     @override
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> EncoderOutput:

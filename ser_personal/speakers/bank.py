@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = "ser_personal.speaker_bank"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _ARRAYS = ("vectors", "count", "label_mean", "label_std", "training_mean", "training_std")
 
 

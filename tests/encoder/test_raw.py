@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 
 import numpy as np
@@ -113,3 +114,10 @@ def test_encoders_and_batches_that_do_not_belong_together_are_refused() -> None:
         cached().encode(speech)
     with pytest.raises(UserError, match="TinyEncoder: the model reads audio, the batch holds cached features"):
         TinyEncoder().encode(batch())
+
+
+@pytest.mark.parametrize("kind", [LogMelEncoder, MFCCEncoder])
+def test_features_of_an_earlier_versions_settings_are_refused(kind: type[Encoder]) -> None:
+    kind().build(kind().config)
+    with pytest.raises(UserError, match="the checkpoint: was trained on features of other settings"):
+        kind().build(json.dumps({"model_type": kind.model_type}))

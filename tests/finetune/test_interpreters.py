@@ -138,3 +138,12 @@ def test_pointwise_predictions_begin_at_the_labels_means_and_stay_within_the_sca
         interpreter.start_from([4.0, 0.0])
     with pytest.raises(UserError, match="is an empty range"):
         PointwiseInterpreter(scale=(3.0, 3.0))
+
+
+def test_one_without_a_layer_to_start_from_is_refused():
+    class Bare(DenseInterpreter):
+        def build(self, dim, outputs):
+            self.dense = self.out = nn.Linear(dim, outputs, bias=False)
+
+    with pytest.raises(UserError, match=r"Bare: has no linear layer with a bias .* Write its start_from"):
+        built(Bare()).start_from([4.0, 4.0, 4.0])

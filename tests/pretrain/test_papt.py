@@ -10,6 +10,7 @@ from transformers import HubertConfig, HubertModel
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.encoder.raw import MFCCEncoder
 from ser_personal.errors import UserError
 from ser_personal.pretrain.masked_prediction import PredictionHead, masked_prediction_loss, span_mask
 from ser_personal.pretrain.papt import PAPT
@@ -282,3 +283,8 @@ def test_embedding_learns_what_only_the_speaker_tells(data, fusion):
         optimizer.step()
     of_a_guess = logged["train_loss"] / torch.tensor(8.0).log()
     assert of_a_guess > 0.95 if fusion == "none" else of_a_guess < 0.5
+
+
+def test_an_encoder_that_can_not_mask_is_refused():
+    with pytest.raises(UserError, match="MFCCEncoder: can't be pre-trained by masked prediction here"):
+        PAPT(MFCCEncoder())
