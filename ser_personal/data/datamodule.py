@@ -266,11 +266,11 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
     def _report(self, sampler: BucketBatchSampler) -> None:
         """Log how much audio a step has on all devices together, and what an epoch trains on twice."""
         plan = sampler.plan(epoch=0)
-        together = sampler.world_size * self.trainer.accumulate_grad_batches  # type: ignore[union-attr]
         utterances, seconds = len([*chain(*plan)]), sum(self.length_of(self.utterances[i]) for i in chain(*plan))
-        step = together / len(plan)
+        # the last one of an epoch may be of fewer batches
+        steps = -(-len(sampler) // self.trainer.accumulate_grad_batches)  # type: ignore[union-attr]
         rank_zero_info(
-            f"a step: {step * utterances:.1f} utterances, {step * seconds / SAMPLE_RATE:.0f} s on average over all"
+            f"a step: {utterances / steps:.1f} utterances, {seconds / steps / SAMPLE_RATE:.0f} s on average over all"
             f" devices ({sampler.world_size}); an epoch: {len(sampler)} batches on each"
         )
         repeated = [*islice(cycle(plan), len(plan), len(sampler) * sampler.world_size)]

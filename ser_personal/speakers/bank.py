@@ -108,7 +108,9 @@ class SpeakerBank:
             raise UserError("no speaker bank here", where=path, remedy=remedy)
 
         def refusal(what: str) -> UserError:
-            return UserError(what, where=path, remedy="Delete the file, and `ser test` builds it again")
+            return UserError(
+                what, where=path, remedy="Delete it, and `ser test` builds it again; in a bundle, export that again"
+            )
 
         try:
             with safe_open(path, framework="numpy") as file:

@@ -102,7 +102,7 @@ def test_a_damaged_bank_is_to_be_deleted(arrays, tmp_path):
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
     save_file(load_file(path) | arrays, path, metadata)
-    with pytest.raises(UserError, match=r"bank: damaged speaker bank \(.*\)\. Delete the file, and `ser test` builds"):
+    with pytest.raises(UserError, match=r"bank: damaged speaker bank \(.*\)\. Delete it, and `ser test` builds"):
         SpeakerBank.load(path)
 
 
