@@ -126,9 +126,9 @@ def _has_variable_rate(file: BinaryIO, begin: int) -> bool:
         if header >> 21 != 0x7FF or header >> 17 & 3 != 1 or version == 1 or bitrate in {0, 15} or rate == 3:
             break
         found.add(bitrate)
-        older = version == 3
+        is_mpeg1 = version == 3
         hertz = (44_100, 48_000, 32_000)[rate] >> {3: 0, 2: 1, 0: 2}[version]
-        position += (144 if older else 72) * BITRATES[not older][bitrate] * 1000 // hertz + (header >> 9 & 1)
+        position += (144 if is_mpeg1 else 72) * BITRATES[not is_mpeg1][bitrate] * 1000 // hertz + (header >> 9 & 1)
     return len(found) > 1
 
 

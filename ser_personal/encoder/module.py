@@ -187,9 +187,9 @@ class PersonalizedModule(LightningModule):
             self._leave_out_namesakes()
 
     def _leave_out_namesakes(self) -> None:
-        if self.trainer.state.fn == TrainerFn.FITTING or self.training_set is None:
-            return
-        namesakes = self._namesakes(self.training_set)
+        # an earlier test of this object may have left some out
+        asks = self.trainer.state.fn != TrainerFn.FITTING and self.training_set is not None
+        namesakes = self._namesakes(self.training_set) if asks else []
         self.personalized.speakers.namesakes = frozenset(namesakes)
         if namesakes:
             rank_zero_info(f"{_called(namesakes)}: taken for others, so unseen ({SAME_NAMES} takes them for these)")
