@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
-from ser_personal.calibration.neighbours import Neighbours
-from ser_personal.calibration.pldc import PLDC
+from ser_personal.calibration.pldc import PLDC, Neighbours
 from ser_personal.scores import rows_by_speaker
 from ser_personal.speakers.bank import SpeakerBank, as_float64
 
@@ -17,19 +16,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    Values = NDArray[np.float64]
+
 
 class Calibrator(Protocol):
     """Changes predictions without seeing a label of their set."""
 
-    def __call__(
-        self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def __call__(self, predictions: Values, speaker_ids: Sequence[str | None], pooled: Values) -> Values:
         """Calibrated predictions, (utterances, attributes); (draws, utterances, attributes) where chance takes part."""
 
 
-def raw(
-    predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def raw(predictions: Values, speaker_ids: Sequence[str | None], pooled: Values) -> Values:
     """The model's predictions as they are."""
     del speaker_ids, pooled
     return predictions
@@ -42,8 +39,8 @@ class AffineMap:
     `slope` is (attributes,), `intercept` (attributes,) in label points.
     """
 
-    slope: NDArray[np.float64]
-    intercept: NDArray[np.float64]
+    slope: Values
+    intercept: Values
 
     @classmethod
     def fit(cls, predictions: ArrayLike, labels: ArrayLike) -> Self:
@@ -71,13 +68,11 @@ class AffineMap:
             intercept[column] = y.mean() - slope[column] * x.mean()
         return cls(slope, intercept)
 
-    def apply(self, predictions: NDArray[np.float64]) -> NDArray[np.float64]:
+    def apply(self, predictions: Values) -> Values:
         """Map predictions (..., attributes), or (utterances,) of one attribute."""
         return self.slope * predictions + self.intercept
 
-    def __call__(
-        self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def __call__(self, predictions: Values, speaker_ids: Sequence[str | None], pooled: Values) -> Values:
         """Mapped predictions, (utterances, attributes)."""
         return self.apply(predictions)
 
@@ -96,9 +91,7 @@ class RandomSpeakers:
     draws: int = 20
     seed: int = 0
 
-    def __call__(
-        self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def __call__(self, predictions: Values, speaker_ids: Sequence[str | None], pooled: Values) -> Values:
         """Calibrated predictions, (draws, utterances, attributes)."""
         del pooled
         rng = np.random.default_rng(self.seed)
@@ -117,12 +110,8 @@ class RandomSpeakers:
 
 
 def own_statistics(
-    pldc: PLDC,
-    predictions: NDArray[np.float64],
-    speaker_ids: Sequence[str | None],
-    pooled: NDArray[np.float64],
-    labels: NDArray[np.float64],
-) -> NDArray[np.float64]:
+    pldc: PLDC, predictions: Values, speaker_ids: Sequence[str | None], pooled: Values, labels: Values
+) -> Values:
     """The oracle: PLDC towards each test speaker's own label moments, (utterances, attributes).
 
     It reads the labels of the test set, so it is never a result. It shows what PLDC would reach if the similar

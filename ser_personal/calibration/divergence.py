@@ -16,11 +16,13 @@ from ser_personal.scores import Moments, rows_by_speaker
 from ser_personal.speakers.bank import as_float64
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
     from ser_personal.speakers.bank import SpeakerBank
+
+    Values = NDArray[np.float64]
 
 FEWEST = 3
 
@@ -38,26 +40,7 @@ class SpeakerShift:
     label: dict[str, float]
 
 
-def shifts_beside_ccc(
-    shifts: Mapping[str, SpeakerShift], ccc_of: Mapping[str, float], attribute: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Feature shift, label shift and own CCC of one attribute, (speakers,) each, of speakers who have all three.
-
-    Pearson correlations of the paper, for arousal: feature shift and CCC -.714, label shift and CCC -.502, both shifts
-    .285.
-    """
-    rows = [
-        (shift.feature, shift.label[attribute], ccc_of[speaker])
-        for speaker, shift in shifts.items()
-        if speaker in ccc_of
-    ]
-    feature, label, ccc = np.reshape([row for row in rows if not np.isnan(row).any()], (-1, 3)).T
-    return feature, label, ccc
-
-
-def gaussian_kl(
-    values: NDArray[np.float64], training_mean: NDArray[np.float64], training_std: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def gaussian_kl(values: Values, training_mean: Values, training_std: Values) -> Values:
     """KL(N(a speaker) || N(training)) of each dimension by itself, nats.
 
     The speaker's variance is drawn towards the training set's, which counts as one more utterance (ours): that
@@ -115,9 +98,7 @@ def speaker_shifts(
     return shifts
 
 
-def pearson(
-    x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64] | None = None
-) -> NDArray[np.float64]:
+def pearson(x: Values, y: Values, weights: Values | None = None) -> Values:
     """Pearson correlation of x and y (n,), each pair taken as often as weights (draws, n) say; -> (draws,).
 
     NaN where one of them is constant, or there are fewer than three pairs. Without weights each pair counts once.

@@ -1,14 +1,16 @@
-"""PLDC: a test speaker's predictions get the label moments of the training speakers who sound alike."""
+"""PLDC: a test speaker's predictions get the label moments of the training speakers who sound alike.
+
+These neighbours are those whose vectors have the highest cosine similarity to the test speaker's.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 from jsonargparse.typing import PositiveInt
 
-from ser_personal.calibration.neighbours import nearest_speakers, speaker_vectors
 from ser_personal.errors import UserError
 from ser_personal.ranges import NonNegativeFinite, require_range
 from ser_personal.scores import Moments, rows_by_speaker
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from ser_personal.calibration.neighbours import Neighbours
     from ser_personal.speakers.bank import SpeakerBank
+
+    Values = NDArray[np.float64]
 
 Statistics = Literal["average", "pooled"]
 
@@ -90,11 +93,11 @@ class CalibratedSpeaker:
     speaker_id: str
     utterances: int
     neighbours: tuple[str, ...]
-    cosines: NDArray[np.float64]
-    mu: NDArray[np.float64]
-    sigma: NDArray[np.float64]
-    mu_bar: NDArray[np.float64]
-    sigma_bar: NDArray[np.float64]
+    cosines: Values
+    mu: Values
+    sigma: Values
+    mu_bar: Values
+    sigma_bar: Values
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +111,7 @@ class Calibration:
         speakers: one per known test speaker, sorted by id.
     """
 
-    predictions: NDArray[np.float64]
+    predictions: Values
     attributes: tuple[str, ...]
     speakers: tuple[CalibratedSpeaker, ...]
 
@@ -185,6 +188,18 @@ def calibrate(
     return pldc.calibration(as_float64(predictions), speaker_ids, as_float64(pooled))
 
 
+class Neighbours(NamedTuple):
+    """Bank speakers near to a test speaker, the nearest first.
+
+    Attributes:
+        rows: (k,), rows of the bank.
+        cosines: (k,), between their speaker vectors and the test speaker's.
+    """
+
+    rows: NDArray[np.int64]
+    cosines: Values
+
+
 @dataclass(frozen=True)
 class PLDC:
     """`calibrate` with a bank and settings, to be called for any set of predictions."""
@@ -193,15 +208,11 @@ class PLDC:
     attributes: tuple[str, ...]
     settings: PLDCSettings = PLDCSettings()
 
-    def __call__(
-        self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def __call__(self, predictions: Values, speaker_ids: Sequence[str | None], pooled: Values) -> Values:
         """Calibrated predictions, (utterances, attributes)."""
         return self.calibration(predictions, speaker_ids, pooled).predictions
 
-    def calibration(
-        self, predictions: NDArray[np.float64], speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]
-    ) -> Calibration:
+    def calibration(self, predictions: Values, speaker_ids: Sequence[str | None], pooled: Values) -> Calibration:
         """Calibrate, with each speaker's neighbours and moments."""
         check_inputs(predictions, speaker_ids, pooled, self.bank, self.attributes)
         rows_of = rows_by_speaker(speaker_ids)
@@ -211,10 +222,7 @@ class PLDC:
         return self.towards(dict(zip(rows_of, nearest, strict=True)), predictions, rows_of)
 
     def towards(
-        self,
-        neighbours: Mapping[str, Neighbours],
-        predictions: NDArray[np.float64],
-        rows_of: Mapping[str, NDArray[np.int64]],
+        self, neighbours: Mapping[str, Neighbours], predictions: Values, rows_of: Mapping[str, NDArray[np.int64]]
     ) -> Calibration:
         """PLDC with these neighbours; `rows_of` maps a test speaker to the rows of `predictions`."""
         columns = [self.bank.attributes.index(attribute) for attribute in self.attributes]
@@ -241,15 +249,41 @@ class PLDC:
         return Calibration(calibrated, self.attributes, tuple(speakers))
 
 
+def speaker_vectors(pooled: Values, rows_of: Mapping[str, NDArray[np.int64]]) -> Values:
+    """Mean (speakers, dim) of `pooled` (utterances, dim) over each speaker's utterances."""
+    return np.reshape([pooled[rows].mean(axis=0) for rows in rows_of.values()], (-1, pooled.shape[1]))
+
+
+def nearest_speakers(vectors: Values, bank: SpeakerBank, k: int, *, center: bool = False) -> list[Neighbours]:
+    """For each of some speaker vectors (speakers, dim), the k bank speakers with the greatest cosine to it."""
+    origin = bank.vectors.mean(axis=0) if center else 0.0
+    bank_vectors = normalised(bank.vectors - origin)
+    return [nearest_rows(query, bank_vectors, k) for query in normalised(vectors - origin)]
+
+
+def nearest_rows(query: Values, vectors: Values, k: int) -> Neighbours:
+    """The k rows of `vectors` (n, dim) with the greatest cosine to a query (dim,), all normalised; equals in order."""
+    # not a matrix product, which rounds equal rows differently
+    cosines = (vectors * query).sum(axis=1)
+    nearest = np.argsort(-cosines, kind="stable")[:k]
+    return Neighbours(nearest, cosines[nearest])
+
+
+def normalised(vectors: Values) -> Values:
+    """Vectors (..., dim) scaled to unit L2 norm; zero vectors stay zero."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1.0)
+
+
 def match_moments(
-    predictions: NDArray[np.float64],
+    predictions: Values,
     own: Moments,
-    mu_bar: NDArray[np.float64],
-    sigma_bar: NDArray[np.float64],
+    mu_bar: Values,
+    sigma_bar: Values,
     settings: PLDCSettings,
     *,
     scale: tuple[float, float],
-) -> NDArray[np.float64]:
+) -> Values:
     """The equation of `calibrate` for some predictions (..., attributes) of one speaker.
 
     Args:
@@ -270,7 +304,7 @@ def match_moments(
 
 def label_statistics(
     bank: SpeakerBank, rows: NDArray[np.int64], columns: Sequence[int], settings: PLDCSettings
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[Values, Values]:
     """Mean and standard deviation (attributes,) of the labels of some bank speakers, NaN where none has enough."""
     count = bank.count[rows][:, columns]
     count = np.where(count >= settings.min_labels, count, 0)
@@ -284,9 +318,9 @@ def label_statistics(
 
 
 def check_inputs(
-    predictions: NDArray[np.float64],
+    predictions: Values,
     speaker_ids: Sequence[str | None],
-    pooled: NDArray[np.float64],
+    pooled: Values,
     bank: SpeakerBank,
     attributes: tuple[str, ...],
 ) -> None:

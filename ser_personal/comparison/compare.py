@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ser_personal.calibration.table import MOMENTS
-from ser_personal.comparison.other_methods import added_run
 from ser_personal.comparison.runs import (
     ComparedRun,
     GapPoint,
+    added_run,
     find_runs,
     named_folder,
     pretraining_rows,

@@ -8,10 +8,10 @@ from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from ser_personal.calibration.table import decimal
+from ser_personal.evaluation.run_files import RIDGE
 from ser_personal.files import atomic_write
 from ser_personal.report.figures import CALIBRATED, INK, RAW, style
-from ser_personal.report.formatting import duration, gain, operations, with_interval
-from ser_personal.report.verdicts import RIDGE
+from ser_personal.report.formatting import duration, gain, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,14 +25,10 @@ if TYPE_CHECKING:
 
 METRICS = {"overall_ccc": "O-CCC", "average_ccc": "A-CCC"}
 SIDES = ("independent", "dependent", "gap")
-READ_TOTALS = (
-    "Cost of training one model from the corpus, shared steps included: the mean over a recipe's runs. Operations are "
-    "those of the steps that count them."
-)
+READ_TOTALS = "Cost of training one model from the corpus, shared steps included: the mean over a recipe's runs."
 READ_STAGES = (
-    "Peak memory is that of the largest run. Audio is counted each time it passes through the model. Floating-point "
-    "operations are counted on one batch and scaled by audio. Shared steps serve several recipes, and are listed with "
-    "each that needs them. A dash means: not measured."
+    "Peak memory is that of the largest run. Audio is counted each time it passes through the model. Shared steps "
+    "serve several recipes, and are listed with each that needs them. A dash means: not measured."
 )
 READ_PRETRAINING = (
     "Of the checkpoint that each pre-training kept: cross-entropy in nats per masked frame, and the share of masked "
@@ -114,18 +110,13 @@ def _costs(costs: Sequence[RecipeCost]) -> list[str]:
     if not costs:
         return []
     totals = [
-        [
-            cost.recipe,
-            duration(cost.training_seconds),
-            _or_dash(cost.training_cpu_seconds, duration),
-            _or_dash(cost.training_flops, operations),
-        ]
+        [cost.recipe, duration(cost.training_seconds), _or_dash(cost.training_cpu_seconds, duration)]
         for cost in costs
         if cost.training_seconds
     ]
-    headings = ["recipe", "stage", "trained parameters", "time", "CPU time", "audio", "operations", "peak memory"]
+    headings = ["recipe", "stage", "trained parameters", "time", "CPU time", "audio", "peak memory"]
     stages = _table(headings, [[cost.recipe, *_stage(stage)] for cost in costs for stage in cost.stages])
-    trained = [_table(["training", "time", "CPU time", "operations"], totals), READ_TOTALS] if totals else []
+    trained = [_table(["training", "time", "CPU time"], totals), READ_TOTALS] if totals else []
     return ["## Cost", *trained, stages, READ_STAGES]
 
 
@@ -137,7 +128,6 @@ def _stage(stage: RecipeStage) -> list[str]:
         duration(cost.seconds),
         _or_dash(cost.cpu_seconds, duration),
         _or_dash(cost.speech_seconds, duration),
-        _or_dash(cost.flops, operations),
         _or_dash(cost.peak_memory, lambda size: f"{size / 2**30:.2f} GiB"),
     ]
 

@@ -37,7 +37,7 @@ from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emo
 from ser_personal.types import utterance_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence, Set
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
     from lightning.pytorch import LightningModule
@@ -218,44 +218,30 @@ class PredictionCollector(RunWriter):
         return self.collector.join(trainer, trainer.datamodule.utterances)  # type: ignore[attr-defined]
 
 
-def conditions(
-    utterances: Sequence[Utterance], training_speakers: Set[str], embedded_speakers: Set[str], pretrained_on: Set[str]
-) -> list[Condition]:
-    """Name the condition of each utterance's speaker in a test set.
+def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) -> NDArray[np.str_]:
+    """The condition (utterances,) of each utterance's speaker in a test set.
 
-    `transductive` where any of their audio in this set was pre-trained on, by the hashes in `pretrained_on`;
-    `labelled` where the speaker's labels were trained on; `adaptation` where other audio of theirs was in PAPT or TAPT;
-    else `unseen`.
+    `transductive` where any of their audio in this set was pre-trained on, by its hash; `labelled` where the speaker's
+    labels were trained on; `adaptation` where other audio of theirs was in PAPT or TAPT; else `unseen`.
     """
+    audio, labelled = pl_module.personalized.speaker_audio, set(data.train_speaker_ids)
+    # TAPT knows speakers whom no table has
+    pretrained = {each.speaker_id for each in data.utterances if utterance_hash(each) in audio.pretrained_on}
+    adapted = {*audio.speaker_ids, *pretrained} - {None}
 
     def who(utterance: Utterance) -> str:
         return utterance.speaker_id or utterance.utterance_id
 
-    in_papt = {who(each) for each in utterances if utterance_hash(each) in pretrained_on}
+    in_papt = {who(each) for each in utterances if utterance_hash(each) in audio.pretrained_on}
 
     def condition(utterance: Utterance) -> Condition:
         if who(utterance) in in_papt:
             return "transductive"
-        if utterance.speaker_id in training_speakers:
+        if utterance.speaker_id in labelled:
             return "labelled"
-        return "adaptation" if utterance.speaker_id in embedded_speakers else "unseen"
+        return "adaptation" if utterance.speaker_id in adapted else "unseen"
 
-    return [condition(utterance) for utterance in utterances]
-
-
-def count_conditions(utterances: Sequence[Utterance], conditions: Iterable[str]) -> dict[str, int]:
-    """Condition -> number of known speakers, from the condition of each utterance."""
-    of_speaker = {utterance.speaker_id: each for utterance, each in zip(utterances, conditions, strict=True)}
-    of_speaker.pop(None, None)
-    return dict(Counter(map(str, of_speaker.values())))
-
-
-def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) -> NDArray[np.str_]:
-    """The condition (utterances,) of each utterance's speaker."""
-    audio, labelled = pl_module.personalized.speaker_audio, set(data.train_speaker_ids)
-    # TAPT knows speakers whom no table has
-    pretrained = {each.speaker_id for each in data.utterances if utterance_hash(each) in audio.pretrained_on}
-    return np.array(conditions(utterances, labelled, {*audio.speaker_ids, *pretrained} - {None}, audio.pretrained_on))
+    return np.array([condition(utterance) for utterance in utterances])
 
 
 def about_speakers(pl_module: Any, utterances: Sequence[Utterance], conditions: NDArray[np.str_]) -> dict[str, Any]:
@@ -263,13 +249,14 @@ def about_speakers(pl_module: Any, utterances: Sequence[Utterance], conditions: 
 
     Speakers outside the table get the same as without the control.
     """
-    counted: dict[str, Any] = {"speakers": count_conditions(utterances, conditions)}
+    condition_of = {each.speaker_id: name for each, name in zip(utterances, conditions.tolist(), strict=True)}
+    condition_of.pop(None, None)
+    counted: dict[str, Any] = {"speakers": dict(Counter(condition_of.values()))}
     table = pl_module.personalized.speakers
     if getattr(table, "permute", False):
-        speakers = {utterance.speaker_id for utterance in utterances} - {None}
-        counted["permuted_speakers"] = len(speakers & set(table.ids))
+        counted["permuted_speakers"] = len(condition_of.keys() & set(table.ids))
         rank_zero_info(
-            f"{utterances[0].split}: {counted['permuted_speakers']} of {len(speakers)} speakers were permuted"
+            f"{utterances[0].split}: {counted['permuted_speakers']} of {len(condition_of)} speakers were permuted"
             + ("" if counted["permuted_speakers"] else ", so this is no control: it is the model as it was trained")
         )
     return counted

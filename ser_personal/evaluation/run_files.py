@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ser_personal.calibration.divergence import SpeakerShift
-from ser_personal.calibration.neighbours import speaker_vectors
-from ser_personal.calibration.pldc import PLDCSettings
+from ser_personal.calibration.pldc import PLDCSettings, speaker_vectors
 from ser_personal.calibration.table import KEYS, MOMENTS, ScoreRow
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, write_json
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 PREDICTIONS, METRICS, SPEAKER_MOMENTS = "predictions.csv", "metrics.json", "speaker_moments.csv"
 RECORD, VECTORS, BASELINE = "speakers.json", "speakers.safetensors", "baseline.json"
 TRAINING, EMBEDDINGS = "training", "embeddings"
+RIDGE = "ridge"  # the row of baseline.json
 MU_SIGMA = ("mu", "sigma", "mu_bar", "sigma_bar")
 _DESCRIBED = ("utterance", "speaker", "split", "gender", "seconds", "emotion")
 _REMEDY = "Give the folder of a test run: `ser test ... --config configs/pldc.yaml` of this version writes it"

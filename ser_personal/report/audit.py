@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ser_personal.calibration.divergence import pearson, shifts_beside_ccc
+from ser_personal.calibration.divergence import pearson
 from ser_personal.files import write_json
-from ser_personal.report.bootstrap import COVERAGE, Bootstrap, Estimate
+from ser_personal.report.bootstrap import COVERAGE, Bootstrap, Estimate, speaker_gains
 from ser_personal.report.groups import (
     GroupComparison,
     Partition,
     by_amount_of_speech,
-    by_column,
     by_gender,
     by_label_region,
-    column_of,
     compare_groups,
 )
 
@@ -56,16 +54,9 @@ class Harm:
     harmed_of_gender: dict[str, tuple[int, int]]  # gender -> harmed speakers, all speakers
 
 
-def speaker_changes(run: RunFiles, test: ScoredSet, attribute: str) -> dict[str, float]:
-    """Speaker -> CCC after calibration minus CCC before, where both are defined."""
-    before, after = (test.row(name).scores[attribute].per_speaker for name in ("raw", run.chosen))
-    changes = {speaker: after[speaker] - before[speaker] for speaker in before}
-    return {speaker: change for speaker, change in changes.items() if not np.isnan(change)}
-
-
 def harm(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap) -> Harm:
     """Describe the speakers of a set whom calibration harms."""
-    change_of = speaker_changes(run, test, attribute)
+    change_of = speaker_gains(test, attribute, run.chosen, "raw")
     speakers, changes = list(change_of), np.array(list(change_of.values()))
     harmed = changes < 0
     weights = bootstrap.weights([None] * len(speakers))
@@ -106,9 +97,14 @@ class ShiftAnalysis:
 
 
 def analyse_shifts(test: ScoredSet, attribute: str, bootstrap: Bootstrap) -> ShiftAnalysis:
-    """Correlate shifts and CCC over the speakers, who are resampled for the intervals."""
-    shifts = {name: speaker.shift for name, speaker in test.speakers.items()}
-    feature, label, ccc = shifts_beside_ccc(shifts, test.row("raw").scores[attribute].per_speaker, attribute)
+    """Correlate shifts and CCC over the speakers who have all three; they are resampled for the intervals."""
+    ccc_of = test.row("raw").scores[attribute].per_speaker
+    rows = [
+        (speaker.shift.feature, speaker.shift.label[attribute], ccc_of[name])
+        for name, speaker in test.speakers.items()
+        if name in ccc_of
+    ]
+    feature, label, ccc = np.reshape([row for row in rows if not np.isnan(row).any()], (-1, 3)).T
     number = len(ccc)
     weights = bootstrap.weights([None] * number) if number else None
     pairs = dict(zip(SHIFTS, ((feature, ccc), (label, ccc), (feature, label)), strict=True))
@@ -201,27 +197,18 @@ class Audit:
     probes: tuple[Probe, ...]  # of its speaker vectors
 
 
-def audit(run: RunFiles, bootstrap: Bootstrap, *, by: str | None = None, table: str | None = None) -> Audit:
-    """Audit a run.
-
-    Args:
-        run: the run.
-        bootstrap: makes the intervals.
-        by: one more column to divide by.
-        table: the table that has the column; predictions.csv if None.
-    """
+def audit(run: RunFiles, bootstrap: Bootstrap) -> Audit:
+    """Audit a run."""
     return Audit(
         bootstrap=bootstrap,
-        sets=tuple(_audit_set(run, test, bootstrap, by, table) for test in run.sets),
+        sets=tuple(_audit_set(run, test, bootstrap) for test in run.sets),
         probes=tuple(probes(run, bootstrap)),
     )
 
 
-def _audit_set(run: RunFiles, test: ScoredSet, bootstrap: Bootstrap, by: str | None, table: str | None) -> SetAudit:
-    partitions = [by_gender(test), by_amount_of_speech(test)]
-    if by is not None:
-        partitions.append(by_column(by, column_of(test.utterances, by, table), test.speaker_ids))
-    partitions += [by_label_region(test, attribute, run.scale) for attribute in run.attributes]
+def _audit_set(run: RunFiles, test: ScoredSet, bootstrap: Bootstrap) -> SetAudit:
+    regions = [by_label_region(test, attribute, run.scale) for attribute in run.attributes]
+    partitions = [by_gender(test), by_amount_of_speech(test), *regions]
     return SetAudit(
         name=test.name,
         partitions=tuple(_audit_partition(run, test, partition, bootstrap) for partition in partitions),

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ser_personal.calibration.table import decimal
-from ser_personal.report.audit import speaker_changes
+from ser_personal.report.bootstrap import paired_gain, speaker_gains
 from ser_personal.report.formatting import row_text, signed_interval
-from ser_personal.report.verdicts import paired_gain
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -153,7 +152,7 @@ _MOST_NAMED = 120
 
 def dumbbells(run: RunFiles, test: ScoredSet, attribute: str) -> Drawing | None:
     """Draw a line per speaker, from the CCC of raw predictions to that of calibrated ones; None without any."""
-    change_of = speaker_changes(run, test, attribute)
+    change_of = speaker_gains(test, attribute, run.chosen, "raw")
     if not change_of:
         return None
     raw = test.row("raw").scores[attribute].per_speaker

@@ -38,12 +38,6 @@ ROWS = {
     ),
     "ridge": Row("ridge regression", "baseline", "on MFCC functionals, fitted on the training split"),
 }
-METRICS = {
-    "overall_ccc": "O-CCC",
-    "average_ccc": "A-CCC",
-    "bias": "bias",
-    "mean_absolute_error": "mean absolute error",
-}
 
 
 def row_text(name: str) -> Row:
@@ -91,11 +85,3 @@ def gain(estimate: Estimate | None) -> str:
     if estimate is None:
         return "baseline"
     return signed_interval(estimate) if estimate.refused is None else signed(estimate.value)
-
-
-def operations(flops: float) -> str:
-    """Floating-point operations with a unit: 3.4 T, 1.2 P."""
-    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9)):
-        if flops >= size:
-            return f"{flops / size:.3g} {unit}"
-    return f"{flops:.3g}"

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ser_personal.corpus.table import known, read_csv_rows
-from ser_personal.errors import UserError
 from ser_personal.scores import ccc_from_sums, concordance, rows_by_speaker
-from ser_personal.types import plain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    import pandas as pd
     from numpy.typing import NDArray
 
     from ser_personal.evaluation.run_files import ScoredSet
     from ser_personal.report.bootstrap import Bootstrap, Estimate
 
-METRICS = ("overall_ccc", "average_ccc", "bias", "mean_absolute_error")
+METRICS = {"overall_ccc": "O-CCC", "average_ccc": "A-CCC", "bias": "bias", "mean_absolute_error": "mean absolute error"}
 
 
 @dataclass(frozen=True)
@@ -163,7 +158,7 @@ def by_gender(test: ScoredSet) -> Partition:
     """Divide by the gender that the corpus records."""
     recorded = tuple(test.utterances["gender"])
     note = "As the corpus records it, which need not be what the speakers would say."
-    return Partition("gender", _sorted(recorded), recorded, note)
+    return Partition("gender", tuple(sorted(set(recorded) - {None})), recorded, note)
 
 
 def by_label_region(test: ScoredSet, attribute: str, scale: tuple[float, float]) -> Partition:
@@ -190,84 +185,13 @@ def by_label_region(test: ScoredSet, attribute: str, scale: tuple[float, float])
 def by_amount_of_speech(test: ScoredSet) -> Partition:
     """Divide the speakers by their number of utterances, in thirds, or halves where they are few."""
     amounts = np.array([speaker.utterances for speaker in test.speakers.values()], dtype=np.float64)
-    groups, names = _cut(amounts, len(amounts), "utterances")
-    name_of = dict(zip(test.speakers, names, strict=True))
+    parts = 3 if len(amounts) >= _ENOUGH_FOR_THIRDS else 2
+    cuts = np.unique(np.quantile(amounts, np.arange(1, parts) / parts))
+    texts = [f"{cut:.3g} utterances" for cut in cuts]
+    names = [f"up to {texts[0]}", *(f"{a} to {b}" for a, b in pairwise(texts)), f"over {texts[-1]}"]
+    part = np.searchsorted(cuts, amounts, side="left")
+    name_of = {speaker: names[which] for speaker, which in zip(test.speakers, part, strict=True)}
     membership = tuple(None if speaker is None else name_of[speaker] for speaker in test.speaker_ids)
+    groups = tuple(names[which] for which in np.unique(part))
     note = "All test speech of a speaker, which is also what calibrates them."
     return Partition("amount of speech", groups, membership, note)
-
-
-def by_column(name: str, values: Sequence[str | None], speaker_ids: Sequence[str | None]) -> Partition:
-    """Divide by a column of the corpus, (utterances,), None where blank; more than six numbers are cut into ranges."""
-    try:
-        amounts = np.array([np.nan if value is None else float(value) for value in values])
-    except ValueError:
-        amounts = np.full(len(values), np.nan)
-    if len(np.unique(amounts[~np.isnan(amounts)])) <= 6:
-        return Partition(name, _sorted(values), tuple(values), "As the table has it.")
-    filled = np.flatnonzero(~np.isnan(amounts))
-    groups, names = _cut(amounts[filled], len(rows_by_speaker(speaker_ids)), "")
-    name_of = dict(zip(filled.tolist(), names, strict=True))
-    membership = tuple(name_of.get(row) for row in range(len(values)))
-    return Partition(name, groups, membership, "Numbers, cut where they divide evenly.")
-
-
-def _sorted(values: Sequence[str | None]) -> tuple[str, ...]:
-    return tuple(sorted({value for value in values if value is not None}))
-
-
-def _cut(values: NDArray[np.float64], speakers: int, unit: str) -> tuple[tuple[str, ...], list[str]]:
-    """Cut values at their quantiles -> names of the ranges in use, in order, and the name of each value's range."""
-    parts = 3 if speakers >= _ENOUGH_FOR_THIRDS else 2
-    cuts = np.unique(np.quantile(values, np.arange(1, parts) / parts))
-    texts = [f"{cut:.3g} {unit}".strip() for cut in cuts]
-    names = [f"up to {texts[0]}", *(f"{a} to {b}" for a, b in pairwise(texts)), f"over {texts[-1]}"]
-    part = np.searchsorted(cuts, values, side="left")
-    return tuple(names[which] for which in np.unique(part)), [names[which] for which in part]
-
-
-# column of a CSV corpus or MSP-Podcast -> the utterance id in one of its cells
-_UTTERANCE_KEYS: dict[str, Callable[[str], str]] = {
-    "utterance": str,
-    "id": str,
-    "path": lambda cell: str(PurePosixPath(cell).with_suffix("")),
-    "FileName": lambda cell: PurePosixPath(cell).stem,
-}
-_SPEAKER_KEYS: dict[str, Callable[[str], str]] = {"speaker": str, "SpkrID": str}
-
-
-def column_of(utterances: pd.DataFrame, column: str, table: str | None) -> list[str | None]:
-    """Find a column's value for each utterance of predictions.csv, None where it is blank.
-
-    Args:
-        utterances: rows of predictions.csv.
-        column: of the table.
-        table: a CSV with a row per utterance (`utterance`, `id`, `path` or `FileName`) or a speaker (`speaker` or
-            `SpkrID`); predictions.csv itself if None.
-    """
-    if table is None:
-        if column not in utterances.columns:
-            raise UserError(
-                f"no column {column} in predictions.csv",
-                where="--by",
-                remedy=f"Give the table that has it, --table corpus.csv, or one of {', '.join(utterances.columns)}",
-            )
-        present = utterances[column].notna()
-        return [known(str(cell)) if there else None for cell, there in zip(utterances[column], present, strict=True)]
-    rows, keys = read_csv_rows(Path(table), required=(column,)), _UTTERANCE_KEYS | _SPEAKER_KEYS
-    key = next((name for name in keys if name in rows[0]), None)
-    if key is None:
-        raise UserError(
-            "has no column of utterances or speakers",
-            where=table,
-            remedy=f"Add one of the columns {', '.join(keys)}",
-        )
-    value_of = {plain_name(keys[key](row[key])): row[column] for row in rows}
-    ids = utterances["utterance" if key in _UTTERANCE_KEYS else "speaker"]
-    if value_of.keys().isdisjoint(ids):
-        raise UserError(
-            "has none of the run's utterances or speakers",
-            where=table,
-            remedy="Give the table of the corpus that was tested, with the same ids",
-        )
-    return [known(value_of.get(id_, "")) for id_ in ids]

@@ -12,11 +12,10 @@ from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
 from ser_personal.report import formatting
 from ser_personal.report.audit import MEANING, SHIFTS, SYSTEMS
-from ser_personal.report.bootstrap import Resamples
+from ser_personal.report.bootstrap import Bootstrap, Resamples, verdicts
 from ser_personal.report.figures import as_svg, style
 from ser_personal.report.groups import METRICS
 from ser_personal.report.timeline import is_annotation, write_timelines
-from ser_personal.report.verdicts import verdicts
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -30,8 +29,6 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 def report(
     run: str,
-    by: str | None = None,
-    table: str | None = None,
     resamples: Resamples = 2000,
     seed: NonNegativeInt = 0,
     audio: str | None = None,
@@ -45,9 +42,7 @@ def report(
 
     Args:
         run: the folder that `ser test` with PLDC wrote predictions.csv and metrics.json to; or a table of annotated
-            recordings, .csv, .jsonl or .parquet.
-        by: a column to audit by besides gender, amount of speech and label: of `table`, or of predictions.csv.
-        table: a table of the corpus that has the column, such as corpus.csv, with a row per utterance or speaker.
+            recordings, .csv or .parquet.
         resamples: draws of the speakers for each interval.
         seed: of these draws.
         audio: of annotated recordings, the folder that the table's files lie in; the current one or the table's if
@@ -57,32 +52,25 @@ def report(
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
-    others = {"--audio": audio, "--out": out}
-    if is_annotation(run):
-        others = {"--by": by, "--table": table}
-    for flag, value in others.items():
-        if value is not None:
-            what = f"says nothing about {'annotated recordings' if is_annotation(run) else 'a test run'}"
-            raise UserError(what, where=f"{flag} {value}", remedy="Leave it out")
     if is_annotation(run):
         places = (None if place is None else Path(place) for place in (audio, out))
         for line in write_timelines(Path(run), *places):
             console.print(line, markup=False)
         return
 
+    for flag, value in {"--audio": audio, "--out": out}.items():
+        if value is not None:
+            raise UserError("says nothing about a test run", where=f"{flag} {value}", remedy="Leave it out")
     if Path(run).is_file():
-        remedy = "Give .csv, .jsonl or .parquet, or the folder of a test run"
+        remedy = "Give .csv or .parquet, or the folder of a test run"
         raise UserError("is no table of annotated recordings", where=run, remedy=remedy)
 
     from ser_personal.evaluation.run_files import read_run
     from ser_personal.report.audit import audit, write_audit
-    from ser_personal.report.bootstrap import Bootstrap
     from ser_personal.report.figures import draw_all
 
-    if table is not None and by is None:
-        raise UserError("needs the name of a column", where="--table", remedy="Name one: --by COLUMN")
     read = read_run(run)
-    found = audit(read, Bootstrap(resamples, seed), by=by, table=table)
+    found = audit(read, Bootstrap(resamples, seed))
     page = read.folder / "report.html"
     atomic_write(page, render(read, found, draw_all(read, found)).encode())
     write_audit(read.folder / "audit.json", found, read)

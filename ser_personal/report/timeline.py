@@ -5,7 +5,6 @@ Recordings of one utterance each share a page, one after the other.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     Row = dict[str, str]
 
 TEMPLATE = Path(__file__).with_name("timeline.html.j2")
-TABLES = (".csv", ".jsonl", ".parquet")
+TABLES = (".csv", ".parquet")
 # longer sound stays in its file, and the page small
 EMBEDDED_SECONDS = 300.0
 MOST_PAGES = 200
@@ -90,7 +89,7 @@ def write_timelines(table: Path, audio: Path | None = None, out: Path | None = N
     """Write the page of a table of `ser annotate`: of one recording, or an index of the pages in a folder beside it.
 
     Args:
-        table: .csv, .jsonl or .parquet.
+        table: .csv or .parquet.
         audio: folder that the table's files lie in; the current one or the table's if None.
         out: the page, NAME.html, beside which NAME/ is the folder; timeline.html beside the table if None.
 
@@ -301,7 +300,7 @@ def read_timelines(path: Path) -> list[Timeline]:
     if path.name == "predictions.csv" and path.with_name("metrics.json").is_file():
         remedy = f"Give its folder: `ser report {shlex.quote(str(path.parent))}`"
         raise UserError("is the table of a test run", where=path, remedy=remedy)
-    rows = _json_rows(path) if path.suffix.lower() == ".jsonl" else read_csv_rows(path, _REQUIRED, filled=_REQUIRED[:3])
+    rows = read_csv_rows(path, _REQUIRED, filled=_REQUIRED[:3])
     attributes = tuple(name.removesuffix("_calibrated") for name in rows[0] if name.endswith("_calibrated"))
     missing = [f"{name}_raw" for name in attributes if f"{name}_raw" not in rows[0]]
     categories = () if attributes else tuple(name for name in rows[0] if name.endswith(PROBABILITY))
@@ -360,21 +359,3 @@ def _number(row: Row, column: str, where: str, *, blank: bool = False) -> float:
     if not isfinite(value):
         raise UserError(f"{column} is {cell!r}, not a finite number", where=where, remedy=_REMEDY)
     return value
-
-
-def _json_rows(path: Path) -> list[Row]:
-    rows = []
-    try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            where = f"{path}, line {number}"
-            row = {name: "" if cell is None else str(cell) for name, cell in json.loads(line).items()}
-            if missing := [name for name in _REQUIRED if name not in row]:
-                raise UserError(f"no {missing[0]}", where=where, remedy=_REMEDY)
-            rows.append(row)
-    except FileNotFoundError as error:
-        raise UserError("no such file", where=path, remedy="Check the spelling of the path") from error
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise UserError("isn't JSON lines", where=path, remedy=_REMEDY) from error
-    if not rows:
-        raise UserError("holds no row", where=path, remedy=_REMEDY)
-    return rows

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ser_personal.calibration.divergence import SpeakerShift, gaussian_kl, pearson, shifts_beside_ccc, speaker_shifts
+from ser_personal.calibration.divergence import gaussian_kl, pearson, speaker_shifts
 from ser_personal.speakers.bank import SpeakerBank
 
 ATTRIBUTES = ("arousal", "valence")
@@ -31,19 +31,13 @@ def test_divergence_is_never_negative_and_a_constant_dimension_says_nothing(valu
     assert np.isnan(found[1])
 
 
-@pytest.fixture
-def made():
+def test_shifts_against_a_loop():
     rng = np.random.default_rng(3)
-    speakers = [None if number == 5 else f"t{number}" for number in rng.integers(0, 6, 80)]
-    pooled, labels = rng.normal(2, [1, 2, 3], (80, 3)), rng.uniform(1, 7, (80, 2))
-    labels[rng.random((80, 2)) < 0.3] = NAN
-    return speakers, pooled, labels, SpeakerBank.from_utterances(speakers, pooled, labels, ATTRIBUTES)
-
-
-def test_shifts_against_a_loop(made):
-    train_speakers, train_pooled, train_labels, bank = made
+    train_speakers = [None if number == 5 else f"t{number}" for number in rng.integers(0, 6, 80)]
+    train_pooled, train_labels = rng.normal(2, [1, 2, 3], (80, 3)), rng.uniform(1, 7, (80, 2))
+    train_labels[rng.random((80, 2)) < 0.3] = NAN
+    bank = SpeakerBank.from_utterances(train_speakers, train_pooled, train_labels, ATTRIBUTES)
     known = [row for row, speaker in enumerate(train_speakers) if speaker is not None]
-    rng = np.random.default_rng(4)
     speakers = ["b", "a", None, "b", "a", "b", "c"]
     pooled, labels = rng.normal(1, 2, (7, 3)), rng.uniform(1, 7, (7, 2))
     labels[[0, 6], 0] = NAN
@@ -77,16 +71,3 @@ def test_weighted_correlations_are_those_of_repeated_pairs():
     # none of constants or of few
     for few in (np.full(3, 0.1), x[:2], x[:0]):
         assert np.isnan(pearson(few, y[: len(few)])).all()
-
-
-def test_speakers_count_where_all_three_are_defined():
-    shifts = {
-        "a": SpeakerShift(1.0, {"arousal": 0.5}),
-        "b": SpeakerShift(2.0, {"arousal": NAN}),
-        "c": SpeakerShift(3.0, {"arousal": 0.1}),
-        "d": SpeakerShift(4.0, {"arousal": 0.2}),
-        "e": SpeakerShift(5.0, {"arousal": 0.9}),
-    }
-    feature, label, ccc = shifts_beside_ccc(shifts, {"a": 0.9, "b": 0.8, "c": 0.4, "d": NAN, "e": 0.1}, "arousal")
-    np.testing.assert_array_equal([feature, label, ccc], [[1, 3, 5], [0.5, 0.1, 0.9], [0.9, 0.4, 0.1]])
-    assert shifts_beside_ccc(shifts, {}, "arousal")[0].shape == (0,)

@@ -9,8 +9,8 @@ from people import people
 
 from ser_personal.calibration.pldc import PLDC, PLDCSettings, calibrate
 from ser_personal.calibration.table import LEGEND, calibration_table, standard_calibrators
+from ser_personal.evaluation.run_files import RIDGE
 from ser_personal.report.formatting import ROWS
-from ser_personal.report.verdicts import RIDGE
 from ser_personal.scores import score
 from ser_personal.speakers.bank import SpeakerBank
 

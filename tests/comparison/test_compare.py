@@ -31,32 +31,25 @@ def drawn(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return weights, rows
 
 
-def test_resampled_sums_are_the_resampled_utterances_averaged_over_seeds():
-    made = [MADE.row(0.7, seed=seed) for seed in (1, 2, 3)]
+def test_resampled_sums_are_the_resampled_utterances_averaged_over_seeds_and_draws():
+    made = [MADE.row(0.7, "random_speakers", draws=2, seed=seed) for seed in (1, 2, 3)]
     (test,) = join_runs([MADE.run("papt", row, seed=seed) for seed, row in enumerate(made)])
     (system,) = test.systems
     assert system.seeds == 3
     weights = np.stack([drawn(seed)[0] for seed in range(20)]).astype(float)
-    predictions, labels = [row.predictions[0, :, 0] for row in made], MADE.labels[:, 0]
+    predictions, labels = [draw[:, 0] for row in made for draw in row.predictions], MADE.labels[:, 0]
     expected = [
         np.mean([concordance(own[rows], labels[rows]) for own in predictions])
         for rows in (drawn(seed)[1] for seed in range(20))
     ]
     np.testing.assert_allclose(system.overall_ccc(weights), expected, rtol=1e-12)
 
-    # of a speaker, first over the seeds
+    # of a speaker, first over the replicates
     counted = system.utterances >= 5
     mine = [np.array(MADE.speakers) == speaker for speaker in test.speakers]
     own_ccc = np.array([np.mean([concordance(own[rows], labels[rows]) for own in predictions]) for rows in mine])
     expected = [np.average(own_ccc[counted], weights=of_draw[counted]) for of_draw in weights]
     np.testing.assert_allclose(system.average_ccc(weights, counted), expected, rtol=1e-12)
-
-
-def test_draws_of_a_control_are_averaged():
-    row = MADE.row(0.7, "random_speakers", draws=4)
-    (test,) = join_runs([MADE.run("papt", row)])
-    expected = np.mean([concordance(draw[:, 0], MADE.labels[:, 0]) for draw in row.predictions])
-    assert test.systems[0].overall_ccc(np.ones((1, 12)))[0] == pytest.approx(expected)
 
 
 def halves_of(row):
@@ -126,64 +119,43 @@ def test_runs_that_cannot_be_compared_are_refused():
 ERRORS = {(20, "dependent"): 0.6, (20, "independent"): 0.9, (100, "dependent"): 0.5, (100, "independent"): 0.5}
 
 
-def run_of(number, side, error, seed=0):
+def run_of(number, side, seed):
     point = GapPoint("vanilla", number, side)
-    rows = LARGE.row(error, seed=seed + number), LARGE.row(0.1, "sigma")
+    rows = LARGE.row(ERRORS[number, side], seed=seed + number), LARGE.row(0.1, "sigma")
     return replace(LARGE.run(point.name, *rows, seed=seed), point=point)
 
 
-def gaps_of(runs):
-    return [compare_systems(test, "", Bootstrap(200), points=gap_points(runs)) for test in join_runs(runs)]
-
-
-@pytest.fixture
-def gap_runs():
-    return [run_of(*place, error, seed) for place, error in ERRORS.items() for seed in (0, 1)]
-
-
-def test_the_gap_is_the_difference_of_raw_scores(gap_runs):
-    (found,) = gaps_of(gap_runs)
-    assert [row.training_speakers for row in found.gaps] == [20, 100]
-    assert (found.speakers, found.counted) == (14, 7)
-    for row in found.gaps:
-        assert row.seeds == 2
-        for metric in ("overall", "average"):
-            expected = {}
-            for side in ("dependent", "independent"):
-                scores = [
-                    LARGE.row(ERRORS[row.training_speakers, side], seed=seed + row.training_speakers).scores["arousal"]
-                    for seed in (0, 1)
-                ]
-                expected[side] = np.mean([getattr(each, f"{metric}_ccc") for each in scores])
-            contrast = getattr(row, f"{metric}_ccc")
-            assert contrast["dependent"].value == pytest.approx(expected["dependent"])
-            assert contrast["independent"].value == pytest.approx(expected["independent"])
-            assert contrast["gap"].value == pytest.approx(expected["dependent"] - expected["independent"])
+def test_the_gap_is_the_difference_of_raw_scores():
+    runs = [run_of(*place, seed) for place in ERRORS for seed in (0, 1)]
+    (test,) = join_runs(runs)
+    found = compare_systems(test, "", Bootstrap(200), points=gap_points(runs))
     small, large = found.gaps
+    assert (small.training_speakers, large.training_speakers, small.seeds) == (20, 100, 2)
+    assert (found.speakers, found.counted) == (14, 7)
+    expected = {
+        side: np.mean([LARGE.row(ERRORS[20, side], seed=20 + seed).scores["arousal"].average_ccc for seed in (0, 1)])
+        for side in ("dependent", "independent")
+    }
+    expected["gap"] = expected["dependent"] - expected["independent"]
+    assert {what: estimate.value for what, estimate in small.average_ccc.items()} == pytest.approx(expected)
     assert small.overall_ccc["gap"].low > 0
     # the same predictions on both sides, whatever the draw
     assert (large.overall_ccc["gap"].low, large.overall_ccc["gap"].high) == (0, 0)
 
-    # a point without its other side is left out
-    kept = [run for run in gap_runs if run.point != GapPoint("vanilla", 20, "independent")]
-    (found,) = gaps_of(kept)
-    assert [row.training_speakers for row in found.gaps] == [100]
-
 
 def test_compare_tells_of_the_gap_of_a_study(tmp_path, capsys):
     for (number, side), error in ERRORS.items():
-        folder = tmp_path / "runs" / "vanilla" / f"{number}_{side}"
-        LARGE.write(folder / "test", LARGE.row(error))
-        record = RunRecord("vanilla", "recipe", "hash", 0, None, None, "test", (), (), number, side)
-        record.write(folder)
+        # a point without its other side is left out
+        if (number, side) != (20, "independent"):
+            folder = tmp_path / "runs" / "vanilla" / f"{number}_{side}"
+            LARGE.write(folder / "test", LARGE.row(error))
+            RunRecord("vanilla", "recipe", "hash", 0, None, None, "test", (), (), number, side).write(folder)
     compare([str(tmp_path)], resamples=200)
     page = (tmp_path / "comparison.md").read_text()
     assert "| vanilla, 20 speakers, dependent | raw | 1 | " in page
     assert "## Personalisation gap" in page
     assert "| vanilla | 100 | 1 |" in page
-    table = pd.read_csv(tmp_path / "comparison_gap.csv")
-    assert list(table.training_speakers) == [20, 100]
-    assert (table.overall_ccc_gap - table.overall_ccc_dependent + table.overall_ccc_independent).abs().max() < 1e-12
+    assert list(pd.read_csv(tmp_path / "comparison_gap.csv").training_speakers) == [100]
     assert "comparison_gap.csv" in capsys.readouterr().out.replace("\n", "")
 
 
@@ -211,7 +183,7 @@ def test_runs_by_hand_are_named_by_their_folders(runs, capsys):
     assert f"| papt | raw | 1 | {decimal(best.overall_ccc)} ({decimal(best.overall_ccc_low)} to" in page
     assert "| papt | own_statistics (oracle) | 1 |" in page
     assert page.count("baseline | baseline") == 1
-    assert "| papt | test | - | 90 s | - | 12 min | - | - |" in page
+    assert "| papt | test | - | 90 s | - | 12 min | - |" in page
     shown = " ".join(capsys.readouterr().out.split())
     for text in (shown, page):
         assert "14 speakers, A-CCC over 7" in text
@@ -239,69 +211,54 @@ def test_a_runs_name_is_no_path_of_its_machine(runs, given, names, monkeypatch):
     assert {run.recipe for run in find_runs(given)} == names
 
 
-def record(study, name, folder, kind, stages, needs=(), results=None, pretraining=None):
-    (study / folder).mkdir(parents=True, exist_ok=True)
-    made = RunRecord(name, kind, "hash", 0, None, None, results, needs, tuple(stages), pretraining=pretraining)
-    made.write(study / folder)
-
-
-def test_a_study_s_costs_hold_what_its_recipes_share(tmp_path):
-    papt = StageCost("fit", 100.0, 90.0, 2**30, speech_seconds=7200.0, flops=3.2e13, trained_parameters=99)
-    record(tmp_path, "papt", "prepare/papt/seed_0", "preparation", [papt])
-    fits = {"vanilla": StageCost("fit", 40.0), "tuned": StageCost("fit", 60.0)}
-    for name, fit in fits.items():
-        needs = ("prepare/papt/seed_0",) if name == "tuned" else ()
+def test_a_study_s_page_holds_its_costs_what_its_recipes_share_and_pre_trainings(tmp_path, capsys):
+    papt = StageCost("fit", 100.0, 90.0, 2**30, speech_seconds=7200.0, trained_parameters=99)
+    prepared = {
+        "prepare/papt/seed_0": ([papt], PretrainingScores(2.5, 0.25, 3.0, 0.125)),
+        "prepare/papt/seed_1": ([papt], PretrainingScores(3.5, 0.5, 4.0, 0.375)),
+        "prepare/tapt": ([], PretrainingScores(3.25, 0.25)),
+        "prepare/labels": ([], None),
+    }
+    for folder, (stages, scores) in prepared.items():
+        name = folder.split("/")[1]
+        record = RunRecord(name, "preparation", "hash", 0, None, None, None, (), tuple(stages), pretraining=scores)
+        record.write(tmp_path / folder)
+    for name, seconds, needs in (("vanilla", 40.0, ()), ("tuned", 60.0, tuple(prepared))):
         LARGE.write(tmp_path / "runs" / name / "test", LARGE.row(0.5 if needs else 0.9))
-        record(tmp_path, name, f"runs/{name}", "recipe", [fit, StageCost("test", 5.0)], needs, "test")
+        stages = StageCost("fit", seconds), StageCost("test", 5.0)
+        RunRecord(name, "recipe", "hash", 0, None, None, "test", needs, stages).write(tmp_path / "runs" / name)
     compare([str(tmp_path)], name="study", resamples=200)
     table = pd.read_csv(tmp_path / "study.csv").set_index("recipe")
     assert table.training_seconds.to_dict() == {"vanilla": 40.0, "tuned": 160.0}
     page = (tmp_path / "study.md").read_text()
     # what one step doesn't know of its processor's time, the whole doesn't
-    assert "| tuned | 2.67 min | - | 32 T |" in page
-    assert "| vanilla | 40 s | - | - |" in page
+    assert "| tuned | 2.67 min | - |" in page
+    assert "| vanilla | 40 s | - |" in page
     assert page.count("| tuned | raw | 1 | ") == 1
-    assert "| tuned | papt (shared) | 99 | 100 s | 90 s | 2 h | 32 T | 1.00 GiB |" in page
-
-
-def test_what_is_no_run_is_refused_in_a_line(tmp_path, capsys, runs):
-    assert ser("compare", tmp_path / "vanilla" / "nothing") == 2
-    assert "holds no test run with speaker_moments.csv. Give folders of `ser test" in capsys.readouterr().err
-    assert ser("compare", runs, "--baseline", "tapt") == 2
-    assert "--baseline: no recipe tapt to compare with. Choose one of" in capsys.readouterr().err
-    path = runs / "papt" / "lightning_logs" / "version_0" / "speaker_moments.csv"
-    path.write_text("split,row\n")
-    assert ser("compare", runs) == 2
-    assert "no column is_oracle, draw" in capsys.readouterr().err
-    (runs / "papt" / "done.json").write_text("{}")
-    assert ser("compare", runs) == 2
-    assert "isn't the record of a run" in capsys.readouterr().err
-    assert ser("compare", runs, "--resamples", "5") == 2
-    assert "resamples" in capsys.readouterr().err
-
-
-def test_pre_trainings_are_averaged_over_their_runs(tmp_path, capsys):
-    scores = {
-        "papt/seed_0": PretrainingScores(2.5, 0.25, 3.0, 0.125),
-        "papt/seed_1": PretrainingScores(3.5, 0.5, 4.0, 0.375),
-        "tapt": PretrainingScores(3.25, 0.25),
-        "labels": None,
-    }
-    for folder, of_step in scores.items():
-        record(tmp_path, folder.split("/")[0], f"prepare/{folder}", "preparation", [], pretraining=of_step)
-    for number, name in enumerate(("papt", "tapt", "again")):
-        needs = tuple(f"prepare/{folder}" for folder in scores if folder.startswith(("labels", name[:4])))
-        LARGE.write(tmp_path / "runs" / name / "test", LARGE.row(0.5 + number))
-        record(tmp_path, name, f"runs/{name}", "recipe", [], needs, "test")
-    compare([str(tmp_path)], name="study", resamples=200)
-    page = (tmp_path / "study.md").read_text()
+    assert "| tuned | papt (shared) | 99 | 100 s | 90 s | 2 h | 1.00 GiB |" in page
     assert "| papt | 2 | 3.000 | .375 | 3.500 | .250 |" in page
     assert "| tapt | 1 | 3.250 | .250 | - | - |" in page
-    assert page.count("## Pre-training") == 1
     table = pd.read_csv(tmp_path / "study_pretraining.csv").set_index("step")
     assert table.runs.to_dict() == {"papt": 2, "tapt": 1}
     assert table.val_loss_unseen_speakers.isna().to_dict() == {"papt": False, "tapt": True}
     assert "study_pretraining.csv" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_what_cannot_be_compared_is_refused_in_a_line(tmp_path, capsys, runs):
+    def refused(told, *arguments):
+        assert ser("compare", *arguments) == 2
+        assert told in capsys.readouterr().err
+
+    refused("holds no test run with speaker_moments.csv. Give folders of `ser test", tmp_path / "vanilla" / "nothing")
+    refused("--baseline: no recipe tapt to compare with. Choose one of", runs, "--baseline", "tapt")
+    refused("is no NAME=FILE", runs, "--add", "mine.csv")
+    refused("a run has this name", runs, "--add", "papt=mine.csv")
+    refused("is no NAME=FOLDER", "ours=")
+    refused("resamples", runs, "--resamples", "5")
+    (runs / "papt" / "lightning_logs" / "version_0" / "speaker_moments.csv").write_text("split,row\n")
+    refused("no column is_oracle, draw", runs)
+    (runs / "papt" / "done.json").write_text("{}")
+    refused("isn't the record of a run", runs)
 
 
 def test_scores_are_of_pre_trainings_alone(tmp_path):
@@ -365,37 +322,22 @@ def test_predictions_of_another_method_that_cannot_join(runs, mine, capsys, chan
 
 
 def test_predictions_on_another_scale_are_refused(runs, mine, capsys):
-    for name in ("vanilla", "papt"):
-        write_json(runs / name / "lightning_logs" / "version_0" / "metrics.json", {"splits": {}, "scale": [1, 7]})
-    path = runs / "mine.csv"
-    command = ("compare", runs, "--add", f"mine={path}", "--resamples", "200")
-    rescaled = mine[0].assign(arousal=(mine[0].arousal - 1) / 6)
-    rescaled.to_csv(path, index=False)
+    write_json(runs / "papt" / "lightning_logs" / "version_0" / "metrics.json", {"splits": {}, "scale": [1, 7]})
+    command = ("compare", runs, "--add", f"mine={runs / 'mine.csv'}", "--resamples", "200")
+    mine[0].assign(arousal=(mine[0].arousal - 1) / 6).to_csv(runs / "mine.csv", index=False)
     assert ser(*command) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(r"mine.csv: (\d+) of \1 predictions of arousal are outside the labels' scale, 1 to 7. Bring", line)
     assert line.endswith("by 1 + 6 * (value - A) / (B - A).")
     # some, as a regression has them, are no other scale
-    mine[0].assign(arousal=mine[0].arousal.where(mine[0].index % 3 > 0, 0.5)).to_csv(path, index=False)
+    mine[0].assign(arousal=mine[0].arousal.where(mine[0].index % 3 > 0, 0.5)).to_csv(runs / "mine.csv", index=False)
     assert ser(*command) == 0
-
-
-def test_names_of_methods_and_runs(runs, capsys):
-    for arguments, told in (
-        ([runs, "--add", "mine.csv"], "is no NAME=FILE"),
-        ([runs, "--add", "papt=mine.csv"], "a run has this name"),
-        (["ours="], "is no NAME=FOLDER"),
-    ):
-        assert ser("compare", *arguments) == 2
-        assert told in capsys.readouterr().err
-    assert ser("compare", f"ours={runs / 'papt'}", "--resamples", "200") == 0
-    assert (runs / "papt" / "comparison.md").is_file()
 
 
 def test_the_ridge_beside_a_test_is_a_recipe_of_its_own(runs):
     for name in ("vanilla", "papt"):
         write_moments(runs / name / "lightning_logs" / "version_0", [LARGE.moments(LARGE.row(0.8, "ridge", seed=2))])
-    compare([str(runs)], "vanilla", resamples=200)
+    compare([f"all={runs}"], "all/vanilla", resamples=200)
     table = pd.read_csv(runs / "comparison.csv")
     assert list(table[table.calibration == "ridge"].recipe) == ["ridge"]
-    assert set(table[table.recipe == "papt"].calibration) == {"raw", "own_statistics"}
+    assert set(table[table.recipe == "all/papt"].calibration) == {"raw", "own_statistics"}

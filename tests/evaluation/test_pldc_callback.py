@@ -16,17 +16,15 @@ from tiny_models import emotion_data, finetuning, newest_run, trainer
 
 from ser_personal.calibration.divergence import speaker_shifts
 from ser_personal.calibration.pldc import PLDCSettings, calibrate
-from ser_personal.corpus.msp_podcast import MSPPodcast
 from ser_personal.errors import UserError
 from ser_personal.evaluation.pldc_callback import PLDCCallback, bank_fingerprint
-from ser_personal.evaluation.prediction_collector import conditions_of
 from ser_personal.evaluation.run_files import read_run, read_vectors
 from ser_personal.report.audit import audit
 from ser_personal.report.bootstrap import Bootstrap
 from ser_personal.scores import score
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 from ser_personal.speakers.representation import SpeakerQuery
-from ser_personal.types import Utterance, utterance_hashes
+from ser_personal.types import Utterance
 
 ATTRIBUTES = ("arousal", "valence")
 SETTINGS = {"k": 3, "shift_mean": True, "draws": 2}
@@ -98,54 +96,49 @@ def built(monkeypatch):
 
 
 def test_bank_is_built_once_for_a_model_and_a_training_set(tested, own, tmp_path, built, relabelled, monkeypatch):
-    checkpoint, bank = own, own.with_suffix(".speaker_bank.safetensors")
-    again = run_test(tmp_path / "again", tested.corpus, checkpoint)
+    bank = own.with_suffix(".speaker_bank.safetensors")
+    again = run_test(tmp_path / "again", tested.corpus, own)
     assert built == []
     assert again.metrics["splits"] == tested.metrics["splits"]
     pd.testing.assert_frame_equal(again.frame, tested.frame)
 
     SpeakerBank(**{**vars(SpeakerBank.load(bank)), "attributes": ("valence", "arousal")}).save(bank)
-    run_test(tmp_path / "turned", tested.corpus, checkpoint)
+    run_test(tmp_path / "turned", tested.corpus, own)
     assert len(built) == 1
     assert SpeakerBank.load(bank).attributes == ATTRIBUTES
 
     with monkeypatch.context() as patch:
         # this process finds a bank, the first one doesn't
         patch.setattr(SingleDeviceStrategy, "broadcast", lambda _self, value, *_: True if value is False else value)
-        run_test(tmp_path / "first", tested.corpus, checkpoint)
+        run_test(tmp_path / "first", tested.corpus, own)
     assert len(built) == 2
 
-    weights = torch.load(checkpoint, weights_only=True)
+    weights = torch.load(own, weights_only=True)
     weights["state_dict"]["personalized.encoder.network.masked_spec_embed"] += 1
-    torch.save(weights, checkpoint)
+    torch.save(weights, own)
     # without a validation set there is no affine row
     corpus = relabelled(lambda row: row.update(Split_Set="Train") if row["Split_Set"] == "Development" else None)
     before = bank.read_bytes()
-    changed = run_test(tmp_path / "changed", corpus, checkpoint)
-    assert len(set(built)) == 2
-    assert len(built) == 3
+    changed = run_test(tmp_path / "changed", corpus, own)
+    assert (len(set(built)), len(built)) == (2, 3)
     assert "affine" not in changed.metrics["splits"]["test1"]["rows"]
-    assert changed.bank.speaker_ids == tuple(str(number) for number in range(1, 10))
     # with a speaker more it is another corpus than the model's, whose bank stays
+    assert changed.bank.speaker_ids == tuple(str(number) for number in range(1, 10))
     assert bank.read_bytes() == before
     assert SpeakerBank.load(next((tmp_path / "changed").glob("*.speaker_bank.safetensors"))).speaker_ids[-1] == "9"
 
 
-TRAINING = [
-    Utterance(name, Path(name), "train", speaker_id="s1", labels={"arousal": 4.0, "valence": float("nan")})
-    for name in ("a", "b")
-]
-
-
 def test_a_fingerprint_is_of_all_that_a_bank_depends_on():
+    labels = {"arousal": 4.0, "valence": float("nan")}
+    first, second = (Utterance(name, Path(name), "train", speaker_id="s1", labels=labels) for name in ("a", "b"))
     weights = {"linear": torch.ones(3, 4), "half": torch.ones(2).bfloat16(), "count": torch.tensor(7)}
 
-    def fingerprint(settings="mean", training=TRAINING, **changed):
+    def fingerprint(settings="mean", training=(first, second), **changed):
         return bank_fingerprint(weights | changed, settings, training)
 
     reference = fingerprint()
-    assert fingerprint(training=[replace(each, path=Path("elsewhere")) for each in TRAINING]) == reference
-    others = [fingerprint("max"), fingerprint(training=TRAINING[:1])]
+    assert fingerprint(training=[replace(each, path=Path("elsewhere")) for each in (first, second)]) == reference
+    others = [fingerprint("max"), fingerprint(training=[first])]
     for name, weight in weights.items():
         # one bit of it
         raw = weight.clone().reshape(-1).view(torch.uint8)
@@ -154,53 +147,38 @@ def test_a_fingerprint_is_of_all_that_a_bank_depends_on():
     changes = (
         {"utterance_id": "c"},
         {"speaker_id": None},
-        {"labels": {"arousal": 4.5, "valence": float("nan")}},
-        {"labels": {"arousal": 4.0, "valence": 4.0}},
+        {"labels": labels | {"arousal": 4.5}},
+        {"labels": labels | {"valence": 4.0}},
     )
-    others += [fingerprint(training=[TRAINING[0], replace(TRAINING[1], **change)]) for change in changes]
+    others += [fingerprint(training=[first, replace(second, **change)]) for change in changes]
     assert len({reference, *others}) == 1 + len(others) == 10
 
 
-def test_predictions_csv(tested):
-    frame, order = tested.frame, tested.predicted.indices.argsort()
+def test_predictions_csv_and_its_scores_in_metrics_json(tested):
+    metrics, frame, order = tested.metrics, tested.frame, tested.predicted.indices.argsort()
     utterances = [tested.data.utterances[index] for index in tested.predicted.indices[order]]
     assert frame["utterance"].tolist() == [utterance.utterance_id for utterance in utterances]
-    assert frame["speaker"].tolist() == [utterance.speaker_id for utterance in utterances]
-    assert set(frame["split"]) == {"test1"}
-    for column, attribute in enumerate(ATTRIBUTES):
-        expected = {
-            "label": [utterance.labels[attribute] for utterance in utterances],
-            "raw": tested.predicted.predictions[order, column],
-            "calibrated": tested.calibration.predictions[order, column],
-        }
-        for name, values in expected.items():
-            np.testing.assert_allclose(frame[f"{attribute}_{name}"], values, rtol=1e-4, atol=1e-4)
-    for name in ("gender", "seconds", "emotion"):
-        assert frame[name].tolist() == [getattr(utterance, name) for utterance in utterances]
-    assert len(frame.columns) == 3 + 3 * len(ATTRIBUTES) + 3
-
-
-def test_metrics_json(tested):
-    metrics, frame = tested.metrics, tested.frame
-    assert metrics["checkpoint"] == str(tested.checkpoint)
-    assert metrics["attributes"] == list(ATTRIBUTES)
-    assert metrics["pldc"] == asdict(PLDCSettings(k=3, shift_mean=True))
-    assert list(metrics["splits"]) == ["test1"]
-    split = metrics["splits"]["test1"]
-    assert (split["utterances"], split["speakers"]) == (18, {"unseen": 3})
+    (split,) = metrics["splits"].values()
     rows = split["rows"]
-    calibrated = ["mu", "sigma", "both", "affine", "population", "random_speakers"]
-    assert list(rows) == ["raw", *calibrated, "own_statistics"]
+    assert " ".join(rows) == "raw mu sigma both affine population random_speakers own_statistics"
     assert [name for name, row in rows.items() if row["is_oracle"]] == ["own_statistics"]
-    for attribute in ATTRIBUTES:
-        for name, column in (("raw", "raw"), ("both", "calibrated")):
-            inputs = frame[f"{attribute}_{column}"].to_numpy()[:, None], frame[f"{attribute}_label"].to_numpy()[:, None]
+    for column, attribute in enumerate(ATTRIBUTES):
+        label = np.array([utterance.labels[attribute] for utterance in utterances])
+        for name, kind, values in (
+            ("raw", "raw", tested.predicted.predictions),
+            ("both", "calibrated", tested.calibration.predictions),
+        ):
+            np.testing.assert_allclose(frame[f"{attribute}_{kind}"], values[order, column], rtol=1e-4, atol=1e-4)
+            inputs = frame[f"{attribute}_{kind}"].to_numpy()[:, None], label[:, None]
             expected = score(*inputs, frame["speaker"].tolist(), [attribute], min_utterances=3)[attribute]
             reached = rows[name]["attributes"][attribute]
             assert reached["overall_ccc"] == pytest.approx(expected.overall_ccc, abs=1e-6)
             assert reached["average_ccc"] == pytest.approx(expected.average_ccc, abs=1e-6)
         logged = tested.logged[f"test_{attribute}_overall_ccc"]
         assert rows["raw"]["attributes"][attribute]["overall_ccc"] == pytest.approx(logged, abs=1e-6)
+    assert (split["utterances"], split["speakers"]) == (18, {"unseen": 3})
+    assert metrics["pldc"] == asdict(PLDCSettings(k=3, shift_mean=True))
+    assert metrics["checkpoint"] == str(tested.checkpoint)
 
 
 def test_speakers_and_their_neighbours(tested):
@@ -211,14 +189,13 @@ def test_speakers_and_their_neighbours(tested):
     assert list(record["splits"]["test1"]) == [speaker.speaker_id for speaker in calibrated] == ["10", "11", "12"]
     for row, speaker in enumerate(calibrated):
         own = [u for u in tested.data.utterances if u.speaker_id == speaker.speaker_id]
-        written = record["splits"]["test1"][speaker.speaker_id]
+        written, shift = record["splits"]["test1"][speaker.speaker_id], shifts[speaker.speaker_id]
         assert (written["gender"], written["utterances"]) == (own[0].gender, 6)
         assert written["seconds"] == pytest.approx(sum(u.seconds for u in own))
         assert written["neighbours"] == list(speaker.neighbours)
         np.testing.assert_allclose(written["cosines"], speaker.cosines, atol=1e-5)
         for name in ("mu", "sigma", "mu_bar", "sigma_bar"):
             np.testing.assert_allclose([written[name][a] for a in ATTRIBUTES], getattr(speaker, name), atol=1e-4)
-        shift = shifts[speaker.speaker_id]
         assert written["feature_shift"] == pytest.approx(shift.feature, rel=1e-3)
         assert written["label_shift"] == pytest.approx(shift.label, rel=1e-3)
         mine = [id_ == speaker.speaker_id for id_ in test.speaker_ids]
@@ -228,9 +205,6 @@ def test_speakers_and_their_neighbours(tested):
     known = tested.module.personalized.speakers
     assert vectors["embeddings"].speaker_ids == tuple(known.ids)
     np.testing.assert_allclose(vectors["embeddings"].vectors, known(SpeakerQuery(known.ids)).detach(), rtol=1e-6)
-
-
-def test_an_audit_reads_what_a_test_writes(tested):
     (of_set,) = audit(read_run(tested.folder), Bootstrap(100)).sets
     assert of_set.harm["arousal"].speakers == of_set.shifts["arousal"].speakers == 3
 
@@ -264,42 +238,30 @@ def test_each_test_set_is_calibrated_by_itself_and_each_condition_scored(tested,
         if row["SpkrID"] == "12" or (row["SpkrID"] == "11" and row["FileName"].endswith(("1.wav", "2.wav", "3.wav"))):
             row["Split_Set"] = "Test2"
 
+    def overall(frame, kind):
+        columns = [frame[[f"{name}_{each}" for name in ATTRIBUTES]].to_numpy() for each in (kind, "label")]
+        scores = score(*columns, frame["speaker"].tolist(), ATTRIBUTES)
+        return {name: pytest.approx(scores[name].overall_ccc, abs=1e-5) for name in ATTRIBUTES}
+
+    def written(rows, name):
+        return {attribute: scores["overall_ccc"] for attribute, scores in rows[name]["attributes"].items()}
+
     left = run_test(tmp_path, relabelled(cut), own)
     assert {name: (of["utterances"], of["speakers"]) for name, of in left.metrics["splits"].items()} == {
         "test1": (15, {"transductive": 1, "unseen": 2}),
         "test2": (9, {"unseen": 2}),
     }
     for split, frame in left.frame.groupby("split"):
-        rows = left.metrics["splits"][split]["rows"]
-        inputs = frame[["arousal_calibrated"]].to_numpy(), frame[["arousal_label"]].to_numpy()
-        expected = score(*inputs, frame["speaker"].tolist(), ["arousal"], min_utterances=3)["arousal"]
-        assert rows["both"]["attributes"]["arousal"]["overall_ccc"] == pytest.approx(expected.overall_ccc, abs=1e-6)
+        assert written(left.metrics["splits"][split]["rows"], "both") == overall(frame, "calibrated")
+    test1 = left.frame[left.frame["split"] == "test1"]
     apart = left.metrics["splits"]["test1"]["conditions"]
-    raw, labels = [[f"{name}_{kind}" for name in ATTRIBUTES] for kind in ("raw", "label")]
-    of_test1 = left.frame[left.frame["split"] == "test1"]
-    for name, part in (
-        ("transductive", of_test1[of_test1["speaker"] == "8"]),
-        ("unseen", of_test1[of_test1["speaker"] != "8"]),
-    ):
-        expected = score(part[raw], part[labels], part["speaker"].tolist(), ATTRIBUTES)
+    for name, part in ("transductive", test1[test1["speaker"] == "8"]), ("unseen", test1[test1["speaker"] != "8"]):
         assert apart[name]["utterances"] == len(part)
-        for attribute in ATTRIBUTES:
-            found = apart[name]["rows"]["raw"]["attributes"][attribute]["overall_ccc"]
-            assert found == pytest.approx(expected[attribute].overall_ccc, abs=1e-5)
+        assert written(apart[name]["rows"], "raw") == overall(part, "raw")
     only = run_test(tmp_path / "only", tmp_path / "relabelled", own, test_splits=["test2"])
     assert list(only.metrics["splits"]) == ["test2"]
     of_both = left.frame[left.frame["split"] == "test2"].reset_index(drop=True)
     np.testing.assert_allclose(only.frame["arousal_calibrated"], of_both["arousal_calibrated"], rtol=1e-4, atol=1e-4)
-
-
-def test_whom_tapt_heard_is_known_without_a_table(synthetic_corpus):
-    utterances = MSPPodcast(str(synthetic_corpus)).utterances
-    first, second = [each for each in utterances if each.speaker_id == utterances[0].speaker_id][:2]
-    audio = SimpleNamespace(speaker_ids=[], pretrained_on=utterance_hashes([first]))
-    model = SimpleNamespace(personalized=SimpleNamespace(speaker_audio=audio))
-    data = SimpleNamespace(train_speaker_ids=[], utterances=utterances)
-    assert conditions_of(model, data, [second]).tolist() == ["adaptation"]
-    assert conditions_of(model, data, [first]).tolist() == ["transductive"]
 
 
 def test_a_bank_where_nobody_may_write_beside_the_checkpoint(
@@ -326,19 +288,14 @@ def test_a_control_that_permutes_says_how_many_it_permuted(tested, own, tmp_path
     assert splits["train"]["conditions"] == {}
 
 
-def test_loaders_alone_are_refused(synthetic_corpus, tmp_path):
-    running = trainer(tmp_path, callbacks=[PLDCCallback()])
-    loader = emotion_data(synthetic_corpus).split_dataloader("test1")
-    with pytest.raises(UserError, match=r"PLDCCallback: has to know.*trainer.test\(model, datamodule=Emo"):
-        running.test(finetuning(), dataloaders=loader, verbose=False)
-
-
 class NoEmotion(LightningModule):
     def test_step(self, batch, batch_idx):
         return None
 
 
-def test_a_model_without_attributes(synthetic_corpus, tmp_path):
-    running = trainer(tmp_path, callbacks=[PLDCCallback()])
+def test_loaders_alone_and_a_model_without_attributes_are_refused(synthetic_corpus, tmp_path):
+    data, running = emotion_data(synthetic_corpus), trainer(tmp_path, callbacks=[PLDCCallback()])
+    with pytest.raises(UserError, match=r"PLDCCallback: has to know.*trainer.test\(model, datamodule=Emo"):
+        running.test(finetuning(), dataloaders=data.split_dataloader("test1"), verbose=False)
     with pytest.raises(UserError, match=r"NoEmotion predicts no emotion attributes.*--config configs/finetune\.yaml"):
-        running.test(NoEmotion(), datamodule=emotion_data(synthetic_corpus), verbose=False)
+        running.test(NoEmotion(), datamodule=data, verbose=False)

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from ser_personal.calibration.table import (
     speaker_moments,
 )
 from ser_personal.errors import UserError
-from ser_personal.evaluation.prediction_collector import CollectedSet, conditions, count_conditions
+from ser_personal.evaluation.prediction_collector import CollectedSet, about_speakers, conditions_of
 from ser_personal.evaluation.run_files import (
     SPEAKER_MOMENTS,
     SpeakerVectors,
@@ -35,8 +36,6 @@ from ser_personal.scores import AttributeScores, concordance, mean_scores, score
 from ser_personal.types import Utterance, utterance_hashes
 
 NAN = float("nan")
-TRAINING = {"labelled", "labelled, not embedded"}
-EMBEDDED = {"labelled", "adaptation"}
 SPEAKERS = ["a", "a", "b", None, "b", "a", "c"]
 
 
@@ -74,8 +73,8 @@ def test_table_on_the_screen_says_what_is_no_result(capsys):
     assert "own_statistics reads the test labels: an oracle, never a result." in printed
 
 
-def utterance(speaker_id, split="test1", number=0):
-    return Utterance(f"{speaker_id} {split} {number}", Path(), split, speaker_id=speaker_id)
+def utterance(speaker_id, number):
+    return Utterance(f"{speaker_id} {number}", Path(), "test1", speaker_id=speaker_id)
 
 
 @pytest.mark.parametrize(
@@ -88,23 +87,28 @@ def utterance(speaker_id, split="test1", number=0):
         # one of two tested utterances is enough
         ("adaptation", [1], "transductive"),
         ("stranger", [0, 1], "transductive"),
-        ("stranger", [7], "unseen"),
+        # whom TAPT heard, without a table
+        ("stranger", [7], "adaptation"),
+        ("stranger", [], "unseen"),
         (None, [7], "unseen"),
     ],
 )
 def test_what_training_knew_of_a_speaker_goes_by_the_utterances_that_were_heard(speaker_id, heard, expected):
-    tested = [utterance(speaker_id, number=number) for number in range(2)]
-    of_training = [utterance(speaker_id, number=number) for number in heard]
+    of_training = [utterance(speaker_id, number) for number in heard]
+    audio = SimpleNamespace(speaker_ids=["labelled", "adaptation"], pretrained_on=utterance_hashes(of_training))
+    model = SimpleNamespace(personalized=SimpleNamespace(speaker_audio=audio))
+    data = SimpleNamespace(train_speaker_ids=["labelled", "labelled, not embedded"], utterances=of_training)
     # the same audio under another split's name
-    tested = [replace(each, split="renamed") for each in tested]
-    assert conditions(tested, TRAINING, EMBEDDED, utterance_hashes(of_training)) == [expected] * 2
+    tested = [replace(utterance(speaker_id, number), split="renamed") for number in range(2)]
+    assert conditions_of(model, data, tested).tolist() == [expected] * 2
 
 
 def test_speakers_are_counted_once_and_unknown_ones_not_at_all():
-    speaker_ids = ["labelled", "adaptation", "adaptation", "a", "b", "b", "b", None, None]
-    utterances = [utterance(speaker_id, number=number) for number, speaker_id in enumerate(speaker_ids)]
-    counted = count_conditions(utterances, conditions(utterances, TRAINING, EMBEDDED, frozenset()))
-    assert counted == {"labelled": 1, "adaptation": 1, "unseen": 2}
+    utterances = [utterance(speaker_id, 0) for speaker_id in ["a", "b", "b", "c", "d", "d", None, None]]
+    named = np.array(["labelled", "adaptation", "adaptation", *["unseen"] * 5])
+    model = SimpleNamespace(personalized=SimpleNamespace(speakers=None))
+    counted = {"labelled": 1, "adaptation": 1, "unseen": 2}
+    assert about_speakers(model, utterances, named) == {"speakers": counted}
 
 
 def test_each_line_is_the_moments_of_one_speakers_labelled_utterances_to_every_digit(tmp_path):
@@ -133,9 +137,8 @@ def folder(tmp_path):
 
 
 def edit_table(folder, edit):
-    path = folder / "predictions.csv"
-    table = pd.read_csv(path)
-    edit(table).to_csv(path, index=False)
+    table = edit(pd.read_csv(folder / "predictions.csv"))
+    table.to_csv(folder / "predictions.csv", index=False)
 
 
 def test_what_a_run_holds(folder):
@@ -166,24 +169,20 @@ def test_names_stay_the_text_that_they_are(tmp_path):
     assert json.loads((folder / "audit.json").read_text())["sets"][0]["harm"]["arousal"]["speakers"] == 6
 
 
-@pytest.mark.parametrize("name", ["predictions.csv", "metrics.json", "speakers.json", "speakers.safetensors"])
-def test_a_folder_that_is_no_test_run(folder, name):
-    (folder / name).unlink()
-    with pytest.raises(UserError, match=rf"isn't a test run, it has no {re.escape(name)}.*--config configs/pldc.yaml"):
-        read_run(folder)
-
-
 def test_what_is_no_complete_run(folder):
-    table = pd.read_csv(folder / "predictions.csv")
+    def refused(what):
+        with pytest.raises(UserError, match=what):
+            read_run(folder)
+
     edit_table(folder, lambda table: table.assign(valence_label=float("nan")))
-    with pytest.raises(UserError, match="no test set has labels of arousal and valence"):
-        read_run(folder)
-    edit_table(folder, lambda _: table.drop(columns=["valence_raw", "gender"]))
-    with pytest.raises(UserError, match=r"predictions\.csv: no column gender, valence_raw"):
-        read_run(folder)
+    refused("no test set has labels of arousal and valence")
+    edit_table(folder, lambda table: table.drop(columns=["valence_raw", "gender"]))
+    refused(r"predictions\.csv: no column gender, valence_raw")
     (folder / "metrics.json").write_text("{")
-    with pytest.raises(UserError, match=r"metrics\.json: broken JSON"):
-        read_run(folder)
+    refused(r"metrics\.json: broken JSON")
+    for name in ("speakers.safetensors", "speakers.json", "metrics.json", "predictions.csv"):
+        (folder / name).unlink()
+        refused(rf"isn't a test run, it has no {re.escape(name)}.*--config configs/pldc.yaml")
 
 
 def test_a_test_set_without_labels_is_left_out_by_name(folder):

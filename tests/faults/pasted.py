@@ -57,13 +57,6 @@ def annotated(_good: Good, here: Path) -> None:
     (here / "timeline.html").touch()
 
 
-def rated(good: Good, here: Path) -> None:
-    copied("run", "run", lambda _: None)(good, here)
-    lines = (here / "run" / "predictions.csv").read_text().splitlines()[1:]
-    names = sorted({cell for line in lines for cell in line.split(",")[:3]})
-    (here / "corpus.csv").write_text("\n".join(["speaker,room", *(f"{name},kitchen" for name in names)]))
-
-
 PASTED = [
     Pasted(
         "such as --ckpt_path finetune.ckpt",
@@ -118,9 +111,6 @@ PASTED = [
         [*ANNOTATE[:-3], "--hop_seconds", "1", "--model", "{bundle}"],
         speech,
     ),
-    Pasted(
-        "Give the table that has it, --table", "--table corpus.csv", ["report", "{here}/run", "--by", "room"], rated
-    ),
     Pasted("Write --out", "--out two_timeline.html", ["report", "two.csv"], annotated),
     Pasted("Write --out", "--out page.html", ["report", "two.csv", "--out", "page"], annotated),
 ]
@@ -147,7 +137,6 @@ UNPASTED = {
         "Give --segments an RTTM file",
         "or other --attributes",
         "Add it, such as --attributes",
-        "Name one: --by COLUMN",
         "Write it as in --add",
         "Run --shard",
         "Make them first, with --shard",

@@ -1,23 +1,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 from invented_run import edit_json, invent
 
-from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import read_run
 from ser_personal.report.bootstrap import Bootstrap
 from ser_personal.report.groups import (
     METRICS,
     SpeakerSums,
     by_amount_of_speech,
-    by_column,
     by_gender,
     by_label_region,
-    column_of,
     compare_groups,
 )
 from ser_personal.scores import score
@@ -43,12 +40,10 @@ def by_hand(predictions, labels, speaker_ids):
     return dict(zip(METRICS, values, strict=True))
 
 
-def compare(predictions, labels, speaker_ids, membership, bootstrap=None):
+def compare(predictions, labels, speaker_ids, membership):
     groups = sorted({group for group in membership if group})
-    bootstrap = bootstrap or Bootstrap(200)
-    return compare_groups(
-        predictions, labels, speaker_ids, membership, groups, min_utterances=MINIMUM, bootstrap=bootstrap
-    )
+    inputs = predictions, labels, speaker_ids, membership, groups
+    return compare_groups(*inputs, min_utterances=MINIMUM, bootstrap=Bootstrap(200))
 
 
 def test_groups_are_scored_as_if_they_stood_alone(toy):
@@ -114,9 +109,7 @@ def test_unknown_speakers_and_those_in_no_group_are_left_out(toy):
     assert found.speakers == 10
 
 
-@pytest.fixture
-def few(tmp_path):
-    """The only test set of a run of four speakers."""
+def test_speakers_are_divided_by_gender_thirds_of_the_scale_and_amount_of_speech(tmp_path):
     invent(tmp_path, speakers=4, utterances=10)
 
     def spread(record):
@@ -124,85 +117,20 @@ def few(tmp_path):
             speaker["utterances"] = 10 * (place + 1)
 
     edit_json(tmp_path / "speakers.json", spread)
-    (test,) = read_run(tmp_path).sets
-    return test
+    (few,) = read_run(tmp_path).sets
+    assert by_gender(few).groups == ("Female", "Male")
+    assert Counter(by_gender(few).membership) == {"Female": 20, "Male": 20}
+    amount = by_amount_of_speech(few)
+    assert amount.groups == ("up to 25 utterances", "over 25 utterances")
+    assert amount.membership == ("up to 25 utterances",) * 20 + ("over 25 utterances",) * 20
+    region = by_label_region(few, "arousal", (1, 7))
+    assert region.groups == ("low labels (below 3)", "middle labels (3 to 5)", "high labels (above 5)")
+    for label, group in zip(few.values("arousal", "label"), region.membership, strict=True):
+        assert group == region.groups[0 if label < 3 else 1 if label <= 5 else 2]
 
 
-def test_gender_is_the_corpus_s_word(few):
-    partition = by_gender(few)
-    assert partition.groups == ("Female", "Male")
-    assert Counter(partition.membership) == {"Female": 20, "Male": 20}
-
-
-def test_label_regions_are_thirds_of_the_scale(few):
-    partition = by_label_region(few, "arousal", (1, 7))
-    assert partition.groups == ("low labels (below 3)", "middle labels (3 to 5)", "high labels (above 5)")
-    for label, group in zip(few.values("arousal", "label"), partition.membership, strict=True):
-        assert group == partition.groups[0 if label < 3 else 1 if label <= 5 else 2]
-
-
-def test_amount_of_speech_goes_by_speaker(few):
-    partition = by_amount_of_speech(few)
-    assert partition.groups == ("up to 25 utterances", "over 25 utterances")
-    assert partition.membership == ("up to 25 utterances",) * 20 + ("over 25 utterances",) * 20
-
-
-def test_a_column_of_words_or_few_numbers_is_taken_as_it_is():
-    words = by_column("dialect", ["north", None, "south", "north"], ["a", "b", "c", "a"])
-    assert (words.groups, words.membership) == (("north", "south"), ("north", None, "south", "north"))
-    assert by_column("session", ["1", "2", "2"], ["a", "b", "c"]).groups == ("1", "2")
-
-
-def test_a_column_of_many_numbers_is_cut():
-    ages = by_column("age", ["20", "25", "30", None, "35", "40", "45", "50", "55"], list("abcdefghi"))
-    assert ages.groups == ("up to 37.5", "over 37.5")
-    assert Counter(ages.membership) == {"up to 37.5": 4, "over 37.5": 4, None: 1}
-    speakers = [f"s{n}" for n in range(30)]
-    thirds = by_column("age", [str(n) for n in range(30)], speakers)
-    assert Counter(thirds.membership) == dict.fromkeys(thirds.groups, 10)
-    assert len(thirds.groups) == 3
-
-
-UTTERANCES = pd.DataFrame(
-    {
-        "utterance": ["a/1", "a/2", "b/1", "u1"],
-        "speaker": ["a", "a", None, "9"],
-        "emotion": ["anger", None, "Unknown", None],
-    }
-)
-
-
-@pytest.mark.parametrize(
-    ("table", "values"),
-    [
-        ("id,path,accent\na/1,x.wav,north\nb/1,y.wav,south\nc,z.wav,east\n", ["north", None, "south", None]),
-        ("path,accent\na/1.wav,north\nb/1.flac,south\n", ["north", None, "south", None]),
-        ("utterance,accent\na/1,north\na/2,\nb/1,south\n", ["north", None, "south", None]),
-        ("FileName,SpkrID,accent\nu1.wav,9,north\n", [None, None, None, "north"]),
-        ("SpkrID,accent\na,north\nc,south\n", ["north", "north", None, None]),
-    ],
-)
-def test_a_table_of_utterances_or_of_speakers(tmp_path, table, values):
-    path = tmp_path / "corpus.csv"
-    path.write_text(table)
-    assert column_of(UTTERANCES, "accent", str(path)) == values
-
-
-def test_a_column_of_the_predictions():
-    assert column_of(UTTERANCES, "emotion", None) == ["anger", None, None, None]
-
-
-def test_a_table_without_the_column_or_of_other_ids_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"--by: no column age in predictions.csv. Give .*--table.*utterance, speaker"):
-        column_of(UTTERANCES, "age", None)
-    path = tmp_path / "table.csv"
-    path.write_text("speaker,age\nz,3\n")
-    with pytest.raises(UserError, match="has none of the run's utterances or speakers"):
-        column_of(UTTERANCES, "age", str(path))
-    with pytest.raises(UserError, match=r"table.csv: no column accent \(found: speaker, age\)"):
-        column_of(UTTERANCES, "accent", str(path))
-    path.write_text("name,age\nz,3\n")
-    with pytest.raises(UserError, match="no column of utterances or speakers"):
-        column_of(UTTERANCES, "age", str(path))
-    with pytest.raises(UserError, match="no such file"):
-        column_of(UTTERANCES, "age", str(tmp_path / "none.csv"))
+def test_thirty_speakers_are_cut_in_thirds():
+    speakers = {f"s{n}": SimpleNamespace(utterances=n) for n in range(30)}
+    thirds = by_amount_of_speech(SimpleNamespace(speakers=speakers, speaker_ids=[*speakers, None]))
+    assert Counter(thirds.membership) == {**dict.fromkeys(thirds.groups, 10), None: 1}
+    assert thirds.groups[1] == "9.67 utterances to 19.3 utterances"

@@ -11,15 +11,13 @@ from command_line import ser
 from invented_run import edit_json, invent
 
 from ser_personal.calibration.table import decimal
-from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import read_run
 from ser_personal.files import write_json
 from ser_personal.report import formatting
-from ser_personal.report.bootstrap import Bootstrap, Estimate
+from ser_personal.report.bootstrap import Bootstrap, Estimate, verdicts
 from ser_personal.report.figures import INK, Drawing, as_svg, blank, dumbbells, forest, style
 from ser_personal.report.formatting import ROWS
 from ser_personal.report.report import report
-from ser_personal.report.verdicts import verdicts
 
 VOID = {"meta", "br", "link", "img"}
 
@@ -55,11 +53,9 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An invented run of two attributes, reported with a column of another table."""
+    """An invented run of two attributes, reported."""
     folder = invent(tmp_path_factory.mktemp("run"), attributes=("arousal", "valence"))
-    table = folder.parent / "speakers.csv"
-    table.write_text("speaker,accent\n" + "".join(f"s{n:02},{'north' if n < 12 else 'south'}\n" for n in range(24)))
-    assert ser("report", folder, "--by", "accent", "--table", table, "--resamples", "200") == 0
+    assert ser("report", folder, "--resamples", "200") == 0
     return folder
 
 
@@ -81,15 +77,12 @@ def test_the_page_needs_no_network(folder, page):
     assert 'name="viewport"' in text
 
 
-def test_every_figure_says_what_it_shows(page):
+def test_every_figure_says_what_it_shows_and_verdicts_stand_first_with_marks_and_intervals(page):
     labels = [figure["aria-label"] for figure in page.figures]
     # gains, speakers and groups for each attribute
     assert len(set(labels)) == len(labels) == 2 * 3
     assert all("viewbox" in figure and "width" not in figure for figure in page.figures)
     assert "CCC of arousal of 24 speakers before and after calibration: it rises for 12 and falls for 12." in labels
-
-
-def test_verdicts_stand_first_with_marks_and_intervals(page):
     # half of the speakers get better by as much as the others get worse
     gain = r"A-CCC [+-]?\.\d{3} \(-\.\d{3} to \+\.\d{3}\)"
     assert re.search(rf"\N{{WHITE CIRCLE}} ?no effect of calibration is shown ?{gain}", page.text)
@@ -110,13 +103,12 @@ def test_the_audit_on_the_page_and_in_json(folder, page):
     audit = json.loads((folder / "audit.json").read_text(), parse_constant=pytest.fail)
     (of_set,) = audit["sets"]
     groups = {partition["name"]: partition["groups"] for partition in of_set["partitions"]}
-    assert list(groups) == ["gender", "amount of speech", "accent", "label of arousal", "label of valence"]
+    assert list(groups) == ["gender", "amount of speech", "label of arousal", "label of valence"]
     assert of_set["harm"]["arousal"]["harmed"] == 12
     # the invented calibration halves the error of Female speakers and doubles that of Male ones
     gap = groups["gender"]["arousal"]["calibrated"]["Female"]["gap"]["mean_absolute_error"]
     assert gap["value"] < gap["low"] + 1 < 1
     assert gap["high"] < -0.5
-    assert groups["accent"]["arousal"]["raw"]["north"]["scores"]["speakers"] == 12
     assert audit["bootstrap"] == {"resamples": 200, "seed": 0, "fewest": 10}
     assert "no difference shows that a group's trait causes it" in page.text
     assert "a probe needs two genders of 10 speakers each; here: 4 Female" in page.text
@@ -157,16 +149,6 @@ def test_names_of_the_corpus_are_text_and_few_utterances_a_page_without_figures(
     assert "0 speakers, an interval needs 10" in page.text
 
 
-def test_mistakes(tmp_path, capsys):
-    assert ser("report", tmp_path) == 2
-    assert "isn't a test run" in capsys.readouterr().err
-    with pytest.raises(UserError, match="--table: needs the name of a column"):
-        report(str(tmp_path), table="corpus.csv")
-    invent(tmp_path, speakers=2, utterances=2)
-    assert ser("report", tmp_path, "--by", "height") == 2
-    assert "no column height in predictions.csv" in capsys.readouterr().err
-
-
 def test_an_svg_is_self_contained_and_of_the_page_s_ink():
     with style():
         figure, axes = blank(2)
@@ -179,21 +161,16 @@ def test_an_svg_is_self_contained_and_of_the_page_s_ink():
     assert "a &lt; b &amp; c" in svg
 
 
-def test_every_row_has_its_gain_by_kind_and_a_caller_s_own_by_its_name(run):
+def test_figures_hold_the_gain_of_each_row_by_kind_and_both_scores_of_each_speaker(run):
     test = run.sets[0]
     own = replace(test, rows=(*test.rows, replace(test.row("sigma"), name="median")))
     with style():
-        (axes,) = forest(run, own, "arousal", Bootstrap(resamples=100)).figure.axes
-    names = [tick.get_text() for tick in axes.get_yticklabels()]
+        (forested,) = forest(run, own, "arousal", Bootstrap(resamples=100)).figure.axes
+        (axes,) = dumbbells(run, test, "arousal").figure.axes
+    names = [tick.get_text() for tick in forested.get_yticklabels()]
     short = {row.short for name, row in ROWS.items() if name not in {"raw", "ridge"}}
     assert (len(names), set(names)) == (len(short) + 1, {*short, "median"})
     assert names[4:] == ["median", "one map for all", "all speakers", "random speakers", "own labels (oracle)"]
-
-
-def test_dumbbells_hold_both_scores_of_each_speaker(run):
-    test = run.sets[0]
-    with style():
-        (axes,) = dumbbells(run, test, "arousal").figure.axes
     raw, calibrated = (line.get_xdata() for line in axes.lines[-2:])
     for drawn, name in ((raw, "raw"), (calibrated, "sigma")):
         np.testing.assert_allclose(sorted(drawn), sorted(test.row(name).scores["arousal"].per_speaker.values()))
@@ -202,16 +179,14 @@ def test_dumbbells_hold_both_scores_of_each_speaker(run):
     assert dotted == [after < before for before, after in zip(raw, calibrated, strict=True)]
 
 
-@pytest.mark.parametrize(
-    ("value", "plain", "signed"),
-    [(0.5, ".500", "+.500"), (-0.25, "-.250", "-.250"), (-0.0002, ".000", ".000"), (float("nan"), "-", "-")],
-)
-def test_numbers(value, plain, signed):
-    assert decimal(value) == plain
-    assert formatting.signed(value) == signed
-
-
-def test_intervals_or_why_there_is_none():
+def test_numbers_and_intervals_or_why_there_is_none():
+    for value, plain, signed in (
+        (0.5, ".500", "+.500"),
+        (-0.25, "-.250", "-.250"),
+        (-0.0002, ".000", ".000"),
+        (float("nan"), "-", "-"),
+    ):
+        assert (decimal(value), formatting.signed(value)) == (plain, signed)
     assert formatting.interval(Estimate(0.5, 0.25, 0.75)) == ".500 (.250 to .750)"
     assert formatting.signed_interval(Estimate(0.5, -0.25, 0.75)) == "+.500 (-.250 to +.750)"
     assert formatting.interval(Estimate(0.5, refused="3 speakers")) == ".500 (3 speakers)"
