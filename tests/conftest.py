@@ -173,8 +173,9 @@ def some_profile() -> Callable[..., SpeakerProfile]:
     def make(seed: int = 0, utterances: int = 5) -> SpeakerProfile:
         rng = np.random.default_rng(seed)
         profile = SpeakerProfile.empty(4, 2)
-        for _ in range(utterances):
-            profile = profile.add(rng.normal(size=4), rng.normal(4, 1, size=2), rng.uniform(1, 7, size=2))
+        for row in range(utterances):
+            values = rng.normal(size=4), rng.normal(4, 1, size=2), rng.uniform(1, 7, size=2)
+            profile = profile.add(*values, sample_hash=row)
         return profile
 
     return make

@@ -111,7 +111,6 @@ class Desk:
         self.recognizer = recognizer
         self.folder = folder
         self._recordings: dict[str, list[Recording]] = {}
-        self._enrolled: set[tuple[str, str | None, str]] = set()
         self._lock = Lock()
 
     @property
@@ -196,8 +195,6 @@ class Desk:
         if not name:
             raise UserError("no name to enrol under", remedy="Give one")
         with self._lock:
-            if (key, speaker, name) in self._enrolled:
-                raise UserError("the recording is in the profile", where=name, remedy="Enrol another one")
             own = [
                 replace(recording, speaker_id=name, turns=turns)
                 for recording in self._recordings.get(key, [])
@@ -206,15 +203,17 @@ class Desk:
             ]
             if not own:
                 raise UserError("nothing of this speaker is here", remedy="Show the recording again")
-            self.recognizer.enroll_recordings(name, own)
-            self._enrolled.add((key, speaker, name))
+            profiles = self.recognizer.profiles
+            profiles.reload()
+            before = profiles[name].utterances if name in profiles else 0
+            if self.recognizer.enroll_recordings(name, own).utterances == before:
+                raise UserError("the recording is in the profile", where=name, remedy="Enrol another one")
             return self.people
 
     def forget(self, name: str) -> list[dict[str, Any]]:
         """Delete a profile, in the file as well."""
         with self._lock:
             self.recognizer.profiles.delete(name)
-            self._enrolled = {one for one in self._enrolled if one[2] != name}
             return self.people
 
 

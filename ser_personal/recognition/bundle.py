@@ -196,8 +196,6 @@ def read_bundle(folder: Path) -> Bundle:
         raise UserError(f"lacks or misspells {error}", where=folder / CONFIG, remedy=_REMEDY) from error
     if bundle.calibration not in get_args(CalibrationName):
         raise UserError(f"unknown calibration {bundle.calibration!r}", where=folder / CONFIG, remedy=_REMEDY)
-    if bundle.calibration == "posterior" and bundle.posterior is None:
-        raise UserError("no such file in the bundle", where=folder / POSTERIOR, remedy=_REMEDY)
     check_consistent(bundle, folder)
     return bundle
 
@@ -208,6 +206,8 @@ def _check_hashes(folder: Path, config: dict[str, Any]) -> None:
         raise UserError("doesn't say what its files hold", where=folder / CONFIG, remedy=_REMEDY)
     for name in HASHED:
         path = folder / name
+        if name in hashes and not path.is_file():
+            raise UserError("no such file in the bundle", where=path, remedy=_REMEDY)
         if path.is_file() and content_hash(path) != hashes.get(name):
             raise UserError("isn't the file that the bundle was written with", where=path, remedy=_REMEDY)
 

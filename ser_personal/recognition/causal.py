@@ -41,7 +41,7 @@ def calibrate_causally(calibrator: CausalCalibrator, predicted: PredictedSet) ->
     for rows in rows_by_speaker(predicted.speaker_ids).values():
         profile = SpeakerProfile.empty(predicted.pooled.shape[1], predicted.predictions.shape[1])
         for row in rows:
-            profile = profile.add(predicted.pooled[row], predicted.predictions[row])
+            profile = profile.add(predicted.pooled[row], predicted.predictions[row], sample_hash=row)
             calibrated[row] = calibrator(predicted.predictions[row], profile)
     return calibrated
 

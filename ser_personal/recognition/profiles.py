@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from filelock import FileLock
@@ -20,50 +21,72 @@ from ser_personal.scores import Moments
 from ser_personal.types import plain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
     from ser_personal.recognition.recordings import Recording
 
+logger = logging.getLogger(__name__)
 FORMAT = "ser_personal.speaker_profiles"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 @dataclass(frozen=True, eq=False)
 class SpeakerProfile:
     """Moments of what one speaker has said, enough to calibrate the speaker's next utterance.
 
+    An utterance counts once, however often it is added: of each, a hash of its samples is kept.
+
     Attributes:
         vector_sum: (dim,), sum over utterances of `pooled`.
         predictions: moments (attributes,) of the predictions, label points.
         labelled: moments (3, attributes) of predictions, labels and their sums, where there are labels.
+        hashes: (utterances,), uint64, of those that came with one.
+        has_labels: (utterances, attributes), of the same.
     """
 
     vector_sum: NDArray[np.float64]
     predictions: Moments
     labelled: Moments
+    hashes: NDArray[np.uint64]
+    has_labels: NDArray[np.bool_]
 
     @classmethod
     def empty(cls, dim: int, num_attributes: int) -> Self:
         """A speaker who has said nothing yet."""
-        return cls(np.zeros(dim), Moments.empty(num_attributes), Moments.empty(3, num_attributes))
+        moments = Moments.empty(num_attributes), Moments.empty(3, num_attributes)
+        return cls(np.zeros(dim), *moments, np.zeros(0, np.uint64), np.zeros((0, num_attributes), np.bool_))
 
     def add(
         self,
         pooled: NDArray[np.float64],
         prediction: NDArray[np.float64],
         labels: NDArray[np.float64] | None = None,
+        *,
+        sample_hash: int,
     ) -> Self:
-        """The profile after one more utterance, of `pooled` (dim,), prediction and labels (attributes,)."""
-        added = replace(
-            self,
-            vector_sum=self.vector_sum + pooled,
-            predictions=self.predictions.add(prediction),
-        )
+        """The profile after an utterance of `pooled` (dim,), prediction and labels (attributes,).
+
+        One whose hash is in the profile changes nothing, but for labels of attributes of which it had none.
+        """
+        added, rows = self, np.flatnonzero(self.hashes == np.uint64(sample_hash))
+        if not rows.size:
+            rows = np.array([len(self.hashes)])
+            added = replace(
+                self,
+                vector_sum=self.vector_sum + pooled,
+                predictions=self.predictions.add(prediction),
+                hashes=np.append(self.hashes, np.uint64(sample_hash)),
+                has_labels=np.pad(self.has_labels, ((0, 1), (0, 0))),
+            )
         if labels is None:
             return added
-        return replace(added, labelled=self.labelled.merge(labelled_moments(prediction[None], labels[None])))
+        has_labels = added.has_labels.copy()
+        labels = np.where(has_labels[rows[0]], np.nan, labels)
+        has_labels[rows[0]] |= ~np.isnan(labels)
+        moments = labelled_moments(prediction[None], labels[None])
+        return replace(added, labelled=self.labelled.merge(moments), has_labels=has_labels)
 
     @property
     def utterances(self) -> int:
@@ -75,10 +98,11 @@ class SpeakerProfile:
         """v_s, (dim,): the mean of `pooled`."""
         return self.vector_sum / max(self.utterances, 1)
 
-    def arrays(self) -> dict[str, NDArray[np.float64]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """All that a file keeps of it."""
         labelled = {f"labelled_{name}": array for name, array in vars(self.labelled).items()}
-        return {"vector_sum": self.vector_sum, **vars(self.predictions), **labelled}
+        utterances = {"hashes": self.hashes, "has_labels": self.has_labels}
+        return {"vector_sum": self.vector_sum, **vars(self.predictions), **labelled, **utterances}
 
     def equals(self, other: SpeakerProfile) -> bool:
         """Whether it holds the same."""
@@ -86,12 +110,12 @@ class SpeakerProfile:
         return all(np.array_equal(array, others[name]) for name, array in self.arrays().items())
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, NDArray[np.float64]]) -> Self:
+    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> Self:
         """The profile of `arrays`."""
         predictions, labelled = (
             Moments(*(arrays[f"{kind}{name}"] for name in ("count", "mean", "m2"))) for kind in ("", "labelled_")
         )
-        return cls(arrays["vector_sum"], predictions, labelled)
+        return cls(arrays["vector_sum"], predictions, labelled, arrays["hashes"], arrays["has_labels"])
 
 
 class SpeakerProfiles:
@@ -177,14 +201,20 @@ class SpeakerProfiles:
         self,
         speaker_id: str,
         empty: SpeakerProfile,
-        utterances: Iterable[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]],
+        utterances: Sequence[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], int]],
     ) -> SpeakerProfile:
-        """Add utterances, each as `SpeakerProfile.add` takes it, to the profile of a speaker or an empty one; save."""
+        """Add utterances to the profile of a speaker or an empty one, and save.
+
+        Each is `pooled`, prediction, labels and hash, as `SpeakerProfile.add` takes them.
+        """
         with self._changing():
-            profile = self._profiles.get(speaker_id, empty)
-            for utterance in utterances:
-                profile = profile.add(*utterance)
+            profile = before = self._profiles.get(speaker_id, empty)
+            for *utterance, sample_hash in utterances:
+                profile = profile.add(*utterance, sample_hash=sample_hash)
             self._profiles[speaker_id] = profile
+        if repeated := before.utterances + len(utterances) - profile.utterances:
+            what = "%s: the same sound as one before and so counted once: %s; a label stays as it was first given"
+            logger.warning(what, speaker_id, counted(repeated, "utterance"))
         return profile
 
     def delete(self, speaker_id: str) -> None:
@@ -242,7 +272,7 @@ def _read(path: Path, model: str) -> dict[str, SpeakerProfile]:
         )
     if metadata.get("model") != model:
         raise UserError("holds speaker profiles of another model", where=path, remedy=remedy)
-    of_row: dict[str, dict[str, NDArray[np.float64]]] = {}
+    of_row: dict[str, dict[str, NDArray[Any]]] = {}
     for name, array in arrays.items():
         row, _, kind = name.partition(".")
         of_row.setdefault(row, {})[kind] = array

@@ -13,6 +13,7 @@ import numpy as np
 
 from ser_personal.audio import SAMPLE_RATE, is_silent
 from ser_personal.errors import UserError
+from ser_personal.files import content_hash
 from ser_personal.recognition.recordings import Recording, chunks
 from ser_personal.recognition.segmenters import ByWindows, Segment, before_pause, cut_turns, split_evenly
 from ser_personal.recognition.turns import Turn
@@ -44,6 +45,7 @@ class Utterances:
         speaker_ids: of each segment.
         pooled: (utterances, dim).
         predictions: (utterances, attributes), label points, raw.
+        hashes: (utterances,), of their samples.
     """
 
     recording: Recording
@@ -52,6 +54,7 @@ class Utterances:
     speaker_ids: list[str | None]
     pooled: NDArray[np.float64]
     predictions: NDArray[np.float64]
+    hashes: list[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +161,7 @@ class RawRecognizer:
         )
         ends = np.cumsum([len(found.segments) for found in recordings])[:-1]
         return [
-            Utterances(cut.recording, cut.seconds, cut.places(), cut.speaker_ids, pooled, predictions)
+            Utterances(cut.recording, cut.seconds, cut.places(), cut.speaker_ids, pooled, predictions, cut.hashes())
             for cut, pooled, predictions in zip(
                 recordings, np.split(recognized.pooled, ends), np.split(recognized.predictions, ends), strict=True
             )
@@ -189,6 +192,10 @@ class _Cut(NamedTuple):
     def places(self) -> list[Segment]:
         """Segments as they are in the recording, whose sample `first` is the waveform's first."""
         return [Segment(self.first + segment.start, self.first + segment.end) for segment in self.segments]
+
+    def hashes(self) -> list[int]:
+        """Of each segment's samples, 64 bits."""
+        return [int(content_hash(self.waveform[one.start : one.end])[:16], 16) for one in self.segments]
 
 
 def is_long(recording: Recording) -> bool:

@@ -66,7 +66,7 @@ class EmotionRecognizer:
 
     Speaker ids are the caller's own names. Each utterance of a named speaker is calibrated by what the speaker has said
     so far in the call, itself included, in the order of the recordings. An enrolled speaker starts from what was said
-    before, and every call adds to it; nothing is kept of others.
+    before, and every call adds to it; nothing is kept of others. The same sound counts once.
 
     Args:
         bundle: the model.
@@ -235,7 +235,8 @@ class EmotionRecognizer:
     ) -> SpeakerProfile:
         """Add recordings of a speaker to the speaker's profile, and save it where profiles are saved.
 
-        Ask the speaker first: a profile holds a voice vector, which is biometric data.
+        An utterance counts once, with the first label of each attribute that it is given. Ask the speaker first: a
+        profile holds a voice vector, which is biometric data.
 
         Args:
             speaker_id: any name; a new one starts a profile.
@@ -270,8 +271,8 @@ class EmotionRecognizer:
             if utterances[id(outcome.recording)] > 1 and not np.isnan(values).all():
                 remedy = "Label each by a row of a table with start and end, or leave the label out"
                 raise UserError("has one label for several utterances", where=outcome.recording.source, remedy=remedy)
-            for pooled, prediction in zip(outcome.pooled, outcome.predictions, strict=True):
-                added.append((pooled, prediction, values))
+            for pooled, prediction, own_hash in zip(outcome.pooled, outcome.predictions, outcome.hashes, strict=True):
+                added.append((pooled, prediction, values, own_hash))
         return self.profiles.extend(speaker_id, self._empty, added)
 
     def _require_attributes(self) -> None:
@@ -301,8 +302,9 @@ class EmotionRecognizer:
                 continue
             profile = profiles.get(speaker_id) or self.profiles.get(speaker_id, self._empty)
             if self.calibrator is not None or profile.labelled.count.any():
-                profile = profile.add(utterances.pooled[number], utterances.predictions[number])
-                calibrated[number] = calibrator(utterances.predictions[number], profile)
+                pooled, prediction = utterances.pooled[number], utterances.predictions[number]
+                profile = profile.add(pooled, prediction, sample_hash=utterances.hashes[number])
+                calibrated[number] = calibrator(prediction, profile)
                 profiles[speaker_id], counts[number] = profile, profile.utterances
         rows: list[Row] = []
         turns = utterances.recording.turns

@@ -167,7 +167,7 @@ def test_whom_a_command_enrols_meanwhile_stays_and_is_known(client, files, own):
     EmotionRecognizer(own.bundle, profiles=elsewhere, device="cpu").enroll("carla", recordings)
     assert "carla" in client.page()
     _, shown = client.upload(files / "meeting.wav", speaker="carla")
-    assert client.table(shown["key"])["calibration_utterances"].iloc[0] == elsewhere["carla"].utterances + 1
+    assert client.table(shown["key"])["calibration_utterances"].iloc[0] == elsewhere["carla"].utterances
     EmotionRecognizer(own.bundle, profiles=elsewhere, device="cpu").enroll("ben", recordings)
     _, people = client.do("enroll", key=shown["key"], speaker="carla", name="anna", agreed="yes")
     assert [person["name"] for person in people] == ["anna", "ben", "carla"]

@@ -13,7 +13,7 @@ from ser_personal import EmotionRecognizer
 from ser_personal.audio import decode
 from ser_personal.calibration.controls import AffineMap
 from ser_personal.errors import UserError
-from ser_personal.recognition.profiles import SpeakerProfile, SpeakerProfiles
+from ser_personal.recognition.profiles import SpeakerProfiles
 from ser_personal.scores import Moments
 
 RAW, CALIBRATED = ["arousal_raw", "valence_raw"], ["arousal_calibrated", "valence_calibrated"]
@@ -54,9 +54,24 @@ def test_the_command_enrols_what_python_does(enroll, table, bundle, bundle_folde
         np.testing.assert_allclose(array, expected[name], atol=1e-4)
     said, _ = enroll("bela", table[["path"]])
     assert said == "bela: 8 new utterances (0 before), no labels\n"
-    said, _ = enroll("bela", recordings[0])
+    said, _ = enroll("bela", recordings[8])
     assert said == "bela: 1 new utterance (8 before), no labels\n"
     assert SpeakerProfiles.open(bundle.model, path).ids == ["anna", "bela"]
+
+
+def test_a_sound_counts_once_however_often_it_is_enrolled_or_annotated(enroll, table, bundle, recordings, caplog):
+    anna = table[table.speaker == "anna"]
+    _, path = enroll("anna", anna[["path"]].iloc[:2])
+    said, _ = enroll("anna", pd.concat([anna, anna]))
+    assert said == "anna: 2 new utterances (2 before), labels in all: 4 of arousal, 3 of valence\n"
+    assert "anna: the same sound as one before and so counted once: 6 utterances; a label stays as" in caplog.text
+    enroll("eva", anna.assign(speaker="eva"))
+    recognizer = EmotionRecognizer(bundle, profiles=SpeakerProfiles.open(bundle.model, path), device="cpu")
+    counts = recognizer.predict(recordings[0:10:2] * 2, "anna")["calibration_utterances"]
+    assert [*counts] == [4, 4, 4, 4, 5, 5, 5, 5, 5, 5]
+    again = SpeakerProfiles.open(bundle.model, path)
+    assert (again["anna"].utterances, again["eva"].utterances) == (5, 4)
+    np.testing.assert_allclose(again["anna"].labelled.mean, again["eva"].labelled.mean, atol=1e-6)
 
 
 def test_rows_may_be_segments_of_a_long_recording(enroll, table, recordings, bundle, tmp_path):
@@ -93,7 +108,8 @@ def test_many_labels_make_the_own_map_of_a_speaker_whom_nothing_else_calibrates(
     labels = dict(zip(bundle.attributes, labels.clip(1, 7).T, strict=True))
     profile = recognizer.enroll("anna", recordings, labels)
     moments = [Moments(64 * one.count, one.mean, 64 * one.m2) for one in (profile.predictions, profile.labelled)]
-    recognizer.profiles.update({"anna": SpeakerProfile(64 * profile.vector_sum, *moments)})
+    many = replace(profile, vector_sum=64 * profile.vector_sum, predictions=moments[0], labelled=moments[1])
+    recognizer.profiles.update({"anna": many})
     with pytest.raises(UserError, match="holds no speaker bank"):
         recognizer.predict(recordings, ["anna", "bela"] * 9)
     calibrated = recognizer.predict(recordings, "anna")[CALIBRATED]

@@ -60,8 +60,8 @@ def test_without_a_prior_an_utterance_comes_out_as_the_last_of_all_so_far(seed, 
 
 def profile_of(predictions, rng):
     profile = SpeakerProfile.empty(5, 1)
-    for prediction in predictions:
-        profile = profile.add(rng.normal(size=5), np.array([prediction]))
+    for row, prediction in enumerate(predictions):
+        profile = profile.add(rng.normal(size=5), np.array([prediction]), sample_hash=row)
     return profile
 
 
@@ -139,13 +139,13 @@ def test_labels_correct_any_calibration_by_its_line_and_none_change_nothing():
     priors = (LabelPrior(), LabelPrior())
     profile = SpeakerProfile.empty(5, 2)
     pooled, predictions = rng.normal(size=(9, 5)), rng.normal(4, 1, size=(9, 2))
-    for vector, prediction in zip(pooled, predictions, strict=True):
-        profile = profile.add(vector, prediction)
+    for row, (vector, prediction) in enumerate(zip(pooled, predictions, strict=True)):
+        profile = profile.add(vector, prediction, sample_hash=row)
         np.testing.assert_array_equal(CausalLabels(plain, priors)(prediction, profile), plain(prediction, profile))
         np.testing.assert_array_equal(CausalLabels(None, priors)(prediction, profile), prediction)
     labels = np.column_stack([rng.uniform(1, 7, 9), np.full(9, np.nan)])
-    for vector, prediction, label in zip(pooled, predictions, labels, strict=True):
-        profile = profile.add(vector, prediction, label)
+    for row, (vector, prediction, label) in enumerate(zip(pooled, predictions, labels, strict=True)):
+        profile = profile.add(vector, prediction, label, sample_hash=row)
     before = np.array([plain(prediction, profile) for prediction in predictions])
     after = np.array([CausalLabels(plain, priors)(prediction, profile) for prediction in predictions])
     slope, intercept = np.array([np.polyfit(predictions[:, n], before[:, n], 1) for n in range(2)]).T
@@ -159,8 +159,8 @@ def test_labels_correct_any_calibration_by_its_line_and_none_change_nothing():
 def test_where_pldc_keeps_to_the_scale_labels_do_so_too():
     bank = some_bank(np.random.default_rng(0))
     profile = SpeakerProfile.empty(5, 2)
-    for value in np.linspace(2, 6, 5):
-        profile = profile.add(np.ones(5), np.full(2, value), np.full(2, 7.0))
+    for row, value in enumerate(np.linspace(2, 6, 5)):
+        profile = profile.add(np.ones(5), np.full(2, value), np.full(2, 7.0), sample_hash=row)
     free, clipped = (
         CausalLabels(CausalPLDC(bank, ATTRIBUTES, PLDCSettings(clip=clip)), (LabelPrior(), LabelPrior()))
         for clip in (False, True)

@@ -19,14 +19,30 @@ def test_moments_are_those_of_all_utterances():
     vectors, predictions = rng.normal(size=(9, 3)), rng.normal(4, 1, size=(9, 2))
     labels = np.where(rng.random((9, 2)) < 0.5, rng.uniform(1, 7, size=(9, 2)), np.nan)
     profile = SpeakerProfile.empty(3, 2)
-    for utterance in zip(vectors, predictions, labels, strict=True):
-        profile = profile.add(*utterance)
+    for row, utterance in enumerate(zip(vectors, predictions, labels, strict=True)):
+        profile = profile.add(*utterance, sample_hash=row)
     assert profile.utterances == 9
     np.testing.assert_allclose(profile.vector, vectors.mean(axis=0), atol=1e-12)
     np.testing.assert_allclose(profile.predictions.std, predictions.std(axis=0), atol=1e-7)
     labelled = labelled_moments(predictions, labels)
     for kept, expected in zip(vars(profile.labelled).values(), vars(labelled).values(), strict=True):
         np.testing.assert_allclose(kept, expected, atol=1e-9)
+
+
+def test_an_utterance_counts_once_and_takes_labels_that_it_had_not():
+    rng = np.random.default_rng(0)
+    vectors, predictions = rng.normal(size=(2, 3)), rng.normal(4, 1, size=(2, 2))
+    once, often = SpeakerProfile.empty(3, 2), SpeakerProfile.empty(3, 2)
+    for row, labels in enumerate([[6.0, 5.0], [np.nan, 2.0]]):
+        once = once.add(vectors[row], predictions[row], np.array(labels), sample_hash=row)
+    added = [(0, [np.nan, 5.0]), (1, None), (0, [6.0, 1.0]), (1, [np.nan, 2.0]), (0, None), (1, [np.nan, 7.0])]
+    for row, labels in added:
+        values = None if labels is None else np.array(labels)
+        often = often.add(vectors[row] + 1e-6, predictions[row], values, sample_hash=row)
+    assert once.utterances == often.utterances == 2
+    np.testing.assert_array_equal(often.labelled.count, once.labelled.count)
+    np.testing.assert_allclose(often.labelled.mean, once.labelled.mean, atol=1e-12)
+    np.testing.assert_allclose(arrays_of(often), arrays_of(once), atol=1e-5)
 
 
 def test_every_change_is_on_disk(tmp_path, some_profile):
@@ -61,13 +77,13 @@ def test_what_others_changed_meanwhile_stays(tmp_path, some_profile):
     other.update({"carla": some_profile(2)})
     one.delete("ben")
     rng = np.random.default_rng(0)
-    utterance = (rng.normal(size=some_profile().vector_sum.shape), np.array([4.0, 5.0]), None)
+    utterance = (rng.normal(size=some_profile().vector_sum.shape), np.array([4.0, 5.0]), np.array([np.nan, 4.0]))
     empty = SpeakerProfile.empty(len(utterance[0]), 2)
-    other.extend("anna", empty, [utterance])
-    one.extend("anna", empty, [utterance])
+    other.extend("anna", empty, [(*utterance, 101)])
+    one.extend("anna", empty, [(*utterance, 102)])
     one.update({"ben": some_profile(1), "carla": some_profile(3)}, enrolled_only=True)
     assert one.ids == SpeakerProfiles.open("model", path).ids == ["anna", "carla"]
-    expected = some_profile(0).add(*utterance).add(*utterance)
+    expected = some_profile(0).add(*utterance, sample_hash=101).add(*utterance, sample_hash=102)
     np.testing.assert_array_equal(arrays_of(one["anna"]), arrays_of(expected))
     np.testing.assert_array_equal(arrays_of(one["carla"]), arrays_of(some_profile(3)))
     path.unlink()
