@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from ser_personal.calibration.table import PredictedSet, print_scores, score_row, speaker_moments
@@ -214,8 +214,13 @@ class PredictionCollector(RunWriter):
         self.collector.add(outputs)
 
     def collected(self, trainer: Trainer) -> CollectedSet | None:
-        """Join the predictions of all devices, on the first; None on the others."""
-        return self.collector.join(trainer, trainer.datamodule.utterances)  # type: ignore[attr-defined]
+        """Join the predictions of all devices, on the first; None on the others. Say so where some are lacking."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        found = self.collector.join(trainer, data.utterances)
+        for split, (rows, _) in found.by_split().items() if found else ():
+            if (count := int(rows.sum())) < (of := len(data.indices_of([split]))):
+                rank_zero_warn(f"{split}: {count} of {of} utterances were predicted; what follows is of these")
+        return found
 
 
 def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) -> NDArray[np.str_]:

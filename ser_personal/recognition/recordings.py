@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf, isnan
+from numbers import Real
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -255,6 +256,8 @@ def recordings_of(
         raise UserError("the channels say who speaks", where="speaker_ids", remedy="Leave it out, or name one channel")
     single = isinstance(audio, str | Path) or hasattr(audio, "shape") or _is_of_datasets(audio)
     several = [audio] if single else list(audio)
+    if several and isinstance(several[0], Real):
+        single, several = True, [several]
     one_for_all = speaker_ids is None or isinstance(speaker_ids, str)
     speakers: Sequence[Any] = [speaker_ids] * len(several) if one_for_all else list(speaker_ids or ())
     if len(speakers) != len(several):

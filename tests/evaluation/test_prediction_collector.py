@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -65,6 +66,18 @@ def test_several_devices_are_joined_on_the_first(tmp_path):
     check(first, [0, 1, 2, 7, 20, 30, 39])
     assert others == [None, None, None]
     assert not list(tmp_path.iterdir())
+
+
+def test_utterances_that_were_not_predicted_are_counted_in_a_line():
+    data = SimpleNamespace(utterances=UTTERANCES, indices_of=lambda splits: range(40 * (splits == ["test1"])))
+    writer = PredictionWriter()
+    for indices, line in (
+        (range(40), nullcontext()),
+        (range(17), pytest.warns(UserWarning, match="test1: 17 of 40 utterances were predicted")),
+    ):
+        writer.collector.add(batch(indices))
+        with line:
+            check(writer.collected(SimpleNamespace(**vars(ALONE), datamodule=data)), indices)
 
 
 class SavesHere(Logger):

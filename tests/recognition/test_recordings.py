@@ -176,6 +176,11 @@ def test_a_dict_as_datasets_has_it_is_a_waveform():
         recordings_of({"bytes": b"", "path": "a.wav"})
 
 
+def test_a_list_of_numbers_is_one_waveform():
+    (one,) = recordings_of(TONE.tolist(), "a")
+    np.testing.assert_array_equal(one.audio, TONE)
+
+
 def test_waveforms_of_another_form_are_refused():
     for wrong in (TONE[None], np.zeros(500, dtype=np.int16)):
         with pytest.raises(UserError, match=r"array 1: is of shape .*Give one channel of floats"):
