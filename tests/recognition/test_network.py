@@ -26,7 +26,9 @@ def onnxruntime():
 def network():
     """HuBERT with a group norm over real frames alone, an embedding at its input and a Transformer for interpreter."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
-    config = HubertConfig(**sizes, conv_dim=[16] * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4)
+    # two convolutions whose frames are those of the released models' seven
+    front_end = {"conv_dim": [16] * 2, "conv_kernel": [80, 6], "conv_stride": [64, 5]}
+    config = HubertConfig(**sizes, **front_end, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4)
     encoder = PersonalizedEncoder(HubertEncoder(), SpeakerEmbedding(4), "prefix")
     encoder.rebuild(
         {
