@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from math import inf, isinf
+from math import inf, isinf, isnan
 
 import numpy as np
 import pytest
@@ -101,37 +101,24 @@ def test_the_table_comes_back_from_disk(tmp_path):
             ConformalTable.load(path)
 
 
-def people(speakers, utterances, seed):
-    """Speakers whose errors differ in size, with a missing label each; an unknown one is off by much."""
-    rng = np.random.default_rng(seed)
-    labels = rng.uniform(2, 6, size=(speakers * utterances, 1))
-    size = np.repeat(rng.uniform(0.2, 1.0, speakers), utterances)[:, None]
-    predictions = labels + size * rng.normal(size=labels.shape)
-    labels[::utterances] = np.nan
-    ids = [f"s{row // utterances}" for row in range(len(labels))]
-    unknown = np.array([[99.0]])
-    return PredictedSet(
-        np.concatenate([predictions, unknown]),
-        (*ids, None),
-        np.zeros((len(ids) + 1, 2)),
-        np.concatenate([labels, [[1]]]),
-    )
+def some_set(speakers, seed):
+    """Speakers with a missing label each, and an unknown one who is off by much."""
+    ids, predictions, labels = draw(np.random.default_rng(seed), speakers, 30)
+    labels[[ids.index(str(speaker)) for speaker in range(speakers)]] = np.nan
+    predictions, labels = np.append(predictions, [[99.0]], axis=0), np.append(labels, [[1.0]], axis=0)
+    return PredictedSet(predictions, (*ids, None), np.zeros((len(labels), 2)), labels)
 
 
 def test_shares_are_counted_speaker_by_speaker():
-    validation, test = people(12, 20, 0), people(7, 20, 1)
+    validation, test = some_set(12, 0), some_set(7, 1)
     found = intervals_as_json(validation, test, ("arousal",), (1.0, 7.0))
     table = ConformalTable.fit(validation.predictions, validation.labels, validation.speaker_ids, ("arousal",))
-    width = table.half_width("arousal", 0)
-    shares = []
-    for speaker in range(7):
-        held = [
-            abs(prediction - label) <= width
-            for prediction, label, own in zip(test.predictions[:, 0], test.labels[:, 0], test.speaker_ids, strict=True)
-            if own == f"s{speaker}" and not np.isnan(label)
-        ]
-        assert len(held) == 19
-        shares.append(sum(held) / 19)
+    width, errors = table.half_width("arousal", 0), np.abs(test.predictions - test.labels)[:, 0].tolist()
+    own = [
+        [error <= width for error, s in zip(errors, test.speaker_ids, strict=True) if s == str(n) and not isnan(error)]
+        for n in range(7)
+    ]
+    shares = [sum(held) / len(held) for held in own]
     its = found["attributes"]["arousal"]
     assert its["half_width"] == width
     assert its["mean"] == pytest.approx(np.mean(shares))
@@ -139,7 +126,7 @@ def test_shares_are_counted_speaker_by_speaker():
     assert 0 < its["mean_width"] <= 2 * width
     assert (found["validation_speakers"], found["speakers_needed"]) == (12, 9)
     test.labels[:] = np.nan
-    found = intervals_as_json(people(8, 20, 0), test, ("arousal",), (1.0, 7.0))
+    found = intervals_as_json(some_set(8, 0), test, ("arousal",), (1.0, 7.0))
     its = found["attributes"]["arousal"]
     assert (its["half_width"], its["mean"], its["mean_width"]) == (None, None, 6.0)
     json.dumps(found, allow_nan=False)

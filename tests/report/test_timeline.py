@@ -68,7 +68,7 @@ def read_sound(source):
     return soundfile.read(io.BytesIO(base64.b64decode(source.partition(",")[2])))
 
 
-def test_the_page_holds_the_rows_in_the_order_of_time_and_fetches_nothing(folder):
+def test_the_page_holds_the_rows_in_the_order_of_time_and_short_sound_in_mono_and_fetches_nothing(folder):
     expected = list(rows_of("meeting.wav", 60))
     write(folder / "predictions.csv", expected[::-1])
     text = reported(folder)
@@ -78,12 +78,16 @@ def test_the_page_holds_the_rows_in_the_order_of_time_and_fetches_nothing(folder
     assert re.findall(r"https?:|@import|url\(|<link|<img", without_namespace) == []
     data = data_of(text)
     assert data["speakers"] == ["speaker unknown" if name == "" else name for name in NAMES]
-    assert data["attributes"] == ["arousal", "valence"]
-    assert data["seconds"] == 60
+    assert (data["attributes"], data["seconds"]) == (["arousal", "valence"], 60)
     for row, shown in zip(expected, data["rows"], strict=True):
         values = [row[f"{a}_{n}"] for a in ("arousal", "valence") for n in ("calibrated", "raw", "low", "high")]
         place = [NAMES.index(row["speaker"]), row["start"], row["end"], row["overlap"], row["short"]]
         assert shown == [*place, *(round(value, 3) for value in values)]
+    (source,) = data_of(text, "source")
+    assert source.startswith("data:audio/flac;base64,")
+    waveform, rate = read_sound(source)
+    assert (rate, waveform.shape) == (RATE, (60 * RATE,))
+    np.testing.assert_allclose(waveform, sound(folder / "again.wav", 60), atol=1e-3)
 
 
 def test_each_speakers_mean_spread_and_extreme_moments(folder):
@@ -102,57 +106,30 @@ def test_each_speakers_mean_spread_and_extreme_moments(folder):
 def test_a_page_has_what_its_table_has(folder):
     text = reported(folder)
     assert 'id="band"' in text
-    plane = data_of(text)["plane"]
-    bare = [
-        row | {"arousal_low": "", "valence_high": "", "dominance_calibrated": 40.0, "dominance_raw": 40.0}
-        for row in rows_of("meeting.wav", 60)
-    ]
+    more = {"arousal_low": "", "valence_high": "", "dominance_calibrated": 40.0, "dominance_raw": 40.0}
+    bare = [row | more for row in rows_of("meeting.wav", 60)]
     write(folder / "predictions.csv", without("arousal_high", "valence_low")(bare))
-    text = reported(folder)
-    assert 'id="band"' not in text
-    assert data_of(text)["plane"] == plane
-
-
-def test_short_recordings_are_embedded_in_mono(folder):
-    (source,) = data_of(reported(folder), "source")
-    assert source.startswith("data:audio/flac;base64,")
-    waveform, rate = read_sound(source)
-    assert (rate, waveform.shape) == (RATE, (60 * RATE,))
-    np.testing.assert_allclose(waveform, sound(folder / "again.wav", 60), atol=1e-3)
-
-
-def test_long_recordings_are_played_from_their_file(folder, monkeypatch, capsys):
-    monkeypatch.setattr("ser_personal.report.timeline.EMBEDDED_SECONDS", 10)
-    (folder / "in here").mkdir()
-    sound(folder / "in here" / "é #1.wav", 20)
-    write(folder / "predictions.csv", [*rows_of("é #1.wav", 20), *rows_of("gone.wav", 20)])
-    index = reported(folder, "--audio", folder / "in here")
-    pages = re.findall(r'<a href="(timeline/[^"]+)"', index)
-    assert pages == ["timeline/001_%C3%A9__1.html", "timeline/002_gone.html"]
-    assert data_of((folder / "timeline" / "001_é__1.html").read_text(), "source") == ["../in%20here/%C3%A9%20%231.wav"]
-    assert "no sound of gone.wav: no such file here; --audio FOLDER says where" in capsys.readouterr().out
-    assert "disabled>No sound<" in (folder / "timeline" / "002_gone.html").read_text()
+    changed = reported(folder)
+    assert 'id="band"' not in changed
+    assert data_of(changed)["plane"] == data_of(text)["plane"]
 
 
 def test_the_page_of_a_table_is_replaced_by_its_own_alone(folder, capsys):
     (folder / "b").mkdir()
-    write(folder / 'a "1".csv', [*rows_of("a.wav", 9), *rows_of("b.wav", 9)])
+    write(folder / 'a "1".csv', rows_of("a.wav", 9))
     write(folder / "b" / "interview.csv", [*rows_of("c.wav", 9), *rows_of("d.wav", 9)])
     first = reported(folder, table='a "1".csv')
-    capsys.readouterr()
     command = ("report", "b/interview.csv", "--out", "timeline.html")
     assert ser(*command) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert 'timeline.html: is the page of a "1".csv, and would be replaced. Write --out' in line
-    assert len(list((folder / "timeline").iterdir())) == 2
     # a path from the page to the table doesn't hang on where people stand
     assert reported(folder, table='a "1".csv') == first
-    assert ser(*command, *re.search("--out .*(?= instead)", line)[0].split()) == 0
-    assert "written: interview_timeline.html and 2 pages in interview_timeline/" in capsys.readouterr().out
-    page = (folder / "interview_timeline" / "001_c.html").read_text()
-    assert '<a href="../interview_timeline.html">All' in page
+    for _ in range(2):
+        assert ser(*command, *re.search("--out .*(?= instead)", line)[0].split()) == 0
+        assert "written: interview_timeline.html and 2 pages in interview_timeline/" in capsys.readouterr().out
+    assert '"../interview_timeline.html">All' in (folder / "interview_timeline" / "001_c.html").read_text()
     assert 'href="interview_timeline/001_c.html"' in (folder / "interview_timeline.html").read_text()
-    assert ser("report", "b/interview.csv", "--out", folder / "interview_timeline.html") == 0
 
 
 @pytest.mark.parametrize("ending", [".parquet", "_frame.csv"])
@@ -252,16 +229,23 @@ def test_recordings_of_one_utterance_share_a_page(folder, capsys):
     assert "no sound of alone/1.wav and 1 other: no such file here; --audio" in capsys.readouterr().out
 
 
-def test_others_have_a_page_each_beside_that_of_single_utterances(folder, monkeypatch):
+def test_long_recordings_have_a_page_each_and_are_played_from_their_file(folder, monkeypatch, capsys):
     monkeypatch.setattr("ser_personal.report.timeline.EMBEDDED_SECONDS", 13)
-    write(folder / "predictions.csv", [*single(folder, 4), *rows_of("meeting.wav", 60), *rows_of("more.wav", 60)])
-    index = reported(folder)
-    pages = re.findall(r'<a href="(timeline/[^"]+)"', index)
-    assert pages == [f"timeline/00{n}" for n in ("1_meeting.html", "2_more.html", "3_single_utterances.html")]
+    here = folder / "in here"
+    here.mkdir()
+    sound(here / "é #1.wav", 20)
+    write(folder / "predictions.csv", [*single(here, 4), *rows_of("é #1.wav", 20), *rows_of("gone.wav", 20)])
+    index = reported(folder, "--audio", here)
     assert "6 recordings of predictions.csv" in index
+    assert re.findall(r'<a href="(timeline/[^"]+)"', index) == [
+        f"timeline/00{name}.html" for name in ("1_%C3%A9__1", "2_gone", "3_single_utterances")
+    ]
+    long, gone, alone = (path.read_text() for path in sorted((folder / "timeline").iterdir()))
+    assert data_of(long, "source") == ["../in%20here/%C3%A9%20%231.wav"]
+    assert "disabled>No sound<" in gone
+    assert "no sound of gone.wav: no such file here; --audio FOLDER says where" in capsys.readouterr().out
     # 14 s are too long to be embedded, though none of them is, nor the utterances in them, which end at 12 s
-    sources = data_of((folder / pages[2]).read_text(), "source")
-    assert sources == [f"../alone/{n}.wav" for n in range(4)]
+    assert data_of(alone, "source") == [f"../in%20here/alone/{n}.wav" for n in range(4)]
 
 
 def of_categories(rows):
