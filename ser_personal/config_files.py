@@ -60,16 +60,12 @@ def with_found_configs(arguments: Sequence[str]) -> list[str]:
         path, shipped = find_config(name), _shipped(name)
         if shipped is not None and (path == shipped or not path.samefile(shipped)):
             what = path if path == shipped else "the file of this folder, not the one that ships"
-            _say(f"config {name} is {what}\n")
+            # Lightning starts the other processes by the same command
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                sys.stderr.write(f"config {name} is {what}\n")
         flag, equals, _ = found[position].partition("=")
         found[position] = f"{flag}={path}" if equals and flag in CONFIG_FLAGS else str(path)
     return found
-
-
-def _say(text: str) -> None:
-    # Lightning starts the other processes by the same command
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        sys.stderr.write(text)
 
 
 def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:

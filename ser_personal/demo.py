@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ser_personal.config_files import with_found_configs
 from ser_personal.errors import UserError
+from ser_personal.files import check_empty
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,8 +44,7 @@ def demo(
         verbose: show each command, and all that it prints.
     """
     folder = Path(out)
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError("isn't empty", where=out, remedy="Give --out another folder, or delete this one")
+    check_empty(folder)
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     stages = Stages(folder, 12 if full else 7, verbose=verbose)
@@ -137,7 +137,7 @@ def _pipeline(stages: Stages, folder: Path, speakers: int, utterances: int, seed
         kmeans = _configs("kmeans.yaml", "tiny/kmeans.yaml")
         # no process has to be started for so little audio
         stages.run("kmeans", *kmeans, *data, "--data.num_workers", 0, "--out", labels)
-        found.append(_clusters(labels))
+        found.append("pseudo-labels of the frames' MFCC")
 
     # the stages share this process, which a second device would leave
     device = ["--trainer.devices", 1, "--trainer.default_root_dir"]
@@ -165,16 +165,6 @@ def _pipeline(stages: Stages, folder: Path, speakers: int, utterances: int, seed
             folders = [path.parent for path in root.rglob("metrics.json")]
             found.extend(_tested(folders[-1]))
     return folders[-1]
-
-
-def _clusters(folder: Path) -> str:
-    import numpy as np
-
-    from ser_personal.data.frame_store import PseudoLabels
-
-    labels = PseudoLabels.load(folder)
-    used = len(np.unique(np.concatenate([labels[utterance] for utterance in labels])))
-    return f"{labels.num_clusters} of MFCC frames, {'all' if used == labels.num_clusters else used} used"
 
 
 def _tested(folder: Path) -> list[str]:

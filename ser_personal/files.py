@@ -138,7 +138,11 @@ def gather_files(
 
     Call it on every process; it returns what `read` made of the files on the first one, None on the others.
     """
-    folder = Path(trainer.strategy.broadcast(_new_folder(root) if trainer.is_global_zero else ""))
+    new = ""
+    if trainer.is_global_zero:
+        Path(root).mkdir(parents=True, exist_ok=True)
+        new = tempfile.mkdtemp(prefix=".gather-", dir=root)
+    folder = Path(trainer.strategy.broadcast(new))
     write(folder / str(trainer.global_rank))
     trainer.strategy.barrier("files written")
     result = None
@@ -167,12 +171,6 @@ def on_first_process(trainer: Trainer, work: Callable[[], Result]) -> Result:
         raise SystemExit(2)
     shared: Result = outcome
     return shared
-
-
-def _new_folder(root: str | Path) -> str:
-    """Make a folder that no other run has."""
-    Path(root).mkdir(parents=True, exist_ok=True)
-    return tempfile.mkdtemp(prefix=".gather-", dir=root)
 
 
 def check_empty(folder: Path) -> None:

@@ -214,8 +214,19 @@ def rows_by_speaker(speaker_ids: Sequence[str | None]) -> dict[str, NDArray[np.i
 
 def mean_scores(draws: Sequence[Scores]) -> Scores:
     """Mean of the scores of several random draws over the same utterances; the counts are the first draw's."""
-    first = draws[0]
-    return {attribute: _mean_of([draw[attribute] for draw in draws]) for attribute in first}
+
+    def mean_of(attribute: str) -> AttributeScores:
+        each = [draw[attribute] for draw in draws]
+        means = {
+            name: float(np.mean([getattr(scores, name) for scores in each]))
+            for name in ("overall_ccc", "average_ccc", "average_ccc_std")
+        }
+        per_speaker = {
+            speaker: float(np.mean([scores.per_speaker[speaker] for scores in each])) for speaker in each[0].per_speaker
+        }
+        return replace(each[0], **means, per_speaker=per_speaker)
+
+    return {attribute: mean_of(attribute) for attribute in draws[0]}
 
 
 def as_json(scores: Scores) -> dict[str, dict[str, Any]]:
@@ -249,20 +260,6 @@ def _score_attribute(
         undefined_speakers=len(per_speaker) - len(defined),
         utterances=int(labelled.sum()),
         per_speaker=per_speaker,
-    )
-
-
-def _mean_of(draws: Sequence[AttributeScores]) -> AttributeScores:
-    first = draws[0]
-    return replace(
-        first,
-        overall_ccc=float(np.mean([draw.overall_ccc for draw in draws])),
-        average_ccc=float(np.mean([draw.average_ccc for draw in draws])),
-        average_ccc_std=float(np.mean([draw.average_ccc_std for draw in draws])),
-        per_speaker={
-            speaker_id: float(np.mean([draw.per_speaker[speaker_id] for draw in draws]))
-            for speaker_id in first.per_speaker
-        },
     )
 
 

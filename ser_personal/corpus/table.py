@@ -15,6 +15,7 @@ from collections import Counter
 from difflib import get_close_matches
 from functools import cache
 from io import StringIO
+from itertools import chain
 from math import inf, isfinite, isnan
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
@@ -116,7 +117,7 @@ def read_csv_rows(
     engine takes eight times as long.
 
     Args:
-        path: the table, with a header line, or a Parquet file.
+        path: the table, with a header line; or Parquet, or JSON in the form of MSP-Podcast's labels.
         required: columns it must have.
         filled: those of them without a blank cell.
         any_case: lower-case column names that are accepted in any case.
@@ -124,33 +125,40 @@ def read_csv_rows(
     Returns:
         Column -> cell of each row, as `plain_name` spells it, a path as it stands; blank lines are left out.
     """
+    separator = ","
     if path.suffix.lower() == ".parquet":
-        lines, separator = _parquet_lines(path), ","
+        lines = _parquet_lines(path)
+    elif path.suffix.lower() == ".json":
+        lines = _json_lines(path)
     else:
         text = read_text(path)
         separator = _separator(text, required, any_case)
         lines = _csv_lines(text, separator, path)
     rows = []
-    _, first = next(lines, (1, []))
+    _, first = next(lines, ("", []))
     header = _header(first, any_case, path)
     _require_columns(header, required, path)
     _refuse_parts(header, path)
     if {*ATTRIBUTES} <= {*any_case}:
         _refuse_other_names(header, any_case, path)
-    for number, cells in lines:
-        where = f"{path}, line {number}"
+    for where, cells in lines:
         if len(cells) != len(header):
             what = f"{len(cells)} cells where the header has {len(header)}"
             raise UserError(what, where=where, remedy="Give every row one cell a column, separators in quotes")
         named = zip(header, cells, strict=True)
         row = {name: cell.strip() if name in _PATHS else plain_name(cell) for name, cell in named}
         if separator != ",":
-            row |= {name: cell.replace(",", ".") for name, cell in row.items() if _is_decimal_comma(name, cell)}
-        _require_filled(row, filled, where)
+            numbers = {name: cell for name, cell in row.items() if name not in _TEXT and _DECIMAL_COMMA.fullmatch(cell)}
+            row |= {name: cell.replace(",", ".") for name, cell in numbers.items()}
+        for column in filled:
+            if not row[column]:
+                raise UserError(f"blank {column}", where=where, remedy="Fill it in or remove the row")
         rows.append(row)
+    if not rows:
+        raise UserError("holds no row", where=path, remedy="Give a table with at least one row")
     for name in _NAMES & {*header}:
         _undo_floats(rows, name, path)
-    return _require_rows(rows, path)
+    return rows
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -165,12 +173,12 @@ def _read_bytes(path: Path) -> bytes:
         raise UserError(f"can't be read ({reason})", where=path, remedy="Give a readable file") from error
 
 
-def _csv_lines(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+def _csv_lines(text: str, separator: str, path: Path) -> Iterator[tuple[str, list[str]]]:
     reader = csv.reader(StringIO(text, newline=""), strict=True, delimiter=separator)
     if separator != ",":
         _note(path, "separated by semicolons" if separator == ";" else "separated by tabs")
     try:
-        yield from ((reader.line_num, cells) for cells in reader if cells)
+        yield from ((f"{path}, line {reader.line_num}", cells) for cells in reader if cells)
     except csv.Error as error:
         where = f"{path}, line {reader.line_num}"
         raise UserError(f"broken CSV ({error})", where=where, remedy="Correct or remove the line") from error
@@ -186,7 +194,7 @@ def _separator(text: str, required: Collection[str], any_case: Collection[str]) 
     return max(",;\t", key=line.count)
 
 
-def _parquet_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _parquet_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
     import pandas as pd
 
     try:
@@ -199,9 +207,32 @@ def _parquet_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     # pyarrow's errors are of both kinds
     except (OSError, ValueError) as error:
         raise UserError("isn't a Parquet file that can be read", where=path, remedy="Write it again") from error
-    yield 1, [str(name) for name in frame.columns]
+    yield "", [str(name) for name in frame.columns]
     columns = [frame[name].astype(object).where(frame[name].notna(), None) for name in frame.columns]
-    yield from ((number, [_cell(cell) for cell in cells]) for number, cells in enumerate(zip(*columns, strict=True), 2))
+    for number, cells in enumerate(zip(*columns, strict=True), 2):
+        yield f"{path}, line {number}", [_cell(cell) for cell in cells]
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Read `{"NAME.wav": {"EmoAct": 4.0, ...}, ...}`, as in releases of MSP-Podcast; null and NaN are blank."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        for name, times in Counter(name for name, _ in pairs).items():
+            if times > 1:
+                raise UserError(f"{name!r} is listed more than once", where=path, remedy="Keep one of them")
+        return dict(pairs)
+
+    try:
+        table = json.loads(read_text(path), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"broken JSON ({error})", where=path, remedy="Correct or copy the file again") from error
+    if not isinstance(table, dict) or not all(isinstance(fields, dict) for fields in table.values()):
+        remedy = "Give one object, from FileName to an object of fields"
+        raise UserError("isn't a JSON object of objects", where=path, remedy=remedy)
+    columns = list(dict.fromkeys(name for name in chain(*table.values()) if name != "FileName"))
+    yield "", ["FileName", *columns]
+    for name, fields in table.items():
+        yield f"{path}, {name}", [name, *(_cell(fields.get(column)) for column in columns)]
 
 
 @cache
@@ -215,10 +246,6 @@ def _undo_floats(rows: Sequence[Row], name: str, path: Path) -> None:
         _note(path, f"whole numbers in column {name}, such as 10 for 10.0")
         for row in rows:
             row[name] = row[name].partition(".")[0]
-
-
-def _is_decimal_comma(name: str, cell: str) -> bool:
-    return name not in _TEXT and _DECIMAL_COMMA.fullmatch(cell) is not None
 
 
 def read_vectors(path: Path, of: str = "utterance") -> Vectors:
@@ -277,33 +304,6 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
     table.writerow(columns)
     table.writerows([[_cell(cell) for cell in row] for row in rows])
     atomic_write(path, text.getvalue().encode("utf-8", "surrogateescape"))
-
-
-def read_json_rows(path: Path, key: str, required: Collection[str], filled: Collection[str] = ()) -> list[Row]:
-    """Read `{"NAME.wav": {"EmoAct": 4.0, ...}, ...}` as a table whose column `key` is the names.
-
-    Every cell is text; null and NaN become blank.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        for name, times in Counter(name for name, _ in pairs).items():
-            if times > 1:
-                raise UserError(f"{name!r} is listed more than once", where=path, remedy="Keep one of them")
-        return dict(pairs)
-
-    try:
-        table = json.loads(read_text(path), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"broken JSON ({error})", where=path, remedy="Correct or copy the file again") from error
-    if not isinstance(table, dict) or not all(isinstance(fields, dict) for fields in table.values()):
-        remedy = f"Give one object, from {key} to an object of fields"
-        raise UserError("isn't a JSON object of objects", where=path, remedy=remedy)
-    rows = [{key: name} | {column: _cell(value) for column, value in fields.items()} for name, fields in table.items()]
-    for row in rows:
-        where = f"{path}, {row[key]}"
-        _require_columns(row, required, where)
-        _require_filled(row, filled, where)
-    return _require_rows(rows, path)
 
 
 def attribute_labels(row: Row, columns: Mapping[str, str], where: object) -> dict[str, float]:
@@ -406,18 +406,6 @@ def _header(cells: Sequence[str], any_case: Collection[str], path: Path) -> list
         what = f"has column {', '.join(twice)} more than once"
         raise UserError(what, where=path, remedy="Rename or remove one of them")
     return header
-
-
-def _require_filled(row: Row, filled: Collection[str], where: object) -> None:
-    for column in filled:
-        if not row[column]:
-            raise UserError(f"blank {column}", where=where, remedy="Fill it in or remove the row")
-
-
-def _require_rows(rows: list[Row], path: Path) -> list[Row]:
-    if not rows:
-        raise UserError("holds no row", where=path, remedy="Give a table with at least one row")
-    return rows
 
 
 def audio_path(folder: Path, cell: str, where: object, *, anywhere: bool = False, naming: str = "") -> Path:

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from itertools import chain, cycle, islice
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
@@ -20,14 +20,13 @@ from typing_extensions import override
 from ser_personal.audio import BAD_AUDIO, SAMPLE_RATE, WINDOW
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
-from ser_personal.data.batching import BucketBatchSampler, ExampleKey, GivenBatches
+from ser_personal.data.batching import Batch, BucketBatchSampler, ExampleKey, GivenBatches, SpeechLoader
 from ser_personal.data.dataset import WholeUtterances, collate, samples_of
-from ser_personal.data.resumable_loader import SpeechLoader
 from ser_personal.data.speaker_features import SpeakerFeatureSource
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
 from ser_personal.ranges import PositiveFinite, Seed, require_range
-from ser_personal.types import ATTRIBUTES, SpeakerBatch, SpeechBatch, utterance_hash, utterance_hashes
+from ser_personal.types import ATTRIBUTES, SpeechBatch, utterance_hash, utterance_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -45,8 +44,6 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 MUCH_SHARED_MEMORY = 2**31
 # batches that torch keeps ready for each worker
 PREFETCHED = 2
-
-Batch = TypeVar("Batch", bound=SpeakerBatch)
 
 
 class SpeechDataModule(LightningDataModule, Generic[Batch]):

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import logging
+from math import isnan
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jsonargparse import ArgumentParser
+
+from ser_personal.corpus.base import Corpus
+from ser_personal.corpus.csv_corpus import CSVCorpus, open_corpus
+from ser_personal.corpus.msp_podcast import MSPPodcast
+from ser_personal.corpus.table import read_vectors
+from ser_personal.errors import UserError
+
+ROWS = [
+    ("MSP-PODCAST_0002_0001.wav", "N", 4.2, 3.5, 5.0, "Unknown", "Unknown", "Train"),
+    ("MSP-PODCAST_0001_0008.wav", "A", 6.0, 2.0, 5.5, 127, "Male", "Train"),
+]
+VERSIONS = {
+    "1.6": ("labels_concensus.csv", "Audio", ["Validation", "Test"]),
+    "1.8": ("labels_concensus.csv", "Audios", ["Validation", "Test1", "Test2"]),
+    "1.11": ("labels_consensus.csv", "Audios", ["Development", "Test1", "Test2", "Test3"]),
+    "2.0": ("labels_consensus.json", "Audios", ["Development", "Test1", "Test2", "Test3"]),
+}
+COLUMNS = ["path", "speaker", "split", "arousal"]
+
+
+def version_rows(splits: list[str]) -> list[tuple[object, ...]]:
+    others = [
+        (f"MSP-PODCAST_1000_000{n}.wav", "X", *([""] * 3 if split == "Test3" else [7, 1, 4]), n, "Female", split)
+        for n, split in enumerate(splits)
+    ]
+    return [*ROWS, *others]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_release_reads_alike(version, release):
+    label_file, audio, splits = VERSIONS[version]
+    corpus = open_corpus(str(release(version_rows(splits), label_file, audio)))
+    assert isinstance(corpus, MSPPodcast)
+    assert list(corpus.splits.sets) == ["train", "validation", "test1", "test2", "test3"][: len(splits) + 1]
+    assert corpus.scale == (1, 7)
+
+    known, unknown = corpus.splits.train
+    assert known.utterance_id == "MSP-PODCAST_0001_0008"
+    assert known.path.is_file()
+    assert (known.speaker_id, known.gender, known.emotion, known.seconds) == ("127", "Male", "anger", 0.1)
+    assert known.labels == {"arousal": 6.0, "valence": 2.0, "dominance": 5.5}
+    assert (unknown.speaker_id, unknown.gender, unknown.emotion) == (None, None, "neutral")
+
+    (validation,) = corpus.splits.validation
+    assert validation.labels == {"arousal": 7.0, "valence": 1.0, "dominance": 4.0}
+    assert validation.emotion is None
+    for hidden in corpus.splits.test.get("test3", ()):
+        assert all(isnan(label) for label in hidden.labels.values())
+
+
+def test_a_split_file_overrides_the_releases_own(release, tmp_path, caplog):
+    root = release(version_rows(["Development", "Test1", "Test2"]))
+    partitions = tmp_path / "Partitions.txt"
+    partitions.write_text("Test; MSP-PODCAST_0001_0008.wav\n\nTrain;MSP-PODCAST_1000_0002.wav\nTrain; gone.wav\n")
+    with caplog.at_level(logging.WARNING):
+        utterances = MSPPodcast(str(root), partitions=str(partitions)).utterances
+    splits = {utterance.utterance_id: utterance.split for utterance in utterances}
+    assert splits == {"MSP-PODCAST_0001_0008": "test1", "MSP-PODCAST_1000_0002": "train"}
+    assert "1 utterances have no labels in labels_consensus.csv, left out: gone" in caplog.text
+    for text, message in (
+        ("Train NAME.wav\n", r"line 1: 'Train NAME.wav' names no split or no file"),
+        ("Train; a.wav\nTest; a.wav\n", r"line 2: a.wav is in Train and in Test"),
+        ("Train; a.wav\n", r"names no utterance of .*labels_consensus.csv"),
+    ):
+        partitions.write_text(text)
+        with pytest.raises(UserError, match=message):
+            _ = MSPPodcast(str(root), partitions=str(partitions)).utterances
+
+
+def test_cut_of_the_test_set(release):
+    rows = [(f"t{n}.wav", "N", 4, 4, 4, n % 2, "Male", "Test") for n in range(8)]
+    corpus = MSPPodcast(str(release([*ROWS, *rows])), cut_test="Test", adaptation_seconds=0.15)
+    assert [u.utterance_id for u in corpus.splits.test["test1_adaptation"]] == ["t0", "t1"]
+    assert [u.utterance_id for u in corpus.splits.test["test1_evaluation"]] == ["t2", "t3", "t4", "t5", "t6", "t7"]
+
+
+def test_columns_are_known_by_name_in_any_order_and_case(table):
+    columns = ["ID", "valence", "AROUSAL", "emotion", "gender", "Split", "speaker", "path", "notes", "arousal"]
+    path = table(columns, ["first", 2.5, 9, "joy", "f", "Dev", "007", "b.wav", "x", 3])
+    (utterance,) = CSVCorpus(path).splits.validation
+    assert (utterance.utterance_id, utterance.speaker_id, utterance.gender) == ("first", "007", "f")
+    assert (utterance.emotion, utterance.seconds) == ("joy", 0.1)
+    assert utterance.path == Path(path).parent / "b.wav"
+    # of two spellings, the exact one counts
+    assert (utterance.labels["arousal"], utterance.labels["valence"]) == (3.0, 2.5)
+    assert isnan(utterance.labels["dominance"])
+
+
+def test_only_required_columns(table):
+    path = table(COLUMNS[:3], ["sub/b.x.wav", "Unknown", "test"], ["sub/a.wav", "", "train"])
+    first, second = CSVCorpus(path).utterances
+    assert (first.utterance_id, second.utterance_id) == ("sub/a", "sub/b.x")
+    assert (first.speaker_id, second.speaker_id) == (None, None)
+    assert (first.emotion, first.gender, second.split) == (None, None, "test1")
+
+
+def test_names_are_one_however_unicode_spells_them_and_paths_stay_as_they_are(table, tmp_path):
+    path = table(COLUMNS, ["e\u0301.wav", "Jose\u0301", "train", 1], ["b.wav", " Jos\u00e9\u00a0", "test", 1])
+    _, accented = CSVCorpus(path).utterances
+    assert (accented.utterance_id, accented.path) == ("\u00e9", tmp_path / "e\u0301.wav")
+    with pytest.raises(UserError, match="split test1: 1 of its speakers are in train as well: Jos\u00e9"):
+        _ = CSVCorpus(path).splits
+    np.savez(tmp_path / "vectors.npz", José=np.ones(2))
+    (tmp_path / "vectors.csv").write_text("speaker,d0,d1\nJose\u0301,1,1\n")
+    for name in ("vectors.npz", "vectors.csv"):
+        assert list(read_vectors(tmp_path / name, of="speaker")) == ["Jos\u00e9"]
+
+
+def test_own_scale(table):
+    corpus = CSVCorpus(table(COLUMNS, ["a.wav", "s", "train", -1]), scale=(-1, 1))
+    assert corpus.utterances[0].labels["arousal"] == -1
+    told = r"corpus.csv, a: arousal is -1, outside the scale 1 to 5. .*--data.corpus.scale '\[-1,1\]'"
+    with pytest.raises(UserError, match=told):
+        _ = CSVCorpus(str(corpus.label_file), scale=(1, 5)).utterances
+
+
+def test_arguments_come_from_a_config():
+    parser = ArgumentParser()
+    parser.add_argument("--corpus", type=Corpus | str)
+    config = {"class_path": "CSVCorpus", "init_args": {"path": "x.csv", "scale": [1, 5], "allow_overlap": ["dev"]}}
+    corpus = parser.instantiate(parser.parse_object({"corpus": config})).corpus
+    assert isinstance(corpus, CSVCorpus)
+    assert (corpus.scale, corpus.allow_overlap, str(corpus.label_file)) == ((1, 5), ("validation",), "x.csv")
+
+
+def test_paths_from_windows(table, tmp_path):
+    path = table(COLUMNS, ["sub/a.wav", "s", "train", 1])
+    Path(path).write_text(Path(path).read_text().replace("sub/a.wav", "sub\\a.wav"))
+    (utterance,) = CSVCorpus(path).utterances
+    assert (utterance.path, utterance.seconds) == (tmp_path / "sub" / "a.wav", 0.1)
+
+
+def test_a_corpus_is_opened_by_its_table_or_folder_and_anything_else_says_what_is_accepted(table, tmp_path):
+    accepted = r"Give a folder with Labels and Audios .*, one with corpus.csv, or a table: .csv, .tsv or .parquet\."
+    for place, what in ((tmp_path, "holds no corpus"), (tmp_path / "nowhere", "no such corpus")):
+        with pytest.raises(UserError, match=f"{what}. {accepted}"):
+            open_corpus(str(place))
+    path = table(["path", "speaker", "split"], ["a.wav", "s", "train"])
+    for given in (path, str(Path(path).parent)):
+        corpus = open_corpus(given)
+        assert isinstance(corpus, CSVCorpus)
+        assert corpus.label_file == Path(path)
+        assert open_corpus(corpus) is corpus
+    looked_for = r"Labels: no label file \(looked for labels_consensus.csv, labels_concensus.csv"
+    with pytest.raises(UserError, match=looked_for):
+        _ = MSPPodcast(str(tmp_path)).utterances
