@@ -1,14 +1,19 @@
 from __future__ import annotations
 
-from collections import defaultdict
+import math
+import random
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command_line import ser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ser_personal.corpus.splits import SpeakerSplits, canonical_split, cut_adaptation
+from ser_personal.corpus.csv_corpus import CSVCorpus, write_corpus
+from ser_personal.corpus.folds import SIDES, folds, leave_speakers_out, personalization_gap
+from ser_personal.corpus.splits import SpeakerSplits, canonical_split, cut_adaptation, known_speakers
 from ser_personal.errors import UserError
 from ser_personal.types import Utterance
 
@@ -27,9 +32,9 @@ SPELLINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SPELLINGS)
-def test_split_names_have_one_spelling(name):
-    assert {canonical_split(spelling) for spelling in [*SPELLINGS[name], name]} == {name}
+def test_split_names_have_one_spelling():
+    for name, spellings in SPELLINGS.items():
+        assert {canonical_split(spelling) for spelling in [*spellings, name]} == {name}
 
 
 def test_sets_hold_every_utterance_in_order():
@@ -38,18 +43,15 @@ def test_sets_hold_every_utterance_in_order():
     assert splits.sets == {"train": (utterances[1],), "validation": (), "test2": (utterances[0], utterances[2])}
 
 
-def test_overlap_names_speakers_and_remedy():
+def test_known_speakers_of_training_are_in_no_other_set_unless_allowed():
     utterances = [utterance(n, split, f"s{n % 5}") for n, split in enumerate(["train"] * 5 + ["test1"] * 5)]
     with pytest.raises(UserError, match=r"split test1: 5 .* s0, s1, s2 and 2 more.*allow_overlap"):
         SpeakerSplits.from_utterances(utterances)
-    SpeakerSplits.from_utterances(utterances, allow_overlap=["test1"])
+    others = [utterance(10, "test2", "a"), utterance(11, "test3", "a")]
+    unknown = [utterance(12, "train", None), utterance(13, "test2", None)]
+    SpeakerSplits.from_utterances([*utterances, *others, *unknown], allow_overlap=["test1"])
     with pytest.raises(UserError, match="split validation"):
-        SpeakerSplits.from_utterances([*utterances, utterance(10, "validation", "s0")], allow_overlap=["test1"])
-
-
-def test_unknown_speakers_and_test_sets_among_themselves_do_not_overlap():
-    known = [utterance(0, "test1", "a"), utterance(1, "test2", "a"), utterance(2, "train", "b")]
-    SpeakerSplits.from_utterances([*known, utterance(3, "train", None), utterance(4, "test1", None)])
+        SpeakerSplits.from_utterances([*utterances, utterance(14, "validation", "s0")], allow_overlap=["test1"])
 
 
 @given(
@@ -79,13 +81,165 @@ def test_cut_keeps_utterances_and_budget(rows, seconds):
         assert max((u.utterance_id for u in adaptation), default="") < evaluation[0].utterance_id
 
 
-def test_cut_of_no_such_set():
+def test_a_set_that_cannot_be_cut_is_refused():
     with pytest.raises(UserError, match=r"test9: no such split. Choose among train, test1\."):
         cut_adaptation([utterance(0, "train", "a"), utterance(1, "test1", "b")], "test9")
+    for speaker, lengths in (("b", [1]), (None, [1, 1]), ("b", [3, 3])):
+        small = [utterance(n, "test1", speaker, length) for n, length in enumerate(lengths)]
+        with pytest.raises(UserError, match=r"^split test1: can't be cut: .* 2 s .* Leave cut_test out, or name a"):
+            cut_adaptation(small, "test1", 2)
 
 
-@pytest.mark.parametrize(("speaker", "lengths"), [("b", [1]), (None, [1, 1]), ("b", [3, 3])])
-def test_a_set_too_small_to_cut_is_refused(speaker, lengths):
-    small = [utterance(n, "test1", speaker, length) for n, length in enumerate(lengths)]
-    with pytest.raises(UserError, match=r"^split test1: can't be cut: .* 2 s .* Leave cut_test out, or name a split"):
-        cut_adaptation(small, "test1", 2)
+def utterances_of(women: int, men: int, unnamed: int = 0, each: int = 2) -> list[Utterance]:
+    speakers = [(f"{gender}{n}", gender) for gender, count in (("female", women), ("male", men)) for n in range(count)]
+    speakers += [(f"nameless{n}", None) for n in range(unnamed)]
+    return [
+        Utterance(f"{speaker}-{n}", Path(f"{speaker}-{n}.wav"), "whatever", speaker, gender)
+        for speaker, gender in speakers
+        for n in range(each)
+    ]
+
+
+@given(
+    women=st.integers(0, 9),
+    men=st.integers(0, 9),
+    unnamed=st.integers(0, 5),
+    folds=st.integers(3, 7),
+    validation_folds=st.integers(1, 5),
+    seed=st.integers(0, 2**32),
+)
+def test_every_speaker_is_tested_once_in_one_set_a_fold(women, men, unnamed, folds, validation_folds, seed):
+    utterances = utterances_of(women, men, unnamed)
+    if women + men + unnamed < folds or validation_folds > folds - 2:
+        return
+    assignments = leave_speakers_out(utterances, folds, validation_folds=validation_folds, seed=seed)
+    sets = [{name: known_speakers(part) for name, part in splits.sets.items()} for splits in assignments]
+    assert Counter(speaker for fold in sets for speaker in fold["test1"]) == Counter(known_speakers(utterances))
+    for tested, fold in enumerate(sets):
+        following = [sets[(tested + ahead) % folds]["test1"] for ahead in range(1, validation_folds + 1)]
+        assert fold["validation"] == set().union(*following)
+        assert not fold["train"] & (fold["validation"] | fold["test1"])
+        assert not fold["validation"] & fold["test1"]
+        assert fold["train"]
+        assert sum(len(part) for part in assignments[tested].sets.values()) == len(utterances)
+    for kind in ("female", "male", "nameless", ""):
+        sizes = [sum(speaker.startswith(kind) for speaker in fold["test1"]) for fold in sets]
+        assert max(sizes) - min(sizes) <= 1
+    # by the seed alone, and not by the order
+    shuffled = random.Random(seed).sample(utterances, len(utterances))
+    again = leave_speakers_out(shuffled, folds, validation_folds=validation_folds, seed=seed)
+    assert [known_speakers(splits.test["test1"]) for splits in again] == [fold["test1"] for fold in sets]
+
+
+def test_no_fold_left_for_a_set():
+    for number, validation_folds in ((2, 1), (4, 0)):
+        with pytest.raises(UserError, match="leave none for one of the three sets"):
+            leave_speakers_out(utterances_of(9, 9), number, validation_folds=validation_folds)
+    with pytest.raises(UserError, match="4 known speakers don't fill 5 folds"):
+        leave_speakers_out(utterances_of(2, 2), 5)
+
+
+def test_a_written_corpus_reads_back_wherever_it_lies(tmp_path, monkeypatch):
+    full = {"arousal": 1 / 3 + 1, "valence": 7.0, "dominance": math.nan}
+    written = [
+        Utterance('a, "b"', Path("audio/é, 1.wav"), "train", "one, two", "female", labels=full, emotion="sad"),
+        Utterance("b", tmp_path.parent / "b.flac", "validation", "second", labels=dict.fromkeys(full, math.nan)),
+    ]
+    monkeypatch.chdir(tmp_path)
+    write_corpus(written, Path("elsewhere/corpus.csv"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for before, after in zip(written, CSVCorpus("corpus.csv").utterances, strict=True):
+        assert after.path.resolve() == tmp_path / before.path
+        assert after.labels == pytest.approx(before.labels, rel=0, abs=0, nan_ok=True)
+        assert replace(after, labels={}, seconds=0, path=before.path) == replace(before, labels={}, seconds=0)
+
+
+def test_the_command_writes_a_table_a_fold(synthetic_corpus, tmp_path):
+    folds(str(synthetic_corpus), count=4, out=str(tmp_path), seed=3)
+    corpora = [CSVCorpus(str(tmp_path / f"fold_{number}.csv")) for number in range(4)]
+    tested = [known_speakers(corpus.splits.test["test1"]) for corpus in corpora]
+    assert sorted(speaker for speakers in tested for speaker in speakers) == sorted(map(str, range(1, 13)))
+    assert all(len(corpus.utterances) == 72 for corpus in corpora)
+
+
+def said(speaker: str | None, split: str, count: int, label: float = 4.0) -> list[Utterance]:
+    return [
+        Utterance(f"{speaker}-{n:03}", Path(f"{speaker}-{n}.wav"), split, speaker, labels={"arousal": label})
+        for n in range(count)
+    ]
+
+
+def corpus_of(train: list[int], test: list[int]) -> list[Utterance]:
+    """Speakers who say so much, and one who is unknown and one without labels, who are left out."""
+    utterances = [each for n, count in enumerate(train) for each in said(f"train{n}", "train", count)]
+    utterances += [each for n, count in enumerate(test) for each in said(f"test{n}", "test1", count)]
+    return [*utterances, *said("held", "validation", 3), *said(None, "train", 5), *said("x", "train", 3, math.nan)]
+
+
+def ids(utterances) -> set[str]:
+    return {utterance.utterance_id for utterance in utterances}
+
+
+@given(
+    train=st.lists(st.integers(1, 9), min_size=6, max_size=12),
+    test=st.lists(st.integers(2, 9), min_size=1, max_size=6),
+    share=st.floats(0.05, 1),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_sides_of_a_gap_differ_in_whom_they_know_alone(train, test, share, seed):
+    utterances = corpus_of(train, test)
+    numbers = [len(test), len(train)]
+    corpora = personalization_gap(utterances, numbers, share=share, seed=seed)
+    reversed_order = personalization_gap(utterances[::-1], numbers, share=share, seed=seed)
+    assert {side: ids(splits.train) for side, splits in reversed_order.items()} == {
+        side: ids(splits.train) for side, splits in corpora.items()
+    }
+    tested, trained = ({f"{kind}{n}" for n in range(len(of))} for kind, of in (("test", test), ("train", train)))
+    for number in numbers:
+        dependent, independent = (corpora[number, side] for side in SIDES)
+        assert known_speakers(dependent.test["test1"]) == tested
+        assert dependent.test == independent.test == corpora[numbers[0], "dependent"].test
+        assert dependent.validation == independent.validation
+        assert len(dependent.train) == len(independent.train)
+        assert tested <= known_speakers(dependent.train) <= tested | trained
+        assert known_speakers(independent.train) <= trained
+        for splits in (dependent, independent):
+            assert len(known_speakers(splits.train)) == number
+            assert len(ids(splits.train)) == len(splits.train)
+            assert not ids(splits.train) & ids(splits.test["test1"])
+            assert {utterance.split for utterance in splits.train} == {"train"}
+    largest = known_speakers(corpora[numbers[1], "independent"].train)
+    assert known_speakers(corpora[numbers[0], "independent"].train) <= largest
+    assert known_speakers(corpora[numbers[1], "dependent"].train) - tested <= largest
+
+
+def test_the_first_half_of_those_who_say_most_is_trained_on():
+    both = personalization_gap(corpus_of([9] * 4, [2, 6, 4]), [2], evaluation_speakers=2)
+    assert ids(both[2, "dependent"].test["test1"]) == {f"test1-00{n}" for n in (3, 4, 5)} | {"test2-002", "test2-003"}
+    assert ids(both[2, "dependent"].train) == {f"test1-00{n}" for n in (0, 1, 2)} | {"test2-000", "test2-001"}
+    # thinned from 18
+    assert len(both[2, "independent"].train) == 5
+
+
+def test_a_gap_that_cannot_be_made_is_one_line():
+    for arguments, line in (
+        ({"speakers": [2]}, "speakers: 2 training speakers, where 3 are evaluated and the training set has 4"),
+        ({"speakers": [5]}, "Give numbers from 3 to 4"),
+        ({"speakers": []}, "names no number of speakers"),
+        ({"evaluation_speakers": 4}, "split test1: has 3 speakers with two utterances, 4 are to be evaluated"),
+        ({"test_split": "test3"}, "split test3: no such split"),
+    ):
+        with pytest.raises(UserError, match=line):
+            personalization_gap(corpus_of([3] * 4, [4] * 3), **{"speakers": [3], **arguments})
+
+
+def test_the_command_writes_tables_of_a_gap_that_a_corpus_reads(synthetic_corpus, tmp_path):
+    assert ser("gap", synthetic_corpus, "--speakers", "[3,6]", "--out", tmp_path) == 0
+    names = [f"speakers_{n}_{side}.csv" for n in (3, 6) for side in SIDES]
+    assert sorted(path.name for path in tmp_path.glob("*.csv")) == names
+    path = str(tmp_path / names[0])
+    with pytest.raises(UserError, match="are in train as well"):
+        _ = CSVCorpus(path).splits
+    dependent = CSVCorpus(path, allow_overlap=["test1"]).splits
+    independent = CSVCorpus(str(tmp_path / names[1])).splits
+    assert dependent.test == independent.test
