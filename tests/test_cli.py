@@ -79,18 +79,15 @@ def test_a_mistake_is_found_under_what_was_raised_from_it():
     assert find_user_error(ValueError("a bug")) is None
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
+def test_a_full_disk_is_one_line_whoever_finds_it():
+    for error in (
         OSError(errno.ENOSPC, "No space left on device"),
         OSError("100000 requested and 25584 written"),
         sqlite3.OperationalError("database or disk is full"),
         RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
-    ],
-)
-def test_a_full_disk_is_one_line_whoever_finds_it(error):
-    assert str(find_user_error(error)) == "the disk is full. Free some space there, or write to another disk."
+    ):
+        assert str(find_user_error(error)) == "the disk is full. Free some space there, or write to another disk."
 
 
 def test_a_class_of_ones_own_is_found_in_the_current_folder_and_its_errors_are_one_line(monkeypatch, tmp_path, capsys):
@@ -136,24 +133,20 @@ def parsed(*arguments: str) -> dict[str, object]:
 DEFAULTS = {"corpus": "c", "out": "o", "num_clusters": 3, "mode": "mean", "keep_all": False}
 
 
-@pytest.mark.parametrize(
-    ("flags", "changed"),
-    [
+def test_flags_change_the_defaults_of_the_signature_in_any_spelling(tmp_path):
+    (tmp_path / "corpus.csv").write_text("path,speaker,split\n")
+    for flags, changed in (
         ([], {}),
-        *(
-            ([*flag], {"num_clusters": 5})
-            for flag in (("--num-clusters", "5"), ("--num_clusters=5",), ("--num-clusters=5",))
-        ),
+        *((words, {"num_clusters": 5}) for words in (["--num-clusters", "5"], ["--num_clusters=5"])),
         (["--out=--my-folder"], {"out": "--my-folder"}),
-        *(([*flag], {"keep_all": True}) for flag in (("--keep-all",), ("--keep_all",), ("--keep-all", "true"))),
-        (["--keep-all=true"], {"keep_all": True}),
+        *((words, {"keep_all": True}) for words in (["--keep-all"], ["--keep_all", "true"], ["--keep-all=true"])),
         (["--keep-all", "--out=p"], {"keep_all": True, "out": "p"}),
         (["--keep-all", "false"], {}),
-    ],
-)
-def test_flags_change_the_defaults_of_the_signature_in_any_spelling(flags, changed):
-    assert parsed("c", "--out", "o", *flags) == DEFAULTS | changed
-    assert parsed("my-corpus", "--out", "o", *flags) == DEFAULTS | changed | {"corpus": "my-corpus"}
+    ):
+        assert parsed("c", "--out", "o", *flags) == DEFAULTS | changed
+        # an existing table stays a path
+        table = str(tmp_path / "corpus.csv")
+        assert parsed(table, "--out", "o", *flags) == DEFAULTS | changed | {"corpus": table}
 
 
 def test_a_config_gives_values_that_flags_override(tmp_path: Path):
@@ -164,15 +157,8 @@ def test_a_config_gives_values_that_flags_override(tmp_path: Path):
         assert (values["num_clusters"], values["out"]) == (7, "flag")
 
 
-def test_an_existing_table_stays_a_path(tmp_path: Path):
-    table = tmp_path / "corpus.csv"
-    table.write_text("path,speaker,split\n")
-    assert parsed(str(table), "--out", str(table)) == DEFAULTS | {"corpus": str(table), "out": str(table)}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_mistakes_on_a_command_line_are_one_line():
+    for arguments, message in (
         (["c"], "the following arguments are required: out"),
         (["--out", "o"], "the following arguments are required: corpus"),
         (["c", "--out", "o", "--foo", "1"], "unrecognized arguments: --foo=1"),
@@ -181,12 +167,10 @@ def test_an_existing_table_stays_a_path(tmp_path: Path):
         (["c", "--out", "o", "--mode", "most"], "--mode: most is none of 'mean', 'zero'"),
         (["c", "--out", "o", "--keep-all", "perhaps"], "--keep_all: perhaps is no bool"),
         (["c", "--out"], "argument --out: expected one argument"),
-    ],
-)
-def test_mistakes_on_a_command_line_are_one_line(arguments, message):
-    with pytest.raises(UserError) as caught:
-        parsed(*arguments)
-    assert str(caught.value) == f"{message}. `ser command --help` lists the arguments."
+    ):
+        with pytest.raises(UserError) as caught:
+            parsed(*arguments)
+        assert str(caught.value) == f"{message}. `ser command --help` lists the arguments."
 
 
 def test_values_of_a_flag_in_either_form_and_what_else_there_is():
@@ -195,30 +179,21 @@ def test_values_of_a_flag_in_either_form_and_what_else_there_is():
     assert without(["--config", "-c"], words) == ["fit", "--configs", "c"]
 
 
-CLASS_FORMS = [
-    ["CSVCorpus", "--corpus.path", "c.csv", "--corpus.scale", "[1,5]"],
-    ["--corpus.path=c.csv", "CSVCorpus", "--corpus.scale=[1,5]"],
-    ["--corpus.scale", "[1,5]", "--corpus", "CSVCorpus", "--corpus.path", "c.csv"],
-    ['{"class_path": "CSVCorpus", "init_args": {"path": "c.csv", "scale": [1, 5]}}'],
-]
-
-
-@pytest.mark.parametrize("arguments", CLASS_FORMS)
-def test_a_class_may_stand_where_a_positional_is_wanted(arguments):
-    corpus = parse(check, "ser check", ("corpus",), arguments)["corpus"]
-    assert isinstance(corpus, CSVCorpus)
-    assert (str(corpus.label_file), corpus.scale) == ("c.csv", (1, 5))
-
-
-@pytest.mark.parametrize("arguments", [["--corpus", "c"], ["--corpus=c"], ["c"], ["--", "c"]])
-def test_a_positional_may_be_given_by_name(arguments):
-    assert parse(check, "ser check", ("corpus",), arguments)["corpus"] == "c"
-    assert parsed("--out", "o", *arguments)["corpus"] == "c"
-
-
-@pytest.mark.parametrize("arguments", [["a", "b"], ["--runs", "a", "b"], ["--baseline", "b", "a", "b"]])
-def test_one_positional_may_take_several_words(arguments):
-    assert parse(compare, "ser compare", ("runs",), arguments)["runs"] == ["a", "b"]
+def test_positionals_are_classes_names_or_several_words():
+    for arguments in (
+        ["CSVCorpus", "--corpus.path", "c.csv", "--corpus.scale", "[1,5]"],
+        ["--corpus.path=c.csv", "CSVCorpus", "--corpus.scale=[1,5]"],
+        ["--corpus.scale", "[1,5]", "--corpus", "CSVCorpus", "--corpus.path", "c.csv"],
+        ['{"class_path": "CSVCorpus", "init_args": {"path": "c.csv", "scale": [1, 5]}}'],
+    ):
+        corpus = parse(check, "ser check", ("corpus",), arguments)["corpus"]
+        assert isinstance(corpus, CSVCorpus)
+        assert (str(corpus.label_file), corpus.scale) == ("c.csv", (1, 5))
+    for arguments in (["--corpus", "c"], ["--corpus=c"], ["c"], ["--", "c"]):
+        assert parse(check, "ser check", ("corpus",), arguments)["corpus"] == "c"
+        assert parsed("--out", "o", *arguments)["corpus"] == "c"
+    for arguments in (["a", "b"], ["--runs", "a", "b"], ["--baseline", "b", "a", "b"]):
+        assert parse(compare, "ser compare", ("runs",), arguments)["runs"] == ["a", "b"]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

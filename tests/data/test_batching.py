@@ -4,10 +4,15 @@ from itertools import chain
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from tiny_models import trainer
 
 from ser_personal.data.batching import BucketBatchSampler, batch_sizes
+from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.errors import UserError
 
 LENGTHS = st.lists(st.integers(400, 250_000), min_size=1, max_size=80)
@@ -73,14 +78,6 @@ def test_padding_at_msp_podcast_durations(shape):
         assert 1 - sum(lengths) / padded <= 0.05
 
 
-def test_a_resumed_epoch_gives_the_batches_not_yet_seen():
-    batches = sampler(msp_podcast_lengths(200), rank=1, world_size=3)
-    batches.set_epoch(4)
-    whole = list(batches)
-    batches.first_batch = 5
-    assert list(batches) == whole[5:]
-
-
 @given(lengths=LENGTHS, budget=st.integers(250_000, 900_000), max_batch=st.integers(3, 10))
 def test_a_last_batch_of_one_means_no_other_batch_could_give(lengths, budget, max_batch):
     sizes = batch_sizes(np.sort(lengths)[::-1], budget, max_batch)
@@ -95,3 +92,51 @@ def test_utterance_longer_than_the_budget():
     message = r"the longest utterance, 15\.62 s, .* 10 s\. Raise data\.batch_seconds to at least that\.$"
     with pytest.raises(UserError, match=message):
         sampler([250_000, 16_000], batch_seconds=10.0)
+
+
+class Listener(LightningModule):
+    """Notes which utterances each step saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[tuple[int, list[int]]] = []
+
+    def training_step(self, batch):
+        self.seen.append((self.current_epoch, batch["indices"].tolist()))
+        assert all(isinstance(speaker, str) for speaker in batch["speaker_ids"])
+        return self.weight.sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def data(corpus, num_workers=0):
+    return EmotionDataModule(corpus, max_batch=4, num_workers=num_workers)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_every_epoch_is_shuffled_anew_and_a_resumed_run_sees_what_was_left(corpus, tmp_path, num_workers):
+    whole, datamodule = Listener(), data(corpus, num_workers)
+    each_step = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    options = {"max_epochs": 3, "enable_checkpointing": True}
+    trainer(tmp_path, **options, callbacks=[each_step]).fit(whole, datamodule)
+    batches = datamodule.train_dataloader().batch_sampler
+    assert whole.seen == [(epoch, batch) for epoch in range(3) for batch in batches.plan(epoch)]
+    assert batches.plan(0) != batches.plan(1)
+    # within an epoch, and at its end
+    for step in (4,) if num_workers else (1, 6, 9):
+        resumed, checkpoint = Listener(), tmp_path / f"step={step}.ckpt"
+        trainer(tmp_path, **options).fit(resumed, data(corpus, num_workers), ckpt_path=checkpoint, weights_only=True)
+        assert resumed.seen == whole.seen[step:]
+
+
+def test_mistake_in_a_worker_arrives_as_one_line(corpus, monkeypatch):
+    loader = data(corpus, 1).split_dataloader("test2")
+    monkeypatch.chdir(corpus.utterances[33].path.parent)
+    hidden = corpus.utterances[33].path.rename("hidden.wav")
+    try:
+        with pytest.raises(UserError, match=r"^\S*u33\.wav: no such audio file\. \S.*$"):
+            list(loader)
+    finally:
+        hidden.rename(corpus.utterances[33].path)

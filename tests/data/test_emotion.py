@@ -13,7 +13,12 @@ from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.corpus.msp_podcast import MSPPodcast
 from ser_personal.data.emotion import CachedEmotionDataModule, EmotionDataModule
 from ser_personal.data.frame_store import FeatureCache
-from ser_personal.data.speaker_features import CachedSpeakerFeatures, ConcatFeatures
+from ser_personal.data.speaker_features import (
+    CachedSpeakerFeatures,
+    ConcatFeatures,
+    SpeakerFeatures,
+    SpeakerVectorFile,
+)
 from ser_personal.errors import UserError
 from ser_personal.types import FeatureSource
 
@@ -96,7 +101,6 @@ def test_missing_features_and_changed_audio_are_refused_and_missing_audio_is_not
 
 def test_a_checkpoint_of_other_features_is_refused(corpus, cache_folder, tmp_path):
     state = module(corpus, cache_folder).state_dict()
-    module(corpus, cache_folder).load_state_dict(state)
     other = write(tmp_path / "other", corpus, replace(SOURCE, encoder="silence"))
     with pytest.raises(UserError, match=r"was trained with data\.cache\.encoder noise, not silence\. Give it"):
         module(corpus, other).load_state_dict(state)
@@ -107,6 +111,12 @@ def test_a_checkpoint_of_other_features_is_refused(corpus, cache_folder, tmp_pat
     resumed.trainer = SimpleNamespace(state=fitting, global_rank=0, world_size=1, accumulate_grad_batches=1)
     with pytest.raises(UserError, match=r"was trained on other speakers than this corpus has \(1 differ, first s9\)"):
         resumed.load_state_dict(state | {"train_speakers": [*state["train_speakers"], "s9"]})
+
+
+def test_what_was_cut_off_for_adaptation_is_tested_only_where_it_is_named(synthetic_corpus):
+    corpus = MSPPodcast(str(synthetic_corpus), cut_test="test1")
+    assert EmotionDataModule(corpus).tested_splits == ["test1_evaluation"]
+    assert EmotionDataModule(corpus, test_splits=["test1_adaptation"]).tested_splits == ["test1_adaptation"]
 
 
 def test_statistics_of_speakers(corpus, cache_folder):
@@ -134,7 +144,40 @@ def test_statistics_of_speakers(corpus, cache_folder):
         CachedSpeakerFeatures(str(cache_folder)).read(strangers)
 
 
-def test_what_was_cut_off_for_adaptation_is_tested_only_where_it_is_named(synthetic_corpus):
-    corpus = MSPPodcast(str(synthetic_corpus), cut_test="test1")
-    assert EmotionDataModule(corpus).tested_splits == ["test1_evaluation"]
-    assert EmotionDataModule(corpus, test_splits=["test1_adaptation"]).tested_splits == ["test1_adaptation"]
+def test_vectors_of_any_tool(tmp_path):
+    path = tmp_path / "speakers.csv"
+    path.write_text("speaker,a,b\n2,1,2\n10,4,5\nanna,-1,.001\n")
+    features = SpeakerVectorFile(str(path)).read([])
+    np.testing.assert_allclose(features.of(["anna", "2"]), [[-1, 0.001], [1, 2]], rtol=1e-6)
+    assert np.isnan(features.of([None])).all()
+    with pytest.raises(UserError, match=r"speakers\.csv: no features of speaker bela and 1 others\. Make them"):
+        features.of(["dora", "bela", "2"])
+    path.write_text("speaker,a\nx,nan\n")
+    with pytest.raises(UserError, match=r"speakers\.csv: a value of speaker x isn't a finite number"):
+        SpeakerVectorFile(str(path)).read([])
+
+
+def test_permuted_features_are_all_somebody_elses():
+    ids = tuple(f"s{number}" for number in range(20))
+    features = SpeakerFeatures(ids, np.arange(40, dtype=np.float32).reshape(20, 2), "here")
+    permuted = features.permuted()
+    assert sorted(permuted.vectors[:, 0]) == sorted(features.vectors[:, 0])
+    assert (permuted.vectors[:, 0] != features.vectors[:, 0]).all()
+    np.testing.assert_array_equal(permuted.vectors, features.permuted().vectors)
+    assert permuted.fingerprint() != features.fingerprint()
+
+
+def test_batches_carry_features_of_speakers(corpus, tmp_path):
+    ids = sorted({u.speaker_id for u in corpus.utterances if u.speaker_id is not None})
+    path = tmp_path / "speakers.csv"
+    path.write_text("\n".join(["speaker,a,b", *(f"{speaker},{row},{-row}" for row, speaker in enumerate(ids))]))
+    options = {"num_workers": 0, "speaker_features": SpeakerVectorFile(str(path))}
+    batch = next(iter(EmotionDataModule(corpus, **options).split_dataloader("train")))
+    wanted = [[ids.index(speaker), -ids.index(speaker)] for speaker in batch["speaker_ids"]]
+    assert batch["speaker_features"].tolist() == wanted
+    plain = EmotionDataModule(corpus, num_workers=0)
+    assert "speaker_features" not in next(iter(plain.split_dataloader("train")))
+    assert plain.speaker_features_of(ids) is None
+    path.write_text("\n".join(path.read_text().splitlines()[:3]))
+    with pytest.raises(UserError, match="no features of speaker"):
+        EmotionDataModule(corpus, **options).split_dataloader("train")
