@@ -217,14 +217,17 @@ def mean_scores(draws: Sequence[Scores]) -> Scores:
 
     def mean_of(attribute: str) -> AttributeScores:
         each = [draw[attribute] for draw in draws]
-        means = {
-            name: float(np.mean([getattr(scores, name) for scores in each]))
-            for name in ("overall_ccc", "average_ccc", "average_ccc_std")
-        }
-        per_speaker = {
-            speaker: float(np.mean([scores.per_speaker[speaker] for scores in each])) for speaker in each[0].per_speaker
-        }
-        return replace(each[0], **means, per_speaker=per_speaker)
+
+        def mean(name: str) -> float:
+            return float(np.mean([getattr(scores, name) for scores in each]))
+
+        return replace(
+            each[0],
+            overall_ccc=mean("overall_ccc"),
+            average_ccc=mean("average_ccc"),
+            average_ccc_std=mean("average_ccc_std"),
+            per_speaker={name: float(np.mean([one.per_speaker[name] for one in each])) for name in each[0].per_speaker},
+        )
 
     return {attribute: mean_of(attribute) for attribute in draws[0]}
 

@@ -3,16 +3,21 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 from command_line import REPOSITORY, stage
+from garbage import INPUTS, files, is_read_or_refused
+from hypothesis import example, given, settings
 
 import ser_personal
 from ser_personal.calibration.pldc import PLDCSettings
-from ser_personal.cli import COMMANDS, STAGES, parse
+from ser_personal.cli import COMMANDS, STAGES, check_before_imports, parse
+from ser_personal.config_files import SHIPPED, find_config, shipped_names, with_found_configs
 from ser_personal.data.augmentation import Augmentation
 from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.errors import UserError
 from ser_personal.finetune.interpreters import MLPInterpreter, TransformerInterpreter
 from ser_personal.finetune.similar_speakers import SimilarSpeakers
 from ser_personal.pretrain.adapt import SpeakerAdaptation
@@ -20,6 +25,9 @@ from ser_personal.pretrain.kmeans import kmeans
 from ser_personal.pretrain.teachers import EncoderTeacher
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.features import SpeakerEmbedder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CONFIGS = sorted(path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "configs").rglob("*.yaml"))
 
@@ -98,44 +106,66 @@ def test_pldc_and_batches_are_the_defaults():
 
 
 # where things are and how they are run, not what is computed
-NO_SETTINGS = {
-    "self",
-    "args",
-    "kwargs",
-    "settings",
-    "personalized",
-    "encoder",
-    "corpus",
-    "data",
-    "out",
-    "pseudo_labels",
-    "speaker_selection",
-}
-NO_SETTINGS |= {"num_workers", "accelerator", "devices", "num_nodes", "precision"}
+NO_SETTINGS = {"self", "args", "kwargs", "settings", "personalized", "encoder", "corpus", "data", "out"}
+NO_SETTINGS |= {"pseudo_labels", "speaker_selection", "num_workers", "accelerator", "devices", "num_nodes", "precision"}
+OWNERS = [kmeans, EncoderTeacher, HubertEncoder, MLPInterpreter, TransformerInterpreter, SpeakerEmbedding]
+OWNERS += [SpeakerEmbedder, SpeakerAdaptation, PLDCSettings, SimilarSpeakers, Augmentation, ser_personal.PAPT]
+OWNERS += [ser_personal.EmotionFineTuning, ser_personal.PLDCCallback, ser_personal.PretrainDataModule]
 
 
-@pytest.mark.parametrize(
-    "owner",
-    [
-        *(
-            kmeans,
-            EncoderTeacher,
-            HubertEncoder,
-            MLPInterpreter,
-            TransformerInterpreter,
-            SpeakerEmbedding,
-            SpeakerEmbedder,
-        ),
-        *(
-            ser_personal.PAPT,
-            SpeakerAdaptation,
-            ser_personal.EmotionFineTuning,
-            ser_personal.PLDCCallback,
-            PLDCSettings,
-        ),
-        *(ser_personal.PretrainDataModule, ser_personal.EmotionDataModule, SimilarSpeakers, Augmentation),
-    ],
-)
+@pytest.mark.parametrize("owner", [*OWNERS, ser_personal.EmotionDataModule])
 def test_the_ledger_says_of_every_setting_whose_it_is(owner):
     ledger = (REPOSITORY / "docs" / "ledger.md").read_text()
     assert [name for name in defaults_of(owner) if name not in NO_SETTINGS and f"`{name}`" not in ledger] == []
+
+
+def test_a_config_is_found_by_the_name_of_one_that_ships(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert find_config("tiny/papt.yaml") == find_config("configs/tiny/papt.yaml") == SHIPPED / "tiny" / "papt.yaml"
+    assert {"papt.yaml", "tiny/papt.yaml"} <= set(shipped_names())
+    found = with_found_configs(["fit", "--config", "papt.yaml", "--config=tiny/papt.yaml", "-c", "trainer: {}\n"])
+    assert found == [
+        "fit",
+        "--config",
+        f"{SHIPPED}/papt.yaml",
+        f"--config={SHIPPED}/tiny/papt.yaml",
+        "-c",
+        "trainer: {}\n",
+    ]
+    assert capsys.readouterr().err == "".join(
+        f"config {name} is {SHIPPED}/{name}\n" for name in ("papt.yaml", "tiny/papt.yaml")
+    )
+
+
+def test_a_file_of_the_folder_wins_and_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "papt.yaml").write_text("trainer: {}\n")
+    (tmp_path / "mine.yaml").write_text("trainer: {}\n")
+    assert with_found_configs(["--config", "papt.yaml", "--config", "mine.yaml"])[1::2] == ["papt.yaml", "mine.yaml"]
+    assert capsys.readouterr().err == "config papt.yaml is the file of this folder, not the one that ships\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("paptt.yaml", "Did you mean papt.yaml"), ("../pyproject.toml", "one that ships: adapt.yaml")]
+)
+def test_a_config_that_is_nowhere(name, remedy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=remedy):
+        find_config(name)
+
+
+CONFIG = b"trainer:\n  max_epochs: 3\nmodel:\n  class_path: PAPT\n  init_args: {fusion: last}\nckpt_path: null\n"
+
+
+@pytest.fixture(scope="module")
+def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("garbage") / "config.yaml"
+
+
+# YAML is the slowest to read of all that is spoilt
+@settings(max_examples=INPUTS // 5)
+@given(content=files(CONFIG))
+@example(content=CONFIG)
+def test_garbage_as_a_config(spoilt, content):
+    spoilt.write_bytes(content)
+    is_read_or_refused(lambda: check_before_imports("test", ["--config", str(spoilt)]))

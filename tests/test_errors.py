@@ -2,10 +2,21 @@ from __future__ import annotations
 
 import logging
 import warnings
+from inspect import signature
+from math import inf, nan
 
 import pytest
+from jsonargparse import ArgumentParser
 
+from ser_personal.cli import OneLineErrors
+from ser_personal.data.emotion import EmotionDataModule
+from ser_personal.data.pretrain import PretrainDataModule
+from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
 from ser_personal.errors import UserError, silence_warnings
+from ser_personal.finetune.interpreters import MLPInterpreter
+from ser_personal.finetune.module import EmotionFineTuning
+from ser_personal.pretrain.papt import PAPT
+from ser_personal.ranges import require_range, require_scale
 
 
 def test_a_message_says_in_one_line_where_what_and_what_to_do():
@@ -22,22 +33,76 @@ def test_what_lightning_found_is_said_with_verbose_alone(verbose, said, caplog):
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     before = list(logger.filters)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             silence_warnings(verbose=verbose)
+            # of a new run in an old folder
+            warnings.warn("Checkpoint directory /x exists and is not empty.", stacklevel=1)
         with caplog.at_level(logging.INFO, logger=logger.name):
-            logger.handle(
-                logger.makeRecord(logger.name, logging.INFO, setup.__file__, 1, "GPU available: False", (), None)
-            )
+            found = "GPU available: False"
+            logger.handle(logger.makeRecord(logger.name, logging.INFO, setup.__file__, 1, found, (), None))
             rank_zero_info("ours")
     finally:
         logger.filters = before
     assert caplog.messages == said
+    assert not caught
 
 
-def test_a_new_run_in_an_old_folder_is_not_warned_of():
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        silence_warnings()
-        warnings.warn("Checkpoint directory /x exists and is not empty.", stacklevel=1)
-        warnings.warn("something else", stacklevel=1)
-    assert [str(warning.message) for warning in caught] == ["something else"]
+@pytest.mark.parametrize(
+    ("options", "inside", "allowed"),
+    [
+        ({"low": 0}, (0, 0.5, 1, 2), "of at least 0"),
+        ({"low": 0, "above": True}, (0.5, 1, 2), "above 0"),
+        ({"low": 0, "high": 1}, (0, 0.5, 1), "from 0 to 1"),
+        ({"low": 0, "high": 1, "above": True}, (0.5, 1), "above 0 and at most 1"),
+    ],
+)
+def test_what_a_range_holds(options, inside, allowed):
+    for number in (-inf, -1, 0, 0.5, 1, 2, inf, nan):
+        if number in inside:
+            require_range("share", number, **options)
+        else:
+            with pytest.raises(UserError) as caught:
+                require_range("share", number, **options)
+            assert str(caught.value) == f"share: {number} is out of range. Give a number {allowed}."
+
+
+def test_what_is_no_scale():
+    require_scale((-1, 1))
+    for scale in ((7, 1), (3, 3), (nan, 7)):
+        with pytest.raises(UserError, match="is an empty range"):
+            require_scale(scale)
+
+
+class Parser(OneLineErrors, ArgumentParser):
+    pass
+
+
+# a number beyond each sort of range, some of which the class itself refuses; most ranges are types of arguments
+IMPOSSIBLE: dict[type, dict[str, float | str]] = {
+    EmotionFineTuning: {"unseen_share": 1.1, "learning_rate": nan, "weight_decay": inf, "warmup_share": -0.1},
+    PAPT: {"final_dim": 0, "mask_prob": 1.1, "min_masks": -1, "feature_penalty": "null", "seed": -1},
+    MLPInterpreter: {"dropout": 1.1, "hidden_dims": "[128,0]"},
+    HubertEncoder: {"freeze_layers": -1, "gradient_scale": inf},
+    TinyEncoder: {"layers": 0, "heads": 3, "freeze_layers": -1},
+    EmotionDataModule: {"batch_seconds": inf, "max_samples": 399, "num_workers": -1, "seed": "null"},
+    PretrainDataModule: {"max_samples": 3599, "held_out": 1, "seed": 2**31},
+}
+
+
+@pytest.mark.parametrize("kind", IMPOSSIBLE)
+def test_impossible_arguments_are_refused_by_name(kind):
+    parser = Parser(exit_on_error=False)
+    parser.add_class_arguments(kind, "it")
+    needed = ["--it.corpus=corpus"] if "corpus" in signature(kind).parameters else []
+    for name, value in IMPOSSIBLE[kind].items():
+        with pytest.raises(UserError, match=name):
+            parser.instantiate(parser.parse_args([f"--it.{name}={value}", *needed]))
+
+
+def test_the_ends_of_the_ranges_are_inside():
+    EmotionFineTuning(unseen_share=1, weight_decay=0, warmup_share=0, min_utterances=1)
+    PAPT(mask_prob=1, mask_length=1, min_masks=0, feature_penalty=0, warmup_share=1)
+    TinyEncoder(layers=2, freeze_layers=2, dropout=1)
+    EmotionDataModule("corpus", max_batch=1, max_samples=400)
+    PretrainDataModule("corpus", max_samples=3600, min_samples=0)

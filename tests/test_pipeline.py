@@ -1,13 +1,25 @@
+"""The whole method on synthetic speech; MFCC and ridge regression on recordings that the repository doesn't hold."""
+
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data, trainer
 
+from ser_personal.audio import SAMPLE_RATE, decode
+from ser_personal.corpus.check import check
+from ser_personal.corpus.csv_corpus import CSVCorpus
+from ser_personal.encoder.front_end import mfcc, mfcc_functionals
 from ser_personal.evaluation.pldc_callback import PLDCCallback
 from ser_personal.finetune.interpreters import MLPInterpreter
 from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
+from ser_personal.report.baseline import ridge_baseline
+from ser_personal.scores import score
 
 
 def pipeline(corpus, folder):
@@ -29,3 +41,40 @@ def pipeline(corpus, folder):
 def test_the_whole_method_reaches_its_number(synthetic_corpus, tmp_path):
     rows = pipeline(synthetic_corpus, tmp_path)
     assert rows["sigma"]["attributes"]["arousal"]["overall_ccc"] == pytest.approx(0.425, abs=0.02)
+
+
+SPEECH = Path(os.environ.get("SER_TEST_SPEECH", "speech"))
+needs_speech = pytest.mark.skipif(
+    not SPEECH.is_dir(), reason="no real speech here: SER_TEST_SPEECH names a folder with ravdess/ and emodb/"
+)
+
+
+@needs_speech
+def test_a_real_corpus_has_no_problem_and_decodes_to_its_headers_length() -> None:
+    table = SPEECH / "emodb" / "corpus.csv"
+    assert check(str(table)) == 0
+    corpus = CSVCorpus(str(table))
+    assert len(corpus.utterances) == 535
+    assert len({utterance.speaker_id for utterance in corpus.utterances}) == 10
+    for utterance in corpus.utterances[::40]:
+        waveform = decode(utterance.path)
+        assert len(waveform) == round(utterance.seconds * SAMPLE_RATE)
+        assert np.isfinite(waveform).all()
+
+
+@needs_speech
+def test_ridge_regression_hears_arousal_in_speakers_it_was_not_trained_on() -> None:
+    splits = CSVCorpus(str(SPEECH / "ravdess" / "corpus.csv")).splits
+    train, test = splits.train[::8], splits.test["test1"][::8]
+    features = [np.stack([mfcc_functionals(decode(u.path)) for u in part]) for part in (train, test)]
+    labels = [np.array([[u.labels["arousal"]] for u in part]) for part in (train, test)]
+    predictions = ridge_baseline(features[0], labels[0], features[1])
+    scores = score(predictions, labels[1], [u.speaker_id for u in test], ["arousal"])
+    assert scores["arousal"].overall_ccc > 0.6
+
+
+@needs_speech
+def test_loudness_has_the_share_of_mfcc_that_fairseqs_gives_it() -> None:
+    utterances = CSVCorpus(str(SPEECH / "ravdess" / "corpus.csv")).utterances[::40]
+    variance = torch.cat([mfcc(torch.from_numpy(decode(utterance.path))) for utterance in utterances]).var(0)
+    assert variance[0] / variance.sum() == pytest.approx(0.18, abs=0.05)

@@ -141,15 +141,11 @@ def test_paths_from_windows(table, tmp_path):
 
 def test_a_corpus_is_opened_by_its_table_or_folder_and_anything_else_says_what_is_accepted(table, tmp_path):
     accepted = r"Give a folder with Labels and Audios .*, one with corpus.csv, or a table: .csv, .tsv or .parquet\."
-    for place, what in ((tmp_path, "holds no corpus"), (tmp_path / "nowhere", "no such corpus")):
-        with pytest.raises(UserError, match=f"{what}. {accepted}"):
-            open_corpus(str(place))
+    with pytest.raises(UserError, match=f"holds no corpus. {accepted}"):
+        open_corpus(str(tmp_path))
     path = table(["path", "speaker", "split"], ["a.wav", "s", "train"])
     for given in (path, str(Path(path).parent)):
         corpus = open_corpus(given)
         assert isinstance(corpus, CSVCorpus)
         assert corpus.label_file == Path(path)
         assert open_corpus(corpus) is corpus
-    looked_for = r"Labels: no label file \(looked for labels_consensus.csv, labels_concensus.csv"
-    with pytest.raises(UserError, match=looked_for):
-        _ = MSPPodcast(str(tmp_path)).utterances

@@ -34,25 +34,16 @@ def test_an_attribute_by_another_name_is_not_passed_over(name, meant, tmp_path, 
     assert [each.labels[meant] for each in CSVCorpus(str(tmp_path / "a.csv")).read_labels()] == [3]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'["x"]', "isn't a JSON object of objects"),
-        (b'{"a": {"set": "x"}}', r"table.json: no column split \(found: FileName, set\)"),
-        (b'{"a": {"split": "x"}, "b": {"set": "y"}}', r"table.json, b: blank split"),
-        (b'{"a": {"split": "x"}, "a": {"split": "y"}}', "'a' is listed more than once"),
-        (b"path|split\na|b\n", r"no column path, split \(found: path|split\)"),
-        (b"path,split,duration\na,b,1\n", "column duration would say .* Rename it to end, and add the start to it"),
-        (b"path,split\na\n", "line 2: 1 cells where the header has 2"),
-        ("path,split\n".encode("utf-16-le"), "holds no row"),
-        (gzip.compress(b"a" * 99, mtime=0)[:20], r"can't be read \(Compressed file ended"),
-    ],
-)
-def test_bad_tables(content, message, tmp_path):
-    path = tmp_path / ("table.json" if content[:1] in b"[{" else "table.csv")
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        read_csv_rows(path, ("split",) if path.suffix == ".json" else ("path", "split"), filled=("split",))
+def test_bad_json(tmp_path):
+    path = tmp_path / "table.json"
+    for content, message in (
+        ('{"a": {"set": "x"}}', r"table.json: no column split \(found: FileName, set\)"),
+        ('{"a": {"split": "x"}, "b": {"set": "y"}}', "table.json, b: blank split"),
+        ('{"a": {"split": "x"}, "a": {"split": "y"}}', "'a' is listed more than once"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=message):
+            read_csv_rows(path, ("split",), filled=("split",))
 
 
 ROWS = [
@@ -117,8 +108,8 @@ def test_times_of_a_segment(start, end, seconds):
 
 
 def test_times_that_are_none():
-    for start, end in (("3", "3"), ("nan", "3"), ("1:2:3:4", ""), ("0:-1", "9")):
-        with pytest.raises(UserError, match=r"^row: (start is .*no time|ends at)"):
+    for start, end in (("nan", "3"), ("1:2:3:4", ""), ("0:-1", "9")):
+        with pytest.raises(UserError, match=r"^row: start is .*no time"):
             segment({"start": start, "end": end}, "row")
 
 
@@ -145,12 +136,6 @@ def test_a_path_out_of_the_corpus_is_refused_unless_the_table_is_named(cell):
 def test_a_path_inside_is_taken(cell):
     assert audio_path(ROOT, cell, "corpus.csv, u") == ROOT / cell.replace("\\", "/")
     assert audio_path(ROOT, f"{ROOT}/u.wav", "corpus.csv, u") == ROOT / "u.wav"
-
-
-@pytest.mark.parametrize("cell", ["a\0.wav", f"a/{'é' * 130}.wav", "\ud800.wav"])
-def test_what_no_file_can_be_called_is_refused(cell):
-    with pytest.raises(UserError, match=r"can't be a file's name\. Correct or remove the row"):
-        audio_path(ROOT, cell, "corpus.csv, u")
 
 
 @given(st.lists(st.sampled_from(["..", ".", "a", "/", "\\", "b.wav", ""])).map("/".join))

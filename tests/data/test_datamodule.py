@@ -93,8 +93,6 @@ def test_hold_out_leaves_every_speaker_on_both_sides(rows, share):
 
 
 def test_mistakes_in_the_arguments(corpus, pseudo_labels_folder):
-    with pytest.raises(UserError, match="max_samples: 3000 is out of range"):
-        PretrainDataModule(corpus, max_samples=3_000)
     with pytest.raises(UserError, match="none can be held out"):
         pretrain(corpus, pseudo_labels_folder, splits=["test2"]).setup("fit")
     untested = CSVCorpus(str(corpus.label_file))

@@ -8,20 +8,20 @@ import random
 import re
 import shlex
 import signal
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 from command_line import configs, finetune_arguments, papt_arguments, trainer_flags
-from killing import LONGEST, Stage, Unbroken, finish, output, start, survives, unbroken
+from killing import LONGEST, Kept, Stage, Unbroken, finish, output, same, start, survives, unbroken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.process import BaseProcess
     from pathlib import Path
 
-    from numpy.typing import NDArray
 
 KILLS = int(os.environ.get("SER_KILLS", "1"))
 SLURM = {"SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "fit", "SLURM_NTASKS": "1", "SLURM_NODEID": "0"}
@@ -31,48 +31,31 @@ SLURM |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 TINY = ["--model.encoder", "TinyEncoder", "--model.encoder.dim", "16", "--model.encoder.layers", "1"]
 
 
-def kmeans(corpus: Path, pseudo_labels: Path) -> Stage:
-    """MFCC, clustered; every byte is compared."""
-
-    def arguments(folder: Path) -> list[str]:
-        data = ["--data.corpus", f"{corpus}", "--data.batch_seconds", "4", "--data.num_workers", "0"]
-        settings = ["--num_clusters", "12", "--out", f"{folder / 'ids'}"]
-        return ["kmeans", *configs("kmeans.yaml", "tiny/kmeans.yaml"), *data, *settings]
-
-    return Stage(arguments, every_byte("ids"), lambda one, two: one == two)
+def kmeans(corpus: Path, _pseudo_labels: Path, folder: Path) -> list[str]:
+    data = ["--data.corpus", f"{corpus}", "--data.batch_seconds", "4", "--data.num_workers", "0"]
+    return ["kmeans", *configs("kmeans.yaml", "tiny/kmeans.yaml"), *data, "--num_clusters", "12", *out(folder)]
 
 
-def cache(corpus: Path, pseudo_labels: Path) -> Stage:
-    """MFCC, kept frame by frame; every byte is compared."""
-
-    def arguments(folder: Path) -> list[str]:
-        data = ["--data.corpus", f"{corpus}", "--data.batch_seconds", "4", "--out", f"{folder / 'frames'}"]
-        return ["cache", *configs("cache.yaml", "tiny/cache.yaml"), "--encoder", "MFCCEncoder", *data]
-
-    return Stage(arguments, every_byte("frames"), lambda one, two: one == two)
+def cache(corpus: Path, _pseudo_labels: Path, folder: Path) -> list[str]:
+    data = ["--data.corpus", f"{corpus}", "--data.batch_seconds", "4"]
+    return ["cache", *configs("cache.yaml", "tiny/cache.yaml"), "--encoder", "MFCCEncoder", *data, *out(folder)]
 
 
-def papt(corpus: Path, pseudo_labels: Path) -> Stage:
-    """Two epochs of a tiny encoder."""
-
-    def arguments(folder: Path) -> list[str]:
-        small = ["--data.batch_seconds", "12", *TINY, *trainer_flags(folder, 2)]
-        return ["fit", *papt_arguments(corpus, pseudo_labels), *small, *resumed("papt", "val_loss", "min")]
-
-    return Stage(arguments, trained("papt"), close)
+def papt(corpus: Path, pseudo_labels: Path, folder: Path) -> list[str]:
+    small = ["--data.batch_seconds", "12", *TINY, *trainer_flags(folder, 2)]
+    return ["fit", *papt_arguments(corpus, pseudo_labels), *small, *resumed("papt", "val_loss", "min")]
 
 
-def finetune(corpus: Path, pseudo_labels: Path) -> Stage:
-    """Two epochs with what is drawn at random: dropout, speakers that count as unseen, and augmentation."""
+def finetune(corpus: Path, _pseudo_labels: Path, folder: Path) -> list[str]:
+    """With what is drawn at random: dropout, speakers that count as unseen, and augmentation."""
+    drawn = ["--model.encoder.dropout", "0.1", "--model.unseen_share", "0.5", *configs("augment.yaml")]
+    drawn += ["--data.augmentation.noise", f"{corpus}", "--data.augmentation.speed", "[0.9,1.1]"]
+    small = ["--data.max_batch", "8", *TINY, *trainer_flags(folder, 2)]
+    return ["fit", *finetune_arguments(corpus), *drawn, *small, *resumed("finetune", "val_ccc", "max")]
 
-    def arguments(folder: Path) -> list[str]:
-        drawn = ["--model.encoder.dropout", "0.1", "--model.unseen_share", "0.5"]
-        drawn += [*configs("augment.yaml"), "--data.augmentation.noise", f"{corpus}"]
-        drawn += ["--data.augmentation.speed", "[0.9,1.1]"]
-        small = ["--data.max_batch", "8", *TINY, *trainer_flags(folder, 2)]
-        return ["fit", *finetune_arguments(corpus), *drawn, *small, *resumed("finetune", "val_ccc", "max")]
 
-    return Stage(arguments, trained("finetune"), close)
+def out(folder: Path) -> list[str]:
+    return ["--out", f"{folder / 'out'}"]
 
 
 def resumed(name: str, monitor: str, mode: str) -> list[str]:
@@ -82,33 +65,18 @@ def resumed(name: str, monitor: str, mode: str) -> list[str]:
     return ["--config", json.dumps({"trainer": {"callbacks": callbacks}}), "--ckpt_path", "last"]
 
 
-def every_byte(name: str) -> Callable[[Path], dict[str, bytes]]:
-    """Read all files of a folder that a stage fills."""
-
-    def result(folder: Path) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in (folder / name).iterdir() if path.suffix != ".tmp"}
-
-    return result
-
-
-def trained(name: str) -> Callable[[Path], dict[str, NDArray[np.generic]]]:
-    """Read the weights of the best and the newest model, how far they are, and the scores they were chosen by."""
-
-    def result(folder: Path) -> dict[str, NDArray[np.generic]]:
-        values = {}
-        for which in (name, f"{name}-last"):
-            checkpoint = torch.load(folder / f"{which}.ckpt", weights_only=True)
-            (kept,) = (state for key, state in checkpoint["callbacks"].items() if "StageCheckpoint" in key)
-            values |= {f"{which} {key}": weight.numpy() for key, weight in checkpoint["state_dict"].items()}
-            values |= {f"{which} {key}": np.array(kept[key]) for key in ("best_model_score", "current_score")}
-            values |= {f"{which} {key}": np.array(checkpoint[key]) for key in ("epoch", "global_step")}
-        return values
-
-    return result
-
-
-def close(one: dict[str, NDArray[np.generic]], two: dict[str, NDArray[np.generic]]) -> bool:
-    return one.keys() == two.keys() and all(np.allclose(one[key], two[key], rtol=0, atol=1e-6) for key in one)
+def result(name: str, folder: Path) -> dict[str, Kept]:
+    """Every byte of k-means and caches; of a fit, the best and newest weights, how far they are and their scores."""
+    if name in {"kmeans", "cache"}:
+        return {path.name: path.read_bytes() for path in (folder / "out").iterdir() if path.suffix != ".tmp"}
+    values: dict[str, Kept] = {}
+    for which in (name, f"{name}-last"):
+        checkpoint = torch.load(folder / f"{which}.ckpt", weights_only=True)
+        (kept,) = (state for key, state in checkpoint["callbacks"].items() if "StageCheckpoint" in key)
+        values |= {f"{which} {key}": weight.numpy() for key, weight in checkpoint["state_dict"].items()}
+        values |= {f"{which} {key}": np.array(kept[key]) for key in ("best_model_score", "current_score")}
+        values |= {f"{which} {key}": np.array(checkpoint[key]) for key in ("epoch", "global_step")}
+    return values
 
 
 # another one is one entry
@@ -120,7 +88,8 @@ def prepared(make_once, synthetic_corpus, synthetic_pseudo_labels) -> Callable[[
     """A stage by name, and what comes of it if nobody kills it."""
 
     def prepare(name: str) -> tuple[Stage, Unbroken]:
-        stage = STAGES[name](synthetic_corpus, synthetic_pseudo_labels)
+        arguments = partial(STAGES[name], synthetic_corpus, synthetic_pseudo_labels)
+        stage = Stage(arguments, partial(result, name))
         folder = make_once(f"unbroken-{name}", lambda folder: unbroken(stage, folder))
         return stage, Unbroken.read(stage, folder)
 
@@ -151,7 +120,7 @@ def test_an_interrupted_fit_names_the_command_that_resumes_it_exactly(prepared, 
     )
     assert command, line
     assert join(start(shlex.split(command[1]), tmp_path)) == 0, output(tmp_path)
-    assert stage.same(stage.result(tmp_path), whole.result)
+    assert same(stage.result(tmp_path), whole.result)
 
 
 @pytest.mark.parametrize(("name", "signals"), [("finetune", [signal.SIGINT] * 2), ("kmeans", [signal.SIGINT])])
@@ -163,7 +132,7 @@ def test_a_ctrl_c_that_stops_at_once_loses_nothing(prepared, tmp_path, name, sig
         assert "Traceback" not in output(tmp_path)
         assert "ser: stopped by Ctrl-C; the same command resumes\n" in output(tmp_path)
     assert finish(stage, tmp_path) == 0, output(tmp_path)
-    assert stage.same(stage.result(tmp_path), whole.result)
+    assert same(stage.result(tmp_path), whole.result)
 
 
 def test_a_job_that_slurm_queues_again_resumes_by_itself(prepared, tmp_path):
@@ -187,4 +156,4 @@ def test_a_job_that_slurm_queues_again_resumes_by_itself(prepared, tmp_path):
     assert join(start(arguments[:-2], folder, environment=environment)) == 0, output(folder)
     assert "hpc_ckpt_1.ckpt" in output(folder)
     assert not (folder / "hpc_ckpt_1.ckpt").exists()
-    assert stage.same(stage.result(folder), whole.result)
+    assert same(stage.result(folder), whole.result)
