@@ -32,41 +32,28 @@ def assert_equal(one, other, **tolerance):
     np.testing.assert_allclose([*one.slope, *one.intercept], [*other.slope, *other.intercept], **tolerance)
 
 
-def unit_of(z):
-    """The deviation of z; the prior's counts for 1 / n of an utterance."""
-    return np.sqrt((((z - z.mean()) ** 2).sum() + PRIOR.deviation**2 / len(z)) / (len(z) - 1 + 1 / len(z)))
-
-
 @given(SEEDS, st.integers(1, 12))
-def test_the_mean_is_its_posteriors_by_numerical_integration(seed, number):
-    """Of labels y = m + rho d u + noise of variance (1 - rho^2) d^2, with d known."""
-    predictions, labels, base = speaker(seed, attributes=1)
-    labels[number:] = np.nan
-    line = corrected(base, predictions, labels, [PRIOR])
-    z = base.apply(predictions)[:, 0]
-    unit = unit_of(z)
-    deviation = line.slope[0] / base.slope[0] * unit
-    means = np.linspace(-10, 20, 30_001)
-    log = -0.5 * ((means - z.mean() - PRIOR.shift * deviation) ** 2) / (PRIOR.shift_variance * deviation**2)
-    for prediction, label in zip(z[:number], labels[:number, 0], strict=True):
-        expected = means + PRIOR.correlation * deviation * (prediction - z.mean()) / unit
-        log -= 0.5 * (label - expected) ** 2 / ((1 - PRIOR.correlation**2) * deviation**2)
-    density = np.exp(log - log.max())
-    np.testing.assert_allclose(line.apply(predictions.mean()), np.average(means, weights=density), atol=1e-6)
-
-
-@given(SEEDS, st.integers(1, 12))
-def test_the_deviation_by_imagined_labels_and_the_spread_that_predictions_lead_to_expect(seed, number):
+def test_mean_and_deviation_are_their_posteriors(seed, number):
+    """The mean by numerical integration, of labels y = m + rho d u + noise of variance (1 - rho^2) d^2, d known."""
     predictions, labels, base = speaker(seed, attributes=1)
     labels[number:] = np.nan
     line = corrected(base, predictions, labels, [PRIOR])
     z, y = base.apply(predictions)[:, 0], labels[:number, 0]
-    unit = unit_of(z)
+    # the deviation of z; the prior's counts for 1 / n of an utterance
+    unit = np.sqrt((((z - z.mean()) ** 2).sum() + PRIOR.deviation**2 / len(z)) / (len(z) - 1 + 1 / len(z)))
+    deviation = line.slope[0] / base.slope[0] * unit
+    means, noise = np.linspace(-10, 20, 30_001), (1 - PRIOR.correlation**2) * deviation**2
+    log = -0.5 * ((means - z.mean() - PRIOR.shift * deviation) ** 2) / (PRIOR.shift_variance * deviation**2)
+    for prediction, label in zip(z[:number], y, strict=True):
+        expected = means + PRIOR.correlation * deviation * (prediction - z.mean()) / unit
+        log -= 0.5 * (label - expected) ** 2 / noise
+    density = np.exp(log - log.max())
+    np.testing.assert_allclose(line.apply(predictions.mean()), np.average(means, weights=density), atol=1e-6)
+    # by imagined labels, and the spread that predictions lead to expect
     u = (z[:number] - z[:number].mean()) / unit
-    expected = PRIOR.correlation**2 * (u @ u) + (1 - PRIOR.correlation**2) * (number - 1)
+    spread = PRIOR.correlation**2 * (u @ u) + (1 - PRIOR.correlation**2) * (number - 1)
     squares = PRIOR.imagined_labels * (PRIOR.scale * unit) ** 2 + ((y - y.mean()) ** 2).sum()
-    deviation = line.slope / base.slope * unit
-    np.testing.assert_allclose(deviation**2, squares / (PRIOR.imagined_labels + expected))
+    np.testing.assert_allclose(deviation**2, squares / (PRIOR.imagined_labels + spread))
 
 
 @given(SEEDS)

@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from command_line import ser
-from invented_moments import Utterances
 
-from ser_personal.calibration.table import decimal
+from ser_personal.calibration.table import CalibrationRow, decimal, speaker_moments
 from ser_personal.comparison.compare import compare, compare_systems, find_baseline, gap_points, join_runs
 from ser_personal.comparison.runs import ComparedRun, GapPoint, PretrainingScores, RunRecord, StageCost, find_runs
 from ser_personal.errors import UserError
@@ -17,7 +16,35 @@ from ser_personal.evaluation.run_files import write_moments
 from ser_personal.files import write_json
 from ser_personal.report.bootstrap import Bootstrap
 from ser_personal.report.formatting import gain
-from ser_personal.scores import concordance
+from ser_personal.scores import concordance, score
+
+
+class Utterances:
+    """Speakers of 3, 4, 5, ... utterances, labelled for arousal, and predictions of them with a given error."""
+
+    def __init__(self, speakers=12, seed=0):
+        rng = np.random.default_rng(seed)
+        self.speakers = [f"s{n:02}" for n in range(speakers) for _ in range(n + 3)]
+        own = np.array([int(speaker[1:]) % 3 for speaker in self.speakers])
+        self.labels = (4 + 0.3 * own + rng.normal(0, 0.8, len(self.speakers)))[:, None]
+
+    def row(self, error, name="raw", draws=1, seed=0):
+        rng = np.random.default_rng(seed)
+        predictions = self.labels + rng.normal(0.2, error, (draws, *self.labels.shape))
+        scores = score(predictions[0], self.labels, self.speakers, ("arousal",))
+        return CalibrationRow(name, scores, name == "own_statistics", predictions)
+
+    def moments(self, *rows):
+        return speaker_moments("test1", rows, self.labels, self.speakers)
+
+    def run(self, recipe, *rows, seed=None):
+        return ComparedRun(recipe, seed, self.moments(*rows), ())
+
+    def write(self, folder, *rows):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_moments(folder, [self.moments(*rows)])
+        return folder
+
 
 MADE, LARGE = Utterances(), Utterances(14)
 

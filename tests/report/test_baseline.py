@@ -17,25 +17,15 @@ from ser_personal.report.baseline import PENALTIES, RidgeBaselineCallback, ridge
 from ser_personal.scores import score
 
 
-def task(utterances=300, features=6):
-    rng = np.random.default_rng(1)
-    inputs = rng.standard_normal((utterances, features)) * rng.uniform(0.1, 100, features) + 5
-    labels = 4 + inputs / inputs.std(0) @ rng.standard_normal((features, 3))
-    return inputs.astype(np.float32), labels
-
-
-def test_a_linear_relation_is_found():
-    features, labels = task()
-    assert ridge_baseline(features[:200], labels[:200], features[200:]) == pytest.approx(labels[200:], abs=0.02)
-
-
 def test_missing_labels_are_left_out_attribute_by_attribute():
-    features, labels = task()
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(300, 6)).astype(np.float32)
+    labels = 4 + features @ rng.normal(size=(6, 3))
     gaps = labels.copy()
     gaps[:50, 1], gaps[:, 2] = np.nan, np.nan
     predictions = ridge_baseline(features, gaps, features)
     assert predictions[:, [1]] == pytest.approx(ridge_baseline(features[50:], labels[50:, [1]], features))
-    assert predictions[:, [0]] == pytest.approx(ridge_baseline(features, labels[:, [0]], features))
+    assert predictions[:, [0]] == pytest.approx(labels[:, [0]], abs=0.02)
     assert np.isnan(predictions).all(0).tolist() == [False, False, True]
 
 
