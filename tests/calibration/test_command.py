@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from io import BytesIO
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,7 @@ from command_line import ser
 from garbage import files, is_read_or_refused, many_inputs
 from hypothesis import given
 from people import people
-from safetensors.numpy import save, save_file
+from safetensors.numpy import save_file
 
 from ser_personal.calibration.command import read_predictions, read_vectors
 from ser_personal.calibration.pldc import calibrate
@@ -142,65 +141,55 @@ def test_mistakes_in_the_tables_are_one_line_each(tables, tmp_path, capsys):
         assert re.search(rf"^ser: .*{what}", capsys.readouterr().err)
 
     for columns, what in (
-        ({"arousal_raw": ["high"] + [4] * 71}, "arousal_raw of utterance test1_0 is 'high', not"),
         ({"arousal_raw": [""] + [4] * 71}, "arousal_raw of utterance test1_0 is '', not a finite"),
         ({"arousal_label": ["inf"] + [4] * 71}, "arousal_label of utterance test1_0 is 'inf'"),
-        ({"utterance": "test1_0"}, "lists utterance test1_0 72 times.*Keep one"),
-        ({"utterance": [f"u{n}" for n in range(72)]}, "utterance u0 has no vector"),
         ({"anger_raw": 4.0}, "predictions of arousal, valence, anger, but label statistics"),
         ({"split": "validation"}, "no row to calibrate.*another split"),
     ):
         TEST.assign(**columns).to_csv(tmp_path / "changed.csv", index=False)
         refused(what, predictions=tmp_path / "changed.csv")
     TEST[["utterance", "speaker"]].to_csv(tmp_path / "bare.csv", index=False)
-    refused("no column whose name ends in _raw", predictions=tmp_path / "bare.csv")
     refused("no column whose name ends in _label", bank=tmp_path / "bare.csv")
     refused(r"predictions.csv: no training row", bank=tables["predictions"])
     refused("no speaker bank here", bank=tmp_path / "none.safetensors")
-    save_file({name: vector[:1] for name, vector in VECTORS.items()}, tmp_path / "short.safetensors")
-    refused("are not .*pooled by the model that made the bank", vectors=tmp_path / "short.safetensors")
     for name, content, what in (
         ("shifted.csv", b"name,0\ntrain_0,1.0\n", "no column utterance"),
         ("words.csv", b"utterance,0\ntest1_0,loud\n", "the vector of utterance test1_0 holds what is no number"),
-        ("ragged.npz", npz(a=np.zeros(3), b=np.zeros(4)), r"holds arrays of the shapes \(3,\), \(4,\)"),
-        *((f"noise.{suffix}", b"\xffnoise", "isn't") for suffix in ("npz", "safetensors", "csv")),
+        *((f"noise.{suffix}", b"\xffnoise", "isn't") for suffix in ("safetensors", "csv")),
     ):
         (tmp_path / name).write_bytes(content)
         refused(what, vectors=tmp_path / name)
-    refused(r"none.npz: no such file", vectors=tmp_path / "none.npz")
     tables["out"].parent.mkdir()
     tables["out"].write_text("mine")
     refused("calibrated.csv: exists already. Give another name, or replace it with --replace")
     assert tables["out"].read_text() == "mine"
 
 
-def npz(**arrays):
-    file = BytesIO()
-    np.savez(file, **arrays)
-    return file.getvalue()
+def write_predictions(path, _):
+    path.write_bytes(b"utterance,speaker,split,arousal_raw,arousal_label\nu,x,test1,1.5,\nv,,,2.5,7\n")
 
 
-SPOILT = {
-    "predictions.csv": b"utterance,speaker,split,arousal_raw,arousal_label\nu,x,test1,1.5,\nv,,,2.5,7\n",
-    "vectors.npz": npz(u=np.zeros(2, np.float32), v=np.ones(2, np.float32)),
-    "vectors.safetensors": save({"u": np.zeros(2, np.float32), "v": np.ones(2, np.float32)}),
-}
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("predictions.csv", write_predictions),
+        ("vectors.npz", lambda path, vectors: np.savez(path, **vectors)),
+        ("vectors.safetensors", lambda path, vectors: save_file(vectors, path)),
+    ],
+)
+def test_spoilt_files_are_read_or_refused(tmp_path, name, write):
+    path, vectors = tmp_path / name, {"u": np.zeros(2, np.float32), "v": np.ones(2, np.float32)}
 
+    def read(path):
+        if name != "predictions.csv":
+            return read_vectors(path)
+        return read_predictions(path, vectors, named_by="raw", default_split="test1")
 
-def read(path):
-    if path.name != "predictions.csv":
-        return read_vectors(path)
-    return read_predictions(path, {"u": np.zeros(2), "v": np.ones(2)}, named_by="raw", default_split="test1")
-
-
-@pytest.mark.parametrize("name", list(SPOILT))
-def test_spoilt_files_are_read_or_refused(tmp_path, name):
-    path = tmp_path / name
-    path.write_bytes(SPOILT[name])
+    write(path, vectors)
     read(path)
 
     @many_inputs
-    @given(content=files(SPOILT[name]))
+    @given(content=files(path.read_bytes()))
     def spoilt(content):
         path.write_bytes(content)
         is_read_or_refused(lambda: read(path))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,8 +8,8 @@ import pytest
 from command_line import ser
 
 from ser_personal.calibration.table import CalibrationRow, decimal, speaker_moments
-from ser_personal.comparison.compare import compare, compare_systems, find_baseline, gap_points, join_runs
-from ser_personal.comparison.runs import ComparedRun, GapPoint, PretrainingScores, RunRecord, StageCost, find_runs
+from ser_personal.comparison.compare import compare, compare_systems, find_baseline, join_runs
+from ser_personal.comparison.runs import ComparedRun, PretrainingScores, RunRecord, StageCost, find_runs
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import write_moments
 from ser_personal.files import write_json
@@ -94,17 +93,22 @@ def test_folds_of_a_seed_are_one_system_and_a_seed_without_all_speakers_is_named
     assert joined.notes == ("papt, seed 1 was not tested on 6 of 12 speakers",)
 
 
-def test_differences_are_paired():
+def test_differences_to_a_baseline_are_paired():
     row = MADE.row(0.7)
-    (test,) = join_runs([MADE.run("vanilla", row), MADE.run("same", row), MADE.run("better", MADE.row(0.3))])
-    rows = compare_systems(test, find_baseline([test], "vanilla"), Bootstrap(300), min_utterances=5).rows
-    vanilla, same, better = rows
+    (test,) = join_runs(
+        [MADE.run("vanilla", row, MADE.row(0.4, "sigma")), MADE.run("same", row), MADE.run("better", MADE.row(0.3))]
+    )
+    assert find_baseline([test], "vanilla/sigma") == "vanilla/sigma"
+    compared = compare_systems(test, find_baseline([test], "vanilla"), Bootstrap(300), min_utterances=5)
+    vanilla, _, same, better = compared.rows
     assert vanilla.overall_gain is None
     assert (same.overall_gain.value, same.overall_gain.low, same.overall_gain.high) == (0, 0, 0)
     assert better.overall_gain.low > 0
     # nowhere near what two unpaired intervals would leave open
     width = better.overall_ccc.high - better.overall_ccc.low + vanilla.overall_ccc.high - vanilla.overall_ccc.low
     assert better.overall_gain.high - better.overall_gain.low < width
+    # one of another test set
+    assert {gain(row.average_gain) for row in compare_systems(test, "papt/raw", Bootstrap(100)).rows} == {"-"}
 
 
 def test_average_is_over_the_same_speakers_in_every_row():
@@ -124,14 +128,6 @@ def test_average_is_over_the_same_speakers_in_every_row():
         assert compared.rows[0].overall_ccc.refused is None
 
 
-def test_a_baseline_may_name_its_calibration_and_be_of_another_set():
-    tests = join_runs([MADE.run("papt", MADE.row(0.5), MADE.row(0.4, "sigma"))])
-    assert find_baseline(tests, "papt") == "papt/raw"
-    assert find_baseline(tests, "papt/sigma") == "papt/sigma"
-    for row in compare_systems(tests[0], "vanilla/raw", Bootstrap(100)).rows:
-        assert gain(row.average_gain) == "-"
-
-
 def test_runs_that_cannot_be_compared_are_refused():
     row = MADE.row(0.5)
     other = Utterances(seed=5)
@@ -143,47 +139,27 @@ def test_runs_that_cannot_be_compared_are_refused():
         join_runs([ComparedRun(name, None, half, ()) for name, half in zip("ab", halves_of(row), strict=True)])
 
 
-ERRORS = {(20, "dependent"): 0.6, (20, "independent"): 0.9, (100, "dependent"): 0.5, (100, "independent"): 0.5}
-
-
-def run_of(number, side, seed):
-    point = GapPoint("vanilla", number, side)
-    rows = LARGE.row(ERRORS[number, side], seed=seed + number), LARGE.row(0.1, "sigma")
-    return replace(LARGE.run(point.name, *rows, seed=seed), point=point)
-
-
-def test_the_gap_is_the_difference_of_raw_scores():
-    runs = [run_of(*place, seed) for place in ERRORS for seed in (0, 1)]
-    (test,) = join_runs(runs)
-    found = compare_systems(test, "", Bootstrap(200), points=gap_points(runs))
-    small, large = found.gaps
-    assert (small.training_speakers, large.training_speakers, small.seeds) == (20, 100, 2)
-    assert (found.speakers, found.counted) == (14, 7)
-    expected = {
-        side: np.mean([LARGE.row(ERRORS[20, side], seed=20 + seed).scores["arousal"].average_ccc for seed in (0, 1)])
-        for side in ("dependent", "independent")
-    }
-    expected["gap"] = expected["dependent"] - expected["independent"]
-    assert {what: estimate.value for what, estimate in small.average_ccc.items()} == pytest.approx(expected)
-    assert small.overall_ccc["gap"].low > 0
-    # the same predictions on both sides, whatever the draw
-    assert (large.overall_ccc["gap"].low, large.overall_ccc["gap"].high) == (0, 0)
-
-
-def test_compare_tells_of_the_gap_of_a_study(tmp_path, capsys):
-    for (number, side), error in ERRORS.items():
-        # a point without its other side is left out
-        if (number, side) != (20, "independent"):
-            folder = tmp_path / "runs" / "vanilla" / f"{number}_{side}"
-            LARGE.write(folder / "test", LARGE.row(error))
-            RunRecord("vanilla", "recipe", "hash", 0, None, None, "test", (), (), number, side).write(folder)
+def test_the_gap_of_a_study_is_the_difference_of_raw_scores(tmp_path, capsys):
+    points = {(7, "dependent"): 0.5, (20, "dependent"): 0.6, (20, "independent"): 0.9}
+    for (number, side), error in (points | {(100, "dependent"): 0.5, (100, "independent"): 0.5}).items():
+        folder = tmp_path / "runs" / "vanilla" / f"{number}_{side}"
+        LARGE.write(folder / "test", LARGE.row(error), LARGE.row(0.1, "sigma"))
+        RunRecord("vanilla", "recipe", "hash", 0, None, None, "test", (), (), number, side).write(folder)
     compare([str(tmp_path)], resamples=200)
     page = (tmp_path / "comparison.md").read_text()
     assert "| vanilla, 20 speakers, dependent | raw | 1 | " in page
     assert "## Personalisation gap" in page
     assert "| vanilla | 100 | 1 |" in page
-    assert list(pd.read_csv(tmp_path / "comparison_gap.csv").training_speakers) == [100]
     assert "comparison_gap.csv" in capsys.readouterr().out.replace("\n", "")
+    # a point without its other side is left out
+    small, large = pd.read_csv(tmp_path / "comparison_gap.csv").itertuples()
+    assert (small.training_speakers, large.training_speakers) == (20, 100)
+    dependent, independent = (LARGE.row(error).scores["arousal"].average_ccc for error in (0.6, 0.9))
+    found = small.average_ccc_dependent, small.average_ccc_independent, small.average_ccc_gap
+    assert found == pytest.approx((dependent, independent, dependent - independent))
+    assert small.overall_ccc_gap_low > 0
+    # the same predictions on both sides, whatever the draw
+    assert (large.overall_ccc_gap_low, large.overall_ccc_gap_high) == (0, 0)
 
 
 @pytest.fixture
@@ -326,39 +302,29 @@ def test_another_method_joins_the_table(runs, mine, capsys):
     assert text.count(r"\\") == 5
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (lambda t: t.iloc[2:], r"mine.csv: lacks 2 of \d+ utterances that the runs were tested on: u\d+, u\d+"),
-        (lambda t: pd.concat([t, t.iloc[:1]]), "lists 1 utterances more than once: u"),
-        (
-            lambda t: pd.concat([t, t.iloc[:1].assign(utterance="other")]),
-            "no run was tested on: other. Leave them",
-        ),
-        (lambda t: t.rename(columns={"utterance": "file"}), "no column utterance .* Did you mean file"),
-        (lambda t: t.rename(columns={"arousal": "score"}), "has no column of predictions .* such as arousal"),
-        (lambda t: t.assign(arousal="high"), "utterance u.*: arousal is 'high', no finite number"),
-    ],
-)
-def test_predictions_of_another_method_that_cannot_join(runs, mine, capsys, change, told):
-    change(mine[0]).to_csv(runs / "mine.csv", index=False)
-    assert ser("compare", runs, "--add", f"mine={runs / 'mine.csv'}") == 2
-    printed = capsys.readouterr().err
-    assert re.search(told, printed)
-    assert len(printed.splitlines()) == 1
-
-
-def test_predictions_on_another_scale_are_refused(runs, mine, capsys):
+def test_predictions_of_another_method_that_cannot_join(runs, mine, capsys):
     write_json(runs / "papt" / "lightning_logs" / "version_0" / "metrics.json", {"splits": {}, "scale": [1, 7]})
-    command = ("compare", runs, "--add", f"mine={runs / 'mine.csv'}", "--resamples", "200")
-    mine[0].assign(arousal=(mine[0].arousal - 1) / 6).to_csv(runs / "mine.csv", index=False)
-    assert ser(*command) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert re.search(r"mine.csv: (\d+) of \1 predictions of arousal are outside the labels' scale, 1 to 7. Bring", line)
-    assert line.endswith("by 1 + 6 * (value - A) / (B - A).")
-    # some, as a regression has them, are no other scale
-    mine[0].assign(arousal=mine[0].arousal.where(mine[0].index % 3 > 0, 0.5)).to_csv(runs / "mine.csv", index=False)
-    assert ser(*command) == 0
+    (table, _), path = mine, runs / "mine.csv"
+    for changed, told in (
+        (table.iloc[2:], r"mine.csv: lacks 2 of \d+ utterances that the runs were tested on: u\d+, u\d+"),
+        (pd.concat([table, table.iloc[:1]]), "lists 1 utterances more than once: u"),
+        (pd.concat([table, table.iloc[:1].assign(utterance="other")]), "no run was tested on: other. Leave them"),
+        (table.rename(columns={"utterance": "file"}), "no column utterance .* Did you mean file"),
+        (table.rename(columns={"arousal": "score"}), "has no column of predictions .* such as arousal"),
+        (table.assign(arousal="high"), "utterance u.*: arousal is 'high', no finite number"),
+        (
+            table.assign(arousal=(table.arousal - 1) / 6),
+            r"mine.csv: (\d+) of \1 predictions of arousal are outside the labels' scale, 1 to 7. "
+            r"Bring.* by 1 \+ 6 \* \(value - A\) / \(B - A\)",
+        ),
+    ):
+        changed.to_csv(path, index=False)
+        assert ser("compare", runs, "--add", f"mine={path}") == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.search(told, line)
+    # some outside the scale, as a regression has them, are no other scale
+    table.assign(arousal=table.arousal.where(table.index % 3 > 0, 0.5)).to_csv(path, index=False)
+    assert ser("compare", runs, "--add", f"mine={path}", "--resamples", "200") == 0
 
 
 def test_the_ridge_beside_a_test_is_a_recipe_of_its_own(runs):

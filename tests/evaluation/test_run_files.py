@@ -170,19 +170,13 @@ def test_names_stay_the_text_that_they_are(tmp_path):
 
 
 def test_what_is_no_complete_run(folder):
-    def refused(what):
-        with pytest.raises(UserError, match=what):
-            read_run(folder)
-
     edit_table(folder, lambda table: table.assign(valence_label=float("nan")))
-    refused("no test set has labels of arousal and valence")
-    edit_table(folder, lambda table: table.drop(columns=["valence_raw", "gender"]))
-    refused(r"predictions\.csv: no column gender, valence_raw")
-    (folder / "metrics.json").write_text("{")
-    refused(r"metrics\.json: broken JSON")
+    with pytest.raises(UserError, match="no test set has labels of arousal and valence"):
+        read_run(folder)
     for name in ("speakers.safetensors", "speakers.json", "metrics.json", "predictions.csv"):
         (folder / name).unlink()
-        refused(rf"isn't a test run, it has no {re.escape(name)}.*--config configs/pldc.yaml")
+        with pytest.raises(UserError, match=rf"isn't a test run, it has no {name}.*--config configs/pldc.yaml"):
+            read_run(folder)
 
 
 def test_a_test_set_without_labels_is_left_out_by_name(folder):

@@ -9,7 +9,6 @@ import pytest
 from invented_run import edit_json, invent
 
 from ser_personal.calibration.divergence import SpeakerShift
-from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import SpeakerVectors, read_run
 from ser_personal.report.audit import SHIFTS, analyse_shifts, harm, probe, probes
 from ser_personal.report.bootstrap import Bootstrap, Estimate
@@ -246,9 +245,3 @@ def test_correlations_have_intervals_over_speakers_with_both_shifts_and_a_ccc(ru
     assert of_feature.low < of_feature.value < of_feature.high
     # one falls where the other rises, whoever is drawn
     assert found.correlations["feature_shift_and_label_shift"].high < -0.3
-
-
-def test_a_run_without_shifts_is_refused(tmp_path):
-    edit_json(invent(tmp_path) / "speakers.json", lambda record: record["splits"]["test1"]["s00"].pop("label_shift"))
-    with pytest.raises(UserError, match="isn't one complete test run"):
-        read_run(tmp_path)
