@@ -21,7 +21,7 @@ from ser_personal.errors import UserError, counted
 from ser_personal.files import content_hash
 from ser_personal.ranges import PositiveFinite
 from ser_personal.recognition.bundle import CalibrationName
-from ser_personal.recognition.raw import CHUNK_RECORDINGS, CHUNK_SECONDS, Utterances, is_long
+from ser_personal.recognition.raw import CHUNK_RECORDINGS, CHUNK_SECONDS, Utterances
 from ser_personal.recognition.recognizer import EmotionRecognizer
 from ser_personal.recognition.recordings import (
     Channel,
@@ -245,18 +245,8 @@ def _run(
     with bar as progress:
         task = progress.add_task("", total=len(recordings), completed=journal.done)
         for chunk in chunks(recordings[journal.done :], CHUNK_SECONDS, CHUNK_RECORDINGS):
-            if is_long(chunk[0]):
-                try:
-                    for block in recognizer.raw.in_blocks(chunk[0], journal.begun):
-                        journal.add_block(entries_of(block))
-                except UserError as error:
-                    journal.drop_blocks()
-                    journal.add(chunk, [error])
-                else:
-                    journal.add(chunk, [[]])
-            else:
-                outcomes = recognizer.raw.together(chunk)
-                journal.add(chunk, [one if isinstance(one, UserError) else entries_of(one) for one in outcomes])
+            outcomes = recognizer.raw.together(chunk)
+            journal.add(chunk, [one if isinstance(one, UserError) else entries_of(one) for one in outcomes])
             progress.update(task, advance=len(chunk))
     seconds = time.perf_counter() - started
     speed = f": {audio_seconds / seconds:.0f} times real time" if audio_seconds else ""

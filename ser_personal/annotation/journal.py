@@ -30,7 +30,6 @@ _TABLES = """
     CREATE TABLE IF NOT EXISTS rows (recording INTEGER NOT NULL, content TEXT NOT NULL, vector BLOB);
     CREATE TABLE IF NOT EXISTS failures (recording INTEGER NOT NULL, file TEXT NOT NULL, reason TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS profiles (speaker TEXT PRIMARY KEY, content BLOB NOT NULL);
-    CREATE TABLE IF NOT EXISTS begun (speaker TEXT PRIMARY KEY, content BLOB NOT NULL);
     COMMIT;
 """
 
@@ -49,14 +48,13 @@ class Journal:
 
     Attributes:
         done: how many recordings.
-        begun: rows already written of the next, partly done recording.
-        profiles: of the speakers of these recordings and blocks.
+        profiles: of their speakers.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, object], places: Sequence[int]) -> None:
         self.path = path
         self.places = places
-        self.done = self.begun = 0
+        self.done = 0
         self.profiles: dict[str, SpeakerProfile] = {}
         self._settings = json.dumps(settings)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +66,7 @@ class Journal:
                 self._database.executescript(_TABLES)
                 self._resume()
                 self._opened = opened.pop_all()
-        except (OSError, sqlite3.DatabaseError, ValueError) as error:
+        except (OSError, sqlite3.DatabaseError, KeyError, ValueError) as error:
             raise UserError(
                 f"can't be resumed ({error})",
                 where=path,
@@ -86,53 +84,28 @@ class Journal:
                     remedy="Repeat that run's command to resume it, or delete this file",
                 )
             self.done = done
-        count = "SELECT COUNT(*) FROM rows WHERE recording = ?"
-        for place in self.places[self.done : self.done + 1]:
-            (self.begun,) = self._database.execute(count, (place,)).fetchone()
-        self._read_profiles()
-
-    def _read_profiles(self) -> None:
-        found = self._database.execute(
-            "SELECT * FROM begun UNION ALL SELECT * FROM profiles WHERE speaker NOT IN (SELECT speaker FROM begun)"
-        )
+        found = self._database.execute("SELECT * FROM profiles")
         self.profiles = {speaker: SpeakerProfile.from_arrays(load(content)) for speaker, content in found}
 
     def add(self, recordings: Sequence[Recording], outcomes: Sequence[Sequence[Entry] | UserError]) -> None:
         """Add what became of the next recordings, and their speakers' profiles: all of it or nothing."""
-        places = self.places[self.done : self.done + len(recordings)]
-        entries: list[tuple[int, Row, bytes | None]] = []
+        done = self.done + len(recordings)
         with self._database as database:
-            for place, recording, outcome in zip(places, recordings, outcomes, strict=True):
+            speakers = set()
+            for place, recording, outcome in zip(self.places[self.done : done], recordings, outcomes, strict=True):
                 if isinstance(outcome, UserError):
                     failure = (place, recording.source, outcome.reason)
                     database.execute("INSERT INTO failures VALUES (?, ?, ?)", failure)
-                else:
-                    entries += [(place, *entry) for entry in outcome]
-            self._insert(entries, self.done + len(recordings))
-            database.execute("INSERT OR REPLACE INTO profiles SELECT * FROM begun")
-            database.execute("DELETE FROM begun")
-        self.done, self.begun = self.done + len(recordings), 0
-
-    def add_block(self, entries: Sequence[Entry]) -> None:
-        """Add rows of a block of the next recording, and its speakers' profiles."""
-        with self._database:
-            self._insert([(self.places[self.done], *entry) for entry in entries], self.done)
-
-    def drop_blocks(self) -> None:
-        """Take back what blocks of the next recording have added."""
-        with self._database as database:
-            database.execute("DELETE FROM rows WHERE recording = ?", (self.places[self.done],))
-            database.execute("DELETE FROM begun")
-        self._read_profiles()
-
-    def _insert(self, rows: Sequence[tuple[int, Row, bytes | None]], done: int) -> None:
-        speakers = {row["speaker"] for _, row, _ in rows} & self.profiles.keys()
-        kept = [(one, save(self.profiles[one].arrays())) for one in speakers if isinstance(one, str)]
-        lines = [(place, json.dumps(row, ensure_ascii=False, allow_nan=False), vector) for place, row, vector in rows]
-        self._database.executemany("INSERT INTO rows VALUES (?, ?, ?)", lines)
-        self._database.executemany("INSERT OR REPLACE INTO begun VALUES (?, ?)", kept)
-        self._database.execute("DELETE FROM progress")
-        self._database.execute("INSERT INTO progress VALUES (?, ?)", (done, self._settings))
+                    continue
+                for row, vector in outcome:
+                    line = (place, json.dumps(row, ensure_ascii=False, allow_nan=False), vector)
+                    database.execute("INSERT INTO rows VALUES (?, ?, ?)", line)
+                    speakers.add(row["speaker"])
+            kept = [(one, save(self.profiles[one].arrays())) for one in self.profiles if one in speakers]
+            database.executemany("INSERT OR REPLACE INTO profiles VALUES (?, ?)", kept)
+            database.execute("DELETE FROM progress")
+            database.execute("INSERT INTO progress VALUES (?, ?)", (done, self._settings))
+        self.done = done
 
     def rows(self) -> Iterator[tuple[int, Row]]:
         """All rows, as (recording index, row)."""

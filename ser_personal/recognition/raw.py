@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class Utterances:
-    """The utterances of one recording, or of a block of a long one, and the model's predictions of them.
+    """The utterances of a recording, and the model's predictions of them.
 
     Attributes:
         seconds: of audio that they were found in.
@@ -76,13 +76,7 @@ class RawRecognizer:
     def __call__(self, recordings: Iterable[Recording]) -> Iterator[Utterances | UserError]:
         """Raw predictions of each recording, in order, or what is wrong with it; some minutes of audio at a time."""
         for chunk in chunks(recordings, CHUNK_SECONDS, CHUNK_RECORDINGS):
-            if is_long(chunk[0]):
-                try:
-                    yield from self.in_blocks(chunk[0])
-                except UserError as error:
-                    yield error
-            else:
-                yield from self.together(chunk)
+            yield from self.together(chunk)
 
     def each(self, recordings: Iterable[Recording]) -> Iterator[Utterances]:
         """Raw predictions of each recording, in order, until one is wrong."""
@@ -91,23 +85,10 @@ class RawRecognizer:
                 raise outcome
             yield outcome
 
-    def in_blocks(self, recording: Recording, done: int = 0) -> Iterator[Utterances]:
-        """Raw predictions of a long recording, block after block, with a block of its audio in memory.
-
-        It is cut at pauses, and where speech is found by its level, that is by the level of the block.
-
-        Args:
-            recording: a file, or a waveform.
-            done: utterances to leave out, those of some blocks.
-        """
-        found = 0
-        for cut in self._cuts(recording):
-            if found >= done:
-                yield self._predict_alone(cut)
-            found += len(cut.segments)
-
     def together(self, recordings: Sequence[Recording]) -> list[Utterances | UserError]:
-        """Raw predictions of each recording, in order, or what is wrong with it, all of their audio in memory."""
+        """Raw predictions of one of `chunks`, in order, or what is wrong with a recording, all audio in memory."""
+        if _is_long(recordings[0]):
+            return [_or_error(self._in_blocks, recording) for recording in recordings]
         with ThreadPoolExecutor(DECODING_THREADS) as threads:
             cut = list(threads.map(lambda recording: _or_error(next, self._cuts(recording)), recordings))
         usable = [found for found in cut if not isinstance(found, UserError)]
@@ -118,10 +99,26 @@ class RawRecognizer:
             predicted = iter([_or_error(self._predict_alone, found) for found in usable])
         return [found if isinstance(found, UserError) else next(predicted) for found in cut]
 
+    def _in_blocks(self, recording: Recording) -> Utterances:
+        """Raw predictions of a long recording, with a block of its audio in memory.
+
+        It is cut at pauses, and where speech is found by its level, that is by the level of the block.
+        """
+        blocks = [self._predict_alone(cut) for cut in self._cuts(recording)]
+        return Utterances(
+            recording,
+            sum(block.seconds for block in blocks),
+            [segment for block in blocks for segment in block.segments],
+            [speaker_id for block in blocks for speaker_id in block.speaker_ids],
+            np.concatenate([block.pooled for block in blocks]),
+            np.concatenate([block.predictions for block in blocks]),
+            [sample_hash for block in blocks for sample_hash in block.hashes],
+        )
+
     def _cuts(self, recording: Recording) -> Iterator[_Cut]:
         """The utterances of a recording: of one block after the other where it is long, else of all of it."""
         with _named(recording):
-            if is_long(recording):
+            if _is_long(recording):
                 total, blocks = recording.num_samples(), recording.blocks(BLOCK)
             else:
                 waveform = recording.load()
@@ -198,7 +195,7 @@ class _Cut(NamedTuple):
         return [int(content_hash(self.waveform[one.start : one.end])[:16], 16) for one in self.segments]
 
 
-def is_long(recording: Recording) -> bool:
+def _is_long(recording: Recording) -> bool:
     """Tell whether a recording is to be read in blocks."""
     return recording.seconds() > CHUNK_SECONDS
 

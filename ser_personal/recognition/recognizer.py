@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from math import inf, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -260,19 +259,15 @@ class EmotionRecognizer:
         speaker_id = plain_name(speaker_id)
         of_rows = label_rows(labels or {}, recordings, self.attributes, self.bundle.scale)
         added = []
-        labelled = {id(recording): values for recording, values in zip(recordings, of_rows, strict=True)}
-        utterances: Counter[int] = Counter()
-        for outcome in self.raw.each(recordings):
-            values = labelled[id(outcome.recording)]
-            utterances[id(outcome.recording)] += len(outcome.segments)
-            if 0 < (samples := sum(each.samples for each in outcome.segments)) < SHORT:
+        for outcome, values in zip(self.raw.each(recordings), of_rows, strict=True):
+            if (samples := sum(each.samples for each in outcome.segments)) < SHORT:
                 seconds = samples / SAMPLE_RATE
                 logger.warning("%s: %.2f s, of which a voice vector says little", outcome.recording.source, seconds)
-            if utterances[id(outcome.recording)] > 1 and not np.isnan(values).all():
+            if len(outcome.segments) > 1 and not np.isnan(values).all():
                 remedy = "Label each by a row of a table with start and end, or leave the label out"
                 raise UserError("has one label for several utterances", where=outcome.recording.source, remedy=remedy)
-            for pooled, prediction, own_hash in zip(outcome.pooled, outcome.predictions, outcome.hashes, strict=True):
-                added.append((pooled, prediction, values, own_hash))
+            repeated = [values] * len(outcome.segments)
+            added += zip(outcome.pooled, outcome.predictions, repeated, outcome.hashes, strict=True)
         return self.profiles.extend(speaker_id, self._empty, added)
 
     def _require_attributes(self) -> None:

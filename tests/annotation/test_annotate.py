@@ -14,9 +14,7 @@ import pytest
 import soundfile
 
 from ser_personal import EmotionRecognizer
-from ser_personal.annotation.journal import Journal
 from ser_personal.audio import decode
-from ser_personal.errors import UserError
 from ser_personal.recognition.network import EmotionNetwork
 
 
@@ -159,61 +157,6 @@ def test_windows_and_raw_predictions_of_named_speakers(annotate):
     assert (frame["arousal_raw"] == frame["arousal_calibrated"]).all()
     assert (frame["calibration_utterances"] == 0).all()
     assert len(frame) > 18
-
-
-class Stopped(BaseException):
-    """Ends a run as a signal would."""
-
-
-@pytest.fixture
-def blocks(monkeypatch):
-    """Have recordings of more than a second read in blocks of two, and a run killed or broken at its n-th block."""
-    monkeypatch.setattr("ser_personal.recognition.raw.CHUNK_SECONDS", 1.0)
-    monkeypatch.setattr("ser_personal.annotation.annotate.CHUNK_SECONDS", 1.0)
-    monkeypatch.setattr("ser_personal.recognition.raw.BLOCK", 32_000)
-    add = Journal.add_block
-
-    def stop(number, error):
-        left = iter(range(number))
-
-        def added(self, *arguments):
-            if next(left, None) is None:
-                raise error
-            add(self, *arguments)
-
-        monkeypatch.setattr(Journal, "add_block", added)
-
-    return stop
-
-
-@pytest.fixture
-def hour(talk, recordings):
-    """Anna's second recording is long."""
-    speech = np.concatenate([decode(path) for path in recordings[:8]])
-    soundfile.write(sorted((talk / "anna").iterdir())[1], speech, 16_000)
-
-
-@pytest.mark.usefixtures("hour")
-def test_a_run_that_is_killed_within_a_long_recording_resumes_at_its_block(annotate, blocks, capsys):
-    flags = ("--cut", "windows", "--window-seconds", "1")
-    whole = annotate(*flags, out="whole.csv").read_bytes()
-    blocks(5, Stopped())
-    with pytest.raises(Stopped):
-        annotate(*flags)
-    blocks(1000, Stopped())
-    assert annotate(*flags).read_bytes() == whole
-
-
-@pytest.mark.usefixtures("hour")
-def test_of_a_long_recording_that_fails_at_last_nothing_is_left(annotate, blocks, talk, tmp_path):
-    flags = ("--cut", "windows", "--window-seconds", "1")
-    blocks(5, UserError("breaks off", remedy="Leave it out"))
-    frame = pd.read_csv(annotate(*flags, code=1))
-    failed = pd.read_csv(tmp_path / "predictions.failed.csv")["file"].tolist()
-    blocks(1000, Stopped())
-    for path in failed:
-        Path(path).unlink()
-    pd.testing.assert_frame_equal(frame, pd.read_csv(annotate(*flags, out="others.csv")), atol=1e-5)
 
 
 @pytest.mark.parametrize(
