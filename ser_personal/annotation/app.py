@@ -64,11 +64,7 @@ ON_THE_PAGE = {
 
 
 def app(
-    bundle: str,
-    profiles: str | None = None,
-    port: Port = 8765,
-    device: str | None = None,
-    import_: str | None = None,
+    bundle: str, profiles: str | None = None, port: Port = 8765, device: str | None = None, import_: str | None = None
 ) -> None:
     """Open a page that records or takes a recording, shows its values over time, and enrols and forgets people.
 

@@ -18,12 +18,7 @@ from ser_personal.types import ATTRIBUTES, plain_name
 
 
 def enroll(
-    speaker: str,
-    audio: str,
-    model: str,
-    profiles: str,
-    device: str | None = None,
-    import_: str | None = None,
+    speaker: str, audio: str, model: str, profiles: str, device: str | None = None, import_: str | None = None
 ) -> None:
     """Add recordings of a speaker to the speaker's profile, and labels of them where there are some.
 

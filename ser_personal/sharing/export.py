@@ -25,14 +25,7 @@ from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.files import check_empty, is_hub_name
 from ser_personal.ranges import AtLeastTwo
-from ser_personal.recognition.bundle import (
-    CARD,
-    ONNX,
-    Bundle,
-    CalibrationName,
-    check_consistent,
-    write_bundle,
-)
+from ser_personal.recognition.bundle import CARD, ONNX, Bundle, CalibrationName, check_consistent, write_bundle
 from ser_personal.recognition.bundle import push as push_bundle
 from ser_personal.recognition.causal import CausalPLDC, calibrate_causally, left_out_posteriors, make_calibrator
 from ser_personal.recognition.network import EmotionNetwork, check_onnx_installed, write_onnx
@@ -388,10 +381,7 @@ def _default_calibration(bundle: Bundle, name: CalibrationName | None) -> tuple[
         make_calibrator(bundle, name)
         return name, "as --calibration says"
     if bundle.bank is None:
-        return (
-            "none",
-            "for there is no speaker bank beside the checkpoint (--bank, the one that `ser test` wrote)",
-        )
+        return ("none", "for there is no speaker bank beside the checkpoint (--bank, the one that `ser test` wrote)")
     return "pldc", "the default where there is a speaker bank (--calibration)"
 
 

@@ -54,29 +54,21 @@ def test_another_command_in_the_place_of_an_interrupted_one_is_refused(annotate,
     assert "can't be resumed (database is locked). Wait for the run that writes it" in capsys.readouterr().err
 
 
-def spoil(talk):
-    """Recordings that fail: name -> why."""
-    anna = talk / "anna"
+def test_recordings_that_fail_are_listed_and_the_others_done(annotate, talk, capsys):
+    good, anna = pd.read_csv(annotate(out="good.csv")), talk / "anna"
     soundfile.write(anna / "silent.wav", np.zeros(16_000), 16_000)
     soundfile.write(anna / "tone.wav", 0.1 * np.sin(np.arange(16_000) / 5), 16_000)
-    for name in ("жук\n.wav", "\x1b[31mred.wav", "\U0001f399.mp4"):
+    for name in ("жук\n.wav", "\x1b[31mred.wav", "\U0001f399.mp4", os.fsdecode(b"\xff\xfe.wav")):
         (anna / name).write_bytes(b"nothing")
     (anna / "dangling.wav").symlink_to("nowhere")
     os.mkfifo(anna / "pipe.wav")
-    Path(os.fsdecode(os.fsencode(anna) + b"/\xff\xfe.wav")).write_bytes(b"nothing")
     undecodable = ("жук\n.wav", "\x1b[31mred.wav", "\U0001f399.mp4", "\\xff\\xfe.wav")
-    return dict.fromkeys(undecodable, "can't be decoded") | {
+    reasons = dict.fromkeys(undecodable, "can't be decoded") | {
         "silent.wav": "is silent",
         "tone.wav": "no speech was found",
         "dangling.wav": "no such audio file",
         "pipe.wav": "isn't a file",
     }
-
-
-def test_recordings_that_fail_are_listed_and_the_others_done(annotate, talk, capsys):
-    good = pd.read_csv(annotate(out="good.csv"))
-    reasons = spoil(talk)
-    capsys.readouterr()
     out = annotate(code=1)
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed: ")]
     pd.testing.assert_frame_equal(pd.read_csv(out), good, atol=1e-4)
@@ -88,7 +80,6 @@ def test_recordings_that_fail_are_listed_and_the_others_done(annotate, talk, cap
     for name, reason in reasons.items():
         assert reason in failed[name]
         assert "\n" not in failed[name]
-        assert name not in failed[name]
 
 
 @pytest.mark.parametrize("where", ["decoding", "network"])
@@ -151,17 +142,9 @@ def test_enrolled_speakers_resume_from_their_profiles(annotate, bundle_folder, t
     assert (again.profiles.ids, again.profiles["anna"].utterances) == (["anna"], 6)
 
 
-def test_windows_and_raw_predictions_of_named_speakers(annotate):
-    frame = pd.read_csv(annotate("--cut", "windows", "--window-seconds", "0.5", "--calibration", "none"))
-    assert (frame["end"] - frame["start"] <= 0.5 + 0.025).all()
-    assert (frame["arousal_raw"] == frame["arousal_calibrated"]).all()
-    assert (frame["calibration_utterances"] == 0).all()
-    assert len(frame) > 18
-
-
-@pytest.mark.parametrize(
-    ("flags", "what"),
-    [
+def test_what_can_not_be_annotated(annotate, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for flags, what in (
         (["--vectors", "v.csv"], "--vectors v.csv: doesn't end in .npz. Give a name that does"),
         (["--model", "nowhere"], "nowhere: no such folder"),
         (["--speaker-from", "column"], "corpus.csv: no such file"),
@@ -170,13 +153,9 @@ def test_windows_and_raw_predictions_of_named_speakers(annotate):
         (["--device", "cuda:99"], "--device: cuda:99 can't compute"),
         (["--import", "nowhere"], "--import nowhere: can't be imported (No module named 'nowhere')"),
         (["--calibration", "posterior"], "the bundle: holds no posterior. Export it with --corpus"),
-    ],
-)
-def test_what_can_not_be_annotated(annotate, flags, what, capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    annotate(*flags, code=2)
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ser: ")]
-    assert what in line
+    ):
+        annotate(*flags, code=2)
+        assert f"ser: {what}" in capsys.readouterr().err.replace(str(tmp_path / "talk") + "/", "")
 
 
 def test_an_output_that_exists_stays(annotate, capsys):

@@ -5,6 +5,7 @@ import re
 import socket
 from dataclasses import replace
 from http.client import HTTPConnection
+from io import StringIO
 from threading import Thread
 from urllib.parse import quote, urlencode
 
@@ -57,15 +58,13 @@ class Client:
         status, content = self("POST", f"recordings?{urlencode(asked)}", body)
         return (status, json.loads(content)) if status == 200 else (status, content.decode())
 
-    def table(self, key):
-        status, content = self("GET", f"{key}/predictions.csv")
-        assert status == 200
-        return pd.read_csv(pd.io.common.BytesIO(content), dtype={"speaker": str})
-
-    def page(self, key=""):
-        status, content = self("GET", key and f"{key}/timeline.html")
+    def get(self, path=""):
+        status, content = self("GET", path)
         assert status == 200
         return content.decode()
+
+    def table(self, key):
+        return pd.read_csv(StringIO(self.get(f"{key}/predictions.csv")), dtype={"speaker": str})
 
     def do(self, what, **parameters):
         status, content = self("POST", f"{what}?{urlencode(parameters)}", b"")
@@ -124,7 +123,9 @@ def test_the_table_is_what_the_recognizer_predicts(client, files, recognizer, co
         found["speaker"] = found["speaker"].astype(object).where(found["speaker"].notna(), None)
         pd.testing.assert_frame_equal(found, frame.round(6), check_dtype=False)
         assert shown["speakers"] == list(dict.fromkeys(frame["speaker"]))
-        data = json.loads(re.search(r'id="data">(.*?)</script>', client.page(shown["key"]), re.DOTALL)[1])
+        data = json.loads(
+            re.search(r'id="data">(.*?)</script>', client.get(f"{shown['key']}/timeline.html"), re.DOTALL)[1]
+        )
         raw = [row[6] for row in data["rows"]]
         np.testing.assert_allclose(raw, frame.sort_values("start")["arousal_raw"], atol=1e-3)
     status, shown = client.upload(files / "call.wav", channel="each")
@@ -135,7 +136,7 @@ def test_the_table_is_what_the_recognizer_predicts(client, files, recognizer, co
     assert client.server.desk.people == []
 
 
-def test_people_are_enrolled_with_their_consent_and_forgotten_in_the_file(client, files, own, recognizer):
+def test_people_are_enrolled_with_their_consent_and_forgotten_in_the_file(client, files, own, recognizer, conversation):
     _, shown = client.upload(files / "meeting.wav", turns=files / "other name.rttm")
     who = {"key": shown["key"], "speaker": "Борис", "name": "Boris B"}
     assert client.do("enroll", **who) == (400, client.do("enroll", **who, agreed="no")[1])
@@ -144,9 +145,7 @@ def test_people_are_enrolled_with_their_consent_and_forgotten_in_the_file(client
     status, people = client.do("enroll", **who, agreed="yes")
     assert (status, people) == (200, [{"name": "Boris B", "utterances": 3, "labelled": False}])
     assert "is in the profile" in client.do("enroll", **who, agreed="yes")[1]
-    turns = [(turn.start, turn.end) for turn in own_turns(files)]
-    waveform = decode(files / "meeting.wav")
-    recognizer.enroll("x", [waveform[round(start * RATE) : round(end * RATE)] for start, end in turns])
+    recognizer.enroll("x", conversation[1][1::2])
     saved = SpeakerProfiles.open(own.bundle.model, own.profiles.path)
     np.testing.assert_allclose(saved["Boris B"].vector, recognizer.profiles["x"].vector, atol=1e-4)
     # what is said next starts from there, and looking adds nothing
@@ -156,7 +155,6 @@ def test_people_are_enrolled_with_their_consent_and_forgotten_in_the_file(client
     assert own.profiles["Boris B"].utterances == before
     assert client.do("forget", name="Boris B") == (200, [])
     assert "Boris" not in own.profiles.path.read_bytes().decode("latin-1")
-    assert own.profiles.path.stat().st_size < 1000
     assert client.do("forget", name="Boris B")[0] == 400
     assert client.do("enroll", **who, agreed="yes")[0] == 200
 
@@ -165,7 +163,7 @@ def test_whom_a_command_enrols_meanwhile_stays_and_is_known(client, files, own):
     recordings = [files / "meeting.wav"]
     elsewhere = SpeakerProfiles.open(own.bundle.model, own.profiles.path)
     EmotionRecognizer(own.bundle, profiles=elsewhere, device="cpu").enroll("carla", recordings)
-    assert "carla" in client.page()
+    assert "carla" in client.get()
     _, shown = client.upload(files / "meeting.wav", speaker="carla")
     assert client.table(shown["key"])["calibration_utterances"].iloc[0] == elsewhere["carla"].utterances
     EmotionRecognizer(own.bundle, profiles=elsewhere, device="cpu").enroll("ben", recordings)
@@ -175,21 +173,16 @@ def test_whom_a_command_enrols_meanwhile_stays_and_is_known(client, files, own):
     assert SpeakerProfiles.open(own.bundle.model, own.profiles.path).ids == ["anna", "ben"]
 
 
-def own_turns(files):
-    from ser_personal.recognition.turns import read_turns
-
-    return [turn for turn in read_turns(files / "other name.rttm")["meeting"] if turn.speaker_id == "Борис"]
-
-
 def test_a_bundle_without_a_bank_shows_raw_values_and_says_so(client, files, bundle):
-    assert "Values are raw" not in client.page()
+    assert "Values are raw" not in client.get()
     client.server.desk.recognizer = EmotionRecognizer(replace(bundle, bank=None), device="cpu")
     status, shown = client.upload(files / "meeting.wav", speaker="anna")
     assert status == 200
     frame = client.table(shown["key"])
     np.testing.assert_array_equal(frame["arousal_raw"], frame["arousal_calibrated"])
-    assert "Values are raw" in client.page()
-    assert "forgotten when this ends: --profiles FILE keeps them" in client.page()
+    page = client.get()
+    assert "Values are raw" in page
+    assert "forgotten when this ends: --profiles FILE keeps them" in page
 
 
 def test_what_is_not_the_pages_own_is_refused(client, tmp_path):
@@ -253,7 +246,7 @@ def test_long_sound_is_played_from_here(client, files, monkeypatch):
     monkeypatch.setattr("ser_personal.report.timeline.EMBEDDED_SECONDS", 1)
     name = "é #1.wav"
     _, shown = client.upload(files / "meeting.wav", name=name)
-    assert f'id="source">["{quote(name)}"]<' in client.page(shown["key"])
+    assert f'id="source">["{quote(name)}"]<' in client.get(f"{shown['key']}/timeline.html")
     content = (files / "meeting.wav").read_bytes()
     assert client("GET", f"{shown['key']}/{quote(name)}") == (200, content)
     for asked, part in (("bytes=0-", content), ("bytes=10-19", content[10:20]), ("bytes=99999999-", b"")):
@@ -335,8 +328,6 @@ def show(page, client, files, width):
     see(page)
     for document in ("document", INSIDE):
         assert page.js(f"{document}.documentElement.scrollWidth") <= width
-    columns = page.js("new Set([...document.querySelectorAll('.desk > *')].map(one => one.offsetLeft)).size")
-    assert columns == (2 if width == 1280 else 1)
 
 
 @needs_chromium
@@ -344,18 +335,9 @@ def test_the_page_from_recording_to_forgetting(page, client, files, own):
     show(page, client, files, 390)
     show(page, client, files, 1280)
     assert page.js(f"[...{INSIDE}.querySelectorAll('h3 span')].map(one => one.textContent)") == ["anna", "Борис"]
-    below = page.js(f"get('timeline').offsetTop + {INSIDE}.getElementById('chart').offsetTop + 60")
-    page.js(f"scrollTo(0, {below}); new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    stuck = page.js(
-        f"{INSIDE}.querySelector('.top').getBoundingClientRect().top + get('timeline').getBoundingClientRect().top"
-    )
-    assert stuck == pytest.approx(0, abs=1)
-    page.js("scrollTo(0, 0)")
-
     assert page.js("[get('table').download, get('page').download]") == ["meeting.csv", "meeting.html"]
     downloaded = page.js("Promise.all(['table', 'page'].map(id => fetch(get(id).href).then(of => of.text())))")
     assert [text[:13] for text in downloaded] == ["speaker,start", "<!DOCTYPE htm"]
-
     page.js("get('as').value = 'Anna A'")
     click(page, "#enroll button")
     wait(page, "get('enrolled').textContent.includes('tick that they agreed')")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
@@ -104,8 +103,6 @@ SHORT = textgrid(GRID, short=True)
 # of the recording of that name, its turns, and what is wrong with them
 BAD = {
     "backwards.rttm": (rttm([(2, 1, "a")], "backwards"), "turn of backwards/a from 2 to 1 s isn't valid: start must"),
-    "instant.rttm": (rttm([(1, 1, "anna")], "instant"), "isn't valid: start must be"),
-    "late.rttm": (rttm([(0, 1, "a"), (900, 901, "b")], "late"), "turn of late/b from 900 to 901 s is past the end"),
     "bytes.rttm": (b"SPEAKER \xe9\xff", "isn't UTF-8 text (byte 8 is 0xe9) in "),
     "empty.rttm": ("", "has no turns in "),
     "channels.rttm": (
@@ -114,8 +111,7 @@ BAD = {
     ),
     "renamed.rttm": (rttm([(0, 1, "a")], "somewhere"), "has no turns in "),
     "twice.TextGrid": (SHORT.replace("ben", "anna"), "isn't a whole TextGrid"),
-    "riff.wav": (b"RIFF" + b"\0" * 40, "can't be decoded"),
-    "broken.wav": (None, "is truncated: its header announces more than it holds"),
+    "broken.wav": (b"RIFF" + b"\0" * 40, "can't be decoded"),
 }
 GOOD = {
     "disordered.rttm": rttm([(3, 4, "NA"), (0, 2, "NA"), (1, 2, "<NA>")], "disordered"),
@@ -135,10 +131,9 @@ def test_bad_input_of_some_recordings(conversation, bundle_folder, tmp_path, cap
     folder.mkdir()
     for name, content in {**{name: text for name, (text, _) in BAD.items()}, **GOOD}.items():
         stem, ending = name.split(".")
-        broken = sound[: len(sound) // 2] if content is None else content
-        (folder / f"{stem}.wav").write_bytes(broken if ending == "wav" else sound)
-        text = rttm(conversation[0], stem) if ending == "wav" else content
+        (folder / f"{stem}.wav").write_bytes(content if ending == "wav" else sound)
         path = folder / (f"{stem}.rttm" if ending == "wav" else name)
+        text = rttm(conversation[0], stem) if ending == "wav" else content
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
     frame = annotated(bundle_folder, tmp_path, folder, "--segments", folder, code=1)
     assert {Path(file).stem for file in frame["file"]} == {name.split(".")[0] for name in GOOD}
@@ -147,8 +142,9 @@ def test_bad_input_of_some_recordings(conversation, bundle_folder, tmp_path, cap
     assert found.keys() == {name.split(".")[0] for name in BAD}
     for name, (_, what) in BAD.items():
         assert what in found[name.split(".")[0]]
-    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed: ")]
-    assert len(shown) == len(BAD) + 1
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith(f"{len(BAD) + len(GOOD) + 1} recordings, 6 speakers; long ones are cut by")
+    assert sum(line.startswith("failed: ") for line in shown) == len(BAD) + 1
 
 
 @pytest.mark.parametrize(
@@ -172,47 +168,30 @@ SPEECH = Path(os.environ.get("SER_TEST_SPEECH", "speech")) / "ravdess"
 @pytest.mark.skipif(not SPEECH.is_dir(), reason="no real speech here: SER_TEST_SPEECH names a folder with ravdess/")
 def test_a_conversation_of_real_speech(bundle_folder, tmp_path):
     """Three speakers by turns, as one stereo file and as one for each, whoever says when they speak."""
-    table_ = pd.read_csv(SPEECH / "corpus.csv")
-    names = sorted(table_["speaker"].unique())[:3]
-    files = [
-        SPEECH / path
-        for n in range(8)
-        for name in names
-        for path in table_[table_["speaker"] == name]["path"][n : n + 1]
-    ]
+    pytest.importorskip("praatio", reason="praatio isn't installed (the extra textgrid)")
+    spoken = pd.read_csv(SPEECH / "corpus.csv")
+    names = sorted(spoken["speaker"].unique())[:3]
+    files = [SPEECH / spoken[spoken["speaker"] == name]["path"].iloc[n] for n in range(8) for name in names]
     parts, speakers = [decode(path) for path in files], names * 8
     ends = np.cumsum([len(part) + 4_000 for part in parts])
-    turns = [
-        Turn((end - len(part)) / 16_000, end / 16_000, who)
-        for end, part, who in zip(ends, parts, speakers, strict=True)
-    ]
-    tracks = np.zeros((int(ends[-1]), 3), dtype=np.float32)
+    tracks, turns = np.zeros((ends[-1], 3), dtype=np.float32), []
     for end, part, who in zip(ends, parts, speakers, strict=True):
         tracks[end - len(part) : end, names.index(who)] = part
+        turns.append(Turn((end - len(part)) / 16_000, end / 16_000, who))
     soundfile.write(tmp_path / "meeting.wav", tracks.sum(1, keepdims=True).repeat(2, 1), 16_000, subtype="FLOAT")
-    forms = {"meeting.rttm": rttm(turns), "turns.csv": table(turns), "own.rttm": ""}
+    (tmp_path / "meeting.rttm").write_text(rttm(turns))
+    (tmp_path / "turns.csv").write_text(table(turns))
+    (tmp_path / "own").mkdir()
     for column, name in enumerate(names):
         own = [turn for turn in turns if turn.speaker_id == name]
-        soundfile.write(tmp_path / f"{name}.wav", tracks[:, column], 16_000, subtype="FLOAT")
-        forms["own.rttm"] += rttm(own, name)
-        forms[f"grids/{name}.TextGrid"] = textgrid(own, short=True)
-    forms["meeting.TextGrid"] = textgrid(turns, short=False)
-    forms["own.csv"] = "path,speaker,start,end\n" + "".join(
-        f"{turn.speaker_id}.wav,{turn.speaker_id},{turn.start:.6f},{turn.end:.6f}\n" for turn in turns
-    )
-    (tmp_path / "grids").mkdir()
-    (tmp_path / "own").mkdir()
-    for name, text in forms.items():
-        (tmp_path / name).write_text(text)
-    for name in names:
-        (tmp_path / "own" / f"{name}.wav").symlink_to(tmp_path / f"{name}.wav")
+        soundfile.write(tmp_path / "own" / f"{name}.wav", tracks[:, column], 16_000, subtype="FLOAT")
+        (tmp_path / "own" / f"{name}.TextGrid").write_text(textgrid(own, short=True))
     alone = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu").predict(files, speakers)
-    grids = importlib.util.find_spec("praatio") is not None
-    for audio, segments in (
-        *(("meeting.wav", "meeting.rttm"), ("turns.csv", None), ("own", "own.rttm"), ("own.csv", None)),
-        *((("meeting.wav", "meeting.TextGrid"), ("own", "grids")) if grids else ()),
+    for audio, *who in (
+        ("meeting.wav", "--segments", tmp_path / "meeting.rttm"),
+        ("turns.csv", "--speaker-from", "column"),
+        ("own", "--segments", tmp_path / "own"),
     ):
-        who = ("--segments", tmp_path / segments) if segments else ("--speaker-from", "column")
         frame = annotated(bundle_folder, tmp_path, tmp_path / audio, *who).sort_values("start")
         np.testing.assert_allclose(frame[VALUES], alone[VALUES], atol=1e-4)
         assert frame["speaker"].tolist() == speakers

@@ -73,7 +73,4 @@ OF_OTHERS = [
 ]
 
 
-ARGUMENTS = [
-    *given(FIT, OF_FIT),
-    *(Fault(*row) for row in OF_OTHERS),
-]
+ARGUMENTS = [*given(FIT, OF_FIT), *(Fault(*row) for row in OF_OTHERS)]

@@ -58,6 +58,10 @@ def bundle(name: str, change):
     return copied("bundle", "bundle", lambda folder: change(folder / name))
 
 
+def config(**changes: object):
+    return bundle("config.json", edited(**changes))
+
+
 def source(**changes: object):
     def change(path: Path) -> None:
         meta = json.loads(path.read_text())
@@ -69,7 +73,7 @@ def source(**changes: object):
 def profiles(arrays: dict[str, np.ndarray] | None = None, **metadata: str):
     def make(good: Good, here: Path) -> None:
         model = json.loads((good.bundle / "config.json").read_text())["model"]
-        known = {"format": "ser_personal.speaker_profiles", "version": "3", "model": model}
+        known = {"format": "ser_personal.speaker_profiles", "version": "4", "model": model}
         save_file(arrays or {}, here / "profiles.safetensors", known | metadata)
 
     return make
@@ -151,18 +155,10 @@ OF_BUNDLE = [
         "config.json: isn't a JSON object",
         bundle("config.json", lambda path: path.write_text("[]")),
     ),
-    (
-        "a bundle of the future",
-        "bundle of format 99; this version reads format",
-        bundle("config.json", edited(format_version=99)),
-    ),
-    (
-        "a bundle of no version",
-        "bundle of format x; this version reads format",
-        bundle("config.json", edited(format_version="x")),
-    ),
-    ("a bundle that names no files", "doesn't say what its files hold", bundle("config.json", edited(files=3))),
-    ("a bundle without weights", "model.safetensors: can't be loaded", bundle("model.safetensors", Path.unlink)),
+    ("a bundle of the future", "bundle of format 99; this version reads format", config(format_version=99)),
+    ("a bundle of no version", "bundle of format x; this version reads format", config(format_version="x")),
+    ("a bundle that names no files", "doesn't say what its files hold", config(files=3)),
+    ("a bundle without weights", "model.safetensors: no such file", bundle("model.safetensors", Path.unlink)),
     ("a bundle with half its weights", "model.safetensors: isn't the file", bundle("model.safetensors", cut)),
     (
         "a bundle with weights in a pickle",
@@ -177,28 +173,22 @@ OF_BUNDLE = [
     (
         "a bundle with a command for a head",
         "os.system isn't a class",
-        bundle(
-            "config.json", edited(interpreter={"class_path": "os.system", "init_args": {"command": "touch touched"}})
-        ),
+        config(interpreter={"class_path": "os.system", "init_args": {"command": "touch touched"}}),
     ),
-    (
-        "a bundle with a head of nothing",
-        "config.json: lacks or misspells",
-        bundle("config.json", edited(interpreter={"class_path": 3})),
-    ),
-    ("a bundle of no encoder", "config.json: lacks", bundle("config.json", edited(personalized_encoder=3))),
+    ("a bundle with a head of nothing", "config.json: lacks or misspells", config(interpreter={"class_path": 3})),
+    ("a bundle of no encoder", "config.json: lacks", config(personalized_encoder=3)),
     (
         "a bundle of a text encoder",
         "config.json: lacks or misspells",
-        bundle("config.json", edited(personalized_encoder={"encoder_config": {"model_type": "bert"}})),
+        config(personalized_encoder={"encoder_config": {"model_type": "bert"}}),
     ),
     (
         "a bundle of an impossible prior",
         "LabelPrior.* is out of range",
-        bundle("config.json", edited(label_priors={"pldc": {"arousal": {"scale": -1}}})),
+        config(label_priors={"pldc": {"arousal": {"scale": -1}}}),
     ),
-    ("a bundle of settings that aren't", "lacks or misspells .*kk", bundle("config.json", edited(pldc={"kk": 3}))),
-    ("a bundle of a negative k", "pldc.k: -3 is out of range", bundle("config.json", edited(pldc={"k": -3}))),
+    ("a bundle of settings that aren't", "lacks or misspells .*kk", config(pldc={"kk": 3})),
+    ("a bundle of a negative k", "pldc.k: -3 is out of range", config(pldc={"k": -3})),
 ]
 OF_PROFILES = [
     ("words as profiles", "not a complete file of speaker profiles", text("profiles.safetensors", "words")),
@@ -225,11 +215,7 @@ NOT_PULLED = [
         [*PAPT, "{pseudo_labels}", "--model.released_head", "{here}/head.safetensors"],
         pointer("head.safetensors"),
     ),
-    (
-        "an encoder",
-        [*FIT, "--model.encoder", "HubertEncoder", "--model.encoder.pretrained", "{here}/hubert"],
-        encoder,
-    ),
+    ("an encoder", [*FIT, "--model.encoder", "HubertEncoder", "--model.encoder.pretrained", "{here}/hubert"], encoder),
 ]
 ARTEFACTS = [
     *(

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING
+
 import torch
 from fault import FIT, PAPT, TEST, Fault, checkpoint, faults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TESTED = [*TEST, "--ckpt_path", "{here}/bad.ckpt"]
 RESUMED = [*FIT, "--ckpt_path", "{here}/bad.ckpt"]
@@ -13,25 +19,35 @@ NAME = "personalized_encoder"
 DAMAGED = "bad.ckpt: is damaged, or was written by another version"
 
 
-def without(*path: str):
-    def change(content: dict) -> None:
+tuned, papt = partial(checkpoint, "finetune"), partial(checkpoint, "papt")
+
+
+def change(path: tuple[str, ...], replace: Callable[[dict, str], object]) -> Callable[[dict], object]:
+    def changed(content: dict) -> None:
         for name in path[:-1]:
             content = content[name]
-        del content[path[-1]]
+        replace(content, path[-1])
 
-    return change
-
-
-def holding(value: object, *path: str):
-    def change(content: dict) -> None:
-        for name in path[:-1]:
-            content = content[name]
-        content[path[-1]] = value
-
-    return change
+    return changed
 
 
-def first_weight(value: object):
+def without(*path: str) -> Callable[[dict], object]:
+    return change(path, dict.pop)
+
+
+def holding(value: object, *path: str) -> Callable[[dict], object]:
+    return change(path, lambda content, name: content.update({name: value}))
+
+
+def as_it_is(_content: dict) -> None:
+    pass
+
+
+def lacking_a_weight(content: dict) -> None:
+    content["state_dict"].popitem()
+
+
+def first_weight(value: object) -> Callable[[dict], object]:
     return lambda content: content["state_dict"].update({next(iter(content["state_dict"])): value})
 
 
@@ -42,83 +58,67 @@ def diverged(content: dict) -> None:
 
 
 OF_TESTED = [
-    ("no weights", "bad.ckpt: is a checkpoint without its state_dict", checkpoint("finetune", without("state_dict"))),
-    ("no settings", "without its hyper_parameters", checkpoint("finetune", without("hyper_parameters"))),
-    ("settings in a list", "without its hyper_parameters", checkpoint("finetune", holding([1], "hyper_parameters"))),
+    ("no weights", "bad.ckpt: is a checkpoint without its state_dict", tuned(without("state_dict"))),
+    ("no settings", "without its hyper_parameters", tuned(without("hyper_parameters"))),
+    ("settings in a list", "without its hyper_parameters", tuned(holding([1], "hyper_parameters"))),
     (
         "a setting that isn't",
         r"bad.ckpt: holds settings that aren't those of EmotionFineTuning \(Option 'speed'",
-        checkpoint("finetune", holding(3, "hyper_parameters", "speed")),
+        tuned(holding(3, "hyper_parameters", "speed")),
     ),
     (
         "a setting in words",
         r"EmotionFineTuning \(fast is no float\)",
-        checkpoint("finetune", holding("fast", "hyper_parameters", "learning_rate")),
+        tuned(holding("fast", "hyper_parameters", "learning_rate")),
     ),
     (
         "a command as its class",
         "bad.ckpt: holds system, the config names EmotionFineTuning",
-        checkpoint("finetune", holding("os.system", "hyper_parameters", "_class_path")),
+        tuned(holding("os.system", "hyper_parameters", "_class_path")),
     ),
-    (
-        "a model of another class",
-        "holds settings that aren't those of EmotionFineTuning",
-        checkpoint("papt", lambda _: None),
-    ),
-    ("no description", f"without its {NAME}", checkpoint("finetune", holding(None, NAME))),
-    ("a description of no encoder", DAMAGED, checkpoint("finetune", without(NAME, "encoder_config"))),
-    ("a description of half an encoder", DAMAGED, checkpoint("finetune", holding('{"model_', NAME, "encoder_config"))),
+    ("a model of another class", "holds settings that aren't those of EmotionFineTuning", papt(as_it_is)),
+    ("no description", f"without its {NAME}", tuned(holding(None, NAME))),
+    ("a description of no encoder", DAMAGED, tuned(without(NAME, "encoder_config"))),
+    ("a description of half an encoder", DAMAGED, tuned(holding('{"model_', NAME, "encoder_config"))),
     (
         "a description of a text encoder",
         "is of type bert",
-        checkpoint("finetune", holding('{"model_type": "bert"}', NAME, "encoder_config")),
+        tuned(holding('{"model_type": "bert"}', NAME, "encoder_config")),
     ),
-    ("a fusion that isn't", DAMAGED, checkpoint("finetune", holding("middle", NAME, "fusion"))),
-    (
-        "a weight missing",
-        f"{DAMAGED}.*Missing key",
-        checkpoint("finetune", lambda content: content["state_dict"].popitem()),
-    ),
-    (
-        "a weight too many",
-        f"{DAMAGED}.*foo.bar",
-        checkpoint("finetune", holding(torch.ones(3), "state_dict", "foo.bar")),
-    ),
-    ("a weight of another shape", f"{DAMAGED}.*size mismatch", checkpoint("finetune", first_weight(torch.ones(3)))),
-    ("a weight that is a number", DAMAGED, checkpoint("finetune", first_weight(3))),
-    ("weights of NaN", "not a finite number. The model may have diverged", checkpoint("finetune", diverged)),
-    ("no version", DAMAGED, checkpoint("finetune", without("pytorch-lightning_version"))),
-    ("loops that are a number", DAMAGED, checkpoint("finetune", holding({"fit_loop": 3}, "loops"))),
+    ("a fusion that isn't", DAMAGED, tuned(holding("middle", NAME, "fusion"))),
+    ("a weight missing", f"{DAMAGED}.*Missing key", tuned(lacking_a_weight)),
+    ("a weight too many", f"{DAMAGED}.*foo.bar", tuned(holding(torch.ones(3), "state_dict", "foo.bar"))),
+    ("a weight of another shape", f"{DAMAGED}.*size mismatch", tuned(first_weight(torch.ones(3)))),
+    ("a weight that is a number", DAMAGED, tuned(first_weight(3))),
+    ("weights of NaN", "not a finite number. The model may have diverged", tuned(diverged)),
+    ("no version", DAMAGED, tuned(without("pytorch-lightning_version"))),
+    ("loops that are a number", DAMAGED, tuned(holding({"fit_loop": 3}, "loops"))),
 ]
 OF_RESUMED = [
     (
         "weights alone to resume",
         "bad.ckpt: holds no optimizer_states, so no fit can be resumed from it",
-        checkpoint("finetune", without("optimizer_states")),
+        tuned(without("optimizer_states")),
     ),
-    ("no optimiser to resume", "holds no optimizer_states", checkpoint("finetune", holding([], "optimizer_states"))),
-    ("no loops to resume", "holds no loops", checkpoint("finetune", without("loops"))),
+    ("no optimiser to resume", "holds no optimizer_states", tuned(holding([], "optimizer_states"))),
+    ("no loops to resume", "holds no loops", tuned(without("loops"))),
     (
         "other speakers to resume",
         "was trained on other speakers than this corpus has",
-        checkpoint("finetune", holding({"train_speakers": ["x"]}, "EmotionDataModule")),
+        tuned(holding({"train_speakers": ["x"]}, "EmotionDataModule")),
     ),
 ]
 OF_FROM_PAPT = [
     (
         "PAPT without a weight to start from",
         f"{DAMAGED}.*Missing key",
-        checkpoint("papt", without("state_dict", "personalized.encoder.network.masked_spec_embed")),
+        papt(without("state_dict", "personalized.encoder.network.masked_spec_embed")),
     ),
-    ("PAPT without a description to start from", DAMAGED, checkpoint("papt", without(NAME, "encoder_config"))),
+    ("PAPT without a description to start from", DAMAGED, papt(without(NAME, "encoder_config"))),
 ]
 OF_EXPORTED = [
-    (
-        "a weight missing to export",
-        f"{DAMAGED}.*Missing key",
-        checkpoint("finetune", lambda content: content["state_dict"].popitem()),
-    ),
-    ("PAPT to export", "bad.ckpt: isn't fine-tuned for emotion", checkpoint("papt", lambda _: None)),
+    ("a weight missing to export", f"{DAMAGED}.*Missing key", tuned(lacking_a_weight)),
+    ("PAPT to export", "bad.ckpt: isn't fine-tuned for emotion", papt(as_it_is)),
 ]
 CHECKPOINTS = [
     *faults(TESTED, OF_TESTED),
@@ -127,14 +127,14 @@ CHECKPOINTS = [
         "another optimiser to resume",
         [*RESUMED, "--trainer.max_epochs", "9", "--data.max_batch", "16"],
         DAMAGED,
-        checkpoint("finetune", holding([{"state": {}, "param_groups": []}], "optimizer_states")),
+        tuned(holding([{"state": {}, "param_groups": []}], "optimizer_states")),
     ),
     *faults(FROM_PAPT, OF_FROM_PAPT),
     Fault(
         "PAPT without its head to resume",
         [*PAPT, "{pseudo_labels}", "--ckpt_path", "{here}/bad.ckpt"],
         DAMAGED,
-        checkpoint("papt", without("state_dict", "head.label_embeddings")),
+        papt(without("state_dict", "head.label_embeddings")),
     ),
     *faults(EXPORTED, OF_EXPORTED),
     Fault(

@@ -43,11 +43,7 @@ OF_CONFIG = [
     ("a trainer that is a number", "c.yaml: holds no values by name under trainer", yaml("trainer: 5\n")),
     ("callbacks that are a number", "--trainer.callbacks", yaml("trainer: {callbacks: 3}\n")),
     ("data that is a list", "--data: Not a valid subclass of LightningDataModule", yaml("data: [1, 2]\n")),
-    (
-        "null for a number",
-        "learning_rate: null is no float",
-        yaml("model: {init_args: {learning_rate: null}}\n"),
-    ),
+    ("null for a number", "learning_rate: null is no float", yaml("model: {init_args: {learning_rate: null}}\n")),
 ]
 CONFIGS = [
     *faults(CONFIG, OF_CONFIG),

@@ -63,11 +63,7 @@ OF_CHECK = [
     ("column Offset", "column Offset would say what part", named("path,speaker,split,Offset")),
     ("column duration", "column duration would say .* Rename it to end", named("path,speaker,split,start,duration")),
     ("a segment before the start", "start is '-1', no time", segments("-1,2")),
-    (
-        "a table that Git LFS left",
-        "corpus.csv: .* Git LFS, whose content `git lfs pull`",
-        text("corpus.csv", LFS),
-    ),
+    ("a table that Git LFS left", "corpus.csv: .* Git LFS, whose content `git lfs pull`", text("corpus.csv", LFS)),
     ("a picture as a table", "isn't UTF-8 text", text("corpus.csv", b"\x89PNG\r\n\x1a\n" + bytes(range(256)))),
     ("a blank split", "line 4: blank split", table("x.wav,s,,4")),
     ("a cell of a million letters", "line 4: broken CSV", table(f"{'x' * 1_000_000},s,train,4")),
@@ -93,11 +89,7 @@ OVERLAP = with_segment("0,0.6", "0.4,1")
 OF_FIT_TABLE = [
     ("a table to train on that Git LFS left", "is a pointer of Git LFS", text("corpus.csv", LFS)),
     ("column begin to train on", "column begin would say what part", named("path,speaker,split,begin")),
-    (
-        "a speaker on both sides",
-        "split validation: 1 of its speakers are in train as well: s",
-        table("x.wav,s,dev,4"),
-    ),
+    ("a speaker on both sides", "split validation: 1 of its speakers are in train as well: s", table("x.wav,s,dev,4")),
     (
         "no training set",
         "split train: no utterance is left to use",

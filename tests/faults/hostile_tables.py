@@ -63,11 +63,7 @@ OF_CALIBRATE = [
     ),
     ("predictions that Git LFS left", "p.csv: is a pointer of Git LFS", text("p.csv", "version https://git-lfs\n")),
     ("predictions in a workbook", "p.csv: is an Excel workbook", text("p.csv", b"PK\x03\x04 and so on")),
-    (
-        "predictions by other names",
-        r"Did you mean segment_id\?",
-        text("p.csv", "segment_id;speaker;a_raw\nu;s;3\n"),
-    ),
+    ("predictions by other names", r"Did you mean segment_id\?", text("p.csv", "segment_id;speaker;a_raw\nu;s;3\n")),
 ]
 OF_VECTORS = [
     ("vectors that aren't there", "v.npz: no such file"),

@@ -217,8 +217,7 @@ def test_a_row_says_where_who_what_and_how_sure(bundle):
 
 
 @pytest.mark.parametrize(
-    ("width", "value", "interval"),
-    [(1.0, 1.5, (1, 2.5)), (1.0, 0.0, (1, 1)), (1.0, 9.0, (7, 7)), (inf, 3.0, (1, 7))],
+    ("width", "value", "interval"), [(1.0, 1.5, (1, 2.5)), (1.0, 0.0, (1, 1)), (1.0, 9.0, (7, 7)), (inf, 3.0, (1, 7))]
 )
 def test_an_interval_keeps_to_the_label_scale_wherever_its_middle_lies(bundle, width, value, interval):
     table = ConformalTable(0.9, dict.fromkeys(bundle.attributes, HalfWidths((0,), (width,), (20,))))

@@ -4,7 +4,6 @@ from functools import partial
 from math import inf
 
 import numpy as np
-import pandas as pd
 import pytest
 from command_line import ser
 from hypothesis import given
@@ -74,29 +73,29 @@ def test_speakers_whom_a_diariser_numbered_are_others_in_each_recording(tmp_path
 
 
 @pytest.mark.parametrize("form", ["table", "rttm", "folder"])
-def test_two_recordings_of_one_name_in_two_folders_keep_their_own_turns(form, recordings, bundle_folder, tmp_path):
+def test_two_recordings_of_one_name_in_two_folders_keep_their_own_turns(form, tmp_path):
     turns = {"day1": [(0, 0.5, "ben"), (0.5, 1, "SPEAKER_00")], "day2": [(0.2, 0.8, "carl"), (0.6, 1, "SPEAKER_00")]}
-    for file, day in zip(recordings, turns, strict=False):
-        (tmp_path / "rec" / day).mkdir(parents=True)
-        (tmp_path / "rec" / day / "meeting.wav").write_bytes(file.read_bytes())
     segments = tmp_path / {"table": "turns.csv", "rttm": "turns.rttm", "folder": "rec"}[form]
     if form == "folder":
         for day, own in turns.items():
+            (segments / day).mkdir(parents=True)
             (segments / day / "meeting.rttm").write_text(rttm(own))
     elif form == "rttm":
         segments.write_text("".join(rttm(own, f"{day}/meeting") for day, own in turns.items()))
     else:
         rows = [f"{day}/meeting.wav,{start},{end},{who}\n" for day, own in turns.items() for start, end, who in own]
         segments.write_text("path,start,end,speaker\n" + "".join(rows).replace("day2/", "day2\\"))
-    frame = annotated(bundle_folder, tmp_path, tmp_path / "rec", "--segments", segments)
-    recognizer = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu")
-    alone = [recognizer.predict(recordings[day], segments=own) for day, own in enumerate(turns.values())]
-    np.testing.assert_allclose(frame[VALUES[:2]], pd.concat(alone)[VALUES[:2]], atol=1e-4)
-    named = [who for who in frame["speaker"] if not who.endswith("/SPEAKER_00")]
-    assert (named, frame["speaker"].nunique()) == (["ben", "carl"], 4)
+    recordings = [Recording(f"{day}/meeting.wav", tmp_path / "rec" / day / "meeting.wav") for day in turns]
+    found = with_turns(recordings, segments, named=True)
+    for (day, own), one in zip(turns.items(), found, strict=True):
+        assert [(turn.start, turn.end) for turn in one.turns] == [pytest.approx(turn[:2]) for turn in own]
+        assert [turn.speaker_id.removesuffix("/SPEAKER_00") for turn in one.turns] in (
+            *([own[0][2], f"{day}/meeting"], [own[0][2], f"{day}/meeting.wav"]),
+        )
     # of one of the two alone, the other's turns aren't taken
-    one = annotated(bundle_folder, tmp_path, tmp_path / "rec" / "day1", "--segments", segments, code=1)
-    np.testing.assert_allclose(one[VALUES[:2]], frame[VALUES[:2]][:2], atol=1e-4)
+    (alone, other) = with_turns(recordings[:1], segments, named=True)
+    assert alone.turns == found[0].turns
+    assert "there is no such recording" in str(other.turns)
 
 
 @pytest.mark.parametrize(
@@ -249,15 +248,3 @@ def test_textgrids_that_hold_no_turns(tmp_path):
         fault = read_turns(tmp_path / f"{name}.TextGrid")[name]
         with pytest.raises(UserError, match=what):
             raise fault
-
-
-def test_what_to_do_about_refused_turns_is_said_and_nothing_about_speakers(
-    bundle_folder, conversation, tmp_path, capsys
-):
-    meeting, turns = tmp_path / "meeting.wav", tmp_path / "turns.rttm"
-    turns.write_text(rttm(conversation[0], "elsewhere"))
-    flags = ("--segments", turns, "--model", bundle_folder, "--out", tmp_path / "p.csv", "--device", "cpu")
-    assert ser("annotate", meeting, *flags) == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("2 recordings, no speakers; long ones are cut by")
-    assert f"failed: {meeting}: has no turns in {turns}. Leave it out, or call it as they do." in lines

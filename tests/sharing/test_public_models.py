@@ -207,10 +207,7 @@ def test_what_is_no_such_model_is_one_line_and_nothing_is_written(kind, tmp_path
 def test_where_the_hub_or_the_file_cannot_be_had(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for model, what in (
-        (
-            "nobody/nothing",
-            "and the Hugging Face hub can't be reached. Try again with a network, or give the",
-        ),
+        ("nobody/nothing", "and the Hugging Face hub can't be reached. Try again with a network, or give the"),
         ("nothing.pt", "nothing.pt: no such file or folder. Give a model's folder or zip, its name on the Hugging"),
     ):
         assert ser("import", model, "--out", tmp_path / "out") == 2
