@@ -4,7 +4,7 @@ const state = JSON.parse(get("state").textContent);
 // what a browser decodes and libsndfile doesn't
 const OF_BROWSERS = /\.(m4a|mp4|aac|webm|mov|3gp)$/i;
 const LOUD = 32767;
-let sound = null, recorder = null, shown = null;
+let sound = null, recorder = null, shown = null, working = false, used = false;
 
 function clock(seconds) {
   return `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
@@ -40,6 +40,10 @@ function take(name, blob, seconds) {
   get("listen").src = URL.createObjectURL(blob);
   get("listen").hidden = false;
   get("what").textContent = seconds === undefined ? name : `${name}, ${clock(seconds)}`;
+  // turns are of one recording
+  if (used) get("turns").value = "";
+  used = false;
+  if (working) return;
   get("go").disabled = false;
   say("status", "");
 }
@@ -89,8 +93,10 @@ async function show() {
   const body = new Blob([turns ?? "", sound.blob]), started = Date.now();
   if (who === "turns" && !turns) return say("status", "Choose the file of turns: RTTM, TextGrid or a table.", true);
   if (body.size > state.largest) return say("status", `${Math.round(body.size / 2 ** 20)} MB, and at most ${state.largest / 2 ** 20} MB are taken: use \`ser annotate\`.`, true);
+  get("shown").hidden = get("timeline").hidden = true;
+  used ||= turns !== undefined;
   const waiting = setInterval(() => say("status", `Working, ${clock((Date.now() - started) / 1000)} ...`), 500);
-  get("go").disabled = true;
+  get("go").disabled = working = true;
   say("status", "Working ...");
   try {
     shown = await ask("recordings", {
@@ -104,7 +110,8 @@ async function show() {
     clearInterval(waiting);
     say("status", error.message, true);
   }
-  get("go").disabled = false;
+  working = false;
+  get("go").disabled = recorder !== null;
 }
 function result() {
   const stem = shown.name.replace(/\.[^.]*$/, "");
@@ -159,10 +166,14 @@ get("record").addEventListener("click", async () => {
   get("record").disabled = false;
   get("record").textContent = recorder ? "Stop" : "Record";
   get("record").classList.toggle("recording", recorder !== null);
-  get("choose").disabled = get("go").disabled = recorder !== null;
-  get("go").disabled ||= sound === null;
+  get("choose").disabled = recorder !== null;
+  get("go").disabled = recorder !== null || sound === null || working;
 });
-get("choose").addEventListener("click", () => get("file").click());
+get("choose").addEventListener("click", () => {
+  // so that the same file can be chosen again
+  get("file").value = "";
+  get("file").click();
+});
 get("file").addEventListener("change", () => { if (get("file").files.length) choose(get("file").files[0]); });
 for (const name of ["dragover", "dragleave", "drop"]) {
   get("drop").addEventListener(name, (event) => {

@@ -312,8 +312,8 @@ def attribute_labels(row: Row, columns: Mapping[str, str], where: object) -> dic
 
 
 def known(cell: str) -> str | None:
-    """Turn a blank cell or `Unknown` into None."""
-    return None if cell.lower() in {"", "unknown"} else cell
+    """Turn a blank cell, `Unknown` or `<NA>`, as RTTM and pandas have it, into None."""
+    return None if cell.lower() in {"", "unknown", "<na>"} else cell
 
 
 def _label(cell: str, column: str, where: object) -> float:

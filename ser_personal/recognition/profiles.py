@@ -190,9 +190,9 @@ class SpeakerProfiles:
             changed = [one for one in profiles if one in before and one in self and not before[one].equals(self[one])]
             if changed:
                 raise UserError(
-                    f"another program has changed the profile of {changed[0]} meanwhile, so nothing is added here",
+                    f"another program or thread has changed the profile of {changed[0]}, so nothing is added here",
                     where=self.path or "profiles",
-                    remedy="Add the recordings by `ser enroll`",
+                    remedy="Repeat it, or add the recordings by `ser enroll`",
                 )
             chosen = {one: profiles[one] for one in profiles if one in self or not enrolled_only}
             self._profiles = {**self._profiles, **chosen}

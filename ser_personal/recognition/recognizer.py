@@ -11,6 +11,7 @@ import numpy as np
 
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.calibration.pldc import PLDCSettings
+from ser_personal.corpus.table import known
 from ser_personal.errors import UserError
 from ser_personal.recognition.bundle import Bundle, CalibrationName, find_bundle, read_bundle
 from ser_personal.recognition.causal import CausalLabels, label_priors, make_calibrator
@@ -257,6 +258,8 @@ class EmotionRecognizer:
         """`enroll` of recordings as `ser enroll` finds them."""
         self._require_attributes()
         speaker_id = plain_name(speaker_id)
+        if known(speaker_id) is None:
+            raise UserError("nobody has this name", where=f"speaker {speaker_id!r}", remedy="Give another")
         of_rows = label_rows(labels or {}, recordings, self.attributes, self.bundle.scale)
         added = []
         for outcome, values in zip(self.raw.each(recordings), of_rows, strict=True):

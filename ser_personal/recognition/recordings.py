@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import inf, isnan
+from math import inf, isnan, nan
 from numbers import Real
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,7 +36,7 @@ from ser_personal.recognition.turns import Turn, Turns, check_turns, read_turns,
 from ser_personal.types import plain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -68,11 +68,11 @@ class Recording:
     channel: int | None = None
 
     def __post_init__(self) -> None:
-        """Spell names in one way, wherever they come from."""
+        """Spell names in one way, wherever they come from; `unknown` is nobody's."""
         if isinstance(self.speaker_id, str):
-            object.__setattr__(self, "speaker_id", plain_name(self.speaker_id))
+            object.__setattr__(self, "speaker_id", known(plain_name(self.speaker_id)))
         if isinstance(self.turns, tuple):
-            turns = (one._replace(speaker_id=one.speaker_id and plain_name(one.speaker_id)) for one in self.turns)
+            turns = (one._replace(speaker_id=known(plain_name(one.speaker_id or ""))) for one in self.turns)
             object.__setattr__(self, "turns", tuple(turns))
 
     @property
@@ -255,6 +255,9 @@ def recordings_of(
     if each and speaker_ids is not None:
         raise UserError("the channels say who speaks", where="speaker_ids", remedy="Leave it out, or name one channel")
     single = isinstance(audio, str | Path) or hasattr(audio, "shape") or _is_of_datasets(audio)
+    if not single and not isinstance(audio, Iterable):
+        remedy = "Give a path, a waveform (samples,), or several of them"
+        raise UserError(f"is a {type(audio).__name__}", where="audio", remedy=remedy)
     several = [audio] if single else list(audio)
     if several and isinstance(several[0], Real):
         single, several = True, [several]
@@ -298,6 +301,13 @@ def _waveform(array: Any, number: int, sample_rate: int) -> NDArray[np.float32]:
         except KeyError as error:
             remedy = "Give a path, an array, or a dict of array and sampling_rate, as datasets has it"
             raise UserError(f"is a dict without {error}", where=f"array {number}", remedy=remedy) from error
+    try:
+        rate = float(sample_rate)
+    except (TypeError, ValueError):
+        rate = nan
+    if not 1 <= rate < inf or rate % 1:
+        what = f"is of sample rate {sample_rate!r}"
+        raise UserError(what, where=f"array {number}", remedy="Give it in Hz, a whole number such as 16000")
     if hasattr(array, "detach"):
         array = array.detach().cpu()
         # NumPy has no bfloat16
@@ -310,7 +320,7 @@ def _waveform(array: Any, number: int, sample_rate: int) -> NDArray[np.float32]:
             remedy="Give one channel of floats from -1 to 1, (samples,)",
         )
     waveform = np.ascontiguousarray(waveform, dtype=np.float32)
-    return waveform if sample_rate == SAMPLE_RATE else resample(waveform, sample_rate)
+    return resample(waveform, int(rate))
 
 
 def find_recordings(audio: Path, speaker_from: SpeakerFrom) -> list[Recording]:

@@ -362,3 +362,17 @@ def test_the_page_from_recording_to_forgetting(page, client, files, own):
     assert page.errors[1:] == []  # the first is the status of the refused enrolment
     elsewhere = [url for url in page.requests if not url.startswith((client.server.address, "blob:", "data:"))]
     assert elsewhere == []
+
+
+@needs_chromium
+def test_a_second_recording_waits_for_the_first_and_takes_none_of_its_turns(page, client, files, recordings):
+    show(page, client, files, 1280)
+    page.js("document.querySelector('[value=one]').click()")
+    with client.server.desk._lock:
+        choose(page, "#file", recordings[0])
+        click(page, "#go")
+        wait(page, "get('status').textContent.startsWith('Working')")
+        choose(page, "#file", files / "meeting.wav")
+        assert page.js("[get('go').disabled, get('shown').hidden, get('turns').files.length]") == [True, True, 0]
+    wait(page, "!get('go').disabled")
+    assert page.js("[get('table').download, get('shown').hidden]") == [f"{recordings[0].stem}.csv", False]

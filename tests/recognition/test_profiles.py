@@ -110,7 +110,7 @@ def test_a_profile_that_another_program_changed_is_not_replaced(some_profile, tm
     one.update({"anna": some_profile(0), "ben": some_profile(1)})
     other = SpeakerProfiles.open("model", path)
     other.update({"anna": some_profile(2)})
-    with pytest.raises(UserError, match="another program has changed the profile of anna meanwhile"):
+    with pytest.raises(UserError, match="another program or thread has changed the profile of anna"):
         one.update({"anna": some_profile(3)}, enrolled_only=True)
     one.update({"ben": some_profile(4)})
     saved = SpeakerProfiles.open("model", path)

@@ -185,6 +185,13 @@ def test_waveforms_of_another_form_are_refused():
     for wrong in (TONE[None], np.zeros(500, dtype=np.int16)):
         with pytest.raises(UserError, match=r"array 1: is of shape .*Give one channel of floats"):
             recordings_of([TONE, wrong])
+    (one,) = recordings_of(TONE, sample_rate=torch.tensor(32_000.0))
+    assert len(one.audio) == 8_000
+    for rate in (0, -16_000, 16_000.5, np.inf, np.nan, None, "CD"):
+        with pytest.raises(UserError, match=r"array 0: is of sample rate .* Give it in Hz, a whole number such as"):
+            recordings_of(TONE, sample_rate=rate)
+    with pytest.raises(UserError, match="audio: is a int"):
+        recordings_of(5)
     with pytest.raises(UserError, match="2 speakers for 1 recording"):
         recordings_of([TONE], ["a", "b"])
 

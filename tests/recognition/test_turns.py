@@ -12,7 +12,7 @@ from turn_files import VALUES, annotated, rttm, table, textgrid
 
 from ser_personal import EmotionRecognizer
 from ser_personal.errors import UserError
-from ser_personal.recognition.recordings import Recording, with_turns
+from ser_personal.recognition.recordings import Recording, find_recordings, with_turns
 from ser_personal.recognition.segmenters import Segment, cut_turns, split_evenly
 from ser_personal.recognition.turns import Turn, check_turns, overlap, read_turns
 
@@ -70,6 +70,18 @@ def test_speakers_whom_a_diariser_numbered_are_others_in_each_recording(tmp_path
     assert turns["c"][0].speaker_id == "c/SPEAKER_00"
     assert [turn.speaker_id for turn in turns["a"]] == ["a/SPEAKER_00", "Anna", "a/B"]
     assert [turn.speaker_id for turn in turns["b"]] == ["b/SPEAKER_00", "Anna", "b/B"]
+
+
+def test_unknown_is_nobody_wherever_speakers_come_from(recognizer, recordings, tmp_path):
+    (tmp_path / "Unknown").mkdir()
+    (tmp_path / "Unknown" / "a.wav").write_bytes(recordings[0].read_bytes())
+    (tmp_path / "a.rttm").write_text(rttm([(0, 0.5, "<NA>"), (0.5, 1, "unknown")], "a"))
+    assert find_recordings(tmp_path, "folder")[0].speaker_id is None
+    predicted = recognizer.predict(tmp_path / "Unknown" / "a.wav", segments=tmp_path / "a.rttm")
+    assert predicted["speaker"].isna().all()
+    assert (predicted["calibration_utterances"] == 0).all()
+    with pytest.raises(UserError, match="speaker 'unknown': nobody has this name"):
+        recognizer.enroll("unknown ", recordings[0])
 
 
 @pytest.mark.parametrize("form", ["table", "rttm", "folder"])
