@@ -32,7 +32,7 @@ def change(path: tuple[str, ...], replace: Callable[[dict, str], object]) -> Cal
 
 
 def without(*path: str) -> Callable[[dict], object]:
-    return change(path, dict.pop)
+    return change(path, lambda content, name: content.pop(name))
 
 
 def holding(value: object, *path: str) -> Callable[[dict], object]:
