@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     from ser_personal.types import Utterance
 
 META, BATCHES = "meta.json", "batch-*.safetensors"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 OPEN_FILES = 64
-KEYED_BYTES = 4096
+# of files larger than the two's product, 1 MiB, this many blocks of so many bytes are keyed
+KEYED_BLOCKS, BLOCK = 256, 4096
 
 # a frozen dataclass of plain values
 Source = TypeVar("Source", bound="DataclassInstance")
@@ -293,9 +294,21 @@ class FeatureCache(FrameStore[FeatureSource]):
 
 
 def audio_key(utterance: Utterance) -> str:
-    """Hash a file's size, the 4 KiB in its middle and what part of it a segment is, 32 hex digits."""
-    size = utterance.path.stat().st_size
+    """Hash a file's content, sampled where it is larger than 1 MiB, and what part of it a segment is, 32 hex digits."""
+    stat = utterance.path.stat()
     part = [] if utterance.start is None else [f"{utterance.start} {samples_of(utterance)}"]
-    with utterance.path.open("rb") as file:
-        file.seek(max(0, (size - KEYED_BYTES) // 2))
-        return content_hash(f"{size}", np.frombuffer(file.read(KEYED_BYTES), dtype=np.uint8), *part)
+    return content_hash(_file_key(utterance.path, stat.st_size, stat.st_mtime_ns), *part)
+
+
+# segments of a recording follow one another
+@lru_cache(maxsize=64)
+def _file_key(path: Path, size: int, modified: int) -> str:
+    del modified
+    with path.open("rb") as file:
+        if size <= KEYED_BLOCKS * BLOCK:
+            return content_hash(f"{size}", np.frombuffer(file.read(), dtype=np.uint8))
+        blocks = []
+        for start in np.linspace(0, size - BLOCK, KEYED_BLOCKS, dtype=np.int64).tolist():
+            file.seek(start)
+            blocks.append(np.frombuffer(file.read(BLOCK), dtype=np.uint8))
+        return content_hash(f"{size}", *blocks)

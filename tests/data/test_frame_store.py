@@ -143,6 +143,14 @@ def test_audio_is_told_apart_by_its_content_and_part_and_not_by_its_date(tmp_pat
     segment = replace(audio, start=0.0, seconds=3.0)
     keys = [audio_key(each) for each in (louder, segment, replace(segment, seconds=1.5), replace(segment, start=0.5))]
     assert len({audio_key(audio), audio_key(copied), *keys}) == 5
+    large = bytearray(np.random.default_rng(0).bytes(3 << 20))
+    for changed in (None, 0, 1 << 20, len(large) - 1):
+        if changed is not None:
+            large[changed : changed + 13_000] = bytes(13_000)[: len(large) - changed]
+        gone.path.write_bytes(large)
+        keys.append(audio_key(gone))
+    gone.path.unlink()
+    assert len({*keys}) == 8
     store = FeatureCache.create(tmp_path / "cache", FEATURES)
     store.write({"a": FRAMES["a"]}, {"a": audio})
     store.write({"b": FRAMES["b"]})

@@ -132,7 +132,7 @@ OF_CODEBOOK = [
 OF_LABELS = [
     (
         "pseudo-labels of the future",
-        "labels: these are not pseudo-labels of format 3",
+        "labels: these are not pseudo-labels of format 4",
         labels("meta.json", edited(format_version=9)),
     ),
     ("pseudo-labels of nobody", "doesn't say what made them", labels("meta.json", edited(source=None))),
