@@ -22,7 +22,7 @@ from typing_extensions import override
 from ser_personal.audio import FRAME_RATE
 from ser_personal.data.dataset import samples_of
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write, content_hash
+from ser_personal.files import atomic_write, content_hash, sampled_hash
 from ser_personal.ranges import require_range
 from ser_personal.types import MAX_CLUSTERS, FeatureSource
 
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 META, BATCHES = "meta.json", "batch-*.safetensors"
 FORMAT_VERSION = 4
 OPEN_FILES = 64
-# of files larger than the two's product, 1 MiB, this many blocks of so many bytes are keyed
-KEYED_BLOCKS, BLOCK = 256, 4096
 
 # a frozen dataclass of plain values
 Source = TypeVar("Source", bound="DataclassInstance")
@@ -294,21 +292,6 @@ class FeatureCache(FrameStore[FeatureSource]):
 
 
 def audio_key(utterance: Utterance) -> str:
-    """Hash a file's content, sampled where it is larger than 1 MiB, and what part of it a segment is, 32 hex digits."""
-    stat = utterance.path.stat()
+    """Hash an utterance's file by `sampled_hash`, and what part of it a segment is; 32 hex digits."""
     part = [] if utterance.start is None else [f"{utterance.start} {samples_of(utterance)}"]
-    return content_hash(_file_key(utterance.path, stat.st_size, stat.st_mtime_ns), *part)
-
-
-# segments of a recording follow one another
-@lru_cache(maxsize=64)
-def _file_key(path: Path, size: int, modified: int) -> str:
-    del modified
-    with path.open("rb") as file:
-        if size <= KEYED_BLOCKS * BLOCK:
-            return content_hash(f"{size}", np.frombuffer(file.read(), dtype=np.uint8))
-        blocks = []
-        for start in np.linspace(0, size - BLOCK, KEYED_BLOCKS, dtype=np.int64).tolist():
-            file.seek(start)
-            blocks.append(np.frombuffer(file.read(BLOCK), dtype=np.uint8))
-        return content_hash(f"{size}", *blocks)
+    return content_hash(sampled_hash(utterance.path), *part)

@@ -34,7 +34,7 @@ from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import first_few
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import SPEAKER_MOMENTS
-from ser_personal.files import content_hash, write_json
+from ser_personal.files import content_hash, sampled_hash, write_json
 from ser_personal.report.formatting import duration
 from ser_personal.study.grid import ROOT, Study, config_contents, expand, unequal_batches
 
@@ -280,7 +280,7 @@ def _used() -> dict[str, float]:
 def hash_inputs(runs: Sequence[GridRun], corpus: str) -> dict[str, str]:
     """Folder of each run -> hash of its commands, the values of its YAMLs, the corpus and the inputs of what it needs.
 
-    Of the corpus labels count, and names and sizes of its audio. Other files that the commands name by path are not
+    Of the corpus labels count, and names and contents of its audio. Other files that the commands name by path are not
     read: after a change to those, delete the runs.
     """
     contents, of_corpus = config_contents(runs), _hash_corpus(corpus)
@@ -302,7 +302,7 @@ def _hash_corpus(path: str) -> str:
         return ""
     corpus = open_corpus(path)
     audio = (each.path for each in corpus.read_labels() if each.path.is_file())
-    return content_hash(corpus.label_file, *(f"{path.name} {path.stat().st_size}" for path in audio))
+    return content_hash(corpus.label_file, *(f"{path.name} {sampled_hash(path)}" for path in audio))
 
 
 @dataclass(frozen=True)

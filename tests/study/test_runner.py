@@ -143,7 +143,7 @@ def test_another_corpus_under_the_same_path_is_another_input(tmp_path, config, c
     run_study(tmp_path / "study", study, FakeLauncher())
     refuse_to_replace(folders_of(tmp_path / "study", study), tmp_path)
     if change == "audio":
-        (tmp_path / "a.wav").write_bytes(b"123")
+        (tmp_path / "a.wav").write_bytes(b"13")
     else:
         corpus.write_text(corpus.read_text().replace(",3", ",5"))
     with pytest.raises(UserError, match="6 runs were made with other settings"):
