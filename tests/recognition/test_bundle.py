@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -43,29 +42,6 @@ def test_nothing_half_written_is_left(bundle, tmp_path):
     write_bundle(bundle, tmp_path / "b")
     with pytest.raises(UserError, match="isn't an empty folder"):
         write_bundle(bundle, tmp_path / "b")
-
-
-@pytest.mark.parametrize(
-    ("changes", "what"),
-    [
-        ({"format": "other"}, "isn't a bundle of ser_personal"),
-        ({"calibration": "mean"}, "unknown calibration 'mean'"),
-        ({"interpreter": {"class_path": "antigravity.Head", "init_args": {}}}, "isn't part of ser_pers"),
-        ({"attributes": ["arousal", "dominance"]}, "bank is of arousal, valence, the model of arousal, dominance"),
-    ],
-)
-def test_what_this_version_can_not_read(copy, changes, what):
-    path = copy / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(UserError, match=what) as caught:
-        read_bundle(copy)
-    assert "\n" not in str(caught.value)
-
-
-def test_no_file_may_be_missing(copy):
-    (copy / "speaker_bank.safetensors").unlink()
-    with pytest.raises(UserError, match=r"speaker_bank\.safetensors: no such file in the bundle"):
-        read_bundle(copy)
 
 
 def test_a_bank_of_another_model(bundle, tmp_path):

@@ -104,30 +104,16 @@ def test_each_utterance_comes_out_as_from_the_whole_array():
         np.testing.assert_allclose(calibrate_causally(causal, said)[:, order], whole, atol=1e-9)
 
 
-@pytest.fixture
-def validation():
-    """Twelve speakers whose predictions are off by a constant each."""
-    rng = np.random.default_rng(0)
-    speaker = np.repeat(np.arange(12), 15)
-    labels = 4 + rng.normal(size=(180, 1))
-    predictions = labels + rng.normal(size=12)[speaker, None] + 0.3 * rng.normal(size=(180, 1))
-    pooled = rng.normal(size=(12, 3))[speaker] + 0.1 * rng.normal(size=(180, 3))
-    return PredictedSet(predictions, tuple(f"s{one:02}" for one in speaker), pooled, labels)
-
-
-def bank_of(labels):
-    rng = np.random.default_rng(1)
-    speakers = [f"t{row % 30}" for row in range(len(labels))]
-    return SpeakerBank.from_utterances(speakers, rng.normal(size=(len(labels), 3)), labels, ("arousal",))
-
-
-def test_a_left_out_posterior_uses_no_label_of_its_speaker(validation):
-    bank = bank_of(np.random.default_rng(2).normal(4, 1, (300, 1)))
-    own = np.array(validation.speaker_ids) == "s04"
-    labels = validation.labels.copy()
-    labels[own] = 1 + 0.1 * labels[own]
-    changed = PredictedSet(validation.predictions, validation.speaker_ids, validation.pooled, labels)
-    before, after = (left_out_posteriors(bank, ("arousal",), one) for one in (validation, changed))
+def test_a_left_out_posterior_uses_no_label_of_its_speaker():
+    training, (*inputs, labels) = people(30, 1), people(12, 0)
+    bank = SpeakerBank.from_utterances([f"t{one}" for one in training[1]], *training[2:], ATTRIBUTES)
+    predictions, speakers, pooled = inputs
+    own = np.array(speakers) == "s04"
+    changed = np.where(own[:, None], 1 + 0.1 * labels, labels)
+    before, after = (
+        left_out_posteriors(bank, ATTRIBUTES, PredictedSet(predictions, tuple(speakers), pooled, one))
+        for one in (labels, changed)
+    )
     np.testing.assert_array_equal(before[own], after[own])
     assert np.abs(before[~own] - after[~own]).max() > 1e-3
 

@@ -151,12 +151,19 @@ def test_options_of_calibration_and_other_calibrators_pass_through(bundle, bundl
     np.testing.assert_allclose(shifted[CALIBRATED] - shifted[RAW].to_numpy(), [[1, 1], [2, 2], [3, 3]])
 
 
-def test_intervals_are_those_of_the_bundles_own_calibration(bundle, recordings):
-    table = ConformalTable(0.9, {name: HalfWidths((0, 1), (0.5, 1.0), (9, 9)) for name in ("arousal", "valence")})
-    bundle = replace(bundle, conformal=table)
-    for options, widths in (({}, [2.0]), ({"pldc": PLDCSettings(k=1)}, [np.nan]), ({"calibration": "none"}, [1.0])):
-        frame = EmotionRecognizer(bundle, **options, device="cpu").predict(recordings[:1], "anna")
-        np.testing.assert_allclose(frame["arousal_high"] - frame["arousal_low"], widths)
+def test_intervals_are_those_of_the_bundles_own_calibration_within_the_label_scale(bundle, recordings):
+    def frame(widths, counts=(0, 1), **options):
+        table = ConformalTable(
+            0.9, {name: HalfWidths(counts, widths, (9,) * len(widths)) for name in bundle.attributes}
+        )
+        recognizer = EmotionRecognizer(replace(bundle, conformal=table), **options, device="cpu")
+        return recognizer.predict(recordings[:1], "anna")
+
+    for options, width in (({}, 2.0), ({"pldc": PLDCSettings(k=1)}, np.nan), ({"calibration": "none"}, 1.0)):
+        found = frame((0.5, 1.0), **options)
+        np.testing.assert_allclose(found["arousal_high"] - found["arousal_low"], width)
+    found = frame((inf,), (0,))
+    assert (found["arousal_low"].item(), found["arousal_high"].item()) == (1, 7)
 
 
 def test_each_window_is_predicted_as_that_part_alone(bundle, recordings):
@@ -214,13 +221,6 @@ def test_a_row_says_where_who_what_and_how_sure(bundle):
     place = {"start": 1.5, "end": 3.0, "speaker": None, "calibration_utterances": 0}
     values = {"arousal_raw": 6.5, "arousal_calibrated": 6.5, "arousal_low": 5.5, "arousal_high": 7.0}
     assert second | place | values == second
-
-
-@pytest.mark.parametrize(
-    ("width", "value", "interval"), [(1.0, 1.5, (1, 2.5)), (1.0, 0.0, (1, 1)), (1.0, 9.0, (7, 7)), (inf, 3.0, (1, 7))]
-)
-def test_an_interval_keeps_to_the_label_scale_wherever_its_middle_lies(bundle, width, value, interval):
-    table = ConformalTable(0.9, dict.fromkeys(bundle.attributes, HalfWidths((0,), (width,), (20,))))
-    recognizer = EmotionRecognizer(replace(bundle, conformal=table), calibration="none", device="cpu")
-    row = recognizer.rows(replace(SAID, predictions=np.full((2, 2), value)), {})[0]
-    assert (row["arousal_low"], row["arousal_high"], row["arousal_calibrated"]) == (*interval, value)
+    for value, interval in ((1.5, (1, 2.5)), (0.0, (1, 1)), (9.0, (7, 7))):
+        _, row = recognizer.rows(replace(SAID, predictions=np.full((2, 2), value)), {})
+        assert (row["arousal_low"], row["arousal_high"], row["arousal_calibrated"]) == (*interval, value)
