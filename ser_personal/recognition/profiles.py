@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from ser_personal.recognition.recordings import Recording
 
+    # of an utterance: pooled (dim,), prediction and labels (attributes,), and a hash of its samples
+    Added = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], int]
+
 logger = logging.getLogger(__name__)
 FORMAT = "ser_personal.speaker_profiles"
 FORMAT_VERSION = 4
@@ -201,12 +204,9 @@ class SpeakerProfiles:
         self,
         speaker_id: str,
         empty: SpeakerProfile,
-        utterances: Sequence[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], int]],
+        utterances: Sequence[Added],
     ) -> SpeakerProfile:
-        """Add utterances to the profile of a speaker or an empty one, and save.
-
-        Each is `pooled`, prediction, labels and hash, as `SpeakerProfile.add` takes them.
-        """
+        """Add utterances to the profile of a speaker or an empty one, and save."""
         with self._changing():
             profile = before = self._profiles.get(speaker_id, empty)
             for *utterance, sample_hash in utterances:

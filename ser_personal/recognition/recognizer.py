@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_personal.recognition.causal import CausalCalibrator
+    from ser_personal.recognition.profiles import Added
     from ser_personal.recognition.segmenters import Segmenter
 
     Audio = str | Path | ArrayLike | Tensor
@@ -261,7 +262,7 @@ class EmotionRecognizer:
         if known(speaker_id) is None:
             raise UserError("nobody has this name", where=f"speaker {speaker_id!r}", remedy="Give another")
         of_rows = label_rows(labels or {}, recordings, self.attributes, self.bundle.scale)
-        added = []
+        added: list[Added] = []
         for outcome, values in zip(self.raw.each(recordings), of_rows, strict=True):
             if (samples := sum(each.samples for each in outcome.segments)) < SHORT:
                 seconds = samples / SAMPLE_RATE
