@@ -1,7 +1,4 @@
-"""PLDC: a test speaker's predictions get the label moments of the training speakers who sound alike.
-
-These neighbours are those whose vectors have the highest cosine similarity to the test speaker's.
-"""
+"""PLDC: a test speaker's predictions get the label moments of the training speakers who sound alike."""
 
 from __future__ import annotations
 

@@ -182,28 +182,19 @@ def _named(runs: Sequence[ComparedRun], name: str) -> list[ComparedRun]:
 def _of_study(folder: Path) -> list[ComparedRun]:
     runs = []
     for path in sorted(folder.rglob(DONE)):
-        record = read_record(path.parent)
+        run, record = path.parent, read_record(path.parent)
         if record.kind == "recipe" and record.results is not None:
-            study = _study_of(path.parent)
+            study = next((parent.parent for parent in run.absolute().parents if parent.name == "runs"), run)
             needs = tuple(read_record(study / need) for need in record.needs if (study / need / DONE).is_file())
-            moments = read_moments(path.parent / record.results / SPEAKER_MOMENTS)
-            point = _point(record)
+            point, results = None, run / record.results
+            if record.training_speakers is not None and record.side is not None:
+                point = GapPoint(record.name, record.training_speakers, record.side)
             name = record.name if point is None else point.name
-            results = path.parent / record.results
+            moments = read_moments(results / SPEAKER_MOMENTS)
             runs.append(
                 ComparedRun(name, record.seed, moments, record.stages, needs, point, _metrics(results), results)
             )
     return runs
-
-
-def _point(record: RunRecord) -> GapPoint | None:
-    if record.training_speakers is None or record.side is None:
-        return None
-    return GapPoint(record.name, record.training_speakers, record.side)
-
-
-def _study_of(run: Path) -> Path:
-    return next((parent.parent for parent in run.absolute().parents if parent.name == "runs"), run)
 
 
 def _tests_in(folder: Path) -> list[ComparedRun]:

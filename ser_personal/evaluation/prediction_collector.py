@@ -317,8 +317,15 @@ def write_test(trainer: Trainer, folder: Path, frame: pd.DataFrame, metrics: dic
     rank_zero_info(f"written: {folder / PREDICTIONS} and {folder / METRICS}")
 
 
+def predicted_table(collected: CollectedSet, model: Any) -> pd.DataFrame:
+    """The predictions.csv of a model of emotion attributes, uncalibrated, or of categories."""
+    if model.emotions:
+        return emotions_table(collected, model.emotions)
+    return predictions_table(collected, None, model.attributes)
+
+
 class PredictionWriter(PredictionCollector):
-    """Writes predictions.csv to the run's folder: each utterance once, with its label, if any."""
+    """Writes predictions.csv to the run's folder: each utterance once, with its label or emotion, if any."""
 
     on_predict_batch_end = PredictionCollector.keep
 
@@ -326,20 +333,8 @@ class PredictionWriter(PredictionCollector):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         collected, path = self.collected(trainer), run_folder(trainer) / PREDICTIONS
         if collected is not None:
-            write_csv(path, self.frame(collected, pl_module))
+            write_csv(path, predicted_table(collected, pl_module))
             rank_zero_info(f"written: {path}")
-
-    def frame(self, collected: CollectedSet, pl_module: Any) -> pd.DataFrame:
-        """Make the table of what a model of emotion attributes predicts."""
-        return predictions_table(collected, None, pl_module.attributes)
-
-
-class EmotionPredictionWriter(PredictionWriter):
-    """Writes the probability of each emotion instead."""
-
-    @override
-    def frame(self, collected: CollectedSet, pl_module: Any) -> pd.DataFrame:
-        return emotions_table(collected, pl_module.emotions)
 
 
 class AttributeTestWriter(PredictionCollector):
@@ -361,8 +356,7 @@ class AttributeTestWriter(PredictionCollector):
             splits[split], table = score_set(model, data, tested, partial(self.scored, model))
             if table:
                 moments.append(speaker_moments(split, table, tested.predicted.labels, tested.predicted.speaker_ids))
-        frame, metrics = self.describe(model, data, collected, splits)
-        write_test(trainer, folder, frame, metrics)
+        write_test(trainer, folder, predicted_table(collected, model), self.metrics(model, data, splits))
         if moments:
             write_moments(folder, moments)
 
@@ -371,11 +365,9 @@ class AttributeTestWriter(PredictionCollector):
         row = score_row("raw", test, test.predictions, model.attributes, model.test_metric.min_utterances)
         return print_and_record(name, test, [row])
 
-    def describe(
-        self, model: Any, data: Any, collected: CollectedSet, splits: dict[str, Any]
-    ) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """Make the contents of predictions.csv and of metrics.json."""
-        return predictions_table(collected, None, model.attributes), attribute_metrics(model, data, splits)
+    def metrics(self, model: Any, data: Any, splits: dict[str, Any]) -> dict[str, Any]:
+        """Make the contents of metrics.json."""
+        return attribute_metrics(model, data, splits)
 
 
 class EmotionTestWriter(AttributeTestWriter):
@@ -385,18 +377,11 @@ class EmotionTestWriter(AttributeTestWriter):
     def scored(self, model: Any, name: str, test: PredictedSet) -> Scored:
         labelled = emotions_of(test.labels)
         scores = classification_scores(test.predictions.argmax(1), labelled)
-        record = {
-            "utterances": len(labelled),
-            "labelled": int((labelled != NO_EMOTION).sum()),
-            "scores": scores,
-        }
-        return record, []
+        found = int((labelled != NO_EMOTION).sum())
+        return {"utterances": len(labelled), "labelled": found, "scores": scores}, []
 
     @override
-    def describe(
-        self, model: Any, data: Any, collected: CollectedSet, splits: dict[str, Any]
-    ) -> tuple[pd.DataFrame, dict[str, Any]]:
+    def metrics(self, model: Any, data: Any, splits: dict[str, Any]) -> dict[str, Any]:
         # as `ser export` has it: what only training needs isn't part of the model
         kept = {name: weight for name, weight in model.state_dict().items() if name.startswith(_NETWORK)}
-        metrics = {"model": weights_fingerprint(kept), "emotions": list(model.emotions), "splits": splits}
-        return emotions_table(collected, model.emotions), metrics
+        return {"model": weights_fingerprint(kept), "emotions": list(model.emotions), "splits": splits}

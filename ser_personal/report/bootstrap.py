@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from ser_personal.evaluation.run_files import RunFiles, ScoredSet
 
-FEWEST_SPEAKERS = 10
 COVERAGE = 0.95
 # of fewer draws hardly any lie beyond either end of a 95 % interval
 Resamples = restricted_number_type("Resamples", int, (">=", 100))
@@ -40,7 +39,7 @@ class Bootstrap:
 
     resamples: int = 2000  # draws of the speakers
     seed: int = 0
-    fewest: int = FEWEST_SPEAKERS  # speakers for an interval (ours): the percentiles of a handful look too certain
+    fewest: int = 10  # speakers for an interval (ours): the percentiles of a handful look too certain
 
     def weights(self, strata: Sequence[Hashable]) -> NDArray[np.float64]:
         """How often each speaker counts, (1 + resamples, speakers): once each, then as often as each draw has them.

@@ -48,7 +48,6 @@ from ser_personal.encoder.module import UNFIT, PersonalizedModule, read_checkpoi
 from ser_personal.errors import UserError
 from ser_personal.evaluation.prediction_collector import (
     AttributeTestWriter,
-    EmotionPredictionWriter,
     EmotionTestWriter,
     PredictionCollector,
     PredictionWriter,
@@ -259,9 +258,7 @@ class StageCLI(LightningCLI):
 
     def before_predict(self) -> None:
         """Have predictions written."""
-        writes_emotions = isinstance(self.model, EmotionClassification)
-        writer = EmotionPredictionWriter() if writes_emotions else PredictionWriter()
-        self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+        self.trainer.callbacks.append(PredictionWriter())  # type: ignore[attr-defined]
 
     def before_test(self) -> None:
         """Have the test written, where no callback of the config does."""

@@ -15,7 +15,7 @@ from ser_personal.evaluation.run_files import read_run
 from ser_personal.files import write_json
 from ser_personal.report import formatting
 from ser_personal.report.bootstrap import Bootstrap, Estimate, verdicts
-from ser_personal.report.figures import INK, Drawing, as_svg, blank, dumbbells, forest, style
+from ser_personal.report.figures import INK, dumbbells, forest, style
 from ser_personal.report.formatting import ROWS
 from ser_personal.report.report import report
 
@@ -74,6 +74,8 @@ def test_the_page_needs_no_network(folder, page):
     assert re.findall(r"https?:|@import|url\((?!#)", text) == []
     assert page.tags.isdisjoint({"script", "link", "iframe", "img"})
     assert len(text) < 2_000_000
+    # figures have the page's ink, which is that of its colour scheme
+    assert all("currentColor" in svg and INK not in svg for svg in re.findall("<svg.*?</svg>", text, re.DOTALL))
     assert 'name="viewport"' in text
 
 
@@ -149,18 +151,6 @@ def test_names_of_the_corpus_are_text_and_few_utterances_a_page_without_figures(
     assert "0 speakers, an interval needs 10" in page.text
 
 
-def test_an_svg_is_self_contained_and_of_the_page_s_ink():
-    with style():
-        figure, axes = blank(2)
-        axes.set_xlabel("a < b & c")
-        svg = as_svg(Drawing("a toy", figure))
-    assert svg.startswith("<svg ")
-    assert "http" not in svg
-    assert INK not in svg
-    assert "currentColor" in svg
-    assert "a &lt; b &amp; c" in svg
-
-
 def test_figures_hold_the_gain_of_each_row_by_kind_and_both_scores_of_each_speaker(run):
     test = run.sets[0]
     own = replace(test, rows=(*test.rows, replace(test.row("sigma"), name="median")))
@@ -197,25 +187,24 @@ def found(folder):
     return verdicts(run, run.sets[0], "arousal", Bootstrap(200))
 
 
-def test_the_interval_decides(tmp_path):
-    folder = invent(tmp_path)
-    for gain, mark, text in (
+@pytest.mark.parametrize(
+    ("gain", "mark", "text"),
+    [
         (0.1, "helps", "calibration helps"),
         (0.0, "open", "no effect of calibration is shown"),
         (-0.1, "harms", "calibration harms"),
-    ):
+    ],
+)
+def test_the_interval_decides(tmp_path, gain, mark, text):
+    def edit(metrics):
+        raw, sigma = (metrics["splits"]["test1"]["rows"][name]["attributes"]["arousal"] for name in ("raw", "sigma"))
+        noises = zip(raw["per_speaker"].items(), [0.01, -0.01] * 12, strict=True)
+        sigma["per_speaker"] = {speaker: ccc + gain + noise for (speaker, ccc), noise in noises}
 
-        def edit(metrics, gain=gain):
-            rows = metrics["splits"]["test1"]["rows"]
-            for place, (speaker, ccc) in enumerate(rows["raw"]["attributes"]["arousal"]["per_speaker"].items()):
-                noise = 0.01 if place % 2 else -0.01
-                rows["sigma"]["attributes"]["arousal"]["per_speaker"][speaker] = ccc + gain + noise
-
-        edit_json(folder / "metrics.json", edit)
-        own, similar = found(folder)
-        assert (own.than, similar.than) == ("raw", "random_speakers")
-        assert (own.mark, own.text) == (mark, text)
-        assert own.gain.value == pytest.approx(gain, abs=1e-12)
+    edit_json(invent(tmp_path) / "metrics.json", edit)
+    own, similar = found(tmp_path)
+    assert (own.than, similar.than, own.mark, own.text) == ("raw", "random_speakers", mark, text)
+    assert own.gain.value == pytest.approx(gain, abs=1e-12)
 
 
 def test_what_is_asked_of_raw_predictions_of_ridge_and_of_few_speakers(tmp_path):
