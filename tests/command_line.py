@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import TYPE_CHECKING
 from unittest.mock import patch
 
+from torch.multiprocessing import start_processes
+
 from ser_personal.cli import main
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from multiprocessing.context import ForkServerContext
-
-    from ser_personal.stages.stage_cli import StageCLI
+from ser_personal.stages.stage_cli import StageCLI, run
 
 REPOSITORY = Path(__file__).parents[1]
 # Lightning starts the processes of further devices by this path
@@ -39,8 +37,6 @@ def forkserver() -> ForkServerContext:
 
 def on_two_ranks(function: Callable[..., None], *arguments: object) -> None:
     """Call a function with the rank, 0 and 1, in two processes, and wait for them."""
-    from torch.multiprocessing import start_processes
-
     forkserver()
     start_processes(function, arguments, nprocs=2, start_method="forkserver")
 
@@ -53,8 +49,6 @@ def ser(*arguments: object) -> int:
 
 def stage(*arguments: object) -> StageCLI:
     """Run a stage and return what it ran, for a look at its model, data and trainer."""
-    from ser_personal.stages.stage_cli import run
-
     with patch.object(sys, "argv", [SER, *map(str, arguments)]):
         return run([str(argument) for argument in arguments])
 

@@ -4,7 +4,8 @@ import csv
 import os
 import shutil
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,16 +20,10 @@ from ser_personal.annotation.journal import Journal
 from ser_personal.audio import decode
 from ser_personal.corpus.synthetic import synth
 from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
-from ser_personal.recognition.bundle import read_bundle
+from ser_personal.recognition.bundle import Bundle, read_bundle
 from ser_personal.recognition.profiles import SpeakerProfile
 from ser_personal.recognition.turns import Turn
 from ser_personal.sharing.export import export
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from ser_personal.recognition.bundle import Bundle
 
 # A busy machine is no failure.
 settings.register_profile("steady", deadline=None)

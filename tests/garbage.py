@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
 from ser_personal.cli import find_user_error
 from ser_personal.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from hypothesis.strategies import SearchStrategy
 
 # `make fuzz` asks for more
 INPUTS = max(100, settings.get_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady")).max_examples)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 from urllib.parse import unquote, urlparse
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

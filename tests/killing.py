@@ -12,20 +12,17 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from command_line import forkserver
+from command_line import forkserver, ser
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from multiprocessing.process import BaseProcess
 
 Kept = bytes | NDArray[np.generic]
 CHANGES = {"os.rename", "os.truncate", "os.remove"}
@@ -157,8 +154,6 @@ def _run(
     multiprocessing.set_start_method("fork", force=True)
     # a shell without job control has what it starts in the background ignore Ctrl-C: the tests themselves, perhaps
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from command_line import ser
-
     seen = [0]
     sys.addaudithook(_counting(changing or str(folder), seen, change, signals))
     code = ser(*arguments)

@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch.nn import functional
 from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from numpy.typing import NDArray
 
 DIM, HIDDEN = 16, 12
 SIZES: dict[str, Any] = {

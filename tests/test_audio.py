@@ -4,7 +4,7 @@ import errno
 import os
 import tracemalloc
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,9 +32,6 @@ from ser_personal.corpus.check import examine_sound
 from ser_personal.errors import UserError
 from ser_personal.recognition.recordings import Recording
 from ser_personal.types import Utterance
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import yaml
@@ -25,9 +25,6 @@ from ser_personal.pretrain.kmeans import kmeans
 from ser_personal.pretrain.teachers import EncoderTeacher
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.features import SpeakerEmbedder
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CONFIGS = sorted(path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "configs").rglob("*.yaml"))
 

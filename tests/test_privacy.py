@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 import yaml
@@ -14,9 +14,6 @@ from command_line import REPOSITORY
 from ser_personal.config_files import find_config
 from ser_personal.demo import demo
 from ser_personal.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 watching: list[str] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,9 +15,6 @@ from killing import LONGEST, on_two, output, start
 from lightning.pytorch import Callback
 from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data
 from transformers import HubertConfig, HubertModel
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HUBERT = HubertConfig(
     hidden_size=16,

@@ -3,15 +3,12 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 import pytest
 import soundfile
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Row = Sequence[object]
 

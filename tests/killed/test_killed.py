@@ -8,20 +8,16 @@ import random
 import re
 import shlex
 import signal
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from command_line import configs, finetune_arguments, papt_arguments, trainer_flags
 from killing import LONGEST, Kept, Stage, Unbroken, finish, output, same, start, survives, unbroken
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from multiprocessing.process import BaseProcess
-    from pathlib import Path
-
 
 KILLS = int(os.environ.get("SER_KILLS", "1"))
 SLURM = {"SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "fit", "SLURM_NTASKS": "1", "SLURM_NODEID": "0"}
