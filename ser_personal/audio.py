@@ -351,11 +351,6 @@ def _read(
     return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32), envelopes
 
 
-def _refuse_channels(envelopes: Sequence[NDArray[np.float64]], path: Path) -> None:
-    if envelopes and (wrong := _fault_of_channels(np.concatenate(envelopes))):
-        raise UserError(wrong, where=path, remedy="Keep one channel, or give each one a file of its own")
-
-
 def _envelope(block: NDArray[np.float32]) -> NDArray[np.float64]:
     """Sum the power of every 1,024 samples, (samples, columns) -> (stretches, columns)."""
     starts = np.arange(0, len(block), ENVELOPE_SAMPLES)
@@ -364,17 +359,22 @@ def _envelope(block: NDArray[np.float32]) -> NDArray[np.float64]:
     return envelope
 
 
-def _fault_of_channels(envelope: NDArray[np.float64]) -> str | None:
-    """Judge channels by their power over time, (stretches, channels and the mix last)."""
+def _refuse_channels(envelopes: Sequence[NDArray[np.float64]], path: Path) -> None:
+    """Judge channels by their power over time, each (stretches, channels and the mix last); none where there is one."""
+    if not envelopes:
+        return
+    envelope, wrong = np.concatenate(envelopes), None
     power, mixed = envelope[:, :-1].sum(0), envelope[:, -1].sum()
-    if mixed * len(power) ** 2 < CANCELLED * power.sum():
-        return f"has {len(power)} {CANCEL}"
     with np.errstate(invalid="ignore", divide="ignore"):
         varies = envelope[:, :-1].std(0) / envelope[:, :-1].mean(0) > VARIES
     voices = envelope[:, :-1][:, (power > QUIETER_CHANNEL * power.max()) & varies]
-    if voices.shape[1] > 1 and len(voices) > 1 and np.corrcoef(voices.T).min() < TOGETHER:
-        return f"has {len(power)} {VOICES}"
-    return None
+    if mixed * len(power) ** 2 < CANCELLED * power.sum():
+        wrong = CANCEL
+    elif voices.shape[1] > 1 and len(voices) > 1 and np.corrcoef(voices.T).min() < TOGETHER:
+        wrong = VOICES
+    if wrong is not None:
+        remedy = "Keep one channel, or give each one a file of its own"
+        raise UserError(f"has {len(power)} {wrong}", where=path, remedy=remedy)
 
 
 def resample(waveform: NDArray[np.float32], rate: int) -> NDArray[np.float32]:

@@ -27,9 +27,7 @@ no figure says anything about people.
 VOICES = ("ben", "ada")
 
 
-def demo(
-    out: str, speakers: int = 60, utterances: int = 16, seed: int = 0, *, full: bool = False, verbose: bool = False
-) -> None:
+def demo(out: str, speakers: int = 60, utterances: int = 16, seed: int = 0, *, full: bool = False) -> None:
     """Run the whole method on synthetic speech: corpus, PAPT, fine-tuning, a test with controls, report and timeline.
 
     Every command that it stands for is in commands.sh, and works when pasted; what they printed is in log.txt. They run
@@ -41,13 +39,12 @@ def demo(
         utterances: of each speaker.
         seed: of the corpus.
         full: train Vanilla-FT and TAPT-FT as well, and compare the three.
-        verbose: show each command, and all that it prints.
     """
     folder = Path(out)
     check_empty(folder)
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    stages = Stages(folder, 12 if full else 7, verbose=verbose)
+    stages = Stages(folder, 12 if full else 7)
     # utterances are of 2 to 4 s
     print(EXPECT.format(minutes=speakers * utterances * 3 / 60))
     run = _pipeline(stages, folder, speakers, utterances, seed, full=full)
@@ -68,16 +65,15 @@ The commands are in {folder / "commands.sh"}, what they printed in {folder / "lo
 class Stages:
     """Runs `ser` commands in this process, a line a stage; its folder gets commands.sh and log.txt."""
 
-    def __init__(self, folder: Path, number: int, *, verbose: bool) -> None:
-        self._folder, self._number, self._verbose = folder, number, verbose
-        self._done = 0
+    def __init__(self, folder: Path, number: int) -> None:
+        self._folder, self._number, self._done = folder, number, 0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[list[str]]:
         """One stage; the first entry of the list stands on its line, further ones below."""
         self._done += 1
         title = f"{self._done}/{self._number} {name:10}"
-        print(title, end="\n" if self._verbose else " ", flush=True)
+        print(title, end=" ", flush=True)
         found: list[str] = []
         started = time.perf_counter()
         try:
@@ -86,7 +82,7 @@ class Stages:
             print()
             raise
         first, *more = found
-        print(f"{f'{title} ' if self._verbose else ''}{first:<64}{time.perf_counter() - started:4.0f} s")
+        print(f"{first:<64}{time.perf_counter() - started:4.0f} s")
         for line in more:
             print(f"{'':{len(title)}} {line}")
 
@@ -100,9 +96,7 @@ class Stages:
             for file, text in (("commands.sh", line), ("log.txt", f"$ {line}")):
                 log = stack.enter_context((self._folder / file).open("a", encoding="utf-8"))
                 print(text, file=log, flush=True)
-            if self._verbose:
-                print(f"\n$ {line}", flush=True)
-            elif not shown:
+            if not shown:
                 # else its log would write to this file even after it is closed
                 import lightning.pytorch  # noqa: F401
 

@@ -144,10 +144,6 @@ class EmotionBatch(SpeechBatch, AnnotatedBatch):
     """Audio and its emotion annotations."""
 
 
-class CachedEmotionBatch(CachedBatch, AnnotatedBatch):
-    """Cached frames and their emotion annotations."""
-
-
 class EncoderOutput(NamedTuple):
     """What an encoder makes of a batch.
 
