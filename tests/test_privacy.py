@@ -78,7 +78,7 @@ def test_the_whole_demo_asks_for_no_network_and_is_a_line_a_stage(no_network, tm
         (tmp_path / name).write_text(yaml.safe_dump(content))
     out = tmp_path / "demo"
     monkeypatch.chdir(tmp_path)
-    demo(str(out), speakers=10, utterances=4, full=True)
+    demo(str(out), speakers=8, utterances=3, full=True)
     stages = re.findall(r"^(\d+)/12 (\S+) .* \d+ s$", capsys.readouterr().out, re.MULTILINE)
     assert [int(number) for number, _ in stages] == list(range(1, 13))
     assert [name for _, name in stages][-2:] == ["report", "annotate"]
