@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import count
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,14 +27,6 @@ Kept = bytes | NDArray[np.generic]
 CHANGES = {"os.rename", "os.truncate", "os.remove"}
 WRITING = os.O_WRONLY | os.O_RDWR
 LONGEST = 600.0
-
-
-@dataclass(frozen=True)
-class Moment:
-    """When a process is killed; `None` where the other says it."""
-
-    seconds: float | None = None  # after its start
-    change: int | None = None  # before its nth change to the files of its folder
 
 
 class Stage(NamedTuple):
@@ -77,9 +68,9 @@ def survives(stage: Stage, whole: Unbroken, folder: Path, rng: random.Random, sh
     """Kill a run, by the clock or by changes to files, after a share of it, run it again, and compare."""
     by_clock = rng.random() < 0.5
     for attempt in count():
-        moment = Moment(seconds=share * whole.seconds) if by_clock else Moment(change=1 + int(share * whole.changes))
+        moment = {"seconds": share * whole.seconds} if by_clock else {"change": 1 + int(share * whole.changes)}
         here = folder / f"{attempt}"
-        if finish(stage, here, moment) == -signal.SIGKILL:
+        if finish(stage, here, **moment) == -signal.SIGKILL:
             break
         # it was done before: today the machine is faster than it was for the unbroken run
         share *= 0.8
@@ -87,15 +78,15 @@ def survives(stage: Stage, whole: Unbroken, folder: Path, rng: random.Random, sh
     assert same(stage.result(here), whole.result), f"killed at {moment}\n{output(here)}"
 
 
-def finish(stage: Stage, folder: Path, moment: Moment = Moment()) -> int | None:
-    """Run a stage, perhaps until it is killed; -> its exit code, negative for a signal."""
-    process = start(stage.arguments(folder), folder, moment.change)
-    process.join(LONGEST if moment.seconds is None else moment.seconds)
+def finish(stage: Stage, folder: Path, seconds: float | None = None, change: int | None = None) -> int | None:
+    """Run a stage, perhaps until it is killed, then or before its nth change to a file; -> its exit code."""
+    process = start(stage.arguments(folder), folder, change)
+    process.join(LONGEST if seconds is None else seconds)
     alive = process.is_alive()
     if alive:
         process.kill()
         process.join()
-    assert not alive or moment.seconds is not None, f"hangs\n{output(folder)}"
+    assert not alive or seconds is not None, f"hangs\n{output(folder)}"
     return process.exitcode
 
 
