@@ -286,17 +286,12 @@ class RunFiles:
         return self.pldc.variant
 
 
-def check_is_run(folder: Path) -> None:
-    """Refuse a folder that lacks a file which every test run has."""
-    for name in (PREDICTIONS, METRICS, RECORD, VECTORS):
-        if not (folder / name).is_file():
-            raise UserError(f"isn't a test run, it has no {name}", where=folder, remedy=_REMEDY)
-
-
 def read_run(folder: str | Path) -> RunFiles:
     """Read a test run."""
     folder = Path(folder)
-    check_is_run(folder)
+    for name in (PREDICTIONS, METRICS, RECORD, VECTORS):
+        if not (folder / name).is_file():
+            raise UserError(f"isn't a test run, it has no {name}", where=folder, remedy=_REMEDY)
     try:
         return _read(folder)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:

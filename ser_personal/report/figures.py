@@ -219,15 +219,13 @@ def group_figure(audited: SetAudit, attribute: str) -> Drawing | None:
 
 def draw_all(run: RunFiles, found: Audit) -> dict[str, dict[str, list[Drawing]]]:
     """Draw every figure: test set -> section of the page -> its figures."""
+    figures: dict[str, dict[str, list[Drawing]]] = {}
     with style():
-        sets = zip(run.sets, found.sets, strict=True)
-        return {test.name: _draw_set(run, test, of_set, found.bootstrap) for test, of_set in sets}
-
-
-def _draw_set(run: RunFiles, test: ScoredSet, audited: SetAudit, bootstrap: Bootstrap) -> dict[str, list[Drawing]]:
-    drawn: dict[str, list[Drawing | None]] = {
-        "forest": [forest(run, test, attribute, bootstrap) for attribute in run.attributes],
-        "speakers": [dumbbells(run, test, attribute) for attribute in run.attributes],
-        "groups": [group_figure(audited, attribute) for attribute in run.attributes],
-    }
-    return {section: [drawing for drawing in figures if drawing is not None] for section, figures in drawn.items()}
+        for test, audited in zip(run.sets, found.sets, strict=True):
+            drawn = {
+                "forest": [forest(run, test, attribute, found.bootstrap) for attribute in run.attributes],
+                "speakers": [dumbbells(run, test, attribute) for attribute in run.attributes],
+                "groups": [group_figure(audited, attribute) for attribute in run.attributes],
+            }
+            figures[test.name] = {section: [each for each in of if each is not None] for section, of in drawn.items()}
+    return figures

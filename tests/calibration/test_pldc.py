@@ -37,10 +37,10 @@ BANK = some_bank()
 
 
 def slow_calibrate(predictions, speaker_ids, pooled, bank, k, shift_mean, scale_std, statistics, center):
-    """The equation, utterance by utterance and number by number."""
+    """The equation, number by number -> predictions, and speaker -> utterances, neighbours, cosines and moments."""
     origin = [sum(column) / len(column) for column in bank.vectors.T] if center else [0.0] * bank.vectors.shape[1]
-    result = [list(row) for row in predictions]
-    for speaker in {s for s in speaker_ids if s is not None}:
+    result, described = [list(row) for row in predictions], {}
+    for speaker in sorted({s for s in speaker_ids if s is not None}):
         rows = [i for i, s in enumerate(speaker_ids) if s == speaker]
         vector = [sum(pooled[i][d] for i in rows) / len(rows) - origin[d] for d in range(len(origin))]
         ranking = []
@@ -49,7 +49,8 @@ def slow_calibrate(predictions, speaker_ids, pooled, bank, k, shift_mean, scale_
             dot = sum(a * b for a, b in zip(vector, other, strict=True))
             lengths = math.sqrt(sum(a * a for a in vector)) * math.sqrt(sum(b * b for b in other))
             ranking.append((-dot / lengths, bank.speaker_ids[row], row))
-        nearest = [row for _, _, row in sorted(ranking)[:k]]
+        cosines, names, nearest = (list(column) for column in zip(*sorted(ranking)[:k], strict=True))
+        moments = []
         for a in range(predictions.shape[1]):
             own = [predictions[i][a] for i in rows]
             mu = sum(own) / len(own)
@@ -60,10 +61,12 @@ def slow_calibrate(predictions, speaker_ids, pooled, bank, k, shift_mean, scale_
             else:
                 mu_bar = sum(counts * means) / sum(counts)
                 sigma_bar = math.sqrt(sum(counts * (stds**2 + means**2)) / sum(counts) - mu_bar**2)
+            moments.append((mu, sigma, mu_bar, sigma_bar))
             for i in rows:
                 y = (predictions[i][a] - mu) / sigma * (sigma_bar if scale_std else sigma)
                 result[i][a] = y + (mu_bar if shift_mean else mu)
-    return result
+        described[speaker] = (len(rows), names, [-cosine for cosine in cosines], moments)
+    return result, described
 
 
 @pytest.mark.parametrize("statistics", ["average", "pooled"])
@@ -74,53 +77,36 @@ def test_agrees_with_a_slow_loop(statistics, center, k):
     known = np.array([s is not None for s in speaker_ids])
     for shift_mean, scale_std in VARIANTS:
         switches = {"shift_mean": shift_mean, "scale_std": scale_std, "statistics": statistics, "center": center}
-        expected = slow_calibrate(predictions, speaker_ids, pooled, BANK, k=k, **switches)
+        expected, described = slow_calibrate(predictions, speaker_ids, pooled, BANK, k=k, **switches)
         found = calibrate(predictions, speaker_ids, pooled, BANK, k=k, **switches)
         np.testing.assert_allclose(found.predictions, expected, rtol=1e-9)
         clipped = calibrate(predictions, speaker_ids, pooled, BANK, k=k, clip=True, **switches).predictions
         np.testing.assert_array_equal(clipped[known], found.predictions[known].clip(1, 7))
         np.testing.assert_array_equal(clipped[~known], predictions[~known])
+    assert [speaker.speaker_id for speaker in found.speakers] == list(described)
+    for speaker, (utterances, names, cosines, moments) in zip(found.speakers, described.values(), strict=True):
+        assert (speaker.utterances, list(speaker.neighbours)) == (utterances, names)
+        np.testing.assert_allclose(speaker.cosines, cosines)
+        of_speaker = [speaker.mu, speaker.sigma, speaker.mu_bar, speaker.sigma_bar]
+        np.testing.assert_allclose(np.transpose(of_speaker), moments)
 
 
 def test_default_is_the_sigma_shift_of_fifteen_averaged_neighbours_of_arrays_or_tensors():
     predictions, speaker_ids, pooled = some_test_set()
     bank = some_bank(30)
-    expected = slow_calibrate(
+    expected, _ = slow_calibrate(
         predictions, speaker_ids, pooled, bank, 15, shift_mean=False, scale_std=True, statistics="average", center=False
     )
     tensors = torch.tensor(predictions), torch.tensor(pooled)
     found = calibrate(tensors[0], speaker_ids, tensors[1], bank)
     np.testing.assert_allclose(found.predictions, expected)
+    assert repr(found) == "Calibration(40 utterances of 3 speakers: arousal, valence)"
     assert torch.equal(tensors[0], torch.tensor(predictions))
-    assert [PLDCSettings(shift_mean=mean, scale_std=std).variant for mean, std in VARIANTS] == [
-        "raw", "mu", "sigma", "both"
-    ]  # fmt: skip
+    valence = calibrate(predictions[:, 1:], speaker_ids, pooled, bank, attributes=["valence"])
+    np.testing.assert_array_equal(valence.predictions, found.predictions[:, 1:])
+    variants = [PLDCSettings(shift_mean=mean, scale_std=std).variant for mean, std in VARIANTS]
+    assert variants == ["raw", "mu", "sigma", "both"]
     assert calibrate(np.zeros((0, 2)), [], np.zeros((0, 8)), BANK).predictions.shape == (0, 2)
-
-
-def test_each_speakers_neighbours_and_moments():
-    predictions, speaker_ids, pooled = some_test_set()
-    calibration = calibrate(predictions, speaker_ids, pooled, BANK, k=3)
-    assert repr(calibration) == "Calibration(40 utterances of 3 speakers: arousal, valence)"
-    valence = calibrate(predictions[:, 1:], speaker_ids, pooled, BANK, attributes=["valence"], k=3)
-    np.testing.assert_array_equal(valence.predictions, calibration.predictions[:, 1:])
-    assert [s.speaker_id for s in calibration.speakers] == ["test 0", "test 1", "test 2"]
-    for speaker in calibration.speakers:
-        mine = np.array([s == speaker.speaker_id for s in speaker_ids])
-        vector = pooled[mine].mean(axis=0)
-        cosines = BANK.vectors @ vector / np.linalg.norm(BANK.vectors, axis=1) / np.linalg.norm(vector)
-        rows = np.argsort(-cosines)[:3]
-        assert speaker.neighbours == tuple(BANK.speaker_ids[row] for row in rows)
-        assert speaker.utterances == mine.sum()
-        expected = {
-            "cosines": cosines[rows],
-            "mu": predictions[mine].mean(axis=0),
-            "sigma": predictions[mine].std(axis=0),
-            "mu_bar": BANK.label_mean[rows].mean(axis=0),
-            "sigma_bar": BANK.label_std[rows].mean(axis=0),
-        }
-        for name, values in expected.items():
-            np.testing.assert_allclose(getattr(speaker, name), values)
 
 
 @given(seed=st.integers(0, 1000), variant=st.sampled_from(VARIANTS))
