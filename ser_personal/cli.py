@@ -78,7 +78,7 @@ COMMANDS = {
         "annotation.annotate:annotate", "predict the emotion of raw audio with a bundle", ("audio",), resumable=True
     ),
     "enroll": Command(
-        "annotation.enroll:enroll",
+        "annotation.annotate:enroll",
         "add a speaker's recordings, and labels of them, to a profile",
         ("speaker", "audio"),
     ),

@@ -1,12 +1,12 @@
-"""`ser annotate`: the emotion of a file, a folder or a table of recordings, however many."""
+"""`ser annotate`: emotion of a file, a folder or a table of recordings; `ser enroll`: a speaker's profile from them."""
 
 from __future__ import annotations
 
 import time
 from collections import ChainMap
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
-from math import isfinite
+from math import inf, isfinite, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unicodedata import category
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ser_personal.annotation.journal import Shard, joined, journal_of, open_journals
 from ser_personal.annotation.tables import check_format, check_stems, write_annotations, write_table, write_vectors
 from ser_personal.calibration.pldc import PLDCSettings
+from ser_personal.corpus.table import SEGMENT, attribute_labels, is_table, known, read_csv_rows, segment
 from ser_personal.errors import UserError, counted
 from ser_personal.files import content_hash
 from ser_personal.ranges import PositiveFinite
@@ -33,6 +34,8 @@ from ser_personal.recognition.recordings import (
     with_turns,
 )
 from ser_personal.recognition.segmenters import CutName, has_silero
+from ser_personal.recognition.turns import Turn
+from ser_personal.types import ATTRIBUTES, plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -161,7 +164,9 @@ def annotate(
             _print(console, f"{who} calibrated: the bundle or the command says so (--calibration)")
         if not join:
             _run(recognizer, own, journals[0], console, keep_vectors=vectors is not None)
-        failures = _write_failures(target, list(joined(journal.failures() for journal in journals)))
+        failures = list(joined(journal.failures() for journal in journals))
+        failed_table = target.with_name(f"{target.stem}.failed.csv")
+        _write_failures(failed_table, failures)
         # where every recording failed there is nothing to write, and the same command can be repeated
         if len(failures) < len(own) or not own:
             if vectors_file is not None:
@@ -175,7 +180,7 @@ def annotate(
             journal.path.unlink()
     for failure in failures:
         _print(console, f"failed: {failure['file']}: {failure['reason']}")
-    failed_line = f"{counted(len(failures), 'recording')} failed, see {_failed(target)}"
+    failed_line = f"{counted(len(failures), 'recording')} failed, see {failed_table}"
     lines = [f"written: {target}"] * target.exists() + [failed_line] * bool(failures)
     _print(console, "; ".join(lines))
     return int(bool(failures))
@@ -195,15 +200,10 @@ def _find(audio: str, speaker_from: SpeakerFrom | None, segments: str | None, ch
     return of_channels(recordings, channel, named=named)
 
 
-def _failed(target: Path) -> Path:
-    return target.with_name(f"{target.stem}.failed.csv")
-
-
-def _write_failures(target: Path, failures: list[dict[str, str]]) -> list[dict[str, str]]:
-    _failed(target).unlink(missing_ok=True)
+def _write_failures(table: Path, failures: list[dict[str, str]]) -> None:
+    table.unlink(missing_ok=True)
     if failures:
-        write_table(_failed(target), failures, ["file", "reason"])
-    return failures
+        write_table(table, failures, ["file", "reason"])
 
 
 def import_trusted(module: str | None) -> None:
@@ -276,3 +276,59 @@ def _print(console: Console, line: str) -> None:
     """Print one line, whatever a file's name holds: newlines, or what a terminal would obey."""
     plain = "".join(repr(sign)[1:-1] if category(sign) == "Cc" else sign for sign in " ".join(line.split()))
     console.print(plain, markup=False, highlight=False, soft_wrap=True)
+
+
+def enroll(
+    speaker: str, audio: str, model: str, profiles: str, device: str | None = None, import_: str | None = None
+) -> None:
+    """Add recordings of a speaker to the speaker's profile, and labels of them where there are some.
+
+    Ask the speaker first: a profile holds a voice vector, which is biometric data.
+
+    Args:
+        speaker: any name; a new one starts a profile.
+        audio: a sound file, a folder (with the folders inside it), or a table with a column path, and any of: speaker,
+            whose other speakers' rows are passed over; arousal, valence and dominance, the labels, blank where missing;
+            start and end (seconds or h:mm:ss) where rows are segments.
+        model: a folder that `ser export` wrote, or the name of one on the Hugging Face hub.
+        profiles: file of the profiles, begun where there is none.
+        device: to run on; a GPU where there is one, if null.
+        import_: a module of your own with classes that the model is made of, in the current folder or installed.
+    """
+    speaker, path = plain_name(speaker), Path(audio)
+    recordings, labels = labelled_recordings(path, speaker) if is_table(path) else (find_recordings(path, "none"), {})
+    import_trusted(import_)
+    recognizer = EmotionRecognizer.from_pretrained(model, profiles=profiles, device=device)
+    recordings = [one if one.turns is not None else replace(one, speaker_id=speaker) for one in recordings]
+    predicted = {name: labels[name] for name in labels if name in recognizer.attributes}
+    if labels and not predicted:
+        what = f"has labels of {' and '.join(labels)}, and the model predicts {', '.join(recognizer.attributes)}"
+        raise UserError(what, where=audio, remedy="Leave these columns out to enrol without labels")
+    before = recognizer.profiles[speaker].utterances if speaker in recognizer.profiles else 0
+    profile = recognizer.enroll_recordings(speaker, recordings, predicted)
+    counts = zip(recognizer.attributes, profile.labelled.count[1].tolist(), strict=True)
+    labelled = ", ".join(f"{count} of {attribute}" for attribute, count in counts if count)
+    added = f"{counted(profile.utterances - before, 'new utterance')} ({before} before)"
+    what = f"{speaker}: {added}, {f'labels in all: {labelled}' if labelled else 'no labels'}"
+    Console().print(what, markup=False, highlight=False, soft_wrap=True)
+
+
+def labelled_recordings(table: Path, speaker: str) -> tuple[list[Recording], dict[str, list[float]]]:
+    """The rows of a table that are of a speaker, and their labels by attribute, NaN where missing."""
+    found = read_csv_rows(
+        table, required=("path",), filled=("path",), any_case=("path", "speaker", *ATTRIBUTES, *SEGMENT)
+    )
+    rows = [row for row in found if "speaker" not in row or known(row["speaker"]) == speaker]
+    if not rows:
+        others = sorted({row["speaker"] for row in found if known(row["speaker"])})
+        remedy = f"It has {', '.join(others[:10]) or 'no speaker at all'}{', ...' if len(others) > 10 else ''}"
+        raise UserError(f"no row is of speaker {speaker}", where=table, remedy=remedy)
+    columns = {name: name for name in ATTRIBUTES}
+    labels = [attribute_labels(row, columns, f"{table}, {row['path']}") for row in rows]
+    labelled = [name for name in ATTRIBUTES if not all(isnan(each[name]) for each in labels)]
+    recordings = []
+    for row in rows:
+        part = segment(row, f"{table}, {row['path']}")
+        turns = None if part is None else (Turn(part[0], inf if isnan(part[1]) else part[1], speaker),)
+        recordings.append(Recording(row["path"], table.parent / row["path"], speaker, turns))
+    return recordings, {name: [each[name] for each in labels] for name in labelled}
