@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 from fault import CHECK, FINETUNE, Good, faults, sound, table, text, with_audio
 from hostile_sounds import HOSTILE
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 TURNS = ["annotate", "{here}/turns.tsv", "--model", "{bundle}", "--out", "{here}/out.csv", "--speaker-from", "column"]
 ATTRIBUTE = ["--model.attributes", "[arousal]", "--data.num_workers", "0"]

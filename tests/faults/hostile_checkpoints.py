@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from fault import FIT, PAPT, TEST, Fault, checkpoint, faults
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 TESTED = [*TEST, "--ckpt_path", "{here}/bad.ckpt"]
 RESUMED = [*FIT, "--ckpt_path", "{here}/bad.ckpt"]

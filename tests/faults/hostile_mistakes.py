@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,6 @@ import torch
 from fault import FINETUNE, FIT, HEADER, KMEANS, PAPT, TEST, Fault, Good, labels, text
 
 from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 HERE = ["--data.corpus", "{here}/corpus"]
 LABELLED = [*PAPT, "{pseudo_labels}"]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from fault import Fault, Good, copied, cut, edited, faults, text
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 CALIBRATE = ["calibrate", "{here}/p.csv", "--vectors", "{vectors}", "--bank", "{bank}", "--out", "{here}/out.csv"]
 VECTORS = [

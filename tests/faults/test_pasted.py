@@ -6,10 +6,10 @@ import ast
 import inspect
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,9 +18,6 @@ from command_line import REPOSITORY, configs, ser, trainer_flags
 from fault import CHECK, FIT, KMEANS, PAPT, TEST, Good, copied, sound, table
 from lightning.pytorch import Trainer
 from test_faults import filled
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 TINY = [*configs("finetune.yaml", "tiny/finetune.yaml"), "--model.attributes", "[arousal]", "--data.num_workers", "0"]
 
