@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from io import BytesIO
 from math import isnan
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from ser_personal.report.bootstrap import Bootstrap, Estimate
 
 METRICS = {"overall_ccc": "O-CCC", "average_ccc": "A-CCC"}
+# characters of a name in a plot
+LONGEST = 36
 SIDES = ("independent", "dependent", "gap")
 READ_TOTALS = "Cost of training one model from the corpus, shared steps included: the mean over a recipe's runs."
 READ_STAGES = (
@@ -232,7 +235,8 @@ def show_sets(sets: Sequence[ComparedSet], baseline: str, page: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    # a file or a pipe has no width that names would have to fit
+    console = Console() if sys.stdout.isatty() else Console(width=250)
     table = Table(box=box.SIMPLE, show_edge=False, padding=(0, 1))
     for heading in ("recipe", "O-CCC", "A-CCC", "difference in A-CCC"):
         table.add_column(heading, justify="left" if heading == "recipe" else "right")
@@ -251,7 +255,8 @@ def show_sets(sets: Sequence[ComparedSet], baseline: str, page: str) -> None:
 
 def latex(sets: Sequence[ComparedSet], baseline: str) -> str:
     """The table of the screen for a paper, with booktabs' lines."""
-    escapes = str.maketrans({sign: f"\\{sign}" for sign in "&%$#_{}"})
+    named = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+    escapes = str.maketrans({sign: f"\\{sign}" for sign in "&%$#_{}"} | named)
 
     def signs(text: str) -> str:
         return text.translate(escapes)
@@ -264,6 +269,11 @@ def latex(sets: Sequence[ComparedSet], baseline: str) -> str:
             cells = " & ".join(map(signs, _cells(row)))
             lines.append(rf"{cells} \\".replace("-.", "$-$.").replace("+.", "$+$."))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _abridged(name: str) -> str:
+    """A name that leaves room for what is drawn beside it."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}...{name[-LONGEST // 2 :]}"
 
 
 def draw_forest(sets: Sequence[ComparedSet], baseline: str, path: Path) -> None:
@@ -292,11 +302,11 @@ def draw_forest(sets: Sequence[ComparedSet], baseline: str, path: Path) -> None:
                 if estimate.refused is None:
                     axes.plot([estimate.low, estimate.high], [y, y], color=colour)
                 axes.plot([estimate.value], [y], "o", color=colour, markersize=6)
-            axes.set_yticks(range(len(rows)), [row_label(row) for _, row in rows])
+            axes.set_yticks(range(len(rows)), [_abridged(row_label(row)) for _, row in rows])
             axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
             axes.set_title(f"{compared.split}: {compared.attribute}")
             axes.grid(axis="x")
-        panels[-1].set_xlabel(f"A-CCC minus that of {baseline}, 95 % intervals over speakers")
+        panels[-1].set_xlabel(f"A-CCC minus that of {_abridged(baseline)},\n95 % intervals over speakers")
         content = BytesIO()
         figure.savefig(content)
     atomic_write(path, content.getvalue())

@@ -254,7 +254,7 @@ class FeatureCache(FrameStore[FeatureSource]):
 
     source_type = FeatureSource
     dtype = "F16"
-    contents, command, made_from = "cached features", "`ser cache`", "encoder, layer, stride or length"
+    contents, command, made_from = "cached features", "`ser cache`", "encoder, layer, stride, length or audio"
 
     def __init__(self, folder: str | Path, source: FeatureSource) -> None:
         require_range("dim", source.dim, 1)

@@ -37,6 +37,8 @@ LABELS = "#8a8f98"
 _STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "font.family": "sans-serif",
+    # names are no formulas
+    "text.parse_math": False,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,

@@ -29,6 +29,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback, _InstantiatorFn
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
@@ -205,6 +206,13 @@ class StageCLI(LightningCLI):
         saved = self.model.hparams
         arguments = self.config_dump["model"]["init_args"]
         saved.update({name: value for name, value in arguments.items() if name not in saved})
+        for logger in self.trainer.loggers if self.trainer.is_global_zero else ():
+            if isinstance(logger, CSVLogger) and (logged := Path(logger.log_dir) / "metrics.csv").exists():
+                raise UserError(
+                    "is of an earlier run, and this one would replace it",
+                    where=logged,
+                    remedy="Leave the logger's version out, so that each run has a folder of its own, or move it",
+                )
 
     @override
     def _parse_ckpt_path(self) -> None:

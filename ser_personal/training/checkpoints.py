@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
@@ -225,6 +225,13 @@ class ExactResumption(Callback):
     def __init__(self) -> None:
         self._began: dict[str, Any] = {}
         self._settings: list[dict[str, Any]] = []
+        self._patience: dict[EarlyStopping, int] = {}
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        # that of the command line, which Lightning replaces by the checkpoint's after this
+        self._patience = {one: one.patience for one in callbacks if isinstance(one, EarlyStopping)}
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -243,9 +250,19 @@ class ExactResumption(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.ckpt_path is not None:
             self._refuse_other_steps(trainer)
+            self._stop_again(trainer)
         # Lightning restores the loader's position when it sets the data up. A schedule that asks for the number of
         # steps has it do that before the checkpoint's loops are read, and the epoch would start again, unnoticed.
         trainer.fit_loop._load_combined_loader_states()  # noqa: SLF001
+
+    def _stop_again(self, trainer: Trainer) -> None:
+        """Stop where early stopping did, which checkpoints count up to and don't say."""
+        for callback, patience in self._patience.items():
+            callback.patience = patience
+            if callback.wait_count >= patience:
+                what = f"{trainer.ckpt_path} stopped early: no better {callback.monitor} in {patience} validations"
+                rank_zero_info(f"{what}. A greater patience trains on")
+                trainer.should_stop = True
 
     def _refuse_other_steps(self, trainer: Trainer) -> None:
         asked, began = _steps(trainer), dict(self._began)

@@ -302,6 +302,14 @@ def test_another_method_joins_the_table(runs, mine, capsys):
     assert text.count(r"\\") == 5
 
 
+def test_names_are_no_formulas_and_leave_room_for_the_plot(runs, tmp_path):
+    name, latex = r"a\b^2~$\foo$" + "x" * 90, tmp_path / "table.tex"
+    options = ["--baseline", "base", "--latex", latex, "--out", tmp_path / "c", "--resamples", "200"]
+    assert ser("compare", f"{name}={runs / 'papt'}", f"base={runs / 'vanilla'}", *options) == 0
+    assert r"a\textbackslash{}b\textasciicircum{}2\textasciitilde{}\$\textbackslash{}foo\$xxx" in latex.read_text()
+    assert (tmp_path / "c" / "comparison_forest.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_predictions_of_another_method_that_cannot_join(runs, mine, capsys):
     write_json(runs / "papt" / "lightning_logs" / "version_0" / "metrics.json", {"splits": {}, "scale": [1, 7]})
     (table, _), path = mine, runs / "mine.csv"

@@ -84,7 +84,12 @@ HEADER = "FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set\n"
 def text(name: str, content: str | bytes) -> Callable[[Good, Path], object]:
     """Make a file of this content."""
     raw = content if isinstance(content, bytes) else content.encode()
-    return lambda _good, here: (here / name).write_bytes(raw)
+
+    def make(_good: Good, here: Path) -> None:
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_bytes(raw)
+
+    return make
 
 
 def copied(what: str, name: str, change: Callable[[Path], object]) -> Callable[[Good, Path], object]:

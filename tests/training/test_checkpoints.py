@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler
 from torch.utils.data import DataLoader
 
 from ser_personal.data.batching import ExampleKey, GivenBatches, SpeechLoader
@@ -216,6 +216,18 @@ def test_a_fit_is_not_resumed_with_steps_that_mean_something_else(tmp_path, monk
         monkeypatch.setattr(Walk, name, now)
         with pytest.raises(UserError, match=refused.format(f"{name} {began}", now)):
             resume()
+
+
+def test_a_fit_that_stopped_early_is_not_trained_on_unless_patience_grows(tmp_path, caplog):
+    def resumed(patience=1, checkpoint=tmp_path / "walk-last.ckpt"):
+        never_better = EarlyStopping("val_loss", min_delta=1e9, patience=patience)
+        return fit(tmp_path, {"val_check_interval": 0.5}, never_better, checkpoint=checkpoint)
+
+    stopped = resumed(checkpoint=None)
+    with caplog.at_level("INFO"):
+        assert resumed() == resumed() == stopped
+    assert "walk-last.ckpt stopped early: no better val_loss in 1 validations" in caplog.text
+    assert resumed(patience=9) != stopped
 
 
 def test_a_fit_that_accumulates_by_a_schedule_is_resumed_in_a_later_epoch(tmp_path):
