@@ -35,7 +35,6 @@ from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
 from ser_personal.pretrain.masked_prediction import PredictionHead
 from ser_personal.pretrain.papt import PAPT
 from ser_personal.speakers.embedding import SpeakerEmbedding
-from ser_personal.speakers.representation import SpeakerQuery, SpeakerSet
 
 CLUSTERS, DIM, SPEAKERS, STEPS_ON_ONE = 500, 768, 200, 28_000
 RATES = (1e-5, 1e-4, 1e-3, 1e-2)
@@ -108,12 +107,12 @@ def speakers(rate: float, steps: int, count: int) -> float:
     perfect.final_proj.bias.zero_()
     perfect.label_embeddings.copy_(centres)
     table = SpeakerEmbedding(128)
-    table.build(SpeakerSet([str(speaker) for speaker in range(SPEAKERS)]), DIM)
+    table.build([str(speaker) for speaker in range(SPEAKERS)], DIM)
 
     def loss(utterances: int = 16, count: int = count) -> torch.Tensor:
         frames, clusters = draw(centres, count)
         who = torch.randint(SPEAKERS, (utterances,)).repeat_interleave(count // utterances)
-        e_s = table(SpeakerQuery([str(speaker) for speaker in who.tolist()]))
+        e_s = table([str(speaker) for speaker in who.tolist()])
         return functional.cross_entropy(perfect(frames + moved[who] + e_s), clusters)
 
     train(list(table.parameters()), rate, steps, loss)

@@ -20,7 +20,6 @@ from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.errors import UserError
 from ser_personal.finetune.interpreters import MLPInterpreter, TransformerInterpreter
 from ser_personal.finetune.similar_speakers import SimilarSpeakers
-from ser_personal.pretrain.adapt import SpeakerAdaptation
 from ser_personal.pretrain.kmeans import kmeans
 from ser_personal.pretrain.teachers import EncoderTeacher
 from ser_personal.speakers.embedding import SpeakerEmbedding
@@ -106,7 +105,7 @@ def test_pldc_and_batches_are_the_defaults():
 NO_SETTINGS = {"self", "args", "kwargs", "settings", "personalized", "encoder", "corpus", "data", "out"}
 NO_SETTINGS |= {"pseudo_labels", "speaker_selection", "num_workers", "accelerator", "devices", "num_nodes", "precision"}
 OWNERS = [kmeans, EncoderTeacher, HubertEncoder, MLPInterpreter, TransformerInterpreter, SpeakerEmbedding]
-OWNERS += [SpeakerEmbedder, SpeakerAdaptation, PLDCSettings, SimilarSpeakers, Augmentation, ser_personal.PAPT]
+OWNERS += [SpeakerEmbedder, PLDCSettings, SimilarSpeakers, Augmentation, ser_personal.PAPT]
 OWNERS += [ser_personal.EmotionFineTuning, ser_personal.PLDCCallback, ser_personal.PretrainDataModule]
 
 
@@ -143,7 +142,7 @@ def test_a_file_of_the_folder_wins_and_is_named(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "remedy"), [("paptt.yaml", "Did you mean papt.yaml"), ("../pyproject.toml", "one that ships: adapt.yaml")]
+    ("name", "remedy"), [("paptt.yaml", "Did you mean papt.yaml"), ("../pyproject.toml", "ships: augment.yaml")]
 )
 def test_a_config_that_is_nowhere(name, remedy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

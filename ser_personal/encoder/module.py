@@ -19,13 +19,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 from ser_personal.errors import UserError
-from ser_personal.speakers.representation import SpeakerSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
-    from torch import Tensor
     from torch.optim import Optimizer
 
     from ser_personal.encoder.personalized import EncoderDescription, PersonalizedEncoder
@@ -110,11 +108,6 @@ def linear_warmup_and_decay(optimizer: Optimizer, total_steps: float, warmup_sha
     return LambdaLR(optimizer, scale)
 
 
-def speaker_set(training_set: TrainingSet, speaker_ids: list[str]) -> SpeakerSet:
-    """Speakers, with the features that the training set has of them."""
-    return SpeakerSet(speaker_ids, training_set.speaker_features_of(speaker_ids))
-
-
 class PersonalizedModule(LightningModule):
     """Builds its networks when a fit begins, or as its checkpoint describes them.
 
@@ -162,8 +155,6 @@ class PersonalizedModule(LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[DESCRIPTION] = dict(self.personalized.describe())
-        encoder = self.personalized.encoder
-        checkpoint["state_dict"] = encoder.saved_weights(checkpoint["state_dict"], f"{PREFIX}encoder.")
         for key in ("hyper_parameters", "datamodule_hyper_parameters"):
             if key in checkpoint:
                 checkpoint[key] = _plain(checkpoint[key])
@@ -177,7 +168,6 @@ class PersonalizedModule(LightningModule):
             self.personalized.rebuild(description)
             self.rebuild(checkpoint)
         if self._trainer is not None:
-            self.complete_speakers(checkpoint["state_dict"], self.training_set)
             self._leave_out_namesakes()
 
     @override
@@ -206,14 +196,6 @@ class PersonalizedModule(LightningModule):
             return []
         hashes = training_set.hashes_of_speakers
         return [one for one in speakers.ids if one in hashes and not hashes[one] & self.personalized.pretrained_on]
-
-    def complete_speakers(self, weights: dict[str, Tensor], training_set: TrainingSet) -> None:
-        """Add to a checkpoint's weights the features of its speakers, where its policy for unseen ones had none."""
-        speakers = self.personalized.speakers
-        if speakers.lacks_features:
-            speakers.set_features(speaker_set(training_set, speakers.ids))
-            prefix = f"{PREFIX}speakers."
-            weights.update({f"{prefix}{name}": buffer for name, buffer in speakers.named_buffers()})
 
 
 def _called(namesakes: list[str]) -> str:

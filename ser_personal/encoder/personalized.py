@@ -14,18 +14,14 @@ from ser_personal.encoder.hugging_face import PretrainedEncoder
 from ser_personal.encoder.raw import CachedFeatures, LogMelEncoder, MFCCEncoder
 from ser_personal.encoder.whisper import WhisperEncoder
 from ser_personal.errors import UserError
-from ser_personal.speakers.representation import (
-    SpeakerAudio,
-    SpeakerDescription,
-    SpeakerQuery,
-    SpeakerRepresentation,
-    SpeakerSet,
-)
+from ser_personal.speakers.representation import SpeakerDescription, SpeakerRepresentation
 from ser_personal.types import pack_hashes, unpack_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from ser_personal.encoder.base import Encoder
@@ -80,12 +76,12 @@ class PersonalizedEncoder(nn.Module):
         """Width of the frames."""
         return self.encoder.dim
 
-    def build(self, speakers: SpeakerSet) -> None:
+    def build(self, speaker_ids: Sequence[str], features: NDArray[np.float32] | None = None) -> None:
         """Make new networks, the encoder with its pre-trained weights, e_s for these speakers."""
         self.encoder.build()
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim, fixed=not self.speakers.is_learnt)
         if self.fusion.uses_speakers:
-            self.speakers.build(speakers, self.encoder.dim)
+            self.speakers.build(speaker_ids, self.encoder.dim, features)
 
     def rebuild(self, description: EncoderDescription) -> None:
         """Make the networks that a checkpoint describes, their weights to be loaded.
@@ -113,13 +109,9 @@ class PersonalizedEncoder(nn.Module):
         self.speakers.rebuild(speakers, self.encoder.dim)
 
     @property
-    def speaker_audio(self) -> SpeakerAudio:
-        """Whose audio made e_s, and which."""
-        by_policy = self.speakers.speaker_audio if self.speakers.ids else SpeakerAudio()
-        return SpeakerAudio(
-            by_policy.speaker_ids | ({*self.speakers.ids} - self.speakers.namesakes),
-            by_policy.pretrained_on | self.pretrained_on,
-        )
+    def embedded_speakers(self) -> frozenset[str]:
+        """Whose audio made e_s."""
+        return frozenset(self.speakers.ids) - self.speakers.namesakes
 
     @property
     def settings(self) -> tuple[object, ...]:
@@ -139,23 +131,12 @@ class PersonalizedEncoder(nn.Module):
         )
 
     @override
-    def forward(
-        self,
-        batch: SpeechBatch | CachedBatch,
-        time_mask: Tensor | None = None,
-        as_unseen: Sequence[bool] | None = None,
-    ) -> EncoderOutput:
-        """Encode a batch.
-
-        Args:
-            batch: waveforms, or cached frames, and their speakers.
-            time_mask: (batch, frames), frames to mask.
-            as_unseen: (batch,), whose speaker is to be treated as if never seen before.
-        """
+    def forward(self, batch: SpeechBatch | CachedBatch, time_mask: Tensor | None = None) -> EncoderOutput:
+        """Encode a batch, its frames masked where `time_mask` (batch, frames) says so."""
         if self.fusion is None:
             raise RuntimeError("build() the encoder before using it")
         if not self.fusion.uses_speakers:
             return self.encoder.encode(batch, time_mask)
-        embedding = self.speakers(SpeakerQuery(batch["speaker_ids"], batch.get("speaker_features"), as_unseen))
+        embedding = self.speakers(batch["speaker_ids"], batch.get("speaker_features"))
         output = self.encoder.encode(batch, time_mask, Personalization(self.fusion, embedding))
         return output._replace(speaker_embedding=embedding)

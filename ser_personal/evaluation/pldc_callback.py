@@ -48,7 +48,6 @@ from ser_personal.files import content_hash, gather_files
 from ser_personal.ranges import Seed
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 from ser_personal.speakers.embedding import SpeakerEmbedding
-from ser_personal.speakers.representation import SpeakerQuery
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -67,7 +66,7 @@ def learnt_embeddings(personalized: Any) -> dict[str, SpeakerVectors]:
         return {}
     known = [each for each in speakers.ids if each not in speakers.namesakes]
     with torch.inference_mode():
-        learnt = speakers(SpeakerQuery(known)).float().cpu().numpy()
+        learnt = speakers(known).float().cpu().numpy()
     return {EMBEDDINGS: SpeakerVectors(tuple(known), learnt)}
 
 

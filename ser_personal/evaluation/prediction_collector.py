@@ -229,15 +229,15 @@ def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) ->
     `transductive` where any of their audio in this set was pre-trained on, by its hash; `labelled` where the speaker's
     labels were trained on; `adaptation` where other audio of theirs was in PAPT or TAPT; else `unseen`.
     """
-    audio, labelled = pl_module.personalized.speaker_audio, set(data.train_speaker_ids)
+    model, labelled = pl_module.personalized, set(data.train_speaker_ids)
     # TAPT knows speakers whom no table has
-    pretrained = {each.speaker_id for each in data.utterances if utterance_hash(each) in audio.pretrained_on}
-    adapted = {*audio.speaker_ids, *pretrained} - {None}
+    pretrained = {each.speaker_id for each in data.utterances if utterance_hash(each) in model.pretrained_on}
+    adapted = {*model.embedded_speakers, *pretrained} - {None}
 
     def who(utterance: Utterance) -> str:
         return utterance.speaker_id or utterance.utterance_id
 
-    in_papt = {who(each) for each in utterances if utterance_hash(each) in audio.pretrained_on}
+    in_papt = {who(each) for each in utterances if utterance_hash(each) in model.pretrained_on}
 
     def condition(utterance: Utterance) -> Condition:
         if who(utterance) in in_papt:

@@ -17,7 +17,6 @@ from ser_personal.encoder.module import (
     PREFIX,
     PersonalizedModule,
     read_checkpoint,
-    speaker_set,
     using,
 )
 from ser_personal.encoder.personalized import PersonalizedEncoder
@@ -131,7 +130,8 @@ class FineTuning(PersonalizedModule):
             else:
                 self._require_learnt_embedding()
                 self.personalized.encoder.prepare(training_set)
-                self.personalized.build(speaker_set(training_set, training_set.train_speaker_ids))
+                speaker_ids = training_set.train_speaker_ids
+                self.personalized.build(speaker_ids, training_set.speaker_features_of(speaker_ids))
                 self.personalized.encoder.fit_front_end(training_set.training_audio)
                 if self.personalized.speakers.ids:
                     self.personalized.pretrained_on = training_set.train_hashes
@@ -156,7 +156,6 @@ class FineTuning(PersonalizedModule):
         with using(path):
             self.personalized.rebuild(checkpoint[DESCRIPTION])
             self.refuse_namesakes(training_set)
-            self.complete_speakers(weights, training_set)
             self.personalized.load_state_dict(
                 {name.removeprefix(PREFIX): weights[name] for name in weights if name.startswith(PREFIX)}
             )
@@ -176,17 +175,14 @@ class FineTuning(PersonalizedModule):
         self.personalized.rebuild(checkpoint[DESCRIPTION])
         self.rebuild(checkpoint)
         self.refuse_namesakes(training_set)
-        self.complete_speakers(weights, training_set)
         own = self.state_dict()
-        # of adapters alone, the encoder has the rest already
-        weights = {name: own[name] for name in own if name.startswith(f"{PREFIX}encoder.")} | weights
         if {name: weight.shape for name, weight in own.items()} != {name: w.shape for name, w in weights.items()}:
             raise UserError(
                 "was trained with another interpreter, or other sizes of it",
                 where=path,
                 remedy="Give the --model.interpreter that it was trained with",
             )
-        self.load_state_dict(weights, strict=False)
+        self.load_state_dict(weights)
 
     def _require_same_targets(self, checkpoint: dict[str, Any], path: str) -> None:
         wanted, trained = self.hparams[self.targets], checkpoint["hyper_parameters"].get(self.targets)
@@ -216,9 +212,8 @@ class FineTuning(PersonalizedModule):
             )
 
     @override
-    def forward(self, batch: EmotionBatch, as_unseen: Sequence[bool] | None = None) -> PredictionBatch:
-        """Predict a batch, some of it as if its speakers had never been seen before."""
-        output: EncoderOutput = self.personalized(batch, as_unseen=as_unseen)
+    def forward(self, batch: EmotionBatch) -> PredictionBatch:
+        output: EncoderOutput = self.personalized(batch)
         output = output._replace(frames=output.frames.to(torch.promote_types(output.frames.dtype, torch.float32)))
         # bfloat16 would put predictions of 1 to 7 on a grid of 1/32
         with torch.autocast(output.frames.device.type, enabled=False):
@@ -232,8 +227,10 @@ class FineTuning(PersonalizedModule):
 
     @override
     def training_step(self, batch: EmotionBatch, batch_idx: int) -> Tensor:
-        as_unseen = torch.rand(len(batch["speaker_ids"])) < self.hparams["unseen_share"]
-        result = self(batch, as_unseen.tolist())
+        speaker_ids = batch["speaker_ids"]
+        as_unseen = (torch.rand(len(speaker_ids)) < self.hparams["unseen_share"]).tolist()
+        known = [None if unseen else speaker for speaker, unseen in zip(speaker_ids, as_unseen, strict=True)]
+        result = self({**batch, "speaker_ids": known})
         loss = self.task_loss(result["predictions"], result["labels"], batch.get("weights"))
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch["indices"]))
         return loss

@@ -11,7 +11,7 @@ from typing_extensions import override
 from ser_personal.audio import num_frames
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.hugging_face import LoRA
-from ser_personal.encoder.module import PersonalizedModule, speaker_set
+from ser_personal.encoder.module import PersonalizedModule
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.errors import UserError
 from ser_personal.pretrain.masked_prediction import (
@@ -105,7 +105,8 @@ class PAPT(PersonalizedModule):
         pretraining_set = cast("PretrainingSet", training_set)
         self.codebook_hash = pretraining_set.codebook_hash
         self.personalized.pretrained_on = pretraining_set.pretraining_hashes
-        self.personalized.build(speaker_set(training_set, training_set.train_speaker_ids))
+        speaker_ids = training_set.train_speaker_ids
+        self.personalized.build(speaker_ids, training_set.speaker_features_of(speaker_ids))
         self.personalized.encoder.fit_front_end(training_set.training_audio)
         self.personalized.encoder.adapt(self.lora)
         self._build_head(pretraining_set.num_clusters, self.hparams["final_dim"])

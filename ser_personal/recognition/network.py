@@ -19,7 +19,6 @@ from ser_personal.data.dataset import Example, collate
 from ser_personal.encoder.base import mean_pool
 from ser_personal.encoder.fusion import Fusion, Personalization
 from ser_personal.errors import UserError
-from ser_personal.speakers.representation import SpeakerQuery
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +87,7 @@ class EmotionNetwork(nn.Module):
 
     def embed(self, speaker_ids: Sequence[str | None]) -> Tensor:
         """e_s of speakers by their ids alone, (speakers, dim)."""
-        embeddings: Tensor = self.personalized.speakers(SpeakerQuery(speaker_ids, self._no_features(len(speaker_ids))))
+        embeddings: Tensor = self.personalized.speakers(speaker_ids, self._no_features(len(speaker_ids)))
         return embeddings
 
     def _no_features(self, speakers: int) -> Tensor:

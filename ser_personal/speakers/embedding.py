@@ -1,7 +1,11 @@
-"""The learnt speaker embedding e_s: a table of the speakers known to PAPT and one fully connected layer."""
+"""The learnt speaker embedding e_s: a table of the speakers known to PAPT and one fully connected layer.
+
+What a speaker outside the table gets is a policy, a class; all are ours, since the paper doesn't say.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,19 +14,43 @@ from torch import nn
 from typing_extensions import override
 
 from ser_personal.errors import UserError
-from ser_personal.speakers.representation import (
-    SpeakerAudio,
-    SpeakerDescription,
-    SpeakerQuery,
-    SpeakerRepresentation,
-    SpeakerSet,
-)
-from ser_personal.speakers.unseen import EmbeddingTable, Mean, UnseenPolicy, UnseenSpeakers
+from ser_personal.speakers.representation import SpeakerDescription, SpeakerRepresentation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
+
+
+class UnseenPolicy(ABC):
+    """From the table to an embedding for speakers outside it."""
+
+    @abstractmethod
+    def embed(self, embeddings: Tensor) -> Tensor:
+        """From the table's e_s, (speakers, dim), to that of every speaker outside it, (dim,)."""
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What its embedding depends on apart from the table."""
+        return (type(self).__name__, *sorted(vars(self).items()))
+
+
+class Mean(UnseenPolicy):
+    """The mean of all e_s."""
+
+    @override
+    def embed(self, embeddings: Tensor) -> Tensor:
+        return embeddings.mean(0)
+
+
+class Zero(UnseenPolicy):
+    """No embedding: frames as the encoder makes them."""
+
+    @override
+    def embed(self, embeddings: Tensor) -> Tensor:
+        return embeddings.new_zeros(embeddings.shape[1])
 
 
 class SpeakerEmbedding(SpeakerRepresentation):
@@ -40,8 +68,6 @@ class SpeakerEmbedding(SpeakerRepresentation):
             otherwise they are others, unseen (ours).
     """
 
-    known_features: Tensor | None
-
     def __init__(
         self,
         embedding_dim: PositiveInt = 128,
@@ -58,66 +84,30 @@ class SpeakerEmbedding(SpeakerRepresentation):
         self.ids: list[str] = []
         self.embedding: nn.Embedding | None = None
         self.fc: nn.Linear | None = None
-        self.register_buffer("known_features", None)
 
     @override
-    def build(self, speakers: SpeakerSet, dim: int) -> None:
-        if not speakers.speaker_ids:
+    def build(self, speaker_ids: Sequence[str], dim: int, features: NDArray[np.float32] | None = None) -> None:
+        if not speaker_ids:
             raise UserError(
                 "no known speaker to embed",
                 where="speaker table",
                 remedy="Name the speakers in the corpus, or train without embeddings (--model.fusion none)",
             )
-        self._make(speakers.speaker_ids, dim)
-        self.set_features(speakers)
-
-    @override
-    def rebuild(self, description: SpeakerDescription, dim: int) -> None:
-        self.embedding_dim = description["sizes"]["embedding_dim"]
-        self._make(description["speaker_ids"], dim)
-        if description["feature_dim"]:
-            self.known_features = torch.zeros(len(self.ids), description["feature_dim"])
-
-    @property
-    @override
-    def speaker_audio(self) -> SpeakerAudio:
-        return self.unseen.speaker_audio
-
-    @property
-    @override
-    def lacks_features(self) -> bool:
-        return bool(self.ids) and self.unseen.reads_features and self.known_features is None
-
-    @override
-    def set_features(self, speakers: SpeakerSet) -> None:
-        if self.lacks_features and speakers.features is not None:
-            self.known_features = torch.from_numpy(speakers.features)
-
-    def _make(self, speaker_ids: Sequence[str], dim: int) -> None:
         self.ids = list(speaker_ids)
         self.embedding = nn.Embedding(len(self.ids), self.embedding_dim)
         self.fc = nn.Linear(self.embedding_dim, dim)
         nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
 
-    def extend(self, speaker_ids: Sequence[str]) -> None:
-        """Add rows for speakers outside the table, each at the mean of those in it."""
-        if self.embedding is None:
-            raise RuntimeError("build() the speaker table before extending it")
-        rows = self.embedding.weight.detach()
-        added = rows.mean(0).expand(len(speaker_ids), -1)
-        self.ids = [*self.ids, *speaker_ids]
-        self.embedding = nn.Embedding.from_pretrained(torch.cat([rows, added]), freeze=False)
+    @override
+    def rebuild(self, description: SpeakerDescription, dim: int) -> None:
+        self.embedding_dim = description["sizes"]["embedding_dim"]
+        self.build(description["speaker_ids"], dim)
 
     @property
     @override
     def sizes(self) -> dict[str, Any]:
         return {"embedding_dim": self.embedding_dim}
-
-    @property
-    @override
-    def feature_dim(self) -> int:
-        return 0 if self.known_features is None else self.known_features.shape[1]
 
     @property
     @override
@@ -133,23 +123,16 @@ class SpeakerEmbedding(SpeakerRepresentation):
         return [-1 if speaker in outside else row_of.get(str(speaker), -1) for speaker in speaker_ids]
 
     @override
-    def forward(self, query: SpeakerQuery) -> Tensor:
+    def forward(self, speaker_ids: Sequence[str | None], features: Tensor | None = None) -> Tensor:
         if self.embedding is None or self.fc is None:
             raise RuntimeError("build() the speaker table before using it")
-        rows = self.rows(query.speaker_ids)
-        embeddings: Tensor = self.fc(self.embedding(torch.tensor(rows, device=self.fc.weight.device).clamp(min=0)))
-        as_unseen = query.as_unseen or [False] * len(rows)
-        positions = [number for number, row in enumerate(rows) if row < 0 or as_unseen[number]]
-        if not positions:
+        rows, device = self.rows(speaker_ids), self.fc.weight.device
+        embeddings: Tensor = self.fc(self.embedding(torch.tensor(rows, device=device).clamp(min=0)))
+        outside = [number for number, row in enumerate(rows) if row < 0]
+        if not outside:
             return embeddings
-        unseen = UnseenSpeakers(
-            ids=[query.speaker_ids[number] for number in positions],
-            rows=[rows[number] for number in positions],
-            features=None if query.features is None else query.features[positions],
-        )
-        table = EmbeddingTable(self.ids, self.fc(self.embedding.weight), self.fc, self.known_features)
-        fallback = self.unseen.embed(unseen, table).to(embeddings.dtype)
-        return embeddings.index_copy(0, torch.tensor(positions, device=embeddings.device), fallback)
+        unseen = self.unseen.embed(self.fc(self.embedding.weight)).to(embeddings.dtype)
+        return embeddings.index_copy(0, torch.tensor(outside, device=device), unseen.expand(len(outside), -1))
 
 
 def _derange(row_of: dict[str, int]) -> dict[str, int]:

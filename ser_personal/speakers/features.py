@@ -11,9 +11,13 @@ from torch import nn
 from typing_extensions import override
 
 from ser_personal.errors import UserError
-from ser_personal.speakers.representation import SpeakerDescription, SpeakerQuery, SpeakerRepresentation, SpeakerSet
+from ser_personal.speakers.representation import SpeakerDescription, SpeakerRepresentation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -33,46 +37,46 @@ class FeatureRepresentation(SpeakerRepresentation):
         self.register_buffer("std", torch.ones(0))
 
     @override
-    def build(self, speakers: SpeakerSet, dim: int) -> None:
-        if speakers.features is None:
+    def build(self, speaker_ids: Sequence[str], dim: int, features: NDArray[np.float32] | None = None) -> None:
+        if features is None:
             raise UserError(
                 "there are no speaker features",
                 where=f"--model.speakers {type(self).__name__}",
                 remedy="Give --data.speaker_features, such as a feature cache or a table of speaker vectors",
             )
-        self.ids = list(speakers.speaker_ids)
-        features = torch.from_numpy(speakers.features).double()
-        self.mean = features.mean(0).float()
+        self.ids = list(speaker_ids)
+        exact = torch.from_numpy(features).double()
+        self.feature_dim = features.shape[1]
+        self.mean = exact.mean(0).float()
         # a column that is alike for all training speakers is ignored
-        std = features.std(0, correction=0).float()
+        std = exact.std(0, correction=0).float()
         self.std = torch.where(std > 1e-6, std, torch.inf)
         self._make(dim)
 
     @override
     def rebuild(self, description: SpeakerDescription, dim: int) -> None:
-        self.ids = description["speaker_ids"]
-        self.mean, self.std = torch.zeros(description["feature_dim"]), torch.ones(description["feature_dim"])
+        self.ids, self.feature_dim = description["speaker_ids"], description["feature_dim"]
+        self.mean, self.std = torch.zeros(self.feature_dim), torch.ones(self.feature_dim)
         self._make(dim)
 
     @abstractmethod
     def _make(self, dim: int) -> None:
-        """Make the weights from len(self.mean) features to e_s."""
+        """Make the weights from the features to e_s."""
 
-    @property
     @override
-    def feature_dim(self) -> int:
-        return len(self.mean)
-
-    def standardize(self, query: SpeakerQuery) -> Tensor:
-        """Standardise features, (batch, feature_dim); unknown speakers' are 0."""
-        width = 0 if query.features is None else query.features.shape[1]
-        if query.features is None or width != len(self.mean):
+    def forward(self, speaker_ids: Sequence[str | None], features: Tensor | None = None) -> Tensor:
+        width = 0 if features is None else features.shape[1]
+        if features is None or width != self.feature_dim:
             raise UserError(
-                f"the model reads {len(self.mean)} speaker features, the data has {width}",
+                f"the model reads {self.feature_dim} speaker features, the data has {width}",
                 where="--data.speaker_features",
                 remedy="Give features of the kind that the model was trained with",
             )
-        return ((query.features - self.mean) / self.std).nan_to_num(0.0)
+        return self.embed(((features - self.mean) / self.std).nan_to_num(0.0))
+
+    @abstractmethod
+    def embed(self, features: Tensor) -> Tensor:
+        """Make e_s of standardised features (batch, feature_dim); unknown speakers' are 0."""
 
 
 class FixedSpeakerFeatures(FeatureRepresentation):
@@ -95,8 +99,7 @@ class FixedSpeakerFeatures(FeatureRepresentation):
         self.projection = None if self.feature_dim == dim else drawn / dim**0.5
 
     @override
-    def forward(self, query: SpeakerQuery) -> Tensor:
-        features = self.standardize(query)
+    def embed(self, features: Tensor) -> Tensor:
         return features if self.projection is None else features @ self.projection
 
 
@@ -124,7 +127,7 @@ class SpeakerEmbedder(FeatureRepresentation):
     @override
     def _make(self, dim: int) -> None:
         layers: list[nn.Module] = []
-        width = len(self.mean)
+        width = self.feature_dim
         for hidden in self.hidden_dims:
             layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(self.dropout)]
             width = hidden
@@ -139,6 +142,6 @@ class SpeakerEmbedder(FeatureRepresentation):
         return {"hidden_dims": list(self.hidden_dims)}
 
     @override
-    def forward(self, query: SpeakerQuery) -> Tensor:
-        embeddings: Tensor = self.layers(self.standardize(query))
+    def embed(self, features: Tensor) -> Tensor:
+        embeddings: Tensor = self.layers(features)
         return embeddings

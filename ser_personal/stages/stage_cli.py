@@ -39,7 +39,7 @@ import ser_personal.data.speaker_features
 import ser_personal.evaluation.pldc_callback
 import ser_personal.finetune.module
 import ser_personal.finetune.similar_speakers
-import ser_personal.pretrain.adapt
+import ser_personal.pretrain.papt
 import ser_personal.report.baseline
 import ser_personal.speakers.features
 from ser_personal.calibration.table import decimal

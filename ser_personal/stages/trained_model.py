@@ -28,8 +28,6 @@ ARCHITECTURE = {
     "speakers.embedding_dim",
     "speakers.hidden_dims",
 }
-# what other models than fine-tuned ones take
-DATA = {"PAPT": "PretrainDataModule", "SpeakerAdaptation": "PretrainDataModule"}
 REMEDY = "Give the config that the checkpoint was trained with"
 
 
@@ -103,7 +101,7 @@ def with_trained_model(command: list[str]) -> list[str]:
     data: dict[str, Any] | None = None
     if "data" not in named:
         kind = _short(trained.class_path)
-        data = {"class_path": DATA.get(kind, "EmotionDataModule")}
+        data = {"class_path": "PretrainDataModule" if kind == "PAPT" else "EmotionDataModule"}
         if kind == "EmotionClassification":
             data["init_args"] = {"target": "emotion"}
     return trained.arguments(command, data)

@@ -23,7 +23,6 @@ from ser_personal.report.audit import audit
 from ser_personal.report.bootstrap import Bootstrap
 from ser_personal.scores import score
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
-from ser_personal.speakers.representation import SpeakerQuery
 from ser_personal.types import Utterance
 
 ATTRIBUTES = ("arousal", "valence")
@@ -204,7 +203,7 @@ def test_speakers_and_their_neighbours(tested):
     np.testing.assert_allclose(vectors["training"].vectors, tested.bank.vectors, rtol=1e-6)
     known = tested.module.personalized.speakers
     assert vectors["embeddings"].speaker_ids == tuple(known.ids)
-    np.testing.assert_allclose(vectors["embeddings"].vectors, known(SpeakerQuery(known.ids)).detach(), rtol=1e-6)
+    np.testing.assert_allclose(vectors["embeddings"].vectors, known(known.ids).detach(), rtol=1e-6)
     (of_set,) = audit(read_run(tested.folder), Bootstrap(100)).sets
     assert of_set.harm["arousal"].speakers == of_set.shifts["arousal"].speakers == 3
 

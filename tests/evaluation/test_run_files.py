@@ -96,8 +96,8 @@ def utterance(speaker_id, number):
 )
 def test_what_training_knew_of_a_speaker_goes_by_the_utterances_that_were_heard(speaker_id, heard, expected):
     of_training = [utterance(speaker_id, number) for number in heard]
-    audio = SimpleNamespace(speaker_ids=["labelled", "adaptation"], pretrained_on=utterance_hashes(of_training))
-    model = SimpleNamespace(personalized=SimpleNamespace(speaker_audio=audio))
+    heard = {"embedded_speakers": ["labelled", "adaptation"], "pretrained_on": utterance_hashes(of_training)}
+    model = SimpleNamespace(personalized=SimpleNamespace(**heard))
     data = SimpleNamespace(train_speaker_ids=["labelled", "labelled, not embedded"], utterances=of_training)
     # the same audio under another split's name
     tested = [replace(utterance(speaker_id, number), split="renamed") for number in range(2)]

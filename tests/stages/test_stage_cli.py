@@ -21,7 +21,7 @@ from ser_personal.errors import UserError
 from ser_personal.evaluation.pldc_callback import PLDCCallback
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.pretrain.kmeans import kmeans
-from ser_personal.speakers.unseen import Zero
+from ser_personal.speakers.embedding import Zero
 from ser_personal.training.checkpoints import StageCheckpoint
 
 INTERPRETER = ["--model.interpreter", "MLPInterpreter", "--model.interpreter.hidden_dims", "[16]"]
@@ -119,25 +119,12 @@ def test_predict_and_a_test_without_pldc_write_what_is_uncalibrated_in_a_test_wi
 
 def test_what_an_unseen_speaker_gets_comes_from_the_checkpoint(run, build, tmp_path, synthetic_corpus):
     content = torch.load(run / "finetune.ckpt", weights_only=True)
-    policy = {"class_path": "ser_personal.speakers.unseen.Zero"}
+    policy = {"class_path": "ser_personal.speakers.embedding.Zero"}
     speakers = {"class_path": "ser_personal.speakers.embedding.SpeakerEmbedding", "init_args": {"unseen": policy}}
     content["hyper_parameters"]["speakers"] = speakers
     torch.save(content, tmp_path / "zero.ckpt")
     cli = build("test", *finetune_arguments(synthetic_corpus), "--ckpt_path", tmp_path / "zero.ckpt")
     assert isinstance(cli.model.personalized.speakers.unseen, Zero)
-
-
-def test_new_speakers_join_the_table_and_are_used_downstream(run, tmp_path, synthetic_corpus, synthetic_pseudo_labels):
-    labels = ["--data.corpus", synthetic_corpus, "--data.pseudo_labels", synthetic_pseudo_labels]
-    sets = ["--data.splits", "[validation]", "--model.papt_checkpoint", run / "papt.ckpt"]
-    stage("fit", *configs("adapt.yaml", "tiny/adapt.yaml"), *labels, *sets, *trainer_flags(tmp_path))
-    adapted = tmp_path / "adapted.ckpt"
-    policy = ["--model.speakers", "SpeakerEmbedding", "--model.speakers.unseen", "Adapted"]
-    policy += ["--model.speakers.unseen.checkpoint", adapted]
-    tested = [*finetune_arguments(synthetic_corpus), "--data.test_splits", "[validation]", *trainer_flags(tmp_path)]
-    cli = stage("test", *tested, *configs("pldc.yaml"), "--ckpt_path", run / "finetune.ckpt", *policy)
-    written = json.loads((Path(cli.trainer.log_dir) / "metrics.json").read_text())
-    assert written["splits"]["validation"]["speakers"] == {"transductive": 1}
 
 
 def test_a_checkpoint_of_the_library_wins_as_well(finetuned_checkpoint, build, synthetic_corpus):
