@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from command_line import forkserver, ser
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from numpy.typing import NDArray
@@ -137,6 +138,9 @@ def _run(
     changing: str | None,
 ) -> None:
     os.environ |= environment
+    # as in conftest.py
+    os.fsync = lambda _: None
+    torch.set_num_threads(1)
     # the file, not Python's object alone: whatever prints, C++ included
     descriptor = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)

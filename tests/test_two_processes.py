@@ -12,8 +12,7 @@ import pytest
 import torch
 from command_line import configs, finetune_arguments, papt_arguments, ser, stage, trainer_flags
 from killing import LONGEST, on_two, output, start
-from lightning.pytorch import Callback
-from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data
+from tiny_models import emotion_data, finetuning, papt, pretrain_data
 from transformers import HubertConfig, HubertModel
 
 HUBERT = HubertConfig(
@@ -26,29 +25,51 @@ HUBERT = HubertConfig(
 )
 ENCODER = ["--model.encoder", "HubertEncoder", "--model.encoder.gradient_checkpointing", "true"]
 EACH_STEP = {"name": "papt", "monitor": "val_loss", "mode": "min", "every_n_steps": 1}
+BATCHES = ["--data.batch_seconds", "10"]
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-FUSIONS = ["none", "first", "prefix", "concat", "last"]
 
 
 def finish(words: list[object], folder: Path) -> None:
     assert on_two(words, folder) == [0, 0], output(folder)
 
 
+def stop_and_resume(words: list[object], folder: Path) -> None:
+    """As a user starts it: the second process is one that Lightning starts, with imports of its own.
+
+    SIGTERM to the first ends both, and the command that it names goes on.
+    """
+    process = start([str(word) for word in words], folder / "stopped", environment={"OMP_NUM_THREADS": "1"})
+    while not (folder / "papt-last.ckpt").exists():
+        assert process.is_alive(), output(folder / "stopped")
+        time.sleep(0.05)
+    process.terminate()
+    process.join(LONGEST)
+    told = output(folder / "stopped")
+    assert process.exitcode == 143, told
+    (line,) = [line for line in told.splitlines() if line.startswith("ser: stopped by SIGTERM after step ")]
+    _, _, command = line.partition("Resume with: ser ")
+    stopped = torch.load(folder / "papt-last.ckpt", weights_only=True)
+    finish([*shlex.split(command), "--trainer.max_epochs", str(stopped["epoch"] + 2)], folder / "resumed")
+    assert torch.load(folder / "papt-last.ckpt", weights_only=True)["global_step"] > stopped["global_step"]
+
+
 @pytest.fixture(scope="module")
 def run(make_once, synthetic_corpus, synthetic_pseudo_labels) -> Path:
-    """PAPT, then fine-tuning from it, then a test with PLDC, each on two processes.
+    """PAPT, stopped and resumed, then fine-tuning from it, then a test with PLDC, each on two processes.
 
     Both trainings keep few activations, the second in bfloat16.
     """
 
     def make(folder: Path) -> None:
         HubertModel(HUBERT).save_pretrained(folder / "hubert")
-        flags = [*ENCODER, "--model.encoder.pretrained", folder / "hubert", *trainer_flags(folder)]
-        papt_words = papt_arguments(synthetic_corpus, synthetic_pseudo_labels)
-        finish(["fit", *papt_words, *flags, *TWO], folder / "1")
+        flags = [*ENCODER, "--model.encoder.pretrained", folder / "hubert", *trainer_flags(folder), *TWO]
+        pretraining = ["fit", *papt_arguments(synthetic_corpus, synthetic_pseudo_labels), *BATCHES]
+        callbacks = {"trainer": {"callbacks": [{"class_path": "StageCheckpoint", "init_args": EACH_STEP}]}}
+        endless = ["--config", json.dumps(callbacks), "--trainer.max_epochs", "200"]
+        stop_and_resume([*pretraining, *flags, *endless], folder)
         source = ["--model.papt_checkpoint", folder / "papt.ckpt", "--data.max_batch", "8"]
         source += ["--model.loss", "GlobalBatchLoss", "--trainer.precision", "bf16-mixed"]
-        finish(["fit", *finetune_arguments(synthetic_corpus), *source, *flags, *TWO], folder / "2")
+        finish(["fit", *finetune_arguments(synthetic_corpus), *source, *flags], folder / "2")
         test = arguments_of_test(synthetic_corpus, folder)
         finish([*test, *trainer_flags(folder / "tested"), *TWO], folder / "3")
         assert not list(folder.rglob(".gather*"))
@@ -83,53 +104,22 @@ def test_two_processes_score_a_checkpoint_as_one_does(run, tmp_path, synthetic_c
 
 def test_masked_prediction_on_two_processes_is_that_of_one(run, tmp_path, synthetic_corpus, synthetic_pseudo_labels):
     arguments = papt_arguments(synthetic_corpus, synthetic_pseudo_labels)
-    one = stage("validate", *arguments, "--ckpt_path", run / "papt.ckpt", *trainer_flags(tmp_path))
+    one = stage("validate", *arguments, *BATCHES, "--ckpt_path", run / "papt.ckpt", *trainer_flags(tmp_path))
     states = torch.load(run / "papt.ckpt", weights_only=True)["callbacks"].values()
     (two,) = (state["best_model_score"] for state in states if "best_model_score" in state)
     assert float(one.trainer.callback_metrics["val_loss"]) == pytest.approx(float(two), abs=1e-5)
 
 
-def test_sigterm_ends_both_processes_and_the_command_it_names_goes_on(
-    tmp_path, synthetic_corpus, synthetic_pseudo_labels
-):
-    arguments = ["fit", *papt_arguments(synthetic_corpus, synthetic_pseudo_labels), "--data.batch_seconds", "10"]
-    config = {"trainer": {"callbacks": [{"class_path": "StageCheckpoint", "init_args": EACH_STEP}]}}
-    flags = [*trainer_flags(tmp_path, max_epochs=200), "--config", json.dumps(config)]
-    # as a user starts it: the second process is one that Lightning starts, with imports of its own
-    process = start([*arguments, *flags, *TWO], tmp_path / "first", environment={"OMP_NUM_THREADS": "1"})
-    while not (tmp_path / "papt-last.ckpt").exists():
-        assert process.is_alive(), output(tmp_path / "first")
-        time.sleep(0.05)
-    process.terminate()
-    process.join(LONGEST)
-    told = output(tmp_path / "first")
-    assert process.exitcode == 143, told
-    (line,) = [line for line in told.splitlines() if line.startswith("ser: stopped by SIGTERM after step ")]
-    _, _, command = line.partition("Resume with: ser ")
-    step = torch.load(tmp_path / "papt-last.ckpt", weights_only=True)["global_step"]
-    finish([*shlex.split(command), "--trainer.max_steps", str(step + 2)], tmp_path / "second")
-    assert torch.load(tmp_path / "papt-last.ckpt", weights_only=True)["global_step"] == step + 2
-
-
-class Ungraded(Callback):
-    """Lists weights that should learn and get no gradient, at which DDP would stop."""
-
-    names: list[str] | None = None
-
-    def on_after_backward(self, trainer, pl_module):
-        weights = pl_module.named_parameters()
-        self.names = [name for name, weight in weights if weight.requires_grad and weight.grad is None]
-
-
-@pytest.mark.parametrize("fusion", FUSIONS)
-def test_every_weight_of_papt_and_of_fine_tuning_gets_a_gradient(
-    fusion, synthetic_corpus, synthetic_pseudo_labels, tmp_path
-):
-    pretrained, path = papt(fusion=fusion), tmp_path / "papt.ckpt"
-    data = pretrain_data(synthetic_corpus, synthetic_pseudo_labels)
-    fit(pretrained, data, tmp_path, max_steps=1, callbacks=[ungraded := Ungraded()]).save_checkpoint(path)
-    assert ungraded.names == []
-    for learnt in (True, False) if fusion == "first" else (True,):
-        module = finetuning(papt_checkpoint=str(path), train_speaker_embedding=learnt)
-        fit(module, emotion_data(synthetic_corpus), tmp_path, max_steps=1, callbacks=[ungraded := Ungraded()])
-        assert ungraded.names == []
+@pytest.mark.parametrize("fusion", ["none", "first", "prefix", "concat", "last"])
+def test_every_weight_of_papt_and_of_fine_tuning_gets_a_gradient(fusion, synthetic_corpus, synthetic_pseudo_labels):
+    """DDP stops at one that gets none."""
+    pretraining, tuning = papt(fusion=fusion), finetuning(fusion=fusion, train_speaker_embedding=True)
+    tuning.log = lambda *_args, **_options: None
+    of_papt, of_emotions = pretrain_data(synthetic_corpus, synthetic_pseudo_labels), emotion_data(synthetic_corpus)
+    pretraining.build(of_papt)
+    prediction, _ = pretraining._predict(next(iter(of_papt.train_dataloader())), 0)
+    tuning.build(of_emotions)
+    loss = tuning.training_step(next(iter(of_emotions.train_dataloader())), 0)
+    (prediction.loss + loss).backward()
+    for module in (pretraining, tuning):
+        assert [name for name, w in module.named_parameters() if w.requires_grad and w.grad is None] == []
