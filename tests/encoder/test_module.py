@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from tiny_models import papt
 
-from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, require_training_state, using
+from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, using
 from ser_personal.errors import UserError
 from ser_personal.pretrain.papt import PAPT
 from ser_personal.speakers.embedding import SpeakerEmbedding
@@ -63,15 +63,16 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "papt.ckpt"
 
 
-@pytest.mark.parametrize("junk", [b"", b"hello world", b"\x80\x02q", pickle.dumps({1: 2})])
-def test_missing_truncated_and_junk(path, junk):
+def test_missing_foreign_truncated_and_junk(path):
     assert "no such checkpoint" in refusal(path)
     assert "no such checkpoint" in refusal(path.parent)
-    path.write_bytes(junk)
-    assert "is truncated or no checkpoint" in refusal(path)
+    for content in ({"state_dict": {}}, [1, 2]):
+        torch.save(content, path)
+        assert "isn't a checkpoint of ser_personal" in refusal(path)
     torch.save({DESCRIPTION: {}, "state_dict": {"w": torch.randn(100, 10)}}, path)
-    path.write_bytes(path.read_bytes()[:-1000])
-    assert "is truncated or no checkpoint" in refusal(path)
+    for junk in (path.read_bytes()[:-1000], b"", b"hello world", b"\x80\x02q", pickle.dumps({1: 2})):
+        path.write_bytes(junk)
+        assert "is truncated or no checkpoint" in refusal(path)
 
 
 def test_nothing_in_a_checkpoint_is_run(path, tmp_path):
@@ -85,33 +86,6 @@ def test_nothing_in_a_checkpoint_is_run(path, tmp_path):
     assert trace.exists(), "the trap itself works"
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"state_dict": {}}, "isn't a checkpoint of ser_personal"),
-        ([1, 2], "isn't a checkpoint of ser_personal"),
-        ({DESCRIPTION: {}, "hyper_parameters": {}}, "is a checkpoint without its state_dict"),
-        ({DESCRIPTION: {}, "state_dict": {}, "hyper_parameters": None}, "is a checkpoint without its hyper_parameters"),
-        ({DESCRIPTION: None, "state_dict": {}, "hyper_parameters": {}}, f"is a checkpoint without its {DESCRIPTION}"),
-    ],
-)
-def test_foreign_and_incomplete_checkpoints(path, content, message):
-    torch.save(content, path)
-    assert message in refusal(path)
-
-
-def test_weights_alone_are_no_state_to_resume(path):
-    whole = {"optimizer_states": [{}], "lr_schedulers": [], "loops": {}}
-    require_training_state(whole, path)
-    for part in whole:
-        with pytest.raises(UserError, match=f"papt.ckpt: holds no {part}, so no fit can be resumed from it"):
-            require_training_state({name: value for name, value in whole.items() if name != part}, path)
-
-
-def test_what_does_not_fit_is_the_checkpoints_mistake(path):
-    with pytest.raises(UserError, match=r"papt.ckpt: is damaged, .* \(RuntimeError: .*size mismatch"), using(path):
-        torch.nn.Linear(2, 2).load_state_dict({"weight": torch.ones(3, 3), "bias": torch.ones(2)})
-    with pytest.raises(UserError, match="holds NaN"), using(path):
-        raise UserError("holds NaN", remedy="Fix it")
+def test_too_little_memory_is_not_the_checkpoints_mistake(path):
     with pytest.raises(torch.OutOfMemoryError), using(path):
         raise torch.OutOfMemoryError

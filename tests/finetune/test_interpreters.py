@@ -121,11 +121,6 @@ def test_layers_are_the_papers():
     torch.testing.assert_close(interpreter(many), by_hand)
 
 
-def test_layers_that_heads_dont_divide():
-    with pytest.raises(UserError, match="dim: 18 is odd, or 4 heads"):
-        TransformerInterpreter(dim=18, heads=4)
-
-
 def test_pointwise_predictions_begin_at_the_labels_means_and_stay_within_the_scale():
     interpreter = PointwiseInterpreter(8, scale=(-1.0, 1.0))
     interpreter.build(12, 2)
@@ -140,7 +135,10 @@ def test_pointwise_predictions_begin_at_the_labels_means_and_stay_within_the_sca
         PointwiseInterpreter(scale=(3.0, 3.0))
 
 
-def test_one_without_a_layer_to_start_from_is_refused():
+def test_heads_that_dont_divide_and_one_without_a_layer_to_start_from_are_refused():
+    with pytest.raises(UserError, match="dim: 18 is odd, or 4 heads"):
+        TransformerInterpreter(dim=18, heads=4)
+
     class Bare(DenseInterpreter):
         def build(self, dim, outputs):
             self.dense = self.out = nn.Linear(dim, outputs, bias=False)

@@ -83,20 +83,13 @@ def test_batches_and_repeats_score_as_the_whole_set_once(kind):
     assert rows.metric.compute() == pytest.approx(rows.expected(), abs=TOLERANCE[kind])
 
 
-def test_without_any_label_or_utterance_nothing_is_defined():
+def test_without_any_label_nothing_is_defined():
     rows = Classification()
     rows.emotions[:] = -1
     rows.metric.update(rows.batch([0, 1]))
     scores = rows.metric.compute()
     assert math.isnan(scores["uar"])
     assert scores["utterances"] == 0
-    rows = Concordance()
-    rows.metric.update(rows.batch([0, 1, 2]))
-    rows.metric.reset()
-    with pytest.warns(UserWarning, match="before the ``update``"):
-        scores = rows.metric.compute()
-    assert math.isnan(scores["arousal_overall_ccc"])
-    assert scores["arousal_utterances"] == 0
 
 
 def test_labels_that_are_all_alike_choose_no_model():

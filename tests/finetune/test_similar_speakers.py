@@ -93,7 +93,6 @@ def test_an_epoch_is_what_the_strategy_says(synthetic_corpus):
         votes[data.utterances[i].speaker_id] for i in data.train_indices
     ]
     assert all("weights" not in batch for batch in batches)
-    assert data.train_indices == emotion_data(synthetic_corpus).train_indices
 
 
 def test_no_label_is_read_and_somebody_is_needed_to_choose_for(synthetic_corpus, relabelled):
@@ -126,7 +125,7 @@ def test_weights_reach_the_loss(synthetic_corpus, finetuned_checkpoint):
 
 def test_the_command_line_adapts_a_fine_tuned_model_alone(synthetic_corpus, finetuned_checkpoint, tmp_path, capsys):
     arguments = [*configs("finetune.yaml", "tiny/finetune.yaml"), "--data.corpus", synthetic_corpus]
-    adapted = [*arguments, *configs("similar_speakers.yaml", "cost.yaml", "ridge.yaml"), *trainer_flags(tmp_path)]
+    adapted = [*arguments, *configs("similar_speakers.yaml", "cost.yaml"), *trainer_flags(tmp_path)]
     assert ser("fit", *adapted) == 2
     message = "--data.speaker_selection: adapts a fine-tuned model, and there is none. Give --model"
     assert message in capsys.readouterr().err
@@ -140,5 +139,4 @@ def test_the_command_line_adapts_a_fine_tuned_model_alone(synthetic_corpus, fine
         weight / selected[id_] for weight, id_ in zip(batch["weights"].tolist(), batch["speaker_ids"], strict=True)
     ]
     assert ratios == pytest.approx([ratios[0]] * len(ratios))
-    assert cli.model.hparams["learning_rate"] == 1e-5
     assert (tmp_path / "adapted.ckpt").exists()

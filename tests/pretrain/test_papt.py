@@ -15,7 +15,6 @@ from ser_personal.errors import UserError
 from ser_personal.pretrain.masked_prediction import PredictionHead, masked_prediction_loss, span_mask
 from ser_personal.pretrain.papt import PAPT
 from ser_personal.speakers.embedding import SpeakerEmbedding
-from ser_personal.types import unpack_hashes, utterance_hashes
 
 
 @pytest.fixture
@@ -256,24 +255,17 @@ def test_validation_is_the_same_each_time_and_tells_unseen_speakers_apart(
         assert first[name] == pytest.approx(mean_loss(module, *masked).item(), rel=1e-4)
 
 
-def test_checkpoint_names_what_was_pre_trained_on(data, papt_checkpoint):
-    description = torch.load(papt_checkpoint, weights_only=True)["personalized_encoder"]
-    assert description["speakers"]["speaker_ids"] == data.train_speaker_ids == [str(number) for number in range(1, 9)]
-    assert unpack_hashes(description["pretrained_on"]) == utterance_hashes(data.corpus.splits.train)
-    assert description["fusion"] == "last"
-
-
-@pytest.mark.parametrize("fusion", ["prefix", "last", "none"])
+@pytest.mark.parametrize("fusion", ["last", "none"])
 def test_embedding_learns_what_only_the_speaker_tells(data, fusion):
     """Everybody says the same, but whose frames belong to which cluster differs by speaker."""
     module = build(papt(fusion=fusion), data)
     speakers = data.train_speaker_ids
     batch = {
-        "waveforms": 0.1 * torch.randn(16_000).repeat(8, 1),
-        "num_samples": torch.full((8,), 16_000),
+        "waveforms": 0.1 * torch.randn(8_080).repeat(8, 1),
+        "num_samples": torch.full((8,), 8_080),
         "speaker_ids": speakers,
         "indices": torch.arange(8),
-        "pseudo_labels": torch.arange(8)[:, None].repeat(1, 49),
+        "pseudo_labels": torch.arange(8)[:, None].repeat(1, 25),
     }
     optimizer = torch.optim.Adam(module.parameters(), 1e-2)
     for step in range(60):

@@ -183,32 +183,31 @@ def test_a_malicious_array_of_objects_is_not_executed(tmp_path):
     assert not (tmp_path / "victim").exists()
 
 
-@pytest.mark.parametrize("attribute", ["eval", "getattr"])
-def test_builtins_that_act_are_refused(tmp_path, attribute):
-    (tmp_path / "evil.bin").write_bytes(f"cbuiltins\n{attribute}\n.".encode())
-    with pytest.raises(UserError, match=f"names builtins.{attribute}"):
-        import_released(str(tmp_path / "evil.bin"), str(tmp_path))
-
-
-def test_state_for_a_function_is_refused(tmp_path):
-    (tmp_path / "evil.bin").write_bytes(b"c_codecs\nencode\n}S'__doc__'\nS'changed'\nsb.")
-    with pytest.raises(UserError, match="state for function"):
-        import_released(str(tmp_path / "evil.bin"), str(tmp_path))
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"cbuiltins\neval\n.", "names builtins.eval"),
+        (b"cbuiltins\ngetattr\n.", "names builtins.getattr"),
+        (b"c_codecs\nencode\n}S'__doc__'\nS'changed'\nsb.", "state for function"),
+        (None, "no such file"),
+        (b"", "can't be read"),
+        (b"PK\x03\x04 half a zip", "can't be read"),
+        (b"RIFF....WAVE", "can't be read"),
+        (b"\x80\x04}.", "is neither"),
+    ],
+)
+def test_other_files_are_refused_in_one_line(tmp_path, content, said):
+    if content is not None:
+        (tmp_path / "other.bin").write_bytes(content)
+    with pytest.raises(UserError, match=rf"other\.bin: .*{said}") as caught:
+        import_released(str(tmp_path / "other.bin"), str(tmp_path))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_torchscript_program_is_refused(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "script.pt")
     with pytest.raises(UserError, match=r"script\.pt: is a TorchScript program"):
         import_released(str(tmp_path / "script.pt"), str(tmp_path))
-
-
-@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 half a zip", b"RIFF....WAVE", b"\x80\x04}."])
-def test_other_files_are_refused_in_one_line(tmp_path, content):
-    if content is not None:
-        (tmp_path / "other.bin").write_bytes(content)
-    with pytest.raises(UserError, match=r"other\.bin: (is neither|can't be read|no such file)") as caught:
-        import_released(str(tmp_path / "other.bin"), str(tmp_path))
-    assert "\n" not in str(caught.value)
 
 
 def test_a_checkpoint_without_a_head_is_refused(tmp_path, head):

@@ -15,11 +15,9 @@ from command_line import configs, finetune_arguments, papt_arguments, ser, stage
 
 from ser_personal.cli import parse
 from ser_personal.corpus.synthetic import synth
-from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.errors import UserError
 from ser_personal.evaluation.pldc_callback import PLDCCallback
-from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.pretrain.kmeans import kmeans
 from ser_personal.speakers.embedding import Zero
 from ser_personal.training.checkpoints import StageCheckpoint
@@ -56,12 +54,9 @@ def build(monkeypatch, tmp_path):
     return lambda *words: stage(*words, *trainer_flags(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["papt", "papt-last", "finetune", "finetune-last"])
-def test_a_fit_leaves_the_best_and_the_newest_model_without_a_pickled_class(run, name):
-    assert "state_dict" in torch.load(run / f"{name}.ckpt", weights_only=True)
-
-
-def test_the_checkpoint_wins_over_the_yaml_and_the_command_line_over_both(run, said, build, synthetic_corpus):
+def test_the_checkpoint_wins_over_the_yaml_and_the_command_line_over_both(
+    run, said, build, synthetic_corpus, finetuned_checkpoint
+):
     checkpoint = ["--ckpt_path", run / "finetune.ckpt", "--model.min_utterances", "2"]
     cli = build("test", *configs("finetune.yaml"), "--data.corpus", synthetic_corpus, *checkpoint)
     assert cli.model.attributes == ["valence"]
@@ -72,6 +67,16 @@ def test_the_checkpoint_wins_over_the_yaml_and_the_command_line_over_both(run, s
     replaced = f"from {run / 'finetune.ckpt'}: model.attributes = ['valence'] (the config had "
     assert any(line.startswith(replaced) for line in said)
     assert not [line for line in said if "min_utterances" in line]
+    # one of the library, without the command line
+    cli = build("test", *finetune_arguments(synthetic_corpus), "--ckpt_path", finetuned_checkpoint)
+    assert cli.model.attributes == ["arousal", "valence"]
+
+
+def test_the_tiny_configs_put_fifth_of_a_million_weights_in_huberts_place(run):
+    # as README has it
+    weights = torch.load(run / "papt.ckpt", weights_only=True)["state_dict"]
+    encoder = sum(weight.numel() for name, weight in weights.items() if name.startswith("personalized.encoder."))
+    assert 200_000 < encoder < 250_000
 
 
 def test_the_command_line_can_not_change_what_was_trained(run, build, synthetic_corpus):
@@ -125,23 +130,6 @@ def test_what_an_unseen_speaker_gets_comes_from_the_checkpoint(run, build, tmp_p
     torch.save(content, tmp_path / "zero.ckpt")
     cli = build("test", *finetune_arguments(synthetic_corpus), "--ckpt_path", tmp_path / "zero.ckpt")
     assert isinstance(cli.model.personalized.speakers.unseen, Zero)
-
-
-def test_a_checkpoint_of_the_library_wins_as_well(finetuned_checkpoint, build, synthetic_corpus):
-    cli = build("test", *finetune_arguments(synthetic_corpus), "--ckpt_path", finetuned_checkpoint)
-    assert cli.model.attributes == ["arousal", "valence"]
-
-
-def test_fine_tuning_takes_encoder_and_speakers_from_papt(run):
-    papt, finetuned = (torch.load(run / f"{name}.ckpt", weights_only=True) for name in ("papt", "finetune"))
-    assert finetuned["hyper_parameters"]["papt_checkpoint"] == str(run / "papt.ckpt")
-    assert finetuned["personalized_encoder"]["fusion"] == "last"
-    assert finetuned["personalized_encoder"]["speakers"] == papt["personalized_encoder"]["speakers"]
-    # as README has it of the tiny configs
-    sizes = {name: weight.numel() for name, weight in papt["state_dict"].items()}
-    assert sum(size for name, size in sizes.items() if name.startswith("personalized.encoder.")) < 250_000
-    table = "personalized.speakers.embedding.weight"
-    assert torch.equal(finetuned["state_dict"][table], papt["state_dict"][table])
 
 
 @pytest.fixture
@@ -240,18 +228,6 @@ def test_a_resumed_fit_reads_no_weights_but_its_checkpoints(
     assert stage("fit", *resumed, *trainer_flags(tmp_path, max_epochs=2)).trainer.current_epoch == 2
 
 
-def test_a_checkpoint_loads_without_a_trainer_to_the_same_predictions(run, tmp_path, synthetic_corpus):
-    path = run / "finetune.ckpt"
-    arguments = [*finetune_arguments(synthetic_corpus), "--ckpt_path", path, *trainer_flags(tmp_path)]
-    tested = stage("validate", *arguments).model.eval()
-    loaded = EmotionFineTuning.load_from_checkpoint(path).eval()
-    data = EmotionDataModule(str(synthetic_corpus), num_workers=0)
-    batch = next(iter(data.split_dataloader("test1")))
-    with torch.no_grad():
-        assert torch.equal(loaded(batch)["predictions"], tested(batch)["predictions"])
-    assert loaded.personalized.speakers.ids == tested.personalized.speakers.ids
-
-
 def test_a_fit_that_would_replace_or_keep_no_model_is_refused(run, tmp_path, synthetic_corpus, capsys):
     arguments = ["fit", *finetune_arguments(synthetic_corpus)]
     before = (run / "finetune.ckpt").read_bytes()
@@ -267,26 +243,27 @@ def test_a_fit_that_would_replace_or_keep_no_model_is_refused(run, tmp_path, syn
     saver = f"[{{class_path: OnExceptionCheckpoint, init_args: {{dirpath: {tmp_path}}}}}]"
     assert ser(*arguments, "--trainer.callbacks", saver, *trainer_flags(tmp_path)) == 2
     assert "Append yours by --trainer.callbacks+" in capsys.readouterr().err
-
-
-def test_a_finished_model_whose_last_checkpoint_is_gone_is_not_replaced(run, tmp_path, synthetic_corpus, capsys):
-    finished = torch.load(run / "finetune.ckpt", weights_only=True) | {"epoch": 3}
-    torch.save(finished, tmp_path / "finetune.ckpt")
-    arguments = ["fit", *finetune_arguments(synthetic_corpus), *trainer_flags(tmp_path), "--ckpt_path", "last"]
-    assert ser(*arguments) == 2
+    # finished, its last checkpoint gone
+    torch.save(torch.load(run / "finetune.ckpt", weights_only=True) | {"epoch": 3}, tmp_path / "finetune.ckpt")
+    assert ser(*arguments, *trainer_flags(tmp_path), "--ckpt_path", "last") == 2
     assert "finetune.ckpt: is of an earlier training run" in capsys.readouterr().err
 
 
-def test_names_of_another_corpus_are_other_people(run, tmp_path, caplog):
-    """Its ids of utterances are those of the training, its test speakers called as training speakers were."""
-    synth(str(tmp_path / "other"), speakers=12, utterances=2, min_seconds=1.0, max_seconds=2.0, seed=1)
-    labels = tmp_path / "other" / "Labels" / "labels_consensus.csv"
+@pytest.fixture
+def other(tmp_path) -> Path:
+    """Another corpus, its utterances and speakers called as those of the training."""
+    synth(str(tmp_path / "other"), speakers=12, utterances=2, min_seconds=1.0, max_seconds=1.2, seed=1)
+    return tmp_path / "other"
+
+
+def test_names_of_another_corpus_are_other_people(run, other, tmp_path, caplog):
+    labels = other / "Labels" / "labels_consensus.csv"
     rows = pd.read_csv(labels, dtype=str)
 
     def test(name, *flags, called=lambda number: number):
         """-> predictions by utterance, the test speakers in each condition, and what was said."""
         rows.assign(SpkrID=[called(number) for number in rows["SpkrID"].astype(int)]).to_csv(labels, index=False)
-        arguments = [*finetune_arguments(tmp_path / "other"), "--ckpt_path", run / "finetune.ckpt", *flags]
+        arguments = [*finetune_arguments(other), "--ckpt_path", run / "finetune.ckpt", *flags]
         caplog.clear()
         assert ser("test", *arguments, *trainer_flags(tmp_path / name)) == 0
         metrics = json.loads(next((tmp_path / name).rglob("metrics.json")).read_text())
@@ -307,9 +284,8 @@ def test_names_of_another_corpus_are_other_people(run, tmp_path, caplog):
     assert not np.array_equal(same, strangers)
 
 
-def test_a_fine_tuning_on_another_corpus_with_names_of_papt_is_refused(run, tmp_path, capsys):
-    synth(str(tmp_path / "other"), speakers=12, utterances=2, min_seconds=1.0, max_seconds=2.0, seed=1)
-    arguments = [*finetune_arguments(tmp_path / "other"), "--model.papt_checkpoint", run / "papt.ckpt"]
+def test_a_fine_tuning_on_another_corpus_with_names_of_papt_is_refused(run, other, tmp_path, capsys):
+    arguments = [*finetune_arguments(other), "--model.papt_checkpoint", run / "papt.ckpt"]
     assert ser("fit", *arguments, *trainer_flags(tmp_path)) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert "8 speakers (first 1) are called as some of the model's, on other audio. Rename them" in line

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
-import torch
 
 from ser_personal.errors import UserError
 from ser_personal.stages.trained_model import TrainedModel, leaves
@@ -56,13 +54,3 @@ def test_what_was_trained_may_stay_and_the_rest_may_change(trained, allowed):
 def test_another_architecture_is_refused(trained, changed, told):
     with pytest.raises(UserError, match=f"^finetune.ckpt: was trained with {told}"):
         trained.refuse_other_architecture(changed)
-
-
-def test_a_fit_is_not_resumed_from_weights_alone(finetuned_checkpoint: Path, tmp_path: Path) -> None:
-    kind = "ser_personal.finetune.module.EmotionFineTuning"
-    assert TrainedModel.read(str(finetuned_checkpoint), kind, resumes=True).class_path == kind
-    content = torch.load(finetuned_checkpoint, weights_only=True)
-    torch.save({**content, "optimizer_states": []}, tmp_path / "weights.ckpt")
-    assert TrainedModel.read(str(tmp_path / "weights.ckpt"), kind, resumes=False).class_path == kind
-    with pytest.raises(UserError, match="so no fit can be resumed from it"):
-        TrainedModel.read(str(tmp_path / "weights.ckpt"), kind, resumes=True)

@@ -163,11 +163,6 @@ def test_a_fit_resumes_from_its_last_checkpoint_unless_that_is_damaged(tmp_path,
     assert (tmp_path / "runs/one/seed_0/fit/half").exists() != damaged
 
 
-def test_a_missing_yaml_is_named():
-    with pytest.raises(UserError, match=r"nowhere\.yaml: no such config file"):
-        hash_inputs(expand(Study("corpus", (Recipe("one", ["nowhere.yaml"]),))), "corpus")
-
-
 def test_two_studies_do_not_share_a_folder(tmp_path):
     refused = pytest.raises(UserError, match="another study is running")
     with locked(tmp_path), refused, locked(tmp_path):
@@ -306,18 +301,3 @@ def test_the_papers_grid_runs_in_miniature(study, smallest, synthetic_corpus, tm
     assert "| papt | fit | " in (tmp_path / "out" / "study.md").read_text()
     (metrics,) = (tmp_path / "out" / "runs" / "papt").rglob("metrics.json")
     assert json.loads(metrics.read_text())["splits"]["test1_evaluation"]["speakers"] == {"adaptation": 3}
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ({"baseline": "papt"}, "baseline: papt is no recipe of this study"),
-        ({"recipes": [{"nam": "a"}]}, "'nam' is not accepted"),
-        ({"jobs": 0}, "jobs"),
-    ],
-)
-def test_mistakes_are_one_line(study, capsys, content, said):
-    assert study(**content) == 2
-    error = capsys.readouterr().err
-    assert said in error
-    assert error.count("\n") == 1
