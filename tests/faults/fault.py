@@ -113,6 +113,11 @@ def cut(path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
 
 
+def put(content: str) -> Callable[[Path], object]:
+    """Replace a file's content."""
+    return lambda path: path.write_text(content)
+
+
 def edited(**changes: object) -> Callable[[Path], object]:
     """Change members of a JSON object."""
     return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | changes))

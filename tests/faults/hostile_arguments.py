@@ -20,7 +20,7 @@ OF_FIT = [
     (
         "other batches for a resumed fit",
         "--ckpt_path {finetune} --data.max_batch 5",
-        r"was trained with data\.max_batch 16, not 5\. Resume with its own settings",
+        r"trained with data\.max_batch 16, not 5\. Res",
     ),
     ("a device without its package", "--trainer.accelerator tpu", "ser fit: .*torch_xla"),
     ("weights in half precision", "--trainer.precision bf16-true", "Give --trainer.precision bf16-mixed"),
@@ -42,15 +42,11 @@ OF_FIT = [
         "--trainer.callbacks+ EarlyStopping --trainer.callbacks.monitor val_acc",
         "callbacks EarlyStopping: the validation logs no val_acc. Give as its monitor one of .*val_ccc",
     ),
+    ("a callback for other models", "--trainer.callbacks+ BackboneFinetuning", "can't work on this model .*backbone"),
     (
-        "a callback for models of another kind",
-        "--trainer.callbacks+ BackboneFinetuning",
-        "callbacks BackboneFinetuning: can't work on this model .*backbone",
-    ),
-    (
-        "a callback that the parser can't make",
+        "a callback that can't be made",
         "--trainer.callbacks+ Timer --trainer.callbacks.duration 00:00:00:20",
-        "ser fit: .*Interval",
+        "fit: .*Interval",
     ),
     ("negative batches", "--trainer.limit_train_batches -3", "invalid value -3 for limit_train_batches"),
 ]
@@ -59,17 +55,9 @@ OF_OTHERS = [
     ("a checkpoint on the web", [*TEST, "--ckpt_path", "http://127.0.0.1/x.ckpt"], "no such checkpoint"),
     ("MFCC in half precision", [*KMEANS, "--precision", "bf16-true"], "--precision: bf16-true is none of"),
     ("more clusters than frames", [*KMEANS, "--num_clusters", "60000"], "num_clusters: 60000 clusters for .* frames"),
-    (
-        "a table of no kind",
-        ["annotate", "{corpus}/Audios", "--model", "{bundle}", "--out", "{here}/out.xls"],
-        "out.xls",
-    ),
+    ("a table of no kind", ["annotate", "{corpus}", "--model", "{bundle}", "--out", "{here}/out.xls"], "out.xls"),
     ("a full folder to export to", ["export", "{finetune}", "--out", "{run}"], "isn't an empty folder"),
-    (
-        "a second file to enrol",
-        ["enroll", "anna", "a.wav", "b.wav", "--model", "m"],
-        "b.wav: is one too many.*into a folder",
-    ),
+    ("a second file to enrol", ["enroll", "anna", "a.wav", "b.wav", "--model", "m"], "b.wav: is one too many.*folder"),
 ]
 
 

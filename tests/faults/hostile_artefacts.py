@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fault import FIT, KMEANS, PAPT, TEST, Fault, Good, copied, cut, edited, faults, text
+from fault import FIT, KMEANS, PAPT, TEST, Fault, Good, copied, cut, edited, faults, put, text
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers import HubertConfig
@@ -95,22 +95,21 @@ def encoder(_good: Good, here: Path) -> None:
     pointer("model.safetensors")(_good, here)
 
 
+def pickled(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Touch()))
+
+
 ONES = np.ones((4, 39))
+COMMAND = {"class_path": "os.system", "init_args": {"command": "touch touched"}}
+BERT, NEGATIVE = {"model_type": "bert"}, {"scale": -1}
+HEAD = ["--model.released_head", "{here}/head.safetensors"]
 
 OF_BANK = [
     ("no bank", "bank.safetensors: no speaker bank here"),
     ("half a bank", "bank.safetensors: not a complete safetensors file", copied("bank", "bank.safetensors", cut)),
     ("words as a bank", "not a complete safetensors file", text("bank.safetensors", "words")),
-    (
-        "a header of 8 EB as a bank",
-        "not a complete safetensors file",
-        text("bank.safetensors", b"\xff" * 7 + b"\x7f{}"),
-    ),
-    (
-        "foreign safetensors as a bank",
-        "safetensors, but not a speaker bank",
-        lambda _good, here: save_file({"a": np.ones(1)}, here / "bank.safetensors"),
-    ),
+    ("a header of 8 EB as a bank", "not a complete safetensors", text("bank.safetensors", b"\xff" * 7 + b"\x7f{}")),
+    ("foreign safetensors as a bank", "but not a speaker bank", bank(lambda _, metadata: metadata.clear())),
     ("a bank of the future", "speaker bank of format 9", bank(lambda _, metadata: metadata.update(version="9"))),
     ("a bank without deviations", "damaged speaker bank", bank(lambda arrays, _: arrays.pop("label_std"))),
     ("a bank of broken names", "damaged speaker bank", bank(lambda _, metadata: metadata.update(speaker_ids="[1"))),
@@ -130,31 +129,19 @@ OF_CODEBOOK = [
     ("a codebook without a cluster", "damaged codebook", codebook(ONES[:0])),
 ]
 OF_LABELS = [
-    (
-        "pseudo-labels of the future",
-        "labels: these are not pseudo-labels of format 4",
-        labels("meta.json", edited(format_version=9)),
-    ),
+    ("pseudo-labels of the future", "not pseudo-labels of format 4", labels("meta.json", edited(format_version=9))),
     ("pseudo-labels of nobody", "doesn't say what made them", labels("meta.json", edited(source=None))),
     ("pseudo-labels with half a description", "meta.json: pseudo-labels are damaged", labels("meta.json", cut)),
     ("half the pseudo-labels", r"batch-\w+\.safetensors: .* are damaged", labels("batch-*", cut)),
     ("pseudo-labels that aren't finished", "only half written", labels("meta.json", edited(finished=False))),
     ("pseudo-labels at another rate", "100 frames a second", labels("meta.json", source(frame_rate=100))),
     ("pseudo-labels of no cluster", "is not a cluster id below 2", labels("meta.json", source(num_clusters=2))),
-    (
-        "pseudo-labels of too many clusters",
-        "clusters don't fit two bytes",
-        labels("meta.json", source(num_clusters=10**9)),
-    ),
+    ("pseudo-labels of many clusters", "don't fit two bytes", labels("meta.json", source(num_clusters=10**9))),
     ("pseudo-labels without a batch", r"\d+ of \d+ utterances are there", labels("batch-*", Path.unlink)),
 ]
 OF_BUNDLE = [
     ("half a bundle's config", "config.json: isn't complete JSON", bundle("config.json", cut)),
-    (
-        "a bundle's config in a list",
-        "config.json: isn't a JSON object",
-        bundle("config.json", lambda path: path.write_text("[]")),
-    ),
+    ("a bundle's config in a list", "config.json: isn't a JSON object", bundle("config.json", put("[]"))),
     ("a bundle of the future", "bundle of format 99; this version reads format", config(format_version=99)),
     ("a bundle of no version", "bundle of format x; this version reads format", config(format_version="x")),
     ("a config that is no bundle's", "isn't a bundle of ser_personal", config(format="other")),
@@ -164,33 +151,13 @@ OF_BUNDLE = [
     ("a bundle that names no files", "doesn't say what its files hold", config(files=3)),
     ("a bundle without weights", "model.safetensors: no such file", bundle("model.safetensors", Path.unlink)),
     ("a bundle with half its weights", "model.safetensors: isn't the file", bundle("model.safetensors", cut)),
-    (
-        "a bundle with weights in a pickle",
-        "model.safetensors: isn't the file",
-        bundle("model.safetensors", lambda path: path.write_bytes(pickle.dumps(Touch()))),
-    ),
-    (
-        "a bundle with another's bank",
-        "speaker_bank.safetensors: isn't the file",
-        bundle("speaker_bank.safetensors", cut),
-    ),
-    (
-        "a bundle with a command for a head",
-        "os.system isn't a class",
-        config(interpreter={"class_path": "os.system", "init_args": {"command": "touch touched"}}),
-    ),
+    ("a bundle with weights in a pickle", "safetensors: isn't the file", bundle("model.safetensors", pickled)),
+    ("a bundle with another's bank", "bank.safetensors: isn't the file", bundle("speaker_bank.safetensors", cut)),
+    ("a bundle with a command for a head", "os.system isn't a class", config(interpreter=COMMAND)),
     ("a bundle with a head of nothing", "config.json: lacks or misspells", config(interpreter={"class_path": 3})),
     ("a bundle of no encoder", "config.json: lacks", config(personalized_encoder=3)),
-    (
-        "a bundle of a text encoder",
-        "config.json: lacks or misspells",
-        config(personalized_encoder={"encoder_config": {"model_type": "bert"}}),
-    ),
-    (
-        "a bundle of an impossible prior",
-        "LabelPrior.* is out of range",
-        config(label_priors={"pldc": {"arousal": {"scale": -1}}}),
-    ),
+    ("a bundle of a text encoder", "lacks or misspells", config(personalized_encoder={"encoder_config": BERT})),
+    ("a bundle of a negative prior", "LabelPrior.* out of range", config(label_priors={"pldc": {"arousal": NEGATIVE}})),
     ("a bundle of settings that aren't", "lacks or misspells .*kk", config(pldc={"kk": 3})),
     ("a bundle of a negative k", "pldc.k: -3 is out of range", config(pldc={"k": -3})),
 ]
@@ -214,11 +181,7 @@ NOT_PULLED = [
     ("a bundle's config", BUNDLE, pointer("config.json", "bundle")),
     ("profiles", PROFILES, pointer("profiles.safetensors")),
     ("a released codebook", ["import", "{here}/x.bin", "--out", "{here}/out"], pointer("x.bin")),
-    (
-        "a released head",
-        [*PAPT, "{pseudo_labels}", "--model.released_head", "{here}/head.safetensors"],
-        pointer("head.safetensors"),
-    ),
+    ("a released head", [*PAPT, "{pseudo_labels}", *HEAD], pointer("head.safetensors")),
     ("an encoder", [*FIT, "--model.encoder", "HubertEncoder", "--model.encoder.pretrained", "{here}/hubert"], encoder),
 ]
 ARTEFACTS = [
@@ -243,7 +206,7 @@ ARTEFACTS = [
         "a pickle to import",
         ["import", "{here}/x.bin", "--out", "{here}/out"],
         r"x\.bin",
-        lambda _good, here: (here / "x.bin").write_bytes(pickle.dumps(Touch())),
+        lambda _good, here: pickled(here / "x.bin"),
     ),
     Fault(
         "a torch pickle to import",

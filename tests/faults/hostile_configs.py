@@ -15,23 +15,18 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)
 )
 
+COMMAND = "{class_path: os.system, init_args: {command: touch touched}}"
+PROCESS = "{class_path: subprocess.Popen, init_args: {args: [touch, touched]}}"
+
 OF_CONFIG = [
     ("a command in YAML", "c.yaml, line 1: isn't YAML", yaml('!!python/object/apply:os.system ["touch touched"]\n')),
     ("a command deeper in YAML", "c.yaml, line 2: isn't YAML", yaml("model:\n  x: !!python/name:os.system\n")),
-    (
-        "a command as a model",
-        "--model: Import path os.system does not",
-        yaml("model: {class_path: os.system, init_args: {command: touch touched}}\n"),
-    ),
-    (
-        "a process as a callback",
-        "--trainer.callbacks",
-        yaml("trainer: {callbacks: [{class_path: subprocess.Popen, init_args: {args: [touch, touched]}}]}\n"),
-    ),
+    ("a command as a model", "--model: Import path os.system does not", yaml(f"model: {COMMAND}\n")),
+    ("a process as a callback", "--trainer.callbacks", yaml(f"trainer: {{callbacks: [{PROCESS}]}}\n")),
     (
         "a process as a corpus",
         "--data.corpus: Import path subprocess.Popen does not",
-        yaml("data: {init_args: {corpus: {class_path: subprocess.Popen, init_args: {args: [touch, touched]}}}}\n"),
+        yaml(f"data: {{init_args: {{corpus: {PROCESS}}}}}\n"),
     ),
     ("an empty config", "c.yaml: holds no values by name", yaml("")),
     ("a config of bytes", "c.yaml: isn't YAML", yaml(b"\x80\x81\xff\xfe")),

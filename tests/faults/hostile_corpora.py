@@ -38,24 +38,12 @@ OF_CHECK = [
     ("an empty table", r"corpus\.csv: no column path, speaker, split", text("corpus.csv", "")),
     ("a table of a header", "holds no row", text("corpus.csv", "path,speaker,split\n")),
     ("a table in Latin-1", "isn't UTF-8 text", text("corpus.csv", "path,speaker,split\né,s,train".encode("latin-1"))),
-    (
-        "an Excel workbook",
-        "corpus.csv: is an Excel workbook",
-        text("corpus.csv", b"PK\x03\x04" + bytes(range(128, 256))),
-    ),
-    (
-        "other names of columns",
-        "Did you mean file, speaker_id, set\\? Rename it to path, sp",
-        named("file,speaker_id,set"),
-    ),
+    ("an Excel workbook", "is an Excel workbook", text("corpus.csv", b"PK\x03\x04" + bytes(range(128, 256)))),
+    ("other names of columns", "mean file, speaker_id, set\\? Rename it to path, sp", named("file,speaker_id,set")),
     ("column onset", "column onset would say what part .* Rename it to start", named("path,speaker,split,onset")),
     ("column channel", "column channel .* give each channel a file", named("channel,path,speaker,split")),
     ("UTF-16 without its mark", "holds no row", text("corpus.csv", HEAD.encode("utf-16-le"))),
-    (
-        "half a gzipped table",
-        r"can't be read \(Compressed file ended",
-        text("corpus.csv", gzip.compress(b"a" * 99, mtime=0)[:20]),
-    ),
+    ("half a gzipped table", "Compressed file ended", text("corpus.csv", gzip.compress(b"a" * 99, mtime=0)[:20])),
     ("a table separated by bars", r"no column path.*found: path\|speaker", text("corpus.csv", "path|speaker|split\n")),
     ("column Offset", "column Offset would say what part", named("path,speaker,split,Offset")),
     ("column duration", "column duration would say .* Rename it to end", named("path,speaker,split,start,duration")),
@@ -87,11 +75,7 @@ OF_FIT_TABLE = [
     ("a table to train on that Git LFS left", "is a pointer of Git LFS", text("corpus.csv", LFS)),
     ("column begin to train on", "column begin would say what part", named("path,speaker,split,begin")),
     ("a speaker on both sides", "split validation: 1 of its speakers are in train as well: s", table("x.wav,s,dev,4")),
-    (
-        "no training set",
-        "split train: no utterance is left to use",
-        text("corpus.csv", "path,speaker,split,arousal\nx.wav,s,test,2\n"),
-    ),
+    ("no training set", "no utterance is left", text("corpus.csv", "path,speaker,split,arousal\nx.wav,s,test,2\n")),
     ("an id twice", "lists 1 utterance ids more than once: good", table("good.flac,s,train,4")),
 ]
 OF_MSP = [

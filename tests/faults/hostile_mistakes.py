@@ -95,23 +95,14 @@ OTHER_CORPUS = [
         "split test7: no such split.*Choose among train, validation, test1",
     ),
     ("no such set for PAPT", [*LABELLED, "--data.splits", "[test7]"], "split test7: no such split.*Choose among train"),
-    (
-        "an attribute that isn't",
-        [*FIT, "--model.attributes", "[arousal,anger]"],
-        "--model.attributes: anger is none of 'arousal', 'valence', 'dominance'",
-    ),
-    (
-        "an attribute without labels",
-        [*FIT, *HERE],
-        "--model.attributes: .* label of valence.*arousal, dominance",
-        without_valence,
-    ),
+    ("an attribute that isn't", [*FIT, "--model.attributes", "[arousal,anger]"], "anger is none of 'arousal'"),
+    ("an attribute without labels", [*FIT, *HERE], "attributes: .* label of valence.*arousal, dom", without_valence),
     ("no pseudo-labels", [*PAPT, "{here}/none"], "none: no pseudo-labels here.*`ser kmeans`"),
     ("pseudo-labels of another K", ["fit", *OTHER_CODEBOOK], "codebook|pseudo-labels", clustered(num_clusters=9)),
     (
-        "pseudo-labels of another codebook",
+        "those of another codebook",
         ["validate", *OTHER_CODEBOOK],
-        "codebook|pseudo-labels",
+        "codebook|pseudo",
         clustered(num_clusters=12, seed=1),
     ),
 ]
@@ -135,11 +126,7 @@ OTHER_CHECKPOINT = [
     ),
     ("no checkpoint of PAPT", [*FIT, "--model.papt_checkpoint", "{here}/x.ckpt"], "x.ckpt: .*no such.*`ser fit`"),
     ("no checkpoint to resume", [*LABELLED, "--ckpt_path", "{here}/x.ckpt"], "x.ckpt: .*no such.*`ser fit`"),
-    (
-        "a checkpoint of another stage",
-        [*FIT, "--model.papt_checkpoint", "{finetune}"],
-        "finetune.ckpt: isn't a checkpoint of PAPT or TAPT.*configs/papt.yaml",
-    ),
+    ("a checkpoint of another stage", [*FIT, "--model.papt_checkpoint", "{finetune}"], "isn't a checkpoint of PAPT"),
     *(
         (f"nothing to {stage}", [stage, *TEST[1:]], f"ser {stage}: no checkpoint to score.*Give --ckpt_path")
         for stage in ("test", "validate", "predict")
@@ -183,11 +170,7 @@ WORDS = [
     ("clusters in words", [*KMEANS, "--num-clusters", "many"], "--num_clusters: many is no int.*`ser kmeans --help`"),
     ("no teacher", [*KMEANS, "--teacher", "Nobody"], "--teacher: Nobody is no class to choose here"),
     ("no command", ["sing"], "sing: no such command.*`ser --help` lists them"),
-    (
-        "a flag misspelt",
-        [*FIT, "--model.learing_rate", "1"],
-        r"'learing_rate' is not.*Did you mean --model.learning_rate\?",
-    ),
+    ("a flag misspelt", [*FIT, "--model.learing_rate", "1"], r"Did you mean --model.learning_rate\?"),
     ("a flag cut off", [*FIT, "--trainer.max_epoch", "1"], r"max_epoch 1.*Did you mean --trainer.max_epochs\?"),
     (
         "no logger for a learning rate",

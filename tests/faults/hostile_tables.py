@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from fault import Fault, Good, copied, cut, edited, faults, text
+from fault import Fault, Good, copied, cut, edited, faults, put, text
 
 CALIBRATE = ["calibrate", "{here}/p.csv", "--vectors", "{vectors}", "--bank", "{bank}", "--out", "{here}/out.csv"]
 VECTORS = [
@@ -34,30 +34,27 @@ def first_prediction(cell: str) -> Callable[[Good, Path], object]:
     return make
 
 
+def vectors(**arrays: np.ndarray) -> Callable[[Good, Path], object]:
+    return lambda _good, here: np.savez(here / "v.npz", **arrays)
+
+
+def all_of(vector: np.ndarray) -> Callable[[Good, Path], object]:
+    return lambda good, here: np.savez(here / "v.npz", **dict.fromkeys(np.load(good.vectors), vector))
+
+
 def in_run(name: str, change: Callable[[Path], object]) -> Callable[[Good, Path], object]:
     """A copy of the run, one of its files changed."""
     return copied("run", "run", lambda folder: change(folder / name))
 
 
+PREDICTED = "utterance,speaker,arousal_raw\nu,s,3\n"
 OF_CALIBRATE = [
     ("predictions of nobody", "p.csv: no column utterance", text("p.csv", "a,b\n1,2\n")),
-    (
-        "predictions without a prediction",
-        "no column whose name ends in _raw",
-        text("p.csv", "utterance,speaker\nu,s\n"),
-    ),
+    ("predictions without any", "no column whose name ends in _raw", text("p.csv", "utterance,speaker\nu,s\n")),
     ("predictions in words", "arousal_raw of utterance .* is 'high', not a finite number", first_prediction("high")),
     ("predictions of NaN", "arousal_raw of utterance .* is 'nan', not a finite number", first_prediction("nan")),
-    (
-        "predictions without vectors",
-        "utterance u has no vector",
-        text("p.csv", "utterance,speaker,arousal_raw\nu,s,3\n"),
-    ),
-    (
-        "predictions of one utterance twice",
-        "lists utterance u 2 times",
-        text("p.csv", "utterance,speaker,arousal_raw\nu,s,3\nu,s,3\n"),
-    ),
+    ("predictions without vectors", "utterance u has no vector", text("p.csv", PREDICTED)),
+    ("predictions of one utterance twice", "lists utterance u 2 times", text("p.csv", f"{PREDICTED}u,s,3\n")),
     ("predictions that Git LFS left", "p.csv: is a pointer of Git LFS", text("p.csv", "version https://git-lfs\n")),
     ("predictions in a workbook", "p.csv: is an Excel workbook", text("p.csv", b"PK\x03\x04 and so on")),
     ("predictions by other names", r"Did you mean segment_id\?", text("p.csv", "segment_id;speaker;a_raw\nu;s;3\n")),
@@ -65,55 +62,19 @@ OF_CALIBRATE = [
 OF_VECTORS = [
     ("vectors that aren't there", "v.npz: no such file"),
     ("vectors cut short", r"v.npz: isn't a complete \.npz file", copied("vectors", "v.npz", cut)),
-    (
-        "vectors in a pickle",
-        "v.npz: isn't a complete",
-        lambda _good, here: np.savez(here / "v.npz", a=np.array([{}], dtype=object)),
-    ),
-    (
-        "vectors of several lengths",
-        r"holds arrays of the shapes \(2,\), \(3,\)",
-        lambda _good, here: np.savez(here / "v.npz", a=np.ones(2), b=np.ones(3)),
-    ),
-    ("vectors of words", "v.npz: isn't a complete", lambda _good, here: np.savez(here / "v.npz", a=np.array(["x"]))),
-    (
-        "vectors of NaN",
-        "the pooled vector of utterance 0 holds NaN",
-        lambda good, here: np.savez(here / "v.npz", **{name: np.full(16, np.nan) for name in np.load(good.vectors)}),
-    ),
-    (
-        "vectors of another width",
-        r"pooled \(18, 3\) are not",
-        lambda good, here: np.savez(here / "v.npz", **{name: np.ones(3) for name in np.load(good.vectors)}),
-    ),
+    ("vectors in a pickle", "v.npz: isn't a complete", vectors(a=np.array([{}], dtype=object))),
+    ("vectors of several lengths", r"holds arrays of the shapes \(2,\), \(3,\)", vectors(a=np.ones(2), b=np.ones(3))),
+    ("vectors of words", "v.npz: isn't a complete", vectors(a=np.array(["x"]))),
+    ("vectors of NaN", "the pooled vector of utterance 0 holds NaN", all_of(np.full(16, np.nan))),
+    ("vectors of another width", r"pooled \(18, 3\) are not", all_of(np.ones(3))),
 ]
 OF_REPORT = [
     ("a run with broken metrics", "metrics.json: broken JSON", in_run("metrics.json", cut)),
-    (
-        "a run with foreign metrics",
-        "run: isn't one complete test run",
-        in_run("metrics.json", lambda path: path.write_text("[]")),
-    ),
-    (
-        "a run with metrics of nothing",
-        r"isn't one complete test run \(KeyError: 'attributes'\)",
-        in_run("metrics.json", lambda path: path.write_text("{}")),
-    ),
-    (
-        "a run with another's splits",
-        "isn't one complete test run",
-        in_run("metrics.json", edited(splits={"test9": {}})),
-    ),
-    (
-        "a run with broken predictions",
-        "isn't one complete test run .ParserError",
-        in_run("predictions.csv", lambda path: path.write_text('a,"b\n1')),
-    ),
-    (
-        "a run without its columns",
-        "predictions.csv: no column",
-        in_run("predictions.csv", lambda path: path.write_text("a,b\n1,2\n")),
-    ),
+    ("a run with foreign metrics", "run: isn't one complete test run", in_run("metrics.json", put("[]"))),
+    ("a run with metrics of nothing", r"\(KeyError: 'attributes'\)", in_run("metrics.json", put("{}"))),
+    ("a run with another's splits", "isn't one complete", in_run("metrics.json", edited(splits={"test9": {}}))),
+    ("a run with broken predictions", "test run .ParserError", in_run("predictions.csv", put('a,"b\n1'))),
+    ("a run without its columns", "predictions.csv: no column", in_run("predictions.csv", put("a,b\n1,2\n"))),
     ("a run with half its vectors", "speakers.safetensors", in_run("speakers.safetensors", cut)),
 ]
 TABLES = [
