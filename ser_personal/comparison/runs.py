@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -330,6 +331,8 @@ def _metrics(folder: Path) -> dict[str, Any]:
 
 # not part of training
 _NO_TRAINING = {"synth", "folds", "check", "import", "test"}
+# of several runs the largest counts; of the rest their mean
+_LARGEST = {"peak_memory", "trained_parameters"}
 
 
 @dataclass(frozen=True)
@@ -387,25 +390,14 @@ def recipe_costs(runs: Sequence[ComparedRun]) -> list[RecipeCost]:
 def _means(stages: Sequence[StageCost]) -> list[StageCost]:
     means = []
     for command in dict.fromkeys(stage.command for stage in stages):
-        found = [stage for stage in stages if stage.command == command]
-        memory = [stage.peak_memory for stage in found if stage.peak_memory is not None]
-        weights = [stage.trained_parameters for stage in found if stage.trained_parameters is not None]
-        means.append(
-            StageCost(
-                command,
-                float(np.mean([stage.seconds for stage in found])),
-                cpu_seconds=_mean([stage.cpu_seconds for stage in found]),
-                peak_memory=max(memory, default=None),
-                speech_seconds=_mean([stage.speech_seconds for stage in found]),
-                trained_parameters=max(weights, default=None),
-            )
-        )
+        own = [stage for stage in stages if stage.command == command]
+        measured: dict[str, Any] = {"command": command}
+        for name in [each.name for each in fields(StageCost)][1:]:
+            known = [value for stage in own if (value := getattr(stage, name)) is not None]
+            if known:
+                measured[name] = max(known) if name in _LARGEST else fmean(known)
+        means.append(StageCost(**measured))
     return means
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
 
 
 @dataclass(frozen=True)
@@ -419,17 +411,17 @@ class PretrainingRow:
 
 def pretraining_rows(runs: Sequence[ComparedRun]) -> list[PretrainingRow]:
     """Average the scores of each pre-training that the runs used; a score that one of them lacks is None."""
-    found: dict[str, list[dict[str, float | None]]] = {}
+    found: dict[str, list[PretrainingScores]] = {}
     for record in dict.fromkeys(record for run in runs for record in run.needs):
         if record.pretraining is not None:
-            found.setdefault(record.name, []).append(asdict(record.pretraining))
+            found.setdefault(record.name, []).append(record.pretraining)
 
-    def mean(values: Sequence[float | None]) -> float:
-        return None if None in values else _mean(values)  # type: ignore[return-value]
+    def mean(scores: Sequence[PretrainingScores], name: str) -> Any:
+        values = [getattr(each, name) for each in scores]
+        return None if None in values else fmean(values)
 
+    names = [field.name for field in fields(PretrainingScores)]
     return [
-        PretrainingRow(
-            step, len(scores), PretrainingScores(**{key: mean([s[key] for s in scores]) for key in scores[0]})
-        )
+        PretrainingRow(step, len(scores), PretrainingScores(**{name: mean(scores, name) for name in names}))
         for step, scores in found.items()
     ]
