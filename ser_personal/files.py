@@ -72,7 +72,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Refuse a file in place of which Git LFS or git-annex has left only a note where its content is."""
+    """Refuse a file in whose place Git LFS or git-annex has left a note where it is, or a web site its login page."""
     if path.is_dir():
         for inside in sorted(path.iterdir()):
             if not inside.is_dir():
@@ -84,6 +84,8 @@ def refuse_pointer(path: Path) -> None:
     else:
         target = path.readlink().as_posix() if path.is_symlink() else ""
         start = b"/annex/objects/" if "/annex/objects/" in target else b""
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise UserError("is a web page", where=path, remedy="Download the file itself, where the site asks for a login")
     for sign, name, command in _POINTERS:
         if start.startswith(sign):
             what = f"is a pointer of {name}, whose content `{command}` brings"

@@ -105,6 +105,7 @@ HOSTILE = {
         b"version https://git-lfs.github.com/spec/v1\n",
         "pointer of Git LFS, whose content `git lfs pull` brings",
     ),
+    "a web page": (b"\n<!DOCTYPE html>\n<html><head><title>Log in</title>", "is a web page"),
     "a note of git-annex": (b"/annex/objects/MD5E-s1--0.wav\n", "pointer of git-annex"),
 }
 
