@@ -115,7 +115,9 @@ def test_times_that_are_none():
 
 def test_csv_and_json_twins_read_alike(tmp_path):
     (tmp_path / "t.csv").write_bytes(b'\xef\xbb\xbfFileName, act ,speaker\r\n\r\na, 4.5,127\r\n"b,c",,\r\n')
-    (tmp_path / "t.json").write_text('{"a": {"act": 4.5, "speaker": 127}, "b,c": {"act": NaN, "speaker": null}}')
+    (tmp_path / "t.json").write_text(
+        '{"a": {"FileName": "a", "act": 4.5, "speaker": 127}, "b,c": {"act": NaN, "speaker": null}}'
+    )
     rows = [{"FileName": "a", "act": "4.5", "speaker": "127"}, {"FileName": "b,c", "act": "", "speaker": ""}]
     for name in ("t.csv", "t.json"):
         assert read_csv_rows(tmp_path / name, ("FileName", "act")) == rows
