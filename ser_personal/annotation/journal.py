@@ -67,22 +67,16 @@ class Journal:
                 self._resume()
                 self._opened = opened.pop_all()
         except (OSError, sqlite3.DatabaseError, KeyError, ValueError) as error:
-            raise UserError(
-                f"can't be resumed ({error})",
-                where=path,
-                remedy="Wait for the run that writes it, or delete it to start from the first recording",
-            ) from error
+            remedy = "Wait for the run that writes it, or delete it to start from the first recording"
+            raise UserError(f"can't be resumed ({error})", where=path, remedy=remedy) from error
 
     def _resume(self) -> None:
         for done, content in self._database.execute("SELECT done, settings FROM progress"):
             before = json.loads(content)
             differing = [name for name, value in json.loads(self._settings).items() if before.get(name) != value]
             if differing:
-                raise UserError(
-                    f"is of an interrupted run with another {differing[0]}",
-                    where=self.path,
-                    remedy="Repeat that run's command to resume it, or delete this file",
-                )
+                remedy = "Repeat that run's command to resume it, or delete this file"
+                raise UserError(f"is of an interrupted run with another {differing[0]}", where=self.path, remedy=remedy)
             self.done = done
         found = self._database.execute("SELECT * FROM profiles")
         self.profiles = {speaker: SpeakerProfile.from_arrays(load(content)) for speaker, content in found}

@@ -110,11 +110,8 @@ def describe_part(part: object) -> dict[str, Any]:
     names = [name for name in signature(kind).parameters if name != "self"]
     missing = [name for name in names if not hasattr(part, name)]
     if missing:
-        raise UserError(
-            f"doesn't keep its argument {missing[0]}",
-            where=kind.__name__,
-            remedy=f"Set self.{missing[0]} in its __init__, so that it can be made again",
-        )
+        remedy = f"Set self.{missing[0]} in its __init__, so that it can be made again"
+        raise UserError(f"doesn't keep its argument {missing[0]}", where=kind.__name__, remedy=remedy)
     arguments = {name: _describe_argument(getattr(part, name), f"{kind.__name__}.{name}") for name in names}
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
 
@@ -123,11 +120,8 @@ def _describe_argument(value: object, where: str) -> object:
     if isinstance(value, UnseenPolicy):
         return describe_part(value)
     if not isinstance(value, (bool, int, float, str, list, tuple, dict, type(None))):
-        raise UserError(
-            f"is kept as a {type(value).__name__}, which a bundle can't hold",
-            where=where,
-            remedy="Keep the argument itself under its name, and what is made of it under another",
-        )
+        remedy = "Keep the argument itself under its name, and what is made of it under another"
+        raise UserError(f"is kept as a {type(value).__name__}, which a bundle can't hold", where=where, remedy=remedy)
     return value
 
 
@@ -150,11 +144,8 @@ def make_part(described: dict[str, Any], family: type[Part], where: Path) -> Par
 def _class_at(class_path: str, where: Path) -> type:
     module, _, name = class_path.rpartition(".")
     if not module.startswith("ser_personal.") and module not in sys.modules:
-        raise UserError(
-            f"has a part of {module}, which isn't part of ser_personal",
-            where=where,
-            remedy=f"If you trust it, give `--import {module}`, or `import {module}` first in Python",
-        )
+        remedy = f"If you trust it, give `--import {module}`, or `import {module}` first in Python"
+        raise UserError(f"has a part of {module}, which isn't part of ser_personal", where=where, remedy=remedy)
     kind = getattr(import_module(module), name, None)
     if not isinstance(kind, type):
         raise UserError(f"{class_path} isn't a class", where=where, remedy=_REMEDY)
@@ -167,11 +158,8 @@ def read_bundle(folder: Path) -> Bundle:
     if config.get("format") != FORMAT:
         raise UserError("isn't a bundle of ser_personal", where=folder, remedy=_REMEDY)
     if config.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"bundle of format {config.get('format_version')}; this version reads format {FORMAT_VERSION}",
-            where=folder,
-            remedy="Export it again, or update ser_personal",
-        )
+        what = f"bundle of format {config.get('format_version')}; this version reads format {FORMAT_VERSION}"
+        raise UserError(what, where=folder, remedy="Export it again, or update ser_personal")
     _check_hashes(folder, config)
     held = {name: folder / name for name in HASHED if (folder / name).is_file()}
     try:
@@ -361,9 +349,6 @@ def push(folder: Path, name: str, *, public: bool) -> str:
     except Exception as error:  # its network library differs by version, and so do its errors
         reason = " ".join(str(error).split())[:160].rstrip(".")
         visibility = "" if public else " --private"
-        raise UserError(
-            f"is written, and {name} isn't on the hub ({reason})",
-            where=folder,
-            remedy=f"`hf auth login`, then `hf upload {name} {folder} .{visibility}`",
-        ) from error
+        remedy = f"`hf auth login`, then `hf upload {name} {folder} .{visibility}`"
+        raise UserError(f"is written, and {name} isn't on the hub ({reason})", where=folder, remedy=remedy) from error
     return f"{hub.endpoint}/{name}"

@@ -196,11 +196,8 @@ def make_calibrator(
         raise UserError(what, where="the bundle", remedy="Leave --calibration and --pldc out")
     if chosen == "posterior":
         if bundle.posterior is None:
-            raise UserError(
-                "holds no posterior",
-                where="the bundle",
-                remedy="Export it with --corpus, whose validation speakers it is fitted on, or give --calibration pldc",
-            )
+            remedy = "Export it with --corpus, whose validation speakers it is fitted on, or give --calibration pldc"
+            raise UserError("holds no posterior", where="the bundle", remedy=remedy)
         return CausalPosterior(bundle.posterior, bundle.attributes)
     if chosen == "none" or (bundle.bank is None and name is None and pldc is None):
         return None

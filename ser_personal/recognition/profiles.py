@@ -176,11 +176,8 @@ class SpeakerProfiles:
 
     def __getitem__(self, speaker_id: str) -> SpeakerProfile:
         if speaker_id not in self._profiles:
-            raise UserError(
-                "no such speaker is enrolled",
-                where=f"speaker {speaker_id}",
-                remedy=f"Enrolled: {', '.join(self.ids[:10]) or 'nobody yet'}{', ...' if len(self) > 10 else ''}",
-            )
+            remedy = f"Enrolled: {', '.join(self.ids[:10]) or 'nobody yet'}{', ...' if len(self) > 10 else ''}"
+            raise UserError("no such speaker is enrolled", where=f"speaker {speaker_id}", remedy=remedy)
         return self._profiles[speaker_id]
 
     def update(self, profiles: Mapping[str, SpeakerProfile], *, enrolled_only: bool = False) -> None:
@@ -192,11 +189,9 @@ class SpeakerProfiles:
         with self._changing():
             changed = [one for one in profiles if one in before and one in self and not before[one].equals(self[one])]
             if changed:
-                raise UserError(
-                    f"another program or thread has changed the profile of {changed[0]}, so nothing is added here",
-                    where=self.path or "profiles",
-                    remedy="Repeat it, or add the recordings by `ser enroll`",
-                )
+                what = f"another program or thread has changed the profile of {changed[0]}, so nothing is added here"
+                remedy = "Repeat it, or add the recordings by `ser enroll`"
+                raise UserError(what, where=self.path or "profiles", remedy=remedy)
             chosen = {one: profiles[one] for one in profiles if one in self or not enrolled_only}
             self._profiles = {**self._profiles, **chosen}
 
@@ -265,11 +260,8 @@ def _read(path: Path, model: str) -> dict[str, SpeakerProfile]:
     if metadata.get("format") != FORMAT:
         raise UserError("safetensors, but no speaker profiles", where=path, remedy=remedy)
     if metadata.get("version") != str(FORMAT_VERSION):
-        raise UserError(
-            f"speaker profiles of format {metadata.get('version')}; this version reads format {FORMAT_VERSION}",
-            where=path,
-            remedy="Update ser_personal, or enrol the speakers again",
-        )
+        what = f"speaker profiles of format {metadata.get('version')}; this version reads format {FORMAT_VERSION}"
+        raise UserError(what, where=path, remedy="Update ser_personal, or enrol the speakers again")
     if metadata.get("model") != model:
         raise UserError("holds speaker profiles of another model", where=path, remedy=remedy)
     of_row: dict[str, dict[str, NDArray[Any]]] = {}

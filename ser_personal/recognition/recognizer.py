@@ -283,11 +283,8 @@ class EmotionRecognizer:
         """Refuse what would leave named speakers uncalibrated unnoticed."""
         named = any(recording.speaker_ids - {None} - self.profiles.labelled for recording in recordings)
         if calibrate and named and self.calibrator is None and not self._raw_on_purpose:
-            raise UserError(
-                "holds no speaker bank to calibrate by",
-                where="the bundle",
-                remedy="Export it with --bank, or leave predictions raw: --calibration none, in Python calibrate=False",
-            )
+            remedy = "Export it with --bank, or leave predictions raw: --calibration none, in Python calibrate=False"
+            raise UserError("holds no speaker bank to calibrate by", where="the bundle", remedy=remedy)
 
     def rows(self, utterances: Utterances, profiles: dict[str, SpeakerProfile], *, calibrate: bool = True) -> list[Row]:
         """Rows of `predict` for a recording, its utterances calibrated one after the other.

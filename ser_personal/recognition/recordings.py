@@ -264,11 +264,8 @@ def recordings_of(
     one_for_all = speaker_ids is None or isinstance(speaker_ids, str)
     speakers: Sequence[Any] = [speaker_ids] * len(several) if one_for_all else list(speaker_ids or ())
     if len(speakers) != len(several):
-        raise UserError(
-            f"{counted(len(speakers), 'speaker')} for {counted(len(several), 'recording')}",
-            where="speaker_ids",
-            remedy="Give one id per recording, None where unknown",
-        )
+        what = f"{counted(len(speakers), 'speaker')} for {counted(len(several), 'recording')}"
+        raise UserError(what, where="speaker_ids", remedy="Give one id per recording, None where unknown")
     recordings = [
         Recording(str(one), Path(one), speaker)
         if isinstance(one, str | Path)
@@ -314,11 +311,8 @@ def _waveform(array: Any, number: int, sample_rate: int) -> NDArray[np.float32]:
         array = (array.float() if array.is_floating_point() else array).numpy()
     waveform = np.asarray(array)
     if waveform.ndim != 1 or waveform.dtype.kind != "f":
-        raise UserError(
-            f"is of shape {waveform.shape} and type {waveform.dtype}",
-            where=f"array {number}",
-            remedy="Give one channel of floats from -1 to 1, (samples,)",
-        )
+        what = f"is of shape {waveform.shape} and type {waveform.dtype}"
+        raise UserError(what, where=f"array {number}", remedy="Give one channel of floats from -1 to 1, (samples,)")
     waveform = np.ascontiguousarray(waveform, dtype=np.float32)
     return resample(waveform, int(rate))
 

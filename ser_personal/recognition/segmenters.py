@@ -146,11 +146,8 @@ class ByWindows:
     def __post_init__(self) -> None:
         for name, samples in (("window", self.samples), ("hop", self.hop)):
             if samples is not None and samples < WINDOW:
-                raise UserError(
-                    f"{name}s of {samples / SAMPLE_RATE:g} s are shorter than one frame",
-                    where=f"--{name}_seconds",
-                    remedy="Give some seconds",
-                )
+                what = f"{name}s of {samples / SAMPLE_RATE:g} s are shorter than one frame"
+                raise UserError(what, where=f"--{name}_seconds", remedy="Give some seconds")
 
     def __call__(self, waveform: NDArray[np.float32]) -> list[Segment]:
         """Windows in the order of time; none where all are silent."""
@@ -179,11 +176,8 @@ def make_segmenter(
     if hop_seconds is not None:
         raise UserError("is of windows alone", where="--hop_seconds", remedy="Give --cut windows with it")
     if name == "silero" and not has_silero():
-        raise UserError(
-            "needs the package silero-vad",
-            where="--cut silero",
-            remedy="`pip install silero-vad`, or give --cut energy or --cut windows",
-        )
+        remedy = "`pip install silero-vad`, or give --cut energy or --cut windows"
+        raise UserError("needs the package silero-vad", where="--cut silero", remedy=remedy)
     return BySpeech(silero_speech if name != "energy" and has_silero() else energy_speech, max_samples)
 
 

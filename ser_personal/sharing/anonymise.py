@@ -31,11 +31,8 @@ def grouped_bank(bank: SpeakerBank, size: int, settings: PLDCSettings) -> Speake
     don't make anyone anonymous who is known by other means.
     """
     if not 2 <= size <= len(bank.speaker_ids):
-        raise UserError(
-            f"{len(bank.speaker_ids)} training speakers can't be put in groups of {size}",
-            where="--group_speakers",
-            remedy=f"Give a number from 2 to {len(bank.speaker_ids)}",
-        )
+        what = f"{len(bank.speaker_ids)} training speakers can't be put in groups of {size}"
+        raise UserError(what, where="--group_speakers", remedy=f"Give a number from 2 to {len(bank.speaker_ids)}")
     groups = similar_speakers(normalised(bank.vectors), size)
     columns = list(range(len(bank.attributes)))
     labelled = np.array([(bank.count[rows] >= settings.min_labels).sum(axis=0) >= size for rows in groups])
@@ -108,11 +105,9 @@ def _anonymised_network(network: EmotionNetwork) -> EmotionNetwork:
         anonymous.personalized.speakers.ids = []
     elif speakers.embedding is not None:
         if not isinstance(speakers.unseen, Mean | Zero):
-            raise UserError(
-                f"needs its training speakers, for its policy for unseen ones is {type(speakers.unseen).__name__}",
-                where="--anonymise",
-                remedy="Train with --model.speakers SpeakerEmbedding --model.speakers.unseen Mean",
-            )
+            what = f"needs its training speakers, for its policy for unseen ones is {type(speakers.unseen).__name__}"
+            remedy = "Train with --model.speakers SpeakerEmbedding --model.speakers.unseen Mean"
+            raise UserError(what, where="--anonymise", remedy=remedy)
         table = cast("SpeakerEmbedding", anonymous.personalized.speakers)
         table.ids = ["anyone"]
         table.embedding = torch.nn.Embedding.from_pretrained(speakers.embedding.weight.detach().mean(0, keepdim=True))

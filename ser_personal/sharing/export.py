@@ -99,20 +99,17 @@ def export(
     _check_reads_audio(module, checkpoint, onnx=onnx)
     emotions = bool(module.emotions)
     if emotions:
-        given = {"--bank": bank, "--corpus": corpus, "--calibration": calibration, "--group_speakers": group_speakers}
-        _refuse_calibration([flag for flag, value in given.items() if value not in (None, "none")])
+        _refuse_calibration(bank=bank, corpus=corpus, calibration=calibration, group_speakers=group_speakers)
     speaker_bank = None if emotions else _find_bank(checkpoint, bank)
     if public and speaker_bank is not None and group_speakers is None and not single_speakers:
-        raise UserError(
-            f"would publish voice vectors of {len(speaker_bank.speaker_ids)} single speakers, biometric data",
-            where="--public",
-            remedy="Add --group_speakers 5, or --single_speakers if they all agreed to it",
-        )
-    model = None if speaker_bank is None else speaker_bank.fingerprint
-    if emotions:
-        model = uncalibrated(module, None, None, checkpoint).model
+        what = f"would publish voice vectors of {len(speaker_bank.speaker_ids)} single speakers, biometric data"
+        remedy = "Add --group_speakers 5, or --single_speakers if they all agreed to it"
+        raise UserError(what, where="--public", remedy=remedy)
+    bundle = uncalibrated(module, speaker_bank, where=bank or checkpoint)
+    model = bundle.model if emotions else speaker_bank.fingerprint if speaker_bank is not None else None
     metrics = _find_metrics(checkpoint, run, model, "emotions" if emotions else "pldc")
-    bundle = uncalibrated(module, speaker_bank, metrics, where=bank or checkpoint)
+    if metrics is not None and not emotions:
+        bundle = replace(bundle, pldc=PLDCSettings(**metrics["pldc"]))
     embedded_speakers = len(bundle.network.personalized.speakers.ids)
     if bundle.bank is not None and group_speakers is not None:
         pldc = replace(bundle.pldc, k=max(1, round(bundle.pldc.k / group_speakers)))
@@ -196,7 +193,8 @@ def _validated(
     return replace(bundle, calibration=chosen, conformal=intervals, label_priors=priors), measured
 
 
-def _refuse_calibration(flags: list[str]) -> None:
+def _refuse_calibration(**given: object) -> None:
+    flags = [f"--{name}" for name, value in given.items() if value not in (None, "none")]
     if flags:
         what = "is for emotion attributes, and this model predicts categories"
         raise UserError(what, where=flags[0], remedy=f"Leave {' and '.join(flags)} out")
@@ -211,11 +209,8 @@ def load_finetuned(checkpoint: str) -> FineTuning:
 
     read = read_checkpoint(checkpoint)
     if not any(name.startswith("interpreter.") for name in read["state_dict"]):
-        raise UserError(
-            "isn't fine-tuned for emotion",
-            where=checkpoint,
-            remedy="Give one written by `ser fit --config configs/finetune.yaml`, or emotion.yaml",
-        )
+        remedy = "Give one written by `ser fit --config configs/finetune.yaml`, or emotion.yaml"
+        raise UserError("isn't fine-tuned for emotion", where=checkpoint, remedy=remedy)
     if not any(hasattr(module, encoder := read[DESCRIPTION]["encoder"]) for module in (hubert, raw, whisper)):
         what = f"encodes by {encoder}, a custom encoder, which bundles don't support"
         raise UserError(what, where=checkpoint, remedy="Use it by `ser predict`, or export one with HubertEncoder")
@@ -233,18 +228,16 @@ def _check_reads_audio(module: FineTuning, checkpoint: str, *, onnx: bool) -> No
 
     encoder = module.personalized.encoder
     if isinstance(encoder, CachedFeatures) and encoder.source is not None:
-        raise UserError(
-            f"reads cached features of {encoder.source.encoder}, a bundle's model reads audio",
-            where=checkpoint,
-            remedy="Fine-tune on audio with that encoder, frozen, to share the model",
-        )
+        what = f"reads cached features of {encoder.source.encoder}, a bundle's model reads audio"
+        remedy = "Fine-tune on audio with that encoder, frozen, to share the model"
+        raise UserError(what, where=checkpoint, remedy=remedy)
     if onnx and not isinstance(encoder, HubertEncoder):
         what = f"{type(encoder).__name__} can't be written as ONNX"
         raise UserError(what, where="--onnx", remedy="Leave --onnx out")
 
 
-def uncalibrated(module: FineTuning, bank: SpeakerBank | None, metrics: dict[str, Any] | None, where: object) -> Bundle:
-    """A bundle without a default calibration, of a bank and the settings of a test where there are any."""
+def uncalibrated(module: FineTuning, bank: SpeakerBank | None, where: object) -> Bundle:
+    """A bundle without a default calibration, of a bank where there is one."""
     network = EmotionNetwork(module.personalized, module.interpreter, classifies=bool(module.emotions)).eval()
     longest = getattr(module.personalized.encoder, "max_samples", None) or MAX_SAMPLES
     bundle = Bundle(
@@ -253,7 +246,7 @@ def uncalibrated(module: FineTuning, bank: SpeakerBank | None, metrics: dict[str
         attributes=tuple(module.attributes),
         scale=None if bank is None else bank.scale,
         max_samples=min(longest, MAX_SAMPLES),
-        pldc=PLDCSettings(**metrics["pldc"]) if metrics and "pldc" in metrics else PLDCSettings(),
+        pldc=PLDCSettings(),
         bank=bank,
         calibration="none",
         emotions=tuple(module.emotions),
@@ -306,11 +299,8 @@ def predict_validation(bundle: Bundle, corpus: Corpus, console: Console) -> Pred
     Utterances longer than `max_samples` are left out: the recogniser would cut them, their labels can't be cut.
     """
     if bundle.scale is not None and corpus.scale != bundle.scale:
-        raise UserError(
-            f"labels are on a scale of {corpus.scale}, the speaker bank's on {bundle.scale}",
-            where="--corpus",
-            remedy="Give the corpus that the model was trained on",
-        )
+        what = f"labels are on a scale of {corpus.scale}, the speaker bank's on {bundle.scale}"
+        raise UserError(what, where="--corpus", remedy="Give the corpus that the model was trained on")
     utterances = [
         utterance
         for utterance in corpus.splits.validation
@@ -326,11 +316,8 @@ def predict_validation(bundle: Bundle, corpus: Corpus, console: Console) -> Pred
             continue
         predicted.append((utterance, outcome))
     if not predicted:
-        raise UserError(
-            "no labelled validation utterance of a known speaker",
-            where="--corpus",
-            remedy="Give the corpus that the model was trained on, or leave --corpus out: no intervals, no posterior",
-        )
+        remedy = "Give the corpus that the model was trained on, or leave --corpus out: no intervals, no posterior"
+        raise UserError("no labelled validation utterance of a known speaker", where="--corpus", remedy=remedy)
     return PredictedSet(
         predictions=np.concatenate([outcome.predictions for _, outcome in predicted]),
         speaker_ids=tuple(utterance.speaker_id for utterance, _ in predicted),
@@ -367,11 +354,9 @@ def calibrate_validation(
             calibrated["posterior"] = left_out_posteriors(bank, bundle.attributes, validation)
         except UserError as error:
             if with_posterior:
-                raise UserError(
-                    f"can't be fitted on {len(set(validation.speaker_ids))} validation speakers",
-                    where="the posterior",
-                    remedy=f"It needs {MIN_SPEAKERS + 1} with labels of every attribute; give --calibration pldc",
-                ) from error
+                what = f"can't be fitted on {len(set(validation.speaker_ids))} validation speakers"
+                remedy = f"It needs {MIN_SPEAKERS + 1} with labels of every attribute; give --calibration pldc"
+                raise UserError(what, where="the posterior", remedy=remedy) from error
     return calibrated
 
 

@@ -426,7 +426,7 @@ def write_uncalibrated(module: EmotionFineTuning, folder: Path, name: str, scale
     from ser_personal.recognition.bundle import CARD, write_bundle
     from ser_personal.sharing.export import uncalibrated
 
-    bundle = dataclasses.replace(uncalibrated(module, None, None, name), scale=scale)
+    bundle = dataclasses.replace(uncalibrated(module, None, name), scale=scale)
     card = CardOptions(name=Path(name).name)
     text = model_card(bundle, card, None, module.hparams, embedded_speakers=0, training_speakers=0)
     write_bundle(bundle, folder, lambda temporary: (temporary / CARD).write_text(text, encoding="utf-8"))
