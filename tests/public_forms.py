@@ -79,18 +79,13 @@ def odyssey_weights(outputs: int = 3) -> tuple[torch.nn.Module, Weights]:
 
 def odyssey_config(names: tuple[str, ...] = NAMES) -> dict[str, Any]:
     return {
-        "model_type": "ser",
         "ssl_type": "microsoft/wavlm-large",
-        "num_classes": len(names),
-        "hidden_size": 1024,
-        "classifier_hidden_layers": 1,
         "classifier_dropout_prob": 0.5,
         "sampling_rate": 16_000,
         "mean": NORM[0],
         "std": NORM[1],
         "maxlen": 192_000,
         "id2label": {str(place): name for place, name in enumerate(names)},
-        "auto_map": {"AutoModelForAudioClassification": "pipeline_utils.SERModel"},
     }
 
 
@@ -144,14 +139,7 @@ def odyssey_outputs(waveform: NDArray[np.float32]) -> dict[str, float]:
 
 
 VOX_SIZES = SIZES | {"num_hidden_layers": 4}
-VOX_CONFIG = {
-    "pretrain_model": "wavlm_large",
-    "hidden_dim": HIDDEN,
-    "finetune_method": "lora",
-    "lora_rank": 2,
-    "freeze_params": True,
-    "use_conv_output": True,
-}
+VOX_CONFIG = {"pretrain_model": "wavlm_large", "hidden_dim": HIDDEN, "finetune_method": "lora", "lora_rank": 2}
 
 
 def vox_weights() -> tuple[torch.nn.Module, Weights]:

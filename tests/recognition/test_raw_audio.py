@@ -59,24 +59,20 @@ def test_blocks_give_what_the_whole_gives(bundle, long, blocks, cut):
 def test_a_long_recording_is_refused_as_a_short_one_is(recognizer, long, blocks, tmp_path):
     blocks(3)
     samples, rate = soundfile.read(long, dtype="float32")
-    spoilt = samples.copy()
-    spoilt[-100:] = np.nan
+    late = np.append(samples[:-100], np.full((100, 2), np.nan, dtype=np.float32), axis=0)
     noise = np.random.default_rng(0).normal(0, 0.1, samples.shape).astype(np.float32)
-    whole = {
-        "nan": (spoilt, "holds NaN, infinity"),
-        "silent": (samples * 0, "is silent from beginning to end"),
-        "cancelled": (samples * [1, -2], r"cancel one another when mixed .--channel left takes one"),
-        "noise": (noise, "no speech was found in it"),
-    }
-    for name, (sound, what) in whole.items():
+    for name, sound, what in (
+        ("nan", late, "holds NaN, infinity"),
+        ("silent", samples * 0, "is silent from beginning to end"),
+        ("cancelled", samples * [1, -2], r"cancel one another when mixed .--channel left takes one"),
+        ("noise", noise, "no speech was found in it"),
+    ):
         soundfile.write(tmp_path / f"{name}.wav", sound, rate, subtype="FLOAT")
         with pytest.raises(UserError, match=rf"{name}.wav: .*{what}"):
             recognizer.predict(tmp_path / f"{name}.wav", "anna")
-    soundfile.write(tmp_path / "broken.flac", samples, rate)
-    content = (tmp_path / "broken.flac").read_bytes()
-    (tmp_path / "broken.flac").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"broken.flac: (is truncated|can.t be decoded)"):
-        recognizer.predict(tmp_path / "broken.flac", "anna")
+    (tmp_path / "broken.wav").write_bytes(long.read_bytes()[:-4])
+    with pytest.raises(UserError, match=r"broken\.wav: is truncated"):
+        recognizer.predict(tmp_path / "broken.wav", "anna")
     for turn, what in (((3, 2), "isn't valid"), ((3, 99), "is past the end")):
         with pytest.raises(UserError, match=f"long.wav: turn of a .*{what}"):
             recognizer.predict(long, segments=[(0, 1, "a"), (*turn, "a")])

@@ -42,20 +42,11 @@ def test_speech_is_found_between_pauses_and_noise():
     assert BySpeech(energy_speech, 10 * RATE)(quiet) == [Segment(0, 10 * RATE)]
 
 
-@pytest.mark.parametrize(
-    "waveform",
-    [
-        np.zeros(5 * RATE),
-        np.full(5 * RATE, 0.5),
-        np.random.default_rng(0).normal(0, 0.1, 5 * RATE),
-        np.sin(np.arange(5 * RATE) / 10),
-        np.zeros(400),
-    ],
-    ids=["silence", "constant", "noise", "tone", "one frame"],
-)
-def test_no_speech_in_what_never_changes(waveform):
-    assert BySpeech(energy_speech, 2 * RATE)(waveform.astype(np.float32)) == []
-    assert BySpeech(energy_speech, 10 * RATE)(waveform.astype(np.float32)) == []
+def test_no_speech_in_what_never_changes():
+    noise, tone = np.random.default_rng(0).normal(0, 0.1, 5 * RATE), np.sin(np.arange(5 * RATE) / 10)
+    for waveform in (np.zeros(5 * RATE), np.full(5 * RATE, 0.5), noise, tone, np.zeros(400)):
+        for max_samples in (2 * RATE, 10 * RATE):
+            assert BySpeech(energy_speech, max_samples)(waveform.astype(np.float32)) == []
 
 
 @given(

@@ -186,20 +186,22 @@ def test_what_is_no_such_model_is_one_line_and_nothing_is_written(kind, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_where_the_hub_or_the_file_cannot_be_had(tmp_path, monkeypatch, capsys):
+def test_what_an_import_refuses_of_a_name_or_a_good_model(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for model, what in (
-        ("nobody/nothing", "and the Hugging Face hub can't be reached. Try again with a network, or give the"),
-        ("nothing.pt", "nothing.pt: no such file or folder. Give a model's folder, its name on the Hugging"),
+    model, out = write_dense(tmp_path / "model"), tmp_path / "out"
+    for arguments, what in (
+        (
+            ["nobody/nothing", "--out", out],
+            "and the Hugging Face hub can't be reached. Try again with a network",
+        ),
+        (
+            ["nothing.pt", "--out", out],
+            "nothing.pt: no such file or folder. Give a model's folder, its name on the",
+        ),
+        ([model, "--out", tmp_path], "isn't an empty folder"),
+        ([model, "--out", out, "--revision", "v9"], "lies here, and has no revisions. Leave --revision out"),
+        ([model, "--out", out, "--scale", "[5,1]"], "scale: (5.0, 1.0) is an empty range"),
     ):
-        assert ser("import", model, "--out", tmp_path / "out") == 2
+        assert ser("import", *arguments) == 2
         assert what in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_an_import_refuses_of_a_good_model(tmp_path, capsys):
-    write_dense(tmp_path / "model")
-    assert ser("import", tmp_path / "model", "--out", tmp_path) == 2
-    assert "isn't an empty folder" in capsys.readouterr().err
-    assert ser("import", tmp_path / "model", "--out", tmp_path / "out", "--revision", "v9") == 2
-    assert "lies here, and has no revisions. Leave --revision out" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
