@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import Any
 from unittest.mock import patch
 from urllib.parse import unquote, urlparse
 
@@ -40,6 +39,10 @@ class Hub(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
+def _hash(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()  # noqa: S324
+
+
 class _Answers(BaseHTTPRequestHandler):
     server: Hub
     protocol_version = "HTTP/1.1"
@@ -68,12 +71,10 @@ class _Answers(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             asked = json.loads(body)
             name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
-            if name in self.server.files:
-                self._answer({"error": "exists", "url": f"{self.server.url}/{name}"}, 409)
-                return
-            self.server.files[name] = {}
-            self.server.private[name] = asked.get("private") or asked.get("visibility") == "private"
-            self._answer({"url": f"{self.server.url}/{name}", "id": name})
+            exists = name in self.server.files
+            self.server.files.setdefault(name, {})
+            self.server.private.setdefault(name, asked.get("private") or asked.get("visibility") == "private")
+            self._answer({"url": f"{self.server.url}/{name}", "id": name}, 409 if exists else 200)
         elif path == "/api/validate-yaml":
             self._answer({"errors": [], "warnings": []})
         elif "/preupload/" in path:
@@ -84,11 +85,10 @@ class _Answers(BaseHTTPRequestHandler):
             if self.server.refuses:
                 self._answer({"error": "You don't have the rights"}, 403)
                 return
-            files = self.server.files["/".join(path.split("/")[3:5])]
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            url = f"{self.server.url}/{'/'.join(path.split('/')[3:5])}/commit/{COMMIT}"
+            name = "/".join(path.split("/")[3:5])
+            values = [line["value"] for line in map(json.loads, body.splitlines()) if line["key"] == "file"]
+            self.server.files[name] |= {file["path"]: base64.b64decode(file["content"]) for file in values}
+            url = f"{self.server.url}/{name}/commit/{COMMIT}"
             self._answer({"commitUrl": url, "commitOid": COMMIT, "success": True})
         else:
             self._missing("EntryNotFound")
@@ -109,14 +109,10 @@ class _Answers(BaseHTTPRequestHandler):
                 {"id": name, "sha": COMMIT, "private": self.server.private[name], "siblings": siblings, "tags": []}
             )
         elif of_api and kind == "tree":
-            listed: list[dict[str, Any]] = [
-                {"type": "file", "path": file, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}  # noqa: S324
-                for file, content in files.items()
-            ]
-            self._answer(listed)
+            sizes = {file: {"size": len(content), "oid": _hash(content)} for file, content in files.items()}
+            self._answer([{"type": "file", "path": file, **size} for file, size in sizes.items()])
         elif kind == "resolve" and (file := "/".join(parts[4:])) in files:
-            etag = hashlib.sha1(files[file]).hexdigest()  # noqa: S324
-            self._answer(files[file], ETag=f'"{etag}"', X_Repo_Commit=COMMIT)
+            self._answer(files[file], ETag=f'"{_hash(files[file])}"', X_Repo_Commit=COMMIT)
         else:
             self._missing("EntryNotFound")
 
