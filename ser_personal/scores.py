@@ -149,18 +149,13 @@ def score(
     predicted, labelled = np.asarray(predictions, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     shape = (len(speaker_ids), len(attributes))
     if predicted.shape != shape or labelled.shape != shape:
-        raise UserError(
-            f"predictions {predicted.shape} and labels {labelled.shape} are not (utterances, attributes) = {shape}",
-            where="scores",
-            remedy="Give one row per utterance and one column per attribute, in one order",
-        )
+        what = f"predictions {predicted.shape} and labels {labelled.shape} are not (utterances, attributes) = {shape}"
+        remedy = "Give one row per utterance and one column per attribute, in one order"
+        raise UserError(what, where="scores", remedy=remedy)
     if not np.isfinite(predicted).all():
         row = int(np.argmin(np.isfinite(predicted).all(axis=1)))
-        raise UserError(
-            f"the prediction for utterance {row} (speaker {speaker_ids[row]}) is not a finite number",
-            where="scores",
-            remedy="The model may have diverged; try a lower learning rate",
-        )
+        what = f"the prediction for utterance {row} (speaker {speaker_ids[row]}) is not a finite number"
+        raise UserError(what, where="scores", remedy="The model may have diverged; try a lower learning rate")
     rows = rows_by_speaker(speaker_ids)
     return {
         attribute: _score_attribute(predicted[:, column], labelled[:, column], rows, min_utterances)

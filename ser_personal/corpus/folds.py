@@ -193,11 +193,9 @@ def _evaluated(
 ) -> dict[str, list[Utterance]]:
     able = [name for name, own in of_speaker.items() if len(own) > 1]
     if not able or len(able) < (count or 1):
-        raise UserError(
-            f"has {len(able)} speakers with two utterances, {count or 1} are to be evaluated",
-            where=f"split {test_split}",
-            remedy="Ask for fewer evaluation speakers, or take another test set",
-        )
+        what = f"has {len(able)} speakers with two utterances, {count or 1} are to be evaluated"
+        remedy = "Ask for fewer evaluation speakers, or take another test set"
+        raise UserError(what, where=f"split {test_split}", remedy=remedy)
     longest = sorted(able, key=lambda name: (-len(of_speaker[name]), name))
     return {name: of_speaker[name] for name in longest[:count]}
 
@@ -217,11 +215,9 @@ def _require_speakers(numbers: Sequence[int], evaluated: int, others: int) -> No
         raise UserError("names no number of speakers", where="speakers", remedy="Give one at least, such as [50, 100]")
     for number in numbers:
         if not evaluated <= number <= others:
-            raise UserError(
-                f"{number} training speakers, where {evaluated} are evaluated and the training set has {others}",
-                where="speakers",
-                remedy=f"Give numbers from {evaluated} to {others}; fewer evaluation speakers allow smaller ones",
-            )
+            what = f"{number} training speakers, where {evaluated} are evaluated and the training set has {others}"
+            remedy = f"Give numbers from {evaluated} to {others}; fewer evaluation speakers allow smaller ones"
+            raise UserError(what, where="speakers", remedy=remedy)
 
 
 def _thin(of_speaker: Mapping[str, list[Utterance]], size: int, rng: np.random.Generator) -> list[Utterance]:

@@ -74,11 +74,8 @@ class Augmentation:
                 what, remedy = f"{ends[0]} is above {ends[1]}", "Give the lower end first"
                 raise UserError(what, where=f"augmentation.{name}", remedy=remedy)
         if not any((self.noise, self.reverberation, self.gain, self.speed)):
-            raise UserError(
-                "changes nothing",
-                where="--data.augmentation",
-                remedy="Give a folder, such as --data.augmentation.noise FOLDER, or a range, or leave it out",
-            )
+            remedy = "Give a folder, such as --data.augmentation.noise FOLDER, or a range, or leave it out"
+            raise UserError("changes nothing", where="--data.augmentation", remedy=remedy)
 
     @cached_property
     def noises(self) -> dict[Path, int]:

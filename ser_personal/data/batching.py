@@ -97,11 +97,8 @@ class BucketBatchSampler(GivenBatches):
         self._epoch = 0
         longest = self._num_samples.max(initial=0)
         if longest > batch_seconds * SAMPLE_RATE:
-            raise UserError(
-                f"the longest utterance, {longest / SAMPLE_RATE:.2f} s, doesn't fit a batch of {batch_seconds:g} s",
-                where="batch_seconds",
-                remedy="Raise data.batch_seconds to at least that",
-            )
+            what = f"the longest utterance, {longest / SAMPLE_RATE:.2f} s, doesn't fit a batch of {batch_seconds:g} s"
+            raise UserError(what, where="batch_seconds", remedy="Raise data.batch_seconds to at least that")
         in_order = np.sort(self._num_samples)[::-1]
         # Jittered lengths put at sorted position r no longer utterance, so one plan of sizes holds in every epoch.
         at_most = np.minimum(in_order * (1 + JITTER) / (1 - JITTER), longest) if shuffle else in_order

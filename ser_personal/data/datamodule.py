@@ -219,11 +219,9 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         """Positions in `utterances` of several splits' utterances that are used, each once."""
         indices = [index for split in canonical_splits(splits) for index in self.split_indices(split)]
         if not indices:
-            raise UserError(
-                "no utterance is left to use",
-                where=f"split {', '.join(splits)}" if splits else "splits",
-                remedy="See what `ser check CORPUS` lists; data.known_speakers_only=false keeps unknown speakers",
-            )
+            what = "no utterance is left to use"
+            remedy = "See what `ser check CORPUS` lists; data.known_speakers_only=false keeps unknown speakers"
+            raise UserError(what, where=f"split {', '.join(splits)}" if splits else "splits", remedy=remedy)
         return indices
 
     def _select(self, split: str) -> list[int]:

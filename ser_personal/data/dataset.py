@@ -165,11 +165,8 @@ def decode_part(utterance: Utterance, start: int, num_samples: int) -> NDArray[n
     """Decode a part of an utterance's audio."""
     waveform = decode_utterance(utterance, start, num_samples)
     if len(waveform) < num_samples:
-        raise UserError(
-            f"audio ends {num_samples - len(waveform)} samples before its header says",
-            where=utterance.path,
-            remedy=BAD_AUDIO,
-        )
+        what = f"audio ends {num_samples - len(waveform)} samples before its header says"
+        raise UserError(what, where=utterance.path, remedy=BAD_AUDIO)
     return waveform
 
 

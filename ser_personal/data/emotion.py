@@ -132,11 +132,9 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
             }
         constant = [name for name, labels in values.items() if len(labels) < MIN_BATCH]
         if len(constant) == len(values):
-            raise UserError(
-                f"has fewer than two different labels of {', '.join(constant)}: no epoch's model can be the best",
-                where="split validation",
-                remedy="Give the validation set utterances of different labels",
-            )
+            what = f"has fewer than two different labels of {', '.join(constant)}: no epoch's model can be the best"
+            remedy = "Give the validation set utterances of different labels"
+            raise UserError(what, where="split validation", remedy=remedy)
         if self.trainer and constant:
             names = " and ".join(constant)
             rank_zero_info(f"validation has no two different labels of {names}: the best epoch is chosen without")
@@ -227,11 +225,8 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
         every = [name for name in self.corpus.splits.test if not name.endswith(ADAPTATION)]
         names = every if self.test_splits is None else canonical_splits(self.test_splits)
         if not names:
-            raise UserError(
-                "the corpus has no test set",
-                where="data.test_splits",
-                remedy="Name the splits to test on, for example data.test_splits=[validation]",
-            )
+            remedy = "Name the splits to test on, for example data.test_splits=[validation]"
+            raise UserError("the corpus has no test set", where="data.test_splits", remedy=remedy)
         return names
 
 
@@ -263,11 +258,9 @@ class CachedEmotionDataModule(EmotionDataModule):
     ) -> None:
         super().__init__(corpus, num_workers=num_workers, **kwargs)
         if self.augmentation is not None:
-            raise UserError(
-                "changes audio, and batches hold cached features",
-                where="--data.augmentation",
-                remedy="Give --data.augmentation null, or --data EmotionDataModule and an encoder of audio",
-            )
+            what = "changes audio, and batches hold cached features"
+            remedy = "Give --data.augmentation null, or --data EmotionDataModule and an encoder of audio"
+            raise UserError(what, where="--data.augmentation", remedy=remedy)
         self._cache_folder, self.normalize_speakers = cache, normalize_speakers
 
     @cached_property
@@ -302,11 +295,9 @@ class CachedEmotionDataModule(EmotionDataModule):
 
     @override
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
-        raise UserError(
-            "batches hold cached features, not audio",
-            where="--data CachedEmotionDataModule",
-            remedy="Give --model.encoder CachedFeatures beside it, or --data EmotionDataModule",
-        )
+        what = "batches hold cached features, not audio"
+        remedy = "Give --model.encoder CachedFeatures beside it, or --data EmotionDataModule"
+        raise UserError(what, where="--data CachedEmotionDataModule", remedy=remedy)
 
     @override
     def sources(self) -> dict[str, Any]:

@@ -283,11 +283,8 @@ class FeatureCache(FrameStore[FeatureSource]):
         with np.errstate(over="ignore"):
             halves = frames.astype("<f2")
         if not np.isfinite(halves).all():
-            raise UserError(
-                "a value is NaN, infinite or above 65504, the largest of half precision",
-                where=f"features of {utterance_id}",
-                remedy="Scale them down, or take another layer",
-            )
+            what = "a value is NaN, infinite or above 65504, the largest of half precision"
+            raise UserError(what, where=f"features of {utterance_id}", remedy="Scale them down, or take another layer")
         return halves
 
 

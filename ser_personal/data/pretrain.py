@@ -106,11 +106,9 @@ class PretrainDataModule(SpeechDataModule[PretrainBatch]):
         indices = self.indices_of(self.splits)
         held_out = hold_out([self.utterances[i] for i in indices], self.held_out)
         if not held_out:
-            raise UserError(
-                "no speaker has two utterances, so none can be held out",
-                where=f"split {', '.join(self.splits)}",
-                remedy="Pre-train on a set with several utterances per speaker",
-            )
+            what = "no speaker has two utterances, so none can be held out"
+            remedy = "Pre-train on a set with several utterances per speaker"
+            raise UserError(what, where=f"split {', '.join(self.splits)}", remedy=remedy)
         return [index for index in indices if self.utterances[index].utterance_id in held_out]
 
     @cached_property

@@ -45,11 +45,9 @@ class SpeakerFeatures:
         """Look up speakers, -> (speakers, feature_dim), NaN for unknown ones (None)."""
         missing = sorted({id_ for id_ in speaker_ids if id_ is not None and id_ not in self._row_of})
         if missing:
-            raise UserError(
-                f"no features of speaker {missing[0]}" + (f" and {len(missing) - 1} others" if missing[1:] else ""),
-                where=self.source,
-                remedy="Make them for every speaker of the corpus, or leave --data.speaker_features out",
-            )
+            what = f"no features of speaker {missing[0]}" + (f" and {len(missing) - 1} others" if missing[1:] else "")
+            remedy = "Make them for every speaker of the corpus, or leave --data.speaker_features out"
+            raise UserError(what, where=self.source, remedy=remedy)
         found = np.full((len(speaker_ids), self.vectors.shape[1]), np.nan, dtype=np.float32)
         for row, speaker_id in enumerate(speaker_ids):
             if speaker_id is not None:
@@ -151,11 +149,8 @@ class CachedSpeakerFeatures(SpeakerFeatureSource):
         cache = FeatureCache.load(self.cache)
         ids_of = by_speaker(cache, utterances)
         if not ids_of:
-            raise UserError(
-                "holds no utterance of a known speaker of this corpus",
-                where=self.cache,
-                remedy="Give the cache that was made of this corpus",
-            )
+            remedy = "Give the cache that was made of this corpus"
+            raise UserError("holds no utterance of a known speaker of this corpus", where=self.cache, remedy=remedy)
         speakers = tuple(sorted(ids_of))
         vectors = np.stack([self._vector(cache, ids_of[speaker]) for speaker in speakers])
         return SpeakerFeatures(speakers, vectors.astype(np.float32), f"{self.statistics} of {self.cache}")
