@@ -52,6 +52,13 @@ def test_frames_layers_and_weights_are_those_of_transformers(any_folder, normali
         torch.testing.assert_close(hidden.frames, wanted.hidden_states[layer], atol=0, rtol=0)
         assert hidden.frame_mask.all()
     assert sum(weight.numel() for weight in encoder.state_dict().values()) == network.num_parameters()
+    weighted = built(any_folder, normalize=normalizes, weighted_layers=True)
+    weighted.adapt(None)
+    weighted.layer_weights.copy_(torch.tensor([1.0, -1.0, 0.5]))
+    shares = weighted.layer_weights.softmax(0).tolist()
+    states = [*wanted.hidden_states[:-1], wanted.last_hidden_state]
+    summed = sum(share * state for share, state in zip(shares, states, strict=True))
+    torch.testing.assert_close(weighted(waveforms, EQUAL).frames, summed, atol=1e-6, rtol=1e-5)
 
 
 @torch.no_grad()

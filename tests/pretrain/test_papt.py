@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import HubertConfig, HubertModel
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.encoder.module import linear_warmup_and_decay
 from ser_personal.encoder.raw import MFCCEncoder
 from ser_personal.errors import UserError
 from ser_personal.pretrain.masked_prediction import PredictionHead, masked_prediction_loss, span_mask
@@ -71,16 +73,6 @@ def mean_loss(module, *masked_batches):
     return sum(outcome.loss for outcome in outcomes) / sum(outcome.masked for outcome in outcomes)
 
 
-def test_loss_is_the_mean_cross_entropy_over_the_masked_frames(data, batch):
-    module = build(papt(), data)
-    logged = place(module, step=3)
-    time_mask = mask_of_step(module, batch)
-    assert 0.3 < time_mask.sum() / num_frames(batch["num_samples"]).sum() < 0.9
-    loss = mean_loss(module, (batch, time_mask))
-    torch.testing.assert_close(module.training_step(batch, module.trainer.batch_idx), loss)
-    assert logged["train_loss"] == pytest.approx(loss.item(), rel=1e-5)
-
-
 def test_masks_are_told_by_seed_step_and_rank(data, batch):
     def drawn(step, rank, seed, noise):
         module = build(papt(seed=seed), data)
@@ -139,40 +131,28 @@ def test_feature_penalty_enters_where_the_convolutions_are_trained(hubert_folder
         assert loss == pytest.approx(logged["train_loss"] + 7 * penalty, rel=1e-4)
 
 
-def rates(module, steps):
-    module.trainer = SimpleNamespace(
-        estimated_stepping_batches=steps,
-        strategy=SimpleNamespace(root_device=torch.device("cpu")),
-        precision_plugin=SimpleNamespace(),
-    )
-    configured = module.configure_optimizers()
-    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]
-    module.trainer.optimizer = optimizer
-    assert schedule["interval"] == "step"
-    used = []
-    for _ in range(steps):
-        used.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule["scheduler"].step()
-    return [*used, optimizer.param_groups[0]["lr"]]
+def test_rate_climbs_to_the_peak_and_falls_to_0_and_needs_an_end():
+    def rates(steps, warmup_share):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 2.0)
+        schedule, used = linear_warmup_and_decay(optimizer, steps, warmup_share), []
+        for _ in range(steps + 1):
+            used.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        return used
 
-
-def test_rate_climbs_to_the_peak_and_falls_to_0(data):
     by_hand = [0.2, 0.4, 0.6, 0.8, 1, *[step / 15 for step in range(15, 0, -1)], 0]
-    assert rates(build(papt(learning_rate=2.0, warmup_share=0.25), data), 20) == pytest.approx([2 * r for r in by_hand])
-    assert rates(build(papt(learning_rate=1.0), data), 1) == [1, 0]
-
-
-def test_a_schedule_without_an_end_is_refused(data, tmp_path):
+    assert rates(20, 0.25) == pytest.approx([2 * rate for rate in by_hand])
+    assert rates(1, 0.05) == [2, 0]
     with pytest.raises(UserError, match="Give max_epochs or max_steps"):
-        fit(papt(), data, tmp_path, max_epochs=-1, max_time="00:00:01:00")
+        linear_warmup_and_decay(None, math.inf, 0.25)
 
 
 def test_head_and_speakers_have_rates_of_their_own(data, tmp_path):
     def peaks(**options):
         module = build(PAPT(encoder(), SpeakerEmbedding(8), final_dim=8, **options), data)
-        rates(module, 2)
-        return {group["name"]: group["initial_lr"] for group in module.trainer.optimizer.param_groups}
+        module.trainer = SimpleNamespace(estimated_stepping_batches=2)
+        return {group["name"]: group["initial_lr"] for group in module.configure_optimizers()["optimizer"].param_groups}
 
     assert peaks() == {"encoder": 1e-5, "head": 1e-3, "speakers": 1e-3}
     assert peaks(fusion="concat")["fusion"] == 1e-3

@@ -189,38 +189,28 @@ def test_a_command_runs_in_a_process_that_is_measured(tmp_path, monkeypatch, cap
     assert capfd.readouterr().out == ""
 
 
-def endless_study(folder):
+def endless_study(folder, _held_open):
     launcher = Launcher(threads=1, preloaded=())
     # a command with this process's imports
     launcher._context = multiprocessing.get_context("fork")
-    launcher.run(
-        ["synth", "--out", f"{folder}/corpus", "--speakers", "4000", "--utterances", "1000"], folder / "log.txt"
-    )
+    argv = ["synth", "--out", f"{folder}/corpus", "--speakers", "4000", "--utterances", "1000"]
+    launcher.run(argv, folder / "log.txt")
 
 
 def test_a_command_ends_with_the_study_that_was_killed(tmp_path):
-    audio = tmp_path / "corpus" / "Audios"
-
-    def files():
-        return len(list(audio.iterdir())) if audio.is_dir() else 0
-
-    def stands_still():
-        before = files()
-        time.sleep(1)
-        return files() == before
-
-    def wait_until(condition, seconds):
-        until = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < until
-            time.sleep(0.1)
-
-    study = forkserver().Process(target=endless_study, args=(tmp_path,))
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    study = forkserver().Process(target=endless_study, args=(tmp_path, writer))
     study.start()
-    wait_until(lambda: files() > 3, 600)
+    writer.close()
+    until = time.monotonic() + 600
+    while len(list((tmp_path / "corpus").glob("Audios/*"))) < 4:
+        assert time.monotonic() < until
+        time.sleep(0.1)
     study.kill()
-    study.join()
-    wait_until(stands_still, 600)
+    # at its end once nobody holds it open
+    assert reader.poll(600)
+    with pytest.raises(EOFError):
+        reader.recv()
 
 
 class InProcess(FakeLauncher):
