@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO
@@ -44,6 +45,8 @@ def _damage_at(path: Path, size: int, _changed: int) -> str | None:
             return _damage_of_wav(file, size)
         if start[:3] == b"ID3" or start[0] == 0xFF:
             return _damage_of_mp3(file, start, size)
+        if _announced(start) > size:
+            return TRUNCATED
         streams = start[:4] in (b"fLaC", b"OggS") and size <= SCANNED
         return _damage_of_stream(start + file.read()) if streams else None
 
@@ -59,6 +62,22 @@ def _damage_of_stream(content: bytes) -> str | None:
     lengths = content[last + 27 : last + 27 + sum(content[last + 26 : last + 27])]
     complete = content[last + 5 : last + 6] > b"\3" and last + 27 + len(lengths) + sum(lengths) <= len(content)
     return None if complete else TRUNCATED
+
+
+def _announced(start: bytes) -> int:
+    """Read where an AIFF, AU, RF64, W64 or NIST file should end; 0 where it doesn't say."""
+    kind, size = start[:4], start[4:8]
+    if kind == b"FORM":
+        return 8 + int.from_bytes(size, "big")
+    if kind == b".snd" and start[8:12] != b"\xff" * 4:
+        return int.from_bytes(size, "big") + int.from_bytes(start[8:12], "big")
+    if kind == b"RF64":
+        return 8 + int.from_bytes(start[20:28], "little")
+    if kind == b"riff":
+        return int.from_bytes(start[16:24], "little")
+    told = {name: int(value) for name, value in re.findall(rb"(\w+) -i (\d+)", start)} if kind == b"NIST" else {}
+    samples = told.get(b"sample_count", 0) * told.get(b"sample_n_bytes", 0) * told.get(b"channel_count", 0)
+    return 1024 + samples if samples and b"shorten" not in start else 0
 
 
 def _damage_of_wav(file: BinaryIO, size: int) -> str | None:

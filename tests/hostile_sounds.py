@@ -78,6 +78,7 @@ HOSTILE = {
     "half an MP3": (MP3[: len(MP3) // 2], CUT),
     "an Ogg less a byte": (OGG[:-1], CUT),
     "half an Opus": (OPUS[: len(OPUS) // 2], CUT),
+    **{f"half of {kind}": (channels(ONE, format=kind)[:9_000], CUT) for kind in ("AIFF", "AU", "RF64", "W64", "NIST")},
     "two FLACs in one": (channels(ONE, format="FLAC") * 2, SEVERAL),
     "two Oggs in one": (OGG + OGG, SEVERAL),
     "two MP3s in one": (MP3 + MP3, SEVERAL),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ SIZES: dict[str, Any] = {
 }
 NAMES = ("arousal", "dominance", "valence")
 NORM = (-0.0002, 0.083)
+CHALLENGE = ("final_ssl.pt", "final_pool.pt", "final_ser.pt")
 Weights = dict[str, torch.Tensor]
 
 
@@ -106,8 +109,27 @@ def write_dense(folder: Path, **options: Any) -> Path:
     return folder
 
 
-def write_odyssey(folder: Path, names: tuple[str, ...] = NAMES) -> Path:
-    return write_model(folder, odyssey_config(names), odyssey_weights(len(names))[1])
+def write_odyssey(folder: Path, **options: Any) -> Path:
+    return write_model(folder, odyssey_config(), odyssey_weights()[1], **options)
+
+
+def write_challenge(folder: Path, outputs: int = 3) -> Path:
+    """The challenge's own files."""
+    folder.mkdir(parents=True)
+    weights = odyssey_weights(outputs)[1]
+    for part, name in zip(("ssl_model.", "pool_model.", "ser_model."), CHALLENGE, strict=True):
+        own = {layer.removeprefix(part): weight for layer, weight in weights.items() if layer.startswith(part)}
+        torch.save(own, folder / name)
+    (folder / "train_norm_stat.pkl").write_bytes(pickle.dumps(tuple(map(np.float32, NORM))))
+    return folder
+
+
+def write_challenge_zip(folder: Path) -> Path:
+    files = write_challenge(folder)
+    with zipfile.ZipFile(folder.with_suffix(".zip"), "w") as archive:
+        for path in files.iterdir():
+            archive.write(path, f"dim_ser/{path.name}")
+    return folder.with_suffix(".zip")
 
 
 @torch.inference_mode()
@@ -162,8 +184,8 @@ def vox_weights() -> tuple[torch.nn.Module, Weights]:
     return encoder, weights
 
 
-def write_vox(folder: Path) -> Path:
-    return write_model(folder, VOX_CONFIG, vox_weights()[1])
+def write_vox(folder: Path, **options: Any) -> Path:
+    return write_model(folder, VOX_CONFIG, vox_weights()[1], **options)
 
 
 @torch.inference_mode()
@@ -194,5 +216,7 @@ def vox_outputs(waveform: NDArray[np.float32]) -> dict[str, float]:
 FORMS: dict[str, tuple[Callable[..., Path], Callable[[NDArray[np.float32]], dict[str, float]]]] = {
     "dense": (write_dense, dense_outputs),
     "odyssey": (write_odyssey, odyssey_outputs),
+    "challenge": (write_challenge, odyssey_outputs),
     "vox": (write_vox, vox_outputs),
+    "zip": (write_challenge_zip, odyssey_outputs),
 }

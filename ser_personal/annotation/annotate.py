@@ -77,7 +77,7 @@ def annotate(
         audio: a sound file, a folder (with the folders inside it or linked there, but no hidden ones), or a table with
             a column path, and with start and end (seconds or h:mm:ss) where rows are segments.
         model: a folder that `ser export` wrote, or the name of one on the Hugging Face hub.
-        out: file to write, which appears once it is complete: a table (.csv, .parquet), a Praat .TextGrid with
+        out: file to write, which appears once it is complete: a table (.csv, .parquet, .jsonl), a Praat .TextGrid with
             a tier for each speaker and attribute, or labels for Audacity (.txt). Of several recordings, the last two
             are folders with a file for each.
         speaker_from: who speaks: the name of the `folder` that a file lies in, the table's `column` speaker, or `none`,

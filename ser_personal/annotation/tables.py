@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections import Counter
 from importlib.util import find_spec
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     Row = Mapping[str, Any]
 
 ROWS_AT_ONCE = 10_000
-TABLES = (".csv", ".parquet")
+TABLES = (".csv", ".parquet", ".jsonl")
 FORMATS = (*TABLES, ".TextGrid", ".txt")
 _NEEDED = {".parquet": "pyarrow", ".textgrid": "praatio"}
 _TEXT_COLUMNS = ("file", "speaker", "predicted")
@@ -41,7 +42,7 @@ def check_format(path: Path) -> None:
         raise UserError(f"ends in {path.suffix!r}", where=path, remedy=remedy)
     package = _NEEDED.get(ending)
     if package is not None and find_spec(package) is None:
-        remedy = f"`pip install {package}`, or choose .csv"
+        remedy = f"`pip install {package}`, or choose .csv or .jsonl"
         raise UserError(f"needs the package {package}", where=path, remedy=remedy)
 
 
@@ -93,9 +94,12 @@ def write_table(path: Path, rows: Iterable[Row], columns: Sequence[str]) -> None
             _write_parquet(file, rows, columns)
             return
         text = TextIOWrapper(file, encoding="utf-8", newline="")
-        table = csv.DictWriter(text, columns, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+        if path.suffix.lower() == ".jsonl":
+            text.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        else:
+            table = csv.DictWriter(text, columns, lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
         text.detach()
 
 

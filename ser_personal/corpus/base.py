@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
@@ -22,6 +25,7 @@ from ser_personal.corpus.splits import (
     shared_speakers,
 )
 from ser_personal.errors import UserError
+from ser_personal.files import atomic_write, content_hash
 from ser_personal.ranges import PositiveFinite, require_scale
 
 if TYPE_CHECKING:
@@ -34,6 +38,10 @@ SCALES = ((0, 1), (-1, 1), (1, 5), (1, 7), (1, 9), (0, 10), (0, 100), (-100, 100
 ROUNDED = 0.05  # seconds that a segment may end after its recording
 # More than cores: on network storage the threads wait for the disk, not for a core.
 HEADER_THREADS = 16
+# so few headers are read in a second, and aren't cached
+FEW = 1_000
+# another number for lengths that are found or written another way
+HEADERS_VERSION = 2
 
 
 class Corpus(ABC):
@@ -82,7 +90,7 @@ class Corpus(ABC):
             what = f"lists {len(twice)} utterance ids more than once: {first_few(twice)}"
             raise UserError(what, where=self.label_file, remedy="Keep one row of each, or give each its own id")
         self._refuse_outside_scale(listed)
-        lengths = lengths_of(utterance.path for utterance in listed)
+        lengths = lengths_of((utterance.path for utterance in listed), self.label_file)
         return self.cut([replace(utterance, seconds=_seconds_or_nan(utterance, lengths)) for utterance in listed])
 
     @cached_property
@@ -135,19 +143,50 @@ class Corpus(ABC):
         return cut_adaptation(measured, self._cut_test, self._adaptation_seconds)
 
 
-def lengths_of(paths: Iterable[Path]) -> dict[Path, int]:
-    """Count the samples at 16 kHz of audio files, by their headers; unreadable ones are left out."""
-    unique = list(dict.fromkeys(paths))
+def lengths_of(paths: Iterable[Path], label_file: Path) -> dict[Path, int]:
+    """Count the samples at 16 kHz of audio files, by their headers; unreadable ones are left out.
 
-    def read(path: Path) -> int | None:
+    265,000 headers take minutes, on every rank of every command. So lengths are cached by path, size and time of change
+    in the user's cache folder ($XDG_CACHE_HOME or ~/.cache), a file a corpus, where there are many.
+    """
+    unique = list(dict.fromkeys(paths))
+    cache = _cache_file(label_file) if len(unique) > FEW else None
+    cached = {} if cache is None else _read_cache(cache)
+
+    def read(path: Path) -> tuple[str, int] | None:
         try:
-            return num_samples_of(path)
+            status = path.stat()
+            key = f"{path} {status.st_size} {status.st_mtime_ns}"
+            return key, cached[key] if key in cached else num_samples_of(path)
         except (OSError, ValueError, UserError):
             return None
 
     with ThreadPool(HEADER_THREADS) as threads:
-        lengths = zip(unique, threads.map(read, unique), strict=True)
-        return {path: length for path, length in lengths if length is not None}
+        entries = zip(unique, threads.map(read, unique), strict=True)
+        found = {path: entry for path, entry in entries if entry is not None}
+    # a command on other splits needs what this one doesn't
+    now = cached | dict(found.values())
+    if cache is not None and now != cached:
+        # a disk that is full or read-only only costs time
+        with suppress(OSError):
+            atomic_write(cache, json.dumps(now).encode())
+    return {path: length for path, (_, length) in found.items()}
+
+
+def _cache_file(label_file: Path) -> Path | None:
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    name = content_hash(os.fsencode(label_file.absolute()).hex())
+    return folder / "ser_personal" / f"headers-{HEADERS_VERSION}-{name}.json"
+
+
+def _read_cache(cache: Path) -> dict[str, int]:
+    try:
+        return {key: int(length) for key, length in json.loads(cache.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def seconds_of(utterance: Utterance, num_samples: int) -> float:

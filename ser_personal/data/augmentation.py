@@ -1,4 +1,4 @@
-"""Augmentation of training audio: speed, reverberation, noise and gain, drawn by utterance and epoch."""
+"""Augmentation of training audio: speed, reverberation, noise, gain and SpecAugment, drawn by utterance and epoch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jsonargparse.typing import ClosedUnitInterval
+import torch
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from ser_personal.audio import (
     BAD_AUDIO,
@@ -43,9 +44,12 @@ REMEDY = "Write it again, or take it out of the folder"
 class Augmentation:
     """Changes training audio, never its labels, and no other audio; off unless asked for (ours).
 
-    In this order: speed, reverberation, noise, gain, each where its folder or range is given, and drawn by itself.
-    Draws depend on `data.seed`, the epoch and the utterance alone, so that resumed training and any number of workers
-    and devices get the same.
+    In this order: speed, reverberation, noise, gain, SpecAugment, each where its folder or range is given, and drawn by
+    itself. Draws depend on `data.seed`, the epoch and the utterance alone, so that resumed training and
+    any number of workers and devices get the same.
+
+    SpecAugment (Park et al. 2019) masks time and frequency without warping time, on the short-time Fourier transform,
+    which is inverted to a waveform, so that it works with any encoder. HuBERT's mask embedding isn't used.
 
     Args:
         noise: a folder of recordings, one of which is added to an utterance, repeated where it is shorter.
@@ -55,6 +59,9 @@ class Augmentation:
         gain: lowest and highest, dB; none if None. Undone by encoders that normalise waveforms.
         speed: lowest and highest factor, .5 to 2, which changes pitch, too; none if None. Both are cues of arousal, and
             labels stay as they are.
+        time_mask: width of a mask in time, at most, as a share of the utterance; none if 0.
+        frequency_mask: width of a mask in frequency, at most, as a share of the mel scale up to 8 kHz; none if 0.
+        masks: number of masks of each kind.
         prob: probability of each of them.
     """
 
@@ -63,6 +70,9 @@ class Augmentation:
     reverberation: str | None = None
     gain: tuple[float, float] | None = None
     speed: tuple[float, float] | None = None
+    time_mask: ClosedUnitInterval = 0.0
+    frequency_mask: ClosedUnitInterval = 0.0
+    masks: PositiveInt = 2
     prob: ClosedUnitInterval = 0.5
 
     def __post_init__(self) -> None:
@@ -73,8 +83,9 @@ class Augmentation:
             if ends and ends[0] > ends[1]:
                 what, remedy = f"{ends[0]} is above {ends[1]}", "Give the lower end first"
                 raise UserError(what, where=f"augmentation.{name}", remedy=remedy)
-        if not any((self.noise, self.reverberation, self.gain, self.speed)):
-            remedy = "Give a folder, such as --data.augmentation.noise FOLDER, or a range, or leave it out"
+        asked = (self.noise, self.reverberation, self.gain, self.speed, self.time_mask, self.frequency_mask)
+        if not any(asked):
+            remedy = "Give a folder, such as --data.augmentation.noise FOLDER, a range or a mask, or leave it out"
             raise UserError("changes nothing", where="--data.augmentation", remedy=remedy)
 
     @cached_property
@@ -112,7 +123,23 @@ class Augmentation:
             waveform = add_noise(waveform, _read(path, start, len(waveform)), rng.uniform(*self.snr))
         if self.gain and rng.random() < self.prob:
             waveform = waveform * np.float32(10 ** (rng.uniform(*self.gain) / 20))
+        if (self.time_mask or self.frequency_mask) and rng.random() < self.prob:
+            waveform = self._masked(waveform, rng)
         return waveform
+
+    def _masked(self, waveform: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
+        window = torch.hann_window(WINDOW)
+        samples = torch.from_numpy(waveform)
+        spectrum = torch.stft(samples, WINDOW, WINDOW // 4, window=window, pad_mode="constant", return_complex=True)
+        mels = np.log1p(np.linspace(0, SAMPLE_RATE / 2, len(spectrum)) / 700)
+        times = np.linspace(0, 1, spectrum.shape[1])
+        for _ in range(self.masks):
+            spectrum[:, torch.from_numpy(_span(times, self.time_mask, rng))] = 0
+            spectrum[torch.from_numpy(_span(mels / mels[-1], self.frequency_mask, rng))] = 0
+        masked: NDArray[np.float32] = torch.istft(
+            spectrum, WINDOW, WINDOW // 4, window=window, length=len(waveform)
+        ).numpy()
+        return masked
 
 
 def add_noise(speech: NDArray[np.float32], noise: NDArray[np.float32], snr: float) -> NDArray[np.float32]:
@@ -139,6 +166,13 @@ def reverberate(speech: NDArray[np.float32], response: NDArray[np.float32]) -> N
 
 def _energy(waveform: NDArray[np.float32]) -> float:
     return float(np.square(waveform, dtype=np.float64).sum())
+
+
+def _span(positions: NDArray[np.float64], widest: float, rng: Generator) -> NDArray[np.bool_]:
+    """Mark a random span, of width 0 to `widest`, of positions (n,) from 0 to 1."""
+    width = rng.uniform(0, widest)
+    start = rng.uniform(0, 1 - width)
+    return (positions >= start) & (positions < start + width)
 
 
 def _rate(speed: float) -> int:

@@ -64,6 +64,10 @@ class Encoder(nn.Module, ABC):
     def merge_adapters(self) -> None:
         """Add LoRA's adapters to the weights that they stand beside, for good; nothing where there are none."""
 
+    def saved_weights(self, weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """Leave out, of a checkpoint's weights with this encoder's under `prefix`, those that `build` finds again."""
+        return weights
+
     def freeze_mask_embedding(self) -> None:
         """Freeze the embedding of masked frames, where nothing is masked: DDP stops at unused weights."""
 

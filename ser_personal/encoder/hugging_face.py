@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 from typing_extensions import override
 
-from ser_personal.encoder.base import Encoder
+from ser_personal.encoder.base import Encoder, weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.ranges import PositiveFinite, require_range
 
@@ -49,11 +50,14 @@ class LoRA:
         rank: of each adapter.
         alpha: its output is scaled by alpha / rank.
         dropout: of its input.
+        adapters_alone: save only the adapters; to load such a checkpoint, the encoder's weights must still be at the
+            same hub name or folder.
     """
 
     rank: PositiveInt = 8
     alpha: PositiveFinite = 16.0
     dropout: ClosedUnitInterval = 0.0
+    adapters_alone: bool = False
 
 
 class PretrainedEncoder(Encoder):
@@ -81,6 +85,8 @@ class PretrainedEncoder(Encoder):
         # entries of transformers' config; weights released in half precision are trained in full, under autocast
         self.overrides = {"dtype": "float32", **settings}
         self.network: Any = None
+        # where the network's own weights are from, as long as no checkpoint brings others
+        self._origin: str | None = None
         self.register_parameter("layer_weights", None)
 
     @property
@@ -106,7 +112,16 @@ class PretrainedEncoder(Encoder):
     def build(self, config: str | None = None) -> None:
         saved = {} if config is None else json.loads(config)
         lora = saved.pop("lora", None)
-        self.network = self._load() if config is None else self._from_config(saved)
+        base = (lora or {}).get("base")
+        if base:
+            self.pretrained = base["name"]
+        if base or config is None:
+            self.network = self._load()
+            place = Path(self.pretrained)
+            self._origin = str(place.resolve()) if place.is_dir() else self.pretrained
+            self.network.config.update({name: saved[name] for name in ("normalize", "max_samples") if name in saved})
+        else:
+            self.network, self._origin = self._from_config(saved), None
         require_range("freeze_layers", self.freeze_layers or 0, 0, len(self.layers))
         self._make_front_end()
         # transformers hands out pre-trained models in evaluation mode, which turns checkpointing and dropout off.
@@ -114,6 +129,12 @@ class PretrainedEncoder(Encoder):
         if self.gradient_checkpointing:
             self.network.gradient_checkpointing_enable()
         self._freeze()
+        if base and self._base_fingerprint() != base["weights"]:
+            raise UserError(
+                "has other weights now than those that the checkpoint's adapters were trained on",
+                where=f"encoder {self.pretrained}",
+                remedy="Put the old ones there, or fine-tune again without --model.lora.adapters_alone",
+            )
         if saved.get("weighted_layers"):
             self._weigh_layers()
         if lora:
@@ -221,10 +242,24 @@ class PretrainedEncoder(Encoder):
                 where="--model.lora",
                 remedy="Leave it out, or give --model.encoder HubertEncoder",
             )
-        self._inject(asked)
+        base = None
+        if lora.adapters_alone:
+            if self._origin is None:
+                raise UserError(
+                    "the encoder's weights come from another checkpoint, so they can't be loaded again by name",
+                    where="--model.lora.adapters_alone",
+                    remedy="Give --model.lora.adapters_alone false",
+                )
+            base = {"name": self._origin, "weights": self._base_fingerprint()}
+        self._inject(asked | {"base": base})
         if not any(weight.requires_grad for name, weight in self.named_parameters() if "lora_" in name):
             what = "every layer that would have adapters is frozen"
             raise UserError(what, where="--model.lora", remedy="Add --model.encoder.freeze_layers 0")
+
+    def _base_fingerprint(self) -> str:
+        own = self.state_dict()
+        learnt = ("layer_weights", MASK_EMBEDDING)
+        return weights_fingerprint({name: own[name] for name in own if not name.endswith(learnt)})
 
     def _inject(self, lora: dict[str, Any]) -> None:
         try:
@@ -255,6 +290,27 @@ class PretrainedEncoder(Encoder):
                 cast("Any", module).merge()
                 self.network.set_submodule(name, module.get_base_layer())
         del self.network.config.lora
+
+    @property
+    def _saves_adapters_alone(self) -> bool:
+        return self.network is not None and self._lora is not None and self._lora["base"] is not None
+
+    @override
+    def saved_weights(self, weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        if not self._saves_adapters_alone:
+            return weights
+        own = ("lora_", "layer_weights", MASK_EMBEDDING)
+        return {
+            name: weight
+            for name, weight in weights.items()
+            if not name.startswith(prefix) or any(part in name for part in own)
+        }
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        if self._saves_adapters_alone:
+            for name, weight in self.state_dict().items():
+                state_dict.setdefault(prefix + name, weight)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def _weigh_layers(self) -> None:
         self.network.config.weighted_layers = True

@@ -155,6 +155,8 @@ class PersonalizedModule(LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[DESCRIPTION] = dict(self.personalized.describe())
+        encoder = self.personalized.encoder
+        checkpoint["state_dict"] = encoder.saved_weights(checkpoint["state_dict"], f"{PREFIX}encoder.")
         for key in ("hyper_parameters", "datamodule_hyper_parameters"):
             if key in checkpoint:
                 checkpoint[key] = _plain(checkpoint[key])

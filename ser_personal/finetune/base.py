@@ -176,6 +176,8 @@ class FineTuning(PersonalizedModule):
         self.rebuild(checkpoint)
         self.refuse_namesakes(training_set)
         own = self.state_dict()
+        # of adapters alone, the encoder has the rest already
+        weights = {name: own[name] for name in own if name.startswith(f"{PREFIX}encoder.")} | weights
         if {name: weight.shape for name, weight in own.items()} != {name: w.shape for name, w in weights.items()}:
             raise UserError(
                 "was trained with another interpreter, or other sizes of it",

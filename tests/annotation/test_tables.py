@@ -16,8 +16,10 @@ NAMES = ['an"na <b>', "NA", "林"]
 TURNS = [(0, 0.0, 1.5), (1, 1.0, 2.5), (2, 3.0, 4.5), (0, 5.0, 6.0), (0, 5.5, 6.25)]
 
 
-def test_parquet_holds_what_csv_does(annotate):
+def test_every_format_holds_the_same(annotate):
     table = pd.read_csv(annotate(), dtype={"speaker": str})
+    lines = pd.read_json(annotate(out="predictions.jsonl"), lines=True, dtype={"speaker": str})
+    pd.testing.assert_frame_equal(lines, table, check_dtype=False)
     pytest.importorskip("pyarrow", reason="pyarrow isn't installed (the extra parquet)")
     parquet = pd.read_parquet(annotate(out="predictions.parquet"))
     pd.testing.assert_frame_equal(parquet, table, check_dtype=False)

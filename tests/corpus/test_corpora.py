@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from math import isnan
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from jsonargparse import ArgumentParser
 
+from ser_personal.corpus import base
 from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.csv_corpus import CSVCorpus, open_corpus
 from ser_personal.corpus.msp_podcast import MSPPodcast
@@ -149,3 +151,63 @@ def test_a_corpus_is_opened_by_its_table_or_folder_and_anything_else_says_what_i
         assert isinstance(corpus, CSVCorpus)
         assert corpus.label_file == Path(path)
         assert open_corpus(corpus) is corpus
+
+
+@pytest.fixture
+def read(tmp_path, monkeypatch, wav):
+    """Reads a corpus; -> seconds of each file, and which headers were read for it."""
+    for number, name in enumerate("abc"):
+        wav(tmp_path / "corpus" / f"{name}.wav", num_samples=1600 * (number + 1))
+    rows = ["path,speaker,split", "a.wav,s,train", "b.wav,s,train", "c.wav,t,dev", "gone.wav,t,dev"]
+    (tmp_path / "corpus" / "corpus.csv").write_text("\n".join(rows))
+    seen = []
+    count = base.num_samples_of
+    monkeypatch.setattr(base, "num_samples_of", lambda path: (seen.append(path.stem), count(path))[1])
+    monkeypatch.setattr(base, "FEW", 2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def once():
+        seen.clear()
+        utterances = CSVCorpus(str(tmp_path / "corpus")).utterances
+        return {each.utterance_id: each.seconds for each in utterances if each.seconds > 0}, sorted(seen)
+
+    return once
+
+
+SECONDS = {"a": 0.1, "b": 0.2, "c": pytest.approx(0.3)}
+
+
+def test_a_header_is_read_again_where_the_file_has_changed_alone(read, tmp_path, wav):
+    assert read() == (SECONDS, ["a", "b", "c"])
+    assert read() == (SECONDS, [])
+    wav(tmp_path / "corpus" / "a.wav", num_samples=3200)
+    assert read() == (SECONDS | {"a": 0.2}, ["a"])
+    # as large as before, and another sound
+    path = tmp_path / "corpus" / "b.wav"
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
+    assert read() == (SECONDS | {"a": 0.2}, ["b"])
+    wav(tmp_path / "corpus" / "gone.wav")
+    assert read() == (SECONDS | {"a": 0.2, "gone": 0.1}, ["gone"])
+    # what a command on other utterances has read is kept
+    table = tmp_path / "corpus" / "corpus.csv"
+    everyone = table.read_text()
+    table.write_text(everyone.replace("b.wav,s,train\n", ""))
+    read()
+    table.write_text(everyone)
+    assert read()[1] == []
+
+
+def test_lengths_that_cannot_be_kept_or_read_are_found_anew(read, tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("a file in the folder's place")
+    assert read() == read() == (SECONDS, ["a", "b", "c"])
+    (tmp_path / "cache").unlink()
+    for content in (b"{", b"[1]", b'{"a": [1, 2]}', b"\xff", b"[" * 100_000):
+        read()
+        (kept,) = (tmp_path / "cache").rglob("*.json")
+        kept.write_bytes(content)
+        assert read() == (SECONDS, ["a", "b", "c"])
+    assert read() == (SECONDS, [])
+    kept.unlink()
+    monkeypatch.setattr(base, "FEW", 1_000)
+    assert read() == read() == (SECONDS, ["a", "b", "c"])
+    assert not kept.exists()

@@ -37,7 +37,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def everything(folders):
-    return Augmentation(**folders, gain=(-6, 6), speed=(0.8, 1.2))
+    return Augmentation(**folders, gain=(-6, 6), speed=(0.8, 1.2), time_mask=0.2, frequency_mask=0.2)
 
 
 def module(corpus, augmentation, **options):
@@ -100,9 +100,32 @@ def test_gain_lies_in_its_range_and_each_happens_with_its_probability():
     assert all(np.ptp(gain) < 1e-3 for gain in gains)
     assert -6 <= np.min(gains) < -5 < 2 < np.max(gains) <= 3
     for prob, least, most in ((0.0, 0, 0), (0.3, 8, 30)):
-        changing = Augmentation(gain=(1, 6), prob=prob)
+        changing = Augmentation(gain=(1, 6), time_mask=0.5, prob=prob)
         changed = [applied(changing, noise(4_000), seed) != noise(4_000) for seed in range(60)]
+        # a mask leaves something as it is, but for rounding, and a gain nothing
         assert least <= sum(each.all() for each in changed) <= most
+
+
+@pytest.mark.parametrize("masked", ["time_mask", "frequency_mask"])
+def test_masks_silence_a_span_and_leave_the_rest(masked):
+    augmentation = Augmentation(**{masked: 0.3}, masks=1, prob=1)
+    shares = []
+    for seed in range(20):
+        speech = noise(16_000, seed)
+        masking = applied(augmentation, speech, seed)
+        assert (masking.dtype, len(masking)) == (np.float32, len(speech))
+        if masked == "time_mask":
+            before, after = (np.square(w).reshape(-1, 160).mean(1) for w in (speech, masking))
+        else:
+            spectra = (np.square(np.abs(np.fft.rfft(w)))[:8_000] for w in (speech, masking))
+            before, after = (spectrum.reshape(100, 80).mean(1) for spectrum in spectra)
+        # all but the ends of the span, where windows overlap
+        touched = ~np.isclose(after, before, rtol=0.02)
+        assert touched.sum() - (after < 1e-3 * before).sum() <= 8
+        shares.append(touched.mean())
+    # of the mel scale, the upper part is wider in Hz
+    assert 0.05 < np.mean(shares) < 0.3
+    assert max(shares) < (0.35 if masked == "time_mask" else 0.7)
 
 
 def test_training_hears_it_anew_in_each_epoch_and_nothing_else_does(corpus, everything):

@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data
-from tiny_networks import padded_noise
+from tiny_networks import padded_noise, tiny_network
+from transformers import AutoModel
 
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.hugging_face import LoRA
@@ -83,13 +84,20 @@ def test_adapters_alone_learn_above_frozen_layers(hubert_folder, peft):
     assert all("layers.1." in name for name in learning if "lora_" in name)
 
 
-def test_a_checkpoint_of_adapters_comes_back(network_folders, synthetic_corpus, tmp_path, peft):
-    folder = str(network_folders["hubert", "layer"])
-    module = finetuning(encoder=HubertEncoder(folder), lora=LoRA(rank=2))
-    running = fit(module, emotion_data(synthetic_corpus, max_batch=4), tmp_path, max_steps=1)
+def lora_fit(folder, corpus, tmp_path, lora):
+    module = finetuning(encoder=HubertEncoder(str(folder)), lora=lora)
+    running = fit(module, emotion_data(corpus, max_batch=4), tmp_path, max_steps=1)
     running.save_checkpoint(tmp_path / "finetune.ckpt")
-    saved = torch.load(tmp_path / "finetune.ckpt", weights_only=True)
-    assert any("lora_B" in name for name in saved["state_dict"])
+    return module, torch.load(tmp_path / "finetune.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_checkpoint_of_adapters_comes_back(alone, network_folders, synthetic_corpus, tmp_path, peft):
+    folder = network_folders["hubert", "layer"]
+    module, saved = lora_fit(folder, synthetic_corpus, tmp_path, LoRA(rank=2, adapters_alone=alone))
+    weights = {name for name in saved["state_dict"] if name.startswith("personalized.encoder.")}
+    assert any("lora_B" in name for name in weights)
+    assert any("conv_layers" in name for name in weights) is not alone
     again = finetuning(encoder=HubertEncoder("nowhere/at-all"))
     again.on_load_checkpoint(saved)
     again.load_state_dict(saved["state_dict"])
@@ -99,6 +107,18 @@ def test_a_checkpoint_of_adapters_comes_back(network_folders, synthetic_corpus, 
     options = {"encoder": HubertEncoder("nowhere/at-all"), "initial_checkpoint": str(tmp_path / "finetune.ckpt")}
     with pytest.raises(UserError, match=r"--model.lora: the checkpoint has adapters already, of rank 2, not 3"):
         fit(finetuning(**options, lora=LoRA(rank=3)), emotion_data(synthetic_corpus), tmp_path, max_steps=1)
+
+
+def test_adapters_of_base_weights_that_changed_are_refused(network_folders, synthetic_corpus, tmp_path, peft):
+    base = tmp_path / "base"
+    AutoModel.from_pretrained(network_folders["hubert", "layer"]).save_pretrained(base)
+    _, saved = lora_fit(base, synthetic_corpus, tmp_path, LoRA(rank=2, adapters_alone=True))
+    other = tiny_network("hubert", "layer")
+    with torch.no_grad():
+        other.encoder.layer_norm.bias += 1
+    other.save_pretrained(base)
+    with pytest.raises(UserError, match=f"encoder {base}: has other weights now"):
+        finetuning(encoder=HubertEncoder()).on_load_checkpoint(saved)
 
 
 def test_pre_training_by_adapters_and_fine_tuning_from_it(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,15 @@ from public_forms import (
     odyssey_config,
     odyssey_weights,
     vox_weights,
+    write_challenge,
     write_dense,
     write_model,
-    write_odyssey,
 )
 
 from ser_personal.data.dataset import Example, collate
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.recognition.bundle import read_bundle
-from ser_personal.sharing.import_model import as_module, read_public_model
+from ser_personal.sharing.public_models import as_module, read_public_model
 from ser_personal.types import ATTRIBUTES
 
 
@@ -50,11 +51,12 @@ def test_an_imported_model_predicts_what_it_did_in_a_padded_batch_as_alone(form,
     np.testing.assert_allclose(alone, expected[:2], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["dense", "odyssey"])
 def test_from_import_over_a_test_with_pldc_to_calibrated_values(
-    synthetic_corpus, recordings, tmp_path, monkeypatch, capsys
+    form, synthetic_corpus, recordings, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    write_dense(tmp_path / "model")
+    FORMS[form][0](tmp_path / "model")
     assert ser("import", "model", "--out", "imported") == 0
     next_step = "next: `ser test --ckpt_path imported/finetune.ckpt --data.corpus CORPUS`, or `ser annotate"
     assert next_step in capsys.readouterr().out
@@ -68,7 +70,7 @@ def test_from_import_over_a_test_with_pldc_to_calibrated_values(
     flags = ["--speaker-from", "folder", "--device", "cpu", "--out", "predictions.csv"]
     assert ser("annotate", "anna", *flags, "--model", "bundle") == 0
     card = " ".join(Path("bundle/README.md").read_text().split())
-    assert "license: cc-by-nc-sa-4.0" in card
+    assert f"license: {'cc-by-nc-sa-4.0' if form == 'dense' else 'unknown'}" in card
     assert "imported from model, whose card says how" in card
     frame = pd.read_csv("predictions.csv")
     for attribute in ATTRIBUTES:
@@ -101,8 +103,10 @@ def test_pre_training_can_start_from_its_encoder_by_name(tmp_path):
 
 
 def test_outputs_are_label_points_of_the_scale_that_is_asked_for(tmp_path, waveforms):
-    write_odyssey(tmp_path / "model", ("valence",))
-    assert ser("import", tmp_path / "model", "--out", tmp_path / "out", "--scale", "[1,5]") == 0
+    write_challenge(tmp_path / "model", outputs=1)
+    assert ser("import", tmp_path / "model", "--out", tmp_path / "unnamed") == 2
+    flags = ["--attributes", "[valence]", "--scale", "[1,5]"]
+    assert ser("import", tmp_path / "model", "--out", tmp_path / "out", *flags) == 0
     bundle = read_bundle(tmp_path / "out" / "bundle")
     assert (bundle.attributes, bundle.scale, bundle.max_samples) == (("valence",), (1.0, 5.0), 192_000)
     # one whose head has the scale itself
@@ -135,6 +139,16 @@ def changed(config, weights, **changes):
     return lambda folder: write_model(folder, config, {**weights, **changes})
 
 
+def without_statistics(folder):
+    write_challenge(folder)
+    (folder / "train_norm_stat.pkl").unlink()
+
+
+def lying_statistics(folder):
+    write_challenge(folder)
+    (folder / "train_norm_stat.pkl").write_bytes(pickle.dumps({"mean": Exploit(folder.parent / "victim")}))
+
+
 DENSE, ODYSSEY = dense_weights()[1], odyssey_weights()[1]
 EMOTIONS = ("angry", "happy", "sad")
 BAD = {
@@ -146,7 +160,9 @@ BAD = {
     ),
     "more outputs than names": (changed(dense_config(("arousal",)), DENSE), "its head gives 3 outputs and names 1"),
     "categories": (changed(dense_config(EMOTIONS), DENSE), "its outputs are angry, happy, sad; emotion attributes are"),
+    "an attribute twice": (changed(dense_config(("arousal",) * 3), DENSE), "its outputs are arousal, arousal, arousal"),
     "code in a .bin": (with_code, "names posix.mkdir"),
+    "code in the statistics": (lying_statistics, "names posix.mkdir"),
     "NaN": (
         changed(dense_config(), DENSE, **{"classifier.dense.bias": torch.full((16,), torch.nan)}),
         "hold NaN or infinity: dense.bias",
@@ -161,8 +177,10 @@ BAD = {
     ),
     "another encoder": (changed({**odyssey_config(), "ssl_type": "facebook/hubert-base"}, ODYSSEY), "not a WavLM"),
     "no deviation": (changed({**odyssey_config(), "std": 0}, ODYSSEY), "have mean -0.0002 and standard deviation 0"),
+    "text for a mean": (changed({**odyssey_config(), "mean": "loud"}, ODYSSEY), "lack or misspell something"),
     "another rate": (changed({**odyssey_config(), "sampling_rate": 8000}, ODYSSEY), "at 8000 Hz, not 16000"),
-    "nothing": (lambda folder: folder.mkdir(), "has no config.json"),
+    "no statistics": (without_statistics, "has final_ssl.pt and no train_norm_stat.pkl"),
+    "nothing": (lambda folder: folder.mkdir(), "has no config.json, and no final_ssl.pt"),
     "no weights": (
         lambda folder: (write_dense(folder) / "model.safetensors").unlink(),
         "has neither model.safetensors nor pytorch_model.bin",
@@ -196,11 +214,11 @@ def test_what_an_import_refuses_of_a_name_or_a_good_model(tmp_path, monkeypatch,
         ),
         (
             ["nothing.pt", "--out", out],
-            "nothing.pt: no such file or folder. Give a model's folder, its name on the",
+            "nothing.pt: no such file or folder. Give a model's folder or zip, its name on",
         ),
         ([model, "--out", tmp_path], "isn't an empty folder"),
         ([model, "--out", out, "--revision", "v9"], "lies here, and has no revisions. Leave --revision out"),
-        ([model, "--out", out, "--scale", "[5,1]"], "scale: (5.0, 1.0) is an empty range"),
+        ([model, "--out", out, "--scale", "[5,1]"], "--scale: 5 isn't below 1. Give the least label"),
     ):
         assert ser("import", *arguments) == 2
         assert what in capsys.readouterr().err

@@ -97,7 +97,10 @@ def test_a_checkpoint_without_adapters_and_a_fit_without_those_of_its_checkpoint
         assert "was trained with" in line
         assert f"Leave --model.{flag} out" in line
     Path("finetune.ckpt").rename("plain.ckpt")
-    assert ser("fit", *HUBERT_LORA, *data, *SHORT, "--replace", "--model.initial_checkpoint", "plain.ckpt") == 0
+    again = ["fit", *HUBERT_LORA, *data, *SHORT, "--replace", "--model.initial_checkpoint", "plain.ckpt"]
+    line = last_line(capsys, *again, "--model.lora.adapters_alone", "true")
+    assert "Give --model.lora.adapters_alone false" in line
+    assert ser(*again) == 0
     Path("finetune.ckpt").rename("adapted.ckpt")
     assert ser("fit", *HUBERT, *data, *SHORT, "--model.initial_checkpoint", "adapted.ckpt", "--replace") == 0
     before, after = (torch.load(name, weights_only=True)["state_dict"] for name in ("adapted.ckpt", "finetune.ckpt"))

@@ -1,0 +1,376 @@
+"""Public models of emotion attributes, as their files hold them -> one of our modules."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from ser_personal.audio import SAMPLE_RATE
+from ser_personal.errors import UserError
+from ser_personal.types import ATTRIBUTES, Attribute, pack_hashes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from ser_personal.finetune.interpreters import Interpreter
+    from ser_personal.finetune.module import EmotionFineTuning
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+SETTINGS = ("config.json", "preprocessor_config.json", "README.md")
+# what the Odyssey 2024 challenge gives away, and the order of its labels
+CHALLENGE = ("final_ssl.pt", "final_pool.pt", "final_ser.pt", "train_norm_stat.pkl")
+CHALLENGE_ATTRIBUTES = ("arousal", "dominance", "valence")
+CHALLENGE_SAMPLES = 12 * SAMPLE_RATE
+REMEDY = (
+    "Give one such as audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim or"
+    " 3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes, with its files as they were published"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class PublicModel:
+    """A model as its files hold it, under the names of our networks.
+
+    Attributes:
+        encoder_config: of transformers, with how waveforms are normalised and how many samples are taken.
+        encoder: its weights.
+        interpreter: not built yet.
+        head: the interpreter's weights.
+        last: name of the interpreter's last layer, of outputs 0 to 1; None where the interpreter has the scale itself.
+        attributes: in the order of its outputs.
+    """
+
+    encoder_config: dict[str, Any]
+    encoder: dict[str, Tensor]
+    interpreter: Interpreter
+    head: dict[str, Tensor]
+    last: str | None
+    attributes: Sequence[str]
+
+
+def read_public_model(folder: Path, name: str, attributes: Sequence[str] | None = None) -> PublicModel:
+    """Read a model's files; `name` is the user's, for messages."""
+    try:
+        if (folder / CHALLENGE[0]).is_file():
+            return _challenge(folder, name, attributes)
+        if not (folder / SETTINGS[0]).is_file():
+            raise UserError(f"has no {SETTINGS[0]}, and no {CHALLENGE[0]}", where=name, remedy=REMEDY)
+        config = json.loads((folder / SETTINGS[0]).read_text(encoding="utf-8"))
+        labels = config.get("id2label") or {}
+        named = attributes or [str(labels[place]).lower() for place in sorted(labels, key=int)]
+        if "pretrain_model" in config:
+            return _vox_profile(config, _weights(folder, name), name)
+        if "ssl_type" in config:
+            return _odyssey(config, _weights(folder, name), name, named)
+        return _dense(config, folder, name, named)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        what = f"its files lack or misspell something ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+        raise UserError(what, where=name, remedy=REMEDY) from error
+
+
+def _weights(folder: Path, name: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
+    if path is None:
+        raise UserError(f"has neither {' nor '.join(WEIGHTS)}", where=name, remedy=REMEDY)
+    if path.suffix == ".bin":
+        return _tensors(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"isn't complete safetensors ({error})", where=path, remedy="Download it again") from error
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    import torch
+
+    from ser_personal.pretrain.restricted_pickle import read_arrays
+
+    content = read_arrays(path)
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise UserError("holds no weights by name", where=path, remedy=REMEDY)
+    return content
+
+
+def _dense(config: dict[str, Any], folder: Path, name: str, attributes: Sequence[str]) -> PublicModel:
+    """The form of audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim."""
+    from ser_personal.encoder.hubert import HubertEncoder
+    from ser_personal.finetune.interpreters import DenseInterpreter
+
+    kind = config.get("model_type")
+    if kind not in HubertEncoder.model_types:
+        raise UserError(f"is of type {kind}, not of {', '.join(HubertEncoder.model_types)}", where=name, remedy=REMEDY)
+    weights = _weights(folder, name)
+    prefixes = (f"{kind.replace('-', '_')}.", "classifier.")
+    encoder, head = (_under(prefix, weights) for prefix in prefixes)
+    if {layer.partition(".")[0] for layer in head} != {"dense", "out_proj"} or len(encoder) + len(head) < len(weights):
+        kinds = ", ".join(config.get("architectures") or ["another kind"])
+        what = f"is {kinds}, whose weights aren't an encoder with classifier.dense and classifier.out_proj"
+        raise UserError(what, where=name, remedy=REMEDY)
+    preprocessor: dict[str, Any] = {}
+    if (folder / SETTINGS[1]).is_file():
+        preprocessor = json.loads((folder / SETTINGS[1]).read_text(encoding="utf-8"))
+    _check_rate(preprocessor, name)
+    normalize = preprocessor.get("do_normalize", config.get("feat_extract_norm") == "layer")
+    return PublicModel(
+        encoder_config=_known(kind, config) | {"normalize": bool(normalize)},
+        encoder=encoder,
+        interpreter=DenseInterpreter(dropout=float(config.get("final_dropout", 0.1))),
+        head=head,
+        last="out_proj",
+        attributes=attributes,
+    )
+
+
+def _odyssey(config: dict[str, Any], weights: dict[str, Tensor], name: str, attributes: Sequence[str]) -> PublicModel:
+    """The form of 3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes."""
+    from ser_personal.finetune.interpreters import AttentiveStatisticsInterpreter
+
+    if not re.fullmatch(r"(microsoft/)?wavlm-[\w-]+", str(config["ssl_type"])):
+        raise UserError(f"its encoder is {config['ssl_type']}, not a WavLM", where=name, remedy=REMEDY)
+    _check_rate(config, name)
+    encoder, pool, ser = (_under(prefix, weights) for prefix in ("ssl_model.", "pool_model.", "ser_model."))
+    if not (encoder and pool and ser) or len(encoder) + len(pool) + len(ser) < len(weights):
+        raise UserError("its weights aren't ssl_model, pool_model and ser_model", where=name, remedy=REMEDY)
+    mean, std = float(config["mean"]), float(config["std"])
+    if not (abs(mean) < float("inf") and 0 < std < float("inf")):
+        what = f"its waveforms have mean {mean:g} and standard deviation {std:g}"
+        raise UserError(what, where=name, remedy=REMEDY)
+    widths = [len(weight) for layer, weight in sorted(ser.items()) if re.fullmatch(r"fc\.\d\.0\.weight", layer)]
+    head = {**pool, **{layer.replace("out.0.", "out."): weight for layer, weight in ser.items()}}
+    return PublicModel(
+        encoder_config=wavlm_config(encoder) | {"normalize": [mean, std], "max_samples": int(config["maxlen"])},
+        encoder=encoder,
+        interpreter=AttentiveStatisticsInterpreter(tuple(widths), float(config.get("classifier_dropout_prob", 0.5))),
+        head=head,
+        last="out",
+        attributes=attributes,
+    )
+
+
+def _vox_profile(config: dict[str, Any], weights: dict[str, Tensor], name: str) -> PublicModel:
+    """The form of tiantiaf/wavlm-large-msp-podcast-emotion-dim, its adapters merged."""
+    import torch
+
+    from ser_personal.finetune.interpreters import PointwiseInterpreter
+
+    if config["pretrain_model"] not in {"wavlm", "wavlm_large"}:
+        raise UserError(f"its encoder is {config['pretrain_model']}, not a WavLM", where=name, remedy=REMEDY)
+    attributes = [attribute for attribute in ATTRIBUTES if f"{attribute}_layer.0.weight" in weights]
+    encoder = _without_adapters(_under("backbone_model.", weights))
+    # theirs may leave out what enters the first layer
+    absent = len([layer for layer in encoder if layer.endswith("final_layer_norm.bias")]) + 1 - len(weights["weights"])
+    encoder["layer_weights"] = torch.cat([torch.full((absent,), -1e4), weights["weights"]])
+    head = {
+        f"layers.{layer}": weight.squeeze(-1) if weight.ndim == 3 else weight
+        for layer, weight in _under("model_seq.", weights).items()
+    }
+    for number, attribute in enumerate(attributes):
+        own = _under(f"{attribute}_layer.", weights)
+        head |= {f"heads.{number}.{layer}": weight for layer, weight in own.items()}
+    return PublicModel(
+        encoder_config=wavlm_config(encoder)
+        | {"normalize": config["pretrain_model"] == "wavlm_large", "weighted_layers": True},
+        encoder=encoder,
+        interpreter=PointwiseInterpreter(len(head["layers.0.weight"])),
+        head=head,
+        last=None,
+        attributes=attributes,
+    )
+
+
+def _without_adapters(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add loralib's adapters, scaled by its alpha of 1 over their rank, to the weights beside which they are."""
+    merged = {layer: weight for layer, weight in weights.items() if "lora_" not in layer}
+    for layer, up in weights.items():
+        if layer.endswith(".lora_B"):
+            down, beside = weights[layer[:-1] + "A"], layer.removesuffix("lora_B") + "weight"
+            merged[beside] = merged[beside] + up @ down / len(down)
+    return merged
+
+
+def _challenge(folder: Path, name: str, attributes: Sequence[str] | None) -> PublicModel:
+    """The Odyssey challenge's own files, which say neither what their outputs are nor how long the audio was."""
+    from ser_personal.pretrain.restricted_pickle import read_arrays
+
+    missing = [file for file in CHALLENGE if not (folder / file).is_file()]
+    if missing:
+        raise UserError(f"has {CHALLENGE[0]} and no {missing[0]}", where=name, remedy=REMEDY)
+    parts = zip(("ssl_model", "pool_model", "ser_model"), CHALLENGE, strict=False)
+    weights = {f"{part}.{layer}": weight for part, file in parts for layer, weight in _tensors(folder / file).items()}
+    mean, std = read_arrays(folder / CHALLENGE[3])
+    config = {"ssl_type": "wavlm-large", "mean": mean, "std": std, "maxlen": CHALLENGE_SAMPLES}
+    outputs = len(weights["ser_model.out.0.bias"])
+    if attributes is None and outputs != len(CHALLENGE_ATTRIBUTES):
+        remedy = "Add it, such as --attributes '[arousal]'"
+        raise UserError(f"its files don't say what its output of {outputs} is", where=name, remedy=remedy)
+    return _odyssey(config, weights, name, attributes or CHALLENGE_ATTRIBUTES)
+
+
+def _under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
+
+
+def _check_rate(config: dict[str, Any], name: str) -> None:
+    if config.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
+        what = f"takes audio at {config['sampling_rate']} Hz, not {SAMPLE_RATE}"
+        raise UserError(what, where=name, remedy=REMEDY)
+
+
+def _known(kind: str, config: dict[str, Any]) -> dict[str, Any]:
+    """What says how the encoder is built, without how it was fine-tuned."""
+    from transformers import AutoConfig
+
+    names = AutoConfig.for_model(kind).to_dict().keys() - {"id2label", "label2id", "architectures", "dtype"}
+    return {name: value for name, value in config.items() if name in names and value is not None} | {"model_type": kind}
+
+
+def wavlm_config(weights: dict[str, Tensor]) -> dict[str, Any]:
+    """The configuration of a WavLM by the shapes of its weights: files of this form name the encoder alone."""
+    weight = weights["feature_projection.projection.weight"]
+    convolutions = [
+        weights[f"feature_extractor.conv_layers.{number}.conv.weight"]
+        for number in range(sum(name.endswith(".conv.weight") for name in weights))
+    ]
+    layers = {int(name.split(".")[2]) for name in weights if name.startswith("encoder.layers.")}
+    (positions,) = (weights[name] for name in weights if re.search(r"pos_conv_embed.*(weight_v|original1)$", name))
+    # WavLM-large has a layer norm after every convolution and stands before its layers; the base models have neither
+    large = "feature_extractor.conv_layers.1.layer_norm.weight" in weights
+    return {
+        "model_type": "wavlm",
+        "hidden_size": len(weight),
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": weights["encoder.layers.0.attention.gru_rel_pos_const"].numel(),
+        "intermediate_size": len(weights["encoder.layers.0.feed_forward.intermediate_dense.bias"]),
+        "num_buckets": len(weights["encoder.layers.0.attention.rel_attn_embed.weight"]),
+        "num_conv_pos_embeddings": positions.shape[2],
+        "num_conv_pos_embedding_groups": len(weight) // positions.shape[1],
+        "conv_dim": [len(one) for one in convolutions],
+        "conv_kernel": [one.shape[2] for one in convolutions],
+        "conv_bias": "feature_extractor.conv_layers.0.conv.bias" in weights,
+        "feat_extract_norm": "layer" if large else "group",
+        "do_stable_layer_norm": large,
+    }
+
+
+def as_module(found: PublicModel, name: str, scale: tuple[float, float]) -> EmotionFineTuning:
+    """The model as one of ours: outputs 0 to 1 become label points, in the order of `ATTRIBUTES`."""
+    import torch
+
+    from ser_personal.encoder.hubert import HubertEncoder
+    from ser_personal.encoder.hugging_face import UNLOADABLE
+    from ser_personal.finetune.interpreters import PointwiseInterpreter
+    from ser_personal.finetune.module import EmotionFineTuning
+    from ser_personal.recognition.bundle import describe_part
+
+    outputs = list(found.attributes)
+    if not outputs or not {*outputs} <= {*ATTRIBUTES} or len({*outputs}) < len(outputs):
+        what = f"its outputs are {', '.join(outputs) or 'not named'}; emotion attributes are {', '.join(ATTRIBUTES)}"
+        raise UserError(what, where=name, remedy=REMEDY)
+    attributes = tuple(attribute for attribute in get_args(Attribute) if attribute in outputs)
+    init_args: dict[str, Any] = {"pretrained": name, "freeze_cnn": True}
+    if found.encoder_config.get("weighted_layers"):
+        init_args["weighted_layers"] = True
+    encoder = HubertEncoder(**init_args)
+    module = EmotionFineTuning(attributes, encoder=encoder, interpreter=found.interpreter)
+    try:
+        module.personalized.rebuild(
+            {
+                "encoder": type(encoder).__name__,
+                "encoder_config": json.dumps(found.encoder_config),
+                "fusion": "none",
+                "speakers": None,
+                "pretrained_on": pack_hashes(frozenset()),
+            }
+        )
+        module.rebuild({})
+    except UNLOADABLE as error:
+        what = f"its configuration describes no network ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+        raise UserError(what, where=name, remedy=REMEDY) from error
+    _load(encoder, _in_our_names(found.encoder, encoder.dim), name)
+    head, (low, high) = dict(found.head), scale
+    if isinstance(module.interpreter, PointwiseInterpreter):
+        module.interpreter.scale = scale
+    order = [outputs.index(attribute) for attribute in attributes]
+    for part, shift in () if found.last is None else (("weight", 0.0), ("bias", low)):
+        last = head.get(f"{found.last}.{part}")
+        given = 0 if last is None or not last.ndim else len(last)
+        if last is None or given != len(outputs):
+            what = f"its head gives {given} outputs and names {len(outputs)}"
+            raise UserError(what, where=name, remedy=REMEDY)
+        head[f"{found.last}.{part}"] = last[torch.tensor(order)].float() * (high - low) + shift
+    _load(module.interpreter, head, name)
+    # as Lightning's command line leaves them in a checkpoint
+    module.hparams.update(
+        _instantiator="lightning.pytorch.cli.instantiate_module",
+        _class_path=f"{EmotionFineTuning.__module__}.{EmotionFineTuning.__name__}",
+        encoder={"class_path": f"{HubertEncoder.__module__}.{HubertEncoder.__name__}", "init_args": init_args},
+        interpreter=describe_part(module.interpreter),
+    )
+    return module.eval()
+
+
+def _in_our_names(weights: dict[str, Tensor], dim: int) -> dict[str, Tensor]:
+    import torch
+
+    renamed = {}
+    for name, weight in weights.items():
+        # torch's weight normalisation called them so before it was a parametrisation
+        new = re.sub(r"conv\.weight_g$", "conv.parametrizations.weight.original0", name)
+        new = re.sub(r"conv\.weight_v$", "conv.parametrizations.weight.original1", new)
+        front, rest = "feature_extractor.", new.removeprefix("feature_extractor.")
+        ours = f"front_end.{rest}" if new.startswith(front) else f"network.{new}"
+        renamed["layer_weights" if new == "layer_weights" else ours] = weight
+    # what was fine-tuned elsewhere may lack it, and nothing is masked here
+    return {"network.masked_spec_embed": torch.zeros(dim), **renamed}
+
+
+def _load(network: Any, weights: dict[str, Tensor], name: str) -> None:
+    """Load all weights of a network, exactly these."""
+    own = {layer: tuple(weight.shape) for layer, weight in network.state_dict().items()}
+    given = {layer: tuple(weight.shape) for layer, weight in weights.items()}
+    for layer in sorted(own.keys() | given.keys()):
+        if own.get(layer) != given.get(layer):
+            what = f"its weights don't fit: {layer} is {given.get(layer, 'missing')}, not {own.get(layer, 'there')}"
+            raise UserError(what, where=name, remedy=REMEDY)
+        if not weights[layer].isfinite().all():
+            raise UserError(f"its weights hold NaN or infinity: {layer}", where=name, remedy="Download it again")
+    network.load_state_dict({layer: weight.float() for layer, weight in weights.items()})
+
+
+def save_checkpoint(module: EmotionFineTuning, path: Path, imported: dict[str, str]) -> None:
+    """Write what Lightning would, had the model been trained here, apart from the state of training."""
+    import lightning
+    import torch
+
+    from ser_personal.sharing.model_card import IMPORTED
+
+    checkpoint = {
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": lightning.__version__,
+        "state_dict": module.state_dict(),
+        "hyper_parameters": dict(module.hparams),
+        IMPORTED: imported,
+    }
+    module.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, path)
+
+
+def write_uncalibrated(module: EmotionFineTuning, folder: Path, name: str, scale: tuple[float, float]) -> None:
+    """Write the bundle, uncalibrated."""
+    from ser_personal.recognition.bundle import CARD, write_bundle
+    from ser_personal.sharing.export import uncalibrated
+    from ser_personal.sharing.model_card import CardOptions, model_card
+
+    bundle = replace(uncalibrated(module, None, name), scale=scale)
+    card = CardOptions(name=Path(name).name)
+    text = model_card(bundle, card, None, module.hparams, embedded_speakers=0, training_speakers=0)
+    write_bundle(bundle, folder, lambda temporary: (temporary / CARD).write_text(text, encoding="utf-8"))
