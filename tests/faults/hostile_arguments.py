@@ -1,8 +1,8 @@
-"""Command lines."""
+"""Command lines and YAML."""
 
 from __future__ import annotations
 
-from fault import FIT, KMEANS, TEST, Fault, given, text
+from fault import FIT, KMEANS, TEST, Fault, faults, given, text
 
 OWN = """from ser_personal import EmotionFineTuning
 class Mine(EmotionFineTuning):
@@ -62,3 +62,59 @@ OF_OTHERS = [
 
 
 ARGUMENTS = [*given(FIT, OF_FIT), *(Fault(*row) for row in OF_OTHERS)]
+
+
+CONFIG = [*FIT, "--config", "{here}/c.yaml"]
+
+
+def yaml(content: str | bytes) -> object:
+    return text("c.yaml", content)
+
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)
+)
+
+COMMAND = "{class_path: os.system, init_args: {command: touch touched}}"
+PROCESS = "{class_path: subprocess.Popen, init_args: {args: [touch, touched]}}"
+
+OF_CONFIG = [
+    ("a command in YAML", "c.yaml, line 1: isn't YAML", yaml('!!python/object/apply:os.system ["touch touched"]\n')),
+    ("a command deeper in YAML", "c.yaml, line 2: isn't YAML", yaml("model:\n  x: !!python/name:os.system\n")),
+    ("a command as a model", "--model: Import path os.system does not", yaml(f"model: {COMMAND}\n")),
+    ("a process as a callback", "--trainer.callbacks", yaml(f"trainer: {{callbacks: [{PROCESS}]}}\n")),
+    (
+        "a process as a corpus",
+        "--data.corpus: Import path subprocess.Popen does not",
+        yaml(f"data: {{init_args: {{corpus: {PROCESS}}}}}\n"),
+    ),
+    ("an empty config", "c.yaml: holds no values by name", yaml("")),
+    ("a config of bytes", "c.yaml: isn't YAML", yaml(b"\x80\x81\xff\xfe")),
+    ("a config of zero bytes", "c.yaml.*: isn't YAML", yaml(b"a: \x00\n")),
+    ("a config with tabs", "c.yaml, line 2: isn't YAML", yaml("model:\n\tspeed: 1\n")),
+    ("a config nested without end", "c.yaml", yaml("[" * 5000)),
+    ("aliases of aliases of aliases", "c.yaml: holds more than 10,000 values", yaml(LAUGHS)),
+    ("numbers as names", "Key must be a string, got: 1", yaml("1: 2\n")),
+    ("a trainer that is a number", "c.yaml: holds no values by name under trainer", yaml("trainer: 5\n")),
+    ("callbacks that are a number", "--trainer.callbacks", yaml("trainer: {callbacks: 3}\n")),
+    ("data that is a list", "--data: Not a valid subclass of LightningDataModule", yaml("data: [1, 2]\n")),
+    ("null for a number", "learning_rate: null is no float", yaml("model: {init_args: {learning_rate: null}}\n")),
+]
+CONFIGS = [
+    *faults(CONFIG, OF_CONFIG),
+    Fault("a folder as a config", [*FIT, "--config", "{here}"], "no such config file"),
+    Fault("NaN for a number", [*FIT, "--model.learning_rate", "nan"], "--model.learning_rate: nan is out of range"),
+    Fault("infinity for a number", [*FIT, "--data.batch_seconds", "inf"], "--data.batch_seconds: inf is out of range"),
+    Fault(
+        "a log that would be replaced",
+        [*FIT, "--trainer.logger", "CSVLogger", "--trainer.logger.save_dir={here}", "--trainer.logger.version=0"],
+        "metrics.csv: is of an earlier run, and this one would replace it",
+        text("lightning_logs/version_0/metrics.csv", "epoch\n"),
+    ),
+    Fault(
+        "a config of another command",
+        [*KMEANS, "--config", "{here}/c.yaml"],
+        "Option 'trainer.max_epochs' is not accepted",
+        yaml("trainer: {max_epochs: 1}\n"),
+    ),
+]

@@ -7,11 +7,10 @@ from dataclasses import asdict
 
 import pytest
 from command_line import configs, ser, trainer_flags
-from hostile_arguments import ARGUMENTS
+from hostile_arguments import ARGUMENTS, CONFIGS
 from hostile_artefacts import ARTEFACTS
 from hostile_audio import AUDIO
 from hostile_checkpoints import CHECKPOINTS
-from hostile_configs import CONFIGS
 from hostile_corpora import CORPORA
 from hostile_mistakes import MISTAKES
 from hostile_tables import TABLES
