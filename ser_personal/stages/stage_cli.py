@@ -225,7 +225,7 @@ class StageCLI(LightningCLI):
         self._starts_over = False
         if stage == "fit" and path == LAST:
             trainer = self.config[stage].trainer.as_dict()
-            path = newest_checkpoint(trainer)
+            path = next((str(path) for path in _stage_checkpoints(trainer, "-last") if path.is_file()), None)
             # a run killed before its first NAME-last.ckpt left a model that may go, a finished run's may not
             models = [model for model in _stage_checkpoints(trainer) if model.is_file()]
             self._starts_over = path is None and all(read_checkpoint(model).get("epoch") == 0 for model in models)
@@ -376,11 +376,6 @@ def _with_wandb(arguments: list[str]) -> list[str]:
         remedy = "`pip install 'ser_personal[wandb]'`, or leave it out for TensorBoard"
         raise UserError("the package wandb isn't installed", where=f"{WANDB} {projects[-1]}", remedy=remedy)
     return [*without([WANDB], arguments), "--trainer.logger", "WandbLogger", "--trainer.logger.project", projects[-1]]
-
-
-def newest_checkpoint(trainer: dict[str, Any]) -> str | None:
-    """Find NAME-last.ckpt of an earlier training run with these arguments of the trainer; None where there is none."""
-    return next((str(path) for path in _stage_checkpoints(trainer, "-last") if path.is_file()), None)
 
 
 def _stage_checkpoints(trainer: dict[str, Any], ending: str = "") -> list[Path]:

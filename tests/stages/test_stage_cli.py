@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -20,6 +21,7 @@ from ser_personal.errors import UserError
 from ser_personal.evaluation.pldc_callback import PLDCCallback
 from ser_personal.pretrain.kmeans import kmeans
 from ser_personal.speakers.embedding import Zero
+from ser_personal.stages.trained_model import TrainedModel
 from ser_personal.training.checkpoints import StageCheckpoint
 
 INTERPRETER = ["--model.interpreter", "MLPInterpreter", "--model.interpreter.hidden_dims", "[16]"]
@@ -86,6 +88,28 @@ def test_the_command_line_can_not_change_what_was_trained(run, build, synthetic_
         build("test", *arguments, *changed)
     # which PAPT brought
     assert build("validate", *arguments, "--model.fusion", "last")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        *(({"learning_rate": 1.0}, None), ({"fusion": None}, None), ({"fusion": "last"}, None)),
+        *(({"encoder.dim": 64}, None), ({"encoder.dim": 32}, "encoder.dim 64, not 32")),
+        ({"fusion": "first"}, "fusion last, not first"),
+        ({"encoder": "HubertEncoder"}, "encoder TinyEncoder, not HubertEncoder"),
+        ({"speakers.embedding_dim": 16}, "speakers.embedding_dim 8, not 16"),
+    ],
+)
+def test_the_architecture_that_was_trained_stays(changed, told):
+    """Fusion was left to PAPT, which brought `last` and a table of width 8."""
+    table = {"name": "SpeakerEmbedding", "sizes": {"embedding_dim": 8}, "speaker_ids": ["1"], "feature_dim": 0}
+    description = {"encoder_config": "{}", "fusion": "last", "speakers": table}
+    encoder = {"class_path": "TinyEncoder", "init_args": {"dim": 64, "heads": 4}}
+    arguments = {"encoder": encoder, "fusion": None, "learning_rate": 1e-4}
+    trained = TrainedModel("finetune.ckpt", "package.EmotionFineTuning", arguments, description)
+    refused = pytest.raises(UserError, match=f"^finetune.ckpt: was trained with {told}")
+    with nullcontext() if told is None else refused:
+        trained.refuse_other_architecture(changed)
 
 
 def test_predict_and_a_test_without_pldc_write_what_is_uncalibrated_in_a_test_with_it(
