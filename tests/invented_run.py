@@ -11,10 +11,7 @@ import pandas as pd
 from ser_personal.evaluation.run_files import SpeakerVectors, write_json, write_speakers
 from ser_personal.scores import as_json, score
 
-ROWS = (
-    *("raw", "mu", "sigma", "both", "affine", "posterior", "population", "random_speakers"),
-    "own_statistics",
-)
+ROWS = (*("raw", "mu", "sigma", "both", "affine", "posterior", "population", "random_speakers"), "own_statistics")
 
 
 def invent(

@@ -103,9 +103,7 @@ EXTRAS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["
 
 @pytest.fixture(scope="session")
 def after_the_quick_start(
-    synthetic_corpus: Path,
-    synthetic_pseudo_labels: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    synthetic_corpus: Path, synthetic_pseudo_labels: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The folder in which a reader of the quick start stands at its end, and recordings of Anna."""
     folder = tmp_path_factory.mktemp("desk") / "desk"

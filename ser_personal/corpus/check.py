@@ -110,13 +110,7 @@ class Finding(NamedTuple):
     problems: list[Problem]
 
 
-def check(
-    corpus: Corpus | str,
-    write: str | None = None,
-    *,
-    decode: bool = True,
-    replace: bool = False,
-) -> int:
+def check(corpus: Corpus | str, write: str | None = None, *, decode: bool = True, replace: bool = False) -> int:
     """Read a corpus, list what is in it and everything wrong with it, and write what is usable as a table.
 
     Args:

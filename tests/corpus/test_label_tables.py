@@ -18,10 +18,7 @@ from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES
 
 
-@pytest.mark.parametrize(
-    ("name", "meant"),
-    [("EmoDom", "dominance"), ("valance", "valence")],
-)
+@pytest.mark.parametrize(("name", "meant"), [("EmoDom", "dominance"), ("valance", "valence")])
 def test_an_attribute_by_another_name_is_not_passed_over(name, meant, tmp_path, capsys):
     (tmp_path / "a.csv").write_text(f"path,speaker,split,pleasant,{name}\na.wav,s,train,3,3\n")
     told = f"a.csv: no column {meant}, and {name} isn't read. Did you mean {name}? Rename it to {meant}, or"

@@ -13,12 +13,7 @@ from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.corpus.msp_podcast import MSPPodcast
 from ser_personal.data.emotion import CachedEmotionDataModule, EmotionDataModule
 from ser_personal.data.frame_store import FeatureCache
-from ser_personal.data.speaker_features import (
-    CachedSpeakerFeatures,
-    ConcatFeatures,
-    SpeakerFeatures,
-    SpeakerVectorFile,
-)
+from ser_personal.data.speaker_features import CachedSpeakerFeatures, ConcatFeatures, SpeakerFeatures, SpeakerVectorFile
 from ser_personal.errors import UserError
 from ser_personal.types import FeatureSource
 
@@ -125,11 +120,7 @@ def test_statistics_of_speakers(corpus, cache_folder):
     frames = [cache[u.utterance_id].astype(np.float64) for u in utterances]
     means = np.array([of_one.mean(0) for of_one in frames])
     every = np.concatenate(frames)
-    expected = {
-        "mean": means.mean(0),
-        "max": means.max(0),
-        "moments": np.concatenate([every.mean(0), every.std(0)]),
-    }
+    expected = {"mean": means.mean(0), "max": means.max(0), "moments": np.concatenate([every.mean(0), every.std(0)])}
     for statistics, vector in expected.items():
         features = CachedSpeakerFeatures(str(cache_folder), statistics).read(corpus.utterances)
         assert features.speaker_ids == ("s0", "s1", "s2", "s3", "t1", "t2", "v0")
