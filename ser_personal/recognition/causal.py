@@ -18,7 +18,7 @@ from ser_personal.recognition.profiles import SpeakerProfile
 from ser_personal.scores import Moments, rows_by_speaker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -52,18 +52,13 @@ def left_out_posteriors(
     """A set causally by the posterior, (utterances, attributes), each speaker by one fitted without the speaker."""
     calibrator = PosteriorCalibrator(bank, attributes)
     calibrated = np.empty_like(validation.predictions)
-    for rows in _folds(validation.speaker_ids):
+    fold_of = {speaker: number % FOLDS for number, speaker in enumerate(rows_by_speaker(validation.speaker_ids))}
+    for fold in sorted(set(fold_of.values())):
+        rows = np.array([speaker is not None and fold_of[speaker] == fold for speaker in validation.speaker_ids])
         others = validation.part(~rows)
         calibrator.fit(others.predictions, others.speaker_ids, others.pooled, others.labels)
         calibrated[rows] = calibrate_causally(CausalPosterior(calibrator.fitted, attributes), validation.part(rows))
     return calibrated
-
-
-def _folds(speaker_ids: Sequence[str | None]) -> Iterator[NDArray[np.bool_]]:
-    """Masks (utterances,) that hold each speaker once."""
-    fold_of = {speaker: number % FOLDS for number, speaker in enumerate(rows_by_speaker(speaker_ids))}
-    for fold in sorted(set(fold_of.values())):
-        yield np.array([speaker is not None and fold_of[speaker] == fold for speaker in speaker_ids])
 
 
 @dataclass(frozen=True, eq=False)
