@@ -27,7 +27,9 @@ no figure says anything about people.
 VOICES = ("ben", "ada")
 
 
-def demo(out: str, speakers: int = 60, utterances: int = 16, seed: int = 0, *, full: bool = False) -> None:
+def demo(
+    out: str, speakers: int = 60, utterances: int = 16, seed: int = 0, *, full: bool = False, verbose: bool = False
+) -> None:
     """Run the whole method on synthetic speech: corpus, PAPT, fine-tuning, a test with controls, report and timeline.
 
     Every command that it stands for is in commands.sh, and works when pasted; what they printed is in log.txt. They run
@@ -39,12 +41,13 @@ def demo(out: str, speakers: int = 60, utterances: int = 16, seed: int = 0, *, f
         utterances: of each speaker.
         seed: of the corpus.
         full: train Vanilla-FT and TAPT-FT as well, and compare the three.
+        verbose: show each command, and all that it prints.
     """
     folder = Path(out)
     check_empty(folder)
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    stages = Stages(folder, 12 if full else 7)
+    stages = Stages(folder, 12 if full else 7, verbose=verbose)
     # utterances are of 2 to 4 s
     print(EXPECT.format(minutes=speakers * utterances * 3 / 60))
     run = _pipeline(stages, folder, speakers, utterances, seed, full=full)
@@ -65,15 +68,16 @@ The commands are in {folder / "commands.sh"}, what they printed in {folder / "lo
 class Stages:
     """Runs `ser` commands in this process, a line a stage; its folder gets commands.sh and log.txt."""
 
-    def __init__(self, folder: Path, number: int) -> None:
-        self._folder, self._number, self._done = folder, number, 0
+    def __init__(self, folder: Path, number: int, *, verbose: bool) -> None:
+        self._folder, self._number, self._verbose = folder, number, verbose
+        self._done = 0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[list[str]]:
         """One stage; the first entry of the list stands on its line, further ones below."""
         self._done += 1
         title = f"{self._done}/{self._number} {name:10}"
-        print(title, end=" ", flush=True)
+        print(title, end="\n" if self._verbose else " ", flush=True)
         found: list[str] = []
         started = time.perf_counter()
         try:
@@ -82,7 +86,7 @@ class Stages:
             print()
             raise
         first, *more = found
-        print(f"{first:<64}{time.perf_counter() - started:4.0f} s")
+        print(f"{f'{title} ' if self._verbose else ''}{first:<64}{time.perf_counter() - started:4.0f} s")
         for line in more:
             print(f"{'':{len(title)}} {line}")
 
@@ -96,7 +100,9 @@ class Stages:
             for file, text in (("commands.sh", line), ("log.txt", f"$ {line}")):
                 log = stack.enter_context((self._folder / file).open("a", encoding="utf-8"))
                 print(text, file=log, flush=True)
-            if not shown:
+            if self._verbose:
+                print(f"\n$ {line}", flush=True)
+            elif not shown:
                 # else its log would write to this file even after it is closed
                 import lightning.pytorch  # noqa: F401
 
@@ -131,7 +137,7 @@ def _pipeline(stages: Stages, folder: Path, speakers: int, utterances: int, seed
         kmeans = _configs("kmeans.yaml", "tiny/kmeans.yaml")
         # no process has to be started for so little audio
         stages.run("kmeans", *kmeans, *data, "--data.num_workers", 0, "--out", labels)
-        found.append("pseudo-labels of the frames' MFCC")
+        found.append(_clusters(labels))
 
     # the stages share this process, which a second device would leave
     device = ["--trainer.devices", 1, "--trainer.default_root_dir"]
@@ -159,6 +165,16 @@ def _pipeline(stages: Stages, folder: Path, speakers: int, utterances: int, seed
             folders = [path.parent for path in root.rglob("metrics.json")]
             found.extend(_tested(folders[-1]))
     return folders[-1]
+
+
+def _clusters(folder: Path) -> str:
+    import numpy as np
+
+    from ser_personal.data.frame_store import PseudoLabels
+
+    labels = PseudoLabels.load(folder)
+    used = len(np.unique(np.concatenate([labels[utterance] for utterance in labels])))
+    return f"{labels.num_clusters} of MFCC frames, {'all' if used == labels.num_clusters else used} used"
 
 
 def _tested(folder: Path) -> list[str]:
