@@ -20,8 +20,9 @@ from typing_extensions import override
 from ser_personal.audio import BAD_AUDIO, SAMPLE_RATE, WINDOW
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
-from ser_personal.data.batching import Batch, BucketBatchSampler, ExampleKey, GivenBatches, SpeechLoader
+from ser_personal.data.batching import BucketBatchSampler, ExampleKey, GivenBatches
 from ser_personal.data.dataset import WholeUtterances, collate, samples_of
+from ser_personal.data.resumable_loader import Batch, SpeechLoader
 from ser_personal.data.speaker_features import SpeakerFeatureSource
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ser_personal.corpus.base import Corpus
-    from ser_personal.data.batching import SpeechLoader
     from ser_personal.data.dataset import UtteranceDataset
+    from ser_personal.data.resumable_loader import SpeechLoader
     from ser_personal.types import FeatureSource, Utterance
 
 _AUGMENTATION = [each.name for each in fields(Augmentation)]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ser_personal.corpus.base import Corpus
-    from ser_personal.data.batching import SpeechLoader
+    from ser_personal.data.resumable_loader import SpeechLoader
     from ser_personal.types import Utterance
 
 # holds a masked span of HuBERT's ten frames, and a frame beside it

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ser_personal.data.batching import SpeechLoader
     from ser_personal.data.datamodule import AllUtterancesDataModule
+    from ser_personal.data.resumable_loader import SpeechLoader
     from ser_personal.encoder.hubert import HubertEncoder
     from ser_personal.types import SpeechBatch
 

@@ -20,7 +20,7 @@ from ser_personal.calibration.posterior import load_posterior, save_posterior
 from ser_personal.errors import UserError
 from ser_personal.files import check_empty, content_hash, is_hub_name, sync_folder
 from ser_personal.speakers.bank import SpeakerBank
-from ser_personal.speakers.embedding import UnseenPolicy
+from ser_personal.speakers.unseen import UnseenPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

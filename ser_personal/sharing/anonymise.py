@@ -12,7 +12,8 @@ import torch
 from ser_personal.calibration.pldc import PLDCSettings, label_statistics, normalised
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
-from ser_personal.speakers.embedding import Mean, SpeakerEmbedding, Zero
+from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.speakers.unseen import Mean, Zero
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,11 +1,7 @@
-"""The learnt speaker embedding e_s: a table of the speakers known to PAPT and one fully connected layer.
-
-What a speaker outside the table gets is a policy, a class; all are ours, since the paper doesn't say.
-"""
+"""The learnt speaker embedding e_s: a table of the speakers known to PAPT and one fully connected layer."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +11,7 @@ from typing_extensions import override
 
 from ser_personal.errors import UserError
 from ser_personal.speakers.representation import SpeakerDescription, SpeakerRepresentation
+from ser_personal.speakers.unseen import Mean, UnseenPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,35 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
-
-
-class UnseenPolicy(ABC):
-    """From the table to an embedding for speakers outside it."""
-
-    @abstractmethod
-    def embed(self, embeddings: Tensor) -> Tensor:
-        """From the table's e_s, (speakers, dim), to that of every speaker outside it, (dim,)."""
-
-    @property
-    def settings(self) -> tuple[object, ...]:
-        """What its embedding depends on apart from the table."""
-        return (type(self).__name__, *sorted(vars(self).items()))
-
-
-class Mean(UnseenPolicy):
-    """The mean of all e_s."""
-
-    @override
-    def embed(self, embeddings: Tensor) -> Tensor:
-        return embeddings.mean(0)
-
-
-class Zero(UnseenPolicy):
-    """No embedding: frames as the encoder makes them."""
-
-    @override
-    def embed(self, embeddings: Tensor) -> Tensor:
-        return embeddings.new_zeros(embeddings.shape[1])
 
 
 class SpeakerEmbedding(SpeakerRepresentation):

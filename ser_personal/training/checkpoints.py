@@ -1,6 +1,6 @@
 """What a stage leaves for the next one, papt.ckpt or finetune.ckpt, and what makes resuming training exact.
 
-How resumed training finds its position inside an epoch is in data/batching.py (`SpeechLoader.state_dict`), and
+How resumed training finds its position inside an epoch is in data/resumable_loader.py (`SpeechLoader.state_dict`), and
 which batches an epoch has in data/batching.py (`BucketBatchSampler.plan`).
 """
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ser_personal.errors import UserError
-from ser_personal.speakers.embedding import Mean, SpeakerEmbedding, Zero
+from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.speakers.features import FixedSpeakerFeatures, SpeakerEmbedder
+from ser_personal.speakers.unseen import Mean, Zero
 
 IDS = ["anna", "bela", "carl"]
 FEATURES = np.random.default_rng(0).normal(5, 3, (3, 6)).astype(np.float32)

@@ -20,7 +20,7 @@ from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.errors import UserError
 from ser_personal.evaluation.pldc_callback import PLDCCallback
 from ser_personal.pretrain.kmeans import kmeans
-from ser_personal.speakers.embedding import Zero
+from ser_personal.speakers.unseen import Zero
 from ser_personal.stages.trained_model import TrainedModel
 from ser_personal.training.checkpoints import StageCheckpoint
 

@@ -1,0 +1,40 @@
+"""What an unseen speaker gets, one outside the embedding table: a policy. All are ours, since the paper doesn't say."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class UnseenPolicy(ABC):
+    """From the table to an embedding for speakers outside it."""
+
+    @abstractmethod
+    def embed(self, embeddings: Tensor) -> Tensor:
+        """From the table's e_s, (speakers, dim), to that of every speaker outside it, (dim,)."""
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What its embedding depends on apart from the table."""
+        return (type(self).__name__, *sorted(vars(self).items()))
+
+
+class Mean(UnseenPolicy):
+    """The mean of all e_s."""
+
+    @override
+    def embed(self, embeddings: Tensor) -> Tensor:
+        return embeddings.mean(0)
+
+
+class Zero(UnseenPolicy):
+    """No embedding: frames as the encoder makes them."""
+
+    @override
+    def embed(self, embeddings: Tensor) -> Tensor:
+        return embeddings.new_zeros(embeddings.shape[1])
