@@ -222,7 +222,7 @@ class StageCLI(LightningCLI):
         """
         stage = self.config["subcommand"]
         path = self.config[stage].get("ckpt_path")
-        self._starts_over = False
+        self._starts_over, self._steps = False, 0
         if stage == "fit" and path == LAST:
             trainer = self.config[stage].trainer.as_dict()
             path = next((str(path) for path in _stage_checkpoints(trainer, "-last") if path.is_file()), None)
@@ -238,6 +238,7 @@ class StageCLI(LightningCLI):
             # callbacks of training, which a test has no use for
             warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
         trained = TrainedModel.read(path, self.config[stage].model.class_path, resumes=stage == "fit")
+        self._steps = trained.steps
         before = leaves(self.config[stage].model.as_dict())
         try:
             self.config = self.parser.parse_args(trained.arguments(self.arguments))
@@ -359,7 +360,8 @@ class StageCLI(LightningCLI):
                 if isinstance(each, StageCheckpoint) and each.best_model_score is not None:
                     best = f"{each.monitor} {decimal(float(each.best_model_score))}"
                     path, epochs = os.path.relpath(each.best_model_path), self.trainer.current_epoch
-                    print(f"written: {path}, {best}, the best of {epochs} epochs")
+                    done = "written" if self.trainer.global_step > self._steps else "trained before, and no further"
+                    print(f"{done}: {path}, {best}, the best of {epochs} epochs")
             # later training in this folder would resume from what Lightning saved for a job queued again
             for saved_for_slurm in Path(self.trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"):
                 saved_for_slurm.unlink()

@@ -39,6 +39,7 @@ class TrainedModel:
     class_path: str
     init_args: dict[str, Any]
     description: EncoderDescription
+    steps: int = 0
 
     @classmethod
     def read(cls, path: str, expected: str | None, *, resumes: bool) -> Self:
@@ -55,7 +56,7 @@ class TrainedModel:
             raise UserError("doesn't name the class of its model", where=path, remedy=REMEDY)
         if expected not in {None, kind}:
             raise UserError(f"holds {_short(kind)}, the config names {_short(expected)}", where=path, remedy=REMEDY)
-        return cls(path, kind, saved, checkpoint[DESCRIPTION])
+        return cls(path, kind, saved, checkpoint[DESCRIPTION], checkpoint.get("global_step", 0))
 
     def arguments(self, command: list[str], data: dict[str, Any] | None = None) -> list[str]:
         """Insert these settings after the configs of a command line (a stage and its arguments), before its flags.

@@ -107,8 +107,8 @@ class StageCheckpoint(ModelCheckpoint):
             raise UserError(
                 "is of an earlier training run",
                 where=earlier[0],
-                remedy="Resume that with --ckpt_path last, replace it with --replace, or give another"
-                " --trainer.default_root_dir",
+                remedy=f"Resume that with --ckpt_path {'last' if paths[1].exists() else paths[0]}, replace it with"
+                " --replace, or give another --trainer.default_root_dir",
             )
 
     @override
@@ -245,6 +245,9 @@ class ExactResumption(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # those of the command line, which Lightning replaces by the checkpoint's after this
         self._settings = _settings(trainer)
+        # Where max_steps is given, Lightning enters an epoch that was over again when training is resumed, and leaves
+        # the next one out. It stops after these steps all the same.
+        trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]  # noqa: SLF001
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -79,7 +79,7 @@ def test_from_import_over_a_test_with_pldc_to_calibrated_values(
 
 def test_a_fit_goes_on_from_an_imported_model(synthetic_corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    FORMS[form][0](tmp_path / "model")
+    write_dense(tmp_path / "model")
     assert ser("import", "model", "--out", "imported") == 0
     recipe = [*configs("finetune.yaml", "public/dense.yaml"), "--model.initial_checkpoint", "imported/finetune.ckpt"]
     few = ["--trainer.limit_train_batches", "1", "--trainer.precision", "32-true", "--data.num_workers", "0"]

@@ -148,7 +148,7 @@ def test_predict_and_a_test_without_pldc_write_what_is_uncalibrated_in_a_test_wi
 
 def test_what_an_unseen_speaker_gets_comes_from_the_checkpoint(run, build, tmp_path, synthetic_corpus):
     content = torch.load(run / "finetune.ckpt", weights_only=True)
-    policy = {"class_path": "ser_personal.speakers.embedding.Zero"}
+    policy = {"class_path": "ser_personal.speakers.unseen.Zero"}
     speakers = {"class_path": "ser_personal.speakers.embedding.SpeakerEmbedding", "init_args": {"unseen": policy}}
     content["hyper_parameters"]["speakers"] = speakers
     torch.save(content, tmp_path / "zero.ckpt")
@@ -185,6 +185,10 @@ def test_a_fit_says_each_thing_once(tmp_path, synthetic_corpus, capsys, caplog):
     assert re.findall(r"epoch (\d) of 2: val_ccc -?\.\d{3}, \d+ s", printed) == ["1", "2"]
     assert len(re.findall(r"written: .*finetune.ckpt, val_ccc -?\.\d{3}, the best of 2 epochs", printed)) == 1
     assert not [line for line in ("Total params", "Seed set to", "GPU available") if line in printed]
+    assert ser("fit", *finetune_arguments(synthetic_corpus), *short, *flags, "--ckpt_path", "last") == 0
+    assert re.search(
+        r"^trained before, and no further: .*, the best of 2 epochs", capsys.readouterr().out, re.MULTILINE
+    )
 
 
 def test_wandb_is_a_flag_for_its_logger_or_one_line(build, synthetic_corpus, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,26 @@ def test_a_fit_resumed_after_any_step_is_the_uninterrupted_one(options, tmp_path
         else:
             assert batch > BATCHES * (EPOCHS - 1), "it ended before it could stop"
         assert seen.seen == validations.seen
+
+
+class Killed(Callback):
+    """Ends the fit at a batch, and nothing is saved."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.fit_loop.total_batch_idx + 1 == self.batch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("options", [{}, {"max_steps": 2 * BATCHES}, {"max_steps": 2 * BATCHES - 2}], ids=str)
+def test_a_fit_resumed_from_the_end_of_an_epoch_goes_on_with_the_next(options, tmp_path):
+    whole, validations = fit(tmp_path / "whole", options, seen := Validations()), Validations()
+    with suppress(KeyboardInterrupt, SystemExit):
+        fit(tmp_path, options, Killed(BATCHES + 2), validations)
+    assert fit(tmp_path, options, validations, checkpoint=tmp_path / "walk-last.ckpt") == whole
+    assert validations.seen == seen.seen
 
 
 def test_a_fit_is_not_resumed_with_steps_that_mean_something_else(tmp_path, monkeypatch):
