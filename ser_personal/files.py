@@ -6,13 +6,14 @@ import json
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EISDIR
 from functools import lru_cache
 from hashlib import blake2b
 from math import isnan
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
+from unicodedata import normalize
 
 from ser_personal.errors import UserError
 
@@ -90,6 +91,28 @@ def refuse_pointer(path: Path) -> None:
         if start.startswith(sign):
             what = f"is a pointer of {name}, whose content `{command}` brings"
             raise UserError(what, where=path, remedy="Run that in its folder")
+
+
+def on_disk(path: Path) -> Path:
+    """A path as the disk spells it: where it isn't there, the one whose names differ in Unicode's form alone."""
+    if str(path).isascii() or os.path.lexists(path):
+        return path
+    found = Path(path.anchor)
+    for part in path.relative_to(path.anchor).parts:
+        spelled = part
+        if not part.isascii() and not os.path.lexists(found / part):
+            with suppress(OSError, ValueError):
+                spelled = _spellings(found.absolute(), found.stat().st_mtime_ns).get(normalize("NFC", part), part)
+        found /= spelled
+    return found if os.path.lexists(found) else path
+
+
+# of a folder, so that it is listed once, however many of its files are missing
+@lru_cache(maxsize=1024)
+def _spellings(folder: Path, modified: int) -> dict[str, str]:
+    del modified
+    names = sorted(path.name for path in folder.iterdir())
+    return {normalize("NFC", name): name for name in names if not name.isascii()}
 
 
 def refuse_existing(*paths: str | Path | None, replace: bool) -> None:

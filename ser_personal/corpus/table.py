@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write, refuse_pointer
+from ser_personal.files import atomic_write, on_disk, refuse_pointer
 from ser_personal.types import ATTRIBUTES, plain_name
 
 if TYPE_CHECKING:
@@ -416,7 +416,7 @@ def audio_path(folder: Path, cell: str, where: object, *, anywhere: bool = False
 
     Args:
         folder: that paths are relative to.
-        cell: the path as the table has it, with slashes or, on Windows, backslashes.
+        cell: the path as the table has it, with slashes or, on Windows, backslashes, in any of Unicode's forms.
         where: what an error calls the row.
         anywhere: accept absolute paths to elsewhere and those through `..`.
         naming: what an error adds on how to name the table.
@@ -424,9 +424,9 @@ def audio_path(folder: Path, cell: str, where: object, *, anywhere: bool = False
     parts = PureWindowsPath(cell).parts
     if not all(map(_is_a_name, parts)):
         raise UserError(f"{cell[:80]!r} can't be a file's name", where=where, remedy="Correct or remove the row")
-    path = folder / cell
+    path = on_disk(folder / cell)
     if "\\" in cell and not path.is_file():
-        path = folder / cell.replace("\\", "/")
+        path = on_disk(folder / cell.replace("\\", "/"))
     absolute = PurePosixPath(cell).is_absolute() or PureWindowsPath(cell).anchor
     leaves = ".." in parts or (absolute and not Path(cell).is_relative_to(folder.absolute()))
     if leaves and not anywhere:

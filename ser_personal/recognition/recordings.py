@@ -32,6 +32,7 @@ from ser_personal.audio import (
 from ser_personal.corpus.table import SEGMENT, audio_path, is_table, known, read_csv_rows
 from ser_personal.corpus.table import segment as segment_of
 from ser_personal.errors import UserError, counted
+from ser_personal.files import on_disk
 from ser_personal.recognition.turns import Turn, Turns, check_turns, read_turns, stem_of
 from ser_personal.types import plain_name
 
@@ -267,7 +268,7 @@ def recordings_of(
         what = f"{counted(len(speakers), 'speaker')} for {counted(len(several), 'recording')}"
         raise UserError(what, where="speaker_ids", remedy="Give one id per recording, None where unknown")
     recordings = [
-        Recording(str(one), Path(one), speaker)
+        Recording(str(one), on_disk(Path(one)), speaker)
         if isinstance(one, str | Path)
         else Recording(f"array {number}", _waveform(one, number, sample_rate), speaker)
         for number, (one, speaker) in enumerate(zip(several, speakers, strict=True))
@@ -322,6 +323,7 @@ def find_recordings(audio: Path, speaker_from: SpeakerFrom) -> list[Recording]:
 
     Where speakers come from a column, a folder's table is its corpus.csv.
     """
+    audio = on_disk(audio)
     if speaker_from == "column" and audio.is_dir():
         return _from_table(audio / TABLE, speaker_from, anywhere=False)
     if is_table(audio):
@@ -351,7 +353,7 @@ def _from_table(table: Path, speaker_from: SpeakerFrom, *, anywhere: bool) -> li
     found: list[Recording] = []
     turns: dict[str, list[Turn]] = {}
     for row in read_csv_rows(table, required=required, filled=("path",), any_case=(*required, *SEGMENT)):
-        path = table.parent / row["path"]
+        path = on_disk(table.parent / row["path"])
         if not anywhere:
             path = audio_path(table.parent, row["path"], f"{table}, {row['path']}", naming=f", or name it: {table}")
         speaker = known(row["speaker"]) if speaker_from == "column" else _folder_of(path, speaker_from)

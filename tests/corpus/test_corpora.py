@@ -4,6 +4,7 @@ import logging
 import os
 from math import isnan
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -115,6 +116,26 @@ def test_names_are_one_however_unicode_spells_them_and_paths_stay_as_they_are(ta
     (tmp_path / "vectors.csv").write_text("speaker,d0,d1\nJose\u0301,1,1\n")
     for name in ("vectors.npz", "vectors.csv"):
         assert list(read_vectors(tmp_path / name, of="speaker")) == ["Jos\u00e9"]
+
+
+@pytest.mark.parametrize(("form", "other"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_audio_is_found_however_unicode_spells_its_path(table, release, tmp_path, form, other):
+    folder, name = normalize(form, "Jose\u0301"), normalize(form, "cafe\u0301.wav")
+    path = Path(table(COLUMNS, [f"{folder}/{name}", "s", "train", 1]))
+    for written in (f"{folder}/{name}", f"{folder}\\{name}"):
+        path.write_text(path.read_text().splitlines()[0] + f"\n{normalize(other, written)},s,train,1\n")
+        (utterance,) = CSVCorpus(str(path)).utterances
+        assert (utterance.path, utterance.seconds) == (tmp_path / folder / name, 0.1)
+    path.rename(tmp_path / folder / "corpus.csv")
+    (tmp_path / folder / "corpus.csv").write_text(f"path,speaker,split\n{name},s,train\n")
+    for corpus in (tmp_path / folder, tmp_path / folder / "corpus.csv"):
+        assert open_corpus(normalize(other, str(corpus))).utterances[0].path == tmp_path / folder / name
+    root = release([(name, "N", 4, 4, 4, 1, "Male", "Train")])
+    labels = root / "Labels" / "labels_consensus.csv"
+    labels.write_text(normalize(other, labels.read_text()))
+    root = root.rename(root.with_name(normalize(form, "e\u0301")))
+    (utterance,) = open_corpus(normalize(other, str(root))).utterances
+    assert utterance.path == root / "Audios" / name
 
 
 def test_own_scale(table):

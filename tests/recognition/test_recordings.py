@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from math import inf
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -57,6 +58,17 @@ def test_links_are_followed_once_hidden_folders_are_not_and_what_is_passed_over_
     (tmp_path / "empty" / "film.mkv").touch()
     with pytest.raises(UserError, match=r"empty: holds no sound file, but 1 \.mkv\. Give"):
         find_recordings(tmp_path / "empty", "none")
+
+
+@pytest.mark.parametrize(("form", "other"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_recording_is_found_however_unicode_spells_its_path(tmp_path, form, other):
+    file = tmp_path / normalize(form, "Jose\u0301/cafe\u0301.wav")
+    write(file)
+    asked, table = normalize(other, str(file)), tmp_path / "corpus.csv"
+    table.write_text(f"path,speaker\n{Path(asked).relative_to(tmp_path)},s\n")
+    found = [find_recordings(Path(asked), "none"), find_recordings(Path(asked).parent, "none"), recordings_of(asked)]
+    found += [find_recordings(table, "none"), find_recordings(tmp_path, "column"), recordings_of([Path(asked)])]
+    assert [[one.audio for one in each] for each in found] == [[file]] * 6
 
 
 def test_numbers_in_paths_count_by_their_value(tmp_path):
