@@ -20,9 +20,9 @@ from ser_personal.calibration.table import (
     standard_calibrators,
 )
 from ser_personal.corpus.splits import canonical_split
-from ser_personal.corpus.table import Vectors, known, read_csv_rows, read_vectors
+from ser_personal.corpus.table import Vectors, check_ending, known, read_csv_rows, read_vectors, write_rows
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write, refuse_existing
+from ser_personal.files import refuse_existing
 from ser_personal.ranges import Seed, require_scale
 from ser_personal.speakers.bank import SpeakerBank
 
@@ -140,7 +140,7 @@ def calibrate_tables(
         bank: what is known of training speakers: a bank (.safetensors) that `ser test` wrote, made by the same model as
             the vectors; or CSV with a row a training utterance and the columns utterance, speaker and, say,
             arousal_label; of its split only train, if it has one.
-        out: CSV to write.
+        out: table to write: .csv, .csv.gz, .tsv or .parquet.
         bank_vectors: the training utterances' vectors where `bank` is a CSV, as in `vectors`; the same file if None.
         scale: least and greatest label, where `bank` is a CSV; a file of a bank has its own.
         draws: of the control with random speakers, which is scored but not written.
@@ -150,6 +150,7 @@ def calibrate_tables(
         settings: the fields of PLDCSettings, but for `prior_utterances` and the variant: every one is written.
     """
     require_scale(scale)
+    check_ending(Path(out))
     refuse_existing(out, replace=replace)
     pooled = read_vectors(Path(vectors))
     attributes, named, predicted = read_predictions(Path(predictions), pooled, named_by="raw", default_split="test")
@@ -180,7 +181,8 @@ def calibrate_tables(
                 if not row.is_oracle and not row.is_random:
                     frame[f"{attribute}_{row.name}"] = row.predictions[0][:, column]
         frames.append(frame)
-    atomic_write(out, pd.concat(frames).to_csv(index=False).encode())
+    calibrated = pd.concat(frames)
+    write_rows(Path(out), list(calibrated), calibrated.itertuples(index=False, name=None))
     print(f"written: {out}")
 
 

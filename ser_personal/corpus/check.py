@@ -20,7 +20,7 @@ from ser_personal.audio import SAMPLE_RATE, TOO_SHORT, WINDOW, decode_utterance,
 from ser_personal.corpus.base import HEADER_THREADS, Corpus, duplicates, labels_outside, seconds_of
 from ser_personal.corpus.csv_corpus import open_corpus, write_corpus
 from ser_personal.corpus.splits import by_split, first_few, known_speakers, shared_speakers
-from ser_personal.corpus.table import write_rows
+from ser_personal.corpus.table import check_ending, write_rows
 from ser_personal.errors import UserError
 from ser_personal.files import refuse_existing
 from ser_personal.types import ATTRIBUTES
@@ -115,8 +115,9 @@ def check(corpus: Corpus | str, write: str | None = None, *, decode: bool = True
 
     Args:
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus class with its arguments.
-        write: table to write, such as clean.csv: a corpus of the utterances that training can use. clean.problems.csv
-            lists everything found, and with it what was left out and why. Speakers in two splits stay in both.
+        write: table to write, such as clean.csv (or .tsv, .csv.gz, .parquet): a corpus of the utterances that training
+            can use. clean.problems.csv lists everything found, and with it what was left out and why. Speakers in two
+            splits stay in both.
         decode: read every sample; false stops at the headers, and finds neither silence, damage inside a file nor
             copies.
         replace: replace files that exist already.
@@ -124,7 +125,10 @@ def check(corpus: Corpus | str, write: str | None = None, *, decode: bool = True
     Returns:
         1 where training would fail, on the written table where there is one; else 0.
     """
-    listing = None if write is None else Path(write).with_suffix(".problems.csv")
+    listing = None
+    if write is not None:
+        check_ending(Path(write))
+        listing = Path(write.removesuffix(".gz")).with_suffix(".problems.csv")
     refuse_existing(write, listing, replace=replace)
     console = Console()
     opened = open_corpus(corpus)

@@ -90,7 +90,7 @@ class CSVCorpus(Corpus):
 
 
 def write_corpus(utterances: Iterable[Utterance], path: Path) -> None:
-    """Write a table that `CSVCorpus` reads; missing labels and names are blank.
+    """Write a table that `CSVCorpus` reads, by its ending; missing labels and names are blank.
 
     Paths are relative to the table's folder, absolute where the audio lies outside of it.
     """

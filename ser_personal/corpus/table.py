@@ -14,6 +14,7 @@ from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from difflib import get_close_matches
 from functools import cache
+from importlib.util import find_spec
 from io import StringIO
 from itertools import chain
 from math import inf, isfinite, isnan
@@ -38,6 +39,8 @@ Vectors = dict[str, "NDArray[np.float64]"]
 logger = logging.getLogger(__name__)
 
 LONGEST_NAME = 255  # bytes, on all common file systems
+WRITTEN = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+_NO_PYARROW = "Parquet needs the package pyarrow"
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)
 
 _NO_LABEL = frozenset({"", "-", "na", "n/a", "nan", "none", "null", "unknown", "hidden"})
@@ -203,7 +206,7 @@ def _parquet_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
         frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
     except ImportError as error:
         remedy = "`pip install 'ser_personal[parquet]'`, or save it as CSV"
-        raise UserError("Parquet needs the package pyarrow", where=path, remedy=remedy) from error
+        raise UserError(_NO_PYARROW, where=path, remedy=remedy) from error
     # pyarrow's errors are of both kinds
     except (OSError, ValueError) as error:
         raise UserError("isn't a Parquet file that can be read", where=path, remedy="Write it again") from error
@@ -297,13 +300,34 @@ def _table_of_vectors(path: Path, of: str) -> Vectors:
     return vectors
 
 
+def check_ending(path: Path) -> None:
+    """Refuse a name whose ending is none that `write_rows` writes, or whose library is missing."""
+    if not path.name.lower().endswith(WRITTEN):
+        remedy = f"Give a name that ends in {', '.join(WRITTEN[:-1])} or {WRITTEN[-1]}"
+        raise UserError("isn't called like a table", where=path, remedy=remedy)
+    if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
+        raise UserError(_NO_PYARROW, where=path, remedy="`pip install 'ser_personal[parquet]'`, or write .csv")
+
+
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table that the functions above read; None and NaN become blank cells."""
+    """Write a table that the functions above read, by its ending; None and NaN become blank cells."""
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        import pandas as pd
+
+        try:
+            atomic_write(path, pd.DataFrame(list(rows), columns=list(columns)).to_parquet(index=False))
+        except UnicodeEncodeError as error:
+            what = f"Parquet can't hold {error.object[:80]!a}, which isn't Unicode"
+            raise UserError(what, where=path, remedy="Rename it, or write .csv") from error
+        return
     text = StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
+    separator = "\t" if name.removesuffix(".gz").endswith(".tsv") else ","
+    table = csv.writer(text, lineterminator="\n", delimiter=separator)
     table.writerow(columns)
     table.writerows([[_cell(cell) for cell in row] for row in rows])
-    atomic_write(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    content = text.getvalue().encode("utf-8", "surrogateescape")
+    atomic_write(path, gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
 
 
 def attribute_labels(row: Row, columns: Mapping[str, str], where: object) -> dict[str, float]:

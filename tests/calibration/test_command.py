@@ -69,7 +69,13 @@ def tables(tmp_path):
 def run(tables, **changes):
     predictions, *flags = (tables | changes).items()
     code = ser("calibrate", predictions[1], *[piece for name, value in flags for piece in (f"--{name}", value)])
-    return code, pd.read_csv((tables | changes)["out"], dtype={"speaker": str}) if code == 0 else None
+    return code, read((tables | changes)["out"]) if code == 0 else None
+
+
+def read(path):
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    return pd.read_csv(path, dtype={"speaker": str}, sep="\t" if path.suffix == ".tsv" else ",")
 
 
 def test_calibrated_columns_are_those_of_the_library(tables, capsys):
@@ -133,6 +139,16 @@ def test_without_labels_split_or_speakers_it_is_still_calibrated(tables, tmp_pat
     raw, speaker_ids, pooled = (array[12:] for array in arrays(TEST, "raw"))
     expected = calibrate(raw[:, :1], speaker_ids, pooled, bank(), attributes=["arousal"]).predictions[:, 0]
     np.testing.assert_allclose(frame["arousal_sigma"][12:], expected)
+
+
+def test_the_calibrated_table_is_written_by_its_ending(tables, tmp_path, capsys):
+    _, expected = run(tables)
+    for name in ("c.csv.gz", "c.tsv", "c.parquet"):
+        _, frame = run(tables, out=tmp_path / name)
+        pd.testing.assert_frame_equal(frame, expected, check_dtype=False)
+    capsys.readouterr()
+    assert run(tables, out=tmp_path / "c.json")[0] == 2
+    assert "c.json: isn't called like a table. Give a name that ends in .csv, " in capsys.readouterr().err
 
 
 def test_mistakes_in_the_tables_are_one_line_each(tables, tmp_path, capsys):

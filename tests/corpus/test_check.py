@@ -12,6 +12,7 @@ from rich.console import Console
 from ser_personal import CSVCorpus, EmotionDataModule
 from ser_personal.corpus import check as kinds
 from ser_personal.corpus.check import check, examine
+from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.errors import UserError
 
 COLUMNS = ["path", "speaker", "split", "arousal"]
@@ -177,6 +178,36 @@ def test_the_usable_part_is_written_and_trains(table, tmp_path):
         data = EmotionDataModule(str(clean), num_workers=0)
         data.setup("fit")
         assert data.train_speaker_ids == ["None", "s"]
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [("c.tsv", b"path\tspeaker"), ("c.csv.gz", b"\x1f\x8b"), ("c.TSV.gz", b"\x1f\x8b"), ("c.parquet", b"PAR1")],
+)
+def test_the_usable_part_is_written_by_its_ending(table, tmp_path, name, begins):
+    columns = [*COLUMNS, "valence", "emotion", "start", "end"]
+    rows = [
+        ["sub/ä, b.wav", "007", "train", 2.25, "", "joy", "", ""],
+        ["s.wav", "None", "dev", 3, 4, "", "0.01", "0.05"],
+    ]
+    path = table(columns, *rows, ["gone.wav", "s", "train", 2, 2, "", "", ""])
+    (tmp_path / "gone.wav").unlink()
+    written = {}
+    for clean in (tmp_path / "plain.csv", tmp_path / name):
+        assert check(path, write=str(clean)) == 0
+        # NaN isn't equal to itself
+        written[clean] = repr(open_corpus(str(clean)).utterances)
+    assert (tmp_path / name).read_bytes().startswith(begins)
+    assert (tmp_path / "c.problems.csv").read_bytes() == (tmp_path / "plain.problems.csv").read_bytes()
+    assert written[tmp_path / name] == written[tmp_path / "plain.csv"]
+
+
+@pytest.mark.parametrize("name", ["clean", "clean.json", "clean.xlsx", "clean.parquet.gz"])
+def test_an_ending_that_isnt_written_is_refused_before_anything_is_read(tmp_path, name):
+    told = f"{name}: isn't called like a table. Give a name that ends in .csv, .csv.gz, .tsv, .tsv.gz or .parquet."
+    with pytest.raises(UserError) as caught:
+        check("nowhere.csv", write=str(tmp_path / name))
+    assert str(caught.value).endswith(told)
 
 
 def test_what_only_the_user_can_decide_is_left_and_still_an_error(table, tmp_path, capsys):
