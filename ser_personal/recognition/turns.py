@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from functools import partial
 from importlib.util import find_spec
@@ -21,6 +22,8 @@ from ser_personal.types import plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    from praatio.data_classes.textgrid import Textgrid
 
 logger = logging.getLogger(__name__)
 
@@ -137,23 +140,31 @@ def _read_rttm(path: Path) -> dict[str, Turns]:
 def _read_textgrid(path: Path, left_out: Counter[str]) -> dict[str, Turns]:
     if find_spec("praatio") is None:
         raise UserError("needs the package praatio", where=path, remedy="`pip install praatio`, or give RTTM")
-    from praatio.textgrid import openTextgrid
     from praatio.utilities.constants import INTERVAL_TIER
     from praatio.utilities.errors import PraatioException
 
     try:
-        grid = openTextgrid(str(path), includeEmptyIntervals=True, reportingMode="error")
+        grid, names = _open_textgrid(path)
     except (PraatioException, ValueError, IndexError, KeyError, AttributeError, OSError) as error:
         reason = " ".join(str(error).split())
         return {path.stem: UserError(f"isn't a whole TextGrid ({reason})", where=path, remedy="Save it again in Praat")}
-    tiers = [tier for tier in grid.tiers if tier.tierType == INTERVAL_TIER]
+    tiers = [(name, tier) for name, tier in zip(names, grid.tiers, strict=True) if tier.tierType == INTERVAL_TIER]
     # Praat fills a tier with intervals; praatio reads a file that breaks off without a word
-    if any(not tier.entries or tier.entries[-1].end < grid.maxTimestamp for tier in tiers):
+    if any(not tier.entries or tier.entries[-1].end < grid.maxTimestamp for _, tier in tiers):
         what = "is truncated: a tier ends before the TextGrid does"
         return {path.stem: UserError(what, where=path, remedy="Save it again in Praat")}
-    others = [tier.name for tier in tiers if _NO_SPEAKER.fullmatch(tier.name.strip())]
-    entries = [(tier.name, entry) for tier in tiers if tier.name not in others for entry in tier.entries]
+    others = [name for name, _ in tiers if _NO_SPEAKER.fullmatch(name.strip())]
+    of_speakers = [(name, tier) for name, tier in tiers if name not in others]
+    entries = [(name, entry) for name, tier in of_speakers for entry in tier.entries]
     pauses = [entry.label.strip() for _, entry in entries if entry.label.strip().lower() in _PAUSE]
+    speaking = [
+        plain_name(name)
+        for name, tier in of_speakers
+        if any(entry.label.strip().lower() not in _PAUSE for entry in tier.entries)
+    ]
+    if twice := sorted({name for name in speaking if speaking.count(name) > 1}):
+        what = f"has two tiers called {first_few(twice)}"
+        return {path.stem: UserError(what, where=path, remedy="Rename one of them in Praat")}
     left_out.update(f"tier {name}" for name in others)
     left_out.update(f"intervals labelled {label}" for label in pauses if label)
     turns = tuple(
@@ -166,6 +177,22 @@ def _read_textgrid(path: Path, left_out: Counter[str]) -> dict[str, Turns]:
         what = f"has no tier of a speaker, but {first_few(others)}"
     remedy = "Give one interval tier per speaker, named after the speaker"
     return {path.stem: turns or UserError(what, where=path, remedy=remedy)}
+
+
+def _open_textgrid(path: Path) -> tuple[Textgrid, list[str]]:
+    """A TextGrid and the names of its tiers, which praatio changes where two are alike."""
+    from praatio.textgrid import openTextgrid
+    from praatio.utilities.errors import DuplicateTierName
+    from praatio.utilities.textgrid_io import parseTextgridStr
+
+    try:
+        grid = openTextgrid(str(path), includeEmptyIntervals=True, reportingMode="error")
+        return grid, list(grid.tierNames)
+    except DuplicateTierName:
+        grid = openTextgrid(str(path), includeEmptyIntervals=True, reportingMode="error", duplicateNamesMode="rename")
+    marked = path.read_bytes().startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+    text = path.read_text(encoding="utf-16" if marked else "utf-8")
+    return grid, [tier["name"] for tier in parseTextgridStr(text)["tiers"]]
 
 
 def _read_table(path: Path) -> dict[str, Turns]:

@@ -110,7 +110,7 @@ BAD = {
         "has turns on channels 1, 2",
     ),
     "renamed.rttm": (rttm([(0, 1, "a")], "somewhere"), "has no turns in "),
-    "twice.TextGrid": (SHORT.replace("ben", "anna"), "isn't a whole TextGrid"),
+    "twice.TextGrid": (SHORT.replace("ben", "anna"), "has two tiers called anna. Rename one of them in Praat."),
     "broken.wav": (b"RIFF" + b"\0" * 40, "can't be decoded"),
 }
 GOOD = {

@@ -236,13 +236,31 @@ def test_files_that_hold_no_turns(name, text, what, tmp_path):
         read_turns(tmp_path / "nowhere.rttm")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_tiers_that_are_left_out_may_share_names(tmp_path, encoding):
+    pytest.importorskip("praatio", reason="praatio isn't installed (the extra textgrid)")
+    tiers = '"IntervalTier"\n"{name}"\n0\n2\n1\n0\n2\n"{label}"\n'
+    points = '"TextTier"\n"{name}"\n0\n2\n1\n1.0\n"x"\n'
+    text = textgrid([Turn(0, 1, "Bén"), Turn(1, 2, "Bén_2")], short=True).replace("<exists>\n2", "<exists>\n9")
+    for name, label in (("words", "yes"), ("words", "no"), ("Bén", ""), ("Bén_2", "sil")):
+        text += tiers.format(name=name, label=label)
+    text += points.format(name="Bén") + points.format(name="Bén") + points.format(name="words")
+    (tmp_path / "a.TextGrid").write_text(text, encoding=encoding)
+    assert read_turns(tmp_path / "a.TextGrid") == {"a": (Turn(0, 1, "Bén"), Turn(1, 2, "Bén_2"))}
+
+
 def test_textgrids_that_hold_no_turns(tmp_path):
     pytest.importorskip("praatio", reason="praatio isn't installed (the extra textgrid)")
     turns = [Turn(0, 1, "anna"), Turn(1, 2, "ben")]
     points = '"TextTier"\n"p"\n0\n2\n1\n1.0\n"x"\n'
     head = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n2\n<exists>\n1\n'
     for name, text, what in (
-        ("twice", textgrid(turns, short=True).replace("ben", "anna"), "isn't a whole TextGrid .*same name"),
+        (
+            "twice",
+            textgrid(turns, short=True).replace("ben", "anna"),
+            r"has two tiers called anna\. Rename one of them in Praat",
+        ),
+        ("forms", textgrid(turns, short=False).replace("ben", "anna "), r"has two tiers called anna\. Rename"),
         ("cut", textgrid(turns, short=True)[:-8], "is truncated: a tier ends before the TextGrid does"),
         ("points", head + points, "has only point tiers"),
         ("other", "Object class", "isn't a whole TextGrid"),
