@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from jsonargparse.typing import PositiveInt
 
+from ser_personal.calibration.neighbours import nearest_speakers, speaker_vectors
 from ser_personal.errors import UserError
 from ser_personal.ranges import NonNegativeFinite, require_range
 from ser_personal.scores import Moments, rows_by_speaker
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from ser_personal.calibration.neighbours import Neighbours
     from ser_personal.speakers.bank import SpeakerBank
 
     Values = NDArray[np.float64]
@@ -185,18 +187,6 @@ def calibrate(
     return pldc.calibration(as_float64(predictions), speaker_ids, as_float64(pooled))
 
 
-class Neighbours(NamedTuple):
-    """Bank speakers near to a test speaker, the nearest first.
-
-    Attributes:
-        rows: (k,), rows of the bank.
-        cosines: (k,), between their speaker vectors and the test speaker's.
-    """
-
-    rows: NDArray[np.int64]
-    cosines: Values
-
-
 @dataclass(frozen=True)
 class PLDC:
     """`calibrate` with a bank and settings, to be called for any set of predictions."""
@@ -244,32 +234,6 @@ class PLDC:
                 )
             )
         return Calibration(calibrated, self.attributes, tuple(speakers))
-
-
-def speaker_vectors(pooled: Values, rows_of: Mapping[str, NDArray[np.int64]]) -> Values:
-    """Mean (speakers, dim) of `pooled` (utterances, dim) over each speaker's utterances."""
-    return np.reshape([pooled[rows].mean(axis=0) for rows in rows_of.values()], (-1, pooled.shape[1]))
-
-
-def nearest_speakers(vectors: Values, bank: SpeakerBank, k: int, *, center: bool = False) -> list[Neighbours]:
-    """For each of some speaker vectors (speakers, dim), the k bank speakers with the greatest cosine to it."""
-    origin = bank.vectors.mean(axis=0) if center else 0.0
-    bank_vectors = normalised(bank.vectors - origin)
-    return [nearest_rows(query, bank_vectors, k) for query in normalised(vectors - origin)]
-
-
-def nearest_rows(query: Values, vectors: Values, k: int) -> Neighbours:
-    """The k rows of `vectors` (n, dim) with the greatest cosine to a query (dim,), all normalised; equals in order."""
-    # not a matrix product, which rounds equal rows differently
-    cosines = (vectors * query).sum(axis=1)
-    nearest = np.argsort(-cosines, kind="stable")[:k]
-    return Neighbours(nearest, cosines[nearest])
-
-
-def normalised(vectors: Values) -> Values:
-    """Vectors (..., dim) scaled to unit L2 norm; zero vectors stay zero."""
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1.0)
 
 
 def match_moments(

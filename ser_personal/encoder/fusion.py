@@ -18,7 +18,7 @@ class Fusion(nn.Module):
     """How e_s, (batch, dim), is combined with frames, before or after the Transformer; not at all unless overridden.
 
     Args:
-        fixed: e_s is a feature vector that isn't learnt; where added, it is scaled to the norm of the frames.
+        fixed: e_s is a feature vector that isn't learnt; it is multiplied by each frame's root mean square.
     """
 
     uses_speakers = True

@@ -181,7 +181,7 @@ def _new_folder(trainer: Trainer) -> Path:
 
 
 class RunWriter(Callback):
-    """Writes to the run's folder, which is there before anything is computed for it."""
+    """Base of the callbacks that write to the run's folder: makes it before anything is computed for it."""
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -226,8 +226,8 @@ class PredictionCollector(RunWriter):
 def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) -> NDArray[np.str_]:
     """The condition (utterances,) of each utterance's speaker in a test set.
 
-    `transductive` where any of their audio in this set was pre-trained on, by its hash; `labelled` where the speaker's
-    labels were trained on; `adaptation` where other audio of theirs was in PAPT or TAPT; else `unseen`.
+    `transductive` where any of their audio in this set was pre-trained on, by its hash; `labelled` where the speaker
+    is in the corpus's training split; `adaptation` where other audio of theirs was in PAPT or TAPT; else `unseen`.
     """
     model, labelled = pl_module.personalized, set(data.train_speaker_ids)
     # TAPT knows speakers whom no table has

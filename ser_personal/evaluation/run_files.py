@@ -1,7 +1,8 @@
 """The files of a test run, written and read.
 
-Every test writes predictions.csv and metrics.json, one of attributes also speaker_moments.csv, by
-prediction_collector.py; one with PLDC the others, too, by pldc_callback.py.
+Every test writes predictions.csv and metrics.json, and one of attributes speaker_moments.csv (prediction_collector.py);
+one with PLDC also speakers.json and speakers.safetensors (pldc_callback.py), one with configs/ridge.yaml baseline.json
+(report/baseline.py). The command line adds config.yaml; the speaker bank lies beside the checkpoint.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ser_personal.calibration.divergence import SpeakerShift
-from ser_personal.calibration.pldc import PLDCSettings, speaker_vectors
+from ser_personal.calibration.neighbours import speaker_vectors
+from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.calibration.table import KEYS, MOMENTS, ScoreRow
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, write_json

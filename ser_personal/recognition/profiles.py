@@ -1,4 +1,4 @@
-"""What is kept of the speakers whose own recordings are recognised: moments, no audio and no single utterance."""
+"""What is kept of an enrolled speaker: a sum of vectors, moments and a hash of each utterance, no audio."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ class SpeakerProfile:
     Attributes:
         vector_sum: (dim,), sum over utterances of `pooled`.
         predictions: moments (attributes,) of the predictions, label points.
-        labelled: moments (3, attributes) of predictions, labels and their sums, where there are labels.
-        hashes: (utterances,), uint64, of those that came with one.
+        labelled: moments (3, attributes) of predictions, labels and their sums, which give the covariance, where there
+            are labels.
+        hashes: (utterances,), uint64, of each one's samples.
         has_labels: (utterances, attributes), of the same.
     """
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
-from ser_personal.calibration.pldc import PLDCSettings, label_statistics, normalised
+from ser_personal.calibration.neighbours import normalised
+from ser_personal.calibration.pldc import PLDCSettings, label_statistics
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.speakers.embedding import SpeakerEmbedding

@@ -25,15 +25,15 @@ class SpeakerEmbedding(SpeakerRepresentation):
     """`Embedding(speakers, embedding_dim)` and a fully connected layer -> e_s (paper, section 2.1).
 
     The table goes by speaker id and is saved in the checkpoint with its ids, so that neither another corpus nor a
-    newer version of one can shift its rows. The layer starts at zero (ours): PAPT starts as TAPT, and any difference
-    from it is due to e_s.
+    newer version of one can shift its rows. The layer starts at zero (ours), so that with fusion last, first or
+    concat PAPT's frames start as TAPT's.
 
     Args:
         embedding_dim: width of the table; the paper doesn't give it.
         unseen: what a speaker outside the table gets; the mean of all e_s if None.
         permute: control: every speaker gets another speaker's row, the same one each time.
-        same_names: speakers of a corpus none of whose audio they were learnt on are those of the table if called so;
-            otherwise they are others, unseen (ours).
+        same_names: an id of the table is the same person in a corpus of which no audio was trained on; otherwise such a
+            speaker is unseen (ours).
     """
 
     def __init__(

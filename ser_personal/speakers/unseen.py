@@ -1,4 +1,7 @@
-"""What an unseen speaker gets, one outside the embedding table: a policy. All are ours, since the paper doesn't say."""
+"""What an unseen speaker gets, one outside the embedding table: a policy, which SpeakerEmbedding applies.
+
+All are ours, since the paper doesn't say.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ class Mean(UnseenPolicy):
 
 
 class Zero(UnseenPolicy):
-    """No embedding: frames as the encoder makes them."""
+    """e_s = 0: with fusion first or last, frames as the encoder makes them."""
 
     @override
     def embed(self, embeddings: Tensor) -> Tensor:

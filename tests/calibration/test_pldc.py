@@ -181,3 +181,23 @@ def test_mistakes_are_one_line_each():
     ):
         with pytest.raises(UserError, match=message):
             calibrate(**inputs | changed)
+
+
+@pytest.mark.parametrize(("shift_mean", "scale_std"), VARIANTS)
+def test_each_variant_is_invariant_to_the_moments_that_it_replaces(shift_mean, scale_std):
+    predictions, speaker_ids, pooled = some_test_set()
+    moved = predictions.copy()
+    for speaker in {*speaker_ids} - {None}:
+        rows = [each == speaker for each in speaker_ids]
+        mean = predictions[rows].mean(axis=0)
+        moved[rows] = mean + 1.7 * (predictions[rows] - mean) + 0.6
+    options = {"k": 3, "shift_mean": shift_mean, "scale_std": scale_std}
+    before, after = (
+        calibrate(each, speaker_ids, pooled, BANK, attributes=ATTRIBUTES, **options).predictions
+        for each in (predictions, moved)
+    )
+    for speaker in {*speaker_ids} - {None}:
+        rows = [each == speaker for each in speaker_ids]
+        mean = before[rows].mean(axis=0)
+        expected = mean + (1 if scale_std else 1.7) * (before[rows] - mean) + (0 if shift_mean else 0.6)
+        np.testing.assert_allclose(after[rows], expected, atol=1e-9)
