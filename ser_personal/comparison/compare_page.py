@@ -249,6 +249,10 @@ def show_sets(sets: Sequence[ComparedSet], baseline: str, page: str) -> None:
     console.print(table)
     for compared in sets:
         console.print(f"{compared.split}, {compared.attribute}: {about(compared)}", style="dim", markup=False)
+    compared_to = [one for one in sets if any(row.average_gain is not None for row in summary(one))]
+    if without := [f"{one.split}, {one.attribute}" for one in compared_to if not _gains(one)]:
+        lacking = f"{baseline} predicts nothing to compare with of {'; '.join(without)}: --baseline names another."
+        console.print(lacking, markup=False, soft_wrap=True)
     under = f"Differences are to {baseline}, paired, with 95 % intervals over speakers; the controls are in {page}."
     console.print(under, markup=False, soft_wrap=True)
 
@@ -271,6 +275,12 @@ def latex(sets: Sequence[ComparedSet], baseline: str) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
+def _gains(compared: ComparedSet) -> list[tuple[Estimate, ComparedRow]]:
+    """What each row gains over the baseline, the greatest first; nothing where the baseline isn't there."""
+    found = [(row.average_gain, row) for row in summary(compared) if row.average_gain is not None]
+    return sorted((pair for pair in found if not isnan(pair[0].value)), key=lambda pair: -pair[0].value)
+
+
 def _abridged(name: str) -> str:
     """A name that leaves room for what is drawn beside it."""
     return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}...{name[-LONGEST // 2 :]}"
@@ -280,17 +290,8 @@ def draw_forest(sets: Sequence[ComparedSet], baseline: str, path: Path) -> None:
     """Draw what each row of the summary gains in A-CCC over the baseline, the greatest gain first."""
     from matplotlib.figure import Figure
 
-    gains = [
-        sorted(
-            (
-                (row.average_gain, row)
-                for row in summary(compared)
-                if row.average_gain is not None and not isnan(row.average_gain.value)
-            ),
-            key=lambda pair: -pair[0].value,
-        )
-        for compared in sets
-    ]
+    sets = [compared for compared in sets if _gains(compared)] or sets
+    gains = [_gains(compared) for compared in sets]
     heights = [1.0 + 0.3 * max(len(rows), 1) for rows in gains]
     with style():
         figure = Figure(figsize=(6.5, sum(heights)), layout="constrained", dpi=150)

@@ -302,6 +302,15 @@ def test_another_method_joins_the_table(runs, mine, capsys):
     assert text.count(r"\\") == 5
 
 
+def test_a_baseline_of_another_attribute_is_said_to_be_that(tmp_path, capsys):
+    moments = LARGE.moments(LARGE.row(0.5))
+    for name, attribute in (("one", "arousal"), ("two", "valence")):
+        (tmp_path / name).mkdir()
+        write_moments(tmp_path / name, [moments.assign(attribute=attribute)])
+    assert ser("compare", tmp_path / "one", tmp_path / "two", "--out", tmp_path, "--resamples", "200") == 0
+    assert "predicts nothing to compare with of test1, valence: --baseline names another." in capsys.readouterr().out
+
+
 def test_names_are_no_formulas_and_leave_room_for_the_plot(runs, tmp_path):
     name, latex = r"a\b^2~$\foo$" + "x" * 90, tmp_path / "table.tex"
     options = ["--baseline", "base", "--latex", latex, "--out", tmp_path / "c", "--resamples", "200"]
