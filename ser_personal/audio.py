@@ -17,7 +17,7 @@ import soundfile
 
 from ser_personal.damage import TRUNCATED, damage
 from ser_personal.errors import UserError, counted
-from ser_personal.files import refuse_pointer
+from ser_personal.files import refuse_stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -261,7 +261,7 @@ def is_silent(waveform: NDArray[np.float32]) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    refuse_pointer(path)
+    refuse_stand_in(path)
     # libsndfile's or the system's own words, without the path, which the error names anyway
     reason = str(getattr(error, "error_string", getattr(error, "strerror", None) or error)).rstrip(".")
     what = f"can't be decoded ({reason})" if path.exists() else "no such audio file"

@@ -73,7 +73,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Refuse a file in whose place Git LFS or git-annex has left a note where it is, or a web site its login page."""
+    """Refuse a file in place of which Git LFS or git-annex has left only a note where its content is."""
     if path.is_dir():
         for inside in sorted(path.iterdir()):
             if not inside.is_dir():
@@ -85,8 +85,6 @@ def refuse_pointer(path: Path) -> None:
     else:
         target = path.readlink().as_posix() if path.is_symlink() else ""
         start = b"/annex/objects/" if "/annex/objects/" in target else b""
-    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise UserError("is a web page", where=path, remedy="Download the file itself, where the site asks for a login")
     for sign, name, command in _POINTERS:
         if start.startswith(sign):
             what = f"is a pointer of {name}, whose content `{command}` brings"
@@ -113,6 +111,17 @@ def _spellings(folder: Path, modified: int) -> dict[str, str]:
     del modified
     names = sorted(path.name for path in folder.iterdir())
     return {normalize("NFC", name): name for name in names if not name.isascii()}
+
+
+def refuse_stand_in(path: Path) -> None:
+    """Refuse what isn't the file that was meant: a pointer to it, or the page of a web site that asked for a login."""
+    refuse_pointer(path)
+    if path.is_file():
+        with path.open("rb") as file:
+            start = file.read(32).lstrip().lower()
+        if start.startswith((b"<!doctype html", b"<html")):
+            remedy = "Download the file itself, where the site asks for a login"
+            raise UserError("is a web page", where=path, remedy=remedy)
 
 
 def refuse_existing(*paths: str | Path | None, replace: bool) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write, on_disk, refuse_pointer
+from ser_personal.files import atomic_write, on_disk, refuse_stand_in
 from ser_personal.types import ATTRIBUTES, plain_name
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def read_csv_rows(
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        refuse_pointer(path)
+        refuse_stand_in(path)
         content = path.read_bytes()
         return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
     except FileNotFoundError as error:
@@ -201,7 +201,7 @@ def _parquet_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
     import pandas as pd
 
     try:
-        refuse_pointer(path)
+        refuse_stand_in(path)
         # by default, a null makes floats of integers
         frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
     except ImportError as error:
