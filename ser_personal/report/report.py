@@ -45,8 +45,8 @@ def report(
             recordings, .csv or .parquet.
         resamples: draws of the speakers for each interval.
         seed: of these draws.
-        audio: of annotated recordings, the folder that the table's files lie in; the current one or the table's if
-            null.
+        audio: of annotated recordings, the folder that the table's files lie in, by their whole paths there or an
+            ending of them; files that aren't in it are looked for as without it, in the current folder and the table's.
         out: of annotated recordings, the page; timeline.html beside the table if null.
     """
     from rich.console import Console

@@ -9,10 +9,11 @@ import os
 import re
 import shlex
 from base64 import b64encode
+from collections import Counter
 from dataclasses import dataclass, replace
 from io import BytesIO
 from math import isfinite, nan
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
@@ -21,7 +22,7 @@ import numpy as np
 from ser_personal.audio import SAMPLE_RATE, read_header, resample
 from ser_personal.corpus.table import read_csv_rows
 from ser_personal.errors import UserError, counted
-from ser_personal.files import atomic_write
+from ser_personal.files import atomic_write, on_disk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +91,8 @@ def write_timelines(table: Path, audio: Path | None = None, out: Path | None = N
 
     Args:
         table: .csv or .parquet.
-        audio: folder that the table's files lie in; the current one or the table's if None.
+        audio: folder to look for the table's files in before the current one and the table's; in the end by the
+            endings of their paths.
         out: the page, NAME.html, beside which NAME/ is the folder; timeline.html beside the table if None.
 
     Returns:
@@ -111,7 +113,7 @@ def write_timelines(table: Path, audio: Path | None = None, out: Path | None = N
     if len(groups) > MOST_PAGES:
         what = f"holds {len(groups)} recordings of several utterances, and at most {MOST_PAGES} get a page each"
         raise UserError(what, where=table, remedy="Annotate fewer at once, or cut the table")
-    folders = [audio] if audio is not None else [Path(), table.parent]
+    located = locate([timeline.file for timeline in found], table, audio)
     several = len(groups) > 1
     lines, listed = [], []
     for number, group in enumerate(groups, 1):
@@ -119,7 +121,7 @@ def write_timelines(table: Path, audio: Path | None = None, out: Path | None = N
         name = "".join(sign if sign.isalnum() or sign in "-_" else "_" for sign in Path(name).stem)
         page = index.with_suffix("") / f"{number:03}_{name[:80]}.html" if several else index
         files = [Path(timeline.file) for timeline in group]
-        paths = [next((folder / file for folder in folders if (folder / file).is_file()), None) for file in files]
+        paths = [located[timeline.file] for timeline in group]
         linked = [find_sound(path, page, embed=False) for path in paths]
         embed = sum(seconds for _, seconds, _ in linked) <= EMBEDDED_SECONDS
         playable = [find_sound(path, page) for path in paths] if embed else linked
@@ -136,6 +138,35 @@ def write_timelines(table: Path, audio: Path | None = None, out: Path | None = N
         named = {"table": table.name, "source": source}
         atomic_write(index, render(TEMPLATE, timelines=listed, recordings=len(found), **named))
     return [*lines, f"written: {index}{f' and {len(groups)} pages in {index.stem}/' if several else ''}"]
+
+
+def locate(files: Sequence[str], table: Path, audio: Path | None) -> dict[str, Path | str]:
+    """Where each file of a table lies, or why there is no sound of it.
+
+    By the longest ending of its path, a file in `audio` may be that of one recording, and is no other's.
+    """
+    folders = [Path(), table.parent] if audio is None else [audio, Path(), table.parent]
+    found: dict[str, Path | str] = {}
+    guesses: dict[str, Path] = {}
+    for file in files:
+        whole = (on_disk(folder / file) for folder in folders)
+        windows = PureWindowsPath(file)
+        parts = windows.relative_to(windows.anchor).parts
+        ends = [parts[start:] for start in range(len(parts)) if ".." not in parts[start:]]
+        endings = [] if audio is None else [on_disk(audio.joinpath(*end)) for end in ends]
+        if path := next(filter(Path.is_file, whole), None):
+            found[file] = path
+        elif path := next(filter(Path.is_file, endings), None):
+            guesses[file] = path
+        elif audio is None:
+            found[file] = "no such file here; --audio FOLDER says where the table's files lie"
+        else:
+            found[file] = f"no such file here, nor in --audio {audio}"
+    count = Counter([*guesses.values(), *found.values()])
+    for file, path in guesses.items():
+        alike = f"{path} may be of several recordings; give --audio the folder that holds theirs"
+        found[file] = path if count[path] == 1 else alike
+    return found
 
 
 def quote_path(path: Path, page: Path) -> str:
@@ -196,15 +227,15 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
-def find_sound(path: Path | None, page: Path, *, embed: bool = True) -> tuple[str, float, str]:
+def find_sound(path: Path | str, page: Path, *, embed: bool = True) -> tuple[str, float, str]:
     """What a page plays, its seconds, and why it plays nothing: a data URI of a short recording, else a relative path.
 
-    Embedded sound is FLAC, mono at 16 kHz, which all browsers play.
+    A text in the place of the path is the reason. Embedded sound is FLAC, mono at 16 kHz, which all browsers play.
     """
     import soundfile
 
-    if path is None:
-        return "", 0.0, "no such file here; --audio FOLDER says where the table's files lie"
+    if isinstance(path, str):
+        return "", 0.0, path
     try:
         seconds = read_header(path).num_samples / SAMPLE_RATE
         if not embed or seconds > EMBEDDED_SECONDS:

@@ -243,9 +243,40 @@ def test_long_recordings_have_a_page_each_and_are_played_from_their_file(folder,
     long, gone, alone = (path.read_text() for path in sorted((folder / "timeline").iterdir()))
     assert data_of(long, "source") == ["../in%20here/%C3%A9%20%231.wav"]
     assert "disabled>No sound<" in gone
-    assert "no sound of gone.wav: no such file here; --audio FOLDER says where" in capsys.readouterr().out
+    assert f"no sound of gone.wav: no such file here, nor in --audio {here}\n" in capsys.readouterr().out
     # 14 s are too long to be embedded, though none of them is, nor the utterances in them, which end at 12 s
     assert data_of(alone, "source") == [f"../in%20here/alone/{n}.wav" for n in range(4)]
+
+
+def test_moved_recordings_are_found_by_the_ending_of_their_paths(folder, capsys):
+    audio = folder / "moved"
+    kept = folder / "kept.wav"
+    for path, seconds in (
+        (audio / "day1" / "a.wav", 10),
+        (audio / "a.wav", 20),
+        (audio / "cafe\u0301.wav", 30),
+        (kept, 40),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sound(path, seconds)
+    files = {"/old/day1/a.wav": 10, "/old/caf\u00e9.wav": 30, str(kept): 40, "meeting.wav": 60, "/old/gone.wav": 0}
+
+    def seconds_of(*files):
+        write(folder / "predictions.csv", (row for file in files for row in rows_of(file, 60)))
+        reported(folder, "--audio", audio)
+        pages = [path.read_text() for path in sorted((folder / "timeline").iterdir())]
+        sources = [data_of(page, "source")[0] for page in pages[: len(files)]]
+        return [len(read_sound(source)[0]) / RATE if source else 0 for source in sources]
+
+    assert seconds_of(*files) == list(files.values())
+    assert f"no sound of /old/gone.wav: no such file here, nor in --audio {audio}\n" in capsys.readouterr().out
+    (folder / "timeline").rename(folder / "before")
+    assert seconds_of(r"day1\a.wav", str(kept)) == [10, 40]
+    (folder / "timeline").rename(folder / "between")
+    # one sound can't be that of two recordings, and a path that lies in the folder as a whole is its own
+    assert seconds_of("a.wav", r"C:\day1\a.wav", "/old/day2/a.wav") == [20, 10, 0]
+    told = f"no sound of /old/day2/a.wav: {audio / 'a.wav'} may be of several recordings; give --audio the folder"
+    assert told in capsys.readouterr().out
 
 
 def of_categories(rows):
