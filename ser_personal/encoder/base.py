@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ser_personal.encoder.fusion import Personalization
     from ser_personal.encoder.hugging_face import LoRA
+    from ser_personal.encoder.speaker_fusion import Personalization
     from ser_personal.types import CachedBatch, EncoderOutput, SpeechBatch, TrainingSet
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ser_personal.encoder.fusion import Personalization
+    from ser_personal.encoder.speaker_fusion import Personalization
 
 LOG_MEL = "log_mel"
 

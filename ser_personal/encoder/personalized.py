@@ -1,4 +1,4 @@
-"""Encoder, speaker embedding and their fusion as one network: from a batch to personalised frames f^p."""
+"""Encoder, speaker embedding and their fusion (speaker_fusion.py): from a batch to personalised frames."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from torch import nn
 from typing_extensions import override
 
-from ser_personal.encoder.fusion import Fusion, Personalization, make_fusion
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.hugging_face import PretrainedEncoder
 from ser_personal.encoder.raw import CachedFeatures, LogMelEncoder, MFCCEncoder
+from ser_personal.encoder.speaker_fusion import Fusion, Personalization, make_fusion
 from ser_personal.encoder.whisper import WhisperEncoder
 from ser_personal.errors import UserError
 from ser_personal.speakers.representation import SpeakerDescription, SpeakerRepresentation

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from ser_personal.encoder.base import Encoder, real_frames
 from ser_personal.encoder.front_end import LogMelFrontEnd, MFCCFrontEnd, StandardizedFrontEnd
-from ser_personal.encoder.fusion import fuse
+from ser_personal.encoder.speaker_fusion import fuse
 from ser_personal.errors import UserError
 from ser_personal.types import EncoderOutput, FeatureSource
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ser_personal.encoder.fusion import Personalization
+    from ser_personal.encoder.speaker_fusion import Personalization
     from ser_personal.types import CachedBatch, SpeechBatch, TrainingSet
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ser_personal.encoder.fusion import Personalization
+    from ser_personal.encoder.speaker_fusion import Personalization
 
 # hop of the log-mel spectrogram; the second convolution has stride 2, hence 50 frames a second
 MEL_HOP = HOP // 2

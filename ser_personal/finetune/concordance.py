@@ -9,12 +9,13 @@ import torch
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
     from torch import Tensor
 
 _MIN_DENOMINATOR = 1e-8
 
 
-def ccc(predictions: Tensor, labels: Tensor) -> Tensor:
+def ccc(predictions: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> Tensor:
     r"""Concordance correlation coefficient, by the population formula (Lin 1989; variances divide by n, not n - 1).
 
     .. math::
@@ -32,7 +33,7 @@ def ccc(predictions: Tensor, labels: Tensor) -> Tensor:
     Raises:
         UserError: the shapes differ, or are neither (n,) nor (n, attributes).
     """
-    numerator, denominator = _concordance(*_checked(predictions, labels))
+    numerator, denominator = _concordance(*_checked(torch.as_tensor(predictions), torch.as_tensor(labels)))
     return numerator / denominator
 
 

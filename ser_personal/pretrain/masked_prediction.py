@@ -1,4 +1,4 @@
-"""HuBERT's masked prediction: which cluster does a frame in a masked span belong to?"""
+"""HuBERT's masked prediction: the mask spans, and which cluster each frame in one belongs to."""
 
 from __future__ import annotations
 

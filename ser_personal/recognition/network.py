@@ -17,7 +17,7 @@ from ser_personal.audio import SAMPLE_RATE, WINDOW
 from ser_personal.data.batching import batch_sizes
 from ser_personal.data.dataset import Example, collate
 from ser_personal.encoder.base import mean_pool
-from ser_personal.encoder.fusion import Fusion, Personalization
+from ser_personal.encoder.speaker_fusion import Fusion, Personalization
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""Who speaks: embeddings, vectors, label statistics. encoder/fusion.py adds e_s to the frames."""
+"""Who speaks: embeddings, vectors, label statistics. encoder/speaker_fusion.py adds e_s to the frames."""

@@ -9,10 +9,10 @@ import torch
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.base import Encoder, mean_pool
-from ser_personal.encoder.fusion import Personalization, make_fusion
 from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.encoder.personalized import saved_encoder
 from ser_personal.encoder.raw import CachedFeatures, LogMelEncoder, MFCCEncoder
+from ser_personal.encoder.speaker_fusion import Personalization, make_fusion
 from ser_personal.errors import UserError
 from ser_personal.types import CachedBatch, FeatureSource, SpeechBatch
 

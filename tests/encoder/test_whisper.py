@@ -5,9 +5,9 @@ import torch
 from tiny_networks import padded_noise
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperModel
 
-from ser_personal.encoder.fusion import Personalization, make_fusion
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.hugging_face import LoRA
+from ser_personal.encoder.speaker_fusion import Personalization, make_fusion
 from ser_personal.encoder.whisper import WhisperEncoder
 from ser_personal.errors import UserError
 

@@ -39,7 +39,9 @@ def test_agrees_with_a_slow_loop_and_audmetric():
         x, y = predictions[:, column], labels[:, column]
         assert ours[column].item() == pytest.approx(slow_ccc(x, y), abs=1e-12)
         assert ours[column].item() == pytest.approx(audmetric.concordance_cc(y, x), abs=1e-12)
-        assert ccc(torch.from_numpy(x), torch.from_numpy(y)).item() == pytest.approx(ours[column].item(), abs=1e-15)
+        for given_x, given_y in ((torch.from_numpy(x), torch.from_numpy(y)), (x, y)):
+            assert ccc(given_x, given_y).item() == pytest.approx(ours[column].item(), abs=1e-15)
+    assert ccc([1.0, 2.0], [1.0, 2.0]).item() == 1
 
 
 @given(

@@ -1,4 +1,4 @@
-"""How the speaker embedding e_s is combined with the frames; called by each encoder's `forward` (as in hubert.py)."""
+"""Where the speaker embedding e_s is added to the frames, or else combined with them; each encoder calls it."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ from tiny_networks import padded_noise
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.base import mean_pool
-from ser_personal.encoder.fusion import Personalization, fuse, make_fusion
 from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
 from ser_personal.encoder.personalized import PersonalizedEncoder
+from ser_personal.encoder.speaker_fusion import Personalization, fuse, make_fusion
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.types import EncoderOutput, SpeechBatch
 
