@@ -8,7 +8,7 @@ import pytest
 from command_line import ser
 from garbage import files, is_read_or_refused, many_inputs
 from hypothesis import given
-from people import people
+from invented_run import people
 from safetensors.numpy import save_file
 
 from ser_personal.calibration.command import read_predictions, read_vectors

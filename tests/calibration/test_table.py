@@ -6,7 +6,7 @@ from dataclasses import replace
 import audmetric
 import numpy as np
 import pytest
-from people import people
+from invented_run import people
 
 from ser_personal.calibration.controls import AffineMap, RandomSpeakers, own_statistics
 from ser_personal.calibration.pldc import PLDC, PLDCSettings, calibrate

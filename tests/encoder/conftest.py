@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tiny_networks import NORMS, tiny_network
+from tiny_models import NORMS, tiny_network
 from transformers.utils import logging
 
 if TYPE_CHECKING:

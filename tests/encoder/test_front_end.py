@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torchaudio
-from tiny_networks import NORMS, padded_noise, tiny_network
+from tiny_models import NORMS, padded_noise, tiny_network
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.front_end import ConvFrontEnd, LogMelFrontEnd, mfcc_functionals

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import papt
-from tiny_networks import padded_noise
+from tiny_models import padded_noise, papt
 from transformers import AutoModel, BertConfig, masking_utils
 
 from ser_personal.audio import normalize, num_frames

@@ -4,8 +4,7 @@ import sys
 
 import pytest
 import torch
-from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data
-from tiny_networks import padded_noise, tiny_network
+from tiny_models import emotion_data, finetuning, fit, padded_noise, papt, pretrain_data, tiny_network
 from transformers import AutoModel
 
 from ser_personal.encoder.hubert import HubertEncoder

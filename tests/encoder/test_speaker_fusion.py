@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_networks import padded_noise
+from tiny_models import padded_noise
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.base import mean_pool

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_networks import padded_noise
+from tiny_models import padded_noise
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperModel
 
 from ser_personal.encoder.hubert import HubertEncoder
