@@ -100,7 +100,12 @@ CORPORA = [
         r"scale: \(7.0, 1.0\) is an empty range",
         table(),
     ),
-    Fault("a table that can't be written", [*CHECK, "--write", "{here}"], "{here}: exists already", table()),
+    Fault(
+        "a table that can't be written",
+        [*CHECK, "--write", "{here}"],
+        "{here}: isn't called like a table. Give",
+        table(),
+    ),
     *faults(MSP, OF_MSP),
     Fault("a set to pre-train on that isn't", [*KMEANS, "--data.fit_splits", "[nope]"], "split nope: no such split"),
     Fault("attributes twice", [*FIT, "--model.attributes", "[arousal,arousal]"], "attribute twice"),
