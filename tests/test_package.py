@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import reduce
 from pathlib import Path
+from shutil import copy
 from zipfile import ZipFile
 
 import pytest
@@ -87,7 +88,9 @@ def test_the_wheel_holds_all_files_and_its_test_with_pldc_imports_few_modules(
         assert [path for path in files if not (site / packed / path.relative_to(folder)).is_file()] == []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(site))
-    flags = ["--data.corpus", synthetic_corpus, "--ckpt_path", finetuned_checkpoint, *trainer_flags(tmp_path)]
+    # the bank that a test leaves beside a checkpoint isn't for the other tests of this one
+    checkpoint = copy(finetuned_checkpoint, tmp_path)
+    flags = ["--data.corpus", synthetic_corpus, "--ckpt_path", checkpoint, *trainer_flags(tmp_path)]
     configs = ["finetune.yaml", "configs/tiny/finetune.yaml", "pldc.yaml"]
     words = ["test", *(word for name in configs for word in ("--config", name)), *flags]
     code = f"""
