@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from contextlib import contextmanager, suppress
 from errno import EISDIR
-from functools import lru_cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 from math import isnan
 from pathlib import Path
@@ -118,8 +118,8 @@ def refuse_stand_in(path: Path) -> None:
     refuse_pointer(path)
     if path.is_file():
         with path.open("rb") as file:
-            start = file.read(32).lstrip().lower()
-        if start.startswith((b"<!doctype html", b"<html")):
+            start = file.read(256).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+        if start.startswith((b"<!doctype html", b"<html")) or (start.startswith(b"<?xml") and b"<html" in start):
             remedy = "Download the file itself, where the site asks for a login"
             raise UserError("is a web page", where=path, remedy=remedy)
 
@@ -160,8 +160,8 @@ def sampled_hash(path: Path) -> str:
     return _sampled_hash(path, stat.st_size, stat.st_mtime_ns)
 
 
-# segments of a recording follow one another
-@lru_cache(maxsize=64)
+# segments of a recording share it
+@cache
 def _sampled_hash(path: Path, size: int, modified: int) -> str:
     del modified
     if size <= HASHED_BLOCKS * BLOCK:

@@ -183,7 +183,10 @@ for (const name of ["dragover", "dragleave", "drop"]) {
   });
 }
 get("speaker").addEventListener("input", () => { document.querySelector("[value=one]").checked = true; });
-get("turns").addEventListener("change", () => { document.querySelector("[value=turns]").checked = true; });
+get("turns").addEventListener("change", () => {
+  document.querySelector("[value=turns]").checked = true;
+  used = false;
+});
 get("go").addEventListener("click", show);
 get("who").addEventListener("change", suggest);
 get("enroll").addEventListener("submit", async (event) => {

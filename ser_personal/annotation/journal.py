@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ser_personal.recognition.recognizer import Row
     from ser_personal.recognition.recordings import Recording
 
+FORMAT_VERSION = 2
 _TABLES = """
     PRAGMA locking_mode = EXCLUSIVE;
     BEGIN EXCLUSIVE;
@@ -56,7 +57,7 @@ class Journal:
         self.places = places
         self.done = 0
         self.profiles: dict[str, SpeakerProfile] = {}
-        self._settings = json.dumps(settings)
+        self._settings = json.dumps({"format": FORMAT_VERSION, **settings})
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             # profiles are biometric data, for their owner's eyes alone

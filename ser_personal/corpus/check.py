@@ -128,7 +128,8 @@ def check(corpus: Corpus | str, write: str | None = None, *, decode: bool = True
     listing = None
     if write is not None:
         check_ending(Path(write))
-        listing = Path(write.removesuffix(".gz")).with_suffix(".problems.csv")
+        plain = write[:-3] if write.lower().endswith(".gz") else write
+        listing = Path(plain).with_suffix(".problems.csv")
     refuse_existing(write, listing, replace=replace)
     console = Console()
     opened = open_corpus(corpus)

@@ -132,7 +132,7 @@ def read_csv_rows(
     if path.suffix.lower() == ".parquet":
         lines = _parquet_lines(path)
     elif path.suffix.lower() == ".json":
-        lines = _json_lines(path)
+        lines = _json_lines(path, required)
     else:
         text = read_text(path)
         separator = _separator(text, required, any_case)
@@ -216,7 +216,7 @@ def _parquet_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
         yield f"{path}, line {number}", [_cell(cell) for cell in cells]
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
+def _json_lines(path: Path, required: Collection[str]) -> Iterator[tuple[str, list[str]]]:
     """Read `{"NAME.wav": {"EmoAct": 4.0, ...}, ...}`, as in releases of MSP-Podcast; null and NaN are blank."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -235,6 +235,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
     columns = list(dict.fromkeys(name for name in chain(*table.values()) if name != "FileName"))
     yield "", ["FileName", *columns]
     for name, fields in table.items():
+        _require_columns({"FileName", *fields}, required, f"{path}, {name}")
         yield f"{path}, {name}", [name, *(_cell(fields.get(column)) for column in columns)]
 
 

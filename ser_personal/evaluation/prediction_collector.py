@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from ser_personal.calibration.table import PredictedSet, print_scores, score_row, speaker_moments
@@ -219,7 +219,7 @@ class PredictionCollector(RunWriter):
         found = self.collector.join(trainer, data.utterances)
         for split, (rows, _) in found.by_split().items() if found else ():
             if (count := int(rows.sum())) < (of := len(data.indices_of([split]))):
-                rank_zero_warn(f"{split}: {count} of {of} utterances were predicted; what follows is of these")
+                rank_zero_info(f"{split}: {count} of {of} utterances were predicted; what follows is of these")
         return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf, isnan, nan
@@ -37,7 +37,7 @@ from ser_personal.recognition.turns import Turn, Turns, check_turns, read_turns,
 from ser_personal.types import plain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -256,10 +256,11 @@ def recordings_of(
     if each and speaker_ids is not None:
         raise UserError("the channels say who speaks", where="speaker_ids", remedy="Leave it out, or name one channel")
     single = isinstance(audio, str | Path) or hasattr(audio, "shape") or _is_of_datasets(audio)
-    if not single and not isinstance(audio, Iterable):
+    try:
+        several = [audio] if single else list(audio)
+    except TypeError as error:
         remedy = "Give a path, a waveform (samples,), or several of them"
-        raise UserError(f"is a {type(audio).__name__}", where="audio", remedy=remedy)
-    several = [audio] if single else list(audio)
+        raise UserError(f"is a {type(audio).__name__}", where="audio", remedy=remedy) from error
     if several and isinstance(several[0], Real):
         single, several = True, [several]
     one_for_all = speaker_ids is None or isinstance(speaker_ids, str)

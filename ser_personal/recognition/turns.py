@@ -162,7 +162,7 @@ def _read_textgrid(path: Path, left_out: Counter[str]) -> dict[str, Turns]:
         for name, tier in of_speakers
         if any(entry.label.strip().lower() not in _PAUSE for entry in tier.entries)
     ]
-    if twice := sorted({name for name in speaking if speaking.count(name) > 1}):
+    if twice := sorted({name for name in speaking if known(name) and speaking.count(name) > 1}):
         what = f"has two tiers called {first_few(twice)}"
         return {path.stem: UserError(what, where=path, remedy="Rename one of them in Praat")}
     left_out.update(f"tier {name}" for name in others)

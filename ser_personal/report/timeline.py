@@ -162,10 +162,10 @@ def locate(files: Sequence[str], table: Path, audio: Path | None) -> dict[str, P
             found[file] = "no such file here; --audio FOLDER says where the table's files lie"
         else:
             found[file] = f"no such file here, nor in --audio {audio}"
-    count = Counter([*guesses.values(), *found.values()])
+    count = Counter(Path(path).resolve() for path in [*guesses.values(), *found.values()])
     for file, path in guesses.items():
         alike = f"{path} may be of several recordings; give --audio the folder that holds theirs"
-        found[file] = path if count[path] == 1 else alike
+        found[file] = path if count[path.resolve()] == 1 else alike
     return found
 
 

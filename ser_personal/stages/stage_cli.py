@@ -10,6 +10,7 @@ import sys
 import warnings
 from functools import partial
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from pydoc import locate
 from time import perf_counter
@@ -206,13 +207,14 @@ class StageCLI(LightningCLI):
         saved = self.model.hparams
         arguments = self.config_dump["model"]["init_args"]
         saved.update({name: value for name, value in arguments.items() if name not in saved})
+        # Lightning deletes the log of an earlier run in a folder that is given
         for logger in self.trainer.loggers if self.trainer.is_global_zero else ():
-            if isinstance(logger, CSVLogger) and (logged := Path(logger.log_dir) / "metrics.csv").exists():
-                raise UserError(
-                    "is of an earlier run, and this one would replace it",
-                    where=logged,
-                    remedy="Leave the logger's version out, so that each run has a folder of its own, or move it",
-                )
+            if isinstance(logger, CSVLogger) and logger._version is not None:  # noqa: SLF001
+                log = Path(logger.log_dir) / "metrics.csv"
+                if log.exists():
+                    names = (log.with_name(f"metrics.{number}.csv") for number in count(1))
+                    kept = log.rename(next(name for name in names if not name.exists()))
+                    rank_zero_info(f"{kept}: the log of an earlier run")
 
     @override
     def _parse_ckpt_path(self) -> None:

@@ -98,7 +98,8 @@ def refuse_to_replace(folders: Sequence[StudyRun], root: Path) -> None:
     others = [each for each in folders if each.has_other_inputs]
     trained = [each.run.title for each in others if (each.path / DONE).is_file() or any(each.path.rglob("*.ckpt"))]
     if trained:
-        what = f"{len(trained)} runs were made with other settings, which it would delete: {first_few(trained)}"
+        made = "with other settings, labels or audio, or by another version"
+        what = f"{len(trained)} runs were made {made}, which it would delete: {first_few(trained)}"
         remedy = "Repeat them by `--replace true`, or give another --out"
         raise UserError(what, where=root, remedy=remedy)
 

@@ -259,10 +259,10 @@ class ExactResumption(Callback):
         trainer.fit_loop._load_combined_loader_states()  # noqa: SLF001
 
     def _stop_again(self, trainer: Trainer) -> None:
-        """Stop where early stopping did, which checkpoints count up to and don't say."""
+        """Stop where early stopping lost its patience, which checkpoints count up to and don't say."""
         for callback, patience in self._patience.items():
             callback.patience = patience
-            if callback.wait_count >= patience:
+            if callback.wait_count >= max(patience, 1):
                 what = f"{trainer.ckpt_path} stopped early: no better {callback.monitor} in {patience} validations"
                 rank_zero_info(f"{what}. A greater patience trains on")
                 trainer.should_stop = True

@@ -35,7 +35,7 @@ def test_bad_json(tmp_path):
     path = tmp_path / "table.json"
     for content, message in (
         ('{"a": {"set": "x"}}', r"table.json: no column split \(found: FileName, set\)"),
-        ('{"a": {"split": "x"}, "b": {"set": "y"}}', "table.json, b: blank split"),
+        ('{"a": {"split": "x"}, "b": {"set": "y"}}', "table.json, b: no column split"),
         ('{"a": {"split": "x"}, "a": {"split": "y"}}', "'a' is listed more than once"),
     ):
         path.write_text(content)

@@ -106,12 +106,6 @@ CONFIGS = [
     Fault("NaN for a number", [*FIT, "--model.learning_rate", "nan"], "--model.learning_rate: nan is out of range"),
     Fault("infinity for a number", [*FIT, "--data.batch_seconds", "inf"], "--data.batch_seconds: inf is out of range"),
     Fault(
-        "a log that would be replaced",
-        [*FIT, "--trainer.logger", "CSVLogger", "--trainer.logger.save_dir={here}", "--trainer.logger.version=0"],
-        "metrics.csv: is of an earlier run, and this one would replace it",
-        text("lightning_logs/version_0/metrics.csv", "epoch\n"),
-    ),
-    Fault(
         "a config of another command",
         [*KMEANS, "--config", "{here}/c.yaml"],
         "Option 'trainer.max_epochs' is not accepted",

@@ -177,6 +177,19 @@ def test_a_corpus_is_a_table_whose_path_stays_or_a_class_with_its_arguments(tabl
     assert build("fit", *configs("finetune.yaml", "tiny/finetune.yaml"), *corpus).datamodule.scale == (0.0, 10.0)
 
 
+def test_the_log_of_an_earlier_run_is_kept(build, synthetic_corpus, tmp_path):
+    folder = tmp_path / "lightning_logs" / "version_0"
+    folder.mkdir(parents=True)
+    logger = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", tmp_path, "--trainer.logger.version", "0"]
+    for content in ("first", "second"):
+        (folder / "metrics.csv").write_text(content)
+        build("fit", *finetune_arguments(synthetic_corpus), *logger)
+    assert {path.name: path.read_text() for path in folder.glob("metrics*")} == {
+        "metrics.1.csv": "first",
+        "metrics.2.csv": "second",
+    }
+
+
 def test_a_fit_says_each_thing_once(tmp_path, synthetic_corpus, capsys, caplog):
     short = ["--trainer.limit_train_batches", "1"]
     flags = trainer_flags(tmp_path, max_epochs=2)[:-2]

@@ -173,7 +173,7 @@ def fit(folder, options, *callbacks, checkpoint=None):
     seed_everything(0, verbose=False)
     module = Walk()
     ours = [ExactResumption(), Interruption(), StageCheckpoint("walk", "val_loss", "min"), *callbacks]
-    trainer = Trainer(**QUIET, max_epochs=EPOCHS, default_root_dir=folder, callbacks=ours, **options)
+    trainer = Trainer(**QUIET, **{"max_epochs": EPOCHS} | options, default_root_dir=folder, callbacks=ours)
     trainer.fit(module, numbers(), [0.0], ckpt_path=checkpoint)
     return module.weight.item()
 
@@ -240,15 +240,21 @@ def test_a_fit_is_not_resumed_with_steps_that_mean_something_else(tmp_path, monk
 
 
 def test_a_fit_that_stopped_early_is_not_trained_on_unless_patience_grows(tmp_path, caplog):
-    def resumed(patience=1, checkpoint=tmp_path / "walk-last.ckpt"):
-        never_better = EarlyStopping("val_loss", min_delta=1e9, patience=patience)
-        return fit(tmp_path, {"val_check_interval": 0.5}, never_better, checkpoint=checkpoint)
+    def resumed(checkpoint=tmp_path / "walk-last.ckpt", **options):
+        stopping = EarlyStopping("val_loss", **{"min_delta": 1e9, "patience": 1} | options)
+        return fit(tmp_path, {"val_check_interval": 0.5}, stopping, checkpoint=checkpoint)
 
     stopped = resumed(checkpoint=None)
     with caplog.at_level("INFO"):
         assert resumed() == resumed() == stopped
     assert "walk-last.ckpt stopped early: no better val_loss in 1 validations" in caplog.text
     assert resumed(patience=9) != stopped
+
+
+def test_a_fit_without_patience_that_got_better_is_trained_on(tmp_path):
+    before = fit(tmp_path, {}, EarlyStopping("val_loss", patience=0))
+    longer, checkpoint = {"max_epochs": EPOCHS + 1}, tmp_path / "walk-last.ckpt"
+    assert fit(tmp_path, longer, EarlyStopping("val_loss", patience=0), checkpoint=checkpoint) != before
 
 
 def test_a_fit_that_accumulates_by_a_schedule_is_resumed_in_a_later_epoch(tmp_path):
