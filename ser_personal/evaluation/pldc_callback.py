@@ -65,6 +65,8 @@ def learnt_embeddings(personalized: Any) -> dict[str, SpeakerVectors]:
     if not speakers.ids or not isinstance(speakers, SpeakerEmbedding):
         return {}
     known = [each for each in speakers.ids if each not in speakers.namesakes]
+    if not known:
+        return {}
     with torch.inference_mode():
         learnt = speakers(known).float().cpu().numpy()
     return {EMBEDDINGS: SpeakerVectors(tuple(known), learnt)}
