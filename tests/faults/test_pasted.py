@@ -86,6 +86,88 @@ PASTED = [
 ]
 
 
+# why others aren't pasted -> pieces of their remedies
+UNPASTED = {
+    "the value, or the name of a file, is the user's to find": (
+        "give that as --data.cache",
+        "Give an --out that all machines share",
+        "leave --data.speaker_features out",
+        "Give another --out, the same settings",
+        "Give the --teacher that it was fitted on",
+        "give its path to --ckpt_path",
+        "Give the --model.interpreter that it was trained with",
+        "or --model.papt_checkpoint",
+        "Give the config, and --model.",
+        "Write them by `ser kmeans --codebook`",
+        "import it with its own codebook",
+        "Add --codebook released/codebook.safetensors",
+        "Give --out another one, or delete it",
+        "Export it with --bank'",
+        "Give --segments an RTTM file",
+        "or other --attributes",
+        "Add it, such as --attributes",
+        "Write it as in --add",
+        "Run --shard",
+        "Make them first, with --shard",
+        "Give --channel each",
+        "Give --channel left, right or mix",
+        "or another --channel",
+        "Give --data.speaker_features, such as",
+        "give --data.cache what `ser cache",
+        "Give --data CachedEmotionDataModule",
+        "such as --data.augmentation.noise FOLDER",
+        "such as --model.interpreter.scale",
+    ),
+    "the command then runs until it is stopped": ("or --port 0 for any that is free",),
+    "it takes a flag away": (
+        "Leave --channel out",
+        "Leave --layer out",
+        "Give either --encoder or --checkpoint",
+        "Leave --speaker_from out",
+        "Leave --onnx out",
+        "Leave it out; rates are",
+        "Leave --revision out",
+        "Leave --calibration and --pldc out",
+        "or leave --corpus out",
+        "Leave --model.",
+        "Leave it out; rates are --model.learning_rate",
+    ),
+    "it lists": ("--help` list",),
+    "it is for another command, which runs long": (
+        "or test a model of them",
+        "or fine-tune again without --model.lora.adapters_alone",
+        "Give the folder of a test run",
+        "Give one written by `ser fit --config",
+        "Train with --model.speakers SpeakerEmbedding",
+        "Test on a set with labels",
+        "give --calibration pldc'",
+    ),
+    "another test pastes it, or has it with what is installed": (
+        "or give --data.num_workers 0",  # tests/data/test_datamodule.py
+        "If you trust it, give `--import",  # tests/recognition/test_bundle.py
+        "Repeat them by `--replace true`",  # tests/study/test_runner.py
+        "Add --push owner/name",  # tests/sharing/test_hub.py
+        "or add --public",
+        "Add --group_speakers 5",
+        "or give --cut energy",
+        "--calibration none, in Python",
+        "such as CSVCorpus --corpus.path",
+        "or give --cut windows'",
+        "--data.speaker_selection null for everyone",
+        "Give --model.lora.adapters_alone false",  # tests/stages/test_encoders_of_today.py
+        "Add --model.encoder.freeze_layers 0",
+    ),
+    "it is SLURM's, or a number to lower": ("Ask SLURM for", "or lower --model.learning_rate"),
+    "it needs another encoder, or other data": (
+        "or --data EmotionDataModule",
+        "Give --data EmotionDataModule",
+        "Give --model.speakers ",
+        "or train without embeddings",
+        "or give --model.encoder HubertEncoder",
+    ),
+}
+
+
 @cache
 def syntax() -> list[ast.AST]:
     return [
@@ -135,6 +217,15 @@ def test_a_flag_works_when_it_is_pasted(words, command, make, then, good, tmp_pa
     code = ser(*command, *shlex.split(words))
     shown = capsys.readouterr()
     assert (code, "") == (0, then) or (code == 2 and then and then in shown.err), shown.err
+
+
+def test_every_remedy_that_names_a_flag_is_pasted_or_says_why_not():
+    pasted_flags = [one.values[0].split()[0] for one in PASTED]
+    pieces = [piece for reason in UNPASTED.values() for piece in reason]
+    naming = [text for text in remedies() if re.search(r"--[a-z]", text)]
+    assert len(naming) > 60
+    assert [text for text in naming if not any(piece in text for piece in [*pasted_flags, *pieces])] == []
+    assert [piece for piece in pieces if not any(piece in text for text in naming)] == []
 
 
 @pytest.fixture
