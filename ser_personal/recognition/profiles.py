@@ -209,8 +209,10 @@ class SpeakerProfiles:
                 profile = profile.add(*utterance, sample_hash=sample_hash)
             self._profiles[speaker_id] = profile
         if repeated := before.utterances + len(utterances) - profile.utterances:
-            what = "%s: the same sound as one before and so counted once: %s; a label stays as it was first given"
-            logger.warning(what, speaker_id, counted(repeated, "utterance"))
+            labelled = not all(np.isnan(labels).all() for _, _, labels, _ in utterances)
+            kept = "; a label stays as it was first given" if labelled else ""
+            what = "%s: the same sound as one before and so counted once: %s%s"
+            logger.warning(what, speaker_id, counted(repeated, "utterance"), kept)
         return profile
 
     def delete(self, speaker_id: str) -> None:

@@ -46,7 +46,6 @@ class FeatureRepresentation(SpeakerRepresentation):
             )
         self.ids = list(speaker_ids)
         exact = torch.from_numpy(features).double()
-        self.feature_dim = features.shape[1]
         self.mean = exact.mean(0).float()
         # a column that is alike for all training speakers is ignored
         std = exact.std(0, correction=0).float()
@@ -55,9 +54,14 @@ class FeatureRepresentation(SpeakerRepresentation):
 
     @override
     def rebuild(self, description: SpeakerDescription, dim: int) -> None:
-        self.ids, self.feature_dim = description["speaker_ids"], description["feature_dim"]
-        self.mean, self.std = torch.zeros(self.feature_dim), torch.ones(self.feature_dim)
+        self.ids = description["speaker_ids"]
+        self.mean, self.std = torch.zeros(description["feature_dim"]), torch.ones(description["feature_dim"])
         self._make(dim)
+
+    @property
+    @override
+    def feature_dim(self) -> int:
+        return len(self.mean)
 
     @abstractmethod
     def _make(self, dim: int) -> None:

@@ -38,8 +38,11 @@ class SpeakerRepresentation(nn.Module, ABC):
     same_names: bool = True
     # whether e_s has weights to learn, in pre-training or in fine-tuning
     is_learnt: ClassVar[bool] = True
-    # width of the speaker features that it holds, 0 where it reads none
-    feature_dim: int = 0
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of the speaker features that it holds, 0 where it reads none."""
+        return 0
 
     @abstractmethod
     def build(self, speaker_ids: Sequence[str], dim: int, features: NDArray[np.float32] | None = None) -> None:
