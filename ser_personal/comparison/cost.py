@@ -41,7 +41,7 @@ class CostRecorder(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # a test counts itself, not the fit of its checkpoint
         if self._stage == "fit":
-            self._speech = state_dict.get("speech_seconds", 0.0)
+            self._speech = state_dict["speech_seconds"]
             self._begin(state_dict["seconds"], state_dict["cpu_seconds"])
 
     @override
