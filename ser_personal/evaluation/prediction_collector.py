@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from lightning.pytorch import LightningModule
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from ser_personal.calibration.table import CalibrationRow
     from ser_personal.types import PredictionBatch, Utterance
@@ -81,14 +82,13 @@ class Collector:
     """
 
     def __init__(self) -> None:
-        self._batches: list[PredictionBatch] = []
+        self._batches: list[dict[str, Tensor]] = []
 
     def add(self, batch: PredictionBatch) -> None:
         """Keep a batch."""
         self._batches.append(
             {
                 "indices": batch["indices"].cpu(),
-                "speaker_ids": batch["speaker_ids"],
                 "pooled": batch["pooled"].float().cpu(),
                 "predictions": batch["predictions"].float().cpu(),
                 "labels": batch["labels"].float().cpu(),
@@ -110,7 +110,7 @@ class Collector:
         batches, self._batches = self._batches, []
         if not batches:
             return {}
-        return {name: torch.cat([batch[name] for batch in batches]).numpy() for name in ARRAYS}  # type: ignore[literal-required]
+        return {name: torch.cat([batch[name] for batch in batches]).numpy() for name in ARRAYS}
 
 
 def _write(path: Path, arrays: Arrays) -> None:
