@@ -21,9 +21,9 @@ from record import record
 from transformers import HubertConfig
 
 from ser_personal.corpus.synthetic import synth
-from ser_personal.data.batching import ExampleKey
 from ser_personal.data.dataset import collate
 from ser_personal.data.emotion import EmotionDataModule
+from ser_personal.data.resumable_loader import ExampleKey
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.finetune.module import EmotionFineTuning
 

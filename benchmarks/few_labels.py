@@ -203,7 +203,7 @@ def folds_of(table: str, number: int) -> list[dict[str, PredictedSet]]:
     from ser_personal.audio import decode_utterance
     from ser_personal.corpus.csv_corpus import open_corpus
     from ser_personal.corpus.folds import leave_speakers_out
-    from ser_personal.encoder.front_end import mfcc_functionals
+    from ser_personal.encoder.raw import mfcc_functionals
     from ser_personal.report.baseline import ridge_baseline
 
     utterances = open_corpus(table).utterances

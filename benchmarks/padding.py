@@ -13,7 +13,7 @@ import numpy as np
 from record import record
 
 from ser_personal.audio import SAMPLE_RATE
-from ser_personal.data.batching import BucketBatchSampler
+from ser_personal.data.resumable_loader import BucketBatchSampler
 
 
 def main() -> None:

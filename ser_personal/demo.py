@@ -181,8 +181,7 @@ def _tested(folder: Path) -> list[str]:
     """What a test run shows of arousal, with the verdicts."""
     from ser_personal.calibration.table import decimal
     from ser_personal.evaluation.run_files import RIDGE, read_run
-    from ser_personal.report.bootstrap import Bootstrap, verdicts
-    from ser_personal.report.formatting import signed
+    from ser_personal.report.bootstrap import Bootstrap, signed, verdicts
 
     run = read_run(folder)
     (test,) = run.sets

@@ -1,4 +1,4 @@
-"""The one exception a user can cause, and warnings that are silenced."""
+"""The one exception a user can cause, what numbers of Python's callers raise it, and warnings that are silenced."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import warnings
 from functools import partial
 from importlib.util import find_spec
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,22 @@ class UserError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # a loader's worker hands it to the process that trains
         return partial(UserError, where=self.where, remedy=self.remedy), (self.what,)
+
+
+def require_range(name: str, value: float, low: float, high: float = inf, *, above: bool = False) -> None:
+    """Refuse a number outside an argument's range, NaN and infinity always; `above` excludes `low` itself."""
+    if not isfinite(value) or not low <= value <= high or (above and value == low):
+        if isfinite(high):
+            allowed = f"above {low} and at most {high}" if above else f"from {low} to {high}"
+        else:
+            allowed = f"above {low}" if above else f"of at least {low}"
+        raise UserError(f"{value} is out of range", where=name, remedy=f"Give a number {allowed}")
+
+
+def require_scale(scale: tuple[float, float]) -> None:
+    """Refuse a label scale that has nothing between its ends."""
+    if not scale[0] < scale[1]:
+        raise UserError(f"{scale} is an empty range", where="scale", remedy="Give the lowest, then the highest label")
 
 
 # where Lightning logs what it found, and this package what it did

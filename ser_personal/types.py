@@ -1,13 +1,15 @@
-"""What travels between the rooms, each thing under one name."""
+"""What travels between the rooms, each thing under one name, and the types of arguments that have a range."""
 
 from __future__ import annotations
 
 from base64 import b64encode
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from math import isnan
-from typing import TYPE_CHECKING, Literal, NamedTuple, NotRequired, Protocol, TypedDict
+from math import inf, isnan
+from typing import TYPE_CHECKING, Literal, NamedTuple, NotRequired, Protocol, TypeAlias, TypedDict
 from unicodedata import normalize
+
+from jsonargparse.typing import restricted_number_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +27,27 @@ MAX_CLUSTERS = 2**16
 
 Attribute = Literal["arousal", "valence", "dominance"]
 FusionName = Literal["none", "first", "prefix", "concat", "last"]
+
+# faiss takes no larger one
+LARGEST_SEED = 2**31 - 1
+
+# jsonargparse runs the TYPE_CHECKING block of the module that declares a signature: use these types by import only
+if TYPE_CHECKING:
+    AtLeastTwo: TypeAlias = int
+    NonNegativeFinite: TypeAlias = float
+    NumClusters: TypeAlias = int
+    Port: TypeAlias = int
+    PositiveFinite: TypeAlias = float
+    Seed: TypeAlias = int
+    Share: TypeAlias = float
+else:
+    AtLeastTwo = restricted_number_type("AtLeastTwo", int, (">=", 2))
+    NonNegativeFinite = restricted_number_type("NonNegativeFinite", float, [(">=", 0), ("<", inf)])
+    NumClusters = restricted_number_type("NumClusters", int, [(">", 0), ("<=", MAX_CLUSTERS)])
+    Port = restricted_number_type("Port", int, [(">=", 0), ("<=", 65_535)])
+    PositiveFinite = restricted_number_type("PositiveFinite", float, [(">", 0), ("<", inf)])
+    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", LARGEST_SEED)])
+    Share = restricted_number_type("Share", float, [(">", 0), ("<=", 1)])
 
 
 @dataclass(frozen=True)

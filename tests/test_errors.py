@@ -12,11 +12,10 @@ from ser_personal.cli import OneLineErrors
 from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.data.pretrain import PretrainDataModule
 from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
-from ser_personal.errors import UserError, silence_warnings
+from ser_personal.errors import UserError, require_range, require_scale, silence_warnings
 from ser_personal.finetune.interpreters import MLPInterpreter
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.pretrain.papt import PAPT
-from ser_personal.ranges import require_range, require_scale
 
 
 def test_a_message_says_in_one_line_where_what_and_what_to_do():

@@ -14,7 +14,7 @@ from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data, trai
 from ser_personal.audio import SAMPLE_RATE, decode
 from ser_personal.corpus.check import check
 from ser_personal.corpus.csv_corpus import CSVCorpus
-from ser_personal.encoder.front_end import mfcc, mfcc_functionals
+from ser_personal.encoder.raw import mfcc, mfcc_functionals
 from ser_personal.evaluation.pldc_callback import PLDCCallback
 from ser_personal.finetune.interpreters import MLPInterpreter
 from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans

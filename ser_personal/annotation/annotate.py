@@ -20,7 +20,6 @@ from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.corpus.table import SEGMENT, attribute_labels, is_table, known, read_csv_rows, segment
 from ser_personal.errors import UserError, counted
 from ser_personal.files import content_hash, on_disk
-from ser_personal.ranges import PositiveFinite
 from ser_personal.recognition.bundle import CalibrationName
 from ser_personal.recognition.raw import CHUNK_RECORDINGS, CHUNK_SECONDS, Utterances
 from ser_personal.recognition.recognizer import EmotionRecognizer
@@ -35,7 +34,7 @@ from ser_personal.recognition.recordings import (
 )
 from ser_personal.recognition.segmenters import CutName, has_silero
 from ser_personal.recognition.turns import Turn
-from ser_personal.types import ATTRIBUTES, plain_name
+from ser_personal.types import ATTRIBUTES, PositiveFinite, plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

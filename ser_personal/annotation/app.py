@@ -25,14 +25,13 @@ from typing_extensions import override
 from ser_personal.annotation.annotate import DECIMALS, import_trusted
 from ser_personal.errors import UserError
 from ser_personal.files import BYTES_AT_ONCE
-from ser_personal.ranges import Port
 from ser_personal.recognition.recognizer import EmotionRecognizer
 from ser_personal.recognition.recordings import Recording, of_channels, with_turns
 from ser_personal.recognition.segmenters import make_segmenter
 from ser_personal.recognition.turns import read_turns
 from ser_personal.report.timeline import TEMPLATE as TIMELINE
 from ser_personal.report.timeline import describe, find_sound, read_timelines, render
-from ser_personal.types import plain_name
+from ser_personal.types import Port, plain_name
 
 if TYPE_CHECKING:
     from ser_personal.recognition.profiles import SpeakerProfile

@@ -21,10 +21,10 @@ from ser_personal.calibration.table import (
 )
 from ser_personal.corpus.splits import canonical_split
 from ser_personal.corpus.table import Vectors, check_ending, known, read_csv_rows, read_vectors, write_rows
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, require_scale
 from ser_personal.files import refuse_existing
-from ser_personal.ranges import Seed, require_scale
 from ser_personal.speakers.bank import SpeakerBank
+from ser_personal.types import Seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

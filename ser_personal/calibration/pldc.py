@@ -9,10 +9,10 @@ import numpy as np
 from jsonargparse.typing import PositiveInt
 
 from ser_personal.calibration.neighbours import nearest_speakers, speaker_vectors
-from ser_personal.errors import UserError
-from ser_personal.ranges import NonNegativeFinite, require_range
+from ser_personal.errors import UserError, require_range
 from ser_personal.scores import Moments, rows_by_speaker
 from ser_personal.speakers.bank import as_float64
+from ser_personal.types import NonNegativeFinite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -22,10 +22,9 @@ from ser_personal.comparison.runs import (
 )
 from ser_personal.errors import UserError  # resolved at run time, as Resamples is
 from ser_personal.files import atomic_write
-from ser_personal.ranges import AtLeastTwo, Seed
 from ser_personal.report.bootstrap import Resamples
 from ser_personal.scores import ccc_from_sums
-from ser_personal.types import ATTRIBUTES
+from ser_personal.types import ATTRIBUTES, AtLeastTwo, Seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

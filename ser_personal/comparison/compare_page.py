@@ -9,10 +9,11 @@ from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from ser_personal.calibration.table import decimal
+from ser_personal.comparison.runs import duration
 from ser_personal.evaluation.run_files import RIDGE
 from ser_personal.files import atomic_write
+from ser_personal.report.bootstrap import gain, with_interval
 from ser_personal.report.figures import CALIBRATED, INK, RAW, style
-from ser_personal.report.formatting import duration, gain, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -47,6 +47,13 @@ class StageCost:
         return cls(**{field.name: measured[field.name] for field in fields(cls) if field.name in measured})
 
 
+def duration(seconds: float) -> str:
+    """Seconds in a readable unit: 45 s, 12 min, 3.4 h."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
+
+
 @dataclass(frozen=True)
 class PretrainingScores:
     """Masked prediction of the checkpoint that a pre-training kept, as its validation logged it."""

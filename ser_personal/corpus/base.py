@@ -24,9 +24,9 @@ from ser_personal.corpus.splits import (
     first_few,
     shared_speakers,
 )
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, require_scale
 from ser_personal.files import atomic_write, content_hash
-from ser_personal.ranges import PositiveFinite, require_scale
+from ser_personal.types import PositiveFinite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

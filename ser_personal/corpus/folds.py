@@ -17,7 +17,7 @@ from ser_personal.corpus.csv_corpus import open_corpus, write_corpus
 from ser_personal.corpus.splits import SpeakerSplits, by_split, canonical_split, known_speakers, require_split
 from ser_personal.errors import UserError
 from ser_personal.files import refuse_existing
-from ser_personal.ranges import Seed, Share
+from ser_personal.types import Seed, Share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -40,9 +40,9 @@ from rich.progress import track
 from ser_personal.audio import SAMPLE_RATE
 from ser_personal.corpus.synthetic_speech import Delivery, idiolect, speak
 from ser_personal.corpus.table import write_rows
+from ser_personal.errors import require_range
 from ser_personal.files import check_empty
-from ser_personal.ranges import AtLeastTwo, require_range
-from ser_personal.types import ATTRIBUTES
+from ser_personal.types import ATTRIBUTES, AtLeastTwo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -24,9 +24,8 @@ from ser_personal.audio import (
     resample,
     resampled_length,
 )
-from ser_personal.errors import UserError, counted
+from ser_personal.errors import UserError, counted, require_range
 from ser_personal.files import content_hash
-from ser_personal.ranges import require_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

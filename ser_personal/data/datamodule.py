@@ -20,14 +20,12 @@ from typing_extensions import override
 from ser_personal.audio import BAD_AUDIO, SAMPLE_RATE, WINDOW
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import canonical_split, canonical_splits, require_split
-from ser_personal.data.batching import BucketBatchSampler, ExampleKey, GivenBatches
 from ser_personal.data.dataset import WholeUtterances, collate, samples_of
-from ser_personal.data.resumable_loader import Batch, SpeechLoader
+from ser_personal.data.resumable_loader import Batch, BucketBatchSampler, ExampleKey, GivenBatches, SpeechLoader
 from ser_personal.data.speaker_features import SpeakerFeatureSource
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, require_range
 from ser_personal.files import content_hash
-from ser_personal.ranges import PositiveFinite, Seed, require_range
-from ser_personal.types import ATTRIBUTES, SpeechBatch, utterance_hash, utterance_hashes
+from ser_personal.types import ATTRIBUTES, PositiveFinite, Seed, SpeechBatch, utterance_hash, utterance_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ser_personal.data.augmentation import Augmentation
-    from ser_personal.data.batching import ExampleKey
     from ser_personal.data.frame_store import FeatureCache, PseudoLabels
+    from ser_personal.data.resumable_loader import ExampleKey
     from ser_personal.data.speaker_features import SpeakerFeatures, SpeakerNormalization
     from ser_personal.types import Utterance
 

@@ -21,9 +21,8 @@ from typing_extensions import override
 
 from ser_personal.audio import FRAME_RATE
 from ser_personal.data.dataset import samples_of
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, require_range
 from ser_personal.files import atomic_write, content_hash, sampled_hash
-from ser_personal.ranges import require_range
 from ser_personal.types import MAX_CLUSTERS, FeatureSource
 
 if TYPE_CHECKING:

@@ -16,9 +16,8 @@ from ser_personal.corpus.splits import canonical_splits
 from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.data.dataset import PretrainDataset, check_pseudo_labels, samples_of
 from ser_personal.data.frame_store import PseudoLabels
-from ser_personal.errors import UserError
-from ser_personal.ranges import PositiveFinite, require_range
-from ser_personal.types import PretrainBatch, utterance_hashes
+from ser_personal.errors import UserError, require_range
+from ser_personal.types import PositiveFinite, PretrainBatch, utterance_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,23 +1,151 @@
-"""The loader, by which a resumed fit finds its place: it saves and restores the position inside an epoch.
+"""Which utterances share a batch, and the loader, by which a resumed fit finds its place inside an epoch.
 
 What else makes resumed training exact is in training/checkpoints.py (`ExactResumption`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from dataclasses import dataclass
+from itertools import cycle, islice
+from math import ceil
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
+from typing_extensions import override
 
+from ser_personal.audio import SAMPLE_RATE
 from ser_personal.errors import UserError
 from ser_personal.types import SpeakerBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from ser_personal.data.batching import GivenBatches
+    from numpy.typing import NDArray
+
     from ser_personal.data.dataset import Example, UtteranceDataset
+
+
+# Lengths are jittered by up to this share before sorting: utterances meet others of about their length in every epoch.
+JITTER = 0.03
+
+
+@dataclass(frozen=True)
+class ExampleKey:
+    """A position in the datamodule's `utterances`, and the epoch, for workers that persist see no `set_epoch`."""
+
+    index: int
+    epoch: int
+
+
+class GivenBatches(Sampler[list[ExampleKey]]):
+    """Fixed batches of positions in `utterances`, the same in every epoch."""
+
+    # where the next iteration begins
+    first_batch = 0
+
+    def __init__(self, batches: Sequence[list[int]]) -> None:
+        self._batches = batches
+
+    @property
+    def sampler(self) -> Self:
+        """Itself: Lightning calls `set_epoch` on `batch_sampler.sampler` only."""
+        return self
+
+    def plan(self, epoch: int) -> list[list[int]]:
+        """List the batches of all ranks in an epoch, as positions in `utterances`."""
+        return list(self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[ExampleKey]]:
+        for batch in islice(self._batches, self.first_batch, None):
+            yield [ExampleKey(index, epoch=0) for index in batch]
+
+
+class BucketBatchSampler(GivenBatches):
+    """Batches of similar lengths, each within a budget of padded audio, dealt to the ranks in turn.
+
+    The plan of an epoch is a pure function of the seed and the epoch, whatever the number of ranks. Every rank gets
+    equally many batches, as many in every epoch; where the plan doesn't divide, its first batches are repeated (in
+    evaluation, drop repeats by index). Batches of one, which batch normalisation can't train on, occur only where the
+    budget allows no other way. Evaluation goes from the longest utterance to the shortest.
+
+    `indices` are positions in the datamodule's `utterances`, `num_samples` (in the same order) what a batch holds of
+    each, and `batch_seconds` counts padding.
+    """
+
+    def __init__(
+        self,
+        indices: Sequence[int],
+        num_samples: Sequence[int],
+        *,
+        batch_seconds: float,
+        max_batch: int | None = None,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._indices = np.asarray(indices, dtype=np.int64)
+        self._num_samples = np.asarray(num_samples, dtype=np.int64)
+        self._shuffle, self._seed = shuffle, seed
+        self.rank, self.world_size = rank, world_size
+        self._epoch = 0
+        longest = self._num_samples.max(initial=0)
+        if longest > batch_seconds * SAMPLE_RATE:
+            what = f"the longest utterance, {longest / SAMPLE_RATE:.2f} s, doesn't fit a batch of {batch_seconds:g} s"
+            raise UserError(what, where="batch_seconds", remedy="Raise data.batch_seconds to at least that")
+        in_order = np.sort(self._num_samples)[::-1]
+        # Jittered lengths put at sorted position r no longer utterance, so one plan of sizes holds in every epoch.
+        at_most = np.minimum(in_order * (1 + JITTER) / (1 - JITTER), longest) if shuffle else in_order
+        self._sizes = batch_sizes(at_most, int(batch_seconds * SAMPLE_RATE), max_batch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of the next iteration."""
+        self._epoch = epoch
+
+    @override
+    def plan(self, epoch: int) -> list[list[int]]:
+        keys = self._num_samples.astype(np.float64)
+        rng = np.random.default_rng((self._seed, epoch))
+        if self._shuffle:
+            keys *= 1 + rng.uniform(-JITTER, JITTER, len(keys))
+        order = self._indices[np.argsort(-keys, kind="stable")]
+        batches = [batch.tolist() for batch in np.split(order, np.cumsum(self._sizes)[:-1])] if self._sizes else []
+        return [batches[i] for i in rng.permutation(len(batches))] if self._shuffle else batches
+
+    def __len__(self) -> int:
+        return ceil(len(self._sizes) / self.world_size)
+
+    def __iter__(self) -> Iterator[list[ExampleKey]]:
+        epoch = self._epoch if self._shuffle else 0
+        dealt = islice(cycle(self.plan(epoch)), self.rank, len(self) * self.world_size, self.world_size)
+        return ([ExampleKey(index, epoch) for index in batch] for batch in islice(dealt, self.first_batch, None))
+
+
+def batch_sizes(num_samples: NDArray[np.number], budget: int, max_batch: int | None = None) -> list[int]:
+    """Cut a list of lengths, longest first, into batches.
+
+    Padding counts in the budget, in samples. The last batch takes utterances from an earlier one where it would be
+    smaller.
+    """
+    sizes: list[int] = []
+    start = 0
+    while start < len(num_samples):
+        size = min(int(budget // num_samples[start]), len(num_samples) - start, max_batch or len(num_samples))
+        sizes.append(size)
+        start += size
+    # Only batches of one or two lie between the donor and the last one.
+    donor = next((i for i in reversed(range(len(sizes) - 1)) if sizes[i] >= 3), None)
+    if donor is not None and sizes[donor] > sizes[-1]:
+        moved = (sizes[donor] - sizes[-1]) // 2
+        sizes[donor] -= moved
+        sizes[-1] += moved
+    return sizes
+
 
 Batch = TypeVar("Batch", bound=SpeakerBatch)
 

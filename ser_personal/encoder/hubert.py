@@ -13,11 +13,10 @@ from typing_extensions import override
 
 from ser_personal.audio import HOP, WINDOW, normalize, num_frames
 from ser_personal.encoder.base import real_frames
-from ser_personal.encoder.front_end import ConvFrontEnd, LogMelFrontEnd
 from ser_personal.encoder.hugging_face import PretrainedEncoder
-from ser_personal.errors import UserError
-from ser_personal.ranges import NonNegativeFinite, PositiveFinite, require_range
-from ser_personal.types import EncoderOutput
+from ser_personal.encoder.raw import LogMelFrontEnd
+from ser_personal.errors import UserError, require_range
+from ser_personal.types import EncoderOutput, NonNegativeFinite, PositiveFinite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -230,6 +229,57 @@ class HubertEncoder(PretrainedEncoder):
         finally:
             self.network.encoder.layers = layers
         return EncoderOutput(states[layer], output.frame_mask)
+
+
+class ConvFrontEnd(nn.Module):
+    """The convolutions of a transformers model, with a group norm that doesn't see padding.
+
+    The first norm of base-size models takes its statistics over time; over padding as well, a clip's features would
+    depend on its batch mates (by about 1 on random weights). Taken over real frames alone they don't, since every
+    later window of a real frame lies inside real frames. Ours.
+
+    Args:
+        layers: a transformers model's `feature_extractor.conv_layers`.
+        gradient_scale: factor on the gradient that reaches the convolutions (fairseq's feature_grad_mult).
+    """
+
+    def __init__(self, layers: nn.ModuleList, gradient_scale: float = 1.0) -> None:
+        super().__init__()
+        self.conv_layers = layers
+        self.gradient_scale = gradient_scale
+
+    @override
+    def forward(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:
+        """(batch, samples) -> (batch, frames, channels)."""
+        hidden = waveforms[:, None]
+        trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in self.parameters())
+        with torch.set_grad_enabled(trained):
+            layer: Any
+            for layer in self.conv_layers:
+                norm = getattr(layer, "layer_norm", None)
+                if isinstance(norm, nn.GroupNorm):
+                    hidden = layer.conv(hidden)
+                    lengths = (num_samples - layer.conv.kernel_size[0]) // layer.conv.stride[0] + 1
+                    hidden = layer.activation(_norm_over_real_frames(hidden, lengths, norm))
+                else:
+                    hidden = layer(hidden)
+        if trained and self.gradient_scale != 1.0:
+            hidden = hidden * self.gradient_scale + hidden.detach() * (1 - self.gradient_scale)
+        return hidden.transpose(1, 2)
+
+
+def _norm_over_real_frames(hidden: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
+    if not torch.compiler.is_exporting() and bool((lengths >= hidden.shape[2]).all()):
+        normed: Tensor = norm(hidden)
+        return normed
+    lengths = lengths.to(hidden.device, non_blocking=True)
+    real = (torch.arange(hidden.shape[2], device=hidden.device) < lengths[:, None])[:, None]
+    count = lengths[:, None, None]
+    values = hidden.float()
+    mean = (values * real).sum(2, keepdim=True) / count
+    variance = ((values - mean).square() * real).sum(2, keepdim=True) / count
+    normed = (values - mean) * torch.rsqrt(variance + norm.eps)
+    return (normed * norm.weight[:, None] + norm.bias[:, None]).to(hidden.dtype)
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from torch import nn
 from typing_extensions import override
 
 from ser_personal.encoder.base import Encoder, weights_fingerprint
-from ser_personal.errors import UserError
-from ser_personal.ranges import PositiveFinite, require_range
+from ser_personal.errors import UserError, require_range
+from ser_personal.types import PositiveFinite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -14,7 +14,7 @@ from ser_personal.encoder.raw import CachedFeatures, LogMelEncoder, MFCCEncoder
 from ser_personal.encoder.speaker_fusion import Fusion, Personalization, make_fusion
 from ser_personal.encoder.whisper import WhisperEncoder
 from ser_personal.errors import UserError
-from ser_personal.speakers.representation import SpeakerDescription, SpeakerRepresentation
+from ser_personal.speakers.embedding import SpeakerDescription, SpeakerRepresentation
 from ser_personal.types import pack_hashes, unpack_hashes
 
 if TYPE_CHECKING:

@@ -45,9 +45,9 @@ from ser_personal.evaluation.run_files import (
     write_speakers,
 )
 from ser_personal.files import content_hash, gather_files
-from ser_personal.ranges import Seed
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.types import Seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

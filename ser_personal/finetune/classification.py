@@ -10,9 +10,9 @@ from torch.nn import functional
 from typing_extensions import override
 
 from ser_personal.errors import UserError
-from ser_personal.finetune.base import FineTuning
-from ser_personal.finetune.losses import labelled_mean
+from ser_personal.finetune.concordance import labelled_mean
 from ser_personal.finetune.metrics import ClassificationMetric
+from ser_personal.finetune.module import FineTuning
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,8 +14,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from ser_personal.encoder.base import mean_pool
-from ser_personal.errors import UserError
-from ser_personal.ranges import require_scale
+from ser_personal.errors import UserError, require_scale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,23 +1,304 @@
-"""Fine-tuning for emotion attributes by the concordance correlation coefficient."""
+"""Fine-tuning: what all kinds of it share, and that for emotion attributes by 1 - CCC."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from jsonargparse.typing import PositiveInt
+import torch
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from typing_extensions import override
 
+from ser_personal.encoder.base import Encoder, mean_pool
+from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.encoder.hugging_face import LoRA
+from ser_personal.encoder.module import DESCRIPTION, PREFIX, PersonalizedModule, read_checkpoint, using
+from ser_personal.encoder.personalized import PersonalizedEncoder
+from ser_personal.encoder.raw import CachedFeatures
 from ser_personal.errors import UserError
-from ser_personal.finetune.base import FineTuning
-from ser_personal.finetune.losses import CCCLoss, EmotionLoss
+from ser_personal.finetune.concordance import CCCLoss, EmotionLoss
+from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter
 from ser_personal.finetune.metrics import ConcordanceMetric
-from ser_personal.types import ATTRIBUTES, Attribute
+from ser_personal.speakers.embedding import SpeakerEmbedding, SpeakerRepresentation
+from ser_personal.types import ATTRIBUTES, Attribute, FusionName, NonNegativeFinite, PositiveFinite, PredictionBatch
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Sequence
 
-    from ser_personal.types import EmotionBatch, TrainingSet
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+    from torch import Tensor
+    from torchmetrics import Metric
+
+    from ser_personal.types import EmotionBatch, EncoderOutput, TrainingSet
+
+
+class FineTuning(PersonalizedModule):
+    """A personalised encoder and an interpreter, trained together by AdamW.
+
+    Args:
+        encoder: what to fine-tune; HuBERT-large with its convolutions frozen if None. With `papt_checkpoint` only what
+            it says of freezing, dropout and normalisation counts: architecture and weights come from there.
+        speakers: what e_s is; a table with its defaults if None.
+        interpreter: the head; the paper's MLP if None.
+        fusion: where e_s is added; None means as in PAPT, or none without it. Where no Transformer follows, with raw or
+            cached features, `prefix` needs an interpreter that reads e_s: the mean of frames doesn't change by it.
+        papt_checkpoint: brings encoder and speakers from PAPT or TAPT; needed on disk at fit only.
+        initial_checkpoint: a fine-tuned one to start from, with all its weights, on other data or by another loss;
+            needed on disk at fit only. (`--ckpt_path` resumes the same fit.)
+        lora: train low-rank adapters of the encoder in place of its weights; the weights themselves if None, into which
+            the adapters of a checkpoint are merged.
+        train_speaker_embedding: keep learning e_s; frozen otherwise (ours, the paper doesn't say).
+        unseen_share: chance that a training utterance counts as an unseen speaker's, so that the policy for those is
+            in distribution at test time (ours; the paper's is 0).
+        learning_rate: of everything but the interpreter.
+        interpreter_learning_rate: of the interpreter; None means the same.
+        weight_decay: of AdamW.
+        warmup_share: share of all steps in which both rates climb, to fall to 0, linearly, over the rest (ours); None
+            keeps them constant, as the authors do.
+
+    Raises:
+        UserError: parts that don't go together.
+    """
+
+    # what it predicts, one of both
+    attributes: Sequence[str] = ()
+    emotions: Sequence[str] = ()
+
+    # the hyperparameter that says what is predicted
+    targets: ClassVar[str]
+    validation_metric: Metric
+    test_metric: Metric
+
+    def __init__(
+        self,
+        encoder: Encoder | None = None,
+        speakers: SpeakerRepresentation | None = None,
+        interpreter: Interpreter | None = None,
+        fusion: FusionName | None = None,
+        papt_checkpoint: str | None = None,
+        initial_checkpoint: str | None = None,
+        lora: LoRA | None = None,
+        *,
+        train_speaker_embedding: bool = False,
+        unseen_share: ClosedUnitInterval = 0.0,
+        learning_rate: PositiveFinite = 5e-5,
+        interpreter_learning_rate: PositiveFinite | None = None,
+        weight_decay: NonNegativeFinite = 1e-4,
+        warmup_share: ClosedUnitInterval | None = None,
+    ) -> None:
+        encoder, interpreter = encoder or HubertEncoder(freeze_cnn=True), interpreter or MLPInterpreter()
+        _refuse_contradictions(encoder, interpreter, fusion, papt_checkpoint)
+        super().__init__(PersonalizedEncoder(encoder, speakers or SpeakerEmbedding(), fusion or "none"))
+        self.save_hyperparameters(ignore=["encoder", "speakers", "interpreter", "loss", "lora"])
+        self.interpreter = interpreter
+        self.lora = lora
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """How many values the interpreter gives."""
+
+    @abstractmethod
+    def initial_outputs(self, training_set: TrainingSet) -> list[float]:
+        """What a new interpreter gives for any utterance."""
+
+    @abstractmethod
+    def labels_of(self, batch: EmotionBatch) -> Tensor:
+        """What the outputs should be, (batch, outputs), NaN where there is no label."""
+
+    @abstractmethod
+    def task_loss(self, outputs: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """Compare outputs and labels, both (batch, outputs); `weights` (batch,) say what each utterance counts."""
+
+    @abstractmethod
+    def log_scores(self, stage: str, scores: dict[str, float]) -> None:
+        """Log the scores of a set, the one that chooses the best model among them."""
+
+    @override
+    def build(self, training_set: TrainingSet) -> None:
+        if self.hparams["initial_checkpoint"] is not None:
+            self._start_from_finetuned(self.hparams["initial_checkpoint"], training_set)
+        else:
+            if self.hparams["papt_checkpoint"] is not None:
+                self._start_from_papt(self.hparams["papt_checkpoint"], training_set)
+            else:
+                self._require_learnt_embedding()
+                self.personalized.encoder.prepare(training_set)
+                speaker_ids = training_set.train_speaker_ids
+                self.personalized.build(speaker_ids, training_set.speaker_features_of(speaker_ids))
+                self.personalized.encoder.fit_front_end(training_set.training_audio)
+                if self.personalized.speakers.ids:
+                    self.personalized.pretrained_on = training_set.train_hashes
+            self._build_interpreter()
+            self.interpreter.start_from(self.initial_outputs(training_set))
+        self.personalized.encoder.adapt(self.lora)
+
+    @override
+    def rebuild(self, checkpoint: dict[str, Any]) -> None:
+        self._build_interpreter()
+
+    def _build_interpreter(self) -> None:
+        self.interpreter.build(self.personalized.dim, self.outputs)
+        self.personalized.encoder.freeze_mask_embedding()
+        self.personalized.speakers.requires_grad_(requires_grad=self.hparams["train_speaker_embedding"])
+
+    def _start_from_papt(self, path: str, training_set: TrainingSet) -> None:
+        remedy = "Give one written by `ser fit --config configs/papt.yaml`"
+        checkpoint = _read(path, "head.label_embeddings", "checkpoint of PAPT or TAPT", remedy)
+        weights = checkpoint["state_dict"]
+        self._require_same_fusion(checkpoint, path, "pre-train")
+        with using(path):
+            self.personalized.rebuild(checkpoint[DESCRIPTION])
+            self.refuse_namesakes(training_set)
+            self.personalized.load_state_dict(
+                {name.removeprefix(PREFIX): weights[name] for name in weights if name.startswith(PREFIX)}
+            )
+
+    def _start_from_finetuned(self, path: str, training_set: TrainingSet) -> None:
+        if self.hparams["papt_checkpoint"] is not None:
+            raise UserError(
+                "two checkpoints to start from",
+                where="--model.initial_checkpoint, --model.papt_checkpoint",
+                remedy="Give one of them: what came from PAPT is in the fine-tuned one",
+            )
+        remedy = "Give one written by `ser fit --config configs/finetune.yaml`, or --model.papt_checkpoint"
+        checkpoint = _read(path, "interpreter.", "fine-tuned checkpoint", remedy)
+        weights = checkpoint["state_dict"]
+        self._require_same_targets(checkpoint, path)
+        self._require_same_fusion(checkpoint, path, "train")
+        self.personalized.rebuild(checkpoint[DESCRIPTION])
+        self.rebuild(checkpoint)
+        self.refuse_namesakes(training_set)
+        own = self.state_dict()
+        # of adapters alone, the encoder has the rest already
+        weights = {name: own[name] for name in own if name.startswith(f"{PREFIX}encoder.")} | weights
+        if {name: weight.shape for name, weight in own.items()} != {name: w.shape for name, w in weights.items()}:
+            raise UserError(
+                "was trained with another interpreter, or other sizes of it",
+                where=path,
+                remedy="Give the --model.interpreter that it was trained with",
+            )
+        self.load_state_dict(weights)
+
+    def _require_same_targets(self, checkpoint: dict[str, Any], path: str) -> None:
+        wanted, trained = self.hparams[self.targets], checkpoint["hyper_parameters"].get(self.targets)
+        if trained is None or (wanted is not None and list(trained) != list(wanted)):
+            raise UserError(
+                f"was trained for {', '.join(trained)}" if trained else f"wasn't trained for {self.targets}",
+                where=path,
+                remedy=f"Give the config, and --model.{self.targets}, that it was trained with",
+            )
+
+    def _require_same_fusion(self, checkpoint: dict[str, Any], path: str, how: str) -> None:
+        wanted, trained = self.hparams["fusion"], checkpoint[DESCRIPTION]["fusion"]
+        if wanted not in {None, trained}:
+            raise UserError(
+                f"was {how}ed with fusion {trained}, not {wanted}",
+                where=path,
+                remedy=f"Leave --model.fusion out, or {how} with that fusion",
+            )
+
+    def _require_learnt_embedding(self) -> None:
+        is_learnt = self.personalized.fusion_name != "none" and self.personalized.speakers.is_learnt
+        if is_learnt and not self.hparams["train_speaker_embedding"]:
+            raise UserError(
+                "speaker embeddings are neither pre-trained nor learnt here",
+                where=f"--model.fusion {self.personalized.fusion_name}",
+                remedy="Give --model.papt_checkpoint, or set --model.train_speaker_embedding true",
+            )
+
+    @override
+    def forward(self, batch: EmotionBatch) -> PredictionBatch:
+        output: EncoderOutput = self.personalized(batch)
+        output = output._replace(frames=output.frames.to(torch.promote_types(output.frames.dtype, torch.float32)))
+        # bfloat16 would put predictions of 1 to 7 on a grid of 1/32
+        with torch.autocast(output.frames.device.type, enabled=False):
+            return PredictionBatch(
+                indices=batch["indices"],
+                speaker_ids=batch["speaker_ids"],
+                pooled=mean_pool(output),
+                predictions=self.interpreter(output),
+                labels=self.labels_of(batch),
+            )
+
+    @override
+    def training_step(self, batch: EmotionBatch, batch_idx: int) -> Tensor:
+        speaker_ids = batch["speaker_ids"]
+        as_unseen = (torch.rand(len(speaker_ids)) < self.hparams["unseen_share"]).tolist()
+        known = [None if unseen else speaker for speaker, unseen in zip(speaker_ids, as_unseen, strict=True)]
+        result = self({**batch, "speaker_ids": known})
+        loss = self.task_loss(result["predictions"], result["labels"], batch.get("weights"))
+        self.log("train_loss", loss, prog_bar=True, batch_size=len(batch["indices"]))
+        return loss
+
+    @override
+    def validation_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
+        result = self.predict_step(batch, batch_idx)
+        self.validation_metric.update(result)
+        return result
+
+    @override
+    def test_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
+        result = self.predict_step(batch, batch_idx)
+        self.test_metric.update(result)
+        return result
+
+    @override
+    def predict_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:
+        result: PredictionBatch = self(batch)
+        return result
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self.log_scores("val", self.validation_metric.compute())
+        self.validation_metric.reset()
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self.log_scores("test", self.test_metric.compute())
+        self.test_metric.reset()
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW, the interpreter at its own rate; constant, or with warm-up and decay."""
+        rate, interpreter_rate = self.hparams["learning_rate"], self.hparams["interpreter_learning_rate"]
+        encoder_weights = [weight for weight in self.personalized.parameters() if weight.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": encoder_weights, "lr": rate},
+            {"params": [*self.interpreter.parameters()], "lr": rate if interpreter_rate is None else interpreter_rate},
+        ]
+        return self.adamw(
+            [group for group in groups if group["params"]],
+            self.hparams["warmup_share"],
+            weight_decay=self.hparams["weight_decay"],
+        )
+
+
+def _read(path: str, part: str, kind: str, remedy: str) -> dict[str, Any]:
+    """Read a checkpoint that has such a part."""
+    checkpoint = read_checkpoint(path)
+    if not any(name.startswith(part) for name in checkpoint["state_dict"]):
+        raise UserError(f"isn't a {kind}", where=path, remedy=remedy)
+    return checkpoint
+
+
+def _refuse_contradictions(
+    encoder: Encoder, interpreter: Interpreter, fusion: FusionName | None, papt_checkpoint: str | None
+) -> None:
+    if fusion == "prefix" and not (encoder.mixes_frames or interpreter.reads_speaker):
+        raise UserError(
+            f"the speaker embedding changes no frame of {type(encoder).__name__}, which has no Transformer, and "
+            f"{type(interpreter).__name__} doesn't read it",
+            where="--model.fusion prefix",
+            remedy="Give --model.fusion last, or --model.interpreter TransformerInterpreter",
+        )
+    if papt_checkpoint is not None and isinstance(encoder, CachedFeatures):
+        raise UserError(
+            "brings an encoder, and CachedFeatures need none",
+            where=f"--model.papt_checkpoint {papt_checkpoint}",
+            remedy=f"Leave it out, and give --data.cache what `ser cache --checkpoint {papt_checkpoint}` wrote",
+        )
 
 
 class EmotionFineTuning(FineTuning):

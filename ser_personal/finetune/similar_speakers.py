@@ -18,10 +18,10 @@ from typing_extensions import override
 
 from ser_personal.audio import decode_utterance
 from ser_personal.data.emotion import SelectedSpeakers, SpeakerSelection
-from ser_personal.encoder.front_end import mfcc_functionals
+from ser_personal.encoder.raw import mfcc_functionals
 from ser_personal.errors import UserError
-from ser_personal.ranges import Seed
 from ser_personal.scores import rows_by_speaker
+from ser_personal.types import Seed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -19,8 +19,7 @@ from ser_personal.encoder.personalized import saved_encoder
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
 from ser_personal.pretrain.teachers import EncoderTeacher, Precision, run_over
-from ser_personal.ranges import Seed
-from ser_personal.types import FeatureSource
+from ser_personal.types import FeatureSource, Seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,28 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from jsonargparse.typing import restricted_number_type
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write, content_hash, named_in_errors
-from ser_personal.types import MAX_CLUSTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
     from torch import Tensor
-
-if TYPE_CHECKING:
-    NumClusters: TypeAlias = int
-else:
-    NumClusters = restricted_number_type("NumClusters", int, [(">", 0), ("<=", MAX_CLUSTERS)])
 
 FORMAT_VERSION = 2
 DISTANCES_AT_ONCE = 2**24

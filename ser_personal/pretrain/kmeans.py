@@ -25,9 +25,9 @@ from ser_personal.data.dataset import samples_of
 from ser_personal.data.frame_store import PseudoLabels, PseudoLabelSource
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash, gather_files, on_first_process
-from ser_personal.pretrain.codebook import Codebook, FrameSample, NumClusters, nearest_centroid
+from ser_personal.pretrain.codebook import Codebook, FrameSample, nearest_centroid
 from ser_personal.pretrain.teachers import MFCCTeacher, Precision, Teacher, run_over
-from ser_personal.ranges import Seed, Share
+from ser_personal.types import NumClusters, Seed, Share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

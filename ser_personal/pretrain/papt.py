@@ -20,10 +20,8 @@ from ser_personal.pretrain.masked_prediction import (
     masked_prediction_loss,
     span_mask,
 )
-from ser_personal.ranges import NonNegativeFinite, PositiveFinite, Seed, Share
-from ser_personal.speakers.embedding import SpeakerEmbedding
-from ser_personal.speakers.representation import SpeakerRepresentation
-from ser_personal.types import FusionName
+from ser_personal.speakers.embedding import SpeakerEmbedding, SpeakerRepresentation
+from ser_personal.types import FusionName, NonNegativeFinite, PositiveFinite, Seed, Share
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler

@@ -13,7 +13,7 @@ from torch import nn
 from typing_extensions import override
 
 from ser_personal.encoder.base import real_frames, weights_fingerprint
-from ser_personal.encoder.front_end import MFCCFrontEnd
+from ser_personal.encoder.raw import MFCCFrontEnd
 from ser_personal.errors import UserError
 from ser_personal.training.interruption import trainer_for_tasks
 from ser_personal.types import EncoderOutput

@@ -207,7 +207,7 @@ def _read_network(folder: Path, config: dict[str, Any]) -> EmotionNetwork:
     from ser_personal.encoder.personalized import PersonalizedEncoder, saved_encoder
     from ser_personal.finetune.interpreters import Interpreter
     from ser_personal.recognition.network import EmotionNetwork
-    from ser_personal.speakers.representation import SpeakerRepresentation
+    from ser_personal.speakers.embedding import SpeakerRepresentation
 
     described = config["personalized_encoder"]
     description = cast("EncoderDescription", {**described, "encoder_config": json.dumps(described["encoder_config"])})

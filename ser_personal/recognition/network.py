@@ -14,8 +14,8 @@ from torch import nn
 from typing_extensions import override
 
 from ser_personal.audio import SAMPLE_RATE, WINDOW
-from ser_personal.data.batching import batch_sizes
 from ser_personal.data.dataset import Example, collate
+from ser_personal.data.resumable_loader import batch_sizes
 from ser_personal.encoder.base import mean_pool
 from ser_personal.encoder.speaker_fusion import Fusion, Personalization
 from ser_personal.errors import UserError

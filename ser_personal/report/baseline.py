@@ -14,13 +14,12 @@ from typing_extensions import override
 
 from ser_personal.calibration.table import CalibrationRow, PredictedSet, print_scores, score_row, speaker_moments
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
-from ser_personal.encoder.front_end import mfcc_functionals
+from ser_personal.encoder.raw import mfcc_functionals
 from ser_personal.errors import UserError
 from ser_personal.evaluation.prediction_collector import RunWriter, attributes_of, run_folder
 from ser_personal.evaluation.run_files import BASELINE, RIDGE, SPEAKER_MOMENTS, rows_as_json, write_moments
 from ser_personal.files import refuse_existing, write_json
-from ser_personal.ranges import AtLeastTwo
-from ser_personal.types import Attribute
+from ser_personal.types import AtLeastTwo, Attribute
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""95 % intervals by resampling speakers, whose utterances aren't independent of each other, and what they show."""
+"""95 % intervals, by resampling speakers, whose utterances aren't independent: what they show, how they are written."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jsonargparse.typing import restricted_number_type
 
+from ser_personal.calibration.table import decimal
 from ser_personal.evaluation.run_files import RIDGE
 
 if TYPE_CHECKING:
@@ -70,6 +71,34 @@ class Bootstrap:
             return Estimate(value, refused="undefined")
         low, high = np.nanquantile(drawn, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
         return Estimate(value, float(low), float(high))
+
+
+def signed(value: float) -> str:
+    """A difference with its sign: +.021."""
+    text = decimal(value)
+    return f"+{text}" if value > 0 and text != ".000" else text
+
+
+def interval(estimate: Estimate) -> str:
+    """A value with its interval, or the reason why it has none: .683 (.532 to .815)."""
+    return f"{decimal(estimate.value)} ({estimate.refused or f'{decimal(estimate.low)} to {decimal(estimate.high)}'})"
+
+
+def signed_interval(estimate: Estimate) -> str:
+    """A difference with its interval, signed, or the reason why it has none."""
+    return f"{signed(estimate.value)} ({estimate.refused or f'{signed(estimate.low)} to {signed(estimate.high)}'})"
+
+
+def with_interval(estimate: Estimate) -> str:
+    """A value with its interval if it has one."""
+    return interval(estimate) if estimate.refused is None else decimal(estimate.value)
+
+
+def gain(estimate: Estimate | None) -> str:
+    """A difference to the baseline with its interval if it has one; None is the baseline itself."""
+    if estimate is None:
+        return "baseline"
+    return signed_interval(estimate) if estimate.refused is None else signed(estimate.value)
 
 
 Mark = Literal["helps", "open", "harms"]

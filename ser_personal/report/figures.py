@@ -8,13 +8,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from ser_personal.calibration.table import decimal
-from ser_personal.report.bootstrap import paired_gain, speaker_gains
-from ser_personal.report.formatting import row_text, signed_interval
+from ser_personal.report.bootstrap import paired_gain, signed_interval, speaker_gains
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -102,6 +101,47 @@ def as_svg(drawing: Drawing) -> str:
     svg = re.sub(r' (width|height)="[^"]*"', "", opening) + ">" + rest
     svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
     return svg.replace(INK, "currentColor")
+
+
+class Row(NamedTuple):
+    """A row of the score table: its short name, its kind, and what it means."""
+
+    short: str
+    kind: Literal["method", "control", "baseline", "oracle"]
+    meaning: str
+
+
+ROWS = {
+    "raw": Row("raw", "method", "what the model predicts, uncalibrated"),
+    "mu": Row("PLDC: mean", "method", "predictions get the mean of the most similar training speakers' labels"),
+    "sigma": Row("PLDC: deviation", "method", "predictions get the standard deviation of those labels"),
+    "both": Row("PLDC: both", "method", "PLDC of mean and standard deviation: the paper's full equation"),
+    "posterior": Row(
+        "posterior",
+        "method",
+        "ours: each speaker's label moments, estimated from speaker vectors and predictions by a regression "
+        "fitted on validation speakers",
+    ),
+    "affine": Row("one map for all", "control", "one affine map for all speakers, fitted on validation speakers"),
+    "population": Row("all speakers", "control", "PLDC towards all training speakers; similarity must do better"),
+    "random_speakers": Row("random speakers", "control", "PLDC towards random training speakers, mean over draws"),
+    "own_statistics": Row(
+        "own labels (oracle)", "oracle", "never a result: PLDC towards the moments of the test labels"
+    ),
+    "ridge": Row("ridge regression", "baseline", "on MFCC functionals, fitted on the training split"),
+}
+
+
+def row_text(name: str) -> Row:
+    """What the report says of a row; one that `ROWS` lacks, such as a caller's own method, has its name alone."""
+    return ROWS.get(name, Row(name, "method", ""))
+
+
+def settings(run: RunFiles) -> str:
+    """How predictions.csv was calibrated."""
+    pldc = run.pldc
+    extras = [name for name, used in (("centred vectors", pldc.center), ("clipped", pldc.clip)) if used]
+    return ", ".join([f"{run.chosen}, k = {pldc.k}, {pldc.statistics} statistics", *extras])
 
 
 _KINDS = {"method": (CALIBRATED, "o"), "control": (LABELS, "D"), "baseline": (RAW, "s"), "oracle": (LABELS, "x")}

@@ -10,11 +10,9 @@ from jsonargparse.typing import NonNegativeInt  # resolved at run time
 from ser_personal.calibration.table import decimal
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
-from ser_personal.report import formatting
-from ser_personal.report.audit import MEANING, SHIFTS, SYSTEMS
-from ser_personal.report.bootstrap import Bootstrap, Resamples, verdicts
-from ser_personal.report.figures import as_svg, style
-from ser_personal.report.groups import METRICS
+from ser_personal.report.audit import MEANING, METRICS, SHIFTS, SYSTEMS
+from ser_personal.report.bootstrap import Bootstrap, Resamples, interval, signed_interval, verdicts
+from ser_personal.report.figures import as_svg, row_text, settings, style
 from ser_personal.report.timeline import is_annotation, write_timelines
 
 if TYPE_CHECKING:
@@ -82,14 +80,15 @@ def render(run: RunFiles, found: Audit, figures: dict[str, dict[str, list[Drawin
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    named = (formatting.interval, formatting.signed_interval, decimal)
+    named = (interval, signed_interval, decimal)
     environment.filters |= {function.__name__: function for function in named} | {"svg": _inline}
     with style():
         return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
             run=run,
             found=found,
             figures=figures,
-            formatting=formatting,
+            settings=settings(run),
+            row_text=row_text,
             meaning=MEANING,
             systems=SYSTEMS,
             verdicts={

@@ -24,7 +24,6 @@ from ser_personal.data.dataset import samples_of
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.files import check_empty, is_hub_name
-from ser_personal.ranges import AtLeastTwo
 from ser_personal.recognition.bundle import CARD, ONNX, Bundle, CalibrationName, check_consistent, write_bundle
 from ser_personal.recognition.bundle import push as push_bundle
 from ser_personal.recognition.causal import CausalPLDC, calibrate_causally, left_out_posteriors, make_calibrator
@@ -35,11 +34,12 @@ from ser_personal.scores import rows_by_speaker, score
 from ser_personal.sharing.anonymise import anonymised, grouped_bank
 from ser_personal.sharing.model_card import IMPORTED, CardOptions, model_card
 from ser_personal.speakers.bank import SpeakerBank
+from ser_personal.types import AtLeastTwo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ser_personal.finetune.base import FineTuning
+    from ser_personal.finetune.module import FineTuning
     from ser_personal.recognition.raw import Utterances
     from ser_personal.types import Utterance
 

@@ -11,7 +11,7 @@ from torch import nn
 from typing_extensions import override
 
 from ser_personal.errors import UserError
-from ser_personal.speakers.representation import SpeakerDescription, SpeakerRepresentation
+from ser_personal.speakers.embedding import SpeakerDescription, SpeakerRepresentation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

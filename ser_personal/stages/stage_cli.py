@@ -47,7 +47,7 @@ from ser_personal.calibration.table import decimal
 from ser_personal.cli import VERBOSE, OneLineErrors, find_user_error, make, making
 from ser_personal.config_files import values_of, without
 from ser_personal.encoder.module import UNFIT, PersonalizedModule, read_checkpoint, unfit
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, require_range
 from ser_personal.evaluation.prediction_collector import (
     AttributeTestWriter,
     EmotionTestWriter,
@@ -58,7 +58,6 @@ from ser_personal.evaluation.prediction_collector import (
 from ser_personal.files import atomic_write
 from ser_personal.finetune.classification import EmotionClassification
 from ser_personal.finetune.module import EmotionFineTuning
-from ser_personal.ranges import require_range
 from ser_personal.stages.trained_model import REMEDY, TrainedModel, leaves, with_trained_model
 from ser_personal.training.checkpoints import AtomicCheckpoints, ExactResumption, Interrupted, StageCheckpoint
 from ser_personal.training.interruption import FiniteLoss, Interruption, KnownMonitors, trainer_for_tasks

@@ -17,8 +17,7 @@ from ser_personal.config_files import find_config, read_configs, values_of
 from ser_personal.corpus.csv_corpus import TABLE
 from ser_personal.corpus.folds import SIDES
 from ser_personal.errors import UserError
-from ser_personal.ranges import AtLeastTwo, Seed
-from ser_personal.types import Attribute
+from ser_personal.types import AtLeastTwo, Attribute, Seed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

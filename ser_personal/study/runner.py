@@ -27,6 +27,7 @@ from ser_personal.comparison.runs import (
     PretrainingScores,
     RunRecord,
     StageCost,
+    duration,
     read_record,
     read_stage,
 )
@@ -35,7 +36,6 @@ from ser_personal.corpus.splits import first_few
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import SPEAKER_MOMENTS
 from ser_personal.files import content_hash, sampled_hash, write_json
-from ser_personal.report.formatting import duration
 from ser_personal.study.grid import ROOT, Study, config_contents, expand, unequal_batches
 
 try:

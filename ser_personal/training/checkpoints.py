@@ -1,7 +1,7 @@
 """What a stage leaves for the next one, papt.ckpt or finetune.ckpt, and what makes resuming training exact.
 
-How resumed training finds its position inside an epoch is in data/resumable_loader.py (`SpeechLoader.state_dict`), and
-which batches an epoch has in data/batching.py (`BucketBatchSampler.plan`).
+How resumed training finds its position inside an epoch is in data/resumable_loader.py: which batches the epoch has
+(`BucketBatchSampler.plan`), and which come next (`SpeechLoader.state_dict`).
 """
 
 from __future__ import annotations

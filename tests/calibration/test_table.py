@@ -12,7 +12,7 @@ from ser_personal.calibration.controls import AffineMap, RandomSpeakers, own_sta
 from ser_personal.calibration.pldc import PLDC, PLDCSettings, calibrate
 from ser_personal.calibration.table import LEGEND, calibration_table, standard_calibrators
 from ser_personal.evaluation.run_files import RIDGE
-from ser_personal.report.formatting import ROWS
+from ser_personal.report.figures import ROWS
 from ser_personal.scores import score
 from ser_personal.speakers.bank import SpeakerBank
 

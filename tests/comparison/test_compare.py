@@ -13,8 +13,7 @@ from ser_personal.comparison.runs import ComparedRun, PretrainingScores, RunReco
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import write_moments
 from ser_personal.files import write_json
-from ser_personal.report.bootstrap import Bootstrap
-from ser_personal.report.formatting import gain
+from ser_personal.report.bootstrap import Bootstrap, gain
 from ser_personal.scores import concordance, score
 
 

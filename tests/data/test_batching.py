@@ -11,8 +11,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_models import trainer
 
-from ser_personal.data.batching import BucketBatchSampler, batch_sizes
 from ser_personal.data.emotion import EmotionDataModule
+from ser_personal.data.resumable_loader import BucketBatchSampler, batch_sizes
 from ser_personal.errors import UserError
 
 LENGTHS = st.lists(st.integers(400, 250_000), min_size=1, max_size=80)

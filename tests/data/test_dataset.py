@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ser_personal.audio import SAMPLE_RATE, num_frames
-from ser_personal.data.batching import ExampleKey
 from ser_personal.data.dataset import PretrainDataset, WholeUtterances, check_pseudo_labels, collate, crop_start
 from ser_personal.data.frame_store import PseudoLabels
+from ser_personal.data.resumable_loader import ExampleKey
 from ser_personal.errors import UserError
 from ser_personal.types import Utterance
 

@@ -7,7 +7,8 @@ import torchaudio
 from tiny_models import NORMS, padded_noise, tiny_network
 
 from ser_personal.audio import num_frames
-from ser_personal.encoder.front_end import ConvFrontEnd, LogMelFrontEnd, mfcc_functionals
+from ser_personal.encoder.hubert import ConvFrontEnd
+from ser_personal.encoder.raw import LogMelFrontEnd, mfcc_functionals
 from ser_personal.errors import UserError
 
 LENGTHS = torch.tensor([6000, 16_000, 401])

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ser_personal.errors import UserError
-from ser_personal.finetune.concordance import ccc, ccc_loss
-from ser_personal.finetune.losses import CCCLoss, MSELoss
+from ser_personal.finetune.concordance import CCCLoss, MSELoss, ccc, ccc_loss
 
 NAN = float("nan")
 

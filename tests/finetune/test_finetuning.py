@@ -8,9 +8,8 @@ from tiny_models import emotion_data, finetuning, fit, trainer
 from ser_personal.encoder.base import mean_pool
 from ser_personal.errors import UserError
 from ser_personal.finetune.classification import EmotionClassification
-from ser_personal.finetune.concordance import ccc_loss
+from ser_personal.finetune.concordance import MSELoss, ccc_loss
 from ser_personal.finetune.interpreters import TransformerInterpreter
-from ser_personal.finetune.losses import MSELoss
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.scores import score
 from ser_personal.types import ATTRIBUTES, utterance_hashes

@@ -11,9 +11,8 @@ from test_metrics import TOLERANCE
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from ser_personal.finetune.concordance import ccc_loss
+from ser_personal.finetune.concordance import ccc_loss, gather_rows
 from ser_personal.finetune.interpreters import MLPInterpreter
-from ser_personal.finetune.losses import gather_rows
 from ser_personal.types import EncoderOutput
 
 # rows of each of the two processes

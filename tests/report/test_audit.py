@@ -10,16 +10,20 @@ from invented_run import edit_json, invent
 
 from ser_personal.calibration.divergence import SpeakerShift
 from ser_personal.evaluation.run_files import SpeakerVectors, read_run
-from ser_personal.report.audit import SHIFTS, analyse_shifts, harm, probe, probes
-from ser_personal.report.bootstrap import Bootstrap, Estimate
-from ser_personal.report.groups import (
+from ser_personal.report.audit import (
     METRICS,
+    SHIFTS,
     SpeakerSums,
+    analyse_shifts,
     by_amount_of_speech,
     by_gender,
     by_label_region,
     compare_groups,
+    harm,
+    probe,
+    probes,
 )
+from ser_personal.report.bootstrap import Bootstrap, Estimate
 from ser_personal.scores import concordance, score
 
 

@@ -12,7 +12,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
 from tiny_models import emotion_data, finetuning, newest_run, trainer
 
-from ser_personal.encoder.front_end import mfcc_functionals
+from ser_personal.encoder.raw import mfcc_functionals
 from ser_personal.report.baseline import PENALTIES, RidgeBaselineCallback, ridge_baseline
 from ser_personal.scores import score
 

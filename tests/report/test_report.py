@@ -14,10 +14,8 @@ from invented_run import edit_json, invent
 from ser_personal.calibration.table import decimal
 from ser_personal.evaluation.run_files import read_run
 from ser_personal.files import write_json
-from ser_personal.report import formatting
-from ser_personal.report.bootstrap import Bootstrap, Estimate, verdicts
-from ser_personal.report.figures import INK, dumbbells, forest, style
-from ser_personal.report.formatting import ROWS
+from ser_personal.report.bootstrap import Bootstrap, Estimate, interval, signed, signed_interval, verdicts
+from ser_personal.report.figures import INK, ROWS, dumbbells, forest, style
 from ser_personal.report.report import report
 
 
@@ -147,16 +145,16 @@ def test_figures_hold_the_gain_of_each_row_by_kind_and_both_scores_of_each_speak
 
 
 def test_numbers_and_intervals_or_why_there_is_none():
-    for value, plain, signed in (
+    for value, plain, with_sign in (
         (0.5, ".500", "+.500"),
         (-0.25, "-.250", "-.250"),
         (-0.0002, ".000", ".000"),
         (float("nan"), "-", "-"),
     ):
-        assert (decimal(value), formatting.signed(value)) == (plain, signed)
-    assert formatting.interval(Estimate(0.5, 0.25, 0.75)) == ".500 (.250 to .750)"
-    assert formatting.signed_interval(Estimate(0.5, -0.25, 0.75)) == "+.500 (-.250 to +.750)"
-    assert formatting.interval(Estimate(0.5, refused="3 speakers")) == ".500 (3 speakers)"
+        assert (decimal(value), signed(value)) == (plain, with_sign)
+    assert interval(Estimate(0.5, 0.25, 0.75)) == ".500 (.250 to .750)"
+    assert signed_interval(Estimate(0.5, -0.25, 0.75)) == "+.500 (-.250 to +.750)"
+    assert interval(Estimate(0.5, refused="3 speakers")) == ".500 (3 speakers)"
 
 
 def found(folder):

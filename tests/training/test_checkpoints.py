@@ -13,8 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler
 from torch.utils.data import DataLoader
 
-from ser_personal.data.batching import ExampleKey, GivenBatches
-from ser_personal.data.resumable_loader import SpeechLoader
+from ser_personal.data.resumable_loader import ExampleKey, GivenBatches, SpeechLoader
 from ser_personal.errors import UserError
 from ser_personal.training.checkpoints import AtomicCheckpoints, ExactResumption, Interrupted, StageCheckpoint
 from ser_personal.training.interruption import Interruption
