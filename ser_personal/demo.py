@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SYSTEMS = ("vanilla", "tapt", "papt")
-EXPECT = """What to expect: {minutes:.0f} minutes of invented voices, and 0.2 million random weights in HuBERT's place.
-It shows that every step runs, and how it reports. Ridge regression should do about as well, and
-no figure says anything about people.
+EXPECT = """What to expect: {minutes:.0f} minutes of speech by invented voices, and 0.2 million random weights in
+HuBERT's place. It shows that every step runs, and how it reports. Ridge regression should do about
+as well, and no figure says anything about people.
 """
 VOICES = ("ben", "ada")
 

@@ -44,13 +44,16 @@ _REMEDY = "Give the folder of a test run: `ser test ... --config configs/pldc.ya
 def predictions_table(
     collected: CollectedSet, calibrated: NDArray[Any] | None, attributes: Sequence[str]
 ) -> pd.DataFrame:
-    """One row per utterance: labels, raw and calibrated predictions (where there are any), and the corpus's columns."""
-    columns = {}
+    """One row per utterance: labels, raw and calibrated predictions (where there are any), and the corpus's columns.
+
+    Labels are written as they were annotated, predictions with the digits that a model computes.
+    """
+    columns: dict[str, Any] = {}
     for column, attribute in enumerate(attributes):
-        columns[f"{attribute}_label"] = collected.predicted.labels[:, column]
-        columns[f"{attribute}_raw"] = collected.predicted.predictions[:, column]
+        columns[f"{attribute}_label"] = [utterance.labels.get(attribute) for utterance in collected.utterances]
+        columns[f"{attribute}_raw"] = collected.predicted.predictions[:, column].astype(np.float32)
         if calibrated is not None:
-            columns[f"{attribute}_calibrated"] = calibrated[:, column]
+            columns[f"{attribute}_calibrated"] = calibrated[:, column].astype(np.float32)
     return _frame(collected.utterances, columns)
 
 

@@ -41,22 +41,23 @@ SPEAKERS = ["a", "a", "b", None, "b", "a", "c"]
 
 
 def test_predictions_csv_has_a_row_an_utterance(tmp_path):
-    utterances = [Utterance(f"u{i}", Path(), "test1", speaker_id=None if i == 2 else f"s{i}") for i in range(3)]
-    utterances.append(Utterance("u3", Path(), "test1", "s3", gender="Female", seconds=2.5, emotion="anger"))
+    unknown = Utterance("u2", Path(), "test1", labels={"arousal": NAN, "valence": 4.52})
+    labels = {"arousal": 7.0, "valence": 5.0}
+    named = Utterance("u3", Path(), "test1", "s3", gender="Female", seconds=2.5, emotion="anger", labels=labels)
     predicted = PredictedSet(
-        predictions=np.array([[1.0, 2.0], [3.0, 4.0]]),
+        predictions=np.array([[1.0, 2.0], [3.0, np.float32(4.1)]]),
         speaker_ids=(None, "s3"),
         pooled=np.zeros((2, 5)),
-        labels=np.array([[NAN, 6.0], [7.0, 5.0]]),
+        labels=np.array([[NAN, np.float32(4.52)], [7.0, 5.0]]),
     )
-    collected = CollectedSet(tuple(utterances[2:]), predicted)
+    collected = CollectedSet((unknown, named), predicted)
     frame = predictions_table(collected, predicted.predictions + 0.1, ("arousal", "valence"))
     write_csv(tmp_path / "predictions.csv", frame)
     assert (tmp_path / "predictions.csv").read_text().splitlines() == [
         "utterance,speaker,split,arousal_label,arousal_raw,arousal_calibrated,"
         "valence_label,valence_raw,valence_calibrated,gender,seconds,emotion",
-        "u2,,test1,,1.0,1.1,6.0,2.0,2.1,,,",
-        "u3,s3,test1,7.0,3.0,3.1,5.0,4.0,4.1,Female,2.5,anger",
+        "u2,,test1,,1.0,1.1,4.52,2.0,2.1,,,",
+        "u3,s3,test1,7.0,3.0,3.1,5.0,4.1,4.2,Female,2.5,anger",
     ]
     assert pd.read_csv(tmp_path / "predictions.csv")["speaker"].isna().tolist() == [True, False]
 
