@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +18,7 @@ from ser_personal.calibration.table import (
     standard_calibrators,
 )
 from ser_personal.corpus.splits import canonical_split
-from ser_personal.corpus.table import Vectors, check_ending, known, read_csv_rows, read_vectors, write_rows
+from ser_personal.corpus.table import Vectors, check_ending, known, read_csv_rows, read_number, read_vectors, write_rows
 from ser_personal.errors import UserError, require_scale
 from ser_personal.files import refuse_existing
 from ser_personal.speakers.bank import SpeakerBank
@@ -81,21 +79,16 @@ def read_predictions(
 
 
 def _numbers(rows: Sequence[Row], columns: Sequence[str], path: Path, *, filled: bool) -> NDArray[np.float64]:
-    numbers = np.full((len(rows), len(columns)), math.nan)
-    for index, row in enumerate(rows):
-        for column_index, column in enumerate(columns):
-            cell = row.get(column, "")
-            if not filled and cell.lower() in _BLANK:
-                continue
-            with suppress(ValueError):
-                numbers[index, column_index] = float(cell)
-            if not math.isfinite(numbers[index, column_index]):
-                raise UserError(
-                    f"{column} of utterance {row['utterance']} is {cell!r}, not a finite number",
-                    where=path,
-                    remedy="Write a number; only a missing label may be blank",
-                )
-    return numbers
+    remedy, missing = "Write a number; only a missing label may be blank", () if filled else _BLANK
+    return np.array(
+        [
+            [
+                read_number(row, column, f"{path}, utterance {row['utterance']}", remedy, missing=missing)
+                for column in columns
+            ]
+            for row in rows
+        ]
+    )
 
 
 def require_on_scale(

@@ -15,7 +15,7 @@ import numpy as np
 from ser_personal.calibration.command import require_on_scale
 from ser_personal.calibration.table import CalibrationRow, speaker_moments
 from ser_personal.corpus.splits import first_few
-from ser_personal.corpus.table import read_csv_rows
+from ser_personal.corpus.table import read_csv_rows, read_number
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import METRICS, PREDICTIONS, RIDGE, SPEAKER_MOMENTS, read_moments
 from ser_personal.files import write_json
@@ -289,7 +289,13 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
     moments = []
     for split, part in tested.groupby("split", sort=False):
         values = np.array(
-            [[_number(row_of[one], each, path) for each in predicted.values()] for one in part["utterance"]]
+            [
+                [
+                    read_number(row_of[one], each, f"{path}, utterance {one}", "Give a prediction")
+                    for each in predicted.values()
+                ]
+                for one in part["utterance"]
+            ]
         )
         if scales:
             require_on_scale(values, "predictions", list(predicted), scales[0], path)
@@ -299,17 +305,6 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
         row = CalibrationRow("raw", scores, is_oracle=False, predictions=values[None])
         moments.append(speaker_moments(str(split), [row], labels, speakers))
     return ComparedRun(name, None, pd.concat(moments), ())
-
-
-def _number(row: dict[str, str], column: str, path: Path) -> float:
-    try:
-        value = float(row[column])
-    except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
-        where = f"{path}, utterance {row['utterance']}"
-        raise UserError(f"{column} is {row[column]!r}, no finite number", where=where, remedy="Give a prediction")
-    return value
 
 
 def _tested_utterances(runs: Sequence[ComparedRun]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import pairwise
 from math import isnan
 from multiprocessing.pool import ThreadPool
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from ser_personal.audio import SAMPLE_RATE, num_samples_of
@@ -25,7 +25,7 @@ from ser_personal.corpus.splits import (
     shared_speakers,
 )
 from ser_personal.errors import UserError, require_scale
-from ser_personal.files import atomic_write, content_hash
+from ser_personal.files import atomic_write, content_hash, on_disk
 from ser_personal.types import PositiveFinite
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ ROUNDED = 0.05  # seconds that a segment may end after its recording
 HEADER_THREADS = 16
 # so few headers are read in a second, and aren't cached
 FEW = 1_000
+LONGEST_NAME = 255  # bytes, on all common file systems
 # another number for lengths that are found or written another way
 HEADERS_VERSION = 2
 
@@ -217,3 +218,37 @@ def _seconds_or_nan(utterance: Utterance, lengths: dict[Path, int]) -> float:
         return seconds_of(utterance, lengths[utterance.path])
     except (KeyError, UserError):
         return float("nan")
+
+
+def audio_path(folder: Path, cell: str, where: object, *, anywhere: bool = False, naming: str = "") -> Path:
+    """Find a recording, which has to lie in the table's folder or in one below, unless the user named the table.
+
+    Otherwise, somebody else's corpus could have any file of this machine decoded and its content passed on. Links
+    inside the folder are followed wherever they lead, since a table can't make them.
+
+    Args:
+        folder: that paths are relative to.
+        cell: the path as the table has it, with slashes or, on Windows, backslashes, in any of Unicode's forms.
+        where: what an error calls the row.
+        anywhere: accept absolute paths to elsewhere and those through `..`.
+        naming: what an error adds on how to name the table.
+    """
+    parts = PureWindowsPath(cell).parts
+    if not all(map(_is_a_name, parts)):
+        raise UserError(f"{cell[:80]!r} can't be a file's name", where=where, remedy="Correct or remove the row")
+    path = on_disk(folder / cell)
+    if "\\" in cell and not path.is_file():
+        path = on_disk(folder / cell.replace("\\", "/"))
+    absolute = PurePosixPath(cell).is_absolute() or PureWindowsPath(cell).anchor
+    leaves = ".." in parts or (absolute and not Path(cell).is_relative_to(folder.absolute()))
+    if leaves and not anywhere:
+        remedy = f"Move the audio into {folder}{naming}"
+        raise UserError(f"{cell} lies outside the corpus", where=where, remedy=remedy)
+    return path
+
+
+def _is_a_name(part: str) -> bool:
+    try:
+        return "\0" not in part and len(os.fsencode(part)) <= LONGEST_NAME
+    except UnicodeEncodeError:
+        return False

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from ser_personal.corpus.base import Corpus
+from ser_personal.corpus.base import Corpus, audio_path
 from ser_personal.corpus.msp_podcast import AUDIO_FOLDERS, MSPPodcast
 from ser_personal.corpus.splits import canonical_split
 from ser_personal.corpus.table import (
     SEGMENT,
     attribute_labels,
-    audio_path,
     is_table,
     known,
     read_csv_rows,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from ser_personal.corpus.base import Corpus
+from ser_personal.corpus.base import Corpus, audio_path
 from ser_personal.corpus.splits import canonical_split, first_few
-from ser_personal.corpus.table import attribute_labels, audio_path, known, read_csv_rows, read_text
+from ser_personal.corpus.table import attribute_labels, known, read_csv_rows, read_text
 from ser_personal.errors import UserError
 from ser_personal.files import on_disk
 from ser_personal.types import Utterance

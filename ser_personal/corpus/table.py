@@ -6,7 +6,6 @@ import csv
 import gzip
 import json
 import logging
-import os
 import re
 import zipfile
 import zlib
@@ -17,14 +16,14 @@ from functools import cache
 from importlib.util import find_spec
 from io import StringIO
 from itertools import chain
-from math import inf, isfinite, isnan
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from math import inf, isfinite, isnan, nan
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write, on_disk, refuse_stand_in
+from ser_personal.files import atomic_write, refuse_stand_in
 from ser_personal.types import ATTRIBUTES, plain_name
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ Vectors = dict[str, "NDArray[np.float64]"]
 
 logger = logging.getLogger(__name__)
 
-LONGEST_NAME = 255  # bytes, on all common file systems
 WRITTEN = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 _NO_PYARROW = "Parquet needs the package pyarrow"
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)
@@ -333,7 +331,8 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
 
 def attribute_labels(row: Row, columns: Mapping[str, str], where: object) -> dict[str, float]:
     """Read a row's label of each attribute, NaN where the column (of `columns`) or the label is missing or hidden."""
-    return {attribute: _label(row.get(columns[attribute], ""), columns[attribute], where) for attribute in ATTRIBUTES}
+    remedy = "Write a number, or leave the cell blank where there is no label"
+    return {name: read_number(row, columns[name], where, remedy, missing=_NO_LABEL) for name in ATTRIBUTES}
 
 
 def known(cell: str) -> str | None:
@@ -341,17 +340,18 @@ def known(cell: str) -> str | None:
     return None if cell.lower() in {"", "unknown", "<na>"} else cell
 
 
-def _label(cell: str, column: str, where: object) -> float:
-    if cell.lower() in _NO_LABEL:
-        return float("nan")
+def read_number(row: Row, column: str, where: object, remedy: str, *, missing: Collection[str] = ()) -> float:
+    """Read a cell that holds a finite number; NaN where it is one of the words for a missing one, in any case."""
+    cell = row.get(column, "")
+    if cell.lower() in missing:
+        return nan
     try:
-        label = float(cell)
+        value = float(cell)
     except ValueError:
-        label = inf
-    if not isfinite(label):
-        remedy = "Write a number, or leave the cell blank where there is no label"
-        raise UserError(f"{column} is {cell!r}, not a number", where=where, remedy=remedy)
-    return label
+        value = nan
+    if not isfinite(value):
+        raise UserError(f"{column} is {cell!r}, not a finite number", where=where, remedy=remedy)
+    return value
 
 
 def _cell(value: object) -> str:
@@ -407,7 +407,7 @@ def segment(row: Row, where: object) -> tuple[float, float] | None:
 
 def _seconds(cell: str, column: str, where: object) -> float:
     if not cell:
-        return float("nan")
+        return nan
     clock = _DAYS.sub("", cell) or "0:00:00"
     *larger, last = clock.split(":")
     try:
@@ -415,7 +415,7 @@ def _seconds(cell: str, column: str, where: object) -> float:
         for power, part in enumerate(reversed(larger), 1):
             seconds += int(part) * 60**power
     except ValueError:
-        seconds = float("nan")
+        seconds = nan
     if not 0 <= seconds < inf or len(larger) > 2 or "-" in cell:
         raise UserError(f"{column} is {cell!r}, no time", where=where, remedy="Write seconds, such as 7.5, or h:mm:ss")
     return seconds
@@ -431,37 +431,3 @@ def _header(cells: Sequence[str], any_case: Collection[str], path: Path) -> list
         what = f"has column {', '.join(twice)} more than once"
         raise UserError(what, where=path, remedy="Rename or remove one of them")
     return header
-
-
-def audio_path(folder: Path, cell: str, where: object, *, anywhere: bool = False, naming: str = "") -> Path:
-    """Find a recording, which has to lie in the table's folder or in one below, unless the user named the table.
-
-    Otherwise, somebody else's corpus could have any file of this machine decoded and its content passed on. Links
-    inside the folder are followed wherever they lead, since a table can't make them.
-
-    Args:
-        folder: that paths are relative to.
-        cell: the path as the table has it, with slashes or, on Windows, backslashes, in any of Unicode's forms.
-        where: what an error calls the row.
-        anywhere: accept absolute paths to elsewhere and those through `..`.
-        naming: what an error adds on how to name the table.
-    """
-    parts = PureWindowsPath(cell).parts
-    if not all(map(_is_a_name, parts)):
-        raise UserError(f"{cell[:80]!r} can't be a file's name", where=where, remedy="Correct or remove the row")
-    path = on_disk(folder / cell)
-    if "\\" in cell and not path.is_file():
-        path = on_disk(folder / cell.replace("\\", "/"))
-    absolute = PurePosixPath(cell).is_absolute() or PureWindowsPath(cell).anchor
-    leaves = ".." in parts or (absolute and not Path(cell).is_relative_to(folder.absolute()))
-    if leaves and not anywhere:
-        remedy = f"Move the audio into {folder}{naming}"
-        raise UserError(f"{cell} lies outside the corpus", where=where, remedy=remedy)
-    return path
-
-
-def _is_a_name(part: str) -> bool:
-    try:
-        return "\0" not in part and len(os.fsencode(part)) <= LONGEST_NAME
-    except UnicodeEncodeError:
-        return False

@@ -29,7 +29,8 @@ from ser_personal.audio import (
     read_header,
     resample,
 )
-from ser_personal.corpus.table import SEGMENT, audio_path, is_table, known, read_csv_rows
+from ser_personal.corpus.base import audio_path
+from ser_personal.corpus.table import SEGMENT, is_table, known, read_csv_rows
 from ser_personal.corpus.table import segment as segment_of
 from ser_personal.errors import UserError, counted
 from ser_personal.files import on_disk

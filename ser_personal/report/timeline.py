@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from ser_personal.audio import SAMPLE_RATE, read_header, resample
-from ser_personal.corpus.table import read_csv_rows
+from ser_personal.corpus.table import read_csv_rows, read_number
 from ser_personal.errors import UserError, counted
 from ser_personal.files import atomic_write, on_disk
 
@@ -39,6 +39,7 @@ MOST_PAGES = 200
 PROBABILITIES = {"low": 0.0, "high": 1.0, "ticks": [0, 0.5, 1]}
 _REQUIRED = ("file", "start", "end", "speaker")
 _REMEDY = "Give a table that `ser annotate` wrote"
+_BLANK = ("", "nan")
 # of each attribute, in this order; of a category its probability alone
 VALUES = ("calibrated", "raw", "low", "high")
 PROBABILITY = "_probability"
@@ -353,14 +354,19 @@ def _timeline(
     read = []
     for number, row in rows:
         where = f"{path}, row {number}"
-        start, end = (_number(row, name, where) for name in ("start", "end"))
+        start, end = (read_number(row, name, where, _REMEDY) for name in ("start", "end"))
         if not 0 <= start < end:
             raise UserError(f"lasts from {start:g} to {end:g} s", where=where, remedy=_REMEDY)
         values = [
-            [_number(row, f"{attribute}_{name}", where, blank=name in ("low", "high")) for name in VALUES]
+            [
+                read_number(
+                    row, f"{attribute}_{name}", where, _REMEDY, missing=_BLANK if name in ("low", "high") else ()
+                )
+                for name in VALUES
+            ]
             for attribute in attributes
-        ] or [[_number(row, category, where), nan, nan, nan] for category in categories]
-        overlap, short = (_number(row, name, where, blank=True) for name in ("overlap", "short"))
+        ] or [[read_number(row, category, where, _REMEDY), nan, nan, nan] for category in categories]
+        overlap, short = (read_number(row, name, where, _REMEDY, missing=_BLANK) for name in ("overlap", "short"))
         read.append((start, end, row["speaker"] or None, values, overlap, short))
     read.sort(key=lambda row: row[:2])
     starts, ends, speaker, of_rows, overlaps, shorts = zip(*read, strict=True)
@@ -377,16 +383,3 @@ def _timeline(
         overlap=np.nan_to_num(np.array(overlaps)),
         short=np.nan_to_num(np.array(shorts)).astype(bool),
     )
-
-
-def _number(row: Row, column: str, where: str, *, blank: bool = False) -> float:
-    cell = row.get(column, "")
-    if blank and cell in ("", "nan"):
-        return nan
-    try:
-        value = float(cell)
-    except ValueError:
-        value = nan
-    if not isfinite(value):
-        raise UserError(f"{column} is {cell!r}, not a finite number", where=where, remedy=_REMEDY)
-    return value

@@ -125,7 +125,7 @@ def test_labels_that_are_none(bundle, recordings):
 def test_tables_that_enrol_nobody(enroll, table):
     for speaker, change, said in (
         ("carl", {}, "table.csv: no row is of speaker carl. It has anna, bela"),
-        ("anna", {"arousal": "loud"}, "arousal is 'loud', not a number"),
+        ("anna", {"arousal": "loud"}, "arousal is 'loud', not a finite number"),
         ("anna", {"path": "nowhere.wav"}, "nowhere.wav: no such audio file"),
         ("anna", {"arousal": nan, "valence": nan}, "has labels of dominance, and the model predicts arousal, valence"),
     ):

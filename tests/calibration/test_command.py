@@ -157,8 +157,8 @@ def test_mistakes_in_the_tables_are_one_line_each(tables, tmp_path, capsys):
         assert re.search(rf"^ser: .*{what}", capsys.readouterr().err)
 
     for columns, what in (
-        ({"arousal_raw": [""] + [4] * 71}, "arousal_raw of utterance test1_0 is '', not a finite"),
-        ({"arousal_label": ["inf"] + [4] * 71}, "arousal_label of utterance test1_0 is 'inf'"),
+        ({"arousal_raw": [""] + [4] * 71}, "utterance test1_0: arousal_raw is '', not a finite"),
+        ({"arousal_label": ["inf"] + [4] * 71}, "utterance test1_0: arousal_label is 'inf'"),
         ({"anger_raw": 4.0}, "predictions of arousal, valence, anger, but label statistics"),
         ({"split": "validation"}, "no row to calibrate.*another split"),
     ):

@@ -327,7 +327,7 @@ def test_predictions_of_another_method_that_cannot_join(runs, mine, capsys):
         (pd.concat([table, table.iloc[:1].assign(utterance="other")]), "no run was tested on: other. Leave them"),
         (table.rename(columns={"utterance": "file"}), "no column utterance .* Did you mean file"),
         (table.rename(columns={"arousal": "score"}), "has no column of predictions .* such as arousal"),
-        (table.assign(arousal="high"), "utterance u.*: arousal is 'high', no finite number"),
+        (table.assign(arousal="high"), "utterance u.*: arousal is 'high', not a finite number"),
         (
             table.assign(arousal=(table.arousal - 1) / 6),
             r"mine.csv: (\d+) of \1 predictions of arousal are outside the labels' scale, 1 to 7. "

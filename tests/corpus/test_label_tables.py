@@ -11,9 +11,10 @@ from garbage import files, is_read_or_refused, many_inputs
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ser_personal.corpus.base import audio_path
 from ser_personal.corpus.csv_corpus import CSVCorpus, open_corpus
 from ser_personal.corpus.msp_podcast import MSPPodcast, read_partitions
-from ser_personal.corpus.table import attribute_labels, audio_path, is_table, read_csv_rows, segment
+from ser_personal.corpus.table import attribute_labels, is_table, read_csv_rows, segment
 from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES
 

@@ -52,8 +52,8 @@ OF_CHECK = [
     ("a picture as a table", "isn't UTF-8 text", text("corpus.csv", b"\x89PNG\r\n\x1a\n" + bytes(range(256)))),
     ("a blank split", "line 4: blank split", table("x.wav,s,,4")),
     ("a cell of a million letters", "line 4: broken CSV", table(f"{'x' * 1_000_000},s,train,4")),
-    ("a label of infinity", "x: arousal is 'inf', not a number", table("x.wav,s,train,inf")),
-    ("a label in words", "arousal is '3,5', not a number", table('x.wav,s,train,"3,5"')),
+    ("a label of infinity", "x: arousal is 'inf', not a finite number", table("x.wav,s,train,inf")),
+    ("a label in words", "arousal is '3,5', not a finite number", table('x.wav,s,train,"3,5"')),
     ("a folder called a table", "corpus.csv: no such file", lambda _good, here: (here / "corpus.csv").mkdir()),
     ("a segment in words", r"corpus\.csv, bad\.wav: start is 'x', no time", segments("x,2")),
     ("a segment that ends before it starts", "ends at 1 s and starts at 2 s", segments("2,1")),
@@ -63,7 +63,7 @@ OF_CHECK = [
     ("a blank path", "line 4: blank path", table(",s,train,4")),
     ("a path of zero bytes", "corpus.csv, .*", table("x\0.wav,s,train,4")),
     ("a path longer than any", "can't be a file's name", table(f"{'x' * 5000}.wav,s,train,4")),
-    ("a label beyond any float", "x: arousal is '1e999', not a number", table("x.wav,s,train,1e999")),
+    ("a label beyond any float", "x: arousal is '1e999', not a finite number", table("x.wav,s,train,1e999")),
 ]
 OF_SEGMENTS = [
     ("a segment behind the end", "error: a segment lies outside the recording's 1.00 s: 1", with_segment("1.5,2")),

@@ -51,8 +51,8 @@ PREDICTED = "utterance,speaker,arousal_raw\nu,s,3\n"
 OF_CALIBRATE = [
     ("predictions of nobody", "p.csv: no column utterance", text("p.csv", "a,b\n1,2\n")),
     ("predictions without any", "no column whose name ends in _raw", text("p.csv", "utterance,speaker\nu,s\n")),
-    ("predictions in words", "arousal_raw of utterance .* is 'high', not a finite number", first_prediction("high")),
-    ("predictions of NaN", "arousal_raw of utterance .* is 'nan', not a finite number", first_prediction("nan")),
+    ("predictions in words", "utterance .*: arousal_raw is 'high', not a finite number", first_prediction("high")),
+    ("predictions of NaN", "utterance .*: arousal_raw is 'nan', not a finite number", first_prediction("nan")),
     ("predictions without vectors", "utterance u has no vector", text("p.csv", PREDICTED)),
     ("predictions of one utterance twice", "lists utterance u 2 times", text("p.csv", f"{PREDICTED}u,s,3\n")),
     ("predictions that Git LFS left", "p.csv: is a pointer of Git LFS", text("p.csv", "version https://git-lfs\n")),
