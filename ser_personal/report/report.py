@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import NonNegativeInt  # resolved at run time
 
@@ -13,7 +13,7 @@ from ser_personal.files import atomic_write
 from ser_personal.report.audit import MEANING, METRICS, SHIFTS, SYSTEMS
 from ser_personal.report.bootstrap import Bootstrap, Resamples, interval, signed_interval, verdicts
 from ser_personal.report.figures import as_svg, row_text, settings, style
-from ser_personal.report.timeline import is_annotation, write_timelines
+from ser_personal.report.timeline import is_annotation, render, write_timelines
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -70,33 +70,20 @@ def report(
     read = read_run(run)
     found = audit(read, Bootstrap(resamples, seed))
     page = read.folder / "report.html"
-    atomic_write(page, render(read, found, draw_all(read, found)).encode())
+    atomic_write(page, _page(read, found, draw_all(read, found)))
     write_audit(read.folder / "audit.json", found, read)
     console.print(f"written: {page} and audit.json", markup=False)
 
 
-def render(run: RunFiles, found: Audit, figures: dict[str, dict[str, list[Drawing]]]) -> str:
+def _page(run: RunFiles, found: Audit, figures: dict[str, dict[str, list[Drawing]]]) -> bytes:
     """Make report.html of a run, its audit and its drawings."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    named = (interval, signed_interval, decimal)
-    environment.filters |= {function.__name__: function for function in named} | {"svg": _inline}
+    asked = {test.name: {one: verdicts(run, test, one, found.bootstrap) for one in run.attributes} for test in run.sets}
+    numbers = (interval, signed_interval, decimal)
+    filters: dict[str, Any] = {"svg": _inline, **{function.__name__: function for function in numbers}}
+    named = {"meaning": MEANING, "systems": SYSTEMS, "metrics": METRICS, "shift_names": SHIFTS, "verdicts": asked}
     with style():
-        return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-            run=run,
-            found=found,
-            figures=figures,
-            settings=settings(run),
-            row_text=row_text,
-            meaning=MEANING,
-            systems=SYSTEMS,
-            verdicts={
-                test.name: {one: verdicts(run, test, one, found.bootstrap) for one in run.attributes}
-                for test in run.sets
-            },
-            metrics=METRICS,
-            shift_names=SHIFTS,
+        return render(
+            TEMPLATE, filters, run=run, found=found, figures=figures, settings=settings(run), row_text=row_text, **named
         )
 
 

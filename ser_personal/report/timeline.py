@@ -25,7 +25,7 @@ from ser_personal.errors import UserError, counted
 from ser_personal.files import atomic_write, on_disk
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -209,7 +209,7 @@ def one_after_the_other(single: Sequence[Timeline], seconds: Sequence[float]) ->
     )
 
 
-def render(template: Path, **content: Any) -> bytes:
+def render(template: Path, filters: Mapping[str, Callable[..., Any]] | None = None, /, **content: Any) -> bytes:
     """A page, of a template that may include what lies beside it or in this folder."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -217,7 +217,7 @@ def render(template: Path, **content: Any) -> bytes:
     environment = Environment(
         loader=files, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"clock": clock, "counted": counted}
+    environment.filters |= {"clock": clock, "counted": counted, **(filters or {})}
     page = environment.get_template(template.name).render({"timelines": None, **content})
     return page.encode("utf-8", "backslashreplace")
 
