@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import logging
 import os
 from math import isnan
@@ -9,6 +7,7 @@ from unicodedata import normalize
 import numpy as np
 import pytest
 from jsonargparse import ArgumentParser
+from refusals import refused
 
 from ser_personal.corpus import base
 from ser_personal.corpus.base import Corpus
@@ -164,8 +163,7 @@ def test_paths_from_windows(table, tmp_path):
 
 def test_a_corpus_is_opened_by_its_table_or_folder_and_anything_else_says_what_is_accepted(table, tmp_path):
     accepted = r"Give a folder with Labels and Audios .*, one with corpus.csv, or a table: .csv, .tsv or .parquet\."
-    with pytest.raises(UserError, match=f"holds no corpus. {accepted}"):
-        open_corpus(str(tmp_path))
+    refused(f"holds no corpus. {accepted}", open_corpus, str(tmp_path))
     path = table(["path", "speaker", "split"], ["a.wav", "s", "train"])
     for given in (path, str(Path(path).parent)):
         corpus = open_corpus(given)

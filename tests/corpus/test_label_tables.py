@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import gzip
 import math
 from pathlib import Path
@@ -10,6 +8,7 @@ from command_line import ser
 from garbage import files, is_read_or_refused, many_inputs
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refused
 
 from ser_personal.corpus.base import audio_path
 from ser_personal.corpus.csv_corpus import CSVCorpus, open_corpus
@@ -40,8 +39,7 @@ def test_bad_json(tmp_path):
         ('{"a": {"split": "x"}, "a": {"split": "y"}}', "'a' is listed more than once"),
     ):
         path.write_text(content)
-        with pytest.raises(UserError, match=message):
-            read_csv_rows(path, ("split",), filled=("split",))
+        refused(message, read_csv_rows, path, ("split",), filled=("split",))
 
 
 ROWS = [
@@ -86,8 +84,7 @@ def test_parquet_is_read_as_its_table_is(tmp_path):
     pq.write_table(pq.read_table(tmp_path / "t.parquet").replace_schema_metadata(), tmp_path / "t.parquet")
     assert [row["speaker"] for row in read_csv_rows(tmp_path / "t.parquet", ("path",))] == ["7", ""]
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
-    with pytest.raises(UserError, match=r"t\.parquet: isn't a Parquet file"):
-        read_csv_rows(tmp_path / "t.parquet", ("path",))
+    refused(r"t\.parquet: isn't a Parquet file", read_csv_rows, tmp_path / "t.parquet", ("path",))
 
 
 @pytest.mark.parametrize(
@@ -107,8 +104,7 @@ def test_times_of_a_segment(start, end, seconds):
 
 def test_times_that_are_none():
     for start, end in (("nan", "3"), ("1:2:3:4", ""), ("0:-1", "9")):
-        with pytest.raises(UserError, match=r"^row: start is .*no time"):
-            segment({"start": start, "end": end}, "row")
+        refused(r"^row: start is .*no time", segment, {"start": start, "end": end}, "row")
 
 
 def test_csv_and_json_twins_read_alike(tmp_path):
@@ -127,8 +123,7 @@ ROOT = Path("/corpus/audio")
 @pytest.mark.parametrize("cell", ["/etc/passwd", "../u.wav", r"a\..\..\u.wav", r"C:\u.wav", r"\\host\u.wav"])
 def test_a_path_out_of_the_corpus_is_refused_unless_the_table_is_named(cell):
     line = r"corpus\.csv, u: .* lies outside the corpus\. Move the audio into /corpus/audio, or else\."
-    with pytest.raises(UserError, match=line):
-        audio_path(ROOT, cell, "corpus.csv, u", naming=", or else")
+    refused(line, audio_path, ROOT, cell, "corpus.csv, u", naming=", or else")
     audio_path(ROOT, cell, "corpus.csv, u", anywhere=True)
 
 

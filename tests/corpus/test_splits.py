@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 import random
 from collections import Counter, defaultdict
@@ -10,6 +8,7 @@ import pytest
 from command_line import ser
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refused
 
 from ser_personal.corpus.csv_corpus import CSVCorpus, write_corpus
 from ser_personal.corpus.folds import SIDES, folds, leave_speakers_out, personalization_gap
@@ -45,8 +44,7 @@ def test_sets_hold_every_utterance_in_order():
 
 def test_known_speakers_of_training_are_in_no_other_set_unless_allowed():
     utterances = [utterance(n, split, f"s{n % 5}") for n, split in enumerate(["train"] * 5 + ["test1"] * 5)]
-    with pytest.raises(UserError, match=r"split test1: 5 .* s0, s1, s2 and 2 more.*allow_overlap"):
-        SpeakerSplits.from_utterances(utterances)
+    refused(r"split test1: 5 .* s0, s1, s2 and 2 more.*allow_overlap", SpeakerSplits.from_utterances, utterances)
     others = [utterance(10, "test2", "a"), utterance(11, "test3", "a")]
     unknown = [utterance(12, "train", None), utterance(13, "test2", None)]
     SpeakerSplits.from_utterances([*utterances, *others, *unknown], allow_overlap=["test1"])
@@ -135,8 +133,7 @@ def test_no_fold_left_for_a_set():
     for number, validation_folds in ((2, 1), (4, 0)):
         with pytest.raises(UserError, match="leave none for one of the three sets"):
             leave_speakers_out(utterances_of(9, 9), number, validation_folds=validation_folds)
-    with pytest.raises(UserError, match="4 known speakers don't fill 5 folds"):
-        leave_speakers_out(utterances_of(2, 2), 5)
+    refused("4 known speakers don't fill 5 folds", leave_speakers_out, utterances_of(2, 2), 5)
 
 
 def test_a_written_corpus_reads_back_wherever_it_lies(tmp_path, monkeypatch):
@@ -229,8 +226,7 @@ def test_a_gap_that_cannot_be_made_is_one_line():
         ({"evaluation_speakers": 4}, "split test1: has 3 speakers with two utterances, 4 are to be evaluated"),
         ({"test_split": "test3"}, "split test3: no such split"),
     ):
-        with pytest.raises(UserError, match=line):
-            personalization_gap(corpus_of([3] * 4, [4] * 3), **{"speakers": [3], **arguments})
+        refused(line, personalization_gap, corpus_of([3] * 4, [4] * 3), **{"speakers": [3], **arguments})
 
 
 def test_the_command_writes_tables_of_a_gap_that_a_corpus_reads(synthetic_corpus, tmp_path):

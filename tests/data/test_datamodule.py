@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from shutil import copy, copytree
@@ -10,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.trainer.states import TrainerFn
+from refusals import refused
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.data.pretrain import PretrainDataModule, hold_out
-from ser_personal.errors import UserError
 from ser_personal.types import Utterance
 
 
@@ -93,15 +91,12 @@ def test_hold_out_leaves_every_speaker_on_both_sides(rows, share):
 
 
 def test_mistakes_in_the_arguments(corpus, pseudo_labels_folder):
-    with pytest.raises(UserError, match="none can be held out"):
-        pretrain(corpus, pseudo_labels_folder, splits=["test2"]).setup("fit")
+    refused("none can be held out", pretrain(corpus, pseudo_labels_folder, splits=["test2"]).setup, "fit")
     untested = CSVCorpus(str(corpus.label_file))
     untested.utterances = [each for each in corpus.utterances if not each.split.startswith("test")]
-    with pytest.raises(UserError, match="no test set"):
-        EmotionDataModule(untested).setup("test")
+    refused("no test set", EmotionDataModule(untested).setup, "test")
     small = EmotionDataModule(corpus, num_workers=0, batch_seconds=1.7)
-    with pytest.raises(UserError, match="a training batch would be a single utterance"):
-        small.setup("fit")
+    refused("a training batch would be a single utterance", small.setup, "fit")
     small.setup("test")
 
 
@@ -127,10 +122,9 @@ def test_shares_hold_each_utterance_once_and_may_be_empty(corpus_folder):
 
 
 def test_more_processes_than_there_is_to_do_and_what_even_shares_repeat(corpus_folder, caplog):
-    with pytest.raises(UserError, match=r"trainer\.devices: 9 processes for batches of 8\. .*raise data\.max_batch"):
-        on_rank(corpus_folder, world_size=9, max_batch=8).setup("fit")
-    with pytest.raises(UserError, match=r"trainer\.devices: 25 processes for 24 training utterances\. Ask for fewer"):
-        on_rank(corpus_folder, world_size=25).train_dataloader()
+    nine, more = on_rank(corpus_folder, world_size=9, max_batch=8), on_rank(corpus_folder, world_size=25)
+    refused(r"trainer\.devices: 9 processes for batches of 8\. .*raise data\.max_batch", nine.setup, "fit")
+    refused(r"trainer\.devices: 25 processes for 24 training utterances\. Ask for fewer", more.train_dataloader)
     caplog.clear()
     with caplog.at_level("INFO"):
         on_rank(corpus_folder, world_size=5, max_batch=20).train_dataloader()
@@ -153,14 +147,11 @@ def test_a_step_is_of_as_many_utterances_on_any_number_of_devices(corpus_folder,
 def test_a_fit_is_not_resumed_with_other_batches(corpus_folder):
     state = on_rank(corpus_folder, max_batch=8).state_dict()
     on_rank(corpus_folder, max_batch=8, num_workers=3).load_state_dict(state)
-    for name, began, now in (
-        ("max_batch", 8, 4),
-        ("batch_seconds", 360.0, 99.0),
-        ("seed", 0, 1),
-        ("max_samples", 250000, 9000),
-    ):
-        with pytest.raises(UserError, match=rf"was trained with data\.{name} {began}, not {now}\. Resume with its own"):
-            on_rank(corpus_folder, **{"max_batch": 8} | {name: now}).load_state_dict(state)
+    changes = {"max_batch": (8, 4), "batch_seconds": (360.0, 99.0), "seed": (0, 1), "max_samples": (250000, 9000)}
+    for name, (began, now) in changes.items():
+        changed = on_rank(corpus_folder, **{"max_batch": 8} | {name: now})
+        line = rf"was trained with data\.{name} {began}, not {now}\. Resume with its own"
+        refused(line, changed.load_state_dict, state)
 
 
 @pytest.mark.parametrize("change", ["label", "row", "length"])
@@ -173,8 +164,8 @@ def test_a_fit_is_not_resumed_on_another_file_of_the_same_speakers(corpus_folder
     else:
         edited = "u00.wav,s0,train,2,\n" if change == "label" else ""
         (folder / "corpus.csv").write_text(table.replace("u00.wav,s0,train,1,\n", edited))
-    with pytest.raises(UserError, match="was trained on other utterances, lengths or labels than this training set"):
-        on_rank(folder).load_state_dict(state)
+    line = "was trained on other utterances, lengths or labels than this training set"
+    refused(line, on_rank(folder).load_state_dict, state)
 
 
 def test_a_validation_set_that_chooses_no_model(corpus_folder, tmp_path):
@@ -184,8 +175,7 @@ def test_a_validation_set_that_chooses_no_model(corpus_folder, tmp_path):
     single = [line for line in table if "validation" not in line or "u26" in line]
     for lines in (constant, single):
         (folder / "corpus.csv").write_text("\n".join(lines))
-        with pytest.raises(UserError, match=r"split validation: has fewer than two different labels of arousal: no"):
-            on_rank(folder).setup("fit")
+        refused(r"split validation: has fewer than two different labels of arousal: no", on_rank(folder).setup, "fit")
         on_rank(folder).setup("test")
         unvalidated = on_rank(folder)
         unvalidated.trainer.limit_val_batches = 0
@@ -195,14 +185,12 @@ def test_a_validation_set_that_chooses_no_model(corpus_folder, tmp_path):
 def test_workers_without_the_shared_memory_that_they_need(corpus_folder, monkeypatch):
     monkeypatch.setattr("ser_personal.data.datamodule.SHARED_MEMORY", corpus_folder)
     # 24 utterances of at most 1.65 s in four batches of 6: a worker of two has two batches of 634 kB
-    for free, refused in ((1_000_000, True), (4_000_000, False)):
-        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
-        data = on_rank(corpus_folder, num_workers=2, max_batch=6)
-        if refused:
-            with pytest.raises(UserError, match=r"has 1 MB left, 2 workers need 3 MB\. .*--shm-size.*num_workers 0"):
-                data.train_dataloader()
-        else:
-            data.train_dataloader()
-        # the workers' own batches are there when a checkpoint is saved in the middle of an epoch
-        assert data.state_dict() == on_rank(corpus_folder, max_batch=6).state_dict()
-        on_rank(corpus_folder, max_batch=6).train_dataloader()
+    data = on_rank(corpus_folder, num_workers=2, max_batch=6)
+    alone = on_rank(corpus_folder, max_batch=6)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    refused(r"has 1 MB left, 2 workers need 3 MB\. .*--shm-size.*num_workers 0", data.train_dataloader)
+    alone.train_dataloader()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=4_000_000))
+    data.train_dataloader()
+    # the workers' own batches are there when a checkpoint is saved in the middle of an epoch
+    assert data.state_dict() == alone.state_dict()

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pickle
 from dataclasses import replace
 
@@ -8,9 +6,9 @@ import pytest
 from garbage import files, is_read_or_refused, many_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 
 from ser_personal.data.frame_store import BATCHES, FeatureCache, PseudoLabels, PseudoLabelSource, audio_key
-from ser_personal.errors import UserError
 from ser_personal.types import FeatureSource, Utterance
 
 SOURCE = PseudoLabelSource(num_clusters=300, teacher="mfcc", codebook_hash="abc")
@@ -63,8 +61,7 @@ def test_what_a_killed_writer_left_is_refused_and_completed_to_the_same_bytes(tm
     leftover = broken / ".batch-0.safetensors.17.tmp"
     if half:
         leftover.write_bytes(b"half")
-    with pytest.raises(UserError, match=r"only half written\. Run the same `ser kmeans` again"):
-        PseudoLabels.load(broken)
+    refused(r"only half written\. Run the same `ser kmeans` again", PseudoLabels.load, broken)
     assert not PseudoLabels.is_complete(broken, SOURCE)
     assert len(PseudoLabels.create(broken, SOURCE)) == sum(len(batches[number]) for number in done)
     write(broken, batches)
@@ -76,41 +73,36 @@ def test_what_a_killed_writer_left_is_refused_and_completed_to_the_same_bytes(tm
 def test_a_complete_folder_takes_new_utterances_and_keeps_what_it_has(labels):
     before = PseudoLabels.create(labels, SOURCE)
     before.write({"ü 0": np.array([7]), "new": np.array([5, 5])})
-    with pytest.raises(UserError, match="half written"):
-        PseudoLabels.load(labels)
+    refused("half written", PseudoLabels.load, labels)
     before.finish()
     after = PseudoLabels.load(labels)
     assert (after["ü 0"].tolist(), after["new"].tolist(), len(after)) == ([0], [5, 5], 9)
-    with pytest.raises(UserError, match=r"no process wrote the pseudo-labels of other.* all machines share"):
-        before.finish([*IDS, "other"])
+    refused(r"no process wrote the pseudo-labels of other.* all machines share", before.finish, [*IDS, "other"])
 
 
 def test_arrays_of_another_source_never_mix_in(labels):
     before = contents(labels)
-    with pytest.raises(UserError, match="holds pseudo-labels of another teacher or codebook"):
-        PseudoLabels.create(labels, replace(SOURCE, codebook_hash="other"))
+    other = replace(SOURCE, codebook_hash="other")
+    refused("holds pseudo-labels of another teacher or codebook", PseudoLabels.create, labels, other)
     assert contents(labels) == before
 
 
 def test_arrays_that_cannot_be_stored_are_refused(tmp_path):
     cache = FeatureCache.create(tmp_path, FEATURES)
     for value in (np.nan, 70_000.0):
-        with pytest.raises(UserError, match="features of a: a value is NaN, infinite or above 65504"):
-            cache.write({"a": np.full((2, 3), value)})
+        refused("features of a: a value is NaN, infinite or above 65504", cache.write, {"a": np.full((2, 3), value)})
     for shape in ((0, 3), (3,), (2, 4)):
         with pytest.raises(ValueError, match="is not"):
             cache.write({"a": np.zeros(shape)})
     assert not [*cache]
-    with pytest.raises(UserError, match="dim: 0 is out of range"):
-        FeatureCache.create(tmp_path / "other", replace(FEATURES, dim=0))
+    refused("dim: 0 is out of range", FeatureCache.create, tmp_path / "other", replace(FEATURES, dim=0))
 
 
 def test_arrays_of_another_type_are_refused(labels, tmp_path):
     FeatureCache.create(tmp_path, FEATURES).write(FRAMES)
     (path,) = tmp_path.glob(BATCHES)
     path.rename(labels / path.name)
-    with pytest.raises(UserError, match=r"batch-\w+\.safetensors: pseudo-labels are damaged: array a has another type"):
-        PseudoLabels.load(labels)
+    refused(r"batch-\w+\.safetensors: pseudo-labels are damaged: array a has another type", PseudoLabels.load, labels)
 
 
 @pytest.fixture(scope="module")
@@ -156,5 +148,4 @@ def test_audio_is_told_apart_by_its_content_and_part_and_not_by_its_date(tmp_pat
     store.write({"b": FRAMES["b"]})
     for unchanged in (copied, gone, replace(louder, utterance_id="b")):
         store.refuse_changed([unchanged])
-    with pytest.raises(UserError, match=r"c\.wav: audio has changed since its cached features in .*cache were made"):
-        store.refuse_changed([louder])
+    refused(r"c\.wav: audio has changed since its cached features in .*cache were made", store.refuse_changed, [louder])

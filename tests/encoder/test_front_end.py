@@ -1,15 +1,13 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
 import torchaudio
+from refusals import refused
 from tiny_models import NORMS, padded_noise, tiny_network
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.hubert import ConvFrontEnd
 from ser_personal.encoder.raw import LogMelFrontEnd, mfcc_functionals
-from ser_personal.errors import UserError
 
 LENGTHS = torch.tensor([6000, 16_000, 401])
 
@@ -92,5 +90,4 @@ def test_functionals_of_steady_sound_are_its_frame():
     for statistic in quantiles:
         assert statistic == pytest.approx(mean, abs=1e-3)
     assert mean[13:] == pytest.approx(np.zeros(26), abs=1e-3)
-    with pytest.raises(UserError, match="has 399 samples"):
-        mfcc_functionals(noise(399))
+    refused("has 399 samples", mfcc_functionals, noise(399))

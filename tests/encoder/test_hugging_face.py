@@ -1,9 +1,8 @@
-from __future__ import annotations
-
 import sys
 
 import pytest
 import torch
+from refusals import refused
 from tiny_models import emotion_data, finetuning, fit, padded_noise, papt, pretrain_data, tiny_network
 from transformers import AutoModel
 
@@ -47,8 +46,7 @@ def test_masked_prediction_of_weighted_layers_and_lora_without_peft_are_refused(
     with pytest.raises(UserError, match=r"weighted_layers true: masked prediction reads the last layer"):
         papt(encoder=HubertEncoder(weighted_layers=True))
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(UserError, match=r"LoRA: needs the package peft\. `pip install peft`"):
-        adapted(hubert_folder, ADAPTERS)
+    refused(r"LoRA: needs the package peft\. `pip install peft`", adapted, hubert_folder, ADAPTERS)
 
 
 @pytest.fixture
@@ -116,8 +114,7 @@ def test_adapters_of_base_weights_that_changed_are_refused(network_folders, synt
     with torch.no_grad():
         other.encoder.layer_norm.bias += 1
     other.save_pretrained(base)
-    with pytest.raises(UserError, match=f"encoder {base}: has other weights now"):
-        finetuning(encoder=HubertEncoder()).on_load_checkpoint(saved)
+    refused(f"encoder {base}: has other weights now", finetuning(encoder=HubertEncoder()).on_load_checkpoint, saved)
 
 
 def test_pre_training_by_adapters_and_fine_tuning_from_it(

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from refusals import refused
 from tiny_models import papt
 
 from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, using
@@ -24,8 +23,7 @@ def test_a_checkpoint_describes_its_networks_and_needs_no_corpus(papt_checkpoint
     assert loaded.personalized.describe() | {"encoder": "TinyEncoder"} == checkpoint[DESCRIPTION]
     for name, weight in loaded.state_dict().items():
         assert torch.equal(weight, checkpoint["state_dict"][name]), name
-    with pytest.raises(UserError, match="the checkpoint: isn't one of ser_personal"):
-        papt().on_load_checkpoint({"state_dict": {}})
+    refused("the checkpoint: isn't one of ser_personal", papt().on_load_checkpoint, {"state_dict": {}})
 
 
 def test_networks_are_made_in_main_memory_whatever_device_they_train_on():

@@ -1,11 +1,10 @@
-from __future__ import annotations
-
 import json
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.base import Encoder, mean_pool
@@ -105,15 +104,12 @@ def test_cached_frames_are_given_as_they_are_and_a_checkpoint_names_what_made_th
 
 
 def test_encoders_and_batches_that_do_not_belong_together_are_refused() -> None:
-    with pytest.raises(UserError, match="there is no feature cache to read"):
-        CachedFeatures().build()
+    refused("there is no feature cache to read", CachedFeatures().build)
     speech = SpeechBatch(
         waveforms=torch.zeros(1, 800), num_samples=torch.tensor([800]), speaker_ids=["a"], indices=torch.tensor([0])
     )
-    with pytest.raises(UserError, match="reads cached features of test, not audio"):
-        cached().encode(speech)
-    with pytest.raises(UserError, match="TinyEncoder: the model reads audio, the batch holds cached features"):
-        TinyEncoder().encode(batch())
+    refused("reads cached features of test, not audio", cached().encode, speech)
+    refused("TinyEncoder: the model reads audio, the batch holds cached features", TinyEncoder().encode, batch())
 
 
 @pytest.mark.parametrize("kind", [LogMelEncoder, MFCCEncoder])

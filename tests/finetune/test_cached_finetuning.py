@@ -1,26 +1,18 @@
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from command_line import configs, ser, trainer_flags
+from refusals import refused
 from tiny_models import emotion_data, encoder, finetuning
 
 from ser_personal.data.datamodule import AllUtterancesDataModule
 from ser_personal.data.emotion import CachedEmotionDataModule
 from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.encoder.raw import CachedFeatures, MFCCEncoder
-from ser_personal.errors import UserError
 from ser_personal.finetune.interpreters import MLPInterpreter, TransformerInterpreter
 from ser_personal.pretrain.cache import cache
-
-if TYPE_CHECKING:
-    from lightning.pytorch import LightningDataModule
-
-    from ser_personal.encoder.base import Encoder
 
 CACHED = ["finetune.yaml", "cached.yaml", "tiny/cached.yaml"]
 
@@ -28,7 +20,7 @@ CACHED = ["finetune.yaml", "cached.yaml", "tiny/cached.yaml"]
 class FrozenEncoder(TinyEncoder):
     """All weights as they are drawn."""
 
-    def build(self, config: str | None = None) -> None:
+    def build(self, config=None):
         super().build(config)
         self.requires_grad_(requires_grad=False)
 
@@ -36,19 +28,19 @@ class FrozenEncoder(TinyEncoder):
 class SeededInterpreter(MLPInterpreter):
     """The same first weights, whatever was drawn before."""
 
-    def build(self, dim: int, outputs: int) -> None:
+    def build(self, dim, outputs):
         torch.manual_seed(1)
         super().build(dim, outputs)
 
 
 @pytest.fixture(scope="module")
-def cache_folder(synthetic_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache_folder(synthetic_corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cached") / "cache"
     cache(AllUtterancesDataModule(str(synthetic_corpus)), encoder(), stride=1, out=str(folder), accelerator="cpu")
     return folder
 
 
-def one_step(encoder: Encoder, data: LightningDataModule) -> list[torch.Tensor]:
+def one_step(encoder, data):
     """Frames of the whole training set as one batch, the loss of a first step, and its gradients in a row."""
     module = finetuning(encoder=encoder, interpreter=SeededInterpreter(dropout=0.0))
     torch.manual_seed(0)
@@ -63,9 +55,7 @@ def one_step(encoder: Encoder, data: LightningDataModule) -> list[torch.Tensor]:
     return [(frames * mask[:, :, None])[order].detach(), loss.detach(), gradients]
 
 
-def test_a_first_step_from_the_cache_is_that_of_the_live_frozen_encoder(
-    synthetic_corpus: Path, cache_folder: Path
-) -> None:
+def test_a_first_step_from_the_cache_is_that_of_the_live_frozen_encoder(synthetic_corpus, cache_folder):
     small = {"dim": 16, "layers": 1, "heads": 2, "feed_forward_dim": 32}
     live = one_step(FrozenEncoder(**small), emotion_data(synthetic_corpus, max_batch=100))
     data = CachedEmotionDataModule(str(synthetic_corpus), cache=str(cache_folder), max_batch=100, num_workers=0)
@@ -78,8 +68,8 @@ def test_a_first_step_from_the_cache_is_that_of_the_live_frozen_encoder(
 
 
 def test_the_shipped_configs_of_frozen_features_go_together_and_another_cache_is_refused(
-    synthetic_corpus: Path, cache_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    synthetic_corpus, cache_folder, tmp_path, capsys
+):
     recipe = configs(*CACHED, "transformer.yaml", "speakers/embedder.yaml")
     features = ["--data.speaker_features.cache", cache_folder, "--model.train_speaker_embedding", "true"]
     data = ["--data.corpus", synthetic_corpus, "--data.cache", cache_folder, *features]
@@ -103,13 +93,11 @@ def test_the_shipped_configs_of_frozen_features_go_together_and_another_cache_is
         assert ser("fit", *recipe, *of_cache, *flags, "--trainer.default_root_dir", tmp_path / name) == 0
 
 
-def test_parts_that_do_not_go_together() -> None:
+def test_parts_that_do_not_go_together():
     for kind in (CachedFeatures, MFCCEncoder):
         what = f"--model.fusion prefix: the speaker embedding changes no frame of {kind.__name__}, .* and MLP"
-        with pytest.raises(UserError, match=what):
-            finetuning(encoder=kind(), fusion="prefix")
+        refused(what, finetuning, encoder=kind(), fusion="prefix")
         for options in ({"interpreter": TransformerInterpreter()}, {"encoder": encoder()}):
             assert finetuning(**{"encoder": kind(), "fusion": "prefix"} | options).personalized.fusion_name == "prefix"
     what = "papt_checkpoint p.ckpt: brings an encoder.* give --data.cache what `ser cache --checkpoint p.ckpt` wrote"
-    with pytest.raises(UserError, match=what):
-        finetuning(encoder=CachedFeatures(), papt_checkpoint="p.ckpt")
+    refused(what, finetuning, encoder=CachedFeatures(), papt_checkpoint="p.ckpt")

@@ -1,12 +1,10 @@
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refused
 from torch import nn
 
-from ser_personal.errors import UserError
 from ser_personal.finetune.interpreters import (
     AttentiveStatisticsInterpreter,
     DenseInterpreter,
@@ -129,19 +127,15 @@ def test_pointwise_predictions_begin_at_the_labels_means_and_stay_within_the_sca
     torch.testing.assert_close(predictions.mean(0), torch.tensor([0.5, -0.25]), atol=0.1, rtol=0)
     with torch.no_grad():
         assert interpreter(output(7, 4, speaker=False)._replace(frames=torch.full((2, 7, 12), 1e4))).abs().max() <= 1
-    with pytest.raises(UserError, match="predictions stay within -1 to 1"):
-        interpreter.start_from([4.0, 0.0])
-    with pytest.raises(UserError, match="is an empty range"):
-        PointwiseInterpreter(scale=(3.0, 3.0))
+    refused("predictions stay within -1 to 1", interpreter.start_from, [4.0, 0.0])
+    refused("is an empty range", PointwiseInterpreter, scale=(3.0, 3.0))
 
 
 def test_heads_that_dont_divide_and_one_without_a_layer_to_start_from_are_refused():
-    with pytest.raises(UserError, match="dim: 18 is odd, or 4 heads"):
-        TransformerInterpreter(dim=18, heads=4)
+    refused("dim: 18 is odd, or 4 heads", TransformerInterpreter, dim=18, heads=4)
 
     class Bare(DenseInterpreter):
         def build(self, dim, outputs):
             self.dense = self.out = nn.Linear(dim, outputs, bias=False)
 
-    with pytest.raises(UserError, match=r"Bare: has no linear layer with a bias .* Write its start_from"):
-        built(Bare()).start_from([4.0, 4.0, 4.0])
+    refused(r"Bare: has no linear layer with a bias .* Write its start_from", built(Bare()).start_from, [4.0, 4.0, 4.0])

@@ -1,7 +1,5 @@
 """Two processes train and score as one."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,18 +1,16 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refused
 
 from ser_personal.data.datamodule import AllUtterancesDataModule
 from ser_personal.data.frame_store import FeatureCache
 from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.encoder.module import DESCRIPTION, read_checkpoint
 from ser_personal.encoder.raw import LogMelEncoder, MFCCEncoder
-from ser_personal.errors import UserError
 from ser_personal.pretrain.cache import cache, strided
 
 
@@ -96,8 +94,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes_and_does_nothing_twice(make
         patch.setattr(FeatureCache, "write", interrupted)
         with pytest.raises(InterruptedError):
             make("broken")
-    with pytest.raises(UserError, match="half written"):
-        FeatureCache.load(whole.parent / "broken")
+    refused("half written", FeatureCache.load, whole.parent / "broken")
     left = len(data.batches()) - len(list((whole.parent / "broken").glob("batch-*")))
     passes, forward = [], TinyEncoder.forward
     monkeypatch.setattr(TinyEncoder, "forward", lambda *audio: passes.append(1) or forward(*audio))
@@ -109,9 +106,6 @@ def test_an_interrupted_run_ends_with_the_same_bytes_and_does_nothing_twice(make
 def test_what_does_not_belong_into_a_folder_is_refused(make, papt_checkpoint):
     make()
     for change in ({"seed": 1}, {"layer": 1}):
-        with pytest.raises(UserError, match="holds cached features of another encoder"):
-            make(**change)
-    with pytest.raises(UserError, match="--layer 2: MFCCEncoder has no layers"):
-        make("other", encoder=MFCCEncoder(), layer=2)
-    with pytest.raises(UserError, match="Give either --encoder or --checkpoint"):
-        make("other", encoder=tiny(), checkpoint=str(papt_checkpoint))
+        refused("holds cached features of another encoder", make, **change)
+    refused("--layer 2: MFCCEncoder has no layers", make, "other", encoder=MFCCEncoder(), layer=2)
+    refused("Give either --encoder or --checkpoint", make, "other", encoder=tiny(), checkpoint=str(papt_checkpoint))

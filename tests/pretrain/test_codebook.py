@@ -1,13 +1,11 @@
-from __future__ import annotations
-
 import json
 
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from safetensors.numpy import save_file
 
-from ser_personal.errors import UserError
 from ser_personal.pretrain.codebook import Codebook, FrameSample, nearest_centroid
 
 
@@ -70,19 +68,16 @@ def test_what_is_no_codebook_is_refused(tmp_path, content, message):
         save_file(content, path)
     elif content:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"codebook\.safetensors: {message}"):
-        Codebook.load(path)
+    refused(rf"codebook\.safetensors: {message}", Codebook.load, path)
 
 
 def test_a_changed_codebook_and_one_of_another_version_are_refused(tmp_path):
     path = tmp_path / "codebook.safetensors"
     Codebook(np.ones((2, 3), dtype=np.float32)).save(path)
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
-    with pytest.raises(UserError, match="damaged codebook"):
-        Codebook.load(path)
+    refused("damaged codebook", Codebook.load, path)
     save_file({"codebook": np.ones((2, 3))}, path, metadata={"provenance": json.dumps({"format_version": 1})})
-    with pytest.raises(UserError, match="codebook of format 1; this version reads format 2"):
-        Codebook.load(path)
+    refused("codebook of format 1; this version reads format 2", Codebook.load, path)
 
 
 def clips(count: int, seed: int = 0) -> list[np.ndarray]:

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import shutil
 import signal
 from pathlib import Path
@@ -11,6 +9,7 @@ import torch
 import torchaudio
 from command_line import configs, ser
 from killing import on_two, output
+from refusals import refused
 from scipy.stats import entropy
 
 from ser_personal.audio import num_frames
@@ -100,8 +99,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes_and_does_nothing_twice(make
         patch.setattr(PseudoLabels, "write", interrupted)
         with pytest.raises(InterruptedError):
             make("broken")
-    with pytest.raises(UserError, match="half written"):
-        PseudoLabels.load(whole.parent / "broken")
+    refused("half written", PseudoLabels.load, whole.parent / "broken")
     left = len(data.batches()) - len(list((whole.parent / "broken").glob("batch-*")))
     passes, forward = [], MFCCTeacher.forward
     monkeypatch.setattr(MFCCTeacher, "forward", lambda *audio: passes.append(1) or forward(*audio))
@@ -128,8 +126,7 @@ def test_labels_of_audio_that_has_changed_are_neither_kept_nor_trained_on(corpus
     path = table.with_name("3.wav")
     soundfile.write(path, soundfile.read(path)[0][::-1] * 0.5, 16_000)
     for use in (run, pretrain):
-        with pytest.raises(UserError, match=r"3.wav: audio has changed since its pseudo-labels in .*labels were made"):
-            use()
+        refused(r"3.wav: audio has changed since its pseudo-labels in .*labels were made", use)
 
 
 def test_other_settings_in_an_existing_folder_are_named(make, corpus):
@@ -162,8 +159,7 @@ def test_an_external_codebook_is_used_as_it_is(make, tmp_path):
     ],
 )
 def test_impossible_settings_are_refused(make, change, message):
-    with pytest.raises(UserError, match=message):
-        make(**change)
+    refused(message, make, **change)
 
 
 def test_splits_in_any_spelling_and_wrong_ones_and_empty_audio(corpus, tmp_path):
@@ -186,8 +182,7 @@ def test_an_encoder_layer_teaches(make):
     encoder.fit_front_end(lambda _limit: iter(np.random.default_rng(0).normal(size=(5, 8_000)).astype(np.float32)))
     folder = make(teacher=EncoderTeacher(encoder, teacher_layer=1))
     assert PseudoLabels.load(folder).source.teacher_layer == 1
-    with pytest.raises(UserError, match="teacher_layer 1, now 2"):
-        make(teacher=EncoderTeacher(encoder, teacher_layer=2))
+    refused("teacher_layer 1, now 2", make, teacher=EncoderTeacher(encoder, teacher_layer=2))
     fitted = str(folder / "codebook.safetensors")
     with pytest.raises(UserError, match=r"fitted on another teacher's frames \(teacher_layer 1, now 2\)"):
         make("other", teacher=EncoderTeacher(encoder, teacher_layer=2), codebook=fitted)
@@ -208,8 +203,7 @@ def test_two_processes_one_of_them_killed_come_to_the_bytes_of_one(corpus, tmp_p
     codes = on_two(two, tmp_path / "log", [5, None], changing="batch-")
     assert codes[0] == -signal.SIGKILL
     assert codes[1] != 0
-    with pytest.raises(UserError, match="half written"):
-        PseudoLabels.load(tmp_path / "labels")
+    refused("half written", PseudoLabels.load, tmp_path / "labels")
     assert len(list((tmp_path / "labels").glob("batch-*"))) >= 1
     assert on_two(two, tmp_path / "again") == [0, 0], output(tmp_path / "again")
     assert output(tmp_path / "again").count("K = 10") == 1

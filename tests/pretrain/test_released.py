@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import argparse
 import os
 import pickle
@@ -11,6 +9,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from safetensors.numpy import load_file, save_file
 from sklearn.cluster import MiniBatchKMeans
 
@@ -138,8 +137,7 @@ def test_a_head_without_its_codebook_or_with_a_dictionary_of_other_clusters(tmp_
     with pytest.raises(UserError, match=r"mfcc\.safetensors: has 100 clusters, the head 500"):
         import_released(str(path), str(tmp_path), str(tmp_path / "mfcc.safetensors"))
     torch.save(with_dictionary(fairseq_checkpoint(head), range(1, 501)), path)
-    with pytest.raises(UserError, match=r"dictionary doesn't fit its 504 label embeddings"):
-        import_released(str(path), str(tmp_path), codebook)
+    refused(r"dictionary doesn't fit its 504 label embeddings", import_released, str(path), str(tmp_path), codebook)
 
 
 @pytest.mark.parametrize("content", [None, b"not safetensors", {"codebook": np.zeros((3, 4))}])
@@ -149,8 +147,7 @@ def test_what_is_no_released_head_is_refused(tmp_path, content):
         save_file(content, path)
     elif content:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=r"head\.safetensors: not a prediction head .*\. `ser import"):
-        ReleasedHead.load(path)
+    refused(r"head\.safetensors: not a prediction head .*\. `ser import", ReleasedHead.load, path)
 
 
 def dump_pickle(value, path):
@@ -169,8 +166,7 @@ def dump_pickle(value, path):
 )
 def test_a_malicious_file_is_refused_and_not_executed(tmp_path, dump):
     dump({"model": {"final_proj.bias": [1.0]}, "extra": Exploit(tmp_path / "victim")}, tmp_path / "evil.pt")
-    with pytest.raises(UserError, match=r"names (posix|nt)\.mkdir"):
-        import_released(str(tmp_path / "evil.pt"), str(tmp_path))
+    refused(r"names (posix|nt)\.mkdir", import_released, str(tmp_path / "evil.pt"), str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["evil.pt"]
 
 
@@ -178,8 +174,7 @@ def test_a_malicious_array_of_objects_is_not_executed(tmp_path):
     model = MiniBatchKMeans(3)
     model.cluster_centers_ = np.array([[Exploit(tmp_path / "victim")]], dtype=object)
     joblib.dump(model, tmp_path / "evil.bin")
-    with pytest.raises(UserError, match="array of objects"):
-        import_released(str(tmp_path / "evil.bin"), str(tmp_path))
+    refused("array of objects", import_released, str(tmp_path / "evil.bin"), str(tmp_path))
     assert not (tmp_path / "victim").exists()
 
 
@@ -206,8 +201,7 @@ def test_other_files_are_refused_in_one_line(tmp_path, content, said):
 
 def test_a_torchscript_program_is_refused(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "script.pt")
-    with pytest.raises(UserError, match=r"script\.pt: is a TorchScript program"):
-        import_released(str(tmp_path / "script.pt"), str(tmp_path))
+    refused(r"script\.pt: is a TorchScript program", import_released, str(tmp_path / "script.pt"), str(tmp_path))
 
 
 def test_a_checkpoint_without_a_head_is_refused(tmp_path, head):
@@ -217,5 +211,4 @@ def test_a_checkpoint_without_a_head_is_refused(tmp_path, head):
         import_released(str(tmp_path / "finetuned.pt"), str(tmp_path))
     head |= {"label_embs_concat": torch.zeros(504, 3)}
     torch.save(fairseq_checkpoint(head), tmp_path / "two.pt")
-    with pytest.raises(UserError, match="several label sets"):
-        import_released(str(tmp_path / "two.pt"), str(tmp_path))
+    refused("several label sets", import_released, str(tmp_path / "two.pt"), str(tmp_path))
