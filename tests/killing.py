@@ -129,6 +129,10 @@ def output(folder: Path) -> str:
     return (folder / "output.txt").read_text()
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def _run(
     arguments: list[str],
     folder: Path,

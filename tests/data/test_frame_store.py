@@ -6,6 +6,7 @@ import pytest
 from garbage import files, is_read_or_refused, many_inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killing import contents
 from refusals import refused
 
 from ser_personal.data.frame_store import BATCHES, FeatureCache, PseudoLabels, PseudoLabelSource, audio_key
@@ -24,10 +25,6 @@ def write(folder, batches):
         store.write({names[k]: IDS[names[k]] for k in batch})
     store.finish()
     return store
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture

@@ -34,10 +34,6 @@ def tiny():
     return TinyEncoder(dim=16, layers=2, heads=2, feed_forward_dim=32)
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def assert_holds(folder, frames_of, data, stride):
     """Against an encoder's own frames, an utterance at a time."""
     held = FeatureCache.load(folder)
@@ -81,26 +77,8 @@ def test_the_encoder_of_a_checkpoint_without_its_speakers(make, data, papt_check
     assert FeatureCache.load(folder).source.encoder == f"TinyEncoder of {papt_checkpoint}"
 
 
-def test_an_interrupted_run_ends_with_the_same_bytes_and_does_nothing_twice(make, data, monkeypatch):
-    whole = make("whole")
-    write = FeatureCache.write
-
-    def interrupted(store, *arguments):
-        if len(store) >= 5:
-            raise InterruptedError
-        write(store, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(FeatureCache, "write", interrupted)
-        with pytest.raises(InterruptedError):
-            make("broken")
-    refused("half written", FeatureCache.load, whole.parent / "broken")
-    left = len(data.batches()) - len(list((whole.parent / "broken").glob("batch-*")))
-    passes, forward = [], TinyEncoder.forward
-    monkeypatch.setattr(TinyEncoder, "forward", lambda *audio: passes.append(1) or forward(*audio))
-    for _ in range(2):
-        assert contents(make("broken")) == contents(whole)
-        assert len(passes) == left
+def test_an_interrupted_run_ends_with_the_same_bytes_and_does_nothing_twice(resumes_alike):
+    resumes_alike(FeatureCache, TinyEncoder)
 
 
 def test_what_does_not_belong_into_a_folder_is_refused(make, papt_checkpoint):

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -39,7 +37,7 @@ def test_nearest_centroid_is_that_of_a_slow_search_under_autocast_too(monkeypatc
         assert nearest_centroid(frames, centroids).tolist() == slow
 
 
-def test_save_and_load_give_the_same_codebook_in_the_same_bytes_every_time(tmp_path):
+def test_save_and_load_give_the_same_codebook_in_the_same_bytes_every_time_and_other_bytes_are_refused(tmp_path):
     values = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
     codebook = Codebook(values, {"seed": 4, "teacher": "mfcc", "share": 0.1})
     paths = [tmp_path / f"{number}.safetensors" for number in range(5)]
@@ -50,34 +48,10 @@ def test_save_and_load_give_the_same_codebook_in_the_same_bytes_every_time(tmp_p
     loaded = Codebook.load(paths[0])
     assert (loaded.hash, loaded.made_with) == (codebook.hash, codebook.made_with)
     assert len({Codebook(v).hash for v in (values, values.reshape(2, 3), values.reshape(1, 6), values + 1)}) == 4
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "not a codebook"),
-        (b"rubbish", "not a codebook"),
-        ({"head": np.zeros((2, 2))}, "not a codebook"),
-        ({"codebook": np.zeros(4)}, "damaged codebook"),
-        ({"codebook": np.array([[1, np.nan]], dtype=np.float32)}, "damaged codebook"),
-    ],
-)
-def test_what_is_no_codebook_is_refused(tmp_path, content, message):
-    path = tmp_path / "codebook.safetensors"
-    if isinstance(content, dict):
-        save_file(content, path)
-    elif content:
-        path.write_bytes(content)
-    refused(rf"codebook\.safetensors: {message}", Codebook.load, path)
-
-
-def test_a_changed_codebook_and_one_of_another_version_are_refused(tmp_path):
-    path = tmp_path / "codebook.safetensors"
-    Codebook(np.ones((2, 3), dtype=np.float32)).save(path)
-    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
-    refused("damaged codebook", Codebook.load, path)
-    save_file({"codebook": np.ones((2, 3))}, path, metadata={"provenance": json.dumps({"format_version": 1})})
-    refused("codebook of format 1; this version reads format 2", Codebook.load, path)
+    paths[0].write_bytes(paths[0].read_bytes()[:-1] + b"\x7f")
+    refused(r"0\.safetensors: damaged codebook", Codebook.load, paths[0])
+    save_file({"head": values}, paths[0])
+    refused(r"0\.safetensors: not a codebook", Codebook.load, paths[0])
 
 
 def clips(count: int, seed: int = 0) -> list[np.ndarray]:

@@ -3,6 +3,7 @@ import os
 import pickle
 import sys
 from collections import OrderedDict
+from functools import partial
 from types import ModuleType
 
 import joblib
@@ -131,13 +132,13 @@ def test_imported_head_scores_the_cluster_that_the_dictionary_names(tmp_path, he
 def test_a_head_without_its_codebook_or_with_a_dictionary_of_other_clusters(tmp_path, head, codebook):
     path = tmp_path / "hubert.pt"
     torch.save(fairseq_checkpoint(head), path)
-    with pytest.raises(UserError, match=r"which codebook its head was trained on\. Add --codebook released/codebook"):
-        import_released(str(path), str(tmp_path))
-    Codebook(np.zeros((100, 39), dtype=np.float32)).save(tmp_path / "mfcc.safetensors")
-    with pytest.raises(UserError, match=r"mfcc\.safetensors: has 100 clusters, the head 500"):
-        import_released(str(path), str(tmp_path), str(tmp_path / "mfcc.safetensors"))
+    imported = partial(import_released, str(path), str(tmp_path))
+    refused(r"which codebook its head was trained on\. Add --codebook released/codebook", imported)
+    other = tmp_path / "mfcc.safetensors"
+    Codebook(np.zeros((100, 39), dtype=np.float32)).save(other)
+    refused(r"mfcc\.safetensors: has 100 clusters, the head 500", imported, str(other))
     torch.save(with_dictionary(fairseq_checkpoint(head), range(1, 501)), path)
-    refused(r"dictionary doesn't fit its 504 label embeddings", import_released, str(path), str(tmp_path), codebook)
+    refused(r"dictionary doesn't fit its 504 label embeddings", imported, codebook)
 
 
 @pytest.mark.parametrize("content", [None, b"not safetensors", {"codebook": np.zeros((3, 4))}])
@@ -206,9 +207,9 @@ def test_a_torchscript_program_is_refused(tmp_path):
 
 def test_a_checkpoint_without_a_head_is_refused(tmp_path, head):
     del head["label_embs_concat"]
-    torch.save(fairseq_checkpoint(head), tmp_path / "finetuned.pt")
-    with pytest.raises(UserError, match="is neither a k-means codebook nor a fairseq HuBERT checkpoint"):
-        import_released(str(tmp_path / "finetuned.pt"), str(tmp_path))
-    head |= {"label_embs_concat": torch.zeros(504, 3)}
-    torch.save(fairseq_checkpoint(head), tmp_path / "two.pt")
-    refused("several label sets", import_released, str(tmp_path / "two.pt"), str(tmp_path))
+    path = tmp_path / "finetuned.pt"
+    torch.save(fairseq_checkpoint(head), path)
+    line = "is neither a k-means codebook nor a fairseq HuBERT checkpoint"
+    refused(line, import_released, str(path), str(tmp_path))
+    torch.save(fairseq_checkpoint(head | {"label_embs_concat": torch.zeros(504, 3)}), path)
+    refused("several label sets", import_released, str(path), str(tmp_path))
