@@ -5,13 +5,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from refusals import refused
 from rich.console import Console
 
 from ser_personal import CSVCorpus, EmotionDataModule
 from ser_personal.corpus import check as kinds
 from ser_personal.corpus.check import check, examine
 from ser_personal.corpus.csv_corpus import open_corpus
-from ser_personal.errors import UserError
 
 COLUMNS = ["path", "speaker", "split", "arousal"]
 GOOD = [["a.wav", "s", "train", 2], ["b.wav", "", "train", 4], ["c.wav", "t", "dev", 3], ["v.wav", "t", "dev", 5]]
@@ -200,12 +200,10 @@ def test_the_usable_part_is_written_by_its_ending(table, tmp_path, name, begins)
     assert written[tmp_path / name] == written[tmp_path / "plain.csv"]
 
 
-@pytest.mark.parametrize("name", ["clean", "clean.json", "clean.xlsx", "clean.parquet.gz"])
-def test_an_ending_that_isnt_written_is_refused_before_anything_is_read(tmp_path, name):
-    told = f"{name}: isn't called like a table. Give a name that ends in .csv, .csv.gz, .tsv, .tsv.gz or .parquet."
-    with pytest.raises(UserError) as caught:
-        check("nowhere.csv", write=str(tmp_path / name))
-    assert str(caught.value).endswith(told)
+def test_an_ending_that_isnt_written_is_refused_before_anything_is_read(tmp_path):
+    told = r"isn't called like a table\. Give a name that ends in \.csv, \.csv\.gz, \.tsv, \.tsv\.gz or \.parquet\.$"
+    for name in ("clean", "clean.json", "clean.xlsx", "clean.parquet.gz"):
+        refused(f"/{name}: {told}", check, "nowhere.csv", write=str(tmp_path / name))
 
 
 def test_what_only_the_user_can_decide_is_left_and_still_an_error(table, tmp_path, capsys):
@@ -217,13 +215,13 @@ def test_what_only_the_user_can_decide_is_left_and_still_an_error(table, tmp_pat
 
 @pytest.mark.parametrize("written", ["clean.csv", "clean.problems.csv"])
 def test_files_are_replaced_only_where_asked(table, tmp_path, written):
-    path = table(COLUMNS, *GOOD)
+    path, clean = table(COLUMNS, *GOOD), str(tmp_path / "clean.csv")
     (tmp_path / written).write_text("mine")
-    with pytest.raises(UserError, match=f"{written}: exists already. Give another name, or replace it with --replace"):
-        check(path, write=str(tmp_path / "clean.csv"))
+    line = f"{written}: exists already. Give another name, or replace it with --replace"
+    refused(line, check, path, write=clean)
     assert (tmp_path / written).read_text() == "mine"
-    assert check(path, write=str(tmp_path / "clean.csv"), replace=True) == 0
+    assert check(path, write=clean, replace=True) == 0
     assert (tmp_path / written).read_text() != "mine"
-    with pytest.raises(UserError, match="no utterance is usable"):
-        check(table(COLUMNS, ["a.wav", "s", "train", 9]), write=str(tmp_path / "other.csv"))
-    assert not (tmp_path / "other.csv").exists()
+    (tmp_path / "clean.csv").unlink()
+    refused("no utterance is usable", check, table(COLUMNS, ["a.wav", "s", "train", 9]), write=clean, replace=True)
+    assert not (tmp_path / "clean.csv").exists()

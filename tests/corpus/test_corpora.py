@@ -6,11 +6,9 @@ from unicodedata import normalize
 
 import numpy as np
 import pytest
-from jsonargparse import ArgumentParser
 from refusals import refused
 
 from ser_personal.corpus import base
-from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.csv_corpus import CSVCorpus, open_corpus
 from ser_personal.corpus.msp_podcast import MSPPodcast
 from ser_personal.corpus.table import read_vectors
@@ -143,22 +141,6 @@ def test_own_scale(table):
     told = r"corpus.csv, a: arousal is -1, outside the scale 1 to 5. .*--data.corpus.scale '\[-1,1\]'"
     with pytest.raises(UserError, match=told):
         _ = CSVCorpus(str(corpus.label_file), scale=(1, 5)).utterances
-
-
-def test_arguments_come_from_a_config():
-    parser = ArgumentParser()
-    parser.add_argument("--corpus", type=Corpus | str)
-    config = {"class_path": "CSVCorpus", "init_args": {"path": "x.csv", "scale": [1, 5], "allow_overlap": ["dev"]}}
-    corpus = parser.instantiate(parser.parse_object({"corpus": config})).corpus
-    assert isinstance(corpus, CSVCorpus)
-    assert (corpus.scale, corpus.allow_overlap, str(corpus.label_file)) == ((1, 5), ("validation",), "x.csv")
-
-
-def test_paths_from_windows(table, tmp_path):
-    path = table(COLUMNS, ["sub/a.wav", "s", "train", 1])
-    Path(path).write_text(Path(path).read_text().replace("sub/a.wav", "sub\\a.wav"))
-    (utterance,) = CSVCorpus(path).utterances
-    assert (utterance.path, utterance.seconds) == (tmp_path / "sub" / "a.wav", 0.1)
 
 
 def test_a_corpus_is_opened_by_its_table_or_folder_and_anything_else_says_what_is_accepted(table, tmp_path):
