@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import f1_score, recall_score
 
 from ser_personal.finetune.metrics import ClassificationMetric, ConcordanceMetric, speaker_key
 from ser_personal.finetune.module import EmotionFineTuning
@@ -37,6 +38,12 @@ class Concordance:
         return {f"{attribute}_{name}": getattr(of, name) for attribute, of in found.items() for name in names}
 
 
+def sklearns_scores(emotions, predicted):
+    of = {"labels": np.unique(emotions), "zero_division": 0}
+    f1 = {f"{average}_f1": f1_score(emotions, predicted, average=average, **of) for average in ("macro", "weighted")}
+    return f1 | {"uar": recall_score(emotions, predicted, average="macro", **of), "utterances": len(emotions)}
+
+
 class Classification:
     """Probabilities, and labels without emotion 3, some missing."""
 
@@ -55,18 +62,8 @@ class Classification:
         return {"indices": torch.tensor(indices, dtype=torch.int64), "predictions": predictions, "labels": labels}
 
     def expected(self):
-        """Recall and F1 of each emotion that occurs, by counting."""
-        pairs = [(e, p) for e, p in zip(self.emotions, self.probabilities.argmax(1), strict=True) if e >= 0]
-        recalls, f1, support = [], [], []
-        for emotion in sorted({truth for truth, _ in pairs}):
-            hits = sum(truth == guess == emotion for truth, guess in pairs)
-            misses = sum(truth == emotion != guess for truth, guess in pairs)
-            false_alarms = sum(guess == emotion != truth for truth, guess in pairs)
-            recalls.append(hits / (hits + misses))
-            f1.append(2 * hits / (2 * hits + misses + false_alarms))
-            support.append(hits + misses)
-        scores = {"macro_f1": np.mean(f1), "weighted_f1": np.average(f1, weights=support), "uar": np.mean(recalls)}
-        return scores | {"utterances": len(pairs)}
+        labelled = self.emotions >= 0
+        return sklearns_scores(self.emotions[labelled], self.probabilities.argmax(1)[labelled])
 
 
 # torchmetrics computes F1 and recall in float32
@@ -104,6 +101,8 @@ def test_labels_that_are_all_alike_choose_no_model():
     assert logged["val_ccc"] == scores["arousal_overall_ccc"]
     module.log_scores("val", dict.fromkeys(scores, math.nan))
     assert math.isnan(logged["val_ccc"])
+    module.log_scores("val", {"arousal_overall_ccc": 0.2, "valence_overall_ccc": 0.6})
+    assert logged["val_ccc"] == pytest.approx(0.4)
 
 
 def test_speaker_keys_are_pinned_and_none_has_its_own():
