@@ -1,10 +1,11 @@
 import pytest
+import tiny_models
 import torch
 from tiny_models import padded_noise
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.base import mean_pool
-from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
+from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.encoder.speaker_fusion import Personalization, fuse, make_fusion
 from ser_personal.speakers.embedding import SpeakerEmbedding
@@ -121,8 +122,7 @@ def batch(*speaker_ids: str | None) -> SpeechBatch:
 def personalized(fusion: str) -> PersonalizedEncoder:
     """A built network whose e_s isn't zero any more."""
     torch.manual_seed(0)
-    encoder = TinyEncoder(dim=16, layers=1, heads=2, feed_forward_dim=32)
-    network = PersonalizedEncoder(encoder, SpeakerEmbedding(8), fusion)
+    network = PersonalizedEncoder(tiny_models.encoder(), SpeakerEmbedding(8), fusion)
     network.build(["anna", "bela"])
     if fusion != "none":
         torch.nn.init.normal_(network.speakers.fc.weight)

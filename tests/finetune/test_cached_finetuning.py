@@ -9,20 +9,11 @@ from tiny_models import emotion_data, encoder, finetuning
 
 from ser_personal.data.datamodule import AllUtterancesDataModule
 from ser_personal.data.emotion import CachedEmotionDataModule
-from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.encoder.raw import CachedFeatures, MFCCEncoder
 from ser_personal.finetune.interpreters import MLPInterpreter, TransformerInterpreter
 from ser_personal.pretrain.cache import cache
 
 CACHED = ["finetune.yaml", "cached.yaml", "tiny/cached.yaml"]
-
-
-class FrozenEncoder(TinyEncoder):
-    """All weights as they are drawn."""
-
-    def build(self, config=None):
-        super().build(config)
-        self.requires_grad_(requires_grad=False)
 
 
 class SeededInterpreter(MLPInterpreter):
@@ -40,11 +31,12 @@ def cache_folder(synthetic_corpus, tmp_path_factory):
     return folder
 
 
-def one_step(encoder, data):
+def one_step(network, data):
     """Frames of the whole training set as one batch, the loss of a first step, and its gradients in a row."""
-    module = finetuning(encoder=encoder, interpreter=SeededInterpreter(dropout=0.0))
+    module = finetuning(encoder=network, interpreter=SeededInterpreter(dropout=0.0))
     torch.manual_seed(0)
     module.build(data)
+    network.requires_grad_(requires_grad=False)
     module.log = lambda *_args, **_options: None
     batch = next(iter(data.train_dataloader()))
     loss = module.training_step(batch, 0)
@@ -56,8 +48,7 @@ def one_step(encoder, data):
 
 
 def test_a_first_step_from_the_cache_is_that_of_the_live_frozen_encoder(synthetic_corpus, cache_folder):
-    small = {"dim": 16, "layers": 1, "heads": 2, "feed_forward_dim": 32}
-    live = one_step(FrozenEncoder(**small), emotion_data(synthetic_corpus, max_batch=100))
+    live = one_step(encoder(), emotion_data(synthetic_corpus, max_batch=100))
     data = CachedEmotionDataModule(str(synthetic_corpus), cache=str(cache_folder), max_batch=100, num_workers=0)
     cached = one_step(CachedFeatures(), data)
     # a half-precision number has 11 bits

@@ -21,25 +21,9 @@ from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
 from ser_personal.pretrain.teachers import EncoderTeacher, MFCCTeacher
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    """Fourteen clips of noise and tones of different lengths."""
-    folder = tmp_path_factory.mktemp("corpus")
-    rng = np.random.default_rng(0)
-    rows = ["path,speaker,split,arousal"]
-    for number in range(14):
-        samples = int(rng.integers(6_000, 20_000))
-        tone = np.sin(np.arange(samples) * (0.02 + 0.03 * number)) * 0.2
-        soundfile.write(folder / f"{number}.wav", tone + 0.02 * rng.normal(size=samples), 16_000)
-        split = "train" if number < 10 else "validation"
-        rows.append(f"{number}.wav,{split[0]}{number % 3},{split},4")
-    (folder / "corpus.csv").write_text("\n".join(rows))
-    return str(folder / "corpus.csv")
-
-
 @pytest.fixture
-def data(corpus):
-    return PseudoLabelData(corpus, batch_seconds=3)
+def data(synthetic_corpus):
+    return PseudoLabelData(str(synthetic_corpus), batch_seconds=20)
 
 
 @pytest.fixture
@@ -62,7 +46,7 @@ def test_every_frame_gets_its_nearest_centroid_of_the_training_set(make, data, m
     source = labels.source
     assert (source.num_clusters, source.teacher, source.teacher_layer, source.frame_rate) == (6, "mfcc", None, 50)
     assert source.codebook_hash == codebook.hash
-    assert len(labels) == len(data.utterances) == 14
+    assert len(labels) == len(data.utterances) == 72
     assert sampled == [sum(len(labels[one.utterance_id]) for one in data.utterances if one.split == "train")]
     for utterance in data.utterances:
         waveform, _ = soundfile.read(utterance.path, dtype="float32")
@@ -74,10 +58,10 @@ def test_every_frame_gets_its_nearest_centroid_of_the_training_set(make, data, m
     assert f"K = 6, {used} bits" in capsys.readouterr().out
 
 
-def test_the_same_settings_give_the_same_bytes_another_seed_others_and_batches_no_other_codebook(make, corpus):
+def test_the_same_settings_give_the_same_bytes_another_seed_others_and_batches_no_other_codebook(make, data):
     first, again, other = contents(make("first")), contents(make("again")), contents(make("other", seed=1))
     assert first == again != other
-    wide = contents(make("wide", data=PseudoLabelData(corpus, batch_seconds=60)))
+    wide = contents(make("wide", data=PseudoLabelData(data.corpus, batch_seconds=60)))
     assert first["codebook.safetensors"] == wide["codebook.safetensors"]
 
 
@@ -85,27 +69,23 @@ def test_an_interrupted_run_ends_with_the_same_bytes_and_does_nothing_twice(resu
     resumes_alike(PseudoLabels, MFCCTeacher)
 
 
-def test_labels_of_audio_that_has_changed_are_not_kept(corpus, tmp_path):
-    table = Path(shutil.copytree(Path(corpus).parent, tmp_path / "corpus")) / "corpus.csv"
-
-    def run():
-        data = PseudoLabelData(str(table), batch_seconds=3)
-        kmeans(data, out=str(tmp_path / "labels"), num_clusters=6, sample_share=0.5, iterations=2, accelerator="cpu")
-
-    run()
-    run()
+def test_labels_of_audio_that_has_changed_are_not_kept(make, synthetic_corpus, tmp_path):
+    corpus = shutil.copytree(synthetic_corpus, tmp_path / "corpus")
+    for _ in range(2):
+        make(data=PseudoLabelData(str(corpus)))
     # as long, another sound
-    path = table.with_name("3.wav")
+    path = corpus / "Audios" / "MSP-PODCAST_0001_0001.wav"
     soundfile.write(path, soundfile.read(path)[0][::-1] * 0.5, 16_000)
-    refused(r"3.wav: audio has changed since its pseudo-labels in .*labels were made", run)
+    line = r"_0001\.wav: audio has changed since its pseudo-labels in .*labels were made"
+    refused(line, make, data=PseudoLabelData(str(corpus)))
 
 
-def test_other_settings_in_an_existing_folder_are_named(make, corpus):
+def test_other_settings_in_an_existing_folder_are_named(make, synthetic_corpus):
     make()
     line = r"labels: was made with other settings \(num_clusters 6, now 4; seed 0, now 3\)"
     refused(line, make, num_clusters=4, seed=3)
-    fewer = PseudoLabelData(corpus, splits=["train"])
-    refused(r"\(data 14 utterances, \w+, now 10 utterances, \w+\)", make, data=fewer)
+    fewer = PseudoLabelData(str(synthetic_corpus), splits=["train"])
+    refused(r"\(data 72 utterances, \w+, now 48 utterances, \w+\)", make, data=fewer)
 
 
 def test_an_external_codebook_is_used_as_it_is(make, tmp_path):
@@ -122,11 +102,11 @@ def test_impossible_settings_are_refused(make):
     refused("accelerator cpu, .*, precision 7-true: Precision '7-true' is invalid", make, precision="7-true")
 
 
-def test_splits_in_any_spelling_and_wrong_ones_and_empty_audio(corpus, tmp_path):
-    data = PseudoLabelData(corpus, splits=["Train", "dev", "train"], fit_splits=["TRAIN"])
-    assert (len(data.pseudo_label_indices), len(data.fit_indices)) == (14, 10)
+def test_splits_in_any_spelling_and_wrong_ones_and_empty_audio(synthetic_corpus, tmp_path):
+    data = PseudoLabelData(str(synthetic_corpus), splits=["Train", "dev", "train"], fit_splits=["TRAIN"])
+    assert (len(data.pseudo_label_indices), len(data.fit_indices)) == (54, 48)
     with pytest.raises(UserError, match=r"data\.fit_splits: no audio to fit the codebook on"):
-        _ = PseudoLabelData(corpus, splits=["validation"]).fit_indices
+        _ = PseudoLabelData(str(synthetic_corpus), splits=["validation"]).fit_indices
     soundfile.write(tmp_path / "short.wav", np.zeros(399), 16_000)
     (tmp_path / "corpus.csv").write_text("path,speaker,split\nshort.wav,a,train\n")
     with pytest.raises(UserError, match=r"short\.wav: audio is shorter than 400 samples, the first of 1"):
@@ -149,15 +129,15 @@ def test_an_encoder_layer_teaches(make):
     assert same.source.codebook_hash == PseudoLabels.load(folder).source.codebook_hash
 
 
-def arguments(corpus: str, out: Path) -> list[object]:
-    settings = {"data.corpus": corpus, "data.batch_seconds": 2, "num_clusters": 10, "iterations": 5, "out": out}
+def arguments(corpus: Path, out: Path) -> list[object]:
+    settings = {"data.corpus": corpus, "data.batch_seconds": 10, "num_clusters": 10, "iterations": 5, "out": out}
     flags = [word for name, value in settings.items() for word in (f"--{name}", value)]
     return ["kmeans", *configs("kmeans.yaml", "tiny/kmeans.yaml"), *flags, "--accelerator", "cpu"]
 
 
-def test_two_processes_one_of_them_killed_come_to_the_bytes_of_one(corpus, tmp_path):
-    assert ser(*arguments(corpus, tmp_path / "whole")) == 0
-    two = [*arguments(corpus, tmp_path / "labels"), "--devices", "2"]
+def test_two_processes_one_of_them_killed_come_to_the_bytes_of_one(synthetic_corpus, tmp_path):
+    assert ser(*arguments(synthetic_corpus, tmp_path / "whole")) == 0
+    two = [*arguments(synthetic_corpus, tmp_path / "labels"), "--devices", "2"]
     # a batch is four changes: opened beside, twice, renamed, removed if it is still there
     codes = on_two(two, tmp_path / "log", [5, None], changing="batch-")
     assert codes[0] == -signal.SIGKILL

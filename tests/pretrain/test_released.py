@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from refusals import refused
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from sklearn.cluster import MiniBatchKMeans
 
 from ser_personal.errors import UserError
@@ -141,14 +141,13 @@ def test_a_head_without_its_codebook_or_with_a_dictionary_of_other_clusters(tmp_
     refused(r"dictionary doesn't fit its 504 label embeddings", imported, codebook)
 
 
-@pytest.mark.parametrize("content", [None, b"not safetensors", {"codebook": np.zeros((3, 4))}])
-def test_what_is_no_released_head_is_refused(tmp_path, content):
+def test_what_is_no_released_head_is_refused(tmp_path):
     path = tmp_path / "head.safetensors"
-    if isinstance(content, dict):
-        save_file(content, path)
-    elif content:
+    line = r"head\.safetensors: not a prediction head .*\. `ser import"
+    refused(line, ReleasedHead.load, path)
+    for content in (b"not safetensors", save({"codebook": np.zeros((3, 4))})):
         path.write_bytes(content)
-    refused(r"head\.safetensors: not a prediction head .*\. `ser import", ReleasedHead.load, path)
+        refused(line, ReleasedHead.load, path)
 
 
 def dump_pickle(value, path):
@@ -200,16 +199,13 @@ def test_other_files_are_refused_in_one_line(tmp_path, content, said):
     assert "\n" not in str(caught.value)
 
 
-def test_a_torchscript_program_is_refused(tmp_path):
-    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "script.pt")
-    refused(r"script\.pt: is a TorchScript program", import_released, str(tmp_path / "script.pt"), str(tmp_path))
-
-
-def test_a_checkpoint_without_a_head_is_refused(tmp_path, head):
+def test_what_holds_no_head_or_several_is_refused(tmp_path, head):
+    path = tmp_path / "other.pt"
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+    refused(r"other\.pt: is a TorchScript program", import_released, str(path), str(tmp_path))
+    torch.save(fairseq_checkpoint(head | {"label_embs_concat": torch.zeros(504, 3)}), path)
+    refused("several label sets", import_released, str(path), str(tmp_path))
     del head["label_embs_concat"]
-    path = tmp_path / "finetuned.pt"
     torch.save(fairseq_checkpoint(head), path)
     line = "is neither a k-means codebook nor a fairseq HuBERT checkpoint"
     refused(line, import_released, str(path), str(tmp_path))
-    torch.save(fairseq_checkpoint(head | {"label_embs_concat": torch.zeros(504, 3)}), path)
-    refused("several label sets", import_released, str(path), str(tmp_path))
