@@ -1,41 +1,37 @@
 import csv
 import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 import pytest
 import soundfile
 
-Row = Sequence[object]
-
 MSP_COLUMNS = ["FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set"]
 
 
-def write_wav(path: Path, num_samples: int = 1600, rate: int = 16_000, channels: int = 1) -> None:
+def write_wav(path, num_samples=1600, rate=16_000, channels=1):
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(crc32(path.name.encode()))
     soundfile.write(path, rng.uniform(-0.5, 0.5, (num_samples, channels)), rate, subtype="PCM_16")
 
 
-def write_table(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+def write_table(path, columns, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([columns, *rows])
 
 
 @pytest.fixture
-def wav() -> Callable[..., None]:
+def wav():
     """Writes noise, every file its own: `wav(path, num_samples=, rate=, channels=)`."""
     return write_wav
 
 
 @pytest.fixture
-def release(tmp_path: Path) -> Callable[..., Path]:
+def release(tmp_path):
     """Writes a release in MSP-Podcast's layout, with audio for every row."""
 
-    def write(rows: Sequence[Row], label_file: str = "labels_consensus.csv", audio: str = "Audios") -> Path:
+    def write(rows, label_file="labels_consensus.csv", audio="Audios"):
         root = tmp_path / "release"
         for row in rows:
             write_wav(root / audio / str(row[0]))
@@ -51,10 +47,10 @@ def release(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Callable[..., str]:
+def table(tmp_path):
     """Writes a corpus.csv, with audio for every row."""
 
-    def write(columns: Sequence[str], *rows: Row) -> str:
+    def write(columns, *rows):
         for row in rows:
             if name := str(row[list(columns).index("path")] if "path" in columns else ""):
                 write_wav(tmp_path / name)

@@ -87,22 +87,16 @@ def test_parquet_is_read_as_its_table_is(tmp_path):
     refused(r"t\.parquet: isn't a Parquet file", read_csv_rows, tmp_path / "t.parquet", ("path",))
 
 
-@pytest.mark.parametrize(
-    ("start", "end", "seconds"),
-    [
+def test_times_of_a_segment():
+    for start, end, seconds in (
         ("", "", None),
         ("1.5", "3", (1.5, 3)),
         ("", "3", (0, 3)),
         ("0:01:02.5", "1:00:00", (62.5, 3600)),
         ("1:02", "62.5", (62, 62.5)),
         ("0 days", "0 days 01:02:03.500000", (0, 3723.5)),
-    ],
-)
-def test_times_of_a_segment(start, end, seconds):
-    assert segment({"start": start, "end": end}, "row") == seconds
-
-
-def test_times_that_are_none():
+    ):
+        assert segment({"start": start, "end": end}, "row") == seconds
     for start, end in (("nan", "3"), ("1:2:3:4", ""), ("0:-1", "9")):
         refused(r"^row: start is .*no time", segment, {"start": start, "end": end}, "row")
 

@@ -56,12 +56,8 @@ def refusal(path: Path) -> str:
     return message
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "papt.ckpt"
-
-
-def test_missing_foreign_truncated_and_junk(path):
+def test_missing_foreign_truncated_and_junk(tmp_path):
+    path = tmp_path / "papt.ckpt"
     assert "no such checkpoint" in refusal(path)
     assert "no such checkpoint" in refusal(path.parent)
     for content in ({"state_dict": {}}, [1, 2]):
@@ -73,8 +69,8 @@ def test_missing_foreign_truncated_and_junk(path):
         assert "is truncated or no checkpoint" in refusal(path)
 
 
-def test_nothing_in_a_checkpoint_is_run(path, tmp_path):
-    trace = tmp_path / "trace"
+def test_nothing_in_a_checkpoint_is_run(tmp_path):
+    path, trace = tmp_path / "papt.ckpt", tmp_path / "trace"
     torch.save({DESCRIPTION: {}, "hyper_parameters": Touch(trace)}, path)
     assert "holds more than weights and settings" in refusal(path)
     path.write_bytes(pickle.dumps({DESCRIPTION: Touch(trace)}))
@@ -84,6 +80,6 @@ def test_nothing_in_a_checkpoint_is_run(path, tmp_path):
     assert trace.exists(), "the trap itself works"
 
 
-def test_too_little_memory_is_not_the_checkpoints_mistake(path):
-    with pytest.raises(torch.OutOfMemoryError), using(path):
+def test_too_little_memory_is_not_the_checkpoints_mistake():
+    with pytest.raises(torch.OutOfMemoryError), using("papt.ckpt"):
         raise torch.OutOfMemoryError

@@ -86,15 +86,21 @@ def test_rates_are_constant_unless_warm_up_is_asked_for(data, tmp_path):
         assert rates == pytest.approx([1e-4 * rate for rate in expected])
 
 
-def test_training_speakers_may_count_as_unseen(data, finetuned_checkpoint):
+def test_the_loss_weighs_utterances_and_may_take_training_speakers_for_unseen_ones(data, finetuned_checkpoint):
     module = EmotionFineTuning.load_from_checkpoint(finetuned_checkpoint).eval()
     module.log = lambda *_args, **_options: None
     batch = next(iter(data.train_dataloader()))
-    losses = []
-    for speaker_ids in (batch["speaker_ids"], [None] * len(batch["speaker_ids"])):
+    strangers = [None] * len(batch["speaker_ids"])
+
+    def expected(speaker_ids, weights=None):
         result = module({**batch, "speaker_ids": speaker_ids})
-        losses.append(ccc_loss(result["predictions"], result["labels"]))
-    assert losses[0] != losses[1]
+        return ccc_loss(result["predictions"], result["labels"], weights)
+
+    weights = torch.arange(len(strangers)) % 3.0
+    weighted = expected(batch["speaker_ids"], weights)
+    assert torch.equal(module.training_step({**batch, "weights": weights}, 0), weighted)
+    losses = [expected(batch["speaker_ids"]), expected(strangers)]
+    assert weighted != losses[0] != losses[1]
     for unseen_share, loss in enumerate(losses):
         module.hparams["unseen_share"] = unseen_share
         assert torch.equal(module.training_step(batch, 0), loss)
