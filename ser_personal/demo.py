@@ -66,7 +66,7 @@ The commands are in {folder / "commands.sh"}, what they printed in {folder / "lo
 
 
 class Stages:
-    """Runs `ser` commands in this process, a line a stage; its folder gets commands.sh and log.txt."""
+    """Runs `ser` commands in this process, a line per stage; its folder gets commands.sh and log.txt."""
 
     def __init__(self, folder: Path, number: int, *, verbose: bool) -> None:
         self._folder, self._number, self._verbose = folder, number, verbose

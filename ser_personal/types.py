@@ -62,7 +62,7 @@ class Utterance:
         gender: as the corpus spells it, None when unknown.
         seconds: duration, NaN where the audio can't be read.
         start: where in the file it begins, seconds; None where it is the whole file.
-        labels: attribute -> value on the corpus's scale, NaN where missing.
+        labels: attribute -> label points, that is values on the corpus's scale, NaN where missing.
         emotion: categorical emotion, None when there is none.
     """
 

@@ -1,4 +1,4 @@
-"""What an annotation has done so far, kept in a file beside its output; that of each shard, where it was dealt."""
+"""What a run of `ser annotate` has done so far, in a file beside its output, and how recordings are dealt to shards."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def journal_of(target: Path) -> Path:
 
 
 def deal(recordings: Sequence[Recording], count: int) -> list[list[int]]:
-    """Deal recordings to shards by a hash of the speaker, or of their name where unknown; -> each shard's list indices.
+    """Deal recordings to shards by a hash of the speaker, or of the file where unknown; -> each shard's list indices.
 
     A speaker's recordings are in one shard, and so are those of speakers who share a recording.
     """

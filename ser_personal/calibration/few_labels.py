@@ -146,7 +146,7 @@ def with_labels(base: AffineMap, own: Moments, labelled: Moments, priors: Sequen
         base: the map of the speaker that calibrates without labels, (attributes,).
         own: moments (attributes,) of all of the speaker's raw predictions.
         labelled: moments (3, attributes) of `labelled_moments`, of raw predictions.
-        priors: one an attribute.
+        priors: one for each attribute.
 
     Returns:
         The map of the speaker, (attributes,); for an attribute without labels it is `base`.

@@ -1,4 +1,4 @@
-"""PLDC: a test speaker's predictions get the label moments of the training speakers who sound alike."""
+"""PLDC: a test speaker's predictions get the label moments of the training speakers with the nearest vectors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FLOAT32_ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class PLDCSettings:
-    """The options of `calibrate`.
+    """The options of PLDC.
 
     Args:
         k: training speakers, the nearest by cosine, whose label statistics are taken; more than the bank holds means
@@ -44,8 +44,9 @@ class PLDCSettings:
         center: subtract the bank's mean vector from both sides before the cosine (ours; mean-pooled vectors share a
             large common part).
         clip: keep calibrated predictions within the label scale (ours).
-        prior_utterances: in causal calibration, by a speaker's utterances so far, this many pseudo-utterances
-            with the neighbours' label moments are added, so that calibration sets in gradually (ours); 0 for none.
+        prior_utterances: of causal calibration alone (`CausalPLDC`): the moments of a speaker's utterances so far are
+            shrunk towards the neighbours' label moments, which weigh as much as so many utterances, so that calibration
+            sets in gradually (ours); 0 for none.
         min_labels: labels of an attribute that a neighbour must have to contribute to it (ours). The standard deviation
             of a single label is 0, which draws the average down.
     """
@@ -170,7 +171,7 @@ def calibrate(
         pooled: (utterances, dim), array or tensor, mean-pooled personalised frames, by the model that made the bank.
         bank: the training speakers.
         attributes: names of the predictions' columns, each one of the bank's; None means the bank's own, in its order.
-        k: and those after it: as in `PLDCSettings`.
+        k: neighbours; this and what follows as in `PLDCSettings`.
         shift_mean: replace the mean.
         scale_std: replace the standard deviation.
         statistics: of the neighbours.

@@ -320,7 +320,7 @@ class PosteriorCalibrator:
         predicted, vectors = as_float64(predictions), as_float64(pooled)
         check_inputs(predicted, speaker_ids, vectors, self.bank, self.attributes)
         posteriors = list(self.fitted.values())
-        calibrated = np.column_stack([each.affine.apply(predicted[:, row]) for row, each in enumerate(posteriors)])
+        calibrated = np.column_stack([each.affine.apply(predicted[:, at]) for at, each in enumerate(posteriors)])
         speakers = []
         for speaker, rows in rows_by_speaker(speaker_ids).items():
             own, vector = Moments.of(predicted[rows]), Moments.of(vectors[rows]).mean[None]

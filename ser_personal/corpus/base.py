@@ -148,7 +148,7 @@ def lengths_of(paths: Iterable[Path], label_file: Path) -> dict[Path, int]:
     """Count the samples at 16 kHz of audio files, by their headers; unreadable ones are left out.
 
     265,000 headers take minutes, on every rank of every command. So lengths are cached by path, size and time of change
-    in the user's cache folder ($XDG_CACHE_HOME or ~/.cache), a file a corpus, where there are many.
+    in the user's cache folder ($XDG_CACHE_HOME or ~/.cache), a file per corpus, where there are many.
     """
     unique = list(dict.fromkeys(paths))
     cache = _cache_file(label_file) if len(unique) > FEW else None

@@ -103,7 +103,7 @@ def read_text(path: Path) -> str:
 
 
 def is_table(path: Path) -> bool:
-    """Tell by its name whether a file is a table that `read_csv_rows` reads."""
+    """Tell by its name whether a file is a table, one in JSON aside."""
     return path.name.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".parquet"))
 
 
@@ -145,7 +145,7 @@ def read_csv_rows(
     for where, cells in lines:
         if len(cells) != len(header):
             what = f"{len(cells)} cells where the header has {len(header)}"
-            raise UserError(what, where=where, remedy="Give every row one cell a column, separators in quotes")
+            raise UserError(what, where=where, remedy="Give every row one cell per column, separators in quotes")
         named = zip(header, cells, strict=True)
         row = {name: cell.strip() if name in _PATHS else plain_name(cell) for name, cell in named}
         if separator != ",":
@@ -303,7 +303,7 @@ def check_ending(path: Path) -> None:
     """Refuse a name whose ending is none that `write_rows` writes, or whose library is missing."""
     if not path.name.lower().endswith(WRITTEN):
         remedy = f"Give a name that ends in {', '.join(WRITTEN[:-1])} or {WRITTEN[-1]}"
-        raise UserError("isn't called like a table", where=path, remedy=remedy)
+        raise UserError("has the ending of no table", where=path, remedy=remedy)
     if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
         raise UserError(_NO_PYARROW, where=path, remedy="`pip install 'ser_personal[parquet]'`, or write .csv")
 
@@ -389,7 +389,7 @@ def _refuse_other_names(header: Collection[str], read: Collection[str], path: Pa
         for name in header:
             called_so = name.lower() in _SYNONYMS[attribute] or get_close_matches(name.lower(), [attribute], cutoff=0.8)
             if called_so and name not in read:
-                remedy = f"Did you mean {name}? Rename it to {attribute}, or to something else that it is"
+                remedy = f"Did you mean {name}? Rename it to {attribute}, or if it is something else, to that"
                 raise UserError(f"no column {attribute}, and {name} isn't read", where=path, remedy=remedy)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ser_personal.data.dataset import Example, UtteranceDataset
 
 
-# Lengths are jittered by up to this share before sorting: utterances meet others of about their length in every epoch.
+# Lengths are jittered by up to this share before sorting: an utterance meets others of its length in each epoch.
 JITTER = 0.03
 
 
@@ -99,7 +99,7 @@ class BucketBatchSampler(GivenBatches):
             what = f"the longest utterance, {longest / SAMPLE_RATE:.2f} s, doesn't fit a batch of {batch_seconds:g} s"
             raise UserError(what, where="batch_seconds", remedy="Raise data.batch_seconds to at least that")
         in_order = np.sort(self._num_samples)[::-1]
-        # Jittered lengths put at sorted position r no longer utterance, so one plan of sizes holds in every epoch.
+        # Jitter makes the utterance at a sorted position longer by so much at most: one list of sizes fits every epoch.
         at_most = np.minimum(in_order * (1 + JITTER) / (1 - JITTER), longest) if shuffle else in_order
         self._sizes = batch_sizes(at_most, int(batch_seconds * SAMPLE_RATE), max_batch)
 
@@ -129,7 +129,7 @@ class BucketBatchSampler(GivenBatches):
 def batch_sizes(num_samples: NDArray[np.number], budget: int, max_batch: int | None = None) -> list[int]:
     """Cut a list of lengths, longest first, into batches.
 
-    Padding counts in the budget, in samples. The last batch takes utterances from an earlier one where it would be
+    Padding counts in the budget, in samples. The last batch takes utterances from the one before where it would be
     smaller.
     """
     sizes: list[int] = []
@@ -138,12 +138,9 @@ def batch_sizes(num_samples: NDArray[np.number], budget: int, max_batch: int | N
         size = min(int(budget // num_samples[start]), len(num_samples) - start, max_batch or len(num_samples))
         sizes.append(size)
         start += size
-    # Only batches of one or two lie between the donor and the last one.
-    donor = next((i for i in reversed(range(len(sizes) - 1)) if sizes[i] >= 3), None)
-    if donor is not None and sizes[donor] > sizes[-1]:
-        moved = (sizes[donor] - sizes[-1]) // 2
-        sizes[donor] -= moved
-        sizes[-1] += moved
+    if len(sizes) > 1:
+        moved = max(0, sizes[-2] - sizes[-1]) // 2
+        sizes[-2:] = [sizes[-2] - moved, sizes[-1] + moved]
     return sizes
 
 

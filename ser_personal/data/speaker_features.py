@@ -77,7 +77,7 @@ class SpeakerFeatureSource(ABC):
 class SpeakerVectorFile(SpeakerFeatureSource):
     """Vectors from any tool.
 
-    A table with a column `speaker` and one number a column, or an .npz or .safetensors file with an array a speaker.
+    A table with a column `speaker` and one per dimension, or an .npz or .safetensors file with an array per speaker.
 
     Args:
         path: the file.

@@ -40,7 +40,7 @@ SMALLEST_VARIANCE = 1e-4
 
 
 class StandardizedFrontEnd(nn.Module, ABC):
-    """Acoustic features, each standardised over the training set.
+    """Acoustic features, each standardised over at most 500 training utterances.
 
     A norm over each utterance, or over the features of each frame, would erase the energy that carries arousal.
     """
@@ -64,7 +64,7 @@ class StandardizedFrontEnd(nn.Module, ABC):
         return (self.features(waveforms, num_samples) - self.mean) / self.std
 
     def fit(self, training_audio: Callable[[int], Iterator[NDArray[np.float32]]]) -> None:
-        """Take the mean and deviation of each feature from training waveforms (samples,), so many at most."""
+        """Estimate mean and deviation of each feature on at most 500 training waveforms (samples,)."""
         moments = Moments.empty(self.dim)
         for waveform in training_audio(STATISTICS_UTTERANCES):
             samples = torch.from_numpy(waveform).to(self.mean.device)[None]
@@ -213,8 +213,8 @@ class MFCCEncoder(RawEncoder):
 class CachedFeatures(Encoder):
     """Frames as batches of `CachedEmotionDataModule` bring them.
 
-    e_s enters after them: `last` (and `first`, for no Transformer follows) adds it, `concat` projects both; `prefix`
-    is for interpreters that read e_s as a token, and refused with others.
+    e_s enters after them: `last` (and `first`, since no Transformer of an encoder follows) adds it, `concat` projects
+    both; `prefix` is for interpreters that read e_s as a token, and refused with others.
     """
 
     model_type = "cached_features"

@@ -18,7 +18,8 @@ class Fusion(nn.Module):
     """How e_s, (batch, dim), is combined with frames, before or after the Transformer; not at all unless overridden.
 
     Args:
-        fixed: e_s is a feature vector that isn't learnt; it is multiplied by each frame's root mean square.
+        fixed: e_s is a feature vector that isn't learnt; it is multiplied by each frame's root mean square, so that
+            neither drowns the other (ours).
     """
 
     uses_speakers = True
@@ -48,7 +49,7 @@ class NoFusion(Fusion):
 
 
 class First(Fusion):
-    """e_s is added after feature projection and masking, before the positional convolution (paper: First)."""
+    """e_s is added after feature projection and masking (paper: First), before the positional convolution (ours)."""
 
     @override
     def before_transformer(self, hidden: Tensor, speaker_embedding: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The callbacks that collect what `ser test` and `ser predict` found, from all devices, and write it.
+"""The callbacks that collect what `ser test` and `ser predict` found, from all devices, score it and write it.
 
 PLDCCallback (pldc_callback.py) writes more; the files and their columns are in run_files.py.
 """
@@ -226,8 +226,9 @@ class PredictionCollector(RunWriter):
 def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) -> NDArray[np.str_]:
     """The condition (utterances,) of each utterance's speaker in a test set.
 
-    `transductive` where any of their audio in this set was pre-trained on, by its hash; `labelled` where the speaker
-    is in the corpus's training split; `adaptation` where other audio of theirs was in PAPT or TAPT; else `unseen`.
+    `transductive` where any of the speaker's audio in this set was pre-trained on, by its hash; `labelled` where the
+    speaker is in the corpus's training split; `adaptation` where other audio of theirs was in PAPT or TAPT; else
+    `unseen`.
     """
     model, labelled = pl_module.personalized, set(data.train_speaker_ids)
     # TAPT knows speakers whom no table has

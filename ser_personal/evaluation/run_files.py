@@ -1,8 +1,9 @@
 """The files of a test run, written and read.
 
-Every test writes predictions.csv and metrics.json, and one of attributes speaker_moments.csv (prediction_collector.py);
-one with PLDC also speakers.json and speakers.safetensors (pldc_callback.py), one with configs/ridge.yaml baseline.json
-(report/baseline.py). The command line adds config.yaml; the speaker bank lies beside the checkpoint.
+Every test writes predictions.csv and metrics.json, and a test of attributes speaker_moments.csv
+(prediction_collector.py); one with PLDC also speakers.json and speakers.safetensors (pldc_callback.py), one with
+configs/ridge.yaml baseline.json (report/baseline.py). The command line adds config.yaml; the speaker bank lies beside
+the checkpoint.
 """
 
 from __future__ import annotations

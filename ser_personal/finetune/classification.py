@@ -49,7 +49,7 @@ class EmotionClassification(FineTuning):
 
     @property
     @override
-    def outputs(self) -> int:
+    def num_outputs(self) -> int:
         return len(self.emotions)
 
     @override
@@ -63,7 +63,7 @@ class EmotionClassification(FineTuning):
     def labels_of(self, batch: EmotionBatch) -> Tensor:
         """1 for an utterance's own emotion, else 0; NaN for one that is none of the classes."""
         rows = [[float(emotion == own) for emotion in self.emotions] for own in batch["emotions"]]
-        labels = torch.tensor(rows, device=batch["indices"].device).reshape(-1, self.outputs)
+        labels = torch.tensor(rows, device=batch["indices"].device).reshape(-1, self.num_outputs)
         return labels.masked_fill(labels.sum(1, keepdim=True) == 0, torch.nan)
 
     @override

@@ -47,8 +47,8 @@ def ccc_loss(predictions: Tensor, labels: Tensor, weights: Tensor | None = None)
     """Mean of 1 - CCC over attributes (paper, fine-tuning), finite with finite gradients for any batch.
 
     Missing labels (NaN) are left out attribute by attribute. An attribute without a label in the batch is left out of
-    the mean; without any label at all the loss is 0. Where the CCC is undefined the attribute costs 1 and pulls at
-    nothing, as for a single utterance (all ours).
+    the mean; without any label at all the loss is 0. Where the CCC is undefined the attribute adds a
+    constant 1, without a gradient, as for a single utterance (all ours).
 
     Args:
         predictions: (n,) or (n, attributes), label points; half precision is computed in float32.

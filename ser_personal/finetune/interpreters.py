@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Interpreter(nn.Module, ABC):
-    """From personalised frames to one value an attribute; built once the encoder's width is known.
+    """From personalised frames to one value per attribute; built once the encoder's width is known.
 
     Attributes:
         reads_speaker: whether it takes e_s beside the frames.

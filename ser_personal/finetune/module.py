@@ -41,8 +41,8 @@ class FineTuning(PersonalizedModule):
             it says of freezing, dropout and normalisation counts: architecture and weights come from there.
         speakers: what e_s is; a table with its defaults if None.
         interpreter: the head; the paper's MLP if None.
-        fusion: where e_s is added; None means as in PAPT, or none without it. Where no Transformer follows, with raw or
-            cached features, `prefix` needs an interpreter that reads e_s: the mean of frames doesn't change by it.
+        fusion: where e_s is added; None means as in PAPT, or none without it. With raw or cached features, where the
+            encoder has no Transformer, `prefix` changes no frame, and needs an interpreter that reads e_s.
         papt_checkpoint: brings encoder and speakers from PAPT or TAPT; needed on disk at fit only.
         initial_checkpoint: a fine-tuned one to start from, with all its weights, on other data or by another loss;
             needed on disk at fit only. (`--ckpt_path` resumes the same fit.)
@@ -61,7 +61,7 @@ class FineTuning(PersonalizedModule):
         UserError: parts that don't go together.
     """
 
-    # what it predicts, one of both
+    # what it predicts: one of the two is empty
     attributes: Sequence[str] = ()
     emotions: Sequence[str] = ()
 
@@ -96,7 +96,7 @@ class FineTuning(PersonalizedModule):
 
     @property
     @abstractmethod
-    def outputs(self) -> int:
+    def num_outputs(self) -> int:
         """How many values the interpreter gives."""
 
     @abstractmethod
@@ -139,7 +139,7 @@ class FineTuning(PersonalizedModule):
         self._build_interpreter()
 
     def _build_interpreter(self) -> None:
-        self.interpreter.build(self.personalized.dim, self.outputs)
+        self.interpreter.build(self.personalized.dim, self.num_outputs)
         self.personalized.encoder.freeze_mask_embedding()
         self.personalized.speakers.requires_grad_(requires_grad=self.hparams["train_speaker_embedding"])
 
@@ -307,7 +307,7 @@ class EmotionFineTuning(FineTuning):
     Without `papt_checkpoint` this is Vanilla-FT; from a PAPT run with `fusion` none it is TAPT-FT, else PAPT-FT.
 
     Args:
-        attributes: what to predict; the paper trains one model an attribute.
+        attributes: what to predict; the paper trains one model per attribute.
         loss: what is minimised; the paper's 1 - CCC if None.
         min_utterances: labelled utterances a speaker must have to count in A-CCC (ours).
         **kwargs: encoder, speakers, interpreter and how they learn, as in `FineTuning`.
@@ -339,7 +339,7 @@ class EmotionFineTuning(FineTuning):
 
     @property
     @override
-    def outputs(self) -> int:
+    def num_outputs(self) -> int:
         return len(self.attributes)
 
     @override

@@ -1,4 +1,4 @@
-"""HuBERT's masked prediction: the mask spans, and which cluster each frame in one belongs to."""
+"""HuBERT's masked prediction: the mask spans, the prediction head, the loss over masked frames, and its metric."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PredictionHead(nn.Module):
 
     Source: fairseq's HuBERT (`final_proj`, `label_embs_concat`, `compute_nce`), initialised alike.
 
-    They are compared in `final_dim` dimensions: 256 in HuBERT-base, 768 in large.
+    Frames and clusters are compared in `final_dim` dimensions: 256 in HuBERT-base, 768 in large.
     """
 
     def __init__(self, dim: int, num_clusters: int, final_dim: int = 256, temperature: float = 0.1) -> None:

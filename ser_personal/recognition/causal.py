@@ -50,7 +50,10 @@ def calibrate_causally(calibrator: CausalCalibrator, predicted: PredictedSet) ->
 def left_out_posteriors(
     bank: SpeakerBank, attributes: tuple[str, ...], validation: PredictedSet
 ) -> NDArray[np.float64]:
-    """A set causally by the posterior, (utterances, attributes), each speaker by one fitted without the speaker."""
+    """Causally calibrated predictions (utterances, attributes), by a posterior fitted without each one's speaker.
+
+    It is fitted on the other folds of the set's speakers.
+    """
     calibrator = PosteriorCalibrator(bank, attributes)
     calibrated = np.empty_like(validation.predictions)
     fold_of = {speaker: number % FOLDS for number, speaker in enumerate(rows_by_speaker(validation.speaker_ids))}
@@ -67,21 +70,22 @@ class CausalPLDC:
     r"""PLDC by running sums, from a speaker's first utterance on.
 
     The standard deviation of two or three predictions is unreliable, and the mean of one is that one. So :math:`\mu`
-    and :math:`\sigma` of the :math:`n` predictions so far are drawn towards the neighbours' :math:`\bar\mu` and
-    :math:`\bar\sigma`, as if :math:`\kappa` more utterances had just these (ours; `prior_utterances`):
+    and :math:`\sigma^2` of the :math:`n` predictions so far are shrunk towards the neighbours' :math:`\bar\mu` and
+    :math:`\bar\sigma^2`, which weigh as much as :math:`\kappa` utterances (ours; `prior_utterances`):
 
     .. math::
 
         \mu' = \frac{n \mu + \kappa \bar\mu}{n + \kappa} \qquad
         \sigma'^2 = \frac{n \sigma^2 + \kappa \bar\sigma^2}{n - 1 + \kappa}
 
-    For :math:`n = 1` nothing is scaled, and as :math:`n` grows this approaches `calibrate`. With :math:`\kappa = 0` an
-    utterance is calibrated as by `calibrate` over the speaker's utterances so far.
+    The divisor's :math:`n - 1` makes :math:`\sigma' = \bar\sigma` for :math:`n = 1`, where nothing is scaled; as
+    :math:`n` grows this approaches `calibrate`. :math:`\kappa = 0` shrinks nothing: an utterance is then calibrated as
+    by `calibrate` over the speaker's utterances so far, :math:`\sigma` with a divisor of :math:`n`.
 
     Attributes:
         bank: the training speakers.
         attributes: names of the predictions' columns, each one of the bank's.
-        settings: of `calibrate`.
+        settings: of PLDC.
     """
 
     bank: SpeakerBank
@@ -123,7 +127,7 @@ class CausalPLDC:
 
 @dataclass(frozen=True, eq=False)
 class CausalPosterior:
-    """The posterior by running sums: an utterance comes out as by `PosteriorCalibrator` with those before it."""
+    """The posterior by running sums: an utterance comes out as by `PosteriorCalibrator` of it and those before it."""
 
     fitted: Mapping[str, AttributePosterior]
     attributes: tuple[str, ...]
@@ -145,7 +149,7 @@ class CausalLabels:
 
     Attributes:
         base: an affine map for each speaker and attribute; None keeps predictions raw.
-        priors: one an attribute.
+        priors: one for each attribute.
     """
 
     base: CausalCalibrator | None
@@ -174,7 +178,7 @@ class CausalLabels:
 
 
 def label_priors(bundle: Bundle, calibration: str) -> tuple[LabelPrior, ...]:
-    """What a bundle knows of speakers' labels by one of its calibrations, an attribute each."""
+    """What a bundle knows of speakers' labels by one of its calibrations, one for each attribute."""
     fitted, usual = bundle.label_priors.get(calibration, {}), LabelPrior.default(bundle.scale)
     return tuple(fitted.get(attribute, usual) for attribute in bundle.attributes)
 

@@ -298,7 +298,7 @@ def label_rows(
             rows[:, attributes.index(attribute)] = np.asarray(values, dtype=np.float64).reshape(len(recordings))
         except (TypeError, ValueError) as error:
             what = f"aren't {counted(len(recordings), 'number')} ({error})"
-            remedy = "Give one a recording, in their order, NaN where there is none"
+            remedy = "Give one per recording, in their order, NaN where there is none"
             raise UserError(what, where=f"labels of {attribute}", remedy=remedy) from error
         column = rows[:, attributes.index(attribute)]
         for row in np.flatnonzero((column < low) | (column > high)).tolist():

@@ -242,13 +242,13 @@ class EmotionRecognizer:
         Args:
             speaker_id: any name; a new one starts a profile.
             audio: a path, a waveform (samples,), or several of either.
-            labels: attribute -> label points, one a recording, NaN where missing: what the speaker's calibration is
+            labels: attribute -> label points, one per recording, NaN where missing: what the speaker's calibration is
                 corrected by. Each recording is then one utterance.
             sample_rate: of waveforms, Hz.
 
         Raises:
             UserError: a recording can't be decoded or holds no speech; labels of something that the model doesn't
-                predict, off the scale, or not one an utterance.
+                predict, off the scale, or not one per utterance.
         """
         recordings = recordings_of(audio, speaker_id, sample_rate=sample_rate)
         return self.enroll_recordings(speaker_id, recordings, labels)

@@ -59,7 +59,7 @@ class Recording:
         source: name of the recording in the output.
         audio: a file, or a waveform (samples,) at 16 kHz.
         speaker_id: None where unknown.
-        turns: who speaks when, or what is wrong about that; None where it is all of `speaker_id`.
+        turns: who speaks when, or the error in what says that; None where it is all of `speaker_id`.
         channel: index (from 0; `Turn.channel` counts from 1) of the file's channel to use; None mixes all.
     """
 
@@ -134,7 +134,7 @@ class Recording:
 def with_turns(
     recordings: Sequence[Recording], segments: Path, *, named: bool, each_channel: bool = False
 ) -> list[Recording]:
-    """The recordings with the turns that `read_turns` finds for their paths, speakers named or not.
+    """The recordings with the turns that `read_turns` finds for their paths, without speakers unless `named`.
 
     Turns go to the recording whose path ends in the name they give, or else to the only one with that stem. An
     ambiguous match becomes a recording with an error in `turns`; so do turns without a recording, recordings without
@@ -191,7 +191,7 @@ def _matches(names: Iterable[str], recordings: Sequence[Recording]) -> list[set[
 
 
 def _fit(name: str, path: PurePosixPath) -> tuple[int, bool]:
-    """How many of the last parts of a path a name says, 0 where it has others, and whether with the extension."""
+    """How many of the last parts of a path a name matches, 0 if one differs, and whether the extension matches."""
     said = PurePosixPath(name)
     parts = path.with_name(said.name).parts[-len(said.parts) :]
     return (len(parts), said.name == path.name) if parts == said.parts else (0, False)
@@ -200,8 +200,8 @@ def _fit(name: str, path: PurePosixPath) -> tuple[int, bool]:
 def of_channels(recordings: Sequence[Recording], channel: Channel, *, named: bool = True) -> list[Recording]:
     """The recordings by one of their channels, or each channel as a recording of its own.
 
-    Where channels are taken each and no turns name speakers, a channel is one: `call/left` and `call/right`, or
-    `call/1`, `call/2` and so on where there are more than two, named or not.
+    Where each channel is taken and no turns name speakers, each counts as a speaker: `call/left` and `call/right`, or
+    `call/1`, `call/2` and so on where there are more than two; without their names unless `named`.
     """
     if channel == "mix":
         return list(recordings)

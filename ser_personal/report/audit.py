@@ -198,15 +198,15 @@ def by_amount_of_speech(test: ScoredSet) -> Partition:
     name_of = {speaker: names[which] for speaker, which in zip(test.speakers, part, strict=True)}
     membership = tuple(None if speaker is None else name_of[speaker] for speaker in test.speaker_ids)
     groups = tuple(names[which] for which in np.unique(part))
-    note = "All test speech of a speaker, which is also what calibrates them."
+    note = "All test utterances of a speaker, labelled or not, which is also what calibrates them."
     return Partition("amount of speech", groups, membership, note)
 
 
 SYSTEMS = ("raw", "calibrated")
 MEANING = (
     "The scores of a group measure how well this model follows the labels of its speakers; the gap is the difference "
-    "to everyone else. If its interval contains 0, these speakers show no difference between the groups, which doesn't "
-    "mean that there is none; with few speakers only large gaps can be detected. Labels are emotion as annotators "
+    "to everyone else. If its interval contains 0, these speakers don't establish a difference, which doesn't mean "
+    "that there is none; with few speakers only large gaps can be detected. Labels are emotion as annotators "
     "perceived it, not what anyone felt. A gap may therefore come from the model, from the labels, or from what was "
     "recorded, and this audit cannot separate these: no difference shows that a group's trait causes it. Each interval "
     "misses its true value about once in twenty times, more often where speakers are few; many are listed, so some "

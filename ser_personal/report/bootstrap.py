@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ser_personal.evaluation.run_files import RunFiles, ScoredSet
 
 COVERAGE = 0.95
-# of fewer draws hardly any lie beyond either end of a 95 % interval
+# of fewer, the 2.5 % beyond either end are two values or less
 Resamples = restricted_number_type("Resamples", int, (">=", 100))
 
 

@@ -38,9 +38,9 @@ class SpeakerRepresentation(nn.Module, ABC):
 
     # the speakers it was built for; none where nothing is fused
     ids: list[str]
-    # those of another corpus who are called as some of them: others, with no e_s of their own
+    # ids of another corpus that equal some of these and are other people, who have no e_s of their own
     namesakes: frozenset[str] = frozenset()
-    # a name is one person, in whatever corpus
+    # equal ids are one person, in whatever corpus
     same_names: bool = True
     # whether e_s has weights to learn, in pre-training or in fine-tuning
     is_learnt: ClassVar[bool] = True

@@ -1,6 +1,6 @@
 """What an unseen speaker gets, one outside the embedding table: the mean of all e_s by default.
 
-A policy, which SpeakerEmbedding (embedding.py) applies. All are ours, since the paper doesn't say.
+SpeakerEmbedding (embedding.py) applies such a policy. All are ours, since the paper doesn't say.
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ class StageCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Read the model's arguments from the checkpoint: they override the YAML, and the command line overrides them.
 
-        If the YAML did, a model trained with `--model.fusion last` would run as the shipped YAML's `first`, unnoticed.
+        If the YAML overrode it, a model trained with `--model.fusion first` would run as papt.yaml's `last`, unnoticed.
         """
         stage = self.config["subcommand"]
         path = self.config[stage].get("ckpt_path")

@@ -52,8 +52,8 @@ OF_EACH_RUN = {"out", "run", "root"}
 class Preparation:
     """A `ser` command whose result recipes share, such as PAPT.
 
-    It runs once; once a seed where it mentions {seed}, once a fold where it mentions {corpus} of a study in folds, and
-    likewise where it uses a step that does.
+    It runs once; once per seed where it mentions {seed}, once per fold where it mentions {corpus} of a study in folds,
+    and likewise where it uses a step that does.
 
     Attributes:
         name: by which others refer to its output folder: {papt}/papt.ckpt.
@@ -116,7 +116,8 @@ class Study:
     """A grid of recipes and seeds.
 
     Attributes:
-        corpus: {whole_corpus}, and {corpus} where there are no folds; may name a step, such as {synth}.
+        corpus: {whole_corpus}, of which folds, cut_test or personalization_gap make {corpus}, else the same; may name a
+            step, such as {synth}.
         recipes: to compare.
         prepare: steps that recipes share, each after those that it refers to.
         seeds: of each recipe.

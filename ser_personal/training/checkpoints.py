@@ -172,7 +172,7 @@ class StageCheckpoint(ModelCheckpoint):
 
 
 def _steps(trainer: Trainer) -> dict[str, float]:
-    """What a training step is."""
+    """Settings that make a training step what it is, which a resumed fit must share."""
     return {
         "batches per epoch": trainer.num_training_batches,
         "devices": trainer.world_size,
@@ -259,7 +259,7 @@ class ExactResumption(Callback):
         trainer.fit_loop._load_combined_loader_states()  # noqa: SLF001
 
     def _stop_again(self, trainer: Trainer) -> None:
-        """Stop where early stopping lost its patience, which checkpoints count up to and don't say."""
+        """Stop at once where the checkpoint's fit had stopped early, which only its count of validations tells."""
         for callback, patience in self._patience.items():
             callback.patience = patience
             if callback.wait_count >= max(patience, 1):

@@ -148,7 +148,7 @@ def test_the_calibrated_table_is_written_by_its_ending(tables, tmp_path, capsys)
         pd.testing.assert_frame_equal(frame, expected, check_dtype=False)
     capsys.readouterr()
     assert run(tables, out=tmp_path / "c.json")[0] == 2
-    assert "c.json: isn't called like a table. Give a name that ends in .csv, " in capsys.readouterr().err
+    assert "c.json: has the ending of no table. Give a name that ends in .csv, " in capsys.readouterr().err
 
 
 def test_mistakes_in_the_tables_are_one_line_each(tables, tmp_path, capsys):

@@ -201,7 +201,7 @@ def test_the_usable_part_is_written_by_its_ending(table, tmp_path, name, begins)
 
 
 def test_an_ending_that_isnt_written_is_refused_before_anything_is_read(tmp_path):
-    told = r"isn't called like a table\. Give a name that ends in \.csv, \.csv\.gz, \.tsv, \.tsv\.gz or \.parquet\.$"
+    told = r"has the ending of no table\. Give a name that ends in \.csv, \.csv\.gz, \.tsv, \.tsv\.gz or \.parquet\.$"
     for name in ("clean", "clean.json", "clean.xlsx", "clean.parquet.gz"):
         refused(f"/{name}: {told}", check, "nowhere.csv", write=str(tmp_path / name))
 

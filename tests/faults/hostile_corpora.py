@@ -103,7 +103,7 @@ CORPORA = [
     Fault(
         "a table that can't be written",
         [*CHECK, "--write", "{here}"],
-        "{here}: isn't called like a table. Give",
+        "{here}: has the ending of no table. Give",
         table(),
     ),
     *faults(MSP, OF_MSP),
