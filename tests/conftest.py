@@ -199,9 +199,21 @@ def talk(recordings, tmp_path):
 @pytest.fixture
 def annotate(bundle_folder, talk, small_chunks, tmp_path):
     def run(*flags, audio=talk, out="predictions.csv", code=0, speaker_from="folder"):
+        codes = (0, 1) if code is None else (code,)
         options = {"--model": bundle_folder, "--out": tmp_path / out, "--speaker-from": speaker_from, "--device": "cpu"}
-        assert ser("annotate", audio, *(word for option in options.items() for word in option), *flags) == code
+        assert ser("annotate", audio, *(word for option in options.items() for word in option), *flags) in codes
         return tmp_path / out
+
+    return run
+
+
+@pytest.fixture
+def refusal(annotate, capsys):
+    """Have an annotation refused; -> the line that says why."""
+
+    def run(*flags, **options):
+        annotate(*flags, code=2, **options)
+        return capsys.readouterr().err
 
     return run
 

@@ -47,8 +47,8 @@ def expected(module, recordings):
     return np.array(rows)
 
 
-def annotate(run, audio, out, *flags, code=0):
-    assert ser("annotate", audio, "--model", run / "bundle", "--out", out, "--device", "cpu", *flags) == code
+def annotate(run, audio, out, *flags):
+    assert ser("annotate", audio, "--model", run / "bundle", "--out", out, "--device", "cpu", *flags) == 0
     return out
 
 
@@ -102,30 +102,25 @@ def test_the_card_says_what_the_test_found(run, module):
         assert word not in text
 
 
-def test_metrics_of_another_model_are_not_its_own(run, tmp_path, capsys):
+def test_what_models_of_attributes_alone_have_is_refused(run, recordings, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (metrics,) = run.rglob("metrics.json")
     (tmp_path / "metrics.json").write_text(json.dumps(json.loads(metrics.read_text()) | {"model": "another"}))
-    assert ser("export", run / "emotion.ckpt", "--out", tmp_path / "bundle", "--run", tmp_path) == 2
-    assert "is a test of another checkpoint" in capsys.readouterr().err
-    for flag, value in (("--calibration", "pldc"), ("--corpus", "corpus.csv")):
-        assert ser("export", run / "emotion.ckpt", "--out", tmp_path / "bundle", flag, value) == 2
-        line = f"ser: {flag}: is for emotion attributes, and this model predicts categories. Leave {flag} out.\n"
-        assert capsys.readouterr().err == line
-    assert not (tmp_path / "bundle").exists()
-
-
-def test_nothing_is_calibrated_nobody_enrolled_and_no_page_shows_them(run, recordings, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    calibrated = "predicts emotions, and only attributes are calibrated. Leave --calibration"
-    for flags, what in (
-        (["--calibration", "pldc"], calibrated),
-        (["--pldc.k", "3"], calibrated),
-        (["--profiles", "profiles.safetensors"], "speakers are enrolled to calibrate attributes"),
+    export = ["export", run / "emotion.ckpt", "--out", "bundle"]
+    annotation = ["annotate", recordings[0], "--model", run / "bundle", "--out", "out.csv", "--device", "cpu"]
+    categories = "is for emotion attributes, and this model predicts categories. Leave"
+    uncalibrated = "predicts emotions, and only attributes are calibrated. Leave --calibration"
+    for command, what in (
+        ([*export, "--run", "."], "is a test of another checkpoint"),
+        ([*export, "--calibration", "pldc"], f"--calibration: {categories} --calibration out.\n"),
+        ([*export, "--corpus", "corpus.csv"], f"--corpus: {categories} --corpus out.\n"),
+        ([*annotation, "--calibration", "pldc"], uncalibrated),
+        ([*annotation, "--pldc.k", "3"], uncalibrated),
+        ([*annotation, "--profiles", "profiles.safetensors"], "speakers are enrolled to calibrate attributes"),
+        (["app", run / "bundle", "--port", 0, "--device", "cpu"], "Use `ser annotate`, then `ser report` of its"),
     ):
-        annotate(run, recordings[0], tmp_path / "out.csv", *flags, code=2)
+        assert ser(*command) == 2
         assert what in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-    assert ser("app", run / "bundle", "--port", 0, "--device", "cpu") == 2
-    assert "aren't calibrated to people. Use `ser annotate`, then `ser report` of its" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
     with pytest.raises(UserError, match="predicts emotions, and speakers are enrolled to"):
         EmotionRecognizer.from_pretrained(run / "bundle").enroll("anna", str(recordings[0]))

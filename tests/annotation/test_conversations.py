@@ -147,21 +147,6 @@ def test_bad_input_of_some_recordings(conversation, bundle_folder, tmp_path, cap
     assert sum(line.startswith("failed: ") for line in shown) == len(BAD) + 1
 
 
-@pytest.mark.parametrize(
-    ("text", "what"),
-    [
-        ("path,speaker,start\nmeeting.wav,anna,0\n", "one of the columns start and end alone"),
-        ("path,speaker,start,end\nmeeting.wav,anna,2,1\n", "ends at 1 s and starts at 2 s"),
-    ],
-)
-def test_tables_of_segments_that_are_none(tmp_path, text, what, capsys):
-    (tmp_path / "t.csv").write_text(text)
-    flags = ("--speaker-from", "column", "--model", "bundle", "--out", tmp_path / "p.csv")
-    assert ser("annotate", tmp_path / "t.csv", *flags) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert what in line
-
-
 SPEECH = Path(os.environ.get("SER_TEST_SPEECH", "speech")) / "ravdess"
 
 

@@ -75,21 +75,19 @@ def test_audacitys_labels_say_who_and_how(rows, tmp_path):
     ]
 
 
-def test_several_recordings_have_a_file_each(annotate, talk, tmp_path, capsys):
+def test_several_recordings_have_a_file_each(annotate, refusal, talk, tmp_path, capsys):
     (talk / "anna" / "broken.wav").write_bytes(b"nothing")
     folder = annotate(out="labels.txt", code=1)
     stems = sorted(path.stem for path in talk.rglob("*.wav") if path.stem != "broken")
     assert sorted(path.name for path in folder.iterdir()) == [f"{stem}.txt" for stem in stems]
     assert not list(tmp_path.glob(".*"))
-    assert annotate(out="labels.txt", code=2) == folder
+    assert "labels.txt: exists already" in refusal(out="labels.txt")
     nothing = annotate(audio=talk / "anna" / "broken.wav", out="one.txt", code=1)
     assert not nothing.exists()
     assert "written: " not in capsys.readouterr().out.splitlines()[-1]
     shutil.copy(talk / "anna" / "broken.wav", talk / "Борис")
-    annotate(out="twice.txt", code=2)
-    assert (
-        "twice.txt: 2 recordings are called broken. Annotate them one by one, or choose .csv" in capsys.readouterr().err
-    )
+    line = "twice.txt: 2 recordings are called broken. Annotate them one by one, or choose .csv"
+    assert line in refusal(out="twice.txt")
 
 
 def test_vectors_lie_beside_the_scores(annotate, killed_at, bundle, talk, tmp_path):
@@ -111,23 +109,18 @@ def test_vectors_without_names_or_rows(rows, tmp_path):
         assert [len(none[name]) for name in ("file", "start", "end", "speaker", "vectors")] == [0] * 5
 
 
-class Killed(BaseException):
-    """Ends a run as a signal would."""
-
-
 @pytest.mark.parametrize("name", ["a.csv", "a.txt"])
 def test_nothing_half_written_takes_the_tables_name(tmp_path, name):
     def rows():
         yield {"file": "a"}
-        raise Killed
+        raise KeyboardInterrupt
 
-    with pytest.raises(Killed):
+    with pytest.raises(KeyboardInterrupt):
         write_annotations(tmp_path / name, rows(), ["file"], [], [])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_package_is_one_line(annotate, monkeypatch, capsys):
+def test_a_missing_package_is_one_line(refusal, monkeypatch):
     monkeypatch.setattr("ser_personal.annotation.tables.find_spec", lambda _: None)
     for name, package in (("p.parquet", "pyarrow"), ("p.TextGrid", "praatio")):
-        annotate(out=name, code=2)
-        assert f"needs the package {package}. `pip install {package}`" in capsys.readouterr().err
+        assert f"needs the package {package}. `pip install {package}`" in refusal(out=name)

@@ -114,6 +114,13 @@ def test_a_table_of_segments_and_whole_files_keeps_its_order(folder):
     assert [recording.source for recording in found] == ["b.wav", "a.wav", "c.wav"]
     assert found[0].turns == (Turn(0, 1, "A"), Turn(1, inf, "B"))
     assert (found[1].speaker_id, found[1].turns) == ("B", None)
+    for cells, what in (
+        ("path,speaker,start\nb.wav,A,0", "one of the columns start and end alone"),
+        ("path,speaker,start,end\nb.wav,A,2,1", "ends at 1 s and starts at 2 s"),
+    ):
+        table.write_text(cells)
+        with pytest.raises(UserError, match=what):
+            find_recordings(table, "column")
 
 
 def test_where_nothing_is(folder, tmp_path):
@@ -142,7 +149,7 @@ def test_what_is_no_sound_is_said_of_the_recordings_name(tmp_path):
 
 
 def test_callers_give_paths_or_waveforms_one_or_many():
-    for one in (TONE, torch.from_numpy(TONE), TONE.astype(np.float64)):
+    for one in (TONE, torch.from_numpy(TONE), TONE.astype(np.float64), TONE.tolist()):
         (recording,) = recordings_of(one, "anna")
         assert (recording.source, recording.speaker_id) == ("array 0", "anna")
         np.testing.assert_array_equal(recording.audio, TONE)
@@ -160,15 +167,8 @@ def test_a_dict_as_datasets_has_it_is_a_waveform():
         *(("array 0", "a", 16_000), ("array 1", "b", 16_000))
     ]
     np.testing.assert_array_equal(one.audio, several[0].audio)
-    with pytest.raises(
-        UserError, match=r"array 0: is a dict without 'array'\. Give a path, an array, or a dict of array"
-    ):
+    with pytest.raises(UserError, match=r"array 0: is a dict without 'array'\. Give a path, an array, or a dict of"):
         recordings_of({"bytes": b"", "path": "a.wav"})
-
-
-def test_a_list_of_numbers_is_one_waveform():
-    (one,) = recordings_of(TONE.tolist(), "a")
-    np.testing.assert_array_equal(one.audio, TONE)
 
 
 def test_waveforms_of_another_form_are_refused():
