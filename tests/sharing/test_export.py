@@ -183,7 +183,7 @@ def refused(capsys, tmp_path):
     return run
 
 
-def test_what_can_not_be_exported(refused, tested_checkpoint, synthetic_corpus, tmp_path):
+def test_what_can_not_be_exported(refused, tested_checkpoint, synthetic_corpus, tmp_path, monkeypatch):
     refused(tmp_path / "no.ckpt", what="no such checkpoint")
     refused(tested_checkpoint, "--bank", tmp_path / "no.safetensors", what="no speaker bank here")
     refused(tested_checkpoint, "--run", tmp_path, what="no metrics.json to read")
@@ -204,6 +204,11 @@ def test_what_can_not_be_exported(refused, tested_checkpoint, synthetic_corpus, 
     replace(bank, scale=(1, 5)).save(tmp_path / "scale.safetensors")
     flags = ("--bank", tmp_path / "scale.safetensors", "--corpus", synthetic_corpus)
     refused(tested_checkpoint, *flags, what="labels are on a scale of (1.0, 7.0)")
+    refused(tested_checkpoint, "--public", what="--public: is for the hub")
+    refused(tested_checkpoint, "--push", "voices", what="voices isn't a name on")
+    monkeypatch.setattr("ser_personal.recognition.network.find_spec", lambda _: None)
+    packages = "--onnx: needs the package onnx. `pip install onnx onnxscript onnxruntime`"
+    refused(tested_checkpoint, "--onnx", what=packages)
 
 
 def test_a_moved_checkpoint_needs_its_run_beside_it(tested_checkpoint, tmp_path):

@@ -46,15 +46,6 @@ def test_single_speakers_are_published_only_when_asked_for(hub, tested_checkpoin
     assert "anna/open is a public repository" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("flags", "what"), [(["--public"], "--public: is for the hub"), (["--push", "voices"], "voices isn't a name on")]
-)
-def test_what_can_not_be_pushed(flags, what, tested_checkpoint, tmp_path, capsys):
-    assert ser("export", tested_checkpoint, "--out", tmp_path / "bundle", *flags) == 2
-    assert what in capsys.readouterr().err
-    assert not (tmp_path / "bundle").exists()
-
-
 def test_where_the_hub_refuses_the_bundle_is_kept(hub, tested_checkpoint, tmp_path, capsys):
     hub.refuses = True
     bundle = tmp_path / "bundle"
