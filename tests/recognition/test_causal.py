@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from invented_run import people
 
 from ser_personal import PosteriorCalibrator, SpeakerBank
 from ser_personal.calibration.controls import AffineMap
@@ -79,41 +82,30 @@ def test_the_prior_counts_as_utterances_of_the_neighbours_moments(shift_mean):
     assert causal(said[-1:], profile_of(said, rng)) == pytest.approx(expected)
 
 
-def people(number, seed):
-    rng = np.random.default_rng(seed)
-    speaker = np.repeat(np.arange(number), 15)
-    voices = rng.normal(size=(number, 4))
-    stds = np.exp(0.3 * voices[:, 2:])
-    labels = (4 + 0.5 * voices[:, :2])[speaker] + stds[speaker] * rng.normal(size=(len(speaker), 2))
-    predictions = 1.5 + 0.6 * labels + 0.4 * rng.normal(size=labels.shape)
-    return predictions, [f"s{one:02}" for one in speaker], voices[speaker] + rng.normal(size=(len(speaker), 4)), labels
+@pytest.fixture(scope="module")
+def bank():
+    training = people("training", 60, 0)
+    return SpeakerBank.from_utterances(training.speaker_ids, training.pooled, training.labels, ATTRIBUTES)
 
 
-def test_each_utterance_comes_out_as_from_the_whole_array():
-    training, validation = people(60, 0), people(20, 1)
-    bank = SpeakerBank.from_utterances([f"t{one}" for one in training[1]], *training[2:], ATTRIBUTES)
-    calibrator = PosteriorCalibrator(bank).fit(*validation)
+def test_each_utterance_comes_out_as_from_the_whole_array(bank):
+    validation, said = people("validation", 20, 1), people("test", 1, 2, utterances=15)
+    calibrator = PosteriorCalibrator(bank).fit(**vars(validation))
     assert any(fitted.mean.amount or fitted.log_std.amount for fitted in calibrator.fitted.values())
-    predictions, speakers, pooled, labels = people(1, 2)
-    predictions[:, 0] = 4.2
-    so_far = [(predictions[:n], speakers[:n], pooled[:n]) for n in range(1, len(predictions) + 1)]
-    whole = np.array([calibrator(*inputs)[-1] for inputs in so_far])
+    said.predictions[:, 0] = 4.2
+    so_far = [said.part(np.arange(15) < number) for number in range(1, 16)]
+    whole = np.array([calibrator(one.predictions, one.speaker_ids, one.pooled)[-1] for one in so_far])
     for order in (slice(None), slice(None, None, -1)):
         causal = CausalPosterior(calibrator.fitted, ATTRIBUTES[order])
-        said = PredictedSet(predictions[:, order], tuple(speakers), pooled, labels)
-        np.testing.assert_allclose(calibrate_causally(causal, said)[:, order], whole, atol=1e-9)
+        ordered = replace(said, predictions=said.predictions[:, order])
+        np.testing.assert_allclose(calibrate_causally(causal, ordered)[:, order], whole, atol=1e-9)
 
 
-def test_a_left_out_posterior_uses_no_label_of_its_speaker():
-    training, (*inputs, labels) = people(30, 1), people(12, 0)
-    bank = SpeakerBank.from_utterances([f"t{one}" for one in training[1]], *training[2:], ATTRIBUTES)
-    predictions, speakers, pooled = inputs
-    own = np.array(speakers) == "s04"
-    changed = np.where(own[:, None], 1 + 0.1 * labels, labels)
-    before, after = (
-        left_out_posteriors(bank, ATTRIBUTES, PredictedSet(predictions, tuple(speakers), pooled, one))
-        for one in (labels, changed)
-    )
+def test_a_left_out_posterior_uses_no_label_of_its_speaker(bank):
+    validation = people("validation", 12, 1)
+    own = np.array(validation.speaker_ids) == "validation 04"
+    changed = replace(validation, labels=np.where(own[:, None], 1 + 0.1 * validation.labels, validation.labels))
+    before, after = (left_out_posteriors(bank, ATTRIBUTES, one) for one in (validation, changed))
     np.testing.assert_array_equal(before[own], after[own])
     assert np.abs(before[~own] - after[~own]).max() > 1e-3
 
