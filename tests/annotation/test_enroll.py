@@ -133,11 +133,3 @@ def test_tables_that_enrol_nobody(enroll, table):
         assert said in error
         assert error.count("\n") == 1
         assert not path.exists()
-
-
-def test_recordings_are_found_however_unicode_spells_their_paths(enroll, recordings, tmp_path):
-    (tmp_path / "cafe\u0301.wav").write_bytes(recordings[0].read_bytes())
-    said, _ = enroll("anna", pd.DataFrame({"path": ["caf\u00e9.wav"], "arousal": [3.0]}))
-    assert said == "anna: 1 new utterance (0 before), labels in all: 1 of arousal\n"
-    said, _ = enroll("bela", tmp_path / "caf\u00e9.wav")
-    assert said == "bela: 1 new utterance (0 before), no labels\n"

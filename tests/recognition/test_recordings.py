@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 
+from ser_personal.annotation.annotate import labelled_recordings
 from ser_personal.errors import UserError
 from ser_personal.recognition.recordings import Recording, chunks, find_recordings, recordings_of
 from ser_personal.recognition.turns import Turn
@@ -65,10 +66,11 @@ def test_a_recording_is_found_however_unicode_spells_its_path(tmp_path, form, ot
     file = tmp_path / normalize(form, "Jose\u0301/cafe\u0301.wav")
     write(file)
     asked, table = normalize(other, str(file)), tmp_path / "corpus.csv"
-    table.write_text(f"path,speaker\n{Path(asked).relative_to(tmp_path)},s\n")
+    table.write_text(f"path,speaker,arousal\n{Path(asked).relative_to(tmp_path)},s,3\n")
     found = [find_recordings(Path(asked), "none"), find_recordings(Path(asked).parent, "none"), recordings_of(asked)]
     found += [find_recordings(table, "none"), find_recordings(tmp_path, "column"), recordings_of([Path(asked)])]
-    assert [[one.audio for one in each] for each in found] == [[file]] * 6
+    found += [labelled_recordings(table, "s")[0]]
+    assert [[one.audio for one in each] for each in found] == [[file]] * 7
 
 
 def test_numbers_in_paths_count_by_their_value(tmp_path):

@@ -131,12 +131,7 @@ def test_which_recording_turns_are_of(named, files, own, tmp_path):
     ("tiers", "labels", "speakers", "said"),
     [
         ("silences", "silent sounding", [], "tier silences (1)"),
-        (
-            "ben|ben - words|ben - phones|Words",
-            "hello spn",
-            [("ben", 0)],
-            "intervals labelled spn (1), tier Words (1), ",
-        ),
+        ("ben|ben - words|ben - phones|Words", "hello spn", [("ben", 0)], "intervals labelled spn (1), tier Words (1)"),
         ("anna|ORT-MAU", "SIL a <p:> # sp b", [("anna", 1), ("anna", 5)], "intervals labelled # (1), intervals lab"),
         ("ben|ben arousal", "x 4.25", [("ben", 0), ("ben", 1)], "tier ben arousal (1)"),
         ("words of ben", "a b", [("words of ben", 0), ("words of ben", 1)], None),
@@ -200,24 +195,22 @@ def test_overlap_is_the_time_in_which_somebody_else_speaks(drawn):
     assert overlap(10 * 16_000, 25 * 16_000, "a", turns) == len(others & set(range(10, 25)))
 
 
-@pytest.mark.parametrize(
-    ("turns", "what"),
-    [
+def test_turns_that_can_not_be_of_a_recording():
+    for turns, what in (
         ([(-1, 1, "a")], "from -1 to 1 s isn't valid: start must be"),
         ([(0, 1, "a"), (3, 3, "b")], "turn of b from 3 to 3 s isn't valid: start must be"),
         ([(float("nan"), 1, "a")], "isn't valid: start must be"),
         ([(0, 10.4, "a"), (10, 10.2, "a")], "from 10 to 10.2 s is past the end of the recording, 10.00 s"),
         ([(0, 10.6, "a")], "is past the end"),
-    ],
-)
-def test_turns_that_can_not_be_of_a_recording(turns, what):
-    with pytest.raises(UserError, match=what):
-        check_turns([Turn(*turn) for turn in turns], 160_000)
+    ):
+        with pytest.raises(UserError, match=what):
+            check_turns([Turn(*turn) for turn in turns], 160_000)
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "what"),
-    [
+def test_files_that_hold_no_turns(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_turns(tmp_path / "a.rttm")
+    for name, text, what in (
         ("a.rttm", "SPEAKER a 1 0,5 1,0 <NA> <NA> x <NA> <NA>", "line 1: isn't RTTM. Write SPEAKER NAME 1 START"),
         ("a.rttm", "\nSPEAKER a left 0.5 1.0 <NA> <NA> x <NA> <NA>", "line 2: isn't RTTM"),
         ("a.rttm", "SPEAKER a 1 0.5 1.5 <NA> <NA> anna b <NA> <NA>", "line 1: isn't RTTM"),
@@ -225,15 +218,11 @@ def test_turns_that_can_not_be_of_a_recording(turns, what):
         ("a.txt", "", "is neither .rttm, .TextGrid nor .csv"),
         ("a.csv", "path,speaker,start,end", "holds no row"),
         ("a.csv", "path,start,end\na.wav,1,2", "no column speaker"),
-    ],
-)
-def test_files_that_hold_no_turns(name, text, what, tmp_path):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=what) as caught:
-        read_turns(tmp_path / name)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="no such file"):
-        read_turns(tmp_path / "nowhere.rttm")
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match=what) as caught:
+            read_turns(tmp_path / name)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
@@ -254,18 +243,15 @@ def test_textgrids_that_hold_no_turns(tmp_path):
     turns = [Turn(0, 1, "anna"), Turn(1, 2, "ben")]
     points = '"TextTier"\n"p"\n0\n2\n1\n1.0\n"x"\n'
     head = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n2\n<exists>\n1\n'
+    short, whole = textgrid(turns, short=True), textgrid(turns, short=False)
     for name, text, what in (
-        (
-            "twice",
-            textgrid(turns, short=True).replace("ben", "anna"),
-            r"has two tiers called anna\. Rename one of them in Praat",
-        ),
-        ("forms", textgrid(turns, short=False).replace("ben", "anna "), r"has two tiers called anna\. Rename"),
-        ("cut", textgrid(turns, short=True)[:-8], "is truncated: a tier ends before the TextGrid does"),
+        ("twice", short.replace("ben", "anna"), r"has two tiers called anna\. Rename one of them in Praat"),
+        ("forms", whole.replace("ben", "anna "), r"has two tiers called anna\. Rename"),
+        ("cut", short[:-8], "is truncated: a tier ends before the TextGrid does"),
         ("points", head + points, "has only point tiers"),
         ("other", "Object class", "isn't a whole TextGrid"),
-        ("decimals", textgrid(turns, short=False).replace("xmax = 2", "xmax = 2,0"), "isn't a whole TextGrid"),
-        ("empty", textgrid(turns, short=True).replace('"x"', '""'), "no interval of its tiers has a label"),
+        ("decimals", whole.replace("xmax = 2", "xmax = 2,0"), "isn't a whole TextGrid"),
+        ("empty", short.replace('"x"', '""'), "no interval of its tiers has a label"),
     ):
         (tmp_path / f"{name}.TextGrid").write_text(text)
         fault = read_turns(tmp_path / f"{name}.TextGrid")[name]
