@@ -11,16 +11,6 @@ from sklearn.linear_model import Ridge as Sklearn
 from ser_personal import PosteriorCalibrator, SpeakerBank
 from ser_personal.calibration import posterior
 from ser_personal.calibration.controls import AffineMap
-from ser_personal.calibration.posterior import (
-    Correction,
-    Estimates,
-    Shrinkage,
-    choose,
-    fit_ridge,
-    load_posterior,
-    mean_and_log_std,
-    save_posterior,
-)
 from ser_personal.errors import UserError
 from ser_personal.scores import Moments, score
 
@@ -192,15 +182,15 @@ def test_what_can_be_neither_fitted_nor_calibrated(bank, validation):
 def test_predictions_and_voice_are_weighed_by_their_precision_and_an_unrelated_voice_by_nothing():
     rng = np.random.default_rng(0)
     counts, true = rng.integers(5, 200, 400).astype(float), 4 + 0.5 * rng.normal(size=400)
-    own, voice = (Estimates(true + 0.2 * rng.normal(size=400), counts, 0.0) for _ in range(2))
-    labels = Estimates(true, counts, 0.0)
-    estimate, residual = Correction.fit(None, own, voice, labels)[0](own, voice.values)
+    own, voice = (posterior.Estimates(true + 0.2 * rng.normal(size=400), counts, 0.0) for _ in range(2))
+    labels = posterior.Estimates(true, counts, 0.0)
+    estimate, residual = posterior.Correction.fit(None, own, voice, labels)[0](own, voice.values)
     # precisions 25, 25 and, of what is usual, 4
     expected = (25 * own.values + 25 * voice.values + 4 * 4.0) / 54
     np.testing.assert_allclose(estimate, own.values)
     assert np.sqrt(np.mean((estimate + residual - expected) ** 2)) < 0.02
     unrelated = voice._replace(values=np.random.default_rng(1).permutation(voice.values))
-    assert abs(Correction.fit(None, own, unrelated, labels)[0].regression.coefficients[1]) < 0.05
+    assert abs(posterior.Correction.fit(None, own, unrelated, labels)[0].regression.coefficients[1]) < 0.05
 
 
 def test_shrunken_means_are_nearer_to_the_true_ones_most_where_utterances_are_few():
@@ -208,8 +198,8 @@ def test_shrunken_means_are_nearer_to_the_true_ones_most_where_utterances_are_fe
     counts, true = rng.integers(2, 41, 4000), 4 + 0.5 * rng.normal(size=4000)
     values = np.repeat(true, counts) + 0.9 * rng.normal(size=counts.sum())
     rows = np.split(np.arange(counts.sum()), counts.cumsum()[:-1])
-    mean, _ = mean_and_log_std(Moments.by_speaker(values, dict(enumerate(rows))))
-    shrinkage = Shrinkage.fit(mean)
+    mean, _ = posterior.mean_and_log_std(Moments.by_speaker(values, dict(enumerate(rows))))
+    shrinkage = posterior.Shrinkage.fit(mean)
     assert mean.within_variance == pytest.approx(0.9**2, rel=0.02)
     assert shrinkage.between_variance == pytest.approx(0.5**2, rel=0.1)
     assert shrinkage.center == pytest.approx(4, abs=0.02)
@@ -221,9 +211,11 @@ def test_shrunken_means_are_nearer_to_the_true_ones_most_where_utterances_are_fe
 def test_left_out_speakers_are_predicted_by_fits_without_them(rows, width):
     rng = np.random.default_rng(rows)
     x = rng.normal(size=(rows, width)) * np.linspace(0.5, 2, width) + 3
-    targets = Estimates(x @ rng.normal(size=width) + rng.normal(size=rows) + 5, rng.integers(1, 40, rows), 3.0)
-    weights = Shrinkage.fit(targets).precisions(targets.counts)
-    ridge, left_out = fit_ridge(x, targets)
+    targets = posterior.Estimates(
+        x @ rng.normal(size=width) + rng.normal(size=rows) + 5, rng.integers(1, 40, rows), 3.0
+    )
+    weights = posterior.Shrinkage.fit(targets).precisions(targets.counts)
+    ridge, left_out = posterior.fit_ridge(x, targets)
     # the penalty is found again by trying those that it may be
     spread = weights @ (x - np.average(x, axis=0, weights=weights)) ** 2
     for strength in posterior.RIDGE_PENALTIES:
@@ -245,14 +237,14 @@ def test_the_greatest_gain_wins_that_lowers_neither_score_and_its_map_for_everyo
     biases = rng.normal(size=8)[speaker]
     predictions = labels + biases + 0.5 * rng.normal(size=160)
     better = [predictions, predictions - 0.3 * biases, 0.1 * (predictions - biases) + 7, predictions - 0.6 * biases]
-    assert choose(np.column_stack(better), [[0], [1], [1], [1]], labels, speaker_ids) == 2
-    assert choose(np.column_stack([predictions, 3 * predictions - 1]), [[0], [1]], labels, speaker_ids) == 0
-    assert choose(np.full((160, 3), 4.0), [[0]] * 3, labels, speaker_ids) == 0
+    assert posterior.choose(np.column_stack(better), [[0], [1], [1], [1]], labels, speaker_ids) == 2
+    assert posterior.choose(np.column_stack([predictions, 3 * predictions - 1]), [[0], [1]], labels, speaker_ids) == 0
+    assert posterior.choose(np.full((160, 3), 4.0), [[0]] * 3, labels, speaker_ids) == 0
     twice = np.column_stack([predictions, predictions - biases, predictions - biases])
-    assert choose(twice, [[0], [2], [1]], labels, speaker_ids) == 2
+    assert posterior.choose(twice, [[0], [2], [1]], labels, speaker_ids) == 2
     with monkeypatch.context() as patch:
         patch.setattr(posterior, "CORRECTION_PENALTY", 1000.0)
-        assert choose(twice, [[0], [2], [1]], labels, speaker_ids) == 0
+        assert posterior.choose(twice, [[0], [2], [1]], labels, speaker_ids) == 0
 
     # good for eight speakers, bad for the one who says the most
     rng = np.random.default_rng(2)
@@ -265,14 +257,14 @@ def test_the_greatest_gain_wins_that_lowers_neither_score_and_its_map_for_everyo
     first, second = score(matched, repeated, speaker_ids, ["first", "second"]).values()
     lost, gained = first.overall_ccc - second.overall_ccc, second.average_ccc - first.average_ccc
     assert gained > lost + 0.01 > 0.01
-    assert choose(candidates, [[0]] * 2, repeated[:, 0], speaker_ids) == 0
+    assert posterior.choose(candidates, [[0]] * 2, repeated[:, 0], speaker_ids) == 0
 
 
 def test_what_is_read_calibrates_as_what_was_fitted_and_names_no_speaker(calibrator, test_set, tmp_path):
     path = tmp_path / "p.json"
-    save_posterior(calibrator.fitted, path)
+    posterior.save_posterior(calibrator.fitted, path)
     again = PosteriorCalibrator(calibrator.bank)
-    again.fitted = load_posterior(path)
+    again.fitted = posterior.load_posterior(path)
     np.testing.assert_array_equal(again(*test_set.inputs), calibrator(*test_set.inputs))
     # vectors of 6, and at most three numbers of everyone together
     lists = re.findall(r"\[([^\[\]]*)\]", path.read_text())
@@ -280,4 +272,4 @@ def test_what_is_read_calibrates_as_what_was_fitted_and_names_no_speaker(calibra
     for text in (path.read_text()[:-3], "[]", '{"attributes": {"arousal": {}}}'):
         path.write_text(text)
         with pytest.raises(UserError, match="isn't a posterior file"):
-            load_posterior(path)
+            posterior.load_posterior(path)

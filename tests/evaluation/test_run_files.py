@@ -20,18 +20,8 @@ from ser_personal.calibration.table import (
     speaker_moments,
 )
 from ser_personal.errors import UserError
+from ser_personal.evaluation import run_files
 from ser_personal.evaluation.prediction_collector import CollectedSet, about_speakers, conditions_of
-from ser_personal.evaluation.run_files import (
-    SPEAKER_MOMENTS,
-    SpeakerVectors,
-    predictions_table,
-    read_moments,
-    read_run,
-    read_vectors,
-    write_csv,
-    write_moments,
-    write_speakers,
-)
 from ser_personal.report.report import report
 from ser_personal.scores import AttributeScores, concordance, mean_scores, score
 from ser_personal.types import Utterance, utterance_hashes
@@ -51,8 +41,8 @@ def test_predictions_csv_has_a_row_an_utterance(tmp_path):
         labels=np.array([[NAN, np.float32(4.52)], [7.0, 5.0]]),
     )
     collected = CollectedSet((unknown, named), predicted)
-    frame = predictions_table(collected, predicted.predictions + 0.1, ("arousal", "valence"))
-    write_csv(tmp_path / "predictions.csv", frame)
+    frame = run_files.predictions_table(collected, predicted.predictions + 0.1, ("arousal", "valence"))
+    run_files.write_csv(tmp_path / "predictions.csv", frame)
     assert (tmp_path / "predictions.csv").read_text().splitlines() == [
         "utterance,speaker,split,arousal_label,arousal_raw,arousal_calibrated,"
         "valence_label,valence_raw,valence_calibrated,gender,seconds,emotion",
@@ -126,8 +116,8 @@ def test_moments_are_of_each_speakers_labelled_utterances_and_come_back_to_every
     means = x.mean(), y.mean(), x.var(), y.var(), np.cov(x, y, ddof=0)[0, 1]
     assert tuple(line[list(MOMENTS)]) == pytest.approx(means)
     assert (line.utterances, line.ccc) == (2, concordance(x, y))
-    write_moments(tmp_path, [table, table.assign(split="test2")])
-    read = read_moments(tmp_path / SPEAKER_MOMENTS)
+    run_files.write_moments(tmp_path, [table, table.assign(split="test2")])
+    read = run_files.read_moments(tmp_path / run_files.SPEAKER_MOMENTS)
     pd.testing.assert_frame_equal(read[read.split == "test1"], table, check_dtype=False, rtol=0, atol=0)
 
 
@@ -143,7 +133,7 @@ def edit_table(folder, edit):
 
 def test_what_a_run_holds(folder):
     edit_table(folder, lambda table: table.assign(speaker=table["speaker"].where(table.index > 0)))
-    run = read_run(folder)
+    run = run_files.read_run(folder)
     (test,) = run.sets
     assert (run.attributes, run.scale, run.chosen, run.fusion) == (("arousal", "valence"), (1, 7), "sigma", "last")
     assert (test.name, len(test.utterances), list(test.speakers)) == ("test1", 30, ["s00", "s01", "s02"])
@@ -161,10 +151,10 @@ def test_names_stay_the_text_that_they_are(tmp_path):
     folder = invent(tmp_path, speakers=6, utterances=12)
     for path in (folder / "predictions.csv", folder / "metrics.json", folder / "speakers.json"):
         path.write_text(re.sub(r"\bs0\d\b", lambda found: NAMES[found[0]], path.read_text()))
-    vectors = read_vectors(folder / "speakers.safetensors")
-    renamed = SpeakerVectors(tuple(NAMES.values()), vectors["test1"].vectors)
-    write_speakers(folder, json.loads((folder / "speakers.json").read_text()), vectors | {"test1": renamed})
-    assert list(dict.fromkeys(read_run(folder).sets[0].speaker_ids)) == list(NAMES.values())
+    vectors = run_files.read_vectors(folder / "speakers.safetensors")
+    renamed = run_files.SpeakerVectors(tuple(NAMES.values()), vectors["test1"].vectors)
+    run_files.write_speakers(folder, json.loads((folder / "speakers.json").read_text()), vectors | {"test1": renamed})
+    assert list(dict.fromkeys(run_files.read_run(folder).sets[0].speaker_ids)) == list(NAMES.values())
     report(str(folder), resamples=100)
     assert json.loads((folder / "audit.json").read_text())["sets"][0]["harm"]["arousal"]["speakers"] == 6
 
@@ -172,11 +162,11 @@ def test_names_stay_the_text_that_they_are(tmp_path):
 def test_what_is_no_complete_run(folder):
     edit_table(folder, lambda table: table.assign(valence_label=float("nan")))
     with pytest.raises(UserError, match="no test set has labels of arousal and valence"):
-        read_run(folder)
+        run_files.read_run(folder)
     for name in ("speakers.safetensors", "speakers.json", "metrics.json", "predictions.csv"):
         (folder / name).unlink()
         with pytest.raises(UserError, match=rf"isn't a test run, it has no {name}.*--config configs/pldc.yaml"):
-            read_run(folder)
+            run_files.read_run(folder)
 
 
 def test_a_test_set_without_labels_is_left_out_by_name(folder):
@@ -187,8 +177,8 @@ def test_a_test_set_without_labels_is_left_out_by_name(folder):
     edit_json(folder / "metrics.json", lambda metrics: metrics["splits"].update(test3=metrics["splits"]["test1"]))
     record = json.loads((folder / "speakers.json").read_text())
     record["splits"]["test3"] = record["splits"]["test1"]
-    vectors = read_vectors(folder / "speakers.safetensors")
-    write_speakers(folder, record, vectors | {"test3": vectors["test1"]})
-    run = read_run(folder)
+    vectors = run_files.read_vectors(folder / "speakers.safetensors")
+    run_files.write_speakers(folder, record, vectors | {"test3": vectors["test1"]})
+    run = run_files.read_run(folder)
     assert [test.name for test in run.sets] == ["test1"]
     assert run.unlabelled == ("test3",)
