@@ -1,7 +1,5 @@
 """A model of categorical emotion, from its fit over export to annotated recordings."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

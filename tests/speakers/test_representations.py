@@ -1,7 +1,5 @@
 """The table of learnt embeddings, fixed features, and the embedder."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
