@@ -28,8 +28,21 @@ FOLDER = ("--speaker-from", "folder", "--device", "cpu")
 
 
 def card_of(folder):
+    """Metadata and text, in a single line."""
     _, metadata, text = (folder / "README.md").read_text().split("---\n", 2)
-    return yaml.safe_load(metadata), text
+    return yaml.safe_load(metadata), " ".join(text.split())
+
+
+@pytest.fixture
+def exported(tested_checkpoint, tmp_path, capsys):
+    """Export the tested checkpoint; -> the recognizer of the bundle, the text of its card, and what was said."""
+
+    def run(*flags, name="bundle"):
+        assert ser("export", tested_checkpoint, "--out", tmp_path / name, *flags) == 0
+        recognizer = EmotionRecognizer.from_pretrained(tmp_path / name, device="cpu")
+        return recognizer, card_of(tmp_path / name)[1], capsys.readouterr().out
+
+    return run
 
 
 def test_the_card_is_filled_from_the_run(tested_checkpoint, tmp_path):
@@ -53,7 +66,6 @@ def test_the_card_is_filled_from_the_run(tested_checkpoint, tmp_path):
 
 def test_the_card_states_what_is_prohibited_and_what_stays_biometric(bundle_folder):
     _, text = card_of(bundle_folder)
-    text = " ".join(text.split())
     for words in (
         "Inferring emotions of people at work or in education",
         "AI Act, Regulation (EU) 2024/1689, Article 5(1)(f)",
@@ -78,38 +90,31 @@ def test_without_any_test_a_bundle_is_raw_and_works(finetuned_checkpoint, record
     assert not (tmp_path / "bundle" / "speaker_bank.safetensors").exists()
 
 
-def test_intervals_are_measured_on_validation_speakers(tested_checkpoint, synthetic_corpus, tmp_path, capsys):
-    flags = ["--out", tmp_path / "bundle", "--corpus", synthetic_corpus, "--coverage", 0.5]
-    assert ser("export", tested_checkpoint, *flags) == 0
-    assert "intervals of about 50% measured on 1 validation speakers" in capsys.readouterr().out
-    frame = EmotionRecognizer.from_pretrained(tmp_path / "bundle").predict(
-        sorted((synthetic_corpus / "Audios").glob("*_0009_*.wav")), "anna"
-    )
+def test_intervals_are_measured_on_validation_speakers(exported, synthetic_corpus):
+    recognizer, text, shown = exported("--corpus", synthetic_corpus, "--coverage", 0.5)
+    assert "intervals of about 50% measured on 1 validation speakers" in shown
+    assert "Half-width of 50% intervals" in text
+    frame = recognizer.predict(sorted((synthetic_corpus / "Audios").glob("*_0009_*.wav")), "anna")
     labels = pd.read_csv(synthetic_corpus / "Labels" / "labels_consensus.csv", index_col="FileName")["EmoAct"]
     errors = (labels[frame["file"].str.rpartition("/")[2]].to_numpy() - frame["arousal_calibrated"]).abs()
     # half of two speakers, one of them still to come, is all of the one: the greatest error from 5 utterances on
-    widths = json.loads((tmp_path / "bundle" / "conformal.json").read_text())["attributes"]["arousal"]
-    assert widths["half_width"][-1] == pytest.approx(errors[4:].max(), abs=1e-4)
-    assert "Half-width of 50% intervals" in card_of(tmp_path / "bundle")[1]
+    width = recognizer.bundle.conformal.half_width("arousal", 99)
+    assert width == pytest.approx(errors[4:].max(), abs=1e-4)
 
 
 def test_too_few_speakers_for_an_interval_and_a_default_that_scores_below_raw_predictions(
-    tested_checkpoint, synthetic_corpus, tmp_path, monkeypatch, capsys
+    exported, synthetic_corpus, monkeypatch
 ):
     scores = iter([(0.5, 0.4), (0.3, 0.4)])
     monkeypatch.setattr("ser_personal.sharing.export._mean_scores", lambda *_: next(scores))
-    assert ser("export", tested_checkpoint, "--out", tmp_path / "bundle", "--corpus", synthetic_corpus) == 0
-    shown = capsys.readouterr().out
+    recognizer, text, shown = exported("--corpus", synthetic_corpus)
     assert "so far: none .500 and .400; pldc .300 and .400" in shown
     assert "; on these 1 validation speakers it scores below raw predictions (--calibration none)" in shown
     assert "fewer than 9 give no width" in shown
-    text = " ".join(card_of(tmp_path / "bundle")[1].split())
     assert "none .500 and .400; pldc .300" in text
     assert text.count("need 9 validation speakers. Where there were fewer") == 1
     assert "whole scale (" not in text
-    frame = EmotionRecognizer.from_pretrained(tmp_path / "bundle").predict(
-        next((synthetic_corpus / "Audios").glob("*.wav"))
-    )
+    frame = recognizer.predict(next((synthetic_corpus / "Audios").glob("*.wav")))
     assert frame[["arousal_low", "arousal_high"]].to_numpy().tolist() == [[1, 7]]
 
 
@@ -120,31 +125,26 @@ def test_a_validation_segment_that_cant_be_decoded_is_the_recognisers_to_tell(se
         _recording_of(segment).load()
 
 
-def test_calibrations_are_compared_on_validation_and_the_option_decides(
-    tested_checkpoint, relabelled, recordings, tmp_path, capsys
-):
+def test_calibrations_are_compared_on_validation_and_the_option_decides(exported, relabelled, recordings):
     def validate(row):
         if int(row["SpkrID"]) > 3:
             row["Split_Set"] = "Development"
 
     for name, corpus in (("posterior", ("--corpus", relabelled(validate))), ("none", ())):
-        assert ser("export", tested_checkpoint, "--out", tmp_path / name, "--calibration", name, *corpus) == 0
-        shown = capsys.readouterr().out
+        recognizer, text, shown = exported("--calibration", name, *corpus, name=name)
         assert f"calibration {name}, as --calibration says" in shown
         if corpus:
             (line,) = [line for line in shown.splitlines() if "over 9 validation speakers" in line]
             assert all(f"{other} " in line for other in ("none", "pldc", "posterior"))
-            assert "The bundle holds pldc and posterior." in card_of(tmp_path / name)[1]
-        recognizer = EmotionRecognizer.from_pretrained(tmp_path / name, device="cpu")
+            assert "The bundle holds pldc and posterior." in text
         assert recognizer.bundle.calibration == name
         frame = recognizer.predict(recordings[:4], "anna")
         assert frame["calibration_utterances"].tolist() == ([0] * 4 if name == "none" else [1, 2, 3, 4])
         assert (frame["arousal_calibrated"] == frame["arousal_raw"]).all() == (name == "none")
 
 
-def test_groups_in_the_place_of_training_speakers(tested_checkpoint, bundle, recordings, tmp_path):
-    assert ser("export", tested_checkpoint, "--out", tmp_path / "bundle", "--group_speakers", 3) == 0
-    recognizer = EmotionRecognizer.from_pretrained(tmp_path / "bundle", device="cpu")
+def test_groups_in_the_place_of_training_speakers(exported, bundle, recordings):
+    recognizer, text, _ = exported("--group_speakers", 3)
     bank = recognizer.bundle.bank
     assert sorted(bank.speaker_ids) == ["speaker-1", "speaker-2"]
     assert bank.count.sum() == bundle.bank.count.sum()
@@ -152,13 +152,11 @@ def test_groups_in_the_place_of_training_speakers(tested_checkpoint, bundle, rec
     assert recognizer.bundle.network.personalized.speakers.ids == ["anyone"]
     assert recognizer.bundle.pldc.k == 1
     assert recognizer.predict(recordings[:3], "anna")["arousal_calibrated"].notna().all()
-    text = " ".join(card_of(tmp_path / "bundle")[1].split())
     assert "of 8 speakers. `speaker_bank.safetensors` holds 2 groups of similar ones, no single speaker" in text
 
 
-def test_anonymised_bundles_name_nobody_and_predict_strangers_the_same(tested_checkpoint, bundle, recordings, tmp_path):
-    export(str(tested_checkpoint), str(tmp_path / "bundle"), anonymise=True)
-    recognizer = EmotionRecognizer.from_pretrained(tmp_path / "bundle", device="cpu")
+def test_anonymised_bundles_name_nobody_and_predict_strangers_the_same(exported, bundle, recordings):
+    recognizer, *_ = exported("--anonymise")
     bank = recognizer.bundle.bank
     assert bank.speaker_ids == tuple(f"speaker-{n}" for n in range(1, 9))
     assert bank.fingerprint == ""
@@ -255,9 +253,8 @@ def test_near_ones_come_together():
     middles = np.repeat(10 * np.eye(4), 5, axis=0)
     order = rng.permutation(20)
     groups = similar_speakers((middles + 0.1 * rng.normal(size=(20, 4)))[order], 5)
-    assert sorted(sorted(order[group].tolist()) for group in groups) == [
-        list(range(at, at + 5)) for at in (0, 5, 10, 15)
-    ]
+    together = sorted(sorted(order[group].tolist()) for group in groups)
+    assert together == np.arange(20).reshape(4, 5).tolist()
 
 
 def some_bank(rng, speakers=12):

@@ -147,32 +147,22 @@ def lying_statistics(folder):
     (folder / "train_norm_stat.pkl").write_bytes(pickle.dumps({"mean": Exploit(folder.parent / "victim")}))
 
 
-DENSE, ODYSSEY = dense_weights()[1], odyssey_weights()[1]
+DENSE, ODYSSEY, CONFIG = dense_weights()[1], odyssey_weights()[1], dense_config()
 EMOTIONS = ("angry", "happy", "sad")
+WIDE, SPOILT = {"classifier.dense.weight": torch.zeros(8, 16)}, {"classifier.dense.bias": torch.full((16,), torch.nan)}
+WHISPER = {**VOX_CONFIG, "pretrain_model": "whisper_large"}
 BAD = {
     "a speech recogniser": (ctc, "is Wav2Vec2ForCTC, whose weights aren't an encoder with classifier.dense"),
     "a text model": (changed({"model_type": "bert"}, DENSE), "is of type bert, not of hubert, wavlm"),
-    "a head of another width": (
-        changed(dense_config(), DENSE, **{"classifier.dense.weight": torch.zeros(8, 16)}),
-        r"dense.weight is (8, 16), not (16, 16)",
-    ),
+    "a head of another width": (changed(CONFIG, DENSE, **WIDE), "dense.weight is (8, 16), not (16, 16)"),
     "more outputs than names": (changed(dense_config(("arousal",)), DENSE), "its head gives 3 outputs and names 1"),
     "categories": (changed(dense_config(EMOTIONS), DENSE), "its outputs are angry, happy, sad; emotion attributes are"),
     "an attribute twice": (changed(dense_config(("arousal",) * 3), DENSE), "its outputs are arousal, arousal, arousal"),
     "code in a .bin": (with_code, "names posix.mkdir"),
     "code in the statistics": (lying_statistics, "names posix.mkdir"),
-    "NaN": (
-        changed(dense_config(), DENSE, **{"classifier.dense.bias": torch.full((16,), torch.nan)}),
-        "hold NaN or infinity: dense.bias",
-    ),
-    "an impossible configuration": (
-        changed({**dense_config(), "num_attention_heads": 3}, DENSE),
-        "describes no network",
-    ),
-    "a Whisper of Vox-Profile's": (
-        changed({**VOX_CONFIG, "pretrain_model": "whisper_large"}, vox_weights()[1]),
-        "its encoder is whisper_large, not a WavLM",
-    ),
+    "NaN": (changed(CONFIG, DENSE, **SPOILT), "hold NaN or infinity: dense.bias"),
+    "an impossible configuration": (changed({**CONFIG, "num_attention_heads": 3}, DENSE), "describes no network"),
+    "a Whisper of Vox-Profile's": (changed(WHISPER, vox_weights()[1]), "its encoder is whisper_large, not a WavLM"),
     "another encoder": (changed({**odyssey_config(), "ssl_type": "facebook/hubert-base"}, ODYSSEY), "not a WavLM"),
     "no deviation": (changed({**odyssey_config(), "std": 0}, ODYSSEY), "have mean -0.0002 and standard deviation 0"),
     "text for a mean": (changed({**odyssey_config(), "mean": "loud"}, ODYSSEY), "lack or misspell something"),
