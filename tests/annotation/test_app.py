@@ -34,7 +34,7 @@ class Client:
 
     def __call__(self, method, path, body=None, base=None, **headers):
         given = {"Host": self.host} | ({"Origin": f"http://{self.host}"} if method == "POST" else {})
-        given |= {name.replace("_", "-"): value for name, value in headers.items()}
+        given |= headers
         connection = HTTPConnection("127.0.0.1", self.server.server_port, timeout=60)
         connection.putrequest(method, (self.base if base is None else base) + path, skip_host=True)
         if body is not None and "Content-Length" not in given:
@@ -121,9 +121,8 @@ def test_the_table_is_what_the_recognizer_predicts(client, files, recognizer, co
         found["speaker"] = found["speaker"].astype(object).where(found["speaker"].notna(), None)
         pd.testing.assert_frame_equal(found, frame.round(6), check_dtype=False)
         assert shown["speakers"] == list(dict.fromkeys(frame["speaker"]))
-        data = json.loads(
-            re.search(r'id="data">(.*?)</script>', client.get(f"{shown['key']}/timeline.html"), re.DOTALL)[1]
-        )
+        page = client.get(f"{shown['key']}/timeline.html")
+        data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
         raw = [row[6] for row in data["rows"]]
         np.testing.assert_allclose(raw, frame.sort_values("start")["arousal_raw"], atol=1e-3)
     status, shown = client.upload(files / "call.wav", channel="each")

@@ -38,11 +38,9 @@ def test_a_table_is_a_segmented_index_to_audformat(annotate):
 def rows():
     """What is predicted of one recording of 8 s, values as a table would have them."""
     values = np.random.default_rng(0).uniform(1, 7, (len(TURNS), 2))
-    return [
-        {"speaker": NAMES[who], "start": start, "end": end, "file": "meeting.wav"}
-        | {"arousal_calibrated": arousal, "valence_calibrated": valence}
-        for (who, start, end), (arousal, valence) in zip(TURNS, values.tolist(), strict=True)
-    ]
+    frame = pd.DataFrame(values, columns=["arousal_calibrated", "valence_calibrated"])
+    who, frame["start"], frame["end"] = zip(*TURNS, strict=True)
+    return frame.assign(speaker=[NAMES[one] for one in who], file="meeting.wav").to_dict("records")
 
 
 def write(path, rows):

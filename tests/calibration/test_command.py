@@ -35,13 +35,10 @@ TEST, TEST_VECTORS = utterances("test1", 6, 3)
 VECTORS = TRAIN_VECTORS | VALIDATION_VECTORS | TEST_VECTORS
 
 
-def arrays(frame, kind, vectors=VECTORS):
+def arrays(frame, kind):
     columns = [f"{attribute}_{kind}" for attribute in ATTRIBUTES]
-    return (
-        frame[columns].to_numpy(),
-        frame["speaker"].tolist(),
-        np.stack([vectors[name] for name in frame["utterance"]]),
-    )
+    pooled = np.stack([VECTORS[name] for name in frame["utterance"]])
+    return frame[columns].to_numpy(), frame["speaker"].tolist(), pooled
 
 
 def bank():
@@ -80,9 +77,8 @@ def test_calibrated_columns_are_those_of_the_library(tables, capsys):
     _, frame = run(tables, k=3)
     assert frame["utterance"].tolist() == TEST["utterance"].tolist()
     names = ["label", "raw", "mu", "sigma", "both", "affine", "posterior", "population"]
-    assert list(frame) == [
-        "utterance", "speaker", "split", *(f"{attribute}_{name}" for attribute in ATTRIBUTES for name in names)
-    ]  # fmt: skip
+    calibrated = [f"{attribute}_{name}" for attribute in ATTRIBUTES for name in names]
+    assert list(frame) == ["utterance", "speaker", "split", *calibrated]
     raw, speaker_ids, pooled = arrays(TEST, "raw")
     expected = {
         "sigma": calibrate(raw, speaker_ids, pooled, bank(), k=3).predictions,
@@ -97,9 +93,8 @@ def test_calibrated_columns_are_those_of_the_library(tables, capsys):
         np.testing.assert_allclose(arrays(frame, name)[0], values, atol=1e-6)
     shown = capsys.readouterr().out
     assert "test1: 72 utterances" in shown
-    assert all(
-        re.search(rf"^ *{row} ", shown, re.MULTILINE) for row in ("posterior", "random_speakers", "own_statistics")
-    )
+    for row in ("posterior", "random_speakers", "own_statistics"):
+        assert re.search(rf"^ *{row} ", shown, re.MULTILINE)
 
 
 def test_tables_in_place_of_bank_and_vectors_and_what_was_written_calibrated_again(tables, tmp_path):

@@ -1,5 +1,5 @@
 import json
-from math import inf, isinf, isnan
+from math import inf, isinf
 
 import numpy as np
 import pytest
@@ -105,12 +105,9 @@ def test_shares_are_counted_speaker_by_speaker():
     validation, test = some_set(12, 0), some_set(7, 1)
     found = intervals_as_json(validation, test, ("arousal",), (1.0, 7.0))
     table = ConformalTable.fit(validation.predictions, validation.labels, validation.speaker_ids, ("arousal",))
-    width, errors = table.half_width("arousal", 0), np.abs(test.predictions - test.labels)[:, 0].tolist()
-    own = [
-        [error <= width for error, s in zip(errors, test.speaker_ids, strict=True) if s == str(n) and not isnan(error)]
-        for n in range(7)
-    ]
-    shares = [sum(held) / len(held) for held in own]
+    width, errors = table.half_width("arousal", 0), np.abs(test.predictions - test.labels)[:, 0]
+    own = [errors[[speaker == str(n) for speaker in test.speaker_ids]] for n in range(7)]
+    shares = [np.mean(each[~np.isnan(each)] <= width) for each in own]
     its = found["attributes"]["arousal"]
     assert its["half_width"] == width
     assert its["mean"] == pytest.approx(np.mean(shares))

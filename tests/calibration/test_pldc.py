@@ -92,9 +92,8 @@ def test_agrees_with_a_slow_loop(statistics, center, k):
 def test_default_is_the_sigma_shift_of_fifteen_averaged_neighbours_of_arrays_or_tensors():
     predictions, speaker_ids, pooled = some_test_set()
     bank = some_bank(30)
-    expected, _ = slow_calibrate(
-        predictions, speaker_ids, pooled, bank, 15, shift_mean=False, scale_std=True, statistics="average", center=False
-    )
+    default = {"k": 15, "shift_mean": False, "scale_std": True, "statistics": "average", "center": False}
+    expected, _ = slow_calibrate(predictions, speaker_ids, pooled, bank, **default)
     tensors = torch.tensor(predictions), torch.tensor(pooled)
     found = calibrate(tensors[0], speaker_ids, tensors[1], bank)
     np.testing.assert_allclose(found.predictions, expected)
@@ -190,12 +189,9 @@ def test_each_variant_is_invariant_to_the_moments_that_it_replaces(shift_mean, s
         mean = predictions[rows].mean(axis=0)
         moved[rows] = mean + 1.7 * (predictions[rows] - mean) + 0.6
     options = {"k": 3, "shift_mean": shift_mean, "scale_std": scale_std}
-    before, after = (
-        calibrate(each, speaker_ids, pooled, BANK, attributes=ATTRIBUTES, **options).predictions
-        for each in (predictions, moved)
-    )
+    found = [calibrate(each, speaker_ids, pooled, BANK, **options).predictions for each in (predictions, moved)]
     for speaker in {*speaker_ids} - {None}:
-        rows = [each == speaker for each in speaker_ids]
-        mean = before[rows].mean(axis=0)
-        expected = mean + (1 if scale_std else 1.7) * (before[rows] - mean) + (0 if shift_mean else 0.6)
-        np.testing.assert_allclose(after[rows], expected, atol=1e-9)
+        before, after = (each[[one == speaker for one in speaker_ids]] for each in found)
+        mean = before.mean(axis=0)
+        expected = mean + (1 if scale_std else 1.7) * (before - mean) + (0 if shift_mean else 0.6)
+        np.testing.assert_allclose(after, expected, atol=1e-9)

@@ -68,16 +68,12 @@ def test_set():
 
 def gains(after, before, people):
     """Attribute -> gains (O-CCC, A-CCC)."""
-    scores = [score(predictions, people.labels, people.inputs[1], ATTRIBUTES) for predictions in (before, after)]
+    former, latter = (score(values, people.labels, people.inputs[1], ATTRIBUTES) for values in (before, after))
     kinds = ("overall_ccc", "average_ccc")
-    return {
-        name: [getattr(scores[1][name], kind) - getattr(scores[0][name], kind) for kind in kinds] for name in ATTRIBUTES
-    }
+    return {a: [getattr(latter[a], kind) - getattr(former[a], kind) for kind in kinds] for a in ATTRIBUTES}
 
 
-def test_both_scores_gain_where_voices_predict_labels_and_the_affine_map_is_left_where_not(
-    affine, calibrator, test_set
-):
+def test_both_scores_gain_where_voices_predict_labels_and_the_map_is_left_where_not(affine, calibrator, test_set):
     calibrated, expected = calibrator(*test_set.inputs), affine(*test_set.inputs)
     gained = gains(calibrated, expected, test_set)
     assert min(gained["arousal"]) > 0.01
@@ -89,10 +85,8 @@ def test_both_scores_gain_where_voices_predict_labels_and_the_affine_map_is_left
 def test_no_harm_on_average_over_corpora_without_a_link():
     changes = []
     for seed in range(4):
-        train, validation, test_set = (
-            people(name, number, seed + 100 * place, strength=0.0)
-            for place, (name, number) in enumerate([("train", 100), ("validation", 40), ("test", 40)], start=1)
-        )
+        train = people("train", 100, seed + 100, strength=0.0)
+        validation, test_set = (people(str(start), 40, seed + start, strength=0.0) for start in (200, 300))
         bank = SpeakerBank.from_utterances(train.inputs[1], train.inputs[2], train.labels, ATTRIBUTES)
         calibrator = PosteriorCalibrator(bank).fit(*validation.inputs, validation.labels)
         affine = AffineMap.fit(validation.inputs[0], validation.labels)
@@ -209,9 +203,8 @@ def test_shrunken_means_are_nearer_to_the_true_ones_most_where_utterances_are_fe
 def test_left_out_speakers_are_predicted_by_fits_without_them(rows, width):
     rng = np.random.default_rng(rows)
     x = rng.normal(size=(rows, width)) * np.linspace(0.5, 2, width) + 3
-    targets = posterior.Estimates(
-        x @ rng.normal(size=width) + rng.normal(size=rows) + 5, rng.integers(1, 40, rows), 3.0
-    )
+    values = x @ rng.normal(size=width) + rng.normal(size=rows) + 5
+    targets = posterior.Estimates(values, rng.integers(1, 40, rows), 3.0)
     weights = posterior.Shrinkage.fit(targets).precisions(targets.counts)
     ridge, left_out = posterior.fit_ridge(x, targets)
     # the penalty is found again by trying those that it may be

@@ -89,14 +89,10 @@ def test_a_callers_own_calibrator_is_one_more_row(pldc, test_set):
     assert by_name["posterior"].predictions.shape == (1, *test_set.predictions.shape)
 
 
-def test_without_training_labels_an_attribute_stays_as_it_is_and_few_labels_fit_no_posterior(
-    pldc, validation, test_set
-):
+def test_without_training_labels_an_attribute_stays_and_few_labels_fit_no_posterior(pldc, validation, test_set):
     assert {"affine", "posterior"} & {*standard_calibrators(pldc, people("validation", 4, 2))} == {"affine"}
-    none = {
-        name: np.where([True, False], value, getattr(pldc.bank, name))
-        for name, value in {"count": 0, "label_mean": NAN, "label_std": NAN}.items()
-    }
+    nothing = {"count": 0, "label_mean": NAN, "label_std": NAN}
+    none = {name: np.where([True, False], value, getattr(pldc.bank, name)) for name, value in nothing.items()}
     unlabelled = replace(pldc, bank=replace(pldc.bank, **none))
     calibrators = standard_calibrators(unlabelled, validation)
     assert "posterior" not in calibrators

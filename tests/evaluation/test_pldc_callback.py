@@ -41,9 +41,8 @@ def run_test(folder, corpus, checkpoint, **data):
 
 def predict(module, data, split, folder):
     outputs = trainer(folder).predict(module, dataloaders=data.split_dataloader(split))
-    joined = {
-        name: torch.cat([out[name] for out in outputs]) for name in ("indices", "pooled", "predictions", "labels")
-    }
+    names = ("indices", "pooled", "predictions", "labels")
+    joined = {name: torch.cat([out[name] for out in outputs]) for name in names}
     return SimpleNamespace(**joined, speaker_ids=[id_ for out in outputs for id_ in out["speaker_ids"]])
 
 
@@ -254,12 +253,10 @@ def test_each_test_set_is_calibrated_by_itself_and_each_condition_scored(tested,
     np.testing.assert_allclose(only.frame["arousal_calibrated"], of_both["arousal_calibrated"], rtol=1e-4, atol=1e-4)
 
 
-def test_a_bank_where_nobody_may_write_beside_the_checkpoint(
-    synthetic_corpus, finetuned_checkpoint, tmp_path, built, monkeypatch
-):
-    checkpoint = Path(copy(finetuned_checkpoint, tmp_path / "finetune.ckpt"))
+def test_a_bank_where_nobody_may_write_beside_the_checkpoint(tested, tmp_path, built, monkeypatch):
+    checkpoint = Path(copy(tested.checkpoint, tmp_path / "finetune.ckpt"))
     monkeypatch.setattr("os.access", lambda path, _mode: Path(path) != checkpoint.parent)
-    runs = [run_test(tmp_path / "runs", synthetic_corpus, checkpoint) for _ in range(2)]
+    runs = [run_test(tmp_path / "runs", tested.corpus, checkpoint) for _ in range(2)]
     assert len(built) == 1
     (bank,) = tmp_path.rglob("*.speaker_bank.safetensors")
     assert bank == tmp_path / "runs" / f"{runs[0].metrics['model'][:8]}-finetune.speaker_bank.safetensors"

@@ -21,9 +21,8 @@ from ser_personal.speakers.embedding import SpeakerEmbedding
 
 def test_a_bundle_holds_no_pickle(bundle_folder):
     assert {path.name for path in bundle_folder.iterdir()} == {*FILES} - {"conformal.json", "posterior.json"}
-    assert not any(
-        b"PK\x03\x04" in path.read_bytes() or path.read_bytes()[:1] == b"\x80" for path in bundle_folder.iterdir()
-    )
+    contents = [path.read_bytes() for path in bundle_folder.iterdir()]
+    assert not any(b"PK\x03\x04" in content or content[:1] == b"\x80" for content in contents)
 
 
 def test_a_bundle_written_and_read_again_is_the_same(bundle, tmp_path):

@@ -137,9 +137,7 @@ def test_where_pldc_keeps_to_the_scale_labels_do_so_too():
     profile = SpeakerProfile.empty(5, 2)
     for row, value in enumerate(np.linspace(2, 6, 5)):
         profile = profile.add(np.ones(5), np.full(2, value), np.full(2, 7.0), sample_hash=row)
-    free, clipped = (
-        CausalLabels(CausalPLDC(bank, ATTRIBUTES, PLDCSettings(clip=clip)), (LabelPrior(), LabelPrior()))
-        for clip in (False, True)
-    )
+    plain = [CausalPLDC(bank, ATTRIBUTES, PLDCSettings(clip=clip)) for clip in (False, True)]
+    free, clipped = (CausalLabels(one, (LabelPrior(), LabelPrior())) for one in plain)
     assert free(np.full(2, 9.0), profile).min() > 7
     np.testing.assert_array_equal(clipped(np.full(2, 9.0), profile), 7)

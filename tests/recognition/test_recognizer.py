@@ -61,22 +61,20 @@ def test_predictions_are_those_of_the_trainer(recognizer, lightning):
     assert (frame["calibration_utterances"] == 0).all()
     assert frame["speaker"].isna().all()
     assert frame[["arousal_low", "valence_high"]].isna().all(axis=None)
+    assert list(recognizer.predict([]).columns) == recognizer.columns_of([])
 
 
 def test_training_speakers_get_their_own_embeddings_only_when_asked(bundle, synthetic_corpus):
     data = emotion_data(synthetic_corpus)
     utterances = [data.utterances[index] for index in data.train_indices[:5]]
-    recordings = {"audio": [u.path for u in utterances], "speaker_ids": [u.speaker_id for u in utterances]}
-    waveforms = [decode(path) for path in recordings["audio"]]
-    known, unseen = (
-        bundle.network.recognize(waveforms, speakers).predictions
-        for speakers in (recordings["speaker_ids"], [None] * 5)
-    )
+    paths, speakers = [u.path for u in utterances], [u.speaker_id for u in utterances]
+    waveforms = [decode(path) for path in paths]
+    known, unseen = (bundle.network.recognize(waveforms, ids).predictions for ids in (speakers, [None] * 5))
     assert np.abs(known - unseen).max() > 1e-4
-    mine = EmotionRecognizer(bundle, device="cpu").predict(**recordings, calibrate=False)
-    np.testing.assert_allclose(mine[RAW], unseen, atol=1e-5)
-    theirs = EmotionRecognizer(bundle, training_speakers=True, device="cpu").predict(**recordings, calibrate=False)
-    np.testing.assert_allclose(theirs[RAW], known, atol=1e-5)
+    for asked, expected in ((False, unseen), (True, known)):
+        recognizer = EmotionRecognizer(bundle, training_speakers=asked, device="cpu")
+        found = recognizer.predict(paths, speakers, calibrate=False)[RAW]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_calibration_is_causal(bundle_folder, lightning):
@@ -151,9 +149,7 @@ def test_options_of_calibration_and_other_calibrators_pass_through(bundle, bundl
 
 def test_intervals_are_those_of_the_bundles_own_calibration_within_the_label_scale(bundle, recordings):
     def frame(widths, counts=(0, 1), **options):
-        table = ConformalTable(
-            0.9, {name: HalfWidths(counts, widths, (9,) * len(widths)) for name in bundle.attributes}
-        )
+        table = ConformalTable(0.9, dict.fromkeys(bundle.attributes, HalfWidths(counts, widths, (9,) * len(widths))))
         recognizer = EmotionRecognizer(replace(bundle, conformal=table), **options, device="cpu")
         return recognizer.predict(recordings[:1], "anna")
 
@@ -188,10 +184,6 @@ def test_without_a_bank_no_speaker_is_left_uncalibrated_unnoticed(bundle, record
         recognizer.predict(recordings[0], "anna")
     assert len(recognizer.predict(recordings[0], "anna", calibrate=False)) == 1
     assert len(recognizer.predict(recordings[0])) == 1
-
-
-def test_no_recording_makes_no_row(recognizer):
-    assert list(recognizer.predict([]).columns) == recognizer.columns_of([])
 
 
 SAID = Utterances(

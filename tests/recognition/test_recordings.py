@@ -46,10 +46,7 @@ def test_links_are_followed_once_hidden_folders_are_not_and_what_is_passed_over_
         write(folder / hidden)
     (folder / "speech").write_bytes(b"RIFF")
     found = find_recordings(folder, "folder")
-    paths = [
-        *("anna/a.flac", "anna/b.wav", "anna/film.m4a", "ben/t9.sph", "ben/t10.wave", "top.WAV"),
-        "Борис/日本 語.wav",
-    ]
+    paths = ["anna/a.flac", "anna/b.wav", "anna/film.m4a", "ben/t9.sph", "ben/t10.wave", "top.WAV", "Борис/日本 語.wav"]
     assert [Path(one.source).relative_to(folder).as_posix() for one in found] == paths
     assert [one.speaker_id for one in found] == [*("anna",) * 3, "ben", "ben", "talk", "Борис"]
     assert caplog.messages == [f"{folder}: 3 other files passed over: 1 .txt, 2 without an ending"]
@@ -91,10 +88,8 @@ def test_a_table_names_files_and_speakers(folder):
     table = folder / "corpus.csv"
     table.write_text("path,speaker,split\nanna/b.wav,A,train\nanna/a.flac,,test\nnowhere.wav,B,test\n")
     for audio in (table, folder):
-        found = find_recordings(audio, "column")
-        assert [(recording.source, recording.speaker_id) for recording in found] == [
-            *(("anna/b.wav", "A"), ("anna/a.flac", None), ("nowhere.wav", "B"))
-        ]
+        found = [(recording.source, recording.speaker_id) for recording in find_recordings(audio, "column")]
+        assert found == [("anna/b.wav", "A"), ("anna/a.flac", None), ("nowhere.wav", "B")]
     assert named(find_recordings(table, "none")) == {"b.wav": None, "a.flac": None, "nowhere.wav": None}
     assert named(find_recordings(table, "folder"))["b.wav"] == "anna"
 
@@ -163,9 +158,8 @@ def test_callers_give_paths_or_waveforms_one_or_many():
 def test_a_dict_as_datasets_has_it_is_a_waveform():
     example = {"path": None, "array": np.repeat(TONE, 2), "sampling_rate": 32_000}
     (one,), several = recordings_of(example), recordings_of([example, TONE], ["a", "b"])
-    assert [(each.source, each.speaker_id, len(each.audio)) for each in several] == [
-        *(("array 0", "a", 16_000), ("array 1", "b", 16_000))
-    ]
+    named = [(each.source, each.speaker_id, len(each.audio)) for each in several]
+    assert named == [("array 0", "a", 16_000), ("array 1", "b", 16_000)]
     np.testing.assert_array_equal(one.audio, several[0].audio)
     with pytest.raises(UserError, match=r"array 0: is a dict without 'array'\. Give a path, an array, or a dict of"):
         recordings_of({"bytes": b"", "path": "a.wav"})

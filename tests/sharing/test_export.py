@@ -24,8 +24,6 @@ from ser_personal.sharing.export import _recording_of, export
 from ser_personal.sharing.model_card import CardOptions
 from ser_personal.types import Utterance
 
-FOLDER = ("--speaker-from", "folder", "--device", "cpu")
-
 
 def card_of(folder):
     """Metadata and text, in a single line."""
@@ -81,9 +79,8 @@ def test_without_any_test_a_bundle_is_raw_and_works(finetuned_checkpoint, record
     shown = capsys.readouterr().out
     assert "calibration none, for there is no speaker bank beside the checkpoint (--bank" in shown
     assert "no intervals" in shown
-    assert (
-        ser("annotate", recordings[0].parent, "--model", tmp_path / "bundle", "--out", tmp_path / "p.csv", *FOLDER) == 0
-    )
+    flags = ("--model", tmp_path / "bundle", "--out", tmp_path / "p.csv", "--speaker-from", "folder", "--device", "cpu")
+    assert ser("annotate", recordings[0].parent, *flags) == 0
     metadata, text = card_of(tmp_path / "bundle")
     assert "model-index" not in metadata
     assert "No test result was found" in text
@@ -270,10 +267,8 @@ def test_a_group_lends_what_its_speakers_would(statistics):
     bank = some_bank(rng)
     groups = grouped_bank(bank, 12, PLDCSettings(statistics=statistics))
     predictions, pooled = rng.normal(4, 1, size=(9, 2)), rng.normal(size=(9, 3))
-    ours, theirs = (
-        calibrate(predictions, ["new"] * 9, pooled, one, k=12, shift_mean=True, statistics=statistics)
-        for one in (groups, bank)
-    )
+    options = {"k": 12, "shift_mean": True, "statistics": statistics}
+    ours, theirs = (calibrate(predictions, ["new"] * 9, pooled, one, **options) for one in (groups, bank))
     assert len(groups.speaker_ids) == 1
     np.testing.assert_allclose(ours.predictions, theirs.predictions)
     np.testing.assert_allclose(groups.vectors[0], bank.vectors.mean(axis=0))

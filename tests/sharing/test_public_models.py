@@ -82,9 +82,8 @@ def test_a_fit_goes_on_from_an_imported_model(synthetic_corpus, tmp_path, monkey
     recipe = [*configs("finetune.yaml", "public/dense.yaml"), "--model.initial_checkpoint", "imported/finetune.ckpt"]
     few = ["--trainer.limit_train_batches", "1", "--trainer.precision", "32-true", "--data.num_workers", "0"]
     assert ser("fit", *recipe, *few, "--data.corpus", synthetic_corpus, *trainer_flags(tmp_path)) == 0
-    before, after = (
-        torch.load(path, weights_only=True)["state_dict"] for path in ("imported/finetune.ckpt", "finetune.ckpt")
-    )
+    paths = ("imported/finetune.ckpt", "finetune.ckpt")
+    before, after = (torch.load(path, weights_only=True)["state_dict"] for path in paths)
     moved = {name: float((after[name] - weight).abs().max()) for name, weight in before.items()}
     assert max(moved.values()) < 1e-3
     assert moved["interpreter.dense.weight"] > 0
