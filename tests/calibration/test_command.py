@@ -160,7 +160,6 @@ def test_mistakes_in_the_tables_are_one_line_each(tables, tmp_path, capsys):
     TEST[["utterance", "speaker"]].to_csv(tmp_path / "bare.csv", index=False)
     refused("no column whose name ends in _label", bank=tmp_path / "bare.csv")
     refused(r"predictions.csv: no training row", bank=tables["predictions"])
-    refused("no speaker bank here", bank=tmp_path / "none.safetensors")
     for name, content, what in (
         ("shifted.csv", b"name,0\ntrain_0,1.0\n", "no column utterance"),
         ("words.csv", b"utterance,0\ntest1_0,loud\n", "the vector of utterance test1_0 holds what is no number"),

@@ -59,10 +59,10 @@ def test_without_a_prior_an_utterance_comes_out_as_the_last_of_all_so_far(seed, 
         assert tuple(bank.speaker_ids[row] for row in rows) == whole.speakers[0].neighbours
 
 
-def profile_of(predictions, rng):
-    profile = SpeakerProfile.empty(5, 1)
-    for row, prediction in enumerate(predictions):
-        profile = profile.add(rng.normal(size=5), np.array([prediction]), sample_hash=row)
+def profile_of(predictions, pooled, labels=None):
+    profile = SpeakerProfile.empty(pooled.shape[1], predictions.shape[1])
+    for row, (vector, prediction) in enumerate(zip(pooled, predictions, strict=True)):
+        profile = profile.add(vector, prediction, None if labels is None else labels[row], sample_hash=row)
     return profile
 
 
@@ -77,7 +77,7 @@ def test_the_prior_counts_as_utterances_of_the_neighbours_moments(shift_mean):
     mu = (said.sum() + 3 * mu_bar) / 9
     sigma = np.sqrt((((said - said.mean()) ** 2).sum() + 3 * sigma_bar**2) / (6 - 1 + 3))
     expected = (said[-1] - mu) / sigma * sigma_bar + (mu_bar if shift_mean else mu)
-    assert causal(said[-1:], profile_of(said, rng)) == pytest.approx(expected)
+    assert causal(said[-1:], profile_of(said[:, None], rng.normal(size=(6, 5)))) == pytest.approx(expected)
 
 
 @pytest.fixture(scope="module")
@@ -113,30 +113,25 @@ def test_labels_correct_any_calibration_by_its_line_and_none_change_nothing():
     bank = some_bank(rng)
     plain = CausalPLDC(bank, ATTRIBUTES, PLDCSettings(k=3))
     priors = (LabelPrior(), LabelPrior())
-    profile = SpeakerProfile.empty(5, 2)
     pooled, predictions = rng.normal(size=(9, 5)), rng.normal(4, 1, size=(9, 2))
-    for row, (vector, prediction) in enumerate(zip(pooled, predictions, strict=True)):
-        profile = profile.add(vector, prediction, sample_hash=row)
+    for number, prediction in enumerate(predictions, 1):
+        profile = profile_of(predictions[:number], pooled[:number])
         np.testing.assert_array_equal(CausalLabels(plain, priors)(prediction, profile), plain(prediction, profile))
         np.testing.assert_array_equal(CausalLabels(None, priors)(prediction, profile), prediction)
     labels = np.column_stack([rng.uniform(1, 7, 9), np.full(9, np.nan)])
-    for row, (vector, prediction, label) in enumerate(zip(pooled, predictions, labels, strict=True)):
-        profile = profile.add(vector, prediction, label, sample_hash=row)
+    profile = profile_of(predictions, pooled, labels)
     before = np.array([plain(prediction, profile) for prediction in predictions])
     after = np.array([CausalLabels(plain, priors)(prediction, profile) for prediction in predictions])
     slope, intercept = np.array([np.polyfit(predictions[:, n], before[:, n], 1) for n in range(2)]).T
     labelled = labelled_moments(predictions, labels)
     line = with_labels(AffineMap(slope, intercept), profile.predictions, labelled, priors)
-    expected = line.apply(predictions)
-    np.testing.assert_allclose(after[:, 0], expected[:, 0])
+    np.testing.assert_allclose(after[:, 0], line.apply(predictions)[:, 0])
     np.testing.assert_array_equal(after[:, 1], before[:, 1])
 
 
 def test_where_pldc_keeps_to_the_scale_labels_do_so_too():
     bank = some_bank(np.random.default_rng(0))
-    profile = SpeakerProfile.empty(5, 2)
-    for row, value in enumerate(np.linspace(2, 6, 5)):
-        profile = profile.add(np.ones(5), np.full(2, value), np.full(2, 7.0), sample_hash=row)
+    profile = profile_of(np.linspace([2, 2], [6, 6], 5), np.ones((5, 5)), np.full((5, 2), 7.0))
     plain = [CausalPLDC(bank, ATTRIBUTES, PLDCSettings(clip=clip)) for clip in (False, True)]
     free, clipped = (CausalLabels(one, (LabelPrior(), LabelPrior())) for one in plain)
     assert free(np.full(2, 9.0), profile).min() > 7

@@ -71,14 +71,13 @@ def test_windows_cover_all_but_silence():
     starts = [(window.start / RATE, window.end / RATE) for window in ByWindows(2 * RATE)(waveform)]
     assert starts == [(0, 2), (2, 4), (6, 8), (8, 10.01)]
     assert ByWindows(2 * RATE)(waveform[: 3 * RATE]) == [Segment(0, 2 * RATE), Segment(2 * RATE, 3 * RATE)]
-    for wrong, what in (
-        ({"window_seconds": 0.01}, r"--window_seconds: windows of 0.01 s are shorter than one frame"),
-        ({"window_seconds": 4, "hop_seconds": 0.01}, r"--hop_seconds: hops of 0.01 s are shorter than one frame"),
+    for cut, window, hop, what in (
+        ("windows", 0.01, None, r"--window_seconds: windows of 0.01 s are shorter than one frame"),
+        ("windows", 4, 0.01, r"--hop_seconds: hops of 0.01 s are shorter than one frame"),
+        ("speech", 4, 1, r"--hop_seconds: is of windows alone. Give --cut windows"),
     ):
         with pytest.raises(UserError, match=what):
-            make_segmenter("windows", max_samples=10, **wrong)
-    with pytest.raises(UserError, match=r"--hop_seconds: is of windows alone. Give --cut windows"):
-        make_segmenter("speech", max_samples=10, window_seconds=4, hop_seconds=1)
+            make_segmenter(cut, max_samples=10, window_seconds=window, hop_seconds=hop)
 
 
 @given(st.integers(0, 50), st.integers(1, 500), st.integers(40, 100), st.integers(40, 150))

@@ -100,9 +100,8 @@ def test_two_recordings_of_one_name_in_two_folders_keep_their_own_turns(form, tm
     assert "there is no such recording" in str(other.turns)
 
 
-@pytest.mark.parametrize(
-    ("named", "files", "own"),
-    [
+def test_which_recording_turns_are_of(tmp_path):
+    for named, files, own in (
         ("day1/m.wav", ["day1/m.wav", "day2/m.wav"], ["x", "has no turns in"]),
         ("m.wav", ["day1/m.wav", "day2/m.wav"], ["shares the name m.wav, used in", "Call it day2/m.wav there"]),
         ("day1/m.wav day2/m.wav", ["day3/m.wav"], ["may be day1/m.wav or day2/m.wav in"]),
@@ -111,17 +110,15 @@ def test_two_recordings_of_one_name_in_two_folders_keep_their_own_turns(form, tm
         ("a.wav a.flac", ["a.wav", "a.flac"], ["x", "x"]),
         ("a", ["a.wav", "a.flac"], ["shares the name a, used in", "shares the name a, used in"]),
         ("./interview.1 e\u0301.wav", ["interview.1.wav", "\u00e9.wav"], ["x", "x"]),
-    ],
-)
-def test_which_recording_turns_are_of(named, files, own, tmp_path):
-    lines = [f"{name},{number},9,anna\n" for number, name in enumerate(named.split())]
-    (tmp_path / "turns.csv").write_text("path,start,end,speaker\n" + "".join(lines))
-    found = with_turns([Recording(file, tmp_path / file) for file in files], tmp_path / "turns.csv", named=True)
-    for number, (one, expected) in enumerate(zip(found, own, strict=False)):
-        if expected == "x":
-            assert one.turns == (Turn(number, 9, "anna"),)
-        else:
-            assert expected in str(one.turns)
+    ):
+        lines = [f"{name},{number},9,anna\n" for number, name in enumerate(named.split())]
+        (tmp_path / "turns.csv").write_text("path,start,end,speaker\n" + "".join(lines))
+        found = with_turns([Recording(file, tmp_path / file) for file in files], tmp_path / "turns.csv", named=True)
+        for number, (one, expected) in enumerate(zip(found, own, strict=False)):
+            if expected == "x":
+                assert one.turns == (Turn(number, 9, "anna"),), named
+            else:
+                assert expected in str(one.turns)
 
 
 @pytest.mark.parametrize(
