@@ -14,15 +14,14 @@ import torch
 from command_line import ser
 from hypothesis import settings
 from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data, trainer
+from turn_files import spoken_by_turns
 
 from ser_personal import EmotionRecognizer, PLDCCallback
 from ser_personal.annotation.journal import Journal
-from ser_personal.audio import decode
 from ser_personal.corpus.synthetic import synth
 from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
 from ser_personal.recognition.bundle import Bundle, read_bundle
 from ser_personal.recognition.profiles import SpeakerProfile
-from ser_personal.recognition.turns import Turn
 from ser_personal.sharing.export import export
 
 # A busy machine is no failure.
@@ -243,11 +242,6 @@ def killed_at(annotate, monkeypatch):
 @pytest.fixture
 def conversation(recordings, tmp_path):
     """Anna and Борис by turns, half a second of nothing before each; and the files and speakers of the turns."""
-    parts = [decode(path) for path in recordings[:6]]
-    gap = np.zeros(8000, dtype=np.float32)
-    soundfile.write(tmp_path / "meeting.wav", np.concatenate([x for part in parts for x in (gap, part)]), 16_000)
-    ends = np.cumsum([len(part) + 8000 for part in parts]) / 16_000
-    names = ["anna", "Борис"] * 3
-    return [
-        Turn(end - len(part) / 16_000, end, name) for end, part, name in zip(ends, parts, names, strict=True)
-    ], recordings[:6]
+    sound, turns = spoken_by_turns(recordings[:6], ["anna", "Борис"], gap=8000)
+    soundfile.write(tmp_path / "meeting.wav", sound.sum(axis=1), 16_000)
+    return turns, recordings[:6]

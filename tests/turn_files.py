@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from command_line import ser
 
+from ser_personal.audio import decode
+from ser_personal.recognition.turns import Turn
+
 VALUES = ["arousal_raw", "valence_raw", "arousal_calibrated", "valence_calibrated"]
+
+
+def spoken_by_turns(files, names, gap=0):
+    """A file a turn after a gap in samples; -> sound (samples, speakers), and the turns."""
+    parts = [decode(path) for path in files]
+    ends = np.cumsum([len(part) + gap for part in parts])
+    sound, turns = np.zeros((ends[-1], len(names)), dtype=np.float32), []
+    for number, (part, end) in enumerate(zip(parts, ends, strict=True)):
+        who = number % len(names)
+        sound[end - len(part) : end, who] = part
+        turns.append(Turn((end - len(part)) / 16_000, end / 16_000, names[who]))
+    return sound, turns
 
 
 def rttm(turns, name="meeting"):

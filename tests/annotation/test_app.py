@@ -13,12 +13,11 @@ import pytest
 import soundfile
 from browser import chromium, needs_chromium
 from command_line import ser
-from turn_files import VALUES, rttm, table
+from turn_files import VALUES, rttm, spoken_by_turns, table
 
 from ser_personal import EmotionRecognizer
 from ser_personal.annotation import app as module
 from ser_personal.annotation.app import Desk, Server, listen
-from ser_personal.audio import decode
 from ser_personal.recognition.profiles import SpeakerProfiles
 from ser_personal.recognition.segmenters import ByWindows
 
@@ -91,14 +90,11 @@ def client(own, tmp_path):
 @pytest.fixture
 def files(conversation, tmp_path):
     """A conversation, its turns in two forms, and a call with the two on a channel each."""
-    turns, _ = conversation
+    turns, recordings = conversation
     (tmp_path / "other name.rttm").write_text(rttm(turns))
     (tmp_path / "meeting.csv").write_text(table(turns))
-    waveform = decode(tmp_path / "meeting.wav")
-    both = np.stack([waveform, waveform], axis=1)
-    for start, end, who, _ in turns:
-        both[int(start * RATE) : int(end * RATE), int(who == "anna")] = 0
-    soundfile.write(tmp_path / "call.wav", both, RATE, subtype="FLOAT")
+    sound, _ = spoken_by_turns(recordings, ["anna", "Борис"])
+    soundfile.write(tmp_path / "call.wav", sound, RATE, subtype="FLOAT")
     return tmp_path
 
 

@@ -6,10 +6,9 @@ import pandas as pd
 import pytest
 import soundfile
 from command_line import ser
-from turn_files import VALUES, annotated, rttm, table, textgrid
+from turn_files import VALUES, annotated, rttm, spoken_by_turns, table, textgrid
 
 from ser_personal import EmotionRecognizer
-from ser_personal.audio import decode
 from ser_personal.errors import UserError
 from ser_personal.recognition.turns import Turn
 
@@ -17,15 +16,9 @@ from ser_personal.recognition.turns import Turn
 @pytest.fixture
 def call(recordings, tmp_path):
     """Two parties, a channel each, by turns."""
-    parts = [decode(path) for path in recordings[:6]]
-    samples = np.zeros((sum(map(len, parts)), 2), dtype=np.float32)
-    turns, end = [], 0
-    for number, part in enumerate(parts):
-        samples[end : end + len(part), number % 2] = part
-        turns.append(Turn(end / 16_000, (end + len(part)) / 16_000, ["anna", "SPEAKER_01"][number % 2], number % 2 + 1))
-        end += len(part)
-    soundfile.write(tmp_path / "call.wav", samples, 16_000, subtype="FLOAT")
-    return turns, recordings[:6]
+    sound, turns = spoken_by_turns(recordings[:6], ["anna", "SPEAKER_01"])
+    soundfile.write(tmp_path / "call.wav", sound, 16_000, subtype="FLOAT")
+    return [turn._replace(channel=number % 2 + 1) for number, turn in enumerate(turns)], recordings[:6]
 
 
 def rttm_of_channels(turns, name="call"):
@@ -155,12 +148,7 @@ def test_a_conversation_of_real_speech(bundle_folder, tmp_path):
     spoken = pd.read_csv(SPEECH / "corpus.csv")
     names = sorted(spoken["speaker"].unique())[:3]
     files = [SPEECH / spoken[spoken["speaker"] == name]["path"].iloc[n] for n in range(8) for name in names]
-    parts, speakers = [decode(path) for path in files], names * 8
-    ends = np.cumsum([len(part) + 4_000 for part in parts])
-    tracks, turns = np.zeros((ends[-1], 3), dtype=np.float32), []
-    for end, part, who in zip(ends, parts, speakers, strict=True):
-        tracks[end - len(part) : end, names.index(who)] = part
-        turns.append(Turn((end - len(part)) / 16_000, end / 16_000, who))
+    tracks, turns = spoken_by_turns(files, names, gap=4_000)
     soundfile.write(tmp_path / "meeting.wav", tracks.sum(1, keepdims=True).repeat(2, 1), 16_000, subtype="FLOAT")
     (tmp_path / "meeting.rttm").write_text(rttm(turns))
     (tmp_path / "turns.csv").write_text(table(turns))
@@ -169,7 +157,7 @@ def test_a_conversation_of_real_speech(bundle_folder, tmp_path):
         own = [turn for turn in turns if turn.speaker_id == name]
         soundfile.write(tmp_path / "own" / f"{name}.wav", tracks[:, column], 16_000, subtype="FLOAT")
         (tmp_path / "own" / f"{name}.TextGrid").write_text(textgrid(own, short=True))
-    alone = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu").predict(files, speakers)
+    alone = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu").predict(files, names * 8)
     for audio, *who in (
         ("meeting.wav", "--segments", tmp_path / "meeting.rttm"),
         ("turns.csv", "--speaker-from", "column"),
@@ -177,5 +165,5 @@ def test_a_conversation_of_real_speech(bundle_folder, tmp_path):
     ):
         frame = annotated(bundle_folder, tmp_path, tmp_path / audio, *who).sort_values("start")
         np.testing.assert_allclose(frame[VALUES], alone[VALUES], atol=1e-4)
-        assert frame["speaker"].tolist() == speakers
+        assert frame["speaker"].tolist() == names * 8
         np.testing.assert_allclose(frame[["start", "end"]], [turn[:2] for turn in turns], atol=1e-4)
