@@ -55,12 +55,6 @@ def test_all_arguments_of_a_stage(capsys):
     assert "usage: ser [options] fit" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "meant"), [("train", "fit"), ("anotate", "annotate")])
-def test_a_command_that_was_meant(name, meant, capsys):
-    assert ser(name) == 2
-    assert capsys.readouterr().err == f"ser: {name}: no such command. Did you mean `ser {meant}`?\n"
-
-
 def test_names_that_a_terminal_cant_show(tmp_path, monkeypatch):
     (tmp_path / "corpus.csv").write_text("path,speaker,split\n北京.wav,a,train\n", encoding="utf-8")
     terminal = TextIOWrapper(BytesIO(), encoding="cp1252", errors="strict")

@@ -17,13 +17,5 @@ def good(
     run = tested_checkpoint.parent / "run" / "lightning_logs" / "version_0"
     utterances = pd.read_csv(run / "predictions.csv")["utterance"]
     np.savez(vectors, **{utterance: rng.normal(size=16) for utterance in utterances})
-    return Good(
-        corpus=synthetic_corpus,
-        pseudo_labels=synthetic_pseudo_labels,
-        papt=papt_checkpoint,
-        finetune=tested_checkpoint,
-        bank=tested_checkpoint.with_suffix(".speaker_bank.safetensors"),
-        run=run,
-        bundle=bundle_folder,
-        vectors=vectors,
-    )
+    checkpoints = papt_checkpoint, tested_checkpoint, tested_checkpoint.with_suffix(".speaker_bank.safetensors")
+    return Good(synthetic_corpus, synthetic_pseudo_labels, *checkpoints, run, bundle_folder, vectors)

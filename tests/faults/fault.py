@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
@@ -17,46 +17,30 @@ from command_line import configs, trainer_flags
 
 @dataclass(frozen=True)
 class Good:
-    """What is right, made once; a fault changes a copy of one thing.
+    """What is right, made once; a fault changes a copy of one thing."""
 
-    Attributes:
-        corpus: in MSP-Podcast's layout.
-        pseudo_labels: of that corpus.
-        papt: a checkpoint.
-        finetune: a checkpoint.
-        bank: of that checkpoint.
-        run: folder of its test.
-        bundle: of it.
-        vectors: of the run's utterances.
-    """
-
-    corpus: Path
+    corpus: Path  # in MSP-Podcast's layout
     pseudo_labels: Path
-    papt: Path
-    finetune: Path
+    papt: Path  # a checkpoint
+    finetune: Path  # a checkpoint, with its bank, its test's folder and its bundle
     bank: Path
     run: Path
     bundle: Path
-    vectors: Path
+    vectors: Path  # of the run's utterances
+
+
+# makes the input in a folder, from what is right
+Make = Callable[[Good, Path], object]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A hostile input.
-
-    Attributes:
-        name: what is hostile.
-        command: words after `ser`; {corpus} and the other names of `Good` stand for what is right, {here} for the
-            folder that the input is made in.
-        says: what the one line on it must match, with {here} for the folder.
-        make: makes the input in a folder, from what is right.
-        code: exit code.
-    """
+    """A hostile input."""
 
     name: str
-    command: list[str]
-    says: str
-    make: Callable[[Good, Path], object] = field(default=lambda _good, _here: None)
+    command: list[str]  # words after `ser`; {corpus} and so on stand for what `Good` holds, {here} for the folder
+    says: str  # what the one line on it must match, with {here} as well
+    make: Make = lambda _good, _here: None
     code: int = 2
 
 
@@ -81,7 +65,7 @@ CHECK = ["check", "{here}/corpus.csv"]
 HEADER = "FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set\n"
 
 
-def text(name: str, content: str | bytes) -> Callable[[Good, Path], object]:
+def text(name: str, content: str | bytes) -> Make:
     """Make a file of this content."""
     raw = content if isinstance(content, bytes) else content.encode()
 
@@ -92,7 +76,7 @@ def text(name: str, content: str | bytes) -> Callable[[Good, Path], object]:
     return make
 
 
-def copied(what: str, name: str, change: Callable[[Path], object]) -> Callable[[Good, Path], object]:
+def copied(what: str, name: str, change: Callable[[Path], object]) -> Make:
     """Make a changed copy of something right: `change` gets the copy."""
 
     def make(good: Good, here: Path) -> None:
@@ -131,7 +115,7 @@ def sound(path: Path, samples: int = 16_000, value: float | None = None) -> None
     soundfile.write(path, noise, 16_000, subtype="FLOAT" if path.suffix == ".wav" else None)
 
 
-def table(*rows: str, columns: str = "path,speaker,split,arousal", others: str = "") -> Callable[[Good, Path], object]:
+def table(*rows: str, columns: str = "path,speaker,split,arousal", others: str = "") -> Make:
     """Make a corpus.csv of two sound rows and these, with audio for the former, whose further cells are `others`."""
 
     def make(_good: Good, here: Path) -> None:
@@ -143,7 +127,7 @@ def table(*rows: str, columns: str = "path,speaker,split,arousal", others: str =
     return make
 
 
-def with_audio(content: Callable[[Path], object]) -> Callable[[Good, Path], object]:
+def with_audio(content: Callable[[Path], object]) -> Make:
     """Make a corpus.csv, one of whose files, bad.wav, `content` writes."""
 
     def make(good: Good, here: Path) -> None:
@@ -153,7 +137,7 @@ def with_audio(content: Callable[[Path], object]) -> Callable[[Good, Path], obje
     return make
 
 
-def labels(name: str, content: str) -> Callable[[Good, Path], object]:
+def labels(name: str, content: str) -> Make:
     """A release with this label file and nothing else."""
 
     def make(_good: Good, here: Path) -> None:
@@ -163,7 +147,7 @@ def labels(name: str, content: str) -> Callable[[Good, Path], object]:
     return make
 
 
-def checkpoint(what: str, change: Callable[[dict], object]) -> Callable[[Good, Path], object]:
+def checkpoint(what: str, change: Callable[[dict], object]) -> Make:
     """Make bad.ckpt: a right checkpoint whose content `change` changes."""
 
     def make(good: Good, here: Path) -> None:

@@ -169,6 +169,15 @@ OF_PROFILES = [
     ("profiles of nobody", "damaged speaker profiles", profiles()),
     ("profiles without sums", "damaged speaker profiles", profiles(speaker_ids='["a"]')),
 ]
+INTERRUPTED = (
+    "words as an interrupted annotation",
+    r"out.csv.partial: can't be resumed \(file is not a database\)",
+    text("out.csv.partial", "words"),
+)
+OF_IMPORT = [
+    ("a pickle to import", r"x\.bin", lambda _good, here: pickled(here / "x.bin")),
+    ("a torch pickle to import", r"x\.bin", lambda _good, here: torch.save({"model": Touch()}, here / "x.bin")),
+]
 NOT_PULLED = [
     ("a checkpoint", [*TEST, "--ckpt_path", "{here}/a.ckpt"], pointer("a.ckpt")),
     ("a checkpoint of PAPT", [*FIT, "--model.papt_checkpoint", "{here}/a.ckpt"], pointer("a.ckpt")),
@@ -186,9 +195,7 @@ NOT_PULLED = [
 ]
 ARTEFACTS = [
     *(
-        Fault(
-            f"{name} that Git LFS left", command, r"is a pointer of Git LFS, whose content `git lfs pull` brings", make
-        )
+        Fault(f"{name} that Git LFS left", command, "pointer of Git LFS, whose content `git lfs pull` brings", make)
         for name, command, make in NOT_PULLED
     ),
     *faults(BANK, OF_BANK),
@@ -196,22 +203,6 @@ ARTEFACTS = [
     *faults(LABELS, OF_LABELS),
     *faults(BUNDLE, OF_BUNDLE),
     *faults(PROFILES, OF_PROFILES),
-    Fault(
-        "words as an interrupted annotation",
-        [*ANNOTATE, "{bundle}"],
-        r"out.csv.partial: can't be resumed \(file is not a database\)",
-        text("out.csv.partial", "words"),
-    ),
-    Fault(
-        "a pickle to import",
-        ["import", "{here}/x.bin", "--out", "{here}/out"],
-        r"x\.bin",
-        lambda _good, here: pickled(here / "x.bin"),
-    ),
-    Fault(
-        "a torch pickle to import",
-        ["import", "{here}/x.pt", "--out", "{here}/out"],
-        r"x\.pt",
-        lambda _good, here: torch.save({"model": Touch()}, here / "x.pt"),
-    ),
+    *faults([*ANNOTATE, "{bundle}"], [INTERRUPTED]),
+    *faults(["import", "{here}/x.bin", "--out", "{here}/out"], OF_IMPORT),
 ]

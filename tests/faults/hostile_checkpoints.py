@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from fault import FIT, PAPT, TEST, Fault, checkpoint, faults
+from fault import FIT, PAPT, TEST, Fault, checkpoint, faults, given
 
 TESTED = [*TEST, "--ckpt_path", "{here}/bad.ckpt"]
 RESUMED = [*FIT, "--ckpt_path", "{here}/bad.ckpt"]
@@ -61,11 +61,7 @@ OF_TESTED = [
     ("settings in a list", "without its hyper_parameters", tuned(holding([1], SETTINGS))),
     ("a setting that isn't", r"EmotionFineTuning \(Option 'speed'", tuned(holding(3, SETTINGS, "speed"))),
     ("a setting in words", r"Tuning \(fast is no float\)", tuned(holding("fast", SETTINGS, "learning_rate"))),
-    (
-        "a command as its class",
-        "holds system, the config names",
-        tuned(holding("os.system", SETTINGS, "_class_path")),
-    ),
+    ("a command as its class", "holds system, the config names", tuned(holding("os.system", SETTINGS, "_class_path"))),
     ("a model of another class", "holds settings that aren't those of EmotionFineTuning", papt(as_it_is)),
     ("no description", f"without its {NAME}", tuned(holding(None, NAME))),
     ("a description of no encoder", DAMAGED, tuned(without(NAME, "encoder_config"))),
@@ -94,15 +90,13 @@ OF_EXPORTED = [
     ("a weight missing to export", f"{DAMAGED}.*Missing key", tuned(lacking_a_weight)),
     ("PAPT to export", "bad.ckpt: isn't fine-tuned for emotion", papt(as_it_is)),
 ]
+EMPTY = [{"state": {}, "param_groups": []}]
+LONGER = "--trainer.max_epochs 9 --data.max_batch 16"
+OTHER_OPTIMISER = ("another optimiser to resume", LONGER, DAMAGED, tuned(holding(EMPTY, "optimizer_states")))
 CHECKPOINTS = [
     *faults(TESTED, OF_TESTED),
     *faults(RESUMED, OF_RESUMED),
-    Fault(
-        "another optimiser to resume",
-        [*RESUMED, "--trainer.max_epochs", "9", "--data.max_batch", "16"],
-        DAMAGED,
-        tuned(holding([{"state": {}, "param_groups": []}], "optimizer_states")),
-    ),
+    *given(RESUMED, [OTHER_OPTIMISER]),
     *faults(FROM_PAPT, OF_FROM_PAPT),
     Fault(
         "PAPT without its head to resume",
@@ -111,9 +105,5 @@ CHECKPOINTS = [
         papt(without("state_dict", "head.label_embeddings")),
     ),
     *faults(EXPORTED, OF_EXPORTED),
-    Fault(
-        "a checkpoint to run",
-        [*TEST, "--ckpt_path", "{finetune}", "--weights_only", "false"],
-        "unrecognized arguments: --weights_only",
-    ),
+    *given(TEST, [("a checkpoint to run", "--ckpt_path {finetune} --weights_only false", "unrecognized arg.*: --wei")]),
 ]

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
 from pathlib import Path
 
-from fault import CHECK, FINETUNE, FIT, HEADER, KMEANS, Fault, Good, faults, labels, sound, table, text
+from fault import CHECK, FINETUNE, FIT, HEADER, KMEANS, Fault, Good, Make, faults, labels, sound, table, text
 
 FIT_TABLE = ["fit", *FINETUNE, "--model.attributes", "[arousal]", "--data.corpus", "{here}/corpus.csv"]
 MSP = ["check", "{here}"]
-
-
+CONSENSUS = "labels_consensus.csv"
 HEAD = "path,speaker,split\n"
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
 
-def named(columns: str) -> Callable[[Good, Path], object]:
+def named(columns: str) -> Make:
     """A table of these columns and a row."""
     return text("corpus.csv", f"{columns}\n{columns}\n")
 
 
-def segments(row: str) -> Callable[[Good, Path], object]:
+def segments(row: str) -> Make:
     return table(f"bad.wav,s,train,4,{row}", columns="path,speaker,split,arousal,start,end", others=",,")
 
 
-def with_segment(train: str, *tests: str) -> Callable[[Good, Path], object]:
+def with_segment(train: str, *tests: str) -> Make:
     def make(good: Good, here: Path) -> None:
         rows = [f"bad.wav,s,train,4,{train}", *(f"bad.wav,w,test,4,{part}" for part in tests)]
         table(*rows, columns="path,speaker,split,arousal,start,end", others=",,")(good, here)
@@ -81,31 +79,18 @@ OF_FIT_TABLE = [
 OF_MSP = [
     ("broken JSON labels", "broken JSON", labels("labels_consensus.json", '{"a.wav": {')),
     ("JSON labels in a list", "isn't a JSON object of objects", labels("labels_consensus.json", "[1, 2]")),
-    (
-        "labels without a split",
-        "no column Split_Set, EmoVal, EmoDom",
-        labels("labels_consensus.csv", "FileName,EmoAct,SpkrID\na.wav,1,2\n"),
-    ),
-    ("labels of no utterance", "holds no row", labels("labels_consensus.csv", HEADER)),
+    ("labels without a split", "no column Split_Set, EmoVal, E", labels(CONSENSUS, "FileName,EmoAct,SpkrID\na,1,2\n")),
+    ("labels of no utterance", "holds no row", labels(CONSENSUS, HEADER)),
     ("JSON labels nested without end", "broken JSON", labels("labels_consensus.json", "[" * 100_000)),
 ]
+OF_SCALE = ["check", "CSVCorpus", "--corpus.path", "{here}/corpus.csv", "--corpus.scale"]
 CORPORA = [
     *faults(CHECK, OF_CHECK),
     *faults(CHECK, OF_SEGMENTS, code=1),
     Fault("segments of train and test in one", CHECK, "the same sound in train and in another split", OVERLAP, code=0),
     *faults(FIT_TABLE, OF_FIT_TABLE),
-    Fault(
-        "a scale upside down",
-        [*CHECK[:1], "CSVCorpus", "--corpus.path", "{here}/corpus.csv", "--corpus.scale", "[7,1]"],
-        r"scale: \(7.0, 1.0\) is an empty range",
-        table(),
-    ),
-    Fault(
-        "a table that can't be written",
-        [*CHECK, "--write", "{here}"],
-        "{here}: has the ending of no table. Give",
-        table(),
-    ),
+    Fault("a scale upside down", [*OF_SCALE, "[7,1]"], r"scale: \(7.0, 1.0\) is an empty range", table()),
+    Fault("a table of no ending", [*CHECK, "--write", "{here}"], "{here}: has the ending of no table. Give", table()),
     *faults(MSP, OF_MSP),
     Fault("a set to pre-train on that isn't", [*KMEANS, "--data.fit_splits", "[nope]"], "split nope: no such split"),
     Fault("attributes twice", [*FIT, "--model.attributes", "[arousal,arousal]"], "attribute twice"),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import soundfile
 import torch
-from fault import FINETUNE, FIT, HEADER, KMEANS, PAPT, TEST, Fault, Good, labels, text
+from command_line import configs
+from fault import FINETUNE, FIT, FLAGS, HEADER, KMEANS, PAPT, TEST, Fault, Good, Make, labels, text
 
 from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
 
@@ -20,7 +20,7 @@ WITHOUT_CORPUS = ["fit", *FINETUNE, "--data.corpus"]
 LISTED = r"\. `ser fit --help` lists the arguments\.$"
 
 
-def copied_corpus(samples: int, *, only_first: bool = True) -> Callable[[Good, Path], object]:
+def copied_corpus(samples: int, *, only_first: bool = True) -> Make:
     """The corpus with other sounds in its training set, of so many samples; none at all if 0."""
 
     def make(good: Good, here: Path) -> None:
@@ -42,7 +42,7 @@ def without_valence(good: Good, here: Path) -> None:
     labelled.assign(EmoVal="").to_csv(here / "corpus" / "Labels" / "labels_consensus.csv", index=False)
 
 
-def clustered(**settings: int) -> Callable[[Good, Path], object]:
+def clustered(**settings: int) -> Make:
     return lambda good, here: kmeans(PseudoLabelData(str(good.corpus)), out=str(here / "o"), iterations=10, **settings)
 
 
@@ -61,6 +61,7 @@ OTHER_SOUND = [
     ),
 ]
 OTHER_CODEBOOK = [*PAPT[1:], "{here}/o", "--ckpt_path", "{papt}"]
+OF_CLASS = ["check", "CSVCorpus", "--corpus.path", "{here}/c.csv", "--corpus.adaptation_seconds"]
 OTHER_CORPUS = [
     ("no corpus", [*WITHOUT_CORPUS, "{here}/nowhere"], "nowhere: no such corpus.*Give a folder with Labels and Audios"),
     ("no corpus to cluster", [*KMEANS, "--data.corpus", "{here}/nowhere"], "nowhere: no such corpus"),
@@ -72,17 +73,8 @@ OTHER_CORPUS = [
         r"c\.csv: a path takes no arguments\. Give a class .*such as CSVCorpus --corpus.path",
         text("c.csv", ""),
     ),
-    (
-        "fewer seconds than none",
-        ["check", "CSVCorpus", "--corpus.path", "{here}/c.csv", "--corpus.adaptation_seconds", "-1"],
-        "--corpus.adaptation_seconds: -1 is out of range",
-    ),
-    (
-        "no label file",
-        [*WITHOUT_CORPUS, "{here}"],
-        "/Labels: no label file.*Give the release",
-        lambda _good, here: (here / "Labels").mkdir(),
-    ),
+    ("fewer seconds than none", [*OF_CLASS, "-1"], "--corpus.adaptation_seconds: -1 is out of range"),
+    ("no label file", [*WITHOUT_CORPUS, "{here}"], "/Labels: no label file.*Give the release", text("Labels/note", "")),
     (
         "a label beyond the scale",
         [*WITHOUT_CORPUS, "{here}"],
@@ -99,12 +91,7 @@ OTHER_CORPUS = [
     ("an attribute without labels", [*FIT, *HERE], "attributes: .* label of valence.*arousal, dom", without_valence),
     ("no pseudo-labels", [*PAPT, "{here}/none"], "none: no pseudo-labels here.*`ser kmeans`"),
     ("pseudo-labels of another K", ["fit", *OTHER_CODEBOOK], "codebook|pseudo-labels", clustered(num_clusters=9)),
-    (
-        "those of another codebook",
-        ["validate", *OTHER_CODEBOOK],
-        "codebook|pseudo",
-        clustered(num_clusters=12, seed=1),
-    ),
+    ("those of another seed", ["validate", *OTHER_CODEBOOK], "codebook|pseudo", clustered(num_clusters=12, seed=1)),
 ]
 OTHER_CHECKPOINT = [
     (
@@ -119,11 +106,7 @@ OTHER_CHECKPOINT = [
         "{here}/x.ckpt: .*truncated.*`ser fit`",
         lambda good, here: (here / "x.ckpt").write_bytes(good.papt.read_bytes()[:10_000]),
     ),
-    (
-        "a table for a checkpoint",
-        [*LABELLED, "--ckpt_path", "{corpus}/Labels/labels_consensus.csv"],
-        "no checkpoint.*`ser fit`",
-    ),
+    ("a table for a checkpoint", [*LABELLED, "--ckpt_path", "{run}/predictions.csv"], "no checkpoint.*`ser fit`"),
     ("no checkpoint of PAPT", [*FIT, "--model.papt_checkpoint", "{here}/x.ckpt"], "x.ckpt: .*no such.*`ser fit`"),
     ("no checkpoint to resume", [*LABELLED, "--ckpt_path", "{here}/x.ckpt"], "x.ckpt: .*no such.*`ser fit`"),
     ("a checkpoint of another stage", [*FIT, "--model.papt_checkpoint", "{finetune}"], "isn't a checkpoint of PAPT"),
@@ -152,23 +135,25 @@ MISTYPED = [
     ("no value", ["--trainer.max_epochs"], "argument --trainer.max_epochs.*: expected one argument"),
 ]
 SPEED = "model:\n  class_path: EmotionFineTuning\n  init_args: {speed: 3}\n"
+HUB = ["fit", *configs("finetune.yaml"), *FLAGS, "--data.corpus", "{corpus}"]
+HUB += ["--model.encoder.pretrained", "nobody/nothing"]
 WORDS = [
     ("no config", [*FIT, "--config", "{here}/no.yaml"], r"no\.yaml: no such config file.*one that ships"),
+    ("a config beside those that ship", [*FIT, "--config", "../pyproject.toml"], "no such config.*ships: augment.yaml"),
     ("no config to cluster", [*KMEANS, "--config", "{here}/no.yaml"], r"no\.yaml: no such config file.*one that ships"),
     ("words as a config", [*FIT, "--config={here}/c.yaml"], r"c\.yaml: holds no values", text("c.yaml", "just words")),
+    ("a config misspelt", [*FIT, "--config", "paptt.yaml"], "paptt.yaml: no such config file.*Did you mean papt.yaml"),
     ("an unknown value", [*FIT, "--config", "{here}/c.yaml"], "--model: Option 'speed' is not", text("c.yaml", SPEED)),
-    (
-        "an unknown value of nothing",
-        [*FIT, "--config", "{here}/c.yaml"],
-        "Subcommand 'fit' does not accept option 'speed'",
-        text("c.yaml", "speed: 3\n"),
-    ),
+    ("no part's value", [*FIT, "--config", "{here}/c.yaml"], "fit' does not acc.* 'speed'", text("c.yaml", "speed: 3")),
     ("a fit of nothing", ["fit"], "the following arguments are required: --data, --model"),
     ("clusters of nothing", ["kmeans"], "the following arguments are required: data.*`ser kmeans --help`"),
+    ("a hub name out of reach", HUB, "encoder nobody/nothing: can't be loaded.*--model.encoder TinyEncoder"),
     ("a check of nothing", ["check"], "the following arguments are required: corpus"),
     ("nothing to import", ["import", "nowhere.bin", "--out", "x"], "nowhere.bin: no such file"),
     ("clusters in words", [*KMEANS, "--num-clusters", "many"], "--num_clusters: many is no int.*`ser kmeans --help`"),
     ("no teacher", [*KMEANS, "--teacher", "Nobody"], "--teacher: Nobody is no class to choose here"),
+    ("a command of others", ["train"], "^ser: train: no such command. Did you mean `ser fit`\\?$"),
+    ("a command misspelt", ["anotate"], "^ser: anotate: no such command. Did you mean `ser annotate`\\?$"),
     ("no command", ["sing"], "sing: no such command.*`ser --help` lists them"),
     ("a flag misspelt", [*FIT, "--model.learing_rate", "1"], r"Did you mean --model.learning_rate\?"),
     ("a flag cut off", [*FIT, "--trainer.max_epoch", "1"], r"max_epoch 1.*Did you mean --trainer.max_epochs\?"),

@@ -7,23 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from fault import Fault, Good, copied, cut, edited, faults, put, text
+from fault import Fault, Good, Make, copied, cut, edited, faults, put, text
 
 CALIBRATE = ["calibrate", "{here}/p.csv", "--vectors", "{vectors}", "--bank", "{bank}", "--out", "{here}/out.csv"]
-VECTORS = [
-    "calibrate",
-    "{run}/predictions.csv",
-    "--vectors",
-    "{here}/v.npz",
-    "--bank",
-    "{bank}",
-    "--out",
-    "{here}/out.csv",
-]
+VECTORS = ["calibrate", "{run}/predictions.csv", "--vectors", "{here}/v.npz", "--bank", "{bank}", "--out", "out.csv"]
 REPORT = ["report", "{here}/run"]
 
 
-def first_prediction(cell: str) -> Callable[[Good, Path], object]:
+def first_prediction(cell: str) -> Make:
     """Predictions of the run, the first of them replaced."""
 
     def make(good: Good, here: Path) -> None:
@@ -34,15 +25,15 @@ def first_prediction(cell: str) -> Callable[[Good, Path], object]:
     return make
 
 
-def vectors(**arrays: np.ndarray) -> Callable[[Good, Path], object]:
+def vectors(**arrays: np.ndarray) -> Make:
     return lambda _good, here: np.savez(here / "v.npz", **arrays)
 
 
-def all_of(vector: np.ndarray) -> Callable[[Good, Path], object]:
+def all_of(vector: np.ndarray) -> Make:
     return lambda good, here: np.savez(here / "v.npz", **dict.fromkeys(np.load(good.vectors), vector))
 
 
-def in_run(name: str, change: Callable[[Path], object]) -> Callable[[Good, Path], object]:
+def in_run(name: str, change: Callable[[Path], object]) -> Make:
     """A copy of the run, one of its files changed."""
     return copied("run", "run", lambda folder: change(folder / name))
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict
 
 import pytest
-from command_line import configs, ser, trainer_flags
+from command_line import ser
 from hostile_arguments import ARGUMENTS, CONFIGS
 from hostile_artefacts import ARTEFACTS
 from hostile_audio import AUDIO
@@ -27,6 +27,7 @@ def filled(word: str, places: dict[str, object]) -> str:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_hostile_input_ends_in_its_line(fault, good, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     places = {**asdict(good), "here": tmp_path}
     fault.make(good, tmp_path)
     capsys.readouterr()
@@ -41,13 +42,6 @@ def test_a_hostile_input_ends_in_its_line(fault, good, tmp_path, capsys, monkeyp
         assert len(told) == 1
         assert lines[-1] == told[0]
     assert not (tmp_path / "touched").exists()
-
-
-def test_a_hub_name_that_cannot_be_reached(good, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    hub = ["--data.corpus", good.corpus, "--model.encoder.pretrained", "nobody/nothing"]
-    assert ser("fit", *configs("finetune.yaml"), *hub, *trainer_flags(tmp_path)) == 2
-    assert re.search("encoder nobody/nothing: can't be loaded.*--model.encoder TinyEncoder", capsys.readouterr().err)
 
 
 def test_there_are_enough_of_them_and_each_has_its_name():

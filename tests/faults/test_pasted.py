@@ -6,33 +6,31 @@ import ast
 import inspect
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 from command_line import REPOSITORY, configs, ser, trainer_flags
-from fault import CHECK, FIT, KMEANS, PAPT, TEST, Good, copied, sound, table
+from fault import CHECK, FIT, KMEANS, PAPT, TEST, Fault, Good, Make, copied, sound, table
 from lightning.pytorch import Trainer
 from test_faults import filled
 
 TINY = [*configs("finetune.yaml", "tiny/finetune.yaml"), "--model.attributes", "[arousal]", "--data.num_workers", "0"]
 
 
-def nothing(_good: Good, _here: Path) -> None:
-    pass
-
-
-def case(words: str, command: list[str], make: Callable[[Good, Path], object] = nothing, then: str = "") -> object:
+def case(words: str, command: list[str], make: Make = Fault.make, then: str = "") -> object:
     """A command that fails, flags that its line names, and what it says with these where it needs more than them."""
     return pytest.param(words, command, make, then, id=f"{command[0]} {words}")
 
 
 FEW = ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1", "--data.num_workers", "0"]
 SHORT = [*FIT, *FEW]
+HUBERT = [*SHORT, "--model.encoder", "HubertEncoder"]
 RAW = [*SHORT, "--model.encoder", "LogMelEncoder", "--model.fusion"]
 CACHED = [*SHORT, *configs("cached.yaml", "tiny/cached.yaml")]
 ANNOTATE = ["annotate", "{here}/speech", "--out", "{here}/out.csv", "--device", "cpu", "--model", "{bundle}"]
@@ -70,10 +68,7 @@ PASTED = [
     case("--trainer.enable_checkpointing false", [*SHORT, "--trainer.callbacks", "LearningRateMonitor"]),
     case("--model.fusion last", [*RAW, "prefix"], then=UNLEARNT),
     case("--model.train_speaker_embedding true", [*RAW, "last"]),
-    case(
-        "--model.encoder TinyEncoder",
-        [*SHORT, "--model.encoder", "HubertEncoder", *nowhere("model.encoder.pretrained")],
-    ),
+    case("--model.encoder TinyEncoder", [*HUBERT, *nowhere("model.encoder.pretrained")]),
     case("--replace", SHORT, earlier_fit),
     case("--replace", [*CHECK, "--write", "{here}/clean.csv"], checked),
     case("--data.augmentation null", [*CACHED, "--data.augmentation.gain", "[0,6]"], then="no cached features here"),
@@ -170,31 +165,26 @@ UNPASTED = {
 
 @cache
 def syntax() -> list[ast.AST]:
-    return [
-        node for path in (REPOSITORY / "ser_personal").rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))
-    ]
+    trees = (ast.parse(path.read_text()) for path in (REPOSITORY / "ser_personal").rglob("*.py"))
+    return [node for tree in trees for node in ast.walk(tree)]
+
+
+def all_of(kind: type[ast.AST]) -> Iterator[Any]:
+    return (node for node in syntax() if isinstance(node, kind))
 
 
 def remedies() -> set[str]:
     """Every remedy in the package, names of variables for their values."""
-    told = [node.value for node in syntax() if isinstance(node, ast.keyword) and node.arg == "remedy"]
-    told += [
-        node.value
-        for node in syntax()
-        if isinstance(node, ast.Assign) and "remedy" in ast.unparse(node.targets[0]).lower()
-    ]
+    told = [node.value for node in all_of(ast.keyword) if node.arg == "remedy"]
+    told += [node.value for node in all_of(ast.Assign) if "remedy" in ast.unparse(node.targets[0]).lower()]
     texts = {ast.unparse(node) for node in told}
     assert len(texts) > 100
     return texts
 
 
 def test_every_flag_that_a_remedy_names_exists():
-    arguments = {
-        arg.arg for node in syntax() if isinstance(node, ast.arguments) for arg in (*node.args, *node.kwonlyargs)
-    }
-    fields = {
-        node.target.id for node in syntax() if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-    }
+    arguments = {arg.arg for node in all_of(ast.arguments) for arg in (*node.args, *node.kwonlyargs)}
+    fields = {node.target.id for node in all_of(ast.AnnAssign) if isinstance(node.target, ast.Name)}
     known = {*(name.strip("_") for name in arguments | fields), *inspect.signature(Trainer.__init__).parameters}
     known |= {"config", "ckpt_path", "data", "model"}
     named = {flag for text in remedies() for flag in re.findall(r"--([a-z][\w.]*\w)(?![\w.{-])", text)} - {"help"}
