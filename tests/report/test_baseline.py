@@ -51,9 +51,8 @@ def test_callback_and_command_are_a_ridge_regression_of_the_training_set(
     train, test = data.corpus.splits.train, data.corpus.splits.test["test1"]
     (x, y), (unseen, labels) = features_and_labels(train), features_and_labels(test)
     scaler = StandardScaler().fit(x)
-    predictions = np.column_stack(
-        [RidgeCV(PENALTIES).fit(scaler.transform(x), column).predict(scaler.transform(unseen)) for column in y.T]
-    )
+    x, unseen = scaler.transform(x), scaler.transform(unseen)
+    predictions = np.column_stack([RidgeCV(PENALTIES).fit(x, column).predict(unseen) for column in y.T])
     speakers = [utterance.speaker_id for utterance in test]
     row = written["splits"]["test1"]["rows"]["ridge"]
     assert row["is_oracle"] is False

@@ -145,13 +145,8 @@ def test_figures_hold_the_gain_of_each_row_by_kind_and_both_scores_of_each_speak
 
 
 def test_numbers_and_intervals_or_why_there_is_none():
-    for value, plain, with_sign in (
-        (0.5, ".500", "+.500"),
-        (-0.25, "-.250", "-.250"),
-        (-0.0002, ".000", ".000"),
-        (float("nan"), "-", "-"),
-    ):
-        assert (decimal(value), signed(value)) == (plain, with_sign)
+    told = {0.5: (".500", "+.500"), -0.25: ("-.250", "-.250"), -0.0002: (".000", ".000"), float("nan"): ("-", "-")}
+    assert {value: (decimal(value), signed(value)) for value in told} == told
     assert interval(Estimate(0.5, 0.25, 0.75)) == ".500 (.250 to .750)"
     assert signed_interval(Estimate(0.5, -0.25, 0.75)) == "+.500 (-.250 to +.750)"
     assert interval(Estimate(0.5, refused="3 speakers")) == ".500 (3 speakers)"
