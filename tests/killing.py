@@ -115,10 +115,8 @@ def on_two(
     """Run `ser` in two processes, as torchrun starts them, each killed before its nth change; -> their exit codes."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "OMP_NUM_THREADS": "1"}
     words = [str(word) for word in arguments]
-    processes = [
-        start(words, folder, change, {**meeting, "LOCAL_RANK": str(rank)}, changing=changing)
-        for rank, change in enumerate(changes)
-    ]
+    ranks = [{**meeting, "LOCAL_RANK": str(rank)} for rank in range(2)]
+    processes = [start(words, folder, *of, changing=changing) for of in zip(changes, ranks, strict=True)]
     for process in processes:
         process.join(LONGEST)
     assert "MEMBER: 2/2" in output(folder)
@@ -153,23 +151,18 @@ def _run(
     multiprocessing.set_start_method("fork", force=True)
     # a shell without job control has what it starts in the background ignore Ctrl-C: the tests themselves, perhaps
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    seen = [0]
-    sys.addaudithook(_counting(changing or str(folder), seen, change, signals))
+    seen = 0
+
+    def count_changes(event: str, about: tuple[object, ...]) -> None:
+        nonlocal seen
+        writes = event == "open" and isinstance(about[2], int) and about[2] & WRITING
+        if (writes or event in CHANGES) and (changing or str(folder)) in str(about[0]):
+            seen += 1
+            for signum in signals if seen == change else ():
+                os.kill(os.getpid(), signum)
+
+    sys.addaudithook(count_changes)
     code = ser(*arguments)
-    changes = seen[0]
-    (folder / "changes.txt").write_text(str(changes))
+    changes = str(seen)
+    (folder / "changes.txt").write_text(changes)
     sys.exit(code)
-
-
-def _counting(
-    changing: str, seen: list[int], change: int | None, signals: Sequence[int]
-) -> Callable[[str, tuple[object, ...]], None]:
-    def hook(event: str, arguments: tuple[object, ...]) -> None:
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
-        if (writes or event in CHANGES) and changing in str(arguments[0]):
-            seen[0] += 1
-            if seen[0] == change:
-                for signum in signals:
-                    os.kill(os.getpid(), signum)
-
-    return hook

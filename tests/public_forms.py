@@ -137,9 +137,8 @@ def dense_outputs(waveform: NDArray[np.float32]) -> dict[str, float]:
     encoder, weights = dense_weights()
     normalised = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
     hidden = encoder(torch.from_numpy(normalised)[None]).last_hidden_state.mean(dim=1)
-    head = [
-        weights[f"classifier.{name}"] for name in ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
-    ]
+    names = ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
+    head = [weights[f"classifier.{name}"] for name in names]
     outputs = functional.linear(torch.tanh(functional.linear(hidden, *head[:2])), *head[2:])
     return dict(zip(NAMES, (1 + 6 * outputs[0].double()).tolist(), strict=True))
 

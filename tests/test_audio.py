@@ -83,9 +83,7 @@ def test_of_a_long_recording_a_segment_alone_is_kept(tmp_path, suffix, monkeypat
     path = write_noise(tmp_path / f"a.{suffix}", 10 * 44_100, 44_100, 2)
     whole = decode(path)
     kept = []
-    monkeypatch.setattr(
-        "ser_personal.audio.resample", lambda waveform, rate: kept.append(waveform) or resample(waveform, rate)
-    )
+    monkeypatch.setattr("ser_personal.audio.resample", lambda wave, rate: kept.append(wave) or resample(wave, rate))
     segment = decode_utterance(Utterance("a", path, "train", start=7.0, seconds=1.0))
     np.testing.assert_allclose(segment, whole[112_000:128_000], atol=1e-6)
     assert len(kept[0]) < 1.1 * 44_100

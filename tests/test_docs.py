@@ -217,7 +217,7 @@ def test_a_notebooks_cells_run_in_their_order(notebook, tmp_path, monkeypatch):
 
 
 REQUESTED = re.compile(
-    r"<(?:link|script|img|iframe)\b[^>]*?\b(?:href|src)=\"?(https?:[^\s\">]+)|url\([\"']?(https?:[^)]+)"
+    r"<(?:link|script|img|iframe)\b[^>]*\b(?:href|src)=\"?(https?:[^\s\">]+)|url\([\"']?(https?:[^)]+)"
 )
 
 

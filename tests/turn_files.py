@@ -30,9 +30,8 @@ def rttm(turns, name="meeting"):
 
 
 def table(turns):
-    return "path,Start,end,speaker\n" + "".join(
-        f"meeting.wav,0:{s // 60:.0f}:{s % 60:.6f},{e:.6f},{who}\n" for s, e, who, *_ in turns
-    )
+    lines = (f"meeting.wav,0:{s // 60:.0f}:{s % 60:.6f},{e:.6f},{who}\n" for s, e, who, *_ in turns)
+    return "".join(["path,Start,end,speaker\n", *lines])
 
 
 def textgrid(turns, *, short):

@@ -63,10 +63,8 @@ def test_resampled_sums_are_the_resampled_utterances_averaged_over_seeds_and_dra
     assert system.seeds == 3
     weights = np.stack([drawn(seed)[0] for seed in range(20)]).astype(float)
     predictions, labels = [draw[:, 0] for row in made for draw in row.predictions], MADE.labels[:, 0]
-    expected = [
-        np.mean([concordance(own[rows], labels[rows]) for own in predictions])
-        for rows in (drawn(seed)[1] for seed in range(20))
-    ]
+    draws = [drawn(seed)[1] for seed in range(20)]
+    expected = [np.mean([concordance(own[rows], labels[rows]) for own in predictions]) for rows in draws]
     np.testing.assert_allclose(system.overall_ccc(weights), expected, rtol=1e-12)
 
     # of a speaker, first over the replicates
@@ -94,9 +92,8 @@ def test_folds_of_a_seed_are_one_system_and_a_seed_without_all_speakers_is_named
 
 def test_differences_to_a_baseline_are_paired():
     row = MADE.row(0.7)
-    (test,) = join_runs(
-        [MADE.run("vanilla", row, MADE.row(0.4, "sigma")), MADE.run("same", row), MADE.run("better", MADE.row(0.3))]
-    )
+    baseline = MADE.run("vanilla", row, MADE.row(0.4, "sigma"))
+    (test,) = join_runs([baseline, MADE.run("same", row), MADE.run("better", MADE.row(0.3))])
     assert find_baseline([test], "vanilla/sigma") == "vanilla/sigma"
     compared = compare_systems(test, find_baseline([test], "vanilla"), Bootstrap(300), min_utterances=5)
     vanilla, _, same, better = compared.rows

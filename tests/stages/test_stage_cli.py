@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 import re
 import sys
@@ -14,7 +13,9 @@ import pytest
 import torch
 from command_line import configs, finetune_arguments, papt_arguments, ser, stage, trainer_flags
 
+from ser_personal import MSPPodcast
 from ser_personal.cli import parse
+from ser_personal.corpus.csv_corpus import write_corpus
 from ser_personal.corpus.synthetic import synth
 from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.errors import UserError
@@ -128,8 +129,8 @@ def test_predict_and_a_test_without_pldc_write_what_is_uncalibrated_in_a_test_wi
     assert printed.count("test1: ") == 1
     assert "overall_ccc" not in printed
 
-    def read(name):
-        return [pd.read_csv(*(tmp_path / folder).rglob(name)) for folder in ("plain", "test")]
+    def read(name, reader=pd.read_csv):
+        return [reader(*(tmp_path / folder).rglob(name)) for folder in ("plain", "test")]
 
     plain, tested = read("predictions.csv")
     described = ["gender", "seconds", "emotion"]
@@ -138,11 +139,8 @@ def test_predict_and_a_test_without_pldc_write_what_is_uncalibrated_in_a_test_wi
         pd.testing.assert_frame_equal(frame, tested[list(plain)])
     plain, tested = read("speaker_moments.csv")
     pd.testing.assert_frame_equal(plain, tested[tested["row"] == "raw"].reset_index(drop=True))
-    plain, tested = (
-        json.loads(next((tmp_path / name).rglob("metrics.json")).read_text()) for name in ("plain", "test")
-    )
-    assert list(plain["splits"]["test1"]["rows"]) == ["raw"]
-    assert plain["splits"]["test1"]["rows"]["raw"] == tested["splits"]["test1"]["rows"]["raw"]
+    plain, tested = read("metrics.json", lambda path: json.loads(path.read_text())["splits"]["test1"]["rows"])
+    assert plain == {"raw": tested["raw"]}
     assert ser("compare", tmp_path / "plain", tmp_path / "test", "--out", tmp_path / "compared") == 0
 
 
@@ -159,11 +157,7 @@ def test_what_an_unseen_speaker_gets_comes_from_the_checkpoint(run, build, tmp_p
 @pytest.fixture
 def table(synthetic_corpus, tmp_path) -> Path:
     """The synthetic corpus as a corpus.csv."""
-    with (synthetic_corpus / "Labels" / "labels_consensus.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    (tmp_path / "Audios").symlink_to(synthetic_corpus / "Audios")
-    lines = [f"Audios/{row['FileName']},{row['SpkrID']},{row['Split_Set']},{row['EmoAct']}" for row in rows]
-    (tmp_path / "corpus.csv").write_text("\n".join(["path,speaker,split,arousal", *lines]))
+    write_corpus(MSPPodcast(synthetic_corpus).utterances, tmp_path / "corpus.csv")
     return tmp_path / "corpus.csv"
 
 
@@ -184,10 +178,8 @@ def test_the_log_of_an_earlier_run_is_kept(build, synthetic_corpus, tmp_path):
     for content in ("first", "second"):
         (folder / "metrics.csv").write_text(content)
         build("fit", *finetune_arguments(synthetic_corpus), *logger)
-    assert {path.name: path.read_text() for path in folder.glob("metrics*")} == {
-        "metrics.1.csv": "first",
-        "metrics.2.csv": "second",
-    }
+    kept = {path.name: path.read_text() for path in folder.glob("metrics*")}
+    assert kept == {"metrics.1.csv": "first", "metrics.2.csv": "second"}
 
 
 def test_a_fit_says_each_thing_once(tmp_path, synthetic_corpus, capsys, caplog):
@@ -199,9 +191,8 @@ def test_a_fit_says_each_thing_once(tmp_path, synthetic_corpus, capsys, caplog):
     assert len(re.findall(r"written: .*finetune.ckpt, val_ccc -?\.\d{3}, the best of 2 epochs", printed)) == 1
     assert not [line for line in ("Total params", "Seed set to", "GPU available") if line in printed]
     assert ser("fit", *finetune_arguments(synthetic_corpus), *short, *flags, "--ckpt_path", "last") == 0
-    assert re.search(
-        r"^trained before, and no further: .*, the best of 2 epochs", capsys.readouterr().out, re.MULTILINE
-    )
+    printed = capsys.readouterr().out
+    assert re.search(r"^trained before, and no further: .*, the best of 2 epochs", printed, re.MULTILINE)
 
 
 def test_wandb_is_a_flag_for_its_logger_or_one_line(build, synthetic_corpus, monkeypatch):
@@ -275,9 +266,8 @@ def test_a_fit_that_would_replace_or_keep_no_model_is_refused(run, tmp_path, syn
     files = sorted(run.rglob("*"))
     logger = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", run / "logs"]
     assert ser(*arguments, *logger, *trainer_flags(run)) == 2
-    assert re.search(
-        r"finetune\.ckpt: is of an earlier training run\. Resume .* --ckpt_path last", capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert re.search(r"finetune\.ckpt: is of an earlier training run\. Resume .* --ckpt_path last", said)
     assert (run / "finetune.ckpt").read_bytes() == before
     assert sorted(run.rglob("*")) == files
     # saves where a fit fails, and no model of one that ends

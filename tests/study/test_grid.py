@@ -27,14 +27,8 @@ def flag(words, name):
 
 def test_a_step_runs_once_or_once_a_seed_as_it_mentions_it():
     study = Study("{synth}", (TUNED,), (SYNTH, LABELS, PAPT), seeds=(3, 4))
-    assert folders(study) == [
-        "prepare/synth",
-        "prepare/labels",
-        "prepare/papt/seed_3",
-        "prepare/papt/seed_4",
-        "runs/tuned/seed_3",
-        "runs/tuned/seed_4",
-    ]
+    prepared = [f"prepare/{step}" for step in ("synth", "labels", "papt/seed_3", "papt/seed_4")]
+    assert folders(study) == [*prepared, "runs/tuned/seed_3", "runs/tuned/seed_4"]
     tuned = expand(study)[-1]
     assert tuned.needs == ("prepare/synth", "prepare/labels", "prepare/papt/seed_4")
     fit, test = tuned.stages
@@ -109,21 +103,16 @@ def test_contradictions_are_one_line(change, said):
 def test_the_gap_trains_both_sides_of_every_number_of_speakers():
     ridge = Recipe("ridge", command="baseline", arguments={"corpus": "{corpus}"})
     runs = expand(Study("{synth}", (ridge, TUNED), (SYNTH, LABELS, PAPT), seeds=(0, 1), personalization_gap=GAP))
-    assert [run.folder for run in runs][:3] == [
-        "prepare/synth",
-        "prepare/gap",
-        "prepare/labels/training_speakers_5/side_dependent",
-    ]
+    first = [run.folder for run in runs[:3]]
+    assert first == ["prepare/synth", "prepare/gap", "prepare/labels/training_speakers_5/side_dependent"]
     made = runs[1].stages[0].argv
     assert (flag(made, "speakers"), flag(made, "evaluation_speakers")) == ("[5, 9]", "4")
     tuned = [run for run in runs if run.name == "tuned"]
     assert len(tuned) == 2 * 2 * 2
     assert tuned[-1].title == "tuned, seed 1, 9 speakers, independent"
     assert "prepare/papt/seed_1/training_speakers_9/side_independent" in tuned[-1].needs
-    assert json.loads(flag(tuned[-1].stages[0].argv, "data.corpus"))["init_args"] == {
-        "path": "{root}/prepare/gap/out/speakers_9_independent.csv",
-        "allow_overlap": ["test1"],
-    }
+    corpus = json.loads(flag(tuned[-1].stages[0].argv, "data.corpus"))["init_args"]
+    assert corpus == {"path": "{root}/prepare/gap/out/speakers_9_independent.csv", "allow_overlap": ["test1"]}
 
 
 @pytest.mark.parametrize(
@@ -180,10 +169,8 @@ def test_recipes_of_unequal_batches_are_named(monkeypatch):
         Recipe("four", configs, fit_arguments={"trainer.accumulate_grad_batches": 2}),
     )
     (line,) = unequal_batches(expand(Study("corpus", recipes)))
-    assert line.startswith(
-        "EmotionFineTuning: not one batch for all, so scores differ by more than the recipe: one, two"
-    )
-    assert "one, two with data.max_batch 32, trainer.devices 1; three with data.max_batch 64, " in line
+    assert line.startswith("EmotionFineTuning: not one batch for all, so scores differ by more than the recipe: ")
+    assert ": one, two with data.max_batch 32, trainer.devices 1; three with data.max_batch 64, " in line
     assert line.endswith("four with data.max_batch 32, trainer.accumulate_grad_batches 2, trainer.devices 1")
     assert unequal_batches(expand(Study("corpus", recipes[:2]))) == []
 

@@ -107,14 +107,8 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(tmp_path, config, killed_
 
 def test_a_failure_stops_only_what_needs_it(tmp_path, config):
     outcomes = run_study(tmp_path, study_of(config), FakeLauncher(failing=["papt/seed_0", "two/seed_1"]))
-    assert statuses(outcomes) == {
-        "prepare/papt/seed_0": "failed",
-        "prepare/papt/seed_1": "done",
-        "runs/one/seed_0": "blocked",
-        "runs/one/seed_1": "done",
-        "runs/two/seed_0": "blocked",
-        "runs/two/seed_1": "failed",
-    }
+    ends = {"prepare/papt": ("failed", "done"), "runs/one": ("blocked", "done"), "runs/two": ("blocked", "failed")}
+    assert statuses(outcomes) == {f"{name}/seed_{n}": end for name, of in ends.items() for n, end in enumerate(of)}
     assert outcomes["runs/two/seed_1"].reason == "ValueError: the loss is NaN"
     assert outcomes["runs/one/seed_0"].reason == "it needs prepare/papt/seed_0, which failed"
 

@@ -23,13 +23,8 @@ BATCHES = 6
 EPOCHS = 2
 # within an epoch, before and after a validation, at an epoch's end and start
 SOME_BATCHES = (1, 2, 5, 6, 9)
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "num_sanity_val_steps": 0,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
+OFF = dict.fromkeys(("logger", "num_sanity_val_steps", "enable_progress_bar", "enable_model_summary"), False)
+QUIET = {**OFF, "accelerator": "cpu"}
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:.*could not find the monitored key")
 
 
