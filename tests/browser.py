@@ -36,9 +36,8 @@ class Page:
         """Send a command and wait for its answer."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": arguments}
-        os.write(
-            self._write, json.dumps(message | ({"sessionId": self._session} if self._session else {})).encode() + b"\0"
-        )
+        session = {"sessionId": self._session} if self._session else {}
+        os.write(self._write, json.dumps(message | session).encode() + b"\0")
         while (answer := self._message()).get("id") != self._number:
             pass
         assert "error" not in answer, answer

@@ -180,11 +180,6 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def small_chunks(monkeypatch):
-    monkeypatch.setattr("ser_personal.annotation.annotate.CHUNK_RECORDINGS", 4)
-
-
-@pytest.fixture
 def talk(recordings, tmp_path):
     """A folder a speaker, names in several scripts."""
     names = ["anna", "Борис", "林"]
@@ -196,7 +191,9 @@ def talk(recordings, tmp_path):
 
 
 @pytest.fixture
-def annotate(bundle_folder, talk, small_chunks, tmp_path):
+def annotate(bundle_folder, talk, tmp_path, monkeypatch):
+    monkeypatch.setattr("ser_personal.annotation.annotate.CHUNK_RECORDINGS", 4)
+
     def run(*flags, audio=talk, out="predictions.csv", code=0, speaker_from="folder"):
         codes = (0, 1) if code is None else (code,)
         options = {"--model": bundle_folder, "--out": tmp_path / out, "--speaker-from": speaker_from, "--device": "cpu"}

@@ -16,23 +16,16 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
-    """Repositories in memory, each of one branch, main.
-
-    Attributes:
-        files: repository -> name -> content.
-        private: repository -> whether it is.
-        tokens: those that requests came with.
-        refuses: whether commits are refused.
-    """
+    """Repositories in memory, each of one branch, main."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answers)
-        self.files: dict[str, dict[str, bytes]] = {}
+        self.files: dict[str, dict[str, bytes]] = {}  # repository -> name -> content
         self.private: dict[str, bool] = {}
-        self.tokens: set[str] = set()
-        self.refuses = False
+        self.tokens: set[str] = set()  # that requests came with
+        self.refuses = False  # commits
 
     @property
     def url(self) -> str:
@@ -105,9 +98,8 @@ class _Answers(BaseHTTPRequestHandler):
             self._missing("RevisionNotFound")
         elif of_api and kind in {"", "revision"}:
             siblings = [{"rfilename": file} for file in files]
-            self._answer(
-                {"id": name, "sha": COMMIT, "private": self.server.private[name], "siblings": siblings, "tags": []}
-            )
+            private = self.server.private[name]
+            self._answer({"id": name, "sha": COMMIT, "private": private, "siblings": siblings, "tags": []})
         elif of_api and kind == "tree":
             sizes = {file: {"size": len(content), "oid": _hash(content)} for file, content in files.items()}
             self._answer([{"type": "file", "path": file, **size} for file, size in sizes.items()])

@@ -8,10 +8,9 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-import yaml
 from command_line import REPOSITORY
+from tiny_models import smallest_configs
 
-from ser_personal.config_files import find_config
 from ser_personal.demo import demo
 from ser_personal.errors import UserError
 
@@ -70,12 +69,7 @@ def test_a_hub_name_is_what_asks_for_it(no_network, tmp_path):
 
 def test_the_whole_demo_asks_for_no_network_and_is_a_line_a_stage(no_network, tmp_path, monkeypatch, capsys):
     # a file of the folder wins over the one that ships
-    (tmp_path / "tiny").mkdir()
-    for name in ("tiny/papt.yaml", "tiny/finetune.yaml"):
-        content = yaml.safe_load(find_config(name).read_text())
-        content["trainer"]["max_epochs"] = 1
-        content["model"]["init_args"]["encoder"] = {"class_path": "TinyEncoder", "init_args": {"dim": 16, "layers": 1}}
-        (tmp_path / name).write_text(yaml.safe_dump(content))
+    smallest_configs(tmp_path / "tiny")
     out = tmp_path / "demo"
     monkeypatch.chdir(tmp_path)
     demo(str(out), speakers=8, utterances=3, full=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from shutil import copytree
 from types import SimpleNamespace
 
 import torch
+import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
+from ser_personal.config_files import SHIPPED
 from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.data.pretrain import PretrainDataModule
 from ser_personal.encoder.hubert import TinyEncoder
@@ -68,6 +71,22 @@ def fit(module: LightningModule, data: LightningDataModule, folder: Path, **opti
 def newest_run(folder: Path) -> Path:
     """The folder that the last test with this default_root_dir wrote to."""
     return max((folder / "lightning_logs").iterdir(), key=lambda path: int(path.name.removeprefix("version_")))
+
+
+def smallest_configs(folder: Path) -> None:
+    """The tiny configs with the smallest models, trained for two steps."""
+    copytree(SHIPPED / "tiny", folder)
+    encoder = {"class_path": "TinyEncoder", "init_args": {"dim": 16, "layers": 1, "heads": 2}}
+    for path in folder.iterdir():
+        content = yaml.safe_load(path.read_text())
+        if "model" in content:
+            content["trainer"] = content.get("trainer", {}) | {"max_epochs": 1, "limit_train_batches": 2}
+        if path.name == "kmeans.yaml":
+            content["num_clusters"] = 12
+        for place in (content, content.get("model", {}).get("init_args", {})):
+            if "encoder" in place:
+                place["encoder"] = encoder
+        path.write_text(yaml.safe_dump(content))
 
 
 def threaded_trainers(world_size: int, folder: Path | None = None) -> list[SimpleNamespace]:

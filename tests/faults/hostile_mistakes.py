@@ -10,7 +10,7 @@ import pandas as pd
 import soundfile
 import torch
 from command_line import configs
-from fault import FINETUNE, FIT, FLAGS, HEADER, KMEANS, PAPT, TEST, Fault, Good, Make, labels, text
+from fault import FINETUNE, FIT, FLAGS, HEADER, KMEANS, PAPT, TEST, Fault, Good, Make, copied, cut, labels, text
 
 from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
 
@@ -62,6 +62,7 @@ OTHER_SOUND = [
 ]
 OTHER_CODEBOOK = [*PAPT[1:], "{here}/o", "--ckpt_path", "{papt}"]
 OF_CLASS = ["check", "CSVCorpus", "--corpus.path", "{here}/c.csv", "--corpus.adaptation_seconds"]
+NO_SPLIT = "split test7: no such split.*Choose among train, validation, test1"
 OTHER_CORPUS = [
     ("no corpus", [*WITHOUT_CORPUS, "{here}/nowhere"], "nowhere: no such corpus.*Give a folder with Labels and Audios"),
     ("no corpus to cluster", [*KMEANS, "--data.corpus", "{here}/nowhere"], "nowhere: no such corpus"),
@@ -81,12 +82,8 @@ OTHER_CORPUS = [
         r"labels_consensus\.csv, .*(EmoAct|arousal) is 8\.5, outside the scale 1 to 7.*Correct the label",
         labels("labels_consensus.csv", HEADER + "a.wav,N,8.5,4,4,1,Male,Train\n"),
     ),
-    (
-        "no such set to test",
-        [*TEST, "--ckpt_path", "{finetune}", "--data.test_splits", "[test7]"],
-        "split test7: no such split.*Choose among train, validation, test1",
-    ),
-    ("no such set for PAPT", [*LABELLED, "--data.splits", "[test7]"], "split test7: no such split.*Choose among train"),
+    ("no such set to test", [*TEST, "--ckpt_path", "{finetune}", "--data.test_splits", "[test7]"], NO_SPLIT),
+    ("no such set for PAPT", [*LABELLED, "--data.splits", "[test7]"], NO_SPLIT),
     ("an attribute that isn't", [*FIT, "--model.attributes", "[arousal,anger]"], "anger is none of 'arousal'"),
     ("an attribute without labels", [*FIT, *HERE], "attributes: .* label of valence.*arousal, dom", without_valence),
     ("no pseudo-labels", [*PAPT, "{here}/none"], "none: no pseudo-labels here.*`ser kmeans`"),
@@ -100,12 +97,7 @@ OTHER_CHECKPOINT = [
         "{here}/x.ckpt: .*isn't a checkpoint.*`ser fit`",
         lambda _good, here: torch.save({"state_dict": {}, "hyper_parameters": {}}, here / "x.ckpt"),
     ),
-    (
-        "half a checkpoint",
-        [*TEST, "--ckpt_path", "{here}/x.ckpt"],
-        "{here}/x.ckpt: .*truncated.*`ser fit`",
-        lambda good, here: (here / "x.ckpt").write_bytes(good.papt.read_bytes()[:10_000]),
-    ),
+    ("half a checkpoint", [*TEST, "--ckpt_path", "{here}/x"], "/x: .*truncated.*`ser fit`", copied("papt", "x", cut)),
     ("a table for a checkpoint", [*LABELLED, "--ckpt_path", "{run}/predictions.csv"], "no checkpoint.*`ser fit`"),
     ("no checkpoint of PAPT", [*FIT, "--model.papt_checkpoint", "{here}/x.ckpt"], "x.ckpt: .*no such.*`ser fit`"),
     ("no checkpoint to resume", [*LABELLED, "--ckpt_path", "{here}/x.ckpt"], "x.ckpt: .*no such.*`ser fit`"),
@@ -157,19 +149,10 @@ WORDS = [
     ("no command", ["sing"], "sing: no such command.*`ser --help` lists them"),
     ("a flag misspelt", [*FIT, "--model.learing_rate", "1"], r"Did you mean --model.learning_rate\?"),
     ("a flag cut off", [*FIT, "--trainer.max_epoch", "1"], r"max_epoch 1.*Did you mean --trainer.max_epochs\?"),
-    (
-        "no logger for a learning rate",
-        [*LABELLED, "--trainer.logger", "false"],
-        "ser fit: Cannot use `LearningRateMonitor` callback with `Trainer` that has no logger",
-    ),
+    ("no logger for rates", [*LABELLED, "--trainer.logger", "false"], "fit: Cannot use `LearningRateMonitor` .*logger"),
     ("a test of PAPT", ["test", *LABELLED[1:], "--ckpt_path", "{papt}"], "ser test: No `test_step"),
     ("no accelerator", [*FIT, "--trainer.accelerator", "abacus"], "ser fit: .*abacus.*--help` lists the arguments"),
-    (
-        "a folder that is a file",
-        [*LABELLED, "--trainer.default_root_dir", "{here}/taken"],
-        "taken.*: (Not a directory|File exists).*Check the path",
-        text("taken", ""),
-    ),
+    ("a folder that is a file", LABELLED, "run.*: (Not a directory|File exists).*Check the path", text("run", "")),
     *(
         (f"{flag} of {value}", [*command, flag, value], rf"{flag.rpartition('.')[2]}\b.* {value}(\.0)? .*out of range")
         for command, flag, value in (

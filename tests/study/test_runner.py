@@ -6,12 +6,13 @@ import json
 import multiprocessing
 import time
 from pathlib import Path
-from shutil import copy, copytree
+from shutil import copy
 
 import pandas as pd
 import pytest
 import yaml
 from command_line import REPOSITORY, forkserver, ser
+from tiny_models import smallest_configs
 
 from ser_personal.comparison.runs import read_record
 from ser_personal.errors import UserError
@@ -234,25 +235,6 @@ def study(monkeypatch, tmp_path, synthetic_corpus):
     return run
 
 
-@pytest.fixture
-def smallest(tmp_path):
-    """An overlay of the smallest models, trained for two steps."""
-    folder = tmp_path / "smallest"
-    copytree(REPOSITORY / "configs" / "tiny", folder)
-    encoder = {"class_path": "TinyEncoder", "init_args": {"dim": 16, "layers": 1, "heads": 2}}
-    for path in folder.iterdir():
-        content = yaml.safe_load(path.read_text())
-        if "model" in content:
-            content["trainer"] = content.get("trainer", {}) | {"max_epochs": 1, "limit_train_batches": 2}
-        if path.name == "kmeans.yaml":
-            content["num_clusters"] = 12
-        for place in (content, content.get("model", {}).get("init_args", {})):
-            if "encoder" in place:
-                place["encoder"] = encoder
-        path.write_text(yaml.safe_dump(content))
-    return str(folder)
-
-
 def test_folds_are_tested_and_compared_and_a_failed_recipe_is_named(study, tmp_path, capfd):
     broken = {"name": "broken", "command": "baseline", "arguments": {"corpus": "nowhere"}}
     everyone = RIDGE | {"name": "everyone", "arguments": {"corpus": "{corpus}", "known_speakers_only": False}}
@@ -270,14 +252,16 @@ def test_folds_are_tested_and_compared_and_a_failed_recipe_is_named(study, tmp_p
     assert (tmp_path / "out" / "study_forest.png").is_file()
 
 
-def test_the_papers_grid_runs_in_miniature(study, smallest, synthetic_corpus, tmp_path):
+def test_the_papers_grid_runs_in_miniature(study, synthetic_corpus, tmp_path):
     """Vanilla and PAPT, on test speakers whose other audio PAPT heard; tests of fine-tuning run the others' configs."""
     grid = yaml.safe_load((REPOSITORY / "configs" / "study" / "msp_podcast.yaml").read_text())
     rehearsal = yaml.safe_load((REPOSITORY / "configs" / "tiny" / "study.yaml").read_text())
     for key in ("prepare", "recipes"):
         kept = {"pseudo_labels", "papt", "vanilla_finetuned", "vanilla"}
         grid[key] = [entry for entry in grid[key] if entry["name"] in kept]
-    assert study(**{**grid, **rehearsal, "overlay": smallest, "jobs": 1, "corpus": str(synthetic_corpus)}) == 0
+    smallest_configs(tmp_path / "smallest")
+    changed = {"overlay": f"{tmp_path}/smallest", "jobs": 1, "corpus": str(synthetic_corpus)}
+    assert study(**{**grid, **rehearsal, **changed}) == 0
     table = pd.read_csv(tmp_path / "out" / "study.csv")
     assert set(table.recipe) >= {recipe["name"] for recipe in grid["recipes"]}
     assert set(table.split) >= {"test1_evaluation"}
