@@ -1,7 +1,5 @@
 """A headless Chromium that opens a page and is clicked in, by the DevTools protocol on two pipes."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Running `ser` in this process, on stages small enough for a test, and functions in two others."""
 
-from __future__ import annotations
-
 import multiprocessing
 import sys
 from collections.abc import Callable

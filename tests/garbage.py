@@ -1,7 +1,5 @@
 """Files that nobody meant to write, for whatever reads files: bytes at random, and whole files with parts spoilt."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Sound files that must be refused, and odd ones that must not."""
 
-from __future__ import annotations
-
 import struct
 from io import BytesIO
 

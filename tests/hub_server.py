@@ -1,7 +1,5 @@
 """A stand-in for the Hugging Face hub on the loopback: creates repositories, takes commits, gives files."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

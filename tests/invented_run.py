@@ -1,7 +1,5 @@
 """The folder of a test run, written by hand: speakers, labels and predictions as a test wants them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -4,8 +4,6 @@ A process is forked off a server that has imported everything, so that it starts
 nothing can catch: at a moment of the clock, or just before it opens, renames, truncates or removes its nth file.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import random
@@ -16,7 +14,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -45,7 +43,7 @@ class Unbroken(NamedTuple):
     changes: int  # that it made to files
 
     @classmethod
-    def read(cls, stage: Stage, folder: Path) -> Unbroken:
+    def read(cls, stage: Stage, folder: Path) -> Self:
         """Read what `unbroken` left in a folder."""
         seconds, changes = (float((folder / f"{name}.txt").read_text()) for name in ("seconds", "changes"))
         return cls(stage.result(folder), seconds, int(changes))

@@ -1,7 +1,5 @@
 """Tiny models of the forms in which public emotion models are published, and what they predict, computed apart."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import zipfile

@@ -1,7 +1,5 @@
 """The documentation: every fenced block of every page, what its shell blocks call, and the site that is made of it."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

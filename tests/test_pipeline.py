@@ -1,7 +1,5 @@
 """The whole method on synthetic speech; MFCC and ridge regression on recordings that the repository doesn't hold."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Nothing leaves the machine, and nothing that came with a file is run."""
 
-from __future__ import annotations
-
 import re
 import socket
 import sys

@@ -1,7 +1,5 @@
 """The stages on two processes of one machine, as on two devices."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import time

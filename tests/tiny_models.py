@@ -1,7 +1,5 @@
 """The smallest models, datamodules and trainers that run a whole stage, on the CPU."""
 
-from __future__ import annotations
-
 import threading
 from pathlib import Path
 from shutil import copytree

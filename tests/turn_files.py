@@ -1,7 +1,5 @@
 """Turns as the files that people have of them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from command_line import ser

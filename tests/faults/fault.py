@@ -1,7 +1,5 @@
 """One hostile input: what makes it, the command it is given to, and what the command must say and return."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

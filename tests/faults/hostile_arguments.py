@@ -1,7 +1,5 @@
 """Command lines and YAML."""
 
-from __future__ import annotations
-
 from fault import FIT, KMEANS, TEST, Fault, faults, given, text
 
 OWN = """from ser_personal import EmotionFineTuning

@@ -1,7 +1,5 @@
 """What the project's own commands leave for one another: banks, codebooks, pseudo-labels, bundles, profiles."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Sound files, or what says it is one."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checkpoints that can be read, but don't hold what they should."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

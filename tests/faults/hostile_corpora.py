@@ -1,7 +1,5 @@
 """Label files and splits."""
 
-from __future__ import annotations
-
 import gzip
 from pathlib import Path
 

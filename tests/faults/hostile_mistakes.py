@@ -1,7 +1,5 @@
 """What is mistyped, forgotten, or of another corpus, codebook or stage."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

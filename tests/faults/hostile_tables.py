@@ -1,7 +1,5 @@
 """Predictions, vectors and test runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

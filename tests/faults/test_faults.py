@@ -1,7 +1,5 @@
 """Every hostile input ends in one line that says what is wrong, and in its exit code; never in a traceback."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import asdict
 

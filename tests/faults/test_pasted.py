@@ -1,7 +1,5 @@
 """What an error tells people to type works when it is pasted."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import re

@@ -1,7 +1,5 @@
 """Stages that are killed (`make soak`: fifty times each), and fits that get signals."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """Through the command line, from a fit of some steps to annotated audio: LoRA, and Whisper's encoder."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Runs of a study: complete ones kept, broken ones run again or resumed, failures contained."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import time

@@ -1,7 +1,5 @@
 """A loss that isn't finite, and SLURM's tasks; signals are in tests/killed/test_killed.py."""
 
-from __future__ import annotations
-
 import math
 from datetime import timedelta
 from types import SimpleNamespace
