@@ -56,14 +56,8 @@ def configs(*names: str) -> list[str]:
 
 
 def trainer_flags(folder: Path, max_epochs: int = 1) -> list[str]:
-    flags = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "default_root_dir": folder,
-        "max_epochs": max_epochs,
-        "enable_progress_bar": "false",
-        "enable_model_summary": "false",
-    }
+    flags = {"accelerator": "cpu", "devices": 1, "default_root_dir": folder, "max_epochs": max_epochs}
+    flags |= dict.fromkeys(("enable_progress_bar", "enable_model_summary"), "false")
     return [piece for name, value in flags.items() for piece in (f"--trainer.{name}", str(value))]
 
 

@@ -1,4 +1,3 @@
-import csv
 import os
 import shutil
 import time
@@ -6,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
@@ -108,14 +108,11 @@ def relabelled(synthetic_corpus: Path, tmp_path: Path) -> Callable[[Callable[[di
         folder = tmp_path / "relabelled"
         (folder / "Labels").mkdir(parents=True)
         (folder / "Audios").symlink_to(synthetic_corpus / "Audios")
-        with (synthetic_corpus / "Labels" / "labels_consensus.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        labels = Path("Labels", "labels_consensus.csv")
+        rows = pd.read_csv(synthetic_corpus / labels, dtype=str, keep_default_na=False).to_dict("records")
         for row in rows:
             edit(row)
-        with (folder / "Labels" / "labels_consensus.csv").open("w", newline="") as file:
-            table = csv.DictWriter(file, list(rows[0]))
-            table.writeheader()
-            table.writerows(rows)
+        pd.DataFrame(rows).to_csv(folder / labels, index=False)
         return folder
 
     return relabel

@@ -31,31 +31,20 @@ def command_in(config: str) -> list[str]:
     return next(words for command in commands if config in (words := shlex.split(command)))
 
 
-@pytest.fixture
-def build(monkeypatch, tmp_path, synthetic_corpus, finetuned_checkpoint):
-    """Parses and instantiates what a command line names, and runs nothing."""
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_config_names_a_command_that_can_be_built(
+    config, synthetic_corpus, finetuned_checkpoint, tmp_path, monkeypatch
+):
     monkeypatch.chdir(REPOSITORY)
     files = {"CORPUS": synthetic_corpus, "finetune.ckpt": finetuned_checkpoint}
-
-    def run(words, *more):
-        _, name, *rest = (str(files.get(word, word)) for word in words)
-        if name in COMMANDS:
-            return parse(COMMANDS[name].load(), f"ser {name}", COMMANDS[name].positional, rest)
-        with monkeypatch.context() as patch:
-            patch.setattr("ser_personal.stages.stage_cli.StageCLI._run_subcommand", lambda *_: None)
-            return stage(name, *rest, "--trainer.accelerator", "cpu", "--trainer.default_root_dir", tmp_path)
-
-    return run
-
-
-@pytest.mark.parametrize("config", CONFIGS)
-def test_every_config_names_a_command_that_can_be_built(config, build):
-    words = command_in(config)
-    assert words[1] in {**STAGES, **COMMANDS}
-    built = build(words)
-    if words[1] in STAGES:
-        asked = yaml.safe_load((REPOSITORY / config).read_text())
-        trainer = asked.get("trainer", {})
+    _, name, *rest = (str(files.get(word, word)) for word in command_in(config))
+    if name in COMMANDS:
+        parse(COMMANDS[name].load(), f"ser {name}", COMMANDS[name].positional, rest)
+    else:
+        assert name in STAGES
+        monkeypatch.setattr("ser_personal.stages.stage_cli.StageCLI._run_subcommand", lambda *_: None)
+        built = stage(name, *rest, "--trainer.accelerator", "cpu", "--trainer.default_root_dir", tmp_path)
+        trainer = yaml.safe_load((REPOSITORY / config).read_text()).get("trainer", {})
         wanted = trainer.get("callbacks") or trainer.get("callbacks+") or []
         assert {entry["class_path"] for entry in wanted} <= {type(each).__name__ for each in built.trainer.callbacks}
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -147,13 +148,8 @@ def test_python_runs_from_the_top_of_the_page_to_its_end(page, desk):
             exec(compile(block.code, block.where, "exec"), names)  # noqa: S102
 
 
-@pytest.fixture(scope="module")
-def seen() -> set[tuple[str, ...]]:
-    return set()
-
-
 @pytest.mark.parametrize("page", WITH_COMMANDS)
-def test_command_lines_parse(page, desk, seen, monkeypatch):
+def test_command_lines_parse(page, desk, monkeypatch):
     # what the shipped configs name is instantiated by their own tests
     monkeypatch.setattr("ser_personal.stages.stage_cli.StageCLI.instantiate_classes", lambda _: None)
     monkeypatch.setattr("ser_personal.stages.stage_cli.StageCLI._run_subcommand", lambda *_: None)
@@ -161,12 +157,9 @@ def test_command_lines_parse(page, desk, seen, monkeypatch):
     monkeypatch.setattr("ser_personal.stages.stage_cli.find_spec", lambda name: name)
     show_files(page, desk)
     for where, words in command_lines(page, desk):
-        if tuple(words) in seen:
-            continue
-        seen.add(tuple(words))
         leave_checkpoints(words, desk)
         try:
-            understand(words)
+            understand(*words)
         except Exception as error:
             raise AssertionError(f"{where}: {shlex.join(words)}") from error
 
@@ -179,9 +172,11 @@ def leave_checkpoints(words: list[str], desk: Path) -> None:
             shutil.copy(desk / ("papt.ckpt" if "apt" in Path(path).stem else "finetune.ckpt"), desk / path)
 
 
-def understand(words: list[str]) -> None:
+# pages repeat commands
+@cache
+def understand(*words: str) -> None:
     """Parse what is ours to parse, and run nothing."""
-    program, *rest = words if words[0] != "ser" else with_found_configs(words)
+    program, *rest = with_found_configs(words) if words[0] == "ser" else words
     if program == "make":
         assert set(rest) <= {*MAKE_TARGETS, "FAISS=gpu"}
     elif program == "pip":

@@ -23,24 +23,21 @@ def test_a_message_says_in_one_line_where_what_and_what_to_do():
 
 
 @pytest.mark.parametrize(("verbose", "said"), [(False, ["ours"]), (True, ["GPU available: False", "ours"])])
-def test_what_lightning_found_is_said_with_verbose_alone(verbose, said, caplog):
+def test_what_lightning_found_is_said_with_verbose_alone(verbose, said, caplog, monkeypatch):
     from lightning.pytorch.trainer import setup
     from lightning.pytorch.utilities import rank_zero_info
 
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    before = list(logger.filters)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            silence_warnings(verbose=verbose)
-            # of a new run in an old folder
-            warnings.warn("Checkpoint directory /x exists and is not empty.", stacklevel=1)
-        with caplog.at_level(logging.INFO, logger=logger.name):
-            found = "GPU available: False"
-            logger.handle(logger.makeRecord(logger.name, logging.INFO, setup.__file__, 1, found, (), None))
-            rank_zero_info("ours")
-    finally:
-        logger.filters = before
+    monkeypatch.setattr(logger, "filters", list(logger.filters))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        silence_warnings(verbose=verbose)
+        # of a new run in an old folder
+        warnings.warn("Checkpoint directory /x exists and is not empty.", stacklevel=1)
+    with caplog.at_level(logging.INFO, logger=logger.name):
+        found = "GPU available: False"
+        logger.handle(logger.makeRecord(logger.name, logging.INFO, setup.__file__, 1, found, (), None))
+        rank_zero_info("ours")
     assert caplog.messages == said
     assert not caught
 

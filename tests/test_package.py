@@ -35,10 +35,6 @@ SIGNATURES = {
 }
 
 
-def run_python(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=600).stdout
-
-
 def test_every_public_name_has_a_home_and_no_other_name_has():
     names: dict[str, object] = {}
     exec("from ser_personal import *", names)  # noqa: S102
@@ -70,7 +66,8 @@ import ser_personal.calibration.pldc
 from ser_personal import SpeakerBank, calibrate, PosteriorCalibrator, CSVCorpus
 print('torch' in sys.modules, callable(calibrate))
 """
-    assert run_python(code).splitlines() == ["[]", "False True"]
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=600)
+    assert ran.stdout.splitlines() == ["[]", "False True"]
 
 
 def test_the_wheel_holds_all_files_and_its_test_with_pldc_imports_few_modules(

@@ -10,17 +10,10 @@ import pytest
 import torch
 from command_line import configs, finetune_arguments, papt_arguments, ser, stage, trainer_flags
 from killing import LONGEST, on_two, output, start
+from public_forms import SIZES
 from tiny_models import emotion_data, finetuning, papt, pretrain_data
 from transformers import HubertConfig, HubertModel
 
-HUBERT = HubertConfig(
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=32,
-    conv_dim=[8] * 7,
-    num_conv_pos_embedding_groups=2,
-)
 ENCODER = ["--model.encoder", "HubertEncoder", "--model.encoder.gradient_checkpointing", "true"]
 EACH_STEP = {"name": "papt", "monitor": "val_loss", "mode": "min", "every_n_steps": 1}
 BATCHES = ["--data.batch_seconds", "10"]
@@ -59,7 +52,7 @@ def run(make_once, synthetic_corpus, synthetic_pseudo_labels) -> Path:
     """
 
     def make(folder: Path) -> None:
-        HubertModel(HUBERT).save_pretrained(folder / "hubert")
+        HubertModel(HubertConfig(**SIZES)).save_pretrained(folder / "hubert")
         flags = [*ENCODER, "--model.encoder.pretrained", folder / "hubert", *trainer_flags(folder), *TWO]
         pretraining = ["fit", *papt_arguments(synthetic_corpus, synthetic_pseudo_labels), *BATCHES]
         callbacks = {"trainer": {"callbacks": [{"class_path": "StageCheckpoint", "init_args": EACH_STEP}]}}

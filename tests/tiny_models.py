@@ -45,16 +45,8 @@ def emotion_data(corpus: Path, **options: object) -> EmotionDataModule:
 
 
 def trainer(folder: Path, **options: object) -> Trainer:
-    defaults = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "use_distributed_sampler": False,
-        "default_root_dir": folder,
-    }
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")
+    defaults = {"accelerator": "cpu", "devices": 1, "default_root_dir": folder, **dict.fromkeys(off, False)}
     return Trainer(**defaults | options)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 from command_line import REPOSITORY, configs, ser, trainer_flags
-from fault import CHECK, FIT, KMEANS, PAPT, TEST, Fault, Good, Make, copied, sound, table
+from fault import CHECK, FIT, KMEANS, PAPT, TEST, Fault, Good, Make, copied, sound, table, text
 from lightning.pytorch import Trainer
 from test_faults import filled
 
@@ -44,11 +44,6 @@ def speech(_good: Good, here: Path) -> None:
     sound(here / "speech" / "anna" / "a.wav", 48_000)
 
 
-def earlier_fit(_good: Good, here: Path) -> None:
-    (here / "run").mkdir()
-    (here / "run" / "finetune.ckpt").touch()
-
-
 def checked(good: Good, here: Path) -> None:
     table()(good, here)
     (here / "clean.csv").touch()
@@ -67,7 +62,7 @@ PASTED = [
     case("--model.fusion last", [*RAW, "prefix"], then=UNLEARNT),
     case("--model.train_speaker_embedding true", [*RAW, "last"]),
     case("--model.encoder TinyEncoder", [*HUBERT, *nowhere("model.encoder.pretrained")]),
-    case("--replace", SHORT, earlier_fit),
+    case("--replace", SHORT, text("run/finetune.ckpt", "")),
     case("--replace", [*CHECK, "--write", "{here}/clean.csv"], checked),
     case("--data.augmentation null", [*CACHED, "--data.augmentation.gain", "[0,6]"], then="no cached features here"),
     case("--codebook null", [*KMEANS, *nowhere("codebook")]),
@@ -84,7 +79,6 @@ UNPASTED = {
     "the value, or the name of a file, is the user's to find": (
         "give that as --data.cache",
         "Give an --out that all machines share",
-        "leave --data.speaker_features out",
         "Give another --out, the same settings",
         "Give the --teacher that it was fitted on",
         "give its path to --ckpt_path",
@@ -112,19 +106,7 @@ UNPASTED = {
         "such as --model.interpreter.scale",
     ),
     "the command then runs until it is stopped": ("or --port 0 for any that is free",),
-    "it takes a flag away": (
-        "Leave --channel out",
-        "Leave --layer out",
-        "Give either --encoder or --checkpoint",
-        "Leave --speaker_from out",
-        "Leave --onnx out",
-        "Leave it out; rates are",
-        "Leave --revision out",
-        "Leave --calibration and --pldc out",
-        "or leave --corpus out",
-        "Leave --model.",
-        "Leave it out; rates are --model.learning_rate",
-    ),
+    "it takes a flag away": ("Give either --encoder or --checkpoint", "Leave it out; rates are --model.learning_rate"),
     "it lists": ("--help` list",),
     "it is for another command, which runs long": (
         "or test a model of them",
@@ -210,8 +192,9 @@ def test_a_flag_works_when_it_is_pasted(words, command, make, then, good, tmp_pa
 def test_every_remedy_that_names_a_flag_is_pasted_or_says_why_not():
     pasted_flags = [one.values[0].split()[0] for one in PASTED]
     pieces = [piece for reason in UNPASTED.values() for piece in reason]
-    naming = [text for text in remedies() if re.search(r"--[a-z]", text)]
-    assert len(naming) > 60
+    leaving_out = re.compile(r"[Ll]eave --\S+( and --\S+)? out")
+    naming = [text for text in remedies() if re.search(r"--[a-z]", leaving_out.sub("", text))]
+    assert len(naming) > 50
     assert [text for text in naming if not any(piece in text for piece in [*pasted_flags, *pieces])] == []
     assert [piece for piece in pieces if not any(piece in text for text in naming)] == []
 

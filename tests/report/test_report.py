@@ -37,11 +37,6 @@ def page(folder):
     return parsed(folder / "report.html")
 
 
-@pytest.fixture(scope="module")
-def run(folder):
-    return read_run(folder)
-
-
 def test_the_page_needs_no_network(folder, page):
     text = (folder / "report.html").read_text()
     assert re.findall(r"https?:|@import|url\((?!#)", text) == []
@@ -124,7 +119,8 @@ def test_names_of_the_corpus_are_text_and_few_utterances_a_page_without_figures(
     assert "0 speakers, an interval needs 10" in page.text
 
 
-def test_figures_hold_the_gain_of_each_row_by_kind_and_both_scores_of_each_speaker(run):
+def test_figures_hold_the_gain_of_each_row_by_kind_and_both_scores_of_each_speaker(folder):
+    run = read_run(folder)
     test = run.sets[0]
     own = replace(test, rows=(*test.rows, replace(test.row("sigma"), name="median")))
     with style():

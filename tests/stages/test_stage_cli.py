@@ -34,18 +34,11 @@ def run(tmp_path_factory, synthetic_corpus, synthetic_pseudo_labels) -> Path:
     # a number of a restricted type, which a checkpoint must not hold as such
     table = ["--model.speakers", "SpeakerEmbedding", "--model.speakers.embedding_dim", "128"]
     assert ser("fit", *papt_arguments(synthetic_corpus, synthetic_pseudo_labels), *table, *flags) == 0
-    changes = ["--model.attributes", "[valence]", "--model.min_utterances", "4", *INTERPRETER]
+    unseen = ["--model.speakers", "SpeakerEmbedding", "--model.speakers.unseen", "Zero"]
+    changes = ["--model.attributes", "[valence]", "--model.min_utterances", "4", *INTERPRETER, *unseen]
     source = ["--model.papt_checkpoint", folder / "papt.ckpt"]
     assert ser("fit", *finetune_arguments(synthetic_corpus), *source, *changes, *flags) == 0
     return folder
-
-
-@pytest.fixture
-def said(monkeypatch) -> list[str]:
-    """What a stage tells the user of values that a checkpoint replaced."""
-    lines: list[str] = []
-    monkeypatch.setattr("ser_personal.stages.stage_cli.rank_zero_info", lines.append)
-    return lines
 
 
 @pytest.fixture
@@ -56,14 +49,17 @@ def build(monkeypatch, tmp_path):
 
 
 def test_the_checkpoint_wins_over_the_yaml_and_the_command_line_over_both(
-    run, said, build, synthetic_corpus, finetuned_checkpoint
+    run, build, synthetic_corpus, finetuned_checkpoint, monkeypatch
 ):
+    said = []
+    monkeypatch.setattr("ser_personal.stages.stage_cli.rank_zero_info", said.append)
     checkpoint = ["--ckpt_path", run / "finetune.ckpt", "--model.min_utterances", "2"]
     cli = build("test", *configs("finetune.yaml"), "--data.corpus", synthetic_corpus, *checkpoint)
     assert cli.model.attributes == ["valence"]
     assert isinstance(cli.model.personalized.encoder, TinyEncoder)
     assert any("model.encoder = ser_personal.encoder.hubert.TinyEncoder" in line for line in said)
     assert cli.model.interpreter.hidden_dims == (16,)
+    assert isinstance(cli.model.personalized.speakers.unseen, Zero)
     assert cli.model.test_metric.min_utterances == 2
     replaced = f"from {run / 'finetune.ckpt'}: model.attributes = ['valence'] (the config had "
     assert any(line.startswith(replaced) for line in said)
@@ -142,24 +138,9 @@ def test_predict_and_a_test_without_pldc_write_what_is_uncalibrated_in_a_test_wi
     assert ser("compare", tmp_path / "plain", tmp_path / "test", "--out", tmp_path / "compared") == 0
 
 
-def test_what_an_unseen_speaker_gets_comes_from_the_checkpoint(run, build, tmp_path, synthetic_corpus):
-    content = torch.load(run / "finetune.ckpt", weights_only=True)
-    policy = {"class_path": "ser_personal.speakers.unseen.Zero"}
-    speakers = {"class_path": "ser_personal.speakers.embedding.SpeakerEmbedding", "init_args": {"unseen": policy}}
-    content["hyper_parameters"]["speakers"] = speakers
-    torch.save(content, tmp_path / "zero.ckpt")
-    cli = build("test", *finetune_arguments(synthetic_corpus), "--ckpt_path", tmp_path / "zero.ckpt")
-    assert isinstance(cli.model.personalized.speakers.unseen, Zero)
-
-
-@pytest.fixture
-def table(synthetic_corpus, tmp_path) -> Path:
-    """The synthetic corpus as a corpus.csv."""
-    write_corpus(MSPPodcast(synthetic_corpus).utterances, tmp_path / "corpus.csv")
-    return tmp_path / "corpus.csv"
-
-
-def test_a_corpus_is_a_table_whose_path_stays_or_a_class_with_its_arguments(table, build):
+def test_a_corpus_is_a_table_whose_path_stays_or_a_class_with_its_arguments(synthetic_corpus, build, tmp_path):
+    table = tmp_path / "corpus.csv"
+    write_corpus(MSPPodcast(synthetic_corpus).utterances, table)
     cli = build("fit", *finetune_arguments(table), "--model.attributes", "[arousal]")
     assert cli.config["fit"].data.init_args.corpus == str(table)
     assert cli.datamodule.corpus.label_file == table
