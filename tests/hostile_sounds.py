@@ -99,7 +99,7 @@ HOSTILE = {
     "a rate of 2 MHz": (channels(ONE, samplerate=2_000_000), "has 2,000,000 samples a second"),
     "a note of Git LFS": (
         b"version https://git-lfs.github.com/spec/v1\n",
-        "pointer of Git LFS, whose .* `git lfs pull`",
+        "pointer of Git LFS, .* `git lfs pull` brings",
     ),
     "a web page": (b"\n<!DOCTYPE html>\n<html><head><title>Log in</title>", "is a web page"),
     "a note of git-annex": (b"/annex/objects/MD5E-s1--0.wav\n", "pointer of git-annex"),

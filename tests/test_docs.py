@@ -209,9 +209,7 @@ def test_a_notebooks_cells_run_in_their_order(notebook, tmp_path, monkeypatch):
     assert {"Anna", "Bert"} == set(names["predicted"]["speaker"])
 
 
-REQUESTED = re.compile(
-    r"<(?:link|script|img|iframe)\b[^>]*\b(?:href|src)=\"?(https?:[^\s\">]+)|url\([\"']?(https?:[^)]+)"
-)
+REQUESTED = re.compile(r"<(?:link|script|img|iframe)\b[^>]*\b(?:href|src)=\"?(https?:[^\s\">]+)|url\(\W?(https?:[^)]+)")
 
 
 @pytest.fixture(scope="module")

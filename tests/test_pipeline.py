@@ -42,9 +42,8 @@ def test_the_whole_method_reaches_its_number(synthetic_corpus, tmp_path):
 
 
 SPEECH = Path(os.environ.get("SER_TEST_SPEECH", "speech"))
-needs_speech = pytest.mark.skipif(
-    not SPEECH.is_dir(), reason="no real speech here: SER_TEST_SPEECH names a folder with ravdess/ and emodb/"
-)
+MISSING = "no real speech here: SER_TEST_SPEECH names a folder with ravdess/ and emodb/"
+needs_speech = pytest.mark.skipif(not SPEECH.is_dir(), reason=MISSING)
 
 
 @needs_speech

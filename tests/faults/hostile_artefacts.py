@@ -167,11 +167,9 @@ OF_PROFILES = [
     ("profiles of nobody", "damaged speaker profiles", profiles()),
     ("profiles without sums", "damaged speaker profiles", profiles(speaker_ids='["a"]')),
 ]
-INTERRUPTED = (
-    "words as an interrupted annotation",
-    r"out.csv.partial: can't be resumed \(file is not a database\)",
-    text("out.csv.partial", "words"),
-)
+OF_JOURNAL = [
+    ("words as a journal", r"partial: can't be resumed \(file is not a database\)", text("out.csv.partial", "words")),
+]
 OF_IMPORT = [
     ("a pickle to import", r"x\.bin", lambda _good, here: pickled(here / "x.bin")),
     ("a torch pickle to import", r"x\.bin", lambda _good, here: torch.save({"model": Touch()}, here / "x.bin")),
@@ -201,6 +199,6 @@ ARTEFACTS = [
     *faults(LABELS, OF_LABELS),
     *faults(BUNDLE, OF_BUNDLE),
     *faults(PROFILES, OF_PROFILES),
-    *faults([*ANNOTATE, "{bundle}"], [INTERRUPTED]),
+    *faults([*ANNOTATE, "{bundle}"], OF_JOURNAL),
     *faults(["import", "{here}/x.bin", "--out", "{here}/out"], OF_IMPORT),
 ]

@@ -151,15 +151,8 @@ def found(folder):
     return verdicts(run, run.sets[0], "arousal", Bootstrap(200))
 
 
-@pytest.mark.parametrize(
-    ("gain", "mark", "text"),
-    [
-        (0.1, "helps", "calibration helps"),
-        (0.0, "open", "no effect of calibration is shown"),
-        (-0.1, "harms", "calibration harms"),
-    ],
-)
-def test_the_interval_decides(tmp_path, gain, mark, text):
+@pytest.mark.parametrize(("gain", "mark"), [(0.1, "helps"), (0.0, "open"), (-0.1, "harms")])
+def test_the_interval_decides(tmp_path, gain, mark):
     def edit(metrics):
         raw, sigma = (metrics["splits"]["test1"]["rows"][name]["attributes"]["arousal"] for name in ("raw", "sigma"))
         noises = zip(raw["per_speaker"].items(), [0.01, -0.01] * 12, strict=True)
@@ -167,6 +160,7 @@ def test_the_interval_decides(tmp_path, gain, mark, text):
 
     edit_json(invent(tmp_path) / "metrics.json", edit)
     own, similar = found(tmp_path)
+    text = "no effect of calibration is shown" if mark == "open" else f"calibration {mark}"
     assert (own.than, similar.than, own.mark, own.text) == ("raw", "random_speakers", mark, text)
     assert own.gain.value == pytest.approx(gain, abs=1e-12)
 
