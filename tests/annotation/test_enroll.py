@@ -112,9 +112,8 @@ def test_labels_that_are_none(bundle, recordings):
         (recordings[:2], {"valence": [-inf, 3.0]}, "valence is -inf, outside the scale 1 to 7"),
         (long, {"arousal": [4.0]}, "array 0: has one label for several utterances"),
     ):
-        with pytest.raises(UserError, match=said) as caught:
+        with pytest.raises(UserError, match=said):
             recognizer.enroll("anna", audio, labels)
-        assert "\n" not in str(caught.value)
     assert recognizer.profiles.ids == []
     recognizer.enroll("anna", long, {"arousal": [nan]})
     assert recognizer.profiles["anna"].utterances > 1

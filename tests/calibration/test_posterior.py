@@ -40,30 +40,14 @@ def people(prefix, num_speakers, seed, strength=0.95, fewest=5, most=60):
     )
 
 
-@pytest.fixture(scope="module")
-def bank():
-    train = people("train", 300, 1)
-    return SpeakerBank.from_utterances(train.inputs[1], train.inputs[2], train.labels, ATTRIBUTES)
+TRAIN, VALIDATION, TEST = people("train", 300, 1), people("validation", 40, 2), people("test", 60, 3)
+BANK = SpeakerBank.from_utterances(*TRAIN.inputs[1:], TRAIN.labels, ATTRIBUTES)
+AFFINE = AffineMap.fit(VALIDATION.inputs[0], VALIDATION.labels)
 
 
 @pytest.fixture(scope="module")
-def validation():
-    return people("validation", 40, 2)
-
-
-@pytest.fixture(scope="module")
-def calibrator(bank, validation):
-    return PosteriorCalibrator(bank).fit(*validation.inputs, validation.labels)
-
-
-@pytest.fixture(scope="module")
-def affine(validation):
-    return AffineMap.fit(validation.inputs[0], validation.labels)
-
-
-@pytest.fixture(scope="module")
-def test_set():
-    return people("test", 60, 3)
+def calibrator():
+    return PosteriorCalibrator(BANK).fit(*VALIDATION.inputs, VALIDATION.labels)
 
 
 def gains(after, before, people):
@@ -73,9 +57,9 @@ def gains(after, before, people):
     return {a: [getattr(latter[a], kind) - getattr(former[a], kind) for kind in kinds] for a in ATTRIBUTES}
 
 
-def test_both_scores_gain_where_voices_predict_labels_and_the_map_is_left_where_not(affine, calibrator, test_set):
-    calibrated, expected = calibrator(*test_set.inputs), affine(*test_set.inputs)
-    gained = gains(calibrated, expected, test_set)
+def test_both_scores_gain_where_voices_predict_labels_and_the_affine_map_is_left_where_not(calibrator):
+    calibrated, expected = calibrator(*TEST.inputs), AFFINE(*TEST.inputs)
+    gained = gains(calibrated, expected, TEST)
     assert min(gained["arousal"]) > 0.01
     assert calibrator.fitted["arousal"].mean.amount >= 0.5
     assert np.abs(calibrated - expected)[:, 1].mean() < 0.05 * expected[:, 1].std()
@@ -94,48 +78,46 @@ def test_no_harm_on_average_over_corpora_without_a_link():
     assert (np.mean(changes, axis=0) > -0.003).all()
 
 
-def test_a_speaker_is_calibrated_alone_in_any_order_and_an_unknown_one_by_the_map_for_everyone(
-    calibrator, affine, validation, test_set
-):
-    predictions, speaker_ids, pooled = test_set.inputs
-    calibrated, everyone = calibrator(*test_set.inputs), affine(*test_set.inputs)
-    order = np.random.default_rng(4).permutation(np.flatnonzero(test_set.speaker % 3 == 0))
-    np.testing.assert_allclose(calibrator(*(np.array(array)[order] for array in test_set.inputs)), calibrated[order])
-    nobody = [None if number % 3 else speaker for number, speaker in zip(test_set.speaker, speaker_ids, strict=True)]
-    expected = np.where(test_set.speaker[:, None] % 3, everyone, calibrated)
+def test_a_speaker_is_calibrated_alone_in_any_order_and_an_unknown_one_by_the_map_for_everyone(calibrator):
+    predictions, speaker_ids, pooled = TEST.inputs
+    calibrated, everyone = calibrator(*TEST.inputs), AFFINE(*TEST.inputs)
+    order = np.random.default_rng(4).permutation(np.flatnonzero(TEST.speaker % 3 == 0))
+    np.testing.assert_allclose(calibrator(*(np.array(array)[order] for array in TEST.inputs)), calibrated[order])
+    nobody = [None if number % 3 else speaker for number, speaker in zip(TEST.speaker, speaker_ids, strict=True)]
+    expected = np.where(TEST.speaker[:, None] % 3, everyone, calibrated)
     np.testing.assert_allclose(calibrator(predictions, nobody, pooled), expected)
     assert calibrator.calibrate(predictions[:0], [], pooled[:0]).predictions.shape == (0, 2)
     # the validation set gets the moments of its labels
-    found = calibrator(*validation.inputs)
-    np.testing.assert_allclose([found.mean(0), found.std(0)], [validation.labels.mean(0), validation.labels.std(0)])
+    found = calibrator(*VALIDATION.inputs)
+    np.testing.assert_allclose([found.mean(0), found.std(0)], [VALIDATION.labels.mean(0), VALIDATION.labels.std(0)])
 
 
-def test_attributes_count_each_by_itself_and_unknown_speakers_nowhere(bank, validation, test_set):
-    predictions, speaker_ids, pooled = validation.inputs
-    labels = validation.labels.copy()
+def test_attributes_count_each_by_itself_and_unknown_speakers_nowhere():
+    predictions, speaker_ids, pooled = VALIDATION.inputs
+    labels = VALIDATION.labels.copy()
     labels[::3, 0] = NAN
-    labels[validation.speaker >= 30, 1] = NAN
-    both = PosteriorCalibrator(bank, ("valence", "arousal")).fit(
+    labels[VALIDATION.speaker >= 30, 1] = NAN
+    both = PosteriorCalibrator(BANK, ("valence", "arousal")).fit(
         torch.tensor(np.vstack([predictions, predictions + 9])[:, ::-1].copy()),
         [*speaker_ids, *[None] * len(predictions)],
         torch.tensor(np.vstack([pooled, pooled])),
         torch.tensor(np.vstack([labels, labels])[:, ::-1].copy()),
     )
-    values, *others = test_set.inputs
+    values, *others = TEST.inputs
     found = both(values[:, ::-1], *others)
     for column, attribute in enumerate(ATTRIBUTES):
-        alone = PosteriorCalibrator(bank, [attribute])
+        alone = PosteriorCalibrator(BANK, [attribute])
         alone.fit(predictions[:, [column]], speaker_ids, pooled, labels[:, [column]])
         np.testing.assert_allclose(found[:, [1 - column]], alone(values[:, [column]], *others))
 
 
-def test_constant_predictions_or_labels_and_one_utterance_a_speaker_give_finite_values(bank, validation, test_set):
-    predictions, speaker_ids, pooled = validation.inputs
+def test_constant_predictions_or_labels_and_one_utterance_a_speaker_give_finite_values():
+    predictions, speaker_ids, pooled = VALIDATION.inputs
     train, few, others = (people(name, 80, seed, fewest=1, most=1) for seed, name in enumerate("abc", 20))
     small = SpeakerBank.from_utterances(*train.inputs[1:], train.labels, ATTRIBUTES)
     for of_train, inputs, labels, tested in (
-        (bank, (predictions * 0 + 3.3, speaker_ids, pooled), validation.labels, test_set),
-        (bank, validation.inputs, validation.labels * 0 + 2.2, test_set),
+        (BANK, (predictions * 0 + 3.3, speaker_ids, pooled), VALIDATION.labels, TEST),
+        (BANK, VALIDATION.inputs, VALIDATION.labels * 0 + 2.2, TEST),
         (small, few.inputs, few.labels, others),
     ):
         fitted = PosteriorCalibrator(of_train).fit(*inputs, labels)
@@ -143,27 +125,27 @@ def test_constant_predictions_or_labels_and_one_utterance_a_speaker_give_finite_
             assert np.isfinite(fitted(values, *tested.inputs[1:])).all()
 
 
-def test_a_voice_unlike_any_other_is_corrected_no_more_than_validation_speakers_were(calibrator, validation, test_set):
-    predictions, speaker_ids, pooled = test_set.inputs
+def test_a_voice_unlike_any_other_is_corrected_no_more_than_validation_speakers_were(calibrator):
+    predictions, speaker_ids, pooled = TEST.inputs
     far = calibrator.calibrate(predictions, speaker_ids, pooled * 1e6)
     assert np.isfinite(far.predictions).all()
-    of_validation = calibrator.calibrate(*validation.inputs).predictions
+    of_validation = calibrator.calibrate(*VALIDATION.inputs).predictions
     assert np.abs(far.predictions - 4).max() < 2 * np.abs(of_validation - 4).max()
 
 
-def test_what_can_be_neither_fitted_nor_calibrated(bank, validation):
-    inputs, labels = validation.inputs, validation.labels
+def test_what_can_be_neither_fitted_nor_calibrated():
+    inputs, labels = VALIDATION.inputs, VALIDATION.labels
     broken = inputs[0].copy()
     broken[7, 1] = np.inf
-    four = np.where(validation.speaker[:, None] < 4, labels, NAN)
+    four = np.where(VALIDATION.speaker[:, None] < 4, labels, NAN)
     unlabelled = SpeakerBank.from_utterances(*inputs[1:], np.where([True, False], NAN, labels), ATTRIBUTES)
-    anger = PosteriorCalibrator(bank, ("anger", "valence"))
+    anger = PosteriorCalibrator(BANK, ("anger", "valence"))
     for calibrator, changed, message in (
         (anger, (*inputs, labels), "predictions of anger, valence.*Build a b"),
         (PosteriorCalibrator(unlabelled), (*inputs, labels), "0 training and 40 validation speakers .* of arousal"),
-        (PosteriorCalibrator(bank), (*inputs, four), "300 training and 4 validation speakers have labels of arousal"),
-        (PosteriorCalibrator(bank), (broken, *inputs[1:], labels), "validation 000.*prediction of utterance 7"),
-        (PosteriorCalibrator(bank), (*inputs, labels[:, :1]), r"labels \(\d+, 1\) must have shape"),
+        (PosteriorCalibrator(BANK), (*inputs, four), "300 training and 4 validation speakers have labels of arousal"),
+        (PosteriorCalibrator(BANK), (broken, *inputs[1:], labels), "validation 000.*prediction of utterance 7"),
+        (PosteriorCalibrator(BANK), (*inputs, labels[:, :1]), r"labels \(\d+, 1\) must have shape"),
     ):
         with pytest.raises(UserError, match=message):
             calibrator.fit(*changed)
@@ -251,12 +233,12 @@ def test_the_greatest_gain_wins_that_lowers_neither_score_and_its_map_for_everyo
     assert posterior.choose(candidates, [[0]] * 2, repeated[:, 0], speaker_ids) == 0
 
 
-def test_what_is_read_calibrates_as_what_was_fitted_and_names_no_speaker(calibrator, test_set, tmp_path):
+def test_what_is_read_calibrates_as_what_was_fitted_and_names_no_speaker(calibrator, tmp_path):
     path = tmp_path / "p.json"
     posterior.save_posterior(calibrator.fitted, path)
     again = PosteriorCalibrator(calibrator.bank)
     again.fitted = posterior.load_posterior(path)
-    np.testing.assert_array_equal(again(*test_set.inputs), calibrator(*test_set.inputs))
+    np.testing.assert_array_equal(again(*TEST.inputs), calibrator(*TEST.inputs))
     # vectors of 6, and at most three numbers of everyone together
     lists = re.findall(r"\[([^\[\]]*)\]", path.read_text())
     assert {one.count(",") + 1 for one in lists} == {1, 2, 3, 6}

@@ -17,6 +17,7 @@ from ser_personal.speakers.bank import SpeakerBank
 ATTRIBUTES = ("arousal", "valence")
 PAPER = {"mu": (True, False), "sigma": (False, True), "both": (True, True)}
 NAN = float("nan")
+VALIDATION, TEST = people("validation", 10, 2), people("test", 20, 3)
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +28,8 @@ def pldc():
 
 
 @pytest.fixture(scope="module")
-def validation():
-    return people("validation", 10, 2)
-
-
-@pytest.fixture(scope="module")
-def test_set():
-    return people("test", 20, 3)
-
-
-@pytest.fixture(scope="module")
-def rows(pldc, validation, test_set):
-    return {row.name: row for row in calibration_table(test_set, pldc, standard_calibrators(pldc, validation))}
+def rows(pldc):
+    return {row.name: row for row in calibration_table(TEST, pldc, standard_calibrators(pldc, VALIDATION))}
 
 
 def test_rows_by_name_explained_in_terminal_and_report_with_the_oracle_last_and_marked(rows):
@@ -50,15 +41,15 @@ def test_rows_by_name_explained_in_terminal_and_report_with_the_oracle_last_and_
     assert set(ROWS) == {*rows, RIDGE}
 
 
-def test_rows_of_the_paper_are_calibrate(rows, test_set, pldc):
-    np.testing.assert_array_equal(rows["raw"].predictions[0], test_set.predictions)
-    inputs = test_set.predictions, test_set.speaker_ids, test_set.pooled, pldc.bank
+def test_rows_of_the_paper_are_calibrate(rows, pldc):
+    np.testing.assert_array_equal(rows["raw"].predictions[0], TEST.predictions)
+    inputs = TEST.predictions, TEST.speaker_ids, TEST.pooled, pldc.bank
     for name, (shift_mean, scale_std) in PAPER.items():
         expected = calibrate(*inputs, k=5, shift_mean=shift_mean, scale_std=scale_std).predictions
         np.testing.assert_array_equal(rows[name].predictions, expected[None])
     population = calibrate(*inputs, k=60, shift_mean=True).predictions
     np.testing.assert_array_equal(rows["population"].predictions, population[None])
-    draws = [score(p, test_set.labels, test_set.speaker_ids, ATTRIBUTES) for p in rows["random_speakers"].predictions]
+    draws = [score(p, TEST.labels, TEST.speaker_ids, ATTRIBUTES) for p in rows["random_speakers"].predictions]
     expected = np.mean([draw["valence"].average_ccc for draw in draws])
     assert (len(draws), rows["random_speakers"].scores["valence"].average_ccc) == (20, pytest.approx(expected))
 
@@ -70,37 +61,37 @@ def test_similar_voices_help_where_voices_tell_the_labels(rows):
         assert average["both"] > max(average["random_speakers"], average["affine"])
 
 
-def test_no_row_but_the_oracle_sees_a_test_label(rows, pldc, validation, test_set):
-    order = np.random.default_rng(4).permutation(len(test_set.labels))
-    shuffled = replace(test_set, labels=test_set.labels[order])
-    for row in calibration_table(shuffled, pldc, standard_calibrators(pldc, validation)):
+def test_no_row_but_the_oracle_sees_a_test_label(rows, pldc):
+    order = np.random.default_rng(4).permutation(len(TEST.labels))
+    shuffled = replace(TEST, labels=TEST.labels[order])
+    for row in calibration_table(shuffled, pldc, standard_calibrators(pldc, VALIDATION)):
         same = np.array_equal(row.predictions, rows[row.name].predictions)
         assert same != row.is_oracle, row.name
 
 
-def test_a_callers_own_calibrator_is_one_more_row(pldc, test_set):
+def test_a_callers_own_calibrator_is_one_more_row(pldc):
     def constant(predictions, speaker_ids, pooled):
         return np.full_like(predictions, 4.0)
 
-    rows = calibration_table(test_set, pldc, standard_calibrators(pldc) | {"posterior": constant})
+    rows = calibration_table(TEST, pldc, standard_calibrators(pldc) | {"posterior": constant})
     by_name = {row.name: row for row in rows}
     assert "affine" not in by_name
     assert by_name["posterior"].scores["valence"].overall_ccc == 0
-    assert by_name["posterior"].predictions.shape == (1, *test_set.predictions.shape)
+    assert by_name["posterior"].predictions.shape == (1, *TEST.predictions.shape)
 
 
-def test_without_training_labels_an_attribute_stays_and_few_labels_fit_no_posterior(pldc, validation, test_set):
+def test_without_training_labels_an_attribute_stays_as_it_is_and_few_labels_fit_no_posterior(pldc):
     assert {"affine", "posterior"} & {*standard_calibrators(pldc, people("validation", 4, 2))} == {"affine"}
     nothing = {"count": 0, "label_mean": NAN, "label_std": NAN}
     none = {name: np.where([True, False], value, getattr(pldc.bank, name)) for name, value in nothing.items()}
     unlabelled = replace(pldc, bank=replace(pldc.bank, **none))
-    calibrators = standard_calibrators(unlabelled, validation)
+    calibrators = standard_calibrators(unlabelled, VALIDATION)
     assert "posterior" not in calibrators
-    for row in calibration_table(test_set, unlabelled, calibrators):
+    for row in calibration_table(TEST, unlabelled, calibrators):
         if row.name in {"mu", "sigma", "both", "population", "random_speakers"}:
             for draw in row.predictions:
-                np.testing.assert_array_equal(draw[:, 0], test_set.predictions[:, 0])
-                assert (draw[:, 1] != test_set.predictions[:, 1]).any()
+                np.testing.assert_array_equal(draw[:, 0], TEST.predictions[:, 0])
+                assert (draw[:, 1] != TEST.predictions[:, 1]).any()
 
 
 @pytest.mark.parametrize("sign", [1, -1])

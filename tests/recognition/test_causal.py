@@ -80,15 +80,13 @@ def test_the_prior_counts_as_utterances_of_the_neighbours_moments(shift_mean):
     assert causal(said[-1:], profile_of(said[:, None], rng.normal(size=(6, 5)))) == pytest.approx(expected)
 
 
-@pytest.fixture(scope="module")
-def bank():
-    training = people("training", 60, 0)
-    return SpeakerBank.from_utterances(training.speaker_ids, training.pooled, training.labels, ATTRIBUTES)
+TRAIN = people("train", 60, 0)
+BANK = SpeakerBank.from_utterances(TRAIN.speaker_ids, TRAIN.pooled, TRAIN.labels, ATTRIBUTES)
 
 
-def test_each_utterance_comes_out_as_from_the_whole_array(bank):
+def test_each_utterance_comes_out_as_from_the_whole_array():
     validation, said = people("validation", 20, 1), people("test", 1, 2, utterances=15)
-    calibrator = PosteriorCalibrator(bank).fit(**vars(validation))
+    calibrator = PosteriorCalibrator(BANK).fit(**vars(validation))
     assert any(fitted.mean.amount or fitted.log_std.amount for fitted in calibrator.fitted.values())
     said.predictions[:, 0] = 4.2
     so_far = [said.part(np.arange(15) < number) for number in range(1, 16)]
@@ -99,11 +97,11 @@ def test_each_utterance_comes_out_as_from_the_whole_array(bank):
         np.testing.assert_allclose(calibrate_causally(causal, ordered)[:, order], whole, atol=1e-9)
 
 
-def test_a_left_out_posterior_uses_no_label_of_its_speaker(bank):
+def test_a_left_out_posterior_uses_no_label_of_its_speaker():
     validation = people("validation", 12, 1)
     own = np.array(validation.speaker_ids) == "validation 04"
     changed = replace(validation, labels=np.where(own[:, None], 1 + 0.1 * validation.labels, validation.labels))
-    before, after = (left_out_posteriors(bank, ATTRIBUTES, one) for one in (validation, changed))
+    before, after = (left_out_posteriors(BANK, ATTRIBUTES, one) for one in (validation, changed))
     np.testing.assert_array_equal(before[own], after[own])
     assert np.abs(before[~own] - after[~own]).max() > 1e-3
 

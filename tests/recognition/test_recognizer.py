@@ -169,12 +169,11 @@ def test_each_window_is_predicted_as_that_part_alone(bundle, recordings):
     np.testing.assert_allclose(frame[RAW], np.concatenate([one[RAW] for one in alone]), atol=1e-5)
 
 
-def test_what_can_not_be_recognised_is_one_line(recognizer, recordings, tmp_path):
+def test_where_one_recording_can_not_be_recognised_nobody_is_enrolled(recognizer, recordings, tmp_path):
     soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).normal(0, 0.1, 48_000), 16_000)
     for ask in (recognizer.predict, lambda paths: recognizer.enroll("anna", paths)):
-        with pytest.raises(UserError, match=r"noise.wav: no speech was found in it") as caught:
+        with pytest.raises(UserError, match=r"noise.wav: no speech was found in it"):
             ask([recordings[0], tmp_path / "noise.wav"])
-        assert "\n" not in str(caught.value)
     assert recognizer.profiles.ids == []
 
 

@@ -213,9 +213,8 @@ def test_files_that_hold_no_turns(tmp_path):
         ("a.csv", "path,start,end\na.wav,1,2", "no column speaker"),
     ):
         (tmp_path / name).write_text(text)
-        with pytest.raises(UserError, match=what) as caught:
+        with pytest.raises(UserError, match=what):
             read_turns(tmp_path / name)
-        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])

@@ -26,9 +26,8 @@ def test_a_bundle_pushed_and_loaded_by_its_name(hub, tested_checkpoint, tmp_path
     loaded = EmotionRecognizer.from_pretrained("anna/voices", revision=COMMIT, token="hf_ours")  # noqa: S106
     assert loaded.bundle.model == EmotionRecognizer.from_pretrained(bundle).bundle.model
     assert "Bearer hf_ours" in hub.tokens
-    with pytest.raises(UserError, match=r"hub gives at revision v9 \(.*Revision Not Found") as caught:
+    with pytest.raises(UserError, match=r"hub gives at revision v9 \(.*Revision Not Found"):
         EmotionRecognizer.from_pretrained("anna/voices", revision="v9")
-    assert "\n" not in str(caught.value)
 
 
 def test_single_speakers_are_published_only_when_asked_for(hub, tested_checkpoint, tmp_path, capsys):
