@@ -32,12 +32,10 @@ class Client:
         self.host = f"127.0.0.1:{server.server_port}"
 
     def __call__(self, method, path, body=None, base=None, **headers):
-        given = {"Host": self.host} | ({"Origin": f"http://{self.host}"} if method == "POST" else {})
-        given |= headers
+        given = {"Host": self.host, "Content-Length": None if body is None else str(len(body))}
+        given |= ({"Origin": f"http://{self.host}"} if method == "POST" else {}) | headers
         connection = HTTPConnection("127.0.0.1", self.server.server_port, timeout=60)
         connection.putrequest(method, (self.base if base is None else base) + path, skip_host=True)
-        if body is not None and "Content-Length" not in given:
-            given["Content-Length"] = str(len(body))
         for name, value in given.items():
             if value is not None:
                 connection.putheader(name, value)
@@ -48,12 +46,10 @@ class Client:
         return answer.status, content
 
     def upload(self, path, *, name=None, turns=None, **parameters):
-        asked = {"name": name or path.name, **parameters}
         if turns is not None:
-            asked |= {"turns": turns.name, "turns_bytes": turns.stat().st_size}
+            parameters |= {"turns": turns.name, "turns_bytes": turns.stat().st_size}
         body = (turns.read_bytes() if turns else b"") + path.read_bytes()
-        status, content = self("POST", f"recordings?{urlencode(asked)}", body)
-        return (status, json.loads(content)) if status == 200 else (status, content.decode())
+        return self.do("recordings", body, name=name or path.name, **parameters)
 
     def get(self, path=""):
         status, content = self("GET", path)
@@ -63,8 +59,8 @@ class Client:
     def table(self, key):
         return pd.read_csv(StringIO(self.get(f"{key}/predictions.csv")), dtype={"speaker": str})
 
-    def do(self, what, **parameters):
-        status, content = self("POST", f"{what}?{urlencode(parameters)}", b"")
+    def do(self, what, body=b"", **parameters):
+        status, content = self("POST", f"{what}?{urlencode(parameters)}", body)
         return status, json.loads(content) if status == 200 else content.decode()
 
 

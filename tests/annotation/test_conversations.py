@@ -96,13 +96,9 @@ BAD = {
     "backwards.rttm": (rttm([(2, 1, "a")], "backwards"), "turn of backwards/a from 2 to 1 s isn't valid: start must"),
     "bytes.rttm": (b"SPEAKER \xe9\xff", "isn't UTF-8 text (byte 8 is 0xe9) in "),
     "empty.rttm": ("", "has no turns in "),
-    "channels.rttm": (
-        "".join(rttm([(0, 1, "a")], "channels").replace(" 1 ", f" {number} ", 1) for number in (1, 2)),
-        "has turns on channels 1, 2",
-    ),
+    "channels.rttm": (rttm_of_channels([Turn(0, 1, "a", 1), Turn(0, 1, "a", 2)], "channels"), "turns on channels 1, 2"),
     "renamed.rttm": (rttm([(0, 1, "a")], "somewhere"), "has no turns in "),
     "twice.TextGrid": (SHORT.replace("ben", "anna"), "has two tiers called anna. Rename one of them in Praat."),
-    "broken.wav": (b"RIFF" + b"\0" * 40, "can't be decoded"),
 }
 GOOD = {
     "disordered.rttm": rttm([(3, 4, "NA"), (0, 2, "NA"), (1, 2, "<NA>")], "disordered"),
@@ -115,17 +111,14 @@ def reasons_in(folder):
     return {Path(file).stem: reason for file, reason in pd.read_csv(failed).itertuples(index=False)}
 
 
-def test_bad_input_of_some_recordings(conversation, bundle_folder, tmp_path, capsys):
+def test_bad_turns_of_some_recordings(conversation, bundle_folder, tmp_path, capsys):
     """The others are done, and each is listed."""
     pytest.importorskip("praatio", reason="praatio isn't installed (the extra textgrid)")
     folder, sound = tmp_path / "talks", (tmp_path / "meeting.wav").read_bytes()
     folder.mkdir()
     for name, content in {**{name: text for name, (text, _) in BAD.items()}, **GOOD}.items():
-        stem, ending = name.split(".")
-        (folder / f"{stem}.wav").write_bytes(content if ending == "wav" else sound)
-        path = folder / (f"{stem}.rttm" if ending == "wav" else name)
-        text = rttm(conversation[0], stem) if ending == "wav" else content
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        (folder / name).with_suffix(".wav").write_bytes(sound)
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     frame = annotated(bundle_folder, tmp_path, folder, "--segments", folder, code=1)
     assert {Path(file).stem for file in frame["file"]} == {name.split(".")[0] for name in GOOD}
     found = reasons_in(tmp_path)

@@ -165,10 +165,7 @@ def test_what_is_no_complete_run(folder):
 
 
 def test_a_test_set_without_labels_is_left_out_by_name(folder):
-    def hide(table):
-        return pd.concat([table, table.assign(split="test3", arousal_label=float("nan"))])
-
-    edit_table(folder, hide)
+    edit_table(folder, lambda table: pd.concat([table, table.assign(split="test3", arousal_label=NAN)]))
     edit_json(folder / "metrics.json", lambda metrics: metrics["splits"].update(test3=metrics["splits"]["test1"]))
     record = json.loads((folder / "speakers.json").read_text())
     record["splits"]["test3"] = record["splits"]["test1"]

@@ -8,17 +8,8 @@ from hypothesis import strategies as st
 
 from ser_personal.audio import WINDOW
 from ser_personal.errors import UserError
-from ser_personal.recognition.segmenters import (
-    BySpeech,
-    ByWindows,
-    Segment,
-    energy_speech,
-    has_silero,
-    join,
-    make_segmenter,
-    silero_speech,
-    split_evenly,
-)
+from ser_personal.recognition import segmenters
+from ser_personal.recognition.segmenters import BySpeech, ByWindows, Segment, energy_speech, make_segmenter
 
 RATE = 16_000
 
@@ -55,7 +46,8 @@ def test_joined_and_split_stretches_hold_all_speech_in_order(lengths, pause, mos
     for gap, length in lengths:
         speech.append(Segment(end + gap, end + gap + length))
         end += gap + length
-    cut = [piece for segment in join(speech, pause, most) for piece in split_evenly(segment, most)]
+    joined = segmenters.join(speech, pause, most)
+    cut = [piece for segment in joined for piece in segmenters.split_evenly(segment, most)]
     assert all(0 < segment.end - segment.start <= most for segment in cut)
     assert all(one.end <= other.start for one, other in pairwise(cut))
     inside = {sample for segment in cut for sample in range(*segment)}
@@ -101,9 +93,9 @@ def test_without_silero_energy_finds_speech(monkeypatch):
         make_segmenter("silero", max_samples=10, window_seconds=5)
 
 
-@pytest.mark.skipif(not has_silero(), reason="silero-vad isn't installed (the extra vad)")
+@pytest.mark.skipif(not segmenters.has_silero(), reason="silero-vad isn't installed (the extra vad)")
 def test_silero_finds_no_speech_in_noise():
-    assert make_segmenter("speech", max_samples=10, window_seconds=5).find_speech is silero_speech
+    assert make_segmenter("speech", max_samples=10, window_seconds=5).find_speech is segmenters.silero_speech
     noise = np.random.default_rng(0).normal(0, 0.05, 2 * RATE).astype(np.float32)
-    assert silero_speech(noise) == []
+    assert segmenters.silero_speech(noise) == []
     assert "silero_vad" in sys.modules
