@@ -21,9 +21,7 @@ def talk(talk):
     return talk
 
 
-def test_shards_joined_are_one_run_byte_for_byte_and_profiles_of_the_enrolled_grow_alike(
-    annotate, bundle_folder, talk, tmp_path
-):
+def test_shards_joined_are_one_run_byte_for_byte_and_enrol_alike(annotate, bundle_folder, talk, tmp_path):
     def of(name):
         path = tmp_path / f"{name}.safetensors"
         return EmotionRecognizer.from_pretrained(bundle_folder, profiles=path, device="cpu")

@@ -173,34 +173,26 @@ def test_mistakes_in_the_tables_are_one_line_each(tables, tmp_path, capsys):
     assert tables["out"].read_text() == "mine"
 
 
-def write_predictions(path, _):
-    path.write_bytes(b"utterance,speaker,split,arousal_raw,arousal_label\nu,x,test1,1.5,\nv,,,2.5,7\n")
-
-
-@pytest.mark.parametrize(
-    ("name", "write"),
-    [
-        ("predictions.csv", write_predictions),
-        ("vectors.npz", lambda path, vectors: np.savez(path, **vectors)),
-        ("vectors.safetensors", lambda path, vectors: save_file(vectors, path)),
-    ],
-)
-def test_spoilt_files_are_read_or_refused(tmp_path, name, write):
+@pytest.mark.parametrize("name", ["predictions.csv", "vectors.npz", "vectors.safetensors"])
+def test_spoilt_files_are_read_or_refused(tmp_path, name):
     path, vectors = tmp_path / name, {"u": np.zeros(2, np.float32), "v": np.ones(2, np.float32)}
+    predictions = b"utterance,speaker,split,arousal_raw,arousal_label\nu,x,test1,1.5,\nv,,,2.5,7\n"
+    (tmp_path / "predictions.csv").write_bytes(predictions)
+    np.savez(tmp_path / "vectors.npz", **vectors)
+    save_file(vectors, tmp_path / "vectors.safetensors")
 
-    def read(path):
+    def read():
         if name != "predictions.csv":
             return read_vectors(path)
         return read_predictions(path, vectors, named_by="raw", default_split="test1")
 
-    write(path, vectors)
-    read(path)
+    read()
 
     @many_inputs
     @given(content=files(path.read_bytes()))
     def spoilt(content):
         path.write_bytes(content)
-        is_read_or_refused(lambda: read(path))
+        is_read_or_refused(read)
 
     spoilt()
 
