@@ -9,9 +9,9 @@ from ser_personal.annotation.tables import write_annotations, write_vectors
 from ser_personal.audio import decode
 from ser_personal.recognition.recordings import Recording
 
-NAMES = ['an"na <b>', "NA", "林"]
-# of speakers, the second overlapping the first, the last two of one speaker overlapping
-TURNS = [(0, 0.0, 1.5), (1, 1.0, 2.5), (2, 3.0, 4.5), (0, 5.0, 6.0), (0, 5.5, 6.25)]
+ANNA = 'an"na <b>'
+# the second overlapping the first, the last two of one speaker overlapping
+TURNS = [(ANNA, 0.0, 1.5), ("NA", 1.0, 2.5), ("林", 3.0, 4.5), (ANNA, 5.0, 6.0), (ANNA, 5.5, 6.25)]
 
 
 def test_every_format_holds_the_same(annotate):
@@ -37,10 +37,9 @@ def test_a_table_is_a_segmented_index_to_audformat(annotate):
 @pytest.fixture
 def rows():
     """What is predicted of one recording of 8 s, values as a table would have them."""
-    values = np.random.default_rng(0).uniform(1, 7, (len(TURNS), 2))
-    frame = pd.DataFrame(values, columns=["arousal_calibrated", "valence_calibrated"])
-    who, frame["start"], frame["end"] = zip(*TURNS, strict=True)
-    return frame.assign(speaker=[NAMES[one] for one in who], file="meeting.wav").to_dict("records")
+    frame = pd.DataFrame(TURNS, columns=["speaker", "start", "end"]).assign(file="meeting.wav")
+    frame[["arousal_calibrated", "valence_calibrated"]] = np.random.default_rng(0).uniform(1, 7, (len(TURNS), 2))
+    return frame.to_dict("records")
 
 
 def write(path, rows):
@@ -53,7 +52,7 @@ def test_a_textgrid_has_a_tier_for_each_speaker_and_attribute(rows, tmp_path):
     textgrid = pytest.importorskip("praatio.textgrid", reason="praatio isn't installed (the extra textgrid)")
     path = write(tmp_path / "meeting.TextGrid", rows)
     grid = textgrid.openTextgrid(str(path), includeEmptyIntervals=False, reportingMode="error")
-    assert grid.tierNames == tuple(f"{name} {attribute}" for name in NAMES for attribute in ("arousal", "valence"))
+    assert grid.tierNames == tuple(f"{who} {what}" for who in (ANNA, "NA", "林") for what in ("arousal", "valence"))
     assert (grid.minTimestamp, grid.maxTimestamp) == (0, 8)
     for tier in grid.tiers:
         speaker, attribute = tier.name.rsplit(" ", 1)
