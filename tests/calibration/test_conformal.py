@@ -6,13 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ser_personal.calibration.conformal import (
-    ConformalTable,
-    HalfWidths,
-    conformal_quantile,
-    intervals_as_json,
-    speakers_needed,
-)
+from ser_personal.calibration import conformal
+from ser_personal.calibration.conformal import ConformalTable, HalfWidths
 from ser_personal.calibration.table import PredictedSet
 from ser_personal.errors import UserError
 
@@ -33,9 +28,9 @@ def slow_quantile(errors, speakers, coverage):
 )
 def test_the_quantile_is_the_definitions(pairs, coverage):
     errors, speakers = np.array([error / 7 for error, _ in pairs]), np.array([str(speaker) for _, speaker in pairs])
-    found = conformal_quantile(errors, speakers, coverage)
+    found = conformal.conformal_quantile(errors, speakers, coverage)
     assert found == slow_quantile(errors.tolist(), list(speakers), coverage)
-    assert isinf(found) == (len(set(speakers)) < speakers_needed(coverage))
+    assert isinf(found) == (len(set(speakers)) < conformal.speakers_needed(coverage))
 
 
 def draw(rng, speakers, most):
@@ -103,7 +98,7 @@ def some_set(speakers, seed):
 
 def test_shares_are_counted_speaker_by_speaker():
     validation, test = some_set(12, 0), some_set(7, 1)
-    found = intervals_as_json(validation, test, ("arousal",), (1.0, 7.0))
+    found = conformal.intervals_as_json(validation, test, ("arousal",), (1.0, 7.0))
     table = ConformalTable.fit(validation.predictions, validation.labels, validation.speaker_ids, ("arousal",))
     width, errors = table.half_width("arousal", 0), np.abs(test.predictions - test.labels)[:, 0]
     own = [errors[[speaker == str(n) for speaker in test.speaker_ids]] for n in range(7)]
@@ -115,7 +110,7 @@ def test_shares_are_counted_speaker_by_speaker():
     assert 0 < its["mean_width"] <= 2 * width
     assert (found["validation_speakers"], found["speakers_needed"]) == (12, 9)
     test.labels[:] = np.nan
-    found = intervals_as_json(some_set(8, 0), test, ("arousal",), (1.0, 7.0))
+    found = conformal.intervals_as_json(some_set(8, 0), test, ("arousal",), (1.0, 7.0))
     its = found["attributes"]["arousal"]
     assert (its["half_width"], its["mean"], its["mean_width"]) == (None, None, 6.0)
     json.dumps(found, allow_nan=False)

@@ -4,21 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import public_forms
 import pytest
 import torch
 from command_line import configs, ser, trainer_flags
-from public_forms import (
-    FORMS,
-    VOX_CONFIG,
-    dense_config,
-    dense_weights,
-    odyssey_config,
-    odyssey_weights,
-    vox_weights,
-    write_challenge,
-    write_dense,
-    write_model,
-)
+from public_forms import FORMS, write_challenge, write_dense, write_model
 
 from ser_personal.data.dataset import Example, collate
 from ser_personal.encoder.hubert import HubertEncoder
@@ -114,6 +104,12 @@ def test_outputs_are_label_points_of_the_scale_that_is_asked_for(tmp_path, wavef
     np.testing.assert_allclose(predicted, expected, rtol=0, atol=1e-5)
 
 
+DENSE, CONFIG = public_forms.dense_weights()[1], public_forms.dense_config()
+ODYSSEY, ODYSSEY_CONFIG = public_forms.odyssey_weights()[1], public_forms.odyssey_config()
+VOX, WHISPER = public_forms.vox_weights()[1], {**public_forms.VOX_CONFIG, "pretrain_model": "whisper_large"}
+WIDE, SPOILT = {"classifier.dense.weight": torch.zeros(8, 16)}, {"classifier.dense.bias": torch.full((16,), torch.nan)}
+
+
 class Exploit:
     def __init__(self, victim):
         self.victim = victim
@@ -123,17 +119,21 @@ class Exploit:
 
 
 def ctc(folder):
-    weights = {name: weight for name, weight in dense_weights()[1].items() if name.startswith("wav2vec2")}
-    config = dense_config() | {"architectures": ["Wav2Vec2ForCTC"]}
+    weights = {name: weight for name, weight in DENSE.items() if name.startswith("wav2vec2")}
+    config = CONFIG | {"architectures": ["Wav2Vec2ForCTC"]}
     write_model(folder, config, {**weights, "lm_head.weight": torch.zeros(4, 16), "lm_head.bias": torch.zeros(4)})
 
 
 def with_code(folder):
-    write_model(folder, dense_config(), {"classifier.dense.weight": Exploit(folder.parent / "victim")}, pickled=True)
+    write_model(folder, CONFIG, {"classifier.dense.weight": Exploit(folder.parent / "victim")}, pickled=True)
 
 
 def changed(config, weights, **changes):
     return lambda folder: write_model(folder, config, {**weights, **changes})
+
+
+def named(*outputs):
+    return changed(public_forms.dense_config(outputs), DENSE)
 
 
 def without_statistics(folder):
@@ -146,26 +146,22 @@ def lying_statistics(folder):
     (folder / "train_norm_stat.pkl").write_bytes(pickle.dumps({"mean": Exploit(folder.parent / "victim")}))
 
 
-DENSE, ODYSSEY, CONFIG = dense_weights()[1], odyssey_weights()[1], dense_config()
-EMOTIONS = ("angry", "happy", "sad")
-WIDE, SPOILT = {"classifier.dense.weight": torch.zeros(8, 16)}, {"classifier.dense.bias": torch.full((16,), torch.nan)}
-WHISPER = {**VOX_CONFIG, "pretrain_model": "whisper_large"}
 BAD = {
     "a speech recogniser": (ctc, "is Wav2Vec2ForCTC, whose weights aren't an encoder with classifier.dense"),
     "a text model": (changed({"model_type": "bert"}, DENSE), "is of type bert, not of hubert, wavlm"),
     "a head of another width": (changed(CONFIG, DENSE, **WIDE), "dense.weight is (8, 16), not (16, 16)"),
-    "more outputs than names": (changed(dense_config(("arousal",)), DENSE), "its head gives 3 outputs and names 1"),
-    "categories": (changed(dense_config(EMOTIONS), DENSE), "its outputs are angry, happy, sad; emotion attributes are"),
-    "an attribute twice": (changed(dense_config(("arousal",) * 3), DENSE), "its outputs are arousal, arousal, arousal"),
+    "more outputs than names": (named("arousal"), "its head gives 3 outputs and names 1"),
+    "categories": (named("angry", "happy", "sad"), "its outputs are angry, happy, sad; emotion attributes are"),
+    "an attribute twice": (named(*["arousal"] * 3), "its outputs are arousal, arousal, arousal"),
     "code in a .bin": (with_code, "names posix.mkdir"),
     "code in the statistics": (lying_statistics, "names posix.mkdir"),
     "NaN": (changed(CONFIG, DENSE, **SPOILT), "hold NaN or infinity: dense.bias"),
     "an impossible configuration": (changed({**CONFIG, "num_attention_heads": 3}, DENSE), "describes no network"),
-    "a Whisper of Vox-Profile's": (changed(WHISPER, vox_weights()[1]), "its encoder is whisper_large, not a WavLM"),
-    "another encoder": (changed({**odyssey_config(), "ssl_type": "facebook/hubert-base"}, ODYSSEY), "not a WavLM"),
-    "no deviation": (changed({**odyssey_config(), "std": 0}, ODYSSEY), "have mean -0.0002 and standard deviation 0"),
-    "text for a mean": (changed({**odyssey_config(), "mean": "loud"}, ODYSSEY), "lack or misspell something"),
-    "another rate": (changed({**odyssey_config(), "sampling_rate": 8000}, ODYSSEY), "at 8000 Hz, not 16000"),
+    "a Whisper of Vox-Profile's": (changed(WHISPER, VOX), "its encoder is whisper_large, not a WavLM"),
+    "another encoder": (changed({**ODYSSEY_CONFIG, "ssl_type": "facebook/hubert-base"}, ODYSSEY), "not a WavLM"),
+    "no deviation": (changed({**ODYSSEY_CONFIG, "std": 0}, ODYSSEY), "have mean -0.0002 and standard deviation 0"),
+    "text for a mean": (changed({**ODYSSEY_CONFIG, "mean": "loud"}, ODYSSEY), "lack or misspell something"),
+    "another rate": (changed({**ODYSSEY_CONFIG, "sampling_rate": 8000}, ODYSSEY), "at 8000 Hz, not 16000"),
     "no statistics": (without_statistics, "has final_ssl.pt and no train_norm_stat.pkl"),
     "nothing": (lambda folder: folder.mkdir(), "has no config.json, and no final_ssl.pt"),
     "no weights": (
