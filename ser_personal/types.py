@@ -234,6 +234,10 @@ class TrainingSet(Protocol):
     def frame_source(self) -> FeatureSource | None:
         """What made the frames that batches hold instead of audio; None where they hold audio."""
 
+    @property
+    def frames_trained_on(self) -> frozenset[str]:
+        """Of utterances that what made these frames was adapted or trained on, as `utterance_hashes` makes them."""
+
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
         """At most `limit` training waveforms (samples,), spread evenly over the set, the same on every rank."""
 

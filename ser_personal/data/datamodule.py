@@ -179,6 +179,11 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         """What made the frames that batches hold instead of audio; None where they hold audio."""
         return None
 
+    @property
+    def frames_trained_on(self) -> frozenset[str]:
+        """Of utterances that what made these frames was adapted or trained on, as `utterance_hashes` makes them."""
+        return frozenset()
+
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
         """Decode at most `limit` training waveforms (samples,), spread evenly over the set, the same on every rank."""
         count = min(limit, len(self.train_indices))

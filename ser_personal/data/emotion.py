@@ -273,6 +273,11 @@ class CachedEmotionDataModule(EmotionDataModule):
     def frame_source(self) -> FeatureSource:
         return self.cache.source
 
+    @property
+    @override
+    def frames_trained_on(self) -> frozenset[str]:
+        return self.cache.trained_on
+
     @cached_property
     @override
     def dataset(self) -> CachedDataset:

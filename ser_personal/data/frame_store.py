@@ -23,7 +23,7 @@ from ser_personal.audio import FRAME_RATE
 from ser_personal.data.dataset import samples_of
 from ser_personal.errors import UserError, require_range
 from ser_personal.files import atomic_write, content_hash, sampled_hash
-from ser_personal.types import MAX_CLUSTERS, FeatureSource
+from ser_personal.types import MAX_CLUSTERS, FeatureSource, pack_hashes, unpack_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ser_personal.types import Utterance
 
 META, BATCHES = "meta.json", "batch-*.safetensors"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 OPEN_FILES = 64
 
 # a frozen dataclass of plain values
@@ -56,6 +56,8 @@ class FrameStore(ABC, Generic[Source]):
 
     def __init__(self, folder: str | Path, source: Source) -> None:
         self.folder, self.source = Path(folder), source
+        # utterances that what made the arrays was adapted or trained on, by `utterance_hashes`
+        self.trained_on: frozenset[str] = frozenset()
         self._file_of: dict[str, Path] = {}
         self._frames_of: dict[str, int] = {}
         self._audio_of: dict[str, str] = {}
@@ -79,18 +81,26 @@ class FrameStore(ABC, Generic[Source]):
             remedy = f"Run the same {cls.command} again: it resumes where it stopped"
             raise UserError(f"these {cls.contents} are only half written", where=folder, remedy=remedy)
         store = cls(folder, cls.source_type(**meta["source"]))
+        store.trained_on = unpack_hashes(meta["trained_on"])
         if len(store) != meta.get("utterances"):
             raise cls._damaged(f"{len(store)} of {meta.get('utterances')} utterances are there", folder)
         return store
 
     @classmethod
-    def create(cls, folder: str | Path, source: Source) -> Self:
-        """Open a folder for writing; what an interrupted run of the same source wrote stays."""
+    def create(cls, folder: str | Path, source: Source, trained_on: frozenset[str] = frozenset()) -> Self:
+        """Open a folder for writing; what an interrupted run of the same source wrote stays.
+
+        Args:
+            folder: new, or of an interrupted run.
+            source: what makes the arrays.
+            trained_on: utterances that it was adapted or trained on, as `utterance_hashes` makes them.
+        """
         meta = cls._read_meta(Path(folder))
         if meta is not None and meta["source"] != asdict(source):
             what = f"holds {cls.contents} of another {cls.made_from}"
             raise UserError(what, where=folder, remedy="Give another folder, or delete this one")
         store = cls(folder, source)
+        store.trained_on = trained_on
         store._declare(finished=False)
         return store
 
@@ -173,6 +183,7 @@ class FrameStore(ABC, Generic[Source]):
             "finished": finished,
             "utterances": len(self) if finished else None,
             "source": asdict(self.source),
+            "trained_on": pack_hashes(self.trained_on),
         }
         atomic_write(self.folder / META, json.dumps(meta, indent=2).encode())
 
@@ -192,6 +203,7 @@ class FrameStore(ABC, Generic[Source]):
         source = meta.get("source")
         if (
             not isinstance(meta.get("finished"), bool)
+            or not isinstance(meta.get("trained_on"), str)
             or not isinstance(source, dict)
             or source.keys() != types.keys()
             or not all(isinstance(source[name], (int, float) if t is float else t) for name, t in types.items())

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ser_personal.types import TrainingSet
 
 DESCRIPTION = "personalized_encoder"
+# of a fine-tuned one, the utterances whose labels it was trained on, as `pack_hashes` has them
+TRAINED_ON = "trained_on"
 # of the personalised encoder's weights in a module's
 PREFIX = "personalized."
 # what resuming a fit needs apart from the weights

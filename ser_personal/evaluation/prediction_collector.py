@@ -226,11 +226,13 @@ class PredictionCollector(RunWriter):
 def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) -> NDArray[np.str_]:
     """The condition (utterances,) of each utterance's speaker in a test set.
 
-    `transductive` where any of the speaker's audio in this set was pre-trained on, by its hash; `labelled` where the
-    speaker is in the corpus's training split; `adaptation` where other audio of theirs was in PAPT or TAPT; else
-    `unseen`.
+    `labelled` where labels of the speaker were trained on, by hashes of utterances, or are in the training split and so
+    in the bank; `transductive` where none of this set's were, but audio of the speaker in it was pre-trained on;
+    `adaptation` where other audio of theirs was; else `unseen`.
     """
-    model, labelled = pl_module.personalized, set(data.train_speaker_ids)
+    model, trained_on = pl_module.personalized, pl_module.trained_on
+    labelled = {each.speaker_id for each in data.utterances if utterance_hash(each) in trained_on}
+    labelled = {*data.train_speaker_ids, *labelled} - {None}
     # TAPT knows speakers whom no table has
     pretrained = {each.speaker_id for each in data.utterances if utterance_hash(each) in model.pretrained_on}
     adapted = {*model.embedded_speakers, *pretrained} - {None}
@@ -238,12 +240,13 @@ def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) ->
     def who(utterance: Utterance) -> str:
         return utterance.speaker_id or utterance.utterance_id
 
+    by_labels = {who(each) for each in utterances if utterance_hash(each) in trained_on}
     in_papt = {who(each) for each in utterances if utterance_hash(each) in model.pretrained_on}
 
     def condition(utterance: Utterance) -> Condition:
-        if who(utterance) in in_papt:
+        if who(utterance) in in_papt and who(utterance) not in by_labels:
             return "transductive"
-        if utterance.speaker_id in labelled:
+        if utterance.speaker_id in labelled or who(utterance) in by_labels:
             return "labelled"
         return "adaptation" if utterance.speaker_id in adapted else "unseen"
 
@@ -260,7 +263,7 @@ def about_speakers(pl_module: Any, utterances: Sequence[Utterance], conditions: 
     counted: dict[str, Any] = {"speakers": dict(Counter(condition_of.values()))}
     table = pl_module.personalized.speakers
     if getattr(table, "permute", False):
-        counted["permuted_speakers"] = len(condition_of.keys() & set(table.ids))
+        counted["permuted_speakers"] = len(condition_of.keys() & pl_module.personalized.embedded_speakers)
         rank_zero_info(
             f"{utterances[0].split}: {counted['permuted_speakers']} of {len(condition_of)} speakers were permuted"
             + ("" if counted["permuted_speakers"] else ", so this is no control: it is the model as it was trained")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from typing_extensions import override
 from ser_personal.encoder.base import Encoder, mean_pool
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.hugging_face import LoRA
-from ser_personal.encoder.module import DESCRIPTION, PREFIX, PersonalizedModule, read_checkpoint, using
+from ser_personal.encoder.module import DESCRIPTION, PREFIX, TRAINED_ON, PersonalizedModule, read_checkpoint, using
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.encoder.raw import CachedFeatures
 from ser_personal.errors import UserError
@@ -21,7 +21,16 @@ from ser_personal.finetune.concordance import CCCLoss, EmotionLoss
 from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter
 from ser_personal.finetune.metrics import ConcordanceMetric
 from ser_personal.speakers.embedding import SpeakerEmbedding, SpeakerRepresentation
-from ser_personal.types import ATTRIBUTES, Attribute, FusionName, NonNegativeFinite, PositiveFinite, PredictionBatch
+from ser_personal.types import (
+    ATTRIBUTES,
+    Attribute,
+    FusionName,
+    NonNegativeFinite,
+    PositiveFinite,
+    PredictionBatch,
+    pack_hashes,
+    unpack_hashes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,6 +102,8 @@ class FineTuning(PersonalizedModule):
         self.save_hyperparameters(ignore=["encoder", "speakers", "interpreter", "loss", "lora"])
         self.interpreter = interpreter
         self.lora = lora
+        # utterances whose labels this model, or one that it started from, was trained on
+        self.trained_on: frozenset[str] = frozenset()
 
     @property
     @abstractmethod
@@ -128,11 +139,22 @@ class FineTuning(PersonalizedModule):
                 speaker_ids = training_set.train_speaker_ids
                 self.personalized.build(speaker_ids, training_set.speaker_features_of(speaker_ids))
                 self.personalized.encoder.fit_front_end(training_set.training_audio)
-                if self.personalized.speakers.ids:
-                    self.personalized.pretrained_on = training_set.train_hashes
+                own = training_set.train_hashes if self.personalized.speakers.ids else frozenset()
+                self.personalized.pretrained_on = training_set.frames_trained_on | own
             self._build_interpreter()
             self.interpreter.start_from(self.initial_outputs(training_set))
         self.personalized.encoder.adapt(self.lora)
+        self.trained_on |= training_set.train_hashes
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[TRAINED_ON] = pack_hashes(self.trained_on)
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.trained_on = unpack_hashes(checkpoint.get(TRAINED_ON, ""))
 
     @override
     def rebuild(self, checkpoint: dict[str, Any]) -> None:
@@ -167,6 +189,7 @@ class FineTuning(PersonalizedModule):
         weights = checkpoint["state_dict"]
         self._require_same_targets(checkpoint, path)
         self._require_same_fusion(checkpoint, path, "train")
+        self.trained_on = unpack_hashes(checkpoint.get(TRAINED_ON, ""))
         self.personalized.rebuild(checkpoint[DESCRIPTION])
         self.rebuild(checkpoint)
         self.refuse_namesakes(training_set)
@@ -224,13 +247,20 @@ class FineTuning(PersonalizedModule):
 
     @override
     def training_step(self, batch: EmotionBatch, batch_idx: int) -> Tensor:
-        speaker_ids = batch["speaker_ids"]
-        as_unseen = (torch.rand(len(speaker_ids)) < self.hparams["unseen_share"]).tolist()
-        known = [None if unseen else speaker for speaker, unseen in zip(speaker_ids, as_unseen, strict=True)]
-        result = self({**batch, "speaker_ids": known})
+        result = self(self._some_as_unseen(batch))
         loss = self.task_loss(result["predictions"], result["labels"], batch.get("weights"))
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch["indices"]))
         return loss
+
+    def _some_as_unseen(self, batch: EmotionBatch) -> EmotionBatch:
+        """Take a share of the utterances for those of unseen speakers, of whom no features are known either."""
+        unseen = torch.rand(len(batch["speaker_ids"])) < self.hparams["unseen_share"]
+        pairs = zip(batch["speaker_ids"], unseen.tolist(), strict=True)
+        some: dict[str, Any] = {**batch, "speaker_ids": [None if hidden else speaker for speaker, hidden in pairs]}
+        if "speaker_features" in batch:
+            features = batch["speaker_features"]
+            some["speaker_features"] = features.masked_fill(unseen.to(features.device)[:, None], torch.nan)
+        return cast("EmotionBatch", some)
 
     @override
     def validation_step(self, batch: EmotionBatch, batch_idx: int) -> PredictionBatch:

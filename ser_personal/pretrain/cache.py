@@ -14,12 +14,12 @@ from ser_personal.data.datamodule import AllUtterancesDataModule
 from ser_personal.data.frame_store import FeatureCache
 from ser_personal.encoder.base import Encoder, weights_fingerprint
 from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.module import DESCRIPTION, PREFIX, read_checkpoint
+from ser_personal.encoder.module import DESCRIPTION, PREFIX, TRAINED_ON, read_checkpoint
 from ser_personal.encoder.personalized import saved_encoder
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
 from ser_personal.pretrain.teachers import EncoderTeacher, Precision, run_over
-from ser_personal.types import FeatureSource, Seed
+from ser_personal.types import FeatureSource, Seed, unpack_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,8 +57,9 @@ def cache(
         precision: of the encoder, as Lightning names it.
     """
     started = time.perf_counter()
+    trained_on: frozenset[str] = frozenset()
     if checkpoint:
-        built, name = _from_checkpoint(checkpoint, encoder)
+        built, name, trained_on = _from_checkpoint(checkpoint, encoder)
     else:
         built, name = _fresh(encoder or HubertEncoder(), data, seed)
     network: nn.Module = built
@@ -78,7 +79,7 @@ def cache(
         stride=stride,
         max_samples=data.max_samples,
     )
-    store = FeatureCache.create(out, source)
+    store = FeatureCache.create(out, source, trained_on)
     # Batches stay as they are, since a network's rounding depends on them: an unfinished one is run again.
     left = [batch for batch in data.batches() if not _is_written(batch, data.utterances, store)]
 
@@ -120,7 +121,7 @@ def _fresh(encoder: Encoder, data: AllUtterancesDataModule, seed: int) -> tuple[
     return encoder, " ".join([type(encoder).__name__, getattr(encoder, "pretrained", "")]).strip()
 
 
-def _from_checkpoint(path: str, other: Encoder | None) -> tuple[Encoder, str]:
+def _from_checkpoint(path: str, other: Encoder | None) -> tuple[Encoder, str, frozenset[str]]:
     if other is not None:
         what = f"can't be combined with --encoder {type(other).__name__}"
         raise UserError(what, where=f"--checkpoint {path}", remedy="Give either --encoder or --checkpoint")
@@ -131,4 +132,6 @@ def _from_checkpoint(path: str, other: Encoder | None) -> tuple[Encoder, str]:
     prefix = f"{PREFIX}encoder."
     weights = checkpoint["state_dict"]
     encoder.load_state_dict({name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)})
-    return encoder, f"{description['encoder']} of {path}"
+    # frames of test speakers whom it knows aren't those of strangers
+    trained_on = unpack_hashes(description["pretrained_on"]) | unpack_hashes(checkpoint.get(TRAINED_ON, ""))
+    return encoder, f"{description['encoder']} of {path}", trained_on

@@ -220,7 +220,7 @@ def test_predictions_never_see_a_label_of_the_test_set(tested, own, tmp_path, re
 
 def test_each_test_set_is_calibrated_by_itself_and_each_condition_scored(tested, own, tmp_path, relabelled):
     def cut(row):
-        # speaker 8's audio was in PAPT, under another set's name; its labels are no longer trained on
+        # speaker 8's labels were trained on, under another set's name
         if row["SpkrID"] == "8":
             row["Split_Set"] = "Test1"
         # speaker 11 stands in both sets
@@ -237,14 +237,14 @@ def test_each_test_set_is_calibrated_by_itself_and_each_condition_scored(tested,
 
     left = run_test(tmp_path, relabelled(cut), own)
     assert {name: (of["utterances"], of["speakers"]) for name, of in left.metrics["splits"].items()} == {
-        "test1": (15, {"transductive": 1, "unseen": 2}),
+        "test1": (15, {"labelled": 1, "unseen": 2}),
         "test2": (9, {"unseen": 2}),
     }
     for split, frame in left.frame.groupby("split"):
         assert written(left.metrics["splits"][split]["rows"], "both") == overall(frame, "calibrated")
     test1 = left.frame[left.frame["split"] == "test1"]
     apart = left.metrics["splits"]["test1"]["conditions"]
-    for name, part in ("transductive", test1[test1["speaker"] == "8"]), ("unseen", test1[test1["speaker"] != "8"]):
+    for name, part in ("labelled", test1[test1["speaker"] == "8"]), ("unseen", test1[test1["speaker"] != "8"]):
         assert apart[name]["utterances"] == len(part)
         assert written(apart[name]["rows"], "raw") == overall(part, "raw")
     only = run_test(tmp_path / "only", tmp_path / "relabelled", own, test_splits=["test2"])
@@ -270,8 +270,7 @@ def test_a_control_that_permutes_says_how_many_it_permuted(tested, own, tmp_path
     running.test(module, datamodule=data, ckpt_path=own, verbose=False)
     splits = json.loads((newest_run(tmp_path) / "metrics.json").read_text())["splits"]
     assert {name: split["permuted_speakers"] for name, split in splits.items()} == {"test1": 0, "train": 8}
-    # PAPT heard them
-    assert splits["train"]["speakers"] == {"transductive": 8}
+    assert splits["train"]["speakers"] == {"labelled": 8}
     assert splits["train"]["conditions"] == {}
 
 

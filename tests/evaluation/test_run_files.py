@@ -80,10 +80,17 @@ def test_what_training_knew_of_a_speaker_goes_by_the_utterances_that_were_heard(
         ("stranger", [7], "adaptation"),
         ("stranger", [], "unseen"),
         (None, [7], "unseen"),
+        # whose labels the model was trained on, as another table's training split: 10 and more
+        ("stranger", [17], "labelled"),
+        ("stranger", [0, 11], "labelled"),
+        (None, [10, 11], "labelled"),
+        (None, [17], "unseen"),
     ):
-        of_training = [utterance(speaker_id, number) for number in heard]
-        known = {"embedded_speakers": ["labelled", "adaptation"], "pretrained_on": utterance_hashes(of_training)}
-        model = SimpleNamespace(personalized=SimpleNamespace(**known))
+        of_training = [utterance(speaker_id, number % 10) for number in heard]
+        labels_known = [each for each, number in zip(of_training, heard, strict=True) if number >= 10]
+        audio_known = [each for each in of_training if each not in labels_known]
+        known = {"embedded_speakers": ["labelled", "adaptation"], "pretrained_on": utterance_hashes(audio_known)}
+        model = SimpleNamespace(personalized=SimpleNamespace(**known), trained_on=utterance_hashes(labels_known))
         data = SimpleNamespace(train_speaker_ids=["labelled", "labelled, not embedded"], utterances=of_training)
         # the same audio under another split's name
         tested = [replace(utterance(speaker_id, number), split="renamed") for number in range(2)]

@@ -127,7 +127,7 @@ OF_CODEBOOK = [
     ("a codebook without a cluster", "damaged codebook", codebook(ONES[:0])),
 ]
 OF_LABELS = [
-    ("pseudo-labels of the future", "not pseudo-labels of format 4", labels("meta.json", edited(format_version=9))),
+    ("pseudo-labels of the future", "not pseudo-labels of format 5", labels("meta.json", edited(format_version=9))),
     ("pseudo-labels of nobody", "doesn't say what made them", labels("meta.json", edited(source=None))),
     ("pseudo-labels with half a description", "meta.json: pseudo-labels are damaged", labels("meta.json", cut)),
     ("half the pseudo-labels", r"batch-\w+\.safetensors: .* are damaged", labels("batch-*", cut)),

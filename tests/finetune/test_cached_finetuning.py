@@ -6,9 +6,12 @@ from tiny_models import emotion_data, encoder, finetuning
 
 from ser_personal.data.datamodule import AllUtterancesDataModule
 from ser_personal.data.emotion import CachedEmotionDataModule
+from ser_personal.data.speaker_features import CachedSpeakerFeatures
 from ser_personal.encoder.raw import CachedFeatures, MFCCEncoder
 from ser_personal.finetune.interpreters import MLPInterpreter, TransformerInterpreter
 from ser_personal.pretrain.cache import cache
+from ser_personal.speakers.features import FixedSpeakerFeatures
+from ser_personal.types import utterance_hash, utterance_hashes
 
 CACHED = ["finetune.yaml", "cached.yaml", "tiny/cached.yaml"]
 
@@ -73,6 +76,36 @@ def test_the_shipped_configs_of_frozen_features_go_together(synthetic_corpus, ca
     for name, recipe in recipes.items():
         of_cache = data if name == "fixed" else data[:2]
         assert ser("fit", *recipe, *of_cache, *flags, "--trainer.default_root_dir", tmp_path / name) == 0
+
+
+def test_frames_of_pretraining_speakers_arent_those_of_strangers(synthetic_corpus, papt_checkpoint, tmp_path):
+    folder = tmp_path / "cache"
+    cache(AllUtterancesDataModule(str(synthetic_corpus)), checkpoint=str(papt_checkpoint), out=str(folder))
+    data = CachedEmotionDataModule(str(synthetic_corpus), cache=str(folder), num_workers=0)
+    module = finetuning(encoder=CachedFeatures())
+    module.build(data)
+    heard = {each.speaker_id for each in data.utterances if utterance_hash(each) in module.personalized.pretrained_on}
+    assert heard == {each.speaker_id for each in data.corpus.splits.train}
+    assert module.trained_on == utterance_hashes(data.corpus.splits.train)
+
+
+def test_who_counts_as_unseen_has_no_features_either(synthetic_corpus, cache_folder):
+    source = CachedSpeakerFeatures(str(cache_folder))
+    data = CachedEmotionDataModule(
+        str(synthetic_corpus), cache=str(cache_folder), speaker_features=source, num_workers=0
+    )
+    module = finetuning(encoder=CachedFeatures(), speakers=FixedSpeakerFeatures(), fusion="last", unseen_share=1.0)
+    module.build(data)
+    module.log = lambda *_args, **_options: None
+    batch = next(iter(data.train_dataloader()))
+    unknown = {**batch, "speaker_features": torch.full_like(batch["speaker_features"], torch.nan)}
+    with torch.no_grad():
+        losses = []
+        for share, each in ((1.0, batch), (0.0, unknown), (0.0, batch)):
+            module.hparams["unseen_share"] = share
+            torch.manual_seed(0)
+            losses.append(float(module.training_step(each, 0)))
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_parts_that_do_not_go_together():

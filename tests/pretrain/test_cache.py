@@ -12,6 +12,7 @@ from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.encoder.module import DESCRIPTION, read_checkpoint
 from ser_personal.encoder.raw import LogMelEncoder, MFCCEncoder
 from ser_personal.pretrain.cache import cache, strided
+from ser_personal.types import unpack_hashes
 
 
 @pytest.fixture
@@ -74,7 +75,9 @@ def test_the_encoder_of_a_checkpoint_without_its_speakers(make, data, papt_check
     encoder.load_state_dict({k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)})
     folder = make(checkpoint=str(papt_checkpoint), stride=3)
     assert_holds(folder, encoder.eval(), data, 3)
-    assert FeatureCache.load(folder).source.encoder == f"TinyEncoder of {papt_checkpoint}"
+    held = FeatureCache.load(folder)
+    assert held.source.encoder == f"TinyEncoder of {papt_checkpoint}"
+    assert held.trained_on == unpack_hashes(saved[DESCRIPTION]["pretrained_on"]) != frozenset()
 
 
 def test_an_interrupted_run_ends_with_the_same_bytes_and_does_nothing_twice(resumes_alike):
