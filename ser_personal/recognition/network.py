@@ -87,12 +87,8 @@ class EmotionNetwork(nn.Module):
 
     def embed(self, speaker_ids: Sequence[str | None]) -> Tensor:
         """e_s of speakers by their ids alone, (speakers, dim)."""
-        embeddings: Tensor = self.personalized.speakers(speaker_ids, self._no_features(len(speaker_ids)))
+        embeddings: Tensor = self.personalized.speakers(speaker_ids)
         return embeddings
-
-    def _no_features(self, speakers: int) -> Tensor:
-        width = self.personalized.speakers.describe()["feature_dim"]
-        return torch.full((speakers, width), torch.nan, device=self._device)
 
     def recognize(self, waveforms: Sequence[NDArray[np.float32]], speaker_ids: Sequence[str | None]) -> Recognized:
         """Predict utterances; what comes out of each doesn't depend on the others.
@@ -130,7 +126,6 @@ class EmotionNetwork(nn.Module):
     def _recognize(self, batch: SpeechBatch) -> Recognized:
         batch["waveforms"] = batch["waveforms"].to(self._device)
         batch["num_samples"] = batch["num_samples"].to(self._device)
-        batch["speaker_features"] = self._no_features(len(batch["speaker_ids"]))
         with torch.inference_mode():
             pooled, predictions = self(batch)
         # not every device has float64

@@ -231,6 +231,11 @@ def _check_reads_audio(module: FineTuning, checkpoint: str, *, onnx: bool) -> No
         what = f"reads cached features of {encoder.source.encoder}, a bundle's model reads audio"
         remedy = "Fine-tune on audio with that encoder, frozen, to share the model"
         raise UserError(what, where=checkpoint, remedy=remedy)
+    speakers = module.personalized.speakers
+    if speakers.ids and speakers.feature_dim:
+        what = f"reads speaker features ({type(speakers).__name__}), which new recordings don't come with"
+        remedy = "Fine-tune with --model.fusion none, or --model.speakers SpeakerEmbedding, to share the model"
+        raise UserError(what, where=checkpoint, remedy=remedy)
     if onnx and not isinstance(encoder, HubertEncoder):
         what = f"{type(encoder).__name__} can't be written as ONNX"
         raise UserError(what, where="--onnx", remedy="Leave --onnx out")

@@ -20,8 +20,9 @@ from ser_personal.encoder.raw import MFCCEncoder
 from ser_personal.errors import UserError
 from ser_personal.recognition.network import EmotionNetwork
 from ser_personal.sharing.anonymise import grouped_bank, similar_speakers
-from ser_personal.sharing.export import _recording_of, export
+from ser_personal.sharing.export import _check_reads_audio, _recording_of, export
 from ser_personal.sharing.model_card import CardOptions
+from ser_personal.speakers.features import FixedSpeakerFeatures
 from ser_personal.types import Utterance
 
 
@@ -60,6 +61,24 @@ def test_the_card_is_filled_from_the_run(tested_checkpoint, tmp_path):
     assert "Label scale: 1 (least) to 7 (most)" in text
     assert "of 8 speakers" in text
     assert str(tested_checkpoint.parent) not in text
+    knew = "The model knew some of the tested speakers"
+    assert knew not in text
+    content = json.loads(metrics.read_text())
+    content["splits"]["test1"]["speakers"] = {"unseen": 2, "adaptation": 1}
+    (tmp_path / "metrics.json").write_text(json.dumps(content))
+    export(str(tested_checkpoint), str(tmp_path / "knew"), run=str(tmp_path))
+    text = card_of(tmp_path / "knew")[1]
+    assert knew in text
+    assert "Speakers with an embedding learnt in pre-training: 8." in text
+
+
+def test_a_model_of_speaker_features_isnt_shared():
+    module = finetuning(speakers=FixedSpeakerFeatures(), fusion="last")
+    module.personalized.speakers.build(["a", "b"], 4, np.eye(2, dtype=np.float32))
+    with pytest.raises(
+        UserError, match=r"reads speaker features \(FixedSpeakerFeatures\), which new recordings"
+    ):
+        _check_reads_audio(module, "f.ckpt", onnx=False)
 
 
 def test_the_card_states_what_is_prohibited_and_what_stays_biometric(bundle_folder):
