@@ -75,9 +75,7 @@ def test_the_card_is_filled_from_the_run(tested_checkpoint, tmp_path):
 def test_a_model_of_speaker_features_isnt_shared():
     module = finetuning(speakers=FixedSpeakerFeatures(), fusion="last")
     module.personalized.speakers.build(["a", "b"], 4, np.eye(2, dtype=np.float32))
-    with pytest.raises(
-        UserError, match=r"reads speaker features \(FixedSpeakerFeatures\), which new recordings"
-    ):
+    with pytest.raises(UserError, match=r"reads speaker features \(FixedSpeakerFeatures\), which new recordings"):
         _check_reads_audio(module, "f.ckpt", onnx=False)
 
 
