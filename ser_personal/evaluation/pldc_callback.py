@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
 
+    from ser_personal.calibration.controls import Calibrator
     from ser_personal.evaluation.prediction_collector import Scored
     from ser_personal.types import PredictionBatch, Utterance
 
@@ -117,12 +119,7 @@ class PLDCCallback(PredictionCollector):
         if collected is None or self.bank is None:
             return
         pldc = PLDC(self.bank, attributes_of(pl_module, self), self.settings)
-        calibrators = standard_calibrators(pldc, self.validation, draws=self.draws, seed=self.seed)
         least = model.test_metric.min_utterances
-
-        def scored(name: str, part: PredictedSet) -> Scored:
-            table = calibration_table(part, pldc, calibrators, min_utterances=least)
-            return print_and_record(name, part, table, LEGEND)
 
         def calibrated(part: PredictedSet) -> PredictedSet:
             return replace(part, predictions=pldc(part.predictions, part.speaker_ids, part.pooled))
@@ -139,10 +136,12 @@ class PLDCCallback(PredictionCollector):
             shifts = speaker_shifts(test.speaker_ids, test.pooled, test.labels, self.bank, pldc.attributes)
             speakers[split] = describe_speakers(utterances, calibration, shifts)
             vectors[split] = SpeakerVectors.of_utterances(test.speaker_ids, test.pooled)
-            splits[split], table = score_set(model, data, tested, scored)
-            if self.validation is not None:
+            validation = self._validation_of_others(split, test)
+            calibrators = standard_calibrators(pldc, validation, draws=self.draws, seed=self.seed)
+            splits[split], table = score_set(model, data, tested, partial(_scored, pldc, calibrators, least))
+            if validation is not None:
                 splits[split]["intervals"] = intervals_as_json(
-                    calibrated(self.validation), calibrated(test), pldc.attributes, self.bank.scale
+                    calibrated(validation), calibrated(test), pldc.attributes, self.bank.scale
                 )
             moments.append(speaker_moments(split, table, test.labels, test.speaker_ids))
         metrics = attribute_metrics(model, data, splits)
@@ -152,6 +151,27 @@ class PLDCCallback(PredictionCollector):
         training = describe_training([data.utterances[index] for index in data.train_indices])
         record = {"fusion": str(model.personalized.fusion_name), "splits": speakers, "training": training}
         write_speakers(folder, record, vectors)
+
+    def _validation_of_others(self, split: str, test: PredictedSet) -> PredictedSet | None:
+        """The validation set without the tested speakers: what is fitted on their labels would be no result."""
+        if self.validation is None:
+            return None
+        # unknown speakers are others, unless it is the same set
+        tested = set(test.speaker_ids) - ({None} if split != "validation" else set())
+        others = np.array([speaker_id not in tested for speaker_id in self.validation.speaker_ids])
+        if not others.all():
+            rank_zero_info(
+                f"{split}: shares speakers with validation, so what is fitted there (affine, posterior, intervals) is "
+                + ("fitted on the others" if others.any() else "left out")
+            )
+        return self.validation.part(others) if others.any() else None
+
+
+def _scored(
+    pldc: PLDC, calibrators: Mapping[str, Calibrator], min_utterances: int, name: str, part: PredictedSet
+) -> Scored:
+    table = calibration_table(part, pldc, calibrators, min_utterances=min_utterances)
+    return print_and_record(name, part, table, LEGEND)
 
 
 def predict_split(trainer: Trainer, module: LightningModule, split: str) -> Iterator[PredictionBatch]:

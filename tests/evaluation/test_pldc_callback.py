@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from tiny_models import emotion_data, finetuning, newest_run, trainer
 
+from ser_personal.calibration.controls import AffineMap
 from ser_personal.calibration.divergence import speaker_shifts
 from ser_personal.calibration.pldc import PLDCSettings, calibrate
 from ser_personal.errors import UserError
@@ -251,6 +252,36 @@ def test_each_test_set_is_calibrated_by_itself_and_each_condition_scored(tested,
     assert list(only.metrics["splits"]) == ["test2"]
     of_both = left.frame[left.frame["split"] == "test2"].reset_index(drop=True)
     np.testing.assert_allclose(only.frame["arousal_calibrated"], of_both["arousal_calibrated"], rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_fitted_on_validation_isnt_scored_on_its_speakers(tested, own, tmp_path, relabelled, caplog):
+    def move(row):
+        # speaker 9 validates, and is tested in part; speaker 8 validates alone
+        if row["SpkrID"] == "9" and row["FileName"].endswith(("1.wav", "2.wav", "3.wav")):
+            row["Split_Set"] = "Test2"
+        if row["SpkrID"] == "8":
+            row["Split_Set"] = "Development"
+
+    with caplog.at_level("INFO"):
+        run = run_test(tmp_path, relabelled(move), own, test_splits=["validation", "test1", "test2"])
+    of_validation, test1, test2 = (run.metrics["splits"][name] for name in ("validation", "test1", "test2"))
+    assert [name for name in test1["rows"] if name not in of_validation["rows"]] == ["affine"]
+    assert "intervals" not in of_validation
+    assert [of["intervals"]["validation_speakers"] for of in (test1, test2)] == [2, 1]
+
+    def values(rows, kind):
+        return run.frame.loc[rows, [f"{attribute}_{kind}" for attribute in ATTRIBUTES]].to_numpy()
+
+    of_8, tested_2 = run.frame["speaker"] == "8", run.frame["split"] == "test2"
+    mapped = AffineMap.fit(values(of_8, "raw"), values(of_8, "label")).apply(values(tested_2, "raw"))
+    scores = score(mapped, values(tested_2, "label"), run.frame.loc[tested_2, "speaker"].tolist(), ATTRIBUTES)
+    for attribute in ATTRIBUTES:
+        found = test2["rows"]["affine"]["attributes"][attribute]["overall_ccc"]
+        assert found == pytest.approx(scores[attribute].overall_ccc, abs=1e-5)
+    said = [line for line in caplog.messages if "shares speakers with validation" in line]
+    assert [line.split(":")[0] for line in said] == ["test2", "validation"]
+    assert said[0].endswith("is fitted on the others")
+    assert said[1].endswith("is left out")
 
 
 def test_a_bank_where_nobody_may_write_beside_the_checkpoint(tested, tmp_path, built, monkeypatch):
