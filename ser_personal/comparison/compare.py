@@ -207,9 +207,14 @@ def _join(table: pd.DataFrame) -> TestSet:
     for recipe, parts in complete.items():
         for row in dict.fromkeys(name for part in parts for name in part["row"]):
             of_row = [part[part["row"] == row] for part in parts]
-            system = _system(recipe, row, [part for part in of_row if len(part)], speakers)
-            _require_same_labels(systems[0] if systems else system, system, speakers)
-            systems.append(system)
+            # folds whose validation speakers were too few for it lack a row
+            whole = [part for part in of_row if part["speaker"].nunique() == len(speakers)]
+            if any(0 < part["speaker"].nunique() < len(speakers) for part in of_row):
+                notes.append(f"{recipe}/{row} was not computed for all speakers in {len(parts) - len(whole)} seeds")
+            if whole:
+                system = _system(recipe, row, whole, speakers)
+                _require_same_labels(systems[0] if systems else system, system, speakers)
+                systems.append(system)
     return TestSet(split, attribute, tuple(speakers), tuple(systems), tuple(notes))
 
 

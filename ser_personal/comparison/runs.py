@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -234,19 +235,23 @@ def _name(run: Path, folder: Path) -> str:
 
 def ridge_runs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     """Make one recipe of the rows of a ridge regression, which tests with configs/ridge.yaml hold."""
+    import pandas as pd
+
     split: list[ComparedRun] = []
-    ridges: dict[str, ComparedRun] = {}
+    # of each attribute and set, the different ones: runs on one corpus have the same
+    found: dict[object, dict[str, pd.DataFrame]] = {}
     for run in runs:
         is_ridge = run.moments["row"] == RIDGE
         if is_ridge.any() and not is_ridge.all():
-            own = run.moments[is_ridge].reset_index(drop=True)
-            # runs on one corpus have the same
-            ridges.setdefault(own.to_csv(), ComparedRun(RIDGE, None, own, ()))
+            for key, own in run.moments[is_ridge].groupby(["split", "attribute"]):
+                found.setdefault(key, {}).setdefault(own.to_csv(index=False), own)
             split.append(replace(run, moments=run.moments[~is_ridge].reset_index(drop=True)))
         else:
             split.append(run)
-    named = [replace(one, recipe=f"{RIDGE} {number}") for number, one in enumerate(ridges.values(), 1)]
-    return [*split, *(named if len(named) > 1 else ridges.values())]
+    numbered = zip_longest(*(different.values() for different in found.values()))
+    ridges = [pd.concat([own for own in each if own is not None]) for each in numbered]
+    names = [RIDGE] if len(ridges) == 1 else [f"{RIDGE} {number}" for number in range(1, len(ridges) + 1)]
+    return [*split, *(ComparedRun(name, None, own, ()) for name, own in zip(names, ridges, strict=True))]
 
 
 def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
@@ -321,7 +326,8 @@ def _tested_utterances(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     if not tables:
         what = f"no run has a {PREDICTIONS}, which names the utterances"
         raise UserError(what, where="--add", remedy="Run `ser test` again, and compare its folder")
-    table = pd.concat(tables).drop_duplicates(["split", "utterance"])
+    # runs of one attribute each have its labels alone
+    table = pd.concat(tables).groupby(["split", "utterance"], sort=False).first().reset_index()
     table["speaker"] = table["speaker"].fillna("")
     return table
 

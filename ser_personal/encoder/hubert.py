@@ -78,7 +78,8 @@ class HubertEncoder(PretrainedEncoder):
             weighted_layers=weighted_layers,
             hidden_dropout=dropout,
             attention_dropout=dropout,
-            activation_dropout=dropout,
+            # as fairseq's pre-training has it, of base and large
+            activation_dropout=0.0,
             feat_proj_dropout=dropout,
             # a layer that is skipped breaks DDP and gradient checkpointing
             layerdrop=0.0,

@@ -311,7 +311,8 @@ def _command(study: Study, name: str, entry: Preparation | Recipe) -> Stage:
 
 
 def _fit_and_test(study: Study, recipe: Recipe) -> Iterator[Stage]:
-    own = {"seed_everything": "{seed}"}
+    # weights and dropout, and the order of batches, crops and augmentation
+    own = {"seed_everything": "{seed}", "data.seed": "{seed}"}
     own |= {"model.attributes": "[{attribute}]"} if study.attributes is not None else {}
     common = (*_stage_flags(study), *_flags(own), *_flags(recipe.arguments))
     if recipe.fit:

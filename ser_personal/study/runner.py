@@ -367,7 +367,10 @@ class StudyRun:
         found = (self.root / stage.out).rglob(f"{stage.name}_cost.json")
         recorded = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
         own = {} if recorded is None else json.loads(recorded.read_text(encoding="utf-8"))
-        write_json(self.path / f"{stage.name}.json", {"command": stage.name, **measured, **own})
+        # the stage counts its main process alone, and the study those that it started, of this run alone
+        both = [cost["cpu_seconds"] for cost in (measured, own) if "cpu_seconds" in cost]
+        cpu = {"cpu_seconds": max(both)} if both else {}
+        write_json(self.path / f"{stage.name}.json", {"command": stage.name, **measured, **own, **cpu})
 
     def finish(self) -> None:
         """Write done.json."""

@@ -338,6 +338,36 @@ def test_predictions_of_another_method_that_cannot_join(runs, mine, capsys):
     assert ser("compare", runs, "--add", f"mine={path}", "--resamples", "200") == 0
 
 
+def test_runs_of_one_attribute_each_share_a_ridge_and_another_method(tmp_path):
+    tested = pd.DataFrame({"utterance": [f"u{place}" for place in range(len(LARGE.speakers))]})
+    for attribute in ("arousal", "valence"):
+        (tmp_path / attribute).mkdir()
+        rows = (LARGE.row(0.5), LARGE.row(0.8, "ridge", seed=2))
+        write_moments(tmp_path / attribute, [LARGE.moments(row).assign(attribute=attribute) for row in rows])
+        labelled = tested[["utterance"]].assign(speaker=LARGE.speakers, split="test1")
+        labelled[f"{attribute}_label"] = LARGE.labels[:, 0]
+        labelled.to_csv(tmp_path / attribute / "predictions.csv", index=False)
+        tested[attribute] = LARGE.row(0.7, seed=3).predictions[0, :, 0]
+    tested.to_csv(tmp_path / "mine.csv", index=False)
+    written = ["arousal", "valence"]
+    added, out = f"mine={tmp_path / 'mine.csv'}", str(tmp_path / "out")
+    compare([str(tmp_path / attribute) for attribute in written], add=added, out=out, resamples=200)
+    found = pd.read_csv(tmp_path / "out" / "comparison.csv").groupby("recipe")["attribute"].agg(sorted).to_dict()
+    both = ["arousal", "valence"]
+    assert found == {"arousal": both[:1], "valence": both[1:], "ridge": both, "mine": both}
+
+
+def test_a_row_that_a_fold_lacks_is_left_out_and_named(tmp_path):
+    moments = LARGE.moments(LARGE.row(0.5))
+    half = moments["speaker"].isin(sorted(moments["speaker"].unique())[:7])
+    posterior = moments[half].assign(row="posterior")
+    (tmp_path / "run").mkdir()
+    write_moments(tmp_path / "run", [moments, posterior])
+    compare([str(tmp_path / "run")], out=str(tmp_path), resamples=200)
+    assert set(pd.read_csv(tmp_path / "comparison.csv").calibration) == {"raw"}
+    assert "run/posterior was not computed for all speakers in 1 seeds" in (tmp_path / "comparison.md").read_text()
+
+
 def test_the_ridge_beside_a_test_is_a_recipe_of_its_own(runs):
     for name in ("vanilla", "papt"):
         write_moments(runs / name / "lightning_logs" / "version_0", [LARGE.moments(LARGE.row(0.8, "ridge", seed=2))])

@@ -32,7 +32,7 @@ def test_a_step_runs_once_or_once_a_seed_as_it_mentions_it():
     fit, test = tuned.stages
     assert flag(fit.argv, "model.papt_checkpoint") == "{root}/prepare/papt/seed_4/out/papt.ckpt"
     assert flag(fit.argv, "data.corpus") == flag(test.argv, "data.corpus") == "{root}/prepare/synth/out"
-    assert flag(fit.argv, "seed_everything") == "4"
+    assert flag(fit.argv, "seed_everything") == flag(fit.argv, "data.seed") == "4"
     assert flag(test.argv, "ckpt_path") == "{root}/runs/tuned/seed_4/fit/finetune.ckpt"
     assert "--model.papt_checkpoint" not in test.argv
 
