@@ -29,6 +29,8 @@ class Encoder(nn.Module, ABC):
 
     # whether frames depend on their neighbours once e_s has entered, so that a prefixed e_s has an effect
     mixes_frames = True
+    # whether a model was made of it
+    is_taken = False
 
     @property
     @abstractmethod

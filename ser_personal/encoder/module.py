@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from inspect import signature
 from math import isinf
 from pathlib import Path, PurePath
 from pickle import UnpicklingError
@@ -19,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 from ser_personal.errors import UserError
+from ser_personal.speakers.unseen import UnseenPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -136,6 +138,9 @@ class PersonalizedModule(LightningModule):
         if self._trainer is None or self.personalized.is_built or self.starts_from_checkpoint:
             return
         if self.trainer.state.fn == TrainerFn.FITTING:
+            if self.training_set is None:
+                what, remedy = "needs the datamodule", "Pass it: trainer.fit(model, datamodule=...), no loaders"
+                raise UserError(what, where=type(self).__name__, remedy=remedy)
             # Lightning calls this under the training device, which transformers would load the weights to by way of
             # a package of its own; all devices get the finished networks instead.
             with torch.device("cpu"):
@@ -162,6 +167,25 @@ class PersonalizedModule(LightningModule):
         for key in ("hyper_parameters", "datamodule_hyper_parameters"):
             if key in checkpoint:
                 checkpoint[key] = _plain(checkpoint[key])
+        if "_instantiator" not in checkpoint["hyper_parameters"]:
+            checkpoint["hyper_parameters"] |= self._arguments_in_python()
+
+    @property
+    def parts(self) -> dict[str, object]:
+        """The parts that a checkpoint names by class and arguments, by their names in `__init__`."""
+        return {"speakers": self.personalized.speakers}
+
+    def _arguments_in_python(self) -> dict[str, Any]:
+        """What the command line keeps by itself: the classes of the model and of its parts, by which both are made."""
+        kept: dict[str, Any] = {"_instantiator": "lightning.pytorch.cli.instantiate_module"}
+        # a class of a script or notebook is found by nobody else, and has to be passed
+        if type(self).__module__ != "__main__":
+            kept["_class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        for name, part in self.parts.items():
+            with suppress(UserError):
+                if type(part).__module__ != "__main__":
+                    kept[name] = describe_part(part)
+        return kept
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -176,9 +200,15 @@ class PersonalizedModule(LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
-        # of a test without a checkpoint, as in a notebook
+        # of a test without a checkpoint, or another fit, as in a notebook
         if self.personalized.is_built:
             self._leave_out_namesakes()
+            if stage == "fit" and self.training_set is not None:
+                self.check_training_set(self.training_set)
+
+    def check_training_set(self, training_set: TrainingSet) -> None:
+        """Refuse to go on training networks that exist on data that they don't go with."""
+        self.refuse_namesakes(training_set)
 
     def _leave_out_namesakes(self) -> None:
         # an earlier test of this object may have left some out
@@ -215,3 +245,24 @@ def _plain(value: Any) -> Any:
     if isinstance(value, PurePath):
         return str(value)
     return next((kind(value) for kind in (bool, int, float) if isinstance(value, kind)), value)
+
+
+def describe_part(part: object) -> dict[str, Any]:
+    """Class path and arguments of a part of the network, which keeps its arguments under their own names."""
+    kind = type(part)
+    names = [name for name in signature(kind).parameters if name != "self"]
+    missing = [name for name in names if not hasattr(part, name)]
+    if missing:
+        remedy = f"Set self.{missing[0]} in its __init__, so that it can be made again"
+        raise UserError(f"doesn't keep its argument {missing[0]}", where=kind.__name__, remedy=remedy)
+    arguments = {name: _describe_argument(getattr(part, name), f"{kind.__name__}.{name}") for name in names}
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+
+
+def _describe_argument(value: object, where: str) -> object:
+    if isinstance(value, UnseenPolicy):
+        return describe_part(value)
+    if not isinstance(value, (bool, int, float, str, list, tuple, dict, type(None))):
+        remedy = "Keep the argument itself under its name, and what is made of it under another"
+        raise UserError(f"is kept as a {type(value).__name__}, which a bundle can't hold", where=where, remedy=remedy)
+    return value

@@ -59,6 +59,10 @@ class PersonalizedEncoder(nn.Module):
 
     def __init__(self, encoder: Encoder, speakers: SpeakerRepresentation, fusion: FusionName) -> None:
         super().__init__()
+        if getattr(encoder, "is_taken", False):
+            what, remedy = "is part of a model already, which would train it, too", "Make one for each model"
+            raise UserError(what, where=type(encoder).__name__, remedy=remedy)
+        encoder.is_taken = True
         self.encoder = encoder
         self.speakers = speakers
         self.fusion_name: FusionName = fusion
@@ -91,7 +95,8 @@ class PersonalizedEncoder(nn.Module):
         self.fusion_name = description["fusion"]
         self.pretrained_on = unpack_hashes(description["pretrained_on"])
         config = description["encoder_config"]
-        if not isinstance(self.encoder, _kind(config)):
+        # an encoder of one's own is known by its name
+        if not isinstance(self.encoder, _kind(config)) and type(self.encoder).__name__ != description["encoder"]:
             self.encoder = saved_encoder(config, "the checkpoint's")
         self.encoder.build(config)
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim, fixed=not self.speakers.is_learnt)

@@ -188,7 +188,10 @@ class RunWriter(Callback):
         if stage not in {"test", "predict"}:
             return
         verb = "test" if stage == "test" else "predict"
-        if not hasattr(getattr(trainer, "datamodule", None), "utterances"):
+        datamodule = getattr(trainer, "datamodule", None)
+        source = (trainer.test_loop if stage == "test" else trainer.predict_loop)._data_source.instance  # noqa: SLF001
+        # an earlier call's datamodule, which is still there, knows nothing of loaders that are passed
+        if not hasattr(datamodule, "utterances") or (source is not None and source is not datamodule):
             raise UserError(
                 "has to know utterances and speakers, and loaders alone don't name them",
                 where=type(self).__name__,

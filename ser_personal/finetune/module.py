@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from ser_personal.types import EmotionBatch, EncoderOutput, TrainingSet
 
 
+# a checkpoint's key for the attributes or emotions that the model predicts, in the order of its outputs
+PREDICTS = "predicts"
+
+
 class FineTuning(PersonalizedModule):
     """A personalised encoder and an interpreter, trained together by AdamW.
 
@@ -106,6 +110,11 @@ class FineTuning(PersonalizedModule):
         self.trained_on: frozenset[str] = frozenset()
 
     @property
+    @override
+    def parts(self) -> dict[str, object]:
+        return {**super().parts, "interpreter": self.interpreter}
+
+    @property
     @abstractmethod
     def num_outputs(self) -> int:
         """How many values the interpreter gives."""
@@ -150,10 +159,15 @@ class FineTuning(PersonalizedModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint[TRAINED_ON] = pack_hashes(self.trained_on)
+        checkpoint[PREDICTS] = list(self.attributes or self.emotions)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        own, trained = list(self.attributes or self.emotions), checkpoint.get(PREDICTS)
+        if trained is not None and trained != own:
+            what = f"was trained for {', '.join(trained)}, not {', '.join(own)}"
+            raise UserError(what, where="the checkpoint", remedy=f"Give the {self.targets} that it was trained for")
         self.trained_on = unpack_hashes(checkpoint.get(TRAINED_ON, ""))
 
     @override
@@ -355,9 +369,12 @@ class EmotionFineTuning(FineTuning):
         min_utterances: PositiveInt = 10,
         **kwargs: Any,
     ) -> None:
-        if not attributes or len(set(attributes)) < len(attributes):
+        if isinstance(attributes, str):
+            raise UserError("is text", where="attributes", remedy=f"Give them as a tuple, such as ({attributes!r},)")
+        if not attributes or len(set(attributes)) < len(attributes) or not {*attributes} <= {*ATTRIBUTES}:
+            twice = "names an attribute twice, or what is none"
             raise UserError(
-                "names no attribute" if not attributes else f"names an attribute twice: {', '.join(attributes)}",
+                "names no attribute" if not attributes else f"{twice}: {', '.join(attributes)}",
                 where="attributes",
                 remedy=f"Choose among {', '.join(ATTRIBUTES)}, each once",
             )
@@ -366,6 +383,11 @@ class EmotionFineTuning(FineTuning):
         self.loss = loss or CCCLoss()
         self.validation_metric = ConcordanceMetric(self.attributes, min_utterances)
         self.test_metric = ConcordanceMetric(self.attributes, min_utterances)
+
+    @property
+    @override
+    def parts(self) -> dict[str, object]:
+        return {**super().parts, "loss": self.loss}
 
     @property
     @override

@@ -121,6 +121,14 @@ class PAPT(PersonalizedModule):
         super().on_save_checkpoint(checkpoint)
         checkpoint[CODEBOOK] = self.codebook_hash
 
+    @override
+    def check_training_set(self, training_set: TrainingSet) -> None:
+        super().check_training_set(training_set)
+        if (found := cast("PretrainingSet", training_set).codebook_hash) != self.codebook_hash:
+            what = f"predicts clusters of codebook {self.codebook_hash}, the pseudo-labels come from {found}"
+            remedy = "Give the pseudo-labels that it began with, or train a new PAPT"
+            raise UserError(what, where=type(self).__name__, remedy=remedy)
+
     def _build_head(self, num_clusters: int, final_dim: int) -> None:
         self.head = PredictionHead(self.personalized.dim, num_clusters, final_dim)
         self.metrics = torch.nn.ModuleList(MaskedPredictionMetric(num_clusters) for _ in VALIDATION_SETS)

@@ -8,7 +8,6 @@ import sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
-from inspect import signature
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
@@ -102,27 +101,6 @@ def check_consistent(bundle: Bundle, where: object) -> None:
     ]
     if wrong:
         raise UserError(wrong[0], where=where, remedy="Give the one that was made with this model")
-
-
-def describe_part(part: object) -> dict[str, Any]:
-    """Class path and arguments of a part of the network, which keeps its arguments under their own names."""
-    kind = type(part)
-    names = [name for name in signature(kind).parameters if name != "self"]
-    missing = [name for name in names if not hasattr(part, name)]
-    if missing:
-        remedy = f"Set self.{missing[0]} in its __init__, so that it can be made again"
-        raise UserError(f"doesn't keep its argument {missing[0]}", where=kind.__name__, remedy=remedy)
-    arguments = {name: _describe_argument(getattr(part, name), f"{kind.__name__}.{name}") for name in names}
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
-
-
-def _describe_argument(value: object, where: str) -> object:
-    if isinstance(value, UnseenPolicy):
-        return describe_part(value)
-    if not isinstance(value, (bool, int, float, str, list, tuple, dict, type(None))):
-        remedy = "Keep the argument itself under its name, and what is made of it under another"
-        raise UserError(f"is kept as a {type(value).__name__}, which a bundle can't hold", where=where, remedy=remedy)
-    return value
 
 
 def make_part(described: dict[str, Any], family: type[Part], where: Path) -> Part:
@@ -279,6 +257,8 @@ def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], object] 
 
 
 def _config(bundle: Bundle) -> dict[str, Any]:
+    from ser_personal.encoder.module import describe_part
+
     # without whose audio was pre-trained on, which is nobody's business
     description = bundle.network.personalized.describe() | {"pretrained_on": ""}
     return {

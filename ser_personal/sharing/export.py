@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from ser_personal.types import Utterance
 
 MAX_SAMPLES = 250_000
+# the datamodule's max_samples in training
+MAX_TRAINED = "max_trained_samples"
 
 
 def export(
@@ -218,6 +220,8 @@ def load_finetuned(checkpoint: str) -> FineTuning:
     with using(checkpoint):
         module: FineTuning = kind.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     module.hparams[IMPORTED] = read.get(IMPORTED)
+    states = (state for state in read.values() if isinstance(state, dict))
+    module.hparams[MAX_TRAINED] = next((state["max_samples"] for state in states if "max_samples" in state), None)
     module.personalized.encoder.merge_adapters()
     return module.eval()
 
@@ -244,13 +248,15 @@ def _check_reads_audio(module: FineTuning, checkpoint: str, *, onnx: bool) -> No
 def uncalibrated(module: FineTuning, bank: SpeakerBank | None, where: object) -> Bundle:
     """A bundle without a default calibration, of a bank where there is one."""
     network = EmotionNetwork(module.personalized, module.interpreter, classifies=bool(module.emotions)).eval()
-    longest = getattr(module.personalized.encoder, "max_samples", None) or MAX_SAMPLES
+    # what it was trained on, which the checkpoint's datamodule says, and takes
+    trained = module.hparams.get(MAX_TRAINED) or MAX_SAMPLES
+    longest = min(getattr(module.personalized.encoder, "max_samples", None) or trained, trained)
     bundle = Bundle(
         network=network,
         model=weights_fingerprint(network.state_dict()),
         attributes=tuple(module.attributes),
         scale=None if bank is None else bank.scale,
-        max_samples=min(longest, MAX_SAMPLES),
+        max_samples=longest,
         pldc=PLDCSettings(),
         bank=bank,
         calibration="none",

@@ -268,7 +268,6 @@ def as_module(found: PublicModel, name: str, scale: tuple[float, float]) -> Emot
     from ser_personal.encoder.hugging_face import UNLOADABLE
     from ser_personal.finetune.interpreters import PointwiseInterpreter
     from ser_personal.finetune.module import EmotionFineTuning
-    from ser_personal.recognition.bundle import describe_part
 
     outputs = list(found.attributes)
     if not outputs or not {*outputs} <= {*ATTRIBUTES} or len({*outputs}) < len(outputs):
@@ -307,13 +306,9 @@ def as_module(found: PublicModel, name: str, scale: tuple[float, float]) -> Emot
             raise UserError(what, where=name, remedy=REMEDY)
         head[f"{found.last}.{part}"] = last[torch.tensor(order)].float() * (high - low) + shift
     _load(module.interpreter, head, name)
-    # as Lightning's command line leaves them in a checkpoint
-    module.hparams.update(
-        _instantiator="lightning.pytorch.cli.instantiate_module",
-        _class_path=f"{EmotionFineTuning.__module__}.{EmotionFineTuning.__name__}",
-        encoder={"class_path": f"{HubertEncoder.__module__}.{HubertEncoder.__name__}", "init_args": init_args},
-        interpreter=describe_part(module.interpreter),
-    )
+    # as the command line leaves it in a checkpoint; the module itself adds the rest
+    path = f"{HubertEncoder.__module__}.{HubertEncoder.__name__}"
+    module.hparams.update(encoder={"class_path": path, "init_args": init_args})
     return module.eval()
 
 

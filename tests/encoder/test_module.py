@@ -30,7 +30,7 @@ def test_networks_are_made_in_main_memory_whatever_device_they_train_on():
     """A GPU's context would have transformers ask for `accelerate`; `meta` stands for the GPU."""
     module, devices = papt(), []
     module.build = lambda _: devices.append(torch.empty(1).device.type)
-    module.trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING), datamodule=None)
+    module.trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING), datamodule="any")
     with torch.device("meta"):
         module.configure_model()
     assert devices == ["cpu"]

@@ -314,5 +314,9 @@ def test_loaders_alone_and_a_model_without_attributes_are_refused(synthetic_corp
     data, running = emotion_data(synthetic_corpus), trainer(tmp_path, callbacks=[PLDCCallback()])
     with pytest.raises(UserError, match=r"PLDCCallback: has to know.*trainer.test\(model, datamodule=Emo"):
         running.test(finetuning(), dataloaders=data.split_dataloader("test1"), verbose=False)
+    module = finetuning()
+    running.fit(module, datamodule=data)
+    with pytest.raises(UserError, match="loaders alone don't name them"):
+        running.test(module, dataloaders=emotion_data(synthetic_corpus).test_dataloader(), verbose=False)
     with pytest.raises(UserError, match=r"NoEmotion predicts no emotion attributes.*--config configs/finetune\.yaml"):
         running.test(NoEmotion(), datamodule=data, verbose=False)

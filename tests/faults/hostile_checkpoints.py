@@ -60,7 +60,7 @@ OF_TESTED = [
     ("a setting that isn't", r"EmotionFineTuning \(Option 'speed'", tuned(holding(3, SETTINGS, "speed"))),
     ("a setting in words", r"Tuning \(fast is no float\)", tuned(holding("fast", SETTINGS, "learning_rate"))),
     ("a command as its class", "holds system, the config names", tuned(holding("os.system", SETTINGS, "_class_path"))),
-    ("a model of another class", "holds settings that aren't those of EmotionFineTuning", papt(as_it_is)),
+    ("a model of another class", "holds PAPT, the config names EmotionFineTuning", papt(as_it_is)),
     ("no description", f"without its {NAME}", tuned(holding(None, NAME))),
     ("a description of no encoder", DAMAGED, tuned(without(NAME, "encoder_config"))),
     ("a description of half an encoder", DAMAGED, tuned(holding('{"model_', NAME, "encoder_config"))),

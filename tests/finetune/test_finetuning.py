@@ -4,12 +4,15 @@ import torch
 from refusals import refused
 from tiny_models import emotion_data, finetuning, fit, trainer
 
-from ser_personal.encoder.base import mean_pool
+from ser_personal.encoder.base import Encoder, mean_pool
 from ser_personal.finetune.classification import EmotionClassification
 from ser_personal.finetune.concordance import MSELoss, ccc_loss
 from ser_personal.finetune.interpreters import TransformerInterpreter
 from ser_personal.finetune.module import EmotionFineTuning
-from ser_personal.types import utterance_hashes
+from ser_personal.sharing.export import load_finetuned
+from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.speakers.unseen import Mean, Zero
+from ser_personal.types import EncoderOutput, utterance_hashes
 
 
 @pytest.fixture
@@ -136,3 +139,65 @@ def test_what_can_not_be_built(data, papt_checkpoint, finetuned_checkpoint):
     ):
         refused(line, finetuning(**options).build, data)
     refused("wasn't trained for emotions", EmotionClassification(initial_checkpoint=finetuned).build, data)
+
+
+def test_a_checkpoint_of_python_keeps_the_parts_that_it_was_made_of(data, tmp_path):
+    speakers, interpreter = SpeakerEmbedding(8, Zero()), TransformerInterpreter(dim=8, layers=1, heads=2)
+    module = finetuning(speakers=speakers, interpreter=interpreter, fusion="last", train_speaker_embedding=True)
+    fit(module, data, tmp_path, max_steps=2).save_checkpoint(tmp_path / "own.ckpt")
+    loaded = EmotionFineTuning.load_from_checkpoint(tmp_path / "own.ckpt")
+    batch = next(iter(data.test_dataloader()))
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(batch)["predictions"], module.eval()(batch)["predictions"])
+    assert isinstance(loaded.personalized.speakers.unseen, Zero)
+    assert isinstance(load_finetuned(str(tmp_path / "own.ckpt")).interpreter, TransformerInterpreter)
+    # parts that are passed count
+    other = EmotionFineTuning.load_from_checkpoint(tmp_path / "own.ckpt", speakers=SpeakerEmbedding(8, Mean()))
+    assert isinstance(other.personalized.speakers.unseen, Mean)
+
+
+def test_a_checkpoint_of_other_attributes_is_no_ones(data, finetuned_checkpoint, tmp_path):
+    for attributes in (("valence",), ("valence", "arousal")):
+        what = f"the checkpoint: was trained for arousal, valence, not {', '.join(attributes)}"
+        refused(what, EmotionFineTuning.load_from_checkpoint, finetuned_checkpoint, attributes=attributes)
+        module = finetuning(attributes=attributes)
+        refused(what, trainer(tmp_path).test, module, datamodule=data, ckpt_path=finetuned_checkpoint)
+
+
+def test_an_encoder_of_ones_own_comes_back_and_is_of_one_model_alone(data, tmp_path):
+    module = finetuning(encoder=OwnEncoder())
+    fit(module, data, tmp_path, max_steps=1).save_checkpoint(tmp_path / "own.ckpt")
+    again = EmotionFineTuning.load_from_checkpoint(tmp_path / "own.ckpt", encoder=OwnEncoder())
+    batch = next(iter(data.test_dataloader()))
+    with torch.no_grad():
+        assert torch.equal(again.eval()(batch)["predictions"], module.eval()(batch)["predictions"])
+    refused("OwnEncoder: is part of a model already", finetuning, encoder=module.personalized.encoder)
+
+
+def test_another_fit_goes_on_with_the_same_speakers_alone(data, papt_checkpoint, tmp_path, monkeypatch):
+    module = finetuning(papt_checkpoint=str(papt_checkpoint))
+    for _ in range(2):
+        fit(module, data, tmp_path, max_steps=1)
+    monkeypatch.setattr(type(data), "hashes_of_speakers", {"1": {"of other audio"}})
+    refused("1 speakers .first 1. are called as some of the model's, on other audio", fit, module, data, tmp_path)
+
+
+def test_loaders_alone_and_attributes_as_text_are_no_training_set(data, tmp_path):
+    refused("needs the datamodule. Pass it", trainer(tmp_path).fit, finetuning(), data.train_dataloader())
+    refused(r"attributes: is text. Give them as a tuple, such as \('arousal',\)", finetuning, attributes="arousal")
+    refused("names an attribute twice, or what is none: happiness", finetuning, attributes=("happiness",))
+
+
+class OwnEncoder(Encoder):
+    """Frames of two numbers, the mean and the deviation of each half of the audio."""
+
+    dim = 2
+    config = "{}"
+
+    def build(self, config=None):
+        self.scale = torch.nn.Parameter(torch.ones(2))
+
+    def forward(self, waveforms, num_samples, time_mask=None, personalization=None):
+        halves = torch.stack(waveforms.chunk(2, dim=1)[:2], 1) if waveforms.shape[1] % 2 == 0 else waveforms[:, None]
+        frames = torch.stack([halves.mean(2), halves.std(2)], 2) * self.scale
+        return EncoderOutput(frames, torch.ones(frames.shape[:2], dtype=torch.bool))

@@ -18,6 +18,7 @@ from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.encoder.module import DESCRIPTION
 from ser_personal.encoder.raw import MFCCEncoder
 from ser_personal.errors import UserError
+from ser_personal.recognition.bundle import read_bundle
 from ser_personal.recognition.network import EmotionNetwork
 from ser_personal.sharing.anonymise import grouped_bank, similar_speakers
 from ser_personal.sharing.export import _check_reads_audio, _recording_of, export
@@ -70,6 +71,13 @@ def test_the_card_is_filled_from_the_run(tested_checkpoint, tmp_path):
     text = card_of(tmp_path / "knew")[1]
     assert knew in text
     assert "Speakers with an embedding learnt in pre-training: 8." in text
+
+
+def test_a_bundle_takes_as_long_audio_as_training_did(synthetic_corpus, tmp_path):
+    running = fit(finetuning(), emotion_data(synthetic_corpus, max_samples=16_000), tmp_path, max_steps=1)
+    running.save_checkpoint(tmp_path / "short.ckpt")
+    export(str(tmp_path / "short.ckpt"), str(tmp_path / "bundle"))
+    assert read_bundle(tmp_path / "bundle").max_samples == 16_000
 
 
 def test_a_model_of_speaker_features_isnt_shared():
