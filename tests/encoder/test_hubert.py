@@ -7,11 +7,11 @@ import pytest
 import torch
 from refusals import refused
 from safetensors.torch import load_file, save_file
-from tiny_models import padded_noise, papt
+from tiny_models import padded_noise, papt, tiny_network
 from transformers import AutoModel, masking_utils
 
 from ser_personal.audio import normalize, num_frames
-from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
+from ser_personal.encoder.hubert import ConvFrontEnd, HubertEncoder, TinyEncoder
 from ser_personal.errors import UserError
 
 LENGTHS = torch.tensor([8000, 5000, 6161])
@@ -59,12 +59,14 @@ def test_frames_layers_and_weights_are_those_of_transformers(any_folder, normali
 
 
 @torch.no_grad()
-def test_a_clip_has_the_same_frames_alone_and_in_any_batch(any_folder, tiny):
-    for encoder, lengths in ((built(any_folder), LENGTHS), (tiny, torch.tensor([400, 719, 720, 5000, 9001]))):
+def test_a_clip_has_the_same_frames_alone_and_in_any_batch_whatever_pads_it(any_folder, tiny):
+    for encoder, samples in ((built(any_folder), [401, 8000, 5000, 6161]), (tiny, [400, 719, 720, 5000, 9001])):
+        lengths = torch.tensor(samples)
         waveforms = padded_noise(lengths)
-        batched, layer = encoder(waveforms, lengths), encoder.hidden_states(waveforms, lengths, 1)
+        dirty = torch.where(torch.arange(int(lengths.max())) < lengths[:, None], waveforms, 5.0)
+        batched, layer = encoder(dirty, lengths), encoder.hidden_states(dirty, lengths, 1)
         assert batched.frame_mask.sum(1).tolist() == num_frames(lengths).tolist()
-        for row, length in enumerate(lengths.tolist()):
+        for row, length in enumerate(samples):
             alone = waveforms[row : row + 1, :length], lengths[row : row + 1]
             real = batched.frame_mask[row]
             torch.testing.assert_close(batched.frames[row, real], encoder(*alone).frames[0], atol=1e-4, rtol=0)
@@ -216,6 +218,22 @@ def test_weights_in_half_precision_behind_a_prefix_beside_a_head_without_a_mask_
         assert layers[name].dtype == torch.float32
         assert torch.equal(layers[name], weight.half()), name
     assert re.search(r"lm_head.weight *\| UNEXPECTED", caplog.text)
+
+
+def test_gradient_scale_scales_gradients_and_nothing_else():
+    gradients, frames = [], []
+    for scale in (1.0, 0.1):
+        front_end = ConvFrontEnd(tiny_network("hubert", "group").feature_extractor.conv_layers, scale)
+        output = front_end(padded_noise(LENGTHS), LENGTHS)
+        output.square().sum().backward()
+        frames.append(output.detach())
+        gradients.append(torch.cat([weight.grad.flatten() for weight in front_end.parameters()]))
+    torch.testing.assert_close(frames[1], frames[0])
+    torch.testing.assert_close(gradients[1], 0.1 * gradients[0], atol=1e-3, rtol=1e-4)
+    with torch.no_grad():
+        assert not front_end(padded_noise(LENGTHS), LENGTHS).requires_grad
+    front_end.requires_grad_(requires_grad=False)
+    assert not front_end(padded_noise(LENGTHS), LENGTHS).requires_grad
 
 
 @torch.no_grad()

@@ -4,13 +4,15 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+import torchaudio
 from refusals import refused
+from tiny_models import padded_noise
 
 from ser_personal.audio import num_frames
 from ser_personal.encoder.base import Encoder, mean_pool
 from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.encoder.personalized import saved_encoder
-from ser_personal.encoder.raw import CachedFeatures, LogMelEncoder, MFCCEncoder
+from ser_personal.encoder.raw import CachedFeatures, LogMelEncoder, LogMelFrontEnd, MFCCEncoder, mfcc_functionals
 from ser_personal.encoder.speaker_fusion import Personalization, make_fusion
 from ser_personal.types import CachedBatch, FeatureSource, SpeechBatch
 
@@ -115,3 +117,53 @@ def test_encoders_and_batches_that_do_not_belong_together_are_refused() -> None:
 def test_features_of_an_earlier_versions_settings_are_refused(kind: type[Encoder]) -> None:
     kind().build(kind().config)
     refused("was trained on features of other settings", kind().build, json.dumps({"model_type": kind.model_type}))
+
+
+def test_log_mel_is_that_of_torchaudio_under_autocast_too():
+    front_end, waveforms = LogMelFrontEnd(40), padded_noise(LENGTHS)
+    mel = torchaudio.transforms.MelSpectrogram(n_fft=400, hop_length=320, n_mels=40, center=False)(waveforms)
+    wanted = mel.transpose(1, 2).clamp(min=1e-6).log()
+    assert wanted.shape == (3, num_frames(16_000), 40)
+    torch.testing.assert_close(front_end.features(waveforms, LENGTHS), wanted, atol=1e-4, rtol=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(front_end.features(waveforms, LENGTHS), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_fit_standardises_over_the_training_audio():
+    rng = np.random.default_rng(0)
+    clips = [(rng.uniform(0.01, 1) * rng.normal(size=length)).astype(np.float32) for length in (400, 3000, 9000)]
+    front_end, limits = LogMelFrontEnd(40), []
+    log_mels = np.concatenate([front_end.features(torch.from_numpy(clip)[None], None)[0].numpy() for clip in clips])
+    front_end.fit(lambda limit: limits.append(limit) or iter(clips))
+    assert limits == [500]
+    np.testing.assert_allclose(front_end.mean, log_mels.mean(0, dtype=np.float64), rtol=1e-5)
+    np.testing.assert_allclose(front_end.std, log_mels.std(0, dtype=np.float64), rtol=1e-4)
+    silence = LogMelFrontEnd(40)
+    silence.fit(lambda _: iter([np.zeros(4000, dtype=np.float32)]))
+    assert silence(padded_noise(LENGTHS), LENGTHS).isfinite().all()
+
+
+VALUES = 39
+
+
+def noise(samples=16_000):
+    return (0.01 * np.random.default_rng(0).standard_normal(samples)).astype(np.float32)
+
+
+def test_ten_decibels_move_only_the_first_coefficient():
+    mean, std, *quantiles = (mfcc_functionals(noise() * np.float32(10**0.5)) - mfcc_functionals(noise())).reshape(7, -1)
+    louder = np.zeros(VALUES)
+    louder[0] = np.log(10) * 23 / np.sqrt(23)  # an orthonormal DCT of 23 mel bins, each 10 dB louder
+    for statistic in (mean, *quantiles):
+        assert statistic == pytest.approx(louder, abs=1e-2)
+    assert std == pytest.approx(np.zeros(VALUES), abs=1e-2)
+
+
+def test_functionals_of_steady_sound_are_its_frame():
+    period = noise(160)  # Kaldi's hop, so that every frame is the same
+    mean, std, *quantiles = mfcc_functionals(np.tile(period, 40)).reshape(7, -1)
+    assert std == pytest.approx(np.zeros(VALUES), abs=1e-3)
+    for statistic in quantiles:
+        assert statistic == pytest.approx(mean, abs=1e-3)
+    assert mean[13:] == pytest.approx(np.zeros(26), abs=1e-3)
+    refused("has 399 samples", mfcc_functionals, noise(399))

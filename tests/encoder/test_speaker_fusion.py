@@ -36,19 +36,14 @@ def fused(encoder: HubertEncoder, name: str, e_s: torch.Tensor, **options: objec
     return output.frames
 
 
-def transformer_input(encoder: HubertEncoder) -> torch.Tensor:
-    """What the positional convolution reads where nothing is fused: (batch, frames, dim)."""
-    inputs = []
-    hook = encoder.network.encoder.register_forward_pre_hook(lambda _, args: inputs.append(args[0].clone()))
-    encoder(padded_noise(LENGTHS), LENGTHS)
-    hook.remove()
-    return inputs[0]
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
 def test_e_s_enters_as_the_paper_says(encoder, speaker_embedding, name):
-    hidden, plain = transformer_input(encoder), encoder(padded_noise(LENGTHS), LENGTHS).frames
+    read = []
+    encoder.network.encoder.register_forward_pre_hook(lambda _, args: read.append(args[0].clone()))
+    plain = encoder(padded_noise(LENGTHS), LENGTHS).frames
+    # what the positional convolution reads where nothing is fused
+    hidden = read[0]
     prefixed = torch.cat([speaker_embedding[:, None], hidden], dim=1)
 
     def transformed(sequence, ahead=0):

@@ -17,8 +17,6 @@ from ser_personal.finetune.similar_speakers import (
     selected_speakers,
 )
 
-CHOSEN = {"t1": ["a", "b"], "t2": ["b", "c"], "t3": ["b", "a"]}
-
 
 def mixture(weights, means, variances):
     model = GaussianMixture(len(weights), covariance_type="diag")
@@ -71,7 +69,8 @@ def test_the_nearest_are_found_and_nobody_is_near_oneself():
 
 
 def test_strategies_by_hand():
-    unique, over, weighting = (selected_speakers(CHOSEN, name) for name in ("unique", "oversampling", "weighting"))
+    chosen = {"t1": ["a", "b"], "t2": ["b", "c"], "t3": ["b", "a"]}
+    unique, over, weighting = (selected_speakers(chosen, name) for name in ("unique", "oversampling", "weighting"))
     assert (unique.copies, unique.weights) == ({"a": 1, "b": 1, "c": 1}, {})
     assert (over.copies, over.weights) == ({"a": 2, "b": 3, "c": 1}, {})
     assert (weighting.copies, weighting.weights) == ({"a": 1, "b": 1, "c": 1}, {"a": 1.0, "b": 1.5, "c": 0.5})

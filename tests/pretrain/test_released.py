@@ -150,14 +150,10 @@ def test_what_is_no_released_head_is_refused(tmp_path):
         refused(line, ReleasedHead.load, path)
 
 
-def dump_pickle(value, path):
-    path.write_bytes(pickle.dumps(value))
-
-
 @pytest.mark.parametrize(
     "dump",
     [
-        dump_pickle,
+        lambda value, path: path.write_bytes(pickle.dumps(value)),
         joblib.dump,
         torch.save,
         lambda value, path: torch.save(value, path, _use_new_zipfile_serialization=False),
