@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from refusals import refused
 
@@ -21,7 +21,6 @@ def noise_path(tmp_path_factory):
     return tmp_path_factory.mktemp("slices") / "u.wav"
 
 
-@settings(max_examples=60)
 @given(
     samples=st.integers(400, 12_000),
     most=st.integers(400, 12_000),

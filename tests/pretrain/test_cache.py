@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from refusals import refused
+from tiny_models import encoder as tiny
 
 from ser_personal.data.datamodule import AllUtterancesDataModule
 from ser_personal.data.frame_store import FeatureCache
@@ -29,10 +30,6 @@ def make(data, tmp_path):
         return tmp_path / out
 
     return run
-
-
-def tiny():
-    return TinyEncoder(dim=16, layers=2, heads=2, feed_forward_dim=32)
 
 
 def assert_holds(folder, frames_of, data, stride):
