@@ -44,9 +44,13 @@ def require_range(name: str, value: float, low: float, high: float = inf, *, abo
 
 
 def require_scale(scale: tuple[float, float]) -> None:
-    """Refuse a label scale that has nothing between its ends."""
-    if not scale[0] < scale[1]:
-        raise UserError(f"{scale} is an empty range", where="scale", remedy="Give the lowest, then the highest label")
+    """Refuse a label scale that has nothing between its ends, or no ends."""
+    if not -inf < scale[0] < scale[1] < inf:
+        raise UserError(
+            f"{scale} is an empty range or an endless one",
+            where="scale",
+            remedy="Give the lowest, then the highest label",
+        )
 
 
 # where Lightning logs what it found, and this package what it did

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ser_personal.errors import UserError
+from ser_personal.types import is_nobody
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -199,10 +200,10 @@ def ccc_from_sums(
 
 
 def rows_by_speaker(speaker_ids: Sequence[str | None]) -> dict[str, NDArray[np.int64]]:
-    """Known speakers, sorted -> their rows, ascending."""
+    """Known speakers, sorted -> their rows, ascending; None, NaN and pandas' NA are unknown."""
     rows: dict[str, list[int]] = {}
     for row, speaker_id in enumerate(speaker_ids):
-        if speaker_id is not None:
+        if speaker_id is not None and not is_nobody(speaker_id):
             rows.setdefault(speaker_id, []).append(row)
     return {speaker_id: np.asarray(rows[speaker_id], dtype=np.int64) for speaker_id in sorted(rows)}
 

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
@@ -50,11 +50,12 @@ class SpeakerProfile:
         has_labels: (utterances, attributes), of the same.
     """
 
-    vector_sum: NDArray[np.float64]
+    # a printed profile shows no voice
+    vector_sum: NDArray[np.float64] = field(repr=False)
     predictions: Moments
     labelled: Moments
-    hashes: NDArray[np.uint64]
-    has_labels: NDArray[np.bool_]
+    hashes: NDArray[np.uint64] = field(repr=False)
+    has_labels: NDArray[np.bool_] = field(repr=False)
 
     @classmethod
     def empty(cls, dim: int, num_attributes: int) -> Self:

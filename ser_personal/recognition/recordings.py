@@ -34,8 +34,8 @@ from ser_personal.corpus.table import SEGMENT, is_table, known, read_csv_rows
 from ser_personal.corpus.table import segment as segment_of
 from ser_personal.errors import UserError, counted
 from ser_personal.files import on_disk
-from ser_personal.recognition.turns import Turn, Turns, check_turns, read_turns, stem_of
-from ser_personal.types import plain_name
+from ser_personal.recognition.turns import Turn, Turns, apart, check_turns, read_turns, stem_of
+from ser_personal.types import is_nobody, plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -256,6 +256,10 @@ def recordings_of(
     each = channel == "each"
     if each and speaker_ids is not None:
         raise UserError("the channels say who speaks", where="speaker_ids", remedy="Leave it out, or name one channel")
+    ids: Any = getattr(speaker_ids, "tolist", lambda: speaker_ids)()
+    # a Series or an array of paths; one of numbers is a waveform
+    if getattr(getattr(audio, "dtype", None), "kind", "f") in "OUST" and hasattr(audio, "tolist"):
+        audio = audio.tolist()
     single = isinstance(audio, str | Path) or hasattr(audio, "shape") or _is_of_datasets(audio)
     try:
         several = [audio] if single else list(audio)
@@ -264,8 +268,8 @@ def recordings_of(
         raise UserError(f"is a {type(audio).__name__}", where="audio", remedy=remedy) from error
     if several and isinstance(several[0], Real):
         single, several = True, [several]
-    one_for_all = speaker_ids is None or isinstance(speaker_ids, str)
-    speakers: Sequence[Any] = [speaker_ids] * len(several) if one_for_all else list(speaker_ids or ())
+    one_for_all = ids is None or isinstance(ids, str | Real)
+    speakers = [_speaker(one) for one in ([ids] * len(several) if one_for_all else ids)]
     if len(speakers) != len(several):
         what = f"{counted(len(speakers), 'speaker')} for {counted(len(several), 'recording')}"
         raise UserError(what, where="speaker_ids", remedy="Give one id per recording, None where unknown")
@@ -281,12 +285,31 @@ def recordings_of(
         recordings = with_turns(recordings, Path(segments), named=True, each_channel=each)
     elif segments is not None:
         try:
-            turns = [tuple(Turn(*turn) for turn in of_one) for of_one in ([segments] if single else segments)]
+            turns = [tuple(map(_turn, of_one)) for of_one in ([segments] if single else segments)]
+            turns = apart([(one.source, of_one) for one, of_one in zip(recordings, turns, strict=True)])
             recordings = [replace(recording, turns=of_one) for recording, of_one in zip(recordings, turns, strict=True)]
         except (TypeError, ValueError) as error:
             remedy = "Give for each recording a list of (start, end, speaker), in seconds"
             raise UserError(f"isn't one list per recording ({error})", where="segments", remedy=remedy) from error
     return of_channels(recordings, channel)
+
+
+def _speaker(speaker: Any) -> str | None:
+    """A speaker's name as text; 3.0 is 3, as in a column of numbers where some are missing."""
+    if is_nobody(speaker):
+        return None
+    if isinstance(speaker, str):
+        return speaker
+    if isinstance(speaker, Real) and not isinstance(speaker, bool) and float(speaker).is_integer():
+        return f"{float(speaker):.0f}"
+    raise UserError(f"{speaker!r} is no name", where="speaker_ids", remedy="Give text, None where unknown")
+
+
+def _turn(turn: Any) -> Turn:
+    if isinstance(turn, str | Mapping) or not 2 <= len(turn) <= len(Turn._fields):
+        raise TypeError(f"{turn!r} is no turn")
+    start, end, *rest = turn
+    return Turn(float(start), float(end), _speaker(rest[0]) if rest else None, *rest[1:])
 
 
 def _is_of_datasets(audio: Any) -> bool:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # names that a diariser gives, to somebody else in each recording
-_LOCAL = re.compile(r"(?:speaker|spkr?)[ _-]?(?:\d+|[A-Z])|s?\d+|[A-Z]", re.IGNORECASE)
+_NUMBERED = re.compile(r"(?:speaker|spkr?)[ _-]?(?:\d+|[A-Z])", re.IGNORECASE)
+_LOCAL = re.compile(rf"{_NUMBERED.pattern}|s?\d+|[A-Z]", re.IGNORECASE)
 # tiers of aligners, of Praat's "To TextGrid (silences)" and of `ser annotate`, which are no speakers
 _NO_SPEAKER = re.compile(
     r"silences|(?:.* - )?(?:words|phones)|(?:ort-|kan-)?mau|(?:.* )?(?:arousal|valence|dominance)", re.IGNORECASE
@@ -76,6 +77,22 @@ def read_turns(path: Path) -> dict[str, Turns]:
         name: found if isinstance(found, UserError) else tuple(named(name, turn) for turn in found)
         for name, found in turns.items()
     }
+
+
+def apart(named: Sequence[tuple[str, tuple[Turn, ...]]]) -> list[tuple[Turn, ...]]:
+    """Turns of recordings and their names, whose numbered speakers (SPEAKER_00) are others in each, as in RTTM.
+
+    Other names, which a caller gives on purpose, are one person in all recordings.
+    """
+    numbered = [{turn.speaker_id for turn in turns if _NUMBERED.fullmatch(turn.speaker_id or "")} for _, turns in named]
+    count = Counter(name for names in numbered for name in names)
+    return [
+        tuple(
+            turn._replace(speaker_id=f"{stem_of(source)}/{turn.speaker_id}") if count[turn.speaker_id] > 1 else turn
+            for turn in turns
+        )
+        for source, turns in named
+    ]
 
 
 def _read_files(path: Path) -> dict[str, Turns]:

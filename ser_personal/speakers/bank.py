@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, require_scale
 from ser_personal.files import atomic_write, named_in_errors
 from ser_personal.scores import Moments, rows_by_speaker
 
@@ -77,7 +77,7 @@ class SpeakerBank:
             fingerprint: names the model that made `pooled`.
 
         Raises:
-            UserError: shapes that don't match, or a speaker with a value of `pooled` that isn't finite.
+            UserError: shapes that don't match, or a speaker with a value of `pooled` or a label that isn't finite.
         """
         builder = SpeakerBankBuilder(attributes, scale, fingerprint)
         builder.add(speaker_ids, pooled, labels)
@@ -154,6 +154,7 @@ class SpeakerBankBuilder:
     """Builds a bank from a stream of batches, keeping only the moments of each speaker: memory grows with speakers."""
 
     def __init__(self, attributes: Sequence[str], scale: tuple[float, float] = (1, 7), fingerprint: str = "") -> None:
+        require_scale(scale)
         self.attributes = tuple(attributes)
         self.scale = scale
         self.fingerprint = fingerprint
@@ -174,6 +175,9 @@ class SpeakerBankBuilder:
                     where=f"speaker {speaker_id}",
                     remedy="Check the speaker's audio files and that the model's weights are finite",
                 )
+            if np.isinf(labels[rows]).any():
+                what = "a label is infinite"
+                raise UserError(what, where=f"speaker {speaker_id}", remedy="Give NaN where a label is missing")
             self._add(speaker_id, Moments.of(values[rows]))
 
     def _add(self, speaker_id: str, moments: Moments) -> None:

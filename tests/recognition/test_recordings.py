@@ -3,6 +3,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
@@ -153,6 +154,27 @@ def test_callers_give_paths_or_waveforms_one_or_many():
     assert [recording.speaker_id for recording in several] == ["a", None, "b"]
     (halved,) = recordings_of(np.repeat(TONE, 2), sample_rate=32_000)
     assert len(halved.audio) == 16_000
+
+
+@pytest.mark.parametrize("ids", [["1", None, "2"], [1, pd.NA, np.int64(2)], pd.Series([1, None, 2])])
+def test_columns_of_a_table_are_recordings_and_speakers(ids):
+    audio = pd.Series(["x.wav", "y.wav", "z.wav"])
+    for column in (audio, audio.astype("string"), audio.to_numpy(), audio.to_numpy(dtype=str), tuple(audio)):
+        found = recordings_of(column, ids)
+        assert named(found) == {"x.wav": "1", "y.wav": None, "z.wav": "2"}
+    for waveform in (pd.Series(TONE), TONE.astype(np.float64)):
+        (one,) = recordings_of(waveform, 7)
+        assert (one.speaker_id, len(one.audio)) == ("7", len(TONE))
+    with pytest.raises(UserError, match=r"speaker_ids: 1.5 is no name\. Give text, None where unknown"):
+        recordings_of(TONE, 1.5)
+
+
+def test_speakers_whom_a_diariser_numbered_are_others_in_each_list_of_turns():
+    turns = [[(0, 1, "SPEAKER_00"), (1, 2, "anna"), (2, 3, float("nan"))], [(0, 1, "SPEAKER_00"), (1, 2, "anna")]]
+    speakers = [[turn.speaker_id for turn in one.turns] for one in recordings_of(["a.wav", "b.wav"], segments=turns)]
+    assert speakers == [["a/SPEAKER_00", "anna", None], ["b/SPEAKER_00", "anna"]]
+    (alone,) = recordings_of("a.wav", segments=turns[0])
+    assert alone.turns == (Turn(0, 1, "SPEAKER_00"), Turn(1, 2, "anna"), Turn(2, 3, None))
 
 
 def test_a_dict_as_datasets_has_it_is_a_waveform():

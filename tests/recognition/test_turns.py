@@ -46,6 +46,8 @@ def test_turns_get_the_values_of_single_files(conversation, bundle_folder, tmp_p
     for options, what in (
         ({"segments": [[(0, 1, "a")], []]}, "isn't one list per recording"),
         ({"segments": [(0, 1, "a", 2, 3)]}, "isn't one list per recording"),
+        ({"segments": [(0,)]}, r"isn't one list per recording \(\(0,\) is no turn\)"),
+        ({"segments": [("soon", 1, "a")]}, "isn't one list per recording .* Give for each recording a list of"),
         ({"segments": [(0, 1, "a")], "speaker_ids": "anna"}, "speaker_ids: the segments say who speaks"),
         ({"segments": [(2, 1, "a")]}, "meeting.wav: turn of a from 2 to 1 s isn't valid: start must be"),
     ):

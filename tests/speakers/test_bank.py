@@ -35,11 +35,13 @@ def assert_same(a, b):
         assert getattr(a, name).dtype == getattr(b, name).dtype
 
 
-@pytest.mark.parametrize("given_as", [list, partial(torch.tensor, dtype=torch.bfloat16, requires_grad=True)])
-def test_by_hand(given_as):
+@pytest.mark.parametrize(
+    ("given_as", "nobody"), [(list, None), (partial(torch.tensor, dtype=torch.bfloat16, requires_grad=True), NAN)]
+)
+def test_by_hand(given_as, nobody):
     pooled = [[1.0, 0.0], [9.0, 9.0], [2.0, 2.0], [3.0, 0.0], [5.0, 3.0]]
     labels = [[2.0, NAN], [7.0, 7.0], [NAN, NAN], [4.0, 5.0], [NAN, 5.0]]
-    bank = SpeakerBank.from_utterances(["b", None, "a", "b", "b"], given_as(pooled), given_as(labels), ATTRIBUTES)
+    bank = SpeakerBank.from_utterances(["b", nobody, "a", "b", "b"], given_as(pooled), given_as(labels), ATTRIBUTES)
     assert bank.speaker_ids == ("a", "b")
     assert bank.vectors.tolist() == [[2, 2], [3, 1]]
     assert bank.count.tolist() == [[0, 0], [2, 2]]
@@ -71,6 +73,11 @@ def test_shapes_and_values_that_do_not_fit_are_named():
         SpeakerBank.from_utterances(["a"], np.ones((1, 3)), np.ones((1, 3)), ATTRIBUTES)
     with pytest.raises(UserError, match="speaker b: a pooled vector holds NaN"):
         SpeakerBank.from_utterances(["a", "b"], [[1.0], [NAN]], np.ones((2, 2)), ATTRIBUTES)
+    with pytest.raises(UserError, match=r"speaker b: a label is infinite\. Give NaN where"):
+        SpeakerBank.from_utterances(["a", "b"], np.ones((2, 3)), [[1, NAN], [2, np.inf]], ATTRIBUTES)
+    for scale in ((7, 1), (NAN, 7), (1, np.inf)):
+        with pytest.raises(UserError, match=r"scale: .* is an empty range or an endless one"):
+            SpeakerBank.from_utterances(["a"], np.ones((1, 3)), np.ones((1, 2)), ATTRIBUTES, scale=scale)
     builder = SpeakerBankBuilder(ATTRIBUTES)
     builder.add(["a"], np.ones((1, 3)), np.ones((1, 2)))
     with pytest.raises(UserError, match=r"\(1, 3\)"):
