@@ -8,7 +8,7 @@ from functools import partial
 from importlib.util import find_spec
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 
 class UserError(Exception):
@@ -41,6 +41,12 @@ def require_range(name: str, value: float, low: float, high: float = inf, *, abo
         else:
             allowed = f"above {low}" if above else f"of at least {low}"
         raise UserError(f"{value} is out of range", where=name, remedy=f"Give a number {allowed}")
+
+
+def require_one_of(name: str, value: str, choice: Any) -> None:
+    """Refuse what isn't one of the strings of a `Literal`, which Python's callers may misspell."""
+    if value not in get_args(choice):
+        raise UserError(f"there is no {value!r}", where=name, remedy=f"Give one of {', '.join(get_args(choice))}")
 
 
 def require_scale(scale: tuple[float, float]) -> None:

@@ -9,11 +9,15 @@ from jsonargparse import ArgumentParser
 from ser_personal.cli import OneLineErrors
 from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.data.pretrain import PretrainDataModule
+from ser_personal.data.speaker_features import CachedSpeakerFeatures
 from ser_personal.encoder.hubert import HubertEncoder, TinyEncoder
 from ser_personal.errors import UserError, require_range, require_scale, silence_warnings
 from ser_personal.finetune.interpreters import MLPInterpreter
 from ser_personal.finetune.module import EmotionFineTuning
+from ser_personal.finetune.similar_speakers import SimilarSpeakers
 from ser_personal.pretrain.papt import PAPT
+from ser_personal.recognition.recordings import recordings_of
+from ser_personal.recognition.segmenters import make_segmenter
 
 
 def test_a_message_says_in_one_line_where_what_and_what_to_do():
@@ -66,6 +70,22 @@ def test_what_is_no_scale():
     for scale in ((7, 1), (3, 3), (nan, 7)):
         with pytest.raises(UserError, match="is an empty range"):
             require_scale(scale)
+
+
+@pytest.mark.parametrize(
+    ("make", "choices"),
+    [
+        (lambda name: EmotionDataModule("nowhere", target=name), "attributes, emotion"),
+        (lambda name: CachedSpeakerFeatures("nowhere", name), "mean, max, moments"),
+        (SimilarSpeakers, "unique, oversampling, weighting"),
+        (lambda name: PAPT(TinyEncoder(), fusion=name), "none, first, prefix, concat, last"),
+        (lambda name: recordings_of("a.wav", channel=name), "mix, left, right, each"),
+        (lambda name: make_segmenter(name, max_samples=1, window_seconds=1), "speech, silero, energy, windows"),
+    ],
+)
+def test_a_misspelt_choice_is_not_taken_for_another(make, choices):
+    with pytest.raises(UserError, match=rf": there is no 'men'\. Give one of {choices}\."):
+        make("men")
 
 
 class Parser(OneLineErrors, ArgumentParser):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jsonargparse.typing import PositiveInt
 
 from ser_personal.calibration.neighbours import nearest_speakers, speaker_vectors
-from ser_personal.errors import UserError, require_range
+from ser_personal.errors import UserError, require_one_of, require_range
 from ser_personal.scores import Moments, rows_by_speaker
 from ser_personal.speakers.bank import as_float64
 from ser_personal.types import NonNegativeFinite
@@ -64,8 +64,7 @@ class PLDCSettings:
         require_range("pldc.k", self.k, 1)
         require_range("pldc.min_labels", self.min_labels, 1)
         require_range("pldc.prior_utterances", self.prior_utterances, 0)
-        if self.statistics not in get_args(Statistics):
-            raise UserError(f"unknown statistics {self.statistics!r}", where="PLDC", remedy='Use "average" or "pooled"')
+        require_one_of("pldc.statistics", self.statistics, Statistics)
 
     @property
     def variant(self) -> str:

@@ -19,7 +19,7 @@ from ser_personal.data.datamodule import SpeechDataModule
 from ser_personal.data.dataset import CachedDataset, WholeUtterances
 from ser_personal.data.frame_store import FeatureCache
 from ser_personal.data.speaker_features import SpeakerNormalization
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, require_one_of
 from ser_personal.types import ATTRIBUTES, EmotionBatch
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ser_personal.data.resumable_loader import SpeechLoader
     from ser_personal.types import FeatureSource, Utterance
 
+Target = Literal["attributes", "emotion"]
 _AUGMENTATION = [each.name for each in fields(Augmentation)]
 # a smaller one has neither a CCC nor batch statistics
 MIN_BATCH = 2
@@ -82,13 +83,14 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
         corpus: Corpus | str,
         *,
         test_splits: list[str] | None = None,
-        target: Literal["attributes", "emotion"] = "attributes",
+        target: Target = "attributes",
         speaker_selection: SpeakerSelection | None = None,
         augmentation: Augmentation | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(corpus, **kwargs)
         self.test_splits = test_splits
+        require_one_of("target", target, Target)
         self.target = target
         self._speaker_selection = speaker_selection
         self.augmentation = augmentation

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from ser_personal.corpus.table import read_vectors
 from ser_personal.data.frame_store import FeatureCache
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, require_one_of
 from ser_personal.files import content_hash
 from ser_personal.scores import Moments
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ser_personal.types import Utterance
 
+Statistics = Literal["mean", "max", "moments"]
 # a column of cached frames that varies less is constant
 SMALLEST_STD = 1e-4
 
@@ -141,7 +142,8 @@ class CachedSpeakerFeatures(SpeakerFeatureSource):
             standard deviation over all frames, twice the width (MFCC moments, say, of a cache of MFCC).
     """
 
-    def __init__(self, cache: str, statistics: Literal["mean", "max", "moments"] = "mean") -> None:
+    def __init__(self, cache: str, statistics: Statistics = "mean") -> None:
+        require_one_of("statistics", statistics, Statistics)
         self.cache, self.statistics = cache, statistics
 
     @override

@@ -13,9 +13,9 @@ from ser_personal.encoder.hugging_face import PretrainedEncoder
 from ser_personal.encoder.raw import CachedFeatures, LogMelEncoder, MFCCEncoder
 from ser_personal.encoder.speaker_fusion import Fusion, Personalization, make_fusion
 from ser_personal.encoder.whisper import WhisperEncoder
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, require_one_of
 from ser_personal.speakers.embedding import SpeakerDescription, SpeakerRepresentation
-from ser_personal.types import pack_hashes, unpack_hashes
+from ser_personal.types import FusionName, pack_hashes, unpack_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_personal.encoder.base import Encoder
-    from ser_personal.types import CachedBatch, EncoderOutput, FusionName, SpeechBatch
+    from ser_personal.types import CachedBatch, EncoderOutput, SpeechBatch
 
 _KINDS: dict[str, type[Encoder]] = {
     **{kind.model_type: kind for kind in (LogMelEncoder, MFCCEncoder, CachedFeatures)},
@@ -59,6 +59,7 @@ class PersonalizedEncoder(nn.Module):
 
     def __init__(self, encoder: Encoder, speakers: SpeakerRepresentation, fusion: FusionName) -> None:
         super().__init__()
+        require_one_of("fusion", fusion, FusionName)
         if getattr(encoder, "is_taken", False):
             what, remedy = "is part of a model already, which would train it, too", "Make one for each model"
             raise UserError(what, where=type(encoder).__name__, remedy=remedy)

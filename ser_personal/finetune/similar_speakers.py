@@ -19,7 +19,7 @@ from typing_extensions import override
 from ser_personal.audio import decode_utterance
 from ser_personal.data.emotion import SelectedSpeakers, SpeakerSelection
 from ser_personal.encoder.raw import mfcc_functionals
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, require_one_of
 from ser_personal.scores import rows_by_speaker
 from ser_personal.types import Seed
 
@@ -63,6 +63,7 @@ class SimilarSpeakers(SpeakerSelection):
         max_utterances: PositiveInt = 50,
         seed: Seed = 0,
     ) -> None:
+        require_one_of("strategy", strategy, Strategy)
         self.strategy: Strategy = strategy
         self.speakers, self.dim, self.components = speakers, dim, components
         self.max_utterances, self.seed = max_utterances, seed

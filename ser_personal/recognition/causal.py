@@ -14,7 +14,8 @@ from ser_personal.calibration.few_labels import LabelPrior, with_labels
 from ser_personal.calibration.neighbours import nearest_rows, normalised
 from ser_personal.calibration.pldc import PLDCSettings, label_statistics, match_moments
 from ser_personal.calibration.posterior import PosteriorCalibrator
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, require_one_of
+from ser_personal.recognition.bundle import CalibrationName
 from ser_personal.recognition.profiles import SpeakerProfile
 from ser_personal.scores import Moments, rows_by_speaker
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from ser_personal.calibration.posterior import AttributePosterior
     from ser_personal.calibration.table import PredictedSet
-    from ser_personal.recognition.bundle import Bundle, CalibrationName
+    from ser_personal.recognition.bundle import Bundle
     from ser_personal.speakers.bank import SpeakerBank
 
 FOLDS = 10
@@ -191,6 +192,7 @@ def make_calibrator(
     Where none is named, it is PLDC if settings of it are given, else the bundle's default.
     """
     chosen = name or (bundle.calibration if pldc is None else "pldc")
+    require_one_of("calibration", chosen, CalibrationName)
     if bundle.emotions and chosen != "none":
         what = "predicts emotions, and only attributes are calibrated"
         raise UserError(what, where="the bundle", remedy="Leave --calibration and --pldc out")

@@ -17,7 +17,7 @@ from ser_personal.recognition.bundle import Bundle, CalibrationName, find_bundle
 from ser_personal.recognition.causal import CausalLabels, label_priors, make_calibrator
 from ser_personal.recognition.profiles import SpeakerProfile, SpeakerProfiles, label_rows
 from ser_personal.recognition.raw import RawRecognizer, Utterances
-from ser_personal.recognition.recordings import Channel, Recording, recordings_of
+from ser_personal.recognition.recordings import Channel, Recording, recordings_of, speaker_name
 from ser_personal.recognition.segmenters import CutName, make_segmenter
 from ser_personal.recognition.turns import overlap
 from ser_personal.types import plain_name
@@ -251,7 +251,9 @@ class EmotionRecognizer:
                 predict, off the scale, or not one per utterance.
         """
         recordings = recordings_of(audio, speaker_id, sample_rate=sample_rate)
-        return self.enroll_recordings(speaker_id, recordings, labels)
+        if not recordings:
+            raise UserError("holds no recording", where="audio", remedy="Give one or more")
+        return self.enroll_recordings(speaker_name(speaker_id) or "", recordings, labels)
 
     def enroll_recordings(
         self, speaker_id: str, recordings: Sequence[Recording], labels: Mapping[str, ArrayLike] | None = None

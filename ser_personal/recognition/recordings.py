@@ -32,7 +32,7 @@ from ser_personal.audio import (
 from ser_personal.corpus.base import audio_path
 from ser_personal.corpus.table import SEGMENT, is_table, known, read_csv_rows
 from ser_personal.corpus.table import segment as segment_of
-from ser_personal.errors import UserError, counted
+from ser_personal.errors import UserError, counted, require_one_of
 from ser_personal.files import on_disk
 from ser_personal.recognition.turns import Turn, Turns, apart, check_turns, read_turns, stem_of
 from ser_personal.types import is_nobody, plain_name
@@ -203,6 +203,7 @@ def of_channels(recordings: Sequence[Recording], channel: Channel, *, named: boo
     Where each channel is taken and no turns name speakers, each counts as a speaker: `call/left` and `call/right`, or
     `call/1`, `call/2` and so on where there are more than two; without their names unless `named`.
     """
+    require_one_of("channel", channel, Channel)
     if channel == "mix":
         return list(recordings)
     if not all(isinstance(recording.audio, Path) for recording in recordings):
@@ -269,7 +270,7 @@ def recordings_of(
     if several and isinstance(several[0], Real):
         single, several = True, [several]
     one_for_all = ids is None or isinstance(ids, str | Real)
-    speakers = [_speaker(one) for one in ([ids] * len(several) if one_for_all else ids)]
+    speakers = [speaker_name(one) for one in ([ids] * len(several) if one_for_all else ids)]
     if len(speakers) != len(several):
         what = f"{counted(len(speakers), 'speaker')} for {counted(len(several), 'recording')}"
         raise UserError(what, where="speaker_ids", remedy="Give one id per recording, None where unknown")
@@ -294,7 +295,7 @@ def recordings_of(
     return of_channels(recordings, channel)
 
 
-def _speaker(speaker: Any) -> str | None:
+def speaker_name(speaker: Any) -> str | None:
     """A speaker's name as text; 3.0 is 3, as in a column of numbers where some are missing."""
     if is_nobody(speaker):
         return None
@@ -309,7 +310,7 @@ def _turn(turn: Any) -> Turn:
     if isinstance(turn, str | Mapping) or not 2 <= len(turn) <= len(Turn._fields):
         raise TypeError(f"{turn!r} is no turn")
     start, end, *rest = turn
-    return Turn(float(start), float(end), _speaker(rest[0]) if rest else None, *rest[1:])
+    return Turn(float(start), float(end), speaker_name(rest[0]) if rest else None, *rest[1:])
 
 
 def _is_of_datasets(audio: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from ser_personal.audio import SAMPLE_RATE, WINDOW, is_silent
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, require_one_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -169,6 +169,7 @@ def make_segmenter(
     name: CutName, *, max_samples: int, window_seconds: float, hop_seconds: float | None = None
 ) -> Segmenter:
     """Make the segmenter of that name: `speech` is by silero-vad where it is installed, else by energy."""
+    require_one_of("cut", name, CutName)
     if name == "windows":
         return ByWindows(
             int(window_seconds * SAMPLE_RATE), None if hop_seconds is None else int(hop_seconds * SAMPLE_RATE)

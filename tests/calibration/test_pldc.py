@@ -174,7 +174,7 @@ def test_mistakes_are_one_line_each():
         ({"pooled": pooled[:, :-1]}, r"pooled \(40, 7\)"),
         ({"k": 0}, "k: 0 is out of range"),
         ({"min_labels": 0}, "min_labels: 0 is out of range"),
-        ({"statistics": "median"}, "unknown statistics 'median'"),
+        ({"statistics": "median"}, "pldc.statistics: there is no 'median'. Give one of average, pooled"),
     ):
         with pytest.raises(UserError, match=message):
             calibrate(**inputs | changed)

@@ -169,6 +169,20 @@ def test_each_window_is_predicted_as_that_part_alone(bundle, recordings):
     np.testing.assert_allclose(frame[RAW], np.concatenate([one[RAW] for one in alone]), atol=1e-5)
 
 
+def test_whom_python_enrols(recognizer, recordings):
+    speech = recordings[0]
+    assert recognizer.enroll(7, speech).utterances == 1
+    assert recognizer.predict(speech, 7.0)["speaker"].tolist() == ["7"]
+    for nobody in (None, float("nan"), "unknown", " "):
+        with pytest.raises(UserError, match=r"^speaker '.*': nobody has this name"):
+            recognizer.enroll(nobody, speech)
+    with pytest.raises(UserError, match="audio: holds no recording"):
+        recognizer.enroll("anna", [])
+    with pytest.raises(UserError, match=r"calibration: there is no 'sigma'\. Give one of pldc, posterior, none"):
+        EmotionRecognizer(recognizer.bundle, calibration="sigma")
+    assert recognizer.profiles.ids == ["7"]
+
+
 def test_where_one_recording_can_not_be_recognised_nobody_is_enrolled(recognizer, recordings, tmp_path):
     soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).normal(0, 0.1, 48_000), 16_000)
     for ask in (recognizer.predict, lambda paths: recognizer.enroll("anna", paths)):
