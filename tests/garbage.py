@@ -1,8 +1,9 @@
-"""Files that nobody meant to write, for whatever reads files: bytes at random, and whole files with parts spoilt."""
+"""What is refused, and files that nobody meant to write: bytes at random, and whole files with parts spoilt."""
 
 import os
 from collections.abc import Callable
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -50,3 +51,9 @@ def is_read_or_refused(read: Callable[[], object]) -> bool:
         assert "\n" not in str(refusal)
         assert refusal.remedy
     return refusal is None
+
+
+def refused(line: str, call: Callable[..., object], *arguments: object, **options: object) -> None:
+    """Call it, and find an error of the user's that this pattern is part of."""
+    with pytest.raises(UserError, match=line):
+        call(*arguments, **options)

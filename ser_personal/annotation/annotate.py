@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ser_personal.annotation.journal import Shard, joined, journal_of, open_journals
 from ser_personal.annotation.tables import check_format, check_stems, write_annotations, write_table, write_vectors
 from ser_personal.calibration.pldc import PLDCSettings
-from ser_personal.corpus.table import SEGMENT, attribute_labels, is_table, known, read_csv_rows, segment
+from ser_personal.corpus.table import SEGMENT, attribute_labels, is_table, known, read_rows, segment
 from ser_personal.errors import UserError, counted
 from ser_personal.files import content_hash, on_disk
 from ser_personal.recognition.bundle import CalibrationName
@@ -314,9 +314,7 @@ def enroll(
 
 def labelled_recordings(table: Path, speaker: str) -> tuple[list[Recording], dict[str, list[float]]]:
     """The rows of a table that are of a speaker, and their labels by attribute, NaN where missing."""
-    found = read_csv_rows(
-        table, required=("path",), filled=("path",), any_case=("path", "speaker", *ATTRIBUTES, *SEGMENT)
-    )
+    found = read_rows(table, required=("path",), filled=("path",), any_case=("path", "speaker", *ATTRIBUTES, *SEGMENT))
     rows = [row for row in found if "speaker" not in row or known(row["speaker"]) == speaker]
     if not rows:
         others = sorted({row["speaker"] for row in found if known(row["speaker"])})

@@ -18,7 +18,7 @@ from ser_personal.calibration.table import (
     standard_calibrators,
 )
 from ser_personal.corpus.splits import canonical_split
-from ser_personal.corpus.table import Vectors, check_ending, known, read_csv_rows, read_number, read_vectors, write_rows
+from ser_personal.corpus.table import Vectors, check_ending, known, read_number, read_rows, read_vectors, write_rows
 from ser_personal.errors import UserError, require_scale
 from ser_personal.files import refuse_existing
 from ser_personal.speakers.bank import SpeakerBank
@@ -49,7 +49,7 @@ def read_predictions(
             attributes.
         default_split: of rows that name none.
     """
-    rows = read_csv_rows(path, required=("utterance", "speaker"), filled=("utterance",))
+    rows = read_rows(path, required=("utterance", "speaker"), filled=("utterance",))
     end = f"_{named_by}"
     attributes = tuple(column.removesuffix(end) for column in rows[0] if column.endswith(end))
     if not attributes:

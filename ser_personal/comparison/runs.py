@@ -16,7 +16,7 @@ import numpy as np
 from ser_personal.calibration.command import require_on_scale
 from ser_personal.calibration.table import CalibrationRow, speaker_moments
 from ser_personal.corpus.splits import first_few
-from ser_personal.corpus.table import read_csv_rows, read_number
+from ser_personal.corpus.table import read_number, read_rows
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import METRICS, PREDICTIONS, RIDGE, SPEAKER_MOMENTS, read_moments
 from ser_personal.files import write_json
@@ -270,7 +270,7 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
         raise UserError("a run has this name", where=f"--add {argument}", remedy=f"Choose another, such as my_{name}")
     tested = _tested_utterances(runs)
     path = Path(file)
-    rows = read_csv_rows(path, required=("utterance",), filled=("utterance",))
+    rows = read_rows(path, required=("utterance",), filled=("utterance",))
     listed = Counter(row["utterance"] for row in rows)
     twice, missing = [one for one, times in listed.items() if times > 1], [*(set(tested["utterance"]) - listed.keys())]
     others = [*(listed.keys() - set(tested["utterance"]))]

@@ -16,7 +16,7 @@ from ser_personal.corpus.table import (
     attribute_labels,
     is_table,
     known,
-    read_csv_rows,
+    read_rows,
     segment,
     write_rows,
 )
@@ -63,7 +63,7 @@ class CSVCorpus(Corpus):
     @override
     def read_labels(self) -> list[Utterance]:
         table = self.label_file
-        rows = read_csv_rows(table, required=COLUMNS[:3], filled=("path", "split"), any_case=(*COLUMNS, *SEGMENT))
+        rows = read_rows(table, required=COLUMNS[:3], filled=("path", "split"), any_case=(*COLUMNS, *SEGMENT))
         naming = f", or name the table itself: `{self.flags('path', str(table))}`"
         utterances = []
         for row in rows:

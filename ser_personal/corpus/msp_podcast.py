@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from ser_personal.corpus.base import Corpus, audio_path
 from ser_personal.corpus.splits import canonical_split, first_few
-from ser_personal.corpus.table import attribute_labels, known, read_csv_rows, read_text
+from ser_personal.corpus.table import attribute_labels, known, read_rows, read_text
 from ser_personal.errors import UserError
 from ser_personal.files import on_disk
 from ser_personal.types import Utterance
@@ -83,7 +83,7 @@ class MSPPodcast(Corpus):
         audio_folder = next((folder for folder in folders if folder.is_dir()), folders[0])
         named = ("FileName", "Split_Set") if self._partitions is None else ("FileName",)
         required = (*named, *ATTRIBUTE_COLUMNS.values(), "SpkrID")
-        rows = read_csv_rows(label_file, required, filled=named)
+        rows = read_rows(label_file, required, filled=named)
         if self._partitions is None:
             splits = {_id(row["FileName"]): row["Split_Set"] for row in rows}
         else:

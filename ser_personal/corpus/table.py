@@ -107,7 +107,7 @@ def is_table(path: Path) -> bool:
     return path.name.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".parquet"))
 
 
-def read_csv_rows(
+def read_rows(
     path: Path, required: Collection[str], filled: Collection[str] = (), any_case: Collection[str] = ()
 ) -> list[Row]:
     """Read a table whose columns are known by name, in any order.
@@ -286,7 +286,7 @@ def _read_arrays(path: Path) -> Vectors:
 
 def _table_of_vectors(path: Path, of: str) -> Vectors:
     vectors: Vectors = {}
-    for row in read_csv_rows(path, required=(of,), filled=(of,)):
+    for row in read_rows(path, required=(of,), filled=(of,)):
         name = row.pop(of)
         if name in vectors:
             raise UserError(f"lists {of} {name} more than once", where=path, remedy="Keep one of the rows")

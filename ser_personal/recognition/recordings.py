@@ -30,7 +30,7 @@ from ser_personal.audio import (
     resample,
 )
 from ser_personal.corpus.base import audio_path
-from ser_personal.corpus.table import SEGMENT, is_table, known, read_csv_rows
+from ser_personal.corpus.table import SEGMENT, is_table, known, read_rows
 from ser_personal.corpus.table import segment as segment_of
 from ser_personal.errors import UserError, counted, require_one_of
 from ser_personal.files import on_disk
@@ -378,7 +378,7 @@ def _from_table(table: Path, speaker_from: SpeakerFrom, *, anywhere: bool) -> li
     required = ("path", "speaker") if speaker_from == "column" else ("path",)
     found: list[Recording] = []
     turns: dict[str, list[Turn]] = {}
-    for row in read_csv_rows(table, required=required, filled=("path",), any_case=(*required, *SEGMENT)):
+    for row in read_rows(table, required=required, filled=("path",), any_case=(*required, *SEGMENT)):
         path = on_disk(table.parent / row["path"])
         if not anywhere:
             path = audio_path(table.parent, row["path"], f"{table}, {row['path']}", naming=f", or name it: {table}")

@@ -16,7 +16,7 @@ import numpy as np
 
 from ser_personal.audio import SAMPLE_RATE, SOUND_FILES
 from ser_personal.corpus.splits import first_few
-from ser_personal.corpus.table import is_table, known, read_csv_rows, read_text, segment
+from ser_personal.corpus.table import is_table, known, read_rows, read_text, segment
 from ser_personal.errors import UserError
 from ser_personal.types import plain_name
 
@@ -215,7 +215,7 @@ def _open_textgrid(path: Path) -> tuple[Textgrid, list[str]]:
 def _read_table(path: Path) -> dict[str, Turns]:
     turns: dict[str, list[Turn]] = {}
     columns = ("start", "end", "speaker")
-    for row in read_csv_rows(path, required=columns, filled=("start",), any_case=("path", "file", *columns)):
+    for row in read_rows(path, required=columns, filled=("start",), any_case=("path", "file", *columns)):
         # of one recording where it doesn't say of which
         said = row.get("path") or row.get("file") or path.stem
         name = PurePosixPath(plain_name(said).replace("\\", "/")).as_posix()

@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from ser_personal.audio import SAMPLE_RATE, read_header, resample
-from ser_personal.corpus.table import read_csv_rows, read_number
+from ser_personal.corpus.table import read_number, read_rows
 from ser_personal.errors import UserError, counted
 from ser_personal.files import atomic_write, on_disk
 
@@ -332,7 +332,7 @@ def read_timelines(path: Path) -> list[Timeline]:
     if path.name == "predictions.csv" and path.with_name("metrics.json").is_file():
         remedy = f"Give its folder: `ser report {shlex.quote(str(path.parent))}`"
         raise UserError("is the table of a test run", where=path, remedy=remedy)
-    rows = read_csv_rows(path, _REQUIRED, filled=_REQUIRED[:3])
+    rows = read_rows(path, _REQUIRED, filled=_REQUIRED[:3])
     attributes = tuple(name.removesuffix("_calibrated") for name in rows[0] if name.endswith("_calibrated"))
     missing = [f"{name}_raw" for name in attributes if f"{name}_raw" not in rows[0]]
     categories = () if attributes else tuple(name for name in rows[0] if name.endswith(PROBABILITY))

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from refusals import refused
+from garbage import refused
 from rich.console import Console
 
 from ser_personal import CSVCorpus, EmotionDataModule

@@ -6,7 +6,7 @@ from unicodedata import normalize
 
 import numpy as np
 import pytest
-from refusals import refused
+from garbage import refused
 
 from ser_personal.corpus import base
 from ser_personal.corpus.csv_corpus import CSVCorpus, open_corpus

@@ -5,15 +5,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from command_line import ser
-from garbage import files, is_read_or_refused, many_inputs
+from garbage import files, is_read_or_refused, many_inputs, refused
 from hypothesis import given
 from hypothesis import strategies as st
-from refusals import refused
 
 from ser_personal.corpus.base import audio_path
 from ser_personal.corpus.csv_corpus import CSVCorpus, open_corpus
 from ser_personal.corpus.msp_podcast import MSPPodcast, read_partitions
-from ser_personal.corpus.table import attribute_labels, is_table, read_csv_rows, segment
+from ser_personal.corpus.table import attribute_labels, is_table, read_rows, segment
 from ser_personal.errors import UserError
 from ser_personal.types import ATTRIBUTES
 
@@ -39,7 +38,7 @@ def test_bad_json(tmp_path):
         ('{"a": {"split": "x"}, "a": {"split": "y"}}', "'a' is listed more than once"),
     ):
         path.write_text(content)
-        refused(message, read_csv_rows, path, ("split",), filled=("split",))
+        refused(message, read_rows, path, ("split",), filled=("split",))
 
 
 ROWS = [
@@ -66,7 +65,7 @@ SPELLINGS = {
 def test_a_table_is_read_alike_however_it_was_saved(name, tmp_path, caplog):
     (tmp_path / name).write_bytes(SPELLINGS[name])
     assert is_table(tmp_path / name)
-    assert read_csv_rows(tmp_path / name, ("path", "split")) == ROWS
+    assert read_rows(tmp_path / name, ("path", "split")) == ROWS
     odd = name.startswith(("excel", "points", "tabs", "unicode", "zipped.tsv", "named"))
     assert [record.getMessage().startswith(f"{tmp_path / name}: read as") for record in caplog.records[:1]] == [
         True
@@ -77,14 +76,14 @@ def test_parquet_is_read_as_its_table_is(tmp_path):
     pytest.importorskip("pyarrow")
     frame = pd.DataFrame({"path": ["a.wav", "b.wav"], "speaker": ["NA", "1,2"], "split": ["train", "dev"]})
     frame.assign(arousal=[4.5, None]).to_parquet(tmp_path / "t.parquet")
-    assert read_csv_rows(tmp_path / "t.parquet", ("path", "split")) == ROWS
+    assert read_rows(tmp_path / "t.parquet", ("path", "split")) == ROWS
     frame.assign(speaker=pd.array([7, None], "Int64")).to_parquet(tmp_path / "t.parquet")
     pq = pytest.importorskip("pyarrow.parquet")
     # without what pandas notes of its own types
     pq.write_table(pq.read_table(tmp_path / "t.parquet").replace_schema_metadata(), tmp_path / "t.parquet")
-    assert [row["speaker"] for row in read_csv_rows(tmp_path / "t.parquet", ("path",))] == ["7", ""]
+    assert [row["speaker"] for row in read_rows(tmp_path / "t.parquet", ("path",))] == ["7", ""]
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
-    refused(r"t\.parquet: isn't a Parquet file", read_csv_rows, tmp_path / "t.parquet", ("path",))
+    refused(r"t\.parquet: isn't a Parquet file", read_rows, tmp_path / "t.parquet", ("path",))
 
 
 def test_times_of_a_segment():
@@ -108,7 +107,7 @@ def test_csv_and_json_twins_read_alike(tmp_path):
     )
     rows = [{"FileName": "a", "act": "4.5", "speaker": "127"}, {"FileName": "b,c", "act": "", "speaker": ""}]
     for name in ("t.csv", "t.json"):
-        assert read_csv_rows(tmp_path / name, ("FileName", "act")) == rows
+        assert read_rows(tmp_path / name, ("FileName", "act")) == rows
 
 
 ROOT = Path("/corpus/audio")
@@ -202,10 +201,10 @@ def test_a_blank_cell_makes_no_floats_of_names(tmp_path):
     """As pandas writes whole numbers beside a missing one; a column that holds another name stays as it is."""
     path = tmp_path / "table.csv"
     path.write_text("path,speaker,utterance,arousal\na.wav,10.0,007,3.0\nb.wav,,8,4.0\nc.wav,10,9,5.0\n")
-    rows = read_csv_rows(path, required=("path",))
+    rows = read_rows(path, required=("path",))
     assert [row["speaker"] for row in rows] == ["10", "", "10"]
     assert [row["utterance"] for row in rows] == ["007", "8", "9"]
     assert [row["arousal"] for row in rows] == ["3.0", "4.0", "5.0"]
     other = tmp_path / "other.csv"
     other.write_text("path,speaker\na.wav,10.0\nb.wav,anna\n")
-    assert [row["speaker"] for row in read_csv_rows(other, required=("path",))] == ["10.0", "anna"]
+    assert [row["speaker"] for row in read_rows(other, required=("path",))] == ["10.0", "anna"]

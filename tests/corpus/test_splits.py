@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from command_line import ser
+from garbage import refused
 from hypothesis import given
 from hypothesis import strategies as st
-from refusals import refused
 
 from ser_personal.corpus.csv_corpus import CSVCorpus, write_corpus
 from ser_personal.corpus.folds import SIDES, folds, leave_speakers_out, personalization_gap

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 import torch
 import torchaudio
-from refusals import refused
+from garbage import refused
 
 from ser_personal.data.augmentation import Augmentation, add_noise, reverberate
 from ser_personal.data.emotion import EmotionDataModule

@@ -4,11 +4,11 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
+from garbage import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
-from refusals import refused
 from tiny_models import trainer
 
 from ser_personal.data.emotion import EmotionDataModule

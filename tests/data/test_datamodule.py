@@ -4,10 +4,10 @@ from shutil import copy, copytree
 from types import SimpleNamespace
 
 import pytest
+from garbage import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.trainer.states import TrainerFn
-from refusals import refused
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.data.emotion import EmotionDataModule

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from garbage import refused
 from hypothesis import given
 from hypothesis import strategies as st
-from refusals import refused
 
 from ser_personal.audio import SAMPLE_RATE, num_frames
 from ser_personal.data.dataset import PretrainDataset, WholeUtterances, check_pseudo_labels, collate, crop_start

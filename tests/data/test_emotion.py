@@ -4,7 +4,7 @@ from shutil import copytree
 
 import numpy as np
 import pytest
-from refusals import refused
+from garbage import refused
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.corpus.msp_podcast import MSPPodcast

@@ -3,11 +3,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from garbage import files, is_read_or_refused, many_inputs
+from garbage import files, is_read_or_refused, many_inputs, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from killing import contents
-from refusals import refused
 
 from ser_personal.data.frame_store import BATCHES, FeatureCache, PseudoLabels, PseudoLabelSource, audio_key
 from ser_personal.types import FeatureSource, Utterance

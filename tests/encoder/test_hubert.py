@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from refusals import refused
+from garbage import refused
 from safetensors.torch import load_file, save_file
 from tiny_models import padded_noise, papt, tiny_network
 from transformers import AutoModel, masking_utils

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 import torch
-from refusals import refused
+from garbage import refused
 from tiny_models import emotion_data, finetuning, fit, padded_noise, papt, pretrain_data, tiny_network
 from transformers import AutoModel
 

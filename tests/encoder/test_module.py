@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from garbage import refused
 from lightning.pytorch.trainer.states import TrainerFn
-from refusals import refused
 from tiny_models import papt
 
 from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, using

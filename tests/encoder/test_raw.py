@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torchaudio
-from refusals import refused
+from garbage import refused
 from tiny_models import padded_noise
 
 from ser_personal.audio import num_frames

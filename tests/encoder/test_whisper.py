@@ -1,6 +1,6 @@
 import pytest
 import torch
-from refusals import refused
+from garbage import refused
 from tiny_models import padded_noise
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperModel
 

@@ -119,7 +119,7 @@ UNPASTED = {
     ),
     "another test pastes it, or has it with what is installed": (
         "or give --data.num_workers 0",  # tests/data/test_datamodule.py
-        "If you trust it, give `--import",  # tests/recognition/test_bundle.py
+        "If you trust it, give `--import",  # tests/annotation/test_annotate.py
         "Repeat them by `--replace true`",  # tests/study/test_runner.py
         "Add --push owner/name",  # tests/sharing/test_hub.py
         "or add --public",

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from command_line import configs, ser, trainer_flags
-from refusals import refused
+from garbage import refused
 from tiny_models import emotion_data, encoder, finetuning
 
 from ser_personal.data.datamodule import AllUtterancesDataModule

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from command_line import configs, ser, trainer_flags
-from refusals import refused
+from garbage import refused
 from test_metrics import sklearns_scores
 from tiny_models import emotion_data, encoder
 from torch.nn import functional

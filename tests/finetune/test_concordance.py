@@ -2,9 +2,9 @@ import audmetric
 import numpy as np
 import pytest
 import torch
+from garbage import refused
 from hypothesis import given
 from hypothesis import strategies as st
-from refusals import refused
 
 from ser_personal.finetune.concordance import CCCLoss, MSELoss, ccc, ccc_loss
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from refusals import refused
+from garbage import refused
 from tiny_models import emotion_data, finetuning, fit, trainer
 
 from ser_personal.encoder.base import Encoder, mean_pool

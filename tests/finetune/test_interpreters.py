@@ -1,8 +1,8 @@
 import pytest
 import torch
+from garbage import refused
 from hypothesis import given
 from hypothesis import strategies as st
-from refusals import refused
 from torch import nn
 
 from ser_personal.finetune.interpreters import (

@@ -1,6 +1,6 @@
 import pytest
+from garbage import refused
 from killing import contents
-from refusals import refused
 
 
 @pytest.fixture

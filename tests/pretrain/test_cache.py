@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from garbage import refused
 from hypothesis import given
 from hypothesis import strategies as st
-from refusals import refused
 from tiny_models import encoder as tiny
 
 from ser_personal.data.datamodule import AllUtterancesDataModule

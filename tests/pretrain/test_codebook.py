@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from refusals import refused
+from garbage import refused
 from safetensors.numpy import save_file
 
 from ser_personal.pretrain.codebook import Codebook, FrameSample, nearest_centroid

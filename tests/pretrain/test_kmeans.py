@@ -8,8 +8,8 @@ import soundfile
 import torch
 import torchaudio
 from command_line import configs, ser
+from garbage import refused
 from killing import contents, on_two, output
-from refusals import refused
 from scipy.stats import entropy
 
 from ser_personal.audio import num_frames

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from refusals import refused
+from garbage import refused
 from safetensors.torch import save_file
 from tiny_models import encoder, fit, papt, pretrain_data, tiny_network, trainer
 

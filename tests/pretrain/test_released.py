@@ -10,7 +10,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from refusals import refused
+from garbage import refused
 from safetensors.numpy import load_file, save
 from sklearn.cluster import MiniBatchKMeans
 
