@@ -311,7 +311,7 @@ class NoEmotion(LightningModule):
 
 
 def test_loaders_alone_and_a_model_without_attributes_are_refused(synthetic_corpus, tmp_path):
-    data, running = emotion_data(synthetic_corpus), trainer(tmp_path, callbacks=[PLDCCallback()])
+    data, running = emotion_data(synthetic_corpus), trainer(tmp_path, max_epochs=1, callbacks=[PLDCCallback()])
     with pytest.raises(UserError, match=r"PLDCCallback: has to know.*trainer.test\(model, datamodule=Emo"):
         running.test(finetuning(), dataloaders=data.split_dataloader("test1"), verbose=False)
     module = finetuning()

@@ -1,7 +1,5 @@
 """Two processes train and score as one."""
 
-import json
-
 import pytest
 import torch
 from command_line import on_two_ranks
@@ -36,53 +34,36 @@ def predict(model, features):
     return model(EncoderOutput(features[:, None], torch.ones(len(features), 1, dtype=torch.bool)))
 
 
-def gradients_of(rank, folder):
-    """DDP's gradients of the loss over everybody's rows, and the statistics that it leaves."""
-    results = []
-    for dealt in DEALT:
-        model = DistributedDataParallel(network())
-        features, labels = (rows.split(dealt)[rank] for rows in rows_and_labels())
-        loss = ccc_loss(gather_rows(predict(model, features)), gather_rows(labels))
-        loss.backward()
-        results.append([loss.detach(), *(weight.grad for weight in model.parameters()), *model.buffers()])
-    torch.save(results, f"{folder}/{rank}.pt")
-
-
 UNEVEN_WITH_REPEATS = [[list(range(20)), list(range(20, 37))], [list(range(37, 60)), [0, 1]]]
 ONE_WITHOUT_A_BATCH = [[list(range(60))], []]
 
 
-def evaluate(rank, folder):
-    for kind in TOLERANCE:
-        for number, shares in enumerate((UNEVEN_WITH_REPEATS, ONE_WITHOUT_A_BATCH)):
+def loss_gradients_and_statistics(model, predictions, labels):
+    loss = ccc_loss(predictions, labels)
+    loss.backward()
+    return [loss.detach(), *(weight.grad for weight in model.parameters()), *model.buffers()]
+
+
+def as_one(rank, folder):
+    """One process of two."""
+    features, labels = rows_and_labels()
+    alone = network()
+    expected = loss_gradients_and_statistics(alone, predict(alone, features), labels)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    for dealt in DEALT:
+        model = DistributedDataParallel(network())
+        mine, its_labels = (rows.split(dealt)[rank] for rows in (features, labels))
+        gathered = gather_rows(predict(model, mine)), gather_rows(its_labels)
+        found = loss_gradients_and_statistics(model, *gathered)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+    for kind, tolerance in TOLERANCE.items():
+        for shares in (UNEVEN_WITH_REPEATS, ONE_WITHOUT_A_BATCH):
             rows = kind()
             for indices in shares[rank]:
                 rows.metric.update(rows.batch(indices))
-            with open(f"{folder}/{kind.__name__}-{number}-{rank}.json", "w") as file:  # noqa: PTH123
-                json.dump(rows.metric.compute(), file)
-
-
-def both(rank, folder):
-    """One process of two."""
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    gradients_of(rank, folder)
-    evaluate(rank, folder)
+            assert rows.metric.compute() == pytest.approx(rows.expected(), abs=tolerance)
     distributed.destroy_process_group()
 
 
 def test_two_processes_have_the_loss_the_gradients_the_statistics_and_the_scores_of_one(tmp_path):
-    on_two_ranks(both, str(tmp_path))
-    model = network()
-    features, labels = rows_and_labels()
-    loss = ccc_loss(predict(model, features), labels)
-    loss.backward()
-    expected = [loss.detach(), *(weight.grad for weight in model.parameters()), *model.buffers()]
-    for rank in range(2):
-        for dealt in torch.load(tmp_path / f"{rank}.pt", weights_only=True):
-            for mine, one in zip(dealt, expected, strict=True):
-                torch.testing.assert_close(mine, one, rtol=1e-9, atol=1e-11)
-    for kind, tolerance in TOLERANCE.items():
-        files = list(tmp_path.glob(f"{kind.__name__}-*.json"))
-        assert len(files) == 4
-        for file in files:
-            assert json.loads(file.read_text()) == pytest.approx(kind().expected(), abs=tolerance)
+    on_two_ranks(as_one, str(tmp_path))
