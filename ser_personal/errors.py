@@ -51,7 +51,7 @@ def require_one_of(name: str, value: str, choice: Any) -> None:
 
 def require_scale(scale: tuple[float, float]) -> None:
     """Refuse a label scale that has nothing between its ends, or no ends."""
-    if not -inf < scale[0] < scale[1] < inf:
+    if len(scale) != 2 or not -inf < scale[0] < scale[1] < inf:
         raise UserError(
             f"{scale} is an empty range or an endless one",
             where="scale",

@@ -202,7 +202,8 @@ def ccc_from_sums(
 def rows_by_speaker(speaker_ids: Sequence[str | None]) -> dict[str, NDArray[np.int64]]:
     """Known speakers, sorted -> their rows, ascending; None, NaN and pandas' NA are unknown."""
     rows: dict[str, list[int]] = {}
-    for row, speaker_id in enumerate(speaker_ids):
+    # the elements of a tensor are each another key
+    for row, speaker_id in enumerate(getattr(speaker_ids, "tolist", lambda: speaker_ids)()):
         if speaker_id is not None and not is_nobody(speaker_id):
             rows.setdefault(speaker_id, []).append(row)
     return {speaker_id: np.asarray(rows[speaker_id], dtype=np.int64) for speaker_id in sorted(rows)}

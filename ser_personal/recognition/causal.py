@@ -191,7 +191,7 @@ def make_calibrator(
 
     Where none is named, it is PLDC if settings of it are given, else the bundle's default.
     """
-    chosen = name or (bundle.calibration if pldc is None else "pldc")
+    chosen = name if name is not None else (bundle.calibration if pldc is None else "pldc")
     require_one_of("calibration", chosen, CalibrationName)
     if bundle.emotions and chosen != "none":
         what = "predicts emotions, and only attributes are calibrated"

@@ -138,7 +138,8 @@ class SpeakerProfiles:
         self.model = model
         self.path = path
         self._profiles: dict[str, SpeakerProfile] = {}
-        self._one_thread = RLock()
+        # held from reading a profile to replacing it
+        self.one_thread = RLock()
 
     @classmethod
     def open(cls, model: str, path: Path) -> Self:
@@ -153,7 +154,7 @@ class SpeakerProfiles:
     def reload(self) -> None:
         """Read again what others may have changed in the file."""
         if self.path is not None:
-            with self._one_thread:
+            with self.one_thread:
                 self._profiles = _read(self.path, self.model) if self.path.exists() else {}
 
     @property
@@ -226,10 +227,11 @@ class SpeakerProfiles:
     def _changing(self) -> Iterator[None]:
         """Start from what is in the file now, and save, while no other program does."""
         if self.path is None:
-            yield
+            with self.one_thread:
+                yield
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._one_thread, FileLock(self.path.with_name(f".{self.path.name}.lock")):
+        with self.one_thread, FileLock(self.path.with_name(f".{self.path.name}.lock")):
             self.reload()
             yield
             self._save(self.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from math import inf, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -218,12 +219,15 @@ class EmotionRecognizer:
         import pandas as pd
 
         recordings = recordings_of(audio, speaker_ids, segments, sample_rate=sample_rate, channel=channel)
+        self.profiles.reload()
         self.check_calibrates(recordings, calibrate=calibrate)
+        enrolled = any(speaker in self.profiles for recording in recordings for speaker in recording.speaker_ids)
         profiles: dict[str, SpeakerProfile] = {}
         rows: list[Row] = []
-        for outcome in self.raw.each(recordings):
-            rows += self.rows(outcome, profiles, calibrate=calibrate)
-        self.keep(profiles)
+        with self.profiles.one_thread if calibrate and enrolled else nullcontext():
+            for outcome in self.raw.each(recordings):
+                rows += self.rows(outcome, profiles, calibrate=calibrate)
+            self.keep(profiles)
         return pd.DataFrame(rows, columns=self.columns_of(recordings))
 
     def enroll(

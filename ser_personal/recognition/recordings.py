@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf, isnan, nan
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,7 +38,7 @@ from ser_personal.recognition.turns import Turn, Turns, apart, check_turns, read
 from ser_personal.types import is_nobody, plain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -71,8 +71,7 @@ class Recording:
 
     def __post_init__(self) -> None:
         """Spell names in one way, wherever they come from; `unknown` is nobody's."""
-        if isinstance(self.speaker_id, str):
-            object.__setattr__(self, "speaker_id", known(plain_name(self.speaker_id)))
+        object.__setattr__(self, "speaker_id", known(plain_name(speaker_name(self.speaker_id) or "")))
         if isinstance(self.turns, tuple):
             turns = (one._replace(speaker_id=known(plain_name(one.speaker_id or ""))) for one in self.turns)
             object.__setattr__(self, "turns", tuple(turns))
@@ -269,7 +268,7 @@ def recordings_of(
         raise UserError(f"is a {type(audio).__name__}", where="audio", remedy=remedy) from error
     if several and isinstance(several[0], Real):
         single, several = True, [several]
-    one_for_all = ids is None or isinstance(ids, str | Real)
+    one_for_all = isinstance(ids, str | bytes) or not isinstance(ids, Iterable)
     speakers = [speaker_name(one) for one in ([ids] * len(several) if one_for_all else ids)]
     if len(speakers) != len(several):
         what = f"{counted(len(speakers), 'speaker')} for {counted(len(several), 'recording')}"
@@ -301,7 +300,9 @@ def speaker_name(speaker: Any) -> str | None:
         return None
     if isinstance(speaker, str):
         return speaker
-    if isinstance(speaker, Real) and not isinstance(speaker, bool) and float(speaker).is_integer():
+    if isinstance(speaker, Integral) and not isinstance(speaker, bool):
+        return str(int(speaker))
+    if isinstance(speaker, Real) and float(speaker).is_integer():
         return f"{float(speaker):.0f}"
     raise UserError(f"{speaker!r} is no name", where="speaker_ids", remedy="Give text, None where unknown")
 

@@ -86,12 +86,14 @@ def apart(named: Sequence[tuple[str, tuple[Turn, ...]]]) -> list[tuple[Turn, ...
     """
     numbered = [{turn.speaker_id for turn in turns if _NUMBERED.fullmatch(turn.speaker_id or "")} for _, turns in named]
     count = Counter(name for names in numbered for name in names)
+    stems = Counter(stem_of(source) for source, _ in named)
     return [
         tuple(
-            turn._replace(speaker_id=f"{stem_of(source)}/{turn.speaker_id}") if count[turn.speaker_id] > 1 else turn
+            turn._replace(speaker_id=f"{name}/{turn.speaker_id}") if count[turn.speaker_id] > 1 else turn
             for turn in turns
         )
         for source, turns in named
+        for name in [stem_of(source) if stems[stem_of(source)] == 1 else str(Path(source).with_suffix(""))]
     ]
 
 

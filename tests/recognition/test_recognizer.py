@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import inf
 
@@ -15,6 +16,7 @@ from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.data.dataset import Example, collate
 from ser_personal.errors import UserError
 from ser_personal.recognition.causal import CausalPLDC
+from ser_personal.recognition.profiles import SpeakerProfiles
 from ser_personal.recognition.raw import Utterances
 from ser_personal.recognition.recordings import Recording, find_recordings
 from ser_personal.recognition.segmenters import BySpeech, ByWindows, Segment, energy_speech
@@ -181,6 +183,29 @@ def test_whom_python_enrols(recognizer, recordings):
     with pytest.raises(UserError, match=r"calibration: there is no 'sigma'\. Give one of pldc, posterior, none"):
         EmotionRecognizer(recognizer.bundle, calibration="sigma")
     assert recognizer.profiles.ids == ["7"]
+
+
+def test_recognizers_of_one_file_know_whom_the_others_enrol_and_forget(bundle, recordings, tmp_path):
+    one, other = (
+        EmotionRecognizer(bundle, profiles=SpeakerProfiles.open(bundle.model, tmp_path / "people"), device="cpu")
+        for _ in range(2)
+    )
+    one.enroll("anna", recordings[:2])
+    assert other.predict(recordings[2], "anna")["calibration_utterances"].tolist() == [3]
+    one.profiles.delete("anna")
+    assert other.predict(recordings[2], "anna")["calibration_utterances"].tolist() == [1]
+    assert "anna" not in SpeakerProfiles.open(bundle.model, tmp_path / "people")
+
+
+@pytest.mark.parametrize("file", [None, "people"])
+def test_no_thread_forgets_what_another_adds(bundle, recordings, file, tmp_path):
+    profiles = None if file is None else SpeakerProfiles.open(bundle.model, tmp_path / file)
+    recognizer = EmotionRecognizer(bundle, profiles=profiles, device="cpu")
+    recognizer.enroll("anna", recordings[0])
+    with ThreadPoolExecutor(4) as threads:
+        frames = list(threads.map(lambda path: recognizer.predict(path, "anna"), recordings[1:6]))
+    assert recognizer.profiles["anna"].utterances == 6
+    assert sorted(frame["calibration_utterances"].item() for frame in frames) == [2, 3, 4, 5, 6]
 
 
 def test_where_one_recording_can_not_be_recognised_nobody_is_enrolled(recognizer, recordings, tmp_path):
