@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from ser_personal.errors import UserError
-from ser_personal.types import is_nobody
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -199,13 +199,25 @@ def ccc_from_sums(
         return ccc_from_moments(x - y, xx / n - x**2 + yy / n - y**2, xy / n - x * y)
 
 
+def speaker_name(speaker: Any, where: str = "speaker_ids") -> str | None:
+    """A speaker's name as text, 3 and 3.0 as 3; None for what Python and tables have where one is unknown."""
+    if isinstance(speaker, str):
+        return speaker
+    if str(speaker) in {"None", "nan", "<NA>", "NaT"}:
+        return None
+    is_number: bool = isinstance(speaker, Real) and not isinstance(speaker, bool)
+    if is_number and speaker % 1 == 0:
+        return str(int(speaker))
+    raise UserError(f"{speaker!r} is no name", where=where, remedy="Give text, None where unknown")
+
+
 def rows_by_speaker(speaker_ids: Sequence[str | None]) -> dict[str, NDArray[np.int64]]:
-    """Known speakers, sorted -> their rows, ascending; None, NaN and pandas' NA are unknown."""
+    """Known speakers, sorted -> their rows, ascending; names as `speaker_name` has them."""
     rows: dict[str, list[int]] = {}
     # the elements of a tensor are each another key
     for row, speaker_id in enumerate(getattr(speaker_ids, "tolist", lambda: speaker_ids)()):
-        if speaker_id is not None and not is_nobody(speaker_id):
-            rows.setdefault(speaker_id, []).append(row)
+        if (name := speaker_name(speaker_id)) is not None:
+            rows.setdefault(name, []).append(row)
     return {speaker_id: np.asarray(rows[speaker_id], dtype=np.int64) for speaker_id in sorted(rows)}
 
 

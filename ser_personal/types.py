@@ -263,11 +263,6 @@ def plain_name(name: str) -> str:
     return normalize("NFC", name).strip()
 
 
-def is_nobody(speaker: object) -> bool:
-    """Whether it is what Python and tables have where a speaker is unknown: None, NaN or pandas' NA."""
-    return not isinstance(speaker, str) and str(speaker) in {"None", "nan", "<NA>", "NaT"}
-
-
 def utterance_hash(utterance: Utterance) -> str:
     """Hash id and length of an utterance, or the id alone where its audio can't be read, 8 characters.
 

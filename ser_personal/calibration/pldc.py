@@ -84,7 +84,7 @@ class CalibratedSpeaker:
         cosines: (k,), of each neighbour.
         mu: (attributes,), label points, mean of the speaker's own predictions.
         sigma: (attributes,), label points, standard deviation (ddof 0) of the speaker's own predictions.
-        mu_bar: (attributes,), label points, the neighbours' mean, or that of another calibrator's predictions; NaN
+        mu_bar: (attributes,), label points, the neighbours' mean, in PLDC; of a posterior its predictions'; NaN
             where there is none.
         sigma_bar: (attributes,), label points, the standard deviation, likewise.
     """
@@ -148,9 +148,9 @@ def calibrate(
     (the sigma shift); `shift_mean` alone keeps :math:`\sigma` in place of :math:`\bar\sigma` (the mu shift). In the
     code, `match_moments` is the equation.
 
-    The default is the sigma shift, which has the highest A-CCC in the paper: it raises it (arousal .531 to .541,
-    valence .569 to .578). The full equation is `shift_mean=True, scale_std=True`. Every variant lowers O-CCC in the
-    paper (arousal .740 to .732 by sigma, .722 by mu, .713 by both).
+    The default is the sigma shift, which has the highest A-CCC in the paper (arousal from .531 to .541,
+    valence from .569 to .578). The full equation is `shift_mean=True, scale_std=True`. Every variant lowers O-CCC
+    in the paper (arousal .740 to .732 by sigma, .722 by mu, .713 by both).
 
     Where the equation is undefined (all ours):
 

@@ -218,7 +218,7 @@ def print_scores(title: str, rows: Sequence[CalibrationRow], legend: str = "") -
     console = Console()
     console.print(table)
     counted = sorted({scores.speakers for scores in rows[0].scores.values()})
-    console.print(f"A-CCC over {' or '.join(map(str, counted))} speakers. {legend}", style="dim")
+    console.print(f"A-CCC over {' or '.join(map(str, counted))} speakers. {legend}".rstrip(), style="dim")
 
 
 def decimal(value: float) -> str:

@@ -33,7 +33,7 @@ JITTER = 0.03
 
 @dataclass(frozen=True)
 class ExampleKey:
-    """A position in the datamodule's `utterances`, and the epoch, for workers that persist see no `set_epoch`."""
+    """A position in the datamodule's `utterances`, and the epoch, since persistent workers see no `set_epoch`."""
 
     index: int
     epoch: int
@@ -99,7 +99,7 @@ class BucketBatchSampler(GivenBatches):
             what = f"the longest utterance, {longest / SAMPLE_RATE:.2f} s, doesn't fit a batch of {batch_seconds:g} s"
             raise UserError(what, where="batch_seconds", remedy="Raise data.batch_seconds to at least that")
         in_order = np.sort(self._num_samples)[::-1]
-        # Jitter makes the utterance at a sorted position longer by so much at most: one list of sizes fits every epoch.
+        # Jitter makes the utterance at a sorted position longer by this at most, so one list of sizes fits all epochs.
         at_most = np.minimum(in_order * (1 + JITTER) / (1 - JITTER), longest) if shuffle else in_order
         self._sizes = batch_sizes(at_most, int(batch_seconds * SAMPLE_RATE), max_batch)
 

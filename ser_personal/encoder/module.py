@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from inspect import signature
 from math import isinf
 from pathlib import Path, PurePath
@@ -14,7 +14,7 @@ from zipfile import is_zipfile
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
@@ -182,9 +182,13 @@ class PersonalizedModule(LightningModule):
         if type(self).__module__ != "__main__":
             kept["_class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
         for name, part in self.parts.items():
-            with suppress(UserError):
+            try:
                 if type(part).__module__ != "__main__":
                     kept[name] = describe_part(part)
+            except UserError as error:
+                rank_zero_warn(
+                    f"The checkpoint lacks {name} ({error.where} {error.what}): pass it to whatever loads it"
+                )
         return kept
 
     @override
@@ -250,7 +254,8 @@ def _plain(value: Any) -> Any:
 def describe_part(part: object) -> dict[str, Any]:
     """Class path and arguments of a part of the network, which keeps its arguments under their own names."""
     kind = type(part)
-    names = [name for name in signature(kind).parameters if name != "self"]
+    # a module without an __init__ has torch's, of any arguments
+    names = [] if kind.__init__ is torch.nn.Module.__init__ else list(signature(kind).parameters)
     missing = [name for name in names if not hasattr(part, name)]
     if missing:
         remedy = f"Set self.{missing[0]} in its __init__, so that it can be made again"
@@ -264,5 +269,5 @@ def _describe_argument(value: object, where: str) -> object:
         return describe_part(value)
     if not isinstance(value, (bool, int, float, str, list, tuple, dict, type(None))):
         remedy = "Keep the argument itself under its name, and what is made of it under another"
-        raise UserError(f"is kept as a {type(value).__name__}, which a bundle can't hold", where=where, remedy=remedy)
+        raise UserError(f"is kept as a {type(value).__name__}, which can't be saved", where=where, remedy=remedy)
     return value

@@ -60,7 +60,7 @@ class PersonalizedEncoder(nn.Module):
     def __init__(self, encoder: Encoder, speakers: SpeakerRepresentation, fusion: FusionName) -> None:
         super().__init__()
         require_one_of("fusion", fusion, FusionName)
-        if getattr(encoder, "is_taken", False):
+        if encoder.is_taken:
             what, remedy = "is part of a model already, which would train it, too", "Make one for each model"
             raise UserError(what, where=type(encoder).__name__, remedy=remedy)
         encoder.is_taken = True

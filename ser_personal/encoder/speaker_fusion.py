@@ -19,7 +19,7 @@ class Fusion(nn.Module):
 
     Args:
         fixed: e_s is a feature vector that isn't learnt; it is multiplied by each frame's root mean square, so that
-            neither drowns the other (ours).
+            neither drowns the other (ours); Prefix leaves it as it is.
     """
 
     uses_speakers = True
@@ -114,7 +114,7 @@ class Personalization(NamedTuple):
 def fuse(frames: Tensor, personalization: Personalization | None) -> Tensor:
     """Personalise frames (batch, frames, dim) of an encoder without a Transformer.
 
-    So `first` is `last`, and `prefix` changes no frame: there e_s reaches only an interpreter that reads it.
+    Here `first` is the same as `last`, and `prefix` changes no frame: e_s reaches only an interpreter that reads it.
     """
     if personalization is None:
         return frames

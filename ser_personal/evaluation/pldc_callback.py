@@ -39,8 +39,8 @@ from ser_personal.evaluation.run_files import (
     EMBEDDINGS,
     TRAINING,
     SpeakerVectors,
+    describe_audio,
     describe_speakers,
-    describe_training,
     predictions_table,
     write_moments,
     write_speakers,
@@ -148,7 +148,7 @@ class PLDCCallback(PredictionCollector):
         metrics |= {"model": self.bank.fingerprint, "pldc": asdict(self.settings)}
         write_test(trainer, folder, predictions_table(collected, predictions, pldc.attributes), metrics)
         write_moments(folder, moments)
-        training = describe_training([data.utterances[index] for index in data.train_indices])
+        training = describe_audio([data.utterances[index] for index in data.train_indices])
         record = {"fusion": str(model.personalized.fusion_name), "splits": speakers, "training": training}
         write_speakers(folder, record, vectors)
 

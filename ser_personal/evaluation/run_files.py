@@ -1,7 +1,7 @@
 """The files of a test run, written and read.
 
-Every test writes predictions.csv and metrics.json, and a test of attributes speaker_moments.csv
-(prediction_collector.py); one with PLDC also speakers.json and speakers.safetensors (pldc_callback.py), one with
+Every test writes predictions.csv and metrics.json, a test of attributes also speaker_moments.csv
+(prediction_collector.py), one with PLDC also speakers.json and speakers.safetensors (pldc_callback.py), and one with
 configs/ridge.yaml baseline.json (report/baseline.py). The command line adds config.yaml; the speaker bank lies beside
 the checkpoint.
 """
@@ -106,7 +106,7 @@ class SpeakerVectors:
         return cls(tuple(rows_of), speaker_vectors(pooled, rows_of))
 
 
-def describe_training(utterances: Sequence[Utterance]) -> dict[str, dict[str, Any]]:
+def describe_audio(utterances: Sequence[Utterance]) -> dict[str, dict[str, Any]]:
     """Known speaker -> gender (None where unknown), number of utterances, and their seconds (None where unknown)."""
     described = {}
     for speaker_id, rows in rows_by_speaker([utterance.speaker_id for utterance in utterances]).items():
@@ -123,7 +123,7 @@ def describe_speakers(
     utterances: Sequence[Utterance], calibration: Calibration, shifts: Mapping[str, SpeakerShift]
 ) -> dict[str, dict[str, Any]]:
     """Known test speaker -> the entry of speakers.json, moments and label shift by attribute."""
-    described = describe_training(utterances)
+    described = describe_audio(utterances)
     for speaker in calibration.speakers:
         shift = shifts[speaker.speaker_id]
         moments = {
@@ -249,7 +249,7 @@ class ScoredSet:
 
 @dataclass(frozen=True, eq=False)
 class RunFiles:
-    """A test run.
+    """What the files of a test run with PLDC hold.
 
     Attributes:
         checkpoint: the tested checkpoint as the run names it, None where it had none.
@@ -293,11 +293,11 @@ class RunFiles:
 
 
 def read_run(folder: str | Path) -> RunFiles:
-    """Read a test run."""
+    """Read a test run with PLDC."""
     folder = Path(folder)
     for name in (PREDICTIONS, METRICS, RECORD, VECTORS):
         if not (folder / name).is_file():
-            raise UserError(f"isn't a test run, it has no {name}", where=folder, remedy=_REMEDY)
+            raise UserError(f"isn't a test run with PLDC, it has no {name}", where=folder, remedy=_REMEDY)
     try:
         return _read(folder)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:

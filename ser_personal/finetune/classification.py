@@ -36,6 +36,8 @@ class EmotionClassification(FineTuning):
     targets = "emotions"
 
     def __init__(self, emotions: list[str] | None = None, **kwargs: Any) -> None:
+        if isinstance(emotions, str):
+            raise UserError("is text", where="emotions", remedy=f"Give them as a list, such as [{emotions!r}]")
         if emotions is not None and (len(emotions) < 2 or len(set(emotions)) < len(emotions)):
             raise UserError(
                 f"{', '.join(emotions) or 'nothing'}: fewer than two classes, or one twice",

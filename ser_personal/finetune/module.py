@@ -153,7 +153,12 @@ class FineTuning(PersonalizedModule):
             self._build_interpreter()
             self.interpreter.start_from(self.initial_outputs(training_set))
         self.personalized.encoder.adapt(self.lora)
-        self.trained_on |= training_set.train_hashes
+
+    @override
+    def on_fit_start(self) -> None:
+        # of every fit: a built or resumed model may be trained on other utterances, too
+        if self.training_set is not None:
+            self.trained_on |= self.training_set.train_hashes
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -357,7 +362,7 @@ class EmotionFineTuning(FineTuning):
         **kwargs: encoder, speakers, interpreter and how they learn, as in `FineTuning`.
 
     Raises:
-        UserError: no attribute or one twice, or parts that don't go together.
+        UserError: no attribute, one twice or another word, or parts that don't go together.
     """
 
     targets = "attributes"

@@ -102,7 +102,6 @@ class PAPT(PersonalizedModule):
     def build(self, training_set: TrainingSet) -> None:
         pretraining_set = cast("PretrainingSet", training_set)
         self.codebook_hash = pretraining_set.codebook_hash
-        self.personalized.pretrained_on = pretraining_set.pretraining_hashes
         speaker_ids = training_set.train_speaker_ids
         self.personalized.build(speaker_ids, training_set.speaker_features_of(speaker_ids))
         self.personalized.encoder.fit_front_end(training_set.training_audio)
@@ -120,6 +119,12 @@ class PAPT(PersonalizedModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint[CODEBOOK] = self.codebook_hash
+
+    @override
+    def on_fit_start(self) -> None:
+        # of every fit: a built or resumed model may be trained on other utterances, too
+        if self.training_set is not None:
+            self.personalized.pretrained_on |= cast("PretrainingSet", self.training_set).pretraining_hashes
 
     @override
     def check_training_set(self, training_set: TrainingSet) -> None:

@@ -123,8 +123,10 @@ def _head(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
         what = f"its head has several label sets: {len(weight)} projections, {tuple(embeddings.shape)} label embeddings"
         raise UserError(what, where=path, remedy="Give a checkpoint that was trained on one set of clusters")
     rows = _rows_of_clusters(content)
-    if rows and (missing := sorted({*range(len(rows))} - rows.keys()) or max(rows.values()) >= len(embeddings)):
-        what = f"its dictionary doesn't fit its {len(embeddings)} label embeddings (clusters without a row: {missing})"
+    missing, needed = sorted(set(range(len(rows))) - rows.keys()), max(rows.values(), default=-1) + 1
+    if missing or needed > len(embeddings):
+        what = f"its dictionary has {needed} rows, and there are {len(embeddings)} label embeddings"
+        what = f"its dictionary lacks cluster {missing[0]}" if missing else what
         raise UserError(what, where=path, remedy="Download it again, or give the checkpoint as it was released")
     order = torch.tensor([rows[cluster] for cluster in range(len(rows))] or range(SPECIAL_TOKENS, len(embeddings)))
     head = {

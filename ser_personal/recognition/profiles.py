@@ -138,8 +138,7 @@ class SpeakerProfiles:
         self.model = model
         self.path = path
         self._profiles: dict[str, SpeakerProfile] = {}
-        # held from reading a profile to replacing it
-        self.one_thread = RLock()
+        self._one_thread = RLock()
 
     @classmethod
     def open(cls, model: str, path: Path) -> Self:
@@ -154,7 +153,7 @@ class SpeakerProfiles:
     def reload(self) -> None:
         """Read again what others may have changed in the file."""
         if self.path is not None:
-            with self.one_thread:
+            with self._one_thread:
                 self._profiles = _read(self.path, self.model) if self.path.exists() else {}
 
     @property
@@ -184,7 +183,7 @@ class SpeakerProfiles:
         return self._profiles[speaker_id]
 
     def update(self, profiles: Mapping[str, SpeakerProfile], *, enrolled_only: bool = False) -> None:
-        """Add profiles or replace those of the same ids, of those who are enrolled alone if so asked, and save.
+        """Add profiles or replace those of the same ids, if so asked only of those who were and are enrolled, and save.
 
         One that another program has changed in the file since it was read here is refused.
         """
@@ -195,7 +194,7 @@ class SpeakerProfiles:
                 what = f"another program or thread has changed the profile of {changed[0]}, so nothing is added here"
                 remedy = "Repeat it, or add the recordings by `ser enroll`"
                 raise UserError(what, where=self.path or "profiles", remedy=remedy)
-            chosen = {one: profiles[one] for one in profiles if one in self or not enrolled_only}
+            chosen = {one: profiles[one] for one in profiles if (one in before and one in self) or not enrolled_only}
             self._profiles = {**self._profiles, **chosen}
 
     def extend(
@@ -217,6 +216,13 @@ class SpeakerProfiles:
             logger.warning(what, speaker_id, counted(repeated, "utterance"), kept)
         return profile
 
+    def extend_enrolled(self, utterances: Mapping[str, Sequence[Added]]) -> None:
+        """Add utterances to the profiles of those of their speakers who are still enrolled, and save."""
+        with self._changing():
+            for speaker_id in self._profiles.keys() & utterances.keys():
+                for *utterance, sample_hash in utterances[speaker_id]:
+                    self._profiles[speaker_id] = self[speaker_id].add(*utterance, sample_hash=sample_hash)
+
     def delete(self, speaker_id: str) -> None:
         """Forget a speaker, and save."""
         with self._changing():
@@ -227,11 +233,11 @@ class SpeakerProfiles:
     def _changing(self) -> Iterator[None]:
         """Start from what is in the file now, and save, while no other program does."""
         if self.path is None:
-            with self.one_thread:
+            with self._one_thread:
                 yield
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.one_thread, FileLock(self.path.with_name(f".{self.path.name}.lock")):
+        with self._one_thread, FileLock(self.path.with_name(f".{self.path.name}.lock")):
             self.reload()
             yield
             self._save(self.path)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from contextlib import nullcontext
 from math import inf, nan
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -18,9 +20,10 @@ from ser_personal.recognition.bundle import Bundle, CalibrationName, find_bundle
 from ser_personal.recognition.causal import CausalLabels, label_priors, make_calibrator
 from ser_personal.recognition.profiles import SpeakerProfile, SpeakerProfiles, label_rows
 from ser_personal.recognition.raw import RawRecognizer, Utterances
-from ser_personal.recognition.recordings import Channel, Recording, recordings_of, speaker_name
+from ser_personal.recognition.recordings import Channel, Recording, recordings_of
 from ser_personal.recognition.segmenters import CutName, make_segmenter
 from ser_personal.recognition.turns import overlap
+from ser_personal.scores import speaker_name
 from ser_personal.types import plain_name
 
 if TYPE_CHECKING:
@@ -114,6 +117,8 @@ class EmotionRecognizer:
         if profiles is not None:
             self._require_attributes()
         self.profiles = profiles if profiles is not None else SpeakerProfiles(bundle.model)
+        self._in_turn = Lock()
+        self._no_labels = np.full(len(bundle.attributes), np.nan)
         segmenter = segmenter or make_segmenter("speech", max_samples=bundle.max_samples, window_seconds=5.0)
         self.raw = RawRecognizer(bundle.network, segmenter, bundle.max_samples, training_speakers)
         bundle.network.to(find_device(device))
@@ -219,15 +224,23 @@ class EmotionRecognizer:
         import pandas as pd
 
         recordings = recordings_of(audio, speaker_ids, segments, sample_rate=sample_rate, channel=channel)
-        self.profiles.reload()
+        if calibrate:
+            self.profiles.reload()
         self.check_calibrates(recordings, calibrate=calibrate)
-        enrolled = any(speaker in self.profiles for recording in recordings for speaker in recording.speaker_ids)
+        enrolled = {one for recording in recordings for one in recording.speaker_ids if one in self.profiles}
         profiles: dict[str, SpeakerProfile] = {}
+        added: defaultdict[str, list[Added]] = defaultdict(list)
         rows: list[Row] = []
-        with self.profiles.one_thread if calibrate and enrolled else nullcontext():
+        # what an enrolled speaker says in another thread comes before or after all of this
+        with self._in_turn if calibrate and enrolled else nullcontext():
             for outcome in self.raw.each(recordings):
                 rows += self.rows(outcome, profiles, calibrate=calibrate)
-            self.keep(profiles)
+                utterances = zip(outcome.pooled, outcome.predictions, outcome.hashes, strict=True)
+                for speaker_id, (pooled, prediction, sample_hash) in zip(outcome.speaker_ids, utterances, strict=True):
+                    if speaker_id is not None and speaker_id in enrolled and speaker_id in profiles:
+                        added[speaker_id].append((pooled, prediction, self._no_labels, sample_hash))
+            if added:
+                self.profiles.extend_enrolled(added)
         return pd.DataFrame(rows, columns=self.columns_of(recordings))
 
     def enroll(
@@ -257,7 +270,7 @@ class EmotionRecognizer:
         recordings = recordings_of(audio, speaker_id, sample_rate=sample_rate)
         if not recordings:
             raise UserError("holds no recording", where="audio", remedy="Give one or more")
-        return self.enroll_recordings(speaker_name(speaker_id) or "", recordings, labels)
+        return self.enroll_recordings(speaker_name(speaker_id, "speaker_id") or "", recordings, labels)
 
     def enroll_recordings(
         self, speaker_id: str, recordings: Sequence[Recording], labels: Mapping[str, ArrayLike] | None = None

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import inf, isnan, nan
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,8 +34,9 @@ from ser_personal.corpus.table import SEGMENT, is_table, known, read_rows
 from ser_personal.corpus.table import segment as segment_of
 from ser_personal.errors import UserError, counted, require_one_of
 from ser_personal.files import on_disk
-from ser_personal.recognition.turns import Turn, Turns, apart, check_turns, read_turns, stem_of
-from ser_personal.types import is_nobody, plain_name
+from ser_personal.recognition.turns import NUMBERED, Turn, Turns, check_turns, name_apart, read_turns, stem_of
+from ser_personal.scores import speaker_name
+from ser_personal.types import plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -269,7 +270,7 @@ def recordings_of(
     if several and isinstance(several[0], Real):
         single, several = True, [several]
     one_for_all = isinstance(ids, str | bytes) or not isinstance(ids, Iterable)
-    speakers = [speaker_name(one) for one in ([ids] * len(several) if one_for_all else ids)]
+    speakers = [ids] * len(several) if one_for_all else list(ids)
     if len(speakers) != len(several):
         what = f"{counted(len(speakers), 'speaker')} for {counted(len(several), 'recording')}"
         raise UserError(what, where="speaker_ids", remedy="Give one id per recording, None where unknown")
@@ -284,34 +285,28 @@ def recordings_of(
     if isinstance(segments, str | Path):
         recordings = with_turns(recordings, Path(segments), named=True, each_channel=each)
     elif segments is not None:
+        remedy = "Give for each recording a list of (start, end, speaker), in seconds"
         try:
-            turns = [tuple(map(_turn, of_one)) for of_one in ([segments] if single else segments)]
-            turns = apart([(one.source, of_one) for one, of_one in zip(recordings, turns, strict=True)])
-            recordings = [replace(recording, turns=of_one) for recording, of_one in zip(recordings, turns, strict=True)]
+            turns: list[Turns] = [tuple(map(_turn, of_one)) for of_one in ([segments] if single else segments)]
         except (TypeError, ValueError) as error:
-            remedy = "Give for each recording a list of (start, end, speaker), in seconds"
-            raise UserError(f"isn't one list per recording ({error})", where="segments", remedy=remedy) from error
+            what = f"isn't one list of turns per recording ({error})"
+            raise UserError(what, where="segments", remedy=remedy) from error
+        if len(turns) != len(recordings):
+            what = f"{counted(len(turns), 'list')} of turns for {counted(len(recordings), 'recording')}"
+            raise UserError(what, where="segments", remedy=remedy)
+        named = [(one.source, of_one) for one, of_one in zip(recordings, turns, strict=True)]
+        # fewer than in files: a caller of Python gives letters and numbers on purpose, and one recording any name
+        turns = name_apart(named, NUMBERED) if len(named) > 1 else turns
+        recordings = [replace(recording, turns=of_one) for recording, of_one in zip(recordings, turns, strict=True)]
     return of_channels(recordings, channel)
 
 
-def speaker_name(speaker: Any) -> str | None:
-    """A speaker's name as text; 3.0 is 3, as in a column of numbers where some are missing."""
-    if is_nobody(speaker):
-        return None
-    if isinstance(speaker, str):
-        return speaker
-    if isinstance(speaker, Integral) and not isinstance(speaker, bool):
-        return str(int(speaker))
-    if isinstance(speaker, Real) and float(speaker).is_integer():
-        return f"{float(speaker):.0f}"
-    raise UserError(f"{speaker!r} is no name", where="speaker_ids", remedy="Give text, None where unknown")
-
-
 def _turn(turn: Any) -> Turn:
-    if isinstance(turn, str | Mapping) or not 2 <= len(turn) <= len(Turn._fields):
+    numbers = not isinstance(turn, str | Mapping) and all(isinstance(each, Real) for each in turn[:2])
+    if not numbers or not 2 <= len(turn) <= len(Turn._fields):
         raise TypeError(f"{turn!r} is no turn")
     start, end, *rest = turn
-    return Turn(float(start), float(end), speaker_name(rest[0]) if rest else None, *rest[1:])
+    return Turn(float(start), float(end), speaker_name(rest[0], "segments") if rest else None, *rest[1:])
 
 
 def _is_of_datasets(audio: Any) -> bool:

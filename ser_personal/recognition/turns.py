@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # names that a diariser gives, to somebody else in each recording
-_NUMBERED = re.compile(r"(?:speaker|spkr?)[ _-]?(?:\d+|[A-Z])", re.IGNORECASE)
-_LOCAL = re.compile(rf"{_NUMBERED.pattern}|s?\d+|[A-Z]", re.IGNORECASE)
+NUMBERED = re.compile(r"(?:speaker|spkr?)[ _-]?(?:\d+|[A-Z])", re.IGNORECASE)
+LOCAL = re.compile(rf"{NUMBERED.pattern}|s?\d+|[A-Z]", re.IGNORECASE)
 # tiers of aligners, of Praat's "To TextGrid (silences)" and of `ser annotate`, which are no speakers
 _NO_SPEAKER = re.compile(
     r"silences|(?:.* - )?(?:words|phones)|(?:ort-|kan-)?mau|(?:.* )?(?:arousal|valence|dominance)", re.IGNORECASE
@@ -65,35 +65,22 @@ def read_turns(path: Path) -> dict[str, Turns]:
     `meeting/SPEAKER_00`. Any other name is one person in all recordings.
     """
     turns = _read_table(path) if is_table(path) else _read_files(path)
-    count = Counter(map(stem_of, turns))
+    return dict(zip(turns, name_apart(list(turns.items())), strict=True))
 
-    def named(recording: str, turn: Turn) -> Turn:
-        if not turn.speaker_id or not _LOCAL.fullmatch(turn.speaker_id):
+
+def name_apart(named: Sequence[tuple[str, Turns]], local: re.Pattern[str] = LOCAL) -> list[Turns]:
+    """Turns of recordings, each after its name, which is put before the names of speakers that are `local` to it."""
+    count = Counter(stem_of(recording) for recording, _ in named)
+
+    def of_recording(recording: str, turn: Turn) -> Turn:
+        if not local.fullmatch(plain_name(turn.speaker_id or "")):
             return turn
         stem = stem_of(recording)
         return turn._replace(speaker_id=f"{stem if count[stem] == 1 else recording}/{turn.speaker_id}")
 
-    return {
-        name: found if isinstance(found, UserError) else tuple(named(name, turn) for turn in found)
-        for name, found in turns.items()
-    }
-
-
-def apart(named: Sequence[tuple[str, tuple[Turn, ...]]]) -> list[tuple[Turn, ...]]:
-    """Turns of recordings and their names, whose numbered speakers (SPEAKER_00) are others in each, as in RTTM.
-
-    Other names, which a caller gives on purpose, are one person in all recordings.
-    """
-    numbered = [{turn.speaker_id for turn in turns if _NUMBERED.fullmatch(turn.speaker_id or "")} for _, turns in named]
-    count = Counter(name for names in numbered for name in names)
-    stems = Counter(stem_of(source) for source, _ in named)
     return [
-        tuple(
-            turn._replace(speaker_id=f"{name}/{turn.speaker_id}") if count[turn.speaker_id] > 1 else turn
-            for turn in turns
-        )
-        for source, turns in named
-        for name in [stem_of(source) if stems[stem_of(source)] == 1 else str(Path(source).with_suffix(""))]
+        found if isinstance(found, UserError) else tuple(of_recording(recording, turn) for turn in found)
+        for recording, found in named
     ]
 
 

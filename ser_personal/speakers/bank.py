@@ -77,7 +77,8 @@ class SpeakerBank:
             fingerprint: names the model that made `pooled`.
 
         Raises:
-            UserError: shapes that don't match, or a speaker with a value of `pooled` or a label that isn't finite.
+            UserError: shapes that don't match, a speaker with a value of `pooled` that isn't finite or an infinite
+                label, or a `scale` that is none.
         """
         builder = SpeakerBankBuilder(attributes, scale, fingerprint)
         builder.add(speaker_ids, pooled, labels)

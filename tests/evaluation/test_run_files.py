@@ -167,7 +167,9 @@ def test_what_is_no_complete_run(folder):
         run_files.read_run(folder)
     for name in ("speakers.safetensors", "speakers.json", "metrics.json", "predictions.csv"):
         (folder / name).unlink()
-        with pytest.raises(UserError, match=rf"isn't a test run, it has no {name}.*--config configs/pldc.yaml"):
+        with pytest.raises(
+            UserError, match=rf"isn't a test run with PLDC, it has no {name}.*--config configs/pldc.yaml"
+        ):
             run_files.read_run(folder)
 
 

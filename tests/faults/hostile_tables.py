@@ -69,6 +69,6 @@ OF_REPORT = [
 TABLES = [
     *faults(CALIBRATE, OF_CALIBRATE),
     *faults(VECTORS, OF_VECTORS),
-    Fault("a run that is none", ["report", "{here}"], "isn't a test run, it has no predictions.csv"),
+    Fault("a run that is none", ["report", "{here}"], "isn't a test run with PLDC, it has no predictions.csv"),
     *faults(REPORT, OF_REPORT),
 ]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from command_line import configs, ser, trainer_flags
 from garbage import refused
-from tiny_models import emotion_data, encoder, finetuning
+from tiny_models import emotion_data, encoder, finetuning, fit
 
 from ser_personal.data.datamodule import AllUtterancesDataModule
 from ser_personal.data.emotion import CachedEmotionDataModule
@@ -83,7 +83,7 @@ def test_frames_of_pretraining_speakers_arent_those_of_strangers(synthetic_corpu
     cache(AllUtterancesDataModule(str(synthetic_corpus)), checkpoint=str(papt_checkpoint), out=str(folder))
     data = CachedEmotionDataModule(str(synthetic_corpus), cache=str(folder), num_workers=0)
     module = finetuning(encoder=CachedFeatures())
-    module.build(data)
+    fit(module, data, tmp_path, max_steps=1)
     heard = {each.speaker_id for each in data.utterances if utterance_hash(each) in module.personalized.pretrained_on}
     assert heard == {each.speaker_id for each in data.corpus.splits.train}
     assert module.trained_on == utterance_hashes(data.corpus.splits.train)

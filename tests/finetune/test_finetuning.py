@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from tiny_models import emotion_data, finetuning, fit, trainer
 
 from ser_personal.encoder.base import Encoder, mean_pool
 from ser_personal.finetune.classification import EmotionClassification
-from ser_personal.finetune.concordance import MSELoss, ccc_loss
+from ser_personal.finetune.concordance import CCCLoss, GlobalBatchLoss, MSELoss, ccc_loss
 from ser_personal.finetune.interpreters import TransformerInterpreter
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.sharing.export import load_finetuned
@@ -151,9 +153,29 @@ def test_a_checkpoint_of_python_keeps_the_parts_that_it_was_made_of(data, tmp_pa
         assert torch.equal(loaded.eval()(batch)["predictions"], module.eval()(batch)["predictions"])
     assert isinstance(loaded.personalized.speakers.unseen, Zero)
     assert isinstance(load_finetuned(str(tmp_path / "own.ckpt")).interpreter, TransformerInterpreter)
+    assert isinstance(load_finetuned(str(tmp_path / "own.ckpt")).loss, CCCLoss)
     # parts that are passed count
     other = EmotionFineTuning.load_from_checkpoint(tmp_path / "own.ckpt", speakers=SpeakerEmbedding(8, Mean()))
     assert isinstance(other.personalized.speakers.unseen, Mean)
+
+
+def test_a_loss_comes_back_or_a_line_says_that_it_does_not(data, tmp_path):
+    for loss, options in ((MSELoss(), {}), (GlobalBatchLoss(MSELoss()), {"loss": MSELoss()})):
+        running = fit(finetuning(loss=loss), data, tmp_path, max_steps=1)
+        with (
+            nullcontext() if not options else pytest.warns(UserWarning, match=r"The checkpoint lacks loss .*: pass it")
+        ):
+            running.save_checkpoint(tmp_path / "own.ckpt")
+        assert isinstance(EmotionFineTuning.load_from_checkpoint(tmp_path / "own.ckpt", **options).loss, MSELoss)
+
+
+def test_what_a_second_fit_was_trained_on_counts_as_well(data, tmp_path, monkeypatch):
+    module = finetuning()
+    fit(module, data, tmp_path, max_steps=1)
+    first = module.trained_on
+    monkeypatch.setattr(type(data), "train_hashes", frozenset({"abcdefgh"}))
+    fit(module, data, tmp_path, max_steps=1)
+    assert module.trained_on == first | {"abcdefgh"} > first
 
 
 def test_a_checkpoint_of_other_attributes_is_no_ones(data, finetuned_checkpoint, tmp_path):

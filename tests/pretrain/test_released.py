@@ -138,7 +138,9 @@ def test_a_head_without_its_codebook_or_with_a_dictionary_of_other_clusters(tmp_
     Codebook(np.zeros((100, 39), dtype=np.float32)).save(other)
     refused(r"mfcc\.safetensors: has 100 clusters, the head 500", imported, str(other))
     torch.save(with_dictionary(fairseq_checkpoint(head), range(1, 501)), path)
-    refused(r"dictionary doesn't fit its 504 label embeddings", imported, codebook)
+    refused(r"its dictionary lacks cluster 0\. Download it again", imported, codebook)
+    torch.save(with_dictionary(fairseq_checkpoint(head), range(501)), path)
+    refused(r"its dictionary has 505 rows, and there are 504 label embeddings", imported, codebook)
 
 
 def test_what_is_no_released_head_is_refused(tmp_path):

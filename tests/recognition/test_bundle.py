@@ -81,7 +81,7 @@ def test_interpreters_of_other_packages(bundle, tmp_path):
     assert isinstance(read_bundle(tmp_path / "own").network.interpreter.layers, nn.Sequential)
     for interpreter, what in (
         (Forgetful(5), "Forgetful: doesn't keep its argument width"),
-        (Layered(0.5), r"Layered\.dropout: is kept as a Dropout, which a bundle can't hold"),
+        (Layered(0.5), r"Layered\.dropout: is kept as a Dropout, which can't be saved"),
     ):
         bundle.network.interpreter = interpreter
         with pytest.raises(UserError, match=what):

@@ -17,7 +17,7 @@ from ser_personal.data.dataset import Example, collate
 from ser_personal.errors import UserError
 from ser_personal.recognition.causal import CausalPLDC
 from ser_personal.recognition.profiles import SpeakerProfiles
-from ser_personal.recognition.raw import Utterances
+from ser_personal.recognition.raw import RawRecognizer, Utterances
 from ser_personal.recognition.recordings import Recording, find_recordings
 from ser_personal.recognition.segmenters import BySpeech, ByWindows, Segment, energy_speech
 
@@ -206,6 +206,27 @@ def test_no_thread_forgets_what_another_adds(bundle, recordings, file, tmp_path)
         frames = list(threads.map(lambda path: recognizer.predict(path, "anna"), recordings[1:6]))
     assert recognizer.profiles["anna"].utterances == 6
     assert sorted(frame["calibration_utterances"].item() for frame in frames) == [2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("file", [None, "people"])
+def test_whom_somebody_enrols_during_a_prediction_stays(bundle, recordings, file, tmp_path, monkeypatch):
+    profiles = None if file is None else SpeakerProfiles.open(bundle.model, tmp_path / file)
+    recognizer = EmotionRecognizer(bundle, profiles=profiles, device="cpu")
+    other = recognizer
+    if file is not None:
+        other = EmotionRecognizer(bundle, profiles=SpeakerProfiles.open(bundle.model, tmp_path / file), device="cpu")
+    recognizer.enroll("anna", recordings[0])
+    each = RawRecognizer.each
+
+    def slow(raw, of_recordings):
+        monkeypatch.setattr(RawRecognizer, "each", each)
+        other.enroll("ben", recordings[3:6])
+        other.enroll("anna", recordings[1])
+        return each(raw, of_recordings)
+
+    monkeypatch.setattr(RawRecognizer, "each", slow)
+    recognizer.predict([recordings[2], recordings[6]], ["anna", "ben"])
+    assert {one: recognizer.profiles[one].utterances for one in recognizer.profiles.ids} == {"anna": 3, "ben": 3}
 
 
 def test_where_one_recording_can_not_be_recognised_nobody_is_enrolled(recognizer, recordings, tmp_path):

@@ -168,7 +168,7 @@ def test_columns_of_a_table_are_recordings_and_speakers(ids):
     large = recordings_of(["x.wav", "y.wav"], [2**60 + 1, np.int64(2**60 + 2)])
     assert [recording.speaker_id for recording in large] == ["1152921504606846977", "1152921504606846978"]
     assert recordings_of("x.wav", pd.NA)[0].speaker_id is Recording("x.wav", Path("x.wav"), np.nan).speaker_id is None
-    for wrong in (1.5, b"a", object()):
+    for wrong in (1.5, b"a", object(), True, np.inf):
         with pytest.raises(UserError, match=r"speaker_ids: .* is no name\. Give text, None where unknown"):
             recordings_of(TONE, wrong)
 
@@ -177,8 +177,10 @@ def test_speakers_whom_a_diariser_numbered_are_others_in_each_list_of_turns():
     turns = [[(0, 1, "SPEAKER_00"), (1, 2, "anna"), (2, 3, float("nan"))], [(0, 1, "SPEAKER_00"), (1, 2, "anna")]]
     speakers = [[turn.speaker_id for turn in one.turns] for one in recordings_of(["a.wav", "b.wav"], segments=turns)]
     assert speakers == [["a/SPEAKER_00", "anna", None], ["b/SPEAKER_00", "anna"]]
+    blank = recordings_of(["x/a.wav", "x/a.flac"], segments=[[(0, 1, "SPEAKER_00 ")], [(0, 1, "SPEAKER_00")]])
+    assert [recording.turns[0].speaker_id for recording in blank] == ["x/a.wav/SPEAKER_00", "x/a.flac/SPEAKER_00"]
     of_one_name = recordings_of(["x/a.wav", "y/a.wav"], segments=turns)
-    assert [recording.turns[0].speaker_id for recording in of_one_name] == ["x/a/SPEAKER_00", "y/a/SPEAKER_00"]
+    assert [recording.turns[0].speaker_id for recording in of_one_name] == ["x/a.wav/SPEAKER_00", "y/a.wav/SPEAKER_00"]
     (alone,) = recordings_of("a.wav", segments=turns[0])
     assert alone.turns == (Turn(0, 1, "SPEAKER_00"), Turn(1, 2, "anna"), Turn(2, 3, None))
 

@@ -44,10 +44,11 @@ def test_turns_get_the_values_of_single_files(conversation, bundle_folder, tmp_p
         assert found["calibration_utterances"].tolist() == [1, 1, 2, 2, 3, 3]
         assert (found["overlap"] == 0).all()
     for options, what in (
-        ({"segments": [[(0, 1, "a")], []]}, "isn't one list per recording"),
-        ({"segments": [(0, 1, "a", 2, 3)]}, "isn't one list per recording"),
-        ({"segments": [(0,)]}, r"isn't one list per recording \(\(0,\) is no turn\)"),
-        ({"segments": [("soon", 1, "a")]}, "isn't one list per recording .* Give for each recording a list of"),
+        ({"segments": [[(0, 1, "a")], []]}, r"isn't one list of turns per recording \(\[\(0, 1, 'a'\)\] is no turn\)"),
+        ({"segments": [(0, 1, "a", 2, 3)]}, "isn't one list of turns per recording"),
+        ({"segments": [(0,)]}, r"isn't one list of turns per recording \(\(0,\) is no turn\)"),
+        ({"segments": [("soon", 1, "a")]}, r"\('soon', 1, 'a'\) is no turn.* Give for each recording a list of"),
+        ({"segments": [[(0, 1, "a"), (1, 2, "a")]]}, "is no turn"),
         ({"segments": [(0, 1, "a")], "speaker_ids": "anna"}, "speaker_ids: the segments say who speaks"),
         ({"segments": [(2, 1, "a")]}, "meeting.wav: turn of a from 2 to 1 s isn't valid: start must be"),
     ):

@@ -75,10 +75,9 @@ def test_shapes_and_values_that_do_not_fit_are_named():
         SpeakerBank.from_utterances(["a", "b"], [[1.0], [NAN]], np.ones((2, 2)), ATTRIBUTES)
     with pytest.raises(UserError, match=r"speaker b: a label is infinite\. Give NaN where"):
         SpeakerBank.from_utterances(["a", "b"], np.ones((2, 3)), [[1, NAN], [2, np.inf]], ATTRIBUTES)
-    assert SpeakerBank.from_utterances(torch.tensor([4, 5, 4]), *[np.ones((3, 2))] * 2, ATTRIBUTES).speaker_ids == (
-        4,
-        5,
-    )
+    for ids in (torch.tensor([4, 5, 4]), [4, 5.0, "4"]):
+        numbered = SpeakerBank.from_utterances(ids, *[np.ones((3, 2))] * 2, ATTRIBUTES)
+        assert numbered.speaker_ids == ("4", "5")
     for scale in ((7, 1), (NAN, 7), (1, np.inf), (1, 4, 7)):
         with pytest.raises(UserError, match=r"scale: .* is an empty range or an endless one"):
             SpeakerBank.from_utterances(["a"], np.ones((1, 3)), np.ones((1, 2)), ATTRIBUTES, scale=scale)
