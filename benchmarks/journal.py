@@ -44,7 +44,7 @@ def main() -> None:
                 speaker = number % arguments.speakers if arguments.by_turns else number // per_speaker
                 name = f"speaker {speaker}"
                 profile = journal.profiles.get(name) or SpeakerProfile.empty(arguments.dim, 3)
-                journal.profiles[name] = profile.add(vector, value, sample_hash=number)
+                journal.profiles[name] = profile.add(vector, value, None, number)
                 recordings.append(Recording(f"recordings/{number:07}.wav", Path(), name))
                 outcomes.append([(row(number, name), None)])
             journal.add(recordings, outcomes)

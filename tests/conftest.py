@@ -164,7 +164,7 @@ def some_profile() -> Callable[..., SpeakerProfile]:
         profile = SpeakerProfile.empty(4, 2)
         for row in range(utterances):
             values = rng.normal(size=4), rng.normal(4, 1, size=2), rng.uniform(1, 7, size=2)
-            profile = profile.add(*values, sample_hash=row)
+            profile = profile.add(*values, row)
         return profile
 
     return make

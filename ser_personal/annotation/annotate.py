@@ -6,7 +6,7 @@ import time
 from collections import ChainMap
 from dataclasses import asdict, replace
 from importlib import import_module
-from math import inf, isfinite, isnan
+from math import isfinite, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unicodedata import category
@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ser_personal.annotation.journal import Shard, joined, journal_of, open_journals
 from ser_personal.annotation.tables import check_format, check_stems, write_annotations, write_table, write_vectors
 from ser_personal.calibration.pldc import PLDCSettings
-from ser_personal.corpus.table import SEGMENT, attribute_labels, is_table, known, read_rows, segment
+from ser_personal.corpus.table import SEGMENT, attribute_labels, is_table, known, read_rows
 from ser_personal.errors import UserError, counted
 from ser_personal.files import content_hash, on_disk
 from ser_personal.recognition.bundle import CalibrationName
@@ -33,7 +33,7 @@ from ser_personal.recognition.recordings import (
     with_turns,
 )
 from ser_personal.recognition.segmenters import CutName, has_silero
-from ser_personal.recognition.turns import Turn
+from ser_personal.recognition.turns import turn_of
 from ser_personal.types import ATTRIBUTES, PositiveFinite, plain_name
 
 if TYPE_CHECKING:
@@ -139,7 +139,6 @@ def annotate(
         device=device,
         bf16=bf16,
     )
-    recognizer.check_calibrates(recordings)
     cutter = ("silero" if has_silero() else "energy") if cut == "speech" else cut
     columns = recognizer.columns_of(recordings)
     settings = {
@@ -174,7 +173,7 @@ def annotate(
             rows = joined(journal.rows() for journal in journals)
             write_annotations(target, rows, columns, recognizer.attributes, recordings)
     if part is None:
-        recognizer.keep(dict(ChainMap(*(journal.profiles for journal in journals))))
+        recognizer.profiles.update(dict(ChainMap(*(journal.profiles for journal in journals))))
         for journal in journals:
             journal.path.unlink()
     for failure in failures:
@@ -325,7 +324,6 @@ def labelled_recordings(table: Path, speaker: str) -> tuple[list[Recording], dic
     labelled = [name for name in ATTRIBUTES if not all(isnan(each[name]) for each in labels)]
     recordings = []
     for row in rows:
-        part = segment(row, f"{table}, {row['path']}")
-        turns = None if part is None else (Turn(part[0], inf if isnan(part[1]) else part[1], speaker),)
-        recordings.append(Recording(row["path"], on_disk(table.parent / row["path"]), speaker, turns))
+        turn = turn_of(row, f"{table}, {row['path']}", speaker)
+        recordings.append(Recording(row["path"], on_disk(table.parent / row["path"]), speaker, turn and (turn,)))
     return recordings, {name: [each[name] for each in labels] for name in labelled}

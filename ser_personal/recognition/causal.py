@@ -43,7 +43,7 @@ def calibrate_causally(calibrator: CausalCalibrator, predicted: PredictedSet) ->
     for rows in rows_by_speaker(predicted.speaker_ids).values():
         profile = SpeakerProfile.empty(predicted.pooled.shape[1], predicted.predictions.shape[1])
         for row in rows:
-            profile = profile.add(predicted.pooled[row], predicted.predictions[row], sample_hash=row)
+            profile = profile.add(predicted.pooled[row], predicted.predictions[row], None, row)
             calibrated[row] = calibrator(predicted.predictions[row], profile)
     return calibrated
 
@@ -184,25 +184,20 @@ def label_priors(bundle: Bundle, calibration: str) -> tuple[LabelPrior, ...]:
     return tuple(fitted.get(attribute, usual) for attribute in bundle.attributes)
 
 
-def make_calibrator(
-    bundle: Bundle, name: CalibrationName | None = None, pldc: PLDCSettings | None = None
-) -> CausalCalibrator | None:
-    """Make a bundle's calibrator; None where nothing is to calibrate.
-
-    Where none is named, it is PLDC if settings of it are given, else the bundle's default.
-    """
-    chosen = name if name is not None else (bundle.calibration if pldc is None else "pldc")
-    require_one_of("calibration", chosen, CalibrationName)
-    if bundle.emotions and chosen != "none":
+def make_calibrator(bundle: Bundle, name: CalibrationName, pldc: PLDCSettings | None = None) -> CausalCalibrator | None:
+    """Make a calibrator of a bundle, with its settings of PLDC if None; `none` is None."""
+    require_one_of("calibration", name, CalibrationName)
+    if name == "none":
+        return None
+    if bundle.emotions:
         what = "predicts emotions, and only attributes are calibrated"
         raise UserError(what, where="the bundle", remedy="Leave --calibration and --pldc out")
-    if chosen == "posterior":
+    if name == "posterior":
         if bundle.posterior is None:
             remedy = "Export it with --corpus, whose validation speakers it is fitted on, or give --calibration pldc"
             raise UserError("holds no posterior", where="the bundle", remedy=remedy)
         return CausalPosterior(bundle.posterior, bundle.attributes)
-    if chosen == "none" or (bundle.bank is None and name is None and pldc is None):
-        return None
     if bundle.bank is None:
-        raise UserError("holds no speaker bank", where="the bundle", remedy="Export it with --bank")
+        remedy = "Export it with --bank, or leave predictions raw by --calibration none"
+        raise UserError("holds no speaker bank", where="the bundle", remedy=remedy)
     return CausalPLDC(bundle.bank, bundle.attributes, pldc or bundle.pldc)

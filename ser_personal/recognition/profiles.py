@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ser_personal.recognition.recordings import Recording
 
     # of an utterance: pooled (dim,), prediction and labels (attributes,), and a hash of its samples
-    Added = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], int]
+    Added = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None, int]
 
 logger = logging.getLogger(__name__)
 FORMAT = "ser_personal.speaker_profiles"
@@ -67,8 +67,7 @@ class SpeakerProfile:
         self,
         pooled: NDArray[np.float64],
         prediction: NDArray[np.float64],
-        labels: NDArray[np.float64] | None = None,
-        *,
+        labels: NDArray[np.float64] | None,
         sample_hash: int,
     ) -> Self:
         """The profile after an utterance of `pooled` (dim,), prediction and labels (attributes,).
@@ -182,46 +181,40 @@ class SpeakerProfiles:
             raise UserError("no such speaker is enrolled", where=f"speaker {speaker_id}", remedy=remedy)
         return self._profiles[speaker_id]
 
-    def update(self, profiles: Mapping[str, SpeakerProfile], *, enrolled_only: bool = False) -> None:
-        """Add profiles or replace those of the same ids, if so asked only of those who were and are enrolled, and save.
+    def update(self, profiles: Mapping[str, SpeakerProfile]) -> None:
+        """Replace the profiles of enrolled speakers, and save; those of others aren't kept.
 
         One that another program has changed in the file since it was read here is refused.
         """
         before = self._profiles
+        if not before.keys() & profiles.keys():
+            return
         with self._changing():
-            changed = [one for one in profiles if one in before and one in self and not before[one].equals(self[one])]
-            if changed:
+            enrolled = sorted(before.keys() & profiles.keys() & self._profiles.keys())
+            if changed := [one for one in enrolled if not before[one].equals(self[one])]:
                 what = f"another program or thread has changed the profile of {changed[0]}, so nothing is added here"
                 remedy = "Repeat it, or add the recordings by `ser enroll`"
                 raise UserError(what, where=self.path or "profiles", remedy=remedy)
-            chosen = {one: profiles[one] for one in profiles if (one in before and one in self) or not enrolled_only}
-            self._profiles = {**self._profiles, **chosen}
+            self._profiles = {**self._profiles, **{one: profiles[one] for one in enrolled}}
 
-    def extend(
-        self,
-        speaker_id: str,
-        empty: SpeakerProfile,
-        utterances: Sequence[Added],
-    ) -> SpeakerProfile:
-        """Add utterances to the profile of a speaker or an empty one, and save."""
+    def extend(self, speaker_id: str, profile: SpeakerProfile, utterances: Sequence[Added]) -> SpeakerProfile:
+        """Add utterances to the profile of a speaker, or to `profile` where the speaker is new, and save."""
         with self._changing():
-            profile = before = self._profiles.get(speaker_id, empty)
-            for *utterance, sample_hash in utterances:
-                profile = profile.add(*utterance, sample_hash=sample_hash)
+            profile = before = self._profiles.get(speaker_id, profile)
+            for utterance in utterances:
+                profile = profile.add(*utterance)
             self._profiles[speaker_id] = profile
         if repeated := before.utterances + len(utterances) - profile.utterances:
-            labelled = not all(np.isnan(labels).all() for _, _, labels, _ in utterances)
-            kept = "; a label stays as it was first given" if labelled else ""
-            what = "%s: the same sound as one before and so counted once: %s%s"
-            logger.warning(what, speaker_id, counted(repeated, "utterance"), kept)
+            what = "%s: %s with the same sound as one before, which counts once; a label stays as it was first given"
+            logger.warning(what, speaker_id, counted(repeated, "utterance"))
         return profile
 
     def extend_enrolled(self, utterances: Mapping[str, Sequence[Added]]) -> None:
         """Add utterances to the profiles of those of their speakers who are still enrolled, and save."""
         with self._changing():
             for speaker_id in self._profiles.keys() & utterances.keys():
-                for *utterance, sample_hash in utterances[speaker_id]:
-                    self._profiles[speaker_id] = self[speaker_id].add(*utterance, sample_hash=sample_hash)
+                for utterance in utterances[speaker_id]:
+                    self._profiles[speaker_id] = self[speaker_id].add(*utterance)
 
     def delete(self, speaker_id: str) -> None:
         """Forget a speaker, and save."""

@@ -107,18 +107,15 @@ class EmotionRecognizer:
         bf16: bool = False,
     ) -> None:
         self.bundle = bundle
-        self._default_calibrator = make_calibrator(bundle)
-        self.calibrator: CausalCalibrator | None = self._default_calibrator
-        if calibration is not None or pldc is not None:
-            self.calibrator = make_calibrator(bundle, calibration, pldc)
         chosen = calibration or (bundle.calibration if pldc is None else "pldc")
+        self.calibrator: CausalCalibrator | None = make_calibrator(bundle, chosen, pldc)
         self._label_priors = label_priors(bundle, chosen)
-        self._raw_on_purpose = (calibration or bundle.calibration) == "none"
+        as_measured = chosen == bundle.calibration and pldc in (None, bundle.pldc)
+        self._measured_calibrator = self.calibrator if as_measured else object()
         if profiles is not None:
             self._require_attributes()
         self.profiles = profiles if profiles is not None else SpeakerProfiles(bundle.model)
         self._in_turn = Lock()
-        self._no_labels = np.full(len(bundle.attributes), np.nan)
         segmenter = segmenter or make_segmenter("speech", max_samples=bundle.max_samples, window_seconds=5.0)
         self.raw = RawRecognizer(bundle.network, segmenter, bundle.max_samples, training_speakers)
         bundle.network.to(find_device(device))
@@ -218,15 +215,13 @@ class EmotionRecognizer:
             model of categories, `predicted`, the likeliest, and of each `_probability` replace the attribute columns.
 
         Raises:
-            UserError: a recording can't be decoded or holds no speech, or speakers are named and the bundle holds no
-                speaker bank.
+            UserError: a recording can't be decoded or holds no speech.
         """
         import pandas as pd
 
         recordings = recordings_of(audio, speaker_ids, segments, sample_rate=sample_rate, channel=channel)
         if calibrate:
             self.profiles.reload()
-        self.check_calibrates(recordings, calibrate=calibrate)
         enrolled = {one for recording in recordings for one in recording.speaker_ids if one in self.profiles}
         profiles: dict[str, SpeakerProfile] = {}
         added: defaultdict[str, list[Added]] = defaultdict(list)
@@ -237,8 +232,8 @@ class EmotionRecognizer:
                 rows += self.rows(outcome, profiles, calibrate=calibrate)
                 utterances = zip(outcome.pooled, outcome.predictions, outcome.hashes, strict=True)
                 for speaker_id, (pooled, prediction, sample_hash) in zip(outcome.speaker_ids, utterances, strict=True):
-                    if speaker_id is not None and speaker_id in enrolled and speaker_id in profiles:
-                        added[speaker_id].append((pooled, prediction, self._no_labels, sample_hash))
+                    if speaker_id in enrolled and speaker_id in profiles:
+                        added[speaker_id].append((pooled, prediction, None, sample_hash))
             if added:
                 self.profiles.extend_enrolled(added)
         return pd.DataFrame(rows, columns=self.columns_of(recordings))
@@ -298,13 +293,6 @@ class EmotionRecognizer:
             what = "predicts emotions, and speakers are enrolled to calibrate attributes"
             raise UserError(what, where="the bundle", remedy="Leave profiles out")
 
-    def check_calibrates(self, recordings: Iterable[Recording], *, calibrate: bool = True) -> None:
-        """Refuse what would leave named speakers uncalibrated unnoticed."""
-        named = any(recording.speaker_ids - {None} - self.profiles.labelled for recording in recordings)
-        if calibrate and named and self.calibrator is None and not self._raw_on_purpose:
-            remedy = "Export it with --bank, or leave predictions raw: --calibration none, in Python calibrate=False"
-            raise UserError("holds no speaker bank to calibrate by", where="the bundle", remedy=remedy)
-
     def rows(self, utterances: Utterances, profiles: dict[str, SpeakerProfile], *, calibrate: bool = True) -> list[Row]:
         """Rows of `predict` for a recording, its utterances calibrated one after the other.
 
@@ -318,7 +306,7 @@ class EmotionRecognizer:
             profile = profiles.get(speaker_id) or self.profiles.get(speaker_id, self._empty)
             if self.calibrator is not None or profile.labelled.count.any():
                 pooled, prediction = utterances.pooled[number], utterances.predictions[number]
-                profile = profile.add(pooled, prediction, sample_hash=utterances.hashes[number])
+                profile = profile.add(pooled, prediction, None, utterances.hashes[number])
                 calibrated[number] = calibrator(prediction, profile)
                 profiles[speaker_id], counts[number] = profile, profile.utterances
         rows: list[Row] = []
@@ -351,16 +339,11 @@ class EmotionRecognizer:
     def _interval(self, attribute: str, value: float, count: int) -> tuple[float, float]:
         """Around a value by `count` utterances, raw if 0; NaN where it wasn't measured."""
         table = self.bundle.conformal
-        if table is None or (count and self.calibrator is not self._default_calibrator):
+        if table is None or (count and self.calibrator is not self._measured_calibrator):
             return nan, nan
         width = table.half_width(attribute, count)
         low, high = self.bundle.scale or (-inf, inf)
         return min(max(value - width, low), high), max(min(value + width, high), low)
-
-    def keep(self, profiles: dict[str, SpeakerProfile]) -> None:
-        """Save the profiles of enrolled speakers; forget the others."""
-        if any(speaker_id in self.profiles for speaker_id in profiles):
-            self.profiles.update(profiles, enrolled_only=True)
 
     @property
     def _empty(self) -> SpeakerProfile:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import inf, isnan, nan
+from math import inf, nan
 from numbers import Real
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,10 +31,19 @@ from ser_personal.audio import (
 )
 from ser_personal.corpus.base import audio_path
 from ser_personal.corpus.table import SEGMENT, is_table, known, read_rows
-from ser_personal.corpus.table import segment as segment_of
 from ser_personal.errors import UserError, counted, require_one_of
 from ser_personal.files import on_disk
-from ser_personal.recognition.turns import NUMBERED, Turn, Turns, check_turns, name_apart, read_turns, stem_of
+from ser_personal.recognition.turns import (
+    NUMBERED,
+    Turn,
+    Turns,
+    check_turns,
+    name_apart,
+    read_turns,
+    short_names,
+    stem_of,
+    turn_of,
+)
 from ser_personal.scores import speaker_name
 from ser_personal.types import plain_name
 
@@ -200,8 +209,8 @@ def _fit(name: str, path: PurePosixPath) -> tuple[int, bool]:
 def of_channels(recordings: Sequence[Recording], channel: Channel, *, named: bool = True) -> list[Recording]:
     """The recordings by one of their channels, or each channel as a recording of its own.
 
-    Where each channel is taken and no turns name speakers, each counts as a speaker: `call/left` and `call/right`, or
-    `call/1`, `call/2` and so on where there are more than two; without their names unless `named`.
+    Where each channel is taken and no turns name speakers, each is a speaker: `call/left` and `call/right`, or
+    `call/1`, `call/2` and so on where there are more than two; nameless unless `named`.
     """
     require_one_of("channel", channel, Channel)
     if channel == "mix":
@@ -210,13 +219,11 @@ def of_channels(recordings: Sequence[Recording], channel: Channel, *, named: boo
         raise UserError("a waveform has one channel", where=f"channel {channel}", remedy="Give files, or leave it out")
     if channel != "each":
         return [replace(recording, channel=_SIDES.index(channel)) for recording in recordings]
-    count = Counter(Path(recording.source).stem for recording in recordings)
+    names = short_names(recording.source for recording in recordings)
     found: list[Recording] = []
     for recording in recordings:
-        path = Path(recording.source)
-        name = path.stem if count[path.stem] == 1 else str(path.with_suffix(""))
         try:
-            found += _each_channel(recording, name if named else None)
+            found += _each_channel(recording, names[recording.source] if named else None)
         except UserError as error:
             found.append(replace(recording, turns=error))
     return found
@@ -233,16 +240,15 @@ def _each_channel(recording: Recording, name: str | None) -> list[Recording]:
         sides = _SIDES if channels == 2 else [f"{number}" for number in range(1, channels + 1)]
         speakers = [None if name is None else f"{name}/{side}" for side in sides]
         return [replace(recording, channel=number, speaker_id=one) for number, one in enumerate(speakers)]
-    on = {
-        number: tuple(turn for turn in recording.turns if turn.channel == number) for number in range(1, channels + 1)
-    }
-    on = {number: turns for number, turns in on.items() if turns}
-    if sum(map(len, on.values())) < len(recording.turns):
+    on = defaultdict(list)
+    for turn in recording.turns:
+        on[turn.channel].append(turn)
+    if not on.keys() <= {*range(1, channels + 1)}:
         what = f"has turns that aren't on its channels 1 to {channels} (RTTM says the channel in its third column)"
         raise UserError(what, remedy="Give RTTM, or another --channel")
     if len(on) == 1:
-        raise UserError(f"has turns on channel {min(on)} alone", remedy="Give --channel left, right or mix")
-    return [replace(recording, channel=number - 1, turns=turns) for number, turns in on.items()]
+        raise UserError(f"has turns on channel {next(iter(on))} alone", remedy="Give --channel left, right or mix")
+    return [replace(recording, channel=n, turns=tuple(on[n + 1])) for n in range(channels) if on[n + 1]]
 
 
 def recordings_of(
@@ -379,14 +385,13 @@ def _from_table(table: Path, speaker_from: SpeakerFrom, *, anywhere: bool) -> li
         if not anywhere:
             path = audio_path(table.parent, row["path"], f"{table}, {row['path']}", naming=f", or name it: {table}")
         speaker = known(row["speaker"]) if speaker_from == "column" else _folder_of(path, speaker_from)
-        part = segment_of(row, f"{table}, {row['path']}")
-        if part is None:
+        turn = turn_of(row, f"{table}, {row['path']}", speaker)
+        if turn is None:
             found.append(Recording(row["path"], path, speaker))
             continue
         if row["path"] not in turns:
             found.append(Recording(row["path"], path, None, ()))
-        start, end = part
-        turns.setdefault(row["path"], []).append(Turn(start, inf if isnan(end) else end, speaker))
+        turns.setdefault(row["path"], []).append(turn)
     return [one if one.turns is None else replace(one, turns=tuple(turns[one.source])) for one in found]
 
 

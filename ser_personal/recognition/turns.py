@@ -8,7 +8,7 @@ from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from functools import partial
 from importlib.util import find_spec
-from math import inf, isfinite, isnan, nan
+from math import inf, isfinite, isnan
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from praatio.data_classes.textgrid import Textgrid
+
+    from ser_personal.corpus.table import Row
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +72,12 @@ def read_turns(path: Path) -> dict[str, Turns]:
 
 def name_apart(named: Sequence[tuple[str, Turns]], local: re.Pattern[str] = LOCAL) -> list[Turns]:
     """Turns of recordings, each after its name, which is put before the names of speakers that are `local` to it."""
-    count = Counter(stem_of(recording) for recording, _ in named)
+    short = short_names(recording for recording, _ in named)
 
     def of_recording(recording: str, turn: Turn) -> Turn:
         if not local.fullmatch(plain_name(turn.speaker_id or "")):
             return turn
-        stem = stem_of(recording)
-        return turn._replace(speaker_id=f"{stem if count[stem] == 1 else recording}/{turn.speaker_id}")
+        return turn._replace(speaker_id=f"{short[recording]}/{turn.speaker_id}")
 
     return [
         found if isinstance(found, UserError) else tuple(of_recording(recording, turn) for turn in found)
@@ -208,15 +209,28 @@ def _read_table(path: Path) -> dict[str, Turns]:
         # of one recording where it doesn't say of which
         said = row.get("path") or row.get("file") or path.stem
         name = PurePosixPath(plain_name(said).replace("\\", "/")).as_posix()
-        start, end = segment(row, f"{path}, {row['start']}") or (0.0, nan)
-        turns.setdefault(name, []).append(Turn(start, inf if isnan(end) else end, known(row["speaker"])))
+        turn = turn_of(row, f"{path}, {row['start']}", known(row["speaker"]))
+        turns.setdefault(name, []).append(turn or Turn(0, inf))
     return {name: tuple(found) for name, found in turns.items()}
+
+
+def turn_of(row: Row, where: object, speaker_id: str | None) -> Turn | None:
+    """The turn that a row of a table is, by its columns start and end; None where it is all of its recording."""
+    part = segment(row, where)
+    return None if part is None else Turn(part[0], inf if isnan(part[1]) else part[1], speaker_id)
 
 
 def stem_of(name: str) -> str:
     """A recording's name without its folders, and without its extension where that is one of sound."""
-    path = PurePosixPath(name)
+    path = Path(name)
     return path.stem if path.suffix.lower() in SOUND_FILES else path.name
+
+
+def short_names(recordings: Iterable[str]) -> dict[str, str]:
+    """Name of each recording, or path to it -> its stem, or all of it where several have that stem."""
+    names = set(recordings)
+    count = Counter(map(stem_of, names))
+    return {name: stem_of(name) if count[stem_of(name)] == 1 else name for name in names}
 
 
 def check_turns(turns: Iterable[Turn], num_samples: int) -> None:

@@ -1,7 +1,6 @@
 import json
 import re
 import socket
-from dataclasses import replace
 from http.client import HTTPConnection
 from io import StringIO
 from threading import Thread
@@ -164,7 +163,7 @@ def test_whom_a_command_enrols_meanwhile_stays_and_is_known(client, files, own):
 
 def test_a_bundle_without_a_bank_shows_raw_values_and_says_so(client, files, bundle):
     assert "Values are raw" not in client.get()
-    client.server.desk.recognizer = EmotionRecognizer(replace(bundle, bank=None), device="cpu")
+    client.server.desk.recognizer = EmotionRecognizer(bundle, calibration="none", device="cpu")
     status, shown = client.upload(files / "meeting.wav", speaker="anna")
     assert status == 200
     frame = client.table(shown["key"])

@@ -62,7 +62,7 @@ def test_without_a_prior_an_utterance_comes_out_as_the_last_of_all_so_far(seed, 
 def profile_of(predictions, pooled, labels=None):
     profile = SpeakerProfile.empty(pooled.shape[1], predictions.shape[1])
     for row, (vector, prediction) in enumerate(zip(pooled, predictions, strict=True)):
-        profile = profile.add(vector, prediction, None if labels is None else labels[row], sample_hash=row)
+        profile = profile.add(vector, prediction, None if labels is None else labels[row], row)
     return profile
 
 

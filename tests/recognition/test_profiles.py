@@ -18,7 +18,7 @@ def test_moments_are_those_of_all_utterances():
     labels = np.where(rng.random((9, 2)) < 0.5, rng.uniform(1, 7, size=(9, 2)), np.nan)
     profile = SpeakerProfile.empty(3, 2)
     for row, utterance in enumerate(zip(vectors, predictions, labels, strict=True)):
-        profile = profile.add(*utterance, sample_hash=row)
+        profile = profile.add(*utterance, row)
     assert profile.utterances == 9
     np.testing.assert_allclose(profile.vector, vectors.mean(axis=0), atol=1e-12)
     np.testing.assert_allclose(profile.predictions.std, predictions.std(axis=0), atol=1e-7)
@@ -32,11 +32,11 @@ def test_an_utterance_counts_once_and_takes_labels_that_it_had_not():
     vectors, predictions = rng.normal(size=(2, 3)), rng.normal(4, 1, size=(2, 2))
     once, often = SpeakerProfile.empty(3, 2), SpeakerProfile.empty(3, 2)
     for row, labels in enumerate([[6.0, 5.0], [np.nan, 2.0]]):
-        once = once.add(vectors[row], predictions[row], np.array(labels), sample_hash=row)
+        once = once.add(vectors[row], predictions[row], np.array(labels), row)
     added = [(0, [np.nan, 5.0]), (1, None), (0, [6.0, 1.0]), (1, [np.nan, 2.0]), (0, None), (1, [np.nan, 7.0])]
     for row, labels in added:
         values = None if labels is None else np.array(labels)
-        often = often.add(vectors[row] + 1e-6, predictions[row], values, sample_hash=row)
+        often = often.add(vectors[row] + 1e-6, predictions[row], values, row)
     assert once.utterances == often.utterances == 2
     np.testing.assert_array_equal(often.labelled.count, once.labelled.count)
     np.testing.assert_allclose(often.labelled.mean, once.labelled.mean, atol=1e-12)
@@ -47,8 +47,8 @@ def test_every_change_is_on_disk(tmp_path, some_profile):
     path = tmp_path / "kept" / "profiles.safetensors"
     profiles = SpeakerProfiles.open("model", path)
     assert profiles.ids == []
-    profiles.update({"anna": some_profile(0), "Борис": some_profile(1)})
-    profiles.update({"../x": some_profile(2, utterances=1)})
+    for speaker, number in (("anna", 0), ("Борис", 1), ("../x", 2)):
+        profiles.extend(speaker, some_profile(number), [])
     again = SpeakerProfiles.open("model", path)
     assert again.ids == ["../x", "anna", "Борис"]
     for speaker in again.ids:
@@ -66,17 +66,18 @@ def test_every_change_is_on_disk(tmp_path, some_profile):
 def test_what_others_changed_meanwhile_stays(tmp_path, some_profile):
     path = tmp_path / "profiles.safetensors"
     one, other = SpeakerProfiles.open("model", path), SpeakerProfiles.open("model", path)
-    one.update({"anna": some_profile(0), "ben": some_profile(1)})
-    other.update({"carla": some_profile(2)})
+    one.extend("anna", some_profile(0), [])
+    one.extend("ben", some_profile(1), [])
+    other.extend("carla", some_profile(2), [])
     one.delete("ben")
     rng = np.random.default_rng(0)
     utterance = (rng.normal(size=some_profile().vector_sum.shape), np.array([4.0, 5.0]), np.array([np.nan, 4.0]))
     empty = SpeakerProfile.empty(len(utterance[0]), 2)
     other.extend("anna", empty, [(*utterance, 101)])
     one.extend("anna", empty, [(*utterance, 102)])
-    one.update({"ben": some_profile(1), "carla": some_profile(3)}, enrolled_only=True)
+    one.update({"ben": some_profile(1), "carla": some_profile(3)})
     assert one.ids == SpeakerProfiles.open("model", path).ids == ["anna", "carla"]
-    expected = some_profile(0).add(*utterance, sample_hash=101).add(*utterance, sample_hash=102)
+    expected = some_profile(0).add(*utterance, 101).add(*utterance, 102)
     np.testing.assert_array_equal(arrays_of(one["anna"]), arrays_of(expected))
     np.testing.assert_array_equal(arrays_of(one["carla"]), arrays_of(some_profile(3)))
     path.unlink()
@@ -86,7 +87,7 @@ def test_what_others_changed_meanwhile_stays(tmp_path, some_profile):
 
 def test_what_is_no_file_and_no_speaker_of_profiles(some_profile, tmp_path):
     profiles = SpeakerProfiles("model")
-    profiles.update({"anna": some_profile()})
+    profiles.extend("anna", some_profile(), [])
     for change in (profiles.delete, profiles.__getitem__):
         with pytest.raises(UserError, match=r"speaker bela: no such speaker is enrolled. Enrolled: anna"):
             change("bela")
@@ -97,11 +98,12 @@ def test_what_is_no_file_and_no_speaker_of_profiles(some_profile, tmp_path):
 def test_a_profile_that_another_program_changed_is_not_replaced(some_profile, tmp_path):
     path = tmp_path / "people.safetensors"
     one = SpeakerProfiles.open("model", path)
-    one.update({"anna": some_profile(0), "ben": some_profile(1)})
+    one.extend("anna", some_profile(0), [])
+    one.extend("ben", some_profile(1), [])
     other = SpeakerProfiles.open("model", path)
     other.update({"anna": some_profile(2)})
     with pytest.raises(UserError, match="another program or thread has changed the profile of anna"):
-        one.update({"anna": some_profile(3)}, enrolled_only=True)
+        one.update({"anna": some_profile(3)})
     one.update({"ben": some_profile(4)})
     saved = SpeakerProfiles.open("model", path)
     assert saved["anna"].equals(some_profile(2))

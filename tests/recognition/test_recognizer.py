@@ -155,7 +155,12 @@ def test_intervals_are_those_of_the_bundles_own_calibration_within_the_label_sca
         recognizer = EmotionRecognizer(replace(bundle, conformal=table), **options, device="cpu")
         return recognizer.predict(recordings[:1], "anna")
 
-    for options, width in (({}, 2.0), ({"pldc": PLDCSettings(k=1)}, np.nan), ({"calibration": "none"}, 1.0)):
+    for options, width in (
+        ({}, 2.0),
+        ({"calibration": "pldc", "pldc": bundle.pldc}, 2.0),
+        ({"pldc": PLDCSettings(k=1)}, np.nan),
+        ({"calibration": "none"}, 1.0),
+    ):
         found = frame((0.5, 1.0), **options)
         np.testing.assert_allclose(found["arousal_high"] - found["arousal_low"], width)
     found = frame((inf,), (0,))
@@ -238,11 +243,11 @@ def test_where_one_recording_can_not_be_recognised_nobody_is_enrolled(recognizer
 
 
 def test_without_a_bank_no_speaker_is_left_uncalibrated_unnoticed(bundle, recordings):
-    recognizer = EmotionRecognizer(replace(bundle, bank=None), device="cpu")
+    without = replace(bundle, bank=None)
     with pytest.raises(UserError, match="holds no speaker bank"):
-        recognizer.predict(recordings[0], "anna")
-    assert len(recognizer.predict(recordings[0], "anna", calibrate=False)) == 1
-    assert len(recognizer.predict(recordings[0])) == 1
+        EmotionRecognizer(without, device="cpu")
+    raw = EmotionRecognizer(without, calibration="none", device="cpu").predict(recordings[0], "anna")
+    assert raw["calibration_utterances"].tolist() == [0]
 
 
 SAID = Utterances(
@@ -260,7 +265,7 @@ def test_a_row_says_where_who_what_and_how_sure(bundle):
     # raw predictions +-1, calibrated ones +-2
     table = ConformalTable(0.9, dict.fromkeys(bundle.attributes, HalfWidths((0, 1), (1.0, 2.0), (20, 20))))
     recognizer = EmotionRecognizer(replace(bundle, conformal=table), device="cpu")
-    recognizer.calibrator = recognizer._default_calibrator = lambda prediction, _: prediction - 1
+    recognizer.calibrator = recognizer._measured_calibrator = lambda prediction, _: prediction - 1
     first, second = recognizer.rows(SAID, {})
     names = [f"{attribute}_{name}" for attribute in bundle.attributes for name in ("low", "high", "raw")]
     assert list(first) == ["speaker", "start", "end", *CALIBRATED, *names, "calibration_utterances", "file"]

@@ -185,6 +185,14 @@ def test_speakers_whom_a_diariser_numbered_are_others_in_each_list_of_turns():
     assert alone.turns == (Turn(0, 1, "SPEAKER_00"), Turn(1, 2, "anna"), Turn(2, 3, None))
 
 
+def test_channels_of_recordings_of_one_name_are_other_speakers_each(tmp_path):
+    stereo = np.stack([TONE, 0 * TONE], axis=1)
+    paths = [write(tmp_path / name, stereo) for name in ("call.wav", "call.flac", "talk.wav")]
+    speakers = [recording.speaker_id for recording in recordings_of(paths, channel="each")]
+    names = [*paths[:2], "talk"]
+    assert speakers == [f"{name}/{side}" for name in names for side in ("left", "right")]
+
+
 def test_a_dict_as_datasets_has_it_is_a_waveform():
     example = {"path": None, "array": np.repeat(TONE, 2), "sampling_rate": 32_000}
     (one,), several = recordings_of(example), recordings_of([example, TONE], ["a", "b"])
