@@ -121,10 +121,12 @@ def test_copies_within_a_set_and_links(table, tmp_path):
 
 def test_segments_of_one_recording(table, wav, tmp_path):
     columns = [*COLUMNS, "start", "end"]
-    rows = [["m.wav", "s", "train", 2, *part] for part in ((0, 1), (1, "0:00:02.5"), (9, 11), (5, 99))]
+    parts = ((0, 1), (1, "0:00:02.5"), (7, 11), (12, 13), (8, 8.01))
+    rows = [["m.wav", "s", "train", 2, *part] for part in parts]
     path = table(columns, *([*row, "", ""] for row in GOOD), *rows)
     wav(tmp_path / "m.wav", num_samples=160_000)
-    assert found(path) == [(("a segment lies outside the recording's 10.00 s", True), "m.wav", "")] * 2
+    outside = ("a segment lies outside the recording's 10.00 s", True), "m.wav", ""
+    assert found(path) == [outside, outside, (("is shorter than one frame, 400 samples at 16 kHz", True), "m.wav", "")]
     assert check(path, write=str(tmp_path / "clean.csv")) == 0
     kept = CSVCorpus(str(tmp_path / "clean.csv")).utterances
     assert [(each.utterance_id, each.start, each.seconds) for each in kept[3:5]] == [
@@ -132,6 +134,10 @@ def test_segments_of_one_recording(table, wav, tmp_path):
         ("m_1.000", 1, 1.5),
     ]
     assert kept[0].start is None
+    overlapping = [["m.wav", "s", "train", 2, 0, 6], ["m.wav", "w", "test", 2, 4, 9]]
+    path = table(columns, *([*row, "", ""] for row in GOOD), *overlapping)
+    wav(tmp_path / "m.wav", num_samples=160_000)
+    assert found(path) == [(kinds.LEAKED_AUDIO, "m.wav", "m_0.000 in train, m_4.000 in test1")]
 
 
 def test_a_line_a_kind_with_the_first_names(table, wav, tmp_path, capsys):

@@ -60,7 +60,6 @@ PAPT = ["fit", *configs("papt.yaml", "tiny/papt.yaml"), *FLAGS, "--data.corpus",
 PAPT = [*PAPT, "--data.min_samples", "8000", "--data.pseudo_labels"]
 KMEANS = ["kmeans", *configs("kmeans.yaml", "tiny/kmeans.yaml"), "--data.corpus", "{corpus}", "--out", "{here}/out"]
 CHECK = ["check", "{here}/corpus.csv"]
-HEADER = "FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set\n"
 
 
 def text(name: str, content: str | bytes) -> Make:
@@ -113,24 +112,14 @@ def sound(path: Path, samples: int = 16_000, value: float | None = None) -> None
     soundfile.write(path, noise, 16_000, subtype="FLOAT" if path.suffix == ".wav" else None)
 
 
-def table(*rows: str, columns: str = "path,speaker,split,arousal", others: str = "") -> Make:
-    """Make a corpus.csv of two sound rows and these, with audio for the former, whose further cells are `others`."""
+def table(*rows: str) -> Make:
+    """Make a corpus.csv of two sound rows, with their audio, and these."""
 
     def make(_good: Good, here: Path) -> None:
         for name in ("good.wav", "dev.wav"):
             sound(here / name)
-        sound_rows = [f"good.wav,s,train,2{others}", f"dev.wav,t,dev,3{others}"]
-        (here / "corpus.csv").write_text("\n".join([columns, *sound_rows, *rows]) + "\n")
-
-    return make
-
-
-def with_audio(content: Callable[[Path], object]) -> Make:
-    """Make a corpus.csv, one of whose files, bad.wav, `content` writes."""
-
-    def make(good: Good, here: Path) -> None:
-        table("bad.wav,s,train,4")(good, here)
-        content(here / "bad.wav")
+        lines = ["path,speaker,split,arousal", "good.wav,s,train,2", "dev.wav,t,dev,3", *rows]
+        (here / "corpus.csv").write_text("\n".join(lines) + "\n")
 
     return make
 

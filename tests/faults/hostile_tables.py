@@ -44,8 +44,6 @@ OF_CALIBRATE = [
     ("predictions of NaN", "utterance .*: arousal_raw is 'nan', not a finite number", first_prediction("nan")),
     ("predictions without vectors", "utterance u has no vector", text("p.csv", PREDICTED)),
     ("predictions of one utterance twice", "lists utterance u 2 times", text("p.csv", f"{PREDICTED}u,s,3\n")),
-    ("predictions that Git LFS left", "p.csv: is a pointer of Git LFS", text("p.csv", "version https://git-lfs\n")),
-    ("predictions in a workbook", "p.csv: is an Excel workbook", text("p.csv", b"PK\x03\x04 and so on")),
     ("predictions by other names", r"Did you mean segment_id\?", text("p.csv", "segment_id;speaker;a_raw\nu;s;3\n")),
 ]
 OF_VECTORS = [

@@ -7,14 +7,13 @@ import pytest
 from command_line import REPOSITORY, ser
 from hostile_arguments import ARGUMENTS, CONFIGS
 from hostile_artefacts import ARTEFACTS
-from hostile_audio import AUDIO
 from hostile_checkpoints import CHECKPOINTS
 from hostile_corpora import CORPORA
 from hostile_mistakes import MISTAKES
 from hostile_sounds import HOSTILE
 from hostile_tables import TABLES
 
-FAULTS = [*CORPORA, *AUDIO, *TABLES, *CONFIGS, *CHECKPOINTS, *ARTEFACTS, *ARGUMENTS, *MISTAKES]
+FAULTS = [*CORPORA, *TABLES, *CONFIGS, *CHECKPOINTS, *ARTEFACTS, *ARGUMENTS, *MISTAKES]
 
 
 def filled(word: str, places: dict[str, object]) -> str:
