@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
+import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
 from torch import nn
@@ -16,7 +18,6 @@ from ser_personal.speakers.unseen import Mean, UnseenPolicy
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -44,6 +45,8 @@ class SpeakerRepresentation(nn.Module, ABC):
     same_names: bool = True
     # whether e_s has weights to learn, in pre-training or in fine-tuning
     is_learnt: ClassVar[bool] = True
+    # names of the arguments that the shapes of the weights depend on
+    sizes: ClassVar[tuple[str, ...]] = ()
 
     @property
     def feature_dim(self) -> int:
@@ -54,19 +57,18 @@ class SpeakerRepresentation(nn.Module, ABC):
     def build(self, speaker_ids: Sequence[str], dim: int, features: NDArray[np.float32] | None = None) -> None:
         """Make new weights, for an encoder of width `dim` and these speakers, sorted, with features if any."""
 
-    @abstractmethod
     def rebuild(self, description: SpeakerDescription, dim: int) -> None:
         """Make the weights that a checkpoint describes, to be loaded."""
-
-    @property
-    def sizes(self) -> dict[str, Any]:
-        """Arguments that the shapes of the weights depend on."""
-        return {}
+        for name in self.sizes:
+            setattr(self, name, description["sizes"][name])
+        self.build(description["speaker_ids"], dim, np.zeros((1, description["feature_dim"]), dtype=np.float32))
 
     def describe(self) -> SpeakerDescription:
         """Describe speakers and weights for a checkpoint."""
+        # plain numbers: torch refuses to load the types by which the command line restricts them
+        sizes = json.loads(json.dumps({name: getattr(self, name) for name in self.sizes}))
         return SpeakerDescription(
-            name=type(self).__name__, sizes=self.sizes, speaker_ids=self.ids, feature_dim=self.feature_dim
+            name=type(self).__name__, sizes=sizes, speaker_ids=self.ids, feature_dim=self.feature_dim
         )
 
     @property
@@ -96,6 +98,8 @@ class SpeakerEmbedding(SpeakerRepresentation):
         same_names: an id of the table is the same person in a corpus of which no audio was trained on; otherwise such a
             speaker is unseen (ours).
     """
+
+    sizes = ("embedding_dim",)
 
     def __init__(
         self,
@@ -127,16 +131,6 @@ class SpeakerEmbedding(SpeakerRepresentation):
         self.fc = nn.Linear(self.embedding_dim, dim)
         nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
-
-    @override
-    def rebuild(self, description: SpeakerDescription, dim: int) -> None:
-        self.embedding_dim = description["sizes"]["embedding_dim"]
-        self.build(description["speaker_ids"], dim)
-
-    @property
-    @override
-    def sizes(self) -> dict[str, Any]:
-        return {"embedding_dim": self.embedding_dim}
 
     @property
     @override

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
@@ -11,7 +11,7 @@ from torch import nn
 from typing_extensions import override
 
 from ser_personal.errors import UserError
-from ser_personal.speakers.embedding import SpeakerDescription, SpeakerRepresentation
+from ser_personal.speakers.embedding import SpeakerRepresentation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,12 +50,6 @@ class FeatureRepresentation(SpeakerRepresentation):
         # a column that is alike for all training speakers is ignored
         std = exact.std(0, correction=0).float()
         self.std = torch.where(std > 1e-6, std, torch.inf)
-        self._make(dim)
-
-    @override
-    def rebuild(self, description: SpeakerDescription, dim: int) -> None:
-        self.ids = description["speaker_ids"]
-        self.mean, self.std = torch.zeros(description["feature_dim"]), torch.ones(description["feature_dim"])
         self._make(dim)
 
     @property
@@ -117,16 +111,13 @@ class SpeakerEmbedder(FeatureRepresentation):
         dropout: of each hidden layer.
     """
 
+    sizes = ("hidden_dims",)
+
     def __init__(self, hidden_dims: tuple[PositiveInt, ...] = (128,), dropout: ClosedUnitInterval = 0.1) -> None:
         super().__init__()
         self.hidden_dims = hidden_dims
         self.dropout = dropout
         self.layers = nn.Sequential()
-
-    @override
-    def rebuild(self, description: SpeakerDescription, dim: int) -> None:
-        self.hidden_dims = tuple(description["sizes"]["hidden_dims"])
-        super().rebuild(description, dim)
 
     @override
     def _make(self, dim: int) -> None:
@@ -139,11 +130,6 @@ class SpeakerEmbedder(FeatureRepresentation):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(*layers, last)
-
-    @property
-    @override
-    def sizes(self) -> dict[str, Any]:
-        return {"hidden_dims": list(self.hidden_dims)}
 
     @override
     def embed(self, features: Tensor) -> Tensor:
