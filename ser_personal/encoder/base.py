@@ -29,8 +29,6 @@ class Encoder(nn.Module, ABC):
 
     # whether frames depend on their neighbours once e_s has entered, so that a prefixed e_s has an effect
     mixes_frames = True
-    # whether a model was made of it
-    is_taken = False
 
     @property
     @abstractmethod
@@ -41,11 +39,6 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def config(self) -> str:
         """The architecture as JSON, enough to `build` it again without hub or folder."""
-
-    @property
-    def normalizes(self) -> bool:
-        """Whether waveforms are brought to zero mean and unit variance."""
-        return False
 
     def prepare(self, training_set: TrainingSet) -> None:
         """Read from the training set, before `build`, what the network's shape depends on."""

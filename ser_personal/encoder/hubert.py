@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ser_personal.encoder.speaker_fusion import Personalization
 
 LOG_MEL = "log_mel"
+TINY_MELS = 40
 
 
 class HubertEncoder(PretrainedEncoder):
@@ -148,11 +149,6 @@ class HubertEncoder(PretrainedEncoder):
             self.front_end = LogMelFrontEnd(self.network.config.conv_dim[-1])
         else:
             self.front_end = ConvFrontEnd(layers, self.gradient_scale)
-
-    @property
-    @override
-    def normalizes(self) -> bool:
-        return self._normalize is True
 
     @property
     def _normalize(self) -> bool | list[float]:
@@ -321,7 +317,6 @@ class TinyEncoder(HubertEncoder):
         layers: Transformer layers.
         heads: attention heads.
         feed_forward_dim: width of the layers' feed-forward part.
-        num_mels: mel bins.
         dropout: of the Transformer.
         freeze_layers: keep that many of the first Transformer layers as they are, and all that is below them.
     """
@@ -332,7 +327,6 @@ class TinyEncoder(HubertEncoder):
         layers: PositiveInt = 4,
         heads: PositiveInt = 4,
         feed_forward_dim: PositiveInt = 256,
-        num_mels: PositiveInt = 40,
         dropout: ClosedUnitInterval = 0.0,
         freeze_layers: NonNegativeInt = 0,
     ) -> None:
@@ -350,7 +344,7 @@ class TinyEncoder(HubertEncoder):
             "num_conv_pos_embeddings": 15,
             "num_conv_pos_embedding_groups": heads,
             # one stand-in convolution of log-mel's window and hop, replaced by the front end
-            "conv_dim": [num_mels],
+            "conv_dim": [TINY_MELS],
             "conv_kernel": [WINDOW],
             "conv_stride": [HOP],
             "feat_extract_norm": "group",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
+from weakref import WeakSet
 
 from torch import nn
 from typing_extensions import override
@@ -31,6 +33,8 @@ _KINDS: dict[str, type[Encoder]] = {
     **{kind.model_type: kind for kind in (LogMelEncoder, MFCCEncoder, CachedFeatures)},
     "whisper": WhisperEncoder,
 }
+_OF_MODELS: WeakSet[nn.Module] = WeakSet()
+Part = TypeVar("Part", bound=nn.Module)
 
 
 def _kind(config: str) -> type[Encoder]:
@@ -41,6 +45,17 @@ def saved_encoder(config: str, name: str) -> Encoder:
     """Make an encoder of the kind that a saved `Encoder.config` describes; `name` is the checkpoint's, for messages."""
     kind = _kind(config)
     return cast("Any", kind)(name) if issubclass(kind, PretrainedEncoder) else kind()
+
+
+def own_copy(part: Part) -> Part:
+    """Copy a part for a model, so that no other model of the same objects trains its weights or makes them again."""
+    if part in _OF_MODELS:
+        what = "is part of a model, and a fit of another would make its weights again"
+        remedy = "Make a new one; --model.papt_checkpoint and --model.initial_checkpoint hand weights on"
+        raise UserError(what, where=type(part).__name__, remedy=remedy)
+    copy = deepcopy(part)
+    _OF_MODELS.add(copy)
+    return copy
 
 
 class EncoderDescription(TypedDict):
@@ -60,12 +75,7 @@ class PersonalizedEncoder(nn.Module):
     def __init__(self, encoder: Encoder, speakers: SpeakerRepresentation, fusion: FusionName) -> None:
         super().__init__()
         require_one_of("fusion", fusion, FusionName)
-        if encoder.is_taken:
-            what, remedy = "is part of a model already, which would train it, too", "Make one for each model"
-            raise UserError(what, where=type(encoder).__name__, remedy=remedy)
-        encoder.is_taken = True
-        self.encoder = encoder
-        self.speakers = speakers
+        self.encoder, self.speakers = own_copy(encoder), own_copy(speakers)
         self.fusion_name: FusionName = fusion
         self.fusion: Fusion | None = None
         # utterances of PAPT or TAPT, or those that e_s was learnt on without
@@ -126,13 +136,11 @@ class PersonalizedEncoder(nn.Module):
 
     def describe(self) -> EncoderDescription:
         """Describe the networks for a checkpoint."""
-        # sizes as plain numbers: torch refuses to load the types by which the command line restricts them
-        speakers = json.loads(json.dumps(self.speakers.describe())) if self.speakers.ids else None
         return EncoderDescription(
             encoder=type(self.encoder).__name__,
             encoder_config=self.encoder.config,
             fusion=self.fusion_name,
-            speakers=speakers,
+            speakers=self.speakers.describe() if self.speakers.ids else None,
             pretrained_on=pack_hashes(self.pretrained_on),
         )
 

@@ -277,12 +277,11 @@ def as_module(found: PublicModel, name: str, scale: tuple[float, float]) -> Emot
     init_args: dict[str, Any] = {"pretrained": name, "freeze_cnn": True}
     if found.encoder_config.get("weighted_layers"):
         init_args["weighted_layers"] = True
-    encoder = HubertEncoder(**init_args)
-    module = EmotionFineTuning(attributes, encoder=encoder, interpreter=found.interpreter)
+    module = EmotionFineTuning(attributes, encoder=HubertEncoder(**init_args), interpreter=found.interpreter)
     try:
         module.personalized.rebuild(
             {
-                "encoder": type(encoder).__name__,
+                "encoder": HubertEncoder.__name__,
                 "encoder_config": json.dumps(found.encoder_config),
                 "fusion": "none",
                 "speakers": None,
@@ -293,6 +292,7 @@ def as_module(found: PublicModel, name: str, scale: tuple[float, float]) -> Emot
     except UNLOADABLE as error:
         what = f"its configuration describes no network ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
         raise UserError(what, where=name, remedy=REMEDY) from error
+    encoder = module.personalized.encoder
     _load(encoder, _in_our_names(found.encoder, encoder.dim), name)
     head, (low, high) = dict(found.head), scale
     if isinstance(module.interpreter, PointwiseInterpreter):

@@ -21,7 +21,6 @@ ARCHITECTURE = {
     "encoder.layers",
     "encoder.heads",
     "encoder.feed_forward_dim",
-    "encoder.num_mels",
     "encoder.weighted_layers",
     "final_dim",
     "fusion",

@@ -124,10 +124,10 @@ def test_pre_training_by_adapters_and_fine_tuning_from_it(
     fit(module, data, tmp_path, max_steps=1).save_checkpoint(tmp_path / "papt.ckpt")
     learnt = {}
     for lora in (None, LoRA(rank=2)):
-        encoder = HubertEncoder(weighted_layers=True)
-        tuned = finetuning(encoder=encoder, papt_checkpoint=str(tmp_path / "papt.ckpt"), fusion="last", lora=lora)
+        options = {"papt_checkpoint": str(tmp_path / "papt.ckpt"), "fusion": "last", "lora": lora}
+        tuned = finetuning(encoder=HubertEncoder(weighted_layers=True), **options)
         tuned.build(emotion_data(synthetic_corpus))
-        learnt[lora] = {name for name, weight in encoder.named_parameters() if weight.requires_grad}
+        learnt[lora] = {name for name, weight in tuned.personalized.encoder.named_parameters() if weight.requires_grad}
         assert "layer_weights" in learnt[lora]
     assert all("lora_" in name for name in learnt[LoRA(rank=2)] - {"layer_weights"})
     # without --model.lora they are merged, and all weights learn

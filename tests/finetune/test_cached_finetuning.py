@@ -36,7 +36,7 @@ def one_step(network, data):
     module = finetuning(encoder=network, interpreter=SeededInterpreter(dropout=0.0))
     torch.manual_seed(0)
     module.build(data)
-    network.requires_grad_(requires_grad=False)
+    module.personalized.encoder.requires_grad_(requires_grad=False)
     module.log = lambda *_args, **_options: None
     batch = next(iter(data.train_dataloader()))
     loss = module.training_step(batch, 0)

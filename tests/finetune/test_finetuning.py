@@ -5,11 +5,12 @@ import pytest
 import torch
 from garbage import refused
 from tiny_models import emotion_data, finetuning, fit, trainer
+from tiny_models import encoder as tiny_encoder
 
 from ser_personal.encoder.base import Encoder, mean_pool
 from ser_personal.finetune.classification import EmotionClassification
 from ser_personal.finetune.concordance import CCCLoss, GlobalBatchLoss, MSELoss, ccc_loss
-from ser_personal.finetune.interpreters import TransformerInterpreter
+from ser_personal.finetune.interpreters import MLPInterpreter, TransformerInterpreter
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.sharing.export import load_finetuned
 from ser_personal.speakers.embedding import SpeakerEmbedding
@@ -186,14 +187,26 @@ def test_a_checkpoint_of_other_attributes_is_no_ones(data, finetuned_checkpoint,
         refused(what, trainer(tmp_path).test, module, datamodule=data, ckpt_path=finetuned_checkpoint)
 
 
-def test_an_encoder_of_ones_own_comes_back_and_is_of_one_model_alone(data, tmp_path):
+def test_an_encoder_of_ones_own_comes_back(data, tmp_path):
     module = finetuning(encoder=OwnEncoder())
     fit(module, data, tmp_path, max_steps=1).save_checkpoint(tmp_path / "own.ckpt")
     again = EmotionFineTuning.load_from_checkpoint(tmp_path / "own.ckpt", encoder=OwnEncoder())
     batch = next(iter(data.test_dataloader()))
     with torch.no_grad():
         assert torch.equal(again.eval()(batch)["predictions"], module.eval()(batch)["predictions"])
-    refused("OwnEncoder: is part of a model already", finetuning, encoder=module.personalized.encoder)
+
+
+def test_models_of_the_same_objects_share_no_weights(data, tmp_path):
+    parts = {"encoder": tiny_encoder(), "speakers": SpeakerEmbedding(8), "interpreter": MLPInterpreter((4,))}
+    options = {"fusion": "last", "train_speaker_embedding": True}
+    first = finetuning(**parts, **options)
+    fit(first, data, tmp_path, max_steps=1)
+    before = {name: weight.clone() for name, weight in first.state_dict().items()}
+    fit(finetuning(**parts, **options), data, tmp_path, max_steps=2)
+    assert_same(first.state_dict(), before)
+    trained = {"encoder": first.personalized.encoder, "speakers": first.personalized.speakers}
+    for name, part in (trained | {"interpreter": first.interpreter}).items():
+        refused(f"{type(part).__name__}: is part of a model, .* Make a new one", finetuning, **{name: part})
 
 
 def test_another_fit_goes_on_with_the_same_speakers_alone(data, papt_checkpoint, tmp_path, monkeypatch):
