@@ -16,7 +16,7 @@ from ser_personal.comparison.runs import (
     added_run,
     find_runs,
     named_folder,
-    pretraining_rows,
+    pretraining_scores,
     recipe_costs,
     ridge_runs,
 )
@@ -75,11 +75,11 @@ def compare(
     tests = join_runs(found)
     base, bootstrap = find_baseline(tests, baseline or tests[0].systems[0].recipe), Bootstrap(resamples, seed)
     sets = [compare_systems(test, base, bootstrap, min_utterances, gap_points(found)) for test in tests]
-    costs, pretrained = recipe_costs(found), pretraining_rows(found)
+    costs, pretrained = recipe_costs(found), pretraining_scores(found)
     stem = (named_folder(runs[0])[1] if out is None else Path(out)) / name
     tables = {
         f"{stem}.csv": pages.flat(sets, costs),
-        f"{stem}_pretraining.csv": pages.flat_pretraining(pretrained),
+        f"{stem}_pretraining.csv": pretrained,
         f"{stem}_gap.csv": pages.flat_gaps(sets),
     }
     texts = {f"{stem}.md": pages.page(sets, costs, pretrained, base, bootstrap)}
@@ -147,7 +147,7 @@ class TestSet:
     attribute: str
     speakers: tuple[str, ...]  # sorted; the same for all systems
     systems: tuple[System, ...]  # a recipe's calibrations together, its raw predictions first
-    notes: tuple[str, ...]  # seeds that lack speakers, controls that permuted nobody; one sentence each
+    notes: tuple[str, ...]  # seeds that lack speakers, controls that permuted no speaker; one sentence each
 
     def counted(self, min_utterances: int) -> NDArray[np.bool_]:
         """Speakers in A-CCC, (speakers,): with enough utterances, and a CCC in every system."""
@@ -244,27 +244,24 @@ def _require_same_labels(first: System, system: System, speakers: Sequence[str])
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """One system on one test set and attribute."""
+    """One system on one test set and attribute; scores and gains by metric, `overall_ccc` and `average_ccc`."""
 
     recipe: str
     calibration: str
     is_oracle: bool
     seeds: int  # averaged
-    overall_ccc: Estimate
-    average_ccc: Estimate
-    overall_gain: Estimate | None  # over the baseline, paired; None of the baseline itself, as average_gain
-    average_gain: Estimate | None
+    scores: dict[str, Estimate]
+    gains: dict[str, Estimate | None]  # over the baseline, paired; None of the baseline itself
 
 
 @dataclass(frozen=True)
 class GapRow:
-    """One recipe at one number of training speakers, uncalibrated: both sides, and `gap`, their paired difference."""
+    """One recipe at one number of training speakers, uncalibrated."""
 
     recipe: str
     training_speakers: int  # on each side
     seeds: int  # of the side that has fewer
-    overall_ccc: dict[str, Estimate]  # independent, dependent, gap
-    average_ccc: dict[str, Estimate]
+    scores: dict[str, dict[str, Estimate]]  # of the sides and their paired difference, `gap`; by metric
 
 
 @dataclass(frozen=True)
@@ -311,40 +308,36 @@ def compare_systems(
         baseline: name of the one that the others are compared with; where this set lacks it, differences are NaN.
         bootstrap: makes the resamples and the intervals.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
-        points: of the personalisation gap; those with only one side are left out.
+        points: of the personalisation gap, the dependent side; those without the other are left out.
     """
     weights, counted = bootstrap.weights([None] * len(test.speakers)), test.counted(min_utterances)
     number = {"overall_ccc": len(test.speakers), "average_ccc": int(counted.sum())}
+    drawn = {
+        system.name: {"overall_ccc": system.overall_ccc(weights), "average_ccc": system.average_ccc(weights, counted)}
+        for system in test.systems
+    }
+    drawn.setdefault(baseline, dict.fromkeys(number, np.full(len(weights), np.nan)))
 
-    def figures(system: System) -> dict[str, NDArray[np.float64]]:
-        return {"overall_ccc": system.overall_ccc(weights), "average_ccc": system.average_ccc(weights, counted)}
+    def estimates(name: str, minus: str | None = None) -> dict[str, Estimate]:
+        of, base = drawn[name], dict.fromkeys(number, 0.0) if minus is None else drawn[minus]
+        return {metric: bootstrap.estimate(of[metric] - base[metric], number[metric]) for metric in number}
 
-    def estimate(metric: str, drawn: NDArray[np.float64]) -> Estimate:
-        return bootstrap.estimate(drawn, number[metric])
-
-    of_systems = {system.name: figures(system) for system in test.systems}
-    undefined = dict.fromkeys(number, np.full(len(weights), np.nan))
-    base = of_systems.get(baseline, undefined)
-
-    def row(system: System) -> ComparedRow:
-        own = of_systems[system.name]
-        gains = {metric: estimate(metric, own[metric] - base[metric]) for metric in own}
-        return ComparedRow(
+    rows = [
+        ComparedRow(
             recipe=system.recipe,
             calibration=system.calibration,
             is_oracle=system.is_oracle,
             seeds=system.seeds,
-            overall_ccc=estimate("overall_ccc", own["overall_ccc"]),
-            average_ccc=estimate("average_ccc", own["average_ccc"]),
-            overall_gain=None if own is base else gains["overall_ccc"],
-            average_gain=None if own is base else gains["average_ccc"],
+            scores=estimates(system.name),
+            gains=dict.fromkeys(number) if system.name == baseline else {**estimates(system.name, baseline)},
         )
-
+        for system in test.systems
+    ]
     return ComparedSet(
         split=test.split,
         attribute=test.attribute,
-        rows=tuple(row(system) for system in test.systems),
-        gaps=tuple(_gaps(test, points, of_systems, estimate)),
+        rows=tuple(rows),
+        gaps=tuple(_gaps(test, points, estimates)),
         speakers=len(test.speakers),
         counted=number["average_ccc"],
         min_utterances=min_utterances,
@@ -353,30 +346,24 @@ def compare_systems(
 
 
 def gap_points(runs: Sequence[ComparedRun]) -> list[GapPoint]:
-    """The points of the personalisation gap, by recipe, then by number of training speakers."""
-    points = list(dict.fromkeys(run.point for run in runs if run.point is not None))
+    """The dependent sides of the personalisation gap, by recipe, then by number of training speakers."""
+    points = list(dict.fromkeys(replace(run.point, side="dependent") for run in runs if run.point is not None))
     recipes = list(dict.fromkeys(point.recipe for point in points))
     return sorted(points, key=lambda point: (recipes.index(point.recipe), point.training_speakers))
 
 
-def _gaps(
-    test: TestSet,
-    points: Sequence[GapPoint],
-    of_systems: dict[str, dict[str, NDArray[np.float64]]],
-    estimate: Callable[[str, NDArray[np.float64]], Estimate],
-) -> list[GapRow]:
+def _gaps(test: TestSet, points: Sequence[GapPoint], estimates: Callable[..., dict[str, Estimate]]) -> list[GapRow]:
     raw = {system.recipe: system for system in reversed(test.systems)}
     rows = []
-    for point in (point for point in points if point.side == "dependent"):
-        other = replace(point, side="independent")
-        if point.name not in raw or other.name not in raw:
+    for point in points:
+        dependent, independent = raw.get(point.name), raw.get(replace(point, side="independent").name)
+        if dependent is None or independent is None:
             continue
-        sides = {each.side: raw[each.name] for each in (other, point)}
-        contrast: dict[str, dict[str, Estimate]] = {}
-        for metric in ("overall_ccc", "average_ccc"):
-            drawn = {side: of_systems[system.name][metric] for side, system in sides.items()}
-            drawn["gap"] = drawn["dependent"] - drawn["independent"]
-            contrast[metric] = {what: estimate(metric, values) for what, values in drawn.items()}
-        seeds = min(system.seeds for system in sides.values())
-        rows.append(GapRow(point.recipe, point.training_speakers, seeds, **contrast))
+        scores = {
+            "independent": estimates(independent.name),
+            "dependent": estimates(dependent.name),
+            "gap": estimates(dependent.name, independent.name),
+        }
+        seeds = min(dependent.seeds, independent.seeds)
+        rows.append(GapRow(point.recipe, point.training_speakers, seeds, scores))
     return rows

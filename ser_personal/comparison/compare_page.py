@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from io import BytesIO
 from math import isnan
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ser_personal.calibration.table import decimal
-from ser_personal.comparison.runs import duration
+from ser_personal.comparison.runs import duration, training_costs
 from ser_personal.evaluation.run_files import RIDGE
 from ser_personal.files import atomic_write
 from ser_personal.report.bootstrap import gain, with_interval
-from ser_personal.report.figures import CALIBRATED, INK, RAW, style
+from ser_personal.report.figures import CALIBRATED, INK, RAW, short, style
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
 
-    from ser_personal.comparison.compare import ComparedRow, ComparedSet, GapRow
-    from ser_personal.comparison.runs import PretrainingRow, RecipeCost, RecipeStage
+    from ser_personal.comparison.compare import ComparedRow, ComparedSet
     from ser_personal.report.bootstrap import Bootstrap, Estimate
 
 METRICS = {"overall_ccc": "O-CCC", "average_ccc": "A-CCC"}
@@ -48,8 +46,8 @@ READ_GAP = (
 
 def page(
     sets: Sequence[ComparedSet],
-    costs: Sequence[RecipeCost],
-    pretrained: Sequence[PretrainingRow],
+    costs: pd.DataFrame,
+    pretrained: pd.DataFrame,
     baseline: str,
     bootstrap: Bootstrap,
 ) -> str:
@@ -64,12 +62,9 @@ def page(
     for compared in sets:
         parts += _section(compared)
     parts += _costs(costs)
-    if pretrained:
+    if len(pretrained):
         headings = ["pre-training", "runs", "loss", "accuracy", "loss, unseen speakers", "accuracy, unseen speakers"]
-        rows = [
-            [of.step, str(of.runs), *(_or_dash(each, decimal) for each in asdict(of.scores).values())]
-            for of in pretrained
-        ]
+        rows = [[step, str(runs), *map(decimal, scores)] for step, runs, *scores in pretrained.to_numpy()]
         parts += ["## Pre-training", _table(headings, rows), READ_PRETRAINING]
     return "\n\n".join([*parts, *_gaps(sets)]) + "\n"
 
@@ -81,10 +76,8 @@ def _section(compared: ComparedSet) -> list[str]:
             row.recipe,
             row.calibration + (" (oracle)" if row.is_oracle else ""),
             str(row.seeds),
-            with_interval(row.overall_ccc),
-            with_interval(row.average_ccc),
-            gain(row.overall_gain),
-            gain(row.average_gain),
+            *map(with_interval, row.scores.values()),
+            *map(gain, row.gains.values()),
         ]
         for row in compared.rows
     ]
@@ -92,8 +85,8 @@ def _section(compared: ComparedSet) -> list[str]:
 
 
 def about(compared: ComparedSet) -> str:
-    """Whom the scores of a set are of, why some have no interval, and what was left out."""
-    estimates = [estimate for row in compared.rows for estimate in (row.overall_ccc, row.average_ccc)]
+    """How many speakers a set's scores are over, why some have no interval, and what was left out."""
+    estimates = [estimate for row in compared.rows for estimate in row.scores.values()]
     reasons = dict.fromkeys(estimate.refused for estimate in estimates if estimate.refused)
     few = f"A-CCC over {compared.counted} with at least {compared.min_utterances} utterances"
     refusals = [f"no interval: {reason}" for reason in reasons]
@@ -106,58 +99,56 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
 
-def _or_dash(value: Any, formatted: Callable[[Any], str]) -> str:
-    return "-" if value is None else formatted(value)
+def _or_dash(value: float, formatted: Callable[[float], str]) -> str:
+    return "-" if isnan(value) else formatted(value)
 
 
-def _costs(costs: Sequence[RecipeCost]) -> list[str]:
-    if not costs:
+def _costs(costs: pd.DataFrame) -> list[str]:
+    if not len(costs):
         return []
+    training = training_costs(costs)
     totals = [
-        [cost.recipe, duration(cost.training_seconds), _or_dash(cost.training_cpu_seconds, duration)]
-        for cost in costs
-        if cost.training_seconds
+        [str(recipe), duration(seconds), _or_dash(cpu_seconds, duration)]
+        for recipe, seconds, cpu_seconds in training.itertuples()
     ]
     headings = ["recipe", "stage", "trained parameters", "time", "CPU time", "audio", "peak memory"]
-    stages = _table(headings, [[cost.recipe, *_stage(stage)] for cost in costs for stage in cost.stages])
-    trained = [_table(["training", "time", "CPU time"], totals), READ_TOTALS] if totals else []
-    return ["## Cost", *trained, stages, READ_STAGES]
-
-
-def _stage(stage: RecipeStage) -> list[str]:
-    cost = stage.cost
-    return [
-        stage.name + (" (shared)" if stage.is_shared else ""),
-        _or_dash(cost.trained_parameters, "{:,}".format),
-        duration(cost.seconds),
-        _or_dash(cost.cpu_seconds, duration),
-        _or_dash(cost.speech_seconds, duration),
-        _or_dash(cost.peak_memory, lambda size: f"{size / 2**30:.2f} GiB"),
+    stages = [
+        [
+            stage["recipe"],
+            stage["stage"] + (" (shared)" if stage["is_shared"] else ""),
+            _or_dash(stage["trained_parameters"], "{:,.0f}".format),
+            duration(stage["seconds"]),
+            _or_dash(stage["cpu_seconds"], duration),
+            _or_dash(stage["speech_seconds"], duration),
+            _or_dash(stage["peak_memory"], lambda size: f"{size / 2**30:.2f} GiB"),
+        ]
+        for stage in costs.to_dict("records")
     ]
+    trained = [_table(["training", "time", "CPU time"], totals), READ_TOTALS] if totals else []
+    return ["## Cost", *trained, _table(headings, stages), READ_STAGES]
 
 
 def _gaps(sets: Sequence[ComparedSet]) -> list[str]:
     with_gap = [compared for compared in sets if compared.gaps]
     parts = ["## Personalisation gap", READ_GAP] if with_gap else []
     headings = ["recipe", "training speakers", "seeds"]
-    headings += [f"{name} {what}" for name in METRICS.values() for what in SIDES]
-
-    def cells(row: GapRow) -> list[str]:
-        scores = [getattr(row, metric) for metric in METRICS]
-        sides = [[with_interval(of["independent"]), with_interval(of["dependent"]), gain(of["gap"])] for of in scores]
-        return [row.recipe, str(row.training_speakers), str(row.seeds), *sides[0], *sides[1]]
-
+    headings += [f"{name} {side}" for name in METRICS.values() for side in SIDES]
+    formatted = {"independent": with_interval, "dependent": with_interval, "gap": gain}
     for compared in with_gap:
-        table = _table(headings, [cells(row) for row in compared.gaps])
-        parts += [f"### {compared.split}: {compared.attribute}", about(compared), table]
+        rows = [
+            [row.recipe, str(row.training_speakers), str(row.seeds)]
+            + [formatted[side](row.scores[side][metric]) for metric in METRICS for side in SIDES]
+            for row in compared.gaps
+        ]
+        parts += [f"### {compared.split}: {compared.attribute}", about(compared), _table(headings, rows)]
     return parts
 
 
-def flat(sets: Sequence[ComparedSet], costs: Sequence[RecipeCost]) -> pd.DataFrame:
+def flat(sets: Sequence[ComparedSet], costs: pd.DataFrame) -> pd.DataFrame:
     """One line a system, test set and attribute, with what its recipe costs; blank where undefined."""
     import pandas as pd
 
-    seconds = {cost.recipe: cost.training_seconds for cost in costs}
+    seconds = training_costs(costs)["seconds"]
     return pd.DataFrame(
         {
             "split": compared.split,
@@ -168,20 +159,13 @@ def flat(sets: Sequence[ComparedSet], costs: Sequence[RecipeCost]) -> pd.DataFra
             "seeds": row.seeds,
             "speakers": compared.speakers,
             "average_ccc_speakers": compared.counted,
-            **_numbers({"overall_ccc": row.overall_ccc, "average_ccc": row.average_ccc}),
-            **_numbers({"overall_ccc_difference": row.overall_gain, "average_ccc_difference": row.average_gain}),
+            **_numbers(row.scores),
+            **_numbers({f"{metric}_difference": gained for metric, gained in row.gains.items()}),
             "training_seconds": seconds.get(row.recipe),
         }
         for compared in sets
         for row in compared.rows
     )
-
-
-def flat_pretraining(rows: Sequence[PretrainingRow]) -> pd.DataFrame:
-    """One line a pre-training step; blank where undefined."""
-    import pandas as pd
-
-    return pd.DataFrame({"step": row.step, "runs": row.runs, **asdict(row.scores)} for row in rows)
 
 
 def flat_gaps(sets: Sequence[ComparedSet]) -> pd.DataFrame:
@@ -197,14 +181,14 @@ def flat_gaps(sets: Sequence[ComparedSet]) -> pd.DataFrame:
             "seeds": row.seeds,
             "speakers": compared.speakers,
             "average_ccc_speakers": compared.counted,
-            **_numbers({f"{metric}_{side}": getattr(row, metric)[side] for metric in METRICS for side in SIDES}),
+            **_numbers({f"{metric}_{side}": row.scores[side][metric] for metric in METRICS for side in SIDES}),
         }
         for compared in sets
         for row in compared.gaps
     )
 
 
-def _numbers(estimates: dict[str, Estimate | None]) -> dict[str, float | None]:
+def _numbers(estimates: Mapping[str, Estimate | None]) -> dict[str, float | None]:
     ends = {"": "value", "_low": "low", "_high": "high"}
     return {
         f"{name}{end}": None if estimate is None else getattr(estimate, field)
@@ -225,8 +209,7 @@ def row_label(row: ComparedRow) -> str:
 
 
 def _cells(row: ComparedRow) -> list[str]:
-    scores = decimal(row.overall_ccc.value), decimal(row.average_ccc.value)
-    return [row_label(row), *scores, gain(row.average_gain)]
+    return [row_label(row), *(decimal(score.value) for score in row.scores.values()), gain(row.gains["average_ccc"])]
 
 
 def show_sets(sets: Sequence[ComparedSet], baseline: str, page: str) -> None:
@@ -250,7 +233,7 @@ def show_sets(sets: Sequence[ComparedSet], baseline: str, page: str) -> None:
     console.print(table)
     for compared in sets:
         console.print(f"{compared.split}, {compared.attribute}: {about(compared)}", style="dim", markup=False)
-    compared_to = [one for one in sets if any(row.average_gain is not None for row in summary(one))]
+    compared_to = [one for one in sets if any(row.gains["average_ccc"] is not None for row in summary(one))]
     if without := [f"{one.split}, {one.attribute}" for one in compared_to if not _gains(one)]:
         lacking = f"{baseline} predicts nothing to compare with of {'; '.join(without)}: --baseline names another."
         console.print(lacking, markup=False, soft_wrap=True)
@@ -278,13 +261,8 @@ def latex(sets: Sequence[ComparedSet], baseline: str) -> str:
 
 def _gains(compared: ComparedSet) -> list[tuple[Estimate, ComparedRow]]:
     """What each row gains over the baseline, the greatest first; nothing where the baseline isn't there."""
-    found = [(row.average_gain, row) for row in summary(compared) if row.average_gain is not None]
+    found = [(gained, row) for row in summary(compared) if (gained := row.gains["average_ccc"]) is not None]
     return sorted((pair for pair in found if not isnan(pair[0].value)), key=lambda pair: -pair[0].value)
-
-
-def _abridged(name: str) -> str:
-    """A name that leaves room for what is drawn beside it."""
-    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}...{name[-LONGEST // 2 :]}"
 
 
 def draw_forest(sets: Sequence[ComparedSet], baseline: str, path: Path) -> None:
@@ -304,11 +282,11 @@ def draw_forest(sets: Sequence[ComparedSet], baseline: str, path: Path) -> None:
                 if estimate.refused is None:
                     axes.plot([estimate.low, estimate.high], [y, y], color=colour)
                 axes.plot([estimate.value], [y], "o", color=colour, markersize=6)
-            axes.set_yticks(range(len(rows)), [_abridged(row_label(row)) for _, row in rows])
+            axes.set_yticks(range(len(rows)), [short(row_label(row), LONGEST) for _, row in rows])
             axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
             axes.set_title(f"{compared.split}: {compared.attribute}")
             axes.grid(axis="x")
-        panels[-1].set_xlabel(f"A-CCC minus that of {_abridged(baseline)},\n95 % intervals over speakers")
+        panels[-1].set_xlabel(f"A-CCC minus that of {short(baseline, LONGEST)},\n95 % intervals over speakers")
         content = BytesIO()
         figure.savefig(content)
     atomic_write(path, content.getvalue())

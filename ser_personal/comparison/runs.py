@@ -8,7 +8,6 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import zip_longest
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -44,7 +43,7 @@ class StageCost:
 
     @classmethod
     def of(cls, measured: dict[str, Any]) -> Self:
-        """Take what it knows of a record."""
+        """Take its fields from a record, which may have others."""
         return cls(**{field.name: measured[field.name] for field in fields(cls) if field.name in measured})
 
 
@@ -271,37 +270,32 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
     tested = _tested_utterances(runs)
     path = Path(file)
     rows = read_rows(path, required=("utterance",), filled=("utterance",))
-    listed = Counter(row["utterance"] for row in rows)
-    twice, missing = [one for one, times in listed.items() if times > 1], [*(set(tested["utterance"]) - listed.keys())]
-    others = [*(listed.keys() - set(tested["utterance"]))]
+    listed, expected = Counter(row["utterance"] for row in rows), set(tested["utterance"])
+    lacks = f"lacks {{}} of {len(expected)} utterances that the runs were tested on"
     for what, found, remedy in (
-        ("more than once", twice, "Keep one row of each"),
-        ("that no run was tested on", others, "Leave them out"),
+        ("lists {} utterances more than once", {one for one in listed if listed[one] > 1}, "Keep one row of each"),
+        ("lists {} utterances that no run was tested on", listed.keys() - expected, "Leave them out"),
+        (lacks, expected - listed.keys(), "Predict those, too, or compare runs on the utterances that it has"),
     ):
         if found:
-            raise UserError(f"lists {len(found)} utterances {what}: {first_few(found)}", where=path, remedy=remedy)
-    if missing:
-        what = f"lacks {len(missing)} of {len(tested)} utterances that the runs were tested on: {first_few(missing)}"
-        raise UserError(what, where=path, remedy="Predict those, too, or compare runs on the utterances that it has")
+            raise UserError(f"{what.format(len(found))}: {first_few(sorted(found))}", where=path, remedy=remedy)
     attributes = [one for one in ATTRIBUTES if f"{one}_label" in tested]
     column_of = {one: next((name for name in (one, f"{one}_raw") if name in rows[0]), None) for one in attributes}
     predicted = {one: column for one, column in column_of.items() if column is not None}
     if not predicted:
         what = f"has no column of predictions (found: {', '.join(rows[0])})"
         raise UserError(what, where=path, remedy=f"Name it by the attribute, such as {attributes[0]}")
-    row_of = {row["utterance"]: row for row in rows}
+    values_of = {
+        row["utterance"]: [
+            read_number(row, column, f"{path}, utterance {row['utterance']}", "Give a prediction")
+            for column in predicted.values()
+        ]
+        for row in rows
+    }
     scales = [run.metrics["scale"] for run in runs if "scale" in run.metrics]
     moments = []
     for split, part in tested.groupby("split", sort=False):
-        values = np.array(
-            [
-                [
-                    read_number(row_of[one], each, f"{path}, utterance {one}", "Give a prediction")
-                    for each in predicted.values()
-                ]
-                for one in part["utterance"]
-            ]
-        )
+        values = np.array([values_of[one] for one in part["utterance"]])
         if scales:
             require_on_scale(values, "predictions", list(predicted), scales[0], path)
         labels = part[[f"{one}_label" for one in predicted]].to_numpy(dtype=np.float64)
@@ -318,7 +312,10 @@ def _tested_utterances(runs: Sequence[ComparedRun]) -> pd.DataFrame:
 
     tables = [
         pd.read_csv(
-            run.folder / PREDICTIONS, dtype={"utterance": str, "speaker": str}, keep_default_na=False, na_values=[""]
+            run.folder / PREDICTIONS,
+            dtype=dict.fromkeys(("utterance", "speaker", "split"), str),
+            keep_default_na=False,
+            na_values=[""],
         )
         for run in runs
         if run.folder is not None and (run.folder / PREDICTIONS).is_file()
@@ -343,93 +340,45 @@ _NO_TRAINING = {"synth", "folds", "check", "import", "test"}
 _LARGEST = {"peak_memory", "trained_parameters"}
 
 
-@dataclass(frozen=True)
-class RecipeStage:
-    """A command of a recipe: means over its runs, maxima for memory and trained parameters."""
+def recipe_costs(runs: Sequence[ComparedRun]) -> pd.DataFrame:
+    """What the commands of each recipe cost, in order, shared preparation first; recipes without a record are left out.
 
-    name: str
-    cost: StageCost
-    is_shared: bool  # other recipes may use its result
+    A row a command: recipe, stage, is_shared (other recipes may use its result) and the fields of `StageCost`, means
+    over the recipe's runs, maxima of memory and trained parameters; NaN where not measured.
+    """
+    import pandas as pd
 
-
-@dataclass(frozen=True)
-class RecipeCost:
-    """All commands that made a recipe's models, in order, shared preparation included."""
-
-    recipe: str
-    stages: tuple[RecipeStage, ...]
-
-    @property
-    def training_seconds(self) -> float:
-        """Wall time to train one model, starting from the corpus."""
-        return float(sum(cost.seconds for cost in self._training))
-
-    @property
-    def training_cpu_seconds(self) -> float | None:
-        """CPU time of all threads; None where one stage did not measure it."""
-        counted = [cost.cpu_seconds for cost in self._training]
-        return None if not counted or None in counted else float(sum(filter(None, counted)))
-
-    @property
-    def _training(self) -> list[StageCost]:
-        return [stage.cost for stage in self.stages if stage.cost.command not in _NO_TRAINING]
-
-
-def recipe_costs(runs: Sequence[ComparedRun]) -> list[RecipeCost]:
-    """Average the cost of the runs of each recipe; recipes without any record are left out."""
-    costs = []
+    key, measured = ["recipe", "stage", "is_shared", "command"], [field.name for field in fields(StageCost)][1:]
+    rows = []
     for recipe in dict.fromkeys(run.recipe for run in runs):
         own = [run for run in runs if run.recipe == recipe]
-        shared: dict[str, list[StageCost]] = {}
-        for record in dict.fromkeys(record for run in own for record in run.needs):
-            shared.setdefault(record.name, []).extend(record.stages)
-        stages = [
-            RecipeStage(name, cost, is_shared=True) for name, of_step in shared.items() for cost in _means(of_step)
+        needed = dict.fromkeys(record for run in own for record in run.needs)
+        stages = [(record.name, True, stage) for record in needed for stage in record.stages]
+        stages += [(stage.command, False, stage) for run in own for stage in run.stages]
+        rows += [
+            {"recipe": recipe, "stage": name, "is_shared": shared, **asdict(stage)} for name, shared, stage in stages
         ]
-        stages += [
-            RecipeStage(cost.command, cost, is_shared=False)
-            for cost in _means([stage for run in own for stage in run.stages])
-        ]
-        if stages:
-            costs.append(RecipeCost(recipe, tuple(stages)))
-    return costs
+    table = pd.DataFrame(rows, columns=[*key, *measured]).astype(dict.fromkeys(measured, float))
+    ways = {name: "max" if name in _LARGEST else "mean" for name in measured}
+    return table.groupby(key, sort=False, as_index=False).agg(ways)
 
 
-def _means(stages: Sequence[StageCost]) -> list[StageCost]:
-    means = []
-    for command in dict.fromkeys(stage.command for stage in stages):
-        own = [stage for stage in stages if stage.command == command]
-        measured: dict[str, Any] = {"command": command}
-        for name in [each.name for each in fields(StageCost)][1:]:
-            known = [value for stage in own if (value := getattr(stage, name)) is not None]
-            if known:
-                measured[name] = max(known) if name in _LARGEST else fmean(known)
-        means.append(StageCost(**measured))
-    return means
+def training_costs(costs: pd.DataFrame) -> pd.DataFrame:
+    """Wall and CPU time to train one model of each recipe from the corpus; NaN where a command did not measure it."""
+    import pandas as pd
+
+    training = costs[~costs["command"].isin(_NO_TRAINING)].groupby("recipe", sort=False)
+    return training[["seconds", "cpu_seconds"]].agg(pd.Series.sum, skipna=False)
 
 
-@dataclass(frozen=True)
-class PretrainingRow:
-    """One pre-training step of a study: mean scores of its runs over seeds and folds."""
+def pretraining_scores(runs: Sequence[ComparedRun]) -> pd.DataFrame:
+    """Mean scores of each pre-training that the runs used, over its own runs; NaN where one of these lacks a score."""
+    import pandas as pd
 
-    step: str
-    runs: int
-    scores: PretrainingScores
-
-
-def pretraining_rows(runs: Sequence[ComparedRun]) -> list[PretrainingRow]:
-    """Average the scores of each pre-training that the runs used; a score that one of them lacks is None."""
-    found: dict[str, list[PretrainingScores]] = {}
-    for record in dict.fromkeys(record for run in runs for record in run.needs):
-        if record.pretraining is not None:
-            found.setdefault(record.name, []).append(record.pretraining)
-
-    def mean(scores: Sequence[PretrainingScores], name: str) -> Any:
-        values = [getattr(each, name) for each in scores]
-        return None if None in values else fmean(values)
-
+    records = dict.fromkeys(record for run in runs for record in run.needs)
     names = [field.name for field in fields(PretrainingScores)]
-    return [
-        PretrainingRow(step, len(scores), PretrainingScores(**{name: mean(scores, name) for name in names}))
-        for step, scores in found.items()
-    ]
+    rows = [{"step": each.name, **asdict(each.pretraining)} for each in records if each.pretraining is not None]
+    table = pd.DataFrame(rows, columns=["step", *names]).astype(dict.fromkeys(names, float)).groupby("step", sort=False)
+    means = table.agg(pd.Series.mean, skipna=False)
+    means.insert(0, "runs", table.size())
+    return means.reset_index()

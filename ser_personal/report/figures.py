@@ -180,13 +180,10 @@ def forest(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap)
     return Drawing(f"A-CCC of {attribute} compared with raw predictions, {raw}: {listed}.", figure)
 
 
-_LONGEST_NAME = 14
-
-
-def short(name: str) -> str:
-    """A speaker's name as a figure has room for it: its two ends where it is long."""
-    half = _LONGEST_NAME // 2
-    return name if len(name) <= _LONGEST_NAME else f"{name[: half - 1]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
+def short(name: str, longest: int = 14) -> str:
+    """A name as a figure has room for it: its two ends where it has more characters than `longest`."""
+    half = longest // 2
+    return name if len(name) <= longest else f"{name[: half - 1]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"
 
 
 _MOST_NAMED = 120

@@ -94,15 +94,16 @@ def test_differences_to_a_baseline_are_paired():
     (test,) = join_runs([baseline, MADE.run("same", row), MADE.run("better", MADE.row(0.3))])
     assert find_baseline([test], "vanilla/sigma") == "vanilla/sigma"
     compared = compare_systems(test, find_baseline([test], "vanilla"), Bootstrap(300), min_utterances=5)
-    vanilla, _, same, better = compared.rows
-    assert vanilla.overall_gain is None
-    assert (same.overall_gain.value, same.overall_gain.low, same.overall_gain.high) == (0, 0, 0)
-    assert better.overall_gain.low > 0
+    vanilla, _, same, better = (row.gains["overall_ccc"] for row in compared.rows)
+    assert vanilla is None
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert better.low > 0
     # nowhere near what two unpaired intervals would leave open
-    width = better.overall_ccc.high - better.overall_ccc.low + vanilla.overall_ccc.high - vanilla.overall_ccc.low
-    assert better.overall_gain.high - better.overall_gain.low < width
-    # one of another test set
-    assert {gain(row.average_gain) for row in compare_systems(test, "papt/raw", Bootstrap(100)).rows} == {"-"}
+    unpaired = [compared.rows[place].scores["overall_ccc"] for place in (0, 3)]
+    assert better.high - better.low < sum(score.high - score.low for score in unpaired)
+    # the baseline was tested on another set
+    elsewhere = compare_systems(test, "papt/raw", Bootstrap(100)).rows
+    assert {gain(row.gains["average_ccc"]) for row in elsewhere} == {"-"}
 
 
 def test_average_is_over_the_same_speakers_in_every_row():
@@ -118,8 +119,8 @@ def test_average_is_over_the_same_speakers_in_every_row():
     for least, counted in ((5, 9), (10, 4), (20, 0)):
         compared = compare_systems(test, "one/raw", Bootstrap(100), min_utterances=least)
         assert (compared.speakers, compared.counted) == (12, counted)
-        assert compared.rows[0].average_ccc.refused == f"{counted} speakers, an interval needs 10"
-        assert compared.rows[0].overall_ccc.refused is None
+        refused = [score.refused for score in compared.rows[0].scores.values()]
+        assert refused == [None, f"{counted} speakers, an interval needs 10"]
 
 
 def test_runs_that_cannot_be_compared_are_refused():
@@ -174,6 +175,8 @@ def test_runs_by_hand_are_named_by_their_folders(runs, capsys):
     page = (runs / "comparison.md").read_text()
     table = pd.read_csv(runs / "comparison.csv")
     assert set(table.recipe) == {"papt", "vanilla"}
+    # what a training took isn't known of a test alone
+    assert table.training_seconds.isna().all()
     best = table[(table.recipe == "papt") & (table.calibration == "raw")].iloc[0]
     assert best.overall_ccc_low < best.overall_ccc < best.overall_ccc_high
     assert best.overall_ccc_difference_low > 0
@@ -343,17 +346,20 @@ def test_runs_of_one_attribute_each_share_a_ridge_and_another_method(tmp_path):
     for attribute in ("arousal", "valence"):
         (tmp_path / attribute).mkdir()
         rows = (LARGE.row(0.5), LARGE.row(0.8, "ridge", seed=2))
-        write_moments(tmp_path / attribute, [LARGE.moments(row).assign(attribute=attribute) for row in rows])
-        labelled = tested[["utterance"]].assign(speaker=LARGE.speakers, split="test1")
+        of_rows = [LARGE.moments(row).assign(attribute=attribute, split="01") for row in rows]
+        write_moments(tmp_path / attribute, of_rows)
+        labelled = tested[["utterance"]].assign(speaker=LARGE.speakers, split="01")
         labelled[f"{attribute}_label"] = LARGE.labels[:, 0]
         labelled.to_csv(tmp_path / attribute / "predictions.csv", index=False)
         tested[attribute] = LARGE.row(0.7, seed=3).predictions[0, :, 0]
     tested.to_csv(tmp_path / "mine.csv", index=False)
-    written = ["arousal", "valence"]
-    added, out = f"mine={tmp_path / 'mine.csv'}", str(tmp_path / "out")
-    compare([str(tmp_path / attribute) for attribute in written], add=added, out=out, resamples=200)
-    found = pd.read_csv(tmp_path / "out" / "comparison.csv").groupby("recipe")["attribute"].agg(sorted).to_dict()
     both = ["arousal", "valence"]
+    runs, added = [str(tmp_path / attribute) for attribute in both], f"mine={tmp_path / 'mine.csv'}"
+    compare(runs, add=added, out=str(tmp_path / "out"), resamples=200)
+    table = pd.read_csv(tmp_path / "out" / "comparison.csv", dtype=str)
+    # a test set may be called by a number
+    assert set(table["split"]) == {"01"}
+    found = table.groupby("recipe")["attribute"].agg(sorted).to_dict()
     assert found == {"arousal": both[:1], "valence": both[1:], "ridge": both, "mine": both}
 
 
