@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ser_personal.calibration.divergence import pearson
-from ser_personal.files import write_json
-from ser_personal.report.bootstrap import COVERAGE, Bootstrap, Estimate, speaker_gains
+from ser_personal.report.bootstrap import Bootstrap, Estimate, speaker_gains
 from ser_personal.scores import ccc_from_sums, concordance, rows_by_speaker
 
 if TYPE_CHECKING:
@@ -233,20 +231,13 @@ def harm(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap) -
     change_of = speaker_gains(test, attribute, run.chosen, "raw")
     speakers, changes = list(change_of), np.array(list(change_of.values()))
     harmed = changes < 0
-    weights = bootstrap.weights([None] * len(speakers))
     worst = int(np.argmin(changes)) if harmed.any() else None
-
     genders = np.array([test.speakers[speaker].gender or "unknown" for speaker in speakers])
-
-    def mean(values: NDArray[Any]) -> Estimate:
-        means = weights @ values / len(values) if len(values) else np.full(len(weights), np.nan)
-        return bootstrap.estimate(means, len(values))
-
     return Harm(
         speakers=len(speakers),
         harmed=int(harmed.sum()),
-        share=mean(harmed.astype(np.float64)),
-        mean_change=mean(changes),
+        share=bootstrap.mean(harmed),
+        mean_change=bootstrap.mean(changes),
         worst_loss=0.0 if worst is None else float(-changes[worst]),
         worst_speaker=None if worst is None else speakers[worst],
         harmed_of_gender={
@@ -411,9 +402,3 @@ def _audit_partition(run: RunFiles, test: ScoredSet, partition: Partition, boots
         for attribute in attributes
     }
     return PartitionAudit(partition.name, partition.note, len(test.utterances) - placed, groups if placed else {})
-
-
-def write_audit(path: Path, found: Audit, run: RunFiles) -> None:
-    """Write audit.json."""
-    settings = {"interval": COVERAGE, "min_utterances": run.min_utterances, "calibration": run.chosen}
-    write_json(path, {"meaning": MEANING, **settings, **asdict(found)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import nan
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jsonargparse.typing import restricted_number_type
@@ -71,6 +71,12 @@ class Bootstrap:
             return Estimate(value, refused="undefined")
         low, high = np.nanquantile(drawn, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
         return Estimate(value, float(low), float(high))
+
+    def mean(self, values: NDArray[Any]) -> Estimate:
+        """Estimate the mean of values (speakers,) over the speakers, NaN of no speaker."""
+        number = len(values)
+        means = self.weights([None] * number) @ values / number if number else np.full(2, nan)
+        return self.estimate(means, number)
 
 
 def signed(value: float) -> str:
@@ -154,10 +160,7 @@ def speaker_gains(test: ScoredSet, attribute: str, row: str, than: str) -> dict[
 
 def paired_gain(test: ScoredSet, attribute: str, row: str, than: str, bootstrap: Bootstrap) -> Estimate:
     """The A-CCC of one row minus that of another, over the speakers who have a CCC in both, who are resampled."""
-    gains = np.array([*speaker_gains(test, attribute, row, than).values()])
-    if not len(gains):
-        return bootstrap.estimate(np.full(2, np.nan), 0)
-    return bootstrap.estimate(bootstrap.weights([None] * len(gains)) @ gains / len(gains), len(gains))
+    return bootstrap.mean(np.array([*speaker_gains(test, attribute, row, than).values()]))
 
 
 def verdicts(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap) -> list[Verdict]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +10,11 @@ from jsonargparse.typing import NonNegativeInt  # resolved at run time
 
 from ser_personal.calibration.table import decimal
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write
+from ser_personal.files import atomic_write, write_json
 from ser_personal.report.audit import MEANING, METRICS, SHIFTS, SYSTEMS
-from ser_personal.report.bootstrap import Bootstrap, Resamples, interval, signed_interval, verdicts
+from ser_personal.report.bootstrap import COVERAGE, Bootstrap, Resamples, interval, signed_interval, verdicts
 from ser_personal.report.figures import as_svg, row_text, settings, style
-from ser_personal.report.timeline import is_annotation, render, write_timelines
+from ser_personal.report.timeline import TABLES, render, write_timelines
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -50,7 +51,7 @@ def report(
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
-    if is_annotation(run):
+    if Path(run).suffix.lower() in TABLES and not Path(run).is_dir():
         places = (None if place is None else Path(place) for place in (audio, out))
         for line in write_timelines(Path(run), *places):
             console.print(line, markup=False)
@@ -64,14 +65,15 @@ def report(
         raise UserError("is no table of annotated recordings", where=run, remedy=remedy)
 
     from ser_personal.evaluation.run_files import read_run
-    from ser_personal.report.audit import audit, write_audit
+    from ser_personal.report.audit import audit
     from ser_personal.report.figures import draw_all
 
     read = read_run(run)
     found = audit(read, Bootstrap(resamples, seed))
     page = read.folder / "report.html"
     atomic_write(page, _page(read, found, draw_all(read, found)))
-    write_audit(read.folder / "audit.json", found, read)
+    of_run = {"interval": COVERAGE, "min_utterances": read.min_utterances, "calibration": read.chosen}
+    write_json(read.folder / "audit.json", {"meaning": MEANING, **of_run, **asdict(found)})
     console.print(f"written: {page} and audit.json", markup=False)
 
 

@@ -12,9 +12,9 @@ from base64 import b64encode
 from collections import Counter
 from dataclasses import dataclass, replace
 from io import BytesIO
-from math import isfinite, nan
+from math import isfinite, isnan, nan
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -45,46 +45,49 @@ VALUES = ("calibrated", "raw", "low", "high")
 PROBABILITY = "_probability"
 
 
+class Predicted(NamedTuple):
+    """What was predicted of an utterance.
+
+    Attributes:
+        speaker: None where unknown.
+        start: seconds.
+        end: seconds.
+        values: (attributes, 4), calibrated, raw, low and high; NaN where there is no interval. Of categories, the
+            first is the probability, the others are NaN.
+        overlap: seconds in which others speak, too.
+        short: whether it lasts under a second.
+    """
+
+    speaker: str | None
+    start: float
+    end: float
+    values: NDArray[np.float64]
+    overlap: float
+    short: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """A recording's utterances in the order of time, or recordings of one utterance each, one after the other.
+    """A recording, or recordings of one utterance each, one after the other.
 
     Attributes:
         file: of the recording, or what several are called.
         attributes: that were predicted, or categories.
-        speakers: in the order in which they first speak, None the unknown.
-        speaker_index: (utterances,), into `speakers`.
-        start: (utterances,), seconds.
-        end: (utterances,), seconds.
-        values: (utterances, attributes, 4), calibrated, raw, low and high; NaN where there is no interval. Of
-            categories, the first is the probability, the others are NaN.
-        overlap: (utterances,), seconds in which others speak, too.
-        short: (utterances,), whether it lasts under a second.
         categories: whether `attributes` are such.
+        utterances: in the order of time.
         files: of several recordings, each utterance's file and the second at which it begins.
     """
 
     file: str
     attributes: tuple[str, ...]
-    speakers: tuple[str | None, ...]
-    speaker_index: NDArray[np.int64]
-    start: NDArray[np.float64]
-    end: NDArray[np.float64]
-    values: NDArray[np.float64]
-    overlap: NDArray[np.float64]
-    short: NDArray[np.bool_]
     categories: bool
+    utterances: tuple[Predicted, ...]
     files: tuple[tuple[str, float], ...] = ()
 
     @property
     def name(self) -> str:
         """Its file's name without the folder."""
         return Path(self.file).name
-
-
-def is_annotation(path: str) -> bool:
-    """Whether a path is that of a table, by its ending."""
-    return Path(path).suffix.lower() in TABLES and not Path(path).is_dir()
 
 
 def write_timelines(table: Path, audio: Path | None = None, out: Path | None = None) -> list[str]:
@@ -108,8 +111,8 @@ def write_timelines(table: Path, audio: Path | None = None, out: Path | None = N
     found = read_timelines(table)
     source = quote_path(table, index)
     refuse_page_of_another(table, index, source)
-    single = [timeline for timeline in found if len(timeline.start) == 1]
-    groups = [[timeline] for timeline in found if len(timeline.start) > 1 or len(single) == 1]
+    single = [timeline for timeline in found if len(timeline.utterances) == 1]
+    groups = [[timeline] for timeline in found if len(timeline.utterances) > 1 or len(single) == 1]
     groups += [single] if len(single) > 1 else []
     if len(groups) > MOST_PAGES:
         what = f"holds {len(groups)} recordings of several utterances, and at most {MOST_PAGES} get a page each"
@@ -190,22 +193,17 @@ def refuse_page_of_another(table: Path, page: Path, source: str) -> None:
 
 def one_after_the_other(single: Sequence[Timeline], seconds: Sequence[float]) -> Timeline:
     """Recordings of one utterance each, of so many seconds or 0 where that is unknown, as one timeline."""
-    lengths = [max(length, float(one.end[0])) for one, length in zip(single, seconds, strict=True)]
-    begins = np.cumsum([0.0, *lengths])[:-1]
+    utterances = [one.utterances[0] for one in single]
+    lengths = [max(length, one.end) for one, length in zip(utterances, seconds, strict=True)]
+    begins = np.cumsum([0.0, *lengths])[:-1].tolist()
     names = [one.file for one in single]
     common = os.path.commonprefix(names).rfind("/") + 1  # noqa: RUF071  of paths up to a slash
-    speakers = tuple(dict.fromkeys(one.speakers[0] for one in single))
+    moved = [one._replace(start=at + one.start, end=at + one.end) for one, at in zip(utterances, begins, strict=True)]
     return replace(
         single[0],
         file=f"{len(single)} single utterances",
-        speakers=speakers,
-        speaker_index=np.array([speakers.index(one.speakers[0]) for one in single]),
-        start=begins + [one.start[0] for one in single],
-        end=begins + [one.end[0] for one in single],
-        values=np.concatenate([one.values for one in single]),
-        overlap=np.concatenate([one.overlap for one in single]),
-        short=np.concatenate([one.short for one in single]),
-        files=tuple((name[common:], begin) for name, begin in zip(names, begins.tolist(), strict=True)),
+        utterances=tuple(moved),
+        files=tuple((name[common:], begin) for name, begin in zip(names, begins, strict=True)),
     )
 
 
@@ -252,31 +250,34 @@ def find_sound(path: Path | str, page: Path, *, embed: bool = True) -> tuple[str
 
 def describe(timeline: Timeline, seconds: float) -> dict[str, Any]:
     """What a page shows of a recording of so many seconds, 0 where that is unknown."""
-    seconds = max(seconds, float(timeline.end.max()))
+    seconds = max(seconds, *(one.end for one in timeline.utterances))
+    values = np.array([one.values for one in timeline.utterances])
     plane = [timeline.attributes.index(name) for name in ("arousal", "valence") if name in timeline.attributes]
-    data = {
+    # in the order in which they first speak
+    speakers = list(dict.fromkeys(one.speaker for one in timeline.utterances))
+    data: dict[str, Any] = {
         "seconds": round(seconds, 3),
         "attributes": timeline.attributes,
-        "speakers": [named(speaker) for speaker in timeline.speakers],
+        "speakers": [named(speaker) for speaker in speakers],
         "categories": timeline.categories,
         "files": [(name, round(begin, 3)) for name, begin in timeline.files],
         "axes": [
-            PROBABILITIES if timeline.categories else axis(timeline.values[:, number])
+            PROBABILITIES if timeline.categories else axis(values[:, number])
             for number in range(len(timeline.attributes))
         ],
-        "intervals": bool(np.isfinite(timeline.values[:, :, 2:]).all(axis=2).any()),
-        "plane": axis(timeline.values[:, plane, 0]) if len(plane) == 2 else None,
+        "intervals": bool(np.isfinite(values[:, :, 2:]).all(axis=2).any()),
+        "plane": axis(values[:, plane, 0]) if len(plane) == 2 else None,
         "rows": [
-            [int(who), round(start, 3), round(end, 3), round(overlap, 3), int(short)]
-            + [round(value, 3) if isfinite(value) else None for value in values.ravel()]
-            for who, start, end, overlap, short, values in zip(
-                *(timeline.speaker_index, timeline.start.tolist(), timeline.end.tolist()),
-                *(timeline.overlap.tolist(), timeline.short, timeline.values),
-                strict=True,
-            )
+            [
+                speakers.index(one.speaker),
+                *(round(time, 3) for time in (one.start, one.end, one.overlap)),
+                int(one.short),
+                *(round(value, 3) if isfinite(value) else None for value in one.values.ravel().tolist()),
+            ]
+            for one in timeline.utterances
         ],
     }
-    return {"name": timeline.name, "file": timeline.file, "data": data, "people": people(timeline)}
+    return {"name": timeline.name, "data": data, "people": people(timeline)}
 
 
 def named(speaker: str | None) -> str:
@@ -301,14 +302,16 @@ def people(timeline: Timeline) -> list[dict[str, Any]]:
     The spread is the population deviation over utterances. Short utterances aren't extreme moments, unless all are.
     """
     found = []
-    for number, speaker in enumerate(timeline.speakers):
-        own = np.flatnonzero(timeline.speaker_index == number)
-        steady = own[~timeline.short[own]] if not timeline.short[own].all() else own
+    of_speakers: dict[str | None, list[tuple[int, Predicted]]] = {}
+    for row, one in enumerate(timeline.utterances):
+        of_speakers.setdefault(one.speaker, []).append((row, one))
+    for speaker, own in of_speakers.items():
+        steady = [(row, one) for row, one in own if not one.short] or own
         of_attributes = []
         for column, attribute in enumerate(timeline.attributes):
-            calibrated, raw = timeline.values[own, column, 0], timeline.values[own, column, 1]
-            among = timeline.values[steady, column, 0]
-            extreme = {"highest": steady[among.argmax()], "lowest": steady[among.argmin()]}
+            calibrated, raw = np.array([one.values[column, :2] for _, one in own]).T
+            among = [one.values[column, 0] for _, one in steady]
+            extreme = {"highest": steady[np.argmax(among)], "lowest": steady[np.argmin(among)]}
             of_attributes.append(
                 {
                     "attribute": attribute,
@@ -317,12 +320,12 @@ def people(timeline: Timeline) -> list[dict[str, Any]]:
                     "raw_mean": raw.mean(),
                     "raw_spread": raw.std(),
                     "moments": {
-                        name: {"row": int(row), "value": timeline.values[row, column, 0], "start": timeline.start[row]}
-                        for name, row in extreme.items()
+                        name: {"row": row, "value": one.values[column, 0], "start": one.start}
+                        for name, (row, one) in extreme.items()
                     },
                 }
             )
-        seconds = float((timeline.end[own] - timeline.start[own]).sum())
+        seconds = sum(one.end - one.start for _, one in own)
         found.append({"name": named(speaker), "utterances": len(own), "seconds": seconds, "attributes": of_attributes})
     return found
 
@@ -338,48 +341,30 @@ def read_timelines(path: Path) -> list[Timeline]:
     categories = () if attributes else tuple(name for name in rows[0] if name.endswith(PROBABILITY))
     if missing or not (attributes or categories):
         raise UserError(f"no column {(missing or ['ATTRIBUTE_calibrated'])[0]}", where=path, remedy=_REMEDY)
-    of_file: dict[str, list[tuple[int, Row]]] = {}
+    of_file: dict[str, list[Predicted]] = {}
     for number, row in enumerate(rows, 1):
-        of_file.setdefault(row["file"], []).append((number, row))
-    return [_timeline(file, attributes, categories, own, path) for file, own in of_file.items()]
+        of_file.setdefault(row["file"], []).append(_predicted(number, row, attributes, categories, path))
+    shown = attributes or tuple(category.removesuffix(PROBABILITY) for category in categories)
+    return [
+        Timeline(file, shown, bool(categories), tuple(sorted(own, key=lambda one: (one.start, one.end))))
+        for file, own in of_file.items()
+    ]
 
 
-def _timeline(
-    file: str,
-    attributes: tuple[str, ...],
-    categories: tuple[str, ...],
-    rows: Sequence[tuple[int, Row]],
-    path: Path,
-) -> Timeline:
-    read = []
-    for number, row in rows:
-        where = f"{path}, row {number}"
-        start, end = (read_number(row, name, where, _REMEDY) for name in ("start", "end"))
-        if not 0 <= start < end:
-            raise UserError(f"lasts from {start:g} to {end:g} s", where=where, remedy=_REMEDY)
-        values = [
-            [
-                read_number(
-                    row, f"{attribute}_{name}", where, _REMEDY, missing=_BLANK if name in ("low", "high") else ()
-                )
-                for name in VALUES
-            ]
-            for attribute in attributes
-        ] or [[read_number(row, category, where, _REMEDY), nan, nan, nan] for category in categories]
-        overlap, short = (read_number(row, name, where, _REMEDY, missing=_BLANK) for name in ("overlap", "short"))
-        read.append((start, end, row["speaker"] or None, values, overlap, short))
-    read.sort(key=lambda row: row[:2])
-    starts, ends, speaker, of_rows, overlaps, shorts = zip(*read, strict=True)
-    speakers = tuple(dict.fromkeys(speaker))
-    return Timeline(
-        file=file,
-        attributes=attributes or tuple(category.removesuffix(PROBABILITY) for category in categories),
-        categories=bool(categories),
-        speakers=speakers,
-        speaker_index=np.array([speakers.index(one) for one in speaker]),
-        start=np.array(starts),
-        end=np.array(ends),
-        values=np.array(of_rows),
-        overlap=np.nan_to_num(np.array(overlaps)),
-        short=np.nan_to_num(np.array(shorts)).astype(bool),
-    )
+def _predicted(
+    number: int, row: Row, attributes: tuple[str, ...], categories: tuple[str, ...], path: Path
+) -> Predicted:
+    where = f"{path}, row {number}"
+    start, end = (read_number(row, name, where, _REMEDY) for name in ("start", "end"))
+    if not 0 <= start < end:
+        raise UserError(f"lasts from {start:g} to {end:g} s", where=where, remedy=_REMEDY)
+    values = [
+        [
+            read_number(row, f"{attribute}_{name}", where, _REMEDY, missing=_BLANK if name in ("low", "high") else ())
+            for name in VALUES
+        ]
+        for attribute in attributes
+    ] or [[read_number(row, category, where, _REMEDY), nan, nan, nan] for category in categories]
+    overlap, short = (read_number(row, name, where, _REMEDY, missing=_BLANK) for name in ("overlap", "short"))
+    speaker = row["speaker"] or None
+    return Predicted(speaker, start, end, np.array(values), 0.0 if isnan(overlap) else overlap, short > 0)
