@@ -216,7 +216,7 @@ class ScoredSet:
     """One test set of a run.
 
     Attributes:
-        conditions: condition -> number of speakers in it.
+        condition_counts: condition -> number of its speakers; metrics.json calls them `speakers`.
         utterances: predictions.csv's rows of this set, its index 0, 1, ...; the speaker None where unknown.
         speakers: known speaker -> what is recorded of them.
         vectors: the speakers' vectors.
@@ -226,7 +226,7 @@ class ScoredSet:
 
     name: str
     rows: tuple[ScoreRow, ...]
-    conditions: dict[str, int]
+    condition_counts: dict[str, int]
     utterances: pd.DataFrame
     speakers: dict[str, Speaker]
     vectors: SpeakerVectors
@@ -317,7 +317,7 @@ def _read(folder: Path) -> RunFiles:
                 ScoreRow(row, from_json(content["attributes"]), content["is_oracle"])
                 for row, content in [*split["rows"].items(), *_baseline_rows(folder, name, attributes)]
             ),
-            conditions=split["speakers"],
+            condition_counts=split["speakers"],
             utterances=table[table["split"] == name].reset_index(drop=True),
             speakers={speaker: _speaker(content) for speaker, content in record["splits"][name].items()},
             vectors=vectors[name],

@@ -65,7 +65,8 @@ def model_card(
     licence = imported.get("license", options.license) if options.license == "unknown" else options.license
     tested = {} if metrics is None else metrics["splits"]
     splits = tested if bundle.emotions else {split: _results(content) for split, content in tested.items()}
-    conditions = [content["speakers"] for content in tested.values()]
+    # `speakers` of a test set in metrics.json: condition -> how many there are
+    conditions = {condition for content in tested.values() for condition in content["speakers"]}
     calibrated = [] if bundle.emotions else ["PLDC", *bundle.attributes]
     data = ModelCardData(
         model_name=options.name,
@@ -103,7 +104,7 @@ def model_card(
         measured=measured,
         place=place or "FOLDER",
         splits=splits,
-        knows_tested_speakers=embedded_speakers > 0 and any(of.keys() - {"unseen"} for of in conditions),
+        knows_tested_speakers=embedded_speakers > 0 and bool(conditions - {"unseen"}),
         **_intervals(bundle),
     )
     return f"{str(card).rstrip()}\n"
