@@ -61,7 +61,7 @@ def headline(measured: Mapping[str, Gain]) -> str:
 
 
 def _gain_table(measured: Mapping[str, Gain], row: int, title: str) -> str:
-    lines = [f"| {title} | heard | {' | '.join(ATTRIBUTES)} |", "|---|---:|---|---|---|"]
+    lines = [f"| {title} | utterances | {' | '.join(ATTRIBUTES)} |", "|---|---:|---|---|---|"]
     for name, gain in measured.items():
         same = alike(measured, name)
         if name != same[0]:
