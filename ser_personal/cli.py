@@ -127,7 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _with_own_flags(text: str, command: str) -> str:
-    """Name a corpus's flags as this command has them; the rooms name them as the stages do."""
+    """Name the command, and a corpus's flags as it has them; the rooms name them as the stages do."""
+    text = text.replace("`ser COMMAND ", f"`ser {command} ")
     if command not in COMMANDS or command in {"kmeans", "cache"}:
         return text
     before = "" if "corpus" in COMMANDS[command].positional else "--corpus "
@@ -265,7 +266,8 @@ def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
 class OneLineErrors:
     """A mixin for jsonargparse's parsers: errors are one line each, and no flag is guessed from its beginning."""
 
-    prog: str
+    exit_on_error: bool
+    _option_string_actions: dict[str, Any]
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **{"allow_abbrev": False, **settings})
@@ -281,32 +283,27 @@ class OneLineErrors:
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong as the user's mistake."""
-        prog = self.prog.replace(" [options]", "")
+        if not self.exit_on_error:
+            # in the arguments of a class; the command line's own parser wraps this error, and comes here, too
+            super().error(message, ex)  # type: ignore[misc]
         where, what = _mistake_in(message, ex)
-        command = "ser COMMAND" if prog == "ser" else prog
-        remedy = f"`{command} --help` lists the arguments"
+        remedy = "`ser COMMAND --help` lists the arguments"
         if unknown := _UNKNOWN.search(what):
-            flag = unknown["flag"] or f"{where}.{unknown['option']}"
-            close = close_flag(flag, _flags(self))
-            remedy = f"Did you mean {close}?" if close else remedy
+            flag = unknown["flag"] or (f"{where}." if where else "--") + unknown["option"]
+            known = getattr(ex, "subcommand_parser", self)._option_string_actions  # noqa: SLF001
+            close = close_flag(flag, known)
+            remedy = f"Did you mean {close}?" if close not in {None, flag} else remedy
         raise UserError(what, where=where, remedy=remedy) from ex
 
 
-def _flags(parser: Any) -> set[str]:
-    """Every flag of a parser and of its subcommands'."""
-    flags = set(parser._option_string_actions)  # noqa: SLF001
-    for choices in (action.choices for action in parser._actions):  # noqa: SLF001
-        if isinstance(choices, dict):
-            flags = flags.union(*map(_flags, choices.values()))
-    return flags
-
-
-_UNKNOWN = re.compile(r"unrecognized arguments: (?P<flag>--[\w.]+)|Option '(?P<option>[\w.]+)' is not accepted")
-_KEY = re.compile(r'Parser key "(?P<key>[^"]+)"[^:]*:(?P<rest>.*)', re.DOTALL)
+_UNKNOWN = re.compile(r"unrecognized arguments: (?P<flag>--[\w.]+)|[Oo]ption '(?P<option>[\w.]+)'")
+_KEY = re.compile(r'Parser key "([^"]+)"')
 # of a value that may be of several kinds, why it is none of them
 _TRIED = re.compile(r"^ +- (.*)", re.MULTILINE)
 _PLAIN = {
     r"^Expected a <class '(\w+)'>\. Got value: (.*)": r"\2 is no \1",
+    r"^Not a valid subclass of (\w+)\. Got value: (.*)\n(?s:.*)": r"\2 is no \1",
+    r"^Expected an instantiatable class, but .* is abstract": "needs the name of a class before its arguments",
     r"^Expected a typing\.Literal\[(.*)\]\. Got value: (.*)": r"\2 is none of \1",
     r"^(.*) does not conform to restriction (.*)": r"\1 is out of range (\2)",
     r"^invalid literal for (int)\(\) with base 10: '(.*)'": r"\2 is no \1",
@@ -318,30 +315,25 @@ _PLAIN = {
 }
 
 
-def _mistake_in(message: str, ex: Exception | None) -> tuple[str | None, str]:
+def _mistake_in(message: str, ex: BaseException | None) -> tuple[str | None, str]:
     """Find the argument (None where it is no single one) and the reason in jsonargparse's report.
 
-    It nests one parser's report in another's; the innermost cause says what is wrong.
+    Of an argument inside a class it raises an error for each, the outer from the inner one.
     """
     keys: list[str] = []
     reason = message
     union: list[str] = []
-    cause: BaseException | None = ex
+    cause = ex
     while cause is not None:
-        if isinstance(cause, UserError):
-            keys += [str(cause.where).removeprefix("--")] if cause.where else []
-            reason = cause.what
-            break
         reason = str(cause) or reason
-        if named := _KEY.match(reason):
-            keys.append(named["key"])
-            reason = named["rest"]
-        tried = [line for line in _TRIED.findall(reason) if not line.startswith("Expected a <class")]
-        union = tried or union
+        if isinstance(cause, TypeError) and (named := _KEY.match(reason)):
+            keys.append(named[1])
+            union = []
+        union = [line for line in _TRIED.findall(reason) if not line.startswith("Expected a <class")] or union
         cause = cause.__cause__
     if reason.startswith("Expected a <class") and union:
         # what the kind that was meant misses, not that it is none of the others
-        reason = union[0].partition(". `")[0]
+        reason = union[0]
     for pattern, plain in _PLAIN.items():
         reason = re.sub(pattern, plain, reason)
     return f"--{'.'.join(keys)}" if keys else None, reason.strip().rstrip(".")

@@ -144,7 +144,7 @@ def test_mistakes_on_a_command_line_are_one_line():
     ):
         with pytest.raises(UserError) as caught:
             parsed(*arguments)
-        assert str(caught.value) == f"{message}. `ser command --help` lists the arguments."
+        assert str(caught.value) == f"{message}. `ser COMMAND --help` lists the arguments."
 
 
 def test_values_of_a_flag_in_either_form_and_what_else_there_is():

@@ -106,7 +106,7 @@ IMPOSSIBLE: dict[type, dict[str, float | str]] = {
 
 @pytest.mark.parametrize("kind", IMPOSSIBLE)
 def test_impossible_arguments_are_refused_by_name(kind):
-    parser = Parser(exit_on_error=False)
+    parser = Parser()
     parser.add_class_arguments(kind, "it")
     needed = ["--it.corpus=corpus"] if "corpus" in signature(kind).parameters else []
     for name, value in IMPOSSIBLE[kind].items():

@@ -72,11 +72,12 @@ OF_CONFIG = [
     ("a config with tabs", "c.yaml, line 2: isn't YAML", yaml("model:\n\tspeed: 1\n")),
     ("a config nested without end", "c.yaml", yaml("[" * 5000)),
     ("aliases of aliases of aliases", "c.yaml: holds more than 10,000 values", yaml(LAUGHS)),
+    ("a flag misspelt in YAML", r"'trainer\.max_epoch'\. Did you mean --trainer", yaml("trainer: {max_epoch: 1}\n")),
     ("numbers as names", "Key must be a string, got: 1", yaml("1: 2\n")),
     ("a trainer that is a number", "c.yaml: holds no values by name under trainer", yaml("trainer: 5\n")),
     ("callbacks that are a number", "--trainer.callbacks", yaml("trainer: {callbacks: 3}\n")),
-    ("data that is a list", "--data: Not a valid subclass of LightningDataModule", yaml("data: [1, 2]\n")),
-    ("null for a number", "learning_rate: null is no float", yaml("model: {init_args: {learning_rate: null}}\n")),
+    ("data that is a list", r"--data: \[1, 2\] is no LightningDataModule\. `ser fit --help`", yaml("data: [1, 2]\n")),
+    ("null for a number", "learning_rate: null is no float.*`ser fit --help`", yaml("model: {init_args: {learning_rate: null}}\n")),
 ]
 CONFIGS = [
     *faults(CONFIG, OF_CONFIG),

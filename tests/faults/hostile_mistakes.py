@@ -104,6 +104,7 @@ MISTYPED = [
     ("nested", ["--model.encoder.dim", "wide"], "--model.encoder.dim: wide is no int"),
     ("no choice", ["--model.fusion", "middle"], "--model.fusion: middle is none of 'none', 'first', 'prefix'"),
     ("no encoder", ["--model.encoder", "Huge"], "--model.encoder: Huge is no class to choose here"),
+    ("of no class", ["--model.interpreter.dropout", "0"], "--model.interpreter: needs the name of a class before its"),
     ("no value", ["--trainer.max_epochs"], "argument --trainer.max_epochs.*: expected one argument"),
 ]
 HUB = ["fit", *configs("finetune.yaml"), *FLAGS, "--data.corpus", "{corpus}"]
@@ -118,6 +119,7 @@ WORDS = [
     ("a check of nothing", ["check"], "the following arguments are required: corpus"),
     ("nothing to import", ["import", "nowhere.bin", "--out", "x"], "nowhere.bin: no such file"),
     ("no teacher", [*KMEANS, "--teacher", "Nobody"], "--teacher: Nobody is no class to choose here"),
+    ("inside a class", [*KMEANS, "--data.num_workers", "-1"], "--data.num_workers: -1 is out.*`ser kmeans --help`"),
     ("a command of others", ["train"], "^ser: train: no such command. Did you mean `ser fit`\\?$"),
     ("a command misspelt", ["anotate"], "^ser: anotate: no such command. Did you mean `ser annotate`\\?$"),
     ("no command", ["sing"], "sing: no such command.*`ser --help` lists them"),
