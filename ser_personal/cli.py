@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import importlib
-import json
 import re
 import sys
-import traceback
-from collections import deque
-from contextlib import contextmanager
 from difflib import get_close_matches
 from errno import EDQUOT, ENOSPC
 from io import TextIOWrapper
-from keyword import iskeyword
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+from textwrap import shorten, wrap
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ser_personal.config_files import read_configs, values_of, with_found_configs
+from ser_personal.arguments import (
+    SHIPPED,
+    VERBOSE,
+    parse,
+    read_configs,
+    shipped_names,
+    values_of,
+    with_found_configs,
+)
 from ser_personal.errors import UserError, silence_warnings
 from ser_personal.files import refuse_pointer
-from ser_personal.help_page import close_flag, help_page
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-# of every command
-VERBOSE = "--verbose"
 # 128 and SIGINT's number, as shells have it
 CTRL_C = 130
-Made = TypeVar("Made")
 
 
 class Command(NamedTuple):
@@ -168,28 +168,6 @@ def _pointer_behind(mistake: UserError) -> UserError | None:
     return None
 
 
-def make(class_type: type[Made], *args: Any, **kwargs: Any) -> Made:
-    """Make what a command line or a config names; errors as of `making`."""
-    with making(class_type):
-        return class_type(*args, **kwargs)
-
-
-@contextmanager
-def making(class_type: type) -> Iterator[None]:
-    """Name the class that is being made in what goes wrong."""
-    try:
-        yield
-    except UserError:
-        raise
-    except ModuleNotFoundError as error:
-        what = f"needs a package that isn't installed ({' '.join(str(error).split())})"
-        raise UserError(what, where=class_type.__name__, remedy="Install it, or leave this out") from error
-    except Exception as error:
-        *_, last = traceback.extract_tb(error.__traceback__)
-        what = f"can't be made ({type(error).__name__}: {error}; {Path(last.filename).name}, line {last.lineno})"
-        raise UserError(what, where=class_type.__name__, remedy="Correct its arguments, or the class") from error
-
-
 def _causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     while cause is not None:
@@ -263,158 +241,95 @@ def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
         raise UserError("no such checkpoint", where=checkpoint, remedy=remedy)
 
 
-class OneLineErrors:
-    """A mixin for jsonargparse's parsers: errors are one line each, and no flag is guessed from its beginning."""
-
-    exit_on_error: bool
-    _option_string_actions: dict[str, Any]
-
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **{"allow_abbrev": False, **settings})
-
-    def validate(self, namespace: Any, **options: Any) -> None:
-        """Check null, too, which jsonargparse lets through where a number is due."""
-        try:
-            super().validate(namespace, **{**options, "skip_unset": False})  # type: ignore[misc]
-        except TypeError:
-            # a missing argument is null as well, and is said to be missing
-            super().validate(namespace, **options)  # type: ignore[misc]
-            raise
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what is wrong as the user's mistake."""
-        if not self.exit_on_error:
-            # in the arguments of a class; the command line's own parser wraps this error, and comes here, too
-            super().error(message, ex)  # type: ignore[misc]
-        where, what = _mistake_in(message, ex)
-        remedy = "`ser COMMAND --help` lists the arguments"
-        if unknown := _UNKNOWN.search(what):
-            flag = unknown["flag"] or (f"{where}." if where else "--") + unknown["option"]
-            known = getattr(ex, "subcommand_parser", self)._option_string_actions  # noqa: SLF001
-            close = close_flag(flag, known)
-            remedy = f"Did you mean {close}?" if close not in {None, flag} else remedy
-        raise UserError(what, where=where, remedy=remedy) from ex
+RECIPES = ("papt.yaml", "finetune.yaml")
+NAMES = 29  # characters of the first column
 
 
-_UNKNOWN = re.compile(r"unrecognized arguments: (?P<flag>--[\w.]+)|[Oo]ption '(?P<option>[\w.]+)'")
-_KEY = re.compile(r'Parser key "([^"]+)"')
-# of a value that may be of several kinds, why it is none of them
-_TRIED = re.compile(r"^ +- (.*)", re.MULTILINE)
-_PLAIN = {
-    r"^Expected a <class '(\w+)'>\. Got value: (.*)": r"\2 is no \1",
-    r"^Not a valid subclass of (\w+)\. Got value: (.*)\n(?s:.*)": r"\2 is no \1",
-    r"^Expected an instantiatable class, but .* is abstract": "needs the name of a class before its arguments",
-    r"^Expected a typing\.Literal\[(.*)\]\. Got value: (.*)": r"\2 is none of \1",
-    r"^(.*) does not conform to restriction (.*)": r"\1 is out of range (\2)",
-    r"^invalid literal for (int)\(\) with base 10: '(.*)'": r"\2 is no \1",
-    r"^could not convert string to (float): '(.*)'": r"\2 is no \1",
-    r"^(int|float)\(\) argument must be .*, not 'NoneType'": r"null is no \1",
-    r"^None is no ": "null is no ",
-    r"^Expected a dot import path string: (.*)": r"\1 is no class to choose here",
-    r"\b(?:fit|validate|test|predict)\.(data|model)\b": r"--\1",
+class Flag(NamedTuple):
+    """A flag, what it is, and what it is where a recipe says nothing, in the order of RECIPES; None: it has no such."""
+
+    name: str
+    meaning: str
+    defaults: tuple[str | None, str | None] = (None, None)
+
+
+FLAGS = (
+    Flag("--data.corpus", "MSP-Podcast's folder, a table, or a class of corpus"),
+    Flag("--data.pseudo_labels", "what `ser kmeans` wrote"),
+    Flag("--data.batch_seconds", "seconds of audio in a batch on a device", (None, "360.0")),
+    Flag("--data.max_batch", "utterances in a batch of all devices, at most"),
+    Flag("--model.encoder", "also TinyEncoder, CachedFeatures, LogMelEncoder ..."),
+    Flag("--model.papt_checkpoint", "papt.ckpt to fine-tune from", (None, "null")),
+    Flag("--model.attributes", "quoted, as in '[arousal,valence]'"),
+    Flag("--model.learning_rate", "the peak"),
+    Flag("--trainer.max_epochs", "passes over the training set"),
+    Flag("--trainer.devices", "how many GPUs; all where auto", ("auto", "auto")),
+    Flag("--trainer.precision", "32-true where there is no GPU"),
+    Flag("--trainer.default_root_dir", "where checkpoints and logs go", ("null", "null")),
+    Flag("--trainer.logger", "TensorBoard; also CSVLogger, WandbLogger ...", ("null", "null")),
+    Flag("--wandb", "log to this project of W&B instead"),
+    Flag("--ckpt_path", "a checkpoint to resume, or last", ("null", "null")),
+)
+FOLDERS = {
+    "encoders/": "on top of finetune.yaml, encoders and adapters of today",
+    "public/": "on top of finetune.yaml, heads of public models",
+    "speakers/": "on top of cached.yaml, what e_s is",
+    "tiny/": "small enough for two processor cores",
+}
+EXAMPLES = {
+    "fit": "ser fit --config finetune.yaml --data.corpus CORPUS --model.papt_checkpoint papt.ckpt",
+    "validate": "ser validate --data.corpus CORPUS --ckpt_path finetune.ckpt",
+    "test": "ser test --config pldc.yaml --data.corpus CORPUS --ckpt_path finetune.ckpt",
+    "predict": "ser predict --data.corpus CORPUS --ckpt_path finetune.ckpt",
 }
 
 
-def _mistake_in(message: str, ex: BaseException | None) -> tuple[str | None, str]:
-    """Find the argument (None where it is no single one) and the reason in jsonargparse's report.
+def help_page(stage: str, summary: str) -> str:
+    """Text of `ser STAGE --help`: defaults of the flags are read from the recipes that ship."""
+    import yaml
 
-    Of an argument inside a class it raises an error for each, the outer from the inner one.
-    """
-    keys: list[str] = []
-    reason = message
-    union: list[str] = []
-    cause = ex
-    while cause is not None:
-        reason = str(cause) or reason
-        if isinstance(cause, TypeError) and (named := _KEY.match(reason)):
-            keys.append(named[1])
-            union = []
-        union = [line for line in _TRIED.findall(reason) if not line.startswith("Expected a <class")] or union
-        cause = cause.__cause__
-    if reason.startswith("Expected a <class") and union:
-        # what the kind that was meant misses, not that it is none of the others
-        reason = union[0]
-    for pattern, plain in _PLAIN.items():
-        reason = re.sub(pattern, plain, reason)
-    return f"--{'.'.join(keys)}" if keys else None, reason.strip().rstrip(".")
-
-
-def parse(
-    function: Callable[..., Any], prog: str, positional: Sequence[str], arguments: Sequence[str]
-) -> dict[str, Any]:
-    """Parse a function's arguments, objects instantiated.
-
-    Dashes in flags are as good as underscores, a boolean's flag alone means true, and the name of a positional argument
-    may be left out. Where that is a class, it takes arguments of its own: `CSVCorpus --corpus.path corpus.csv`.
-    """
-    import inspect
-    from typing import get_type_hints
-
-    from jsonargparse import ArgumentParser
-
-    # built here, so that `ser --help` needn't import jsonargparse
-    one_line_parser = type("OneLineParser", (OneLineErrors, ArgumentParser), {})
-    usage = " ".join([prog, *map(str.upper, positional), "[--FLAG VALUE ...]"])
-    parser = one_line_parser(prog=prog, usage=usage, description=(inspect.getdoc(function) or "").split("\n")[0])
-    parser.add_argument("--config", action="config", help="YAML with values for the arguments below")
-    parser.add_function_arguments(function, as_group=False, fail_untyped=False)
-    hints = get_type_hints(function)
-    if "verbose" not in hints:
-        parser.add_argument(VERBOSE, action="store_true", help="show what Lightning says, too")
-    words = _as_flags(arguments, parser, {name: hints[name] == list[str] for name in positional})
-    values = vars(parser.instantiate(parser.parse_args(words), instantiators=[(make, object, True)]))
-    return {name: value for name, value in values.items() if name in hints or name not in {"config", "verbose"}}
+    contents = {name: (SHIPPED / name).read_text(encoding="utf-8") for name in shipped_names()}
+    recipes = [yaml.safe_load(contents[name]) for name in RECIPES]
+    lines = [f"usage: ser {stage} --config NAME.yaml [--config MORE.yaml ...] [--FLAG VALUE ...]", ""]
+    lines += [f"{summary[0].upper()}{summary[1:]}.", f"  {EXAMPLES[stage]}", ""]
+    lines += [f"{'flags that people change':{NAMES}}" + "".join(f"{name:>15}" for name in RECIPES)]
+    for flag in FLAGS:
+        values = (value_of(flag, number, recipe) for number, recipe in enumerate(recipes))
+        columns = "".join(f"{value or '-':>15}" for value in values)
+        lines += [f"  {flag.name:{NAMES - 2}}{columns}  {flag.meaning}"]
+    lines += ["", "configs that ship (a file of the current folder wins; later ones change earlier ones):"]
+    for name in (name for name in contents if "/" not in name):
+        first = contents[name].split("\n", 1)[0].removeprefix("# ").rstrip(".:")
+        lines += [f"  {name:{NAMES - 2}}{shorten(first, 80, placeholder=' ...')}"]
+    for folder, what in FOLDERS.items():
+        names = [name.removeprefix(folder).removesuffix(".yaml") for name in contents if name.startswith(folder)]
+        first, *more = wrap(f"{what}: {', '.join(names)}", 80)
+        lines += [f"  {folder + '*.yaml':{NAMES - 2}}{first}", *(" " * NAMES + line for line in more)]
+    lines += ["", f"All flags: `ser {stage} --help all`; those of a class: `ser {stage} --model.help PAPT`,"]
+    lines += [
+        "`--data.help EmotionDataModule`, `--trainer.callbacks.help PLDCCallback`. --verbose shows what Lightning says."
+    ]
+    return "\n".join(lines) + "\n"
 
 
-def _as_flags(arguments: Sequence[str], parser: Any, positional: Mapping[str, bool]) -> list[str]:
-    """Write arguments as flags named like parameters: configs first, which the others override, and then positionals.
+def value_of(flag: Flag, number: int, recipe: dict[str, Any]) -> str | None:
+    """What a flag is in the recipe of this number in RECIPES, as the page shows it; None where it has no such flag."""
+    part, _, name = flag.name.removeprefix("--").partition(".")
+    holder = recipe.get(part, {})
+    if part in {"model", "data"}:
+        holder = holder["init_args"]
+    if not name or name not in holder:
+        return flag.defaults[number]
+    return shown(holder[name])
 
-    Args:
-        arguments: of the command line.
-        parser: that is going to read them.
-        positional: name -> whether it takes several values.
-    """
-    actions = parser._actions  # noqa: SLF001
-    booleans = {action.dest for action in actions if getattr(action, "_typehint", None) is bool}
-    switches = {flag for action in actions if action.nargs == 0 for flag in action.option_strings}
-    configs: list[str] = []
-    given: dict[str, str] = {}
-    others: list[str] = []
-    unnamed: list[str] = []
-    # what follows `--` is no flag, whatever it looks like
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    words = deque(arguments[:end])
-    while words:
-        word = words.popleft()
-        flag, equals, value = word.partition("=")
-        name = flag.removeprefix("--").replace("-", "_")
-        name += "_" if iskeyword(name) else ""
-        if not word.startswith("-"):
-            unnamed.append(word)
-        elif flag in switches or not word.startswith("--"):
-            others.append(word)
-        elif not equals and (not words or words[0].startswith("--")):
-            others.append(f"--{name}=true" if name in booleans else f"--{name}")
-        else:
-            value = value if equals else words.popleft()
-            if name not in positional:
-                (configs if name == "config" else others).append(f"--{name}={value}")
-            elif positional[name]:
-                unnamed.append(value)
-            else:
-                given[name] = value
-    unnamed += arguments[end + 1 :]
-    for name, several in positional.items():
-        if unnamed and name not in given:
-            given[name] = json.dumps(unnamed) if several else unnamed[0]
-            unnamed = [] if several else unnamed[1:]
-        if name == "audio" and unnamed:
-            remedy = "Put several into a folder, or list them in a table with a column path"
-            raise UserError("is one too many: audio is one file, folder or table", where=unnamed[0], remedy=remedy)
-        if name in given and Path(given[name]).exists() and any(flag.startswith(f"--{name}.") for flag in others):
-            remedy = "Give a class and what it takes, such as CSVCorpus --corpus.path corpus.csv --corpus.scale '[1,5]'"
-            raise UserError("a path takes no arguments", where=given[name], remedy=remedy)
-    return [*configs, *(f"--{name}={value}" for name, value in given.items()), *others, *unnamed]
+
+def shown(value: Any) -> str:
+    """A value of a config as it is written on a command line: of a class its name, `null` for None."""
+    if isinstance(value, dict):
+        return str(value["class_path"]).rpartition(".")[2]
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(str, value))}]"
+    return "null" if value is None else str(value)
 
 
 # Lightning starts its other processes by this module's name

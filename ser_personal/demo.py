@@ -12,7 +12,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from ser_personal.config_files import with_found_configs
+from ser_personal.arguments import with_found_configs
 from ser_personal.errors import UserError
 from ser_personal.files import check_empty
 

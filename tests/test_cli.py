@@ -12,13 +12,12 @@ import yaml
 from command_line import ser, stage
 from safetensors import SafetensorError
 
-from ser_personal.cli import COMMANDS, STAGES, find_user_error, parse
+from ser_personal.arguments import SHIPPED, parse, values_of, with_found_configs, without
+from ser_personal.cli import COMMANDS, FLAGS, RECIPES, STAGES, find_user_error, help_page, shown, value_of
 from ser_personal.comparison.compare import compare
-from ser_personal.config_files import SHIPPED, values_of, with_found_configs, without
 from ser_personal.corpus.check import check
 from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.errors import UserError
-from ser_personal.help_page import FLAGS, RECIPES, help_page, shown, value_of
 
 
 def test_help_and_mistakes_that_need_no_torch_come_without_it():

@@ -10,9 +10,9 @@ from garbage import INPUTS, files, is_read_or_refused
 from hypothesis import example, given, settings
 
 import ser_personal
+from ser_personal.arguments import SHIPPED, find_config, parse, shipped_names, with_found_configs
 from ser_personal.calibration.pldc import PLDCSettings
-from ser_personal.cli import COMMANDS, STAGES, check_before_imports, parse
-from ser_personal.config_files import SHIPPED, find_config, shipped_names, with_found_configs
+from ser_personal.cli import COMMANDS, STAGES, check_before_imports
 from ser_personal.data.augmentation import Augmentation
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.finetune.interpreters import MLPInterpreter, TransformerInterpreter

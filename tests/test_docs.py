@@ -19,8 +19,8 @@ from tiny_models import emotion_data, finetuning, fit, papt, pretrain_data, trai
 
 import ser_personal
 from ser_personal import MSPPodcast, PLDCCallback
-from ser_personal.cli import COMMANDS, STAGES, check_before_imports, parse
-from ser_personal.config_files import read_configs, values_of, with_found_configs
+from ser_personal.arguments import parse, read_configs, values_of, with_found_configs
+from ser_personal.cli import COMMANDS, STAGES, check_before_imports
 from ser_personal.corpus.synthetic import converse
 from ser_personal.sharing.export import export
 from ser_personal.speakers.embedding import SpeakerEmbedding

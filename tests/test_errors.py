@@ -6,7 +6,7 @@ from math import inf, nan
 import pytest
 from jsonargparse import ArgumentParser
 
-from ser_personal.cli import OneLineErrors
+from ser_personal.arguments import OneLineErrors
 from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.data.pretrain import PretrainDataModule
 from ser_personal.data.speaker_features import CachedSpeakerFeatures

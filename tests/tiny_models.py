@@ -10,7 +10,7 @@ import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from ser_personal.config_files import SHIPPED
+from ser_personal.arguments import SHIPPED
 from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.data.pretrain import PretrainDataModule
 from ser_personal.encoder.hubert import TinyEncoder

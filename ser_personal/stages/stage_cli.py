@@ -43,9 +43,9 @@ import ser_personal.finetune.similar_speakers
 import ser_personal.pretrain.papt
 import ser_personal.report.baseline
 import ser_personal.speakers.features
+from ser_personal.arguments import VERBOSE, OneLineErrors, make, making, values_of, without
 from ser_personal.calibration.table import decimal
-from ser_personal.cli import VERBOSE, OneLineErrors, find_user_error, make, making
-from ser_personal.config_files import values_of, without
+from ser_personal.cli import find_user_error
 from ser_personal.encoder.module import UNFIT, PersonalizedModule, read_checkpoint, unfit
 from ser_personal.errors import UserError, require_range
 from ser_personal.evaluation.prediction_collector import (

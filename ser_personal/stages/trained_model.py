@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from ser_personal.config_files import CONFIG_FLAGS, read_configs, values_of, without
+from ser_personal.arguments import CONFIG_FLAGS, read_configs, values_of, without
 from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, require_training_state
 from ser_personal.errors import UserError
 

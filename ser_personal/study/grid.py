@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jsonargparse.typing import PositiveInt
 
-from ser_personal.config_files import find_config, read_configs, values_of
+from ser_personal.arguments import find_config, read_configs, values_of
 from ser_personal.corpus.csv_corpus import TABLE
 from ser_personal.corpus.folds import SIDES
 from ser_personal.errors import UserError

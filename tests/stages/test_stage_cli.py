@@ -12,7 +12,7 @@ import torch
 from command_line import configs, finetune_arguments, papt_arguments, ser, stage, trainer_flags
 
 from ser_personal import MSPPodcast
-from ser_personal.cli import parse
+from ser_personal.arguments import parse
 from ser_personal.corpus.csv_corpus import write_corpus
 from ser_personal.corpus.synthetic import synth
 from ser_personal.encoder.hubert import TinyEncoder

@@ -3,7 +3,7 @@ import json
 import pytest
 from command_line import REPOSITORY
 
-from ser_personal.cli import parse
+from ser_personal.arguments import parse
 from ser_personal.errors import UserError
 from ser_personal.study.grid import PersonalizationGap, Preparation, Recipe, Study, expand, unequal_batches
 from ser_personal.study.runner import hash_inputs, study
