@@ -77,7 +77,11 @@ OF_CONFIG = [
     ("a trainer that is a number", "c.yaml: holds no values by name under trainer", yaml("trainer: 5\n")),
     ("callbacks that are a number", "--trainer.callbacks", yaml("trainer: {callbacks: 3}\n")),
     ("data that is a list", r"--data: \[1, 2\] is no LightningDataModule\. `ser fit --help`", yaml("data: [1, 2]\n")),
-    ("null for a number", "learning_rate: null is no float.*`ser fit --help`", yaml("model: {init_args: {learning_rate: null}}\n")),
+    (
+        "null for a number",
+        "learning_rate: null is no float.*`ser fit --help`",
+        yaml("model: {init_args: {learning_rate: null}}\n"),
+    ),
 ]
 CONFIGS = [
     *faults(CONFIG, OF_CONFIG),
