@@ -265,7 +265,7 @@ def describe_part(part: object) -> dict[str, Any]:
 
 
 def _describe_argument(value: object, where: str) -> object:
-    if isinstance(value, UnseenPolicy):
+    if isinstance(value, UnseenPolicy | torch.nn.Module):
         return describe_part(value)
     if not isinstance(value, (bool, int, float, str, list, tuple, dict, type(None))):
         remedy = "Keep the argument itself under its name, and what is made of it under another"

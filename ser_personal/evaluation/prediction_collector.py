@@ -382,7 +382,7 @@ class EmotionTestWriter(AttributeTestWriter):
 
     @override
     def scored(self, model: Any, name: str, test: PredictedSet) -> Scored:
-        labelled = emotions_of(test.labels)
+        labelled = emotions_of(torch.from_numpy(test.labels)).numpy()
         scores = classification_scores(test.predictions.argmax(1), labelled)
         found = int((labelled != NO_EMOTION).sum())
         return {"utterances": len(labelled), "labelled": found, "scores": scores}, []

@@ -12,7 +12,7 @@ from typing_extensions import override
 from ser_personal.errors import UserError
 from ser_personal.finetune.concordance import labelled_mean
 from ser_personal.finetune.metrics import ClassificationMetric
-from ser_personal.finetune.module import FineTuning
+from ser_personal.finetune.module import PREDICTS, FineTuning
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,7 +86,7 @@ class EmotionClassification(FineTuning):
 
     @override
     def rebuild(self, checkpoint: dict[str, Any]) -> None:
-        self.emotions = list(checkpoint["hyper_parameters"]["emotions"])
+        self.emotions = list(checkpoint[PREDICTS])
         self.hparams["emotions"] = self.emotions
         super().rebuild(checkpoint)
 
@@ -123,6 +123,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None)
         labels: (batch, emotions), 1 for an utterance's own; NaN where there is no label.
         weights: (batch,), what each utterance counts; all alike if None.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    labelled = ~labels.isnan().any(1, keepdim=True)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).where(labelled, 0)
     losses = functional.cross_entropy(logits, labels.nan_to_num().to(logits.dtype), reduction="none")
-    return labelled_mean(losses[:, None], ~labels.isnan().any(1, keepdim=True), weights)
+    return labelled_mean(losses[:, None], labelled, weights)

@@ -141,7 +141,9 @@ class MSELoss(EmotionLoss):
 
     @override
     def forward(self, predictions: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        return labelled_mean((predictions - labels.nan_to_num()).square(), ~labels.isnan(), weights)
+        labelled = ~labels.isnan()
+        # errors, not predictions, are set to 0: a NaN of either has no gradient then
+        return labelled_mean((predictions - labels).where(labelled, 0).square(), labelled, weights)
 
 
 class GlobalBatchLoss(EmotionLoss):

@@ -128,9 +128,7 @@ class ClassificationMetric(UtteranceMetric):
 
     @override
     def update(self, batch: PredictionBatch) -> None:
-        labels = batch["labels"].detach()
-        emotions = labels.nan_to_num().argmax(1).masked_fill(labels.isnan().any(1), NO_EMOTION)
-        self.add([batch["indices"], batch["predictions"].detach().argmax(1), emotions])
+        self.add([batch["indices"], batch["predictions"].argmax(1), emotions_of(batch["labels"])])
 
     @override
     def compute(self) -> dict[str, float]:
@@ -166,6 +164,6 @@ def classification_scores(predicted: NDArray[np.int64], labelled: NDArray[np.int
     }
 
 
-def emotions_of(labels: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+def emotions_of(labels: Tensor) -> Tensor:
     """Labels (utterances, emotions), 1 for an utterance's own -> its position, `NO_EMOTION` where there is none."""
-    return np.where(np.isnan(labels).any(1), NO_EMOTION, np.nan_to_num(labels).argmax(1))
+    return labels.nan_to_num().argmax(1).masked_fill(labels.isnan().any(1), NO_EMOTION)

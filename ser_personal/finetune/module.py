@@ -78,7 +78,7 @@ class FineTuning(PersonalizedModule):
     attributes: Sequence[str] = ()
     emotions: Sequence[str] = ()
 
-    # the hyperparameter that says what is predicted
+    # the argument that says what is predicted
     targets: ClassVar[str]
     validation_metric: Metric
     test_metric: Metric
@@ -168,11 +168,8 @@ class FineTuning(PersonalizedModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._require_same_targets(checkpoint, "the checkpoint")
         super().on_load_checkpoint(checkpoint)
-        own, trained = list(self.attributes or self.emotions), checkpoint.get(PREDICTS)
-        if trained is not None and trained != own:
-            what = f"was trained for {', '.join(trained)}, not {', '.join(own)}"
-            raise UserError(what, where="the checkpoint", remedy=f"Give the {self.targets} that it was trained for")
         self.trained_on = unpack_hashes(checkpoint.get(TRAINED_ON, ""))
 
     @override
@@ -224,12 +221,14 @@ class FineTuning(PersonalizedModule):
         self.load_state_dict(weights)
 
     def _require_same_targets(self, checkpoint: dict[str, Any], path: str) -> None:
-        wanted, trained = self.hparams[self.targets], checkpoint["hyper_parameters"].get(self.targets)
-        if trained is None or (wanted is not None and list(trained) != list(wanted)):
+        wanted = list(self.attributes or self.emotions)
+        trained = checkpoint.get(PREDICTS, wanted)
+        # emotions may be left to the checkpoint
+        if trained != wanted and (wanted or {*trained} <= {*ATTRIBUTES}):
             raise UserError(
-                f"was trained for {', '.join(trained)}" if trained else f"wasn't trained for {self.targets}",
+                f"was trained for {', '.join(trained)}, not {', '.join(wanted) or self.targets}",
                 where=path,
-                remedy=f"Give the config, and --model.{self.targets}, that it was trained with",
+                remedy=f"Give the --model.{self.targets}, and the config, that it was trained with",
             )
 
     def _require_same_fusion(self, checkpoint: dict[str, Any], path: str, how: str) -> None:

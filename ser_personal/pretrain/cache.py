@@ -18,16 +18,11 @@ from ser_personal.encoder.module import DESCRIPTION, PREFIX, TRAINED_ON, read_ch
 from ser_personal.encoder.personalized import saved_encoder
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
-from ser_personal.pretrain.teachers import EncoderTeacher, Precision, run_over
+from ser_personal.pretrain.teachers import EncoderTeacher, Precision, run_over, unfinished_batches
 from ser_personal.types import FeatureSource, Seed, unpack_hashes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
     from torch import Tensor, nn
-
-    from ser_personal.types import Utterance
 
 
 def cache(
@@ -61,7 +56,12 @@ def cache(
     if checkpoint:
         built, name, trained_on = _from_checkpoint(checkpoint, encoder)
     else:
-        built, name = _fresh(encoder or HubertEncoder(), data, seed)
+        torch.manual_seed(seed)
+        built = encoder or HubertEncoder()
+        built.build()
+        built.adapt(None)
+        built.fit_front_end(data.training_audio)
+        name = " ".join([type(built).__name__, getattr(built, "pretrained", "")]).strip()
     network: nn.Module = built
     if layer is not None:
         if not isinstance(built, HubertEncoder):
@@ -80,13 +80,18 @@ def cache(
         max_samples=data.max_samples,
     )
     store = FeatureCache.create(out, source, trained_on)
-    # Batches stay as they are, since a network's rounding depends on them: an unfinished one is run again.
-    left = [batch for batch in data.batches() if not _is_written(batch, data.utterances, store)]
+    left = unfinished_batches(data, store)
 
     def take(frames: dict[int, Tensor]) -> None:
-        utterances = {data.utterances[index].utterance_id: data.utterances[index] for index in frames}
-        arrays = [strided(of_one.float().cpu().numpy(), stride) for of_one in frames.values()]
-        store.write(dict(zip(utterances, arrays, strict=True)), utterances)
+        audio, means = {}, {}
+        for index, of_one in frames.items():
+            utterance, values = data.utterances[index], of_one.float().cpu().numpy()
+            audio[utterance.utterance_id] = utterance
+            # the last mean is of as many frames as are left
+            starts = np.arange(0, len(values), stride)
+            counts = np.diff(starts, append=len(values)).astype(np.float32)
+            means[utterance.utterance_id] = np.add.reduceat(values, starts) / counts[:, None]
+        store.write(means, audio)
 
     if left:
         run_over(
@@ -97,28 +102,6 @@ def cache(
         f"{out}: {len(store):,} utterances, {store.total_frames:,} frames of {source.dim} values, "
         f"{store.total_frames * source.dim * 2 / 1e6:,.1f} MB, {time.perf_counter() - started:.1f} s"
     )
-
-
-def strided(frames: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
-    """Average every `stride` frames: (frames, dim) -> fewer; the last is the mean of as many as are left."""
-    starts = np.arange(0, len(frames), stride)
-    counts = np.diff(starts, append=len(frames)).astype(np.float32)
-    sums: NDArray[np.float32] = np.add.reduceat(frames, starts, axis=0, dtype=np.float32)
-    return (sums / counts[:, None]).astype(np.float32)
-
-
-def _is_written(batch: Sequence[int], utterances: Sequence[Utterance], store: FeatureCache) -> bool:
-    stored = [utterances[index] for index in batch if utterances[index].utterance_id in store]
-    store.refuse_changed(stored)
-    return len(stored) == len(batch)
-
-
-def _fresh(encoder: Encoder, data: AllUtterancesDataModule, seed: int) -> tuple[Encoder, str]:
-    torch.manual_seed(seed)
-    encoder.build()
-    encoder.adapt(None)
-    encoder.fit_front_end(data.training_audio)
-    return encoder, " ".join([type(encoder).__name__, getattr(encoder, "pretrained", "")]).strip()
 
 
 def _from_checkpoint(path: str, other: Encoder | None) -> tuple[Encoder, str, frozenset[str]]:

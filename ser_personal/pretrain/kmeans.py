@@ -26,12 +26,13 @@ from ser_personal.data.frame_store import PseudoLabels, PseudoLabelSource
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash, gather_files, on_first_process
 from ser_personal.pretrain.codebook import Codebook, FrameSample, nearest_centroid
-from ser_personal.pretrain.teachers import MFCCTeacher, Precision, Teacher, run_over
+from ser_personal.pretrain.teachers import MFCCTeacher, Precision, Teacher, run_over, unfinished_batches
 from ser_personal.types import NumClusters, Seed, Share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lightning.pytorch import Trainer
     from torch import Tensor, nn
 
     from ser_personal.corpus.base import Corpus
@@ -173,11 +174,6 @@ def _write_pseudo_labels(
     centroids = torch.from_numpy(codebook.centroids)
     utterance_ids = [utterance.utterance_id for utterance in data.utterances]
 
-    def left() -> list[list[int]]:
-        store.refuse_changed(data.utterances[index] for index in data.pseudo_label_indices)
-        # Batches stay as they are, since a network's rounding depends on them: an unfinished one is run again.
-        return [batch for batch in data.batches() if not all(utterance_ids[index] in store for index in batch)]
-
     def take(frames: dict[int, Tensor]) -> None:
         first = next(iter(frames.values()))
         clusters, dim = centroids.shape
@@ -189,9 +185,10 @@ def _write_pseudo_labels(
         audio = {utterance_ids[index]: data.utterances[index] for index in frames}
         store.write({utterance_ids[index]: of_one.cpu().numpy() for index, of_one in pseudo_labels.items()}, audio)
 
-    trainer = run_over(
-        data, lambda trainer: on_first_process(trainer, left), teacher, take, "Writing pseudo-labels", **on
-    )
+    def left(trainer: Trainer) -> list[list[int]]:
+        return on_first_process(trainer, lambda: unfinished_batches(data, store))
+
+    trainer = run_over(data, left, teacher, take, "Writing pseudo-labels", **on)
     trainer.strategy.barrier("pseudo-labels written")
     expected = [utterance_ids[index] for index in data.pseudo_label_indices]
     on_first_process(trainer, lambda: PseudoLabels.create(out, source).finish(expected))

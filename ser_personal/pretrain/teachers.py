@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_personal.data.datamodule import AllUtterancesDataModule
+    from ser_personal.data.frame_store import FrameStore
     from ser_personal.data.resumable_loader import SpeechLoader
     from ser_personal.encoder.hubert import HubertEncoder
     from ser_personal.types import SpeechBatch
@@ -96,6 +97,16 @@ class EncoderTeacher(Teacher):
     @override
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> EncoderOutput:
         return self.encoder.hidden_states(waveforms, num_samples, self.teacher_layer)
+
+
+def unfinished_batches(data: AllUtterancesDataModule, store: FrameStore[Any]) -> list[list[int]]:
+    """Find the batches with an utterance that isn't stored; audio that has changed since it was is a UserError.
+
+    They stay whole, since a network's rounding depends on the batch.
+    """
+    batches, utterances = data.batches(), data.utterances
+    store.refuse_changed(utterances[index] for batch in batches for index in batch)
+    return [batch for batch in batches if not all(utterances[index].utterance_id in store for index in batch)]
 
 
 def run_over(

@@ -7,7 +7,7 @@ import torch
 from command_line import configs, ser, trainer_flags
 from garbage import refused
 from test_metrics import sklearns_scores
-from tiny_models import emotion_data, encoder
+from tiny_models import emotion_data, encoder, trainer
 from torch.nn import functional
 
 from ser_personal.finetune.classification import EmotionClassification, cross_entropy
@@ -38,6 +38,8 @@ def test_cross_entropy_is_torchs_over_labelled_rows():
     logits = torch.randn(6, 4, generator=generator, requires_grad=True)
     emotions, weights = torch.tensor([0, 3, -1, 1, 1, -1]), torch.tensor([1.0, 2.0, 9.0, 0.0, 0.5, 1.0])
     labels = torch.eye(4)[emotions].masked_fill((emotions < 0)[:, None], torch.nan)
+    with torch.no_grad():
+        logits[2] = torch.nan
     rows = emotions >= 0
     each = functional.cross_entropy(logits[rows], emotions[rows], reduction="none")
     torch.testing.assert_close(cross_entropy(logits, labels), each.mean())
@@ -114,10 +116,14 @@ def test_a_test_writes_the_scores_that_scikit_learn_finds_for_each_set_and_condi
     assert found["labelled"] < found["utterances"]
 
 
-def test_other_emotions_than_those_that_were_learnt_are_refused(synthetic_corpus, checkpoint, tmp_path, capsys):
+def test_other_emotions_than_those_that_were_learnt_are_refused(synthetic_corpus, data, checkpoint, tmp_path, capsys):
     test = ["test", *arguments(synthetic_corpus, tmp_path), "--ckpt_path", checkpoint]
     assert ser(*test, "--model.emotions", "[joy,anger]") == 2
     assert "was trained with emotions" in capsys.readouterr().err
+    other = classification(emotions=["joy", "anger"])
+    what = "the checkpoint: was trained for anger, .*, not joy, anger"
+    refused(what, trainer(tmp_path).test, other, datamodule=data, ckpt_path=checkpoint)
+    refused(what, EmotionClassification.load_from_checkpoint, checkpoint, emotions=["joy", "anger"])
 
 
 def test_emotions_that_can_not_be_told_apart(relabelled, data):

@@ -3,8 +3,6 @@ import pytest
 import soundfile
 import torch
 from garbage import refused
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_models import encoder as tiny
 
 from ser_personal.data.datamodule import AllUtterancesDataModule
@@ -12,7 +10,7 @@ from ser_personal.data.frame_store import FeatureCache
 from ser_personal.encoder.hubert import TinyEncoder
 from ser_personal.encoder.module import DESCRIPTION, read_checkpoint
 from ser_personal.encoder.raw import LogMelEncoder, MFCCEncoder
-from ser_personal.pretrain.cache import cache, strided
+from ser_personal.pretrain.cache import cache
 from ser_personal.types import unpack_hashes
 
 
@@ -54,14 +52,6 @@ def test_holds_the_means_of_the_encoders_own_frames(make, data, kind, stride, la
     assert_holds(folder, frames_of, data, stride)
     source = FeatureCache.load(folder).source
     assert (source.frame_seconds, source.layer) == (pytest.approx(stride * 0.02), layer)
-
-
-@given(frames=st.integers(1, 23), stride=st.integers(1, 12))
-def test_stride_takes_the_mean_of_real_frames(frames, stride):
-    values = np.random.default_rng(frames).normal(size=(frames, 2)).astype(np.float32)
-    groups = [values[start : start + stride] for start in range(0, frames, stride)]
-    means = [group.mean(0) for group in groups]
-    np.testing.assert_allclose(strided(values, stride), means, rtol=1e-5, atol=1e-6)
 
 
 def test_the_encoder_of_a_checkpoint_without_its_speakers(make, data, papt_checkpoint):
