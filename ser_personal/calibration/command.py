@@ -186,4 +186,5 @@ def _read_bank(path: Path, vectors: Vectors, scale: tuple[float, float]) -> Spea
     training = predicted.part((named["split"] == "train").to_numpy())
     if not training.speaker_ids:
         raise UserError("no training row", where=path, remedy="Mark training rows as train in the column split")
+    require_on_scale(training.labels, "labels", attributes, scale, path)
     return SpeakerBank.from_utterances(training.speaker_ids, training.pooled, training.labels, attributes, scale)

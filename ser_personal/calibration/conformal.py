@@ -58,7 +58,7 @@ class ConformalTable:
 
     where the last term stands for the new speaker. A random utterance of a new speaker then falls inside with at
     least that probability, over speakers: one speaker's own share may be lower. Measured on validation speakers it
-    holds approximately: on them, who chose the checkpoint, errors are a little smaller. Below
+    holds approximately: they chose the checkpoint, so their errors are a little smaller. Below
     `coverage / (1 - coverage)` speakers (9 for 90 %) the quantile is infinite, and the interval is the whole scale.
 
     Attributes:

@@ -94,7 +94,6 @@ class RandomSpeakers:
 
     def __call__(self, predictions: Values, speaker_ids: Sequence[str | None], pooled: Values) -> Values:
         """Calibrated predictions, (draws, utterances, attributes)."""
-        del pooled
         rng = np.random.default_rng(self.seed)
         rows_of, speakers = rows_by_speaker(speaker_ids), len(self.pldc.bank.speaker_ids)
         k = min(self.pldc.settings.k, speakers)

@@ -51,7 +51,7 @@ from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.types import Seed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
@@ -64,10 +64,8 @@ if TYPE_CHECKING:
 def learnt_embeddings(personalized: Any) -> dict[str, SpeakerVectors]:
     """The learnt e_s of the speakers in the table, under `embeddings`; nothing where there is no table."""
     speakers = personalized.speakers
-    if not speakers.ids or not isinstance(speakers, SpeakerEmbedding):
-        return {}
     known = [each for each in speakers.ids if each not in speakers.namesakes]
-    if not known:
+    if not known or not isinstance(speakers, SpeakerEmbedding):
         return {}
     with torch.inference_mode():
         learnt = speakers(known).float().cpu().numpy()
@@ -212,7 +210,10 @@ def checkpoint_bank(trainer: Trainer, pl_module: LightningModule, attributes: tu
         builder = SpeakerBankBuilder(attributes, data.scale, model)
         for batch in predict_split(trainer, pl_module, "train"):
             builder.add(batch["speaker_ids"], batch["pooled"], batch["labels"])
-        bank = _bank_of_all(trainer, builder)
+        if trainer.world_size > 1:
+            merge: Any = builder.merge
+            gather_files(trainer, trainer.default_root_dir, builder.save, lambda paths: [*map(merge, paths[1:])])
+        bank = builder.build() if trainer.is_global_zero else None
         if bank is not None:
             path = next((path for path in paths if os.access(path.parent, os.W_OK)), paths[-1])
             bank.save(path)
@@ -231,16 +232,6 @@ def _bank_paths(trainer: Trainer, model: str) -> list[Path]:
     elsewhere = Path(trainer.default_root_dir) / f"{model[:8]}-{beside.name}"
     is_own_corpus = trainer.datamodule.is_training_corpus  # type: ignore[attr-defined]
     return [beside, elsewhere] if is_own_corpus else [elsewhere]
-
-
-def _bank_of_all(trainer: Trainer, builder: SpeakerBankBuilder) -> SpeakerBank | None:
-    def merge(paths: Sequence[Path]) -> None:
-        for path in paths[1:]:
-            builder.merge(path)
-
-    if trainer.world_size > 1:
-        gather_files(trainer, trainer.default_root_dir, builder.save, merge)
-    return builder.build() if trainer.is_global_zero else None
 
 
 def _matching_bank(

@@ -193,7 +193,7 @@ class RunWriter(Callback):
         # an earlier call's datamodule, which is still there, knows nothing of loaders that are passed
         if not hasattr(datamodule, "utterances") or (source is not None and source is not datamodule):
             raise UserError(
-                "has to know utterances and speakers, and loaders alone don't name them",
+                "needs the datamodule: dataloaders alone don't name utterances and speakers",
                 where=type(self).__name__,
                 remedy=f"Pass the datamodule: trainer.{verb}(model, datamodule=EmotionDataModule(...))",
             )

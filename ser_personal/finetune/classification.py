@@ -81,7 +81,22 @@ class EmotionClassification(FineTuning):
     @override
     def build(self, training_set: TrainingSet) -> None:
         if self.hparams["initial_checkpoint"] is None:
-            self._choose_emotions(training_set)
+            counts = training_set.train_emotions
+            self.emotions = self.emotions or list(counts)
+            for emotion in self.emotions:
+                if emotion not in counts:
+                    raise UserError(
+                        f"no training utterance is of {emotion}",
+                        where="--model.emotions",
+                        remedy=f"Choose among {', '.join(counts) or 'none: this corpus has no categorical emotion'}",
+                    )
+            if len(self.emotions) < 2:
+                raise UserError(
+                    f"the training set has {len(self.emotions)} categorical emotions",
+                    where="EmotionClassification",
+                    remedy="Give a corpus with two at least, or train on emotion attributes: configs/finetune.yaml",
+                )
+            self.hparams["emotions"] = self.emotions
         super().build(training_set)
 
     @override
@@ -95,24 +110,6 @@ class EmotionClassification(FineTuning):
         result = super().predict_step(batch, batch_idx)
         result["predictions"] = result["predictions"].float().softmax(1)
         return result
-
-    def _choose_emotions(self, training_set: TrainingSet) -> None:
-        counts = training_set.train_emotions
-        self.emotions = self.emotions or list(counts)
-        for emotion in self.emotions:
-            if emotion not in counts:
-                raise UserError(
-                    f"no training utterance is of {emotion}",
-                    where="--model.emotions",
-                    remedy=f"Choose among {', '.join(counts) or 'none: this corpus has no categorical emotion'}",
-                )
-        if len(self.emotions) < 2:
-            raise UserError(
-                f"the training set has {len(self.emotions)} categorical emotions",
-                where="EmotionClassification",
-                remedy="Give a corpus with two at least, or train on emotion attributes: configs/finetune.yaml",
-            )
-        self.hparams["emotions"] = self.emotions
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -221,7 +221,8 @@ class PointwiseInterpreter(Interpreter):
                 raise UserError(
                     f"the training labels' mean is {mean:.3g}, and predictions stay within {low:g} to {high:g}",
                     where="--model.interpreter.scale",
-                    remedy="Give the least and the greatest label, such as --model.interpreter.scale '[1,5]'",
+                    remedy="Give the least and the greatest label, such as --model.interpreter.scale '[1,5]', or for "
+                    "categories another interpreter",
                 )
             with torch.no_grad():
                 share = torch.tensor((mean - low) / (high - low)).clamp(0.01, 0.99)

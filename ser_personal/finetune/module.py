@@ -156,7 +156,7 @@ class FineTuning(PersonalizedModule):
 
     @override
     def on_fit_start(self) -> None:
-        # of every fit: a built or resumed model may be trained on other utterances, too
+        # in every fit: a built or resumed model may be trained on other utterances, too
         if self.training_set is not None:
             self.trained_on |= self.training_set.train_hashes
 
@@ -271,7 +271,7 @@ class FineTuning(PersonalizedModule):
         return loss
 
     def _some_as_unseen(self, batch: EmotionBatch) -> EmotionBatch:
-        """Take a share of the utterances for those of unseen speakers, of whom no features are known either."""
+        """Make a share of the utterances count as those of unseen speakers, without speaker features."""
         unseen = torch.rand(len(batch["speaker_ids"])) < self.hparams["unseen_share"]
         pairs = zip(batch["speaker_ids"], unseen.tolist(), strict=True)
         some: dict[str, Any] = {**batch, "speaker_ids": [None if hidden else speaker for speaker, hidden in pairs]}
@@ -376,9 +376,8 @@ class EmotionFineTuning(FineTuning):
         if isinstance(attributes, str):
             raise UserError("is text", where="attributes", remedy=f"Give them as a tuple, such as ({attributes!r},)")
         if not attributes or len(set(attributes)) < len(attributes) or not {*attributes} <= {*ATTRIBUTES}:
-            twice = "names an attribute twice, or what is none"
             raise UserError(
-                "names no attribute" if not attributes else f"{twice}: {', '.join(attributes)}",
+                f"can't be {', '.join(attributes) or 'empty'}",
                 where="attributes",
                 remedy=f"Choose among {', '.join(ATTRIBUTES)}, each once",
             )

@@ -115,6 +115,6 @@ def _from_checkpoint(path: str, other: Encoder | None) -> tuple[Encoder, str, fr
     prefix = f"{PREFIX}encoder."
     weights = checkpoint["state_dict"]
     encoder.load_state_dict({name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)})
-    # frames of test speakers whom it knows aren't those of strangers
+    # test speakers whom it was trained on aren't unseen in its frames
     trained_on = unpack_hashes(description["pretrained_on"]) | unpack_hashes(checkpoint.get(TRAINED_ON, ""))
     return encoder, f"{description['encoder']} of {path}", trained_on

@@ -92,11 +92,7 @@ class Codebook:
     def save(self, path: str | Path) -> None:
         """Write safetensors, atomically."""
         # One entry: safetensors writes several in an order that changes from run to run.
-        provenance = {
-            "format_version": FORMAT_VERSION,
-            "hash": self.hash,
-            "made_with": self.made_with,
-        }
+        provenance = {"format_version": FORMAT_VERSION, "hash": self.hash, "made_with": self.made_with}
         metadata = {"provenance": json.dumps(provenance, sort_keys=True)}
         atomic_write(path, save({"codebook": self.centroids}, metadata=metadata))
 
@@ -125,8 +121,8 @@ class FrameSample:
 
     Args:
         frame_counts: index of an utterance -> its frames.
-        share: of all frames, as a chance.
-        capacity: at most so many frames.
+        share: probability that a frame is drawn.
+        capacity: largest number of frames.
         seed: of the keys.
     """
 

@@ -163,7 +163,7 @@ def test_mistakes_in_the_tables_are_one_line_each(tables, tmp_path, capsys):
     for name, content, what in (
         ("shifted.csv", b"name,0\ntrain_0,1.0\n", "no column utterance"),
         ("words.csv", b"utterance,0\ntest1_0,loud\n", "the vector of utterance test1_0 holds what is no number"),
-        *((f"noise.{suffix}", b"\xffnoise", "isn't") for suffix in ("safetensors", "csv")),
+        ("noise.safetensors", b"\xffnoise", "isn't"),
     ):
         (tmp_path / name).write_bytes(content)
         refused(what, vectors=tmp_path / name)
@@ -197,11 +197,14 @@ def test_spoilt_files_are_read_or_refused(tmp_path, name):
     spoilt()
 
 
-@pytest.mark.parametrize(("kind", "told"), [("raw", "predictions"), ("label", "labels")])
-def test_a_table_on_another_scale_than_the_banks_is_refused(tables, capsys, kind, told):
-    column = f"arousal_{kind}"
-    TEST.assign(**{column: (TEST[column] - 1) / 6}).to_csv(tables["predictions"], index=False)
-    assert run(tables)[0] == 2
+@pytest.mark.parametrize(
+    ("table", "kind", "told"),
+    [("predictions", "raw", "predictions"), ("predictions", "label", "labels"), ("bank", "label", "labels")],
+)
+def test_a_table_on_another_scale_than_the_labels_is_refused(tables, tmp_path, capsys, table, kind, told):
+    column, frame = f"arousal_{kind}", TRAIN if table == "bank" else TEST
+    frame.assign(**{column: (frame[column] - 1) / 6}).to_csv(tmp_path / "scaled.csv", index=False)
+    assert run(tables, **{table: tmp_path / "scaled.csv"})[0] == 2
     line = capsys.readouterr().err
     assert re.search(rf"\d+ of \d+ {told} of arousal are outside the labels' scale, 1 to 7. Bring them", line)
     # from 0 to 1

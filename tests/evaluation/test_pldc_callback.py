@@ -312,11 +312,11 @@ class NoEmotion(LightningModule):
 
 def test_loaders_alone_and_a_model_without_attributes_are_refused(synthetic_corpus, tmp_path):
     data, running = emotion_data(synthetic_corpus), trainer(tmp_path, max_epochs=1, callbacks=[PLDCCallback()])
-    with pytest.raises(UserError, match=r"PLDCCallback: has to know.*trainer.test\(model, datamodule=Emo"):
+    with pytest.raises(UserError, match=r"PLDCCallback: needs the datamodule.*trainer.test\(model, datamodule=Emo"):
         running.test(finetuning(), dataloaders=data.split_dataloader("test1"), verbose=False)
     module = finetuning()
     running.fit(module, datamodule=data)
-    with pytest.raises(UserError, match="loaders alone don't name them"):
+    with pytest.raises(UserError, match="dataloaders alone don't name"):
         running.test(module, dataloaders=emotion_data(synthetic_corpus).test_dataloader(), verbose=False)
     with pytest.raises(UserError, match=r"NoEmotion predicts no emotion attributes.*--config configs/finetune\.yaml"):
         running.test(NoEmotion(), datamodule=data, verbose=False)

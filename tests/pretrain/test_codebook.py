@@ -1,8 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from garbage import refused
-from safetensors.numpy import save_file
 
 from ser_personal.pretrain.codebook import Codebook, FrameSample, nearest_centroid
 
@@ -37,7 +35,7 @@ def test_nearest_centroid_is_that_of_a_slow_search_under_autocast_too(monkeypatc
         assert nearest_centroid(frames, centroids).tolist() == slow
 
 
-def test_save_and_load_give_the_same_codebook_in_the_same_bytes_every_time_and_other_bytes_are_refused(tmp_path):
+def test_save_and_load_give_the_same_codebook_in_the_same_bytes_every_time(tmp_path):
     values = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
     codebook = Codebook(values, {"seed": 4, "teacher": "mfcc", "share": 0.1})
     paths = [tmp_path / f"{number}.safetensors" for number in range(5)]
@@ -48,10 +46,6 @@ def test_save_and_load_give_the_same_codebook_in_the_same_bytes_every_time_and_o
     loaded = Codebook.load(paths[0])
     assert (loaded.hash, loaded.made_with) == (codebook.hash, codebook.made_with)
     assert len({Codebook(v).hash for v in (values, values.reshape(2, 3), values.reshape(1, 6), values + 1)}) == 4
-    paths[0].write_bytes(paths[0].read_bytes()[:-1] + b"\x7f")
-    refused(r"0\.safetensors: damaged codebook", Codebook.load, paths[0])
-    save_file({"head": values}, paths[0])
-    refused(r"0\.safetensors: not a codebook", Codebook.load, paths[0])
 
 
 def clips(count: int, seed: int = 0) -> list[np.ndarray]:
