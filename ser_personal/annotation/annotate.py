@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from unicodedata import category
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from ser_personal.annotation.journal import Shard, joined, journal_of, open_journals
 from ser_personal.annotation.tables import check_format, check_stems, write_annotations, write_table, write_vectors
@@ -111,7 +111,7 @@ def annotate(
     Returns:
         1 where a recording failed, else 0.
     """
-    target, console = Path(out), Console()
+    target = Path(out)
     check_format(target)
     if vectors is not None and Path(vectors).suffix != ".npz":
         raise UserError("doesn't end in .npz", where=f"--vectors {vectors}", remedy="Give a name that does")
@@ -156,15 +156,14 @@ def annotate(
     with open_journals(target, recordings, settings, part, join=join) as journals:
         done = sum(journal.done for journal in journals)
         own = [recordings[place] for journal in journals for place in journal.places]
-        _print(console, _opening(own, done, cutter, calibrates=not recognizer.emotions))
-        if recognizer.calibrator is None and not recognizer.emotions:
-            who = "speakers without labels aren't" if recognizer.profiles.labelled else "no speaker is"
-            _print(console, f"{who} calibrated: the bundle or the command says so (--calibration)")
+        _announce(recognizer, own, done, cutter)
         if not join:
-            _run(recognizer, own, journals[0], console, keep_vectors=vectors is not None)
+            _run(recognizer, own, journals[0], keep_vectors=vectors is not None)
         failures = list(joined(journal.failures() for journal in journals))
         failed_table = target.with_name(f"{target.stem}.failed.csv")
-        _write_failures(failed_table, failures)
+        failed_table.unlink(missing_ok=True)
+        if failures:
+            write_table(failed_table, failures, ["file", "reason"])
         # where every recording failed there is nothing to write, and the same command can be repeated
         if len(failures) < len(own) or not own:
             if vectors_file is not None:
@@ -177,10 +176,10 @@ def annotate(
         for journal in journals:
             journal.path.unlink()
     for failure in failures:
-        _print(console, f"failed: {failure['file']}: {failure['reason']}")
+        show(f"failed: {failure['file']}: {failure['reason']}")
     failed_line = f"{counted(len(failures), 'recording')} failed, see {failed_table}"
     lines = [f"written: {target}"] * target.exists() + [failed_line] * bool(failures)
-    _print(console, "; ".join(lines))
+    show("; ".join(lines))
     return int(bool(failures))
 
 
@@ -198,12 +197,6 @@ def _find(audio: str, speaker_from: SpeakerFrom | None, segments: str | None, ch
     return of_channels(recordings, channel, named=named)
 
 
-def _write_failures(table: Path, failures: list[dict[str, str]]) -> None:
-    table.unlink(missing_ok=True)
-    if failures:
-        write_table(table, failures, ["file", "reason"])
-
-
 def import_trusted(module: str | None) -> None:
     """Import a module of the user's own, for `--import`, where one is named."""
     try:
@@ -214,52 +207,41 @@ def import_trusted(module: str | None) -> None:
 
 
 def _run(
-    recognizer: EmotionRecognizer,
-    recordings: Sequence[Recording],
-    journal: Journal,
-    console: Console,
-    *,
-    keep_vectors: bool,
+    recognizer: EmotionRecognizer, recordings: Sequence[Recording], journal: Journal, *, keep_vectors: bool
 ) -> None:
     """Annotate what the journal lacks, and say how fast."""
-    started, audio_seconds = time.perf_counter(), 0.0
-    bar = Progress(
-        TextColumn("annotating"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
 
     def entries_of(outcome: Utterances) -> list[Entry]:
-        nonlocal audio_seconds
-        audio_seconds += outcome.seconds
         rows = [_rounded(row) for row in recognizer.rows(outcome, journal.profiles)]
         vectors = [vector.astype("float32").tobytes() if keep_vectors else None for vector in outcome.pooled]
         return list(zip(rows, vectors, strict=True))
 
-    with bar as progress:
-        task = progress.add_task("", total=len(recordings), completed=journal.done)
+    started, audio_seconds = time.perf_counter(), 0.0
+    with Progress(transient=True) as progress:
+        task = progress.add_task("annotating", total=len(recordings), completed=journal.done)
         for chunk in chunks(recordings[journal.done :], CHUNK_SECONDS, CHUNK_RECORDINGS):
             outcomes = recognizer.raw.together(chunk)
             journal.add(chunk, [one if isinstance(one, UserError) else entries_of(one) for one in outcomes])
+            audio_seconds += sum(one.seconds for one in outcomes if not isinstance(one, UserError))
             progress.update(task, advance=len(chunk))
     seconds = time.perf_counter() - started
     speed = f": {audio_seconds / seconds:.0f} times real time" if audio_seconds else ""
-    _print(console, f"{audio_seconds:.0f} s of audio in {seconds:.1f} s{speed}")
+    show(f"{audio_seconds:.0f} s of audio in {seconds:.1f} s{speed}")
 
 
-def _opening(recordings: Sequence[Recording], done: int, cutter: str, *, calibrates: bool) -> str:
+def _announce(recognizer: EmotionRecognizer, recordings: Sequence[Recording], done: int, cutter: str) -> None:
+    """Say what is annotated, and who isn't calibrated."""
     usable = [recording for recording in recordings if not isinstance(recording.turns, UserError)]
     speakers = len(set().union(*(recording.speaker_ids for recording in usable)) - {None})
     who = counted(speakers, "speaker") if speakers else "no speakers"
-    if calibrates and usable and not speakers:
+    if usable and not speakers and not recognizer.emotions:
         why = "the turns name nobody" if any(recording.turns for recording in usable) else "--speaker_from"
         who += f", so nothing is calibrated ({why})"
     resumed = f"; resuming after {done}" if done else ""
-    return f"{counted(len(recordings), 'recording')}, {who}; long ones are cut by {cutter}{resumed}"
+    show(f"{counted(len(recordings), 'recording')}, {who}; long ones are cut by {cutter}{resumed}")
+    if recognizer.calibrator is None and not recognizer.emotions:
+        who = "speakers without labels aren't" if recognizer.profiles.labelled else "no speaker is"
+        show(f"{who} calibrated: the bundle or the command says so (--calibration)")
 
 
 def _rounded(row: Row) -> Row:
@@ -270,10 +252,10 @@ def _rounded(row: Row) -> Row:
     }
 
 
-def _print(console: Console, line: str) -> None:
+def show(line: str) -> None:
     """Print one line, whatever a file's name holds: newlines, or what a terminal would obey."""
     plain = "".join(repr(sign)[1:-1] if category(sign) == "Cc" else sign for sign in " ".join(line.split()))
-    console.print(plain, markup=False, highlight=False, soft_wrap=True)
+    Console().print(plain, markup=False, highlight=False, soft_wrap=True)
 
 
 def enroll(
@@ -307,8 +289,7 @@ def enroll(
     counts = zip(recognizer.attributes, profile.labelled.count[1].tolist(), strict=True)
     labelled = ", ".join(f"{count} of {attribute}" for attribute, count in counts if count)
     added = f"{counted(profile.utterances - before, 'new utterance')} ({before} before)"
-    what = f"{speaker}: {added}, {f'labels in all: {labelled}' if labelled else 'no labels'}"
-    Console().print(what, markup=False, highlight=False, soft_wrap=True)
+    show(f"{speaker}: {added}, {f'labels in all: {labelled}' if labelled else 'no labels'}")
 
 
 def labelled_recordings(table: Path, speaker: str) -> tuple[list[Recording], dict[str, list[float]]]:

@@ -19,10 +19,9 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from rich.console import Console
 from typing_extensions import override
 
-from ser_personal.annotation.annotate import DECIMALS, import_trusted
+from ser_personal.annotation.annotate import DECIMALS, import_trusted, show
 from ser_personal.errors import UserError
 from ser_personal.files import BYTES_AT_ONCE
 from ser_personal.recognition.recognizer import EmotionRecognizer
@@ -78,7 +77,7 @@ def app(
         import_: a module of your own with classes that the model is made of, in the current folder or installed.
     """
     import_trusted(import_)
-    with listen(port) as server, TemporaryDirectory(prefix="ser-app-", ignore_cleanup_errors=True) as folder:
+    with Server(port) as server, TemporaryDirectory(prefix="ser-app-", ignore_cleanup_errors=True) as folder:
         recognizer = EmotionRecognizer.from_pretrained(bundle, profiles=profiles, device=device)
         if recognizer.bundle.emotions:
             what = f"predicts {', '.join(recognizer.bundle.emotions)}, which aren't calibrated to people"
@@ -87,7 +86,7 @@ def app(
         for ending in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
             signal.signal(getattr(signal, ending), signal.default_int_handler)
         for line in (*server.desk.notes, f"open {server.address} (Ctrl-C ends it)"):
-            Console().print(line, markup=False, highlight=False, soft_wrap=True)
+            show(line)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -238,7 +237,11 @@ class Server(ThreadingHTTPServer):
     desk: Desk
 
     def __init__(self, port: int) -> None:
-        super().__init__((LOOPBACK, port), Handler)
+        try:
+            super().__init__((LOOPBACK, port), Handler)
+        except OSError as error:
+            what, remedy = f"can't be listened to ({error.strerror})", "Give another, or --port 0 for any that is free"
+            raise UserError(what, where=f"port {port}", remedy=remedy) from error
         self.secret = secrets.token_urlsafe(12)
 
     @property
@@ -251,15 +254,6 @@ class Server(ThreadingHTTPServer):
         """Say nothing of a browser that went away."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
-
-
-def listen(port: int) -> Server:
-    """Take the port."""
-    try:
-        return Server(port)
-    except OSError as error:
-        what = f"can't be listened to ({error.strerror})"
-        raise UserError(what, where=f"port {port}", remedy="Give another, or --port 0 for any that is free") from error
 
 
 class RefusedError(Exception):

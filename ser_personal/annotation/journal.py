@@ -7,6 +7,7 @@ import re
 import sqlite3
 from contextlib import ExitStack, closing, contextmanager
 from heapq import merge
+from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
@@ -159,22 +160,17 @@ def deal(recordings: Sequence[Recording], count: int) -> list[list[int]]:
 
     A speaker's recordings are in one shard, and so are those of speakers who share a recording.
     """
-    leader: dict[str, str] = {}
+    from scipy.cluster.hierarchy import DisjointSet
 
-    def lead(name: str) -> str:
-        while leader.setdefault(name, name) != name:
-            leader[name] = leader[leader[name]]
-            name = leader[name]
-        return name
-
-    speakers = [sorted(name for name in recording.speaker_ids if name is not None) for recording in recordings]
-    for names in speakers:
-        for name in names[1:]:
-            first, second = sorted((lead(names[0]), lead(name)))
-            leader[second] = first
+    speakers = [[name for name in recording.speaker_ids if name is not None] for recording in recordings]
+    groups = DisjointSet(set(chain(*speakers)))
+    for first, *others in filter(None, speakers):
+        for other in others:
+            groups.merge(first, other)
+    leader = {name: least for group in groups.subsets() for least in [min(group)] for name in group}
     dealt: list[list[int]] = [[] for _ in range(count)]
     for place, (recording, names) in enumerate(zip(recordings, speakers, strict=True)):
-        key = content_hash("speaker", lead(names[0])) if names else content_hash("recording", recording.source)
+        key = content_hash("speaker", leader[names[0]]) if names else content_hash("recording", recording.source)
         dealt[int(key, 16) % count].append(place)
     return dealt
 

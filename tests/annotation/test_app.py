@@ -16,7 +16,7 @@ from turn_files import VALUES, rttm, spoken_by_turns, table
 
 from ser_personal import EmotionRecognizer
 from ser_personal.annotation import app as module
-from ser_personal.annotation.app import Desk, Server, listen
+from ser_personal.annotation.app import Desk, Server
 from ser_personal.recognition.profiles import SpeakerProfiles
 from ser_personal.recognition.segmenters import ByWindows
 
@@ -73,7 +73,7 @@ def own(bundle, tmp_path):
 @pytest.fixture
 def client(own, tmp_path):
     (tmp_path / "recordings").mkdir()
-    with listen(0) as server:
+    with Server(0) as server:
         server.desk = Desk(own, tmp_path / "recordings")
         thread = Thread(target=server.serve_forever)
         thread.start()
