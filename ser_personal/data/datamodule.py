@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from ser_personal.types import FeatureSource, Utterance
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
-# bytes that no batches of workers fill
-MUCH_SHARED_MEMORY = 2**31
 # batches that torch keeps ready for each worker
 PREFETCHED = 2
 
@@ -194,6 +192,11 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         """Decode the utterance at a position in `utterances`, -> (samples,)."""
         return cast("NDArray[np.float32]", self.dataset[ExampleKey(index, epoch=0)].waveform)
 
+    @property
+    def sample_bytes(self) -> float:
+        """Bytes of a batch for each of its samples, padding included."""
+        return 4
+
     def length_of(self, utterance: Utterance) -> int:
         """How much of an utterance a batch holds, in samples."""
         length: int = min(samples_of(utterance), self.max_samples)
@@ -314,16 +317,13 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         if not self.num_workers or not SHARED_MEMORY.is_dir():
             return
         free = shutil.disk_usage(SHARED_MEMORY).free
-        if free < MUCH_SHARED_MEMORY:
-            longest = [[self.longest_of(self.utterances[i]) for i in batch] for batch in sampler.plan(epoch=0)]
-            needed = self.num_workers * PREFETCHED * 4 * max((len(each) * max(each) for each in longest), default=0)
-            if free < needed:
-                raise UserError(
-                    f"has {free / 1e6:.0f} MB left, {self.num_workers} workers need {needed / 1e6:.0f} MB",
-                    where=SHARED_MEMORY,
-                    remedy="Start the container with more, such as `docker run --shm-size 2g`,"
-                    " or give --data.num_workers 0",
-                )
+        lengths = [[self.longest_of(self.utterances[i]) for i in batch] for batch in sampler.plan(epoch=0)]
+        largest = self.sample_bytes * max((len(each) * max(each) for each in lengths), default=0)
+        needed = self.num_workers * PREFETCHED * largest
+        if free < needed:
+            what = f"has {free / 1e6:.0f} MB left, {self.num_workers} workers need {needed / 1e6:.0f} MB"
+            remedy = "Start the container with more (`docker run --shm-size 2g`), or give --data.num_workers 0"
+            raise UserError(what, where=SHARED_MEMORY, remedy=remedy)
 
     @override
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

@@ -170,28 +170,6 @@ def decode_part(utterance: Utterance, start: int, num_samples: int) -> NDArray[n
     return waveform
 
 
-def check_pseudo_labels(utterances: Sequence[Utterance], pseudo_labels: PseudoLabels) -> None:
-    """Refuse pseudo-labels that were not made from these utterances."""
-    remedy = "Run `ser kmeans` on this corpus with the same splits, or give the folder it wrote for this corpus"
-    pseudo_labels.refuse_changed(utterances)
-    missing = [utterance.utterance_id for utterance in utterances if utterance.utterance_id not in pseudo_labels]
-    if missing:
-        what = f"no pseudo-labels for {len(missing)} of {len(utterances)} utterances, {missing[0]} the first"
-        raise UserError(what, where=pseudo_labels.folder, remedy=remedy)
-    with_id = {utterance.utterance_id: utterance for utterance in utterances}
-    # in the order of the files, which are then opened once
-    for utterance in (with_id[utterance_id] for utterance_id in pseudo_labels if utterance_id in with_id):
-        ids, frames = pseudo_labels[utterance.utterance_id], num_frames(samples_of(utterance))
-        if ids.max(initial=0) >= pseudo_labels.num_clusters:
-            what = f"{ids.max()} is not a cluster id below {pseudo_labels.num_clusters}"
-            what = f"pseudo-labels of {utterance.utterance_id} are damaged: {what}"
-            raise UserError(what, where=pseudo_labels.folder, remedy=remedy)
-        if len(ids) != frames:
-            what = f"{len(ids)} pseudo-labels for the {frames} frames of {utterance.utterance_id}"
-            what += ": they were made from another version of the audio"
-            raise UserError(what, where=pseudo_labels.folder, remedy=remedy)
-
-
 def collate(
     examples: Sequence[Example] | UserError,
     *,

@@ -232,9 +232,6 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
         return names
 
 
-REMEDY = "Run `ser cache` on this corpus, all splits of it, into a new folder, and give that as --data.cache"
-
-
 class CachedEmotionDataModule(EmotionDataModule):
     """An `EmotionDataModule` of cached frames instead of audio, which may have been deleted.
 
@@ -283,9 +280,16 @@ class CachedEmotionDataModule(EmotionDataModule):
     @cached_property
     @override
     def dataset(self) -> CachedDataset:
-        training = [self.utterances[index] for index in self.train_indices] if self.normalize_speakers else []
-        normalization = SpeakerNormalization.of(self.cache, self.utterances, training) if training else None
+        normalization = None
+        if self.normalize_speakers:
+            training = [self.utterances[index].utterance_id for index in self.train_indices]
+            normalization = SpeakerNormalization.of(self.cache, self.utterances, training)
         return CachedDataset(self.utterances, self.cache, normalization)
+
+    @property
+    @override
+    def sample_bytes(self) -> float:
+        return 2 * self.frame_source.dim / (self.frame_source.frame_seconds * SAMPLE_RATE)
 
     @override
     def length_of(self, utterance: Utterance) -> int:
@@ -294,11 +298,7 @@ class CachedEmotionDataModule(EmotionDataModule):
 
     @override
     def refuse_unusable(self, utterances: Sequence[Utterance], split: str) -> None:
-        missing = [utterance.utterance_id for utterance in utterances if utterance.utterance_id not in self.cache]
-        if missing:
-            what = f"no features of {len(missing)} of {len(utterances)} utterances of split {split}"
-            raise UserError(f"{what}, {missing[0]} the first", where=self.cache.folder, remedy=REMEDY)
-        self.cache.refuse_changed(utterances)
+        self.cache.check(utterances)
 
     @override
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:

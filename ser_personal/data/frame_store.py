@@ -19,14 +19,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from typing_extensions import override
 
-from ser_personal.audio import FRAME_RATE
+from ser_personal.audio import FRAME_RATE, num_frames
 from ser_personal.data.dataset import samples_of
 from ser_personal.errors import UserError, require_range
 from ser_personal.files import atomic_write, content_hash, sampled_hash
 from ser_personal.types import MAX_CLUSTERS, FeatureSource, pack_hashes, unpack_hashes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from _typeshed import DataclassInstance
     from numpy.typing import NDArray
@@ -110,9 +110,14 @@ class FrameStore(ABC, Generic[Source]):
         meta = cls._read_meta(Path(folder))
         return meta is not None and meta["finished"] and meta["source"] == asdict(source)
 
-    def _write(self, arrays: Mapping[str, NDArray[Any]], audio: Mapping[str, Utterance] | None = None) -> None:
-        # One file for a batch of utterances; those that are stored already stay as they are.
-        new = {id_: np.ascontiguousarray(array) for id_, array in arrays.items() if id_ not in self}
+    def write(self, arrays: Mapping[str, NDArray[Any]], audio: Mapping[str, Utterance] | None = None) -> None:
+        """Write a batch of utterances as one file; those that are stored already stay as they are.
+
+        Args:
+            arrays: utterance -> its ids (frames,), or its frames (frames, dim), at least one.
+            audio: utterance -> the audio that its array comes from, so that training notices when it changes.
+        """
+        new = {id_: np.ascontiguousarray(self._to_store(id_, arrays[id_])) for id_ in arrays if id_ not in self}
         if new:
             path = self.folder / BATCHES.replace("*", content_hash(*new))
             # One entry: safetensors writes several in an order that changes from run to run.
@@ -120,14 +125,28 @@ class FrameStore(ABC, Generic[Source]):
             atomic_write(path, save(new, metadata=metadata))
             self._index(path)
 
+    @abstractmethod
+    def _to_store(self, utterance_id: str, array: NDArray[Any]) -> NDArray[Any]:
+        """Bring an utterance's array to the type that is stored."""
+
+    def check(self, utterances: Sequence[Utterance]) -> None:
+        """Raise a UserError where utterances aren't stored, or their audio has changed; missing audio is fine."""
+        missing = [utterance.utterance_id for utterance in utterances if utterance.utterance_id not in self]
+        if missing:
+            what = f"no {self.contents} of {len(missing)} of {len(utterances)} utterances, {missing[0]} the first"
+            raise UserError(what, where=self.folder, remedy=self._made_again())
+        self.refuse_changed(utterances)
+
     def refuse_changed(self, utterances: Iterable[Utterance]) -> None:
         """Raise a UserError where audio is another than stored frames were made from; missing audio is fine."""
         for utterance in utterances:
             key = self._audio_of.get(utterance.utterance_id)
             if key is not None and utterance.path.is_file() and key != audio_key(utterance):
                 what = f"audio has changed since its {self.contents} in {self.folder} were made"
-                remedy = f"Run {self.command} on all splits of this corpus into a new folder"
-                raise UserError(what, where=utterance.path, remedy=remedy)
+                raise UserError(what, where=utterance.path, remedy=self._made_again())
+
+    def _made_again(self) -> str:
+        return f"Run {self.command} on all splits of this corpus into a new folder, and give that"
 
     def finish(self, utterance_ids: Iterable[str] = ()) -> None:
         """Declare the folder complete, after which it can be loaded."""
@@ -227,11 +246,6 @@ class PseudoLabelSource:
     teacher_layer: int | None = None  # 1-based, None where the teacher has no layers
     frame_rate: int = FRAME_RATE  # frames a second
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.num_clusters <= MAX_CLUSTERS:
-            what = f"{self.num_clusters} clusters don't fit two bytes per frame"
-            raise UserError(what, remedy=f"Ask for 1 to {MAX_CLUSTERS} clusters")
-
 
 class PseudoLabels(FrameStore[PseudoLabelSource]):
     """The k-means ids of a corpus: `labels[utterance_id]` is (frames,) uint16."""
@@ -242,6 +256,9 @@ class PseudoLabels(FrameStore[PseudoLabelSource]):
     frame_shape = ()
 
     def __init__(self, folder: str | Path, source: PseudoLabelSource) -> None:
+        if not 1 <= source.num_clusters <= MAX_CLUSTERS:
+            what = f"{source.num_clusters} clusters don't fit two bytes per frame"
+            raise UserError(what, where=folder, remedy=f"Ask for 1 to {MAX_CLUSTERS} clusters")
         if source.frame_rate != FRAME_RATE:
             what = f"pseudo-labels have {source.frame_rate} frames a second, HuBERT makes {FRAME_RATE}"
             raise UserError(what, where=folder, remedy="Write them again with `ser kmeans`")
@@ -252,12 +269,24 @@ class PseudoLabels(FrameStore[PseudoLabelSource]):
         """K; ids run from 0 to K - 1."""
         return self.source.num_clusters
 
-    def write(self, ids: Mapping[str, NDArray[np.integer]], audio: Mapping[str, Utterance] | None = None) -> None:
-        """Write the ids (frames,) of a batch of utterances; those that are stored already stay as they are.
+    @override
+    def check(self, utterances: Sequence[Utterance]) -> None:
+        super().check(utterances)
+        samples = {utterance.utterance_id: samples_of(utterance) for utterance in utterances}
+        # in the order of the files, which are then opened once
+        for utterance_id in (id_ for id_ in self if id_ in samples):
+            ids, frames = self[utterance_id], num_frames(samples[utterance_id])
+            if ids.max(initial=0) >= self.num_clusters:
+                what = f"{ids.max()}, of {utterance_id}, is not a cluster id below {self.num_clusters}"
+                raise self._damaged(what, self.folder)
+            if len(ids) != frames:
+                what = f"{len(ids)} pseudo-labels for the {frames} frames of {utterance_id}"
+                what += ": they were made from another version of the audio"
+                raise UserError(what, where=self.folder, remedy=self._made_again())
 
-        `audio` is what they were made from, by utterance, so that training notices when it changes.
-        """
-        self._write({utterance_id: of_frames.astype("<u2") for utterance_id, of_frames in ids.items()}, audio)
+    @override
+    def _to_store(self, utterance_id: str, array: NDArray[Any]) -> NDArray[Any]:
+        return array.astype("<u2")
 
 
 class FeatureCache(FrameStore[FeatureSource]):
@@ -277,22 +306,13 @@ class FeatureCache(FrameStore[FeatureSource]):
     def frame_shape(self) -> tuple[int, ...]:
         return (self.source.dim,)
 
-    def write(self, frames: Mapping[str, NDArray[np.floating]], audio: Mapping[str, Utterance] | None = None) -> None:
-        """Write the frames of a batch of utterances; those that are stored already stay as they are.
-
-        Args:
-            frames: utterance -> (frames, dim), at least one frame.
-            audio: utterance -> the audio its frames come from, so that training notices when it changes.
-        """
-        halves = {utterance_id: self._as_float16(utterance_id, array) for utterance_id, array in frames.items()}
-        self._write(halves, audio)
-
-    def _as_float16(self, utterance_id: str, frames: NDArray[np.floating]) -> NDArray[np.float16]:
-        if frames.ndim != 2 or len(frames) == 0 or frames.shape[1:] != self.frame_shape:
-            msg = f"{utterance_id}: {frames.shape} is not (frames, {self.source.dim})"
+    @override
+    def _to_store(self, utterance_id: str, array: NDArray[Any]) -> NDArray[Any]:
+        if array.ndim != 2 or len(array) == 0 or array.shape[1:] != self.frame_shape:
+            msg = f"{utterance_id}: {array.shape} is not (frames, {self.source.dim})"
             raise ValueError(msg)
         with np.errstate(over="ignore"):
-            halves = frames.astype("<f2")
+            halves = array.astype("<f2")
         if not np.isfinite(halves).all():
             what = "a value is NaN, infinite or above 65504, the largest of half precision"
             raise UserError(what, where=f"features of {utterance_id}", remedy="Scale them down, or take another layer")

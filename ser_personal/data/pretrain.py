@@ -14,7 +14,7 @@ from typing_extensions import override
 from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
 from ser_personal.corpus.splits import canonical_splits
 from ser_personal.data.datamodule import SpeechDataModule
-from ser_personal.data.dataset import PretrainDataset, check_pseudo_labels, samples_of
+from ser_personal.data.dataset import PretrainDataset, samples_of
 from ser_personal.data.frame_store import PseudoLabels
 from ser_personal.errors import UserError, require_range
 from ser_personal.types import PositiveFinite, PretrainBatch, utterance_hashes
@@ -71,7 +71,7 @@ class PretrainDataModule(SpeechDataModule[PretrainBatch]):
         # whatever the stage can't use is refused before a model is built
         if stage in ("fit", "validate", None):
             indices = [*self.train_indices, *self.held_out_indices, *self.unseen_indices]
-            check_pseudo_labels([self.utterances[i] for i in indices], self.pseudo_labels)
+            self.pseudo_labels.check([self.utterances[i] for i in indices])
 
     @cached_property
     def pseudo_labels(self) -> PseudoLabels:

@@ -106,20 +106,23 @@ def frame_moments(cache: FeatureCache, utterance_ids: Iterable[str]) -> Moments:
 
 @dataclass(frozen=True, eq=False)
 class SpeakerNormalization:
-    """Each speaker's own moments; those of the training set for unknown speakers."""
+    """Each speaker's own moments; those of the training set, if there is one, for unknown speakers."""
 
     moments_of: dict[str, Moments]  # (dim,), over all cached utterances of a speaker, labelled or not
-    training: Moments  # (dim,), over the training utterances
+    training: Moments | None  # (dim,), over the training utterances
 
     @classmethod
-    def of(cls, cache: FeatureCache, utterances: Sequence[Utterance], training: Sequence[Utterance]) -> Self:
+    def of(cls, cache: FeatureCache, utterances: Sequence[Utterance], training_ids: Sequence[str]) -> Self:
         """Compute the moments of every known speaker's frames, labels unseen."""
         moments_of = {speaker: frame_moments(cache, ids) for speaker, ids in by_speaker(cache, utterances).items()}
-        return cls(moments_of, frame_moments(cache, [utterance.utterance_id for utterance in training]))
+        return cls(moments_of, frame_moments(cache, training_ids) if training_ids else None)
 
     def normalize(self, frames: NDArray[np.floating], speaker_id: str | None) -> NDArray[np.float16]:
         """Bring frames (frames, dim) to zero mean and unit variance; a constant column to 0."""
         moments = self.training if speaker_id is None else self.moments_of[speaker_id]
+        if moments is None:
+            what, remedy = "there is no training set to normalise unknown speakers by", "Leave unknown speakers out"
+            raise UserError(what, where="data.normalize_speakers", remedy=f"{remedy} (data.known_speakers_only=true)")
         scale = np.where(moments.std > SMALLEST_STD, moments.std, np.inf)
         return ((frames - moments.mean) / scale).astype(np.float16)
 

@@ -51,7 +51,7 @@ def own_copy(part: Part) -> Part:
     """Copy a part for a model, so that no other model of the same objects trains its weights or makes them again."""
     if part in _OF_MODELS:
         what = "is part of a model, and a fit of another would make its weights again"
-        remedy = "Make a new one; --model.papt_checkpoint and --model.initial_checkpoint hand weights on"
+        remedy = "Make a new one; papt_checkpoint or initial_checkpoint hands trained weights on"
         raise UserError(what, where=type(part).__name__, remedy=remedy)
     copy = deepcopy(part)
     _OF_MODELS.add(copy)

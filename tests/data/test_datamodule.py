@@ -3,6 +3,7 @@ from pathlib import Path
 from shutil import copy, copytree
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from garbage import refused
 from hypothesis import given
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ser_personal.corpus.csv_corpus import CSVCorpus
-from ser_personal.data.emotion import EmotionDataModule
+from ser_personal.data.emotion import CachedEmotionDataModule, EmotionDataModule
+from ser_personal.data.frame_store import FeatureCache
 from ser_personal.data.pretrain import PretrainDataModule, hold_out
-from ser_personal.types import Utterance
+from ser_personal.types import FeatureSource, Utterance
 
 
 def indices(loader):
@@ -187,3 +189,14 @@ def test_workers_without_the_shared_memory_that_they_need(corpus_folder, monkeyp
     data.train_dataloader()
     # the workers' own batches are there when a checkpoint is saved in the middle of an epoch
     assert data.state_dict() == alone.state_dict()
+
+
+def test_shared_memory_for_cached_frames_is_counted_by_their_width(corpus, tmp_path, monkeypatch):
+    # a second each: 50 frames of 4000 values in half precision, 0.4 MB
+    store = FeatureCache.create(tmp_path / "cache", FeatureSource(encoder="noise", dim=4000, frame_seconds=0.02))
+    store.write({utterance.utterance_id: np.zeros((50, 4000)) for utterance in corpus.utterances})
+    store.finish()
+    monkeypatch.setattr("ser_personal.data.datamodule.SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=5_000_000))
+    data = CachedEmotionDataModule(corpus, cache=str(tmp_path / "cache"), max_batch=10, num_workers=1)
+    refused("has 5 MB left, 1 workers need 8 MB", data.train_dataloader)

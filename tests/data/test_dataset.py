@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ser_personal.audio import SAMPLE_RATE, num_frames
-from ser_personal.data.dataset import PretrainDataset, WholeUtterances, check_pseudo_labels, collate, crop_start
+from ser_personal.data.dataset import PretrainDataset, WholeUtterances, collate, crop_start
 from ser_personal.data.frame_store import PseudoLabels
 from ser_personal.data.resumable_loader import ExampleKey
 from ser_personal.errors import UserError
@@ -92,8 +92,8 @@ def test_audio_shorter_than_its_header_said(corpus):
 
 def test_pseudo_labels_of_another_corpus_or_version(corpus, pseudo_labels_folder):
     labels = PseudoLabels.load(pseudo_labels_folder)
-    check_pseudo_labels(corpus.utterances, labels)
+    labels.check(corpus.utterances)
     other = [*corpus.utterances, replace(corpus.utterances[0], utterance_id="new")]
-    refused(r"no pseudo-labels for 1 of 35 utterances, new the first.*ser kmeans", check_pseudo_labels, other, labels)
+    refused(r"no pseudo-labels of 1 of 35 utterances, new the first.*ser kmeans", labels.check, other)
     longer = replace(corpus.utterances[0], seconds=corpus.utterances[0].seconds + 0.02)
-    refused("24 pseudo-labels for the 25 frames of u00", check_pseudo_labels, [longer], labels)
+    refused("24 pseudo-labels for the 25 frames of u00", labels.check, [longer])

@@ -75,9 +75,22 @@ def test_speakers_are_normalised_by_their_own_frames(corpus, cache_folder):
                 np.testing.assert_allclose(frames.double(), (raw - own.mean(0)) / own.std(0), atol=5e-3)
 
 
+def test_speakers_are_normalised_without_a_training_set_too(corpus, cache_folder):
+    corpus.utterances = [replace(each, split="test1") for each in corpus.utterances if each.speaker_id in (None, "s1")]
+    data = module(corpus, cache_folder, normalize_speakers=True)
+    frames = [
+        batch["features"][row, :count].double()
+        for batch in data.test_dataloader()
+        for row, count in enumerate(batch["num_frames"])
+    ]
+    np.testing.assert_allclose(np.concatenate(frames).mean(0), np.zeros(4), atol=1e-3)
+    unknown = module(corpus, cache_folder, normalize_speakers=True, known_speakers_only=False)
+    refused("there is no training set to normalise unknown speakers by", list, unknown.test_dataloader())
+
+
 def test_missing_features_and_changed_audio_are_refused_and_missing_audio_is_not(corpus_folder, corpus, tmp_path):
     lacking = write(tmp_path / "lacking", corpus, leave_out="u03")
-    refused("no features of 1 of .* split train, u03 the", module(corpus, lacking).setup, "fit")
+    refused("no cached features of 1 of 25 utterances, u03 the", module(corpus, lacking).setup, "fit")
     copied = CSVCorpus(str(copytree(corpus_folder, tmp_path / "corpus") / "corpus.csv"))
     folder = write(tmp_path / "cache", copied)
     copied.utterances[0].path.unlink()

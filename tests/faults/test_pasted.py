@@ -77,7 +77,6 @@ PASTED = [
 # why others aren't pasted -> pieces of their remedies
 UNPASTED = {
     "the value, or the name of a file, is the user's to find": (
-        "give that as --data.cache",
         "Give an --out that all machines share",
         "Give another --out, the same settings",
         "Give the --teacher that it was fitted on",
