@@ -85,23 +85,16 @@ class EmotionNetwork(nn.Module):
         outputs: Tensor = self.interpreter(output)
         return outputs.softmax(1) if self.classifies else outputs
 
-    def embed(self, speaker_ids: Sequence[str | None]) -> Tensor:
-        """e_s of speakers by their ids alone, (speakers, dim)."""
-        embeddings: Tensor = self.personalized.speakers(speaker_ids)
-        return embeddings
-
     def recognize(self, waveforms: Sequence[NDArray[np.float32]], speaker_ids: Sequence[str | None]) -> Recognized:
         """Predict utterances; what comes out of each doesn't depend on the others.
 
         Args:
-            waveforms: (samples,) each, 16 kHz, none shorter than one frame.
+            waveforms: one or more, (samples,) each, 16 kHz, none shorter than one frame.
             speaker_ids: of the embedding table, None for speakers outside it.
         """
-        if len(waveforms) == 0:
-            return Recognized(np.zeros((0, self.dim)), np.zeros((0, 0)))
         lengths = np.array([len(waveform) for waveform in waveforms], dtype=np.int64)
         order = np.argsort(-lengths, kind="stable")
-        budget = max(BATCH_SECONDS * SAMPLE_RATE, int(lengths.max(initial=0)))
+        budget = max(BATCH_SECONDS * SAMPLE_RATE, int(lengths.max()))
         # on a processor, alone: a batch is no faster, and changes the last bits of what comes out of each
         most = 1 if self._device.type == "cpu" else MAX_BATCH
         cuts = np.cumsum(batch_sizes(lengths[order], budget, most))
@@ -144,7 +137,8 @@ class OnnxNetwork(nn.Module):
         self.network = network
         fusion = network.personalized.fusion
         self.uses_speakers = fusion is not None and fusion.uses_speakers
-        embedding = network.embed([None]).detach() if self.uses_speakers else torch.zeros(1, network.dim)
+        speakers = network.personalized.speakers
+        embedding = speakers([None]).detach() if self.uses_speakers else torch.zeros(1, network.dim)
         self.register_buffer("embedding", embedding)
 
     @override

@@ -56,6 +56,10 @@ class Utterances:
     predictions: NDArray[np.float64]
     hashes: list[int]
 
+    def each(self) -> Iterator[tuple[Segment, str | None, NDArray[np.float64], NDArray[np.float64], int]]:
+        """Segment, speaker, `pooled` (dim,), prediction (attributes,) and hash of each utterance."""
+        return zip(self.segments, self.speaker_ids, self.pooled, self.predictions, self.hashes, strict=True)
+
 
 @dataclass(frozen=True, eq=False)
 class RawRecognizer:

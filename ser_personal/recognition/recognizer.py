@@ -158,12 +158,6 @@ class EmotionRecognizer:
         enrolled = None if profiles is None else SpeakerProfiles.open(bundle.model, Path(profiles))
         return cls(bundle, segmenter=segmenter, profiles=enrolled, **options)
 
-    def __repr__(self) -> str:
-        how = "raw" if self.calibrator is None else f"calibrated by {type(self.calibrator).__name__}"
-        scale = "" if self.bundle.scale is None else " from {:g} to {:g}".format(*self.bundle.scale)
-        what = f"{', '.join(self.emotions or self.attributes)}{scale}, {how}"
-        return f"{type(self).__name__}({what}; model {self.bundle.model[:8]}; {len(self.profiles)} enrolled)"
-
     @property
     def attributes(self) -> tuple[str, ...]:
         """Names of the predicted attributes, in the order of their columns; none where emotions are predicted."""
@@ -230,8 +224,7 @@ class EmotionRecognizer:
         with self._in_turn if calibrate and enrolled else nullcontext():
             for outcome in self.raw.each(recordings):
                 rows += self.rows(outcome, profiles, calibrate=calibrate)
-                utterances = zip(outcome.pooled, outcome.predictions, outcome.hashes, strict=True)
-                for speaker_id, (pooled, prediction, sample_hash) in zip(outcome.speaker_ids, utterances, strict=True):
+                for _, speaker_id, pooled, prediction, sample_hash in outcome.each():
                     if speaker_id in enrolled and speaker_id in profiles:
                         added[speaker_id].append((pooled, prediction, None, sample_hash))
             if added:
@@ -284,8 +277,7 @@ class EmotionRecognizer:
             if len(outcome.segments) > 1 and not np.isnan(values).all():
                 remedy = "Label each by a row of a table with start and end, or leave the label out"
                 raise UserError("has one label for several utterances", where=outcome.recording.source, remedy=remedy)
-            repeated = [values] * len(outcome.segments)
-            added += zip(outcome.pooled, outcome.predictions, repeated, outcome.hashes, strict=True)
+            added += [(pooled, raw, values, sample_hash) for *_, pooled, raw, sample_hash in outcome.each()]
         return self.profiles.extend(speaker_id, self._empty, added)
 
     def _require_attributes(self) -> None:
@@ -298,23 +290,16 @@ class EmotionRecognizer:
 
         `profiles` of the speakers so far are changed in place; other speakers start as enrolled, or empty.
         """
-        calibrated, counts = utterances.predictions.copy(), [0] * len(utterances.segments)
         calibrator = CausalLabels(self.calibrator, self._label_priors)
-        for number, speaker_id in enumerate(utterances.speaker_ids):
-            if not calibrate or speaker_id is None:
-                continue
-            profile = profiles.get(speaker_id) or self.profiles.get(speaker_id, self._empty)
-            if self.calibrator is not None or profile.labelled.count.any():
-                pooled, prediction = utterances.pooled[number], utterances.predictions[number]
-                profile = profile.add(pooled, prediction, None, utterances.hashes[number])
-                calibrated[number] = calibrator(prediction, profile)
-                profiles[speaker_id], counts[number] = profile, profile.utterances
+        turns, columns = utterances.recording.turns, self.columns_of([utterances.recording])
         rows: list[Row] = []
-        turns = utterances.recording.turns
-        columns = self.columns_of([utterances.recording])
-        for segment, speaker_id, raw, values, count in zip(
-            utterances.segments, utterances.speaker_ids, utterances.predictions, calibrated, counts, strict=True
-        ):
+        for segment, speaker_id, pooled, raw, sample_hash in utterances.each():
+            values, count = raw, 0
+            if calibrate and speaker_id is not None:
+                profile = profiles.get(speaker_id) or self.profiles.get(speaker_id, self._empty)
+                if self.calibrator is not None or profile.labelled.count.any():
+                    profile = profiles[speaker_id] = profile.add(pooled, raw, None, sample_hash)
+                    values, count = calibrator(raw, profile), profile.utterances
             row: Row = {
                 "file": utterances.recording.source,
                 "start": segment.start / SAMPLE_RATE,

@@ -8,6 +8,7 @@ from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from functools import partial
 from importlib.util import find_spec
+from itertools import accumulate
 from math import inf, isfinite, isnan
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
@@ -246,7 +247,13 @@ def check_turns(turns: Iterable[Turn], num_samples: int) -> None:
 
 def overlap(start: int, end: int, speaker_id: str | None, turns: Sequence[Turn]) -> float:
     """Seconds from one sample to another in which somebody else speaks, too."""
-    bounds = np.array([turn[:2] for turn in turns if turn.speaker_id != speaker_id], dtype=np.float64).reshape(-1, 2)
+    others = [turn[:2] for turn in turns if turn.speaker_id != speaker_id]
+    if speaker_id is None:
+        # where turns of unknown speakers overlap, two of them speak
+        unknown = sorted(turn[:2] for turn in turns if turn.speaker_id is None)
+        latest = accumulate((stop for _, stop in unknown), max)
+        others += [(begin, min(stop, last)) for (begin, stop), last in zip(unknown[1:], latest, strict=False)]
+    bounds = np.array(others, dtype=np.float64).reshape(-1, 2)
     bounds = bounds.clip(start / SAMPLE_RATE, end / SAMPLE_RATE)
     bounds = bounds[bounds[:, 0].argsort()]
     reached = np.maximum.accumulate(np.concatenate([[0.0], bounds[:, 1]]))[:-1]

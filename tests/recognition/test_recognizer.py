@@ -54,8 +54,6 @@ def test_the_encoder_alone_is_in_bfloat16_where_that_is_asked_for(bundle_folder,
 
 
 def test_predictions_are_those_of_the_trainer(recognizer, lightning):
-    model = f"model {recognizer.bundle.model[:8]}; 0 enrolled"
-    assert repr(recognizer) == f"EmotionRecognizer(arousal, valence from 1 to 7, calibrated by CausalPLDC; {model})"
     frame = recognizer.predict(list(lightning))
     assert list(frame["file"]) == [str(path) for path in lightning]
     np.testing.assert_allclose(frame[RAW], [prediction for prediction, _, _ in lightning.values()], atol=1e-5)
