@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from math import isinf
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -220,8 +221,9 @@ def load_finetuned(checkpoint: str) -> FineTuning:
     with using(checkpoint):
         module: FineTuning = kind.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     module.hparams[IMPORTED] = read.get(IMPORTED)
-    states = (state for state in read.values() if isinstance(state, dict))
-    module.hparams[MAX_TRAINED] = next((state["max_samples"] for state in states if "max_samples" in state), None)
+    # Lightning keeps a datamodule's state under the name of its class, which may be the user's own
+    data = next((state for state in read.values() if isinstance(state, dict) and "train_speakers" in state), {})
+    module.hparams[MAX_TRAINED] = data.get("max_samples")
     module.personalized.encoder.merge_adapters()
     return module.eval()
 
@@ -275,33 +277,26 @@ def _find_bank(checkpoint: str, path: str | None) -> SpeakerBank | None:
 def _find_metrics(checkpoint: str, run: str | None, model: str | None, key: str) -> dict[str, Any] | None:
     """The metrics.json of a test of this model, the newest if no run is named; None where there is none.
 
-    `key` is what it holds: `pldc` of a test with PLDC, `emotions` of one of categories.
+    `key` is what it holds: `pldc` of a test with PLDC, `emotions` of one of categories. `model` is None where no
+    speaker bank says of which model it is.
     """
-    if run is not None:
-        path = Path(run) / "metrics.json"
-        metrics = _read_metrics(path, key)
-        if metrics is None:
-            test = "with PLDC" if key == "pldc" else "of categories"
-            remedy = f"Give the folder of a `ser test` run {test}"
-            raise UserError(f"isn't the metrics.json of a test {test}", where=path, remedy=remedy)
-        if model is not None and metrics["model"] != model:
-            what = "is a test of another checkpoint" + (" than the speaker bank's" if key == "pldc" else "")
-            raise UserError(what, where=run, remedy="Give the folder of this one's `ser test`")
-        return metrics
-    if not model:
+    if run is None and not model:
         return None
-    found = sorted(Path(checkpoint).parent.rglob("metrics.json"), key=lambda path: path.stat().st_mtime_ns)
-    tests = [metrics for path in found if (metrics := _read_metrics(path, key)) and metrics["model"] == model]
-    return tests[-1] if tests else None
-
-
-def _read_metrics(path: Path, key: str) -> dict[str, Any] | None:
-    """The content; None of a test of another kind."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError("no metrics.json to read", where=path, remedy="Give the folder of a `ser test` run") from error
-    return content if isinstance(content, dict) and {"model", "splits", key} <= content.keys() else None
+    paths = [Path(run, "metrics.json")] if run is not None else Path(checkpoint).parent.rglob("metrics.json")
+    tests: list[tuple[int, dict[str, Any]]] = []
+    for path in paths:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            remedy = "Give the folder of a `ser test` run"
+            raise UserError("no metrics.json to read", where=path, remedy=remedy) from error
+        is_test = isinstance(content, dict) and {"model", "splits", key} <= content.keys()
+        if is_test and model in (None, content["model"]):
+            tests.append((path.stat().st_mtime_ns, content))
+    if run is not None and not tests:
+        what = f"isn't the metrics.json of a test {'with PLDC' if key == 'pldc' else 'of categories'} of this model"
+        raise UserError(what, where=run, remedy="Give the folder of this checkpoint's `ser test`")
+    return max(tests, key=itemgetter(0))[1] if tests else None
 
 
 def predict_validation(bundle: Bundle, corpus: Corpus, console: Console) -> PredictedSet:

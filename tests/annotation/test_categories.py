@@ -107,7 +107,7 @@ def test_what_models_of_attributes_alone_have_is_refused(run, recordings, tmp_pa
     categories = "is for emotion attributes, and this model predicts categories. Leave"
     uncalibrated = "predicts emotions, and only attributes are calibrated. Leave --calibration"
     for command, what in (
-        ([*export, "--run", "."], "is a test of another checkpoint"),
+        ([*export, "--run", "."], "of a test of categories of this model"),
         ([*export, "--calibration", "pldc"], f"--calibration: {categories} --calibration out.\n"),
         ([*export, "--corpus", "corpus.csv"], f"--corpus: {categories} --corpus out.\n"),
         ([*annotation, "--calibration", "pldc"], uncalibrated),

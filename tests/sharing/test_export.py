@@ -109,6 +109,7 @@ def test_without_any_test_a_bundle_is_raw_and_works(finetuned_checkpoint, record
     metadata, text = card_of(tmp_path / "bundle")
     assert "model-index" not in metadata
     assert "No test result was found" in text
+    assert "calibrated to each speaker" not in text
     assert not (tmp_path / "bundle" / "speaker_bank.safetensors").exists()
 
 
@@ -205,10 +206,9 @@ def test_what_can_not_be_exported(refused, tested_checkpoint, synthetic_corpus, 
     refused(tmp_path / "no.ckpt", what="no such checkpoint")
     refused(tested_checkpoint, "--bank", tmp_path / "no.safetensors", what="no speaker bank here")
     refused(tested_checkpoint, "--run", tmp_path, what="no metrics.json to read")
-    (tmp_path / "metrics.json").write_text("{}")
-    refused(tested_checkpoint, "--run", tmp_path, what="isn't the metrics.json of a test")
-    (tmp_path / "metrics.json").write_text(json.dumps({"model": "other", "splits": {}, "pldc": {}}))
-    refused(tested_checkpoint, "--run", tmp_path, what="test of another checkpoint")
+    for content in ({}, {"model": "other", "splits": {}, "pldc": {}}):
+        (tmp_path / "metrics.json").write_text(json.dumps(content))
+        refused(tested_checkpoint, "--run", tmp_path, what="isn't the metrics.json of a test with PLDC of this model")
     refused(tested_checkpoint, "--corpus", tmp_path / "nowhere", what="no such corpus")
     refused(tested_checkpoint, "--calibration", "posterior", what="holds no posterior. Export it with --corpus")
     few = ("--calibration", "posterior", "--corpus", synthetic_corpus)
