@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from contextlib import contextmanager
+from importlib import import_module
 from inspect import signature
 from math import isinf
 from pathlib import Path, PurePath
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from zipfile import is_zipfile
 
 import torch
@@ -40,6 +42,7 @@ PREFIX = "personalized."
 TRAINING_STATE = ("optimizer_states", "lr_schedulers", "loops")
 SAME_NAMES = "--model.speakers SpeakerEmbedding --model.speakers.same_names true"
 # what building networks from a wrong description, or loading wrong weights into them, ends in
+Part = TypeVar("Part")
 UNFIT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
@@ -271,3 +274,25 @@ def _describe_argument(value: object, where: str) -> object:
         remedy = "Keep the argument itself under its name, and what is made of it under another"
         raise UserError(f"is kept as a {type(value).__name__}, which can't be saved", where=where, remedy=remedy)
     return value
+
+
+def make_part(described: dict[str, Any], family: type[Part], where: Path) -> Part:
+    """Make a part of `describe_part`; a config from elsewhere must not choose which modules are imported."""
+    class_path = described["class_path"]
+    module, _, name = class_path.rpartition(".")
+    if not module.startswith("ser_personal.") and module not in sys.modules:
+        remedy = f"If you trust it, give `--import {module}`, or `import {module}` first in Python"
+        raise UserError(f"has a part of {module}, which isn't part of ser_personal", where=where, remedy=remedy)
+    kind = getattr(import_module(module), name, None)
+    if not isinstance(kind, type) or not issubclass(kind, family):
+        remedy = "Give a folder that `ser export` wrote"
+        raise UserError(f"{class_path} is no {family.__name__}", where=where, remedy=remedy)
+    arguments = {
+        # unseen policies are the one family of parts that others are made of
+        name: make_part(value, UnseenPolicy, where)  # type: ignore[type-abstract]
+        if isinstance(value, dict) and "class_path" in value
+        else value
+        for name, value in described["init_args"].items()
+    }
+    made: Part = kind(**arguments)
+    return made

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from ser_personal.calibration.conformal import ConformalTable
 from ser_personal.calibration.few_labels import LabelPrior
@@ -19,7 +17,6 @@ from ser_personal.calibration.posterior import load_posterior, save_posterior
 from ser_personal.errors import UserError
 from ser_personal.files import check_empty, content_hash, is_hub_name, sync_folder
 from ser_personal.speakers.bank import SpeakerBank
-from ser_personal.speakers.unseen import UnseenPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,7 +40,6 @@ FILES = (CONFIG, *HASHED, CARD)
 _REMEDY = "Give a folder that `ser export` wrote"
 
 CalibrationName = Literal["pldc", "posterior", "none"]
-Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,33 +99,6 @@ def check_consistent(bundle: Bundle, where: object) -> None:
         raise UserError(wrong[0], where=where, remedy="Give the one that was made with this model")
 
 
-def make_part(described: dict[str, Any], family: type[Part], where: Path) -> Part:
-    """Make a part of `describe_part`; a config from elsewhere must not choose which modules are imported."""
-    kind = _class_at(described["class_path"], where)
-    if not issubclass(kind, family):
-        raise UserError(f"{described['class_path']} isn't a {family.__name__}", where=where, remedy=_REMEDY)
-    arguments = {
-        # unseen policies are the one family of parts that others are made of
-        name: make_part(value, UnseenPolicy, where)  # type: ignore[type-abstract]
-        if isinstance(value, dict) and "class_path" in value
-        else value
-        for name, value in described["init_args"].items()
-    }
-    made: Part = kind(**arguments)
-    return made
-
-
-def _class_at(class_path: str, where: Path) -> type:
-    module, _, name = class_path.rpartition(".")
-    if not module.startswith("ser_personal.") and module not in sys.modules:
-        remedy = f"If you trust it, give `--import {module}`, or `import {module}` first in Python"
-        raise UserError(f"has a part of {module}, which isn't part of ser_personal", where=where, remedy=remedy)
-    kind = getattr(import_module(module), name, None)
-    if not isinstance(kind, type):
-        raise UserError(f"{class_path} isn't a class", where=where, remedy=_REMEDY)
-    return kind
-
-
 def read_bundle(folder: Path) -> Bundle:
     """Read a bundle whose files are complete, of this format and of each other."""
     config = _read_json(folder / CONFIG)
@@ -182,6 +151,7 @@ def _read_network(folder: Path, config: dict[str, Any]) -> EmotionNetwork:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from ser_personal.encoder.module import make_part
     from ser_personal.encoder.personalized import PersonalizedEncoder, saved_encoder
     from ser_personal.finetune.interpreters import Interpreter
     from ser_personal.recognition.network import EmotionNetwork
