@@ -213,7 +213,7 @@ def _run(
 
     def entries_of(outcome: Utterances) -> list[Entry]:
         rows = [_rounded(row) for row in recognizer.rows(outcome, journal.profiles)]
-        vectors = [vector.astype("float32").tobytes() if keep_vectors else None for vector in outcome.pooled]
+        vectors = [one.pooled.astype("float32").tobytes() if keep_vectors else None for one in outcome.utterances]
         return list(zip(rows, vectors, strict=True))
 
     started, audio_seconds = time.perf_counter(), 0.0

@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ser_personal.calibration.conformal import ConformalTable
 from ser_personal.calibration.few_labels import LabelPrior
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.calibration.posterior import load_posterior, save_posterior
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, require_one_of
 from ser_personal.files import check_empty, content_hash, is_hub_name, sync_folder
 from ser_personal.speakers.bank import SpeakerBank
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ser_personal.calibration.posterior import Fitted
     from ser_personal.encoder.personalized import EncoderDescription
@@ -77,26 +77,23 @@ class Bundle:
 
 def check_consistent(bundle: Bundle, where: object) -> None:
     """Refuse a bank, a posterior or a table of another model: its attributes or the width of its vectors differ."""
-    posterior = bundle.posterior or {}
-    widths = {f"posterior of {name}": len(fitted.mean.voice.coefficients) for name, fitted in posterior.items()}
-    attributes = {"posterior": tuple(posterior)} if posterior else {}
-    if bundle.bank is not None:
-        widths["speaker bank"] = bundle.bank.vectors.shape[1]
-        attributes["speaker bank"] = bundle.bank.attributes
-    if bundle.conformal is not None:
-        attributes["table of intervals"] = tuple(bundle.conformal.attributes)
     dim, own = bundle.network.dim, bundle.attributes
-    wrong = [
-        f"the {name} is of vectors of {width} values, the model's have {dim}"
-        for name, width in widths.items()
-        if width != dim
-    ] + [
-        f"the {name} is of {', '.join(found)}, the model of {', '.join(own)}"
-        for name, found in attributes.items()
-        if not set(own) <= set(found)
-    ]
-    if wrong:
-        raise UserError(wrong[0], where=where, remedy="Give the one that was made with this model")
+    parts: list[tuple[str, int, Iterable[str]]] = []
+    if bundle.bank is not None:
+        parts.append(("speaker bank", bundle.bank.vectors.shape[1], bundle.bank.attributes))
+    if bundle.posterior is not None:
+        widths = {len(fitted.mean.voice.coefficients) for fitted in bundle.posterior.values()}
+        parts += [("posterior", width, bundle.posterior) for width in widths]
+    if bundle.conformal is not None:
+        parts.append(("table of intervals", dim, bundle.conformal.attributes))
+    remedy = "Give the one that was made with this model"
+    for name, width, attributes in parts:
+        if width != dim:
+            what = f"the {name} is of vectors of {width} values, the model's have {dim}"
+            raise UserError(what, where=where, remedy=remedy)
+        if not {*own} <= {*attributes}:
+            what = f"the {name} is of {', '.join(attributes)}, the model of {', '.join(own)}"
+            raise UserError(what, where=where, remedy=remedy)
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -129,8 +126,7 @@ def read_bundle(folder: Path) -> Bundle:
         )
     except (AttributeError, KeyError, TypeError, IndexError, ImportError) as error:
         raise UserError(f"lacks or misspells {error}", where=folder / CONFIG, remedy=_REMEDY) from error
-    if bundle.calibration not in get_args(CalibrationName):
-        raise UserError(f"unknown calibration {bundle.calibration!r}", where=folder / CONFIG, remedy=_REMEDY)
+    require_one_of(f"calibration in {folder / CONFIG}", bundle.calibration, CalibrationName)
     check_consistent(bundle, folder)
     return bundle
 

@@ -35,30 +35,30 @@ Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, eq=False)
-class Utterances:
-    """The utterances of a recording, and the model's predictions of them.
+class PredictedUtterance(NamedTuple):
+    """An utterance of a recording, and what the model predicts of it.
 
     Attributes:
-        seconds: of audio that they were found in.
-        segments: in the order of time.
-        speaker_ids: of each segment.
-        pooled: (utterances, dim).
-        predictions: (utterances, attributes), label points, raw.
-        hashes: (utterances,), of their samples.
+        segment: where it is in the recording.
+        speaker_id: None where unknown.
+        pooled: (dim,).
+        prediction: (attributes,), label points, raw; or (emotions,), probabilities.
+        sample_hash: of its samples, 64 bits.
     """
+
+    segment: Segment
+    speaker_id: str | None
+    pooled: NDArray[np.float64]
+    prediction: NDArray[np.float64]
+    sample_hash: int
+
+
+class Utterances(NamedTuple):
+    """The utterances of a recording in the order of time, and the seconds of audio that they were found in."""
 
     recording: Recording
     seconds: float
-    segments: list[Segment]
-    speaker_ids: list[str | None]
-    pooled: NDArray[np.float64]
-    predictions: NDArray[np.float64]
-    hashes: list[int]
-
-    def each(self) -> Iterator[tuple[Segment, str | None, NDArray[np.float64], NDArray[np.float64], int]]:
-        """Segment, speaker, `pooled` (dim,), prediction (attributes,) and hash of each utterance."""
-        return zip(self.segments, self.speaker_ids, self.pooled, self.predictions, self.hashes, strict=True)
+    utterances: list[PredictedUtterance]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,15 +109,8 @@ class RawRecognizer:
         It is cut at pauses, and where speech is found by its level, that is by the level of the block.
         """
         blocks = [self._predict_alone(cut) for cut in self._cuts(recording)]
-        return Utterances(
-            recording,
-            sum(block.seconds for block in blocks),
-            [segment for block in blocks for segment in block.segments],
-            [speaker_id for block in blocks for speaker_id in block.speaker_ids],
-            np.concatenate([block.pooled for block in blocks]),
-            np.concatenate([block.predictions for block in blocks]),
-            [sample_hash for block in blocks for sample_hash in block.hashes],
-        )
+        utterances = [utterance for block in blocks for utterance in block.utterances]
+        return Utterances(recording, sum(block.seconds for block in blocks), utterances)
 
     def _cuts(self, recording: Recording) -> Iterator[_Cut]:
         """The utterances of a recording: of one block after the other where it is long, else of all of it."""
@@ -133,39 +126,42 @@ class RawRecognizer:
                 held = np.concatenate([held, block])
                 now, seconds = first + len(held), seconds + len(block) / SAMPLE_RATE
                 if planned is None:
-                    segments, rest = self.segmenter(held), len(held)
+                    speech, rest = self.segmenter(held), len(held)
                     if now < total:
-                        segments, rest = before_pause(segments, rest)
-                    speakers = [recording.speaker_id] * len(segments)
+                        speech, rest = before_pause(speech, rest)
+                    cut = [(Segment(first + one.start, first + one.end), recording.speaker_id) for one in speech]
                 else:
                     ready = next((number for number, (piece, _) in enumerate(planned) if piece.end > now), len(planned))
-                    cut = [(Segment(one.start - first, one.end - first), who) for one, who in planned[:ready]]
-                    cut = [(one, who) for one, who in cut if not is_silent(held[one.start : one.end])]
-                    segments, speakers = [one for one, _ in cut], [who for _, who in cut]
-                    planned = planned[ready:]
+                    cut, planned = planned[:ready], planned[ready:]
                     rest = min(planned[0][0].start - first, len(held)) if planned else len(held)
-                if segments:
-                    yield _Cut(recording, held, segments, speakers, seconds, first)
+                utterances = [(one, speaker_id, held[one.start - first : one.end - first]) for one, speaker_id in cut]
+                utterances = [utterance for utterance in utterances if not is_silent(utterance[-1])]
+                if utterances:
+                    yield _Cut(recording, seconds, utterances)
                     seconds, found = 0.0, True
                 held, first = held[rest:].copy(), first + rest
             if not found:
                 remedy = "Leave it out, or give --cut windows"
                 raise UserError("no speech was found in it", where=recording.source, remedy=remedy)
 
-    def _predict(self, recordings: Sequence[_Cut]) -> list[Utterances]:
-        if not recordings:
+    def _predict(self, cuts: Sequence[_Cut]) -> list[Utterances]:
+        if not cuts:
             return []
-        speakers = [speaker_id for found in recordings for speaker_id in found.speaker_ids]
-        recognized = self.network.recognize(
-            [found.waveform[segment.start : segment.end] for found in recordings for segment in found.segments],
-            speakers if self.training_speakers else [None] * len(speakers),
-        )
-        ends = np.cumsum([len(found.segments) for found in recordings])[:-1]
+        utterances = [utterance for cut in cuts for utterance in cut.utterances]
+        known = [speaker_id if self.training_speakers else None for _, speaker_id, _ in utterances]
+        recognized = self.network.recognize([waveform for *_, waveform in utterances], known)
+        hashes = [int(content_hash(waveform)[:16], 16) for *_, waveform in utterances]
+        predicted = zip(recognized.pooled, recognized.predictions, hashes, strict=True)
         return [
-            Utterances(cut.recording, cut.seconds, cut.places(), cut.speaker_ids, pooled, predictions, cut.hashes())
-            for cut, pooled, predictions in zip(
-                recordings, np.split(recognized.pooled, ends), np.split(recognized.predictions, ends), strict=True
+            Utterances(
+                cut.recording,
+                cut.seconds,
+                [
+                    PredictedUtterance(segment, speaker_id, *values)
+                    for (segment, speaker_id, _), values in zip(cut.utterances, predicted, strict=False)
+                ],
             )
+            for cut in cuts
         ]
 
     def _predict_alone(self, found: _Cut) -> Utterances:
@@ -184,19 +180,8 @@ class RawRecognizer:
 
 class _Cut(NamedTuple):
     recording: Recording
-    waveform: NDArray[np.float32]
-    segments: list[Segment]
-    speaker_ids: list[str | None]
     seconds: float
-    first: int
-
-    def places(self) -> list[Segment]:
-        """Segments as they are in the recording, whose sample `first` is the waveform's first."""
-        return [Segment(self.first + segment.start, self.first + segment.end) for segment in self.segments]
-
-    def hashes(self) -> list[int]:
-        """Of each segment's samples, 64 bits."""
-        return [int(content_hash(self.waveform[one.start : one.end])[:16], 16) for one in self.segments]
+    utterances: list[tuple[Segment, str | None, NDArray[np.float32]]]
 
 
 def _is_long(recording: Recording) -> bool:

@@ -224,7 +224,7 @@ class EmotionRecognizer:
         with self._in_turn if calibrate and enrolled else nullcontext():
             for outcome in self.raw.each(recordings):
                 rows += self.rows(outcome, profiles, calibrate=calibrate)
-                for _, speaker_id, pooled, prediction, sample_hash in outcome.each():
+                for _, speaker_id, pooled, prediction, sample_hash in outcome.utterances:
                     if speaker_id in enrolled and speaker_id in profiles:
                         added[speaker_id].append((pooled, prediction, None, sample_hash))
             if added:
@@ -271,13 +271,13 @@ class EmotionRecognizer:
         of_rows = label_rows(labels or {}, recordings, self.attributes, self.bundle.scale)
         added: list[Added] = []
         for outcome, values in zip(self.raw.each(recordings), of_rows, strict=True):
-            if (samples := sum(each.samples for each in outcome.segments)) < SHORT:
+            if (samples := sum(each.segment.samples for each in outcome.utterances)) < SHORT:
                 seconds = samples / SAMPLE_RATE
                 logger.warning("%s: %.2f s, of which a voice vector says little", outcome.recording.source, seconds)
-            if len(outcome.segments) > 1 and not np.isnan(values).all():
+            if len(outcome.utterances) > 1 and not np.isnan(values).all():
                 remedy = "Label each by a row of a table with start and end, or leave the label out"
                 raise UserError("has one label for several utterances", where=outcome.recording.source, remedy=remedy)
-            added += [(pooled, raw, values, sample_hash) for *_, pooled, raw, sample_hash in outcome.each()]
+            added += [(pooled, raw, values, sample_hash) for *_, pooled, raw, sample_hash in outcome.utterances]
         return self.profiles.extend(speaker_id, self._empty, added)
 
     def _require_attributes(self) -> None:
@@ -285,15 +285,15 @@ class EmotionRecognizer:
             what = "predicts emotions, and speakers are enrolled to calibrate attributes"
             raise UserError(what, where="the bundle", remedy="Leave profiles out")
 
-    def rows(self, utterances: Utterances, profiles: dict[str, SpeakerProfile], *, calibrate: bool = True) -> list[Row]:
+    def rows(self, found: Utterances, profiles: dict[str, SpeakerProfile], *, calibrate: bool = True) -> list[Row]:
         """Rows of `predict` for a recording, its utterances calibrated one after the other.
 
         `profiles` of the speakers so far are changed in place; other speakers start as enrolled, or empty.
         """
         calibrator = CausalLabels(self.calibrator, self._label_priors)
-        turns, columns = utterances.recording.turns, self.columns_of([utterances.recording])
+        turns, columns = found.recording.turns, self.columns_of([found.recording])
         rows: list[Row] = []
-        for segment, speaker_id, pooled, raw, sample_hash in utterances.each():
+        for segment, speaker_id, pooled, raw, sample_hash in found.utterances:
             values, count = raw, 0
             if calibrate and speaker_id is not None:
                 profile = profiles.get(speaker_id) or self.profiles.get(speaker_id, self._empty)
@@ -301,7 +301,7 @@ class EmotionRecognizer:
                     profile = profiles[speaker_id] = profile.add(pooled, raw, None, sample_hash)
                     values, count = calibrator(raw, profile), profile.utterances
             row: Row = {
-                "file": utterances.recording.source,
+                "file": found.recording.source,
                 "start": segment.start / SAMPLE_RATE,
                 "end": segment.end / SAMPLE_RATE,
                 "speaker": speaker_id,

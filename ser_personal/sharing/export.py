@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ser_personal.finetune.module import FineTuning
-    from ser_personal.recognition.raw import Utterances
+    from ser_personal.recognition.raw import PredictedUtterance
     from ser_personal.types import Utterance
 
 MAX_SAMPLES = 250_000
@@ -315,19 +315,19 @@ def predict_validation(bundle: Bundle, corpus: Corpus, console: Console) -> Pred
         and not all(np.isnan(label) for label in utterance.labels.values())
     ]
     recordings = map(_recording_of, utterances)
-    predicted: list[tuple[Utterance, Utterances]] = []
+    predicted: list[tuple[Utterance, PredictedUtterance]] = []
     for utterance, outcome in zip(utterances, EmotionRecognizer(bundle).raw(recordings), strict=True):
         if isinstance(outcome, UserError):
             console.print(f"left out of the validation: {outcome.where}: {outcome.what}", markup=False)
             continue
-        predicted.append((utterance, outcome))
+        predicted += [(utterance, one) for one in outcome.utterances]
     if not predicted:
         remedy = "Give the corpus that the model was trained on, or leave --corpus out: no intervals, no posterior"
         raise UserError("no labelled validation utterance of a known speaker", where="--corpus", remedy=remedy)
     return PredictedSet(
-        predictions=np.concatenate([outcome.predictions for _, outcome in predicted]),
+        predictions=np.array([one.prediction for _, one in predicted]),
         speaker_ids=tuple(utterance.speaker_id for utterance, _ in predicted),
-        pooled=np.concatenate([outcome.pooled for _, outcome in predicted]),
+        pooled=np.array([one.pooled for _, one in predicted]),
         labels=np.array(
             [[utterance.labels.get(attribute, np.nan) for attribute in bundle.attributes] for utterance, _ in predicted]
         ),

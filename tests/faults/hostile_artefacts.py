@@ -138,7 +138,7 @@ OF_BUNDLE = [
     ("a bundle's config in a list", "config.json: isn't a JSON object", bundle("config.json", put("[]"))),
     ("a bundle of the future", "bundle of format 99; this version reads format", config(format_version=99)),
     ("a config that is no bundle's", "isn't a bundle of ser_personal", config(format="other")),
-    ("a bundle of an unknown calibration", "unknown calibration 'mean'", config(calibration="mean")),
+    ("a bundle of an unknown calibration", "config.json: there is no 'mean'", config(calibration="mean")),
     ("a bundle of a foreign head", "isn't part of ser_pers", config(interpreter={"class_path": "antigravity.Head"})),
     ("a bundle without its bank", "bank.safetensors: no such", bundle("speaker_bank.safetensors", Path.unlink)),
     ("a bundle that names no files", "doesn't say what its files hold", config(files=3)),

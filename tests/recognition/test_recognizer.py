@@ -17,7 +17,7 @@ from ser_personal.data.dataset import Example, collate
 from ser_personal.errors import UserError
 from ser_personal.recognition.causal import CausalPLDC
 from ser_personal.recognition.profiles import SpeakerProfiles
-from ser_personal.recognition.raw import RawRecognizer, Utterances
+from ser_personal.recognition.raw import PredictedUtterance, RawRecognizer, Utterances
 from ser_personal.recognition.recordings import Recording, find_recordings
 from ser_personal.recognition.segmenters import BySpeech, ByWindows, Segment, energy_speech
 
@@ -248,15 +248,13 @@ def test_without_a_bank_no_speaker_is_left_uncalibrated_unnoticed(bundle, record
     assert raw["calibration_utterances"].tolist() == [0]
 
 
-SAID = Utterances(
-    Recording("talk.wav", np.zeros(0, np.float32), "anna"),
-    seconds=3.0,
-    segments=[Segment(0, 16_000), Segment(24_000, 48_000)],
-    speaker_ids=["anna", None],
-    pooled=np.zeros((2, 16)),
-    predictions=np.array([[4.0, 2.0], [6.5, 2.0]]),
-    hashes=[1, 2],
-)
+def said(first, second):
+    """Utterances of Anna and of somebody, and their predictions."""
+    utterances = [
+        PredictedUtterance(Segment(0, 16_000), "anna", np.zeros(16), np.array(first), 1),
+        PredictedUtterance(Segment(24_000, 48_000), None, np.zeros(16), np.array(second), 2),
+    ]
+    return Utterances(Recording("talk.wav", np.zeros(0, np.float32), "anna"), 3.0, utterances)
 
 
 def test_a_row_says_where_who_what_and_how_sure(bundle):
@@ -264,7 +262,7 @@ def test_a_row_says_where_who_what_and_how_sure(bundle):
     table = ConformalTable(0.9, dict.fromkeys(bundle.attributes, HalfWidths((0, 1), (1.0, 2.0), (20, 20))))
     recognizer = EmotionRecognizer(replace(bundle, conformal=table), device="cpu")
     recognizer.calibrator = recognizer._measured_calibrator = lambda prediction, _: prediction - 1
-    first, second = recognizer.rows(SAID, {})
+    first, second = recognizer.rows(said([4.0, 2.0], [6.5, 2.0]), {})
     names = [f"{attribute}_{name}" for attribute in bundle.attributes for name in ("low", "high", "raw")]
     assert list(first) == ["speaker", "start", "end", *CALIBRATED, *names, "calibration_utterances", "file"]
     place = {"file": "talk.wav", "start": 0.0, "end": 1.0, "speaker": "anna", "calibration_utterances": 1}
@@ -274,7 +272,7 @@ def test_a_row_says_where_who_what_and_how_sure(bundle):
     values = {"arousal_raw": 6.5, "arousal_calibrated": 6.5, "arousal_low": 5.5, "arousal_high": 7.0}
     assert second | place | values == second
     for value, interval in ((1.5, (1, 2.5)), (0.0, (1, 1)), (9.0, (7, 7))):
-        _, row = recognizer.rows(replace(SAID, predictions=np.full((2, 2), value)), {})
+        _, row = recognizer.rows(said([value, value], [value, value]), {})
         assert (row["arousal_low"], row["arousal_high"], row["arousal_calibrated"]) == (*interval, value)
 
 
