@@ -1,31 +1,79 @@
+from types import SimpleNamespace
+from unittest.mock import MagicMock, create_autospec
+
+import huggingface_hub
 import pytest
 import torch
 from command_line import ser
-from hub_server import COMMIT, stand_in_hub
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from public_forms import write_dense
 
 from ser_personal import EmotionRecognizer
 from ser_personal.errors import UserError
 from ser_personal.recognition.bundle import FILES
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub:
+    """What `huggingface_hub` is asked for, of repositories in memory that have one branch each."""
+
+    def __init__(self, cache):
+        self.cache = cache
+        self.files: dict[str, dict[str, bytes]] = {}  # repository -> name -> content
+        self.private: dict[str, bool] = {}
+        self.tokens: set[str | None] = set()  # that downloads came with
+        self.refuses = False  # uploads
+
+    def create_repo(self, _api, name, *, private, exist_ok):
+        assert exist_ok or name not in self.files
+        self.files.setdefault(name, {})
+        self.private.setdefault(name, private)
+
+    def model_info(self, _api, name):
+        return SimpleNamespace(private=self.private[name])
+
+    def upload_folder(self, _api, *, repo_id, folder_path, commit_message):
+        if self.refuses:
+            raise HfHubHTTPError("403 Forbidden: you don't have the rights", response=MagicMock())
+        self.files[repo_id] |= {path.name: path.read_bytes() for path in folder_path.iterdir()}
+
+    def snapshot_download(self, name, *, revision, token, allow_patterns):
+        self.tokens.add(token)
+        if name not in self.files:
+            raise RepositoryNotFoundError("404 Client Error. Repository Not Found", response=MagicMock())
+        if revision not in {None, "main", COMMIT}:
+            raise RevisionNotFoundError("404 Client Error. Revision Not Found", response=MagicMock())
+        folder = self.cache / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in self.files[name].keys() & set(allow_patterns):
+            (folder / file).write_bytes(self.files[name][file])
+        return str(folder)
+
 
 @pytest.fixture
-def hub(tmp_path):
-    with stand_in_hub(tmp_path / "cache") as running:
-        yield running
+def hub(tmp_path, monkeypatch):
+    hub = Hub(tmp_path / "cache")
+    api = huggingface_hub.HfApi
+    for name in ("create_repo", "model_info", "upload_folder"):
+        # with the signatures of the installed version
+        monkeypatch.setattr(api, name, create_autospec(getattr(api, name), side_effect=getattr(hub, name)))
+    download = create_autospec(huggingface_hub.snapshot_download, side_effect=hub.snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return hub
 
 
 def test_a_bundle_pushed_and_loaded_by_its_name(hub, tested_checkpoint, tmp_path, capsys):
     bundle = tmp_path / "bundle"
     assert ser("export", tested_checkpoint, "--out", bundle, "--push", "anna/voices") == 0
-    assert f"private: {hub.url}/anna/voices" in capsys.readouterr().out
+    assert "private: https://huggingface.co/anna/voices" in capsys.readouterr().out
     assert hub.private == {"anna/voices": True}
     pushed = hub.files["anna/voices"]
     assert pushed == {path.name: path.read_bytes() for path in bundle.iterdir()}
     assert 'EmotionRecognizer.from_pretrained("anna/voices")' in pushed["README.md"].decode()
     loaded = EmotionRecognizer.from_pretrained("anna/voices", revision=COMMIT, token="hf_ours")  # noqa: S106
     assert loaded.bundle.model == EmotionRecognizer.from_pretrained(bundle).bundle.model
-    assert "Bearer hf_ours" in hub.tokens
+    assert hub.tokens == {"hf_ours"}
     with pytest.raises(UserError, match=r"hub gives at revision v9 \(.*Revision Not Found"):
         EmotionRecognizer.from_pretrained("anna/voices", revision="v9")
 
