@@ -1,4 +1,4 @@
-"""Tiny models of the forms in which public emotion models are published, and what they predict, computed apart."""
+"""Tiny models in the forms in which public emotion models are published; each predicts what its import must."""
 
 import json
 import pickle
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch.nn import functional
+from torch import nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
 
 DIM, HIDDEN = 16, 12
@@ -30,23 +30,91 @@ SIZES: dict[str, Any] = {
 NAMES = ("arousal", "dominance", "valence")
 NORM = (-0.0002, 0.083)
 CHALLENGE = ("final_ssl.pt", "final_pool.pt", "final_ser.pt")
+ENCODERS = ("wav2vec2.", "ssl_model.", "backbone_model.")
+VOX_CONFIG = {"pretrain_model": "wavlm_large", "hidden_dim": HIDDEN, "finetune_method": "lora", "lora_rank": 2}
 Weights = dict[str, torch.Tensor]
 
 
-def noise(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) / 4
+def normalised(waveform: NDArray[np.float32]) -> torch.Tensor:
+    return torch.from_numpy((waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7))[None]
 
 
-def dense_weights(outputs: int = 3, dim: int = DIM) -> tuple[torch.nn.Module, Weights]:
+class Dense(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wav2vec2 = Wav2Vec2Model(Wav2Vec2Config(**SIZES))
+        self.classifier = nn.ModuleDict({"dense": nn.Linear(DIM, DIM), "out_proj": nn.Linear(DIM, len(NAMES))})
+
+    def forward(self, waveform: NDArray[np.float32]) -> torch.Tensor:
+        pooled = self.wav2vec2(normalised(waveform)).last_hidden_state.mean(dim=1)[0]
+        return self.classifier["out_proj"](self.classifier["dense"](pooled).tanh())
+
+
+class Odyssey(nn.Module):
+    def __init__(self, outputs: int = len(NAMES)) -> None:
+        super().__init__()
+        self.ssl_model = WavLMModel(WavLMConfig(**SIZES))
+        self.pool_model = nn.ModuleDict({"sap_linear": nn.Linear(DIM, DIM)})
+        self.pool_model.attention = nn.Parameter(2 * torch.randn(DIM, 1))
+        layer = nn.Sequential(nn.Linear(2 * DIM, HIDDEN), nn.LayerNorm(HIDDEN), nn.ReLU())
+        self.ser_model = nn.ModuleDict({"fc": nn.ModuleList([layer]), "out": nn.Sequential(nn.Linear(HIDDEN, outputs))})
+
+    def forward(self, waveform: NDArray[np.float32]) -> torch.Tensor:
+        scaled = torch.from_numpy((waveform[:192_000] - NORM[0]) / (NORM[1] + 1e-6)).float()[None]
+        frames = self.ssl_model(scaled, attention_mask=torch.ones_like(scaled)).last_hidden_state[0]
+        scores = self.pool_model["sap_linear"](frames).tanh() @ self.pool_model.attention[:, 0]
+        attention = torch.softmax(scores, dim=0)
+        mean = attention @ frames
+        deviation = torch.sqrt((attention @ frames**2 - mean**2).clamp(min=1e-5))
+        hidden = self.ser_model["fc"][0](torch.cat([mean, deviation]))
+        return self.ser_model["out"](hidden)
+
+
+class Vox(nn.Module):
+    """With adapters in the feed-forward part of the last layer, as in the upper half of the published model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone_model = WavLMModel(WavLMConfig(**SIZES | {"num_hidden_layers": 4}))
+        feed_forward = self.backbone_model.encoder.layers[3].feed_forward
+        for linear in (feed_forward.intermediate_dense, feed_forward.output_dense):
+            linear.lora_A = nn.Parameter(torch.randn(2, linear.in_features) / 4)
+            linear.lora_B = nn.Parameter(torch.randn(linear.out_features, 2) / 4)
+            linear.register_forward_hook(lambda of, given, out: out + given[0] @ of.lora_A.T @ of.lora_B.T / 2)
+        self.weights = nn.Parameter(torch.randn(5))
+        first, second, third = (nn.Conv1d(width, HIDDEN, 1) for width in (DIM, HIDDEN, HIDDEN))
+        self.model_seq = nn.Sequential(first, nn.ReLU(), nn.Dropout(), second, nn.ReLU(), nn.Dropout(), third)
+        for name in NAMES:
+            head = nn.Sequential(nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1), nn.Sigmoid())
+            self.add_module(f"{name}_layer", head)
+
+    def forward(self, waveform: NDArray[np.float32]) -> torch.Tensor:
+        output = self.backbone_model(normalised(waveform), output_hidden_states=True)
+        # the last one normed, as transformers gave it when the model was trained
+        states = [*output.hidden_states[:-1], output.last_hidden_state]
+        frames = sum(share * state for share, state in zip(self.weights.softmax(0), states, strict=True))
+        hidden = self.model_seq(frames.transpose(1, 2)).mean(2)[0]
+        return torch.cat([self.get_submodule(f"{name}_layer")(hidden) for name in NAMES])
+
+
+def published(kind: Callable[..., nn.Module], *arguments: int) -> nn.Module:
+    """The same random model at every call."""
     torch.manual_seed(1)
-    encoder = Wav2Vec2Model(Wav2Vec2Config(**SIZES)).eval()
-    head = {
-        "classifier.dense.weight": noise(dim, dim, seed=2),
-        "classifier.dense.bias": noise(dim, seed=3),
-        "classifier.out_proj.weight": noise(outputs, dim, seed=4) / 3,
-        "classifier.out_proj.bias": noise(outputs, seed=5) + 0.5,
-    }
-    return encoder, {**{f"wav2vec2.{name}": weight for name, weight in encoder.state_dict().items()}, **head}
+    model = kind(*arguments).eval()
+    for name, weight in model.named_parameters():
+        weight.requires_grad = False
+        if not name.startswith(ENCODERS):
+            weight.add_(torch.randn(weight.shape) / 4)
+    return model
+
+
+def weights_of(kind: Callable[..., nn.Module], *arguments: int) -> Weights:
+    return published(kind, *arguments).state_dict()
+
+
+def outputs_of(kind: Callable[..., nn.Module]) -> Callable[[NDArray[np.float32]], dict[str, float]]:
+    """What it predicts of a waveform, label points from 1 to 7."""
+    return lambda waveform: dict(zip(NAMES, (1 + 6 * published(kind)(waveform).double()).tolist(), strict=True))
 
 
 def dense_config(names: tuple[str, ...] = NAMES) -> dict[str, Any]:
@@ -59,23 +127,6 @@ def dense_config(names: tuple[str, ...] = NAMES) -> dict[str, Any]:
         "final_dropout": 0.1,
         "vocab_size": None,
     }
-
-
-def odyssey_weights(outputs: int = 3) -> tuple[torch.nn.Module, Weights]:
-    torch.manual_seed(6)
-    encoder = WavLMModel(WavLMConfig(**SIZES)).eval()
-    head = {
-        "pool_model.sap_linear.weight": noise(DIM, DIM, seed=7),
-        "pool_model.sap_linear.bias": noise(DIM, seed=8),
-        "pool_model.attention": noise(DIM, 1, seed=9) * 8,
-        "ser_model.fc.0.0.weight": noise(HIDDEN, 2 * DIM, seed=10),
-        "ser_model.fc.0.0.bias": noise(HIDDEN, seed=11),
-        "ser_model.fc.0.1.weight": noise(HIDDEN, seed=12) + 1,
-        "ser_model.fc.0.1.bias": noise(HIDDEN, seed=13),
-        "ser_model.out.0.weight": noise(outputs, HIDDEN, seed=14) / 3,
-        "ser_model.out.0.bias": noise(outputs, seed=15) + 0.5,
-    }
-    return encoder, {**{f"ssl_model.{name}": weight for name, weight in encoder.state_dict().items()}, **head}
 
 
 def odyssey_config(names: tuple[str, ...] = NAMES) -> dict[str, Any]:
@@ -101,20 +152,20 @@ def write_model(folder: Path, config: dict[str, Any], weights: Weights, *, pickl
 
 
 def write_dense(folder: Path, **options: Any) -> Path:
-    write_model(folder, dense_config(), dense_weights()[1], **options)
+    write_model(folder, dense_config(), weights_of(Dense), **options)
     (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": True, "sampling_rate": 16_000}))
     (folder / "README.md").write_text("---\nlicense: cc-by-nc-sa-4.0\n---\n# A tiny model\n")
     return folder
 
 
 def write_odyssey(folder: Path, **options: Any) -> Path:
-    return write_model(folder, odyssey_config(), odyssey_weights()[1], **options)
+    return write_model(folder, odyssey_config(), weights_of(Odyssey), **options)
 
 
 def write_challenge(folder: Path, outputs: int = 3) -> Path:
     """The challenge's own files."""
     folder.mkdir(parents=True)
-    weights = odyssey_weights(outputs)[1]
+    weights = weights_of(Odyssey, outputs)
     for part, name in zip(("ssl_model.", "pool_model.", "ser_model."), CHALLENGE, strict=True):
         own = {layer.removeprefix(part): weight for layer, weight in weights.items() if layer.startswith(part)}
         torch.save(own, folder / name)
@@ -130,90 +181,14 @@ def write_challenge_zip(folder: Path) -> Path:
     return folder.with_suffix(".zip")
 
 
-@torch.inference_mode()
-def dense_outputs(waveform: NDArray[np.float32]) -> dict[str, float]:
-    encoder, weights = dense_weights()
-    normalised = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
-    hidden = encoder(torch.from_numpy(normalised)[None]).last_hidden_state.mean(dim=1)
-    names = ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
-    head = [weights[f"classifier.{name}"] for name in names]
-    outputs = functional.linear(torch.tanh(functional.linear(hidden, *head[:2])), *head[2:])
-    return dict(zip(NAMES, (1 + 6 * outputs[0].double()).tolist(), strict=True))
-
-
-@torch.inference_mode()
-def odyssey_outputs(waveform: NDArray[np.float32]) -> dict[str, float]:
-    encoder, weights = odyssey_weights()
-    normalised = torch.from_numpy((waveform[:192_000] - NORM[0]) / (NORM[1] + 1e-6)).float()[None]
-    frames = encoder(normalised, attention_mask=torch.ones_like(normalised)).last_hidden_state[0]
-    linear = functional.linear(frames, weights["pool_model.sap_linear.weight"], weights["pool_model.sap_linear.bias"])
-    attention = torch.softmax(torch.tanh(linear) @ weights["pool_model.attention"][:, 0], dim=0)
-    mean = attention @ frames
-    deviation = torch.sqrt((attention @ frames**2 - mean**2).clamp(min=1e-5))
-    own = {name.removeprefix("ser_model."): weight for name, weight in weights.items() if name.startswith("ser_model.")}
-    hidden = functional.linear(torch.cat([mean, deviation]), own["fc.0.0.weight"], own["fc.0.0.bias"])
-    hidden = torch.relu(functional.layer_norm(hidden, [HIDDEN], own["fc.0.1.weight"], own["fc.0.1.bias"]))
-    outputs = functional.linear(hidden, own["out.0.weight"], own["out.0.bias"])
-    return dict(zip(NAMES, (1 + 6 * outputs.double()).tolist(), strict=True))
-
-
-VOX_SIZES = SIZES | {"num_hidden_layers": 4}
-VOX_CONFIG = {"pretrain_model": "wavlm_large", "hidden_dim": HIDDEN, "finetune_method": "lora", "lora_rank": 2}
-
-
-def vox_weights() -> tuple[torch.nn.Module, Weights]:
-    """Adapters beside the feed-forward part of the last layer, as in the upper half of the published model."""
-    torch.manual_seed(16)
-    encoder = WavLMModel(WavLMConfig(**VOX_SIZES)).eval()
-    weights = {f"backbone_model.{name}": weight.clone() for name, weight in encoder.state_dict().items()}
-    for part, (rows, columns) in {"intermediate_dense": (24, DIM), "output_dense": (DIM, 24)}.items():
-        where = f"backbone_model.encoder.layers.3.feed_forward.{part}"
-        weights[f"{where}.lora_A"] = noise(2, columns, seed=17 + rows)
-        weights[f"{where}.lora_B"] = noise(rows, 2, seed=18 + rows)
-    weights["weights"] = noise(5, seed=19) * 4
-    for place, width in ((0, DIM), (3, HIDDEN), (6, HIDDEN)):
-        weights[f"model_seq.{place}.weight"] = noise(HIDDEN, width, 1, seed=20 + place)
-        weights[f"model_seq.{place}.bias"] = noise(HIDDEN, seed=30 + place)
-    for seed, name in enumerate(("arousal", "valence", "dominance")):
-        for place, rows in ((0, HIDDEN), (2, 1)):
-            weights[f"{name}_layer.{place}.weight"] = noise(rows, HIDDEN, seed=40 + 4 * seed + place) * 2
-            weights[f"{name}_layer.{place}.bias"] = noise(rows, seed=60 + 4 * seed + place)
-    return encoder, weights
-
-
 def write_vox(folder: Path, **options: Any) -> Path:
-    return write_model(folder, VOX_CONFIG, vox_weights()[1], **options)
-
-
-@torch.inference_mode()
-def vox_outputs(waveform: NDArray[np.float32]) -> dict[str, float]:
-    encoder, weights = vox_weights()
-    feed_forward = encoder.encoder.layers[3].feed_forward
-    for part in ("intermediate_dense", "output_dense"):
-        where = f"backbone_model.encoder.layers.3.feed_forward.{part}"
-        change = weights[f"{where}.lora_B"] @ weights[f"{where}.lora_A"] / 2
-        getattr(feed_forward, part).weight += change
-    normalised = torch.from_numpy((waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7))[None]
-    output = encoder(normalised, output_hidden_states=True)
-    # the last one normed, as transformers gave it when the model was trained
-    states = [*output.hidden_states[:-1], output.last_hidden_state]
-    frames = sum(share * state for share, state in zip(weights["weights"].softmax(0), states, strict=True))
-    hidden = frames.transpose(1, 2)
-    for place in (0, 3, 6):
-        hidden = functional.conv1d(hidden, weights[f"model_seq.{place}.weight"], weights[f"model_seq.{place}.bias"])
-        hidden = hidden if place == 6 else hidden.relu()
-    hidden = hidden.mean(2)
-    outputs = {}
-    for name in ("arousal", "valence", "dominance"):
-        first, last = ([weights[f"{name}_layer.{place}.{part}"] for part in ("weight", "bias")] for place in (0, 2))
-        outputs[name] = 1 + 6 * functional.linear(functional.linear(hidden, *first).relu(), *last).sigmoid().item()
-    return outputs
+    return write_model(folder, VOX_CONFIG, weights_of(Vox), **options)
 
 
 FORMS: dict[str, tuple[Callable[..., Path], Callable[[NDArray[np.float32]], dict[str, float]]]] = {
-    "dense": (write_dense, dense_outputs),
-    "odyssey": (write_odyssey, odyssey_outputs),
-    "challenge": (write_challenge, odyssey_outputs),
-    "vox": (write_vox, vox_outputs),
-    "zip": (write_challenge_zip, odyssey_outputs),
+    "dense": (write_dense, outputs_of(Dense)),
+    "odyssey": (write_odyssey, outputs_of(Odyssey)),
+    "challenge": (write_challenge, outputs_of(Odyssey)),
+    "vox": (write_vox, outputs_of(Vox)),
+    "zip": (write_challenge_zip, outputs_of(Odyssey)),
 }

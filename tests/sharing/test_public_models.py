@@ -8,7 +8,7 @@ import public_forms
 import pytest
 import torch
 from command_line import configs, ser, trainer_flags
-from public_forms import FORMS, write_challenge, write_dense, write_model
+from public_forms import FORMS, Dense, Odyssey, Vox, write_challenge, write_dense, write_model
 
 from ser_personal.data.dataset import Example, collate
 from ser_personal.encoder.hubert import HubertEncoder
@@ -104,9 +104,9 @@ def test_outputs_are_label_points_of_the_scale_that_is_asked_for(tmp_path, wavef
     np.testing.assert_allclose(predicted, expected, rtol=0, atol=1e-5)
 
 
-DENSE, CONFIG = public_forms.dense_weights()[1], public_forms.dense_config()
-ODYSSEY, ODYSSEY_CONFIG = public_forms.odyssey_weights()[1], public_forms.odyssey_config()
-VOX, WHISPER = public_forms.vox_weights()[1], {**public_forms.VOX_CONFIG, "pretrain_model": "whisper_large"}
+DENSE, ODYSSEY, VOX = (public_forms.weights_of(kind) for kind in (Dense, Odyssey, Vox))
+CONFIG, ODYSSEY_CONFIG = public_forms.dense_config(), public_forms.odyssey_config()
+WHISPER = {**public_forms.VOX_CONFIG, "pretrain_model": "whisper_large"}
 WIDE, SPOILT = {"classifier.dense.weight": torch.zeros(8, 16)}, {"classifier.dense.bias": torch.full((16,), torch.nan)}
 
 
