@@ -137,11 +137,14 @@ class FineTuning(PersonalizedModule):
 
     @override
     def build(self, training_set: TrainingSet) -> None:
-        if self.hparams["initial_checkpoint"] is not None:
-            self._start_from_finetuned(self.hparams["initial_checkpoint"], training_set)
+        initial, papt = self.hparams["initial_checkpoint"], self.hparams["papt_checkpoint"]
+        if initial is not None:
+            with using(initial):
+                self._start_from_finetuned(initial, training_set)
         else:
-            if self.hparams["papt_checkpoint"] is not None:
-                self._start_from_papt(self.hparams["papt_checkpoint"], training_set)
+            if papt is not None:
+                with using(papt):
+                    self._start_from_papt(papt, training_set)
             else:
                 self._require_learnt_embedding()
                 self.personalized.encoder.prepare(training_set)
@@ -186,12 +189,11 @@ class FineTuning(PersonalizedModule):
         checkpoint = _read(path, "head.label_embeddings", "checkpoint of PAPT or TAPT", remedy)
         weights = checkpoint["state_dict"]
         self._require_same_fusion(checkpoint, path, "pre-train")
-        with using(path):
-            self.personalized.rebuild(checkpoint[DESCRIPTION])
-            self.refuse_namesakes(training_set)
-            self.personalized.load_state_dict(
-                {name.removeprefix(PREFIX): weights[name] for name in weights if name.startswith(PREFIX)}
-            )
+        self.personalized.rebuild(checkpoint[DESCRIPTION])
+        self.refuse_namesakes(training_set)
+        self.personalized.load_state_dict(
+            {name.removeprefix(PREFIX): weights[name] for name in weights if name.startswith(PREFIX)}
+        )
 
     def _start_from_finetuned(self, path: str, training_set: TrainingSet) -> None:
         if self.hparams["papt_checkpoint"] is not None:
@@ -202,23 +204,23 @@ class FineTuning(PersonalizedModule):
             )
         remedy = "Give one written by `ser fit --config configs/finetune.yaml`, or --model.papt_checkpoint"
         checkpoint = _read(path, "interpreter.", "fine-tuned checkpoint", remedy)
-        weights = checkpoint["state_dict"]
         self._require_same_targets(checkpoint, path)
         self._require_same_fusion(checkpoint, path, "train")
         self.trained_on = unpack_hashes(checkpoint.get(TRAINED_ON, ""))
         self.personalized.rebuild(checkpoint[DESCRIPTION])
         self.rebuild(checkpoint)
         self.refuse_namesakes(training_set)
-        own = self.state_dict()
-        # of adapters alone, the encoder has the rest already
-        weights = {name: own[name] for name in own if name.startswith(f"{PREFIX}encoder.")} | weights
-        if {name: weight.shape for name, weight in own.items()} != {name: w.shape for name, w in weights.items()}:
+        own, trained = (
+            {name: weight.shape for name, weight in weights.items() if name.startswith("interpreter.")}
+            for weights in (self.state_dict(), checkpoint["state_dict"])
+        )
+        if own != trained:
             raise UserError(
                 "was trained with another interpreter, or other sizes of it",
                 where=path,
                 remedy="Give the --model.interpreter that it was trained with",
             )
-        self.load_state_dict(weights)
+        self.load_state_dict(checkpoint["state_dict"])
 
     def _require_same_targets(self, checkpoint: dict[str, Any], path: str) -> None:
         wanted = list(self.attributes or self.emotions)

@@ -14,7 +14,7 @@ from ser_personal.data.datamodule import AllUtterancesDataModule
 from ser_personal.data.frame_store import FeatureCache
 from ser_personal.encoder.base import Encoder, weights_fingerprint
 from ser_personal.encoder.hubert import HubertEncoder
-from ser_personal.encoder.module import DESCRIPTION, PREFIX, TRAINED_ON, read_checkpoint
+from ser_personal.encoder.module import DESCRIPTION, PREFIX, TRAINED_ON, read_checkpoint, using
 from ser_personal.encoder.personalized import saved_encoder
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
@@ -109,12 +109,13 @@ def _from_checkpoint(path: str, other: Encoder | None) -> tuple[Encoder, str, fr
         what = f"can't be combined with --encoder {type(other).__name__}"
         raise UserError(what, where=f"--checkpoint {path}", remedy="Give either --encoder or --checkpoint")
     checkpoint = read_checkpoint(path)
-    description = checkpoint[DESCRIPTION]
-    encoder = saved_encoder(description["encoder_config"], path)
-    encoder.build(description["encoder_config"])
-    prefix = f"{PREFIX}encoder."
-    weights = checkpoint["state_dict"]
-    encoder.load_state_dict({name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)})
-    # test speakers whom it was trained on aren't unseen in its frames
-    trained_on = unpack_hashes(description["pretrained_on"]) | unpack_hashes(checkpoint.get(TRAINED_ON, ""))
-    return encoder, f"{description['encoder']} of {path}", trained_on
+    description, weights, prefix = checkpoint[DESCRIPTION], checkpoint["state_dict"], f"{PREFIX}encoder."
+    with using(path):
+        encoder = saved_encoder(description["encoder_config"], path)
+        encoder.build(description["encoder_config"])
+        encoder.load_state_dict(
+            {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
+        )
+        # test speakers whom it was trained on aren't unseen in its frames
+        trained_on = unpack_hashes(description["pretrained_on"]) | unpack_hashes(checkpoint.get(TRAINED_ON, ""))
+        return encoder, f"{description['encoder']} of {path}", trained_on

@@ -143,6 +143,19 @@ def test_what_can_not_be_built(data, papt_checkpoint, finetuned_checkpoint):
     refused("was trained for arousal, valence, not emotions", other.build, data)
 
 
+@pytest.mark.parametrize(("part", "name"), [("state_dict", "weight"), ("personalized_encoder", "encoder_config")])
+@pytest.mark.parametrize("option", ["initial_checkpoint", "papt_checkpoint"])
+def test_a_damaged_checkpoint_to_start_from_is_refused(data, request, tmp_path, option, part, name):
+    good = request.getfixturevalue(
+        {"initial_checkpoint": "finetuned", "papt_checkpoint": "papt"}[option] + "_checkpoint"
+    )
+    checkpoint = torch.load(good, weights_only=True)
+    del checkpoint[part][next(key for key in checkpoint[part] if key.endswith(name) and "interpreter" not in key)]
+    torch.save(checkpoint, tmp_path / "bad.ckpt")
+    module = finetuning(**{option: str(tmp_path / "bad.ckpt")})
+    refused("bad.ckpt: is damaged, or was written by another version", module.build, data)
+
+
 def test_a_checkpoint_of_python_keeps_the_parts_that_it_was_made_of(data, tmp_path):
     speakers, interpreter = SpeakerEmbedding(8, Zero()), TransformerInterpreter(dim=8, layers=1, heads=2)
     module = finetuning(speakers=speakers, interpreter=interpreter, fusion="last", train_speaker_embedding=True)
