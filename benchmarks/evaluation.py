@@ -112,9 +112,9 @@ def speaker_by_speaker(model: EmotionFineTuning, data: EmotionDataModule, size: 
     for indices in of_speaker.values():
         batches = [indices[start : start + size] for start in range(0, len(indices), size)]
         for batch in batches:
-            result = model(collate([data.dataset[ExampleKey(index, 0)] for index in batch]))
+            result = model(collate([data.dataset[ExampleKey(index)] for index in batch]))
             predictions.update(zip(batch, result["predictions"], strict=True))
-        pooled = [model(collate([data.dataset[ExampleKey(i, 0)] for i in batch]))["pooled"] for batch in batches]
+        pooled = [model(collate([data.dataset[ExampleKey(i)] for i in batch]))["pooled"] for batch in batches]
         _ = torch.cat(pooled).mean(0)
     return predictions
 

@@ -101,7 +101,7 @@ class Augmentation:
         """What the audio depends on: arguments as JSON has them, folders by what is in them."""
         folders = {"noise": (self.noise, self.noises), "reverberation": (self.reverberation, self.responses)}
         contents = {name: _describe(Path(folder), files) for name, (folder, files) in folders.items() if folder}
-        return {**json.loads(json.dumps(asdict(self))), **contents}
+        return {**json.loads(json.dumps(asdict(self), default=str)), **contents}
 
     def longest(self, num_samples: int) -> int:
         """Count the samples of an utterance at the lowest speed."""

@@ -88,11 +88,6 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         """Examples of all utterances, whatever their split."""
         return WholeUtterances(self.utterances, max_samples=self.max_samples)
 
-    @property
-    def training_dataset(self) -> UtteranceDataset:
-        """Examples for training, where they differ, as augmented ones do."""
-        return self.dataset
-
     def exclusion_reason(self, utterance: Utterance) -> str | None:
         """Say why an utterance with readable audio is left out; None where it is used."""
         return None
@@ -190,7 +185,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
 
     def waveform_of(self, index: int) -> NDArray[np.float32]:
         """Decode the utterance at a position in `utterances`, -> (samples,)."""
-        return cast("NDArray[np.float32]", self.dataset[ExampleKey(index, epoch=0)].waveform)
+        return cast("NDArray[np.float32]", self.dataset[ExampleKey(index)].waveform)
 
     @property
     def sample_bytes(self) -> float:
@@ -308,9 +303,9 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         if self.speaker_features is not None:
             # look up every speaker now, not in the middle of an epoch
             self.speaker_features.of([self.utterances[i].speaker_id for i in chain(*sampler.plan(0))])
-        dataset, weights = (self.training_dataset, self.speaker_weights) if trains else (self.dataset, {})
+        weights = self.speaker_weights if trains else {}
         make_batch = partial(collate, speaker_features=self.speaker_features, weights=weights)
-        return SpeechLoader(dataset, sampler, make_batch, num_workers=self.num_workers, persistent=trains)
+        return SpeechLoader(self.dataset, sampler, make_batch, num_workers=self.num_workers, persistent=trains)
 
     def _refuse_small_shared_memory(self, sampler: GivenBatches) -> None:
         """Raise a UserError where workers would wait for ever: they hand batches over in shared memory."""

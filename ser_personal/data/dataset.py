@@ -87,7 +87,7 @@ class PretrainDataset(UtteranceDataset):
 
     def __getitem__(self, key: ExampleKey) -> Example:
         utterance = self.utterances[key.index]
-        start = crop_start(utterance, self.max_samples, seed=self.seed, epoch=key.epoch)
+        start = crop_start(utterance, self.max_samples, seed=self.seed, epoch=key.epoch or 0)
         waveform = decode_part(utterance, start, min(samples_of(utterance), self.max_samples))
         first = start // HOP
         ids = self.pseudo_labels[utterance.utterance_id][first : first + num_frames(len(waveform))]
@@ -95,7 +95,7 @@ class PretrainDataset(UtteranceDataset):
 
 
 class WholeUtterances(UtteranceDataset):
-    """Utterances cut to their last `max_samples` (the authors' code), augmented where asked, with labels."""
+    """Utterances cut to their last `max_samples` (the authors' code), in training augmented if asked, with labels."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class WholeUtterances(UtteranceDataset):
         total = samples_of(utterance)
         size = min(total, self.max_samples)
         waveform = decode_part(utterance, total - size, size)
-        if self.augmentation is not None:
+        if self.augmentation is not None and key.epoch is not None:
             rng = np.random.default_rng(utterance_draw(utterance, seed=self.seed, epoch=key.epoch))
             waveform = self.augmentation(waveform, rng)[-self.max_samples :]
         return Example(key.index, utterance.speaker_id, waveform, **annotations_of(utterance))

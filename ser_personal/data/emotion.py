@@ -141,13 +141,12 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
             names = " and ".join(constant)
             rank_zero_info(f"validation has no two different labels of {names}: the best epoch is chosen without")
 
-    @property
+    @cached_property
     @override
-    def training_dataset(self) -> UtteranceDataset:
-        if self.augmentation is None:
-            return self.dataset
-        given: dict[str, Any] = {"max_samples": self.max_samples, "augmentation": self.augmentation, "seed": self.seed}
-        return WholeUtterances(self.utterances, **given)
+    def dataset(self) -> UtteranceDataset:
+        return WholeUtterances(
+            self.utterances, max_samples=self.max_samples, augmentation=self.augmentation, seed=self.seed
+        )
 
     @override
     def longest_of(self, utterance: Utterance) -> int:

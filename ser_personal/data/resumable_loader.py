@@ -33,10 +33,10 @@ JITTER = 0.03
 
 @dataclass(frozen=True)
 class ExampleKey:
-    """A position in the datamodule's `utterances`, and the epoch, since persistent workers see no `set_epoch`."""
+    """A position in the datamodule's `utterances`, and the epoch of training, since workers see no `set_epoch`."""
 
     index: int
-    epoch: int
+    epoch: int | None = None
 
 
 class GivenBatches(Sampler[list[ExampleKey]]):
@@ -62,7 +62,7 @@ class GivenBatches(Sampler[list[ExampleKey]]):
 
     def __iter__(self) -> Iterator[list[ExampleKey]]:
         for batch in islice(self._batches, self.first_batch, None):
-            yield [ExampleKey(index, epoch=0) for index in batch]
+            yield [ExampleKey(index) for index in batch]
 
 
 class BucketBatchSampler(GivenBatches):
@@ -121,8 +121,8 @@ class BucketBatchSampler(GivenBatches):
         return ceil(len(self._sizes) / self.world_size)
 
     def __iter__(self) -> Iterator[list[ExampleKey]]:
-        epoch = self._epoch if self._shuffle else 0
-        dealt = islice(cycle(self.plan(epoch)), self.rank, len(self) * self.world_size, self.world_size)
+        epoch = self._epoch if self._shuffle else None
+        dealt = islice(cycle(self.plan(epoch or 0)), self.rank, len(self) * self.world_size, self.world_size)
         return ([ExampleKey(index, epoch) for index in batch] for batch in islice(dealt, self.first_batch, None))
 
 

@@ -78,7 +78,8 @@ class PretrainedEncoder(Encoder):
         **settings: Any,
     ) -> None:
         super().__init__()
-        self.pretrained = pretrained
+        # Python's callers may give a Path
+        self.pretrained = str(pretrained)
         self.freeze_layers = freeze_layers
         self.gradient_checkpointing = gradient_checkpointing
         self.weighted_layers = weighted_layers

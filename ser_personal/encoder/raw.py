@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -262,7 +262,11 @@ class CachedFeatures(Encoder):
         personalization: Personalization | None = None,
     ) -> EncoderOutput:
         if "features" not in batch:
-            self._refuse_audio()
+            raise UserError(
+                f"reads cached features of {self._known_source.encoder}, not audio",
+                where="--model.encoder CachedFeatures",
+                remedy="Give --data CachedEmotionDataModule, or train with the encoder itself",
+            )
         cached = cast("CachedBatch", batch)
         features = cached["features"]
         # half precision is how they are stored; the trainer's precision is how they are computed with
@@ -272,11 +276,4 @@ class CachedFeatures(Encoder):
 
     @override
     def forward(self, *_: object, **__: object) -> EncoderOutput:
-        self._refuse_audio()
-
-    def _refuse_audio(self) -> NoReturn:
-        raise UserError(
-            f"reads cached features of {self._known_source.encoder}, not audio",
-            where="--model.encoder CachedFeatures",
-            remedy="Give --data CachedEmotionDataModule, or train with the encoder itself",
-        )
+        raise NotImplementedError("frames come with the batch: call encode()")

@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -164,7 +165,8 @@ def test_slowed_batches_stay_within_their_budget_and_utterances_within_theirs(co
 
 
 def test_a_fit_is_resumed_with_the_same_augmentation_alone(corpus, folders, everything):
-    one, again = (module(corpus, Augmentation(**folders)).settings() for _ in range(2))
+    paths = {name: Path(folder) for name, folder in folders.items()}
+    one, again = (module(corpus, Augmentation(**given)).settings() for given in (folders, paths))
     assert one == again
     assert one["augmentation.snr"] == [5, 20]
     for other, name in ((Augmentation(**folders, snr=(0, 10)), "snr"), (everything, "gain"), (None, "noise")):

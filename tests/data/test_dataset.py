@@ -68,7 +68,7 @@ def test_fine_tuning_keeps_the_last_samples_and_missing_labels_are_nan(corpus):
 
 def test_batch_is_padded_at_the_end(corpus, pseudo_labels_folder):
     dataset = PretrainDataset(corpus.utterances, PseudoLabels.load(pseudo_labels_folder))
-    examples = [dataset[ExampleKey(index, 0)] for index in (2, 24, 0)]
+    examples = [dataset[ExampleKey(index)] for index in (2, 24, 0)]
     batch = collate(examples)
     assert batch["speaker_ids"] == ["s2", None, "s0"]
     assert batch["indices"].tolist() == [2, 24, 0]

@@ -1,6 +1,7 @@
 import json
 import re
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,6 +139,10 @@ def test_a_saved_config_rebuilds_the_architecture_without_the_folder(hubert_fold
         waveforms = padded_noise(EQUAL)
         torch.testing.assert_close(rebuilt(waveforms, EQUAL).frames, encoder(waveforms, EQUAL).frames, atol=0, rtol=0)
         assert rebuilt.config == encoder.config
+
+
+def test_a_path_is_named_in_what_is_made_of_it_as_text_is(hubert_folder):
+    assert built(Path(hubert_folder)).pretrained == hubert_folder
 
 
 def test_dropout_is_of_training_alone_and_nothing_else_is_random(hubert_folder):

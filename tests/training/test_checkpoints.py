@@ -114,7 +114,7 @@ def test_a_checkpoint_that_fails_midway_leaves_the_former(tmp_path):
 
 def numbers():
     """Batches 1 to 6."""
-    examples = {ExampleKey(index, epoch=0): index + 1.0 for index in range(BATCHES)}
+    examples = {ExampleKey(index): index + 1.0 for index in range(BATCHES)}
     return SpeechLoader(examples, GivenBatches([[index] for index in range(BATCHES)]), lambda values: values[0])
 
 
