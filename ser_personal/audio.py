@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections import Counter
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import chain, islice, pairwise, starmap
 from math import ceil, gcd, isnan
@@ -130,11 +131,8 @@ def _by_numbers(path: Path) -> tuple[list[list[str | int]], Path]:
 
 def read_header(path: Path) -> Header:
     """Read a file's header."""
-    try:
-        with _open(path) as file:
-            return Header(resampled_length(file.frames, file.samplerate), file.samplerate, file.channels)
-    except DECODING_ERRORS as error:
-        raise _unreadable(path, error) from error
+    with _open(path) as file:
+        return Header(resampled_length(file.frames, file.samplerate), file.samplerate, file.channels)
 
 
 def num_samples_of(path: Path) -> int:
@@ -161,21 +159,13 @@ def decode(
     Returns:
         (samples,), fewer than `num_samples` where the file ends before.
     """
-    try:
-        with _open(path) as file:
-            total = resampled_length(file.frames, file.samplerate)
-            start = min(start, total)
-            stop = total if num_samples is None else min(start + num_samples, total)
-            alone = is_segment or file.channels == 1 or channel is not None
-            whole = not alone or (start == 0 and stop == total)
-            parts = _equal_parts(Part(0, total) if whole else Part(start, stop), PIECE)
-            pieces, envelopes = zip(*_read_parts(file, parts, path, channel), strict=True)
-            _refuse_channels(list(chain(*envelopes)), path)
-            waveform = np.concatenate(pieces)
-    except DECODING_ERRORS as error:
-        raise _unreadable(path, error) from error
-    if not is_sound(waveform):
-        raise UserError(NO_SOUND, where=path, remedy=BAD_AUDIO)
+    with _open(path) as file:
+        total = resampled_length(file.frames, file.samplerate)
+        start = min(start, total)
+        stop = total if num_samples is None else min(start + num_samples, total)
+        alone = is_segment or file.channels == 1 or channel is not None
+        whole = not alone or (start == 0 and stop == total)
+        (waveform,) = _read_blocks(file, [Part(0, total) if whole else Part(start, stop)], path, channel)
     if not whole:
         return waveform
     if fault := fault_of(waveform):
@@ -189,23 +179,11 @@ def decode_blocks(path: Path, num_samples: int, channel: int | None = None) -> I
     Errors are those of `decode`; channels are judged by what was read so far, and silence at the end.
     """
     silent = True
-    try:
-        with _open(path) as file:
-            total = resampled_length(file.frames, file.samplerate)
-            blocks = [_equal_parts(block, PIECE) for block in _equal_parts(Part(0, total), num_samples)]
-            read = _read_parts(file, chain(*blocks), path, channel)
-            envelopes: list[NDArray[np.float64]] = []
-            for parts in blocks:
-                pieces, new = zip(*islice(read, len(parts)), strict=True)
-                envelopes += chain(*new)
-                _refuse_channels(envelopes, path)
-                waveform = np.concatenate(pieces)
-                if not is_sound(waveform):
-                    raise UserError(NO_SOUND, where=path, remedy=BAD_AUDIO)
-                silent = silent and is_silent(waveform)
-                yield waveform
-    except DECODING_ERRORS as error:
-        raise _unreadable(path, error) from error
+    with _open(path) as file:
+        total = resampled_length(file.frames, file.samplerate)
+        for waveform in _read_blocks(file, _equal_parts(Part(0, total), num_samples), path, channel):
+            silent = silent and is_silent(waveform)
+            yield waveform
     if silent:
         raise UserError(SILENT, where=path, remedy=BAD_AUDIO)
 
@@ -260,25 +238,43 @@ def is_silent(waveform: NDArray[np.float32]) -> bool:
     return len(waveform) == 0 or bool(waveform.max() - waveform.min() <= SILENCE)
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
-    refuse_stand_in(path)
-    # libsndfile's or the system's own words, without the path, which the error names anyway
-    reason = str(getattr(error, "error_string", getattr(error, "strerror", None) or error)).rstrip(".")
-    what = f"can't be decoded ({reason})" if path.exists() else "no such audio file"
-    return UserError(what, where=path, remedy=BAD_AUDIO)
+@contextmanager
+def _open(path: Path) -> Iterator[soundfile.SoundFile]:
+    """Open a file, and say in a line what is wrong with it, then or while it is read."""
+    try:
+        # opening a pipe would wait for its writer for ever
+        if wrong := damage(path) if path.is_file() else "isn't a file" if path.exists() else None:
+            raise UserError(wrong, where=path, remedy=BAD_AUDIO)
+        # soundfile encodes no name that isn't text
+        with _SoundFile(os.fsencode(path)) as file:
+            if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
+                limits = f"{LOWEST_RATE:,} to {HIGHEST_RATE:,}"
+                what = f"has {file.samplerate:,} samples a second, where sound has {limits}"
+                raise UserError(what, where=path, remedy=BAD_AUDIO)
+            yield file
+    except DECODING_ERRORS as error:
+        refuse_stand_in(path)
+        # libsndfile's or the system's own words, without the path, which the error names anyway
+        reason = str(getattr(error, "error_string", getattr(error, "strerror", None) or error)).rstrip(".")
+        what = f"can't be decoded ({reason})" if path.exists() else "no such audio file"
+        raise UserError(what, where=path, remedy=BAD_AUDIO) from error
 
 
-def _open(path: Path) -> soundfile.SoundFile:
-    # opening a pipe would wait for its writer for ever
-    if wrong := damage(path) if path.is_file() else "isn't a file" if path.exists() else None:
-        raise UserError(wrong, where=path, remedy=BAD_AUDIO)
-    # soundfile encodes no name that isn't text
-    file = _SoundFile(os.fsencode(path))
-    if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
-        file.close()
-        what = f"has {file.samplerate:,} samples a second, where sound has {LOWEST_RATE:,} to {HIGHEST_RATE:,}"
-        raise UserError(what, where=path, remedy=BAD_AUDIO)
-    return file
+def _read_blocks(
+    file: soundfile.SoundFile, blocks: Sequence[Part], path: Path, channel: int | None
+) -> Iterator[NDArray[np.float32]]:
+    """Read adjoining blocks, each (samples,); channels are judged by what was read so far."""
+    parts_of = [_equal_parts(block, PIECE) for block in blocks]
+    read = _read_parts(file, chain(*parts_of), path, channel)
+    envelopes: list[NDArray[np.float64]] = []
+    for parts in parts_of:
+        pieces, new = zip(*islice(read, len(parts)), strict=True)
+        envelopes += chain(*new)
+        _refuse_channels(envelopes, path)
+        waveform = np.concatenate(pieces)
+        if not is_sound(waveform):
+            raise UserError(NO_SOUND, where=path, remedy=BAD_AUDIO)
+        yield waveform
 
 
 def _read_parts(
