@@ -155,7 +155,7 @@ def score(
         raise UserError(what, where="scores", remedy=remedy)
     if not np.isfinite(predicted).all():
         row = int(np.argmin(np.isfinite(predicted).all(axis=1)))
-        what = f"the prediction for utterance {row} (speaker {speaker_ids[row]}) is not a finite number"
+        what = f"the prediction for utterance {row} (speaker {speaker_names(speaker_ids)[row]}) is not a finite number"
         raise UserError(what, where="scores", remedy="The model may have diverged; try a lower learning rate")
     rows = rows_by_speaker(speaker_ids)
     return {
@@ -211,12 +211,17 @@ def speaker_name(speaker: Any, where: str = "speaker_ids") -> str | None:
     raise UserError(f"{speaker!r} is no name", where=where, remedy="Give text, None where unknown")
 
 
+def speaker_names(speaker_ids: Sequence[str | None]) -> list[str | None]:
+    """Names in order, as `speaker_name` has them, of a list, an array, a tensor or a pandas Series of any index."""
+    # the elements of a tensor are each another key
+    return [speaker_name(speaker_id) for speaker_id in getattr(speaker_ids, "tolist", lambda: speaker_ids)()]
+
+
 def rows_by_speaker(speaker_ids: Sequence[str | None]) -> dict[str, NDArray[np.int64]]:
     """Known speakers, sorted -> their rows, ascending; names as `speaker_name` has them."""
     rows: dict[str, list[int]] = {}
-    # the elements of a tensor are each another key
-    for row, speaker_id in enumerate(getattr(speaker_ids, "tolist", lambda: speaker_ids)()):
-        if (name := speaker_name(speaker_id)) is not None:
+    for row, name in enumerate(speaker_names(speaker_ids)):
+        if name is not None:
             rows.setdefault(name, []).append(row)
     return {speaker_id: np.asarray(rows[speaker_id], dtype=np.int64) for speaker_id in sorted(rows)}
 

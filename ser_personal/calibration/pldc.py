@@ -10,7 +10,7 @@ from jsonargparse.typing import PositiveInt
 
 from ser_personal.calibration.neighbours import nearest_speakers, speaker_vectors
 from ser_personal.errors import UserError, require_one_of, require_range
-from ser_personal.scores import Moments, rows_by_speaker
+from ser_personal.scores import Moments, rows_by_speaker, speaker_names
 from ser_personal.speakers.bank import as_float64
 from ser_personal.types import NonNegativeFinite
 
@@ -309,8 +309,9 @@ def check_inputs(
         finite = np.isfinite(array).all(axis=1)
         if not finite.all():
             row = int(np.argmin(finite))
+            speaker = speaker_names(speaker_ids)[row]
             raise UserError(
                 f"the {name} of utterance {row} holds NaN or infinity",
-                where="an unknown speaker" if speaker_ids[row] is None else f"speaker {speaker_ids[row]}",
+                where="an unknown speaker" if speaker is None else f"speaker {speaker}",
                 remedy="Check the speaker's audio files and that the model's weights are finite",
             )

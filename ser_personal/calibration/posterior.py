@@ -17,7 +17,7 @@ from ser_personal.calibration.controls import AffineMap
 from ser_personal.calibration.pldc import CalibratedSpeaker, Calibration, check_inputs
 from ser_personal.errors import UserError
 from ser_personal.files import atomic_write
-from ser_personal.scores import Moments, rows_by_speaker, score
+from ser_personal.scores import Moments, rows_by_speaker, score, speaker_names
 from ser_personal.speakers.bank import as_float64
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ class PosteriorCalibrator:
                 where="calibration",
                 remedy="Give one row per utterance and one column per attribute, NaN where a label is missing",
             )
-        fitted, rows_of = {}, rows_by_speaker(speaker_ids)
+        fitted, rows_of, names = {}, rows_by_speaker(speaker_ids), speaker_names(speaker_ids)
         for column, attribute in enumerate(self.attributes):
             trained = int(np.count_nonzero(self.bank.count[:, self.bank.attributes.index(attribute)]))
             labelled = [rows for rows in rows_of.values() if not np.isnan(given[rows, column]).all()]
@@ -285,7 +285,7 @@ class PosteriorCalibrator:
                     remedy="Give more labels; with fewer, use one global affine map (AffineMap)",
                 )
             rows = np.sort(np.concatenate(labelled))
-            ids = [str(speaker_ids[row]) for row in rows]
+            ids = [str(names[row]) for row in rows]
             fitted[attribute] = AttributePosterior.fit(
                 self._voices[attribute], predicted[rows, column], ids, vectors[rows], given[rows, column]
             )

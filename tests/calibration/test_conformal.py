@@ -3,13 +3,13 @@ from math import inf, isinf
 
 import numpy as np
 import pytest
+from garbage import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ser_personal.calibration import conformal
 from ser_personal.calibration.conformal import ConformalTable, HalfWidths
 from ser_personal.calibration.table import PredictedSet
-from ser_personal.errors import UserError
 
 
 def slow_quantile(errors, speakers, coverage):
@@ -84,8 +84,7 @@ def test_the_table_comes_back_from_disk(tmp_path):
     assert "Infinity" not in path.read_text()
     for text in ("{", "[]", "{}"):
         path.write_text(text)
-        with pytest.raises(UserError, match="isn't a table of intervals"):
-            ConformalTable.load(path)
+        refused("isn't a table of intervals", ConformalTable.load, path)
 
 
 def some_set(speakers, seed):

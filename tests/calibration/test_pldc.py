@@ -1,14 +1,15 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from garbage import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ser_personal import SpeakerBank, calibrate
 from ser_personal.calibration.pldc import PLDCSettings
-from ser_personal.errors import UserError
 
 ATTRIBUTES = ("arousal", "valence")
 NAN = float("nan")
@@ -164,6 +165,7 @@ def test_mistakes_are_one_line_each():
     broken[where], infinite[speaker_ids.index(None), 0] = NAN, np.inf
     empty = SpeakerBank.from_utterances([None], np.ones((1, 8)), np.ones((1, 2)), ATTRIBUTES)
     inputs = {"predictions": predictions, "speaker_ids": speaker_ids, "pooled": pooled, "bank": BANK}
+    inputs["speaker_ids"] = pd.Series(speaker_ids, index=range(9, 49))
     for changed, message in (
         ({"predictions": broken}, f"speaker test 2: the prediction of utterance {where} holds NaN"),
         ({"pooled": infinite}, "an unknown speaker: the pooled vector"),
@@ -176,8 +178,7 @@ def test_mistakes_are_one_line_each():
         ({"min_labels": 0}, "min_labels: 0 is out of range"),
         ({"statistics": "median"}, "pldc.statistics: there is no 'median'. Give one of average, pooled"),
     ):
-        with pytest.raises(UserError, match=message):
-            calibrate(**inputs | changed)
+        refused(message, calibrate, **inputs | changed)
 
 
 @pytest.mark.parametrize(("shift_mean", "scale_std"), VARIANTS)

@@ -2,14 +2,15 @@ import re
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from garbage import refused
 from sklearn.linear_model import Ridge as Sklearn
 
 from ser_personal import PosteriorCalibrator, SpeakerBank
 from ser_personal.calibration import posterior
 from ser_personal.calibration.controls import AffineMap
-from ser_personal.errors import UserError
 from ser_personal.scores import Moments, score
 
 ATTRIBUTES = ("arousal", "valence")
@@ -92,6 +93,13 @@ def test_a_speaker_is_calibrated_alone_in_any_order_and_an_unknown_one_by_the_ma
     np.testing.assert_allclose([found.mean(0), found.std(0)], [VALIDATION.labels.mean(0), VALIDATION.labels.std(0)])
 
 
+def test_speakers_may_be_a_column_of_a_shuffled_table(calibrator):
+    predictions, speaker_ids, pooled = VALIDATION.inputs
+    order = np.random.default_rng(0).permutation(len(predictions))
+    shuffled = predictions[order], pd.Series(speaker_ids)[order], pooled[order], VALIDATION.labels[order]
+    np.testing.assert_allclose(PosteriorCalibrator(BANK).fit(*shuffled)(*TEST.inputs), calibrator(*TEST.inputs))
+
+
 def test_attributes_count_each_by_itself_and_unknown_speakers_nowhere():
     predictions, speaker_ids, pooled = VALIDATION.inputs
     labels = VALIDATION.labels.copy()
@@ -147,10 +155,8 @@ def test_what_can_be_neither_fitted_nor_calibrated():
         (PosteriorCalibrator(BANK), (broken, *inputs[1:], labels), "validation 000.*prediction of utterance 7"),
         (PosteriorCalibrator(BANK), (*inputs, labels[:, :1]), r"labels \(\d+, 1\) must have shape"),
     ):
-        with pytest.raises(UserError, match=message):
-            calibrator.fit(*changed)
-        with pytest.raises(UserError, match=r"not fitted\. Call fit\(\.\.\.\) with the validation set first"):
-            calibrator.calibrate(*inputs)
+        refused(message, calibrator.fit, *changed)
+        refused(r"not fitted\. Call fit\(\.\.\.\) with the validation set first", calibrator.calibrate, *inputs)
 
 
 def test_predictions_and_voice_are_weighed_by_their_precision_and_an_unrelated_voice_by_nothing():
@@ -244,5 +250,4 @@ def test_what_is_read_calibrates_as_what_was_fitted_and_names_no_speaker(calibra
     assert {one.count(",") + 1 for one in lists} == {1, 2, 3, 6}
     for text in (path.read_text()[:-3], "[]", '{"attributes": {"arousal": {}}}'):
         path.write_text(text)
-        with pytest.raises(UserError, match="isn't a posterior file"):
-            posterior.load_posterior(path)
+        refused("isn't a posterior file", posterior.load_posterior, path)

@@ -1,5 +1,6 @@
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from shutil import copy
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from garbage import refused
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from tiny_models import emotion_data, finetuning, newest_run, trainer
@@ -15,7 +17,6 @@ from tiny_models import emotion_data, finetuning, newest_run, trainer
 from ser_personal.calibration.controls import AffineMap
 from ser_personal.calibration.divergence import speaker_shifts
 from ser_personal.calibration.pldc import PLDCSettings, calibrate
-from ser_personal.errors import UserError
 from ser_personal.evaluation.pldc_callback import PLDCCallback, bank_fingerprint
 from ser_personal.evaluation.run_files import read_run, read_vectors
 from ser_personal.report.audit import audit
@@ -312,11 +313,11 @@ class NoEmotion(LightningModule):
 
 def test_loaders_alone_and_a_model_without_attributes_are_refused(synthetic_corpus, tmp_path):
     data, running = emotion_data(synthetic_corpus), trainer(tmp_path, max_epochs=1, callbacks=[PLDCCallback()])
-    with pytest.raises(UserError, match=r"PLDCCallback: needs the datamodule.*trainer.test\(model, datamodule=Emo"):
-        running.test(finetuning(), dataloaders=data.split_dataloader("test1"), verbose=False)
+    test, loader = partial(running.test, verbose=False), data.split_dataloader("test1")
+    line = r"PLDCCallback: needs the datamodule: dataloaders alone don't name .*trainer.test\(model, datamodule=Emo"
+    refused(line, test, finetuning(), dataloaders=loader)
     module = finetuning()
     running.fit(module, datamodule=data)
-    with pytest.raises(UserError, match="dataloaders alone don't name"):
-        running.test(module, dataloaders=emotion_data(synthetic_corpus).test_dataloader(), verbose=False)
-    with pytest.raises(UserError, match=r"NoEmotion predicts no emotion attributes.*--config configs/finetune\.yaml"):
-        running.test(NoEmotion(), datamodule=data, verbose=False)
+    refused(line, test, module, dataloaders=emotion_data(synthetic_corpus).test_dataloader())
+    line = r"NoEmotion predicts no emotion attributes.*--config configs/finetune\.yaml"
+    refused(line, test, NoEmotion(), datamodule=data)

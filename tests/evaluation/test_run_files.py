@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from garbage import refused
 from invented_run import edit_json, invent
 
 from ser_personal.calibration.table import (
@@ -17,7 +18,6 @@ from ser_personal.calibration.table import (
     print_scores,
     speaker_moments,
 )
-from ser_personal.errors import UserError
 from ser_personal.evaluation import run_files
 from ser_personal.evaluation.prediction_collector import CollectedSet, about_speakers, conditions_of
 from ser_personal.report.report import report
@@ -163,14 +163,11 @@ def test_names_stay_the_text_that_they_are(tmp_path):
 
 def test_what_is_no_complete_run(folder):
     edit_table(folder, lambda table: table.assign(valence_label=float("nan")))
-    with pytest.raises(UserError, match="no test set has labels of arousal and valence"):
-        run_files.read_run(folder)
+    refused("no test set has labels of arousal and valence", run_files.read_run, folder)
     for name in ("speakers.safetensors", "speakers.json", "metrics.json", "predictions.csv"):
         (folder / name).unlink()
-        with pytest.raises(
-            UserError, match=rf"isn't a test run with PLDC, it has no {name}.*--config configs/pldc.yaml"
-        ):
-            run_files.read_run(folder)
+        line = f"isn't a test run with PLDC, it has no {name}.*--config configs/pldc.yaml"
+        refused(line, run_files.read_run, folder)
 
 
 def test_a_test_set_without_labels_is_left_out_by_name(folder):
