@@ -34,7 +34,6 @@ from ser_personal.types import Port, plain_name
 
 if TYPE_CHECKING:
     from ser_personal.recognition.profiles import SpeakerProfile
-    from ser_personal.recognition.recognizer import Row
 
 TEMPLATE = Path(__file__).with_name("app.html.j2")
 # only this machine reaches it; a tunnel that leads here may have another port
@@ -94,16 +93,10 @@ def app(
 
 
 class Desk:
-    """What the page can do, one thing at a time.
-
-    Args:
-        recognizer: what predicts and calibrates; it keeps the profiles.
-        folder: for recordings, while they are looked at.
-    """
+    """What the page can do, one thing at a time; recordings lie in `folder` while they are looked at."""
 
     def __init__(self, recognizer: EmotionRecognizer, folder: Path) -> None:
-        self.recognizer = recognizer
-        self.folder = folder
+        self.recognizer, self.folder = recognizer, folder
         self._recordings: dict[str, list[Recording]] = {}
         self._lock = Lock()
 
@@ -111,8 +104,8 @@ class Desk:
     def notes(self) -> list[str]:
         """What to know of this bundle and these profiles."""
         path = self.recognizer.profiles.path
-        kept = f"people who are enrolled are kept in {path}"
-        notes = [kept if path else "people who are enrolled are forgotten when this ends: --profiles FILE keeps them"]
+        kept = f"kept in {path}" if path else "forgotten when this ends: --profiles FILE keeps them"
+        notes = [f"people who are enrolled are {kept}"]
         if self.recognizer.calibrator is None:
             notes.append("values are raw: the bundle calibrates nobody but people with labels of their own")
         if self.recognizer.bundle.conformal is None:
@@ -131,23 +124,17 @@ class Desk:
 
     def page(self) -> bytes:
         """The page itself."""
-        bundle = self.recognizer.bundle
         state = {"people": self.people, "largest": LARGEST_UPLOAD, "turns": TURNS}
-        content = {"notes": self.notes, "attributes": bundle.attributes, "scale": bundle.scale}
-        return render(TEMPLATE, state=state, window_seconds=WINDOW_SECONDS, **content)
+        named = {"bundle": self.recognizer.bundle, "notes": self.notes, "window_seconds": WINDOW_SECONDS}
+        return render(TEMPLATE, state=state, **named)
 
     def recognise(
         self, key: str, name: str, speaker: str | None = None, turns: Path | None = None, *, each: bool, windows: bool
     ) -> dict[str, Any]:
         """Write the table and the page of the recording in the folder `key`, called `name`; profiles stay as they are.
 
-        Args:
-            key: of the recording.
-            name: what the user calls it.
-            speaker: who speaks, None where unknown.
-            turns: who speaks when, in place of that.
-            each: a speaker is in each channel, in place of either.
-            windows: cut it every few seconds, and not where people pause.
+        By whom it is spoken is said by a file of turns, or by `each`, a speaker in each channel, or by `speaker`, None
+        where unknown. `windows` cuts it every few seconds, and not where people pause.
         """
         import pandas as pd
 
@@ -165,19 +152,16 @@ class Desk:
         with self._lock:
             self.recognizer.profiles.reload()
             profiles: dict[str, SpeakerProfile] = {}
-            rows: list[Row] = []
-            for outcome in raw.each(recordings):
-                rows += self.recognizer.rows(outcome, profiles)
+            rows = [row for outcome in raw.each(recordings) for row in self.recognizer.rows(outcome, profiles)]
         frame = pd.DataFrame(rows, columns=self.recognizer.columns_of(recordings))
         frame.round(DECIMALS).to_csv(folder / TABLE, index=False)
         (timeline,) = read_timelines(folder / TABLE)
         source, seconds, _ = find_sound(sound, folder / PAGE)
         # sound that isn't embedded is beside the page, here as where both were downloaded to
-        source = source if source.startswith("data:") else quote(name)
+        sounds = [source if source.startswith("data:") else quote(name)]
         table = f"{Path(name).stem}.csv"
         named = {"table": table, "source": quote(table), "index": ""}
-        shown = render(TIMELINE, timeline=describe(timeline, seconds), sounds=[source], **named)
-        (folder / PAGE).write_bytes(shown)
+        (folder / PAGE).write_bytes(render(TIMELINE, timeline=describe(timeline, seconds), sounds=sounds, **named))
         self._recordings[key] = recordings
         return {"key": key, "name": name, "speakers": list(dict.fromkeys(row["speaker"] for row in rows))}
 
@@ -299,9 +283,8 @@ class Handler(BaseHTTPRequestHandler):
             self._send(self._in_the_pages_words(what).encode(), "text/plain; charset=utf-8", status)
 
     def _in_the_pages_words(self, line: str) -> str:
-        line = re.sub(
-            rf"{re.escape(str(self._desk.folder))}/[^/]+/{RECORDING}\.\w+", self._asked.get("turns", ""), line
-        )
+        of_turns = rf"{re.escape(str(self._desk.folder))}/[^/]+/{RECORDING}\.\w+"
+        line = re.sub(of_turns, self._asked.get("turns", ""), line)
         for words, ours in ON_THE_PAGE.items():
             line = line.replace(words, ours)
         return " ".join(line.split())

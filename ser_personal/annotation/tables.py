@@ -58,15 +58,10 @@ def check_stems(path: Path, recordings: Iterable[Recording]) -> None:
 def write_annotations(
     path: Path, rows: Iterable[Row], columns: Sequence[str], attributes: Sequence[str], recordings: Sequence[Recording]
 ) -> None:
-    """Write rows by the ending of the name, all or nothing: a table, or of each recording a file.
+    """Write rows by the ending of the name, all or nothing: a table of the columns, or of each recording a file.
 
-    Args:
-        path: a file, which isn't written where no recording has rows; or where several recordings have a file each, a
-            folder of them.
-        rows: those of a recording together.
-        columns: of a table.
-        attributes: to show; the likeliest emotion if none.
-        recordings: all that were asked for.
+    The rows of a recording come together. A file shows the attributes, or the likeliest emotion if there are none; it
+    isn't written where its recording has no rows. Of several recordings, `path` is a folder of their files.
     """
     if path.suffix.lower() in TABLES:
         write_table(path, rows, columns)

@@ -301,14 +301,9 @@ def compare_systems(
 ) -> ComparedSet:
     """Score every system by the same bootstrap resamples of the speakers.
 
-    A-CCC counts, for all systems alike, the speakers with enough utterances whose CCC is defined in every system.
-
-    Args:
-        test: the systems.
-        baseline: name of the one that the others are compared with; where this set lacks it, differences are NaN.
-        bootstrap: makes the resamples and the intervals.
-        min_utterances: labelled utterances a speaker must have to count in A-CCC.
-        points: of the personalisation gap, the dependent side; those without the other are left out.
+    A-CCC counts, for all systems alike, the speakers with enough utterances whose CCC is defined in every system. The
+    others are compared with the system that `baseline` names; where this set lacks it, differences are NaN. `points`
+    are the dependent sides of the personalisation gap; those without the independent side are left out.
     """
     weights, counted = bootstrap.weights([None] * len(test.speakers)), test.counted(min_utterances)
     number = {"overall_ccc": len(test.speakers), "average_ccc": int(counted.sum())}

@@ -150,8 +150,7 @@ class ComparedRun:
 def find_runs(folders: Sequence[str]) -> list[ComparedRun]:
     """Read the complete runs of a study in each folder, or all test runs where it holds no study.
 
-    Args:
-        folders: each as FOLDER, or as NAME=FOLDER, which names its run; of several runs, it comes before their names.
+    NAME=FOLDER names the folder's run; of several runs, the name comes before their own.
     """
     runs: list[ComparedRun] = []
     for argument in folders:
@@ -254,11 +253,10 @@ def ridge_runs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
 
 
 def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
-    """Read another method's predictions of the utterances that the runs were tested on.
+    """Read another method's predictions of the utterances that the runs were tested on, from NAME=FILE.
 
-    Args:
-        argument: NAME=FILE; the file has a column utterance, and one for each attribute, called as it is or with _raw.
-        runs: whose predictions.csv have the labels.
+    The file has a column utterance, and one for each attribute, called by it, such as arousal, or by arousal_raw. The
+    labels are those of the runs' predictions.csv.
     """
     import pandas as pd
 

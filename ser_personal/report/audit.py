@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ser_personal.evaluation.run_files import RunFiles, ScoredSet, SpeakerVectors
 
 
+ENOUGH_FOR_THIRDS = 30
 METRICS = {"overall_ccc": "O-CCC", "average_ccc": "A-CCC", "bias": "bias", "mean_absolute_error": "mean absolute error"}
 
 
@@ -88,12 +89,22 @@ class GroupComparison:
     gap: GroupScores | None
 
 
+@dataclass(frozen=True)
+class Partition:
+    """A division of utterances into groups."""
+
+    name: str
+    groups: tuple[str, ...]  # in order
+    membership: tuple[str | None, ...]  # (utterances,), group of each, None for none
+    note: str = ""  # how to read the groups
+    attribute: str | None = None  # the only one that it applies to, None for all
+
+
 def compare_groups(
     predictions: NDArray[np.float64],
     labels: NDArray[np.float64],
     speaker_ids: Sequence[str | None],
-    membership: Sequence[str | None],
-    groups: Sequence[str],
+    partition: Partition,
     *,
     min_utterances: int,
     bootstrap: Bootstrap,
@@ -107,26 +118,26 @@ def compare_groups(
         predictions: (utterances,), label points.
         labels: (utterances,), NaN where missing.
         speaker_ids: (utterances,); unknown speakers (None) are left out, since they can't be resampled.
-        membership: (utterances,), group of each, None for none.
-        groups: their names, in order.
+        partition: of these utterances.
         min_utterances: labelled utterances a speaker must have within the group to count in A-CCC.
         bootstrap: makes the intervals.
     """
-    member = np.array([group or "" for group in membership], dtype=object)
+    member = np.array([group or "" for group in partition.membership], dtype=object)
     rows_of = rows_by_speaker([id_ if group else None for id_, group in zip(speaker_ids, member, strict=True)])
     groups_of = [frozenset(member[rows]) for rows in rows_of.values()]
     disjoint = all(len(own) == 1 for own in groups_of)
     weights = bootstrap.weights(groups_of if disjoint else [None] * len(groups_of))
 
     compared = {}
-    for name in groups:
+    for name in partition.groups:
         inside = [rows[member[rows] == name] for rows in rows_of.values()]
         outside = [rows[member[rows] != name] for rows in rows_of.values()]
         group, rest = (SpeakerSums.of(predictions, labels, rows, min_utterances) for rows in (inside, outside))
         of_group, of_rest = group.figures(weights), rest.figures(weights)
         gap = {metric: of_group[metric] - of_rest[metric] for metric in METRICS}
         compared[name] = GroupComparison(
-            _scores([group], of_group, bootstrap), None if len(groups) < 2 else _scores([group, rest], gap, bootstrap)
+            _scores([group], of_group, bootstrap),
+            None if len(partition.groups) < 2 else _scores([group, rest], gap, bootstrap),
         )
     return compared
 
@@ -141,20 +152,6 @@ def _scores(sides: Sequence[SpeakerSums], figures: dict[str, NDArray[np.float64]
         counted_speakers=counted,
         utterances=min(int(side.sums[:, 0].sum()) for side in sides),
     )
-
-
-_ENOUGH_FOR_THIRDS = 30
-
-
-@dataclass(frozen=True)
-class Partition:
-    """A division of utterances into groups."""
-
-    name: str
-    groups: tuple[str, ...]
-    membership: tuple[str | None, ...]  # (utterances,), group of each, None for none
-    note: str  # how to read the groups
-    attribute: str | None = None  # the only one that it applies to, None for all
 
 
 def by_gender(test: ScoredSet) -> Partition:
@@ -188,10 +185,10 @@ def by_label_region(test: ScoredSet, attribute: str, scale: tuple[float, float])
 def by_amount_of_speech(test: ScoredSet) -> Partition:
     """Divide the speakers by their number of utterances, in thirds, or halves where they are few."""
     amounts = np.array([speaker.utterances for speaker in test.speakers.values()], dtype=np.float64)
-    parts = 3 if len(amounts) >= _ENOUGH_FOR_THIRDS else 2
-    cuts = np.unique(np.quantile(amounts, np.arange(1, parts) / parts))
-    texts = [f"{cut:.3g} utterances" for cut in cuts]
-    names = [f"up to {texts[0]}", *(f"{a} to {b}" for a, b in pairwise(texts)), f"over {texts[-1]}"]
+    parts = 3 if len(amounts) >= ENOUGH_FOR_THIRDS else 2
+    cuts = np.unique(np.quantile(amounts, np.arange(1, parts) / parts).astype(int))
+    between = [f"{low + 1} to {high} utterances" for low, high in pairwise(cuts)]
+    names = [f"up to {cuts[0]} utterances", *between, f"over {cuts[-1]} utterances"]
     part = np.searchsorted(cuts, amounts, side="left")
     name_of = {speaker: names[which] for speaker, which in zip(test.speakers, part, strict=True)}
     membership = tuple(None if speaker is None else name_of[speaker] for speaker in test.speaker_ids)
@@ -392,8 +389,7 @@ def _audit_partition(run: RunFiles, test: ScoredSet, partition: Partition, boots
                 test.values(attribute, system),
                 test.values(attribute, "label"),
                 test.speaker_ids,
-                partition.membership,
-                partition.groups,
+                partition,
                 min_utterances=run.min_utterances,
                 bootstrap=bootstrap,
             )

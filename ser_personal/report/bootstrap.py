@@ -13,7 +13,7 @@ from ser_personal.calibration.table import decimal
 from ser_personal.evaluation.run_files import RIDGE
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from numpy.typing import NDArray
 
@@ -85,14 +85,14 @@ def signed(value: float) -> str:
     return f"+{text}" if value > 0 and text != ".000" else text
 
 
-def interval(estimate: Estimate) -> str:
+def interval(estimate: Estimate, number: Callable[[float], str] = decimal) -> str:
     """A value with its interval, or the reason why it has none: .683 (.532 to .815)."""
-    return f"{decimal(estimate.value)} ({estimate.refused or f'{decimal(estimate.low)} to {decimal(estimate.high)}'})"
+    return f"{number(estimate.value)} ({estimate.refused or f'{number(estimate.low)} to {number(estimate.high)}'})"
 
 
 def signed_interval(estimate: Estimate) -> str:
     """A difference with its interval, signed, or the reason why it has none."""
-    return f"{signed(estimate.value)} ({estimate.refused or f'{signed(estimate.low)} to {signed(estimate.high)}'})"
+    return interval(estimate, signed)
 
 
 def with_interval(estimate: Estimate) -> str:
@@ -124,19 +124,12 @@ MODEL = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one paired difference in A-CCC shows.
+    """What one paired difference in A-CCC shows."""
 
-    Attributes:
-        row: of the score table.
-        than: the row that it is compared with.
-        gain: A-CCC of `row` minus that of `than`, over the same speakers.
-        meanings: of a gain, of neither, and of a loss.
-    """
-
-    row: str
-    than: str
-    gain: Estimate
-    meanings: tuple[str, str, str]
+    row: str  # of the score table
+    than: str  # the row that it is compared with
+    gain: Estimate  # A-CCC of `row` minus that of `than`, over the same speakers
+    meanings: tuple[str, str, str]  # of a gain, of neither, and of a loss
 
     @property
     def mark(self) -> Mark:

@@ -93,14 +93,7 @@ class Timeline:
 def write_timelines(table: Path, audio: Path | None = None, out: Path | None = None) -> list[str]:
     """Write the page of a table of `ser annotate`: of one recording, or an index of the pages in a folder beside it.
 
-    Args:
-        table: .csv or .parquet.
-        audio: folder to look for the table's files in before the current one and the table's; in the end by the
-            endings of their paths.
-        out: the page, NAME.html, beside which NAME/ is the folder; timeline.html beside the table if None.
-
-    Returns:
-        Lines that say what was written, and which sound wasn't found.
+    `audio` and `out` are those of `ser report`. Returns lines that say what was written, and which sound wasn't found.
     """
     if audio is not None and not audio.is_dir():
         raise UserError("no such folder", where=f"--audio {audio}", remedy="Check the spelling of the path")

@@ -11,6 +11,7 @@ from ser_personal.evaluation.run_files import SpeakerVectors, read_run
 from ser_personal.report.audit import (
     METRICS,
     SHIFTS,
+    Partition,
     SpeakerSums,
     analyse_shifts,
     by_amount_of_speech,
@@ -27,8 +28,7 @@ from ser_personal.scores import concordance, score
 
 def test_interval_of_a_mean_is_that_of_the_normal_distribution():
     values = np.random.default_rng(0).normal(3, 2, 400)
-    weights = Bootstrap(resamples=4000).weights([None] * 400)
-    estimate = Bootstrap().estimate(weights @ values / 400, 400)
+    estimate = Bootstrap(resamples=4000).mean(values)
     half = 1.96 * values.std() / np.sqrt(400)
     assert (estimate.low, estimate.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.03)
     assert estimate.refused is None
@@ -79,9 +79,9 @@ def by_hand(predictions, labels, speaker_ids):
 
 
 def compare(predictions, labels, speaker_ids, membership):
-    groups = sorted({group for group in membership if group})
-    inputs = predictions, labels, speaker_ids, membership, groups
-    return compare_groups(*inputs, min_utterances=MINIMUM, bootstrap=Bootstrap(200))
+    partition = Partition("", tuple(sorted({group for group in membership if group})), tuple(membership))
+    bootstrap = Bootstrap(200)
+    return compare_groups(predictions, labels, speaker_ids, partition, min_utterances=MINIMUM, bootstrap=bootstrap)
 
 
 def test_groups_are_scored_as_if_they_stood_alone_without_unknown_speakers_and_those_in_no_group(toy):
@@ -159,10 +159,10 @@ def test_speakers_are_divided_by_gender_thirds_of_the_scale_and_amount_of_speech
 
 
 def test_thirty_speakers_are_cut_in_thirds():
-    speakers = {f"s{n}": SimpleNamespace(utterances=n) for n in range(30)}
+    speakers = {f"s{n}": SimpleNamespace(utterances=1200 + n) for n in range(30)}
     thirds = by_amount_of_speech(SimpleNamespace(speakers=speakers, speaker_ids=[*speakers, None]))
     assert Counter(thirds.membership) == {**dict.fromkeys(thirds.groups, 10), None: 1}
-    assert thirds.groups[1] == "9.67 utterances to 19.3 utterances"
+    assert thirds.groups == ("up to 1209 utterances", "1210 to 1219 utterances", "over 1219 utterances")
 
 
 @pytest.fixture(scope="module")
