@@ -17,7 +17,15 @@ from ser_personal.calibration.table import CalibrationRow, speaker_moments
 from ser_personal.corpus.splits import first_few
 from ser_personal.corpus.table import read_number, read_rows
 from ser_personal.errors import UserError
-from ser_personal.evaluation.run_files import METRICS, PREDICTIONS, RIDGE, SPEAKER_MOMENTS, read_moments
+from ser_personal.evaluation.run_files import (
+    METRICS,
+    PREDICTIONS,
+    RIDGE,
+    SPEAKER_MOMENTS,
+    read_json,
+    read_moments,
+    read_table,
+)
 from ser_personal.files import write_json
 from ser_personal.scores import score
 from ser_personal.types import ATTRIBUTES
@@ -115,8 +123,11 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def read_stage(path: Path) -> StageCost:
-    """Read the cost of one stage."""
-    return StageCost.of(json.loads(path.read_text(encoding="utf-8")))
+    """Read the cost of one stage; a UserError says where it is damaged."""
+    try:
+        return StageCost.of(read_json(path))
+    except TypeError as error:
+        raise UserError("isn't the cost of a stage", where=path, remedy="Delete it") from error
 
 
 @dataclass(frozen=True)
@@ -308,15 +319,10 @@ def _tested_utterances(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     """Utterance, speaker, split and labels of all that the runs were tested on."""
     import pandas as pd
 
+    names = ("utterance", "speaker", "split")
+    paths = [run.folder / PREDICTIONS for run in runs if run.folder is not None]
     tables = [
-        pd.read_csv(
-            run.folder / PREDICTIONS,
-            dtype=dict.fromkeys(("utterance", "speaker", "split"), str),
-            keep_default_na=False,
-            na_values=[""],
-        )
-        for run in runs
-        if run.folder is not None and (run.folder / PREDICTIONS).is_file()
+        read_table(path, names, dtype=dict.fromkeys(names, str), na_values=[""]) for path in paths if path.is_file()
     ]
     if not tables:
         what = f"no run has a {PREDICTIONS}, which names the utterances"
@@ -328,8 +334,7 @@ def _tested_utterances(runs: Sequence[ComparedRun]) -> pd.DataFrame:
 
 
 def _metrics(folder: Path) -> dict[str, Any]:
-    path = folder / METRICS
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
 
 
 # not part of training

@@ -180,17 +180,21 @@ def write_moments(folder: Path, tables: Sequence[pd.DataFrame]) -> None:
 
 
 def read_moments(path: Path) -> pd.DataFrame:
-    """Read speaker_moments.csv; a UserError says where it is missing, damaged, or lacks a column."""
+    """Read speaker_moments.csv."""
+    text = dict.fromkeys(("split", "row", "attribute", "speaker"), str)
+    required = (*KEYS, "utterances", *MOMENTS, "ccc")
+    return read_table(path, required, dtype=text, na_values={"ccc": [""]}, float_precision="round_trip")
+
+
+def read_table(path: Path, required: Sequence[str], **options: Any) -> pd.DataFrame:
+    """Read a table of a run by pandas' options; a UserError says where it is missing, damaged, or lacks a column."""
     import pandas as pd
 
-    text = {"split": str, "row": str, "attribute": str, "speaker": str}
     try:
-        table = pd.read_csv(
-            path, dtype=text, keep_default_na=False, na_values={"ccc": [""]}, float_precision="round_trip"
-        )
+        table: pd.DataFrame = pd.read_csv(path, keep_default_na=False, **options)
     except (OSError, ValueError) as error:
         raise UserError("can't be read", where=path, remedy="Run `ser test` again") from error
-    missing = [name for name in (*KEYS, "utterances", *MOMENTS, "ccc") if name not in table.columns]
+    missing = [name for name in required if name not in table.columns]
     if missing:
         raise UserError(f"no column {', '.join(missing)}", where=path, remedy="Run `ser test` again")
     return table
@@ -306,7 +310,7 @@ def read_run(folder: str | Path) -> RunFiles:
 
 
 def _read(folder: Path) -> RunFiles:
-    metrics, record = _read_json(folder / METRICS), _read_json(folder / RECORD)
+    metrics, record = read_json(folder / METRICS), read_json(folder / RECORD)
     vectors = read_vectors(folder / VECTORS)
     attributes = tuple(metrics["attributes"])
     table = _read_predictions(folder / PREDICTIONS, attributes)
@@ -352,7 +356,7 @@ def _read(folder: Path) -> RunFiles:
 
 def _baseline_rows(folder: Path, split: str, attributes: tuple[str, ...]) -> list[tuple[str, Any]]:
     """The rows of baseline.json, where configs/ridge.yaml wrote one of all attributes."""
-    splits = _read_json(folder / BASELINE)["splits"] if (folder / BASELINE).is_file() else {}
+    splits = read_json(folder / BASELINE)["splits"] if (folder / BASELINE).is_file() else {}
     rows = splits.get(split, {"rows": {}})["rows"].items()
     return [(name, content) for name, content in rows if content["attributes"].keys() >= set(attributes)]
 
@@ -361,23 +365,18 @@ def _is_labelled(test: ScoredSet, attributes: tuple[str, ...]) -> bool:
     return all(not np.isnan(test.values(attribute, "label")).all() for attribute in attributes)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a run; a UserError says where it is damaged."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
         raise UserError(f"broken JSON ({error})", where=path, remedy="Run `ser test` again") from error
-    return content
 
 
 def _read_predictions(path: Path, attributes: tuple[str, ...]) -> pd.DataFrame:
-    import pandas as pd
-
-    # a speaker may be called NA or None
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
     values = [f"{attribute}_{kind}" for attribute in attributes for kind in ("label", "raw", "calibrated")]
-    missing = [name for name in (*_DESCRIBED, *values) if name not in table.columns]
-    if missing:
-        raise UserError(f"no column {', '.join(missing)}", where=path, remedy=_REMEDY)
+    # a speaker may be called NA or None
+    table = read_table(path, (*_DESCRIBED, *values), dtype=str)
     table = table.astype(object).where(table != "", None)
     return table.astype(dict.fromkeys(("seconds", *values), np.float64))
 

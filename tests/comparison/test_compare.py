@@ -255,8 +255,14 @@ def test_what_cannot_be_compared_is_refused_in_a_line(tmp_path, capsys, runs):
     refused("a run has this name", runs, "--add", "papt=mine.csv")
     refused("is no NAME=FOLDER", "ours=")
     refused("resamples", runs, "--resamples", "5")
-    (runs / "papt" / "lightning_logs" / "version_0" / "speaker_moments.csv").write_text("split,row\n")
-    refused("no column is_oracle, draw", runs)
+    for name, text, told in (
+        ("predictions.csv", "x", "predictions.csv: no column utterance, speaker, split. Run `ser test` again"),
+        ("metrics.json", "{", "metrics.json: broken JSON"),
+        ("test_cost.json", "[]", "test_cost.json: isn't the cost of a stage. Delete it"),
+        ("speaker_moments.csv", "split,row\n", "no column is_oracle, draw"),
+    ):
+        (runs / "papt" / "lightning_logs" / "version_0" / name).write_text(text)
+        refused(told, runs, "--add", "mine=mine.csv")
     (runs / "papt" / "done.json").write_text("{}")
     refused("isn't the record of a run", runs)
 
