@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel, WhisperConfig, WhisperForConditionalGeneration
 
 from ser_personal.arguments import SHIPPED
 from ser_personal.data.emotion import EmotionDataModule
@@ -123,6 +123,15 @@ def tiny_network(model_type: str, norm: str, **shape: int) -> PreTrainedModel:
     }
     config = AutoConfig.for_model(model_type, **settings | shape)
     return AutoModel.from_config(config).eval()
+
+
+def tiny_whisper(seconds: int) -> PreTrainedModel:
+    """A random Whisper that reads this much audio in the place of 30 s."""
+    torch.manual_seed(0)
+    shape = {"encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    sizes = {"d_model": 16, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_source_positions": 50 * seconds}
+    words = {"vocab_size": 60, "pad_token_id": 50, "bos_token_id": 51, "eos_token_id": 52, "decoder_start_token_id": 53}
+    return WhisperForConditionalGeneration(WhisperConfig(**shape, **sizes, **words))
 
 
 def padded_noise(lengths: torch.Tensor) -> torch.Tensor:

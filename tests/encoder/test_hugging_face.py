@@ -8,7 +8,6 @@ from transformers import AutoModel
 
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.hugging_face import LoRA
-from ser_personal.errors import UserError
 
 LENGTHS = torch.tensor([8000, 5000, 6161])
 ADAPTERS = LoRA(rank=2, alpha=4.0)
@@ -101,8 +100,8 @@ def test_a_checkpoint_of_adapters_comes_back(alone, network_folders, synthetic_c
     for name, weight in module.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
     options = {"encoder": HubertEncoder("nowhere/at-all"), "initial_checkpoint": str(tmp_path / "finetune.ckpt")}
-    with pytest.raises(UserError, match=r"--model.lora: the checkpoint has adapters already, of rank 2, not 3"):
-        fit(finetuning(**options, lora=LoRA(rank=3)), emotion_data(synthetic_corpus), tmp_path, max_steps=1)
+    line, wider = "--model.lora: the checkpoint has adapters already, of rank 2, not 3", LoRA(rank=3)
+    refused(line, finetuning(**options, lora=wider).build, emotion_data(synthetic_corpus))
 
 
 def test_adapters_of_base_weights_that_changed_are_refused(network_folders, synthetic_corpus, tmp_path, peft):

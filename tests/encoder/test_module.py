@@ -9,7 +9,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from tiny_models import papt
 
 from ser_personal.encoder.module import DESCRIPTION, read_checkpoint, using
-from ser_personal.errors import UserError
 from ser_personal.pretrain.papt import PAPT
 from ser_personal.speakers.embedding import SpeakerEmbedding
 
@@ -46,35 +45,29 @@ class Touch:
         return Path.touch, (self.path,)
 
 
-def refusal(path: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        read_checkpoint(path)
-    message = str(caught.value)
-    assert message.startswith(str(path))
-    assert message.endswith("Give a checkpoint written by `ser fit`, such as papt.ckpt.")
-    assert "\n" not in message
-    return message
+def refused_checkpoint(path: Path, line: str) -> None:
+    refused(f"^{path}: {line}. Give a checkpoint written by `ser fit`, such as papt.ckpt", read_checkpoint, path)
 
 
 def test_missing_foreign_truncated_and_junk(tmp_path):
     path = tmp_path / "papt.ckpt"
-    assert "no such checkpoint" in refusal(path)
-    assert "no such checkpoint" in refusal(path.parent)
+    for missing in (path, tmp_path):
+        refused_checkpoint(missing, "no such checkpoint")
     for content in ({"state_dict": {}}, [1, 2]):
         torch.save(content, path)
-        assert "isn't a checkpoint of ser_personal" in refusal(path)
+        refused_checkpoint(path, "isn't a checkpoint of ser_personal")
     torch.save({DESCRIPTION: {}, "state_dict": {"w": torch.randn(100, 10)}}, path)
     for junk in (path.read_bytes()[:-1000], b"", b"hello world", b"\x80\x02q", pickle.dumps({1: 2})):
         path.write_bytes(junk)
-        assert "is truncated or no checkpoint" in refusal(path)
+        refused_checkpoint(path, "is truncated or no checkpoint")
 
 
 def test_nothing_in_a_checkpoint_is_run(tmp_path):
     path, trace = tmp_path / "papt.ckpt", tmp_path / "trace"
     torch.save({DESCRIPTION: {}, "hyper_parameters": Touch(trace)}, path)
-    assert "holds more than weights and settings" in refusal(path)
+    refused_checkpoint(path, "is damaged, or holds more than weights and settings")
     path.write_bytes(pickle.dumps({DESCRIPTION: Touch(trace)}))
-    refusal(path)
+    refused_checkpoint(path, "is truncated or no checkpoint")
     assert not trace.exists()
     pickle.loads(path.read_bytes())
     assert trace.exists(), "the trap itself works"

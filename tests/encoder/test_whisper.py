@@ -1,8 +1,8 @@
 import pytest
 import torch
 from garbage import refused
-from tiny_models import padded_noise
-from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperModel
+from tiny_models import padded_noise, tiny_whisper
+from transformers import WhisperFeatureExtractor, WhisperModel
 
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.hugging_face import LoRA
@@ -14,13 +14,8 @@ LENGTHS = torch.tensor([24_000, 399, 16_001, 320])
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> str:
-    """2 s in the place of Whisper's 30, and everything else tiny as well."""
-    torch.manual_seed(0)
-    shape = {"encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    config = WhisperConfig(d_model=16, encoder_ffn_dim=32, decoder_ffn_dim=32, vocab_size=60, **shape, pad_token_id=50)
-    config.update({"max_source_positions": 100, "bos_token_id": 51, "eos_token_id": 52, "decoder_start_token_id": 53})
     path = tmp_path_factory.mktemp("whisper")
-    WhisperForConditionalGeneration(config).save_pretrained(path)
+    tiny_whisper(seconds=2).save_pretrained(path)
     return str(path)
 
 

@@ -3,13 +3,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from garbage import files, is_read_or_refused, many_inputs
+from garbage import files, is_read_or_refused, many_inputs, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from ser_personal.errors import UserError
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 
 ATTRIBUTES = ("arousal", "valence")
@@ -69,22 +68,17 @@ def test_save_and_load_give_the_same_bank(tmp_path):
 
 
 def test_shapes_and_values_that_do_not_fit_are_named():
-    with pytest.raises(UserError, match=r"labels \(1, 3\) are not .* arousal, valence"):
-        SpeakerBank.from_utterances(["a"], np.ones((1, 3)), np.ones((1, 3)), ATTRIBUTES)
-    with pytest.raises(UserError, match="speaker b: a pooled vector holds NaN"):
-        SpeakerBank.from_utterances(["a", "b"], [[1.0], [NAN]], np.ones((2, 2)), ATTRIBUTES)
-    with pytest.raises(UserError, match=r"speaker b: a label is infinite\. Give NaN where"):
-        SpeakerBank.from_utterances(["a", "b"], np.ones((2, 3)), [[1, NAN], [2, np.inf]], ATTRIBUTES)
+    made, ones = partial(SpeakerBank.from_utterances, attributes=ATTRIBUTES), np.ones((2, 2))
+    refused(r"labels \(2, 3\) are not .* arousal, valence", made, ["a", "b"], ones, np.ones((2, 3)))
+    refused("speaker b: a pooled vector holds NaN", made, ["a", "b"], [[1.0], [NAN]], ones)
+    refused(r"speaker b: a label is infinite\. Give NaN where", made, ["a", "b"], ones, [[1, NAN], [2, np.inf]])
     for ids in (torch.tensor([4, 5, 4]), [4, 5.0, "4"]):
-        numbered = SpeakerBank.from_utterances(ids, *[np.ones((3, 2))] * 2, ATTRIBUTES)
-        assert numbered.speaker_ids == ("4", "5")
+        assert made(ids, *[np.ones((3, 2))] * 2).speaker_ids == ("4", "5")
     for scale in ((7, 1), (NAN, 7), (1, np.inf), (1, 4, 7)):
-        with pytest.raises(UserError, match=r"scale: .* is an empty range or an endless one"):
-            SpeakerBank.from_utterances(["a"], np.ones((1, 3)), np.ones((1, 2)), ATTRIBUTES, scale=scale)
+        refused("scale: .* is an empty range or an endless one", made, ["a", "b"], ones, ones, scale=scale)
     builder = SpeakerBankBuilder(ATTRIBUTES)
-    builder.add(["a"], np.ones((1, 3)), np.ones((1, 2)))
-    with pytest.raises(UserError, match=r"\(1, 3\)"):
-        builder.add(["a"], np.ones((1, 4)), np.ones((1, 2)))
+    builder.add(["a", "b"], ones, ones)
+    refused(r"pooled \(2, 3\) .* are not \(2, 2\)", builder.add, ["a", "b"], np.ones((2, 3)), ones)
 
 
 @pytest.mark.parametrize("arrays", [{"label_mean": np.ones((1, 3))}, {"label_std": np.full((1, 2), NAN)}])
@@ -94,8 +88,7 @@ def test_a_damaged_bank_is_to_be_deleted(arrays, tmp_path):
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
     save_file(load_file(path) | arrays, path, metadata)
-    with pytest.raises(UserError, match=r"bank: damaged speaker bank \(.*\)\. Delete it, and `ser test` builds"):
-        SpeakerBank.load(path)
+    refused(r"bank: damaged speaker bank \(.*\)\. Delete it, and `ser test` builds", SpeakerBank.load, path)
 
 
 @many_inputs

@@ -9,7 +9,8 @@ import pytest
 import torch
 from command_line import configs, ser, trainer_flags
 from public_forms import SIZES
-from transformers import HubertConfig, HubertModel, WhisperConfig, WhisperModel
+from tiny_models import tiny_whisper
+from transformers import HubertConfig, HubertModel
 
 from ser_personal import MSPPodcast
 from ser_personal.audio import decode_utterance
@@ -24,12 +25,7 @@ def desk(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("desk")
     torch.manual_seed(0)
     HubertModel(HubertConfig(**SIZES)).save_pretrained(folder / "hubert")
-    shape = {"encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    special = {"pad_token_id": 50, "bos_token_id": 51, "eos_token_id": 52, "decoder_start_token_id": 53}
-    sizes = {"d_model": 16, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "vocab_size": 60}
-    # 4 s in the place of Whisper's 30
-    config = WhisperConfig(**sizes, **shape, **special, max_source_positions=200)
-    WhisperModel(config).save_pretrained(folder / "whisper")
+    tiny_whisper(seconds=4).save_pretrained(folder / "whisper")
     return folder
 
 
