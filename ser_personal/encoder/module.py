@@ -42,6 +42,8 @@ PREFIX = "personalized."
 TRAINING_STATE = ("optimizer_states", "lr_schedulers", "loops")
 SAME_NAMES = "--model.speakers SpeakerEmbedding --model.speakers.same_names true"
 # what building networks from a wrong description, or loading wrong weights into them, ends in
+# of a network, and what they are made of
+_PARTS = (UnseenPolicy, torch.nn.Module)
 Part = TypeVar("Part")
 UNFIT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
@@ -268,7 +270,8 @@ def describe_part(part: object) -> dict[str, Any]:
 
 
 def _describe_argument(value: object, where: str) -> object:
-    if isinstance(value, UnseenPolicy | torch.nn.Module):
+    # a layer of torch's is made of an argument, and no argument itself
+    if isinstance(value, _PARTS) and not type(value).__module__.startswith("torch."):
         return describe_part(value)
     if not isinstance(value, (bool, int, float, str, list, tuple, dict, type(None))):
         remedy = "Keep the argument itself under its name, and what is made of it under another"
@@ -284,15 +287,11 @@ def make_part(described: dict[str, Any], family: type[Part], where: Path) -> Par
         remedy = f"If you trust it, give `--import {module}`, or `import {module}` first in Python"
         raise UserError(f"has a part of {module}, which isn't part of ser_personal", where=where, remedy=remedy)
     kind = getattr(import_module(module), name, None)
-    if not isinstance(kind, type) or not issubclass(kind, family):
+    if not isinstance(kind, type) or not issubclass(kind, family) or not issubclass(kind, _PARTS):
         remedy = "Give a folder that `ser export` wrote"
-        raise UserError(f"{class_path} is no {family.__name__}", where=where, remedy=remedy)
+        raise UserError(f"{class_path} isn't a part of a network that belongs here", where=where, remedy=remedy)
     arguments = {
-        # unseen policies are the one family of parts that others are made of
-        name: make_part(value, UnseenPolicy, where)  # type: ignore[type-abstract]
-        if isinstance(value, dict) and "class_path" in value
-        else value
+        name: make_part(value, object, where) if isinstance(value, dict) and "class_path" in value else value
         for name, value in described["init_args"].items()
     }
-    made: Part = kind(**arguments)
-    return made
+    return cast("Part", kind(**arguments))

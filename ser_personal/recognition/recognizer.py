@@ -268,7 +268,7 @@ class EmotionRecognizer:
         speaker_id = plain_name(speaker_id)
         if known(speaker_id) is None:
             raise UserError("nobody has this name", where=f"speaker {speaker_id!r}", remedy="Give another")
-        of_rows = label_rows(labels or {}, recordings, self.attributes, self.bundle.scale)
+        of_rows = label_rows({} if labels is None else labels, recordings, self.attributes, self.bundle.scale)
         added: list[Added] = []
         for outcome, values in zip(self.raw.each(recordings), of_rows, strict=True):
             if (samples := sum(each.segment.samples for each in outcome.utterances)) < SHORT:

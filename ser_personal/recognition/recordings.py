@@ -300,9 +300,10 @@ def recordings_of(
         if len(turns) != len(recordings):
             what = f"{counted(len(turns), 'list')} of turns for {counted(len(recordings), 'recording')}"
             raise UserError(what, where="segments", remedy=remedy)
-        named = [(one.source, of_one) for one, of_one in zip(recordings, turns, strict=True)]
+        turns = [of_one or UserError("has no turns", remedy="Leave it out, or give some") for of_one in turns]
         # fewer than in files: a caller of Python gives letters and numbers on purpose, and one recording any name
-        turns = name_apart(named, NUMBERED) if len(named) > 1 else turns
+        if len(turns) > 1:
+            turns = name_apart([(one.source, of_one) for one, of_one in zip(recordings, turns, strict=True)], NUMBERED)
         recordings = [replace(recording, turns=of_one) for recording, of_one in zip(recordings, turns, strict=True)]
     return of_channels(recordings, channel)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from ser_personal.audio import SAMPLE_RATE, WINDOW, is_silent
-from ser_personal.errors import UserError, require_one_of
+from ser_personal.errors import UserError, require_one_of, require_range
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -135,19 +135,10 @@ class BySpeech:
 
 @dataclass(frozen=True)
 class ByWindows:
-    """Cuts into windows of `samples`, one every `hop` samples, or end to end if None.
-
-    The last is shorter, and silent ones are left out.
-    """
+    """Cuts into windows of `samples`, one every `hop` samples; the last is shorter, and silent ones are left out."""
 
     samples: int
-    hop: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, samples in (("window", self.samples), ("hop", self.hop)):
-            if samples is not None and samples < WINDOW:
-                what = f"{name}s of {samples / SAMPLE_RATE:g} s are shorter than one frame"
-                raise UserError(what, where=f"--{name}_seconds", remedy="Give some seconds")
+    hop: int
 
     def __call__(self, waveform: NDArray[np.float32]) -> list[Segment]:
         """Windows in the order of time; none where all are silent."""
@@ -156,12 +147,11 @@ class ByWindows:
 
     def within(self, stretch: Segment) -> list[Segment]:
         """Windows of a stretch of a recording, the silent ones, too; each has samples that those before it lack."""
-        hop = self.hop or self.samples
-        starts = range(stretch.start, max(stretch.start + 1, stretch.end - max(0, self.samples - hop)), hop)
+        starts = range(stretch.start, max(stretch.start + 1, stretch.end - max(0, self.samples - self.hop)), self.hop)
         windows = [Segment(start, min(start + self.samples, stretch.end)) for start in starts]
         if len(windows) > 1 and windows[-1].samples < WINDOW:
             last = windows.pop()
-            windows += [Segment(windows.pop().start, last.end)] if hop <= self.samples else []
+            windows += [Segment(windows.pop().start, last.end)] if self.hop <= self.samples else []
         return windows
 
 
@@ -171,9 +161,10 @@ def make_segmenter(
     """Make the segmenter of that name: `speech` is by silero-vad where it is installed, else by energy."""
     require_one_of("cut", name, CutName)
     if name == "windows":
-        return ByWindows(
-            int(window_seconds * SAMPLE_RATE), None if hop_seconds is None else int(hop_seconds * SAMPLE_RATE)
-        )
+        hop = window_seconds if hop_seconds is None else hop_seconds
+        for flag, seconds in (("--window_seconds", window_seconds), ("--hop_seconds", hop)):
+            require_range(flag, seconds, WINDOW / SAMPLE_RATE)
+        return ByWindows(int(window_seconds * SAMPLE_RATE), int(hop * SAMPLE_RATE))
     if hop_seconds is not None:
         raise UserError("is of windows alone", where="--hop_seconds", remedy="Give --cut windows with it")
     if name == "silero" and not has_silero():

@@ -96,7 +96,7 @@ def files(conversation, tmp_path):
 def test_the_table_is_what_the_recognizer_predicts(client, files, recognizer, conversation):
     turns, _ = conversation
     meeting, segments = files / "meeting.wav", [tuple(turn) for turn in turns]
-    windows = EmotionRecognizer(recognizer.bundle, segmenter=ByWindows(3 * RATE, None), device="cpu")
+    windows = EmotionRecognizer(recognizer.bundle, segmenter=ByWindows(3 * RATE, 3 * RATE), device="cpu")
     expected = [
         ({"speaker": "anna"}, recognizer.predict(meeting, "anna")),
         ({}, recognizer.predict(meeting)),

@@ -105,7 +105,11 @@ def test_labels_that_are_none(bundle, recordings):
     for audio, labels, said in (
         (recordings[:2], {"arousal": [5.0]}, "labels of arousal: aren't 2 numbers"),
         (recordings[:2], {"arousal": ["high", "low"]}, "labels of arousal: aren't 2 numbers"),
-        (recordings[:2], {"joy": [5.0, 4.0]}, "labels: the model doesn't predict joy. Give labels of arousal, valence"),
+        (
+            recordings[:2],
+            pd.DataFrame({"joy": [5.0, 4.0]}),
+            "labels: the model doesn't predict joy. Give labels of",
+        ),
         (recordings[:2], {"arousal": [5.0, 7.5]}, "arousal is 7.5, outside the scale 1 to 7"),
         (recordings[:2], {"valence": [-inf, 3.0]}, "valence is -inf, outside the scale 1 to 7"),
         (long, {"arousal": [4.0]}, "array 0: has one label for several utterances"),

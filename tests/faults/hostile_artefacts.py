@@ -146,7 +146,7 @@ OF_BUNDLE = [
     ("a bundle with half its weights", "model.safetensors: isn't the file", bundle("model.safetensors", cut)),
     ("a bundle with weights in a pickle", "safetensors: isn't the file", bundle("model.safetensors", pickled)),
     ("a bundle with another's bank", "bank.safetensors: isn't the file", bundle("speaker_bank.safetensors", cut)),
-    ("a bundle with a command for a head", "os.system is no Interpreter", config(interpreter=COMMAND)),
+    ("a bundle with a command for a head", "os.system isn't a part of a network", config(interpreter=COMMAND)),
     ("a bundle with a head of nothing", "config.json: lacks or misspells", config(interpreter={"class_path": 3})),
     ("a bundle of no encoder", "config.json: lacks", config(personalized_encoder=3)),
     ("a bundle of a text encoder", "lacks or misspells", config(personalized_encoder={"encoder_config": BERT})),

@@ -62,10 +62,14 @@ class Forgetful(MLPInterpreter):
         super().__init__((width,))
 
 
+class Gate(nn.Module):
+    """What another part is made of."""
+
+
 class Own(MLPInterpreter):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, gate: Gate) -> None:
         super().__init__((width,))
-        self.width = width
+        self.width, self.gate = width, gate
 
 
 class Layered(MLPInterpreter):
@@ -75,10 +79,12 @@ class Layered(MLPInterpreter):
 
 
 def test_interpreters_of_other_packages(bundle, tmp_path):
-    bundle.network.interpreter = Own(5)
+    bundle.network.interpreter = Own(5, Gate())
     bundle.network.interpreter.build(bundle.network.dim, 2)
     write_bundle(bundle, tmp_path / "own")
-    assert isinstance(read_bundle(tmp_path / "own").network.interpreter.layers, nn.Sequential)
+    interpreter = read_bundle(tmp_path / "own").network.interpreter
+    assert isinstance(interpreter.layers, nn.Sequential)
+    assert isinstance(interpreter.gate, Gate)
     for interpreter, what in (
         (Forgetful(5), "Forgetful: doesn't keep its argument width"),
         (Layered(0.5), r"Layered\.dropout: is kept as a Dropout, which can't be saved"),

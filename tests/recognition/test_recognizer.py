@@ -167,7 +167,7 @@ def test_intervals_are_those_of_the_bundles_own_calibration_within_the_label_sca
 
 def test_each_window_is_predicted_as_that_part_alone(bundle, recordings):
     long = np.concatenate([decode(path) for path in recordings[:4]])
-    recognizer = EmotionRecognizer(bundle, segmenter=ByWindows(20_000), device="cpu")
+    recognizer = EmotionRecognizer(bundle, segmenter=ByWindows(20_000, 20_000), device="cpu")
     frame = recognizer.predict(long)
     assert frame["start"][:3].tolist() == [0, 1.25, 2.5]
     alone = [recognizer.predict(long[int(r.start * 16_000) : int(r.end * 16_000)]) for r in frame.itertuples()]

@@ -46,6 +46,7 @@ def test_turns_get_the_values_of_single_files(conversation, bundle_folder, tmp_p
     for options, what in (
         ({"segments": [[(0, 1, "a")], []]}, r"isn't one list of turns per recording \(\[\(0, 1, 'a'\)\] is no turn\)"),
         ({"segments": [(0, 1, "a", 2, 3)]}, "isn't one list of turns per recording"),
+        ({"segments": []}, "meeting.wav: has no turns. Leave it out"),
         ({"segments": [(0,)]}, r"isn't one list of turns per recording \(\(0,\) is no turn\)"),
         ({"segments": [("soon", 1, "a")]}, r"\('soon', 1, 'a'\) is no turn.* Give for each recording a list of"),
         ({"segments": [[(0, 1, "a"), (1, 2, "a")]]}, "is no turn"),
