@@ -228,22 +228,16 @@ def rows_by_speaker(speaker_ids: Sequence[str | None]) -> dict[str, NDArray[np.i
 
 def mean_scores(draws: Sequence[Scores]) -> Scores:
     """Mean of the scores of several random draws over the same utterances; the counts are the first draw's."""
-
-    def mean_of(attribute: str) -> AttributeScores:
+    means = {}
+    for attribute, first in draws[0].items():
         each = [draw[attribute] for draw in draws]
-
-        def mean(name: str) -> float:
-            return float(np.mean([getattr(scores, name) for scores in each]))
-
-        return replace(
-            each[0],
-            overall_ccc=mean("overall_ccc"),
-            average_ccc=mean("average_ccc"),
-            average_ccc_std=mean("average_ccc_std"),
-            per_speaker={name: float(np.mean([one.per_speaker[name] for one in each])) for name in each[0].per_speaker},
-        )
-
-    return {attribute: mean_of(attribute) for attribute in draws[0]}
+        mean: dict[str, Any] = {
+            name: float(np.mean([getattr(scores, name) for scores in each]))
+            for name in ("overall_ccc", "average_ccc", "average_ccc_std")
+        }
+        speakers = {name: float(np.mean([scores.per_speaker[name] for scores in each])) for name in first.per_speaker}
+        means[attribute] = replace(first, **mean, per_speaker=speakers)
+    return means
 
 
 def as_json(scores: Scores) -> dict[str, dict[str, Any]]:

@@ -149,8 +149,8 @@ class PretrainBatch(SpeechBatch):
     pseudo_labels: Tensor
 
 
-class AnnotatedBatch(SpeakerBatch):
-    """Emotion annotations of one batch.
+class EmotionBatch(SpeechBatch):
+    """Audio and its emotion annotations.
 
     Attributes:
         labels: (batch, attributes) in the order of `ATTRIBUTES`, NaN where missing.
@@ -161,10 +161,6 @@ class AnnotatedBatch(SpeakerBatch):
     labels: Tensor
     emotions: list[str | None]
     weights: NotRequired[Tensor]
-
-
-class EmotionBatch(SpeechBatch, AnnotatedBatch):
-    """Audio and its emotion annotations."""
 
 
 class EncoderOutput(NamedTuple):
