@@ -98,7 +98,7 @@ def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
         except RecursionError as error:
             raise UserError("is nested too deeply", where=path, remedy="Give a config of this project") from error
         if not isinstance(content, dict):
-            raise UserError("holds no values by name", where=path, remedy="Write lines such as `model:`")
+            raise UserError("holds no `name: value` lines", where=path, remedy="Write lines such as `model:`")
         # a few lines with aliases of aliases can stand for more values than any memory holds
         if sum(1 for _ in islice(_values(content), MAX_VALUES + 1)) > MAX_VALUES:
             what = f"holds more than {MAX_VALUES:,} values"
@@ -183,7 +183,7 @@ def _as_flags(arguments: Sequence[str], parser: Any, positional: Mapping[str, bo
     unnamed: list[str] = []
     # what follows `--` is no flag, whatever it looks like
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    words = deque(arguments[:end])
+    words = deque("--config" if word == "-c" else word for word in arguments[:end])
     while words:
         word = words.popleft()
         flag, equals, value = word.partition("=")

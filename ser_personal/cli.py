@@ -227,7 +227,7 @@ def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
         return
     for path, content in configs.items():
         if "trainer" in content and not isinstance(content["trainer"], dict):
-            what = "holds no values by name under trainer"
+            what = "holds no `name: value` lines under trainer"
             raise UserError(what, where=path, remedy="Write lines such as `max_epochs: 10` below it")
     in_configs = [content["ckpt_path"] for content in configs.values() if "ckpt_path" in content]
     checkpoint = [None, *in_configs, *values_of(["--ckpt_path"], arguments)][-1]

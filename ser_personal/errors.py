@@ -22,7 +22,7 @@ class UserError(Exception):
 
     def __init__(self, what: str, *, where: object = None, remedy: str) -> None:
         self.what, self.where, self.remedy = what, where, remedy
-        prefix = f"{where}: " if where is not None else ""
+        prefix = f"{where}: " if where not in (None, "") else ""
         stop = "" if remedy.endswith("?") else "."
         # what is wrong and what to do about it, for a list that says where
         self.reason = " ".join(f"{what}. {remedy}{stop}".split())

@@ -130,7 +130,8 @@ def test_flags_change_the_defaults_of_the_signature_in_any_spelling(tmp_path):
 def test_a_config_gives_values_that_flags_override(tmp_path: Path):
     (tmp_path / "c.yaml").write_text("num_clusters: 7\nout: yaml\n")
     config = ["--config", str(tmp_path / "c.yaml")]
-    for words in (["c", *config, "--out", "flag"], ["c", "--out", "flag", *config]):
+    short = ["-c", config[1]]
+    for words in (["c", *config, "--out", "flag"], ["c", "--out", "flag", *config], ["c", *short, "--out", "flag"]):
         values = parsed(*words)
         assert (values["num_clusters"], values["out"]) == (7, "flag")
 

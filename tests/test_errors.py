@@ -23,7 +23,9 @@ from ser_personal.recognition.segmenters import make_segmenter
 def test_a_message_says_in_one_line_where_what_and_what_to_do():
     error = UserError("broken (a\n  b\tc)", where="corpus.csv", remedy="Choose\n\ntrain")
     assert str(error) == "corpus.csv: broken (a b c). Choose train."
-    assert str(UserError("nothing to do", remedy="Give a command")) == "nothing to do. Give a command."
+    for nowhere in (None, ""):
+        error = UserError("nothing to do", where=nowhere, remedy="Give a command")
+        assert str(error) == "nothing to do. Give a command."
 
 
 @pytest.mark.parametrize(("verbose", "said"), [(False, ["ours"]), (True, ["GPU available: False", "ours"])])

@@ -66,7 +66,7 @@ OF_CONFIG = [
     ("a command as a model", "--model: Import path os.system does not", yaml(f"model: {COMMAND}\n")),
     ("a process as a callback", "--trainer.callbacks", yaml(f"trainer: {{callbacks: [{PROCESS}]}}\n")),
     ("a process as a corpus", "--data.corpus: Import path subp", yaml(f"data: {{init_args: {{corpus: {PROCESS}}}}}\n")),
-    ("an empty config", "c.yaml: holds no values by name", yaml("")),
+    ("an empty config", "c.yaml: holds no `name: value` lines", yaml("")),
     ("a config of bytes", "c.yaml: isn't YAML", yaml(b"\x80\x81\xff\xfe")),
     ("a config of zero bytes", "c.yaml.*: isn't YAML", yaml(b"a: \x00\n")),
     ("a config with tabs", "c.yaml, line 2: isn't YAML", yaml("model:\n\tspeed: 1\n")),
@@ -74,7 +74,7 @@ OF_CONFIG = [
     ("aliases of aliases of aliases", "c.yaml: holds more than 10,000 values", yaml(LAUGHS)),
     ("a flag misspelt in YAML", r"'trainer\.max_epoch'\. Did you mean --trainer", yaml("trainer: {max_epoch: 1}\n")),
     ("numbers as names", "Key must be a string, got: 1", yaml("1: 2\n")),
-    ("a trainer that is a number", "c.yaml: holds no values by name under trainer", yaml("trainer: 5\n")),
+    ("a trainer that is a number", "c.yaml: holds no `name: value` lines under trainer", yaml("trainer: 5\n")),
     ("callbacks that are a number", "--trainer.callbacks", yaml("trainer: {callbacks: 3}\n")),
     ("data that is a list", r"--data: \[1, 2\] is no LightningDataModule\. `ser fit --help`", yaml("data: [1, 2]\n")),
     (
