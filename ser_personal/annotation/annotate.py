@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from importlib import import_module
 from math import isfinite, isnan
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unicodedata import category
 
 from rich.console import Console
@@ -127,18 +127,15 @@ def annotate(
     recordings = _find(audio, speaker_from, segments, channel)
     check_stems(target, recordings)
     import_trusted(import_)
-    recognizer = EmotionRecognizer.from_pretrained(
-        model,
-        profiles=profiles,
-        calibration=calibration,
-        pldc=pldc,
-        cut=cut,
-        window_seconds=window_seconds,
-        hop_seconds=hop_seconds,
-        training_speakers=training_speakers,
-        device=device,
-        bf16=bf16,
-    )
+    options: dict[str, Any] = {
+        "calibration": calibration,
+        "cut": cut,
+        "window_seconds": window_seconds,
+        "hop_seconds": hop_seconds,
+        "training_speakers": training_speakers,
+        "bf16": bf16,
+    }
+    recognizer = EmotionRecognizer.from_pretrained(model, profiles=profiles, pldc=pldc, device=device, **options)
     cutter = ("silero" if has_silero() else "energy") if cut == "speech" else cut
     columns = recognizer.columns_of(recordings)
     settings = {
@@ -147,10 +144,9 @@ def annotate(
         "list of recordings": content_hash(
             *(f"{(one.source, one.channel, one.speaker_id, one.turns)}" for one in recordings)
         ),
-        "cut": [cutter, window_seconds, hop_seconds],
-        "calibration": [calibration, asdict(pldc or recognizer.bundle.pldc)],
-        "training_speakers": training_speakers,
-        "bf16": bf16,
+        **options,
+        "cut": cutter,
+        "pldc": asdict(pldc or recognizer.bundle.pldc),
         "vectors": vectors is not None,
     }
     with open_journals(target, recordings, settings, part, join=join) as journals:
@@ -209,7 +205,7 @@ def import_trusted(module: str | None) -> None:
 def _run(
     recognizer: EmotionRecognizer, recordings: Sequence[Recording], journal: Journal, *, keep_vectors: bool
 ) -> None:
-    """Annotate what the journal lacks, and say how fast."""
+    """Annotate the recordings that the journal lacks, and say how fast."""
 
     def entries_of(outcome: Utterances) -> list[Entry]:
         rows = [_rounded(row) for row in recognizer.rows(outcome, journal.profiles)]
@@ -235,7 +231,7 @@ def _announce(recognizer: EmotionRecognizer, recordings: Sequence[Recording], do
     speakers = len(set().union(*(recording.speaker_ids for recording in usable)) - {None})
     who = counted(speakers, "speaker") if speakers else "no speakers"
     if usable and not speakers and not recognizer.emotions:
-        why = "the turns name nobody" if any(recording.turns for recording in usable) else "--speaker_from"
+        why = "the turns name no speaker" if any(recording.turns for recording in usable) else "--speaker_from"
         who += f", so nothing is calibrated ({why})"
     resumed = f"; resuming after {done}" if done else ""
     show(f"{counted(len(recordings), 'recording')}, {who}; long ones are cut by {cutter}{resumed}")

@@ -75,7 +75,7 @@ async function record() {
     blocks.push(Int16Array.from(data, whole));
     samples += data.length;
     const level = Math.max(...data.map(Math.abs));
-    if (blocks.length % 30 === 0) get("what").textContent = `${clock(samples / context.sampleRate)} ${level < 0.003 ? "(hears nothing)" : ""}`;
+    if (blocks.length % 30 === 0) get("what").textContent = `${clock(samples / context.sampleRate)} ${level < 0.003 ? "(no sound)" : ""}`;
   };
   context.createMediaStreamSource(stream).connect(node);
   recorder = async () => {

@@ -107,7 +107,7 @@ class Desk:
         kept = f"kept in {path}" if path else "forgotten when this ends: --profiles FILE keeps them"
         notes = [f"people who are enrolled are {kept}"]
         if self.recognizer.calibrator is None:
-            notes.append("values are raw: the bundle calibrates nobody but people with labels of their own")
+            notes.append("values are raw: the bundle calibrates only people enrolled with labels")
         if self.recognizer.bundle.conformal is None:
             notes.append("there are no intervals: the bundle was exported without --corpus, which measures them")
         return notes
@@ -133,8 +133,8 @@ class Desk:
     ) -> dict[str, Any]:
         """Write the table and the page of the recording in the folder `key`, called `name`; profiles stay as they are.
 
-        By whom it is spoken is said by a file of turns, or by `each`, a speaker in each channel, or by `speaker`, None
-        where unknown. `windows` cuts it every few seconds, and not where people pause.
+        Speakers come from a file of turns, from `each` channel one, or all of it is of `speaker`, None where unknown.
+        `windows` cuts it every few seconds, and not where people pause.
         """
         import pandas as pd
 
@@ -292,7 +292,7 @@ class Handler(BaseHTTPRequestHandler):
     def _path(self) -> str:
         """The path behind the secret, of a request of this page.
 
-        A page of elsewhere that has its name point here says that name as host, and what it sends says its origin.
+        A web site whose name was made to point here is found by the header Host, and its requests by their Origin.
         """
         self._asked: dict[str, str] = {}
         host = self.headers.get("Host", "")

@@ -1,4 +1,4 @@
-"""What a run of `ser annotate` has done so far, in a file beside its output, and how recordings are dealt to shards."""
+"""The journal of `ser annotate`, from which an interrupted run resumes, and how recordings are dealt to shards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ser_personal.recognition.recognizer import Row
     from ser_personal.recognition.recordings import Recording
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _TABLES = """
     PRAGMA locking_mode = EXCLUSIVE;
     BEGIN EXCLUSIVE;
@@ -142,7 +142,7 @@ class Shard(NamedTuple):
         if not 1 <= shard.number <= shard.total:
             count = shard.total or 64
             remedy = f"Give 1/{count} to {count}/{count}"
-            raise UserError(f"{text} is no shard", where="--shard", remedy=remedy)
+            raise UserError(f"{text} isn't a shard", where="--shard", remedy=remedy)
         return shard
 
     def path(self, target: Path) -> Path:
@@ -216,8 +216,8 @@ def _count_shards(target: Path) -> int:
     counts = sorted({int(found[1]) for found in map(form.fullmatch, names) if found})
     if not counts:
         remedy = "Make them first, with --shard 1/64 and so on"
-        raise UserError("has no shard beside it", where=target, remedy=remedy)
+        raise UserError("has no shards", where=target, remedy=remedy)
     if len(counts) > 1:
-        what = f"has shards of {' and of '.join(map(str, counts))} beside it"
-        raise UserError(what, where=target, remedy="Delete those of one")
+        what = f"has shards of {' and of '.join(map(str, counts))}"
+        raise UserError(what, where=target, remedy="Delete one set of them")
     return counts[0]

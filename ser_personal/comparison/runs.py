@@ -183,7 +183,7 @@ def named_folder(argument: str) -> tuple[str | None, Path]:
     if not equals or Path(argument).is_dir():
         return None, Path(argument)
     if not (name and folder):
-        raise UserError("is no NAME=FOLDER", where=argument, remedy='Write it as in "papt=lightning_logs/version_0"')
+        raise UserError("isn't NAME=FOLDER", where=argument, remedy='Write it as in "papt=lightning_logs/version_0"')
     return name, Path(folder)
 
 
@@ -273,7 +273,7 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
 
     name, equals, file = argument.partition("=")
     if not (name and equals and file):
-        raise UserError("is no NAME=FILE", where=f"--add {argument}", remedy='Write it as in --add "mine=mine.csv"')
+        raise UserError("isn't NAME=FILE", where=f"--add {argument}", remedy='Write it as in --add "mine=mine.csv"')
     if name in {run.recipe for run in runs}:
         raise UserError("a run has this name", where=f"--add {argument}", remedy=f"Choose another, such as my_{name}")
     tested = _tested_utterances(runs)

@@ -36,7 +36,7 @@ LABELS = "#8a8f98"
 _STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "font.family": "sans-serif",
-    # names are no formulas
+    # a $ in a name doesn't begin a formula
     "text.parse_math": False,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -133,7 +133,7 @@ ROWS = {
 
 
 def row_text(name: str) -> Row:
-    """What the report says of a row; one that `ROWS` lacks, such as a caller's own method, has its name alone."""
+    """The report's words for a row; a row that `ROWS` lacks, such as a caller's own method, has only its name."""
     return ROWS.get(name, Row(name, "method", ""))
 
 
@@ -148,7 +148,7 @@ _KINDS = {"method": (CALIBRATED, "o"), "control": (LABELS, "D"), "baseline": (RA
 
 
 def forest(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap) -> Drawing | None:
-    """Draw what each row of the score table gains in A-CCC over raw predictions; None where nobody has a CCC."""
+    """Draw what each row of the score table gains in A-CCC over raw predictions; None where no speaker has a CCC."""
     row_of = {row.name: row_text(row.name) for row in test.rows if row.name != "raw"}
     names = sorted(row_of, key=lambda name: list(_KINDS).index(row_of[name].kind))
     gains = {name: paired_gain(test, attribute, name, "raw", bootstrap) for name in names}

@@ -1,4 +1,4 @@
-"""`ser report`: one page about a test run, with an audit of whom the model fails, or about annotated recordings."""
+"""`ser report`: one page about a test run, with an audit of its errors by group, or about annotated recordings."""
 
 from __future__ import annotations
 
@@ -59,10 +59,12 @@ def report(
 
     for flag, value in {"--audio": audio, "--out": out}.items():
         if value is not None:
-            raise UserError("says nothing about a test run", where=f"{flag} {value}", remedy="Leave it out")
+            raise UserError(
+                "is for annotated recordings, not for a test run", where=f"{flag} {value}", remedy="Leave it out"
+            )
     if Path(run).is_file():
         remedy = "Give .csv or .parquet, or the folder of a test run"
-        raise UserError("is no table of annotated recordings", where=run, remedy=remedy)
+        raise UserError("isn't a table of annotated recordings", where=run, remedy=remedy)
 
     from ser_personal.evaluation.run_files import read_run
     from ser_personal.report.audit import audit

@@ -140,7 +140,8 @@ def write_timelines(table: Path, audio: Path | None = None, out: Path | None = N
 def locate(files: Sequence[str], table: Path, audio: Path | None) -> dict[str, Path | str]:
     """Where each file of a table lies, or why there is no sound of it.
 
-    By the longest ending of its path, a file in `audio` may be that of one recording, and is no other's.
+    Files whose whole path isn't found are looked for in `audio` by the longest ending of their path; a file found so
+    for two recordings is taken for neither.
     """
     folders = [Path(), table.parent] if audio is None else [audio, Path(), table.parent]
     found: dict[str, Path | str] = {}
@@ -156,7 +157,7 @@ def locate(files: Sequence[str], table: Path, audio: Path | None) -> dict[str, P
         elif path := next(filter(Path.is_file, endings), None):
             guesses[file] = path
         elif audio is None:
-            found[file] = "no such file here; --audio FOLDER says where the table's files lie"
+            found[file] = "no such file here; --audio FOLDER gives the folder of the table's files"
         else:
             found[file] = f"no such file here, nor in --audio {audio}"
     count = Counter(Path(path).resolve() for path in [*guesses.values(), *found.values()])
@@ -172,13 +173,13 @@ def quote_path(path: Path, page: Path) -> str:
 
 
 def refuse_page_of_another(table: Path, page: Path, source: str) -> None:
-    """Refuse to replace what is no page of a table, whose path a page holds as `source`."""
+    """Refuse to replace a file that isn't the page of this table, whose path its page holds as `source`."""
     if not page.is_file():
         return
     with page.open("rb") as file:
         held = re.search(rb'<meta name="table" content="([^"]*)">', file.read(2048))
     if held is None or held[1].decode() != source:
-        of = f"is no page of {table.name}" if held is None else f"is the page of {unquote(held[1].decode())}"
+        of = f"isn't a page of {table.name}" if held is None else f"is the page of {unquote(held[1].decode())}"
         other = page.with_name(f"{table.stem}_{page.name}")
         remedy = f"Write --out {shlex.quote(str(other))} instead"
         raise UserError(f"{of}, and would be replaced", where=page, remedy=remedy)

@@ -46,11 +46,11 @@ def test_shards_joined_are_one_run_byte_for_byte_and_enrol_alike(annotate, bundl
 
 
 def test_shards_that_do_not_belong_together(annotate, refusal, copy, talk, tmp_path):
-    assert "has no shard beside it. Make them first, with --shard 1/64" in refusal("--join")
+    assert "has no shards. Make them first, with --shard 1/64" in refusal("--join")
     for wrong, what in (
-        ("0/4", "0/4 is no shard. Give 1/4 to 4/4"),
-        ("5/4", "5/4 is no shard"),
-        ("three", "three is no shard. Give 1/64 to 64/64"),
+        ("0/4", "0/4 isn't a shard. Give 1/4 to 4/4"),
+        ("5/4", "5/4 isn't a shard"),
+        ("three", "three isn't a shard. Give 1/64 to 64/64"),
     ):
         assert what in refusal(f"--shard={wrong}")
     assert "--shard: makes a shard, and --join one table" in refusal("--shard", "1/2", "--join")
@@ -63,7 +63,7 @@ def test_shards_that_do_not_belong_together(annotate, refusal, copy, talk, tmp_p
     (tmp_path / "predictions.2-of-2.csv.partial").unlink()
     assert "lacks 1 of its 2 shards, or they aren't done: 2/2. Run --shard 2/2" in refusal("--join")
     (tmp_path / "predictions.3-of-5.csv.partial").touch()
-    assert "has shards of 2 and of 5 beside it. Delete those of one" in refusal("--join")
+    assert "has shards of 2 and of 5. Delete one set of them" in refusal("--join")
     (talk / "anna" / "broken.wav").unlink()
     (tmp_path / "predictions.3-of-5.csv.partial").unlink()
     assert "another list of recordings" in refusal("--join")

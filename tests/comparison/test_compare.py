@@ -251,9 +251,9 @@ def test_what_cannot_be_compared_is_refused_in_a_line(tmp_path, capsys, runs):
 
     refused("holds no test run with speaker_moments.csv. Give folders of `ser test", tmp_path / "vanilla" / "nothing")
     refused("--baseline: no recipe tapt to compare with. Choose one of", runs, "--baseline", "tapt")
-    refused("is no NAME=FILE", runs, "--add", "mine.csv")
+    refused("isn't NAME=FILE", runs, "--add", "mine.csv")
     refused("a run has this name", runs, "--add", "papt=mine.csv")
-    refused("is no NAME=FOLDER", "ours=")
+    refused("isn't NAME=FOLDER", "ours=")
     refused("resamples", runs, "--resamples", "5")
     for name, text, told in (
         ("predictions.csv", "x", "predictions.csv: no column utterance, speaker, split. Run `ser test` again"),

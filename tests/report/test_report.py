@@ -100,7 +100,7 @@ def test_what_else_a_run_may_record(tmp_path, page):
     invent(tmp_path, speakers=8)
     few = text(intervals=intervals(8, None), permuted_speakers=0)
     assert few.count("need 9 validation speakers. There were 8, so every interval would be the whole label scale") == 1
-    assert "so it is no control here" in few
+    assert "so it isn't a control here" in few
     enough = text(intervals=intervals(12, 1.25), permuted_speakers=8)
     assert "to cover about 90%" in enough
     assert ".410 .600 .920 1.000 1.000" in enough

@@ -174,9 +174,9 @@ def test_what_belongs_to_a_test_run_and_what_to_annotated_recordings(folder, cap
     (folder / "predictions.jsonl").touch()
     (folder / "metrics.json").touch()
     for arguments, told in (
-        (["predictions.jsonl"], "is no table of annotated recordings. Give .csv or .parquet, or the folder"),
+        (["predictions.jsonl"], "isn't a table of annotated recordings. Give .csv or .parquet, or the folder"),
         (["predictions.csv"], "predictions.csv: is the table of a test run. Give its folder: `ser report .`"),
-        ([folder, "--audio", folder], "says nothing about a test run"),
+        ([folder, "--audio", folder], "is for annotated recordings, not for a test run"),
     ):
         assert ser("report", *arguments) == 2
         assert told in capsys.readouterr().err
