@@ -16,6 +16,7 @@ from jsonargparse.typing import PositiveInt
 from ser_personal.arguments import find_config, read_configs, values_of
 from ser_personal.corpus.csv_corpus import TABLE
 from ser_personal.corpus.folds import SIDES
+from ser_personal.corpus.table import is_table
 from ser_personal.errors import UserError
 from ser_personal.types import AtLeastTwo, Attribute, Seed
 
@@ -162,6 +163,7 @@ class Study:
         _require_unique("recipe", [recipe.name for recipe in self.recipes])
         _require_unique("preparation step", [step.name for step in self.prepare])
         _require_unique("seed", map(str, self.seeds))
+        _require_unique("attribute", self.attributes or ())
         reserved = {*DIMENSIONS, *OF_EACH_RUN, "corpus", "whole_corpus", FOLDS, GAP}
         for step in self.prepare:
             if step.name in reserved:
@@ -249,7 +251,6 @@ class _Entry:
     name: str
     kind: Literal["recipe", "preparation"]
     stages: tuple[Stage, ...]
-    forced: frozenset[str] = frozenset()  # dimensions that it runs along whether its commands mention them or not
 
     @property
     def mentions(self) -> list[str]:
@@ -276,11 +277,10 @@ def _entries(study: Study) -> Iterator[_Entry]:
         yield _Entry(step.name, "preparation", (stage.filled(corpora),))
     for recipe in study.recipes:
         if recipe.command is not None:
-            yield _Entry(recipe.name, "recipe", (_command(study, recipe.command, recipe).filled(corpora),))
-            continue
-        forced = frozenset({"seed"} | ({"attribute"} if study.attributes is not None else set()))
-        stages = tuple(stage.filled(corpora) for stage in _fit_and_test(study, recipe))
-        yield _Entry(recipe.name, "recipe", stages, forced)
+            stages = [_command(study, recipe.command, recipe)]
+        else:
+            stages = list(_fit_and_test(study, recipe))
+        yield _Entry(recipe.name, "recipe", tuple(stage.filled(corpora) for stage in stages))
 
 
 def _division(study: Study) -> tuple[str, Preparation | None]:
@@ -299,10 +299,8 @@ def _division(study: Study) -> tuple[str, Preparation | None]:
 
 def _corpus_class(path: str, **arguments: Any) -> str:
     """A table, or a folder that may be still to be made, as a corpus class with further arguments."""
-    if (Path(path) / TABLE).is_file():
-        path = str(Path(path) / TABLE)
-    is_table = path.endswith(".csv") or Path(path).is_file()
-    kind, argument = ("CSVCorpus", "path") if is_table else ("MSPPodcast", "root")
+    is_csv_corpus = is_table(Path(path)) or (Path(path) / TABLE).is_file()
+    kind, argument = ("CSVCorpus", "path") if is_csv_corpus else ("MSPPodcast", "root")
     return json.dumps({"class_path": kind, "init_args": {argument: path, **arguments}})
 
 
@@ -355,7 +353,7 @@ def _flags(arguments: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _dimensions(entry: _Entry, known: Mapping[str, set[str]], study: Study) -> set[str]:
-    wanted = set(entry.forced)
+    wanted: set[str] = set()
     for name in entry.mentions:
         if name in DIMENSIONS:
             wanted.add(name)
