@@ -41,7 +41,7 @@ HEADER_THREADS = 16
 # so few headers are read in a second, and aren't cached
 FEW = 1_000
 LONGEST_NAME = 255  # bytes, on all common file systems
-# another number for lengths that are found or written another way
+# raised when lengths are found or stored in another way
 HEADERS_VERSION = 2
 
 
@@ -107,14 +107,14 @@ class Corpus(ABC):
             ) from error
 
     def flags(self, name: str, value: str, *, of_a_stage: bool = True) -> str:
-        """Write what gives a stage, or else a command such as `ser check`, this corpus with another argument."""
+        """Write the flags that give this corpus, with another argument, to a stage, or else to a command."""
         given, prefix = ("--data.corpus ", "--data.corpus") if of_a_stage else ("", "--corpus")
         arguments = {**self.location, name: value}
         words = [f"{prefix}.{each} {shlex.quote(str(argument))}" for each, argument in arguments.items()]
         return " ".join([f"{given}{type(self).__name__}", *words])
 
     def fitting_scale(self, utterances: Sequence[Utterance]) -> tuple[int, int] | None:
-        """The narrowest common scale that holds all labels; None where there is none, or no choice."""
+        """The narrowest common scale that holds all labels; None where no scale does, or the corpus's is fixed."""
         labels = [label for each in utterances for label in each.labels.values() if not isnan(label)]
         # MSP-Podcast's is fixed
         if not labels or "path" not in self.location:

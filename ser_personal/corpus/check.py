@@ -56,7 +56,8 @@ EMPTY_SET = Kind("split without utterances", fatal=True)
 DUPLICATE_ID = Kind("utterance id listed more than once", fatal=True)
 LABEL_OUTSIDE = Kind("label outside the scale", fatal=True)
 NARROW_SCALE = Kind(
-    "scale wider than all labels: intervals end where it does, so give theirs if it is another", fatal=False
+    "scale wider than the labels need: give the narrower one if it is the corpus's, for intervals end with the scale",
+    fatal=False,
 )
 LABEL_MISSING = Kind("label missing", fatal=False)
 NO_LABEL = Kind("split without any label: enough for pre-training, not for fine-tuning", fatal=False)
@@ -70,7 +71,7 @@ NO_SPEAKER = Kind(
 )
 SHARED_SPEAKER = Kind("speaker in train and in another split", fatal=True)
 VALIDATION_SPEAKER = Kind("speaker in validation and in a test set: the checkpoint is chosen on it", fatal=False)
-SPELLINGS = Kind("speakers whose names differ only by case: one person, if they are, needs one name", fatal=False)
+SPELLINGS = Kind("speakers whose names differ only by case: give one person one name", fatal=False)
 CROPPED = Kind(f"audio longer than {CROPPED_ABOVE / SAMPLE_RATE:g} s: training crops it", fatal=False)
 TOO_LONG = Kind(
     f"audio longer than {KMEANS_SECONDS} s: `ser kmeans` needs --data.batch_seconds of its length", fatal=False

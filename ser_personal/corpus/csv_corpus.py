@@ -36,9 +36,9 @@ class CSVCorpus(Corpus):
 
     Its columns, in any order, their names in any case: path (relative to the table), speaker (blank or Unknown where
     unknown) and split; and any of arousal, valence, dominance (blank where missing), gender, emotion, start and end of
-    a segment (seconds or h:mm:ss, blank where the recording does), and id (where missing, the path without its suffix,
-    and the segment's start). Other columns are ignored, but for those that would say what part of a recording a row is
-    and those that are called like an attribute that is missing.
+    a segment (seconds or h:mm:ss, blank for those of the recording), and id (where missing, the path without its
+    suffix, and the segment's start). Other columns are ignored, except that another name for a segment's times, or for
+    an attribute that is missing, is refused.
 
     Args:
         path: the table: separated by commas, semicolons or tabs, gzipped or not, or Parquet; or a folder with such a

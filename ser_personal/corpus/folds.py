@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import chain
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jsonargparse.typing import PositiveInt
@@ -102,9 +102,9 @@ def personalization_gap(
     speakers: Sequence[int],
     *,
     test_split: str = "test1",
-    evaluation_speakers: int | None = None,
-    share: float = 0.5,
-    seed: int = 0,
+    evaluation_speakers: PositiveInt | None = None,
+    share: Share = 0.5,
+    seed: Seed = 0,
 ) -> dict[tuple[int, str], SpeakerSplits]:
     """Make speaker-dependent and speaker-independent corpora over numbers of training speakers (paper, section 2.1).
 
@@ -117,7 +117,15 @@ def personalization_gap(
     Larger sets contain the speakers of smaller ones, and the validation set is the corpus's own.
 
     Equal utterances, in any order, and an equal seed give equal corpora. Unknown speakers and utterances without any
-    label are left out. Arguments are those of `gap`.
+    label are left out.
+
+    Args:
+        utterances: of the whole corpus.
+        speakers: numbers of training speakers, each at least the number of evaluation speakers.
+        test_split: whose speakers are evaluated.
+        evaluation_speakers: how many of them, those with most utterances; all who have two if None.
+        share: of an evaluation speaker's utterances, that may be trained on.
+        seed: of the draws.
 
     Returns:
         Number of training speakers and side -> sets train, validation and the test set.
@@ -145,15 +153,7 @@ def personalization_gap(
 
 
 def gap(
-    corpus: Corpus | str,
-    speakers: list[PositiveInt],
-    out: str = "gap",
-    test_split: str = "test1",
-    evaluation_speakers: PositiveInt | None = None,
-    share: Share = 0.5,
-    seed: Seed = 0,
-    *,
-    replace: bool = False,
+    corpus: Corpus | str, speakers: list[PositiveInt], out: str = "gap", *, replace: bool = False, **options: Any
 ) -> None:
     """Write a corpus.csv for each number of training speakers and side, speakers_50_dependent.csv and so on.
 
@@ -161,22 +161,12 @@ def gap(
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus class with its arguments.
         speakers: numbers of training speakers, each at least the number of evaluation speakers.
         out: folder of the tables.
-        test_split: whose speakers are evaluated.
-        evaluation_speakers: how many of them, those with most utterances; all who have two if None.
-        share: of an evaluation speaker's utterances, that may be trained on.
-        seed: of the draws.
         replace: replace tables that exist already.
+        **options: of `personalization_gap`.
     """
     tables = {(number, side): Path(out) / f"speakers_{number}_{side}.csv" for number in speakers for side in SIDES}
     refuse_existing(*tables.values(), replace=replace)
-    corpora = personalization_gap(
-        open_corpus(corpus).utterances,
-        speakers,
-        test_split=test_split,
-        evaluation_speakers=evaluation_speakers,
-        share=share,
-        seed=seed,
-    )
+    corpora = personalization_gap(open_corpus(corpus).utterances, speakers, **options)
     for side, path in tables.items():
         write_corpus(chain(*corpora[side].sets.values()), path)
 

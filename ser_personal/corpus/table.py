@@ -293,7 +293,7 @@ def _table_of_vectors(path: Path, of: str) -> Vectors:
         try:
             vectors[name] = np.array(list(row.values()), dtype=np.float64)
         except ValueError as error:
-            what = f"the vector of {of} {name} holds what is no number ({error})"
+            what = f"the vector of {of} {name} isn't all numbers ({error})"
             remedy = f"Give the column {of}, and one column of numbers for each dimension"
             raise UserError(what, where=path, remedy=remedy) from error
     return vectors
@@ -417,7 +417,7 @@ def _seconds(cell: str, column: str, where: object) -> float:
     except ValueError:
         seconds = nan
     if not 0 <= seconds < inf or len(larger) > 2 or "-" in cell:
-        raise UserError(f"{column} is {cell!r}, no time", where=where, remedy="Write seconds, such as 7.5, or h:mm:ss")
+        raise UserError(f"{column} is {cell!r}, not a time", where=where, remedy="Write seconds (7.5) or h:mm:ss")
     return seconds
 
 

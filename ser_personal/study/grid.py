@@ -117,8 +117,8 @@ class Study:
     """A grid of recipes and seeds.
 
     Attributes:
-        corpus: {whole_corpus}, of which folds, cut_test or personalization_gap make {corpus}, else the same; may name a
-            step, such as {synth}.
+        corpus: what {whole_corpus} stands for, and {corpus} where folds, cut_test and personalization_gap are None; may
+            name a step, such as {synth}.
         recipes: to compare.
         prepare: steps that recipes share, each after those that it refers to.
         seeds: of each recipe.
@@ -415,7 +415,7 @@ def unequal_batches(runs: Sequence[GridRun]) -> list[str]:
                 given = (f"{name} {value}" for name, value in zip(_BATCH, values, strict=True) if value is not None)
                 found.setdefault(kind, {}).setdefault(", ".join(given), {})[run.name] = None
     return [
-        f"{kind}: not one batch for all, so scores differ by more than the recipe: "
+        f"{kind}: recipes differ in their batches, too, and scores with them: "
         + "; ".join(f"{', '.join(names)} with {batch}" for batch, names in batches.items())
         for kind, batches in found.items()
         if len(batches) > 1

@@ -33,7 +33,7 @@ from ser_personal.comparison.runs import (
 )
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.corpus.splits import first_few
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, counted
 from ser_personal.evaluation.run_files import SPEAKER_MOMENTS
 from ser_personal.files import content_hash, sampled_hash, write_json
 from ser_personal.study.grid import ROOT, Study, config_contents, expand, unequal_batches
@@ -65,7 +65,7 @@ def study(out: str, *, replace: bool = False, **settings: Any) -> int:
 
     Args:
         out: the study's folder.
-        replace: delete and repeat the runs whose commands, YAMLs or steps are others now.
+        replace: delete and repeat the runs whose commands, YAMLs or steps have changed.
         **settings: of `Study`.
 
     Returns:
@@ -99,7 +99,7 @@ def refuse_to_replace(folders: Sequence[StudyRun], root: Path) -> None:
     trained = [each.run.title for each in others if (each.path / DONE).is_file() or any(each.path.rglob("*.ckpt"))]
     if trained:
         made = "with other settings, labels or audio, or by another version"
-        what = f"{len(trained)} runs were made {made}, which it would delete: {first_few(trained)}"
+        what = f"this study would delete {counted(len(trained), 'run')} made {made}: {first_few(trained)}"
         remedy = "Repeat them by `--replace true`, or give another --out"
         raise UserError(what, where=root, remedy=remedy)
 

@@ -162,7 +162,7 @@ def test_mistakes_in_the_tables_are_one_line_each(tables, tmp_path, capsys):
     refused(r"predictions.csv: no training row", bank=tables["predictions"])
     for name, content, what in (
         ("shifted.csv", b"name,0\ntrain_0,1.0\n", "no column utterance"),
-        ("words.csv", b"utterance,0\ntest1_0,loud\n", "the vector of utterance test1_0 holds what is no number"),
+        ("words.csv", b"utterance,0\ntest1_0,loud\n", "the vector of utterance test1_0 isn't all numbers"),
         ("noise.safetensors", b"\xffnoise", "isn't"),
     ):
         (tmp_path / name).write_bytes(content)

@@ -97,7 +97,7 @@ def test_times_of_a_segment():
     ):
         assert segment({"start": start, "end": end}, "row") == seconds
     for start in ("nan", "1:2:3:4", "0:-1", "-1", "x"):
-        refused(r"^row: start is .*no time", segment, {"start": start, "end": "9"}, "row")
+        refused(r"^row: start is .*not a time", segment, {"start": start, "end": "9"}, "row")
     refused("^row: ends at 1 s and starts at 2 s", segment, {"start": "2", "end": "1"}, "row")
 
 

@@ -171,7 +171,7 @@ def test_recipes_of_unequal_batches_are_named(monkeypatch):
         Recipe("four", configs, fit_arguments={"trainer.accumulate_grad_batches": 2}),
     )
     (line,) = unequal_batches(expand(Study("corpus", recipes)))
-    assert line.startswith("EmotionFineTuning: not one batch for all, so scores differ by more than the recipe: ")
+    assert line.startswith("EmotionFineTuning: recipes differ in their batches, too, and scores with them: ")
     assert ": one, two with data.max_batch 32, trainer.devices 1; three with data.max_batch 64, " in line
     assert line.endswith("four with data.max_batch 32, trainer.accumulate_grad_batches 2, trainer.devices 1")
     assert unequal_batches(expand(Study("corpus", recipes[:2]))) == []

@@ -116,7 +116,7 @@ def test_other_inputs_run_again_with_all_that_needs_them_and_not_unasked(tmp_pat
     run_study(tmp_path, study_of(config), FakeLauncher())
     refuse_to_replace(folders_of(tmp_path, study_of(config)), tmp_path)
     other = study_of(config, prepare=(Preparation("papt", "fit", arguments={"seed_everything": "{seed}", "x": 1}),))
-    with pytest.raises(UserError, match=r"^.*: 6 runs were made with other settings, .*`--replace true`"):
+    with pytest.raises(UserError, match=r"would delete 6 runs made with other settings, .*`--replace true`"):
         refuse_to_replace(folders_of(tmp_path, other), tmp_path)
     assert set(statuses(run_study(tmp_path, other, FakeLauncher())).values()) == {"done"}
     config.write_text("# a comment changes nothing\nmodel: {}")
@@ -138,7 +138,7 @@ def test_another_corpus_under_the_same_path_is_another_input(tmp_path, config, c
         (tmp_path / "a.wav").write_bytes(b"13")
     else:
         corpus.write_text(corpus.read_text().replace(",3", ",5"))
-    with pytest.raises(UserError, match="6 runs were made with other settings"):
+    with pytest.raises(UserError, match="would delete 6 runs made with other settings"):
         refuse_to_replace(folders_of(tmp_path / "study", study), tmp_path)
 
 
