@@ -84,5 +84,5 @@ CORPORA = [
     *faults(FIT_TABLE, OF_FIT_TABLE),
     Fault("a scale upside down", SCALE, r"scale: \(7.0, 1.0\) is an empty range", table()),
     *faults(MSP, OF_MSP),
-    Fault("attributes twice", [*FIT, "--model.attributes", "[arousal,arousal]"], "attribute twice"),
+    Fault("attributes twice", [*FIT, "--model.attributes", "[arousal,arousal]"], "can't be arousal, arousal"),
 ]
