@@ -252,14 +252,14 @@ class OneLineErrors:
         try:
             super().validate(namespace, **{**options, "skip_unset": False})  # type: ignore[misc]
         except TypeError:
-            # a missing argument is null as well, and is said to be missing
+            # a missing argument is null, too: say that it is missing
             super().validate(namespace, **options)  # type: ignore[misc]
             raise
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong as the user's mistake."""
         if not self.exit_on_error:
-            # in the arguments of a class; the command line's own parser wraps this error, and comes here, too
+            # an argument of a class: the parser of the command line wraps this error, and then calls this method
             if isinstance(ex, KeyError):
                 ex.subcommand_parser = self  # type: ignore[attr-defined]  # as jsonargparse does for stages
             super().error(message, ex)  # type: ignore[misc]
@@ -280,7 +280,7 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 _UNKNOWN = re.compile(r"(?:unrecognized arguments: --|[Oo]ption ')([\w.]+)")
 _KEY = re.compile(r'Parser key "([^"]+)"')
-# of a value that may be of several kinds, why it is none of them
+# where several types are allowed, why the value is of none of them
 _TRIED = re.compile(r"^ +- (.*)", re.MULTILINE)
 _PLAIN = {
     r"^Expected a <class '(\w+)'>\. Got value: (.*)": r"\2 is no \1",
@@ -312,7 +312,7 @@ def _mistake_in(message: str, causes: Sequence[BaseException]) -> tuple[str | No
             union = []
         union = [line for line in _TRIED.findall(reason) if not line.startswith("Expected a <class")] or union
     if reason.startswith("Expected a <class") and union:
-        # what the kind that was meant misses, not that it is none of the others
+        # why it isn't of the class that was meant, not that it is of no other type
         reason = union[0]
     for pattern, plain in _PLAIN.items():
         reason = re.sub(pattern, plain, reason)

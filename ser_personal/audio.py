@@ -59,7 +59,7 @@ BAD_AUDIO = "Write it again, or leave it out of the corpus: `ser check CORPUS --
 SOUND_FILES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf"}
 SOUND_FILES |= {".wave", ".bwf", ".w64", ".rf64", ".sph", ".nist", ".voc", ".paf", ".pvf", ".avr", ".sf", ".ircam"}
 SOUND_FILES |= {".sds", ".svx", ".8svx", ".wve", ".mp2", ".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr"}
-# what other arguments take, and lies beside recordings
+# files for other arguments, which often lie beside recordings
 _BESIDE = {".csv", ".tsv", ".parquet", ".rttm", ".textgrid"}
 NO_SOUND = f"holds NaN, infinity or samples beyond {LOUDEST:g} times full scale"
 SILENT = "is silent from beginning to end"
@@ -234,7 +234,7 @@ def is_sound(waveform: NDArray[np.float32]) -> bool:
 
 
 def is_silent(waveform: NDArray[np.float32]) -> bool:
-    """Tell whether nothing in a waveform (samples,) is louder than noise of the last bits, a constant aside."""
+    """Tell whether a waveform (samples,) is silent: constant, up to noise of the last bits."""
     return len(waveform) == 0 or bool(waveform.max() - waveform.min() <= SILENCE)
 
 
@@ -282,7 +282,7 @@ def _read_parts(
 ) -> Iterator[tuple[NDArray[np.float32], list[NDArray[np.float64]]]]:
     """Read adjoining parts of a file as they come, with the samples around that the filter needs.
 
-    Yields each one's samples at 16 kHz, (samples,), and the power over time of what was read anew for it.
+    Yields the samples of each part at 16 kHz, (samples,), and the power over time of what was read since the last one.
     """
     buffer, begin, end = np.zeros(0, dtype=np.float32), 0, 0
     for part in parts:

@@ -98,20 +98,20 @@ SYNONYMS = {"train": "fit", "pretrain": "fit", "finetune": "fit", "evaluate": "t
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `ser ARGUMENTS`, those of the command line if None; 0 on success, 2 after a mistake, 130 after Ctrl-C.
 
-    A notebook calls it likewise: `main(["fit", "--config", "papt.yaml", "--data.corpus", "corpus"])`.
+    In a notebook: `main(["fit", "--config", "papt.yaml", "--data.corpus", "corpus"])`.
     """
     argv = sys.argv[1:] if arguments is None else [str(argument) for argument in arguments]
     silence_warnings(verbose=VERBOSE in argv)
-    # a name in another script must not end a command on a terminal that can't show it
+    # a name in another script must not crash a command on a terminal that can't print it
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    # classes of one's own lie in the current folder; those that are installed come first
+    # your own classes are imported from the current folder, after installed packages
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
     try:
         return _dispatch(argv)
     except (KeyboardInterrupt, SystemExit) as stop:
-        # Lightning makes an exit of a Ctrl-C
+        # Lightning turns a Ctrl-C into SystemExit
         if not any(isinstance(cause, KeyboardInterrupt) for cause in _causes(stop)):
             raise
         resumable = argv[0] in COMMANDS and COMMANDS[argv[0]].resumable
@@ -135,7 +135,7 @@ def _with_own_flags(text: str, command: str) -> str:
     return re.sub(r"--data\.corpus (?=[A-Z])", before, text).replace("--data.corpus", "--corpus")
 
 
-# as torch, SQLite, safetensors and NumPy have it, each in an exception of its own
+# a full disk in the words of torch, SQLite, safetensors and NumPy, each with its own exception
 _FULL = re.compile(
     r"no space left|disk is full|unexpected pos \d+ vs|file write failed|requested and \d+ written", re.I
 )
@@ -160,7 +160,7 @@ def find_user_error(error: BaseException) -> UserError | None:
 
 
 def _pointer_behind(mistake: UserError) -> UserError | None:
-    """What Git LFS or git-annex has to bring first, where a file can't be read because it isn't there yet."""
+    """The error to print instead, where the file is only a pointer of Git LFS or git-annex."""
     try:
         refuse_pointer(Path(str(mistake.where).removeprefix("encoder ")))
     except (UserError, OSError, ValueError) as error:
@@ -246,7 +246,7 @@ NAMES = 29  # characters of the first column
 
 
 class Flag(NamedTuple):
-    """A flag, what it is, and what it is where a recipe says nothing, in the order of RECIPES; None: it has no such."""
+    """A flag, its meaning, and its default in each of RECIPES where that doesn't set it; None: no such flag."""
 
     name: str
     meaning: str

@@ -73,7 +73,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Refuse a file in place of which Git LFS or git-annex has left only a note where its content is."""
+    """Refuse a pointer that Git LFS or git-annex left in the place of a file."""
     if path.is_dir():
         for inside in sorted(path.iterdir()):
             if not inside.is_dir():
@@ -92,7 +92,7 @@ def refuse_pointer(path: Path) -> None:
 
 
 def on_disk(path: Path) -> Path:
-    """A path as the disk spells it: where it isn't there, the one whose names differ in Unicode's form alone."""
+    """The path itself if it exists, else one that exists and differs only in its form of Unicode (NFC, NFD)."""
     if str(path).isascii() or os.path.lexists(path):
         return path
     found = Path(path.anchor)
@@ -213,7 +213,7 @@ def gather_files(
 
 
 def on_first_process(trainer: Trainer, work: Callable[[], Result]) -> Result:
-    """Have the first process do what all need the outcome of, on every process; a UserError there ends all."""
+    """Do some work on the first process and give all its result; call it on every process. A UserError ends all."""
     result: Any = None
     mistake: UserError | None = None
     if trainer.is_global_zero:

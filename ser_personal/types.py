@@ -1,4 +1,4 @@
-"""What travels between the rooms, each thing under one name, and the types of arguments that have a range."""
+"""The data that one room hands to the next, and types of arguments that have a range."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class FeatureSource:
 
 
 class SpeakerBatch(TypedDict):
-    """Whose utterances a batch holds, whatever it holds of them.
+    """The speakers of a batch of any kind.
 
     Attributes:
         speaker_ids: (batch,), None where unknown.
@@ -155,7 +155,7 @@ class EmotionBatch(SpeechBatch):
     Attributes:
         labels: (batch, attributes) in the order of `ATTRIBUTES`, NaN where missing.
         emotions: (batch,), categorical emotion, None where there is none.
-        weights: (batch,), what each utterance counts in the loss; absent where all count alike.
+        weights: (batch,), of each utterance in the loss; absent where all are equal.
     """
 
     labels: Tensor
@@ -170,7 +170,7 @@ class EncoderOutput(NamedTuple):
         frames: (batch, frames, dim), already personalised.
         frame_mask: (batch, frames), True on real frames.
         time_mask: (batch, frames), True on masked frames; None where nothing is masked.
-        feature_penalty: scalar, mean square of the front end's output over real frames; None where nobody asked.
+        feature_penalty: scalar, mean square of the front end's output over real frames; None unless asked for.
         speaker_embedding: e_s, (batch, dim), for interpreters that read it as a token; None where nothing is fused.
     """
 
@@ -182,7 +182,7 @@ class EncoderOutput(NamedTuple):
 
 
 class PredictionBatch(TypedDict):
-    """What a fine-tuned model says of one batch.
+    """What a fine-tuned model predicts for one batch.
 
     Attributes:
         indices: (batch,), positions in the datamodule's `utterances`.
@@ -232,7 +232,7 @@ class TrainingSet(Protocol):
 
     @property
     def frames_trained_on(self) -> frozenset[str]:
-        """Of utterances that what made these frames was adapted or trained on, as `utterance_hashes` makes them."""
+        """Of the utterances that the encoder of these frames was adapted or trained on, by `utterance_hashes`."""
 
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
         """At most `limit` training waveforms (samples,), spread evenly over the set, the same on every rank."""
@@ -247,7 +247,7 @@ class PretrainingSet(TrainingSet, Protocol):
 
     @property
     def codebook_hash(self) -> str:
-        """Names that codebook."""
+        """Hash of that codebook."""
 
     @property
     def pretraining_hashes(self) -> frozenset[str]:
@@ -262,14 +262,14 @@ def plain_name(name: str) -> str:
 def utterance_hash(utterance: Utterance) -> str:
     """Hash id and length of an utterance, or the id alone where its audio can't be read, 8 characters.
 
-    That two of a million are alike has a chance of .002.
+    Two of a million utterances share a hash with a probability of .002.
     """
     length = "" if isnan(utterance.seconds) else f"\t{utterance.seconds:.4f}"
     return b64encode(blake2b(f"{utterance.utterance_id}{length}".encode(), digest_size=6).digest()).decode()
 
 
 def utterance_hashes(utterances: Iterable[Utterance]) -> frozenset[str]:
-    """The hashes, for a checkpoint, by which it will know these utterances, with or without their audio."""
+    """The hashes by which a checkpoint recognises these utterances, with or without their audio."""
     unread = float("nan")
     return frozenset(utterance_hash(each) for one in utterances for each in (one, replace(one, seconds=unread)))
 

@@ -15,7 +15,7 @@ def suffix(name: str) -> str:
 
 
 def header(*, channels: int = 1, rate: int = 16_000, bits: int = 16, size: int = 3200, chunk: int = 16) -> bytes:
-    """Make a WAV of 1,600 samples, its header saying what it is told to."""
+    """Make a WAV of 1,600 samples, with these values in its header."""
     width = channels * bits // 8
     form = struct.pack("<HHIIHH", 1, channels, rate, rate * width % 2**32, width % 2**16, bits)
     riff = struct.pack("<4sI4s4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", chunk)

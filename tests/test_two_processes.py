@@ -35,9 +35,9 @@ def stop_and_resume(words: list[object], folder: Path) -> None:
         time.sleep(0.05)
     process.terminate()
     process.join(LONGEST)
-    told = output(folder / "stopped")
-    assert process.exitcode == 143, told
-    (line,) = [line for line in told.splitlines() if line.startswith("ser: stopped by SIGTERM after step ")]
+    printed = output(folder / "stopped")
+    assert process.exitcode == 143, printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("ser: stopped by SIGTERM after step ")]
     _, _, command = line.partition("Resume with: ser ")
     stopped = torch.load(folder / "papt-last.ckpt", weights_only=True)
     finish([*shlex.split(command), "--trainer.max_epochs", str(stopped["epoch"] + 2)], folder / "resumed")

@@ -66,7 +66,7 @@ RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
 WANDB = "--wandb"
 # `--ckpt_path last`: the newest checkpoint of the stage, or a new training run where there is none
 LAST = "last"
-# Lightning's callbacks whose model isn't the one that is trained, scored, saved and resumed
+# callbacks of Lightning that change weights, rates or batches, unknown to the schedule and the checkpoints
 UNSUPPORTED = (BatchSizeFinder, LearningRateFinder, ModelPruning, StochasticWeightAveraging, WeightAveraging)
 
 
@@ -112,7 +112,7 @@ class _NamedInstantiator(_InstantiatorFn):
 
     @override
     def __call__(self, class_type: type[Any], *args: Any, applied_instantiation_links: Any, **kwargs: Any) -> Any:
-        # what can't be written into a checkpoint is not the model's mistake
+        # raises where an argument can't be saved, which isn't the model's fault
         self.cli._dump_config()  # noqa: SLF001
         with making(class_type):
             return super().__call__(
@@ -145,7 +145,7 @@ class StageCLI(LightningCLI):
 
     @override
     def before_instantiate_classes(self) -> None:
-        # of this call alone: a saved config must not repeat it
+        # options of this call, which the saved config must not hold
         asked = self.config[self.config["subcommand"]]
         asked.pop("verbose")
         self._replace = asked.pop("replace", False)
@@ -361,7 +361,7 @@ class StageCLI(LightningCLI):
                 if isinstance(each, StageCheckpoint) and each.best_model_score is not None:
                     best = f"{each.monitor} {decimal(float(each.best_model_score))}"
                     path, epochs = os.path.relpath(each.best_model_path), self.trainer.current_epoch
-                    done = "written" if self.trainer.global_step > self._steps else "trained before, and no further"
+                    done = "written" if self.trainer.global_step > self._steps else "already trained"
                     print(f"{done}: {path}, {best}, the best of {epochs} epochs")
             # later training in this folder would resume from what Lightning saved for a job queued again
             for saved_for_slurm in Path(self.trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"):
@@ -393,7 +393,7 @@ def _keeps_models(class_path: str) -> bool:
 
 
 def _while_restoring(error: BaseException) -> bool:
-    """Whether Lightning was putting a checkpoint's content to use when it failed."""
+    """Whether Lightning was restoring a checkpoint when it failed."""
     return any(
         frame.f_globals["__name__"] == RESTORING and frame.f_code.co_name.lstrip("_").startswith(("restore", "resume"))
         for frame, _ in walk_tb(error.__traceback__)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCORES = ".scores.json"
-# a checkpoint's key for what a training step is
+# key in a checkpoint of the settings that define a training step
 STEPS = "steps"
 
 

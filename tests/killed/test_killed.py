@@ -108,9 +108,9 @@ def test_an_interrupted_fit_names_the_command_that_resumes_it_exactly(prepared, 
     # by the clock it might be done before the signal reaches it
     process = start(stage.arguments(tmp_path), tmp_path, whole.changes // 2, signals=[signal.SIGINT])
     assert join(process) == 130, output(tmp_path)
-    told = r"^ser: stopped by SIGINT after step \d+; saved as \S+finetune-last\.ckpt\. Resume with: ser (.*)$"
+    line = r"^ser: stopped by SIGINT after step \d+; saved as \S+finetune-last\.ckpt\. Resume with: ser (.*)$"
     assert output(tmp_path).count("\nser: stopped by ") == 1
-    (command,) = re.findall(told, output(tmp_path), re.MULTILINE)
+    (command,) = re.findall(line, output(tmp_path), re.MULTILINE)
     assert join(start(shlex.split(command), tmp_path)) == 0, output(tmp_path)
     assert same(stage.result(tmp_path), whole.result)
 

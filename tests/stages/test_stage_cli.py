@@ -86,7 +86,7 @@ def test_the_command_line_can_not_change_what_was_trained(run, build, synthetic_
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "refusal"),
     [
         *(({"learning_rate": 1.0}, None), ({"fusion": None}, None), ({"fusion": "last"}, None)),
         *(({"encoder.dim": 64}, None), ({"encoder.dim": 32}, "encoder.dim 64, not 32")),
@@ -95,15 +95,15 @@ def test_the_command_line_can_not_change_what_was_trained(run, build, synthetic_
         ({"speakers.embedding_dim": 16}, "speakers.embedding_dim 8, not 16"),
     ],
 )
-def test_the_architecture_that_was_trained_stays(changed, told):
+def test_the_architecture_that_was_trained_stays(changed, refusal):
     """Fusion was left to PAPT, which brought `last` and a table of width 8."""
     table = {"name": "SpeakerEmbedding", "sizes": {"embedding_dim": 8}, "speaker_ids": ["1"], "feature_dim": 0}
     description = {"encoder_config": "{}", "fusion": "last", "speakers": table}
     encoder = {"class_path": "TinyEncoder", "init_args": {"dim": 64, "heads": 4}}
     arguments = {"encoder": encoder, "fusion": None, "learning_rate": 1e-4}
     trained = TrainedModel("finetune.ckpt", "package.EmotionFineTuning", arguments, description)
-    refused = pytest.raises(UserError, match=f"^finetune.ckpt: was trained with {told}")
-    with nullcontext() if told is None else refused:
+    refused = pytest.raises(UserError, match=f"^finetune.ckpt: was trained with {refusal}")
+    with nullcontext() if refusal is None else refused:
         trained.refuse_other_architecture(changed)
 
 
@@ -171,7 +171,7 @@ def test_a_fit_says_each_thing_once(tmp_path, synthetic_corpus, capsys, caplog):
     assert not [line for line in ("Total params", "Seed set to", "GPU available") if line in printed]
     assert ser("fit", *finetune_arguments(synthetic_corpus), *short, *flags, "--ckpt_path", "last") == 0
     printed = capsys.readouterr().out
-    assert re.search(r"^trained before, and no further: .*, the best of 2 epochs", printed, re.MULTILINE)
+    assert re.search(r"^already trained: .*, the best of 2 epochs", printed, re.MULTILINE)
 
 
 def test_wandb_is_a_flag_for_its_logger_or_one_line(build, synthetic_corpus, monkeypatch):
@@ -200,10 +200,10 @@ def test_a_project_that_wandb_refuses_is_one_line(tmp_path, synthetic_corpus, ca
     monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", True)
     monkeypatch.setattr("ser_personal.stages.stage_cli.find_spec", lambda name: name)
     arguments = [*finetune_arguments(synthetic_corpus), *trainer_flags(tmp_path)]
-    told = r"^ser: (\S+ \S+): can't log this run \(Invalid project name 'a/b'\)\. Leave it out, or "
+    line = r"^ser: (\S+ \S+): can't log this run \(Invalid project name 'a/b'\)\. Leave it out, or "
     for given in (["--wandb", "a/b"], ["--trainer.logger", "WandbLogger"]):
         assert ser("fit", *arguments, *given) == 2
-        assert re.findall(told, capsys.readouterr().err, re.MULTILINE) == [" ".join(given)]
+        assert re.findall(line, capsys.readouterr().err, re.MULTILINE) == [" ".join(given)]
 
 
 def test_the_same_fit_can_be_run_again_and_gives_the_same_weights(run, tmp_path, synthetic_corpus):
