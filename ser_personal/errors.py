@@ -8,7 +8,10 @@ from functools import partial
 from importlib.util import find_spec
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -47,6 +50,13 @@ def require_one_of(name: str, value: str, choice: Any) -> None:
     """Refuse what isn't one of the strings of a `Literal`, which Python's callers may misspell."""
     if value not in get_args(choice):
         raise UserError(f"there is no {value!r}", where=name, remedy=f"Give one of {', '.join(get_args(choice))}")
+
+
+def as_names(where: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Make a tuple of a list of names; a single text, whose letters would count as names, is refused."""
+    if isinstance(names, str):
+        raise UserError("is text", where=where, remedy=f"Give a list, such as [{names!r}]")
+    return tuple(names)
 
 
 def require_scale(scale: tuple[float, float]) -> None:

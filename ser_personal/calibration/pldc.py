@@ -9,7 +9,7 @@ import numpy as np
 from jsonargparse.typing import PositiveInt
 
 from ser_personal.calibration.neighbours import nearest_speakers, speaker_vectors
-from ser_personal.errors import UserError, require_one_of, require_range
+from ser_personal.errors import UserError, as_names, require_one_of, require_range
 from ser_personal.scores import Moments, rows_by_speaker, speaker_names
 from ser_personal.speakers.bank import as_float64
 from ser_personal.types import NonNegativeFinite
@@ -183,7 +183,7 @@ def calibrate(
             unknown `statistics`, or a NaN or infinity in `predictions` or `pooled`, naming the speaker.
     """
     settings = PLDCSettings(k, shift_mean, scale_std, statistics, center, clip, min_labels=min_labels)
-    pldc = PLDC(bank, bank.attributes if attributes is None else tuple(attributes), settings)
+    pldc = PLDC(bank, bank.attributes if attributes is None else as_names("attributes", attributes), settings)
     return pldc.calibration(as_float64(predictions), speaker_ids, as_float64(pooled))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ser_personal.calibration.controls import AffineMap
 from ser_personal.calibration.pldc import CalibratedSpeaker, Calibration, check_inputs
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, as_names
 from ser_personal.files import atomic_write
 from ser_personal.scores import Moments, rows_by_speaker, score, speaker_names
 from ser_personal.speakers.bank import as_float64
@@ -250,7 +250,7 @@ class PosteriorCalibrator:
 
     def __init__(self, bank: SpeakerBank, attributes: Sequence[str] | None = None) -> None:
         self.bank = bank
-        self.attributes = bank.attributes if attributes is None else tuple(attributes)
+        self.attributes = bank.attributes if attributes is None else as_names("attributes", attributes)
         self.fitted: Fitted = {}
 
     def fit(

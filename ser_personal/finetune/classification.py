@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from typing_extensions import override
 
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, as_names
 from ser_personal.finetune.concordance import labelled_mean
 from ser_personal.finetune.metrics import ClassificationMetric
 from ser_personal.finetune.module import PREDICTS, FineTuning
@@ -36,16 +36,15 @@ class EmotionClassification(FineTuning):
     targets = "emotions"
 
     def __init__(self, emotions: list[str] | None = None, **kwargs: Any) -> None:
-        if isinstance(emotions, str):
-            raise UserError("is text", where="emotions", remedy=f"Give them as a list, such as [{emotions!r}]")
-        if emotions is not None and (len(emotions) < 2 or len(set(emotions)) < len(emotions)):
+        chosen = as_names("emotions", emotions or [])
+        if emotions is not None and (len(chosen) < 2 or len(set(chosen)) < len(chosen)):
             raise UserError(
-                f"{', '.join(emotions) or 'nothing'}: fewer than two classes, or one twice",
+                f"{', '.join(chosen) or 'nothing'}: fewer than two classes, or one twice",
                 where="emotions",
                 remedy="Name two emotions at least, each once",
             )
         super().__init__(**kwargs)
-        self.emotions = list(emotions or [])
+        self.emotions = list(chosen)
         self.validation_metric = ClassificationMetric()
         self.test_metric = ClassificationMetric()
 

@@ -16,7 +16,7 @@ from ser_personal.encoder.hugging_face import LoRA
 from ser_personal.encoder.module import DESCRIPTION, PREFIX, TRAINED_ON, PersonalizedModule, read_checkpoint, using
 from ser_personal.encoder.personalized import PersonalizedEncoder, own_copy
 from ser_personal.encoder.raw import CachedFeatures
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, as_names
 from ser_personal.finetune.concordance import CCCLoss, EmotionLoss
 from ser_personal.finetune.interpreters import Interpreter, MLPInterpreter
 from ser_personal.finetune.metrics import ConcordanceMetric
@@ -375,16 +375,15 @@ class EmotionFineTuning(FineTuning):
         min_utterances: PositiveInt = 10,
         **kwargs: Any,
     ) -> None:
-        if isinstance(attributes, str):
-            raise UserError("is text", where="attributes", remedy=f"Give them as a tuple, such as ({attributes!r},)")
-        if not attributes or len(set(attributes)) < len(attributes) or not {*attributes} <= {*ATTRIBUTES}:
+        chosen = as_names("attributes", attributes)
+        if not chosen or len(set(chosen)) < len(chosen) or not {*chosen} <= {*ATTRIBUTES}:
             raise UserError(
-                f"can't be {', '.join(attributes) or 'empty'}",
+                f"can't be {', '.join(chosen) or 'empty'}",
                 where="attributes",
                 remedy=f"Choose among {', '.join(ATTRIBUTES)}, each once",
             )
         super().__init__(**kwargs)
-        self.attributes = list(attributes)
+        self.attributes = list(chosen)
         self.loss = loss or CCCLoss()
         self.validation_metric = ConcordanceMetric(self.attributes, min_utterances)
         self.test_metric = ConcordanceMetric(self.attributes, min_utterances)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ser_personal.errors import UserError, require_scale
+from ser_personal.errors import UserError, as_names, require_scale
 from ser_personal.files import atomic_write, named_in_errors
 from ser_personal.scores import Moments, rows_by_speaker
 
@@ -156,7 +156,7 @@ class SpeakerBankBuilder:
 
     def __init__(self, attributes: Sequence[str], scale: tuple[float, float] = (1, 7), fingerprint: str = "") -> None:
         require_scale(scale)
-        self.attributes = tuple(attributes)
+        self.attributes = as_names("attributes", attributes)
         self.scale = scale
         self.fingerprint = fingerprint
         self._dim: int | None = None

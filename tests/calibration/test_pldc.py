@@ -170,6 +170,7 @@ def test_mistakes_are_one_line_each():
         ({"predictions": broken}, f"speaker test 2: the prediction of utterance {where} holds NaN"),
         ({"pooled": infinite}, "an unknown speaker: the pooled vector"),
         ({"bank": empty}, "the bank holds no speaker"),
+        ({"attributes": "arousal"}, r"attributes: is text. Give a list, such as \['arousal'\]"),
         ({"attributes": ("arousal", "dominance")}, "of arousal, dominance, but label statistics of arousal, valence"),
         ({"predictions": predictions[:, :1]}, r"predictions \(40, 1\)"),
         ({"speaker_ids": speaker_ids[:-1]}, r"are not \(39, 2\)"),

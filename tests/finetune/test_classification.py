@@ -128,7 +128,7 @@ def test_other_emotions_than_those_that_were_learnt_are_refused(synthetic_corpus
 
 def test_emotions_that_can_not_be_told_apart(relabelled, data):
     refused(r"no training utterance is of envy\. Choose among ", classification(emotions=["envy", "anger"]).build, data)
-    refused(r"emotions: is text\. Give them as a list, such as \['anger'\]", classification, emotions="anger")
+    refused(r"emotions: is text\. Give a list, such as \['anger'\]", classification, emotions="anger")
     refused("anger, anger: fewer than two classes, or one twice", classification, emotions=["anger", "anger"])
     nothing = emotion_data(relabelled(lambda row: row.update(EmoClass="X")))
     refused("the training set has 0 categorical emotions", classification().build, nothing)

@@ -236,7 +236,7 @@ def test_another_fit_goes_on_with_the_same_speakers_alone(data, papt_checkpoint,
 
 def test_loaders_alone_and_attributes_as_text_are_no_training_set(data, tmp_path):
     refused("needs the datamodule. Pass it", trainer(tmp_path).fit, finetuning(), data.train_dataloader())
-    refused(r"attributes: is text. Give them as a tuple, such as \('arousal',\)", finetuning, attributes="arousal")
+    refused(r"attributes: is text. Give a list, such as \['arousal'\]", finetuning, attributes="arousal")
     refused("attributes: can't be happiness. Choose among arousal", finetuning, attributes=("happiness",))
 
 
