@@ -154,8 +154,7 @@ def calibrate_tables(
     require_on_scale(predicted.labels, "labels", attributes, training.scale, predictions)
     pldc = PLDC(training, attributes, options)
     validation = predicted.part((named["split"] == "validation").to_numpy())
-    labelled = not np.isnan(validation.labels).all()
-    calibrators = standard_calibrators(pldc, validation if labelled else None, draws=draws, seed=seed)
+    calibrators = standard_calibrators(pldc, validation, draws=draws, seed=seed)
     splits = sorted(set(named["split"]) - {"train", "validation"})
     if not splits:
         raise UserError(

@@ -101,7 +101,7 @@ def standard_calibrators(
 
     raw, mu, sigma and both are the paper's. The controls (ours) move the same moments as `pldc`: population has
     k = all, random_speakers k at random. affine and posterior (ours) are fitted on validation speakers. They are left
-    out where there is no such set, posterior also where fewer than five of its speakers, or of the training's, have
+    out where these have no label, posterior also where fewer than five of them, or of the training speakers, have
     labels of an attribute.
     """
 
@@ -114,7 +114,7 @@ def standard_calibrators(
         "sigma": variant(shift_mean=False, scale_std=True),
         "both": variant(shift_mean=True, scale_std=True),
     }
-    if validation is not None:
+    if validation is not None and not np.isnan(validation.labels).all():
         calibrators["affine"] = AffineMap.fit(validation.predictions, validation.labels)
         # too few labels; whatever else is wrong with inputs, PLDC refuses
         with suppress(UserError):

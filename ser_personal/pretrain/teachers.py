@@ -170,7 +170,15 @@ class _Pass(LightningModule):
     def predict_step(self, batch: SpeechBatch) -> Tensor:
         output = self.teacher(batch["waveforms"], batch["num_samples"])
         of_utterances = zip(batch["indices"].tolist(), output.frames, output.frame_mask, strict=True)
-        self.take({index: frames[real] for index, frames, real in of_utterances})
+        frames_of = {index: frames[real] for index, frames, real in of_utterances}
+        for index, frames in frames_of.items():
+            if not frames.isfinite().all():
+                raise UserError(
+                    "the network's frames of this audio hold NaN or infinity",
+                    where=self.data.utterances[index].path,
+                    remedy="Check the network's weights, or give --precision 32-true",
+                )
+        self.take(frames_of)
         return batch["indices"]
 
 

@@ -15,6 +15,7 @@ from scipy.stats import entropy
 from ser_personal.audio import num_frames
 from ser_personal.data.frame_store import PseudoLabels
 from ser_personal.encoder.hubert import TinyEncoder
+from ser_personal.encoder.raw import MFCCFrontEnd
 from ser_personal.errors import UserError
 from ser_personal.pretrain.codebook import Codebook
 from ser_personal.pretrain.kmeans import PseudoLabelData, kmeans
@@ -99,6 +100,15 @@ def test_an_external_codebook_is_used_as_it_is(make, tmp_path):
 def test_impossible_settings_are_refused(make):
     line = "accelerator quantum, .*, precision 32-true: You selected an invalid accelerator"
     refused(line, make, accelerator="quantum")
+
+
+def test_frames_that_are_not_finite_are_refused(make, monkeypatch, tmp_path):
+    Codebook(np.zeros((3, 39), np.float32)).save(tmp_path / "external.safetensors")
+    features = MFCCFrontEnd.features
+    monkeypatch.setattr(MFCCFrontEnd, "features", lambda *audio: features(*audio) * np.nan)
+    line = r"\.wav: the network's frames of this audio hold NaN or infinity"
+    for codebook in (None, str(tmp_path / "external.safetensors")):
+        refused(line, make, str(codebook is None), codebook=codebook)
 
 
 def test_splits_in_any_spelling_and_wrong_ones_and_empty_audio(synthetic_corpus, tmp_path):
