@@ -149,6 +149,11 @@ class TestSet:
     systems: tuple[System, ...]  # a recipe's calibrations together, its raw predictions first
     notes: tuple[str, ...]  # seeds that lack speakers, controls that permuted no speaker; one sentence each
 
+    @property
+    def title(self) -> str:
+        """Set and attribute."""
+        return f"{self.split}: {self.attribute}"
+
     def counted(self, min_utterances: int) -> NDArray[np.bool_]:
         """Speakers in A-CCC, (speakers,): with enough utterances, and a CCC in every system."""
         defined = ~np.isnan(np.concatenate([system.ccc for system in self.systems])).any(axis=0)
@@ -244,12 +249,9 @@ def _require_same_labels(first: System, system: System, speakers: Sequence[str])
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """One system on one test set and attribute; scores and gains by metric, `overall_ccc` and `average_ccc`."""
+    """The scores of one system, by metric: `overall_ccc` and `average_ccc`."""
 
-    recipe: str
-    calibration: str
-    is_oracle: bool
-    seeds: int  # averaged
+    system: System
     scores: dict[str, Estimate]
     gains: dict[str, Estimate | None]  # over the baseline, paired; None of the baseline itself
 
@@ -268,14 +270,11 @@ class GapRow:
 class ComparedSet:
     """All systems on one test set and attribute."""
 
-    split: str
-    attribute: str
+    test: TestSet
     rows: tuple[ComparedRow, ...]
     gaps: tuple[GapRow, ...]  # by recipe, then by number of training speakers
-    speakers: int  # in O-CCC, and resampled
-    counted: int  # in A-CCC, the same for all rows
+    counted: int  # speakers in A-CCC, the same for all rows
     min_utterances: int  # that they have
-    notes: tuple[str, ...]  # what was left out
 
 
 def find_baseline(tests: Sequence[TestSet], name: str) -> str:
@@ -317,26 +316,15 @@ def compare_systems(
         of, base = drawn[name], dict.fromkeys(number, 0.0) if minus is None else drawn[minus]
         return {metric: bootstrap.estimate(of[metric] - base[metric], number[metric]) for metric in number}
 
-    rows = [
-        ComparedRow(
-            recipe=system.recipe,
-            calibration=system.calibration,
-            is_oracle=system.is_oracle,
-            seeds=system.seeds,
-            scores=estimates(system.name),
-            gains=dict.fromkeys(number) if system.name == baseline else {**estimates(system.name, baseline)},
-        )
-        for system in test.systems
-    ]
+    def gains(name: str) -> dict[str, Estimate | None]:
+        return dict.fromkeys(number) if name == baseline else {**estimates(name, baseline)}
+
     return ComparedSet(
-        split=test.split,
-        attribute=test.attribute,
-        rows=tuple(rows),
+        test=test,
+        rows=tuple(ComparedRow(system, estimates(system.name), gains(system.name)) for system in test.systems),
         gaps=tuple(_gaps(test, points, estimates)),
-        speakers=len(test.speakers),
         counted=number["average_ccc"],
         min_utterances=min_utterances,
-        notes=test.notes,
     )
 
 

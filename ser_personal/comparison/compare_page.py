@@ -73,15 +73,15 @@ def _section(compared: ComparedSet) -> list[str]:
     headings = ["recipe", "calibration", "seeds", "O-CCC", "A-CCC", "O-CCC difference", "A-CCC difference"]
     rows = [
         [
-            row.recipe,
-            row.calibration + (" (oracle)" if row.is_oracle else ""),
-            str(row.seeds),
+            row.system.recipe,
+            row.system.calibration + (" (oracle)" if row.system.is_oracle else ""),
+            str(row.system.seeds),
             *map(with_interval, row.scores.values()),
             *map(gain, row.gains.values()),
         ]
         for row in compared.rows
     ]
-    return [f"## {compared.split}: {compared.attribute}", about(compared), _table(headings, rows)]
+    return [f"## {compared.test.title}", about(compared), _table(headings, rows)]
 
 
 def about(compared: ComparedSet) -> str:
@@ -90,7 +90,7 @@ def about(compared: ComparedSet) -> str:
     reasons = dict.fromkeys(estimate.refused for estimate in estimates if estimate.refused)
     few = f"A-CCC over {compared.counted} with at least {compared.min_utterances} utterances"
     refusals = [f"no interval: {reason}" for reason in reasons]
-    return "; ".join([f"{compared.speakers} speakers, {few}", *refusals, *compared.notes]) + "."
+    return "; ".join([f"{len(compared.test.speakers)} speakers, {few}", *refusals, *compared.test.notes]) + "."
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -140,7 +140,7 @@ def _gaps(sets: Sequence[ComparedSet]) -> list[str]:
             + [formatted[side](row.scores[side][metric]) for metric in METRICS for side in SIDES]
             for row in compared.gaps
         ]
-        parts += [f"### {compared.split}: {compared.attribute}", about(compared), _table(headings, rows)]
+        parts += [f"### {compared.test.title}", about(compared), _table(headings, rows)]
     return parts
 
 
@@ -151,17 +151,17 @@ def flat(sets: Sequence[ComparedSet], costs: pd.DataFrame) -> pd.DataFrame:
     seconds = training_costs(costs)["seconds"]
     return pd.DataFrame(
         {
-            "split": compared.split,
-            "attribute": compared.attribute,
-            "recipe": row.recipe,
-            "calibration": row.calibration,
-            "is_oracle": row.is_oracle,
-            "seeds": row.seeds,
-            "speakers": compared.speakers,
+            "split": compared.test.split,
+            "attribute": compared.test.attribute,
+            "recipe": row.system.recipe,
+            "calibration": row.system.calibration,
+            "is_oracle": row.system.is_oracle,
+            "seeds": row.system.seeds,
+            "speakers": len(compared.test.speakers),
             "average_ccc_speakers": compared.counted,
             **_numbers(row.scores),
             **_numbers({f"{metric}_difference": gained for metric, gained in row.gains.items()}),
-            "training_seconds": seconds.get(row.recipe),
+            "training_seconds": seconds.get(row.system.recipe),
         }
         for compared in sets
         for row in compared.rows
@@ -174,12 +174,12 @@ def flat_gaps(sets: Sequence[ComparedSet]) -> pd.DataFrame:
 
     return pd.DataFrame(
         {
-            "split": compared.split,
-            "attribute": compared.attribute,
+            "split": compared.test.split,
+            "attribute": compared.test.attribute,
             "recipe": row.recipe,
             "training_speakers": row.training_speakers,
             "seeds": row.seeds,
-            "speakers": compared.speakers,
+            "speakers": len(compared.test.speakers),
             "average_ccc_speakers": compared.counted,
             **_numbers({f"{metric}_{side}": row.scores[side][metric] for metric in METRICS for side in SIDES}),
         }
@@ -199,13 +199,13 @@ def _numbers(estimates: Mapping[str, Estimate | None]) -> dict[str, float | None
 
 def summary(compared: ComparedSet) -> list[ComparedRow]:
     """The rows of the summary: each recipe's raw predictions and, where there are any, PLDC's."""
-    firsts = {row.recipe: row.calibration for row in reversed(compared.rows)}
-    return [row for row in compared.rows if row.calibration in {firsts[row.recipe], "sigma"}]
+    firsts = {system.recipe: system.calibration for system in reversed(compared.test.systems)}
+    return [row for row in compared.rows if row.system.calibration in {firsts[row.system.recipe], "sigma"}]
 
 
 def row_label(row: ComparedRow) -> str:
     """The name of a row of the summary, by its recipe."""
-    return row.recipe if row.calibration in {"raw", RIDGE} else f"{row.recipe} + PLDC"
+    return row.system.recipe if row.system.calibration in {"raw", RIDGE} else f"{row.system.recipe} + PLDC"
 
 
 def _cells(row: ComparedRow) -> list[str]:
@@ -226,15 +226,16 @@ def show_sets(sets: Sequence[ComparedSet], baseline: str, page: str) -> None:
         table.add_column(heading, justify="left" if heading == "recipe" else "right")
     for compared in sets:
         if len(sets) > 1:
-            table.add_row(f"[bold]{escape(compared.split)}: {escape(compared.attribute)}[/]")
+            table.add_row(f"[bold]{escape(compared.test.title)}[/]")
         for row in summary(compared):
             table.add_row(*map(escape, _cells(row)))
         table.add_section()
     console.print(table)
     for compared in sets:
-        console.print(f"{compared.split}, {compared.attribute}: {about(compared)}", style="dim", markup=False)
+        about_set = f"{compared.test.split}, {compared.test.attribute}: {about(compared)}"
+        console.print(about_set, style="dim", markup=False)
     compared_to = [one for one in sets if any(row.gains["average_ccc"] is not None for row in summary(one))]
-    if without := [f"{one.split}, {one.attribute}" for one in compared_to if not _gains(one)]:
+    if without := [f"{one.test.split}, {one.test.attribute}" for one in compared_to if not _gains(one)]:
         lacking = f"{baseline} predicts nothing to compare with of {'; '.join(without)}: --baseline names another."
         console.print(lacking, markup=False, soft_wrap=True)
     under = f"Differences are to {baseline}, paired, with 95 % intervals over speakers; the controls are in {page}."
@@ -252,7 +253,10 @@ def latex(sets: Sequence[ComparedSet], baseline: str) -> str:
     lines = [f"% differences in A-CCC to {baseline}, paired, 95 % intervals over speakers", r"\begin{tabular}{lrrr}"]
     lines += [r"\toprule", r"Recipe & O-CCC & A-CCC & Difference in A-CCC \\"]
     for compared in sets:
-        lines += [r"\midrule", rf"\multicolumn{{4}}{{l}}{{{signs(f'{compared.split}, {compared.attribute}')}}} \\"]
+        lines += [
+            r"\midrule",
+            rf"\multicolumn{{4}}{{l}}{{{signs(f'{compared.test.split}, {compared.test.attribute}')}}} \\",
+        ]
         for row in summary(compared):
             cells = " & ".join(map(signs, _cells(row)))
             lines.append(rf"{cells} \\".replace("-.", "$-$.").replace("+.", "$+$."))
@@ -278,13 +282,13 @@ def draw_forest(sets: Sequence[ComparedSet], baseline: str, path: Path) -> None:
         for axes, compared, rows in zip(panels, sets, gains, strict=True):
             axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
             for y, (estimate, row) in enumerate(rows):
-                colour = CALIBRATED if row.calibration == "sigma" else RAW
+                colour = CALIBRATED if row.system.calibration == "sigma" else RAW
                 if estimate.refused is None:
                     axes.plot([estimate.low, estimate.high], [y, y], color=colour)
                 axes.plot([estimate.value], [y], "o", color=colour, markersize=6)
             axes.set_yticks(range(len(rows)), [short(row_label(row), LONGEST) for _, row in rows])
             axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
-            axes.set_title(f"{compared.split}: {compared.attribute}")
+            axes.set_title(compared.test.title)
             axes.grid(axis="x")
         panels[-1].set_xlabel(f"A-CCC minus that of {short(baseline, LONGEST)},\n95 % intervals over speakers")
         content = BytesIO()

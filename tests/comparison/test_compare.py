@@ -118,7 +118,7 @@ def test_average_is_over_the_same_speakers_in_every_row():
     # s07 has ten utterances, s11 fourteen
     for least, counted in ((5, 9), (10, 4), (20, 0)):
         compared = compare_systems(test, "one/raw", Bootstrap(100), min_utterances=least)
-        assert (compared.speakers, compared.counted) == (12, counted)
+        assert compared.counted == counted
         refused = [score.refused for score in compared.rows[0].scores.values()]
         assert refused == [None, f"{counted} speakers, an interval needs 10"]
 
