@@ -6,9 +6,11 @@ They are as wide as a phone, so that text keeps its size there, and take the pag
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from ser_personal.calibration.table import decimal
 from ser_personal.report.bootstrap import paired_gain, signed_interval, speaker_gains
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -69,11 +71,15 @@ class Drawing:
     figure: Figure
 
 
-def style() -> AbstractContextManager[None]:
+@contextmanager
+def style() -> Iterator[None]:
     """Settings to draw and save under; matplotlib's own are restored afterwards."""
     from matplotlib import rc_context
 
-    return rc_context(_STYLE)
+    with rc_context(_STYLE), catch_warnings():
+        # names in scripts that this font lacks; a browser has another font for them
+        filterwarnings("ignore", "Glyph .* missing from font")
+        yield
 
 
 def blank(height: float) -> tuple[Figure, Axes]:

@@ -314,12 +314,13 @@ def test_a_baseline_of_another_attribute_is_said_to_be_that(tmp_path, capsys):
     assert "predicts nothing to compare with of test1, valence: --baseline names another." in capsys.readouterr().out
 
 
-def test_names_are_no_formulas_and_leave_room_for_the_plot(runs, tmp_path):
-    name, latex = r"a\b^2~$\foo$" + "x" * 90, tmp_path / "table.tex"
+def test_names_are_no_formulas_and_leave_room_for_the_plot(runs, tmp_path, recwarn):
+    name, latex = r"林a\b^2~$\foo$" + "x" * 90, tmp_path / "table.tex"
     options = ["--baseline", "base", "--latex", latex, "--out", tmp_path / "c", "--resamples", "200"]
     assert ser("compare", f"{name}={runs / 'papt'}", f"base={runs / 'vanilla'}", *options) == 0
     assert r"a\textbackslash{}b\textasciicircum{}2\textasciitilde{}\$\textbackslash{}foo\$xxx" in latex.read_text()
     assert (tmp_path / "c" / "comparison_forest.png").read_bytes().startswith(b"\x89PNG")
+    assert not [one.message for one in recwarn if "Glyph" in str(one.message)]
 
 
 def test_predictions_of_another_method_that_cannot_join(runs, mine, capsys):
