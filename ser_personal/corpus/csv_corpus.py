@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from math import isnan
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
+from ser_personal.audio import BAD_AUDIO
 from ser_personal.corpus.base import Corpus, audio_path
 from ser_personal.corpus.msp_podcast import AUDIO_FOLDERS, MSPPodcast
 from ser_personal.corpus.splits import canonical_split
@@ -96,6 +98,9 @@ def write_corpus(utterances: Iterable[Utterance], path: Path) -> None:
     folder = Path(os.path.normpath(path.parent.absolute()))
     rows = []
     for each in utterances:
+        if each.start is not None and isnan(each.seconds):
+            what = "can't be read, so where this segment ends can't be written"
+            raise UserError(what, where=f"{each.path}, {each.utterance_id}", remedy=BAD_AUDIO)
         file = Path(os.path.normpath(each.path.absolute()))
         row = (
             (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix(),

@@ -35,8 +35,8 @@ def leave_speakers_out(
     Utterances, their own splits ignored, come under train, validation and test1; unknown speakers are left out.
     """
     if validation_folds < 1 or folds < validation_folds + 2:
-        what = f"{folds} folds, {validation_folds} of which validate, leave none for one of the three sets"
-        raise UserError(what, where="folds", remedy="Ask for at least one more fold than test and validation take")
+        what = f"{folds} folds with {validation_folds} for validation leave one of the three sets empty"
+        raise UserError(what, where="folds", remedy="Ask for a validation fold, and for two folds more than those")
     fold_of = _deal(utterances, folds, seed)
     assignments = []
     for tested in range(folds):

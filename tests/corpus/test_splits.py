@@ -137,7 +137,7 @@ def test_every_speaker_is_tested_once_in_one_set_a_fold(women, men, unnamed, fol
 
 def test_no_fold_left_for_a_set():
     for number, held in ((2, 1), (4, 0)):
-        line = "leave none for one of the three sets"
+        line = "leave one of the three sets empty"
         refused(line, leave_speakers_out, utterances_of(9, 9), number, validation_folds=held)
     refused("4 known speakers don't fill 5 folds", leave_speakers_out, utterances_of(2, 2), 5)
 
@@ -155,6 +155,11 @@ def test_a_written_corpus_reads_back_wherever_it_lies(tmp_path, monkeypatch):
         assert after.path.resolve() == tmp_path / before.path
         assert after.labels == pytest.approx(before.labels, rel=0, abs=0, nan_ok=True)
         assert replace(after, labels={}, seconds=0, path=before.path) == replace(before, labels={}, seconds=0)
+
+
+def test_a_segment_of_audio_that_cannot_be_read_is_not_written_without_its_end(tmp_path):
+    segment = replace(utterance(0, "train", "a", math.nan), start=1.0)
+    refused("u000.wav, u000: can't be read, so where .* ends", write_corpus, [segment], tmp_path / "corpus.csv")
 
 
 def test_the_command_writes_a_table_a_fold(synthetic_corpus, tmp_path):
