@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from dataclasses import replace
 from itertools import chain
@@ -13,7 +14,7 @@ import numpy as np
 from jsonargparse.typing import PositiveInt
 
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
-from ser_personal.corpus.csv_corpus import open_corpus, write_corpus
+from ser_personal.corpus.csv_corpus import CSVCorpus, open_corpus, write_corpus
 from ser_personal.corpus.splits import SpeakerSplits, by_split, canonical_split, known_speakers, require_split
 from ser_personal.errors import UserError
 from ser_personal.files import refuse_existing
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ser_personal.types import Utterance
+
+logger = logging.getLogger(__name__)
 
 
 def leave_speakers_out(
@@ -72,9 +75,18 @@ def folds(
     """
     tables = [Path(out) / f"fold_{fold}.csv" for fold in range(count)]
     refuse_existing(*tables, replace=replace)
-    folds_of = leave_speakers_out(open_corpus(corpus).utterances, count, validation_folds=validation_folds, seed=seed)
-    for path, splits in zip(tables, folds_of, strict=True):
+    opened = open_corpus(corpus)
+    folds_of = leave_speakers_out(opened.utterances, count, validation_folds=validation_folds, seed=seed)
+    _write(zip(tables, folds_of, strict=True), opened.scale)
+
+
+def _write(tables: Iterable[tuple[Path, SpeakerSplits]], scale: tuple[float, float]) -> None:
+    for path, splits in tables:
         write_corpus(chain(*splits.sets.values()), path)
+    written = CSVCorpus(str(path))
+    if scale != written.scale:
+        flags = written.flags("scale", f"[{scale[0]:g},{scale[1]:g}]")
+        logger.warning("a table doesn't hold the scale of its labels, so give these as `%s`", flags)
 
 
 def _deal(utterances: Sequence[Utterance], folds: int, seed: int) -> dict[str | None, int]:
@@ -166,9 +178,9 @@ def gap(
     """
     tables = {(number, side): Path(out) / f"speakers_{number}_{side}.csv" for number in speakers for side in SIDES}
     refuse_existing(*tables.values(), replace=replace)
-    corpora = personalization_gap(open_corpus(corpus).utterances, speakers, **options)
-    for side, path in tables.items():
-        write_corpus(chain(*corpora[side].sets.values()), path)
+    opened = open_corpus(corpus)
+    corpora = personalization_gap(opened.utterances, speakers, **options)
+    _write(((path, corpora[side]) for side, path in tables.items()), opened.scale)
 
 
 def _by_speaker(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:

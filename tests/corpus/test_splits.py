@@ -162,12 +162,16 @@ def test_a_segment_of_audio_that_cannot_be_read_is_not_written_without_its_end(t
     refused("u000.wav, u000: can't be read, so where .* ends", write_corpus, [segment], tmp_path / "corpus.csv")
 
 
-def test_the_command_writes_a_table_a_fold(synthetic_corpus, tmp_path):
+def test_the_command_writes_a_table_a_fold_and_names_a_scale_of_its_own(synthetic_corpus, tmp_path, caplog):
     folds(str(synthetic_corpus), count=4, out=str(tmp_path), seed=3)
     corpora = [CSVCorpus(str(tmp_path / f"fold_{number}.csv")) for number in range(4)]
     tested = [known_speakers(corpus.splits.test["test1"]) for corpus in corpora]
     assert sorted(speaker for speakers in tested for speaker in speakers) == sorted(map(str, range(1, 13)))
     assert all(len(corpus.utterances) == 72 for corpus in corpora)
+    assert caplog.text == ""
+    scaled = CSVCorpus(str(tmp_path / "fold_0.csv"), scale=(0, 10))
+    folds(scaled, count=4, out=str(tmp_path / "scaled"))
+    assert "scaled/fold_3.csv --data.corpus.scale '[0,10]'`" in caplog.text
 
 
 def corpus_of(train: list[int], test: list[int]) -> list[Utterance]:
