@@ -96,12 +96,18 @@ def find_sound_files(folder: Path) -> list[Path]:
 
     Hidden files and folders are left out, and a folder that several links lead to is listed once.
     """
+
+    def refuse(error: OSError) -> None:
+        # `os.walk` would leave out a folder that can't be read
+        if folder.is_dir():
+            raise error
+
     found: list[Path] = []
     others: Counter[str] = Counter()
     folders, listed = [folder], set()
     # links after all else, so that what is in the folder itself keeps its own path
     for start in folders:
-        for place, inside, names in os.walk(start):
+        for place, inside, names in os.walk(start, onerror=refuse):
             inside[:] = sorted(name for name in inside if not name.startswith("."))
             if (real := os.path.realpath(place)) in listed:
                 inside.clear()

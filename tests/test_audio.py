@@ -20,6 +20,7 @@ from ser_personal.audio import (
     decode,
     decode_blocks,
     decode_utterance,
+    find_sound_files,
     normalize,
     num_frames,
     num_samples_of,
@@ -175,6 +176,21 @@ def test_a_missing_file_a_folder_and_a_reason_without_the_path(tmp_path, monkeyp
     (tmp_path / "anna.wav").write_bytes(b"RIFF")
     with pytest.raises(UserError, match=r"can't be decoded \(Permission denied\)"):
         decode(tmp_path / "anna.wav")
+
+
+def test_a_folder_that_cant_be_read_is_not_left_out(tmp_path, monkeypatch):
+    write_noise(tmp_path / "a.wav", 1000)
+    (tmp_path / "locked").mkdir()
+    scandir = os.scandir
+
+    def refused(path):
+        if Path(path).name == "locked":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(PermissionError, match="locked"):
+        find_sound_files(tmp_path)
 
 
 @settings(max_examples=20)
