@@ -10,11 +10,11 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -89,20 +89,10 @@ def finish(stage: Stage, folder: Path, seconds: float | None = None, change: int
     return process.exitcode
 
 
-def start(
-    arguments: list[str],
-    folder: Path,
-    change: int | None = None,
-    environment: dict[str, str] | None = None,
-    signals: Sequence[int] = (signal.SIGKILL,),
-    changing: str | None = None,
-) -> BaseProcess:
-    """Run `ser` in a process of its own, with its output in output.txt; it gets signals before its nth change.
-
-    That is to a file whose path contains `changing`, else to one of the folder.
-    """
+def start(arguments: list[str], folder: Path, *interruption: Any, **options: Any) -> BaseProcess:
+    """Run `ser` in a process of its own, with its output in output.txt, and interrupt it as `_run` says."""
     folder.mkdir(parents=True, exist_ok=True)
-    process = forkserver().Process(target=_run, args=(arguments, folder, change, environment or {}, signals, changing))
+    process = forkserver().Process(target=_run, args=(arguments, folder, *interruption), kwargs=options)
     process.start()
     return process
 
@@ -132,11 +122,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 def _run(
     arguments: list[str],
     folder: Path,
-    change: int | None,
-    environment: dict[str, str],
-    signals: Sequence[int],
-    changing: str | None,
+    change: int | None = None,
+    environment: Mapping[str, str] = {},
+    signals: Sequence[int] = (signal.SIGKILL,),
+    changing: str | None = None,
 ) -> None:
+    """Send these signals before the nth change to a file: one whose path contains `changing`, else of the folder."""
     os.environ |= environment
     # as in conftest.py
     os.fsync = lambda _: None

@@ -83,26 +83,23 @@ def threaded_trainers(world_size: int, folder: Path | None = None) -> list[Simpl
     """Trainers of several processes, here threads."""
     barrier, sent = threading.Barrier(world_size, timeout=600), {}
 
-    def broadcast_by(rank):
-        def broadcast(value):
+    def of_rank(rank: int) -> SimpleNamespace:
+        def broadcast(value: object) -> object:
             sent[rank] = value
             barrier.wait()
             first = sent[0]
             barrier.wait()
             return first
 
-        return broadcast
-
-    return [
-        SimpleNamespace(
+        return SimpleNamespace(
             world_size=world_size,
             global_rank=rank,
             is_global_zero=rank == 0,
-            strategy=SimpleNamespace(broadcast=broadcast_by(rank), barrier=lambda _name: barrier.wait()),
+            strategy=SimpleNamespace(broadcast=broadcast, barrier=lambda _name: barrier.wait()),
             default_root_dir=str(folder),
         )
-        for rank in range(world_size)
-    ]
+
+    return [of_rank(rank) for rank in range(world_size)]
 
 
 def tiny_network(model_type: str, norm: str, **shape: int) -> PreTrainedModel:
