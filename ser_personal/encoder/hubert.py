@@ -52,6 +52,7 @@ class HubertEncoder(PretrainedEncoder):
 
     model_types = ("hubert", "wavlm", "wav2vec2", "unispeech-sat")
     feed_forward = ("intermediate_dense", "output_dense")
+    front_end: ConvFrontEnd | LogMelFrontEnd
 
     def __init__(
         self,
@@ -94,11 +95,10 @@ class HubertEncoder(PretrainedEncoder):
         if max_samples is not None:
             require_range("max_samples", max_samples, WINDOW)
             self.overrides["max_samples"] = int(max_samples)
-        self.front_end: ConvFrontEnd | LogMelFrontEnd | None = None
 
     @override
     def _frozen(self) -> Iterator[nn.Module]:
-        if self.freeze_cnn and self.front_end is not None:
+        if self.freeze_cnn:
             yield self.front_end
         if self.freeze_layers:
             encoder = self.network.encoder
@@ -179,8 +179,6 @@ class HubertEncoder(PretrainedEncoder):
         time_mask: Tensor | None = None,
         personalization: Personalization | None = None,
     ) -> EncoderOutput:
-        if self.front_end is None:
-            raise RuntimeError("build() the encoder before using it")
         if self.max_samples is not None and time_mask is None:
             waveforms, num_samples = waveforms[:, : self.max_samples], num_samples.clamp(max=self.max_samples)
         how = self._normalize

@@ -21,7 +21,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, counted
 from ser_personal.speakers.unseen import UnseenPolicy
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ PREFIX = "personalized."
 # what resuming a fit needs apart from the weights
 TRAINING_STATE = ("optimizer_states", "lr_schedulers", "loops")
 SAME_NAMES = "--model.speakers SpeakerEmbedding --model.speakers.same_names true"
-# what building networks from a wrong description, or loading wrong weights into them, ends in
 # of a network, and what they are made of
 _PARTS = (UnseenPolicy, torch.nn.Module)
 Part = TypeVar("Part")
+# what building networks from a wrong description, or loading wrong weights into them, ends in
 UNFIT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
@@ -183,7 +183,7 @@ class PersonalizedModule(LightningModule):
     def _arguments_in_python(self) -> dict[str, Any]:
         """What the command line keeps by itself: the classes of the model and of its parts, by which both are made."""
         kept: dict[str, Any] = {"_instantiator": "lightning.pytorch.cli.instantiate_module"}
-        # a class of a script or notebook is found by nobody else, and has to be passed
+        # other programs can't import a class of a script or notebook: it has to be passed
         if type(self).__module__ != "__main__":
             kept["_class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
         for name, part in self.parts.items():
@@ -225,13 +225,15 @@ class PersonalizedModule(LightningModule):
         namesakes = self._namesakes(self.training_set) if asks else []
         self.personalized.speakers.namesakes = frozenset(namesakes)
         if namesakes:
-            rank_zero_info(f"{_called(namesakes)}: taken for others, so unseen ({SAME_NAMES} takes them for these)")
+            rank_zero_info(
+                f"{_named_alike(namesakes)}: taken for other people, so unseen ({SAME_NAMES} takes them for the same)"
+            )
 
     def refuse_namesakes(self, training_set: TrainingSet) -> None:
-        """Refuse to train on speakers who are called as some of the table, whose audio is none of these."""
+        """Refuse to train on speakers whose ids are in the table, but none of whose audio e_s was learnt on."""
         if namesakes := self._namesakes(training_set):
-            remedy = f"Rename them if they are others; if they are these, give {SAME_NAMES}"
-            raise UserError(_called(namesakes), where="the corpus", remedy=remedy)
+            remedy = f"Rename them if they are other people; if they are the same, give {SAME_NAMES}"
+            raise UserError(f"has {_named_alike(namesakes)}", where="the corpus", remedy=remedy)
 
     def _namesakes(self, training_set: TrainingSet) -> list[str]:
         speakers = self.personalized.speakers
@@ -241,8 +243,9 @@ class PersonalizedModule(LightningModule):
         return [one for one in speakers.ids if one in hashes and not hashes[one] & self.personalized.pretrained_on]
 
 
-def _called(namesakes: list[str]) -> str:
-    return f"{len(namesakes)} speakers (first {namesakes[0]}) are called as some of the model's, on other audio"
+def _named_alike(namesakes: list[str]) -> str:
+    who = counted(len(namesakes), "speaker")
+    return f"{who} (first {namesakes[0]}) named like speakers of the model, but with other audio"
 
 
 def _plain(value: Any) -> Any:

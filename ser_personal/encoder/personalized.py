@@ -96,6 +96,9 @@ class PersonalizedEncoder(nn.Module):
         self.encoder.build()
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim, fixed=not self.speakers.is_learnt)
         if self.fusion.uses_speakers:
+            if not speaker_ids:
+                remedy = "Name the speakers in the corpus, or train without embeddings (--model.fusion none)"
+                raise UserError("no known speaker to embed", where="the training set", remedy=remedy)
             self.speakers.build(speaker_ids, self.encoder.dim, features)
 
     def rebuild(self, description: EncoderDescription) -> None:
@@ -106,7 +109,7 @@ class PersonalizedEncoder(nn.Module):
         self.fusion_name = description["fusion"]
         self.pretrained_on = unpack_hashes(description["pretrained_on"])
         config = description["encoder_config"]
-        # an encoder of one's own is known by its name
+        # a class outside this package is recognised by its name
         if not isinstance(self.encoder, _kind(config)) and type(self.encoder).__name__ != description["encoder"]:
             self.encoder = saved_encoder(config, "the checkpoint's")
         self.encoder.build(config)

@@ -12,7 +12,6 @@ from jsonargparse.typing import PositiveInt
 from torch import nn
 from typing_extensions import override
 
-from ser_personal.errors import UserError
 from ser_personal.speakers.unseen import Mean, UnseenPolicy
 
 if TYPE_CHECKING:
@@ -37,11 +36,11 @@ class SpeakerDescription(TypedDict):
 class SpeakerRepresentation(nn.Module, ABC):
     """e_s of speakers, (batch, dim); built once speakers and the encoder's width are known."""
 
-    # the speakers it was built for; none where nothing is fused
+    # the speakers it was built for; none if nothing is fused
     ids: list[str]
-    # ids of another corpus that equal some of these and are other people, who have no e_s of their own
+    # those of `ids` that name other people in the corpus at hand, who have no e_s of their own
     namesakes: frozenset[str] = frozenset()
-    # equal ids are one person, in whatever corpus
+    # equal ids are one person, in any corpus
     same_names: bool = True
     # whether e_s has weights to learn, in pre-training or in fine-tuning
     is_learnt: ClassVar[bool] = True
@@ -120,12 +119,6 @@ class SpeakerEmbedding(SpeakerRepresentation):
 
     @override
     def build(self, speaker_ids: Sequence[str], dim: int, features: NDArray[np.float32] | None = None) -> None:
-        if not speaker_ids:
-            raise UserError(
-                "no known speaker to embed",
-                where="speaker table",
-                remedy="Name the speakers in the corpus, or train without embeddings (--model.fusion none)",
-            )
         self.ids = list(speaker_ids)
         self.embedding = nn.Embedding(len(self.ids), self.embedding_dim)
         self.fc = nn.Linear(self.embedding_dim, dim)

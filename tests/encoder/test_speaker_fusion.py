@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 import tiny_models
 import torch
+from garbage import refused
 from tiny_models import padded_noise
 
 from ser_personal.audio import num_frames
@@ -9,6 +11,7 @@ from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.encoder.speaker_fusion import Personalization, fuse, make_fusion
 from ser_personal.speakers.embedding import SpeakerEmbedding
+from ser_personal.speakers.features import SpeakerEmbedder
 from ser_personal.types import EncoderOutput, SpeechBatch
 
 LENGTHS = torch.tensor([8000, 5000])
@@ -148,6 +151,13 @@ def test_frames_are_the_encoders_with_e_s_fused_in_and_a_description_rebuilds_th
         assert rebuilt.pretrained_on == network.pretrained_on
         speakers = batch("bela", "stranger")
         torch.testing.assert_close(rebuilt(speakers).frames, network(speakers).frames, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("speakers", [SpeakerEmbedding, SpeakerEmbedder])
+def test_a_training_set_without_a_known_speaker_is_refused(speakers):
+    network = PersonalizedEncoder(tiny_models.encoder(), speakers(), "last")
+    line = r"the training set: no known speaker to embed\. .*--model\.fusion none"
+    refused(line, network.build, [], np.zeros((0, 2), np.float32))
 
 
 def test_mean_over_real_frames_alone():

@@ -231,7 +231,7 @@ def test_another_fit_goes_on_with_the_same_speakers_alone(data, papt_checkpoint,
     for _ in range(2):
         fit(module, data, tmp_path, max_steps=1)
     monkeypatch.setattr(type(data), "hashes_of_speakers", {"1": {"of other audio"}})
-    refused("1 speakers .first 1. are called as some of the model's, on other audio", fit, module, data, tmp_path)
+    refused("1 speaker .first 1. named like speakers of the model, but with other", fit, module, data, tmp_path)
 
 
 def test_loaders_alone_and_attributes_as_text_are_no_training_set(data, tmp_path):

@@ -282,15 +282,15 @@ def test_names_of_another_corpus_are_other_people(run, other, tmp_path, caplog):
 
     strangers, conditions, said = test("strangers", called=lambda number: f"new{number}")
     assert conditions == {"unseen": 3}
-    assert "called as some" not in said
+    assert "named like" not in said
     namesakes, conditions, said = test("namesakes", called=lambda number: number % 12 + 1)
     assert conditions == {"unseen": 3}
-    assert "8 speakers (first 1) are called as some of the model's, on other audio: taken for others" in said
+    assert "8 speakers (first 1) named like speakers of the model, but with other audio: taken for other people" in said
     np.testing.assert_array_equal(namesakes, strangers)
     flags = re.findall(r"\((--model.* true) takes", said)[0].split()
     same, conditions, said = test("same", *flags, called=lambda number: number % 12 + 1)
     assert conditions == {"adaptation": 1, "unseen": 2}
-    assert "called as some" not in said
+    assert "named like" not in said
     assert not np.array_equal(same, strangers)
 
 
@@ -298,5 +298,5 @@ def test_a_fine_tuning_on_another_corpus_with_names_of_papt_is_refused(run, othe
     arguments = [*finetune_arguments(other), "--model.papt_checkpoint", run / "papt.ckpt"]
     assert ser("fit", *arguments, *trainer_flags(tmp_path)) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "8 speakers (first 1) are called as some of the model's, on other audio. Rename them" in line
+    assert "8 speakers (first 1) named like speakers of the model, but with other audio. Rename them" in line
     assert ser("fit", *arguments, *line.rpartition("give ")[2].rstrip(".").split(), *trainer_flags(tmp_path)) == 0
