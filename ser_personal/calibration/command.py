@@ -18,7 +18,7 @@ from ser_personal.calibration.table import (
     standard_calibrators,
 )
 from ser_personal.corpus.splits import canonical_split
-from ser_personal.corpus.table import Vectors, check_ending, known, read_number, read_rows, read_vectors, write_rows
+from ser_personal.corpus.table import Vectors, check_ending, is_table, known, read_number, read_rows, read_vectors, write_rows
 from ser_personal.errors import UserError, require_scale
 from ser_personal.files import refuse_existing
 from ser_personal.speakers.bank import SpeakerBank
@@ -125,17 +125,17 @@ def calibrate_tables(
     calibrators fitted on validation speakers are added: affine, and with five labelled speakers or more posterior.
 
     Args:
-        predictions: CSV, a row per utterance. Columns: utterance; speaker, blank where unknown; predictions in label
+        predictions: table, a row per utterance. Columns: utterance; speaker, blank where unknown; predictions in label
             points, such as arousal_raw; if you have them labels, such as arousal_label, blank where missing, and split
             (validation, test1, ...; without it everything is test). The predictions.csv of `ser test` is such a table.
-        vectors: the utterances' pooled vectors: .npz or .safetensors with one array per utterance, named by it; or CSV
-            with the column utterance and a column for each dimension.
+        vectors: the utterances' pooled vectors: .npz or .safetensors with one array per utterance, named by it; or a
+            table with the column utterance and a column for each dimension.
         bank: what is known of training speakers: a bank (.safetensors) that `ser test` wrote, made by the same model as
-            the vectors; or CSV with a row a training utterance and the columns utterance, speaker and, say,
+            the vectors; or a table with a row a training utterance and the columns utterance, speaker and, say,
             arousal_label; of its split only train, if it has one.
         out: table to write: .csv, .csv.gz, .tsv or .parquet.
-        bank_vectors: the training utterances' vectors where `bank` is a CSV, as in `vectors`; the same file if None.
-        scale: least and greatest label, where `bank` is a CSV; a file of a bank has its own.
+        bank_vectors: the training utterances' vectors where `bank` is a table, as in `vectors`; the same file if None.
+        scale: least and greatest label, where `bank` is a table; a file of a bank has its own.
         draws: of the control with random speakers, which is scored but not written.
         seed: of these draws.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
@@ -179,7 +179,7 @@ def calibrate_tables(
 
 
 def _read_bank(path: Path, vectors: Vectors, scale: tuple[float, float]) -> SpeakerBank:
-    if path.suffix.lower() != ".csv":
+    if not is_table(path):
         return SpeakerBank.load(path)
     attributes, named, predicted = read_predictions(path, vectors, named_by="label", default_split="train")
     training = predicted.part((named["split"] == "train").to_numpy())

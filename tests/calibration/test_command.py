@@ -50,7 +50,7 @@ def bank():
 def tables(tmp_path):
     """Both tables, vectors and bank; -> the arguments that name them."""
     pd.concat([VALIDATION, TEST]).to_csv(tmp_path / "predictions.csv", index=False)
-    TRAIN.to_csv(tmp_path / "train.csv", index=False)
+    TRAIN.to_parquet(tmp_path / "train.parquet")
     save_file(VECTORS, tmp_path / "vectors.safetensors")
     bank().save(tmp_path / "bank.safetensors")
     return {
@@ -107,7 +107,7 @@ def test_tables_in_place_of_bank_and_vectors_and_what_was_written_calibrated_aga
     for number, changes in enumerate(
         (
             {"bank": tmp_path / "all.csv", "vectors": tmp_path / "vectors.csv"},
-            {"bank": tmp_path / "train.csv", "bank_vectors": tmp_path / "train.safetensors"},
+            {"bank": tmp_path / "train.parquet", "bank_vectors": tmp_path / "train.safetensors"},
             {"vectors": tmp_path / "vectors.npz", "replace": "true"},
         )
     ):
