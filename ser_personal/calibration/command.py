@@ -11,14 +11,18 @@ import pandas as pd
 from jsonargparse.typing import PositiveInt
 
 from ser_personal.calibration.pldc import PLDC, PRIOR_UTTERANCES, PLDCSettings
-from ser_personal.calibration.table import (
-    PredictedSet,
-    calibration_table,
-    print_scores,
-    standard_calibrators,
-)
+from ser_personal.calibration.table import PredictedSet, calibration_table, print_scores, standard_calibrators
 from ser_personal.corpus.splits import canonical_split
-from ser_personal.corpus.table import Vectors, check_ending, is_table, known, read_number, read_rows, read_vectors, write_rows
+from ser_personal.corpus.table import (
+    Vectors,
+    check_ending,
+    is_table,
+    known,
+    read_number,
+    read_rows,
+    read_vectors,
+    write_rows,
+)
 from ser_personal.errors import UserError, require_scale
 from ser_personal.files import refuse_existing
 from ser_personal.speakers.bank import SpeakerBank

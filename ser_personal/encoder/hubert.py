@@ -214,7 +214,7 @@ class HubertEncoder(PretrainedEncoder):
         layers = self.network.encoder.layers
         if not 1 <= layer <= len(layers):
             raise UserError(
-                f"no layer {layer}", where=f"encoder of {len(layers)} layers", remedy="Choose a teacher_layer from 1 on"
+                f"no layer {layer}", where=f"encoder of {len(layers)} layers", remedy=f"Choose from 1 to {len(layers)}"
             )
         # Without those above it, whose work would be thrown away.
         self.network.encoder.layers = layers[:layer]
