@@ -22,9 +22,10 @@ from ser_personal.errors import UserError
 from ser_personal.types import plain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from praatio.data_classes.textgrid import Textgrid
+    from praatio.utilities.constants import Interval
 
     from ser_personal.corpus.table import Row
 
@@ -88,14 +89,14 @@ def name_apart(named: Sequence[tuple[str, Turns]], local: re.Pattern[str] = LOCA
 
 def _read_files(path: Path) -> dict[str, Turns]:
     left_out: Counter[str] = Counter()
-    readers: dict[str, Callable[[Path], dict[str, Turns]]]
+    readers: dict[str, Callable[[Path], Mapping[str, Turns]]]
     readers = {".rttm": _read_rttm, ".textgrid": partial(_read_textgrid, left_out=left_out)}
     files = [path]
     if path.is_dir():
         inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in readers)
         files = [file for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts)]
     turns: dict[str, Turns] = {}
-    of_file: dict[str, Turns]
+    of_file: Mapping[str, Turns]
     for file in files:
         if not file.is_file():
             raise UserError("no such file or folder", where=file, remedy="Give --segments an RTTM file or a TextGrid")
@@ -123,7 +124,7 @@ def _read_files(path: Path) -> dict[str, Turns]:
     return turns
 
 
-def _read_rttm(path: Path) -> dict[str, Turns]:
+def _read_rttm(path: Path) -> dict[str, tuple[Turn, ...]]:
     turns: dict[str, list[Turn]] = {}
     remedy = "Write SPEAKER NAME 1 START SECONDS <NA> <NA> SPEAKER <NA> <NA>, as diarisers do"
     for line_number, line in enumerate(read_text(path).splitlines(), 1):
@@ -145,7 +146,7 @@ def _read_rttm(path: Path) -> dict[str, Turns]:
     return {name: tuple(found) for name, found in turns.items()}
 
 
-def _read_textgrid(path: Path, left_out: Counter[str]) -> dict[str, Turns]:
+def _read_textgrid(path: Path, left_out: Counter[str]) -> dict[str, tuple[Turn, ...]]:
     if find_spec("praatio") is None:
         raise UserError("needs the package praatio", where=path, remedy="`pip install praatio`, or give RTTM")
     from praatio.utilities.constants import INTERVAL_TIER
@@ -154,37 +155,34 @@ def _read_textgrid(path: Path, left_out: Counter[str]) -> dict[str, Turns]:
     try:
         grid, names = _open_textgrid(path)
     except (PraatioException, ValueError, IndexError, KeyError, AttributeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        return {path.stem: UserError(f"isn't a whole TextGrid ({reason})", where=path, remedy="Save it again in Praat")}
+        raise UserError(f"isn't a whole TextGrid ({error})", where=path, remedy="Save it again in Praat") from error
     tiers = [(name, tier) for name, tier in zip(names, grid.tiers, strict=True) if tier.tierType == INTERVAL_TIER]
     # Praat fills a tier with intervals; praatio reads a file that breaks off without a word
     if any(not tier.entries or tier.entries[-1].end < grid.maxTimestamp for _, tier in tiers):
         what = "is truncated: a tier ends before the TextGrid does"
-        return {path.stem: UserError(what, where=path, remedy="Save it again in Praat")}
+        raise UserError(what, where=path, remedy="Save it again in Praat")
     others = [name for name, _ in tiers if _NO_SPEAKER.fullmatch(name.strip())]
     of_speakers = [(name, tier) for name, tier in tiers if name not in others]
     entries = [(name, entry) for name, tier in of_speakers for entry in tier.entries]
-    pauses = [entry.label.strip() for _, entry in entries if entry.label.strip().lower() in _PAUSE]
-    speaking = [
-        plain_name(name)
-        for name, tier in of_speakers
-        if any(entry.label.strip().lower() not in _PAUSE for entry in tier.entries)
-    ]
+    pauses = [entry.label.strip() for _, entry in entries if _is_pause(entry)]
+    speaking = [plain_name(name) for name, tier in of_speakers if not all(map(_is_pause, tier.entries))]
     if twice := sorted({name for name in speaking if known(name) and speaking.count(name) > 1}):
-        what = f"has two tiers called {first_few(twice)}"
-        return {path.stem: UserError(what, where=path, remedy="Rename one of them in Praat")}
+        raise UserError(f"has two tiers called {first_few(twice)}", where=path, remedy="Rename one of them in Praat")
     left_out.update(f"tier {name}" for name in others)
     left_out.update(f"intervals labelled {label}" for label in pauses if label)
     turns = tuple(
-        Turn(float(entry.start), float(entry.end), speaker)
-        for speaker, entry in entries
-        if entry.label.strip().lower() not in _PAUSE
+        Turn(float(entry.start), float(entry.end), speaker) for speaker, entry in entries if not _is_pause(entry)
     )
-    what = "no interval of its tiers has a label" if tiers else "has only point tiers, no interval tier"
-    if others and len(others) == len(tiers):
-        what = f"has no tier of a speaker, but {first_few(others)}"
-    remedy = "Give one interval tier per speaker, named after the speaker"
-    return {path.stem: turns or UserError(what, where=path, remedy=remedy)}
+    if not turns:
+        what = "has no interval with a label" if tiers else "has only point tiers, no interval tier"
+        if others and len(others) == len(tiers):
+            what = f"has no tier of a speaker, but {first_few(others)}"
+        raise UserError(what, where=path, remedy="Give one interval tier per speaker, named after the speaker")
+    return {path.stem: turns}
+
+
+def _is_pause(entry: Interval) -> bool:
+    return entry.label.strip().lower() in _PAUSE
 
 
 def _open_textgrid(path: Path) -> tuple[Textgrid, list[str]]:
