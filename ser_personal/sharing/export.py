@@ -38,6 +38,8 @@ from ser_personal.speakers.bank import SpeakerBank
 from ser_personal.types import AtLeastTwo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from ser_personal.finetune.module import FineTuning
@@ -84,7 +86,7 @@ def export(
         push: owner/name on the Hugging Face hub to put the bundle under as well, with the token of `hf auth login` or
             HF_TOKEN; a private repository.
         public: make it a public one.
-        single_speakers: let a public bundle hold voice vectors of single training speakers.
+        single_speakers: let a public bundle hold voice vectors or embeddings of single training speakers.
         coverage: that the intervals aim at.
         onnx: write model.onnx as well, encoder and interpreter, for speakers outside the embedding table.
         anonymise: new names for the training speakers, and none of their embeddings; vectors in the bank stay what
@@ -104,10 +106,8 @@ def export(
     if emotions:
         _refuse_calibration(bank=bank, corpus=corpus, calibration=calibration, group_speakers=group_speakers)
     speaker_bank = None if emotions else _find_bank(checkpoint, bank)
-    if public and speaker_bank is not None and group_speakers is None and not single_speakers:
-        what = f"would publish voice vectors of {len(speaker_bank.speaker_ids)} single speakers, biometric data"
-        remedy = "Add --group_speakers 5, or --single_speakers if they all agreed to it"
-        raise UserError(what, where="--public", remedy=remedy)
+    if public and group_speakers is None and not single_speakers:
+        _refuse_single_speakers(speaker_bank, [] if anonymise else module.personalized.speakers.ids)
     bundle = uncalibrated(module, speaker_bank, where=bank or checkpoint)
     model = bundle.model if emotions else speaker_bank.fingerprint if speaker_bank is not None else None
     metrics = _find_metrics(checkpoint, run, model, "emotions" if emotions else "pldc")
@@ -201,6 +201,17 @@ def _refuse_calibration(**given: object) -> None:
     if flags:
         what = "is for emotion attributes, and this model predicts categories"
         raise UserError(what, where=flags[0], remedy=f"Leave {' and '.join(flags)} out")
+
+
+def _refuse_single_speakers(bank: SpeakerBank | None, embedded: Sequence[str]) -> None:
+    """Refuse to publish what was learnt of single speakers, by name or without."""
+    speakers, kind, instead = embedded, "embeddings", "--anonymise"
+    if bank is not None:
+        speakers, kind, instead = bank.speaker_ids, "voice vectors", "--group_speakers 5"
+    if speakers:
+        what = f"would publish {kind} of {len(speakers)} single speakers, biometric data"
+        remedy = f"Add {instead}, or --single_speakers if they all agreed to it"
+        raise UserError(what, where="--public", remedy=remedy)
 
 
 def load_finetuned(checkpoint: str) -> FineTuning:

@@ -121,7 +121,7 @@ UNPASTED = {
         "Repeat them by `--replace true`",  # tests/study/test_runner.py
         "Add --push owner/name",  # tests/sharing/test_hub.py
         "or add --public",
-        "Add --group_speakers 5",
+        "or --single_speakers if they all agreed",
         "or give --cut energy",
         "predictions raw by --calibration none",
         "such as CSVCorpus --corpus.path",
