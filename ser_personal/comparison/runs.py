@@ -6,7 +6,6 @@ import json
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -246,21 +245,19 @@ def ridge_runs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     """Make one recipe of the rows of a ridge regression, which tests with configs/ridge.yaml hold."""
     import pandas as pd
 
-    split: list[ComparedRun] = []
-    # of each attribute and set, the different ones: runs on one corpus have the same
-    found: dict[object, dict[str, pd.DataFrame]] = {}
+    others, found = [], []
     for run in runs:
         is_ridge = run.moments["row"] == RIDGE
-        if is_ridge.any() and not is_ridge.all():
-            for key, own in run.moments[is_ridge].groupby(["split", "attribute"]):
-                found.setdefault(key, {}).setdefault(own.to_csv(index=False), own)
-            split.append(replace(run, moments=run.moments[~is_ridge].reset_index(drop=True)))
-        else:
-            split.append(run)
-    numbered = zip_longest(*(different.values() for different in found.values()))
-    ridges = [pd.concat([own for own in each if own is not None]) for each in numbered]
+        mixed = is_ridge.any() and not is_ridge.all()
+        others.append(replace(run, moments=run.moments[~is_ridge].reset_index(drop=True)) if mixed else run)
+        found += [run.moments[is_ridge]] if mixed else []
+    if not found:
+        return others
+    # runs on one corpus have the same rows, and folds have other speakers; else there are several
+    rows = pd.concat(found).drop_duplicates()
+    ridges = [own for _, own in rows.groupby(rows.groupby(["split", "attribute", "speaker"]).cumcount())]
     names = [RIDGE] if len(ridges) == 1 else [f"{RIDGE} {number}" for number in range(1, len(ridges) + 1)]
-    return [*split, *(ComparedRun(name, None, own, ()) for name, own in zip(names, ridges, strict=True))]
+    return [*others, *(ComparedRun(name, None, own, ()) for name, own in zip(names, ridges, strict=True))]
 
 
 def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:

@@ -7,7 +7,7 @@ from command_line import ser
 
 from ser_personal.calibration.table import CalibrationRow, decimal, speaker_moments
 from ser_personal.comparison.compare import compare, compare_systems, find_baseline, join_runs
-from ser_personal.comparison.runs import ComparedRun, PretrainingScores, RunRecord, StageCost, find_runs
+from ser_personal.comparison.runs import ComparedRun, PretrainingScores, RunRecord, StageCost, find_runs, ridge_runs
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import write_moments
 from ser_personal.files import write_json
@@ -73,8 +73,8 @@ def test_resampled_sums_are_the_resampled_utterances_averaged_over_seeds_and_dra
     np.testing.assert_allclose(system.average_ccc(weights, counted), expected, rtol=1e-12)
 
 
-def halves_of(row):
-    moments = MADE.moments(row)
+def halves_of(*rows):
+    moments = MADE.moments(*rows)
     return moments[moments.speaker < "s06"], moments[moments.speaker >= "s06"]
 
 
@@ -86,6 +86,13 @@ def test_folds_of_a_seed_are_one_system_and_a_seed_without_all_speakers_is_named
     np.testing.assert_array_equal(joined.systems[0].moments, alone.systems[0].moments)
     assert joined.systems[0].seeds == 1
     assert joined.notes == ("papt, seed 1 was not tested on 6 of 12 speakers",)
+
+
+def test_the_ridge_of_several_folds_is_one_recipe():
+    halves = halves_of(MADE.row(0.5), MADE.row(0.8, "ridge"))
+    (test,) = join_runs(ridge_runs([ComparedRun("papt", 0, half, ()) for half in halves]))
+    assert [system.name for system in test.systems] == ["papt/raw", "ridge/ridge"]
+    assert test.notes == ()
 
 
 def test_differences_to_a_baseline_are_paired():
