@@ -49,36 +49,30 @@ class Kind(NamedTuple):
     """A sort of problem; training fails for a fatal one."""
 
     title: str
-    fatal: bool
+    fatal: bool = False
 
 
 EMPTY_SET = Kind("split without utterances", fatal=True)
 DUPLICATE_ID = Kind("utterance id listed more than once", fatal=True)
 LABEL_OUTSIDE = Kind("label outside the scale", fatal=True)
 NARROW_SCALE = Kind(
-    "scale wider than the labels need: give the narrower one if it is the corpus's, for intervals end with the scale",
-    fatal=False,
+    "scale wider than the labels need: give the narrower one if it is the corpus's, for intervals end with the scale"
 )
-LABEL_MISSING = Kind("label missing", fatal=False)
-NO_LABEL = Kind("split without any label: enough for pre-training, not for fine-tuning", fatal=False)
-ONE_LABEL = Kind(
-    "attribute with the same label in all of the validation set: the best epoch can't be chosen by it", fatal=False
-)
+LABEL_MISSING = Kind("label missing")
+NO_LABEL = Kind("split without any label: enough for pre-training, not for fine-tuning")
+ONE_LABEL = Kind("attribute with the same label in all of the validation set: the best epoch can't be chosen by it")
 NO_SPEAKER = Kind(
     "split without a known speaker: PAPT learns no speaker from it, and training leaves it out unless "
-    "data.known_speakers_only is false",
-    fatal=False,
+    "data.known_speakers_only is false"
 )
 SHARED_SPEAKER = Kind("speaker in train and in another split", fatal=True)
-VALIDATION_SPEAKER = Kind("speaker in validation and in a test set: the checkpoint is chosen on it", fatal=False)
-SPELLINGS = Kind("speakers whose names differ only by case: give one person one name", fatal=False)
-CROPPED = Kind(f"audio longer than {CROPPED_ABOVE / SAMPLE_RATE:g} s: training crops it", fatal=False)
-TOO_LONG = Kind(
-    f"audio longer than {KMEANS_SECONDS} s: `ser kmeans` needs --data.batch_seconds of its length", fatal=False
-)
-OTHER_FORMAT = Kind("audio not 16 kHz mono, converted on the fly", fatal=False)
-SAME_AUDIO = Kind("the same sound under several ids", fatal=False)
-LEAKED_AUDIO = Kind("the same sound in train and in another split: scores on it mean nothing", fatal=False)
+VALIDATION_SPEAKER = Kind("speaker in validation and in a test set: the checkpoint is chosen on it")
+SPELLINGS = Kind("speakers whose names differ only by case: give one person one name")
+CROPPED = Kind(f"audio longer than {CROPPED_ABOVE / SAMPLE_RATE:g} s: training crops it")
+TOO_LONG = Kind(f"audio longer than {KMEANS_SECONDS} s: `ser kmeans` needs --data.batch_seconds of its length")
+OTHER_FORMAT = Kind("audio not 16 kHz mono, converted on the fly")
+SAME_AUDIO = Kind("the same sound under several ids")
+LEAKED_AUDIO = Kind("the same sound in train and in another split: scores on it mean nothing")
 
 
 class Problem(NamedTuple):
@@ -96,8 +90,8 @@ class Problem(NamedTuple):
 class Sound(NamedTuple):
     """An utterance's audio; seconds are NaN and the rate (Hz) is 0 where its header can't be read."""
 
-    seconds: float = float("nan")
-    sample_rate: int = 0
+    seconds: float
+    sample_rate: int
     problems: tuple[tuple[Kind, str], ...] = ()  # kind and detail
     # alike for two encodings of one recording; None where it can't be used or wasn't decoded
     projections: NDArray[np.float64] | None = None
@@ -129,8 +123,7 @@ def check(corpus: Corpus | str, write: str | None = None, *, decode: bool = True
     listing = None
     if write is not None:
         check_ending(Path(write))
-        plain = write[:-3] if write.lower().endswith(".gz") else write
-        listing = Path(plain).with_suffix(".problems.csv")
+        listing = Path(write.removesuffix(".gz")).with_suffix(".problems.csv")
     refuse_existing(write, listing, replace=replace)
     console = Console()
     opened = open_corpus(corpus)

@@ -13,15 +13,7 @@ from ser_personal.audio import BAD_AUDIO
 from ser_personal.corpus.base import Corpus, audio_path
 from ser_personal.corpus.msp_podcast import AUDIO_FOLDERS, MSPPodcast
 from ser_personal.corpus.splits import canonical_split
-from ser_personal.corpus.table import (
-    SEGMENT,
-    attribute_labels,
-    is_table,
-    known,
-    read_rows,
-    segment,
-    write_rows,
-)
+from ser_personal.corpus.table import SEGMENT, attribute_labels, is_table, known, read_rows, segment, write_rows
 from ser_personal.errors import UserError
 from ser_personal.files import on_disk
 from ser_personal.types import ATTRIBUTES, Utterance, plain_name

@@ -160,12 +160,8 @@ OF_PROFILES = [
     ("profiles of the future", "speaker profiles of format 9", profiles(version="9")),
     ("profiles without sums", "damaged speaker profiles", profiles(speaker_ids='["a"]')),
 ]
-OF_JOURNAL = [
-    ("words as a journal", r"partial: can't be resumed \(file is not a database\)", text("out.csv.partial", "words")),
-]
-OF_IMPORT = [
-    ("a torch pickle to import", r"x\.bin", lambda _good, here: torch.save({"model": Touch()}, here / "x.bin")),
-]
+IMPORT = ["import", "{here}/x.bin", "--out", "{here}/out"]
+JOURNAL = text("out.csv.partial", "words")
 NOT_PULLED = [
     ("a checkpoint", [*TEST, "--ckpt_path", "{here}/a.ckpt"], pointer("a.ckpt")),
     ("a bank", BANK, pointer("bank.safetensors")),
@@ -175,7 +171,7 @@ NOT_PULLED = [
     ("a bundle's weights", BUNDLE, pointer("model.safetensors", "bundle")),
     ("a bundle's config", BUNDLE, pointer("config.json", "bundle")),
     ("profiles", PROFILES, pointer("profiles.safetensors")),
-    ("a released codebook", ["import", "{here}/x.bin", "--out", "{here}/out"], pointer("x.bin")),
+    ("a released codebook", IMPORT, pointer("x.bin")),
     ("a released head", [*PAPT, "{pseudo_labels}", *HEAD], pointer("head.safetensors")),
     ("an encoder", [*FIT, "--model.encoder", "HubertEncoder", "--model.encoder.pretrained", "{here}/hubert"], encoder),
 ]
@@ -189,6 +185,6 @@ ARTEFACTS = [
     *faults(LABELS, OF_LABELS),
     *faults(BUNDLE, OF_BUNDLE),
     *faults(PROFILES, OF_PROFILES),
-    *faults([*ANNOTATE, "{bundle}"], OF_JOURNAL),
-    *faults(["import", "{here}/x.bin", "--out", "{here}/out"], OF_IMPORT),
+    Fault("words as a journal", [*ANNOTATE, "{bundle}"], r"partial: can't be resumed \(file is not a d", JOURNAL),
+    Fault("a pickle to import", IMPORT, r"x\.bin: names", lambda _, here: torch.save(Touch(), here / "x.bin")),
 ]

@@ -78,12 +78,6 @@ OF_RESUMED = [
     ("no loops to resume", "holds no loops", tuned(without("loops"))),
     ("other speakers to resume", "on other speakers", tuned(holding({"train_speakers": ["x"]}, "EmotionDataModule"))),
 ]
-OF_FROM_PAPT = [
-    ("PAPT without a weight to start from", f"{DAMAGED}.*Missing key", papt(without("state_dict", MASK))),
-]
-OF_EXPORTED = [
-    ("PAPT to export", "bad.ckpt: isn't fine-tuned for emotion", papt(as_it_is)),
-]
 EMPTY = [{"state": {}, "param_groups": []}]
 LONGER = "--trainer.max_epochs 9 --data.max_batch 16"
 OTHER_OPTIMISER = ("another optimiser to resume", LONGER, DAMAGED, tuned(holding(EMPTY, "optimizer_states")))
@@ -91,13 +85,13 @@ CHECKPOINTS = [
     *faults(TESTED, OF_TESTED),
     *faults(RESUMED, OF_RESUMED),
     *given(RESUMED, [OTHER_OPTIMISER]),
-    *faults(FROM_PAPT, OF_FROM_PAPT),
+    Fault("PAPT without a weight to start from", FROM_PAPT, f"{DAMAGED}.*Missing", papt(without("state_dict", MASK))),
     Fault(
         "PAPT without its head to resume",
         [*PAPT, "{pseudo_labels}", "--ckpt_path", "{here}/bad.ckpt"],
         DAMAGED,
         papt(without("state_dict", "head.label_embeddings")),
     ),
-    *faults(EXPORTED, OF_EXPORTED),
+    Fault("PAPT to export", EXPORTED, "bad.ckpt: isn't fine-tuned for emotion", papt(as_it_is)),
     *given(TEST, [("a checkpoint to run", "--ckpt_path {finetune} --weights_only false", "unrecognized arg.*: --wei")]),
 ]

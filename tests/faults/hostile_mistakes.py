@@ -18,17 +18,16 @@ WITHOUT_CORPUS = ["fit", *FINETUNE, "--data.corpus"]
 LISTED = r"\. `ser fit --help` lists the arguments\.$"
 
 
-def copied_corpus(samples: int, *, only_first: bool = True) -> Make:
-    """The corpus with other sounds in its training set, of so many samples; none at all if 0."""
+def copied_corpus(samples: int) -> Make:
+    """The corpus with silence of so many samples as its first training utterance; no file at all if 0."""
 
     def make(good: Good, here: Path) -> None:
         copy = shutil.copytree(good.corpus, here / "corpus")
         lines = (copy / "Labels" / "labels_consensus.csv").read_text().splitlines()
-        names = [line.split(",")[0] for line in lines if ",Train" in line]
-        for name in names[:1] if only_first else names:
-            (copy / "Audios" / name).unlink()
-            if samples:
-                soundfile.write(copy / "Audios" / name, np.zeros(samples), 16_000)
+        path = copy / "Audios" / next(line.split(",")[0] for line in lines if ",Train" in line)
+        path.unlink()
+        if samples:
+            soundfile.write(path, np.zeros(samples), 16_000)
 
     return make
 
@@ -53,7 +52,7 @@ OTHER_SOUND = [
         "pseudo-labels of other sounds",
         [*LABELLED, *HERE],
         r"audio has changed since its pseudo-labels in .* were made\. Run `ser kmeans`",
-        copied_corpus(20_000, only_first=False),
+        copied_corpus(20_000),
     ),
 ]
 OTHER_CODEBOOK = [*PAPT[1:], "{here}/o", "--ckpt_path", "{papt}"]
