@@ -147,7 +147,8 @@ def annotate(
         **options,
         "cut": cutter,
         "pldc": asdict(pldc or recognizer.bundle.pldc),
-        "vectors": vectors is not None,
+        "use of --profiles": profiles is not None,
+        "use of --vectors": vectors is not None,
     }
     with open_journals(target, recordings, settings, part, join=join) as journals:
         done = sum(journal.done for journal in journals)

@@ -237,11 +237,11 @@ def _system(recipe: str, row: str, parts: Sequence[pd.DataFrame], speakers: Sequ
 
 
 def _require_same_labels(first: System, system: System, speakers: Sequence[str]) -> None:
-    same_means = np.isclose(first.moments[0, :, 1], system.moments[0, :, 1])
+    same_means = np.isclose(first.moments[0, :, 1], system.moments[:, :, 1]).all(axis=0)
     same = np.isclose(first.utterances, system.utterances) & same_means
     if not same.all():
         raise UserError(
-            f"other utterances or labels of speaker {speakers[int(np.argmin(same))]} than in the first recipe",
+            f"other utterances or labels of speaker {speakers[int(np.argmin(same))]} than in the first run",
             where=system.name,
             remedy="Compare runs on one test set with the same labels",
         )

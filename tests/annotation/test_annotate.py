@@ -43,6 +43,7 @@ def test_another_command_in_the_place_of_an_interrupted_one_is_refused(annotate,
     killed_at(0, before=False)
     assert "with another calibration. Repeat that run's command" in refusal("--calibration", "none")
     assert "with another list of recordings" in refusal(speaker_from="none")
+    assert "with another use of --profiles" in refusal("--profiles", tmp_path / "profiles.safetensors")
     with closing(sqlite3.connect(tmp_path / "predictions.csv.partial")) as other:
         other.execute("BEGIN EXCLUSIVE")
         assert "can't be resumed (database is locked). Wait for the run that writes it" in refusal()

@@ -135,6 +135,8 @@ def test_runs_that_cannot_be_compared_are_refused():
     other = Utterances(seed=5)
     with pytest.raises(UserError, match="other utterances or labels of speaker s00"):
         join_runs([MADE.run("one", row), other.run("two", other.row(0.5))])
+    with pytest.raises(UserError, match="one/raw: other utterances or labels of speaker s00"):
+        join_runs([MADE.run("one", row, seed=0), other.run("one", other.row(0.5), seed=1)])
     with pytest.raises(UserError, match="speaker s00 is tested twice on test1"):
         join_runs([MADE.run("one", row), MADE.run("one", row)])
     with pytest.raises(UserError, match="no recipe was tested on all 12 speakers of test1"):
