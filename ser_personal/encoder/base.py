@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ser_personal.audio import num_frames
+from ser_personal.encoder.speaker_fusion import UNPERSONALIZED, Personalization
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_personal.encoder.hugging_face import LoRA
-    from ser_personal.encoder.speaker_fusion import Personalization
     from ser_personal.types import CachedBatch, EncoderOutput, SpeechBatch, TrainingSet
 
 
@@ -73,7 +73,7 @@ class Encoder(nn.Module, ABC):
         self,
         batch: SpeechBatch | CachedBatch,
         time_mask: Tensor | None = None,
-        personalization: Personalization | None = None,
+        personalization: Personalization = UNPERSONALIZED,
     ) -> EncoderOutput:
         """Encode a batch; `forward` on its waveforms, unless the encoder reads something else."""
         if "waveforms" not in batch:
@@ -92,7 +92,7 @@ class Encoder(nn.Module, ABC):
         waveforms: Tensor,
         num_samples: Tensor,
         time_mask: Tensor | None = None,
-        personalization: Personalization | None = None,
+        personalization: Personalization = UNPERSONALIZED,
     ) -> EncoderOutput:
         """Encode padded waveforms; an utterance's frames don't depend on the rest of the batch.
 

@@ -15,6 +15,7 @@ from ser_personal.audio import HOP, WINDOW, normalize, num_frames
 from ser_personal.encoder.base import real_frames
 from ser_personal.encoder.hugging_face import PretrainedEncoder
 from ser_personal.encoder.raw import LogMelFrontEnd
+from ser_personal.encoder.speaker_fusion import UNPERSONALIZED, Personalization
 from ser_personal.errors import UserError, require_range
 from ser_personal.types import EncoderOutput, NonNegativeFinite, PositiveFinite
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ser_personal.encoder.speaker_fusion import Personalization
 
 LOG_MEL = "log_mel"
 TINY_MELS = 40
@@ -177,7 +177,7 @@ class HubertEncoder(PretrainedEncoder):
         waveforms: Tensor,
         num_samples: Tensor,
         time_mask: Tensor | None = None,
-        personalization: Personalization | None = None,
+        personalization: Personalization = UNPERSONALIZED,
     ) -> EncoderOutput:
         if self.max_samples is not None and time_mask is None:
             waveforms, num_samples = waveforms[:, : self.max_samples], num_samples.clamp(max=self.max_samples)
@@ -191,13 +191,11 @@ class HubertEncoder(PretrainedEncoder):
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
         if time_mask is not None:
             hidden = torch.where(time_mask[..., None], self.network.masked_spec_embed.to(hidden.dtype), hidden)
-        if personalization is not None:
-            hidden = personalization.before_transformer(hidden)
+        hidden = personalization.before_transformer(hidden)
         # Without a mask the fast attention kernel runs; an exported graph can't ask.
         is_padded = torch.compiler.is_exporting() or bool((num_frames(num_samples) < features.shape[1]).any())
         frames = self._transform(hidden, frame_mask if is_padded else None)
-        if personalization is not None:
-            frames = personalization.after_transformer(frames)
+        frames = personalization.after_transformer(frames)
         return EncoderOutput(frames, frame_mask, time_mask, _penalty(features, frame_mask))
 
     def _transform(self, hidden: Tensor, frame_mask: Tensor | None) -> Tensor:

@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
 from ser_personal.encoder.base import Encoder, real_frames
-from ser_personal.encoder.speaker_fusion import fuse
+from ser_personal.encoder.speaker_fusion import UNPERSONALIZED, Personalization, fuse
 from ser_personal.errors import UserError
 from ser_personal.scores import Moments
 from ser_personal.types import EncoderOutput, FeatureSource
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from ser_personal.encoder.speaker_fusion import Personalization
     from ser_personal.types import CachedBatch, SpeechBatch, TrainingSet
 
 
@@ -184,7 +183,7 @@ class RawEncoder(Encoder):
         waveforms: Tensor,
         num_samples: Tensor,
         time_mask: Tensor | None = None,
-        personalization: Personalization | None = None,
+        personalization: Personalization = UNPERSONALIZED,
     ) -> EncoderOutput:
         frames = self.front_end(waveforms, num_samples)
         return EncoderOutput(fuse(frames, personalization), real_frames(num_samples, frames))
@@ -259,7 +258,7 @@ class CachedFeatures(Encoder):
         self,
         batch: SpeechBatch | CachedBatch,
         time_mask: Tensor | None = None,
-        personalization: Personalization | None = None,
+        personalization: Personalization = UNPERSONALIZED,
     ) -> EncoderOutput:
         if "features" not in batch:
             raise UserError(

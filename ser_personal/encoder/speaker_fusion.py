@@ -111,13 +111,15 @@ class Personalization(NamedTuple):
         return self.fusion.after_transformer(frames, self.speaker_embedding)
 
 
-def fuse(frames: Tensor, personalization: Personalization | None) -> Tensor:
+# leaves frames as they are
+UNPERSONALIZED = Personalization(Fusion(), torch.empty(0))
+
+
+def fuse(frames: Tensor, personalization: Personalization) -> Tensor:
     """Personalise frames (batch, frames, dim) of an encoder without a Transformer.
 
     Here `first` is the same as `last`, and `prefix` changes no frame: e_s reaches only an interpreter that reads it.
     """
-    if personalization is None:
-        return frames
     return personalization.after_transformer(personalization.before_transformer(frames))
 
 

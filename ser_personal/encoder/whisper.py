@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
 from ser_personal.encoder.hugging_face import PretrainedEncoder
+from ser_personal.encoder.speaker_fusion import UNPERSONALIZED, Personalization
 from ser_personal.types import EncoderOutput
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ser_personal.encoder.speaker_fusion import Personalization
 
 # hop of the log-mel spectrogram; the second convolution has stride 2, hence 50 frames a second
 MEL_HOP = HOP // 2
@@ -114,7 +114,7 @@ class WhisperEncoder(PretrainedEncoder):
         waveforms: Tensor,
         num_samples: Tensor,
         time_mask: Tensor | None = None,
-        personalization: Personalization | None = None,
+        personalization: Personalization = UNPERSONALIZED,
     ) -> EncoderOutput:
         if int(num_samples.max()) > self.max_samples:
             seconds = self.max_samples // SAMPLE_RATE
@@ -126,15 +126,13 @@ class WhisperEncoder(PretrainedEncoder):
             hidden = functional.gelu(convolution(hidden))
         hidden = hidden.transpose(1, 2) + self.network.embed_positions.weight
         hidden = functional.dropout(hidden, self.overrides["dropout"], self.training)
-        if personalization is not None:
-            hidden = personalization.before_transformer(hidden)
+        hidden = personalization.before_transformer(hidden)
         states = [hidden]
         for layer in self.layers:
             states.append(layer(states[-1], None))
         states[-1] = self.network.layer_norm(states[-1])
         frames = states[-1] if self.layer_weights is None else self.weighted_sum(states)
-        if personalization is not None:
-            frames = personalization.after_transformer(frames)
+        frames = personalization.after_transformer(frames)
         frame_mask = torch.arange(longest, device=frames.device) < counts.to(frames.device)[:, None]
         return EncoderOutput(frames[:, :longest], frame_mask)
 
