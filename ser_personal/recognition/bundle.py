@@ -134,7 +134,7 @@ def read_bundle(folder: Path) -> Bundle:
 def _check_hashes(folder: Path, config: dict[str, Any]) -> None:
     hashes = config.get("files")
     if not isinstance(hashes, dict):
-        raise UserError("doesn't say what its files hold", where=folder / CONFIG, remedy=_REMEDY)
+        raise UserError("lists no hashes of its files", where=folder / CONFIG, remedy=_REMEDY)
     for name in HASHED:
         path = folder / name
         if name in hashes and not path.is_file():
@@ -225,7 +225,7 @@ def write_bundle(bundle: Bundle, folder: Path, finish: Callable[[Path], object] 
 def _config(bundle: Bundle) -> dict[str, Any]:
     from ser_personal.encoder.module import describe_part
 
-    # without whose audio was pre-trained on, which is nobody's business
+    # without the hashes of utterances that it was pre-trained on, which would tell whose they were
     description = bundle.network.personalized.describe() | {"pretrained_on": ""}
     return {
         "format": FORMAT,

@@ -99,7 +99,7 @@ class RawRecognizer:
         predicted: Iterator[Utterances | UserError]
         try:
             predicted = iter(self._predict(usable))
-        except Exception:  # noqa: BLE001  one of them did it, and which is found one by one
+        except Exception:  # noqa: BLE001  one recording caused it, which is found one by one
             predicted = iter([_or_error(self._predict_alone, found) for found in usable])
         return [found if isinstance(found, UserError) else next(predicted) for found in cut]
 
@@ -169,7 +169,7 @@ class RawRecognizer:
             return self._predict([found])[0]
 
     def _planned(self, recording: Recording, num_samples: int) -> list[tuple[Segment, str | None]] | None:
-        """Utterances that are known before the audio is, and their speakers; None where it has to be heard."""
+        """Utterances that turns or windows define, and their speakers; None where they depend on the audio."""
         turns = recording.turns if isinstance(recording.turns, tuple) else None
         if isinstance(self.segmenter, ByWindows):
             return cut_turns(turns or [Turn(0, inf, recording.speaker_id)], num_samples, self.segmenter.within)
@@ -191,7 +191,7 @@ def _is_long(recording: Recording) -> bool:
 
 @contextmanager
 def _named(recording: Recording) -> Iterator[None]:
-    """Whatever goes wrong with a recording is its `UserError`, so that others are done."""
+    """Make any error of a recording its `UserError`, so that the others are done."""
     try:
         yield
     except UserError:

@@ -267,13 +267,13 @@ class EmotionRecognizer:
         self._require_attributes()
         speaker_id = plain_name(speaker_id)
         if known(speaker_id) is None:
-            raise UserError("nobody has this name", where=f"speaker {speaker_id!r}", remedy="Give another")
+            raise UserError("names no speaker", where=f"speaker {speaker_id!r}", remedy="Give a name")
         of_rows = label_rows({} if labels is None else labels, recordings, self.attributes, self.bundle.scale)
         added: list[Added] = []
         for outcome, values in zip(self.raw.each(recordings), of_rows, strict=True):
             if (samples := sum(each.segment.samples for each in outcome.utterances)) < SHORT:
                 seconds = samples / SAMPLE_RATE
-                logger.warning("%s: %.2f s, of which a voice vector says little", outcome.recording.source, seconds)
+                logger.warning("%s: %.2f s of speech, short for a voice vector", outcome.recording.source, seconds)
             if len(outcome.utterances) > 1 and not np.isnan(values).all():
                 remedy = "Label each by a row of a table with start and end, or leave the label out"
                 raise UserError("has one label for several utterances", where=outcome.recording.source, remedy=remedy)

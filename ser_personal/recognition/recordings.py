@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import inf, nan
+from math import nan
 from numbers import Real
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,8 @@ import numpy as np
 from ser_personal.audio import (
     BAD_AUDIO,
     CANCEL,
+    HIGHEST_RATE,
+    LOWEST_RATE,
     NO_SOUND,
     SAMPLE_RATE,
     VOICES,
@@ -69,7 +71,7 @@ class Recording:
         source: name of the recording in the output.
         audio: a file, or a waveform (samples,) at 16 kHz.
         speaker_id: None where unknown.
-        turns: who speaks when, or the error in what says that; None where it is all of `speaker_id`.
+        turns: who speaks when, or what is wrong with the segments; None where it is all of `speaker_id`.
         channel: index (from 0; `Turn.channel` counts from 1) of the file's channel to use; None mixes all.
     """
 
@@ -332,9 +334,9 @@ def _waveform(array: Any, number: int, sample_rate: int) -> NDArray[np.float32]:
         rate = float(sample_rate)
     except (TypeError, ValueError):
         rate = nan
-    if not 1 <= rate < inf or rate % 1:
-        what = f"is of sample rate {sample_rate!r}"
-        raise UserError(what, where=f"array {number}", remedy="Give it in Hz, a whole number such as 16000")
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE or rate % 1:
+        remedy = f"Give a whole number of Hz from {LOWEST_RATE} to {HIGHEST_RATE}"
+        raise UserError(f"is of sample rate {sample_rate!r}", where=f"array {number}", remedy=remedy)
     if hasattr(array, "detach"):
         array = array.detach().cpu()
         # NumPy has no bfloat16

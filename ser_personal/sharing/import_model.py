@@ -10,7 +10,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, require_scale
 from ser_personal.files import check_empty, is_hub_name
 from ser_personal.sharing.public_models import (
     CHALLENGE,
@@ -69,12 +69,8 @@ def import_model(
         import_released(model, out, codebook, replace=replace)
         return
     if path.exists() and revision is not None:
-        raise UserError("lies here, and has no revisions", where=model, remedy="Leave --revision out, or rename it")
-    low, high = scale
-    if not low < high:
-        raise UserError(
-            f"{low:g} isn't below {high:g}", where="--scale", remedy="Give the least label, then the greatest"
-        )
+        raise UserError("is local, and has no revisions", where=model, remedy="Leave --revision out, or rename it")
+    require_scale(scale)
     check_empty(Path(out))
     # torch and transformers, after what can be refused without them
     from ser_personal.recognition.bundle import new_folder
@@ -87,9 +83,8 @@ def import_model(
         save_checkpoint(module, folder / CHECKPOINT, imported)
         module.hparams[IMPORTED] = imported
         write_uncalibrated(module, folder / BUNDLE, model, scale)
-    predicted = ", ".join(module.attributes)
-    scale_and_licence = f"on a scale of {low:g} to {high:g}; licence {imported['license']}"
-    print(f"{out}/{CHECKPOINT}, {out}/{BUNDLE}: {predicted} {scale_and_licence}")
+    predicted = f"{', '.join(module.attributes)} on a scale of {scale[0]:g} to {scale[1]:g}"
+    print(f"{out}/{CHECKPOINT}, {out}/{BUNDLE}: {predicted}; licence {imported['license']}")
     test, annotate = quote(f"{out}/{CHECKPOINT}"), quote(f"{out}/{BUNDLE}")
     print(
         f"next: `ser test --ckpt_path {test} --data.corpus CORPUS`,"

@@ -141,7 +141,7 @@ OF_BUNDLE = [
     ("a bundle of an unknown calibration", "config.json: there is no 'mean'", config(calibration="mean")),
     ("a bundle of a foreign head", "isn't part of ser_pers", config(interpreter={"class_path": "antigravity.Head"})),
     ("a bundle without its bank", "bank.safetensors: no such", bundle("speaker_bank.safetensors", Path.unlink)),
-    ("a bundle that names no files", "doesn't say what its files hold", config(files=3)),
+    ("a bundle that names no files", "lists no hashes of its files", config(files=3)),
     ("a bundle without weights", "model.safetensors: no such file", bundle("model.safetensors", Path.unlink)),
     ("a bundle with half its weights", "model.safetensors: isn't the file", bundle("model.safetensors", cut)),
     ("a bundle with weights in a pickle", "safetensors: isn't the file", bundle("model.safetensors", pickled)),

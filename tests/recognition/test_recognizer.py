@@ -179,7 +179,7 @@ def test_whom_python_enrols(recognizer, recordings):
     assert recognizer.enroll(7, speech).utterances == 1
     assert recognizer.predict(speech, 7.0)["speaker"].tolist() == ["7"]
     for nobody in (None, float("nan"), "unknown", " "):
-        with pytest.raises(UserError, match=r"^speaker '.*': nobody has this name"):
+        with pytest.raises(UserError, match=r"^speaker '.*': names no speaker"):
             recognizer.enroll(nobody, speech)
     with pytest.raises(UserError, match="audio: holds no recording"):
         recognizer.enroll("anna", [])

@@ -75,7 +75,7 @@ def test_unknown_is_nobody_wherever_speakers_come_from(recognizer, recordings, t
     predicted = recognizer.predict(tmp_path / "Unknown" / "a.wav", segments=tmp_path / "a.rttm")
     assert predicted["speaker"].isna().all()
     assert (predicted["calibration_utterances"] == 0).all()
-    with pytest.raises(UserError, match="speaker 'unknown': nobody has this name"):
+    with pytest.raises(UserError, match="speaker 'unknown': names no speaker"):
         recognizer.enroll("unknown ", recordings[0])
 
 

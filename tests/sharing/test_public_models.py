@@ -194,8 +194,11 @@ def test_what_an_import_refuses_of_a_name_or_a_good_model(tmp_path, monkeypatch,
         (["nobody/nothing", "--out", out], "and the Hugging Face hub can't be reached. Try again with a network"),
         (["nothing.pt", "--out", out], "nothing.pt: no such file or folder. Give a model's folder or zip, its name on"),
         ([model, "--out", tmp_path], "isn't an empty folder"),
-        ([model, "--out", out, "--revision", "v9"], "lies here, and has no revisions. Leave --revision out"),
-        ([model, "--out", out, "--scale", "[5,1]"], "--scale: 5 isn't below 1. Give the least label"),
+        ([model, "--out", out, "--revision", "v9"], "is local, and has no revisions. Leave --revision out"),
+        (
+            [model, "--out", out, "--scale", "[5,1]"],
+            "scale: (5.0, 1.0) is an empty range or an endless one",
+        ),
     ):
         assert ser("import", *arguments) == 2
         assert what in capsys.readouterr().err
