@@ -63,8 +63,7 @@ def with_found_configs(arguments: Sequence[str]) -> list[str]:
     """Replace each config's name by the path of its file, and say which one was taken."""
     found = list(arguments)
     for position, name in _values_at(CONFIG_FLAGS, arguments):
-        # the value may also be the YAML itself
-        if not name or "\n" in name or "{" in name:
+        if not name or _is_yaml(name):
             continue
         path, shipped = find_config(name), _shipped(name)
         if shipped is not None and (path == shipped or not path.samefile(shipped)):
@@ -77,16 +76,20 @@ def with_found_configs(arguments: Sequence[str]) -> list[str]:
     return found
 
 
+def _is_yaml(config: str) -> bool:
+    """Whether the value of --config is YAML itself, and no path."""
+    return "\n" in config or "{" in config
+
+
 def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Read the YAMLs that a command line gives, path -> content."""
+    """Read the YAMLs that a command line gives, path or YAML -> content."""
     import yaml
 
     configs = {}
-    for path in values_of(CONFIG_FLAGS, arguments):
-        if not Path(path).is_file() and ("\n" in path or "{" in path):
-            continue
+    for config in values_of(CONFIG_FLAGS, arguments):
+        path = "--config" if _is_yaml(config) else config
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            content = yaml.safe_load(config if _is_yaml(config) else Path(config).read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError("can't be read", where=path, remedy="Check the path and its permissions") from error
         # a ValueError is of bytes that are no text, or of a date that doesn't exist
@@ -103,7 +106,7 @@ def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
         if sum(1 for _ in islice(_values(content), MAX_VALUES + 1)) > MAX_VALUES:
             what = f"holds more than {MAX_VALUES:,} values"
             raise UserError(what, where=path, remedy="Write them out without aliases of aliases")
-        configs[path] = content
+        configs[config] = content
     return configs
 
 

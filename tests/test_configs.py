@@ -1,4 +1,5 @@
 import inspect
+import json
 import re
 import shlex
 from pathlib import Path
@@ -10,11 +11,12 @@ from garbage import INPUTS, files, is_read_or_refused
 from hypothesis import example, given, settings
 
 import ser_personal
-from ser_personal.arguments import SHIPPED, find_config, parse, shipped_names, with_found_configs
+from ser_personal.arguments import SHIPPED, find_config, parse, read_configs, shipped_names, with_found_configs
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.cli import COMMANDS, STAGES, check_before_imports
 from ser_personal.data.augmentation import Augmentation
 from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.errors import UserError
 from ser_personal.finetune.interpreters import MLPInterpreter, TransformerInterpreter
 from ser_personal.finetune.similar_speakers import SimilarSpeakers
 from ser_personal.pretrain.kmeans import kmeans
@@ -116,6 +118,16 @@ def test_a_file_of_the_folder_wins_and_is_named(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.yaml").write_text("trainer: {}\n")
     assert with_found_configs(["--config", "papt.yaml", "--config", "mine.yaml"])[1::2] == ["papt.yaml", "mine.yaml"]
     assert capsys.readouterr().err == "config papt.yaml is the file of this folder, not the one that ships\n"
+
+
+def test_yaml_itself_is_a_config_of_any_length(tmp_path):
+    (tmp_path / "finetune.ckpt").touch()
+    content = {"ckpt_path": str(tmp_path / "finetune.ckpt"), "trainer": {"max_epochs": 3, "callbacks": ["x" * 300]}}
+    for text in (json.dumps(content), yaml.safe_dump(content)):
+        assert read_configs(["--config", text]) == {text: content}
+        check_before_imports("test", ["--config", text])
+    with pytest.raises(UserError, match=r"^--config, line 1: isn't YAML"):
+        read_configs(["--config", "{a: ["])
 
 
 CONFIG = b"trainer:\n  max_epochs: 3\nmodel:\n  class_path: PAPT\n  init_args: {fusion: last}\nckpt_path: null\n"

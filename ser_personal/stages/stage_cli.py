@@ -439,8 +439,8 @@ def run(arguments: list[str]) -> StageCLI:
             parser_class=_Parser,
             parser_kwargs={"prog": "ser"},
         )
-    except (MisconfigurationException, ValueError, ModuleNotFoundError) as error:
-        # it refuses some arguments by plain errors, such as an accelerator whose package isn't installed
+    except (MisconfigurationException, ValueError, RuntimeError, ModuleNotFoundError) as error:
+        # Lightning refuses some arguments by plain errors: an accelerator without its package, a callback given twice
         *_, (frame, _) = walk_tb(error.__traceback__)
         theirs = str(frame.f_globals["__name__"]).startswith(("lightning.", "jsonargparse."))
         if not theirs or find_user_error(error) is not None:

@@ -94,8 +94,7 @@ def with_trained_model(command: list[str]) -> list[str]:
     paths = values_of(("--ckpt_path",), rest)
     named = {section for content in read_configs(rest).values() for section in content}
     named |= {argument.partition("=")[0].lstrip("-") for argument in rest} & {"model", "data"}
-    inline = [config for config in values_of(CONFIG_FLAGS, rest) if "\n" in config or "{" in config]
-    if stage == "fit" or not paths or "model" in named or inline:
+    if stage == "fit" or not paths or "model" in named:
         return command
     trained = TrainedModel.read(paths[-1], None, resumes=False)
     data: dict[str, Any] | None = None
