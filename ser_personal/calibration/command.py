@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -39,7 +39,7 @@ _BLANK = frozenset({"", "nan"})
 
 
 def read_predictions(
-    path: Path, vectors: Vectors, *, named_by: Literal["raw", "label"], default_split: str
+    path: Path, vectors: Vectors, *, training: bool
 ) -> tuple[tuple[str, ...], pd.DataFrame, PredictedSet]:
     """Read columns utterance, speaker, split, ATTRIBUTE_raw and ATTRIBUTE_label; others are ignored.
 
@@ -49,12 +49,11 @@ def read_predictions(
     Args:
         path: the table; a blank speaker is unknown, a blank label missing.
         vectors: utterance -> vector.
-        named_by: which columns it must have, and none of them blank where they are predictions: they name the
-            attributes.
-        default_split: of rows that name none.
+        training: read the rows of the training split, which is that of a blank one, and whose labels name the
+            attributes; else all other rows, a blank split being test, whose predictions, none of them blank, do.
     """
     rows = read_rows(path, required=("utterance", "speaker"), filled=("utterance",))
-    end = f"_{named_by}"
+    end, default_split = ("_label", "train") if training else ("_raw", "test")
     attributes = tuple(column.removesuffix(end) for column in rows[0] if column.endswith(end))
     if not attributes:
         raise UserError(
@@ -62,23 +61,27 @@ def read_predictions(
             where=path,
             remedy=f"Name the columns by attribute, such as arousal{end}",
         )
-    utterance_ids = tuple(row["utterance"] for row in rows)
-    name, times = Counter(utterance_ids).most_common(1)[0]
+    name, times = Counter(row["utterance"] for row in rows).most_common(1)[0]
     if times > 1:
         raise UserError(f"lists utterance {name} {times} times", where=path, remedy="Keep one of the rows")
-    missing = next((name for name in utterance_ids if name not in vectors), None)
+    rows = [row | {"split": canonical_split(row.get("split") or default_split)} for row in rows]
+    rows = [row for row in rows if (row["split"] == "train") == training]
+    if all(row["split"] == "validation" for row in rows):
+        kind = "training" if training else "test"
+        raise UserError(f"no {kind} row", where=path, remedy=f"Mark {kind} rows by their set in the column split")
+    missing = next((row["utterance"] for row in rows if row["utterance"] not in vectors), None)
     if missing is not None:
         raise UserError(
             f"utterance {missing} has no vector", where=path, remedy="Give a vector for each row, by the same name"
         )
     predicted = PredictedSet(
-        predictions=_numbers(rows, [f"{name}_raw" for name in attributes], path, filled=named_by == "raw"),
+        predictions=_numbers(rows, [f"{name}_raw" for name in attributes], path, filled=not training),
         speaker_ids=tuple(known(row["speaker"]) for row in rows),
-        pooled=np.stack([vectors[name] for name in utterance_ids]),
+        pooled=np.stack([vectors[row["utterance"]] for row in rows]),
         labels=_numbers(rows, [f"{name}_label" for name in attributes], path, filled=False),
     )
-    splits = [canonical_split(row.get("split") or default_split) for row in rows]
-    named = pd.DataFrame({"utterance": utterance_ids, "speaker": predicted.speaker_ids, "split": splits})
+    named = pd.DataFrame({name: [row[name] for row in rows] for name in ("utterance", "split")})
+    named.insert(1, "speaker", predicted.speaker_ids)
     return attributes, named, predicted
 
 
@@ -150,7 +153,7 @@ def calibrate_tables(
     check_ending(Path(out))
     refuse_existing(out, replace=replace)
     pooled = read_vectors(Path(vectors))
-    attributes, named, predicted = read_predictions(Path(predictions), pooled, named_by="raw", default_split="test")
+    attributes, named, predicted = read_predictions(Path(predictions), pooled, training=False)
     of_bank = pooled if bank_vectors is None else read_vectors(Path(bank_vectors))
     options = PLDCSettings(shift_mean=False, scale_std=True, prior_utterances=PRIOR_UTTERANCES, **settings)
     training = _read_bank(Path(bank), of_bank, scale)
@@ -158,16 +161,14 @@ def calibrate_tables(
     require_on_scale(predicted.labels, "labels", attributes, training.scale, predictions)
     pldc = PLDC(training, attributes, options)
     validation = predicted.part((named["split"] == "validation").to_numpy())
-    calibrators = standard_calibrators(pldc, validation, draws=draws, seed=seed)
-    splits = sorted(set(named["split"]) - {"train", "validation"})
-    if not splits:
-        raise UserError(
-            "no row to calibrate", where=predictions, remedy="Give rows of another split than train and validation"
-        )
     frames = []
-    for split in splits:
+    for split in sorted(set(named["split"]) - {"validation"}):
         own = (named["split"] == split).to_numpy()
         test, frame = predicted.part(own), named[own].copy()
+        others = validation.without({*test.speaker_ids} - {None})
+        if len(others.speaker_ids) < len(validation.speaker_ids):
+            print(f"{split}: shares speakers with validation, so affine and posterior are fitted on the others, if any")
+        calibrators = standard_calibrators(pldc, others, draws=draws, seed=seed)
         rows = calibration_table(test, pldc, calibrators, min_utterances=min_utterances)
         if not np.isnan(test.labels).all():
             print_scores(f"{split}: {len(frame)} utterances", rows)
@@ -185,9 +186,6 @@ def calibrate_tables(
 def _read_bank(path: Path, vectors: Vectors, scale: tuple[float, float]) -> SpeakerBank:
     if not is_table(path):
         return SpeakerBank.load(path)
-    attributes, named, predicted = read_predictions(path, vectors, named_by="label", default_split="train")
-    training = predicted.part((named["split"] == "train").to_numpy())
-    if not training.speaker_ids:
-        raise UserError("no training row", where=path, remedy="Mark training rows as train in the column split")
+    attributes, _, training = read_predictions(path, vectors, training=True)
     require_on_scale(training.labels, "labels", attributes, scale, path)
     return SpeakerBank.from_utterances(training.speaker_ids, training.pooled, training.labels, attributes, scale)

@@ -65,6 +65,10 @@ class PredictedSet:
             labels=self.labels[rows],
         )
 
+    def without(self, speaker_ids: set[str | None]) -> PredictedSet:
+        """The utterances of other speakers than these."""
+        return self.part(np.array([speaker_id not in speaker_ids for speaker_id in self.speaker_ids], dtype=bool))
+
 
 @dataclass(frozen=True, eq=False)
 class ScoreRow:

@@ -155,14 +155,13 @@ class PLDCCallback(PredictionCollector):
         if self.validation is None:
             return None
         # unknown speakers are others, unless it is the same set
-        tested = set(test.speaker_ids) - ({None} if split != "validation" else set())
-        others = np.array([speaker_id not in tested for speaker_id in self.validation.speaker_ids])
-        if not others.all():
+        others = self.validation.without({*test.speaker_ids} - ({None} if split != "validation" else set()))
+        if len(others.speaker_ids) < len(self.validation.speaker_ids):
             rank_zero_info(
                 f"{split}: shares speakers with validation, so what is fitted there (affine, posterior, intervals) is "
-                + ("fitted on the others" if others.any() else "left out")
+                + ("fitted on the others" if others.speaker_ids else "left out")
             )
-        return self.validation.part(others) if others.any() else None
+        return others if others.speaker_ids else None
 
 
 def _scored(

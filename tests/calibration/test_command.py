@@ -10,6 +10,7 @@ from invented_run import people
 from safetensors.numpy import save_file
 
 from ser_personal.calibration.command import read_predictions, read_vectors
+from ser_personal.calibration.controls import AffineMap
 from ser_personal.calibration.pldc import calibrate
 from ser_personal.calibration.posterior import PosteriorCalibrator
 from ser_personal.speakers.bank import SpeakerBank
@@ -106,7 +107,8 @@ def test_tables_in_place_of_bank_and_vectors_and_what_was_written_calibrated_aga
     pd.concat([TRAIN, VALIDATION, TEST]).to_csv(tmp_path / "all.csv", index=False)
     for number, changes in enumerate(
         (
-            {"bank": tmp_path / "all.csv", "vectors": tmp_path / "vectors.csv"},
+            {"bank": tmp_path / "all.csv", "bank_vectors": tmp_path / "train.safetensors"},
+            {"bank": tmp_path / "train.parquet", "vectors": tmp_path / "vectors.csv"},
             {"bank": tmp_path / "train.parquet", "bank_vectors": tmp_path / "train.safetensors"},
             {"vectors": tmp_path / "vectors.npz", "replace": "true"},
         )
@@ -134,6 +136,17 @@ def test_without_labels_split_or_speakers_it_is_still_calibrated(tables, tmp_pat
     np.testing.assert_allclose(frame["arousal_sigma"][12:], expected)
 
 
+def test_what_is_fitted_on_validation_is_fitted_on_other_speakers(tables, tmp_path, capsys):
+    first = VALIDATION["speaker"] == VALIDATION["speaker"][0]
+    test = TEST.assign(speaker=TEST["speaker"].where(TEST.index > 3, VALIDATION["speaker"][0]))
+    pd.concat([VALIDATION, test]).to_csv(tmp_path / "shared.csv", index=False)
+    _, frame = run(tables, predictions=tmp_path / "shared.csv")
+    assert "test1: shares speakers with validation" in capsys.readouterr().out
+    raw, labels = (arrays(VALIDATION[~first], kind)[0] for kind in ("raw", "label"))
+    expected = AffineMap.fit(raw, labels).apply(arrays(test, "raw")[0])
+    np.testing.assert_allclose(arrays(frame, "affine")[0], expected)
+
+
 def test_the_calibrated_table_is_written_by_its_ending(tables, tmp_path, capsys):
     _, expected = run(tables)
     for name in ("c.csv.gz", "c.tsv", "c.parquet"):
@@ -153,7 +166,7 @@ def test_mistakes_in_the_tables_are_one_line_each(tables, tmp_path, capsys):
         ({"arousal_raw": [""] + [4] * 71}, "utterance test1_0: arousal_raw is '', not a finite"),
         ({"arousal_label": ["inf"] + [4] * 71}, "utterance test1_0: arousal_label is 'inf'"),
         ({"anger_raw": 4.0}, "predictions of arousal, valence, anger, but label statistics"),
-        ({"split": "validation"}, "no row to calibrate.*another split"),
+        ({"split": "validation"}, "no test row. Mark test rows by their set"),
     ):
         TEST.assign(**columns).to_csv(tmp_path / "changed.csv", index=False)
         refused(what, predictions=tmp_path / "changed.csv")
@@ -184,7 +197,7 @@ def test_spoilt_files_are_read_or_refused(tmp_path, name):
     def read():
         if name != "predictions.csv":
             return read_vectors(path)
-        return read_predictions(path, vectors, named_by="raw", default_split="test1")
+        return read_predictions(path, vectors, training=False)
 
     read()
 
