@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
-from weakref import WeakSet
+from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
 
+import torch
 from torch import nn
 from typing_extensions import override
 
@@ -34,6 +35,8 @@ _KINDS: dict[str, type[Encoder]] = {
     "whisper": WhisperEncoder,
 }
 _OF_MODELS: WeakSet[nn.Module] = WeakSet()
+# of a part that was given to a model, the copy that is in it
+_COPY_OF: WeakKeyDictionary[nn.Module, ReferenceType[nn.Module]] = WeakKeyDictionary()
 Part = TypeVar("Part", bound=nn.Module)
 
 
@@ -48,14 +51,27 @@ def saved_encoder(config: str, name: str) -> Encoder:
 
 
 def own_copy(part: Part) -> Part:
-    """Copy a part for a model, so that no other model of the same objects trains its weights or makes them again."""
+    """Copy a part for a model, so that no other model of the same object trains its weights or makes them again.
+
+    An object whose copy was trained is refused: a second model would begin without what the first has learnt.
+    """
+    earlier = _COPY_OF[part]() if part in _COPY_OF else None
     if part in _OF_MODELS:
         what = "is part of a model, and a fit of another would make its weights again"
-        remedy = "Make a new one; papt_checkpoint or initial_checkpoint hands trained weights on"
-        raise UserError(what, where=type(part).__name__, remedy=remedy)
-    copy = deepcopy(part)
-    _OF_MODELS.add(copy)
-    return copy
+    elif earlier is not None and not _have_same_weights(part, earlier):
+        what = "was given to a model that has been trained, and has none of its weights"
+    else:
+        copy = deepcopy(part)
+        _OF_MODELS.add(copy)
+        _COPY_OF[part] = ref(copy)
+        return copy
+    remedy = "Make a new one; papt_checkpoint or initial_checkpoint hands trained weights on"
+    raise UserError(what, where=type(part).__name__, remedy=remedy)
+
+
+def _have_same_weights(one: nn.Module, other: nn.Module) -> bool:
+    first, second = one.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name].cpu()) for name in first)
 
 
 class EncoderDescription(TypedDict):
