@@ -102,7 +102,7 @@ class Desk:
 
     @property
     def notes(self) -> list[str]:
-        """What to know of this bundle and these profiles."""
+        """Notes on the bundle and the profiles, for the page and the terminal."""
         path = self.recognizer.profiles.path
         kept = f"kept in {path}" if path else "forgotten when this ends: --profiles FILE keeps them"
         notes = [f"people who are enrolled are {kept}"]
@@ -277,7 +277,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(f"{refused}".encode(), "text/plain; charset=utf-8", refused.status)
         except ConnectionError:
             raise
-        except Exception as error:  # noqa: BLE001  the page says what it was, and the next request is another
+        except Exception as error:  # noqa: BLE001  the page shows the fault, and the next request is served
             what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             status = HTTPStatus.BAD_REQUEST if isinstance(error, UserError) else HTTPStatus.INTERNAL_SERVER_ERROR
             self._send(self._in_the_pages_words(what).encode(), "text/plain; charset=utf-8", status)
@@ -290,7 +290,7 @@ class Handler(BaseHTTPRequestHandler):
         return " ".join(line.split())
 
     def _path(self) -> str:
-        """The path behind the secret, of a request of this page.
+        """The path after the secret, of a request that this page made.
 
         A web site whose name was made to point here is found by the header Host, and its requests by their Origin.
         """

@@ -41,15 +41,15 @@ Part = TypeVar("Part")
 
 
 class Journal:
-    """What an annotation has done so far, in an SQLite file beside the output, from which it resumes.
+    """The rows, failures and profiles of an annotation so far, in an SQLite file beside the output.
 
     Args:
         path: of the file, which no other run may have open.
-        settings: name -> value of all that decides what comes out; a run with others is refused.
+        settings: name -> value of all that decides the output; a run with other settings is refused.
         places: indices of this journal's recordings in the list of all.
 
     Attributes:
-        done: how many recordings.
+        done: number of recordings that are annotated or failed.
         profiles: of their speakers.
     """
 
@@ -84,7 +84,7 @@ class Journal:
         self.profiles = {speaker: SpeakerProfile.from_arrays(load(content)) for speaker, content in found}
 
     def add(self, recordings: Sequence[Recording], outcomes: Sequence[Sequence[Entry] | UserError]) -> None:
-        """Add what became of the next recordings, and their speakers' profiles: all of it or nothing."""
+        """Add the rows or the failure of the next recordings, and their speakers' profiles: all of it or nothing."""
         done = self.done + len(recordings)
         with self._database as database:
             speakers = set()
@@ -124,7 +124,7 @@ class Journal:
 
 
 def joined(parts: Iterable[Iterable[tuple[int, Part]]]) -> Iterator[Part]:
-    """What several journals have, in the order of all recordings."""
+    """Merge the entries of several journals, in the order of the recordings."""
     return map(itemgetter(1), merge(*parts, key=itemgetter(0)))
 
 
@@ -146,7 +146,7 @@ class Shard(NamedTuple):
         return shard
 
     def path(self, target: Path) -> Path:
-        """Where it is written, by the name of the whole."""
+        """The shard's file, named after the file of all shards."""
         return target.with_name(f"{target.stem}.{self.number}-of-{self.total}{target.suffix}")
 
 

@@ -35,7 +35,7 @@ _COUNT_COLUMNS = ("calibration_utterances", "short")
 
 
 def check_format(path: Path) -> None:
-    """Refuse a name whose ending says no format, or one whose library is missing."""
+    """Refuse a name whose ending is of no format, or of one whose library is missing."""
     ending = path.suffix.lower()
     if ending not in map(str.lower, FORMATS):
         remedy = f"Choose a name that ends in {', '.join(FORMATS)}"
@@ -137,7 +137,7 @@ def write_textgrid(path: Path, rows: Sequence[Row], attributes: Sequence[str], s
 
 
 def write_labels(path: Path, rows: Sequence[Row], attributes: Sequence[str]) -> None:
-    """Write labels as Audacity imports them: start, end, and who speaks with the calibrated values or the emotion."""
+    """Write labels as Audacity imports them: start, end, and the speaker with the calibrated values or the emotion."""
     lines = []
     for row in rows:
         values = [f"{attribute} {row[f'{attribute}_calibrated']:.2f}" for attribute in attributes] or [row["predicted"]]

@@ -264,7 +264,7 @@ def latex(sets: Sequence[ComparedSet], baseline: str) -> str:
 
 
 def _gains(compared: ComparedSet) -> list[tuple[Estimate, ComparedRow]]:
-    """What each row gains over the baseline, the greatest first; nothing where the baseline isn't there."""
+    """What each row gains over the baseline, the greatest first; empty where the set lacks the baseline."""
     found = [(gained, row) for row in summary(compared) if (gained := row.gains["average_ccc"]) is not None]
     return sorted((pair for pair in found if not isnan(pair[0].value)), key=lambda pair: -pair[0].value)
 
