@@ -232,9 +232,10 @@ def _set_problems(utterances: Sequence[Utterance], allow_overlap: Sequence[str])
         spellings[speaker.casefold()].append(speaker)
     yield from (Problem(SPELLINGS, ", ".join(names)) for names in spellings.values() if len(names) > 1)
     validation = known_speakers(sets.get("validation", ()))
-    for name in set(sets) - {"train", "validation"}:
-        for speaker in sorted(validation & known_speakers(sets[name])):
-            yield Problem(VALIDATION_SPEAKER, speaker, name)
+    for name in sets:
+        if name not in {"train", "validation"}:
+            shared = sorted(validation & known_speakers(sets[name]))
+            yield from (Problem(VALIDATION_SPEAKER, speaker, name) for speaker in shared)
 
 
 def _label_problems(utterances: Sequence[Utterance], corpus: Corpus) -> Iterator[Problem]:

@@ -157,8 +157,9 @@ def read_rows(
         rows.append(row)
     if not rows:
         raise UserError("holds no row", where=path, remedy="Give a table with at least one row")
-    for name in _NAMES & {*header}:
-        _undo_floats(rows, name, path)
+    for name in header:
+        if name in _NAMES:
+            _undo_floats(rows, name, path)
     return rows
 
 
@@ -373,22 +374,25 @@ def _require_columns(found: Collection[str], required: Collection[str], where: o
 
 def _refuse_parts(header: Collection[str], path: Path) -> None:
     """Refuse columns of a table of recordings that change what a row is, and aren't read."""
-    folded = {name.lower(): name for name in header}
-    for name in _UNREAD_PARTS.keys() & folded.keys() if "path" in folded else ():
-        what = f"column {folded[name]} would say what part of a recording a row is, and isn't read"
-        remedy = f"Rename it to {_UNREAD_PARTS[name]}; start and end are read, in seconds or h:mm:ss"
-        raise UserError(what, where=path, remedy=remedy)
-    if "path" in folded and len(folded.keys() & {*SEGMENT}) == 1:
+    folded = {name.lower() for name in header}
+    if "path" not in folded:
+        return
+    for name in header:
+        if name.lower() in _UNREAD_PARTS:
+            what = f"column {name} would say what part of a recording a row is, and isn't read"
+            remedy = f"Rename it to {_UNREAD_PARTS[name.lower()]}; start and end are read, in seconds or h:mm:ss"
+            raise UserError(what, where=path, remedy=remedy)
+    if len(folded & {*SEGMENT}) == 1:
         what = f"has one of the columns {' and '.join(SEGMENT)} alone"
         raise UserError(what, where=path, remedy="Add the other, blank where a segment reaches to the end")
 
 
 def _refuse_other_names(header: Collection[str], read: Collection[str], path: Path) -> None:
     """Refuse a column that isn't read and is called like a missing attribute: its labels would go unnoticed."""
-    for attribute in set(ATTRIBUTES) - {*header}:
+    for attribute in ATTRIBUTES:
         for name in header:
             called_so = name.lower() in _SYNONYMS[attribute] or get_close_matches(name.lower(), [attribute], cutoff=0.8)
-            if called_so and name not in read:
+            if called_so and attribute not in header and name not in read:
                 remedy = f"Did you mean {name}? Rename it to {attribute}, or if it is something else, to that"
                 raise UserError(f"no column {attribute}, and {name} isn't read", where=path, remedy=remedy)
 

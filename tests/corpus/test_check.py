@@ -76,7 +76,9 @@ def test_problems_of_labels_and_sets(table):
         (kinds.LABEL_MISSING, "y", "arousal"),
     ]
     assert found(path, allow_overlap=["test"])[1][0] == kinds.DUPLICATE_ID
-    assert found(table(COLUMNS, *GOOD, ["d.wav", "t", "test", 1])) == [(kinds.VALIDATION_SPEAKER, "t", "test1")]
+    tested = [[f"{n}.wav", "t", f"test{n}", 1] for n in range(1, 6)]
+    noted = [(kinds.VALIDATION_SPEAKER, "t", f"test{n}") for n in range(1, 6)]
+    assert found(table(COLUMNS, *GOOD, *tested)) == noted
     assert found(table(COLUMNS, *GOOD, ["d.wav", "S", "train", 5])) == [(kinds.SPELLINGS, "S, s", "")]
     # which some stages can use
     path = table(COLUMNS, ["a.wav", "Unknown", "train", ""], GOOD[2], GOOD[3])

@@ -42,7 +42,7 @@ OF_CHECK = [
     ("UTF-16 without its mark", "holds no row", text("corpus.csv", HEAD.encode("utf-16-le"))),
     ("half a gzipped table", "Compressed file ended", text("corpus.csv", gzip.compress(b"a" * 99, mtime=0)[:20])),
     ("a table separated by bars", r"no column path.*found: path\|speaker", text("corpus.csv", "path|speaker|split\n")),
-    ("column Offset", "column Offset would say what part", named("path,speaker,split,Offset")),
+    ("column Offset", "column Offset would say what part", named("path,speaker,split,Offset,xmax,stop")),
     ("column duration", "column duration would say .* Rename it to end", named("path,speaker,split,start,duration")),
     ("a table that Git LFS left", "corpus.csv: .* Git LFS, whose content `git lfs pull`", text("corpus.csv", LFS)),
     ("a blank split", "line 4: blank split", table("x.wav,s,,4")),
