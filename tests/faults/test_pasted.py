@@ -74,20 +74,12 @@ PASTED = [
 ]
 
 
-# why others aren't pasted -> pieces of their remedies
+# why remedies of other flags aren't pasted -> pieces of them
 UNPASTED = {
     "the value, or the name of a file, is the user's to find": (
-        "Give an --out that all machines share",
-        "Give another --out, the same settings",
-        "Give the --teacher that it was fitted on",
-        "give its path to --ckpt_path",
         "Give the --model.interpreter that it was trained with",
         "and the config, that it was trained with",
         "or --model.papt_checkpoint",
-        "Write them by `ser kmeans --codebook`",
-        "import it with its own codebook",
-        "Add --codebook released/codebook.safetensors",
-        "Give --out another one, or delete it",
         "Give --segments an RTTM file",
         "or other --attributes",
         "Add it, such as --attributes",
@@ -100,7 +92,6 @@ UNPASTED = {
         "Give --data.speaker_features, such as",
         "give --data.cache what `ser cache",
         "Give --data CachedEmotionDataModule",
-        "such as --data.augmentation.noise FOLDER",
         "such as --model.interpreter.scale",
     ),
     "the command then runs until it is stopped": ("or --port 0 for any that is free",),
@@ -113,31 +104,19 @@ UNPASTED = {
         "Give one written by `ser fit --config",
         "Train with --model.speakers SpeakerEmbedding",
         "Test on a set with labels",
-        "give --calibration pldc'",
     ),
     "another test pastes it, or has it with what is installed": (
         "or give --data.num_workers 0",  # tests/data/test_datamodule.py
         "If you trust it, give `--import",  # tests/annotation/test_annotate.py
-        "Repeat them by `--replace true`",  # tests/study/test_runner.py
         "Add --push owner/name",  # tests/sharing/test_hub.py
         "or add --public",
         "or --single_speakers if they all agreed",
-        "or give --cut energy",
-        "predictions raw by --calibration none",
         "such as CSVCorpus --corpus.path",
-        "or give --cut windows'",
         "--data.speaker_selection null for everyone",
         "Give --model.lora.adapters_alone false",  # tests/stages/test_encoders_of_today.py
-        "Add --model.encoder.freeze_layers 0",
     ),
     "it is SLURM's, or a number to lower": ("Ask SLURM for", "or lower --model.learning_rate"),
-    "it needs another encoder, or other data": (
-        "or --data EmotionDataModule",
-        "Give --data EmotionDataModule",
-        "Give --model.speakers ",
-        "or train without embeddings",
-        "or give --model.encoder HubertEncoder",
-    ),
+    "it needs another encoder": ("Give --model.speakers ",),
 }
 
 
