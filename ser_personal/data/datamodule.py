@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from ser_personal.types import FeatureSource, Utterance
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+# bytes that no batches of workers fill
+MUCH_SHARED_MEMORY = 2**31
 # batches that torch keeps ready for each worker
 PREFETCHED = 2
 
@@ -80,7 +82,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         self._speaker_feature_source, self._permute_features = speaker_features, permute_speaker_features
         self._indices_of: dict[str, list[int]] = {}
         self._batches_reported = False
-        # of a checkpoint, where one was read
+        # whether the checkpoint that was loaded, if any, was trained on these speakers
         self.is_training_corpus = True
 
     @cached_property
@@ -114,7 +116,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
 
     @property
     def epoch_indices(self) -> list[int]:
-        """Positions of what an epoch of training uses, one as often as it is used."""
+        """Positions of an epoch's training utterances; one that is used several times is repeated."""
         return self.train_indices
 
     @property
@@ -129,7 +131,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
 
     @property
     def train_hashes(self) -> frozenset[str]:
-        """Of the training utterances, as `utterance_hashes` makes them."""
+        """Hashes (`utterance_hashes`) of the training utterances."""
         return utterance_hashes(self.utterances[index] for index in self.train_indices)
 
     @property
@@ -174,7 +176,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
 
     @property
     def frames_trained_on(self) -> frozenset[str]:
-        """Of utterances that what made these frames was adapted or trained on, as `utterance_hashes` makes them."""
+        """Hashes (`utterance_hashes`) of the utterances that the encoder of these frames was adapted or trained on."""
         return frozenset()
 
     def training_audio(self, limit: int) -> Iterator[NDArray[np.float32]]:
@@ -312,6 +314,8 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         if not self.num_workers or not SHARED_MEMORY.is_dir():
             return
         free = shutil.disk_usage(SHARED_MEMORY).free
+        if free >= MUCH_SHARED_MEMORY:
+            return
         lengths = [[self.longest_of(self.utterances[i]) for i in batch] for batch in sampler.plan(epoch=0)]
         largest = self.sample_bytes * max((len(each) * max(each) for each in lengths), default=0)
         needed = self.num_workers * PREFETCHED * largest
@@ -348,7 +352,7 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         }
 
     def sources(self) -> dict[str, Any]:
-        """What a test, too, must have as training had it, by argument."""
+        """What a test, too, must share with the training, by argument."""
         return {}
 
     @override

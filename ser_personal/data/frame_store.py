@@ -56,7 +56,7 @@ class FrameStore(ABC, Generic[Source]):
 
     def __init__(self, folder: str | Path, source: Source) -> None:
         self.folder, self.source = Path(folder), source
-        # utterances that what made the arrays was adapted or trained on, by `utterance_hashes`
+        # hashes (`utterance_hashes`) of the utterances that the encoder was adapted or trained on
         self.trained_on: frozenset[str] = frozenset()
         self._file_of: dict[str, Path] = {}
         self._frames_of: dict[str, int] = {}
@@ -93,7 +93,7 @@ class FrameStore(ABC, Generic[Source]):
         Args:
             folder: new, or of an interrupted run.
             source: what makes the arrays.
-            trained_on: utterances that it was adapted or trained on, as `utterance_hashes` makes them.
+            trained_on: hashes (`utterance_hashes`) of the utterances that the encoder was adapted or trained on.
         """
         meta = cls._read_meta(Path(folder))
         if meta is not None and meta["source"] != asdict(source):

@@ -96,7 +96,7 @@ class PretrainDataModule(SpeechDataModule[PretrainBatch]):
 
     @property
     def pretraining_hashes(self) -> frozenset[str]:
-        """Of the utterances that are pre-trained on, or held out to choose the checkpoint."""
+        """Hashes of the utterances that are pre-trained on, or held out to choose the checkpoint."""
         return utterance_hashes(self.utterances[index] for index in self.indices_of(self.splits))
 
     @cached_property

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from ser_personal.corpus.table import read_vectors
 from ser_personal.data.frame_store import FeatureCache
-from ser_personal.errors import UserError, require_one_of
+from ser_personal.errors import UserError, counted, require_one_of
 from ser_personal.files import content_hash
 from ser_personal.scores import Moments
 
@@ -46,9 +46,9 @@ class SpeakerFeatures:
         """Look up speakers, -> (speakers, feature_dim), NaN for unknown ones (None)."""
         missing = sorted({id_ for id_ in speaker_ids if id_ is not None and id_ not in self._row_of})
         if missing:
-            what = f"no features of speaker {missing[0]}" + (f" and {len(missing) - 1} others" if missing[1:] else "")
+            others = f" and {counted(len(missing) - 1, 'other')}" if missing[1:] else ""
             remedy = "Make them for every speaker of the corpus, or leave --data.speaker_features out"
-            raise UserError(what, where=self.source, remedy=remedy)
+            raise UserError(f"no features of speaker {missing[0]}{others}", where=self.source, remedy=remedy)
         found = np.full((len(speaker_ids), self.vectors.shape[1]), np.nan, dtype=np.float32)
         for row, speaker_id in enumerate(speaker_ids):
             if speaker_id is not None:

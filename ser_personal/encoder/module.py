@@ -216,7 +216,7 @@ class PersonalizedModule(LightningModule):
                 self.check_training_set(self.training_set)
 
     def check_training_set(self, training_set: TrainingSet) -> None:
-        """Refuse to go on training networks that exist on data that they don't go with."""
+        """Refuse data that networks which exist already can't be trained on."""
         self.refuse_namesakes(training_set)
 
     def _leave_out_namesakes(self) -> None:

@@ -81,7 +81,7 @@ class EncoderDescription(TypedDict):
     encoder_config: str
     fusion: FusionName
     speakers: SpeakerDescription | None
-    # utterances of PAPT or TAPT, or those that e_s was learnt on without, as `pack_hashes` has them
+    # hashes of the utterances of PAPT or TAPT, else of those that e_s was learnt on, as `pack_hashes` has them
     pretrained_on: str
 
 
@@ -94,7 +94,7 @@ class PersonalizedEncoder(nn.Module):
         self.encoder, self.speakers = own_copy(encoder), own_copy(speakers)
         self.fusion_name: FusionName = fusion
         self.fusion: Fusion | None = None
-        # utterances of PAPT or TAPT, or those that e_s was learnt on without
+        # hashes of the utterances of PAPT or TAPT, else of those that e_s was learnt on
         self.pretrained_on: frozenset[str] = frozenset()
 
     @property

@@ -110,7 +110,9 @@ class SpeakerBank:
 
         def refusal(what: str) -> UserError:
             return UserError(
-                what, where=path, remedy="Delete it, and `ser test` builds it again; in a bundle, export that again"
+                what,
+                where=path,
+                remedy="Delete it, and `ser test` builds it again; if it is a bundle's, export the bundle again",
             )
 
         try:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class FeatureRepresentation(SpeakerRepresentation):
-    """What is made of `--data.speaker_features`, standardised over the training speakers.
+    """e_s made of `--data.speaker_features`, standardised over the training speakers.
 
     An unknown speaker counts as the average one.
     """

@@ -142,7 +142,7 @@ def test_vectors_of_any_tool(tmp_path):
     features = SpeakerVectorFile(str(path)).read([])
     np.testing.assert_allclose(features.of(["anna", "2"]), [[-1, 0.001], [1, 2]], rtol=1e-6)
     assert np.isnan(features.of([None])).all()
-    refused(r"speakers\.csv: no features of speaker bela and 1 others\. Make them", features.of, ["dora", "bela", "2"])
+    refused(r"speakers\.csv: no features of speaker bela and 1 other\. Make them", features.of, ["dora", "bela", "2"])
     path.write_text("speaker,a\nx,nan\n")
     refused(r"speakers\.csv: a value of speaker x isn't a finite number", SpeakerVectorFile(str(path)).read, [])
 
