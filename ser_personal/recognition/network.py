@@ -6,6 +6,7 @@ import logging
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -37,6 +38,8 @@ ONNX_INPUTS = ("waveforms", "num_samples")
 ONNX_OUTPUTS = ("predictions", "pooled")
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 ONNX_TOLERANCE = 1e-3
+# their number is the process's: who changes it sets it back before the next one reads it
+_THREADS_OF_TORCH = Lock()
 
 
 class Recognized(NamedTuple):
@@ -109,12 +112,14 @@ class EmotionNetwork(nn.Module):
 
     def _recognize_in_threads(self, batches: Sequence[SpeechBatch]) -> list[Recognized]:
         """A core a batch: cores that share a small model's products wait for each other more than they compute."""
-        cores = torch.get_num_threads() if self._device.type == "cpu" else 1
-        try:
-            with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as threads:
-                return list(threads.map(self._recognize, batches))
-        finally:
-            torch.set_num_threads(cores)
+        with _THREADS_OF_TORCH:
+            before = torch.get_num_threads()
+            workers = before if self._device.type == "cpu" else 1
+            try:
+                with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+                    return list(threads.map(self._recognize, batches))
+            finally:
+                torch.set_num_threads(before)
 
     def _recognize(self, batch: SpeechBatch) -> Recognized:
         batch["waveforms"] = batch["waveforms"].to(self._device)

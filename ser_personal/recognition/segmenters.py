@@ -61,9 +61,13 @@ def energy_speech(waveform: NDArray[np.float32]) -> list[Segment]:
     A frame of 30 ms counts where its level is 9 dB above the recording's 10th percentile, within 35 dB of its loudest
     frame, and above -65 dB of full scale. Steady noise and tones have no such frames; music and slammed doors do.
     """
-    level = levels(waveform)
-    if len(level) == 0:
+    hops = waveform[: len(waveform) // HOP * HOP].reshape(-1, HOP)
+    energy = np.einsum("ij,ij->i", hops, hops).astype(np.float64)
+    frames = max(0, len(energy) - HOPS_A_FRAME + 1)
+    if frames == 0:
         return []
+    power = np.sum([energy[offset : offset + frames] for offset in range(HOPS_A_FRAME)], axis=0) / FRAME
+    level: NDArray[np.float64] = 10 * np.log10(power + 1e-10)
     threshold = max(np.quantile(level, 0.1) + ABOVE_FLOOR, level.max() - BELOW_PEAK, QUIETEST_SPEECH)
     loud = np.concatenate([[False], level > threshold, [False]])
     edges = np.flatnonzero(loud[1:] != loud[:-1])
@@ -75,16 +79,6 @@ def energy_speech(waveform: NDArray[np.float32]) -> list[Segment]:
             start = found.pop().start
         found.append(Segment(start, end))
     return found
-
-
-def levels(waveform: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Level of each frame of 30 ms every 10 ms, (frames,), in dB of full scale."""
-    hops = waveform[: len(waveform) // HOP * HOP].reshape(-1, HOP)
-    energy = np.einsum("ij,ij->i", hops, hops).astype(np.float64)
-    frames = max(0, len(energy) - HOPS_A_FRAME + 1)
-    power = np.sum([energy[offset : offset + frames] for offset in range(HOPS_A_FRAME)], axis=0) / FRAME
-    level: NDArray[np.float64] = 10 * np.log10(power + 1e-10)
-    return level
 
 
 def silero_speech(waveform: NDArray[np.float32]) -> list[Segment]:

@@ -1,6 +1,8 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import inf
+from threading import Event
+from time import sleep
 
 import numpy as np
 import pandas as pd
@@ -198,6 +200,28 @@ def test_recognizers_of_one_file_know_whom_the_others_enrol_and_forget(bundle, r
     one.profiles.delete("anna")
     assert other.predict(recordings[2], "anna")["calibration_utterances"].tolist() == [1]
     assert "anna" not in SpeakerProfiles.open(bundle.model, tmp_path / "people")
+
+
+def test_predictions_at_once_leave_torch_its_threads(bundle, recordings, monkeypatch):
+    waveform, recognize, running = decode(recordings[0]), bundle.network._recognize, Event()
+
+    def slow(batch):
+        running.set()
+        sleep(0.2)
+        return recognize(batch)
+
+    monkeypatch.setattr(bundle.network, "_recognize", slow)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with ThreadPoolExecutor(2) as threads:
+            threads.submit(bundle.network.recognize, [waveform], [None])
+            running.wait()
+            threads.submit(bundle.network.recognize, [waveform], [None])
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("file", [None, "people"])
