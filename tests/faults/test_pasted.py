@@ -116,7 +116,7 @@ UNPASTED = {
         "Give --model.lora.adapters_alone false",  # tests/stages/test_encoders_of_today.py
     ),
     "it is SLURM's, or a number to lower": ("Ask SLURM for", "or lower --model.learning_rate"),
-    "it needs another encoder": ("Give --model.speakers ",),
+    "it needs another encoder": ("Give --model.speakers ", "or give --precision 32-true"),
 }
 
 
