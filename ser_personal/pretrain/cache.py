@@ -65,8 +65,8 @@ def cache(
     network: nn.Module = built
     if layer is not None:
         if not isinstance(built, HubertEncoder):
-            remedy = "Leave --layer out, or give a HubertEncoder"
-            raise UserError(f"{type(built).__name__} has no layers", where=f"--layer {layer}", remedy=remedy)
+            what, remedy = f"chooses no layer of {type(built).__name__}", "Leave it out, or give a HubertEncoder"
+            raise UserError(what, where=f"--layer {layer}", remedy=remedy)
         network = EncoderTeacher(built, layer)
     source = FeatureSource(
         encoder=name,

@@ -84,5 +84,5 @@ def test_what_does_not_belong_into_a_folder_is_refused(make, papt_checkpoint):
     make()
     for change in ({"seed": 1}, {"layer": 1}):
         refused("holds cached features of another encoder", make, **change)
-    refused("--layer 2: MFCCEncoder has no layers", make, "other", encoder=MFCCEncoder(), layer=2)
+    refused("--layer 2: chooses no layer of MFCCEncoder", make, "other", encoder=MFCCEncoder(), layer=2)
     refused("Give either --encoder or --checkpoint", make, "other", encoder=tiny(), checkpoint=str(papt_checkpoint))
