@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
     try:
-        return _dispatch(argv)
+        return dispatch(argv)
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning turns a Ctrl-C into SystemExit
         if not any(isinstance(cause, KeyboardInterrupt) for cause in _causes(stop)):
@@ -175,31 +175,32 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__ or cause.__context__
 
 
-def _dispatch(argv: Sequence[str]) -> int:
+def dispatch(argv: Sequence[str]) -> int:
+    """Run the command that these words name, -> its exit code; errors are raised."""
     if not argv or argv[0] in {"-h", "--help"}:
         sys.stdout.write(overview())
         return 0
     name, *rest = argv
-    if name in STAGES and rest in (["-h"], ["--help"]):
-        sys.stdout.write(help_page(name, STAGES[name].summary))
-        return 0
-    if name in STAGES or name in COMMANDS:
-        rest = with_found_configs(rest)
     if name == "--version":
         from importlib.metadata import version
 
         sys.stdout.write(f"{version('ser_personal')}\n")
         return 0
+    if name not in STAGES and name not in COMMANDS:
+        close = SYNONYMS.get(name) or next(iter(get_close_matches(name, [*STAGES, *COMMANDS], n=1)), None)
+        remedy = f"Did you mean `ser {close}`?" if close else "`ser --help` lists them"
+        raise UserError("no such command", where=name, remedy=remedy)
+    if name in STAGES and rest in (["-h"], ["--help"]):
+        sys.stdout.write(help_page(name, STAGES[name].summary))
+        return 0
+    rest = with_found_configs(rest)
     if name in STAGES:
         check_before_imports(name, rest)
-        STAGES[name].load()([name, *([*rest[:-1]] if rest[-2:] == ["--help", "all"] else rest)])
+        STAGES[name].load()([name, *(rest[:-1] if rest[-2:] == ["--help", "all"] else rest)])
         return 0
-    if name in COMMANDS:
-        read_configs(rest)
-        return run_command(name, rest)
-    close = SYNONYMS.get(name) or next(iter(get_close_matches(name, [*STAGES, *COMMANDS], n=1)), None)
-    remedy = f"Did you mean `ser {close}`?" if close else "`ser --help` lists them"
-    raise UserError("no such command", where=name, remedy=remedy)
+    read_configs(rest)
+    function = COMMANDS[name].load()
+    return function(**parse(function, f"ser {name}", COMMANDS[name].positional, rest)) or 0
 
 
 def overview() -> str:
@@ -211,13 +212,6 @@ def overview() -> str:
     lines += [f"  {name:10}{command.summary}" for name, command in COMMANDS.items()]
     lines += ["", "`ser COMMAND --help` lists its arguments; --verbose shows what Lightning says, too."]
     return "\n".join(lines) + "\n"
-
-
-def run_command(name: str, arguments: Sequence[str]) -> int:
-    """Parse a plain command's arguments by its function's signature and call it."""
-    command = COMMANDS[name]
-    function = command.load()
-    return function(**parse(function, f"ser {name}", command.positional, arguments)) or 0
 
 
 def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
@@ -273,7 +267,7 @@ FLAGS = (
 FOLDERS = {
     "encoders/": "on top of finetune.yaml, encoders and adapters of today",
     "public/": "on top of finetune.yaml, heads of public models",
-    "speakers/": "on top of cached.yaml, what e_s is",
+    "speakers/": "on top of cached.yaml, other speaker representations",
     "tiny/": "small enough for two processor cores",
 }
 EXAMPLES = {

@@ -12,7 +12,6 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from ser_personal.arguments import with_found_configs
 from ser_personal.errors import UserError
 from ser_personal.files import check_empty
 
@@ -92,7 +91,7 @@ class Stages:
 
     def run(self, name: str, *arguments: object, shown: bool = False) -> None:
         """Run a command, and show what it prints if asked to."""
-        from ser_personal.cli import STAGES, run_command
+        from ser_personal.cli import dispatch
 
         words = [str(argument) for argument in arguments]
         line = shlex.join(["ser", name, *words])
@@ -110,12 +109,7 @@ class Stages:
                 stack.enter_context(redirect_stderr(log))
                 stack.callback(logging.disable, logging.root.manager.disable)
                 logging.disable(logging.INFO)
-            found = with_found_configs(words)
-            code = 0
-            if name in STAGES:
-                STAGES[name].load()([name, *found])
-            else:
-                code = run_command(name, found)
+            code = dispatch([name, *words])
         if code:
             raise UserError(f"ended with exit code {code}", where=f"ser {name}", remedy="log.txt says why")
 

@@ -1,4 +1,4 @@
-"""The one exception a user can cause, what arguments of Python's callers raise it, and warnings that are silenced."""
+"""UserError, the checks of arguments that raise it, and the warnings that are silenced."""
 
 from __future__ import annotations
 

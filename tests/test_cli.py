@@ -85,7 +85,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     def broken(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("ser_personal.cli.run_command", broken)
+    monkeypatch.setattr("ser_personal.cli.parse", broken)
     with pytest.raises(ZeroDivisionError):
         ser("check", "corpus")
 

@@ -11,7 +11,6 @@ import tomllib
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote
 
 import pytest
 from command_line import REPOSITORY, stage
@@ -251,9 +250,3 @@ def test_formulas_of_pages_and_docstrings_are_drawn(pages):
     for name in ("concepts/papt.html", "concepts/pldc.html", "reference/finetuning.html", "reference/calibration.html"):
         assert '<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">' in pages[name]
     assert not [name for name, page in pages.items() if "wzxhzdk" in page or ":math:" in page or ".. math::" in page]
-
-
-def test_every_image_is_there(site, pages):
-    for name, page in pages.items():
-        for source in re.findall(r'<img[^>]*? src="([^"#]+)', page):
-            assert (site / name).parent.joinpath(unquote(source)).is_file(), (name, source)
