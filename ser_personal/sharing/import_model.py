@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHECKPOINT, BUNDLE = "finetune.ckpt", "bundle"
+MSP_SCALE = (1.0, 7.0)
 
 
 def import_model(
@@ -36,7 +37,7 @@ def import_model(
     codebook: str | None = None,
     revision: str | None = None,
     attributes: list[Attribute] | None = None,
-    scale: tuple[float, float] = (1.0, 7.0),
+    scale: tuple[float, float] = MSP_SCALE,
     *,
     replace: bool = False,
 ) -> None:
@@ -63,7 +64,17 @@ def import_model(
     if not path.exists() and not is_hub_name(model):
         remedy = "Give a model's folder or zip, its name on the Hugging Face hub, or a released checkpoint or codebook"
         raise UserError("no such file or folder", where=model, remedy=remedy)
-    if path.is_file() and not _is_challenge(path):
+    is_released = path.is_file() and not _is_challenge(path)
+    of_models = {
+        "--revision": revision,
+        "--attributes": attributes,
+        "--scale": None if tuple(scale) == MSP_SCALE else scale,
+    }
+    given = of_models if is_released else {"--codebook": codebook}
+    for flag in (flag for flag, value in given.items() if value is not None):
+        kind = "a released codebook or checkpoint" if is_released else "an emotion model"
+        raise UserError(f"doesn't apply to {kind}, as {model} is", where=flag, remedy="Leave it out")
+    if is_released:
         from ser_personal.pretrain.released import import_released
 
         import_released(model, out, codebook, replace=replace)

@@ -199,6 +199,11 @@ def test_what_an_import_refuses_of_a_name_or_a_good_model(tmp_path, monkeypatch,
             [model, "--out", out, "--scale", "[5,1]"],
             "scale: (5.0, 1.0) is an empty range or an endless one",
         ),
+        ([model, "--out", out, "--codebook", "x"], "--codebook: doesn't apply to an emotion model, as"),
+        (
+            [__file__, "--out", out, "--scale", "[1,5]"],
+            "--scale: doesn't apply to a released codebook or checkpoint, as",
+        ),
     ):
         assert ser("import", *arguments) == 2
         assert what in capsys.readouterr().err
