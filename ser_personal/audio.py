@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import chain, islice, pairwise, starmap
 from math import ceil, gcd, isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import soundfile
@@ -129,10 +129,15 @@ def find_sound_files(folder: Path) -> list[Path]:
     return sorted(found, key=_by_numbers)
 
 
-def _by_numbers(path: Path) -> tuple[list[list[str | int]], Path]:
-    """Sort by the value of the numbers in a path."""
-    pieces = [re.split(r"(\d+)", part) for part in path.with_suffix("").parts]
-    return [[int(piece) if place % 2 else piece for place, piece in enumerate(part)] for part in pieces], path
+def _by_numbers(path: Path) -> tuple[list[Any], Path]:
+    return [by_numbers(part) for part in path.with_suffix("").parts], path
+
+
+def by_numbers(name: str) -> list[Any]:
+    """Make the key that sorts names by the value of the numbers in them, take2 before take10."""
+    pieces = [piece.lstrip("0") if place % 2 else piece for place, piece in enumerate(re.split(r"(\d+)", name))]
+    # of two numbers without leading zeros, the one with more digits is greater
+    return [(len(piece), piece) if place % 2 else piece for place, piece in enumerate(pieces)]
 
 
 def read_header(path: Path) -> Header:

@@ -15,7 +15,14 @@ from jsonargparse.typing import PositiveInt
 
 from ser_personal.corpus.base import Corpus  # jsonargparse resolves it at run time
 from ser_personal.corpus.csv_corpus import CSVCorpus, open_corpus, write_corpus
-from ser_personal.corpus.splits import SpeakerSplits, by_split, canonical_split, known_speakers, require_split
+from ser_personal.corpus.splits import (
+    SpeakerSplits,
+    by_split,
+    canonical_split,
+    in_order_of_ids,
+    known_speakers,
+    require_split,
+)
 from ser_personal.errors import UserError
 from ser_personal.files import refuse_existing
 from ser_personal.types import Seed, Share
@@ -185,7 +192,7 @@ def gap(
 
 def _by_speaker(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
     of_speaker = defaultdict(list)
-    for utterance in sorted(utterances, key=lambda utterance: utterance.utterance_id):
+    for utterance in in_order_of_ids(utterances):
         of_speaker[str(utterance.speaker_id)].append(utterance)
     return dict(of_speaker)
 

@@ -9,6 +9,7 @@ from itertools import accumulate
 from math import isnan
 from typing import TYPE_CHECKING
 
+from ser_personal.audio import by_numbers
 from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
@@ -99,6 +100,11 @@ def known_speakers(utterances: Iterable[Utterance]) -> set[str]:
     return {utterance.speaker_id for utterance in utterances if utterance.speaker_id is not None}
 
 
+def in_order_of_ids(utterances: Iterable[Utterance]) -> list[Utterance]:
+    """Sort by ids, numbers in them by value: m_2.000 before m_10.000, as segments of a recording follow each other."""
+    return sorted(utterances, key=lambda utterance: (by_numbers(utterance.utterance_id), utterance.utterance_id))
+
+
 def cut_adaptation(utterances: Sequence[Utterance], name: str, seconds: float = 200.0) -> list[Utterance]:
     """Cut a split's speakers into an adaptation and an evaluation part, as the paper's test-a and test-b seem to be.
 
@@ -110,7 +116,7 @@ def cut_adaptation(utterances: Sequence[Utterance], name: str, seconds: float = 
     sets = by_split(utterances)
     require_split(name, sets)
     of_speaker = defaultdict(list)
-    for utterance in sorted(sets[name], key=lambda utterance: utterance.utterance_id):
+    for utterance in in_order_of_ids(sets[name]):
         if utterance.speaker_id is not None and not isnan(utterance.seconds):
             of_speaker[utterance.speaker_id].append(utterance)
     adaptation = {id_ for speaker in of_speaker.values() for id_ in _first_seconds(speaker, seconds)}

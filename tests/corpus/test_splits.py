@@ -77,6 +77,13 @@ def test_cut_keeps_utterances_and_budget(rows, seconds):
         assert max((u.utterance_id for u in adaptation), default="") < evaluation[0].utterance_id
 
 
+def test_segments_of_a_recording_are_cut_in_the_order_of_time():
+    ids = [f"talk_{start}.000" for start in (0, 5, 10, 15, 20, 100)]
+    rows = [replace(utterance(0, "test1", "a"), utterance_id=name) for name in random.Random(0).sample(ids, 6)]
+    parts = {each.utterance_id: each.split for each in cut_adaptation(rows, "test1", 9)}
+    assert [parts[name] for name in ids] == ["test1_adaptation"] * 3 + ["test1_evaluation"] * 3
+
+
 def test_a_set_that_cannot_be_cut_is_refused():
     pair = [utterance(0, "train", "a"), utterance(1, "test1", "b")]
     refused(r"test9: no such split. Choose among train, test1\.", cut_adaptation, pair, "test9")
