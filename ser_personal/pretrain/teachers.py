@@ -84,6 +84,11 @@ class EncoderTeacher(Teacher):
     def build(self) -> None:
         if next(self.encoder.parameters(), None) is None:
             self.encoder.build()
+        if self.encoder.max_samples is not None:
+            what = (
+                f"encodes only the first {self.encoder.max_samples:,} samples, so that longer audio lacks pseudo-labels"
+            )
+            raise UserError(what, where="the teacher's encoder", remedy="Leave max_samples out")
 
     @property
     @override

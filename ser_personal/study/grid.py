@@ -175,6 +175,10 @@ class Study:
                 if getattr(self, name) is not None:
                     what = f"excludes {name}: its corpora are fixed, and its two sides are compared with each other"
                     raise UserError(what, where="personalization_gap", remedy=f"Leave out {name}")
+        for recipe in self.recipes:
+            if "seed_everything" in (*recipe.arguments, *recipe.fit_arguments):
+                what = "sets seed_everything, so that its runs of several seeds would be one"
+                raise UserError(what, where=f"recipe {recipe.name}", remedy="Leave it out, and give the study's seeds")
         names = [recipe.name for recipe in self.recipes]
         if self.baseline is not None and self.baseline.partition("/")[0] not in names:
             what = f"{self.baseline} is no recipe of this study"

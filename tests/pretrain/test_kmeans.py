@@ -140,6 +140,8 @@ def test_an_encoder_layer_teaches(make):
     with torch.no_grad():
         next(encoder.parameters()).add_(1)
     refused(r"made with other settings \(weights \w+, now \w+\)", make, teacher=teacher)
+    encoder.network.config.max_samples = 8_000
+    refused("the teacher's encoder: encodes only the first 8,000 samples", make, "half", teacher=teacher)
 
 
 def arguments(corpus: Path, out: Path) -> list[object]:

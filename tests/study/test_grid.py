@@ -87,6 +87,7 @@ def test_what_braces_cannot_name():
         ({"baseline": "vanilla"}, "baseline: vanilla is no recipe of this study. Choose one of papt"),
         ({"seeds": ()}, "has nothing to run"),
         ({"attributes": ("arousal", "arousal")}, "2 times attribute arousal"),
+        ({"recipes": (Recipe("papt", arguments={"seed_everything": 7}),)}, "recipe papt: sets seed_everything"),
         ({"jobs": 2, "devices": 2}, "2 jobs of 2 devices each would share them"),
         ({"personalization_gap": GAP, "folds": 3}, "personalization_gap: excludes folds"),
     ],
