@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol, Self
 import numpy as np
 
 from ser_personal.calibration.neighbours import Neighbours
-from ser_personal.calibration.pldc import PLDC
-from ser_personal.scores import rows_by_speaker
+from ser_personal.calibration.pldc import FLOAT32_ROUNDING, PLDC
+from ser_personal.scores import Moments, rows_by_speaker
 from ser_personal.speakers.bank import SpeakerBank, as_float64
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class AffineMap:
 
         For :math:`a y + b` the CCC is at most :math:`|\rho|`, reached where both moments equal the labels', hence
         :math:`a = \mathrm{sign}(\rho) \sigma_l / \sigma_y` and :math:`b = \mu_l - a \mu_y`. Least squares would shrink
-        the slope by :math:`|\rho|`, which lowers the CCC. Constant predictions keep slope 1; an attribute without
-        labels keeps its predictions.
+        the slope by :math:`|\rho|`, which lowers the CCC. Predictions that are constant but for float32 rounding keep
+        slope 1; an attribute without labels keeps its predictions.
 
         Args:
             predictions: (utterances, attributes), label points.
@@ -63,7 +63,7 @@ class AffineMap:
             x, y = predicted[rows, column], labelled[rows, column]
             if len(x) == 0:
                 continue
-            if (x != x[0]).any():
+            if Moments.of(x).std > FLOAT32_ROUNDING * y.std():
                 sign = -1.0 if np.mean((x - x.mean()) * (y - y.mean())) < 0 else 1.0
                 slope[column] = sign * y.std() / x.std()
             intercept[column] = y.mean() - slope[column] * x.mean()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from ser_personal.calibration.controls import AffineMap
+from ser_personal.calibration.pldc import FLOAT32_ROUNDING
 from ser_personal.errors import UserError
 from ser_personal.scores import Moments, rows_by_speaker
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 PRIOR_SPEAKERS = 4.0
 MIN_LABELS = 5
 _MIN_VARIANCE = 0.003  # between speakers
-_ROUNDING = 1e-6  # of float32 predictions, label points
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,12 @@ class LabelPrior:
             scale: least and greatest label.
         """
         default = cls.default(scale)
+        rounding = FLOAT32_ROUNDING * default.deviation
         found: list[tuple[float, ...]] = []
         for rows in rows_by_speaker(speaker_ids).values():
             known = rows[~np.isnan(labels[rows])]
             z, y = Moments.of(calibrated[rows]), Moments.of(labels[known])
-            if len(known) >= MIN_LABELS and min(calibrated[known].std(), y.std) > _ROUNDING:
+            if len(known) >= MIN_LABELS and min(calibrated[known].std(), y.std) > rounding:
                 correlation = np.corrcoef(calibrated[known], labels[known])[0, 1]
                 selection = correlation * y.std * (calibrated[known].mean() - z.mean) / calibrated[known].std()
                 shift = (y.mean - selection - z.mean) / y.std

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Statistics = Literal["average", "pooled"]
 
 PRIOR_UTTERANCES = 5.0
-_FLOAT32_ROUNDING = 1e-6
+FLOAT32_ROUNDING = 1e-6  # of predictions, a share of the label scale or of labels' standard deviation
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def calibrate(
 
     Where the equation is undefined (all ours):
 
-    - One utterance, or constant predictions (sigma at most 1e-6 of their mean's magnitude, float32 rounding): there is
+    - One utterance, or constant predictions (sigma at most a millionth of the label scale, float32 rounding): there is
       nothing to scale, sigma stays; the mean is shifted if `shift_mean`.
     - A neighbour with fewer than `min_labels` labels of an attribute is left out for it; where none has enough, the raw
       predictions stay.
@@ -255,11 +255,12 @@ def match_moments(
         settings: which moments to replace, and whether to clip.
         scale: least and greatest label.
     """
-    scalable = settings.scale_std & (own.std > _FLOAT32_ROUNDING * np.abs(own.mean))
+    low, high = scale
+    scalable = settings.scale_std & (own.std > FLOAT32_ROUNDING * (high - low))
     ratio = np.where(scalable, sigma_bar / np.where(scalable, own.std, 1.0), 1.0)
     shifted = (predictions - own.mean) * ratio + (mu_bar if settings.shift_mean else own.mean)
     if settings.clip:
-        shifted = shifted.clip(*scale)
+        shifted = shifted.clip(low, high)
     return np.where(np.isnan(mu_bar), predictions, shifted)
 
 

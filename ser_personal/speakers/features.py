@@ -48,8 +48,8 @@ class FeatureRepresentation(SpeakerRepresentation):
         exact = torch.from_numpy(features).double()
         self.mean = exact.mean(0).float()
         # a column that is alike for all training speakers is ignored
-        std = exact.std(0, correction=0).float()
-        self.std = torch.where(std > 1e-6, std, torch.inf)
+        std = exact.std(0, correction=0)
+        self.std = torch.where(std > 1e-6 * exact.abs().amax(0), std, torch.inf).float()
         self._make(dim)
 
     @property

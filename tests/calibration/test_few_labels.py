@@ -120,3 +120,9 @@ def test_too_few_labels_leave_the_usual_prior_of_the_scale(labelled):
     labels = np.where(np.arange(20) < labelled, 0.5, np.nan)
     found = LabelPrior.fit(np.linspace(0, 1, 20), labels, ["anna"] * 20, (0, 1))
     np.testing.assert_allclose([*vars(found).values()], [*vars(replace(USUAL, deviation=1 / 8)).values()])
+
+
+def test_predictions_that_vary_by_rounding_alone_say_nothing_on_any_scale():
+    rounded = np.where(np.arange(20) % 2, np.float32(50), np.nextafter(np.float32(50), np.float32(51)))
+    found = LabelPrior.fit(rounded.astype(float), np.linspace(0, 100, 20), ["anna"] * 20, (0, 100))
+    assert found == LabelPrior.default((0, 100))

@@ -141,6 +141,25 @@ def test_where_there_is_nothing_to_scale_the_deviation_stays(predictions):
     np.testing.assert_allclose(both.predictions.std(axis=0), predictions.std(axis=0), atol=1e-15)
 
 
+@pytest.mark.parametrize(("low", "high"), [(-1, 1), (0, 1), (0, 100)])
+def test_another_label_scale_changes_nothing_else_and_rounding_is_never_scaled_up(low, high):
+    def to_scale(values):
+        return low + (values - 1) * (high - low) / 6
+
+    predictions, speaker_ids, pooled = some_test_set()
+    # one speaker's vary by rounding, close to 0 on a scale around it
+    rounded = np.array(speaker_ids) == "test 1"
+    predictions[rounded] = 4.03 + np.random.default_rng(0).uniform(-3e-7, 3e-7, (rounded.sum(), 2))
+    banks = [
+        SpeakerBank.from_utterances(speaker_ids, pooled, labels, ATTRIBUTES, scale)
+        for labels, scale in ((some_test_set(seed=2)[0], (1, 7)), (to_scale(some_test_set(seed=2)[0]), (low, high)))
+    ]
+    expected = calibrate(predictions, speaker_ids, pooled, banks[0]).predictions
+    np.testing.assert_allclose(expected[rounded], predictions[rounded])
+    found = calibrate(to_scale(predictions), speaker_ids, pooled, banks[1]).predictions
+    np.testing.assert_allclose(found, to_scale(expected), atol=1e-12)
+
+
 @pytest.mark.parametrize("statistics", ["average", "pooled"])
 def test_neighbours_of_no_or_few_labels_are_left_out_and_raw_is_kept_where_none_is_left(statistics):
     labels = np.array([[1.0, NAN], [3.0, NAN], [7.0, NAN], [NAN, NAN]])

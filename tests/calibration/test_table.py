@@ -110,11 +110,12 @@ def test_no_other_line_has_a_greater_ccc_and_it_equals_the_correlation(sign):
 
 
 def test_affine_map_where_nothing_can_be_fitted():
-    # constant predictions, a single label, no label
-    predictions = np.array([[0.1, 2.0, 3.0], [0.1, 3.0, 4.0], [0.1, 4.0, 5.0]])
-    fitted = AffineMap.fit(predictions, np.array([[1.0, NAN, NAN], [4.0, 6.0, NAN], [7.0, NAN, NAN]]))
-    assert fitted.slope.tolist() == [1, 1, 1]
-    np.testing.assert_allclose(fitted.intercept, [3.9, 3.0, 0.0])
+    # constant predictions, and but for float32 rounding; a single label, no label
+    rounded = np.nextafter(np.float32(0.1), np.float32(1))
+    predictions = np.array([[0.1, rounded, 2.0, 3.0], [0.1, 0.1, 3.0, 4.0], [0.1, 0.1, 4.0, 5.0]])
+    fitted = AffineMap.fit(predictions, np.array([[1, 1, NAN, NAN], [4, 4, 6.0, NAN], [7, 7, NAN, NAN]]))
+    assert fitted.slope.tolist() == [1, 1, 1, 1]
+    np.testing.assert_allclose(fitted.intercept, [3.9, 3.9, 3.0, 0.0])
 
 
 @pytest.fixture

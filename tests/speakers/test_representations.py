@@ -80,6 +80,11 @@ def test_fixed_features_are_e_s_themselves_or_projected_to_its_width_the_same_in
     torch.testing.assert_close(torch.pdist(one), torch.pdist(standardized(FEATURES)), rtol=0.3, atol=0.0)
 
 
+def test_features_count_alike_in_any_unit():
+    small = FEATURES * np.float32(1e-8)
+    torch.testing.assert_close(of(small, built(FixedSpeakerFeatures(), 6, features=small)), standardized(FEATURES))
+
+
 def test_unknown_speakers_count_as_the_average_one_and_a_column_alike_for_all_says_nothing():
     unknown, constant = np.full((1, 6), np.nan, dtype=np.float32), FEATURES.copy()
     constant[:, 2] = 7.0
