@@ -37,21 +37,29 @@ FOLDS = 10
 CausalCalibrator = Callable[["NDArray[np.float64]", SpeakerProfile], "NDArray[np.float64]"]
 
 
-def calibrate_causally(calibrator: CausalCalibrator, predicted: PredictedSet) -> NDArray[np.float64]:
-    """Calibrated predictions of a set, (utterances, attributes), each utterance by what its speaker has said so far."""
+def calibrate_causally(
+    calibrator: CausalCalibrator, predicted: PredictedSet, *, whole: bool = False
+) -> NDArray[np.float64]:
+    """Calibrated predictions of a set, (utterances, attributes), each utterance by what its speaker has said so far.
+
+    If `whole`, by the one line of all that its speaker says, not clipped: what `with_labels` corrects.
+    """
     calibrated = predicted.predictions.copy()
     for rows in rows_by_speaker(predicted.speaker_ids).values():
         profile = SpeakerProfile.empty(predicted.pooled.shape[1], predicted.predictions.shape[1])
         for row in rows:
             profile = profile.add(predicted.pooled[row], predicted.predictions[row], None, row)
-            calibrated[row] = calibrator(predicted.predictions[row], profile)
+            if not whole:
+                calibrated[row] = calibrator(predicted.predictions[row], profile)
+        if whole:
+            calibrated[rows] = line_of(calibrator, profile).apply(predicted.predictions[rows])
     return calibrated
 
 
 def left_out_posteriors(
-    bank: SpeakerBank, attributes: tuple[str, ...], validation: PredictedSet
+    bank: SpeakerBank, attributes: tuple[str, ...], validation: PredictedSet, *, whole: bool = False
 ) -> NDArray[np.float64]:
-    """Causally calibrated predictions (utterances, attributes), by a posterior fitted without each one's speaker.
+    """`calibrate_causally`, (utterances, attributes), by a posterior fitted without each one's speaker.
 
     It is fitted on the other folds of the set's speakers.
     """
@@ -62,7 +70,8 @@ def left_out_posteriors(
         rows = np.array([speaker is not None and fold_of[speaker] == fold for speaker in validation.speaker_ids])
         others = validation.part(~rows)
         calibrator.fit(others.predictions, others.speaker_ids, others.pooled, others.labels)
-        calibrated[rows] = calibrate_causally(CausalPosterior(calibrator.fitted, attributes), validation.part(rows))
+        causal = CausalPosterior(calibrator.fitted, attributes)
+        calibrated[rows] = calibrate_causally(causal, validation.part(rows), whole=whole)
     return calibrated
 
 
@@ -161,26 +170,25 @@ class CausalLabels:
         calibrated = prediction if self.base is None else self.base(prediction, profile)
         if not profile.labelled.count.any():
             return calibrated
-        corrected = with_labels(self._line(profile), profile.predictions, profile.labelled, self.priors).apply(
-            prediction
-        )
+        line = line_of(self.base, profile)
+        corrected = with_labels(line, profile.predictions, profile.labelled, self.priors).apply(prediction)
         if isinstance(self.base, CausalPLDC) and self.base.settings.clip:
             corrected = corrected.clip(*self.base.bank.scale)
         return np.where(profile.labelled.count[1] > 0, corrected, calibrated)
 
-    def _line(self, profile: SpeakerProfile) -> AffineMap:
-        """What the calibration does to any prediction of a speaker, found from its values at two points."""
-        base = self.base
-        if isinstance(base, CausalPLDC) and base.settings.clip:
-            base = replace(base, settings=replace(base.settings, clip=False))
-        low, high = profile.predictions.mean - 0.5, profile.predictions.mean + 0.5
-        at_low, at_high = (low, high) if base is None else (base(low, profile), base(high, profile))
-        return AffineMap(at_high - at_low, at_low - (at_high - at_low) * low)
+
+def line_of(calibrator: CausalCalibrator | None, profile: SpeakerProfile) -> AffineMap:
+    """What a calibration does to any prediction of a speaker, unclipped, found from its values at two points."""
+    if isinstance(calibrator, CausalPLDC) and calibrator.settings.clip:
+        calibrator = replace(calibrator, settings=replace(calibrator.settings, clip=False))
+    low, high = profile.predictions.mean - 0.5, profile.predictions.mean + 0.5
+    at_low, at_high = (low, high) if calibrator is None else (calibrator(low, profile), calibrator(high, profile))
+    return AffineMap(at_high - at_low, at_low - (at_high - at_low) * low)
 
 
-def label_priors(bundle: Bundle, calibration: str) -> tuple[LabelPrior, ...]:
-    """What a bundle knows of speakers' labels by one of its calibrations, one for each attribute."""
-    fitted, usual = bundle.label_priors.get(calibration, {}), LabelPrior.default(bundle.scale)
+def label_priors(bundle: Bundle, calibration: str | None) -> tuple[LabelPrior, ...]:
+    """What a bundle knows of speakers' labels by one of its calibrations, one for each attribute; by none if None."""
+    fitted, usual = bundle.label_priors.get(calibration or "", {}), LabelPrior.default(bundle.scale)
     return tuple(fitted.get(attribute, usual) for attribute in bundle.attributes)
 
 

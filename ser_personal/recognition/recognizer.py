@@ -87,8 +87,9 @@ class EmotionRecognizer:
 
     Attributes:
         raw: predicts, before any calibration.
-        calibrator: may be replaced by anything that calibrates an utterance by its speaker's profile. The bundle's
-            intervals are measured with its own: around another's predictions there are none.
+        calibrator: may be replaced by anything that calibrates an utterance by its speaker's profile. Intervals and the
+            weight of labels are measured with the bundle's own: another, or PLDC with other settings, has no intervals,
+            and labels have their default weight.
 
     Raises:
         UserError: the bundle lacks what the chosen calibration needs.
@@ -109,8 +110,10 @@ class EmotionRecognizer:
         self.bundle = bundle
         chosen = calibration or (bundle.calibration if pldc is None else "pldc")
         self.calibrator: CausalCalibrator | None = make_calibrator(bundle, chosen, pldc)
-        self._label_priors = label_priors(bundle, chosen)
-        as_measured = chosen == bundle.calibration and pldc in (None, bundle.pldc)
+        self._made_calibrator = self.calibrator
+        own_settings = chosen != "pldc" or pldc in (None, bundle.pldc)
+        self._label_priors = label_priors(bundle, chosen if own_settings else None)
+        as_measured = chosen == bundle.calibration and own_settings
         self._measured_calibrator = self.calibrator if as_measured else object()
         if profiles is not None:
             self._require_attributes()
@@ -290,7 +293,8 @@ class EmotionRecognizer:
 
         `profiles` of the speakers so far are changed in place; other speakers start as enrolled, or empty.
         """
-        calibrator = CausalLabels(self.calibrator, self._label_priors)
+        own = self.calibrator is self._made_calibrator
+        calibrator = CausalLabels(self.calibrator, self._label_priors if own else label_priors(self.bundle, None))
         turns, columns = found.recording.turns, self.columns_of([found.recording])
         rows: list[Row] = []
         for segment, speaker_id, pooled, raw, sample_hash in found.utterances:

@@ -183,12 +183,13 @@ def _validated(
     if ccc[chosen][0] < ccc["none"][0]:
         why += f"; on these {speakers} validation speakers it scores below raw predictions (--calibration none)"
     console.print(f"calibration {chosen}, {why}")
+    whole = calibrate_validation(bundle, bank, validation, with_posterior=calibration == "posterior", whole=True)
     priors: dict[str, dict[str, LabelPrior]] = {
         name: {
             attribute: LabelPrior.fit(values, labels, validation.speaker_ids, bundle.scale)
             for attribute, values, labels in zip(bundle.attributes, predictions.T, validation.labels.T, strict=True)
         }
-        for name, predictions in calibrated.items()
+        for name, predictions in whole.items()
     }
     around = None if chosen == "none" else calibrated[chosen]
     intervals = measure_intervals(validation, around, bundle.attributes, coverage)
@@ -357,18 +358,19 @@ def _recording_of(utterance: Utterance) -> Recording:
 
 
 def calibrate_validation(
-    bundle: Bundle, bank: SpeakerBank | None, validation: PredictedSet, *, with_posterior: bool
+    bundle: Bundle, bank: SpeakerBank | None, validation: PredictedSet, *, with_posterior: bool, whole: bool = False
 ) -> dict[CalibrationName, NDArray[np.float64]]:
-    """The validation set by each calibration, (utterances, attributes), each utterance by what was said so far.
+    """The validation set by each calibration, (utterances, attributes), as `calibrate_causally` does it.
 
     The bundle's bank may be of groups; the posterior learns from `bank`, of single speakers.
     """
     calibrated: dict[CalibrationName, NDArray[np.float64]] = {"none": validation.predictions}
     if bundle.bank is not None:
-        calibrated["pldc"] = calibrate_causally(CausalPLDC(bundle.bank, bundle.attributes, bundle.pldc), validation)
+        causal = CausalPLDC(bundle.bank, bundle.attributes, bundle.pldc)
+        calibrated["pldc"] = calibrate_causally(causal, validation, whole=whole)
     if bank is not None:
         try:
-            calibrated["posterior"] = left_out_posteriors(bank, bundle.attributes, validation)
+            calibrated["posterior"] = left_out_posteriors(bank, bundle.attributes, validation, whole=whole)
         except UserError as error:
             if with_posterior:
                 what = f"can't be fitted on {len(set(validation.speaker_ids))} validation speakers"

@@ -14,6 +14,7 @@ from tiny_models import emotion_data, finetuning, trainer
 from ser_personal import EmotionRecognizer, calibrate
 from ser_personal.audio import decode
 from ser_personal.calibration.conformal import ConformalTable, HalfWidths
+from ser_personal.calibration.few_labels import LabelPrior
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.data.dataset import Example, collate
 from ser_personal.errors import UserError
@@ -165,6 +166,25 @@ def test_intervals_are_those_of_the_bundles_own_calibration_within_the_label_sca
         np.testing.assert_allclose(found["arousal_high"] - found["arousal_low"], width)
     found = frame((inf,), (0,))
     assert (found["arousal_low"].item(), found["arousal_high"].item()) == (1, 7)
+
+
+def test_labels_have_their_default_weight_where_the_bundles_was_measured_with_another_calibration(bundle, recordings):
+    measured = dict.fromkeys(bundle.attributes, LabelPrior(shift=2.0))
+    with_priors = replace(bundle, label_priors={"pldc": measured})
+    labels = {"arousal": [2.0, 5.0, 6.0], "valence": [2.0, 5.0, 6.0]}
+    other = PLDCSettings(k=1, shift_mean=True)
+
+    def predicted(model, calibrator=None, **options):
+        recognizer = EmotionRecognizer(model, **options, device="cpu")
+        recognizer.calibrator = calibrator or recognizer.calibrator
+        recognizer.enroll("anna", recordings[:3], labels)
+        return recognizer.predict(recordings[3:6], "anna")[CALIBRATED].to_numpy()
+
+    assert np.abs(predicted(with_priors) - predicted(bundle)).min() > 0.1
+    np.testing.assert_array_equal(predicted(with_priors, pldc=bundle.pldc), predicted(with_priors))
+    np.testing.assert_array_equal(predicted(with_priors, pldc=other), predicted(bundle, pldc=other))
+    causal = CausalPLDC(bundle.bank, bundle.attributes, other)
+    np.testing.assert_array_equal(predicted(with_priors, causal), predicted(bundle, causal))
 
 
 def test_each_window_is_predicted_as_that_part_alone(bundle, recordings):

@@ -14,6 +14,7 @@ from tiny_models import emotion_data, finetuning, fit
 
 from ser_personal import EmotionRecognizer, SpeakerBank, calibrate
 from ser_personal.audio import decode
+from ser_personal.calibration.few_labels import LabelPrior
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.encoder.module import DESCRIPTION
 from ser_personal.encoder.raw import MFCCEncoder
@@ -123,6 +124,22 @@ def test_intervals_are_measured_on_validation_speakers(exported, synthetic_corpu
     # half of two speakers, one of them still to come, is all of the one: the greatest error from 5 utterances on
     width = recognizer.bundle.conformal.half_width("arousal", 99)
     assert width == pytest.approx(errors[4:].max(), abs=1e-4)
+
+
+def test_the_weight_of_labels_is_measured_on_predictions_by_all_that_a_validation_speaker_says(
+    exported, synthetic_corpus
+):
+    recognizer, _, _ = exported("--corpus", synthetic_corpus)
+    audio = sorted((synthetic_corpus / "Audios").glob("*_0009_*.wav"))
+    recognizer.enroll("anna", audio)
+    frame = recognizer.predict(audio, "anna")
+    assert set(frame["calibration_utterances"]) == {6}
+    labels = pd.read_csv(synthetic_corpus / "Labels" / "labels_consensus.csv", index_col="FileName")["EmoAct"]
+    labels = labels[[path.name for path in audio]].to_numpy()
+    for calibration, column in (("pldc", "arousal_calibrated"), ("none", "arousal_raw")):
+        expected = LabelPrior.fit(frame[column].to_numpy(), labels, ["anna"] * 6, (1, 7))
+        found = recognizer.bundle.label_priors[calibration]["arousal"]
+        assert vars(found) == pytest.approx(vars(expected), abs=1e-3)
 
 
 def test_too_few_speakers_for_an_interval_and_a_default_that_scores_below_raw_predictions(
