@@ -216,6 +216,10 @@ class TrainingSet(Protocol):
         """Known speaker of any set -> the `utterance_hash` of each of their utterances."""
 
     @property
+    def scale(self) -> tuple[float, float]:
+        """Lowest and highest value of a label."""
+
+    @property
     def train_label_mean(self) -> dict[str, float]:
         """Attribute -> mean label of the training set; attributes without labels are left out."""
 

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from transformers import AutoConfig, AutoModel, PreTrainedModel, WhisperConfig, WhisperForConditionalGeneration
 
 from ser_personal.arguments import SHIPPED
+from ser_personal.corpus.base import Corpus
 from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.data.pretrain import PretrainDataModule
 from ser_personal.encoder.hubert import TinyEncoder
@@ -40,8 +41,9 @@ def pretrain_data(corpus: Path, pseudo_labels: Path, **options: object) -> Pretr
     return PretrainDataModule(str(corpus), pseudo_labels=str(pseudo_labels), **defaults | options)
 
 
-def emotion_data(corpus: Path, **options: object) -> EmotionDataModule:
-    return EmotionDataModule(str(corpus), **{"max_batch": 16, "num_workers": 0} | options)
+def emotion_data(corpus: Path | Corpus, **options: object) -> EmotionDataModule:
+    corpus = str(corpus) if isinstance(corpus, Path) else corpus
+    return EmotionDataModule(corpus, **{"max_batch": 16, "num_workers": 0} | options)
 
 
 def trainer(folder: Path, **options: object) -> Trainer:

@@ -37,6 +37,9 @@ class Interpreter(nn.Module, ABC):
     def build(self, dim: int, outputs: int) -> None:
         """Make the layers for frames of width `dim` and that many attributes."""
 
+    def check_label_scale(self, scale: tuple[float, float]) -> None:
+        """Raise a UserError where labels on that scale may lie outside the predictions' range; here that is endless."""
+
     def start_from(self, label_means: Sequence[float]) -> None:
         """Predict the training labels' means at first; from 0, training by CCC stalls on labels of 1 to 7.
 
@@ -189,7 +192,7 @@ class PointwiseInterpreter(Interpreter):
         dropout: of the first two layers.
 
     Raises:
-        UserError: a scale the wrong way round, or labels that lie outside it.
+        UserError: a scale the wrong way round, or one that doesn't hold the corpus's.
     """
 
     def __init__(
@@ -214,16 +217,25 @@ class PointwiseInterpreter(Interpreter):
         )
 
     @override
+    def check_label_scale(self, scale: tuple[float, float]) -> None:
+        if min(scale) < self.scale[0] or max(scale) > self.scale[1]:
+            raise self._outside(f"labels are on a scale of {scale[0]:g} to {scale[1]:g}")
+
+    def _outside(self, what: str) -> UserError:
+        low, high = self.scale
+        return UserError(
+            f"{what}, and predictions stay within {low:g} to {high:g}",
+            where="--model.interpreter.scale",
+            remedy="Give the least and the greatest label, such as --model.interpreter.scale '[1,5]', or for "
+            "categories another interpreter",
+        )
+
+    @override
     def start_from(self, label_means: Sequence[float]) -> None:
         low, high = self.scale
         for head, mean in zip(self.heads, label_means, strict=True):
             if not low < mean < high:
-                raise UserError(
-                    f"the training labels' mean is {mean:.3g}, and predictions stay within {low:g} to {high:g}",
-                    where="--model.interpreter.scale",
-                    remedy="Give the least and the greatest label, such as --model.interpreter.scale '[1,5]', or for "
-                    "categories another interpreter",
-                )
+                raise self._outside(f"the training labels' mean is {mean:.3g}")
             with torch.no_grad():
                 share = torch.tensor((mean - low) / (high - low)).clamp(0.01, 0.99)
                 cast("Tensor", cast("nn.Sequential", head)[-1].bias).fill_(share.logit())

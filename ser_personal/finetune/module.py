@@ -399,6 +399,11 @@ class EmotionFineTuning(FineTuning):
         return len(self.attributes)
 
     @override
+    def build(self, training_set: TrainingSet) -> None:
+        self.interpreter.check_label_scale(training_set.scale)
+        super().build(training_set)
+
+    @override
     def initial_outputs(self, training_set: TrainingSet) -> list[float]:
         """The training labels' means: from 0, training by CCC stalls on labels of 1 to 7."""
         label_mean = training_set.train_label_mean

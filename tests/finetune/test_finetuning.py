@@ -5,10 +5,11 @@ from garbage import refused
 from tiny_models import emotion_data, finetuning, fit, trainer
 from tiny_models import encoder as tiny_encoder
 
+from ser_personal.corpus.csv_corpus import CSVCorpus
 from ser_personal.encoder.base import Encoder, mean_pool
 from ser_personal.finetune.classification import EmotionClassification
 from ser_personal.finetune.concordance import CCCLoss, GlobalBatchLoss, MSELoss, ccc_loss
-from ser_personal.finetune.interpreters import MLPInterpreter, TransformerInterpreter
+from ser_personal.finetune.interpreters import MLPInterpreter, PointwiseInterpreter, TransformerInterpreter
 from ser_personal.finetune.module import EmotionFineTuning
 from ser_personal.sharing.export import load_finetuned
 from ser_personal.speakers.embedding import SpeakerEmbedding
@@ -141,6 +142,22 @@ def test_what_can_not_be_built(data, papt_checkpoint, finetuned_checkpoint):
         refused(line, finetuning(**options).build, data)
     other = EmotionClassification(initial_checkpoint=finetuned)
     refused("was trained for arousal, valence, not emotions", other.build, data)
+
+
+def test_labels_beyond_what_an_interpreter_can_predict_are_refused(data, tmp_path):
+    labels = np.linspace(1, 9, len(data.utterances))
+    rows = [
+        f"{utterance.path},{utterance.speaker_id},{utterance.split},{label},{label}\n"
+        for utterance, label in zip(data.utterances, labels, strict=True)
+    ]
+    (tmp_path / "corpus.csv").write_text("path,speaker,split,arousal,valence\n" + "".join(rows))
+    to_9 = emotion_data(CSVCorpus(tmp_path / "corpus.csv", scale=(1, 9)))
+    narrow, wide = (finetuning(interpreter=PointwiseInterpreter(8, scale=scale)) for scale in ((1.0, 7.0), (0.0, 9.0)))
+    fit(wide, to_9, tmp_path, max_steps=1).save_checkpoint(tmp_path / "wide.ckpt")
+    initial = {"initial_checkpoint": str(tmp_path / "wide.ckpt"), "interpreter": PointwiseInterpreter(8)}
+    for module in (narrow, finetuning(**initial)):
+        refused("interpreter.scale: labels are on a scale of 1 to 9, .* stay within 1 to 7", module.build, to_9)
+        build(module, data)
 
 
 @pytest.mark.parametrize(("part", "name"), [("state_dict", "weight"), ("personalized_encoder", "encoder_config")])
