@@ -12,7 +12,7 @@ from jsonargparse.typing import PositiveInt
 
 from ser_personal.calibration.pldc import PLDC, PRIOR_UTTERANCES, PLDCSettings
 from ser_personal.calibration.table import PredictedSet, calibration_table, print_scores, standard_calibrators
-from ser_personal.corpus.splits import canonical_split
+from ser_personal.corpus.splits import canonical_split, first_few
 from ser_personal.corpus.table import (
     Vectors,
     check_ending,
@@ -135,11 +135,12 @@ def calibrate_tables(
         predictions: table, a row per utterance. Columns: utterance; speaker, blank where unknown; predictions in label
             points, such as arousal_raw; if you have them labels, such as arousal_label, blank where missing, and split
             (validation, test1, ...; without it everything is test). The predictions.csv of `ser test` is such a table.
+            None of its speakers may be in the bank; training rows are left out.
         vectors: the utterances' pooled vectors: .npz or .safetensors with one array per utterance, named by it; or a
             table with the column utterance and a column for each dimension.
         bank: what is known of training speakers: a bank (.safetensors) that `ser test` wrote, made by the same model as
             the vectors; or a table with a row a training utterance and the columns utterance, speaker and, say,
-            arousal_label; of its split only train, if it has one.
+            arousal_label. If it has a column split, only rows of train, or with a blank split, are read.
         out: table to write: .csv, .csv.gz, .tsv or .parquet.
         bank_vectors: the training utterances' vectors where `bank` is a table, as in `vectors`; the same file if None.
         scale: least and greatest label, where `bank` is a table; a file of a bank has its own.
@@ -159,6 +160,12 @@ def calibrate_tables(
     training = _read_bank(Path(bank), of_bank, scale)
     require_on_scale(predicted.predictions, "predictions", attributes, training.scale, predictions)
     require_on_scale(predicted.labels, "labels", attributes, training.scale, predictions)
+    if shared := sorted({*training.speaker_ids} & {*predicted.speaker_ids}):
+        raise UserError(
+            f"{len(shared)} of its speakers are in the bank as well, with their labels: {first_few(shared)}",
+            where=predictions,
+            remedy="Leave them out of one of the two, or rename them where they are other people",
+        )
     pldc = PLDC(training, attributes, options)
     validation = predicted.part((named["split"] == "validation").to_numpy())
     frames = []

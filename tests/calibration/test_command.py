@@ -147,6 +147,17 @@ def test_what_is_fitted_on_validation_is_fitted_on_other_speakers(tables, tmp_pa
     np.testing.assert_allclose(arrays(frame, "affine")[0], expected)
 
 
+@pytest.mark.parametrize("split", ["test1", "validation"])
+@pytest.mark.parametrize("of_bank", ["bank.safetensors", "train.parquet"])
+def test_speakers_whose_labels_are_in_the_bank_are_refused_by_name(tables, tmp_path, capsys, split, of_bank):
+    known = TRAIN[:12].assign(split=split)
+    pd.concat([known, TEST]).to_csv(tmp_path / "known.csv", index=False)
+    assert run(tables, predictions=tmp_path / "known.csv", bank=tmp_path / of_bank)[0] == 2
+    told = f"known.csv: 1 of its speakers are in the bank as well, with their labels: {TRAIN['speaker'][0]}. Leave them"
+    assert told in capsys.readouterr().err
+    assert not tables["out"].exists()
+
+
 def test_the_calibrated_table_is_written_by_its_ending(tables, tmp_path, capsys):
     _, expected = run(tables)
     for name in ("c.csv.gz", "c.tsv", "c.parquet"):
