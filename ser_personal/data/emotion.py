@@ -159,6 +159,23 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
         return {**super().settings(), **{f"augmentation.{name}": now[name] for name in now}}
 
     @override
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "scale": list(self.scale)}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        low, high = state_dict.get("scale", self.scale)
+        has_labels = any(not isnan(label) for each in self.utterances for label in each.labels.values())
+        if (low, high) != self.scale and has_labels and self.target == "attributes":
+            remedy = "Bring its labels to that scale"
+            if "path" in self.corpus.location:
+                flags = self.corpus.flags("scale", f"[{low:g},{high:g}]")
+                remedy += f", or where they are on it, give the corpus as `{flags}`"
+            what = f"was trained on labels from {low:g} to {high:g}, and this corpus's scale is {self.scale[0]:g} to "
+            raise UserError(f"{what}{self.scale[1]:g}", where="the checkpoint", remedy=remedy)
+        super().load_state_dict(state_dict)
+
+    @override
     def exclusion_reason(self, utterance: Utterance) -> str | None:
         if utterance.split not in ("train", "validation"):
             return None

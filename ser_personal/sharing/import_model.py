@@ -91,7 +91,7 @@ def import_model(
         found = read_public_model(files, model, attributes)
         module = as_module(found, model, scale)
         imported = {"name": model, "license": _licence(files)}
-        save_checkpoint(module, folder / CHECKPOINT, imported)
+        save_checkpoint(module, folder / CHECKPOINT, imported, scale)
         module.hparams[IMPORTED] = imported
         write_uncalibrated(module, folder / BUNDLE, model, scale)
     predicted = f"{', '.join(module.attributes)} on a scale of {scale[0]:g} to {scale[1]:g}"

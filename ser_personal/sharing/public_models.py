@@ -340,11 +340,14 @@ def _load(network: Any, weights: dict[str, Tensor], name: str) -> None:
     network.load_state_dict({layer: weight.float() for layer, weight in weights.items()})
 
 
-def save_checkpoint(module: EmotionFineTuning, path: Path, imported: dict[str, str]) -> None:
+def save_checkpoint(
+    module: EmotionFineTuning, path: Path, imported: dict[str, str], scale: tuple[float, float]
+) -> None:
     """Write what Lightning would, had the model been trained here, apart from the state of training."""
     import lightning
     import torch
 
+    from ser_personal.data.emotion import EmotionDataModule
     from ser_personal.sharing.model_card import IMPORTED
 
     checkpoint = {
@@ -353,6 +356,7 @@ def save_checkpoint(module: EmotionFineTuning, path: Path, imported: dict[str, s
         "pytorch-lightning_version": lightning.__version__,
         "state_dict": module.state_dict(),
         "hyper_parameters": dict(module.hparams),
+        EmotionDataModule.__qualname__: {"scale": list(scale)},
         IMPORTED: imported,
     }
     module.on_save_checkpoint(checkpoint)

@@ -1,8 +1,10 @@
+import re
 import shutil
 from dataclasses import replace
 from shutil import copytree
 
 import numpy as np
+import pandas as pd
 import pytest
 from garbage import refused
 
@@ -108,6 +110,17 @@ def test_a_checkpoint_of_other_features_is_refused(corpus, cache_folder, tmp_pat
     refused(r"was trained with data\.cache\.encoder noise, not silence\. Give it", other.load_state_dict, state)
     other = module(corpus, cache_folder, normalize_speakers=True)
     refused(r"was trained with data\.normalize_speakers False, not True", other.load_state_dict, state)
+
+
+def test_a_checkpoint_of_another_scale_is_refused_where_there_are_labels(corpus_folder, tmp_path):
+    state = EmotionDataModule(CSVCorpus(str(corpus_folder), scale=(1, 9))).state_dict()
+    flags = f"--data.corpus CSVCorpus --data.corpus.path {corpus_folder} --data.corpus.scale '[1,9]'"
+    line = f"trained on labels from 1 to 9, and this corpus's scale is 1 to 7. Bring .* as `{re.escape(flags)}`"
+    refused(line, EmotionDataModule(CSVCorpus(str(corpus_folder))).load_state_dict, state)
+    table = pd.read_csv(corpus_folder / "corpus.csv").drop(columns=["arousal", "valence", "dominance"], errors="ignore")
+    table["path"] = [str(corpus_folder / path) for path in table["path"]]
+    table.to_csv(tmp_path / "unlabelled.csv", index=False)
+    EmotionDataModule(CSVCorpus(str(tmp_path / "unlabelled.csv"))).load_state_dict(state)
 
 
 def test_what_was_cut_off_for_adaptation_is_tested_only_where_it_is_named(synthetic_corpus):

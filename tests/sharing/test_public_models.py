@@ -89,13 +89,16 @@ def test_pre_training_can_start_from_its_encoder_by_name(tmp_path):
     torch.testing.assert_close(by_name.state_dict(), imported.state_dict(), rtol=0, atol=0)
 
 
-def test_outputs_are_label_points_of_the_scale_that_is_asked_for(tmp_path, waveforms):
+def test_outputs_are_label_points_of_the_scale_that_is_asked_for(tmp_path, waveforms, synthetic_corpus, capsys):
     write_challenge(tmp_path / "model", outputs=1)
     assert ser("import", tmp_path / "model", "--out", tmp_path / "unnamed") == 2
     flags = ["--attributes", "[valence]", "--scale", "[1,5]"]
     assert ser("import", tmp_path / "model", "--out", tmp_path / "out", *flags) == 0
     bundle = read_bundle(tmp_path / "out" / "bundle")
     assert (bundle.attributes, bundle.scale, bundle.max_samples) == (("valence",), (1.0, 5.0), 192_000)
+    data, config = ["--data.corpus", synthetic_corpus], ["--config", "configs/pldc.yaml"]
+    assert ser("test", *config, *data, "--ckpt_path", tmp_path / "out" / "finetune.ckpt") == 2
+    assert "was trained on labels from 1 to 5, and this corpus's scale is 1 to 7. Bring" in capsys.readouterr().err
     # one whose head has the scale itself
     write, outputs = FORMS["vox"]
     assert ser("import", write(tmp_path / "vox"), "--out", tmp_path / "own", "--scale", "[1,5]") == 0
