@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
-from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import nn
@@ -34,10 +34,10 @@ _KINDS: dict[str, type[Encoder]] = {
     **{kind.model_type: kind for kind in (LogMelEncoder, MFCCEncoder, CachedFeatures)},
     "whisper": WhisperEncoder,
 }
-_OF_MODELS: WeakSet[nn.Module] = WeakSet()
-# of a part that was given to a model, the copy that is in it
-_COPY_OF: WeakKeyDictionary[nn.Module, ReferenceType[nn.Module]] = WeakKeyDictionary()
+# a part that was given to models, and each of its copies in them -> these copies
+_COPIES: WeakKeyDictionary[nn.Module, WeakSet[nn.Module]] = WeakKeyDictionary()
 Part = TypeVar("Part", bound=nn.Module)
+HAND_ON = "Make a new one; papt_checkpoint or initial_checkpoint hands trained weights on"
 
 
 def _kind(config: str) -> type[Encoder]:
@@ -51,27 +51,25 @@ def saved_encoder(config: str, name: str) -> Encoder:
 
 
 def own_copy(part: Part) -> Part:
-    """Copy a part for a model, so that no other model of the same object trains its weights or makes them again.
-
-    An object whose copy was trained is refused: a second model would begin without what the first has learnt.
-    """
-    earlier = _COPY_OF[part]() if part in _COPY_OF else None
-    if part in _OF_MODELS:
+    """Copy a part for a model, so that no other model of the same object trains its weights or makes them again."""
+    copies = _COPIES.setdefault(part, WeakSet())
+    if part in copies:
         what = "is part of a model, and a fit of another would make its weights again"
-    elif earlier is not None and not _have_same_weights(part, earlier):
-        what = "was given to a model that has been trained, and has none of its weights"
-    else:
-        copy = deepcopy(part)
-        _OF_MODELS.add(copy)
-        _COPY_OF[part] = ref(copy)
-        return copy
-    remedy = "Make a new one; papt_checkpoint or initial_checkpoint hands trained weights on"
-    raise UserError(what, where=type(part).__name__, remedy=remedy)
+        raise UserError(what, where=type(part).__name__, remedy=HAND_ON)
+    copy = deepcopy(part)
+    copies.add(copy)
+    _COPIES[copy] = copies
+    return copy
 
 
-def _have_same_weights(one: nn.Module, other: nn.Module) -> bool:
-    first, second = one.state_dict(), other.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name].cpu()) for name in first)
+def _refuse_trained_elsewhere(part: nn.Module) -> None:
+    """Refuse to train a part from the beginning where another model of the same object has learnt something."""
+    own = part.state_dict()
+    for other in _COPIES.get(part, ()):
+        weights = other.state_dict()
+        if weights.keys() > own.keys() or any(not torch.equal(own[name], weights[name].cpu()) for name in weights):
+            what = "was given to a model that has been trained, and has none of its weights"
+            raise UserError(what, where=type(part).__name__, remedy=HAND_ON)
 
 
 class EncoderDescription(TypedDict):
@@ -109,6 +107,7 @@ class PersonalizedEncoder(nn.Module):
 
     def build(self, speaker_ids: Sequence[str], features: NDArray[np.float32] | None = None) -> None:
         """Make new networks, the encoder with its pre-trained weights, e_s for these speakers."""
+        _refuse_trained_elsewhere(self.encoder)
         self.encoder.build()
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim, fixed=not self.speakers.is_learnt)
         if self.fusion.uses_speakers:

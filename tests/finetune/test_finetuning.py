@@ -231,16 +231,18 @@ def test_an_encoder_of_ones_own_comes_back(data, tmp_path):
 
 
 def test_models_of_the_same_objects_share_no_weights(data, tmp_path):
-    parts = {"encoder": tiny_encoder(), "speakers": SpeakerEmbedding(8), "interpreter": MLPInterpreter((4,))}
-    options = {"fusion": "last", "train_speaker_embedding": True}
-    first, second = finetuning(**parts, **options), finetuning(**parts, **options)
+    parts = {"speakers": SpeakerEmbedding(8), "interpreter": MLPInterpreter((4,))}
+    options = {"fusion": "last", "train_speaker_embedding": True, **parts}
+    encoder = tiny_encoder()
+    first, second = (finetuning(encoder=encoder, **options) for _ in range(2))
     fit(first, data, tmp_path, max_steps=1)
     before = {name: weight.clone() for name, weight in first.state_dict().items()}
-    fit(second, data, tmp_path, max_steps=2)
+    fit(finetuning(**options), data, tmp_path, max_steps=2)
     assert_same(first.state_dict(), before)
-    # what was learnt is in the models, not in the objects that they were made of
-    for name, part in parts.items():
-        refused(f"{type(part).__name__}: was given to a model that has been trained", finetuning, **{name: part})
+    # it isn't trained from the beginning unnoticed, and loads a checkpoint's weights
+    refused("TinyEncoder: was given to a model that has been trained", fit, second, data, tmp_path, max_steps=1)
+    first.trainer.save_checkpoint(tmp_path / "first.ckpt")
+    trainer(tmp_path).test(second, datamodule=data, ckpt_path=tmp_path / "first.ckpt", verbose=False)
     trained = {"encoder": first.personalized.encoder, "speakers": first.personalized.speakers}
     for name, part in (trained | {"interpreter": first.interpreter}).items():
         refused(f"{type(part).__name__}: is part of a model, .* Make a new one", finetuning, **{name: part})
