@@ -62,7 +62,8 @@ def compare(
         resamples: bootstrap resamples of the speakers for each interval.
         seed: of the bootstrap.
         add: another method as NAME=FILE.csv, or several as '[A=a.csv,B=b.csv]': columns utterance, and arousal, valence
-            or dominance, whichever it predicts, on the utterances that the runs were tested on.
+            or dominance, whichever it predicts, on the utterances that the runs were tested on. NAME=FILE.csv:sigma
+            reads arousal_sigma and so on, of a table with several columns for an attribute.
         latex: file for the table that the screen shows, for a paper.
     """
     from rich.console import Console

@@ -14,7 +14,7 @@ import numpy as np
 from ser_personal.calibration.command import require_on_scale
 from ser_personal.calibration.table import CalibrationRow, speaker_moments
 from ser_personal.corpus.splits import first_few
-from ser_personal.corpus.table import read_number, read_rows
+from ser_personal.corpus.table import is_called_like, read_number, read_rows
 from ser_personal.errors import UserError
 from ser_personal.evaluation.run_files import (
     METRICS,
@@ -260,11 +260,15 @@ def ridge_runs(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     return [*others, *(ComparedRun(name, None, own, ()) for name, own in zip(names, ridges, strict=True))]
 
 
-def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
-    """Read another method's predictions of the utterances that the runs were tested on, from NAME=FILE.
+# ends of columns that hold no predictions: labels, bounds of intervals, uncertainty
+_NO_PREDICTION = ("_label", "_low", "_high", "_std")
 
-    The file has a column utterance, and one for each attribute, called by it, such as arousal, or by arousal_raw. The
-    labels are those of the runs' predictions.csv.
+
+def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
+    """Read another method's predictions of the utterances that the runs were tested on, from NAME=FILE[:ENDING].
+
+    The file has a column utterance, and one for each attribute: arousal or arousal_raw, or with an ending such as sigma
+    arousal_sigma. The labels are those of the runs' predictions.csv.
     """
     import pandas as pd
 
@@ -274,9 +278,15 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
     if name in {run.recipe for run in runs}:
         raise UserError("a run has this name", where=f"--add {argument}", remedy=f"Choose another, such as my_{name}")
     tested = _tested_utterances(runs)
+    ending = ""
+    if ":" in file and not Path(file).exists():
+        file, _, ending = file.rpartition(":")
     path = Path(file)
-    rows = read_rows(path, required=("utterance",), filled=("utterance",))
+    rows = read_rows(path, required=("utterance",), filled=("utterance",), any_case=("utterance",))
     listed, expected = Counter(row["utterance"] for row in rows), set(tested["utterance"])
+    if expected.isdisjoint(listed):
+        remedy = f"Call them as in {PREDICTIONS} of the runs, such as {min(expected)}"
+        raise UserError(f"names no utterance as the runs do, such as {min(listed)}", where=path, remedy=remedy)
     lacks = f"lacks {{}} of {len(expected)} utterances that the runs were tested on"
     for what, found, remedy in (
         ("lists {} utterances more than once", {one for one in listed if listed[one] > 1}, "Keep one row of each"),
@@ -286,11 +296,12 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
         if found:
             raise UserError(f"{what.format(len(found))}: {first_few(sorted(found))}", where=path, remedy=remedy)
     attributes = [one for one in ATTRIBUTES if f"{one}_label" in tested]
-    column_of = {one: next((name for name in (one, f"{one}_raw") if name in rows[0]), None) for one in attributes}
-    predicted = {one: column for one, column in column_of.items() if column is not None}
+    chosen = {one: _column_of(one, list(rows[0]), argument, path, ending) for one in attributes}
+    predicted = {one: column for one, column in chosen.items() if column is not None}
     if not predicted:
         what = f"has no column of predictions (found: {', '.join(rows[0])})"
-        raise UserError(what, where=path, remedy=f"Name it by the attribute, such as {attributes[0]}")
+        expected_name = f"{attributes[0]}_{ending}" if ending else attributes[0]
+        raise UserError(what, where=path, remedy=f"Name it by the attribute, such as {expected_name}")
     values_of = {
         row["utterance"]: [
             read_number(row, column, f"{path}, utterance {row['utterance']}", "Give a prediction")
@@ -310,6 +321,26 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
         row = CalibrationRow("raw", scores, is_oracle=False, predictions=values[None])
         moments.append(speaker_moments(str(split), [row], labels, speakers))
     return ComparedRun(name, None, pd.concat(moments), ())
+
+
+def _column_of(attribute: str, header: Sequence[str], argument: str, path: Path, ending: str) -> str | None:
+    """The column of an attribute's predictions, in any case; None where there is none."""
+    of_attribute = [name for name in header if name.lower() == attribute or name.lower().startswith(f"{attribute}_")]
+    if ending:
+        return next((name for name in of_attribute if name.lower() == f"{attribute}_{ending.lower()}"), None)
+    found = [name for name in of_attribute if not name.lower().endswith(_NO_PREDICTION)]
+    if not any(name.lower() in {attribute, f"{attribute}_raw"} for name in found):
+        others = [name for name in header if name not in of_attribute and is_called_like(name, attribute)]
+        if others:
+            remedy = f"Rename it to {attribute}, or if it is something else, to that"
+            raise UserError(f"no column {attribute}, and {others[0]} isn't read", where=path, remedy=remedy)
+        return None
+    if len(found) > 1:
+        endings = [name[len(attribute) + 1 :] for name in found if name.lower() != attribute]
+        example = f', or choose it by its ending, as in --add "{argument}:{endings[-1]}"' if endings else ""
+        remedy = f"Keep the one that is meant{example}"
+        raise UserError(f"has several columns for {attribute}: {', '.join(found)}", where=path, remedy=remedy)
+    return found[0]
 
 
 def _tested_utterances(runs: Sequence[ComparedRun]) -> pd.DataFrame:

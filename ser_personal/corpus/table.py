@@ -387,12 +387,16 @@ def _refuse_parts(header: Collection[str], path: Path) -> None:
         raise UserError(what, where=path, remedy="Add the other, blank where a segment reaches to the end")
 
 
+def is_called_like(name: str, attribute: str) -> bool:
+    """Whether a column has another name for an attribute: another case, a synonym, or a misspelling."""
+    return name.lower() in _SYNONYMS[attribute] or bool(get_close_matches(name.lower(), [attribute], cutoff=0.8))
+
+
 def _refuse_other_names(header: Collection[str], read: Collection[str], path: Path) -> None:
     """Refuse a column that isn't read and is called like a missing attribute: its labels would go unnoticed."""
     for attribute in ATTRIBUTES:
         for name in header:
-            called_so = name.lower() in _SYNONYMS[attribute] or get_close_matches(name.lower(), [attribute], cutoff=0.8)
-            if called_so and attribute not in header and name not in read:
+            if attribute not in header and name not in read and is_called_like(name, attribute):
                 remedy = f"Did you mean {name}? Rename it to {attribute}, or if it is something else, to that"
                 raise UserError(f"no column {attribute}, and {name} isn't read", where=path, remedy=remedy)
 

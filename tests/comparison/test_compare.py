@@ -314,6 +314,29 @@ def test_another_method_joins_the_table(runs, mine, capsys):
     assert text.count(r"\\") == 5
 
 
+@pytest.mark.parametrize("ending", ["sigma", "Sigma"])
+def test_of_several_columns_the_one_that_is_meant_is_compared(runs, mine, capsys, ending):
+    # as `ser calibrate` writes them
+    table, row = mine
+    table = table.rename(columns={"arousal": "arousal_sigma"}).assign(arousal_raw=4.0, arousal_label=4.0)
+    table.to_csv(runs / "mine.csv", index=False)
+    assert ser("compare", runs, "--add", f"mine={runs / 'mine.csv'}") == 2
+    told = capsys.readouterr().err
+    assert "has several columns for arousal: arousal_sigma, arousal_raw." in told
+    assert ser("compare", runs, "--add", f"mine={runs / 'mine.csv'}:{ending}", "--resamples", "200") == 0
+    found = pd.read_csv(runs / "comparison.csv").set_index("recipe").loc["mine", "overall_ccc"]
+    assert found == pytest.approx(row.scores["arousal"].overall_ccc)
+
+
+@pytest.mark.parametrize("column", ["Arousal", "arousal_raw"])
+def test_a_column_of_predictions_is_known_in_any_case_beside_intervals(runs, mine, column):
+    table = mine[0].rename(columns={"arousal": column}).assign(arousal_low=1.0, arousal_high=7.0)
+    table.to_csv(runs / "mine.csv", index=False)
+    assert ser("compare", runs, "--add", f"mine={runs / 'mine.csv'}", "--resamples", "200") == 0
+    found = pd.read_csv(runs / "comparison.csv").set_index("recipe").loc["mine", "overall_ccc"]
+    assert found == pytest.approx(mine[1].scores["arousal"].overall_ccc)
+
+
 def test_a_baseline_of_another_attribute_is_said_to_be_that(tmp_path, capsys):
     moments = LARGE.moments(LARGE.row(0.5))
     for name, attribute in (("one", "arousal"), ("two", "valence")):
@@ -341,6 +364,16 @@ def test_predictions_of_another_method_that_cannot_join(runs, mine, capsys):
         (pd.concat([table, table.iloc[:1].assign(utterance="other")]), "no run was tested on: other. Leave them"),
         (table.rename(columns={"utterance": "file"}), "no column utterance .* Did you mean file"),
         (table.rename(columns={"arousal": "score"}), "has no column of predictions .* such as arousal"),
+        (table.rename(columns={"arousal": "activation"}), "no column arousal, and activation isn't read. Rename it"),
+        (
+            table.assign(utterance="audio/" + table.utterance),
+            "names no utterance as the runs do, such as audio/u0. Call them as in predictions.csv of the runs, "
+            "such as u0",
+        ),
+        (
+            table.assign(arousal_raw=table.arousal),
+            'several columns for arousal: arousal, arousal_raw. Keep.*--add "mine=.*mine.csv:raw"',
+        ),
         (table.assign(arousal="high"), "utterance u.*: arousal is 'high', not a finite number"),
         (
             table.assign(arousal=(table.arousal - 1) / 6),
