@@ -128,7 +128,7 @@ def calibrate_tables(
     """Calibrate a table of predictions by PLDC and its controls, without a model.
 
     Writes each test utterance's predictions by every calibrator, in columns such as arousal_sigma, and prints O-CCC and
-    A-CCC of each test set whose labels the table has. Where it has labelled validation rows too, the
+    A-CCC of each test set whose labels the table has. Where it has validation rows with labels of every attribute, the
     calibrators fitted on validation speakers are added: affine, and with five labelled speakers or more posterior.
 
     Args:

@@ -7,7 +7,6 @@ by name, to the oracle alone.
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, compress, product
 from math import isnan
@@ -32,12 +31,17 @@ if TYPE_CHECKING:
 
 KEYS = ("split", "row", "is_oracle", "draw", "attribute", "speaker")
 MOMENTS = ("prediction_mean", "label_mean", "prediction_variance", "label_variance", "covariance")
-LEGEND = (
-    "raw: uncalibrated. mu, sigma, both: PLDC of mean, standard deviation, both. Controls: affine, one map for "
-    "everyone, fitted on validation speakers; population, k = all speakers; random_speakers, k at random. posterior "
-    "(ours): by speaker vector and predictions, as far as it helps validation speakers. "
-    "own_statistics reads the test labels: an oracle, never a result."
-)
+LEGEND = {
+    "raw": "raw: uncalibrated.",
+    "mu": "mu: PLDC of the mean.",
+    "sigma": "sigma: PLDC of the standard deviation.",
+    "both": "both: PLDC of both.",
+    "affine": "affine: control, one map for everyone, fitted on validation speakers.",
+    "posterior": "posterior (ours): by speaker vector and predictions, as far as it helps validation speakers.",
+    "population": "population: control, k = all speakers.",
+    "random_speakers": "random_speakers: control, k at random.",
+    "own_statistics": "own_statistics reads the test labels: an oracle, never a result.",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +109,8 @@ def standard_calibrators(
 
     raw, mu, sigma and both are the paper's. The controls (ours) move the same moments as `pldc`: population has
     k = all, random_speakers k at random. affine and posterior (ours) are fitted on validation speakers. They are left
-    out where these have no label, posterior also where fewer than five of them, or of the training speakers, have
-    labels of an attribute.
+    out, and a printed line says why, where these have no label of an attribute; posterior also where fewer than five of
+    them, or of the training speakers, have labels of an attribute.
     """
 
     def variant(**changes: Any) -> PLDC:
@@ -118,13 +122,19 @@ def standard_calibrators(
         "sigma": variant(shift_mean=False, scale_std=True),
         "both": variant(shift_mean=True, scale_std=True),
     }
-    if validation is not None and not np.isnan(validation.labels).all():
-        calibrators["affine"] = AffineMap.fit(validation.predictions, validation.labels)
-        # too few labels; whatever else is wrong with inputs, PLDC refuses
-        with suppress(UserError):
-            calibrators["posterior"] = PosteriorCalibrator(pldc.bank, pldc.attributes).fit(
-                validation.predictions, validation.speaker_ids, validation.pooled, validation.labels
-            )
+    if validation is not None and len(validation.labels):
+        missing = [*compress(pldc.attributes, np.isnan(validation.labels).all(axis=0))]
+        if missing:
+            print(f"affine and posterior are left out: no validation utterance has a label of {' or '.join(missing)}")
+        else:
+            calibrators["affine"] = AffineMap.fit(validation.predictions, validation.labels)
+            # too few labels; whatever else is wrong with inputs, PLDC refuses
+            try:
+                calibrators["posterior"] = PosteriorCalibrator(pldc.bank, pldc.attributes).fit(
+                    validation.predictions, validation.speaker_ids, validation.pooled, validation.labels
+                )
+            except UserError as error:
+                print(f"posterior is left out: {error.what}")
     calibrators["population"] = variant(k=len(pldc.bank.speaker_ids))
     calibrators["random_speakers"] = RandomSpeakers(pldc, draws, seed)
     return calibrators
@@ -200,8 +210,8 @@ def _moments(predictions: NDArray[np.float64], labels: NDArray[np.float64]) -> t
     return (len(labels), *map(float, moments), concordance(predictions, labels))
 
 
-def print_scores(title: str, rows: Sequence[CalibrationRow], legend: str = "") -> None:
-    """Print O-CCC and A-CCC, with its standard deviation over speakers, of each row and attribute, and the legend."""
+def print_scores(title: str, rows: Sequence[CalibrationRow]) -> None:
+    """Print O-CCC and A-CCC, with its standard deviation over speakers, of each row and attribute, and a legend."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -222,7 +232,8 @@ def print_scores(title: str, rows: Sequence[CalibrationRow], legend: str = "") -
     console = Console()
     console.print(table)
     counted = sorted({scores.speakers for scores in rows[0].scores.values()})
-    console.print(f"A-CCC over {' or '.join(map(str, counted))} speakers. {legend}".rstrip(), style="dim")
+    legend = [LEGEND[row.name] for row in rows if row.name in LEGEND]
+    console.print(" ".join([f"A-CCC over {' or '.join(map(str, counted))} speakers.", *legend]), style="dim")
 
 
 def decimal(value: float) -> str:

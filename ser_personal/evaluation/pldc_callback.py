@@ -18,7 +18,6 @@ from ser_personal.calibration.conformal import intervals_as_json
 from ser_personal.calibration.divergence import speaker_shifts
 from ser_personal.calibration.pldc import PLDC, PRIOR_UTTERANCES, PLDCSettings
 from ser_personal.calibration.table import (
-    LEGEND,
     PredictedSet,
     calibration_table,
     speaker_moments,
@@ -168,7 +167,7 @@ def _scored(
     pldc: PLDC, calibrators: Mapping[str, Calibrator], min_utterances: int, name: str, part: PredictedSet
 ) -> Scored:
     table = calibration_table(part, pldc, calibrators, min_utterances=min_utterances)
-    return print_and_record(name, part, table, LEGEND)
+    return print_and_record(name, part, table)
 
 
 def predict_split(trainer: Trainer, module: LightningModule, split: str) -> Iterator[PredictionBatch]:

@@ -289,9 +289,9 @@ def score_set(model: Any, data: Any, tested: CollectedSet, scored: Scoring) -> S
     return record, table
 
 
-def print_and_record(name: str, test: PredictedSet, table: list[CalibrationRow], legend: str = "") -> Scored:
+def print_and_record(name: str, test: PredictedSet, table: list[CalibrationRow]) -> Scored:
     """Print a table; -> what metrics.json says of it, and the table."""
-    print_scores(f"{name}: {len(test.predictions)} utterances", table, legend)
+    print_scores(f"{name}: {len(test.predictions)} utterances", table)
     return {"utterances": len(test.predictions), "rows": rows_as_json(table)}, table
 
 

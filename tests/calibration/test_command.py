@@ -147,6 +147,18 @@ def test_what_is_fitted_on_validation_is_fitted_on_other_speakers(tables, tmp_pa
     np.testing.assert_allclose(arrays(frame, "affine")[0], expected)
 
 
+def test_without_a_validation_label_of_an_attribute_nothing_is_fitted_there_and_a_line_says_so(
+    tables, tmp_path, capsys
+):
+    pd.concat([VALIDATION.assign(arousal_label=None), TEST]).to_csv(tmp_path / "half.csv", index=False)
+    _, frame = run(tables, predictions=tmp_path / "half.csv")
+    assert not {name for name in frame if name.endswith(("_affine", "_posterior"))}
+    shown = capsys.readouterr().out
+    assert "affine and posterior are left out: no validation utterance has a label of arousal\n" in shown
+    assert "own_statistics reads the test labels" in " ".join(shown.split())
+    assert "posterior (ours)" not in " ".join(shown.split())
+
+
 @pytest.mark.parametrize("split", ["test1", "validation"])
 @pytest.mark.parametrize("of_bank", ["bank.safetensors", "train.parquet"])
 def test_speakers_whose_labels_are_in_the_bank_are_refused_by_name(tables, tmp_path, capsys, split, of_bank):

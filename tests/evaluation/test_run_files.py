@@ -11,7 +11,6 @@ from garbage import refused
 from invented_run import edit_json, invent
 
 from ser_personal.calibration.table import (
-    LEGEND,
     MOMENTS,
     CalibrationRow,
     PredictedSet,
@@ -52,15 +51,17 @@ def test_predictions_csv_has_a_row_an_utterance(tmp_path):
 
 def test_table_on_the_screen_says_what_is_no_result(capsys):
     scores = AttributeScores(0.5, 0.25, 0.125, 3, 1, 30, {"a": 0.5, "b": NAN})
-    rows = [CalibrationRow(name, {"[/odd]": scores}, name != "raw", np.zeros((1, 30, 1))) for name in ("raw", "own")]
-    print_scores("[red]test1[/red]", rows, LEGEND)
+    names = "raw", "own_statistics"
+    rows = [CalibrationRow(name, {"[/odd]": scores}, name != "raw", np.zeros((1, 30, 1))) for name in names]
+    print_scores("[red]test1[/red]", rows)
     printed = " ".join(capsys.readouterr().out.split())
     # names are no markup
     assert "[red]test1[/red]" in printed
     assert "[/odd]" in printed
-    assert "own .500 .250 (.125)" in printed
+    assert "own_statistics .500 .250 (.125)" in printed
     assert "A-CCC over 3 speakers" in printed
     assert "own_statistics reads the test labels: an oracle, never a result." in printed
+    assert "posterior" not in printed
 
 
 def utterance(speaker_id, number):
