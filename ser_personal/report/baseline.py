@@ -72,7 +72,7 @@ def baseline(
         corpus: a folder in MSP-Podcast's layout, a corpus.csv, or a corpus.
         out: folder for baseline.json and speaker_moments.csv.
         attributes: what to predict; those without training labels are left out.
-        test_splits: sets to test on; all but train and validation if None.
+        test_splits: sets to test on; all but train, validation and what `cut_test` cut off for adaptation if None.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
         known_speakers_only: leave out utterances whose speaker is unknown, as the paper does.
         replace: replace files that exist already.

@@ -12,6 +12,7 @@ from garbage import refused
 from killing import contents, on_two, output
 from scipy.stats import entropy
 
+from ser_personal import MSPPodcast
 from ser_personal.audio import num_frames
 from ser_personal.data.frame_store import PseudoLabels
 from ser_personal.encoder.hubert import TinyEncoder
@@ -114,6 +115,10 @@ def test_frames_that_are_not_finite_are_refused(make, monkeypatch, tmp_path):
 def test_splits_in_any_spelling_and_wrong_ones_and_empty_audio(synthetic_corpus, tmp_path):
     data = PseudoLabelData(str(synthetic_corpus), splits=["Train", "dev", "train"], fit_splits=["TRAIN"])
     assert (len(data.pseudo_label_indices), len(data.fit_indices)) == (54, 48)
+    cut = MSPPodcast(str(synthetic_corpus), cut_test="test1", adaptation_seconds=3)
+    data = PseudoLabelData(cut, splits=["train", "validation", "test1_adaptation"])
+    assert len(data.pseudo_label_indices) > 54
+    assert {data.utterances[index].split for index in data.fit_indices} == {"train"}
     with pytest.raises(UserError, match=r"data\.fit_splits: no audio to fit the codebook on"):
         _ = PseudoLabelData(str(synthetic_corpus), splits=["validation"]).fit_indices
     soundfile.write(tmp_path / "short.wav", np.zeros(399), 16_000)
