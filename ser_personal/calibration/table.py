@@ -123,7 +123,8 @@ def standard_calibrators(
         "both": variant(shift_mean=True, scale_std=True),
     }
     if validation is not None and len(validation.labels):
-        missing = [*compress(pldc.attributes, np.isnan(validation.labels).all(axis=0))]
+        columns = zip(pldc.attributes, validation.labels.T, strict=True)
+        missing = [attribute for attribute, labels in columns if np.isnan(labels).all()]
         if missing:
             print(f"affine and posterior are left out: no validation utterance has a label of {' or '.join(missing)}")
         else:
