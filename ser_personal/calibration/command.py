@@ -111,6 +111,23 @@ def require_on_scale(
             raise UserError(what, where=path, remedy=remedy)
 
 
+def _require_labels_on_scale(
+    named: pd.DataFrame,
+    labels: NDArray[np.float64],
+    attributes: Sequence[str],
+    scale: tuple[float, float],
+    path: str | Path,
+) -> None:
+    require_on_scale(labels, "labels", attributes, scale, path)
+    low, high = scale
+    for row, column in np.argwhere((labels < low) | (labels > high)).tolist():
+        raise UserError(
+            f"{attributes[column]} is {labels[row, column]:g}, outside the scale {low:g} to {high:g}",
+            where=f"{path}, utterance {named['utterance'][row]}",
+            remedy="Correct the label, leave it blank, or give the scale of the bank: a table's is --scale",
+        )
+
+
 def calibrate_tables(
     predictions: str,
     vectors: str,
@@ -143,7 +160,8 @@ def calibrate_tables(
             arousal_label. If it has a column split, only rows of train, or with a blank split, are read.
         out: table to write: .csv, .csv.gz, .tsv or .parquet.
         bank_vectors: the training utterances' vectors where `bank` is a table, as in `vectors`; the same file if None.
-        scale: least and greatest label, where `bank` is a table; a file of a bank has its own.
+        scale: least and greatest label, where `bank` is a table; a file of a bank has its own. A label outside it is
+            refused.
         draws: of the control with random speakers, which is scored but not written.
         seed: of these draws.
         min_utterances: labelled utterances a speaker must have to count in A-CCC.
@@ -159,7 +177,7 @@ def calibrate_tables(
     options = PLDCSettings(shift_mean=False, scale_std=True, prior_utterances=PRIOR_UTTERANCES, **settings)
     training = _read_bank(Path(bank), of_bank, scale)
     require_on_scale(predicted.predictions, "predictions", attributes, training.scale, predictions)
-    require_on_scale(predicted.labels, "labels", attributes, training.scale, predictions)
+    _require_labels_on_scale(named, predicted.labels, attributes, training.scale, predictions)
     if shared := sorted({*training.speaker_ids} & {*predicted.speaker_ids}):
         raise UserError(
             f"{len(shared)} of its speakers are in the bank as well, with their labels: {first_few(shared)}",
@@ -193,6 +211,6 @@ def calibrate_tables(
 def _read_bank(path: Path, vectors: Vectors, scale: tuple[float, float]) -> SpeakerBank:
     if not is_table(path):
         return SpeakerBank.load(path)
-    attributes, _, training = read_predictions(path, vectors, training=True)
-    require_on_scale(training.labels, "labels", attributes, scale, path)
+    attributes, named, training = read_predictions(path, vectors, training=True)
+    _require_labels_on_scale(named, training.labels, attributes, scale, path)
     return SpeakerBank.from_utterances(training.speaker_ids, training.pooled, training.labels, attributes, scale)

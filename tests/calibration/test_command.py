@@ -25,7 +25,7 @@ def utterances(split, num_speakers, seed):
     frame["speaker"] = made.speaker_ids
     frame["split"] = split
     for column, attribute in enumerate(ATTRIBUTES):
-        frame[f"{attribute}_label"] = made.labels[:, column]
+        frame[f"{attribute}_label"] = made.labels[:, column].clip(1, 7)
         frame[f"{attribute}_raw"] = made.predictions[:, column]
     return frame, dict(zip(frame["utterance"], made.pooled, strict=True))
 
@@ -245,3 +245,13 @@ def test_a_table_on_another_scale_than_the_labels_is_refused(tables, tmp_path, c
     assert re.search(rf"\d+ of \d+ {told} of arousal are outside the labels' scale, 1 to 7. Bring them", line)
     # from 0 to 1
     assert "by 1 + 6 * (value - A) / (B - A)" in line
+
+
+@pytest.mark.parametrize("table", ["predictions", "bank"])
+def test_a_single_label_outside_the_scale_is_refused(tables, tmp_path, capsys, table):
+    frame = (TRAIN if table == "bank" else TEST).copy()
+    frame.loc[5, "valence_label"] = 7.5
+    frame.to_csv(tmp_path / "spoilt.csv", index=False)
+    assert run(tables, **{table: tmp_path / "spoilt.csv"})[0] == 2
+    told = f"spoilt.csv, utterance {frame['utterance'][5]}: valence is 7.5, outside the scale 1 to 7. Correct the label"
+    assert told in capsys.readouterr().err
