@@ -19,7 +19,7 @@ from rich.table import Table
 from ser_personal.audio import SAMPLE_RATE, TOO_SHORT, WINDOW, decode_utterance, fault_of, read_header
 from ser_personal.corpus.base import HEADER_THREADS, Corpus, duplicates, labels_outside, seconds_of
 from ser_personal.corpus.csv_corpus import open_corpus, write_corpus
-from ser_personal.corpus.splits import by_split, first_few, known_speakers, shared_speakers
+from ser_personal.corpus.splits import by_split, first_few, known_speakers, shared_speakers, split_meant
 from ser_personal.corpus.table import check_ending, write_rows
 from ser_personal.errors import UserError
 from ser_personal.files import refuse_existing
@@ -53,10 +53,11 @@ class Kind(NamedTuple):
 
 
 EMPTY_SET = Kind("split without utterances", fatal=True)
+OTHER_SPLIT = Kind("split called neither train, validation nor test1, test2, ..., so it is a test set of its own")
 DUPLICATE_ID = Kind("utterance id listed more than once", fatal=True)
 LABEL_OUTSIDE = Kind("label outside the scale", fatal=True)
 NARROW_SCALE = Kind(
-    "scale wider than the labels need: give the narrower one if it is the corpus's, for intervals end with the scale"
+    "scale wider than the labels: intervals end with the scale, so give the narrower one if it is the corpus's"
 )
 LABEL_MISSING = Kind("label missing")
 NO_LABEL = Kind("split without any label: enough for pre-training, not for fine-tuning")
@@ -224,6 +225,9 @@ def _set_problems(utterances: Sequence[Utterance], allow_overlap: Sequence[str])
             yield Problem(NO_LABEL, name)
         if name == "validation":
             yield from (Problem(ONE_LABEL, attribute) for attribute, found in labels.items() if len(found) == 1)
+    others = {name for name in sets if not name.startswith("test")} - {"train", "validation"}
+    meant = {name: split_meant(name) for name in sorted(others)}
+    yield from (Problem(OTHER_SPLIT, name, guess and f"did you mean {guess}?") for name, guess in meant.items())
     for name, speakers in shared_speakers(sets).items():
         if name not in allow_overlap:
             yield from (Problem(SHARED_SPEAKER, speaker, name) for speaker in speakers)
@@ -248,7 +252,7 @@ def _label_problems(utterances: Sequence[Utterance], corpus: Corpus) -> Iterator
     enough = len(labels) >= MIN_LABELS_OF_SCALE
     if enough and scale not in {None, corpus.scale} and low <= scale[0] and scale[1] <= high:
         flags = corpus.flags("scale", f"[{scale[0]},{scale[1]}]")
-        yield Problem(NARROW_SCALE, f"{low:g} to {high:g}", f"{scale[0]} to {scale[1]} is `{flags}`")
+        yield Problem(NARROW_SCALE, f"{low:g} to {high:g}", f"the labels are in {scale[0]} to {scale[1]}: `{flags}`")
     for utterance in utterances:
         missing = [name for name, label in utterance.labels.items() if name in used and isnan(label)]
         if missing:
@@ -335,7 +339,7 @@ def _lines(problems: Iterable[Problem]) -> Iterator[str]:
         groups[problem.kind].append(str(problem))
     for kind, group in groups.items():
         label = "[red]error[/red]" if kind.fatal else "[yellow]note[/yellow]"
-        yield f"{label}: {kind.title}: {len(group):,}: {escape(first_few(group))}"
+        yield f"{label}: {kind.title} ({len(group):,}): {escape(first_few(group))}"
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:

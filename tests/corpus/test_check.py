@@ -42,6 +42,16 @@ def test_a_validation_set_of_one_label_is_noted(table):
     assert noted == [(kinds.ONE_LABEL, "arousal"), (kinds.ONE_LABEL, "valence")]
 
 
+def test_a_split_of_another_name_is_noted_with_the_one_that_was_meant(table, capsys):
+    others = {"trian": "did you mean train?", "Valdation": "did you mean validation?", "evaluation": "", "held_out": ""}
+    rows = [[f"{name}.wav", name, name, 3] for name in (*others, "test", "Test-2", "test_clean")]
+    noted = [problem for problem in found(table(COLUMNS, *GOOD, *rows)) if problem[0] == kinds.OTHER_SPLIT]
+    assert [problem[1:] for problem in noted] == sorted((name.lower(), told) for name, told in others.items())
+    assert check(table(COLUMNS, *GOOD, *rows)) == 0
+    told = "so it is a test set of its own (4): evaluation, held_out, trian (did you mean train?) and 1 more"
+    assert told in capsys.readouterr().out
+
+
 def test_unusable_audio_is_an_error_in_the_words_of_decoding_and_odd_audio_a_note(table, wav, tmp_path):
     names = ["missing", "short", "half", "stereo", "long", "hour", "long_enough"]
     path = table(COLUMNS, *GOOD, *([f"{name}.wav", "s", "train", 2] for name in names))
@@ -94,7 +104,7 @@ def test_labels_that_would_fit_a_narrower_scale(table):
 
     ((_, where, detail),) = narrow([1, 5, 3] * 7, (1, 7))
     assert where == "1 to 7"
-    assert detail.startswith("1 to 5 is `--data.corpus CSVCorpus --data.corpus.path ")
+    assert detail.startswith("the labels are in 1 to 5: `--data.corpus CSVCorpus --data.corpus.path ")
     assert detail.endswith("corpus.csv --data.corpus.scale '[1,5]'`")
     # its own scale, and too few labels
     assert narrow([1, 5, 3] * 7, (1, 5)) == narrow([1, 5] * 8, (1, 7)) == []
@@ -151,12 +161,13 @@ def test_a_line_a_kind_with_the_first_names(table, wav, tmp_path, capsys):
         Path(name).unlink()
     assert check(path) == 1
     shown = capsys.readouterr().out
-    error, note, read = shown.splitlines()[-3:]
-    assert error == f"error: no such audio file: 5: {', '.join(names[:3])} and 2 more"
-    assert note.startswith("note: audio not 16 kHz mono, converted on the fly: 1: ")
+    error, split, note, read = shown.splitlines()[-4:]
+    assert error == f"error: no such audio file (5): {', '.join(names[:3])} and 2 more"
+    assert note.startswith("note: audio not 16 kHz mono, converted on the fly (1): ")
     assert read.endswith(", every sample.")
     # names of splits are no markup
-    assert shown.count("[red]odd[/red]") == shown.count("[/x] ") == 3
+    assert split.endswith(": [/x], [red]odd[/red]")
+    assert shown.count("[red]odd[/red]") - 1 == shown.count("[/x] ") == 3
 
 
 def test_the_usable_part_is_written_and_trains(table, tmp_path):
@@ -218,7 +229,7 @@ def test_what_only_the_user_can_decide_is_left_and_still_an_error(table, tmp_pat
     path = table(COLUMNS, *GOOD, ["d.wav", "s", "test", 2], ["gone.wav", "t", "train", 1])
     (tmp_path / "gone.wav").unlink()
     assert check(path, write=str(tmp_path / "clean.csv")) == 1
-    assert capsys.readouterr().out.splitlines()[-1] == "error: speaker in train and in another split: 1: s (test1)"
+    assert capsys.readouterr().out.splitlines()[-1] == "error: speaker in train and in another split (1): s (test1)"
 
 
 @pytest.mark.parametrize("written", ["clean.csv", "clean.problems.csv"])
