@@ -185,6 +185,9 @@ def test_mistakes_in_the_tables_are_one_line_each(tables, tmp_path, capsys):
         assert run(tables, **changes)[0] == 2
         assert re.search(rf"^ser: .*{what}", capsys.readouterr().err)
 
+    for column in ("arousal", "Arousal_Label"):
+        TEST.rename(columns={"arousal_label": column}).to_csv(tmp_path / "changed.csv", index=False)
+        refused(rf"column {column} isn't read. Did you mean arousal_label\?", predictions=tmp_path / "changed.csv")
     for columns, what in (
         ({"arousal_raw": [""] + [4] * 71}, "utterance test1_0: arousal_raw is '', not a finite"),
         ({"arousal_label": ["inf"] + [4] * 71}, "utterance test1_0: arousal_label is 'inf'"),
