@@ -194,6 +194,7 @@ def _tested(folder: Path) -> list[str]:
         f"arousal A-CCC   raw {average('raw')}   calibrated {average(run.chosen)} ({signed(gain.value)}, {between})",
         f"                random speakers {average('random_speakers')}   ridge {average(RIDGE)}",
         *wrap(f"-> {'; '.join(verdict.text for verdict in found)}", 72, subsequent_indent="   "),
+        *wrap(run.no_controls, 72, subsequent_indent="   "),
     ]
 
 

@@ -109,6 +109,16 @@ class RandomSpeakers:
         )
 
 
+def no_controls(k: int, training_speakers: int) -> str:
+    """Say that controls by other neighbours are none, where PLDC takes every training speaker; a clause, else empty."""
+    if k < training_speakers:
+        return ""
+    return (
+        f"k = {k} takes all {training_speakers} training speakers, so population and random_speakers repeat PLDC and "
+        "are no controls; a smaller k makes them some"
+    )
+
+
 def own_statistics(
     pldc: PLDC, predictions: Values, speaker_ids: Sequence[str | None], pooled: Values, labels: Values
 ) -> Values:

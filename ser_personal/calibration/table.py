@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ser_personal.calibration.controls import AffineMap, RandomSpeakers, own_statistics, raw
+from ser_personal.calibration.controls import AffineMap, RandomSpeakers, no_controls, own_statistics, raw
 from ser_personal.calibration.posterior import PosteriorCalibrator
 from ser_personal.errors import UserError
 from ser_personal.scores import Scores, concordance, mean_scores, rows_by_speaker, score
@@ -108,9 +108,10 @@ def standard_calibrators(
     """The rows that every test prints, the oracle aside.
 
     raw, mu, sigma and both are the paper's. The controls (ours) move the same moments as `pldc`: population has
-    k = all, random_speakers k at random. affine and posterior (ours) are fitted on validation speakers. They are left
-    out, and a printed line says why, where these have no label of an attribute; posterior also where fewer than five of
-    them, or of the training speakers, have labels of an attribute.
+    k = all, random_speakers k at random; where k is all, a printed line says that both are PLDC itself. affine and
+    posterior (ours) are fitted on validation speakers. They are left out, and a printed line says why, where these have
+    no label of an attribute; posterior also where fewer than five of them, or of the training speakers, have labels of
+    an attribute.
     """
 
     def variant(**changes: Any) -> PLDC:
@@ -136,6 +137,8 @@ def standard_calibrators(
                 )
             except UserError as error:
                 print(f"posterior is left out: {error.what}")
+    if said := no_controls(pldc.settings.k, len(pldc.bank.speaker_ids)):
+        print(said)
     calibrators["population"] = variant(k=len(pldc.bank.speaker_ids))
     calibrators["random_speakers"] = RandomSpeakers(pldc, draws, seed)
     return calibrators

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ser_personal.calibration.controls import no_controls
 from ser_personal.calibration.table import MOMENTS
 from ser_personal.comparison.runs import (
     ComparedRun,
@@ -22,7 +23,7 @@ from ser_personal.comparison.runs import (
 )
 from ser_personal.errors import UserError  # resolved at run time, as Resamples is
 from ser_personal.files import atomic_write
-from ser_personal.report.bootstrap import Resamples
+from ser_personal.report.bootstrap import Resamples, without_rounding
 from ser_personal.scores import ccc_from_sums
 from ser_personal.types import ATTRIBUTES, AtLeastTwo, Seed
 
@@ -183,12 +184,16 @@ def join_runs(runs: Sequence[ComparedRun]) -> list[TestSet]:
 
 
 def _no_controls(split: str, runs: Sequence[ComparedRun]) -> list[str]:
-    permuted = [(run.recipe, run.metrics.get("splits", {}).get(split, {}).get("permuted_speakers")) for run in runs]
-    recipes = dict.fromkeys(recipe for recipe, speakers in permuted if speakers == 0)
-    return [
-        f"{each} permuted no speaker of {split}, so it is not a control: it repeats the unpermuted model"
-        for each in recipes
-    ]
+    notes = []
+    for run in runs:
+        of_split = run.metrics.get("splits", {}).get(split, {})
+        if of_split.get("permuted_speakers") == 0:
+            what = "so it is not a control: it repeats the unpermuted model"
+            notes.append(f"{run.recipe} permuted no speaker of {split}, {what}")
+        if of_split and "training_speakers" in run.metrics:
+            said = no_controls(run.metrics["pldc"]["k"], run.metrics["training_speakers"])
+            notes += [f"{run.recipe}: {said}"] if said else []
+    return list(dict.fromkeys(notes))
 
 
 def _join(table: pd.DataFrame) -> TestSet:
@@ -314,8 +319,10 @@ def compare_systems(
     drawn.setdefault(baseline, dict.fromkeys(number, np.full(len(weights), np.nan)))
 
     def estimates(name: str, minus: str | None = None) -> dict[str, Estimate]:
-        of, base = drawn[name], dict.fromkeys(number, 0.0) if minus is None else drawn[minus]
-        return {metric: bootstrap.estimate(of[metric] - base[metric], number[metric]) for metric in number}
+        of = drawn[name]
+        if minus is not None:
+            of = {metric: without_rounding(of[metric] - drawn[minus][metric]) for metric in number}
+        return {metric: bootstrap.estimate(of[metric], number[metric]) for metric in number}
 
     def gains(name: str) -> dict[str, Estimate | None]:
         return dict.fromkeys(number) if name == baseline else {**estimates(name, baseline)}

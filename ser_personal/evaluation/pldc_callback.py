@@ -143,6 +143,7 @@ class PLDCCallback(PredictionCollector):
             moments.append(speaker_moments(split, table, test.labels, test.speaker_ids))
         metrics = attribute_metrics(model, data, splits)
         metrics |= {"model": self.bank.fingerprint, "pldc": asdict(self.settings)}
+        metrics["training_speakers"] = len(self.bank.speaker_ids)
         write_test(trainer, folder, predictions_table(collected, predictions, pldc.attributes), metrics)
         write_moments(folder, moments)
         training = describe_audio([data.utterances[index] for index in data.train_indices])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ser_personal.calibration.controls import no_controls
 from ser_personal.calibration.divergence import SpeakerShift
 from ser_personal.calibration.neighbours import speaker_vectors
 from ser_personal.calibration.pldc import PLDCSettings
@@ -294,6 +295,11 @@ class RunFiles:
     def chosen(self) -> str:
         """The score table's name for the calibration in predictions.csv."""
         return self.pldc.variant
+
+    @property
+    def no_controls(self) -> str:
+        """Why population and random_speakers are no controls of this run; empty where they are."""
+        return no_controls(self.pldc.k, len(self.training.speaker_ids))
 
 
 def read_run(folder: str | Path) -> RunFiles:

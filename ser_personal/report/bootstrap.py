@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jsonargparse.typing import restricted_number_type
 
+from ser_personal.calibration.pldc import FLOAT32_ROUNDING
 from ser_personal.calibration.table import decimal
 from ser_personal.evaluation.run_files import RIDGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from ser_personal.evaluation.run_files import RunFiles, ScoredSet
 
@@ -144,10 +145,16 @@ class Verdict:
         return self.meanings[("helps", "open", "harms").index(self.mark)]
 
 
+def without_rounding(differences: ArrayLike) -> NDArray[np.float64]:
+    """Differences of scores, 0 where they are no larger than rounding makes them."""
+    exact = np.asarray(differences, dtype=np.float64)
+    return np.where(np.abs(exact) <= FLOAT32_ROUNDING, 0.0, exact)
+
+
 def speaker_gains(test: ScoredSet, attribute: str, row: str, than: str) -> dict[str, float]:
-    """Speaker -> CCC in one row minus that in another, where both are defined."""
+    """Speaker -> CCC in one row minus that in another, where both are defined; 0 where they differ by rounding."""
     own, other = (test.row(name).scores[attribute].per_speaker for name in (row, than))
-    gains = {speaker: own[speaker] - other[speaker] for speaker in own if speaker in other}
+    gains = {speaker: float(without_rounding(own[speaker] - other[speaker])) for speaker in own if speaker in other}
     return {speaker: gain for speaker, gain in gains.items() if not np.isnan(gain)}
 
 
@@ -159,8 +166,10 @@ def paired_gain(test: ScoredSet, attribute: str, row: str, than: str, bootstrap:
 def verdicts(run: RunFiles, test: ScoredSet, attribute: str, bootstrap: Bootstrap) -> list[Verdict]:
     """The questions that a test set answers about one attribute."""
     # raw predictions are calibrated by no voices
-    calibrated = [(run.chosen, "raw", CALIBRATION), (run.chosen, "random_speakers", SIMILAR)]
-    asked = [*(calibrated if run.chosen != "raw" else []), ("raw", RIDGE, MODEL)]
+    asked = [] if run.chosen == "raw" else [(run.chosen, "raw", CALIBRATION)]
+    if asked and not run.no_controls:
+        asked.append((run.chosen, "random_speakers", SIMILAR))
+    asked.append(("raw", RIDGE, MODEL))
     rows = {row.name for row in test.rows}
     return [
         Verdict(row, than, paired_gain(test, attribute, row, than, bootstrap), meanings)

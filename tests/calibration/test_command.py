@@ -96,6 +96,10 @@ def test_calibrated_columns_are_those_of_the_library(tables, capsys):
     assert "test1: 72 utterances" in shown
     for row in ("posterior", "random_speakers", "own_statistics"):
         assert re.search(rf"^ *{row} ", shown, re.MULTILINE)
+    assert "no controls" not in shown
+    run(tables, k=40, replace="true")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "k = 40 takes all 40 training speakers, so population and random_speakers repeat PLDC" in shown
 
 
 def test_tables_in_place_of_bank_and_vectors_and_what_was_written_calibrated_again(tables, tmp_path):

@@ -113,6 +113,14 @@ def test_differences_to_a_baseline_are_paired():
     assert {gain(row.gains["average_ccc"]) for row in elsewhere} == {"-"}
 
 
+def test_differences_of_rounding_size_are_none():
+    row, near = (LARGE.row(0.7, name) for name in ("raw", "random_speakers"))
+    moved = CalibrationRow(near.name, near.scores, near.is_oracle, near.predictions + 1e-12)
+    compared = compare_systems(join_runs([LARGE.run("papt", row, moved)])[0], "papt/raw", Bootstrap(100), 5)
+    for gained in compared.rows[1].gains.values():
+        assert (gained.value, gained.low, gained.high) == (0, 0, 0)
+
+
 def test_average_is_over_the_same_speakers_in_every_row():
     short = Utterances()
     constant = short.row(0.5)
@@ -174,8 +182,9 @@ def runs(tmp_path):
         LARGE.write(folder, LARGE.row(error), LARGE.row(0.4, "own_statistics"))
         cost = {"command": "test", "seconds": 90.0, "speech_seconds": 720.0, "devices": 1}
         write_json(folder / "test_cost.json", cost)
-        permuted = {"vanilla": 3, "papt": 0}[name]
-        write_json(folder / "metrics.json", {"splits": {"test1": {"permuted_speakers": permuted}, "test2": {}}})
+        permuted, training = {"vanilla": (3, 16), "papt": (0, 12)}[name]
+        metrics = {"splits": {"test1": {"permuted_speakers": permuted}, "test2": {}}, "pldc": {"k": 15}}
+        write_json(folder / "metrics.json", metrics | {"training_speakers": training})
     return tmp_path
 
 
@@ -198,6 +207,8 @@ def test_runs_by_hand_are_named_by_their_folders(runs, capsys):
         assert "14 speakers, A-CCC over 7" in text
         assert "papt permuted no speaker of test1, so it is not a control" in text
         assert "vanilla permuted" not in text
+        assert "papt: k = 15 takes all 12 training speakers" in text
+        assert "vanilla: k" not in text
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,7 @@ def test_predictions_csv_and_its_scores_in_metrics_json(tested):
         assert rows["raw"]["attributes"][attribute]["overall_ccc"] == pytest.approx(logged, abs=1e-6)
     assert (split["utterances"], split["speakers"]) == (18, {"unseen": 3})
     assert metrics["pldc"] == asdict(PLDCSettings(k=3, shift_mean=True))
+    assert metrics["training_speakers"] == 8
     assert metrics["checkpoint"] == str(tested.checkpoint)
 
 
@@ -295,8 +296,8 @@ def test_a_bank_where_nobody_may_write_beside_the_checkpoint(tested, tmp_path, b
     assert runs[0].metrics["splits"] == runs[1].metrics["splits"]
 
 
-def test_a_control_that_permutes_says_how_many_it_permuted(tested, own, tmp_path):
-    module, running = finetuning(), trainer(tmp_path, callbacks=[PLDCCallback(**SETTINGS)])
+def test_controls_say_how_many_speakers_they_permuted_and_that_k_of_k_speakers_are_none(tested, own, tmp_path, capsys):
+    module, running = finetuning(), trainer(tmp_path, callbacks=[PLDCCallback(**SETTINGS | {"k": 8})])
     module.personalized.speakers.permute = True
     data = emotion_data(tested.corpus, test_splits=["train", "test1"])
     running.test(module, datamodule=data, ckpt_path=own, verbose=False)
@@ -304,6 +305,7 @@ def test_a_control_that_permutes_says_how_many_it_permuted(tested, own, tmp_path
     assert {name: split["permuted_speakers"] for name, split in splits.items()} == {"test1": 0, "train": 8}
     assert splits["train"]["speakers"] == {"labelled": 8}
     assert splits["train"]["conditions"] == {}
+    assert "k = 8 takes all 8 training speakers" in " ".join(capsys.readouterr().out.split())
 
 
 class NoEmotion(LightningModule):

@@ -12,6 +12,7 @@ from invented_run import edit_json, invent
 from ser_personal.calibration.table import decimal
 from ser_personal.evaluation.run_files import read_run
 from ser_personal.files import write_json
+from ser_personal.report.audit import harm
 from ser_personal.report.bootstrap import Bootstrap, Estimate, interval, signed, signed_interval, verdicts
 from ser_personal.report.figures import INK, ROWS, dumbbells, forest, style
 from ser_personal.report.report import report
@@ -163,6 +164,27 @@ def test_the_interval_decides(tmp_path, gain, mark):
     text = "no effect of calibration is shown" if mark == "open" else f"calibration {mark}"
     assert (own.than, similar.than, own.mark, own.text) == ("raw", "random_speakers", mark, text)
     assert own.gain.value == pytest.approx(gain, abs=1e-12)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_differences_of_rounding_size_show_nothing_and_harm_nobody(tmp_path, sign):
+    def edit(metrics):
+        raw, sigma = (metrics["splits"]["test1"]["rows"][name]["attributes"]["arousal"] for name in ("raw", "sigma"))
+        sigma["per_speaker"] = {speaker: ccc + sign * 1e-15 for speaker, ccc in raw["per_speaker"].items()}
+
+    edit_json(invent(tmp_path) / "metrics.json", edit)
+    assert [(verdict.mark, verdict.gain.value) for verdict in found(tmp_path)] == [("open", 0)] * 2
+    run = read_run(tmp_path)
+    assert harm(run, run.sets[0], "arousal", Bootstrap(200)).harmed == 0
+
+
+def test_neighbours_that_are_all_training_speakers_are_held_against_no_random_ones(tmp_path):
+    edit_json(invent(tmp_path) / "metrics.json", lambda metrics: metrics["pldc"].update(k=4))
+    assert [verdict.than for verdict in found(tmp_path)] == ["raw"]
+    report(str(tmp_path), resamples=100)
+    text = parsed(tmp_path / "report.html").text
+    assert "similar voices matter can't be said: k = 4 takes all 4 training speakers, so population and random_" in text
+    assert "random voices" not in text
 
 
 def test_what_is_asked_of_raw_predictions_of_ridge_and_of_few_speakers(tmp_path):
