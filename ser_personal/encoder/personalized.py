@@ -11,12 +11,14 @@ import torch
 from torch import nn
 from typing_extensions import override
 
+from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.hugging_face import PretrainedEncoder
 from ser_personal.encoder.raw import CachedFeatures, LogMelEncoder, MFCCEncoder
 from ser_personal.encoder.speaker_fusion import Fusion, Personalization, make_fusion
 from ser_personal.encoder.whisper import WhisperEncoder
 from ser_personal.errors import UserError, require_one_of
+from ser_personal.files import content_hash
 from ser_personal.speakers.embedding import SpeakerDescription, SpeakerRepresentation
 from ser_personal.types import FusionName, pack_hashes, unpack_hashes
 
@@ -36,6 +38,8 @@ _KINDS: dict[str, type[Encoder]] = {
 }
 # a part that was given to models, and each of its copies in them -> these copies
 _COPIES: WeakKeyDictionary[nn.Module, WeakSet[nn.Module]] = WeakKeyDictionary()
+# transformers' settings beside those of dropout that change no frame in a test
+_NOT_OF_FRAMES = ("_name_or_path", "transformers_version")
 Part = TypeVar("Part", bound=nn.Module)
 HAND_ON = "Make a new one; papt_checkpoint or initial_checkpoint hands trained weights on"
 
@@ -147,10 +151,13 @@ class PersonalizedEncoder(nn.Module):
         """Whose audio made e_s."""
         return frozenset(self.speakers.ids) - self.speakers.namesakes
 
-    @property
-    def settings(self) -> tuple[object, ...]:
-        """What frames depend on apart from the weights."""
-        return (*(self.describe() | {"pretrained_on": ""}).items(), self.speakers.settings)
+    def fingerprint(self) -> str:
+        """Hash what frames depend on in a test: weights, fusion and settings of encoder and speakers; 32 hex digits."""
+        own, config = self.describe(), json.loads(self.encoder.config)
+        # a checkpoint may be loaded with other dropout, and by other versions
+        names = sorted(name for name in config if "drop" not in name and name not in _NOT_OF_FRAMES)
+        settings = own["fusion"], own["speakers"], self.speakers.settings, [(name, config[name]) for name in names]
+        return content_hash(f"{settings}", weights_fingerprint(self.state_dict()))
 
     def describe(self) -> EncoderDescription:
         """Describe the networks for a checkpoint."""

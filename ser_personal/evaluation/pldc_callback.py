@@ -23,7 +23,6 @@ from ser_personal.calibration.table import (
     speaker_moments,
     standard_calibrators,
 )
-from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.evaluation.prediction_collector import (
     Collector,
     PredictionCollector,
@@ -53,7 +52,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from lightning.pytorch import LightningModule, Trainer
-    from torch import Tensor
 
     from ser_personal.calibration.controls import Calibrator
     from ser_personal.evaluation.prediction_collector import Scored
@@ -180,16 +178,16 @@ def predict_split(trainer: Trainer, module: LightningModule, split: str) -> Iter
             yield module.predict_step(moved, number)
 
 
-def bank_fingerprint(weights: Mapping[str, Tensor], settings: object, training_utterances: Iterable[Utterance]) -> str:
-    """Hash all that a bank depends on.
+def bank_fingerprint(model: str, settings: object, training_utterances: Iterable[Utterance]) -> str:
+    """Hash all that a bank depends on; the hash of its model alone follows a hyphen.
 
     Args:
-        weights: of the personalised encoder, by name.
+        model: hash of the personalised encoder.
         settings: what else its frames depend on, by its `repr`.
         training_utterances: whose ids, speakers and labels count.
     """
     annotated = (f"{(each.utterance_id, each.speaker_id, sorted(each.labels.items()))}" for each in training_utterances)
-    return content_hash(f"{settings}", weights_fingerprint(weights), *annotated)
+    return f"{content_hash(f'{settings}', model, *annotated)}-{model}"
 
 
 def checkpoint_bank(trainer: Trainer, pl_module: LightningModule, attributes: tuple[str, ...]) -> SpeakerBank | None:
@@ -198,15 +196,15 @@ def checkpoint_bank(trainer: Trainer, pl_module: LightningModule, attributes: tu
     training_set = [data.utterances[index] for index in data.train_indices]
     personalized: Any = pl_module.personalized
     features = data.speaker_features
-    settings = (personalized.settings, data.max_samples, features and features.fingerprint())
-    model = bank_fingerprint(personalized.state_dict(), settings, training_set)
-    paths = _bank_paths(trainer, model)
-    matching = (_matching_bank(path, model, attributes, data.scale) for path in paths)
+    settings = (personalized.describe() | {"pretrained_on": ""}, data.max_samples, features and features.fingerprint())
+    fingerprint = bank_fingerprint(personalized.fingerprint(), settings, training_set)
+    paths = _bank_paths(trainer, fingerprint)
+    matching = (_matching_bank(path, fingerprint, attributes, data.scale) for path in paths)
     bank = next((found for found in matching if found is not None), None)
     # The first process decides for all: one on another machine may not see the file.
     if trainer.strategy.broadcast(bank is None):
         rank_zero_info(f"building the speaker bank over {len(training_set)} training utterances")
-        builder = SpeakerBankBuilder(attributes, data.scale, model)
+        builder = SpeakerBankBuilder(attributes, data.scale, fingerprint)
         for batch in predict_split(trainer, pl_module, "train"):
             builder.add(batch["speaker_ids"], batch["pooled"], batch["labels"])
         if trainer.world_size > 1:
@@ -220,7 +218,7 @@ def checkpoint_bank(trainer: Trainer, pl_module: LightningModule, attributes: tu
     return bank
 
 
-def _bank_paths(trainer: Trainer, model: str) -> list[Path]:
+def _bank_paths(trainer: Trainer, fingerprint: str) -> list[Path]:
     """Where the bank may lie, beside the checkpoint first; of another corpus than its own beside the run's folders.
 
     And so where nobody may write beside the checkpoint.
@@ -228,18 +226,18 @@ def _bank_paths(trainer: Trainer, model: str) -> list[Path]:
     if not trainer.ckpt_path:
         return [run_folder(trainer) / "speaker_bank.safetensors"]
     beside = Path(trainer.ckpt_path).with_suffix(".speaker_bank.safetensors")
-    elsewhere = Path(trainer.default_root_dir) / f"{model[:8]}-{beside.name}"
+    elsewhere = Path(trainer.default_root_dir) / f"{fingerprint[:8]}-{beside.name}"
     is_own_corpus = trainer.datamodule.is_training_corpus  # type: ignore[attr-defined]
     return [beside, elsewhere] if is_own_corpus else [elsewhere]
 
 
 def _matching_bank(
-    path: Path, model: str, attributes: tuple[str, ...], scale: tuple[float, float]
+    path: Path, fingerprint: str, attributes: tuple[str, ...], scale: tuple[float, float]
 ) -> SpeakerBank | None:
     if not path.is_file():
         return None
     bank = SpeakerBank.load(path)
-    if (bank.fingerprint, bank.attributes, bank.scale) == (model, attributes, scale):
+    if (bank.fingerprint, bank.attributes, bank.scale) == (fingerprint, attributes, scale):
         return bank
     rank_zero_info(f"{path}: belongs to another model, corpus or scale, so it is built again")
     return None

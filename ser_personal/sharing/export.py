@@ -75,7 +75,7 @@ def export(
     Args:
         checkpoint: a fine-tuned one, such as finetune.ckpt or emotion.ckpt.
         out: a new or empty folder.
-        bank: the speaker bank; the one that `ser test` wrote beside the checkpoint if None.
+        bank: the speaker bank, of the same model; the one that `ser test` wrote beside the checkpoint if None.
         corpus: what the model was trained on; on its validation speakers the posterior is fitted, calibrations are
             compared and intervals are measured, none of which is done without it.
         run: folder of the test run whose metrics.json fills the card; the newest beside the checkpoint if None.
@@ -105,12 +105,14 @@ def export(
     emotions = bool(module.emotions)
     if emotions:
         _refuse_calibration(bank=bank, corpus=corpus, calibration=calibration, group_speakers=group_speakers)
-    speaker_bank = None if emotions else _find_bank(checkpoint, bank)
+    encoder = module.personalized.fingerprint()
+    speaker_bank = None if emotions else _find_bank(checkpoint, bank, encoder)
     if public and group_speakers is None and not single_speakers:
         _refuse_single_speakers(speaker_bank, [] if anonymise else module.personalized.speakers.ids)
     bundle = uncalibrated(module, speaker_bank, where=bank or checkpoint)
-    model = bundle.model if emotions else speaker_bank.fingerprint if speaker_bank is not None else None
-    metrics = _find_metrics(checkpoint, run, model, "emotions" if emotions else "pldc")
+    model = bundle.model if emotions else speaker_bank.fingerprint if speaker_bank is not None else ""
+    key = "emotions" if emotions else "pldc"
+    metrics = _find_metrics(checkpoint, run, model or encoder, key) if run or model else None
     if metrics is not None and not emotions:
         bundle = replace(bundle, pldc=PLDCSettings(**metrics["pldc"]))
     embedded_speakers = len(bundle.network.personalized.speakers.ids)
@@ -236,7 +238,6 @@ def load_finetuned(checkpoint: str) -> FineTuning:
     # Lightning keeps a datamodule's state under the name of its class, which may be the user's own
     data = next((state for state in read.values() if isinstance(state, dict) and "train_speakers" in state), {})
     module.hparams[MAX_TRAINED] = data.get("max_samples")
-    module.personalized.encoder.merge_adapters()
     return module.eval()
 
 
@@ -260,7 +261,8 @@ def _check_reads_audio(module: FineTuning, checkpoint: str, *, onnx: bool) -> No
 
 
 def uncalibrated(module: FineTuning, bank: SpeakerBank | None, where: object) -> Bundle:
-    """A bundle without a default calibration, of a bank where there is one."""
+    """A bundle without a default calibration, of a bank where there is one; adapters are merged into the weights."""
+    module.personalized.encoder.merge_adapters()
     network = EmotionNetwork(module.personalized, module.interpreter, classifies=bool(module.emotions)).eval()
     # what it was trained on, which the checkpoint's datamodule says, and takes
     trained = module.hparams.get(MAX_TRAINED) or MAX_SAMPLES
@@ -280,20 +282,25 @@ def uncalibrated(module: FineTuning, bank: SpeakerBank | None, where: object) ->
     return bundle
 
 
-def _find_bank(checkpoint: str, path: str | None) -> SpeakerBank | None:
-    """The bank that is named, or lies beside the checkpoint."""
-    beside = Path(checkpoint).with_suffix(".speaker_bank.safetensors")
-    return SpeakerBank.load(path or beside) if path or beside.is_file() else None
+def _find_bank(checkpoint: str, named: str | None, model: str) -> SpeakerBank | None:
+    """The bank that is named, or lies beside the checkpoint; one that says that it is of another model is refused."""
+    path = Path(named or Path(checkpoint).with_suffix(".speaker_bank.safetensors"))
+    if not named and not path.is_file():
+        return None
+    bank = SpeakerBank.load(path)
+    if bank.fingerprint and bank.fingerprint.rpartition("-")[2] != model:
+        what = f"was made by another model than {checkpoint}, or with other settings of it"
+        remedy = "Run `ser test` with configs/pldc.yaml on the checkpoint: it builds the bank beside it again"
+        raise UserError(what, where=path, remedy=remedy)
+    return bank
 
 
-def _find_metrics(checkpoint: str, run: str | None, model: str | None, key: str) -> dict[str, Any] | None:
+def _find_metrics(checkpoint: str, run: str | None, model: str, key: str) -> dict[str, Any] | None:
     """The metrics.json of a test of this model, the newest if no run is named; None where there is none.
 
-    `key` is what it holds: `pldc` of a test with PLDC, `emotions` of one of categories. `model` is None where no
-    speaker bank says of which model it is.
+    `key` is what it holds: `pldc` of a test with PLDC, `emotions` of one of categories. `model` is what its fingerprint
+    there ends in.
     """
-    if run is None and not model:
-        return None
     paths = [Path(run, "metrics.json")] if run is not None else Path(checkpoint).parent.rglob("metrics.json")
     tests: list[tuple[int, dict[str, Any]]] = []
     for path in paths:
@@ -303,7 +310,7 @@ def _find_metrics(checkpoint: str, run: str | None, model: str | None, key: str)
             remedy = "Give the folder of a `ser test` run"
             raise UserError("no metrics.json to read", where=path, remedy=remedy) from error
         is_test = isinstance(content, dict) and {"model", "splits", key} <= content.keys()
-        if is_test and model in (None, content["model"]):
+        if is_test and f"{content['model']}".endswith(model):
             tests.append((path.stat().st_mtime_ns, content))
     if run is not None and not tests:
         what = f"isn't the metrics.json of a test {'with PLDC' if key == 'pldc' else 'of categories'} of this model"

@@ -38,7 +38,7 @@ class SpeakerBank:
         label_std: (speakers, attributes), label points, population standard deviation (ddof 0), NaN where count is 0.
         training_mean: (dim,), mean of `pooled` over all utterances of known speakers.
         training_std: (dim,), its standard deviation (ddof 0).
-        fingerprint: names the model that made the vectors; "" where unknown.
+        fingerprint: hash of the model and data that it was made from, a hyphen, hash of the model; "" where unknown.
     """
 
     speaker_ids: tuple[str, ...]
@@ -74,7 +74,7 @@ class SpeakerBank:
             labels: (utterances, attributes), label points, NaN where missing; left out attribute by attribute.
             attributes: names of the label columns.
             scale: least and greatest label of the corpus.
-            fingerprint: names the model that made `pooled`.
+            fingerprint: as the bank has it.
 
         Raises:
             UserError: shapes that don't match, a speaker with a value of `pooled` that isn't finite or an infinite

@@ -17,6 +17,7 @@ from tiny_models import emotion_data, finetuning, newest_run, trainer
 from ser_personal.calibration.controls import AffineMap
 from ser_personal.calibration.divergence import speaker_shifts
 from ser_personal.calibration.pldc import PLDCSettings, calibrate
+from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.evaluation.pldc_callback import PLDCCallback, bank_fingerprint
 from ser_personal.evaluation.run_files import read_run, read_vectors
 from ser_personal.report.audit import audit
@@ -132,7 +133,7 @@ def test_a_fingerprint_is_of_all_that_a_bank_depends_on():
     weights = {"linear": torch.ones(3, 4), "half": torch.ones(2).bfloat16(), "count": torch.tensor(7)}
 
     def fingerprint(settings="mean", training=(first, second), **changed):
-        return bank_fingerprint(weights | changed, settings, training)
+        return bank_fingerprint(weights_fingerprint(weights | changed), settings, training)
 
     reference = fingerprint()
     assert fingerprint(training=[replace(each, path=Path("elsewhere")) for each in (first, second)]) == reference
@@ -150,6 +151,10 @@ def test_a_fingerprint_is_of_all_that_a_bank_depends_on():
     )
     others += [fingerprint(training=[first, replace(second, **change)]) for change in changes]
     assert len({reference, *others}) == 1 + len(others) == 10
+    # of its model alone
+    assert [each.rpartition("-")[2] == reference.rpartition("-")[2] for each in others] == [True] * 2 + [False] * 3 + [
+        True
+    ] * 4
 
 
 def test_predictions_csv_and_its_scores_in_metrics_json(tested):

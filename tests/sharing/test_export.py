@@ -10,15 +10,18 @@ import yaml
 from command_line import ser
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import emotion_data, finetuning, fit
+from tiny_models import emotion_data, finetuning, fit, tiny_network, trainer
 
 from ser_personal import EmotionRecognizer, SpeakerBank, calibrate
 from ser_personal.audio import decode
 from ser_personal.calibration.few_labels import LabelPrior
 from ser_personal.calibration.pldc import PLDCSettings
+from ser_personal.encoder.hubert import HubertEncoder
+from ser_personal.encoder.hugging_face import LoRA
 from ser_personal.encoder.module import DESCRIPTION
 from ser_personal.encoder.raw import MFCCEncoder
 from ser_personal.errors import UserError
+from ser_personal.evaluation.pldc_callback import PLDCCallback
 from ser_personal.recognition.bundle import read_bundle
 from ser_personal.recognition.network import EmotionNetwork
 from ser_personal.sharing.anonymise import grouped_bank, similar_speakers
@@ -244,6 +247,39 @@ def test_what_can_not_be_exported(refused, tested_checkpoint, synthetic_corpus, 
     monkeypatch.setattr("ser_personal.recognition.network.find_spec", lambda _: None)
     packages = "--onnx: needs the package onnx. `pip install onnx onnxscript onnxruntime`"
     refused(tested_checkpoint, "--onnx", what=packages)
+
+
+def test_bank_and_test_run_of_another_model_are_refused_until_a_test_of_this_one(
+    refused, tested_checkpoint, synthetic_corpus, tmp_path
+):
+    """As `ser fit --replace` leaves them."""
+    retrained, old = tmp_path / "finetune.ckpt", tested_checkpoint.with_suffix(".speaker_bank.safetensors")
+    content = torch.load(tested_checkpoint, weights_only=True)
+    content["state_dict"]["personalized.encoder.network.masked_spec_embed"] += 1
+    torch.save(content, retrained)
+    (run,) = (path.parent for path in tested_checkpoint.parent.rglob("metrics.json"))
+    refused(retrained, "--run", run, what="isn't the metrics.json of a test with PLDC of this model")
+    beside = shutil.copy(old, retrained.with_suffix(".speaker_bank.safetensors"))
+    for flags, bank in ((), beside), (("--bank", old), old):
+        refused(retrained, *flags, what=f"{bank}: was made by another model than {retrained}")
+    running = trainer(tmp_path / "run", callbacks=[PLDCCallback(k=3, draws=1)])
+    running.test(finetuning(), datamodule=emotion_data(synthetic_corpus), ckpt_path=retrained, verbose=False)
+    export(str(retrained), str(tmp_path / "tested"))
+    assert read_bundle(tmp_path / "tested").bank.fingerprint == SpeakerBank.load(beside).fingerprint
+    assert "test1: 18 utterances" in card_of(tmp_path / "tested")[1]
+
+
+def test_a_bank_of_a_model_with_adapters_is_of_the_merged_one(synthetic_corpus, tmp_path):
+    pytest.importorskip("peft", reason="the extra lora isn't installed")
+    tiny_network("hubert", "layer").save_pretrained(tmp_path / "hubert")
+    encoder = HubertEncoder(str(tmp_path / "hubert"), dropout=0.1)
+    module, data = finetuning(encoder=encoder, lora=LoRA(rank=2)), emotion_data(synthetic_corpus, max_batch=2)
+    checkpoint = tmp_path / "finetune.ckpt"
+    fit(module, data, tmp_path, max_steps=1).save_checkpoint(checkpoint)
+    running = trainer(tmp_path, callbacks=[PLDCCallback(k=3, draws=1)])
+    running.test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
+    export(str(checkpoint), str(tmp_path / "bundle"))
+    assert len(read_bundle(tmp_path / "bundle").bank.speaker_ids) == 8
 
 
 def test_a_moved_checkpoint_needs_its_run_beside_it(tested_checkpoint, tmp_path):
