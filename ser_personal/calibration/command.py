@@ -202,7 +202,7 @@ def calibrate_tables(
         calibrators = standard_calibrators(pldc, others, draws=draws, seed=seed)
         rows = calibration_table(test, pldc, calibrators, min_utterances=min_utterances)
         if not np.isnan(test.labels).all():
-            print_scores(f"{split}: {len(frame)} utterances", rows)
+            print_scores(f"{split}: {len(frame)} utterances", rows, min_utterances)
         for column, attribute in enumerate(attributes):
             frame[f"{attribute}_label"] = test.labels[:, column]
             for row in rows:

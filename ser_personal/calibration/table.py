@@ -16,7 +16,7 @@ import numpy as np
 
 from ser_personal.calibration.controls import AffineMap, RandomSpeakers, no_controls, own_statistics, raw
 from ser_personal.calibration.posterior import PosteriorCalibrator
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, counted
 from ser_personal.scores import Scores, concordance, mean_scores, rows_by_speaker, score
 
 if TYPE_CHECKING:
@@ -214,8 +214,11 @@ def _moments(predictions: NDArray[np.float64], labels: NDArray[np.float64]) -> t
     return (len(labels), *map(float, moments), concordance(predictions, labels))
 
 
-def print_scores(title: str, rows: Sequence[CalibrationRow]) -> None:
-    """Print O-CCC and A-CCC, with its standard deviation over speakers, of each row and attribute, and a legend."""
+def print_scores(title: str, rows: Sequence[CalibrationRow], min_utterances: int) -> None:
+    """Print O-CCC and A-CCC, with its standard deviation over speakers, of each row and attribute, and a legend.
+
+    `min_utterances` are the labelled utterances that a speaker had to have to count in A-CCC.
+    """
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -235,9 +238,13 @@ def print_scores(title: str, rows: Sequence[CalibrationRow]) -> None:
         table.add_row(row.name, *chain(*cells), style="dim" if row.is_oracle else None)
     console = Console()
     console.print(table)
-    counted = sorted({scores.speakers for scores in rows[0].scores.values()})
+    speakers = {attribute: scores.speakers for attribute, scores in rows[0].scores.items()}
+    over = [f"{counted(count, 'speaker')} for {escape(attribute)}" for attribute, count in speakers.items()]
+    if len({*speakers.values()}) == 1:
+        over = [counted(next(iter(speakers.values())), "speaker")]
+    about = f"A-CCC over {', '.join(over)}, each with at least {min_utterances} labelled utterances."
     legend = [LEGEND[row.name] for row in rows if row.name in LEGEND]
-    console.print(" ".join([f"A-CCC over {' or '.join(map(str, counted))} speakers.", *legend]), style="dim")
+    console.print(" ".join([about, *legend]), style="dim")
 
 
 def decimal(value: float) -> str:

@@ -166,7 +166,7 @@ def _scored(
     pldc: PLDC, calibrators: Mapping[str, Calibrator], min_utterances: int, name: str, part: PredictedSet
 ) -> Scored:
     table = calibration_table(part, pldc, calibrators, min_utterances=min_utterances)
-    return print_and_record(name, part, table)
+    return print_and_record(name, part, table, min_utterances)
 
 
 def predict_split(trainer: Trainer, module: LightningModule, split: str) -> Iterator[PredictionBatch]:

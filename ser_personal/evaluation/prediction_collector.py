@@ -289,9 +289,9 @@ def score_set(model: Any, data: Any, tested: CollectedSet, scored: Scoring) -> S
     return record, table
 
 
-def print_and_record(name: str, test: PredictedSet, table: list[CalibrationRow]) -> Scored:
+def print_and_record(name: str, test: PredictedSet, table: list[CalibrationRow], min_utterances: int) -> Scored:
     """Print a table; -> what metrics.json says of it, and the table."""
-    print_scores(f"{name}: {len(test.predictions)} utterances", table)
+    print_scores(f"{name}: {len(test.predictions)} utterances", table, min_utterances)
     return {"utterances": len(test.predictions), "rows": rows_as_json(table)}, table
 
 
@@ -369,8 +369,9 @@ class AttributeTestWriter(PredictionCollector):
 
     def scored(self, model: Any, name: str, test: PredictedSet) -> Scored:
         """Score and print a set; -> what metrics.json says of it, and its table."""
-        row = score_row("raw", test, test.predictions, model.attributes, model.test_metric.min_utterances)
-        return print_and_record(name, test, [row])
+        least = model.test_metric.min_utterances
+        row = score_row("raw", test, test.predictions, model.attributes, least)
+        return print_and_record(name, test, [row], least)
 
     def metrics(self, model: Any, data: Any, splits: dict[str, Any]) -> dict[str, Any]:
         """Make the contents of metrics.json."""

@@ -88,7 +88,7 @@ def baseline(
             where="ser baseline",
             remedy="Give a corpus with labels, or other --attributes",
         )
-    _show_and_write(scored, Path(out))
+    _show_and_write(scored, Path(out), min_utterances)
 
 
 def score_baseline(data: Any, wanted: Sequence[str], min_utterances: int) -> Scored:
@@ -112,9 +112,9 @@ def score_baseline(data: Any, wanted: Sequence[str], min_utterances: int) -> Sco
     return scored
 
 
-def _show_and_write(scored: Scored, folder: Path) -> None:
+def _show_and_write(scored: Scored, folder: Path, min_utterances: int) -> None:
     for split, (row, _) in scored.items():
-        print_scores(f"{split}: {TITLE}", [row])
+        print_scores(f"{split}: {TITLE}", [row], min_utterances)
     rows = {split: {"rows": rows_as_json([row])} for split, (row, _) in scored.items()}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / BASELINE, {"splits": rows})
@@ -146,6 +146,6 @@ class RidgeBaselineCallback(RunWriter):
         metric: Any = pl_module.test_metric
         scored = score_baseline(trainer.datamodule, attributes_of(pl_module, self), metric.min_utterances)  # type: ignore[attr-defined]
         if scored:
-            _show_and_write(scored, folder)
+            _show_and_write(scored, folder, metric.min_utterances)
         else:
             rank_zero_info("no ridge baseline: no training utterance has a label that the model predicts")
