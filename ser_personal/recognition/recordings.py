@@ -41,10 +41,12 @@ from ser_personal.recognition.turns import (
     Turns,
     check_turns,
     name_apart,
+    note_repeats,
     read_turns,
     short_names,
     stem_of,
     turn_of,
+    without_repeats,
 )
 from ser_personal.scores import speaker_name
 from ser_personal.types import plain_name
@@ -303,6 +305,7 @@ def recordings_of(
             what = f"{counted(len(turns), 'list')} of turns for {counted(len(recordings), 'recording')}"
             raise UserError(what, where="segments", remedy=remedy)
         turns = [of_one or UserError("has no turns", remedy="Leave it out, or give some") for of_one in turns]
+        turns = without_repeats(turns, "segments")
         # fewer than in files: a caller of Python gives letters and numbers on purpose, and one recording any name
         if len(turns) > 1:
             turns = name_apart([(one.source, of_one) for one, of_one in zip(recordings, turns, strict=True)], NUMBERED)
@@ -382,8 +385,9 @@ def _folder_of(path: Path, speaker_from: SpeakerFrom) -> str | None:
 def _from_table(table: Path, speaker_from: SpeakerFrom, *, anywhere: bool) -> list[Recording]:
     required = ("path", "speaker") if speaker_from == "column" else ("path",)
     found: list[Recording] = []
-    turns: dict[str, list[Turn]] = {}
-    for row in read_rows(table, required=required, filled=("path",), any_case=(*required, *SEGMENT)):
+    turns: dict[str, dict[tuple[Turn, str | None], Turn]] = {}
+    repeated = 0
+    for row in read_rows(table, required=required, filled=("path",), any_case=("path", "speaker", *SEGMENT)):
         path = on_disk(table.parent / row["path"])
         if not anywhere:
             path = audio_path(table.parent, row["path"], f"{table}, {row['path']}", naming=f", or name it: {table}")
@@ -394,8 +398,12 @@ def _from_table(table: Path, speaker_from: SpeakerFrom, *, anywhere: bool) -> li
             continue
         if row["path"] not in turns:
             found.append(Recording(row["path"], path, None, ()))
-        turns.setdefault(row["path"], []).append(turn)
-    return [one if one.turns is None else replace(one, turns=tuple(turns[one.source])) for one in found]
+        # speakers differ even where their names aren't used
+        of_recording, key = turns.setdefault(row["path"], {}), (turn, row.get("speaker"))
+        repeated += key in of_recording
+        of_recording[key] = turn
+    note_repeats(repeated, table)
+    return [one if one.turns is None else replace(one, turns=tuple(turns[one.source].values())) for one in found]
 
 
 def chunks(recordings: Iterable[Recording], max_seconds: float, max_recordings: int) -> Iterator[list[Recording]]:

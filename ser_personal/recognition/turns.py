@@ -18,7 +18,7 @@ import numpy as np
 from ser_personal.audio import SAMPLE_RATE, SOUND_FILES
 from ser_personal.corpus.splits import first_few
 from ser_personal.corpus.table import is_table, known, read_rows, read_text, segment
-from ser_personal.errors import UserError
+from ser_personal.errors import UserError, counted
 from ser_personal.types import plain_name
 
 if TYPE_CHECKING:
@@ -69,7 +69,25 @@ def read_turns(path: Path) -> dict[str, Turns]:
     `meeting/SPEAKER_00`. Any other name is one person in all recordings.
     """
     turns = _read_table(path) if is_table(path) else _read_files(path)
-    return dict(zip(turns, name_apart(list(turns.items())), strict=True))
+    return dict(zip(turns, without_repeats(name_apart(list(turns.items())), path), strict=True))
+
+
+def without_repeats(of_recordings: Iterable[Turns], where: object) -> list[Turns]:
+    """Turns of recordings, each turn once, however often it is listed with the same times and speaker."""
+    kept: list[Turns] = []
+    repeated = 0
+    for turns in of_recordings:
+        once = turns if isinstance(turns, UserError) else tuple(dict.fromkeys(turns))
+        repeated += 0 if isinstance(turns, UserError) else len(turns) - len(set(turns))
+        kept.append(once)
+    note_repeats(repeated, where)
+    return kept
+
+
+def note_repeats(repeated: int, where: object) -> None:
+    """Say how many turns are listed again, where some are."""
+    if repeated:
+        logger.warning("%s: %s left out (same times and speaker)", where, counted(repeated, "repeated turn"))
 
 
 def name_apart(named: Sequence[tuple[str, Turns]], local: re.Pattern[str] = LOCAL) -> list[Turns]:

@@ -152,6 +152,30 @@ def test_tiers_and_intervals_that_are_no_speakers_are_left_out(tiers, labels, sp
     assert said is None or f"a.TextGrid: left out, as no speaker's turns: {said}" in caplog.text
 
 
+@pytest.mark.parametrize("form", ["rttm", "turns", "table", "nameless table", "list", "lists"])
+def test_a_turn_that_is_listed_twice_counts_once(form, conversation, bundle_folder, tmp_path, caplog):
+    # the last two: two speakers at once
+    turns = [(0.5, 1.2, "anna"), (1.25, 2.5, "ben"), (1.25, 2.5, "eve")]
+    twice = [turns[0], *turns, turns[1]]
+    if form.startswith("list"):
+        recognizer = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu")
+        audio, segments = tmp_path / "meeting.wav", twice
+        if form == "lists":
+            audio, segments = [audio], [twice]
+        frame = recognizer.predict(audio, segments=segments)
+    else:
+        path = tmp_path / ("meeting.rttm" if form == "rttm" else "turns.csv")
+        path.write_text(rttm(twice) if form == "rttm" else table(twice))
+        flags = (tmp_path / "meeting.wav", "--segments", path)
+        if "table" in form:
+            flags = (path, "--speaker-from", "none" if "nameless" in form else "column")
+        frame = annotated(bundle_folder, tmp_path, *flags)
+    np.testing.assert_allclose(frame[["start", "end"]], [turn[:2] for turn in turns], atol=1e-4)
+    np.testing.assert_allclose(frame["overlap"], [0, 1.25, 1.25], atol=1e-4)
+    assert frame["speaker"].isna().all() if "nameless" in form else frame["speaker"].tolist() == ["anna", "ben", "eve"]
+    assert any("2 repeated turns left out (same times and speaker)" in message for message in caplog.messages)
+
+
 def test_without_speakers_turns_stay_raw(conversation, bundle_folder, tmp_path):
     (tmp_path / "meeting.rttm").write_text(rttm(conversation[0]))
     flags = (tmp_path / "meeting.wav", "--segments", tmp_path / "meeting.rttm", "--speaker-from")
