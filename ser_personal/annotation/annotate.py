@@ -174,7 +174,7 @@ def annotate(
             journal.path.unlink()
     for failure in failures:
         show(f"failed: {failure['file']}: {failure['reason']}")
-    failed_line = f"{counted(len(failures), 'recording')} failed, see {failed_table}"
+    failed_line = f"{len(failures)} failed, see {failed_table}"
     lines = [f"written: {target}"] * target.exists() + [failed_line] * bool(failures)
     show("; ".join(lines))
     return int(bool(failures))
@@ -234,8 +234,11 @@ def _announce(recognizer: EmotionRecognizer, recordings: Sequence[Recording], do
     if usable and not speakers and not recognizer.emotions:
         why = "the turns name no speaker" if any(recording.turns for recording in usable) else "--speaker_from"
         who += f", so nothing is calibrated ({why})"
+    # turns of a recording that isn't there are listed as one that failed
+    failing = [one.audio for one in recordings if isinstance(one.turns, UserError)]
+    missing = sum(isinstance(audio, Path) and not audio.is_file() for audio in failing)
     resumed = f"; resuming after {done}" if done else ""
-    show(f"{counted(len(recordings), 'recording')}, {who}; long ones are cut by {cutter}{resumed}")
+    show(f"{counted(len(recordings) - missing, 'recording')}, {who}; long ones are cut by {cutter}{resumed}")
     if recognizer.calibrator is None and not recognizer.emotions:
         who = "speakers without labels aren't" if recognizer.profiles.labelled else "no speaker is"
         show(f"{who} calibrated: the bundle or the command says so (--calibration)")
@@ -281,12 +284,18 @@ def enroll(
     if labels and not predicted:
         what = f"has labels of {' and '.join(labels)}, and the model predicts {', '.join(recognizer.attributes)}"
         raise UserError(what, where=audio, remedy="Leave these columns out to enrol without labels")
-    before = recognizer.profiles[speaker].utterances if speaker in recognizer.profiles else 0
+    before, labels_before = 0, 0
+    if speaker in recognizer.profiles:
+        of_before = recognizer.profiles[speaker]
+        before, labels_before = of_before.utterances, of_before.labelled.count[1].sum()
     profile = recognizer.enroll_recordings(speaker, recordings, predicted)
     counts = zip(recognizer.attributes, profile.labelled.count[1].tolist(), strict=True)
     labelled = ", ".join(f"{count} of {attribute}" for attribute, count in counts if count)
     added = f"{counted(profile.utterances - before, 'new utterance')} ({before} before)"
-    show(f"{speaker}: {added}, {f'labels in all: {labelled}' if labelled else 'no labels'}")
+    given = sum(not isnan(label) for of_attribute in predicted.values() for label in of_attribute)
+    not_taken = given - (profile.labelled.count[1].sum() - labels_before)
+    unused = f"; {counted(not_taken, 'label')} not taken, as their utterances had labels before" if not_taken else ""
+    show(f"{speaker}: {added}, {f'labels in all: {labelled}' if labelled else 'no labels'}{unused}")
 
 
 def labelled_recordings(table: Path, speaker: str) -> tuple[list[Recording], dict[str, list[float]]]:

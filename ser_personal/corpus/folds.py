@@ -19,6 +19,7 @@ from ser_personal.corpus.splits import (
     SpeakerSplits,
     by_split,
     canonical_split,
+    first_few,
     in_order_of_ids,
     known_speakers,
     require_split,
@@ -88,11 +89,14 @@ def folds(
 
 
 def _write(tables: Iterable[tuple[Path, SpeakerSplits]], scale: tuple[float, float]) -> None:
+    paths = []
     for path, splits in tables:
         write_corpus(chain(*splits.sets.values()), path)
-    written = CSVCorpus(str(path))
-    if scale != written.scale:
-        flags = written.flags("scale", f"[{scale[0]:g},{scale[1]:g}]")
+        paths.append(str(path))
+    print(f"written: {first_few(paths)}")
+    last = CSVCorpus(paths[-1])
+    if scale != last.scale:
+        flags = last.flags("scale", f"[{scale[0]:g},{scale[1]:g}]")
         logger.warning("a table doesn't hold the scale of its labels, so give these as `%s`", flags)
 
 

@@ -161,7 +161,9 @@ def with_turns(
     matches = _matches(turns, recordings)
     count = Counter(name for names in matches for name in names)
     for names, recording in zip(matches, recordings, strict=True):
-        own: Turns = UserError(f"has no turns in {segments}", remedy="Leave it out, or call it as they do")
+        own: Turns = UserError(
+            f"has no turns in {segments}", remedy="Leave this recording out, or name its turns after it"
+        )
         if len(names) == 1:
             (name,) = names
             own = turns[name]
@@ -179,9 +181,9 @@ def with_turns(
             elif not named:
                 own = tuple(turn._replace(speaker_id=None) for turn in own)
         found.append(replace(recording, speaker_id=None, turns=own))
-    naming = "name turns after the recording, without extension; in RTTM in column 2"
-    what = f"{segments} has turns for it, but there is no such recording ({naming})"
-    missing = UserError(what, remedy="Rename them, or leave them out")
+    what = f"{segments} has turns for it, but there is no such recording"
+    remedy = "Give them the name of their recording's file, without extension (RTTM: second column), or leave them out"
+    missing = UserError(what, remedy=remedy)
     return found + [Recording(name, Path(name), turns=missing) for name in sorted(turns.keys() - count.keys())]
 
 

@@ -119,7 +119,7 @@ def test_where_all_fail_nothing_is_written_and_a_later_success_leaves_no_list(an
     for _ in range(2):
         out = annotate(*flags, audio=tmp_path / "broken.wav", code=1)
         assert not out.exists()
-        assert capsys.readouterr().out.splitlines()[-1].startswith("1 recording failed, see ")
+        assert capsys.readouterr().out.splitlines()[-1].startswith("1 failed, see ")
     annotate(*flags, audio=recordings[0])
     assert not out.with_name("predictions.failed.csv").exists()
 

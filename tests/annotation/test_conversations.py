@@ -117,12 +117,12 @@ def test_bad_turns_of_some_recordings(conversation, bundle_folder, tmp_path, cap
     frame = annotated(bundle_folder, tmp_path, folder, "--segments", folder, code=1)
     assert {Path(file).stem for file in frame["file"]} == {name.split(".")[0] for name in GOOD}
     found = reasons_in(tmp_path)
-    assert "(name turns after the recording, without extension" in found.pop("somewhere")
+    assert "name of their recording's file, without extension" in found.pop("somewhere")
     assert found.keys() == {"bytes", "channels", "renamed"}
     for name, (_, what) in BAD.items():
         assert what in found[name.removesuffix(".rttm")]
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0].startswith(f"{len(BAD) + len(GOOD) + 1} recordings, ")
+    assert shown[0].startswith(f"{len(BAD) + len(GOOD)} recordings, ")
     assert sum(line.startswith("failed: ") for line in shown) == len(BAD) + 1
 
 

@@ -169,8 +169,10 @@ def test_a_segment_of_audio_that_cannot_be_read_is_not_written_without_its_end(t
     refused("u000.wav, u000: can't be read, so where .* ends", write_corpus, [segment], tmp_path / "corpus.csv")
 
 
-def test_the_command_writes_a_table_a_fold_and_names_a_scale_of_its_own(synthetic_corpus, tmp_path, caplog):
+def test_the_command_writes_a_table_a_fold_and_names_a_scale_of_its_own(synthetic_corpus, tmp_path, caplog, capsys):
     folds(str(synthetic_corpus), count=4, out=str(tmp_path), seed=3)
+    tables = ", ".join(str(tmp_path / f"fold_{number}.csv") for number in range(3))
+    assert capsys.readouterr().out == f"written: {tables} and 1 more\n"
     corpora = [CSVCorpus(str(tmp_path / f"fold_{number}.csv")) for number in range(4)]
     tested = [known_speakers(corpus.splits.test["test1"]) for corpus in corpora]
     assert sorted(speaker for speakers in tested for speaker in speakers) == sorted(map(str, range(1, 13)))
@@ -242,8 +244,9 @@ def test_a_gap_that_cannot_be_made_is_one_line():
     refused("split test3: no such split", gap, [3], test_split="test3")
 
 
-def test_the_command_writes_tables_of_a_gap_that_a_corpus_reads(synthetic_corpus, tmp_path):
+def test_the_command_writes_tables_of_a_gap_that_a_corpus_reads(synthetic_corpus, tmp_path, capsys):
     assert ser("gap", synthetic_corpus, "--speakers", "[3,6]", "--out", tmp_path) == 0
+    assert f"written: {tmp_path / 'speakers_3_dependent.csv'}, " in capsys.readouterr().out
     names = [f"speakers_{n}_{side}.csv" for n in (3, 6) for side in SIDES]
     assert sorted(path.name for path in tmp_path.glob("*.csv")) == names
     path = str(tmp_path / names[0])
