@@ -154,6 +154,12 @@ def content_hash(*parts: Path | str | NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
+def file_key(path: Path) -> str:
+    """Tell a file from others, and from what it was before, by path, size and time of change, without reading it."""
+    status = path.stat()
+    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
+
+
 def sampled_hash(path: Path) -> str:
     """Hash a file's content, at 256 places where it is larger than 1 MiB; 32 hex digits."""
     stat = path.stat()

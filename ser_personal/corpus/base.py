@@ -25,7 +25,7 @@ from ser_personal.corpus.splits import (
     shared_speakers,
 )
 from ser_personal.errors import UserError, require_scale
-from ser_personal.files import atomic_write, content_hash, on_disk
+from ser_personal.files import atomic_write, content_hash, file_key, on_disk
 from ser_personal.types import PositiveFinite
 
 if TYPE_CHECKING:
@@ -156,8 +156,7 @@ def lengths_of(paths: Iterable[Path], label_file: Path) -> dict[Path, int]:
 
     def read(path: Path) -> tuple[str, int] | None:
         try:
-            status = path.stat()
-            key = f"{path} {status.st_size} {status.st_mtime_ns}"
+            key = file_key(path)
             return key, cached[key] if key in cached else num_samples_of(path)
         except (OSError, ValueError, UserError):
             return None

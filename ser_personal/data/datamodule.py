@@ -24,7 +24,7 @@ from ser_personal.data.dataset import WholeUtterances, collate, samples_of
 from ser_personal.data.resumable_loader import Batch, BucketBatchSampler, ExampleKey, GivenBatches, SpeechLoader
 from ser_personal.data.speaker_features import SpeakerFeatureSource
 from ser_personal.errors import UserError, require_range
-from ser_personal.files import content_hash
+from ser_personal.files import content_hash, file_key
 from ser_personal.types import ATTRIBUTES, PositiveFinite, Seed, SpeechBatch, utterance_hash, utterance_hashes
 
 if TYPE_CHECKING:
@@ -329,6 +329,10 @@ class SpeechDataModule(LightningDataModule, Generic[Batch]):
         # lengths stay on the CPU: what is computed of them there waits for no device
         lengths = {name: batch[name] for name in ("num_samples",) if name in batch}
         return {**super().transfer_batch_to_device(batch, device, dataloader_idx), **lengths}
+
+    def input_key(self, utterance: Utterance) -> str:
+        """Tell what batches hold of an utterance from anything else, without reading it: a copied file is another."""
+        return f"{file_key(utterance.path)} {utterance.start} {samples_of(utterance)} {self.max_samples}"
 
     def fingerprint_fields(self, utterance: Utterance) -> list[str]:
         """What training uses of an utterance, which must be the same where it is resumed."""

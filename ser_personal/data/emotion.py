@@ -20,6 +20,7 @@ from ser_personal.data.dataset import CachedDataset, WholeUtterances
 from ser_personal.data.frame_store import FeatureCache
 from ser_personal.data.speaker_features import SpeakerNormalization
 from ser_personal.errors import UserError, require_one_of
+from ser_personal.files import content_hash
 from ser_personal.types import ATTRIBUTES, EmotionBatch
 
 if TYPE_CHECKING:
@@ -311,6 +312,14 @@ class CachedEmotionDataModule(EmotionDataModule):
     def length_of(self, utterance: Utterance) -> int:
         frames = self.cache.num_frames(utterance.utterance_id)
         return max(1, round(frames * self.cache.source.frame_seconds * SAMPLE_RATE))
+
+    @override
+    def input_key(self, utterance: Utterance) -> str:
+        key, normalization = self.cache.key_of(utterance.utterance_id), self.dataset.normalization
+        if normalization is None or utterance.speaker_id is None:
+            return key
+        moments = normalization.moments_of[utterance.speaker_id]
+        return content_hash(key, moments.mean, moments.m2)
 
     @override
     def refuse_unusable(self, utterances: Sequence[Utterance], split: str) -> None:

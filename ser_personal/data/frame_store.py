@@ -22,7 +22,7 @@ from typing_extensions import override
 from ser_personal.audio import FRAME_RATE, num_frames
 from ser_personal.data.dataset import samples_of
 from ser_personal.errors import UserError, require_range
-from ser_personal.files import atomic_write, content_hash, sampled_hash
+from ser_personal.files import atomic_write, content_hash, file_key, sampled_hash
 from ser_personal.types import MAX_CLUSTERS, FeatureSource, pack_hashes, unpack_hashes
 
 if TYPE_CHECKING:
@@ -169,6 +169,10 @@ class FrameStore(ABC, Generic[Source]):
 
     def __len__(self) -> int:
         return len(self._file_of)
+
+    def key_of(self, utterance_id: str) -> str:
+        """Tell an utterance's array from others of this source by its audio, where that isn't known by its file."""
+        return self._audio_of.get(utterance_id) or file_key(self._file_of[utterance_id])
 
     def num_frames(self, utterance_id: str) -> int:
         """Count an utterance's frames without reading them."""

@@ -49,13 +49,15 @@ from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.types import Seed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from lightning.pytorch import LightningModule, Trainer
 
     from ser_personal.calibration.controls import Calibrator
+    from ser_personal.data.datamodule import SpeechDataModule
+    from ser_personal.encoder.personalized import PersonalizedEncoder
     from ser_personal.evaluation.prediction_collector import Scored
-    from ser_personal.types import PredictionBatch, Utterance
+    from ser_personal.types import PredictionBatch
 
 
 def learnt_embeddings(personalized: Any) -> dict[str, SpeakerVectors]:
@@ -178,32 +180,32 @@ def predict_split(trainer: Trainer, module: LightningModule, split: str) -> Iter
             yield module.predict_step(moved, number)
 
 
-def bank_fingerprint(model: str, settings: object, training_utterances: Iterable[Utterance]) -> str:
+def bank_fingerprint(personalized: PersonalizedEncoder, data: SpeechDataModule[Any], precision: object) -> str:
     """Hash all that a bank depends on; the hash of its model alone follows a hyphen.
 
-    Args:
-        model: hash of the personalised encoder.
-        settings: what else its frames depend on, by its `repr`.
-        training_utterances: whose ids, speakers and labels count.
+    Audio counts by its file's path, size and time of change, for a corpus is too large to be read at each test: where
+    it was only copied, the bank is built again for nothing.
     """
-    annotated = (f"{(each.utterance_id, each.speaker_id, sorted(each.labels.items()))}" for each in training_utterances)
-    return f"{content_hash(f'{settings}', model, *annotated)}-{model}"
+    model, features = personalized.fingerprint(), data.speaker_features
+    settings = (personalized.describe() | {"pretrained_on": ""}, precision, features and features.fingerprint())
+    training = (data.utterances[index] for index in data.train_indices)
+    used = (
+        f"{(each.utterance_id, each.speaker_id, sorted(each.labels.items()), data.input_key(each))}"
+        for each in training
+    )
+    return f"{content_hash(f'{settings}', model, *used)}-{model}"
 
 
 def checkpoint_bank(trainer: Trainer, pl_module: LightningModule, attributes: tuple[str, ...]) -> SpeakerBank | None:
     """Load the bank of the tested model, or build and save it; after a build, None on all devices but the first."""
     data = trainer.datamodule  # type: ignore[attr-defined]
-    training_set = [data.utterances[index] for index in data.train_indices]
-    personalized: Any = pl_module.personalized
-    features = data.speaker_features
-    settings = (personalized.describe() | {"pretrained_on": ""}, data.max_samples, features and features.fingerprint())
-    fingerprint = bank_fingerprint(personalized.fingerprint(), settings, training_set)
+    fingerprint = bank_fingerprint(cast("Any", pl_module).personalized, data, trainer.precision)
     paths = _bank_paths(trainer, fingerprint)
     matching = (_matching_bank(path, fingerprint, attributes, data.scale) for path in paths)
     bank = next((found for found in matching if found is not None), None)
     # The first process decides for all: one on another machine may not see the file.
     if trainer.strategy.broadcast(bank is None):
-        rank_zero_info(f"building the speaker bank over {len(training_set)} training utterances")
+        rank_zero_info(f"building the speaker bank over {len(data.train_indices)} training utterances")
         builder = SpeakerBankBuilder(attributes, data.scale, fingerprint)
         for batch in predict_split(trainer, pl_module, "train"):
             builder.add(batch["speaker_ids"], batch["pooled"], batch["labels"])
@@ -239,5 +241,5 @@ def _matching_bank(
     bank = SpeakerBank.load(path)
     if (bank.fingerprint, bank.attributes, bank.scale) == (fingerprint, attributes, scale):
         return bank
-    rank_zero_info(f"{path}: belongs to another model, corpus or scale, so it is built again")
+    rank_zero_info(f"{path}: of another model, training set, audio, precision or scale, so it is built again")
     return None

@@ -55,6 +55,25 @@ def test_batches_hold_each_utterances_own_frames(corpus, cache_folder):
     assert sorted(seen) == data.train_indices
 
 
+@pytest.mark.parametrize("knows_audio", [False, True])
+def test_a_bank_knows_cached_frames_by_their_audio_or_else_by_their_file(knows_audio, corpus, tmp_path):
+    one, other = [each for each in corpus.utterances if each.speaker_id == "s1"][:2]
+
+    def key(name, *, normalize_speakers=False, of_other=1.0):
+        store = FeatureCache.create(tmp_path / name, SOURCE)
+        for each in (one, other):
+            frames = np.full((3, SOURCE.dim), of_other if each is other else 1.0)
+            store.write({each.utterance_id: frames}, {each.utterance_id: each} if knows_audio else None)
+        store.finish()
+        return module(corpus, store.folder, normalize_speakers=normalize_speakers).input_key(one)
+
+    corpus.utterances = [one, other]
+    assert key("cache") == key("cache")
+    assert (key("copy") == key("cache")) is knows_audio
+    normalized = [key(f"{mean}", normalize_speakers=True, of_other=mean) for mean in (1.0, 2.0)]
+    assert len({key("cache"), *normalized}) == 3
+
+
 def test_the_budget_of_a_batch_is_in_seconds_of_frames(corpus, cache_folder):
     data = module(corpus, cache_folder, batch_seconds=0.32, max_batch=100)
     for batch in data.train_dataloader():

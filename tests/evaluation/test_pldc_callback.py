@@ -1,13 +1,16 @@
 import json
+import os
+from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from shutil import copy
+from shutil import copy, copytree
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 from garbage import refused
 from lightning.pytorch import LightningModule
@@ -17,14 +20,12 @@ from tiny_models import emotion_data, finetuning, newest_run, trainer
 from ser_personal.calibration.controls import AffineMap
 from ser_personal.calibration.divergence import speaker_shifts
 from ser_personal.calibration.pldc import PLDCSettings, calibrate
-from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.evaluation.pldc_callback import PLDCCallback, bank_fingerprint
 from ser_personal.evaluation.run_files import read_run, read_vectors
 from ser_personal.report.audit import audit
 from ser_personal.report.bootstrap import Bootstrap
 from ser_personal.scores import score
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
-from ser_personal.types import Utterance
 
 ATTRIBUTES = ("arousal", "valence")
 SETTINGS = {"k": 3, "shift_mean": True, "draws": 2}
@@ -127,34 +128,67 @@ def test_bank_is_built_once_for_a_model_and_a_training_set(tested, own, tmp_path
     assert SpeakerBank.load(next((tmp_path / "changed").glob("*.speaker_bank.safetensors"))).speaker_ids[-1] == "9"
 
 
-def test_a_fingerprint_is_of_all_that_a_bank_depends_on():
-    labels = {"arousal": 4.0, "valence": float("nan")}
-    first, second = (Utterance(name, Path(name), "train", speaker_id="s1", labels=labels) for name in ("a", "b"))
-    weights = {"linear": torch.ones(3, 4), "half": torch.ones(2).bfloat16(), "count": torch.tensor(7)}
+def test_a_bank_of_audio_that_has_changed_is_built_again(tested, own, tmp_path, built):
+    corpus = copytree(tested.corpus, tmp_path / "corpus")
+    run_test(tmp_path / "before", corpus, own)
+    for path in (corpus / "Audios").iterdir():
+        waveform, rate = soundfile.read(path)
+        soundfile.write(path, waveform / 4, rate, subtype="PCM_16")
+    with_old_bank = run_test(tmp_path / "with", corpus, own)
+    own.with_suffix(".speaker_bank.safetensors").unlink()
+    without = run_test(tmp_path / "without", corpus, own)
+    assert (len(set(built)), len(built)) == (2, 3)
+    assert with_old_bank.metrics["splits"] == without.metrics["splits"]
+    pd.testing.assert_frame_equal(with_old_bank.frame, without.frame)
 
-    def fingerprint(settings="mean", training=(first, second), **changed):
-        return bank_fingerprint(weights_fingerprint(weights | changed), settings, training)
 
-    reference = fingerprint()
-    assert fingerprint(training=[replace(each, path=Path("elsewhere")) for each in (first, second)]) == reference
-    others = [fingerprint("max"), fingerprint(training=[first])]
-    for name, weight in weights.items():
-        # one bit of it
-        raw = weight.clone().reshape(-1).view(torch.uint8)
-        raw[0] ^= 1
-        others.append(fingerprint(**{name: raw.view(weight.dtype).reshape(weight.shape)}))
+def test_a_fingerprint_is_of_all_that_a_bank_depends_on(tested, tmp_path):
+    corpus, model = copytree(tested.corpus, tmp_path / "corpus"), deepcopy(tested.module.personalized)
+
+    def fingerprint(changes=None, precision="32-true", **options):
+        data = emotion_data(corpus, **options)
+        if changes is not None:
+            first = data.train_indices[0]
+            data.utterances[first] = replace(data.utterances[first], **changes)
+        return bank_fingerprint(model, data, precision)
+
+    labels = tested.data.utterances[tested.data.train_indices[0]].labels
     changes = (
         {"utterance_id": "c"},
         {"speaker_id": None},
         {"labels": labels | {"arousal": 4.5}},
-        {"labels": labels | {"valence": 4.0}},
+        {"labels": labels | {"valence": float("nan")}},
+        {"start": 0.1},
+        {"seconds": 0.1},
     )
-    others += [fingerprint(training=[first, replace(second, **change)]) for change in changes]
-    assert len({reference, *others}) == 1 + len(others) == 10
+    reference = fingerprint()
+    data = emotion_data(corpus)
+    touch(data.utterances[data.indices_of(["test1"])[0]].path)
+    assert fingerprint() == reference
+    others = [fingerprint(one) for one in changes]
+    others += [fingerprint(precision="bf16-mixed"), fingerprint(max_samples=16_000)]
+    touch(data.utterances[data.train_indices[0]].path)
+    others.append(fingerprint())
     # of its model alone
-    assert [each.rpartition("-")[2] == reference.rpartition("-")[2] for each in others] == [True] * 2 + [False] * 3 + [
-        True
-    ] * 4
+    assert {each.rpartition("-")[2] for each in others} == {reference.rpartition("-")[2]}
+    others += [fingerprint() for _ in differing(model)]
+    assert len({each.rpartition("-")[2] for each in others}) == 1 + 3
+    assert len({reference, *others}) == 1 + len(others) == 1 + 9 + 3
+
+
+def touch(path):
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
+
+
+def differing(model):
+    """A model with one bit of a weight changed, then with permuted speakers, then with another config too."""
+    (weight, *_) = model.state_dict().values()
+    weight.reshape(-1).view(torch.uint8)[0] ^= 1
+    yield
+    model.speakers.permute = True
+    yield
+    model.encoder.network.config.normalize = True
+    yield
 
 
 def test_predictions_csv_and_its_scores_in_metrics_json(tested):
