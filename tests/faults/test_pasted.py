@@ -93,6 +93,7 @@ UNPASTED = {
         "give --data.cache what `ser cache",
         "Give --data CachedEmotionDataModule",
         "such as --model.interpreter.scale",
+        "or give the scale of the bank",
     ),
     "the command then runs until it is stopped": ("or --port 0 for any that is free",),
     "it takes a flag away": ("Give either --encoder or --checkpoint", "Leave it out; rates are --model.learning_rate"),
