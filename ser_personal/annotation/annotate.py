@@ -20,7 +20,7 @@ from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.corpus.table import SEGMENT, attribute_labels, is_table, known, read_rows
 from ser_personal.errors import UserError, counted
 from ser_personal.files import content_hash, on_disk
-from ser_personal.recognition.bundle import CalibrationName
+from ser_personal.recognition.bundle import CONFIG, CalibrationName, find_bundle
 from ser_personal.recognition.raw import CHUNK_RECORDINGS, CHUNK_SECONDS, Utterances
 from ser_personal.recognition.recognizer import EmotionRecognizer
 from ser_personal.recognition.recordings import (
@@ -141,6 +141,8 @@ def annotate(
     settings = {
         "columns": columns,
         "model": recognizer.bundle.model,
+        # its bank, posterior and intervals, too
+        "bundle": content_hash(find_bundle(model) / CONFIG),
         "list of recordings": content_hash(
             *(f"{(one.source, one.channel, one.speaker_id, one.turns)}" for one in recordings)
         ),

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from ser_personal import EmotionRecognizer
 from ser_personal.annotation.journal import deal
+from ser_personal.recognition.bundle import write_bundle
 from ser_personal.recognition.recordings import Recording
 from ser_personal.recognition.turns import Turn
 
@@ -45,7 +47,7 @@ def test_shards_joined_are_one_run_byte_for_byte_and_enrol_alike(annotate, bundl
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_shards_that_do_not_belong_together(annotate, refusal, copy, talk, tmp_path):
+def test_shards_that_do_not_belong_together(annotate, refusal, copy, bundle, talk, tmp_path):
     assert "has no shards. Make them first, with --shard 1/64" in refusal("--join")
     for wrong, what in (
         ("0/4", "0/4 isn't a shard. Give 1/4 to 4/4"),
@@ -60,6 +62,9 @@ def test_shards_that_do_not_belong_together(annotate, refusal, copy, talk, tmp_p
         annotate("--shard", f"{number}/2", code=None)
     assert "run with another model" in refusal("--join", "--model", copy)
     assert "run with another calibration" in refusal("--join", "--calibration", "none")
+    bank = replace(bundle.bank, label_std=2 * bundle.bank.label_std)
+    write_bundle(replace(bundle, bank=bank), tmp_path / "other_bank")
+    assert "run with another bundle" in refusal("--join", "--model", tmp_path / "other_bank")
     (tmp_path / "predictions.2-of-2.csv.partial").unlink()
     assert "lacks 1 of its 2 shards, or they aren't done: 2/2. Run --shard 2/2" in refusal("--join")
     (tmp_path / "predictions.3-of-5.csv.partial").touch()
