@@ -105,7 +105,7 @@ class Calibration:
 
     Attributes:
         predictions: (utterances, attributes), label points; an unknown speaker's are raw, or
-            affinely mapped by PosteriorCalibrator.
+            by PosteriorCalibrator affinely mapped where its map helps.
         attributes: names of the columns.
         speakers: one per known test speaker, sorted by id.
     """

@@ -37,6 +37,7 @@ RIDGE_PENALTIES = np.logspace(4, -4, 33)  # times trace / min(shape) of the feat
 _LOG_STD_VARIANCE = 0.5  # the log standard deviation of n normal values has a variance of 1 / (2 n)
 _MIN_BETWEEN_SHARE = 1e-3
 _TINY = np.finfo(np.float64).tiny
+UNCHANGED = AffineMap(np.ones(1), np.zeros(1))
 
 
 class Estimates(NamedTuple):
@@ -146,7 +147,7 @@ class Correction:
 
 @dataclass(frozen=True, eq=False)
 class AttributePosterior:
-    """The calibration of one attribute: a global affine map, two corrections, and a final global affine map."""
+    """The calibration of one attribute: a global affine map or none, two corrections, a final global affine map."""
 
     affine: AffineMap
     mean: Correction
@@ -158,8 +159,16 @@ class AttributePosterior:
         cls, ridges: Sequence[Ridge], predictions: Values, speaker_ids: Sequence[str], pooled: Values, labels: Values
     ) -> Self:
         """Fit on (utterances,) predictions and labels, NaN where missing, of speakers with one label or more each."""
-        affine = AffineMap.fit(predictions[:, None], labels[:, None])
-        mapped, rows_of = affine.apply(predictions), rows_by_speaker(speaker_ids)
+        rows_of = rows_by_speaker(speaker_ids)
+        # what is chosen has to suit speakers whom nothing was fitted on
+        left_out = np.empty_like(predictions)
+        for rows in rows_of.values():
+            others = np.delete(np.arange(len(labels)), rows)
+            left_out[rows] = AffineMap.fit(predictions[others, None], labels[others, None]).apply(predictions[rows])
+        is_mapped = choose(np.column_stack([predictions, left_out]), [[0], [0]], labels, speaker_ids) == 1
+        target = labels if is_mapped else predictions
+        affine = AffineMap.fit(predictions[:, None], labels[:, None]) if is_mapped else UNCHANGED
+        mapped = affine.apply(predictions)
         columns = mapped, labels, *(ridge(pooled) for ridge in ridges)
         own, labelled, *expected = (mean_and_log_std(Moments.by_speaker(values, rows_of)) for values in columns)
         (mean, left_out_mean), (log_std, left_out_log_std) = (
@@ -169,14 +178,16 @@ class AttributePosterior:
         speaker = np.unique(speaker_ids, return_inverse=True)[1]
         own_mean, residual_mean = (each[speaker] for each in mean(own[0], expected[0][0].values))
         residual_log_std = log_std(own[1], expected[1][0].values)[1][speaker]
-        # the amounts have to suit speakers whom no correction was fitted on
-        candidates = [
-            correct(mapped, own_mean, mean_amount * left_out_mean[speaker], std_amount * left_out_log_std[speaker])
-            for mean_amount, std_amount in AMOUNT_GRID
-        ]
-        mean_amount, std_amount = AMOUNT_GRID[choose(np.column_stack(candidates), AMOUNT_GRID, labels, speaker_ids)]
+        candidates = np.column_stack(
+            [
+                correct(mapped, own_mean, mean_amount * left_out_mean[speaker], std_amount * left_out_log_std[speaker])
+                for mean_amount, std_amount in AMOUNT_GRID
+            ]
+        )
+        best = choose(with_label_moments(candidates, labels), AMOUNT_GRID, labels, speaker_ids)
+        mean_amount, std_amount = AMOUNT_GRID[best]
         corrected = correct(mapped, own_mean, mean_amount * residual_mean, std_amount * residual_log_std)
-        rematch = AffineMap.fit(corrected[:, None], labels[:, None])
+        rematch = AffineMap.fit(corrected[:, None], target[:, None])
         return cls(affine, replace(mean, amount=mean_amount), replace(log_std, amount=std_amount), rematch)
 
     def __call__(self, predictions: Values, own: Moments, vectors: Values) -> Values:
@@ -196,16 +207,23 @@ def correct(mapped: Values, own_mean: Values, mean: Values, log_std: Values) -> 
     return np.asarray(own_mean + mean + np.exp(log_std) * (mapped - own_mean))
 
 
-def choose(candidates: Values, amounts: ArrayLike, labels: Values, speaker_ids: Sequence[str]) -> int:
-    """Index of the (utterances, candidates) predictions with the greatest gain over the first, uncorrected ones.
+def with_label_moments(candidates: Values, labels: Values) -> Values:
+    """Predictions (utterances, candidates), each by its own affine map.
 
-    Every candidate gets the labels' moments by its own affine map, so that none wins by a correction which is the same
-    for everyone. A candidate's gain is that of O-CCC and A-CCC (where it is defined) together, less
+    So none is better by a correction which is the same for everyone.
+    """
+    return AffineMap.fit(candidates, np.broadcast_to(labels[:, None], candidates.shape)).apply(candidates)
+
+
+def choose(candidates: Values, amounts: ArrayLike, labels: Values, speaker_ids: Sequence[str]) -> int:
+    """Index of the (utterances, candidates) predictions with the greatest gain over the first ones.
+
+    A candidate's gain is that of O-CCC and A-CCC (where it is defined) together, less
     `CORRECTION_PENALTY` times its `amounts` (candidates, corrections), and it may lower neither of the two.
     """
     repeated = np.broadcast_to(labels[:, None], candidates.shape)
     names = [str(number) for number in range(candidates.shape[1])]
-    scores = score(AffineMap.fit(candidates, repeated).apply(candidates), repeated, speaker_ids, names).values()
+    scores = score(candidates, repeated, speaker_ids, names).values()
     values = np.array([[each.overall_ccc, each.average_ccc] for each in scores])
     gains = (values - values[0])[:, ~np.isnan(values[0])]
     total = np.where(
@@ -220,13 +238,16 @@ class PosteriorCalibrator:
     PLDC gives a speaker the moments of similar speakers' labels, however little their vectors predict of labels. Here,
     for each attribute by itself:
 
-    1. One global affine map gives the predictions the labels' moments (`AffineMap`).
+    1. One global affine map gives the predictions the labels' moments (`AffineMap`), if on validation speakers whom it
+       wasn't fitted on (leave-one-speaker-out) it raises O-CCC and A-CCC together and lowers neither. If not,
+       predictions stay raw here.
     2. Over the *training* speakers, label mean and log standard deviation are regressed on the speaker vector.
-    3. Over the *validation* speakers, the residuals (label moment minus the shrunken moment of the mapped predictions)
+    3. Over the *validation* speakers, the residuals (label moment minus the shrunken moment of step 1's predictions)
        are regressed on that shrunken moment and on the moment predicted in step 2, shrunken likewise.
     4. The amounts of the two corrections, 0 to 1, are chosen on validation: the greatest gain of O-CCC
        and A-CCC that lowers neither, less .002 for each correction made in full.
-    5. Another affine map gives the validation set the labels' moments again, as it does with each of the choices.
+    5. Another affine map gives the validation set the moments again that it had after step 1. In step 4 each of the
+       choices has those of the labels.
 
     With :math:`y` a speaker's prediction after step 1, the result is, up to step 5's map,
 
@@ -234,11 +255,11 @@ class PosteriorCalibrator:
 
         \tilde y = \hat\mu + \alpha \Delta_\mu + e^{\beta \Delta_\sigma} (y - \hat\mu)
 
-    with :math:`\hat\mu` the shrunken mean of the speaker's mapped predictions, :math:`\Delta_\mu` and
+    with :math:`\hat\mu` the shrunken mean of the speaker's predictions after step 1, :math:`\Delta_\mu` and
     :math:`\Delta_\sigma` the corrections, clipped to the range fitted for the validation speakers, and
     :math:`\alpha, \beta` their amounts. Regressions are ridge regressions whose penalty is chosen by
     leave-one-speaker-out, speakers weighted by inverse variance. No label and no other speaker of the test set is
-    read; an unknown one (None) gets the first map.
+    read; an unknown one (None) gets step 1.
 
     Args:
         bank: the training speakers.

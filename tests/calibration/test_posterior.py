@@ -67,6 +67,20 @@ def test_both_scores_gain_where_voices_predict_labels_and_the_affine_map_is_left
     assert min(gained["valence"]) > -0.002
 
 
+def test_without_a_map_for_everyone_that_helps_speakers_whom_it_was_not_fitted_on_predictions_keep_their_moments():
+    # predictions follow the labels of all but one of six speakers, who would shift the map for the others
+    rng = np.random.default_rng(0)
+    speaker = np.repeat(np.arange(6), 15)
+    labels = 4 + rng.normal(0, 0.3, (6, 2))[speaker] + rng.normal(size=(90, 2))
+    predictions = labels + 0.3 * rng.normal(size=labels.shape)
+    labels[speaker == 5] += 2
+    names, pooled = [f"s{number}" for number in speaker], rng.normal(size=(6, 6))[speaker]
+    fitted = PosteriorCalibrator(BANK).fit(predictions, names, pooled, labels)
+    np.testing.assert_array_equal(fitted(predictions, [None] * 90, pooled), predictions)
+    found = fitted(predictions, names, pooled)
+    np.testing.assert_allclose([found.mean(0), found.std(0)], [predictions.mean(0), predictions.std(0)])
+
+
 def test_no_harm_on_average_over_corpora_without_a_link():
     changes = []
     for seed in range(4):
@@ -208,6 +222,10 @@ def test_left_out_speakers_are_predicted_by_fits_without_them(rows, width):
         assert left_out[row] == pytest.approx(model.predict(x[[row]])[0], rel=1e-6)
 
 
+def chosen(candidates, amounts, labels, speaker_ids):
+    return posterior.choose(posterior.with_label_moments(candidates, labels), amounts, labels, speaker_ids)
+
+
 def test_the_greatest_gain_wins_that_lowers_neither_score_and_its_map_for_everyone_counts_for_nothing(monkeypatch):
     rng = np.random.default_rng(0)
     # predictions err on each of eight speakers by a constant
@@ -216,14 +234,14 @@ def test_the_greatest_gain_wins_that_lowers_neither_score_and_its_map_for_everyo
     biases = rng.normal(size=8)[speaker]
     predictions = labels + biases + 0.5 * rng.normal(size=160)
     better = [predictions, predictions - 0.3 * biases, 0.1 * (predictions - biases) + 7, predictions - 0.6 * biases]
-    assert posterior.choose(np.column_stack(better), [[0], [1], [1], [1]], labels, speaker_ids) == 2
-    assert posterior.choose(np.column_stack([predictions, 3 * predictions - 1]), [[0], [1]], labels, speaker_ids) == 0
-    assert posterior.choose(np.full((160, 3), 4.0), [[0]] * 3, labels, speaker_ids) == 0
+    assert chosen(np.column_stack(better), [[0], [1], [1], [1]], labels, speaker_ids) == 2
+    assert chosen(np.column_stack([predictions, 3 * predictions - 1]), [[0], [1]], labels, speaker_ids) == 0
+    assert chosen(np.full((160, 3), 4.0), [[0]] * 3, labels, speaker_ids) == 0
     twice = np.column_stack([predictions, predictions - biases, predictions - biases])
-    assert posterior.choose(twice, [[0], [2], [1]], labels, speaker_ids) == 2
+    assert chosen(twice, [[0], [2], [1]], labels, speaker_ids) == 2
     with monkeypatch.context() as patch:
         patch.setattr(posterior, "CORRECTION_PENALTY", 1000.0)
-        assert posterior.choose(twice, [[0], [2], [1]], labels, speaker_ids) == 0
+        assert chosen(twice, [[0], [2], [1]], labels, speaker_ids) == 0
 
     # good for eight speakers, bad for the one who says the most
     rng = np.random.default_rng(2)
@@ -236,7 +254,7 @@ def test_the_greatest_gain_wins_that_lowers_neither_score_and_its_map_for_everyo
     first, second = score(matched, repeated, speaker_ids, ["first", "second"]).values()
     lost, gained = first.overall_ccc - second.overall_ccc, second.average_ccc - first.average_ccc
     assert gained > lost + 0.01 > 0.01
-    assert posterior.choose(candidates, [[0]] * 2, repeated[:, 0], speaker_ids) == 0
+    assert chosen(candidates, [[0]] * 2, repeated[:, 0], speaker_ids) == 0
 
 
 def test_what_is_read_calibrates_as_what_was_fitted_and_names_no_speaker(calibrator, tmp_path):
