@@ -296,7 +296,7 @@ def enroll(
     added = f"{counted(profile.utterances - before, 'new utterance')} ({before} before)"
     given = sum(not isnan(label) for of_attribute in predicted.values() for label in of_attribute)
     not_taken = given - (profile.labelled.count[1].sum() - labels_before)
-    unused = f"; {counted(not_taken, 'label')} not taken, as their utterances had labels before" if not_taken else ""
+    unused = f"; {counted(not_taken, 'label')} not taken (labelled before, or without sound)" if not_taken else ""
     show(f"{speaker}: {added}, {f'labels in all: {labelled}' if labelled else 'no labels'}{unused}")
 
 

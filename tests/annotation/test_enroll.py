@@ -63,10 +63,10 @@ def test_a_sound_counts_once_however_often_it_is_enrolled_or_annotated(enroll, t
     said, _ = enroll("anna", pd.concat([anna, anna]))
     assert said == (
         "anna: 2 new utterances (2 before), labels in all: 4 of arousal, 3 of valence; "
-        "7 labels not taken, as their utterances had labels before\n"
+        "7 labels not taken (labelled before, or without sound)\n"
     )
     said, _ = enroll("anna", anna.assign(arousal=1.0, valence=nan))
-    assert said.endswith("4 of arousal, 3 of valence; 4 labels not taken, as their utterances had labels before\n")
+    assert said.endswith("4 of arousal, 3 of valence; 4 labels not taken (labelled before, or without sound)\n")
     assert "anna: 6 utterances with the same sound as one before, which counts once; a label stays as" in caplog.text
     enroll("eva", anna.assign(speaker="eva"))
     recognizer = EmotionRecognizer(bundle, profiles=SpeakerProfiles.open(bundle.model, path), device="cpu")
