@@ -22,6 +22,7 @@ from ser_personal.calibration.table import PredictedSet, decimal
 from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.data.dataset import samples_of
+from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.files import check_empty, is_hub_name
@@ -31,7 +32,7 @@ from ser_personal.recognition.causal import CausalPLDC, calibrate_causally, left
 from ser_personal.recognition.network import EmotionNetwork, check_onnx_installed, write_onnx
 from ser_personal.recognition.recognizer import EmotionRecognizer
 from ser_personal.recognition.recordings import Recording
-from ser_personal.scores import rows_by_speaker, score
+from ser_personal.scores import Moments, rows_by_speaker, score
 from ser_personal.sharing.anonymise import anonymised, grouped_bank
 from ser_personal.sharing.model_card import IMPORTED, CardOptions, model_card
 from ser_personal.speakers.bank import SpeakerBank
@@ -167,6 +168,8 @@ def _validated(
     And how each calibration scored.
     """
     bundle = replace(bundle, scale=bundle.scale or corpus.scale)
+    if bank is not None and bank.fingerprint:
+        _refuse_other_training_set(bank, corpus)
     validation = predict_validation(bundle, corpus, console)
     calibrated = calibrate_validation(bundle, bank, validation, with_posterior=calibration == "posterior")
     if bank is not None and "posterior" in calibrated:
@@ -293,6 +296,20 @@ def _find_bank(checkpoint: str, named: str | None, model: str) -> SpeakerBank | 
         remedy = "Run `ser test` with configs/pldc.yaml on the checkpoint: it builds the bank beside it again"
         raise UserError(what, where=path, remedy=remedy)
     return bank
+
+
+def _refuse_other_training_set(bank: SpeakerBank, corpus: Corpus) -> None:
+    """Refuse a bank that a test on other training speakers or labels made."""
+    data = EmotionDataModule(corpus)
+    training = [data.utterances[index] for index in data.train_indices]
+    rows_of = rows_by_speaker([utterance.speaker_id for utterance in training])
+    labels = np.array([[each.labels.get(name, np.nan) for name in bank.attributes] for each in training])
+    found = Moments.by_speaker(labels, rows_of)
+    same = tuple(rows_of) == bank.speaker_ids and np.array_equal(found.count, bank.count)
+    if not same or not np.allclose(found.mean, np.nan_to_num(bank.label_mean), atol=1e-4):
+        what = "has other training speakers or labels than the speaker bank, which is of the latest test"
+        remedy = "Run `ser test` with configs/pldc.yaml on this corpus, which builds the bank again, or give the bank's"
+        raise UserError(what, where="--corpus", remedy=remedy)
 
 
 def _find_metrics(checkpoint: str, run: str | None, model: str, key: str) -> dict[str, Any] | None:

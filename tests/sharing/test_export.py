@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import emotion_data, finetuning, fit, tiny_network, trainer
 
-from ser_personal import EmotionRecognizer, SpeakerBank, calibrate
+from ser_personal import EmotionRecognizer, MSPPodcast, SpeakerBank, calibrate
 from ser_personal.audio import decode
 from ser_personal.calibration.few_labels import LabelPrior
 from ser_personal.calibration.pldc import PLDCSettings
+from ser_personal.corpus.csv_corpus import write_corpus
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.hugging_face import LoRA
 from ser_personal.encoder.module import DESCRIPTION
@@ -168,16 +169,23 @@ def test_a_validation_segment_that_cant_be_decoded_is_the_recognisers_to_tell(se
         _recording_of(segment).load()
 
 
-def test_calibrations_are_compared_on_validation_and_the_option_decides(exported, relabelled, recordings):
+def test_calibrations_are_compared_on_validation_and_the_option_decides(
+    exported, tested_checkpoint, relabelled, recordings, tmp_path
+):
+    bank = SpeakerBank.load(tested_checkpoint.with_suffix(".speaker_bank.safetensors"))
+    arrays = {name: getattr(bank, name)[:5] for name in ("speaker_ids", "vectors", "count", "label_mean", "label_std")}
+    replace(bank, **arrays).save(tmp_path / "five.safetensors")
+
     def validate(row):
-        if int(row["SpkrID"]) > 3:
+        if row["SpkrID"] not in arrays["speaker_ids"]:
             row["Split_Set"] = "Development"
 
-    for name, corpus in (("posterior", ("--corpus", relabelled(validate))), ("none", ())):
+    of_five = ("--corpus", relabelled(validate), "--bank", tmp_path / "five.safetensors")
+    for name, corpus in (("posterior", of_five), ("none", ())):
         recognizer, text, shown = exported("--calibration", name, *corpus, name=name)
         assert f"calibration {name}, as --calibration says" in shown
         if corpus:
-            (line,) = [line for line in shown.splitlines() if "over 9 validation speakers" in line]
+            (line,) = [line for line in shown.splitlines() if "over 7 validation speakers" in line]
             assert all(f"{other} " in line for other in ("none", "pldc", "posterior"))
             assert "The bundle holds pldc and posterior." in text
         assert recognizer.bundle.calibration == name
@@ -267,6 +275,14 @@ def test_bank_and_test_run_of_another_model_are_refused_until_a_test_of_this_one
     export(str(retrained), str(tmp_path / "tested"))
     assert read_bundle(tmp_path / "tested").bank.fingerprint == SpeakerBank.load(beside).fingerprint
     assert "test1: 18 utterances" in card_of(tmp_path / "tested")[1]
+
+
+def test_a_bank_of_a_test_on_other_labels_is_refused(refused, tested_checkpoint, synthetic_corpus, tmp_path):
+    utterances = MSPPodcast(str(synthetic_corpus)).utterances
+    flipped = [replace(each, labels={name: 8 - label for name, label in each.labels.items()}) for each in utterances]
+    write_corpus(flipped, tmp_path / "flipped.csv")
+    what = "--corpus: has other training speakers or labels than the speaker bank"
+    refused(tested_checkpoint, "--corpus", tmp_path / "flipped.csv", what=what)
 
 
 def test_a_bank_of_a_model_with_adapters_is_of_the_merged_one(synthetic_corpus, tmp_path):
