@@ -41,8 +41,8 @@ def nearest_speakers(vectors: Values, bank: SpeakerBank, k: int, *, center: bool
 
 
 def nearest_rows(query: Values, vectors: Values, k: int) -> Neighbours:
-    """The k rows of `vectors` (n, dim) with the greatest cosine to a query (dim,), all normalised; ties in order."""
-    # not a matrix product, which rounds equal rows differently
+    """The k rows of `vectors` (n, dim) with the greatest cosine to a query (dim,), all normalised; ties by row."""
+    # a matrix product could give equal rows unequal cosines
     cosines = (vectors * query).sum(axis=1)
     nearest = np.argsort(-cosines, kind="stable")[:k]
     return Neighbours(nearest, cosines[nearest])

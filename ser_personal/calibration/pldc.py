@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 Statistics = Literal["average", "pooled"]
 
 PRIOR_UTTERANCES = 5.0
-FLOAT32_ROUNDING = 1e-6  # of predictions, a share of the label scale or of labels' standard deviation
+# predictions of a lower standard deviation, as a share of the label scale or of the labels' own, count as constant
+FLOAT32_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,19 @@ class PLDCSettings:
 
     Args:
         k: training speakers, the nearest by cosine, whose label statistics are taken; more than the bank holds means
-            all (15 in the authors' late script, 5 in the early one).
+            all (15 in the later of the authors' two scripts, 5 in the earlier).
         shift_mean: move each speaker's mean prediction to the neighbours' label mean.
         scale_std: scale each speaker's standard deviation to that of the neighbours' labels.
         statistics: "average" averages the neighbours' means and standard deviations (the paper); "pooled" takes those
-            of all their labels together (the authors' late script), so that one with more labels weighs more.
+            of all their labels together (the authors' later script), so that one with more labels weighs more.
         center: subtract the bank's mean vector from both sides before the cosine (ours; mean-pooled vectors share a
             large common part).
-        clip: keep calibrated predictions within the label scale (ours).
-        prior_utterances: of causal calibration alone (`CausalPLDC`): the moments of a speaker's utterances so far are
-            shrunk towards the neighbours' label moments, which weigh as much as so many utterances, so that calibration
-            sets in gradually (ours); 0 for none.
-        min_labels: labels of an attribute that a neighbour must have to contribute to it (ours). The standard deviation
-            of a single label is 0, which draws the average down.
+        clip: keep calibrated predictions within the label scale (ours); those that stay raw aren't clipped.
+        prior_utterances: used by causal calibration alone (`CausalPLDC`): the neighbours' label moments count as that
+            many utterances when mixed with the moments of the speaker's utterances so far, so that calibration sets in
+            gradually (ours); 0 for no mixing.
+        min_labels: labels of an attribute that a neighbour must have to contribute to it (ours). A single label has a
+            standard deviation of 0, which lowers the average.
     """
 
     k: PositiveInt = 15
@@ -79,13 +80,13 @@ class CalibratedSpeaker:
 
     Attributes:
         speaker_id: the test speaker.
-        utterances: of the speaker, in this call.
-        neighbours: (k,), training speakers, the nearest first.
-        cosines: (k,), of each neighbour.
+        utterances: how many the speaker has in this call.
+        neighbours: (k or fewer,), training speakers, the nearest first.
+        cosines: (k or fewer,), of each neighbour.
         mu: (attributes,), label points, mean of the speaker's own predictions.
         sigma: (attributes,), label points, standard deviation (ddof 0) of the speaker's own predictions.
-        mu_bar: (attributes,), label points, the neighbours' mean, in PLDC; of a posterior its predictions'; NaN
-            where there is none.
+        mu_bar: (attributes,), label points, the mean of the neighbours' labels in PLDC, of the calibrated predictions
+            in PosteriorCalibrator; NaN where there is none.
         sigma_bar: (attributes,), label points, the standard deviation, likewise.
     """
 
@@ -173,10 +174,10 @@ def calibrate(
         k: neighbours; this and what follows as in `PLDCSettings`.
         shift_mean: replace the mean.
         scale_std: replace the standard deviation.
-        statistics: of the neighbours.
-        center: for the cosines.
-        clip: to the bank's label scale.
-        min_labels: of a neighbour.
+        statistics: how the neighbours' label statistics are joined.
+        center: subtract the bank's mean vector before the cosines.
+        clip: keep calibrated predictions within the bank's label scale.
+        min_labels: labels that a neighbour must have.
 
     Raises:
         UserError: an empty bank, attributes that aren't the bank's, shapes that don't match, k or `min_labels` below 1,
@@ -211,7 +212,7 @@ class PLDC:
     def towards(
         self, neighbours: Mapping[str, Neighbours], predictions: Values, rows_of: Mapping[str, NDArray[np.int64]]
     ) -> Calibration:
-        """PLDC with these neighbours; `rows_of` maps a test speaker to the rows of `predictions`."""
+        """Calibrate by these neighbours; `rows_of` maps a test speaker to the rows of `predictions`."""
         columns = [self.bank.attributes.index(attribute) for attribute in self.attributes]
         calibrated = predictions.copy()
         speakers = []

@@ -33,7 +33,7 @@ JITTER = 0.03
 
 @dataclass(frozen=True)
 class ExampleKey:
-    """A position in the datamodule's `utterances`, and the epoch of training, since workers see no `set_epoch`."""
+    """A position in the datamodule's `utterances`, and the epoch, which worker processes can't learn by `set_epoch`."""
 
     index: int
     epoch: int | None = None
@@ -69,12 +69,12 @@ class BucketBatchSampler(GivenBatches):
     """Batches of similar lengths, each within a budget of padded audio, dealt to the ranks in turn.
 
     The plan of an epoch is a pure function of the seed and the epoch, whatever the number of ranks. Every rank gets
-    equally many batches, as many in every epoch; where the plan doesn't divide, its first batches are repeated (in
-    evaluation, drop repeats by index). Batches of one, which batch normalisation can't train on, occur only where the
-    budget allows no other way. Evaluation goes from the longest utterance to the shortest.
+    equally many batches, as many in every epoch; where they don't divide evenly among the ranks, the first ones are
+    repeated (in evaluation, drop repeats by index). Batches of one, which batch normalisation can't train on, occur
+    only where the budget allows no other way. Evaluation goes from the longest utterance to the shortest.
 
-    `indices` are positions in the datamodule's `utterances`, `num_samples` (in the same order) what a batch holds of
-    each, and `batch_seconds` counts padding.
+    `indices` are positions in the datamodule's `utterances`, `num_samples` (in the same order) the samples that a batch
+    holds of each, and `batch_seconds` counts padding.
     """
 
     def __init__(
@@ -129,8 +129,8 @@ class BucketBatchSampler(GivenBatches):
 def batch_sizes(num_samples: NDArray[np.number], budget: int, max_batch: int | None = None) -> list[int]:
     """Cut a list of lengths, longest first, into batches.
 
-    Padding counts in the budget, in samples. The last batch takes utterances from the one before where it would be
-    smaller.
+    Padding counts in the budget, in samples. If the last batch would be smaller than the one before, the two
+    are evened out.
     """
     sizes: list[int] = []
     start = 0
@@ -206,4 +206,6 @@ class SpeechLoader(Generic[Batch]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Start the next iteration where training was interrupted; after a whole epoch, at the start of the next."""
-        self._resume_at = state["position"] % len(self)
+        position = state["position"] if state["position"] < len(self) else 0
+        # a checkpoint may be saved again before the first batch, as by a fit that stops at once
+        self._position = self._resume_at = position

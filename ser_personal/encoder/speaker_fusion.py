@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class Fusion(nn.Module):
-    """How e_s, (batch, dim), is combined with frames, before or after the Transformer; not at all unless overridden.
+    """How e_s, (batch, dim), is combined with frames, before or after the Transformer; this base leaves them unchanged.
 
     Args:
         fixed: e_s is a feature vector that isn't learnt; it is multiplied by each frame's root mean square, so that
-            neither drowns the other (ours); Prefix leaves it as it is.
+            neither dominates the other (ours); not in Prefix.
     """
 
     uses_speakers = True
@@ -28,7 +28,7 @@ class Fusion(nn.Module):
         super().__init__()
         self.fixed = fixed
 
-    def addend(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
+    def scaled_embedding(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
         """What e_s adds to each of the frames, (batch, frames or 1, dim)."""
         each = speaker_embedding[:, None]
         return each * frames.detach().square().mean(-1, keepdim=True).sqrt() if self.fixed else each
@@ -53,7 +53,7 @@ class First(Fusion):
 
     @override
     def before_transformer(self, hidden: Tensor, speaker_embedding: Tensor) -> Tensor:
-        return hidden + self.addend(hidden, speaker_embedding)
+        return hidden + self.scaled_embedding(hidden, speaker_embedding)
 
 
 class Prefix(Fusion):
@@ -83,8 +83,8 @@ class Concat(Fusion):
 
     @override
     def after_transformer(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
-        of_each_frame = self.addend(frames, speaker_embedding).expand(-1, frames.shape[1], -1)
-        projected: Tensor = self.projection(torch.cat([frames, of_each_frame.to(frames.dtype)], dim=-1))
+        per_frame = self.scaled_embedding(frames, speaker_embedding).expand(-1, frames.shape[1], -1)
+        projected: Tensor = self.projection(torch.cat([frames, per_frame.to(frames.dtype)], dim=-1))
         return projected
 
 
@@ -93,7 +93,7 @@ class Last(Fusion):
 
     @override
     def after_transformer(self, frames: Tensor, speaker_embedding: Tensor) -> Tensor:
-        return frames + self.addend(frames, speaker_embedding)
+        return frames + self.scaled_embedding(frames, speaker_embedding)
 
 
 class Personalization(NamedTuple):
@@ -112,7 +112,7 @@ class Personalization(NamedTuple):
 
 
 # leaves frames as they are
-UNPERSONALIZED = Personalization(Fusion(), torch.empty(0))
+UNPERSONALIZED = Personalization(NoFusion(), torch.empty(0))
 
 
 def fuse(frames: Tensor, personalization: Personalization) -> Tensor:

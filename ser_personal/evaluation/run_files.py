@@ -1,9 +1,12 @@
 """The files of a test run, written and read.
 
-Every test writes predictions.csv and metrics.json, a test of attributes also speaker_moments.csv
-(prediction_collector.py), one with PLDC also speakers.json and speakers.safetensors (pldc_callback.py), and one with
-configs/ridge.yaml baseline.json (report/baseline.py). The command line adds config.yaml; the speaker bank lies beside
-the checkpoint.
+predictions.csv, metrics.json            every test (prediction_collector.py)
+speaker_moments.csv                      a test of attributes (prediction_collector.py)
+speakers.json, speakers.safetensors      a test with PLDC (pldc_callback.py)
+baseline.json                            a test with configs/ridge.yaml (report/baseline.py)
+config.yaml                              the command line (stages/stage_cli.py)
+
+The speaker bank is saved beside the checkpoint.
 """
 
 from __future__ import annotations

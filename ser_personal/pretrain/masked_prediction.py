@@ -49,7 +49,7 @@ class MaskedPredictionLoss(NamedTuple):
     loss: Tensor
     masked: Tensor
     correct: Tensor
-    # (masked,), the likeliest cluster of each
+    # the likeliest cluster of every masked frame, those without a pseudo-label too
     predicted: Tensor
 
 
@@ -66,7 +66,7 @@ def masked_prediction_loss(
         time_mask: (batch, frames), as `span_mask` draws it, on any device.
         head: scores the clusters.
     """
-    # found on the mask's own device: on the CPU, nothing waits for that of the frames
+    # `nonzero` waits for its result: of a mask on the CPU, not for the GPU that has the frames
     chosen = time_mask.flatten().nonzero()[:, 0].to(frames.device, non_blocking=True)
     targets = pseudo_labels.flatten()[chosen]
     logits = head(frames.flatten(0, 1)[chosen])
@@ -90,8 +90,9 @@ def span_mask(
 
     A row of n frames gets max(min_masks, floor(prob * n / length + u)) spans with u uniform in [0, 1). Their starts are
     drawn without replacement; spans may overlap, which leaves the masked share well below `prob`. A row too short for
-    its spans gets shorter ones, and at last fewer: its last frame always stays unmasked, and with `min_masks` of at
-    least 1 a row of two frames or more always has a masked one. A row of one frame, or of none, has nothing masked.
+    its spans gets shorter ones, and at last fewer. The last frame of any row stays unmasked (a row of 5 frames has 4
+    masked ones), and with `min_masks` of at least 1 a row of two frames or more has a masked one; one of a single frame
+    has none.
 
     Source: fairseq's `compute_mask_indices`, static lengths with overlap, which draws its starts likewise. We depart
     from it in two places: rows aren't thinned to the batch's smallest number of masked frames, and a short row is never
@@ -129,8 +130,8 @@ def span_mask(
 class MaskedPredictionMetric(Metric):
     """Means over the masked frames of batches and devices, and the share of clusters that were predicted at least once.
 
-    Samplers repeat whole batches so that devices get equal numbers of them; repeats have the same key, and count once.
-    The loss is in nats; published losses are base 2: divide by 0.693.
+    Samplers repeat whole batches so that devices get equal numbers of them; repeats have the same key
+    (the batch's first utterance) and count once. The loss is in nats; published losses are base 2: divide by 0.693.
     """
 
     full_state_update = False

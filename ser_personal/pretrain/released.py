@@ -17,6 +17,8 @@ from ser_personal.pretrain.masked_prediction import PredictionHead
 from ser_personal.pretrain.restricted_pickle import Inert, read_arrays
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
 SPECIAL_TOKENS = 4
@@ -26,7 +28,8 @@ HEAD = ("final_proj.weight", "final_proj.bias", "label_embs_concat")
 class ReleasedHead(NamedTuple):
     """A released prediction head, the hash of the codebook whose clusters it scores, and whether their order is known.
 
-    The order is known if the checkpoint contained fairseq's dictionary; otherwise cluster k is assumed to be row k + 4.
+    The order is known if the checkpoint contained fairseq's dictionary; otherwise cluster k is assumed to be row k + 4,
+    after fairseq's four special tokens.
     """
 
     head: PredictionHead
@@ -42,8 +45,10 @@ class ReleasedHead(NamedTuple):
                 metadata = file.metadata() or {}
             head = PredictionHead(weights["final_proj.weight"].shape[1], *weights["label_embeddings"].shape)
             head.load_state_dict(weights)
+            if not _are_finite(weights.values()):
+                raise ValueError("weights that aren't finite")
             return cls(head, metadata["codebook_hash"], metadata["order"] == "known")
-        except (OSError, SafetensorError, KeyError, IndexError, TypeError, RuntimeError) as error:
+        except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
                 "not a prediction head with the hash of its codebook",
                 where=path,
@@ -56,14 +61,14 @@ def import_released(file: str, out: str, codebook: str | None = None, *, replace
     """Convert a released codebook or prediction head to safetensors.
 
     scikit-learn's k-means, dumped by joblib (`hubert_base_ls960_L9_km500.bin`), becomes codebook.safetensors, for
-    `ser kmeans --codebook`; a fairseq HuBERT checkpoint prediction_head.safetensors, for PAPT. Which label embedding
-    belongs to which cluster is read from the dictionary in the checkpoint. Where there is none, the first four belong
-    to special tokens, and cluster k is row k + 4.
+    `ser kmeans --codebook`; a fairseq HuBERT checkpoint becomes prediction_head.safetensors, for PAPT. Which label
+    embedding belongs to which cluster is read from the dictionary in the checkpoint. Where there is none, the first
+    four belong to special tokens, and cluster k is row k + 4.
 
     Args:
         file: the codebook or checkpoint; nothing in it is executed.
         out: folder to write to.
-        codebook: codebook.safetensors whose clusters a checkpoint was trained on, needed for one.
+        codebook: codebook.safetensors whose clusters a checkpoint was trained on; required for a checkpoint.
         replace: replace a file that exists already.
     """
     path, folder = Path(file), Path(out)
@@ -123,11 +128,16 @@ def _head(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
         what = f"its head has several label sets: {len(weight)} projections, {tuple(embeddings.shape)} label embeddings"
         raise UserError(what, where=path, remedy="Give a checkpoint that was trained on one set of clusters")
     rows = _rows_of_clusters(content)
-    missing, needed = sorted(set(range(len(rows))) - rows.keys()), max(rows.values(), default=-1) + 1
-    if missing or needed > len(embeddings):
-        what = f"its dictionary has {needed} rows, and there are {len(embeddings)} label embeddings"
-        what = f"its dictionary lacks cluster {missing[0]}" if missing else what
-        raise UserError(what, where=path, remedy="Download it again, or give the checkpoint as it was released")
+    missing, needed = sorted(set(range(len(rows))) - rows.keys()), max(rows.values(), default=SPECIAL_TOKENS) + 1
+    wrong = None
+    if missing:
+        wrong = f"its dictionary lacks cluster {missing[0]}"
+    elif needed > len(embeddings):
+        wrong = f"its clusters take {needed} rows or more, and there are {len(embeddings)} label embeddings"
+    elif not _are_finite((weight, bias, embeddings)):
+        wrong = "its head holds NaN or infinity"
+    if wrong is not None:
+        raise UserError(wrong, where=path, remedy="Download it again, or give the checkpoint as it was released")
     order = torch.tensor([rows[cluster] for cluster in range(len(rows))] or range(SPECIAL_TOKENS, len(embeddings)))
     head = {
         "final_proj.weight": weight.detach().float().contiguous(),
@@ -135,6 +145,10 @@ def _head(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
         "label_embeddings": embeddings.detach()[order].float().contiguous(),
     }
     return head, "known" if rows else "assumed"
+
+
+def _are_finite(weights: Iterable[Tensor]) -> bool:
+    return all(bool(torch.isfinite(weight).all()) for weight in weights)
 
 
 def _rows_of_clusters(content: Any) -> dict[int, int]:

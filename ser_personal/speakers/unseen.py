@@ -1,4 +1,4 @@
-"""What an unseen speaker gets, one outside the embedding table: the mean of all e_s by default.
+"""What an unseen speaker (outside the embedding table, or unknown) gets: the mean of all e_s by default.
 
 SpeakerEmbedding (embedding.py) applies such a policy. All are ours, since the paper doesn't say.
 """
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class UnseenPolicy(ABC):
-    """From the table to an embedding for speakers outside it."""
+    """Makes one embedding for all speakers outside the table."""
 
     @abstractmethod
     def embed(self, embeddings: Tensor) -> Tensor:
-        """From the table's e_s, (speakers, dim), to that of every speaker outside it, (dim,)."""
+        """From the table's e_s, (speakers, dim), make that of every speaker outside it, (dim,)."""
 
     @property
     def settings(self) -> tuple[object, ...]:
@@ -36,7 +36,7 @@ class Mean(UnseenPolicy):
 
 
 class Zero(UnseenPolicy):
-    """e_s = 0: with fusion first or last, frames as the encoder makes them."""
+    """e_s = 0: with fusion first or last, frames as the encoder makes them; prefix inserts a frame of zeros."""
 
     @override
     def embed(self, embeddings: Tensor) -> Tensor:

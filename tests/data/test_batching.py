@@ -92,6 +92,13 @@ def test_utterance_longer_than_the_budget():
     refused(line, sampler, [250_000, 16_000], batch_seconds=10.0)
 
 
+def test_a_loader_that_is_saved_again_before_its_first_batch_keeps_its_place(corpus):
+    loader = data(corpus).train_dataloader()
+    for position, resumed in (2, 2), (len(loader), 0):
+        loader.load_state_dict({"position": position})
+        assert loader.state_dict() == {"position": resumed}
+
+
 class Listener(LightningModule):
     """Notes which utterances each step saw."""
 

@@ -140,7 +140,14 @@ def test_a_head_without_its_codebook_or_with_a_dictionary_of_other_clusters(tmp_
     torch.save(with_dictionary(fairseq_checkpoint(head), range(1, 501)), path)
     refused(r"its dictionary lacks cluster 0\. Download it again", imported, codebook)
     torch.save(with_dictionary(fairseq_checkpoint(head), range(501)), path)
-    refused(r"its dictionary has 505 rows, and there are 504 label embeddings", imported, codebook)
+    refused(r"its clusters take 505 rows or more, and there are 504 label embeddings", imported, codebook)
+    for rows, line in (
+        (slice(4), "take 5 rows or more, and there are 4"),
+        (slice(None), "its head holds NaN or infinity"),
+    ):
+        spoilt = head | {"label_embs_concat": head["label_embs_concat"][rows] / 0}
+        torch.save(fairseq_checkpoint(spoilt), path)
+        refused(line, imported, codebook)
 
 
 def test_what_is_no_released_head_is_refused(tmp_path):
