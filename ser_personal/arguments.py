@@ -78,7 +78,7 @@ def with_found_configs(arguments: Sequence[str]) -> list[str]:
 
 def _is_yaml(config: str) -> bool:
     """Whether the value of --config is YAML itself, and no path."""
-    return "\n" in config or "{" in config
+    return "\n" in config or ("{" in config and not os.path.isfile(config))  # noqa: PTH113  (of a long one, Path raises)
 
 
 def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -186,7 +186,7 @@ def _as_flags(arguments: Sequence[str], parser: Any, positional: Mapping[str, bo
     unnamed: list[str] = []
     # what follows `--` is no flag, whatever it looks like
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    words = deque("--config" if word == "-c" else word for word in arguments[:end])
+    words = deque(re.sub(r"^-c(?==|$)", "--config", word) for word in arguments[:end])
     while words:
         word = words.popleft()
         flag, equals, value = word.partition("=")

@@ -131,7 +131,12 @@ def test_a_config_gives_values_that_flags_override(tmp_path: Path):
     (tmp_path / "c.yaml").write_text("num_clusters: 7\nout: yaml\n")
     config = ["--config", str(tmp_path / "c.yaml")]
     short = ["-c", config[1]]
-    for words in (["c", *config, "--out", "flag"], ["c", "--out", "flag", *config], ["c", *short, "--out", "flag"]):
+    for words in (
+        ["c", *config, "--out", "flag"],
+        ["c", "--out", "flag", *config],
+        ["c", *short, "--out", "flag"],
+        ["c", f"-c={config[1]}", "--out", "flag"],
+    ):
         values = parsed(*words)
         assert (values["num_clusters"], values["out"]) == (7, "flag")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jsonargparse.typing import PositiveInt
 
-from ser_personal.calibration.pldc import PLDC, PRIOR_UTTERANCES, PLDCSettings
+from ser_personal.calibration.pldc import FLOAT32_ROUNDING, PLDC, PRIOR_UTTERANCES, PLDCSettings
 from ser_personal.calibration.table import PredictedSet, calibration_table, print_scores, standard_calibrators
 from ser_personal.corpus.splits import canonical_split, first_few
 from ser_personal.corpus.table import (
@@ -126,7 +126,8 @@ def _require_labels_on_scale(
 ) -> None:
     require_on_scale(labels, "labels", attributes, scale, path)
     low, high = scale
-    for row, column in np.argwhere((labels < low) | (labels > high)).tolist():
+    rounding = FLOAT32_ROUNDING * (high - low)
+    for row, column in np.argwhere((labels < low - rounding) | (labels > high + rounding)).tolist():
         raise UserError(
             f"{attributes[column]} is {labels[row, column]:g}, outside the scale {low:g} to {high:g}",
             where=f"{path}, utterance {named['utterance'][row]}",

@@ -326,9 +326,13 @@ def added_run(argument: str, runs: Sequence[ComparedRun]) -> ComparedRun:
 def _column_of(attribute: str, header: Sequence[str], argument: str, path: Path, ending: str) -> str | None:
     """The column of an attribute's predictions, in any case; None where there is none."""
     of_attribute = [name for name in header if name.lower() == attribute or name.lower().startswith(f"{attribute}_")]
-    if ending:
-        return next((name for name in of_attribute if name.lower() == f"{attribute}_{ending.lower()}"), None)
     found = [name for name in of_attribute if not name.lower().endswith(_NO_PREDICTION)]
+    if ending:
+        chosen = next((name for name in of_attribute if name.lower() == f"{attribute}_{ending.lower()}"), None)
+        if chosen is None and found:
+            what = f"no column {attribute}_{ending}, beside {', '.join(found)}"
+            raise UserError(what, where=path, remedy=f"Leave {attribute} out of the table, or add the column")
+        return chosen
     if not any(name.lower() in {attribute, f"{attribute}_raw"} for name in found):
         others = [name for name in header if name not in of_attribute and is_called_like(name, attribute)]
         if others:

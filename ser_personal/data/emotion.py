@@ -9,6 +9,7 @@ from math import isnan, nan
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse.typing import NonNegativeInt
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
@@ -166,12 +167,15 @@ class EmotionDataModule(SpeechDataModule[EmotionBatch]):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         low, high = state_dict.get("scale", self.scale)
-        has_labels = any(not isnan(label) for each in self.utterances for label in each.labels.values())
+        predicts = self.trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING
+        has_labels = not predicts and any(
+            not isnan(label) for each in self.utterances for label in each.labels.values()
+        )
         if (low, high) != self.scale and has_labels and self.target == "attributes":
             remedy = "Bring its labels to that scale"
             if "path" in self.corpus.location:
                 flags = self.corpus.flags("scale", f"[{low:g},{high:g}]")
-                remedy += f", or where they are on it, give the corpus as `{flags}`"
+                remedy += f", or where they are on it, give the corpus as `{flags}`, with its other arguments"
             what = f"was trained on labels from {low:g} to {high:g}, and this corpus's scale is {self.scale[0]:g} to "
             raise UserError(f"{what}{self.scale[1]:g}", where="the checkpoint", remedy=remedy)
         super().load_state_dict(state_dict)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
 
-import torch
 from torch import nn
 from typing_extensions import override
 
@@ -36,12 +36,20 @@ _KINDS: dict[str, type[Encoder]] = {
     **{kind.model_type: kind for kind in (LogMelEncoder, MFCCEncoder, CachedFeatures)},
     "whisper": WhisperEncoder,
 }
-# a part that was given to models, and each of its copies in them -> these copies
-_COPIES: WeakKeyDictionary[nn.Module, WeakSet[nn.Module]] = WeakKeyDictionary()
+# a part that was given to models, and each of its copies in them -> what became of it
+_USES: WeakKeyDictionary[nn.Module, _Use] = WeakKeyDictionary()
 # transformers' settings beside those of dropout that change no frame in a test
 _NOT_OF_FRAMES = ("_name_or_path", "transformers_version")
 Part = TypeVar("Part", bound=nn.Module)
 HAND_ON = "Make a new one; papt_checkpoint or initial_checkpoint hands trained weights on"
+
+
+@dataclass(eq=False)
+class _Use:
+    """The copies of a part in models, and the one whose networks were made first to be trained."""
+
+    copies: WeakSet[nn.Module]
+    builder: ReferenceType[nn.Module] | None = None
 
 
 def _kind(config: str) -> type[Encoder]:
@@ -56,24 +64,27 @@ def saved_encoder(config: str, name: str) -> Encoder:
 
 def own_copy(part: Part) -> Part:
     """Copy a part for a model, so that no other model of the same object trains its weights or makes them again."""
-    copies = _COPIES.setdefault(part, WeakSet())
-    if part in copies:
+    use = _USES.setdefault(part, _Use(WeakSet()))
+    if part in use.copies:
         what = "is part of a model, and a fit of another would make its weights again"
         raise UserError(what, where=type(part).__name__, remedy=HAND_ON)
-    copy = deepcopy(part)
-    copies.add(copy)
-    _COPIES[copy] = copies
+    try:
+        copy = deepcopy(part)
+    except (RuntimeError, TypeError):
+        # such as one with weight_norm: it is of one model alone
+        copy = part
+    use.copies.add(copy)
+    _USES[copy] = use
     return copy
 
 
-def _refuse_trained_elsewhere(part: nn.Module) -> None:
-    """Refuse to train a part from the beginning where another model of the same object has learnt something."""
-    own = part.state_dict()
-    for other in _COPIES.get(part, ()):
-        weights = other.state_dict()
-        if weights.keys() > own.keys() or any(not torch.equal(own[name], weights[name].cpu()) for name in weights):
-            what = "was given to a model that has been trained, and has none of its weights"
-            raise UserError(what, where=type(part).__name__, remedy=HAND_ON)
+def _refuse_built_elsewhere(part: nn.Module) -> None:
+    """Refuse to train a part from the beginning where another model of the same object was."""
+    use = _USES.setdefault(part, _Use(WeakSet()))
+    if use.builder is not None and use.builder() is not part:
+        what = "was given to a model that is built already, and has none of its weights"
+        raise UserError(what, where=type(part).__name__, remedy=HAND_ON)
+    use.builder = ref(part)
 
 
 class EncoderDescription(TypedDict):
@@ -111,7 +122,7 @@ class PersonalizedEncoder(nn.Module):
 
     def build(self, speaker_ids: Sequence[str], features: NDArray[np.float32] | None = None) -> None:
         """Make new networks, the encoder with its pre-trained weights, e_s for these speakers."""
-        _refuse_trained_elsewhere(self.encoder)
+        _refuse_built_elsewhere(self.encoder)
         self.encoder.build()
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim, fixed=not self.speakers.is_learnt)
         if self.fusion.uses_speakers:

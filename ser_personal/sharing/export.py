@@ -22,7 +22,6 @@ from ser_personal.calibration.table import PredictedSet, decimal
 from ser_personal.corpus.base import Corpus
 from ser_personal.corpus.csv_corpus import open_corpus
 from ser_personal.data.dataset import samples_of
-from ser_personal.data.emotion import EmotionDataModule
 from ser_personal.encoder.base import weights_fingerprint
 from ser_personal.errors import UserError
 from ser_personal.files import check_empty, is_hub_name
@@ -112,8 +111,9 @@ def export(
         _refuse_single_speakers(speaker_bank, [] if anonymise else module.personalized.speakers.ids)
     bundle = uncalibrated(module, speaker_bank, where=bank or checkpoint)
     model = bundle.model if emotions else speaker_bank.fingerprint if speaker_bank is not None else ""
-    key = "emotions" if emotions else "pldc"
-    metrics = _find_metrics(checkpoint, run, model or encoder, key) if run or model else None
+    # a run that is named may be of other audio or another precision, which the bank's fingerprint counts in
+    model = encoder if run and not emotions else model
+    metrics = _find_metrics(checkpoint, run, model, "emotions" if emotions else "pldc") if model else None
     if metrics is not None and not emotions:
         bundle = replace(bundle, pldc=PLDCSettings(**metrics["pldc"]))
     embedded_speakers = len(bundle.network.personalized.speakers.ids)
@@ -293,15 +293,15 @@ def _find_bank(checkpoint: str, named: str | None, model: str) -> SpeakerBank | 
     bank = SpeakerBank.load(path)
     if bank.fingerprint and bank.fingerprint.rpartition("-")[2] != model:
         what = f"was made by another model than {checkpoint}, or with other settings of it"
-        remedy = "Run `ser test` with configs/pldc.yaml on the checkpoint: it builds the bank beside it again"
+        remedy = "Run `ser test` with configs/pldc.yaml and no --model flags, which builds the bank beside it again"
         raise UserError(what, where=path, remedy=remedy)
     return bank
 
 
 def _refuse_other_training_set(bank: SpeakerBank, corpus: Corpus) -> None:
     """Refuse a bank that a test on other training speakers or labels made."""
-    data = EmotionDataModule(corpus)
-    training = [data.utterances[index] for index in data.train_indices]
+    # by labels alone: training audio may be gone
+    training = [each for each in corpus.splits.train if not all(map(np.isnan, each.labels.values()))]
     rows_of = rows_by_speaker([utterance.speaker_id for utterance in training])
     labels = np.array([[each.labels.get(name, np.nan) for name in bank.attributes] for each in training])
     found = Moments.by_speaker(labels, rows_of)
@@ -341,8 +341,10 @@ def predict_validation(bundle: Bundle, corpus: Corpus, console: Console) -> Pred
     Utterances longer than `max_samples` are left out: the recogniser would cut them, their labels can't be cut.
     """
     if bundle.scale is not None and corpus.scale != bundle.scale:
-        what = f"labels are on a scale of {corpus.scale}, the speaker bank's on {bundle.scale}"
-        raise UserError(what, where="--corpus", remedy="Give the corpus that the model was trained on")
+        (low, high), (bank_low, bank_high) = corpus.scale, bundle.scale
+        what = f"labels are on a scale of {low:g} to {high:g}, the speaker bank's on {bank_low:g} to {bank_high:g}"
+        remedy = "Give the corpus that the model was trained on, with its --corpus.scale"
+        raise UserError(what, where="--corpus", remedy=remedy)
     utterances = [
         utterance
         for utterance in corpus.splits.validation

@@ -337,6 +337,8 @@ def test_of_several_columns_the_one_that_is_meant_is_compared(runs, mine, capsys
     assert ser("compare", runs, "--add", f"mine={runs / 'mine.csv'}:{ending}", "--resamples", "200") == 0
     found = pd.read_csv(runs / "comparison.csv").set_index("recipe").loc["mine", "overall_ccc"]
     assert found == pytest.approx(row.scores["arousal"].overall_ccc)
+    assert ser("compare", runs, "--add", f"mine={runs / 'mine.csv'}:mu") == 2
+    assert "no column arousal_mu, beside arousal_sigma, arousal_raw. Leave arousal out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("column", ["Arousal", "arousal_raw"])

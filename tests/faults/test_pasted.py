@@ -94,9 +94,14 @@ UNPASTED = {
         "Give --data CachedEmotionDataModule",
         "such as --model.interpreter.scale",
         "or give the scale of the bank",
+        "with its --corpus.scale",
     ),
     "the command then runs until it is stopped": ("or --port 0 for any that is free",),
-    "it takes a flag away": ("Give either --encoder or --checkpoint", "Leave it out; rates are --model.learning_rate"),
+    "it takes a flag away": (
+        "Give either --encoder or --checkpoint",
+        "Leave it out; rates are --model.learning_rate",
+        "and no --model",
+    ),
     "it lists": ("--help` list",),
     "it is for another command, which runs long": (
         "or test a model of them",

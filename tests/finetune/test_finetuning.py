@@ -240,7 +240,7 @@ def test_models_of_the_same_objects_share_no_weights(data, tmp_path):
     fit(finetuning(**options), data, tmp_path, max_steps=2)
     assert_same(first.state_dict(), before)
     # it isn't trained from the beginning unnoticed, and loads a checkpoint's weights
-    refused("TinyEncoder: was given to a model that has been trained", fit, second, data, tmp_path, max_steps=1)
+    refused("TinyEncoder: was given to a model that is built already", fit, second, data, tmp_path, max_steps=1)
     first.trainer.save_checkpoint(tmp_path / "first.ckpt")
     trainer(tmp_path).test(second, datamodule=data, ckpt_path=tmp_path / "first.ckpt", verbose=False)
     trained = {"encoder": first.personalized.encoder, "speakers": first.personalized.speakers}

@@ -249,7 +249,7 @@ def test_what_can_not_be_exported(refused, tested_checkpoint, synthetic_corpus, 
     refused(tested_checkpoint, "--bank", tmp_path / "other.safetensors", what="of vectors of 3 values, the model's")
     replace(bank, scale=(1, 5)).save(tmp_path / "scale.safetensors")
     flags = ("--bank", tmp_path / "scale.safetensors", "--corpus", synthetic_corpus)
-    refused(tested_checkpoint, *flags, what="labels are on a scale of (1.0, 7.0)")
+    refused(tested_checkpoint, *flags, what="labels are on a scale of 1 to 7, the speaker bank's on 1 to 5")
     refused(tested_checkpoint, "--public", what="--public: is for the hub")
     refused(tested_checkpoint, "--push", "voices", what="voices isn't a name on")
     monkeypatch.setattr("ser_personal.recognition.network.find_spec", lambda _: None)
@@ -283,6 +283,21 @@ def test_a_bank_of_a_test_on_other_labels_is_refused(refused, tested_checkpoint,
     write_corpus(flipped, tmp_path / "flipped.csv")
     what = "--corpus: has other training speakers or labels than the speaker bank"
     refused(tested_checkpoint, "--corpus", tmp_path / "flipped.csv", what=what)
+
+
+def test_a_run_of_the_model_may_be_of_another_bank_and_training_audio_may_be_gone(
+    tested_checkpoint, synthetic_corpus, tmp_path
+):
+    (run,) = (path.parent for path in tested_checkpoint.parent.rglob("metrics.json"))
+    metrics = json.loads((run / "metrics.json").read_text())
+    (tmp_path / "run").mkdir()
+    metrics["model"] = f"{'0' * 32}-{metrics['model'].rpartition('-')[2]}"
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
+    corpus = shutil.copytree(synthetic_corpus, tmp_path / "corpus")
+    for each in MSPPodcast(str(corpus)).splits.train:
+        each.path.unlink()
+    export(str(tested_checkpoint), str(tmp_path / "bundle"), run=str(tmp_path / "run"), corpus=str(corpus))
+    assert "test1: 18 utterances" in card_of(tmp_path / "bundle")[1]
 
 
 def test_a_bank_of_a_model_with_adapters_is_of_the_merged_one(synthetic_corpus, tmp_path):
