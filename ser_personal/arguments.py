@@ -87,9 +87,10 @@ def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
 
     configs = {}
     for config in values_of(CONFIG_FLAGS, arguments):
-        path = "--config" if _is_yaml(config) else config
+        is_yaml = _is_yaml(config)
+        path = "--config" if is_yaml else config
         try:
-            content = yaml.safe_load(config if _is_yaml(config) else Path(config).read_text(encoding="utf-8"))
+            content = yaml.safe_load(config if is_yaml else Path(config).read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError("can't be read", where=path, remedy="Check the path and its permissions") from error
         # a ValueError is of bytes that are no text, or of a date that doesn't exist

@@ -126,11 +126,7 @@ def find_sound_files(folder: Path) -> list[Path]:
         raise UserError(what, where=folder, remedy="Give a folder with wav, flac, ogg or mp3 files")
     if kinds:
         logger.warning("%s: %s passed over: %s", folder, counted(others.total(), "other file"), kinds)
-    return sorted(found, key=_by_numbers)
-
-
-def _by_numbers(path: Path) -> tuple[list[Any], Path]:
-    return [by_numbers(part) for part in path.with_suffix("").parts], path
+    return sorted(found, key=lambda path: ([by_numbers(part) for part in path.with_suffix("").parts], path))
 
 
 def by_numbers(name: str) -> list[Any]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
-from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
+from weakref import WeakSet
 
 from torch import nn
 from typing_extensions import override
@@ -36,20 +35,13 @@ _KINDS: dict[str, type[Encoder]] = {
     **{kind.model_type: kind for kind in (LogMelEncoder, MFCCEncoder, CachedFeatures)},
     "whisper": WhisperEncoder,
 }
-# a part that was given to models, and each of its copies in them -> what became of it
-_USES: WeakKeyDictionary[nn.Module, _Use] = WeakKeyDictionary()
+# the parts of models, and the encoders from whose copies new networks were made
+_OF_MODELS: WeakSet[nn.Module] = WeakSet()
+_BUILT: WeakSet[nn.Module] = WeakSet()
 # transformers' settings beside those of dropout that change no frame in a test
 _NOT_OF_FRAMES = ("_name_or_path", "transformers_version")
 Part = TypeVar("Part", bound=nn.Module)
 HAND_ON = "Make a new one; papt_checkpoint or initial_checkpoint hands trained weights on"
-
-
-@dataclass(eq=False)
-class _Use:
-    """The copies of a part in models, and the one whose networks were made first to be trained."""
-
-    copies: WeakSet[nn.Module]
-    builder: ReferenceType[nn.Module] | None = None
 
 
 def _kind(config: str) -> type[Encoder]:
@@ -64,8 +56,7 @@ def saved_encoder(config: str, name: str) -> Encoder:
 
 def own_copy(part: Part) -> Part:
     """Copy a part for a model, so that no other model of the same object trains its weights or makes them again."""
-    use = _USES.setdefault(part, _Use(WeakSet()))
-    if part in use.copies:
+    if part in _OF_MODELS:
         what = "is part of a model, and a fit of another would make its weights again"
         raise UserError(what, where=type(part).__name__, remedy=HAND_ON)
     try:
@@ -73,18 +64,8 @@ def own_copy(part: Part) -> Part:
     except (RuntimeError, TypeError):
         # such as one with weight_norm: it is of one model alone
         copy = part
-    use.copies.add(copy)
-    _USES[copy] = use
+    _OF_MODELS.add(copy)
     return copy
-
-
-def _refuse_built_elsewhere(part: nn.Module) -> None:
-    """Refuse to train a part from the beginning where another model of the same object was."""
-    use = _USES.setdefault(part, _Use(WeakSet()))
-    if use.builder is not None and use.builder() is not part:
-        what = "was given to a model that is built already, and has none of its weights"
-        raise UserError(what, where=type(part).__name__, remedy=HAND_ON)
-    use.builder = ref(part)
 
 
 class EncoderDescription(TypedDict):
@@ -105,6 +86,8 @@ class PersonalizedEncoder(nn.Module):
         super().__init__()
         require_one_of("fusion", fusion, FusionName)
         self.encoder, self.speakers = own_copy(encoder), own_copy(speakers)
+        # in a tuple, as it is no layer of this network
+        self._given = (encoder,)
         self.fusion_name: FusionName = fusion
         self.fusion: Fusion | None = None
         # hashes of the utterances of PAPT or TAPT, else of those that e_s was learnt on
@@ -122,7 +105,11 @@ class PersonalizedEncoder(nn.Module):
 
     def build(self, speaker_ids: Sequence[str], features: NDArray[np.float32] | None = None) -> None:
         """Make new networks, the encoder with its pre-trained weights, e_s for these speakers."""
-        _refuse_built_elsewhere(self.encoder)
+        (given,) = self._given
+        if given in _BUILT:
+            what = "was given to a model that is built already, and has none of its weights"
+            raise UserError(what, where=type(given).__name__, remedy=HAND_ON)
+        _BUILT.add(given)
         self.encoder.build()
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim, fixed=not self.speakers.is_learnt)
         if self.fusion.uses_speakers:
