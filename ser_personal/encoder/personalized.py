@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 from weakref import WeakSet
 
 from torch import nn
@@ -35,13 +35,10 @@ _KINDS: dict[str, type[Encoder]] = {
     **{kind.model_type: kind for kind in (LogMelEncoder, MFCCEncoder, CachedFeatures)},
     "whisper": WhisperEncoder,
 }
-# the parts of models, and the encoders from whose copies new networks were made
-_OF_MODELS: WeakSet[nn.Module] = WeakSet()
-_BUILT: WeakSet[nn.Module] = WeakSet()
+# the encoders of models
+_OF_MODELS: WeakSet[Encoder] = WeakSet()
 # transformers' settings beside those of dropout that change no frame in a test
 _NOT_OF_FRAMES = ("_name_or_path", "transformers_version")
-Part = TypeVar("Part", bound=nn.Module)
-HAND_ON = "Make a new one; papt_checkpoint or initial_checkpoint hands trained weights on"
 
 
 def _kind(config: str) -> type[Encoder]:
@@ -52,20 +49,6 @@ def saved_encoder(config: str, name: str) -> Encoder:
     """Make an encoder of the kind that a saved `Encoder.config` describes; `name` is the checkpoint's, for messages."""
     kind = _kind(config)
     return cast("Any", kind)(name) if issubclass(kind, PretrainedEncoder) else kind()
-
-
-def own_copy(part: Part) -> Part:
-    """Copy a part for a model, so that no other model of the same object trains its weights or makes them again."""
-    if part in _OF_MODELS:
-        what = "is part of a model, and a fit of another would make its weights again"
-        raise UserError(what, where=type(part).__name__, remedy=HAND_ON)
-    try:
-        copy = deepcopy(part)
-    except (RuntimeError, TypeError):
-        # such as one with weight_norm: it is of one model alone
-        copy = part
-    _OF_MODELS.add(copy)
-    return copy
 
 
 class EncoderDescription(TypedDict):
@@ -85,9 +68,12 @@ class PersonalizedEncoder(nn.Module):
     def __init__(self, encoder: Encoder, speakers: SpeakerRepresentation, fusion: FusionName) -> None:
         super().__init__()
         require_one_of("fusion", fusion, FusionName)
-        self.encoder, self.speakers = own_copy(encoder), own_copy(speakers)
-        # in a tuple, as it is no layer of this network
-        self._given = (encoder,)
+        # a fit of this one would train the other's weights, or make them again
+        if encoder in _OF_MODELS:
+            remedy = "Make a new one; papt_checkpoint or initial_checkpoint hands trained weights on"
+            raise UserError("is part of another model", where=type(encoder).__name__, remedy=remedy)
+        _OF_MODELS.add(encoder)
+        self.encoder, self.speakers = encoder, deepcopy(speakers)
         self.fusion_name: FusionName = fusion
         self.fusion: Fusion | None = None
         # hashes of the utterances of PAPT or TAPT, else of those that e_s was learnt on
@@ -105,11 +91,6 @@ class PersonalizedEncoder(nn.Module):
 
     def build(self, speaker_ids: Sequence[str], features: NDArray[np.float32] | None = None) -> None:
         """Make new networks, the encoder with its pre-trained weights, e_s for these speakers."""
-        (given,) = self._given
-        if given in _BUILT:
-            what = "was given to a model that is built already, and has none of its weights"
-            raise UserError(what, where=type(given).__name__, remedy=HAND_ON)
-        _BUILT.add(given)
         self.encoder.build()
         self.fusion = make_fusion(self.fusion_name, self.encoder.dim, fixed=not self.speakers.is_learnt)
         if self.fusion.uses_speakers:

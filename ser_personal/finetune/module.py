@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
@@ -14,7 +15,7 @@ from ser_personal.encoder.base import Encoder, mean_pool
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.hugging_face import LoRA
 from ser_personal.encoder.module import DESCRIPTION, PREFIX, TRAINED_ON, PersonalizedModule, read_checkpoint, using
-from ser_personal.encoder.personalized import PersonalizedEncoder, own_copy
+from ser_personal.encoder.personalized import PersonalizedEncoder
 from ser_personal.encoder.raw import CachedFeatures
 from ser_personal.errors import UserError, as_names
 from ser_personal.finetune.concordance import CCCLoss, EmotionLoss
@@ -104,7 +105,7 @@ class FineTuning(PersonalizedModule):
         _refuse_contradictions(encoder, interpreter, fusion, papt_checkpoint)
         super().__init__(PersonalizedEncoder(encoder, speakers or SpeakerEmbedding(), fusion or "none"))
         self.save_hyperparameters(ignore=["encoder", "speakers", "interpreter", "loss", "lora"])
-        self.interpreter = own_copy(interpreter)
+        self.interpreter = deepcopy(interpreter)
         self.lora = lora
         # utterances whose labels this model, or one that it started from, was trained on
         self.trained_on: frozenset[str] = frozenset()

@@ -234,18 +234,12 @@ def test_models_of_the_same_objects_share_no_weights(data, tmp_path):
     parts = {"speakers": SpeakerEmbedding(8), "interpreter": MLPInterpreter((4,))}
     options = {"fusion": "last", "train_speaker_embedding": True, **parts}
     encoder = tiny_encoder()
-    first, second = (finetuning(encoder=encoder, **options) for _ in range(2))
+    first = finetuning(encoder=encoder, **options)
     fit(first, data, tmp_path, max_steps=1)
     before = {name: weight.clone() for name, weight in first.state_dict().items()}
     fit(finetuning(**options), data, tmp_path, max_steps=2)
     assert_same(first.state_dict(), before)
-    # it isn't trained from the beginning unnoticed, and loads a checkpoint's weights
-    refused("TinyEncoder: was given to a model that is built already", fit, second, data, tmp_path, max_steps=1)
-    first.trainer.save_checkpoint(tmp_path / "first.ckpt")
-    trainer(tmp_path).test(second, datamodule=data, ckpt_path=tmp_path / "first.ckpt", verbose=False)
-    trained = {"encoder": first.personalized.encoder, "speakers": first.personalized.speakers}
-    for name, part in (trained | {"interpreter": first.interpreter}).items():
-        refused(f"{type(part).__name__}: is part of a model, .* Make a new one", finetuning, **{name: part})
+    refused("TinyEncoder: is part of another model. Make a new one", finetuning, encoder=encoder)
 
 
 def test_another_fit_goes_on_with_the_same_speakers_alone(data, papt_checkpoint, tmp_path, monkeypatch):
