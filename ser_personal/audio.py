@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-from collections import Counter
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import chain, islice, pairwise, starmap
+from itertools import chain, pairwise, starmap
 from math import ceil, gcd, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
@@ -17,8 +15,7 @@ import numpy as np
 import soundfile
 
 from ser_personal.damage import TRUNCATED, damage
-from ser_personal.errors import UserError, counted
-from ser_personal.files import refuse_stand_in
+from ser_personal.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -27,8 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_personal.types import Utterance
-
-logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16_000
 WINDOW = 400
@@ -59,8 +54,6 @@ BAD_AUDIO = "Write it again, or leave it out of the corpus: `ser check CORPUS --
 SOUND_FILES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf"}
 SOUND_FILES |= {".wave", ".bwf", ".w64", ".rf64", ".sph", ".nist", ".voc", ".paf", ".pvf", ".avr", ".sf", ".ircam"}
 SOUND_FILES |= {".sds", ".svx", ".8svx", ".wve", ".mp2", ".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr"}
-# files for other arguments, which often lie beside recordings
-_BESIDE = {".csv", ".tsv", ".parquet", ".rttm", ".textgrid"}
 NO_SOUND = f"holds NaN, infinity or samples beyond {LOUDEST:g} times full scale"
 SILENT = "is silent from beginning to end"
 TOO_SHORT = f"is shorter than one frame, {WINDOW} samples at 16 kHz"
@@ -99,33 +92,23 @@ def find_sound_files(folder: Path) -> list[Path]:
 
     def refuse(error: OSError) -> None:
         # `os.walk` would leave out a folder that can't be read
-        if folder.is_dir():
-            raise error
+        raise error
 
+    remedy = "Give a folder with wav, flac, ogg or mp3 files"
+    if not folder.is_dir():
+        raise UserError("no such folder", where=folder, remedy=remedy)
     found: list[Path] = []
-    others: Counter[str] = Counter()
-    folders, listed = [folder], set()
-    # links after all else, so that what is in the folder itself keeps its own path
-    for start in folders:
-        for place, inside, names in os.walk(start, onerror=refuse):
-            inside[:] = sorted(name for name in inside if not name.startswith("."))
-            if (real := os.path.realpath(place)) in listed:
-                inside.clear()
-                continue
-            listed.add(real)
-            folders += [path for path in map(Path(place).joinpath, inside) if path.is_symlink()]
-            for path in (Path(place) / name for name in names if not name.startswith(".")):
-                if path.suffix.lower() in SOUND_FILES:
-                    found.append(path)
-                elif path.suffix.lower() not in _BESIDE:
-                    others[path.suffix or "without an ending"] += 1
-    kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
+    listed = set()
+    for place, inside, names in os.walk(folder, followlinks=True, onerror=refuse):
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        if (real := os.path.realpath(place)) in listed:
+            inside.clear()
+            continue
+        listed.add(real)
+        paths = (Path(place, name) for name in names if not name.startswith("."))
+        found += [path for path in paths if path.suffix.lower() in SOUND_FILES]
     if not found:
-        what = "holds no sound file" if folder.is_dir() else "isn't a folder" if folder.exists() else "no such folder"
-        what += f", but {kinds}" if kinds else ""
-        raise UserError(what, where=folder, remedy="Give a folder with wav, flac, ogg or mp3 files")
-    if kinds:
-        logger.warning("%s: %s passed over: %s", folder, counted(others.total(), "other file"), kinds)
+        raise UserError("holds no sound file", where=folder, remedy=remedy)
     return sorted(found, key=lambda path: ([by_numbers(part) for part in path.with_suffix("").parts], path))
 
 
@@ -140,11 +123,6 @@ def read_header(path: Path) -> Header:
     """Read a file's header."""
     with _open(path) as file:
         return Header(resampled_length(file.frames, file.samplerate), file.samplerate, file.channels)
-
-
-def num_samples_of(path: Path) -> int:
-    """Read from a file's header how many samples it has once at 16 kHz; errors as of `read_header`."""
-    return read_header(path).num_samples
 
 
 def decode(
@@ -172,12 +150,14 @@ def decode(
         stop = total if num_samples is None else min(start + num_samples, total)
         alone = is_segment or file.channels == 1 or channel is not None
         whole = not alone or (start == 0 and stop == total)
-        (waveform,) = _read_blocks(file, [Part(0, total) if whole else Part(start, stop)], path, channel)
-    if not whole:
-        return waveform
-    if fault := fault_of(waveform):
+        parts = _equal_parts(Part(0, total) if whole else Part(start, stop), PIECE)
+        pieces, envelopes = zip(*_read_parts(file, parts, path, channel), strict=True)
+    _refuse_channels(list(chain(*envelopes)), path)
+    waveform = np.concatenate(pieces)
+    fault = fault_of(waveform) if whole else None if is_sound(waveform) else NO_SOUND
+    if fault is not None:
         raise UserError(fault, where=path, remedy=BAD_AUDIO)
-    return waveform[start:stop]
+    return waveform[start:stop] if whole else waveform
 
 
 def decode_blocks(path: Path, num_samples: int, channel: int | None = None) -> Iterator[NDArray[np.float32]]:
@@ -185,10 +165,14 @@ def decode_blocks(path: Path, num_samples: int, channel: int | None = None) -> I
 
     Errors are those of `decode`; channels are judged by what was read so far, and silence at the end.
     """
-    silent = True
+    silent, envelopes = True, []
     with _open(path) as file:
         total = resampled_length(file.frames, file.samplerate)
-        for waveform in _read_blocks(file, _equal_parts(Part(0, total), num_samples), path, channel):
+        for waveform, new in _read_parts(file, _equal_parts(Part(0, total), num_samples), path, channel):
+            envelopes += new
+            _refuse_channels(envelopes, path)
+            if not is_sound(waveform):
+                raise UserError(NO_SOUND, where=path, remedy=BAD_AUDIO)
             silent = silent and is_silent(waveform)
             yield waveform
     if silent:
@@ -250,38 +234,22 @@ def _open(path: Path) -> Iterator[soundfile.SoundFile]:
     """Open a file, and say in a line what is wrong with it, then or while it is read."""
     try:
         # opening a pipe would wait for its writer for ever
-        if wrong := damage(path) if path.is_file() else "isn't a file" if path.exists() else None:
-            raise UserError(wrong, where=path, remedy=BAD_AUDIO)
+        if path.exists() and not path.is_file():
+            raise UserError("isn't a file", where=path, remedy=BAD_AUDIO)
         # soundfile encodes no name that isn't text
         with _SoundFile(os.fsencode(path)) as file:
+            if wrong := damage(path, file.extra_info):
+                raise UserError(wrong, where=path, remedy=BAD_AUDIO)
             if not LOWEST_RATE <= file.samplerate <= HIGHEST_RATE:
                 limits = f"{LOWEST_RATE:,} to {HIGHEST_RATE:,}"
                 what = f"has {file.samplerate:,} samples a second, where sound has {limits}"
                 raise UserError(what, where=path, remedy=BAD_AUDIO)
             yield file
     except DECODING_ERRORS as error:
-        refuse_stand_in(path)
         # libsndfile's or the system's own words, without the path, which the error names anyway
         reason = str(getattr(error, "error_string", getattr(error, "strerror", None) or error)).rstrip(".")
         what = f"can't be decoded ({reason})" if path.exists() else "no such audio file"
         raise UserError(what, where=path, remedy=BAD_AUDIO) from error
-
-
-def _read_blocks(
-    file: soundfile.SoundFile, blocks: Sequence[Part], path: Path, channel: int | None
-) -> Iterator[NDArray[np.float32]]:
-    """Read adjoining blocks, each (samples,); channels are judged by what was read so far."""
-    parts_of = [_equal_parts(block, PIECE) for block in blocks]
-    read = _read_parts(file, chain(*parts_of), path, channel)
-    envelopes: list[NDArray[np.float64]] = []
-    for parts in parts_of:
-        pieces, new = zip(*islice(read, len(parts)), strict=True)
-        envelopes += chain(*new)
-        _refuse_channels(envelopes, path)
-        waveform = np.concatenate(pieces)
-        if not is_sound(waveform):
-            raise UserError(NO_SOUND, where=path, remedy=BAD_AUDIO)
-        yield waveform
 
 
 def _read_parts(

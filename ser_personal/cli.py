@@ -22,7 +22,6 @@ from ser_personal.arguments import (
     with_found_configs,
 )
 from ser_personal.errors import UserError, silence_warnings
-from ser_personal.files import refuse_pointer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -122,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mistake = find_user_error(error)
         if mistake is None:
             raise
-        sys.stderr.write(f"ser: {_with_own_flags(str(_pointer_behind(mistake) or mistake), argv[0])}\n")
+        sys.stderr.write(f"ser: {_with_own_flags(str(mistake), argv[0])}\n")
         return 2
 
 
@@ -156,15 +155,6 @@ def find_user_error(error: BaseException) -> UserError | None:
         if isinstance(cause, OSError) and cause.filename is not None:
             remedy = "Check the path, its permissions and the space left, or give another"
             return UserError(str(cause.strerror or cause), where=cause.filename, remedy=remedy)
-    return None
-
-
-def _pointer_behind(mistake: UserError) -> UserError | None:
-    """The error to print instead, where the file is only a pointer of Git LFS or git-annex."""
-    try:
-        refuse_pointer(Path(str(mistake.where).removeprefix("encoder ")))
-    except (UserError, OSError, ValueError) as error:
-        return error if isinstance(error, UserError) else None
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 from functools import lru_cache
@@ -20,7 +19,10 @@ BITRATES = (
     (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 )
-# length of a WAV's samples as a stream's writer gives it, who can't know it (sox; ffmpeg's is larger)
+# in libsndfile's log: a size as the file announces it and as it is, and the place of a chunk that is none
+_SIZES = re.compile(r"(?:data|FORM|riff|Data Size|Riff size) +: (\d+) \(should be (\d+)\)")
+_NO_CHUNK = re.compile(r"Unknown chunk marker \S+ at position (\d+)")
+# length of samples as a stream's writer gives it, who can't know it (sox; ffmpeg's is larger)
 STREAMED = 0x7FFFF000
 # bytes beyond what a WAV or MP3 says it holds: tags, and a frame that some encoders don't count
 TAGS = 8192
@@ -28,9 +30,13 @@ TAGS = 8192
 SCANNED = 2**26
 
 
-def damage(path: Path) -> str | None:
-    """Find what libsndfile doesn't say: that a file ends before, or long after, what its header announces."""
+def damage(path: Path, log: str) -> str | None:
+    """Find that a file ends before, or long after, what its header announces; `log` is libsndfile's of the file."""
+    if any(int(held) < int(announced) < STREAMED for announced, held in _SIZES.findall(log)):
+        return TRUNCATED
     status = path.stat()
+    if any(status.st_size - int(position) > TAGS for position in _NO_CHUNK.findall(log)):
+        return MORE
     return _damage_at(path, status.st_size, status.st_mtime_ns)
 
 
@@ -39,14 +45,8 @@ def damage(path: Path) -> str | None:
 def _damage_at(path: Path, size: int, _changed: int) -> str | None:
     with path.open("rb") as file:
         start = file.read(1024)
-        if not start:
-            return "is empty"
-        if start[:4] == b"RIFF":
-            return _damage_of_wav(file, size)
         if start[:3] == b"ID3" or start[0] == 0xFF:
             return _damage_of_mp3(file, start, size)
-        if _announced(start) > size:
-            return TRUNCATED
         streams = start[:4] in (b"fLaC", b"OggS") and size <= SCANNED
         return _damage_of_stream(start + file.read()) if streams else None
 
@@ -62,37 +62,6 @@ def _damage_of_stream(content: bytes) -> str | None:
     lengths = content[last + 27 : last + 27 + sum(content[last + 26 : last + 27])]
     complete = content[last + 5 : last + 6] > b"\3" and last + 27 + len(lengths) + sum(lengths) <= len(content)
     return None if complete else TRUNCATED
-
-
-def _announced(start: bytes) -> int:
-    """Read where an AIFF, AU, RF64, W64 or NIST file should end; 0 where it doesn't say."""
-    kind, size = start[:4], start[4:8]
-    if kind == b"FORM":
-        return 8 + int.from_bytes(size, "big")
-    if kind == b".snd" and start[8:12] != b"\xff" * 4:
-        return int.from_bytes(size, "big") + int.from_bytes(start[8:12], "big")
-    if kind == b"RF64":
-        return 8 + int.from_bytes(start[20:28], "little")
-    if kind == b"riff":
-        return int.from_bytes(start[16:24], "little")
-    told = {name: int(value) for name, value in re.findall(rb"(\w+) -i (\d+)", start)} if kind == b"NIST" else {}
-    samples = told.get(b"sample_count", 0) * told.get(b"sample_n_bytes", 0) * told.get(b"channel_count", 0)
-    return 1024 + samples if samples and b"shorten" not in start else 0
-
-
-def _damage_of_wav(file: BinaryIO, size: int) -> str | None:
-    file.seek(12)
-    while len(chunk := file.read(8)) == 8:
-        name, length = struct.unpack("<4sI", chunk)
-        if name == b"RIFF":
-            return SEVERAL
-        if name == b"data" and length < STREAMED and file.tell() + length > size:
-            return TRUNCATED
-        # samples where a chunk should be; zeros fill up a recorder's files
-        if not name.strip(b" _\0").isalnum() and size - file.tell() > TAGS and any(file.read(TAGS)):
-            return MORE
-        file.seek(length + length % 2, os.SEEK_CUR)
-    return None
 
 
 def _damage_of_mp3(file: BinaryIO, start: bytes, size: int) -> str | None:

@@ -6,14 +6,13 @@ import json
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from errno import EISDIR
-from functools import cache, lru_cache
+from functools import cache
 from hashlib import blake2b
 from math import isnan
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
-from unicodedata import normalize
 
 from ser_personal.errors import UserError
 
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
 BYTES_AT_ONCE = 2**20
 # of a large file, 1 MiB in all
 HASHED_BLOCKS, BLOCK = 256, 4096
-_POINTERS = (
-    (b"version https://git-lfs", "Git LFS", "git lfs pull"),
-    (b"/annex/objects/", "git-annex", "git annex get ."),
-)
 
 
 @contextmanager
@@ -70,58 +65,6 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nan(inner) for inner in value]
     return None if isinstance(value, float) and isnan(value) else value
-
-
-def refuse_pointer(path: Path) -> None:
-    """Refuse a pointer that Git LFS or git-annex left in the place of a file."""
-    if path.is_dir():
-        for inside in sorted(path.iterdir()):
-            if not inside.is_dir():
-                refuse_pointer(inside)
-        return
-    if path.is_file():
-        with path.open("rb") as file:
-            start = file.read(32)
-    else:
-        target = path.readlink().as_posix() if path.is_symlink() else ""
-        start = b"/annex/objects/" if "/annex/objects/" in target else b""
-    for sign, name, command in _POINTERS:
-        if start.startswith(sign):
-            what = f"is a pointer of {name}, whose content `{command}` brings"
-            raise UserError(what, where=path, remedy="Run that in its folder")
-
-
-def on_disk(path: Path) -> Path:
-    """The path itself if it exists, else one that exists and differs only in its form of Unicode (NFC, NFD)."""
-    if str(path).isascii() or os.path.lexists(path):
-        return path
-    found = Path(path.anchor)
-    for part in path.relative_to(path.anchor).parts:
-        spelled = part
-        if not part.isascii() and not os.path.lexists(found / part):
-            with suppress(OSError, ValueError):
-                spelled = _spellings(found.absolute(), found.stat().st_mtime_ns).get(normalize("NFC", part), part)
-        found /= spelled
-    return found if os.path.lexists(found) else path
-
-
-# of a folder, so that it is listed once, however many of its files are missing
-@lru_cache(maxsize=1024)
-def _spellings(folder: Path, modified: int) -> dict[str, str]:
-    del modified
-    names = sorted(path.name for path in folder.iterdir())
-    return {normalize("NFC", name): name for name in names if not name.isascii()}
-
-
-def refuse_stand_in(path: Path) -> None:
-    """Refuse what isn't the file that was meant: a pointer to it, or the page of a web site that asked for a login."""
-    refuse_pointer(path)
-    if path.is_file():
-        with path.open("rb") as file:
-            start = file.read(256).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-        if start.startswith((b"<!doctype html", b"<html")) or (start.startswith(b"<?xml") and b"<html" in start):
-            remedy = "Download the file itself, where the site asks for a login"
-            raise UserError("is a web page", where=path, remedy=remedy)
 
 
 def refuse_existing(*paths: str | Path | None, replace: bool) -> None:

@@ -5,14 +5,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from unicodedata import normalize
 
 import numpy as np
 import pytest
 from tiny_models import threaded_trainers
 
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write, content_hash, gather_files, named_in_errors, on_disk, on_first_process
+from ser_personal.files import atomic_write, content_hash, gather_files, named_in_errors, on_first_process
 
 
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
@@ -39,28 +38,6 @@ def test_an_error_without_a_file_gets_its_name_and_another_keeps_its_own(tmp_pat
     with pytest.raises(IsADirectoryError) as folder:
         atomic_write(tmp_path, b"")
     assert folder.value.filename == str(tmp_path)
-
-
-@pytest.mark.parametrize(("form", "other"), [("NFC", "NFD"), ("NFD", "NFC")])
-def test_a_path_is_found_in_either_form_of_unicode_and_a_folder_listed_once(tmp_path, monkeypatch, form, other):
-    listed, iterdir = [], Path.iterdir
-    monkeypatch.setattr(Path, "iterdir", lambda folder: listed.append(folder) or iterdir(folder))
-    monkeypatch.chdir(tmp_path)
-    names = [f"Jose\u0301/cafe\u0301 {number}.wav" for number in range(5)]
-    there, asked = ([Path(normalize(which, name)) for name in names] for which in (form, other))
-    there[0].parent.mkdir()
-    for path in there:
-        path.touch()
-    assert [on_disk(path) for path in there] == there
-    assert not listed
-    assert [on_disk(path) for path in asked] == there
-    assert [on_disk(path.absolute()) for path in asked] == [path.absolute() for path in there]
-    assert listed == [tmp_path, tmp_path / there[0].parent]
-    late = there[0].with_name(normalize(form, "spa\u0308t.wav"))
-    late.touch()
-    assert on_disk(asked[0].with_name(normalize(other, late.name))) == late
-    for missing in ("none.wav", "e\u0301\0.wav", "e\u0301" * 200, "\udc80.wav", "Jose\u0301/none.wav", "e\u0301/../e"):
-        assert on_disk(Path(missing)) == Path(missing)
 
 
 def test_content_shape_type_and_order_count_in_a_hash(tmp_path):

@@ -19,7 +19,7 @@ from ser_personal.annotation.tables import check_format, check_stems, write_anno
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.corpus.table import SEGMENT, attribute_labels, is_table, known, read_rows
 from ser_personal.errors import UserError, counted
-from ser_personal.files import content_hash, on_disk
+from ser_personal.files import content_hash
 from ser_personal.recognition.bundle import CONFIG, CalibrationName, find_bundle
 from ser_personal.recognition.raw import CHUNK_RECORDINGS, CHUNK_SECONDS, Utterances
 from ser_personal.recognition.recognizer import EmotionRecognizer
@@ -277,7 +277,7 @@ def enroll(
         device: to run on; a GPU where there is one, if null.
         import_: a module of your own with classes that the model is made of, in the current folder or installed.
     """
-    speaker, path = plain_name(speaker), on_disk(Path(audio))
+    speaker, path = plain_name(speaker), Path(audio)
     recordings, labels = labelled_recordings(path, speaker) if is_table(path) else (find_recordings(path, "none"), {})
     import_trusted(import_)
     recognizer = EmotionRecognizer.from_pretrained(model, profiles=profiles, device=device)
@@ -314,5 +314,5 @@ def labelled_recordings(table: Path, speaker: str) -> tuple[list[Recording], dic
     recordings = []
     for row in rows:
         turn = turn_of(row, f"{table}, {row['path']}", speaker)
-        recordings.append(Recording(row["path"], on_disk(table.parent / row["path"]), speaker, turn and (turn,)))
+        recordings.append(Recording(row["path"], table.parent / row["path"], speaker, turn and (turn,)))
     return recordings, {name: [each[name] for each in labels] for name in labelled}

@@ -15,7 +15,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
-from ser_personal.audio import SAMPLE_RATE, num_samples_of
+from ser_personal.audio import SAMPLE_RATE, read_header
 from ser_personal.corpus.splits import (
     SpeakerSplits,
     by_split,
@@ -25,7 +25,7 @@ from ser_personal.corpus.splits import (
     shared_speakers,
 )
 from ser_personal.errors import UserError, require_scale
-from ser_personal.files import atomic_write, content_hash, file_key, on_disk
+from ser_personal.files import atomic_write, content_hash, file_key
 from ser_personal.types import PositiveFinite
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def lengths_of(paths: Iterable[Path], label_file: Path) -> dict[Path, int]:
     def read(path: Path) -> tuple[str, int] | None:
         try:
             key = file_key(path)
-            return key, cached[key] if key in cached else num_samples_of(path)
+            return key, cached[key] if key in cached else read_header(path).num_samples
         except (OSError, ValueError, UserError):
             return None
 
@@ -235,9 +235,9 @@ def audio_path(folder: Path, cell: str, where: object, *, anywhere: bool = False
     parts = PureWindowsPath(cell).parts
     if not all(map(_is_a_name, parts)):
         raise UserError(f"{cell[:80]!r} can't be a file's name", where=where, remedy="Correct or remove the row")
-    path = on_disk(folder / cell)
+    path = folder / cell
     if "\\" in cell and not path.is_file():
-        path = on_disk(folder / cell.replace("\\", "/"))
+        path = folder / cell.replace("\\", "/")
     absolute = PurePosixPath(cell).is_absolute() or PureWindowsPath(cell).anchor
     leaves = ".." in parts or (absolute and not Path(cell).is_relative_to(folder.absolute()))
     if leaves and not anywhere:

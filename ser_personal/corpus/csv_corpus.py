@@ -15,7 +15,6 @@ from ser_personal.corpus.msp_podcast import AUDIO_FOLDERS, MSPPodcast
 from ser_personal.corpus.splits import canonical_split
 from ser_personal.corpus.table import SEGMENT, attribute_labels, is_table, known, read_rows, segment, write_rows
 from ser_personal.errors import UserError
-from ser_personal.files import on_disk
 from ser_personal.types import ATTRIBUTES, Utterance, plain_name
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class CSVCorpus(Corpus):
 
     def __init__(self, path: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._path = on_disk(Path(path))
+        self._path = Path(path)
 
     @property
     @override
@@ -122,7 +121,7 @@ def open_corpus(corpus: Corpus | str | os.PathLike[str]) -> Corpus:
         what = "no corpus class has this name and these arguments"
         remedy = "Give a class and what it takes, such as CSVCorpus --corpus.path corpus.csv --corpus.scale '[1,5]'"
         raise UserError(what, where=corpus, remedy=remedy)
-    path = on_disk(Path(corpus))
+    path = Path(corpus)
     if is_table(path) or (path / TABLE).is_file():
         return CSVCorpus(corpus)
     if any((path / name).is_dir() for name in ("Labels", *AUDIO_FOLDERS)):

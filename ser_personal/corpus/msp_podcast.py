@@ -12,7 +12,6 @@ from ser_personal.corpus.base import Corpus, audio_path
 from ser_personal.corpus.splits import canonical_split, first_few
 from ser_personal.corpus.table import attribute_labels, known, read_rows, read_text
 from ser_personal.errors import UserError
-from ser_personal.files import on_disk
 from ser_personal.types import Utterance
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class MSPPodcast(Corpus):
 
     def __init__(self, root: str, *, partitions: str | None = None, **kwargs: Any) -> None:
         super().__init__(scale=(1, 7), **kwargs)
-        self._root = on_disk(Path(root))
+        self._root = Path(root)
         self._partitions = None if partitions is None else Path(partitions)
 
     @property

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ser_personal.errors import UserError
-from ser_personal.files import atomic_write, refuse_stand_in
+from ser_personal.files import atomic_write
 from ser_personal.types import ATTRIBUTES, plain_name
 
 if TYPE_CHECKING:
@@ -165,7 +165,6 @@ def read_rows(
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        refuse_stand_in(path)
         content = path.read_bytes()
         return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
     except FileNotFoundError as error:
@@ -200,7 +199,6 @@ def _parquet_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
     import pandas as pd
 
     try:
-        refuse_stand_in(path)
         # by default, a null makes floats of integers
         frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
     except ImportError as error:

@@ -20,7 +20,7 @@ from ser_personal.audio import (
     WINDOW,
     decode,
     find_sound_files,
-    num_samples_of,
+    read_header,
     resample,
     resampled_length,
 )
@@ -183,7 +183,7 @@ def _sounds(folder: str | None) -> dict[Path, int]:
     if folder is None:
         return {}
     with _of_the_folder():
-        found = {path: num_samples_of(path) for path in find_sound_files(Path(folder))}
+        found = {path: read_header(path).num_samples for path in find_sound_files(Path(folder))}
         for path, length in found.items():
             if length < WINDOW:
                 raise UserError(TOO_SHORT, where=path, remedy=BAD_AUDIO)

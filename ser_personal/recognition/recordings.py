@@ -27,14 +27,12 @@ from ser_personal.audio import (
     fault_of,
     find_sound_files,
     is_sound,
-    num_samples_of,
     read_header,
     resample,
 )
 from ser_personal.corpus.base import audio_path
 from ser_personal.corpus.table import SEGMENT, is_table, known, read_rows
 from ser_personal.errors import UserError, counted, require_one_of
-from ser_personal.files import on_disk
 from ser_personal.recognition.turns import (
     NUMBERED,
     Turn,
@@ -141,7 +139,7 @@ class Recording:
 
     def num_samples(self) -> int:
         """Samples at 16 kHz, of a file by its header."""
-        return num_samples_of(self.audio) if isinstance(self.audio, Path) else len(self.audio)
+        return read_header(self.audio).num_samples if isinstance(self.audio, Path) else len(self.audio)
 
 
 def with_turns(
@@ -287,7 +285,7 @@ def recordings_of(
         what = f"{counted(len(speakers), 'speaker')} for {counted(len(several), 'recording')}"
         raise UserError(what, where="speaker_ids", remedy="Give one id per recording, None where unknown")
     recordings = [
-        Recording(str(one), on_disk(Path(one)), speaker)
+        Recording(str(one), Path(one), speaker)
         if isinstance(one, str | Path)
         else Recording(f"array {number}", _waveform(one, number, sample_rate), speaker)
         for number, (one, speaker) in enumerate(zip(several, speakers, strict=True))
@@ -359,7 +357,6 @@ def find_recordings(audio: Path, speaker_from: SpeakerFrom) -> list[Recording]:
 
     Where speakers come from a column, a folder's table is its corpus.csv.
     """
-    audio = on_disk(audio)
     if speaker_from == "column" and audio.is_dir():
         return _from_table(audio / TABLE, speaker_from, anywhere=False)
     if is_table(audio):
@@ -390,7 +387,7 @@ def _from_table(table: Path, speaker_from: SpeakerFrom, *, anywhere: bool) -> li
     turns: dict[str, dict[tuple[Turn, str | None], Turn]] = {}
     repeated = 0
     for row in read_rows(table, required=required, filled=("path",), any_case=("path", "speaker", *SEGMENT)):
-        path = on_disk(table.parent / row["path"])
+        path = table.parent / row["path"]
         if not anywhere:
             path = audio_path(table.parent, row["path"], f"{table}, {row['path']}", naming=f", or name it: {table}")
         speaker = known(row["speaker"]) if speaker_from == "column" else _folder_of(path, speaker_from)

@@ -22,7 +22,7 @@ import numpy as np
 from ser_personal.audio import SAMPLE_RATE, read_header, resample
 from ser_personal.corpus.table import read_number, read_rows
 from ser_personal.errors import UserError, counted
-from ser_personal.files import atomic_write, on_disk
+from ser_personal.files import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -147,11 +147,11 @@ def locate(files: Sequence[str], table: Path, audio: Path | None) -> dict[str, P
     found: dict[str, Path | str] = {}
     guesses: dict[str, Path] = {}
     for file in files:
-        whole = (on_disk(folder / file) for folder in folders)
+        whole = (folder / file for folder in folders)
         windows = PureWindowsPath(file)
         parts = windows.relative_to(windows.anchor).parts
         ends = [parts[start:] for start in range(len(parts)) if ".." not in parts[start:]]
-        endings = [] if audio is None else [on_disk(audio.joinpath(*end)) for end in ends]
+        endings = [] if audio is None else [audio.joinpath(*end) for end in ends]
         if path := next(filter(Path.is_file, whole), None):
             found[file] = path
         elif path := next(filter(Path.is_file, endings), None):

@@ -4,13 +4,12 @@ import re
 from dataclasses import asdict
 
 import pytest
-from command_line import REPOSITORY, ser
+from command_line import ser
 from hostile_arguments import ARGUMENTS, CONFIGS
 from hostile_artefacts import ARTEFACTS
 from hostile_checkpoints import CHECKPOINTS
 from hostile_corpora import CORPORA
 from hostile_mistakes import MISTAKES
-from hostile_sounds import HOSTILE
 from hostile_tables import TABLES
 
 FAULTS = [*CORPORA, *TABLES, *CONFIGS, *CHECKPOINTS, *ARTEFACTS, *ARGUMENTS, *MISTAKES]
@@ -40,10 +39,3 @@ def test_a_hostile_input_ends_in_its_line(fault, good, tmp_path, capsys, monkeyp
         assert len(told) == 1
         assert lines[-1] == told[0]
     assert not (tmp_path / "touched").exists()
-
-
-def test_the_docs_count_them_and_each_has_its_name():
-    docs = (REPOSITORY / "docs" / "reliability.md").read_text()
-    assert f"| {len(FAULTS)} hostile inputs, each with its line and exit code, and {len(HOSTILE)} sounds in" in docs
-    assert f"of the {len(FAULTS)} inputs {len(CHECKPOINTS)} are checkpoints and {len(ARTEFACTS)} artefacts" in docs
-    assert len({fault.name for fault in FAULTS}) == len(FAULTS)

@@ -231,11 +231,11 @@ def test_long_recordings_have_a_page_each_and_are_played_from_their_file(folder,
 def test_moved_recordings_are_found_by_the_ending_of_their_paths(folder, capsys):
     audio = folder / "moved"
     kept = folder / "kept.wav"
-    sounds = {audio / "day1" / "a.wav": 10, audio / "a.wav": 20, audio / "cafe\u0301.wav": 30, kept: 40}
+    sounds = {audio / "day1" / "a.wav": 10, audio / "a.wav": 20, audio / "café.wav": 30, kept: 40}
     for path, seconds in sounds.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         sound(path, seconds)
-    files = {"/old/day1/a.wav": 10, "/old/caf\u00e9.wav": 30, str(kept): 40, "meeting.wav": 60, "/old/gone.wav": 0}
+    files = {"/old/day1/a.wav": 10, "/old/café.wav": 30, str(kept): 40, "meeting.wav": 60, "/old/gone.wav": 0}
 
     def seconds_of(*files):
         write(folder / "predictions.csv", (row for file in files for row in rows_of(file, 60)))
