@@ -6,7 +6,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from ser_personal.files import atomic_write
 
 if TYPE_CHECKING:
     from ser_personal.corpus.splits import SpeakerSplits
-    from ser_personal.types import PredictionBatch
 
 SER = str(Path(sys.executable).with_name("ser"))
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -56,17 +55,18 @@ def _predictions(table: str, checkpoint: Path) -> bytes:
     from lightning.pytorch import Trainer
 
     from ser_personal.data.emotion import EmotionDataModule
-    from ser_personal.evaluation.prediction_collector import Collector
+    from ser_personal.evaluation.prediction_collector import PredictionCollector
     from ser_personal.finetune.module import EmotionFineTuning
 
     data = EmotionDataModule(table, num_workers=0)
     model = EmotionFineTuning.load_from_checkpoint(checkpoint)
     trainer = Trainer(devices=1, logger=False, enable_progress_bar=False, use_distributed_sampler=False)
-    collector = Collector()
+    trainer.datamodule = data  # type: ignore[attr-defined]
+    collector = PredictionCollector()
     for split in data.corpus.splits.sets:
         for batch in trainer.predict(model, data.split_dataloader(split)) or []:
-            collector.add(cast("PredictionBatch", batch))
-    collected = collector.join(trainer, data.utterances)
+            collector.keep(trainer, model, batch)
+    collected = collector.collected(trainer)
     assert collected is not None, "more than one process"
     utterances = collected.utterances
     content = io.BytesIO()

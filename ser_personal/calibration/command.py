@@ -11,7 +11,13 @@ import pandas as pd
 from jsonargparse.typing import PositiveInt
 
 from ser_personal.calibration.pldc import FLOAT32_ROUNDING, PLDC, PRIOR_UTTERANCES, PLDCSettings
-from ser_personal.calibration.table import PredictedSet, calibration_table, print_scores, standard_calibrators
+from ser_personal.calibration.table import (
+    PredictedSet,
+    calibration_table,
+    of_other_speakers,
+    print_scores,
+    standard_calibrators,
+)
 from ser_personal.corpus.splits import canonical_split, first_few
 from ser_personal.corpus.table import (
     Vectors,
@@ -23,7 +29,7 @@ from ser_personal.corpus.table import (
     read_vectors,
     write_rows,
 )
-from ser_personal.errors import UserError, require_scale
+from ser_personal.errors import UserError
 from ser_personal.files import refuse_existing
 from ser_personal.speakers.bank import SpeakerBank
 from ser_personal.types import Seed
@@ -34,8 +40,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ser_personal.corpus.table import Row
-
-_BLANK = frozenset({"", "nan"})
 
 
 def read_predictions(
@@ -61,12 +65,6 @@ def read_predictions(
             where=path,
             remedy=f"Name the columns by attribute, such as arousal{end}",
         )
-    for label in (f"{attribute}_label" for attribute in attributes):
-        meant = {label.lower(), label.lower().removesuffix("_label")}
-        unread = next((column for column in rows[0] if column.lower() in meant), None)
-        if label not in rows[0] and unread is not None:
-            remedy = f"Did you mean {label}? Rename it so, or to something else if it holds no labels"
-            raise UserError(f"column {unread} isn't read", where=path, remedy=remedy)
     name, times = Counter(row["utterance"] for row in rows).most_common(1)[0]
     if times > 1:
         raise UserError(f"lists utterance {name} {times} times", where=path, remedy="Keep one of the rows")
@@ -92,47 +90,26 @@ def read_predictions(
 
 
 def _numbers(rows: Sequence[Row], columns: Sequence[str], path: Path, *, filled: bool) -> NDArray[np.float64]:
-    remedy, missing = "Write a number; only a missing label may be blank", () if filled else _BLANK
-    return np.array(
-        [
-            [
-                read_number(row, column, f"{path}, utterance {row['utterance']}", remedy, missing=missing)
-                for column in columns
-            ]
-            for row in rows
-        ]
-    )
+    def numbers(row: Row) -> list[float]:
+        where, remedy = f"{path}, utterance {row['utterance']}", "Write a number; only a missing label may be blank"
+        return [read_number(row, column, where, remedy, missing=() if filled else ("", "nan")) for column in columns]
+
+    return np.array([numbers(row) for row in rows])
 
 
 def require_on_scale(
     values: NDArray[np.float64], kind: str, attributes: Sequence[str], scale: tuple[float, float], path: str | Path
 ) -> None:
-    """Refuse predictions or labels (n, attributes), as `kind` says, most of which are on another scale."""
+    """Refuse predictions (n, attributes) most of which are outside the scale, and labels any of which is."""
     low, high = scale
+    rounding = FLOAT32_ROUNDING * (high - low)
     for attribute, column in zip(attributes, values.T, strict=True):
-        outside, present = int(((column < low) | (column > high)).sum()), int((~np.isnan(column)).sum())
-        if 2 * outside > present:
+        outside = int(((column < low - rounding) | (column > high + rounding)).sum())
+        present = int((~np.isnan(column)).sum())
+        if outside > (0 if kind == "labels" else present / 2):
             what = f"{outside} of {present} {kind} of {attribute} are outside the labels' scale, {low:g} to {high:g}"
             remedy = f"Bring them to it: from A to B by {low:g} + {high - low:g} * (value - A) / (B - A)"
             raise UserError(what, where=path, remedy=remedy)
-
-
-def _require_labels_on_scale(
-    named: pd.DataFrame,
-    labels: NDArray[np.float64],
-    attributes: Sequence[str],
-    scale: tuple[float, float],
-    path: str | Path,
-) -> None:
-    require_on_scale(labels, "labels", attributes, scale, path)
-    low, high = scale
-    rounding = FLOAT32_ROUNDING * (high - low)
-    for row, column in np.argwhere((labels < low - rounding) | (labels > high + rounding)).tolist():
-        raise UserError(
-            f"{attributes[column]} is {labels[row, column]:g}, outside the scale {low:g} to {high:g}",
-            where=f"{path}, utterance {named['utterance'][row]}",
-            remedy="Correct the label, leave it blank, or give the scale of the bank: a table's is --scale",
-        )
 
 
 def calibrate_tables(
@@ -175,16 +152,20 @@ def calibrate_tables(
         replace: replace `out` where it exists already.
         settings: the fields of PLDCSettings, but for `prior_utterances` and the variant: every one is written.
     """
-    require_scale(scale)
     check_ending(Path(out))
     refuse_existing(out, replace=replace)
     pooled = read_vectors(Path(vectors))
     attributes, named, predicted = read_predictions(Path(predictions), pooled, training=False)
     of_bank = pooled if bank_vectors is None else read_vectors(Path(bank_vectors))
     options = PLDCSettings(shift_mean=False, scale_std=True, prior_utterances=PRIOR_UTTERANCES, **settings)
-    training = _read_bank(Path(bank), of_bank, scale)
+    if is_table(Path(bank)):
+        names, _, told = read_predictions(Path(bank), of_bank, training=True)
+        training = SpeakerBank.from_utterances(told.speaker_ids, told.pooled, told.labels, names, scale)
+        require_on_scale(told.labels, "labels", names, scale, bank)
+    else:
+        training = SpeakerBank.load(bank)
     require_on_scale(predicted.predictions, "predictions", attributes, training.scale, predictions)
-    _require_labels_on_scale(named, predicted.labels, attributes, training.scale, predictions)
+    require_on_scale(predicted.labels, "labels", attributes, training.scale, predictions)
     if shared := sorted({*training.speaker_ids} & {*predicted.speaker_ids}):
         raise UserError(
             f"{len(shared)} of its speakers are in the bank as well, with their labels: {first_few(shared)}",
@@ -197,9 +178,7 @@ def calibrate_tables(
     for split in sorted(set(named["split"]) - {"validation"}):
         own = (named["split"] == split).to_numpy()
         test, frame = predicted.part(own), named[own].copy()
-        others = validation.without({*test.speaker_ids} - {None})
-        if len(others.speaker_ids) < len(validation.speaker_ids):
-            print(f"{split}: shares speakers with validation, so affine and posterior are fitted on the others, if any")
+        others = of_other_speakers(validation, test, split)
         calibrators = standard_calibrators(pldc, others, draws=draws, seed=seed)
         rows = calibration_table(test, pldc, calibrators, min_utterances=min_utterances)
         if not np.isnan(test.labels).all():
@@ -213,11 +192,3 @@ def calibrate_tables(
     calibrated = pd.concat(frames)
     write_rows(Path(out), list(calibrated), calibrated.itertuples(index=False, name=None))
     print(f"written: {out}")
-
-
-def _read_bank(path: Path, vectors: Vectors, scale: tuple[float, float]) -> SpeakerBank:
-    if not is_table(path):
-        return SpeakerBank.load(path)
-    attributes, named, training = read_predictions(path, vectors, training=True)
-    _require_labels_on_scale(named, training.labels, attributes, scale, path)
-    return SpeakerBank.from_utterances(training.speaker_ids, training.pooled, training.labels, attributes, scale)

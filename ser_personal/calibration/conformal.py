@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ser_personal.errors import UserError
 from ser_personal.files import write_json
 from ser_personal.scores import rows_by_speaker
 from ser_personal.speakers.bank import as_float64
@@ -119,20 +118,16 @@ class ConformalTable:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a table that `save` wrote."""
-        try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            attributes = {
-                name: HalfWidths(
-                    tuple(widths["from_utterances"]),
-                    tuple(inf if width is None else float(width) for width in widths["half_width"]),
-                    tuple(widths["speakers"]),
-                )
-                for name, widths in content["attributes"].items()
-            }
-            return cls(float(content["coverage"]), attributes)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            what, remedy = "isn't a table of intervals", "Give the one that `ser export` wrote"
-            raise UserError(what, where=path, remedy=remedy) from error
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        attributes = {
+            name: HalfWidths(
+                tuple(widths["from_utterances"]),
+                tuple(inf if width is None else float(width) for width in widths["half_width"]),
+                tuple(widths["speakers"]),
+            )
+            for name, widths in content["attributes"].items()
+        }
+        return cls(float(content["coverage"]), attributes)
 
 
 def speakers_needed(coverage: float) -> int:
@@ -182,41 +177,25 @@ def intervals_as_json(
         The coverage, the number of speakers needed and available; attribute -> half-width (null where speakers were too
         few), mean width within the scale, and mean and quantiles of the test speakers' own shares, null without labels.
     """
-    table = ConformalTable.fit(
-        validation.predictions, validation.labels, validation.speaker_ids, attributes, coverage=COVERAGE
-    )
+    table = ConformalTable.fit(validation.predictions, validation.labels, validation.speaker_ids, attributes)
+    rows_of = rows_by_speaker(test.speaker_ids)
+    covered: dict[str, Any] = {}
+    for attribute, predictions, labels in zip(attributes, test.predictions.T, test.labels.T, strict=True):
+        width = table.half_width(attribute, 0)
+        low, high = (predictions - width).clip(*scale), (predictions + width).clip(*scale)
+        inside = np.abs(predictions - labels) <= width
+        labelled = [rows[~np.isnan(labels[rows])] for rows in rows_of.values()]
+        shares = np.array([inside[rows].mean() for rows in labelled if len(rows)])
+        covered[attribute] = {
+            "half_width": None if isinf(width) else width,
+            "mean_width": float((high - low).mean()),
+            "mean": float(shares.mean()) if len(shares) else None,
+            "of_speakers": np.quantile(shares, QUANTILES).tolist() if len(shares) else None,
+        }
     return {
         "coverage": COVERAGE,
         "speakers_needed": speakers_needed(COVERAGE),
         "validation_speakers": len(set(validation.speaker_ids) - {None}),
         "quantiles": list(QUANTILES),
-        "attributes": {
-            attribute: _coverage(
-                test.predictions[:, column],
-                test.labels[:, column],
-                rows_by_speaker(test.speaker_ids),
-                table.half_width(attribute, 0),
-                scale,
-            )
-            for column, attribute in enumerate(attributes)
-        },
-    }
-
-
-def _coverage(
-    predictions: NDArray[np.float64],
-    labels: NDArray[np.float64],
-    rows_of: dict[str, NDArray[np.int64]],
-    half_width: float,
-    scale: tuple[float, float],
-) -> dict[str, Any]:
-    low, high = (predictions - half_width).clip(*scale), (predictions + half_width).clip(*scale)
-    inside = np.abs(predictions - labels) <= half_width
-    labelled = [rows[~np.isnan(labels[rows])] for rows in rows_of.values()]
-    shares = np.array([inside[rows].mean() for rows in labelled if len(rows)])
-    return {
-        "half_width": None if isinf(half_width) else half_width,
-        "mean_width": float((high - low).mean()) if len(predictions) else None,
-        "mean": float(shares.mean()) if len(shares) else None,
-        "of_speakers": np.quantile(shares, QUANTILES).tolist() if len(shares) else None,
+        "attributes": covered,
     }

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
-from ser_personal.calibration.neighbours import Neighbours
-from ser_personal.calibration.pldc import FLOAT32_ROUNDING, PLDC
+from ser_personal.calibration.pldc import FLOAT32_ROUNDING, PLDC, Neighbours
 from ser_personal.scores import Moments, rows_by_speaker
 from ser_personal.speakers.bank import SpeakerBank, as_float64
 

@@ -13,46 +13,31 @@ import numpy as np
 
 from ser_personal.calibration.pldc import PLDCSettings, label_statistics
 from ser_personal.scores import Moments, rows_by_speaker
-from ser_personal.speakers.bank import as_float64
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
     from ser_personal.speakers.bank import SpeakerBank
 
     Values = NDArray[np.float64]
 
-FEWEST = 3
-
 
 @dataclass(frozen=True)
 class SpeakerShift:
-    """KL(a speaker || the whole training set), nats; NaN where undefined.
-
-    Attributes:
-        feature: of `pooled`, a dimension on average.
-        label: attribute -> of its labels.
-    """
+    """KL(a speaker || the training set), nats, NaN where undefined; `feature` is the mean of its dimensions'."""
 
     feature: float
     label: dict[str, float]
 
 
 def gaussian_kl(values: Values, training_mean: Values, training_std: Values) -> Values:
-    """KL(N(a speaker) || N(training)) of each dimension by itself, nats.
+    """KL(N(a speaker) || N(training)) of each dimension by itself, (dim,), nats, of one speaker's values (n, dim).
 
     The speaker's variance is drawn towards the training set's, which counts as one more utterance (ours): that
     of a few utterances comes out too small, and of equal ones is 0, which would be infinitely far from everything.
-
-    Args:
-        values: (utterances, dim), of one speaker, NaN where missing.
-        training_mean: (dim,), NaN where nothing is known of the training set.
-        training_std: (dim,), standard deviation (ddof 0).
-
-    Returns:
-        (dim,), NaN where the speaker has no value or the training set is constant.
+    NaN where the speaker has no value or the training set is constant.
     """
     own = Moments.of(values)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -64,34 +49,23 @@ def gaussian_kl(values: Values, training_mean: Values, training_std: Values) -> 
 
 def speaker_shifts(
     speaker_ids: Sequence[str | None],
-    pooled: ArrayLike,
-    labels: ArrayLike,
+    pooled: Values,
+    labels: Values,
     bank: SpeakerBank,
     attributes: Sequence[str],
 ) -> dict[str, SpeakerShift]:
-    """The shifts of every known speaker.
+    """The shifts of every known speaker, from `pooled` (utterances, dim) and `labels` (utterances, attributes).
 
     Both are KL divergences of Gaussians, which the paper leaves open: of `pooled` with a diagonal covariance, averaged
     over its dimensions so that encoders of other widths compare, and of each attribute's labels.
-
-    Args:
-        speaker_ids: (utterances,), None where unknown.
-        pooled: (utterances, dim), of the model that made the bank.
-        labels: (utterances, attributes), NaN where missing.
-        bank: of the training speakers.
-        attributes: names of the label columns.
-
-    Returns:
-        Speaker -> shifts; the label shift is NaN without labels on either side.
     """
-    vectors, annotated = as_float64(pooled), as_float64(labels)
     columns = [bank.attributes.index(attribute) for attribute in attributes]
     of_training = label_statistics(bank, np.arange(len(bank.speaker_ids)), columns, PLDCSettings(statistics="pooled"))
     shifts = {}
     for speaker, rows in rows_by_speaker(speaker_ids).items():
-        feature = gaussian_kl(vectors[rows], bank.training_mean, bank.training_std)
+        feature = gaussian_kl(pooled[rows], bank.training_mean, bank.training_std)
         defined = feature[~np.isnan(feature)]
-        label = gaussian_kl(annotated[rows], *of_training)
+        label = gaussian_kl(labels[rows], *of_training)
         shifts[speaker] = SpeakerShift(
             float(defined.mean()) if len(defined) else nan, dict(zip(attributes, label.tolist(), strict=True))
         )
@@ -104,7 +78,7 @@ def pearson(x: Values, y: Values, weights: Values | None = None) -> Values:
     NaN where one of them is constant, or there are fewer than three pairs. Without weights each pair counts once.
     """
     weights = np.ones((1, len(x))) if weights is None else weights
-    if len(x) < FEWEST:
+    if len(x) < 3:
         return np.full(len(weights), nan)
     # constants are exactly constant only where no rounded mean is subtracted from them
     x, y = x - x[0], y - y[0]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from jsonargparse.typing import PositiveInt
 
-from ser_personal.calibration.neighbours import nearest_speakers, speaker_vectors
 from ser_personal.errors import UserError, as_names, require_one_of, require_range
 from ser_personal.scores import Moments, rows_by_speaker, speaker_names
 from ser_personal.speakers.bank import as_float64
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from ser_personal.calibration.neighbours import Neighbours
     from ser_personal.speakers.bank import SpeakerBank
 
     Values = NDArray[np.float64]
@@ -48,8 +46,6 @@ class PLDCSettings:
         prior_utterances: used by causal calibration alone (`CausalPLDC`): the neighbours' label moments count as that
             many utterances when mixed with the moments of the speaker's utterances so far, so that calibration sets in
             gradually (ours); 0 for no mixing.
-        min_labels: labels of an attribute that a neighbour must have to contribute to it (ours). A single label has a
-            standard deviation of 0, which lowers the average.
     """
 
     k: PositiveInt = 15
@@ -59,11 +55,9 @@ class PLDCSettings:
     center: bool = False
     clip: bool = False
     prior_utterances: NonNegativeFinite = PRIOR_UTTERANCES
-    min_labels: PositiveInt = 1
 
     def __post_init__(self) -> None:
         require_range("pldc.k", self.k, 1)
-        require_range("pldc.min_labels", self.min_labels, 1)
         require_range("pldc.prior_utterances", self.prior_utterances, 0)
         require_one_of("pldc.statistics", self.statistics, Statistics)
 
@@ -133,7 +127,6 @@ def calibrate(
     statistics: Statistics = "average",
     center: bool = False,
     clip: bool = False,
-    min_labels: int = 1,
 ) -> Calibration:
     r"""Personalised label distribution calibration (paper, PLDC): needs no label of any test speaker.
 
@@ -157,8 +150,7 @@ def calibrate(
 
     - One utterance, or constant predictions (sigma at most a millionth of the label scale, float32 rounding): there is
       nothing to scale, sigma stays; the mean is shifted if `shift_mean`.
-    - A neighbour with fewer than `min_labels` labels of an attribute is left out for it; where none has enough, the raw
-      predictions stay.
+    - A neighbour without labels of an attribute is left out for it; where none has any, the raw predictions stay.
     - An unknown speaker (None) keeps the raw predictions, unclipped.
     - A test speaker who is in the bank, under the same id, may be found as a neighbour like any other, usually the
       nearest: the labels in the bank are training labels, known for a speaker in the `labelled` condition. `neighbours`
@@ -177,13 +169,12 @@ def calibrate(
         statistics: how the neighbours' label statistics are joined.
         center: subtract the bank's mean vector before the cosines.
         clip: keep calibrated predictions within the bank's label scale.
-        min_labels: labels that a neighbour must have.
 
     Raises:
-        UserError: an empty bank, attributes that aren't the bank's, shapes that don't match, k or `min_labels` below 1,
-            unknown `statistics`, or a NaN or infinity in `predictions` or `pooled`, naming the speaker.
+        UserError: attributes that aren't the bank's, shapes that don't match, k below 1, unknown `statistics`, or a NaN
+            or infinity in `predictions` or `pooled`, naming the speaker.
     """
-    settings = PLDCSettings(k, shift_mean, scale_std, statistics, center, clip, min_labels=min_labels)
+    settings = PLDCSettings(k, shift_mean, scale_std, statistics, center, clip)
     pldc = PLDC(bank, bank.attributes if attributes is None else as_names("attributes", attributes), settings)
     return pldc.calibration(as_float64(predictions), speaker_ids, as_float64(pooled))
 
@@ -237,6 +228,39 @@ class PLDC:
         return Calibration(calibrated, self.attributes, tuple(speakers))
 
 
+class Neighbours(NamedTuple):
+    """Bank speakers near to a test speaker, the nearest first: rows of the bank (k,), and their cosines (k,)."""
+
+    rows: NDArray[np.int64]
+    cosines: Values
+
+
+def speaker_vectors(pooled: Values, rows_of: Mapping[str, NDArray[np.int64]]) -> Values:
+    """Mean (speakers, dim) of `pooled` (utterances, dim) over each speaker's utterances."""
+    return np.reshape([pooled[rows].mean(axis=0) for rows in rows_of.values()], (-1, pooled.shape[1]))
+
+
+def nearest_speakers(vectors: Values, bank: SpeakerBank, k: int, *, center: bool = False) -> list[Neighbours]:
+    """For each of some speaker vectors (speakers, dim), the k bank speakers with the greatest cosine to it."""
+    origin = bank.vectors.mean(axis=0) if center else 0.0
+    bank_vectors = normalised(bank.vectors - origin)
+    return [nearest_rows(query, bank_vectors, k) for query in normalised(vectors - origin)]
+
+
+def nearest_rows(query: Values, vectors: Values, k: int) -> Neighbours:
+    """The k rows of `vectors` (n, dim) with the greatest cosine to a query (dim,), all normalised; ties by row."""
+    # a matrix product could give equal rows unequal cosines
+    cosines = (vectors * query).sum(axis=1)
+    nearest = np.argsort(-cosines, kind="stable")[:k]
+    return Neighbours(nearest, cosines[nearest])
+
+
+def normalised(vectors: Values) -> Values:
+    """Vectors (..., dim) scaled to unit L2 norm; zero vectors stay zero."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1.0)
+
+
 def match_moments(
     predictions: Values,
     own: Moments,
@@ -268,9 +292,8 @@ def match_moments(
 def label_statistics(
     bank: SpeakerBank, rows: NDArray[np.int64], columns: Sequence[int], settings: PLDCSettings
 ) -> tuple[Values, Values]:
-    """Mean and standard deviation (attributes,) of the labels of some bank speakers, NaN where none has enough."""
+    """Mean and standard deviation (attributes,) of the labels of some bank speakers, NaN where none has any."""
     count = bank.count[rows][:, columns]
-    count = np.where(count >= settings.min_labels, count, 0)
     mean, std = (np.where(count > 0, moment[rows][:, columns], 0.0) for moment in (bank.label_mean, bank.label_std))
     weights = (count > 0).astype(np.float64) if settings.statistics == "average" else count.astype(np.float64)
     total = np.where(weights.sum(axis=0) > 0, weights.sum(axis=0), np.nan)
@@ -288,12 +311,6 @@ def check_inputs(
     attributes: tuple[str, ...],
 ) -> None:
     """Refuse predictions that a bank can't calibrate."""
-    if not bank.speaker_ids:
-        raise UserError(
-            "the bank holds no speaker",
-            where="speaker bank",
-            remedy="Build it over training utterances whose speakers are known",
-        )
     if not set(attributes) <= set(bank.attributes):
         raise UserError(
             f"predictions of {', '.join(attributes)}, but label statistics of {', '.join(bank.attributes)}",

@@ -184,8 +184,9 @@ class AttributePosterior:
                 for mean_amount, std_amount in AMOUNT_GRID
             ]
         )
-        best = choose(with_label_moments(candidates, labels), AMOUNT_GRID, labels, speaker_ids)
-        mean_amount, std_amount = AMOUNT_GRID[best]
+        # each by its own affine map, so that none is better by a correction which is the same for everyone
+        everyone = AffineMap.fit(candidates, np.broadcast_to(labels[:, None], candidates.shape))
+        mean_amount, std_amount = AMOUNT_GRID[choose(everyone.apply(candidates), AMOUNT_GRID, labels, speaker_ids)]
         corrected = correct(mapped, own_mean, mean_amount * residual_mean, std_amount * residual_log_std)
         rematch = AffineMap.fit(corrected[:, None], target[:, None])
         return cls(affine, replace(mean, amount=mean_amount), replace(log_std, amount=std_amount), rematch)
@@ -205,14 +206,6 @@ class AttributePosterior:
 def correct(mapped: Values, own_mean: Values, mean: Values, log_std: Values) -> Values:
     """Shift a speaker's mean and scale the deviations from it."""
     return np.asarray(own_mean + mean + np.exp(log_std) * (mapped - own_mean))
-
-
-def with_label_moments(candidates: Values, labels: Values) -> Values:
-    """Predictions (utterances, candidates), each by its own affine map.
-
-    So none is better by a correction which is the same for everyone.
-    """
-    return AffineMap.fit(candidates, np.broadcast_to(labels[:, None], candidates.shape)).apply(candidates)
 
 
 def choose(candidates: Values, amounts: ArrayLike, labels: Values, speaker_ids: Sequence[str]) -> int:
@@ -379,15 +372,12 @@ def load_posterior(path: Path) -> Fitted:
         low, high = fields["limits"]
         return Correction(voice, own, expected, regression, (low, high), fields["amount"])
 
-    try:
-        return {
-            attribute: AttributePosterior(
-                affine(fields["affine"]),
-                correction(fields["mean"]),
-                correction(fields["log_std"]),
-                affine(fields["rematch"]),
-            )
-            for attribute, fields in json.loads(path.read_text(encoding="utf-8"))["attributes"].items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError("isn't a posterior file", where=path, remedy="Give the one that `ser export` wrote") from error
+    return {
+        attribute: AttributePosterior(
+            affine(fields["affine"]),
+            correction(fields["mean"]),
+            correction(fields["log_std"]),
+            affine(fields["rematch"]),
+        )
+        for attribute, fields in json.loads(path.read_text(encoding="utf-8"))["attributes"].items()
+    }

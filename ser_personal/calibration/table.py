@@ -69,10 +69,6 @@ class PredictedSet:
             labels=self.labels[rows],
         )
 
-    def without(self, speaker_ids: set[str | None]) -> PredictedSet:
-        """The utterances of other speakers than these."""
-        return self.part(np.array([speaker_id not in speaker_ids for speaker_id in self.speaker_ids], dtype=bool))
-
 
 @dataclass(frozen=True, eq=False)
 class ScoreRow:
@@ -123,7 +119,7 @@ def standard_calibrators(
         "sigma": variant(shift_mean=False, scale_std=True),
         "both": variant(shift_mean=True, scale_std=True),
     }
-    if validation is not None and len(validation.labels):
+    if validation is not None:
         columns = zip(pldc.attributes, validation.labels.T, strict=True)
         missing = [attribute for attribute, labels in columns if np.isnan(labels).all()]
         if missing:
@@ -142,6 +138,16 @@ def standard_calibrators(
     calibrators["population"] = variant(k=len(pldc.bank.speaker_ids))
     calibrators["random_speakers"] = RandomSpeakers(pldc, draws, seed)
     return calibrators
+
+
+def of_other_speakers(validation: PredictedSet, test: PredictedSet, split: str) -> PredictedSet | None:
+    """The validation set without the tested speakers, None if none is left: their labels must not be fitted on."""
+    # unknown speakers are others, unless it is the same set
+    tested = {*test.speaker_ids} - ({None} if split != "validation" else set())
+    kept = np.array([speaker_id not in tested for speaker_id in validation.speaker_ids], dtype=bool)
+    if not kept.all():
+        print(f"{split}: shares speakers with validation, so what is fitted there is fitted on the others, if any")
+    return validation.part(kept) if kept.any() else None
 
 
 def calibration_table(
@@ -238,11 +244,8 @@ def print_scores(title: str, rows: Sequence[CalibrationRow], min_utterances: int
         table.add_row(row.name, *chain(*cells), style="dim" if row.is_oracle else None)
     console = Console()
     console.print(table)
-    speakers = {attribute: scores.speakers for attribute, scores in rows[0].scores.items()}
-    over = [f"{counted(count, 'speaker')} for {escape(attribute)}" for attribute, count in speakers.items()]
-    if len({*speakers.values()}) == 1:
-        over = [counted(next(iter(speakers.values())), "speaker")]
-    about = f"A-CCC over {', '.join(over)}, each with at least {min_utterances} labelled utterances."
+    over = dict.fromkeys(counted(scores.speakers, "speaker") for scores in rows[0].scores.values())
+    about = f"A-CCC over {' or '.join(over)}, each with at least {min_utterances} labelled utterances."
     legend = [LEGEND[row.name] for row in rows if row.name in LEGEND]
     console.print(" ".join([about, *legend]), style="dim")
 

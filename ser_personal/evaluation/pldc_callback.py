@@ -16,15 +16,15 @@ from typing_extensions import override
 
 from ser_personal.calibration.conformal import intervals_as_json
 from ser_personal.calibration.divergence import speaker_shifts
-from ser_personal.calibration.pldc import PLDC, PRIOR_UTTERANCES, PLDCSettings
+from ser_personal.calibration.pldc import PLDC, PRIOR_UTTERANCES, PLDCSettings, speaker_vectors
 from ser_personal.calibration.table import (
     PredictedSet,
     calibration_table,
+    of_other_speakers,
     speaker_moments,
     standard_calibrators,
 )
 from ser_personal.evaluation.prediction_collector import (
-    Collector,
     PredictionCollector,
     attribute_metrics,
     attributes_of,
@@ -44,6 +44,7 @@ from ser_personal.evaluation.run_files import (
     write_speakers,
 )
 from ser_personal.files import content_hash, gather_files
+from ser_personal.scores import rows_by_speaker
 from ser_personal.speakers.bank import SpeakerBank, SpeakerBankBuilder
 from ser_personal.speakers.embedding import SpeakerEmbedding
 from ser_personal.types import Seed
@@ -60,23 +61,10 @@ if TYPE_CHECKING:
     from ser_personal.types import PredictionBatch
 
 
-def learnt_embeddings(personalized: Any) -> dict[str, SpeakerVectors]:
-    """The learnt e_s of the speakers in the table, under `embeddings`; nothing where there is no table."""
-    speakers = personalized.speakers
-    known = [each for each in speakers.ids if each not in speakers.namesakes]
-    if not known or not isinstance(speakers, SpeakerEmbedding):
-        return {}
-    with torch.inference_mode():
-        learnt = speakers(known).float().cpu().numpy()
-    return {EMBEDDINGS: SpeakerVectors(tuple(known), learnt)}
-
-
 class PLDCCallback(PredictionCollector):
     """Personalised label distribution calibration of a test run (paper, section 2.3).
 
-    By default the standard deviation alone is scaled, which has the highest A-CCC in the paper: every variant lowers
-    O-CCC, and only those that scale it raise A-CCC. `shift_mean` and `scale_std` together are the paper's full
-    equation. Every variant is scored in each test; the switches choose the one that predictions.csv holds.
+    Every variant of `calibrate` is scored in each test; the switches choose the one that predictions.csv holds.
 
     Writes predictions.csv, metrics.json, speaker_moments.csv (for `ser compare`), speakers.json (each test speaker's
     neighbours) and speakers.safetensors to the run's folder, and the speaker bank next to the checkpoint.
@@ -104,10 +92,9 @@ class PLDCCallback(PredictionCollector):
         self.validation = None
         if trainer.datamodule.corpus.splits.validation:  # type: ignore[attr-defined]
             for batch in predict_split(trainer, pl_module, "validation"):
-                self.collector.add(batch)
+                self.keep(trainer, pl_module, batch)
             validation = self.collected(trainer)
             self.validation = None if validation is None else validation.predicted
-        self.collector = Collector()
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -117,14 +104,14 @@ class PLDCCallback(PredictionCollector):
             return
         pldc = PLDC(self.bank, attributes_of(pl_module, self), self.settings)
         least = model.test_metric.min_utterances
-
-        def calibrated(part: PredictedSet) -> PredictedSet:
-            return replace(part, predictions=pldc(part.predictions, part.speaker_ids, part.pooled))
-
         predictions = np.empty_like(collected.predicted.predictions)
         splits, speakers, moments = {}, {}, []
         vectors = {TRAINING: SpeakerVectors(self.bank.speaker_ids, self.bank.vectors)}
-        vectors |= learnt_embeddings(model.personalized)
+        embedding = model.personalized.speakers
+        known = [each for each in embedding.ids if each not in embedding.namesakes]
+        if known and isinstance(embedding, SpeakerEmbedding):
+            with torch.inference_mode():
+                vectors[EMBEDDINGS] = SpeakerVectors(tuple(known), embedding(known).float().cpu().numpy())
         # each set by itself: a speaker may stand in several
         for split, (rows, tested) in collected.by_split().items():
             utterances, test = tested
@@ -132,13 +119,18 @@ class PLDCCallback(PredictionCollector):
             predictions[rows] = calibration.predictions
             shifts = speaker_shifts(test.speaker_ids, test.pooled, test.labels, self.bank, pldc.attributes)
             speakers[split] = describe_speakers(utterances, calibration, shifts)
-            vectors[split] = SpeakerVectors.of_utterances(test.speaker_ids, test.pooled)
-            validation = self._validation_of_others(split, test)
+            rows_of = rows_by_speaker(test.speaker_ids)
+            vectors[split] = SpeakerVectors(tuple(rows_of), speaker_vectors(test.pooled, rows_of))
+            validation = None if self.validation is None else of_other_speakers(self.validation, test, split)
             calibrators = standard_calibrators(pldc, validation, draws=self.draws, seed=self.seed)
             splits[split], table = score_set(model, data, tested, partial(_scored, pldc, calibrators, least))
             if validation is not None:
+                fitted_on = pldc(validation.predictions, validation.speaker_ids, validation.pooled)
                 splits[split]["intervals"] = intervals_as_json(
-                    calibrated(validation), calibrated(test), pldc.attributes, self.bank.scale
+                    replace(validation, predictions=fitted_on),
+                    replace(test, predictions=calibration.predictions),
+                    pldc.attributes,
+                    self.bank.scale,
                 )
             moments.append(speaker_moments(split, table, test.labels, test.speaker_ids))
         metrics = attribute_metrics(model, data, splits)
@@ -149,19 +141,6 @@ class PLDCCallback(PredictionCollector):
         training = describe_audio([data.utterances[index] for index in data.train_indices])
         record = {"fusion": str(model.personalized.fusion_name), "splits": speakers, "training": training}
         write_speakers(folder, record, vectors)
-
-    def _validation_of_others(self, split: str, test: PredictedSet) -> PredictedSet | None:
-        """The validation set without the tested speakers: what is fitted on their labels would be no result."""
-        if self.validation is None:
-            return None
-        # unknown speakers are others, unless it is the same set
-        others = self.validation.without({*test.speaker_ids} - ({None} if split != "validation" else set()))
-        if len(others.speaker_ids) < len(self.validation.speaker_ids):
-            rank_zero_info(
-                f"{split}: shares speakers with validation, so what is fitted there (affine, posterior, intervals) is "
-                + ("fitted on the others" if others.speaker_ids else "left out")
-            )
-        return others if others.speaker_ids else None
 
 
 def _scored(
@@ -200,9 +179,11 @@ def checkpoint_bank(trainer: Trainer, pl_module: LightningModule, attributes: tu
     """Load the bank of the tested model, or build and save it; after a build, None on all devices but the first."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     fingerprint = bank_fingerprint(cast("Any", pl_module).personalized, data, trainer.precision)
-    paths = _bank_paths(trainer, fingerprint)
-    matching = (_matching_bank(path, fingerprint, attributes, data.scale) for path in paths)
-    bank = next((found for found in matching if found is not None), None)
+    path = _bank_path(trainer, fingerprint)
+    bank = SpeakerBank.load(path) if path.is_file() else None
+    if bank is not None and (bank.fingerprint, bank.attributes, bank.scale) != (fingerprint, attributes, data.scale):
+        rank_zero_info(f"{path}: of another model, training set, audio, precision or scale, so it is built again")
+        bank = None
     # The first process decides for all: one on another machine may not see the file.
     if trainer.strategy.broadcast(bank is None):
         rank_zero_info(f"building the speaker bank over {len(data.train_indices)} training utterances")
@@ -214,32 +195,16 @@ def checkpoint_bank(trainer: Trainer, pl_module: LightningModule, attributes: tu
             gather_files(trainer, trainer.default_root_dir, builder.save, lambda paths: [*map(merge, paths[1:])])
         bank = builder.build() if trainer.is_global_zero else None
         if bank is not None:
-            path = next((path for path in paths if os.access(path.parent, os.W_OK)), paths[-1])
             bank.save(path)
             rank_zero_info(f"written: {path}")
     return bank
 
 
-def _bank_paths(trainer: Trainer, fingerprint: str) -> list[Path]:
-    """Where the bank may lie, beside the checkpoint first; of another corpus than its own beside the run's folders.
-
-    And so where nobody may write beside the checkpoint.
-    """
+def _bank_path(trainer: Trainer, fingerprint: str) -> Path:
+    """Beside the checkpoint; of another corpus, or where nobody may write there, beside the run's folders."""
     if not trainer.ckpt_path:
-        return [run_folder(trainer) / "speaker_bank.safetensors"]
+        return run_folder(trainer) / "speaker_bank.safetensors"
     beside = Path(trainer.ckpt_path).with_suffix(".speaker_bank.safetensors")
-    elsewhere = Path(trainer.default_root_dir) / f"{fingerprint[:8]}-{beside.name}"
-    is_own_corpus = trainer.datamodule.is_training_corpus  # type: ignore[attr-defined]
-    return [beside, elsewhere] if is_own_corpus else [elsewhere]
-
-
-def _matching_bank(
-    path: Path, fingerprint: str, attributes: tuple[str, ...], scale: tuple[float, float]
-) -> SpeakerBank | None:
-    if not path.is_file():
-        return None
-    bank = SpeakerBank.load(path)
-    if (bank.fingerprint, bank.attributes, bank.scale) == (fingerprint, attributes, scale):
-        return bank
-    rank_zero_info(f"{path}: of another model, training set, audio, precision or scale, so it is built again")
-    return None
+    if trainer.datamodule.is_training_corpus and os.access(beside.parent, os.W_OK):  # type: ignore[attr-defined]
+        return beside
+    return Path(trainer.default_root_dir) / f"{fingerprint[:8]}-{beside.name}"

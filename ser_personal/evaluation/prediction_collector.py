@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import suppress
 from functools import partial
-from itertools import compress, count
+from itertools import chain, compress, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -37,7 +37,7 @@ from ser_personal.finetune.metrics import NO_EMOTION, classification_scores, emo
 from ser_personal.types import utterance_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     import pandas as pd
     from lightning.pytorch import LightningModule
@@ -45,17 +45,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ser_personal.calibration.table import CalibrationRow
-    from ser_personal.types import PredictionBatch, Utterance
+    from ser_personal.types import Utterance
 
     Arrays = dict[str, NDArray[Any]]
     Scored = tuple[dict[str, Any], list[CalibrationRow]]
     Scoring = Callable[[str, PredictedSet], Scored]
-
-_NETWORK = ("personalized.", "interpreter.")
-ARRAYS = ("indices", "pooled", "predictions", "labels")
-
-
-Condition = Literal["labelled", "adaptation", "transductive", "unseen"]
 
 
 class CollectedSet(NamedTuple):
@@ -67,81 +61,11 @@ class CollectedSet(NamedTuple):
     def by_split(self) -> dict[str, tuple[NDArray[np.bool_], CollectedSet]]:
         """Split -> its rows, a mask (utterances,), and the set of these rows."""
         split_of = np.array([utterance.split for utterance in self.utterances])
-        return {split: (split_of == split, self.part(split_of == split)) for split in sorted(set(split_of.tolist()))}
-
-    def part(self, rows: NDArray[np.bool_]) -> CollectedSet:
-        """The utterances of some rows, a mask (utterances,)."""
-        return CollectedSet(tuple(compress(self.utterances, rows)), self.predicted.part(rows))
-
-
-class Collector:
-    """Keeps one device's predictions and, at the end, joins those of all devices through files.
-
-    Gathering through files needs the memory of one device's share on each device but the first, and doesn't hang
-    where devices have different numbers of batches.
-    """
-
-    def __init__(self) -> None:
-        self._batches: list[dict[str, Tensor]] = []
-
-    def add(self, batch: PredictionBatch) -> None:
-        """Keep a batch."""
-        self._batches.append(
-            {
-                "indices": batch["indices"].cpu(),
-                "pooled": batch["pooled"].float().cpu(),
-                "predictions": batch["predictions"].float().cpu(),
-                "labels": batch["labels"].float().cpu(),
-            }
-        )
-
-    def join(self, trainer: Trainer, utterances: Sequence[Utterance]) -> CollectedSet | None:
-        """Join the predictions of all devices; the first gets the set, the others None. Call it on every device."""
-        if trainer.world_size == 1:
-            return _in_order([self._take_all()], utterances)
-        return gather_files(
-            trainer,
-            trainer.default_root_dir,
-            lambda path: _write(path, self._take_all()),
-            lambda paths: _in_order([_read(path) for path in paths], utterances),
-        )
-
-    def _take_all(self) -> Arrays:
-        batches, self._batches = self._batches, []
-        if not batches:
-            return {}
-        return {name: torch.cat([batch[name] for batch in batches]).numpy() for name in ARRAYS}
-
-
-def _write(path: Path, arrays: Arrays) -> None:
-    with named_in_errors(path), path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-
-
-def _read(path: Path) -> Arrays:
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
-
-
-def _in_order(shards: Sequence[Arrays], utterances: Sequence[Utterance]) -> CollectedSet:
-    # a device without a batch has no arrays
-    held = [shard for shard in shards if shard]
-    indices, first = np.unique(np.concatenate([shard["indices"] for shard in held]), return_index=True)
-
-    def column(name: str) -> NDArray[np.float64]:
-        # taken out, so that no more than one column is held twice
-        return np.concatenate([shard.pop(name) for shard in held])[first].astype(np.float64)
-
-    kept = tuple(utterances[index] for index in indices)
-    return CollectedSet(
-        kept,
-        PredictedSet(
-            predictions=column("predictions"),
-            speaker_ids=tuple(utterance.speaker_id for utterance in kept),
-            pooled=column("pooled"),
-            labels=column("labels"),
-        ),
-    )
+        sets = {}
+        for split in sorted(set(split_of.tolist())):
+            rows = split_of == split
+            sets[split] = rows, CollectedSet(tuple(compress(self.utterances, rows)), self.predicted.part(rows))
+        return sets
 
 
 _FOLDERS: WeakKeyDictionary[Trainer, Path] = WeakKeyDictionary()
@@ -165,19 +89,17 @@ def _new_folder(trainer: Trainer) -> Path:
     root = Path(trainer.default_root_dir) / "lightning_logs"
     logger = next(iter(trainer.loggers), None)
     version = None if logger is None else logger.version
+    names: Iterator[str] = (f"version_{number}" for number in count(len(list(root.glob("version_*")))))
     if version not in (None, ""):
-        folder = root / (f"version_{version}" if isinstance(version, int) else Path(str(version)).name)
-        # a TensorBoard or CSV logger may have made it; the trainer's own log_dir would wait for the other devices
-        is_its_own = Path(getattr(logger, "log_dir", None) or "").absolute() == folder.absolute()
+        names = chain([f"version_{version}" if isinstance(version, int) else Path(str(version)).name], names)
+    # a TensorBoard or CSV logger may have made it; the trainer's own log_dir would wait for the other devices
+    of_logger = Path(getattr(logger, "log_dir", None) or "").absolute()
+    for folder in map(root.__truediv__, names):
         with suppress(FileExistsError):
-            folder.mkdir(parents=True, exist_ok=is_its_own)
+            folder.mkdir(parents=True, exist_ok=folder.absolute() == of_logger)
             if not any((folder / name).exists() for name in _WRITTEN):
-                return folder
-    for number in count(len(list(root.glob("version_*")))):
-        with suppress(FileExistsError):
-            (root / f"version_{number}").mkdir(parents=True)
-            break
-    return root / f"version_{number}"
+                break
+    return folder
 
 
 class RunWriter(Callback):
@@ -206,24 +128,67 @@ class RunWriter(Callback):
 
 
 class PredictionCollector(RunWriter):
-    """Keeps the predictions of all batches; a subclass makes `keep` the hook of a stage."""
+    """Keeps one device's predictions and, at the end, joins those of all; a subclass makes `keep` the hook of a stage.
+
+    Gathering through files needs the memory of one device's share on each device but the first, and doesn't hang
+    where devices have different numbers of batches.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.collector = Collector()
+        self._batches: list[dict[str, Tensor]] = []
 
     def keep(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any, **__: Any) -> None:
         """Keep a batch's predictions."""
-        self.collector.add(outputs)
+        kept = {name: outputs[name].float().cpu() for name in ("pooled", "predictions", "labels")}
+        self._batches.append({"indices": outputs["indices"].cpu(), **kept})
 
     def collected(self, trainer: Trainer) -> CollectedSet | None:
         """Join the predictions of all devices, on the first; None on the others. Say so where some are lacking."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        found = self.collector.join(trainer, data.utterances)
+        found: CollectedSet | None
+        if trainer.world_size == 1:
+            found = _in_order([self._take_all()], data.utterances)
+        else:
+            found = gather_files(
+                trainer,
+                trainer.default_root_dir,
+                lambda path: _write(path, self._take_all()),
+                lambda paths: _in_order([_read(path) for path in paths], data.utterances),
+            )
         for split, (rows, _) in found.by_split().items() if found else ():
             if (count := int(rows.sum())) < (of := len(data.indices_of([split]))):
                 rank_zero_info(f"{split}: {count} of {of} utterances were predicted; what follows is of these")
         return found
+
+    def _take_all(self) -> Arrays:
+        batches, self._batches = self._batches, []
+        names = batches[0] if batches else ()
+        return {name: torch.cat([batch[name] for batch in batches]).numpy() for name in names}
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    with named_in_errors(path), path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def _read(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _in_order(shards: Sequence[Arrays], utterances: Sequence[Utterance]) -> CollectedSet:
+    # a device without a batch has no arrays
+    held = [shard for shard in shards if shard]
+    indices, first = np.unique(np.concatenate([shard["indices"] for shard in held]), return_index=True)
+
+    def column(name: str) -> NDArray[np.float64]:
+        # taken out, so that no more than one column is held twice
+        return np.concatenate([shard.pop(name) for shard in held])[first].astype(np.float64)
+
+    kept = tuple(utterances[index] for index in indices)
+    speaker_ids = tuple(utterance.speaker_id for utterance in kept)
+    return CollectedSet(kept, PredictedSet(column("predictions"), speaker_ids, column("pooled"), column("labels")))
 
 
 def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) -> NDArray[np.str_]:
@@ -234,26 +199,26 @@ def conditions_of(pl_module: Any, data: Any, utterances: Sequence[Utterance]) ->
     `adaptation` where other audio of theirs was; else `unseen`.
     """
     model, trained_on = pl_module.personalized, pl_module.trained_on
-    labelled = {each.speaker_id for each in data.utterances if utterance_hash(each) in trained_on}
-    labelled = {*data.train_speaker_ids, *labelled} - {None}
+
+    def who(utterance: Utterance) -> object:
+        return utterance.speaker_id or (utterance.utterance_id,)
+
+    def speakers_in(hashes: Collection[str], among: Sequence[Utterance]) -> set[object]:
+        return {who(each) for each in among if utterance_hash(each) in hashes}
+
+    by_labels, in_papt = speakers_in(trained_on, utterances), speakers_in(model.pretrained_on, utterances)
+    labelled = {*data.train_speaker_ids} | speakers_in(trained_on, data.utterances) | by_labels
     # TAPT knows speakers whom no table has
-    pretrained = {each.speaker_id for each in data.utterances if utterance_hash(each) in model.pretrained_on}
-    adapted = {*model.embedded_speakers, *pretrained} - {None}
+    adapted = {*model.embedded_speakers} | speakers_in(model.pretrained_on, data.utterances)
 
-    def who(utterance: Utterance) -> str:
-        return utterance.speaker_id or utterance.utterance_id
-
-    by_labels = {who(each) for each in utterances if utterance_hash(each) in trained_on}
-    in_papt = {who(each) for each in utterances if utterance_hash(each) in model.pretrained_on}
-
-    def condition(utterance: Utterance) -> Condition:
-        if who(utterance) in in_papt and who(utterance) not in by_labels:
+    def condition(speaker: object) -> str:
+        if speaker in in_papt - by_labels:
             return "transductive"
-        if utterance.speaker_id in labelled or who(utterance) in by_labels:
+        if speaker in labelled:
             return "labelled"
-        return "adaptation" if utterance.speaker_id in adapted else "unseen"
+        return "adaptation" if speaker in adapted else "unseen"
 
-    return np.array([condition(utterance) for utterance in utterances])
+    return np.array([condition(who(utterance)) for utterance in utterances])
 
 
 def about_speakers(pl_module: Any, utterances: Sequence[Utterance], conditions: NDArray[np.str_]) -> dict[str, Any]:
@@ -264,13 +229,8 @@ def about_speakers(pl_module: Any, utterances: Sequence[Utterance], conditions: 
     condition_of = {each.speaker_id: name for each, name in zip(utterances, conditions.tolist(), strict=True)}
     condition_of.pop(None, None)
     counted: dict[str, Any] = {"speakers": dict(Counter(condition_of.values()))}
-    table = pl_module.personalized.speakers
-    if getattr(table, "permute", False):
+    if getattr(pl_module.personalized.speakers, "permute", False):
         counted["permuted_speakers"] = len(condition_of.keys() & pl_module.personalized.embedded_speakers)
-        rank_zero_info(
-            f"{utterances[0].split}: {counted['permuted_speakers']} of {len(condition_of)} speakers were permuted"
-            + ("" if counted["permuted_speakers"] else ", so this is no control: it is the model as it was trained")
-        )
     return counted
 
 
@@ -344,8 +304,8 @@ class PredictionWriter(PredictionCollector):
             rank_zero_info(f"written: {path}")
 
 
-class AttributeTestWriter(PredictionCollector):
-    """Scores a test of emotion attributes, uncalibrated, and writes predictions.csv, metrics.json, speaker_moments.csv.
+class TestWriter(PredictionCollector):
+    """Scores a test without calibrating, and writes predictions.csv, metrics.json and, of attributes, moments.
 
     PLDCCallback takes its place in a test with configs/pldc.yaml, and writes more.
     """
@@ -358,38 +318,30 @@ class AttributeTestWriter(PredictionCollector):
         collected, folder = self.collected(trainer), run_folder(trainer)
         if collected is None:
             return
+        scored = _score_emotions if model.emotions else partial(_score_attributes, model)
         splits, moments = {}, []
         for split, (_, tested) in collected.by_split().items():
-            splits[split], table = score_set(model, data, tested, partial(self.scored, model))
-            if table:
-                moments.append(speaker_moments(split, table, tested.predicted.labels, tested.predicted.speaker_ids))
-        write_test(trainer, folder, predicted_table(collected, model), self.metrics(model, data, splits))
-        if moments:
+            splits[split], table = score_set(model, data, tested, scored)
+            moments.append(speaker_moments(split, table, tested.predicted.labels, tested.predicted.speaker_ids))
+        if model.emotions:
+            # as `ser export` has it: what only training needs isn't part of the model
+            network = ("personalized.", "interpreter.")
+            kept = {name: weight for name, weight in model.state_dict().items() if name.startswith(network)}
+            metrics = {"model": weights_fingerprint(kept), "emotions": list(model.emotions), "splits": splits}
+        else:
+            metrics = attribute_metrics(model, data, splits)
             write_moments(folder, moments)
-
-    def scored(self, model: Any, name: str, test: PredictedSet) -> Scored:
-        """Score and print a set; -> what metrics.json says of it, and its table."""
-        least = model.test_metric.min_utterances
-        row = score_row("raw", test, test.predictions, model.attributes, least)
-        return print_and_record(name, test, [row], least)
-
-    def metrics(self, model: Any, data: Any, splits: dict[str, Any]) -> dict[str, Any]:
-        """Make the contents of metrics.json."""
-        return attribute_metrics(model, data, splits)
+        write_test(trainer, folder, predicted_table(collected, model), metrics)
 
 
-class EmotionTestWriter(AttributeTestWriter):
-    """Scores a test of categorical emotion instead, and writes no speaker_moments.csv."""
+def _score_attributes(model: Any, name: str, test: PredictedSet) -> Scored:
+    least = model.test_metric.min_utterances
+    row = score_row("raw", test, test.predictions, model.attributes, least)
+    return print_and_record(name, test, [row], least)
 
-    @override
-    def scored(self, model: Any, name: str, test: PredictedSet) -> Scored:
-        labelled = emotions_of(torch.from_numpy(test.labels)).numpy()
-        scores = classification_scores(test.predictions.argmax(1), labelled)
-        found = int((labelled != NO_EMOTION).sum())
-        return {"utterances": len(labelled), "labelled": found, "scores": scores}, []
 
-    @override
-    def metrics(self, model: Any, data: Any, splits: dict[str, Any]) -> dict[str, Any]:
-        # as `ser export` has it: what only training needs isn't part of the model
-        kept = {name: weight for name, weight in model.state_dict().items() if name.startswith(_NETWORK)}
-        return {"model": weights_fingerprint(kept), "emotions": list(model.emotions), "splits": splits}
+def _score_emotions(_name: str, test: PredictedSet) -> Scored:
+    labelled = emotions_of(torch.from_numpy(test.labels)).numpy()
+    scores = classification_scores(test.predictions.argmax(1), labelled)
+    found = int((labelled != NO_EMOTION).sum())
+    return {"utterances": len(labelled), "labelled": found, "scores": scores}, []

@@ -20,7 +20,6 @@ import numpy as np
 
 from ser_personal.calibration.controls import no_controls
 from ser_personal.calibration.divergence import SpeakerShift
-from ser_personal.calibration.neighbours import speaker_vectors
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.calibration.table import KEYS, MOMENTS, ScoreRow
 from ser_personal.errors import UserError
@@ -73,17 +72,13 @@ def emotions_table(collected: CollectedSet, emotions: Sequence[str]) -> pd.DataF
 def _frame(rows: Sequence[Utterance], columns: dict[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
-    frame = pd.DataFrame(
-        {
-            "utterance": [row.utterance_id for row in rows],
-            "speaker": [row.speaker_id for row in rows],
-            "split": [row.split for row in rows],
-            **columns,
-        }
-    )
-    for name in ("gender", "seconds", "emotion"):
-        frame[name] = [getattr(row, name) for row in rows]
-    return frame
+    named = {
+        "utterance": [row.utterance_id for row in rows],
+        "speaker": [row.speaker_id for row in rows],
+        "split": [row.split for row in rows],
+    }
+    described = {name: [getattr(row, name) for row in rows] for name in ("gender", "seconds", "emotion")}
+    return pd.DataFrame(named | columns | described)
 
 
 def rows_as_json(rows: Sequence[ScoreRow]) -> dict[str, Any]:
@@ -102,12 +97,6 @@ class SpeakerVectors:
 
     speaker_ids: tuple[str, ...]
     vectors: NDArray[Any]
-
-    @classmethod
-    def of_utterances(cls, speaker_ids: Sequence[str | None], pooled: NDArray[np.float64]) -> SpeakerVectors:
-        """Average `pooled` (utterances, dim) over each known speaker's utterances."""
-        rows_of = rows_by_speaker(speaker_ids)
-        return cls(tuple(rows_of), speaker_vectors(pooled, rows_of))
 
 
 def describe_audio(utterances: Sequence[Utterance]) -> dict[str, dict[str, Any]]:
@@ -158,18 +147,13 @@ def write_speakers(folder: Path, record: dict[str, Any], vectors: Mapping[str, S
 
 def read_vectors(path: Path) -> dict[str, SpeakerVectors]:
     """Read the vectors that `write_speakers` wrote."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            return {
-                name: SpeakerVectors(tuple(json.loads(metadata[name])), file.get_tensor(name))
-                for name in sorted(metadata)
-            }
-    except SafetensorError as error:
-        what = f"not a complete file of speaker vectors ({error})"
-        raise UserError(what, where=path, remedy="Run `ser test` again") from error
+    with safe_open(path, framework="numpy") as file:
+        return {
+            name: SpeakerVectors(tuple(json.loads(speaker_ids)), file.get_tensor(name))
+            for name, speaker_ids in sorted((file.metadata() or {}).items())
+        }
 
 
 def write_moments(folder: Path, tables: Sequence[pd.DataFrame]) -> None:
@@ -260,7 +244,7 @@ class RunFiles:
     """What the files of a test run with PLDC hold.
 
     Attributes:
-        checkpoint: the tested checkpoint as the run names it, None where it had none.
+        checkpoint: the end of the tested checkpoint's path.
         fusion: where e_s entered.
         pldc: settings of the calibration that predictions.csv holds.
         min_utterances: that a speaker must have to count in A-CCC.
@@ -272,7 +256,7 @@ class RunFiles:
     """
 
     folder: Path
-    checkpoint: str | None
+    checkpoint: str
     fusion: str
     attributes: tuple[str, ...]
     pldc: PLDCSettings
@@ -290,11 +274,6 @@ class RunFiles:
         return "/".join(self.folder.absolute().parts[-3:])
 
     @property
-    def checkpoint_name(self) -> str:
-        """The end of the checkpoint's path."""
-        return "not recorded" if self.checkpoint is None else "/".join(Path(self.checkpoint).parts[-2:])
-
-    @property
     def chosen(self) -> str:
         """The score table's name for the calibration in predictions.csv."""
         return self.pldc.variant
@@ -307,13 +286,15 @@ class RunFiles:
 
 def read_run(folder: str | Path) -> RunFiles:
     """Read a test run with PLDC."""
+    from safetensors import SafetensorError
+
     folder = Path(folder)
     for name in (PREDICTIONS, METRICS, RECORD, VECTORS):
         if not (folder / name).is_file():
             raise UserError(f"isn't a test run with PLDC, it has no {name}", where=folder, remedy=_REMEDY)
     try:
         return _read(folder)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, SafetensorError) as error:
         what = f"isn't one complete test run ({type(error).__name__}: {error})"
         raise UserError(what, where=folder, remedy="Run `ser test` again") from error
 
@@ -349,7 +330,7 @@ def _read(folder: Path) -> RunFiles:
     low, high = metrics["scale"]
     return RunFiles(
         folder=folder,
-        checkpoint=metrics["checkpoint"],
+        checkpoint="/".join(Path(metrics["checkpoint"] or "not recorded").parts[-2:]),
         fusion=record["fusion"],
         attributes=attributes,
         pldc=PLDCSettings(**metrics["pldc"]),

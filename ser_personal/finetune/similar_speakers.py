@@ -1,6 +1,6 @@
 """Fine-tuning on the training speakers that sound most like the test's: the baselines of Sridhar and Busso (2022).
 
-PLDC's neighbours are in calibration/neighbours.py.
+PLDC's neighbours are in calibration/pldc.py.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SimilarSpeakers(SpeakerSelection):
     Acoustic features of utterances (MFCC functionals) are brought to a few whitened principal components; a Gaussian
     mixture is fitted to each speaker's; and training speakers are ranked by KL(target || training speaker). Sizes and
     numbers aren't recorded where we looked: they are arguments, and their defaults ours. No label is read. PLDC's
-    neighbours are others: those of `calibration.neighbours`, by cosine of pooled frames.
+    neighbours are others: those of `calibration.pldc`, by cosine of pooled frames.
 
     Args:
         strategy: `unique`, a chosen speaker's utterances enter once; `oversampling`, as often as test speakers chose

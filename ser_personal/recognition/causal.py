@@ -11,8 +11,7 @@ import numpy as np
 
 from ser_personal.calibration.controls import AffineMap
 from ser_personal.calibration.few_labels import LabelPrior, with_labels
-from ser_personal.calibration.neighbours import nearest_rows, normalised
-from ser_personal.calibration.pldc import PLDCSettings, label_statistics, match_moments
+from ser_personal.calibration.pldc import PLDCSettings, label_statistics, match_moments, nearest_rows, normalised
 from ser_personal.calibration.posterior import PosteriorCalibrator
 from ser_personal.errors import UserError, require_one_of
 from ser_personal.recognition.bundle import CalibrationName

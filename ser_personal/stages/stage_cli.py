@@ -49,10 +49,9 @@ from ser_personal.cli import find_user_error
 from ser_personal.encoder.module import UNFIT, PersonalizedModule, read_checkpoint, unfit
 from ser_personal.errors import UserError, require_range
 from ser_personal.evaluation.prediction_collector import (
-    AttributeTestWriter,
-    EmotionTestWriter,
     PredictionCollector,
     PredictionWriter,
+    TestWriter,
     run_folder,
 )
 from ser_personal.files import atomic_write
@@ -273,12 +272,10 @@ class StageCLI(LightningCLI):
     def before_test(self) -> None:
         """Have the test written, where no callback of the config does."""
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
-        if isinstance(self.model, EmotionClassification):
-            callbacks.append(EmotionTestWriter())
-        elif isinstance(self.model, EmotionFineTuning) and not any(
+        if isinstance(self.model, EmotionClassification | EmotionFineTuning) and not any(
             isinstance(callback, PredictionCollector) for callback in callbacks
         ):
-            callbacks.append(AttributeTestWriter())
+            callbacks.append(TestWriter())
 
     def after_validate(self) -> None:
         """Print what validation found."""

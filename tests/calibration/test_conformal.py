@@ -3,7 +3,6 @@ from math import inf, isinf
 
 import numpy as np
 import pytest
-from garbage import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,9 +81,6 @@ def test_the_table_comes_back_from_disk(tmp_path):
     table.save(path)
     assert ConformalTable.load(path) == table
     assert "Infinity" not in path.read_text()
-    for text in ("{", "[]", "{}"):
-        path.write_text(text)
-        refused("isn't a table of intervals", ConformalTable.load, path)
 
 
 def some_set(speakers, seed):

@@ -161,41 +161,30 @@ def test_another_label_scale_changes_nothing_else_and_rounding_is_never_scaled_u
 
 
 @pytest.mark.parametrize("statistics", ["average", "pooled"])
-def test_neighbours_of_no_or_few_labels_are_left_out_and_raw_is_kept_where_none_is_left(statistics):
-    labels = np.array([[1.0, NAN], [3.0, NAN], [7.0, NAN], [NAN, NAN]])
-    bank = SpeakerBank.from_utterances(["a", "a", "b", "c"], np.ones((4, 2)), labels, ATTRIBUTES)
+def test_neighbours_without_labels_are_left_out_and_raw_is_kept_where_none_is_left(statistics):
+    labels = np.array([[1.0, NAN], [3.0, NAN], [NAN, NAN]])
+    bank = SpeakerBank.from_utterances(["a", "a", "b"], np.ones((3, 2)), labels, ATTRIBUTES)
     predictions = np.array([[4.0, 5.0], [5.0, 3.0]])
-
-    def of(min_labels):
-        switches = {"shift_mean": True, "statistics": statistics, "min_labels": min_labels}
-        return calibrate(predictions, ["t"] * 2, np.ones((2, 2)), bank, **switches)
-
-    # the deviation of b's single label, 0, is averaged in; two labels are asked for; nobody has three
-    if statistics == "average":
-        assert of(1).speakers[0].sigma_bar[0] == 0.5
-    np.testing.assert_allclose(of(2).predictions, [[1.0, 5.0], [3.0, 3.0]])
-    np.testing.assert_allclose(of(2).speakers[0].mu_bar, [2, NAN])
-    np.testing.assert_array_equal(of(3).predictions, predictions)
+    found = calibrate(predictions, ["t"] * 2, np.ones((2, 2)), bank, shift_mean=True, statistics=statistics)
+    np.testing.assert_allclose(found.predictions, [[1.0, 5.0], [3.0, 3.0]])
+    np.testing.assert_allclose(found.speakers[0].mu_bar, [2, NAN])
 
 
 def test_mistakes_are_one_line_each():
     predictions, speaker_ids, pooled = some_test_set()
     broken, where, infinite = predictions.copy(), speaker_ids.index("test 2"), pooled.copy()
     broken[where], infinite[speaker_ids.index(None), 0] = NAN, np.inf
-    empty = SpeakerBank.from_utterances([None], np.ones((1, 8)), np.ones((1, 2)), ATTRIBUTES)
     inputs = {"predictions": predictions, "speaker_ids": speaker_ids, "pooled": pooled, "bank": BANK}
     inputs["speaker_ids"] = pd.Series(speaker_ids, index=range(9, 49))
     for changed, message in (
         ({"predictions": broken}, f"speaker test 2: the prediction of utterance {where} holds NaN"),
         ({"pooled": infinite}, "an unknown speaker: the pooled vector"),
-        ({"bank": empty}, "the bank holds no speaker"),
         ({"attributes": "arousal"}, r"attributes: is text. Give a list, such as \['arousal'\]"),
         ({"attributes": ("arousal", "dominance")}, "of arousal, dominance, but label statistics of arousal, valence"),
         ({"predictions": predictions[:, :1]}, r"predictions \(40, 1\)"),
         ({"speaker_ids": speaker_ids[:-1]}, r"are not \(39, 2\)"),
         ({"pooled": pooled[:, :-1]}, r"pooled \(40, 7\)"),
         ({"k": 0}, "k: 0 is out of range"),
-        ({"min_labels": 0}, "min_labels: 0 is out of range"),
         ({"statistics": "median"}, "pldc.statistics: there is no 'median'. Give one of average, pooled"),
     ):
         refused(message, calibrate, **inputs | changed)

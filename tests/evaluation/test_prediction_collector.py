@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from tiny_models import threaded_trainers, trainer
 
-from ser_personal.evaluation.prediction_collector import Collector, PredictionWriter, run_folder
+from ser_personal.evaluation.prediction_collector import PredictionWriter, run_folder
 from ser_personal.types import Utterance
 
 UTTERANCES = [Utterance(f"u{i}", Path(), "test1", speaker_id=None if i % 4 == 3 else f"s{i % 4}") for i in range(40)]
@@ -28,11 +28,12 @@ def batch(indices):
     }
 
 
-def joined(batches, trainer_, collector=None):
-    collector = collector or Collector()
+def joined(batches, trainer_, writer=None):
+    writer = writer or PredictionWriter()
+    trainer_.datamodule = DATA
     for indices in batches:
-        collector.add(batch(indices))
-    return collector.join(trainer_, UTTERANCES)
+        writer.keep(trainer_, None, batch(indices))
+    return writer.collected(trainer_)
 
 
 def check(collected, indices):
@@ -46,13 +47,14 @@ def check(collected, indices):
 
 
 ALONE = SimpleNamespace(world_size=1, is_global_zero=True)
+DATA = SimpleNamespace(utterances=UTTERANCES, indices_of=lambda splits: range(40 * (splits == ["test1"])))
 
 
 @given(order=st.permutations(range(10)), cut=st.integers(1, 9), repeated=st.lists(st.integers(0, 9), min_size=1))
 def test_one_device_gives_each_utterance_once_in_order_and_keeps_none(order, cut, repeated):
-    collector = Collector()
-    check(joined([order[:cut], order[cut:], repeated], ALONE, collector), range(10))
-    check(joined([[2]], ALONE, collector), [2])
+    writer = PredictionWriter()
+    check(joined([order[:cut], order[cut:], repeated], ALONE, writer), range(10))
+    check(joined([[2]], ALONE, writer), [2])
 
 
 def test_several_devices_are_joined_on_the_first(tmp_path):
@@ -66,13 +68,11 @@ def test_several_devices_are_joined_on_the_first(tmp_path):
 
 
 def test_utterances_that_were_not_predicted_are_counted_in_a_line(caplog):
-    data = SimpleNamespace(utterances=UTTERANCES, indices_of=lambda splits: range(40 * (splits == ["test1"])))
-    writer = PredictionWriter()
-    for indices, line in ((range(40), ""), (range(17), "test1: 17 of 40 utterances were predicted")):
-        writer.collector.add(batch(indices))
-        with caplog.at_level("INFO"):
-            check(writer.collected(SimpleNamespace(**vars(ALONE), datamodule=data)), indices)
-        assert line in caplog.text if line else not caplog.text
+    with caplog.at_level("INFO"):
+        check(joined([range(40)], ALONE), range(40))
+        assert not caplog.text
+        check(joined([range(17)], ALONE), range(17))
+    assert "test1: 17 of 40 utterances were predicted" in caplog.text
 
 
 class SavesHere(Logger):

@@ -393,6 +393,3 @@ def test_labels_of_too_few_count_as_none():
     assert (groups.count[:, 0] > 0).all()
     assert (groups.count[:, 1] == 0).all()
     assert np.isnan(groups.label_mean[:, 1]).all()
-    # nor may one speaker with enough labels stand for the group
-    bank.count[1:, 0] = 2
-    assert not grouped_bank(bank, 4, PLDCSettings(min_labels=5)).count.any()
