@@ -230,14 +230,14 @@ def _run(
 
 def _announce(recognizer: EmotionRecognizer, recordings: Sequence[Recording], done: int, cutter: str) -> None:
     """Say what is annotated, and who isn't calibrated."""
-    usable = [recording for recording in recordings if not isinstance(recording.turns, UserError)]
+    usable = [recording for recording in recordings if recording.fault is None]
     speakers = len(set().union(*(recording.speaker_ids for recording in usable)) - {None})
     who = counted(speakers, "speaker") if speakers else "no speakers"
     if usable and not speakers and not recognizer.emotions:
         why = "the turns name no speaker" if any(recording.turns for recording in usable) else "--speaker_from"
         who += f", so nothing is calibrated ({why})"
     # turns of a recording that isn't there are listed as one that failed
-    failing = [one.audio for one in recordings if isinstance(one.turns, UserError)]
+    failing = [one.audio for one in recordings if one.fault is not None]
     missing = sum(isinstance(audio, Path) and not audio.is_file() for audio in failing)
     resumed = f"; resuming after {done}" if done else ""
     show(f"{counted(len(recordings) - missing, 'recording')}, {who}; long ones are cut by {cutter}{resumed}")

@@ -53,8 +53,6 @@ HEADERS = {
 }
 # what the command line's remedies are on the page
 ON_THE_PAGE = {
-    "--channel left takes one": "choose a person in each channel",
-    "--channel each takes them for a speaker each": "choose a person in each channel",
     "--channel each": "a person in each channel",
     "give --cut windows": "choose a value every few seconds",
 }
@@ -200,15 +198,14 @@ def _with_turns(name: str, sound: Path, turns: Path) -> list[Recording]:
     found = read_turns(turns)
     called = name if len(found) > 1 else next(iter(found))
     (recording, *_) = with_turns([Recording(called, Path(called))], turns, named=True, each_channel=True)
-    own = recording.turns if isinstance(recording.turns, tuple) else ()
-    each = len({turn.channel for turn in own} - {None}) > 1
+    each = len({turn.channel for turn in recording.turns or ()} - {None}) > 1
     return of_channels([replace(recording, source=name, audio=sound)], "each" if each else "mix")
 
 
 def _turns_of(recording: Recording, speaker: str | None, name: str) -> Any:
     """The turns of one of the speakers, under another name; None where all of the recording is the speaker's."""
-    if not isinstance(recording.turns, tuple):
-        return recording.turns
+    if recording.turns is None:
+        return None
     return tuple(turn._replace(speaker_id=name) for turn in recording.turns if turn.speaker_id == speaker)
 
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
-from ser_personal.audio import SAMPLE_RATE, is_silent
+from ser_personal.audio import BAD_AUDIO, SAMPLE_RATE, is_silent
 from ser_personal.errors import UserError
 from ser_personal.files import content_hash
 from ser_personal.recognition.recordings import Recording, chunks
 from ser_personal.recognition.segmenters import ByWindows, Segment, before_pause, cut_turns, split_evenly
-from ser_personal.recognition.turns import Turn
+from ser_personal.recognition.turns import Turn, check_turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -120,6 +120,7 @@ class RawRecognizer:
             else:
                 waveform = recording.load()
                 total, blocks = len(waveform), iter([waveform])
+            check_turns(recording.turns or (), total)
             planned = self._planned(recording, total)
             held, first, seconds, found = np.zeros(0, dtype=np.float32), 0, 0.0, False
             for block in blocks:
@@ -170,12 +171,15 @@ class RawRecognizer:
 
     def _planned(self, recording: Recording, num_samples: int) -> list[tuple[Segment, str | None]] | None:
         """Utterances that turns or windows define, and their speakers; None where they depend on the audio."""
-        turns = recording.turns if isinstance(recording.turns, tuple) else None
+        turns = recording.turns
         if isinstance(self.segmenter, ByWindows):
-            return cut_turns(turns or [Turn(0, inf, recording.speaker_id)], num_samples, self.segmenter.within)
-        if turns is None:
-            return None
-        return cut_turns(turns, num_samples, partial(split_evenly, max_samples=self.max_samples))
+            turns = (Turn(0, inf, recording.speaker_id),) if turns is None else turns
+            return cut_turns(turns, num_samples, self.segmenter.within)
+        return (
+            None
+            if turns is None
+            else cut_turns(turns, num_samples, partial(split_evenly, max_samples=self.max_samples))
+        )
 
 
 class _Cut(NamedTuple):
@@ -191,11 +195,14 @@ def _is_long(recording: Recording) -> bool:
 
 @contextmanager
 def _named(recording: Recording) -> Iterator[None]:
-    """Make any error of a recording its `UserError`, so that the others are done."""
+    """Make any error of a recording a `UserError` that says of which, so that the others are done."""
     try:
+        if recording.fault is not None:
+            raise recording.fault
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        remedy = "Leave it out, or give sound such as 16 kHz WAV or FLAC" if error.remedy == BAD_AUDIO else error.remedy
+        raise UserError(error.what, where=recording.source, remedy=remedy) from error
     except Exception as error:
         what = f"can't be recognised ({type(error).__name__}: {error})"
         raise UserError(what, where=recording.source, remedy="Leave it out") from error

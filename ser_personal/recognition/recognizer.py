@@ -194,7 +194,7 @@ class EmotionRecognizer:
         """Predict recordings, whole where they are as short as an utterance, cut into utterances where longer.
 
         Args:
-            audio: a path, a waveform (samples,), a dict of array and sampling_rate as datasets has it, or several.
+            audio: a path, a waveform (samples,), or several of either.
             speaker_ids: of all recordings, or one each; None where unknown.
             segments: who speaks when, where several do: RTTM or a TextGrid (see `ser annotate`), or of each recording a
                 list of (start, end, speaker) in seconds.

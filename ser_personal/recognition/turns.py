@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
-from functools import partial
 from importlib.util import find_spec
 from itertools import accumulate
-from math import inf, isfinite, isnan
+from math import inf, isnan
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,14 +16,11 @@ import numpy as np
 from ser_personal.audio import SAMPLE_RATE, SOUND_FILES
 from ser_personal.corpus.splits import first_few
 from ser_personal.corpus.table import is_table, known, read_rows, read_text, segment
-from ser_personal.errors import UserError, counted
+from ser_personal.errors import UserError
 from ser_personal.types import plain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from praatio.data_classes.textgrid import Textgrid
-    from praatio.utilities.constants import Interval
+    from collections.abc import Iterable, Sequence
 
     from ser_personal.corpus.table import Row
 
@@ -43,7 +38,6 @@ _PAUSE = frozenset({"", "silent", "silence", "sil", "<sil>", "sp", "spn", "<p:>"
 _CHANNELS = {"<NA>": "1", "A": "1", "B": "2"}
 # a turn may end this much after its recording, seconds: diarisers round up
 _BEYOND = 0.5
-_REMEDY = "Give the segments of this recording, in seconds"
 
 
 class Turn(NamedTuple):
@@ -58,40 +52,18 @@ class Turn(NamedTuple):
     channel: int | None = None
 
 
-# of one recording, or what is wrong with them
-Turns = tuple[Turn, ...] | UserError
-
-
-def read_turns(path: Path) -> dict[str, Turns]:
+def read_turns(path: Path) -> dict[str, tuple[Turn, ...]]:
     """Read RTTM, a TextGrid, a folder of either or a table: name of a recording, or its path there -> its turns.
 
     Names that look like a diariser's (SPEAKER_00, spk1, S1, 12, A) count as local to their recording:
-    `meeting/SPEAKER_00`. Any other name is one person in all recordings.
+    `meeting/SPEAKER_00`. Any other name is one person in all recordings. A turn that is listed twice counts once.
     """
     turns = _read_table(path) if is_table(path) else _read_files(path)
-    return dict(zip(turns, without_repeats(name_apart(list(turns.items())), path), strict=True))
+    return dict(zip(turns, name_apart(list(turns.items())), strict=True))
 
 
-def without_repeats(of_recordings: Iterable[Turns], where: object) -> list[Turns]:
-    """Turns of recordings, each turn once, however often it is listed with the same times and speaker."""
-    kept: list[Turns] = []
-    repeated = 0
-    for turns in of_recordings:
-        once = turns if isinstance(turns, UserError) else tuple(dict.fromkeys(turns))
-        repeated += 0 if isinstance(turns, UserError) else len(turns) - len(set(turns))
-        kept.append(once)
-    note_repeats(repeated, where)
-    return kept
-
-
-def note_repeats(repeated: int, where: object) -> None:
-    """Say how many turns are listed again, where some are."""
-    if repeated:
-        logger.warning("%s: %s left out (same times and speaker)", where, counted(repeated, "repeated turn"))
-
-
-def name_apart(named: Sequence[tuple[str, Turns]], local: re.Pattern[str] = LOCAL) -> list[Turns]:
-    """Turns of recordings, each after its name, which is put before the names of speakers that are `local` to it."""
+def name_apart(named: Sequence[tuple[str, Iterable[Turn]]], local: re.Pattern[str] = LOCAL) -> list[tuple[Turn, ...]]:
+    """Turns of recordings, each once, with the recording's name before names of speakers that are `local` to it."""
     short = short_names(recording for recording, _ in named)
 
     def of_recording(recording: str, turn: Turn) -> Turn:
@@ -99,50 +71,35 @@ def name_apart(named: Sequence[tuple[str, Turns]], local: re.Pattern[str] = LOCA
             return turn
         return turn._replace(speaker_id=f"{short[recording]}/{turn.speaker_id}")
 
-    return [
-        found if isinstance(found, UserError) else tuple(of_recording(recording, turn) for turn in found)
-        for recording, found in named
-    ]
+    return [tuple(dict.fromkeys(of_recording(name, turn) for turn in turns)) for name, turns in named]
 
 
-def _read_files(path: Path) -> dict[str, Turns]:
-    left_out: Counter[str] = Counter()
-    readers: dict[str, Callable[[Path], Mapping[str, Turns]]]
-    readers = {".rttm": _read_rttm, ".textgrid": partial(_read_textgrid, left_out=left_out)}
+def _read_files(path: Path) -> dict[str, list[Turn]]:
+    readers = {".rttm": _read_rttm, ".textgrid": _read_textgrid}
     files = [path]
     if path.is_dir():
         inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in readers)
         files = [file for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-    turns: dict[str, Turns] = {}
-    of_file: Mapping[str, Turns]
+    turns: dict[str, list[Turn]] = {}
     for file in files:
-        if not file.is_file():
-            raise UserError("no such file or folder", where=file, remedy="Give --segments an RTTM file or a TextGrid")
-        if file.suffix.lower() not in readers:
-            remedy = "Give an RTTM file, a TextGrid, a folder of them, or a table with start, end and speaker"
-            raise UserError("is neither .rttm, .TextGrid nor .csv", where=file, remedy=remedy)
-        try:
-            of_file = readers[file.suffix.lower()](file)
-        except UserError as error:
-            # of one recording among others
-            if not path.is_dir():
-                raise
-            of_file = {file.stem: UserError(f"{error.what} in {error.where}", remedy=error.remedy)}
-        for recording, found in of_file.items():
+        if not file.is_file() or file.suffix.lower() not in readers:
+            what = "is neither .rttm, .TextGrid nor .csv" if file.exists() else "no such file or folder"
+            remedy = (
+                "Give --segments an RTTM file, a TextGrid, a folder of them, or a table with start, end and speaker"
+            )
+            raise UserError(what, where=file, remedy=remedy)
+        for recording, found in readers[file.suffix.lower()](file).items():
             folder = file.parent.relative_to(path) if path.is_dir() else Path()
             name = plain_name((folder / recording).as_posix())
             if name in turns:
                 raise UserError(f"has turns of {name}, as another file has", where=file, remedy="Leave one of them out")
             turns[name] = found
-    if left_out:
-        what = first_few([f"{kind} ({count})" for kind, count in sorted(left_out.items())], 6)
-        logger.warning("%s: left out, as no speaker's turns: %s", path, what)
     if not turns:
         raise UserError("holds no turn", where=path, remedy="Give an RTTM file, a TextGrid or a folder of them")
     return turns
 
 
-def _read_rttm(path: Path) -> dict[str, tuple[Turn, ...]]:
+def _read_rttm(path: Path) -> dict[str, list[Turn]]:
     turns: dict[str, list[Turn]] = {}
     remedy = "Write SPEAKER NAME 1 START SECONDS <NA> <NA> SPEAKER <NA> <NA>, as diarisers do"
     for line_number, line in enumerate(read_text(path).splitlines(), 1):
@@ -161,65 +118,40 @@ def _read_rttm(path: Path) -> dict[str, tuple[Turn, ...]]:
         except ValueError as error:
             raise UserError("isn't RTTM", where=f"{path}, line {line_number}", remedy=remedy) from error
         turns.setdefault(name, []).append(turn)
-    return {name: tuple(found) for name, found in turns.items()}
+    return turns
 
 
-def _read_textgrid(path: Path, left_out: Counter[str]) -> dict[str, tuple[Turn, ...]]:
+def _read_textgrid(path: Path) -> dict[str, list[Turn]]:
     if find_spec("praatio") is None:
         raise UserError("needs the package praatio", where=path, remedy="`pip install praatio`, or give RTTM")
+    from praatio.textgrid import openTextgrid
     from praatio.utilities.constants import INTERVAL_TIER
     from praatio.utilities.errors import PraatioException
 
     try:
-        grid, names = _open_textgrid(path)
+        grid = openTextgrid(str(path), includeEmptyIntervals=True, reportingMode="error")
     except (PraatioException, ValueError, IndexError, KeyError, AttributeError, OSError) as error:
         raise UserError(f"isn't a whole TextGrid ({error})", where=path, remedy="Save it again in Praat") from error
-    tiers = [(name, tier) for name, tier in zip(names, grid.tiers, strict=True) if tier.tierType == INTERVAL_TIER]
+    tiers = {tier.name: tier for tier in grid.tiers if tier.tierType == INTERVAL_TIER}
     # Praat fills a tier with intervals; praatio reads a file that breaks off without a word
-    if any(not tier.entries or tier.entries[-1].end < grid.maxTimestamp for _, tier in tiers):
+    if any(not tier.entries or tier.entries[-1].end < grid.maxTimestamp for tier in tiers.values()):
         what = "is truncated: a tier ends before the TextGrid does"
         raise UserError(what, where=path, remedy="Save it again in Praat")
-    others = [name for name, _ in tiers if _NO_SPEAKER.fullmatch(name.strip())]
-    of_speakers = [(name, tier) for name, tier in tiers if name not in others]
-    entries = [(name, entry) for name, tier in of_speakers for entry in tier.entries]
-    pauses = [entry.label.strip() for _, entry in entries if _is_pause(entry)]
-    speaking = [plain_name(name) for name, tier in of_speakers if not all(map(_is_pause, tier.entries))]
-    if twice := sorted({name for name in speaking if known(name) and speaking.count(name) > 1}):
-        raise UserError(f"has two tiers called {first_few(twice)}", where=path, remedy="Rename one of them in Praat")
-    left_out.update(f"tier {name}" for name in others)
-    left_out.update(f"intervals labelled {label}" for label in pauses if label)
-    turns = tuple(
-        Turn(float(entry.start), float(entry.end), speaker) for speaker, entry in entries if not _is_pause(entry)
-    )
+    if others := [name for name in tiers if _NO_SPEAKER.fullmatch(name.strip())]:
+        logger.warning("%s: left out, as no speaker's turns: %s", path, first_few(others))
+    turns = [
+        Turn(float(entry.start), float(entry.end), name)
+        for name, tier in tiers.items()
+        for entry in tier.entries
+        if name not in others and entry.label.strip().lower() not in _PAUSE
+    ]
     if not turns:
-        what = "has no interval with a label" if tiers else "has only point tiers, no interval tier"
-        if others and len(others) == len(tiers):
-            what = f"has no tier of a speaker, but {first_few(others)}"
-        raise UserError(what, where=path, remedy="Give one interval tier per speaker, named after the speaker")
+        remedy = "Give one interval tier per speaker, named after the speaker"
+        raise UserError("has no interval with a label in a tier of a speaker", where=path, remedy=remedy)
     return {path.stem: turns}
 
 
-def _is_pause(entry: Interval) -> bool:
-    return entry.label.strip().lower() in _PAUSE
-
-
-def _open_textgrid(path: Path) -> tuple[Textgrid, list[str]]:
-    """A TextGrid and the names of its tiers, which praatio changes where two are alike."""
-    from praatio.textgrid import openTextgrid
-    from praatio.utilities.errors import DuplicateTierName
-    from praatio.utilities.textgrid_io import parseTextgridStr
-
-    try:
-        grid = openTextgrid(str(path), includeEmptyIntervals=True, reportingMode="error")
-        return grid, list(grid.tierNames)
-    except DuplicateTierName:
-        grid = openTextgrid(str(path), includeEmptyIntervals=True, reportingMode="error", duplicateNamesMode="rename")
-    marked = path.read_bytes().startswith((BOM_UTF16_LE, BOM_UTF16_BE))
-    text = path.read_text(encoding="utf-16" if marked else "utf-8")
-    return grid, [tier["name"] for tier in parseTextgridStr(text)["tiers"]]
-
-
-def _read_table(path: Path) -> dict[str, Turns]:
+def _read_table(path: Path) -> dict[str, list[Turn]]:
     turns: dict[str, list[Turn]] = {}
     columns = ("start", "end", "speaker")
     for row in read_rows(path, required=columns, filled=("start",), any_case=("path", "file", *columns)):
@@ -228,7 +160,7 @@ def _read_table(path: Path) -> dict[str, Turns]:
         name = PurePosixPath(plain_name(said).replace("\\", "/")).as_posix()
         turn = turn_of(row, f"{path}, {row['start']}", known(row["speaker"]))
         turns.setdefault(name, []).append(turn or Turn(0, inf))
-    return {name: tuple(found) for name, found in turns.items()}
+    return turns
 
 
 def turn_of(row: Row, where: object, speaker_id: str | None) -> Turn | None:
@@ -254,11 +186,10 @@ def check_turns(turns: Iterable[Turn], num_samples: int) -> None:
     """Refuse turns that can't be of a recording of `num_samples`."""
     seconds = num_samples / SAMPLE_RATE
     for start, end, speaker, *_ in turns:
-        which = f"turn of {speaker} from {start:g} to {end:g} s"
-        if not isfinite(start) or start < 0 or not end > start:
-            raise UserError(f"{which} isn't valid: start must be at least 0 and before end", remedy=_REMEDY)
-        if start >= seconds or (end > seconds + _BEYOND and end < inf):
-            raise UserError(f"{which} is past the end of the recording, {seconds:.2f} s", remedy=_REMEDY)
+        inside = 0 <= start < seconds and (end <= seconds + _BEYOND or end == inf)
+        if not inside or end <= start:
+            what = f"turn of {speaker} from {start:g} to {end:g} s isn't in the recording, 0 to {seconds:.2f} s"
+            raise UserError(what, remedy="Give the segments of this recording, in seconds")
 
 
 def overlap(start: int, end: int, speaker_id: str | None, turns: Sequence[Turn]) -> float:

@@ -380,7 +380,7 @@ def _recording_of(utterance: Utterance) -> Recording:
     try:
         return Recording(source, decode_utterance(utterance), utterance.speaker_id)
     except UserError as error:
-        return Recording(source, utterance.path, utterance.speaker_id, turns=error)
+        return Recording(source, utterance.path, utterance.speaker_id, fault=error)
 
 
 def calibrate_validation(

@@ -207,7 +207,7 @@ def test_what_cannot_be_recognised_is_one_line(client, files):
         (b"", None, "", 'a "b".wav: is empty.'),
         (good, "x.rttm", "SPEAKER a 1 0.5", "x.rttm, line 1: isn't RTTM."),
         (good, "x.docx", "y", "is neither .rttm, .TextGrid nor .csv"),
-        (good, "x.csv", "start,end,speaker\n0,99,anna\n", "turn of anna from 0 to 99 s is past the end"),
+        (good, "x.csv", "start,end,speaker\n0,99,anna\n", "turn of anna from 0 to 99 s isn't in the recording"),
         (good, "x.csv", "file,start,end,speaker\na,0,1,x\nb,0,1,y\n", "has no turns in x.csv"),
     ):
         sound.write_bytes(content)
@@ -219,7 +219,7 @@ def test_what_cannot_be_recognised_is_one_line(client, files):
         assert line in said
     samples = np.random.default_rng(0).normal(0, 0.1, RATE * 2)
     soundfile.write(files / "against.wav", np.stack([samples, -samples], axis=1), RATE)
-    assert "(choose a person in each channel)" in client.upload(files / "against.wav")[1]
+    assert "Keep one channel" in client.upload(files / "against.wav")[1]
     assert list((files / "recordings").iterdir()) == []
 
 

@@ -63,8 +63,8 @@ def test_channels_that_do_not_fit(call, conversation, bundle_folder, tmp_path, c
     flags = ("--segments", tmp_path / "calls.rttm", "--channel", "each")
     assert len(annotated(bundle_folder, tmp_path, folder, *flags, code=1)) == 6
     found = reasons_in(tmp_path)
-    assert found["alone"] == "has turns on channel 1 alone. Give --channel left, right or mix."
-    assert "turns that aren't on its channels 1 to 2" in found["elsewhere"]
+    assert "turns that aren't on its channels 1 to 2, but on 1. " in found["alone"]
+    assert "turns that aren't on its channels 1 to 2, but on 2, 3. " in found["elsewhere"]
     assert "has no turns in" in found["nameless"]
     assert found["mono"].endswith("(--channel each takes several). Leave --channel out, or leave this recording out.")
     assert "can't be decoded" in found["broken"]
@@ -73,10 +73,10 @@ def test_channels_that_do_not_fit(call, conversation, bundle_folder, tmp_path, c
         soundfile.write(folder / f"{name}.wav", samples.astype(np.float32), rate, subtype="FLOAT")
     recognizer = EmotionRecognizer.from_pretrained(bundle_folder, device="cpu")
     for audio, options, what in (
-        (folder / "mono.wav", {"channel": "right"}, r"has no channel 2, but 1 \(channel 2\)"),
-        (folder / "call.wav", {}, r"hold different voices \(--channel each takes them for a speaker each\)"),
-        (folder / "opposite.wav", {}, r"cancel one another when mixed \(--channel left takes one\)"),
-        (folder / "one.wav", {"channel": "each"}, r"is silent from beginning to end \(channel 2\)"),
+        (folder / "mono.wav", {"channel": "right"}, r"has no channel 2, but 1"),
+        (folder / "call.wav", {}, "hold different voices. Keep one channel"),
+        (folder / "opposite.wav", {}, "cancel one another when mixed. Keep one channel"),
+        (folder / "one.wav", {"channel": "each"}, "is silent from beginning to end"),
         (folder / "alone.wav", {"channel": "each", "speaker_ids": "anna"}, "speaker_ids: the channels say who speaks"),
         (both[:, 0], {"channel": "each"}, "channel each: a waveform has one channel"),
     ):
@@ -91,7 +91,6 @@ TWO_TIERS = textgrid([Turn(0, 2, "anna"), Turn(2, 4, "ben")], short=True)
 EMPTY = '"IntervalTier"\n"nobody"\n0\n4\n1\n0\n4\n""\n'
 # of the recording of that name, its turns, and what is wrong with them
 BAD = {
-    "bytes.rttm": (b"SPEAKER \xe9\xff", "isn't UTF-8 text (byte 8 is 0xe9) in "),
     "channels.rttm": (rttm_of_channels([Turn(0, 1, "a", 1), Turn(0, 1, "a", 2)], "channels"), "turns on channels 1, 2"),
     "renamed.rttm": (rttm([(0, 1, "a")], "somewhere"), "has no turns in "),
 }
@@ -113,12 +112,12 @@ def test_bad_turns_of_some_recordings(conversation, bundle_folder, tmp_path, cap
     folder.mkdir()
     for name, content in {**{name: text for name, (text, _) in BAD.items()}, **GOOD}.items():
         (folder / name).with_suffix(".wav").write_bytes(sound)
-        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        (folder / name).write_text(content)
     frame = annotated(bundle_folder, tmp_path, folder, "--segments", folder, code=1)
     assert {Path(file).stem for file in frame["file"]} == {name.split(".")[0] for name in GOOD}
     found = reasons_in(tmp_path)
     assert "name of their recording's file, without extension" in found.pop("somewhere")
-    assert found.keys() == {"bytes", "channels", "renamed"}
+    assert found.keys() == {"channels", "renamed"}
     for name, (_, what) in BAD.items():
         assert what in found[name.removesuffix(".rttm")]
     shown = capsys.readouterr().out.splitlines()

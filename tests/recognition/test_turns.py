@@ -43,15 +43,16 @@ def test_turns_get_the_values_of_single_files(conversation, bundle_folder, tmp_p
         assert found["speaker"].tolist() == [turn.speaker_id for turn in turns]
         assert found["calibration_utterances"].tolist() == [1, 1, 2, 2, 3, 3]
         assert (found["overlap"] == 0).all()
+
+
+def test_segments_of_another_form(recognizer, conversation, tmp_path):
+    for segments in ([[(0, 1, "a")], []], [(0, 1, "a", 2, 3)], [(0,)], [("soon", 1, "a")], [[(0, 1), (1, 2)]]):
+        with pytest.raises(UserError, match="segments: isn't one list of turns per recording"):
+            recognizer.predict(tmp_path / "meeting.wav", segments=segments)
     for options, what in (
-        ({"segments": [[(0, 1, "a")], []]}, r"isn't one list of turns per recording \(\[\(0, 1, 'a'\)\] is no turn\)"),
-        ({"segments": [(0, 1, "a", 2, 3)]}, "isn't one list of turns per recording"),
-        ({"segments": []}, "meeting.wav: has no turns. Leave it out"),
-        ({"segments": [(0,)]}, r"isn't one list of turns per recording \(\(0,\) is no turn\)"),
-        ({"segments": [("soon", 1, "a")]}, r"\('soon', 1, 'a'\) is no turn.* Give for each recording a list of"),
-        ({"segments": [[(0, 1, "a"), (1, 2, "a")]]}, "is no turn"),
+        ({"segments": []}, "meeting.wav: no speech was found"),
         ({"segments": [(0, 1, "a")], "speaker_ids": "anna"}, "speaker_ids: the segments say who speaks"),
-        ({"segments": [(2, 1, "a")]}, "meeting.wav: turn of a from 2 to 1 s isn't valid: start must be"),
+        ({"segments": [(2, 1, "a")]}, "meeting.wav: turn of a from 2 to 1 s isn't in the recording"),
     ):
         with pytest.raises(UserError, match=what):
             recognizer.predict(tmp_path / "meeting.wav", **options)
@@ -101,18 +102,18 @@ def test_two_recordings_of_one_name_in_two_folders_keep_their_own_turns(form, tm
     # of one of the two alone, the other's turns aren't taken
     (alone, other) = with_turns(recordings[:1], segments, named=True)
     assert alone.turns == found[0].turns
-    assert "there is no such recording" in str(other.turns)
+    assert "there is no such recording" in str(other.fault)
 
 
 def test_which_recording_turns_are_of(tmp_path):
     for named, files, own in (
         ("day1/m.wav", ["day1/m.wav", "day2/m.wav"], ["x", "has no turns in"]),
-        ("m.wav", ["day1/m.wav", "day2/m.wav"], ["shares the name m.wav, used in", "Call it day2/m.wav there"]),
-        ("day1/m.wav day2/m.wav", ["day3/m.wav"], ["may be day1/m.wav or day2/m.wav in"]),
+        ("m.wav", ["day1/m.wav", "day2/m.wav"], ["and m.wav in", "Call it day2/m.wav there"]),
+        ("day1/m.wav day2/m.wav", ["day3/m.wav"], ["and day1/m.wav and day2/m.wav in"]),
         ("elsewhere/m.mp3", ["day3/m.wav"], ["x"]),
         ("m.wav day1/m.wav", ["m.wav", "day1/m.wav"], ["x", "x"]),
         ("a.wav a.flac", ["a.wav", "a.flac"], ["x", "x"]),
-        ("a", ["a.wav", "a.flac"], ["shares the name a, used in", "shares the name a, used in"]),
+        ("a", ["a.wav", "a.flac"], ["match in several ways"] * 2),
         ("./interview.1 e\u0301.wav", ["interview.1.wav", "\u00e9.wav"], ["x", "x"]),
     ):
         lines = [f"{name},{number},9,anna\n" for number, name in enumerate(named.split())]
@@ -122,16 +123,15 @@ def test_which_recording_turns_are_of(tmp_path):
             if expected == "x":
                 assert one.turns == (Turn(number, 9, "anna"),), named
             else:
-                assert expected in str(one.turns)
+                assert expected in str(one.fault)
 
 
 @pytest.mark.parametrize(
     ("tiers", "labels", "speakers", "said"),
     [
-        ("silences", "silent sounding", [], None),
-        ("ben|ben - words|ben - phones|Words", "hello spn", [("ben", 0)], "intervals labelled spn (1), tier Words (1)"),
-        ("anna|ORT-MAU", "SIL a <p:> # sp b", [("anna", 1), ("anna", 5)], "intervals labelled # (1), intervals lab"),
-        ("ben|ben arousal", "x 4.25", [("ben", 0), ("ben", 1)], "tier ben arousal (1)"),
+        ("ben|ben - words|ben - phones|Words", "hello spn", [("ben", 0)], "Words, ben - phones, ben - words"),
+        ("anna|ORT-MAU", "SIL a <p:> # sp b", [("anna", 1), ("anna", 5)], "ORT-MAU"),
+        ("ben|ben arousal", "x 4.25", [("ben", 0), ("ben", 1)], "ben arousal"),
         ("words of ben", "a b", [("words of ben", 0), ("words of ben", 1)], None),
     ],
 )
@@ -142,18 +142,13 @@ def test_tiers_and_intervals_that_are_no_speakers_are_left_out(tiers, labels, sp
     for at, label in enumerate(labels.split()):
         text = text.replace(f'{at}\n{at + 1}\n"x"', f'{at}\n{at + 1}\n"{label}"')
     (tmp_path / "a.TextGrid").write_text(text)
-    if speakers:
-        (found,) = read_turns(tmp_path / "a.TextGrid").values()
-        assert [(turn.speaker_id, turn.start) for turn in found] == speakers
-    else:
-        with pytest.raises(UserError, match=r"has no tier of a speaker, but silences\. Give one interval tier per sp"):
-            read_turns(tmp_path / "a.TextGrid")
-    assert bool(caplog.messages) == (said is not None)
-    assert said is None or f"a.TextGrid: left out, as no speaker's turns: {said}" in caplog.text
+    (found,) = read_turns(tmp_path / "a.TextGrid").values()
+    assert [(turn.speaker_id, turn.start) for turn in found] == speakers
+    assert [message.partition("turns: ")[2] for message in caplog.messages] == ([] if said is None else [said])
 
 
 @pytest.mark.parametrize("form", ["rttm", "turns", "table", "nameless table", "list", "lists"])
-def test_a_turn_that_is_listed_twice_counts_once(form, conversation, bundle_folder, tmp_path, caplog):
+def test_a_turn_that_is_listed_twice_counts_once(form, conversation, bundle_folder, tmp_path):
     # the last two: two speakers at once
     turns = [(0.5, 1.2, "anna"), (1.25, 2.5, "ben"), (1.25, 2.5, "eve")]
     twice = [turns[0], *turns, turns[1]]
@@ -173,7 +168,6 @@ def test_a_turn_that_is_listed_twice_counts_once(form, conversation, bundle_fold
     np.testing.assert_allclose(frame[["start", "end"]], [turn[:2] for turn in turns], atol=1e-4)
     np.testing.assert_allclose(frame["overlap"], [0, 1.25, 1.25], atol=1e-4)
     assert frame["speaker"].isna().all() if "nameless" in form else frame["speaker"].tolist() == ["anna", "ben", "eve"]
-    assert any("2 repeated turns left out (same times and speaker)" in message for message in caplog.messages)
 
 
 def test_without_speakers_turns_stay_raw(conversation, bundle_folder, tmp_path):
@@ -226,15 +220,9 @@ def test_overlap_is_the_time_in_which_somebody_else_speaks(drawn, speaker):
 
 
 def test_turns_that_can_not_be_of_a_recording():
-    for turns, what in (
-        ([(-1, 1, "a")], "from -1 to 1 s isn't valid: start must be"),
-        ([(0, 1, "a"), (3, 3, "b")], "turn of b from 3 to 3 s isn't valid: start must be"),
-        ([(float("nan"), 1, "a")], "isn't valid: start must be"),
-        ([(0, 10.4, "a"), (10, 10.2, "a")], "from 10 to 10.2 s is past the end of the recording, 10.00 s"),
-        ([(0, 10.6, "a")], "is past the end"),
-    ):
-        with pytest.raises(UserError, match=what):
-            check_turns([Turn(*turn) for turn in turns], 160_000)
+    for start, end in ((-1, 1), (3, 3), (float("nan"), 1), (0, float("nan")), (10, 10.2), (0, 10.6)):
+        with pytest.raises(UserError, match=f"turn of b from {start} to {end} s isn't in the recording, 0 to 10.00 s"):
+            check_turns([Turn(0, 10.4, "a"), Turn(start, end, "b")], 160_000)
 
 
 def test_files_that_hold_no_turns(tmp_path):
@@ -254,30 +242,13 @@ def test_files_that_hold_no_turns(tmp_path):
             read_turns(tmp_path / name)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_tiers_that_are_left_out_may_share_names(tmp_path, encoding):
-    pytest.importorskip("praatio", reason="praatio isn't installed (the extra textgrid)")
-    tiers = '"IntervalTier"\n"{name}"\n0\n2\n1\n0\n2\n"{label}"\n'
-    points = '"TextTier"\n"{name}"\n0\n2\n1\n1.0\n"x"\n'
-    text = textgrid([Turn(0, 1, "Bén"), Turn(1, 2, "Bén_2")], short=True).replace("<exists>\n2", "<exists>\n9")
-    for name, label in (("words", "yes"), ("words", "no"), ("Bén", ""), ("Bén_2", "sil")):
-        text += tiers.format(name=name, label=label)
-    text += points.format(name="Bén") + points.format(name="Bén") + points.format(name="words")
-    (tmp_path / "a.TextGrid").write_text(text, encoding=encoding)
-    assert read_turns(tmp_path / "a.TextGrid") == {"a": (Turn(0, 1, "Bén"), Turn(1, 2, "Bén_2"))}
-
-
 def test_textgrids_that_hold_no_turns(tmp_path):
     pytest.importorskip("praatio", reason="praatio isn't installed (the extra textgrid)")
     turns = [Turn(0, 1, "anna"), Turn(1, 2, "ben")]
-    points = '"TextTier"\n"p"\n0\n2\n1\n1.0\n"x"\n'
-    head = 'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n2\n<exists>\n1\n'
     short, whole = textgrid(turns, short=True), textgrid(turns, short=False)
     for name, text, what in (
-        ("twice", short.replace("ben", "anna"), r"has two tiers called anna\. Rename one of them in Praat"),
-        ("forms", whole.replace("ben", "anna "), r"has two tiers called anna\. Rename"),
+        ("twice", short.replace("ben", "anna"), "same name 'anna'"),
         ("cut", short[:-8], "is truncated: a tier ends before the TextGrid does"),
-        ("points", head + points, "has only point tiers"),
         ("other", "Object class", "isn't a whole TextGrid"),
         ("decimals", whole.replace("xmax = 2", "xmax = 2,0"), "isn't a whole TextGrid"),
         ("empty", short.replace('"x"', '""'), "has no interval with a label"),

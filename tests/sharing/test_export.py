@@ -165,8 +165,7 @@ def test_too_few_speakers_for_an_interval_and_a_default_that_scores_below_raw_pr
 @pytest.mark.parametrize(("seconds", "what"), [(float("nan"), "can't be read"), (1.0, "no such audio file")])
 def test_a_validation_segment_that_cant_be_decoded_is_the_recognisers_to_tell(seconds, what, tmp_path):
     segment = Utterance("a", tmp_path / "a.wav", "validation", "anna", start=1.0, seconds=seconds)
-    with pytest.raises(UserError, match=what):
-        _recording_of(segment).load()
+    assert what in str(_recording_of(segment).fault)
 
 
 def test_calibrations_are_compared_on_validation_and_the_option_decides(
