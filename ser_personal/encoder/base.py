@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from ser_personal.audio import num_frames
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     from ser_personal.encoder.hugging_face import LoRA
     from ser_personal.types import CachedBatch, EncoderOutput, SpeechBatch, TrainingSet
+
+# what making networks of a wrong description, or loading wrong weights into them, ends in
+UNFIT = (ArithmeticError, AttributeError, LookupError, RuntimeError, StrictDataclassError, TypeError, ValueError)
 
 
 class Encoder(nn.Module, ABC):
@@ -58,10 +62,6 @@ class Encoder(nn.Module, ABC):
 
     def merge_adapters(self) -> None:
         """Add LoRA's adapters to the weights that they stand beside, for good; nothing where there are none."""
-
-    def saved_weights(self, weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-        """Leave out, of a checkpoint's weights with this encoder's under `prefix`, those that `build` finds again."""
-        return weights
 
     def freeze_mask_embedding(self) -> None:
         """Freeze the embedding of masked frames, where nothing is masked: DDP stops at unused weights."""

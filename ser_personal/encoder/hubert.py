@@ -36,8 +36,7 @@ class HubertEncoder(PretrainedEncoder):
 
     Args:
         pretrained: name on the Hugging Face hub, or a local folder.
-        freeze_cnn: keep the convolutions as they are, and run them without autograd; if None, they are
-            frozen where `freeze_layers` is above 0.
+        freeze_cnn: keep the convolutions as they are, and run them without autograd.
         freeze_layers: keep that many of the first Transformer layers as they are, and all that is below them.
         normalize: bring each waveform to zero mean and unit variance, by its own mean and standard deviation, or by
             these two, a corpus's; None means as the model was pre-trained (large: yes, base: no).
@@ -58,7 +57,7 @@ class HubertEncoder(PretrainedEncoder):
         self,
         pretrained: str = "facebook/hubert-large-ll60k",
         *,
-        freeze_cnn: bool | None = None,
+        freeze_cnn: bool = False,
         freeze_layers: NonNegativeInt = 0,
         normalize: bool | tuple[float, PositiveFinite] | None = None,
         max_samples: PositiveInt | None = None,
@@ -67,12 +66,6 @@ class HubertEncoder(PretrainedEncoder):
         gradient_checkpointing: bool = False,
         weighted_layers: bool = False,
     ) -> None:
-        if freeze_layers and freeze_cnn is False:
-            raise UserError(
-                f"the convolutions are trained below {freeze_layers} frozen layers, which saves no memory",
-                where="freeze_cnn false",
-                remedy="Leave it out, or give freeze_layers 0",
-            )
         super().__init__(
             pretrained,
             freeze_layers=freeze_layers,
@@ -88,7 +81,7 @@ class HubertEncoder(PretrainedEncoder):
             # masked_spec_embed exists only where one of transformers' own masking probabilities isn't zero
             mask_time_prob=0.05,
         )
-        self.freeze_cnn = bool(freeze_layers) if freeze_cnn is None else freeze_cnn
+        self.freeze_cnn = freeze_cnn or bool(freeze_layers)
         self.gradient_scale = gradient_scale
         if normalize is not None:
             self.overrides["normalize"] = normalize if isinstance(normalize, bool) else list(map(float, normalize))
@@ -109,25 +102,7 @@ class HubertEncoder(PretrainedEncoder):
                 yield encoder.layer_norm
 
     @override
-    def _read(self, config: Any) -> tuple[nn.Module, set[str], set[str]]:
-        from transformers import AutoModel
-
-        network, report = AutoModel.from_pretrained(self.pretrained, config=config, output_loading_info=True)
-        return network, {*report["missing_keys"]}, {*report["unexpected_keys"]}
-
-    @override
-    def _make(self, config: Any) -> nn.Module:
-        from transformers import AutoModel
-
-        network: nn.Module = AutoModel.from_config(config)
-        return network
-
-    @override
     def _adjust(self, config: Any) -> Any:
-        where = f"encoder {self.pretrained}"
-        if config.num_hidden_layers < 1:
-            what = f"num_hidden_layers of its config.json is {config.num_hidden_layers}"
-            raise UserError(what, where=where, remedy="Give an encoder of one Transformer layer at least")
         window, hop = 1, 1
         for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
             window, hop = window + (kernel - 1) * hop, hop * stride
@@ -135,7 +110,7 @@ class HubertEncoder(PretrainedEncoder):
         if (window, hop) != (WINDOW, HOP):
             raise UserError(
                 f"its convolutions make a frame of {window} samples every {hop}",
-                where=where,
+                where=f"encoder {self.pretrained}",
                 remedy=f"Give an encoder whose frames are of {WINDOW} samples every {HOP}, as HuBERT's are",
             )
         return super()._adjust(config)
@@ -349,5 +324,4 @@ class TinyEncoder(HubertEncoder):
 
     @override
     def _load(self) -> nn.Module:
-        self.has_random_weights = True
         return self._from_config(dict(self.architecture))

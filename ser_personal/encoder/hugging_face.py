@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from safetensors import SafetensorError
 from torch import nn
 from typing_extensions import override
 
-from ser_personal.encoder.base import Encoder, weights_fingerprint
+from ser_personal.encoder.base import UNFIT, Encoder
 from ser_personal.errors import UserError, require_range
 from ser_personal.types import PositiveFinite
 
@@ -24,18 +22,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# what transformers raises at files that are absent, damaged, or describe no network
-UNLOADABLE = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    StrictDataclassError,
-    TypeError,
-    ValueError,
-)
 # may be missing from a model that was fine-tuned elsewhere, and is random then
 MASK_EMBEDDING = "masked_spec_embed"
 
@@ -50,14 +36,11 @@ class LoRA:
         rank: of each adapter.
         alpha: its output is scaled by alpha / rank.
         dropout: of its input.
-        adapters_alone: save only the adapters; to load such a checkpoint, the encoder's weights must still be at the
-            same hub name or folder.
     """
 
     rank: PositiveInt = 8
     alpha: PositiveFinite = 16.0
     dropout: ClosedUnitInterval = 0.0
-    adapters_alone: bool = False
 
 
 class PretrainedEncoder(Encoder):
@@ -66,7 +49,6 @@ class PretrainedEncoder(Encoder):
     model_types: ClassVar[tuple[str, ...]]
     feed_forward: ClassVar[tuple[str, ...]]
     layer_weights: nn.Parameter | None
-    has_random_weights = False
 
     def __init__(
         self,
@@ -86,8 +68,6 @@ class PretrainedEncoder(Encoder):
         # entries of transformers' config; weights released in half precision are trained in full, under autocast
         self.overrides = {"dtype": "float32", **settings}
         self.network: Any = None
-        # where the network's own weights are from, as long as no checkpoint brings others
-        self._origin: str | None = None
         self.register_parameter("layer_weights", None)
 
     @property
@@ -113,16 +93,7 @@ class PretrainedEncoder(Encoder):
     def build(self, config: str | None = None) -> None:
         saved = {} if config is None else json.loads(config)
         lora = saved.pop("lora", None)
-        base = (lora or {}).get("base")
-        if base:
-            self.pretrained = base["name"]
-        if base or config is None:
-            self.network = self._load()
-            place = Path(self.pretrained)
-            self._origin = str(place.resolve()) if place.is_dir() else self.pretrained
-            self.network.config.update({name: saved[name] for name in ("normalize", "max_samples") if name in saved})
-        else:
-            self.network, self._origin = self._from_config(saved), None
+        self.network = self._load() if config is None else self._from_config(saved)
         require_range("freeze_layers", self.freeze_layers or 0, 0, len(self.layers))
         self._make_front_end()
         # transformers hands out pre-trained models in evaluation mode, which turns checkpointing and dropout off.
@@ -130,12 +101,6 @@ class PretrainedEncoder(Encoder):
         if self.gradient_checkpointing:
             self.network.gradient_checkpointing_enable()
         self._freeze()
-        if base and self._base_fingerprint() != base["weights"]:
-            raise UserError(
-                "has other weights now than those that the checkpoint's adapters were trained on",
-                where=f"encoder {self.pretrained}",
-                remedy="Put the old ones there, or fine-tune again without --model.lora.adapters_alone",
-            )
         if saved.get("weighted_layers"):
             self._weigh_layers()
         if lora:
@@ -153,14 +118,6 @@ class PretrainedEncoder(Encoder):
     def _frozen(self) -> Iterator[nn.Module]:
         """The modules that aren't trained; adapters are, unless they are in one of these."""
 
-    @abstractmethod
-    def _read(self, config: Any) -> tuple[nn.Module, set[str], set[str]]:
-        """Load the network named `pretrained`, with the names of its missing and its unexpected weights."""
-
-    @abstractmethod
-    def _make(self, config: Any) -> nn.Module:
-        """Make the network, of random weights."""
-
     def _adjust(self, config: Any) -> Any:
         """Put our settings into a network's config, or refuse it."""
         config.update(self.overrides)
@@ -169,54 +126,40 @@ class PretrainedEncoder(Encoder):
     def _from_config(self, config: dict[str, Any]) -> nn.Module:
         from transformers import AutoConfig
 
-        kind = config.pop("model_type", "none")
-        self._check_type(kind)
-        return self._make(self._adjust(AutoConfig.for_model(kind, **config)))
+        return self._make(self._adjust(AutoConfig.for_model(**config)))
 
-    def _load(self) -> nn.Module:
-        from transformers import AutoConfig
+    def _make(self, config: Any) -> nn.Module:
+        from transformers import AutoModel
 
-        try:
-            config = AutoConfig.from_pretrained(self.pretrained)
-            self._check_type(config.model_type)
-            network, missing, unexpected = self._read(self._adjust(config))
-        except UNLOADABLE as error:
-            raise UserError(
-                f"can't be loaded ({type(error).__name__}: {' '.join(str(error).split())[:300].rstrip('.')})",
-                where=f"encoder {self.pretrained}",
-                remedy="Give a hub name that this machine can reach, a local folder, or --model.encoder TinyEncoder",
-            ) from error
-        self._refuse_other_weights(network, missing, unexpected)
+        network: nn.Module = AutoModel.from_config(config)
         return network
 
-    def _refuse_other_weights(self, network: nn.Module, missing: set[str], unexpected: set[str]) -> None:
-        """Refuse a file that lacks some of the network's weights (they would stay random), or has some without place.
+    def _load(self) -> Any:
+        from transformers import AutoConfig, AutoModel
 
-        transformers itself reports a head that is left out.
-        """
+        where = f"encoder {self.pretrained}"
+        try:
+            config = AutoConfig.from_pretrained(self.pretrained)
+            if config.model_type not in self.model_types:
+                what = f"is of type {config.model_type}, which this encoder can't load"
+                raise UserError(what, where=where, remedy=f"Use one of {', '.join(self.model_types)}")
+            config = self._adjust(config)
+            network, report = AutoModel.from_pretrained(self.pretrained, config=config, output_loading_info=True)
+        except (*UNFIT, OSError, SafetensorError) as error:
+            raise UserError(
+                f"can't be loaded ({type(error).__name__}: {' '.join(str(error).split())[:300].rstrip('.')})",
+                where=where,
+                remedy="Give a hub name that this machine can reach, a local folder, or --model.encoder TinyEncoder",
+            ) from error
+        # weights that are missing would stay random; transformers itself reports a head that is left out
         parts = {name.partition(".")[0] for name, _ in network.named_parameters()}
-        missing = missing - {MASK_EMBEDDING}
-        surplus = {name for name in unexpected if name.partition(".")[0] in parts}
+        missing = {*report["missing_keys"]} - {MASK_EMBEDDING}
+        surplus = {name for name in report["unexpected_keys"] if name.partition(".")[0] in parts}
         if missing or surplus:
-            first = min(missing or surplus)
-            renamed = next((name for name in sorted(unexpected) if name.endswith(f".{first}")), None)
-            cause = "num_hidden_layers of config.json isn't that of the file, or the file is incomplete"
-            if renamed is not None:
-                cause = f"the file calls it {renamed}: take {renamed.removesuffix(first)} off its keys"
-            raise UserError(
-                f"the file {'lacks' if missing else 'has'} {len(missing or surplus)} weights that config.json "
-                f"{'asks for' if missing else 'has no place for'}, {first} the first ({cause})",
-                where=f"encoder {self.pretrained}",
-                remedy="Give weights and a config.json that belong together",
-            )
-
-    def _check_type(self, model_type: str) -> None:
-        if model_type not in self.model_types:
-            raise UserError(
-                f"is of type {model_type}, which this encoder can't load",
-                where=f"encoder {self.pretrained}",
-                remedy=f"Use one of {', '.join(self.model_types)}",
-            )
+            what = "lacks weights that config.json asks for" if missing else "has weights that config.json doesn't name"
+            remedy = "Give weights and a config.json that belong together"
+            raise UserError(f"the file {what}, first {min(missing or surplus)}", where=where, remedy=remedy)
+        return network
 
     @override
     def adapt(self, lora: LoRA | None) -> None:
@@ -230,49 +173,23 @@ class PretrainedEncoder(Encoder):
             return
         # sizes as plain numbers: torch refuses to load the types by which the command line restricts them
         asked = json.loads(json.dumps(asdict(lora)))
-        if self._lora is not None:
-            saved = self._lora
-            if other := [f"{name} {saved[name]}, not {asked[name]}" for name in asked if saved[name] != asked[name]]:
-                what = f"the checkpoint has adapters already, of {'; '.join(other)}"
-                remedy = "Leave it out: training goes on with the saved adapters"
-                raise UserError(what, where="--model.lora", remedy=remedy)
-            return
-        if self.has_random_weights:
-            raise UserError(
-                f"{type(self).__name__}'s weights are random, and LoRA needs pre-trained ones to adapt",
-                where="--model.lora",
-                remedy="Leave it out, or give --model.encoder HubertEncoder",
-            )
-        base = None
-        if lora.adapters_alone:
-            if self._origin is None:
-                raise UserError(
-                    "the encoder's weights come from another checkpoint, so they can't be loaded again by name",
-                    where="--model.lora.adapters_alone",
-                    remedy="Give --model.lora.adapters_alone false",
-                )
-            base = {"name": self._origin, "weights": self._base_fingerprint()}
-        self._inject(asked | {"base": base})
+        if self._lora not in (None, asked):
+            what = f"the checkpoint has adapters already, of {self._lora}"
+            raise UserError(what, where="--model.lora", remedy="Give these settings, or leave it out")
+        if self._lora is None:
+            self._inject(asked)
         if not any(weight.requires_grad for name, weight in self.named_parameters() if "lora_" in name):
             what = "every layer that would have adapters is frozen"
             raise UserError(what, where="--model.lora", remedy="Add --model.encoder.freeze_layers 0")
-
-    def _base_fingerprint(self) -> str:
-        own = self.state_dict()
-        learnt = ("layer_weights", MASK_EMBEDDING)
-        return weights_fingerprint({name: own[name] for name in own if not name.endswith(learnt)})
 
     def _inject(self, lora: dict[str, Any]) -> None:
         try:
             from peft import LoraConfig, inject_adapter_in_model
         except ImportError as error:
             raise UserError("needs the package peft", where="LoRA", remedy="`pip install peft`") from error
-        config = LoraConfig(
-            r=lora["rank"],
-            lora_alpha=lora["alpha"],
-            lora_dropout=lora["dropout"],
-            target_modules=list(self.feed_forward),
-        )
+        rank, alpha, dropout = lora["rank"], lora["alpha"], lora["dropout"]
+        targets = list(self.feed_forward)
+        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
         self.requires_grad_(requires_grad=False)
         inject_adapter_in_model(config, self.network)
         self.network.config.lora = lora
@@ -291,27 +208,6 @@ class PretrainedEncoder(Encoder):
                 cast("Any", module).merge()
                 self.network.set_submodule(name, module.get_base_layer())
         del self.network.config.lora
-
-    @property
-    def _saves_adapters_alone(self) -> bool:
-        return self.network is not None and self._lora is not None and self._lora["base"] is not None
-
-    @override
-    def saved_weights(self, weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-        if not self._saves_adapters_alone:
-            return weights
-        own = ("lora_", "layer_weights", MASK_EMBEDDING)
-        return {
-            name: weight
-            for name, weight in weights.items()
-            if not name.startswith(prefix) or any(part in name for part in own)
-        }
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        if self._saves_adapters_alone:
-            for name, weight in self.state_dict().items():
-                state_dict.setdefault(prefix + name, weight)
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def _weigh_layers(self) -> None:
         self.network.config.weighted_layers = True

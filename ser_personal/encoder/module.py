@@ -21,6 +21,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
+from ser_personal.encoder.base import UNFIT
 from ser_personal.errors import UserError, counted
 from ser_personal.speakers.unseen import UnseenPolicy
 
@@ -44,8 +45,6 @@ SAME_NAMES = "--model.speakers SpeakerEmbedding --model.speakers.same_names true
 # of a network, and what they are made of
 _PARTS = (UnseenPolicy, torch.nn.Module)
 Part = TypeVar("Part")
-# what building networks from a wrong description, or loading wrong weights into them, ends in
-UNFIT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -167,8 +166,6 @@ class PersonalizedModule(LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[DESCRIPTION] = dict(self.personalized.describe())
-        encoder = self.personalized.encoder
-        checkpoint["state_dict"] = encoder.saved_weights(checkpoint["state_dict"], f"{PREFIX}encoder.")
         for key in ("hyper_parameters", "datamodule_hyper_parameters"):
             if key in checkpoint:
                 checkpoint[key] = _plain(checkpoint[key])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 from typing_extensions import override
 
-from ser_personal.audio import HOP, SAMPLE_RATE, WINDOW
+from ser_personal.audio import HOP, WINDOW
 from ser_personal.encoder.hugging_face import PretrainedEncoder
 from ser_personal.encoder.speaker_fusion import UNPERSONALIZED, Personalization
 from ser_personal.types import EncoderOutput
@@ -74,16 +73,8 @@ class WhisperEncoder(PretrainedEncoder):
         return int(self.network.config.max_source_positions) * HOP
 
     @override
-    def _read(self, config: Any) -> tuple[nn.Module, set[str], set[str]]:
-        from transformers import WhisperModel
-
-        loaded: Any = WhisperModel.from_pretrained(self.pretrained, config=config, output_loading_info=True)
-        network, report = loaded
-        missing, unexpected = (
-            {name.partition("encoder.")[2] for name in report[keys] if name.startswith("encoder.")}
-            for keys in ("missing_keys", "unexpected_keys")
-        )
-        return network.encoder, missing, unexpected
+    def _load(self) -> Any:
+        return super()._load().encoder
 
     @override
     def _make(self, config: Any) -> nn.Module:
@@ -116,9 +107,6 @@ class WhisperEncoder(PretrainedEncoder):
         time_mask: Tensor | None = None,
         personalization: Personalization = UNPERSONALIZED,
     ) -> EncoderOutput:
-        if int(num_samples.max()) > self.max_samples:
-            seconds = self.max_samples // SAMPLE_RATE
-            warnings.warn(f"Whisper takes the first {seconds} s of an utterance; some are longer", stacklevel=2)
         counts = (num_samples.clamp(max=self.max_samples) + HOP - 1) // HOP
         longest = int(counts.max())
         hidden = self.log_mel(waveforms, num_samples).to(self.network.conv1.weight.dtype)

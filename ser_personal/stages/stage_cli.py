@@ -46,7 +46,8 @@ import ser_personal.speakers.features
 from ser_personal.arguments import VERBOSE, OneLineErrors, make, making, values_of, without
 from ser_personal.calibration.table import decimal
 from ser_personal.cli import find_user_error
-from ser_personal.encoder.module import UNFIT, PersonalizedModule, read_checkpoint, unfit
+from ser_personal.encoder.base import UNFIT
+from ser_personal.encoder.module import PersonalizedModule, read_checkpoint, unfit
 from ser_personal.errors import UserError, require_range
 from ser_personal.evaluation.prediction_collector import (
     PredictionCollector,

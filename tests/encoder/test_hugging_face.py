@@ -3,8 +3,7 @@ import sys
 import pytest
 import torch
 from garbage import refused
-from tiny_models import emotion_data, finetuning, fit, padded_noise, papt, pretrain_data, tiny_network
-from transformers import AutoModel
+from tiny_models import emotion_data, finetuning, fit, padded_noise, papt, pretrain_data
 
 from ser_personal.encoder.hubert import HubertEncoder
 from ser_personal.encoder.hugging_face import LoRA
@@ -79,20 +78,11 @@ def test_adapters_alone_learn_above_frozen_layers(hubert_folder, peft):
     assert all("layers.1." in name for name in learning if "lora_" in name)
 
 
-def lora_fit(folder, corpus, tmp_path, lora):
-    module = finetuning(encoder=HubertEncoder(str(folder)), lora=lora)
-    running = fit(module, emotion_data(corpus, max_batch=4), tmp_path, max_steps=1)
-    running.save_checkpoint(tmp_path / "finetune.ckpt")
-    return module, torch.load(tmp_path / "finetune.ckpt", weights_only=True)
-
-
-@pytest.mark.parametrize("alone", [False, True])
-def test_a_checkpoint_of_adapters_comes_back(alone, network_folders, synthetic_corpus, tmp_path, peft):
-    folder = network_folders["hubert", "layer"]
-    module, saved = lora_fit(folder, synthetic_corpus, tmp_path, LoRA(rank=2, adapters_alone=alone))
-    weights = {name for name in saved["state_dict"] if name.startswith("personalized.encoder.")}
-    assert any("lora_B" in name for name in weights)
-    assert any("conv_layers" in name for name in weights) is not alone
+def test_a_checkpoint_of_adapters_comes_back(network_folders, synthetic_corpus, tmp_path, peft):
+    module = finetuning(encoder=HubertEncoder(str(network_folders["hubert", "layer"])), lora=LoRA(rank=2))
+    data = emotion_data(synthetic_corpus, max_batch=4)
+    fit(module, data, tmp_path, max_steps=1).save_checkpoint(tmp_path / "finetune.ckpt")
+    saved = torch.load(tmp_path / "finetune.ckpt", weights_only=True)
     again = finetuning(encoder=HubertEncoder("nowhere/at-all"))
     again.on_load_checkpoint(saved)
     again.load_state_dict(saved["state_dict"])
@@ -100,19 +90,7 @@ def test_a_checkpoint_of_adapters_comes_back(alone, network_folders, synthetic_c
     for name, weight in module.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
     options = {"encoder": HubertEncoder("nowhere/at-all"), "initial_checkpoint": str(tmp_path / "finetune.ckpt")}
-    line, wider = "--model.lora: the checkpoint has adapters already, of rank 2, not 3", LoRA(rank=3)
-    refused(line, finetuning(**options, lora=wider).build, emotion_data(synthetic_corpus))
-
-
-def test_adapters_of_base_weights_that_changed_are_refused(network_folders, synthetic_corpus, tmp_path, peft):
-    base = tmp_path / "base"
-    AutoModel.from_pretrained(network_folders["hubert", "layer"]).save_pretrained(base)
-    _, saved = lora_fit(base, synthetic_corpus, tmp_path, LoRA(rank=2, adapters_alone=True))
-    other = tiny_network("hubert", "layer")
-    with torch.no_grad():
-        other.encoder.layer_norm.bias += 1
-    other.save_pretrained(base)
-    refused(f"encoder {base}: has other weights now", finetuning(encoder=HubertEncoder()).on_load_checkpoint, saved)
+    refused("--model.lora: the checkpoint has adapters", finetuning(**options, lora=LoRA(rank=3)).build, data)
 
 
 def test_pre_training_by_adapters_and_fine_tuning_from_it(
