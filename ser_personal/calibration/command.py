@@ -142,7 +142,7 @@ def calibrate_tables(
         bank: what is known of training speakers: a bank (.safetensors) that `ser test` wrote, made by the same model as
             the vectors; or a table with a row a training utterance and the columns utterance, speaker and, say,
             arousal_label. If it has a column split, only rows of train, or with a blank split, are read.
-        out: table to write: .csv, .csv.gz, .tsv or .parquet.
+        out: table to write, a .csv.
         bank_vectors: the training utterances' vectors where `bank` is a table, as in `vectors`; the same file if None.
         scale: least and greatest label, where `bank` is a table; a file of a bank has its own. A label outside it is
             refused.

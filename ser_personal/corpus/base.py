@@ -33,14 +33,11 @@ if TYPE_CHECKING:
 
     from ser_personal.types import Utterance
 
-# of emotion annotations in common corpora, the narrowest first
-SCALES = ((0, 1), (-1, 1), (1, 5), (1, 7), (1, 9), (0, 10), (0, 100), (-100, 100))
 ROUNDED = 0.05  # seconds that a segment may end after its recording
 # More than cores: on network storage the threads wait for the disk, not for a core.
 HEADER_THREADS = 16
 # so few headers are read in a second, and aren't cached
 FEW = 1_000
-LONGEST_NAME = 255  # bytes, on all common file systems
 # raised when lengths are found or stored in another way
 HEADERS_VERSION = 2
 
@@ -90,7 +87,11 @@ class Corpus(ABC):
         if twice := duplicates(listed):
             what = f"lists {len(twice)} utterance ids more than once: {first_few(twice)}"
             raise UserError(what, where=self.label_file, remedy="Keep one row of each, or give each its own id")
-        self._refuse_outside_scale(listed)
+        for utterance in listed:
+            for attribute, label in labels_outside(utterance, self.scale).items():
+                what = f"{attribute} is {label:g}, outside the scale {self.scale[0]:g} to {self.scale[1]:g}"
+                remedy = "Correct the label, leave it blank, or give a CSVCorpus the scale of its labels"
+                raise UserError(what, where=f"{self.label_file}, {utterance.utterance_id}", remedy=remedy)
         lengths = lengths_of((utterance.path for utterance in listed), self.label_file)
         return self.cut([replace(utterance, seconds=_seconds_or_nan(utterance, lengths)) for utterance in listed])
 
@@ -106,32 +107,11 @@ class Corpus(ABC):
                 error.what, where=error.where, remedy=f"Move them to one split, or give the corpus as `{flags}`"
             ) from error
 
-    def flags(self, name: str, value: str, *, of_a_stage: bool = True) -> str:
-        """Write the flags that give this corpus, with another argument, to a stage, or else to a command."""
-        given, prefix = ("--data.corpus ", "--data.corpus") if of_a_stage else ("", "--corpus")
+    def flags(self, name: str, value: str) -> str:
+        """Write the flags that give a stage this corpus, with another argument."""
         arguments = {**self.location, name: value}
-        words = [f"{prefix}.{each} {shlex.quote(str(argument))}" for each, argument in arguments.items()]
-        return " ".join([f"{given}{type(self).__name__}", *words])
-
-    def fitting_scale(self, utterances: Sequence[Utterance]) -> tuple[int, int] | None:
-        """The narrowest common scale that holds all labels; None where no scale does, or the corpus's is fixed."""
-        labels = [label for each in utterances for label in each.labels.values() if not isnan(label)]
-        # MSP-Podcast's is fixed
-        if not labels or "path" not in self.location:
-            return None
-        return next(((low, high) for low, high in SCALES if low <= min(labels) and max(labels) <= high), None)
-
-    def _refuse_outside_scale(self, utterances: Sequence[Utterance]) -> None:
-        low, high = self.scale
-        for utterance in utterances:
-            for attribute, label in labels_outside(utterance, self.scale).items():
-                fitting = self.fitting_scale(utterances)
-                remedy = "Correct the label, leave it blank, or give the corpus's own scale"
-                if fitting is not None:
-                    flags = self.flags("scale", f"[{fitting[0]},{fitting[1]}]")
-                    remedy = f"Correct the label, or where that is the corpus's scale, give it as `{flags}`"
-                what = f"{attribute} is {label:g}, outside the scale {low:g} to {high:g}"
-                raise UserError(what, where=f"{self.label_file}, {utterance.utterance_id}", remedy=remedy)
+        words = [f"--data.corpus.{each} {shlex.quote(str(argument))}" for each, argument in arguments.items()]
+        return " ".join([f"--data.corpus {type(self).__name__}", *words])
 
     def listed(self) -> list[Utterance]:
         """Read what the label file lists, ordered by id, neither validated nor measured."""
@@ -151,8 +131,13 @@ def lengths_of(paths: Iterable[Path], label_file: Path) -> dict[Path, int]:
     in the user's cache folder ($XDG_CACHE_HOME or ~/.cache), a file per corpus, where there are many.
     """
     unique = list(dict.fromkeys(paths))
-    cache = _cache_file(label_file) if len(unique) > FEW else None
-    cached = {} if cache is None else _read_cache(cache)
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ser_personal"
+    name = content_hash(os.fsencode(label_file.absolute()).hex())
+    cache = folder / f"headers-{HEADERS_VERSION}-{name}.json"
+    cached: dict[str, int] = {}
+    if len(unique) > FEW:
+        with suppress(OSError, ValueError):
+            cached = json.loads(cache.read_text())
 
     def read(path: Path) -> tuple[str, int] | None:
         try:
@@ -164,29 +149,12 @@ def lengths_of(paths: Iterable[Path], label_file: Path) -> dict[Path, int]:
     with ThreadPool(HEADER_THREADS) as threads:
         entries = zip(unique, threads.map(read, unique), strict=True)
         found = {path: entry for path, entry in entries if entry is not None}
-    # a command on other splits needs what this one doesn't
-    now = cached | dict(found.values())
-    if cache is not None and now != cached:
+    now = dict(found.values())
+    if len(unique) > FEW and now != cached:
         # a disk that is full or read-only only costs time
         with suppress(OSError):
             atomic_write(cache, json.dumps(now).encode())
     return {path: length for path, (_, length) in found.items()}
-
-
-def _cache_file(label_file: Path) -> Path | None:
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return None
-    name = content_hash(os.fsencode(label_file.absolute()).hex())
-    return folder / "ser_personal" / f"headers-{HEADERS_VERSION}-{name}.json"
-
-
-def _read_cache(cache: Path) -> dict[str, int]:
-    try:
-        return {key: int(length) for key, length in json.loads(cache.read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-        return {}
 
 
 def seconds_of(utterance: Utterance, num_samples: int) -> float:
@@ -232,22 +200,12 @@ def audio_path(folder: Path, cell: str, where: object, *, anywhere: bool = False
         anywhere: accept absolute paths to elsewhere and those through `..`.
         naming: what an error adds on how to name the table.
     """
-    parts = PureWindowsPath(cell).parts
-    if not all(map(_is_a_name, parts)):
-        raise UserError(f"{cell[:80]!r} can't be a file's name", where=where, remedy="Correct or remove the row")
     path = folder / cell
     if "\\" in cell and not path.is_file():
         path = folder / cell.replace("\\", "/")
     absolute = PurePosixPath(cell).is_absolute() or PureWindowsPath(cell).anchor
-    leaves = ".." in parts or (absolute and not Path(cell).is_relative_to(folder.absolute()))
+    leaves = ".." in PureWindowsPath(cell).parts or (absolute and not Path(cell).is_relative_to(folder.absolute()))
     if leaves and not anywhere:
         remedy = f"Move the audio into {folder}{naming}"
         raise UserError(f"{cell} lies outside the corpus", where=where, remedy=remedy)
     return path
-
-
-def _is_a_name(part: str) -> bool:
-    try:
-        return "\0" not in part and len(os.fsencode(part)) <= LONGEST_NAME
-    except UnicodeEncodeError:
-        return False

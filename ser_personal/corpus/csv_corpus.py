@@ -82,7 +82,7 @@ class CSVCorpus(Corpus):
 
 
 def write_corpus(utterances: Iterable[Utterance], path: Path) -> None:
-    """Write a table that `CSVCorpus` reads, by its ending; missing labels and names are blank.
+    """Write a table that `CSVCorpus` reads; missing labels and names are blank.
 
     Paths are relative to the table's folder, absolute where the audio lies outside of it.
     """
@@ -117,10 +117,6 @@ def open_corpus(corpus: Corpus | str | os.PathLike[str]) -> Corpus:
     if isinstance(corpus, Corpus):
         return corpus
     corpus = os.fspath(corpus)
-    if corpus.startswith("{"):
-        what = "no corpus class has this name and these arguments"
-        remedy = "Give a class and what it takes, such as CSVCorpus --corpus.path corpus.csv --corpus.scale '[1,5]'"
-        raise UserError(what, where=corpus, remedy=remedy)
     path = Path(corpus)
     if is_table(path) or (path / TABLE).is_file():
         return CSVCorpus(corpus)

@@ -158,9 +158,22 @@ def personalization_gap(
     sets = by_split(usable)
     for name in ("train", "validation", test_split):
         require_split(name, sets)
-    own, evaluation = _cut(_evaluated(_by_speaker(sets[test_split]), evaluation_speakers, test_split), share)
+    of_speaker = _by_speaker(sets[test_split])
+    able = sorted((name for name in of_speaker if len(of_speaker[name]) > 1), key=lambda name: -len(of_speaker[name]))
+    if not able or len(able) < (evaluation_speakers or 1):
+        what = f"has {len(able)} speakers with two utterances, {evaluation_speakers or 1} are to be evaluated"
+        remedy = "Ask for fewer evaluation speakers, or take another test set"
+        raise UserError(what, where=f"split {test_split}", remedy=remedy)
+    own, evaluation = {}, []
+    for name in able[:evaluation_speakers]:
+        first = min(max(1, round(share * len(of_speaker[name]))), len(of_speaker[name]) - 1)
+        own[name] = [replace(utterance, split="train") for utterance in of_speaker[name][:first]]
+        evaluation += of_speaker[name][first:]
     others = _by_speaker(each for each in sets["train"] if each.speaker_id not in own)
-    _require_speakers(speakers, len(own), len(others))
+    if not speakers or not all(len(own) <= number <= len(others) for number in speakers):
+        what = f"{speakers} training speakers, where {len(own)} are evaluated and the training set has {len(others)}"
+        remedy = f"Give numbers from {len(own)} to {len(others)}; fewer evaluation speakers allow smaller ones"
+        raise UserError(what, where="speakers", remedy=remedy)
     order = np.random.default_rng(seed).permutation(sorted(others)).tolist()
     corpora = {}
     for number in speakers:
@@ -198,39 +211,7 @@ def _by_speaker(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
     of_speaker = defaultdict(list)
     for utterance in in_order_of_ids(utterances):
         of_speaker[str(utterance.speaker_id)].append(utterance)
-    return dict(of_speaker)
-
-
-def _evaluated(
-    of_speaker: Mapping[str, list[Utterance]], count: int | None, test_split: str
-) -> dict[str, list[Utterance]]:
-    able = [name for name, own in of_speaker.items() if len(own) > 1]
-    if not able or len(able) < (count or 1):
-        what = f"has {len(able)} speakers with two utterances, {count or 1} are to be evaluated"
-        remedy = "Ask for fewer evaluation speakers, or take another test set"
-        raise UserError(what, where=f"split {test_split}", remedy=remedy)
-    longest = sorted(able, key=lambda name: (-len(of_speaker[name]), name))
-    return {name: of_speaker[name] for name in longest[:count]}
-
-
-def _cut(of_speaker: Mapping[str, list[Utterance]], share: float) -> tuple[dict[str, list[Utterance]], list[Utterance]]:
-    """Speaker -> what may be trained on, and what is evaluated of all."""
-    own, evaluation = {}, []
-    for name, utterances in of_speaker.items():
-        first = min(max(1, round(share * len(utterances))), len(utterances) - 1)
-        own[name] = [replace(utterance, split="train") for utterance in utterances[:first]]
-        evaluation += utterances[first:]
-    return own, evaluation
-
-
-def _require_speakers(numbers: Sequence[int], evaluated: int, others: int) -> None:
-    if not numbers:
-        raise UserError("names no number of speakers", where="speakers", remedy="Give one at least, such as [50, 100]")
-    for number in numbers:
-        if not evaluated <= number <= others:
-            what = f"{number} training speakers, where {evaluated} are evaluated and the training set has {others}"
-            remedy = f"Give numbers from {evaluated} to {others}; fewer evaluation speakers allow smaller ones"
-            raise UserError(what, where="speakers", remedy=remedy)
+    return dict(sorted(of_speaker.items()))
 
 
 def _thin(of_speaker: Mapping[str, list[Utterance]], size: int, rng: np.random.Generator) -> list[Utterance]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from typing_extensions import override
 
@@ -14,15 +14,10 @@ from ser_personal.corpus.table import attribute_labels, known, read_rows, read_t
 from ser_personal.errors import UserError
 from ser_personal.types import Utterance
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ser_personal.corpus.table import Row
-
 logger = logging.getLogger(__name__)
 
 # Releases 1.6 and 1.8 spell it "concensus".
-LABEL_FILES = ("labels_consensus.csv", "labels_concensus.csv", "labels_consensus.json", "labels_concensus.json")
+LABEL_FILES = ("labels_consensus.csv", "labels_concensus.csv")
 AUDIO_FOLDERS = ("Audios", "Audio")
 
 ATTRIBUTE_COLUMNS = {"arousal": "EmoAct", "valence": "EmoVal", "dominance": "EmoDom"}
@@ -44,9 +39,9 @@ EMOTIONS: dict[str, str | None] = {
 class MSPPodcast(Corpus):
     """A release of MSP-Podcast: a folder with `Labels/` and `Audios/` (or `Audio/`).
 
-    Labels come from `labels_consensus` or `labels_concensus`, CSV before JSON, and lie on a scale from 1 to 7; hidden
-    ones (Test3) are NaN. `Development` is validation and `Test` is test1. An utterance's id is its file name without
-    suffix. The class letters become words (anger, sadness, ...); X, no agreement, is no emotion.
+    Labels come from `labels_consensus.csv` or `labels_concensus.csv`, and lie on a scale from 1 to 7; hidden ones
+    (Test3) are NaN. `Development` is validation and `Test` is test1. An utterance's id is its file name without suffix.
+    The class letters become words (anger, sadness, ...); X, no agreement, is no emotion.
 
     Args:
         root: the release's folder.
@@ -87,7 +82,13 @@ class MSPPodcast(Corpus):
             splits = {_id(row["FileName"]): row["Split_Set"] for row in rows}
         else:
             splits = read_partitions(self._partitions)
-            _report_unlabelled(splits, rows, self._partitions, label_file)
+            unlabelled = sorted(splits.keys() - {_id(row["FileName"]) for row in rows})
+            if len(unlabelled) == len(splits):
+                what, remedy = f"names no utterance of {label_file}", "Give a split file of this corpus"
+                raise UserError(what, where=self._partitions, remedy=remedy)
+            if unlabelled:
+                told = "%s: %d utterances have no labels in %s, left out: %s"
+                logger.warning(told, self._partitions, len(unlabelled), label_file.name, first_few(unlabelled))
         utterances = []
         for row in rows:
             name, emotion = row["FileName"], row.get("EmoClass", "")
@@ -115,9 +116,8 @@ def read_partitions(path: Path) -> dict[str, str]:
         split, _, name = (part.strip() for part in line.partition(";"))
         where = f"{path}, line {number}"
         if not (split and name):
-            raise UserError(
-                f"{line!r} names no split or no file", where=where, remedy="Write lines like `Train; NAME.wav`"
-            )
+            what = f"{line!r} names no split or no file"
+            raise UserError(what, where=where, remedy="Write lines like `Train; NAME.wav`")
         if splits.setdefault(_id(name), split) != split:
             what = f"{name} is in {splits[_id(name)]} and in {split}"
             raise UserError(what, where=where, remedy="Keep one of the lines")
@@ -126,15 +126,3 @@ def read_partitions(path: Path) -> dict[str, str]:
 
 def _id(file_name: str) -> str:
     return PurePosixPath(file_name).stem
-
-
-def _report_unlabelled(partitions: dict[str, str], rows: Sequence[Row], split_file: Path, label_file: Path) -> None:
-    unlabelled = sorted(partitions.keys() - {_id(row["FileName"]) for row in rows})
-    if len(unlabelled) == len(partitions):
-        what = f"names no utterance of {label_file}"
-        raise UserError(what, where=split_file, remedy="Give a split file of this corpus, lines like `Train; NAME.wav`")
-    if unlabelled:
-        count, names = len(unlabelled), first_few(unlabelled)
-        logger.warning(
-            "%s: %d utterances have no labels in %s, left out: %s", split_file, count, label_file.name, names
-        )

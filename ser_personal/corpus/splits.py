@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from itertools import accumulate
 from math import isnan
 from typing import TYPE_CHECKING
@@ -39,15 +38,6 @@ def canonical_split(name: str) -> str:
     if numbered := _NUMBERED_TEST.fullmatch(name):
         return f"test{int(numbered[1] or 1)}"
     return _SYNONYMS.get(name, name)
-
-
-def split_meant(name: str) -> str:
-    """Which of train and validation a misspelt split may be meant as; blank where neither is."""
-    # evaluation, which is a test set, is as close to validation as a misspelling
-    if name.startswith("eval"):
-        return ""
-    close = get_close_matches(name, ["train", "validation", *_SYNONYMS], n=1, cutoff=0.75)
-    return canonical_split(close[0]) if close else ""
 
 
 def canonical_splits(names: Iterable[str]) -> list[str]:

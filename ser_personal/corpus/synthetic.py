@@ -1,25 +1,19 @@
 """A synthetic corpus in MSP-Podcast's layout: `ser synth`.
 
-The generative model, top down; none of its assumptions is a finding about people.
+The generative model, none of whose assumptions is a finding about people:
 
-1. *Groups.* A speaker's voice is of one of four kinds (low or high, tense or lax) and differs from it. Groups take
-   turns, so every split holds all of them.
-2. *Voice.* Seven cues say how a speaker sounds without emotion: pitch, pitch range, level, tilt, rate, formants (vocal
-   tract length) and breathiness. Kind and individual difference add up.
-3. *Label distribution.* Arousal, valence and dominance of a speaker's utterances are normal, correlated across
-   attributes, and cut to 1..7. Their means and log standard deviations differ by speaker. The voice determines a part
-   of both linearly, with a correlation of 0.7, and the rest is the speaker's own. PLDC relies on this.
-4. *Expression.* A label point moves each cue by a fixed amount, linearly from the middle of the scale. The amount is
-   shared by all speakers, times a factor of the group's, times a small factor of the speaker's own. This is what a
-   speaker embedding can learn.
-5. *Absolute labels.* The voice answers the label itself, not its difference from the speaker's mean.
-6. *Unexplained variation.* Cues also vary from utterance to utterance for no reason that is annotated, and so does the
-   recording's background noise. This bounds what any model can reach. Annotators make no errors.
-7. *Content.* Utterances are random words of one invented language, by Zipf's law, independent of the labels.
-8. *Idiolect.* Which words are frequent differs by speaker. Two seconds of context don't tell it, so it is what a
-   speaker embedding adds to masked prediction.
-9. *Sound.* Glottal pulses and noise pass formants, tilt and friction bands (`synthetic_speech`). Levels leave headroom,
-   for level carries arousal, and clipping would hide it.
+1. *Voice.* Seven cues say how a speaker sounds without emotion. A voice is of one of four kinds (low or high, tense or
+   lax), which take turns, and differs from its kind.
+2. *Labels.* Arousal, valence and dominance of a speaker's utterances are normal, correlated across attributes, and cut
+   to 1..7. Their means and log standard deviations differ by speaker. The voice determines a part of both linearly,
+   with a correlation of 0.7, and the rest is the speaker's own. PLDC relies on this.
+3. *Expression.* A label point moves each cue by a fixed amount, linearly from the middle of the scale, so the voice
+   answers the label itself, not its difference from the speaker's mean. The amount is shared by all speakers, times a
+   factor of the kind's and a small one of the speaker's own. This is what a speaker embedding can learn.
+4. *Unexplained variation.* Cues and background noise also vary for no reason that is annotated, which bounds what any
+   model can reach. Annotators make no errors.
+5. *Content.* Utterances are random words of one invented language, independent of the labels. Which words are frequent
+   differs by speaker. Two seconds of context don't tell it, so a speaker embedding adds it to masked prediction.
 
 Each speaker and each utterance has a random stream of its own, numbered from the seed: corpora of one seed but other
 sizes share their utterances, though a speaker may be in another split.
@@ -67,7 +61,7 @@ NEUTRAL, BETWEEN, WITHIN = _TABLE[:, :3].T
 SHARED_EXPRESSION = _TABLE[:, 3:6]
 LOWEST, HIGHEST = _TABLE[:, 6:].T
 
-# Four kinds of voice, in standard deviations between speakers, in the order of the cues.
+# in standard deviations between speakers, in the order of the cues
 GROUPS = {
     "low tense": (-1, 0, 0, 1, 1, -1, -1),
     "low lax": (-1, 0, 0, -1, -1, -1, 1),
@@ -106,8 +100,7 @@ class Speaker:
     def draw_labels(self, rng: Generator) -> NDArray[np.float64]:
         """Draw the labels of an utterance, (attributes,), 1 to 7 with two decimals."""
         deviation = np.linalg.cholesky(LABEL_CORRELATION) @ rng.standard_normal(len(ATTRIBUTES))
-        labels: NDArray[np.float64] = (self.label_mean + self.label_std * deviation).clip(1, 7).round(2)
-        return labels
+        return np.clip(self.label_mean + self.label_std * deviation, 1, 7).round(2)
 
     def deliver(self, labels: NDArray[np.float64], rng: Generator) -> Delivery:
         """Turn an utterance's labels, (attributes,), into the way it is spoken."""
@@ -128,14 +121,12 @@ class Speaker:
 
 
 class Population:
-    """What all speakers of one corpus have in common: how groups express emotion, and which voices have which labels.
-
-    `group_expression` (groups, cues, attributes) is how far one label point moves each cue.
-    """
+    """What all speakers of a corpus have in common: how groups express emotion, and which voices have which labels."""
 
     def __init__(self, rng: Generator) -> None:
         deviation = rng.standard_normal((len(GROUPS), *SHARED_EXPRESSION.shape))
         deviation -= deviation.mean(0)
+        # how far one label point moves each cue, (groups, cues, attributes)
         self.group_expression = SHARED_EXPRESSION * (1 + GROUP_EXPRESSION * deviation)
         # from a voice to label means and standard deviations, each (attributes, cues)
         self._mean_directions, self._std_directions = _unit_directions(rng), _unit_directions(rng)
@@ -250,7 +241,6 @@ def converse(stem: Path, speakers: Mapping[str, int], seed: int = 0, turns: int 
 
 
 def _rng(seed: int, *of: int) -> Generator:
-    # A stream for each speaker and each utterance: what one of them is doesn't depend on how many others there are.
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=of))
 
 
@@ -264,10 +254,8 @@ def _split(number: int, speakers: int) -> str:
 
 
 def _emotion(labels: NDArray[np.float64]) -> str:
-    distance = {name: float(np.hypot(*(labels[:2] - typical))) for name, typical in EMOTIONS.items()}
-    return min(distance, key=lambda name: distance[name])
+    return min(EMOTIONS, key=lambda name: np.hypot(*(labels[:2] - EMOTIONS[name])))
 
 
 def _pcm16(waveform: NDArray[np.float32]) -> NDArray[np.int16]:
-    # Levels leave headroom; the clip guards against wrapping round, should a peak ever pass full scale.
     return np.round(waveform.clip(-1, 1) * 32767).astype(np.int16)

@@ -1,5 +1,4 @@
 import csv
-import json
 from zlib import crc32
 
 import numpy as np
@@ -35,12 +34,7 @@ def release(tmp_path):
         root = tmp_path / "release"
         for row in rows:
             write_wav(root / audio / str(row[0]))
-        path = root / "Labels" / label_file
-        if path.suffix == ".csv":
-            write_table(path, MSP_COLUMNS, rows)
-        else:
-            path.parent.mkdir(parents=True)
-            path.write_text(json.dumps({row[0]: dict(zip(MSP_COLUMNS[1:], row[1:], strict=True)) for row in rows}))
+        write_table(root / "Labels" / label_file, MSP_COLUMNS, rows)
         return root
 
     return write

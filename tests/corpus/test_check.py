@@ -1,5 +1,4 @@
 from pathlib import Path
-from shutil import copy
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,6 @@ from rich.console import Console
 from ser_personal import CSVCorpus, EmotionDataModule
 from ser_personal.corpus import check as kinds
 from ser_personal.corpus.check import check, examine
-from ser_personal.corpus.csv_corpus import open_corpus
 
 COLUMNS = ["path", "speaker", "split", "arousal"]
 GOOD = [["a.wav", "s", "train", 2], ["b.wav", "", "train", 4], ["c.wav", "t", "dev", 3], ["v.wav", "t", "dev", 5]]
@@ -27,39 +25,20 @@ def test_a_sound_corpus(table, capsys):
     assert found(path) == []
     assert check(path) == 0
     lines = [line.split() for line in capsys.readouterr().out.replace("│", " ").splitlines()]
-    assert ["train", "2", "0.00", "1", "1", "16,000"] in lines
-    assert ["train", "0.10", "0.10", "0.10", "0.10", "0.10"] in lines
-    assert ["train", *["3.00", "(2.00", "to", "4.00)", "none", "none"]] in lines
+    assert ["train", "2", "0.00", "1", "1"] in lines
+    seconds = ["0.10", "(0.10", "to", "0.10)"]
+    assert ["train", *seconds, "3.00", "(2.00", "to", "4.00)", "none", "none"] in lines
     assert ["No", "problem", "found."] in lines
 
 
-def test_a_validation_set_of_one_label_is_noted(table):
-    columns = [*COLUMNS, "valence"]
-    rows = [["a.wav", "s", "train", 2, 2], ["c.wav", "t", "dev", 3, 1], ["v.wav", "t", "dev", 3, 5]]
-    assert found(table(columns, *rows)) == [(kinds.ONE_LABEL, "arousal", "")]
-    single = [*rows[:2], ["v.wav", "t", "dev", "", ""]]
-    noted = [(kind, name) for kind, name, _ in found(table(columns, *single)) if kind != kinds.LABEL_MISSING]
-    assert noted == [(kinds.ONE_LABEL, "arousal"), (kinds.ONE_LABEL, "valence")]
-
-
-def test_a_split_of_another_name_is_noted_with_the_one_that_was_meant(table, capsys):
-    others = {"trian": "did you mean train?", "Valdation": "did you mean validation?", "evaluation": "", "held_out": ""}
-    rows = [[f"{name}.wav", name, name, 3] for name in (*others, "test", "Test-2", "test_clean")]
-    noted = [problem for problem in found(table(COLUMNS, *GOOD, *rows)) if problem[0] == kinds.OTHER_SPLIT]
-    assert [problem[1:] for problem in noted] == sorted((name.lower(), told) for name, told in others.items())
-    assert check(table(COLUMNS, *GOOD, *rows)) == 0
-    told = "so it is a test set of its own (4): evaluation, held_out, trian (did you mean train?) and 1 more"
-    assert told in capsys.readouterr().out
-
-
 def test_unusable_audio_is_an_error_in_the_words_of_decoding_and_odd_audio_a_note(table, wav, tmp_path):
-    names = ["missing", "short", "half", "stereo", "long", "hour", "long_enough"]
+    names = ["missing", "short", "half", "stereo", "long", "long_enough"]
     path = table(COLUMNS, *GOOD, *([f"{name}.wav", "s", "train", 2] for name in names))
     (tmp_path / "missing.wav").unlink()
     soundfile.write(tmp_path / "half.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 32_000), 16_000, format="FLAC")
     content = (tmp_path / "half.wav").read_bytes()
     (tmp_path / "half.wav").write_bytes(content[: len(content) // 2])
-    for name, num_samples in (("short", 399), ("long_enough", 400), ("long", 16 * 16_000), ("hour", 121 * 16_000)):
+    for name, num_samples in (("short", 399), ("long_enough", 400), ("long", 16 * 16_000)):
         wav(tmp_path / f"{name}.wav", num_samples=num_samples)
     wav(tmp_path / "stereo.wav", num_samples=4410, rate=44_100, channels=2)
     problems = {name: (kind, detail) for kind, name, detail in found(path)}
@@ -69,7 +48,6 @@ def test_unusable_audio_is_an_error_in_the_words_of_decoding_and_odd_audio_a_not
         "short.wav": (("is shorter than one frame, 400 samples at 16 kHz", True), ""),
         "stereo.wav": (kinds.OTHER_FORMAT, "44100 Hz, 2 channels"),
         "long.wav": (kinds.CROPPED, "16.0 s"),
-        "hour.wav": (kinds.TOO_LONG, "121.0 s"),
     }
     undecoded = {name for kind, name, _ in found(path, decode=False) if kind.fatal}
     assert undecoded == {"missing.wav", "short.wav"}
@@ -89,46 +67,26 @@ def test_problems_of_labels_and_sets(table):
     tested = [[f"{n}.wav", "t", f"test{n}", 1] for n in range(1, 6)]
     noted = [(kinds.VALIDATION_SPEAKER, "t", f"test{n}") for n in range(1, 6)]
     assert found(table(COLUMNS, *GOOD, *tested)) == noted
-    assert found(table(COLUMNS, *GOOD, ["d.wav", "S", "train", 5])) == [(kinds.SPELLINGS, "S, s", "")]
+    others = [[f"{name}.wav", name, name, 3] for name in ("trian", "held_out", "Test-2", "test_clean")]
+    assert found(table(COLUMNS, *GOOD, *others)) == [(kinds.OTHER_SPLIT, name, "") for name in ("held_out", "trian")]
     # which some stages can use
     path = table(COLUMNS, ["a.wav", "Unknown", "train", ""], GOOD[2], GOOD[3])
     assert found(path)[:2] == [(kinds.NO_SPEAKER, "train", ""), (kinds.NO_LABEL, "train", "")]
     assert check(path) == 0
 
 
-def test_labels_that_would_fit_a_narrower_scale(table):
-    def narrow(labels, scale):
-        rows = [[f"{n}.wav", "st"[n % 2], ["train", "dev"][n % 2], label] for n, label in enumerate(labels)]
-        problems = found(table(COLUMNS, *rows), scale=scale, decode=False)
-        return [problem for problem in problems if problem[0] == kinds.NARROW_SCALE]
-
-    ((_, where, detail),) = narrow([1, 5, 3] * 7, (1, 7))
-    assert where == "1 to 7"
-    assert detail.startswith("the labels are in 1 to 5: `--data.corpus CSVCorpus --data.corpus.path ")
-    assert detail.endswith("corpus.csv --data.corpus.scale '[1,5]'`")
-    # its own scale, and too few labels
-    assert narrow([1, 5, 3] * 7, (1, 5)) == narrow([1, 5] * 8, (1, 7)) == []
-
-
-@pytest.mark.parametrize(("name", "subtype"), [("deep.flac", "PCM_24"), ("f.wav", "FLOAT")])
-def test_one_recording_in_train_and_test_is_found_whatever_its_container(table, tmp_path, name, subtype):
-    path = table(COLUMNS, *GOOD, ["a0.wav", "s", "train", 2], [name, "v", "test", 2])
-    samples = np.random.default_rng(5).normal(0, 0.05, 8000)
-    soundfile.write(tmp_path / "a0.wav", samples, 16_000, subtype="PCM_16")
-    soundfile.write(tmp_path / name, samples, 16_000, subtype=subtype)
-    assert found(path) == [(kinds.LEAKED_AUDIO, "a0.wav", f"a0 in train, {Path(name).stem} in test1")]
-    assert found(path, decode=False) == []
-
-
-def test_copies_within_a_set_and_links(table, tmp_path):
-    path = table(COLUMNS, *GOOD, *([f"{name}.wav", "s", "train", 2] for name in "defg"))
-    copy(tmp_path / "d.wav", tmp_path / "e.wav")
-    (tmp_path / "g.wav").unlink()
-    (tmp_path / "g.wav").symlink_to(tmp_path / "f.wav")
-    assert sorted(found(path)) == [
-        (kinds.SAME_AUDIO, "d.wav", "d in train, e in train"),
-        (kinds.SAME_AUDIO, "f.wav", "f in train, g in train"),
+def test_one_recording_under_several_ids_is_found_whatever_its_container(table, tmp_path):
+    path = table(COLUMNS, *GOOD, ["d.flac", "v", "test", 2], *([f"{name}.wav", "s", "train", 2] for name in "ef"))
+    samples = np.random.default_rng(5).integers(-9999, 9999, 8000, dtype=np.int16)
+    for name in ("a.wav", "d.flac"):
+        soundfile.write(tmp_path / name, samples, 16_000)
+    (tmp_path / "f.wav").unlink()
+    (tmp_path / "f.wav").symlink_to(tmp_path / "e.wav")
+    assert found(path) == [
+        (kinds.LEAKED_AUDIO, "a.wav", "a in train, d in test1"),
+        (kinds.SAME_AUDIO, "e.wav", "e in train, f in train"),
     ]
+    assert found(path, decode=False) == []
 
 
 def test_segments_of_one_recording(table, wav, tmp_path):
@@ -161,13 +119,12 @@ def test_a_line_a_kind_with_the_first_names(table, wav, tmp_path, capsys):
         Path(name).unlink()
     assert check(path) == 1
     shown = capsys.readouterr().out
-    error, split, note, read = shown.splitlines()[-4:]
+    error, split, note = shown.splitlines()[-3:]
     assert error == f"error: no such audio file (5): {', '.join(names[:3])} and 2 more"
     assert note.startswith("note: audio not 16 kHz mono, converted on the fly (1): ")
-    assert read.endswith(", every sample.")
     # names of splits are no markup
     assert split.endswith(": [/x], [red]odd[/red]")
-    assert shown.count("[red]odd[/red]") - 1 == shown.count("[/x] ") == 3
+    assert shown.count("[red]odd[/red]") == shown.count("[/x] ") + 1 == 3
 
 
 def test_the_usable_part_is_written_and_trains(table, tmp_path):
@@ -197,32 +154,8 @@ def test_the_usable_part_is_written_and_trains(table, tmp_path):
         assert data.train_speaker_ids == ["None", "s"]
 
 
-@pytest.mark.parametrize(
-    ("name", "begins"),
-    [("c.tsv", b"path\tspeaker"), ("c.csv.gz", b"\x1f\x8b"), ("c.TSV.gz", b"\x1f\x8b"), ("c.parquet", b"PAR1")],
-)
-def test_the_usable_part_is_written_by_its_ending(table, tmp_path, name, begins):
-    columns = [*COLUMNS, "valence", "emotion", "start", "end"]
-    rows = [
-        ["sub/ä, b.wav", "007", "train", 2.25, "", "joy", "", ""],
-        ["s.wav", "None", "dev", 3, 4, "", "0.01", "0.05"],
-    ]
-    path = table(columns, *rows, ["gone.wav", "s", "train", 2, 2, "", "", ""])
-    (tmp_path / "gone.wav").unlink()
-    written = {}
-    for clean in (tmp_path / "plain.csv", tmp_path / name):
-        assert check(path, write=str(clean)) == 0
-        # NaN isn't equal to itself
-        written[clean] = repr(open_corpus(str(clean)).utterances)
-    assert (tmp_path / name).read_bytes().startswith(begins)
-    assert (tmp_path / "c.problems.csv").read_bytes() == (tmp_path / "plain.problems.csv").read_bytes()
-    assert written[tmp_path / name] == written[tmp_path / "plain.csv"]
-
-
-def test_an_ending_that_isnt_written_is_refused_before_anything_is_read(tmp_path):
-    told = r"has the ending of no table\. Give a name that ends in \.csv, \.csv\.gz, \.tsv, \.tsv\.gz or \.parquet\.$"
-    for name in ("clean", "clean.json", "clean.xlsx", "clean.parquet.gz"):
-        refused(f"/{name}: {told}", check, "nowhere.csv", write=str(tmp_path / name))
+def test_another_ending_is_refused_before_anything_is_read(tmp_path):
+    refused(r"/clean\.xlsx: .*ends in \.csv", check, "nowhere.csv", write=str(tmp_path / "clean.xlsx"))
 
 
 def test_what_only_the_user_can_decide_is_left_and_still_an_error(table, tmp_path, capsys):

@@ -42,7 +42,6 @@ OF_CALIBRATE = [
     ("predictions without any", "no column whose name ends in _raw", text("p.csv", "utterance,speaker\nu,s\n")),
     ("predictions in words", "utterance .*: arousal_raw is 'high', not a finite number", first_prediction("high")),
     ("predictions without vectors", "utterance u has no vector", text("p.csv", PREDICTED)),
-    ("predictions by other names", r"Did you mean segment_id\?", text("p.csv", "segment_id;speaker;a_raw\nu;s;3\n")),
 ]
 OF_VECTORS = [
     ("vectors that aren't there", "v.npz: no such file"),

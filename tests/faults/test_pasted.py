@@ -153,14 +153,6 @@ def test_a_set_that_may_share_speakers(corpus, tmp_path, capsys):
     assert ser(*fit, "--data.corpus", path, *allowing) == 0
 
 
-def test_the_scale_of_labels_that_lie_outside_it(corpus, capsys):
-    assert ser("check", corpus("12.wav,s,train,9")) == 1
-    shown = capsys.readouterr().out
-    assert "Where the labels' scale is 1 to 9: " in shown
-    _, *command = shlex.split(re.findall("`(.*?)`", shown)[-1])
-    assert ser(*command) == 0
-
-
 @pytest.mark.parametrize("command", [["check"], ["folds", "--count", "3", "--out", "folds", "--replace", "true"]])
 def test_audio_outside_the_corpus_folder(corpus, tmp_path, capsys, command):
     path = corpus("../12.wav,s,train,3", f"{tmp_path}/13.wav,s,train,3")
