@@ -19,7 +19,7 @@ from ser_personal.files import check_empty, content_hash, is_hub_name, sync_fold
 from ser_personal.speakers.bank import SpeakerBank
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ser_personal.calibration.posterior import Fitted
     from ser_personal.encoder.personalized import EncoderDescription
@@ -76,37 +76,34 @@ class Bundle:
 
 
 def check_consistent(bundle: Bundle, where: object) -> None:
-    """Refuse a bank, a posterior or a table of another model: its attributes or the width of its vectors differ."""
-    dim, own = bundle.network.dim, bundle.attributes
-    parts: list[tuple[str, int, Iterable[str]]] = []
-    if bundle.bank is not None:
-        parts.append(("speaker bank", bundle.bank.vectors.shape[1], bundle.bank.attributes))
-    if bundle.posterior is not None:
-        widths = {len(fitted.mean.voice.coefficients) for fitted in bundle.posterior.values()}
-        parts += [("posterior", width, bundle.posterior) for width in widths]
-    if bundle.conformal is not None:
-        parts.append(("table of intervals", dim, bundle.conformal.attributes))
-    remedy = "Give the one that was made with this model"
-    for name, width, attributes in parts:
-        if width != dim:
-            what = f"the {name} is of vectors of {width} values, the model's have {dim}"
-            raise UserError(what, where=where, remedy=remedy)
-        if not {*own} <= {*attributes}:
-            what = f"the {name} is of {', '.join(attributes)}, the model of {', '.join(own)}"
-            raise UserError(what, where=where, remedy=remedy)
+    """Refuse a speaker bank of another model: its attributes or the width of its vectors differ."""
+    bank, dim = bundle.bank, bundle.network.dim
+    if bank is None or (bank.vectors.shape[1] == dim and {*bundle.attributes} <= {*bank.attributes}):
+        return
+    what = (
+        f"the speaker bank is of {', '.join(bank.attributes)} and vectors of {bank.vectors.shape[1]} values, "
+        f"the model of {', '.join(bundle.attributes)} and {dim}"
+    )
+    raise UserError(what, where=where, remedy="Give the one that was made with this model")
 
 
 def read_bundle(folder: Path) -> Bundle:
     """Read a bundle whose files are complete, of this format and of each other."""
-    config = _read_json(folder / CONFIG)
-    if config.get("format") != FORMAT:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"can't be read ({error})", where=folder / CONFIG, remedy=_REMEDY) from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError("isn't a bundle of ser_personal", where=folder, remedy=_REMEDY)
     if config.get("format_version") != FORMAT_VERSION:
         what = f"bundle of format {config.get('format_version')}; this version reads format {FORMAT_VERSION}"
         raise UserError(what, where=folder, remedy="Export it again, or update ser_personal")
-    _check_hashes(folder, config)
     held = {name: folder / name for name in HASHED if (folder / name).is_file()}
     try:
+        for name in HASHED:
+            if (content_hash(held[name]) if name in held else None) != config["files"].get(name):
+                what = "isn't the file that the bundle was written with"
+                raise UserError(what, where=folder / name, remedy=_REMEDY)
         bundle = Bundle(
             network=_read_network(folder, config),
             model=config["model"],
@@ -127,20 +124,7 @@ def read_bundle(folder: Path) -> Bundle:
     except (AttributeError, KeyError, TypeError, IndexError, ImportError) as error:
         raise UserError(f"lacks or misspells {error}", where=folder / CONFIG, remedy=_REMEDY) from error
     require_one_of(f"calibration in {folder / CONFIG}", bundle.calibration, CalibrationName)
-    check_consistent(bundle, folder)
     return bundle
-
-
-def _check_hashes(folder: Path, config: dict[str, Any]) -> None:
-    hashes = config.get("files")
-    if not isinstance(hashes, dict):
-        raise UserError("lists no hashes of its files", where=folder / CONFIG, remedy=_REMEDY)
-    for name in HASHED:
-        path = folder / name
-        if name in hashes and not path.is_file():
-            raise UserError("no such file in the bundle", where=path, remedy=_REMEDY)
-        if path.is_file() and content_hash(path) != hashes.get(name):
-            raise UserError("isn't the file that the bundle was written with", where=path, remedy=_REMEDY)
 
 
 def _read_network(folder: Path, config: dict[str, Any]) -> EmotionNetwork:
@@ -169,18 +153,6 @@ def _read_network(folder: Path, config: dict[str, Any]) -> EmotionNetwork:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"can't be loaded ({reason})", where=folder / WEIGHTS, remedy=_REMEDY) from error
     return network.eval()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError("no such file in the bundle", where=path, remedy=_REMEDY)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError("isn't complete JSON", where=path, remedy=_REMEDY) from error
-    if not isinstance(content, dict):
-        raise UserError("isn't a JSON object", where=path, remedy=_REMEDY)
-    return content
 
 
 @contextmanager
@@ -247,7 +219,7 @@ def _config(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def find_bundle(name: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
+def find_bundle(name: str | Path, revision: str | None = None) -> Path:
     """The folder of a bundle, downloaded where `name` is one of the Hugging Face hub."""
     folder = Path(name)
     if folder.exists():
@@ -256,22 +228,16 @@ def find_bundle(name: str | Path, *, revision: str | None = None, token: str | N
         return folder
     if not is_hub_name(name):
         raise UserError("no such folder", where=folder, remedy=f"{_REMEDY}, or a hub name")
-    remedy = "Check the spelling, or give a folder that `ser export` wrote"
-    return download(str(name), FILES, revision=revision, token=token, remedy=remedy)
+    return download(str(name), FILES, revision, "Check the spelling, or give a folder that `ser export` wrote")
 
 
-def download(
-    name: str, files: Sequence[str], *, revision: str | None = None, token: str | None = None, remedy: str
-) -> Path:
+def download(name: str, files: Sequence[str], revision: str | None, remedy: str) -> Path:
     """The folder of a hub model's files, downloaded where they aren't cached."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=list(files)))
-    except LocalEntryNotFoundError as error:
-        what = "no folder of this name is here, and the Hugging Face hub can't be reached"
-        raise UserError(what, where=name, remedy="Try again with a network, or give the model's folder") from error
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = shorten(str(error), 160, placeholder=" ...").rstrip(".")
         at = "" if revision is None else f" at revision {revision}"

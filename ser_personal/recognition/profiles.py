@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
+from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     # of an utterance: pooled (dim,), prediction and labels (attributes,), and a hash of its samples
     Added = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None, int]
 
-logger = logging.getLogger(__name__)
 FORMAT = "ser_personal.speaker_profiles"
 FORMAT_VERSION = 4
 
@@ -142,9 +141,6 @@ class SpeakerProfiles:
     @classmethod
     def open(cls, model: str, path: Path) -> Self:
         """Read the profiles that lie at `path`, where some do; from then on every change is saved there."""
-        if path.is_dir():
-            remedy = f"Give a file in it, such as {path / 'people.safetensors'}"
-            raise UserError("is a folder, and profiles are kept in a file", where=path, remedy=remedy)
         profiles = cls(model, path)
         profiles.reload()
         return profiles
@@ -200,13 +196,10 @@ class SpeakerProfiles:
     def extend(self, speaker_id: str, profile: SpeakerProfile, utterances: Sequence[Added]) -> SpeakerProfile:
         """Add utterances to the profile of a speaker, or to `profile` where the speaker is new, and save."""
         with self._changing():
-            profile = before = self._profiles.get(speaker_id, profile)
+            profile = self._profiles.get(speaker_id, profile)
             for utterance in utterances:
                 profile = profile.add(*utterance)
             self._profiles[speaker_id] = profile
-        if repeated := before.utterances + len(utterances) - profile.utterances:
-            what = "%s: %s with the same sound as one before, which counts once; a label stays as it was first given"
-            logger.warning(what, speaker_id, counted(repeated, "utterance"))
         return profile
 
     def extend_enrolled(self, utterances: Mapping[str, Sequence[Added]]) -> None:
@@ -256,31 +249,26 @@ def _read(path: Path, model: str) -> dict[str, SpeakerProfile]:
     from safetensors import SafetensorError, safe_open
 
     remedy = "Give the file that was saved with this model, or the name of a new one"
+    of_row: defaultdict[str, dict[str, NDArray[Any]]] = defaultdict(dict)
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            for name in file.keys():  # noqa: SIM118
+                row, _, kind = name.partition(".")
+                of_row[row][kind] = file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise UserError(f"not a complete file of speaker profiles ({error})", where=path, remedy=remedy) from error
-    if metadata.get("format") != FORMAT:
-        raise UserError("safetensors, but no speaker profiles", where=path, remedy=remedy)
-    if metadata.get("version") != str(FORMAT_VERSION):
-        what = f"speaker profiles of format {metadata.get('version')}; this version reads format {FORMAT_VERSION}"
+    found = metadata.get("format"), metadata.get("version")
+    if found != (FORMAT, str(FORMAT_VERSION)):
+        what = f"holds {found[0]} of format {found[1]}; this version reads {FORMAT} of format {FORMAT_VERSION}"
         raise UserError(what, where=path, remedy="Update ser_personal, or enrol the speakers again")
     if metadata.get("model") != model:
         raise UserError("holds speaker profiles of another model", where=path, remedy=remedy)
-    of_row: dict[str, dict[str, NDArray[Any]]] = {}
-    for name, array in arrays.items():
-        row, _, kind = name.partition(".")
-        of_row.setdefault(row, {})[kind] = array
     try:
         ids = [plain_name(one) for one in json.loads(metadata["speaker_ids"])]
-        profiles = {speaker_id: SpeakerProfile.from_arrays(of_row[str(row)]) for row, speaker_id in enumerate(ids)}
+        return {speaker_id: SpeakerProfile.from_arrays(of_row[str(row)]) for row, speaker_id in enumerate(ids)}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"damaged speaker profiles (no {error})", where=path, remedy=remedy) from error
-    if len(profiles) < len(ids):
-        raise UserError("holds profiles whose names differ by blanks or accents' encoding", where=path, remedy=remedy)
-    return profiles
 
 
 def label_rows(

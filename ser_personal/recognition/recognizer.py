@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from contextlib import nullcontext
 from math import inf, nan
@@ -45,7 +44,6 @@ TURN_COLUMNS = ("overlap", "short")
 PREDICTED = "predicted"
 # of an utterance that is marked as such
 SHORT = SAMPLE_RATE
-logger = logging.getLogger(__name__)
 
 Row = dict[str, str | float | int | None]
 
@@ -60,9 +58,7 @@ def find_device(name: str | None) -> torch.device:
         torch.zeros(1, device=name).cpu()
     # AssertionError: torch was built without it; NotImplementedError: it holds no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-        remedy = f"Give {' or '.join(device for device, available in there.items() if available)}"
-        raise UserError(f"{name} can't compute on this machine", where="--device", remedy=remedy) from error
+        raise UserError(f"{name} can't compute on this machine", where="--device", remedy="Give cpu") from error
     return torch.device(name)
 
 
@@ -87,9 +83,8 @@ class EmotionRecognizer:
 
     Attributes:
         raw: predicts, before any calibration.
-        calibrator: may be replaced by anything that calibrates an utterance by its speaker's profile. Intervals and the
-            weight of labels are measured with the bundle's own: another, or PLDC with other settings, has no intervals,
-            and labels have their default weight.
+        calibrator: None where predictions stay raw. Intervals and the weight of labels are measured with the bundle's
+            own: PLDC with other settings has no intervals, and labels have their default weight.
 
     Raises:
         UserError: the bundle lacks what the chosen calibration needs.
@@ -110,11 +105,9 @@ class EmotionRecognizer:
         self.bundle = bundle
         chosen = calibration or (bundle.calibration if pldc is None else "pldc")
         self.calibrator: CausalCalibrator | None = make_calibrator(bundle, chosen, pldc)
-        self._made_calibrator = self.calibrator
         own_settings = chosen != "pldc" or pldc in (None, bundle.pldc)
-        self._label_priors = label_priors(bundle, chosen if own_settings else None)
-        as_measured = chosen == bundle.calibration and own_settings
-        self._measured_calibrator = self.calibrator if as_measured else object()
+        self._with_labels = CausalLabels(self.calibrator, label_priors(bundle, chosen if own_settings else None))
+        self._has_intervals = chosen == bundle.calibration and own_settings
         if profiles is not None:
             self._require_attributes()
         self.profiles = profiles if profiles is not None else SpeakerProfiles(bundle.model)
@@ -134,27 +127,26 @@ class EmotionRecognizer:
         window_seconds: float = 5.0,
         hop_seconds: float | None = None,
         revision: str | None = None,
-        token: str | None = None,
         **options: Any,
     ) -> Self:
         """Load a bundle.
 
         Args:
-            name: a folder that `ser export` wrote, or the name of one on the Hugging Face hub.
+            name: a folder that `ser export` wrote, or the name of one on the Hugging Face hub; a private one needs
+                `hf auth login` or HF_TOKEN.
             profiles: file for enrolled speakers, read where it exists; in memory alone if None.
             cut: how long recordings are cut: by `speech` (`silero`, or `energy` where silero-vad isn't installed), or
                 into `windows`, which turns are cut into as well.
             window_seconds: of a window.
             hop_seconds: from the beginning of a window to that of the next; `window_seconds` if None.
             revision: branch, tag or commit on the hub; the newest if None.
-            token: of the hub, for private models; that of `hf auth login` or HF_TOKEN if None.
             options: calibration, pldc, training_speakers, device and bf16, as the class has them.
 
         Raises:
             UserError: the bundle or the profiles can't be read, are of another version, or lack what the chosen
                 calibration needs.
         """
-        bundle = read_bundle(find_bundle(name, revision=revision, token=token))
+        bundle = read_bundle(find_bundle(name, revision))
         segmenter = make_segmenter(
             cut, max_samples=bundle.max_samples, window_seconds=window_seconds, hop_seconds=hop_seconds
         )
@@ -274,9 +266,6 @@ class EmotionRecognizer:
         of_rows = label_rows({} if labels is None else labels, recordings, self.attributes, self.bundle.scale)
         added: list[Added] = []
         for outcome, values in zip(self.raw.each(recordings), of_rows, strict=True):
-            if (samples := sum(each.segment.samples for each in outcome.utterances)) < SHORT:
-                seconds = samples / SAMPLE_RATE
-                logger.warning("%s: %.2f s of speech, short for a voice vector", outcome.recording.source, seconds)
             if len(outcome.utterances) > 1 and not np.isnan(values).all():
                 remedy = "Label each by a row of a table with start and end, or leave the label out"
                 raise UserError("has one label for several utterances", where=outcome.recording.source, remedy=remedy)
@@ -293,8 +282,6 @@ class EmotionRecognizer:
 
         `profiles` of the speakers so far are changed in place; other speakers start as enrolled, or empty.
         """
-        own = self.calibrator is self._made_calibrator
-        calibrator = CausalLabels(self.calibrator, self._label_priors if own else label_priors(self.bundle, None))
         turns, columns = found.recording.turns, self.columns_of([found.recording])
         rows: list[Row] = []
         for segment, speaker_id, pooled, raw, sample_hash in found.utterances:
@@ -303,7 +290,7 @@ class EmotionRecognizer:
                 profile = profiles.get(speaker_id) or self.profiles.get(speaker_id, self._empty)
                 if self.calibrator is not None or profile.labelled.count.any():
                     profile = profiles[speaker_id] = profile.add(pooled, raw, None, sample_hash)
-                    values, count = calibrator(raw, profile), profile.utterances
+                    values, count = self._with_labels(raw, profile), profile.utterances
             row: Row = {
                 "file": found.recording.source,
                 "start": segment.start / SAMPLE_RATE,
@@ -328,7 +315,7 @@ class EmotionRecognizer:
     def _interval(self, attribute: str, value: float, count: int) -> tuple[float, float]:
         """Around a value by `count` utterances, raw if 0; NaN where it wasn't measured."""
         table = self.bundle.conformal
-        if table is None or (count and self.calibrator is not self._measured_calibrator):
+        if table is None or (count and not self._has_intervals):
             return nan, nan
         width = table.half_width(attribute, count)
         low, high = self.bundle.scale or (-inf, inf)

@@ -126,9 +126,9 @@ def _files_of(model: str, revision: str | None) -> Iterator[Path]:
     else:
         from ser_personal.recognition.bundle import download
 
-        folder = download(model, [*SETTINGS, WEIGHTS[0]], revision=revision, remedy=REMEDY)
+        folder = download(model, [*SETTINGS, WEIGHTS[0]], revision, REMEDY)
         if not (folder / WEIGHTS[0]).exists():
-            folder = download(model, [*SETTINGS, WEIGHTS[1]], revision=revision, remedy=REMEDY)
+            folder = download(model, [*SETTINGS, WEIGHTS[1]], revision, REMEDY)
         yield folder
 
 

@@ -101,13 +101,13 @@ OF_LABELS = [
     ("pseudo-labels without a batch", r"\d+ of \d+ utterances are there", labels("batch-*", Path.unlink)),
 ]
 OF_BUNDLE = [
-    ("half a bundle's config", "config.json: isn't complete JSON", bundle("config.json", cut)),
+    ("half a bundle's config", "config.json: can't be read", bundle("config.json", cut)),
     ("a bundle of the future", "bundle of format 99; this version reads format", config(format_version=99)),
     ("a config that is no bundle's", "isn't a bundle of ser_personal", config(format="other")),
     ("a bundle of an unknown calibration", "config.json: there is no 'mean'", config(calibration="mean")),
     ("a bundle of a foreign head", "isn't part of ser_pers", config(interpreter={"class_path": "antigravity.Head"})),
-    ("a bundle without its bank", "bank.safetensors: no such", bundle("speaker_bank.safetensors", Path.unlink)),
-    ("a bundle that names no files", "lists no hashes of its files", config(files=3)),
+    ("a bundle without its bank", "bank.safetensors: isn't the file", bundle("speaker_bank.safetensors", Path.unlink)),
+    ("a bundle that names no files", "lacks or misspells", config(files=3)),
     ("a bundle with half its weights", "model.safetensors: isn't the file", bundle("model.safetensors", cut)),
     ("a bundle with a command for a head", "os.system isn't a part of a network", config(interpreter=COMMAND)),
     ("a bundle of a text encoder", "lacks or misspells", config(personalized_encoder={"encoder_config": BERT})),
@@ -117,7 +117,7 @@ OF_BUNDLE = [
 OF_PROFILES = [
     ("words as profiles", "not a complete file of speaker profiles", text("profiles.safetensors", "words")),
     ("profiles of another model", "of another model", profiles(model="x")),
-    ("profiles of the future", "speaker profiles of format 9", profiles(version="9")),
+    ("profiles of the future", "speaker_profiles of format 9", profiles(version="9")),
     ("profiles without sums", "damaged speaker profiles", profiles(speaker_ids='["a"]')),
 ]
 IMPORT = ["import", "{here}/x.bin", "--out", "{here}/out"]

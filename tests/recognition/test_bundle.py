@@ -6,7 +6,7 @@ from command_line import ser
 from tiny_models import tiny_network
 from torch import nn
 
-from ser_personal import EmotionRecognizer, SpeakerBank
+from ser_personal import EmotionRecognizer
 from ser_personal.audio import decode
 from ser_personal.calibration.few_labels import LabelPrior
 from ser_personal.encoder.base import weights_fingerprint
@@ -43,18 +43,6 @@ def test_nothing_half_written_is_left(bundle, tmp_path):
     write_bundle(bundle, tmp_path / "b")
     with pytest.raises(UserError, match="isn't an empty folder"):
         write_bundle(bundle, tmp_path / "b")
-
-
-def test_a_bank_of_another_model(bundle, tmp_path):
-    narrow = SpeakerBank.from_utterances(["a"], np.ones((1, 3)), np.ones((1, 2)), ("arousal", "valence"))
-    other = replace(bundle.bank, attributes=("valence", "dominance"))
-    for bank, what in (
-        (narrow, "of vectors of 3 values, the model's have 16"),
-        (other, "bank is of valence, dominance, the model of arousal, valence"),
-    ):
-        write_bundle(replace(bundle, bank=bank), tmp_path / what)
-        with pytest.raises(UserError, match=what):
-            read_bundle(tmp_path / what)
 
 
 class Forgetful(MLPInterpreter):
@@ -101,7 +89,7 @@ def test_where_no_bundle_is(tmp_path, monkeypatch):
     for name in ("a/b/c", "nowhere", str(tmp_path / "x"), "../up"):
         with pytest.raises(UserError, match="no such folder"):
             find_bundle(name)
-    with pytest.raises(UserError, match="nobody/nothing: no folder of this name is here, and the Hugging"):
+    with pytest.raises(UserError, match="nobody/nothing: neither a folder nor a model that the Hugging"):
         find_bundle("nobody/nothing")
 
 

@@ -91,7 +91,7 @@ def test_what_is_no_file_and_no_speaker_of_profiles(some_profile, tmp_path):
     for change in (profiles.delete, profiles.__getitem__):
         with pytest.raises(UserError, match=r"speaker bela: no such speaker is enrolled. Enrolled: anna"):
             change("bela")
-    with pytest.raises(UserError, match=f"is a folder.* Give a file in it, such as {tmp_path}/people.safetensors"):
+    with pytest.raises(UserError, match="not a complete file of speaker profiles"):
         SpeakerProfiles.open("model", tmp_path)
 
 

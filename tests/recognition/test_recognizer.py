@@ -18,7 +18,6 @@ from ser_personal.calibration.few_labels import LabelPrior
 from ser_personal.calibration.pldc import PLDCSettings
 from ser_personal.data.dataset import Example, collate
 from ser_personal.errors import UserError
-from ser_personal.recognition.causal import CausalPLDC
 from ser_personal.recognition.profiles import SpeakerProfiles
 from ser_personal.recognition.raw import PredictedUtterance, RawRecognizer, Utterances
 from ser_personal.recognition.recordings import Recording, find_recordings
@@ -139,17 +138,6 @@ def test_a_name_is_one_person_however_it_is_spelled(bundle_folder, recordings, t
     assert find_recordings(tmp_path, "folder")[0].speaker_id == "Jos\u00e9"
 
 
-def test_options_of_calibration_and_other_calibrators_pass_through(bundle, bundle_folder, recordings):
-    settings = PLDCSettings(k=2, shift_mean=True, scale_std=False)
-    frame = EmotionRecognizer.from_pretrained(bundle_folder, pldc=settings, device="cpu").predict(recordings[:3], "a")
-    other = EmotionRecognizer(bundle, device="cpu")
-    other.calibrator = CausalPLDC(bundle.bank, bundle.attributes, settings)
-    pd.testing.assert_frame_equal(other.predict(recordings[:3], "a"), frame)
-    other.calibrator = lambda prediction, profile: prediction + profile.utterances
-    shifted = other.predict(recordings[:3], "a")
-    np.testing.assert_allclose(shifted[CALIBRATED] - shifted[RAW].to_numpy(), [[1, 1], [2, 2], [3, 3]])
-
-
 def test_intervals_are_those_of_the_bundles_own_calibration_within_the_label_scale(bundle, recordings):
     def frame(widths, counts=(0, 1), **options):
         table = ConformalTable(0.9, dict.fromkeys(bundle.attributes, HalfWidths(counts, widths, (9,) * len(widths))))
@@ -174,17 +162,14 @@ def test_labels_have_their_default_weight_where_the_bundles_was_measured_with_an
     labels = {"arousal": [2.0, 5.0, 6.0], "valence": [2.0, 5.0, 6.0]}
     other = PLDCSettings(k=1, shift_mean=True)
 
-    def predicted(model, calibrator=None, **options):
+    def predicted(model, **options):
         recognizer = EmotionRecognizer(model, **options, device="cpu")
-        recognizer.calibrator = calibrator or recognizer.calibrator
         recognizer.enroll("anna", recordings[:3], labels)
         return recognizer.predict(recordings[3:6], "anna")[CALIBRATED].to_numpy()
 
     assert np.abs(predicted(with_priors) - predicted(bundle)).min() > 0.1
     np.testing.assert_array_equal(predicted(with_priors, pldc=bundle.pldc), predicted(with_priors))
     np.testing.assert_array_equal(predicted(with_priors, pldc=other), predicted(bundle, pldc=other))
-    causal = CausalPLDC(bundle.bank, bundle.attributes, other)
-    np.testing.assert_array_equal(predicted(with_priors, causal), predicted(bundle, causal))
 
 
 def test_each_window_is_predicted_as_that_part_alone(bundle, recordings):
@@ -305,7 +290,7 @@ def test_a_row_says_where_who_what_and_how_sure(bundle):
     # raw predictions +-1, calibrated ones +-2
     table = ConformalTable(0.9, dict.fromkeys(bundle.attributes, HalfWidths((0, 1), (1.0, 2.0), (20, 20))))
     recognizer = EmotionRecognizer(replace(bundle, conformal=table), device="cpu")
-    recognizer.calibrator = recognizer._measured_calibrator = lambda prediction, _: prediction - 1
+    recognizer._with_labels = lambda prediction, _: prediction - 1
     first, second = recognizer.rows(said([4.0, 2.0], [6.5, 2.0]), {})
     names = [f"{attribute}_{name}" for attribute in bundle.attributes for name in ("low", "high", "raw")]
     assert list(first) == ["speaker", "start", "end", *CALIBRATED, *names, "calibration_utterances", "file"]

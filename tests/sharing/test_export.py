@@ -245,7 +245,7 @@ def test_what_can_not_be_exported(refused, tested_checkpoint, synthetic_corpus, 
     bank = SpeakerBank.load(tested_checkpoint.with_suffix(".speaker_bank.safetensors"))
     of_three = {name: getattr(bank, name)[..., :3] for name in ("vectors", "training_mean", "training_std")}
     replace(bank, **of_three).save(tmp_path / "other.safetensors")
-    refused(tested_checkpoint, "--bank", tmp_path / "other.safetensors", what="of vectors of 3 values, the model's")
+    refused(tested_checkpoint, "--bank", tmp_path / "other.safetensors", what="and vectors of 3 values, the model")
     replace(bank, scale=(1, 5)).save(tmp_path / "scale.safetensors")
     flags = ("--bank", tmp_path / "scale.safetensors", "--corpus", synthetic_corpus)
     refused(tested_checkpoint, *flags, what="labels are on a scale of 1 to 7, the speaker bank's on 1 to 5")

@@ -22,7 +22,6 @@ class Hub:
         self.cache = cache
         self.files: dict[str, dict[str, bytes]] = {}  # repository -> name -> content
         self.private: dict[str, bool] = {}
-        self.tokens: set[str | None] = set()  # that downloads came with
         self.refuses = False  # uploads
 
     def create_repo(self, _api, name, *, private, exist_ok):
@@ -38,8 +37,7 @@ class Hub:
             raise HfHubHTTPError("403 Forbidden: you don't have the rights", response=MagicMock())
         self.files[repo_id] |= {path.name: path.read_bytes() for path in folder_path.iterdir()}
 
-    def snapshot_download(self, name, *, revision, token, allow_patterns):
-        self.tokens.add(token)
+    def snapshot_download(self, name, *, revision, allow_patterns):
         if name not in self.files:
             raise RepositoryNotFoundError("404 Client Error. Repository Not Found", response=MagicMock())
         if revision not in {None, "main", COMMIT}:
@@ -71,9 +69,8 @@ def test_a_bundle_pushed_and_loaded_by_its_name(hub, tested_checkpoint, tmp_path
     pushed = hub.files["anna/voices"]
     assert pushed == {path.name: path.read_bytes() for path in bundle.iterdir()}
     assert 'EmotionRecognizer.from_pretrained("anna/voices")' in pushed["README.md"].decode()
-    loaded = EmotionRecognizer.from_pretrained("anna/voices", revision=COMMIT, token="hf_ours")  # noqa: S106
+    loaded = EmotionRecognizer.from_pretrained("anna/voices", revision=COMMIT)
     assert loaded.bundle.model == EmotionRecognizer.from_pretrained(bundle).bundle.model
-    assert hub.tokens == {"hf_ours"}
     with pytest.raises(UserError, match=r"hub gives at revision v9 \(.*Revision Not Found"):
         EmotionRecognizer.from_pretrained("anna/voices", revision="v9")
 
