@@ -10,7 +10,6 @@ import traceback
 from collections import deque
 from contextlib import contextmanager
 from difflib import get_close_matches
-from itertools import islice
 from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -26,22 +25,18 @@ CONFIG_FLAGS = ("--config", "-c")
 _PACKAGE = Path(__file__).parent
 # a wheel has them in the package, a clone next to it
 SHIPPED = next((folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir()), _PACKAGE)
-# of a config; those that ship hold a few dozen
-MAX_VALUES = 10_000
 Made = TypeVar("Made")
 
 
 def find_config(name: str) -> Path:
     """Find a config: a file of that path, else the one that ships under it (`papt.yaml`, `tiny/papt.yaml`)."""
-    if Path(name).is_file():
-        return Path(name)
-    shipped = _shipped(name)
-    if shipped is None:
-        names = shipped_names()
-        close = get_close_matches(name.removeprefix("configs/"), names, n=1)
-        remedy = f"Did you mean {close[0]}?" if close else f"Give a file, or one that ships: {', '.join(names)}"
-        raise UserError("no such config file", where=name, remedy=remedy)
-    return shipped
+    for path in (Path(name), SHIPPED / name.removeprefix("configs/")):
+        if path.is_file():
+            return path
+    names = shipped_names()
+    close = get_close_matches(name.removeprefix("configs/"), names, n=1)
+    remedy = f"Did you mean {close[0]}?" if close else f"Give a file, or one that ships: {', '.join(names)}"
+    raise UserError("no such config file", where=name, remedy=remedy)
 
 
 def shipped_names() -> list[str]:
@@ -50,27 +45,16 @@ def shipped_names() -> list[str]:
     return sorted(names, key=lambda name: ("/" in name, name))
 
 
-def _shipped(name: str) -> Path | None:
-    path = SHIPPED / name.removeprefix("configs/")
-    return (
-        path
-        if not Path(name).is_absolute() and path.is_file() and path.resolve().is_relative_to(SHIPPED.resolve())
-        else None
-    )
-
-
 def with_found_configs(arguments: Sequence[str]) -> list[str]:
     """Replace each config's name by the path of its file, and say which one was taken."""
     found = list(arguments)
     for position, name in _values_at(CONFIG_FLAGS, arguments):
         if not name or _is_yaml(name):
             continue
-        path, shipped = find_config(name), _shipped(name)
-        if shipped is not None and (path == shipped or not path.samefile(shipped)):
-            what = path if path == shipped else "the file of this folder, not the one that ships"
-            # Lightning starts the other processes by the same command
-            if os.environ.get("LOCAL_RANK", "0") == "0":
-                sys.stderr.write(f"config {name} is {what}\n")
+        path = find_config(name)
+        # Lightning starts the other processes by the same command
+        if name.removeprefix("configs/") in shipped_names() and os.environ.get("LOCAL_RANK", "0") == "0":
+            sys.stderr.write(f"config {name} is {path.absolute()}\n")
         flag, equals, _ = found[position].partition("=")
         found[position] = f"{flag}={path}" if equals and flag in CONFIG_FLAGS else str(path)
     return found
@@ -94,32 +78,15 @@ def read_configs(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
         except OSError as error:
             raise UserError("can't be read", where=path, remedy="Check the path and its permissions") from error
         # a ValueError is of bytes that are no text, or of a date that doesn't exist
-        except (ValueError, yaml.YAMLError) as error:
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
             mark = getattr(error, "problem_mark", None)
             where = f"{path}, line {mark.line + 1}" if mark else path
             what = f"isn't YAML ({getattr(error, 'problem', error)})"
             raise UserError(what, where=where, remedy="Correct the file") from error
-        except RecursionError as error:
-            raise UserError("is nested too deeply", where=path, remedy="Give a config of this project") from error
         if not isinstance(content, dict):
             raise UserError("holds no `name: value` lines", where=path, remedy="Write lines such as `model:`")
-        # a few lines with aliases of aliases can stand for more values than any memory holds
-        if sum(1 for _ in islice(_values(content), MAX_VALUES + 1)) > MAX_VALUES:
-            what = f"holds more than {MAX_VALUES:,} values"
-            raise UserError(what, where=path, remedy="Write them out without aliases of aliases")
         configs[config] = content
     return configs
-
-
-def _values(content: object) -> Iterator[object]:
-    waiting = [content]
-    while waiting:
-        value = waiting.pop()
-        yield value
-        if isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
 
 
 def values_of(flags: Collection[str], arguments: Sequence[str]) -> list[str]:
@@ -185,9 +152,7 @@ def _as_flags(arguments: Sequence[str], parser: Any, positional: Mapping[str, bo
     given: dict[str, str] = {}
     others: list[str] = []
     unnamed: list[str] = []
-    # what follows `--` is no flag, whatever it looks like
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    words = deque(re.sub(r"^-c(?==|$)", "--config", word) for word in arguments[:end])
+    words = deque(re.sub(r"^-c(?==|$)", "--config", word) for word in arguments)
     while words:
         word = words.popleft()
         flag, equals, value = word.partition("=")
@@ -207,17 +172,10 @@ def _as_flags(arguments: Sequence[str], parser: Any, positional: Mapping[str, bo
                 unnamed.append(value)
             else:
                 given[name] = value
-    unnamed += arguments[end + 1 :]
     for name, several in positional.items():
         if unnamed and name not in given:
             given[name] = json.dumps(unnamed) if several else unnamed[0]
             unnamed = [] if several else unnamed[1:]
-        if name == "audio" and unnamed:
-            remedy = "Put several into a folder, or list them in a table with a column path"
-            raise UserError("is one too many: audio is one file, folder or table", where=unnamed[0], remedy=remedy)
-        if name in given and Path(given[name]).exists() and any(flag.startswith(f"--{name}.") for flag in others):
-            remedy = "Give a class and what it takes, such as CSVCorpus --corpus.path corpus.csv --corpus.scale '[1,5]'"
-            raise UserError("a path takes no arguments", where=given[name], remedy=remedy)
     return [*configs, *(f"--{name}={value}" for name, value in given.items()), *others, *unnamed]
 
 
@@ -284,18 +242,8 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 _UNKNOWN = re.compile(r"(?:unrecognized arguments: --|[Oo]ption ')([\w.]+)")
 _KEY = re.compile(r'Parser key "([^"]+)"')
-# where several types are allowed, why the value is of none of them
-_TRIED = re.compile(r"^ +- (.*)", re.MULTILINE)
 _PLAIN = {
-    r"^Expected a <class '(\w+)'>\. Got value: (.*)": r"\2 is no \1",
-    r"^Not a valid subclass of (\w+)\. Got value: (.*)\n(?s:.*)": r"\2 is no \1",
-    r"^Expected an instantiatable class, but .* is abstract": "needs the name of a class before its arguments",
-    r"^Expected a typing\.Literal\[(.*)\]\. Got value: (.*)": r"\2 is none of \1",
     r"^(.*) does not conform to restriction (.*)": r"\1 is out of range (\2)",
-    r"^invalid literal for (int)\(\) with base 10: '(.*)'": r"\2 is no \1",
-    r"^could not convert string to (float): '(.*)'": r"\2 is no \1",
-    r"^(int|float)\(\) argument must be .*, not 'NoneType'": r"null is no \1",
-    r"^None is no ": "null is no ",
     r"^Expected a dot import path string: (.*)": r"\1 is no class to choose here",
     r"\b(?:fit|validate|test|predict)\.(data|model)\b": r"--\1",
 }
@@ -308,16 +256,10 @@ def _mistake_in(message: str, causes: Sequence[BaseException]) -> tuple[str | No
     """
     keys: list[str] = []
     reason = message
-    union: list[str] = []
     for cause in causes:
         reason = str(cause) or reason
         if isinstance(cause, TypeError) and (named := _KEY.match(reason)):
             keys.append(named[1])
-            union = []
-        union = [line for line in _TRIED.findall(reason) if not line.startswith("Expected a <class")] or union
-    if reason.startswith("Expected a <class") and union:
-        # why it isn't of the class that was meant, not that it is of no other type
-        reason = union[0]
     for pattern, plain in _PLAIN.items():
         reason = re.sub(pattern, plain, reason)
     return f"--{'.'.join(keys)}" if keys else None, reason.strip().rstrip(".")

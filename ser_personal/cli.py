@@ -85,13 +85,11 @@ COMMANDS = {
     "demo": Command("demo:demo", "run the whole pipeline on a synthetic corpus"),
 }
 STAGES = {
-    "fit": Command("stages.stage_cli:run", "train: PAPT or TAPT, or fine-tuning"),
-    "validate": Command("stages.stage_cli:run", "score a checkpoint on the validation set"),
-    "test": Command("stages.stage_cli:run", "score a checkpoint on the test sets, calibrated with pldc.yaml"),
-    "predict": Command("stages.stage_cli:run", "predict with a checkpoint"),
+    "fit": "train: PAPT or TAPT, or fine-tuning",
+    "validate": "score a checkpoint on the validation set",
+    "test": "score a checkpoint on the test sets, calibrated with pldc.yaml",
+    "predict": "predict with a checkpoint",
 }
-# what other tools call them
-SYNONYMS = {"train": "fit", "pretrain": "fit", "finetune": "fit", "evaluate": "test", "infer": "annotate"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -177,16 +175,18 @@ def dispatch(argv: Sequence[str]) -> int:
         sys.stdout.write(f"{version('ser_personal')}\n")
         return 0
     if name not in STAGES and name not in COMMANDS:
-        close = SYNONYMS.get(name) or next(iter(get_close_matches(name, [*STAGES, *COMMANDS], n=1)), None)
-        remedy = f"Did you mean `ser {close}`?" if close else "`ser --help` lists them"
+        close = get_close_matches(name, [*STAGES, *COMMANDS], n=1)
+        remedy = f"Did you mean `ser {close[0]}`?" if close else "`ser --help` lists them"
         raise UserError("no such command", where=name, remedy=remedy)
     if name in STAGES and rest in (["-h"], ["--help"]):
-        sys.stdout.write(help_page(name, STAGES[name].summary))
+        sys.stdout.write(help_page(name))
         return 0
     rest = with_found_configs(rest)
     if name in STAGES:
         check_before_imports(name, rest)
-        STAGES[name].load()([name, *(rest[:-1] if rest[-2:] == ["--help", "all"] else rest)])
+        from ser_personal.stages.stage_cli import run
+
+        run([name, *(rest[:-1] if rest[-2:] == ["--help", "all"] else rest)])
         return 0
     read_configs(rest)
     function = COMMANDS[name].load()
@@ -197,7 +197,7 @@ def overview() -> str:
     """Text of `ser --help`."""
     lines = ["usage: ser COMMAND ...", "", "Personalised continuous speech emotion recognition: PAPT and PLDC.", ""]
     lines += ["stages (LightningCLI; `ser fit --config papt.yaml --data.corpus CORPUS`):"]
-    lines += [f"  {name:10}{stage.summary}" for name, stage in STAGES.items()]
+    lines += [f"  {name:10}{summary}" for name, summary in STAGES.items()]
     lines += ["", "commands:"]
     lines += [f"  {name:10}{command.summary}" for name, command in COMMANDS.items()]
     lines += ["", "`ser COMMAND --help` lists its arguments; --verbose shows what Lightning says, too."]
@@ -206,14 +206,10 @@ def overview() -> str:
 
 def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
     """Refuse what would fail anyway, before the 10 to 20 seconds that lightning and transformers take to import."""
-    configs = read_configs(arguments)
+    configs = read_configs(arguments).values()
     if {"-h", "--help", "--print_config"} & {argument.split("=")[0] for argument in arguments}:
         return
-    for path, content in configs.items():
-        if "trainer" in content and not isinstance(content["trainer"], dict):
-            what = "holds no `name: value` lines under trainer"
-            raise UserError(what, where=path, remedy="Write lines such as `max_epochs: 10` below it")
-    in_configs = [content["ckpt_path"] for content in configs.values() if "ckpt_path" in content]
+    in_configs = [content["ckpt_path"] for content in configs if "ckpt_path" in content]
     checkpoint = [None, *in_configs, *values_of(["--ckpt_path"], arguments)][-1]
     if stage == "fit" and checkpoint in {None, "null", "last"}:
         return
@@ -225,40 +221,21 @@ def check_before_imports(stage: str, arguments: Sequence[str]) -> None:
         raise UserError("no such checkpoint", where=checkpoint, remedy=remedy)
 
 
-RECIPES = ("papt.yaml", "finetune.yaml")
-NAMES = 29  # characters of the first column
-
-
-class Flag(NamedTuple):
-    """A flag, its meaning, and its default in each of RECIPES where that doesn't set it; None: no such flag."""
-
-    name: str
-    meaning: str
-    defaults: tuple[str | None, str | None] = (None, None)
-
-
-FLAGS = (
-    Flag("--data.corpus", "MSP-Podcast's folder, a table, or a class of corpus"),
-    Flag("--data.pseudo_labels", "what `ser kmeans` wrote"),
-    Flag("--data.batch_seconds", "seconds of audio in a batch on a device", (None, "360.0")),
-    Flag("--data.max_batch", "utterances in a batch of all devices, at most"),
-    Flag("--model.encoder", "also TinyEncoder, CachedFeatures, LogMelEncoder ..."),
-    Flag("--model.papt_checkpoint", "papt.ckpt to fine-tune from", (None, "null")),
-    Flag("--model.attributes", "quoted, as in '[arousal,valence]'"),
-    Flag("--model.learning_rate", "the peak"),
-    Flag("--trainer.max_epochs", "passes over the training set"),
-    Flag("--trainer.devices", "how many GPUs; all where auto", ("auto", "auto")),
-    Flag("--trainer.precision", "32-true where there is no GPU"),
-    Flag("--trainer.default_root_dir", "where checkpoints and logs go", ("null", "null")),
-    Flag("--trainer.logger", "TensorBoard; also CSVLogger, WandbLogger ...", ("null", "null")),
-    Flag("--wandb", "log to this project of W&B instead"),
-    Flag("--ckpt_path", "a checkpoint to resume, or last", ("null", "null")),
-)
-FOLDERS = {
-    "encoders/": "on top of finetune.yaml, encoders and adapters of today",
-    "public/": "on top of finetune.yaml, heads of public models",
-    "speakers/": "on top of cached.yaml, other speaker representations",
-    "tiny/": "small enough for two processor cores",
+FLAGS = {
+    "--data.corpus": "MSP-Podcast's folder, a table, or a class of corpus",
+    "--data.pseudo_labels": "what `ser kmeans` wrote",
+    "--data.batch_seconds": "seconds of audio in a batch on a device",
+    "--data.max_batch": "utterances in a batch of all devices, at most",
+    "--model.encoder": "also TinyEncoder, CachedFeatures, LogMelEncoder ...",
+    "--model.papt_checkpoint": "papt.ckpt to fine-tune from",
+    "--model.attributes": "quoted, as in '[arousal,valence]'",
+    "--model.learning_rate": "the peak",
+    "--trainer.max_epochs": "passes over the training set",
+    "--trainer.devices": "how many GPUs; all where auto",
+    "--trainer.precision": "32-true where there is no GPU",
+    "--trainer.default_root_dir": "where checkpoints and logs go",
+    "--trainer.logger": "TensorBoard; also CSVLogger, WandbLogger ...",
+    "--ckpt_path": "a checkpoint to resume, or last",
 }
 EXAMPLES = {
     "fit": "ser fit --config finetune.yaml --data.corpus CORPUS --model.papt_checkpoint papt.ckpt",
@@ -268,52 +245,22 @@ EXAMPLES = {
 }
 
 
-def help_page(stage: str, summary: str) -> str:
-    """Text of `ser STAGE --help`: defaults of the flags are read from the recipes that ship."""
-    import yaml
-
-    contents = {name: (SHIPPED / name).read_text(encoding="utf-8") for name in shipped_names()}
-    recipes = [yaml.safe_load(contents[name]) for name in RECIPES]
+def help_page(stage: str) -> str:
+    """Text of `ser STAGE --help`."""
     lines = [f"usage: ser {stage} --config NAME.yaml [--config MORE.yaml ...] [--FLAG VALUE ...]", ""]
-    lines += [f"{summary[0].upper()}{summary[1:]}.", f"  {EXAMPLES[stage]}", ""]
-    lines += [f"{'flags that people change':{NAMES}}" + "".join(f"{name:>15}" for name in RECIPES)]
-    for flag in FLAGS:
-        values = (value_of(flag, number, recipe) for number, recipe in enumerate(recipes))
-        columns = "".join(f"{value or '-':>15}" for value in values)
-        lines += [f"  {flag.name:{NAMES - 2}}{columns}  {flag.meaning}"]
+    lines += [f"{stage}: {STAGES[stage]}", f"  {EXAMPLES[stage]}", "", "flags that people change:"]
+    lines += [f"  {flag:28}{meaning}" for flag, meaning in FLAGS.items()]
     lines += ["", "configs that ship (a file of the current folder wins; later ones change earlier ones):"]
-    for name in (name for name in contents if "/" not in name):
-        first = contents[name].split("\n", 1)[0].removeprefix("# ").rstrip(".:")
-        lines += [f"  {name:{NAMES - 2}}{shorten(first, 80, placeholder=' ...')}"]
-    for folder, what in FOLDERS.items():
-        names = [name.removeprefix(folder).removesuffix(".yaml") for name in contents if name.startswith(folder)]
-        first, *more = wrap(f"{what}: {', '.join(names)}", 80)
-        lines += [f"  {folder + '*.yaml':{NAMES - 2}}{first}", *(" " * NAMES + line for line in more)]
+    for name in (name for name in shipped_names() if "/" not in name):
+        first = (SHIPPED / name).read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("# ").rstrip(".:")
+        lines += [f"  {name:28}{shorten(first, 80, placeholder=' ...')}"]
+    more = ", ".join(name for name in shipped_names() if "/" in name)
+    lines += wrap(more, 110, initial_indent="  ", subsequent_indent="  ")
     lines += ["", f"All flags: `ser {stage} --help all`; those of a class: `ser {stage} --model.help PAPT`,"]
     lines += [
         "`--data.help EmotionDataModule`, `--trainer.callbacks.help PLDCCallback`. --verbose shows what Lightning says."
     ]
     return "\n".join(lines) + "\n"
-
-
-def value_of(flag: Flag, number: int, recipe: dict[str, Any]) -> str | None:
-    """What a flag is in the recipe of this number in RECIPES, as the page shows it; None where it has no such flag."""
-    part, _, name = flag.name.removeprefix("--").partition(".")
-    holder = recipe.get(part, {})
-    if part in {"model", "data"}:
-        holder = holder["init_args"]
-    if not name or name not in holder:
-        return flag.defaults[number]
-    return shown(holder[name])
-
-
-def shown(value: Any) -> str:
-    """A value of a config as it is written on a command line: of a class its name, `null` for None."""
-    if isinstance(value, dict):
-        return str(value["class_path"]).rpartition(".")[2]
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(map(str, value))}]"
-    return "null" if value is None else str(value)
 
 
 # Lightning starts its other processes by this module's name

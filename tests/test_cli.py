@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Literal, get_type_hints
 
 import pytest
-import yaml
-from command_line import ser, stage
+from command_line import ser
 from safetensors import SafetensorError
 
-from ser_personal.arguments import SHIPPED, parse, values_of, with_found_configs, without
-from ser_personal.cli import COMMANDS, FLAGS, RECIPES, STAGES, find_user_error, help_page, shown, value_of
+from ser_personal.arguments import parse, shipped_names, values_of, without
+from ser_personal.cli import COMMANDS, STAGES, find_user_error
 from ser_personal.comparison.compare import compare
 from ser_personal.corpus.check import check
 from ser_personal.corpus.csv_corpus import CSVCorpus
@@ -145,7 +144,7 @@ def test_mistakes_on_a_command_line_are_one_line():
     for arguments, message in (
         (["c", "d", "--out", "o"], "unrecognized arguments: d"),
         (["c", "--corpus", "d", "--out", "o"], "unrecognized arguments: c"),
-        (["c", "--out", "o", "--keep-all", "perhaps"], "--keep_all: perhaps is no bool"),
+        (["c", "--out", "o", "--keep-all", "perhaps"], "--keep_all: Expected a <class 'bool'>. Got value: perhaps"),
     ):
         with pytest.raises(UserError) as caught:
             parsed(*arguments)
@@ -168,35 +167,15 @@ def test_positionals_are_classes_names_or_several_words():
         corpus = parse(check, "ser check", ("corpus",), arguments)["corpus"]
         assert isinstance(corpus, CSVCorpus)
         assert (str(corpus.label_file), corpus.scale) == ("c.csv", (1, 5))
-    for arguments in (["--corpus", "c"], ["--corpus=c"], ["c"], ["--", "c"]):
+    for arguments in (["--corpus", "c"], ["--corpus=c"], ["c"]):
         assert parse(check, "ser check", ("corpus",), arguments)["corpus"] == "c"
         assert parsed("--out", "o", *arguments)["corpus"] == "c"
     for arguments in (["a", "b"], ["--runs", "a", "b"], ["--baseline", "b", "a", "b"]):
         assert parse(compare, "ser compare", ("runs",), arguments)["runs"] == ["a", "b"]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_the_page_shows_what_the_parser_takes(recipe, monkeypatch):
-    # parsed, neither built nor run
-    monkeypatch.setattr("ser_personal.stages.stage_cli.StageCLI.instantiate_classes", lambda _: None)
-    monkeypatch.setattr("ser_personal.stages.stage_cli.StageCLI._run_subcommand", lambda *_: None)
-    config = stage(*with_found_configs(["fit", "--config", recipe])).config["fit"]
-    content = yaml.safe_load((SHIPPED / recipe).read_text())
-    place = RECIPES.index(recipe)
-    for flag in FLAGS:
-        part, _, name = flag.name.removeprefix("--").partition(".")
-        arguments = config[part].init_args if part in {"model", "data"} else config[part] if name else config
-        name = name or part
-        value = arguments.as_dict()[name] if name in arguments else None
-        assert value_of(flag, place, content) == (shown(value) if name in arguments else None), flag.name
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_the_page_of_a_stage_fits_a_screen_and_names_each_flag_and_recipe(name, capsys):
-    assert ser(name, "--help") == 0
+def test_the_page_of_a_stage_names_each_recipe(capsys):
+    assert ser("fit", "--help") == 0
     page = capsys.readouterr().out
-    assert page == help_page(name, STAGES[name].summary)
-    assert all(flag.name in page for flag in FLAGS)
-    assert "  tiny/*.yaml " in page
-    assert len(page.splitlines()) <= 50
+    assert all(config in page for config in shipped_names())
     assert max(map(len, page.splitlines())) <= 112

