@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import ChainMap
 from dataclasses import asdict, replace
 from importlib import import_module
@@ -15,9 +14,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ser_personal.annotation.journal import Shard, joined, journal_of, open_journals
-from ser_personal.annotation.tables import check_format, check_stems, write_annotations, write_table, write_vectors
+from ser_personal.annotation.tables import check_format, check_stems, write_annotations, write_vectors
 from ser_personal.calibration.pldc import PLDCSettings
-from ser_personal.corpus.table import SEGMENT, attribute_labels, is_table, known, read_rows
+from ser_personal.corpus.table import SEGMENT, attribute_labels, is_table, known, read_rows, write_rows
 from ser_personal.errors import UserError, counted
 from ser_personal.files import content_hash
 from ser_personal.recognition.bundle import CONFIG, CalibrationName, find_bundle
@@ -76,27 +75,21 @@ def annotate(
         audio: a sound file, a folder (with the folders inside it or linked there, but no hidden ones), or a table with
             a column path, and with start and end (seconds or h:mm:ss) where rows are segments.
         model: a folder that `ser export` wrote, or the name of one on the Hugging Face hub.
-        out: file to write, which appears once it is complete: a table (.csv, .parquet, .jsonl), a Praat .TextGrid with
-            a tier for each speaker and attribute, or labels for Audacity (.txt). Of several recordings, the last two
-            are folders with a file for each.
+        out: file to write, which appears once it is complete: a .csv, or a Praat .TextGrid with a tier for each
+            speaker and attribute; of several recordings, a folder of TextGrids.
         speaker_from: who speaks: the name of the `folder` that a file lies in, the table's `column` speaker, or `none`,
             which also leaves the output's speaker column empty; if null, the segments' speakers, or none without
-            --segments. A speaker's recordings count in the order of their paths, session2 before
-            session10, or of the table.
-        segments: who speaks when: an RTTM file, a Praat TextGrid (a tier of intervals a speaker; aligners' words and
-            phones, and intervals called silent, sil, sp, spn, <p:> or # are left out), a table with columns path,
-            start, end and speaker, or a folder of the first two called as the recordings. A diariser's numbers of
-            speakers (SPEAKER_00) are of one recording. Turns longer than the model's `max_samples` are split; those
-            under a second, and overlapping ones, are marked, and those without sound left out.
+            --segments. A speaker's recordings count in the order of their paths, or of the table.
+        segments: who speaks when: an RTTM file, a Praat TextGrid (a tier a speaker), a table with columns path, start,
+            end and speaker, or a folder of the first two called as the recordings. Turns longer than the model's
+            `max_samples` are split; those under a second, and overlapping ones, are marked.
         channel: `mix` is all channels mixed, `left` and `right` one, and `each` a speaker a channel, `call/left` and
             `call/right`; segments are then of the channel that RTTM names.
         cut: how long recordings are cut: by `speech` (`silero`, or `energy` where silero-vad isn't installed), or into
             `windows`, which turns are cut into as well.
-        window_seconds: of a window.
-        hop_seconds: from the beginning of a window to that of the next, for values at a steady rate; `window_seconds`
-            if null. Each window counts as an utterance of its speaker.
-        calibration: `pldc`, `posterior` or `none`, which leaves predictions raw, but for speakers who were enrolled
-            with labels; as the bundle says if null.
+        window_seconds: of a window, which counts as an utterance of its speaker.
+        hop_seconds: from the beginning of a window to that of the next; `window_seconds` if null.
+        calibration: `pldc`, `posterior` or `none`, raw but for speakers enrolled with labels; the bundle's if null.
         pldc: settings of PLDC, which then calibrates unless another is named; the bundle's if null.
         profiles: file of enrolled speakers, to start from and to add to.
         device: to run on; CUDA where there is one, if null.
@@ -162,7 +155,7 @@ def annotate(
         failed_table = target.with_name(f"{target.stem}.failed.csv")
         failed_table.unlink(missing_ok=True)
         if failures:
-            write_table(failed_table, failures, ["file", "reason"])
+            write_rows(failed_table, ["file", "reason"], failures)
         # where every recording failed there is nothing to write, and the same command can be repeated
         if len(failures) < len(own) or not own:
             if vectors_file is not None:
@@ -175,7 +168,7 @@ def annotate(
         for journal in journals:
             journal.path.unlink()
     for failure in failures:
-        show(f"failed: {failure['file']}: {failure['reason']}")
+        show(f"failed: {': '.join(failure)}")
     failed_line = f"{len(failures)} failed, see {failed_table}"
     lines = [f"written: {target}"] * target.exists() + [failed_line] * bool(failures)
     show("; ".join(lines))
@@ -185,10 +178,8 @@ def annotate(
 def _find(audio: str, speaker_from: SpeakerFrom | None, segments: str | None, channel: Channel) -> list[Recording]:
     """List the recordings, or the channels of them, with the turns in them."""
     if speaker_from in ("folder", "column") and (segments is not None or channel == "each"):
-        what, remedy = "segments", "Leave --speaker_from out, or give none"
-        if segments is None:
-            what, remedy = "channels", f"{remedy}, or one channel"
-        raise UserError(f"the {what} say who speaks", where=f"--speaker_from {speaker_from}", remedy=remedy)
+        what, remedy = "the segments or channels say who speaks", "Leave --speaker_from out, or give none"
+        raise UserError(what, where=f"--speaker_from {speaker_from}", remedy=remedy)
     recordings = find_recordings(Path(audio), speaker_from or "none")
     named = speaker_from is None
     if segments is not None:
@@ -208,42 +199,29 @@ def import_trusted(module: str | None) -> None:
 def _run(
     recognizer: EmotionRecognizer, recordings: Sequence[Recording], journal: Journal, *, keep_vectors: bool
 ) -> None:
-    """Annotate the recordings that the journal lacks, and say how fast."""
+    """Annotate the recordings that the journal lacks."""
 
     def entries_of(outcome: Utterances) -> list[Entry]:
         rows = [_rounded(row) for row in recognizer.rows(outcome, journal.profiles)]
         vectors = [one.pooled.astype("float32").tobytes() if keep_vectors else None for one in outcome.utterances]
         return list(zip(rows, vectors, strict=True))
 
-    started, audio_seconds = time.perf_counter(), 0.0
     with Progress(transient=True) as progress:
         task = progress.add_task("annotating", total=len(recordings), completed=journal.done)
         for chunk in chunks(recordings[journal.done :], CHUNK_SECONDS, CHUNK_RECORDINGS):
             outcomes = recognizer.raw.together(chunk)
             journal.add(chunk, [one if isinstance(one, UserError) else entries_of(one) for one in outcomes])
-            audio_seconds += sum(one.seconds for one in outcomes if not isinstance(one, UserError))
             progress.update(task, advance=len(chunk))
-    seconds = time.perf_counter() - started
-    speed = f": {audio_seconds / seconds:.0f} times real time" if audio_seconds else ""
-    show(f"{audio_seconds:.0f} s of audio in {seconds:.1f} s{speed}")
 
 
 def _announce(recognizer: EmotionRecognizer, recordings: Sequence[Recording], done: int, cutter: str) -> None:
     """Say what is annotated, and who isn't calibrated."""
-    usable = [recording for recording in recordings if recording.fault is None]
-    speakers = len(set().union(*(recording.speaker_ids for recording in usable)) - {None})
-    who = counted(speakers, "speaker") if speakers else "no speakers"
-    if usable and not speakers and not recognizer.emotions:
-        why = "the turns name no speaker" if any(recording.turns for recording in usable) else "--speaker_from"
-        who += f", so nothing is calibrated ({why})"
-    # turns of a recording that isn't there are listed as one that failed
-    failing = [one.audio for one in recordings if one.fault is not None]
-    missing = sum(isinstance(audio, Path) and not audio.is_file() for audio in failing)
+    speakers = len(set().union(*(recording.speaker_ids for recording in recordings)) - {None})
+    who = counted(speakers, "speaker") if speakers else "no speakers, so nothing is calibrated (--speaker_from)"
     resumed = f"; resuming after {done}" if done else ""
-    show(f"{counted(len(recordings) - missing, 'recording')}, {who}; long ones are cut by {cutter}{resumed}")
+    show(f"{counted(len(recordings), 'recording')}, {who}; long ones are cut by {cutter}{resumed}")
     if recognizer.calibrator is None and not recognizer.emotions:
-        who = "speakers without labels aren't" if recognizer.profiles.labelled else "no speaker is"
-        show(f"{who} calibrated: the bundle or the command says so (--calibration)")
+        show("only speakers with labels are calibrated: the bundle or the command says so (--calibration)")
 
 
 def _rounded(row: Row) -> Row:
@@ -286,18 +264,12 @@ def enroll(
     if labels and not predicted:
         what = f"has labels of {' and '.join(labels)}, and the model predicts {', '.join(recognizer.attributes)}"
         raise UserError(what, where=audio, remedy="Leave these columns out to enrol without labels")
-    before, labels_before = 0, 0
-    if speaker in recognizer.profiles:
-        of_before = recognizer.profiles[speaker]
-        before, labels_before = of_before.utterances, of_before.labelled.count[1].sum()
+    before = recognizer.profiles[speaker].utterances if speaker in recognizer.profiles else 0
     profile = recognizer.enroll_recordings(speaker, recordings, predicted)
     counts = zip(recognizer.attributes, profile.labelled.count[1].tolist(), strict=True)
     labelled = ", ".join(f"{count} of {attribute}" for attribute, count in counts if count)
     added = f"{counted(profile.utterances - before, 'new utterance')} ({before} before)"
-    given = sum(not isnan(label) for of_attribute in predicted.values() for label in of_attribute)
-    not_taken = given - (profile.labelled.count[1].sum() - labels_before)
-    unused = f"; {counted(not_taken, 'label')} not taken (labelled before, or without sound)" if not_taken else ""
-    show(f"{speaker}: {added}, {f'labels in all: {labelled}' if labelled else 'no labels'}{unused}")
+    show(f"{speaker}: {added}, {f'labels, as first given: {labelled}' if labelled else 'no labels'}")
 
 
 def labelled_recordings(table: Path, speaker: str) -> tuple[list[Recording], dict[str, list[float]]]:
@@ -305,9 +277,7 @@ def labelled_recordings(table: Path, speaker: str) -> tuple[list[Recording], dic
     found = read_rows(table, required=("path",), filled=("path",), any_case=("path", "speaker", *ATTRIBUTES, *SEGMENT))
     rows = [row for row in found if "speaker" not in row or known(row["speaker"]) == speaker]
     if not rows:
-        others = sorted({row["speaker"] for row in found if known(row["speaker"])})
-        remedy = f"It has {', '.join(others[:10]) or 'no speaker at all'}{', ...' if len(others) > 10 else ''}"
-        raise UserError(f"no row is of speaker {speaker}", where=table, remedy=remedy)
+        raise UserError(f"no row is of speaker {speaker}", where=table, remedy="Give one of its column speaker")
     columns = {name: name for name in ATTRIBUTES}
     labels = [attribute_labels(row, columns, f"{table}, {row['path']}") for row in rows]
     labelled = [name for name in ATTRIBUTES if not all(isnan(each[name]) for each in labels)]

@@ -101,7 +101,7 @@ async function show() {
   try {
     shown = await ask("recordings", {
       name: sound.name, speaker: who === "one" ? get("speaker").value : "", channel: who === "each" ? "each" : "mix",
-      cut: get("cut").value, turns: turns?.name ?? "", turns_bytes: turns?.size ?? 0,
+      turns: turns?.name ?? "", turns_bytes: turns?.size ?? 0,
     }, body);
     clearInterval(waiting);
     say("status", "");

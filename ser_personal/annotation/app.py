@@ -16,7 +16,7 @@ from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory
 from threading import Lock
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from typing_extensions import override
@@ -26,35 +26,30 @@ from ser_personal.errors import UserError
 from ser_personal.files import BYTES_AT_ONCE
 from ser_personal.recognition.recognizer import EmotionRecognizer
 from ser_personal.recognition.recordings import Recording, of_channels, with_turns
-from ser_personal.recognition.segmenters import make_segmenter
 from ser_personal.recognition.turns import read_turns
 from ser_personal.report.timeline import TEMPLATE as TIMELINE
 from ser_personal.report.timeline import describe, find_sound, read_timelines, render
 from ser_personal.types import Port, plain_name
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ser_personal.recognition.profiles import SpeakerProfile
 
 TEMPLATE = Path(__file__).with_name("app.html.j2")
-# only this machine reaches it; a tunnel that leads here may have another port
+# a tunnel that leads here may have another port
 LOOPBACK = "127.0.0.1"
 OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?", re.ASCII)
 LARGEST_UPLOAD = 2**30
-WINDOW_SECONDS = 3.0
 TURNS = (".rttm", ".textgrid", ".csv", ".tsv")
 PAGE, TABLE, RECORDING = "timeline.html", "predictions.csv", "recording"
-KINDS = {".html": "text/html; charset=utf-8", ".csv": "text/csv; charset=utf-8"}
+TEXT = "text/plain; charset=utf-8"
 # nothing is fetched from elsewhere or framed by others, and no browser keeps a recording
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline' blob: data:; frame-ancestors 'self'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-}
-# what the command line's remedies are on the page
-ON_THE_PAGE = {
-    "--channel each": "a person in each channel",
-    "give --cut windows": "choose a value every few seconds",
 }
 
 
@@ -123,16 +118,12 @@ class Desk:
     def page(self) -> bytes:
         """The page itself."""
         state = {"people": self.people, "largest": LARGEST_UPLOAD, "turns": TURNS}
-        named = {"bundle": self.recognizer.bundle, "notes": self.notes, "window_seconds": WINDOW_SECONDS}
-        return render(TEMPLATE, state=state, **named)
+        return render(TEMPLATE, state=state, bundle=self.recognizer.bundle, notes=self.notes)
 
-    def recognise(
-        self, key: str, name: str, speaker: str | None = None, turns: Path | None = None, *, each: bool, windows: bool
-    ) -> dict[str, Any]:
+    def recognise(self, key: str, name: str, speaker: str | None, turns: Path | None, *, each: bool) -> dict[str, Any]:
         """Write the table and the page of the recording in the folder `key`, called `name`; profiles stay as they are.
 
         Speakers come from a file of turns, from `each` channel one, or all of it is of `speaker`, None where unknown.
-        `windows` cuts it every few seconds, and not where people pause.
         """
         import pandas as pd
 
@@ -143,14 +134,11 @@ class Desk:
             recordings = _with_turns(name, sound, turns)
         elif each:
             recordings = of_channels([Recording(name, sound)], "each")
-        raw = self.recognizer.raw
-        if windows:
-            cut = make_segmenter("windows", max_samples=raw.max_samples, window_seconds=WINDOW_SECONDS)
-            raw = replace(raw, segmenter=cut)
         with self._lock:
             self.recognizer.profiles.reload()
             profiles: dict[str, SpeakerProfile] = {}
-            rows = [row for outcome in raw.each(recordings) for row in self.recognizer.rows(outcome, profiles)]
+            found = self.recognizer.raw.each(recordings)
+            rows = [row for outcome in found for row in self.recognizer.rows(outcome, profiles)]
         frame = pd.DataFrame(rows, columns=self.recognizer.columns_of(recordings))
         frame.round(DECIMALS).to_csv(folder / TABLE, index=False)
         (timeline,) = read_timelines(folder / TABLE)
@@ -168,22 +156,18 @@ class Desk:
         if not agreed:
             what = "a profile holds a voice vector, which is biometric data"
             raise UserError(what, remedy="Ask the person, and tick that they agreed")
-        if not name:
-            raise UserError("no name to enrol under", remedy="Give one")
         with self._lock:
-            own = [
-                replace(recording, speaker_id=name, turns=turns)
-                for recording in self._recordings.get(key, [])
-                if speaker in recording.speaker_ids
-                for turns in [_turns_of(recording, speaker, name)]
-            ]
+            own = []
+            for recording in self._recordings.get(key, []):
+                turns = recording.turns
+                if turns is not None:
+                    turns = tuple(turn._replace(speaker_id=name) for turn in turns if turn.speaker_id == speaker)
+                if speaker in recording.speaker_ids:
+                    own.append(replace(recording, speaker_id=name, turns=turns))
             if not own:
                 raise UserError("nothing of this speaker is here", remedy="Show the recording again")
-            profiles = self.recognizer.profiles
-            profiles.reload()
-            before = profiles[name].utterances if name in profiles else 0
-            if self.recognizer.enroll_recordings(name, own).utterances == before:
-                raise UserError("the recording is in the profile", where=name, remedy="Enrol another one")
+            self.recognizer.profiles.reload()
+            self.recognizer.enroll_recordings(name, own)
             return self.people
 
     def forget(self, name: str) -> list[dict[str, Any]]:
@@ -200,13 +184,6 @@ def _with_turns(name: str, sound: Path, turns: Path) -> list[Recording]:
     (recording, *_) = with_turns([Recording(called, Path(called))], turns, named=True, each_channel=True)
     each = len({turn.channel for turn in recording.turns or ()} - {None}) > 1
     return of_channels([replace(recording, source=name, audio=sound)], "each" if each else "mix")
-
-
-def _turns_of(recording: Recording, speaker: str | None, name: str) -> Any:
-    """The turns of one of the speakers, under another name; None where all of the recording is the speaker's."""
-    if recording.turns is None:
-        return None
-    return tuple(turn._replace(speaker_id=name) for turn in recording.turns if turn.speaker_id == speaker)
 
 
 class Server(ThreadingHTTPServer):
@@ -237,23 +214,12 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class RefusedError(Exception):
-    """A request that is answered by a status and one line."""
-
-    def __init__(self, status: HTTPStatus, line: str) -> None:
-        super().__init__(line)
-        self.status = status
-
-
 class Handler(BaseHTTPRequestHandler):
     """Answers the page's requests, and no other page's."""
 
+    server: Server
     timeout = 60
     server_version, sys_version = "ser", ""
-
-    @property
-    def _desk(self) -> Desk:
-        return cast("Server", self.server).desk
 
     @override
     def log_message(self, format: str, *args: Any) -> None:
@@ -270,106 +236,85 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, respond: Any) -> None:
         try:
             respond(self._path())
-        except RefusedError as refused:
-            self._send(f"{refused}".encode(), "text/plain; charset=utf-8", refused.status)
+        except UserError as error:
+            self._send(f"{error}".encode(), TEXT, HTTPStatus.BAD_REQUEST)
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001  the page shows the fault, and the next request is served
-            what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            status = HTTPStatus.BAD_REQUEST if isinstance(error, UserError) else HTTPStatus.INTERNAL_SERVER_ERROR
-            self._send(self._in_the_pages_words(what).encode(), "text/plain; charset=utf-8", status)
-
-    def _in_the_pages_words(self, line: str) -> str:
-        of_turns = rf"{re.escape(str(self._desk.folder))}/[^/]+/{RECORDING}\.\w+"
-        line = re.sub(of_turns, self._asked.get("turns", ""), line)
-        for words, ours in ON_THE_PAGE.items():
-            line = line.replace(words, ours)
-        return " ".join(line.split())
+            line = " ".join(f"{type(error).__name__}: {error}".split())
+            self._send(line.encode(), TEXT, HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _path(self) -> str:
         """The path after the secret, of a request that this page made.
 
         A web site whose name was made to point here is found by the header Host, and its requests by their Origin.
         """
-        self._asked: dict[str, str] = {}
         host = self.headers.get("Host", "")
-        if not OWN_HOST.fullmatch(host):
-            raise RefusedError(HTTPStatus.FORBIDDEN, "another host was asked for")
-        if self.command == "POST" and self.headers.get("Origin") != f"http://{host}":
-            raise RefusedError(HTTPStatus.FORBIDDEN, "another page asked")
-        address = urlsplit(self.path)
-        secret, _, path = address.path.removeprefix("/").partition("/")
-        if not secrets.compare_digest(secret.encode(), cast("Server", self.server).secret.encode()):
-            raise RefusedError(HTTPStatus.NOT_FOUND, "open the address that `ser app` printed")
-        self._asked = {name: plain_name(" ".join(value.split())) for name, value in parse_qsl(address.query)}
+        another_page = self.command == "POST" and self.headers.get("Origin") != f"http://{host}"
+        secret, _, path = urlsplit(self.path).path.removeprefix("/").partition("/")
+        known = secrets.compare_digest(secret.encode(), self.server.secret.encode())
+        if another_page or not known or not OWN_HOST.fullmatch(host):
+            raise UserError("isn't asked for by this page", remedy="Open the address that `ser app` printed")
         return path
 
     def _get(self, path: str) -> None:
         if not path:
-            self._send(self._desk.page(), KINDS[".html"])
+            self._send(self.server.desk.page(), "text/html; charset=utf-8")
             return
         key, _, name = path.partition("/")
         # no part of a path comes from the request
-        folder = next((one for one in self._desk.folder.iterdir() if one.name == key), None)
+        folder = next((one for one in self.server.desk.folder.iterdir() if one.name == key), None)
         file = folder and folder / {PAGE: PAGE, TABLE: TABLE}.get(name, RECORDING)
         if file is None or not file.is_file():
-            raise RefusedError(HTTPStatus.NOT_FOUND, "no such page; recordings are gone when `ser app` ends")
-        if file.name != RECORDING:
-            self._send(file.read_bytes(), KINDS[file.suffix])
-            return
-        self._send_sound(file, guess_type(name)[0] or "application/octet-stream")
+            raise UserError("no such page", remedy="Show the recording again, which is gone when `ser app` ends")
+        self._send_file(file, guess_type(name)[0] or "application/octet-stream")
 
-    def _send_sound(self, file: Path, kind: str) -> None:
+    def _send_file(self, file: Path, kind: str) -> None:
         """Send a file, or the range of it that a browser asks for to play from there."""
         size = file.stat().st_size
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        first, last = (int(asked[1]), min(int(asked[2] or size), size - 1)) if asked else (0, size - 1)
-        span = {"Content-Range": f"bytes {first}-{last}/{size}"} if asked else {}
-        left = max(0, last - first + 1)
-        self._begin(HTTPStatus.PARTIAL_CONTENT if asked else HTTPStatus.OK, kind, left, span)
+        if asked is None:
+            self._send(file.read_bytes(), kind)
+            return
+        first, last = int(asked[1]), min(int(asked[2] or size), size - 1)
         with file.open("rb") as content:
             content.seek(first)
-            while left and (block := content.read(min(left, BYTES_AT_ONCE))):
-                self.wfile.write(block)
-                left -= len(block)
+            part = content.read(max(0, last - first + 1))
+        self._send(part, kind, HTTPStatus.PARTIAL_CONTENT, {"Content-Range": f"bytes {first}-{last}/{size}"})
 
     def _post(self, path: str) -> None:
-        asked = self._asked
+        query = parse_qsl(urlsplit(self.path).query)
+        asked = {name: plain_name(" ".join(value.split())) for name, value in query}
         if path == "recordings":
             answer: Any = self._recognise(asked)
         elif path == "enroll":
             named, agreed = asked.get("name", ""), asked.get("agreed") == "yes"
-            answer = self._desk.enroll(asked.get("key", ""), asked.get("speaker"), named, agreed=agreed)
+            answer = self.server.desk.enroll(asked.get("key", ""), asked.get("speaker"), named, agreed=agreed)
         elif path == "forget":
-            answer = self._desk.forget(asked.get("name", ""))
+            answer = self.server.desk.forget(asked.get("name", ""))
         else:
-            raise RefusedError(HTTPStatus.NOT_FOUND, "no such thing to do")
+            raise UserError(f"there is no {path!r}", remedy="Open the page again")
         self._send(json.dumps(answer).encode(), "application/json")
 
     def _recognise(self, asked: dict[str, str]) -> dict[str, Any]:
         """Keep the body, turns first and then the sound, and recognise it."""
-        try:
-            size, of_turns = int(self.headers["Content-Length"]), int(asked.get("turns_bytes", 0))
-        except (TypeError, ValueError) as error:
-            raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "no length is given") from error
-        if not 0 <= of_turns <= size:
-            raise RefusedError(HTTPStatus.BAD_REQUEST, "the turns are longer than all that was sent")
+        size, of_turns = int(self.headers["Content-Length"]), int(asked.get("turns_bytes", 0))
         if size > LARGEST_UPLOAD:
-            what = f"{size / 2**20:.0f} MB, and at most {LARGEST_UPLOAD / 2**20:.0f} MB are taken: use `ser annotate`"
-            raise RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, what)
+            what = f"{size / 2**20:.0f} MB, and at most {LARGEST_UPLOAD / 2**20:.0f} MB are taken"
+            raise UserError(what, remedy="Use `ser annotate`")
         key = secrets.token_urlsafe(12)
-        folder = self._desk.folder / key
+        folder = self.server.desk.folder / key
         folder.mkdir()
         try:
             ending = next((one for one in TURNS if asked.get("turns", "").lower().endswith(one)), ".txt")
-            turns = folder / f"{RECORDING}{ending}" if of_turns else None
-            for file, left in ((turns, of_turns), (folder / RECORDING, size - of_turns)):
-                if file is not None:
-                    self._keep(file, left)
+            turns = folder / f"turns{ending}" if of_turns else None
+            if turns is not None:
+                self._keep(turns, of_turns)
+            self._keep(folder / RECORDING, size - of_turns)
             # in a page's address, slashes would make a path of it
             name = re.sub(r"[/\\\0]", "_", asked.get("name", "")) or RECORDING
-            each, windows = asked.get("channel") == "each", asked.get("cut") == "windows"
-            return self._desk.recognise(key, name, asked.get("speaker"), turns, each=each, windows=windows)
+            each = asked.get("channel") == "each"
+            return self.server.desk.recognise(key, name, asked.get("speaker"), turns, each=each)
         except BaseException:
             rmtree(folder)
             raise
@@ -382,12 +327,11 @@ class Handler(BaseHTTPRequestHandler):
         if left > 0:
             raise ConnectionAbortedError
 
-    def _send(self, content: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
-        self._begin(status, kind, len(content), {})
-        self.wfile.write(content)
-
-    def _begin(self, status: HTTPStatus, kind: str, length: int, more: dict[str, str]) -> None:
+    def _send(
+        self, content: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK, more: Mapping[str, str] = HEADERS
+    ) -> None:
         self.send_response(status)
-        for name, value in {**HEADERS, **more, "Content-Type": kind, "Content-Length": f"{length}"}.items():
+        for name, value in {**HEADERS, **more, "Content-Type": kind, "Content-Length": f"{len(content)}"}.items():
             self.send_header(name, value)
         self.end_headers()
+        self.wfile.write(content)

@@ -46,11 +46,7 @@ class Journal:
     Args:
         path: of the file, which no other run may have open.
         settings: name -> value of all that decides the output; a run with other settings is refused.
-        places: indices of this journal's recordings in the list of all.
-
-    Attributes:
-        done: number of recordings that are annotated or failed.
-        profiles: of their speakers.
+        places: indices of this journal's recordings in the list of all, of which `done` are annotated or failed.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, object], places: Sequence[int]) -> None:
@@ -112,11 +108,10 @@ class Journal:
         """All rows' utterance vectors, float32, where the run keeps them, as (recording index, vector)."""
         yield from self._database.execute("SELECT recording, vector FROM rows ORDER BY rowid")
 
-    def failures(self) -> Iterator[tuple[int, dict[str, str]]]:
+    def failures(self) -> Iterator[tuple[int, tuple[str, str]]]:
         """All failures, as (recording index, file and reason)."""
-        found = self._database.execute("SELECT recording, file, reason FROM failures ORDER BY rowid")
-        for place, file, reason in found:
-            yield place, {"file": file, "reason": reason}
+        for place, *failure in self._database.execute("SELECT recording, file, reason FROM failures ORDER BY rowid"):
+            yield place, tuple(failure)
 
     def close(self) -> None:
         """Let another run open the file."""
@@ -138,12 +133,9 @@ class Shard(NamedTuple):
     def parse(cls, text: str) -> Self:
         """Read it from `3/64`."""
         found = re.fullmatch(r"(\d+)/(\d+)", text)
-        shard = cls(*map(int, found.groups())) if found else cls(0, 0)
-        if not 1 <= shard.number <= shard.total:
-            count = shard.total or 64
-            remedy = f"Give 1/{count} to {count}/{count}"
-            raise UserError(f"{text} isn't a shard", where="--shard", remedy=remedy)
-        return shard
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            raise UserError(f"{text} isn't a shard", where="--shard", remedy="Give one such as 3/64")
+        return cls(int(found[1]), int(found[2]))
 
     def path(self, target: Path) -> Path:
         """The shard's file, named after the file of all shards."""
@@ -186,23 +178,19 @@ def open_journals(
 ) -> Iterator[list[Journal]]:
     """The journal of a run, or of a shard of it, or those of all shards that are to be joined."""
     with ExitStack() as opened:
-
-        def journal_at(path: Path, places: Sequence[int], of_shard: Shard | None) -> Journal:
-            own = settings if of_shard is None else {**settings, "shard": of_shard}
-            return opened.enter_context(closing(Journal(journal_of(path), own, places)))
-
         if not join:
-            places = range(len(recordings)) if shard is None else deal(recordings, shard.total)[shard.number - 1]
-            yield [journal_at(target, places, shard)]
+            places: Sequence[int] = range(len(recordings))
+            if shard is not None:
+                places, settings = deal(recordings, shard.total)[shard.number - 1], {**settings, "shard": shard}
+            yield [opened.enter_context(closing(Journal(journal_of(target), settings, places)))]
             return
         total = _count_shards(target)
         journals, lacking = [], []
         for number, places in enumerate(deal(recordings, total), 1):
             part = Shard(number, total)
-            path = part.path(target)
-            if journal_of(path).exists():
-                journals.append(journal_at(path, places, part))
-            if not journal_of(path).exists() or journals[-1].done < len(places):
+            journal = Journal(journal_of(part.path(target)), {**settings, "shard": part}, places)
+            journals.append(opened.enter_context(closing(journal)))
+            if journal.done < len(places):
                 lacking.append(f"{number}/{total}")
         if lacking:
             what = f"lacks {len(lacking)} of its {total} shards, or they aren't done: {', '.join(lacking[:5])}"
@@ -211,13 +199,10 @@ def open_journals(
 
 
 def _count_shards(target: Path) -> int:
-    names = [path.name for path in target.parent.glob("*.partial")] if target.parent.is_dir() else []
+    names = [path.name for path in target.parent.glob("*.partial")]
     form = re.compile(rf"{re.escape(target.stem)}\.\d+-of-(\d+){re.escape(target.suffix)}\.partial")
-    counts = sorted({int(found[1]) for found in map(form.fullmatch, names) if found})
-    if not counts:
-        remedy = "Make them first, with --shard 1/64 and so on"
-        raise UserError("has no shards", where=target, remedy=remedy)
-    if len(counts) > 1:
-        what = f"has shards of {' and of '.join(map(str, counts))}"
-        raise UserError(what, where=target, remedy="Delete one set of them")
-    return counts[0]
+    counts = {int(found[1]) for found in map(form.fullmatch, names) if found}
+    if len(counts) != 1:
+        what = f"has shards of {' and of '.join(map(str, sorted(counts)))}" if counts else "has no shards"
+        raise UserError(what, where=target, remedy="Make one set of them, with --shard 1/64 and so on")
+    return counts.pop()

