@@ -144,10 +144,10 @@ class Desk:
         (timeline,) = read_timelines(folder / TABLE)
         source, seconds, _ = find_sound(sound, folder / PAGE)
         # sound that isn't embedded is beside the page, here as where both were downloaded to
-        sounds = [source if source.startswith("data:") else quote(name)]
+        playable = source if source.startswith("data:") else quote(name)
         table = f"{Path(name).stem}.csv"
         named = {"table": table, "source": quote(table), "index": ""}
-        (folder / PAGE).write_bytes(render(TIMELINE, timeline=describe(timeline, seconds), sounds=sounds, **named))
+        (folder / PAGE).write_bytes(render(TIMELINE, timeline=describe(timeline, seconds), sound=playable, **named))
         self._recordings[key] = recordings
         return {"key": key, "name": name, "speakers": list(dict.fromkeys(row["speaker"] for row in rows))}
 

@@ -11,10 +11,7 @@ const lanes = [...document.querySelectorAll(".lane")].map((svg, who) => ({
 const sound = get("sound"), LEFT = 34, RIGHT = 18, CAPTION = 18;
 const view = { from: 0, to: data.seconds };
 let now = 0, chosen = null, drawing = 0;
-/* one of the recording, or one of each utterance's */
-const sources = JSON.parse(get("source").textContent), several = data.files.length > 0;
-let loaded = -1;
-const begin = () => (several ? data.files[loaded][1] : 0);
+const source = JSON.parse(get("source").textContent);
 
 function clock(seconds, tenths) {
   const whole = Math.floor(seconds + 1e-6), minutes = Math.floor(whole / 60), two = (n) => String(n).padStart(2, "0");
@@ -124,7 +121,7 @@ function parts(row) {
     const between = low === null ? "" : ` (${low.toFixed(2)} to ${high.toFixed(2)})`;
     return [data.attributes[a], value.toFixed(2), raw === null ? "" : `${between}, raw ${raw.toFixed(2)}`];
   });
-  const where = several ? `${data.files[row.number][0]}, ${(row.end - row.start).toFixed(1)} s` : `${clock(row.start, true)} to ${clock(row.end, true)}`;
+  const where = `${clock(row.start, true)} to ${clock(row.end, true)}`;
   return [["", data.speakers[row.who], `, ${where}`], ...values, ["", "", marks.filter(Boolean).join(", ")]];
 }
 function say(row) {
@@ -152,8 +149,7 @@ function go(time, { play = true, row = null } = {}) {
   if (now < view.from || now > view.to) look(now - (view.to - view.from) / 4, now + (3 * (view.to - view.from)) / 4);
   if (row !== null) get("spoken").textContent = parts(row).map((part) => part.join(" ")).join("; ");
   if (!get("play").disabled) {
-    load(several ? Math.max(0, data.files.findLastIndex(([, first]) => first <= now)) : 0);
-    sound.currentTime = now - begin();
+    sound.currentTime = now;
     if (play) sound.play().catch(failed);
   }
   later();
@@ -163,28 +159,23 @@ function nearest(lane, time, reach) {
   const best = lane.own.reduce((a, b) => (far(b) <= far(a) ? b : a));
   return far(best) <= reach ? best : null;
 }
-function load(place) {
-  if (place === loaded) return;
-  loaded = place;
-  let source = sources[place];
-  sound.dataset.name = several ? data.files[place][0] : source.startsWith("data:") ? "embedded" : decodeURI(source);
-  if (source.startsWith("data:")) {
-    const bytes = Uint8Array.from(atob(source.slice(source.indexOf(",") + 1)), (sign) => sign.charCodeAt(0));
-    source = URL.createObjectURL(new Blob([bytes], { type: "audio/flac" })); // which can be sought in, as a data URI can't
+function load() {
+  if (!source.startsWith("data:")) {
+    sound.src = source;
+    return;
   }
-  if (source || several) sound.src = source;
+  const bytes = Uint8Array.from(atob(source.slice(source.indexOf(",") + 1)), (sign) => sign.charCodeAt(0));
+  sound.src = URL.createObjectURL(new Blob([bytes], { type: "audio/flac" })); // which can be sought in, as a data URI can't
 }
 function failed(error) {
-  if (error.name === "AbortError") return; // paused, or another one is loaded
-  if (!several) {
-    get("play").disabled = true;
-    get("play").textContent = "No sound";
-  }
-  get("said").textContent = `The sound can't be played: ${sound.dataset.name}`;
+  if (error.name === "AbortError") return; // paused
+  get("play").disabled = true;
+  get("play").textContent = "No sound";
+  get("said").textContent = `The sound can't be played: ${source.startsWith("data:") ? "embedded" : decodeURI(source)}`;
 }
 function follow() {
   if (sound.paused) return;
-  now = begin() + sound.currentTime;
+  now = sound.currentTime;
   const saying = rows.filter((row) => row.start <= now && now < row.end);
   if (saying.length && !saying.includes(chosen)) choose(saying[0]);
   if (now > view.to) look(now, now + view.to - view.from);
@@ -241,7 +232,6 @@ for (const name of ["raw", "band"]) get(name)?.addEventListener("change", () => 
 get("play").addEventListener("click", () => (sound.paused ? sound.play().catch(failed) : sound.pause()));
 sound.addEventListener("play", () => { get("play").textContent = "Pause"; follow(); });
 sound.addEventListener("pause", () => { get("play").textContent = "Play"; });
-sound.addEventListener("ended", () => { if (rows[loaded + 1] && several) go(rows[loaded + 1].start, { row: rows[loaded + 1] }); });
 document.addEventListener("click", (event) => {
   const row = rows[event.target.dataset?.row];
   if (row) go(row.start, { row });
@@ -271,18 +261,18 @@ get("all").addEventListener("toggle", () => {
     const made = parent.insertRow();
     for (const cell of cells) made.appendChild(document.createElement(tag)).append(cell);
   };
-  line(table.createTHead(), [...(several ? ["file", "seconds"] : ["from", "to"]), "speaker", ...data.attributes, ...(data.categories ? [] : data.attributes.map((name) => `${name}, raw`))], "th");
+  line(table.createTHead(), ["from", "to", "speaker", ...data.attributes, ...(data.categories ? [] : data.attributes.map((name) => `${name}, raw`))], "th");
   const body = table.createTBody();
   for (const row of rows) {
     const button = document.createElement("button");
-    Object.assign(button, { className: "moment", textContent: several ? data.files[row.number][0] : clock(row.start, true) });
+    Object.assign(button, { className: "moment", textContent: clock(row.start, true) });
     button.dataset.row = row.number;
     const values = (data.categories ? [0] : [0, 1]).flatMap((kind) => row.values.map((of) => of[kind].toFixed(2)));
-    line(body, [button, several ? (row.end - row.start).toFixed(1) : clock(row.end, true), data.speakers[row.who], ...values], "td");
+    line(body, [button, clock(row.end, true), data.speakers[row.who], ...values], "td");
   }
 });
 
 sound.addEventListener("error", failed);
-if (sources.some(Boolean)) load(0);
+if (source) load();
 new ResizeObserver(later).observe(get("chart"));
 render();

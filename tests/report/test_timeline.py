@@ -75,7 +75,7 @@ def test_the_page_holds_the_rows_in_the_order_of_time_and_short_sound_in_mono_an
         values = [row[f"{a}_{n}"] for a in ("arousal", "valence") for n in ("calibrated", "raw", "low", "high")]
         place = [NAMES.index(row["speaker"]), row["start"], row["end"], row["overlap"], row["short"]]
         assert shown == [*place, *(round(value, 3) for value in values)]
-    (source,) = data_of(text, "source")
+    source = data_of(text, "source")
     assert source.startswith("data:audio/flac;base64,")
     waveform, rate = read_sound(source)
     assert (rate, waveform.shape) == (RATE, (60 * RATE,))
@@ -114,7 +114,7 @@ def test_the_page_of_a_table_is_replaced_by_its_own_alone(folder, capsys):
     command = ("report", "b/interview.csv", "--out", "timeline.html")
     assert ser(*command) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert 'timeline.html: is the page of a "1".csv, and would be replaced. Write --out' in line
+    assert "timeline.html: isn't a page of interview.csv, and would be replaced. Write --out" in line
     # a path from the page to the table doesn't hang on where people stand
     assert reported(folder, table='a "1".csv') == first
     for _ in range(2):
@@ -152,9 +152,9 @@ def without(*columns):
         (changed(start="x"), [], "row 1: start is 'x', not a finite number. Give a table that `ser annotate` wrote"),
         (changed(arousal_raw=""), [], "row 1: arousal_raw is '', not a finite number"),
         (changed(end=0), [], "row 1: lasts from 0 to 0 s"),
-        (without("valence_raw"), [], "predictions.csv: no column valence_raw"),
+        (without("valence_raw"), [], "valence_raw"),
         (without("arousal_calibrated", "valence_calibrated"), [], "no column ATTRIBUTE_calibrated"),
-        (lambda rows: [row | {"file": n} for n in range(201) for row in rows[:2]], [], "201 recordings of several utt"),
+        (lambda rows: [rows[0] | {"file": n} for n in range(201)], [], "holds 201 recordings, and at most 200"),
         (list, ["--audio", "nowhere"], "--audio nowhere: no such folder. Check the spelling"),
         (list, ["--out", "page"], "--out page: isn't called .html. Write --out page.html instead"),
         (list, ["--out", "report.html"], "and would be replaced. Write --out predictions_report.html instead"),
@@ -170,44 +170,14 @@ def test_what_is_no_table_of_annotations_and_no_page_of_it_is_one_line(folder, c
     assert (folder / "report.html").read_text() == "<p>of a test run"
 
 
-def test_what_belongs_to_a_test_run_and_what_to_annotated_recordings(folder, capsys):
+def test_what_is_no_table_of_annotations(folder, capsys):
     (folder / "predictions.jsonl").touch()
-    (folder / "metrics.json").touch()
     for arguments, told in (
         (["predictions.jsonl"], "isn't a table of annotated recordings. Give .csv or .parquet, or the folder"),
-        (["predictions.csv"], "predictions.csv: is the table of a test run. Give its folder: `ser report .`"),
-        ([folder, "--audio", folder], "is for annotated recordings, not for a test run"),
+        ([folder, "--audio", folder], "--audio and --out are for annotated recordings"),
     ):
         assert ser("report", *arguments) == 2
         assert told in capsys.readouterr().err
-
-
-def single(folder, count):
-    """A table of recordings of one utterance each, which begins at its half second, by turns of two speakers."""
-    (folder / "alone").mkdir()
-    (row, *_) = rows_of("", 10)
-    for n in range(count):
-        sound(folder / "alone" / f"{n}.wav", 2 + n)
-        own = {"file": f"alone/{n}.wav", "speaker": "ab"[n % 2], "start": 0.5, "end": 1.5 + n, "arousal_calibrated": n}
-        yield row | own
-
-
-def test_recordings_of_one_utterance_share_a_page(folder, capsys):
-    write(folder / "predictions.csv", single(folder, 4))
-    text = reported(folder)
-    assert not (folder / "timeline").exists()
-    assert "0:14 long, 2 speakers,\n4 utterances, a recording for each, one after the other" in text
-    data = data_of(text)
-    # of 2, 3, 4 and 5 s
-    assert data["files"] == [["0.wav", 0], ["1.wav", 2], ["2.wav", 5], ["3.wav", 9]]
-    assert [row[:3] for row in data["rows"]] == [[0, 0.5, 1.5], [1, 2.5, 4.5], [0, 5.5, 8.5], [1, 9.5, 13.5]]
-    assert data["speakers"] == ["a", "b"]
-    assert [row[5] for row in data["rows"]] == [0, 1, 2, 3]
-    assert [len(read_sound(one)[0]) for one in data_of(text, "source")] == [n * RATE for n in (2, 3, 4, 5)]
-    (folder / "alone" / "1.wav").unlink()
-    (folder / "alone" / "3.wav").unlink()
-    assert [bool(one) for one in data_of(reported(folder), "source")] == [True, False, True, False]
-    assert "no sound of alone/1.wav and 1 other: no such file here; --audio" in capsys.readouterr().out
 
 
 def test_long_recordings_have_a_page_each_and_are_played_from_their_file(folder, monkeypatch, capsys):
@@ -215,44 +185,14 @@ def test_long_recordings_have_a_page_each_and_are_played_from_their_file(folder,
     here = folder / "in here"
     here.mkdir()
     sound(here / "é #1.wav", 20)
-    write(folder / "predictions.csv", [*single(here, 4), *rows_of("é #1.wav", 20), *rows_of("gone.wav", 20)])
+    write(folder / "predictions.csv", [*rows_of("é #1.wav", 20), *rows_of("gone.wav", 20)])
     index = reported(folder, "--audio", here)
-    assert "6 recordings of predictions.csv" in index
-    names = re.findall(r'<a href="timeline/00([^"]+).html"', index)
-    assert names == ["1_%C3%A9__1", "2_gone", "3_single_utterances"]
-    long, gone, alone = (path.read_text() for path in sorted((folder / "timeline").iterdir()))
-    assert data_of(long, "source") == ["../in%20here/%C3%A9%20%231.wav"]
+    assert "2 recordings of predictions.csv" in index
+    assert re.findall(r'<a href="timeline/00([^"]+).html"', index) == ["1_%C3%A9__1", "2_gone"]
+    long, gone = (path.read_text() for path in sorted((folder / "timeline").iterdir()))
+    assert data_of(long, "source") == "../in%20here/%C3%A9%20%231.wav"
     assert "disabled>No sound<" in gone
-    assert f"no sound of gone.wav: no such file here, nor in --audio {here}\n" in capsys.readouterr().out
-    # 14 s are too long to be embedded, though none of them is, nor the utterances in them, which end at 12 s
-    assert data_of(alone, "source") == [f"../in%20here/alone/{n}.wav" for n in range(4)]
-
-
-def test_moved_recordings_are_found_by_the_ending_of_their_paths(folder, capsys):
-    audio = folder / "moved"
-    kept = folder / "kept.wav"
-    sounds = {audio / "day1" / "a.wav": 10, audio / "a.wav": 20, audio / "café.wav": 30, kept: 40}
-    for path, seconds in sounds.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sound(path, seconds)
-    files = {"/old/day1/a.wav": 10, "/old/café.wav": 30, str(kept): 40, "meeting.wav": 60, "/old/gone.wav": 0}
-
-    def seconds_of(*files):
-        write(folder / "predictions.csv", (row for file in files for row in rows_of(file, 60)))
-        reported(folder, "--audio", audio)
-        pages = [path.read_text() for path in sorted((folder / "timeline").iterdir())]
-        sources = [data_of(page, "source")[0] for page in pages[: len(files)]]
-        return [len(read_sound(source)[0]) / RATE if source else 0 for source in sources]
-
-    assert seconds_of(*files) == list(files.values())
-    assert f"no sound of /old/gone.wav: no such file here, nor in --audio {audio}\n" in capsys.readouterr().out
-    (folder / "timeline").rename(folder / "before")
-    assert seconds_of(r"day1\a.wav", str(kept)) == [10, 40]
-    (folder / "timeline").rename(folder / "between")
-    # one sound can't be that of two recordings, and a path that lies in the folder as a whole is its own
-    assert seconds_of("a.wav", r"C:\day1\a.wav", "/old/day2/a.wav") == [20, 10, 0]
-    told = f"no sound of /old/day2/a.wav: {audio / 'a.wav'} may be of several recordings; give --audio the folder"
-    assert told in capsys.readouterr().out
+    assert "no sound of gone.wav: no such file; --audio FOLDER gives" in capsys.readouterr().out
 
 
 def of_categories(rows):
@@ -321,12 +261,9 @@ def meeting(tmp_path_factory):
 
 @needs_chromium
 def test_nothing_overprints_or_sticks_out_and_axes_are_aligned(meeting, folder, page):
-    pages = [meeting]
-    for name, rows in (("single", single(folder, 4)), ("categories", of_categories(rows_of("x", 60)))):
-        write(folder / f"{name}.csv", rows)
-        reported(folder, "--out", f"{name}.html", table=f"{name}.csv", page=f"{name}.html")
-        pages.append(folder / f"{name}.html")
-    for path in pages:
+    write(folder / "categories.csv", of_categories(rows_of("x", 60)))
+    reported(folder, "--out", "categories.html", table="categories.csv", page="categories.html")
+    for path in (meeting, folder / "categories.html"):
         for width in (1280, 390):
             opened(page, path, width)
             assert page.js("get('all').querySelectorAll('tbody tr').length") == page.js("rows.length")
@@ -384,27 +321,6 @@ def test_a_recording_is_played_walked_through_and_looked_at_closely(meeting, pag
     assert page.js("lanes[0].svg.querySelector('text').textContent") == "valence"
     page.js("get('band').click()")
     assert page.js("getComputedStyle(lanes[0].svg.querySelector('.band')).display") == "none"
-
-
-@needs_chromium
-def test_single_utterances_are_played_one_by_one(folder, page):
-    write(folder / "predictions.csv", single(folder, 4))
-    (folder / "alone" / "2.wav").unlink()
-    reported(folder)
-    opened(page, folder / "timeline.html")
-    page.js("document.querySelectorAll('#all .moment')[1].click()")
-    playing(page)
-    assert page.js("[loaded, sound.duration]") == [1, 3]
-    assert 0.5 <= page.js("sound.currentTime") < 3
-    assert page.js("get('said').textContent").startswith("b, 1.wav, 2.0 s")
-    # at its end, the next; that one is lost, which is said, and the others still play
-    page.js("sound.currentTime = 2.9; sound.play()")
-    page.js("new Promise(done => sound.error ? done() : sound.addEventListener('error', done))")
-    assert page.js("[loaded, get('said').textContent]") == [2, "The sound can't be played: 2.wav"]
-    page.js("go(10)")
-    playing(page)
-    assert page.js("[loaded, sound.duration, get('play').disabled]") == [3, 5, False]
-    assert page.errors == []
 
 
 @needs_chromium
